@@ -1,0 +1,51 @@
+"""Named fault points: where the tests kill a process or fail a step.
+
+A point is a line `await fault_point("agent.create.after_spawn")` at the boundary between two side effects. It does
+nothing unless a test armed it through the setting `WRENN_FAULTS` (read in the programs' `settings.py`):
+`point=action[,point=action…]` with action `kill` (SIGKILL to this process), `error` (raise), `enospc` (raise
+OSError ENOSPC) or `sleep:<seconds>`. A point may be followed by `#n`: act only at the n-th pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+from collections import Counter
+
+_armed: dict[str, str] = {}
+_passes: Counter[str] = Counter()
+
+
+class FaultInjected(Exception):  # noqa: N818 - it is no condition of ours, but an event of a test
+    """Raised by an armed point with the action `error`."""
+
+
+def arm_faults(spec: str) -> None:
+    """Arm the points named in `spec` (see the module head); an empty text disarms all."""
+    _armed.clear()
+    _passes.clear()
+    for part in filter(None, spec.split(",")):
+        point, _, action = part.partition("=")
+        _armed[point] = action
+
+
+async def fault_point(name: str) -> None:
+    """Do what a test asked for at this point; else nothing."""
+    if not _armed:
+        return
+    _passes[name] += 1
+    action = _armed.get(name) or _armed.get(f"{name}#{_passes[name]}")
+    if action is None:
+        return
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "error":
+        raise FaultInjected(name)
+    elif action == "enospc":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    elif action.startswith("sleep:"):
+        await asyncio.sleep(float(action.removeprefix("sleep:")))
+    else:
+        raise ValueError(f"unknown fault action {action!r} for {name}")

@@ -1,0 +1,94 @@
+"""Typed ids. Wire form: prefix + 25 characters of base 36, the big-endian value of a UUID (platform reference §3.1).
+
+The database stores the UUID; everything a person sees is the wire form.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import uuid
+from dataclasses import dataclass
+from typing import ClassVar, Final, Self
+
+from wrenn.base.errors import InvalidRequest
+
+_DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
+_LENGTH: Final = 25
+_BODY: Final = re.compile(r"[0-9a-z]{25}")
+_LIMIT: Final = 1 << 128
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Id:
+    """A UUID with the prefix of its kind. `str(id)` is the wire form."""
+
+    PREFIX: ClassVar[str] = ""
+    KIND: ClassVar[str] = "id"
+
+    value: uuid.UUID
+
+    @classmethod
+    def new(cls) -> Self:
+        """A fresh random id (UUIDv4)."""
+        return cls(uuid.uuid4())
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the wire form.
+
+        Raises:
+            InvalidRequest: not this prefix and 25 base-36 digits below 2^128.
+        """
+        body = text.removeprefix(cls.PREFIX)
+        if not text.startswith(cls.PREFIX) or _BODY.fullmatch(body) is None or int(body, 36) >= _LIMIT:
+            raise InvalidRequest(f"Not a {cls.KIND} id: expected {cls.PREFIX}<25 characters of 0-9a-z>.")
+        return cls(uuid.UUID(int=int(body, 36)))
+
+    def __str__(self) -> str:
+        number = self.value.int
+        digits: list[str] = []
+        while number:
+            number, digit = divmod(number, 36)
+            digits.append(_DIGITS[digit])
+        return self.PREFIX + "".join(reversed(digits)).rjust(_LENGTH, "0")
+
+
+class SandboxId(Id):
+    """A sandbox (capsule)."""
+
+    PREFIX = "cl-"
+    KIND = "sandbox"
+
+
+class UserId(Id):
+    """A user account."""
+
+    PREFIX = "usr-"
+    KIND = "user"
+
+
+class TeamId(Id):
+    """A team, the owner of sandboxes and keys."""
+
+    PREFIX = "team-"
+    KIND = "team"
+
+
+class KeyId(Id):
+    """An API key."""
+
+    PREFIX = "key-"
+    KIND = "API key"
+
+
+class HostId(Id):
+    """A machine that runs sandboxes."""
+
+    PREFIX = "host-"
+    KIND = "host"
+
+
+def random_hex(byte_count: int) -> str:
+    """`byte_count` random bytes as lower-case hex, from the system's secure source."""
+    return secrets.token_hex(byte_count)

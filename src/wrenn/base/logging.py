@@ -1,0 +1,41 @@
+"""Logs are events with fields: `log.info("sandbox running", extra={"sandbox_id": …})`, one JSON object a line.
+
+The same key means the same thing everywhere: `sandbox_id`, `team_id`, `host_id`, `request_id`, `duration_ms`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Final
+
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, event and the fields given in `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line for `record`."""
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        line.update({k: v for k, v in vars(record).items() if k not in _STANDARD})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def configure_logging(*, level: str = "INFO") -> None:
+    """Send all logs of this process to standard error as JSON lines. Called once, by a program's `main`."""
+    stderr = logging.StreamHandler(sys.stderr)
+    stderr.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [stderr]
+    root.setLevel(level)
+    logging.getLogger("uvicorn.access").setLevel("WARNING")

@@ -1,0 +1,1 @@
+"""The only code that runs commands or calls the kernel."""

@@ -1,0 +1,78 @@
+"""Run one host command: a list, a deadline, a clean environment, no shell; killed and reaped on every way out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from wrenn.base.errors import WrennError
+
+_OUTPUT_LIMIT_B: Final = 16 * 1024 * 1024
+_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class CommandError(WrennError):
+    """A host command failed, is missing, or did not end in time. `context` has argv, exit code and the end of stderr."""
+
+    code = "internal_error"
+
+
+async def run(
+    argv: Sequence[str],
+    *,
+    timeout_s: float,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    pass_fds: Sequence[int] = (),
+) -> bytes:
+    """Run `argv` and return its standard output.
+
+    The environment is only PATH, LANG=C.UTF-8 and `env`. On a deadline or a cancellation the whole process group is
+    killed and reaped before this returns.
+
+    Raises:
+        CommandError: not found, non-zero exit, or no end within `timeout_s`.
+    """
+    name = Path(argv[0]).name
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={"PATH": _PATH, "LANG": "C.UTF-8", **(env or {})},
+            cwd=cwd,
+            pass_fds=pass_fds,
+            start_new_session=True,
+            limit=_OUTPUT_LIMIT_B,
+        )
+    except OSError as error:
+        raise CommandError(f"The host command {name} could not be started.", context={"argv": list(argv)}) from error
+    try:
+        async with asyncio.timeout(timeout_s):
+            stdout, stderr = await process.communicate(stdin or None)
+    except TimeoutError as error:
+        raise CommandError(
+            f"The host command {name} did not end within {timeout_s:.0f} s.", context={"argv": list(argv)}
+        ) from error
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await asyncio.shield(process.wait())
+    if process.returncode != 0:
+        raise CommandError(
+            f"The host command {name} failed with exit code {process.returncode}.",
+            context={
+                "argv": list(argv),
+                "exit_code": process.returncode,
+                "stderr": stderr[-4000:].decode(errors="replace"),
+            },
+        )
+    return stdout
