@@ -1,0 +1,52 @@
+"""Errors of `wrenn.base.errors` as Connect errors and back (table in docs/design/host-api.md)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from connectrpc.code import Code
+from connectrpc.errors import ConnectError
+
+from wrenn.base import errors as e
+
+ERROR_CODE_HEADER: Final = "wrenn-error-code"
+
+_CODES: Final[list[tuple[type[e.WrennError], Code]]] = [
+    (e.InvalidState, Code.FAILED_PRECONDITION),
+    (e.Conflict, Code.ALREADY_EXISTS),
+    (e.InvalidRequest, Code.INVALID_ARGUMENT),
+    (e.TooLarge, Code.INVALID_ARGUMENT),
+    (e.NotFound, Code.NOT_FOUND),
+    (e.Forbidden, Code.PERMISSION_DENIED),
+    (e.NoCapacity, Code.RESOURCE_EXHAUSTED),
+    (e.Unavailable, Code.UNAVAILABLE),
+    (e.DeadlineExceeded, Code.DEADLINE_EXCEEDED),
+    (e.Cancelled, Code.CANCELED),
+    (e.AgentFailure, Code.UNKNOWN),
+]
+_CLASSES: Final[dict[Code, type[e.WrennError]]] = {
+    Code.FAILED_PRECONDITION: e.InvalidState,
+    Code.ALREADY_EXISTS: e.Conflict,
+    Code.INVALID_ARGUMENT: e.InvalidRequest,
+    Code.NOT_FOUND: e.NotFound,
+    Code.PERMISSION_DENIED: e.Forbidden,
+    Code.RESOURCE_EXHAUSTED: e.NoCapacity,
+    Code.UNAVAILABLE: e.Unavailable,
+    Code.DEADLINE_EXCEEDED: e.DeadlineExceeded,
+    Code.CANCELED: e.Cancelled,
+}
+
+
+def connect_code(error: e.WrennError) -> Code:
+    """The Connect code for `error`."""
+    return next((code for cls, code in _CODES if isinstance(error, cls)), Code.INTERNAL)
+
+
+def from_connect(error: ConnectError, *, code: str | None) -> e.WrennError:
+    """The error behind a failed call. `code` is what `ERROR_CODE_HEADER` said, if the answer had it.
+
+    A failure of the transport itself (no answer, TLS refused) arrives as `unavailable` without a header.
+    """
+    if code is not None:
+        return e.error_class(code)(error.message)
+    return _CLASSES.get(error.code, e.AgentFailure)(error.message)
