@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import os
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ def generate(destination: Path) -> list[Path]:
             subprocess.run(
                 [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}", *outputs, str(ROOT / "proto" / proto)],
                 check=True,
+                env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},  # the two plugins
             )
             for module in sorted((Path(scratch) / proto).parent.glob("*_*.py")):
                 target = Path(package) / module.name
