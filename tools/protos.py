@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # proto file -> (package folder under src/wrenn/protocol, also the RPC stubs?)
 TARGETS: dict[str, tuple[str, bool]] = {
     "wrenn/host/v1/host.proto": ("host", True),
+    "process/process.proto": ("guest", False),
+    "filesystem/filesystem.proto": ("guest", False),
 }
 
 

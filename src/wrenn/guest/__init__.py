@@ -1,0 +1,20 @@
+"""Client of the guest agent `envd`. The guest is hostile: every answer is bounded in size and time and checked.
+
+`connect.py` speaks Connect RPC, `commands.py` runs programs, `files.py` moves files, `ready.py` hands out identity.
+"""
+
+from wrenn.guest.commands import CommandLine, Commands, ExecResult, ProcessInfo
+from wrenn.guest.connect import GuestConnection
+from wrenn.guest.files import Files
+from wrenn.guest.ready import Identity, initialise
+
+__all__ = [
+    "CommandLine",
+    "Commands",
+    "ExecResult",
+    "Files",
+    "GuestConnection",
+    "Identity",
+    "ProcessInfo",
+    "initialise",
+]

@@ -1,0 +1,174 @@
+"""Run programs in the guest."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from protobuf import Oneof
+
+from wrenn.base import errors as e
+from wrenn.base.units import MIB
+from wrenn.guest.connect import GuestConnection
+from wrenn.protocol.guest import process_pb as pb
+
+OUTPUT_LIMIT_B: Final = 16 * MIB
+"""Per stream, for output that is collected."""
+_CALL_TIMEOUT_S: Final = 10.0
+_GRACE_S: Final = 5.0
+"""How much longer than the command's own deadline we wait for the guest to report it."""
+_START_TIMEOUT_S: Final = 15.0
+_COMMAND_NOT_FOUND: Final = 127
+_COMMAND_NOT_EXECUTABLE: Final = 126
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """A program to run, not passed through a shell. Empty `cwd` is the user's home."""
+
+    cmd: str
+    args: Sequence[str] = ()
+    envs: Mapping[str, str] = field(default_factory=lambda: {})
+    cwd: str = ""
+    user: str = "root"
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    """What a command wrote and how it ended; exit code -1 is death by a signal."""
+
+    stdout: bytes
+    stderr: bytes
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    """A process that was started through the guest agent and lives."""
+
+    pid: int
+    tag: str
+    cmd: str
+    args: tuple[str, ...]
+
+
+class Commands:
+    """Programs in one guest."""
+
+    def __init__(self, guest: GuestConnection) -> None:
+        self._guest = guest
+
+    async def run(self, command: CommandLine, *, timeout_s: float) -> ExecResult:
+        """Run to the end and collect the output.
+
+        A program that does not exist ends with 127, one that may not be run with 126, as in a shell. A cancellation
+        kills it.
+
+        Raises:
+            DeadlineExceeded: it ran longer than `timeout_s` and was killed with all its children.
+            TooLarge: more than `OUTPUT_LIMIT_B` on a stream; it was killed.
+        """
+        output = {"stdout": bytearray(), "stderr": bytearray()}
+        pid = 0
+        try:
+            async with asyncio.timeout(timeout_s + _GRACE_S):
+                headers = {"Connect-Timeout-Ms": str(int(timeout_s * 1000))}
+                async with self._start(command, tag="", headers=headers) as events:
+                    async for event in events:
+                        match event:
+                            case Oneof(field="start", value=start):
+                                pid = start.pid
+                            case Oneof(field="data", value=data):
+                                _collect(output, data)
+                            case Oneof(field="end", value=end):
+                                return ExecResult(bytes(output["stdout"]), bytes(output["stderr"]), _exit_code(end))
+                            case _:
+                                pass
+        except e.NotFound as error:
+            return _shell_like(command, "not found", _COMMAND_NOT_FOUND, error)
+        except e.Forbidden as error:
+            return _shell_like(command, "permission denied", _COMMAND_NOT_EXECUTABLE, error)
+        except (TimeoutError, e.DeadlineExceeded) as error:
+            await self._kill_quietly(pid)
+            raise e.DeadlineExceeded(f"The command did not end within {timeout_s:g} s and was killed.") from error
+        except (e.TooLarge, asyncio.CancelledError):
+            await self._kill_quietly(pid)
+            raise
+        raise e.AgentFailure("The sandbox ended the command's stream without its exit code.")
+
+    async def start(self, command: CommandLine, *, tag: str) -> int:
+        """Start a program that goes on without us; returns its pid.
+
+        Raises:
+            NotFound: no such program.
+        """
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            async with self._start(command, tag=tag, headers={}) as events:
+                async for event in events:
+                    if isinstance(event, Oneof) and event.field == "start":
+                        return int(event.value.pid)
+                    break
+        raise e.AgentFailure("The sandbox did not report the start of the command.")
+
+    @contextlib.asynccontextmanager
+    async def _start(self, command: CommandLine, *, tag: str, headers: Mapping[str, str]):  # noqa: ANN202
+        request = pb.StartRequest(
+            process=pb.ProcessConfig(
+                cmd=command.cmd, args=list(command.args), envs=dict(command.envs), cwd=command.cwd or None
+            ),
+            tag=tag or None,
+            stdin=False,
+        )
+        async with self._guest.stream(
+            "process.Process/Start", request, pb.StartResponse, user=command.user, headers=headers
+        ) as answers:
+            yield (answer.event.event async for answer in answers)
+
+    async def list(self) -> list[ProcessInfo]:
+        """The living processes that were started through the guest agent."""
+        answer = await self._guest.unary(
+            "process.Process/List", pb.ListRequest(), pb.ListResponse, user="root", timeout_s=_CALL_TIMEOUT_S
+        )
+        return [ProcessInfo(p.pid, p.tag, p.config.cmd, tuple(p.config.args)) for p in answer.processes]
+
+    async def signal(self, selector: int | str, signal: int) -> None:
+        """Send SIGTERM (15) or SIGKILL (9) to a process by pid or tag.
+
+        Raises:
+            NotFound: no such living process.
+        """
+        chosen = Oneof("pid", selector) if isinstance(selector, int) else Oneof("tag", selector)
+        request = pb.SendSignalRequest(process=pb.ProcessSelector(selector=chosen), signal=pb.Signal(signal))
+        await self._guest.unary(
+            "process.Process/SendSignal", request, pb.SendSignalResponse, user="root", timeout_s=_CALL_TIMEOUT_S
+        )
+
+    async def _kill_quietly(self, pid: int) -> None:
+        """Kill what we started and no longer want; the guest may be past answering."""
+        if pid:
+            with contextlib.suppress(e.WrennError):
+                await asyncio.shield(self.signal(pid, 9))
+
+
+def _collect(output: dict[str, bytearray], data: pb.ProcessEvent.DataEvent) -> None:
+    if data.output is None or data.output.field not in output:
+        return
+    stream = output[data.output.field]
+    stream += data.output.value
+    if len(stream) > OUTPUT_LIMIT_B:
+        raise e.TooLarge(
+            f"The command wrote more than {OUTPUT_LIMIT_B // MIB} MiB to {data.output.field} and was killed. "
+            "Redirect its output to a file and read that."
+        )
+
+
+def _exit_code(end: pb.ProcessEvent.EndEvent) -> int:
+    return end.exit_code
+
+
+def _shell_like(command: CommandLine, what: str, code: int, error: e.WrennError) -> ExecResult:
+    text = f"{command.cmd}: {what}\n" if command.cmd in error.message else f"{error.message}\n"
+    return ExecResult(b"", text.encode(errors="replace"), code)

@@ -1,0 +1,185 @@
+"""Connect RPC to envd: unary calls and server streams, binary protobuf over HTTP/1.1.
+
+Why not the `connectrpc` client, as between control plane and agent: it reads a unary answer whole before it looks at its
+size, and here the other side may be anybody's program. Protocol: https://connectrpc.com/docs/protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import struct
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import aiohttp
+from protobuf import Message
+
+from wrenn.base import errors as e
+from wrenn.base.secrets import Secret
+from wrenn.base.units import MIB
+
+ENVD_PORT: Final = 49983
+_MESSAGE_LIMIT_B: Final = 4 * MIB
+_ERROR_LIMIT_B: Final = 64 * 1024
+_CONNECTIONS: Final = 64
+"""Streams and calls to one guest at once; more wait their turn."""
+_FRAME_HEAD: Final = struct.Struct(">BI")
+_END_OF_STREAM: Final = 0x02
+
+Answer = TypeVar("Answer", bound=Message[Any])
+
+_CODES: Final[dict[str, type[e.WrennError]]] = {
+    "invalid_argument": e.InvalidRequest,
+    "unauthenticated": e.InvalidRequest,  # an unknown user name; our own token is always right
+    "not_found": e.NotFound,
+    "already_exists": e.Conflict,
+    "failed_precondition": e.InvalidState,
+    "permission_denied": e.Forbidden,
+    "resource_exhausted": e.TooLarge,
+    "deadline_exceeded": e.DeadlineExceeded,
+    "unavailable": e.Unavailable,
+}
+_TEXT_LIMIT: Final = 500
+
+
+def guest_text(text: object) -> str:
+    """A text that the guest wrote, fit to be shown: short, printable, one line."""
+    return "".join(c if c.isprintable() else " " for c in str(text)[:_TEXT_LIMIT])
+
+
+class GuestConnection:
+    """The pool of connections to one guest, of one generation: a restored VM gets a new one."""
+
+    def __init__(self, address: str, token: Secret) -> None:
+        self.base_url = f"http://{address}:{ENVD_PORT}"
+        self._headers = {"X-Access-Token": token.reveal()}
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=60, use_dns_cache=False),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        """Drop all connections."""
+        await self.session.close()
+
+    def headers(self, user: str) -> dict[str, str]:
+        """Credentials of a call made as `user`."""
+        basic = base64.b64encode(f"{user}:".encode()).decode()
+        return {**self._headers, "Authorization": f"Basic {basic}"}
+
+    async def unary(
+        self, method: str, request: Message[Any], answer: type[Answer], *, user: str, timeout_s: float
+    ) -> Answer:
+        """Call `method` ("process.Process/List").
+
+        Raises:
+            Unavailable: no answer, or none in time. Others by the Connect code of the guest.
+        """
+        headers = {**self.headers(user), "Content-Type": "application/proto", "Connect-Protocol-Version": "1"}
+        try:
+            async with asyncio.timeout(timeout_s):
+                async with self.session.post(
+                    f"{self.base_url}/{method}", data=request.to_binary(), headers=headers, allow_redirects=False
+                ) as response:
+                    if response.status != 200:
+                        raise _error_of(await read_bounded(response, _ERROR_LIMIT_B), response.status)
+                    body = await read_bounded(response, _MESSAGE_LIMIT_B)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise unreachable(error) from error
+        return _decode(answer, body)
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        request: Message[Any],
+        answer: type[Answer],
+        *,
+        user: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[AsyncIterator[Answer]]:
+        """Call a server-streaming `method`. Leaving the context cuts the stream; deadlines are the caller's.
+
+        Raises:
+            as `unary`, on entering and while reading.
+        """
+        body = request.to_binary()
+        all_headers = {
+            **self.headers(user),
+            "Content-Type": "application/connect+proto",
+            "Connect-Protocol-Version": "1",
+            **(headers or {}),
+        }
+        try:
+            async with self.session.post(
+                f"{self.base_url}/{method}",
+                data=_FRAME_HEAD.pack(0, len(body)) + body,
+                headers=all_headers,
+                allow_redirects=False,
+            ) as response:
+                if response.status != 200:
+                    raise _error_of(await read_bounded(response, _ERROR_LIMIT_B), response.status)
+                yield _frames(response.content, answer)
+        except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
+            raise unreachable(error) from error
+
+
+async def _frames(content: aiohttp.StreamReader, answer: type[Answer]) -> AsyncIterator[Answer]:
+    while True:
+        flags, size = _FRAME_HEAD.unpack(await content.readexactly(_FRAME_HEAD.size))
+        if size > _MESSAGE_LIMIT_B:
+            raise e.AgentFailure("The sandbox sent an over-long message.", context={"size": size})
+        body = await content.readexactly(size)
+        if flags & _END_OF_STREAM:
+            end = _json_object(body)
+            if "error" in end:
+                raise _error_of(json.dumps(end["error"]).encode(), 200)
+            return
+        if flags:
+            raise e.AgentFailure("The sandbox sent a message with unknown flags.", context={"flags": flags})
+        yield _decode(answer, body)
+
+
+def _decode(answer: type[Answer], body: bytes) -> Answer:
+    try:
+        return answer.from_binary(body)
+    except Exception as error:  # the decoder's own errors share no base class
+        raise e.AgentFailure("The sandbox sent a message that cannot be read.") from error
+
+
+async def read_bounded(response: aiohttp.ClientResponse, limit_b: int) -> bytes:
+    """The whole body, or an error when it is longer than `limit_b`."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > limit_b:
+            response.close()
+            raise e.AgentFailure("The sandbox sent an over-long answer.", context={"limit_b": limit_b})
+    return bytes(body)
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _error_of(body: bytes, status: int) -> e.WrennError:
+    answer = _json_object(body)
+    text = guest_text(answer.get("message", f"status {status}"))
+    return _CODES.get(str(answer.get("code", "")), e.AgentFailure)(text, context={"status": status})
+
+
+def unreachable(error: BaseException) -> e.WrennError:
+    """The guest agent did not answer, or broke off."""
+    return e.Unavailable(
+        "The sandbox does not answer; it may be overloaded or have ended.", context={"cause": repr(error)[:_TEXT_LIMIT]}
+    )

@@ -1,0 +1,108 @@
+"""Files that are either there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+from wrenn.base.errors import StorageFull
+from wrenn.base.units import MIB
+
+_COPY_CHUNK_B: Final = 1 * MIB
+
+
+def fsync_path(path: Path) -> None:
+    """Flush a file or a directory to the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_json(path: Path, content: object, *, durable: bool) -> None:
+    """Replace `path` by `content` as JSON, atomically, mode 600.
+
+    `durable`: also survive a power cut. Without it the file survives any process's death, which is all that the
+    record of a running VM needs.
+
+    Raises:
+        StorageFull: no room.
+    """
+    scratch = path.with_name(f".{path.name}.new")
+    try:
+        fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1, sort_keys=True)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        scratch.rename(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise translated(error, doing=f"write {path.name}") from error
+    if durable:
+        fsync_path(path.parent)
+
+
+def translated(error: OSError, *, doing: str) -> Exception:
+    """`error` as one of ours when it means that the disk is full, else as it is."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull(f"The disk of the host is full: could not {doing}. Free some space and try again.")
+    return error
+
+
+def copy_sparse(source_fd: int, destination_fd: int) -> int:
+    """Copy the data of a sparse file and keep its holes; returns the number of bytes copied."""
+    size = os.fstat(source_fd).st_size
+    os.ftruncate(destination_fd, size)
+    copied = offset = 0
+    while offset < size:
+        try:
+            offset = os.lseek(source_fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole is left
+                break
+            raise
+        end = os.lseek(source_fd, offset, os.SEEK_HOLE)
+        while offset < end:
+            chunk = os.pread(source_fd, min(_COPY_CHUNK_B, end - offset), offset)
+            written = os.pwrite(destination_fd, chunk, offset)
+            offset += written
+            copied += written
+    return copied
+
+
+def copy_file(source: Path, destination: Path) -> None:
+    """Copy a sparse file to a new file, mode 600; shares the blocks where the file system can.
+
+    Raises:
+        StorageFull: no room; the destination is removed.
+    """
+    try:
+        with source.open("rb") as reader:
+            fd = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                copy_sparse(reader.fileno(), fd)
+            finally:
+                os.close(fd)
+    except OSError as error:
+        destination.unlink(missing_ok=True)
+        raise translated(error, doing=f"copy {source.name}") from error
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all below it. A missing one is fine."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+
+def allocated_b(path: Path) -> int:
+    """Bytes that the file really takes on the disk."""
+    return path.stat().st_blocks * 512

@@ -1,0 +1,91 @@
+"""Processes that are not our children: named by pid and start time, awaited and signalled through a pidfd."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRef:
+    """One process for ever: a pid is used again, a pid with its start time is not.
+
+    Attributes:
+        pid: process id in the root pid namespace.
+        start_ticks: field 22 of /proc/PID/stat, clock ticks since boot.
+    """
+
+    pid: int
+    start_ticks: int
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessRef | None:
+        """The reference of a living process, or None when there is none (a zombie counts as none)."""
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        # The command name is in parentheses and may hold anything, also parentheses.
+        fields = stat[stat.rindex(")") + 2 :].split()
+        return None if fields[0] in "ZX" else cls(pid, int(fields[19]))
+
+    def is_alive(self) -> bool:
+        """Whether this very process still runs."""
+        return ProcessRef.of(self.pid) == self
+
+    def open_pidfd(self) -> int | None:
+        """A pidfd of this very process, or None when it is gone. The caller closes it."""
+        try:
+            fd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return None
+        if self.is_alive():  # checked after opening: from here on the descriptor cannot mean another process
+            return fd
+        os.close(fd)
+        return None
+
+    def kill(self) -> None:
+        """Send SIGKILL; a process that is gone is fine."""
+        fd = self.open_pidfd()
+        if fd is None:
+            return
+        try:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+        finally:
+            os.close(fd)
+
+    async def wait_exit(self) -> None:
+        """Return when the process has ended; reaps it if it is our child. Waits without limit: give a deadline."""
+        fd = self.open_pidfd()
+        if fd is None:
+            self._reap()
+            return
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        loop.add_reader(fd, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(fd)
+            os.close(fd)
+        self._reap()
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)
+
+
+async def kill_and_wait(process: ProcessRef, *, timeout_s: float) -> None:
+    """End the process with SIGKILL and wait until it is gone.
+
+    Raises:
+        TimeoutError: it did not go (a process in uninterruptible sleep).
+    """
+    process.kill()
+    async with asyncio.timeout(timeout_s):
+        await process.wait_exit()

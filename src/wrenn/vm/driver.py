@@ -1,0 +1,153 @@
+"""What a VM driver promises. The agent knows only this page.
+
+A VM is started in one of two ways: `boot` (cold, once per template and shape, guest memory in a file that becomes the
+base) and `restore` (every sandbox: the base's memory mapped privately, its device state loaded, running at once). Its
+process outlives the agent; `adopt` finds it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from wrenn.linux.process import ProcessRef
+from wrenn.linux.spawn import Confinement
+
+__all__ = ["BootRequest", "Confinement", "Disk", "RestoreRequest", "Shape", "Vm", "VmDriver", "VmHandle"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Shape:
+    """Size of a VM. A snapshot can only be restored in the shape it was made in."""
+
+    vcpus: int
+    memory_mb: int
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The layers of a root disk: `overlay` is written, the rest only read.
+
+    Attributes:
+        overlay: qcow2 file of this VM alone.
+        frozen: qcow2 files under it, newest first.
+        image: the template's raw image.
+    """
+
+    overlay: Path
+    frozen: tuple[Path, ...]
+    image: Path
+
+
+@dataclass(frozen=True, slots=True)
+class BootRequest:
+    """A cold boot. `memory` is an empty sparse file of the shape's size that will hold the guest's RAM."""
+
+    directory: Path
+    shape: Shape
+    disk: Disk
+    memory: Path
+    kernel: Path
+    initramfs: Path
+    kernel_args: str
+    tap_fd: int
+    confinement: Confinement
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreRequest:
+    """A restore. `memory_fd` is a sealed copy of the base's memory, `state` its device state."""
+
+    directory: Path
+    shape: Shape
+    disk: Disk
+    memory_fd: int
+    state: Path
+    tap_fd: int
+    confinement: Confinement
+
+
+@dataclass(frozen=True, slots=True)
+class VmHandle:
+    """What the journal keeps to find a VM again.
+
+    Attributes:
+        process: the VMM.
+        directory: folder of its control socket and log.
+    """
+
+    process: ProcessRef
+    directory: Path
+
+
+class Vm(Protocol):
+    """A running VM. Its methods raise `AgentFailure` when the VMM does not do what it is told."""
+
+    @property
+    def handle(self) -> VmHandle:
+        """How to find it again."""
+        ...
+
+    async def wait_running(self, *, timeout_s: float) -> None:
+        """Return when the vCPUs run after a restore.
+
+        Raises:
+            AgentFailure: the VMM ended or refused the snapshot; the message has the end of its log.
+        """
+        ...
+
+    async def freeze(self) -> None:
+        """Stop the vCPUs and flush the disk."""
+        ...
+
+    async def save_state(self, path: Path) -> None:
+        """Write the device state of the frozen VM to a new file."""
+        ...
+
+    async def console(self) -> str:
+        """The end of the serial console, at most 64 KiB."""
+        ...
+
+    async def continue_if_stalled(self) -> bool:
+        """Let a VM that stopped because the host's disk was full run on. Returns whether it had stopped."""
+        ...
+
+    async def kill(self) -> None:
+        """End the VMM and wait until it is gone. Twice is the same as once."""
+        ...
+
+    async def wait_exit(self) -> None:
+        """Return when the VMM has ended, for whatever reason. No deadline of its own."""
+        ...
+
+
+class VmDriver(Protocol):
+    """Starts VMs with one kind of VMM."""
+
+    @property
+    def vmm(self) -> str:
+        """Name and version, part of what a snapshot is bound to, e.g. `qemu 7.2.22`."""
+        ...
+
+    @property
+    def accelerator(self) -> str:
+        """`kvm` or `tcg` (software emulation)."""
+        ...
+
+    @property
+    def machine(self) -> str:
+        """Everything else that a snapshot is bound to: machine type, CPU model, device list."""
+        ...
+
+    async def boot(self, request: BootRequest) -> Vm:
+        """Start a cold boot; returns when the VMM runs, not when the guest is up."""
+        ...
+
+    async def restore(self, request: RestoreRequest) -> Vm:
+        """Start a restore; returns when the VMM was started, `wait_running` says when it runs."""
+        ...
+
+    async def adopt(self, handle: VmHandle) -> Vm | None:
+        """The VM of a former agent, or None when it no longer runs."""
+        ...

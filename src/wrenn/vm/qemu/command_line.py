@@ -1,0 +1,101 @@
+"""The command line of a VM, from values. Pure: what the tests of a snapshot's compatibility compare.
+
+All that the VMM opens it gets as a descriptor: it runs as a user that may open nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from wrenn.vm.driver import Shape
+
+BINARY: Final = "/usr/bin/qemu-system-x86_64"
+GUEST_MAC: Final = "02:FC:00:00:00:05"
+CONSOLE_LIMIT_B: Final = 64 * 1024
+
+# Only what a guest of ours uses; each device less is state less to save and code less to attack. Any change of this
+# page changes `machine_digest_text` and so makes new bases.
+_MACHINE: Final = "q35,usb=off,smbus=off,sata=off,vmport=off,suppress-vmdesc=on,memory-backend=ram"
+_CPU: Final = {"kvm": "host", "tcg": "max"}
+_DEVICES: Final = (
+    "virtio-net-pci,netdev=net,mac={mac},romfile=,addr=0x2",
+    # A full host disk stops the VM instead of failing the guest's write; it goes on when there is room again.
+    "virtio-blk-pci,drive=disk,addr=0x3,werror=enospc,rerror=report",
+)
+_SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """Inherited descriptors, by what they are.
+
+    Attributes:
+        disk_layers: overlay (read-write) first, then the frozen layers, the raw image last (all read-only).
+        state: device state to load, or None for a cold boot.
+        kernel, initramfs: for a cold boot only.
+    """
+
+    qmp_listener: int
+    tap: int
+    memory: int
+    disk_layers: tuple[int, ...]
+    state: int | None = None
+    kernel: int | None = None
+    initramfs: int | None = None
+
+
+def machine_text(accelerator: str) -> str:
+    """What of the machine a snapshot is bound to, besides VMM version and shape."""
+    return "|".join((_MACHINE, _CPU[accelerator], *_DEVICES, "isa-serial"))
+
+
+def build(*, accelerator: str, shape: Shape, fds: Descriptors, kernel_args: str = "") -> list[str]:
+    """The whole command line."""
+    cold = fds.kernel is not None
+    argv = [
+        BINARY, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+        "-name", "wrenn",
+        "-machine", _MACHINE,
+        "-global", "migration.send-configuration=off",
+        "-accel", accelerator,
+        "-cpu", _CPU[accelerator],
+        "-smp", str(shape.vcpus),
+        "-m", str(shape.memory_mb),
+        "-object",
+        f"memory-backend-file,id=ram,size={shape.memory_mb}M,mem-path=/proc/self/fd/{fds.memory},"
+        f"share={'on' if cold else 'off'}",
+        "-chardev", f"socket,id=qmp,fd={fds.qmp_listener},server=on,wait=off",
+        "-mon", "chardev=qmp,mode=control",
+        "-chardev", f"ringbuf,id=console,size={CONSOLE_LIMIT_B}",
+        "-serial", "chardev:console",
+        "-netdev", f"tap,id=net,fd={fds.tap}",
+        *_block_devices(fds.disk_layers),
+        "-sandbox", _SANDBOX,
+    ]  # fmt: skip
+    for device in _DEVICES:
+        argv += ["-device", device.format(mac=GUEST_MAC)]
+    if cold:
+        argv += ["-kernel", f"/proc/self/fd/{fds.kernel}", "-initrd", f"/proc/self/fd/{fds.initramfs}"]
+        argv += ["-append", kernel_args]
+    if fds.state is not None:
+        argv += ["-incoming", f"fd:{fds.state}"]
+    return argv
+
+
+def _block_devices(layers: tuple[int, ...]) -> list[str]:
+    """Block nodes from the raw image (last layer) up to the overlay, node `disk`."""
+    argv: list[str] = []
+    for number, fd in enumerate(layers):
+        argv += ["-add-fd", f"fd={fd},set={number}"]
+    below = ""
+    for number in reversed(range(len(layers))):
+        overlay, image = number == 0, number == len(layers) - 1
+        access = "discard=unmap" if overlay else "read-only=on"
+        name = "disk" if overlay else f"layer{number}"
+        argv += ["-blockdev", f"driver=file,node-name=file{number},filename=/dev/fdset/{number},locking=off,{access}"]
+        form = "raw" if image else "qcow2"
+        backing = f",backing={below}" if below else ""
+        argv += ["-blockdev", f"driver={form},node-name={name},file=file{number},{access}{backing}"]
+        below = name
+    return argv

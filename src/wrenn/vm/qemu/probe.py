@@ -1,0 +1,85 @@
+"""Which accelerator really works here: found out by booting a guest kernel, once, and remembered.
+
+A machine can have `/dev/kvm` and yet boot no Linux guest with it (nested virtualisation without hardware support):
+the file proves nothing, a booted kernel does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+from wrenn.linux.command import CommandError, run
+from wrenn.linux.files import write_json
+from wrenn.vm.qemu.command_line import BINARY
+
+_KVM: Final = Path("/dev/kvm")
+_PROBE_TIMEOUT_S: Final = 10.0
+"""With working KVM the kernel panics for want of a root disk after about one second."""
+_PROOF: Final = b"Kernel panic - not syncing"
+
+
+async def qemu_version() -> str:
+    """Version of the installed QEMU, e.g. `7.2.22`.
+
+    Raises:
+        CommandError: it is not installed.
+    """
+    text = (await run([BINARY, "--version"], timeout_s=10)).decode()
+    match = re.search(r"version (\d+(?:\.\d+)+)", text)
+    if match is None:
+        raise CommandError("QEMU does not tell its version.", context={"output": text[:200]})
+    return match[1]
+
+
+async def choose_accelerator(*, kernel: Path, memory_of_choice: Path) -> str:
+    """`kvm` when a guest kernel boots with it, else `tcg`.
+
+    The answer is kept in the file `memory_of_choice` for this boot of the machine and this QEMU.
+    """
+    if not _KVM.exists():
+        return "tcg"
+    facts = {
+        "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        "qemu": await qemu_version(),
+        "device": os.stat(_KVM).st_rdev,  # noqa: PTH116 - st_rdev of a device file
+    }
+    with contextlib.suppress(OSError, ValueError):
+        remembered = json.loads(memory_of_choice.read_text())
+        if remembered["facts"] == facts:
+            return str(remembered["accelerator"])
+    accelerator = "kvm" if await _boots_with_kvm(kernel) else "tcg"
+    write_json(memory_of_choice, {"facts": facts, "accelerator": accelerator}, durable=False)
+    return accelerator
+
+
+async def _boots_with_kvm(kernel: Path) -> bool:
+    process = await asyncio.create_subprocess_exec(
+        BINARY, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+        "-machine", "q35", "-accel", "kvm", "-cpu", "host", "-m", "128", "-serial", "stdio",
+        "-kernel", str(kernel), "-append", "console=ttyS0 panic=-1",
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env={"PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    seen = bytearray()
+    try:
+        async with asyncio.timeout(_PROBE_TIMEOUT_S):
+            while chunk := await process.stdout.read(65536):
+                seen += chunk
+                if _PROOF in seen:
+                    return True
+    except TimeoutError:
+        return False
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await asyncio.shield(process.wait())
+    return False

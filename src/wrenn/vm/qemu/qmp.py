@@ -1,0 +1,111 @@
+"""QMP, QEMU's control protocol: JSON lines over a unix socket, descriptors beside them.
+
+Source: QEMU's "QEMU Machine Protocol Specification". The VMM is not trusted (a guest may have taken it over): lines are
+bounded, and every command has a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from wrenn.base.errors import AgentFailure
+
+_LINE_LIMIT_B: Final = 1024 * 1024
+_READ_B: Final = 64 * 1024
+COMMAND_TIMEOUT_S: Final = 10.0
+
+
+class QmpError(AgentFailure):
+    """The VMM refused a command, broke the protocol or does not answer."""
+
+
+class Qmp:
+    """One connection. Commands run one at a time; events are dropped (state is asked for, not remembered)."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._buffer = bytearray()
+        self._turn = asyncio.Lock()
+
+    @classmethod
+    async def connect(cls, path: Path, *, timeout_s: float = COMMAND_TIMEOUT_S) -> Qmp:
+        """Connect to the VMM that listens at `path` and greet it.
+
+        Raises:
+            QmpError: nobody answers there.
+        """
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        connection.setblocking(False)
+        qmp = cls(connection)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.get_running_loop().sock_connect(connection, str(path))
+                await qmp._read_line()
+                await qmp.execute("qmp_capabilities", timeout_s=timeout_s)
+        except (OSError, TimeoutError) as error:
+            connection.close()
+            raise QmpError("The VMM does not answer on its control socket.", context={"path": str(path)}) from error
+        except BaseException:
+            connection.close()
+            raise
+        return qmp
+
+    async def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        fds: Sequence[int] = (),
+        timeout_s: float = COMMAND_TIMEOUT_S,
+    ) -> Any:
+        """Run one command and return its `return` value. After a deadline or cancellation the connection is closed.
+
+        Raises:
+            QmpError: refused (message of QEMU in `context`), broken, or no answer in time.
+        """
+        request = json.dumps({"execute": command, "arguments": dict(arguments or {})}).encode() + b"\n"
+        async with self._turn:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._send(request, fds)
+                    while True:
+                        message = json.loads(await self._read_line())
+                        if "return" in message:
+                            return message["return"]
+                        if "error" in message:
+                            break
+            except (OSError, TimeoutError, ValueError) as error:
+                self.close()  # an answer that comes late would be taken for the next command's
+                raise QmpError(f"The VMM did not carry out {command}.", context={"command": command}) from error
+            except BaseException:
+                self.close()
+                raise
+        raise QmpError(f"The VMM refused {command}.", context={"command": command, "error": message["error"]})
+
+    async def _send(self, data: bytes, fds: Sequence[int]) -> None:
+        if fds:
+            # Descriptors travel with the first byte; requests with descriptors are far smaller than the socket's buffer.
+            sent = socket.send_fds(self._socket, [data], list(fds))
+            data = data[sent:]
+        await asyncio.get_running_loop().sock_sendall(self._socket, data)
+
+    async def _read_line(self) -> bytes:
+        while (end := self._buffer.find(b"\n")) < 0:
+            if len(self._buffer) > _LINE_LIMIT_B:
+                raise QmpError("The VMM sent an over-long line.")
+            chunk = await asyncio.get_running_loop().sock_recv(self._socket, _READ_B)
+            if not chunk:
+                raise ConnectionResetError("the VMM closed its control socket")
+            self._buffer += chunk
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return line
+
+    def close(self) -> None:
+        """Close the connection; the VMM goes on and takes a new one."""
+        self._socket.close()
