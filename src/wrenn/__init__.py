@@ -2,3 +2,75 @@
 
 `from wrenn import Sandbox, AsyncSandbox` is the SDK; the names are loaded on first use, so that `import wrenn` is quick.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wrenn.sdk import (
+        AgentError,
+        AsyncProcessHandle,
+        AsyncSandbox,
+        AuthenticationError,
+        CapacityError,
+        CommandExitError,
+        CommandResult,
+        ConflictError,
+        ConnectionFailedError,
+        DeadlineExceededError,
+        FileEntry,
+        ForbiddenError,
+        InternalError,
+        InvalidRequestError,
+        InvalidStateError,
+        NotFoundError,
+        ProcessHandle,
+        ProcessInfo,
+        RateLimitError,
+        Sandbox,
+        SandboxInfo,
+        TooLargeError,
+        UnavailableError,
+        UnexpectedAnswerError,
+        WrennError,
+    )
+
+__all__ = [
+    "AgentError",
+    "AsyncProcessHandle",
+    "AsyncSandbox",
+    "AuthenticationError",
+    "CapacityError",
+    "CommandExitError",
+    "CommandResult",
+    "ConflictError",
+    "ConnectionFailedError",
+    "DeadlineExceededError",
+    "FileEntry",
+    "ForbiddenError",
+    "InternalError",
+    "InvalidRequestError",
+    "InvalidStateError",
+    "NotFoundError",
+    "ProcessHandle",
+    "ProcessInfo",
+    "RateLimitError",
+    "Sandbox",
+    "SandboxInfo",
+    "TooLargeError",
+    "UnavailableError",
+    "UnexpectedAnswerError",
+    "WrennError",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        return getattr(import_module("wrenn.sdk"), name)
+    raise AttributeError(f"module 'wrenn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

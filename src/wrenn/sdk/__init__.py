@@ -1,0 +1,59 @@
+"""The client library: sandboxes as Python objects, synchronous and asynchronous.
+
+`_async/` is written by hand and `_sync/` is generated from it by `tools/unasync.py`; `_http.py` alone knows the HTTP client.
+"""
+
+from __future__ import annotations
+
+from wrenn.sdk._async.commands import AsyncProcessHandle
+from wrenn.sdk._async.sandbox import AsyncSandbox
+from wrenn.sdk._sync.commands import ProcessHandle
+from wrenn.sdk._sync.sandbox import Sandbox
+from wrenn.sdk.errors import (
+    AgentError,
+    AuthenticationError,
+    CapacityError,
+    CommandExitError,
+    ConflictError,
+    ConnectionFailedError,
+    DeadlineExceededError,
+    ForbiddenError,
+    InternalError,
+    InvalidRequestError,
+    InvalidStateError,
+    NotFoundError,
+    RateLimitError,
+    TooLargeError,
+    UnavailableError,
+    UnexpectedAnswerError,
+    WrennError,
+)
+from wrenn.sdk.types import CommandResult, FileEntry, ProcessInfo, SandboxInfo
+
+__all__ = [
+    "AgentError",
+    "AsyncProcessHandle",
+    "AsyncSandbox",
+    "AuthenticationError",
+    "CapacityError",
+    "CommandExitError",
+    "CommandResult",
+    "ConflictError",
+    "ConnectionFailedError",
+    "DeadlineExceededError",
+    "FileEntry",
+    "ForbiddenError",
+    "InternalError",
+    "InvalidRequestError",
+    "InvalidStateError",
+    "NotFoundError",
+    "ProcessHandle",
+    "ProcessInfo",
+    "RateLimitError",
+    "Sandbox",
+    "SandboxInfo",
+    "TooLargeError",
+    "UnavailableError",
+    "UnexpectedAnswerError",
+    "WrennError",
+]

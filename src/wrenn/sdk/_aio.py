@@ -1,0 +1,33 @@
+"""What the asynchronous client does differently in more than its keywords; `_io.py` is the synchronous twin."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+
+from wrenn.sdk._source import CHUNK_B, Readable, pieces
+
+Source = str | bytes | Readable | Iterable[bytes] | AsyncIterable[bytes]
+"""What may be written to a file."""
+
+
+async def sleep(seconds: float) -> None:
+    """Wait."""
+    await asyncio.sleep(seconds)
+
+
+async def chunks_of(source: Source) -> AsyncIterator[bytes]:
+    """The bytes of `source` in order. Files are read in a thread, so that a slow disk holds nobody up."""
+    if isinstance(source, str):
+        source = source.encode()
+    if isinstance(source, bytes):
+        source = pieces(source)
+    if isinstance(source, Readable):
+        while chunk := await asyncio.to_thread(source.read, CHUNK_B):
+            yield chunk
+    elif isinstance(source, AsyncIterable):
+        async for chunk in source:
+            yield chunk
+    else:
+        for chunk in source:
+            yield chunk

@@ -1,0 +1,134 @@
+"""Calls to the platform: deadlines, repetitions where they are safe, and the platform's errors as ours."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, TypeVar, cast
+from urllib.parse import quote
+
+from wrenn.sdk._aio import sleep
+from wrenn.sdk._parse import json_of
+from wrenn.sdk._retry import PAUSES_S, jittered, may_repeat
+from wrenn.sdk.errors import UnexpectedAnswerError, WrennError, error_for
+from wrenn.sdk.settings import ClientSettings
+
+if TYPE_CHECKING:
+    from wrenn.sdk._http import Answer, AsyncStream, Request
+
+T = TypeVar("T")
+
+
+class AsyncApi:
+    """One client of the platform. Holds connections until `close()`; a call after that opens new ones."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        # The HTTP client takes longer to import than all the rest; `from wrenn import Sandbox` must not wait for it.
+        from wrenn.sdk._http import AsyncTransport  # noqa: PLC0415
+
+        self._settings = settings
+        self._transport = AsyncTransport(settings)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        json: object = None,
+        content: bytes | None = None,
+        repeatable: bool = False,
+        timeout_s: float | None = None,
+    ) -> bytes:
+        """Make one call and return the answer's body, within `timeout_s` including all repetitions.
+
+        `repeatable` says that carrying it out twice is the same as once.
+
+        Raises:
+            WrennError: of the class that fits the answer.
+        """
+        request = _request(method, path, params=params, headers=headers, json=json, content=content)
+
+        async def attempt(left_s: float) -> Answer:
+            answer = await self._transport.exchange(request, timeout_s=left_s)
+            _check(answer.status, answer.body, answer.request_id)
+            return answer
+
+        answer = await _repeated(
+            attempt, repeatable=repeatable, timeout_s=timeout_s or self._settings.request_timeout_s
+        )
+        return answer.body
+
+    async def upload(self, path: str, content: AsyncIterable[bytes], *, content_type: str) -> None:
+        """Stream a body to the platform. Only the pauses within it are limited in time, not the whole."""
+        request = _request("POST", path, headers={"Content-Type": content_type}, content=content)
+        stream = await self._opened(request)
+        await stream.close()
+
+    async def download(self, path: str, json: object) -> AsyncIterator[bytes]:
+        """Stream an answer's body from the platform. Only the pauses within it are limited in time, not the whole."""
+        stream = await self._opened(_request("POST", path, json=json))
+        try:
+            async for chunk in stream.chunks():
+                yield chunk
+        finally:
+            await stream.close()
+
+    async def close(self) -> None:
+        """Close idle connections."""
+        await self._transport.close()
+
+    async def _opened(self, request: Request) -> AsyncStream:
+        idle_timeout_s = self._settings.request_timeout_s
+
+        async def attempt(left_s: float) -> AsyncStream:  # noqa: ARG001 - a long upload may outlast any total
+            stream = await self._transport.open(request, idle_timeout_s=idle_timeout_s)
+            if stream.status >= 300:
+                try:
+                    body = b"".join([chunk async for chunk in stream.chunks()])
+                finally:
+                    await stream.close()
+                _check(stream.status, body, stream.request_id)
+            return stream
+
+        return await _repeated(attempt, repeatable=False, timeout_s=idle_timeout_s)
+
+
+def path_of(*parts: str) -> str:
+    """The URL path `/v1/sandboxes/…`, each part escaped."""
+    return "/".join(["/v1/sandboxes", *(quote(part, safe="") for part in parts)])
+
+
+def _request(method: str, path: str, **parts: object) -> Request:
+    from wrenn.sdk._http import Request  # noqa: PLC0415 - see AsyncApi
+
+    return Request(method, path, **{k: v for k, v in parts.items() if v is not None})  # type: ignore[arg-type]
+
+
+async def _repeated(attempt: Callable[[float], Awaitable[T]], *, repeatable: bool, timeout_s: float) -> T:
+    """Run `attempt` with the seconds that are left, again after a pause where that is safe."""
+    deadline = time.monotonic() + timeout_s
+    pauses = iter(PAUSES_S)
+    while True:
+        try:
+            return await attempt(deadline - time.monotonic())
+        except WrennError as error:
+            pause_s = next(pauses, None)
+            if pause_s is None or not may_repeat(error, repeatable=repeatable):
+                raise
+            if time.monotonic() + pause_s >= deadline:
+                raise
+        await sleep(jittered(pause_s))
+
+
+def _check(status: int, body: bytes, request_id: str | None) -> None:
+    """Raise what an answer of `status` stands for, unless it is a success."""
+    if 200 <= status < 300:
+        return
+    try:
+        error = cast("dict[str, dict[str, object]]", json_of(body))["error"]
+        code, message = str(error["code"]), str(error["message"])
+    except (UnexpectedAnswerError, KeyError, TypeError):
+        code, message = None, f"The platform answered with HTTP status {status}."
+    raise error_for(status, code, message, request_id)

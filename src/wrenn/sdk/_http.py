@@ -1,0 +1,229 @@
+"""The only module that knows the HTTP client: one request, one answer, time limits, errors translated.
+
+`AsyncTransport` and `Transport` are twins. Each owns a connection pool that is opened on first use, and again after
+`close()`. Whether a request may be repeated is not decided here but in `_async/api.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+import httpx2
+
+from wrenn.sdk.errors import ConnectionFailedError, DeadlineExceededError, InvalidRequestError
+from wrenn.sdk.settings import ClientSettings
+
+CONNECT_TIMEOUT_S: Final = 5.0
+"""Longest for a connection to stand; a platform that needs more is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to send. `path` begins with `/v1`; `content` may be an iterator, which is then streamed."""
+
+    method: str
+    path: str
+    params: Mapping[str, str] = field(default_factory=dict[str, str])
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    json: object = None
+    content: bytes | Iterable[bytes] | AsyncIterable[bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back, whole."""
+
+    status: int
+    request_id: str | None
+    body: bytes
+
+
+@contextmanager
+def _translated(base_url: str) -> Generator[None]:
+    """Turn the library's errors into ours."""
+    try:
+        yield
+    except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
+        raise ConnectionFailedError(
+            f"The platform at {base_url} cannot be reached: {error or 'no connection in time'}.",
+            request_sent=False,
+        ) from error
+    except (httpx2.TimeoutException, TimeoutError) as error:
+        raise DeadlineExceededError(f"The platform at {base_url} did not answer in time.") from error
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError) as error:
+        raise InvalidRequestError(f"The request cannot be sent: {error}.") from error
+    except httpx2.TransportError as error:
+        raise ConnectionFailedError(
+            f"The connection to the platform at {base_url} broke: {error or 'closed by the other side'}.",
+            request_sent=True,
+        ) from error
+
+
+def _tls(settings: ClientSettings) -> ssl.SSLContext | bool:
+    # Loading the machine's certificates takes 20 ms. Without TLS a context that trusts nobody serves as well.
+    return True if settings.base_url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _headers(settings: ClientSettings) -> dict[str, str]:
+    return {"X-API-Key": settings.api_key.reveal(), "User-Agent": "wrenn-python"}
+
+
+def _limits(timeout_s: float) -> httpx2.Timeout:
+    return httpx2.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s))
+
+
+def _request_id(response: httpx2.Response) -> str | None:
+    return response.headers.get("x-request-id")
+
+
+class AsyncStream:
+    """An answer whose body is still to come."""
+
+    def __init__(self, response: httpx2.Response, base_url: str) -> None:
+        self._response = response
+        self._base_url = base_url
+        self.status = response.status_code
+        self.request_id = _request_id(response)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives. Raises `ConnectionFailedError` when it breaks off before its end."""
+        with _translated(self._base_url):
+            async for chunk in self._response.aiter_bytes():
+                yield chunk
+
+    async def close(self) -> None:
+        """Give the connection back. May be called twice."""
+        await self._response.aclose()
+
+
+class AsyncTransport:
+    """Sends requests on a pool of connections of the running event loop."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._settings = settings
+        self._client: httpx2.AsyncClient | None = None
+
+    def _pool(self) -> httpx2.AsyncClient:
+        if self._client is None:
+            self._client = httpx2.AsyncClient(
+                headers=_headers(self._settings),
+                verify=_tls(self._settings),
+                trust_env=not self._settings.is_local,
+            )
+        return self._client
+
+    async def open(self, request: Request, *, idle_timeout_s: float) -> AsyncStream:
+        """Send the request and return with the answer's head; no wait on the wire is longer than `idle_timeout_s`."""
+        with _translated(self._settings.base_url):
+            pool = self._pool()
+            message = pool.build_request(
+                request.method,
+                self._settings.base_url + request.path,
+                params=request.params or None,
+                headers=request.headers,
+                json=request.json,
+                content=request.content,
+                timeout=_limits(idle_timeout_s),
+            )
+            return AsyncStream(await pool.send(message, stream=True), self._settings.base_url)
+
+    async def exchange(self, request: Request, *, timeout_s: float) -> Answer:
+        """Send the request and return the whole answer, all within `timeout_s`."""
+        with _translated(self._settings.base_url):
+            async with asyncio.timeout(timeout_s):
+                stream = await self.open(request, idle_timeout_s=timeout_s)
+                try:
+                    body = b"".join([chunk async for chunk in stream.chunks()])
+                finally:
+                    await stream.close()
+        return Answer(stream.status, stream.request_id, body)
+
+    async def close(self) -> None:
+        """Close idle connections; the next request opens new ones."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+
+class Stream:
+    """An answer whose body is still to come."""
+
+    def __init__(self, response: httpx2.Response, base_url: str) -> None:
+        self._response = response
+        self._base_url = base_url
+        self.status = response.status_code
+        self.request_id = _request_id(response)
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body as it arrives. Raises `ConnectionFailedError` when it breaks off before its end."""
+        with _translated(self._base_url):
+            yield from self._response.iter_bytes()
+
+    def close(self) -> None:
+        """Give the connection back. May be called twice."""
+        self._response.close()
+
+
+class Transport:
+    """Sends requests on a pool of connections. May be used from several threads."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._settings = settings
+        self._client: httpx2.Client | None = None
+
+    def _pool(self) -> httpx2.Client:
+        if self._client is None:
+            self._client = httpx2.Client(
+                headers=_headers(self._settings),
+                verify=_tls(self._settings),
+                trust_env=not self._settings.is_local,
+            )
+        return self._client
+
+    def open(self, request: Request, *, idle_timeout_s: float) -> Stream:
+        """Send the request and return with the answer's head; no wait on the wire is longer than `idle_timeout_s`."""
+        assert not isinstance(request.content, AsyncIterable), (
+            "an asynchronous body in the synchronous client"
+        )
+        with _translated(self._settings.base_url):
+            pool = self._pool()
+            message = pool.build_request(
+                request.method,
+                self._settings.base_url + request.path,
+                params=request.params or None,
+                headers=request.headers,
+                json=request.json,
+                content=request.content,
+                timeout=_limits(idle_timeout_s),
+            )
+            return Stream(pool.send(message, stream=True), self._settings.base_url)
+
+    def exchange(self, request: Request, *, timeout_s: float) -> Answer:
+        """Send the request and return the whole answer within `timeout_s`.
+
+        A single read cannot be cut short from outside, so an answer that trickles in may take up to twice as long.
+        """
+        deadline = time.monotonic() + timeout_s
+        stream = self.open(request, idle_timeout_s=timeout_s)
+        body: list[bytes] = []
+        with _translated(self._settings.base_url):
+            try:
+                for chunk in stream.chunks():
+                    body.append(chunk)
+                    if time.monotonic() > deadline:
+                        raise TimeoutError
+            finally:
+                stream.close()
+        return Answer(stream.status, stream.request_id, b"".join(body))
+
+    def close(self) -> None:
+        """Close idle connections; the next request opens new ones."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()

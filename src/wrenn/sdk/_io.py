@@ -1,0 +1,29 @@
+"""What the synchronous client does differently in more than its keywords; `_aio.py` is the asynchronous twin."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+from wrenn.sdk._source import CHUNK_B, Readable, pieces
+
+Source = str | bytes | Readable | Iterable[bytes]
+"""What may be written to a file."""
+
+
+def sleep(seconds: float) -> None:
+    """Wait."""
+    time.sleep(seconds)
+
+
+def chunks_of(source: Source) -> Iterator[bytes]:
+    """The bytes of `source` in order."""
+    if isinstance(source, str):
+        source = source.encode()
+    if isinstance(source, bytes):
+        source = pieces(source)
+    if isinstance(source, Readable):
+        while chunk := source.read(CHUNK_B):
+            yield chunk
+    else:
+        yield from source

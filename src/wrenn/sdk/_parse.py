@@ -1,0 +1,99 @@
+"""Reads the platform's JSON strictly: a missing or mistyped field is a clear error, a field unknown here is ignored."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import cast
+
+from wrenn.sdk.errors import UnexpectedAnswerError
+
+
+class Fields:
+    """One JSON object of an answer. Every reader raises `UnexpectedAnswerError` when the field is not as it must be."""
+
+    def __init__(self, what: str, value: object) -> None:
+        if not isinstance(value, dict):
+            raise UnexpectedAnswerError(f"The platform's answer holds no {what}: is the base URL right?")
+        self._what = what
+        self._values = cast("dict[str, object]", value)
+
+    def _bad(self, name: str, expected: str) -> UnexpectedAnswerError:
+        return UnexpectedAnswerError(
+            f"The platform's answer is unexpected: {self._what}.{name} is not {expected}."
+        )
+
+    def text(self, name: str) -> str:
+        """A string that must be there."""
+        value = self._values.get(name)
+        if not isinstance(value, str):
+            raise self._bad(name, "a string")
+        return value
+
+    def optional_text(self, name: str) -> str | None:
+        """A string, or None where it is absent."""
+        return None if self._values.get(name) is None else self.text(name)
+
+    def integer(self, name: str) -> int:
+        """A whole number that must be there."""
+        value = self._values.get(name)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise self._bad(name, "a whole number")
+        return value
+
+    def time(self, name: str) -> datetime:
+        """An RFC 3339 time with its zone."""
+        try:
+            moment = datetime.fromisoformat(self.text(name))
+        except ValueError as error:
+            raise self._bad(name, "a time") from error
+        if moment.tzinfo is None:
+            raise self._bad(name, "a time with a zone")
+        return moment
+
+    def optional_time(self, name: str) -> datetime | None:
+        """A time, or None where it is absent."""
+        return None if self._values.get(name) is None else self.time(name)
+
+    def objects(self, name: str, what: str) -> list[Fields]:
+        """A list of objects."""
+        return objects(what, self._values.get(name))
+
+    def object(self, name: str) -> Fields:
+        """An object that must be there."""
+        return Fields(name, self._values.get(name))
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of strings; empty where it is absent."""
+        value = self._values.get(name, [])
+        if not isinstance(value, list) or not all(
+            isinstance(item, str) for item in cast("list[object]", value)
+        ):
+            raise self._bad(name, "a list of strings")
+        return tuple(cast("list[str]", value))
+
+    def text_map(self, name: str) -> dict[str, str]:
+        """An object of strings; empty where it is absent."""
+        pairs = Fields(name, self._values.get(name) or {})
+        return {key: pairs.text(key) for key in pairs._values}
+
+
+def objects(what: str, value: object) -> list[Fields]:
+    """The objects of a JSON list."""
+    if not isinstance(value, list):
+        raise UnexpectedAnswerError(
+            f"The platform's answer is no list of {what} objects: is the base URL right?"
+        )
+    return [Fields(what, item) for item in cast("list[object]", value)]
+
+
+def json_of(body: bytes) -> object:
+    """The JSON value of a body.
+
+    Raises:
+        UnexpectedAnswerError: it is not JSON.
+    """
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise UnexpectedAnswerError("The platform's answer is not JSON: is the base URL right?") from error
