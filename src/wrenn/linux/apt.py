@@ -1,0 +1,101 @@
+"""What the machine's own apt knows and can fetch. Nothing is installed, and no list of ours names a mirror."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+from wrenn.base.errors import Unavailable
+from wrenn.linux.command import CommandError, run
+
+_QUERY_TIMEOUT_S: Final = 60.0
+_FETCH_TIMEOUT_S: Final = 600.0
+"""A kernel with its modules is 30–150 MB; a slow mirror delivers that in this time."""
+
+_T = TypeVar("_T")
+
+# apt drops to the user `_apt` for downloads, who may not write into a private scratch folder.
+_AS_ROOT: Final = ("-o", "APT::Sandbox::User=root")
+
+
+async def dependencies(package: str) -> list[str]:
+    """The packages that `package` depends on, by name; fetches the package lists when it is not in them.
+
+    Raises:
+        Unavailable: apt does not know the package, also after an update.
+    """
+
+    async def ask() -> list[str]:
+        text = await run(["apt-cache", "depends", "--important", package], timeout_s=_QUERY_TIMEOUT_S)
+        found = re.findall(r"^\s*\|?(?:Pre)?Depends: ([^<\s]+)", text.decode(), re.MULTILINE)
+        if not found:
+            raise CommandError(f"apt lists no dependencies of {package}.")
+        return found
+
+    return await _after_update_if_needed(ask, doing=f"find the package {package}")
+
+
+async def download(packages: Sequence[str], into: Path) -> list[Path]:
+    """Fetch the newest `.deb` of each package into the empty folder `into`; returns the files.
+
+    Raises:
+        Unavailable: apt does not know a package or cannot reach its mirror.
+    """
+
+    async def fetch() -> list[Path]:
+        await run(
+            ["apt-get", *_AS_ROOT, "--quiet", "download", *packages], timeout_s=_FETCH_TIMEOUT_S, cwd=into
+        )
+        return sorted(into.glob("*.deb"))
+
+    return await _after_update_if_needed(fetch, doing=f"download {', '.join(packages)}")
+
+
+async def source_lines(origin: str, *, keyring: str) -> list[str]:
+    """The machine's binary package sources of one distribution, as `deb …` lines that work in an empty system.
+
+    Raises:
+        Unavailable: the machine has no source of this origin.
+    """
+    form = "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(ARCHITECTURE)"
+
+    async def ask() -> list[str]:
+        text = await run(
+            ["apt-get", "indextargets", "--format", form, "Created-By: Packages"], timeout_s=_QUERY_TIMEOUT_S
+        )
+        rows = (line.split("|") for line in text.decode().splitlines())
+        lines = {
+            f"deb [signed-by={keyring}] {row[1]} {row[2]} {row[3]}"
+            for row in rows
+            if row[0] == origin and row[4] == "amd64"
+        }
+        if not lines:
+            raise CommandError(f"apt has no package source of the origin {origin}.")
+        return sorted(lines)
+
+    return await _after_update_if_needed(ask, doing=f"find the package sources of {origin}")
+
+
+async def acquire_options() -> list[str]:
+    """The machine's proxy and clock settings for downloads, as apt configuration lines."""
+    text = await run(["apt-config", "dump", "Acquire"], timeout_s=_QUERY_TIMEOUT_S)
+    wanted = re.compile(r'^Acquire::(?:https?::Proxy|Check-Date|Check-Valid-Until)\S* "[^"]+";$')
+    return [line for line in text.decode().splitlines() if wanted.match(line)]
+
+
+async def _after_update_if_needed(ask: Callable[[], Awaitable[_T]], *, doing: str) -> _T:
+    try:
+        return await ask()
+    except CommandError:
+        pass  # a fresh machine has no package lists, an old one has lists that name files long gone
+    try:
+        await run(["apt-get", *_AS_ROOT, "--quiet", "update"], timeout_s=_FETCH_TIMEOUT_S)
+        return await ask()
+    except CommandError as error:
+        reason = str(error.context.get("stderr") or error.message).strip().splitlines()[-1]
+        raise Unavailable(
+            f"apt could not {doing}: {reason} Check the network and /etc/apt, then try: sudo apt-get update",
+            context=error.context,
+        ) from error

@@ -1,0 +1,10 @@
+"""Kernel, initramfs and templates: built from the machine's own apt, named by their digests, never half there.
+
+`build.ensure_images` decides what is missing; `kernel`, `initramfs` and `template` each build one part; `manifest` has
+the rules of how a part comes into place; `images.load_images` reads what is there.
+"""
+
+from wrenn.storage.images.build import ensure_images, lock_packages
+from wrenn.storage.images.images import Images, load_images
+
+__all__ = ["Images", "ensure_images", "load_images", "lock_packages"]

@@ -1,0 +1,64 @@
+"""What is built, and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from wrenn.storage.images.initramfs import load_initramfs
+from wrenn.storage.images.kernel import load_kernel
+from wrenn.storage.images.template import load_template
+
+KERNELS: Final = "kernels"
+INITRAMFS: Final = "initramfs"
+TEMPLATES: Final = "templates"
+"""Folders below the data folder; each may be a symbolic link to another installation's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """All that a machine boots from. The digests say when a warm snapshot no longer fits.
+
+    Attributes:
+        kernel: unpacked ELF kernel.
+        initramfs: archive with envd and the modules of this very kernel.
+        rootfs: sparse ext4 image; never written after it was built.
+        template_digest: of the content of `rootfs`.
+        recipe_digest: of the recipe and lock that the template was made from.
+    """
+
+    kernel: Path
+    kernel_version: str
+    kernel_digest: str
+    initramfs: Path
+    initramfs_digest: str
+    envd_digest: str
+    template: str
+    rootfs: Path
+    template_digest: str
+    recipe_digest: str
+
+
+def load_images(data_dir: Path, template: str = "minimal") -> Images:
+    """What is built in `data_dir`, after a look at each file's size.
+
+    Raises:
+        NotFound: something is not built; the message says how to build it.
+        InvalidState: something is damaged or of another version; the message says how to build it.
+    """
+    initramfs = load_initramfs(data_dir / INITRAMFS)
+    kernel = load_kernel(data_dir / KERNELS, initramfs.kernel_version)
+    built = load_template(data_dir / TEMPLATES, template)
+    return Images(
+        kernel=kernel.vmlinux,
+        kernel_version=kernel.version,
+        kernel_digest=kernel.digest,
+        initramfs=initramfs.path,
+        initramfs_digest=initramfs.digest,
+        envd_digest=initramfs.envd_digest,
+        template=built.name,
+        rootfs=built.rootfs,
+        template_digest=built.digest,
+        recipe_digest=built.source_digest,
+    )

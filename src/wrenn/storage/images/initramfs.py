@@ -1,0 +1,107 @@
+"""The initramfs: the guest agent as `/init`, and the kernel modules it must load to find disk and network.
+
+Not compressed: under emulation unpacking costs more time than reading.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from wrenn.base.errors import InvalidState, NotFound
+from wrenn.base.units import MIB
+from wrenn.linux.files import fsync_path, write_json
+from wrenn.storage.images.cpio import archive, character_device, directory, regular
+from wrenn.storage.images.kernel import Kernel
+from wrenn.storage.images.manifest import FORMAT, SCRATCH_PREFIX, FileFacts, checked_file, read_manifest, text
+
+POINTER: Final = "current.json"
+"""Names the initramfs in use with the kernel that its modules belong to: renamed into place last."""
+
+_SIZE_LIMIT_B: Final = 20 * MIB
+"""Above it boot slows down; envd was then surely built with its debug symbols."""
+
+
+@dataclass(frozen=True, slots=True)
+class Initramfs:
+    """A built initramfs and what went into it."""
+
+    path: Path
+    digest: str
+    kernel_version: str
+    envd_digest: str
+
+
+def envd_digest(envd: Path) -> str:
+    """SHA-256 of the guest agent's binary.
+
+    Raises:
+        NotFound: there is no such file.
+    """
+    try:
+        return hashlib.sha256(envd.read_bytes()).hexdigest()
+    except FileNotFoundError as error:
+        raise NotFound(
+            f"The guest agent {envd.name} is not built; run: make setup", context={"path": str(envd)}
+        ) from error
+
+
+def load_initramfs(folder: Path) -> Initramfs:
+    """Read the initramfs in use.
+
+    Raises:
+        NotFound: none is built.
+        InvalidState: it is damaged.
+    """
+    what = "initramfs"
+    manifest = read_manifest(folder / POINTER, what=what)
+    path = folder / text(manifest, "file", what=what)
+    facts = checked_file(path, manifest.get("archive"), what=what)
+    return Initramfs(
+        path,
+        facts.digest,
+        text(manifest, "kernel_version", what=what),
+        text(manifest, "envd_digest", what=what),
+    )
+
+
+def build_initramfs(folder: Path, kernel: Kernel, envd: Path) -> Initramfs:
+    """Pack an initramfs and make it the one in use. Older ones stay: running machines name them. Under the build lock.
+
+    Raises:
+        InvalidState: it would be too large.
+        NotFound: envd is not built.
+    """
+    in_guest = [f"/modules/{module.name}" for module in kernel.modules]
+    content = archive(
+        [
+            directory("dev"),
+            character_device("dev/console", 5, 1),
+            regular("init", envd.read_bytes(), permissions=0o755),
+            directory("modules"),
+            *(regular(f"modules/{module.name}", module.read_bytes()) for module in kernel.modules),
+            regular("modules.list", "".join(f"{path}\n" for path in in_guest).encode()),
+        ]
+    )
+    if len(content) > _SIZE_LIMIT_B:
+        raise InvalidState(
+            f"The initramfs would have {len(content) // MIB} MiB, more than {_SIZE_LIMIT_B // MIB}: "
+            "build envd for release, with stripped symbols."
+        )
+    place = folder / f"{hashlib.sha256(content).hexdigest()[:16]}.cpio"
+    scratch = folder / f"{SCRATCH_PREFIX}{place.name}"
+    scratch.write_bytes(content)
+    scratch.chmod(0o600)
+    fsync_path(scratch)
+    scratch.rename(place)
+    pointer = {
+        "format": FORMAT,
+        "file": place.name,
+        "archive": FileFacts.of(place).to_json(),
+        "kernel_version": kernel.version,
+        "envd_digest": envd_digest(envd),
+    }
+    write_json(folder / POINTER, pointer, durable=True)
+    return load_initramfs(folder)

@@ -1,0 +1,156 @@
+"""Templates: a root file system made by mmdebstrap from the machine's own apt sources, packed as a sparse ext4 image."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from wrenn.base.units import GIB
+from wrenn.linux import apt
+from wrenn.linux.command import run
+from wrenn.storage.images.customize import customize
+from wrenn.storage.images.distributions import Distribution
+from wrenn.storage.images.manifest import (
+    FORMAT,
+    SCRATCH_PREFIX,
+    FileFacts,
+    Manifest,
+    checked_file,
+    publish,
+    read_manifest,
+    text,
+)
+from wrenn.storage.images.recipe import Recipe
+
+_BOOTSTRAP_TIMEOUT_S: Final = 1800.0
+"""It takes 25 s on a fast machine; a slow mirror and one slow core must fit in."""
+
+_PACK_TIMEOUT_S: Final = 300.0
+
+# Every sandbox has a file system of its own, so nothing is lost when all of them have the same ids.
+_FILESYSTEM_UUID: Final = "77726e6e-0000-4000-8000-000000000001"
+_HASH_SEED: Final = "77726e6e-0000-4000-8000-000000000002"
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A built template."""
+
+    name: str
+    rootfs: Path
+    digest: str
+    source_digest: str
+
+
+def load_template(templates: Path, name: str) -> Template:
+    """Read a template's manifest and check that its image is there.
+
+    Raises:
+        NotFound: not built.
+        InvalidState: damaged.
+    """
+    what = f"template {name}"
+    manifest = read_manifest(templates / name / "manifest.json", what=what)
+    rootfs = templates / name / "rootfs.ext4"
+    facts = checked_file(rootfs, manifest.get("rootfs"), what=what)
+    return Template(name, rootfs, facts.digest, text(manifest, "source_digest", what=what))
+
+
+async def build_template(
+    templates: Path,
+    recipe: Recipe,
+    distribution: Distribution,
+    progress: Callable[[str], None],
+    *,
+    lock_fd: int,
+) -> Template:
+    """Make `templates/<name>` from a recipe. Only under the build lock, whose descriptor is `lock_fd`.
+
+    Raises:
+        CommandError: mmdebstrap or mkfs.ext4 failed.
+        Unavailable: apt has no sources of the distribution.
+    """
+    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=templates) as scratch:
+        root, result = Path(scratch) / "root", Path(scratch) / "result"
+        result.mkdir()
+        progress(f"installing {recipe.suite} packages for the template {recipe.name} (about half a minute)")
+        versions = await _install(root, recipe, distribution, lock_fd=lock_fd)
+        differing = {name: version for name, version in versions.items() if recipe.pins.get(name) != version}
+        if recipe.pins and differing:
+            progress(
+                f"note: apt no longer has {len(differing)} of {len(versions)} locked versions; newer ones were taken "
+                f"({', '.join(sorted(differing)[:5])}{', …' if len(differing) > 5 else ''})"
+            )
+        await customize(root, recipe)
+        progress(f"packing the template {recipe.name} into an image of {recipe.size_gib} GiB")
+        rootfs = result / "rootfs.ext4"
+        await _pack(root, rootfs, size_b=recipe.size_gib * GIB)
+        manifest: Manifest = {
+            "format": FORMAT,
+            "name": recipe.name,
+            "suite": recipe.suite,
+            "source_digest": recipe.digest,
+            "rootfs": FileFacts.of(rootfs).to_json(),
+            "packages": versions,
+            "differs_from_lock": sorted(differing) if recipe.pins else [],
+        }
+        publish(result, templates / recipe.name, manifest)
+    return load_template(templates, recipe.name)
+
+
+async def resolve_versions(
+    scratch: Path, recipe: Recipe, distribution: Distribution, *, lock_fd: int
+) -> dict[str, str]:
+    """The versions that apt would choose today, without regard to the lock. Installs into `scratch`."""
+    return await _install(scratch / "root", replace(recipe, pins={}), distribution, lock_fd=lock_fd)
+
+
+async def _install(root: Path, recipe: Recipe, distribution: Distribution, *, lock_fd: int) -> dict[str, str]:
+    """Fill `root` with the packages; returns the installed versions by name."""
+    # A pin at priority 1001 makes apt take exactly this version, also for what the packages need in turn; a version
+    # that the archive no longer has is passed over, and the newest is taken.
+    pins = root.with_name("pins")
+    pins.write_text(
+        "".join(f"Package: {n}\nPin: version {v}\nPin-Priority: 1001\n\n" for n, v in recipe.pins.items())
+    )
+    sources = root.with_name("sources.list")
+    lines = await apt.source_lines(distribution.origin, keyring=distribution.keyring)
+    sources.write_text("".join(f"{line}\n" for line in lines))
+    await run(
+        [
+            # Its own mount and process namespaces: however this ends, no mount and no process is left.
+            "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+            "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", "--quiet",
+            f"--include={','.join(recipe.packages)}",
+            *(f"--dpkgopt={option}" for option in recipe.dpkg_options),
+            *(f"--aptopt={option}" for option in await apt.acquire_options()),
+            f"--setup-hook=copy-in {pins} /etc/apt/preferences.d",
+            recipe.suite, str(root), str(sources),
+        ],
+        timeout_s=_BOOTSTRAP_TIMEOUT_S,
+        # Held open by the child: a build that starts after our death waits until this one has ended too.
+        pass_fds=(lock_fd,),
+    )  # fmt: skip
+    listing = await run(
+        ["dpkg-query", f"--admindir={root}/var/lib/dpkg", "-W", "-f", "${Package}=${Version}\n"], timeout_s=30
+    )
+    return dict(line.split("=", 1) for line in sorted(listing.decode().splitlines()))
+
+
+async def _pack(root: Path, image: Path, *, size_b: int) -> None:
+    with image.open("xb") as file:
+        file.truncate(size_b)
+    image.chmod(0o600)
+    # The file is one hole, so inode tables and journal are zero already: without the flag, every guest's kernel would
+    # zero them in the background and so fill its copy-on-write layer.
+    await run(
+        [
+            "mkfs.ext4", "-q", "-F", "-L", "wrenn-root", "-m", "0", "-U", _FILESYSTEM_UUID,
+            "-E", f"hash_seed={_HASH_SEED},assume_storage_prezeroed=1,root_owner=0:0",
+            "-d", str(root), str(image),
+        ],
+        timeout_s=_PACK_TIMEOUT_S,
+    )  # fmt: skip
