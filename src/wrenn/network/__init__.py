@@ -1,0 +1,19 @@
+"""The network of sandboxes: blocks, slots, firewall, egress policy. `docs/design/network.md` draws the packet paths."""
+
+from wrenn.network.block import SLOT_LIMIT, Block, claim_block, release_block
+from wrenn.network.policy import EgressPolicy
+from wrenn.network.slots import Slot, Slots
+from wrenn.network.sweep import leftovers, remove_everything, remove_leftovers
+
+__all__ = [
+    "SLOT_LIMIT",
+    "Block",
+    "EgressPolicy",
+    "Slot",
+    "Slots",
+    "claim_block",
+    "leftovers",
+    "release_block",
+    "remove_everything",
+    "remove_leftovers",
+]

@@ -1,0 +1,187 @@
+"""Network namespaces by name, kept under `/run/netns` as `ip netns` does.
+
+The namespace of a thread is changed, never that of the event loop: everything that must happen inside a namespace runs in
+a thread of its own, which ends there. It goes back to no pool, so that no later work finds itself in the wrong place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import os
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+from wrenn.base.errors import WrennError
+
+T = TypeVar("T")
+
+NETNS_DIR: Final = Path("/run/netns")
+
+_CLONE_NEWNET: Final = 0x40000000
+_MS_BIND: Final = 0x1000
+_MS_REC: Final = 0x4000
+_MS_SHARED: Final = 0x100000
+_MNT_DETACH: Final = 2
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class KernelError(WrennError):
+    """The kernel's network side refused a call. `context` has the call and the kernel's reason."""
+
+    code = "internal_error"
+
+
+def namespace_path(name: str) -> Path:
+    """Where the namespace `name` is mounted."""
+    return NETNS_DIR / name
+
+
+def list_namespaces() -> list[str]:
+    """Names of all network namespaces of the machine, sorted."""
+    try:
+        return sorted(os.listdir(NETNS_DIR))  # noqa: PTH208 - names, not paths
+    except FileNotFoundError:
+        return []
+
+
+def start_in_namespace(name: str | None, work: Callable[[], T]) -> Future[T]:
+    """Run `work` in a new thread inside namespace `name` (None: the caller's).
+
+    For calls to the kernel that take milliseconds; nothing can interrupt them.
+    """
+    outcome: Future[T] = Future()
+
+    def body() -> None:
+        try:
+            if name is not None:
+                _enter(name)
+            outcome.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the outcome is read
+            outcome.set_exception(error)
+
+    outcome.set_running_or_notify_cancel()
+    threading.Thread(target=body, name=f"netns {name}", daemon=True).start()
+    return outcome
+
+
+async def in_namespace(name: str | None, work: Callable[[], T]) -> T:
+    """`start_in_namespace`, awaited.
+
+    A cancellation takes effect after `work` ended: the caller's undo must not race with it.
+
+    Raises:
+        KernelError: there is no such namespace.
+    """
+    outcome = asyncio.wrap_future(start_in_namespace(name, work))
+    cancelled = False
+    while not outcome.done():
+        try:
+            await asyncio.wait([outcome])
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        outcome.exception()  # looked at, or asyncio would report it as lost
+        raise asyncio.CancelledError
+    return outcome.result()
+
+
+async def create_namespace(name: str) -> None:
+    """Make the namespace `name`, empty but for a loopback that is down.
+
+    Raises:
+        KernelError: the name is taken, or this process may not make namespaces.
+    """
+    await in_namespace(None, partial(_create, name))
+
+
+async def remove_namespace(name: str) -> None:
+    """Remove the name; the kernel frees the namespace when no process or descriptor is in it any more.
+
+    Removing one that does not exist does nothing.
+    """
+    await in_namespace(None, partial(_remove, name))
+
+
+def set_sysctls(values: Mapping[str, str]) -> None:
+    """Write settings under `/proc/sys/net`, those of the calling thread's namespace. Keys have `/`, not dots.
+
+    A setting that this kernel lacks (IPv6 left out, say) is passed over.
+
+    Raises:
+        KernelError: a setting exists and may not be written.
+    """
+    for key, value in values.items():
+        try:
+            Path("/proc/sys/net", key).write_text(value)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise KernelError(
+                "A kernel network setting could not be changed.", context={"sysctl": key, "value": value}
+            ) from error
+
+
+def _enter(name: str) -> None:
+    try:
+        descriptor = os.open(namespace_path(name), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _check(_libc.setns(descriptor, _CLONE_NEWNET))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise KernelError("A network namespace could not be entered.", context={"namespace": name}) from error
+
+
+def _create(name: str) -> None:
+    target = namespace_path(name)
+    try:
+        _share_netns_dir()
+        os.close(os.open(target, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
+        try:
+            _check(_libc.unshare(_CLONE_NEWNET))
+            _mount(b"/proc/thread-self/ns/net", target, _MS_BIND)
+        except OSError:
+            target.unlink()
+            raise
+    except OSError as error:
+        raise KernelError("A network namespace could not be made.", context={"namespace": name}) from error
+
+
+def _remove(name: str) -> None:
+    target = namespace_path(name)
+    try:
+        _check(_libc.umount2(bytes(target), _MNT_DETACH))
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):  # EINVAL: the file is there, with nothing mounted
+            raise KernelError(
+                "A network namespace could not be removed.", context={"namespace": name}
+            ) from error
+    target.unlink(missing_ok=True)
+
+
+def _share_netns_dir() -> None:
+    """Make `/run/netns` a shared mount, or a mount namespace elsewhere would keep removed namespaces alive."""
+    NETNS_DIR.mkdir(parents=True, exist_ok=True)
+    try:
+        _mount(b"none", NETNS_DIR, _MS_SHARED | _MS_REC)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # EINVAL: it is no mount point yet
+            raise
+        _mount(bytes(NETNS_DIR), NETNS_DIR, _MS_BIND | _MS_REC)
+        _mount(b"none", NETNS_DIR, _MS_SHARED | _MS_REC)
+
+
+def _mount(source: bytes, target: Path, flags: int) -> None:
+    _check(_libc.mount(source, bytes(target), b"none", ctypes.c_ulong(flags), None))
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,173 @@
+"""Links, addresses, neighbours and routes: requests as values, sent in order by `send_all`.
+
+pyroute2's own way into a namespace forks this process, and its asyncio transport does not work on uvloop. So the requests
+are sent from a thread inside the namespace, on a small event loop of that thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Protocol
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from wrenn.linux.namespaces import KernelError, in_namespace, namespace_path
+
+_SCOPE_LINK: Final = 253
+
+
+class Request(Protocol):
+    """One change; `send` raises OSError or NetlinkError when the kernel refuses it."""
+
+    async def send(self, route: Any) -> None:
+        """Ask the kernel through the pyroute2 socket `route`, from within the namespace."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AddVeth:
+    """Make a pair of links: `name` here, `peer` in the namespace `peer_namespace`."""
+
+    name: str
+    mac: str
+    peer: str
+    peer_mac: str
+    peer_namespace: str
+
+    async def send(self, route: Any) -> None:
+        """See `Request.send`."""
+        descriptor = os.open(namespace_path(self.peer_namespace), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            peer = {"ifname": self.peer, "address": self.peer_mac, "net_ns_fd": descriptor}
+            await route.link("add", kind="veth", ifname=self.name, address=self.mac, peer=peer)
+        finally:
+            os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class BringUp:
+    """Set a link up; with `mac`, under this address."""
+
+    link: str
+    mac: str | None = None
+
+    async def send(self, route: Any) -> None:
+        """See `Request.send`."""
+        address = {} if self.mac is None else {"address": self.mac}
+        await route.link("set", index=socket.if_nametoindex(self.link), state="up", **address)
+
+
+@dataclass(frozen=True, slots=True)
+class AddAddress:
+    """Give a link an IPv4 address that is chosen as a source only on that link."""
+
+    link: str
+    address: str
+    prefix_length: int
+
+    async def send(self, route: Any) -> None:
+        """See `Request.send`."""
+        await route.addr(
+            "add",
+            index=socket.if_nametoindex(self.link),
+            address=self.address,
+            prefixlen=self.prefix_length,
+            scope=_SCOPE_LINK,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AddNeighbour:
+    """Say for good which hardware address an IPv4 address has, so that nobody has to ask."""
+
+    link: str
+    address: str
+    mac: str
+
+    async def send(self, route: Any) -> None:
+        """See `Request.send`."""
+        index = socket.if_nametoindex(self.link)
+        await route.neigh("add", ifindex=index, dst=self.address, lladdr=self.mac, state="permanent")
+
+
+@dataclass(frozen=True, slots=True)
+class AddHostRoute:
+    """Reach one IPv4 address over a link, with `source` as our own."""
+
+    link: str
+    address: str
+    source: str
+
+    async def send(self, route: Any) -> None:
+        """See `Request.send`."""
+        index = socket.if_nametoindex(self.link)
+        await route.route("add", dst=f"{self.address}/32", oif=index, scope=_SCOPE_LINK, prefsrc=self.source)
+
+
+@dataclass(frozen=True, slots=True)
+class AddDefaultRoute:
+    """Send everything else over a link to `gateway`, which need not be in any network of ours."""
+
+    link: str
+    gateway: str
+    source: str
+
+    async def send(self, route: Any) -> None:
+        """See `Request.send`."""
+        index = socket.if_nametoindex(self.link)
+        await route.route(
+            "add", dst="0.0.0.0/0", oif=index, gateway=self.gateway, prefsrc=self.source, flags=["onlink"]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveLink:
+    """Remove a link, and with it its routes and the other half of a pair; one that is not there is well removed."""
+
+    link: str
+
+    async def send(self, route: Any) -> None:
+        """See `Request.send`."""
+        try:
+            await route.link("del", index=socket.if_nametoindex(self.link))
+        except (OSError, NetlinkError):
+            if self.link in link_names():
+                raise
+
+
+async def send_all(requests: Sequence[Request], *, namespace: str | None = None) -> None:
+    """Send `requests` in order within `namespace` (None: ours).
+
+    Raises:
+        KernelError: at the first that failed; those before it stay in effect.
+    """
+    await in_namespace(namespace, partial(_run_loop, requests))
+
+
+def link_names() -> list[str]:
+    """Names of the links in the calling thread's namespace."""
+    return [name for _, name in socket.if_nameindex()]
+
+
+def _run_loop(requests: Sequence[Request]) -> None:
+    # Not asyncio.run: that asks the policy for a loop, which may be uvloop's.
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(_send_in_order(requests))
+
+
+async def _send_in_order(requests: Sequence[Request]) -> None:
+    async with AsyncIPRoute(groups=0) as route:
+        for request in requests:
+            try:
+                await request.send(route)
+            except (OSError, NetlinkError) as error:
+                raise KernelError(
+                    "The kernel refused a change of the host's network.",
+                    context={"request": repr(request), "reason": str(error)},
+                ) from error

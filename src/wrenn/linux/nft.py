@@ -1,0 +1,36 @@
+"""Firewall changes as one atomic batch of nft's JSON commands each; one process a batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias, cast
+
+from wrenn.linux.command import run
+from wrenn.linux.namespaces import namespace_path
+
+NftCommand: TypeAlias = Mapping[str, object]
+"""One command of libnftables-json(5), such as `{"add": {"table": {"family": "inet", "name": "t"}}}`."""
+
+_TIMEOUT_S: Final = 10.0
+
+
+async def apply_batch(commands: Sequence[NftCommand], *, namespace: str | None = None) -> None:
+    """Carry out all `commands` in `namespace` (None: ours), or none of them.
+
+    Raises:
+        CommandError: nft or the kernel refused one; nothing was changed.
+    """
+    await _nft(["-f", "-"], namespace, json.dumps({"nftables": list(commands)}).encode())
+
+
+async def list_tables(*, namespace: str | None = None) -> set[str]:
+    """Names of all tables of the family `inet`."""
+    listing = json.loads(await _nft(["list", "tables", "inet"], namespace))
+    objects = cast("list[dict[str, dict[str, str]]]", listing["nftables"])
+    return {entry["table"]["name"] for entry in objects if "table" in entry}
+
+
+async def _nft(arguments: list[str], namespace: str | None, stdin: bytes = b"") -> bytes:
+    enter = [] if namespace is None else ["nsenter", f"--net={namespace_path(namespace)}"]
+    return await run([*enter, "nft", "-j", *arguments], timeout_s=_TIMEOUT_S, stdin=stdin)

@@ -1,0 +1,71 @@
+"""Tap devices: made once in a namespace, kept by the kernel, and handed to a VMM as an open descriptor."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+from functools import partial
+from typing import Final
+
+from wrenn.linux.namespaces import KernelError, in_namespace, start_in_namespace
+
+_TUNSETIFF: Final = 0x400454CA
+_TUNSETPERSIST: Final = 0x400454CB
+_TUNSETOWNER: Final = 0x400454CC
+_TUNSETGROUP: Final = 0x400454CE
+_IFF_TAP: Final = 0x0002
+_IFF_NO_PI: Final = 0x1000
+_IFF_VNET_HDR: Final = 0x4000
+_IFREQ: Final = struct.Struct("16sH22x")
+
+
+async def create_tap(namespace: str, name: str, *, uid: int, gid: int) -> None:
+    """Make a tap with one queue and virtio headers that stays until removed and that only `uid` and `gid` may open.
+
+    Raises:
+        KernelError: the name is taken, or the machine has no `/dev/net/tun`.
+    """
+    await in_namespace(namespace, partial(_create, name, uid, gid))
+
+
+def open_tap(namespace: str, name: str) -> int:
+    """A descriptor for frames of the tap `name` in `namespace`, close-on-exec; the caller closes it.
+
+    Raises:
+        KernelError: no such namespace or tap, or somebody has it open.
+    """
+    return start_in_namespace(namespace, partial(_open, name)).result()
+
+
+def _create(name: str, uid: int, gid: int) -> None:
+    try:
+        descriptor = _attach(name)
+        try:
+            fcntl.ioctl(descriptor, _TUNSETOWNER, uid)
+            fcntl.ioctl(descriptor, _TUNSETGROUP, gid)
+            fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise KernelError(f"The tap {name} could not be made: {error.strerror}.") from error
+
+
+def _open(name: str) -> int:
+    try:
+        socket.if_nametoindex(name)  # attaching to a name that does not exist would make a tap of that name
+        return _attach(name)
+    except OSError as error:
+        raise KernelError(f"The tap {name} could not be opened: {error.strerror}.") from error
+
+
+def _attach(name: str) -> int:
+    descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        request = _IFREQ.pack(name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
+        fcntl.ioctl(descriptor, _TUNSETIFF, request)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor

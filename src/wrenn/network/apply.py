@@ -1,0 +1,58 @@
+"""Carries out what `plan.py` decided. No decisions here."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from wrenn.base.faults import fault_point
+from wrenn.base.undo import Undo
+from wrenn.linux.namespaces import create_namespace, in_namespace, remove_namespace, set_sysctls
+from wrenn.linux.netlink import RemoveLink, send_all
+from wrenn.linux.nft import apply_batch
+from wrenn.linux.tap import create_tap
+from wrenn.network.block import Block
+from wrenn.network.firewall import TAP, root_table
+from wrenn.network.plan import FORWARDING, SlotPlan
+
+
+async def bring_up(plan: SlotPlan) -> None:
+    """Make the slot. On any failure or cancellation nothing of it is left.
+
+    Raises:
+        KernelError, CommandError: a step failed.
+    """
+    async with Undo() as undo:
+        # One way back for all steps, and taken before the first: whatever belongs to the slot lies in its namespace or
+        # hangs on its veth, and removing what is not there does no harm.
+        undo.push("remove slot", partial(remove_slot, plan.namespace, plan.host_link))
+        await create_namespace(plan.namespace)
+        await fault_point("network.slot.after_namespace")
+        await in_namespace(plan.namespace, partial(set_sysctls, plan.sysctls))
+        await fault_point("network.slot.after_sysctls")
+        await create_tap(plan.namespace, TAP, uid=plan.tap_uid, gid=plan.tap_gid)
+        await fault_point("network.slot.after_tap")
+        await send_all(plan.pair)
+        await fault_point("network.slot.after_veth")
+        await send_all(plan.inside, namespace=plan.namespace)
+        await fault_point("network.slot.after_inside")
+        await apply_batch(plan.firewall, namespace=plan.namespace)
+        await fault_point("network.slot.after_firewall")
+        await in_namespace(None, partial(set_sysctls, plan.host_sysctls))
+        await send_all(plan.outside)
+        await fault_point("network.slot.after_outside")
+        undo.keep()
+
+
+async def remove_slot(namespace: str, host_link: str) -> None:
+    """Remove a slot, whole or half made, or what is left of it.
+
+    The veth goes first and at once; the kernel frees a namespace later, and until then its links would hold their names.
+    """
+    await send_all([RemoveLink(host_link)])
+    await remove_namespace(namespace)
+
+
+async def install_root_table(block: Block) -> None:
+    """Put the block's table in place, or replace it in one step, and let the machine forward IPv4."""
+    await apply_batch(root_table(block))
+    await in_namespace(None, partial(set_sysctls, FORWARDING))

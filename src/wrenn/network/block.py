@@ -1,0 +1,141 @@
+"""A block is one installation's share of the machine's names and addresses: 1 of 16, with 4094 slots.
+
+The claim is the file `<run dir>/blocks/<index>`, whose text is the path of the data folder. It lives in `/run`, as the
+namespaces do: after a reboot both are gone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Final
+
+from wrenn.base.errors import InvalidRequest, NoCapacity
+
+BLOCK_COUNT: Final = 16
+SLOT_LIMIT: Final = 4094
+"""Slots 1…4094 of a block: its first and last address stay free, as in any /20."""
+
+ALL_SLOTS: Final = IPv4Network("10.11.0.0/16")
+"""The slot addresses of all installations on the machine."""
+
+_BLOCK_SIZE: Final = ALL_SLOTS.num_addresses // BLOCK_COUNT
+_RUN_DIR: Final = Path("/run/wrenn")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Names and addresses of one installation. All is computed from the index, so that a sweep needs no records."""
+
+    index: int
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.index < BLOCK_COUNT, "blocks are numbered 0 to 15"
+
+    @property
+    def subnet(self) -> IPv4Network:
+        """The addresses of all its slots."""
+        return IPv4Network((int(ALL_SLOTS.network_address) + _BLOCK_SIZE * self.index, 20))
+
+    @property
+    def table(self) -> str:
+        """Its nft table in the root namespace, family inet."""
+        return f"wrenn_{self.index}"
+
+    @property
+    def host_link_prefix(self) -> str:
+        """What the names of all its veths on the host begin with."""
+        return f"wr{self.index}v"
+
+    def address(self, slot: int) -> IPv4Address:
+        """Where the host finds the sandbox in `slot`."""
+        return self.subnet.network_address + _checked(slot)
+
+    def namespace(self, slot: int) -> str:
+        """Name of the slot's network namespace."""
+        return f"wrenn-{self.index}-{_checked(slot)}"
+
+    def host_link(self, slot: int) -> str:
+        """Name of the veth's half in the root namespace."""
+        return f"{self.host_link_prefix}{_checked(slot)}"
+
+    def slot_of(self, name: str) -> int | None:
+        """The slot that a namespace or host link of this name belongs to; None if it is none of this block's."""
+        match = re.fullmatch(rf"(?:wrenn-{self.index}-|wr{self.index}v)([1-9]\d{{0,3}})", name)
+        slot = int(match[1]) if match else 0
+        return slot if 1 <= slot <= SLOT_LIMIT else None
+
+
+def claim_block(data_dir: Path, *, run_dir: Path = _RUN_DIR) -> Block:
+    """The block of the installation in `data_dir`: the one it has, or the first that is free.
+
+    A claim whose data folder is gone counts as free.
+
+    Raises:
+        InvalidRequest: `data_dir` is not a folder.
+        NoCapacity: all blocks belong to other installations.
+    """
+    owner = data_dir.resolve()
+    if not owner.is_dir():
+        raise InvalidRequest(
+            f"The data folder {data_dir} does not exist; create it before claiming a network block."
+        )
+    with _locked(run_dir / "blocks") as blocks:
+        claims = _read_claims(blocks)
+        mine = [index for index, claimant in claims.items() if claimant == owner]
+        free = [index for index in range(BLOCK_COUNT) if index not in claims or not claims[index].is_dir()]
+        if not mine + free:
+            raise NoCapacity(
+                f"All {BLOCK_COUNT} network blocks of this machine are claimed; remove an installation first."
+            )
+        index = (mine + free)[0]
+        _write_claim(blocks / str(index), owner)
+    return Block(index)
+
+
+def release_block(data_dir: Path, *, run_dir: Path = _RUN_DIR) -> None:
+    """Give back the block of the installation in `data_dir`; without one this does nothing."""
+    owner = data_dir.resolve()
+    with _locked(run_dir / "blocks") as blocks:
+        for index, claimant in _read_claims(blocks).items():
+            if claimant == owner:
+                (blocks / str(index)).unlink()
+
+
+def _checked(slot: int) -> int:
+    assert 1 <= slot <= SLOT_LIMIT, "slots are numbered 1 to 4094"
+    return slot
+
+
+@contextmanager
+def _locked(blocks: Path) -> Generator[Path]:
+    """Hold the lock of the claims' folder; it is held for microseconds, and falls with its process."""
+    blocks.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(blocks, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield blocks
+    finally:
+        os.close(descriptor)
+
+
+def _read_claims(blocks: Path) -> dict[int, Path]:
+    claims: dict[int, Path] = {}
+    for index in range(BLOCK_COUNT):
+        claim = blocks / str(index)
+        if claim.exists():
+            claims[index] = Path(claim.read_text().rstrip("\n"))
+    return claims
+
+
+def _write_claim(claim: Path, owner: Path) -> None:
+    """Replace the claim as a whole: a reader after a crash sees the old one or the new one."""
+    fresh = claim.with_suffix(".new")
+    fresh.write_text(f"{owner}\n")
+    fresh.replace(claim)

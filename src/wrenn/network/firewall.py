@@ -1,0 +1,213 @@
+"""The nft rules, as values: one table in each slot's namespace, one in the root namespace. Nothing here acts.
+
+The two overlap on purpose. If somebody flushes the root table, the slot's own still keeps a sandbox from other sandboxes and
+from metadata services, and the slot takes no connection that does not come from its host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network
+from typing import Final
+
+from wrenn.linux.nft import NftCommand
+from wrenn.network.block import ALL_SLOTS, Block
+from wrenn.network.policy import EgressMode, EgressPolicy
+
+GUEST: Final = "169.254.0.21"
+HOST_GATEWAY: Final = "169.254.1.1"
+"""The host's address as every slot sees it; the only one that may open connections to a guest."""
+
+TAP: Final = "tap0"
+UPLINK: Final = "eth0"
+SLOT_TABLE: Final = "wrenn"
+
+PROTECTED: Final = (
+    IPv4Network("0.0.0.0/8"),
+    ALL_SLOTS,
+    IPv4Network("100.100.100.200/32"),  # metadata: Alibaba
+    IPv4Network("127.0.0.0/8"),
+    IPv4Network("168.63.129.16/32"),  # metadata: Azure
+    IPv4Network("169.254.0.0/16"),  # metadata of most clouds, and the link-local addresses of our slots
+    IPv4Network("192.0.0.192/32"),  # metadata: Oracle
+    IPv4Network("224.0.0.0/3"),  # multicast, reserved, broadcast
+)
+"""Never reachable from a sandbox, whatever its policy."""
+
+CONNECTION_LIMIT: Final = 10_000
+"""Connections a sandbox may have open: the kernel's table is shared by all, 262144 entries by default."""
+
+_Statement = dict[str, object]
+_ACCEPT: Final[_Statement] = {"accept": None}
+_DROP: Final[_Statement] = {"drop": None}
+_COUNTER: Final[_Statement] = {"counter": None}
+_REJECT: Final[_Statement] = {"reject": {"type": "icmpx", "expr": "admin-prohibited"}}
+
+
+def slot_table(address: IPv4Address, policy: EgressPolicy) -> list[NftCommand]:
+    """Everything inside the namespace of the slot at `address`, replacing what was there."""
+    from_guest, to_uplink = _meta("iifname", TAP), _meta("oifname", UPLINK)
+    from_uplink, to_guest = _meta("iifname", UPLINK), _meta("oifname", TAP)
+    original, reply = _ct("direction", "original"), _ct("direction", "reply")
+    table = _Table(SLOT_TABLE)
+    return [
+        *table.fresh(),
+        table.base_chain("guard", "filter", "prerouting", -300),
+        table.rule("guard", from_guest, _ip("saddr", "!=", GUEST), _COUNTER, _DROP),
+        table.rule("guard", from_guest, _meta("nfproto", "ipv6"), _DROP),
+        table.base_chain("to_guest", "nat", "prerouting", -100),
+        table.rule(
+            "to_guest",
+            from_uplink,
+            _ip("saddr", "==", HOST_GATEWAY),
+            _ip("daddr", "==", str(address)),
+            _meta("l4proto", {"set": ["tcp", "udp"]}),
+            {"dnat": {"family": "ip", "addr": GUEST}},
+        ),
+        table.base_chain("from_guest", "nat", "postrouting", 100),
+        table.rule("from_guest", to_uplink, {"snat": {"family": "ip", "addr": str(address)}}),
+        table.base_chain("input", "filter", "input", 0, policy="drop"),
+        table.rule("input", _ct_state("established", "related"), _ACCEPT),
+        table.rule("input", _payload("icmp", "type", "==", "echo-request"), _ACCEPT),
+        table.base_chain("forward", "filter", "forward", 0, policy="drop"),
+        table.chain("egress"),
+        table.rule("forward", _ct_state("invalid"), _DROP),
+        table.rule("forward", from_guest, to_uplink, reply, _ACCEPT),
+        table.rule("forward", from_guest, _ct_state("new"), _too_many_connections(), _COUNTER, _DROP),
+        # Every packet of what the guest began, not only the first: a stricter policy also ends what is open.
+        table.rule("forward", from_guest, to_uplink, original, {"goto": {"target": "egress"}}),
+        table.rule("forward", from_uplink, to_guest, reply, _ACCEPT),
+        table.rule("forward", from_uplink, to_guest, _ip("saddr", "==", HOST_GATEWAY), _ACCEPT),
+        *_egress_rules(policy),
+    ]
+
+
+def egress_change(policy: EgressPolicy) -> list[NftCommand]:
+    """Put `policy` in force in a slot that has `slot_table`."""
+    table = _Table(SLOT_TABLE)
+    return [{"flush": {"chain": table.name_chain("egress")}}, *_egress_rules(policy)]
+
+
+def root_table(block: Block) -> list[NftCommand]:
+    """The block's table in the root namespace, replacing what was there; connections that are open stay open."""
+    any_slot = block.host_link_prefix + "*"
+    from_slot, to_slot = _meta("iifname", any_slot), _meta("oifname", any_slot)
+    reply = _ct("direction", "reply")
+    table = _Table(block.table)
+    return [
+        *table.fresh(),
+        # After conntrack and before any DNAT: a port that the host publishes elsewhere is the host's too.
+        table.base_chain("prerouting", "filter", "prerouting", -150),
+        table.chain("from_slot"),
+        table.rule("prerouting", from_slot, {"goto": {"target": "from_slot"}}),
+        table.rule("from_slot", _meta("nfproto", "ipv6"), _DROP),
+        table.rule("from_slot", _ct_state("invalid"), _COUNTER, _DROP),
+        table.rule("from_slot", _ip("saddr", "!=", _networks([block.subnet])), _COUNTER, _DROP),
+        table.rule("from_slot", reply, _ACCEPT),
+        table.rule("from_slot", _ip("daddr", "==", _networks(PROTECTED)), _COUNTER, _DROP),
+        table.rule("from_slot", _match("!=", _fib_type(), "unicast"), _COUNTER, _DROP),
+        table.rule("from_slot", _COUNTER, _ACCEPT),
+        table.base_chain("input", "filter", "input", 0),
+        table.rule("input", from_slot, reply, _ACCEPT),
+        table.rule("input", from_slot, _COUNTER, _DROP),
+        table.base_chain("forward", "filter", "forward", 0),
+        table.rule("forward", from_slot, *_clamp_segments()),
+        table.rule("forward", to_slot, *_clamp_segments()),
+        table.rule("forward", to_slot, reply, _ACCEPT),
+        table.rule("forward", to_slot, _COUNTER, _DROP),
+        table.base_chain("postrouting", "nat", "postrouting", 100),
+        table.rule(
+            "postrouting",
+            _ip("saddr", "==", _networks([block.subnet])),
+            _meta("oifname", any_slot, op="!="),
+            {"masquerade": None},
+        ),
+    ]
+
+
+def root_table_removal(block: Block) -> list[NftCommand]:
+    """Take the block's table away; not being there is no error."""
+    table = {"table": {"family": "inet", "name": block.table}}
+    return [{"add": table}, {"delete": table}]
+
+
+def _egress_rules(policy: EgressPolicy) -> list[NftCommand]:
+    listed, otherwise = {
+        EgressMode.ALLOW_EXCEPT: (_REJECT, _ACCEPT),
+        EgressMode.DENY_EXCEPT: (_ACCEPT, _REJECT),
+    }[policy.mode]
+    table = _Table(SLOT_TABLE)
+    rules = [table.rule("egress", _ip("daddr", "==", _networks(PROTECTED)), _COUNTER, _REJECT)]
+    if policy.networks:
+        rules.append(table.rule("egress", _ip("daddr", "==", _networks(policy.networks)), _COUNTER, listed))
+    return [*rules, table.rule("egress", _COUNTER, otherwise)]
+
+
+class _Table:
+    """Commands about one table of the family inet."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def fresh(self) -> list[NftCommand]:
+        table = {"table": {"family": "inet", "name": self._name}}
+        return [{"add": table}, {"delete": table}, {"add": table}]
+
+    def name_chain(self, name: str) -> _Statement:
+        return {"family": "inet", "table": self._name, "name": name}
+
+    def chain(self, name: str) -> NftCommand:
+        return {"add": {"chain": self.name_chain(name)}}
+
+    def base_chain(
+        self, name: str, kind: str, hook: str, priority: int, policy: str = "accept"
+    ) -> NftCommand:
+        placed = {"type": kind, "hook": hook, "prio": priority, "policy": policy}
+        return {"add": {"chain": self.name_chain(name) | placed}}
+
+    def rule(self, chain: str, *expressions: _Statement) -> NftCommand:
+        place: _Statement = {"family": "inet", "table": self._name, "chain": chain}
+        return {"add": {"rule": place | {"expr": list(expressions)}}}
+
+
+def _match(op: str, left: object, right: object) -> _Statement:
+    return {"match": {"op": op, "left": left, "right": right}}
+
+
+def _meta(key: str, value: object, *, op: str = "==") -> _Statement:
+    return _match(op, {"meta": {"key": key}}, value)
+
+
+def _ct(key: str, value: str) -> _Statement:
+    return _match("==", {"ct": {"key": key}}, value)
+
+
+def _ct_state(*states: str) -> _Statement:
+    return _match("in", {"ct": {"key": "state"}}, list(states))
+
+
+def _payload(protocol: str, field: str, op: str, value: object) -> _Statement:
+    return _match(op, {"payload": {"protocol": protocol, "field": field}}, value)
+
+
+def _ip(field: str, op: str, value: object) -> _Statement:
+    return _payload("ip", field, op, value)
+
+
+def _networks(networks: Iterable[IPv4Network]) -> _Statement:
+    return {"set": [{"prefix": {"addr": str(net.network_address), "len": net.prefixlen}} for net in networks]}
+
+
+def _fib_type() -> _Statement:
+    return {"fib": {"result": "type", "flags": ["daddr"]}}
+
+
+def _too_many_connections() -> _Statement:
+    return {"ct count": {"val": CONNECTION_LIMIT, "inv": True}}
+
+
+def _clamp_segments() -> list[_Statement]:
+    """Guests have an MTU of 1500; the way out may have less, and not every network lets its ICMP through."""
+    flags = {"&": [{"payload": {"protocol": "tcp", "field": "flags"}}, ["syn", "rst"]]}
+    size = {"tcp option": {"name": "maxseg", "field": "size"}}
+    return [_match("==", flags, "syn"), {"mangle": {"key": size, "value": {"rt": {"key": "mtu"}}}}]

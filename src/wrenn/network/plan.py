@@ -1,0 +1,91 @@
+"""What a slot consists of, as values: addresses, kernel settings, netlink requests, firewall. `apply.py` carries it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Final
+
+from wrenn.linux.netlink import (
+    AddAddress,
+    AddDefaultRoute,
+    AddHostRoute,
+    AddNeighbour,
+    AddVeth,
+    BringUp,
+    Request,
+)
+from wrenn.linux.nft import NftCommand
+from wrenn.network.block import Block
+from wrenn.network.firewall import GUEST, HOST_GATEWAY, TAP, UPLINK, slot_table
+from wrenn.network.policy import EgressPolicy
+
+GUEST_MAC: Final = "02:fc:00:00:00:05"
+TAP_MAC: Final = "02:fc:00:00:00:06"
+"""The same in every slot: a restored guest still has this one in its neighbour table."""
+
+TAP_ADDRESS: Final = "169.254.0.22"
+_TAP_PREFIX: Final = 30
+
+FORWARDING: Final[Mapping[str, str]] = {"ipv4/ip_forward": "1"}
+_SLOT_SYSCTLS: Final[Mapping[str, str]] = {
+    **FORWARDING,
+    "ipv6/conf/all/disable_ipv6": "1",
+    "ipv6/conf/default/disable_ipv6": "1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SlotPlan:
+    """All that is done to prepare one slot, in the order of the fields."""
+
+    namespace: str
+    address: IPv4Address
+    host_link: str
+    sysctls: Mapping[str, str]
+    tap_uid: int
+    tap_gid: int
+    pair: tuple[Request, ...]
+    inside: tuple[Request, ...]
+    firewall: tuple[NftCommand, ...]
+    host_sysctls: Mapping[str, str]
+    outside: tuple[Request, ...]
+
+
+def plan_slot(block: Block, slot: int, *, vmm_uid: int, vmm_gid: int) -> SlotPlan:
+    """The plan of a slot that nobody has yet: its tap is the VMM's, its egress policy the default."""
+    namespace, host_link, address = block.namespace(slot), block.host_link(slot), str(block.address(slot))
+    inner_mac, outer_mac = _mac(1, block, slot), _mac(2, block, slot)
+    return SlotPlan(
+        namespace=namespace,
+        address=block.address(slot),
+        host_link=host_link,
+        sysctls=_SLOT_SYSCTLS,
+        tap_uid=vmm_uid,
+        tap_gid=vmm_gid,
+        pair=(AddVeth(host_link, outer_mac, UPLINK, inner_mac, namespace),),
+        inside=(
+            BringUp("lo"),
+            BringUp(TAP, TAP_MAC),
+            AddAddress(TAP, TAP_ADDRESS, _TAP_PREFIX),
+            AddNeighbour(TAP, GUEST, GUEST_MAC),
+            BringUp(UPLINK),
+            AddAddress(UPLINK, address, 32),
+            AddNeighbour(UPLINK, HOST_GATEWAY, outer_mac),
+            AddDefaultRoute(UPLINK, HOST_GATEWAY, address),
+        ),
+        firewall=tuple(slot_table(block.address(slot), EgressPolicy.allow_all())),
+        host_sysctls={f"ipv6/conf/{host_link}/disable_ipv6": "1"},
+        outside=(
+            BringUp(host_link),
+            AddAddress(host_link, HOST_GATEWAY, 32),
+            AddNeighbour(host_link, address, inner_mac),
+            AddHostRoute(host_link, address, HOST_GATEWAY),
+        ),
+    )
+
+
+def _mac(side: int, block: Block, slot: int) -> str:
+    """A locally administered address; nobody has to ask for it, since both sides can compute it."""
+    return f"02:fc:{side:02x}:{block.index:02x}:{slot >> 8:02x}:{slot & 0xFF:02x}"

@@ -1,0 +1,216 @@
+"""The pool of slots: some are ready ahead of need, each serves one sandbox, and then it is destroyed.
+
+A slot is never used twice: the conntrack and neighbour state of one sandbox must not meet the next. Its index comes up
+again only after all others of the block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from wrenn.base.errors import Conflict, DeadlineExceeded, NoCapacity, NotFound, WrennError
+from wrenn.base.tasks import OwnedTasks
+from wrenn.linux.nft import apply_batch
+from wrenn.linux.tap import open_tap
+from wrenn.network.apply import bring_up, install_root_table, remove_slot
+from wrenn.network.block import SLOT_LIMIT, Block
+from wrenn.network.firewall import TAP, egress_change, root_table_removal
+from wrenn.network.plan import plan_slot
+from wrenn.network.policy import EgressPolicy
+from wrenn.network.sweep import ensure_root_table, remove_stray_slots
+
+_log = logging.getLogger(__name__)
+
+PREPARE_TIMEOUT_S: Final = 20.0
+"""Preparing takes some 30 ms; under the load of many creates at once, less than a second."""
+
+REMOVE_TIMEOUT_S: Final = 20.0
+RETRY_S: Final = 5.0
+FIREWALL_CHECK_S: Final = 10.0
+"""How long the host may be without our table after somebody flushed all rules."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One prepared network: a namespace with a tap for the VMM, reached from the host at `address`."""
+
+    index: int
+    namespace: str
+    address: str
+
+    def open_tap(self) -> int:
+        """A descriptor of the slot's tap, for one VMM; the caller closes it."""
+        return open_tap(self.namespace, TAP)
+
+
+class Slots:
+    """The slots of one block. An index is in one place at a time: taken, ready, being prepared or being removed."""
+
+    def __init__(
+        self, block: Block, *, vmm_uid: int, vmm_gid: int, ready_target: int = 4, limit: int = SLOT_LIMIT
+    ) -> None:
+        assert 0 <= ready_target <= limit <= SLOT_LIMIT, "a block has no more slots than its addresses"
+        self._block = block
+        self._vmm_uid = vmm_uid
+        self._vmm_gid = vmm_gid
+        self._ready_target = ready_target
+        self._limit = limit
+        self._taken: dict[int, str] = {}
+        self._ready: deque[int] = deque()
+        self._preparing: set[int] = set()
+        self._removals: dict[int, asyncio.Task[object]] = {}
+        """A removal that failed stays here, so that its index is not handed out; `remove` tries again."""
+        self._last_index = 0
+        self._refill_wanted = asyncio.Event()
+        self._keepers = OwnedTasks()
+        self._removers = OwnedTasks()
+
+    @property
+    def taken(self) -> dict[int, str]:
+        """Who has which slot."""
+        return dict(self._taken)
+
+    @property
+    def held(self) -> frozenset[int]:
+        """Every slot that this pool answers for, the free ones too."""
+        return frozenset({*self._taken, *self._ready, *self._preparing, *self._removals})
+
+    async def start(self, adopted: dict[int, str]) -> None:
+        """Take over the machine: keep the slots in `adopted`, remove all others of the block, begin to prepare new ones.
+
+        The firewall is replaced in one step; connections of adopted slots go on.
+        """
+        for index, owner in adopted.items():
+            self.adopt(index, owner)
+        await install_root_table(self._block)
+        await remove_stray_slots(self._block, self._taken)
+        self._keepers.start("prepare network slots", self._refill())
+        self._keepers.start("check firewall", self._keep_firewall())
+
+    def adopt(self, index: int, owner: str) -> None:
+        """Mark an existing slot as `owner`'s.
+
+        Raises:
+            Conflict: it is not free.
+        """
+        if index in self.held:
+            raise Conflict(f"Network slot {index} is already in use.")
+        self._taken[index] = owner
+
+    async def acquire(self, owner: str) -> Slot:
+        """A fresh slot for `owner`: one that is ready, or else one prepared now. If cancelled, none is taken.
+
+        Raises:
+            NoCapacity: the block has no free slot.
+            DeadlineExceeded: preparing took too long.
+        """
+        index = self._ready.popleft() if self._ready else await self._prepare()
+        self._taken[index] = owner
+        self._refill_wanted.set()
+        return Slot(index, self._block.namespace(index), str(self._block.address(index)))
+
+    async def set_egress(self, index: int, policy: EgressPolicy) -> None:
+        """Put `policy` in force for a taken slot, in one step and for open connections too.
+
+        Raises:
+            NotFound: nobody has this slot.
+        """
+        if index not in self._taken:
+            raise NotFound(f"Network slot {index} is not in use.")
+        await apply_batch(egress_change(policy), namespace=self._block.namespace(index))
+
+    async def release(self, index: int) -> None:
+        """Give a slot back. It is destroyed in the background; `remove` waits for that. Twice is the same as once."""
+        if self._taken.pop(index, None) is not None:
+            self._start_removal(index)
+
+    async def remove(self, index: int) -> None:
+        """Give a slot back and wait until nothing of it is left. May be called twice, and again after a failure.
+
+        Raises:
+            WrennError: what stood in the way.
+        """
+        await self.release(index)
+        removal = self._removals.get(index)
+        if removal is not None and removal.done():
+            removal = self._start_removal(index)
+        if removal is not None:
+            await asyncio.shield(removal)
+
+    async def close(self) -> None:
+        """Stop preparing and remove the free slots, and the firewall if no slot is taken. Taken ones keep working."""
+        await self._keepers.close()
+        while self._ready:
+            self._start_removal(self._ready.popleft())
+        if self._removals:
+            await asyncio.wait(self._removals.values(), timeout=REMOVE_TIMEOUT_S)
+        await self._removers.close()
+        if not self.held:
+            await apply_batch(root_table_removal(self._block))
+
+    async def _prepare(self) -> int:
+        index = self._reserve()
+        plan = plan_slot(self._block, index, vmm_uid=self._vmm_uid, vmm_gid=self._vmm_gid)
+        try:
+            async with asyncio.timeout(PREPARE_TIMEOUT_S):
+                await bring_up(plan)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"A network slot was not ready within {PREPARE_TIMEOUT_S:.0f} s.", context={"slot": index}
+            ) from error
+        finally:
+            self._preparing.discard(index)
+        return index
+
+    def _reserve(self) -> int:
+        held = self.held
+        if len(held) >= self._limit:
+            raise NoCapacity(f"All {self._limit} network slots of this host are in use.")
+        index = self._last_index % self._limit + 1
+        while index in held:
+            index = index % self._limit + 1
+        self._last_index = index
+        self._preparing.add(index)
+        return index
+
+    def _start_removal(self, index: int) -> asyncio.Task[object]:
+        removal = self._removers.start(f"remove network slot {index}", self._remove(index))
+        self._removals[index] = removal
+        return removal
+
+    async def _remove(self, index: int) -> None:
+        async with asyncio.timeout(REMOVE_TIMEOUT_S):
+            await remove_slot(self._block.namespace(index), self._block.host_link(index))
+        del self._removals[index]
+        self._refill_wanted.set()
+
+    async def _refill(self) -> None:
+        """Keep `ready_target` slots ready, one after the other: a burst of creates must not fight with the refill."""
+        while True:
+            self._refill_wanted.clear()
+            patience_s = None
+            try:
+                while len(self._ready) < self._ready_target and len(self.held) < self._limit:
+                    self._ready.append(await self._prepare())
+            except (WrennError, OSError):
+                _log.exception("network slot not prepared", extra={"retry_s": RETRY_S})
+                patience_s = RETRY_S
+            try:
+                async with asyncio.timeout(patience_s):
+                    await self._refill_wanted.wait()
+            except TimeoutError:
+                continue
+
+    async def _keep_firewall(self) -> None:
+        """Put the root table back if somebody flushed all rules, as a restart of the host's firewall service does."""
+        while True:
+            await asyncio.sleep(FIREWALL_CHECK_S)
+            try:
+                if await ensure_root_table(self._block):
+                    _log.warning("firewall table was gone and is back", extra={"table": self._block.table})
+            except WrennError:
+                _log.exception("firewall not checked", extra={"table": self._block.table})

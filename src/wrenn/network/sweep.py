@@ -1,0 +1,52 @@
+"""Comparing the machine with what a block should have there. Names are the only records that are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from wrenn.linux.namespaces import in_namespace, list_namespaces
+from wrenn.linux.netlink import link_names
+from wrenn.linux.nft import apply_batch, list_tables
+from wrenn.network.apply import install_root_table, remove_slot
+from wrenn.network.block import Block
+from wrenn.network.firewall import root_table_removal
+
+
+async def leftovers(block: Block, owned: Collection[int]) -> list[str]:
+    """Names of the namespaces and veths of `block` whose slot is not in `owned`, and of its table when nobody owns a slot.
+
+    While an agent runs, `owned` is its `Slots.held`.
+    """
+    names = [*list_namespaces(), *await in_namespace(None, link_names)]
+    stray = [name for name in names if (slot := block.slot_of(name)) is not None and slot not in owned]
+    tables = [] if owned else [table for table in await list_tables() if table == block.table]
+    return sorted(stray + tables)
+
+
+async def remove_stray_slots(block: Block, owned: Collection[int]) -> None:
+    """Remove every slot of `block` that is not in `owned`, half ones too."""
+    slots = {slot for name in await leftovers(block, owned) if (slot := block.slot_of(name)) is not None}
+    for slot in sorted(slots):
+        await remove_slot(block.namespace(slot), block.host_link(slot))
+
+
+async def remove_leftovers(block: Block, owned: Collection[int]) -> list[str]:
+    """Remove what `leftovers` lists, and return it."""
+    found = await leftovers(block, owned)
+    await remove_stray_slots(block, owned)
+    if block.table in found:
+        await apply_batch(root_table_removal(block))
+    return found
+
+
+async def remove_everything(block: Block) -> None:
+    """Remove all slots of `block` and its table. Its VMMs must have ended: a namespace in use outlives its name."""
+    await remove_leftovers(block, ())
+
+
+async def ensure_root_table(block: Block) -> bool:
+    """Put the block's table back if it is gone; says whether it was."""
+    gone = block.table not in await list_tables()
+    if gone:
+        await install_root_table(block)
+    return gone

@@ -1,0 +1,184 @@
+"""A machine of its own for network tests: a host namespace, an internet behind it, and guests behind real taps."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import socket
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
+
+from wrenn.linux.namespaces import create_namespace, in_namespace, remove_namespace
+from wrenn.linux.netlink import (
+    AddAddress,
+    AddDefaultRoute,
+    AddHostRoute,
+    AddVeth,
+    BringUp,
+    send_all,
+)
+from wrenn.linux.tap import create_tap, open_tap
+from wrenn.network import Block, Slot
+from wrenn.network.plan import GUEST_MAC, TAP_ADDRESS
+
+INTERNET = "198.51.100.1"
+HOST_UPLINK = "198.51.100.2"
+METADATA = "169.254.169.254"
+DEADLINE_S = 5.0
+REFUSED_WITHIN_S = 0.4
+"""How long a packet that must not arrive is waited for: a hundred times what one that may needs."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextmanager
+def private_host() -> Generator[None]:
+    """Move this thread, and so all that the test does, into a fresh network namespace; back afterwards."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        assert _libc.unshare(0x40000000) == 0, "needs root"
+        yield
+    finally:
+        assert _libc.setns(home, 0x40000000) == 0
+        os.close(home)
+
+
+@asynccontextmanager
+async def internet(block: Block) -> AsyncGenerator[str]:
+    """A namespace behind the host's uplink, with a server address and a metadata address; yields its name."""
+    name = f"wrenn-test-{block.index}-internet"
+    await remove_namespace(name)
+    await create_namespace(name)
+    try:
+        await send_all([AddVeth("up0", "02:fd:00:00:00:02", "net0", "02:fd:00:00:00:01", name)])
+        await send_all(
+            [
+                BringUp("lo"),
+                BringUp("net0"),
+                AddAddress("net0", INTERNET, 24),
+                AddAddress("lo", METADATA, 32),
+            ],
+            namespace=name,
+        )
+        await send_all(
+            [
+                BringUp("lo"),
+                BringUp("up0"),
+                AddAddress("up0", HOST_UPLINK, 24),
+                AddHostRoute("up0", METADATA, HOST_UPLINK),
+            ]
+        )
+        yield name
+    finally:
+        await remove_namespace(name)
+
+
+@asynccontextmanager
+async def guest(slot: Slot) -> AsyncGenerator[str]:
+    """Stands in for a VM: a namespace whose link is joined to the slot's tap frame by frame, as a VMM does."""
+    name = f"wrenn-test-guest-{slot.namespace}"
+    await remove_namespace(name)
+    await create_namespace(name)
+    loop = asyncio.get_running_loop()
+    ends: list[int] = []
+    try:
+        await create_tap(name, "eth0", uid=0, gid=0)
+        ends += [slot.open_tap(), open_tap(name, "eth0")]
+        for source, target in (ends, ends[::-1]):
+            os.set_blocking(source, False)
+            loop.add_reader(source, _carry_frame, source, target)
+        await send_all(
+            [
+                BringUp("lo"),
+                BringUp("eth0", GUEST_MAC),
+                AddAddress("eth0", "169.254.0.21", 30),
+                AddDefaultRoute("eth0", TAP_ADDRESS, "169.254.0.21"),
+            ],
+            namespace=name,
+        )
+        yield name
+    finally:
+        for end in ends:
+            loop.remove_reader(end)
+            os.close(end)
+        await remove_namespace(name)
+
+
+def _carry_frame(source: int, target: int) -> None:
+    with suppress(BlockingIOError):
+        os.write(target, os.read(source, 65600))
+
+
+async def socket_in(namespace: str | None, kind: int = socket.SOCK_STREAM) -> socket.socket:
+    """An IPv4 socket that belongs to `namespace`."""
+    made = await in_namespace(namespace, partial(socket.socket, socket.AF_INET, kind))
+    made.setblocking(False)
+    return made
+
+
+@asynccontextmanager
+async def server(namespace: str | None, address: str = "0.0.0.0", port: int = 7000) -> AsyncGenerator[None]:
+    """Tells each client the address it came from, then echoes lines."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(f"{writer.get_extra_info('peername')[0]}\n".encode())
+            while line := await reader.readline():
+                writer.write(line)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    listening = await socket_in(namespace)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind((address, port))
+    running = await asyncio.start_server(serve, sock=listening)
+    try:
+        yield
+    finally:
+        running.close()
+
+
+@asynccontextmanager
+async def connection(
+    namespace: str | None, address: str, port: int = 7000, *, within_s: float = DEADLINE_S
+) -> AsyncGenerator[tuple[str, Callable[[str], asyncio.Future[str]]]]:
+    """Connect from `namespace`; yields the address the server saw, and a function that has a line echoed."""
+    client = await socket_in(namespace)
+    try:
+        async with asyncio.timeout(within_s):
+            await asyncio.get_running_loop().sock_connect(client, (address, port))
+            reader, writer = await asyncio.open_connection(sock=client)
+            seen_as = (await reader.readline()).decode().strip()
+    except BaseException:
+        client.close()
+        raise
+
+    async def echo(text: str) -> str:
+        writer.write(f"{text}\n".encode())
+        async with asyncio.timeout(within_s):
+            return (await reader.readline()).decode().strip()
+
+    try:
+        yield seen_as, lambda text: asyncio.ensure_future(echo(text))
+    finally:
+        writer.transport.abort()
+
+
+async def is_reachable(namespace: str | None, address: str, port: int = 7000) -> bool:
+    """Whether a connection from `namespace` is answered soon."""
+    try:
+        async with connection(namespace, address, port, within_s=REFUSED_WITHIN_S):
+            return True
+    except (OSError, TimeoutError):
+        return False
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    """Return once `condition` holds; fail after the deadline."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.005)
