@@ -31,7 +31,7 @@ class CommandLine:
 
     cmd: str
     args: Sequence[str] = ()
-    envs: Mapping[str, str] = field(default_factory=lambda: {})
+    envs: Mapping[str, str] = field(default_factory=dict[str, str])
     cwd: str = ""
     user: str = "root"
 
@@ -84,7 +84,9 @@ class Commands:
                             case Oneof(field="data", value=data):
                                 _collect(output, data)
                             case Oneof(field="end", value=end):
-                                return ExecResult(bytes(output["stdout"]), bytes(output["stderr"]), _exit_code(end))
+                                return ExecResult(
+                                    bytes(output["stdout"]), bytes(output["stderr"]), _exit_code(end)
+                                )
                             case _:
                                 pass
         except e.NotFound as error:
@@ -93,7 +95,9 @@ class Commands:
             return _shell_like(command, "permission denied", _COMMAND_NOT_EXECUTABLE, error)
         except (TimeoutError, e.DeadlineExceeded) as error:
             await self._kill_quietly(pid)
-            raise e.DeadlineExceeded(f"The command did not end within {timeout_s:g} s and was killed.") from error
+            raise e.DeadlineExceeded(
+                f"The command did not end within {timeout_s:g} s and was killed."
+            ) from error
         except (e.TooLarge, asyncio.CancelledError):
             await self._kill_quietly(pid)
             raise
@@ -114,7 +118,7 @@ class Commands:
         raise e.AgentFailure("The sandbox did not report the start of the command.")
 
     @contextlib.asynccontextmanager
-    async def _start(self, command: CommandLine, *, tag: str, headers: Mapping[str, str]):  # noqa: ANN202
+    async def _start(self, command: CommandLine, *, tag: str, headers: Mapping[str, str]):
         request = pb.StartRequest(
             process=pb.ProcessConfig(
                 cmd=command.cmd, args=list(command.args), envs=dict(command.envs), cwd=command.cwd or None
@@ -125,14 +129,18 @@ class Commands:
         async with self._guest.stream(
             "process.Process/Start", request, pb.StartResponse, user=command.user, headers=headers
         ) as answers:
-            yield (answer.event.event async for answer in answers)
+            yield (answer.event.event async for answer in answers if answer.event is not None)
 
     async def list(self) -> list[ProcessInfo]:
         """The living processes that were started through the guest agent."""
         answer = await self._guest.unary(
             "process.Process/List", pb.ListRequest(), pb.ListResponse, user="root", timeout_s=_CALL_TIMEOUT_S
         )
-        return [ProcessInfo(p.pid, p.tag, p.config.cmd, tuple(p.config.args)) for p in answer.processes]
+        return [
+            ProcessInfo(p.pid, p.tag, p.config.cmd, tuple(p.config.args))
+            for p in answer.processes
+            if p.config is not None
+        ]
 
     async def signal(self, selector: int | str, signal: int) -> None:
         """Send SIGTERM (15) or SIGKILL (9) to a process by pid or tag.
@@ -140,10 +148,17 @@ class Commands:
         Raises:
             NotFound: no such living process.
         """
-        chosen = Oneof("pid", selector) if isinstance(selector, int) else Oneof("tag", selector)
-        request = pb.SendSignalRequest(process=pb.ProcessSelector(selector=chosen), signal=pb.Signal(signal))
+        if isinstance(selector, int):
+            process = pb.ProcessSelector(selector=Oneof("pid", selector))
+        else:
+            process = pb.ProcessSelector(selector=Oneof("tag", selector))
+        request = pb.SendSignalRequest(process=process, signal=pb.Signal(signal))
         await self._guest.unary(
-            "process.Process/SendSignal", request, pb.SendSignalResponse, user="root", timeout_s=_CALL_TIMEOUT_S
+            "process.Process/SendSignal",
+            request,
+            pb.SendSignalResponse,
+            user="root",
+            timeout_s=_CALL_TIMEOUT_S,
         )
 
     async def _kill_quietly(self, pid: int) -> None:

@@ -10,9 +10,9 @@ import asyncio
 import base64
 import json
 import struct
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import aiohttp
 from protobuf import Message
@@ -85,7 +85,10 @@ class GuestConnection:
         try:
             async with asyncio.timeout(timeout_s):
                 async with self.session.post(
-                    f"{self.base_url}/{method}", data=request.to_binary(), headers=headers, allow_redirects=False
+                    f"{self.base_url}/{method}",
+                    data=request.to_binary(),
+                    headers=headers,
+                    allow_redirects=False,
                 ) as response:
                     if response.status != 200:
                         raise _error_of(await read_bounded(response, _ERROR_LIMIT_B), response.status)
@@ -103,7 +106,7 @@ class GuestConnection:
         *,
         user: str,
         headers: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[AsyncIterator[Answer]]:
+    ) -> AsyncGenerator[AsyncIterator[Answer]]:
         """Call a server-streaming `method`. Leaving the context cuts the stream; deadlines are the caller's.
 
         Raises:
@@ -169,7 +172,7 @@ def _json_object(body: bytes) -> dict[str, Any]:
         value = json.loads(body)
     except ValueError:
         return {}
-    return value if isinstance(value, dict) else {}
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _error_of(body: bytes, status: int) -> e.WrennError:
@@ -181,5 +184,6 @@ def _error_of(body: bytes, status: int) -> e.WrennError:
 def unreachable(error: BaseException) -> e.WrennError:
     """The guest agent did not answer, or broke off."""
     return e.Unavailable(
-        "The sandbox does not answer; it may be overloaded or have ended.", context={"cause": repr(error)[:_TEXT_LIMIT]}
+        "The sandbox does not answer; it may be overloaded or have ended.",
+        context={"cause": repr(error)[:_TEXT_LIMIT]},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -49,7 +49,7 @@ class Files:
         self._guest = guest
 
     @asynccontextmanager
-    async def read(self, path: str, *, user: str) -> AsyncIterator[Download]:
+    async def read(self, path: str, *, user: str) -> AsyncGenerator[Download]:
         """Open a file for reading.
 
         Raises:
@@ -57,7 +57,10 @@ class Files:
         """
         try:
             async with self._guest.session.get(
-                self._url(path, user), headers=self._headers(user), timeout=_transfer_timeout(), allow_redirects=False
+                self._url(path, user),
+                headers=self._headers(user),
+                timeout=_transfer_timeout(),
+                allow_redirects=False,
             ) as response:
                 if response.status != 200:
                     raise await _error_of(response)
@@ -74,7 +77,11 @@ class Files:
         headers = {**self._headers(user), "Content-Type": "application/octet-stream"}
         try:
             async with self._guest.session.post(
-                self._url(path, user), data=chunks, headers=headers, timeout=_transfer_timeout(), allow_redirects=False
+                self._url(path, user),
+                data=chunks,
+                headers=headers,
+                timeout=_transfer_timeout(),
+                allow_redirects=False,
             ) as response:
                 if response.status != 200:
                     raise await _error_of(response)

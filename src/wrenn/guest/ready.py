@@ -47,12 +47,17 @@ async def initialise(address: str, identity: Identity, *, timeout_s: float) -> N
         AgentFailure: the guest refused.
     """
     url = f"http://{address}:{ENVD_PORT}/init"
-    tokens = [identity.former_token, identity.token]  # the second when an answer was lost after it took effect
+    tokens = [
+        identity.former_token,
+        identity.token,
+    ]  # the second when an answer was lost after it took effect
     timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_TIMEOUT_S)
     try:
         async with (
             asyncio.timeout(timeout_s),
-            aiohttp.ClientSession(timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as session,
+            aiohttp.ClientSession(
+                timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
+            ) as session,
         ):
             while True:
                 token = tokens[0]
@@ -62,7 +67,9 @@ async def initialise(address: str, identity: Identity, *, timeout_s: float) -> N
                         if response.status in (200, 204):
                             return
                         if response.status != 401 or len(tokens) == 1:
-                            raise AgentFailure("The sandbox refused its identity.", context={"status": response.status})
+                            raise AgentFailure(
+                                "The sandbox refused its identity.", context={"status": response.status}
+                            )
                         tokens.pop(0)
                 except (aiohttp.ClientConnectionError, aiohttp.ServerTimeoutError, ConnectionError):
                     await asyncio.sleep(_RETRY_S)

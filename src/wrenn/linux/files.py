@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -58,25 +59,37 @@ def translated(error: OSError, *, doing: str) -> Exception:
     return error
 
 
-def copy_sparse(source_fd: int, destination_fd: int) -> int:
-    """Copy the data of a sparse file and keep its holes; returns the number of bytes copied."""
-    size = os.fstat(source_fd).st_size
-    os.ftruncate(destination_fd, size)
-    copied = offset = 0
+def read_data(fd: int) -> Iterator[tuple[int, bytes]]:
+    """The data of a sparse file as (offset, bytes), without its holes. Offsets are multiples of the page size."""
+    size = os.fstat(fd).st_size
+    offset = 0
     while offset < size:
         try:
-            offset = os.lseek(source_fd, offset, os.SEEK_DATA)
+            offset = os.lseek(fd, offset, os.SEEK_DATA)
         except OSError as error:
             if error.errno == errno.ENXIO:  # only a hole is left
-                break
+                return
             raise
-        end = os.lseek(source_fd, offset, os.SEEK_HOLE)
+        end = os.lseek(fd, offset, os.SEEK_HOLE)
         while offset < end:
-            chunk = os.pread(source_fd, min(_COPY_CHUNK_B, end - offset), offset)
-            written = os.pwrite(destination_fd, chunk, offset)
-            offset += written
-            copied += written
-    return copied
+            data = os.pread(fd, min(_COPY_CHUNK_B, end - offset), offset)
+            yield offset, data
+            offset += len(data)
+
+
+def write_at(fd: int, data: bytes, offset: int) -> None:
+    """Write all of `data` at `offset`."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def copy_sparse(source_fd: int, destination_fd: int) -> None:
+    """Copy the data of a sparse file and keep its holes."""
+    os.ftruncate(destination_fd, os.fstat(source_fd).st_size)
+    for offset, data in read_data(source_fd):
+        write_at(destination_fd, data, offset)
 
 
 def copy_file(source: Path, destination: Path) -> None:

@@ -1,0 +1,1 @@
+"""Images, copy-on-write disks, warm snapshots."""

@@ -109,6 +109,10 @@ class Vm(Protocol):
         """The end of the serial console, at most 64 KiB."""
         ...
 
+    def log_tail(self) -> str:
+        """The end of the VMM's own messages."""
+        ...
+
     async def continue_if_stalled(self) -> bool:
         """Let a VM that stopped because the host's disk was full run on. Returns whether it had stopped."""
         ...

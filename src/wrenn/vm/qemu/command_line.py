@@ -93,7 +93,10 @@ def _block_devices(layers: tuple[int, ...]) -> list[str]:
         overlay, image = number == 0, number == len(layers) - 1
         access = "discard=unmap" if overlay else "read-only=on"
         name = "disk" if overlay else f"layer{number}"
-        argv += ["-blockdev", f"driver=file,node-name=file{number},filename=/dev/fdset/{number},locking=off,{access}"]
+        argv += [
+            "-blockdev",
+            f"driver=file,node-name=file{number},filename=/dev/fdset/{number},locking=off,{access}",
+        ]
         form = "raw" if image else "qcow2"
         backing = f",backing={below}" if below else ""
         argv += ["-blockdev", f"driver={form},node-name={name},file=file{number},{access}{backing}"]

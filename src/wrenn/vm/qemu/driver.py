@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from wrenn.base.errors import AgentFailure
 from wrenn.linux.process import kill_and_wait
@@ -20,6 +20,8 @@ from wrenn.vm.qemu.qmp import Qmp, QmpError
 _SOCKET_NAME: Final = "qmp.sock"
 _LOG_NAME: Final = "vmm.log"
 _KILL_TIMEOUT_S: Final = 10.0
+_LOAD_POLL_S: Final = 0.002
+"""The event at the end of a load is lost to a monitor that connects after it, so the status is asked for."""
 _STATE_FDSET: Final = 100
 """Number of the descriptor set for saved state; disks use the low numbers."""
 
@@ -55,18 +57,22 @@ class QemuVm:
 
     async def _status(self) -> str:
         answer = await self._execute("query-status")
-        return str(answer["status"]) if isinstance(answer, dict) and "status" in answer else "unknown"
+        return str(cast("dict[str, object]", answer).get("status")) if isinstance(answer, dict) else "unknown"
 
     async def wait_running(self, *, timeout_s: float) -> None:
         """Return when the vCPUs run; see `Vm.wait_running`."""
         try:
             async with asyncio.timeout(timeout_s):
-                while (status := await self._status()) == "inmigrate":
-                    await asyncio.sleep(0.002)  # no event marks the end of a load for a monitor that came later
+                while (status := await self._status()) == "inmigrate":  # noqa: ASYNC110 - see _LOAD_POLL_S
+                    await asyncio.sleep(_LOAD_POLL_S)
         except (QmpError, TimeoutError) as error:
-            raise AgentFailure("The virtual machine did not start.", context={"log": self.log_tail()}) from error
+            raise AgentFailure(
+                "The virtual machine did not start.", context={"log": self.log_tail()}
+            ) from error
         if status != "running":
-            raise AgentFailure("The virtual machine did not start.", context={"status": status, "log": self.log_tail()})
+            raise AgentFailure(
+                "The virtual machine did not start.", context={"status": status, "log": self.log_tail()}
+            )
 
     def log_tail(self) -> str:
         """The end of QEMU's own messages."""
@@ -90,7 +96,11 @@ class QemuVm:
 
     async def console(self) -> str:
         """The end of the serial console."""
-        arguments: dict[str, object] = {"device": "console", "size": command_line.CONSOLE_LIMIT_B, "format": "utf8"}
+        arguments: dict[str, object] = {
+            "device": "console",
+            "size": command_line.CONSOLE_LIMIT_B,
+            "format": "utf8",
+        }
         return str(await self._execute("ringbuf-read", arguments))
 
     async def continue_if_stalled(self) -> bool:
@@ -185,7 +195,9 @@ class QemuDriver:
         *,
         kernel_args: str = "",
     ) -> Vm:
-        argv = command_line.build(accelerator=self._accelerator, shape=shape, fds=fds, kernel_args=kernel_args)
+        argv = command_line.build(
+            accelerator=self._accelerator, shape=shape, fds=fds, kernel_args=kernel_args
+        )
         process = spawn_confined(
             argv,
             confinement=confinement,
@@ -243,4 +255,3 @@ class _Opened:
             listener.close()
             raise
         return self._keep(listener.detach())
-

@@ -40,7 +40,7 @@ class Qmp:
             QmpError: nobody answers there.
         """
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        connection.setblocking(False)
+        connection.setblocking(False)  # noqa: FBT003 - the standard library's signature
         qmp = cls(connection)
         try:
             async with asyncio.timeout(timeout_s):
@@ -49,7 +49,9 @@ class Qmp:
                 await qmp.execute("qmp_capabilities", timeout_s=timeout_s)
         except (OSError, TimeoutError) as error:
             connection.close()
-            raise QmpError("The VMM does not answer on its control socket.", context={"path": str(path)}) from error
+            raise QmpError(
+                "The VMM does not answer on its control socket.", context={"path": str(path)}
+            ) from error
         except BaseException:
             connection.close()
             raise
@@ -81,7 +83,9 @@ class Qmp:
                             break
             except (OSError, TimeoutError, ValueError) as error:
                 self.close()  # an answer that comes late would be taken for the next command's
-                raise QmpError(f"The VMM did not carry out {command}.", context={"command": command}) from error
+                raise QmpError(
+                    f"The VMM did not carry out {command}.", context={"command": command}
+                ) from error
             except BaseException:
                 self.close()
                 raise

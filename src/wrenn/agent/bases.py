@@ -1,0 +1,241 @@
+"""Warm snapshots: every template is booted once per shape, and from then on every create is a restore.
+
+Making one: cold boot with the memory in a file, wait for the guest agent, warm it up (run what users run first, so that
+it is in the guest's page cache), stop, save, publish. Single-flight: however many ask at once, one VM boots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from wrenn.agent.confinement import confine, release_cgroup
+from wrenn.agent.layout import Layout
+from wrenn.agent.tokens import Tokens
+from wrenn.base.errors import WrennError
+from wrenn.base.faults import fault_point
+from wrenn.base.undo import Undo
+from wrenn.base.units import MIB
+from wrenn.guest import CommandLine, Commands, GuestConnection, Identity, initialise
+from wrenn.linux.files import remove_tree, translated
+from wrenn.network import Slots
+from wrenn.storage import bases
+from wrenn.storage.disks import create_empty_overlay
+from wrenn.storage.images import Images, load_images
+from wrenn.vm import BootRequest, Disk, Shape, Vm, VmDriver
+
+_log = logging.getLogger(__name__)
+
+_BOOT_TIMEOUT_S: Final = 120.0
+"""A cold boot takes 3 s under emulation on an idle machine."""
+_WARM_UP_TIMEOUT_S: Final = 20.0
+_SETTLE_S: Final = 0.5
+"""Time for the guest to fall idle; what is still running would run on in every clone."""
+_WARM_UP: Final = (
+    CommandLine("/bin/sh", ("-c", "true")),
+    CommandLine("/bin/bash", ("-l", "-c", "true")),
+    CommandLine("/usr/bin/python3", ("-c", "import json, os, subprocess, sys, socket, http.client")),
+    CommandLine("/bin/sync"),
+)
+"""What users run first. A template without one of them is as good."""
+_DRAFT_PREFIX: Final = ".draft-"
+_WARM_UP_VERSION: Final = 1
+"""Raised whenever `_WARM_UP` or the boot's arguments change: they are part of what a base is."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedBase:
+    """A base in use: its files, its memory as a sealed descriptor, the image under its disk."""
+
+    files: bases.Base
+    memory_fd: int
+    image: Path
+    metadata: Mapping[str, str]
+
+
+class Bases:
+    """The bases of this host."""
+
+    def __init__(
+        self,
+        *,
+        layout: Layout,
+        images_dir: Path,
+        driver: VmDriver,
+        slots: Slots,
+        tokens: Tokens,
+        guest_dns: str,
+        metadata: Mapping[str, str],
+    ) -> None:
+        self._layout = layout
+        self._images_dir = images_dir
+        self._driver = driver
+        self._slots = slots
+        self._tokens = tokens
+        self._guest_dns = guest_dns
+        self._metadata = metadata
+        self._loaded: dict[str, LoadedBase] = {}
+        self._making: dict[str, asyncio.Task[LoadedBase]] = {}
+
+    def sweep(self) -> None:
+        """Remove what a killed agent left half made."""
+        self._layout.bases.mkdir(mode=0o700, exist_ok=True)
+        for draft in self._layout.bases.glob(f"{_DRAFT_PREFIX}*"):
+            remove_tree(draft)
+
+    async def get(self, template: str, shape: Shape) -> LoadedBase:
+        """The base of `template` in `shape`, made now if there is none.
+
+        A caller's cancellation does not stop the making: others wait for it too.
+
+        Raises:
+            NotFound: no such template.
+        """
+        images = load_images(self._images_dir, template=template)
+        facts = self._facts(images, template, shape)
+        key = bases.base_key(facts)
+        if (loaded := self._loaded.get(key)) is not None:
+            return loaded
+        task = self._making.get(key)
+        if task is None:
+            task = asyncio.create_task(self._load_or_make(key, facts, images, shape), name=f"base {key}")
+            self._making[key] = task
+            task.add_done_callback(partial(self._made, key))
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Stop what is being made; loaded bases go with the process."""
+        tasks = list(self._making.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _made(self, key: str, task: asyncio.Task[LoadedBase]) -> None:
+        del self._making[key]
+        if not task.cancelled() and task.exception() is None:
+            self._loaded[key] = task.result()
+
+    def _facts(self, images: Images, template: str, shape: Shape) -> dict[str, str | int]:
+        return {
+            "template": template,
+            "image": images.rootfs_digest,
+            "kernel": images.kernel_digest,
+            "initramfs": images.initramfs_digest,
+            "vmm": self._driver.vmm,
+            "accelerator": self._driver.accelerator,
+            "machine": self._driver.machine,
+            "dns": self._guest_dns,
+            "warm_up": _WARM_UP_VERSION,
+            "token": self._tokens.of("bases").sha256_hex(),
+            "vcpus": shape.vcpus,
+            "memory_mb": shape.memory_mb,
+        }
+
+    async def _load_or_make(
+        self, key: str, facts: Mapping[str, str | int], images: Images, shape: Shape
+    ) -> LoadedBase:
+        try:
+            found = await asyncio.to_thread(bases.find, self._layout.bases, key)
+            if found is not None:
+                return await self._load(found, images)
+        except bases.DamagedBase as error:
+            _log.warning("base is damaged and made again", extra={"base": key, "reason": error.message})
+        made = await self._make(key, facts, images, shape)
+        return await self._load(made, images)
+
+    async def _load(self, files: bases.Base, images: Images) -> LoadedBase:
+        memory_fd = await asyncio.to_thread(bases.load_memory, files)
+        metadata = {
+            **self._metadata,
+            "kernel_version": images.kernel_version,
+            "envd_version": images.envd_digest[:12],
+        }
+        return LoadedBase(files, memory_fd, images.rootfs, metadata)
+
+    async def _make(
+        self, key: str, facts: Mapping[str, str | int], images: Images, shape: Shape
+    ) -> bases.Base:
+        started = time.monotonic()
+        draft = self._layout.bases / f"{_DRAFT_PREFIX}{key}"
+        name = f"base-{key}"
+        async with Undo() as undo:
+            remove_tree(draft)
+            try:
+                draft.mkdir(mode=0o700, parents=True)
+            except OSError as error:
+                raise translated(error, doing="create the base's folder") from error
+            undo.push("remove draft", lambda: asyncio.to_thread(remove_tree, draft))
+            await fault_point("agent.base.after_draft")
+            slot = await self._slots.acquire(name)
+            undo.push("release slot", partial(self._slots.release, slot.index))
+            files = bases.Base(key, draft)
+            with files.memory.open("wb") as memory:
+                memory.truncate(shape.memory_mb * MIB)
+            disk_size_b = images.rootfs.stat().st_size
+            await create_empty_overlay(files.empty_disk, size_b=disk_size_b)
+            await create_empty_overlay(files.disk, size_b=disk_size_b)
+            undo.push("remove cgroup", partial(release_cgroup, self._layout, name))
+            tap = slot.open_tap()
+            try:
+                vm = await self._driver.boot(
+                    BootRequest(
+                        directory=draft,
+                        shape=shape,
+                        disk=Disk(files.disk, (), images.rootfs),
+                        memory=files.memory,
+                        kernel=images.kernel,
+                        initramfs=images.initramfs,
+                        kernel_args=_kernel_args(self._guest_dns),
+                        tap_fd=tap,
+                        confinement=confine(self._layout, name, slot.index, shape),
+                    )
+                )
+            finally:
+                os.close(tap)
+            undo.push("kill vm", vm.kill)
+            await fault_point("agent.base.after_spawn")
+            await self._warm_up(vm, slot.address, key)
+            await vm.freeze()
+            await vm.save_state(files.state)
+            await vm.kill()
+            await fault_point("agent.base.after_save")
+            # The undo steps run on success too: the VM's resources are needed no more, and the draft has moved away.
+            base = await asyncio.to_thread(bases.publish, draft, self._layout.bases, key=key, facts=facts)
+        _log.info("base made", extra={"base": key, "duration_ms": int((time.monotonic() - started) * 1000)})
+        return base
+
+    async def _warm_up(self, vm: Vm, address: str, key: str) -> None:
+        token = self._tokens.of(key)
+        identity = Identity(
+            hostname="wrenn", machine_id="0" * 32, envs={}, token=token, former_token=None, lifecycle_id=key
+        )
+        try:
+            await initialise(address, identity, timeout_s=_BOOT_TIMEOUT_S)
+        except WrennError as error:
+            with suppress(WrennError):
+                error.context["console"] = (await vm.console())[-2000:]
+            raise
+        guest = GuestConnection(address, token)
+        try:
+            for command in _WARM_UP:
+                with suppress(WrennError):
+                    await Commands(guest).run(command, timeout_s=_WARM_UP_TIMEOUT_S)
+        finally:
+            await guest.close()
+        await asyncio.sleep(_SETTLE_S)
+
+
+def _kernel_args(dns: str) -> str:
+    return (
+        "console=ttyS0 quiet panic=-1 reboot=t random.trust_cpu=on net.ifnames=0 "
+        f"wrenn.ip=169.254.0.21/30 wrenn.gw=169.254.0.22 wrenn.dns={dns}"
+    )

@@ -1,0 +1,32 @@
+"""What a VMM may take of the machine."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from wrenn.agent.layout import Layout
+from wrenn.base.units import MIB
+from wrenn.linux import cgroups
+from wrenn.vm import Confinement, Shape
+
+_VMM_OVERHEAD_B: Final = 320 * MIB
+"""QEMU itself and, under emulation, its translated code, over the guest's own memory."""
+_VMM_PIDS: Final = 64
+_CPU_OVERHEAD: Final = 0.5
+"""I/O threads of the VMM beside the vCPUs."""
+_REMOVE_TIMEOUT_S: Final = 10.0
+
+
+def confine(layout: Layout, name: str, slot_index: int, shape: Shape) -> Confinement:
+    """Make the cgroup of `name` and say as whom the VMM in this slot runs."""
+    limits = cgroups.Limits(
+        memory_b=shape.memory_mb * MIB + _VMM_OVERHEAD_B, cpus=shape.vcpus + _CPU_OVERHEAD, pids=_VMM_PIDS
+    )
+    return Confinement(
+        uid=layout.vmm_uid(slot_index), cgroup_procs=cgroups.create(layout.cgroup(name), limits)
+    )
+
+
+async def release_cgroup(layout: Layout, name: str) -> None:
+    """Kill what is left in the cgroup of `name` and remove it; none is fine."""
+    await cgroups.remove(layout.cgroup(name), timeout_s=_REMOVE_TIMEOUT_S)

@@ -1,0 +1,20 @@
+"""What does not change while the agent runs, and the few lists that do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """Identity of this host for `GetHost`."""
+
+    data_dir: Path
+    agent_version: str
+    vmm: str
+    accelerator: str
+    sandbox_limit: int
+    templates: Callable[[], list[str]]
+    owned_slots: Callable[[], list[int]]

@@ -1,0 +1,53 @@
+"""`wrenn agent`: serve the host API over mutual TLS until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import sys
+
+import uvicorn
+
+from wrenn.agent.settings import Settings
+from wrenn.agent.wiring import running_agent
+from wrenn.base.errors import WrennError
+from wrenn.base.faults import arm_faults
+from wrenn.base.logging import configure_logging
+
+_GRACE_S = 5
+"""How long calls in flight may go on at shutdown."""
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Sandboxes run on."""
+    async with running_agent(settings) as agent:
+        pki = agent.layout.pki
+        config = uvicorn.Config(
+            agent.app,
+            host=settings.listen_host,
+            port=settings.listen_port,
+            ssl_certfile=pki / "agent.pem",
+            ssl_keyfile=pki / "agent.key",
+            ssl_ca_certs=str(pki / "ca.pem"),
+            ssl_cert_reqs=ssl.CERT_REQUIRED,
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=_GRACE_S,
+        )
+        config.load()
+        assert config.ssl is not None, "TLS was asked for"
+        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
+        await uvicorn.Server(config).serve()
+
+
+def main() -> None:
+    """Entry point; exits with 1 and one sentence when it cannot start."""
+    configure_logging()
+    settings = Settings.from_environment()
+    arm_faults(settings.faults)
+    try:
+        asyncio.run(serve(settings))
+    except WrennError as error:
+        sys.exit(f"wrenn agent: {error.message}")

@@ -1,0 +1,120 @@
+"""The journal: one file a sandbox, written before each side effect, so that a new agent knows what the former one did.
+
+It need not survive a power cut (no VM does), so it is replaced atomically and not synced.
+
+    STARTING ──► RUNNING ──► LOST
+        │           │          │
+        └───────────┴──────────┴──► REMOVING ──► (file gone)
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Final, Self
+
+from wrenn.base.errors import InternalError
+from wrenn.base.ids import SandboxId
+from wrenn.linux.files import write_json
+from wrenn.linux.process import ProcessRef
+from wrenn.vm import Shape
+
+FORMAT: Final = 1
+_NAME: Final = "journal.json"
+
+
+class State(enum.StrEnum):
+    """What a sandbox on this host is."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    LOST = "lost"
+    """Its VMM ended by itself."""
+    REMOVING = "removing"
+
+
+NEXT: Final[dict[State, frozenset[State]]] = {
+    State.STARTING: frozenset({State.RUNNING, State.REMOVING}),
+    State.RUNNING: frozenset({State.LOST, State.REMOVING}),
+    State.LOST: frozenset({State.REMOVING}),
+    State.REMOVING: frozenset(),
+}
+assert NEXT.keys() == set(State), "every state says what may follow it"
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """What the control plane decided; the same in every call for one id."""
+
+    sandbox_id: SandboxId
+    team_id: str
+    template: str
+    shape: Shape
+    envs: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The journal of one sandbox.
+
+    Attributes:
+        slot: index of its network slot, once it has one.
+        process: its VMM, once started.
+        reason: why it is lost.
+        metadata: versions it runs with, for people.
+    """
+
+    spec: SandboxSpec
+    state: State
+    slot: int | None = None
+    process: ProcessRef | None = None
+    started_at: float = 0.0
+    reason: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def moved(self, state: State, *, reason: str = "") -> Self:
+        """The same record in another state."""
+        assert state in NEXT[self.state], f"no way from {self.state} to {state}"
+        return replace(self, state=state, reason=reason or self.reason)
+
+
+def save(directory: Path, record: Record) -> None:
+    """Replace the journal in `directory`. Raises StorageFull."""
+    fields = asdict(record)
+    fields["spec"]["sandbox_id"] = str(record.spec.sandbox_id)
+    write_json(directory / _NAME, {"format": FORMAT, **fields}, durable=False)
+
+
+def load(directory: Path) -> Record | None:
+    """The journal in `directory`, or None when there is none.
+
+    Raises:
+        InternalError: it cannot be read, or is of another version.
+    """
+    try:
+        fields = json.loads((directory / _NAME).read_text())
+        if fields["format"] != FORMAT:
+            raise InternalError(f"The journal of {directory.name} is of another version.")
+        spec = fields["spec"]
+        return Record(
+            spec=SandboxSpec(
+                sandbox_id=SandboxId.parse(spec["sandbox_id"]),
+                team_id=spec["team_id"],
+                template=spec["template"],
+                shape=Shape(**spec["shape"]),
+                envs=spec["envs"],
+            ),
+            state=State(fields["state"]),
+            slot=fields["slot"],
+            process=ProcessRef(**fields["process"]) if fields["process"] else None,
+            started_at=fields["started_at"],
+            reason=fields["reason"],
+            metadata=fields["metadata"],
+        )
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InternalError(f"The journal of {directory.name} cannot be read.") from error

@@ -1,0 +1,52 @@
+"""Take a sandbox down: journal → VM killed and gone → network → cgroup → files, the journal with them, last.
+
+Every step may find its thing gone already: the same code serves a removal, a retry, and what a killed agent left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from wrenn.agent.confinement import release_cgroup
+from wrenn.agent.layout import Layout
+from wrenn.agent.sandboxes import journal
+from wrenn.agent.sandboxes.journal import Record, State
+from wrenn.agent.sandboxes.running import RunningSandbox
+from wrenn.base.errors import StorageFull
+from wrenn.base.faults import fault_point
+from wrenn.linux.files import remove_tree
+from wrenn.linux.process import kill_and_wait
+from wrenn.network import Slots
+
+_KILL_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class TearDown:
+    """What it takes to take sandboxes down."""
+
+    layout: Layout
+    slots: Slots
+
+    async def run(self, record: Record, running: RunningSandbox | None) -> None:
+        """Remove all that `record` names. May be repeated after a failure at any step."""
+        directory = self.layout.sandbox(record.spec.sandbox_id)
+        if directory.exists():
+            with suppress(StorageFull):  # removing is what a full disk needs most
+                journal.save(directory, replace(record, state=State.REMOVING))
+        await fault_point("agent.delete.after_journal")
+        if running is not None:
+            await running.guest.close()
+        # The VMM must be gone before its disk and its network are: it would write into what is freed.
+        if running is not None:
+            await running.vm.kill()
+        elif record.process is not None:
+            await kill_and_wait(record.process, timeout_s=_KILL_TIMEOUT_S)
+        await release_cgroup(self.layout, str(record.spec.sandbox_id))
+        await fault_point("agent.delete.after_kill")
+        if record.slot is not None:
+            await self.slots.release(record.slot)
+        await fault_point("agent.delete.after_network")
+        await asyncio.to_thread(remove_tree, directory)

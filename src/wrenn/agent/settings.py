@@ -1,0 +1,53 @@
+"""Settings of the agent, from the environment. Documented in docs/reference/settings.md."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from wrenn.base.units import MIB
+
+DEFAULT_DATA_DIR: Final = Path("/var/lib/wrenn")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an agent must know.
+
+    Attributes:
+        data_dir: the installation's folder.
+        images_dir: folder with `kernels/`, `initramfs/`, `templates/`; the data folder unless set.
+        listen_host, listen_port: where the control plane reaches it.
+        ready_slots: network slots prepared ahead of need.
+        disk_reserve_b: below this much free disk no sandbox is created, so that those that run can go on writing.
+        guest_dns: name servers of the guests.
+        faults: fault points to arm (tests only).
+    """
+
+    data_dir: Path
+    images_dir: Path
+    listen_host: str
+    listen_port: int
+    ready_slots: int
+    disk_reserve_b: int
+    guest_dns: str
+    faults: str
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """Read `WRENN_*`; see docs/reference/settings.md."""
+        data_dir = Path(environment.get("WRENN_DATA_DIR", str(DEFAULT_DATA_DIR)))
+        host, _, port = environment.get("WRENN_AGENT_LISTEN", "127.0.0.1:8010").rpartition(":")
+        return cls(
+            data_dir=data_dir,
+            images_dir=Path(environment.get("WRENN_IMAGES_DIR", str(data_dir))),
+            listen_host=host,
+            listen_port=int(port),
+            ready_slots=int(environment.get("WRENN_READY_SLOTS", "4")),
+            disk_reserve_b=int(environment.get("WRENN_DISK_RESERVE_MB", "1024")) * MIB,
+            guest_dns=environment.get("WRENN_GUEST_DNS", "8.8.8.8,8.8.4.4"),
+            faults=environment.get("WRENN_FAULTS", ""),
+        )

@@ -1,0 +1,108 @@
+"""The one place where the agent's objects are built."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from wrenn.agent.bases import Bases
+from wrenn.agent.facts import HostFacts
+from wrenn.agent.layout import Layout
+from wrenn.agent.recovery import recover
+from wrenn.agent.rpc.app import App
+from wrenn.agent.sandboxes import Sandboxes
+from wrenn.agent.sandboxes.bring_up import BringUp
+from wrenn.agent.sandboxes.tear_down import TearDown
+from wrenn.agent.settings import Settings
+from wrenn.agent.tokens import Tokens
+from wrenn.base.clock import SystemClock
+from wrenn.base.errors import Conflict
+from wrenn.network import SLOT_LIMIT, Slots, claim_block
+from wrenn.storage.images import load_images
+from wrenn.vm.qemu import QemuDriver, choose_accelerator, qemu_version
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A running agent: its application and what the application serves."""
+
+    app: App
+    sandboxes: Sandboxes
+    bases: Bases
+    layout: Layout
+
+
+@asynccontextmanager
+async def running_agent(settings: Settings) -> AsyncGenerator[Agent]:
+    """Build the agent, recover what a former one left, and let go of everything at the end; VMs run on.
+
+    Raises:
+        Conflict: another agent runs on this data folder.
+        NotFound: kernel or template are not built; the message says how.
+    """
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    layout = Layout(settings.data_dir, claim_block(settings.data_dir))
+    lock = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict(f"Another agent already runs on {settings.data_dir}.") from error
+        async with _built(settings, layout) as agent:
+            yield agent
+    finally:
+        os.close(lock)
+
+
+@asynccontextmanager
+async def _built(settings: Settings, layout: Layout) -> AsyncGenerator[Agent]:
+    images = load_images(settings.images_dir)
+    accelerator = await choose_accelerator(kernel=images.kernel, memory_of_choice=layout.accelerator_choice)
+    driver = QemuDriver(accelerator=accelerator, version=await qemu_version())
+    tokens = Tokens.load(layout.secret)
+    # The tap is opened by root and inherited, so it needs no owner.
+    slots = Slots(layout.block, vmm_uid=0, vmm_gid=0, ready_target=settings.ready_slots)
+    agent_version = version("wrenn")
+    bases = Bases(
+        layout=layout,
+        images_dir=settings.images_dir,
+        driver=driver,
+        slots=slots,
+        tokens=tokens,
+        guest_dns=settings.guest_dns,
+        metadata={"agent_version": agent_version, "vmm_version": driver.vmm},
+    )
+    bring_up = BringUp(layout, driver, slots, bases, tokens, SystemClock())
+    tear_down = TearDown(layout, slots)
+    sandboxes = Sandboxes(bring_up=bring_up, tear_down=tear_down, disk_reserve_b=settings.disk_reserve_b)
+    facts = HostFacts(
+        data_dir=settings.data_dir,
+        agent_version=agent_version,
+        vmm=driver.vmm,
+        accelerator=accelerator,
+        sandbox_limit=SLOT_LIMIT,
+        templates=lambda: sorted(
+            p.parent.name for p in (settings.images_dir / "templates").glob("*/manifest.json")
+        ),
+        owned_slots=lambda: sorted(slots.held),
+    )
+    try:
+        await recover(
+            layout=layout,
+            driver=driver,
+            slots=slots,
+            bases=bases,
+            tokens=tokens,
+            sandboxes=sandboxes,
+            tear_down=tear_down,
+        )
+        sandboxes.start()
+        yield Agent(App(sandboxes=sandboxes, facts=facts), sandboxes, bases, layout)
+    finally:
+        await bases.close()
+        await sandboxes.close()
+        await slots.close()

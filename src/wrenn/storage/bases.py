@@ -1,0 +1,147 @@
+"""Bases: warm snapshots of a template in one shape, from which every sandbox is restored.
+
+A base is a folder, named by its key, with `memory` (sparse, the guest's RAM), `state` (device state), `disk.qcow2` (what
+the boot wrote), `empty.qcow2` (what a sandbox's overlay starts as) and `manifest.json`, which is written last: no
+manifest, no base. It is never changed after that. What it depends on is in its key, so that a new kernel, guest agent,
+VMM or image means another base and never a wrong one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from wrenn.base.errors import InternalError
+from wrenn.linux.files import fsync_path, remove_tree, write_json
+from wrenn.linux.memfd import sealed_copy
+from wrenn.storage.page_digest import PageDigest
+
+FORMAT: Final = 1
+_MANIFEST: Final = "manifest.json"
+_KEY_LENGTH: Final = 24
+
+
+class DamagedBase(InternalError):
+    """A base is torn or altered. It must be removed and made again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The files of one base."""
+
+    key: str
+    directory: Path
+
+    @property
+    def memory(self) -> Path:
+        """The guest's RAM."""
+        return self.directory / "memory"
+
+    @property
+    def state(self) -> Path:
+        """The device state."""
+        return self.directory / "state"
+
+    @property
+    def disk(self) -> Path:
+        """The frozen overlay."""
+        return self.directory / "disk.qcow2"
+
+    @property
+    def empty_disk(self) -> Path:
+        """An overlay without content, to be copied."""
+        return self.directory / "empty.qcow2"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that the manifest vouches for."""
+        return (self.memory, self.state, self.disk, self.empty_disk)
+
+
+def base_key(facts: Mapping[str, str | int]) -> str:
+    """The name of the base that these facts determine: kernel, agent, VMM, machine, image, shape."""
+    text = json.dumps({"format": FORMAT, **facts}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:_KEY_LENGTH]
+
+
+def publish(draft: Path, root: Path, *, key: str, facts: Mapping[str, str | int]) -> Base:
+    """Make the finished folder `draft` the base `key` below `root`, durably and at once.
+
+    Raises:
+        StorageFull: no room; the draft is still there.
+    """
+    base = Base(key, draft)
+    for path in base.files:
+        os.chown(path, 0, 0)
+        path.chmod(0o400)
+        fsync_path(path)
+    manifest = {
+        "format": FORMAT,
+        "key": key,
+        "facts": dict(facts),
+        "files": {p.name: _seal_of(p) for p in base.files},
+    }
+    write_json(draft / _MANIFEST, manifest, durable=True)
+    final = root / key
+    remove_tree(final)
+    draft.rename(final)
+    fsync_path(root)
+    return Base(key, final)
+
+
+def find(root: Path, key: str) -> Base | None:
+    """The base `key`, or None when there is none. Its small files are checked; its memory is checked when it is loaded.
+
+    Raises:
+        DamagedBase: it is there and not as it was made.
+    """
+    base = Base(key, root / key)
+    try:
+        manifest = json.loads((base.directory / _MANIFEST).read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise DamagedBase(f"The manifest of base {key} cannot be read.") from error
+    if manifest.get("format") != FORMAT or manifest.get("key") != key:
+        raise DamagedBase(f"The manifest of base {key} belongs to another base or version.")
+    for path in base.files:
+        expected = manifest["files"].get(path.name, {})
+        if not path.exists() or path.stat().st_size != expected.get("size_b"):
+            raise DamagedBase(f"{path.name} of base {key} is missing or has another size.")
+        if path != base.memory and _sha256(path) != expected.get("sha256"):
+            raise DamagedBase(f"{path.name} of base {key} has other content than when it was made.")
+    return base
+
+
+def load_memory(base: Base) -> int:
+    """A sealed memfd with the base's memory; the caller owns it.
+
+    Raises:
+        DamagedBase: the content is not what was saved.
+    """
+    expected = json.loads((base.directory / _MANIFEST).read_text())["files"][base.memory.name]["pages_sha256"]
+    digest = PageDigest()
+    memory = sealed_copy(base.memory, name=f"wrenn-base-{base.key}", on_data=digest.update)
+    if digest.hexdigest() != expected:
+        os.close(memory)
+        raise DamagedBase(f"The memory of base {base.key} has other content than when it was made.")
+    return memory
+
+
+def _seal_of(path: Path) -> dict[str, str | int]:
+    size_b = path.stat().st_size
+    if path.name == "memory":
+        digest = PageDigest()
+        os.close(sealed_copy(path, name="digest", on_data=digest.update))
+        return {"size_b": size_b, "pages_sha256": digest.hexdigest()}
+    return {"size_b": size_b, "sha256": _sha256(path)}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
