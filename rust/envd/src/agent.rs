@@ -1,0 +1,113 @@
+//! What the parts of the agent share, and what the host told it at `/init`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use subtle::ConstantTimeEq as _;
+
+use crate::filesystem::watch::Watchers;
+use crate::metrics::CpuClock;
+use crate::process::registry::Registry;
+use crate::users::{User, UserError, Users};
+
+/// The user who is meant when nobody is named and `/init` said nothing.
+const USUAL_USER: &str = "user";
+/// The user of an image that has no [`USUAL_USER`].
+const LAST_USER: &str = "root";
+
+/// Whose machine this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Process 1 of a guest: the machine is ours.
+    Pid1,
+    /// An ordinary process: the machine is somebody else's, so clock, names and power are left alone.
+    Process,
+}
+
+/// What the host told the guest.
+#[derive(Debug, Default)]
+pub struct Settings {
+    /// Whether `/init` has been called: before, no program of a user may run.
+    pub initialised: bool,
+    /// The secret that every request carries; `None` or empty: open.
+    pub access_token: Option<String>,
+    /// Variables of every process.
+    pub env: BTreeMap<String, String>,
+    /// The user when none is named.
+    pub default_user: Option<String>,
+    /// The working directory when none is named.
+    pub default_workdir: Option<String>,
+    /// Which life of the sandbox this is, as the host counts; only given back.
+    pub lifecycle_id: Option<String>,
+}
+
+/// The agent.
+#[derive(Debug)]
+pub struct Agent {
+    /// Whose machine this is.
+    pub mode: Mode,
+    /// What the host told.
+    settings: Mutex<Settings>,
+    /// `/etc/passwd` and `/etc/group`.
+    pub users: Users,
+    /// Processes that were started here.
+    pub processes: Registry,
+    /// Watched directories.
+    pub watchers: Watchers,
+    /// Processor times of the last look.
+    pub cpu_clock: CpuClock,
+}
+
+/// Takes a lock whether or not another holder panicked: every holder leaves a whole value.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Agent {
+    /// An agent that knows nothing yet.
+    pub fn new(mode: Mode) -> Arc<Self> {
+        Arc::new(Self {
+            mode,
+            settings: Mutex::new(Settings::default()),
+            users: Users::default(),
+            processes: Registry::default(),
+            watchers: Watchers::default(),
+            cpu_clock: CpuClock::default(),
+        })
+    }
+
+    /// What the host told.
+    pub fn settings(&self) -> MutexGuard<'_, Settings> {
+        lock(&self.settings)
+    }
+
+    /// Whether user programs may run.
+    pub fn is_ready(&self) -> bool {
+        self.mode == Mode::Process || self.settings().initialised
+    }
+
+    /// Whether this is the secret. Takes the same time for every wrong one of its length.
+    pub fn accepts_token(&self, offered: Option<&[u8]>) -> bool {
+        match self.settings().access_token.as_deref() {
+            None | Some("") => true,
+            Some(token) => offered.is_some_and(|o| token.as_bytes().ct_eq(o).into()),
+        }
+    }
+
+    /// The secret, when there is one.
+    pub fn access_token(&self) -> Option<String> {
+        self.settings().access_token.clone().filter(|t| !t.is_empty())
+    }
+
+    /// The named user, or the default one.
+    pub fn user(&self, name: Option<&str>) -> Result<User, UserError> {
+        if let Some(name) = name.filter(|n| !n.is_empty()) {
+            return self.users.find(name);
+        }
+        let chosen = self.settings().default_user.clone().filter(|n| !n.is_empty());
+        match chosen {
+            Some(name) => self.users.find(&name),
+            None => self.users.find(USUAL_USER).or_else(|_| self.users.find(LAST_USER)),
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! `POST /files`.
+//!
+//! A file is written in place: made, given to its owner, written. No other order, and no second name: clients count the
+//! events that watchers see.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use serde::Serialize;
+use sys::rustix;
+use sys::rustix::fs::{Gid, Mode, OFlags, Uid, XattrFlags};
+use sys::rustix::io::Errno;
+
+use crate::agent::Agent;
+use crate::body::Body;
+use crate::files::inflate::Upload;
+use crate::files::multipart::{self, Multipart};
+use crate::files::query::Query;
+use crate::files::{FilesError, read};
+use crate::filesystem::entry::{self, METADATA_PREFIX};
+use crate::filesystem::fault::Fault;
+use crate::filesystem::make_dir::make_all;
+use crate::filesystem::as_user;
+use crate::paths;
+use crate::server::access::has_token;
+use crate::server::reply;
+use crate::users::User;
+
+/// Mode of a file we make.
+const FILE_MODE: u32 = 0o644;
+/// Gathered before it is written: small files come in one write, large ones without many.
+const GATHER: usize = 512 * 1024;
+/// The header that carries metadata.
+const METADATA_HEADER: &str = "x-metadata-";
+/// Longest key: Linux takes 255 bytes of name, less the prefix.
+const MAX_KEY_BYTES: usize = 246;
+/// Longest metadata of one file.
+const MAX_METADATA_BYTES: usize = 4096;
+/// How long a client may still send after the answer is known.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What is told about a written file.
+#[derive(Debug, Serialize)]
+struct Written {
+    /// Its last name.
+    name: String,
+    /// Where it is.
+    path: String,
+    /// Always `file`.
+    r#type: &'static str,
+    /// As it was given.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    metadata: BTreeMap<String, String>,
+}
+
+/// A request without its body.
+struct Order {
+    /// Whose file it becomes.
+    user: User,
+    /// The path of the query.
+    path: Option<PathBuf>,
+    /// For every file of the request.
+    metadata: BTreeMap<String, String>,
+}
+
+/// Answers `POST`.
+pub async fn answer(agent: &Arc<Agent>, request: Request<Incoming>) -> Response<Body> {
+    match take(agent, request).await {
+        Ok(written) => reply::json(StatusCode::OK, &written),
+        Err(error) => error.answer(),
+    }
+}
+
+async fn take(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Vec<Written>, FilesError> {
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let headers = request.headers();
+    let user = query.admit(agent, has_token(agent, headers), "write")?;
+    let path = query.name()?.map(|n| paths::resolve(&n, &user.home));
+    let order = Order { path, metadata: metadata_of(headers)?, user };
+    let text = |name: header::HeaderName| headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let (encoding, content_type) = (text(header::CONTENT_ENCODING), text(header::CONTENT_TYPE).unwrap_or_default());
+    let mut upload = Upload::new(request.into_body(), encoding.as_deref())?;
+    if let Some(boundary) = multipart::boundary(&content_type) {
+        let mut form = Multipart::new(upload, &boundary);
+        let outcome = take_form(agent, &order, &mut form).await;
+        // Also the epilogue of a good form.
+        let _ = tokio::time::timeout(DISCARD_TIMEOUT, form.discard()).await;
+        outcome
+    } else {
+        let outcome = take_raw(agent, &order, &mut upload).await;
+        let _ = tokio::time::timeout(DISCARD_TIMEOUT, upload.discard()).await;
+        outcome
+    }
+}
+
+/// Keys in lower case, values in printable ASCII.
+fn metadata_of(headers: &HeaderMap) -> Result<BTreeMap<String, String>, FilesError> {
+    let mut found = BTreeMap::new();
+    let mut length = 0;
+    for (name, value) in headers {
+        let Some(key) = name.as_str().strip_prefix(METADATA_HEADER) else { continue };
+        if key.is_empty() || key.len() > MAX_KEY_BYTES {
+            return Err(FilesError::Invalid(format!("a metadata key must be 1 to {MAX_KEY_BYTES} characters")));
+        }
+        let value = value.as_bytes();
+        let printable = |b: &u8| b.is_ascii_graphic() || *b == b' ';
+        let text = std::str::from_utf8(value).ok().filter(|_| value.iter().all(printable));
+        let text = text.ok_or_else(|| FilesError::Invalid(format!("metadata {key:?} must be printable ASCII")))?;
+        length += key.len() + text.len();
+        found.insert(key.to_owned(), text.to_owned());
+    }
+    if length > MAX_METADATA_BYTES {
+        return Err(FilesError::Invalid(format!("the metadata is longer than {MAX_METADATA_BYTES} bytes")));
+    }
+    Ok(found)
+}
+
+async fn take_raw(agent: &Arc<Agent>, order: &Order, upload: &mut Upload) -> Result<Vec<Written>, FilesError> {
+    let path = order.path.clone().ok_or_else(|| FilesError::Invalid("the path is missing".into()))?;
+    let mut sink = Sink::open(agent, order, path).await?;
+    while let Some(bytes) = upload.next().await? {
+        sink.push(bytes).await?;
+    }
+    Ok(vec![sink.finish(agent, order).await?])
+}
+
+async fn take_form(agent: &Arc<Agent>, order: &Order, form: &mut Multipart) -> Result<Vec<Written>, FilesError> {
+    let mut written = Vec::new();
+    while let Some(head) = form.next_part().await? {
+        if head.name.as_deref() != Some("file") {
+            continue;
+        }
+        let path = match (&order.path, head.filename.filter(|f| !f.is_empty())) {
+            (Some(_), _) if !written.is_empty() => {
+                return Err(FilesError::Invalid("with a path in the query there may be only one file".into()));
+            }
+            (Some(path), _) => path.clone(),
+            (None, Some(name)) => paths::resolve(&paths::to_name(&name), &order.user.home),
+            (None, None) => return Err(FilesError::Invalid("a file has no name, and the query has no path".into())),
+        };
+        let mut sink = Sink::open(agent, order, path).await?;
+        while let Some(bytes) = form.next_bytes().await? {
+            sink.push(bytes).await?;
+        }
+        written.push(sink.finish(agent, order).await?);
+    }
+    if written.is_empty() {
+        return Err(FilesError::Invalid("the body holds no part named 'file'".into()));
+    }
+    Ok(written)
+}
+
+/// A file that is being written.
+struct Sink {
+    /// Where.
+    path: PathBuf,
+    /// Away while a thread writes to it.
+    file: Option<File>,
+    /// Not yet written.
+    gathered: Vec<u8>,
+}
+
+/// Makes the file or empties the one that is there, and gives it to whoever acts.
+fn open_for(user: &User, path: &Path, metadata: &BTreeMap<String, String>) -> Result<File, Fault> {
+    let fault = |e: std::io::Error| Fault::new("write", path, e);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
+    let file = read::open(path, flags, Mode::from_raw_mode(FILE_MODE)).map_err(fault)?;
+    let about = file.metadata().map_err(fault)?;
+    if !about.is_file() {
+        return Err(Fault::errno("write", path, Errno::INVAL));
+    }
+    // A file of somebody else that this user may write stays with its owner, unless root takes it over.
+    let owner = rustix::fs::fchown(&file, Some(Uid::from_raw(user.ids.uid)), Some(Gid::from_raw(user.ids.gid)));
+    if let Err(error) = owner {
+        if about.uid() == user.ids.uid {
+            return Err(fault(error.into()));
+        }
+    }
+    for old in entry::metadata(path).into_keys().filter(|k| !metadata.contains_key(k)) {
+        rustix::fs::fremovexattr(&file, format!("{METADATA_PREFIX}{old}")).map_err(|e| fault(e.into()))?;
+    }
+    for (key, value) in metadata {
+        rustix::fs::fsetxattr(&file, format!("{METADATA_PREFIX}{key}"), value.as_bytes(), XattrFlags::empty())
+            .map_err(|e| fault(e.into()))?;
+    }
+    Ok(file)
+}
+
+impl Sink {
+    async fn open(agent: &Arc<Agent>, order: &Order, path: PathBuf) -> Result<Self, FilesError> {
+        let attempt = async || {
+            let (user, path, metadata) = (order.user.clone(), path.clone(), order.metadata.clone());
+            as_user(agent, &order.user, move |_| open_for(&user, &path, &metadata)).await
+        };
+        let file = match attempt().await {
+            Err(fault) if fault.is_missing() => {
+                let parent = path.parent().unwrap_or(Path::new("/")).to_owned();
+                as_user(agent, &order.user, move |_| make_all(&parent)).await?;
+                // A watcher must be on the new directory before the file appears in it.
+                agent.watchers.look(agent);
+                attempt().await?
+            }
+            other => other?,
+        };
+        Ok(Self { path, file: Some(file), gathered: Vec::new() })
+    }
+
+    async fn push(&mut self, bytes: Bytes) -> Result<(), FilesError> {
+        if self.gathered.len() + bytes.len() > GATHER {
+            self.flush().await?;
+        }
+        self.gathered.extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), FilesError> {
+        let Some(mut file) = self.file.take().filter(|_| !self.gathered.is_empty()) else { return Ok(()) };
+        let bytes = std::mem::take(&mut self.gathered);
+        let done = tokio::task::spawn_blocking(move || {
+            let outcome = file.write_all(&bytes);
+            (file, bytes, outcome)
+        });
+        let died = |_| Fault::new("write", &self.path, std::io::Error::other("the worker died"));
+        let (file, mut bytes, outcome) = done.await.map_err(died)?;
+        outcome.map_err(|e| Fault::new("write", &self.path, e))?;
+        bytes.clear();
+        self.gathered = bytes;
+        self.file = Some(file);
+        Ok(())
+    }
+
+    async fn finish(mut self, agent: &Agent, order: &Order) -> Result<Written, FilesError> {
+        self.flush().await?;
+        drop(self.file);
+        agent.watchers.look(agent);
+        Ok(Written {
+            name: paths::to_text(self.path.file_name().unwrap_or(OsStr::new("/"))),
+            path: paths::to_text(&self.path),
+            r#type: "file",
+            metadata: order.metadata.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_is_checked() {
+        let headers = |name: &str, value: &str| {
+            let name = header::HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            HeaderMap::from_iter([(name, header::HeaderValue::from_bytes(value.as_bytes()).expect("a value"))])
+        };
+        let found = metadata_of(&headers("X-Metadata-Author", "me")).expect("good");
+        assert_eq!(found.get("author").map(String::as_str), Some("me"));
+        assert!(metadata_of(&headers("x-metadata-a", "\u{e4}")).is_err());
+        assert!(metadata_of(&headers(&format!("x-metadata-{}", "k".repeat(247)), "v")).is_err());
+        assert!(metadata_of(&headers("x-metadata-a", &"v".repeat(4097))).is_err());
+        assert!(metadata_of(&headers("content-type", "x")).expect("none").is_empty());
+    }
+}

@@ -1,0 +1,92 @@
+//! Why something on the disk failed, and how that is told.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use http::StatusCode;
+use sys::rustix::io::Errno;
+use wire::code::{Code, ConnectError};
+
+use crate::paths;
+
+/// A failure with its facts.
+#[derive(Debug)]
+pub struct Fault {
+    /// What was tried, as a verb.
+    action: &'static str,
+    /// On which file.
+    path: PathBuf,
+    /// Why it failed.
+    source: io::Error,
+}
+
+impl Fault {
+    /// A failure of the kernel's.
+    pub fn new(action: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
+        Self { action, path: path.as_ref().to_owned(), source: source.into() }
+    }
+
+    /// A failure that we see ourselves, as the kernel would name it.
+    pub fn errno(action: &'static str, path: impl AsRef<Path>, errno: Errno) -> Self {
+        Self::new(action, path, errno)
+    }
+
+    /// Whether the file is not there.
+    pub fn is_missing(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+
+    fn errno_of(&self) -> Option<Errno> {
+        Errno::from_io_error(&self.source)
+    }
+
+    /// What the caller can do about it.
+    pub fn code(&self) -> Code {
+        match self.errno_of() {
+            Some(Errno::NOENT) => Code::NotFound,
+            Some(Errno::EXIST) => Code::AlreadyExists,
+            Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Code::PermissionDenied,
+            Some(
+                Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::NAMETOOLONG | Errno::INVAL | Errno::NXIO | Errno::XDEV
+                | Errno::NODEV | Errno::OPNOTSUPP | Errno::ILSEQ,
+            ) => Code::InvalidArgument,
+            Some(Errno::NOTEMPTY | Errno::BUSY | Errno::TXTBSY) => Code::FailedPrecondition,
+            Some(
+                Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::MLINK,
+            ) => Code::ResourceExhausted,
+            _ => Code::Internal,
+        }
+    }
+
+    /// The status of a plain HTTP answer.
+    pub fn status(&self) -> StatusCode {
+        match self.errno_of() {
+            Some(Errno::NOSPC | Errno::DQUOT) => StatusCode::INSUFFICIENT_STORAGE,
+            _ => StatusCode::from_u16(self.code().http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = paths::to_text(&self.path);
+        match self.errno_of() {
+            Some(Errno::NOENT) => write!(f, "path '{path}' does not exist (cannot {} it)", self.action),
+            Some(Errno::NOSPC | Errno::DQUOT) => write!(f, "not enough disk space to {} '{path}'", self.action),
+            _ => write!(f, "cannot {} '{path}': {}", self.action, self.source),
+        }
+    }
+}
+
+impl std::error::Error for Fault {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+impl From<Fault> for ConnectError {
+    fn from(fault: Fault) -> Self {
+        Self::new(fault.code(), fault.to_string())
+    }
+}

@@ -1,0 +1,59 @@
+//! `MakeDir`, and the making of parents.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use sys::rustix::io::Errno;
+use wire::code::{Code, ConnectError};
+use wire::filesystem::{MakeDirRequest, MakeDirResponse};
+
+use crate::agent::Agent;
+use crate::filesystem::fault::Fault;
+use crate::filesystem::{as_user, entry, target};
+use crate::rpc::Caller;
+
+/// Mode of a directory we make.
+const DIRECTORY_MODE: u32 = 0o755;
+
+/// Makes a directory and what is missing above it; whoever acts becomes the owner. Whether anything was made.
+pub fn make_all(path: &Path) -> Result<bool, Fault> {
+    match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let parent = path.parent().ok_or_else(|| Fault::errno("make", path, Errno::NOENT))?;
+            make_all(parent)?;
+            match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
+                Ok(()) => Ok(true),
+                Err(_) if path.is_dir() => Ok(false),
+                Err(error) => Err(Fault::new("make the directory", path, error)),
+            }
+        }
+        Err(error) => match fs::metadata(path) {
+            Ok(about) if about.is_dir() => Ok(false),
+            Ok(_) => Err(Fault::errno("make the directory", path, Errno::NOTDIR)),
+            Err(_) => Err(Fault::new("make the directory", path, error)),
+        },
+    }
+}
+
+/// Makes a directory with its parents.
+pub async fn make_dir(
+    agent: &Arc<Agent>,
+    request: MakeDirRequest,
+    caller: &Caller,
+) -> Result<MakeDirResponse, ConnectError> {
+    let (user, path) = target(agent, caller, &request.path)?;
+    let entry = as_user(agent, &user, move |agent| {
+        if !make_all(&path)? {
+            let text = format!("directory already exists: {}", crate::paths::to_text(&path));
+            return Err(ConnectError::new(Code::AlreadyExists, text));
+        }
+        Ok(entry::entry(agent, &path)?)
+    })
+    .await?;
+    agent.watchers.look(agent);
+    Ok(MakeDirResponse { entry: Some(entry) })
+}

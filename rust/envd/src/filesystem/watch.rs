@@ -1,0 +1,299 @@
+//! Watching directories by inotify; shared by the stream and by polling.
+//!
+//! A watch is only on one directory, so a recursive watcher puts one on each directory it learns of. What was made in a
+//! new directory before its watch was there is found by listing it. Our own changes go one better: after them the
+//! queues are looked at ([`Watchers::look`]) before the client hears the answer, so its next change meets a watch.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Weak};
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+
+use sys::rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use sys::rustix::io::Errno;
+use sys::spawn::Ids;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+use wire::code::{Code, ConnectError};
+use wire::filesystem::{EventType, FilesystemEvent};
+
+use crate::agent::{Agent, lock};
+use crate::filesystem::fault::Fault;
+use crate::filesystem::{become_user, entry};
+use crate::paths;
+
+/// Watchers that may exist at once, streams and polled ones together. The kernel's own bound of inotify instances per
+/// user (128 by default) may come first.
+const MAX_WATCHERS: usize = 256;
+/// Directories of one recursive watcher.
+const MAX_DIRECTORIES: usize = 16_384;
+/// Events that wait for a client.
+const MAX_WAITING: usize = 16_384;
+/// Names found by listing whose own event may still come.
+const MAX_EXPECTED: usize = 4096;
+/// File systems that other machines serve; the kernel does not see what those change.
+const NETWORK_MAGICS: [u64; 8] =
+    [0x6969, 0xFF53_4D42, 0xFE53_4D42, 0x517B, 0x0102_1997, 0x00C3_6400, 0x5346_414F, 0x6573_5546];
+
+/// What a watcher is to do.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// The directory.
+    pub root: PathBuf,
+    /// With everything below.
+    pub recursive: bool,
+    /// Tell about the file, too.
+    pub include_entry: bool,
+    /// Watch even where events of other machines are not seen.
+    pub allow_network_mounts: bool,
+    /// With whose rights.
+    pub ids: Ids,
+}
+
+/// A watched directory.
+#[derive(Debug)]
+pub struct Watcher {
+    /// The kernel's queue.
+    queue: AsyncFd<OwnedFd>,
+    /// What it is to do.
+    wish: Wish,
+    /// What it knows.
+    state: Mutex<State>,
+    /// Rung when events were read by somebody other than the watcher's own task.
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The kernel's number of each watch, and its directory below the root.
+    directories: HashMap<i32, PathBuf>,
+    /// Told by listing; the kernel's own event of it is left out.
+    expected: HashSet<PathBuf>,
+    /// Events for the client.
+    waiting: VecDeque<FilesystemEvent>,
+    /// Events were lost.
+    overflown: bool,
+}
+
+/// All watchers.
+#[derive(Debug, Default)]
+pub struct Watchers {
+    /// Those that live; a watcher goes with its last holder.
+    all: Mutex<Vec<Weak<Watcher>>>,
+    /// Those that are polled.
+    pub polled: Mutex<HashMap<String, (Arc<Watcher>, tokio::task::AbortHandle)>>,
+}
+
+impl Watchers {
+    /// Begins to watch. Blocks on the disk.
+    pub fn create(&self, agent: &Agent, wish: Wish) -> Result<Arc<Watcher>, ConnectError> {
+        let mut all = lock(&self.all);
+        all.retain(|w| w.strong_count() > 0);
+        if all.len() >= MAX_WATCHERS {
+            return Err(ConnectError::new(Code::ResourceExhausted, format!("{MAX_WATCHERS} watchers exist already")));
+        }
+        let watcher = Arc::new(Watcher::new(agent, wish)?);
+        all.push(Arc::downgrade(&watcher));
+        Ok(watcher)
+    }
+
+    /// Reads what the kernel has for every watcher.
+    pub fn look(&self, agent: &Agent) {
+        let all: Vec<_> = lock(&self.all).iter().filter_map(Weak::upgrade).collect();
+        for watcher in all {
+            watcher.read(agent);
+            watcher.news.notify_one();
+        }
+    }
+}
+
+impl Watcher {
+    fn new(agent: &Agent, wish: Wish) -> Result<Self, ConnectError> {
+        let fault = |e: io::Error| Fault::new("watch", &wish.root, e);
+        let _acting = become_user(&wish.ids).map_err(fault)?;
+        let about = fs::metadata(&wish.root).map_err(fault)?;
+        if !about.is_dir() {
+            return Err(Fault::errno("watch", &wish.root, Errno::NOTDIR).into());
+        }
+        let kind = sys::rustix::fs::statfs(&wish.root).map_err(|e| fault(e.into()))?.f_type as u64;
+        if NETWORK_MAGICS.contains(&kind) && !wish.allow_network_mounts {
+            let path = paths::to_text(&wish.root);
+            let text = format!("cannot watch '{path}': it is on a network mount, where changes may go unseen");
+            return Err(ConnectError::new(Code::InvalidArgument, text));
+        }
+        let queue = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(|e| fault(e.into()))?;
+        let queue = sys::ready::register(queue, Interest::READABLE).map_err(fault)?;
+        let watcher = Self { queue, wish: wish.clone(), state: Mutex::default(), news: Notify::new() };
+        watcher.add(agent, &mut lock(&watcher.state), PathBuf::new(), false)?;
+        Ok(watcher)
+    }
+
+    /// Waits until there may be events, and reads them.
+    pub async fn wait(&self, agent: &Agent) {
+        tokio::select! {
+            ready = self.queue.readable() => {
+                self.read(agent);
+                if let Ok(mut ready) = ready {
+                    ready.clear_ready();
+                }
+            }
+            () = self.news.notified() => {}
+        }
+    }
+
+    /// Takes what waits for the client.
+    pub fn take(&self) -> Result<Vec<FilesystemEvent>, ConnectError> {
+        let mut state = lock(&self.state);
+        if std::mem::take(&mut state.overflown) {
+            state.waiting.clear();
+            return Err(ConnectError::new(Code::ResourceExhausted, "events were lost: too many changes at once"));
+        }
+        Ok(state.waiting.drain(..).collect())
+    }
+
+    /// Reads the kernel's queue to its end.
+    pub fn read(&self, agent: &Agent) {
+        let Ok(_acting) = become_user(&self.wish.ids) else { return };
+        let mut state = lock(&self.state);
+        let mut buffer = [MaybeUninit::<u8>::uninit(); 4096];
+        let mut reader = inotify::Reader::new(&self.queue, &mut buffer);
+        // Ends with EAGAIN; any other error ends it as well, there is nothing else to be done.
+        while let Ok(event) = reader.next() {
+            let name = event.file_name().map(|n| PathBuf::from(OsStr::from_bytes(n.to_bytes())));
+            self.take_in(agent, &mut state, event.wd(), event.events(), name);
+        }
+    }
+
+    fn take_in(&self, agent: &Agent, state: &mut State, wd: i32, flags: ReadFlags, name: Option<PathBuf>) {
+        if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+            state.overflown = true;
+            return;
+        }
+        if flags.contains(ReadFlags::IGNORED) {
+            state.directories.remove(&wd);
+            return;
+        }
+        let Some(directory) = state.directories.get(&wd) else { return };
+        let is_root = directory.as_os_str().is_empty();
+        let path = match name {
+            Some(name) => directory.join(name),
+            // About a watched directory itself: its parent's watch says the same, except for the root.
+            None if is_root => PathBuf::new(),
+            None => return,
+        };
+        let appeared = flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO);
+        let went = flags.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM);
+        let foretold = state.expected.remove(&path) && appeared;
+        if let Some(kind) = kind_of(flags).filter(|_| !foretold) {
+            self.tell(agent, state, &path, kind);
+        }
+        if self.wish.recursive && flags.contains(ReadFlags::ISDIR) {
+            if went {
+                self.forget(state, &path);
+            }
+            if appeared && !foretold {
+                // It may be gone again, or closed to this user.
+                let _ = self.add(agent, state, path, true);
+            }
+        }
+    }
+
+    fn tell(&self, agent: &Agent, state: &mut State, path: &Path, kind: EventType) {
+        if state.waiting.len() >= MAX_WAITING {
+            state.overflown = true;
+            return;
+        }
+        let there = matches!(kind, EventType::Create | EventType::Write | EventType::Chmod);
+        let entry = (self.wish.include_entry && there).then(|| entry::entry(agent, &self.wish.root.join(path)).ok());
+        let name = if path.as_os_str().is_empty() { ".".to_owned() } else { paths::to_text(path) };
+        state.waiting.push_back(FilesystemEvent { name, r#type: kind as i32, entry: entry.flatten() });
+    }
+
+    /// Watches a directory, with those below it when recursive. `report`: what is found in it is new to the client.
+    fn add(&self, agent: &Agent, state: &mut State, start: PathBuf, report: bool) -> Result<(), ConnectError> {
+        let mut flags = WatchFlags::CREATE
+            | WatchFlags::MODIFY
+            | WatchFlags::ATTRIB
+            | WatchFlags::DELETE
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVED_FROM
+            | WatchFlags::MOVED_TO
+            | WatchFlags::ONLYDIR;
+        if !start.as_os_str().is_empty() {
+            flags |= WatchFlags::DONT_FOLLOW;
+        }
+        let mut to_do = vec![start];
+        let mut first = true;
+        while let Some(below) = to_do.pop() {
+            let path = self.wish.root.join(&below);
+            if state.directories.len() >= MAX_DIRECTORIES {
+                let text = format!("'{}' holds more than {MAX_DIRECTORIES} directories", paths::to_text(&self.wish.root));
+                return Err(ConnectError::new(Code::ResourceExhausted, text));
+            }
+            match inotify::add_watch(&self.queue, &path, flags) {
+                Ok(wd) => drop(state.directories.insert(wd, below.clone())),
+                Err(error) if first || error == Errno::NOSPC => {
+                    return Err(Fault::errno("watch", &path, error).into());
+                }
+                Err(_) => continue,
+            }
+            first = false;
+            flags |= WatchFlags::DONT_FOLLOW;
+            if !self.wish.recursive {
+                return Ok(());
+            }
+            let Ok(found) = fs::read_dir(&path) else { continue };
+            for item in found.flatten() {
+                let name = below.join(item.file_name());
+                let kind = item.file_type();
+                if report {
+                    self.tell(agent, state, &name, EventType::Create);
+                    if item.metadata().is_ok_and(|m| m.is_file() && m.len() > 0) {
+                        self.tell(agent, state, &name, EventType::Write);
+                    }
+                    if state.expected.len() < MAX_EXPECTED {
+                        state.expected.insert(name.clone());
+                    }
+                }
+                if kind.is_ok_and(|k| k.is_dir()) {
+                    to_do.push(name);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A directory went: its watches would tell of it under its old name.
+    fn forget(&self, state: &mut State, gone: &Path) {
+        let old: Vec<i32> =
+            state.directories.iter().filter(|(_, d)| d.starts_with(gone)).map(|(wd, _)| *wd).collect();
+        for wd in old {
+            state.directories.remove(&wd);
+            // It may be gone with its directory.
+            let _ = inotify::remove_watch(&self.queue, wd);
+        }
+    }
+}
+
+fn kind_of(flags: ReadFlags) -> Option<EventType> {
+    if flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) {
+        Some(EventType::Create)
+    } else if flags.contains(ReadFlags::MODIFY) {
+        Some(EventType::Write)
+    } else if flags.intersects(ReadFlags::DELETE | ReadFlags::DELETE_SELF) {
+        Some(EventType::Remove)
+    } else if flags.contains(ReadFlags::MOVED_FROM) {
+        Some(EventType::Rename)
+    } else if flags.contains(ReadFlags::ATTRIB) {
+        Some(EventType::Chmod)
+    } else {
+        None
+    }
+}

@@ -1,0 +1,75 @@
+//! `WatchDir`: events as a stream.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use wire::code::{Code, ConnectError};
+use wire::codec::Codec;
+use wire::filesystem::watch_dir_response::{Event, KeepAlive, StartEvent};
+use wire::filesystem::{WatchDirRequest, WatchDirResponse};
+
+use crate::agent::Agent;
+use crate::body::{Body, Part};
+use crate::filesystem::target;
+use crate::filesystem::watch::{Watcher, Wish};
+use crate::rpc::{Caller, end_frame, message_frame};
+
+/// Events on their way to one client; more wait in the watcher.
+const MAX_WAITING_FRAMES: usize = 64;
+
+fn frame(codec: Codec, event: Event) -> Part {
+    Part::More(message_frame(codec, &WatchDirResponse { event: Some(event) }).into())
+}
+
+/// Watches for as long as the client listens.
+pub async fn watch_dir(agent: &Arc<Agent>, request: WatchDirRequest, caller: &Caller) -> Result<Body, ConnectError> {
+    let (user, root) = target(agent, caller, &request.path)?;
+    let wish = Wish {
+        root,
+        recursive: request.recursive,
+        include_entry: request.include_entry,
+        allow_network_mounts: request.allow_network_mounts,
+        ids: user.ids,
+    };
+    let watcher = agent.watchers.create(agent, wish)?;
+    let (parts, receiver) = mpsc::channel(MAX_WAITING_FRAMES);
+    let codec = caller.codec;
+    // The channel is new and has room.
+    let _ = parts.try_send(frame(codec, Event::Start(StartEvent {})));
+    let deadline = caller.timeout.map(|t| tokio::time::Instant::now() + t);
+    let agent = agent.clone();
+    tokio::spawn(async move {
+        let error = tokio::select! {
+            error = forward(&agent, &watcher, &parts, codec) => error,
+            () = parts.closed() => return,
+            () = sleep_until(deadline) => ConnectError::new(Code::DeadlineExceeded, "the stream was open for as long as was asked"),
+        };
+        // Nobody may listen any more.
+        let _ = parts.send(Part::Last(end_frame(Some(&error)).into())).await;
+    });
+    let keepalive = message_frame(codec, &WatchDirResponse { event: Some(Event::Keepalive(KeepAlive {})) });
+    Ok(Body::events(receiver, caller.keepalive, keepalive.into()))
+}
+
+async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Sends events until it cannot go on.
+async fn forward(agent: &Agent, watcher: &Watcher, parts: &mpsc::Sender<Part>, codec: Codec) -> ConnectError {
+    loop {
+        watcher.wait(agent).await;
+        let events = match watcher.take() {
+            Ok(events) => events,
+            Err(error) => return error,
+        };
+        for event in events {
+            if parts.send(frame(codec, Event::Filesystem(event))).await.is_err() {
+                return ConnectError::new(Code::Canceled, "nobody listens");
+            }
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! `POST /init`: the host tells a guest who it is. Called at create and after every restore, before any program of a
+//! user runs. Also `/snapshot/prepare` and what `/envs` shows.
+//!
+//! Order: random numbers, clock, names, variables, and the token last: until then nobody else is let in.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use base64::Engine as _;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use serde::Deserialize;
+use sys::rustix;
+use sys::rustix::time::{ClockId, Timespec};
+
+use crate::agent::{Agent, Mode};
+use crate::body::{Body, BodyError, read_whole};
+use crate::rpc::MAX_MESSAGE_BYTES;
+use crate::server::reply;
+
+/// Fewest bytes of randomness worth mixing in.
+const MIN_ENTROPY_BYTES: usize = 32;
+/// Most bytes taken; the kernel's pool holds 256 bits.
+const MAX_ENTROPY_BYTES: usize = 4096;
+/// Longest host name Linux takes.
+const MAX_HOSTNAME_BYTES: usize = 64;
+
+/// The body of `/init`. Unknown fields are passed over; absent ones leave things as they are.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct InitRequest {
+    /// Variables of every process. Given: replaces those given before.
+    env_vars: Option<BTreeMap<String, String>>,
+    /// The secret for every further request.
+    access_token: Option<String>,
+    /// The time now, RFC 3339.
+    timestamp: Option<String>,
+    /// The user when none is named.
+    default_user: Option<String>,
+    /// The working directory when none is named.
+    default_workdir: Option<String>,
+    /// The machine's name.
+    hostname: Option<String>,
+    /// 32 hexadecimal digits.
+    machine_id: Option<String>,
+    /// Base64 of secret random bytes.
+    entropy: Option<String>,
+    /// Which life of the sandbox this is.
+    #[serde(rename = "lifecycleID")]
+    lifecycle_id: Option<String>,
+}
+
+/// What is wrong with a body, or what the kernel refused.
+#[derive(Debug)]
+enum InitError {
+    /// The request is wrong.
+    Invalid(String),
+    /// A step failed.
+    Step {
+        /// Which.
+        step: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A body, checked.
+#[derive(Debug, Default)]
+struct Plan {
+    /// Bytes to mix in.
+    entropy: Option<Vec<u8>>,
+    /// The time.
+    time: Option<Timespec>,
+    /// The name.
+    hostname: Option<String>,
+    /// The id.
+    machine_id: Option<String>,
+}
+
+fn invalid(text: impl Into<String>) -> InitError {
+    InitError::Invalid(text.into())
+}
+
+fn plan(request: &InitRequest) -> Result<Plan, InitError> {
+    let mut plan = Plan::default();
+    if let Some(entropy) = &request.entropy {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(entropy);
+        let bytes = bytes.map_err(|e| invalid(format!("entropy is no base64: {e}")))?;
+        if !(MIN_ENTROPY_BYTES..=MAX_ENTROPY_BYTES).contains(&bytes.len()) {
+            return Err(invalid(format!("entropy must be {MIN_ENTROPY_BYTES} to {MAX_ENTROPY_BYTES} bytes")));
+        }
+        plan.entropy = Some(bytes);
+    }
+    if let Some(text) = request.timestamp.as_deref().filter(|t| !t.is_empty()) {
+        let time = parse_time(text).ok_or_else(|| invalid(format!("timestamp {text:?} is no RFC 3339 time")))?;
+        plan.time = Some(time);
+    }
+    if let Some(name) = request.hostname.as_deref().filter(|n| !n.is_empty()) {
+        let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
+        if name.len() > MAX_HOSTNAME_BYTES || !name.bytes().all(good) || name.starts_with(['-', '.']) {
+            return Err(invalid(format!("hostname must be 1 to {MAX_HOSTNAME_BYTES} letters, digits, '-' or '.'")));
+        }
+        plan.hostname = Some(name.to_owned());
+    }
+    if let Some(id) = request.machine_id.as_deref().filter(|i| !i.is_empty()) {
+        if id.len() != 32 || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(invalid("machineId must be 32 hexadecimal digits"));
+        }
+        plan.machine_id = Some(id.to_ascii_lowercase());
+    }
+    Ok(plan)
+}
+
+/// RFC 3339 with up to nanoseconds.
+fn parse_time(text: &str) -> Option<Timespec> {
+    let time: wire::Timestamp = serde_json::from_value(serde_json::Value::String(text.to_owned())).ok()?;
+    (time.seconds >= 0).then_some(Timespec { tv_sec: time.seconds, tv_nsec: i64::from(time.nanos) })
+}
+
+/// Carries the plan out on a machine that is ours.
+fn apply(plan: &Plan) -> Result<(), InitError> {
+    let step = |step: &'static str| move |source: io::Error| InitError::Step { step, source };
+    if let Some(bytes) = &plan.entropy {
+        sys::entropy::feed(bytes).map_err(step("mix in entropy"))?;
+    }
+    if let Some(time) = plan.time {
+        rustix::time::clock_settime(ClockId::Realtime, time).map_err(|e| step("set the clock")(e.into()))?;
+    }
+    if let Some(name) = &plan.hostname {
+        set_hostname(name).map_err(step("set the host name"))?;
+    }
+    if let Some(id) = &plan.machine_id {
+        set_machine_id(id).map_err(step("set the machine id"))?;
+    }
+    Ok(())
+}
+
+/// Replaces the file, not what a link at its place leads to. Not synced: the disk is a copy that lives with the guest.
+fn write_own(path: &str, text: &str) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_ok_and(|m| !m.is_file()) {
+        fs::remove_file(path)?;
+    }
+    fs::write(path, text)
+}
+
+fn set_hostname(name: &str) -> io::Result<()> {
+    rustix::system::sethostname(name.as_bytes())?;
+    if !Path::new("/etc").is_dir() {
+        return Ok(());
+    }
+    write_own("/etc/hostname", &format!("{name}\n"))?;
+    let hosts = fs::read("/etc/hosts").map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
+    write_own("/etc/hosts", &hosts_with(&hosts, name))
+}
+
+/// The hosts file with this name at 127.0.1.1 and nothing else there.
+fn hosts_with(hosts: &str, name: &str) -> String {
+    let mut text = String::new();
+    if hosts.trim().is_empty() {
+        text.push_str("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    }
+    for line in hosts.lines().filter(|l| l.split_whitespace().next() != Some("127.0.1.1")) {
+        text.push_str(line);
+        text.push('\n');
+    }
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "127.0.1.1\t{name}");
+    text
+}
+
+fn set_machine_id(id: &str) -> io::Result<()> {
+    let text = format!("{id}\n");
+    if Path::new("/etc").is_dir() {
+        write_own("/etc/machine-id", &text)?;
+    }
+    // Debian links this one to the other; an own copy has to follow.
+    let second = "/var/lib/dbus/machine-id";
+    if fs::symlink_metadata(second).is_ok_and(|m| m.is_file()) {
+        fs::write(second, &text)?;
+    }
+    Ok(())
+}
+
+/// Answers `POST /init`. The same body twice is the same as once.
+pub async fn answer(agent: &Agent, request: Request<Incoming>) -> Response<Body> {
+    let bytes = match read_whole(request.into_body(), MAX_MESSAGE_BYTES).await {
+        Ok(bytes) => bytes,
+        Err(error @ BodyError::TooLong { .. }) => return reply::error(StatusCode::PAYLOAD_TOO_LARGE, &error.to_string()),
+        Err(error) => return reply::error(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    let parsed = if bytes.is_empty() { Ok(InitRequest::default()) } else { serde_json::from_slice(&bytes) };
+    let outcome = parsed
+        .map_err(|e| invalid(format!("malformed body: {e}")))
+        .and_then(|request| Ok((plan(&request)?, request)))
+        .and_then(|(plan, request)| {
+            if agent.mode == Mode::Pid1 {
+                apply(&plan)?;
+            }
+            Ok(request)
+        });
+    match outcome {
+        Ok(request) => {
+            remember(agent, request);
+            reply::empty(StatusCode::NO_CONTENT)
+        }
+        Err(InitError::Invalid(text)) => reply::error(StatusCode::BAD_REQUEST, &text),
+        Err(InitError::Step { step, source }) => {
+            eprintln!("envd: init: {step}: {source}");
+            reply::error(StatusCode::INTERNAL_SERVER_ERROR, &format!("cannot {step}: {source}"))
+        }
+    }
+}
+
+fn remember(agent: &Agent, request: InitRequest) {
+    let mut settings = agent.settings();
+    if let Some(env) = request.env_vars {
+        settings.env = env;
+    }
+    let settings = &mut *settings;
+    replace_if_given(&mut settings.default_user, request.default_user);
+    replace_if_given(&mut settings.default_workdir, request.default_workdir);
+    replace_if_given(&mut settings.lifecycle_id, request.lifecycle_id);
+    replace_if_given(&mut settings.access_token, request.access_token);
+    settings.initialised = true;
+}
+
+fn replace_if_given(place: &mut Option<String>, given: Option<String>) {
+    if given.is_some() {
+        *place = given;
+    }
+}
+
+/// The variables of the sandbox, without those of a user.
+pub fn sandbox_env(agent: &Agent) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::from([("E2B_SANDBOX".to_owned(), "true".to_owned())]);
+    env.extend(agent.settings().env.clone());
+    env
+}
+
+/// Writes what the kernel still holds for the root disk, so that a snapshot of the disk is whole.
+pub async fn prepare_snapshot() -> Response<Body> {
+    let synced = tokio::task::spawn_blocking(|| {
+        let root = fs::File::open("/")?;
+        rustix::fs::syncfs(root.as_fd()).map_err(io::Error::from)
+    });
+    match synced.await {
+        Ok(Ok(())) => reply::empty(StatusCode::NO_CONTENT),
+        Ok(Err(error)) => {
+            reply::error(StatusCode::INTERNAL_SERVER_ERROR, &format!("cannot sync the root file system: {error}"))
+        }
+        Err(error) => reply::error(StatusCode::INTERNAL_SERVER_ERROR, &format!("the sync was given up: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_to_the_nanosecond() {
+        let time = parse_time("2026-01-02T03:04:05.123456789Z").expect("good");
+        assert_eq!((time.tv_sec, time.tv_nsec), (1_767_323_045, 123_456_789));
+        let time = parse_time("2026-01-02T04:04:05+01:00").expect("good");
+        assert_eq!((time.tv_sec, time.tv_nsec), (1_767_323_045, 0));
+        assert!(parse_time("yesterday").is_none());
+    }
+
+    #[test]
+    fn the_hosts_file_names_the_machine_once() {
+        let once = hosts_with("127.0.0.1 localhost\n127.0.1.1 old\n", "new");
+        assert_eq!(once, "127.0.0.1 localhost\n127.0.1.1\tnew\n");
+        assert_eq!(hosts_with(&once, "new"), once);
+        assert!(hosts_with("", "x").contains("127.0.0.1\tlocalhost"));
+    }
+
+    #[test]
+    fn bad_names_and_ids_are_refused() {
+        let with = |json: &str| plan(&serde_json::from_str(json).expect("a body"));
+        assert!(with(r#"{"hostname":"a b"}"#).is_err());
+        assert!(with(r#"{"machineId":"xyz"}"#).is_err());
+        assert!(with(r#"{"entropy":"AAAA"}"#).is_err());
+        assert!(with(r#"{"timestamp":"no"}"#).is_err());
+        assert!(with(r#"{"hostname":"sandbox-1","volumeMounts":[],"hyperloopIP":"x"}"#).is_ok());
+    }
+}

@@ -1,0 +1,95 @@
+//! What only process 1 does: limits, power-off, and a last word on the console.
+
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use sys::rustix;
+use sys::rustix::process::{Resource, Rlimit, Signal};
+use sys::rustix::system::RebootCommand;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::agent::Mode;
+use crate::server;
+
+/// How long programs may take to end after SIGTERM.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often it is looked whether they have.
+const END_POLL: Duration = Duration::from_millis(20);
+/// Open files of the agent: four descriptors for each of [`crate::process::registry::MAX_PROCESSES`].
+const OPEN_FILES: u64 = 524_288;
+
+/// Serves until power-off. Never returns: the kernel panics when process 1 ends.
+pub fn run(address: SocketAddr) -> ! {
+    prepare();
+    let outcome = server::run(Mode::Pid1, address, |_| eprintln!("envd: ready"));
+    if let Err(error) = outcome {
+        eprintln!("envd: server: {error}");
+    }
+    power_off()
+}
+
+/// Nothing here is worth not starting for, so failures are told and passed over.
+fn prepare() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let limit = Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
+        eprintln!("envd: cannot raise the bound of open files: {error}");
+    }
+    if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
+        eprintln!("envd: cannot be kept from being killed for memory: {error}");
+    }
+    if let Err(error) = sys::interface::bring_up("lo") {
+        eprintln!("envd: cannot bring up lo: {error}");
+    }
+}
+
+/// Ends everything when told by SIGTERM.
+pub fn power_off_when_told() -> io::Result<impl Future<Output = ()>> {
+    let mut told = signal(SignalKind::terminate())?;
+    Ok(async move {
+        if told.recv().await.is_none() {
+            return;
+        }
+        eprintln!("envd: powering off");
+        signal_all(Signal::TERM);
+        let deadline = tokio::time::Instant::now() + END_TIMEOUT;
+        while tokio::time::Instant::now() < deadline && others_live() {
+            tokio::time::sleep(END_POLL).await;
+        }
+        signal_all(Signal::KILL);
+        power_off()
+    })
+}
+
+/// To every process but this one.
+fn signal_all(signal: Signal) {
+    for pid in other_processes() {
+        // It may have ended.
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+fn others_live() -> bool {
+    !other_processes().is_empty()
+}
+
+/// Programs, not threads of the kernel: those have no executable.
+fn other_processes() -> Vec<rustix::process::Pid> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok()).filter(|p| *p > 1);
+    let programs = pids.filter(|p| fs::read_link(format!("/proc/{p}/exe")).is_ok());
+    programs.filter_map(rustix::process::Pid::from_raw).collect()
+}
+
+/// Writes everything to disk and switches the machine off.
+pub fn power_off() -> ! {
+    rustix::fs::sync();
+    let error = rustix::system::reboot(RebootCommand::PowerOff);
+    eprintln!("envd: cannot power off: {error:?}");
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}

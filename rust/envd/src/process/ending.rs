@@ -1,0 +1,64 @@
+//! How an end is told.
+
+use sys::wait::Ended;
+use wire::process::process_event::EndEvent;
+
+/// The words Go uses, which clients compare with.
+fn signal_text(signal: i32) -> String {
+    let text = match signal {
+        1 => "hangup",
+        2 => "interrupt",
+        3 => "quit",
+        4 => "illegal instruction",
+        5 => "trace/breakpoint trap",
+        6 => "aborted",
+        7 => "bus error",
+        8 => "floating point exception",
+        9 => "killed",
+        10 => "user defined signal 1",
+        11 => "segmentation fault",
+        12 => "user defined signal 2",
+        13 => "broken pipe",
+        14 => "alarm clock",
+        15 => "terminated",
+        16 => "stack fault",
+        24 => "CPU time limit exceeded",
+        25 => "file size limit exceeded",
+        31 => "bad system call",
+        _ => return format!("signal {signal}"),
+    };
+    text.to_owned()
+}
+
+/// The last event of a process.
+pub fn end_event(ended: Ended) -> EndEvent {
+    match ended {
+        Ended::Exited(code) => {
+            let status = format!("exit status {code}");
+            let error = (code != 0).then(|| status.clone());
+            EndEvent { exit_code: code, exited: true, status, error }
+        }
+        Ended::Signaled { signal, core } => {
+            let mut status = format!("signal: {}", signal_text(signal));
+            if core {
+                status.push_str(" (core dumped)");
+            }
+            EndEvent { exit_code: -1, exited: false, error: Some(status.clone()), status }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_told_in_gos_words() {
+        let end = end_event(Ended::Exited(0));
+        assert_eq!((end.exit_code, end.exited, end.status.as_str(), end.error), (0, true, "exit status 0", None));
+        let end = end_event(Ended::Signaled { signal: 9, core: false });
+        assert_eq!((end.exit_code, end.exited, end.status.as_str()), (-1, false, "signal: killed"));
+        assert_eq!(end.error.as_deref(), Some("signal: killed"));
+        assert_eq!(end_event(Ended::Signaled { signal: 11, core: true }).status, "signal: segmentation fault (core dumped)");
+    }
+}

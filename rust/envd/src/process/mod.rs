@@ -1,0 +1,35 @@
+//! The service `process.Process`.
+//!
+//! - [`start`]: from a request to a child; [`pump`] carries its output to [`followers`] until its end.
+//! - [`registry`]: who lives, who has ended; [`signal`]: how they are ended.
+//! - One file a method: [`list`], [`start`], [`connect`], [`update`], [`input`], [`signal`].
+
+pub mod connect;
+pub mod ending;
+pub mod followers;
+pub mod input;
+pub mod list;
+pub mod pump;
+pub mod registry;
+pub mod signal;
+pub mod start;
+pub mod update;
+
+use wire::code::{Code, ConnectError};
+use wire::process::{ProcessSelector, process_selector::Selector};
+
+/// The selector of a request, which must be there.
+pub fn selector(process: Option<ProcessSelector>) -> Result<Selector, ConnectError> {
+    process
+        .and_then(|p| p.selector)
+        .ok_or_else(|| ConnectError::new(Code::InvalidArgument, "the request names no process: give a pid or a tag"))
+}
+
+/// There is no such process.
+pub fn not_found(selector: &Selector) -> ConnectError {
+    let text = match selector {
+        Selector::Pid(pid) => format!("process with pid {pid} not found"),
+        Selector::Tag(tag) => format!("process with tag {tag} not found"),
+    };
+    ConnectError::new(Code::NotFound, text)
+}

@@ -1,0 +1,140 @@
+//! `SendSignal`, and the end of a process with all that came from it.
+
+use std::collections::HashSet;
+use std::fs;
+use std::sync::Arc;
+
+use sys::rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use wire::code::{Code, ConnectError};
+use wire::process::{SendSignalRequest, SendSignalResponse, Signal as Wanted};
+
+use crate::agent::Agent;
+use crate::process::registry::Found;
+use crate::process::{not_found, selector};
+
+/// Looks for new descendants this often, because a process may make children while it is looked at.
+const KILL_ROUNDS: usize = 3;
+
+/// Sends a signal to the process group. After it, the end does not wait for pipes held by others.
+pub fn send_signal(agent: &Arc<Agent>, request: SendSignalRequest) -> Result<SendSignalResponse, ConnectError> {
+    let signal = match Wanted::try_from(request.signal) {
+        Ok(Wanted::Sigterm) => Signal::TERM,
+        Ok(Wanted::Sigkill) => Signal::KILL,
+        _ => {
+            let text = format!("signal {} is not supported: use SIGTERM or SIGKILL", request.signal);
+            return Err(ConnectError::new(Code::Unimplemented, text));
+        }
+    };
+    let selector = selector(request.process)?;
+    let outcome = agent.processes.with(&selector, |found| match found {
+        Found::Live(process) => {
+            process.released.notify_one();
+            Ok(send_to_group(process.pid, signal))
+        }
+        Found::Ended(process) if !process.followers.is_finished() => {
+            // Its pid may be somebody else's by now, but its session is not while anybody is in it.
+            process.released.notify_one();
+            for pid in family(process.pid) {
+                send_to_process(pid, signal);
+            }
+            Ok(())
+        }
+        Found::Ended(_) => Err(()),
+    });
+    match outcome {
+        Some(Ok(())) => Ok(SendSignalResponse {}),
+        _ => Err(not_found(&selector)),
+    }
+}
+
+fn pid_of(pid: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(pid).ok()?)
+}
+
+fn send_to_group(pid: u32, signal: Signal) {
+    // It may have ended between; then there is nothing to signal.
+    if let Some(pid) = pid_of(pid) {
+        if kill_process_group(pid, signal).is_err() {
+            let _ = kill_process(pid, signal);
+        }
+    }
+}
+
+fn send_to_process(pid: u32, signal: Signal) {
+    if let Some(pid) = pid_of(pid) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Kills a process, its group, its session and all its descendants.
+pub fn kill_family(pid: u32) {
+    for _ in 0..KILL_ROUNDS {
+        // Looked for before the kill: afterwards orphans have lost the trace to their parent.
+        let family = family(pid);
+        send_to_group(pid, Signal::KILL);
+        if family.is_empty() {
+            return;
+        }
+        for member in family {
+            send_to_process(member, Signal::KILL);
+        }
+    }
+}
+
+/// The members of a session, and their descendants whatever session those are in.
+fn family(session: u32) -> Vec<u32> {
+    let all = all_processes();
+    let mut known: HashSet<u32> = all.iter().filter(|p| p.session == session).map(|p| p.pid).collect();
+    loop {
+        let before = known.len();
+        for process in &all {
+            if known.contains(&process.parent) {
+                known.insert(process.pid);
+            }
+        }
+        if known.len() == before {
+            return known.into_iter().collect();
+        }
+    }
+}
+
+/// What `/proc/PID/stat` says.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    /// Its id.
+    pid: u32,
+    /// Its parent.
+    parent: u32,
+    /// Its session.
+    session: u32,
+}
+
+fn all_processes() -> Vec<Stat> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| parse_stat(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)).collect()
+}
+
+/// The name in brackets may hold anything, so the fields count from the last bracket. Zombies are left out.
+fn parse_stat(pid: u32, text: &str) -> Option<Stat> {
+    let (_, rest) = text.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    if fields.next()? == "Z" {
+        return None;
+    }
+    let parent = fields.next()?.parse().ok()?;
+    let session = fields.nth(1)?.parse().ok()?;
+    Some(Stat { pid, parent, session })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_may_have_any_name() {
+        let stat = parse_stat(5, "5 (a) b (c) S 3 4 2 0 -1").expect("good line");
+        assert_eq!(stat, Stat { pid: 5, parent: 3, session: 2 });
+        assert_eq!(parse_stat(5, "5 (a) Z 3 4 2 0 -1"), None);
+    }
+}

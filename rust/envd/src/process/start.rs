@@ -1,0 +1,280 @@
+//! `Start`: from a request to a child.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use sys::rustix::fs::OFlags;
+use sys::rustix::pipe::{PipeFlags, pipe_with};
+use sys::spawn::{Command, SpawnError, Step};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use wire::code::{Code, ConnectError};
+use wire::process::{ProcessConfig, StartRequest};
+
+use crate::agent::{Agent, Mode};
+use crate::body::Body;
+use crate::paths;
+use crate::process::pump::{self, Kind, Source};
+use crate::process::registry::{Input, MAX_PROCESSES, Process, StartError};
+use crate::process::signal::kill_family;
+use crate::process::update::size;
+use crate::rpc::Caller;
+use crate::users::User;
+
+/// Where programs are looked for when nobody says otherwise.
+const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Users' programs go before the agent when memory ends.
+const OOM_SCORE_ADJ: &std::ffi::CStr = c"100";
+/// Open files of a guest's programs, as on a Debian machine.
+const OPEN_FILES: (u64, u64) = (1024, 524_288);
+
+/// A request, checked and made ready.
+struct Plan {
+    /// Paths to try.
+    programs: Vec<CString>,
+    /// Arguments, the name first.
+    args: Vec<CString>,
+    /// `NAME=value`.
+    env: Vec<CString>,
+    /// Directories to try.
+    dirs: Vec<CString>,
+}
+
+/// The child's three descriptors and our side of them.
+struct Stdio {
+    /// Given to the child.
+    child: [OwnedFd; 3],
+    /// How we write.
+    input: Input,
+    /// What we read.
+    sources: [Option<Source>; 2],
+}
+
+fn invalid(text: impl Into<String>) -> ConnectError {
+    ConnectError::new(Code::InvalidArgument, text)
+}
+
+fn c_string(bytes: impl Into<Vec<u8>>, what: &str) -> Result<CString, ConnectError> {
+    CString::new(bytes).map_err(|_| invalid(format!("{what} holds a NUL character")))
+}
+
+/// In order of growth: the agent's own, the user's, the sandbox's, the request's.
+fn environment(agent: &Agent, user: &User, envs: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let path = match agent.mode {
+        Mode::Pid1 => USUAL_PATH.to_owned(),
+        Mode::Process => std::env::var("PATH").unwrap_or_else(|_| USUAL_PATH.to_owned()),
+    };
+    let mut all = BTreeMap::from([
+        ("PATH".to_owned(), path),
+        ("HOME".to_owned(), user.home.clone()),
+        ("USER".to_owned(), user.name.clone()),
+        ("LOGNAME".to_owned(), user.name.clone()),
+        ("E2B_SANDBOX".to_owned(), "true".to_owned()),
+    ]);
+    all.extend(agent.settings().env.clone());
+    all.extend(envs.clone());
+    all
+}
+
+/// A name with a slash is itself; another is looked for along `PATH`.
+fn programs(cmd: &OsStr, path: &str) -> Result<Vec<CString>, ConnectError> {
+    if cmd.as_bytes().contains(&b'/') {
+        return Ok(vec![c_string(cmd.as_bytes(), "the command")?]);
+    }
+    let candidate = |dir: &str| {
+        let dir = if dir.is_empty() { "." } else { dir };
+        let mut bytes = format!("{dir}/").into_bytes();
+        bytes.extend_from_slice(cmd.as_bytes());
+        c_string(bytes, "the command")
+    };
+    path.split(':').map(candidate).collect()
+}
+
+fn plan(agent: &Agent, user: &User, config: &ProcessConfig) -> Result<Plan, ConnectError> {
+    if config.cmd.is_empty() {
+        return Err(invalid("the command is empty"));
+    }
+    let cmd = paths::to_name(&config.cmd);
+    let env = environment(agent, user, &config.envs);
+    let programs = programs(&cmd, env.get("PATH").map_or("", String::as_str))?;
+    let mut args = vec![c_string(cmd.into_vec(), "the command")?];
+    for arg in &config.args {
+        args.push(c_string(paths::to_name(arg).into_vec(), "an argument")?);
+    }
+    let mut lines = Vec::with_capacity(env.len());
+    for (name, value) in env {
+        if name.is_empty() || name.contains('=') {
+            return Err(invalid(format!("{name:?} is no name of a variable")));
+        }
+        let mut line = name.into_bytes();
+        line.push(b'=');
+        line.extend(paths::to_name(&value).into_vec());
+        lines.push(c_string(line, "a variable")?);
+    }
+    let asked = config.cwd.clone().filter(|d| !d.is_empty());
+    let asked = asked.or_else(|| agent.settings().default_workdir.clone()).filter(|d| !d.is_empty());
+    let dirs = match asked {
+        Some(dir) => vec![paths::resolve(&paths::to_name(&dir), &user.home)],
+        // A user without a home can still run programs.
+        None => vec![user.home.clone().into(), "/".into()],
+    };
+    let dirs = dirs.into_iter().map(|d| c_string(d.into_os_string().into_vec(), "the working directory"));
+    Ok(Plan { programs, args, env: lines, dirs: dirs.collect::<Result<_, _>>()? })
+}
+
+/// The null device, opened once.
+fn null_device() -> io::Result<OwnedFd> {
+    static NULL: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(null) = NULL.get() {
+        return null.try_clone();
+    }
+    let file = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    NULL.get_or_init(|| file.into()).try_clone()
+}
+
+/// A pipe of which our end does not block: `(ours, the child's)`, ours reading or writing.
+fn pipe(we_read: bool) -> io::Result<(AsyncFd<OwnedFd>, OwnedFd)> {
+    let (reading, writing) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (ours, theirs, interest) =
+        if we_read { (reading, writing, Interest::READABLE) } else { (writing, reading, Interest::WRITABLE) };
+    sys::rustix::fs::fcntl_setfl(&ours, OFlags::NONBLOCK)?;
+    Ok((sys::ready::register(ours, interest)?, theirs))
+}
+
+fn pipes(stdin: bool) -> io::Result<Stdio> {
+    let (input, child_in) = if stdin {
+        let (ours, theirs) = pipe(false)?;
+        (Input::Pipe(tokio::sync::Mutex::new(Some(ours))), theirs)
+    } else {
+        (Input::None, null_device()?)
+    };
+    let (out, child_out) = pipe(true)?;
+    let (err, child_err) = pipe(true)?;
+    let source = |kind, end| Some(Source { kind, end: Arc::new(end) });
+    let sources = [source(Kind::Stdout, out), source(Kind::Stderr, err)];
+    Ok(Stdio { child: [child_in, child_out, child_err], input, sources })
+}
+
+fn terminal(owner: Option<u32>, columns: u16, rows: u16) -> io::Result<Stdio> {
+    let pty = sys::pty::open(owner, columns, rows)?;
+    let master = Arc::new(sys::ready::register(pty.master, Interest::READABLE | Interest::WRITABLE)?);
+    let child = [pty.slave.try_clone()?, pty.slave.try_clone()?, pty.slave];
+    let sources = [Some(Source { kind: Kind::Terminal, end: master.clone() }), None];
+    Ok(Stdio { child, input: Input::Terminal(master, tokio::sync::Mutex::new(())), sources })
+}
+
+fn refused(config: &ProcessConfig, dirs: &[CString], error: SpawnError) -> ConnectError {
+    let SpawnError { step, source } = error;
+    let name = &config.cmd;
+    let errno = source.raw_os_error().unwrap_or_default();
+    let too_many = [libc_errno::EAGAIN, libc_errno::ENOMEM, libc_errno::ENFILE, libc_errno::EMFILE].contains(&errno);
+    let (code, text) = match step {
+        Step::Execute if source.kind() == io::ErrorKind::NotFound => {
+            (Code::NotFound, format!("command '{name}' not found"))
+        }
+        Step::Execute if source.kind() == io::ErrorKind::PermissionDenied => {
+            (Code::PermissionDenied, format!("command '{name}' may not be executed: {source}"))
+        }
+        Step::Directory => {
+            let dir = dirs.first().map(|d| d.to_string_lossy().into_owned()).unwrap_or_default();
+            match source.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    (Code::PermissionDenied, format!("working directory '{dir}' may not be entered"))
+                }
+                _ => (Code::InvalidArgument, format!("cwd '{dir}' does not exist or is no directory")),
+            }
+        }
+        _ if too_many => (Code::ResourceExhausted, format!("no room to start '{name}': {source}")),
+        Step::Execute => (Code::InvalidArgument, format!("command '{name}' cannot be executed: {source}")),
+        Step::Ids => (Code::PermissionDenied, format!("cannot run '{name}' as this user: {source}")),
+        Step::Clone | Step::Setup => (Code::Internal, format!("cannot start '{name}': {source}")),
+    };
+    ConnectError::new(code, text)
+}
+
+/// The few numbers that `io::ErrorKind` has no stable name for.
+mod libc_errno {
+    pub const EAGAIN: i32 = 11;
+    pub const ENOMEM: i32 = 12;
+    pub const ENFILE: i32 = 23;
+    pub const EMFILE: i32 = 24;
+}
+
+/// Starts a process and follows it. It outlives the stream, but not the caller's time.
+pub fn start(agent: &Arc<Agent>, request: StartRequest, caller: &Caller) -> Result<Body, ConnectError> {
+    let user = caller.user(agent)?;
+    let config = request.process.unwrap_or_default();
+    let plan = plan(agent, &user, &config)?;
+    let privileged = sys::rustix::process::geteuid().is_root();
+    let stdio = match &request.pty {
+        Some(pty) => {
+            let (columns, rows) = size(pty);
+            terminal(privileged.then_some(user.ids.uid), columns, rows)
+        }
+        None => pipes(request.stdin.unwrap_or(true)),
+    };
+    let stdio = stdio.map_err(|e| ConnectError::new(Code::ResourceExhausted, format!("no room for a process: {e}")))?;
+    let Stdio { child, input, sources } = stdio;
+    let [child_in, child_out, child_err] = &child;
+    let borrowed: [BorrowedFd<'_>; 3] = [child_in.as_fd(), child_out.as_fd(), child_err.as_fd()];
+    let command = Command {
+        programs: &plan.programs,
+        args: &plan.args,
+        env: &plan.env,
+        dirs: &plan.dirs,
+        stdio: borrowed,
+        terminal: request.pty.is_some(),
+        ids: change_ids(privileged, &user)?.then_some(&user.ids),
+        oom_score_adj: Some(OOM_SCORE_ADJ),
+        open_files: (agent.mode == Mode::Pid1).then_some(OPEN_FILES),
+    };
+    let started = agent
+        .processes
+        .start(|| sys::spawn::spawn(&command), |pid| Process::new(pid, config.clone(), request.tag.clone(), input));
+    let (process, exit) = started.map_err(|error| match error {
+        StartError::Full => {
+            ConnectError::new(Code::ResourceExhausted, format!("{MAX_PROCESSES} processes run already"))
+        }
+        StartError::Spawn(error) => refused(&config, &plan.dirs, error),
+    })?;
+    // The last copies of the child's ends on our side, or the end of its output would never be seen.
+    drop(child);
+    let (body, _) = process.followers.follow(process.pid, caller, true);
+    let overdue = Arc::new(AtomicBool::new(false));
+    let pump = tokio::spawn(pump::run(agent.clone(), process.clone(), sources, exit, overdue.clone()));
+    if let Some(timeout) = caller.timeout {
+        tokio::spawn(kill_when_late(process, timeout, overdue, pump));
+    }
+    Ok(body)
+}
+
+/// Without root, everything runs as the one user there is.
+fn change_ids(privileged: bool, user: &User) -> Result<bool, ConnectError> {
+    let same = sys::rustix::process::geteuid().as_raw() == user.ids.uid;
+    if privileged || same {
+        return Ok(privileged);
+    }
+    Err(ConnectError::new(Code::PermissionDenied, format!("only root can run processes as '{}'", user.name)))
+}
+
+async fn kill_when_late(
+    process: Arc<Process>,
+    timeout: Duration,
+    overdue: Arc<AtomicBool>,
+    mut pump: tokio::task::JoinHandle<()>,
+) {
+    tokio::select! {
+        _ = &mut pump => {}
+        () = tokio::time::sleep(timeout) => {
+            overdue.store(true, Ordering::Relaxed);
+            process.released.notify_one();
+            kill_family(process.pid);
+        }
+    }
+}

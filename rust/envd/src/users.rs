@@ -1,0 +1,221 @@
+//! Users and groups, read from `/etc/passwd` and `/etc/group`: a static program has no other way to ask.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::{Arc, Mutex};
+
+use sys::spawn::Ids;
+
+use crate::agent::lock;
+
+/// Longest file read. Real ones hold a few kilobytes.
+const MAX_TABLE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// A user.
+#[derive(Clone, Debug)]
+pub struct User {
+    /// Login name.
+    pub name: String,
+    /// Home directory.
+    pub home: String,
+    /// User, group and further groups.
+    pub ids: Ids,
+}
+
+/// Why there is no such user.
+#[derive(Debug)]
+pub enum UserError {
+    /// The name is not in the table.
+    Unknown {
+        /// The name asked for.
+        name: String,
+    },
+    /// The table cannot be read.
+    Unreadable {
+        /// Which file.
+        path: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl fmt::Display for UserError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown { name } => write!(f, "invalid username: '{name}'"),
+            Self::Unreadable { path, source } => write!(f, "cannot read {path}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for UserError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unknown { .. } => None,
+            Self::Unreadable { source, .. } => Some(source),
+        }
+    }
+}
+
+/// A line of `/etc/passwd`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Account {
+    /// Login name.
+    name: String,
+    /// User id.
+    uid: u32,
+    /// Primary group.
+    gid: u32,
+    /// Home directory.
+    home: String,
+}
+
+/// A line of `/etc/group`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Group {
+    /// Name.
+    name: String,
+    /// Group id.
+    gid: u32,
+    /// Login names of further members.
+    members: Vec<String>,
+}
+
+/// Both tables, read again only when a file has changed.
+#[derive(Debug, Default)]
+pub struct Users {
+    /// Accounts.
+    accounts: Mutex<Table<Account>>,
+    /// Groups.
+    groups: Mutex<Table<Group>>,
+}
+
+/// A file's lines and the sign by which a change is seen.
+#[derive(Debug)]
+struct Table<T> {
+    /// Device, inode, size and time of change when the lines were read.
+    seen: Option<(u64, u64, u64, i64, i64)>,
+    /// Its lines.
+    lines: Arc<Vec<T>>,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self { seen: None, lines: Arc::default() }
+    }
+}
+
+impl<T> Table<T> {
+    fn read(&mut self, path: &'static str, parse: fn(&str) -> Option<T>) -> Result<Arc<Vec<T>>, UserError> {
+        let unreadable = |source| UserError::Unreadable { path, source };
+        let about = match fs::metadata(path) {
+            Ok(about) => about,
+            // An image without the file has no such users; the last table must not live on.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                *self = Self::default();
+                return Ok(self.lines.clone());
+            }
+            Err(error) => return Err(unreadable(error)),
+        };
+        let seen = Some((about.dev(), about.ino(), about.size(), about.ctime(), about.ctime_nsec()));
+        if self.seen != seen {
+            if about.size() > MAX_TABLE_BYTES {
+                return Err(unreadable(io::ErrorKind::FileTooLarge.into()));
+            }
+            let bytes = fs::read(path).map_err(unreadable)?;
+            self.lines = Arc::new(String::from_utf8_lossy(&bytes).lines().filter_map(parse).collect());
+            self.seen = seen;
+        }
+        Ok(self.lines.clone())
+    }
+}
+
+fn parse_account(line: &str) -> Option<Account> {
+    let mut fields = line.split(':');
+    let name = fields.next().filter(|n| !n.is_empty() && !n.starts_with('#'))?.to_owned();
+    let uid = fields.nth(1)?.parse().ok()?;
+    let gid = fields.next()?.parse().ok()?;
+    let home = fields.nth(1).filter(|h| h.starts_with('/')).unwrap_or("/").to_owned();
+    Some(Account { name, uid, gid, home })
+}
+
+fn parse_group(line: &str) -> Option<Group> {
+    let mut fields = line.split(':');
+    let name = fields.next().filter(|n| !n.is_empty() && !n.starts_with('#'))?.to_owned();
+    let gid = fields.nth(1)?.parse().ok()?;
+    let members = fields.next().unwrap_or_default().split(',').map(str::trim);
+    Some(Group { name, gid, members: members.filter(|m| !m.is_empty()).map(str::to_owned).collect() })
+}
+
+impl Users {
+    fn accounts(&self) -> Result<Arc<Vec<Account>>, UserError> {
+        lock(&self.accounts).read("/etc/passwd", parse_account)
+    }
+
+    fn groups(&self) -> Result<Arc<Vec<Group>>, UserError> {
+        lock(&self.groups).read("/etc/group", parse_group)
+    }
+
+    /// The user of this name. `root` exists in every image, listed or not.
+    pub fn find(&self, name: &str) -> Result<User, UserError> {
+        let accounts = self.accounts()?;
+        let root = Account { name: "root".into(), uid: 0, gid: 0, home: "/root".into() };
+        let account = accounts.iter().find(|a| a.name == name).or((name == "root").then_some(&root));
+        let account = account.ok_or_else(|| UserError::Unknown { name: name.to_owned() })?;
+        let mut groups = vec![account.gid];
+        for group in self.groups()?.iter() {
+            if group.gid != account.gid && group.members.iter().any(|m| m == name) {
+                groups.push(group.gid);
+            }
+        }
+        let ids = Ids { uid: account.uid, gid: account.gid, groups };
+        Ok(User { name: account.name.clone(), home: account.home.clone(), ids })
+    }
+
+    /// The name of a user id; the number when it has none.
+    pub fn user_name(&self, uid: u32) -> String {
+        let accounts = self.accounts().unwrap_or_default();
+        accounts.iter().find(|a| a.uid == uid).map_or_else(|| uid.to_string(), |a| a.name.clone())
+    }
+
+    /// The name of a group id; the number when it has none.
+    pub fn group_name(&self, gid: u32) -> String {
+        let groups = self.groups().unwrap_or_default();
+        groups.iter().find(|g| g.gid == gid).map_or_else(|| gid.to_string(), |g| g.name.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounts_are_read_and_broken_lines_are_passed_over() {
+        let account = parse_account("user:x:1000:1001:A, B:/home/user:/bin/bash").expect("good line");
+        assert_eq!(account, Account { name: "user".into(), uid: 1000, gid: 1001, home: "/home/user".into() });
+        for line in ["", "# user:x:1:1::/:", "user", "user:x:one:1::/:", ":x:1:1::/:"] {
+            assert_eq!(parse_account(line), None, "{line:?}");
+        }
+        assert_eq!(parse_account("a:x:1:1::relative:").expect("good line").home, "/");
+    }
+
+    #[test]
+    fn groups_list_their_members() {
+        let group = parse_group("sudo:x:27:user, other").expect("good line");
+        assert_eq!((group.gid, group.members.as_slice()), (27, &["user".to_owned(), "other".to_owned()][..]));
+        assert!(parse_group("empty:x:5:").expect("good line").members.is_empty());
+    }
+
+    #[test]
+    fn an_unknown_user_is_named_in_the_error() {
+        let error = Users::default().find("nobody-here").expect_err("unknown");
+        assert_eq!(error.to_string(), "invalid username: 'nobody-here'");
+    }
+
+    #[test]
+    fn root_is_always_there() {
+        assert_eq!(Users::default().find("root").expect("root").ids.uid, 0);
+    }
+}

@@ -1,0 +1,332 @@
+//! Starting a child by `clone(CLONE_VM | CLONE_VFORK)`: no page table is copied, which is what a fork
+//! costs most, above all under an emulated processor. The parent's thread sleeps until the child has
+//! called `execve` or failed, and the child tells the reason of a failure through shared memory.
+
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::ptr;
+
+/// Stack of the child between `clone` and `execve`. Its deepest call is a raw system call.
+const CHILD_STACK_BYTES: usize = 64 * 1024;
+/// Signals this program catches or ignores; a child must start with their default action.
+const SIGNALS_TO_RESET: [c_int; 6] =
+    [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE, libc::SIGUSR1];
+
+/// The ids a child runs with.
+#[derive(Clone, Debug)]
+pub struct Ids {
+    /// User.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// Everything about a child, prepared so that the child itself needs no memory.
+#[derive(Debug)]
+pub struct Command<'a> {
+    /// Paths to try in this order, as a search along `PATH` gives them.
+    pub programs: &'a [CString],
+    /// Arguments, the program's name first.
+    pub args: &'a [CString],
+    /// Environment as `NAME=value`.
+    pub env: &'a [CString],
+    /// Working directories to try in this order. The last one is expected to exist.
+    pub dirs: &'a [CString],
+    /// Standard input, output and error. None may be 0, 1 or 2 unless it is in its own place.
+    pub stdio: [BorrowedFd<'a>; 3],
+    /// Whether standard input becomes the controlling terminal.
+    pub terminal: bool,
+    /// `None`: the ids of this program.
+    pub ids: Option<&'a Ids>,
+    /// Written to `oom_score_adj`: the child goes before this program when memory ends.
+    pub oom_score_adj: Option<&'a CStr>,
+    /// Soft and hard bound of open files.
+    pub open_files: Option<(u64, u64)>,
+}
+
+/// The step at which a child failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Making the child.
+    Clone,
+    /// Session, terminal, descriptors, limits.
+    Setup,
+    /// User and groups.
+    Ids,
+    /// Working directory.
+    Directory,
+    /// The program itself.
+    Execute,
+}
+
+/// Why there is no child.
+#[derive(Debug)]
+pub struct SpawnError {
+    /// Where.
+    pub step: Step,
+    /// Why.
+    pub source: io::Error,
+}
+
+impl std::fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "cannot start a process at step {:?}: {}", self.step, self.source)
+    }
+}
+
+impl std::error::Error for SpawnError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// What the child reads and where it leaves its failure.
+struct Shared<'a, 'b> {
+    /// The order.
+    command: &'b Command<'a>,
+    /// `args` as `execve` wants them.
+    argv: &'b [*const libc::c_char],
+    /// `env` as `execve` wants it.
+    envp: &'b [*const libc::c_char],
+    /// Set by the child; `None` when it came to `execve`.
+    failure: Option<(Step, c_int)>,
+}
+
+/// Starts a child in its own session and returns its pid.
+///
+/// The caller must be ready to reap the pid before it reaps anything else; a child that fails before
+/// `execve` is a zombie of which the caller gets no pid and which it must reap as a stranger.
+pub fn spawn(command: &Command<'_>) -> Result<u32, SpawnError> {
+    let mut argv: Vec<_> = command.args.iter().map(|a| a.as_ptr()).collect();
+    argv.push(ptr::null());
+    let mut envp: Vec<_> = command.env.iter().map(|e| e.as_ptr()).collect();
+    envp.push(ptr::null());
+    let mut shared = Shared { command, argv: &argv, envp: &envp, failure: None };
+    let mut stack = vec![0_u128; CHILD_STACK_BYTES / 16];
+
+    let pid = {
+        let _blocked = BlockedSignals::all();
+        // SAFETY: `stack` and `shared` outlive the call, because CLONE_VFORK suspends this thread until the child
+        // has left this address space by `execve` or `_exit`. The child calls only raw system calls.
+        unsafe { clone_child(&mut stack, &mut shared) }
+    };
+    let pid = pid.map_err(|source| SpawnError { step: Step::Clone, source })?;
+    match shared.failure {
+        None => Ok(pid),
+        Some((step, errno)) => Err(SpawnError { step, source: io::Error::from_raw_os_error(errno) }),
+    }
+}
+
+/// Makes the child.
+///
+/// # Safety
+/// `stack` must stay untouched, and `shared` must stay valid, until the child has left this address space.
+unsafe fn clone_child(stack: &mut [u128], shared: &mut Shared<'_, '_>) -> io::Result<u32> {
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let argument = ptr::from_mut(shared).cast::<c_void>();
+    let top = stack.as_mut_ptr_range().end.cast::<c_void>();
+    // SAFETY: `top` is the end of a live, 16-byte aligned stack; `child` takes what `argument` points to.
+    let pid = unsafe { libc::clone(child, top, flags, argument) };
+    check_pid(pid)
+}
+
+fn check_pid(pid: c_int) -> io::Result<u32> {
+    if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid as u32) }
+}
+
+/// Runs in the child, on the small stack, in the parent's memory.
+extern "C" fn child(argument: *mut c_void) -> c_int {
+    // SAFETY: `argument` is the `Shared` of the suspended parent thread; nobody else touches it now.
+    let shared = unsafe { &mut *argument.cast::<Shared<'_, '_>>() };
+    if let Err(failure) = prepare(shared.command) {
+        shared.failure = Some(failure);
+    } else {
+        shared.failure = Some(execute(shared));
+    }
+    // SAFETY: ends the child without running anything that belongs to the parent.
+    unsafe { libc::_exit(127) }
+}
+
+type Failure = (Step, c_int);
+
+/// A raw call that must succeed.
+fn must(step: Step, result: libc::c_long) -> Result<libc::c_long, Failure> {
+    if result == -1 {
+        // SAFETY: the thread's own errno; the parent's thread shares it and sleeps.
+        Err((step, unsafe { *libc::__errno_location() }))
+    } else {
+        Ok(result)
+    }
+}
+
+fn prepare(command: &Command<'_>) -> Result<(), Failure> {
+    if let Some(text) = command.oom_score_adj {
+        write_file(c"/proc/self/oom_score_adj", text.to_bytes());
+    }
+    let stdio = command.stdio.map(|fd| fd.as_raw_fd());
+    // SAFETY: raw calls on descriptors that the parent holds open; no memory but constants is passed.
+    unsafe {
+        must(Step::Setup, libc::syscall(libc::SYS_setsid))?;
+        for (place, fd) in stdio.into_iter().enumerate() {
+            must(Step::Setup, redirect(fd, place as RawFd))?;
+        }
+        if command.terminal {
+            must(Step::Setup, libc::syscall(libc::SYS_ioctl, 0, libc::TIOCSCTTY, 0))?;
+        }
+    }
+    if let Some((soft, hard)) = command.open_files {
+        let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+        // SAFETY: `limit` is live for the call. Failure leaves the inherited limit, which is good enough.
+        unsafe { libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, &raw const limit, ptr::null::<libc::rlimit64>()) };
+    }
+    if let Some(ids) = command.ids {
+        // SAFETY: `groups` is live for the call. Raw calls, because libc's versions would tell all threads of the parent.
+        unsafe {
+            must(Step::Ids, libc::syscall(libc::SYS_setgroups, ids.groups.len(), ids.groups.as_ptr()))?;
+            must(Step::Ids, libc::syscall(libc::SYS_setresgid, ids.gid, ids.gid, ids.gid))?;
+            must(Step::Ids, libc::syscall(libc::SYS_setresuid, ids.uid, ids.uid, ids.uid))?;
+        }
+    }
+    change_directory(command.dirs)
+}
+
+/// `dup2` that also clears close-on-exec when the descriptor is in its place already.
+///
+/// # Safety
+/// `fd` must be open.
+unsafe fn redirect(fd: RawFd, place: RawFd) -> libc::c_long {
+    // SAFETY: plain descriptor calls.
+    unsafe {
+        if fd == place {
+            libc::syscall(libc::SYS_fcntl, fd, libc::F_SETFD, 0)
+        } else {
+            libc::syscall(libc::SYS_dup3, fd, place, 0)
+        }
+    }
+}
+
+fn change_directory(dirs: &[CString]) -> Result<(), Failure> {
+    let mut result = Ok(());
+    for dir in dirs {
+        // SAFETY: `dir` is a live C string.
+        result = must(Step::Directory, unsafe { libc::syscall(libc::SYS_chdir, dir.as_ptr()) }).map(drop);
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+/// Tries the programs in turn, as `execvp` does. Returns only when none could be started.
+fn execute(shared: &Shared<'_, '_>) -> Failure {
+    let mut answer = libc::ENOENT;
+    reset_signals();
+    for program in shared.command.programs {
+        // SAFETY: all strings are live, both arrays end in null.
+        unsafe { libc::syscall(libc::SYS_execve, program.as_ptr(), shared.argv.as_ptr(), shared.envp.as_ptr()) };
+        // SAFETY: as in `must`.
+        match unsafe { *libc::__errno_location() } {
+            libc::ENOENT | libc::ENOTDIR => {}
+            libc::EACCES => answer = libc::EACCES,
+            other => return (Step::Execute, other),
+        }
+    }
+    (Step::Execute, answer)
+}
+
+/// Default actions first, then nothing blocked: no handler of the parent may run in the child.
+fn reset_signals() {
+    // SAFETY: the zeroed structures are valid; `CLONE_SIGHAND` was not given, so the parent's actions stay.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = libc::SIG_DFL;
+        for signal in SIGNALS_TO_RESET {
+            libc::sigaction(signal, &raw const action, ptr::null_mut());
+        }
+        let none: libc::sigset_t = std::mem::zeroed();
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+    }
+}
+
+/// Writes and lets `execve` close. Failure is passed over: the file is a help, not a need.
+fn write_file(path: &CStr, text: &[u8]) {
+    // SAFETY: live C string and live bytes.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if fd >= 0 {
+            libc::syscall(libc::SYS_write, fd, text.as_ptr(), text.len());
+        }
+    }
+}
+
+/// All signals are blocked while this lives, so that no handler runs on the child's small stack.
+struct BlockedSignals {
+    /// The mask to go back to.
+    before: libc::sigset_t,
+}
+
+impl BlockedSignals {
+    fn all() -> Self {
+        // SAFETY: both sets are live for the calls; zeroed sets are valid.
+        unsafe {
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            let mut every: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&raw mut every);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const every, &raw mut before);
+            Self { before }
+        }
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        // SAFETY: `before` came from the same call.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::wait;
+
+    fn run(program: &CStr, args: &[&CStr], dirs: &[&CStr]) -> Result<u32, SpawnError> {
+        let null = std::fs::File::options().read(true).write(true).open("/dev/null").expect("null device");
+        let own = |list: &[&CStr]| list.iter().map(|s| CString::from(*s)).collect::<Vec<_>>();
+        spawn(&Command {
+            programs: &own(&[program]),
+            args: &own(args),
+            env: &[],
+            dirs: &own(dirs),
+            stdio: [null.as_fd(); 3],
+            terminal: false,
+            ids: None,
+            oom_score_adj: None,
+            open_files: None,
+        })
+    }
+
+    #[test]
+    fn a_child_runs_and_its_exit_code_is_found() {
+        let pid = run(c"/bin/sh", &[c"sh", c"-c", c"exit 7"], &[c"/"]).expect("a shell");
+        assert_eq!(wait::wait_for(pid).expect("our child"), wait::Ended::Exited(7));
+    }
+
+    #[test]
+    fn a_missing_program_is_told_by_step_and_errno() {
+        let error = run(c"/no/such", &[c"x"], &[c"/"]).expect_err("missing");
+        assert_eq!((error.step, error.source.raw_os_error()), (Step::Execute, Some(libc::ENOENT)));
+    }
+
+    #[test]
+    fn a_missing_directory_is_told_and_a_later_one_is_taken() {
+        let error = run(c"/bin/true", &[c"x"], &[c"/no/such"]).expect_err("missing");
+        assert_eq!(error.step, Step::Directory);
+        run(c"/bin/true", &[c"x"], &[c"/no/such", c"/"]).expect("second directory");
+    }
+}

@@ -1,0 +1,141 @@
+//! The error codes of the Connect protocol and the one error type that reaches a client.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A Connect error code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// The caller went away.
+    Canceled,
+    /// Anything that has no better code.
+    Unknown,
+    /// The request can never work as it is.
+    InvalidArgument,
+    /// The time the caller gave is over.
+    DeadlineExceeded,
+    /// The thing named does not exist.
+    NotFound,
+    /// The thing to be made exists.
+    AlreadyExists,
+    /// The named user may not do this.
+    PermissionDenied,
+    /// A limit is reached.
+    ResourceExhausted,
+    /// The thing named is in a state in which this cannot be done.
+    FailedPrecondition,
+    /// The method or option does not exist here.
+    Unimplemented,
+    /// The agent failed.
+    Internal,
+    /// Not now; try again.
+    Unavailable,
+    /// Token or user are missing or wrong.
+    Unauthenticated,
+}
+
+impl Code {
+    /// The name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Canceled => "canceled",
+            Self::Unknown => "unknown",
+            Self::InvalidArgument => "invalid_argument",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::NotFound => "not_found",
+            Self::AlreadyExists => "already_exists",
+            Self::PermissionDenied => "permission_denied",
+            Self::ResourceExhausted => "resource_exhausted",
+            Self::FailedPrecondition => "failed_precondition",
+            Self::Unimplemented => "unimplemented",
+            Self::Internal => "internal",
+            Self::Unavailable => "unavailable",
+            Self::Unauthenticated => "unauthenticated",
+        }
+    }
+
+    /// The HTTP status of a unary answer with this code.
+    pub fn http_status(self) -> u16 {
+        match self {
+            Self::Canceled => 499,
+            Self::InvalidArgument | Self::FailedPrecondition => 400,
+            Self::DeadlineExceeded => 504,
+            Self::NotFound => 404,
+            Self::AlreadyExists => 409,
+            Self::PermissionDenied => 403,
+            Self::ResourceExhausted => 429,
+            Self::Unimplemented => 501,
+            Self::Unknown | Self::Internal => 500,
+            Self::Unavailable => 503,
+            Self::Unauthenticated => 401,
+        }
+    }
+}
+
+/// An error as the client sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectError {
+    /// What the caller can do about it.
+    pub code: Code,
+    /// What failed, for which thing.
+    pub message: String,
+}
+
+impl ConnectError {
+    /// An error with this code and text.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// The body of a unary error answer.
+    pub fn to_json(&self) -> Vec<u8> {
+        let body = ErrorBody { code: self.code.name(), message: &self.message };
+        serde_json::to_vec(&body).unwrap_or_default()
+    }
+
+    /// The contents of an end-of-stream frame: `{}` or the error.
+    pub fn end_of_stream(error: Option<&Self>) -> Vec<u8> {
+        let error = error.map(|e| ErrorBody { code: e.code.name(), message: &e.message });
+        serde_json::to_vec(&EndBody { error }).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code.name(), self.message)
+    }
+}
+
+impl std::error::Error for ConnectError {}
+
+#[derive(Serialize, Deserialize)]
+struct ErrorBody<'a> {
+    code: &'a str,
+    message: &'a str,
+}
+
+#[derive(Serialize)]
+struct EndBody<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<ErrorBody<'a>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_ends_well_ends_with_an_empty_object() {
+        assert_eq!(ConnectError::end_of_stream(None), b"{}");
+    }
+
+    #[test]
+    fn a_stream_that_fails_carries_code_and_message() {
+        let error = ConnectError::new(Code::NotFound, "no \"x\"");
+        assert_eq!(
+            ConnectError::end_of_stream(Some(&error)),
+            br#"{"error":{"code":"not_found","message":"no \"x\""}}"#
+        );
+    }
+}
