@@ -1,0 +1,68 @@
+# The one door to every chore. `make help` lists the recipes; CI runs the same ones.
+
+# Where `make up` keeps its data, and where the tests find the guest images.
+DATA_DIR ?= /var/lib/wrenn
+PYTHON ?= python3
+BIN := .venv/bin
+
+export WRENN_IMAGES_DIR ?= $(DATA_DIR)
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup images up down test check fmt host-test vm-test bench protos openapi lock clean
+
+help: ## list the recipes
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+setup: ## install what is missing: Debian packages, Python, Rust
+	@$(PYTHON) tools/setup.py
+
+images: setup ## build guest kernel, initramfs and template where they are missing or old
+	@$(BIN)/wrenn images build --data-dir $(WRENN_IMAGES_DIR)
+
+up: setup ## start the platform and run the main job once
+	@$(BIN)/wrenn up --demo --data-dir $(DATA_DIR)
+
+down: ## stop the platform
+	@$(BIN)/wrenn down --data-dir $(DATA_DIR)
+
+test: images ## run everything that this machine can, and say what it cannot
+	cargo test --manifest-path rust/Cargo.toml --locked --quiet
+	$(BIN)/pytest tests/unit tests/repo tests/contract tests/envd tests/integration tests/host tests/vm
+
+check: setup ## before every commit: format, lint, types, layering, fast tests
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/ruff check --quiet
+	$(BIN)/lint-imports --no-logo > build/imports.log || { cat build/imports.log; exit 1; }
+	$(BIN)/python tools/protos.py --check
+	cargo fmt --check --manifest-path rust/Cargo.toml --all
+	cargo clippy --manifest-path rust/Cargo.toml --locked --all-targets --quiet -- -D warnings
+	$(BIN)/pyright
+	$(BIN)/pytest -q -m "not slow" tests/unit tests/repo
+
+fmt: ## put all code into its form
+	$(BIN)/ruff check --fix --quiet || true
+	$(BIN)/ruff format
+	cargo fmt --manifest-path rust/Cargo.toml --all
+
+host-test: setup ## tests that need root: namespaces, cgroups, firewall
+	$(BIN)/pytest tests/host
+
+vm-test: images ## tests that need a hypervisor
+	$(BIN)/pytest tests/vm
+
+bench: images ## measure the figures of SPECIFICATION.md, each beside its floor
+	$(BIN)/python -m tests.performance
+
+protos: setup ## generate the messages from proto/
+	$(BIN)/python tools/protos.py
+
+openapi: setup ## write openapi/ from the control plane's routes
+	$(BIN)/python tools/openapi.py
+
+lock: setup ## rewrite requirements.lock with the newest versions that pyproject.toml allows
+	$(BIN)/uv lock --upgrade --quiet
+	$(BIN)/uv export --quiet --all-extras --all-groups --no-emit-project --no-header --format requirements.txt --output-file requirements.lock
+
+clean: ## remove what was built in the checkout (not the data folder)
+	rm -rf .venv build dist rust/target .pytest_cache .ruff_cache .import_linter_cache
