@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 
+from wrenn.linux.command import run
 from wrenn.linux.namespaces import create_namespace, in_namespace, remove_namespace
 from wrenn.linux.netlink import (
     AddAddress,
@@ -62,14 +63,9 @@ async def internet(block: Block) -> AsyncGenerator[str]:
             ],
             namespace=name,
         )
-        await send_all(
-            [
-                BringUp("lo"),
-                BringUp("up0"),
-                AddAddress("up0", HOST_UPLINK, 24),
-                AddHostRoute("up0", METADATA, HOST_UPLINK),
-            ]
-        )
+        # An uplink's address has global scope, which ours never have; masquerading asks for it.
+        await run(["ip", "address", "add", f"{HOST_UPLINK}/24", "dev", "up0"], timeout_s=DEADLINE_S)
+        await send_all([BringUp("lo"), BringUp("up0"), AddHostRoute("up0", METADATA, HOST_UPLINK)])
         yield name
     finally:
         await remove_namespace(name)

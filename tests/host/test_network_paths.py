@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
@@ -25,6 +26,7 @@ from network_kit import (
     socket_in,
 )
 
+from wrenn.linux.command import run
 from wrenn.linux.namespaces import in_namespace, set_sysctls
 from wrenn.linux.netlink import AddAddress, AddDefaultRoute, send_all
 from wrenn.linux.nft import apply_batch
@@ -161,11 +163,39 @@ async def test_packets_under_a_false_address_go_nowhere(world: World):
         receiver.bind((INTERNET, 7000))
         false.bind(("203.0.113.9", 0))
         honest.bind(("169.254.0.21", 0))
+        honest.sendto(b"first", (INTERNET, 7000))
         false.sendto(b"false", (INTERNET, 7000))
-        honest.sendto(b"honest", (INTERNET, 7000))
+        honest.sendto(b"last", (INTERNET, 7000))
         async with asyncio.timeout(DEADLINE_S):
-            text, sender = await asyncio.get_running_loop().sock_recvfrom(receiver, 100)
-    assert (text, sender[0]) == (b"honest", HOST_UPLINK)
+            arrived = [await asyncio.get_running_loop().sock_recvfrom(receiver, 100) for _ in range(2)]
+    assert [(text, sender[0]) for text, sender in arrived] == [
+        (b"first", HOST_UPLINK),
+        (b"last", HOST_UPLINK),
+    ]
+
+
+async def test_a_guest_cannot_fill_the_hosts_neighbour_table(world: World):
+    make = partial(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
+    with await in_namespace(world.guest, make) as wire:
+        wire.bind(("eth0", 0x0806))
+        for number in range(50):
+            sender = bytes.fromhex("02fc00000005") + bytes([169, 254, 77, number])
+            target = bytes(6) + bytes([169, 254, 0, 22])
+            head = bytes.fromhex("ffffffffffff02fc000000050806" + "0001080006040001")
+            wire.send(head + sender + target)
+    async with server(world.guest):
+        assert await is_reachable(None, world.ours.address)
+    listing = await run(["ip", "-netns", world.ours.namespace, "-json", "neighbour"], timeout_s=5)
+    assert {entry["dst"] for entry in json.loads(listing)} == {"169.254.0.21", "169.254.1.1"}
+
+
+async def test_segments_fit_a_narrow_way_out(world: World):
+    await run(["ip", "link", "set", "up0", "mtu", "1300"], timeout_s=5)
+    async with server(world.internet):
+        with await socket_in(world.guest) as client:
+            async with asyncio.timeout(DEADLINE_S):
+                await asyncio.get_running_loop().sock_connect(client, (INTERNET, 7000))
+            assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) <= 1260
 
 
 async def test_nothing_leaves_by_ipv6(world: World):

@@ -108,23 +108,29 @@ async def remove_namespace(name: str) -> None:
     await in_namespace(None, partial(_remove, name))
 
 
-def set_sysctls(values: Mapping[str, str]) -> None:
+def set_sysctls(values: Mapping[str, str]) -> dict[str, str]:
     """Write settings under `/proc/sys/net`, those of the calling thread's namespace. Keys have `/`, not dots.
 
-    A setting that this kernel lacks (IPv6 left out, say) is passed over.
+    A setting that this kernel lacks (IPv6 left out, say) is passed over. Returns the old values of those that changed.
 
     Raises:
         KernelError: a setting exists and may not be written.
     """
+    before: dict[str, str] = {}
     for key, value in values.items():
+        setting = Path("/proc/sys/net", key)
         try:
-            Path("/proc/sys/net", key).write_text(value)
+            old = setting.read_text().strip()
+            if old != value:
+                setting.write_text(value)
+                before[key] = old
         except FileNotFoundError:
             continue
         except OSError as error:
             raise KernelError(
                 "A kernel network setting could not be changed.", context={"sysctl": key, "value": value}
             ) from error
+    return before
 
 
 def _enter(name: str) -> None:

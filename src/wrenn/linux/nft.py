@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias, cast
 
@@ -21,7 +22,11 @@ async def apply_batch(commands: Sequence[NftCommand], *, namespace: str | None =
     Raises:
         CommandError: nft or the kernel refused one; nothing was changed.
     """
-    await _nft(["-f", "-"], namespace, json.dumps({"nftables": list(commands)}).encode())
+    # Not by standard input: nft opens /dev/stdin again, which fails when that is a socket, as under uvloop.
+    with os.fdopen(os.memfd_create("nft batch"), "wb") as batch:
+        batch.write(json.dumps({"nftables": list(commands)}).encode())
+        batch.flush()
+        await _nft(["-f", f"/proc/self/fd/{batch.fileno()}"], namespace, pass_fds=[batch.fileno()])
 
 
 async def list_tables(*, namespace: str | None = None) -> set[str]:
@@ -31,6 +36,6 @@ async def list_tables(*, namespace: str | None = None) -> set[str]:
     return {entry["table"]["name"] for entry in objects if "table" in entry}
 
 
-async def _nft(arguments: list[str], namespace: str | None, stdin: bytes = b"") -> bytes:
+async def _nft(arguments: list[str], namespace: str | None, *, pass_fds: Sequence[int] = ()) -> bytes:
     enter = [] if namespace is None else ["nsenter", f"--net={namespace_path(namespace)}"]
-    return await run([*enter, "nft", "-j", *arguments], timeout_s=_TIMEOUT_S, stdin=stdin)
+    return await run([*enter, "nft", "-j", *arguments], timeout_s=_TIMEOUT_S, pass_fds=pass_fds)

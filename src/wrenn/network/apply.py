@@ -52,7 +52,10 @@ async def remove_slot(namespace: str, host_link: str) -> None:
     await remove_namespace(namespace)
 
 
-async def install_root_table(block: Block) -> None:
-    """Put the block's table in place, or replace it in one step, and let the machine forward IPv4."""
+async def install_root_table(block: Block) -> dict[str, str]:
+    """Put the block's table in place, or replace it in one step, and let the machine forward IPv4.
+
+    Returns the old values of the kernel settings that this changed.
+    """
     await apply_batch(root_table(block))
-    await in_namespace(None, partial(set_sysctls, FORWARDING))
+    return await in_namespace(None, partial(set_sysctls, FORWARDING))

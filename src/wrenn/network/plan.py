@@ -31,6 +31,8 @@ _TAP_PREFIX: Final = 30
 FORWARDING: Final[Mapping[str, str]] = {"ipv4/ip_forward": "1"}
 _SLOT_SYSCTLS: Final[Mapping[str, str]] = {
     **FORWARDING,
+    # Learn no neighbour from ARP under a foreign address: that table's size is one limit for the whole machine.
+    "ipv4/conf/all/arp_filter": "1",
     "ipv6/conf/all/disable_ipv6": "1",
     "ipv6/conf/default/disable_ipv6": "1",
 }

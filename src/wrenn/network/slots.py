@@ -86,7 +86,8 @@ class Slots:
         """
         for index, owner in adopted.items():
             self.adopt(index, owner)
-        await install_root_table(self._block)
+        if settings_before := await install_root_table(self._block):
+            _log.info("kernel settings changed for good", extra={"before": settings_before})
         await remove_stray_slots(self._block, self._taken)
         self._keepers.start("prepare network slots", self._refill())
         self._keepers.start("check firewall", self._keep_firewall())
@@ -130,6 +131,8 @@ class Slots:
 
     async def remove(self, index: int) -> None:
         """Give a slot back and wait until nothing of it is left. May be called twice, and again after a failure.
+
+        If cancelled, the removal goes on in the background.
 
         Raises:
             WrennError: what stood in the way.
