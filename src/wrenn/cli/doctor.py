@@ -1,0 +1,52 @@
+"""`wrenn doctor`: is the machine fit, and is anything left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from wrenn.cli.exits import Exit
+from wrenn.cli.images import DataDirOption
+from wrenn.cli.output import JsonOption, print_json, print_table
+from wrenn.cli.settings import data_dir
+
+
+def doctor(
+    data_dir_: DataDirOption = None,
+    *,
+    fix: Annotated[bool, typer.Option("--fix", help="Remove what no live sandbox owns.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Check the machine and find what is left over.
+
+    Left over is every resource of ours that no live sandbox owns.
+
+    The exit code is 0 only when no check failed and nothing is left over.
+    """
+    from wrenn.cli.up.agent_doctor import examine, fix_leftovers
+
+    place = data_dir(data_dir_)
+    report = asyncio.run(fix_leftovers(place) if fix else examine(place))
+    if json:
+        print_json(report)
+    else:
+        checks = [
+            (check.name, "ok" if check.ok else "FAILED", _with(check.detail, check.hint))
+            for check in report.checks
+        ]
+        print_table(("CHECK", "RESULT", "DETAIL"), checks)
+        if report.leftovers:
+            typer.echo("\nLeft over (remove with `wrenn doctor --fix`):")
+            print_table(
+                ("KIND", "NAME", "DETAIL"), [(item.kind, item.name, item.detail) for item in report.leftovers]
+            )
+        else:
+            typer.echo("\nNothing is left over.")
+    if report.leftovers or not all(check.ok for check in report.checks):
+        raise typer.Exit(Exit.ERROR)
+
+
+def _with(detail: str, hint: str | None) -> str:
+    return f"{detail} ({hint})" if hint else detail

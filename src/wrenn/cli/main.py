@@ -1,0 +1,77 @@
+"""The entry point of `wrenn`: the commands by name, and what an error becomes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from wrenn.cli import cp, doctor, images, programs, sandboxes, status
+from wrenn.cli.exec import CommandLine, exec_
+from wrenn.cli.exits import Exit, exit_code, say_error
+from wrenn.cli.up import commands as up
+
+app = typer.Typer(
+    name="wrenn",
+    help="Sandboxes for AI agents: small virtual machines on your own machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Rich help pages cost 0.3 s of imports.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("up")(up.up)
+app.command("down")(up.down)
+app.command("status")(status.status)
+app.command("doctor")(doctor.doctor)
+app.command("create")(sandboxes.create)
+app.command("list")(sandboxes.list_)
+app.command("exec", cls=CommandLine)(exec_)
+app.command("cp")(cp.cp)
+app.command("rm")(sandboxes.rm)
+app.add_typer(images.app, name="images")
+app.command("control")(programs.control)
+app.command("agent")(programs.agent)
+app.command("supervise", hidden=True)(programs.supervise)
+
+
+def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"wrenn {version('wrenn')}")
+        raise typer.Exit
+
+
+@app.callback()
+def wrenn(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Sandboxes for AI agents: small virtual machines on your own machine."""
+
+
+def main() -> None:
+    """Run the command line; never shows a stack trace for an error that is somebody's to mend."""
+    from wrenn.base.errors import WrennError as PlatformError
+    from wrenn.sdk.errors import WrennError
+
+    try:
+        app()
+    except (WrennError, PlatformError) as error:
+        say_error(error)
+        sys.exit(exit_code(error))
+    except BrokenPipeError:
+        # The reader has gone (`wrenn list | head -1`): nothing to say, and nobody to say it to at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(Exit.ERROR)
+
+
+if __name__ == "__main__":
+    main()

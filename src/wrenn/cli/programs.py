@@ -1,0 +1,42 @@
+"""`wrenn control`, `wrenn agent` and `wrenn supervise`: the server's programs, in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+
+import typer
+
+from wrenn.cli.images import DataDirOption
+from wrenn.cli.settings import data_dir
+from wrenn.cli.up.options import ListenOption
+
+
+def control() -> None:
+    """Run the control plane in the foreground.
+
+    Its settings come from the environment.
+    """
+    from wrenn.control.main import main
+
+    main()
+
+
+def agent() -> None:
+    """Run the host agent in the foreground; needs root.
+
+    Its settings come from the environment.
+    """
+    from wrenn.agent.main import main
+
+    main()
+
+
+def supervise(data_dir_: DataDirOption = None, listen: ListenOption = None) -> None:
+    """Keep control plane, agent and embedded PostgreSQL running; `wrenn up` starts this."""
+    from wrenn.base.logging import configure_logging
+    from wrenn.cli.up.layout import Layout
+    from wrenn.cli.up.options import parse_listen
+    from wrenn.cli.up.supervisor import supervise as run
+
+    configure_logging()
+    raise typer.Exit(asyncio.run(run(Layout(data_dir(data_dir_)), parse_listen(listen))))

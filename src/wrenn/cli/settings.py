@@ -1,0 +1,43 @@
+"""The CLI's environment: where the data folder is, and how the platform is reached."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+DEFAULT_DATA_DIR: Final = Path("/var/lib/wrenn")
+
+
+def data_dir(given: Path | None = None) -> Path:
+    """The data folder: as given, else `WRENN_DATA_DIR`, else the default. Always absolute."""
+    return Path(given or os.environ.get("WRENN_DATA_DIR") or DEFAULT_DATA_DIR).absolute()
+
+
+def use_credentials() -> None:
+    """Let the SDK find URL and key: what the environment lacks is taken from the data folder's `env`, where readable."""
+    if os.environ.get("WRENN_API_KEY"):
+        return
+    for name, value in read_env(data_dir() / "env").items():
+        os.environ.setdefault(name, value)
+
+
+def read_env(path: Path) -> dict[str, str]:
+    """The `WRENN_…` settings in a data folder's `env`; empty when there is none or it may not be read."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return {}
+    pairs = (line.partition("=") for line in lines if line.startswith("WRENN_") and "=" in line)
+    return {name: value for name, _, value in pairs}
+
+
+def external_database_url() -> str | None:
+    """`DATABASE_URL`, when the operator brings a PostgreSQL of their own."""
+    return os.environ.get("DATABASE_URL") or None
+
+
+def given_envd() -> Path | None:
+    """`WRENN_ENVD`: the guest agent's program, when it is not where the package or the checkout has it."""
+    text = os.environ.get("WRENN_ENVD")
+    return Path(text) if text else None

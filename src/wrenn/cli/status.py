@@ -1,0 +1,99 @@
+"""`wrenn status`: what runs, since when, and how much is used."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json as jsonlib
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import typer
+
+from wrenn.cli.exits import Exit
+from wrenn.cli.images import DataDirOption
+from wrenn.cli.output import JsonOption, print_json, print_table
+from wrenn.cli.settings import data_dir, read_env
+from wrenn.cli.up.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One look at an installation. A pid is None for a program that does not run; a number that is unknown is None."""
+
+    data_dir: str
+    url: str | None
+    cli_version: str
+    platform_version: str | None
+    programs: dict[str, int | None]
+    accelerator: str | None
+    sandboxes: int | None
+    disk_free_mb: int | None
+
+    @property
+    def is_well(self) -> bool:
+        """Everything runs and answers."""
+        return None not in self.programs.values() and self.platform_version is not None
+
+
+def status(data_dir_: DataDirOption = None, *, json: JsonOption = False) -> None:
+    """Show what runs and how much is used.
+
+    The exit code is 0 when everything runs and answers.
+    """
+    found = asyncio.run(_look(Layout(data_dir(data_dir_))))
+    if json:
+        print_json(found)
+    else:
+        programs = [(name, f"pid {pid}" if pid else "not running") for name, pid in found.programs.items()]
+        rows = [
+            *programs,
+            ("URL", found.url or "unknown"),
+            ("platform", found.platform_version or "does not answer"),
+            ("wrenn", found.cli_version),
+            ("accelerator", found.accelerator or "unknown"),
+            ("sandboxes", "unknown" if found.sandboxes is None else str(found.sandboxes)),
+            ("disk free", "unknown" if found.disk_free_mb is None else f"{found.disk_free_mb} MB"),
+            ("data folder", found.data_dir),
+        ]
+        print_table(("WHAT", "STATE"), rows)
+    if not found.is_well:
+        raise typer.Exit(Exit.ERROR)
+
+
+async def _look(layout: Layout) -> Status:
+    from wrenn.cli.up import database
+    from wrenn.cli.up.daemons import running
+    from wrenn.cli.up.services import AGENT, CONTROL, SUPERVISOR
+    from wrenn.sdk import AsyncSandbox, WrennError
+    from wrenn.sdk.health import platform_version
+
+    found = {name: running(layout, name) for name in (SUPERVISOR, CONTROL, AGENT)}
+    if database.is_embedded():
+        found["postgres"] = database.process(layout.data_dir)
+    env = read_env(layout.env)
+    url, key = env.get("WRENN_BASE_URL"), env.get("WRENN_API_KEY")
+    answer, sandboxes = None, None
+    if url is not None and key is not None:
+        try:
+            answer = await platform_version(url, timeout_s=3)
+            sandboxes = len(await AsyncSandbox.list(api_key=key, base_url=url, request_timeout_s=3))
+        except WrennError:
+            pass  # the table says that it does not answer
+    # The agent writes the file where there is a device to try.
+    accelerator = None if Path("/dev/kvm").exists() else "tcg"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        accelerator = jsonlib.loads((layout.data_dir / "accelerator.json").read_text())["accelerator"]
+    exists = layout.data_dir.is_dir()
+    return Status(
+        data_dir=str(layout.data_dir),
+        url=url,
+        cli_version=version("wrenn"),
+        platform_version=answer,
+        programs={name: process.pid if process else None for name, process in found.items()},
+        accelerator=accelerator,
+        sandboxes=sandboxes,
+        disk_free_mb=shutil.disk_usage(layout.data_dir).free // 1024**2 if exists else None,
+    )

@@ -1,0 +1,143 @@
+"""`wrenn up`: from an empty machine to a platform that answers, each step safe to repeat."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from wrenn.base.errors import Conflict, Forbidden, InternalError, NotFound
+from wrenn.cli.settings import read_env
+from wrenn.cli.up import database
+from wrenn.cli.up.daemons import end_of_log, running
+from wrenn.cli.up.envd import find_envd
+from wrenn.cli.up.host import agent_answers
+from wrenn.cli.up.layout import Layout, write_private
+from wrenn.cli.up.options import Address
+from wrenn.cli.up.progress import Progress
+from wrenn.cli.up.services import AGENT, CONTROL, SUPERVISOR, agent_address, supervisor
+from wrenn.sdk import AuthenticationError, WrennError
+from wrenn.sdk.health import platform_version
+
+READY_TIMEOUT_S: Final = 60.0
+"""Longest until control plane and agent answer; the first start of PostgreSQL and a KVM probe take some seconds."""
+PROBE_TIMEOUT_S: Final = 3.0
+
+# Program -> Debian package that has it. What the images need is asked for where they are built.
+_PROGRAMS: Final = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-img": "qemu-utils",
+    "nft": "nftables",
+    "ip": "iproute2",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What `wrenn up` leaves behind. `was_running`: nothing had to be done."""
+
+    url: str
+    was_running: bool
+
+
+async def bring_up(layout: Layout, listen: Address, progress: Progress) -> Platform:
+    """Make the platform run and answer, with a first user, team and key in `D/env`.
+
+    Raises:
+        Forbidden: not root.
+        NotFound: a program is missing; the message has the command that installs it.
+        Conflict: it runs already on another address.
+        InternalError: a program did not come up; the message has the end of its log.
+    """
+    _check_machine()
+    layout.make()
+    async with layout.locked(progress.note):
+        if running(layout, SUPERVISOR) is not None:
+            known = read_env(layout.env).get("WRENN_BASE_URL")
+            if known not in (None, listen.url):
+                raise Conflict(f"The platform runs already on {known}: `wrenn down` first to move it.")
+            if known is not None and await _answers(layout, listen):
+                return Platform(listen.url, was_running=True)
+        await _prepare(layout, progress)
+        with progress.step("Control plane and agent"):
+            if running(layout, SUPERVISOR) is None:
+                supervisor(layout.data_dir, listen).start(layout)
+            await _wait_ready(layout, listen)
+        with progress.step("First user, team and API key"):
+            await _ensure_key(layout, listen)
+    return Platform(listen.url, was_running=False)
+
+
+def _check_machine() -> None:
+    if os.geteuid() != 0:
+        raise Forbidden("`wrenn up` makes networks and virtual machines: run it as root (sudo wrenn up).")
+    missing = sorted({package for program, package in _PROGRAMS.items() if shutil.which(program) is None})
+    if missing:
+        raise NotFound(
+            f"Programs are missing; run: apt-get install --no-install-recommends {' '.join(missing)}"
+        )
+
+
+async def _prepare(layout: Layout, progress: Progress) -> None:
+    from wrenn.control.db.migrate import migrate
+    from wrenn.control.hosts.pki import ensure_pki
+    from wrenn.storage.images import ensure_images
+
+    with progress.step("Guest kernel and template"):
+        await ensure_images(layout.data_dir, envd=find_envd(), progress=progress.note)
+    with progress.step("PostgreSQL"):
+        url = await database.ensure(layout.data_dir)
+        await migrate(url)
+    with progress.step("Certificates"):
+        ensure_pki(layout.data_dir / "pki")
+
+
+async def _wait_ready(layout: Layout, listen: Address) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while not await _answers(layout, listen):
+        if running(layout, SUPERVISOR) is None:
+            raise InternalError(f"The supervisor ended:\n{end_of_log(layout.log(SUPERVISOR))}")
+        if time.monotonic() > deadline:
+            silent = CONTROL if not await _control_answers(listen) else AGENT
+            log = layout.log(silent)
+            raise InternalError(
+                f"The {silent} program did not answer within {READY_TIMEOUT_S:.0f} s. The end of {log}:\n{end_of_log(log)}"
+            )
+        await asyncio.sleep(0.1)
+
+
+async def _answers(layout: Layout, listen: Address) -> bool:
+    return await _control_answers(listen) and await agent_answers(
+        layout.data_dir / "pki", agent_address(listen), timeout_s=PROBE_TIMEOUT_S
+    )
+
+
+async def _control_answers(listen: Address) -> bool:
+    try:
+        await platform_version(listen.url, timeout_s=PROBE_TIMEOUT_S)
+    except WrennError:
+        return False
+    return True
+
+
+async def _ensure_key(layout: Layout, listen: Address) -> None:
+    """Leave a key that works in `D/env`: the one that is there, else a new one."""
+    from wrenn.control.teams import bootstrap
+    from wrenn.sdk import AsyncSandbox
+
+    known = read_env(layout.env)
+    key = known.get("WRENN_API_KEY")
+    if key is not None:
+        try:
+            await AsyncSandbox.list(api_key=key, base_url=listen.url)
+        except AuthenticationError:
+            key = None
+    if key is None:
+        key = (await bootstrap(await database.ensure(layout.data_dir))).reveal()
+    wanted = {"WRENN_BASE_URL": listen.url, "WRENN_API_KEY": key}
+    if known != wanted:
+        lines = [f"{name}={value}" for name, value in wanted.items()]
+        write_private(layout.env, "\n".join([*lines, f"export {' '.join(wanted)}"]) + "\n")

@@ -1,0 +1,98 @@
+"""One background program: started in its own session, found again by pid and start time, stopped with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, cast
+
+from wrenn.cli.up.layout import Layout, write_private
+from wrenn.linux.process import ProcessRef, kill_and_wait
+
+KILL_TIMEOUT_S: Final = 10.0
+LOG_LIMIT_B: Final = 32 * 1024 * 1024
+"""A log above this is set aside as `.1` at the program's next start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A program of ours. `stop_timeout_s`: how long it may take to end by itself."""
+
+    name: str
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    stop_timeout_s: float = 40.0
+
+    def start(self, layout: Layout) -> ProcessRef:
+        """Start it. Returns at once; that it runs does not say that it will not fail."""
+        log = layout.log(self.name)
+        if log.exists() and log.stat().st_size > LOG_LIMIT_B:
+            log.replace(log.with_suffix(".log.1"))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-m", "wrenn.cli.main", *self.arguments],
+            {**os.environ, **self.environment},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
+        # A program that ended already has no start time any more; pid 0 never lives.
+        process = ProcessRef.of(pid) or ProcessRef(pid, -1)
+        record(layout.pid_file(self.name), process)
+        return process
+
+
+def record(path: Path, process: ProcessRef) -> None:
+    """Write a pid file."""
+    write_private(path, json.dumps({"pid": process.pid, "start_ticks": process.start_ticks}) + "\n")
+
+
+def running(layout: Layout, program: str) -> ProcessRef | None:
+    """The process that the pid file names, if it still lives."""
+    try:
+        fields = cast("dict[str, int]", json.loads(layout.pid_file(program).read_text()))
+        process = ProcessRef(fields["pid"], fields["start_ticks"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return process if process.is_alive() else None
+
+
+async def stop(process: ProcessRef, *, timeout_s: float) -> bool:
+    """Ask the process to end, and kill it when it has not after `timeout_s`. Returns whether it ended by itself."""
+    descriptor = process.open_pidfd()
+    if descriptor is None:
+        return True
+    try:
+        signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+    except ProcessLookupError:
+        return True
+    finally:
+        os.close(descriptor)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await process.wait_exit()
+    except TimeoutError:
+        await kill_and_wait(process, timeout_s=KILL_TIMEOUT_S)
+        return False
+    return True
+
+
+def end_of_log(path: Path, lines: int = 15) -> str:
+    """The last lines of a log, for an error message."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 16_384))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return "(no log)"
+    return "\n".join(text.splitlines()[-lines:])

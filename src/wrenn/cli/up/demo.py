@@ -1,0 +1,64 @@
+"""The main job before the user's eyes: create a sandbox, run a program in it, remove it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Final
+
+from wrenn.cli.settings import read_env
+from wrenn.cli.up.layout import Layout
+from wrenn.sdk import Sandbox
+
+PROGRAM: Final = """\
+import os, platform
+print(f"Hello from Python {platform.python_version()} on Linux {platform.release()}, host name {platform.node()}.")
+a, b = 0, 1
+for _ in range(90):
+    a, b = b, a + b
+print(f"The 90th Fibonacci number is {a}; I am process {os.getpid()} in a machine of my own.")
+"""
+
+
+def demonstrate(layout: Layout) -> None:
+    """Do it and print each step with its time."""
+    credentials = read_env(layout.env)
+    url, key = credentials["WRENN_BASE_URL"], credentials["WRENN_API_KEY"]
+    with _timed("create a sandbox"):
+        sandbox = Sandbox.create(base_url=url, api_key=key, request_timeout_s=120)
+    try:
+        with _timed("write a Python program into it"):
+            sandbox.files.write("/root/hello.py", PROGRAM)
+        with _timed("run it"):
+            result = sandbox.commands.run(["python3", "/root/hello.py"], check=True)
+        for line in result.stdout.splitlines():
+            _say(f"      │ {line}")
+    finally:
+        with _timed("remove the sandbox"):
+            sandbox.kill()
+
+
+def say_what_next(layout: Layout, url: str) -> None:
+    """Print where everything is, and three commands to try. Never the key itself."""
+    _say(f"\nThe platform runs at {url} (API description: {url}/docs).")
+    _say(f"The API key is in {layout.env}, readable by its owner only.")
+    _say("\nTry:")
+    _say("  wrenn create")
+    _say(
+        "  wrenn exec $(wrenn list --json | python3 -c 'import json,sys; print(json.load(sys.stdin)[0][\"id\"])') uname -a"
+    )
+    _say("  wrenn down")
+
+
+@contextmanager
+def _timed(what: str) -> Generator[None]:
+    started = time.monotonic()
+    yield
+    _say(f"  {(time.monotonic() - started) * 1000:6.0f} ms  {what}")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

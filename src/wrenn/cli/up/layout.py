@@ -1,0 +1,103 @@
+"""Where `wrenn up` keeps its things in the data folder, and who may change them at one time."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from wrenn.base.errors import DeadlineExceeded, Forbidden
+
+LOCK_TIMEOUT_S: Final = 1800.0
+"""Longest that one `wrenn up` waits for another, which may be building the images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Paths below one data folder."""
+
+    data_dir: Path
+
+    @property
+    def env(self) -> Path:
+        """URL and API key of the first user, mode 600."""
+        return self.data_dir / "env"
+
+    @property
+    def run(self) -> Path:
+        """Pid files and logs."""
+        return self.data_dir / "run"
+
+    def log(self, program: str) -> Path:
+        """The log of a program."""
+        return self.run / f"{program}.log"
+
+    def pid_file(self, program: str) -> Path:
+        """The pid file of a program."""
+        return self.run / f"{program}.pid"
+
+    def make(self) -> None:
+        """Make the folders that are missing.
+
+        Raises:
+            Forbidden: this user may not.
+        """
+        try:
+            self.data_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self.run.mkdir(mode=0o755, exist_ok=True)
+        except PermissionError as error:
+            raise Forbidden(
+                f"{self.data_dir} cannot be made: run as root, or choose another --data-dir."
+            ) from error
+
+    @asynccontextmanager
+    async def locked(self, waiting: Callable[[str], object]) -> AsyncGenerator[None]:
+        """Be the only `wrenn up` or `wrenn down` on this data folder. The kernel frees the lock of a process that dies."""
+        descriptor = os.open(self.run / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = time.monotonic() + LOCK_TIMEOUT_S
+            said = False
+            while not _try_lock(descriptor):
+                if not said:
+                    waiting(
+                        "another `wrenn up` or `wrenn down` is at work on this data folder; waiting for it"
+                    )
+                    said = True
+                if time.monotonic() > deadline:
+                    raise DeadlineExceeded(
+                        f"Another `wrenn up` has held {self.run}/up.lock for {LOCK_TIMEOUT_S:.0f} s."
+                    )
+                await asyncio.sleep(0.2)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, from its first moment on; whole, or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,69 @@
+"""`wrenn down`: everything that `wrenn up` started, in the reverse order; with `--purge` also what it made."""
+
+from __future__ import annotations
+
+import shutil
+
+from wrenn.cli.settings import read_env
+from wrenn.cli.up import database
+from wrenn.cli.up.agent_doctor import fix_leftovers
+from wrenn.cli.up.daemons import running, stop
+from wrenn.cli.up.layout import Layout
+from wrenn.cli.up.options import parse_listen
+from wrenn.cli.up.progress import Progress
+from wrenn.cli.up.services import SUPERVISOR, services, supervisor
+from wrenn.cli.up.supervisor import stop_daemon
+from wrenn.network import release_block
+from wrenn.sdk import AsyncSandbox, WrennError
+
+
+async def take_down(layout: Layout, progress: Progress, *, purge: bool) -> None:
+    """Remove the sandboxes, stop the programs and PostgreSQL, and with `purge` remove the data. May be run twice."""
+    if not layout.run.is_dir():
+        progress.note(f"nothing runs in {layout.data_dir}")
+        return
+    async with layout.locked(progress.note):
+        await _remove_sandboxes(layout, progress)
+        with progress.step("Control plane and agent"):
+            await stop_programs(layout)
+        with progress.step("PostgreSQL"):
+            await database.stop(layout.data_dir)
+        if purge:
+            with progress.step("Data, network and cgroups"):
+                await _purge(layout)
+
+
+async def _remove_sandboxes(layout: Layout, progress: Progress) -> None:
+    credentials = read_env(layout.env)
+    if "WRENN_API_KEY" not in credentials or running(layout, SUPERVISOR) is None:
+        return
+    key, url = credentials["WRENN_API_KEY"], credentials["WRENN_BASE_URL"]
+    try:
+        sandboxes = await AsyncSandbox.list(api_key=key, base_url=url)
+        if not sandboxes:
+            return
+        with progress.step(f"Removing {len(sandboxes)} running sandboxes"):
+            for info in sandboxes:
+                await (await AsyncSandbox.connect(info.id, api_key=key, base_url=url)).kill()
+    except WrennError as error:
+        progress.note(f"the sandboxes could not be removed ({error}); the next `wrenn up` goes on with them")
+
+
+async def stop_programs(layout: Layout) -> None:
+    """Stop supervisor, control plane and agent. Sandboxes run on, and so does PostgreSQL."""
+    listen = parse_listen(None)  # only the names matter here
+    chief = running(layout, SUPERVISOR)
+    if chief is not None:
+        await stop(chief, timeout_s=supervisor(layout.data_dir, listen).stop_timeout_s)
+    # What a killed supervisor left behind.
+    for daemon in reversed(services(layout.data_dir, listen, "")):
+        await stop_daemon(layout, daemon)
+    layout.pid_file(SUPERVISOR).unlink(missing_ok=True)
+
+
+async def _purge(layout: Layout) -> None:
+    # Without their journals the sandboxes have no owner, so that the doctor removes what is left of them.
+    shutil.rmtree(layout.data_dir / "sandboxes", ignore_errors=True)
+    await fix_leftovers(layout.data_dir)
+    release_block(layout.data_dir)
+    shutil.rmtree(layout.data_dir)

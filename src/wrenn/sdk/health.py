@@ -1,0 +1,26 @@
+"""Is a platform there? The only question that needs no API key."""
+
+from __future__ import annotations
+
+from wrenn.base.secrets import Secret
+from wrenn.sdk._parse import Fields, json_of
+from wrenn.sdk.errors import UnavailableError
+from wrenn.sdk.settings import ClientSettings
+
+
+async def platform_version(base_url: str, *, timeout_s: float) -> str:
+    """The version of the platform at `base_url`, asked once.
+
+    Raises:
+        WrennError: it does not answer, or is not well.
+    """
+    from wrenn.sdk._http import AsyncTransport, Request  # noqa: PLC0415 - slow to import, see AsyncApi
+
+    transport = AsyncTransport(ClientSettings(Secret(""), base_url.rstrip("/"), timeout_s))
+    try:
+        answer = await transport.exchange(Request("GET", "/health"), timeout_s=timeout_s)
+    finally:
+        await transport.close()
+    if answer.status != 200:
+        raise UnavailableError(f"The platform at {base_url} is not well: HTTP status {answer.status}.")
+    return Fields("health", json_of(answer.body)).text("version")

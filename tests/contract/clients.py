@@ -1,0 +1,120 @@
+"""Both clients behind one asynchronous face: the synchronous one works in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+from wrenn import AsyncSandbox, Sandbox
+
+# The faces below hand arguments on as they are; their types are those of the SDK, which pyright checks in `src`.
+
+
+async def _here(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return await call(*args, **kwargs)
+
+
+async def _in_thread(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return await asyncio.to_thread(call, *args, **kwargs)
+
+
+async def _gathered(stream: Any) -> list[bytes]:
+    if hasattr(stream, "__aiter__"):
+        return [chunk async for chunk in stream]
+    return await asyncio.to_thread(lambda: list[bytes](stream))
+
+
+class Process:
+    """A process handle of either client."""
+
+    def __init__(self, do: Callable[..., Any], handle: Any) -> None:
+        self.pid, self.tag = handle.pid, handle.tag
+        self._do, self._handle = do, handle
+
+    async def kill(self) -> bool:
+        return await self._do(self._handle.kill)
+
+    async def is_running(self) -> bool:
+        return await self._do(self._handle.is_running)
+
+
+class Box:
+    """A sandbox of either client."""
+
+    def __init__(self, do: Callable[..., Any], sandbox: Any) -> None:
+        self.id: str = sandbox.id
+        self._do = do
+        commands, files = sandbox.commands, sandbox.files
+
+        def bound(call: Callable[..., Any]) -> Callable[..., Any]:
+            async def run(*args: Any, **kwargs: Any) -> Any:
+                return await do(call, *args, **kwargs)
+
+            return run
+
+        self.info, self.ping, self.kill = bound(sandbox.info), bound(sandbox.ping), bound(sandbox.kill)
+        self.close, self.is_running = bound(sandbox.close), bound(sandbox.is_running)
+        self.run, self.processes = bound(commands.run), bound(commands.list)
+        self.read, self.write, self.ls = bound(files.read), bound(files.write), bound(files.list)
+        self.stat, self.exists, self.make_dir = bound(files.stat), bound(files.exists), bound(files.make_dir)
+        self.remove, self.move = bound(files.remove), bound(files.move)
+        self._commands, self._files = commands, files
+
+    async def start(self, cmd: list[str], tag: str | None = None) -> Process:
+        return Process(self._do, await self._do(self._commands.run, cmd, background=True, tag=tag))
+
+    async def read_bytes(self, path: str) -> bytes:
+        return await self.read(path, format="bytes")
+
+    async def read_stream(self, path: str) -> Iterable[bytes]:
+        return await _gathered(self._files.read_stream(path))
+
+
+class Client(Protocol):
+    """Either client."""
+
+    async def create(self, template: str = "minimal", **options: Any) -> Box: ...
+    async def connect(self, sandbox_id: str) -> Box: ...
+    async def list(self) -> Any: ...
+    def context(self) -> Any: ...
+
+
+class AsyncClient:
+    async def create(self, template: str = "minimal", **options: Any) -> Box:
+        return Box(_here, await AsyncSandbox.create(template, **options))
+
+    async def connect(self, sandbox_id: str) -> Box:
+        return Box(_here, await AsyncSandbox.connect(sandbox_id))
+
+    async def list(self) -> Any:
+        return await AsyncSandbox.list()
+
+    @asynccontextmanager
+    async def context(self) -> AsyncGenerator[Box]:
+        async with await AsyncSandbox.create() as sandbox:
+            yield Box(_here, sandbox)
+
+
+class SyncClient:
+    async def create(self, template: str = "minimal", **options: Any) -> Box:
+        return Box(_in_thread, await asyncio.to_thread(Sandbox.create, template, **options))
+
+    async def connect(self, sandbox_id: str) -> Box:
+        return Box(_in_thread, await asyncio.to_thread(Sandbox.connect, sandbox_id))
+
+    async def list(self) -> Any:
+        return await asyncio.to_thread(Sandbox.list)
+
+    @asynccontextmanager
+    async def context(self) -> AsyncGenerator[Box]:
+        sandbox = await asyncio.to_thread(Sandbox.create)
+        await asyncio.to_thread(sandbox.__enter__)
+        try:
+            yield Box(_in_thread, sandbox)
+        finally:
+            await asyncio.to_thread(sandbox.__exit__, None, None, None)
+
+
+CLIENTS: list[Callable[[], Client]] = [AsyncClient, SyncClient]
