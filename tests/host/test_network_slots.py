@@ -179,6 +179,18 @@ async def test_a_failure_after_any_step_leaves_nothing(block: Block, faults: Non
     await slots.close()
 
 
+async def test_the_pool_goes_on_after_a_failure(block: Block, faults: None, caplog: pytest.LogCaptureFixture):
+    arm_faults("network.slot.after_tap#1=error")
+    slots = slots_of(block, ready_target=1)
+    await slots.start({})
+    await wait_until(lambda: "network slot not prepared" in caplog.messages)
+    assert await leftovers(block, {0}) == []
+    await slots.acquire("a")
+    await wait_until(lambda: len(slots.held) == 2)
+    await slots.close()
+    assert len(slots.held) == 1
+
+
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_cancellation_after_any_step_leaves_nothing(block: Block, faults: None, step: str):
     arm_faults(f"network.slot.after_{step}=sleep:60")

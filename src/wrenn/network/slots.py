@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from wrenn.base.errors import Conflict, DeadlineExceeded, NoCapacity, NotFound, WrennError
+from wrenn.base.errors import Conflict, DeadlineExceeded, NoCapacity, NotFound
 from wrenn.base.tasks import OwnedTasks
 from wrenn.linux.nft import apply_batch
 from wrenn.linux.tap import open_tap
@@ -199,7 +199,7 @@ class Slots:
             try:
                 while len(self._ready) < self._ready_target and len(self.held) < self._limit:
                     self._ready.append(await self._prepare())
-            except (WrennError, OSError):
+            except Exception:  # noqa: BLE001 - the pool must go on; a create that needs a slot meets the error itself
                 _log.exception("network slot not prepared", extra={"retry_s": RETRY_S})
                 patience_s = RETRY_S
             try:
@@ -215,5 +215,5 @@ class Slots:
             try:
                 if await ensure_root_table(self._block):
                     _log.warning("firewall table was gone and is back", extra={"table": self._block.table})
-            except WrennError:
+            except Exception:  # noqa: BLE001 - checked again in a moment
                 _log.exception("firewall not checked", extra={"table": self._block.table})
