@@ -20,6 +20,7 @@ from typing import Final
 from wrenn.agent.confinement import confine, release_cgroup
 from wrenn.agent.layout import Layout
 from wrenn.agent.tokens import Tokens
+from wrenn.agent.vm_end import unless_it_ends
 from wrenn.base.errors import WrennError
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
@@ -34,7 +35,7 @@ from wrenn.vm import BootRequest, Disk, Shape, Vm, VmDriver
 
 _log = logging.getLogger(__name__)
 
-_BOOT_TIMEOUT_S: Final = 120.0
+_BOOT_TIMEOUT_S: Final = 30.0
 """A cold boot takes 3 s under emulation on an idle machine."""
 _WARM_UP_TIMEOUT_S: Final = 20.0
 _SETTLE_S: Final = 0.5
@@ -127,7 +128,7 @@ class Bases:
     def _facts(self, images: Images, template: str, shape: Shape) -> dict[str, str | int]:
         return {
             "template": template,
-            "image": images.rootfs_digest,
+            "image": images.template_digest,
             "kernel": images.kernel_digest,
             "initramfs": images.initramfs_digest,
             "vmm": self._driver.vmm,
@@ -219,10 +220,9 @@ class Bases:
             hostname="wrenn", machine_id="0" * 32, envs={}, token=token, former_token=None, lifecycle_id=key
         )
         try:
-            await initialise(address, identity, timeout_s=_BOOT_TIMEOUT_S)
+            await unless_it_ends(vm, initialise(address, identity, timeout_s=_BOOT_TIMEOUT_S))
         except WrennError as error:
-            with suppress(WrennError):
-                error.context["console"] = (await vm.console())[-2000:]
+            error.context.setdefault("console", (await vm.console())[-2000:])
             raise
         guest = GuestConnection(address, token)
         try:

@@ -17,7 +17,7 @@ from wrenn.linux.command import CommandError
 from wrenn.linux.process import ProcessRef
 
 _JOIN_AND_EXEC: Final = (
-    'ulimit -c 0 -n 1024; while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"'
+    'ulimit -c 0; ulimit -n 1024; while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"'
 )
 
 
@@ -65,12 +65,16 @@ def spawn_confined(
             start_new_session=True,
         )
     except OSError as error:
-        raise CommandError(f"{Path(argv[0]).name} could not be started.", context={"argv": list(argv)}) from error
+        raise CommandError(
+            f"{Path(argv[0]).name} could not be started.", context={"argv": list(argv)}
+        ) from error
     finally:
         os.close(log_fd)
     child.returncode = 0  # ours to reap through ProcessRef, not Popen's: keeps its finalizer from warning
     reference = ProcessRef.of(child.pid)
     if reference is None:
         os.waitpid(child.pid, 0)
-        raise CommandError(f"{Path(argv[0]).name} ended at once.", context={"argv": list(argv), "log": str(log)})
+        raise CommandError(
+            f"{Path(argv[0]).name} ended at once.", context={"argv": list(argv), "log": str(log)}
+        )
     return reference

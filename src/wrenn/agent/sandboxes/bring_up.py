@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Awaitable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -18,8 +16,8 @@ from wrenn.agent.sandboxes import journal
 from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.agent.tokens import Tokens
+from wrenn.agent.vm_end import unless_it_ends
 from wrenn.base.clock import Clock
-from wrenn.base.errors import AgentFailure
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
 from wrenn.guest import GuestConnection, Identity, initialise
@@ -80,7 +78,7 @@ class BringUp:
             record = replace(record, process=vm.handle.process)
             journal.save(directory, record)
 
-            await _unless_it_ends(
+            await unless_it_ends(
                 vm, initialise(slot.address, self._identity(spec, base), timeout_s=READY_TIMEOUT_S)
             )
             await fault_point("agent.create.after_ready")
@@ -126,19 +124,3 @@ class BringUp:
             former_token=self.tokens.of(base.files.key),
             lifecycle_id=secrets.token_hex(8),
         )
-
-
-async def _unless_it_ends(vm: Vm, work: Awaitable[None]) -> None:
-    """Wait for `work`, but not longer than the VM lives."""
-    task = asyncio.ensure_future(work)
-    ended = asyncio.ensure_future(vm.wait_exit())
-    try:
-        await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise AgentFailure("The virtual machine ended while it started.", context={"log": vm.log_tail()})
-        task.result()
-    finally:
-        for pending in (task, ended):
-            pending.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await pending

@@ -23,6 +23,8 @@ _DEVICES: Final = (
     # A full host disk stops the VM instead of failing the guest's write; it goes on when there is room again.
     "virtio-blk-pci,drive=disk,addr=0x3,werror=enospc,rerror=report",
 )
+_CONSOLE_SET: Final = 90
+"""Number of the console's descriptor set; disks use the low numbers."""
 _SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
@@ -33,7 +35,8 @@ class Descriptors:
     Attributes:
         disk_layers: overlay (read-write) first, then the frozen layers, the raw image last (all read-only).
         state: device state to load, or None for a cold boot.
-        kernel, initramfs: for a cold boot only.
+        kernel, initramfs, console: for a cold boot only. Its console goes to a file, to be read when the boot fails;
+            a sandbox's goes to a ring in memory, or a hostile guest could fill the host's disk with it.
     """
 
     qmp_listener: int
@@ -43,6 +46,7 @@ class Descriptors:
     state: int | None = None
     kernel: int | None = None
     initramfs: int | None = None
+    console: int | None = None
 
 
 def machine_text(accelerator: str) -> str:
@@ -67,7 +71,7 @@ def build(*, accelerator: str, shape: Shape, fds: Descriptors, kernel_args: str 
         f"share={'on' if cold else 'off'}",
         "-chardev", f"socket,id=qmp,fd={fds.qmp_listener},server=on,wait=off",
         "-mon", "chardev=qmp,mode=control",
-        "-chardev", f"ringbuf,id=console,size={CONSOLE_LIMIT_B}",
+        *_console(fds.console),
         "-serial", "chardev:console",
         "-netdev", f"tap,id=net,fd={fds.tap}",
         *_block_devices(fds.disk_layers),
@@ -81,6 +85,17 @@ def build(*, accelerator: str, shape: Shape, fds: Descriptors, kernel_args: str 
     if fds.state is not None:
         argv += ["-incoming", f"fd:{fds.state}"]
     return argv
+
+
+def _console(fd: int | None) -> list[str]:
+    if fd is None:
+        return ["-chardev", f"ringbuf,id=console,size={CONSOLE_LIMIT_B}"]
+    return [
+        "-add-fd",
+        f"fd={fd},set={_CONSOLE_SET}",
+        "-chardev",
+        f"file,id=console,path=/dev/fdset/{_CONSOLE_SET}",
+    ]
 
 
 def _block_devices(layers: tuple[int, ...]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from wrenn.base.errors import AgentFailure
+from wrenn.linux.memfd import sealed_copy
 from wrenn.linux.process import kill_and_wait
 from wrenn.linux.spawn import Confinement, spawn_confined
 from wrenn.vm.driver import BootRequest, Disk, RestoreRequest, Shape, Vm, VmHandle
@@ -19,6 +20,7 @@ from wrenn.vm.qemu.qmp import Qmp, QmpError
 
 _SOCKET_NAME: Final = "qmp.sock"
 _LOG_NAME: Final = "vmm.log"
+_CONSOLE_NAME: Final = "console.log"
 _KILL_TIMEOUT_S: Final = 10.0
 _LOAD_POLL_S: Final = 0.002
 """The event at the end of a load is lost to a monitor that connects after it, so the status is asked for."""
@@ -96,6 +98,11 @@ class QemuVm:
 
     async def console(self) -> str:
         """The end of the serial console."""
+        with contextlib.suppress(FileNotFoundError):
+            text = (self._handle.directory / _CONSOLE_NAME).read_text(errors="replace")
+            return text[-command_line.CONSOLE_LIMIT_B :]
+        if not self._handle.process.is_alive():
+            return ""
         arguments: dict[str, object] = {
             "device": "console",
             "size": command_line.CONSOLE_LIMIT_B,
@@ -150,8 +157,8 @@ class QemuDriver:
         os.chown(request.memory, request.confinement.uid, request.confinement.uid)
         with _Opened() as opened:
             memory = opened.open(request.memory, os.O_RDWR)
-            kernel = opened.open(request.kernel, os.O_RDONLY)
-            initramfs = opened.open(request.initramfs, os.O_RDONLY)
+            kernel = opened.copy(request.kernel)
+            initramfs = opened.copy(request.initramfs)
             return self._start(
                 request.directory,
                 request.shape,
@@ -163,6 +170,9 @@ class QemuDriver:
                     disk_layers=opened.open_layers(request.disk),
                     kernel=kernel,
                     initramfs=initramfs,
+                    console=opened.open(
+                        request.directory / _CONSOLE_NAME, os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+                    ),
                 ),
                 opened,
                 kernel_args=request.kernel_args,
@@ -237,7 +247,11 @@ class _Opened:
         return fd
 
     def open(self, path: Path, flags: int) -> int:
-        return self._keep(os.open(path, flags | os.O_CLOEXEC))
+        return self._keep(os.open(path, flags | os.O_CLOEXEC, 0o600))
+
+    def copy(self, path: Path) -> int:
+        """A copy in memory of a file that only root may read: QEMU opens it by name, as its own user."""
+        return self._keep(sealed_copy(path, name=path.name, on_data=lambda _offset, _data: None))
 
     def open_layers(self, disk: Disk) -> tuple[int, ...]:
         below = [self.open(path, os.O_RDONLY) for path in (*disk.frozen, disk.image)]

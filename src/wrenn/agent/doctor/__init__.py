@@ -1,0 +1,49 @@
+"""`wrenn doctor`: is this machine fit, and does it hold anything of ours that nobody owns?
+
+`machine.py` checks the machine, `owners.py` finds out what is owned, `leftovers.py` lists and removes the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wrenn.agent.doctor.leftovers import Leftover, find_leftovers, remove_leftovers
+from wrenn.agent.doctor.machine import Check, check_machine
+from wrenn.agent.doctor.owners import find_owners
+from wrenn.agent.layout import Layout
+from wrenn.agent.settings import Settings
+from wrenn.network import claim_block
+
+__all__ = ["Check", "Leftover", "Report", "examine", "fix"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found. The machine is in order when all checks are ok and nothing is left over."""
+
+    checks: list[Check]
+    leftovers: list[Leftover]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether `wrenn doctor` may exit with 0."""
+        return not self.leftovers and all(check.ok for check in self.checks)
+
+
+async def examine(settings: Settings) -> Report:
+    """Look at the machine and at everything named after this installation. Changes nothing."""
+    checks = await check_machine(settings)
+    if not settings.data_dir.is_dir():
+        return Report(checks, [])
+    layout = Layout(settings.data_dir, claim_block(settings.data_dir))
+    owners = await find_owners(settings, layout)
+    return Report([*checks, owners.check], await find_leftovers(layout, owners))
+
+
+async def fix(settings: Settings) -> Report:
+    """Remove what nobody owns, and look again."""
+    if settings.data_dir.is_dir():
+        layout = Layout(settings.data_dir, claim_block(settings.data_dir))
+        owners = await find_owners(settings, layout)
+        await remove_leftovers(layout, owners)
+    return await examine(settings)

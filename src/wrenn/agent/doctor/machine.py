@@ -1,0 +1,112 @@
+"""Checks of the machine itself. Each says what was found and, when it is not good, what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from wrenn.agent.inventory import measure
+from wrenn.agent.settings import Settings
+from wrenn.base.errors import WrennError
+from wrenn.base.units import GIB, MIB
+from wrenn.linux import cgroups
+from wrenn.storage.images import load_images
+from wrenn.vm.qemu import choose_accelerator, qemu_version
+
+_COMMANDS: Final = ("qemu-img", "nft", "ip", "setpriv", "unshare")
+_MEMORY_WANTED_B: Final = 1 * GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding; `hint` says what to do when it is not ok."""
+
+    name: str
+    ok: bool
+    detail: str
+    hint: str = ""
+
+
+async def check_machine(settings: Settings) -> list[Check]:
+    """All checks of the machine, in the order in which one would mend things."""
+    return [
+        Check("root", ok=os.geteuid() == 0, detail=f"uid {os.geteuid()}", hint="Run it as root."),
+        _check_commands(),
+        await _check_qemu(),
+        await _check_images(settings),
+        Check("tun", ok=Path("/dev/net/tun").exists(), detail="/dev/net/tun", hint="Load it: modprobe tun"),
+        _check_cgroups(),
+        *_check_sizes(settings),
+        _check_port(settings),
+    ]
+
+
+def _check_commands() -> Check:
+    missing = [name for name in _COMMANDS if shutil.which(name) is None]
+    return Check(
+        "commands",
+        ok=not missing,
+        detail=f"missing: {', '.join(missing)}" if missing else "all there",
+        hint="Run: make setup",
+    )
+
+
+async def _check_qemu() -> Check:
+    try:
+        return Check("qemu", ok=True, detail=await qemu_version())
+    except WrennError as error:
+        return Check("qemu", ok=False, detail=error.message, hint="Run: make setup")
+
+
+async def _check_images(settings: Settings) -> Check:
+    hint = f"Run: wrenn images build --data-dir {settings.images_dir}"
+    try:
+        images = load_images(settings.images_dir)
+        choice = settings.data_dir / "accelerator.json"
+        accelerator = await choose_accelerator(kernel=images.kernel, memory_of_choice=choice)
+    except WrennError as error:
+        return Check("images", ok=False, detail=error.message, hint=hint)
+    what = "hardware virtualisation (KVM)" if accelerator == "kvm" else "software emulation (no working KVM)"
+    return Check("images", ok=True, detail=f"kernel {images.kernel_version}, {what}", hint=hint)
+
+
+def _check_cgroups() -> Check:
+    found = cgroups.available_controllers()
+    return Check(
+        "cgroups",
+        ok=len(found) == 3,
+        detail=", ".join(found),
+        hint="Enable memory, cpu and pids controllers.",
+    )
+
+
+def _check_sizes(settings: Settings) -> list[Check]:
+    folder = settings.data_dir if settings.data_dir.is_dir() else settings.data_dir.parent
+    machine = measure(folder)
+    return [
+        Check(
+            "disk",
+            ok=machine.disk_available_b > settings.disk_reserve_b,
+            detail=f"{machine.disk_available_b // MIB} MiB free",
+            hint=f"Free at least {settings.disk_reserve_b // MIB} MiB on the disk of {folder}.",
+        ),
+        Check(
+            "memory",
+            ok=machine.memory_available_b > _MEMORY_WANTED_B,
+            detail=f"{machine.memory_available_b // MIB} MiB available",
+            hint="Remove sandboxes, or use a larger machine.",
+        ),
+    ]
+
+
+def _check_port(settings: Settings) -> Check:
+    """The agent's port is either free or answered by an agent; who answers is asked in `owners.py`."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        taken = probe.connect_ex((settings.listen_host, settings.listen_port)) == 0
+    where = f"{settings.listen_host}:{settings.listen_port}"
+    return Check("agent port", ok=True, detail=f"{where} is {'in use' if taken else 'free'}")

@@ -1,0 +1,33 @@
+"""Waiting for a guest that may never come: its VMM can end first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from contextlib import suppress
+
+from wrenn.base.errors import AgentFailure
+from wrenn.vm import Vm
+
+
+async def unless_it_ends(vm: Vm, work: Awaitable[None]) -> None:
+    """Wait for `work`, but not longer than the VM lives.
+
+    Raises:
+        AgentFailure: the VM ended first; `context` has the ends of its log and console.
+    """
+    task = asyncio.ensure_future(work)
+    ended = asyncio.ensure_future(vm.wait_exit())
+    try:
+        await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise AgentFailure(
+                "The virtual machine ended while it started.",
+                context={"log": vm.log_tail(), "console": (await vm.console())[-2000:]},
+            )
+        task.result()
+    finally:
+        for pending in (task, ended):
+            pending.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await pending
