@@ -23,7 +23,7 @@ LOG: Final = ROOT / "build" / "setup.log"
 LOCK: Final = ROOT / "requirements.lock"
 
 # What the platform and its build call, by Debian package.
-PACKAGES: Final = (
+PACKAGES: Final[tuple[str, ...]] = (
     "ca-certificates", "e2fsprogs", "gcc", "iproute2", "kmod", "libc6-dev", "lz4", "mmdebstrap", "nftables", "procps",
     "qemu-system-x86", "qemu-utils", "util-linux", "zstd",
 )  # fmt: skip
@@ -36,7 +36,9 @@ def main() -> int:
     """Run all steps that are not done yet."""
     started = time.monotonic()
     if sys.version_info < OLDEST_PYTHON:
-        fail(f"Python ≥ 3.11 is needed, this is {sys.version.split()[0]} ({sys.executable}). Put a newer python3 first in PATH.")
+        fail(
+            f"Python ≥ 3.11 is needed, this is {sys.version.split()[0]} ({sys.executable}). Put a newer python3 first in PATH."
+        )
     LOG.parent.mkdir(exist_ok=True)
     LOG.write_bytes(b"")
     install_debian_packages()
@@ -48,7 +50,7 @@ def main() -> int:
 
 def install_debian_packages() -> None:
     """Install what is missing with apt; without root say the command."""
-    wanted = list(PACKAGES)
+    wanted: list[str] = list(PACKAGES)
     if importlib.util.find_spec("ensurepip") is None:  # Debian and Ubuntu split it off their Python
         wanted.append(f"python{sys.version_info.major}.{sys.version_info.minor}-venv")
     query = subprocess.run(
@@ -60,7 +62,9 @@ def install_debian_packages() -> None:
     if not missing:
         return
     if os.geteuid() != 0:
-        fail(f"Debian packages are missing. Run this, then try again:\n  sudo apt-get install -y {' '.join(missing)}")
+        fail(
+            f"Debian packages are missing. Run this, then try again:\n  sudo apt-get install -y {' '.join(missing)}"
+        )
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     run("reading the package lists", ["apt-get", "update"], environment=environment, may_fail=True)
     run(
@@ -73,7 +77,12 @@ def install_debian_packages() -> None:
 def install_python() -> None:
     """Make `.venv` hold exactly the packages of `requirements.lock`, and this project."""
     state = hashlib.sha256()
-    for part in (LOCK.read_bytes(), (ROOT / "pyproject.toml").read_bytes(), str(ROOT).encode(), sys.version.encode()):
+    for part in (
+        LOCK.read_bytes(),
+        (ROOT / "pyproject.toml").read_bytes(),
+        str(ROOT).encode(),
+        sys.version.encode(),
+    ):
         state.update(hashlib.sha256(part).digest())
     if STAMP.is_file() and STAMP.read_text() == state.hexdigest():
         return
@@ -82,7 +91,10 @@ def install_python() -> None:
     if not python.exists():
         run("creating .venv", [sys.executable, "-m", "venv", str(VENV)])
     if not uv.exists():
-        if subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode != 0:
+        if (
+            subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode
+            != 0
+        ):
             run("adding pip to .venv", [str(python), "-m", "ensurepip"])
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as wanted:
             wanted.write(locked("uv"))
@@ -129,7 +141,12 @@ def run(
         log.flush()
         beginning = log.tell()
         process = subprocess.Popen(
-            argv, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            argv,
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
         spoken = False
         while True:
@@ -154,7 +171,9 @@ def run(
     elif not may_fail:
         output = LOG.read_bytes()[beginning:].decode(errors="replace").splitlines()
         print("\n".join(f"  | {line}" for line in output[-25:]), file=sys.stderr)
-        fail(f"{step} failed (exit code {code}). All output is in {LOG.relative_to(ROOT)}; the command was:\n  {' '.join(argv)}")
+        fail(
+            f"{step} failed (exit code {code}). All output is in {LOG.relative_to(ROOT)}; the command was:\n  {' '.join(argv)}"
+        )
 
 
 def fail(message: str) -> NoReturn:

@@ -85,6 +85,13 @@ async def acquire_options() -> list[str]:
     return [line for line in text.decode().splitlines() if wanted.match(line)]
 
 
+def reason_of(error: CommandError) -> str:
+    """What a command of the apt family complained about: its last error line, as a sentence."""
+    lines = str(error.context.get("stderr") or error.message).strip().splitlines()
+    complaints = [line for line in lines if line.startswith("E: ")] or lines
+    return complaints[-1].removeprefix("E: ").rstrip(".") + "."
+
+
 async def _after_update_if_needed(ask: Callable[[], Awaitable[_T]], *, doing: str) -> _T:
     try:
         return await ask()
@@ -94,8 +101,7 @@ async def _after_update_if_needed(ask: Callable[[], Awaitable[_T]], *, doing: st
         await run(["apt-get", *_AS_ROOT, "--quiet", "update"], timeout_s=_FETCH_TIMEOUT_S)
         return await ask()
     except CommandError as error:
-        reason = str(error.context.get("stderr") or error.message).strip().splitlines()[-1]
         raise Unavailable(
-            f"apt could not {doing}: {reason} Check the network and /etc/apt, then try: sudo apt-get update",
+            f"apt could not {doing}: {reason_of(error)} Check the network and /etc/apt, then try: sudo apt-get update",
             context=error.context,
         ) from error

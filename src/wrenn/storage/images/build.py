@@ -62,7 +62,7 @@ async def ensure_images(
             return current  # somebody else built it while this process waited for the lock
         distribution = this_distribution()
         kernel = await _ensure_kernel(data_dir, distribution, progress, refresh=refresh)
-        build_initramfs(data_dir / INITRAMFS, kernel, envd)
+        await build_initramfs(data_dir / INITRAMFS, kernel, envd)
         recipe = load_recipe(template, distribution.suite)
         if refresh or not _is_current_template(data_dir, template, recipe.digest):
             await build_template(data_dir / TEMPLATES, recipe, distribution, progress, lock_fd=lock_fd)
@@ -86,7 +86,9 @@ async def lock_packages(
     async with _build_lock(data_dir, progress) as lock_fd:
         await sweep(data_dir / TEMPLATES)
         progress(f"installing the newest {recipe.suite} packages to learn their versions")
-        with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=data_dir / TEMPLATES) as scratch:
+        with tempfile.TemporaryDirectory(
+            prefix=SCRATCH_PREFIX, dir=data_dir / TEMPLATES, ignore_cleanup_errors=True
+        ) as scratch:
             versions = await resolve_versions(Path(scratch), recipe, distribution, lock_fd=lock_fd)
     recipe.lock.write_text("".join(f"{name}={version}\n" for name, version in versions.items()))
     return recipe.lock

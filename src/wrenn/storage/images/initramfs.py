@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from wrenn.base.errors import InvalidState, NotFound
+from wrenn.base.faults import fault_point
 from wrenn.base.units import MIB
 from wrenn.linux.files import fsync_path, write_json
 from wrenn.storage.images.cpio import archive, character_device, directory, regular
@@ -67,7 +68,7 @@ def load_initramfs(folder: Path) -> Initramfs:
     )
 
 
-def build_initramfs(folder: Path, kernel: Kernel, envd: Path) -> Initramfs:
+async def build_initramfs(folder: Path, kernel: Kernel, envd: Path) -> Initramfs:
     """Pack an initramfs and make it the one in use. Older ones stay: running machines name them. Under the build lock.
 
     Raises:
@@ -96,6 +97,7 @@ def build_initramfs(folder: Path, kernel: Kernel, envd: Path) -> Initramfs:
     scratch.chmod(0o600)
     fsync_path(scratch)
     scratch.rename(place)
+    await fault_point("images.initramfs.before_pointer")
     pointer = {
         "format": FORMAT,
         "file": place.name,

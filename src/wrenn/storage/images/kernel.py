@@ -92,7 +92,9 @@ async def build_kernel(
     packages = [distribution.kernel_image + version]
     if distribution.kernel_modules is not None:
         packages.append(distribution.kernel_modules + version)
-    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=kernels) as scratch:
+    with tempfile.TemporaryDirectory(
+        prefix=SCRATCH_PREFIX, dir=kernels, ignore_cleanup_errors=True
+    ) as scratch:
         downloads, unpacked, result = (Path(scratch) / name for name in ("debs", "root", "result"))
         for folder in (downloads, unpacked, result, result / "modules"):
             folder.mkdir()
@@ -111,7 +113,7 @@ async def build_kernel(
             "modules": {name: FileFacts.of(result / "modules" / name).to_json() for name in order},
             "load_order": " ".join(order),
         }
-        publish(result, kernels / version, manifest)
+        await publish(result, kernels / version, manifest)
     return load_kernel(kernels, version)
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias, cast
 
 from wrenn.base.errors import InvalidState, NotFound
+from wrenn.base.faults import fault_point
 from wrenn.base.units import MIB
 from wrenn.linux.command import run
 from wrenn.linux.files import fsync_path, write_json
@@ -116,20 +116,22 @@ def checked_file(path: Path, facts: object, *, what: str) -> FileFacts:
             )
 
 
-def publish(scratch: Path, place: Path, manifest: Manifest) -> None:
-    """Turn a finished scratch folder into `place`, replacing an older one.
+async def publish(scratch: Path, place: Path, manifest: Manifest) -> None:
+    """Turn a finished scratch folder, itself inside a scratch folder beside `place`, into `place`.
 
     A death at any moment leaves the old one, the new one, or none; never a mixture.
     """
     for path in sorted(scratch.rglob("*")):
-        if path.is_file():
-            fsync_path(path)
+        fsync_path(path)
+    await fault_point("images.publish.before_manifest")
     write_json(scratch / "manifest.json", manifest, durable=True)
+    await fault_point("images.publish.before_rename")
     if place.exists():
-        place.rename(scratch.with_name(f"{scratch.name}-replaced"))
+        # Two renames are not one step, but what lies between them is a folder that is not there: it is built again.
+        place.rename(scratch.with_name("replaced"))
+    await fault_point("images.publish.between_renames")
     scratch.rename(place)
     fsync_path(place.parent)
-    shutil.rmtree(scratch.with_name(f"{scratch.name}-replaced"), ignore_errors=True)
 
 
 async def sweep(folder: Path) -> None:

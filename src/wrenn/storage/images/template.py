@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from wrenn.base.errors import Unavailable
 from wrenn.base.units import GIB
 from wrenn.linux import apt
-from wrenn.linux.command import run
+from wrenn.linux.command import CommandError, run
 from wrenn.storage.images.customize import customize
 from wrenn.storage.images.distributions import Distribution
 from wrenn.storage.images.manifest import (
@@ -70,10 +71,12 @@ async def build_template(
     """Make `templates/<name>` from a recipe. Only under the build lock, whose descriptor is `lock_fd`.
 
     Raises:
-        CommandError: mmdebstrap or mkfs.ext4 failed.
-        Unavailable: apt has no sources of the distribution.
+        Unavailable: apt cannot fetch or install the packages.
+        CommandError: mkfs.ext4 failed.
     """
-    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=templates) as scratch:
+    with tempfile.TemporaryDirectory(
+        prefix=SCRATCH_PREFIX, dir=templates, ignore_cleanup_errors=True
+    ) as scratch:
         root, result = Path(scratch) / "root", Path(scratch) / "result"
         result.mkdir()
         progress(f"installing {recipe.suite} packages for the template {recipe.name} (about half a minute)")
@@ -97,7 +100,7 @@ async def build_template(
             "packages": versions,
             "differs_from_lock": sorted(differing) if recipe.pins else [],
         }
-        publish(result, templates / recipe.name, manifest)
+        await publish(result, templates / recipe.name, manifest)
     return load_template(templates, recipe.name)
 
 
@@ -119,21 +122,28 @@ async def _install(root: Path, recipe: Recipe, distribution: Distribution, *, lo
     sources = root.with_name("sources.list")
     lines = await apt.source_lines(distribution.origin, keyring=distribution.keyring)
     sources.write_text("".join(f"{line}\n" for line in lines))
-    await run(
-        [
-            # Its own mount and process namespaces: however this ends, no mount and no process is left.
-            "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-            "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", "--quiet",
-            f"--include={','.join(recipe.packages)}",
-            *(f"--dpkgopt={option}" for option in recipe.dpkg_options),
-            *(f"--aptopt={option}" for option in await apt.acquire_options()),
-            f"--setup-hook=copy-in {pins} /etc/apt/preferences.d",
-            recipe.suite, str(root), str(sources),
-        ],
-        timeout_s=_BOOTSTRAP_TIMEOUT_S,
-        # Held open by the child: a build that starts after our death waits until this one has ended too.
-        pass_fds=(lock_fd,),
-    )  # fmt: skip
+    try:
+        await run(
+            [
+                # Its own mount and process namespaces: however this ends, no mount and no process is left.
+                "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+                "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", "--quiet",
+                f"--include={','.join(recipe.packages)}",
+                *(f"--dpkgopt={option}" for option in recipe.dpkg_options),
+                *(f"--aptopt={option}" for option in await apt.acquire_options()),
+                f"--setup-hook=copy-in {pins} /etc/apt/preferences.d",
+                recipe.suite, str(root), str(sources),
+            ],
+            timeout_s=_BOOTSTRAP_TIMEOUT_S,
+            # Held open by the child: a build that starts after our death waits until this one has ended too.
+            pass_fds=(lock_fd,),
+        )  # fmt: skip
+    except CommandError as error:
+        raise Unavailable(
+            f"mmdebstrap could not install the template {recipe.name}: {apt.reason_of(error)} "
+            "Check the network, /etc/apt and the free disk space, then run again: sudo wrenn images build",
+            context=error.context,
+        ) from error
     listing = await run(
         ["dpkg-query", f"--admindir={root}/var/lib/dpkg", "-W", "-f", "${Package}=${Version}\n"], timeout_s=30
     )
