@@ -29,9 +29,10 @@ def refuse(status: int, code: str, message: str) -> JSONResponse:
 
 
 class Box:
-    def __init__(self, root: Path, body: dict[str, object]) -> None:
+    def __init__(self, root: Path, body: dict[str, object], envs: dict[str, str]) -> None:
         self.root = root
         self.body = body
+        self.envs = envs
         self.processes: dict[int, tuple[str, list[str], asyncio.subprocess.Process]] = {}
 
 
@@ -74,9 +75,8 @@ class Contract:
                 "memory_mb": body.get("memory_mb", 512), "timeout_sec": body.get("timeout_sec", 0),
                 "created_at": "2026-01-01T00:00:00Z", "last_updated": "2026-01-01T00:00:00Z", "new_field": 1,
             }  # fmt: skip
-            self.boxes[sandbox_id] = Box(root, fields)
-            self.boxes[sandbox_id].body["_envs"] = body.get("envs", {})
-        return JSONResponse({k: v for k, v in self.boxes[self.keys[key]].body.items() if k[0] != "_"}, 201)
+            self.boxes[sandbox_id] = Box(root, fields, body.get("envs", {}))
+        return JSONResponse(self.boxes[self.keys[key]].body, 201)
 
     async def list(self, request: Request) -> Response:
         return JSONResponse([b.body for b in self.boxes.values() if b.body["status"] == "running"])
@@ -101,7 +101,7 @@ class Contract:
     async def exec(self, request: Request) -> Response:
         box = self.boxes[request.path_params["id"]]
         body = await request.json()
-        envs = {"PATH": os.environ["PATH"], **box.body["_envs"], **body.get("envs", {})}  # type: ignore[dict-item]
+        envs = {"PATH": os.environ["PATH"], **box.envs, **body.get("envs", {})}
         try:
             process = await asyncio.create_subprocess_exec(
                 body["cmd"], *body.get("args", []), env=envs, cwd=body.get("cwd", box.root),

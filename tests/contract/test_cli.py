@@ -110,7 +110,6 @@ async def test_a_directory_is_refused_with_what_to_do(box: str, tmp_path: Path) 
         (("up", "--listen", "nowhere"), 2),
         (("no-such-command",), 2),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 async def test_bad_input_is_one_sentence_and_its_exit_code(arguments: tuple[str, ...], code: int) -> None:
     ended = await wrenn(*arguments)
