@@ -107,8 +107,10 @@ async def test_sandboxes_are_out_of_each_others_reach(world: World):
 
 async def test_sandboxes_stay_apart_when_the_host_has_lost_its_rules(world: World):
     await apply_batch([{"delete": {"table": {"family": "inet", "name": world.block.table}}}])
+    await send_all([AddDefaultRoute("net0", HOST_UPLINK, INTERNET)], namespace=world.internet)
     async with server(world.other_guest), server(world.internet):
         assert await is_reachable(None, world.theirs.address)
+        assert await is_reachable(world.guest, INTERNET)
         assert not await is_reachable(world.guest, world.theirs.address)
         assert not await is_reachable(world.guest, METADATA)
         assert await ensure_root_table(world.block)
@@ -151,6 +153,15 @@ async def test_a_port_that_the_host_publishes_elsewhere_is_out_of_reach(world: W
 async def test_nobody_but_the_host_reaches_a_guest(world: World):
     await send_all([AddDefaultRoute("net0", HOST_UPLINK, INTERNET)], namespace=world.internet)
     async with server(world.guest):
+        assert await is_reachable(None, world.ours.address)
+        assert not await is_reachable(world.internet, world.ours.address)
+
+
+async def test_the_root_table_alone_lets_nobody_into_a_slot(world: World):
+    table = {"table": {"family": "inet", "name": "wrenn"}}
+    await apply_batch([{"delete": table}], namespace=world.ours.namespace)
+    await send_all([AddDefaultRoute("net0", HOST_UPLINK, INTERNET)], namespace=world.internet)
+    async with server(world.ours.namespace):
         assert await is_reachable(None, world.ours.address)
         assert not await is_reachable(world.internet, world.ours.address)
 
