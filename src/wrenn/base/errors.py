@@ -147,10 +147,10 @@ class StorageFull(NoCapacity):
 
 def error_class(code: str) -> type[WrennError]:
     """The class whose `code` this is; `InternalError` for a code of a newer version."""
-    stack: list[type[WrennError]] = [WrennError]
-    while stack:
-        cls = stack.pop()
-        if cls.code == code and cls is not WrennError:
+    # Breadth first: a class of another module may share the code of the one here that it is sent as.
+    classes: list[type[WrennError]] = WrennError.__subclasses__()
+    for cls in classes:
+        if cls.code == code:
             return cls
-        stack.extend(cls.__subclasses__())
+        classes.extend(cls.__subclasses__())
     return InternalError

@@ -34,10 +34,16 @@ class Undo:
         self._steps.clear()
 
     async def run(self) -> None:
-        """Run all steps now, newest first. A step that fails is logged and the others still run."""
+        """Run all steps now, newest first. A step that fails is logged and the others still run.
+
+        A cancellation takes effect when all steps have run.
+        """
+        cancelled = False
         while self._steps:
             name, step = self._steps.pop()
-            await _shielded(name, step)
+            cancelled |= await _shielded(name, step)
+        if cancelled:
+            raise asyncio.CancelledError
 
     async def __aenter__(self) -> Self:
         return self
@@ -48,7 +54,9 @@ class Undo:
         await self.run()
 
 
-async def _shielded(name: str, step: Callable[[], Awaitable[object]]) -> None:
+async def _shielded(name: str, step: Callable[[], Awaitable[object]]) -> bool:
+    """Run one step to its end; whether a cancellation arrived meanwhile."""
+
     async def bounded() -> None:
         try:
             async with asyncio.timeout(STEP_TIMEOUT_S):
@@ -63,5 +71,4 @@ async def _shielded(name: str, step: Callable[[], Awaitable[object]]) -> None:
             await asyncio.shield(task)
         except asyncio.CancelledError:
             cancelled = True
-    if cancelled:
-        raise asyncio.CancelledError
+    return cancelled

@@ -1,0 +1,59 @@
+"""Fault points: silent until armed."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from wrenn.base.faults import FaultInjected, arm_faults, fault_point
+
+
+@pytest.fixture(autouse=True)
+def disarmed() -> Iterator[None]:
+    yield
+    arm_faults("")
+
+
+async def test_an_unarmed_point_does_nothing() -> None:
+    arm_faults("elsewhere=error")
+    await fault_point("here")
+
+
+async def test_an_armed_point_raises_what_was_asked_for() -> None:
+    arm_faults("a=error,b=enospc")
+    with pytest.raises(FaultInjected, match="a"):
+        await fault_point("a")
+    with pytest.raises(OSError) as caught:
+        await fault_point("b")
+    assert caught.value.errno == errno.ENOSPC
+
+
+async def test_a_numbered_point_acts_only_at_that_pass() -> None:
+    arm_faults("a#2=error")
+    await fault_point("a")
+    with pytest.raises(FaultInjected):
+        await fault_point("a")
+    await fault_point("a")
+
+
+async def test_a_misspelt_action_is_an_error() -> None:
+    arm_faults("a=explode")
+    with pytest.raises(ValueError, match="explode"):
+        await fault_point("a")
+
+
+def test_kill_ends_the_process_at_once() -> None:
+    program = (
+        "import asyncio\n"
+        "from wrenn.base.faults import arm_faults, fault_point\n"
+        "arm_faults('a=kill')\n"
+        "try: asyncio.run(fault_point('a'))\n"
+        "finally: print('cleaned up')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, b"")

@@ -1,0 +1,43 @@
+"""Owned tasks: none is lost, nor its error."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from wrenn.base.tasks import OwnedTasks
+
+
+async def test_close_cancels_all_tasks_and_waits_for_their_end() -> None:
+    tasks = OwnedTasks()
+    ended: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("work")
+
+    task = tasks.start("work", work())
+    await asyncio.sleep(0)
+    await tasks.close()
+    assert ended == ["work"]
+    assert task.cancelled()
+    await tasks.close()
+
+
+async def test_one_failure_is_logged_and_ends_no_other_task(caplog: pytest.LogCaptureFixture) -> None:
+    tasks = OwnedTasks()
+
+    async def fail() -> None:
+        raise ValueError("no")
+
+    other = tasks.start("other", asyncio.Event().wait())
+    with caplog.at_level(logging.ERROR):
+        await asyncio.wait([tasks.start("failing", fail())])
+        await asyncio.sleep(0)
+    assert [vars(record)["task"] for record in caplog.records] == ["failing"]
+    assert not other.done()
+    await tasks.close()
