@@ -33,7 +33,7 @@ def doctor(
         print_json(report)
     else:
         checks = [
-            (check.name, "ok" if check.ok else "FAILED", _with(check.detail, check.hint))
+            (check.name, "ok" if check.ok else "FAILED", _with(check.detail, "" if check.ok else check.hint))
             for check in report.checks
         ]
         print_table(("CHECK", "RESULT", "DETAIL"), checks)
@@ -44,9 +44,9 @@ def doctor(
             )
         else:
             typer.echo("\nNothing is left over.")
-    if report.leftovers or not all(check.ok for check in report.checks):
+    if not report.healthy:
         raise typer.Exit(Exit.ERROR)
 
 
-def _with(detail: str, hint: str | None) -> str:
+def _with(detail: str, hint: str) -> str:
     return f"{detail} ({hint})" if hint else detail

@@ -10,11 +10,15 @@ from typing import Annotated
 import typer
 
 from wrenn.cli.output import JsonOption, print_json, print_table
-from wrenn.cli.settings import data_dir
+from wrenn.cli.settings import data_dir, images_dir
 
 app = typer.Typer(help="Guest kernel, initramfs and templates.", no_args_is_help=True, rich_markup_mode=None)
 
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", metavar="D", help="Data folder.")]
+
+
+def _place(given: Path | None) -> Path:
+    return given.absolute() if given else images_dir(data_dir())
 
 
 @app.command("build")
@@ -32,7 +36,7 @@ def build(
     progress = Progress()
     with progress.step("Guest kernel and template"):
         built = asyncio.run(
-            ensure_images(data_dir(data_dir_), envd=find_envd(), progress=progress.note, refresh=refresh)
+            ensure_images(_place(data_dir_), envd=find_envd(), progress=progress.note, refresh=refresh)
         )
     if json:
         print_json(built)
@@ -46,7 +50,7 @@ def lock(data_dir_: DataDirOption = None, *, json: JsonOption = False) -> None:
 
     progress = Progress()
     with progress.step("Package versions"):
-        path = asyncio.run(lock_packages(data_dir(data_dir_), progress=progress.note))
+        path = asyncio.run(lock_packages(_place(data_dir_), progress=progress.note))
     if json:
         print_json({"lock": path})
     else:
@@ -58,7 +62,7 @@ def list_(data_dir_: DataDirOption = None, *, json: JsonOption = False) -> None:
     """Show what is built."""
     from wrenn.storage.images import load_images
 
-    images = load_images(data_dir(data_dir_))
+    images = load_images(_place(data_dir_))
     if json:
         print_json(images)
     else:

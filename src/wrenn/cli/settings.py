@@ -14,6 +14,12 @@ def data_dir(given: Path | None = None) -> Path:
     return Path(given or os.environ.get("WRENN_DATA_DIR") or DEFAULT_DATA_DIR).absolute()
 
 
+def images_dir(place: Path) -> Path:
+    """The folder with kernel and templates of the installation in `place`: `WRENN_IMAGES_DIR`, else the same."""
+    chosen = os.environ.get("WRENN_IMAGES_DIR")
+    return Path(chosen).absolute() if chosen else place
+
+
 def use_credentials() -> None:
     """Let the SDK find URL and key: what the environment lacks is taken from the data folder's `env`, where readable."""
     if os.environ.get("WRENN_API_KEY"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from wrenn.base.errors import Conflict, Forbidden, InternalError, NotFound
-from wrenn.cli.settings import read_env
+from wrenn.cli.settings import images_dir, read_env
 from wrenn.cli.up import database
 from wrenn.cli.up.daemons import end_of_log, running
 from wrenn.cli.up.envd import find_envd
@@ -87,7 +87,7 @@ async def _prepare(layout: Layout, progress: Progress) -> None:
     from wrenn.storage.images import ensure_images
 
     with progress.step("Guest kernel and template"):
-        await ensure_images(layout.data_dir, envd=find_envd(), progress=progress.note)
+        await ensure_images(images_dir(layout.data_dir), envd=find_envd(), progress=progress.note)
     with progress.step("PostgreSQL"):
         url = await database.ensure(layout.data_dir)
         await migrate(url)
