@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from wrenn.base.errors import InvalidState
-from wrenn.linux.command import run
+from wrenn.linux.command import CommandError, run
 
 _UNPACK_TIMEOUT_S: Final = 60.0
 
@@ -31,19 +31,21 @@ async def unpack_vmlinux(vmlinuz: Path, vmlinux: Path) -> None:
         InvalidState: not a bzImage, an unknown compression, or a kernel without a PVH entry.
     """
     payload, size_b = _payload(vmlinuz.read_bytes(), name=vmlinuz.name)
-    match payload[:4]:
-        case b"\x1f\x8b\x08" | b"\x1f\x8b\x08\x00":
+    try:
+        if payload.startswith(b"\x1f\x8b\x08"):
             vmlinux.write_bytes(zlib.decompress(payload, wbits=31))
-        case b"\xfd7zX":
+        elif payload.startswith(b"\xfd7zXZ\0"):
             vmlinux.write_bytes(lzma.decompress(payload))
-        case b"\x02\x21\x4c\x18":
+        elif payload.startswith(b"\x02\x21\x4c\x18"):
             await _unpack_with("lz4", payload, vmlinux)
-        case b"\x28\xb5\x2f\xfd":
+        elif payload.startswith(b"\x28\xb5\x2f\xfd"):
             await _unpack_with("zstd", payload, vmlinux)
-        case magic:
+        else:
             raise InvalidState(
-                f"The kernel {vmlinuz.name} is packed in an unknown way (starts with {magic.hex()})."
+                f"The kernel {vmlinuz.name} is packed in an unknown way ({payload[:4].hex()} …)."
             )
+    except (zlib.error, lzma.LZMAError, CommandError) as error:
+        raise InvalidState(f"The kernel {vmlinuz.name} cannot be unpacked: the file is damaged.") from error
     if vmlinux.stat().st_size != size_b:
         raise InvalidState(f"The kernel {vmlinuz.name} unpacked to a wrong size: the file is damaged.")
     if not _has_pvh_entry(vmlinux.read_bytes()):
@@ -67,12 +69,9 @@ def _payload(image: bytes, *, name: str) -> tuple[bytes, int]:
 async def _unpack_with(program: str, payload: bytes, vmlinux: Path) -> None:
     packed = vmlinux.with_name("vmlinux.packed")
     packed.write_bytes(payload)
-    await run(
-        [program, "-d", "-q", "-f", str(packed), "-o", str(vmlinux)]
-        if program == "zstd"
-        else [program, "-d", "-q", "-f", str(packed), str(vmlinux)],
-        timeout_s=_UNPACK_TIMEOUT_S,
-    )
+    # The two programs name their output differently.
+    files = [str(packed), str(vmlinux)] if program == "lz4" else [str(packed), "-o", str(vmlinux)]
+    await run([program, "-d", "-q", "-f", *files], timeout_s=_UNPACK_TIMEOUT_S)
     packed.unlink()
 
 

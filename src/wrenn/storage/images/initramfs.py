@@ -75,6 +75,7 @@ async def build_initramfs(folder: Path, kernel: Kernel, envd: Path) -> Initramfs
         InvalidState: it would be too large.
         NotFound: envd is not built.
     """
+    digest = envd_digest(envd)
     in_guest = [f"/modules/{module.name}" for module in kernel.modules]
     content = archive(
         [
@@ -103,7 +104,7 @@ async def build_initramfs(folder: Path, kernel: Kernel, envd: Path) -> Initramfs
         "file": place.name,
         "archive": FileFacts.of(place).to_json(),
         "kernel_version": kernel.version,
-        "envd_digest": envd_digest(envd),
+        "envd_digest": digest,
     }
     write_json(folder / POINTER, pointer, durable=True)
     return load_initramfs(folder)

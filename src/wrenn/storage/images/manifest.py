@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias, cast
@@ -67,6 +68,17 @@ def _next_data(fd: int, offset: int, end: int) -> int:
         return os.lseek(fd, offset, os.SEEK_DATA)
     except OSError:  # ENXIO: only a hole is left; anything else shows at the read that follows
         return max(offset, (end - 1) // _CHUNK_B * _CHUNK_B)
+
+
+def checked_template_name(name: str) -> str:
+    """`name`, which is safe as the name of a folder.
+
+    Raises:
+        NotFound: no template can have such a name.
+    """
+    if re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name) is None:
+        raise NotFound(f"There is no template {name!r}.")
+    return name
 
 
 def read_manifest(path: Path, *, what: str) -> Manifest:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from wrenn.base.errors import NotFound
-from wrenn.storage.images.manifest import FORMAT
+from wrenn.storage.images.manifest import FORMAT, checked_template_name
 
 _PACKAGE: Final = Path(__file__).resolve().parents[2]
 _PLACES: Final = (_PACKAGE / "_images", _PACKAGE.parents[1] / "images")
@@ -63,8 +63,9 @@ def load_recipe(name: str, suite: str) -> Recipe:
     """Read the recipe of a template for a suite.
 
     Raises:
-        NotFound: no such recipe.
+        NotFound: no such recipe, or it does not know this suite.
     """
+    checked_template_name(name)
     folder = next((place / name for place in _PLACES if (place / name / "recipe.toml").is_file()), None)
     if folder is None:
         raise NotFound(f"There is no recipe for a template {name!r}.")
@@ -73,6 +74,8 @@ def load_recipe(name: str, suite: str) -> Recipe:
     pins_source = lock.read_bytes() if lock.is_file() else b""
     parsed = tomllib.loads(source.decode())
     user = parsed["user"]
+    if suite not in parsed["sources"]:
+        raise NotFound(f"The recipe of the template {name!r} has no package sources for {suite}.")
     return Recipe(
         name=name,
         folder=folder,

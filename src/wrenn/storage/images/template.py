@@ -20,6 +20,7 @@ from wrenn.storage.images.manifest import (
     FileFacts,
     Manifest,
     checked_file,
+    checked_template_name,
     publish,
     read_manifest,
     text,
@@ -50,10 +51,10 @@ def load_template(templates: Path, name: str) -> Template:
     """Read a template's manifest and check that its image is there.
 
     Raises:
-        NotFound: not built.
+        NotFound: not built, or no name of a template.
         InvalidState: damaged.
     """
-    what = f"template {name}"
+    what = f"template {checked_template_name(name)}"
     manifest = read_manifest(templates / name / "manifest.json", what=what)
     rootfs = templates / name / "rootfs.ext4"
     facts = checked_file(rootfs, manifest.get("rootfs"), what=what)
