@@ -67,9 +67,20 @@ def main() -> None:
     except (WrennError, PlatformError) as error:
         say_error(error)
         sys.exit(exit_code(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "wrenn":
+            raise
+        sys.stderr.write(
+            f"wrenn: This command needs the server parts ({error.name}): pip install 'wrenn[server]'\n"
+        )
+        sys.exit(Exit.ERROR)
     except BrokenPipeError:
         # The reader has gone (`wrenn list | head -1`): nothing to say, and nobody to say it to at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(Exit.ERROR)
+    except OSError as error:
+        # A full disk, a file that may not be touched: the error names the thing.
+        say_error(error)
         sys.exit(Exit.ERROR)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Generator
@@ -44,12 +45,11 @@ def say_what_next(layout: Layout, url: str) -> None:
     """Print where everything is, and three commands to try. Never the key itself."""
     _say(f"\nThe platform runs at {url} (API description: {url}/docs).")
     _say(f"The API key is in {layout.env}, readable by its owner only.")
+    command = "wrenn" if shutil.which("wrenn") else sys.argv[0]
     _say("\nTry:")
-    _say("  wrenn create")
-    _say(
-        "  wrenn exec $(wrenn list --json | python3 -c 'import json,sys; print(json.load(sys.stdin)[0][\"id\"])') uname -a"
-    )
-    _say("  wrenn down")
+    _say(f"  . {layout.env} && id=$({command} create)")
+    _say(f"  {command} exec \"$id\" 'uname -a; id'")
+    _say(f'  {command} rm "$id"')
 
 
 @contextmanager
