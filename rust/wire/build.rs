@@ -9,10 +9,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let proto = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     println!("cargo:rerun-if-changed={}", proto.join("process").display());
     println!("cargo:rerun-if-changed={}", proto.join("filesystem").display());
-    let descriptors = protox::compile(
-        ["process/process.proto", "filesystem/filesystem.proto"],
-        [&proto],
-    )?;
+    let descriptors = protox::compile(["process/process.proto", "filesystem/filesystem.proto"], [&proto])?;
     prost_build::Config::new()
         .compile_well_known_types()
         .extern_path(".google.protobuf", "::pbjson_types")

@@ -7,6 +7,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::filesystem::watch::Watchers;
 use crate::metrics::CpuClock;
+use crate::process::enclosure::Enclosures;
 use crate::process::registry::Registry;
 use crate::users::{User, UserError, Users};
 
@@ -52,6 +53,8 @@ pub struct Agent {
     pub users: Users,
     /// Processes that were started here.
     pub processes: Registry,
+    /// A cgroup for each of them, in a guest.
+    pub enclosures: Enclosures,
     /// Watched directories.
     pub watchers: Watchers,
     /// Processor times of the last look.
@@ -71,6 +74,7 @@ impl Agent {
             settings: Mutex::new(Settings::default()),
             users: Users::default(),
             processes: Registry::default(),
+            enclosures: Enclosures::default(),
             watchers: Watchers::default(),
             cpu_clock: CpuClock::default(),
         })

@@ -189,7 +189,9 @@ fn set_machine_id(id: &str) -> io::Result<()> {
 pub async fn answer(agent: &Agent, request: Request<Incoming>) -> Response<Body> {
     let bytes = match read_whole(request.into_body(), MAX_MESSAGE_BYTES).await {
         Ok(bytes) => bytes,
-        Err(error @ BodyError::TooLong { .. }) => return reply::error(StatusCode::PAYLOAD_TOO_LARGE, &error.to_string()),
+        Err(error @ BodyError::TooLong { .. }) => {
+            return reply::error(StatusCode::PAYLOAD_TOO_LARGE, &error.to_string());
+        }
         Err(error) => return reply::error(StatusCode::BAD_REQUEST, &error.to_string()),
     };
     let parsed = if bytes.is_empty() { Ok(InitRequest::default()) } else { serde_json::from_slice(&bytes) };

@@ -28,8 +28,7 @@ use std::process::ExitCode;
 use agent::Mode;
 
 /// Where the guest serves.
-const GUEST_LISTEN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 49_983);
+const GUEST_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 49_983);
 /// The argument by which stage 1 starts the second life.
 pub const PID1_ARGUMENT: &str = "pid1-server";
 

@@ -50,6 +50,7 @@ struct Metrics {
 
 impl CpuClock {
     /// Percent of all processors since the last look.
+    #[allow(clippy::cast_precision_loss)] // Ticks between two looks are few.
     fn share(&self, (busy, all): (u64, u64)) -> f64 {
         let mut last = lock(&self.last);
         let (busy_before, all_before) = std::mem::replace(&mut *last, (busy, all));

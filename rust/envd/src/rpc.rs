@@ -43,12 +43,7 @@ impl Caller {
         };
         let timeout = number("connect-timeout-ms")?.map(Duration::from_millis);
         let keepalive = number("keepalive-ping-interval")?.filter(|s| *s > 0).map(Duration::from_secs);
-        Ok(Self {
-            user_name: basic_user(headers),
-            codec,
-            timeout,
-            keepalive: keepalive.unwrap_or(USUAL_KEEPALIVE),
-        })
+        Ok(Self { user_name: basic_user(headers), codec, timeout, keepalive: keepalive.unwrap_or(USUAL_KEEPALIVE) })
     }
 
     /// The user to act as.
@@ -128,13 +123,13 @@ fn unsupported() -> Response<Body> {
     response
 }
 
-fn malformed(error: impl ToString) -> ConnectError {
+fn malformed(error: impl std::fmt::Display) -> ConnectError {
     ConnectError::new(Code::InvalidArgument, error.to_string())
 }
 
 /// Content compressed as a whole was never agreed.
 fn refuse_compression(headers: &HeaderMap, name: &str) -> Result<(), ConnectError> {
-    match headers.get(name).map(|v| v.as_bytes()) {
+    match headers.get(name).map(http::HeaderValue::as_bytes) {
         None | Some(b"" | b"identity") => Ok(()),
         Some(_) => Err(ConnectError::new(Code::Unimplemented, "compressed messages are not supported")),
     }

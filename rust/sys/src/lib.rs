@@ -6,7 +6,7 @@
 //! - [`interface`]: link, address and route of a network device.
 //! - [`module`]: loading a kernel module.
 //! - [`entropy`]: feeding the kernel's random numbers.
-//! - [`pty`]: terminals.
+//! - [`pty`]: making and sizing terminals.
 //! - [`ready`]: waiting for a descriptor in the runtime.
 //! - [`socket`]: options of a connection.
 //!

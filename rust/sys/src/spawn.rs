@@ -45,6 +45,8 @@ pub struct Command<'a> {
     pub oom_score_adj: Option<&'a CStr>,
     /// Soft and hard bound of open files.
     pub open_files: Option<(u64, u64)>,
+    /// A directory of the cgroup v2 hierarchy that the child is born in, so that nothing it makes can leave it.
+    pub cgroup: Option<BorrowedFd<'a>>,
 }
 
 /// The step at which a child failed.
@@ -120,17 +122,102 @@ pub fn spawn(command: &Command<'_>) -> Result<u32, SpawnError> {
     }
 }
 
-/// Makes the child.
+/// Makes the child, in its cgroup when one is given.
 ///
 /// # Safety
 /// `stack` must stay untouched, and `shared` must stay valid, until the child has left this address space.
 unsafe fn clone_child(stack: &mut [u128], shared: &mut Shared<'_, '_>) -> io::Result<u32> {
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let cgroup = shared.command.cgroup.map(|fd| fd.as_raw_fd());
     let argument = ptr::from_mut(shared).cast::<c_void>();
+    if let Some(cgroup) = cgroup {
+        // SAFETY: the caller's promise is passed on.
+        return unsafe { clone_into_cgroup(stack, argument, cgroup) };
+    }
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     let top = stack.as_mut_ptr_range().end.cast::<c_void>();
     // SAFETY: `top` is the end of a live, 16-byte aligned stack; `child` takes what `argument` points to.
     let pid = unsafe { libc::clone(child, top, flags, argument) };
     check_pid(pid)
+}
+
+/// What `clone3` reads; the kernel's `struct clone_args`.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    /// `CLONE_*`.
+    flags: u64,
+    /// Not used here.
+    pidfd: u64,
+    /// Not used here.
+    child_tid: u64,
+    /// Not used here.
+    parent_tid: u64,
+    /// The signal that tells the child's end.
+    exit_signal: u64,
+    /// Lowest address of the child's stack.
+    stack: u64,
+    /// Its size.
+    stack_size: u64,
+    /// Not used here.
+    tls: u64,
+    /// Not used here.
+    set_tid: u64,
+    /// Not used here.
+    set_tid_size: u64,
+    /// The descriptor of the cgroup's directory.
+    cgroup: u64,
+}
+
+/// libc has no call that takes a cgroup, so the child's first steps are written out.
+///
+/// # Safety
+/// As for [`clone_child`].
+#[cfg(target_arch = "x86_64")]
+unsafe fn clone_into_cgroup(stack: &mut [u128], argument: *mut c_void, cgroup: RawFd) -> io::Result<u32> {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let order = CloneArgs {
+        flags: (libc::CLONE_VM | libc::CLONE_VFORK) as u64 | CLONE_INTO_CGROUP,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: stack.as_mut_ptr() as u64,
+        stack_size: size_of_val(stack) as u64,
+        cgroup: cgroup as u64,
+        ..CloneArgs::default()
+    };
+    let result: i64;
+    // SAFETY: `order` is live; the child goes on at the same place with the end of `stack` as its stack, where it calls
+    // `child`, which does not return. The parent's registers are its own; `syscall` itself changes rcx and r11.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r12",
+            "call r13",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 => result,
+            in("rdi") &raw const order,
+            in("rsi") size_of::<CloneArgs>(),
+            in("r12") argument,
+            in("r13") child as extern "C" fn(*mut c_void) -> c_int,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    if result < 0 { Err(io::Error::from_raw_os_error(-result as i32)) } else { Ok(result as u32) }
+}
+
+/// Elsewhere the cgroup is done without: the child's descendants are then found by their session.
+///
+/// # Safety
+/// As for [`clone_child`].
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn clone_into_cgroup(stack: &mut [u128], argument: *mut c_void, _cgroup: RawFd) -> io::Result<u32> {
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let top = stack.as_mut_ptr_range().end.cast::<c_void>();
+    // SAFETY: as in `clone_child`.
+    check_pid(unsafe { libc::clone(child, top, flags, argument) })
 }
 
 fn check_pid(pid: c_int) -> io::Result<u32> {
@@ -180,7 +267,9 @@ fn prepare(command: &Command<'_>) -> Result<(), Failure> {
     if let Some((soft, hard)) = command.open_files {
         let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
         // SAFETY: `limit` is live for the call. Failure leaves the inherited limit, which is good enough.
-        unsafe { libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, &raw const limit, ptr::null::<libc::rlimit64>()) };
+        unsafe {
+            libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, &raw const limit, ptr::null::<libc::rlimit64>())
+        };
     }
     if let Some(ids) = command.ids {
         // SAFETY: `groups` is live for the call. Raw calls, because libc's versions would tell all threads of the parent.
@@ -308,6 +397,7 @@ mod tests {
             ids: None,
             oom_score_adj: None,
             open_files: None,
+            cgroup: None,
         })
     }
 

@@ -126,7 +126,8 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_passed_over_and_wrong_types_are_not() {
-        let request: StartRequest = Codec::Json.decode(br#"{"process":{"cmd":"x"},"later":{"a":[1]}}"#).expect("tolerant");
+        let request: StartRequest =
+            Codec::Json.decode(br#"{"process":{"cmd":"x"},"later":{"a":[1]}}"#).expect("tolerant");
         assert_eq!(request.process.expect("given").cmd, "x");
         assert!(Codec::Json.decode::<StartRequest>(br#"{"process":7}"#).is_err());
     }

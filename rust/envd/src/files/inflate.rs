@@ -33,7 +33,9 @@ impl Upload {
         let gzip = match encoding.map(|e| e.trim().to_ascii_lowercase()).as_deref() {
             None | Some("" | "identity") => None,
             Some("gzip" | "x-gzip") => Some(MultiGzDecoder::new(Vec::new())),
-            Some(other) => return Err(FilesError::Invalid(format!("content encoding {other:?} is not supported: use gzip"))),
+            Some(other) => {
+                return Err(FilesError::Invalid(format!("content encoding {other:?} is not supported: use gzip")));
+            }
         };
         Ok(Self { body, gzip, packed: Bytes::new() })
     }

@@ -73,12 +73,11 @@ fn parameter(header: &str, wanted: &str) -> Option<String> {
     let mut rest = header.split_once(';')?.1;
     loop {
         let (name, after) = rest.split_once('=')?;
-        let (value, after) = match after.trim_start().strip_prefix('"') {
-            Some(quoted) => unquote(quoted),
-            None => {
-                let (value, after) = after.split_once(';').unwrap_or((after, ""));
-                (value.trim().to_owned(), after)
-            }
+        let (value, after) = if let Some(quoted) = after.trim_start().strip_prefix('"') {
+            unquote(quoted)
+        } else {
+            let (value, after) = after.split_once(';').unwrap_or((after, ""));
+            (value.trim().to_owned(), after)
         };
         if name.trim_matches([' ', '\t', ';']).eq_ignore_ascii_case(wanted) {
             return Some(value);
@@ -117,7 +116,8 @@ fn parse_head(head: &[u8]) -> PartHead {
             String::from_utf8(crate::paths::percent_decode(encoded, false)).ok()
         });
         // Browsers and the SDKs write a quote and line ends in a plain name as %22, %0D and %0A.
-        let plain = || parameter(value, "filename").map(|f| f.replace("%22", "\"").replace("%0D", "\r").replace("%0A", "\n"));
+        let plain =
+            || parameter(value, "filename").map(|f| f.replace("%22", "\"").replace("%0D", "\r").replace("%0A", "\n"));
         parsed.filename = extended.or_else(plain);
     }
     parsed
@@ -209,7 +209,8 @@ mod tests {
 
     #[test]
     fn file_names_keep_their_directories() {
-        let head = parse_head(b"\r\nContent-Disposition: form-data; name=\"file\"; filename=\"/a/b \\\"c\\\".txt\"\r\n\r\n");
+        let head =
+            parse_head(b"\r\nContent-Disposition: form-data; name=\"file\"; filename=\"/a/b \\\"c\\\".txt\"\r\n\r\n");
         assert_eq!(head.name.as_deref(), Some("file"));
         assert_eq!(head.filename.as_deref(), Some("/a/b \"c\".txt"));
         let head = parse_head(b"Content-Disposition: form-data; name=file; filename*=utf-8''%2Fa%2F%C3%A4");

@@ -78,7 +78,9 @@ fn read_chunk(file: &File, offset: u64, longest: usize) -> io::Result<Bytes> {
 /// A type by the ending of the name; what a browser should not run is never guessed.
 fn content_type(path: &Path) -> &'static str {
     match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
-        Some("txt" | "log" | "md" | "py" | "sh" | "rs" | "toml" | "yaml" | "yml" | "cfg" | "ini") => "text/plain; charset=utf-8",
+        Some("txt" | "log" | "md" | "py" | "sh" | "rs" | "toml" | "yaml" | "yml" | "cfg" | "ini") => {
+            "text/plain; charset=utf-8"
+        }
         Some("html" | "htm") => "text/html; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
         Some("csv") => "text/csv; charset=utf-8",

@@ -44,11 +44,7 @@ mod tests {
     use super::*;
 
     fn query(expiration: Option<&str>) -> Query {
-        Query {
-            path: Some(b"/a".to_vec()),
-            signature_expiration: expiration.map(str::to_owned),
-            ..Query::default()
-        }
+        Query { path: Some(b"/a".to_vec()), signature_expiration: expiration.map(str::to_owned), ..Query::default() }
     }
 
     #[test]

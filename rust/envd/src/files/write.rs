@@ -26,10 +26,10 @@ use crate::files::inflate::Upload;
 use crate::files::multipart::{self, Multipart};
 use crate::files::query::Query;
 use crate::files::{FilesError, read};
+use crate::filesystem::as_user;
 use crate::filesystem::entry::{self, METADATA_PREFIX};
 use crate::filesystem::fault::Fault;
 use crate::filesystem::make_dir::make_all;
-use crate::filesystem::as_user;
 use crate::paths;
 use crate::server::access::has_token;
 use crate::server::reply;
@@ -180,10 +180,10 @@ fn open_for(user: &User, path: &Path, metadata: &BTreeMap<String, String>) -> Re
     }
     // A file of somebody else that this user may write stays with its owner, unless root takes it over.
     let owner = rustix::fs::fchown(&file, Some(Uid::from_raw(user.ids.uid)), Some(Gid::from_raw(user.ids.gid)));
-    if let Err(error) = owner {
-        if about.uid() == user.ids.uid {
-            return Err(fault(error.into()));
-        }
+    if let Err(error) = owner
+        && about.uid() == user.ids.uid
+    {
+        return Err(fault(error.into()));
     }
     for old in entry::metadata(path).into_keys().filter(|k| !metadata.contains_key(k)) {
         rustix::fs::fremovexattr(&file, format!("{METADATA_PREFIX}{old}")).map_err(|e| fault(e.into()))?;

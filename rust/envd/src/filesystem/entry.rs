@@ -42,7 +42,9 @@ pub fn metadata(path: &Path) -> BTreeMap<String, String> {
     for name in names[..length].split(|b| *b == 0) {
         let Some(key) = std::str::from_utf8(name).ok().and_then(|n| n.strip_prefix(METADATA_PREFIX)) else { continue };
         let mut value = vec![0; MAX_ATTRIBUTES_BYTES];
-        let Ok(length) = rustix::fs::getxattr(path, std::ffi::OsStr::from_bytes(name), &mut value[..]) else { continue };
+        let Ok(length) = rustix::fs::getxattr(path, std::ffi::OsStr::from_bytes(name), &mut value[..]) else {
+            continue;
+        };
         found.insert(key.to_owned(), String::from_utf8_lossy(&value[..length]).into_owned());
     }
     found

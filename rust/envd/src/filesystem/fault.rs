@@ -48,8 +48,16 @@ impl Fault {
             Some(Errno::EXIST) => Code::AlreadyExists,
             Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Code::PermissionDenied,
             Some(
-                Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::NAMETOOLONG | Errno::INVAL | Errno::NXIO | Errno::XDEV
-                | Errno::NODEV | Errno::OPNOTSUPP | Errno::ILSEQ,
+                Errno::NOTDIR
+                | Errno::ISDIR
+                | Errno::LOOP
+                | Errno::NAMETOOLONG
+                | Errno::INVAL
+                | Errno::NXIO
+                | Errno::XDEV
+                | Errno::NODEV
+                | Errno::OPNOTSUPP
+                | Errno::ILSEQ,
             ) => Code::InvalidArgument,
             Some(Errno::NOTEMPTY | Errno::BUSY | Errno::TXTBSY) => Code::FailedPrecondition,
             Some(

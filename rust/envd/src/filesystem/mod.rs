@@ -52,7 +52,9 @@ where
         let _acting = become_user(&ids).map_err(|e| fault::Fault::new("act as the user on", "/", e))?;
         work(&agent)
     });
-    done.await.unwrap_or_else(|_| Err(fault::Fault::new("finish the work on", "/", io::Error::other("the worker died")).into()))
+    done.await.unwrap_or_else(|_| {
+        Err(fault::Fault::new("finish the work on", "/", io::Error::other("the worker died")).into())
+    })
 }
 
 /// The caller and the path he means.

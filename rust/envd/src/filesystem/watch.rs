@@ -99,7 +99,7 @@ impl Watchers {
         if all.len() >= MAX_WATCHERS {
             return Err(ConnectError::new(Code::ResourceExhausted, format!("{MAX_WATCHERS} watchers exist already")));
         }
-        let watcher = Arc::new(Watcher::new(agent, wish)?);
+        let watcher = Arc::new(Watcher::new(agent, &wish)?);
         all.push(Arc::downgrade(&watcher));
         Ok(watcher)
     }
@@ -115,7 +115,7 @@ impl Watchers {
 }
 
 impl Watcher {
-    fn new(agent: &Agent, wish: Wish) -> Result<Self, ConnectError> {
+    fn new(agent: &Agent, wish: &Wish) -> Result<Self, ConnectError> {
         let fault = |e: io::Error| Fault::new("watch", &wish.root, e);
         let _acting = become_user(&wish.ids).map_err(fault)?;
         let about = fs::metadata(&wish.root).map_err(fault)?;
@@ -234,7 +234,8 @@ impl Watcher {
         while let Some(below) = to_do.pop() {
             let path = self.wish.root.join(&below);
             if state.directories.len() >= MAX_DIRECTORIES {
-                let text = format!("'{}' holds more than {MAX_DIRECTORIES} directories", paths::to_text(&self.wish.root));
+                let text =
+                    format!("'{}' holds more than {MAX_DIRECTORIES} directories", paths::to_text(&self.wish.root));
                 return Err(ConnectError::new(Code::ResourceExhausted, text));
             }
             match inotify::add_watch(&self.queue, &path, flags) {
@@ -272,8 +273,7 @@ impl Watcher {
 
     /// A directory went: its watches would tell of it under its old name.
     fn forget(&self, state: &mut State, gone: &Path) {
-        let old: Vec<i32> =
-            state.directories.iter().filter(|(_, d)| d.starts_with(gone)).map(|(wd, _)| *wd).collect();
+        let old: Vec<i32> = state.directories.iter().filter(|(_, d)| d.starts_with(gone)).map(|(wd, _)| *wd).collect();
         for wd in old {
             state.directories.remove(&wd);
             // It may be gone with its directory.

@@ -22,7 +22,7 @@ fn frame(codec: Codec, event: Event) -> Part {
 }
 
 /// Watches for as long as the client listens.
-pub async fn watch_dir(agent: &Arc<Agent>, request: WatchDirRequest, caller: &Caller) -> Result<Body, ConnectError> {
+pub fn watch_dir(agent: &Arc<Agent>, request: WatchDirRequest, caller: &Caller) -> Result<Body, ConnectError> {
     let (user, root) = target(agent, caller, &request.path)?;
     let wish = Wish {
         root,

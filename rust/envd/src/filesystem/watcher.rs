@@ -19,7 +19,7 @@ fn not_found(id: &str) -> ConnectError {
 }
 
 /// Begins to watch. The watcher stays until it is removed.
-pub async fn create(
+pub fn create(
     agent: &Arc<Agent>,
     request: CreateWatcherRequest,
     caller: &Caller,
@@ -47,10 +47,7 @@ pub async fn create(
 }
 
 /// What happened since the last poll.
-pub fn events(
-    agent: &Arc<Agent>,
-    request: &GetWatcherEventsRequest,
-) -> Result<GetWatcherEventsResponse, ConnectError> {
+pub fn events(agent: &Arc<Agent>, request: &GetWatcherEventsRequest) -> Result<GetWatcherEventsResponse, ConnectError> {
     let watcher = lock(&agent.watchers.polled).get(&request.watcher_id).map(|(w, _)| w.clone());
     let watcher = watcher.ok_or_else(|| not_found(&request.watcher_id))?;
     // What the kernel has not told yet belongs to the answer.

@@ -59,6 +59,9 @@ mod tests {
         let end = end_event(Ended::Signaled { signal: 9, core: false });
         assert_eq!((end.exit_code, end.exited, end.status.as_str()), (-1, false, "signal: killed"));
         assert_eq!(end.error.as_deref(), Some("signal: killed"));
-        assert_eq!(end_event(Ended::Signaled { signal: 11, core: true }).status, "signal: segmentation fault (core dumped)");
+        assert_eq!(
+            end_event(Ended::Signaled { signal: 11, core: true }).status,
+            "signal: segmentation fault (core dumped)"
+        );
     }
 }

@@ -1,10 +1,12 @@
 //! The service `process.Process`.
 //!
 //! - [`start`]: from a request to a child; [`pump`] carries its output to [`followers`] until its end.
+//! - [`enclosure`]: a cgroup for each, so that a kill misses nothing.
 //! - [`registry`]: who lives, who has ended; [`signal`]: how they are ended.
 //! - One file a method: [`list`], [`start`], [`connect`], [`update`], [`input`], [`signal`].
 
 pub mod connect;
+pub mod enclosure;
 pub mod ending;
 pub mod followers;
 pub mod input;

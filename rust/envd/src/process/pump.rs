@@ -15,9 +15,9 @@ use wire::code::{Code, ConnectError};
 use wire::process::process_event::data_event::Output;
 use wire::process::process_event::{DataEvent, Event};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, lock};
 use crate::process::ending::end_event;
-use crate::process::registry::Process;
+use crate::process::registry::{Process, Registry};
 
 /// Longest chunk from a pipe.
 const PIPE_CHUNK: usize = 32 * 1024;
@@ -121,8 +121,11 @@ pub async fn run(
     drop((first, second));
     let end = end_event(ended.unwrap_or(Ended::Exited(-1)));
     let late = ConnectError::new(Code::DeadlineExceeded, "the process did not end in time and was killed");
+    if let Some(enclosure) = lock(&process.enclosure).take() {
+        agent.enclosures.give_back(enclosure);
+    }
     process.followers.finish(end, overdue.load(Ordering::Relaxed).then_some(&late)).await;
-    agent.processes.forget_later(&process, &agent);
+    Registry::forget_later(&agent, &process);
 }
 
 async fn carry(process: &Process, source: &mut Option<Source>, chunk: Vec<u8>) {

@@ -13,6 +13,7 @@ use wire::process::ProcessConfig;
 use wire::process::process_selector::Selector;
 
 use crate::agent::lock;
+use crate::process::enclosure::Enclosure;
 use crate::process::followers::Followers;
 
 /// Processes that may live at once; the guest's own bound is lower on small machines.
@@ -46,6 +47,8 @@ pub struct Process {
     pub followers: Followers,
     /// Told by a signal: after the exit, do not wait for pipes that a child of it still holds.
     pub released: Notify,
+    /// Its cgroup, until the end is told.
+    pub enclosure: Mutex<Option<Enclosure>>,
     /// Given by the reaper, once.
     exit: Mutex<Option<oneshot::Sender<Ended>>>,
 }
@@ -61,7 +64,8 @@ impl Process {
         let (sender, receiver) = oneshot::channel();
         let followers = Followers::default();
         let exit = Mutex::new(Some(sender));
-        (Arc::new(Self { pid, config, tag, input, followers, released: Notify::new(), exit }), receiver)
+        let enclosure = Mutex::new(None);
+        (Arc::new(Self { pid, config, tag, input, followers, released: Notify::new(), enclosure, exit }), receiver)
     }
 
     fn matches(&self, selector: &Selector) -> bool {
@@ -167,7 +171,7 @@ impl Registry {
     }
 
     /// Forgets an ended process after a while. Called once its last event is out.
-    pub fn forget_later(self: &Registry, process: &Arc<Process>, agent: &Arc<crate::agent::Agent>) {
+    pub fn forget_later(agent: &Arc<crate::agent::Agent>, process: &Arc<Process>) {
         let (agent, process) = (agent.clone(), process.clone());
         tokio::spawn(async move {
             tokio::time::sleep(KEEP_RESULT).await;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use sys::rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use wire::code::{Code, ConnectError};
+use wire::process::process_selector::Selector;
 use wire::process::{SendSignalRequest, SendSignalResponse, Signal as Wanted};
 
-use crate::agent::Agent;
-use crate::process::registry::Found;
+use crate::agent::{Agent, lock};
+use crate::process::registry::{Found, Process};
 use crate::process::{not_found, selector};
 
 /// Looks for new descendants this often, because a process may make children while it is looked at.
@@ -29,7 +30,8 @@ pub fn send_signal(agent: &Arc<Agent>, request: SendSignalRequest) -> Result<Sen
     let outcome = agent.processes.with(&selector, |found| match found {
         Found::Live(process) => {
             process.released.notify_one();
-            Ok(send_to_group(process.pid, signal))
+            send_to_group(process.pid, signal);
+            Ok(())
         }
         Found::Ended(process) if !process.followers.is_finished() => {
             // Its pid may be somebody else's by now, but its session is not while anybody is in it.
@@ -53,10 +55,10 @@ fn pid_of(pid: u32) -> Option<Pid> {
 
 fn send_to_group(pid: u32, signal: Signal) {
     // It may have ended between; then there is nothing to signal.
-    if let Some(pid) = pid_of(pid) {
-        if kill_process_group(pid, signal).is_err() {
-            let _ = kill_process(pid, signal);
-        }
+    if let Some(pid) = pid_of(pid)
+        && kill_process_group(pid, signal).is_err()
+    {
+        let _ = kill_process(pid, signal);
     }
 }
 
@@ -66,17 +68,32 @@ fn send_to_process(pid: u32, signal: Signal) {
     }
 }
 
-/// Kills a process, its group, its session and all its descendants.
-pub fn kill_family(pid: u32) {
+/// Kills a process, its group, its session, its descendants, and whatever else is in its cgroup.
+pub fn kill_all_of(agent: &Agent, process: &Arc<Process>) {
+    if let Some(enclosure) = lock(&process.enclosure).as_ref() {
+        match enclosure.kill() {
+            Ok(()) => return,
+            Err(error) => eprintln!("envd: cannot kill a cgroup, going by sessions: {error}"),
+        }
+    }
     for _ in 0..KILL_ROUNDS {
         // Looked for before the kill: afterwards orphans have lost the trace to their parent.
-        let family = family(pid);
-        send_to_group(pid, Signal::KILL);
-        if family.is_empty() {
-            return;
+        let family = family(process.pid);
+        // The pid is its own only as long as it is not reaped.
+        let lives = agent.processes.with(&Selector::Pid(process.pid), |found| {
+            if let Found::Live(found) = found
+                && Arc::ptr_eq(&found, process)
+            {
+                send_to_group(process.pid, Signal::KILL);
+                return true;
+            }
+            false
+        });
+        for member in &family {
+            send_to_process(*member, Signal::KILL);
         }
-        for member in family {
-            send_to_process(member, Signal::KILL);
+        if family.is_empty() || lives == Some(false) {
+            return;
         }
     }
 }

@@ -17,12 +17,13 @@ use tokio::io::unix::AsyncFd;
 use wire::code::{Code, ConnectError};
 use wire::process::{ProcessConfig, StartRequest};
 
-use crate::agent::{Agent, Mode};
+use crate::agent::{Agent, Mode, lock};
 use crate::body::Body;
 use crate::paths;
+use crate::process::enclosure::Enclosure;
 use crate::process::pump::{self, Kind, Source};
 use crate::process::registry::{Input, MAX_PROCESSES, Process, StartError};
-use crate::process::signal::kill_family;
+use crate::process::signal::kill_all_of;
 use crate::process::update::size;
 use crate::rpc::Caller;
 use crate::users::User;
@@ -223,6 +224,7 @@ pub fn start(agent: &Arc<Agent>, request: StartRequest, caller: &Caller) -> Resu
     let Stdio { child, input, sources } = stdio;
     let [child_in, child_out, child_err] = &child;
     let borrowed: [BorrowedFd<'_>; 3] = [child_in.as_fd(), child_out.as_fd(), child_err.as_fd()];
+    let enclosure = if agent.mode == Mode::Pid1 { agent.enclosures.take() } else { None };
     let command = Command {
         programs: &plan.programs,
         args: &plan.args,
@@ -233,10 +235,23 @@ pub fn start(agent: &Arc<Agent>, request: StartRequest, caller: &Caller) -> Resu
         ids: change_ids(privileged, &user)?.then_some(&user.ids),
         oom_score_adj: Some(OOM_SCORE_ADJ),
         open_files: (agent.mode == Mode::Pid1).then_some(OPEN_FILES),
+        cgroup: enclosure.as_ref().map(Enclosure::directory),
     };
-    let started = agent
+    let spawned = agent
         .processes
         .start(|| sys::spawn::spawn(&command), |pid| Process::new(pid, config.clone(), request.tag.clone(), input));
+    let started = match (spawned, enclosure) {
+        (Ok((process, exit)), enclosure) => {
+            *lock(&process.enclosure) = enclosure;
+            Ok((process, exit))
+        }
+        (Err(error), enclosure) => {
+            if let Some(enclosure) = enclosure {
+                agent.enclosures.give_back(enclosure);
+            }
+            Err(error)
+        }
+    };
     let (process, exit) = started.map_err(|error| match error {
         StartError::Full => {
             ConnectError::new(Code::ResourceExhausted, format!("{MAX_PROCESSES} processes run already"))
@@ -249,7 +264,7 @@ pub fn start(agent: &Arc<Agent>, request: StartRequest, caller: &Caller) -> Resu
     let overdue = Arc::new(AtomicBool::new(false));
     let pump = tokio::spawn(pump::run(agent.clone(), process.clone(), sources, exit, overdue.clone()));
     if let Some(timeout) = caller.timeout {
-        tokio::spawn(kill_when_late(process, timeout, overdue, pump));
+        tokio::spawn(kill_when_late(agent.clone(), process, timeout, overdue, pump));
     }
     Ok(body)
 }
@@ -264,6 +279,7 @@ fn change_ids(privileged: bool, user: &User) -> Result<bool, ConnectError> {
 }
 
 async fn kill_when_late(
+    agent: Arc<Agent>,
     process: Arc<Process>,
     timeout: Duration,
     overdue: Arc<AtomicBool>,
@@ -274,7 +290,7 @@ async fn kill_when_late(
         () = tokio::time::sleep(timeout) => {
             overdue.store(true, Ordering::Relaxed);
             process.released.notify_one();
-            kill_family(process.pid);
+            kill_all_of(&agent, &process);
         }
     }
 }

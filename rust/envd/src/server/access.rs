@@ -62,7 +62,10 @@ pub fn check(
 
 /// 401 in the shape of plain errors, for RPC too.
 pub fn unauthorized() -> Response<Body> {
-    reply::error(StatusCode::UNAUTHORIZED, "unauthorized access, please provide a valid access token or method signing if supported")
+    reply::error(
+        StatusCode::UNAUTHORIZED,
+        "unauthorized access, please provide a valid access token or method signing if supported",
+    )
 }
 
 /// Connect clients read the code by name, plain ones by number.

@@ -13,7 +13,7 @@ pub struct Told {
     /// `wrenn.ip`: address and length of the prefix; `None` for `none`.
     pub address: Option<(Ipv4Addr, u8)>,
     /// Whether `wrenn.ip` was said: then a guest without network is a failure.
-    pub address_is_told: bool,
+    pub needs_network: bool,
     /// `wrenn.gw`: where all else is sent.
     pub gateway: Option<Ipv4Addr>,
     /// `wrenn.hostname`: the name until `/init` gives another.
@@ -27,7 +27,7 @@ impl Default for Told {
         Self {
             root: "/dev/vda".into(),
             address: Some((Ipv4Addr::new(169, 254, 0, 21), 30)),
-            address_is_told: false,
+            needs_network: false,
             gateway: Some(Ipv4Addr::new(169, 254, 0, 22)),
             hostname: "wrenn".into(),
             dns: vec![Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(8, 8, 4, 4)],
@@ -54,7 +54,7 @@ fn parse(text: &str) -> Told {
                 value.clone_into(&mut told.hostname);
                 true
             }
-            "ip" => parse_address(value).map(|a| (told.address, told.address_is_told) = (a, a.is_some())).is_some(),
+            "ip" => parse_address(value).map(|a| (told.address, told.needs_network) = (a, a.is_some())).is_some(),
             "gw" if value == "none" => {
                 told.gateway = None;
                 true
@@ -97,7 +97,7 @@ mod tests {
         );
         assert_eq!(told.root, "/dev/vdb");
         assert_eq!(told.address, Some((Ipv4Addr::new(10, 0, 0, 2), 24)));
-        assert!(told.address_is_told);
+        assert!(told.needs_network);
         assert_eq!(told.gateway, Some(Ipv4Addr::new(10, 0, 0, 1)));
         assert_eq!(told.hostname, "x");
         assert_eq!(told.dns, [Ipv4Addr::new(1, 1, 1, 1)]);

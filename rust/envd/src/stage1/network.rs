@@ -22,8 +22,8 @@ pub fn set_up(told: &Told) -> Result<(), Stage1Error> {
     rustix::system::sethostname(told.hostname.as_bytes()).at("set the host name")?;
     interface::bring_up("lo").at("bring up lo")?;
     let Some((address, prefix)) = told.address else { return Ok(()) };
-    if !wait_for_device(told.address_is_told) {
-        if told.address_is_told {
+    if !wait_for_device(told.needs_network) {
+        if told.needs_network {
             return Err(io::Error::from(io::ErrorKind::NotFound)).at(format!("find the network device {DEVICE}"));
         }
         return Ok(());

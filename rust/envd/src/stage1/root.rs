@@ -49,9 +49,12 @@ pub fn mount_kernel_views() -> Result<(), Stage1Error> {
     mount_new("devtmpfs", "/dev", MountFlags::NOSUID, "mode=755")?;
     mount_new("devpts", "/dev/pts", MountFlags::NOSUID | MountFlags::NOEXEC, "gid=5,mode=620,ptmxmode=666")?;
     mount_new("tmpfs", "/dev/shm", MountFlags::NOSUID | MountFlags::NODEV, "mode=1777")?;
-    for (link, target) in
-        [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")]
-    {
+    for (link, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ] {
         let link = Path::new("/dev").join(link);
         match symlink(target, &link) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -61,10 +64,10 @@ pub fn mount_kernel_views() -> Result<(), Stage1Error> {
         }
     }
     // Without it in the kernel, programs run all the same.
-    if Path::new("/sys/fs/cgroup").is_dir() {
-        if let Err(error) = mount_new("cgroup2", "/sys/fs/cgroup", plain, "") {
-            eprintln!("envd: stage1: {error}");
-        }
+    if Path::new("/sys/fs/cgroup").is_dir()
+        && let Err(error) = mount_new("cgroup2", "/sys/fs/cgroup", plain, "")
+    {
+        eprintln!("envd: stage1: {error}");
     }
     Ok(())
 }

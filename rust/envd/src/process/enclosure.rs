@@ -1,0 +1,111 @@
+//! A cgroup for each process, so that a kill reaches everything that came from it, whatever session it went to.
+//!
+//! Making a cgroup takes time, so those that are empty again are used again. Only in a guest with cgroup v2; elsewhere
+//! descendants are found by session and parent ([`crate::process::signal`]).
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use crate::agent::lock;
+
+/// The parent of all.
+const PARENT: &str = "/sys/fs/cgroup/wrenn";
+/// Cgroups kept; beyond, processes run without one of their own.
+const MAX_ENCLOSURES: usize = 1024;
+/// Occupied ones looked at when a free one is wanted.
+const MAX_LOOKS: usize = 4;
+
+/// One cgroup.
+#[derive(Debug)]
+pub struct Enclosure {
+    /// Its directory, to be born in.
+    directory: File,
+    /// `cgroup.events`, which says whether anybody is in it.
+    events: File,
+    /// Where it is.
+    path: PathBuf,
+}
+
+/// The cgroups of processes that have ended.
+#[derive(Debug, Default)]
+pub struct Enclosures {
+    /// Those and how many were made in all.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Empty.
+    free: Vec<Enclosure>,
+    /// Their process has ended, but something that came from it has not.
+    occupied: std::collections::VecDeque<Enclosure>,
+    /// How many there are in all.
+    made: usize,
+}
+
+impl Enclosure {
+    fn make(number: usize) -> io::Result<Self> {
+        let path = Path::new(PARENT).join(number.to_string());
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir(PARENT)?;
+                fs::create_dir(&path)?;
+            }
+            other => other?,
+        }
+        Ok(Self { directory: File::open(&path)?, events: File::open(path.join("cgroup.events"))?, path })
+    }
+
+    /// To be born in.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// Kills everything in it.
+    pub fn kill(&self) -> io::Result<()> {
+        fs::write(self.path.join("cgroup.kill"), "1")
+    }
+
+    fn is_empty(&self) -> bool {
+        let mut text = [0_u8; 64];
+        let length = self.events.read_at(&mut text, 0).unwrap_or(0);
+        text[..length].starts_with(b"populated 0")
+    }
+}
+
+impl Enclosures {
+    /// An empty cgroup; `None` when there can be no more, or none at all.
+    pub fn take(&self) -> Option<Enclosure> {
+        let mut state = lock(&self.state);
+        if let Some(free) = state.free.pop() {
+            return Some(free);
+        }
+        for _ in 0..MAX_LOOKS.min(state.occupied.len()) {
+            let oldest = state.occupied.pop_front()?;
+            if oldest.is_empty() {
+                return Some(oldest);
+            }
+            state.occupied.push_back(oldest);
+        }
+        if state.made >= MAX_ENCLOSURES {
+            return None;
+        }
+        let made = Enclosure::make(state.made).ok()?;
+        state.made += 1;
+        Some(made)
+    }
+
+    /// Takes back the cgroup of a process that has ended.
+    pub fn give_back(&self, enclosure: Enclosure) {
+        let mut state = lock(&self.state);
+        if enclosure.is_empty() {
+            state.free.push(enclosure);
+        } else {
+            state.occupied.push_back(enclosure);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+"""Starts the guest agent as an ordinary process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from guest_kit import Envd
+
+BUILT = Path(__file__).parents[2] / "rust/target/x86_64-unknown-linux-gnu/release/envd"
+SDK_PORT = 49_983  # the SDK's debug mode knows no other
+STOP_S = 5.0
+
+
+def binary() -> Path:
+    """The program under test."""
+    path = Path(os.environ.get("WRENN_ENVD", str(BUILT)))
+    if not path.exists():
+        pytest.skip(f"{path} is not built: run `cargo build --release` in rust/")
+    return path
+
+
+@contextmanager
+def running(port: int) -> Iterator[Envd]:
+    """A fresh agent on this port; 0: any."""
+    command = [str(binary()), "serve", "--listen", f"127.0.0.1:{port}", "--root-is-me"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline().split()
+        assert line[:1] == ["listening"], line
+        host, _, bound = line[1].rpartition(":")
+        try:
+            yield Envd(host, int(bound), process)
+        finally:
+            process.kill()
+            process.wait(STOP_S)
+
+
+@pytest.fixture
+def envd() -> Iterator[Envd]:
+    """An agent of this test's own."""
+    with running(0) as agent:
+        yield agent
+
+
+@pytest.fixture(scope="module")
+def sdk_envd() -> Iterator[Envd]:
+    """The agent that the SDK finds in debug mode."""
+    with running(SDK_PORT) as agent:
+        yield agent
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder that every user may enter and write to."""
+    for part in (tmp_path, *list(tmp_path.parents)[:3]):
+        if part not in (Path("/tmp"), Path("/")):
+            part.chmod(part.stat().st_mode | 0o055)
+    tmp_path.chmod(0o777)
+    return tmp_path

@@ -1,0 +1,310 @@
+"""`process.Process` as the contract has it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+from guest_kit import Envd, Outcome, basic, pack
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to run as another user")
+
+
+def wait_until_gone(pid: int, *, deadline_s: float = 5.0) -> None:
+    limit = time.monotonic() + deadline_s
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < limit, f"process {pid} still lives"
+        time.sleep(0.01)
+
+
+def test_events_come_as_start_data_end(envd: Envd) -> None:
+    outcome = envd.shell("echo out; echo err >&2")
+    assert outcome.events[0] == "start"
+    assert outcome.events[-1] == "end"
+    assert (outcome.stdout, outcome.stderr) == (b"out\n", b"err\n")
+    assert outcome.end == {"exited": True, "status": "exit status 0"}
+    assert outcome.error is None
+
+
+def test_an_exit_code_is_told(envd: Envd) -> None:
+    end = envd.shell("exit 7").end
+    assert end is not None
+    assert (end["exitCode"], end["exited"], end["status"]) == (7, True, "exit status 7")
+
+
+def test_a_death_by_signal_is_told_in_gos_words(envd: Envd) -> None:
+    end = envd.shell("kill -9 $$").end
+    assert end is not None
+    assert end["exitCode"] == -1
+    assert not end.get("exited", False)
+    assert end["status"] == end["error"] == "signal: killed"
+
+
+def test_output_is_bytes(envd: Envd) -> None:
+    every = bytes(range(256)) * 1000
+    outcome = envd.run("python3", "-c", "import sys; sys.stdout.buffer.write(bytes(range(256)) * 1000)")
+    assert outcome.stdout == every
+
+
+def test_output_of_a_process_that_is_quick_is_whole(envd: Envd) -> None:
+    for _ in range(50):
+        assert envd.shell("echo quick").stdout == b"quick\n"
+
+
+def test_a_program_that_does_not_exist_is_not_found(envd: Envd) -> None:
+    for name in ("/no/such/program", "no-such-program"):
+        error = envd.run(name).error
+        assert error is not None
+        assert error["code"] == "not_found"
+        assert name in error["message"]
+
+
+def test_a_file_that_is_no_program_is_denied(envd: Envd) -> None:
+    error = envd.run("/etc/passwd").error
+    assert error is not None
+    assert error["code"] == "permission_denied"
+
+
+def test_a_missing_directory_is_an_invalid_argument(envd: Envd) -> None:
+    error = envd.run("true", cwd="/no/such").error
+    assert error is not None
+    assert error["code"] == "invalid_argument"
+    assert "/no/such" in error["message"]
+
+
+def test_an_unknown_user_is_unauthenticated(envd: Envd) -> None:
+    error = envd.run("true", headers=basic("nobody-here")).error
+    assert error == {"code": "unauthenticated", "message": "invalid username: 'nobody-here'"}
+
+
+@needs_root
+def test_a_process_runs_as_the_named_user(envd: Envd) -> None:
+    script = "id -u; id -g; echo $HOME $USER $LOGNAME $E2B_SANDBOX $A; cat /proc/self/oom_score_adj"
+    outcome = envd.shell(script, headers=basic("nobody"), envs={"A": "1"}, cwd="/")
+    uid, gid, names, score = outcome.stdout.decode().splitlines()
+    assert uid == gid == "65534"
+    assert names.split()[1:] == ["nobody", "nobody", "true", "1"]
+    assert score == "100"
+
+
+def test_a_process_has_a_session_and_a_group_of_its_own(envd: Envd) -> None:
+    outcome = envd.run("python3", "-c", "import os; print(os.getpid(), os.getsid(0), os.getpgrp())")
+    assert set(outcome.stdout.split()) == {str(outcome.pid).encode()}
+
+
+def test_the_list_holds_what_lives_and_nothing_else(envd: Envd) -> None:
+    stream = envd.start("sleep", "60", more={"tag": "sleeper"})
+    pid = stream.next()["event"]["start"]["pid"]
+    (listed,) = envd.call("process.Process/List").json()["processes"]
+    assert (listed["pid"], listed["tag"], listed["config"]["cmd"]) == (pid, "sleeper", "sleep")
+    assert envd.call("process.Process/SendSignal", {"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"}).status == 200
+    assert stream.finish().end is not None
+    assert envd.pids() == []
+
+
+def test_a_process_is_found_by_tag_among_others(envd: Envd) -> None:
+    streams = [envd.start("sleep", "60", more={"tag": f"t{n}"}) for n in range(5)]
+    pids = [s.next()["event"]["start"]["pid"] for s in streams]
+    for n, pid in enumerate(pids):
+        follower = envd.stream("process.Process/Connect", {"process": {"tag": f"t{n}"}})
+        assert follower.next()["event"]["start"]["pid"] == pid
+        follower.close()
+        selector = {"process": {"tag": f"t{n}"}, "signal": "SIGNAL_SIGTERM"}
+        assert envd.call("process.Process/SendSignal", selector).status == 200
+    for stream in streams:
+        end = stream.finish().end
+        assert end is not None
+        assert end["status"] == "signal: terminated"
+
+
+def test_a_process_outlives_its_client_and_never_blocks_on_a_full_pipe(envd: Envd, tmp_path: Path) -> None:
+    mark = tmp_path / "done"
+    stream = envd.start("/bin/sh", "-c", f"head -c 3000000 /dev/zero; sleep 0.3; head -c 3000000 /dev/zero; touch {mark}")
+    stream.next()
+    stream.close()
+    limit = time.monotonic() + 10
+    while not mark.exists():
+        assert time.monotonic() < limit, "the process hangs on its pipe"
+        time.sleep(0.02)
+
+
+def test_a_slow_reader_gets_every_byte(envd: Envd) -> None:
+    stream = envd.start("head", "-c", "20000000", "/dev/zero")
+    outcome = Outcome()
+    outcome.take(stream.next()["event"])
+    time.sleep(0.5)
+    assert len(stream.finish(outcome).stdout) == 20_000_000
+
+
+def test_a_late_connect_finds_the_result(envd: Envd) -> None:
+    pid = envd.shell("exit 3").pid
+    outcome = envd.stream("process.Process/Connect", {"process": {"pid": pid}}).finish()
+    assert outcome.events == ["start", "end"]
+    assert outcome.end is not None
+    assert outcome.end["exitCode"] == 3
+
+
+def test_the_end_waits_for_a_child_that_holds_the_output(envd: Envd) -> None:
+    outcome = envd.shell("(sleep 0.4; echo late) & echo early")
+    assert outcome.stdout == b"early\nlate\n"
+
+
+def test_a_signal_releases_the_wait_for_the_output(envd: Envd) -> None:
+    stream = envd.start("/bin/sh", "-c", "setsid sleep 30 & sleep 30")
+    pid = stream.next()["event"]["start"]["pid"]
+    time.sleep(0.2)
+    began = time.monotonic()
+    envd.call("process.Process/SendSignal", {"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"})
+    assert stream.finish().end is not None
+    assert time.monotonic() - began < 5
+
+
+def test_a_timeout_kills_the_whole_family(envd: Envd) -> None:
+    script = "setsid sleep 61 & echo $!; sleep 62 & echo $!; sleep 63"
+    began = time.monotonic()
+    outcome = envd.shell(script, headers={"Connect-Timeout-Ms": "400"})
+    assert 0.3 < time.monotonic() - began < 5
+    assert outcome.error is not None
+    assert outcome.error["code"] == "deadline_exceeded"
+    for pid in map(int, outcome.stdout.split()):
+        wait_until_gone(pid)
+    assert envd.pids() == []
+
+
+def test_the_time_of_a_connect_ends_only_its_stream(envd: Envd) -> None:
+    stream = envd.start("sleep", "60")
+    pid = stream.next()["event"]["start"]["pid"]
+    headers = {"Connect-Timeout-Ms": "200"}
+    outcome = envd.stream("process.Process/Connect", {"process": {"pid": pid}}, headers).finish()
+    assert outcome.error is not None
+    assert outcome.error["code"] == "deadline_exceeded"
+    assert envd.pids() == [pid]
+    stream.close()
+
+
+def test_keepalives_come_in_silence(envd: Envd) -> None:
+    outcome = envd.shell("sleep 2.5", headers={"Keepalive-Ping-Interval": "1"})
+    assert outcome.events.count("keepalive") == 2
+
+
+def test_input_is_written_and_closed(envd: Envd) -> None:
+    stream = envd.start("cat", more={"stdin": True})
+    pid = stream.next()["event"]["start"]["pid"]
+    data = base64.b64encode(b"one\n").decode()
+    message = {"process": {"pid": pid}, "input": {"stdin": data}}
+    assert envd.call("process.Process/SendInput", message).status == 200
+    assert envd.call("process.Process/CloseStdin", {"process": {"pid": pid}}).status == 200
+    assert stream.finish().stdout == b"one\n"
+
+
+def test_streamed_input_keeps_its_order(envd: Envd) -> None:
+    stream = envd.start("cat", more={"stdin": True})
+    pid = stream.next()["event"]["start"]["pid"]
+    parts = [b"%d\n" % n for n in range(500)]
+    body = pack({"start": {"process": {"pid": pid}}}) + pack({"keepalive": {}})
+    for part in parts:
+        body += pack({"data": {"input": {"stdin": base64.b64encode(part).decode()}}})
+    answer = envd.request(
+        "POST", "/process.Process/StreamInput", body=iter([body[:100], body[100:]]),
+        headers={"Content-Type": "application/connect+json"},
+    )
+    flags, length = struct.unpack(">BI", answer.body[:5])
+    assert (flags, length) == (0, 2)
+    assert answer.body[7:8] == b"\x02"
+    envd.call("process.Process/CloseStdin", {"process": {"pid": pid}})
+    assert stream.finish().stdout == b"".join(parts)
+
+
+def test_input_to_a_process_without_stdin_is_an_error(envd: Envd) -> None:
+    stream = envd.start("sleep", "60")
+    pid = stream.next()["event"]["start"]["pid"]
+    answer = envd.call("process.Process/SendInput", {"process": {"pid": pid}, "input": {"stdin": "YQ=="}})
+    assert answer.json()["code"] == "internal"
+    stream.close()
+
+
+def test_a_terminal_is_a_terminal_and_can_be_resized(envd: Envd) -> None:
+    script = "tty; stty size; read x; stty size; echo $x"
+    stream = envd.start("/bin/sh", "-c", script, more={"pty": {"size": {"cols": 80, "rows": 24}}})
+    outcome = Outcome()
+    while b"24 80" not in outcome.pty:
+        outcome.take(stream.next()["event"])
+    selector = {"process": {"pid": outcome.pid}}
+    assert envd.call("process.Process/Update", selector | {"pty": {"size": {"cols": 132, "rows": 43}}}).status == 200
+    data = base64.b64encode(b"hello\n").decode()
+    assert envd.call("process.Process/SendInput", selector | {"input": {"pty": data}}).status == 200
+    stream.finish(outcome)
+    assert b"/dev/pts/" in outcome.pty
+    assert b"43 132" in outcome.pty
+    assert outcome.end is not None
+
+
+def test_closing_the_input_of_a_terminal_is_refused(envd: Envd) -> None:
+    stream = envd.start("sleep", "60", more={"pty": {"size": {"cols": 80, "rows": 24}}})
+    pid = stream.next()["event"]["start"]["pid"]
+    assert envd.call("process.Process/CloseStdin", {"process": {"pid": pid}}).status == 400
+    stream.close()
+
+
+@pytest.mark.parametrize("method", ["SendSignal", "SendInput", "Update", "CloseStdin"])
+def test_an_unknown_process_is_not_found(envd: Envd, method: str) -> None:
+    message = {"process": {"pid": 4_000_000}, "signal": "SIGNAL_SIGKILL", "input": {"stdin": ""}}
+    answer = envd.call(f"process.Process/{method}", message)
+    assert (answer.status, answer.json()["code"]) == (404, "not_found")
+
+
+def test_an_unknown_signal_is_unimplemented(envd: Envd) -> None:
+    answer = envd.call("process.Process/SendSignal", {"process": {"pid": 1}, "signal": 2})
+    assert (answer.status, answer.json()["code"]) == (501, "unimplemented")
+
+
+def test_malformed_messages_are_invalid_arguments(envd: Envd) -> None:
+    headers = {"Content-Type": "application/json"}
+    assert envd.request("POST", "/process.Process/List", body=b"{", headers=headers).status == 400
+    assert envd.request("POST", "/process.Process/List", body=b"{}", headers={"Content-Type": "text/x"}).status == 415
+    assert envd.call("process.Process/NoSuchMethod").status == 501
+
+
+def test_a_message_over_the_limit_is_refused(envd: Envd) -> None:
+    body = json.dumps({"process": {"cmd": "x" * (5 << 20)}}).encode()
+    answer = envd.request("POST", "/process.Process/List", body=body, headers={"Content-Type": "application/json"})
+    assert (answer.status, answer.json()["code"]) == (429, "resource_exhausted")
+
+
+def test_the_binary_codec_says_the_same(envd: Envd) -> None:
+    # StartRequest{process{cmd: "true"}, stdin: false}
+    message = bytes.fromhex("0a06") + b"\x0a\x04true" + bytes.fromhex("2000")
+    body = struct.pack(">BI", 0, len(message)) + message
+    answer = envd.request(
+        "POST", "/process.Process/Start", body=body, headers={"Content-Type": "application/connect+proto"}
+    )
+    assert answer.headers["content-type"] == "application/connect+proto"
+    assert b"exit status 0" in answer.body
+    assert answer.body.endswith(b"\x02\x00\x00\x00\x02{}")
+
+
+def test_many_processes_at_once_all_end_with_their_own_code(envd: Envd) -> None:
+    streams = [envd.start("/bin/sh", "-c", f"exit {n}") for n in range(100)]
+    for n, stream in enumerate(streams):
+        end = stream.finish().end
+        assert end is not None
+        assert end.get("exitCode", 0) == n
+
+
+def test_no_zombies_and_no_descriptors_are_left(envd: Envd) -> None:
+    envd.shell("true")
+    fds = Path(f"/proc/{envd.process.pid}/fd")
+    before = len(list(fds.iterdir()))
+    for _ in range(30):
+        envd.shell("true & true")
+        envd.run("/no/such")
+    time.sleep(0.1)
+    assert len(list(fds.iterdir())) <= before + 1
+    children = Path(f"/proc/{envd.process.pid}/task/{envd.process.pid}/children").read_text().split()
+    assert children == []
