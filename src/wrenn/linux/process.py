@@ -25,32 +25,28 @@ class ProcessRef:
     @classmethod
     def of(cls, pid: int) -> ProcessRef | None:
         """The reference of a living process, or None when there is none (a zombie counts as none)."""
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        # The command name is in parentheses and may hold anything, also parentheses.
-        fields = stat[stat.rindex(")") + 2 :].split()
-        return None if fields[0] in "ZX" else cls(pid, int(fields[19]))
+        seen = _stat(pid)
+        return None if seen is None or seen[0] in "ZX" else cls(pid, seen[1])
 
     def is_alive(self) -> bool:
         """Whether this very process still runs."""
         return ProcessRef.of(self.pid) == self
 
-    def open_pidfd(self) -> int | None:
-        """A pidfd of this very process, or None when it is gone. The caller closes it."""
+    def _open_pidfd(self) -> int | None:
+        """A pidfd of this very process, a zombie too, or None when it is gone. The caller closes it."""
         try:
             fd = os.pidfd_open(self.pid)
         except ProcessLookupError:
             return None
-        if self.is_alive():  # checked after opening: from here on the descriptor cannot mean another process
-            return fd
+        seen = _stat(self.pid)
+        if seen is not None and seen[1] == self.start_ticks:
+            return fd  # checked after opening: from here on the descriptor cannot mean another process
         os.close(fd)
         return None
 
     def kill(self) -> None:
         """Send SIGKILL; a process that is gone is fine."""
-        fd = self.open_pidfd()
+        fd = self._open_pidfd()
         if fd is None:
             return
         try:
@@ -61,9 +57,8 @@ class ProcessRef:
 
     async def wait_exit(self) -> None:
         """Return when the process has ended; reaps it if it is our child. Waits without limit: give a deadline."""
-        fd = self.open_pidfd()
+        fd = self._open_pidfd()
         if fd is None:
-            self._reap()
             return
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
@@ -73,11 +68,20 @@ class ProcessRef:
         finally:
             loop.remove_reader(fd)
             os.close(fd)
-        self._reap()
-
-    def _reap(self) -> None:
+        # Only now: the leader of a process is a zombie before its last thread has ended, and cannot be reaped yet.
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
+
+
+def _stat(pid: int) -> tuple[str, int] | None:
+    """State letter and start time of a process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command name is in parentheses and may hold anything, also parentheses.
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return fields[0], int(fields[19])
 
 
 async def kill_and_wait(process: ProcessRef, *, timeout_s: float) -> None:

@@ -1,0 +1,75 @@
+"""One data folder for all tests here, so that each template and shape is booted once a run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.vm.kit import DEFAULT_SHAPE, free_port
+from wrenn.agent.settings import Settings
+from wrenn.agent.wiring import Agent, running_agent
+from wrenn.network import claim_block, release_block, remove_everything
+from wrenn.storage.images import load_images
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here needs a hypervisor; on a machine without root or images it says so and is skipped."""
+    reason = ""
+    if os.geteuid() != 0:
+        reason = "virtual machines need root"
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.vm)
+            item.add_marker(pytest.mark.timeout(240))
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def images_dir() -> Path:
+    """Where kernel, initramfs and templates are; a run without them fails with how to build them."""
+    folder = Path(os.environ.get("WRENN_IMAGES_DIR", "/var/lib/wrenn"))
+    load_images(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_dir(images_dir: Path) -> Iterator[Path]:
+    """A data folder of this run. Short, because control sockets live below it (limit of AF_UNIX: 107 bytes)."""
+    import asyncio
+
+    folder = Path(tempfile.mkdtemp(prefix="wrenn-test-"))
+    yield folder
+    block = claim_block(folder)
+    asyncio.run(remove_everything(block))
+    release_block(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def settings(data_dir: Path, images_dir: Path) -> Settings:
+    """An agent on the run's data folder."""
+    return Settings.from_environment(
+        {
+            "WRENN_DATA_DIR": str(data_dir),
+            "WRENN_IMAGES_DIR": str(images_dir),
+            "WRENN_AGENT_LISTEN": f"127.0.0.1:{free_port()}",
+            "WRENN_READY_SLOTS": "2",
+        }
+    )
+
+
+@pytest.fixture
+async def agent(settings: Settings) -> AsyncIterator[Agent]:
+    """A running agent, its base made; afterwards its sandboxes are removed."""
+    async with running_agent(settings) as agent:
+        await agent.bases.get("minimal", DEFAULT_SHAPE)
+        yield agent
+        for record, _ in agent.sandboxes.list():
+            await agent.sandboxes.remove(record.spec.sandbox_id)
