@@ -52,17 +52,20 @@ def _content(folder: Path) -> str | None:
     return (folder / "part/file").read_text()
 
 
-@pytest.mark.parametrize("step", ["before_manifest", "before_rename", "between_renames"])
+@pytest.mark.parametrize(
+    "step",
+    ["images.publish.before_manifest", "images.publish.before_rename", "images.publish.between_renames"],
+)
 def test_a_death_while_publishing_leaves_the_old_part_or_none_and_the_next_build_succeeds(
     tmp_path: Path, step: str
 ) -> None:
     _publish(tmp_path, "old")
     asyncio.run(sweep(tmp_path))
-    victim = _SPAWN.Process(target=_publish, args=(tmp_path, "new", f"images.publish.{step}=kill"))
+    victim = _SPAWN.Process(target=_publish, args=(tmp_path, "new", f"{step}=kill"))
     victim.start()
     victim.join(30)
     assert victim.exitcode == -signal.SIGKILL
-    assert _content(tmp_path) == (None if step == "between_renames" else "old")
+    assert _content(tmp_path) == (None if step == "images.publish.between_renames" else "old")
 
     asyncio.run(sweep(tmp_path))
     _publish(tmp_path, "new")

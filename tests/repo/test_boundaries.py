@@ -1,0 +1,99 @@
+"""Who may use what, where import-linter cannot say it (the layers themselves are contracts in pyproject.toml)."""
+
+from __future__ import annotations
+
+import ast
+from fnmatch import fnmatch
+
+import pytest
+
+from tests.repo.source import modules
+
+# What is guarded -> where it may be imported. Patterns are relative to src/wrenn/; `*` also crosses folders.
+_ONLY_IN = {
+    "subprocess": ["linux/*", "cli/up/*"],
+    "ctypes": ["linux/*"],
+    "pyroute2": ["linux/*"],
+    "sqlalchemy": ["control/db/*", "control/*/store.py", "control/*/tables.py"],
+    "asyncpg": ["control/db/*"],
+    "alembic": ["control/db/*"],
+    "fastapi": ["control/http/*", "control/*/routes.py"],
+    "starlette": ["control/http/*", "control/*/routes.py"],
+    "httpx2": ["sdk/*"],
+    "aiohttp": ["guest/*", "control/hosts/client.py", "control/proxy/*"],
+    "pyqwest": ["control/hosts/client.py", "agent/doctor/owners.py"],
+    "typer": ["cli/*"],
+    "rich": ["cli/*"],
+}
+
+
+@pytest.mark.parametrize("library", _ONLY_IN)
+def test_a_library_is_imported_only_where_its_work_is_done(library: str) -> None:
+    offenders = [
+        module.path
+        for module in modules("src/wrenn")
+        if any(name == library or name.startswith(f"{library}.") for name in module.imported())
+        and not any(fnmatch(module.path, f"src/wrenn/{place}") for place in _ONLY_IN[library])
+    ]
+    assert offenders == []
+
+
+def _uses(node: ast.AST, owner: str, names: set[str]) -> bool:
+    match node:
+        case ast.Attribute(value=ast.Name(id=left), attr=right):
+            return left == owner and right in names
+        case ast.ImportFrom(module=module, names=aliases):
+            return module == owner and any(alias.name in names for alias in aliases)
+        case _:
+            return False
+
+
+def _users(owner: str, names: set[str]) -> set[str]:
+    return {
+        m.path for m in modules("src/wrenn") if any(_uses(node, owner, names) for node in ast.walk(m.tree))
+    }
+
+
+def test_the_environment_is_read_only_in_settings() -> None:
+    offenders = {
+        path
+        for path in _users("os", {"environ", "getenv", "putenv", "environb"})
+        if not path.endswith("/settings.py") and not path.startswith("src/wrenn/cli/")
+    }
+    assert offenders == set()
+
+
+def test_processes_are_started_only_in_linux_and_by_the_cli() -> None:
+    started = _users("asyncio", {"create_subprocess_exec", "create_subprocess_shell"})
+    started |= _users(
+        "os", {"system", "popen", "fork", "forkpty", "posix_spawn", "execv", "execve", "execvp"}
+    )
+    assert {
+        path for path in started if not path.startswith(("src/wrenn/linux/", "src/wrenn/cli/up/"))
+    } == set()
+
+
+def test_tasks_have_owners() -> None:
+    """`create_task` is for those who keep and await what they start (style rule 9); a bare call loses its task."""
+    offenders: set[str] = set()
+    for module in modules("src/wrenn"):
+        for node in ast.walk(module.tree):
+            match node:
+                case ast.Expr(
+                    value=ast.Call(
+                        func=ast.Attribute(value=ast.Name(id="asyncio"), attr="create_task" | "ensure_future")
+                    )
+                ):
+                    offenders.add(f"{module.path}:{node.lineno}")
+                case _:
+                    pass
+    assert offenders == set()
+
+
+def test_programs_are_built_only_by_their_main() -> None:
+    importers = {
+        m.path for m in modules("src/wrenn") if any(name.endswith(".wiring") for name in m.imported())
+    }
+    assert {
+        path for path in importers if not path.endswith(("/main.py", "/wiring.py")) and "/cli/" not in path
+    } == set()

@@ -1,0 +1,98 @@
+"""Names and texts: what is documented exists, and nothing of the writer's machine is in the repository."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.repo.source import ROOT, files, modules
+
+_TEXT = (".md", ".py", ".rs", ".toml", ".yaml", ".yml", ".json", ".proto", ".svelte", ".ts", ".lock", "")
+
+
+def test_every_module_has_a_docstring() -> None:
+    # Public names in src are held by ruff's D rules; tests and tools must at least say what they are about.
+    undocumented = [
+        m.path for below in ("src", "tests", "tools") for m in modules(below) if not ast.get_docstring(m.tree)
+    ]
+    assert undocumented == []
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    empty_names = {"utils", "util", "common", "misc", "helpers", "helper", "manager", "stuff"}
+    assert [m.path for m in modules("src") if Path(m.path).stem in empty_names] == []
+
+
+def test_no_work_is_left_as_a_note() -> None:
+    left = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in files(".py", ".rs", ".ts", ".svelte")
+        if path != Path(__file__)
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if re.search(r"\b(?:TODO|FIXME|XXX|HACK)\b", line)
+    ]
+    assert left == []
+
+
+def test_nothing_names_the_machine_it_was_written_on() -> None:
+    personal = re.compile(
+        rf"{re.escape(str(ROOT))}\b|{re.escape(str(Path.home()))}/\w|/home/(?!user\b|<)\w+/"
+    )
+    found = [
+        f"{path.relative_to(ROOT)}: {match.group()}"
+        for path in files(*_TEXT)
+        if path != Path(__file__) and (match := personal.search(path.read_text(errors="replace")))
+    ]
+    # `/root` is the home of root in every guest, so it says nothing when the tests run as root.
+    assert [line for line in found if Path.home() != Path("/root") or "/root/" not in line] == []
+
+
+def test_the_lock_of_python_packages_names_no_host() -> None:
+    assert "://" not in (ROOT / "requirements.lock").read_text()
+
+
+@pytest.mark.parametrize("page", files(".md"), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(), flags=re.DOTALL)
+    targets = [
+        target for target in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"[a-z]+:|#", target)
+    ]
+    assert [target for target in targets if not (page.parent / target.split("#")[0]).exists()] == []
+
+
+def _recipes() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_every_documented_make_recipe_exists() -> None:
+    missing = {
+        f"{page.relative_to(ROOT)}: make {recipe}"
+        for page in files(".md")
+        for recipe in re.findall(
+            r"`make ([a-z][a-z-]*)|^\s*(?:sudo )?make ([a-z][a-z-]*)", page.read_text(), re.MULTILINE
+        )
+        for recipe in filter(None, recipe)
+        if recipe not in _recipes()
+    }
+    assert missing == set()
+
+
+def test_every_make_recipe_is_listed_by_make_help() -> None:
+    described = set(re.findall(r"^([a-z][a-z-]*):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert described == _recipes()
+
+
+def test_every_fault_point_is_used_by_a_test() -> None:
+    points = {
+        name
+        for module in modules("src")
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "fault_point"
+        for name in [node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None]
+        if isinstance(name, str)
+    }
+    tests = "".join(path.read_text() for path in files(".py") if path.is_relative_to(ROOT / "tests"))
+    assert {point for point in points if point not in tests} == set()
