@@ -34,7 +34,6 @@ check: setup ## before every commit: format, lint, types, layering, fast tests
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/ruff check --quiet
 	$(BIN)/lint-imports --no-logo > build/imports.log || { cat build/imports.log; exit 1; }
-	$(BIN)/python tools/protos.py --check
 	cargo fmt --check --manifest-path rust/Cargo.toml --all
 	cargo clippy --manifest-path rust/Cargo.toml --locked --all-targets --quiet -- -D warnings
 	$(BIN)/pyright
