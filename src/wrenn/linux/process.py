@@ -32,7 +32,7 @@ class ProcessRef:
         """Whether this very process still runs."""
         return ProcessRef.of(self.pid) == self
 
-    def _open_pidfd(self) -> int | None:
+    def open_pidfd(self) -> int | None:
         """A pidfd of this very process, a zombie too, or None when it is gone. The caller closes it."""
         try:
             fd = os.pidfd_open(self.pid)
@@ -46,7 +46,7 @@ class ProcessRef:
 
     def kill(self) -> None:
         """Send SIGKILL; a process that is gone is fine."""
-        fd = self._open_pidfd()
+        fd = self.open_pidfd()
         if fd is None:
             return
         try:
@@ -57,7 +57,7 @@ class ProcessRef:
 
     async def wait_exit(self) -> None:
         """Return when the process has ended; reaps it if it is our child. Waits without limit: give a deadline."""
-        fd = self._open_pidfd()
+        fd = self.open_pidfd()
         if fd is None:
             return
         loop = asyncio.get_running_loop()
@@ -70,7 +70,7 @@ class ProcessRef:
             os.close(fd)
         # Only now: the leader of a process is a zombie before its last thread has ended, and cannot be reaped yet.
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, os.WNOHANG)
+            os.waitpid(self.pid, os.WNOHANG)  # noqa: ASYNC222 - does not block
 
 
 def _stat(pid: int) -> tuple[str, int] | None:
