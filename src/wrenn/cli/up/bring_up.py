@@ -7,9 +7,11 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from wrenn.base.errors import Conflict, Forbidden, InternalError, NotFound
+from wrenn.base.undo import Undo
 from wrenn.cli.settings import images_dir, read_env
 from wrenn.cli.up import database
 from wrenn.cli.up.daemons import end_of_log, running
@@ -19,6 +21,7 @@ from wrenn.cli.up.layout import Layout, write_private
 from wrenn.cli.up.options import Address
 from wrenn.cli.up.progress import Progress
 from wrenn.cli.up.services import AGENT, CONTROL, SUPERVISOR, agent_address, supervisor
+from wrenn.cli.up.take_down import stop_programs
 from wrenn.sdk import AuthenticationError, WrennError
 from wrenn.sdk.health import platform_version
 
@@ -46,6 +49,8 @@ class Platform:
 async def bring_up(layout: Layout, listen: Address, progress: Progress) -> Platform:
     """Make the platform run and answer, with a first user, team and key in `D/env`.
 
+    When that fails, or is cancelled, the programs that this call started are stopped again.
+
     Raises:
         Forbidden: not root.
         NotFound: a program is missing; the message has the command that installs it.
@@ -62,12 +67,15 @@ async def bring_up(layout: Layout, listen: Address, progress: Progress) -> Platf
             if known is not None and await _answers(layout, listen):
                 return Platform(listen.url, was_running=True)
         await _prepare(layout, progress)
-        with progress.step("Control plane and agent"):
-            if running(layout, SUPERVISOR) is None:
-                supervisor(layout.data_dir, listen).start(layout)
-            await _wait_ready(layout, listen)
-        with progress.step("First user, team and API key"):
-            await _ensure_key(layout, listen)
+        async with Undo() as undo:
+            with progress.step("Control plane and agent"):
+                if running(layout, SUPERVISOR) is None:
+                    supervisor(layout.data_dir, listen).start(layout)
+                    undo.push("stop the programs", partial(stop_programs, layout))
+                await _wait_ready(layout, listen)
+            with progress.step("First user, team and API key"):
+                await _ensure_key(layout, listen)
+            undo.keep()
     return Platform(listen.url, was_running=False)
 
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from typing import Annotated
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wrenn.base.errors import InternalError
 from wrenn.cli.images import DataDirOption
 from wrenn.cli.output import JsonOption, print_json
 from wrenn.cli.settings import data_dir
 from wrenn.cli.up.layout import Layout
 from wrenn.cli.up.options import ListenOption, parse_listen
+
+if TYPE_CHECKING:
+    from wrenn.cli.up.bring_up import Platform
 
 
 def up(
@@ -39,17 +44,21 @@ def up(
     from wrenn.cli.up.progress import Progress
 
     layout = Layout(data_dir(data_dir_))
-    platform = asyncio.run(bring_up(layout, parse_listen(listen), Progress()))
-    if json:
-        print_json({"url": platform.url, "env": layout.env, "was_running": platform.was_running})
-    else:
+    work = bring_up(layout, parse_listen(listen), Progress())
+
+    def report(platform: Platform) -> None:
+        if json:
+            print_json({"url": platform.url, "env": layout.env, "was_running": platform.was_running})
+            return
         sys.stdout.write("Already running.\n" if platform.was_running else "Running.\n")
         if demo:
             demonstrate(layout)
         say_what_next(layout, platform.url)
-    sys.stdout.flush()
+
     if foreground:
-        asyncio.run(_stay(layout))
+        asyncio.run(_in_foreground(layout, work, report))
+    else:
+        report(asyncio.run(work))
 
 
 def down(
@@ -72,19 +81,37 @@ def down(
     sys.stdout.write("Stopped.\n")
 
 
-async def _stay(layout: Layout) -> None:
-    """Wait for a signal or the supervisor's end, then end everything."""
+async def _in_foreground(
+    layout: Layout, work: Coroutine[None, None, Platform], report: Callable[[Platform], None]
+) -> None:
+    """Bring the platform up and stay until a signal or the supervisor's end; then end the programs.
+
+    Raises:
+        InternalError: the supervisor ended by itself.
+    """
     from wrenn.cli.up.daemons import running
     from wrenn.cli.up.services import SUPERVISOR
     from wrenn.cli.up.take_down import stop_programs
 
-    end = asyncio.Event()
+    asked = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, end.set)
-    chief = running(layout, SUPERVISOR)
-    if chief is not None:
-        waits = [asyncio.create_task(chief.wait_exit()), asyncio.create_task(end.wait())]
-        _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in pending:
-            wait.cancel()
-    await stop_programs(layout)
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+
+    async def stay() -> None:
+        platform = await work
+        await asyncio.to_thread(report, platform)
+        chief = running(layout, SUPERVISOR)
+        if chief is not None:
+            await chief.wait_exit()
+        raise InternalError(f"The supervisor ended; its log is {layout.log(SUPERVISOR)}.")
+
+    staying, ending = asyncio.create_task(stay()), asyncio.create_task(asked.wait())
+    try:
+        await asyncio.wait((staying, ending), return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done():
+            await staying
+    finally:
+        for task in (staying, ending):
+            task.cancel()
+        await asyncio.gather(staying, ending, return_exceptions=True)
+        await stop_programs(layout)

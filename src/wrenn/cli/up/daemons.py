@@ -46,8 +46,10 @@ class Daemon:
             ],
             setsid=True,
         )
-        # A program that ended already has no start time any more; pid 0 never lives.
-        process = ProcessRef.of(pid) or ProcessRef(pid, -1)
+        process = ProcessRef.of(pid)
+        if process is None:  # it has ended already; its log says why
+            os.waitpid(pid, 0)
+            return ProcessRef(pid, -1)
         record(layout.pid_file(self.name), process)
         return process
 
@@ -69,10 +71,15 @@ def running(layout: Layout, program: str) -> ProcessRef | None:
 
 async def stop(process: ProcessRef, *, timeout_s: float) -> bool:
     """Ask the process to end, and kill it when it has not after `timeout_s`. Returns whether it ended by itself."""
-    descriptor = process.open_pidfd()
-    if descriptor is None:
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
         return True
     try:
+        if (
+            not process.is_alive()
+        ):  # asked after opening: from here on the descriptor cannot mean another process
+            return True
         signal.pidfd_send_signal(descriptor, signal.SIGTERM)
     except ProcessLookupError:
         return True
