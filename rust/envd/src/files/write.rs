@@ -223,7 +223,12 @@ impl Sink {
     }
 
     async fn flush(&mut self) -> Result<(), FilesError> {
-        let Some(mut file) = self.file.take().filter(|_| !self.gathered.is_empty()) else { return Ok(()) };
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        // Only a worker that died can have kept the file.
+        let lost = || Fault::new("write", &self.path, std::io::Error::other("the file was given up"));
+        let mut file = self.file.take().ok_or_else(lost)?;
         let bytes = std::mem::take(&mut self.gathered);
         let done = tokio::task::spawn_blocking(move || {
             let outcome = file.write_all(&bytes);

@@ -16,7 +16,9 @@ use crate::paths;
 
 /// Where metadata given at upload is kept.
 pub const METADATA_PREFIX: &str = "user.e2b.";
-/// Longest list of attribute names read, and longest value.
+/// Room for the attribute names of nearly every file.
+const USUAL_ATTRIBUTES_BYTES: usize = 1024;
+/// Longest list of attribute names that Linux gives, and longest value.
 const MAX_ATTRIBUTES_BYTES: usize = 64 * 1024;
 
 fn file_type(about: &Metadata) -> FileType {
@@ -32,13 +34,15 @@ fn file_type(about: &Metadata) -> FileType {
 /// The metadata of a file; empty when it has none or the file system keeps none.
 pub fn metadata(path: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
-    let mut names = Vec::with_capacity(256);
-    let mut length = rustix::fs::listxattr(path, &mut [0_u8; 0]).unwrap_or(0);
-    if length == 0 || length > MAX_ATTRIBUTES_BYTES {
-        return found;
-    }
-    names.resize(length, 0);
-    length = rustix::fs::listxattr(path, &mut names[..]).unwrap_or(0);
+    let mut names = vec![0; USUAL_ATTRIBUTES_BYTES];
+    let listed = match rustix::fs::listxattr(path, &mut names[..]) {
+        Err(rustix::io::Errno::RANGE) => {
+            names.resize(MAX_ATTRIBUTES_BYTES, 0);
+            rustix::fs::listxattr(path, &mut names[..])
+        }
+        other => other,
+    };
+    let length = listed.unwrap_or(0);
     for name in names[..length].split(|b| *b == 0) {
         let Some(key) = std::str::from_utf8(name).ok().and_then(|n| n.strip_prefix(METADATA_PREFIX)) else { continue };
         let mut value = vec![0; MAX_ATTRIBUTES_BYTES];

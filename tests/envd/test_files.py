@@ -1,0 +1,203 @@
+"""`/files`: contents, streamed both ways."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from guest_kit import Answer, Envd
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to act as another user")
+TOKEN = "a secret of the test"  # noqa: S105
+
+
+def multipart(*parts: tuple[str | None, bytes], boundary: str = "XX") -> tuple[bytes, dict[str, str]]:
+    body = b""
+    for filename, content in parts:
+        name = f'; filename="{filename}"' if filename is not None else ""
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"{name}\r\n\r\n'
+        body += head.encode() + content + b"\r\n"
+    return body + f"--{boundary}--\r\n".encode(), {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+
+
+def post(envd: Envd, body: bytes | Iterator[bytes], headers: dict[str, str], **query: str) -> Answer:
+    return envd.request("POST", "/files", query=query, body=body, headers=headers)
+
+
+def test_a_file_comes_back_as_it_was_written(envd: Envd, place: Path) -> None:
+    content = os.urandom(3_000_000)
+    answer = envd.write(place / "deep/er/file.bin", content)
+    assert answer.json() == [
+        {"name": "file.bin", "path": str(place / "deep/er/file.bin"), "type": "file"},
+    ]
+    back = envd.read(place / "deep/er/file.bin")
+    assert back.body == content
+    assert back.headers["content-length"] == str(len(content))
+    assert 'filename="file.bin"' in back.headers["content-disposition"]
+    assert (place / "deep/er/file.bin").stat().st_mode & 0o777 == 0o644
+    assert (place / "deep/er").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_chunked_upload_needs_no_length(envd: Envd, place: Path) -> None:
+    parts = [os.urandom(70_000) for _ in range(40)]
+    headers = {"Content-Type": "application/octet-stream"}
+    assert post(envd, iter(parts), headers, path=str(place / "f")).status == 200
+    assert (place / "f").read_bytes() == b"".join(parts)
+
+
+def test_an_empty_file_has_the_length_zero(envd: Envd, place: Path) -> None:
+    assert envd.write(place / "empty", b"").status == 200
+    answer = envd.read(place / "empty")
+    assert (answer.status, answer.headers["content-length"]) == (200, "0")
+
+
+def test_a_file_is_overwritten_in_place(envd: Envd, place: Path) -> None:
+    file = place / "f"
+    file.write_text("a longer content than the next")
+    file.chmod(0o600)
+    inode = file.stat().st_ino
+    envd.write(file, b"short")
+    assert file.read_bytes() == b"short"
+    assert (file.stat().st_ino, file.stat().st_mode & 0o777) == (inode, 0o600)
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\r\n--XY\r", b"--XX--\r\n", b"\r\n--X", os.urandom(900_000)])
+def test_a_form_is_read_whatever_is_in_it(envd: Envd, place: Path, content: bytes) -> None:
+    body, headers = multipart((None, content))
+    assert post(envd, body, headers, path=str(place / "f")).status == 200
+    assert (place / "f").read_bytes() == content
+
+
+def test_a_form_names_many_files_with_their_directories(envd: Envd, place: Path) -> None:
+    files = {f"{place}/d{n}/f{n}": b"%d" % n for n in range(5)}
+    body, headers = multipart(*files.items())
+    answer = post(envd, iter([body[:37], body[37:200], body[200:]]), headers)
+    assert [e["path"] for e in answer.json()] == list(files)
+    for path, content in files.items():
+        assert Path(path).read_bytes() == content
+
+
+@pytest.mark.parametrize("form", [False, True])
+def test_a_packed_upload_is_unpacked(envd: Envd, place: Path, form: bool) -> None:
+    content = b"compress me " * 200_000
+    body, headers = multipart((None, content)) if form else (content, {})
+    answer = post(envd, gzip.compress(body), headers | {"Content-Encoding": "gzip"}, path=str(place / "f"))
+    assert answer.status == 200
+    assert (place / "f").read_bytes() == content
+
+
+def test_ranges_are_served(envd: Envd, place: Path) -> None:
+    (place / "f").write_bytes(b"0123456789")
+    (place / "big").write_bytes(bytes(1_000_000) + b"end")
+    part = envd.read(place / "f", {"Range": "bytes=2-4"})
+    assert (part.status, part.body, part.headers["content-range"]) == (206, b"234", "bytes 2-4/10")
+    assert envd.read(place / "big", {"Range": "bytes=-3"}).body == b"end"
+    assert envd.read(place / "f", {"Range": "bytes=10-"}).status == 416
+
+
+def test_files_of_the_kernel_are_read_to_their_end(envd: Envd) -> None:
+    assert b"MemTotal" in envd.read("/proc/meminfo").body
+
+
+def test_wrong_reads_are_told_apart(envd: Envd, place: Path) -> None:
+    os.mkfifo(place / "pipe")
+    missing = envd.read(place / "missing")
+    assert (missing.status, missing.json()["code"]) == (404, 404)
+    assert envd.read(place).status == 400
+    assert envd.read(place / "pipe").status == 400
+    assert envd.request("GET", "/files").status == 400
+    assert envd.read(place, {"Accept-Encoding": "identity;q=0, br"}).status == 406
+    answer = envd.request("GET", "/files", query={"path": "/etc/passwd", "username": "nobody-here"})
+    assert (answer.status, answer.json()["message"]) == (401, "invalid username: 'nobody-here'")
+
+
+def test_wrong_writes_are_told_apart(envd: Envd, place: Path) -> None:
+    os.mkfifo(place / "pipe")
+    (place / "file").touch()
+    assert envd.write(place, b"x").status == 400
+    assert envd.write(place / "pipe", b"x").status == 400
+    assert envd.write(place / "file/below", b"x").status == 400
+    assert envd.request("POST", "/files", body=b"x").status == 400
+    assert post(envd, b"no gzip", {"Content-Encoding": "gzip"}, path=str(place / "g")).status == 400
+    assert post(envd, b"--XX\r\nbroken", multipart()[1], path=str(place / "g")).status == 400
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file system to fill")
+@needs_root
+def test_a_full_disk_is_507(envd: Envd, place: Path) -> None:
+    envd.shell(f"mount -t tmpfs -o size=1m tmpfs {place}")
+    try:
+        answer = envd.write(place / "big", bytes(4 << 20))
+        assert answer.status == 507
+        assert "not enough disk space" in answer.json()["message"]
+    finally:
+        envd.shell(f"umount {place}")
+
+
+@needs_root
+def test_a_user_may_only_what_the_user_may(envd: Envd, place: Path) -> None:
+    (place / "closed").mkdir(mode=0o700)
+    (place / "closed/secret").write_text("x")
+
+    def status(method: str, path: Path | str) -> int:
+        query = {"path": str(path), "username": "nobody"}
+        return envd.request(method, "/files", query=query, body=b"x" if method == "POST" else None).status
+
+    assert status("POST", place / "closed/new") == 403
+    assert status("GET", place / "closed/secret") == 403
+    assert status("POST", "/root/x") == 403
+    assert status("GET", "/etc/shadow") == 403
+    assert status("GET", "/proc/self/fd/0") >= 400
+    assert status("POST", place / "d/own") == 200
+    assert ((place / "d/own").owner(), (place / "d").owner()) == ("nobody", "nobody")
+
+
+def test_metadata_is_kept_and_replaced(envd: Envd, place: Path) -> None:
+    file = str(place / "f")
+    probe = envd.write(file, b"x", **{"X-Metadata-Author": "me", "X-Metadata-Kind": "draft"})
+    if probe.status != 200:
+        pytest.skip("this file system keeps no attributes")
+    assert probe.json()[0]["metadata"] == {"author": "me", "kind": "draft"}
+
+    def kept() -> dict[str, str]:
+        entry = envd.call("filesystem.Filesystem/Stat", {"path": file}).json()["entry"]
+        return entry.get("metadata", {})
+
+    assert kept() == {"author": "me", "kind": "draft"}
+    envd.write(file, b"y")
+    assert kept() == {}
+    assert envd.write(file, b"x", **{"X-Metadata-A": "v" * 5000}).status == 400
+
+
+def sign(path: str, operation: str, expiration: int | None = None, user: str = "") -> dict[str, str]:
+    text = f"{path}:{operation}:{user}:{TOKEN}" + (f":{expiration}" if expiration is not None else "")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
+    query = {"path": path, "signature": "v1_" + digest}
+    if expiration is not None:
+        query["signature_expiration"] = str(expiration)
+    return query | ({"username": user} if user else {})
+
+
+def test_a_signature_stands_in_for_the_token(envd: Envd, place: Path) -> None:
+    assert envd.request("POST", "/init", body=b'{"accessToken":"%s"}' % TOKEN.encode()).status == 204
+    path = str(place / "f")
+    later = int(time.time()) + 60
+
+    def message(method: str, query: dict[str, str]) -> tuple[int, str]:
+        answer = envd.request(method, "/files", query=query, body=b"x" if method == "POST" else None)
+        return answer.status, "" if answer.status == 200 else answer.json()["message"]
+
+    assert message("POST", sign(path, "write", later))[0] == 200
+    assert message("GET", sign(path, "read"))[0] == 200
+    assert message("GET", sign(path, "read", user="root"))[0] == 200
+    assert message("GET", sign(path, "write")) == (401, "invalid signature")
+    assert message("GET", sign(path, "read", 1)) == (401, "signature is already expired")
+    assert message("GET", sign(path, "read", later) | {"signature_expiration": str(later + 1)})[0] == 401
+    assert message("GET", {"path": path})[0] == 401
