@@ -31,8 +31,8 @@ test: images ## run everything that this machine can, and say what it cannot
 	$(BIN)/pytest tests/unit tests/repo tests/contract tests/envd tests/integration tests/host tests/vm
 
 check: setup ## before every commit: format, lint, types, layering, fast tests
-	$(BIN)/ruff format --check --quiet
-	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --check --output-format concise --quiet
+	$(BIN)/ruff check --output-format concise --quiet
 	$(BIN)/lint-imports --no-logo > build/imports.log || { cat build/imports.log; exit 1; }
 	cargo fmt --check --manifest-path rust/Cargo.toml --all
 	cargo clippy --manifest-path rust/Cargo.toml --locked --all-targets --quiet -- -D warnings
