@@ -97,11 +97,17 @@ async def _after_update_if_needed(ask: Callable[[], Awaitable[_T]], *, doing: st
         return await ask()
     except CommandError:
         pass  # a fresh machine has no package lists, an old one has lists that name files long gone
+    update_failure: CommandError | None = None
     try:
-        await run(["apt-get", *_AS_ROOT, "--quiet", "update"], timeout_s=_FETCH_TIMEOUT_S)
+        update = ["apt-get", *_AS_ROOT, "-o", "APT::Update::Error-Mode=any", "--quiet", "update"]
+        await run(update, timeout_s=_FETCH_TIMEOUT_S)
+    except CommandError as error:
+        update_failure = error  # perhaps of a source that is not needed here
+    try:
         return await ask()
     except CommandError as error:
+        cause = update_failure or error
         raise Unavailable(
-            f"apt could not {doing}: {reason_of(error)} Check the network and /etc/apt, then try: sudo apt-get update",
-            context=error.context,
-        ) from error
+            f"apt could not {doing}: {reason_of(cause)} Check the network and /etc/apt, then try: sudo apt-get update",
+            context=cause.context,
+        ) from cause

@@ -21,7 +21,9 @@ from wrenn.storage.images.manifest import SCRATCH_PREFIX, sweep
 from wrenn.storage.images.recipe import load_recipe
 from wrenn.storage.images.template import build_template, load_template, resolve_versions
 
-_LOCK_FILE: Final = ".images.lock"
+_LOCK_FILE: Final = ".build-lock"
+"""In the folder of the kernels: data folders that share their images by links share the lock too."""
+
 _LOCK_TIMEOUT_S: Final = 3600.0
 _LOCK_RETRY_S: Final = 0.2
 
@@ -147,8 +149,9 @@ def _require_root_and_tools() -> None:
 @asynccontextmanager
 async def _build_lock(data_dir: Path, progress: Callable[[str], None]) -> AsyncGenerator[int]:
     """Hold the only right to build in `data_dir`; yields the lock's descriptor."""
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(data_dir / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    folder = data_dir / KERNELS
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         waiting = False
         try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias, cast
 
-from wrenn.base.errors import InvalidState, NotFound
+from wrenn.base.errors import Forbidden, InvalidState, NotFound
 from wrenn.base.faults import fault_point
 from wrenn.base.units import MIB
 from wrenn.linux.command import run
@@ -86,12 +86,17 @@ def read_manifest(path: Path, *, what: str) -> Manifest:
 
     Raises:
         NotFound: there is none.
+        Forbidden: this is not root.
         InvalidState: it is damaged or of another version.
     """
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise NotFound(f"The {what} is not built; {HOW_TO_BUILD}", context={"path": str(path)}) from error
+    except PermissionError as error:
+        raise Forbidden(
+            f"The {what} can be read by root only; run this with sudo.", context={"path": str(path)}
+        ) from error
     except ValueError as error:
         raise InvalidState(f"The manifest of the {what} is damaged; {HOW_TO_BUILD}") from error
     if not isinstance(content, dict) or cast(Manifest, content).get("format") != FORMAT:
