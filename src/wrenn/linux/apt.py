@@ -86,10 +86,11 @@ async def acquire_options() -> list[str]:
 
 
 def reason_of(error: CommandError) -> str:
-    """What a command of the apt family complained about: its last error line, as a sentence."""
+    """What a command of the apt family complained about, as a sentence: what it could not fetch, or its last error."""
     lines = str(error.context.get("stderr") or error.message).strip().splitlines()
-    complaints = [line for line in lines if line.startswith("E: ")] or lines
-    return complaints[-1].removeprefix("E: ").rstrip(".") + "."
+    not_fetched = [line for line in lines if "Failed to fetch" in line]
+    errors = [line for line in lines if line.startswith("E: ")]
+    return re.sub("^[EW]: ", "", (not_fetched[:1] or errors or lines)[-1]).strip().rstrip(".") + "."
 
 
 async def _after_update_if_needed(ask: Callable[[], Awaitable[_T]], *, doing: str) -> _T:
