@@ -53,6 +53,10 @@ def install_debian_packages() -> None:
     wanted: list[str] = list(PACKAGES)
     if importlib.util.find_spec("ensurepip") is None:  # Debian and Ubuntu split it off their Python
         wanted.append(f"python{sys.version_info.major}.{sys.version_info.minor}-venv")
+    if shutil.which("dpkg-query") is None:
+        fail(
+            "This is not Debian or Ubuntu (there is no dpkg-query): wrenn runs on Debian 12 and Ubuntu 24.04."
+        )
     query = subprocess.run(
         ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *wanted],
         capture_output=True, text=True, check=False,
@@ -88,8 +92,8 @@ def install_python() -> None:
         return
     python = VENV / "bin/python"
     uv = VENV / "bin/uv"
-    if not python.exists():
-        run("creating .venv", [sys.executable, "-m", "venv", str(VENV)])
+    if version_of(python) != sys.version:
+        run("creating .venv", [sys.executable, "-m", "venv", "--clear", str(VENV)])
     if not uv.exists():
         if (
             subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode
@@ -107,6 +111,19 @@ def install_python() -> None:
         [str(uv), "pip", "install", *target, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)],
     )
     STAMP.write_text(state.hexdigest())
+
+
+def version_of(python: Path) -> str | None:
+    """`sys.version` of another interpreter, or None when it does not run."""
+    if not python.exists():
+        return None
+    told = subprocess.run(
+        [python, "-c", "import sys; sys.stdout.write(sys.version)"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return told.stdout if told.returncode == 0 else None
 
 
 def locked(package: str) -> str:
