@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from guest_kit import Envd, binary
 
-from guest_kit import Envd
-
-BUILT = Path(__file__).parents[2] / "rust/target/x86_64-unknown-linux-gnu/release/envd"
 SDK_PORT = 49_983  # the SDK's debug mode knows no other
 STOP_S = 5.0
 
 
-def binary() -> Path:
-    """The program under test."""
-    path = Path(os.environ.get("WRENN_ENVD", str(BUILT)))
-    if not path.exists():
-        pytest.skip(f"{path} is not built: run `cargo build --release` in rust/")
-    return path
-
-
 @contextmanager
-def running(port: int) -> Iterator[Envd]:
+def running(port: int) -> Generator[Envd]:
     """A fresh agent on this port; 0: any."""
     command = [str(binary()), "serve", "--listen", f"127.0.0.1:{port}", "--root-is-me"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import os
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -13,10 +14,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import pytest
+
+BUILT = Path(__file__).parents[2] / "rust/target/x86_64-unknown-linux-gnu/release/envd"
 DEADLINE_S = 30.0
 END_FLAG = 0x02
 
 Json = dict[str, Any]
+
+
+def binary() -> Path:
+    """The program under test."""
+    path = Path(os.environ.get("WRENN_ENVD", str(BUILT)))
+    if not path.exists():
+        pytest.skip(f"{path} is not built: run `cargo build --release` in rust/")
+    return path
 
 
 @dataclass(frozen=True)
@@ -134,15 +146,11 @@ class Envd:
         own = {"X-Access-Token": self.token} if self.token else {}
         connection.request(method, url, body=body, headers=own | (headers or {}))
         response = connection.getresponse()
-        answer = Answer(
-            response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
-        )
+        answer = Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
         connection.close()
         return answer
 
-    def call(
-        self, method: str, message: Json | None = None, headers: dict[str, str] | None = None
-    ) -> Answer:
+    def call(self, method: str, message: Json | None = None, headers: dict[str, str] | None = None) -> Answer:
         """A unary call in JSON."""
         body = json.dumps(message or {}).encode()
         return self.request(
@@ -154,9 +162,7 @@ class Envd:
         connection = self._connect()
         own = {"X-Access-Token": self.token} if self.token else {}
         kind = {"Content-Type": "application/connect+json", "Connect-Protocol-Version": "1"}
-        connection.request(
-            "POST", "/" + method, body=pack(message), headers=kind | own | (headers or {})
-        )
+        connection.request("POST", "/" + method, body=pack(message), headers=kind | own | (headers or {}))
         return Stream(connection)
 
     def start(

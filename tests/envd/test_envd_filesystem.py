@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from guest_kit import END_FLAG, Answer, Envd, Json, basic
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to act as another user")

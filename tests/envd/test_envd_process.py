@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from guest_kit import Envd, Outcome, basic, pack
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to run as another user")
@@ -103,7 +102,10 @@ def test_the_list_holds_what_lives_and_nothing_else(envd: Envd) -> None:
     pid = stream.next()["event"]["start"]["pid"]
     (listed,) = envd.call("process.Process/List").json()["processes"]
     assert (listed["pid"], listed["tag"], listed["config"]["cmd"]) == (pid, "sleeper", "sleep")
-    assert envd.call("process.Process/SendSignal", {"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"}).status == 200
+    assert (
+        envd.call("process.Process/SendSignal", {"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"}).status
+        == 200
+    )
     assert stream.finish().end is not None
     assert envd.pids() == []
 
@@ -125,7 +127,9 @@ def test_a_process_is_found_by_tag_among_others(envd: Envd) -> None:
 
 def test_a_process_outlives_its_client_and_never_blocks_on_a_full_pipe(envd: Envd, tmp_path: Path) -> None:
     mark = tmp_path / "done"
-    stream = envd.start("/bin/sh", "-c", f"head -c 3000000 /dev/zero; sleep 0.3; head -c 3000000 /dev/zero; touch {mark}")
+    stream = envd.start(
+        "/bin/sh", "-c", f"head -c 3000000 /dev/zero; sleep 0.3; head -c 3000000 /dev/zero; touch {mark}"
+    )
     stream.next()
     stream.close()
     limit = time.monotonic() + 10
@@ -211,7 +215,9 @@ def test_streamed_input_keeps_its_order(envd: Envd) -> None:
     for part in parts:
         body += pack({"data": {"input": {"stdin": base64.b64encode(part).decode()}}})
     answer = envd.request(
-        "POST", "/process.Process/StreamInput", body=iter([body[:100], body[100:]]),
+        "POST",
+        "/process.Process/StreamInput",
+        body=iter([body[:100], body[100:]]),
         headers={"Content-Type": "application/connect+json"},
     )
     flags, length = struct.unpack(">BI", answer.body[:5])
@@ -236,7 +242,10 @@ def test_a_terminal_is_a_terminal_and_can_be_resized(envd: Envd) -> None:
     while b"24 80" not in outcome.pty:
         outcome.take(stream.next()["event"])
     selector = {"process": {"pid": outcome.pid}}
-    assert envd.call("process.Process/Update", selector | {"pty": {"size": {"cols": 132, "rows": 43}}}).status == 200
+    assert (
+        envd.call("process.Process/Update", selector | {"pty": {"size": {"cols": 132, "rows": 43}}}).status
+        == 200
+    )
     data = base64.b64encode(b"hello\n").decode()
     assert envd.call("process.Process/SendInput", selector | {"input": {"pty": data}}).status == 200
     stream.finish(outcome)
@@ -270,13 +279,18 @@ def test_an_unknown_signal_is_unimplemented(envd: Envd) -> None:
 def test_malformed_messages_are_invalid_arguments(envd: Envd) -> None:
     headers = {"Content-Type": "application/json"}
     assert envd.request("POST", "/process.Process/List", body=b"{", headers=headers).status == 400
-    assert envd.request("POST", "/process.Process/List", body=b"{}", headers={"Content-Type": "text/x"}).status == 415
+    assert (
+        envd.request("POST", "/process.Process/List", body=b"{}", headers={"Content-Type": "text/x"}).status
+        == 415
+    )
     assert envd.call("process.Process/NoSuchMethod").status == 501
 
 
 def test_a_message_over_the_limit_is_refused(envd: Envd) -> None:
     body = json.dumps({"process": {"cmd": "x" * (5 << 20)}}).encode()
-    answer = envd.request("POST", "/process.Process/List", body=body, headers={"Content-Type": "application/json"})
+    answer = envd.request(
+        "POST", "/process.Process/List", body=body, headers={"Content-Type": "application/json"}
+    )
     assert (answer.status, answer.json()["code"]) == (429, "resource_exhausted")
 
 

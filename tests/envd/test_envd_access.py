@@ -8,8 +8,7 @@ import socket
 import struct
 from pathlib import Path
 
-from conftest import binary
-from guest_kit import Envd, Json
+from guest_kit import Envd, Json, binary
 
 
 def init(envd: Envd, **body: object) -> int:
@@ -55,14 +54,29 @@ def test_init_sets_variables_user_and_directory(envd: Envd, place: Path) -> None
 
 
 def test_a_bad_init_changes_nothing(envd: Envd) -> None:
-    for body in ({"machineId": "x"}, {"entropy": "AA=="}, {"timestamp": "no"}, {"hostname": "a b"}, {"envVars": 7}):
+    for body in (
+        {"machineId": "x"},
+        {"entropy": "AA=="},
+        {"timestamp": "no"},
+        {"hostname": "a b"},
+        {"envVars": 7},
+    ):
         assert init(envd, **{"accessToken": "t"} | body) == 400
     assert envd.request("GET", "/envs").status == 200
 
 
 def test_metrics_tell_the_machine(envd: Envd) -> None:
     metrics = envd.request("GET", "/metrics").json()
-    names = {"ts", "cpu_count", "cpu_used_pct", "mem_total", "mem_used", "mem_cache", "disk_used", "disk_total"}
+    names = {
+        "ts",
+        "cpu_count",
+        "cpu_used_pct",
+        "mem_total",
+        "mem_used",
+        "mem_cache",
+        "disk_used",
+        "disk_total",
+    }
     assert names <= metrics.keys()
     assert 0 < metrics["mem_used"] < metrics["mem_total"]
 
@@ -87,7 +101,11 @@ def test_one_connection_serves_many_requests(envd: Envd) -> None:
 
 
 def test_nonsense_on_the_wire_hurts_nobody(envd: Envd) -> None:
-    for data in (b"\x00\xff" * 100, b"GET / HTTP/9.9\r\n\r\n", b"POST /files HTTP/1.1\r\nContent-Length: -1\r\n\r\n"):
+    for data in (
+        b"\x00\xff" * 100,
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST /files HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+    ):
         with socket.create_connection((envd.host, envd.port), timeout=5) as raw:
             raw.sendall(data)
             raw.recv(1000)

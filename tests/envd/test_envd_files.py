@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from guest_kit import Answer, Envd
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to act as another user")
-TOKEN = "a secret of the test"  # noqa: S105
+TOKEN = "a secret of the test"
 
 
 def multipart(*parts: tuple[str | None, bytes], boundary: str = "XX") -> tuple[bytes, dict[str, str]]:
@@ -24,7 +23,9 @@ def multipart(*parts: tuple[str | None, bytes], boundary: str = "XX") -> tuple[b
         name = f'; filename="{filename}"' if filename is not None else ""
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"{name}\r\n\r\n'
         body += head.encode() + content + b"\r\n"
-    return body + f"--{boundary}--\r\n".encode(), {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    return body + f"--{boundary}--\r\n".encode(), {
+        "Content-Type": f"multipart/form-data; boundary={boundary}"
+    }
 
 
 def post(envd: Envd, body: bytes | Iterator[bytes], headers: dict[str, str], **query: str) -> Answer:
@@ -68,7 +69,9 @@ def test_a_file_is_overwritten_in_place(envd: Envd, place: Path) -> None:
     assert (file.stat().st_ino, file.stat().st_mode & 0o777) == (inode, 0o600)
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"\r\n--XY\r", b"--XX--\r\n", b"\r\n--X", os.urandom(900_000)])
+@pytest.mark.parametrize(
+    "content", [b"", b"x", b"\r\n--XY\r", b"--XX--\r\n", b"\r\n--X", os.urandom(900_000)]
+)
 def test_a_form_is_read_whatever_is_in_it(envd: Envd, place: Path, content: bytes) -> None:
     body, headers = multipart((None, content))
     assert post(envd, body, headers, path=str(place / "f")).status == 200

@@ -1,5 +1,7 @@
 """The unmodified public SDK, in its debug mode: it speaks to a bare guest agent on port 49983."""
 
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import asyncio
@@ -7,11 +9,10 @@ import os
 import time
 from pathlib import Path
 
+import e2b
 import pytest
-
+from e2b.sandbox.filesystem.filesystem import WriteEntry
 from guest_kit import Envd
-
-e2b = pytest.importorskip("e2b")
 
 pytestmark = [
     pytest.mark.usefixtures("sdk_envd"),
@@ -21,23 +22,23 @@ pytestmark = [
 
 
 @pytest.fixture
-def sandbox(monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> e2b.Sandbox:
     monkeypatch.setenv("E2B_DEBUG", "true")
     return e2b.Sandbox.create()
 
 
-def test_a_command_runs(sandbox) -> None:  # noqa: ANN001
+def test_a_command_runs(sandbox: e2b.Sandbox) -> None:
     result = sandbox.commands.run("echo out; echo err >&2", user="root")
     assert (result.stdout, result.stderr, result.exit_code) == ("out\n", "err\n", 0)
 
 
-def test_a_failing_command_raises(sandbox) -> None:  # noqa: ANN001
+def test_a_failing_command_raises(sandbox: e2b.Sandbox) -> None:
     with pytest.raises(e2b.CommandExitException) as caught:
         sandbox.commands.run("exit 3", user="root")
     assert caught.value.exit_code == 3
 
 
-def test_a_timeout_raises_and_kills(sandbox, sdk_envd: Envd) -> None:  # noqa: ANN001
+def test_a_timeout_raises_and_kills(sandbox: e2b.Sandbox, sdk_envd: Envd) -> None:
     with pytest.raises(e2b.TimeoutException):
         sandbox.commands.run("sleep 30", user="root", timeout=1)
     deadline = time.monotonic() + 5
@@ -46,7 +47,7 @@ def test_a_timeout_raises_and_kills(sandbox, sdk_envd: Envd) -> None:  # noqa: A
         time.sleep(0.01)
 
 
-def test_a_background_command_is_followed_found_and_killed(sandbox) -> None:  # noqa: ANN001
+def test_a_background_command_is_followed_found_and_killed(sandbox: e2b.Sandbox) -> None:
     handle = sandbox.commands.run("echo begun; sleep 60", background=True, user="root")
     assert handle.pid in [p.pid for p in sandbox.commands.list()]
     again = sandbox.commands.connect(handle.pid)
@@ -58,14 +59,14 @@ def test_a_background_command_is_followed_found_and_killed(sandbox) -> None:  # 
     assert sandbox.commands.list() == []
 
 
-def test_input_reaches_a_command(sandbox) -> None:  # noqa: ANN001
+def test_input_reaches_a_command(sandbox: e2b.Sandbox) -> None:
     handle = sandbox.commands.run("cat", background=True, stdin=True, user="root")
     sandbox.commands.send_stdin(handle.pid, "hello")
     sandbox.commands.close_stdin(handle.pid)
     assert handle.wait().stdout == "hello"
 
 
-def test_a_terminal_speaks(sandbox) -> None:  # noqa: ANN001
+def test_a_terminal_speaks(sandbox: e2b.Sandbox) -> None:
     seen: list[bytes] = []
     handle = sandbox.pty.create(e2b.PtySize(rows=24, cols=80), user="root")
     sandbox.pty.send_stdin(handle.pid, b"echo $((20+22)); exit\n")
@@ -73,7 +74,7 @@ def test_a_terminal_speaks(sandbox) -> None:  # noqa: ANN001
     assert b"42" in b"".join(seen)
 
 
-def test_files_are_written_read_listed_moved_and_removed(sandbox, place: Path) -> None:  # noqa: ANN001
+def test_files_are_written_read_listed_moved_and_removed(sandbox: e2b.Sandbox, place: Path) -> None:
     root = str(place)
     files = sandbox.files
     files.write(f"{root}/a/b.txt", "text", user="root")
@@ -93,19 +94,21 @@ def test_files_are_written_read_listed_moved_and_removed(sandbox, place: Path) -
     assert (info.size, info.permissions) == (4, "-rw-r--r--")
 
 
-def test_many_files_go_in_one_call(sandbox, place: Path) -> None:  # noqa: ANN001
-    from e2b.sandbox.filesystem.filesystem import WriteEntry
-
+def test_many_files_go_in_one_call(sandbox: e2b.Sandbox, place: Path) -> None:
     entries = [WriteEntry(path=f"{place}/n/{n}", data=str(n)) for n in range(10)]
     assert len(sandbox.files.write_files(entries, user="root")) == 10
     assert (place / "n/7").read_text() == "7"
 
 
-def test_a_directory_is_watched(sandbox, place: Path) -> None:  # noqa: ANN001
+def test_a_directory_is_watched(sandbox: e2b.Sandbox, place: Path) -> None:
     handle = sandbox.files.watch_dir(str(place), recursive=True, user="root")
     sandbox.files.write(f"{place}/f", "x", user="root")
     kinds = [e.type for e in handle.get_new_events()]
-    assert kinds == [e2b.FilesystemEventType.CREATE, e2b.FilesystemEventType.CHMOD, e2b.FilesystemEventType.WRITE]
+    assert kinds == [
+        e2b.FilesystemEventType.CREATE,
+        e2b.FilesystemEventType.CHMOD,
+        e2b.FilesystemEventType.WRITE,
+    ]
     handle.stop()
 
 
