@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import os
 import shutil
 import signal
 import socket
 import stat
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 import uvicorn
+from sdk_clients import Platform
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -198,15 +199,26 @@ class Contract:
 
 
 @pytest.fixture
-async def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
-    """The URL of a live platform; the environment names it and its key."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(Contract(tmp_path).app, log_level="warning", lifespan="off"))
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    monkeypatch.setenv("WRENN_BASE_URL", url)
-    monkeypatch.setenv("WRENN_API_KEY", KEY)
-    yield url
-    server.should_exit = True
-    with contextlib.suppress(asyncio.CancelledError):
+async def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Platform]:
+    """A live platform, named by the environment too.
+
+    `WRENN_CONTRACT_URL` and `WRENN_CONTRACT_KEY` hold the suite against a real one; else it is `Contract` of this file.
+    """
+    async with AsyncExitStack() as stack:
+        url, key = os.environ.get("WRENN_CONTRACT_URL"), os.environ.get("WRENN_CONTRACT_KEY", KEY)
+        if url is None:
+            url = await stack.enter_async_context(served(Contract(tmp_path).app))
+        monkeypatch.setenv("WRENN_BASE_URL", url)
+        monkeypatch.setenv("WRENN_API_KEY", key)
+        yield Platform(url, key)
+
+
+@asynccontextmanager
+async def served(app: Starlette) -> AsyncGenerator[str]:
+    """Serve an application on a free port; gives its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
         await serving

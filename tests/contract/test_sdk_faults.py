@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
-from clients import CLIENTS, Client
+from sdk_clients import CLIENTS, Client
 
 from wrenn import (
     CapacityError,

@@ -13,7 +13,6 @@ from wrenn.cli.up.options import parse_listen
 from wrenn.cli.up.progress import Progress
 from wrenn.cli.up.services import SUPERVISOR, services, supervisor
 from wrenn.cli.up.supervisor import stop_daemon
-from wrenn.network import release_block
 from wrenn.sdk import AsyncSandbox, WrennError
 
 
@@ -62,6 +61,8 @@ async def stop_programs(layout: Layout) -> None:
 
 
 async def _purge(layout: Layout) -> None:
+    from wrenn.network import release_block
+
     # Without their journals the sandboxes have no owner, so that the doctor removes what is left of them.
     shutil.rmtree(layout.data_dir / "sandboxes", ignore_errors=True)
     await fix_leftovers(layout.data_dir)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from wrenn import AsyncSandbox, Sandbox
@@ -24,6 +25,14 @@ async def _gathered(stream: Any) -> list[bytes]:
     if hasattr(stream, "__aiter__"):
         return [chunk async for chunk in stream]
     return await asyncio.to_thread(lambda: list[bytes](stream))
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A live platform and a key of it."""
+
+    url: str
+    key: str
 
 
 class Process:

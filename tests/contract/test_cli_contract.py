@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from sdk_clients import Platform
 
 pytestmark = pytest.mark.usefixtures("platform")
 
@@ -46,10 +47,10 @@ async def test_a_sandbox_is_created_listed_and_removed() -> None:
     info = json.loads(created.out)
     assert info["vcpus"] == 2
     listed = json.loads((await wrenn("list", "--json")).out)
-    assert [one["id"] for one in listed] == [info["id"]]
+    assert info["id"] in [one["id"] for one in listed]
     assert info["id"].encode() in (await wrenn("list")).out
     assert (await wrenn("rm", info["id"])).code == 0
-    assert json.loads((await wrenn("list", "--json")).out) == []
+    assert info["id"].encode() not in (await wrenn("list", "--json")).out
 
 
 async def test_exec_passes_output_and_exit_code_through(box: str) -> None:
@@ -81,7 +82,7 @@ async def test_a_file_is_copied_in_and_out(box: str, tmp_path: Path) -> None:
     assert (await wrenn("cp", f"{box}:/tmp/copy", str(tmp_path / "into"))).code == 0
     assert (tmp_path / "into/copy").read_bytes() == source.read_bytes()
     assert (await wrenn("cp", "source", f"{box}:/tmp/", cwd=tmp_path)).code == 0
-    assert json.loads((await wrenn("exec", "--json", box, "ls tmp")).out)["exit_code"] == 0
+    assert json.loads((await wrenn("exec", "--json", box, "ls /tmp")).out)["exit_code"] == 0
 
 
 async def test_a_copy_that_fails_leaves_the_target_alone(box: str, tmp_path: Path) -> None:
@@ -131,15 +132,15 @@ async def test_without_a_key_the_message_says_how_to_get_one(
 
 
 async def test_credentials_come_from_the_data_folder(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, platform: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, platform: Platform
 ) -> None:
     (tmp_path / "env").write_text(
-        f"WRENN_BASE_URL={platform}\nWRENN_API_KEY=wrn_test\nexport WRENN_BASE_URL WRENN_API_KEY\n"
+        f"WRENN_BASE_URL={platform.url}\nWRENN_API_KEY={platform.key}\nexport WRENN_BASE_URL WRENN_API_KEY\n"
     )
     monkeypatch.delenv("WRENN_API_KEY")
     monkeypatch.delenv("WRENN_BASE_URL")
     monkeypatch.setenv("WRENN_DATA_DIR", str(tmp_path))
-    assert (await wrenn("list", "--json")).out == b"[]\n"
+    assert (await wrenn("list", "--json")).code == 0
 
 
 async def test_a_platform_that_is_away_has_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import io
 from collections.abc import AsyncIterator
 
 import pytest
-from clients import CLIENTS, Box, Client
+from sdk_clients import CLIENTS, Box, Client
 
 from wrenn import (
     AuthenticationError,
