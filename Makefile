@@ -4,6 +4,8 @@
 DATA_DIR ?= /var/lib/wrenn
 PYTHON ?= python3
 BIN := .venv/bin
+# In order of speed.
+SUITES := $(wildcard $(addprefix tests/,unit repo contract envd integration host vm))
 
 export WRENN_IMAGES_DIR ?= $(DATA_DIR)
 export PYTHONUNBUFFERED := 1
@@ -28,7 +30,7 @@ down: ## stop the platform
 
 test: images ## run everything that this machine can, and say what it cannot
 	cargo test --manifest-path rust/Cargo.toml --locked --quiet
-	$(BIN)/pytest tests/unit tests/repo tests/contract tests/envd tests/integration tests/host tests/vm
+	$(BIN)/pytest $(SUITES)
 
 check: setup ## before every commit: format, lint, types, layering, fast tests
 	$(BIN)/ruff format --check --output-format concise --quiet
