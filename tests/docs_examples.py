@@ -18,7 +18,8 @@ class Example:
     """All runnable blocks of one language on one page, as one program: blocks of a page follow one another.
 
     A shell program stops at its first failing line (`set -e`); what only one line needs is not set. Run it with
-    `WRENN_BASE_URL` and `WRENN_API_KEY` of a live platform; `/var/lib/wrenn/env` in it stands for that platform's `env`.
+    `WRENN_BASE_URL`, `WRENN_API_KEY` and `WRENN_DATA_DIR` of a live platform; `/var/lib/wrenn/env` in it stands for that
+    platform's `env`.
     """
 
     page: str

@@ -8,40 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Final
 
 import httpx2
 
+from wrenn.sdk._messages import Answer, Request
 from wrenn.sdk.errors import ConnectionFailedError, DeadlineExceededError, InvalidRequestError
 from wrenn.sdk.settings import ClientSettings
 
 CONNECT_TIMEOUT_S: Final = 5.0
 """Longest for a connection to stand; a platform that needs more is not there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to send. `path` begins with `/v1`; `content` may be an iterator, which is then streamed."""
-
-    method: str
-    path: str
-    params: Mapping[str, str] = field(default_factory=dict[str, str])
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    json: object = None
-    content: bytes | Iterable[bytes] | AsyncIterable[bytes] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back, whole."""
-
-    status: int
-    request_id: str | None
-    body: bytes
 
 
 @contextmanager
@@ -125,7 +105,7 @@ class AsyncTransport:
             message = pool.build_request(
                 request.method,
                 self._settings.base_url + request.path,
-                params=request.params or None,
+                params=request.params,
                 headers=request.headers,
                 json=request.json,
                 content=request.content,
@@ -176,15 +156,17 @@ class Transport:
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
         self._client: httpx2.Client | None = None
+        self._client_lock = threading.Lock()
 
     def _pool(self) -> httpx2.Client:
-        if self._client is None:
-            self._client = httpx2.Client(
-                headers=_headers(self._settings),
-                verify=_tls(self._settings),
-                trust_env=not self._settings.is_local,
-            )
-        return self._client
+        with self._client_lock:
+            if self._client is None:
+                self._client = httpx2.Client(
+                    headers=_headers(self._settings),
+                    verify=_tls(self._settings),
+                    trust_env=not self._settings.is_local,
+                )
+            return self._client
 
     def open(self, request: Request, *, idle_timeout_s: float) -> Stream:
         """Send the request and return with the answer's head; no wait on the wire is longer than `idle_timeout_s`."""
@@ -196,7 +178,7 @@ class Transport:
             message = pool.build_request(
                 request.method,
                 self._settings.base_url + request.path,
-                params=request.params or None,
+                params=request.params,
                 headers=request.headers,
                 json=request.json,
                 content=request.content,
@@ -224,6 +206,7 @@ class Transport:
 
     def close(self) -> None:
         """Close idle connections; the next request opens new ones."""
-        client, self._client = self._client, None
+        with self._client_lock:
+            client, self._client = self._client, None
         if client is not None:
             client.close()

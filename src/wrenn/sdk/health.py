@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wrenn.base.secrets import Secret
+from wrenn.sdk._messages import Request
 from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk.errors import UnavailableError
 from wrenn.sdk.settings import ClientSettings
@@ -14,7 +15,7 @@ async def platform_version(base_url: str, *, timeout_s: float) -> str:
     Raises:
         WrennError: it does not answer, or is not well.
     """
-    from wrenn.sdk._http import AsyncTransport, Request  # noqa: PLC0415 - slow to import, see AsyncApi
+    from wrenn.sdk._http import AsyncTransport  # noqa: PLC0415 - slow to import, see AsyncApi
 
     transport = AsyncTransport(ClientSettings(Secret(""), base_url.rstrip("/"), timeout_s))
     try:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from urllib.parse import quote
 
 from wrenn.sdk._aio import sleep
+from wrenn.sdk._messages import Answer, Request
 from wrenn.sdk._parse import json_of
 from wrenn.sdk._retry import PAUSES_S, jittered, may_repeat
 from wrenn.sdk.errors import UnexpectedAnswerError, WrennError, error_for
 from wrenn.sdk.settings import ClientSettings
 
 if TYPE_CHECKING:
-    from wrenn.sdk._http import Answer, AsyncStream, Request
+    from wrenn.sdk._http import AsyncStream
 
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ class AsyncApi:
         Raises:
             WrennError: of the class that fits the answer.
         """
-        request = _request(method, path, params=params, headers=headers, json=json, content=content)
+        request = Request(method, path, params=params, headers=headers, json=json, content=content)
 
         async def attempt(left_s: float) -> Answer:
             answer = await self._transport.exchange(request, timeout_s=left_s)
@@ -62,13 +63,13 @@ class AsyncApi:
 
     async def upload(self, path: str, content: AsyncIterable[bytes], *, content_type: str) -> None:
         """Stream a body to the platform. Only the pauses within it are limited in time, not the whole."""
-        request = _request("POST", path, headers={"Content-Type": content_type}, content=content)
+        request = Request("POST", path, headers={"Content-Type": content_type}, content=content)
         stream = await self._opened(request)
         await stream.close()
 
     async def download(self, path: str, json: object) -> AsyncIterator[bytes]:
         """Stream an answer's body from the platform. Only the pauses within it are limited in time, not the whole."""
-        stream = await self._opened(_request("POST", path, json=json))
+        stream = await self._opened(Request("POST", path, json=json))
         try:
             async for chunk in stream.chunks():
                 yield chunk
@@ -98,12 +99,6 @@ class AsyncApi:
 def path_of(*parts: str) -> str:
     """The URL path `/v1/sandboxes/…`, each part escaped."""
     return "/".join(["/v1/sandboxes", *(quote(part, safe="") for part in parts)])
-
-
-def _request(method: str, path: str, **parts: object) -> Request:
-    from wrenn.sdk._http import Request  # noqa: PLC0415 - see AsyncApi
-
-    return Request(method, path, **{k: v for k, v in parts.items() if v is not None})  # type: ignore[arg-type]
 
 
 async def _repeated(attempt: Callable[[float], Awaitable[T]], *, repeatable: bool, timeout_s: float) -> T:

@@ -1,0 +1,27 @@
+"""One request and one answer, without the HTTP client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to send. `path` begins with `/v1`; `content` may be an iterator, which is then streamed."""
+
+    method: str
+    path: str
+    params: Mapping[str, str] | None = None
+    headers: Mapping[str, str] | None = None
+    json: object = None
+    content: bytes | Iterable[bytes] | AsyncIterable[bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back, whole."""
+
+    status: int
+    request_id: str | None
+    body: bytes
