@@ -91,7 +91,7 @@ def _check_machine() -> None:
 
 async def _prepare(layout: Layout, progress: Progress) -> None:
     from wrenn.control.db.migrate import migrate
-    from wrenn.control.hosts.pki import ensure_pki
+    from wrenn.control.hosts import ensure_pki
     from wrenn.storage.images import ensure_images
 
     with progress.step("Guest kernel and template"):
