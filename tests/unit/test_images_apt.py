@@ -16,7 +16,10 @@ from wrenn.linux.command import CommandError
             "Failed to fetch http://m/InRelease  Could not connect.",
         ),
         ("WARNING: no stable CLI\nE: Unable to locate package x\n", "Unable to locate package x."),
-        ("I: progress\nE: first\nE: You don't have enough free space.\n", "You don't have enough free space."),
+        (
+            "I: progress\nE: first\nE: You don't have enough free space.\n",
+            "You don't have enough free space.",
+        ),
         ("something else", "something else."),
         ("", "The host command apt-get failed."),
     ],
