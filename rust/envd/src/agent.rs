@@ -59,6 +59,8 @@ pub struct Agent {
     pub watchers: Watchers,
     /// Processor times of the last look.
     pub cpu_clock: CpuClock,
+    /// Held while the files that name this machine are written, after `/init` was answered: see [`Self::named`].
+    pub naming: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Takes a lock whether or not another holder panicked: every holder leaves a whole value.
@@ -77,12 +79,19 @@ impl Agent {
             enclosures: Enclosures::default(),
             watchers: Watchers::default(),
             cpu_clock: CpuClock::default(),
+            naming: Arc::default(),
         })
     }
 
     /// What the host told.
     pub fn settings(&self) -> MutexGuard<'_, Settings> {
         lock(&self.settings)
+    }
+
+    /// Returns once `/etc/hostname` and its like are what `/init` said. Whoever looks at files waits for it; `/init`
+    /// itself does not, because a write to the disk is most of its time in a machine that was just restored.
+    pub async fn named(&self) {
+        drop(self.naming.lock().await);
     }
 
     /// Whether user programs may run.

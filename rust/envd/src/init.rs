@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use http::{Request, Response, StatusCode};
@@ -131,12 +132,25 @@ fn apply(plan: &Plan) -> Result<(), InitError> {
         rustix::time::clock_settime(ClockId::Realtime, time).map_err(|e| step("set the clock")(e.into()))?;
     }
     if let Some(name) = &plan.hostname {
-        set_hostname(name).map_err(step("set the host name"))?;
-    }
-    if let Some(id) = &plan.machine_id {
-        set_machine_id(id).map_err(step("set the machine id"))?;
+        rustix::system::sethostname(name.as_bytes()).map_err(|e| step("set the host name")(e.into()))?;
     }
     Ok(())
+}
+
+/// Writes the files that say the machine's names; other requests wait for the end of it in [`Agent::named`].
+async fn write_names(agent: &Agent, plan: Plan) {
+    let naming = Arc::clone(&agent.naming).lock_owned().await;
+    tokio::task::spawn_blocking(move || {
+        let hostname = plan.hostname.as_deref().map_or(Ok(()), write_hostname);
+        let machine_id = plan.machine_id.as_deref().map_or(Ok(()), write_machine_id);
+        for (what, written) in [("host name", hostname), ("machine id", machine_id)] {
+            if let Err(error) = written {
+                // A read-only image keeps its own files; the kernel has the name all the same.
+                eprintln!("envd: init: write the {what}: {error}");
+            }
+        }
+        drop(naming);
+    });
 }
 
 /// Replaces the file, not what a link at its place leads to. Not synced: the disk is a copy that lives with the guest.
@@ -147,8 +161,7 @@ fn write_own(path: &str, text: &str) -> io::Result<()> {
     fs::write(path, text)
 }
 
-fn set_hostname(name: &str) -> io::Result<()> {
-    rustix::system::sethostname(name.as_bytes())?;
+fn write_hostname(name: &str) -> io::Result<()> {
     if !Path::new("/etc").is_dir() {
         return Ok(());
     }
@@ -172,7 +185,7 @@ fn hosts_with(hosts: &str, name: &str) -> String {
     text
 }
 
-fn set_machine_id(id: &str) -> io::Result<()> {
+fn write_machine_id(id: &str) -> io::Result<()> {
     let text = format!("{id}\n");
     if Path::new("/etc").is_dir() {
         write_own("/etc/machine-id", &text)?;
@@ -202,10 +215,13 @@ pub async fn answer(agent: &Agent, request: Request<Incoming>) -> Response<Body>
             if agent.mode == Mode::Pid1 {
                 apply(&plan)?;
             }
-            Ok(request)
+            Ok((plan, request))
         });
     match outcome {
-        Ok(request) => {
+        Ok((plan, request)) => {
+            if agent.mode == Mode::Pid1 {
+                write_names(agent, plan).await;
+            }
             remember(agent, request);
             reply::empty(StatusCode::NO_CONTENT)
         }

@@ -20,6 +20,9 @@ pub async fn answer(agent: Arc<Agent>, request: Request<Incoming>, ends: Ends) -
     if let Err(refusal) = access::check(&agent, &method, &path, request.headers(), ends) {
         return refusal;
     }
+    if !matches!(path.as_str(), "/health" | "/init") {
+        agent.named().await;
+    }
     if let Some(name) = path.strip_prefix("/process.Process/") {
         return process_call(&agent, &method, name, request).await;
     }

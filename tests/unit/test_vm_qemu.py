@@ -1,0 +1,134 @@
+"""The command line, and the control protocol against a VMM that may be hostile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from wrenn.vm import Shape
+from wrenn.vm.qemu import command_line
+from wrenn.vm.qemu.command_line import Descriptors
+from wrenn.vm.qemu.qmp import Qmp, QmpError
+
+FDS = Descriptors(qmp_listener=3, tap=4, memory=5, disk_layers=(6, 7, 8), state=9)
+
+
+def test_boot_and_restore_have_the_same_devices() -> None:
+    def devices(argv: list[str]) -> list[str]:
+        return [
+            argv[i + 1]
+            for i, word in enumerate(argv)
+            if word in ("-device", "-machine", "-cpu", "-m", "-smp")
+        ]
+
+    restore = command_line.build(accelerator="tcg", shape=Shape(2, 512), fds=FDS)
+    boot_fds = Descriptors(
+        qmp_listener=3, tap=4, memory=5, disk_layers=(6, 7), kernel=10, initramfs=11, console=12
+    )
+    boot = command_line.build(accelerator="tcg", shape=Shape(2, 512), fds=boot_fds, kernel_args="quiet")
+    assert devices(restore) == devices(boot)
+
+
+def test_a_sandbox_can_neither_write_its_base_nor_fill_the_disk_with_its_console() -> None:
+    argv = command_line.build(accelerator="tcg", shape=Shape(1, 256), fds=FDS)
+    assert any("share=off" in word for word in argv)
+    assert any(word.startswith("ringbuf,id=console") for word in argv)
+    layers = [word for word in argv if "driver=file" in word]
+    assert [("read-only=on" in layer) for layer in layers] == [True, True, False]
+
+
+def test_no_path_of_the_host_is_on_the_command_line() -> None:
+    argv = command_line.build(accelerator="tcg", shape=Shape(1, 256), fds=FDS)
+    paths = [part for word in argv[1:] for part in word.replace("=", ",").split(",") if part.startswith("/")]
+    assert all(path.startswith(("/proc/self/fd/", "/dev/fdset/")) for path in paths)
+
+
+def test_confinement_is_on() -> None:
+    argv = command_line.build(accelerator="kvm", shape=Shape(1, 256), fds=FDS)
+    sandbox = argv[argv.index("-sandbox") + 1]
+    assert sandbox == "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\n'
+
+
+@asynccontextmanager
+async def vmm(path: Path, serve: Serve) -> AsyncGenerator[None]:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(GREETING)
+            await reader.readline()
+            writer.write(b'{"return": {}}\n')
+            await serve(reader, writer)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_unix_server(handle, path)
+    try:
+        yield
+    finally:
+        server.close()
+
+
+async def test_events_between_command_and_answer_are_passed_over(tmp_path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        command = json.loads(await reader.readline())["execute"]
+        writer.write(b'{"event": "STOP"}\n' + json.dumps({"return": command}).encode() + b"\n")
+
+    async with vmm(tmp_path / "q", serve):
+        qmp = await Qmp.connect(tmp_path / "q")
+        assert await qmp.execute("query-status") == "query-status"
+        qmp.close()
+
+
+async def test_a_refusal_names_the_command_and_keeps_the_detail_inside(tmp_path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b'{"error": {"class": "GenericError", "desc": "/secret/path"}}\n')
+
+    async with vmm(tmp_path / "q", serve):
+        qmp = await Qmp.connect(tmp_path / "q")
+        with pytest.raises(QmpError) as raised:
+            await qmp.execute("stop")
+        assert "stop" in raised.value.message
+        assert "/secret" not in raised.value.message
+        qmp.close()
+
+
+async def test_a_vmm_that_does_not_answer_meets_the_deadline(tmp_path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with vmm(tmp_path / "q", serve):
+        qmp = await Qmp.connect(tmp_path / "q")
+        with pytest.raises(QmpError):
+            await qmp.execute("stop", timeout_s=0.1)
+
+
+@pytest.mark.parametrize(
+    "line", [b"x" * 3_000_000, b"no json\n", b""], ids=["endless line", "no json", "closed"]
+)
+async def test_nonsense_is_an_error(tmp_path: Path, line: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(line)
+        await writer.drain()
+
+    async with vmm(tmp_path / "q", serve):
+        qmp = await Qmp.connect(tmp_path / "q")
+        with pytest.raises(QmpError):
+            await qmp.execute("stop", timeout_s=5)
+        qmp.close()
+
+
+async def test_nobody_at_the_socket_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(QmpError):
+        await Qmp.connect(tmp_path / "none")
