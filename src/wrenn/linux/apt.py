@@ -20,6 +20,18 @@ _T = TypeVar("_T")
 _AS_ROOT: Final = ("-o", "APT::Sandbox::User=root")
 
 
+async def update() -> CommandError | None:
+    """Fetch the package lists anew; returns what failed, which may be a source that nobody needs here."""
+    try:
+        await run(
+            ["apt-get", *_AS_ROOT, "-o", "APT::Update::Error-Mode=any", "--quiet", "update"],
+            timeout_s=_FETCH_TIMEOUT_S,
+        )
+    except CommandError as error:
+        return error
+    return None
+
+
 async def dependencies(package: str) -> list[str]:
     """The packages that `package` depends on, by name; fetches the package lists when it is not in them.
 
@@ -98,12 +110,7 @@ async def _after_update_if_needed(ask: Callable[[], Awaitable[_T]], *, doing: st
         return await ask()
     except CommandError:
         pass  # a fresh machine has no package lists, an old one has lists that name files long gone
-    update_failure: CommandError | None = None
-    try:
-        update = ["apt-get", *_AS_ROOT, "-o", "APT::Update::Error-Mode=any", "--quiet", "update"]
-        await run(update, timeout_s=_FETCH_TIMEOUT_S)
-    except CommandError as error:
-        update_failure = error  # perhaps of a source that is not needed here
+    update_failure = await update()
     try:
         return await ask()
     except CommandError as error:

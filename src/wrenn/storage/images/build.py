@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from wrenn.base.errors import DeadlineExceeded, Forbidden, InvalidState, NotFound
+from wrenn.linux import apt
 from wrenn.storage.images.distributions import Distribution, this_distribution
 from wrenn.storage.images.images import INITRAMFS, KERNELS, TEMPLATES, Images, load_images
 from wrenn.storage.images.initramfs import build_initramfs, envd_digest, load_initramfs
@@ -115,7 +116,10 @@ async def _ensure_kernel(
 ) -> Kernel:
     """The kernel in use if it is whole, else the newest."""
     kernels = data_dir / KERNELS
-    if not refresh:
+    if refresh:
+        progress("fetching the package lists")
+        await apt.update()
+    else:
         try:
             return load_kernel(kernels, load_initramfs(data_dir / INITRAMFS).kernel_version)
         except (NotFound, InvalidState):
