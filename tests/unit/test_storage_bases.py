@@ -56,18 +56,22 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda base: flip(base.state),
-        lambda base: flip(base.disk),
-        lambda base: os.truncate(base.empty_disk, 10),
-        lambda base: os.truncate(base.memory, MIB),
-        lambda base: base.state.unlink(),
-        lambda base: (base.directory / "manifest.json").write_text("{"),
-        lambda base: (base.directory / "manifest.json").write_text('{"format": 99, "key": "k"}'),
-    ],
-)
+def remove_state(base: bases.Base) -> None:
+    base.state.unlink()
+
+
+DAMAGE: list[Callable[[bases.Base], object]] = [
+    lambda base: flip(base.state),
+    lambda base: flip(base.disk),
+    lambda base: os.truncate(base.empty_disk, 10),
+    lambda base: os.truncate(base.memory, MIB),
+    remove_state,
+    lambda base: (base.directory / "manifest.json").write_text("{"),
+    lambda base: (base.directory / "manifest.json").write_text('{"format": 99, "key": "k"}'),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_base_is_refused(tmp_path: Path, damage: Callable[[bases.Base], object]) -> None:
     damage(published(tmp_path))
     with pytest.raises(bases.DamagedBase):

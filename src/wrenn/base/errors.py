@@ -130,6 +130,12 @@ class Unavailable(WrennError):
     retryable = True
 
 
+class DatabaseUnavailable(Unavailable):
+    """PostgreSQL does not answer now. Running sandboxes are not disturbed."""
+
+    code = "database_unavailable"
+
+
 class DeadlineExceeded(WrennError):
     """The work did not end within its time limit."""
 

@@ -18,7 +18,7 @@ _armed: dict[str, str] = {}
 _passes: Counter[str] = Counter()
 
 
-class FaultInjected(Exception):  # noqa: N818 - it is no condition of ours, but an event of a test
+class FaultInjected(Exception):
     """Raised by an armed point with the action `error`."""
 
 

@@ -53,7 +53,9 @@ async def run(
             limit=_OUTPUT_LIMIT_B,
         )
     except OSError as error:
-        raise CommandError(f"The host command {name} could not be started.", context={"argv": list(argv)}) from error
+        raise CommandError(
+            f"The host command {name} could not be started.", context={"argv": list(argv)}
+        ) from error
     try:
         async with asyncio.timeout(timeout_s):
             stdout, stderr = await process.communicate(stdin or None)

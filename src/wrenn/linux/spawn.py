@@ -16,9 +16,7 @@ from typing import Final
 from wrenn.linux.command import CommandError
 from wrenn.linux.process import ProcessRef
 
-_JOIN_AND_EXEC: Final = (
-    'ulimit -c 0; ulimit -n 1024; while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"'
-)
+_JOIN_AND_EXEC: Final = 'ulimit -c 0; ulimit -n 1024; while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"'
 
 
 @dataclass(frozen=True, slots=True)

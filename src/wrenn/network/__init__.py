@@ -1,6 +1,6 @@
 """The network of sandboxes: blocks, slots, firewall, egress policy. `docs/design/network.md` draws the packet paths."""
 
-from wrenn.network.block import SLOT_LIMIT, Block, claim_block, release_block
+from wrenn.network.block import SLOT_LIMIT, Block, claim_block, find_block, release_block
 from wrenn.network.policy import EgressPolicy
 from wrenn.network.slots import Slot, Slots
 from wrenn.network.sweep import leftovers, remove_everything, remove_leftovers
@@ -12,6 +12,7 @@ __all__ = [
     "Slot",
     "Slots",
     "claim_block",
+    "find_block",
     "leftovers",
     "release_block",
     "remove_everything",

@@ -99,6 +99,14 @@ def claim_block(data_dir: Path, *, run_dir: Path = _RUN_DIR) -> Block:
     return Block(index)
 
 
+def find_block(data_dir: Path, *, run_dir: Path = _RUN_DIR) -> Block | None:
+    """The block that the installation in `data_dir` has; None when it has none. Changes nothing."""
+    owner = data_dir.resolve()
+    return next(
+        (Block(i) for i, claimant in _read_claims(run_dir / "blocks").items() if claimant == owner), None
+    )
+
+
 def release_block(data_dir: Path, *, run_dir: Path = _RUN_DIR) -> None:
     """Give back the block of the installation in `data_dir`; without one this does nothing."""
     owner = data_dir.resolve()

@@ -12,7 +12,7 @@ from wrenn.agent.doctor.machine import Check, check_machine
 from wrenn.agent.doctor.owners import find_owners
 from wrenn.agent.layout import Layout
 from wrenn.agent.settings import Settings
-from wrenn.network import claim_block
+from wrenn.network import find_block
 
 __all__ = ["Check", "Leftover", "Report", "examine", "fix"]
 
@@ -33,17 +33,20 @@ class Report:
 async def examine(settings: Settings) -> Report:
     """Look at the machine and at everything named after this installation. Changes nothing."""
     checks = await check_machine(settings)
-    if not settings.data_dir.is_dir():
+    block = find_block(settings.data_dir)
+    if (
+        block is None
+    ):  # never started since the machine's boot: there is nothing on it that could be left over
         return Report(checks, [])
-    layout = Layout(settings.data_dir, claim_block(settings.data_dir))
+    layout = Layout(settings.data_dir, block)
     owners = await find_owners(settings, layout)
     return Report([*checks, owners.check], await find_leftovers(layout, owners))
 
 
 async def fix(settings: Settings) -> Report:
     """Remove what nobody owns, and look again."""
-    if settings.data_dir.is_dir():
-        layout = Layout(settings.data_dir, claim_block(settings.data_dir))
+    if (block := find_block(settings.data_dir)) is not None:
+        layout = Layout(settings.data_dir, block)
         owners = await find_owners(settings, layout)
         await remove_leftovers(layout, owners)
     return await examine(settings)

@@ -77,6 +77,8 @@ async def _from_agent(settings: Settings, layout: Layout) -> Owners:
     client = HostAgentClient(
         f"https://{settings.listen_host}:{settings.listen_port}",
         http_client=pyqwest.Client(transport),
+        accept_compression=[],
+        send_compression=None,
         timeout_ms=_CALL_TIMEOUT_MS,
     )
     host = await client.get_host(pb.GetHostRequest())

@@ -1,0 +1,35 @@
+"""The public REST API's constants, shared by both ends; standard library only."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from wrenn.base.units import MIB
+
+API_KEY_HEADER: Final = "X-API-Key"
+REQUEST_ID_HEADER: Final = "X-Request-Id"
+IDEMPOTENCY_KEY_HEADER: Final = "Idempotency-Key"
+
+SANDBOXES_PREFIX: Final = "/v1/sandboxes"
+CAPSULES_PREFIX: Final = "/v1/capsules"
+"""The same endpoints under the name that public clients use."""
+
+API_KEY_PATTERN: Final = re.compile(r"wrn_[0-9a-f]{32}")
+API_KEY_PREFIX_LENGTH: Final = 10
+"""So much of a key is stored in the clear, for people to tell keys apart."""
+TEMPLATE_NAME_PATTERN: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
+
+JSON_BODY_LIMIT_B: Final = 1 * MIB
+UPLOAD_LIMIT_B: Final = 100 * MIB
+"""Of `files/write`; `files/stream/write` has none."""
+UPLOAD_FORM_LIMIT_B: Final = 64 * 1024
+"""Room for the form around an upload: boundaries, part headers, the path."""
+OUTPUT_LIMIT_B: Final = 16 * MIB
+"""Of each output stream of a command in the foreground."""
+PATH_LIMIT_B: Final = 4096
+NAME_LIMIT_B: Final = 255
+IDEMPOTENCY_KEY_LIMIT: Final = 255
+
+EXEC_TIMEOUT_DEFAULT_S: Final = 30
+EXEC_TIMEOUT_LIMIT_S: Final = 86400

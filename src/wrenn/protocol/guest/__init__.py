@@ -1,1 +1,1 @@
-from __future__ import annotations
+"""Agent ↔ guest agent: the messages of envd's services, generated from `proto/`."""

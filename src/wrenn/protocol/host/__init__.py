@@ -1,1 +1,1 @@
-from __future__ import annotations
+"""Control plane ↔ host agent: generated messages and stubs, and the errors of both."""

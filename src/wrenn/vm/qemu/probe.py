@@ -6,7 +6,6 @@ the file proves nothing, a booted kernel does.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -21,6 +20,10 @@ from wrenn.vm.qemu.command_line import BINARY
 _KVM: Final = Path("/dev/kvm")
 _PROBE_TIMEOUT_S: Final = 10.0
 """With working KVM the kernel panics for want of a root disk after about one second."""
+_PROBE_ARGUMENTS: Final = (
+    "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
+    "-machine", "q35", "-accel", "kvm", "-cpu", "host", "-m", "128",
+)  # fmt: skip
 _PROOF: Final = b"Kernel panic - not syncing"
 
 
@@ -59,27 +62,11 @@ async def choose_accelerator(*, kernel: Path, memory_of_choice: Path) -> str:
 
 
 async def _boots_with_kvm(kernel: Path) -> bool:
-    process = await asyncio.create_subprocess_exec(
-        BINARY, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-        "-machine", "q35", "-accel", "kvm", "-cpu", "host", "-m", "128", "-serial", "stdio",
-        "-kernel", str(kernel), "-append", "console=ttyS0 panic=-1",
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env={"PATH": "/usr/bin:/bin"},
-    )  # fmt: skip
-    assert process.stdout is not None
-    seen = bytearray()
     try:
-        async with asyncio.timeout(_PROBE_TIMEOUT_S):
-            while chunk := await process.stdout.read(65536):
-                seen += chunk
-                if _PROOF in seen:
-                    return True
-    except TimeoutError:
+        console = await run(
+            [BINARY, *_PROBE_ARGUMENTS, "-kernel", str(kernel), "-append", "console=ttyS0 panic=-1"],
+            timeout_s=_PROBE_TIMEOUT_S,
+        )
+    except CommandError:
         return False
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await asyncio.shield(process.wait())
-    return False
+    return _PROOF in console

@@ -1,0 +1,168 @@
+"""A whole platform in processes of its own: PostgreSQL, agent, control plane; each can be killed and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from tests.vm.kit import free_port
+from wrenn.agent.doctor import Report, examine
+from wrenn.agent.settings import Settings
+from wrenn.control.db import embedded
+from wrenn.control.db.migrate import migrate
+from wrenn.control.hosts.pki import ensure_pki
+from wrenn.control.teams import bootstrap
+
+START_TIMEOUT_S = 60.0
+SETTLE_TIMEOUT_S = 60.0
+POLL_S = 0.05
+
+
+@dataclass(slots=True)
+class Platform:
+    """Its parts by name: `agent`, `control`; PostgreSQL is embedded."""
+
+    data_dir: Path
+    images_dir: Path
+    api_port: int = field(default_factory=free_port)
+    agent_port: int = field(default_factory=free_port)
+    database_url: str = ""
+    key: str = ""
+    processes: dict[str, subprocess.Popen[bytes]] = field(
+        default_factory=dict[str, "subprocess.Popen[bytes]"]
+    )
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.api_port}"
+
+    @property
+    def settings(self) -> Settings:
+        return Settings.from_environment(self.environment())
+
+    def environment(self, *, faults: str = "") -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "WRENN_DATA_DIR": str(self.data_dir),
+            "WRENN_IMAGES_DIR": str(self.images_dir),
+            "WRENN_LISTEN": f"127.0.0.1:{self.api_port}",
+            "WRENN_AGENT_LISTEN": f"127.0.0.1:{self.agent_port}",
+            "WRENN_AGENT_URL": f"https://127.0.0.1:{self.agent_port}",
+            "WRENN_READY_SLOTS": "2",
+            "DATABASE_URL": self.database_url,
+            "WRENN_FAULTS": faults,
+        }
+
+    async def prepare(self) -> None:
+        """Database, certificates, first key."""
+        await self.start_database()
+        await migrate(self.database_url)
+        ensure_pki(self.data_dir / "pki")
+        self.key = (await bootstrap(self.database_url)).reveal()
+
+    async def start_database(self) -> None:
+        self.database_url = await embedded.ensure_running(self.data_dir)
+
+    def start(self, name: str, *, faults: str = "") -> None:
+        """Start `agent` or `control`; `wait_ready` says when they serve."""
+        assert name not in self.processes, f"{name} already runs"
+        log = (self.data_dir / f"{name}.log").open("ab")
+        with log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "wrenn.cli.main", name],
+                env=self.environment(faults=faults),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    async def kill(self, name: str) -> None:
+        """`kill -9`."""
+        process = self.processes.pop(name)
+        process.kill()
+        await asyncio.to_thread(process.wait)
+
+    async def wait_killed(self, name: str) -> None:
+        """Wait for a process that a fault point kills."""
+        process = self.processes.pop(name)
+        async with asyncio.timeout(SETTLE_TIMEOUT_S):
+            code = await asyncio.to_thread(process.wait)
+        assert code == -signal.SIGKILL, f"{name} ended with {code} instead of at its fault point"
+
+    async def stop(self, name: str) -> None:
+        process = self.processes.pop(name, None)
+        if process is not None:
+            process.terminate()
+            await asyncio.to_thread(process.wait)
+
+    async def wait_ready(self) -> None:
+        """Until the control plane serves and knows its host."""
+        async with asyncio.timeout(START_TIMEOUT_S), self.client() as api:
+            while True:
+                for name, process in self.processes.items():
+                    assert process.poll() is None, f"{name} ended:\n{self.log(name)}"
+                try:
+                    answer = await api.get("/health")
+                    if answer.status_code == 200 and (await self.examine()).checks[-1].detail.startswith(
+                        "runs"
+                    ):
+                        return
+                except httpx2.TransportError:
+                    pass
+                await asyncio.sleep(POLL_S)
+
+    def log(self, name: str) -> str:
+        return (self.data_dir / f"{name}.log").read_text(errors="replace")[-8000:]
+
+    def client(self, *, key: str | None = None, timeout_s: float = 90) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(
+            base_url=self.base_url, headers={"X-API-Key": key or self.key}, timeout=timeout_s, trust_env=False
+        )
+
+    async def examine(self) -> Report:
+        return await examine(self.settings)
+
+    async def settled(self) -> None:
+        """Until nothing is left over and no row is between two states."""
+        async with asyncio.timeout(SETTLE_TIMEOUT_S), self.client() as api:
+            while True:
+                report = await self.examine()
+                try:
+                    rows: list[dict[str, Any]] = (await api.get("/v1/sandboxes")).json()
+                except httpx2.TransportError:
+                    rows = [{"status": "unknown"}]
+                if not report.leftovers and all(row["status"] == "running" for row in rows):
+                    return
+                await asyncio.sleep(POLL_S)
+
+    async def close(self) -> None:
+        for name in list(self.processes):
+            await self.stop(name)
+        await embedded.stop(self.data_dir)
+
+
+@asynccontextmanager
+async def running_platform(data_dir: Path, images_dir: Path) -> AsyncGenerator[Platform]:
+    """A platform that serves; at the end its sandboxes are removed and all of it is stopped."""
+    platform = Platform(data_dir, images_dir)
+    await platform.prepare()
+    platform.start("agent")
+    platform.start("control")
+    try:
+        await platform.wait_ready()
+        yield platform
+        async with platform.client() as api:
+            for sandbox in (await api.get("/v1/sandboxes")).json():
+                await api.delete(f"/v1/sandboxes/{sandbox['id']}")
+    finally:
+        await platform.close()
