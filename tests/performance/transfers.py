@@ -1,0 +1,104 @@
+"""Upload and download of 100 MB: through the API beside straight to the guest agent, and what the processes grow by."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+
+import httpx2
+
+from tests.performance.figures import Figure, alternating, median, timed_ms
+from tests.performance.floor import straight_to_guest
+from tests.performance.memory import resident_kb
+from tests.vm.platform import Platform
+from wrenn.base.units import MIB
+from wrenn.guest import Files
+
+SIZE_B = 100 * MIB
+CHUNK = os.urandom(256 * 1024)
+GROWTH_LIMIT_KB = 32 * 1024
+
+
+async def _content() -> AsyncIterator[bytes]:
+    for _ in range(SIZE_B // len(CHUNK)):
+        yield CHUNK
+
+
+async def transfers(platform: Platform, rounds: int) -> list[Figure]:
+    """Figures of files."""
+    rounds = max(3, rounds // 4)
+    async with platform.client() as api:
+        sandbox_id = (await api.post("/v1/sandboxes", json={})).json()["id"]
+        base = f"/v1/sandboxes/{sandbox_id}/files/stream"
+        async with straight_to_guest(platform, sandbox_id) as guest:
+            files = Files(guest)
+
+            async def up_straight() -> float:
+                return await timed_ms(lambda: files.write("/root/straight", _content(), user="root"))
+
+            async def up_api() -> float:
+                return await timed_ms(lambda: _upload(api, f"{base}/write"))
+
+            async def down_straight() -> float:
+                return await timed_ms(lambda: _read_straight(files))
+
+            async def down_api() -> float:
+                return await timed_ms(lambda: _download(api, f"{base}/read"))
+
+            await alternating(up_straight, up_api, rounds=1)
+            before = {name: resident_kb(p.pid) for name, p in platform.processes.items()}
+            ups = await alternating(up_straight, up_api, rounds=rounds)
+            downs = await alternating(down_straight, down_api, rounds=rounds)
+            growth = {name: resident_kb(p.pid) - before[name] for name, p in platform.processes.items()}
+        await api.delete(f"/v1/sandboxes/{sandbox_id}")
+    return [_speed("upload of 100 MB", *ups), _speed("download of 100 MB", *downs), _growth(growth)]
+
+
+def _speed(name: str, floors: list[float], values: list[float]) -> Figure:
+    floor, value = (SIZE_B / MIB / (median(v) / 1000) for v in (floors, values))
+    return Figure(
+        name, f"{floor:.0f} MB/s (straight to envd)", f"{value:.0f} MB/s", f"{value / floor:.2f}", "≥ 0.80",
+        value / floor >= 0.8,
+    )  # fmt: skip
+
+
+def _growth(growth: dict[str, int]) -> Figure:
+    text = ", ".join(f"{name} {kb / 1024:+.1f} MB" for name, kb in sorted(growth.items()))
+    return Figure(
+        "memory grown by them", "–", text, "–", "< 32 MB", all(kb < GROWTH_LIMIT_KB for kb in growth.values())
+    )
+
+
+async def _upload(api: httpx2.AsyncClient, path: str) -> None:
+    boundary = "figure"
+    head = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="path"\r\n\r\n/root/api\r\n'
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
+    ).encode()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield head
+        async for chunk in _content():
+            yield chunk
+        yield f"\r\n--{boundary}--\r\n".encode()
+
+    answer = await api.post(
+        path, content=body(), headers={"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    )
+    assert answer.status_code == 204, answer.text
+
+
+async def _download(api: httpx2.AsyncClient, path: str) -> None:
+    size = 0
+    async with api.stream("POST", path, json={"path": "/root/api"}) as answer:
+        async for chunk in answer.aiter_raw():
+            size += len(chunk)
+    assert size == SIZE_B
+
+
+async def _read_straight(files: Files) -> None:
+    size = 0
+    async with files.read("/root/straight", user="root") as download:
+        async for chunk in download.chunks:
+            size += len(chunk)
+    assert size == SIZE_B

@@ -1,0 +1,91 @@
+"""A full disk of the host: creates fail cleanly, what runs goes on, and what stopped for want of room continues."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.vm.kit import created, free_port, new_spec, output, sh
+from wrenn.agent.doctor import examine
+from wrenn.agent.settings import Settings
+from wrenn.agent.wiring import running_agent
+from wrenn.base.errors import StorageFull
+from wrenn.network import claim_block, release_block, remove_everything
+
+
+@pytest.fixture
+def small_disk(images_dir: Path) -> Iterator[Settings]:
+    """An installation whose data folder is a file system of 400 MiB."""
+    folder = Path(tempfile.mkdtemp(prefix="wrenn-full-"))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(folder)], check=True)
+    try:
+        yield Settings.from_environment(
+            {
+                "WRENN_DATA_DIR": str(folder),
+                "WRENN_IMAGES_DIR": str(images_dir),
+                "WRENN_AGENT_LISTEN": f"127.0.0.1:{free_port()}",
+                "WRENN_READY_SLOTS": "1",
+                "WRENN_DISK_RESERVE_MB": "32",
+            }
+        )
+    finally:
+        asyncio.run(remove_everything(claim_block(folder)))
+        release_block(folder)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        folder.rmdir()
+
+
+def fill(path: Path) -> None:
+    """Write until the file system is full."""
+    try:
+        with path.open("wb") as file:
+            while True:
+                file.write(bytes(1024 * 1024))
+    except OSError as error:
+        assert error.errno == errno.ENOSPC
+
+
+async def test_a_create_fails_cleanly_and_others_go_on(small_disk: Settings) -> None:
+    async with running_agent(small_disk) as agent:
+        _, sandbox = await created(agent.sandboxes)
+        filler = small_disk.data_dir / "filler"
+        fill(filler)
+        spec = new_spec()
+        with pytest.raises(StorageFull):
+            await agent.sandboxes.ensure(spec)
+        assert not agent.layout.sandbox(spec.sandbox_id).exists()
+        assert await output(sandbox, "echo still here") == "still here\n"
+        filler.unlink()
+        await agent.sandboxes.ensure(spec)
+        for record, _ in agent.sandboxes.list():
+            await agent.sandboxes.remove(record.spec.sandbox_id)
+    assert (await examine(small_disk)).leftovers == []
+
+
+async def test_a_sandbox_that_fills_the_host_stops_and_goes_on_when_there_is_room(
+    small_disk: Settings,
+) -> None:
+    async with running_agent(small_disk) as agent:
+        spec, sandbox = await created(agent.sandboxes)
+        filler = small_disk.data_dir / "filler"
+        fill(filler)
+        writing = asyncio.create_task(
+            sh(
+                sandbox,
+                "head -c 50000000 /dev/urandom > /root/big && sync && md5sum < /root/big",
+                timeout_s=100,
+            )
+        )
+        done, _ = await asyncio.wait({writing}, timeout=8)
+        assert not done, "the guest waits instead of losing data"
+        filler.unlink()
+        result = await writing
+        assert result.exit_code == 0, result
+        assert await output(sandbox, "md5sum < /root/big") == result.stdout.decode()
+        await agent.sandboxes.remove(spec.sandbox_id)
