@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.vm.kit import DEFAULT_SHAPE, free_port
+from tests.vm.platform import Platform, running_platform
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
 from wrenn.network import claim_block, release_block, remove_everything
@@ -63,6 +64,13 @@ def settings(data_dir: Path, images_dir: Path) -> Settings:
             "WRENN_READY_SLOTS": "2",
         }
     )
+
+
+@pytest.fixture
+async def platform(data_dir: Path, images_dir: Path) -> AsyncIterator[Platform]:
+    """A whole platform in processes of its own, on the run's data folder and so with its bases."""
+    async with running_platform(data_dir, images_dir) as platform:
+        yield platform
 
 
 @pytest.fixture

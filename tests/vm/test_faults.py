@@ -5,6 +5,9 @@ nothing, and a sandbox that ran before still answers with its files.
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import signal
 from typing import Any
 
 import httpx2
@@ -14,10 +17,26 @@ from tests.vm.platform import Platform
 
 pytestmark = pytest.mark.slow
 
-AGENT_CREATE = ["after_journal", "after_slot", "after_disk", "after_spawn", "after_ready", "after_running"]
-AGENT_DELETE = ["after_journal", "after_kill", "after_network"]
-CONTROL_CREATE = ["after_insert", "after_rpc", "after_apply"]
-CONTROL_DELETE = ["after_desired", "after_rpc"]
+AGENT = [
+    "agent.create.after_journal",
+    "agent.create.after_slot",
+    "agent.create.after_disk",
+    "agent.create.after_spawn",
+    "agent.create.after_ready",
+    "agent.create.after_running",
+    "agent.delete.after_journal",
+    "agent.delete.after_kill",
+    "agent.delete.after_network",
+]
+BASE = ["agent.base.after_draft", "agent.base.after_spawn", "agent.base.after_save"]
+CONTROL = [
+    "control.create.after_insert",
+    "control.create.after_rpc",
+    "control.create.after_apply",
+    "control.delete.after_desired",
+    "control.delete.after_rpc",
+    "control.exec.before_rpc",
+]
 
 
 async def create(api: httpx2.AsyncClient) -> dict[str, Any]:
@@ -45,9 +64,7 @@ async def quietly(call: Any) -> httpx2.Response | None:
         return None
 
 
-@pytest.mark.parametrize(
-    "point", [f"agent.create.{p}" for p in AGENT_CREATE] + [f"agent.delete.{p}" for p in AGENT_DELETE]
-)
+@pytest.mark.parametrize("point", AGENT)
 async def test_an_agent_killed_at_any_step_leaves_nothing_and_disturbs_nobody(
     platform: Platform, point: str
 ) -> None:
@@ -73,12 +90,7 @@ async def test_an_agent_killed_at_any_step_leaves_nothing_and_disturbs_nobody(
         await api.delete(f"/v1/sandboxes/{bystander}")
 
 
-@pytest.mark.parametrize(
-    "point",
-    [f"control.create.{p}" for p in CONTROL_CREATE]
-    + [f"control.delete.{p}" for p in CONTROL_DELETE]
-    + ["control.exec.before_rpc"],
-)
+@pytest.mark.parametrize("point", CONTROL)
 async def test_a_control_plane_killed_at_any_step_goes_on_where_it_was(
     platform: Platform, point: str
 ) -> None:
@@ -112,16 +124,31 @@ async def test_a_control_plane_killed_at_any_step_goes_on_where_it_was(
             await api.delete(f"/v1/sandboxes/{bystander}")
 
 
+@pytest.mark.parametrize("point", BASE)
+async def test_an_agent_killed_while_it_makes_a_base_makes_it_again(platform: Platform, point: str) -> None:
+    shape = {"memory_mb": 160 + BASE.index(point)}  # a shape of its own, so that there is no base yet
+    async with platform.client() as api:
+        await platform.stop("agent")
+        platform.start("agent", faults=f"{point}=kill")
+        await platform.wait_ready()
+        call = asyncio.create_task(quietly(api.post("/v1/sandboxes", json=shape)))
+        await platform.wait_killed("agent")
+        platform.start("agent")
+        await call
+        await platform.wait_ready()
+        answer = await api.post("/v1/sandboxes", json=shape)
+        assert answer.status_code == 201, answer.text
+        for row in (await api.get("/v1/sandboxes")).json():
+            await api.delete(f"/v1/sandboxes/{row['id']}")
+        await platform.settled()
+
+
 async def test_a_killed_vmm_becomes_an_error_with_its_reason(platform: Platform) -> None:
     async with platform.client() as api:
         sandbox = await create(api)
         other = (await create(api))["id"]
         await write_file(api, other)
         name = platform.data_dir / "sandboxes" / sandbox["id"] / "journal.json"
-        import json
-        import os
-        import signal
-
         os.kill(json.loads(name.read_text())["process"]["pid"], signal.SIGKILL)
         async with asyncio.timeout(30):
             while (await api.get(f"/v1/sandboxes/{sandbox['id']}")).json()["status"] != "error":
@@ -135,9 +162,6 @@ async def test_a_killed_vmm_becomes_an_error_with_its_reason(platform: Platform)
 
 
 async def test_postgresql_killed_under_load_loses_nothing(platform: Platform) -> None:
-    import os
-    import signal
-
     async with platform.client() as api:
         bystander = (await create(api))["id"]
         await write_file(api, bystander)
@@ -158,9 +182,6 @@ async def test_postgresql_killed_under_load_loses_nothing(platform: Platform) ->
 
 
 async def test_everything_killed_at_once_comes_back(platform: Platform) -> None:
-    import os
-    import signal
-
     async with platform.client() as api:
         kept = (await create(api))["id"]
         await write_file(api, kept)
