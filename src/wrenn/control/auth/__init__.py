@@ -1,0 +1,17 @@
+"""Who is calling."""
+
+from wrenn.control.auth.caller import UNKNOWN_KEY, Authenticator, Caller, Credential
+from wrenn.control.auth.dependency import CallerOf, CredentialOf
+from wrenn.control.auth.store import KEY_COLUMNS, key_and_team, key_matches
+
+__all__ = [
+    "KEY_COLUMNS",
+    "UNKNOWN_KEY",
+    "Authenticator",
+    "Caller",
+    "CallerOf",
+    "Credential",
+    "CredentialOf",
+    "key_and_team",
+    "key_matches",
+]

@@ -1,0 +1,7 @@
+"""PostgreSQL: the pool, transactions that a cancellation cannot tear, notifications, migrations, the embedded server."""
+
+from wrenn.control.db.engine import Database, Transaction
+from wrenn.control.db.hints import Hints
+from wrenn.control.db.metadata import metadata
+
+__all__ = ["Database", "Hints", "Transaction", "metadata"]

@@ -1,0 +1,161 @@
+"""The connection pool and the two ways to use it: one statement, or a transaction.
+
+A caller's cancellation never reaches a connection: the work runs in a task of its own and is waited for behind a shield,
+so that a commit, a rollback or the return of a connection cannot be cut in two (SQLAlchemy #12099). The server's own time
+limits bound that work. What PostgreSQL's absence looks like in the driver is translated here to `DatabaseUnavailable`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import CursorResult, Executable
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from wrenn.base.errors import DatabaseUnavailable, InvalidRequest
+
+T = TypeVar("T")
+Transaction = AsyncConnection
+"""What a store needs to take part in a transaction that a service opened."""
+
+_POOL_SIZE: Final = 10
+_POOL_OVERFLOW: Final = 20
+_POOL_TIMEOUT_S: Final = 5.0
+_CONNECT_TIMEOUT_S: Final = 5.0
+_CLOSE_TIMEOUT_S: Final = 10.0
+_SERVER_SETTINGS: Final = {
+    "application_name": "wrenn-control",
+    "timezone": "UTC",
+    # No statement of ours takes a second; these end what a lost server or a forgotten lock would hold for ever.
+    "statement_timeout": "10s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "15s",
+    # Compiling a plan costs more than any of our queries.
+    "jit": "off",
+}
+# SQLSTATE classes: 08 connection, 57P server shutting down or starting, 53 too many connections or no memory.
+_GONE_STATES: Final = ("08", "57P", "53")
+
+
+def engine_url(database_url: str) -> URL:
+    """`postgresql://…` with the asynchronous driver in it.
+
+    Raises:
+        InvalidRequest: another kind of database.
+    """
+    url = make_url(database_url)
+    if url.get_backend_name() not in ("postgresql", "postgres"):
+        raise InvalidRequest("DATABASE_URL must begin with postgresql://.")
+    return url.set(drivername="postgresql+asyncpg")
+
+
+class Database:
+    """One program's connections to PostgreSQL."""
+
+    def __init__(self, database_url: str) -> None:
+        self._engine: AsyncEngine = create_async_engine(
+            engine_url(database_url),
+            pool_size=_POOL_SIZE,
+            max_overflow=_POOL_OVERFLOW,
+            pool_timeout=_POOL_TIMEOUT_S,
+            pool_use_lifo=True,
+            connect_args={"timeout": _CONNECT_TIMEOUT_S, "server_settings": _SERVER_SETTINGS},
+        )
+        # One round trip a statement, where a transaction would take three.
+        self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def execute(self, statement: Executable, *, repeatable: bool = False) -> CursorResult[Any]:
+        """Run one statement, committed by itself; its rows are held in the result.
+
+        `repeatable` (reads): run it once more on a new connection when the pooled one turns out to be dead. A
+        cancellation leaves the statement to run to its end.
+
+        Raises:
+            DatabaseUnavailable: PostgreSQL does not answer.
+        """
+
+        async def run() -> CursorResult[Any]:
+            async with self._single.connect() as connection:
+                return await connection.execute(statement)
+
+        return await self._apart(_translated(run, attempts=2 if repeatable else 1))
+
+    async def transaction(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Run `work` in a transaction: committed when it returns, rolled back when it raises.
+
+        `work` must have no effect but on the transaction: it is run again when its first connection was dead. A
+        cancellation leaves it to run to its end, whole.
+
+        Raises:
+            DatabaseUnavailable: PostgreSQL does not answer; when it fell silent during the commit, the outcome is open.
+        """
+        committing = False
+
+        async def run() -> T:
+            nonlocal committing
+            async with self._engine.connect() as connection:
+                result = await work(connection)
+                committing = True
+                await connection.commit()
+                return result
+
+        return await self._apart(_translated(run, attempts=2, may_repeat=lambda: not committing))
+
+    @asynccontextmanager
+    async def session(self) -> AsyncGenerator[AsyncConnection]:
+        """A connection of the pool for as long as the caller wants it: for LISTEN. Each statement commits by itself."""
+        async with self._single.connect() as connection:
+            yield connection
+
+    async def close(self) -> None:
+        """Wait for what runs, then close the connections."""
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=_CLOSE_TIMEOUT_S)
+        await self._engine.dispose()
+
+    async def _apart(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen: whoever still waits gets it
+
+
+async def _translated(
+    run: Callable[[], Awaitable[T]], *, attempts: int, may_repeat: Callable[[], bool] = lambda: True
+) -> T:
+    while True:
+        attempts -= 1
+        try:
+            return await run()
+        except (DBAPIError, PoolTimeout, OSError, TimeoutError) as error:
+            if not _is_gone(error):
+                raise
+            # Only a connection that was open once can be stale; one that cannot be opened will not open now.
+            stale = isinstance(error, DBAPIError) and error.connection_invalidated
+            if attempts == 0 or not stale or not may_repeat():
+                raise DatabaseUnavailable(
+                    "The database does not answer; sandboxes that run are not disturbed. Try again.",
+                    context={"cause": repr(error)},
+                ) from error
+
+
+def _is_gone(error: BaseException) -> bool:
+    """True when the server or the way to it is at fault, not the statement."""
+    if not isinstance(error, DBAPIError):
+        return True
+    state = getattr(error.orig, "sqlstate", None)
+    if isinstance(state, str):
+        return state.startswith(_GONE_STATES)
+    return error.connection_invalidated or isinstance(error, InterfaceError | OperationalError)

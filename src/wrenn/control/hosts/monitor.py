@@ -1,0 +1,53 @@
+"""Looks at every host every few seconds and writes down what it saw."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from wrenn.base.errors import WrennError
+from wrenn.control.db import Database
+from wrenn.control.hosts import store
+from wrenn.control.hosts.client import HostClients
+from wrenn.control.hosts.types import Host, HostStatus
+from wrenn.protocol.host import host_pb as pb
+
+_log = logging.getLogger(__name__)
+
+_LOOK_TIMEOUT_S = 5.0
+
+
+class Monitor:
+    """See the module head. Several replicas may look at the same host: the last look wins."""
+
+    def __init__(self, database: Database, clients: HostClients, *, interval_s: float) -> None:
+        self._database = database
+        self._clients = clients
+        self._interval_s = interval_s
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            try:
+                await self.look_once()
+            except Exception:
+                _log.exception("hosts could not be looked at")
+            await asyncio.sleep(self._interval_s)
+
+    async def look_once(self) -> None:
+        """Look at all hosts now."""
+        hosts = await store.all_hosts(self._database)
+        await asyncio.gather(*(self._look(host) for host in hosts))
+
+    async def _look(self, host: Host) -> None:
+        client = self._clients.at(host.address)
+        try:
+            seen = await client.call(client.rpc.get_host, pb.GetHostRequest(), timeout_s=_LOOK_TIMEOUT_S)
+        except WrennError as error:
+            if host.status is HostStatus.ONLINE:
+                _log.warning("host is silent", extra={"host_id": str(host.host_id), "cause": error.message})
+            await store.record_silent(self._database, host.host_id)
+            return
+        if host.status is not HostStatus.ONLINE:
+            _log.info("host is online", extra={"host_id": str(host.host_id)})
+        await store.record_seen(self._database, host.host_id, seen)

@@ -1,0 +1,87 @@
+"""Statements on hosts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row, Select, func, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from wrenn.base.ids import HostId
+from wrenn.control.db import Database, Transaction
+from wrenn.control.hosts.tables import hosts
+from wrenn.control.hosts.types import Host, HostStatus
+from wrenn.protocol.host import host_pb as pb
+
+
+async def register(database: Database, *, name: str, address: str) -> HostId:
+    """Make the host of this name known, or give it its new address. Returns its id, which never changes."""
+    row = upsert(hosts).values(id=HostId.new().value, name=name, address=address)
+    found = await database.execute(
+        row.on_conflict_do_update(
+            index_elements=["name"], set_={"address": row.excluded.address, "updated_at": func.now()}
+        ).returning(hosts.c.id)
+    )
+    return HostId(found.scalar_one())
+
+
+def _select() -> Select[Any]:
+    silent = func.extract("epoch", func.now() - func.coalesce(hosts.c.last_seen_at, hosts.c.created_at))
+    return select(hosts, silent.label("silent_s")).order_by(hosts.c.id)
+
+
+def _host(row: Row[Any]) -> Host:
+    return Host(
+        host_id=HostId(row.id),
+        name=row.name,
+        address=row.address,
+        status=HostStatus(row.status),
+        memory_b=row.memory_b,
+        disk_b=row.disk_b,
+        disk_available_b=row.disk_available_b,
+        sandbox_limit=row.sandbox_limit,
+        templates=frozenset(row.templates),
+        silent_s=float(row.silent_s),
+    )
+
+
+async def all_hosts(database: Database) -> list[Host]:
+    """Every host."""
+    return [_host(row) for row in await database.execute(_select(), repeatable=True)]
+
+
+async def all_hosts_in(tx: Transaction) -> list[Host]:
+    """Every host, as this transaction sees them."""
+    return [_host(row) for row in await tx.execute(_select())]
+
+
+async def record_seen(database: Database, host_id: HostId, seen: pb.Host) -> None:
+    """Write what the host's agent said just now."""
+    await database.execute(
+        update(hosts)
+        .where(hosts.c.id == host_id.value)
+        .values(
+            status=HostStatus.ONLINE,
+            agent_version=seen.agent_version,
+            vmm=seen.vmm,
+            accelerator=seen.accelerator,
+            cpu_cores=seen.cpu_cores,
+            memory_b=seen.memory_b,
+            memory_available_b=seen.memory_available_b,
+            disk_b=seen.disk_b,
+            disk_available_b=seen.disk_available_b,
+            sandbox_limit=seen.sandbox_limit,
+            templates=list(seen.templates),
+            last_seen_at=func.now(),
+            updated_at=func.now(),
+        )
+    )
+
+
+async def record_silent(database: Database, host_id: HostId) -> None:
+    """Write that the host did not answer."""
+    await database.execute(
+        update(hosts)
+        .where(hosts.c.id == host_id.value, hosts.c.status == HostStatus.ONLINE)
+        .values(status=HostStatus.UNREACHABLE, updated_at=func.now())
+    )

@@ -1,0 +1,35 @@
+"""Values of the hosts feature."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from wrenn.base.ids import HostId
+
+
+class HostStatus(enum.StrEnum):
+    """What the monitor knows of a host."""
+
+    PENDING = "pending"
+    """Registered, never seen."""
+    ONLINE = "online"
+    UNREACHABLE = "unreachable"
+    """Did not answer at the last look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine that runs sandboxes, as its agent described it last."""
+
+    host_id: HostId
+    name: str
+    address: str
+    status: HostStatus
+    memory_b: int
+    disk_b: int
+    disk_available_b: int
+    sandbox_limit: int
+    templates: frozenset[str]
+    silent_s: float
+    """Seconds since it answered last, or since it was registered."""

@@ -1,0 +1,82 @@
+"""The web application: routers under their prefixes, errors, middleware. It holds no state but its services."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from typing import Literal
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+
+from wrenn.control.http import errors
+from wrenn.control.http.middleware import BodyLimit, RequestIds
+from wrenn.protocol.api import (
+    CAPSULES_PREFIX,
+    JSON_BODY_LIMIT_B,
+    SANDBOXES_PREFIX,
+    UPLOAD_FORM_LIMIT_B,
+    UPLOAD_LIMIT_B,
+)
+
+_DESCRIPTION = """Sandboxes for AI agents: small virtual machines that start in well under a second.
+
+Every path under `/v1/sandboxes` is also served under `/v1/capsules`. Errors have the body
+`{"error": {"code", "message"}}`; each answer has the header `X-Request-Id`, under which the log tells more.
+"""
+
+
+class Health(BaseModel):
+    """The control plane answers."""
+
+    status: Literal["ok"]
+    version: str
+
+
+_health = APIRouter(tags=["health"])
+
+
+@_health.get("/health", response_model=Health)
+async def health() -> JSONResponse:
+    """That the control plane answers, and its version. Needs no key and asks neither database nor hosts."""
+    return JSONResponse({"status": "ok", "version": version("wrenn")})
+
+
+def build_app(routers: Iterable[APIRouter], services: Mapping[str, object]) -> FastAPI:
+    """The application with these routers, which find their services by name on `app.state`.
+
+    Without services only its description can be had.
+    """
+    app = FastAPI(
+        title="Wrenn",
+        version=version("wrenn"),
+        description=_DESCRIPTION,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+    )
+    app.include_router(_health)
+    for router in routers:
+        app.include_router(router, prefix=SANDBOXES_PREFIX)
+        app.include_router(router, prefix=CAPSULES_PREFIX, include_in_schema=False)
+    errors.install(app)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, limit_of=_body_limit_b)
+    app.add_middleware(RequestIds)
+    for name, service in services.items():
+        setattr(app.state, name, service)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _body_limit_b(path: str) -> int | None:
+    if path.endswith("/files/stream/write"):
+        return None
+    if path.endswith("/files/write"):
+        return UPLOAD_LIMIT_B + UPLOAD_FORM_LIMIT_B
+    return JSON_BODY_LIMIT_B

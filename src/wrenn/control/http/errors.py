@@ -1,0 +1,91 @@
+"""Every refusal in the platform's shape: `{"error": {"code", "message"}}`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from wrenn.base.errors import InternalError, InvalidRequest, NotFound, WrennError
+
+_log = logging.getLogger(__name__)
+
+_VALUE_ERROR: Final = "Value error, "
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    code: str = Field(description="Stable name, to be acted on by programs")
+    message: str = Field(description="What failed and what to do, for people")
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: ErrorDetail
+
+
+def error_response(error: WrennError) -> JSONResponse:
+    """The answer for `error`. A retryable one says when to come again."""
+    headers = {"Retry-After": "1"} if error.retryable else None
+    body = {"error": {"code": error.code, "message": error.message, **error.details}}
+    return JSONResponse(body, error.http_status, headers)
+
+
+class _MethodNotAllowed(InvalidRequest):
+    http_status = 405
+
+
+def install(app: FastAPI) -> None:
+    """Have `app` answer all errors in the platform's shape."""
+    app.add_exception_handler(WrennError, _wrenn_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+
+
+async def _wrenn_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, WrennError), "registered for this class"
+    if isinstance(error, InternalError):
+        _log.error("request failed", extra=error.context, exc_info=error)
+        error = InternalError("An internal error occurred; the log has it under the request id.")
+    elif error.http_status >= 500:
+        _log.warning("request refused", extra={"code": error.code, "cause": error.message, **error.context})
+    return error_response(error)
+
+
+async def _validation_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError), "registered for this class"
+    return error_response(InvalidRequest(_first_fault(error.errors()[0])))
+
+
+def _first_fault(fault: Any) -> str:
+    where = [str(part) for part in fault["loc"] if part not in ("body", "query", "path", "header")]
+    if fault["type"] == "json_invalid":
+        return "The body is not valid JSON."
+    if not where:
+        return "The body must be a JSON object."
+    text = str(fault["msg"]).removeprefix(_VALUE_ERROR)
+    return f"{'.'.join(where)[:200]}: {text[:1].lower()}{text[1:]}."
+
+
+async def _http_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException), "registered for this class"
+    match error.status_code:
+        case 404:
+            return error_response(NotFound("There is no such path."))
+        case 405:
+            response = error_response(_MethodNotAllowed("This path does not know this method."))
+            response.headers.update(error.headers or {})
+            return response
+        case status if status < 500:
+            return error_response(
+                InvalidRequest("The body cannot be read: it must be a JSON object in UTF-8.")
+            )
+        case _:
+            return error_response(InternalError("An internal error occurred."))

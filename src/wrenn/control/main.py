@@ -1,0 +1,57 @@
+"""`wrenn control`: serve the REST API until told to stop."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Final
+
+import uvicorn
+import uvloop
+
+from wrenn.base.errors import WrennError
+from wrenn.base.faults import arm_faults
+from wrenn.base.logging import configure_logging
+from wrenn.control.http.middleware import RequestIdFilter
+from wrenn.control.settings import Settings
+from wrenn.control.wiring import running_control
+
+_GRACE_S: Final = 10
+"""How long requests in flight may go on at shutdown."""
+_KEEP_ALIVE_S: Final = 75
+"""Above the idle time of usual load balancers, so that it is they who close a connection."""
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Sandboxes run on."""
+    async with running_control(settings) as control:
+        config = uvicorn.Config(
+            control.app,
+            host=settings.listen_host,
+            port=settings.listen_port,
+            http="httptools",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_GRACE_S,
+        )
+        await uvicorn.Server(config).serve()
+
+
+def run(settings: Settings) -> None:
+    """Serve with these settings until told to stop."""
+    arm_faults(settings.faults)
+    uvloop.run(serve(settings))
+
+
+def main() -> None:
+    """Entry point; exits with 1 and one sentence when it cannot start."""
+    configure_logging()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(RequestIdFilter())
+    try:
+        run(Settings.from_environment())
+    except WrennError as error:
+        sys.exit(f"wrenn control: {error.message}")

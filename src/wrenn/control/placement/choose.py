@@ -1,0 +1,80 @@
+"""The choice: the host with the most room among those that have the template, are online and fit the request.
+
+Admission counts what was promised, not what is used now: memory and disk of all sandboxes against the machine's size
+times an overcommit factor (an idle sandbox uses a tenth of its memory, disks are sparse), and network slots exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from wrenn.base.errors import NoCapacity, NotFound
+from wrenn.base.ids import HostId
+from wrenn.base.units import MIB
+from wrenn.control.hosts import Host, HostStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a new sandbox needs."""
+
+    template: str
+    memory_mb: int
+    disk_mb: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is promised to the sandboxes of one host."""
+
+    sandboxes: int = 0
+    memory_mb: int = 0
+    disk_mb: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Overcommit:
+    """How much may be promised, as a multiple of what the machine has."""
+
+    memory: float
+    disk: float
+
+
+def choose_host(
+    hosts: Sequence[Host], loads: Mapping[HostId, Load], wanted: Wanted, overcommit: Overcommit
+) -> Host:
+    """The host for this sandbox.
+
+    Raises:
+        NoCapacity: no host is online, or none has room; the message says what is full.
+        NotFound: no online host has the template.
+    """
+    online = [host for host in hosts if host.status is HostStatus.ONLINE]
+    if not online:
+        raise NoCapacity("No host is online now. Try again in some seconds.")
+    having = [host for host in online if wanted.template in host.templates]
+    if not having:
+        raise NotFound(f"There is no template named {wanted.template}.")
+    full: set[str] = set()
+    best: tuple[float, Host] | None = None
+    for host in having:
+        room = _room(host, loads.get(host.host_id, Load()), wanted, overcommit)
+        lacking = [what for what, left in room.items() if left < 0]
+        full.update(lacking)
+        score = min(room.values())
+        if not lacking and (best is None or score > best[0]):
+            best = (score, host)
+    if best is None:
+        raise NoCapacity(f"No host has room for this sandbox: {', '.join(sorted(full))} full.")
+    return best[1]
+
+
+def _room(host: Host, load: Load, wanted: Wanted, overcommit: Overcommit) -> dict[str, float]:
+    """The fraction of each resource that would be left; negative where the sandbox does not fit."""
+    limits = {
+        "sandbox slots": (load.sandboxes + 1, host.sandbox_limit),
+        "memory": ((load.memory_mb + wanted.memory_mb) * MIB, host.memory_b * overcommit.memory),
+        "disk": ((load.disk_mb + wanted.disk_mb) * MIB, host.disk_b * overcommit.disk),
+    }
+    return {what: 1 - taken / limit if limit else -1.0 for what, (taken, limit) in limits.items()}

@@ -1,0 +1,27 @@
+"""What the API description says of refusals."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from wrenn.control.http import ErrorBody
+
+_MEANING: Final = {
+    400: "`invalid_request`: the message names the field",
+    401: "`unauthorized`: no API key, or not a valid one",
+    404: "`not_found`: no such sandbox, file, process or template of this team",
+    409: "`conflict`: it exists already, or the idempotency key is another request's; `invalid_state`: it does not run",
+    413: "`too_large`: body, file or output above its limit",
+    502: "`agent_error`: the host or the guest could not do it",
+    503: "`no_hosts_available`: the message says what is full; `host_unavailable`, `database_unavailable`: try again",
+    504: "`deadline_exceeded`: it did not end in time",
+    507: "`storage_full`: the disk of the host or of the guest is full",
+}
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """FastAPI's `responses` for these statuses and for those that every endpoint has."""
+    return {
+        status: {"model": ErrorBody, "description": _MEANING[status]}
+        for status in sorted({400, 401, 503, *statuses})
+    }

@@ -1,0 +1,60 @@
+"""Endpoints for programs in a sandbox."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import JSONResponse, Response
+
+from wrenn.control.auth import CredentialOf
+from wrenn.control.http import while_connected
+from wrenn.control.sandboxes.answers import refusals
+from wrenn.control.sandboxes.commands import Commands
+from wrenn.control.sandboxes.types import Exec, ExecResult, ProcessList, Started
+
+router = APIRouter(prefix="/{sandbox_id}", tags=["commands"])
+
+
+def _commands(request: Request) -> Commands:
+    return request.app.state.commands
+
+
+Service = Annotated[Commands, Depends(_commands)]
+
+
+@router.post(
+    "/exec",
+    response_model=ExecResult,
+    responses={202: {"model": Started, "description": "Started in the background"}}
+    | refusals(404, 409, 413, 502, 504),
+)
+async def exec_command(
+    request: Request, sandbox_id: str, body: Exec, credential: CredentialOf, commands: Service
+) -> Response:
+    """Run a program to its end and return its output, or start it in the background.
+
+    It is not passed through a shell. In the foreground it is killed when the client goes away or its time is up.
+    """
+    if body.background:
+        return JSONResponse(await commands.start(credential, sandbox_id, body), 202)
+    return JSONResponse(await while_connected(request, commands.run(credential, sandbox_id, body)))
+
+
+@router.get("/processes", response_model=ProcessList, responses=refusals(404, 409, 502))
+async def list_processes(sandbox_id: str, credential: CredentialOf, commands: Service) -> Response:
+    """The living processes that were started through the API."""
+    return JSONResponse({"processes": await commands.list(credential, sandbox_id)})
+
+
+@router.delete("/processes/{selector}", status_code=204, responses=refusals(404, 409, 502))
+async def signal_process(
+    sandbox_id: str,
+    selector: str,
+    credential: CredentialOf,
+    commands: Service,
+    signal: Annotated[str, Query(description="SIGKILL or SIGTERM")] = "SIGKILL",
+) -> Response:
+    """Send a signal to the process of this pid (digits) or tag, and to its children."""
+    await commands.signal(credential, sandbox_id, selector, signal)
+    return Response(status_code=204)

@@ -1,0 +1,148 @@
+"""Compares what the database says of each host with what its agent says, and mends the difference.
+
+The rows are read first, then the agent is asked, and a row is written only if it still has the version that was read: a
+sandbox that begins to run in between is not taken for a lost one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from wrenn.base.clock import Clock
+from wrenn.base.errors import InvalidRequest, WrennError
+from wrenn.base.ids import SandboxId
+from wrenn.control.db import Database, Hints
+from wrenn.control.hosts import Host, HostClient, HostClients, all_hosts
+from wrenn.control.sandboxes import work_store
+from wrenn.control.sandboxes.changes import Changes
+from wrenn.control.sandboxes.records import Sandbox
+from wrenn.control.sandboxes.state import Desired, State
+from wrenn.protocol.host import host_pb as pb
+
+_log = logging.getLogger(__name__)
+
+_LIST_TIMEOUT_S: Final = 10.0
+_REMOVE_TIMEOUT_S: Final = 30.0
+_ACTIVITY_STEP_S: Final = 1.0
+"""Times of last use nearer than this are taken as equal."""
+LOST: Final = "The virtual machine is not on its host any more."
+
+
+class Comparison:
+    """See the module head. Safe to run twice and on two replicas."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        hints: Hints,
+        clients: HostClients,
+        changes: Changes,
+        clock: Clock,
+        interval_s: float,
+        missing_after_s: float,
+        unknown_grace_s: float,
+    ) -> None:
+        self._database = database
+        self._hints = hints
+        self._clients = clients
+        self._changes = changes
+        self._clock = clock
+        self._interval_s = interval_s
+        self._missing_after_s = missing_after_s
+        self._unknown_grace_s = unknown_grace_s
+        # Sandboxes without a row, with the time at which each was first met.
+        self._unknown: dict[SandboxId, float] = {}
+
+    async def run(self) -> None:
+        """Compare until cancelled."""
+        while True:
+            try:
+                await self.compare_once()
+            except Exception:
+                _log.exception("hosts could not be compared with the database")
+            await asyncio.sleep(self._interval_s)
+
+    async def compare_once(self) -> None:
+        """Compare all hosts now."""
+        hosts = await all_hosts(self._database)
+        await asyncio.gather(*(self._compare(host) for host in hosts))
+
+    async def _compare(self, host: Host) -> None:
+        rows = {row.sandbox_id: row for row in await work_store.live_on_host(self._database, host.host_id)}
+        client = self._clients.at(host.address)
+        try:
+            answer = await client.call(
+                client.rpc.list_sandboxes, pb.ListSandboxesRequest(), timeout_s=_LIST_TIMEOUT_S
+            )
+        except WrennError:
+            if host.silent_s >= self._missing_after_s:
+                for row in rows.values():
+                    if row.status is State.RUNNING:
+                        await self._set_state(row, State.MISSING)
+            return
+        seen = {_id(sandbox): sandbox for sandbox in answer.sandboxes}
+        for row in rows.values():
+            if row.desired is Desired.RUNNING and row.status in (State.RUNNING, State.MISSING):
+                await self._mend(client, row, seen.get(row.sandbox_id))
+        await self._remove_unwanted(client, seen, rows)
+
+    async def _mend(self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None) -> None:
+        """Make the row of a sandbox that should run say what is true."""
+        if seen is not None and seen.state == pb.SandboxState.RUNNING:
+            if row.status is State.MISSING:
+                await self._set_state(row, State.RUNNING)
+            last = row.last_active_at.timestamp() if row.last_active_at else 0.0
+            if seen.last_active_at_unix > last + _ACTIVITY_STEP_S:
+                await work_store.record_active_at(self._database, row, seen.last_active_at_unix)
+        elif seen is None or seen.state == pb.SandboxState.LOST:
+            reason = (seen.reason if seen is not None else "") or LOST
+            if seen is not None and not await self._remove(client, row.sandbox_id):
+                return
+            if await work_store.record_lost(self._database, self._hints, row, reason):
+                _log.warning("sandbox lost", extra={"sandbox_id": str(row.sandbox_id), "cause": reason})
+                self._changes.tell(row.sandbox_id)
+
+    async def _remove_unwanted(
+        self, client: HostClient, seen: Mapping[SandboxId, pb.Sandbox], rows: Mapping[SandboxId, Sandbox]
+    ) -> None:
+        """Remove from the host what has ended, and after a grace what nobody knows."""
+        strange = [sandbox_id for sandbox_id in seen if sandbox_id not in rows]
+        if not strange:
+            return
+        ended = await work_store.ended_among(self._database, strange)
+        now = self._clock.monotonic()
+        for sandbox_id in strange:
+            if sandbox_id in ended:
+                self._unknown.pop(sandbox_id, None)
+                unwanted = ended[sandbox_id]
+            else:
+                first_met = self._unknown.setdefault(sandbox_id, now)
+                unwanted = now - first_met >= self._unknown_grace_s
+            if unwanted and await self._remove(client, sandbox_id):
+                self._unknown.pop(sandbox_id, None)
+                _log.warning("unwanted sandbox removed from host", extra={"sandbox_id": str(sandbox_id)})
+
+    async def _remove(self, client: HostClient, sandbox_id: SandboxId) -> bool:
+        request = pb.RemoveSandboxRequest(sandbox_id=str(sandbox_id))
+        try:
+            await client.call(client.rpc.remove_sandbox, request, timeout_s=_REMOVE_TIMEOUT_S)
+        except WrennError as error:
+            _log.warning("not removed", extra={"sandbox_id": str(sandbox_id), "cause": error.message})
+            return False
+        return True
+
+    async def _set_state(self, row: Sandbox, state: State) -> None:
+        if await work_store.record_state(self._database, self._hints, row, state):
+            _log.warning("sandbox is %s", state, extra={"sandbox_id": str(row.sandbox_id)})
+            self._changes.tell(row.sandbox_id)
+
+
+def _id(sandbox: pb.Sandbox) -> SandboxId:
+    try:
+        return SandboxId.parse(sandbox.sandbox_id)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"The host names a sandbox {sandbox.sandbox_id!r}.") from error

@@ -1,0 +1,73 @@
+"""Table of sandboxes (platform reference §3.2, with what the reconciler needs)."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    TIMESTAMP,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from wrenn.control.db import metadata
+
+sandboxes = Table(
+    "sandboxes",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("team_id", Uuid, ForeignKey("teams.id"), nullable=False),
+    Column("host_id", Uuid, ForeignKey("hosts.id"), nullable=False),
+    Column("template", Text, nullable=False, server_default="minimal"),
+    Column("vcpus", Integer, nullable=False),
+    Column("memory_mb", Integer, nullable=False),
+    Column("disk_size_mb", Integer, nullable=False),
+    Column("timeout_sec", Integer, nullable=False, server_default=text("0")),
+    # May hold secrets of the user: emptied when the sandbox ends, never in an answer or a log.
+    Column("envs", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("host_ip", Text, nullable=False, server_default=""),
+    Column("status", Text, nullable=False, server_default="pending"),
+    Column("desired", Text, nullable=False, server_default="running"),
+    # Why it is in `error`: code of wrenn.base.errors and public text.
+    Column("failure", Text, nullable=False, server_default=""),
+    Column("reason", Text, nullable=False, server_default=""),
+    # Counts the writes of status, desired and lease: what was decided on an older version is not written.
+    Column("version", Integer, nullable=False, server_default=text("1")),
+    Column("lease_owner", Text),
+    Column("lease_until", TIMESTAMP(timezone=True)),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("next_attempt_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+    Column("idempotency_key", Text),
+    Column("request_digest", LargeBinary),
+    Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+    Column("started_at", TIMESTAMP(timezone=True)),
+    Column("last_active_at", TIMESTAMP(timezone=True)),
+    Column("last_updated", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+    UniqueConstraint("team_id", "idempotency_key", name="uq_sandboxes_idempotency_key"),
+    CheckConstraint(
+        "status IN ('pending', 'starting', 'running', 'missing', 'stopped', 'error')", name="status"
+    ),
+    CheckConstraint("desired IN ('running', 'stopped')", name="desired"),
+)
+
+_LIVE = text("status NOT IN ('stopped', 'error')")
+# Ended sandboxes are kept for ever; the loops and lists must not pay for them.
+Index("ix_sandboxes_team_live", sandboxes.c.team_id, sandboxes.c.created_at.desc(), postgresql_where=_LIVE)
+Index("ix_sandboxes_host_live", sandboxes.c.host_id, postgresql_where=_LIVE)
+Index(
+    "ix_sandboxes_due",
+    sandboxes.c.next_attempt_at,
+    postgresql_where=text(
+        "status IN ('pending', 'starting') OR (desired = 'stopped' AND status IN ('running', 'missing'))"
+    ),
+)

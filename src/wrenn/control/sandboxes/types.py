@@ -1,0 +1,227 @@
+"""Messages of the sandbox endpoints (platform reference §1.7). Fields unknown here are ignored, null counts as absent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
+
+from wrenn.control.sandboxes.records import Sandbox
+from wrenn.protocol.api import EXEC_TIMEOUT_DEFAULT_S, EXEC_TIMEOUT_LIMIT_S, NAME_LIMIT_B, PATH_LIMIT_B
+
+
+def _text(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("must not hold a NUL character")
+    return value
+
+
+def check_path(value: str) -> str:
+    """An absolute path that a Linux guest can have.
+
+    Raises:
+        ValueError: it is not; the text says why.
+    """
+    try:
+        raw = value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be valid UTF-8") from None
+    if b"\0" in raw:
+        raise ValueError("must not hold a NUL character")
+    if not raw.startswith(b"/"):
+        raise ValueError("must be an absolute path")
+    if len(raw) > PATH_LIMIT_B:
+        raise ValueError(f"must have at most {PATH_LIMIT_B} bytes")
+    if any(len(name) > NAME_LIMIT_B for name in raw.split(b"/")):
+        raise ValueError(f"must not hold a name of more than {NAME_LIMIT_B} bytes")
+    return value
+
+
+def _env_name(value: str) -> str:
+    if not value or "=" in value:
+        raise ValueError("must be names without '='")
+    return _text(value)
+
+
+GuestText = Annotated[str, AfterValidator(_text)]
+GuestPath = Annotated[str, AfterValidator(check_path)]
+Envs = dict[Annotated[str, AfterValidator(_env_name)], GuestText]
+GuestUser = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$", description="User in the guest")]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: v for k, v in value.items() if v is not None}  # pyright: ignore[reportUnknownVariableType]
+        return value
+
+
+class CreateSandbox(_Request):
+    """What to create. The limits of `vcpus` and `memory_mb` are the installation's."""
+
+    template: str = "minimal"
+    vcpus: StrictInt = 1
+    memory_mb: StrictInt = 512
+    timeout_sec: StrictInt = Field(
+        0, ge=0, le=2**31 - 1, description="Idle seconds until it is paused; 0: never"
+    )
+    envs: Envs = Field(default_factory=dict, description="Environment of every process in the sandbox")
+
+
+class SandboxView(BaseModel):
+    """A sandbox. Optional fields are absent where they have no value."""
+
+    id: str
+    status: Literal["pending", "starting", "running", "missing", "stopped", "error"]
+    template: str
+    vcpus: int
+    memory_mb: int
+    timeout_sec: int
+    host_ip: str | None = Field(None, description="Meaningful on the host only")
+    created_at: datetime
+    started_at: datetime | None = None
+    last_active_at: datetime | None = None
+    last_updated: datetime
+    metadata: dict[str, str] | None = Field(None, description="Versions; `reason` of an error")
+
+
+def sandbox_json(sandbox: Sandbox) -> dict[str, object]:
+    """The wire form of `SandboxView`."""
+    metadata = dict(sandbox.metadata) | ({"reason": sandbox.reason} if sandbox.reason else {})
+    fields: dict[str, object | None] = {
+        "id": str(sandbox.sandbox_id),
+        "status": sandbox.status.value,
+        "template": sandbox.template,
+        "vcpus": sandbox.vcpus,
+        "memory_mb": sandbox.memory_mb,
+        "timeout_sec": sandbox.timeout_sec,
+        "host_ip": sandbox.host_ip or None,
+        "created_at": _time(sandbox.created_at),
+        "started_at": _time(sandbox.started_at),
+        "last_active_at": _time(sandbox.last_active_at),
+        "last_updated": _time(sandbox.last_updated),
+        "metadata": metadata or None,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Exec(_Request):
+    """A program to run, not passed through a shell."""
+
+    cmd: GuestText = Field(min_length=1)
+    args: list[GuestText] = Field(default_factory=list)
+    timeout_sec: StrictInt = Field(
+        EXEC_TIMEOUT_DEFAULT_S,
+        ge=1,
+        le=EXEC_TIMEOUT_LIMIT_S,
+        description="Foreground only; then it is killed",
+    )
+    envs: Envs = Field(default_factory=dict)
+    cwd: GuestPath | None = Field(None, description="Default: the user's home")
+    user: GuestUser = "root"
+    background: StrictBool = False
+    tag: Annotated[GuestText, Field(min_length=1, max_length=128)] | None = Field(
+        None, description="Background only; default `proc-` + 8 hex digits"
+    )
+
+    @model_validator(mode="after")
+    def _tag_is_no_pid(self) -> Self:
+        if self.tag is not None and self.tag.isdigit():
+            raise ValueError("tag must not be a number: it could not be told from a pid")
+        return self
+
+
+class ExecResult(BaseModel):
+    """How a program ended. A program that does not exist has exit code 127, one that a signal ended -1."""
+
+    sandbox_id: str
+    cmd: str
+    stdout: str
+    stderr: str
+    exit_code: int
+    duration_ms: int
+    encoding: Literal["utf-8", "base64"] = Field(description="Of both streams; base64 if either is not UTF-8")
+
+
+class Started(BaseModel):
+    """A program in the background."""
+
+    sandbox_id: str
+    cmd: str
+    pid: int
+    tag: str
+
+
+class ProcessView(BaseModel):
+    """A living process that was started through the API."""
+
+    pid: int
+    tag: str | None = None
+    cmd: str
+    args: list[str] | None = None
+
+
+class ProcessList(BaseModel):
+    """Living processes."""
+
+    processes: list[ProcessView]
+
+
+class _FileRequest(_Request):
+    user: GuestUser = "root"
+
+
+class PathOf(_FileRequest):
+    """One path in the sandbox."""
+
+    path: GuestPath
+
+
+class ListFiles(PathOf):
+    """A directory."""
+
+    depth: StrictInt = Field(1, ge=0, le=1000, description="0 counts as 1")
+
+
+class Move(_FileRequest):
+    """Two paths in the sandbox."""
+
+    source: GuestPath
+    destination: GuestPath
+
+
+class FileEntry(BaseModel):
+    """A file, directory or link. Links are links, wherever they lead; sockets, pipes and devices count as files."""
+
+    name: str
+    path: str
+    type: Literal["file", "directory", "symlink"]
+    size: int
+    mode: int = Field(description="Permission bits")
+    permissions: str
+    owner: str
+    group: str
+    modified_at: int = Field(description="Unix seconds")
+    symlink_target: str | None = None
+
+
+class Entry(BaseModel):
+    """One entry."""
+
+    entry: FileEntry
+
+
+class Entries(BaseModel):
+    """Entries of a directory."""
+
+    entries: list[FileEntry]

@@ -1,0 +1,118 @@
+"""Settings of the control plane, from the environment. Documented in docs/reference/settings.md."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self, TypeVar
+from urllib.parse import urlsplit
+
+from wrenn.base.errors import InvalidRequest
+
+T = TypeVar("T")
+
+DEFAULT_DATA_DIR: Final = Path("/var/lib/wrenn")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a control plane must know.
+
+    Attributes:
+        database_url: PostgreSQL; None: start the embedded one in the data folder.
+        data_dir: the installation's folder; its `pki/` has the certificates.
+        listen_host, listen_port: where the API is served.
+        agent_url: the local host's agent.
+        max_vcpus, min_memory_mb, max_memory_mb: limits of one sandbox.
+        memory_overcommit, disk_overcommit: how often a host's memory and disk may be promised.
+        start_timeout_s: longest for a sandbox to run; the first of a template boots it.
+        start_retry_s: how long a host that does not answer is asked again to start one.
+        lease_s: after this time another replica goes on with the work of one that died.
+        host_interval_s: how often hosts are looked at and compared with the database.
+        missing_after_s: sandboxes of a host that is silent for so long are `missing`.
+        unknown_grace_s: a sandbox on a host that the database does not know is removed after this time.
+        faults: fault points to arm (tests only).
+    """
+
+    database_url: str | None
+    data_dir: Path
+    listen_host: str
+    listen_port: int
+    agent_url: str
+    max_vcpus: int
+    min_memory_mb: int
+    max_memory_mb: int
+    memory_overcommit: float
+    disk_overcommit: float
+    start_timeout_s: float
+    start_retry_s: float
+    lease_s: float
+    host_interval_s: float
+    missing_after_s: float
+    unknown_grace_s: float
+    faults: str
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """Read `DATABASE_URL` and `WRENN_*`; see docs/reference/settings.md.
+
+        Raises:
+            InvalidRequest: a value that cannot be used; the message names the setting.
+        """
+        listen_host, listen_port = _address(environment, "WRENN_LISTEN", "127.0.0.1:8000")
+        return cls(
+            database_url=environment.get("DATABASE_URL") or None,
+            data_dir=Path(environment.get("WRENN_DATA_DIR") or DEFAULT_DATA_DIR).absolute(),
+            listen_host=listen_host,
+            listen_port=listen_port,
+            agent_url=_agent_url(environment),
+            max_vcpus=_number(environment, "WRENN_MAX_VCPUS", 8, int),
+            min_memory_mb=_number(environment, "WRENN_MIN_MEMORY_MB", 128, int),
+            max_memory_mb=_number(environment, "WRENN_MAX_MEMORY_MB", 8192, int),
+            memory_overcommit=_number(environment, "WRENN_MEMORY_OVERCOMMIT", 4.0, float),
+            disk_overcommit=_number(environment, "WRENN_DISK_OVERCOMMIT", 20.0, float),
+            start_timeout_s=_number(environment, "WRENN_START_TIMEOUT_S", 120.0, float),
+            start_retry_s=_number(environment, "WRENN_START_RETRY_S", 20.0, float),
+            lease_s=_number(environment, "WRENN_LEASE_S", 15.0, float),
+            host_interval_s=_number(environment, "WRENN_HOST_INTERVAL_S", 3.0, float),
+            missing_after_s=_number(environment, "WRENN_MISSING_AFTER_S", 90.0, float),
+            unknown_grace_s=_number(environment, "WRENN_UNKNOWN_GRACE_S", 10.0, float),
+            faults=environment.get("WRENN_FAULTS", ""),
+        )
+
+
+def _number(environment: Mapping[str, str], name: str, default: T, parse: Callable[[str], T]) -> T:
+    text = environment.get(name)
+    if not text:
+        return default
+    try:
+        value = parse(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{name} must be a number, not {text!r}.") from error
+    if not value > 0:  # type: ignore[operator]
+        raise InvalidRequest(f"{name} must be above 0, not {text!r}.")
+    return value
+
+
+def _address(environment: Mapping[str, str], name: str, default: str) -> tuple[str, int]:
+    text = environment.get(name) or default
+    try:
+        parts = urlsplit(f"//{text}")
+        if parts.hostname and parts.port is not None and not parts.path:
+            return parts.hostname, parts.port
+    except ValueError:
+        pass  # not a port
+    raise InvalidRequest(f"{name} must be HOST:PORT, not {text!r}.")
+
+
+def _agent_url(environment: Mapping[str, str]) -> str:
+    text = environment.get("WRENN_AGENT_URL", "")
+    if not text:
+        host, port = _address(environment, "WRENN_AGENT_ADDRESS", "127.0.0.1:8010")
+        return f"https://{f'[{host}]' if ':' in host else host}:{port}"
+    parts = urlsplit(text)
+    if parts.scheme != "https" or not parts.hostname:
+        raise InvalidRequest("WRENN_AGENT_URL must be https://HOST:PORT.")
+    return f"https://{parts.netloc}"

@@ -1,0 +1,48 @@
+"""Statements on users and teams."""
+
+from __future__ import annotations
+
+from sqlalchemy import insert, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from wrenn.base.ids import TeamId, UserId, random_hex
+from wrenn.control.db import Transaction
+from wrenn.control.teams.tables import teams, users, users_teams
+
+
+async def ensure_user(tx: Transaction, *, email: str, name: str, is_admin: bool) -> UserId:
+    """The user with this e-mail address, made if there is none."""
+    await tx.execute(
+        upsert(users)
+        .values(id=UserId.new().value, email=email, name=name, is_admin=is_admin)
+        .on_conflict_do_nothing(index_elements=["email"])
+    )
+    # The lock makes two first callers follow each other, so that one team is made and not two.
+    found = await tx.execute(select(users.c.id).where(users.c.email == email).with_for_update())
+    return UserId(found.scalar_one())
+
+
+async def ensure_default_team(tx: Transaction, user_id: UserId, *, name: str) -> TeamId:
+    """The user's default team, made with the user as its owner if there is none."""
+    found = await tx.execute(
+        select(teams.c.id)
+        .join(users_teams)
+        .where(users_teams.c.user_id == user_id.value, users_teams.c.is_default, teams.c.deleted_at.is_(None))
+    )
+    known = found.scalar_one_or_none()
+    if known is not None:
+        return TeamId(known)
+    return await insert_team(tx, user_id, name=name)
+
+
+async def insert_team(tx: Transaction, owner_id: UserId, *, name: str) -> TeamId:
+    """A new team, owned by this user, whose default team it becomes."""
+    team_id = TeamId.new()
+    slug = f"{random_hex(3)}-{random_hex(3)}"
+    await tx.execute(insert(teams).values(id=team_id.value, name=name, slug=slug))
+    await tx.execute(
+        insert(users_teams).values(
+            team_id=team_id.value, user_id=owner_id.value, is_default=True, role="owner"
+        )
+    )
+    return team_id

@@ -1,0 +1,427 @@
+"""A host agent without virtual machines, for tests of the control plane.
+
+It speaks the real protocol over the real mutual TLS. A sandbox is a folder of this machine; commands are processes in it,
+and paths of the guest are paths below it. Switches make it fail, wait, forget and lose its answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import ssl
+import stat
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvicorn
+from connectrpc.errors import ConnectError
+from connectrpc.request import RequestContext
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from wrenn.base.errors import (
+    Conflict,
+    DeadlineExceeded,
+    InvalidRequest,
+    InvalidState,
+    NotFound,
+    WrennError,
+)
+from wrenn.base.units import GIB
+from wrenn.protocol.host import host_pb as pb
+from wrenn.protocol.host.errors import ERROR_CODE_HEADER, connect_code
+from wrenn.protocol.host.host_connect import HostAgent, HostAgentASGIApplication
+from wrenn.testing.server import served
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+@dataclass(slots=True)
+class Switches:
+    """What goes wrong.
+
+    Attributes:
+        fail: error by the name of a call, e.g. `ensure_sandbox`; raised before it has any effect.
+        lose_answer: names of calls that are carried out and whose answer is then lost.
+        hold: names of calls that wait until the event is set.
+        memory_b, sandbox_limit: the machine's size.
+    """
+
+    fail: dict[str, WrennError] = field(default_factory=dict[str, WrennError])
+    lose_answer: set[str] = field(default_factory=set[str])
+    hold: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
+    memory_b: int = 64 * GIB
+    sandbox_limit: int = 4094
+
+
+@dataclass(slots=True)
+class _Box:
+    spec: pb.SandboxSpec
+    root: Path
+    started_at: float
+    last_active_at: float
+    state: pb.SandboxState = pb.SandboxState.RUNNING
+    processes: dict[int, tuple[pb.Process, asyncio.subprocess.Process]] = field(
+        default_factory=dict[int, tuple[pb.Process, asyncio.subprocess.Process]]
+    )
+
+
+class SimulatedHost(HostAgent):
+    """See the module head. `calls` counts the calls by name; `arrived` tells when a held call is there."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._boxes: dict[str, _Box] = {}
+        self.switches = Switches()
+        self.calls: Counter[str] = Counter()
+        self.arrived = asyncio.Condition()
+        self.url = ""
+
+    @property
+    def sandbox_ids(self) -> set[str]:
+        """The sandboxes that it has."""
+        return set(self._boxes)
+
+    def forget(self, sandbox_id: str) -> None:
+        """As after a host's disk was replaced: the sandbox never was."""
+        del self._boxes[sandbox_id]
+
+    def lose(self, sandbox_id: str) -> None:
+        """The sandbox's virtual machine ended."""
+        self._boxes[sandbox_id].state = pb.SandboxState.LOST
+
+    def plant(self, sandbox_id: str) -> None:
+        """A sandbox that no control plane asked for."""
+        self._add(pb.SandboxSpec(sandbox_id=sandbox_id, template="minimal", vcpus=1, memory_mb=128))
+
+    async def wait_call(self, name: str, *, count: int = 1) -> None:
+        """Return when this call has arrived `count` times."""
+        async with self.arrived, asyncio.timeout(10):
+            await self.arrived.wait_for(lambda: self.calls[name] >= count)
+
+    async def intercept_unary(
+        self,
+        call_next: Callable[[Q, RequestContext[Q, A]], Awaitable[A]],
+        request: Q,
+        ctx: RequestContext[Q, A],
+        /,
+    ) -> A:
+        """Run a call with what the switches say, and our errors as Connect errors."""
+        name = "".join(f"_{c.lower()}" if c.isupper() else c for c in ctx.method.name).lstrip("_")
+        async with self.arrived:
+            self.calls[name] += 1
+            self.arrived.notify_all()
+        try:
+            if (held := self.switches.hold.get(name)) is not None:
+                await held.wait()
+            if (failure := self.switches.fail.get(name)) is not None:
+                raise failure
+            answer = await call_next(request, ctx)
+        except WrennError as error:
+            ctx.response_headers[ERROR_CODE_HEADER] = error.code
+            raise ConnectError(connect_code(error), error.message) from error
+        if name in self.switches.lose_answer:
+            raise _AnswerLost
+        return answer
+
+    async def get_host(self, request: pb.GetHostRequest, ctx: Any, /) -> pb.Host:
+        """The machine."""
+        return pb.Host(
+            agent_version="simulated",
+            cpu_cores=4,
+            memory_b=self.switches.memory_b,
+            memory_available_b=self.switches.memory_b,
+            disk_b=1024 * GIB,
+            disk_available_b=1024 * GIB,
+            sandbox_limit=self.switches.sandbox_limit,
+            sandbox_count=len(self._boxes),
+            templates=["minimal"],
+        )
+
+    async def ensure_sandbox(self, request: pb.EnsureSandboxRequest, ctx: Any, /) -> pb.Sandbox:
+        """Make the folder."""
+        spec = request.sandbox
+        assert spec is not None, "the control plane sends a spec"
+        box = self._boxes.get(spec.sandbox_id)
+        if box is None:
+            box = self._add(spec)
+        elif box.spec != spec:
+            raise Conflict("It exists with other settings.")
+        return _sandbox(box)
+
+    def _add(self, spec: pb.SandboxSpec) -> _Box:
+        root = self._root / spec.sandbox_id
+        (root / "root").mkdir(parents=True)
+        box = self._boxes[spec.sandbox_id] = _Box(spec, root, time.time(), time.time())
+        return box
+
+    async def remove_sandbox(self, request: pb.RemoveSandboxRequest, ctx: Any, /) -> pb.RemoveSandboxResponse:
+        """Remove the folder."""
+        box = self._boxes.pop(request.sandbox_id, None)
+        if box is not None:
+            for pid, (_, process) in list(box.processes.items()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+                await process.wait()
+            shutil.rmtree(box.root)
+        return pb.RemoveSandboxResponse()
+
+    async def list_sandboxes(self, request: pb.ListSandboxesRequest, ctx: Any, /) -> pb.ListSandboxesResponse:
+        """All folders."""
+        return pb.ListSandboxesResponse(sandboxes=[_sandbox(box) for box in self._boxes.values()])
+
+    async def ping_sandbox(self, request: pb.PingSandboxRequest, ctx: Any, /) -> pb.PingSandboxResponse:
+        """Note it."""
+        self._box(request.sandbox_id).last_active_at = time.time()
+        return pb.PingSandboxResponse()
+
+    async def exec(self, request: pb.ExecRequest, ctx: Any, /) -> pb.ExecResponse:
+        """Run it on this machine."""
+        box, command = self._box(request.sandbox_id), request.command
+        assert command is not None, "the control plane sends a command"
+        process = await self._spawn(box, command, asyncio.subprocess.PIPE)
+        if process is None:
+            return pb.ExecResponse(stderr=f"sh: 1: {command.cmd}: not found\n".encode(), exit_code=127)
+        try:
+            async with asyncio.timeout(request.timeout_ms / 1000):
+                stdout, stderr = await process.communicate()
+        except TimeoutError as error:
+            raise DeadlineExceeded("The command did not end in time and was killed.") from error
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+        return pb.ExecResponse(
+            stdout=stdout, stderr=stderr, exit_code=max(process.returncode if process.returncode is not None else -1, -1)
+        )
+
+    async def start_process(self, request: pb.StartProcessRequest, ctx: Any, /) -> pb.StartProcessResponse:
+        """Run it on this machine and let it go on."""
+        box, command = self._box(request.sandbox_id), request.command
+        assert command is not None, "the control plane sends a command"
+        process = await self._spawn(box, command, asyncio.subprocess.DEVNULL)
+        if process is None:
+            raise NotFound(f"{command.cmd}: not found")
+        listed = pb.Process(pid=process.pid, tag=request.tag, cmd=command.cmd, args=list(command.args))
+        box.processes[process.pid] = (listed, process)
+        return pb.StartProcessResponse(pid=process.pid, tag=request.tag)
+
+    async def list_processes(self, request: pb.ListProcessesRequest, ctx: Any, /) -> pb.ListProcessesResponse:
+        """Those that live."""
+        running = self._box(request.sandbox_id).processes.values()
+        return pb.ListProcessesResponse(processes=[p for p, process in running if process.returncode is None])
+
+    async def signal_process(self, request: pb.SignalProcessRequest, ctx: Any, /) -> pb.SignalProcessResponse:
+        """Kill the group."""
+        assert request.selector is not None, "the control plane sends a selector"
+        for pid, (listed, process) in self._box(request.sandbox_id).processes.items():
+            if request.selector.value in (pid, listed.tag) and process.returncode is None:
+                os.killpg(pid, int(request.signal))
+                await process.wait()
+                return pb.SignalProcessResponse()
+        raise NotFound("No such process.")
+
+    async def stat(self, request: pb.PathRequest, ctx: Any, /) -> pb.FileEntry:
+        """One entry."""
+        return _entry(self._box(request.sandbox_id), self._path(request.sandbox_id, request.path))
+
+    async def list_dir(self, request: pb.ListDirRequest, ctx: Any, /) -> pb.ListDirResponse:
+        """Entries to a depth."""
+        top = self._path(request.sandbox_id, request.path)
+        if not top.is_dir():
+            raise NotFound(f"{request.path}: no such directory")
+        box = self._box(request.sandbox_id)
+        found = [p for p in sorted(top.rglob("*")) if len(p.relative_to(top).parts) <= request.depth]
+        return pb.ListDirResponse(entries=[_entry(box, path) for path in found])
+
+    async def make_dir(self, request: pb.PathRequest, ctx: Any, /) -> pb.FileEntry:
+        """A folder."""
+        path = self._path(request.sandbox_id, request.path)
+        if path.exists():
+            raise Conflict(f"{request.path}: exists")
+        path.mkdir(parents=True)
+        return _entry(self._box(request.sandbox_id), path)
+
+    async def move(self, request: pb.MoveRequest, ctx: Any, /) -> pb.FileEntry:
+        """A rename."""
+        source, target = (self._path(request.sandbox_id, p) for p in (request.source, request.destination))
+        if not os.path.lexists(source):
+            raise NotFound(f"{request.source}: no such file")
+        source.rename(target)
+        return _entry(self._box(request.sandbox_id), target)
+
+    async def remove_path(self, request: pb.PathRequest, ctx: Any, /) -> pb.RemovePathResponse:
+        """Gone, or never there."""
+        path = self._path(request.sandbox_id, request.path)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        return pb.RemovePathResponse()
+
+    async def serve_file(self, request: Request) -> Response:
+        """`GET` and `PUT` of a file's content (docs/design/host-api.md)."""
+        sandbox_id = request.url.path.split("/")[2]
+        try:
+            path = self._path(sandbox_id, request.query_params["path"])
+            if request.method == "GET":
+                return _content(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = path.with_name(path.name + ".part")
+            try:
+                with scratch.open("wb") as file:
+                    async for chunk in request.stream():
+                        file.write(chunk)
+            except ClientDisconnect:
+                scratch.unlink()
+                raise
+            scratch.rename(path)
+            return Response(status_code=204)
+        except WrennError as error:
+            body = {"code": error.code, "message": error.message}
+            return JSONResponse(body, error.http_status, {ERROR_CODE_HEADER: error.code})
+
+    def _box(self, sandbox_id: str) -> _Box:
+        box = self._boxes.get(sandbox_id)
+        if box is None:
+            raise NotFound(f"Sandbox {sandbox_id} is not on this host.")
+        if box.state != pb.SandboxState.RUNNING:
+            raise InvalidState(f"Sandbox {sandbox_id} is lost.")
+        return box
+
+    def _path(self, sandbox_id: str, path: str) -> Path:
+        root = self._box(sandbox_id).root
+        # As in a guest: `..` at the top stays at the top.
+        inside = Path(os.path.normpath(path)).relative_to("/")
+        if path.startswith("//") or inside.is_absolute():
+            raise InvalidRequest("not a path")
+        return root / inside
+
+    async def _spawn(
+        self, box: _Box, command: pb.Command, output: int
+    ) -> asyncio.subprocess.Process | None:
+        envs = {"PATH": os.environ["PATH"], "USER": command.user, **box.spec.envs, **command.envs}
+        try:
+            return await asyncio.create_subprocess_exec(
+                command.cmd,
+                *command.args,
+                env=envs,
+                cwd=self._path(box.spec.sandbox_id, command.cwd or "/root"),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            return None
+
+
+class _AnswerLost(BaseException):
+    """Ends the connection without an answer."""
+
+
+class _App:
+    def __init__(self, host: SimulatedHost) -> None:
+        self._host = host
+        self._rpc = HostAgentASGIApplication(host, interceptors=[host], compressions=[])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith("/sandboxes/"):
+            response = await self._host.serve_file(Request(scope, receive))
+            await response(scope, receive, send)
+            return
+        try:
+            await self._rpc(scope, receive, send)  # type: ignore[arg-type]
+        except _AnswerLost:
+            return
+
+
+@asynccontextmanager
+async def running_host(root: Path, pki: Path, *, port: int = 0) -> AsyncGenerator[SimulatedHost]:
+    """Serve a simulated host on loopback with the agent's certificate in `pki`."""
+    host = SimulatedHost(root)
+    async with served_host(host, pki, port=port):
+        yield host
+    for sandbox_id in host.sandbox_ids:
+        await host.remove_sandbox(pb.RemoveSandboxRequest(sandbox_id=sandbox_id), None)
+
+
+@asynccontextmanager
+async def served_host(host: SimulatedHost, pki: Path, *, port: int = 0) -> AsyncGenerator[None]:
+    """Serve this host; afterwards it is unreachable, and may be served again with what it has."""
+    config = uvicorn.Config(
+        _App(host),
+        host="127.0.0.1",
+        port=port,
+        ssl_certfile=pki / "agent.pem",
+        ssl_keyfile=pki / "agent.key",
+        ssl_ca_certs=str(pki / "ca.pem"),
+        ssl_cert_reqs=ssl.CERT_REQUIRED,
+        lifespan="off",
+        log_level="critical",
+        timeout_graceful_shutdown=1,
+    )
+    async with served(config) as bound:
+        host.url = f"https://127.0.0.1:{bound}"
+        yield
+
+
+def _content(path: Path) -> Response:
+    if not path.is_file():
+        raise NotFound("no such file")
+
+    async def chunks() -> AsyncGenerator[bytes]:
+        with path.open("rb") as file:
+            while chunk := file.read(65536):
+                yield chunk
+
+    return StreamingResponse(chunks(), headers={"content-length": str(path.stat().st_size)})
+
+
+def _sandbox(box: _Box) -> pb.Sandbox:
+    return pb.Sandbox(
+        sandbox_id=box.spec.sandbox_id,
+        state=box.state,
+        reason="The virtual machine ended." if box.state == pb.SandboxState.LOST else "",
+        host_ip="10.11.0.2",
+        template=box.spec.template,
+        started_at_unix=box.started_at,
+        last_active_at_unix=box.last_active_at,
+        metadata={"agent_version": "simulated"},
+    )
+
+
+def _entry(box: _Box, path: Path) -> pb.FileEntry:
+    try:
+        found = path.lstat()
+    except FileNotFoundError as error:
+        raise NotFound(f"/{path.relative_to(box.root)}: no such file") from error
+    kind = pb.FileType.UNSPECIFIED
+    if stat.S_ISLNK(found.st_mode):
+        kind = pb.FileType.SYMLINK
+    elif stat.S_ISDIR(found.st_mode):
+        kind = pb.FileType.DIRECTORY
+    elif stat.S_ISREG(found.st_mode):
+        kind = pb.FileType.FILE
+    return pb.FileEntry(
+        name=path.name,
+        type=kind,
+        path=f"/{path.relative_to(box.root)}",
+        size_b=found.st_size,
+        mode=stat.S_IMODE(found.st_mode),
+        permissions=stat.filemode(found.st_mode),
+        owner="root",
+        group="root",
+        modified_at_unix=int(found.st_mtime),
+        symlink_target=str(path.readlink()) if kind == pb.FileType.SYMLINK else None,
+    )
