@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -76,7 +76,7 @@ async def running_control(settings: Settings) -> AsyncGenerator[Control]:
 
 def _build(
     settings: Settings, database: Database, clients: HostClients
-) -> tuple[Control, Sandboxes, dict[str, Coroutine[object, object, None]]]:
+) -> tuple[Control, Sandboxes, Mapping[str, Coroutine[object, object, None]]]:
     owner = random_hex(8)
     clock = SystemClock()
     hints = Hints(database, sender=owner)

@@ -4,6 +4,8 @@ It speaks the real protocol over the real mutual TLS. A sandbox is a folder of t
 and paths of the guest are paths below it. Switches make it fail, wait, forget and lose its answers.
 """
 
+# ruff: noqa: ARG002 - the signatures are the RPC library's
+
 from __future__ import annotations
 
 import asyncio
@@ -202,7 +204,9 @@ class SimulatedHost(HostAgent):
                 os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
         return pb.ExecResponse(
-            stdout=stdout, stderr=stderr, exit_code=max(process.returncode if process.returncode is not None else -1, -1)
+            stdout=stdout,
+            stderr=stderr,
+            exit_code=max(process.returncode if process.returncode is not None else -1, -1),
         )
 
     async def start_process(self, request: pb.StartProcessRequest, ctx: Any, /) -> pb.StartProcessResponse:
@@ -307,9 +311,7 @@ class SimulatedHost(HostAgent):
             raise InvalidRequest("not a path")
         return root / inside
 
-    async def _spawn(
-        self, box: _Box, command: pb.Command, output: int
-    ) -> asyncio.subprocess.Process | None:
+    async def _spawn(self, box: _Box, command: pb.Command, output: int) -> asyncio.subprocess.Process | None:
         envs = {"PATH": os.environ["PATH"], "USER": command.user, **box.spec.envs, **command.envs}
         try:
             return await asyncio.create_subprocess_exec(

@@ -28,9 +28,12 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-import asyncpg
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
 
 from wrenn.base.errors import Forbidden, InternalError
+from wrenn.control.db.engine import engine_url
 
 SYSTEM_USER: Final = "wrenn-postgres"
 DATABASE: Final = "wrenn"
@@ -73,7 +76,10 @@ class _Server:
 
     @property
     def url(self) -> str:
-        return f"postgresql://{DATABASE}@/{DATABASE}?host={quote(str(self.sockets), safe='')}"
+        return self.url_of(DATABASE)
+
+    def url_of(self, database: str) -> str:
+        return f"postgresql://{DATABASE}@/{database}?host={quote(str(self.sockets), safe='')}"
 
     @property
     def programs(self) -> Path:
@@ -313,20 +319,18 @@ async def _clear_stale(server: _Server) -> None:
 async def _wait_empty(server: _Server, *, timeout_s: float) -> None:
     """Wait until no process works in the server's folder: its memory and files are free."""
     async with asyncio.timeout(timeout_s):
-        while _processes_in(server.folder):
+        while _processes_in(server.folder):  # noqa: ASYNC110 - nothing tells of the end of a foreign process
             await asyncio.sleep(_LOCK_POLL_S)
 
 
 async def _ensure_database(server: _Server) -> None:
-    connection = await asyncpg.connect(
-        host=str(server.sockets), user=DATABASE, database="postgres", timeout=10
+    engine = create_async_engine(
+        engine_url(server.url_of("postgres")), poolclass=NullPool, isolation_level="AUTOCOMMIT"
     )
-    try:
-        exists = await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", DATABASE)
-        if not exists:
-            await connection.execute(f'CREATE DATABASE "{DATABASE}"')
-    finally:
-        await connection.close(timeout=5)
+    async with engine.connect() as connection:
+        exists = text("SELECT true FROM pg_database WHERE datname = :name")
+        if (await connection.execute(exists, {"name": DATABASE})).scalar_one_or_none() is None:
+            await connection.execute(text(f'CREATE DATABASE "{DATABASE}"'))
 
 
 async def _program(server: _Server, name: str, arguments: Sequence[str], *, timeout_s: float) -> None:

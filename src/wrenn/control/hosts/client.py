@@ -108,8 +108,8 @@ class HostClient:
         async with await self._transfer("GET", sandbox_id, path, user) as response:
             if response.status != 200:
                 raise await _refusal(response)
-            size = response.headers.get("content-length")
-            yield Download(int(size) if size is not None else None, _chunks(response))
+            size = response.headers.get("content-length", "")
+            yield Download(int(size) if size else None, _chunks(response))
 
     async def write_file(
         self, sandbox_id: SandboxId, path: str, content: AsyncIterator[bytes], *, user: str

@@ -30,7 +30,7 @@ class Monitor:
         while True:
             try:
                 await self.look_once()
-            except Exception:
+            except Exception:  # noqa: BLE001 - the loop must go on; what failed is tried again
                 _log.exception("hosts could not be looked at")
             await asyncio.sleep(self._interval_s)
 
@@ -44,8 +44,11 @@ class Monitor:
         try:
             seen = await client.call(client.rpc.get_host, pb.GetHostRequest(), timeout_s=_LOOK_TIMEOUT_S)
         except WrennError as error:
-            if host.status is HostStatus.ONLINE:
-                _log.warning("host is silent", extra={"host_id": str(host.host_id), "cause": error.message})
+            if host.status is not HostStatus.UNREACHABLE:
+                _log.warning(
+                    "host is silent",
+                    extra={"host_id": str(host.host_id), "reason": error.message, **error.context},
+                )
             await store.record_silent(self._database, host.host_id)
             return
         if host.status is not HostStatus.ONLINE:

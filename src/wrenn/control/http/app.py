@@ -13,13 +13,7 @@ from pydantic import BaseModel
 
 from wrenn.control.http import errors
 from wrenn.control.http.middleware import BodyLimit, RequestIds
-from wrenn.protocol.api import (
-    CAPSULES_PREFIX,
-    JSON_BODY_LIMIT_B,
-    SANDBOXES_PREFIX,
-    UPLOAD_FORM_LIMIT_B,
-    UPLOAD_LIMIT_B,
-)
+from wrenn.protocol.api import CAPSULES_PREFIX, JSON_BODY_LIMIT_B, SANDBOXES_PREFIX
 
 _DESCRIPTION = """Sandboxes for AI agents: small virtual machines that start in well under a second.
 
@@ -63,7 +57,7 @@ def build_app(routers: Iterable[APIRouter], services: Mapping[str, object]) -> F
         app.include_router(router, prefix=CAPSULES_PREFIX, include_in_schema=False)
     errors.install(app)
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, limit_of=_body_limit_b)
+    app.add_middleware(BodyLimit, limit_b=JSON_BODY_LIMIT_B, has_own_limit=_is_upload)
     app.add_middleware(RequestIds)
     for name, service in services.items():
         setattr(app.state, name, service)
@@ -74,9 +68,5 @@ def _operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def _body_limit_b(path: str) -> int | None:
-    if path.endswith("/files/stream/write"):
-        return None
-    if path.endswith("/files/write"):
-        return UPLOAD_LIMIT_B + UPLOAD_FORM_LIMIT_B
-    return JSON_BODY_LIMIT_B
+def _is_upload(path: str) -> bool:
+    return path.endswith(("/files/write", "/files/stream/write"))

@@ -66,7 +66,7 @@ class DownloadResponse(Response):
         self._opening = opening
         self.background = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send it; stops reading from the sandbox when the client goes away."""
         async with self._opening as download:
             gone = asyncio.create_task(_gone(receive))

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from wrenn.base.errors import InternalError, InvalidRequest, NotFound, WrennError
+from wrenn.base.errors import InternalError, InvalidRequest, NotFound, TooLarge, WrennError
 
 _log = logging.getLogger(__name__)
 
@@ -65,18 +65,22 @@ async def _validation_error(_request: Request, error: Exception) -> JSONResponse
 
 
 def _first_fault(fault: Any) -> str:
-    where = [str(part) for part in fault["loc"] if part not in ("body", "query", "path", "header")]
+    # The first part is the place in the request: body, query, path or header.
+    where = [str(part) for part in fault["loc"][1:]]
     if fault["type"] == "json_invalid":
         return "The body is not valid JSON."
-    if not where:
-        return "The body must be a JSON object."
     text = str(fault["msg"]).removeprefix(_VALUE_ERROR)
+    if not where:
+        # Either the body as a whole is wrong, or a rule between fields is broken, which names them itself.
+        return f"{text}." if fault["type"] == "value_error" else "The body must be a JSON object."
     return f"{'.'.join(where)[:200]}: {text[:1].lower()}{text[1:]}."
 
 
 async def _http_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException), "registered for this class"
     match error.status_code:
+        case 413:
+            return error_response(TooLarge(error.detail))
         case 404:
             return error_response(NotFound("There is no such path."))
         case 405:

@@ -8,13 +8,14 @@ from contextvars import ContextVar
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wrenn.base.errors import InternalError, TooLarge
 from wrenn.base.ids import random_hex
 from wrenn.base.units import MIB
 from wrenn.control.http.errors import error_response
-from wrenn.protocol.api import JSON_BODY_LIMIT_B, REQUEST_ID_HEADER
+from wrenn.protocol.api import REQUEST_ID_HEADER
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class RequestIds:
 
         try:
             await self._app(scope, receive, send_named)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the last net: a fault of ours is logged and told in general words
             # Of an answer that has begun, the server breaks the connection: the client sees that it is not whole.
             _log.exception("request failed", extra={"path": scope["path"], "answer_begun": started})
             if not started:
@@ -55,21 +56,22 @@ class RequestIds:
 
 
 class BodyLimit:
-    """Refuses bodies above a limit, before they are read where the client says the size. `limit_of` knows the path."""
+    """Refuses a body above `limit_b`, before it is read where the client says its size. Uploads have their own limits."""
 
-    def __init__(self, app: ASGIApp, limit_of: Callable[[str], int | None]) -> None:
+    def __init__(self, app: ASGIApp, limit_b: int, has_own_limit: Callable[[str], bool]) -> None:
         self._app = app
-        self._limit_of = limit_of
+        self._limit_b = limit_b
+        self._has_own_limit = has_own_limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        limit_b = self._limit_of(scope["path"]) if scope["type"] == "http" else None
-        if limit_b is None:
+        if scope["type"] != "http" or self._has_own_limit(scope["path"]):
             await self._app(scope, receive, send)
             return
+        error = TooLarge(f"The body has more than {self._limit_b // MIB} MiB.")
         announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdigit() and (len(announced) > 18 or int(announced) > limit_b):
-            await error_response(_too_large(limit_b))(scope, receive, send)
+        if announced.isdigit() and int(announced[:19]) > self._limit_b:
+            await error_response(error)(scope, receive, send)
             return
         received_b = 0
 
@@ -77,35 +79,12 @@ class BodyLimit:
             nonlocal received_b
             message = await receive()
             received_b += len(message.get("body", b""))
-            if received_b > limit_b:
-                raise BodyTooLarge(limit_b)
+            if received_b > self._limit_b:
+                # The one kind that the framework passes on unchanged from within a body.
+                raise HTTPException(error.http_status, error.message)
             return message
 
-        started = False
-
-        async def send_noting(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive_limited, send_noting)
-        except BodyTooLarge:
-            if started:
-                raise
-            await error_response(_too_large(limit_b))(scope, receive, send)
-
-
-class BodyTooLarge(BaseException):
-    """Passes through the framework, which would make any other exception of a body a 400."""
-
-    def __init__(self, limit_b: int) -> None:
-        super().__init__(limit_b)
-
-
-def _too_large(limit_b: int) -> TooLarge:
-    shown = f"{limit_b // MIB} MiB" if limit_b >= JSON_BODY_LIMIT_B else f"{limit_b} bytes"
-    return TooLarge(f"The body has more than {shown}.")
+        await self._app(scope, receive_limited, send)
 
 
 class RequestIdFilter(logging.Filter):

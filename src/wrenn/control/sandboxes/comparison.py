@@ -62,7 +62,7 @@ class Comparison:
         while True:
             try:
                 await self.compare_once()
-            except Exception:
+            except Exception:  # noqa: BLE001 - the loop must go on; what failed is tried again
                 _log.exception("hosts could not be compared with the database")
             await asyncio.sleep(self._interval_s)
 

@@ -72,8 +72,15 @@ async def write_file_stream(
 async def _write(
     request: Request, sandbox_id: str, credential: CredentialOf, files: Service, *, limit_b: int | None
 ) -> None:
-    content_type = request.headers.get("content-type", "")
-    await files.write(credential, sandbox_id, content_type, body_of(request), limit_b=limit_b)
+    announced = request.headers.get("content-length", "")
+    await files.write(
+        credential,
+        sandbox_id,
+        request.headers.get("content-type", ""),
+        body_of(request),
+        announced_b=int(announced[:19]) if announced.isdigit() else 0,
+        limit_b=limit_b,
+    )
 
 
 @router.post("/read", response_class=Response, responses=_CONTENT | refusals(404, 409, 502))

@@ -15,6 +15,7 @@ from wrenn.control.hosts import Download
 from wrenn.control.sandboxes.service import Sandboxes, Target
 from wrenn.control.sandboxes.types import GuestPath, GuestUser, ListFiles, Move, PathOf
 from wrenn.control.sandboxes.upload_form import UploadForm
+from wrenn.protocol.api import UPLOAD_FORM_LIMIT_B
 from wrenn.protocol.host import host_pb as pb
 
 _CALL_TIMEOUT_S: Final = 60.0
@@ -42,13 +43,18 @@ class Files:
         content_type: str,
         content: AsyncIterator[bytes],
         *,
+        announced_b: int,
         limit_b: int | None,
     ) -> None:
         """Write the form's part `file` to the path in its part `path`, which must stand before it.
 
+        `announced_b` is the size of the whole form if the client said it, else 0.
+
         Raises:
             InvalidRequest: not such a form. TooLarge: the file has more than `limit_b` bytes; nothing was replaced.
         """
+        if limit_b is not None and announced_b > limit_b + UPLOAD_FORM_LIMIT_B:
+            raise too_large(limit_b)
         target = await self._sandboxes.target(credential, text_id)
         form = UploadForm(content_type, content)
         fields = await form.fields()

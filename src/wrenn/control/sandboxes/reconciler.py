@@ -82,7 +82,7 @@ class Reconciler:
                 self._due.clear()
                 try:
                     await self.reconcile_once()
-                except Exception:
+                except Exception:  # noqa: BLE001 - the loop must go on; what failed is tried again
                     _log.exception("due work could not be taken")
                     await asyncio.sleep(_FIRST_PAUSE_S)
                 try:
@@ -118,8 +118,7 @@ class Reconciler:
                     await work_store.renew(
                         self._database, held, owner=self._owner, lease_s=self._settings.lease_s
                     )
-                except Exception:
-                    # Another replica may take them over then, which is safe.
+                except Exception:  # noqa: BLE001 - another replica may take them over then, which is safe
                     _log.exception("leases could not be renewed")
 
     async def _work_on(self, work: Work) -> None:

@@ -13,7 +13,11 @@ from wrenn.protocol.api import EXEC_TIMEOUT_DEFAULT_S, EXEC_TIMEOUT_LIMIT_S, NAM
 
 
 def _text(value: str) -> str:
-    if "\0" in value:
+    try:
+        raw = value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be valid UTF-8") from None
+    if b"\0" in raw:
         raise ValueError("must not hold a NUL character")
     return value
 
@@ -24,12 +28,7 @@ def check_path(value: str) -> str:
     Raises:
         ValueError: it is not; the text says why.
     """
-    try:
-        raw = value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("must be valid UTF-8") from None
-    if b"\0" in raw:
-        raise ValueError("must not hold a NUL character")
+    raw = _text(value).encode()
     if not raw.startswith(b"/"):
         raise ValueError("must be an absolute path")
     if len(raw) > PATH_LIMIT_B:

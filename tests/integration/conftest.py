@@ -1,0 +1,238 @@
+"""A real PostgreSQL, a simulated host behind real mutual TLS, and the control plane over loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import httpx2
+import pytest
+import uvicorn
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from wrenn.base.secrets import Secret
+from wrenn.control.db import Database, Transaction
+from wrenn.control.db.embedded import ensure_running, stop
+from wrenn.control.db.engine import engine_url
+from wrenn.control.db.migrate import migrate
+from wrenn.control.hosts.pki import ensure_pki
+from wrenn.control.keys import insert_key
+from wrenn.control.settings import Settings
+from wrenn.control.teams import store as teams
+from wrenn.control.wiring import Control, running_control
+from wrenn.testing.server import served
+from wrenn.testing.simulated_host import SimulatedHost, running_host
+
+DEADLINE_S = 15.0
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Iterator[Path]:
+    """A folder that PostgreSQL's user can reach, which pytest's own are not."""
+    folder = Path(tempfile.mkdtemp(prefix="wrenn-test-"))
+    folder.chmod(0o711)
+    yield folder
+    asyncio.run(stop(folder))
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def template_url(data_dir: Path) -> str:
+    """A database with all migrations, to be copied."""
+
+    async def prepare() -> str:
+        url = await ensure_running(data_dir)
+        await migrate(url)
+        # The machine does not lose its power during a test.
+        await run_sql(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+        return url
+
+    return asyncio.run(prepare())
+
+
+async def run_sql(url: str, *statements: str) -> None:
+    """Statements outside any transaction."""
+    engine = create_async_engine(engine_url(url), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        for statement in statements:
+            await connection.execute(text(statement))
+
+
+@pytest.fixture
+async def database_url(template_url: str) -> AsyncIterator[str]:
+    """A database of the test's own."""
+    name = f"test_{uuid.uuid4().hex}"
+    admin = make_url(template_url).set(database="postgres").render_as_string()
+    await run_sql(admin, f"CREATE DATABASE {name} TEMPLATE wrenn")
+    yield make_url(template_url).set(database=name).render_as_string()
+    await run_sql(admin, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url)
+    yield database
+    await database.close()
+
+
+@pytest.fixture(scope="session")
+def pki(data_dir: Path) -> Path:
+    ensure_pki(data_dir / "pki")
+    return data_dir / "pki"
+
+
+@pytest.fixture
+async def host(tmp_path: Path, pki: Path) -> AsyncIterator[SimulatedHost]:
+    async with running_host(tmp_path / "boxes", pki) as host:
+        yield host
+
+
+@pytest.fixture
+def settings(data_dir: Path, pki: Path, database_url: str, host: SimulatedHost) -> Settings:
+    return Settings.from_environment(environment_of(data_dir, database_url, host.url))
+
+
+def environment_of(data_dir: Path, database_url: str, agent_url: str) -> dict[str, str]:
+    """Settings with short times, so that tests need not wait for loops."""
+    return {
+        "DATABASE_URL": database_url,
+        "WRENN_DATA_DIR": str(data_dir),
+        "WRENN_AGENT_URL": agent_url,
+        "WRENN_HOST_INTERVAL_S": "0.2",
+        "WRENN_LEASE_S": "1.5",
+        "WRENN_UNKNOWN_GRACE_S": "0.5",
+        "WRENN_MISSING_AFTER_S": "0.5",
+        "WRENN_START_RETRY_S": "3",
+        "WRENN_START_TIMEOUT_S": "20",
+    }
+
+
+async def make_team(database_url: str, name: str) -> Secret:
+    """A user with a team, and a key of it."""
+
+    async def make(tx: Transaction) -> Secret:
+        user_id = await teams.ensure_user(tx, email=f"{name}@example.com", name=name, is_admin=False)
+        team_id = await teams.ensure_default_team(tx, user_id, name=name)
+        return await insert_key(tx, team_id=team_id, created_by=user_id, name="test")
+
+    database = Database(database_url)
+    try:
+        return await database.transaction(make)
+    finally:
+        await database.close()
+
+
+@dataclass
+class Platform:
+    """A control plane with its host. `api` has the key of the team `ada`."""
+
+    api: httpx2.AsyncClient
+    url: str
+    key: Secret
+    control: Control
+    host: SimulatedHost
+    settings: Settings
+
+    async def create(self, **body: object) -> str:
+        """The URL path of a new sandbox."""
+        answer = await self.api.post("/v1/sandboxes", json=body)
+        assert answer.status_code == 201, answer.text
+        return f"/v1/sandboxes/{answer.json()['id']}"
+
+    async def wait_status(self, path: str, status: str) -> dict[str, object]:
+        """The sandbox, once it has this status."""
+        async with asyncio.timeout(DEADLINE_S):
+            while (found := (await self.api.get(path)).json())["status"] != status:
+                await asyncio.sleep(0.05)
+        return found
+
+
+def client(url: str, key: Secret | None) -> httpx2.AsyncClient:
+    """A plain HTTP client of the API."""
+    headers = {"X-API-Key": key.reveal()} if key is not None else {}
+    return httpx2.AsyncClient(base_url=url, headers=headers, timeout=40, trust_env=False)
+
+
+@asynccontextmanager
+async def running_platform(settings: Settings, host: SimulatedHost, key: Secret) -> AsyncIterator[Platform]:
+    """The control plane in this process, served on loopback."""
+    async with AsyncExitStack() as stack:
+        control = await stack.enter_async_context(running_control(settings))
+        config = uvicorn.Config(
+            control.app,
+            host="127.0.0.1",
+            port=0,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=1,
+        )
+        port = await stack.enter_async_context(served(config))
+        url = f"http://127.0.0.1:{port}"
+        api = await stack.enter_async_context(client(url, key))
+        await control.monitor.look_once()
+        yield Platform(api, url, key, control, host, settings)
+
+
+@pytest.fixture
+async def platform(settings: Settings, host: SimulatedHost, database_url: str) -> AsyncIterator[Platform]:
+    key = await make_team(database_url, "ada")
+    async with running_platform(settings, host, key) as platform:
+        yield platform
+
+
+@pytest.fixture
+async def second_platform(platform: Platform) -> AsyncIterator[Platform]:
+    """A second replica on the same database."""
+    async with running_platform(replace(platform.settings), platform.host, platform.key) as second:
+        yield second
+
+
+@asynccontextmanager
+async def control_process(
+    environment: dict[str, str], port: int
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`wrenn control` as a process of its own; killed at the end if it still runs."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "from wrenn.control.main import main; main()",
+        env={**os.environ, **environment, "WRENN_LISTEN": f"127.0.0.1:{port}"},
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(DEADLINE_S), client(f"http://127.0.0.1:{port}", None) as probe:
+            while True:
+                try:
+                    await probe.get("/health")
+                    break
+                except httpx2.TransportError:
+                    assert process.returncode is None, "the control plane did not start"
+                    await asyncio.sleep(0.05)
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+def refused(answer: httpx2.Response, status: int, code: str) -> str:
+    """Check the platform's error shape and return the message."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["x-request-id"]
+    error = answer.json()["error"]
+    assert set(answer.json()) == {"error"}
+    assert error["code"] == code
+    assert error["message"]
+    return error["message"]
