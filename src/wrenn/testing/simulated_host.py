@@ -28,7 +28,7 @@ from connectrpc.errors import ConnectError
 from connectrpc.request import RequestContext
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from wrenn.base.errors import (
     Conflict,
@@ -79,13 +79,14 @@ class _Box:
 
 
 class SimulatedHost(HostAgent):
-    """See the module head. `calls` counts the calls by name; `arrived` tells when a held call is there."""
+    """See the module head. `calls` counts the calls by name, `broken_off` those whose caller went away."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._boxes: dict[str, _Box] = {}
         self.switches = Switches()
         self.calls: Counter[str] = Counter()
+        self.broken_off: Counter[str] = Counter()
         self.arrived = asyncio.Condition()
         self.url = ""
 
@@ -110,6 +111,17 @@ class SimulatedHost(HostAgent):
         """Return when this call has arrived `count` times."""
         async with self.arrived, asyncio.timeout(10):
             await self.arrived.wait_for(lambda: self.calls[name] >= count)
+
+    async def note_broken_off(self, path: str) -> None:
+        """The caller of this call did not wait for its answer."""
+        async with self.arrived:
+            self.broken_off[path.rpartition("/")[2]] += 1
+            self.arrived.notify_all()
+
+    async def wait_broken_off(self, method: str) -> None:
+        """Return when a caller of this method has gone away."""
+        async with self.arrived, asyncio.timeout(10):
+            await self.arrived.wait_for(lambda: self.broken_off[method] > 0)
 
     async def intercept_unary(
         self,
@@ -342,10 +354,31 @@ class _App:
             response = await self._host.serve_file(Request(scope, receive))
             await response(scope, receive, send)
             return
+        body = await Request(scope, receive).body()
+        call = asyncio.create_task(self._call(scope, body, send))
+        gone = asyncio.create_task(_gone(receive))
+        await asyncio.wait({call, gone}, return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        if not call.done():
+            await self._host.note_broken_off(scope["path"])
+            call.cancel()
+        await asyncio.wait({call})
+
+    async def _call(self, scope: Scope, body: bytes, send: Send) -> None:
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
         try:
             await self._rpc(scope, receive, send)  # type: ignore[arg-type]
         except _AnswerLost:
-            return
+            # An answer that begins and never ends: the server closes the connection.
+            headers = [(b"content-length", b"1")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 @asynccontextmanager

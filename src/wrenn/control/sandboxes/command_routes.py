@@ -34,7 +34,8 @@ async def exec_command(
 ) -> Response:
     """Run a program to its end and return its output, or start it in the background.
 
-    It is not passed through a shell. In the foreground it is killed when the client goes away or its time is up.
+    It is not passed through a shell. In the foreground it is killed when its time is up; when the client goes away, the
+    call to the host is broken off.
     """
     if body.background:
         return JSONResponse(await commands.start(credential, sandbox_id, body), 202)

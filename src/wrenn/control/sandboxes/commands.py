@@ -32,7 +32,7 @@ class Commands:
         self._sandboxes = sandboxes
 
     async def run(self, credential: Credential, text_id: str, body: Exec) -> dict[str, object]:
-        """Run to the end; the wire form of `ExecResult`. A cancellation kills the program.
+        """Run to the end; the wire form of `ExecResult`. A cancellation breaks off the call to the host.
 
         Raises:
             DeadlineExceeded: it ran longer than its limit and was killed. TooLarge: it wrote too much and was killed.

@@ -1,0 +1,264 @@
+"""Sandboxes and hosts agree in the end, whatever fails, comes twice, or comes late."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import httpx2
+import pytest
+from sqlalchemy import update
+
+from wrenn.base.errors import AgentFailure, InternalError, StorageFull, Unavailable
+from wrenn.base.ids import SandboxId
+from wrenn.base.units import MIB
+from wrenn.control.db import Database
+from wrenn.control.sandboxes.tables import sandboxes
+from wrenn.control.settings import Settings
+from wrenn.testing.simulated_host import SimulatedHost, served_host
+
+from .conftest import DEADLINE_S, Platform, make_team, refused, running_platform
+
+KEY = {"Idempotency-Key": "one request"}
+
+
+async def test_the_same_idempotency_key_is_the_same_sandbox(platform: Platform):
+    many = [platform.api.post("/v1/sandboxes", json={"vcpus": 2}, headers=KEY) for _ in range(5)]
+    answers = await asyncio.gather(*many)
+    assert [answer.status_code for answer in answers] == [201] * 5
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert len(platform.host.sandbox_ids) == 1
+    refused(await platform.api.post("/v1/sandboxes", json={"vcpus": 1}, headers=KEY), 409, "conflict")
+
+
+async def test_an_idempotency_key_belongs_to_its_team(platform: Platform, database_url: str):
+    mine = await platform.api.post("/v1/sandboxes", json={}, headers=KEY)
+    other = {**KEY, "X-API-Key": (await make_team(database_url, "eve")).reveal()}
+    theirs = await platform.api.post("/v1/sandboxes", json={"vcpus": 2}, headers=other)
+    assert theirs.status_code == 201
+    assert theirs.json()["id"] != mine.json()["id"]
+
+
+async def test_the_key_of_a_removed_sandbox_tells_so(platform: Platform):
+    first = await platform.api.post("/v1/sandboxes", json={}, headers=KEY)
+    await platform.api.delete(f"/v1/sandboxes/{first.json()['id']}")
+    refused(await platform.api.post("/v1/sandboxes", json={}, headers=KEY), 409, "invalid_state")
+
+
+async def test_a_failed_start_leaves_nothing_and_frees_its_key(platform: Platform):
+    platform.host.switches.fail["ensure_sandbox"] = AgentFailure("The guest did not answer.")
+    answer = await platform.api.post("/v1/sandboxes", json={}, headers=KEY)
+    assert refused(answer, 502, "agent_error") == "The guest did not answer."
+    assert not platform.host.sandbox_ids
+    assert platform.host.calls["remove_sandbox"] == 1
+    assert (await platform.api.get("/v1/sandboxes")).json() == []
+    platform.host.switches.fail.clear()
+    assert (await platform.api.post("/v1/sandboxes", json={}, headers=KEY)).status_code == 201
+
+
+async def test_the_hosts_reason_decides_the_answer(platform: Platform):
+    for failure, status, code in (
+        (StorageFull("The disk of the host is full."), 507, "storage_full"),
+        (InternalError("/secret/path exploded"), 500, "internal_error"),
+    ):
+        platform.host.switches.fail["ensure_sandbox"] = failure
+        answer = await platform.api.post("/v1/sandboxes", json={})
+        assert "secret" not in refused(answer, status, code)
+
+
+async def test_creates_at_once_never_exceed_the_memory(
+    settings: Settings, host: SimulatedHost, database_url: str
+):
+    host.switches.memory_b = 4 * 512 * MIB
+    key = await make_team(database_url, "ada")
+    async with running_platform(replace(settings, memory_overcommit=1.0), host, key) as platform:
+        answers = await asyncio.gather(*(platform.api.post("/v1/sandboxes", json={}) for _ in range(10)))
+        assert sorted(answer.status_code for answer in answers) == [201] * 4 + [503] * 6
+        full = [answer for answer in answers if answer.status_code == 503]
+        assert "memory" in refused(full[0], 503, "no_hosts_available")
+        done = next(answer for answer in answers if answer.status_code == 201)
+        await platform.api.delete(f"/v1/sandboxes/{done.json()['id']}")
+        assert (await platform.api.post("/v1/sandboxes", json={})).status_code == 201
+
+
+async def test_slots_that_are_full_are_named(platform: Platform):
+    platform.host.switches.sandbox_limit = 1
+    await platform.control.monitor.look_once()
+    await platform.create()
+    answer = await platform.api.post("/v1/sandboxes", json={})
+    assert "sandbox slots" in refused(answer, 503, "no_hosts_available")
+
+
+async def test_a_lost_answer_of_create_and_of_remove_is_asked_again(platform: Platform):
+    platform.host.switches.lose_answer = {"ensure_sandbox", "remove_sandbox"}
+    creation = asyncio.create_task(platform.create())
+    await platform.host.wait_call("ensure_sandbox", count=2)
+    platform.host.switches.lose_answer.discard("ensure_sandbox")
+    path = await creation
+    assert len(platform.host.sandbox_ids) == 1
+    deletion = asyncio.create_task(platform.api.delete(path))
+    await platform.host.wait_call("remove_sandbox", count=2)
+    platform.host.switches.lose_answer.clear()
+    assert (await deletion).status_code == 204
+    assert not platform.host.sandbox_ids
+
+
+async def test_a_sandbox_that_is_removed_while_it_starts_is_gone(platform: Platform):
+    platform.host.switches.hold["ensure_sandbox"] = held = asyncio.Event()
+    creation = asyncio.create_task(platform.api.post("/v1/sandboxes", json={}))
+    await platform.host.wait_call("ensure_sandbox")
+    (listed,) = (await platform.api.get("/v1/sandboxes")).json()
+    assert listed["status"] == "starting"
+    path = f"/v1/sandboxes/{listed['id']}"
+    refused(await platform.api.post(f"{path}/exec", json={"cmd": "true"}), 409, "invalid_state")
+    assert (await platform.api.delete(path)).status_code == 204
+    refused(await creation, 409, "invalid_state")
+    # The host's late work is noticed and taken back.
+    held.set()
+    await platform.host.wait_call("remove_sandbox", count=2)
+    await until(lambda: not platform.host.sandbox_ids)
+    assert (await platform.api.get(path)).json()["status"] == "stopped"
+
+
+@pytest.mark.parametrize("headers", [{}, KEY], ids=["without key", "with key"])
+async def test_a_client_that_goes_away_leaves_a_sandbox_only_under_its_key(
+    platform: Platform, headers: dict[str, str]
+):
+    platform.host.switches.hold["ensure_sandbox"] = held = asyncio.Event()
+    with pytest.raises(httpx2.ReadTimeout):
+        await platform.api.post("/v1/sandboxes", json={}, headers=headers, timeout=0.5)
+    await platform.host.wait_call("ensure_sandbox")
+    held.set()
+    if headers:
+        again = await platform.api.post("/v1/sandboxes", json={}, headers=headers)
+        assert again.status_code == 201
+        assert platform.host.sandbox_ids == {again.json()["id"]}
+    else:
+        await platform.host.wait_call("remove_sandbox")
+        async with asyncio.timeout(DEADLINE_S):
+            while (await platform.api.get("/v1/sandboxes")).json():
+                await asyncio.sleep(0.05)
+        assert not platform.host.sandbox_ids
+
+
+async def test_a_command_whose_client_goes_away_is_broken_off_on_the_host(platform: Platform):
+    path = await platform.create()
+    body = {"cmd": "sleep", "args": ["60"], "timeout_sec": 60}
+    with pytest.raises(httpx2.ReadTimeout):
+        await platform.api.post(f"{path}/exec", json=body, timeout=0.3)
+    await platform.host.wait_broken_off("Exec")
+
+
+async def test_a_sandbox_that_ended_by_itself_becomes_an_error(platform: Platform):
+    lost, forgotten, kept = [await platform.create() for _ in range(3)]
+    platform.host.lose(lost.rpartition("/")[2])
+    platform.host.forget(forgotten.rpartition("/")[2])
+    for path in (lost, forgotten):
+        found = await platform.wait_status(path, "error")
+        assert "virtual machine" in str(found["metadata"])
+        refused(await platform.api.post(f"{path}/exec", json={"cmd": "true"}), 409, "invalid_state")
+        assert (await platform.api.delete(path)).status_code == 204
+    assert platform.host.sandbox_ids == {kept.rpartition("/")[2]}
+    assert (await platform.api.get(kept)).json()["status"] == "running"
+
+
+async def test_what_nobody_knows_is_removed_after_a_grace(platform: Platform):
+    kept = await platform.create()
+    planted = str(SandboxId.new())
+    platform.host.plant(planted)
+    await platform.control.comparison.compare_once()
+    assert planted in platform.host.sandbox_ids
+    await until(lambda: planted not in platform.host.sandbox_ids)
+    assert platform.host.sandbox_ids == {kept.rpartition("/")[2]}
+
+
+async def test_a_silent_host_makes_its_sandboxes_missing_until_it_is_back(
+    platform: Platform, host: SimulatedHost
+):
+    path = await platform.create()
+    silence = Unavailable("silent")
+    for call in ("get_host", "list_sandboxes", "exec", "remove_sandbox", "ensure_sandbox"):
+        host.switches.fail[call] = silence
+    await platform.wait_status(path, "missing")
+    refused(await platform.api.post(f"{path}/exec", json={"cmd": "true"}), 503, "host_unavailable")
+    refused(await platform.api.post("/v1/sandboxes", json={}), 503, "no_hosts_available")
+    assert [s["status"] for s in (await platform.api.get("/v1/sandboxes")).json()] == ["missing"]
+    host.switches.fail.clear()
+    await platform.wait_status(path, "running")
+    answer = await platform.api.post(f"{path}/exec", json={"cmd": "true"})
+    assert answer.json()["exit_code"] == 0
+
+
+async def test_deleting_on_a_silent_host_is_done_when_it_is_back(platform: Platform, host: SimulatedHost):
+    path = await platform.create()
+    host.switches.fail["remove_sandbox"] = Unavailable("silent")
+    with pytest.raises(httpx2.ReadTimeout):
+        await platform.api.delete(path, timeout=0.5)
+    assert (await platform.api.get(path)).json()["status"] == "running"
+    refused(await platform.api.post(f"{path}/exec", json={"cmd": "true"}), 409, "invalid_state")
+    host.switches.fail.clear()
+    await platform.wait_status(path, "stopped")
+    assert not host.sandbox_ids
+
+
+async def test_two_replicas_share_the_work_and_see_each_others_results(
+    platform: Platform, second_platform: Platform
+):
+    both = (platform, second_platform)
+    paths = await asyncio.gather(*(both[n % 2].create() for n in range(12)))
+    assert len(platform.host.sandbox_ids) == 12
+    for path in paths[:6]:
+        assert (await second_platform.api.get(path)).json()["status"] == "running"
+    answers = await asyncio.gather(*(both[n // 6].api.delete(path) for n, path in enumerate(paths)))
+    assert {answer.status_code for answer in answers} == {204}
+    assert not platform.host.sandbox_ids
+
+
+async def test_both_replicas_reconciling_and_comparing_at_once_change_nothing_twice(
+    platform: Platform, second_platform: Platform
+):
+    paths = [await platform.create() for _ in range(4)]
+    platform.host.lose(paths[0].rpartition("/")[2])
+    for _ in range(3):
+        await asyncio.gather(
+            *(p.control.comparison.compare_once() for p in (platform, second_platform)),
+            *(p.control.reconciler.reconcile_once() for p in (platform, second_platform)),
+        )
+    statuses = [(await platform.api.get(path)).json()["status"] for path in paths]
+    assert statuses == ["error", "running", "running", "running"]
+    assert len(platform.host.sandbox_ids) == 3
+
+
+async def test_a_late_result_touches_no_row(platform: Platform, database: Database):
+    platform.host.switches.hold["ensure_sandbox"] = held = asyncio.Event()
+    creation = asyncio.create_task(platform.api.post("/v1/sandboxes", json={}, headers=KEY))
+    await platform.host.wait_call("ensure_sandbox")
+    # As if the worker had slept through its lease and another replica had taken the sandbox.
+    await database.execute(update(sandboxes).values(lease_owner="another", version=sandboxes.c.version + 1))
+    held.set()
+    answer = await creation
+    assert answer.status_code == 201
+    # Asked again when the other's lease had run out: the first result was not written.
+    assert platform.host.calls["ensure_sandbox"] == 2
+
+
+async def test_a_host_keeps_its_identity_when_its_address_changes(
+    settings: Settings, database_url: str, platform: Platform, tmp_path: Path
+):
+    path = await platform.create()
+    other = SimulatedHost(tmp_path / "other")
+    async with served_host(other, settings.data_dir / "pki"):
+        key = await make_team(database_url, "eve")
+        async with running_platform(replace(settings, agent_url=other.url), other, key) as moved:
+            answer = await moved.api.post("/v1/sandboxes", json={})
+            assert answer.status_code == 201
+            assert other.sandbox_ids == {answer.json()["id"]}
+            await platform.wait_status(path, "error")
+
+
+async def until(done: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not done():
+            await asyncio.sleep(0.05)
