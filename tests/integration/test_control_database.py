@@ -1,0 +1,166 @@
+"""PostgreSQL: migrations, its absence, the embedded server's life."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, func, select, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from wrenn.control.db import Database, Transaction, metadata
+from wrenn.control.db.embedded import ensure_running, stop
+from wrenn.control.db.engine import engine_url
+from wrenn.control.db.migrate import migrate
+from wrenn.control.settings import Settings
+from wrenn.control.teams import bootstrap, teams, users
+from wrenn.testing.simulated_host import SimulatedHost
+
+from .conftest import DEADLINE_S, environment_of, make_team, refused, running_platform
+
+
+async def test_the_migrations_make_what_the_tables_say(database_url: str):
+    def difference(connection: Connection) -> object:
+        return compare_metadata(MigrationContext.configure(connection), metadata)
+
+    engine = create_async_engine(engine_url(database_url), poolclass=NullPool)
+    async with engine.connect() as connection:
+        assert await connection.run_sync(difference) == []
+
+
+async def test_migrating_again_and_from_many_programs_at_once_is_fine(database_url: str):
+    await asyncio.gather(*(migrate(database_url) for _ in range(4)))
+
+
+async def test_bootstrap_makes_one_user_and_one_team_whoever_calls(database: Database, database_url: str):
+    keys = await asyncio.gather(*(bootstrap(database_url) for _ in range(4)))
+    assert len({key.reveal() for key in keys}) == 4
+    for table in (users, teams):
+        assert (await database.execute(select(func.count()).select_from(table))).scalar_one() == 1
+
+
+async def test_a_cancelled_transaction_leaves_no_connection_and_no_lock(database: Database):
+    entered = asyncio.Event()
+
+    async def hold(tx: Transaction) -> None:
+        await tx.execute(text("SELECT pg_advisory_xact_lock(1)"))
+        entered.set()
+        await tx.execute(text("SELECT pg_sleep(0.3)"))
+
+    for _ in range(5):
+        entered.clear()
+        task = asyncio.create_task(database.transaction(hold))
+        await entered.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    async with asyncio.timeout(DEADLINE_S):
+        await database.transaction(hold)
+
+
+@pytest.fixture
+def own_dir() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="wrenn-test-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+async def own_url(own_dir: Path) -> AsyncIterator[str]:
+    yield await ensure_running(own_dir)
+    await stop(own_dir)
+
+
+def postmaster(folder: Path) -> int:
+    return int((folder / "postgres/postmaster.pid").read_text().split()[0])
+
+
+async def kill(folder: Path) -> None:
+    pid = postmaster(folder)
+    os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(DEADLINE_S):
+        while Path(f"/proc/{pid}/cwd").exists():
+            await asyncio.sleep(0.01)
+
+
+async def test_the_embedded_server_is_made_once_and_closed_to_others(own_dir: Path, own_url: str):
+    pid = postmaster(own_dir)
+    assert await asyncio.gather(*(ensure_running(own_dir) for _ in range(4))) == [own_url] * 4
+    assert postmaster(own_dir) == pid
+    assert (own_dir / "postgres").stat().st_mode & 0o777 == 0o700
+    assert os.getsid(pid) != os.getsid(0), "it must not end with the terminal of who started it"
+
+
+async def test_the_embedded_server_survives_a_kill_with_its_data(own_dir: Path, own_url: str):
+    database = Database(own_url)
+    await database.execute(text("CREATE TABLE kept (n int)"))
+    await database.execute(text("INSERT INTO kept VALUES (7)"))
+    await kill(own_dir)
+    assert await ensure_running(own_dir) == own_url
+    assert (await database.execute(text("SELECT n FROM kept"), repeatable=True)).scalar_one() == 7
+    await database.close()
+
+
+async def test_a_stale_pid_file_that_names_a_living_process_is_no_obstacle(own_dir: Path, own_url: str):
+    await stop(own_dir)
+    pid_file = own_dir / "postgres/postmaster.pid"
+    pid_file.write_text(f"{os.getpid()}\n{own_dir}/postgres\n0\n5432\n{own_dir}/postgres\n\n0 0\nready\n")
+    await ensure_running(own_dir)
+    assert postmaster(own_dir) != os.getpid()
+
+
+async def test_a_half_made_server_is_made_anew(own_dir: Path):
+    (own_dir / "postgres.new").mkdir()
+    (own_dir / "postgres.new/PG_VERSION").write_text("18\n")
+    try:
+        await ensure_running(own_dir)
+    finally:
+        await stop(own_dir)
+
+
+async def test_a_data_folder_with_a_long_name_works(own_dir: Path):
+    long = own_dir / ("a" * 90)
+    try:
+        database = Database(await ensure_running(long))
+        assert (await database.execute(text("SELECT 1"))).scalar_one() == 1
+        await database.close()
+    finally:
+        await stop(long)
+
+
+async def test_while_postgresql_is_away_requests_say_so_and_then_work_again(
+    own_dir: Path, own_url: str, pki: Path, data_dir: Path, host: SimulatedHost
+):
+    await migrate(own_url)
+    key = await make_team(own_url, "ada")
+    settings = Settings.from_environment(environment_of(data_dir, own_url, host.url))
+    async with running_platform(settings, host, key) as platform:
+        path = await platform.create()
+        await kill(own_dir)
+        for answer in (
+            await platform.api.get(path),
+            await platform.api.post("/v1/sandboxes", json={}),
+            await platform.api.post(f"{path}/exec", json={"cmd": "true"}),
+        ):
+            assert "database" in refused(answer, 503, "database_unavailable")
+        assert (await platform.api.get("/health")).status_code == 200
+        await ensure_running(own_dir)
+        answer = await platform.api.post(f"{path}/exec", json={"cmd": "true"})
+        assert answer.json()["exit_code"] == 0
+        await platform.create()
+        assert len(host.sandbox_ids) == 2
+        # A restart between two requests is not noticed at all.
+        await stop(own_dir)
+        await ensure_running(own_dir)
+        assert (await platform.api.get(path)).json()["status"] == "running"
+        assert (await platform.api.delete(path)).status_code == 204
