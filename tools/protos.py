@@ -26,9 +26,19 @@ def generate(destination: Path) -> list[Path]:
         with tempfile.TemporaryDirectory() as scratch:
             outputs = [f"--py_out={scratch}"] + ([f"--connectrpc_out={scratch}"] if stubs else [])
             subprocess.run(
-                [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}", *outputs, str(ROOT / "proto" / proto)],
+                [
+                    sys.executable,
+                    "-m",
+                    "grpc_tools.protoc",
+                    f"-I{ROOT / 'proto'}",
+                    *outputs,
+                    str(ROOT / "proto" / proto),
+                ],
                 check=True,
-                env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},  # the two plugins
+                env={
+                    **os.environ,
+                    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                },  # the two plugins
             )
             for module in sorted((Path(scratch) / proto).parent.glob("*_*.py")):
                 target = Path(package) / module.name
@@ -45,7 +55,11 @@ def main() -> int:
         generate(place)
         return 0
     with tempfile.TemporaryDirectory() as scratch:
-        stale = [m for m in generate(Path(scratch)) if not (place / m).exists() or not filecmp.cmp(Path(scratch) / m, place / m, shallow=False)]
+        stale = [
+            m
+            for m in generate(Path(scratch))
+            if not (place / m).exists() or not filecmp.cmp(Path(scratch) / m, place / m, shallow=False)
+        ]
     for module in stale:
         print(f"out of date: src/wrenn/protocol/{module} (run `make protos`)")
     return 1 if stale else 0

@@ -97,10 +97,10 @@ async def test_a_used_slot_is_destroyed_and_its_number_rests(block: Block):
     slots = slots_of(block)
     await slots.start({})
     first = await slots.acquire("a")
-    await slots.release(first.index)
-    await slots.release(first.index)
-    await slots.remove(first.index)
-    await slots.remove(first.index)
+    await slots.release(first.index, "a")
+    await slots.release(first.index, "a")
+    await slots.remove(first.index, "a")
+    await slots.remove(first.index, "a")
     assert await leftovers(block, {0}) == []
     assert (await slots.acquire("b")).index == first.index + 1
     await slots.close()
@@ -112,7 +112,7 @@ async def test_the_pool_says_what_is_full(block: Block):
     slot = await slots.acquire("a")
     with pytest.raises(NoCapacity, match="network slots"):
         await slots.acquire("b")
-    await slots.remove(slot.index)
+    await slots.remove(slot.index, "a")
     assert (await slots.acquire("b")).index == slot.index
     await slots.close()
 

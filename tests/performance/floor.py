@@ -50,9 +50,7 @@ async def bare_restore(platform: Platform, shape: Shape) -> AsyncGenerator[BareR
     block = find_block(platform.data_dir)
     assert block is not None
     slots = Slots(block, vmm_uid=0, vmm_gid=0, ready_target=0)
-    slot = await slots.acquire(
-        "floor",
-    )
+    slot = await slots.acquire("floor")
     tap = slot.open_tap()
     memory = sealed_copy(base.memory, name="floor", on_data=lambda _offset, _data: None)
     try:
@@ -60,7 +58,7 @@ async def bare_restore(platform: Platform, shape: Shape) -> AsyncGenerator[BareR
     finally:
         os.close(memory)
         os.close(tap)
-        await slots.remove(slot.index)
+        await slots.remove(slot.index, "floor")
         await slots.close()
 
 

@@ -177,7 +177,7 @@ class Bases:
             undo.push("remove draft", lambda: asyncio.to_thread(remove_tree, draft))
             await fault_point("agent.base.after_draft")
             slot = await self._slots.acquire(name)
-            undo.push("release slot", partial(self._slots.release, slot.index))
+            undo.push("release slot", partial(self._slots.release, slot.index, name))
             files = bases.Base(key, draft)
             with files.memory.open("wb") as memory:
                 memory.truncate(shape.memory_mb * MIB)
@@ -210,7 +210,10 @@ class Bases:
             await vm.kill()
             await fault_point("agent.base.after_save")
             # The undo steps run on success too: the VM's resources are needed no more, and the draft has moved away.
-            base = await asyncio.to_thread(bases.publish, draft, self._layout.bases, key=key, facts=facts)
+            try:
+                base = await asyncio.to_thread(bases.publish, draft, self._layout.bases, key=key, facts=facts)
+            except OSError as error:
+                raise translated(error, doing="keep the template's snapshot") from error
         _log.info("base made", extra={"base": key, "duration_ms": int((time.monotonic() - started) * 1000)})
         return base
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import ssl
 import sys
 
@@ -42,9 +43,16 @@ async def serve(settings: Settings) -> None:
         await uvicorn.Server(config).serve()
 
 
+def _raise_descriptor_limit() -> None:
+    """Every sandbox takes several descriptors; service managers start programs with a limit of 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main() -> None:
     """Entry point; exits with 1 and one sentence when it cannot start."""
     configure_logging()
+    _raise_descriptor_limit()
     settings = Settings.from_environment()
     arm_faults(settings.faults)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from contextlib import suppress
 
 from wrenn.base.errors import AgentFailure
 from wrenn.vm import Vm
@@ -29,5 +28,4 @@ async def unless_it_ends(vm: Vm, work: Awaitable[None]) -> None:
     finally:
         for pending in (task, ended):
             pending.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await pending
+        await asyncio.wait({task, ended})

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Final
 
 from wrenn.agent.bases import Bases
 from wrenn.agent.facts import HostFacts
@@ -20,10 +21,14 @@ from wrenn.agent.sandboxes.tear_down import TearDown
 from wrenn.agent.settings import Settings
 from wrenn.agent.tokens import Tokens
 from wrenn.base.clock import SystemClock
-from wrenn.base.errors import Conflict
+from wrenn.base.errors import Conflict, InvalidRequest, InvalidState
+from wrenn.linux.cgroups import available_controllers
 from wrenn.network import SLOT_LIMIT, Slots, claim_block
 from wrenn.storage.images import load_images
 from wrenn.vm.qemu import QemuDriver, choose_accelerator, qemu_version
+
+_PATH_LIMIT: Final = 59
+"""A control socket `sandboxes/cl-…/qmp.sock` below it must fit into the 107 bytes of a socket's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +47,15 @@ async def running_agent(settings: Settings) -> AsyncGenerator[Agent]:
 
     Raises:
         Conflict: another agent runs on this data folder.
+        InvalidState: the machine cannot limit what a VMM takes.
         NotFound: kernel or template are not built; the message says how.
     """
+    if missing := {"cpu", "memory", "pids"} - set(available_controllers()):
+        raise InvalidState(
+            f"Sandboxes cannot be limited: this machine has no cgroup controller {', '.join(missing)}."
+        )
+    if len(str(settings.data_dir)) > _PATH_LIMIT:
+        raise InvalidRequest(f"The data folder's path is too long: at most {_PATH_LIMIT} characters.")
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     layout = Layout(settings.data_dir, claim_block(settings.data_dir))
     lock = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

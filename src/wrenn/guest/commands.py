@@ -109,12 +109,17 @@ class Commands:
         Raises:
             NotFound: no such program.
         """
-        async with asyncio.timeout(_START_TIMEOUT_S):
-            async with self._start(command, tag=tag, headers={}) as events:
+        try:
+            async with (
+                asyncio.timeout(_START_TIMEOUT_S),
+                self._start(command, tag=tag, headers={}) as events,
+            ):
                 async for event in events:
                     if isinstance(event, Oneof) and event.field == "start":
                         return int(event.value.pid)
                     break
+        except TimeoutError as error:
+            raise e.DeadlineExceeded("The sandbox did not start the command in time.") from error
         raise e.AgentFailure("The sandbox did not report the start of the command.")
 
     @contextlib.asynccontextmanager

@@ -63,7 +63,9 @@ async def initialise(address: str, identity: Identity, *, timeout_s: float) -> N
                 token = tokens[0]
                 headers = {"X-Access-Token": token.reveal()} if token else {}
                 try:
-                    async with session.post(url, json=_body(identity), headers=headers) as response:
+                    async with session.post(
+                        url, json=_body(identity), headers=headers, allow_redirects=False
+                    ) as response:
                         if response.status in (200, 204):
                             return
                         if response.status != 401 or len(tokens) == 1:
@@ -73,6 +75,10 @@ async def initialise(address: str, identity: Identity, *, timeout_s: float) -> N
                         tokens.pop(0)
                 except (aiohttp.ClientConnectionError, aiohttp.ServerTimeoutError, ConnectionError):
                     await asyncio.sleep(_RETRY_S)
+    except aiohttp.ClientError as error:
+        raise AgentFailure(
+            "The sandbox does not speak its protocol.", context={"cause": repr(error)[:500]}
+        ) from error
     except TimeoutError as error:
         raise Unavailable(f"The sandbox did not answer within {timeout_s:g} s of its start.") from error
 

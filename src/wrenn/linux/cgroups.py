@@ -78,6 +78,11 @@ def create(name: str, limits: Limits) -> list[Path]:
     for controller, root in _hierarchies().items():
         file, value = values[controller]
         (root / name / file).write_text(str(value))
+    for directory in directories:
+        for file, value in (("memory.swap.max", 0), ("memory.memsw.limit_in_bytes", limits.memory_b)):
+            with contextlib.suppress(OSError):  # only where the kernel accounts swap
+                if (directory / file).exists():
+                    (directory / file).write_text(str(value))
     return [directory / "cgroup.procs" for directory in directories]
 
 

@@ -73,6 +73,8 @@ def read_data(fd: int) -> Iterator[tuple[int, bytes]]:
         end = os.lseek(fd, offset, os.SEEK_HOLE)
         while offset < end:
             data = os.pread(fd, min(_COPY_CHUNK_B, end - offset), offset)
+            if not data:  # it shrank meanwhile
+                return
             yield offset, data
             offset += len(data)
 

@@ -124,12 +124,16 @@ class Slots:
             raise NotFound(f"Network slot {index} is not in use.")
         await apply_batch(egress_change(policy), namespace=self._block.namespace(index))
 
-    async def release(self, index: int) -> None:
-        """Give a slot back. It is destroyed in the background; `remove` waits for that. Twice is the same as once."""
-        if self._taken.pop(index, None) is not None:
+    async def release(self, index: int, owner: str) -> None:
+        """Give a slot back. It is destroyed in the background; `remove` waits for that. Twice is the same as once.
+
+        A slot that is somebody else's by now is left alone: a removal may be repeated long after.
+        """
+        if self._taken.get(index) == owner:
+            del self._taken[index]
             self._start_removal(index)
 
-    async def remove(self, index: int) -> None:
+    async def remove(self, index: int, owner: str) -> None:
         """Give a slot back and wait until nothing of it is left. May be called twice, and again after a failure.
 
         If cancelled, the removal goes on in the background.
@@ -137,7 +141,7 @@ class Slots:
         Raises:
             WrennError: what stood in the way.
         """
-        await self.release(index)
+        await self.release(index, owner)
         removal = self._removals.get(index)
         if removal is not None and removal.done():
             removal = self._start_removal(index)

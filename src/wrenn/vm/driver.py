@@ -113,8 +113,11 @@ class Vm(Protocol):
         """The end of the VMM's own messages."""
         ...
 
-    async def continue_if_stalled(self) -> bool:
-        """Let a VM that stopped because the host's disk was full run on. Returns whether it had stopped."""
+    async def look_after(self) -> bool:
+        """Do what a running VM needs every few seconds; returns whether it had stopped because the host's disk was full.
+
+        Then it runs on. What its VMM logs is kept small.
+        """
         ...
 
     async def kill(self) -> None:

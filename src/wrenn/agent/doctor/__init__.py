@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from wrenn.agent.doctor.leftovers import Leftover, find_leftovers, remove_leftovers
 from wrenn.agent.doctor.machine import Check, check_machine
@@ -39,14 +40,13 @@ async def examine(settings: Settings) -> Report:
     ):  # never started since the machine's boot: there is nothing on it that could be left over
         return Report(checks, [])
     layout = Layout(settings.data_dir, block)
-    owners = await find_owners(settings, layout)
-    return Report([*checks, owners.check], await find_leftovers(layout, owners))
+    leftovers, owners = await find_leftovers(layout, partial(find_owners, settings, layout))
+    return Report([*checks, owners.check], leftovers)
 
 
 async def fix(settings: Settings) -> Report:
     """Remove what nobody owns, and look again."""
     if (block := find_block(settings.data_dir)) is not None:
         layout = Layout(settings.data_dir, block)
-        owners = await find_owners(settings, layout)
-        await remove_leftovers(layout, owners)
+        await remove_leftovers(layout, partial(find_owners, settings, layout))
     return await examine(settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,68 +20,94 @@ from wrenn.linux.files import remove_tree
 _DRAFTS: Final = ".draft-*"
 _BASE_PREFIX: Final = "base-"
 
+FindOwners = Callable[[], Awaitable[Owners]]
+
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """One thing that nobody owns."""
+    """One thing that nobody owns.
+
+    Attributes:
+        owner: the sandbox, base or slot that it is named after.
+    """
 
     kind: str
     name: str
-    detail: str = ""
+    owner: str = ""
 
 
-async def find_leftovers(layout: Layout, owners: Owners) -> list[Leftover]:
-    """List them; empty when that cannot be known, which `owners.check` then says."""
+async def find_leftovers(layout: Layout, find_owners: FindOwners) -> tuple[list[Leftover], Owners]:
+    """List them, and say who owns the rest; empty when that cannot be known, which `owners.check` then says.
+
+    The machine is looked at before and after the owners are asked: what is new after has an owner that was not asked,
+    what is gone after is no leftover.
+    """
+    before = await _everything(layout)
+    owners = await find_owners()
     if not owners.complete:
-        return []
+        return [], owners
+    after = set(await _everything(layout))
+    return [thing for thing in before if thing in after and not _is_owned(thing, owners)], owners
+
+
+async def remove_leftovers(layout: Layout, find_owners: FindOwners) -> None:
+    """Remove what `find_leftovers` lists."""
+    found, owners = await find_leftovers(layout, find_owners)
+    for thing in found:
+        if thing.kind == "process":
+            with suppress(ProcessLookupError):
+                os.kill(int(thing.name), signal.SIGKILL)
+        elif thing.kind == "cgroup":
+            await release_cgroup(layout, thing.name)
+        elif thing.kind == "files":
+            remove_tree(Path(thing.name))
+    strays = {thing.owner for thing in found if thing.kind == "network"}
+    if strays:
+        names = [thing.name for thing in await _networks(layout) if thing.owner not in strays]
+        held = {slot for name in names if (slot := layout.block.slot_of(name)) is not None}
+        await network.remove_leftovers(layout.block, held | owners.slots)
+
+
+def _is_owned(thing: Leftover, owners: Owners) -> bool:
+    if thing.kind == "network":
+        return bool(owners.slots) if not thing.owner else int(thing.owner) in owners.slots
+    by_agent = owners.agent_runs and thing.owner.startswith(_BASE_PREFIX)
+    return by_agent or thing.owner in owners.sandboxes
+
+
+async def _everything(layout: Layout) -> list[Leftover]:
+    """All that is named after this installation, owned or not."""
+    groups = cgroups.children(layout.cgroup_root)
     return [
-        *(Leftover("process", str(pid), "runs as a VMM's user") for pid in _stray_processes(layout, owners)),
-        *(Leftover("cgroup", name) for name in _stray_cgroups(layout, owners)),
-        *(Leftover("network", name) for name in await network.leftovers(layout.block, owners.slots)),
-        *(Leftover("files", str(path)) for path in _stray_folders(layout, owners)),
+        *_processes(layout, groups),
+        *(Leftover("cgroup", name, name) for name in groups),
+        *await _networks(layout),
+        *_folders(layout),
     ]
 
 
-async def remove_leftovers(layout: Layout, owners: Owners) -> None:
-    """Remove what `find_leftovers` lists."""
-    if not owners.complete:
-        return
-    for pid in _stray_processes(layout, owners):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    for name in _stray_cgroups(layout, owners):
-        await release_cgroup(layout, name)
-    await network.remove_leftovers(layout.block, owners.slots)
-    for path in _stray_folders(layout, owners):
-        remove_tree(path)
+async def _networks(layout: Layout) -> list[Leftover]:
+    names = await network.leftovers(layout.block, ())
+    return [Leftover("network", name, str(layout.block.slot_of(name) or "")) for name in names]
 
 
-def _owned_group(name: str, owners: Owners) -> bool:
-    return name in owners.sandboxes or (owners.agent_runs and name.startswith(_BASE_PREFIX))
-
-
-def _stray_cgroups(layout: Layout, owners: Owners) -> list[str]:
-    return [name for name in cgroups.children(layout.cgroup_root) if not _owned_group(name, owners)]
-
-
-def _stray_processes(layout: Layout, owners: Owners) -> list[int]:
+def _processes(layout: Layout, groups: list[str]) -> list[Leftover]:
     """VMMs are known by their user ids, which nothing else on the machine has."""
-    owned = {pid for name in cgroups.children(layout.cgroup_root) if _owned_group(name, owners) for pid in
-             cgroups.members(layout.cgroup(name))}  # fmt: skip
+    group_of = {pid: name for name in groups for pid in cgroups.members(layout.cgroup(name))}
     first = layout.vmm_uid(0)
     uids = range(first, first + network.SLOT_LIMIT + 1)
-    stray: list[int] = []
+    found: list[Leftover] = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError):  # it ended meanwhile
-            if entry.name.isdigit() and entry.stat().st_uid in uids and int(entry.name) not in owned:
-                stray.append(int(entry.name))
-    return sorted(stray)
+            if entry.name.isdigit() and entry.stat().st_uid in uids:
+                found.append(Leftover("process", entry.name, group_of.get(int(entry.name), "")))
+    return found
 
 
-def _stray_folders(layout: Layout, owners: Owners) -> list[Path]:
+def _folders(layout: Layout) -> list[Leftover]:
     sandboxes = sorted(layout.sandboxes.iterdir()) if layout.sandboxes.is_dir() else []
     drafts = sorted(layout.bases.glob(_DRAFTS)) if layout.bases.is_dir() else []
     return [
-        *(path for path in sandboxes if path.name not in owners.sandboxes),
-        *(path for path in drafts if not owners.agent_runs),
+        *(Leftover("files", str(path), path.name) for path in sandboxes),
+        *(Leftover("files", str(path), _BASE_PREFIX) for path in drafts),
     ]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from wrenn.agent.bases import Bases
 from wrenn.agent.confinement import release_cgroup
@@ -14,7 +17,7 @@ from wrenn.agent.sandboxes.registry import Sandboxes
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.agent.sandboxes.tear_down import TearDown
 from wrenn.agent.tokens import Tokens
-from wrenn.base.errors import InternalError
+from wrenn.base.errors import InternalError, StorageFull
 from wrenn.guest import GuestConnection
 from wrenn.linux import cgroups
 from wrenn.linux.files import remove_tree
@@ -24,6 +27,15 @@ from wrenn.vm import VmDriver, VmHandle
 _log = logging.getLogger(__name__)
 
 LOST_REASON = "The virtual machine ended while the agent was down."
+
+
+@contextmanager
+def _logging(event: str, name: str) -> Generator[None]:
+    """One sandbox that cannot be cleaned up must not keep the agent from serving the others."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001 - whatever it is, the rest goes on; `wrenn doctor` lists what is left
+        _log.exception(event, extra={"sandbox_id": name})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +64,19 @@ async def recover(
     keep = {str(r.spec.sandbox_id) for r in (*found.adopted, *found.unfinished)}
     for name in cgroups.children(layout.cgroup_root):
         if name not in keep:
-            await release_cgroup(layout, name)
+            with _logging("orphan is not removed", name):
+                await release_cgroup(layout, name)
     await slots.start(known)
     bases.sweep()
     for name in found.unreadable:
-        remove_tree(layout.sandboxes / name)
+        with _logging("folder is not removed", name):
+            remove_tree(layout.sandboxes / name)
     for record in found.unfinished:
-        await tear_down.run(record, None)
+        with _logging("sandbox is not taken down", str(record.spec.sandbox_id)):
+            await tear_down.run(record, None)
+            continue
+        # Known and to be removed: the control plane's next call goes on with it.
+        sandboxes.adopt(replace(record, state=State.REMOVING), None)
     for record in found.adopted:
         await _adopt(record, layout=layout, driver=driver, tokens=tokens, sandboxes=sandboxes)
     _log.info(
@@ -70,7 +88,7 @@ async def recover(
 def _read_journals(layout: Layout) -> _Found:
     layout.sandboxes.mkdir(mode=0o700, exist_ok=True)
     found = _Found([], [], [])
-    for directory in sorted(layout.sandboxes.iterdir()):
+    for directory in sorted(filter(Path.is_dir, layout.sandboxes.iterdir())):
         try:
             record = journal.load(directory)
         except InternalError as error:
@@ -98,7 +116,8 @@ async def _adopt(
     if vm is None:
         if record.state is State.RUNNING:
             record = record.moved(State.LOST, reason=LOST_REASON)
-            journal.save(directory, record)
+            with suppress(StorageFull):  # found out again at the next start
+                journal.save(directory, record)
         sandboxes.adopt(record, None)
         return
     assert record.slot is not None, "a running sandbox has a slot"

@@ -12,7 +12,7 @@ from connectrpc.request import RequestContext
 from wrenn.agent.facts import HostFacts
 from wrenn.agent.inventory import measure
 from wrenn.agent.sandboxes import Record, RunningSandbox, Sandboxes, SandboxSpec, State
-from wrenn.base.errors import InternalError, InvalidRequest, WrennError
+from wrenn.base.errors import AgentFailure, InternalError, InvalidRequest, WrennError
 from wrenn.base.ids import SandboxId
 from wrenn.guest import CommandLine
 from wrenn.protocol.guest import filesystem_pb as guest_pb
@@ -23,6 +23,7 @@ from wrenn.vm import Shape
 
 _log = logging.getLogger(__name__)
 
+_GENERAL: Final = "The host could not carry out the call; its log has the reason."
 _EXEC_TIMEOUT_MS: Final = 24 * 3600 * 1000
 _STATES: Final = {
     State.STARTING: pb.SandboxState.STARTING,
@@ -55,13 +56,14 @@ class Translate:
             return await call_next(request, ctx)
         except WrennError as error:
             failure = error
-            if isinstance(error, InternalError):
+            if error.code == InternalError.code:
                 _log.exception("call failed", extra={"method": ctx.method.name, **error.context})
+                failure = InternalError(_GENERAL)
         except ConnectError:
             raise
         except Exception:  # noqa: BLE001 - the edge: a fault of ours is logged here and told in general words
             _log.exception("call failed", extra={"method": ctx.method.name})
-            failure = InternalError("The host could not carry out the call; its log has the reason.")
+            failure = InternalError(_GENERAL)
         ctx.response_headers[ERROR_CODE_HEADER] = failure.code
         raise ConnectError(connect_code(failure), failure.message)
 
@@ -202,7 +204,9 @@ def _sandbox(record: Record, running: RunningSandbox | None) -> pb.Sandbox:
     )
 
 
-def _entry(entry: guest_pb.EntryInfo) -> pb.FileEntry:
+def _entry(entry: guest_pb.EntryInfo | None) -> pb.FileEntry:
+    if entry is None:
+        raise AgentFailure("The sandbox answered without the file's entry.")
     kind = pb.FileType.SYMLINK if entry.is_symlink else _FILE_TYPES.get(entry.type, pb.FileType.UNSPECIFIED)
     return pb.FileEntry(
         name=entry.name,

@@ -63,7 +63,7 @@ class BringUp:
             await fault_point("agent.create.after_journal")
 
             slot = await self.slots.acquire(name)
-            undo.push("release slot", partial(self.slots.release, slot.index))
+            undo.push("release slot", partial(self.slots.release, slot.index, name))
             record = replace(record, slot=slot.index)
             journal.save(directory, record)
             await fault_point("agent.create.after_slot")

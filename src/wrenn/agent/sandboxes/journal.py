@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
-from wrenn.base.errors import InternalError
+from wrenn.base.errors import InternalError, InvalidRequest
 from wrenn.base.ids import SandboxId
 from wrenn.linux.files import write_json
 from wrenn.linux.process import ProcessRef
@@ -116,5 +116,5 @@ def load(directory: Path) -> Record | None:
         )
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, InvalidRequest) as error:
         raise InternalError(f"The journal of {directory.name} cannot be read.") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,7 +16,7 @@ from wrenn.agent.sandboxes.bring_up import BringUp
 from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.agent.sandboxes.tear_down import TearDown
-from wrenn.base.errors import AgentFailure, Conflict, InvalidState, NotFound, StorageFull, WrennError
+from wrenn.base.errors import Conflict, InvalidState, NotFound, StorageFull, WrennError
 from wrenn.base.ids import SandboxId
 from wrenn.base.tasks import OwnedTasks
 from wrenn.linux.disk_space import free_b
@@ -25,6 +24,7 @@ from wrenn.linux.disk_space import free_b
 _log = logging.getLogger(__name__)
 
 _STALL_CHECK_S: Final = 2.0
+_LOOK_TIMEOUT_S: Final = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -47,17 +47,18 @@ class Sandboxes:
         self._tasks = OwnedTasks()
 
     def start(self) -> None:
-        """Begin to look after stalled VMs."""
-        self._tasks.start("continue stalled VMs", self._continue_stalled())
+        """Begin to look after VMs."""
+        self._tasks.start("look after VMs", self._look_after_all())
 
     async def close(self) -> None:
         """Let go of all sandboxes without disturbing them; what is being brought up is taken back."""
+        bringing_up = [e.bringing_up for e in self._entries.values() if e.bringing_up is not None]
+        for task in bringing_up:
+            task.cancel()
+        if bringing_up:
+            await asyncio.wait(bringing_up)
         await self._tasks.close()
-        for entry in self._entries.values():
-            if entry.bringing_up is not None:
-                entry.bringing_up.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await entry.bringing_up
+        for entry in list(self._entries.values()):
             if entry.running is not None:
                 await entry.running.guest.close()
 
@@ -139,8 +140,7 @@ class Sandboxes:
             return
         if (task := entry.bringing_up) is not None:
             task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await task
+            await asyncio.wait({task})
         async with entry.lock:
             if self._entries.get(sandbox_id) is not entry:
                 return  # the bring-up was taken back, or another call removed it
@@ -169,26 +169,24 @@ class Sandboxes:
         """All sandboxes this agent knows."""
         return [(entry.record, entry.running) for entry in self._entries.values()]
 
-    async def _continue_stalled(self) -> None:
+    async def _look_after_all(self) -> None:
         """A VM that stopped because the disk was full goes on once there is room."""
         while True:
             await asyncio.sleep(_STALL_CHECK_S)
             if free_b(self._bring_up.layout.data_dir) < self._disk_reserve_b // 2:
                 continue
-            for record, running in self.list():
-                if running is None:
-                    continue
-                try:
-                    if await running.vm.continue_if_stalled():
-                        _log.warning(
-                            "sandbox went on after a full disk",
-                            extra={"sandbox_id": str(record.spec.sandbox_id)},
-                        )
-                except AgentFailure as error:
-                    _log.info(
-                        "VMM does not answer",
-                        extra={"sandbox_id": str(record.spec.sandbox_id), **error.context},
-                    )
+            await asyncio.gather(*(self._look_after(*entry) for entry in self.list()))
+
+    async def _look_after(self, record: Record, running: RunningSandbox | None) -> None:
+        if running is None:
+            return
+        fields: dict[str, object] = {"sandbox_id": str(record.spec.sandbox_id)}
+        try:
+            async with asyncio.timeout(_LOOK_TIMEOUT_S):
+                if await running.vm.look_after():
+                    _log.warning("sandbox went on after a full disk", extra=fields)
+        except Exception as error:  # noqa: BLE001 - one VMM that misbehaves must not end the care for the others
+            _log.info("VMM does not answer", extra={**fields, "reason": repr(error)})
 
 
 def _seen(task: asyncio.Task[None]) -> None:

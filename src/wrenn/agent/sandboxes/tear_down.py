@@ -47,6 +47,6 @@ class TearDown:
         await release_cgroup(self.layout, str(record.spec.sandbox_id))
         await fault_point("agent.delete.after_kill")
         if record.slot is not None:
-            await self.slots.release(record.slot)
+            await self.slots.release(record.slot, str(record.spec.sandbox_id))
         await fault_point("agent.delete.after_network")
         await asyncio.to_thread(remove_tree, directory)

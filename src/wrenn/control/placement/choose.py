@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from wrenn.base.errors import NoCapacity, NotFound
 from wrenn.base.ids import HostId
 from wrenn.base.units import MIB
 from wrenn.control.hosts import Host, HostStatus
+
+BRIEF_SILENCE_S: Final = 10.0
+"""An agent is back within some seconds of a restart; a create asks a silent host again for longer than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ def choose_host(
         NoCapacity: no host is online, or none has room; the message says what is full.
         NotFound: no online host has the template.
     """
-    online = [host for host in hosts if host.status is HostStatus.ONLINE]
+    online = [host for host in hosts if _answers(host)]
     if not online:
         raise NoCapacity("No host is online now. Try again in some seconds.")
     having = [host for host in online if wanted.template in host.templates]
@@ -68,6 +72,12 @@ def choose_host(
     if best is None:
         raise NoCapacity(f"No host has room for this sandbox: {', '.join(sorted(full))} full.")
     return best[1]
+
+
+def _answers(host: Host) -> bool:
+    """Online, or silent for so short a time that its agent may be restarting: the create waits for it."""
+    briefly = host.status is HostStatus.UNREACHABLE and host.silent_s < BRIEF_SILENCE_S
+    return host.status is HostStatus.ONLINE or briefly
 
 
 def _room(host: Host, load: Load, wanted: Wanted, overcommit: Overcommit) -> dict[str, float]:

@@ -22,6 +22,9 @@ _SOCKET_NAME: Final = "qmp.sock"
 _LOG_NAME: Final = "vmm.log"
 _CONSOLE_NAME: Final = "console.log"
 _KILL_TIMEOUT_S: Final = 10.0
+_LOG_TAIL_B: Final = 2000
+_LOG_LIMIT_B: Final = 1024 * 1024
+"""A hostile guest can make QEMU complain without end."""
 _LOAD_POLL_S: Final = 0.002
 """The event at the end of a load is lost to a monitor that connects after it, so the status is asked for."""
 _STATE_FDSET: Final = 100
@@ -34,6 +37,8 @@ class QemuVm:
     def __init__(self, handle: VmHandle) -> None:
         self._handle = handle
         self._qmp: Qmp | None = None
+        self._turn = asyncio.Lock()
+        """QEMU serves one monitor at a time, so commands share one connection."""
 
     @property
     def handle(self) -> VmHandle:
@@ -48,14 +53,15 @@ class QemuVm:
     async def _execute(
         self, command: str, arguments: dict[str, object] | None = None, *, fds: tuple[int, ...] = ()
     ) -> object:
-        qmp = await self._monitor()
-        try:
-            return await qmp.execute(command, arguments, fds=fds)
-        except BaseException:
-            # The connection may be out of step; the next command opens a new one.
-            qmp.close()
-            self._qmp = None
-            raise
+        async with self._turn:
+            qmp = await self._monitor()
+            try:
+                return await qmp.execute(command, arguments, fds=fds)
+            except BaseException:
+                # The connection may be out of step; the next command opens a new one.
+                qmp.close()
+                self._qmp = None
+                raise
 
     async def _status(self) -> str:
         answer = await self._execute("query-status")
@@ -78,8 +84,9 @@ class QemuVm:
 
     def log_tail(self) -> str:
         """The end of QEMU's own messages."""
-        with contextlib.suppress(OSError):
-            return (self._handle.directory / _LOG_NAME).read_text(errors="replace")[-2000:]
+        with contextlib.suppress(OSError), (self._handle.directory / _LOG_NAME).open("rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - _LOG_TAIL_B))
+            return log.read(_LOG_TAIL_B).decode(errors="replace")
         return ""
 
     async def freeze(self) -> None:
@@ -110,8 +117,12 @@ class QemuVm:
         }
         return str(await self._execute("ringbuf-read", arguments))
 
-    async def continue_if_stalled(self) -> bool:
-        """Let it run on if it stopped on a full disk."""
+    async def look_after(self) -> bool:
+        """Let it run on if it stopped on a full disk; keep its log short."""
+        log = self._handle.directory / _LOG_NAME
+        with contextlib.suppress(FileNotFoundError):
+            if log.stat().st_size > _LOG_LIMIT_B:
+                os.truncate(log, 0)  # QEMU appends
         stalled = await self._status() == "io-error"
         if stalled:
             await self._execute("cont")
@@ -217,15 +228,9 @@ class QemuDriver:
         return QemuVm(VmHandle(process, directory))
 
     async def adopt(self, handle: VmHandle) -> Vm | None:
-        """The VM of a former agent, or None when it no longer runs or answers."""
-        if not handle.process.is_alive():
-            return None
-        vm = QemuVm(handle)
-        try:
-            await vm.wait_running(timeout_s=5)
-        except AgentFailure:
-            return None
-        return vm
+        """The VM of a former agent, or None when it has ended."""
+        # A VMM that is slow to answer, or stopped on a full disk, has not ended: only its process says that.
+        return QemuVm(handle) if handle.process.is_alive() else None
 
 
 class _Opened:

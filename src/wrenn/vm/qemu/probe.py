@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Final
 
+from wrenn.base.errors import StorageFull
 from wrenn.linux.command import CommandError, run
 from wrenn.linux.files import write_json
 from wrenn.vm.qemu.command_line import BINARY
@@ -57,7 +58,8 @@ async def choose_accelerator(*, kernel: Path, memory_of_choice: Path) -> str:
         if remembered["facts"] == facts:
             return str(remembered["accelerator"])
     accelerator = "kvm" if await _boots_with_kvm(kernel) else "tcg"
-    write_json(memory_of_choice, {"facts": facts, "accelerator": accelerator}, durable=False)
+    with contextlib.suppress(OSError, StorageFull):  # asked again next time
+        write_json(memory_of_choice, {"facts": facts, "accelerator": accelerator}, durable=False)
     return accelerator
 
 

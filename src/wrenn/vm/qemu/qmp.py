@@ -7,11 +7,12 @@ bounded, and every command has a deadline.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from wrenn.base.errors import AgentFailure
 
@@ -76,18 +77,18 @@ class Qmp:
                 async with asyncio.timeout(timeout_s):
                     await self._send(request, fds)
                     while True:
-                        message = json.loads(await self._read_line())
+                        message = _object(await self._read_line())
                         if "return" in message:
                             return message["return"]
                         if "error" in message:
                             break
-            except (OSError, TimeoutError, ValueError) as error:
-                self.close()  # an answer that comes late would be taken for the next command's
+            except (OSError, TimeoutError, ValueError, RecursionError) as error:
+                self._socket.close()  # an answer that comes late would be taken for the next command's
                 raise QmpError(
                     f"The VMM did not carry out {command}.", context={"command": command}
                 ) from error
             except BaseException:
-                self.close()
+                self._socket.close()
                 raise
         raise QmpError(f"The VMM refused {command}.", context={"command": command, "error": message["error"]})
 
@@ -99,9 +100,12 @@ class Qmp:
         await asyncio.get_running_loop().sock_sendall(self._socket, data)
 
     async def _read_line(self) -> bytes:
+        # A VMM that floods us always has data ready, and a read that need not wait does not let go of the event loop.
+        await asyncio.sleep(0)
         while (end := self._buffer.find(b"\n")) < 0:
             if len(self._buffer) > _LINE_LIMIT_B:
                 raise QmpError("The VMM sent an over-long line.")
+            await asyncio.sleep(0)
             chunk = await asyncio.get_running_loop().sock_recv(self._socket, _READ_B)
             if not chunk:
                 raise ConnectionResetError("the VMM closed its control socket")
@@ -111,5 +115,17 @@ class Qmp:
         return line
 
     def close(self) -> None:
-        """Close the connection; the VMM goes on and takes a new one."""
-        self._socket.close()
+        """Close the connection; the VMM goes on and takes a new one. A command under way fails."""
+        if self._turn.locked():
+            # Closed under a waiting read, its number could come to mean another socket, which then never wakes.
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+        else:
+            self._socket.close()
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise ValueError("a message is an object")
+    return cast("dict[str, Any]", message)
