@@ -40,7 +40,7 @@ def generate(destination: Path) -> list[Path]:
                     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
                 },  # the two plugins
             )
-            for module in sorted((Path(scratch) / proto).parent.glob("*_*.py")):
+            for module in sorted((Path(scratch) / proto).parent.glob("*_[pc]*.py")):
                 target = Path(package) / module.name
                 (destination / target).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(module, destination / target)

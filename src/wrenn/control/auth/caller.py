@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from sqlalchemy import select
-
 from wrenn.base.errors import Unauthorized
 from wrenn.base.ids import KeyId, TeamId
 from wrenn.base.secrets import Secret
-from wrenn.control.auth.store import KEY_COLUMNS, key_and_team, key_matches
+from wrenn.control.auth.store import find_key
 from wrenn.control.db import Database
 from wrenn.control.keys import LastUsed
 from wrenn.protocol.api import API_KEY_HEADER, API_KEY_PATTERN
@@ -59,11 +57,7 @@ class Authenticator:
         Raises:
             Unauthorized: unknown key.
         """
-        found = await self._database.execute(
-            select(*KEY_COLUMNS).select_from(key_and_team()).where(key_matches(credential.key_hash)),
-            repeatable=True,
-        )
-        row = found.one_or_none()
+        row = await find_key(self._database, credential.key_hash)
         if row is None:
             raise Unauthorized(UNKNOWN_KEY)
         return self.accept(Caller(KeyId(row.key_id), TeamId(row.key_team_id)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, FromClause, and_
+from sqlalchemy import ColumnElement, FromClause, Row, and_, select
 
+from wrenn.control.db import Database
 from wrenn.control.keys import team_api_keys as keys
 from wrenn.control.teams import teams
 
@@ -20,3 +21,9 @@ def key_and_team() -> FromClause:
 def key_matches(key_hash: str) -> ColumnElement[bool]:
     """True for the key of this hash, unless its team is deleted."""
     return and_(keys.c.key_hash == key_hash, teams.c.deleted_at.is_(None))
+
+
+async def find_key(database: Database, key_hash: str) -> Row[Any] | None:
+    """The `KEY_COLUMNS` of the key of this hash, if it is valid."""
+    query = select(*KEY_COLUMNS).select_from(key_and_team()).where(key_matches(key_hash))
+    return (await database.execute(query, repeatable=True)).one_or_none()
