@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,7 +110,7 @@ def environment_of(data_dir: Path, database_url: str, agent_url: str) -> dict[st
         "WRENN_DATA_DIR": str(data_dir),
         "WRENN_AGENT_URL": agent_url,
         "WRENN_HOST_INTERVAL_S": "0.2",
-        "WRENN_LEASE_S": "1.5",
+        "WRENN_LEASE_S": "0.8",
         "WRENN_UNKNOWN_GRACE_S": "0.5",
         "WRENN_MISSING_AFTER_S": "0.5",
         "WRENN_START_RETRY_S": "3",
@@ -165,7 +165,7 @@ def client(url: str, key: Secret | None) -> httpx2.AsyncClient:
 
 
 @asynccontextmanager
-async def running_platform(settings: Settings, host: SimulatedHost, key: Secret) -> AsyncIterator[Platform]:
+async def running_platform(settings: Settings, host: SimulatedHost, key: Secret) -> AsyncGenerator[Platform]:
     """The control plane in this process, served on loopback."""
     async with AsyncExitStack() as stack:
         control = await stack.enter_async_context(running_control(settings))
@@ -202,7 +202,7 @@ async def second_platform(platform: Platform) -> AsyncIterator[Platform]:
 @asynccontextmanager
 async def control_process(
     environment: dict[str, str], port: int
-) -> AsyncIterator[asyncio.subprocess.Process]:
+) -> AsyncGenerator[asyncio.subprocess.Process]:
     """`wrenn control` as a process of its own; killed at the end if it still runs."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 
@@ -14,7 +15,7 @@ from wrenn.control.keys import team_api_keys
 from wrenn.control.teams import bootstrap
 from wrenn.control.teams.tables import teams
 
-from .conftest import Platform, client, make_team, refused
+from .conftest import DEADLINE_S, Platform, client, make_team, refused
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
@@ -132,8 +133,8 @@ async def test_another_teams_sandbox_is_not_there(platform: Platform, stranger: 
     ]  # fmt: skip
     for method, rest, body in calls:
         refused(await stranger.request(method, path + rest, json=body), 404, "not_found")
-    form = {"data": {"path": "/a"}, "files": {"file": b"x"}}
-    refused(await stranger.post(f"{path}/files/write", **form), 404, "not_found")
+    upload = await stranger.post(f"{path}/files/write", data={"path": "/a"}, files={"file": b"x"})
+    refused(upload, 404, "not_found")
     assert (await stranger.get("/v1/sandboxes")).json() == []
     assert (await platform.api.get(path)).json()["status"] == "running"
 
@@ -157,11 +158,9 @@ async def test_the_key_of_a_deleted_team_stops_working(platform: Platform, datab
 
 async def test_only_the_hash_of_a_key_is_stored_and_its_use_is_noted(platform: Platform, database: Database):
     await platform.create()
-    for _ in range(100):
-        row = (await database.execute(select(team_api_keys))).one()
-        if row.last_used is not None:
-            break
-    assert row.last_used is not None
+    async with asyncio.timeout(DEADLINE_S):
+        while (row := (await database.execute(select(team_api_keys))).one()).last_used is None:
+            await asyncio.sleep(0.05)
     assert row.key_hash == platform.key.sha256_hex()
     assert row.key_prefix == platform.key.reveal()[:10]
     assert platform.key.reveal() not in map(str, row)

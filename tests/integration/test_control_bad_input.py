@@ -12,7 +12,7 @@ UNKNOWN = "/v1/sandboxes/cl-" + "0" * 25
 JSON = {"Content-Type": "application/json"}
 
 
-BAD_CREATES = [
+BAD_CREATES: list[tuple[object, str]] = [
     ({"vcpus": 0}, "between 1 and 8"),
     ({"vcpus": 9}, "between 1 and 8"),
     ({"vcpus": 10**30}, "vcpus"),
@@ -94,7 +94,7 @@ BAD_KEYS = [None, "", "wrn_", "wrn_" + "0" * 32, "Bearer x", "wrn_" + "0" * 5000
 async def test_without_a_valid_key_nothing_is_told(platform: Platform, subtests: pytest.Subtests):
     for key in BAD_KEYS:
         with subtests.test(f"{key!r}"[:120]):
-            headers = {} if key is None else {"X-API-Key": key.encode("latin-1")}
+            headers = [] if key is None else [(b"X-API-Key", key.encode("latin-1"))]
             async with client(platform.url, None) as api:
                 for path in ("/v1/sandboxes", UNKNOWN, "/v1/sandboxes/not-an-id", "/v1/capsules"):
                     refused(await api.get(path, headers=headers), 401, "unauthorized")
@@ -125,12 +125,12 @@ async def test_a_body_above_its_limit_is_refused_whether_it_is_announced_or_not(
 async def test_a_bad_idempotency_key_is_refused(platform: Platform, subtests: pytest.Subtests):
     for key in ["", "a" * 256, "tab\there", "\xe9"]:
         with subtests.test(f"{key!r}"[:120]):
-            headers = {"Idempotency-Key": key.encode("latin-1")}
+            headers = [(b"Idempotency-Key", key.encode("latin-1"))]
             answer = await platform.api.post("/v1/sandboxes", json={}, headers=headers)
             assert "Idempotency-Key" in refused(answer, 400, "invalid_request")
 
 
-BAD_EXECS = [
+BAD_EXECS: list[tuple[dict[str, object], str]] = [
     ({}, "cmd"),
     ({"cmd": ""}, "cmd"),
     ({"cmd": "a\0b"}, "cmd"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ class Crashing:
     @asynccontextmanager
     async def started(
         self, faults: str = ""
-    ) -> AsyncIterator[tuple[httpx2.AsyncClient, asyncio.subprocess.Process]]:
+    ) -> AsyncGenerator[tuple[httpx2.AsyncClient, asyncio.subprocess.Process]]:
         environment = self.environment | {"WRENN_FAULTS": faults}
         async with (
             control_process(environment, self.port) as process,

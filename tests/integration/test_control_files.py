@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -45,12 +46,13 @@ async def test_what_is_written_is_read(platform: Platform, path: str, subtests: 
 
 
 async def test_a_form_of_the_usual_clients_is_understood(platform: Platform, path: str):
-    form = {"data": {"path": "/a"}, "files": {"file": ("name.bin", b"content", "application/x-thing")}}
-    assert (await platform.api.post(f"{path}/files/write", **form)).status_code == 204
+    file = ("name.bin", b"content", "application/x-thing")
+    answer = await platform.api.post(f"{path}/files/write", data={"path": "/a"}, files={"file": file})
+    assert answer.status_code == 204
     assert (await platform.api.post(f"{path}/files/read", json={"path": "/a"})).content == b"content"
 
 
-BAD_FORMS = [
+BAD_FORMS: list[tuple[bytes, dict[str, str], str]] = [
     (part("file", b"x") + part("path", b"/a") + END, FORM, "before"),
     (part("file", b"x") + END, FORM, "path"),
     (part("path", b"/a") + END, FORM, "'file'"),
@@ -101,15 +103,10 @@ async def test_entries_have_the_three_kinds_that_clients_know(
     (root / "good").symlink_to("folder")
     (root / "broken").symlink_to("nowhere")
     with socket.socket(socket.AF_UNIX) as listener:
-        folder = Path.cwd()
-        try:
-            # A socket's path must be short.
-            import os
-
-            os.chdir(root)
-            listener.bind("socket")
-        finally:
-            os.chdir(folder)
+        # Through its descriptor, because a socket's path must be short.
+        folder = os.open(root, os.O_RDONLY)
+        listener.bind(f"/proc/self/fd/{folder}/socket")
+        os.close(folder)
     answer = await platform.api.post(f"{path}/files/list", json={"path": "/root", "depth": 0})
     entries = {entry["name"]: entry for entry in answer.json()["entries"]}
     assert {name: entry["type"] for name, entry in entries.items()} == {

@@ -51,8 +51,8 @@ def choose_host(
     """The host for this sandbox.
 
     Raises:
-        NoCapacity: no host is online, or none has room; the message says what is full.
-        NotFound: no online host has the template.
+        NoCapacity: no host answers, or none has room; the message says what is full.
+        NotFound: no host that answers has the template.
     """
     online = [host for host in hosts if _answers(host)]
     if not online:
@@ -61,12 +61,13 @@ def choose_host(
     if not having:
         raise NotFound(f"There is no template named {wanted.template}.")
     full: set[str] = set()
-    best: tuple[float, Host] | None = None
+    best: tuple[tuple[bool, float], Host] | None = None
     for host in having:
         room = _room(host, loads.get(host.host_id, Load()), wanted, overcommit)
         lacking = [what for what, left in room.items() if left < 0]
         full.update(lacking)
-        score = min(room.values())
+        # One that answers goes before one that may be restarting, however much room that has.
+        score = (host.status is HostStatus.ONLINE, min(room.values()))
         if not lacking and (best is None or score > best[0]):
             best = (score, host)
     if best is None:

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+
+from wrenn.base.errors import NoCapacity, NotFound
+from wrenn.base.ids import HostId
+from wrenn.base.units import GIB
+from wrenn.control.hosts import Host, HostStatus
+from wrenn.control.placement import Load, Overcommit, Wanted, choose_host
+
+WANTED = Wanted("minimal", memory_mb=512, disk_mb=5120)
+ONCE = Overcommit(memory=1.0, disk=1.0)
+
+
+def host(
+    *,
+    memory_gib: int = 4,
+    disk_gib: int = 100,
+    slots: int = 10,
+    status: HostStatus = HostStatus.ONLINE,
+    templates: frozenset[str] = frozenset({"minimal"}),
+    silent_s: float = 0,
+) -> Host:
+    return Host(
+        host_id=HostId.new(),
+        name="h",
+        address="https://h",
+        status=status,
+        memory_b=memory_gib * GIB,
+        disk_b=disk_gib * GIB,
+        disk_available_b=disk_gib * GIB,
+        sandbox_limit=slots,
+        templates=templates,
+        silent_s=silent_s,
+    )
+
+
+def test_the_host_with_the_most_room_is_chosen():
+    small, large = host(memory_gib=2), host(memory_gib=8)
+    assert choose_host([small, large], {}, WANTED, ONCE) is large
+    busy = {large.host_id: Load(sandboxes=9, memory_mb=4608, disk_mb=0)}
+    assert choose_host([small, large], busy, WANTED, ONCE) is small
+
+
+def test_a_host_takes_exactly_what_it_has_and_no_more():
+    one = host(memory_gib=1)
+    choose_host([one], {one.host_id: Load(1, 512, 5120)}, WANTED, ONCE)
+    with pytest.raises(NoCapacity, match="memory full"):
+        choose_host([one], {one.host_id: Load(1, 513, 5120)}, WANTED, ONCE)
+
+
+@pytest.mark.parametrize(
+    ("load", "full"),
+    [
+        (Load(10, 0, 0), "sandbox slots"),
+        (Load(1, 4096, 0), "memory"),
+        (Load(1, 0, 100 * 1024), "disk"),
+        (Load(10, 4096, 100 * 1024), "disk, memory, sandbox slots"),
+    ],
+)
+def test_what_is_full_is_named(load: Load, full: str):
+    one = host()
+    with pytest.raises(NoCapacity) as refusal:
+        choose_host([one], {one.host_id: load}, WANTED, ONCE)
+    assert f": {full} full." in refusal.value.message
+
+
+def test_memory_and_disk_may_be_promised_more_than_once():
+    one = host(memory_gib=1, disk_gib=10)
+    load = {one.host_id: Load(4, 2048, 20480)}
+    assert choose_host([one], load, WANTED, Overcommit(memory=4, disk=4)) is one
+
+
+def test_silent_hosts_and_hosts_without_the_template_are_passed_over():
+    silent = host(status=HostStatus.UNREACHABLE, silent_s=60)
+    other, good = host(templates=frozenset()), host()
+    assert choose_host([silent, other, good], {}, WANTED, ONCE) is good
+    with pytest.raises(NoCapacity, match="online"):
+        choose_host([silent, host(status=HostStatus.PENDING)], {}, WANTED, ONCE)
+    with pytest.raises(NotFound, match="minimal"):
+        choose_host([other], {}, WANTED, ONCE)
+
+
+def test_a_host_that_may_be_restarting_is_taken_when_no_other_answers():
+    restarting = host(status=HostStatus.UNREACHABLE, silent_s=3, memory_gib=64)
+    assert choose_host([restarting], {}, WANTED, ONCE) is restarting
+    small = host(memory_gib=1)
+    assert choose_host([restarting, small], {}, WANTED, ONCE) is small
