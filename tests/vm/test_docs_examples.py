@@ -1,0 +1,47 @@
+"""What the README and the guides show is typed as written, on a real platform."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs_examples import Example, examples
+from tests.vm.platform import Platform
+
+DOCUMENTED_ENV = "/var/lib/wrenn/env"
+TIMEOUT_S = 100
+# What `wrenn up` alone can run; `tests/vm/test_up.py` has the platform for it.
+NEEDS_UP = {"docs/howto/operate.md"}
+
+
+@pytest.mark.parametrize("example", [e for e in examples() if e.page not in NEEDS_UP], ids=lambda e: e.name)
+async def test_an_example_runs_as_written(platform: Platform, example: Example, tmp_path: Path) -> None:
+    env_file = platform.data_dir / "env"
+    lines = [f"WRENN_BASE_URL={platform.base_url}", f"WRENN_API_KEY={platform.key}"]
+    env_file.write_text("\n".join([*lines, "export WRENN_BASE_URL WRENN_API_KEY"]) + "\n")
+    env_file.chmod(0o600)
+    program = example.program.replace(DOCUMENTED_ENV, str(env_file))
+    interpreter = ["bash", "-euo", "pipefail"] if example.language == "sh" else [sys.executable]
+    script = tmp_path / "example"
+    script.write_text(program)
+    process = await asyncio.create_subprocess_exec(
+        *interpreter,
+        str(script),
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "WRENN_BASE_URL": platform.base_url,
+            "WRENN_API_KEY": platform.key,
+            "WRENN_DATA_DIR": str(platform.data_dir),
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(TIMEOUT_S):
+        output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode(errors="replace")

@@ -1,0 +1,88 @@
+"""`wrenn up` and `wrenn down`, as a user calls them, with everything real."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.vm.kit import free_port
+from wrenn.network import find_block
+
+TIMEOUT_S = 150
+
+
+@pytest.fixture
+def place(images_dir: Path) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="wrenn-up-"))
+    for name in ("kernels", "initramfs", "templates"):
+        (folder / name).symlink_to(images_dir / name)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+async def wrenn(place: Path, *arguments: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "wrenn.cli.main", *arguments,
+        env={**os.environ, "WRENN_DATA_DIR": str(place), "WRENN_IMAGES_DIR": str(place)},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    async with asyncio.timeout(TIMEOUT_S):
+        output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode(errors="replace")
+
+
+async def test_up_runs_the_main_job_twice_heals_and_goes_down_without_a_trace(place: Path) -> None:
+    listen = f"127.0.0.1:{free_port()}"
+    try:
+        code, output = await wrenn(place, "up", "--demo", "--listen", listen)
+        assert code == 0, output
+        assert "Hello from Python" in output
+        assert (place / "env").stat().st_mode & 0o777 == 0o600
+        settings = dict(
+            line.split("=", 1) for line in (place / "env").read_text().splitlines() if "=" in line
+        )
+        assert settings["WRENN_API_KEY"] not in output, "the key is not shown"
+
+        code, output = await wrenn(place, "up", "--listen", listen)
+        assert (code, "Already running" in output) == (0, True), output
+
+        code, sandbox_id = await wrenn(place, "create", "--memory", "256")
+        assert code == 0, sandbox_id
+        sandbox_id = sandbox_id.strip().splitlines()[-1]
+        for program in ("agent", "control"):
+            os.kill(json.loads((place / "run" / f"{program}.pid").read_text())["pid"], signal.SIGKILL)
+        async with asyncio.timeout(60), httpx2.AsyncClient(trust_env=False) as api:
+            while True:
+                try:
+                    answer = await api.post(
+                        f"{settings['WRENN_BASE_URL']}/v1/sandboxes/{sandbox_id}/exec",
+                        json={"cmd": "echo", "args": ["healed"]},
+                        headers={"X-API-Key": settings["WRENN_API_KEY"]},
+                        timeout=30,
+                    )
+                    if answer.status_code == 200:
+                        break
+                except httpx2.TransportError:
+                    pass
+                await asyncio.sleep(0.1)
+        assert answer.json()["stdout"] == "healed\n"
+
+        code, output = await wrenn(place, "doctor")
+        assert code == 0, output
+        code, output = await wrenn(place, "status")
+        assert code == 0, output
+    finally:
+        code, output = await wrenn(place, "down", "--purge", "--yes")
+    assert code == 0, output
+    assert find_block(place) is None
