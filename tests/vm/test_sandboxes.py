@@ -217,3 +217,15 @@ async def test_a_vm_that_died_without_the_agent_is_lost_and_can_be_removed(setti
         assert (record.state, running) == (State.LOST, None)
         await second.sandboxes.remove(spec.sandbox_id)
     assert (await examine(settings)).leftovers == []
+
+
+async def test_a_base_of_another_time_is_removed_at_start(settings: Settings) -> None:
+    stale = settings.data_dir / "bases" / "0123456789abcdef01234567"
+    async with running_agent(settings) as agent:
+        await created(agent.sandboxes)
+        current = {path.name for path in agent.layout.bases.iterdir()}
+        stale.mkdir(mode=0o700)
+        (stale / "manifest.json").write_text('{"facts": {"template": "minimal", "vcpus": 1, "memory_mb": 256}}')
+        await agent.sandboxes.remove(agent.sandboxes.list()[0][0].spec.sandbox_id)
+    async with running_agent(settings) as agent:
+        assert {path.name for path in agent.layout.bases.iterdir()} == current

@@ -47,6 +47,9 @@ _WARM_UP: Final = (
     CommandLine("/bin/sync"),
 )
 """What users run first. A template without one of them is as good."""
+_KEPT: Final = 16
+"""Bases kept at most, about 100 MB of memory and of disk each."""
+_IN_USE_S: Final = 60.0
 _DRAFT_PREFIX: Final = ".draft-"
 _WARM_UP_VERSION: Final = 1
 """Raised whenever `_WARM_UP` or the boot's arguments change: they are part of what a base is."""
@@ -84,13 +87,25 @@ class Bases:
         self._guest_dns = guest_dns
         self._metadata = metadata
         self._loaded: dict[str, LoadedBase] = {}
+        self._last_use: dict[str, float] = {}
         self._making: dict[str, asyncio.Task[LoadedBase]] = {}
 
     def sweep(self) -> None:
-        """Remove what a killed agent left half made."""
+        """Remove what a killed agent left half made, and what no create would use any more."""
         self._layout.bases.mkdir(mode=0o700, exist_ok=True)
-        for draft in self._layout.bases.glob(f"{_DRAFT_PREFIX}*"):
-            remove_tree(draft)
+        for directory in self._layout.bases.iterdir():
+            if not self._is_current(directory):
+                remove_tree(directory)
+
+    def _is_current(self, directory: Path) -> bool:
+        """Whether a create of today would use it: not a draft, and made of the kernel, image, VMM and so on of today."""
+        facts = bases.facts_of(directory)
+        try:
+            template, shape = str(facts["template"]), Shape(int(facts["vcpus"]), int(facts["memory_mb"]))
+            images = load_images(self._images_dir, template=template)
+        except (KeyError, ValueError, WrennError):
+            return False
+        return directory.name == bases.base_key(self._facts(images, template, shape))
 
     async def get(self, template: str, shape: Shape) -> LoadedBase:
         """The base of `template` in `shape`, made now if there is none.
@@ -103,6 +118,7 @@ class Bases:
         images = load_images(self._images_dir, template=template)
         facts = self._facts(images, template, shape)
         key = bases.base_key(facts)
+        self._last_use[key] = time.monotonic()
         if (loaded := self._loaded.get(key)) is not None:
             return loaded
         task = self._making.get(key)
@@ -124,6 +140,19 @@ class Bases:
         del self._making[key]
         if not task.cancelled() and task.exception() is None:
             self._loaded[key] = task.result()
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        """Every shape costs pinned memory and disk, and anybody may ask for any shape: only so many are kept.
+
+        Sandboxes made from a forgotten base run on: they hold what they need open.
+        """
+        for key in sorted(self._loaded, key=self._last_use.__getitem__)[: max(0, len(self._loaded) - _KEPT)]:
+            if time.monotonic() - self._last_use[key] < _IN_USE_S:
+                return  # a create that took it just now may still open its files
+            forgotten = self._loaded.pop(key)
+            os.close(forgotten.memory_fd)
+            remove_tree(forgotten.files.directory)
 
     def _facts(self, images: Images, template: str, shape: Shape) -> dict[str, str | int]:
         return {

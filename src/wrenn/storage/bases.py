@@ -118,6 +118,14 @@ def find(root: Path, key: str) -> Base | None:
     return base
 
 
+def facts_of(directory: Path) -> dict[str, str | int]:
+    """What a base was made of; empty when the folder is no whole base."""
+    try:
+        return dict(json.loads((directory / _MANIFEST).read_text())["facts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def load_memory(base: Base) -> int:
     """A sealed memfd with the base's memory; the caller owns it.
 

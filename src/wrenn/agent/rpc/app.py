@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any, Final
+
 from wrenn.agent.facts import HostFacts
 from wrenn.agent.rpc.files import PREFIX, FileStreams, Receive, Scope, Send
 from wrenn.agent.rpc.service import HostAgentService, Translate
 from wrenn.agent.sandboxes import Sandboxes
 from wrenn.protocol.host.host_connect import HostAgentASGIApplication
+
+_EXEC: Final = "/Exec"
 
 
 class App:
@@ -22,5 +28,33 @@ class App:
         """Serve one request."""
         if scope["type"] == "http" and scope["path"].startswith(PREFIX):
             await self._files(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"].endswith(_EXEC):
+            await _while_connected(self._rpc, scope, receive, send)
         else:
             await self._rpc(scope, receive, send)  # type: ignore[arg-type] - its ASGI types are a TypedDict tree
+
+
+async def _while_connected(application: Any, scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve one request, but not longer than somebody waits for its answer: an exec whose caller left is killed."""
+    asked = asyncio.Event()
+
+    async def receive_noting_the_end() -> MutableMapping[str, Any]:
+        message = await receive()
+        if not message.get("more_body"):
+            asked.set()
+        return message
+
+    async def wait_gone() -> None:
+        await asked.wait()
+        await receive()  # after the body there is only one message to come: that the connection has ended
+
+    serving = asyncio.ensure_future(application(scope, receive_noting_the_end, send))
+    gone = asyncio.ensure_future(wait_gone())
+    try:
+        await asyncio.wait({serving, gone}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (serving, gone):
+            task.cancel()
+        await asyncio.wait({serving, gone})
+    if not serving.cancelled():
+        serving.result()

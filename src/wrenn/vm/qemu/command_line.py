@@ -1,6 +1,6 @@
 """The command line of a VM, from values. Pure: what the tests of a snapshot's compatibility compare.
 
-All that the VMM opens it gets as a descriptor: it runs as a user that may open nothing.
+All that the VMM opens it gets as a descriptor: it runs as a user that owns nothing.
 """
 
 from __future__ import annotations
