@@ -1,0 +1,1 @@
+"""Whole processes: the control plane with a real PostgreSQL and a simulated host."""

@@ -1,3 +1,5 @@
+"""The internal CA: made once, renewed in time, readable by root alone."""
+
 from __future__ import annotations
 
 import ssl

@@ -1,3 +1,5 @@
+"""The choice of a host, and what is said when none has room."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The control plane's settings and what is said of a wrong one."""
+
 from __future__ import annotations
 
 import pytest

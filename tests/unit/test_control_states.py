@@ -1,3 +1,5 @@
+"""The table of a sandbox's states, every pair of it."""
+
 from __future__ import annotations
 
 import itertools

@@ -1,3 +1,5 @@
+"""The streaming multipart reader, piece by piece."""
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator

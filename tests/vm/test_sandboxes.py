@@ -225,7 +225,9 @@ async def test_a_base_of_another_time_is_removed_at_start(settings: Settings) ->
         await created(agent.sandboxes)
         current = {path.name for path in agent.layout.bases.iterdir()}
         stale.mkdir(mode=0o700)
-        (stale / "manifest.json").write_text('{"facts": {"template": "minimal", "vcpus": 1, "memory_mb": 256}}')
+        (stale / "manifest.json").write_text(
+            '{"facts": {"template": "minimal", "vcpus": 1, "memory_mb": 256}}'
+        )
         await agent.sandboxes.remove(agent.sandboxes.list()[0][0].spec.sandbox_id)
     async with running_agent(settings) as agent:
         assert {path.name for path in agent.layout.bases.iterdir()} == current

@@ -40,7 +40,8 @@ def doctor(
         if report.leftovers:
             typer.echo("\nLeft over (remove with `wrenn doctor --fix`):")
             print_table(
-                ("KIND", "NAME", "NAMED AFTER"), [(item.kind, item.name, item.owner) for item in report.leftovers]
+                ("KIND", "NAME", "NAMED AFTER"),
+                [(item.kind, item.name, item.owner) for item in report.leftovers],
             )
         else:
             typer.echo("\nNothing is left over.")
