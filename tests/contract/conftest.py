@@ -103,10 +103,11 @@ class Contract:
         box = self.boxes[request.path_params["id"]]
         body = await request.json()
         envs = {"PATH": os.environ["PATH"], **box.envs, **body.get("envs", {})}
+        output = asyncio.subprocess.DEVNULL if body.get("background") else asyncio.subprocess.PIPE
         try:
             process = await asyncio.create_subprocess_exec(
                 body["cmd"], *body.get("args", []), env=envs, cwd=body.get("cwd", box.root),
-                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True,
+                stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
         except FileNotFoundError:
             return JSONResponse(

@@ -61,6 +61,8 @@ pub struct Agent {
     pub cpu_clock: CpuClock,
     /// Held while the files that name this machine are written, after `/init` was answered: see [`Self::named`].
     pub naming: Arc<tokio::sync::Mutex<()>>,
+    /// Told when somebody waits for that: the files are written a little later otherwise, off the way of `/init`.
+    pub naming_wanted: Arc<tokio::sync::Notify>,
 }
 
 /// Takes a lock whether or not another holder panicked: every holder leaves a whole value.
@@ -80,6 +82,7 @@ impl Agent {
             watchers: Watchers::default(),
             cpu_clock: CpuClock::default(),
             naming: Arc::default(),
+            naming_wanted: Arc::default(),
         })
     }
 
@@ -91,7 +94,10 @@ impl Agent {
     /// Returns once `/etc/hostname` and its like are what `/init` said. Whoever looks at files waits for it; `/init`
     /// itself does not, because a write to the disk is most of its time in a machine that was just restored.
     pub async fn named(&self) {
-        drop(self.naming.lock().await);
+        if self.naming.try_lock().is_err() {
+            self.naming_wanted.notify_one();
+            drop(self.naming.lock().await);
+        }
     }
 
     /// Whether user programs may run.

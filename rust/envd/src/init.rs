@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use http::{Request, Response, StatusCode};
@@ -27,6 +28,8 @@ use crate::server::reply;
 const MIN_ENTROPY_BYTES: usize = 32;
 /// Most bytes taken; the kernel's pool holds 256 bits.
 const MAX_ENTROPY_BYTES: usize = 4096;
+/// How long the files with the machine's names are put off when nobody asks for them.
+const NAMING_DELAY: Duration = Duration::from_millis(100);
 /// Longest host name Linux takes.
 const MAX_HOSTNAME_BYTES: usize = 64;
 
@@ -140,17 +143,24 @@ fn apply(plan: &Plan) -> Result<(), InitError> {
 /// Writes the files that say the machine's names; other requests wait for the end of it in [`Agent::named`].
 async fn write_names(agent: &Agent, plan: Plan) {
     let naming = Arc::clone(&agent.naming).lock_owned().await;
-    tokio::task::spawn_blocking(move || {
-        let hostname = plan.hostname.as_deref().map_or(Ok(()), write_hostname);
-        let machine_id = plan.machine_id.as_deref().map_or(Ok(()), write_machine_id);
-        for (what, written) in [("host name", hostname), ("machine id", machine_id)] {
-            if let Err(error) = written {
-                // A read-only image keeps its own files; the kernel has the name all the same.
-                eprintln!("envd: init: write the {what}: {error}");
-            }
-        }
-        drop(naming);
+    let wanted = Arc::clone(&agent.naming_wanted);
+    tokio::spawn(async move {
+        // Until somebody wants to see the files, the one processor of the guest is better used for the answer.
+        let _ = tokio::time::timeout(NAMING_DELAY, wanted.notified()).await;
+        tokio::task::spawn_blocking(move || write_names_now(&plan, naming));
     });
+}
+
+fn write_names_now(plan: &Plan, naming: tokio::sync::OwnedMutexGuard<()>) {
+    let hostname = plan.hostname.as_deref().map_or(Ok(()), write_hostname);
+    let machine_id = plan.machine_id.as_deref().map_or(Ok(()), write_machine_id);
+    for (what, written) in [("host name", hostname), ("machine id", machine_id)] {
+        if let Err(error) = written {
+            // A read-only image keeps its own files; the kernel has the name all the same.
+            eprintln!("envd: init: write the {what}: {error}");
+        }
+    }
+    drop(naming);
 }
 
 /// Replaces the file, not what a link at its place leads to. Not synced: the disk is a copy that lives with the guest.

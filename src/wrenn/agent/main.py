@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import resource
 import ssl
 import sys
 
 import uvicorn
+import uvloop
 
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import running_agent
@@ -56,6 +56,6 @@ def main() -> None:
     settings = Settings.from_environment()
     arm_faults(settings.faults)
     try:
-        asyncio.run(serve(settings))
+        uvloop.run(serve(settings))
     except WrennError as error:
         sys.exit(f"wrenn agent: {error.message}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
+from dataclasses import replace
 from typing import Final
 
 import uvicorn
@@ -12,6 +14,7 @@ import uvloop
 from wrenn.base.errors import WrennError
 from wrenn.base.faults import arm_faults
 from wrenn.base.logging import configure_logging
+from wrenn.control.db.embedded import ensure_running
 from wrenn.control.http.middleware import RequestIdFilter
 from wrenn.control.settings import Settings
 from wrenn.control.wiring import running_control
@@ -43,6 +46,9 @@ async def serve(settings: Settings) -> None:
 def run(settings: Settings) -> None:
     """Serve with these settings until told to stop."""
     arm_faults(settings.faults)
+    if settings.database_url is None:
+        # Before the loop that serves: uvloop cannot start a program as another user.
+        settings = replace(settings, database_url=asyncio.run(ensure_running(settings.data_dir)))
     uvloop.run(serve(settings))
 
 

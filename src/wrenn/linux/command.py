@@ -13,6 +13,7 @@ from typing import Final
 from wrenn.base.errors import WrennError
 
 _OUTPUT_LIMIT_B: Final = 16 * 1024 * 1024
+_PIPE_TIMEOUT_S: Final = 1.0
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -67,7 +68,7 @@ async def run(
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            await asyncio.shield(process.wait())
+            await asyncio.shield(_end(process))
     if process.returncode != 0:
         raise CommandError(
             f"The host command {name} failed with exit code {process.returncode}.",
@@ -78,3 +79,11 @@ async def run(
             },
         )
     return stdout
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Reap the killed process and read its pipes to their end, which closes them."""
+    await process.wait()
+    with contextlib.suppress(TimeoutError):  # one that left its session may hold them open
+        async with asyncio.timeout(_PIPE_TIMEOUT_S):
+            await process.communicate()
