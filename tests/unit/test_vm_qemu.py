@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from wrenn.vm import Shape
-from wrenn.vm.qemu import command_line
+from wrenn.vm.qemu import command_line, probe
 from wrenn.vm.qemu.command_line import Descriptors
 from wrenn.vm.qemu.qmp import Qmp, QmpError
 
@@ -132,3 +133,16 @@ async def test_nonsense_is_an_error(tmp_path: Path, line: bytes) -> None:
 async def test_nobody_at_the_socket_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(QmpError):
         await Qmp.connect(tmp_path / "none")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file away")
+def test_a_kvm_that_only_root_may_open_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = tmp_path / "kvm"
+    monkeypatch.setattr(probe, "_KVM", device)
+    assert probe.kvm_group() is None
+    device.touch(mode=0o600)
+    assert probe.kvm_group() is None
+    os.chown(device, 0, 4242)
+    assert probe.kvm_group() is None
+    device.chmod(0o660)
+    assert probe.kvm_group() == 4242

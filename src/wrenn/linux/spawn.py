@@ -26,10 +26,12 @@ class Confinement:
     Attributes:
         uid: user and group it runs as; no two VMMs share one, so that none may signal or trace another.
         cgroup_procs: `cgroup.procs` files of the groups it joins before it runs.
+        groups: further groups of its user: those of devices that it must open itself.
     """
 
     uid: int
     cgroup_procs: Sequence[Path]
+    groups: tuple[int, ...] = ()
 
 
 def spawn_confined(
@@ -42,10 +44,11 @@ def spawn_confined(
     Raises:
         CommandError: it could not be started.
     """
+    groups = f"--groups={','.join(map(str, confinement.groups))}" if confinement.groups else "--clear-groups"
     chain = [
         "/bin/sh", "-c", _JOIN_AND_EXEC, "spawn", *map(str, confinement.cgroup_procs), "--",
         "unshare", "--net", "--ipc", "--",
-        "setpriv", f"--reuid={confinement.uid}", f"--regid={confinement.uid}", "--clear-groups",
+        "setpriv", f"--reuid={confinement.uid}", f"--regid={confinement.uid}", groups,
         "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--",
         *argv,
     ]  # fmt: skip

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, cast
 
@@ -16,6 +17,7 @@ from wrenn.linux.spawn import Confinement, spawn_confined
 from wrenn.vm.driver import BootRequest, Disk, RestoreRequest, Shape, Vm, VmHandle
 from wrenn.vm.qemu import command_line
 from wrenn.vm.qemu.command_line import Descriptors
+from wrenn.vm.qemu.probe import kvm_group
 from wrenn.vm.qemu.qmp import Qmp, QmpError
 
 _SOCKET_NAME: Final = "qmp.sock"
@@ -219,9 +221,10 @@ class QemuDriver:
         argv = command_line.build(
             accelerator=self._accelerator, shape=shape, fds=fds, kernel_args=kernel_args
         )
+        group = kvm_group() if self._accelerator == "kvm" else None
         process = spawn_confined(
             argv,
-            confinement=confinement,
+            confinement=confinement if group is None else replace(confinement, groups=(group,)),
             pass_fds=(*opened.fds, fds.tap, fds.memory),
             log=directory / _LOG_NAME,
         )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ from wrenn.linux.files import write_json
 from wrenn.vm.qemu.command_line import BINARY
 
 _KVM: Final = Path("/dev/kvm")
+_GROUP_RW: Final = stat.S_IRGRP | stat.S_IWGRP
 _PROBE_TIMEOUT_S: Final = 10.0
 """With working KVM the kernel panics for want of a root disk after about one second."""
 _PROBE_ARGUMENTS: Final = (
@@ -41,17 +42,30 @@ async def qemu_version() -> str:
     return match[1]
 
 
+def kvm_group() -> int | None:
+    """The group whose members may use KVM, as the VMM's user will; None when there is no KVM or no such group.
+
+    Debian and Ubuntu make the device `root:kvm`, mode 660. QEMU opens it itself, and it does not run as root.
+    """
+    try:
+        device = _KVM.stat()
+    except FileNotFoundError:
+        return None
+    may_group = device.st_gid != 0 and device.st_mode & _GROUP_RW == _GROUP_RW
+    return device.st_gid if may_group else None
+
+
 async def choose_accelerator(*, kernel: Path, memory_of_choice: Path) -> str:
     """`kvm` when a guest kernel boots with it, else `tcg`.
 
     The answer is kept in the file `memory_of_choice` for this boot of the machine and this QEMU.
     """
-    if not _KVM.exists():
+    if kvm_group() is None:
         return "tcg"
     facts = {
         "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         "qemu": await qemu_version(),
-        "device": os.stat(_KVM).st_rdev,  # noqa: PTH116 - st_rdev of a device file
+        "group": kvm_group(),
     }
     with contextlib.suppress(OSError, ValueError):
         remembered = json.loads(memory_of_choice.read_text())
