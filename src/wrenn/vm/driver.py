@@ -120,6 +120,10 @@ class Vm(Protocol):
         """
         ...
 
+    def disconnect(self) -> None:
+        """Let go of the VMM without disturbing it: the agent ends and the VM runs on."""
+        ...
+
     async def kill(self) -> None:
         """End the VMM and wait until it is gone. Twice is the same as once."""
         ...

@@ -60,6 +60,7 @@ class Sandboxes:
         await self._tasks.close()
         for entry in list(self._entries.values()):
             if entry.running is not None:
+                entry.running.vm.disconnect()
                 await entry.running.guest.close()
 
     async def ensure(self, spec: SandboxSpec) -> Record:

@@ -130,11 +130,15 @@ class QemuVm:
             await self._execute("cont")
         return stalled
 
-    async def kill(self) -> None:
-        """End QEMU and wait until it is gone."""
+    def disconnect(self) -> None:
+        """Close the control connection; QEMU runs on."""
         if self._qmp is not None:
             self._qmp.close()
             self._qmp = None
+
+    async def kill(self) -> None:
+        """End QEMU and wait until it is gone."""
+        self.disconnect()
         await kill_and_wait(self._handle.process, timeout_s=_KILL_TIMEOUT_S)
 
     async def wait_exit(self) -> None:
