@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import signal
 import ssl
 import sys
 
@@ -53,6 +54,9 @@ def main() -> None:
     """Entry point; exits with 1 and one sentence when it cannot start."""
     configure_logging()
     _raise_descriptor_limit()
+    # uvicorn stops on SIGTERM and then raises it again for whoever handled it before: by default that ends the process
+    # on the spot, with its free network slots left behind.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: None)
     settings = Settings.from_environment()
     arm_faults(settings.faults)
     try:
