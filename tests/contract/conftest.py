@@ -93,6 +93,14 @@ class Contract:
         box.body["status"] = "stopped"
         return Response(status_code=204)
 
+    async def close(self) -> None:
+        """End what still runs in the background."""
+        for box in self.boxes.values():
+            for pid, (_, _, process) in box.processes.items():
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+                await process.wait()
+
     async def ping(self, request: Request) -> Response:
         box = self.boxes[request.path_params["id"]]
         if box.body["status"] != "running":
@@ -208,7 +216,9 @@ async def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGene
     async with AsyncExitStack() as stack:
         url, key = os.environ.get("WRENN_CONTRACT_URL"), os.environ.get("WRENN_CONTRACT_KEY", KEY)
         if url is None:
-            url = await stack.enter_async_context(served(Contract(tmp_path).app))
+            contract = Contract(tmp_path)
+            stack.push_async_callback(contract.close)
+            url = await stack.enter_async_context(served(contract.app))
         monkeypatch.setenv("WRENN_BASE_URL", url)
         monkeypatch.setenv("WRENN_API_KEY", key)
         yield Platform(url, key)
