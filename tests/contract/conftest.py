@@ -11,7 +11,7 @@ import socket
 import stat
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -97,7 +97,7 @@ class Contract:
         """End what still runs in the background."""
         for box in self.boxes.values():
             for pid, (_, _, process) in box.processes.items():
-                with contextlib.suppress(ProcessLookupError):
+                with suppress(ProcessLookupError):
                     os.killpg(pid, signal.SIGKILL)
                 await process.wait()
 
