@@ -61,6 +61,13 @@ class SandboxId(Id):
     KIND = "sandbox"
 
 
+class SnapshotId(Id):
+    """A sandbox kept at one moment."""
+
+    PREFIX = "snap-"
+    KIND = "snapshot"
+
+
 class UserId(Id):
     """A user account."""
 

@@ -16,7 +16,7 @@ from connectrpc.server import ConnectASGIApplication, ConnectWSGIApplication, DE
 from protobuf import DescService
 
 from . import host_pb
-from .host_pb import EnsureSandboxRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, Host, ListDirRequest, ListDirResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, MoveRequest, PathRequest, PingSandboxRequest, PingSandboxResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, Sandbox, SignalProcessRequest, SignalProcessResponse, StartProcessRequest, StartProcessResponse
+from .host_pb import EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, Host, ListDirRequest, ListDirResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -52,9 +52,40 @@ class HostAgent(Protocol):
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
+    async def pause_sandbox(self, request: PauseSandboxRequest, ctx: RequestContext[PauseSandboxRequest, Sandbox], /) -> Sandbox:
+        """
+        Put the sandbox away with its memory; paused already is a success. With `idle_ms`: only if it was not in use for so
+        long, else the answer is RUNNING with the time of its last use.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def resume_sandbox(self, request: ResumeSandboxRequest, ctx: RequestContext[ResumeSandboxRequest, Sandbox], /) -> Sandbox:
+        """
+        Bring a paused sandbox back; returns when its guest agent answers. Running already is a success.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
     async def ping_sandbox(self, request: PingSandboxRequest, ctx: RequestContext[PingSandboxRequest, PingSandboxResponse], /) -> PingSandboxResponse:
         """
         Resets the inactivity timer.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def ensure_snapshot(self, request: EnsureSnapshotRequest, ctx: RequestContext[EnsureSnapshotRequest, Snapshot], /) -> Snapshot:
+        """
+        Keep what a running or paused sandbox is now, under this id; the sandbox stays what it is. Kept already is a success.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def remove_snapshot(self, request: RemoveSnapshotRequest, ctx: RequestContext[RemoveSnapshotRequest, RemoveSnapshotResponse], /) -> RemoveSnapshotResponse:
+        """
+        Not wanted any more: its files go when nothing depends on them. An unknown id is a success.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def list_snapshots(self, request: ListSnapshotsRequest, ctx: RequestContext[ListSnapshotsRequest, ListSnapshotsResponse], /) -> ListSnapshotsResponse:
+        """
+        The snapshots that `EnsureSnapshot` made and that were not removed.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -155,6 +186,26 @@ class HostAgentASGIApplication(ConnectASGIApplication[HostAgent]):
                     ),
                     function=svc.list_sandboxes,
                 ),
+                "/wrenn.host.v1.HostAgent/PauseSandbox": Endpoint.unary(
+                    method=MethodInfo(
+                        name="PauseSandbox",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=PauseSandboxRequest,
+                        output=Sandbox,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=svc.pause_sandbox,
+                ),
+                "/wrenn.host.v1.HostAgent/ResumeSandbox": Endpoint.unary(
+                    method=MethodInfo(
+                        name="ResumeSandbox",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=ResumeSandboxRequest,
+                        output=Sandbox,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=svc.resume_sandbox,
+                ),
                 "/wrenn.host.v1.HostAgent/PingSandbox": Endpoint.unary(
                     method=MethodInfo(
                         name="PingSandbox",
@@ -164,6 +215,36 @@ class HostAgentASGIApplication(ConnectASGIApplication[HostAgent]):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=svc.ping_sandbox,
+                ),
+                "/wrenn.host.v1.HostAgent/EnsureSnapshot": Endpoint.unary(
+                    method=MethodInfo(
+                        name="EnsureSnapshot",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=EnsureSnapshotRequest,
+                        output=Snapshot,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=svc.ensure_snapshot,
+                ),
+                "/wrenn.host.v1.HostAgent/RemoveSnapshot": Endpoint.unary(
+                    method=MethodInfo(
+                        name="RemoveSnapshot",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=RemoveSnapshotRequest,
+                        output=RemoveSnapshotResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=svc.remove_snapshot,
+                ),
+                "/wrenn.host.v1.HostAgent/ListSnapshots": Endpoint.unary(
+                    method=MethodInfo(
+                        name="ListSnapshots",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=ListSnapshotsRequest,
+                        output=ListSnapshotsResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=svc.list_snapshots,
                 ),
                 "/wrenn.host.v1.HostAgent/Exec": Endpoint.unary(
                     method=MethodInfo(
@@ -361,6 +442,53 @@ class HostAgentClient(ConnectClient):
             timeout_ms=timeout_ms,
         )
 
+    async def pause_sandbox(
+        self,
+        request: PauseSandboxRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Sandbox:
+        """
+        Put the sandbox away with its memory; paused already is a success. With `idle_ms`: only if it was not in use for so
+        long, else the answer is RUNNING with the time of its last use.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="PauseSandbox",
+                service_name="wrenn.host.v1.HostAgent",
+                input=PauseSandboxRequest,
+                output=Sandbox,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+
+    async def resume_sandbox(
+        self,
+        request: ResumeSandboxRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Sandbox:
+        """
+        Bring a paused sandbox back; returns when its guest agent answers. Running already is a success.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="ResumeSandbox",
+                service_name="wrenn.host.v1.HostAgent",
+                input=ResumeSandboxRequest,
+                output=Sandbox,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+
     async def ping_sandbox(
         self,
         request: PingSandboxRequest,
@@ -378,6 +506,75 @@ class HostAgentClient(ConnectClient):
                 service_name="wrenn.host.v1.HostAgent",
                 input=PingSandboxRequest,
                 output=PingSandboxResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+
+    async def ensure_snapshot(
+        self,
+        request: EnsureSnapshotRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Snapshot:
+        """
+        Keep what a running or paused sandbox is now, under this id; the sandbox stays what it is. Kept already is a success.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="EnsureSnapshot",
+                service_name="wrenn.host.v1.HostAgent",
+                input=EnsureSnapshotRequest,
+                output=Snapshot,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+
+    async def remove_snapshot(
+        self,
+        request: RemoveSnapshotRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> RemoveSnapshotResponse:
+        """
+        Not wanted any more: its files go when nothing depends on them. An unknown id is a success.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="RemoveSnapshot",
+                service_name="wrenn.host.v1.HostAgent",
+                input=RemoveSnapshotRequest,
+                output=RemoveSnapshotResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+
+    async def list_snapshots(
+        self,
+        request: ListSnapshotsRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> ListSnapshotsResponse:
+        """
+        The snapshots that `EnsureSnapshot` made and that were not removed.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="ListSnapshots",
+                service_name="wrenn.host.v1.HostAgent",
+                input=ListSnapshotsRequest,
+                output=ListSnapshotsResponse,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
             ),
             headers=headers,
@@ -601,9 +798,40 @@ class HostAgentSync(Protocol):
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
+    def pause_sandbox(self, request: PauseSandboxRequest, ctx: RequestContext[PauseSandboxRequest, Sandbox], /) -> Sandbox:
+        """
+        Put the sandbox away with its memory; paused already is a success. With `idle_ms`: only if it was not in use for so
+        long, else the answer is RUNNING with the time of its last use.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    def resume_sandbox(self, request: ResumeSandboxRequest, ctx: RequestContext[ResumeSandboxRequest, Sandbox], /) -> Sandbox:
+        """
+        Bring a paused sandbox back; returns when its guest agent answers. Running already is a success.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
     def ping_sandbox(self, request: PingSandboxRequest, ctx: RequestContext[PingSandboxRequest, PingSandboxResponse], /) -> PingSandboxResponse:
         """
         Resets the inactivity timer.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    def ensure_snapshot(self, request: EnsureSnapshotRequest, ctx: RequestContext[EnsureSnapshotRequest, Snapshot], /) -> Snapshot:
+        """
+        Keep what a running or paused sandbox is now, under this id; the sandbox stays what it is. Kept already is a success.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    def remove_snapshot(self, request: RemoveSnapshotRequest, ctx: RequestContext[RemoveSnapshotRequest, RemoveSnapshotResponse], /) -> RemoveSnapshotResponse:
+        """
+        Not wanted any more: its files go when nothing depends on them. An unknown id is a success.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    def list_snapshots(self, request: ListSnapshotsRequest, ctx: RequestContext[ListSnapshotsRequest, ListSnapshotsResponse], /) -> ListSnapshotsResponse:
+        """
+        The snapshots that `EnsureSnapshot` made and that were not removed.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -702,6 +930,26 @@ class HostAgentWSGIApplication(ConnectWSGIApplication):
                     ),
                     function=service.list_sandboxes,
                 ),
+                "/wrenn.host.v1.HostAgent/PauseSandbox": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="PauseSandbox",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=PauseSandboxRequest,
+                        output=Sandbox,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=service.pause_sandbox,
+                ),
+                "/wrenn.host.v1.HostAgent/ResumeSandbox": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="ResumeSandbox",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=ResumeSandboxRequest,
+                        output=Sandbox,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=service.resume_sandbox,
+                ),
                 "/wrenn.host.v1.HostAgent/PingSandbox": EndpointSync.unary(
                     method=MethodInfo(
                         name="PingSandbox",
@@ -711,6 +959,36 @@ class HostAgentWSGIApplication(ConnectWSGIApplication):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=service.ping_sandbox,
+                ),
+                "/wrenn.host.v1.HostAgent/EnsureSnapshot": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="EnsureSnapshot",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=EnsureSnapshotRequest,
+                        output=Snapshot,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=service.ensure_snapshot,
+                ),
+                "/wrenn.host.v1.HostAgent/RemoveSnapshot": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="RemoveSnapshot",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=RemoveSnapshotRequest,
+                        output=RemoveSnapshotResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=service.remove_snapshot,
+                ),
+                "/wrenn.host.v1.HostAgent/ListSnapshots": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="ListSnapshots",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=ListSnapshotsRequest,
+                        output=ListSnapshotsResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=service.list_snapshots,
                 ),
                 "/wrenn.host.v1.HostAgent/Exec": EndpointSync.unary(
                     method=MethodInfo(
@@ -904,6 +1182,51 @@ class HostAgentClientSync(ConnectClientSync):
             headers=headers,
             timeout_ms=timeout_ms,
         )
+    def pause_sandbox(
+        self,
+        request: PauseSandboxRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Sandbox:
+        """
+        Put the sandbox away with its memory; paused already is a success. With `idle_ms`: only if it was not in use for so
+        long, else the answer is RUNNING with the time of its last use.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="PauseSandbox",
+                service_name="wrenn.host.v1.HostAgent",
+                input=PauseSandboxRequest,
+                output=Sandbox,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def resume_sandbox(
+        self,
+        request: ResumeSandboxRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Sandbox:
+        """
+        Bring a paused sandbox back; returns when its guest agent answers. Running already is a success.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="ResumeSandbox",
+                service_name="wrenn.host.v1.HostAgent",
+                input=ResumeSandboxRequest,
+                output=Sandbox,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
     def ping_sandbox(
         self,
         request: PingSandboxRequest,
@@ -921,6 +1244,72 @@ class HostAgentClientSync(ConnectClientSync):
                 service_name="wrenn.host.v1.HostAgent",
                 input=PingSandboxRequest,
                 output=PingSandboxResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def ensure_snapshot(
+        self,
+        request: EnsureSnapshotRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Snapshot:
+        """
+        Keep what a running or paused sandbox is now, under this id; the sandbox stays what it is. Kept already is a success.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="EnsureSnapshot",
+                service_name="wrenn.host.v1.HostAgent",
+                input=EnsureSnapshotRequest,
+                output=Snapshot,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def remove_snapshot(
+        self,
+        request: RemoveSnapshotRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> RemoveSnapshotResponse:
+        """
+        Not wanted any more: its files go when nothing depends on them. An unknown id is a success.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="RemoveSnapshot",
+                service_name="wrenn.host.v1.HostAgent",
+                input=RemoveSnapshotRequest,
+                output=RemoveSnapshotResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def list_snapshots(
+        self,
+        request: ListSnapshotsRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> ListSnapshotsResponse:
+        """
+        The snapshots that `EnsureSnapshot` made and that were not removed.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="ListSnapshots",
+                service_name="wrenn.host.v1.HostAgent",
+                input=ListSnapshotsRequest,
+                output=ListSnapshotsResponse,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
             ),
             headers=headers,
