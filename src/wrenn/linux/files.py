@@ -59,18 +59,25 @@ def translated(error: OSError, *, doing: str) -> Exception:
     return error
 
 
-def read_data(fd: int) -> Iterator[tuple[int, bytes]]:
-    """The data of a sparse file as (offset, bytes), without its holes. Offsets are multiples of the page size."""
+def data_extents(fd: int) -> Iterator[tuple[int, int]]:
+    """Where a sparse file has data: (start, end) of each piece between its holes."""
     size = os.fstat(fd).st_size
-    offset = 0
-    while offset < size:
+    end = 0
+    while end < size:
         try:
-            offset = os.lseek(fd, offset, os.SEEK_DATA)
+            start = os.lseek(fd, end, os.SEEK_DATA)
         except OSError as error:
             if error.errno == errno.ENXIO:  # only a hole is left
                 return
             raise
-        end = os.lseek(fd, offset, os.SEEK_HOLE)
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, end
+
+
+def read_data(fd: int) -> Iterator[tuple[int, bytes]]:
+    """The data of a sparse file as (offset, bytes), without its holes. Offsets are multiples of the page size."""
+    for start, end in data_extents(fd):
+        offset = start
         while offset < end:
             data = os.pread(fd, min(_COPY_CHUNK_B, end - offset), offset)
             if not data:  # it shrank meanwhile
