@@ -21,6 +21,8 @@ from wrenn.sdk.errors import (
     InternalError,
     InvalidRequestError,
     InvalidStateError,
+    NameReservedError,
+    NameTakenError,
     NotFoundError,
     RateLimitError,
     TooLargeError,
@@ -28,7 +30,7 @@ from wrenn.sdk.errors import (
     UnexpectedAnswerError,
     WrennError,
 )
-from wrenn.sdk.types import CommandResult, FileEntry, ProcessInfo, SandboxInfo
+from wrenn.sdk.types import CommandResult, FileEntry, ProcessInfo, SandboxInfo, Template
 
 __all__ = [
     "AgentError",
@@ -46,12 +48,15 @@ __all__ = [
     "InternalError",
     "InvalidRequestError",
     "InvalidStateError",
+    "NameReservedError",
+    "NameTakenError",
     "NotFoundError",
     "ProcessHandle",
     "ProcessInfo",
     "RateLimitError",
     "Sandbox",
     "SandboxInfo",
+    "Template",
     "TooLargeError",
     "UnavailableError",
     "UnexpectedAnswerError",

@@ -41,6 +41,17 @@ class Fields:
             raise self._bad(name, "a whole number")
         return value
 
+    def optional_integer(self, name: str) -> int | None:
+        """A whole number, or None where it is absent."""
+        return None if self._values.get(name) is None else self.integer(name)
+
+    def flag(self, name: str) -> bool:
+        """True or False; False where it is absent."""
+        value = self._values.get(name, False)
+        if not isinstance(value, bool):
+            raise self._bad(name, "true or false")
+        return value
+
     def time(self, name: str) -> datetime:
         """An RFC 3339 time with its zone."""
         try:

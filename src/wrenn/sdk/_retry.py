@@ -1,7 +1,9 @@
 """When a call may be repeated, and after which pause.
 
 A request that never left is repeated always. After bytes were sent only a *repeatable* call is: reads, removals, and a
-create with its idempotency key. Commands and writes are not, since nobody can tell whether they were carried out.
+create with its idempotency key. Commands and writes are not, since nobody can tell whether they were carried out. Pause,
+resume and the deletion of a template are repeated too: when the platform then says that it is so already, the earlier
+attempt may be why (`earlier_attempt_sent`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,11 @@ def may_repeat(error: WrennError, *, repeatable: bool) -> bool:
     if isinstance(error, ConnectionFailedError):
         return repeatable or not error.request_sent
     return repeatable and error.status == 503 and isinstance(error, (UnavailableError, CapacityError))
+
+
+def may_be_done(error: WrennError) -> bool:
+    """True unless it is certain that the platform never saw the request that failed with `error`."""
+    return not isinstance(error, ConnectionFailedError) or error.request_sent
 
 
 def jittered(pause_s: float) -> float:

@@ -19,6 +19,7 @@ class WrennError(Exception):
         code: stable name of the error, e.g. `not_found`.
         status: HTTP status, or None when no answer came.
         request_id: names the request in the platform's log, where the platform gave one.
+        earlier_attempt_sent: an earlier attempt of the same call had no clear answer, so it may have been carried out.
     """
 
     CODES: ClassVar[tuple[str, ...]] = ("error",)
@@ -36,6 +37,7 @@ class WrennError(Exception):
         self.code = code or self.CODES[0]
         self.status = status
         self.request_id = request_id
+        self.earlier_attempt_sent = False
 
 
 class InvalidRequestError(WrennError):
@@ -69,9 +71,21 @@ class ConflictError(WrennError):
 
 
 class InvalidStateError(ConflictError):
-    """The sandbox is not in a state in which this can be done, e.g. it has ended."""
+    """The sandbox is not in a state in which this can be done: it is paused, runs already, or has ended."""
 
     CODES = ("invalid_state",)
+
+
+class NameTakenError(ConflictError):
+    """Another template has this name: choose another one, or replace it with `overwrite=True`."""
+
+    CODES = ("template_name_taken",)
+
+
+class NameReservedError(ConflictError):
+    """The name belongs to the platform: choose another one."""
+
+    CODES = ("name_reserved",)
 
 
 class TooLargeError(WrennError):
@@ -155,6 +169,8 @@ _ANSWERED: tuple[type[WrennError], ...] = (
     NotFoundError,
     ConflictError,
     InvalidStateError,
+    NameTakenError,
+    NameReservedError,
     TooLargeError,
     RateLimitError,
     InternalError,

@@ -6,16 +6,25 @@ import base64
 import binascii
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 from wrenn.sdk._parse import Fields
 from wrenn.sdk.errors import UnexpectedAnswerError
+
+OnExpiry = Literal["pause", "kill"]
+"""What happens to a sandbox at the end of its lifetime."""
+
+TemplateType = Literal["base", "snapshot"]
+"""`base`: built from packages, boots. `snapshot`: a sandbox as it was, with its processes."""
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxInfo:
     """A sandbox as the platform knows it at the time of the call.
 
-    `status` is `pending`, `running`, `stopped`, `error` or a newer word. `timeout_sec` 0 means that it has no time limit.
+    `status` is `pending`, `running`, `paused`, `stopped`, `error` or a newer word. `timeout_sec` is the seconds without use
+    until it is paused, 0: never. `expires_at` is the end of its lifetime, None: it has none; `on_expiry` says what happens
+    then, `pause` or `kill`. With `auto_resume` a call to the paused sandbox resumes it.
     """
 
     id: str
@@ -27,6 +36,9 @@ class SandboxInfo:
     created_at: datetime
     started_at: datetime | None
     last_active_at: datetime | None
+    expires_at: datetime | None
+    on_expiry: str
+    auto_resume: bool
     metadata: dict[str, str]
 
     @classmethod
@@ -42,7 +54,40 @@ class SandboxInfo:
             created_at=fields.time("created_at"),
             started_at=fields.optional_time("started_at"),
             last_active_at=fields.optional_time("last_active_at"),
+            expires_at=fields.optional_time("expires_at"),
+            on_expiry=fields.optional_text("on_expiry") or "pause",
+            auto_resume=fields.flag("auto_resume"),
             metadata=fields.text_map("metadata"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What sandboxes are made from.
+
+    `type` is `base` or `snapshot`. A sandbox made from a snapshot has its `vcpus` and `memory_mb`; a base leaves both open
+    (None). `platform` templates belong to the installation and cannot be deleted.
+    """
+
+    name: str
+    type: str
+    vcpus: int | None
+    memory_mb: int | None
+    size_bytes: int
+    created_at: datetime
+    platform: bool
+
+    @classmethod
+    def parse(cls, fields: Fields) -> Template:
+        """Read the platform's template object."""
+        return cls(
+            name=fields.text("name"),
+            type=fields.text("type"),
+            vcpus=fields.optional_integer("vcpus"),
+            memory_mb=fields.optional_integer("memory_mb"),
+            size_bytes=fields.integer("size_bytes"),
+            created_at=fields.time("created_at"),
+            platform=fields.flag("platform"),
         )
 
 

@@ -1,4 +1,4 @@
-"""The sandbox: create or connect, ask, end."""
+"""The sandbox: create or connect, ask, put away and bring back, copy, end."""
 
 from __future__ import annotations
 
@@ -8,35 +8,42 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
+from wrenn.sdk._async import states, templates
 from wrenn.sdk._async.api import AsyncApi, path_of
 from wrenn.sdk._async.commands import AsyncCommands
 from wrenn.sdk._async.files import AsyncFiles
 from wrenn.sdk._parse import Fields, json_of, objects
-from wrenn.sdk.errors import NotFoundError
+from wrenn.sdk.errors import InvalidRequestError, NotFoundError
 from wrenn.sdk.settings import DEFAULT_REQUEST_TIMEOUT_S, client_settings
-from wrenn.sdk.types import SandboxInfo
+from wrenn.sdk.types import OnExpiry, SandboxInfo, Template, TemplateType
 
 
 class AsyncSandbox:
     """A small virtual machine that runs code. Made by `create` or `connect`, not by its constructor.
 
-    Used as a context manager it is removed at the end, also after an error.
+    Used as a context manager it is removed at the end, also after an error. Only one that was paused within the block, and
+    is still paused, is kept.
     """
 
     def __init__(self, api: AsyncApi, sandbox_id: str) -> None:
         self._api = api
         self.id = sandbox_id
+        # Paused through this object, and not resumed through it since.
+        self._put_away = False
         self.commands = AsyncCommands(api, sandbox_id)
         self.files = AsyncFiles(api, sandbox_id)
 
     @classmethod
     async def create(
         cls,
-        template: str = "minimal",
+        template: str | Template = "minimal",
         *,
         vcpus: int | None = None,
         memory_mb: int | None = None,
         timeout_sec: int | None = None,
+        lifetime_sec: int | None = None,
+        on_expiry: OnExpiry | None = None,
+        auto_resume: bool | None = None,
         envs: Mapping[str, str] | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
@@ -44,8 +51,10 @@ class AsyncSandbox:
     ) -> Self:
         """Start a sandbox and return when its guest answers.
 
-        What is None is left to the platform. After `timeout_sec` without use it is removed by itself. `envs` is the
-        environment of all its commands. Repeated safely when the platform is briefly away: one call makes one sandbox.
+        What is None is left to the platform. After `timeout_sec` without use it is paused by itself (0: never). After
+        `lifetime_sec`, in use or not, it is paused or with `on_expiry="kill"` removed (0: never). With `auto_resume` a call
+        to the paused sandbox resumes it. `envs` is the environment of all its commands. A `template` of type `snapshot`
+        fixes `vcpus` and `memory_mb`. Repeated safely when the platform is briefly away: one call makes one sandbox.
 
         Raises:
             NotFoundError: no such template.
@@ -55,6 +64,9 @@ class AsyncSandbox:
             "vcpus": vcpus,
             "memory_mb": memory_mb,
             "timeout_sec": timeout_sec,
+            "lifetime_sec": lifetime_sec,
+            "on_expiry": on_expiry,
+            "auto_resume": auto_resume,
             "envs": dict(envs) if envs else None,
         }
         api = AsyncApi(
@@ -65,7 +77,7 @@ class AsyncSandbox:
                 "POST",
                 path_of(),
                 json={
-                    "template": template,
+                    "template": template.name if isinstance(template, Template) else template,
                     **{name: value for name, value in options.items() if value is not None},
                 },
                 headers={"Idempotency-Key": uuid.uuid4().hex},
@@ -81,21 +93,29 @@ class AsyncSandbox:
         cls,
         sandbox_id: str,
         *,
+        resume: bool = True,
         api_key: str | None = None,
         base_url: str | None = None,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
     ) -> Self:
-        """The sandbox with this id.
+        """The sandbox with this id, resumed if it is paused; with `resume=False` as it is.
+
+        Several may connect at once: one of them resumes it. Its time limits stay as they are.
 
         Raises:
             NotFoundError: there is none, or it is another team's.
+            InvalidStateError: it is paused and cannot be resumed.
+            CapacityError: it is paused and its host has no room.
         """
         api = AsyncApi(
             client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
         )
         sandbox = cls(api, sandbox_id)
         try:
-            await sandbox.info()
+            if resume:
+                await states.wake(api, sandbox_id, timeout_s=request_timeout_s)
+            else:
+                await sandbox.info()
         except BaseException:
             await api.close()
             raise
@@ -119,11 +139,50 @@ class AsyncSandbox:
             await api.close()
         return [SandboxInfo.parse(fields) for fields in objects("sandbox", json_of(body))]
 
+    @classmethod
+    async def templates(
+        cls,
+        type: TemplateType | None = None,  # noqa: A002
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
+    ) -> builtins.list[Template]:
+        """The templates that `create` can start from: the team's and the platform's, of all types or of one."""
+        api = AsyncApi(
+            client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
+        )
+        try:
+            return await templates.find(api, type)
+        finally:
+            await api.close()
+
+    @classmethod
+    async def delete_template(
+        cls,
+        name: str,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
+    ) -> None:
+        """Delete a template of the team. Sandboxes that were made from it go on.
+
+        Raises:
+            NotFoundError: there is none of this name.
+            ForbiddenError: it is the platform's.
+        """
+        api = AsyncApi(
+            client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
+        )
+        try:
+            await templates.delete(api, name)
+        finally:
+            await api.close()
+
     async def info(self) -> SandboxInfo:
         """The sandbox as the platform knows it now."""
-        return SandboxInfo.parse(
-            Fields("sandbox", json_of(await self._api.call("GET", path_of(self.id), repeatable=True)))
-        )
+        return await states.info(self._api, self.id)
 
     async def is_running(self) -> bool:
         """True while its status is `running`; False also when it is gone."""
@@ -139,6 +198,85 @@ class AsyncSandbox:
             InvalidStateError: it is not running.
         """
         await self._api.call("POST", path_of(self.id, "ping"), repeatable=True)
+
+    async def pause(self) -> None:
+        """Put the sandbox away: memory, processes and files are kept, and it uses disk space only.
+
+        Calls under way get two seconds, then they fail. It stays until `resume()` or `kill()`, also across restarts of the
+        platform.
+
+        Raises:
+            InvalidStateError: it is not running, e.g. paused already.
+        """
+        await states.pause(self._api, self.id)
+        self._put_away = True
+
+    async def resume(self) -> None:
+        """Bring the paused sandbox back: its processes go on where they were. Connections to it are new ones.
+
+        Raises:
+            InvalidStateError: it is not paused, e.g. runs already.
+            CapacityError: its host has no room.
+        """
+        await states.resume(self._api, self.id)
+        self._put_away = False
+
+    async def fork(self, count: int = 1) -> builtins.list[Self]:
+        """Copies of the running sandbox, with its memory, processes and files. It goes on itself after a short stop.
+
+        Each copy has an id, a network and a disk of its own; end each with `kill()`. A call that broke off is not
+        repeated: copies that it made are in `list()`.
+
+        Raises:
+            InvalidStateError: it is not running.
+            CapacityError: no room for all copies; then there is none.
+        """
+        if count < 1:
+            raise InvalidRequestError(f"count must be at least 1, not {count}.")
+        body = await self._api.call("POST", path_of(self.id, "fork"), json={"count": count})
+        made = Fields("fork", json_of(body)).objects("sandboxes", "sandbox")
+        return [type(self)(self._api.another(), fields.text("id")) for fields in made]
+
+    async def snapshot(self, name: str | None = None, *, overwrite: bool = False) -> Template:
+        """A template of the sandbox as it is now, with its processes; it goes on itself, running or paused.
+
+        `Sandbox.create(template)` starts from it as often as you like. Without a name the platform makes one up. With
+        `overwrite` a template of this name is replaced; sandboxes made from the former one go on.
+
+        Raises:
+            NameTakenError: there is a template of this name, and `overwrite` is False.
+            NameReservedError: the name is kept for the platform.
+            InvalidStateError: the sandbox has ended.
+        """
+        return await templates.snapshot(self._api, self.id, name, overwrite=overwrite)
+
+    async def set_timeout(
+        self,
+        timeout_sec: int | None = None,
+        *,
+        lifetime_sec: int | None = None,
+        on_expiry: OnExpiry | None = None,
+        extend_only: bool = False,
+    ) -> SandboxInfo:
+        """Change its time limits, and return it with them; what is None stays.
+
+        `timeout_sec`: seconds without use until it is paused. `lifetime_sec`: seconds from now until `on_expiry` happens.
+        0 removes a limit. With `extend_only` a limit is never made shorter.
+
+        Raises:
+            InvalidStateError: it has ended.
+        """
+        options = {"timeout_sec": timeout_sec, "lifetime_sec": lifetime_sec, "on_expiry": on_expiry}
+        message = {name: value for name, value in options.items() if value is not None}
+        if not message:
+            raise InvalidRequestError("Nothing to set: give timeout_sec, lifetime_sec or on_expiry.")
+        body = await self._api.call(
+            "PATCH",
+            path_of(self.id, "timeout"),
+            json={**message, "extend_only": extend_only},
+            repeatable=True,
+        )
+        return SandboxInfo.parse(Fields("sandbox", json_of(body)))
 
     async def kill(self) -> None:
         """End the sandbox and remove all that belongs to it. Killing twice is the same as once."""
@@ -157,7 +295,17 @@ class AsyncSandbox:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.kill()
+        # Paused as the block's last word, it was meant to be kept; resumed since by another call, it was not.
+        if self._put_away and await self._is_paused():
+            await self.close()
+        else:
+            await self.kill()
+
+    async def _is_paused(self) -> bool:
+        try:
+            return (await self.info()).status == "paused"
+        except NotFoundError:
+            return False
 
     def __repr__(self) -> str:
         return f"AsyncSandbox({self.id})"

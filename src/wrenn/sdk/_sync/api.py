@@ -11,7 +11,7 @@ from urllib.parse import quote
 from wrenn.sdk._io import sleep
 from wrenn.sdk._messages import Answer, Request
 from wrenn.sdk._parse import json_of
-from wrenn.sdk._retry import PAUSES_S, jittered, may_repeat
+from wrenn.sdk._retry import PAUSES_S, jittered, may_be_done, may_repeat
 from wrenn.sdk.errors import UnexpectedAnswerError, WrennError, error_for
 from wrenn.sdk.settings import ClientSettings
 
@@ -48,7 +48,8 @@ class Api:
         `repeatable` says that carrying it out twice is the same as once.
 
         Raises:
-            WrennError: of the class that fits the answer.
+            WrennError: of the class that fits the answer; its `earlier_attempt_sent` tells whether an attempt before the
+                last one may have been carried out.
         """
         request = Request(method, path, params=params, headers=headers, json=json, content=content)
 
@@ -76,6 +77,10 @@ class Api:
         finally:
             stream.close()
 
+    def another(self) -> Api:
+        """A client with the same settings and connections of its own."""
+        return Api(self._settings)
+
     def close(self) -> None:
         """Close idle connections."""
         self._transport.close()
@@ -98,17 +103,29 @@ class Api:
 
 def path_of(*parts: str) -> str:
     """The URL path `/v1/sandboxes/…`, each part escaped."""
-    return "/".join(["/v1/sandboxes", *(quote(part, safe="") for part in parts)])
+    return _joined("/v1/sandboxes", parts)
+
+
+def template_path_of(*parts: str) -> str:
+    """The URL path `/v1/snapshots/…`, each part escaped."""
+    return _joined("/v1/snapshots", parts)
+
+
+def _joined(prefix: str, parts: tuple[str, ...]) -> str:
+    return "/".join([prefix, *(quote(part, safe="") for part in parts)])
 
 
 def _repeated(attempt: Callable[[float], T], *, repeatable: bool, timeout_s: float) -> T:
     """Run `attempt` with the seconds that are left, again after a pause where that is safe."""
     deadline = time.monotonic() + timeout_s
     pauses = iter(PAUSES_S)
+    sent = False
     while True:
         try:
             return attempt(deadline - time.monotonic())
         except WrennError as error:
+            error.earlier_attempt_sent = sent
+            sent = sent or may_be_done(error)
             pause_s = next(pauses, None)
             if pause_s is None or not may_repeat(error, repeatable=repeatable):
                 raise

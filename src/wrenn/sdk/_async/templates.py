@@ -1,0 +1,39 @@
+"""Templates: what sandboxes are made from."""
+
+from __future__ import annotations
+
+from wrenn.sdk._async.api import AsyncApi, template_path_of
+from wrenn.sdk._parse import Fields, json_of, objects
+from wrenn.sdk.errors import NotFoundError
+from wrenn.sdk.types import Template, TemplateType
+
+
+async def snapshot(api: AsyncApi, sandbox_id: str, name: str | None, *, overwrite: bool) -> Template:
+    """Make a template of a sandbox.
+
+    Repeated only with `overwrite`: else a lost answer leaves a second template, or a name that is taken by ourselves.
+    """
+    body = await api.call(
+        "POST",
+        template_path_of(),
+        params={"overwrite": "true"} if overwrite else None,
+        json={"sandbox_id": sandbox_id} if name is None else {"sandbox_id": sandbox_id, "name": name},
+        repeatable=overwrite and name is not None,
+    )
+    return Template.parse(Fields("template", json_of(body)))
+
+
+async def find(api: AsyncApi, kind: TemplateType | None) -> list[Template]:
+    """The templates that the team can use, of all types or of one."""
+    params = None if kind is None else {"type": kind}
+    body = await api.call("GET", template_path_of(), params=params, repeatable=True)
+    return [Template.parse(fields) for fields in objects("template", json_of(body))]
+
+
+async def delete(api: AsyncApi, name: str) -> None:
+    """Delete a template. A repetition that finds none is a success: the attempt whose answer was lost did it."""
+    try:
+        await api.call("DELETE", template_path_of(name), repeatable=True)
+    except NotFoundError as error:
+        if not error.earlier_attempt_sent:
+            raise
