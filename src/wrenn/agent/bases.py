@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from typing import Final
 
 from wrenn.agent.confinement import confine, release_cgroup
 from wrenn.agent.layout import Layout
+from wrenn.agent.memory_images import ImageRef, MemoryImages
 from wrenn.agent.tokens import Tokens
 from wrenn.agent.vm_end import unless_it_ends
 from wrenn.base.errors import WrennError
@@ -26,7 +27,7 @@ from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
 from wrenn.guest import CommandLine, Commands, GuestConnection, Identity, initialise
-from wrenn.linux.files import remove_tree, translated
+from wrenn.linux.files import link_or_copy, remove_tree, translated
 from wrenn.network import Slots
 from wrenn.storage import bases
 from wrenn.storage.disks import create_empty_overlay
@@ -48,20 +49,16 @@ _WARM_UP: Final = (
 )
 """What users run first. A template without one of them is as good."""
 _KEPT: Final = 16
-"""Bases kept at most, about 100 MB of memory and of disk each."""
+"""Bases that no sandbox or snapshot needs kept at most, about 100 MB of disk each."""
 _IN_USE_S: Final = 60.0
 _DRAFT_PREFIX: Final = ".draft-"
-_WARM_UP_VERSION: Final = 1
-"""Raised whenever `_WARM_UP` or the boot's arguments change: they are part of what a base is."""
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedBase:
-    """A base in use: its files, its memory as a sealed descriptor, the image under its disk."""
+class ReadyBase:
+    """A base that was found whole, and the versions that it was made with, for people."""
 
     files: bases.Base
-    memory_fd: int
-    image: Path
     metadata: Mapping[str, str]
 
 
@@ -75,6 +72,7 @@ class Bases:
         images_dir: Path,
         driver: VmDriver,
         slots: Slots,
+        images: MemoryImages,
         tokens: Tokens,
         guest_dns: str,
         metadata: Mapping[str, str],
@@ -83,19 +81,41 @@ class Bases:
         self._images_dir = images_dir
         self._driver = driver
         self._slots = slots
+        self._memory_images = images
         self._tokens = tokens
         self._guest_dns = guest_dns
         self._metadata = metadata
-        self._loaded: dict[str, LoadedBase] = {}
+        self._ready: dict[str, ReadyBase] = {}
         self._last_use: dict[str, float] = {}
-        self._making: dict[str, asyncio.Task[LoadedBase]] = {}
+        self._making: dict[str, asyncio.Task[ReadyBase]] = {}
 
     def sweep(self) -> None:
-        """Remove what a killed agent left half made, and what no create would use any more."""
+        """Remove what a killed agent left half made."""
         self._layout.bases.mkdir(mode=0o700, exist_ok=True)
-        for directory in self._layout.bases.iterdir():
-            if not self._is_current(directory):
-                remove_tree(directory)
+        for draft in self._layout.bases.glob(f"{_DRAFT_PREFIX}*"):
+            remove_tree(draft)
+
+    def unwanted(self, named: Container[str]) -> list[str]:
+        """Keys of the bases that may go: not `named`, and of no use to a create of today, or too many.
+
+        Every shape costs disk, and anybody may ask for any shape: only so many are kept.
+        """
+        free = [d for d in self._layout.bases.iterdir() if d.name not in named and not d.name.startswith(".")]
+        current = sorted(
+            (d.name for d in free if self._is_current(d)), key=lambda key: self._last_use.get(key, 0.0)
+        )
+        # A create that took one just now has not written it into its journal yet.
+        recent = time.monotonic() - _IN_USE_S
+        outdated = [d.name for d in free if d.name not in current]
+        surplus = current[: max(0, len(current) - _KEPT)]
+        return [key for key in (*outdated, *surplus) if self._last_use.get(key, -_IN_USE_S) < recent]
+
+    def remove(self, key: str) -> None:
+        """Remove a base. VMs that were made of it run on: they hold what they need open."""
+        self._ready.pop(key, None)
+        self._last_use.pop(key, None)
+        self._memory_images.forget(ImageRef(key))
+        remove_tree(self._layout.bases / key)
 
     def _is_current(self, directory: Path) -> bool:
         """Whether a create of today would use it: not a draft, and made of the kernel, image, VMM and so on of today."""
@@ -107,7 +127,7 @@ class Bases:
             return False
         return directory.name == bases.base_key(self._facts(images, template, shape))
 
-    async def get(self, template: str, shape: Shape) -> LoadedBase:
+    async def get(self, template: str, shape: Shape) -> ReadyBase:
         """The base of `template` in `shape`, made now if there is none.
 
         A caller's cancellation does not stop the making: others wait for it too.
@@ -119,40 +139,27 @@ class Bases:
         facts = self._facts(images, template, shape)
         key = bases.base_key(facts)
         self._last_use[key] = time.monotonic()
-        if (loaded := self._loaded.get(key)) is not None:
-            return loaded
+        if (ready := self._ready.get(key)) is not None:
+            return ready
         task = self._making.get(key)
         if task is None:
-            task = asyncio.create_task(self._load_or_make(key, facts, images, shape), name=f"base {key}")
+            task = asyncio.create_task(self._find_or_make(key, facts, images, shape), name=f"base {key}")
             self._making[key] = task
             task.add_done_callback(partial(self._made, key))
         return await asyncio.shield(task)
 
     async def close(self) -> None:
-        """Stop what is being made; loaded bases go with the process."""
+        """Stop what is being made."""
         tasks = list(self._making.values())
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
-    def _made(self, key: str, task: asyncio.Task[LoadedBase]) -> None:
+    def _made(self, key: str, task: asyncio.Task[ReadyBase]) -> None:
         del self._making[key]
         if not task.cancelled() and task.exception() is None:
-            self._loaded[key] = task.result()
-            self._forget_oldest()
-
-    def _forget_oldest(self) -> None:
-        """Every shape costs pinned memory and disk, and anybody may ask for any shape: only so many are kept.
-
-        Sandboxes made from a forgotten base run on: they hold what they need open.
-        """
-        for key in sorted(self._loaded, key=self._last_use.__getitem__)[: max(0, len(self._loaded) - _KEPT)]:
-            if time.monotonic() - self._last_use[key] < _IN_USE_S:
-                return  # a create that took it just now may still open its files
-            forgotten = self._loaded.pop(key)
-            os.close(forgotten.memory_fd)
-            remove_tree(forgotten.files.directory)
+            self._ready[key] = task.result()
 
     def _facts(self, images: Images, template: str, shape: Shape) -> dict[str, str | int]:
         return {
@@ -163,33 +170,35 @@ class Bases:
             "vmm": self._driver.vmm,
             "accelerator": self._driver.accelerator,
             "machine": self._driver.machine,
-            "dns": self._guest_dns,
-            "warm_up": _WARM_UP_VERSION,
+            "kernel_args": _kernel_args(self._guest_dns),
+            "warm_up": repr(_WARM_UP),
             "token": self._tokens.of("bases").sha256_hex(),
             "vcpus": shape.vcpus,
             "memory_mb": shape.memory_mb,
         }
 
-    async def _load_or_make(
+    async def _find_or_make(
         self, key: str, facts: Mapping[str, str | int], images: Images, shape: Shape
-    ) -> LoadedBase:
+    ) -> ReadyBase:
         try:
             found = await asyncio.to_thread(bases.find, self._layout.bases, key)
             if found is not None:
-                return await self._load(found, images)
+                return await self._ready_base(found, images)
         except bases.DamagedBase as error:
             _log.warning("base is damaged and made again", extra={"base": key, "reason": error.message})
         made = await self._make(key, facts, images, shape)
-        return await self._load(made, images)
+        return await self._ready_base(made, images)
 
-    async def _load(self, files: bases.Base, images: Images) -> LoadedBase:
-        memory_fd = await asyncio.to_thread(bases.load_memory, files)
+    async def _ready_base(self, files: bases.Base, images: Images) -> ReadyBase:
+        # Loaded now, so that its memory is known to be whole before a sandbox is promised.
+        async with self._memory_images.borrowed(ImageRef(files.key)):
+            pass
         metadata = {
             **self._metadata,
             "kernel_version": images.kernel_version,
             "envd_version": images.envd_digest[:12],
         }
-        return LoadedBase(files, memory_fd, images.rootfs, metadata)
+        return ReadyBase(files, metadata)
 
     async def _make(
         self, key: str, facts: Mapping[str, str | int], images: Images, shape: Shape
@@ -210,6 +219,7 @@ class Bases:
             files = bases.Base(key, draft)
             with files.memory.open("wb") as memory:
                 memory.truncate(shape.memory_mb * MIB)
+            await asyncio.to_thread(link_or_copy, images.rootfs, files.image)
             disk_size_b = images.rootfs.stat().st_size
             await create_empty_overlay(files.empty_disk, size_b=disk_size_b)
             await create_empty_overlay(files.disk, size_b=disk_size_b)

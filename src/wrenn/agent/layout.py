@@ -32,6 +32,16 @@ class Layout:
         return self.data_dir / "bases"
 
     @property
+    def snapshots(self) -> Path:
+        """One folder a snapshot."""
+        return self.data_dir / "snapshots"
+
+    @property
+    def layers(self) -> Path:
+        """Overlays of root disks, written or frozen."""
+        return self.data_dir / "layers"
+
+    @property
     def accelerator_choice(self) -> Path:
         """What the KVM probe found."""
         return self.data_dir / "accelerator.json"

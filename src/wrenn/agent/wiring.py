@@ -13,10 +13,16 @@ from typing import Final
 from wrenn.agent.bases import Bases
 from wrenn.agent.facts import HostFacts
 from wrenn.agent.layout import Layout
-from wrenn.agent.recovery import recover
+from wrenn.agent.memory_images import MemoryImages
+from wrenn.agent.recovery import Recovery
 from wrenn.agent.rpc.app import App
-from wrenn.agent.sandboxes import Sandboxes
+from wrenn.agent.sandboxes import Sandboxes, Verbs
 from wrenn.agent.sandboxes.bring_up import BringUp
+from wrenn.agent.sandboxes.launch import Launch
+from wrenn.agent.sandboxes.pause import Pause
+from wrenn.agent.sandboxes.resume import Resume
+from wrenn.agent.sandboxes.save import Saver
+from wrenn.agent.sandboxes.snapshot import TakeSnapshot
 from wrenn.agent.sandboxes.tear_down import TearDown
 from wrenn.agent.settings import Settings
 from wrenn.agent.tokens import Tokens
@@ -79,18 +85,34 @@ async def _built(settings: Settings, layout: Layout) -> AsyncGenerator[Agent]:
     # The tap is opened by root and inherited, so it needs no owner.
     slots = Slots(layout.block, vmm_uid=0, vmm_gid=0, ready_target=settings.ready_slots)
     agent_version = version("wrenn")
+    for folder in (layout.sandboxes, layout.bases, layout.snapshots, layout.layers):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    clock = SystemClock()
+    images = MemoryImages(layout)
     bases = Bases(
         layout=layout,
         images_dir=settings.images_dir,
         driver=driver,
         slots=slots,
+        images=images,
         tokens=tokens,
         guest_dns=settings.guest_dns,
         metadata={"agent_version": agent_version, "vmm_version": driver.vmm},
     )
-    bring_up = BringUp(layout, driver, slots, bases, tokens, SystemClock())
-    tear_down = TearDown(layout, slots)
-    sandboxes = Sandboxes(bring_up=bring_up, tear_down=tear_down, disk_reserve_b=settings.disk_reserve_b)
+    launch = Launch(layout, driver, slots, images, tokens)
+    saver = Saver(layout, driver, images, clock)
+    verbs = Verbs(
+        layout=layout,
+        bases=bases,
+        images=images,
+        clock=clock,
+        bring_up=BringUp(layout, driver, bases, launch, clock),
+        pause=Pause(layout, slots, saver),
+        resume=Resume(layout, driver, launch, clock),
+        snapshot=TakeSnapshot(layout, saver, clock),
+        tear_down=TearDown(layout, slots),
+    )
+    sandboxes = Sandboxes(verbs=verbs, disk_reserve_b=settings.disk_reserve_b)
     facts = HostFacts(
         data_dir=settings.data_dir,
         agent_version=agent_version,
@@ -103,18 +125,11 @@ async def _built(settings: Settings, layout: Layout) -> AsyncGenerator[Agent]:
         owned_slots=lambda: sorted(slots.held),
     )
     try:
-        await recover(
-            layout=layout,
-            driver=driver,
-            slots=slots,
-            bases=bases,
-            tokens=tokens,
-            sandboxes=sandboxes,
-            tear_down=tear_down,
-        )
+        await Recovery(layout, driver, slots, tokens, sandboxes, verbs).run()
         sandboxes.start()
         yield Agent(App(sandboxes=sandboxes, facts=facts), sandboxes, bases, layout)
     finally:
         await bases.close()
         await sandboxes.close()
+        await images.close()
         await slots.close()

@@ -6,7 +6,7 @@
 from wrenn.guest.commands import CommandLine, Commands, ExecResult, ProcessInfo
 from wrenn.guest.connect import GuestConnection
 from wrenn.guest.files import Files
-from wrenn.guest.ready import Identity, initialise
+from wrenn.guest.ready import Identity, hold, initialise, let_go
 
 __all__ = [
     "CommandLine",
@@ -16,5 +16,7 @@ __all__ = [
     "GuestConnection",
     "Identity",
     "ProcessInfo",
+    "hold",
     "initialise",
+    "let_go",
 ]

@@ -1,4 +1,4 @@
-"""Wait for a guest and give it its identity, before any user's program runs in it."""
+"""Before and after the moment that a snapshot keeps: hold a guest's programs, and give a restored guest its identity."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import aiohttp
 
 from wrenn.base.errors import AgentFailure, Unavailable
 from wrenn.base.secrets import Secret
-from wrenn.guest.connect import ENVD_PORT
+from wrenn.guest.connect import ENVD_PORT, GuestConnection, unreachable
 
 _CONNECT_TIMEOUT_S: Final = 0.03
 """A packet that arrives while the VM is being restored is lost, and TCP would try again only after a second."""
 _RETRY_S: Final = 0.002
 _ENTROPY_B: Final = 64
+_DONE: Final = 204
+_PARTLY: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,43 @@ async def initialise(address: str, identity: Identity, *, timeout_s: float) -> N
         ) from error
     except TimeoutError as error:
         raise Unavailable(f"The sandbox did not answer within {timeout_s:g} s of its start.") from error
+
+
+async def hold(guest: GuestConnection, *, timeout_s: float) -> bool:
+    """Freeze the programs of users in the guest, so that none runs in a clone before it has its own identity.
+
+    Returns whether all of them stand still. Twice is the same as once.
+
+    Raises:
+        Unavailable, AgentFailure: the guest does not answer, or not as it should.
+    """
+    return await _snapshot_call(guest, "prepare", timeout_s=timeout_s) == _DONE
+
+
+async def let_go(guest: GuestConnection, *, timeout_s: float) -> None:
+    """Let the programs of users run on after `hold`. Those that run are fine.
+
+    Raises:
+        as `hold`.
+    """
+    await _snapshot_call(guest, "finish", timeout_s=timeout_s)
+
+
+async def _snapshot_call(guest: GuestConnection, step: str, *, timeout_s: float) -> int:
+    try:
+        async with (
+            asyncio.timeout(timeout_s),
+            guest.session.post(
+                f"{guest.base_url}/snapshot/{step}", headers=guest.headers("root"), allow_redirects=False
+            ) as response,
+        ):
+            if response.status not in (_PARTLY, _DONE):
+                raise AgentFailure(
+                    f"The sandbox did not {step} for a snapshot.", context={"status": response.status}
+                )
+            return response.status
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise unreachable(error) from error
 
 
 def _body(identity: Identity) -> dict[str, object]:

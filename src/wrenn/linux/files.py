@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -117,6 +118,25 @@ def copy_file(source: Path, destination: Path) -> None:
     except OSError as error:
         destination.unlink(missing_ok=True)
         raise translated(error, doing=f"copy {source.name}") from error
+
+
+def link_or_copy(source: Path, destination: Path) -> None:
+    """Make `destination` another name of the same file, or a copy where the file system cannot.
+
+    Raises:
+        StorageFull: no room.
+    """
+    try:
+        destination.hardlink_to(source)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+            raise translated(error, doing=f"link {source.name}") from error
+        copy_file(source, destination)
+
+
+async def remove_file(path: Path) -> None:
+    """Remove a file. A missing one is fine."""
+    await asyncio.to_thread(path.unlink, missing_ok=True)
 
 
 def remove_tree(path: Path) -> None:

@@ -21,16 +21,33 @@ def sealed_copy(path: Path, *, name: str, on_data: Callable[[int, bytes], None])
     """
     source = os.open(path, os.O_RDONLY)
     try:
-        memory = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        memory = open_copy(source, name=name, on_data=on_data)
         try:
-            os.ftruncate(memory, os.fstat(source).st_size)
-            for offset, data in read_data(source):
-                write_at(memory, data, offset)
-                on_data(offset, data)
-            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
+            seal(memory)
         except BaseException:
             os.close(memory)
             raise
         return memory
     finally:
         os.close(source)
+
+
+def open_copy(
+    source: int, *, name: str, on_data: Callable[[int, bytes], None] = lambda _offset, _data: None
+) -> int:
+    """As `sealed_copy` of an open file, still to be sealed."""
+    memory = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(memory, os.fstat(source).st_size)
+        for offset, data in read_data(source):
+            write_at(memory, data, offset)
+            on_data(offset, data)
+    except BaseException:
+        os.close(memory)
+        raise
+    return memory
+
+
+def seal(memory: int) -> None:
+    """Have nobody write, grow or shrink this memfd any more."""
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)

@@ -1,8 +1,8 @@
 """Bases: warm snapshots of a template in one shape, from which every sandbox is restored.
 
 A base is a folder, named by its key, with `memory` (sparse, the guest's RAM), `state` (device state), `disk.qcow2` (what
-the boot wrote), `empty.qcow2` (what a sandbox's overlay starts as) and `manifest.json`, which is written last: no
-manifest, no base. It is never changed after that. What it depends on is in its key, so that a new kernel, guest agent,
+the boot wrote), `empty.qcow2` (what a sandbox's overlay starts as), `rootfs.ext4` (the template's image, a hard link where
+that can be: a template that is made anew must not take it away) and `manifest.json`, which is written last: no manifest, no base. It is never changed after that. What it depends on is in its key, so that a new kernel, guest agent,
 VMM or image means another base and never a wrong one.
 """
 
@@ -21,7 +21,7 @@ from wrenn.linux.files import fsync_path, remove_tree, write_json
 from wrenn.linux.memfd import sealed_copy
 from wrenn.storage.page_digest import PageDigest
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _MANIFEST: Final = "manifest.json"
 _KEY_LENGTH: Final = 24
 
@@ -58,8 +58,13 @@ class Base:
         return self.directory / "empty.qcow2"
 
     @property
+    def image(self) -> Path:
+        """The template's image under it."""
+        return self.directory / "rootfs.ext4"
+
+    @property
     def files(self) -> tuple[Path, ...]:
-        """All that the manifest vouches for."""
+        """All that the manifest vouches for, beside the image's size."""
         return (self.memory, self.state, self.disk, self.empty_disk)
 
 
@@ -84,7 +89,7 @@ def publish(draft: Path, root: Path, *, key: str, facts: Mapping[str, str | int]
         "format": FORMAT,
         "key": key,
         "facts": dict(facts),
-        "files": {p.name: _seal_of(p) for p in base.files},
+        "files": {p.name: _seal_of(p) for p in base.files} | {base.image.name: _size_of(base.image)},
     }
     write_json(draft / _MANIFEST, manifest, durable=True)
     final = root / key
@@ -109,11 +114,11 @@ def find(root: Path, key: str) -> Base | None:
         raise DamagedBase(f"The manifest of base {key} cannot be read.") from error
     if manifest.get("format") != FORMAT or manifest.get("key") != key:
         raise DamagedBase(f"The manifest of base {key} belongs to another base or version.")
-    for path in base.files:
+    for path in (*base.files, base.image):
         expected = manifest["files"].get(path.name, {})
         if not path.exists() or path.stat().st_size != expected.get("size_b"):
             raise DamagedBase(f"{path.name} of base {key} is missing or has another size.")
-        if path != base.memory and _sha256(path) != expected.get("sha256"):
+        if path not in (base.memory, base.image) and _sha256(path) != expected.get("sha256"):
             raise DamagedBase(f"{path.name} of base {key} has other content than when it was made.")
     return base
 
@@ -148,6 +153,10 @@ def _seal_of(path: Path) -> dict[str, str | int]:
         os.close(sealed_copy(path, name="digest", on_data=digest.update))
         return {"size_b": size_b, "pages_sha256": digest.hexdigest()}
     return {"size_b": size_b, "sha256": _sha256(path)}
+
+
+def _size_of(path: Path) -> dict[str, str | int]:
+    return {"size_b": path.stat().st_size}
 
 
 def _sha256(path: Path) -> str:

@@ -180,8 +180,12 @@ def _in_threads(work: Callable[[PageRuns], None], pieces: Iterator[PageRuns]) ->
             pass
 
 
-def write_diff(path: Path, memory: ProcessMemory, image_fd: int) -> DiffSize:
+def write_diff(
+    path: Path, memory: ProcessMemory, image_fd: int, further: NDArray[np.int64] | None = None
+) -> DiffSize:
     """Write the new file `path` with what of the stopped `memory` differs from the image. Blocking.
+
+    `further` are pages to look at beside the process's own: those in which the image that it maps differs from this one.
 
     Raises:
         StorageFull: no room. OSError: the process is gone.
@@ -190,7 +194,10 @@ def write_diff(path: Path, memory: ProcessMemory, image_fd: int) -> DiffSize:
     try:
         with _image(image_fd, memory.size_b) as image:
             writer = _Writer(fd, memory, image)
-            _in_threads(writer.take, _pieces(memory.own_pages()))
+            candidates = memory.own_pages()
+            if further is not None:
+                candidates = runs_of(np.union1d(pages_of(candidates), further))
+            _in_threads(writer.take, _pieces(candidates))
         runs = np.concatenate(writer.runs) if writer.runs else np.empty(0, dtype=_RUN)
         runs = runs[np.argsort(runs["data"], kind="stable")]
         chunks = np.array(sorted(writer.chunks), dtype=_CHUNK)
@@ -265,6 +272,19 @@ def lay_over(path: Path, digest: str, destination: ProcessMemory | MemoryFile) -
         zeros = np.zeros(_PIECE_PAGES * PAGE_B, dtype=np.uint8)
         for piece in _pieces(_as_runs(tables.runs[tables.runs["data"] == _ZEROS])):
             destination.write(piece, zeros)
+    finally:
+        os.close(fd)
+
+
+def changed_pages(path: Path, digest: str) -> NDArray[np.int64]:
+    """Numbers of the pages in a diff.
+
+    Raises:
+        DamagedSnapshot: its page map is not what was written.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return pages_of(_as_runs(_tables(fd, path.name, digest).runs))
     finally:
         os.close(fd)
 

@@ -1,17 +1,19 @@
 """What a VM driver promises. The agent knows only this page.
 
 A VM is started in one of two ways: `boot` (cold, once per template and shape, guest memory in a file that becomes the
-base) and `restore` (every sandbox: the base's memory mapped privately, its device state loaded, running at once). Its
-process outlives the agent; `adopt` finds it again.
+base) and `restore` (every sandbox: a memory image mapped privately, device state loaded, running at once). Its process
+outlives the agent; `adopt` finds it again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from wrenn.linux.process import ProcessRef
+from wrenn.linux.process_memory import ProcessMemory
 from wrenn.linux.spawn import Confinement
 
 __all__ = ["BootRequest", "Confinement", "Disk", "RestoreRequest", "Shape", "Vm", "VmDriver", "VmHandle"]
@@ -30,7 +32,7 @@ class Disk:
     """The layers of a root disk: `overlay` is written, the rest only read.
 
     Attributes:
-        overlay: qcow2 file of this VM alone.
+        overlay: qcow2 file of this VM alone. The stem of its name is what `Vm.overlay` answers.
         frozen: qcow2 files under it, newest first.
         image: the template's raw image.
     """
@@ -57,7 +59,13 @@ class BootRequest:
 
 @dataclass(frozen=True, slots=True)
 class RestoreRequest:
-    """A restore. `memory_fd` is a sealed copy of the base's memory, `state` its device state."""
+    """A restore.
+
+    Attributes:
+        memory_fd: sealed memory image; its memfd is named `wrenn-…`.
+        state: device state.
+        fill: blocking; writes into the VM's memory before the device state is loaded. An error of it ends the VM.
+    """
 
     directory: Path
     shape: Shape
@@ -66,6 +74,7 @@ class RestoreRequest:
     state: Path
     tap_fd: int
     confinement: Confinement
+    fill: Callable[[ProcessMemory], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +98,32 @@ class Vm(Protocol):
         """How to find it again."""
         ...
 
-    async def wait_running(self, *, timeout_s: float) -> None:
-        """Return when the vCPUs run after a restore.
-
-        Raises:
-            AgentFailure: the VMM ended or refused the snapshot; the message has the end of its log.
-        """
+    async def freeze(self) -> None:
+        """Stop the vCPUs; all that the guest wrote is in the files then."""
         ...
 
-    async def freeze(self) -> None:
-        """Stop the vCPUs and flush the disk."""
+    async def thaw(self) -> None:
+        """Let a frozen VM run on. One that runs is fine."""
+        ...
+
+    def memory(self) -> ProcessMemory:
+        """The guest's RAM in the VMM; to be read while it is frozen.
+
+        Raises:
+            AgentFailure: the VMM is gone.
+        """
         ...
 
     async def save_state(self, path: Path) -> None:
         """Write the device state of the frozen VM to a new file."""
+        ...
+
+    async def put_overlay(self, overlay: Path) -> None:
+        """Have the VM write to the new qcow2 file `overlay` from now on; what it wrote until now only reads."""
+        ...
+
+    async def overlay(self) -> str:
+        """Name of the overlay that the VM writes to."""
         ...
 
     async def console(self) -> str:
@@ -114,9 +135,9 @@ class Vm(Protocol):
         ...
 
     async def look_after(self) -> bool:
-        """Do what a running VM needs every few seconds; returns whether it had stopped because the host's disk was full.
+        """Do what a running VM needs every few seconds; returns whether it had stopped, as it does on a full disk.
 
-        Then it runs on. What its VMM logs is kept small.
+        Then it runs on. What its VMM logs is kept small. Not to be called while it is frozen on purpose.
         """
         ...
 
@@ -156,7 +177,7 @@ class VmDriver(Protocol):
         ...
 
     async def restore(self, request: RestoreRequest) -> Vm:
-        """Start a restore; returns when the VMM was started, `wait_running` says when it runs."""
+        """Start a restore; returns when the VMM was started and its memory filled. Whether it runs, the guest says."""
         ...
 
     async def adopt(self, handle: VmHandle) -> Vm | None:

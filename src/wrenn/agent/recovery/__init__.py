@@ -1,5 +1,5 @@
-"""What a new agent does with what a former one left: adopt what runs, take down what is half done, sweep the rest."""
+"""What a new agent does with what a former one left: adopt what runs, settle what is half done, sweep the rest."""
 
-from wrenn.agent.recovery.recover import recover
+from wrenn.agent.recovery.recover import Recovery
 
-__all__ = ["recover"]
+__all__ = ["Recovery"]

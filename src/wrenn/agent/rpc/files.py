@@ -64,22 +64,22 @@ class FileStreams:
         file, user = query.get("path", [""])[0], query.get("user", [""])[0] or "root"
         if not file:
             raise InvalidRequest("The query needs a path.")
-        files = self._sandboxes.get(sandbox_id).files
-        if scope["method"] == "GET":
-            async with files.read(file, user=user) as download:
-                headers = [(b"content-type", b"application/octet-stream")]
-                if download.size_b is not None:
-                    headers.append((b"content-length", str(download.size_b).encode()))
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
-                async for chunk in download.chunks:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-        elif scope["method"] == "PUT":
-            await files.write(file, _body(receive), user=user)
-            await send({"type": "http.response.start", "status": 204, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
-        else:
-            raise InvalidRequest("Files are read with GET and written with PUT.")
+        async with self._sandboxes.use(sandbox_id) as sandbox:
+            if scope["method"] == "GET":
+                async with sandbox.files.read(file, user=user) as download:
+                    headers = [(b"content-type", b"application/octet-stream")]
+                    if download.size_b is not None:
+                        headers.append((b"content-length", str(download.size_b).encode()))
+                    await send({"type": "http.response.start", "status": 200, "headers": headers})
+                    async for chunk in download.chunks:
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await send({"type": "http.response.body", "body": b""})
+            elif scope["method"] == "PUT":
+                await sandbox.files.write(file, _body(receive), user=user)
+                await send({"type": "http.response.start", "status": 204, "headers": []})
+                await send({"type": "http.response.body", "body": b""})
+            else:
+                raise InvalidRequest("Files are read with GET and written with PUT.")
 
 
 async def _body(receive: Receive) -> AsyncIterator[bytes]:

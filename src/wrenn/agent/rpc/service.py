@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, TypeVar
 
 from connectrpc.errors import ConnectError
@@ -13,12 +14,13 @@ from wrenn.agent.facts import HostFacts
 from wrenn.agent.inventory import measure
 from wrenn.agent.sandboxes import Record, RunningSandbox, Sandboxes, SandboxSpec, State
 from wrenn.base.errors import AgentFailure, InternalError, InvalidRequest, WrennError
-from wrenn.base.ids import SandboxId
+from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.guest import CommandLine
 from wrenn.protocol.guest import filesystem_pb as guest_pb
 from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, connect_code
 from wrenn.protocol.host.host_connect import HostAgent
+from wrenn.storage.snapshots import Snapshot
 from wrenn.vm import Shape
 
 _log = logging.getLogger(__name__)
@@ -30,6 +32,9 @@ _STATES: Final = {
     State.RUNNING: pb.SandboxState.RUNNING,
     State.LOST: pb.SandboxState.LOST,
     State.REMOVING: pb.SandboxState.REMOVING,
+    State.PAUSED: pb.SandboxState.PAUSED,
+    State.PAUSING: pb.SandboxState.PAUSING,
+    State.RESUMING: pb.SandboxState.RESUMING,
 }
 _FILE_TYPES: Final = {
     guest_pb.FileType.FILE: pb.FileType.FILE,
@@ -104,9 +109,10 @@ class HostAgentService(HostAgent):
             template=wanted.template,
             shape=Shape(wanted.vcpus, wanted.memory_mb),
             envs=dict(wanted.envs),
+            snapshot_id=str(SnapshotId.parse(wanted.snapshot_id)) if wanted.snapshot_id else "",
         )
-        record = await self._sandboxes.ensure(spec)
-        return _sandbox(record, self._sandboxes.get(spec.sandbox_id))
+        await self._sandboxes.ensure(spec)
+        return self._described(spec.sandbox_id)
 
     async def remove_sandbox(self, request: pb.RemoveSandboxRequest, ctx: Any, /) -> pb.RemoveSandboxResponse:
         """Take a sandbox down."""
@@ -117,26 +123,56 @@ class HostAgentService(HostAgent):
         """All sandboxes of this host."""
         return pb.ListSandboxesResponse(sandboxes=[_sandbox(*entry) for entry in self._sandboxes.list()])
 
+    async def pause_sandbox(self, request: pb.PauseSandboxRequest, ctx: Any, /) -> pb.Sandbox:
+        """Put a sandbox away with its memory."""
+        sandbox_id = SandboxId.parse(request.sandbox_id)
+        await self._sandboxes.pause(sandbox_id, idle_s=request.idle_ms / 1000)
+        return self._described(sandbox_id)
+
+    async def resume_sandbox(self, request: pb.ResumeSandboxRequest, ctx: Any, /) -> pb.Sandbox:
+        """Bring a paused sandbox back."""
+        sandbox_id = SandboxId.parse(request.sandbox_id)
+        await self._sandboxes.resume(sandbox_id)
+        return self._described(sandbox_id)
+
+    async def ensure_snapshot(self, request: pb.EnsureSnapshotRequest, ctx: Any, /) -> pb.Snapshot:
+        """Keep what a sandbox is now."""
+        sandbox_id, snapshot_id = SandboxId.parse(request.sandbox_id), SnapshotId.parse(request.snapshot_id)
+        return _snapshot(await self._sandboxes.keep(sandbox_id, snapshot_id))
+
+    async def remove_snapshot(
+        self, request: pb.RemoveSnapshotRequest, ctx: Any, /
+    ) -> pb.RemoveSnapshotResponse:
+        """Keep a snapshot no longer."""
+        self._sandboxes.release(SnapshotId.parse(request.snapshot_id))
+        return pb.RemoveSnapshotResponse()
+
+    async def list_snapshots(self, request: pb.ListSnapshotsRequest, ctx: Any, /) -> pb.ListSnapshotsResponse:
+        """All snapshots that are kept."""
+        return pb.ListSnapshotsResponse(snapshots=[_snapshot(kept) for kept in self._sandboxes.kept()])
+
     async def ping_sandbox(self, request: pb.PingSandboxRequest, ctx: Any, /) -> pb.PingSandboxResponse:
         """Count as activity."""
-        self._get(request.sandbox_id)
-        return pb.PingSandboxResponse()
+        async with self._use(request.sandbox_id):
+            return pb.PingSandboxResponse()
 
     async def exec(self, request: pb.ExecRequest, ctx: Any, /) -> pb.ExecResponse:
         """Run a command to its end."""
-        commands = self._get(request.sandbox_id).commands
         timeout_s = (request.timeout_ms or _EXEC_TIMEOUT_MS) / 1000
-        result = await commands.run(_command(request.command), timeout_s=timeout_s)
+        async with self._use(request.sandbox_id) as sandbox:
+            result = await sandbox.commands.run(_command(request.command), timeout_s=timeout_s)
         return pb.ExecResponse(stdout=result.stdout, stderr=result.stderr, exit_code=result.exit_code)
 
     async def start_process(self, request: pb.StartProcessRequest, ctx: Any, /) -> pb.StartProcessResponse:
         """Start a command in the background."""
-        pid = await self._get(request.sandbox_id).commands.start(_command(request.command), tag=request.tag)
+        async with self._use(request.sandbox_id) as sandbox:
+            pid = await sandbox.commands.start(_command(request.command), tag=request.tag)
         return pb.StartProcessResponse(pid=pid, tag=request.tag)
 
     async def list_processes(self, request: pb.ListProcessesRequest, ctx: Any, /) -> pb.ListProcessesResponse:
         """Living processes."""
-        processes = await self._get(request.sandbox_id).commands.list()
+        async with self._use(request.sandbox_id) as sandbox:
+            processes = await sandbox.commands.list()
         return pb.ListProcessesResponse(
             processes=[pb.Process(pid=p.pid, tag=p.tag, cmd=p.cmd, args=list(p.args)) for p in processes]
         )
@@ -145,38 +181,45 @@ class HostAgentService(HostAgent):
         """Signal a process."""
         if request.selector is None:
             raise InvalidRequest("Name the process by its pid or its tag.")
-        commands = self._get(request.sandbox_id).commands
-        await commands.signal(request.selector.value, int(request.signal) or int(pb.Signal.SIGKILL))
+        signal = int(request.signal) or int(pb.Signal.SIGKILL)
+        async with self._use(request.sandbox_id) as sandbox:
+            await sandbox.commands.signal(request.selector.value, signal)
         return pb.SignalProcessResponse()
 
     async def stat(self, request: pb.PathRequest, ctx: Any, /) -> pb.FileEntry:
         """One entry."""
-        return _entry(await self._get(request.sandbox_id).files.stat(request.path, user=_user(request.user)))
+        async with self._use(request.sandbox_id) as sandbox:
+            return _entry(await sandbox.files.stat(request.path, user=_user(request.user)))
 
     async def list_dir(self, request: pb.ListDirRequest, ctx: Any, /) -> pb.ListDirResponse:
         """Entries of a directory."""
-        files = self._get(request.sandbox_id).files
-        entries = await files.list(request.path, depth=request.depth or 1, user=_user(request.user))
+        user = _user(request.user)
+        async with self._use(request.sandbox_id) as sandbox:
+            entries = await sandbox.files.list(request.path, depth=request.depth or 1, user=user)
         return pb.ListDirResponse(entries=[_entry(entry) for entry in entries])
 
     async def make_dir(self, request: pb.PathRequest, ctx: Any, /) -> pb.FileEntry:
         """Make a directory."""
-        return _entry(
-            await self._get(request.sandbox_id).files.make_dir(request.path, user=_user(request.user))
-        )
+        async with self._use(request.sandbox_id) as sandbox:
+            return _entry(await sandbox.files.make_dir(request.path, user=_user(request.user)))
 
     async def move(self, request: pb.MoveRequest, ctx: Any, /) -> pb.FileEntry:
         """Rename."""
-        files = self._get(request.sandbox_id).files
-        return _entry(await files.move(request.source, request.destination, user=_user(request.user)))
+        user = _user(request.user)
+        async with self._use(request.sandbox_id) as sandbox:
+            return _entry(await sandbox.files.move(request.source, request.destination, user=user))
 
     async def remove_path(self, request: pb.PathRequest, ctx: Any, /) -> pb.RemovePathResponse:
         """Remove a file or a tree."""
-        await self._get(request.sandbox_id).files.remove(request.path, user=_user(request.user))
+        async with self._use(request.sandbox_id) as sandbox:
+            await sandbox.files.remove(request.path, user=_user(request.user))
         return pb.RemovePathResponse()
 
-    def _get(self, sandbox_id: str) -> RunningSandbox:
-        return self._sandboxes.get(SandboxId.parse(sandbox_id))
+    def _use(self, sandbox_id: str) -> AbstractAsyncContextManager[RunningSandbox]:
+        return self._sandboxes.use(SandboxId.parse(sandbox_id))
+
+    def _described(self, sandbox_id: SandboxId) -> pb.Sandbox:
+        return _sandbox(*self._sandboxes.look(sandbox_id))
 
 
 def _user(user: str) -> str:
@@ -201,6 +244,19 @@ def _sandbox(record: Record, running: RunningSandbox | None) -> pb.Sandbox:
         started_at_unix=record.started_at,
         last_active_at_unix=running.last_active_at if running else record.started_at,
         metadata=dict(record.metadata),
+    )
+
+
+def _snapshot(kept: Snapshot) -> pb.Snapshot:
+    manifest = kept.manifest
+    return pb.Snapshot(
+        snapshot_id=manifest.snapshot_id,
+        sandbox_id=manifest.sandbox_id,
+        template=manifest.template,
+        vcpus=manifest.vcpus,
+        memory_mb=manifest.memory_mb,
+        size_b=kept.size_b,
+        created_at_unix=manifest.created_at,
     )
 
 

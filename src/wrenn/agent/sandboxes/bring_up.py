@@ -1,33 +1,24 @@
-"""Bring a sandbox up: base → journal → disk → network slot → VM → guest ready. Each step's undo stands on its next line."""
+"""Bring a new sandbox up: base or snapshot → journal → launch."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Final
 
-from wrenn.agent.bases import Bases, LoadedBase
-from wrenn.agent.confinement import confine, release_cgroup
+from wrenn.agent.bases import Bases
 from wrenn.agent.layout import Layout
-from wrenn.agent.sandboxes import journal
+from wrenn.agent.sandboxes.checks import check_restorable
 from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
+from wrenn.agent.sandboxes.launch import Launch, Origin, Save
 from wrenn.agent.sandboxes.running import RunningSandbox
-from wrenn.agent.tokens import Tokens
-from wrenn.agent.vm_end import unless_it_ends
 from wrenn.base.clock import Clock
+from wrenn.base.errors import InvalidRequest
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
-from wrenn.guest import GuestConnection, Identity, initialise
 from wrenn.linux.files import remove_tree, translated
-from wrenn.network import Slot, Slots
-from wrenn.storage.disks import clone_overlay
-from wrenn.vm import Disk, RestoreRequest, Vm, VmDriver
-
-READY_TIMEOUT_S: Final = 30.0
-"""A restore takes a tenth of a second; under load on a small machine it may take many times that."""
+from wrenn.storage.bases import Base
+from wrenn.storage.layers import new_layer_id
+from wrenn.vm import Shape, VmDriver
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,91 +27,57 @@ class BringUp:
 
     layout: Layout
     driver: VmDriver
-    slots: Slots
     bases: Bases
-    tokens: Tokens
+    launch: Launch
     clock: Clock
 
-    async def run(self, spec: SandboxSpec) -> tuple[Record, RunningSandbox]:
+    async def run(self, spec: SandboxSpec, save: Save) -> tuple[Record, RunningSandbox]:
         """Bring `spec` up. On any failure or cancellation nothing of it is left.
 
         Raises:
-            NotFound: no such template. NoCapacity, StorageFull: no room. AgentFailure, Unavailable: it did not start.
+            NotFound: no such template or snapshot. NoCapacity, StorageFull: no room.
+            AgentFailure, Unavailable: it did not start.
         """
-        base = await self.bases.get(spec.template, spec.shape)
+        # No await between the look at a snapshot and the journal that names it, or it might be collected in between.
+        record, origin = self._from_snapshot(spec) if spec.snapshot_id else await self._from_template(spec)
         directory = self.layout.sandbox(spec.sandbox_id)
-        name = str(spec.sandbox_id)
         async with Undo() as undo:
             try:
                 directory.mkdir(mode=0o700)
             except OSError as error:
                 raise translated(error, doing="create the sandbox's folder") from error
             undo.push("remove files", lambda: asyncio.to_thread(remove_tree, directory))
-            record = Record(
-                spec, State.STARTING, started_at=self.clock.now().timestamp(), metadata=base.metadata
-            )
-            journal.save(directory, record)
+            save(record)
             await fault_point("agent.create.after_journal")
-
-            slot = await self.slots.acquire(name)
-            undo.push("release slot", partial(self.slots.release, slot.index, name))
-            record = replace(record, slot=slot.index)
-            journal.save(directory, record)
-            await fault_point("agent.create.after_slot")
-
-            clone_overlay(base.files.empty_disk, directory / "disk.qcow2")
-            await fault_point("agent.create.after_disk")
-
-            undo.push("remove cgroup", partial(release_cgroup, self.layout, name))
-            vm = await self._restore(spec, slot, base)
-            undo.push("kill vm", vm.kill)
-            await fault_point("agent.create.after_spawn")
-            record = replace(record, process=vm.handle.process)
-            journal.save(directory, record)
-
-            await unless_it_ends(
-                vm, initialise(slot.address, self._identity(spec, base), timeout_s=READY_TIMEOUT_S)
-            )
-            await fault_point("agent.create.after_ready")
-            guest = GuestConnection(slot.address, self.tokens.of(name))
-            undo.push("close guest connections", guest.close)
-
+            record, running = await self.launch.run(undo, record, origin, save, step="agent.create")
             record = record.moved(State.RUNNING)
-            journal.save(directory, record)
+            save(record)
             await fault_point("agent.create.after_running")
             undo.keep()
-            return record, RunningSandbox(vm, slot.address, guest, record.started_at)
+            return record, running
 
-    async def _restore(self, spec: SandboxSpec, slot: Slot, base: LoadedBase) -> Vm:
-        directory = self.layout.sandbox(spec.sandbox_id)
-        tap = slot.open_tap()
-        try:
-            return await self.driver.restore(
-                RestoreRequest(
-                    directory=directory,
-                    shape=spec.shape,
-                    disk=Disk(directory / "disk.qcow2", (base.files.disk,), base.image),
-                    memory_fd=base.memory_fd,
-                    state=base.files.state,
-                    tap_fd=tap,
-                    confinement=confine(self.layout, str(spec.sandbox_id), slot.index, spec.shape),
-                )
+    def _new(self, spec: SandboxSpec) -> Record:
+        return Record(spec, State.STARTING, started_at=self.clock.now().timestamp(), layers=(new_layer_id(),))
+
+    async def _from_template(self, spec: SandboxSpec) -> tuple[Record, Origin]:
+        base = await self.bases.get(spec.template, spec.shape)
+        record = replace(self._new(spec), base=base.files.key, metadata=base.metadata)
+        return record, Origin(base.files.state, base.files.key, base.files.empty_disk)
+
+    def _from_snapshot(self, spec: SandboxSpec) -> tuple[Record, Origin]:
+        snapshot = check_restorable(self.layout, self.driver, spec.snapshot_id)
+        manifest = snapshot.manifest
+        if spec.shape != Shape(manifest.vcpus, manifest.memory_mb):
+            raise InvalidRequest(
+                f"{spec.snapshot_id} can only be restored with {manifest.vcpus} vCPUs and {manifest.memory_mb} MB."
             )
-        finally:
-            os.close(tap)
-
-    def _identity(self, spec: SandboxSpec, base: LoadedBase) -> Identity:
-        name = str(spec.sandbox_id)
-        return Identity(
-            hostname=name,
-            machine_id=spec.sandbox_id.value.hex,
-            envs={
-                **spec.envs,
-                "WRENN_SANDBOX": "true",
-                "WRENN_SANDBOX_ID": name,
-                "WRENN_TEMPLATE": spec.template,
-            },
-            token=self.tokens.of(name),
-            former_token=self.tokens.of(base.files.key),
-            lifecycle_id=secrets.token_hex(8),
+        new = self._new(spec)
+        record = replace(
+            new,
+            base=manifest.base,
+            parent=manifest.snapshot_id,
+            layers=(*new.layers, *manifest.layer_ids),
+            metadata=manifest.metadata,
         )
+        base = Base(manifest.base, self.layout.bases / manifest.base)
+        return record, Origin(snapshot.state, manifest.sandbox_id, base.empty_disk)

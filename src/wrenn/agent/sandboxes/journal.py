@@ -2,9 +2,12 @@
 
 It need not survive a power cut (no VM does), so it is replaced atomically and not synced.
 
-    STARTING ──► RUNNING ──► LOST
-        │           │          │
-        └───────────┴──────────┴──► REMOVING ──► (file gone)
+    STARTING ──► RUNNING ──► PAUSING ──► PAUSED ──► RESUMING ──► RUNNING
+                  │    ▲────────┘           ▲──────────┘
+                  ▼
+                 LOST                (all) ──► REMOVING ──► (file gone)
+
+A sandbox whose VM ended by itself is LOST, or PAUSED again when it has a snapshot to go back to.
 """
 
 from __future__ import annotations
@@ -22,8 +25,11 @@ from wrenn.linux.files import write_json
 from wrenn.linux.process import ProcessRef
 from wrenn.vm import Shape
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _NAME: Final = "journal.json"
+_PLAIN: Final = (
+    "slot", "started_at", "reason", "metadata", "base", "parent", "next_layer", "snapshot", "former_snapshot",
+)  # fmt: skip
 
 
 class State(enum.StrEnum):
@@ -34,11 +40,17 @@ class State(enum.StrEnum):
     LOST = "lost"
     """Its VMM ended by itself."""
     REMOVING = "removing"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    RESUMING = "resuming"
 
 
 NEXT: Final[dict[State, frozenset[State]]] = {
     State.STARTING: frozenset({State.RUNNING, State.REMOVING}),
-    State.RUNNING: frozenset({State.LOST, State.REMOVING}),
+    State.RUNNING: frozenset({State.PAUSING, State.PAUSED, State.LOST, State.REMOVING}),
+    State.PAUSING: frozenset({State.RUNNING, State.PAUSED, State.LOST, State.REMOVING}),
+    State.PAUSED: frozenset({State.RESUMING, State.LOST, State.REMOVING}),
+    State.RESUMING: frozenset({State.RUNNING, State.PAUSED, State.REMOVING}),
     State.LOST: frozenset({State.REMOVING}),
     State.REMOVING: frozenset(),
 }
@@ -54,6 +66,8 @@ class SandboxSpec:
     template: str
     shape: Shape
     envs: Mapping[str, str] = field(default_factory=dict[str, str])
+    snapshot_id: str = ""
+    """Restored from this snapshot; empty: from the template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +79,11 @@ class Record:
         process: its VMM, once started.
         reason: why it is lost.
         metadata: versions it runs with, for people.
+        base, parent: the memory image it runs on: a base, and the snapshot over it if any.
+        layers: its disk, newest first; while it runs the first one is written.
+        next_layer: a layer that is being put over those.
+        snapshot: what it was at its last pause; while PAUSING the one that is being made.
+        former_snapshot: the one before, until `snapshot` would survive a power cut.
     """
 
     spec: SandboxSpec
@@ -73,12 +92,18 @@ class Record:
     process: ProcessRef | None = None
     started_at: float = 0.0
     reason: str = ""
+    base: str = ""
+    parent: str = ""
+    layers: tuple[str, ...] = ()
+    next_layer: str = ""
+    snapshot: str = ""
+    former_snapshot: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def moved(self, state: State, *, reason: str = "") -> Self:
         """The same record in another state."""
         assert state in NEXT[self.state], f"no way from {self.state} to {state}"
-        return replace(self, state=state, reason=reason or self.reason)
+        return replace(self, state=state, reason=reason)
 
 
 def save(directory: Path, record: Record) -> None:
@@ -106,13 +131,12 @@ def load(directory: Path) -> Record | None:
                 template=spec["template"],
                 shape=Shape(**spec["shape"]),
                 envs=spec["envs"],
+                snapshot_id=spec["snapshot_id"],
             ),
             state=State(fields["state"]),
-            slot=fields["slot"],
             process=ProcessRef(**fields["process"]) if fields["process"] else None,
-            started_at=fields["started_at"],
-            reason=fields["reason"],
-            metadata=fields["metadata"],
+            layers=tuple(fields["layers"]),
+            **{name: fields[name] for name in _PLAIN},
         )
     except FileNotFoundError:
         return None

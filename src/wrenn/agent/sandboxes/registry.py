@@ -1,145 +1,297 @@
-"""The sandboxes of this host, and the verbs on them as a whole: ensure, remove, list.
+"""The sandboxes of this host, and the verbs on them as a whole: ensure, pause, resume, keep, remove, list.
 
-Each sandbox has one entry with one lock; a verb that changes it holds the lock. The work of bringing one up is a task of
-its own: a caller that goes away does not stop it, and all callers for one id wait for the same work.
+Each sandbox has one entry with one lock; a verb that changes it holds the lock. The work of a verb is a task of its own: a
+caller that goes away does not stop it. All callers of `ensure` or `resume` for one id wait for the same work, and a
+removal breaks that work off; a pause is waited for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Final, TypeVar
 
+from wrenn.agent.garbage import Garbage
 from wrenn.agent.sandboxes import journal
-from wrenn.agent.sandboxes.bring_up import BringUp
 from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
 from wrenn.agent.sandboxes.running import RunningSandbox
-from wrenn.agent.sandboxes.tear_down import TearDown
+from wrenn.agent.sandboxes.verbs import Verbs
 from wrenn.base.errors import Conflict, InvalidState, NotFound, StorageFull, WrennError
-from wrenn.base.ids import SandboxId
+from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.base.tasks import OwnedTasks
 from wrenn.linux.disk_space import free_b
+from wrenn.storage import snapshots
+from wrenn.storage.snapshots import Snapshot
 
 _log = logging.getLogger(__name__)
 
 _STALL_CHECK_S: Final = 2.0
 _LOOK_TIMEOUT_S: Final = 2.0
+_ENDED: Final = "The virtual machine ended by itself or was killed."
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
 class _Entry:
     record: Record
     running: RunningSandbox | None = None
-    bringing_up: asyncio.Task[None] | None = None
-    watcher: asyncio.Task[object] | None = None
+    starting: asyncio.Task[None] | None = None
+    """Bring-up or resume."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Sandboxes:
     """See the module head."""
 
-    def __init__(self, *, bring_up: BringUp, tear_down: TearDown, disk_reserve_b: int) -> None:
-        self._bring_up = bring_up
-        self._tear_down = tear_down
+    def __init__(self, *, verbs: Verbs, disk_reserve_b: int) -> None:
+        self._verbs = verbs
+        self._layout = verbs.layout
         self._disk_reserve_b = disk_reserve_b
         self._entries: dict[SandboxId, _Entry] = {}
         self._tasks = OwnedTasks()
+        self._work: set[asyncio.Task[Any]] = set()
+        self._garbage = Garbage(
+            layout=verbs.layout,
+            bases=verbs.bases,
+            images=verbs.images,
+            records=lambda: [entry.record for entry in self._entries.values()],
+        )
 
     def start(self) -> None:
-        """Begin to look after VMs."""
+        """Begin to look after VMs, and to collect what is wanted no more."""
         self._tasks.start("look after VMs", self._look_after_all())
+        self._tasks.start("collect garbage", self._garbage.run())
+        self._garbage.wake()
 
     async def close(self) -> None:
-        """Let go of all sandboxes without disturbing them; what is being brought up is taken back."""
-        bringing_up = [e.bringing_up for e in self._entries.values() if e.bringing_up is not None]
-        for task in bringing_up:
+        """Let go of all sandboxes without disturbing them; what is under way is taken back."""
+        for task in self._work:
             task.cancel()
-        if bringing_up:
-            await asyncio.wait(bringing_up)
+        if self._work:
+            await asyncio.wait(self._work)
         await self._tasks.close()
         for entry in list(self._entries.values()):
             if entry.running is not None:
                 entry.running.vm.disconnect()
                 await entry.running.guest.close()
 
+    def _begin(self, name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work, name=name)
+        self._work.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._work.discard(task)
+        if not task.cancelled():
+            task.exception()  # all callers may be gone; it was logged
+
+    def _save(self, entry: _Entry, record: Record) -> None:
+        """The one place where a record changes. In memory first: the undo of a verb brings both back."""
+        entry.record = record
+        journal.save(self._layout.sandbox(record.spec.sandbox_id), record)
+
+    def _room(self) -> None:
+        if free_b(self._layout.data_dir) < self._disk_reserve_b:
+            raise StorageFull("The disk of the host is full: no sandbox can be created until space is freed.")
+
     async def ensure(self, spec: SandboxSpec) -> Record:
         """Bring the sandbox up unless it is; returns when it runs.
 
         Raises:
-            Conflict: it exists with another spec. InvalidState: it is being removed, or its VM has ended.
+            Conflict: it exists with another spec. InvalidState: it is not running and not starting.
             StorageFull: the disk is below its reserve. As `BringUp.run` besides.
         """
         entry = self._entries.get(spec.sandbox_id)
         if entry is None:
-            if free_b(self._bring_up.layout.data_dir) < self._disk_reserve_b:
-                raise StorageFull(
-                    "The disk of the host is full: no sandbox can be created until space is freed."
-                )
+            self._room()
             entry = _Entry(Record(spec, State.STARTING))
             self._entries[spec.sandbox_id] = entry
-            entry.bringing_up = asyncio.create_task(
-                self._run_bring_up(entry), name=f"bring up {spec.sandbox_id}"
-            )
-            entry.bringing_up.add_done_callback(_seen)
+            entry.starting = self._begin(f"bring up {spec.sandbox_id}", self._bring_up(entry))
         if entry.record.spec != spec:
             raise Conflict(f"Sandbox {spec.sandbox_id} exists with other settings.")
-        if (work := entry.bringing_up) is not None:
-            await _finished(work, spec.sandbox_id)
+        return await self._started(entry)
+
+    async def _started(self, entry: _Entry) -> Record:
+        if (work := entry.starting) is not None:
+            # Others wait for it too; its cancellation is not ours.
+            await asyncio.wait({work})
+            if work.cancelled():
+                raise InvalidState(f"Sandbox {entry.record.spec.sandbox_id} was removed while it started.")
+            work.result()
         if entry.record.state is not State.RUNNING:
-            raise InvalidState(f"Sandbox {spec.sandbox_id} is {entry.record.state}.")
+            raise _not_running(entry.record)
         return entry.record
 
-    async def _run_bring_up(self, entry: _Entry) -> None:
+    async def _bring_up(self, entry: _Entry) -> None:
         sandbox_id = entry.record.spec.sandbox_id
         try:
-            entry.record, entry.running = await self._bring_up.run(entry.record.spec)
+            entry.record, entry.running = await self._verbs.bring_up.run(
+                entry.record.spec, partial(self._save, entry)
+            )
         except BaseException as error:
             self._entries.pop(sandbox_id, None)
-            if isinstance(error, WrennError):
-                _log.warning(
-                    "sandbox did not start",
-                    extra={"sandbox_id": str(sandbox_id), **error.context},
-                    exc_info=error,
-                )
+            self._garbage.wake()
+            _log_failure("sandbox did not start", entry, error)
             raise
         finally:
-            entry.bringing_up = None
+            entry.starting = None
         self._watch(entry)
 
+    async def pause(self, sandbox_id: SandboxId, *, idle_s: float = 0.0) -> Record:
+        """Put the sandbox away with its memory. With `idle_s` only if nobody used it for so long; else it runs on.
+
+        Raises:
+            NotFound: unknown. InvalidState: neither running nor paused. As `Pause.run` besides.
+        """
+        entry = self._known(sandbox_id)
+        return await asyncio.shield(self._begin(f"pause {sandbox_id}", self._pause(entry, idle_s)))
+
+    async def _pause(self, entry: _Entry, idle_s: float) -> Record:
+        async with entry.lock:
+            if entry.record.state is State.PAUSED:
+                return entry.record
+            save = partial(self._save, entry)
+            if entry.record.state is State.PAUSING:  # it is saved, and the rest went wrong
+                entry.record = await self._verbs.pause.finish(entry.record, entry.running, save)
+            elif entry.record.state is not State.RUNNING or entry.running is None:
+                raise _not_running(entry.record)
+            elif entry.running.idle_s(self._verbs.clock) < idle_s:
+                return entry.record
+            else:
+                try:
+                    entry.record = await self._verbs.pause.run(entry.record, entry.running, save)
+                except BaseException as error:
+                    _log_failure("sandbox not paused", entry, error)
+                    raise
+            entry.running = None
+        self._make_durable(entry, entry.record.snapshot)
+        return entry.record
+
+    async def resume(self, sandbox_id: SandboxId) -> Record:
+        """Bring a paused sandbox back; returns when it runs.
+
+        Raises:
+            NotFound: unknown. InvalidState: neither paused nor running. As `Resume.run` besides.
+        """
+        entry = self._known(sandbox_id)
+        if entry.starting is None and entry.record.state is not State.RUNNING:
+            self._room()
+            entry.starting = self._begin(f"resume {sandbox_id}", self._resume(entry))
+        return await self._started(entry)
+
+    async def _resume(self, entry: _Entry) -> None:
+        try:
+            async with entry.lock:
+                if entry.record.state is State.RUNNING:
+                    return
+                if entry.record.state is not State.PAUSED:
+                    raise _not_running(entry.record)
+                save = partial(self._save, entry)
+                entry.record, entry.running = await self._verbs.resume.run(entry.record, save)
+        except BaseException as error:
+            self._garbage.wake()
+            _log_failure("sandbox not resumed", entry, error)
+            raise
+        finally:
+            entry.starting = None
+        self._watch(entry)
+
+    async def keep(self, sandbox_id: SandboxId, snapshot_id: SnapshotId) -> Snapshot:
+        """Keep what a running or paused sandbox is now; the sandbox stays what it is. Kept already is fine.
+
+        Raises:
+            NotFound: unknown. InvalidState: neither running nor paused. As `TakeSnapshot` besides.
+        """
+        try:
+            return snapshots.find(self._layout.snapshots, str(snapshot_id))
+        except NotFound:
+            entry = self._known(sandbox_id)
+        return await asyncio.shield(self._begin(f"keep {sandbox_id}", self._keep(entry, str(snapshot_id))))
+
+    async def _keep(self, entry: _Entry, snapshot_id: str) -> Snapshot:
+        self._room()
+        async with entry.lock:
+            try:
+                return snapshots.find(self._layout.snapshots, snapshot_id)  # another call was quicker
+            except NotFound:
+                pass
+            try:
+                if entry.record.state is State.PAUSED:
+                    await self._verbs.snapshot.of_paused(entry.record, snapshot_id)
+                elif entry.record.state is State.RUNNING and entry.running is not None:
+                    await self._verbs.snapshot.of_running(
+                        entry.record, entry.running, snapshot_id, partial(self._save, entry)
+                    )
+                else:
+                    raise _not_running(entry.record)
+            except BaseException as error:
+                _log_failure("sandbox not kept", entry, error)
+                raise
+        found = snapshots.find(self._layout.snapshots, snapshot_id)
+        self._tasks.start(f"flush {snapshot_id}", self._flush(found))
+        return found
+
+    def release(self, snapshot_id: SnapshotId) -> None:
+        """This snapshot is not wanted for its own sake any more. An unknown one is fine."""
+        snapshots.release(self._layout.snapshots, str(snapshot_id))
+        self._garbage.wake()
+
+    def kept(self) -> list[Snapshot]:
+        """The snapshots that are kept; not those whose manifest is damaged."""
+        return [s for s in snapshots.whole_in(self._layout.snapshots) if s.is_kept]
+
+    def _make_durable(self, entry: _Entry, snapshot_id: str) -> None:
+        async def flush() -> None:
+            await self._flush(snapshots.find(self._layout.snapshots, snapshot_id))
+            if entry.record.snapshot == snapshot_id and entry.record.former_snapshot:
+                self._save(entry, replace(entry.record, former_snapshot=""))
+            self._garbage.wake()
+
+        self._tasks.start(f"flush {snapshot_id}", flush())
+
+    async def _flush(self, snapshot: Snapshot) -> None:
+        try:
+            await asyncio.to_thread(snapshots.flush, snapshot, self._layout.layers)
+        except FileNotFoundError:
+            return  # removed meanwhile
+
     def adopt(self, record: Record, running: RunningSandbox | None) -> None:
-        """Take over a sandbox of a former agent; without `running` its VM has ended."""
+        """Take over a sandbox of a former agent; without `running` it has no VM."""
         entry = _Entry(record, running)
         self._entries[record.spec.sandbox_id] = entry
         if running is not None:
             self._watch(entry)
+        if record.former_snapshot and record.state is State.PAUSED:
+            self._make_durable(entry, record.snapshot)
 
     def _watch(self, entry: _Entry) -> None:
-        sandbox_id = entry.record.spec.sandbox_id
-        entry.watcher = self._tasks.start(f"watch {sandbox_id}", self._wait_end(entry))
+        if entry.running is not None:
+            name = f"watch {entry.record.spec.sandbox_id}"
+            self._tasks.start(name, self._wait_end(entry, entry.running))
 
-    async def _wait_end(self, entry: _Entry) -> None:
-        assert entry.running is not None, "only a running sandbox is watched"
-        await entry.running.vm.wait_exit()
+    async def _wait_end(self, entry: _Entry, running: RunningSandbox) -> None:
+        await running.vm.wait_exit()
         async with entry.lock:
-            if entry.record.state is not State.RUNNING:
+            # A pause or removal ended it, and it may run again by now.
+            if entry.running is not running or entry.record.state is not State.RUNNING:
                 return
-            reason = "The virtual machine ended by itself or was killed."
-            entry.record = entry.record.moved(State.LOST, reason=reason)
-            sandbox_id = entry.record.spec.sandbox_id
-            _log.warning(
-                "sandbox lost", extra={"sandbox_id": str(sandbox_id), "vmm_log": entry.running.vm.log_tail()}
-            )
-            journal.save(self._bring_up.layout.sandbox(sandbox_id), entry.record)
-            await entry.running.guest.close()
+            fields = {"sandbox_id": str(entry.record.spec.sandbox_id)}
+            _log.warning("sandbox lost", extra={**fields, "vmm_log": running.vm.log_tail()})
             entry.running = None
+            await self._verbs.lose(entry.record, running, partial(self._save, entry), reason=_ENDED)
 
     async def remove(self, sandbox_id: SandboxId) -> None:
-        """Take the sandbox down with all that belongs to it. An unknown one is fine; a bring-up is taken back."""
+        """Take the sandbox down with all that belongs to it. An unknown one is fine; a start is taken back."""
         entry = self._entries.get(sandbox_id)
         if entry is None:
             return
-        if (task := entry.bringing_up) is not None:
+        if (task := entry.starting) is not None:
             task.cancel()
             await asyncio.wait({task})
         async with entry.lock:
@@ -147,24 +299,41 @@ class Sandboxes:
                 return  # the bring-up was taken back, or another call removed it
             if entry.record.state is not State.REMOVING:
                 entry.record = entry.record.moved(State.REMOVING)
-            if entry.watcher is not None:
-                entry.watcher.cancel()
-            await self._tear_down.run(entry.record, entry.running)
+            await self._verbs.tear_down.run(entry.record, entry.running)
             del self._entries[sandbox_id]
+        self._garbage.wake()
+
+    def _known(self, sandbox_id: SandboxId) -> _Entry:
+        entry = self._entries.get(sandbox_id)
+        if entry is None:
+            raise NotFound(f"Sandbox {sandbox_id} is not on this host.")
+        return entry
 
     def get(self, sandbox_id: SandboxId) -> RunningSandbox:
-        """The running sandbox.
+        """The running sandbox. Calls in it are made within `use`.
 
         Raises:
             NotFound: unknown. InvalidState: not running.
         """
-        entry = self._entries.get(sandbox_id)
-        if entry is None:
-            raise NotFound(f"Sandbox {sandbox_id} is not on this host.")
+        entry = self._known(sandbox_id)
         if entry.running is None or entry.record.state is not State.RUNNING:
-            raise InvalidState(f"Sandbox {sandbox_id} is {entry.record.state}.")
-        entry.running.touch(self._bring_up.clock)
+            raise _not_running(entry.record)
         return entry.running
+
+    @asynccontextmanager
+    async def use(self, sandbox_id: SandboxId) -> AsyncGenerator[RunningSandbox]:
+        """A call in the running sandbox, which counts as activity and which a pause waits for.
+
+        Raises:
+            NotFound: unknown. InvalidState: not running, or the call was cut off by a pause.
+        """
+        async with self.get(sandbox_id).use(self._verbs.clock) as running:
+            yield running
+
+    def look(self, sandbox_id: SandboxId) -> tuple[Record, RunningSandbox | None]:
+        """What is known of one sandbox. Raises NotFound."""
+        entry = self._known(sandbox_id)
+        return entry.record, entry.running
 
     def list(self) -> list[tuple[Record, RunningSandbox | None]]:
         """All sandboxes this agent knows."""
@@ -174,31 +343,28 @@ class Sandboxes:
         """A VM that stopped because the disk was full goes on once there is room."""
         while True:
             await asyncio.sleep(_STALL_CHECK_S)
-            if free_b(self._bring_up.layout.data_dir) < self._disk_reserve_b // 2:
+            if free_b(self._layout.data_dir) < self._disk_reserve_b // 2:
                 continue
-            await asyncio.gather(*(self._look_after(*entry) for entry in self.list()))
+            await asyncio.gather(*(self._look_after(entry) for entry in list(self._entries.values())))
 
-    async def _look_after(self, record: Record, running: RunningSandbox | None) -> None:
-        if running is None:
+    async def _look_after(self, entry: _Entry) -> None:
+        # A verb may have stopped the VM on purpose.
+        if entry.running is None or entry.lock.locked():
             return
-        fields: dict[str, object] = {"sandbox_id": str(record.spec.sandbox_id)}
+        fields: dict[str, object] = {"sandbox_id": str(entry.record.spec.sandbox_id)}
         try:
-            async with asyncio.timeout(_LOOK_TIMEOUT_S):
-                if await running.vm.look_after():
-                    _log.warning("sandbox went on after a full disk", extra=fields)
+            async with entry.lock, asyncio.timeout(_LOOK_TIMEOUT_S):
+                if await entry.running.vm.look_after():
+                    _log.warning("sandbox went on after it had stopped", extra=fields)
         except Exception as error:  # noqa: BLE001 - one VMM that misbehaves must not end the care for the others
             _log.info("VMM does not answer", extra={**fields, "reason": repr(error)})
 
 
-def _seen(task: asyncio.Task[None]) -> None:
-    """All callers may be gone when the work fails; it was logged."""
-    if not task.cancelled():
-        task.exception()
+def _not_running(record: Record) -> InvalidState:
+    return InvalidState(f"Sandbox {record.spec.sandbox_id} is {record.state}.")
 
 
-async def _finished(work: asyncio.Task[None], sandbox_id: SandboxId) -> None:
-    """Wait for a bring-up that others wait for too; its cancellation is not ours."""
-    await asyncio.wait({work})
-    if work.cancelled():
-        raise InvalidState(f"Sandbox {sandbox_id} was removed while it started.")
-    work.result()
+def _log_failure(event: str, entry: _Entry, error: BaseException) -> None:
+    if isinstance(error, WrennError):
+        fields = {"sandbox_id": str(entry.record.spec.sandbox_id), **error.context}
+        _log.warning(event, extra=fields, exc_info=error)

@@ -1,5 +1,7 @@
 """Take a sandbox down: journal → VM killed and gone → network → cgroup → files, the journal with them, last.
 
+Its layers and snapshots are nobody's then, unless others share them: the collector's business.
+
 Every step may find its thing gone already: the same code serves a removal, a retry, and what a killed agent left.
 """
 
@@ -38,7 +40,7 @@ class TearDown:
                 journal.save(directory, replace(record, state=State.REMOVING))
         await fault_point("agent.delete.after_journal")
         if running is not None:
-            await running.guest.close()
+            await running.disconnect()
         # The VMM must be gone before its disk and its network are: it would write into what is freed.
         if running is not None:
             await running.vm.kill()

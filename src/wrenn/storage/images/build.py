@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -104,6 +104,8 @@ def _current(data_dir: Path, envd: Path, template: str) -> Images | None:
         return None
     if images.envd_digest != envd_digest(envd):
         return None
+    if not load_kernel(data_dir / KERNELS, images.kernel_version).is_current:
+        return None
     try:
         recipe = load_recipe(template, this_distribution().suite)
     except InvalidState:  # built elsewhere and copied here: nothing to compare with
@@ -120,15 +122,16 @@ async def _ensure_kernel(
         progress("fetching the package lists")
         await apt.update()
     else:
-        try:
-            return load_kernel(kernels, load_initramfs(data_dir / INITRAMFS).kernel_version)
-        except (NotFound, InvalidState):
-            pass
+        with suppress(NotFound, InvalidState):
+            kernel = load_kernel(kernels, load_initramfs(data_dir / INITRAMFS).kernel_version)
+            if kernel.is_current:
+                return kernel
     version = await newest_version(distribution)
-    try:
-        return load_kernel(kernels, version)
-    except (NotFound, InvalidState):
-        return await build_kernel(kernels, version, distribution, progress)
+    with suppress(NotFound, InvalidState):
+        kernel = load_kernel(kernels, version)
+        if kernel.is_current:
+            return kernel
+    return await build_kernel(kernels, version, distribution, progress)
 
 
 def _is_current_template(data_dir: Path, name: str, source_digest: str) -> bool:

@@ -30,18 +30,26 @@ _UNPACK_TIMEOUT_S: Final = 120.0
 MODULES: Final = (
     "virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk",
     "failover", "net_failover", "virtio_net",
+    "inet_diag", "tcp_diag",
 )  # fmt: skip
-"""What the guest needs to find its disk and its network card, in an order in which they load."""
+"""What the guest needs to find its disk and its network card, and to end connections of a former life (`sock_diag`), in an
+order in which they load."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A built kernel: `modules` in load order."""
+    """A built kernel: `modules` in load order; `wanted` as `MODULES` was then."""
 
     version: str
     vmlinux: Path
     digest: str
     modules: tuple[Path, ...]
+    wanted: tuple[str, ...]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it has the modules that a build would take today. An older one works, with less."""
+        return self.wanted == MODULES
 
 
 def load_kernel(kernels: Path, version: str) -> Kernel:
@@ -60,8 +68,13 @@ def load_kernel(kernels: Path, version: str) -> Kernel:
     facts_by_name = cast(Manifest, modules) if isinstance(modules, dict) else {}
     for name in order:
         checked_file(folder / "modules" / name, facts_by_name.get(name), what=what)
+    wanted = manifest.get("wanted")
     return Kernel(
-        version, folder / "vmlinux", facts.digest, tuple(folder / "modules" / name for name in order)
+        version,
+        folder / "vmlinux",
+        facts.digest,
+        tuple(folder / "modules" / name for name in order),
+        tuple(wanted.split()) if isinstance(wanted, str) else (),
     )
 
 
@@ -112,6 +125,7 @@ async def build_kernel(
             "vmlinux": FileFacts.of(result / "vmlinux").to_json(),
             "modules": {name: FileFacts.of(result / "modules" / name).to_json() for name in order},
             "load_order": " ".join(order),
+            "wanted": " ".join(MODULES),
         }
         await publish(result, kernels / version, manifest)
     return load_kernel(kernels, version)

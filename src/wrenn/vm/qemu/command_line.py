@@ -25,10 +25,12 @@ _ACCELERATOR: Final = {"kvm": "kvm", "tcg": "tcg,thread=multi,tb-size=128"}
 _DEVICES: Final = (
     "virtio-net-pci,netdev=net,mac={mac},romfile=,addr=0x2",
     # A full host disk stops the VM instead of failing the guest's write; it goes on when there is room again.
-    "virtio-blk-pci,drive=disk,addr=0x3,werror=enospc,rerror=report",
+    "virtio-blk-pci,id=root,drive={overlay},addr=0x3,werror=enospc,rerror=report",
 )
 _CONSOLE_SET: Final = 90
 """Number of the console's descriptor set; disks use the low numbers."""
+_WRITABLE: Final = "discard=unmap,cache.no-flush=on"
+"""A flush would wait for the host's disk, for data that is worth nothing without the VM's memory, which no power cut leaves."""
 _SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
@@ -38,6 +40,7 @@ class Descriptors:
 
     Attributes:
         disk_layers: overlay (read-write) first, then the frozen layers, the raw image last (all read-only).
+        overlay: name of the overlay's block node.
         state: device state to load, or None for a cold boot.
         kernel, initramfs, console: for a cold boot only. Its console goes to a file, to be read when the boot fails;
             a sandbox's goes to a ring in memory, or a hostile guest could fill the host's disk with it.
@@ -47,6 +50,7 @@ class Descriptors:
     tap: int
     memory: int
     disk_layers: tuple[int, ...]
+    overlay: str = "disk"
     state: int | None = None
     kernel: int | None = None
     initramfs: int | None = None
@@ -78,17 +82,31 @@ def build(*, accelerator: str, shape: Shape, fds: Descriptors, kernel_args: str 
         *_console(fds.console),
         "-serial", "chardev:console",
         "-netdev", f"tap,id=net,fd={fds.tap}",
-        *_block_devices(fds.disk_layers),
+        *_block_devices(fds.disk_layers, fds.overlay),
         "-sandbox", _SANDBOX,
     ]  # fmt: skip
     for device in _DEVICES:
-        argv += ["-device", device.format(mac=GUEST_MAC)]
+        argv += ["-device", device.format(mac=GUEST_MAC, overlay=fds.overlay)]
     if cold:
         argv += ["-kernel", f"/proc/self/fd/{fds.kernel}", "-initrd", f"/proc/self/fd/{fds.initramfs}"]
         argv += ["-append", kernel_args]
     if fds.state is not None:
         argv += ["-incoming", f"fd:{fds.state}"]
     return argv
+
+
+def overlay_nodes(fdset: int, name: str) -> tuple[dict[str, object], dict[str, object]]:
+    """Arguments of `blockdev-add` for an overlay that is put over the present one: its file, and itself."""
+    writable: dict[str, object] = {"discard": "unmap", "cache": {"no-flush": True}}
+    file = f"file-{name}"
+    protocol = {"driver": "file", "node-name": file, "filename": f"/dev/fdset/{fdset}", "locking": "off"}
+    return protocol | writable, {
+        "driver": "qcow2",
+        "node-name": name,
+        "file": file,
+        "backing": None,
+        **writable,
+    }
 
 
 def _console(fd: int | None) -> list[str]:
@@ -102,16 +120,16 @@ def _console(fd: int | None) -> list[str]:
     ]
 
 
-def _block_devices(layers: tuple[int, ...]) -> list[str]:
-    """Block nodes from the raw image (last layer) up to the overlay, node `disk`."""
+def _block_devices(layers: tuple[int, ...], overlay_name: str) -> list[str]:
+    """Block nodes from the raw image (last layer) up to the overlay."""
     argv: list[str] = []
     for number, fd in enumerate(layers):
         argv += ["-add-fd", f"fd={fd},set={number}"]
     below = ""
     for number in reversed(range(len(layers))):
         overlay, image = number == 0, number == len(layers) - 1
-        access = "discard=unmap" if overlay else "read-only=on"
-        name = "disk" if overlay else f"layer{number}"
+        access = _WRITABLE if overlay else "read-only=on"
+        name = overlay_name if overlay else f"below{number}"
         argv += [
             "-blockdev",
             f"driver=file,node-name=file{number},filename=/dev/fdset/{number},locking=off,{access}",

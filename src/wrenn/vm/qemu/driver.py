@@ -6,19 +6,22 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from wrenn.base.errors import AgentFailure
 from wrenn.linux.memfd import sealed_copy
-from wrenn.linux.process import kill_and_wait
+from wrenn.linux.process import ProcessRef, kill_and_wait
+from wrenn.linux.process_memory import ProcessMemory, find_mapping
 from wrenn.linux.spawn import Confinement, spawn_confined
 from wrenn.vm.driver import BootRequest, Disk, RestoreRequest, Shape, Vm, VmHandle
 from wrenn.vm.qemu import command_line
 from wrenn.vm.qemu.command_line import Descriptors
 from wrenn.vm.qemu.probe import kvm_group
-from wrenn.vm.qemu.qmp import Qmp, QmpError
+from wrenn.vm.qemu.qmp import Qmp
 
 _SOCKET_NAME: Final = "qmp.sock"
 _LOG_NAME: Final = "vmm.log"
@@ -27,8 +30,11 @@ _KILL_TIMEOUT_S: Final = 10.0
 _LOG_TAIL_B: Final = 2000
 _LOG_LIMIT_B: Final = 1024 * 1024
 """A hostile guest can make QEMU complain without end."""
-_LOAD_POLL_S: Final = 0.002
-"""The event at the end of a load is lost to a monitor that connects after it, so the status is asked for."""
+_MEMORY_NAME: Final = "/memfd:wrenn-"
+"""How the mapping of a memory image begins in /proc/PID/maps; nothing else of QEMU's is called so."""
+_MAPPING_TIMEOUT_S: Final = 10.0
+_MAPPING_POLL_S: Final = 0.001
+"""QEMU maps its memory some 20 ms after it was started, and tells nobody."""
 _STATE_FDSET: Final = 100
 """Number of the descriptor set for saved state; disks use the low numbers."""
 
@@ -69,21 +75,6 @@ class QemuVm:
         answer = await self._execute("query-status")
         return str(cast("dict[str, object]", answer).get("status")) if isinstance(answer, dict) else "unknown"
 
-    async def wait_running(self, *, timeout_s: float) -> None:
-        """Return when the vCPUs run; see `Vm.wait_running`."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                while (status := await self._status()) == "inmigrate":  # noqa: ASYNC110 - see _LOAD_POLL_S
-                    await asyncio.sleep(_LOAD_POLL_S)
-        except (QmpError, TimeoutError) as error:
-            raise AgentFailure(
-                "The virtual machine did not start.", context={"log": self.log_tail()}
-            ) from error
-        if status != "running":
-            raise AgentFailure(
-                "The virtual machine did not start.", context={"status": status, "log": self.log_tail()}
-            )
-
     def log_tail(self) -> str:
         """The end of QEMU's own messages."""
         with contextlib.suppress(OSError), (self._handle.directory / _LOG_NAME).open("rb") as log:
@@ -92,18 +83,47 @@ class QemuVm:
         return ""
 
     async def freeze(self) -> None:
-        """Stop the vCPUs; QEMU flushes the disks as part of it."""
+        """Stop the vCPUs; QEMU writes out what it holds of the disk as part of it."""
         await self._execute("stop")
+
+    async def thaw(self) -> None:
+        """Let the vCPUs run on."""
+        await self._execute("cont")
+
+    def memory(self) -> ProcessMemory:
+        """The guest's RAM."""
+        memory = _mapping(self._handle.process)
+        if memory is None:
+            raise AgentFailure("The virtual machine has ended.", context={"log": self.log_tail()})
+        return memory
 
     async def save_state(self, path: Path) -> None:
         """Write the device state of the frozen VM to the new file `path`."""
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             await self._execute("add-fd", {"fdset-id": _STATE_FDSET}, fds=(fd,))
-            await self._execute("xen-save-devices-state", {"filename": f"/dev/fdset/{_STATE_FDSET}"})
+            # Not `live`: that would mean another process takes over, and close the disk in this one.
+            arguments: dict[str, object] = {"filename": f"/dev/fdset/{_STATE_FDSET}", "live": False}
+            await self._execute("xen-save-devices-state", arguments)
             await self._execute("remove-fd", {"fdset-id": _STATE_FDSET})
         finally:
             os.close(fd)
+
+    async def put_overlay(self, overlay: Path) -> None:
+        """Put `overlay` over the one in use."""
+        fd = os.open(overlay, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            added = cast("dict[str, int]", await self._execute("add-fd", fds=(fd,)))
+        finally:
+            os.close(fd)
+        for node in command_line.overlay_nodes(added["fdset-id"], overlay.stem):
+            await self._execute("blockdev-add", node)
+        await self._execute("blockdev-snapshot", {"node": await self.overlay(), "overlay": overlay.stem})
+
+    async def overlay(self) -> str:
+        """The block node on which the root disk lies."""
+        devices = cast("list[dict[str, Any]]", await self._execute("query-block"))
+        return next(str(d["inserted"]["node-name"]) for d in devices if "inserted" in d)
 
     async def console(self) -> str:
         """The end of the serial console."""
@@ -120,12 +140,12 @@ class QemuVm:
         return str(await self._execute("ringbuf-read", arguments))
 
     async def look_after(self) -> bool:
-        """Let it run on if it stopped on a full disk; keep its log short."""
+        """Let it run on if it stopped on a full disk, or if a verb could not; keep its log short."""
         log = self._handle.directory / _LOG_NAME
         with contextlib.suppress(FileNotFoundError):
             if log.stat().st_size > _LOG_LIMIT_B:
                 os.truncate(log, 0)  # QEMU appends
-        stalled = await self._status() == "io-error"
+        stalled = await self._status() in ("io-error", "paused")
         if stalled:
             await self._execute("cont")
         return stalled
@@ -185,6 +205,7 @@ class QemuDriver:
                     tap=request.tap_fd,
                     memory=memory,
                     disk_layers=opened.open_layers(request.disk),
+                    overlay=request.disk.overlay.stem,
                     kernel=kernel,
                     initramfs=initramfs,
                     console=opened.open(
@@ -196,9 +217,13 @@ class QemuDriver:
             )
 
     async def restore(self, request: RestoreRequest) -> Vm:
-        """Start a restore."""
+        """Start a restore; with `fill` the device state waits in a pipe until the memory is what it belongs to."""
         with _Opened() as opened:
-            return self._start(
+            if request.fill is None:
+                state, feed = opened.open(request.state, os.O_RDONLY), None
+            else:
+                state, feed = opened.pipe()
+            vm = self._start(
                 request.directory,
                 request.shape,
                 request.confinement,
@@ -207,10 +232,25 @@ class QemuDriver:
                     tap=request.tap_fd,
                     memory=request.memory_fd,
                     disk_layers=opened.open_layers(request.disk),
-                    state=opened.open(request.state, os.O_RDONLY),
+                    overlay=request.disk.overlay.stem,
+                    state=state,
                 ),
                 opened,
             )
+        if request.fill is None or feed is None:
+            return vm
+        filling = asyncio.ensure_future(
+            asyncio.to_thread(_fill, vm, request.fill, request.state.read_bytes(), feed)
+        )
+        try:
+            await asyncio.shield(filling)
+        except BaseException:
+            await vm.kill()  # whatever the thread waits for ends with it
+            await asyncio.wait({filling})
+            raise
+        finally:
+            os.close(feed)
+        return vm
 
     def _start(
         self,
@@ -221,7 +261,7 @@ class QemuDriver:
         opened: _Opened,
         *,
         kernel_args: str = "",
-    ) -> Vm:
+    ) -> QemuVm:
         argv = command_line.build(
             accelerator=self._accelerator, shape=shape, fds=fds, kernel_args=kernel_args
         )
@@ -238,6 +278,29 @@ class QemuDriver:
         """The VM of a former agent, or None when it has ended."""
         # A VMM that is slow to answer, or stopped on a full disk, has not ended: only its process says that.
         return QemuVm(handle) if handle.process.is_alive() else None
+
+
+def _mapping(process: ProcessRef) -> ProcessMemory | None:
+    with contextlib.suppress(OSError):
+        memory = find_mapping(process.pid, _MEMORY_NAME)
+        return memory if process.is_alive() else None
+    return None
+
+
+def _fill(vm: QemuVm, fill: Callable[[ProcessMemory], None], state: bytes, feed: int) -> None:
+    """Wait for the VM's memory, fill it, then let it load its state. Blocking; in a thread."""
+    process = vm.handle.process
+    deadline = time.monotonic() + _MAPPING_TIMEOUT_S
+    while (memory := _mapping(process)) is None:
+        if not process.is_alive() or time.monotonic() > deadline:
+            raise AgentFailure("The virtual machine did not start.", context={"log": vm.log_tail()})
+        time.sleep(_MAPPING_POLL_S)
+    fill(memory)
+    try:
+        with open(feed, "wb", closefd=False) as pipe:
+            pipe.write(state)
+    except BrokenPipeError as error:
+        raise AgentFailure("The virtual machine did not start.", context={"log": vm.log_tail()}) from error
 
 
 class _Opened:
@@ -260,6 +323,11 @@ class _Opened:
 
     def open(self, path: Path, flags: int) -> int:
         return self._keep(os.open(path, flags | os.O_CLOEXEC, 0o600))
+
+    def pipe(self) -> tuple[int, int]:
+        """A pipe: the end that the VMM inherits, and ours, which the caller closes."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        return self._keep(reader), writer
 
     def copy(self, path: Path) -> int:
         """A copy in memory of a file that only root may read: QEMU opens it by name, as its own user."""

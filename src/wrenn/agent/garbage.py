@@ -1,0 +1,129 @@
+"""What of bases, snapshots and layers is wanted, and the collector that removes the rest.
+
+Wanted is what journals and kept snapshots name, and what wanted snapshots name in turn. There are no counters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from wrenn.agent.bases import Bases
+from wrenn.agent.layout import Layout
+from wrenn.agent.memory_images import ImageRef, MemoryImages
+from wrenn.agent.sandboxes.journal import Record
+from wrenn.base.errors import NotFound
+from wrenn.linux.files import remove_tree
+from wrenn.storage import layers, snapshots
+from wrenn.storage.damage import DamagedSnapshot
+
+_log = logging.getLogger(__name__)
+
+_REST_S: Final = 0.2
+"""Between two collections: a burst of removals is one."""
+
+
+@dataclass(slots=True)
+class Wanted:
+    """Names of what must stay.
+
+    Attributes:
+        unreadable: wanted snapshots whose manifests cannot be read; what they need is not known.
+        missing: what is named and not there, for `wrenn doctor`.
+    """
+
+    bases: set[str] = field(default_factory=set[str])
+    snapshots: set[str] = field(default_factory=set[str])
+    layers: set[str] = field(default_factory=set[str])
+    unreadable: set[str] = field(default_factory=set[str])
+    missing: set[str] = field(default_factory=set[str])
+
+
+def find_wanted(layout: Layout, records: Iterable[Record]) -> Wanted:
+    """Follow the names from the journals and the kept snapshots."""
+    wanted = Wanted()
+    todo = [name for name in snapshots.snapshots_in(layout.snapshots) if _is_kept(layout, name)]
+    for record in records:
+        wanted.bases.add(record.base)
+        wanted.layers.update(record.layers)
+        wanted.layers.add(record.next_layer)
+        todo += [record.parent, record.snapshot, record.former_snapshot]
+    while todo:
+        name = todo.pop()
+        if not name or name in wanted.snapshots:
+            continue
+        wanted.snapshots.add(name)
+        try:
+            manifest = snapshots.find(layout.snapshots, name).manifest
+        except NotFound:
+            wanted.missing.add(name)
+        except DamagedSnapshot:
+            wanted.unreadable.add(name)
+        else:
+            wanted.bases.add(manifest.base)
+            wanted.layers.update(manifest.layer_ids)
+            todo.append(manifest.parent)
+    return wanted
+
+
+def _is_kept(layout: Layout, name: str) -> bool:
+    return (layout.snapshots / name / "kept").exists()
+
+
+class Garbage:
+    """The collector. `records` are the journals of all sandboxes as they are now."""
+
+    def __init__(
+        self, *, layout: Layout, bases: Bases, images: MemoryImages, records: Callable[[], Iterable[Record]]
+    ) -> None:
+        self._layout = layout
+        self._bases = bases
+        self._images = images
+        self._records = records
+        self._wanted = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something may be wanted no more."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Collect when woken, until cancelled."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            try:
+                self.collect()
+            except Exception:  # noqa: BLE001 - the loop must go on; what is left is listed by `wrenn doctor`
+                _log.exception("garbage is not collected")
+            await asyncio.sleep(_REST_S)
+
+    def collect(self) -> None:
+        """Remove what is not wanted. No await inside: nothing can become wanted between the look and the removal."""
+        wanted = find_wanted(self._layout, self._records())
+        for name in list(snapshots.snapshots_in(self._layout.snapshots)):
+            if name not in wanted.snapshots:
+                self._forget(name)
+                remove_tree(self._layout.snapshots / name)
+                _log.info("snapshot removed", extra={"snapshot_id": name})
+        if wanted.unreadable:
+            _log.warning(
+                "layers and bases are kept: manifests cannot be read",
+                extra={"snapshots": sorted(wanted.unreadable)},
+            )
+            return
+        for layer in layers.layers_in(self._layout.layers):
+            if layer not in wanted.layers:
+                layers.layer_path(self._layout.layers, layer).unlink(missing_ok=True)
+        for key in self._bases.unwanted(wanted.bases):
+            self._bases.remove(key)
+            _log.info("base removed", extra={"base": key})
+
+    def _forget(self, name: str) -> None:
+        try:
+            base = snapshots.find(self._layout.snapshots, name).manifest.base
+        except (NotFound, DamagedSnapshot):
+            return
+        self._images.forget(ImageRef(base, name))

@@ -1,0 +1,113 @@
+"""Memory images in use: each base, and each snapshot that sandboxes run on, as one sealed memfd.
+
+All VMs on an image map it privately and so share its pages. An image is loaded when it is first wanted, single-flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from wrenn.agent.layout import Layout
+from wrenn.linux import memfd
+from wrenn.storage import bases, snapshots
+from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.memory_diff import MemoryFile, lay_over
+
+_LOADED_LIMIT: Final = 16
+"""Images kept loaded, about 100 MB of memory each. VMs hold their own; loading one anew takes a tenth of a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """A base, or with `snapshot` that snapshot over the images below it."""
+
+    base: str
+    snapshot: str = ""
+
+
+class MemoryImages:
+    """See the module head."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._loaded: dict[ImageRef, int] = {}
+        self._last_use: dict[ImageRef, float] = {}
+        self._loading: dict[ImageRef, asyncio.Task[int]] = {}
+
+    @asynccontextmanager
+    async def borrowed(self, image: ImageRef) -> AsyncGenerator[int]:
+        """A descriptor of the image, good until the end of the context.
+
+        Raises:
+            DamagedBase, DamagedSnapshot: the image is not what was saved.
+        """
+        fd = os.dup(await self._get(image))
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    async def _get(self, image: ImageRef) -> int:
+        self._last_use[image] = time.monotonic()
+        if (fd := self._loaded.get(image)) is not None:
+            return fd
+        task = self._loading.get(image)
+        if task is None:
+            task = asyncio.create_task(self._load(image), name=f"load memory image {image}")
+            self._loading[image] = task
+            task.add_done_callback(partial(self._ended, image))
+        # One caller's cancellation must not stop what others wait for.
+        return await asyncio.shield(task)
+
+    def _ended(self, image: ImageRef, task: asyncio.Task[int]) -> None:
+        del self._loading[image]
+        if not task.cancelled() and task.exception() is None:
+            self._loaded[image] = task.result()
+            for oldest in sorted(self._loaded, key=self._last_use.__getitem__)[:-_LOADED_LIMIT]:
+                self.forget(oldest)
+
+    async def _load(self, image: ImageRef) -> int:
+        if not image.snapshot:
+            base = bases.Base(image.base, self._layout.bases / image.base)
+            return await asyncio.to_thread(bases.load_memory, base)
+        snapshot = snapshots.find(self._layout.snapshots, image.snapshot)
+        if snapshot.manifest.base != image.base:
+            raise DamagedSnapshot(f"{image.snapshot} lies on another base.")
+        async with self.borrowed(ImageRef(image.base, snapshot.manifest.parent)) as below:
+            return await asyncio.to_thread(_compose, below, snapshot)
+
+    def forget(self, image: ImageRef) -> None:
+        """Let go of an image; VMs on it go on."""
+        if (fd := self._loaded.pop(image, None)) is not None:
+            os.close(fd)
+        if image not in self._loading:
+            self._last_use.pop(image, None)
+
+    async def close(self) -> None:
+        """Stop what is being loaded, let go of the rest."""
+        tasks = list(self._loading.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for image in list(self._loaded):
+            self.forget(image)
+
+
+def _compose(below: int, snapshot: snapshots.Snapshot) -> int:
+    memory = memfd.open_copy(below, name=f"wrenn-{snapshot.manifest.snapshot_id}")
+    try:
+        size_b = os.fstat(memory).st_size
+        lay_over(snapshot.memory, snapshot.manifest.memory_digest, MemoryFile(memory, size_b))
+        memfd.seal(memory)
+    except BaseException:
+        os.close(memory)
+        raise
+    return memory

@@ -1,0 +1,46 @@
+"""Whether a snapshot is whole, and can be restored here."""
+
+from __future__ import annotations
+
+from wrenn.agent.layout import Layout
+from wrenn.base.errors import InvalidState
+from wrenn.storage import snapshots
+from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.snapshots import Snapshot
+from wrenn.vm import VmDriver
+
+
+def check_whole(layout: Layout, snapshot_id: str) -> Snapshot:
+    """The snapshot, with all that it needs.
+
+    Raises:
+        NotFound: there is none. DamagedSnapshot: it, or what it lies on, is not what was saved.
+    """
+    snapshot = snapshots.find(layout.snapshots, snapshot_id)
+    snapshots.check(snapshot, layout.layers)
+    if not (layout.bases / snapshot.manifest.base).is_dir():
+        raise DamagedSnapshot(f"The base of {snapshot_id} is missing.")
+    if snapshot.manifest.parent:
+        check_whole(layout, snapshot.manifest.parent)
+    return snapshot
+
+
+def check_restorable(layout: Layout, driver: VmDriver, snapshot_id: str) -> Snapshot:
+    """The snapshot, compared with what was saved and with this host's VMM.
+
+    Raises:
+        as `check_whole`. InvalidState: it needs another VMM; the message says which.
+    """
+    snapshot = check_whole(layout, snapshot_id)
+    manifest = snapshot.manifest
+    needed = f"{manifest.vmm} with {manifest.accelerator}"
+    if (manifest.vmm, manifest.accelerator) != (driver.vmm, driver.accelerator):
+        raise InvalidState(
+            f"{manifest.snapshot_id} was saved under {needed} and cannot be restored under "
+            f"{driver.vmm} with {driver.accelerator}: install what it was saved under."
+        )
+    if manifest.machine != driver.machine:
+        raise InvalidState(
+            f"{manifest.snapshot_id} was saved on a virtual machine with other devices, by another version of wrenn."
+        )
+    return snapshot

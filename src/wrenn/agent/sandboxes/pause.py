@@ -1,0 +1,137 @@
+"""Pause: drain → journal → guest held → VM frozen → memory, state, manifest → VMM gone, network released.
+
+Until the manifest is in place every failure lets the VM run on; from then on it is paused, whatever happens.
+Order and failure table: docs/design/snapshots.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+from wrenn.agent.confinement import release_cgroup
+from wrenn.agent.layout import Layout
+from wrenn.agent.sandboxes.journal import Record, State
+from wrenn.agent.sandboxes.launch import Save
+from wrenn.agent.sandboxes.running import RunningSandbox
+from wrenn.agent.sandboxes.save import Saver
+from wrenn.base.errors import StorageFull, WrennError
+from wrenn.base.faults import fault_point
+from wrenn.base.ids import SnapshotId
+from wrenn.base.undo import Undo
+from wrenn.guest import hold, let_go
+from wrenn.linux.files import remove_tree
+from wrenn.linux.process import kill_and_wait
+from wrenn.network import Slots
+
+_log = logging.getLogger(__name__)
+
+GRACE_S: Final = 2.0
+"""How long calls under way may go on."""
+HOLD_TIMEOUT_S: Final = 2.0
+_KILL_TIMEOUT_S: Final = 10.0
+
+
+async def hold_guest(running: RunningSandbox, record: Record) -> None:
+    """Freeze the programs in the guest; a guest that does not answer is saved as it is."""
+    fields = {"sandbox_id": str(record.spec.sandbox_id)}
+    try:
+        if not await hold(running.guest, timeout_s=HOLD_TIMEOUT_S):
+            _log.warning("not all programs of the guest stand still", extra=fields)
+    except WrennError as error:
+        _log.warning("guest does not prepare", extra={**fields, "reason": error.message})
+
+
+async def let_guest_go(running: RunningSandbox) -> None:
+    """Let the programs in the guest run on."""
+    await let_go(running.guest, timeout_s=HOLD_TIMEOUT_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """What it takes to pause sandboxes."""
+
+    layout: Layout
+    slots: Slots
+    saver: Saver
+
+    async def run(self, record: Record, running: RunningSandbox, save: Save) -> Record:
+        """Pause a running sandbox. On failure or cancellation it runs on.
+
+        Raises:
+            StorageFull: no room for its memory. AgentFailure: its VM ended.
+        """
+        before = record
+        sandbox_id = record.spec.sandbox_id
+        async with Undo() as undo:
+            undo.push("take calls again", running.reopen)
+            await running.drain(f"Sandbox {sandbox_id} is being paused.", grace_s=GRACE_S)
+            snapshot_id = str(SnapshotId.new())
+            record = replace(record, snapshot=snapshot_id, former_snapshot=record.snapshot)
+            record = record.moved(State.PAUSING)
+
+            async def forget() -> None:
+                with suppress(StorageFull):  # the journal then says PAUSING, and recovery finds no manifest
+                    save(before)
+
+            undo.push("journal", forget)
+            save(record)
+            await fault_point("agent.pause.after_journal")
+
+            undo.push("let the guest's programs go", partial(self._reopen_and_let_go, running))
+            await hold_guest(running, record)
+            await running.disconnect()
+            await fault_point("agent.pause.after_hold")
+
+            undo.push("let the VM run on", running.vm.thaw)
+            await running.vm.freeze()
+            await fault_point("agent.pause.after_freeze")
+
+            draft = self.saver.make_draft(snapshot_id)
+            undo.push("remove draft", lambda: asyncio.to_thread(remove_tree, draft))
+            saved = await self.saver.save(running.vm, record, draft, step="agent.pause")
+            snapshot = self.saver.publish(saved, record, snapshot_id, record.layers)
+            undo.keep()
+        await fault_point("agent.pause.after_manifest")
+        _log.info(
+            "sandbox saved",
+            extra={
+                "sandbox_id": str(sandbox_id),
+                "snapshot_id": snapshot_id,
+                "data_pages": saved.memory.data_pages,
+                "zero_pages": saved.memory.zero_pages,
+                "size_b": snapshot.manifest.memory_size_b,
+            },
+        )
+        return await self.finish(record, running, save)
+
+    async def _reopen_and_let_go(self, running: RunningSandbox) -> None:
+        await running.reopen()
+        await let_guest_go(running)
+
+    async def finish(self, record: Record, running: RunningSandbox | None, save: Save) -> Record:
+        """Take down what a saved sandbox does not need. May be repeated, by another agent too."""
+        if running is not None:
+            await running.disconnect()
+            await running.vm.kill()
+        elif record.process is not None:
+            await kill_and_wait(record.process, timeout_s=_KILL_TIMEOUT_S)
+        await fault_point("agent.pause.after_kill")
+        return await self.release(record.moved(State.PAUSED), save)
+
+    async def release(self, record: Record, save: Save) -> Record:
+        """Give back what only a running VM needs; `record`, then saved, is PAUSED. May be repeated."""
+        name = str(record.spec.sandbox_id)
+        await release_cgroup(self.layout, name)
+        if record.slot is not None:
+            await self.slots.release(record.slot, name)
+        await fault_point("agent.pause.after_release")
+        record = replace(record, slot=None, process=None, layers=())
+        with suppress(StorageFull):  # recovery finds the manifest
+            save(record)
+        await fault_point("agent.pause.after_paused")
+        return record

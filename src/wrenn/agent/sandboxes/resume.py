@@ -1,0 +1,82 @@
+"""Resume: snapshot checked → journal → launch with its memory.
+
+Until the journal says RUNNING the snapshot is untouched, and every failure leaves the sandbox paused.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from wrenn.agent.layout import Layout
+from wrenn.agent.sandboxes.checks import check_restorable
+from wrenn.agent.sandboxes.journal import Record, State
+from wrenn.agent.sandboxes.launch import Launch, Origin, Save
+from wrenn.agent.sandboxes.running import RunningSandbox
+from wrenn.base.clock import Clock
+from wrenn.base.errors import StorageFull
+from wrenn.base.faults import fault_point
+from wrenn.base.undo import Undo
+from wrenn.base.units import MIB
+from wrenn.storage.bases import Base
+from wrenn.storage.layers import layer_path, new_layer_id
+from wrenn.storage.snapshots import Manifest
+from wrenn.vm import VmDriver
+
+_COPY_LIMIT_B: Final = 16 * MIB
+"""A top layer up to this size is copied instead of stacked on: 10 ms, and pausing idle sandboxes adds no layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """What it takes to resume sandboxes."""
+
+    layout: Layout
+    driver: VmDriver
+    launch: Launch
+    clock: Clock
+
+    async def run(self, record: Record, save: Save) -> tuple[Record, RunningSandbox]:
+        """Resume a paused sandbox. On failure or cancellation it is still paused.
+
+        Raises:
+            DamagedSnapshot: what was saved is not whole. InvalidState: it needs another VMM. NoCapacity, StorageFull.
+            AgentFailure, Unavailable: it did not start.
+        """
+        before = record
+        snapshot = check_restorable(self.layout, self.driver, record.snapshot)
+        manifest = snapshot.manifest
+        top, frozen = self._disk(manifest)
+        async with Undo() as undo:
+
+            async def forget() -> None:
+                with suppress(StorageFull):  # the journal then says RESUMING, and recovery takes it back
+                    save(before)
+
+            undo.push("journal", forget)
+            record = replace(
+                record,
+                started_at=self.clock.now().timestamp(),
+                base=manifest.base,
+                parent=manifest.parent,
+                layers=(new_layer_id(), *frozen),
+            ).moved(State.RESUMING)
+            save(record)
+            await fault_point("agent.resume.after_journal")
+            origin = Origin(snapshot.state, manifest.sandbox_id, top, diff=snapshot)
+            record, running = await self.launch.run(undo, record, origin, save, step="agent.resume")
+            record = record.moved(State.RUNNING)
+            save(record)
+            await fault_point("agent.resume.after_running")
+            undo.keep()
+            return record, running
+
+    def _disk(self, manifest: Manifest) -> tuple[Path, tuple[str, ...]]:
+        """The file that the new layer is a copy of, and the frozen layers below it."""
+        top, *below = manifest.layer_ids
+        path = layer_path(self.layout.layers, top)
+        if path.stat().st_blocks * 512 <= _COPY_LIMIT_B:
+            return path, tuple(below)
+        return Base(manifest.base, self.layout.bases / manifest.base).empty_disk, manifest.layer_ids

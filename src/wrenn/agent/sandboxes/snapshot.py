@@ -1,0 +1,131 @@
+"""Keep what a sandbox is now, while it goes on: the short stop of a running one, or the files of a paused one.
+
+The stop is what lies between the guest's programs being held and let go. Order and failure table: docs/design/snapshots.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+from wrenn.agent.layout import Layout
+from wrenn.agent.sandboxes.checks import check_whole
+from wrenn.agent.sandboxes.journal import Record
+from wrenn.agent.sandboxes.launch import Save
+from wrenn.agent.sandboxes.pause import hold_guest, let_guest_go
+from wrenn.agent.sandboxes.running import RunningSandbox
+from wrenn.agent.sandboxes.save import Saver
+from wrenn.base.clock import Clock
+from wrenn.base.errors import InvalidState, StorageFull
+from wrenn.base.faults import fault_point
+from wrenn.base.undo import Undo
+from wrenn.linux.files import link_or_copy, remove_file, remove_tree
+from wrenn.storage import snapshots
+from wrenn.storage.bases import Base
+from wrenn.storage.disks import clone_overlay
+from wrenn.storage.layers import layer_path, new_layer_id
+from wrenn.storage.snapshots import Snapshot
+
+_log = logging.getLogger(__name__)
+
+_DEPTH_LIMIT: Final = 48
+"""Layers of a running sandbox: each snapshot adds one, and only a pause can merge them."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSnapshot:
+    """What it takes to keep sandboxes."""
+
+    layout: Layout
+    saver: Saver
+    clock: Clock
+
+    async def of_running(
+        self, record: Record, running: RunningSandbox, snapshot_id: str, save: Save
+    ) -> Record:
+        """Keep a running sandbox under this id; it runs on. On failure or cancellation nothing is kept.
+
+        Returns its record with the new layer that it writes to.
+
+        Raises:
+            StorageFull: no room. AgentFailure: its VM ended. InvalidState: too many snapshots without a pause.
+        """
+        if len(record.layers) >= _DEPTH_LIMIT:
+            raise InvalidState(
+                f"{record.spec.sandbox_id} was kept {_DEPTH_LIMIT} times since its last pause: pause and resume it first."
+            )
+        frozen, layer_id = record.layers, new_layer_id()
+        layer = layer_path(self.layout.layers, layer_id)
+        async with Undo() as undo:
+            record = replace(record, next_layer=layer_id)
+            save(record)
+
+            async def drop_layer() -> None:
+                if record.next_layer:  # else the VM writes to it by now
+                    await remove_file(layer)
+                    with suppress(StorageFull):
+                        save(replace(record, next_layer=""))
+
+            undo.push("drop layer", drop_layer)
+            empty = Base(record.base, self.layout.bases / record.base).empty_disk
+            clone_overlay(empty, layer)
+            draft = self.saver.make_draft(snapshot_id)
+            undo.push("remove draft", lambda: asyncio.to_thread(remove_tree, draft))
+            await fault_point("agent.snapshot.after_draft")
+
+            stopped = time.monotonic()
+            async with Undo() as going_on:
+                going_on.push("let the guest's programs go", partial(let_guest_go, running))
+                await hold_guest(running, record)
+                await fault_point("agent.snapshot.after_hold")
+                going_on.push("let the VM run on", running.vm.thaw)
+                await running.vm.freeze()
+                await fault_point("agent.snapshot.after_freeze")
+                saved = await self.saver.save(running.vm, record, draft, step="agent.snapshot")
+                await running.vm.put_overlay(layer)
+                record = replace(record, layers=(layer_id, *frozen), next_layer="")
+                with suppress(StorageFull):  # recovery asks the VM what it writes to
+                    save(record)
+                await fault_point("agent.snapshot.after_overlay")
+            stopped_ms = (time.monotonic() - stopped) * 1000
+            await fault_point("agent.snapshot.after_thaw")
+            (draft / "kept").touch(mode=0o600)
+            self.saver.publish(saved, record, snapshot_id, frozen)
+            undo.keep()
+        await fault_point("agent.snapshot.after_manifest")
+        _log.info(
+            "sandbox kept",
+            extra={
+                "sandbox_id": str(record.spec.sandbox_id),
+                "snapshot_id": snapshot_id,
+                "stopped_ms": round(stopped_ms),
+            },
+        )
+        return record
+
+    async def of_paused(self, record: Record, snapshot_id: str) -> None:
+        """Keep a paused sandbox under this id: the same files under another name.
+
+        Raises:
+            DamagedSnapshot, NotFound: it is not whole. StorageFull: no room.
+        """
+        found = check_whole(self.layout, record.snapshot)
+        async with Undo() as undo:
+            draft = self.saver.make_draft(snapshot_id)
+            undo.push("remove draft", lambda: asyncio.to_thread(remove_tree, draft))
+            made = Snapshot(found.manifest, draft)
+            await asyncio.to_thread(link_or_copy, found.memory, made.memory)
+            await asyncio.to_thread(link_or_copy, found.state, made.state)
+            await fault_point("agent.snapshot.after_draft")
+            made.keep()
+            manifest = replace(
+                found.manifest, snapshot_id=snapshot_id, created_at=self.clock.now().timestamp()
+            )
+            snapshots.publish(draft, self.layout.snapshots, manifest)
+            undo.keep()
+        await fault_point("agent.snapshot.after_manifest")

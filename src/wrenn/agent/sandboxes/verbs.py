@@ -1,0 +1,49 @@
+"""What can be done to a sandbox, a file each; the registry decides when."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from wrenn.agent.bases import Bases
+from wrenn.agent.layout import Layout
+from wrenn.agent.memory_images import MemoryImages
+from wrenn.agent.sandboxes.bring_up import BringUp
+from wrenn.agent.sandboxes.journal import Record, State
+from wrenn.agent.sandboxes.launch import Save
+from wrenn.agent.sandboxes.pause import Pause
+from wrenn.agent.sandboxes.resume import Resume
+from wrenn.agent.sandboxes.running import RunningSandbox
+from wrenn.agent.sandboxes.snapshot import TakeSnapshot
+from wrenn.agent.sandboxes.tear_down import TearDown
+from wrenn.base.clock import Clock
+from wrenn.base.errors import StorageFull
+
+
+@dataclass(frozen=True, slots=True)
+class Verbs:
+    """All verbs, and what they share."""
+
+    layout: Layout
+    bases: Bases
+    images: MemoryImages
+    clock: Clock
+    bring_up: BringUp
+    pause: Pause
+    resume: Resume
+    snapshot: TakeSnapshot
+    tear_down: TearDown
+
+    async def lose(
+        self, record: Record, running: RunningSandbox | None, save: Save, *, reason: str
+    ) -> Record:
+        """The VM of this sandbox ended by itself. With a snapshot it is paused as it was then, else it is lost."""
+        if running is not None:
+            await running.disconnect()
+        if not record.snapshot:
+            record = record.moved(State.LOST, reason=reason)
+            with suppress(StorageFull):  # found out again at the next start
+                save(record)
+            return record
+        record = record.moved(State.PAUSED, reason=f"{reason} This is what it was at its last pause.")
+        return await self.pause.release(record, save)
