@@ -113,7 +113,7 @@ class AsyncSandbox:
         sandbox = cls(api, sandbox_id)
         try:
             if resume:
-                await states.wake(api, sandbox_id, timeout_s=request_timeout_s)
+                await states.wake(api, sandbox_id)
             else:
                 await sandbox.info()
         except BaseException:

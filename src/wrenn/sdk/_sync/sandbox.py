@@ -110,7 +110,7 @@ class Sandbox:
         sandbox = cls(api, sandbox_id)
         try:
             if resume:
-                states.wake(api, sandbox_id, timeout_s=request_timeout_s)
+                states.wake(api, sandbox_id)
             else:
                 sandbox.info()
         except BaseException:

@@ -10,13 +10,15 @@ from wrenn.sdk._io import sleep
 from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk._retry import jittered
 from wrenn.sdk._sync.api import Api, path_of
-from wrenn.sdk.errors import DeadlineExceededError, InvalidStateError
+from wrenn.sdk.errors import InvalidStateError
 from wrenn.sdk.types import SandboxInfo
 
+UNDER_WAY_S: Final = 10.0
+"""Longest for a pause or resume that is under way to end: the grace of two seconds, and some GB of memory to copy.
+
+Until then the platform shows the former status and refuses a second request.
+"""
 LOOK_AGAIN_S: Final = 0.2
-"""Between two looks at a sandbox that somebody else is pausing or resuming, which takes some tenths of a second."""
-REFUSALS: Final = 5
-"""So often may a sandbox be found paused and yet not be resumed: by then it is no race."""
 
 
 def info(api: Api, sandbox_id: str) -> SandboxInfo:
@@ -43,36 +45,39 @@ def resume(api: Api, sandbox_id: str) -> None:
     _brought_to("running", api, sandbox_id, "resume")
 
 
-def wake(api: Api, sandbox_id: str, *, timeout_s: float) -> None:
-    """Resume it if it is paused or about to be; that somebody else does it first is as good.
+def wake(api: Api, sandbox_id: str) -> None:
+    """Resume it if it is paused; that somebody else does it first is as good.
 
     Raises:
         InvalidStateError: the platform refuses, and it stays paused.
-        DeadlineExceededError: what others do with it did not end within `timeout_s`.
     """
-    deadline = time.monotonic() + timeout_s
-    refusals = 0
-    while time.monotonic() < deadline:
-        status = (info(api, sandbox_id)).status
-        if status == "paused":
-            try:
-                resume(api, sandbox_id)
-                return
-            except InvalidStateError:
-                # Somebody else resumed it since the look, and it may be paused again: only another look tells.
-                refusals += 1
-                if refusals == REFUSALS:
-                    raise
-        elif status not in ("pausing", "resuming"):
+    deadline = time.monotonic() + UNDER_WAY_S
+    while (info(api, sandbox_id)).status == "paused":
+        try:
+            resume(api, sandbox_id)
             return
-        else:
-            sleep(jittered(LOOK_AGAIN_S))
-    raise DeadlineExceededError(f"Sandbox {sandbox_id} was not resumed within {timeout_s:.0f} s.")
+        except InvalidStateError:
+            # Somebody else resumes it, or has done so since the look and it is paused again: only a look tells.
+            if time.monotonic() >= deadline:
+                raise
+        sleep(jittered(LOOK_AGAIN_S))
 
 
 def _brought_to(status: str, api: Api, sandbox_id: str, verb: str) -> None:
     try:
         api.call("POST", path_of(sandbox_id, verb), repeatable=True)
     except InvalidStateError as error:
-        if not error.earlier_attempt_sent or (info(api, sandbox_id)).status != status:
+        if not error.earlier_attempt_sent or not _becomes(status, api, sandbox_id):
             raise
+
+
+def _becomes(status: str, api: Api, sandbox_id: str) -> bool:
+    """Whether the attempt that was lost has its effect, at once or when it ends."""
+    deadline = time.monotonic() + UNDER_WAY_S
+    while True:
+        now = (info(api, sandbox_id)).status
+        if now == status:
+            return True
+        if now not in ("running", "paused") or time.monotonic() >= deadline:
+            return False
+        sleep(jittered(LOOK_AGAIN_S))
