@@ -41,10 +41,10 @@ def cp(
     use_credentials()
     origin, target = parsed(source), parsed(destination)
     if isinstance(origin, Path) and isinstance(target, RemotePath):
-        sandbox = Sandbox.connect(target.sandbox_id)
+        sandbox = Sandbox.connect(target.sandbox_id, resume=False)
         size = _upload(sandbox, origin, target.path)
     elif isinstance(origin, RemotePath) and isinstance(target, Path):
-        sandbox = Sandbox.connect(origin.sandbox_id)
+        sandbox = Sandbox.connect(origin.sandbox_id, resume=False)
         size = _download(sandbox, origin.path, target)
     else:
         raise typer.BadParameter("one of SRC and DST must be ID:/path, and the other a local path.")

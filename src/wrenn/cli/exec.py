@@ -59,7 +59,7 @@ def exec_(
     from wrenn.sdk import Sandbox
 
     use_credentials()
-    sandbox = Sandbox.connect(sandbox_id)
+    sandbox = Sandbox.connect(sandbox_id, resume=False)
     cmd = command[0] if len(command) == 1 else command
     envs = variables(env)
     if background:

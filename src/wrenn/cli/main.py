@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from wrenn.cli import cp, doctor, images, programs, sandboxes, status
+from wrenn.cli import cp, doctor, images, lifecycle, programs, sandboxes, status, templates
 from wrenn.cli.exec import CommandLine, exec_
 from wrenn.cli.exits import Exit, exit_code, say_error
 from wrenn.cli.up import commands as up
@@ -32,6 +32,12 @@ app.command("create")(sandboxes.create)
 app.command("list")(sandboxes.list_)
 app.command("exec", cls=CommandLine)(exec_)
 app.command("cp")(cp.cp)
+app.command("pause")(lifecycle.pause)
+app.command("resume")(lifecycle.resume)
+app.command("fork")(lifecycle.fork)
+app.command("timeout")(lifecycle.timeout)
+app.command("snapshot")(templates.snapshot)
+app.add_typer(templates.app, name="templates")
 app.command("rm")(sandboxes.rm)
 app.add_typer(images.app, name="images")
 app.command("control")(programs.control)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -42,7 +42,25 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def age(since: datetime) -> str:
     """How long ago, in the largest unit that fits."""
-    seconds = int((datetime.now(since.tzinfo) - since).total_seconds())
+    return _rounded(datetime.now(since.tzinfo) - since)
+
+
+def until(moment: datetime) -> str:
+    """How long until then, in the largest unit that fits; `now` when it has passed."""
+    left = moment - datetime.now(moment.tzinfo)
+    return f"in {_rounded(left)}" if left.total_seconds() > 0 else "now"
+
+
+def size(count: int) -> str:
+    """A number of bytes in the largest unit that fits."""
+    for unit, length in (("GB", 1024**3), ("MB", 1024**2), ("KB", 1024)):
+        if count >= length:
+            return f"{count / length:.1f} {unit}"
+    return f"{count} B"
+
+
+def _rounded(span: timedelta) -> str:
+    seconds = int(span.total_seconds())
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= length:
             return f"{seconds // length} {unit}"

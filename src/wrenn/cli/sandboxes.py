@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wrenn.cli.exits import Exit, exit_code, say_error
-from wrenn.cli.output import JsonOption, age, print_json, print_table
+from wrenn.cli.each import do_each
+from wrenn.cli.lifecycle import IdleOption, LifetimeOption, OnExpiryOption
+from wrenn.cli.output import JsonOption, age, print_json, print_table, until
 from wrenn.cli.settings import use_credentials
+
+if TYPE_CHECKING:
+    from wrenn.sdk import SandboxInfo
 
 EnvOption = Annotated[
     list[str] | None, typer.Option("--env", "-e", metavar="K=V", help="Set a variable. Repeatable.")
@@ -18,12 +22,17 @@ EnvOption = Annotated[
 
 def create(
     *,
-    template: Annotated[str, typer.Option(help="Template to start from.")] = "minimal",
+    template: Annotated[
+        str, typer.Option(help="Template to start from; one made by `wrenn snapshot` fixes CPUs and memory.")
+    ] = "minimal",
     vcpus: Annotated[int | None, typer.Option(help="Virtual CPUs.")] = None,
     memory: Annotated[int | None, typer.Option(metavar="MB", help="Memory in MB.")] = None,
-    timeout: Annotated[
-        int | None, typer.Option(metavar="SECONDS", help="Remove it after this long without use.")
-    ] = None,
+    timeout: IdleOption = None,
+    lifetime: LifetimeOption = None,
+    on_expiry: OnExpiryOption = None,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto-resume", help="When it is paused, the next call resumes it.")
+    ] = False,
     env: EnvOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -32,7 +41,14 @@ def create(
 
     use_credentials()
     sandbox = Sandbox.create(
-        template, vcpus=vcpus, memory_mb=memory, timeout_sec=timeout, envs=variables(env)
+        template,
+        vcpus=vcpus,
+        memory_mb=memory,
+        timeout_sec=timeout,
+        lifetime_sec=lifetime,
+        on_expiry=on_expiry,
+        auto_resume=auto_resume or None,
+        envs=variables(env),
     )
     if json:
         print_json(sandbox.info())
@@ -42,7 +58,7 @@ def create(
 
 
 def list_(*, json: JsonOption = False) -> None:
-    """List the sandboxes that have not ended."""
+    """List the sandboxes that have not ended, running and paused."""
     from wrenn.sdk import Sandbox
 
     use_credentials()
@@ -50,8 +66,18 @@ def list_(*, json: JsonOption = False) -> None:
     if json:
         print_json(found)
         return
-    rows = [(s.id, s.status, s.template, str(s.vcpus), f"{s.memory_mb} MB", age(s.created_at)) for s in found]
-    print_table(("ID", "STATUS", "TEMPLATE", "VCPUS", "MEMORY", "AGE"), rows)
+    rows = [
+        (s.id, s.status, s.template, str(s.vcpus), f"{s.memory_mb} MB", age(s.created_at), _end(s))
+        for s in found
+    ]
+    print_table(("ID", "STATUS", "TEMPLATE", "CPUS", "MEMORY", "AGE", "LIFETIME"), rows)
+
+
+def _end(info: SandboxInfo) -> str:
+    """What the end of its lifetime will do to it, and when."""
+    if info.expires_at is None or (info.status, info.on_expiry) == ("paused", "pause"):
+        return "-"
+    return f"{info.on_expiry} {until(info.expires_at)}"
 
 
 def rm(
@@ -63,21 +89,13 @@ def rm(
 
     Goes on after one that fails; the exit code is that of the last failure.
     """
-    from wrenn.sdk import Sandbox, WrennError
+    from wrenn.sdk import Sandbox
+
+    def act(sandbox_id: str) -> None:
+        Sandbox.connect(sandbox_id, resume=False).kill()
 
     use_credentials()
-    outcome, code = dict[str, str](), Exit.OK
-    for sandbox_id in ids:
-        try:
-            Sandbox.connect(sandbox_id).kill()
-            outcome[sandbox_id] = "removed"
-        except WrennError as error:
-            say_error(error)
-            outcome[sandbox_id], code = error.code, exit_code(error)
-    if json:
-        print_json(outcome)
-    if code is not Exit.OK:
-        raise typer.Exit(code)
+    do_each(ids, act, done="removed", json=json)
 
 
 def variables(pairs: list[str] | None) -> dict[str, str]:
