@@ -65,11 +65,20 @@ class Box:
 
         self.info, self.ping, self.kill = bound(sandbox.info), bound(sandbox.ping), bound(sandbox.kill)
         self.close, self.is_running = bound(sandbox.close), bound(sandbox.is_running)
+        self.pause, self.resume, self.snapshot = (
+            bound(sandbox.pause),
+            bound(sandbox.resume),
+            bound(sandbox.snapshot),
+        )
+        self.set_timeout, self._fork = bound(sandbox.set_timeout), bound(sandbox.fork)
         self.run, self.processes = bound(commands.run), bound(commands.list)
         self.read, self.write, self.ls = bound(files.read), bound(files.write), bound(files.list)
         self.stat, self.exists, self.make_dir = bound(files.stat), bound(files.exists), bound(files.make_dir)
         self.remove, self.move = bound(files.remove), bound(files.move)
         self._commands, self._files = commands, files
+
+    async def fork(self, count: int = 1) -> list[Box]:
+        return [Box(self._do, copy) for copy in await self._fork(count)]
 
     async def start(self, cmd: list[str], tag: str | None = None) -> Process:
         return Process(self._do, await self._do(self._commands.run, cmd, background=True, tag=tag))
@@ -85,8 +94,10 @@ class Client(Protocol):
     """Either client."""
 
     async def create(self, template: str = "minimal", **options: Any) -> Box: ...
-    async def connect(self, sandbox_id: str) -> Box: ...
+    async def connect(self, sandbox_id: str, **options: Any) -> Box: ...
     async def list(self) -> Any: ...
+    async def templates(self, kind: Any = None) -> Any: ...
+    async def delete_template(self, name: str) -> None: ...
     def context(self) -> Any: ...
 
 
@@ -94,8 +105,14 @@ class AsyncClient:
     async def create(self, template: str = "minimal", **options: Any) -> Box:
         return Box(_here, await AsyncSandbox.create(template, **options))
 
-    async def connect(self, sandbox_id: str) -> Box:
-        return Box(_here, await AsyncSandbox.connect(sandbox_id))
+    async def connect(self, sandbox_id: str, **options: Any) -> Box:
+        return Box(_here, await AsyncSandbox.connect(sandbox_id, **options))
+
+    async def templates(self, kind: Any = None) -> Any:
+        return await AsyncSandbox.templates(kind)
+
+    async def delete_template(self, name: str) -> None:
+        await AsyncSandbox.delete_template(name)
 
     async def list(self) -> Any:
         return await AsyncSandbox.list()
@@ -110,8 +127,14 @@ class SyncClient:
     async def create(self, template: str = "minimal", **options: Any) -> Box:
         return Box(_in_thread, await asyncio.to_thread(Sandbox.create, template, **options))
 
-    async def connect(self, sandbox_id: str) -> Box:
-        return Box(_in_thread, await asyncio.to_thread(Sandbox.connect, sandbox_id))
+    async def connect(self, sandbox_id: str, **options: Any) -> Box:
+        return Box(_in_thread, await asyncio.to_thread(Sandbox.connect, sandbox_id, **options))
+
+    async def templates(self, kind: Any = None) -> Any:
+        return await asyncio.to_thread(Sandbox.templates, kind)
+
+    async def delete_template(self, name: str) -> None:
+        await asyncio.to_thread(Sandbox.delete_template, name)
 
     async def list(self) -> Any:
         return await asyncio.to_thread(Sandbox.list)

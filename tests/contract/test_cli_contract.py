@@ -53,6 +53,70 @@ async def test_a_sandbox_is_created_listed_and_removed() -> None:
     assert info["id"].encode() not in (await wrenn("list", "--json")).out
 
 
+async def test_sandboxes_are_paused_and_resumed(box: str) -> None:
+    assert await wrenn("pause", box) == Ended(0, b"", "")
+    listed = (await wrenn("list")).out.decode()
+    assert [line.split()[1] for line in listed.splitlines() if line.startswith(box)] == ["paused"]
+    again = await wrenn("pause", box, UNKNOWN, "--json")
+    assert (again.code, json.loads(again.out)) == (3, {box: "invalid_state", UNKNOWN: "not_found"})
+    for refused in (await wrenn("exec", box, "true"), await wrenn("cp", f"{box}:/tmp/a", "/tmp")):
+        assert (refused.code, refused.out) == (1, b"")
+        assert "paused" in refused.err
+    assert json.loads((await wrenn("resume", box, "--json")).out) == {box: "running"}
+    assert (await wrenn("exec", box, "echo awake")).out == b"awake\n"
+    assert (await wrenn("resume", box)).code == 1
+
+
+async def test_a_paused_sandbox_is_removed_without_a_resume(box: str) -> None:
+    await wrenn("pause", box)
+    assert (await wrenn("rm", box)).code == 0
+    assert box.encode() not in (await wrenn("list")).out
+
+
+async def test_copies_are_printed_by_their_ids(box: str) -> None:
+    copies = (await wrenn("fork", box, "--count", "2")).out.decode().split()
+    assert len({box, *copies}) == 3
+    (more,) = json.loads((await wrenn("fork", box, "--json")).out)
+    assert more["status"] == "running"
+    assert (await wrenn("rm", more["id"], *copies)).code == 0
+    assert (await wrenn("fork", box, "-n", "0")).code == 2
+
+
+async def test_a_template_is_made_used_listed_and_removed(box: str) -> None:
+    await wrenn("exec", box, "echo yes > installed")
+    name = (await wrenn("snapshot", box)).out.decode().strip()
+    assert (await wrenn("snapshot", box, "--name", name)).code == 1
+    replaced = json.loads((await wrenn("snapshot", box, "--name", name, "--overwrite", "--json")).out)
+    assert (replaced["name"], replaced["type"]) == (name, "snapshot")
+    made = (await wrenn("create", "--template", name)).out.decode().strip()
+    assert (await wrenn("exec", made, "cat installed")).out == b"yes\n"
+    await wrenn("rm", made)
+    assert name in (await wrenn("templates", "list")).out.decode()
+    bases = json.loads((await wrenn("templates", "list", "--type", "base", "--json")).out)
+    assert "minimal" in [one["name"] for one in bases]
+    assert name not in [one["name"] for one in bases]
+    removed = await wrenn("templates", "rm", "minimal", name, "--json")
+    assert (removed.code, json.loads(removed.out)) == (4, {"minimal": "forbidden", name: "removed"})
+
+
+async def test_time_limits_are_set_and_shown() -> None:
+    options = ("--timeout", "600", "--lifetime", "7100", "--on-expiry", "kill", "--auto-resume")
+    info = json.loads((await wrenn("create", *options, "--json")).out)
+    assert (info["timeout_sec"], info["on_expiry"], info["auto_resume"]) == (600, "kill", True)
+    shown = await wrenn("timeout", info["id"])
+    assert shown.out.decode().splitlines() == [
+        "idle      pause after 600 s",
+        "lifetime  kill in 1 h",
+        "resume    by the next call",
+    ]
+    assert "kill in 1 h" in (await wrenn("list")).out.decode()
+    changed = await wrenn("timeout", info["id"], "--timeout", "0", "--lifetime", "0")
+    assert changed.out.decode().splitlines()[:2] == ["idle      no limit", "lifetime  no limit"]
+    changed = await wrenn("timeout", info["id"], "--on-expiry", "pause", "--json")
+    assert json.loads(changed.out)["on_expiry"] == "pause"
+    await wrenn("rm", info["id"])
+
+
 async def test_exec_passes_output_and_exit_code_through(box: str) -> None:
     ended = await wrenn("exec", box, "printf '\\377'; echo err >&2; exit 7")
     assert (ended.code, ended.out, ended.err) == (7, b"\xff", "err\n")
@@ -104,6 +168,13 @@ async def test_a_directory_is_refused_with_what_to_do(box: str, tmp_path: Path) 
     [
         (("exec", UNKNOWN, "true"), 3),
         (("rm", UNKNOWN), 3),
+        (("pause", UNKNOWN), 3),
+        (("fork", UNKNOWN), 3),
+        (("snapshot", UNKNOWN), 3),
+        (("timeout", UNKNOWN, "--timeout", "5"), 3),
+        (("templates", "rm", "no-such"), 3),
+        (("create", "--on-expiry", "explode"), 2),
+        (("create", "--timeout", "soon"), 2),
         (("create", "--template", "no-such"), 3),
         (("create", "--vcpus", "many"), 2),
         (("create", "--env", "novalue"), 2),

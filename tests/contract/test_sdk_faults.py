@@ -15,6 +15,7 @@ from wrenn import (
     CapacityError,
     ConnectionFailedError,
     DeadlineExceededError,
+    InvalidStateError,
     NotFoundError,
     UnexpectedAnswerError,
 )
@@ -22,6 +23,12 @@ from wrenn import (
 SANDBOX = (
     b'{"id":"cl-x","status":"running","template":"minimal","vcpus":1,"memory_mb":512,"timeout_sec":0,'
     b'"created_at":"2026-01-01T00:00:00Z"}'
+)
+PAUSED = SANDBOX.replace(b'"running"', b'"paused"')
+WRONG_STATE = b'{"error":{"code":"invalid_state","message":"It is not in a state for that."}}'
+NOT_FOUND = b'{"error":{"code":"not_found","message":"No template of this name."}}'
+TEMPLATE = (
+    b'{"name":"n","type":"snapshot","size_bytes":1,"created_at":"2026-01-01T00:00:00Z","platform":false}'
 )
 FULL = b'{"error":{"code":"no_hosts_available","message":"All memory is taken."}}'
 
@@ -194,3 +201,85 @@ async def test_an_error_without_our_shape_follows_its_status(client: Client, scr
     async with scripted(Script(answer(404, b"not here"))):
         with pytest.raises(NotFoundError, match="404"):
             await client.connect("cl-x")
+
+
+def calls(script: Script) -> list[str]:
+    return [request.split(b" HTTP/")[0].decode() for request in script.requests]
+
+
+@pytest.mark.parametrize("failure", [RESET, answer(503, FULL)], ids=["reset", "503"])
+@pytest.mark.parametrize(
+    ("verb", "before", "after"), [("pause", SANDBOX, PAUSED), ("resume", PAUSED, SANDBOX)]
+)
+async def test_a_state_that_a_lost_attempt_brought_about_is_a_success(
+    client: Client, scripted: Serving, verb: str, before: bytes, after: bytes, failure: bytes
+) -> None:
+    # The lost attempt still works when the second one is refused, so the first look finds the former status.
+    answers = [failure, answer(409, WRONG_STATE), answer(200, before), answer(200, after)]
+    async with scripted(Script(answer(201, SANDBOX), *answers)) as script:
+        box = await client.create()
+        await getattr(box, verb)()
+        assert calls(script)[1:] == [f"POST /v1/sandboxes/cl-x/{verb}"] * 2 + ["GET /v1/sandboxes/cl-x"] * 2
+        await box.close()
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+async def test_a_first_attempt_that_is_refused_is_an_error_without_a_look(
+    client: Client, scripted: Serving, verb: str
+) -> None:
+    async with scripted(Script(answer(201, SANDBOX), answer(409, WRONG_STATE))) as script:
+        box = await client.create()
+        with pytest.raises(InvalidStateError) as refused:
+            await getattr(box, verb)()
+        assert not refused.value.earlier_attempt_sent
+        assert len(script.requests) == 2
+        await box.close()
+
+
+async def test_a_lost_attempt_does_not_excuse_a_sandbox_that_has_ended(
+    client: Client, scripted: Serving
+) -> None:
+    ended = answer(200, SANDBOX.replace(b'"running"', b'"stopped"'))
+    async with scripted(Script(answer(201, SANDBOX), RESET, answer(409, WRONG_STATE), ended)):
+        box = await client.create()
+        with pytest.raises(InvalidStateError):
+            await box.pause()
+        await box.close()
+
+
+async def test_connecting_is_content_when_somebody_else_resumed_it(client: Client, scripted: Serving) -> None:
+    # Paused at the look, resumed by another and paused again, then really resumed by another.
+    looks = [answer(200, PAUSED), answer(409, WRONG_STATE)]
+    async with scripted(Script(*looks, *looks, answer(200, SANDBOX))) as script:
+        box = await client.connect("cl-x")
+        assert calls(script) == ["GET /v1/sandboxes/cl-x", "POST /v1/sandboxes/cl-x/resume"] * 2 + [
+            "GET /v1/sandboxes/cl-x"
+        ]
+        await box.close()
+
+
+async def test_a_template_that_a_lost_attempt_deleted_is_deleted(client: Client, scripted: Serving) -> None:
+    async with scripted(Script(RESET, answer(404, NOT_FOUND))) as script:
+        await client.delete_template("a/b")
+        assert calls(script) == ["DELETE /v1/snapshots/a%2Fb"] * 2
+    async with scripted(Script(answer(404, NOT_FOUND))):
+        with pytest.raises(NotFoundError):
+            await client.delete_template("n")
+
+
+async def test_forks_and_new_templates_are_never_made_twice(client: Client, scripted: Serving) -> None:
+    async with scripted(Script(answer(201, SANDBOX), RESET, RESET, RESET)) as script:
+        box = await client.create()
+        for call in (box.fork(2), box.snapshot(), box.snapshot("n")):
+            with pytest.raises(ConnectionFailedError):
+                await call
+        assert len(script.requests) == 4
+        await box.close()
+
+
+async def test_a_template_that_replaces_another_is_made_again(client: Client, scripted: Serving) -> None:
+    async with scripted(Script(answer(201, SANDBOX), RESET, answer(201, TEMPLATE))) as script:
+        box = await client.create()
+        assert (await box.snapshot("n", overwrite=True)).name == "n"
+        assert calls(script)[1:] == ["POST /v1/snapshots?overwrite=true"] * 2
+        await box.close()

@@ -125,7 +125,7 @@ def timeout(
 
 
 def _limits(info: SandboxInfo) -> str:
-    idle = f"after {info.timeout_sec} s without use" if info.timeout_sec else "never by itself"
-    end = "none" if info.expires_at is None else f"{info.on_expiry} {until(info.expires_at)}"
-    waking = "by the next call" if info.auto_resume else "only when asked"
-    return f"paused    {idle}\nlifetime  {end}\nresumed   {waking}\n"
+    idle = f"pause after {info.timeout_sec} s" if info.timeout_sec else "no limit"
+    end = f"{info.on_expiry} {until(info.expires_at)}" if info.expires_at else "no limit"
+    waking = "by the next call" if info.auto_resume else "by `wrenn resume`"
+    return f"idle      {idle}\nlifetime  {end}\nresume    {waking}\n"

@@ -66,17 +66,25 @@ def list_(*, json: JsonOption = False) -> None:
     if json:
         print_json(found)
         return
-    rows = [
-        (s.id, s.status, s.template, str(s.vcpus), f"{s.memory_mb} MB", age(s.created_at), _end(s))
-        for s in found
-    ]
-    print_table(("ID", "STATUS", "TEMPLATE", "CPUS", "MEMORY", "AGE", "LIFETIME"), rows)
+    columns = ["ID", "STATUS", "TEMPLATE", "SIZE", "AGE"]
+    rows = [[s.id, s.status, s.template, _size(s), age(s.created_at)] for s in found]
+    ends = [_end(s) for s in found]
+    # Most have none, and with it the table just fits 80 columns.
+    if any(ends):
+        columns.append("LIFETIME")
+        rows = [[*row, end] for row, end in zip(rows, ends, strict=True)]
+    print_table(columns, rows)
+
+
+def _size(info: SandboxInfo) -> str:
+    whole_gb = info.memory_mb % 1024 == 0
+    return f"{info.vcpus}×{f'{info.memory_mb // 1024} GB' if whole_gb else f'{info.memory_mb} MB'}"
 
 
 def _end(info: SandboxInfo) -> str:
-    """What the end of its lifetime will do to it, and when."""
+    """What the end of its lifetime will do to it, and when; empty when nothing."""
     if info.expires_at is None or (info.status, info.on_expiry) == ("paused", "pause"):
-        return "-"
+        return ""
     return f"{info.on_expiry} {until(info.expires_at)}"
 
 

@@ -21,7 +21,10 @@ from wrenn.cli.up.layout import Layout
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One look at an installation. A pid is None for a program that does not run; a number that is unknown is None."""
+    """One look at an installation. A pid is None for a program that does not run; a number that is unknown is None.
+
+    `sandboxes` are the first user's that have not ended, `paused` so many of them.
+    """
 
     data_dir: str
     url: str | None
@@ -30,6 +33,7 @@ class Status:
     programs: dict[str, int | None]
     accelerator: str | None
     sandboxes: int | None
+    paused: int | None
     disk_free_mb: int | None
 
     @property
@@ -54,13 +58,19 @@ def status(data_dir_: DataDirOption = None, *, json: JsonOption = False) -> None
             ("platform", found.platform_version or "does not answer"),
             ("wrenn", found.cli_version),
             ("accelerator", found.accelerator or "unknown"),
-            ("sandboxes", "unknown" if found.sandboxes is None else str(found.sandboxes)),
+            ("sandboxes", _counted(found)),
             ("disk free", "unknown" if found.disk_free_mb is None else f"{found.disk_free_mb} MB"),
             ("data folder", found.data_dir),
         ]
         print_table(("WHAT", "STATE"), rows)
     if not found.is_well:
         raise typer.Exit(Exit.ERROR)
+
+
+def _counted(found: Status) -> str:
+    if found.sandboxes is None:
+        return "unknown"
+    return f"{found.sandboxes}, {found.paused} of them paused" if found.paused else str(found.sandboxes)
 
 
 async def _look(layout: Layout) -> Status:
@@ -75,11 +85,12 @@ async def _look(layout: Layout) -> Status:
         found["postgres"] = database.process(layout.data_dir)
     env = read_env(layout.env)
     url, key = env.get("WRENN_BASE_URL"), env.get("WRENN_API_KEY")
-    answer, sandboxes = None, None
+    answer, sandboxes, paused = None, None, None
     if url is not None and key is not None:
         try:
             answer = await platform_version(url, timeout_s=3)
-            sandboxes = len(await AsyncSandbox.list(api_key=key, base_url=url, request_timeout_s=3))
+            listed = await AsyncSandbox.list(api_key=key, base_url=url, request_timeout_s=3)
+            sandboxes, paused = len(listed), sum(info.status == "paused" for info in listed)
         except WrennError:
             pass  # the table says that it does not answer
     # The agent writes the file where there is a device to try.
@@ -95,5 +106,6 @@ async def _look(layout: Layout) -> Status:
         programs={name: process.pid if process else None for name, process in found.items()},
         accelerator=accelerator,
         sandboxes=sandboxes,
+        paused=paused,
         disk_free_mb=shutil.disk_usage(layout.data_dir).free // 1024**2 if exists else None,
     )
