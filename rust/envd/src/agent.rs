@@ -8,6 +8,7 @@ use subtle::ConstantTimeEq as _;
 use crate::filesystem::watch::Watchers;
 use crate::metrics::CpuClock;
 use crate::process::enclosure::Enclosures;
+use crate::process::freezer::Freezer;
 use crate::process::registry::Registry;
 use crate::users::{User, UserError, Users};
 
@@ -55,6 +56,8 @@ pub struct Agent {
     pub processes: Registry,
     /// A cgroup for each of them, in a guest.
     pub enclosures: Enclosures,
+    /// Stops all of them at once.
+    pub freezer: Freezer,
     /// Watched directories.
     pub watchers: Watchers,
     /// Processor times of the last look.
@@ -79,6 +82,7 @@ impl Agent {
             users: Users::default(),
             processes: Registry::default(),
             enclosures: Enclosures::default(),
+            freezer: Freezer::new(mode),
             watchers: Watchers::default(),
             cpu_clock: CpuClock::default(),
             naming: Arc::default(),

@@ -1,15 +1,16 @@
 //! `POST /init`: the host tells a guest who it is. Called at create and after every restore, before any program of a
-//! user runs. Also `/snapshot/prepare` and what `/envs` shows.
+//! user runs. Also what `/envs` shows.
 //!
-//! Order: random numbers, clock, names, variables, and the token last: until then nobody else is let in.
+//! Order: random numbers, clock, names, connections of the former life, variables, and the token, until which nobody
+//! else is let in. The programs that a snapshot found running go on after all that.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
-use std::os::fd::AsFd as _;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -22,7 +23,7 @@ use sys::rustix::time::{ClockId, Timespec};
 use crate::agent::{Agent, Mode};
 use crate::body::{Body, BodyError, read_whole};
 use crate::rpc::MAX_MESSAGE_BYTES;
-use crate::server::reply;
+use crate::server::{Ends, reply};
 
 /// Fewest bytes of randomness worth mixing in.
 const MIN_ENTROPY_BYTES: usize = 32;
@@ -30,6 +31,8 @@ const MIN_ENTROPY_BYTES: usize = 32;
 const MAX_ENTROPY_BYTES: usize = 4096;
 /// How long the files with the machine's names are put off when nobody asks for them.
 const NAMING_DELAY: Duration = Duration::from_millis(100);
+/// How long programs stay stopped for these files. Only a disk that hangs takes longer; it is not worth the sandbox.
+const NAMING_LIMIT: Duration = Duration::from_secs(1);
 /// Longest host name Linux takes.
 const MAX_HOSTNAME_BYTES: usize = 64;
 
@@ -140,8 +143,22 @@ fn apply(plan: &Plan) -> Result<(), InitError> {
     Ok(())
 }
 
-/// Writes the files that say the machine's names; other requests wait for the end of it in [`Agent::named`].
+/// Writes the files that say the machine's names.
+///
+/// No program runs yet: soon, and other requests wait for the end of it in [`Agent::named`]. Programs were stopped: now,
+/// because they would see the former names.
 async fn write_names(agent: &Agent, plan: Plan) {
+    if agent.freezer.is_closed() {
+        let written = async {
+            let naming = Arc::clone(&agent.naming).lock_owned().await;
+            // The task is not cancelled, so its failure would be a panic, which has been told.
+            let _ = tokio::task::spawn_blocking(move || write_names_now(&plan, naming)).await;
+        };
+        if tokio::time::timeout(NAMING_LIMIT, written).await.is_err() {
+            eprintln!("envd: init: the files with the names are not written yet");
+        }
+        return;
+    }
     let naming = Arc::clone(&agent.naming).lock_owned().await;
     let wanted = Arc::clone(&agent.naming_wanted);
     tokio::spawn(async move {
@@ -163,12 +180,18 @@ fn write_names_now(plan: &Plan, naming: tokio::sync::OwnedMutexGuard<()>) {
     drop(naming);
 }
 
-/// Replaces the file, not what a link at its place leads to. Not synced: the disk is a copy that lives with the guest.
+/// Replaces the file, not what a link at its place leads to. What says so already stays untouched: a sandbox that
+/// comes back has its own names. Not synced: the disk is a copy that lives with the guest.
 fn write_own(path: &str, text: &str) -> io::Result<()> {
-    if fs::symlink_metadata(path).is_ok_and(|m| !m.is_file()) {
-        fs::remove_file(path)?;
+    match fs::symlink_metadata(path) {
+        Ok(about) if !about.is_file() => fs::remove_file(path)?,
+        Ok(about) if about.len() == text.len() as u64 && fs::read(path)? == text.as_bytes() => return Ok(()),
+        _ => {}
     }
-    fs::write(path, text)
+    // Emptied first, ext4 would give the file a new block and write it to the disk at once.
+    let mut file = fs::File::options().write(true).create(true).truncate(false).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.set_len(text.len() as u64)
 }
 
 fn write_hostname(name: &str) -> io::Result<()> {
@@ -176,8 +199,9 @@ fn write_hostname(name: &str) -> io::Result<()> {
         return Ok(());
     }
     write_own("/etc/hostname", &format!("{name}\n"))?;
-    let hosts = fs::read("/etc/hosts").map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
-    write_own("/etc/hosts", &hosts_with(&hosts, name))
+    // A pipe at its place would never end.
+    let hosts = if Path::new("/etc/hosts").is_file() { fs::read("/etc/hosts").unwrap_or_default() } else { Vec::new() };
+    write_own("/etc/hosts", &hosts_with(&String::from_utf8_lossy(&hosts), name))
 }
 
 /// The hosts file with this name at 127.0.1.1 and nothing else there.
@@ -203,13 +227,51 @@ fn write_machine_id(id: &str) -> io::Result<()> {
     // Debian links this one to the other; an own copy has to follow.
     let second = "/var/lib/dbus/machine-id";
     if fs::symlink_metadata(second).is_ok_and(|m| m.is_file()) {
-        fs::write(second, &text)?;
+        write_own(second, &text)?;
     }
     Ok(())
 }
 
+/// Whether connections of a former life may be left: the guest lived before, until a snapshot or under another identity,
+/// and somebody in it may wait in one. Not so when a host asks again because an answer was lost: it names the same life.
+fn has_former_connections(agent: &Agent, request: &InitRequest) -> bool {
+    let settings = agent.settings();
+    let same_life = request.lifecycle_id.is_some() && request.lifecycle_id == settings.lifecycle_id;
+    let frozen = agent.freezer.is_closed();
+    settings.initialised && (frozen || (!same_life && agent.freezer.may_have_programs()))
+}
+
+/// Ends the connections of the former life: their other ends are not there, and whoever waits in one would wait for
+/// ever. That includes the agent's own, so that the streams of callers who are gone end; their processes live on.
+fn reset_connections(ends: Ends) {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    let refused = match sys::connections::reset_all(ends.local.ip(), ends.peer) {
+        Ok(reset) => reset.refused,
+        Err(error) => Some(error),
+    };
+    if let Some(error) = refused
+        && !TOLD.swap(true, Ordering::Relaxed)
+    {
+        eprintln!("envd: init: connections of the former life cannot be ended: {error}");
+    }
+}
+
+/// Carries everything out in order.
+async fn become_it(agent: &Agent, request: InitRequest, ends: Ends) -> Result<(), InitError> {
+    let plan = plan(&request)?;
+    if agent.mode == Mode::Pid1 {
+        apply(&plan)?;
+        write_names(agent, plan).await;
+        if !ends.is_local() && has_former_connections(agent, &request) {
+            reset_connections(ends);
+        }
+    }
+    remember(agent, request);
+    agent.freezer.thaw().map_err(|source| InitError::Step { step: "let programs go on", source })
+}
+
 /// Answers `POST /init`. The same body twice is the same as once.
-pub async fn answer(agent: &Agent, request: Request<Incoming>) -> Response<Body> {
+pub async fn answer(agent: &Agent, request: Request<Incoming>, ends: Ends) -> Response<Body> {
     let bytes = match read_whole(request.into_body(), MAX_MESSAGE_BYTES).await {
         Ok(bytes) => bytes,
         Err(error @ BodyError::TooLong { .. }) => {
@@ -218,23 +280,12 @@ pub async fn answer(agent: &Agent, request: Request<Incoming>) -> Response<Body>
         Err(error) => return reply::error(StatusCode::BAD_REQUEST, &error.to_string()),
     };
     let parsed = if bytes.is_empty() { Ok(InitRequest::default()) } else { serde_json::from_slice(&bytes) };
-    let outcome = parsed
-        .map_err(|e| invalid(format!("malformed body: {e}")))
-        .and_then(|request| Ok((plan(&request)?, request)))
-        .and_then(|(plan, request)| {
-            if agent.mode == Mode::Pid1 {
-                apply(&plan)?;
-            }
-            Ok((plan, request))
-        });
+    let outcome = match parsed {
+        Ok(request) => become_it(agent, request, ends).await,
+        Err(error) => Err(invalid(format!("malformed body: {error}"))),
+    };
     match outcome {
-        Ok((plan, request)) => {
-            if agent.mode == Mode::Pid1 {
-                write_names(agent, plan).await;
-            }
-            remember(agent, request);
-            reply::empty(StatusCode::NO_CONTENT)
-        }
+        Ok(()) => reply::empty(StatusCode::NO_CONTENT),
         Err(InitError::Invalid(text)) => reply::error(StatusCode::BAD_REQUEST, &text),
         Err(InitError::Step { step, source }) => {
             eprintln!("envd: init: {step}: {source}");
@@ -267,21 +318,6 @@ pub fn sandbox_env(agent: &Agent) -> BTreeMap<String, String> {
     let mut env = BTreeMap::from([("E2B_SANDBOX".to_owned(), "true".to_owned())]);
     env.extend(agent.settings().env.clone());
     env
-}
-
-/// Writes what the kernel still holds for the root disk, so that a snapshot of the disk is whole.
-pub async fn prepare_snapshot() -> Response<Body> {
-    let synced = tokio::task::spawn_blocking(|| {
-        let root = fs::File::open("/")?;
-        rustix::fs::syncfs(root.as_fd()).map_err(io::Error::from)
-    });
-    match synced.await {
-        Ok(Ok(())) => reply::empty(StatusCode::NO_CONTENT),
-        Ok(Err(error)) => {
-            reply::error(StatusCode::INTERNAL_SERVER_ERROR, &format!("cannot sync the root file system: {error}"))
-        }
-        Err(error) => reply::error(StatusCode::INTERNAL_SERVER_ERROR, &format!("the sync was given up: {error}")),
-    }
 }
 
 #[cfg(test)]

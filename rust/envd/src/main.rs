@@ -4,7 +4,7 @@
 //! - [`pid1`]: what only process 1 does: console, limits, power-off.
 //! - [`server`]: connections, access, dispatch to
 //!   [`process`] (`process.Process`), [`filesystem`] (`filesystem.Filesystem`), [`files`] (`/files`),
-//!   [`init`] (`/init`), [`metrics`].
+//!   [`init`] (`/init`), [`snapshot`] (`/snapshot/…`), [`metrics`].
 //! - [`agent`]: what all of them share; [`users`], [`paths`], [`body`], [`rpc`], [`reaper`]: their tools.
 
 mod agent;
@@ -19,6 +19,7 @@ mod process;
 mod reaper;
 mod rpc;
 mod server;
+mod snapshot;
 mod stage1;
 mod users;
 

@@ -8,10 +8,11 @@
 //! - [`entropy`]: feeding the kernel's random numbers.
 //! - [`pty`]: making and sizing terminals.
 //! - [`ready`]: waiting for a descriptor in the runtime.
-//! - [`socket`]: options of a connection.
+//! - [`socket`]: options of a connection; [`connections`]: ending those of others.
 //!
 //! `rustix` is re-exported so that there is one version of it.
 
+pub mod connections;
 pub mod credentials;
 pub mod entropy;
 pub mod interface;

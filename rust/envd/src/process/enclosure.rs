@@ -1,20 +1,23 @@
 //! A cgroup for each process, so that a kill reaches everything that came from it, whatever session it went to.
 //!
 //! Making a cgroup takes time, so those that are empty again are used again. Only in a guest with cgroup v2; elsewhere
-//! descendants are found by session and parent ([`crate::process::signal`]).
+//! descendants are found by session and parent ([`crate::process::signal`]). All of them are below one parent, so that
+//! [`crate::process::freezer`] reaches everything.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use crate::agent::lock;
 
 /// The parent of all.
-const PARENT: &str = "/sys/fs/cgroup/wrenn";
-/// Cgroups kept; beyond, processes run without one of their own.
+pub const PARENT: &str = "/sys/fs/cgroup/wrenn";
+/// The cgroup of those that have none of their own.
+const OVERFLOW: &str = "overflow";
+/// Cgroups kept; beyond, processes share one.
 const MAX_ENCLOSURES: usize = 1024;
 /// Occupied ones looked at when a free one is wanted.
 const MAX_LOOKS: usize = 4;
@@ -35,6 +38,8 @@ pub struct Enclosure {
 pub struct Enclosures {
     /// Those and how many were made in all.
     state: Mutex<State>,
+    /// The directory of [`OVERFLOW`], once it was wanted.
+    overflow: OnceLock<File>,
 }
 
 #[derive(Debug, Default)]
@@ -50,13 +55,7 @@ struct State {
 impl Enclosure {
     fn make(number: usize) -> io::Result<Self> {
         let path = Path::new(PARENT).join(number.to_string());
-        match fs::create_dir(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir(PARENT)?;
-                fs::create_dir(&path)?;
-            }
-            other => other?,
-        }
+        fs::create_dir(&path)?;
         Ok(Self { directory: File::open(&path)?, events: File::open(path.join("cgroup.events"))?, path })
     }
 
@@ -97,6 +96,17 @@ impl Enclosures {
         let made = Enclosure::make(state.made).ok()?;
         state.made += 1;
         Some(made)
+    }
+
+    /// To be born in for want of an own one. `None` when there are no cgroups at all.
+    pub fn overflow(&self) -> Option<BorrowedFd<'_>> {
+        if self.overflow.get().is_none() {
+            let path = Path::new(PARENT).join(OVERFLOW);
+            // It may be there already; if not, opening it fails.
+            let _ = fs::create_dir(&path);
+            let _ = self.overflow.set(File::open(path).ok()?);
+        }
+        self.overflow.get().map(|directory| directory.as_fd())
     }
 
     /// Takes back the cgroup of a process that has ended.

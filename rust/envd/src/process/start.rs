@@ -209,6 +209,10 @@ mod libc_errno {
 
 /// Starts a process and follows it. It outlives the stream, but not the caller's time.
 pub fn start(agent: &Arc<Agent>, request: StartRequest, caller: &Caller) -> Result<Body, ConnectError> {
+    if agent.freezer.is_closed() {
+        // A child born in a frozen cgroup never comes to its program, and this thread would wait for it.
+        return Err(ConnectError::new(Code::Unavailable, "the sandbox is stopped for a snapshot"));
+    }
     let user = caller.user(agent)?;
     let config = request.process.unwrap_or_default();
     let plan = plan(agent, &user, &config)?;
@@ -225,6 +229,7 @@ pub fn start(agent: &Arc<Agent>, request: StartRequest, caller: &Caller) -> Resu
     let [child_in, child_out, child_err] = &child;
     let borrowed: [BorrowedFd<'_>; 3] = [child_in.as_fd(), child_out.as_fd(), child_err.as_fd()];
     let enclosure = if agent.mode == Mode::Pid1 { agent.enclosures.take() } else { None };
+    let shared = if agent.mode == Mode::Pid1 && enclosure.is_none() { agent.enclosures.overflow() } else { None };
     let command = Command {
         programs: &plan.programs,
         args: &plan.args,
@@ -235,7 +240,7 @@ pub fn start(agent: &Arc<Agent>, request: StartRequest, caller: &Caller) -> Resu
         ids: change_ids(privileged, &user)?.then_some(&user.ids),
         oom_score_adj: Some(OOM_SCORE_ADJ),
         open_files: (agent.mode == Mode::Pid1).then_some(OPEN_FILES),
-        cgroup: enclosure.as_ref().map(Enclosure::directory),
+        cgroup: enclosure.as_ref().map(Enclosure::directory).or(shared),
     };
     let spawned = agent
         .processes

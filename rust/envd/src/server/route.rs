@@ -12,7 +12,7 @@ use crate::body::Body;
 use crate::process::input::InputStream;
 use crate::rpc::{client_stream, error_answer, server_stream, unary};
 use crate::server::{Ends, access, reply};
-use crate::{files, filesystem, init, metrics, process};
+use crate::{files, filesystem, init, metrics, process, snapshot};
 
 /// Answers a request.
 pub async fn answer(agent: Arc<Agent>, request: Request<Incoming>, ends: Ends) -> Response<Body> {
@@ -20,7 +20,7 @@ pub async fn answer(agent: Arc<Agent>, request: Request<Incoming>, ends: Ends) -
     if let Err(refusal) = access::check(&agent, &method, &path, request.headers(), ends) {
         return refusal;
     }
-    if !matches!(path.as_str(), "/health" | "/init") {
+    if !matches!(path.as_str(), "/health" | "/init" | "/snapshot/finish") {
         agent.named().await;
     }
     if let Some(name) = path.strip_prefix("/process.Process/") {
@@ -31,13 +31,14 @@ pub async fn answer(agent: Arc<Agent>, request: Request<Incoming>, ends: Ends) -
     }
     match (&method, path.as_str()) {
         (&Method::GET | &Method::HEAD, "/health") => reply::empty(StatusCode::NO_CONTENT),
-        (&Method::POST, "/init") => init::answer(&agent, request).await,
+        (&Method::POST, "/init") => init::answer(&agent, request, ends).await,
         (&Method::GET, "/metrics") => metrics::answer(&agent),
         (&Method::GET, "/envs") => reply::json(StatusCode::OK, &init::sandbox_env(&agent)),
         (&Method::GET | &Method::HEAD, "/files") => files::read::answer(&agent, request).await,
         (&Method::POST, "/files") => files::write::answer(&agent, request).await,
-        (&Method::POST, "/snapshot/prepare") => init::prepare_snapshot().await,
-        (_, "/health" | "/init" | "/metrics" | "/envs" | "/files" | "/snapshot/prepare") => {
+        (&Method::POST, "/snapshot/prepare") => snapshot::prepare(&agent).await,
+        (&Method::POST, "/snapshot/finish") => snapshot::finish(&agent),
+        (_, "/health" | "/init" | "/metrics" | "/envs" | "/files" | "/snapshot/prepare" | "/snapshot/finish") => {
             reply::error(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
         }
         _ => reply::error(StatusCode::NOT_FOUND, "there is nothing at this path"),

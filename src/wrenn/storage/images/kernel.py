@@ -44,7 +44,7 @@ class Kernel:
     vmlinux: Path
     digest: str
     modules: tuple[Path, ...]
-    wanted: tuple[str, ...]
+    wanted: tuple[str, ...] = ()
 
     @property
     def is_current(self) -> bool:
