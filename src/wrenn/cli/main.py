@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from wrenn.cli import cp, doctor, images, lifecycle, programs, sandboxes, status, templates
+from wrenn.cli import cp, doctor, images, lifecycle, programs, sandboxes, status, storage, templates
 from wrenn.cli.exec import CommandLine, exec_
 from wrenn.cli.exits import Exit, exit_code, say_error
 from wrenn.cli.up import commands as up
@@ -28,6 +28,7 @@ app.command("up")(up.up)
 app.command("down")(up.down)
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
+app.command("storage")(storage.storage)
 app.command("create")(sandboxes.create)
 app.command("list")(sandboxes.list_)
 app.command("exec", cls=CommandLine)(exec_)

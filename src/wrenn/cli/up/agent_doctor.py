@@ -1,4 +1,4 @@
-"""The agent's examination of the machine, for one data folder."""
+"""The agent's examination of the machine and of its disk, for one data folder."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from wrenn.cli.up.services import agent_address
 if TYPE_CHECKING:
     from wrenn.agent.doctor import Report
     from wrenn.agent.settings import Settings
+    from wrenn.agent.storage_report import StorageReport
 
 
 async def examine(data_dir: Path) -> Report:
@@ -28,6 +29,13 @@ async def fix_leftovers(data_dir: Path) -> Report:
     from wrenn.agent import doctor
 
     return await doctor.fix(_settings(data_dir))
+
+
+def disk_use(data_dir: Path) -> StorageReport:
+    """What uses the disk. Changes nothing, and needs no running platform."""
+    from wrenn.agent.storage_report import measure_storage
+
+    return measure_storage(_settings(data_dir))
 
 
 def _settings(data_dir: Path) -> Settings:

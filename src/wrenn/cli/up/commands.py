@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wrenn.base.errors import InternalError
+from wrenn.cli.exits import Exit
 from wrenn.cli.images import DataDirOption
 from wrenn.cli.output import JsonOption, print_json
 from wrenn.cli.settings import data_dir
@@ -64,12 +65,12 @@ def up(
 def down(
     data_dir_: DataDirOption = None,
     *,
-    purge: Annotated[bool, typer.Option("--purge", help="Also remove all data.")] = False,
+    purge: Annotated[bool, typer.Option("--purge", help="Remove the sandboxes and all data.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Stop the platform and remove its running sandboxes.
+    """Stop the platform; its running sandboxes are paused.
 
-    Data and key stay: `wrenn up` starts it again.
+    Data, key and sandboxes stay: `wrenn up` starts it again, and `wrenn resume` the sandboxes. One that cannot be paused in time runs on, and the next `wrenn up` takes it over; then the exit code is 1.
     """
     from wrenn.cli.up.progress import Progress
     from wrenn.cli.up.take_down import take_down
@@ -77,8 +78,19 @@ def down(
     layout = Layout(data_dir(data_dir_))
     if purge and not yes:
         typer.confirm(f"Remove everything in {layout.data_dir}, with keys and images?", abort=True)
-    asyncio.run(take_down(layout, Progress(), purge=purge))
-    sys.stdout.write("Stopped.\n")
+    outcome = asyncio.run(take_down(layout, Progress(), purge=purge))
+    if outcome.still_running is not None:
+        sys.stderr.write(
+            f"wrenn: {outcome.still_running} What still runs goes on, and the next `wrenn up` takes it over.\n"
+        )
+        raise typer.Exit(Exit.ERROR)
+    sys.stdout.write(f"Stopped{_kept(outcome.paused)}.\n")
+
+
+def _kept(paused: int) -> str:
+    if not paused:
+        return ""
+    return f"; {paused} {'sandbox is' if paused == 1 else 'sandboxes are'} paused (`wrenn up`, then `wrenn resume`)"
 
 
 async def _in_foreground(

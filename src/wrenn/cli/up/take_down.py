@@ -1,9 +1,15 @@
-"""`wrenn down`: everything that `wrenn up` started, in the reverse order; with `--purge` also what it made."""
+"""`wrenn down`: everything that `wrenn up` started, in the reverse order; with `--purge` also what it made.
+
+Sandboxes are paused before the programs stop. With `--purge` they are removed instead.
+"""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
+from typing import Final
 
+from wrenn.base.errors import WrennError as PlatformError
 from wrenn.cli.settings import read_env
 from wrenn.cli.up import database
 from wrenn.cli.up.agent_doctor import fix_leftovers
@@ -15,14 +21,33 @@ from wrenn.cli.up.services import SUPERVISOR, services, supervisor
 from wrenn.cli.up.supervisor import stop_daemon
 from wrenn.sdk import AsyncSandbox, WrennError
 
+PAUSE_TIMEOUT_S: Final = 120.0
+"""Longest for all pauses: each has a grace of two seconds, and the memory of a full host goes to a slow disk."""
 
-async def take_down(layout: Layout, progress: Progress, *, purge: bool) -> None:
-    """Remove the sandboxes, stop the programs and PostgreSQL, and with `purge` remove the data. May be run twice."""
+
+@dataclass(frozen=True, slots=True)
+class TakenDown:
+    """What became of the sandboxes: how many were paused, and why others still run, if so."""
+
+    paused: int = 0
+    still_running: str | None = None
+
+
+async def take_down(layout: Layout, progress: Progress, *, purge: bool) -> TakenDown:
+    """Pause the sandboxes, stop the programs and PostgreSQL; with `purge` remove sandboxes and data. May be run twice.
+
+    Sandboxes that cannot be paused run on; that does not keep the programs from being stopped.
+    """
     if not layout.run.is_dir():
         progress.note(f"nothing runs in {layout.data_dir}")
-        return
+        return TakenDown()
     async with layout.locked(progress.note):
-        await _remove_sandboxes(layout, progress)
+        outcome = TakenDown()
+        if running(layout, SUPERVISOR) is not None:
+            if purge:
+                await _remove_sandboxes(layout, progress)
+            else:
+                outcome = await _pause_sandboxes(layout, progress)
         with progress.step("Control plane and agent"):
             await stop_programs(layout)
         with progress.step("PostgreSQL"):
@@ -30,22 +55,34 @@ async def take_down(layout: Layout, progress: Progress, *, purge: bool) -> None:
         if purge:
             with progress.step("Data, network and cgroups"):
                 await _purge(layout)
+    return outcome
+
+
+async def _pause_sandboxes(layout: Layout, progress: Progress) -> TakenDown:
+    from wrenn.control.sandboxes.pause_all import pause_all
+
+    try:
+        with progress.step("Pausing the running sandboxes"):
+            url = await database.ensure(layout.data_dir)
+            return TakenDown(await pause_all(url, timeout_s=PAUSE_TIMEOUT_S))
+    except PlatformError as error:
+        return TakenDown(still_running=error.message)
 
 
 async def _remove_sandboxes(layout: Layout, progress: Progress) -> None:
     credentials = read_env(layout.env)
-    if "WRENN_API_KEY" not in credentials or running(layout, SUPERVISOR) is None:
+    if "WRENN_API_KEY" not in credentials:
         return
     key, url = credentials["WRENN_API_KEY"], credentials["WRENN_BASE_URL"]
     try:
         sandboxes = await AsyncSandbox.list(api_key=key, base_url=url)
         if not sandboxes:
             return
-        with progress.step(f"Removing {len(sandboxes)} running sandboxes"):
+        with progress.step(f"Removing {len(sandboxes)} sandboxes"):
             for info in sandboxes:
-                await (await AsyncSandbox.connect(info.id, api_key=key, base_url=url)).kill()
+                await (await AsyncSandbox.connect(info.id, resume=False, api_key=key, base_url=url)).kill()
     except WrennError as error:
-        progress.note(f"the sandboxes could not be removed ({error}); the next `wrenn up` goes on with them")
+        progress.note(f"the platform could not remove the sandboxes ({error}); they go with the data")
 
 
 async def stop_programs(layout: Layout) -> None:

@@ -1,0 +1,38 @@
+"""`wrenn storage`: what uses the disk of this host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from wrenn.cli.images import DataDirOption
+from wrenn.cli.output import JsonOption, print_json, print_table, size
+from wrenn.cli.settings import data_dir
+
+if TYPE_CHECKING:
+    from wrenn.agent.storage_report import StorageReport
+
+
+def storage(data_dir_: DataDirOption = None, *, json: JsonOption = False) -> None:
+    """Show what uses the disk of this host; needs root.
+
+    OWN is what removing it would free; SHARED is what it needs and others need too. The total counts every part once.
+    """
+    from wrenn.cli.up.agent_doctor import disk_use
+
+    report = disk_use(data_dir(data_dir_))
+    if json:
+        print_json(report)
+    else:
+        show(report)
+
+
+def show(report: StorageReport) -> None:
+    """Print the table, what frees most first, and the total."""
+    usages = sorted(report.usages, key=lambda usage: (usage.kind, -usage.own_b, usage.name))
+    rows = [(use.name, use.kind, size(use.own_b), size(use.shared_b), use.detail) for use in usages]
+    if rows:
+        print_table(("NAME", "KIND", "OWN", "SHARED", "DETAIL"), rows)
+        typer.echo()
+    typer.echo(f"{size(report.total_b)} in all.")

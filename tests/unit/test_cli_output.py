@@ -1,0 +1,60 @@
+"""What commands print for people: sizes, times, the disk's users, the end of a sandbox."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from wrenn.agent.storage_report import StorageReport, Usage
+from wrenn.cli.output import size, until
+from wrenn.cli.storage import show
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KB"), (5_300_000, "5.1 MB"), (3 * 1024**3, "3.0 GB")],
+)
+def test_a_size_is_in_the_largest_unit_that_fits(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("left", "text"),
+    [
+        (timedelta(days=2, hours=1), "in 2 d"),
+        (timedelta(hours=2, minutes=1), "in 2 h"),
+        (timedelta(seconds=30), "in 29 s"),
+        (timedelta(seconds=-5), "now"),
+    ],
+)
+def test_a_time_to_come_is_in_the_largest_unit_that_fits(left: timedelta, text: str) -> None:
+    assert until(datetime.now(UTC) + left) == text
+
+
+def test_the_disk_is_shown_by_kind_and_what_frees_most_comes_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show(
+        StorageReport(
+            [
+                Usage("sandbox", "cl-small", "paused", own_b=1024, shared_b=2048),
+                Usage("sandbox", "cl-large", "running", own_b=4096, shared_b=2048),
+                Usage("base", "0123abcd", "", own_b=0, shared_b=2048),
+            ],
+            total_b=7168,
+        )
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "NAME      KIND     OWN     SHARED  DETAIL",
+        "0123abcd  base     0 B     2.0 KB",
+        "cl-large  sandbox  4.0 KB  2.0 KB  running",
+        "cl-small  sandbox  1.0 KB  2.0 KB  paused",
+        "",
+        "7.0 KB in all.",
+    ]
+
+
+def test_an_empty_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    show(StorageReport([], total_b=0))
+    assert capsys.readouterr().out == "0 B in all.\n"
