@@ -24,7 +24,7 @@ def test_health_is_free_and_empty(envd: Envd) -> None:
 def test_without_the_token_nothing_else_is_answered(envd: Envd) -> None:
     assert init(envd, accessToken="t") == 204
     for method, path in [
-        ("GET", "/metrics"), ("GET", "/envs"), ("POST", "/process.Process/List"), ("POST", "/snapshot/prepare"),
+        ("GET", "/metrics"), ("GET", "/envs"), ("POST", "/process.Process/List"), ("POST", "/snapshot/prepare"), ("POST", "/snapshot/finish"),
         ("POST", "/filesystem.Filesystem/Stat"), ("GET", "/files?path=/etc/passwd"), ("GET", "/nowhere"),
     ]:  # fmt: skip
         answer = envd.request(method, path, body=b"{}" if method == "POST" else None)
@@ -81,8 +81,21 @@ def test_metrics_tell_the_machine(envd: Envd) -> None:
     assert 0 < metrics["mem_used"] < metrics["mem_total"]
 
 
-def test_a_snapshot_is_prepared(envd: Envd) -> None:
-    assert envd.request("POST", "/snapshot/prepare").status == 204
+def test_an_agent_that_is_no_guest_stops_no_program_and_says_so(envd: Envd) -> None:
+    for _ in range(2):
+        answer = envd.request("POST", "/snapshot/prepare")
+        assert (answer.status, answer.json()) == (200, {"frozen": False})
+
+
+def test_no_program_is_started_between_the_begin_and_the_end_of_a_snapshot(envd: Envd) -> None:
+    envd.request("POST", "/snapshot/prepare")
+    assert (envd.run("true").error or {})["code"] == "unavailable"
+    for _ in range(2):
+        assert envd.request("POST", "/snapshot/finish").status == 204
+    assert (envd.run("true").end or {})["exited"]
+    envd.request("POST", "/snapshot/prepare")
+    assert init(envd) == 204, "a restored guest gets no finish"
+    assert (envd.run("true").end or {})["exited"]
 
 
 def test_what_is_not_there_is_404_and_a_wrong_method_405(envd: Envd) -> None:
