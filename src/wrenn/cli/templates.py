@@ -60,7 +60,7 @@ def list_(
             template.type,
             str(template.vcpus or "any"),
             f"{template.memory_mb} MB" if template.memory_mb else "any",
-            size(template.size_bytes),
+            size(template.size_bytes) if template.size_bytes else "-",
             age(template.created_at),
             "platform" if template.platform else "team",
         )

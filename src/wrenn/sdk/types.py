@@ -66,7 +66,8 @@ class Template:
     """What sandboxes are made from.
 
     `type` is `base` or `snapshot`. A sandbox made from a snapshot has its `vcpus` and `memory_mb`; a base leaves both open
-    (None). `platform` templates belong to the installation and cannot be deleted.
+    (None). `size_bytes` is what its own files take, 0: not known. `platform` templates belong to the installation and
+    cannot be deleted.
     """
 
     name: str

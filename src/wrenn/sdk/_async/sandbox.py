@@ -261,7 +261,7 @@ class AsyncSandbox:
         """Change its time limits, and return it with them; what is None stays.
 
         `timeout_sec`: seconds without use until it is paused. `lifetime_sec`: seconds from now until `on_expiry` happens.
-        0 removes a limit. With `extend_only` a limit is never made shorter.
+        0 removes a limit. With `extend_only` the end of its lifetime is never made earlier.
 
         Raises:
             InvalidStateError: it has ended.
