@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wrenn.base.errors import NoCapacity, NotFound
+from wrenn.base.errors import NoCapacity, NotFound, Unavailable
 from wrenn.base.ids import HostId
 from wrenn.base.units import GIB
 from wrenn.control.hosts import Host, HostStatus
@@ -88,3 +88,27 @@ def test_a_host_that_may_be_restarting_is_taken_when_no_other_answers():
     assert choose_host([restarting], {}, WANTED, ONCE) is restarting
     small = host(memory_gib=1)
     assert choose_host([restarting, small], {}, WANTED, ONCE) is small
+
+
+def test_what_lies_on_one_host_goes_there_or_nowhere():
+    its, larger = host(memory_gib=1), host(memory_gib=64)
+    pinned = Wanted("own", memory_mb=512, disk_mb=5120, host_id=its.host_id)
+    assert choose_host([its, larger], {}, pinned, ONCE) is its
+    with pytest.raises(NoCapacity, match="only one that has its files.*memory full"):
+        choose_host([its, larger], {its.host_id: Load(2, 1024, 0)}, pinned, ONCE)
+    with pytest.raises(Unavailable):
+        choose_host([larger], {}, pinned, ONCE)
+
+
+def test_many_at_once_need_room_for_all():
+    one = host(memory_gib=2)
+    four = Wanted("minimal", memory_mb=512, disk_mb=5120, host_id=one.host_id, count=4)
+    assert choose_host([one], {}, four, ONCE) is one
+    with pytest.raises(NoCapacity, match="4 sandboxes: memory full"):
+        choose_host([one], {one.host_id: Load(1, 1, 0)}, four, ONCE)
+
+
+def test_what_has_its_disk_already_needs_none():
+    full = host(disk_gib=1)
+    resumed = Wanted("minimal", memory_mb=512, disk_mb=0, host_id=full.host_id)
+    assert choose_host([full], {full.host_id: Load(0, 0, 5120)}, resumed, ONCE) is full

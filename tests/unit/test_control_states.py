@@ -6,13 +6,14 @@ import itertools
 
 import pytest
 
-from wrenn.control.sandboxes.state import ENDED, NEXT, IllegalTransition, State, move
+from wrenn.control.sandboxes.state import ENDED, NEXT, Desired, IllegalTransition, State, in_words, move
 
 LEGAL = {
     ("pending", "starting"), ("pending", "stopped"), ("pending", "error"),
     ("starting", "running"), ("starting", "stopped"), ("starting", "error"),
-    ("running", "missing"), ("running", "stopped"), ("running", "error"),
-    ("missing", "running"), ("missing", "stopped"), ("missing", "error"),
+    ("running", "paused"), ("running", "missing"), ("running", "stopped"), ("running", "error"),
+    ("paused", "running"), ("paused", "stopped"), ("paused", "error"),
+    ("missing", "running"), ("missing", "paused"), ("missing", "stopped"), ("missing", "error"),
 }  # fmt: skip
 
 
@@ -28,3 +29,22 @@ def test_every_pair_of_states_is_decided(state: State, to: State):
 def test_nothing_follows_an_end():
     assert {State.STOPPED, State.ERROR} == ENDED
     assert NEXT.keys() == set(State)
+
+
+SPOKEN = {
+    ("running", "paused"): "being paused",
+    ("paused", "running"): "being resumed",
+    ("paused", "paused"): "paused",
+    ("running", "running"): "running",
+}
+
+
+@pytest.mark.parametrize(("state", "desired"), list(itertools.product(State, Desired)))
+def test_what_a_sandbox_is_now_can_be_said(state: State, desired: Desired):
+    said = in_words(state, desired)
+    if state in ENDED:
+        assert said == state.value
+    elif desired is Desired.STOPPED:
+        assert said == "being removed"
+    else:
+        assert said == SPOKEN.get((state.value, desired.value), state.value)

@@ -14,6 +14,7 @@ import uvloop
 from wrenn.base.errors import WrennError
 from wrenn.base.faults import arm_faults
 from wrenn.base.logging import configure_logging
+from wrenn.base.signals import leave_to_server
 from wrenn.control.db.embedded import ensure_running
 from wrenn.control.http.middleware import RequestIdFilter
 from wrenn.control.settings import Settings
@@ -40,6 +41,7 @@ async def serve(settings: Settings) -> None:
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_GRACE_S,
         )
+        leave_to_server()
         await uvicorn.Server(config).serve()
 
 

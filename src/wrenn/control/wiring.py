@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -24,17 +24,28 @@ from wrenn.control.sandboxes import (
     Changes,
     Commands,
     Comparison,
+    ComparisonSettings,
+    Creation,
     Files,
+    Forks,
+    Lifecycle,
+    Lookup,
+    Patience,
     Reconciler,
     ReconcilerSettings,
-    Sandboxes,
+    Room,
     SandboxLimits,
-    routers,
+    Targets,
 )
+from wrenn.control.sandboxes import routers as sandbox_routers
 from wrenn.control.settings import Settings
+from wrenn.control.templates import Keeper, KeeperSettings, Snapshots, Sweep
+from wrenn.control.templates import routers as snapshot_routers
+from wrenn.protocol.api import SANDBOXES_PREFIX, SNAPSHOTS_PREFIX
 
 LOCAL_HOST: Final = "local"
 """Name of the one host that comes from the settings."""
+ROUTERS: Final = {SANDBOXES_PREFIX: sandbox_routers, SNAPSHOTS_PREFIX: snapshot_routers}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +57,7 @@ class Control:
     monitor: Monitor
     comparison: Comparison
     reconciler: Reconciler
+    sweep: Sweep
 
 
 @asynccontextmanager
@@ -64,8 +76,9 @@ async def running_control(settings: Settings) -> AsyncGenerator[Control]:
         stack.push_async_callback(database.close)
         clients = HostClients(pki)
         stack.push_async_callback(clients.close)
-        control, sandboxes, loops = _build(settings, database, clients)
-        stack.push_async_callback(sandboxes.close)
+        control, closing, loops = _build(settings, database, clients)
+        for close in closing:
+            stack.push_async_callback(close)
         await register(database, name=LOCAL_HOST, address=settings.agent_url)
         tasks = OwnedTasks()
         stack.push_async_callback(tasks.close)
@@ -76,7 +89,8 @@ async def running_control(settings: Settings) -> AsyncGenerator[Control]:
 
 def _build(
     settings: Settings, database: Database, clients: HostClients
-) -> tuple[Control, Sandboxes, Mapping[str, Coroutine[object, object, None]]]:
+) -> tuple[Control, Sequence[Callable[[], Awaitable[None]]], Mapping[str, Coroutine[object, object, None]]]:
+    """The objects, how to let go of them, and their loops."""
     owner = random_hex(8)
     clock = SystemClock()
     hints = Hints(database, sender=owner)
@@ -101,23 +115,69 @@ def _build(
         hints=hints,
         clients=clients,
         changes=changes,
+        reconciler=reconciler,
         clock=clock,
-        interval_s=settings.host_interval_s,
-        missing_after_s=settings.missing_after_s,
-        unknown_grace_s=settings.unknown_grace_s,
+        settings=ComparisonSettings(
+            interval_s=settings.host_interval_s,
+            missing_after_s=settings.missing_after_s,
+            grace_s=settings.unknown_grace_s,
+        ),
     )
-    sandboxes = Sandboxes(
+    keeper = Keeper(
+        database=database,
+        clients=clients,
+        owner=owner,
+        settings=KeeperSettings(
+            lease_s=settings.lease_s,
+            take_timeout_s=settings.start_timeout_s,
+            retry_s=settings.start_retry_s,
+        ),
+    )
+    lookup = Lookup(database, authenticator)
+    room = Room(Overcommit(settings.memory_overcommit, settings.disk_overcommit))
+    patience = Patience(
+        start_s=settings.start_timeout_s, change_s=settings.start_retry_s + settings.start_timeout_s
+    )
+    creation = Creation(
         database=database,
         hints=hints,
-        authenticator=authenticator,
-        clients=clients,
         monitor=monitor,
         changes=changes,
         reconciler=reconciler,
-        limits=SandboxLimits(
-            settings.max_vcpus, settings.min_memory_mb, settings.max_memory_mb, settings.start_timeout_s
-        ),
-        overcommit=Overcommit(settings.memory_overcommit, settings.disk_overcommit),
+        room=room,
+        limits=SandboxLimits(settings.max_vcpus, settings.min_memory_mb, settings.max_memory_mb),
+        patience=patience,
+    )
+    lifecycle = Lifecycle(
+        database=database,
+        hints=hints,
+        lookup=lookup,
+        monitor=monitor,
+        changes=changes,
+        reconciler=reconciler,
+        room=room,
+        patience=patience,
+    )
+    forks = Forks(
+        database=database,
+        hints=hints,
+        lookup=lookup,
+        monitor=monitor,
+        changes=changes,
+        reconciler=reconciler,
+        keeper=keeper,
+        room=room,
+        patience=patience,
+    )
+    targets = Targets(database=database, clients=clients, lookup=lookup, lifecycle=lifecycle)
+    sweep = Sweep(
+        database=database,
+        clients=clients,
+        keeper=keeper,
+        clock=clock,
+        take_back=forks.take_back_abandoned,
+        interval_s=settings.host_interval_s,
+        unknown_grace_s=settings.unknown_grace_s,
     )
 
     def on_hint() -> None:
@@ -126,15 +186,23 @@ def _build(
 
     services = {
         "authenticator": authenticator,
-        "sandboxes": sandboxes,
-        "commands": Commands(sandboxes),
-        "files": Files(sandboxes),
+        "lookup": lookup,
+        "creation": creation,
+        "lifecycle": lifecycle,
+        "forks": forks,
+        "targets": targets,
+        "commands": Commands(targets),
+        "files": Files(targets),
+        "snapshots": Snapshots(database=database, keeper=keeper, find_source=lookup.source),
     }
     loops = {
         "look at hosts": monitor.run(),
         "reconcile": reconciler.run(),
         "compare with hosts": comparison.run(),
+        "sweep snapshots": sweep.run(),
         "listen for hints": hints.listen(on_hint),
         "write last use of keys": last_used.run(),
     }
-    return Control(build_app(routers, services), database, monitor, comparison, reconciler), sandboxes, loops
+    app = build_app(ROUTERS, services)
+    control = Control(app, database, monitor, comparison, reconciler, sweep)
+    return control, (creation.close, forks.close), loops

@@ -17,11 +17,11 @@ import ssl
 import stat
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import uvicorn
 from connectrpc.errors import ConnectError
@@ -46,6 +46,13 @@ from wrenn.testing.server import served
 
 Q = TypeVar("Q")
 A = TypeVar("A")
+
+_ACTIVITIES: Final = frozenset(
+    {
+        "exec", "list_dir", "list_processes", "make_dir", "move", "ping_sandbox", "remove_path", "signal_process",
+        "start_process", "stat",
+    }
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -73,6 +80,7 @@ class _Box:
     started_at: float
     last_active_at: float
     state: pb.SandboxState = pb.SandboxState.RUNNING
+    calls_open: int = 0
     processes: dict[int, tuple[pb.Process, asyncio.subprocess.Process]] = field(
         default_factory=dict[int, tuple[pb.Process, asyncio.subprocess.Process]]
     )
@@ -84,6 +92,7 @@ class SimulatedHost(HostAgent):
     def __init__(self, root: Path) -> None:
         self._root = root
         self._boxes: dict[str, _Box] = {}
+        self._snapshots: dict[str, pb.Snapshot] = {}
         self.switches = Switches()
         self.calls: Counter[str] = Counter()
         self.broken_off: Counter[str] = Counter()
@@ -102,6 +111,27 @@ class SimulatedHost(HostAgent):
     def lose(self, sandbox_id: str) -> None:
         """The sandbox's virtual machine ended."""
         self._boxes[sandbox_id].state = pb.SandboxState.LOST
+
+    def change(self, sandbox_id: str, state: pb.SandboxState) -> None:
+        """The sandbox is in another state than its control plane was told."""
+        self._boxes[sandbox_id].state = state
+
+    def state(self, sandbox_id: str) -> pb.SandboxState:
+        """What it is now."""
+        return self._boxes[sandbox_id].state
+
+    def spec(self, sandbox_id: str) -> pb.SandboxSpec:
+        """What was asked for."""
+        return self._boxes[sandbox_id].spec
+
+    @property
+    def snapshot_ids(self) -> set[str]:
+        """The snapshots that are kept."""
+        return set(self._snapshots)
+
+    def plant_snapshot(self, snapshot_id: str) -> None:
+        """A snapshot that no control plane asked for."""
+        self._keep(snapshot_id, next(iter(self._boxes.values())))
 
     def plant(self, sandbox_id: str) -> None:
         """A sandbox that no control plane asked for."""
@@ -140,13 +170,29 @@ class SimulatedHost(HostAgent):
                 await held.wait()
             if (failure := self.switches.fail.get(name)) is not None:
                 raise failure
-            answer = await call_next(request, ctx)
+            with self._in_use(name, request):
+                answer = await call_next(request, ctx)
         except WrennError as error:
             ctx.response_headers[ERROR_CODE_HEADER] = error.code
             raise ConnectError(connect_code(error), error.message) from error
         if name in self.switches.lose_answer:
             raise _AnswerLost
         return answer
+
+    @contextlib.contextmanager
+    def _in_use(self, name: str, request: object) -> Generator[None]:
+        """A call into a sandbox is activity from its begin to its end."""
+        box = self._boxes.get(getattr(request, "sandbox_id", "")) if name in _ACTIVITIES else None
+        if box is None:
+            yield
+            return
+        box.last_active_at = time.time()
+        box.calls_open += 1
+        try:
+            yield
+        finally:
+            box.calls_open -= 1
+            box.last_active_at = time.time()
 
     async def get_host(self, request: pb.GetHostRequest, ctx: Any, /) -> pb.Host:
         """The machine."""
@@ -158,7 +204,7 @@ class SimulatedHost(HostAgent):
             disk_b=1024 * GIB,
             disk_available_b=1024 * GIB,
             sandbox_limit=self.switches.sandbox_limit,
-            sandbox_count=len(self._boxes),
+            sandbox_count=sum(b.state != pb.SandboxState.PAUSED for b in self._boxes.values()),
             templates=["minimal"],
         )
 
@@ -168,6 +214,8 @@ class SimulatedHost(HostAgent):
         assert spec is not None, "the control plane sends a spec"
         box = self._boxes.get(spec.sandbox_id)
         if box is None:
+            if spec.snapshot_id and spec.snapshot_id not in self._snapshots:
+                raise NotFound(f"Snapshot {spec.snapshot_id} is not on this host.")
             box = self._add(spec)
         elif box.spec != spec:
             raise Conflict("It exists with other settings.")
@@ -175,7 +223,10 @@ class SimulatedHost(HostAgent):
 
     def _add(self, spec: pb.SandboxSpec) -> _Box:
         root = self._root / spec.sandbox_id
-        (root / "root").mkdir(parents=True)
+        if spec.snapshot_id:
+            shutil.copytree(self._root / spec.snapshot_id, root, symlinks=True)
+        else:
+            (root / "root").mkdir(parents=True)
         box = self._boxes[spec.sandbox_id] = _Box(spec, root, time.time(), time.time())
         return box
 
@@ -189,6 +240,61 @@ class SimulatedHost(HostAgent):
                 await process.wait()
             shutil.rmtree(box.root)
         return pb.RemoveSandboxResponse()
+
+    async def pause_sandbox(self, request: pb.PauseSandboxRequest, ctx: Any, /) -> pb.Sandbox:
+        """Stop its processes, unless it is in use."""
+        box = self._known(request.sandbox_id)
+        if box.state == pb.SandboxState.PAUSED:
+            return _sandbox(box)
+        self._box(request.sandbox_id)
+        idle_s = 0.0 if box.calls_open else time.time() - box.last_active_at
+        if request.idle_ms and idle_s * 1000 < request.idle_ms:
+            return _sandbox(box)
+        _signal_all(box, signal.SIGSTOP)
+        box.state = pb.SandboxState.PAUSED
+        return _sandbox(box)
+
+    async def resume_sandbox(self, request: pb.ResumeSandboxRequest, ctx: Any, /) -> pb.Sandbox:
+        """Let its processes go on."""
+        box = self._known(request.sandbox_id)
+        if box.state == pb.SandboxState.PAUSED:
+            box.state = pb.SandboxState.RUNNING
+            box.last_active_at = time.time()
+            _signal_all(box, signal.SIGCONT)
+        return _sandbox(self._box(request.sandbox_id))
+
+    async def ensure_snapshot(self, request: pb.EnsureSnapshotRequest, ctx: Any, /) -> pb.Snapshot:
+        """Copy the folder."""
+        if request.snapshot_id not in self._snapshots:
+            box = self._known(request.sandbox_id)
+            if box.state not in (pb.SandboxState.RUNNING, pb.SandboxState.PAUSED):
+                raise InvalidState(f"Sandbox {request.sandbox_id} is lost.")
+            self._keep(request.snapshot_id, box)
+        return self._snapshots[request.snapshot_id]
+
+    def _keep(self, snapshot_id: str, box: _Box) -> None:
+        shutil.copytree(box.root, self._root / snapshot_id, symlinks=True)
+        self._snapshots[snapshot_id] = pb.Snapshot(
+            snapshot_id=snapshot_id,
+            sandbox_id=box.spec.sandbox_id,
+            template=box.spec.template,
+            vcpus=box.spec.vcpus,
+            memory_mb=box.spec.memory_mb,
+            size_b=4096,
+            created_at_unix=time.time(),
+        )
+
+    async def remove_snapshot(
+        self, request: pb.RemoveSnapshotRequest, ctx: Any, /
+    ) -> pb.RemoveSnapshotResponse:
+        """Remove the copy."""
+        if self._snapshots.pop(request.snapshot_id, None) is not None:
+            shutil.rmtree(self._root / request.snapshot_id)
+        return pb.RemoveSnapshotResponse()
+
+    async def list_snapshots(self, request: pb.ListSnapshotsRequest, ctx: Any, /) -> pb.ListSnapshotsResponse:
+        """All copies."""
+        return pb.ListSnapshotsResponse(snapshots=list(self._snapshots.values()))
 
     async def list_sandboxes(self, request: pb.ListSandboxesRequest, ctx: Any, /) -> pb.ListSandboxesResponse:
         """All folders."""
@@ -290,6 +396,7 @@ class SimulatedHost(HostAgent):
         sandbox_id = request.url.path.split("/")[2]
         try:
             path = self._path(sandbox_id, request.query_params["path"])
+            self._box(sandbox_id).last_active_at = time.time()
             if request.method == "GET":
                 return _content(path)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -307,12 +414,16 @@ class SimulatedHost(HostAgent):
             body = {"code": error.code, "message": error.message}
             return JSONResponse(body, error.http_status, {ERROR_CODE_HEADER: error.code})
 
-    def _box(self, sandbox_id: str) -> _Box:
+    def _known(self, sandbox_id: str) -> _Box:
         box = self._boxes.get(sandbox_id)
         if box is None:
             raise NotFound(f"Sandbox {sandbox_id} is not on this host.")
+        return box
+
+    def _box(self, sandbox_id: str) -> _Box:
+        box = self._known(sandbox_id)
         if box.state != pb.SandboxState.RUNNING:
-            raise InvalidState(f"Sandbox {sandbox_id} is lost.")
+            raise InvalidState(f"Sandbox {sandbox_id} is {box.state.name.lower()}.")
         return box
 
     def _path(self, sandbox_id: str, path: str) -> Path:
@@ -338,6 +449,13 @@ class SimulatedHost(HostAgent):
             )
         except FileNotFoundError:
             return None
+
+
+def _signal_all(box: _Box, number: signal.Signals) -> None:
+    for pid, (_, process) in box.processes.items():
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, number)
 
 
 class _AnswerLost(BaseException):

@@ -1,6 +1,16 @@
 """The web's side of the control plane: the application, error shape, request ids, limits."""
 
+from wrenn.control.http.answers import refusals
 from wrenn.control.http.connection import DownloadResponse, body_of, while_connected
 from wrenn.control.http.errors import ErrorBody
+from wrenn.control.http.messages import RequestBody, wire_time
 
-__all__ = ["DownloadResponse", "ErrorBody", "body_of", "while_connected"]
+__all__ = [
+    "DownloadResponse",
+    "ErrorBody",
+    "RequestBody",
+    "body_of",
+    "refusals",
+    "while_connected",
+    "wire_time",
+]

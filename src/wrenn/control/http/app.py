@@ -38,10 +38,10 @@ async def health() -> JSONResponse:
     return JSONResponse({"status": "ok", "version": version("wrenn")})
 
 
-def build_app(routers: Iterable[APIRouter], services: Mapping[str, object]) -> FastAPI:
-    """The application with these routers, which find their services by name on `app.state`.
+def build_app(routers: Mapping[str, Iterable[APIRouter]], services: Mapping[str, object]) -> FastAPI:
+    """The application with these routers by their prefix; they find their services by name on `app.state`.
 
-    Without services only its description can be had.
+    What is below the prefix of sandboxes is also below that of capsules. Without services only its description can be had.
     """
     app = FastAPI(
         title="Wrenn",
@@ -52,9 +52,11 @@ def build_app(routers: Iterable[APIRouter], services: Mapping[str, object]) -> F
         generate_unique_id_function=_operation_id,
     )
     app.include_router(_health)
-    for router in routers:
-        app.include_router(router, prefix=SANDBOXES_PREFIX)
-        app.include_router(router, prefix=CAPSULES_PREFIX, include_in_schema=False)
+    for prefix, those in routers.items():
+        for router in those:
+            app.include_router(router, prefix=prefix)
+            if prefix == SANDBOXES_PREFIX:
+                app.include_router(router, prefix=CAPSULES_PREFIX, include_in_schema=False)
     errors.install(app)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit_b=JSON_BODY_LIMIT_B, has_own_limit=_is_upload)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from wrenn.base.errors import NoCapacity, NotFound
+from wrenn.base.errors import NoCapacity, NotFound, Unavailable
 from wrenn.base.ids import HostId
 from wrenn.base.units import MIB
 from wrenn.control.hosts import Host, HostStatus
@@ -21,11 +21,19 @@ BRIEF_SILENCE_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a new sandbox needs."""
+    """What is to be placed: `count` sandboxes, each of this size.
+
+    Attributes:
+        template: image that the host must have; not asked for where `host_id` is given.
+        disk_mb: 0 for what has its disk already.
+        host_id: the one host on which it can be, as its snapshot lies there.
+    """
 
     template: str
     memory_mb: int
     disk_mb: int
+    host_id: HostId | None = None
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +61,9 @@ def choose_host(
     Raises:
         NoCapacity: no host answers, or none has room; the message says what is full.
         NotFound: no host that answers has the template.
+        Unavailable: the one host on which it can be does not answer.
     """
-    online = [host for host in hosts if _answers(host)]
-    if not online:
-        raise NoCapacity("No host is online now. Try again in some seconds.")
-    having = [host for host in online if wanted.template in host.templates]
-    if not having:
-        raise NotFound(f"There is no template named {wanted.template}.")
+    having = _possible(hosts, wanted)
     full: set[str] = set()
     best: tuple[tuple[bool, float], Host] | None = None
     for host in having:
@@ -71,8 +75,26 @@ def choose_host(
         if not lacking and (best is None or score > best[0]):
             best = (score, host)
     if best is None:
-        raise NoCapacity(f"No host has room for this sandbox: {', '.join(sorted(full))} full.")
+        what = "this sandbox" if wanted.count <= 1 else f"{wanted.count} sandboxes"
+        where = "No host" if wanted.host_id is None else "Its host, the only one that has its files,"
+        lacks = "has room" if wanted.host_id is None else "has no room"
+        raise NoCapacity(f"{where} {lacks} for {what}: {', '.join(sorted(full))} full.")
     return best[1]
+
+
+def _possible(hosts: Sequence[Host], wanted: Wanted) -> list[Host]:
+    online = [host for host in hosts if _answers(host)]
+    if wanted.host_id is not None:
+        its = [host for host in online if host.host_id == wanted.host_id]
+        if not its:
+            raise Unavailable("The only host that has its files does not answer now.")
+        return its
+    if not online:
+        raise NoCapacity("No host is online now. Try again in some seconds.")
+    having = [host for host in online if wanted.template in host.templates]
+    if not having:
+        raise NotFound(f"There is no template named {wanted.template}.")
+    return having
 
 
 def _answers(host: Host) -> bool:
@@ -83,9 +105,14 @@ def _answers(host: Host) -> bool:
 
 def _room(host: Host, load: Load, wanted: Wanted, overcommit: Overcommit) -> dict[str, float]:
     """The fraction of each resource that would be left; negative where the sandbox does not fit."""
-    limits = {
-        "sandbox slots": (load.sandboxes + 1, host.sandbox_limit),
-        "memory": ((load.memory_mb + wanted.memory_mb) * MIB, host.memory_b * overcommit.memory),
-        "disk": ((load.disk_mb + wanted.disk_mb) * MIB, host.disk_b * overcommit.disk),
+    limits: dict[str, tuple[float, float]] = {
+        "sandbox slots": (load.sandboxes + wanted.count, host.sandbox_limit),
+        "memory": (
+            (load.memory_mb + wanted.count * wanted.memory_mb) * MIB,
+            host.memory_b * overcommit.memory,
+        ),
     }
+    if wanted.disk_mb:
+        disk_mb = load.disk_mb + wanted.count * wanted.disk_mb
+        limits["disk"] = (disk_mb * MIB, host.disk_b * overcommit.disk)
     return {what: 1 - taken / limit if limit else -1.0 for what, (taken, limit) in limits.items()}

@@ -8,8 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import CredentialOf
-from wrenn.control.http import while_connected
-from wrenn.control.sandboxes.answers import refusals
+from wrenn.control.http import refusals, while_connected
 from wrenn.control.sandboxes.commands import Commands
 from wrenn.control.sandboxes.types import Exec, ExecResult, ProcessList, Started
 

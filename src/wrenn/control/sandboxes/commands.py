@@ -13,7 +13,7 @@ from wrenn.base.faults import fault_point
 from wrenn.base.ids import random_hex
 from wrenn.base.units import MIB
 from wrenn.control.auth import Credential
-from wrenn.control.sandboxes.service import Sandboxes
+from wrenn.control.sandboxes.targets import Targets
 from wrenn.control.sandboxes.types import Exec
 from wrenn.protocol.api import OUTPUT_LIMIT_B
 from wrenn.protocol.host import host_pb as pb
@@ -28,8 +28,8 @@ _SIGNALS: Final = {"SIGKILL": pb.Signal.SIGKILL, "SIGTERM": pb.Signal.SIGTERM}
 class Commands:
     """See the module head."""
 
-    def __init__(self, sandboxes: Sandboxes) -> None:
-        self._sandboxes = sandboxes
+    def __init__(self, targets: Targets) -> None:
+        self._targets = targets
 
     async def run(self, credential: Credential, text_id: str, body: Exec) -> dict[str, object]:
         """Run to the end; the wire form of `ExecResult`. A cancellation breaks off the call to the host.
@@ -37,7 +37,7 @@ class Commands:
         Raises:
             DeadlineExceeded: it ran longer than its limit and was killed. TooLarge: it wrote too much and was killed.
         """
-        target = await self._sandboxes.target(credential, text_id)
+        target = await self._targets.target(credential, text_id)
         await fault_point("control.exec.before_rpc")
         begun = time.monotonic()
         answer = await target.host.call(
@@ -71,7 +71,7 @@ class Commands:
         Raises:
             NotFound: no such program.
         """
-        target = await self._sandboxes.target(credential, text_id)
+        target = await self._targets.target(credential, text_id)
         tag = body.tag or f"proc-{random_hex(4)}"
         await fault_point("control.exec.before_rpc")
         started = await target.host.call(
@@ -83,7 +83,7 @@ class Commands:
 
     async def list(self, credential: Credential, text_id: str) -> list[dict[str, object]]:
         """Living processes that were started through the API; the wire forms of `ProcessView`."""
-        target = await self._sandboxes.target(credential, text_id)
+        target = await self._targets.target(credential, text_id)
         answer = await target.host.call(
             target.host.rpc.list_processes,
             pb.ListProcessesRequest(sandbox_id=str(target.sandbox_id)),
@@ -99,7 +99,7 @@ class Commands:
         """
         if signal not in _SIGNALS:
             raise InvalidRequest("signal: must be SIGKILL or SIGTERM.")
-        target = await self._sandboxes.target(credential, text_id)
+        target = await self._targets.target(credential, text_id)
         request = pb.SignalProcessRequest(
             sandbox_id=str(target.sandbox_id), selector=_selector(selector), signal=_SIGNALS[signal]
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from wrenn.base.clock import Clock
@@ -16,8 +17,9 @@ from wrenn.base.errors import InvalidRequest, WrennError
 from wrenn.base.ids import SandboxId
 from wrenn.control.db import Database, Hints
 from wrenn.control.hosts import Host, HostClient, HostClients, all_hosts
-from wrenn.control.sandboxes import work_store
+from wrenn.control.sandboxes import comparison_store
 from wrenn.control.sandboxes.changes import Changes
+from wrenn.control.sandboxes.reconciler import Reconciler
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.state import Desired, State
 from wrenn.protocol.host import host_pb as pb
@@ -29,6 +31,23 @@ _REMOVE_TIMEOUT_S: Final = 30.0
 _ACTIVITY_STEP_S: Final = 1.0
 """Times of last use nearer than this are taken as equal."""
 LOST: Final = "The virtual machine is not on its host any more."
+FILES_LOST: Final = "The files of the paused sandbox are not on its host any more."
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonSettings:
+    """Times of the loop.
+
+    Attributes:
+        interval_s: between two looks.
+        missing_after_s: sandboxes of a host that is silent for so long are `missing`.
+        grace_s: for so long nothing is concluded from a sandbox without a row, or from a paused one that its host does not
+            name.
+    """
+
+    interval_s: float
+    missing_after_s: float
+    grace_s: float
 
 
 class Comparison:
@@ -41,21 +60,20 @@ class Comparison:
         hints: Hints,
         clients: HostClients,
         changes: Changes,
+        reconciler: Reconciler,
         clock: Clock,
-        interval_s: float,
-        missing_after_s: float,
-        unknown_grace_s: float,
+        settings: ComparisonSettings,
     ) -> None:
         self._database = database
         self._hints = hints
         self._clients = clients
         self._changes = changes
+        self._reconciler = reconciler
         self._clock = clock
-        self._interval_s = interval_s
-        self._missing_after_s = missing_after_s
-        self._unknown_grace_s = unknown_grace_s
-        # Sandboxes without a row, with the time at which each was first met.
+        self._settings = settings
+        # Sandboxes without a row, and paused ones that their host does not name, each with the time when that was noticed.
         self._unknown: dict[SandboxId, float] = {}
+        self._absent: dict[SandboxId, float] = {}
 
     async def run(self) -> None:
         """Compare until cancelled."""
@@ -64,7 +82,7 @@ class Comparison:
                 await self.compare_once()
             except Exception:  # noqa: BLE001 - the loop must go on; what failed is tried again
                 _log.exception("hosts could not be compared with the database")
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(self._settings.interval_s)
 
     async def compare_once(self) -> None:
         """Compare all hosts now."""
@@ -72,22 +90,27 @@ class Comparison:
         await asyncio.gather(*(self._compare(host) for host in hosts))
 
     async def _compare(self, host: Host) -> None:
-        rows = {row.sandbox_id: row for row in await work_store.live_on_host(self._database, host.host_id)}
+        rows = {
+            row.sandbox_id: row for row in await comparison_store.live_on_host(self._database, host.host_id)
+        }
         client = self._clients.at(host.address)
         try:
             answer = await client.call(
                 client.rpc.list_sandboxes, pb.ListSandboxesRequest(), timeout_s=_LIST_TIMEOUT_S
             )
         except WrennError:
-            if host.silent_s >= self._missing_after_s:
+            if host.silent_s >= self._settings.missing_after_s:
+                # What is being paused is the reconciler's, which gives up by itself; what is paused needs no host.
                 for row in rows.values():
-                    if row.status is State.RUNNING:
+                    if row.status is State.RUNNING and row.desired is not Desired.PAUSED:
                         await self._set_state(row, State.MISSING)
             return
         seen = {_id(sandbox): sandbox for sandbox in answer.sandboxes}
         for row in rows.values():
             if row.desired is Desired.RUNNING and row.status in (State.RUNNING, State.MISSING):
                 await self._mend(client, row, seen.get(row.sandbox_id))
+            elif row.desired is Desired.PAUSED and row.status is State.PAUSED:
+                await self._mend_paused(client, row, seen.get(row.sandbox_id))
         await self._remove_unwanted(client, seen, rows)
 
     async def _mend(self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None) -> None:
@@ -97,14 +120,43 @@ class Comparison:
                 await self._set_state(row, State.RUNNING)
             last = row.last_active_at.timestamp() if row.last_active_at else 0.0
             if seen.last_active_at_unix > last + _ACTIVITY_STEP_S:
-                await work_store.record_active_at(self._database, row, seen.last_active_at_unix)
+                await comparison_store.record_active_at(self._database, row, seen.last_active_at_unix)
         elif seen is None or seen.state == pb.SandboxState.LOST:
-            reason = (seen.reason if seen is not None else "") or LOST
-            if seen is not None and not await self._remove(client, row.sandbox_id):
+            await self._record_lost(client, row, seen, LOST)
+        elif seen.state == pb.SandboxState.PAUSED and await comparison_store.record_paused(
+            self._database, self._hints, row
+        ):
+            _log.warning("sandbox was paused on its host", extra={"sandbox_id": str(row.sandbox_id)})
+            self._changes.tell(row.sandbox_id)
+
+    async def _mend_paused(self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None) -> None:
+        """The same for one that should be paused."""
+        if seen is None:
+            # What it holds cannot be made anew: a host that has not read all its journals yet must not cost it.
+            now = self._clock.monotonic()
+            if now - self._absent.setdefault(row.sandbox_id, now) < self._settings.grace_s:
                 return
-            if await work_store.record_lost(self._database, self._hints, row, reason):
-                _log.warning("sandbox lost", extra={"sandbox_id": str(row.sandbox_id), "cause": reason})
-                self._changes.tell(row.sandbox_id)
+        self._absent.pop(row.sandbox_id, None)
+        if seen is None or seen.state == pb.SandboxState.LOST:
+            await self._record_lost(client, row, seen, FILES_LOST)
+        elif seen.state == pb.SandboxState.RUNNING and await comparison_store.record_running_unwanted(
+            self._database, self._hints, row
+        ):
+            _log.warning("paused sandbox runs: paused again", extra={"sandbox_id": str(row.sandbox_id)})
+            self._changes.tell(row.sandbox_id)
+            self._reconciler.wake()
+
+    async def _record_lost(
+        self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None, reason: str
+    ) -> None:
+        """Write that it is lost, after what its host still has of it was removed."""
+        if seen is not None:
+            reason = seen.reason or reason
+            if not await self._remove(client, row.sandbox_id):
+                return
+        if await comparison_store.record_lost(self._database, self._hints, row, reason):
+            _log.warning("sandbox lost", extra={"sandbox_id": str(row.sandbox_id), "cause": reason})
+            self._changes.tell(row.sandbox_id)
 
     async def _remove_unwanted(
         self, client: HostClient, seen: Mapping[SandboxId, pb.Sandbox], rows: Mapping[SandboxId, Sandbox]
@@ -113,7 +165,7 @@ class Comparison:
         strange = [sandbox_id for sandbox_id in seen if sandbox_id not in rows]
         if not strange:
             return
-        ended = await work_store.ended_among(self._database, strange)
+        ended = await comparison_store.ended_among(self._database, strange)
         now = self._clock.monotonic()
         for sandbox_id in strange:
             if sandbox_id in ended:
@@ -121,7 +173,7 @@ class Comparison:
                 unwanted = ended[sandbox_id]
             else:
                 first_met = self._unknown.setdefault(sandbox_id, now)
-                unwanted = now - first_met >= self._unknown_grace_s
+                unwanted = now - first_met >= self._settings.grace_s
             if unwanted and await self._remove(client, sandbox_id):
                 self._unknown.pop(sandbox_id, None)
                 _log.warning("unwanted sandbox removed from host", extra={"sandbox_id": str(sandbox_id)})
@@ -136,7 +188,7 @@ class Comparison:
         return True
 
     async def _set_state(self, row: Sandbox, state: State) -> None:
-        if await work_store.record_state(self._database, self._hints, row, state):
+        if await comparison_store.record_state(self._database, self._hints, row, state):
             _log.warning("sandbox is %s", state, extra={"sandbox_id": str(row.sandbox_id)})
             self._changes.tell(row.sandbox_id)
 

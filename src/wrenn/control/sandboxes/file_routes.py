@@ -8,8 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import CredentialOf
-from wrenn.control.http import DownloadResponse, body_of
-from wrenn.control.sandboxes.answers import refusals
+from wrenn.control.http import DownloadResponse, body_of, refusals
 from wrenn.control.sandboxes.files import Files
 from wrenn.control.sandboxes.types import Entries, Entry, ListFiles, Move, PathOf
 from wrenn.protocol.api import UPLOAD_LIMIT_B

@@ -12,7 +12,7 @@ from wrenn.base.errors import InvalidRequest, TooLarge
 from wrenn.base.units import MIB
 from wrenn.control.auth import Credential
 from wrenn.control.hosts import Download
-from wrenn.control.sandboxes.service import Sandboxes, Target
+from wrenn.control.sandboxes.targets import Target, Targets
 from wrenn.control.sandboxes.types import GuestPath, GuestUser, ListFiles, Move, PathOf
 from wrenn.control.sandboxes.upload_form import UploadForm
 from wrenn.protocol.api import UPLOAD_FORM_LIMIT_B
@@ -26,14 +26,14 @@ _FIELDS: Final[dict[str, TypeAdapter[str]]] = {"path": TypeAdapter(GuestPath), "
 class Files:
     """See the module head."""
 
-    def __init__(self, sandboxes: Sandboxes) -> None:
-        self._sandboxes = sandboxes
+    def __init__(self, targets: Targets) -> None:
+        self._targets = targets
 
     async def open(
         self, credential: Credential, text_id: str, body: PathOf
     ) -> AbstractAsyncContextManager[Download]:
         """A file to read; entering raises `NotFound` before any content when there is none."""
-        target = await self._sandboxes.target(credential, text_id)
+        target = await self._targets.target(credential, text_id)
         return target.host.read_file(target.sandbox_id, body.path, user=body.user)
 
     async def write(
@@ -55,7 +55,7 @@ class Files:
         """
         if limit_b is not None and announced_b > limit_b + UPLOAD_FORM_LIMIT_B:
             raise too_large(limit_b)
-        target = await self._sandboxes.target(credential, text_id)
+        target = await self._targets.target(credential, text_id)
         form = UploadForm(content_type, content)
         fields = await form.fields()
         if "path" not in fields:
@@ -65,7 +65,7 @@ class Files:
 
     async def list(self, credential: Credential, text_id: str, body: ListFiles) -> list[dict[str, object]]:
         """What is in a directory."""
-        target = await self._sandboxes.target(credential, text_id)
+        target = await self._targets.target(credential, text_id)
         request = pb.ListDirRequest(
             sandbox_id=str(target.sandbox_id), path=body.path, depth=body.depth or 1, user=body.user
         )
@@ -74,7 +74,7 @@ class Files:
 
     async def stat(self, credential: Credential, text_id: str, body: PathOf) -> dict[str, object]:
         """What is known about one path."""
-        target = await self._sandboxes.target(credential, text_id)
+        target = await self._targets.target(credential, text_id)
         rpc = target.host.rpc
         return _entry(await target.host.call(rpc.stat, _path(target, body), timeout_s=_CALL_TIMEOUT_S))
 
@@ -84,19 +84,19 @@ class Files:
         Raises:
             Conflict: there is something at this path.
         """
-        target = await self._sandboxes.target(credential, text_id)
+        target = await self._targets.target(credential, text_id)
         rpc = target.host.rpc
         return _entry(await target.host.call(rpc.make_dir, _path(target, body), timeout_s=_CALL_TIMEOUT_S))
 
     async def remove(self, credential: Credential, text_id: str, body: PathOf) -> None:
         """Remove a file, or a directory with all that is in it; nothing there is fine."""
-        target = await self._sandboxes.target(credential, text_id)
+        target = await self._targets.target(credential, text_id)
         rpc = target.host.rpc
         await target.host.call(rpc.remove_path, _path(target, body), timeout_s=_CALL_TIMEOUT_S)
 
     async def move(self, credential: Credential, text_id: str, body: Move) -> dict[str, object]:
         """Give a file or directory another path."""
-        target = await self._sandboxes.target(credential, text_id)
+        target = await self._targets.target(credential, text_id)
         request = pb.MoveRequest(
             sandbox_id=str(target.sandbox_id),
             source=body.source,

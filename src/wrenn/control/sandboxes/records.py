@@ -5,14 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from typing import Final, Literal
 
-from wrenn.base.ids import HostId, SandboxId, TeamId
-from wrenn.control.sandboxes.state import Desired, State
+from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
+from wrenn.control.sandboxes.state import Desired, State, in_words
 
-DISK_SIZE_MB = 5120
+DISK_SIZE_MB: Final = 5120
 """Size of every sandbox's disk, as its template has it."""
+
+OnExpiry = Literal["pause", "kill"]
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """When a sandbox is put away by itself.
+
+    Attributes:
+        timeout_sec: seconds without activity until it is paused; 0: never.
+        lifetime_sec: seconds from the request until `on_expiry` is done to it; 0: no end.
+        auto_resume: a call to it while it is paused resumes it first.
+    """
+
+    timeout_sec: int = 0
+    lifetime_sec: int = 0
+    on_expiry: OnExpiry = "pause"
+    auto_resume: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +41,37 @@ class Spec:
     template: str
     vcpus: int
     memory_mb: int
-    timeout_sec: int
     envs: Mapping[str, str]
+    limits: TimeLimits = field(default_factory=TimeLimits)
 
     def digest(self) -> bytes:
-        """The same for the same request: tells a repetition from another request under the same key."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).digest()
+        """The same for the same request: tells a repetition from another request under the same key.
+
+        What has its default is left out beside the first fields, so that a key outlives a version that adds one.
+        """
+        usual = asdict(TimeLimits())
+        limits = {name: value for name, value in asdict(self.limits).items() if value != usual[name]}
+        said = {
+            "template": self.template,
+            "vcpus": self.vcpus,
+            "memory_mb": self.memory_mb,
+            "timeout_sec": self.limits.timeout_sec,
+            "envs": dict(self.envs),
+        }
+        return hashlib.sha256(json.dumps(said | limits, sort_keys=True).encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a sandbox starts from.
+
+    Attributes:
+        image: name of an image on the host.
+        snapshot_id: restored from this snapshot, which lies on one host only; None: started from the image.
+    """
+
+    image: str
+    snapshot_id: SnapshotId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +84,10 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """One row, without the parts that only workers need."""
+    """One row, without the parts that only workers need.
+
+    `failure` and `reason` say why it is in `error`, or why the last pause or resume was not done.
+    """
 
     sandbox_id: SandboxId
     team_id: TeamId
@@ -51,9 +98,14 @@ class Sandbox:
     reason: str
     version: int
     template: str
+    image: str
     vcpus: int
     memory_mb: int
     timeout_sec: int
+    expires_at: datetime | None
+    on_expiry: OnExpiry
+    auto_resume: bool
+    idle_ms: int
     host_ip: str
     metadata: Mapping[str, str]
     created_at: datetime
@@ -61,10 +113,25 @@ class Sandbox:
     last_active_at: datetime | None
     last_updated: datetime
 
+    @property
+    def now_is(self) -> str:
+        """What it is now, as a refusal says it."""
+        return in_words(self.status, self.desired)
+
+    @property
+    def is_usable(self) -> bool:
+        """It runs and is to go on."""
+        return self.status is State.RUNNING and self.desired is Desired.RUNNING
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A leased sandbox with something to do for it."""
+    """A leased sandbox with something to do for it.
+
+    Attributes:
+        idle_ms: a pause is to be done only if the sandbox was not in use for so long; 0: in any case.
+        age_s: since the request that this work is for.
+    """
 
     sandbox_id: SandboxId
     team_id: TeamId
@@ -72,8 +139,9 @@ class Work:
     status: State
     desired: Desired
     spec: Spec
+    origin: Origin
     disk_size_mb: int
+    idle_ms: int
     attempts: int
     version: int
     age_s: float
-    """Since the request to create it."""

@@ -1,12 +1,24 @@
 """The states of a sandbox and what may follow each; nothing else decides a state.
 
-    pending ──► starting ──► running ◄──► missing
-       │            │           │            │
-       └────────────┴───────────┴────────────┴──► stopped | error
+                             ┌────► paused
+                             │        ▲ │
+    pending ──► starting ──► running ◄┼─┘
+       │            │          ▲      │
+       │            │          └──► missing
+       └────────────┴───────────┴─────┴──► stopped | error
 
-`pending`: written down, no host was asked yet. `starting`: a worker is asking the host, or will ask again. `missing`: the
-host is silent, the sandbox may well be alive. `stopped`: removed because somebody wanted it. `error`: it did not start, or
-its virtual machine ended; nothing of it is left.
+`pending`: written down, no host was asked yet. `starting`: a worker is asking the host, or will ask again. `paused`: put
+away with its memory; it takes disk, but no memory and no slot. `missing`: the host is silent, the sandbox may well be alive.
+`stopped`: removed because somebody wanted it. `error`: it did not start, or its virtual machine or its files are lost;
+nothing of it is left.
+
+Beside the state stands what is wanted. Where both differ, a worker is busy, and `in_words` has the name of that:
+
+| status | desired | |
+|---|---|---|
+| running | paused | being paused |
+| paused | running | being resumed |
+| any that has not ended | stopped | being removed |
 """
 
 from __future__ import annotations
@@ -21,15 +33,17 @@ class State(enum.StrEnum):
     PENDING = "pending"
     STARTING = "starting"
     RUNNING = "running"
+    PAUSED = "paused"
     MISSING = "missing"
     STOPPED = "stopped"
     ERROR = "error"
 
 
 class Desired(enum.StrEnum):
-    """What the owner wants; only ever changes from the first to the second."""
+    """What is wanted. The first two change into each other; the third is never taken back."""
 
     RUNNING = "running"
+    PAUSED = "paused"
     STOPPED = "stopped"
 
 
@@ -37,8 +51,10 @@ _ENDS: Final = frozenset({State.STOPPED, State.ERROR})
 NEXT: Final[dict[State, frozenset[State]]] = {
     State.PENDING: frozenset({State.STARTING}) | _ENDS,
     State.STARTING: frozenset({State.RUNNING}) | _ENDS,
-    State.RUNNING: frozenset({State.MISSING}) | _ENDS,
-    State.MISSING: frozenset({State.RUNNING}) | _ENDS,
+    State.RUNNING: frozenset({State.PAUSED, State.MISSING}) | _ENDS,
+    State.PAUSED: frozenset({State.RUNNING}) | _ENDS,
+    # The pause whose answer was lost with its host shows when that is back.
+    State.MISSING: frozenset({State.RUNNING, State.PAUSED}) | _ENDS,
     State.STOPPED: frozenset(),
     State.ERROR: frozenset(),
 }
@@ -61,3 +77,18 @@ def move(state: State, to: State) -> State:
     if to not in NEXT[state]:
         raise IllegalTransition(f"{state} -> {to}")
     return to
+
+
+def in_words(state: State, desired: Desired) -> str:
+    """What a sandbox is now, as a refusal says it: "paused", "being removed"."""
+    if state in ENDED:
+        return state.value
+    match state, desired:
+        case _, Desired.STOPPED:
+            return "being removed"
+        case State.RUNNING, Desired.PAUSED:
+            return "being paused"
+        case State.PAUSED, Desired.RUNNING:
+            return "being resumed"
+        case _:
+            return state.value

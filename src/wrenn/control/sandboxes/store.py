@@ -1,32 +1,28 @@
-"""Statements on sandboxes that serve requests. Those of the loops are in `work_store.py`.
+"""How sandboxes are read. What is written has stores of its own: `placing_store`, `wish_store`, `work_store`, `comparison_store`.
 
 A state is written only where the row still has the version on which the decision was made, or under the row's lock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, case, func, null, select
 
 from wrenn.base.ids import HostId, KeyId, SandboxId, TeamId
 from wrenn.control.auth import KEY_COLUMNS, Caller, key_and_team, key_matches
-from wrenn.control.db import Database, Hints, Transaction
+from wrenn.control.db import Database
 from wrenn.control.hosts import hosts
-from wrenn.control.placement import Load
-from wrenn.control.sandboxes.records import DISK_SIZE_MB, Idempotency, Sandbox, Spec
+from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.state import ENDED, Desired, State
 from wrenn.control.sandboxes.tables import sandboxes
-
-_PLACEMENT_LOCK: Final = 0x706C616365
-"""Advisory lock of all placements of one database: "place". Two creates never count the same room twice."""
 
 _COLUMNS: Final = [
     sandboxes.c[name]
     for name in (
-        "id", "team_id", "host_id", "status", "desired", "failure", "reason", "version", "template", "vcpus",
-        "memory_mb", "timeout_sec", "host_ip", "metadata", "created_at", "started_at", "last_active_at", "last_updated",
+        "id", "team_id", "host_id", "status", "desired", "failure", "reason", "version", "template", "image", "vcpus",
+        "memory_mb", "timeout_sec", "expires_at", "on_expiry", "auto_resume", "idle_ms", "host_ip", "metadata",
+        "created_at", "started_at", "last_active_at", "last_updated",
     )
 ]  # fmt: skip
 
@@ -48,9 +44,14 @@ def sandbox_of(row: Row[Any]) -> Sandbox:
         reason=row.reason,
         version=row.version,
         template=row.template,
+        image=row.image or row.template,
         vcpus=row.vcpus,
         memory_mb=row.memory_mb,
         timeout_sec=row.timeout_sec,
+        expires_at=row.expires_at,
+        on_expiry=row.on_expiry,
+        auto_resume=row.auto_resume,
+        idle_ms=row.idle_ms,
         host_ip=row.host_ip,
         # SQLAlchemy's rows call their own columns `_mapping`; `metadata` is free.
         metadata=row.metadata,
@@ -64,6 +65,29 @@ def sandbox_of(row: Row[Any]) -> Sandbox:
 def select_sandboxes() -> Select[Any]:
     """What `sandbox_of` reads."""
     return select(*_COLUMNS)
+
+
+def in_s(seconds: ColumnElement[Any] | float) -> ColumnElement[Any]:
+    """The time so many seconds from now, by the database's clock."""
+    return func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+def due_when_running(
+    last_active_at: ColumnElement[Any] = sandboxes.c.last_active_at,
+    timeout_sec: ColumnElement[Any] = sandboxes.c.timeout_sec,
+    expires_at: ColumnElement[Any] = sandboxes.c.expires_at,
+) -> ColumnElement[Any]:
+    """`due_at` of a sandbox that runs, with these values in its row: the end of its idle time or of its life."""
+    idle = last_active_at + func.make_interval(0, 0, 0, 0, 0, 0, timeout_sec)
+    return func.least(case((timeout_sec > 0, idle), else_=null()), expires_at)
+
+
+def due_when_paused(
+    on_expiry: ColumnElement[Any] = sandboxes.c.on_expiry,
+    expires_at: ColumnElement[Any] = sandboxes.c.expires_at,
+) -> ColumnElement[Any]:
+    """`due_at` of a paused sandbox: only its life can end."""
+    return case((on_expiry == "kill", expires_at), else_=null())
 
 
 async def locate(
@@ -109,96 +133,9 @@ async def live_of_team(database: Database, team_id: TeamId) -> list[Sandbox]:
     return [sandbox_of(row) for row in found]
 
 
-async def lock_placement(tx: Transaction) -> None:
-    """Be the only placement until this transaction ends."""
-    await tx.execute(select(func.pg_advisory_xact_lock(_PLACEMENT_LOCK)))
-
-
-async def find_repeated(tx: Transaction, team_id: TeamId, key: str) -> tuple[Sandbox, bytes] | None:
-    """The sandbox that was created under this idempotency key, with its request's digest."""
-    found = await tx.execute(
-        select(*_COLUMNS, sandboxes.c.request_digest).where(
-            sandboxes.c.team_id == team_id.value, sandboxes.c.idempotency_key == key
-        )
-    )
-    row = found.one_or_none()
-    return None if row is None else (sandbox_of(row), row.request_digest)
-
-
-async def loads(tx: Transaction) -> dict[HostId, Load]:
-    """What is promised on each host. A sandbox counts until nothing of it is left there."""
-    found = await tx.execute(
-        select(
-            sandboxes.c.host_id,
-            func.count(),
-            func.sum(sandboxes.c.memory_mb),
-            func.sum(sandboxes.c.disk_size_mb),
-        )
-        .where(is_live())
-        .group_by(sandboxes.c.host_id)
-    )
-    return {HostId(host_id): Load(count, int(memory), int(disk)) for host_id, count, memory, disk in found}
-
-
-async def insert_sandbox(
-    tx: Transaction,
-    hints: Hints,
-    *,
-    sandbox_id: SandboxId,
-    team_id: TeamId,
-    host_id: HostId,
-    spec: Spec,
-    idempotency: Idempotency | None,
-) -> None:
-    """A new row, due at once."""
-    row = insert(sandboxes).values(
-        id=sandbox_id.value,
-        team_id=team_id.value,
-        host_id=host_id.value,
-        status=State.PENDING,
-        desired=Desired.RUNNING,
-        template=spec.template,
-        vcpus=spec.vcpus,
-        memory_mb=spec.memory_mb,
-        disk_size_mb=DISK_SIZE_MB,
-        timeout_sec=spec.timeout_sec,
-        envs=dict(spec.envs),
-        idempotency_key=idempotency.key if idempotency else None,
-        request_digest=idempotency.digest if idempotency else None,
-    )
-    inserted = row.returning(sandboxes.c.id).cte("inserted")
-    await tx.execute(select(hints.notify()).select_from(inserted))
-
-
-async def want_stopped(database: Database, hints: Hints, ids: Collection[SandboxId]) -> None:
-    """Have these sandboxes removed; those that have ended stay as they are.
-
-    A lease is taken away: its worker's result will not be written, and removal may begin at once.
-    """
-    wanted = (
-        update(sandboxes)
-        .where(
-            sandboxes.c.id.in_([sandbox_id.value for sandbox_id in ids]),
-            sandboxes.c.desired == Desired.RUNNING,
-            is_live(),
-        )
-        .values(
-            desired=Desired.STOPPED,
-            version=sandboxes.c.version + 1,
-            lease_owner=None,
-            lease_until=None,
-            attempts=0,
-            next_attempt_at=func.now(),
-            last_updated=func.now(),
-        )
-        .returning(sandboxes.c.id)
-        .cte("wanted")
-    )
-    await database.execute(select(hints.notify()).select_from(wanted))
-
-
-async def record_activity(database: Database, sandbox_id: SandboxId) -> None:
-    """It was used now."""
-    await database.execute(
-        update(sandboxes).where(sandboxes.c.id == sandbox_id.value).values(last_active_at=func.now())
-    )
+async def live(database: Database) -> list[Sandbox]:
+    """The sandboxes of all teams that have not ended."""
+    return [
+        sandbox_of(row)
+        for row in await database.execute(select_sandboxes().where(is_live()), repeatable=True)
+    ]

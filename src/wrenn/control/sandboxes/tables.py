@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import (
     TIMESTAMP,
+    BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -28,17 +30,30 @@ sandboxes = Table(
     Column("team_id", Uuid, ForeignKey("teams.id"), nullable=False),
     Column("host_id", Uuid, ForeignKey("hosts.id"), nullable=False),
     Column("template", Text, nullable=False, server_default="minimal"),
+    # What the host starts it from: an image (empty: the one named like the template), and perhaps a snapshot.
+    Column("image", Text, nullable=False, server_default=""),
+    Column("snapshot_id", Uuid),
     Column("vcpus", Integer, nullable=False),
     Column("memory_mb", Integer, nullable=False),
     Column("disk_size_mb", Integer, nullable=False),
     Column("timeout_sec", Integer, nullable=False, server_default=text("0")),
+    Column("expires_at", TIMESTAMP(timezone=True)),
+    Column("on_expiry", Text, nullable=False, server_default="pause"),
+    Column("auto_resume", Boolean, nullable=False, server_default=text("false")),
+    # When `timeouts.py` must look at it: the end of its idle time or of its life, or later after a pause was not possible.
+    # Written whenever last use, limits or state are.
+    Column("due_at", TIMESTAMP(timezone=True)),
     # May hold secrets of the user: emptied when the sandbox ends, never in an answer or a log.
     Column("envs", JSONB, nullable=False, server_default=text("'{}'")),
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
     Column("host_ip", Text, nullable=False, server_default=""),
     Column("status", Text, nullable=False, server_default="pending"),
     Column("desired", Text, nullable=False, server_default="running"),
-    # Why it is in `error`: code of wrenn.base.errors and public text.
+    # When `desired` was written; NULL: at the creation.
+    Column("desired_at", TIMESTAMP(timezone=True)),
+    # `desired = paused` holds only if it was not in use for so long; 0: in any case.
+    Column("idle_ms", BigInteger, nullable=False, server_default=text("0")),
+    # Why it is in `error`, or why the last pause or resume was not done: code of wrenn.base.errors and public text.
     Column("failure", Text, nullable=False, server_default=""),
     Column("reason", Text, nullable=False, server_default=""),
     # Counts the writes of status, desired and lease: what was decided on an older version is not written.
@@ -55,9 +70,10 @@ sandboxes = Table(
     Column("last_updated", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     UniqueConstraint("team_id", "idempotency_key", name="uq_sandboxes_idempotency_key"),
     CheckConstraint(
-        "status IN ('pending', 'starting', 'running', 'missing', 'stopped', 'error')", name="status"
+        "status IN ('pending', 'starting', 'running', 'paused', 'missing', 'stopped', 'error')", name="status"
     ),
-    CheckConstraint("desired IN ('running', 'stopped')", name="desired"),
+    CheckConstraint("desired IN ('running', 'paused', 'stopped')", name="desired"),
+    CheckConstraint("on_expiry IN ('pause', 'kill')", name="on_expiry"),
 )
 
 _LIVE = text("status NOT IN ('stopped', 'error')")
@@ -65,9 +81,21 @@ _LIVE = text("status NOT IN ('stopped', 'error')")
 Index("ix_sandboxes_team_live", sandboxes.c.team_id, sandboxes.c.created_at.desc(), postgresql_where=_LIVE)
 Index("ix_sandboxes_host_live", sandboxes.c.host_id, postgresql_where=_LIVE)
 Index(
-    "ix_sandboxes_due",
+    "ix_sandboxes_work",
     sandboxes.c.next_attempt_at,
     postgresql_where=text(
-        "status IN ('pending', 'starting') OR (desired = 'stopped' AND status IN ('running', 'missing'))"
+        "status IN ('pending', 'starting') OR (status IN ('running', 'paused') AND desired <> status)"
+        " OR (status = 'missing' AND desired = 'stopped')"
     ),
+)
+Index(
+    "ix_sandboxes_due_at",
+    sandboxes.c.due_at,
+    postgresql_where=text("due_at IS NOT NULL AND status NOT IN ('stopped', 'error')"),
+)
+# The copies of a fork that is taken back.
+Index(
+    "ix_sandboxes_snapshot_live",
+    sandboxes.c.snapshot_id,
+    postgresql_where=text("snapshot_id IS NOT NULL AND status NOT IN ('stopped', 'error')"),
 )

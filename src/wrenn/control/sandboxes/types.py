@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self
+from datetime import datetime
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
+from pydantic import AfterValidator, BaseModel, Field, StrictBool, StrictInt, model_validator
 
-from wrenn.control.sandboxes.records import Sandbox
+from wrenn.control.http import RequestBody, wire_time
+from wrenn.control.sandboxes.records import OnExpiry, Sandbox, TimeLimits
+from wrenn.control.sandboxes.state import State
 from wrenn.protocol.api import EXEC_TIMEOUT_DEFAULT_S, EXEC_TIMEOUT_LIMIT_S, NAME_LIMIT_B, PATH_LIMIT_B
+
+FORK_LIMIT: Final = 32
+"""Copies in one call."""
 
 
 def _text(value: str) -> str:
@@ -47,41 +51,59 @@ def _env_name(value: str) -> str:
 GuestText = Annotated[str, AfterValidator(_text)]
 GuestPath = Annotated[str, AfterValidator(check_path)]
 Envs = dict[Annotated[str, AfterValidator(_env_name)], GuestText]
+Seconds = Annotated[StrictInt, Field(ge=0, le=2**31 - 1)]
 GuestUser = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$", description="User in the guest")]
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {k: v for k, v in value.items() if v is not None}  # pyright: ignore[reportUnknownVariableType]
-        return value
-
-
-class CreateSandbox(_Request):
+class CreateSandbox(RequestBody):
     """What to create. The limits of `vcpus` and `memory_mb` are the installation's."""
 
     template: str = "minimal"
     vcpus: StrictInt = 1
     memory_mb: StrictInt = 512
-    timeout_sec: StrictInt = Field(
-        0, ge=0, le=2**31 - 1, description="Idle seconds until it is paused; 0: never"
+    timeout_sec: Seconds = Field(0, description="Idle seconds until it is paused; 0: never")
+    lifetime_sec: Seconds = Field(0, description="Seconds until `on_expiry` is done to it; 0: no end")
+    on_expiry: OnExpiry = Field("pause", description="What is done at the end of its lifetime")
+    auto_resume: StrictBool = Field(
+        default=False, description="A call to it while it is paused resumes it first"
     )
     envs: Envs = Field(default_factory=dict, description="Environment of every process in the sandbox")
+
+    @property
+    def limits(self) -> TimeLimits:
+        """When it is to be put away by itself."""
+        return TimeLimits(self.timeout_sec, self.lifetime_sec, self.on_expiry, self.auto_resume)
+
+
+class SetTimeout(RequestBody):
+    """What to change; what is absent stays."""
+
+    timeout_sec: Seconds | None = Field(None, description="Idle seconds until it is paused; 0: never")
+    lifetime_sec: Seconds | None = Field(
+        None, description="Seconds from now until `on_expiry` is done to it; 0: no end"
+    )
+    on_expiry: OnExpiry | None = None
+    extend_only: StrictBool = Field(default=False, description="Never make `expires_at` earlier")
+
+
+class Fork(RequestBody):
+    """How many copies to make."""
+
+    count: StrictInt = Field(1, ge=1, le=FORK_LIMIT)
 
 
 class SandboxView(BaseModel):
     """A sandbox. Optional fields are absent where they have no value."""
 
     id: str
-    status: Literal["pending", "starting", "running", "missing", "stopped", "error"]
+    status: Literal["pending", "starting", "running", "paused", "missing", "stopped", "error"]
     template: str
     vcpus: int
     memory_mb: int
     timeout_sec: int
+    expires_at: datetime | None = Field(None, description="When `on_expiry` is done to it")
+    on_expiry: OnExpiry
+    auto_resume: bool
     host_ip: str | None = Field(None, description="Meaningful on the host only")
     created_at: datetime
     started_at: datetime | None = None
@@ -92,7 +114,8 @@ class SandboxView(BaseModel):
 
 def sandbox_json(sandbox: Sandbox) -> dict[str, object]:
     """The wire form of `SandboxView`."""
-    metadata = dict(sandbox.metadata) | ({"reason": sandbox.reason} if sandbox.reason else {})
+    reason = {"reason": sandbox.reason} if sandbox.status is State.ERROR else {}
+    metadata = dict(sandbox.metadata) | reason
     fields: dict[str, object | None] = {
         "id": str(sandbox.sandbox_id),
         "status": sandbox.status.value,
@@ -100,21 +123,26 @@ def sandbox_json(sandbox: Sandbox) -> dict[str, object]:
         "vcpus": sandbox.vcpus,
         "memory_mb": sandbox.memory_mb,
         "timeout_sec": sandbox.timeout_sec,
+        "expires_at": wire_time(sandbox.expires_at),
+        "on_expiry": sandbox.on_expiry,
+        "auto_resume": sandbox.auto_resume,
         "host_ip": sandbox.host_ip or None,
-        "created_at": _time(sandbox.created_at),
-        "started_at": _time(sandbox.started_at),
-        "last_active_at": _time(sandbox.last_active_at),
-        "last_updated": _time(sandbox.last_updated),
+        "created_at": wire_time(sandbox.created_at),
+        "started_at": wire_time(sandbox.started_at),
+        "last_active_at": wire_time(sandbox.last_active_at),
+        "last_updated": wire_time(sandbox.last_updated),
         "metadata": metadata or None,
     }
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+class SandboxList(BaseModel):
+    """Sandboxes."""
+
+    sandboxes: list[SandboxView]
 
 
-class Exec(_Request):
+class Exec(RequestBody):
     """A program to run, not passed through a shell."""
 
     cmd: GuestText = Field(min_length=1)
@@ -176,7 +204,7 @@ class ProcessList(BaseModel):
     processes: list[ProcessView]
 
 
-class _FileRequest(_Request):
+class _FileRequest(RequestBody):
     user: GuestUser = "root"
 
 

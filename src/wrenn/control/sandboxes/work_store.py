@@ -1,4 +1,4 @@
-"""Statements on sandboxes that serve the loops: leases, and results that are written only by who still holds one.
+"""Statements on sandboxes that serve the reconciler: leases, and results that are written only by who still holds one.
 
 Time is the database's, so replicas with different clocks agree on leases.
 """
@@ -8,24 +8,23 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, func, null, or_, select, update
 
 from wrenn.base.errors import WrennError
-from wrenn.base.ids import HostId, SandboxId, TeamId
+from wrenn.base.ids import SandboxId, SnapshotId, TeamId
 from wrenn.control.db import Database, Hints
 from wrenn.control.hosts import hosts
-from wrenn.control.sandboxes.records import Sandbox, Spec, Work
-from wrenn.control.sandboxes.state import ENDED, Desired, State, move
-from wrenn.control.sandboxes.store import is_live, sandbox_of, select_sandboxes
+from wrenn.control.sandboxes.records import Origin, Spec, Work
+from wrenn.control.sandboxes.state import Desired, State, move
+from wrenn.control.sandboxes.store import due_when_paused, due_when_running, in_s
 from wrenn.control.sandboxes.tables import sandboxes
 from wrenn.protocol.host import host_pb as pb
 
 _c = sandboxes.c
+_ASK_AGAIN_S: Final = 0.2
+_TRY_AGAIN_S: Final = 10.0
+"""After a host could not pause an idle sandbox."""
 _FREE: Final[dict[str, Any]] = {"lease_owner": None, "lease_until": None}
-
-
-def _in_s(seconds: float) -> ColumnElement[Any]:
-    return func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
 async def take_due(database: Database, *, owner: str, lease_s: float, limit: int) -> list[Work]:
@@ -35,7 +34,8 @@ async def take_due(database: Database, *, owner: str, lease_s: float, limit: int
         .where(
             or_(
                 _c.status.in_([State.PENDING, State.STARTING]),
-                and_(_c.desired == Desired.STOPPED, _c.status.in_([State.RUNNING, State.MISSING])),
+                and_(_c.status.in_([State.RUNNING, State.PAUSED]), _c.desired != _c.status),
+                and_(_c.status == State.MISSING, _c.desired == Desired.STOPPED),
             ),
             _c.next_attempt_at <= func.now(),
             or_(_c.lease_until.is_(None), _c.lease_until < func.now()),
@@ -51,7 +51,7 @@ async def take_due(database: Database, *, owner: str, lease_s: float, limit: int
         .values(
             status=case((starts, move(State.PENDING, State.STARTING)), else_=_c.status),
             lease_owner=owner,
-            lease_until=_in_s(lease_s),
+            lease_until=in_s(lease_s),
             attempts=_c.attempts + 1,
             version=_c.version + 1,
         )
@@ -59,12 +59,12 @@ async def take_due(database: Database, *, owner: str, lease_s: float, limit: int
             *(
                 _c[name]
                 for name in (
-                    "id", "team_id", "status", "desired", "template", "vcpus", "memory_mb", "timeout_sec",
-                    "envs", "disk_size_mb", "attempts", "version",
+                    "id", "team_id", "status", "desired", "template", "image", "snapshot_id", "vcpus", "memory_mb",
+                    "envs", "disk_size_mb", "idle_ms", "attempts", "version",
                 )
             ),
             hosts.c.address,
-            func.extract("epoch", func.now() - _c.created_at).label("age_s"),
+            func.extract("epoch", func.now() - func.coalesce(_c.desired_at, _c.created_at)).label("age_s"),
         )
     )  # fmt: skip
     return [
@@ -74,8 +74,12 @@ async def take_due(database: Database, *, owner: str, lease_s: float, limit: int
             host_address=row.address,
             status=State(row.status),
             desired=Desired(row.desired),
-            spec=Spec(row.template, row.vcpus, row.memory_mb, row.timeout_sec, row.envs),
+            spec=Spec(row.template, row.vcpus, row.memory_mb, row.envs),
+            origin=Origin(
+                row.image or row.template, SnapshotId(row.snapshot_id) if row.snapshot_id else None
+            ),
             disk_size_mb=row.disk_size_mb,
+            idle_ms=row.idle_ms,
             attempts=row.attempts,
             version=row.version,
             age_s=float(row.age_s),
@@ -89,11 +93,13 @@ async def renew(database: Database, ids: Collection[SandboxId], *, owner: str, l
     await database.execute(
         update(sandboxes)
         .where(_c.id.in_([i.value for i in ids]), _c.lease_owner == owner)
-        .values(lease_until=_in_s(lease_s))
+        .values(lease_until=in_s(lease_s))
     )
 
 
-async def _write(database: Database, hints: Hints, where: Sequence[Any], values: dict[str, Any]) -> bool:
+async def write_result(
+    database: Database, hints: Hints, where: Sequence[Any], values: dict[str, Any]
+) -> bool:
     """Write a result with the next version, and tell the other replicas; whether the row was still as expected."""
     written = (
         update(sandboxes)
@@ -106,6 +112,11 @@ async def _write(database: Database, hints: Hints, where: Sequence[Any], values:
     return found.one_or_none() is not None
 
 
+def _not_before(moment: ColumnElement[Any], seconds: float) -> ColumnElement[Any]:
+    """The moment, or the end of so many seconds if that is later; NULL stays NULL."""
+    return case((moment.is_not(None), func.greatest(moment, in_s(seconds))), else_=null())
+
+
 def _held(work: Work, owner: str) -> Sequence[Any]:
     return _c.id == work.sandbox_id.value, _c.lease_owner == owner, _c.version == work.version
 
@@ -113,22 +124,69 @@ def _held(work: Work, owner: str) -> Sequence[Any]:
 async def finish_running(
     database: Database, hints: Hints, work: Work, seen: pb.Sandbox, *, owner: str
 ) -> bool:
-    """It runs."""
+    """It runs: started or resumed."""
     values: dict[str, Any] = {
         "status": move(work.status, State.RUNNING),
         "host_ip": seen.host_ip,
         "metadata": dict(seen.metadata),
         "started_at": func.now(),
         "last_active_at": func.now(),
+        "due_at": due_when_running(func.now()),
         "attempts": 0,
     }
-    return await _write(database, hints, _held(work, owner), values | _FREE)
+    return await write_result(database, hints, _held(work, owner), values | _FREE)
+
+
+async def finish_paused(database: Database, hints: Hints, work: Work, *, owner: str) -> bool:
+    """It is put away."""
+    values: dict[str, Any] = {
+        "status": move(work.status, State.PAUSED),
+        "host_ip": "",
+        "due_at": due_when_paused(),
+        "idle_ms": 0,
+        "attempts": 0,
+    }
+    return await write_result(database, hints, _held(work, owner), values | _FREE)
+
+
+async def finish_in_use(
+    database: Database, hints: Hints, work: Work, *, active_at_unix: float, owner: str
+) -> bool:
+    """It was not idle and goes on. When its host's clock is behind the database's, it is asked again a moment later."""
+    last = func.greatest(_c.last_active_at, func.to_timestamp(active_at_unix))
+    values: dict[str, Any] = {
+        "desired": Desired.RUNNING,
+        "last_active_at": last,
+        "due_at": _not_before(due_when_running(last), _ASK_AGAIN_S),
+        "idle_ms": 0,
+        "attempts": 0,
+    }
+    return await write_result(database, hints, _held(work, owner), values | _FREE)
+
+
+async def finish_refused(
+    database: Database, hints: Hints, work: Work, error: WrennError, *, owner: str
+) -> bool:
+    """The pause or resume was not done: what it was before is wanted again, and the reason stands beside it.
+
+    A time-out tries again, but not at once.
+    """
+    due_at = _not_before(_c.due_at, _TRY_AGAIN_S) if work.status is State.RUNNING else _c.due_at
+    values: dict[str, Any] = {
+        "desired": Desired(work.status),
+        "failure": error.code,
+        "reason": error.message,
+        "due_at": due_at,
+        "idle_ms": 0,
+        "attempts": 0,
+    }
+    return await write_result(database, hints, _held(work, owner), values | _FREE)
 
 
 async def finish_stopped(database: Database, hints: Hints, work: Work, *, owner: str) -> bool:
     """Nothing of it is left, as its owner wanted."""
     values: dict[str, Any] = {"status": move(work.status, State.STOPPED), "envs": {}}
-    return await _write(database, hints, _held(work, owner), values | _FREE)
+    return await write_result(database, hints, _held(work, owner), values | _FREE)
 
 
 async def finish_error(
@@ -142,55 +200,9 @@ async def finish_error(
         "idempotency_key": None,
         "envs": {},
     }
-    return await _write(database, hints, _held(work, owner), values | _FREE)
+    return await write_result(database, hints, _held(work, owner), values | _FREE)
 
 
 async def postpone(database: Database, hints: Hints, work: Work, *, owner: str, pause_s: float) -> bool:
     """Try again later."""
-    return await _write(database, hints, _held(work, owner), {"next_attempt_at": _in_s(pause_s)} | _FREE)
-
-
-async def live_on_host(database: Database, host_id: HostId) -> list[Sandbox]:
-    """The sandboxes that should be, or may still be, on this host."""
-    found = await database.execute(
-        select_sandboxes().where(_c.host_id == host_id.value, is_live()), repeatable=True
-    )
-    return [sandbox_of(row) for row in found]
-
-
-async def ended_among(database: Database, ids: Collection[SandboxId]) -> dict[SandboxId, bool]:
-    """Of those ids that have a row: whether that sandbox has ended."""
-    found = await database.execute(
-        select(_c.id, _c.status.in_(sorted(ENDED)).label("ended")).where(_c.id.in_([i.value for i in ids])),
-        repeatable=True,
-    )
-    return {SandboxId(row.id): row.ended for row in found}
-
-
-def _unchanged(sandbox: Sandbox) -> Sequence[Any]:
-    return _c.id == sandbox.sandbox_id.value, _c.version == sandbox.version
-
-
-async def record_lost(database: Database, hints: Hints, sandbox: Sandbox, reason: str) -> bool:
-    """Its virtual machine ended by itself."""
-    values: dict[str, Any] = {
-        "status": move(sandbox.status, State.ERROR),
-        "failure": "agent_error",
-        "reason": reason,
-        "envs": {},
-    }
-    return await _write(database, hints, _unchanged(sandbox), values)
-
-
-async def record_state(database: Database, hints: Hints, sandbox: Sandbox, state: State) -> bool:
-    """Its host went silent, or answers again."""
-    return await _write(database, hints, _unchanged(sandbox), {"status": move(sandbox.status, state)})
-
-
-async def record_active_at(database: Database, sandbox: Sandbox, unix_s: float) -> None:
-    """When the host saw it in use last; not a change of its state."""
-    await database.execute(
-        update(sandboxes)
-        .where(_c.id == sandbox.sandbox_id.value)
-        .values(last_active_at=func.greatest(_c.last_active_at, func.to_timestamp(unix_s)))
-    )
+    return await write_result(database, hints, _held(work, owner), {"next_attempt_at": in_s(pause_s)} | _FREE)

@@ -14,6 +14,7 @@ IDEMPOTENCY_KEY_HEADER: Final = "Idempotency-Key"
 SANDBOXES_PREFIX: Final = "/v1/sandboxes"
 CAPSULES_PREFIX: Final = "/v1/capsules"
 """The same endpoints under the name that public clients use."""
+SNAPSHOTS_PREFIX: Final = "/v1/snapshots"
 
 API_KEY_PATTERN: Final = re.compile(r"wrn_[0-9a-f]{32}")
 API_KEY_PREFIX_LENGTH: Final = 10

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from wrenn.control.http import ErrorBody
+from wrenn.control.http.errors import ErrorBody
 
 _MEANING: Final = {
     400: "`invalid_request`: the message names the field",
     401: "`unauthorized`: no API key, or not a valid one",
+    403: "`forbidden`: a template of the platform",
     404: "`not_found`: no such sandbox, file, process or template of this team",
-    409: "`conflict`: it exists already, or the idempotency key is another request's; `invalid_state`: it does not run",
+    409: "`conflict`: it exists already, or the idempotency key is another request's; `invalid_state`: it is not in a "
+    "state for this, the message says in which it is; `name_reserved`, `template_name_taken`: of a template",
     413: "`too_large`: body, file or output above its limit",
     502: "`agent_error`: the host or the guest could not do it",
     503: "`no_hosts_available`: the message says what is full; `host_unavailable`, `database_unavailable`: try again",

@@ -1,0 +1,79 @@
+"""Which sandbox a caller means, and whether it is the caller's."""
+
+from __future__ import annotations
+
+from wrenn.base.errors import InvalidRequest, InvalidState, NotFound, Unauthorized
+from wrenn.base.ids import SandboxId
+from wrenn.control.auth import UNKNOWN_KEY, Authenticator, Caller, Credential
+from wrenn.control.db import Database
+from wrenn.control.sandboxes import store
+from wrenn.control.sandboxes.records import Sandbox
+from wrenn.control.sandboxes.state import Desired, State
+from wrenn.control.templates import Source
+
+
+class Lookup:
+    """See the module head."""
+
+    def __init__(self, database: Database, authenticator: Authenticator) -> None:
+        self._database = database
+        self._authenticator = authenticator
+
+    async def list(self, caller: Caller) -> list[Sandbox]:
+        """The caller's sandboxes that have not ended, newest first."""
+        return await store.live_of_team(self._database, caller.team_id)
+
+    async def get(self, credential: Credential, text_id: str) -> Sandbox:
+        """One sandbox of the caller, in any state.
+
+        Raises:
+            Unauthorized, InvalidRequest, NotFound.
+        """
+        return (await self.locate(credential, text_id))[0]
+
+    async def locate(self, credential: Credential, text_id: str) -> tuple[Sandbox, str]:
+        """One sandbox of the caller, in any state, and the address of its host; one round trip.
+
+        Raises:
+            Unauthorized, InvalidRequest, NotFound.
+        """
+        try:
+            sandbox_id = SandboxId.parse(text_id)
+        except InvalidRequest:
+            # A stranger is told about the key first.
+            await self._authenticator.identify(credential)
+            raise
+        caller, sandbox, address = await store.locate(self._database, credential.key_hash, sandbox_id)
+        if caller is None:
+            raise Unauthorized(UNKNOWN_KEY)
+        self._authenticator.accept(caller)
+        if sandbox is None:
+            raise NotFound(f"There is no sandbox {sandbox_id}.")
+        return sandbox, address
+
+    async def source(self, credential: Credential, text_id: str) -> Source:
+        """What a snapshot may be taken of.
+
+        Raises:
+            Unauthorized, InvalidRequest, NotFound. InvalidState: it neither runs nor is paused.
+        """
+        sandbox, address = await self.locate(credential, text_id)
+        is_paused = sandbox.status is State.PAUSED and sandbox.desired is Desired.PAUSED
+        if not sandbox.is_usable and not is_paused:
+            raise InvalidState(
+                f"Sandbox {sandbox.sandbox_id} is {sandbox.now_is}: a snapshot is taken of one that runs or is paused."
+            )
+        return source_of(sandbox, address)
+
+
+def source_of(sandbox: Sandbox, address: str) -> Source:
+    """The sandbox as the source of a snapshot."""
+    return Source(
+        team_id=sandbox.team_id,
+        sandbox_id=sandbox.sandbox_id,
+        host_id=sandbox.host_id,
+        host_address=address,
+        image=sandbox.image,
+        vcpus=sandbox.vcpus,
+        memory_mb=sandbox.memory_mb,
+    )

@@ -1,0 +1,118 @@
+"""Statements on sandboxes that find room for them: all in the transaction that a service opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import Uuid, column, func, insert, literal, or_, select, true, values
+
+from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
+from wrenn.control.db import Hints, Transaction
+from wrenn.control.placement import Load
+from wrenn.control.sandboxes.records import DISK_SIZE_MB, Idempotency, Origin, Sandbox, Spec
+from wrenn.control.sandboxes.state import Desired, State
+from wrenn.control.sandboxes.store import in_s, is_live, sandbox_of, select_sandboxes
+from wrenn.control.sandboxes.tables import sandboxes
+
+_LOCK: Final = 0x706C616365
+"""Advisory lock of all placements of one database: "place". Two requests never count the same room twice."""
+
+_c = sandboxes.c
+
+
+async def lock_placement(tx: Transaction) -> None:
+    """Be the only placement until this transaction ends."""
+    await tx.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+
+
+async def find_repeated(tx: Transaction, team_id: TeamId, key: str) -> tuple[Sandbox, bytes] | None:
+    """The sandbox that was created under this idempotency key, with its request's digest."""
+    found = await tx.execute(
+        select_sandboxes()
+        .add_columns(_c.request_digest)
+        .where(_c.team_id == team_id.value, _c.idempotency_key == key)
+    )
+    row = found.one_or_none()
+    return None if row is None else (sandbox_of(row), row.request_digest)
+
+
+async def loads(tx: Transaction) -> dict[HostId, Load]:
+    """What is promised on each host.
+
+    A sandbox counts until nothing of it is left there; a paused one that nobody resumes takes only its disk.
+    """
+    in_memory = or_(_c.status != State.PAUSED, _c.desired == Desired.RUNNING)
+    found = await tx.execute(
+        select(
+            _c.host_id,
+            func.count().filter(in_memory),
+            func.coalesce(func.sum(_c.memory_mb).filter(in_memory), 0),
+            func.sum(_c.disk_size_mb),
+        )
+        .where(is_live())
+        .group_by(_c.host_id)
+    )
+    return {HostId(host_id): Load(count, int(memory), int(disk)) for host_id, count, memory, disk in found}
+
+
+async def insert_sandboxes(
+    tx: Transaction,
+    hints: Hints,
+    *,
+    ids: Sequence[SandboxId],
+    team_id: TeamId,
+    host_id: HostId,
+    spec: Spec,
+    origin: Origin,
+    idempotency: Idempotency | None = None,
+) -> None:
+    """New rows, due at once."""
+    limits = spec.limits
+    row: dict[str, Any] = {
+        "team_id": team_id.value,
+        "host_id": host_id.value,
+        "status": State.PENDING,
+        "desired": Desired.RUNNING,
+        "template": spec.template,
+        "image": origin.image,
+        "snapshot_id": origin.snapshot_id.value if origin.snapshot_id else None,
+        "vcpus": spec.vcpus,
+        "memory_mb": spec.memory_mb,
+        "disk_size_mb": DISK_SIZE_MB,
+        "timeout_sec": limits.timeout_sec,
+        "expires_at": in_s(limits.lifetime_sec) if limits.lifetime_sec else None,
+        "on_expiry": limits.on_expiry,
+        "auto_resume": limits.auto_resume,
+        "envs": dict(spec.envs),
+        "idempotency_key": idempotency.key if idempotency else None,
+        "request_digest": idempotency.digest if idempotency else None,
+    }
+    rows = insert(sandboxes).values([row | {"id": sandbox_id.value} for sandbox_id in ids])
+    inserted = rows.returning(_c.id).cte("inserted")
+    await tx.execute(select(hints.notify()).select_from(inserted))
+
+
+async def insert_copies(
+    tx: Transaction, hints: Hints, *, ids: Sequence[SandboxId], source: Sandbox, snapshot_id: SnapshotId
+) -> bool:
+    """New rows like that of `source`, restored from a snapshot of it, due at once; whether `source` still is.
+
+    They have its limits and `envs`; what its request and its host say of it is not theirs.
+    """
+    copies = values(column("id", Uuid), name="copies").data([(sandbox_id.value,) for sandbox_id in ids])
+    same = [
+        _c[name]
+        for name in (
+            "team_id", "host_id", "template", "vcpus", "memory_mb", "disk_size_mb", "timeout_sec", "expires_at",
+            "on_expiry", "auto_resume", "envs",
+        )
+    ]  # fmt: skip
+    rows = (
+        select(copies.c.id, literal(source.image), literal(snapshot_id.value, Uuid), *same)
+        .select_from(copies.join(sandboxes, true()))
+        .where(_c.id == source.sandbox_id.value, is_live())
+    )
+    names = ["id", "image", "snapshot_id", *(copied.name for copied in same)]
+    inserted = insert(sandboxes).from_select(names, rows).returning(_c.id).cte("inserted")
+    return bool((await tx.execute(select(inserted.c.id, hints.notify()).select_from(inserted))).all())

@@ -1,0 +1,78 @@
+"""The sandbox that a call is for: it runs, or is made to run first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from wrenn.base.errors import InvalidState, Unavailable
+from wrenn.base.ids import SandboxId
+from wrenn.control.auth import Credential
+from wrenn.control.db import Database
+from wrenn.control.hosts import HostClient, HostClients
+from wrenn.control.sandboxes import comparison_store
+from wrenn.control.sandboxes.lifecycle import Lifecycle
+from wrenn.control.sandboxes.lookup import Lookup
+from wrenn.control.sandboxes.records import Sandbox
+from wrenn.control.sandboxes.state import Desired, State
+from wrenn.protocol.host import host_pb as pb
+
+_PING_TIMEOUT_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A running sandbox of the caller, and the agent of its host."""
+
+    sandbox_id: SandboxId
+    host: HostClient
+
+
+class Targets:
+    """See the module head."""
+
+    def __init__(
+        self, *, database: Database, clients: HostClients, lookup: Lookup, lifecycle: Lifecycle
+    ) -> None:
+        self._database = database
+        self._clients = clients
+        self._lookup = lookup
+        self._lifecycle = lifecycle
+
+    async def target(self, credential: Credential, text_id: str) -> Target:
+        """The running sandbox that a request is about, with one round trip to the database.
+
+        One with `auto_resume` is resumed first. While a time-out asks the host whether the sandbox is idle, the answer is
+        waited for: a sandbox in use is not refused.
+
+        Raises:
+            InvalidState: it does not run. Unavailable: its host is silent. Else why it could not be resumed.
+        """
+        sandbox, address = await self._lookup.locate(credential, text_id)
+        if not sandbox.is_usable and _may_run_soon(sandbox):
+            sandbox = await self._lifecycle.wake_up(sandbox)
+        if sandbox.status is State.MISSING:
+            raise Unavailable(f"The host of sandbox {sandbox.sandbox_id} does not answer now.")
+        if sandbox.now_is == State.PAUSED:
+            raise InvalidState(f"Sandbox {sandbox.sandbox_id} is paused: resume it first.")
+        if not sandbox.is_usable:
+            raise InvalidState(f"Sandbox {sandbox.sandbox_id} is {sandbox.now_is}, not running.")
+        return Target(sandbox.sandbox_id, self._clients.at(address))
+
+    async def ping(self, credential: Credential, text_id: str) -> None:
+        """Count as activity: resets the inactivity timer."""
+        target = await self.target(credential, text_id)
+        await target.host.call(
+            target.host.rpc.ping_sandbox,
+            pb.PingSandboxRequest(sandbox_id=str(target.sandbox_id)),
+            timeout_s=_PING_TIMEOUT_S,
+        )
+        await comparison_store.record_ping(self._database, target.sandbox_id)
+
+
+def _may_run_soon(sandbox: Sandbox) -> bool:
+    """Paused or on the way there, and either `auto_resume`, or only by a time-out that asks whether it is idle."""
+    if sandbox.desired is Desired.STOPPED:
+        return False
+    asked_whether_idle = sandbox.status is State.RUNNING and sandbox.idle_ms > 0
+    return asked_whether_idle or (sandbox.auto_resume and sandbox.status in (State.RUNNING, State.PAUSED))

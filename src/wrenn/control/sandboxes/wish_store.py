@@ -1,0 +1,160 @@
+"""Statements that write what is wanted of sandboxes: `desired`, and the limits of their time.
+
+A new wish takes a lease away: its worker's result will not be written, and the new work may begin at once. Of several
+callers at once the row lets one through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    TIMESTAMP,
+    ColumnElement,
+    Integer,
+    Text,
+    Update,
+    and_,
+    case,
+    cast,
+    func,
+    null,
+    or_,
+    select,
+    update,
+)
+
+from wrenn.base.ids import SandboxId, SnapshotId
+from wrenn.control.db import Database, Hints, Transaction
+from wrenn.control.sandboxes.records import OnExpiry, Sandbox
+from wrenn.control.sandboxes.state import Desired, State
+from wrenn.control.sandboxes.store import (
+    due_when_paused,
+    due_when_running,
+    is_live,
+    sandbox_of,
+    select_sandboxes,
+)
+from wrenn.control.sandboxes.tables import sandboxes
+
+_c = sandboxes.c
+
+
+def wish(desired: Any, *conditions: Any) -> Update:
+    """The statement that wants this of all sandboxes that have not ended and for which the conditions hold."""
+    return (
+        update(sandboxes)
+        .where(is_live(), *conditions)
+        .values(
+            desired=desired,
+            desired_at=func.now(),
+            idle_ms=0,
+            failure="",
+            reason="",
+            version=_c.version + 1,
+            lease_owner=None,
+            lease_until=None,
+            attempts=0,
+            next_attempt_at=func.now(),
+            last_updated=func.now(),
+        )
+    )
+
+
+def is_usable() -> ColumnElement[bool]:
+    """True for sandboxes that run and are to go on."""
+    return and_(_c.status == State.RUNNING, _c.desired == Desired.RUNNING)
+
+
+def _can_pause() -> ColumnElement[bool]:
+    """True also where a time-out asks whether the sandbox is idle: who wants it paused does not ask."""
+    asked = and_(_c.status == State.RUNNING, _c.desired == Desired.PAUSED, _c.idle_ms > 0)
+    return or_(is_usable(), asked)
+
+
+async def want_stopped(database: Database, hints: Hints, ids: Collection[SandboxId]) -> None:
+    """Have these sandboxes removed, whatever else was wanted; those that have ended stay as they are."""
+    among = _c.id.in_([sandbox_id.value for sandbox_id in ids])
+    wanted = wish(Desired.STOPPED, among, _c.desired != Desired.STOPPED).returning(_c.id).cte("wanted")
+    await database.execute(select(hints.notify()).select_from(wanted))
+
+
+async def want_copies_stopped(tx: Transaction, hints: Hints, snapshot_id: SnapshotId) -> None:
+    """Have all sandboxes that were restored from this snapshot removed."""
+    copies = _c.snapshot_id == snapshot_id.value
+    wanted = wish(Desired.STOPPED, copies, _c.desired != Desired.STOPPED).returning(_c.id).cte("wanted")
+    await tx.execute(select(hints.notify()).select_from(wanted))
+
+
+async def want_paused(database: Database, hints: Hints, sandbox_id: SandboxId) -> bool:
+    """Have a sandbox that runs paused; whether it was this call that did it."""
+    wanted = wish(Desired.PAUSED, _c.id == sandbox_id.value, _can_pause()).returning(_c.id).cte("wanted")
+    found = await database.execute(select(wanted.c.id, hints.notify()).select_from(wanted))
+    return found.one_or_none() is not None
+
+
+async def want_all_paused(database: Database, hints: Hints) -> set[SandboxId]:
+    """Have everything that runs paused, of all teams; what this call changed."""
+    wanted = wish(Desired.PAUSED, _can_pause()).returning(_c.id).cte("wanted")
+    found = await database.execute(select(wanted.c.id, hints.notify()).select_from(wanted))
+    return {SandboxId(row.id) for row in found}
+
+
+async def want_running(tx: Transaction, hints: Hints, sandbox_id: SandboxId) -> bool:
+    """Have a paused sandbox resumed; whether it was this call that did it.
+
+    A life whose end was to be paused, and that has ended, goes on without an end: it was paused.
+    """
+    is_paused = _c.status == State.PAUSED, _c.desired == Desired.PAUSED
+    ahead = or_(_c.on_expiry == "kill", _c.expires_at > func.now())
+    wanted = (
+        wish(Desired.RUNNING, _c.id == sandbox_id.value, *is_paused)
+        .values(expires_at=case((ahead, _c.expires_at), else_=null()))
+        .returning(_c.id)
+        .cte("wanted")
+    )
+    found = await tx.execute(select(wanted.c.id, hints.notify()).select_from(wanted))
+    return found.one_or_none() is not None
+
+
+async def lock(tx: Transaction, sandbox_id: SandboxId) -> tuple[Sandbox, datetime] | None:
+    """The sandbox, which nobody else changes until this transaction ends; and the database's time."""
+    found = await tx.execute(
+        select_sandboxes()
+        .add_columns(func.now().label("at"))
+        .where(_c.id == sandbox_id.value)
+        .with_for_update()
+    )
+    row = found.one_or_none()
+    return None if row is None else (sandbox_of(row), row.at)
+
+
+async def write_limits(
+    tx: Transaction,
+    hints: Hints,
+    sandbox_id: SandboxId,
+    *,
+    timeout_sec: int,
+    expires_at: datetime | None,
+    on_expiry: OnExpiry,
+) -> Sandbox:
+    """New limits of its time; not a change of its state."""
+    expiry = cast(expires_at, TIMESTAMP(timezone=True))
+    await tx.execute(
+        update(sandboxes)
+        .where(_c.id == sandbox_id.value)
+        .values(
+            timeout_sec=timeout_sec,
+            expires_at=expires_at,
+            on_expiry=on_expiry,
+            due_at=case(
+                (_c.status == State.PAUSED, due_when_paused(cast(on_expiry, Text), expiry)),
+                else_=due_when_running(_c.last_active_at, cast(timeout_sec, Integer), expiry),
+            ),
+            last_updated=func.now(),
+        )
+    )
+    found = await tx.execute(select_sandboxes().add_columns(hints.notify()).where(_c.id == sandbox_id.value))
+    return sandbox_of(found.one())

@@ -1,0 +1,75 @@
+"""Templates as values."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
+
+DEFAULT_TEMPLATE: Final = "minimal"
+"""The platform's, whether or not a host has reported it."""
+
+
+class TemplateStatus(enum.StrEnum):
+    """What may be done with a snapshot's row."""
+
+    PENDING = "pending"
+    """Somebody makes it, under a lease; or a fork needs it, under a lease."""
+    READY = "ready"
+    """Sandboxes may be made from it."""
+    REMOVING = "removing"
+    """Nobody sees it any more; its host must be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a snapshot is taken of: a sandbox that its team may use, running or paused."""
+
+    team_id: TeamId
+    sandbox_id: SandboxId
+    host_id: HostId
+    host_address: str
+    image: str
+    vcpus: int
+    memory_mb: int
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A snapshot under a team's name, from which sandboxes can be made.
+
+    Attributes:
+        host_id: the one host on which it lies.
+        image: what its first ancestor was started from.
+        vcpus, memory_mb: the one shape that its sandboxes can have.
+    """
+
+    name: str
+    snapshot_id: SnapshotId
+    host_id: HostId
+    image: str
+    vcpus: int
+    memory_mb: int
+    size_bytes: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformTemplate:
+    """An image that hosts report: for all teams, in any shape. `created_at` is that of the first such host's row."""
+
+    name: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A snapshot on its host, as whoever removes it needs it."""
+
+    snapshot_id: SnapshotId
+    host_id: HostId
+    host_address: str
+    status: TemplateStatus
