@@ -14,6 +14,7 @@ from tests.vm.kit import DEFAULT_SHAPE, free_port
 from tests.vm.platform import Platform, running_platform
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
+from wrenn.base.ids import SnapshotId
 from wrenn.network import claim_block, release_block, remove_everything
 from wrenn.storage.images import load_images
 
@@ -81,3 +82,5 @@ async def agent(settings: Settings) -> AsyncIterator[Agent]:
         yield agent
         for record, _ in agent.sandboxes.list():
             await agent.sandboxes.remove(record.spec.sandbox_id)
+        for snapshot in agent.sandboxes.kept():
+            agent.sandboxes.release(SnapshotId.parse(snapshot.manifest.snapshot_id))

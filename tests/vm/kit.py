@@ -21,10 +21,14 @@ def free_port() -> int:
 
 
 def new_spec(
-    *, template: str = "minimal", envs: Mapping[str, str] | None = None, shape: Shape = DEFAULT_SHAPE
+    *,
+    template: str = "minimal",
+    envs: Mapping[str, str] | None = None,
+    shape: Shape = DEFAULT_SHAPE,
+    snapshot_id: str = "",
 ) -> SandboxSpec:
     """A spec with a fresh id."""
-    return SandboxSpec(SandboxId.new(), "team-of-the-test", template, shape, envs or {})
+    return SandboxSpec(SandboxId.new(), "team-of-the-test", template, shape, envs or {}, snapshot_id)
 
 
 async def created(sandboxes: Sandboxes, **wishes: object) -> tuple[SandboxSpec, RunningSandbox]:

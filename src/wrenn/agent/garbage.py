@@ -14,7 +14,7 @@ from typing import Final
 from wrenn.agent.bases import Bases
 from wrenn.agent.layout import Layout
 from wrenn.agent.memory_images import ImageRef, MemoryImages
-from wrenn.agent.sandboxes.journal import Record
+from wrenn.agent.sandboxes.journal import Record, State
 from wrenn.base.errors import NotFound
 from wrenn.linux.files import remove_tree
 from wrenn.storage import layers, snapshots
@@ -45,12 +45,16 @@ class Wanted:
 def find_wanted(layout: Layout, records: Iterable[Record]) -> Wanted:
     """Follow the names from the journals and the kept snapshots."""
     wanted = Wanted()
+    there = set(layers.layers_in(layout.layers))
     todo = [name for name in snapshots.snapshots_in(layout.snapshots) if _is_kept(layout, name)]
     for record in records:
         wanted.bases.add(record.base)
         wanted.layers.update(record.layers)
-        wanted.layers.add(record.next_layer)
-        todo += [record.parent, record.snapshot, record.former_snapshot]
+        todo += [record.parent, record.former_snapshot]
+        if record.next_layer:
+            wanted.layers.add(record.next_layer)
+        if record.state is not State.PAUSING or (layout.snapshots / record.snapshot).exists():
+            todo.append(record.snapshot)
     while todo:
         name = todo.pop()
         if not name or name in wanted.snapshots:
@@ -66,6 +70,9 @@ def find_wanted(layout: Layout, records: Iterable[Record]) -> Wanted:
             wanted.bases.add(manifest.base)
             wanted.layers.update(manifest.layer_ids)
             todo.append(manifest.parent)
+            wanted.missing.update(layer for layer in manifest.layer_ids if layer not in there)
+            if not (layout.bases / manifest.base).is_dir():
+                wanted.missing.add(f"base {manifest.base}")
     return wanted
 
 
@@ -94,14 +101,17 @@ class Garbage:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            try:
-                self.collect()
-            except Exception:  # noqa: BLE001 - the loop must go on; what is left is listed by `wrenn doctor`
-                _log.exception("garbage is not collected")
+            self.collect()
             await asyncio.sleep(_REST_S)
 
     def collect(self) -> None:
         """Remove what is not wanted. No await inside: nothing can become wanted between the look and the removal."""
+        try:
+            self._collect()
+        except Exception:  # noqa: BLE001 - the agent must go on; what is left is listed by `wrenn doctor`
+            _log.exception("garbage is not collected")
+
+    def _collect(self) -> None:
         wanted = find_wanted(self._layout, self._records())
         for name in list(snapshots.snapshots_in(self._layout.snapshots)):
             if name not in wanted.snapshots:

@@ -42,11 +42,6 @@ class Layout:
         return self.data_dir / "layers"
 
     @property
-    def accelerator_choice(self) -> Path:
-        """What the KVM probe found."""
-        return self.data_dir / "accelerator.json"
-
-    @property
     def secret(self) -> Path:
         """Key from which the guests' access tokens are derived; mode 600."""
         return self.data_dir / "agent.key"

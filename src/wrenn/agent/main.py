@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import signal
 import ssl
 import sys
 
@@ -15,6 +14,7 @@ from wrenn.agent.wiring import running_agent
 from wrenn.base.errors import WrennError
 from wrenn.base.faults import arm_faults
 from wrenn.base.logging import configure_logging
+from wrenn.base.signals import leave_to_server
 
 _GRACE_S = 5
 """How long calls in flight may go on at shutdown."""
@@ -41,6 +41,8 @@ async def serve(settings: Settings) -> None:
         config.load()
         assert config.ssl is not None, "TLS was asked for"
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
+        # Its clean-up gives the free network slots back.
+        leave_to_server()
         await uvicorn.Server(config).serve()
 
 
@@ -54,9 +56,6 @@ def main() -> None:
     """Entry point; exits with 1 and one sentence when it cannot start."""
     configure_logging()
     _raise_descriptor_limit()
-    # uvicorn stops on SIGTERM and then raises it again for whoever handled it before: by default that ends the process
-    # on the spot, with its free network slots left behind.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: None)
     settings = Settings.from_environment()
     arm_faults(settings.faults)
     try:

@@ -36,6 +36,11 @@ class Settings:
     guest_dns: str
     faults: str
 
+    @property
+    def accelerator_choice(self) -> Path:
+        """What the KVM probe found."""
+        return self.data_dir / "accelerator.json"
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """Read `WRENN_*`; see docs/reference/settings.md."""

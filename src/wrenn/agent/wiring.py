@@ -79,7 +79,7 @@ async def running_agent(settings: Settings) -> AsyncGenerator[Agent]:
 @asynccontextmanager
 async def _built(settings: Settings, layout: Layout) -> AsyncGenerator[Agent]:
     images = load_images(settings.images_dir)
-    accelerator = await choose_accelerator(kernel=images.kernel, memory_of_choice=layout.accelerator_choice)
+    accelerator = await choose_accelerator(kernel=images.kernel, memory_of_choice=settings.accelerator_choice)
     driver = QemuDriver(accelerator=accelerator, version=await qemu_version())
     tokens = Tokens.load(layout.secret)
     # The tap is opened by root and inherited, so it needs no owner.

@@ -68,6 +68,10 @@ class GuestConnection:
         """Drop all connections."""
         await self.session.close()
 
+    def _check_open(self) -> None:
+        if self.session.closed:
+            raise e.Unavailable("The connection to the sandbox was closed.")
+
     def headers(self, user: str) -> dict[str, str]:
         """Credentials of a call made as `user`."""
         basic = base64.b64encode(f"{user}:".encode()).decode()
@@ -82,6 +86,7 @@ class GuestConnection:
             Unavailable: no answer, or none in time. Others by the Connect code of the guest.
         """
         headers = {**self.headers(user), "Content-Type": "application/proto", "Connect-Protocol-Version": "1"}
+        self._check_open()
         try:
             async with asyncio.timeout(timeout_s):
                 async with self.session.post(
@@ -119,6 +124,7 @@ class GuestConnection:
             "Connect-Protocol-Version": "1",
             **(headers or {}),
         }
+        self._check_open()
         try:
             async with self.session.post(
                 f"{self.base_url}/{method}",

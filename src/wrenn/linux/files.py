@@ -143,8 +143,3 @@ def remove_tree(path: Path) -> None:
     """Remove a directory with all below it. A missing one is fine."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path)
-
-
-def allocated_b(path: Path) -> int:
-    """Bytes that the file really takes on the disk."""
-    return path.stat().st_blocks * 512

@@ -13,7 +13,7 @@ import xxhash
 
 from wrenn.base.ids import random_hex
 from wrenn.base.units import MIB
-from wrenn.linux.files import fsync_path, read_data
+from wrenn.linux.files import fsync_path
 from wrenn.storage.damage import DamagedSnapshot
 
 _PREFIX: Final = "layer-"
@@ -24,7 +24,7 @@ _DIGEST_LIMIT_B: Final = 64 * MIB
 
 @dataclass(frozen=True, slots=True)
 class LayerSeal:
-    """What a frozen layer was: its name, size, and the XXH3-128 of its data if it is not too large."""
+    """What a frozen layer was: its name, size, and its XXH3-128 if it is not too large."""
 
     layer_id: str
     size_b: int
@@ -78,7 +78,6 @@ def _digest(path: Path) -> str:
         return ""
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
-        for offset, data in read_data(file.fileno()):
-            digest.update(offset.to_bytes(8, "little"))
-            digest.update(data)
+        while piece := file.read(MIB):
+            digest.update(piece)
     return digest.hexdigest()

@@ -10,7 +10,7 @@ from functools import partial
 
 from wrenn.agent.doctor.leftovers import Leftover, find_leftovers, remove_leftovers
 from wrenn.agent.doctor.machine import Check, check_machine
-from wrenn.agent.doctor.owners import find_owners
+from wrenn.agent.doctor.owners import Owners, find_owners
 from wrenn.agent.layout import Layout
 from wrenn.agent.settings import Settings
 from wrenn.network import find_block
@@ -35,13 +35,25 @@ async def examine(settings: Settings) -> Report:
     """Look at the machine and at everything named after this installation. Changes nothing."""
     checks = await check_machine(settings)
     block = find_block(settings.data_dir)
-    if (
-        block is None
-    ):  # never started since the machine's boot: there is nothing on it that could be left over
+    if block is None:
+        # Never started since the machine's boot: there is nothing on it that could be left over.
         return Report(checks, [])
     layout = Layout(settings.data_dir, block)
     leftovers, owners = await find_leftovers(layout, partial(find_owners, settings, layout))
-    return Report([*checks, owners.check], leftovers)
+    return Report([*checks, _stored(owners), owners.check], leftovers)
+
+
+def _stored(owners: Owners) -> Check:
+    """Whether all that paused sandboxes and kept snapshots need is there."""
+    broken = sorted(owners.stored.missing | owners.stored.unreadable)
+    return Check(
+        "snapshots",
+        ok=not broken,
+        detail=f"missing or damaged: {', '.join(broken)}"
+        if broken
+        else f"{len(owners.stored.snapshots)} whole",
+        hint="What needs them cannot be resumed: remove those sandboxes or templates, or restore a backup.",
+    )
 
 
 async def fix(settings: Settings) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -16,9 +17,13 @@ from wrenn.agent.doctor.owners import Owners
 from wrenn.agent.layout import Layout
 from wrenn.linux import cgroups
 from wrenn.linux.files import remove_tree
+from wrenn.storage import layers, snapshots
 
 _DRAFTS: Final = ".draft-*"
-_BASE_PREFIX: Final = "base-"
+_DRAFT: Final = "draft"
+_BY_AGENT: Final = ("base-", _DRAFT)
+_COLLECTION_S: Final = 1.0
+"""Longer than the agent's collector waits."""
 
 FindOwners = Callable[[], Awaitable[Owners]]
 
@@ -28,7 +33,7 @@ class Leftover:
     """One thing that nobody owns.
 
     Attributes:
-        owner: the sandbox, base or slot that it is named after.
+        owner: the sandbox, base, slot, snapshot or layer that it is named after.
     """
 
     kind: str
@@ -42,6 +47,16 @@ async def find_leftovers(layout: Layout, find_owners: FindOwners) -> tuple[list[
     The machine is looked at before and after the owners are asked: what is new after has an owner that was not asked,
     what is gone after is no leftover.
     """
+    found, owners = await _look(layout, find_owners)
+    if found and owners.agent_runs:
+        # Its collector may be about to remove them.
+        await asyncio.sleep(_COLLECTION_S)
+        again, owners = await _look(layout, find_owners)
+        found = [thing for thing in found if thing in again]
+    return found, owners
+
+
+async def _look(layout: Layout, find_owners: FindOwners) -> tuple[list[Leftover], Owners]:
     before = await _everything(layout)
     owners = await find_owners()
     if not owners.complete:
@@ -59,8 +74,10 @@ async def remove_leftovers(layout: Layout, find_owners: FindOwners) -> None:
                 os.kill(int(thing.name), signal.SIGKILL)
         elif thing.kind == "cgroup":
             await release_cgroup(layout, thing.name)
-        elif thing.kind == "files":
+        elif thing.kind in ("files", "snapshot"):
             remove_tree(Path(thing.name))
+        elif thing.kind == "layer":
+            Path(thing.name).unlink(missing_ok=True)
     strays = {thing.owner for thing in found if thing.kind == "network"}
     if strays:
         names = [thing.name for thing in await _networks(layout) if thing.owner not in strays]
@@ -71,7 +88,12 @@ async def remove_leftovers(layout: Layout, find_owners: FindOwners) -> None:
 def _is_owned(thing: Leftover, owners: Owners) -> bool:
     if thing.kind == "network":
         return bool(owners.slots) if not thing.owner else int(thing.owner) in owners.slots
-    by_agent = owners.agent_runs and thing.owner.startswith(_BASE_PREFIX)
+    if thing.kind == "snapshot":
+        return thing.owner in owners.stored.snapshots
+    if thing.kind == "layer":
+        # What a manifest that cannot be read needs is not known.
+        return thing.owner in owners.stored.layers or bool(owners.stored.unreadable)
+    by_agent = owners.agent_runs and thing.owner.startswith(_BY_AGENT)
     return by_agent or thing.owner in owners.sandboxes
 
 
@@ -106,8 +128,14 @@ def _processes(layout: Layout, groups: list[str]) -> list[Leftover]:
 
 def _folders(layout: Layout) -> list[Leftover]:
     sandboxes = sorted(layout.sandboxes.iterdir()) if layout.sandboxes.is_dir() else []
-    drafts = sorted(layout.bases.glob(_DRAFTS)) if layout.bases.is_dir() else []
+    drafts = [*layout.bases.glob(_DRAFTS), *layout.snapshots.glob(_DRAFTS)]
+    kept = snapshots.snapshots_in(layout.snapshots) if layout.snapshots.is_dir() else ()
     return [
         *(Leftover("files", str(path), path.name) for path in sandboxes),
-        *(Leftover("files", str(path), _BASE_PREFIX) for path in drafts),
+        *(Leftover("files", str(path), _DRAFT) for path in sorted(drafts)),
+        *(Leftover("snapshot", str(layout.snapshots / name), name) for name in kept),
+        *(
+            Leftover("layer", str(layers.layer_path(layout.layers, name)), name)
+            for name in layers.layers_in(layout.layers)
+        ),
     ]

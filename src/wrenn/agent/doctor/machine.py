@@ -66,8 +66,9 @@ async def _check_images(settings: Settings) -> Check:
     hint = f"Run: wrenn images build --data-dir {settings.images_dir}"
     try:
         images = load_images(settings.images_dir)
-        choice = settings.data_dir / "accelerator.json"
-        accelerator = await choose_accelerator(kernel=images.kernel, memory_of_choice=choice)
+        accelerator = await choose_accelerator(
+            kernel=images.kernel, memory_of_choice=settings.accelerator_choice
+        )
     except WrennError as error:
         return Check("images", ok=False, detail=error.message, hint=hint)
     what = "hardware virtualisation (KVM)" if accelerator == "kvm" else "software emulation (no working KVM)"

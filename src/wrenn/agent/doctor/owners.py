@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,8 +12,9 @@ import pyqwest
 from connectrpc.errors import ConnectError
 
 from wrenn.agent.doctor.machine import Check
+from wrenn.agent.garbage import Wanted, find_wanted
 from wrenn.agent.layout import Layout
-from wrenn.agent.sandboxes import journal
+from wrenn.agent.sandboxes import Record, journal
 from wrenn.agent.settings import Settings
 from wrenn.base.errors import WrennError
 from wrenn.protocol.host import host_pb as pb
@@ -27,11 +29,13 @@ class Owners:
 
     Attributes:
         complete: False when an agent runs and does not answer: then nothing can be said of anything.
-        agent_runs: a running agent answers for drafts of bases and for its own folders.
+        agent_runs: a running agent answers for drafts of bases and snapshots.
+        stored: what of snapshots and layers is wanted, and what of it is missing.
     """
 
     sandboxes: frozenset[str]
     slots: frozenset[int]
+    stored: Wanted
     agent_runs: bool
     complete: bool
     check: Check
@@ -50,7 +54,7 @@ async def find_owners(settings: Settings, layout: Layout) -> Owners:
             detail=f"runs and does not answer: {error}",
             hint="Look at its log; restart it.",
         )
-        return Owners(frozenset(), frozenset(), agent_runs=True, complete=False, check=check)
+        return Owners(frozenset(), frozenset(), Wanted(), agent_runs=True, complete=False, check=check)
 
 
 def _agent_runs(layout: Layout) -> bool:
@@ -86,6 +90,7 @@ async def _from_agent(settings: Settings, layout: Layout) -> Owners:
     return Owners(
         sandboxes=frozenset(sandbox.sandbox_id for sandbox in listed.sandboxes),
         slots=frozenset(host.owned_slots),
+        stored=find_wanted(layout, _records(layout)),
         agent_runs=True,
         complete=True,
         check=Check(
@@ -96,18 +101,29 @@ async def _from_agent(settings: Settings, layout: Layout) -> Owners:
     )
 
 
+def _records(layout: Layout) -> list[Record]:
+    records: list[Record] = []
+    for directory in layout.sandboxes.iterdir() if layout.sandboxes.is_dir() else ():
+        with suppress(WrennError):
+            if (record := journal.load(directory)) is not None:
+                records.append(record)
+    return records
+
+
 def _from_journals(layout: Layout) -> Owners:
-    sandboxes: set[str] = set()
-    slots: set[int] = set()
-    directories = layout.sandboxes.iterdir() if layout.sandboxes.is_dir() else ()
-    for directory in directories:
-        try:
-            record = journal.load(directory)
-        except WrennError:
-            continue
-        if record is not None and record.process is not None and record.process.is_alive():
-            sandboxes.add(directory.name)
-            if record.slot is not None:
-                slots.add(record.slot)
-    check = Check("agent", ok=True, detail=f"not running; {len(sandboxes)} sandboxes live without it")
-    return Owners(frozenset(sandboxes), frozenset(slots), agent_runs=False, complete=True, check=check)
+    records = _records(layout)
+    living = [r for r in records if r.process is not None and r.process.is_alive()]
+    resting = [r for r in records if r.snapshot and r not in living]
+    check = Check(
+        "agent",
+        ok=True,
+        detail=f"not running; {len(living)} sandboxes live without it, {len(resting)} are paused",
+    )
+    return Owners(
+        sandboxes=frozenset(str(r.spec.sandbox_id) for r in (*living, *resting)),
+        slots=frozenset(r.slot for r in living if r.slot is not None),
+        stored=find_wanted(layout, records),
+        agent_runs=False,
+        complete=True,
+        check=check,
+    )

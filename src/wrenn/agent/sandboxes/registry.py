@@ -65,8 +65,8 @@ class Sandboxes:
     def start(self) -> None:
         """Begin to look after VMs, and to collect what is wanted no more."""
         self._tasks.start("look after VMs", self._look_after_all())
+        self._garbage.collect()
         self._tasks.start("collect garbage", self._garbage.run())
-        self._garbage.wake()
 
     async def close(self) -> None:
         """Let go of all sandboxes without disturbing them; what is under way is taken back."""
@@ -75,6 +75,7 @@ class Sandboxes:
         if self._work:
             await asyncio.wait(self._work)
         await self._tasks.close()
+        self._garbage.collect()
         for entry in list(self._entries.values()):
             if entry.running is not None:
                 entry.running.vm.disconnect()

@@ -31,7 +31,8 @@ class RunningSandbox:
     guest: GuestConnection
     last_active_at: float
     closed: str = ""
-    _uses: int = 0
+    _users: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
+    _cut: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
     _unused: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -53,37 +54,46 @@ class RunningSandbox:
         """
         if self.closed:
             raise InvalidState(self.closed)
-        self._uses += 1
+        task = asyncio.current_task()
+        assert task is not None, "calls are made by tasks"
+        cancelling = task.cancelling()
+        self._users.add(task)
         self._unused.clear()
         self.last_active_at = clock.now().timestamp()
-        guest = self.guest
         try:
             yield self
-        except WrennError as error:
-            if guest.session.closed and self.closed:
-                raise InvalidState(f"{self.closed} The call was cut off; what it began goes on.") from error
-            raise
+        except (asyncio.CancelledError, WrennError) as error:
+            if task not in self._cut:
+                raise
+            if isinstance(error, asyncio.CancelledError) and task.uncancel() > cancelling:
+                raise  # somebody else cancelled it too
+            raise InvalidState(f"{self.closed} The call was cut off; what it began goes on.") from error
         finally:
-            self._uses -= 1
+            self._users.discard(task)
+            self._cut.discard(task)
             self.last_active_at = clock.now().timestamp()
-            if not self._uses:
+            if not self._users:
                 self._unused.set()
 
     def idle_s(self, clock: Clock) -> float:
         """For how long nobody has used it."""
-        return 0.0 if self._uses else clock.now().timestamp() - self.last_active_at
+        return 0.0 if self._users else clock.now().timestamp() - self.last_active_at
 
     async def drain(self, reason: str, *, grace_s: float) -> None:
         """Let no call begin, and wait until those under way have ended, but not longer than `grace_s`."""
         self.closed = reason
-        if self._uses:
+        if self._users:
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
                     await self._unused.wait()
 
     async def disconnect(self) -> None:
-        """Break off whatever is connected to the guest from this host."""
+        """Break off whatever is connected to the guest from this host; calls under way end with an error."""
+        # First the connections: a call that is cancelled would else kill what it began in the guest.
         await self.guest.close()
+        for task in self._users:
+            self._cut.add(task)
+            task.cancel()
         await asyncio.to_thread(reset_connections, self.address)
 
     async def reopen(self) -> None:

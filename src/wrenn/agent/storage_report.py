@@ -1,0 +1,118 @@
+"""`wrenn storage`: what uses the disk, with shared parts counted once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from wrenn.agent.layout import Layout
+from wrenn.agent.sandboxes import Record, journal
+from wrenn.agent.settings import Settings
+from wrenn.base.errors import NotFound, WrennError
+from wrenn.network import find_block
+from wrenn.storage import snapshots
+from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.layers import layer_path
+
+_IMAGE: Final = "rootfs.ext4"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """One user of the disk.
+
+    Attributes:
+        kind: `sandbox`, `snapshot` (one that is kept: a template) or `base`.
+        own_b: bytes that would be freed with it.
+        shared_b: bytes that it needs and others too.
+    """
+
+    kind: str
+    name: str
+    detail: str
+    own_b: int
+    shared_b: int
+
+
+@dataclass(frozen=True, slots=True)
+class StorageReport:
+    """Who uses the disk, and all of it together."""
+
+    usages: list[Usage]
+    total_b: int
+
+
+def measure_storage(settings: Settings) -> StorageReport:
+    """Look at the data folder. Changes nothing, needs no running agent.
+
+    Raises:
+        NotFound: no agent ever ran on this folder since the machine's boot.
+    """
+    block = find_block(settings.data_dir)
+    if block is None:
+        raise NotFound(f"There are no sandboxes in {settings.data_dir}.")
+    layout = Layout(settings.data_dir, block)
+    needs: dict[tuple[str, str, str], set[Path]] = {}
+    for directory in sorted(layout.bases.iterdir()):
+        if not directory.name.startswith("."):
+            needs["base", directory.name, ""] = {directory}
+    for snapshot in snapshots.whole_in(layout.snapshots):
+        if snapshot.is_kept:
+            name = snapshot.manifest.snapshot_id
+            needs["snapshot", name, f"of {snapshot.manifest.sandbox_id}"] = _needs_of(layout, name)
+    for directory in sorted(layout.sandboxes.iterdir()):
+        with suppress(WrennError):
+            if (record := journal.load(directory)) is not None:
+                needs["sandbox", directory.name, record.state.value] = _of_sandbox(layout, record, directory)
+    files = {user: _files(paths) for user, paths in needs.items()}
+    users = Counter(inode for sizes in files.values() for inode in sizes)
+    usages = [
+        Usage(
+            kind,
+            name,
+            detail,
+            own_b=sum(size for inode, size in sizes.items() if users[inode] == 1),
+            shared_b=sum(size for inode, size in sizes.items() if users[inode] > 1),
+        )
+        for (kind, name, detail), sizes in files.items()
+    ]
+    every = {inode: size for sizes in files.values() for inode, size in sizes.items()}
+    return StorageReport(usages, sum(every.values()))
+
+
+def _of_sandbox(layout: Layout, record: Record, directory: Path) -> set[Path]:
+    paths = {directory, layout.bases / record.base}
+    paths.update(layer_path(layout.layers, layer) for layer in record.layers)
+    for name in (record.parent, record.snapshot, record.former_snapshot):
+        paths |= _needs_of(layout, name)
+    return paths
+
+
+def _needs_of(layout: Layout, name: str) -> set[Path]:
+    """A snapshot's folder and all that it lies on."""
+    paths: set[Path] = set()
+    while name:
+        try:
+            manifest = snapshots.find(layout.snapshots, name).manifest
+        except (NotFound, DamagedSnapshot):
+            break
+        paths |= {layout.snapshots / name, layout.bases / manifest.base}
+        paths.update(layer_path(layout.layers, layer) for layer in manifest.layer_ids)
+        name = manifest.parent
+    return paths
+
+
+def _files(paths: Iterable[Path]) -> dict[int, int]:
+    """Bytes on the disk by inode: a file with two names counts once. Templates' images are not counted."""
+    sizes: dict[int, int] = {}
+    for path in paths:
+        for file in path.iterdir() if path.is_dir() else (path,):
+            with suppress(FileNotFoundError):
+                stat = file.stat()
+                if file.name != _IMAGE:
+                    sizes[stat.st_ino] = stat.st_blocks * 512
+    return sizes

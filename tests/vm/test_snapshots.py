@@ -1,0 +1,236 @@
+"""Snapshots of running and paused sandboxes, and the clones made from them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import time
+
+import pytest
+
+from tests.vm.kit import created, new_spec, output, sh
+from tests.vm.test_pause import COUNTER, counted, cycle, until
+from wrenn.agent.sandboxes import RunningSandbox, SandboxSpec, State
+from wrenn.agent.wiring import Agent
+from wrenn.base import errors as e
+from wrenn.base.ids import SandboxId, SnapshotId
+from wrenn.guest import CommandLine
+from wrenn.vm import Shape
+
+
+async def kept(agent: Agent, sandbox_id: SandboxId) -> str:
+    snapshot_id = SnapshotId.new()
+    await agent.sandboxes.keep(sandbox_id, snapshot_id)
+    return str(snapshot_id)
+
+
+async def clone(agent: Agent, snapshot_id: str) -> tuple[SandboxSpec, RunningSandbox]:
+    return await created(agent.sandboxes, snapshot_id=snapshot_id)
+
+
+async def forks(agent: Agent, sandbox_id: SandboxId, count: int) -> list[tuple[SandboxSpec, RunningSandbox]]:
+    snapshot_id = await kept(agent, sandbox_id)
+    made = await asyncio.gather(*(clone(agent, snapshot_id) for _ in range(count)))
+    agent.sandboxes.release(SnapshotId.parse(snapshot_id))
+    return made
+
+
+async def test_a_running_sandbox_goes_on_while_it_is_kept(agent: Agent) -> None:
+    spec, sandbox = await created(agent.sandboxes)
+    await sandbox.commands.start(CommandLine("python3", ("-c", COUNTER)), tag="counter")
+    running = asyncio.create_task(sh(sandbox, "sleep 1; echo whole; sleep 1; echo answer"))
+    await asyncio.sleep(0.5)
+    await output(sandbox, "echo before > /root/file; sync")
+    snapshot_id = await kept(agent, spec.sandbox_id)
+    assert agent.sandboxes.get(spec.sandbox_id) is sandbox
+    assert (await running).stdout == b"whole\nanswer\n", "a call under way is not disturbed"
+    await output(sandbox, "echo after > /root/file; sync")
+    _, copy = await clone(agent, snapshot_id)
+    assert await output(copy, "cat /root/file") == "before\n"
+    assert await output(sandbox, "cat /root/file") == "after\n"
+    for one in (sandbox, copy):
+        first = await counted(one)
+        await asyncio.sleep(0.4)
+        assert await counted(one) > first
+    assert [p.tag for p in await copy.commands.list() if p.tag] == ["counter"]
+
+
+async def test_clones_of_one_snapshot_are_not_alike(agent: Agent) -> None:
+    spec, sandbox = await created(agent.sandboxes, envs={"KEPT": "yes"})
+    # Programs that wait at the moment of the snapshot, and take random numbers, names and the time right after it.
+    waiting = """
+import os, socket, time, uuid
+while not os.path.exists("/dev/shm/go"):
+    pass
+open("/dev/shm/facts", "w").write(f"{uuid.uuid4()} {os.urandom(16).hex()} {socket.gethostname()} {time.time()}")
+"""
+    await sandbox.commands.start(CommandLine("python3", ("-c", waiting)), tag="waiting")
+    await output(sandbox, "touch /dev/shm/early")
+    # The program is let go by the snapshot itself: the file is there when its clones begin to run.
+    snapshot_id = await kept(agent, spec.sandbox_id)
+    copies = await asyncio.gather(*(clone(agent, snapshot_id) for _ in range(3)))
+    seen: list[tuple[str, ...]] = []
+    for _, copy in copies:
+        await output(
+            copy,
+            "touch /dev/shm/go; for i in $(seq 50); do test -s /dev/shm/facts && exit 0; sleep 0.1; done; exit 1",
+        )
+        before = time.time()
+        guest = float(await output(copy, "date +%s.%N"))
+        assert before - 0.5 < guest < time.time() + 0.5
+        facts = (await output(copy, "cat /dev/shm/facts")).split()[:3]
+        more = (
+            await output(
+                copy,
+                "hostname; cat /etc/machine-id; cat /proc/sys/kernel/random/uuid; head -c 16 /dev/urandom | od -An -tx1 | tr -d ' '; echo $WRENN_SANDBOX_ID",
+            )
+        ).split()
+        assert facts[2] == more[0] == more[-1]
+        seen.append((*facts, *more))
+    for column in zip(*seen, strict=True):
+        assert len(set(column)) == len(copies), column
+    assert len({copy.token.reveal() for _, copy in copies} | {sandbox.token.reveal()}) == 4
+
+
+async def test_a_paused_sandbox_can_be_kept_and_stays_paused(agent: Agent) -> None:
+    spec, sandbox = await created(agent.sandboxes)
+    await output(sandbox, "echo held > /dev/shm/file")
+    await agent.sandboxes.pause(spec.sandbox_id)
+    snapshot_id = await kept(agent, spec.sandbox_id)
+    assert agent.sandboxes.look(spec.sandbox_id)[0].state is State.PAUSED
+    await agent.sandboxes.remove(spec.sandbox_id)
+    _, copy = await clone(agent, snapshot_id)
+    assert await output(copy, "cat /dev/shm/file") == "held\n"
+
+
+async def test_keeping_twice_is_the_same_as_once_and_the_wrong_shape_is_refused(agent: Agent) -> None:
+    spec, _ = await created(agent.sandboxes)
+    snapshot_id = SnapshotId.new()
+    both = await asyncio.gather(*(agent.sandboxes.keep(spec.sandbox_id, snapshot_id) for _ in range(2)))
+    assert both[0].manifest == both[1].manifest
+    assert [s.manifest.snapshot_id for s in agent.sandboxes.kept()] == [str(snapshot_id)]
+    other = new_spec(snapshot_id=str(snapshot_id), shape=Shape(2, 256))
+    with pytest.raises(e.InvalidRequest, match="1 vCPUs and 256 MB"):
+        await agent.sandboxes.ensure(other)
+    with pytest.raises(e.NotFound):
+        await agent.sandboxes.ensure(new_spec(snapshot_id=str(SnapshotId.new())))
+    assert len(agent.sandboxes.list()) == 1
+    agent.sandboxes.release(snapshot_id)
+
+
+async def test_a_snapshot_goes_with_the_last_that_needs_it(agent: Agent) -> None:
+    spec, sandbox = await created(agent.sandboxes)
+    await output(sandbox, "echo shared > /root/file; sync")
+    ((child, _),) = await forks(agent, spec.sandbox_id, 1)
+    await agent.sandboxes.remove(spec.sandbox_id)
+    await asyncio.sleep(0.5)
+    assert len(list(agent.layout.snapshots.iterdir())) == 1, "its clone runs on its memory"
+    copy = await cycle(agent, child.sandbox_id)
+    assert await output(copy, "cat /root/file") == "shared\n"
+    await agent.sandboxes.remove(child.sandbox_id)
+    await until(lambda: not any((*agent.layout.snapshots.iterdir(), *agent.layout.layers.iterdir())))
+
+
+class Model:
+    """What a sandbox must hold: random data in a program's memory, in a tmpfs, on the disk; and zeros where data was."""
+
+    HOLDER = """
+import hashlib, os, socket, threading, time
+held = bytearray(8 << 20)
+count = 0
+def tick():
+    global count
+    while True:
+        count += 1
+        time.sleep(0.02)
+threading.Thread(target=tick, daemon=True).start()
+server = socket.socket(socket.AF_UNIX)
+server.bind("/dev/shm/holder")
+server.listen()
+import random
+while True:
+    client = server.accept()[0]
+    words = client.recv(200).decode().split()
+    if words[0] == "fill":
+        seed, start, length = map(int, words[1:])
+        held[start : start + length] = random.Random(seed).randbytes(length) if seed else bytes(length)
+        answer = "ok"
+    else:
+        answer = f"{hashlib.sha256(held).hexdigest()} {count}"
+    client.sendall(answer.encode())
+    client.close()
+"""
+    ASK = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect('/dev/shm/holder'); s.sendall(sys.argv[1].encode()); print(s.recv(200).decode())"
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+        self.held = bytearray(8 << 20)
+        self.files: dict[str, bytes] = {}
+        self.count = 0
+
+    def copy(self) -> Model:
+        twin = Model(random.Random(self.chance.random()))
+        twin.held, twin.files, twin.count = bytearray(self.held), dict(self.files), self.count
+        return twin
+
+    @classmethod
+    async def begin(cls, sandbox: RunningSandbox) -> Model:
+        await sandbox.commands.start(CommandLine("python3", ("-c", cls.HOLDER)), tag="holder")
+        await output(
+            sandbox, "for i in $(seq 50); do test -S /dev/shm/holder && exit 0; sleep 0.1; done; exit 1"
+        )
+        return cls(random.Random(random.randrange(2**32)))
+
+    async def _ask(self, sandbox: RunningSandbox, question: str) -> str:
+        result = await sandbox.commands.run(CommandLine("python3", ("-c", self.ASK, question)), timeout_s=30)
+        assert result.exit_code == 0, result
+        return result.stdout.decode().strip()
+
+    async def change(self, sandbox: RunningSandbox) -> None:
+        seed = self.chance.choice([0, self.chance.randrange(1, 2**32)])
+        length = self.chance.choice([100, 5000, 300_000])
+        start = self.chance.randrange(len(self.held) - length)
+        await self._ask(sandbox, f"fill {seed} {start} {length}")
+        self.held[start : start + length] = random.Random(seed).randbytes(length) if seed else bytes(length)
+        for place in ("/dev/shm", "/root"):
+            name, content = f"{place}/{self.chance.choice('abc')}", self.chance.randbytes(100_000)
+
+            async def chunks(content: bytes = content):  # type: ignore[no-untyped-def]
+                yield content
+
+            await sandbox.files.write(name, chunks(), user="root")
+            self.files[name] = content
+
+    async def check(self, sandbox: RunningSandbox) -> None:
+        digest, count = (await self._ask(sandbox, "look")).split()
+        assert digest == hashlib.sha256(self.held).hexdigest(), "memory of a program"
+        assert int(count) > self.count, "the program goes on counting"
+        self.count = int(count)
+        if self.files:
+            seen = await output(sandbox, f"sha256sum {' '.join(sorted(self.files))}")
+            assert [line.split()[0] for line in seen.splitlines()] == [
+                hashlib.sha256(self.files[name]).hexdigest() for name in sorted(self.files)
+            ]
+
+
+async def test_twenty_pauses_and_forks_of_forks_lose_nothing(agent: Agent) -> None:
+    spec, sandbox = await created(agent.sandboxes)
+    model = await Model.begin(sandbox)
+    for _ in range(20):
+        await model.change(sandbox)
+        sandbox = await cycle(agent, spec.sandbox_id)
+        await model.check(sandbox)
+    generation = [(spec, sandbox, model)]
+    for _ in range(3):
+        spec, sandbox, model = generation[-1]
+        await model.change(sandbox)
+        for copy_spec, copy in await forks(agent, spec.sandbox_id, 2):
+            twin = model.copy()
+            await twin.check(copy)
+            await twin.change(copy)
+            resumed = await cycle(agent, copy_spec.sandbox_id)
+            await twin.check(resumed)
+            generation.append((copy_spec, resumed, twin))
+    for _, sandbox, model in generation:
+        await model.check(sandbox)
