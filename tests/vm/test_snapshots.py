@@ -132,6 +132,37 @@ async def test_a_snapshot_goes_with_the_last_that_needs_it(agent: Agent) -> None
     await until(lambda: not any((*agent.layout.snapshots.iterdir(), *agent.layout.layers.iterdir())))
 
 
+async def test_a_long_chain_of_layers_is_merged_while_the_sandbox_runs(agent: Agent) -> None:
+    spec, sandbox = await created(agent.sandboxes)
+    for number in range(10):
+        await output(
+            sandbox, f"head -c 2000000 /dev/urandom > /root/{number}; rm -f /root/{number - 5}; sync"
+        )
+        agent.sandboxes.release(SnapshotId.parse(await kept(agent, spec.sandbox_id)))
+    seen = await output(sandbox, "sha256sum /root/*")
+    await until(lambda: len(agent.sandboxes.look(spec.sandbox_id)[0].layers) == 1)
+    await until(lambda: len(list(agent.layout.layers.iterdir())) == 1)
+    await output(sandbox, "echo 3 > /proc/sys/vm/drop_caches")
+    assert await output(sandbox, "sha256sum /root/*") == seen
+    resumed = await cycle(agent, spec.sandbox_id)
+    await output(resumed, "echo 3 > /proc/sys/vm/drop_caches")
+    assert await output(resumed, "sha256sum /root/*") == seen
+
+
+async def test_a_pause_need_not_wait_for_a_merge(agent: Agent) -> None:
+    spec, sandbox = await created(agent.sandboxes)
+    seen = await output(sandbox, "head -c 150000000 /dev/urandom > /root/large; sync; sha256sum /root/large")
+    for _ in range(9):
+        agent.sandboxes.release(SnapshotId.parse(await kept(agent, spec.sandbox_id)))
+    await agent.sandboxes.pause(spec.sandbox_id)
+    assert len(list(agent.layout.layers.iterdir())) == 10
+    await agent.sandboxes.resume(spec.sandbox_id)
+    sandbox = agent.sandboxes.get(spec.sandbox_id)
+    await output(sandbox, "echo 3 > /proc/sys/vm/drop_caches")
+    assert await output(sandbox, "sha256sum /root/large") == seen
+    await until(lambda: len(agent.sandboxes.look(spec.sandbox_id)[0].layers) == 1)
+
+
 class Model:
     """What a sandbox must hold: random data in a program's memory, in a tmpfs, on the disk; and zeros where data was."""
 

@@ -126,6 +126,14 @@ class Vm(Protocol):
         """Name of the overlay that the VM writes to."""
         ...
 
+    async def merge_layers(self) -> None:
+        """Copy what lies between its overlay and the base's disk into the overlay; returns when nothing lies there.
+
+        The VM runs on meanwhile. A cancellation stops it; what was copied is no harm. `freeze` and `put_overlay` may only
+        be called when it has ended.
+        """
+        ...
+
     async def console(self) -> str:
         """The end of the serial console, at most 64 KiB."""
         ...

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -33,6 +33,9 @@ _STALL_CHECK_S: Final = 2.0
 _LOOK_TIMEOUT_S: Final = 2.0
 _ENDED: Final = "The virtual machine ended by itself or was killed."
 
+_DEPTH: Final = 8
+"""Layers of a disk up to which a read costs no more than one; beyond, they are merged in the background."""
+
 T = TypeVar("T")
 
 
@@ -42,6 +45,7 @@ class _Entry:
     running: RunningSandbox | None = None
     starting: asyncio.Task[None] | None = None
     """Bring-up or resume."""
+    merging: asyncio.Task[object] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -165,6 +169,7 @@ class Sandboxes:
             elif entry.running.idle_s(self._verbs.clock) < idle_s:
                 return entry.record
             else:
+                await self._stop_merge(entry)
                 try:
                     entry.record = await self._verbs.pause.run(entry.record, entry.running, save)
                 except BaseException as error:
@@ -226,9 +231,11 @@ class Sandboxes:
                 if entry.record.state is State.PAUSED:
                     await self._verbs.snapshot.of_paused(entry.record, snapshot_id)
                 elif entry.record.state is State.RUNNING and entry.running is not None:
+                    await self._stop_merge(entry)
                     await self._verbs.snapshot.of_running(
                         entry.record, entry.running, snapshot_id, partial(self._save, entry)
                     )
+                    self._merge_if_deep(entry)
                 else:
                     raise _not_running(entry.record)
             except BaseException as error:
@@ -275,6 +282,30 @@ class Sandboxes:
         if entry.running is not None:
             name = f"watch {entry.record.spec.sandbox_id}"
             self._tasks.start(name, self._wait_end(entry, entry.running))
+            self._merge_if_deep(entry)
+
+    def _merge_if_deep(self, entry: _Entry) -> None:
+        if entry.running is not None and len(entry.record.layers) > _DEPTH:
+            name = f"merge layers of {entry.record.spec.sandbox_id}"
+            entry.merging = self._tasks.start(name, self._merge(entry, entry.running))
+
+    async def _merge(self, entry: _Entry, running: RunningSandbox) -> None:
+        try:
+            await running.vm.merge_layers()
+        except (WrennError, TimeoutError) as error:
+            fields = {"sandbox_id": str(entry.record.spec.sandbox_id), "reason": str(error)}
+            _log.warning("layers are not merged", extra=fields)
+            return
+        if entry.running is running and entry.record.state is State.RUNNING:
+            with suppress(StorageFull):  # more layers than it needs are named then, which is no harm
+                self._save(entry, replace(entry.record, layers=entry.record.layers[:1]))
+            self._garbage.wake()
+
+    async def _stop_merge(self, entry: _Entry) -> None:
+        if entry.merging is not None:
+            entry.merging.cancel()
+            await asyncio.wait({entry.merging})
+            entry.merging = None
 
     async def _wait_end(self, entry: _Entry, running: RunningSandbox) -> None:
         await running.vm.wait_exit()
@@ -298,6 +329,7 @@ class Sandboxes:
         async with entry.lock:
             if self._entries.get(sandbox_id) is not entry:
                 return  # the bring-up was taken back, or another call removed it
+            await self._stop_merge(entry)
             if entry.record.state is not State.REMOVING:
                 entry.record = entry.record.moved(State.REMOVING)
             await self._verbs.tear_down.run(entry.record, entry.running)

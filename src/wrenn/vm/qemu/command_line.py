@@ -27,6 +27,7 @@ _DEVICES: Final = (
     # A full host disk stops the VM instead of failing the guest's write; it goes on when there is room again.
     "virtio-blk-pci,id=root,drive={overlay},addr=0x3,werror=enospc,rerror=report",
 )
+BASE_NODE: Final = "below1"
 _CONSOLE_SET: Final = 90
 """Number of the console's descriptor set; disks use the low numbers."""
 _WRITABLE: Final = "discard=unmap,cache.no-flush=on"
@@ -121,7 +122,7 @@ def _console(fd: int | None) -> list[str]:
 
 
 def _block_devices(layers: tuple[int, ...], overlay_name: str) -> list[str]:
-    """Block nodes from the raw image (last layer) up to the overlay."""
+    """Block nodes from the raw image (last layer), `below0`, up to the overlay. A restored VM's base is `below1`."""
     argv: list[str] = []
     for number, fd in enumerate(layers):
         argv += ["-add-fd", f"fd={fd},set={number}"]
@@ -129,7 +130,7 @@ def _block_devices(layers: tuple[int, ...], overlay_name: str) -> list[str]:
     for number in reversed(range(len(layers))):
         overlay, image = number == 0, number == len(layers) - 1
         access = _WRITABLE if overlay else "read-only=on"
-        name = overlay_name if overlay else f"below{number}"
+        name = overlay_name if overlay else f"below{len(layers) - 1 - number}"
         argv += [
             "-blockdev",
             f"driver=file,node-name=file{number},filename=/dev/fdset/{number},locking=off,{access}",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from wrenn.base.errors import AgentFailure
+from wrenn.base.units import MIB
 from wrenn.linux.memfd import sealed_copy
 from wrenn.linux.process import ProcessRef, kill_and_wait
 from wrenn.linux.process_memory import ProcessMemory, find_mapping
@@ -21,7 +22,7 @@ from wrenn.vm.driver import BootRequest, Disk, RestoreRequest, Shape, Vm, VmHand
 from wrenn.vm.qemu import command_line
 from wrenn.vm.qemu.command_line import Descriptors
 from wrenn.vm.qemu.probe import kvm_group
-from wrenn.vm.qemu.qmp import Qmp
+from wrenn.vm.qemu.qmp import Qmp, QmpError
 
 _SOCKET_NAME: Final = "qmp.sock"
 _LOG_NAME: Final = "vmm.log"
@@ -35,6 +36,12 @@ _MEMORY_NAME: Final = "/memfd:wrenn-"
 _MAPPING_TIMEOUT_S: Final = 10.0
 _MAPPING_POLL_S: Final = 0.001
 """QEMU maps its memory some 20 ms after it was started, and tells nobody."""
+_MERGE: Final = "merge"
+"""Name of the job that merges layers."""
+_MERGE_B_PER_S: Final = 64 * MIB
+"""The guest's own reads and writes go first."""
+_MERGE_POLL_S: Final = 0.2
+_MERGE_END_TIMEOUT_S: Final = 5.0
 _STATE_FDSET: Final = 100
 """Number of the descriptor set for saved state; disks use the low numbers."""
 
@@ -124,6 +131,44 @@ class QemuVm:
         """The block node on which the root disk lies."""
         devices = cast("list[dict[str, Any]]", await self._execute("query-block"))
         return next(str(d["inserted"]["node-name"]) for d in devices if "inserted" in d)
+
+    async def merge_layers(self) -> None:
+        """Stream the layers below into the overlay; QEMU drops them then."""
+        await self._end_merge()  # a former agent's
+        arguments: dict[str, object] = {
+            "job-id": _MERGE,
+            "device": await self.overlay(),
+            "base-node": command_line.BASE_NODE,
+            "speed": _MERGE_B_PER_S,
+            "auto-dismiss": False,
+        }
+        await self._execute("block-stream", arguments)
+        try:
+            job = await self._merge_job()
+            while job is not None and job["status"] != "concluded":
+                await asyncio.sleep(
+                    _MERGE_POLL_S
+                )  # the events of QEMU are not followed: a new agent has missed them
+                job = await self._merge_job()
+            if job is None or "error" in job:
+                raise AgentFailure("The layers of the disk were not merged.", context={"job": str(job)})
+        finally:
+            await asyncio.shield(self._end_merge())
+
+    async def _merge_job(self) -> dict[str, Any] | None:
+        jobs = cast("list[dict[str, Any]]", await self._execute("query-jobs"))
+        return next((job for job in jobs if job["id"] == _MERGE), None)
+
+    async def _end_merge(self) -> None:
+        """No merge is under way afterwards."""
+        async with asyncio.timeout(_MERGE_END_TIMEOUT_S):
+            while (job := await self._merge_job()) is not None:
+                # A job that ended between the look and the command refuses it.
+                with contextlib.suppress(QmpError):
+                    await self._execute(
+                        "job-dismiss" if job["status"] == "concluded" else "job-cancel", {"id": _MERGE}
+                    )
+                await asyncio.sleep(_MAPPING_POLL_S)
 
     async def console(self) -> str:
         """The end of the serial console."""
