@@ -13,9 +13,11 @@ import pytest
 
 from tests.vm.kit import created, free_port, new_spec, output, sh
 from wrenn.agent.doctor import examine
+from wrenn.agent.sandboxes import State
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import running_agent
 from wrenn.base.errors import StorageFull
+from wrenn.base.ids import SnapshotId
 from wrenn.base.units import MIB
 from wrenn.linux.disk_space import free_b
 from wrenn.network import claim_block, release_block, remove_everything
@@ -23,9 +25,9 @@ from wrenn.network import claim_block, release_block, remove_everything
 
 @pytest.fixture
 def small_disk(images_dir: Path) -> Iterator[Settings]:
-    """An installation whose data folder is a file system of 400 MiB."""
+    """An installation whose data folder is a file system of 800 MiB."""
     folder = Path(tempfile.mkdtemp(prefix="wrenn-full-"))
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(folder)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=800m", "tmpfs", str(folder)], check=True)
     try:
         yield Settings.from_environment(
             {
@@ -89,3 +91,34 @@ async def test_a_sandbox_that_fills_the_host_stops_and_goes_on_when_there_is_roo
         assert result.exit_code == 0, result
         assert await output(sandbox, "md5sum < /root/big") == result.stdout.decode()
         await agent.sandboxes.remove(spec.sandbox_id)
+
+
+async def test_a_pause_or_snapshot_without_room_fails_cleanly_and_the_sandbox_runs_on(
+    small_disk: Settings,
+) -> None:
+    async with running_agent(small_disk) as agent:
+        spec, sandbox = await created(agent.sandboxes)
+        await output(sandbox, "head -c 8000000 /dev/urandom > /dev/shm/kept; sync")
+        seen = await output(sandbox, "md5sum < /dev/shm/kept")
+        filler = small_disk.data_dir / "filler"
+        for room_b in (0, 100_000, 1 * MIB, 4 * MIB, 9 * MIB):
+            fill(filler, leave_b=room_b)
+            with pytest.raises(StorageFull):
+                await agent.sandboxes.pause(spec.sandbox_id)
+            with pytest.raises(StorageFull):
+                await agent.sandboxes.keep(spec.sandbox_id, SnapshotId.new())
+            filler.unlink()
+            record, running = agent.sandboxes.look(spec.sandbox_id)
+            assert (record.state, running) == (State.RUNNING, sandbox)
+            assert await output(sandbox, "md5sum < /dev/shm/kept") == seen
+            assert list(agent.layout.snapshots.iterdir()) == []
+        await agent.sandboxes.pause(spec.sandbox_id)
+        fill(filler, leave_b=24 * MIB)
+        with pytest.raises(StorageFull):
+            await agent.sandboxes.resume(spec.sandbox_id)
+        assert agent.sandboxes.look(spec.sandbox_id)[0].state is State.PAUSED
+        filler.unlink()
+        await agent.sandboxes.resume(spec.sandbox_id)
+        assert await output(agent.sandboxes.get(spec.sandbox_id), "md5sum < /dev/shm/kept") == seen
+        await agent.sandboxes.remove(spec.sandbox_id)
+    assert (await examine(small_disk)).leftovers == []
