@@ -96,5 +96,5 @@ async def test_a_stop_ends_the_program_and_leaves_the_sandboxes(crashing: Crashi
         await api.post("/v1/sandboxes", json={})
         process.terminate()
         async with asyncio.timeout(DEADLINE_S):
-            assert await process.wait() in (0, -signal.SIGTERM)
+            assert await process.wait() == 0, "its clean-up was cut short"
     assert len(host.sandbox_ids) == 1
