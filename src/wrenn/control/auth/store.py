@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, FromClause, Row, and_, select
+from sqlalchemy import BindParameter, ColumnElement, FromClause, and_, bindparam, select
 
-from wrenn.control.db import Database
+from wrenn.control.db import Database, RowQuery
 from wrenn.control.keys import team_api_keys as keys
 from wrenn.control.teams import teams
 
@@ -18,12 +18,16 @@ def key_and_team() -> FromClause:
     return keys.join(teams, teams.c.id == keys.c.team_id)
 
 
-def key_matches(key_hash: str) -> ColumnElement[bool]:
+def key_matches(key_hash: str | BindParameter[str]) -> ColumnElement[bool]:
     """True for the key of this hash, unless its team is deleted."""
     return and_(keys.c.key_hash == key_hash, teams.c.deleted_at.is_(None))
 
 
-async def find_key(database: Database, key_hash: str) -> Row[Any] | None:
-    """The `KEY_COLUMNS` of the key of this hash, if it is valid."""
-    query = select(*KEY_COLUMNS).select_from(key_and_team()).where(key_matches(key_hash))
-    return (await database.execute(query, repeatable=True)).one_or_none()
+_KEY: Final = RowQuery(
+    select(*KEY_COLUMNS).select_from(key_and_team()).where(key_matches(bindparam("key_hash")))
+)
+
+
+async def find_key(database: Database, key_hash: str) -> Any:
+    """The `KEY_COLUMNS` of the key of this hash, if it is valid; else None."""
+    return await database.find(_KEY, key_hash=key_hash)

@@ -3,5 +3,6 @@
 from wrenn.control.db.engine import Database, Transaction
 from wrenn.control.db.hints import Hints
 from wrenn.control.db.metadata import metadata
+from wrenn.control.db.row_query import RowQuery
 
-__all__ = ["Database", "Hints", "Transaction", "metadata"]
+__all__ = ["Database", "Hints", "RowQuery", "Transaction", "metadata"]

@@ -1,4 +1,4 @@
-"""The connection pool and the two ways to use it: one statement, or a transaction.
+"""The connection pool and the ways to use it: one statement, a transaction, a row that requests wait for.
 
 A caller's cancellation never reaches a connection: the work runs in a task of its own and is waited for behind a shield,
 so that a commit, a rollback or the return of a connection cannot be cut in two (SQLAlchemy #12099). The server's own time
@@ -8,10 +8,12 @@ limits bound that work. What PostgreSQL's absence looks like in the driver is tr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
+from asyncpg import InterfaceError as DriverMisused
+from asyncpg import PostgresError
 from sqlalchemy import CursorResult, Executable
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -19,6 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from wrenn.base.errors import DatabaseUnavailable, InvalidRequest
+from wrenn.control.db.row_query import RowQuery
 
 T = TypeVar("T")
 Transaction = AsyncConnection
@@ -71,7 +74,13 @@ class Database:
         self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._running: set[asyncio.Task[Any]] = set()
 
-    async def execute(self, statement: Executable, *, repeatable: bool = False) -> CursorResult[Any]:
+    async def execute(
+        self,
+        statement: Executable,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        repeatable: bool = False,
+    ) -> CursorResult[Any]:
         """Run one statement, committed by itself; its rows are held in the result.
 
         `repeatable` (reads): run it once more on a new connection when the pooled one turns out to be dead. A
@@ -83,9 +92,27 @@ class Database:
 
         async def run() -> CursorResult[Any]:
             async with self._single.connect() as connection:
-                return await connection.execute(statement)
+                return await connection.execute(statement, arguments)
 
         return await self._apart(_translated(run, attempts=2 if repeatable else 1))
+
+    async def find(self, query: RowQuery, **arguments: object) -> Any:
+        """The row of `query`, its columns as attributes; None when there is none. A cancellation as in `execute`.
+
+        Raises:
+            DatabaseUnavailable: PostgreSQL does not answer.
+        """
+        return await self._apart(self._find(query, arguments))
+
+    async def _find(self, query: RowQuery, arguments: Mapping[str, object]) -> Any:
+        try:
+            async with self._engine.connect() as connection:
+                driver = (await connection.get_raw_connection()).driver_connection
+                if driver is not None:
+                    return await query.run(driver, arguments)
+        except (DBAPIError, PoolTimeout, PostgresError, DriverMisused, OSError):
+            pass  # the long way knows what is wrong, and whether another connection helps
+        return (await self.execute(query.statement, arguments, repeatable=True)).one_or_none()
 
     async def transaction(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run `work` in a transaction: committed when it returns, rolled back when it raises.
