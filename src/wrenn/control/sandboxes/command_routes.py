@@ -15,7 +15,7 @@ from wrenn.control.sandboxes.types import Exec, ExecResult, ProcessList, Started
 router = APIRouter(prefix="/{sandbox_id}", tags=["commands"])
 
 
-def _commands(request: Request) -> Commands:
+async def _commands(request: Request) -> Commands:
     return request.app.state.commands
 
 

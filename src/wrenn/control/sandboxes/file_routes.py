@@ -45,7 +45,7 @@ _UPLOAD: Final[dict[str, Any]] = {
 }
 
 
-def _files(request: Request) -> Files:
+async def _files(request: Request) -> Files:
     return request.app.state.files
 
 
