@@ -164,3 +164,34 @@ async def test_while_postgresql_is_away_requests_say_so_and_then_work_again(
         await ensure_running(own_dir)
         assert (await platform.api.get(path)).json()["status"] == "running"
         assert (await platform.api.delete(path)).status_code == 204
+
+
+async def test_what_is_under_way_when_postgresql_dies_goes_on_when_it_is_back(
+    own_dir: Path, own_url: str, pki: Path, data_dir: Path, host: SimulatedHost
+):
+    await migrate(own_url)
+    key = await make_team(own_url, "ada")
+    settings = Settings.from_environment(environment_of(data_dir, own_url, host.url))
+    async with running_platform(settings, host, key) as platform:
+        path = await platform.create()
+        sandbox_id = path.rpartition("/")[2]
+        calls = {
+            "pause_sandbox": platform.api.post(f"{path}/pause"),
+            "resume_sandbox": platform.api.post(f"{path}/resume"),
+            "ensure_snapshot": platform.api.post("/v1/snapshots", json={"sandbox_id": sandbox_id}),
+        }
+        for call, request in calls.items():
+            host.switches.hold[call] = held = asyncio.Event()
+            answer = asyncio.create_task(request)
+            await host.wait_call(call)
+            await kill(own_dir)
+            held.set()
+            refused(await answer, 503, "database_unavailable")
+            await ensure_running(own_dir)
+            await platform.wait_status(path, "paused" if call == "pause_sandbox" else "running")
+        answer = await platform.api.post(f"{path}/exec", json={"cmd": "true"})
+        assert answer.json()["exit_code"] == 0
+        # The snapshot's caller was told that it failed.
+        async with asyncio.timeout(DEADLINE_S):
+            while host.snapshot_ids:
+                await asyncio.sleep(0.05)

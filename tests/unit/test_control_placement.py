@@ -94,7 +94,7 @@ def test_what_lies_on_one_host_goes_there_or_nowhere():
     its, larger = host(memory_gib=1), host(memory_gib=64)
     pinned = Wanted("own", memory_mb=512, disk_mb=5120, host_id=its.host_id)
     assert choose_host([its, larger], {}, pinned, ONCE) is its
-    with pytest.raises(NoCapacity, match="only one that has its files.*memory full"):
+    with pytest.raises(NoCapacity, match=r"only one that has its files.*memory full"):
         choose_host([its, larger], {its.host_id: Load(2, 1024, 0)}, pinned, ONCE)
     with pytest.raises(Unavailable):
         choose_host([larger], {}, pinned, ONCE)

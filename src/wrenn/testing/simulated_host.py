@@ -61,12 +61,14 @@ class Switches:
 
     Attributes:
         fail: error by the name of a call, e.g. `ensure_sandbox`; raised before it has any effect.
+        fail_after: the same, from the call on that comes after so many.
         lose_answer: names of calls that are carried out and whose answer is then lost.
         hold: names of calls that wait until the event is set.
         memory_b, sandbox_limit: the machine's size.
     """
 
     fail: dict[str, WrennError] = field(default_factory=dict[str, WrennError])
+    fail_after: dict[str, tuple[int, WrennError]] = field(default_factory=dict[str, tuple[int, WrennError]])
     lose_answer: set[str] = field(default_factory=set[str])
     hold: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
     memory_b: int = 64 * GIB
@@ -107,6 +109,20 @@ class SimulatedHost(HostAgent):
     def forget(self, sandbox_id: str) -> None:
         """As after a host's disk was replaced: the sandbox never was."""
         del self._boxes[sandbox_id]
+
+    def age(self, sandbox_id: str, seconds: float) -> float:
+        """The sandbox was used last so long ago (below 0: in so long); returns when that is."""
+        at = self._boxes[sandbox_id].last_active_at = time.time() - seconds
+        return at
+
+    def take_out(self, sandbox_id: str) -> object:
+        """As while its journal is being read: the sandbox is not known, until what is returned is put back."""
+        return self._boxes.pop(sandbox_id)
+
+    def put_back(self, box: object) -> None:
+        """Know the sandbox again."""
+        assert isinstance(box, _Box), "what `take_out` gave"
+        self._boxes[box.spec.sandbox_id] = box
 
     def lose(self, sandbox_id: str) -> None:
         """The sandbox's virtual machine ended."""
@@ -170,6 +186,10 @@ class SimulatedHost(HostAgent):
                 await held.wait()
             if (failure := self.switches.fail.get(name)) is not None:
                 raise failure
+            if (later := self.switches.fail_after.get(name)) is not None:
+                if later[0] == 0:
+                    raise later[1]
+                self.switches.fail_after[name] = (later[0] - 1, later[1])
             with self._in_use(name, request):
                 answer = await call_next(request, ctx)
         except WrennError as error:

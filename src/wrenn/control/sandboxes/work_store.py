@@ -22,6 +22,7 @@ from wrenn.protocol.host import host_pb as pb
 
 _c = sandboxes.c
 _ASK_AGAIN_S: Final = 0.2
+_CLOCKS_DIFFER_S: Final = 2.0
 _TRY_AGAIN_S: Final = 10.0
 """After a host could not pause an idle sandbox."""
 _FREE: Final[dict[str, Any]] = {"lease_owner": None, "lease_until": None}
@@ -152,8 +153,14 @@ async def finish_paused(database: Database, hints: Hints, work: Work, *, owner: 
 async def finish_in_use(
     database: Database, hints: Hints, work: Work, *, active_at_unix: float, owner: str
 ) -> bool:
-    """It was not idle and goes on. When its host's clock is behind the database's, it is asked again a moment later."""
-    last = func.greatest(_c.last_active_at, func.to_timestamp(active_at_unix))
+    """It was not idle and goes on.
+
+    When only the clocks of host and database differ, it is asked again a moment later. A last use that is longer ago is
+    the begin of a call that still goes on.
+    """
+    said = func.to_timestamp(active_at_unix)
+    in_a_call = due_when_running(said) < in_s(-_CLOCKS_DIFFER_S)
+    last = func.greatest(_c.last_active_at, case((in_a_call, func.now()), else_=said))
     values: dict[str, Any] = {
         "desired": Desired.RUNNING,
         "last_active_at": last,

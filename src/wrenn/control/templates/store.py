@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, any_, delete, func, insert, literal, select, update
 
 from wrenn.base.ids import HostId, SnapshotId, TeamId
 from wrenn.control.db import Database, Transaction
@@ -79,7 +79,7 @@ async def lock_names(tx: Transaction) -> None:
 
 async def is_image(tx: Transaction, name: str) -> bool:
     """Whether a host reports an image of this name."""
-    found = await tx.execute(select(func.count()).where(hosts.c.templates.any(name)))
+    found = await tx.execute(select(func.count()).where(literal(name) == any_(hosts.c.templates)))
     return found.scalar_one() > 0
 
 
@@ -214,7 +214,7 @@ async def _kept(database: Database, *conditions: Any) -> list[Kept]:
     found = await database.execute(
         select(_c.id, _c.host_id, _c.status, hosts.c.address)
         .join_from(templates, hosts, hosts.c.id == _c.host_id)
-        .where(or_(*conditions)),
+        .where(*conditions),
         repeatable=True,
     )
     return [

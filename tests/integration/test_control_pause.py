@@ -1,0 +1,368 @@
+"""Pause and resume: one of many wins, nothing is lost, and the row says what is true in the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+import httpx2
+import pytest
+
+from wrenn.base.errors import AgentFailure, InternalError, StorageFull, Unavailable, WrennError
+from wrenn.base.units import MIB
+from wrenn.control.sandboxes import pause_all
+from wrenn.control.settings import Settings
+from wrenn.protocol.host import host_pb as pb
+from wrenn.testing.simulated_host import SimulatedHost
+
+from .conftest import DEADLINE_S, Platform, client, make_team, refused, running_platform
+
+LIMITS = ("timeout_sec", "on_expiry", "auto_resume", "template", "vcpus", "memory_mb", "created_at")
+
+
+def id_of(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+async def until(done: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not done():
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def paused(platform: Platform) -> str:
+    path = await platform.create()
+    assert (await platform.api.post(f"{path}/pause")).status_code == 200
+    return path
+
+
+@pytest.mark.parametrize("prefix", ["sandboxes", "capsules"])
+async def test_a_paused_sandbox_comes_back_with_its_files(platform: Platform, prefix: str):
+    path = (await platform.create(envs={"A": "1"}, timeout_sec=900)).replace("sandboxes", prefix)
+    before = (await platform.api.get(path)).json()
+    await platform.api.post(f"{path}/exec", json={"cmd": "touch", "args": ["/root/kept", "kept"]})
+    answer = await platform.api.post(f"{path}/pause")
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "paused"
+    assert "host_ip" not in answer.json()
+    assert platform.host.state(id_of(path)) == pb.SandboxState.PAUSED
+    assert [s["status"] for s in (await platform.api.get(f"/v1/{prefix}")).json()] == ["paused"]
+    answer = await platform.api.post(f"{path}/resume")
+    assert answer.status_code == 200
+    after = answer.json()
+    assert (after["status"], after["host_ip"]) == ("running", before["host_ip"])
+    assert {name: after[name] for name in LIMITS} == {name: before[name] for name in LIMITS}
+    body = {"cmd": "sh", "args": ["-c", "ls; echo $A"]}
+    assert (await platform.api.post(f"{path}/exec", json=body)).json()["stdout"] == "kept\n1\n"
+
+
+async def test_what_is_paused_says_so_to_every_call(platform: Platform, paused: str):
+    said = [
+        refused(await platform.api.post(f"{paused}/exec", json={"cmd": "true"}), 409, "invalid_state"),
+        refused(await platform.api.post(f"{paused}/ping"), 409, "invalid_state"),
+        refused(await platform.api.get(f"{paused}/processes"), 409, "invalid_state"),
+        refused(await platform.api.post(f"{paused}/files/list", json={"path": "/"}), 409, "invalid_state"),
+    ]
+    assert all("is paused: resume it" in text for text in said)
+    assert "is paused" in refused(await platform.api.post(f"{paused}/pause"), 409, "invalid_state")
+    assert platform.host.calls["pause_sandbox"] == 1
+
+
+async def test_what_is_being_paused_or_resumed_says_so(platform: Platform):
+    path = await platform.create()
+    for verb, call in (("pause", "pause_sandbox"), ("resume", "resume_sandbox")):
+        platform.host.switches.hold[call] = held = asyncio.Event()
+        change = asyncio.create_task(platform.api.post(f"{path}/{verb}"))
+        await platform.host.wait_call(call)
+        for method, rest, body in (
+            ("POST", "/exec", {"cmd": "true"}), ("POST", "/pause", None), ("POST", "/resume", None), ("POST", "/fork", {}),
+        ):  # fmt: skip
+            answer = await platform.api.request(method, path + rest, json=body)
+            assert f"being {verb}d" in refused(answer, 409, "invalid_state")
+        answer = await platform.api.post("/v1/snapshots", json={"sandbox_id": id_of(path)})
+        assert f"being {verb}d" in refused(answer, 409, "invalid_state")
+        held.set()
+        assert (await change).status_code == 200
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+async def test_of_many_at_once_one_wins(platform: Platform, second_platform: Platform, verb: str):
+    path = await platform.create()
+    if verb == "resume":
+        await platform.api.post(f"{path}/pause")
+    both = (platform, second_platform)
+    answers = await asyncio.gather(*(both[n % 2].api.post(f"{path}/{verb}") for n in range(8)))
+    assert sorted(answer.status_code for answer in answers) == [200] + [409] * 7
+    for answer in answers:
+        if answer.status_code == 409:
+            refused(answer, 409, "invalid_state")
+    assert platform.host.calls[f"{verb}_sandbox"] == 1
+
+
+async def test_pausing_and_resuming_at_once_ends_in_one_of_both(
+    platform: Platform, second_platform: Platform
+):
+    path = await platform.create()
+    for _ in range(5):
+        answers = await asyncio.gather(
+            platform.api.post(f"{path}/pause"), second_platform.api.post(f"{path}/resume")
+        )
+        assert all(answer.status_code in (200, 409) for answer in answers)
+        status = (await platform.api.get(path)).json()["status"]
+        state = platform.host.state(id_of(path))
+        assert (status, state) in (("running", pb.SandboxState.RUNNING), ("paused", pb.SandboxState.PAUSED))
+        if status == "paused":
+            assert (await platform.api.post(f"{path}/resume")).status_code == 200
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+async def test_a_delete_wins_over_all(platform: Platform, verb: str):
+    path = await platform.create()
+    if verb == "resume":
+        await platform.api.post(f"{path}/pause")
+    platform.host.switches.hold[f"{verb}_sandbox"] = held = asyncio.Event()
+    change = asyncio.create_task(platform.api.post(f"{path}/{verb}"))
+    await platform.host.wait_call(f"{verb}_sandbox")
+    assert (await platform.api.delete(path)).status_code == 204
+    assert "removed" in refused(await change, 409, "invalid_state")
+    held.set()
+    await until(lambda: not platform.host.sandbox_ids)
+    assert (await platform.api.get(path)).json()["status"] == "stopped"
+
+
+async def test_deletes_pauses_and_resumes_at_once_leave_nothing(
+    platform: Platform, second_platform: Platform
+):
+    paths = [await platform.create() for _ in range(4)]
+    calls = [
+        request
+        for path in paths
+        for request in (
+            platform.api.post(f"{path}/pause"), second_platform.api.post(f"{path}/resume"), platform.api.delete(path),
+        )
+    ]  # fmt: skip
+    answers = await asyncio.gather(*calls)
+    assert {answer.status_code for answer in answers[2::3]} == {204}
+    assert {answer.status_code for answer in answers} <= {200, 204, 409}
+    await until(lambda: not platform.host.sandbox_ids)
+    for path in paths:
+        assert (await platform.api.get(path)).json()["status"] == "stopped"
+
+
+async def test_a_paused_sandbox_can_be_deleted(platform: Platform, paused: str):
+    assert (await platform.api.delete(paused)).status_code == 204
+    assert not platform.host.sandbox_ids
+    assert "stopped" in refused(await platform.api.post(f"{paused}/resume"), 409, "invalid_state")
+
+
+REFUSALS = [
+    (StorageFull("The disk of the host is full."), 507, "storage_full"),
+    (AgentFailure("The guest did not freeze."), 502, "agent_error"),
+    (InternalError("/secret/path exploded"), 500, "internal_error"),
+]
+
+
+async def test_a_refused_pause_leaves_it_running_and_a_refused_resume_paused(platform: Platform):
+    path = await platform.create()
+    for verb, status in (("pause", "running"), ("resume", "paused")):
+        for failure, code, name in REFUSALS:
+            platform.host.switches.fail[f"{verb}_sandbox"] = failure
+            assert "secret" not in refused(await platform.api.post(f"{path}/{verb}"), code, name)
+            found = (await platform.api.get(path)).json()
+            assert found["status"] == status
+            assert "reason" not in found["metadata"]
+        platform.host.switches.fail.clear()
+        assert (await platform.api.post(f"{path}/{verb}")).status_code == 200
+    assert (await platform.api.post(f"{path}/exec", json={"cmd": "true"})).json()["exit_code"] == 0
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+async def test_a_lost_answer_changes_no_outcome(platform: Platform, verb: str):
+    path = await platform.create()
+    if verb == "resume":
+        await platform.api.post(f"{path}/pause")
+    platform.host.switches.lose_answer = {f"{verb}_sandbox"}
+    change = asyncio.create_task(platform.api.post(f"{path}/{verb}"))
+    await platform.host.wait_call(f"{verb}_sandbox", count=2)
+    platform.host.switches.lose_answer.clear()
+    answer = await change
+    assert (answer.status_code, answer.json()["status"]) == (
+        200,
+        {"pause": "paused", "resume": "running"}[verb],
+    )
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+async def test_answers_that_stay_lost_leave_a_row_that_is_true(
+    settings: Settings, host: SimulatedHost, database_url: str, verb: str
+):
+    key = await make_team(database_url, "ada")
+    async with running_platform(replace(settings, start_retry_s=0.2), host, key) as platform:
+        path = await platform.create()
+        if verb == "resume":
+            await platform.api.post(f"{path}/pause")
+        host.switches.lose_answer = {f"{verb}_sandbox"}
+        refused(await platform.api.post(f"{path}/{verb}"), 503, "host_unavailable")
+        host.switches.lose_answer.clear()
+        # The host did it: a pause is found out; what runs though nobody waits for it any more is paused again.
+        await platform.wait_status(path, "paused")
+        await until(lambda: host.state(id_of(path)) == pb.SandboxState.PAUSED)
+        assert (await platform.api.post(f"{path}/resume")).status_code == 200
+
+
+async def test_a_silent_host_changes_nothing_of_what_is_paused(platform: Platform, paused: str):
+    running = await platform.create()
+    for call in ("get_host", "list_sandboxes", "resume_sandbox", "pause_sandbox"):
+        platform.host.switches.fail[call] = Unavailable("silent")
+    # Longer than it takes to call a sandbox missing: the running one shows it.
+    await platform.wait_status(running, "missing")
+    assert (await platform.api.get(paused)).json()["status"] == "paused"
+    refused(await platform.api.post(f"{paused}/resume"), 503, "host_unavailable")
+    assert "missing" in refused(await platform.api.post(f"{running}/pause"), 409, "invalid_state")
+    assert (await platform.api.get(paused)).json()["status"] == "paused"
+    platform.host.switches.fail.clear()
+    await platform.wait_status(running, "running")
+    assert (await platform.api.post(f"{paused}/resume")).status_code == 200
+
+
+async def test_a_pause_that_a_silent_host_did_shows_when_it_is_back(platform: Platform):
+    path = await platform.create()
+    for call in ("get_host", "list_sandboxes"):
+        platform.host.switches.fail[call] = Unavailable("silent")
+    await platform.wait_status(path, "missing")
+    platform.host.change(id_of(path), pb.SandboxState.PAUSED)
+    platform.host.switches.fail.clear()
+    await platform.wait_status(path, "paused")
+    assert (await platform.api.post(f"{path}/resume")).status_code == 200
+
+
+async def test_a_host_in_the_middle_of_it_is_left_alone(platform: Platform, paused: str):
+    running = await platform.create()
+    platform.host.change(id_of(running), pb.SandboxState.PAUSING)
+    platform.host.change(id_of(paused), pb.SandboxState.RESUMING)
+    await platform.control.comparison.compare_once()
+    assert (await platform.api.get(running)).json()["status"] == "running"
+    assert (await platform.api.get(paused)).json()["status"] == "paused"
+    platform.host.change(id_of(running), pb.SandboxState.RUNNING)
+    platform.host.change(id_of(paused), pb.SandboxState.PAUSED)
+    await platform.control.comparison.compare_once()
+    assert platform.host.calls["remove_sandbox"] == 0
+
+
+async def test_a_paused_sandbox_whose_files_are_gone_is_an_error_with_the_reason(
+    platform: Platform, paused: str
+):
+    forgotten = await platform.create()
+    await platform.api.post(f"{forgotten}/pause")
+    platform.host.lose(id_of(paused))
+    platform.host.forget(id_of(forgotten))
+    found = await platform.wait_status(paused, "error")
+    assert "virtual machine ended" in str(found["metadata"])
+    found = await platform.wait_status(forgotten, "error")
+    assert "files" in str(found["metadata"])
+    assert not platform.host.sandbox_ids
+    refused(await platform.api.post(f"{paused}/resume"), 409, "invalid_state")
+
+
+async def test_a_host_that_does_not_name_a_paused_sandbox_for_a_moment_does_not_cost_it(
+    settings: Settings, host: SimulatedHost, database_url: str
+):
+    key = await make_team(database_url, "ada")
+    async with running_platform(replace(settings, unknown_grace_s=60.0), host, key) as platform:
+        path = await platform.create()
+        await platform.api.post(f"{path}/pause")
+        box = host.take_out(id_of(path))
+        for _ in range(3):
+            await platform.control.comparison.compare_once()
+        assert (await platform.api.get(path)).json()["status"] == "paused"
+        host.put_back(box)
+        assert (await platform.api.post(f"{path}/resume")).status_code == 200
+
+
+async def test_a_resume_of_what_the_host_has_lost_is_refused_and_becomes_an_error(
+    platform: Platform, paused: str
+):
+    platform.host.forget(id_of(paused))
+    refused(await platform.api.post(f"{paused}/resume"), 404, "not_found")
+    await platform.wait_status(paused, "error")
+
+
+async def test_a_paused_sandbox_takes_no_memory_and_no_slot_until_it_is_resumed(
+    settings: Settings, host: SimulatedHost, database_url: str
+):
+    host.switches.memory_b, host.switches.sandbox_limit = 2 * 512 * MIB, 2
+    key = await make_team(database_url, "ada")
+    async with running_platform(replace(settings, memory_overcommit=1.0), host, key) as platform:
+        first = await platform.create()
+        await platform.create()
+        assert (await platform.api.post(f"{first}/pause")).status_code == 200
+        third = await platform.create()
+        full = refused(await platform.api.post(f"{first}/resume"), 503, "no_hosts_available")
+        assert "memory" in full
+        assert "sandbox slots" in full
+        assert (await platform.api.get(first)).json()["status"] == "paused"
+        await platform.api.delete(third)
+        assert (await platform.api.post(f"{first}/resume")).status_code == 200
+
+
+async def test_resumes_at_once_never_exceed_the_memory(
+    settings: Settings, host: SimulatedHost, database_url: str
+):
+    host.switches.memory_b = 2 * 512 * MIB
+    key = await make_team(database_url, "ada")
+    async with running_platform(replace(settings, memory_overcommit=1.0), host, key) as platform:
+        paths: list[str] = []
+        for _ in range(4):
+            paths.append(await platform.create())
+            await platform.api.post(f"{paths[-1]}/pause")
+        answers = await asyncio.gather(*(platform.api.post(f"{path}/resume") for path in paths))
+        assert sorted(answer.status_code for answer in answers) == [200, 200, 503, 503]
+
+
+@pytest.fixture
+async def stranger(platform: Platform, database_url: str) -> AsyncIterator[httpx2.AsyncClient]:
+    async with client(platform.url, await make_team(database_url, "eve")) as api:
+        yield api
+
+
+async def test_another_teams_sandbox_cannot_be_changed(
+    platform: Platform, paused: str, stranger: httpx2.AsyncClient
+):
+    running = await platform.create(auto_resume=True)
+    for method, path, body in (
+        ("POST", f"{running}/pause", None), ("POST", f"{paused}/resume", None), ("POST", f"{running}/fork", {}),
+        ("PATCH", f"{running}/timeout", {"timeout_sec": 1}),
+    ):  # fmt: skip
+        refused(await stranger.request(method, path, json=body), 404, "not_found")
+    found = [(await platform.api.get(path)).json() for path in (running, paused)]
+    assert [(s["status"], s["timeout_sec"]) for s in found] == [("running", 0), ("paused", 0)]
+
+
+async def test_pause_all_puts_away_what_runs_or_starts_of_all_teams(
+    platform: Platform, database_url: str, stranger: httpx2.AsyncClient
+):
+    mine, theirs = await platform.create(), (await stranger.post("/v1/sandboxes", json={})).json()["id"]
+    paused_before = await platform.create()
+    await platform.api.post(f"{paused_before}/pause")
+    platform.host.switches.hold["ensure_sandbox"] = held = asyncio.Event()
+    starting = asyncio.create_task(platform.create())
+    await platform.host.wait_call("ensure_sandbox", count=4)
+    pausing = asyncio.create_task(pause_all(database_url, timeout_s=DEADLINE_S))
+    await platform.host.wait_call("pause_sandbox", count=3)
+    held.set()
+    assert await pausing == 3
+    for path in (mine, f"/v1/sandboxes/{theirs}", await starting):
+        assert platform.host.state(id_of(path)) == pb.SandboxState.PAUSED
+    assert await pause_all(database_url, timeout_s=DEADLINE_S) == 0
+    assert (await platform.api.post(f"{mine}/resume")).status_code == 200
+
+
+async def test_pause_all_says_what_it_could_not_do(platform: Platform, database_url: str):
+    await platform.create()
+    platform.host.switches.fail["pause_sandbox"] = StorageFull("The disk of the host is full.")
+    with pytest.raises(WrennError, match=r"1 of 1 sandboxes were not paused.*disk of the host is full"):
+        await pause_all(database_url, timeout_s=0.5)
+    platform.host.switches.fail.clear()
+    assert await pause_all(database_url, timeout_s=DEADLINE_S) == 1

@@ -1,0 +1,432 @@
+"""Snapshots as templates, and forks: all or nothing, for their own team, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+import httpx2
+import pytest
+
+from wrenn.base.errors import AgentFailure, InternalError, StorageFull, Unavailable
+from wrenn.base.ids import SnapshotId
+from wrenn.base.units import MIB
+from wrenn.control.db import Database
+from wrenn.control.settings import Settings
+from wrenn.control.templates.tables import templates
+from wrenn.protocol.host import host_pb as pb
+from wrenn.testing.simulated_host import SimulatedHost
+
+from .conftest import DEADLINE_S, Platform, client, make_team, refused, running_platform
+
+UNKNOWN = "cl-" + "0" * 25
+
+
+def id_of(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+async def until(done: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not done():
+            await asyncio.sleep(0.02)
+
+
+async def snapshot(platform: Platform, path: str, name: str | None = None, **query: str) -> httpx2.Response:
+    body = {"sandbox_id": id_of(path)} | ({"name": name} if name is not None else {})
+    return await platform.api.post("/v1/snapshots", json=body, params=query)
+
+
+async def write(platform: Platform, path: str, text: str) -> None:
+    answer = await platform.api.post(
+        f"{path}/exec", json={"cmd": "sh", "args": ["-c", f"echo {text} > content"]}
+    )
+    assert answer.json()["exit_code"] == 0
+
+
+async def read(platform: Platform, path: str) -> str:
+    return (
+        (await platform.api.post(f"{path}/exec", json={"cmd": "cat", "args": ["content"]}))
+        .json()["stdout"]
+        .strip()
+    )
+
+
+async def rows(database: Database) -> int:
+    return len((await database.execute(templates.select())).all())
+
+
+@pytest.fixture
+async def stranger(platform: Platform, database_url: str) -> AsyncIterator[httpx2.AsyncClient]:
+    async with client(platform.url, await make_team(database_url, "eve")) as api:
+        yield api
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_a_snapshot_is_a_template_and_its_sandbox_stays_what_it_is(platform: Platform, paused: bool):
+    path = await platform.create(vcpus=2, memory_mb=256)
+    await write(platform, path, "kept")
+    if paused:
+        await platform.api.post(f"{path}/pause")
+    answer = await snapshot(platform, path, "own.base-1")
+    assert answer.status_code == 201
+    template = answer.json()
+    assert template.pop("created_at").endswith("Z")
+    assert template == {
+        "name": "own.base-1", "type": "snapshot", "vcpus": 2, "memory_mb": 256, "size_bytes": 4096, "platform": False,
+    }  # fmt: skip
+    assert (await platform.api.get(path)).json()["status"] == ("paused" if paused else "running")
+    # The request's own shape does not count: the memory is what it is.
+    made = await platform.create(template="own.base-1", vcpus=1, memory_mb=512, envs={"A": "1"})
+    found = (await platform.api.get(made)).json()
+    assert (found["template"], found["vcpus"], found["memory_mb"]) == ("own.base-1", 2, 256)
+    assert await read(platform, made) == "kept"
+    spec = platform.host.spec(id_of(made))
+    assert (spec.template, spec.snapshot_id) == ("minimal", next(iter(platform.host.snapshot_ids)))
+    # A snapshot of that one still knows the image that all began with.
+    assert (await snapshot(platform, made, "second")).status_code == 201
+    again = platform.host.spec(id_of(await platform.create(template="second")))
+    assert (again.template, again.vcpus) == ("minimal", 2)
+
+
+async def test_without_a_name_one_is_given(platform: Platform):
+    path = await platform.create()
+    names = [(await snapshot(platform, path)).json()["name"] for _ in range(2)]
+    assert all(re.fullmatch(r"template-[0-9a-f]{8}", name) for name in names)
+    assert len(set(names)) == 2
+
+
+async def test_the_list_has_the_teams_own_and_the_platforms(platform: Platform, stranger: httpx2.AsyncClient):
+    path = await platform.create()
+    for name in ("first", "second"):
+        await snapshot(platform, path, name)
+
+    async def names(api: httpx2.AsyncClient, **query: str) -> list[tuple[str, str, bool]]:
+        listed = (await api.get("/v1/snapshots", params=query)).json()
+        return [(t["name"], t["type"], t["platform"]) for t in listed]
+
+    own = [("second", "snapshot", False), ("first", "snapshot", False)]
+    base = [("minimal", "base", True)]
+    assert await names(platform.api) == own + base
+    assert await names(platform.api, type="snapshot") == own
+    assert await names(platform.api, type="base") == base
+    assert await names(stranger) == base
+    refused(await platform.api.get("/v1/snapshots", params={"type": "other"}), 400, "invalid_request")
+
+
+async def test_another_teams_template_and_sandbox_are_not_there(
+    platform: Platform, stranger: httpx2.AsyncClient
+):
+    path = await platform.create()
+    await snapshot(platform, path, "own")
+    refused(await stranger.post("/v1/snapshots", json={"sandbox_id": id_of(path)}), 404, "not_found")
+    refused(await stranger.post("/v1/sandboxes", json={"template": "own"}), 404, "not_found")
+    refused(await stranger.delete("/v1/snapshots/own"), 404, "not_found")
+    theirs = (await stranger.post("/v1/sandboxes", json={})).json()["id"]
+    answer = await stranger.post("/v1/snapshots", json={"sandbox_id": theirs, "name": "own"})
+    assert answer.status_code == 201, "a name belongs to its team"
+    assert (await stranger.delete("/v1/snapshots/own")).status_code == 204
+    assert [t["name"] for t in (await platform.api.get("/v1/snapshots")).json()] == ["own", "minimal"]
+
+
+async def test_names_that_cannot_be_are_refused(platform: Platform, subtests: pytest.Subtests):
+    path = await platform.create()
+    for name in ("", "../etc", ".hidden", "a" * 65, "a/b", "name\n"):
+        with subtests.test(repr(name)):
+            assert "name" in refused(await snapshot(platform, path, name), 400, "invalid_request")
+    refused(await snapshot(platform, path, "minimal"), 409, "name_reserved")
+    refused(await snapshot(platform, path, "minimal", overwrite="true"), 409, "name_reserved")
+    refused(await platform.api.delete("/v1/snapshots/minimal"), 403, "forbidden")
+    refused(await platform.api.delete("/v1/snapshots/no-such"), 404, "not_found")
+    refused(await platform.api.delete("/v1/snapshots/.bad"), 400, "invalid_request")
+    for body in ({}, {"sandbox_id": 1}, {"sandbox_id": "x"}):
+        refused(await platform.api.post("/v1/snapshots", json=body), 400, "invalid_request")
+    refused(await platform.api.post("/v1/snapshots", json={"sandbox_id": UNKNOWN}), 404, "not_found")
+    await platform.api.delete(path)
+    assert "stopped" in refused(await snapshot(platform, path, "late"), 409, "invalid_state")
+    assert not platform.host.snapshot_ids
+
+
+async def test_a_name_is_taken_until_it_is_overwritten_or_removed(platform: Platform, database: Database):
+    path = await platform.create()
+    await write(platform, path, "old")
+    await snapshot(platform, path, "own")
+    await write(platform, path, "new")
+    assert "overwrite" in refused(await snapshot(platform, path, "own"), 409, "template_name_taken")
+    assert (await snapshot(platform, path, "own", overwrite="true")).status_code == 201
+    assert await read(platform, await platform.create(template="own")) == "new"
+    assert len(platform.host.snapshot_ids) == 1
+    assert (await platform.api.delete("/v1/snapshots/own")).status_code == 204
+    refused(await platform.api.delete("/v1/snapshots/own"), 404, "not_found")
+    refused(await platform.api.post("/v1/sandboxes", json={"template": "own"}), 404, "not_found")
+    assert not platform.host.snapshot_ids
+    assert await rows(database) == 0
+    assert (await snapshot(platform, path, "own")).status_code == 201
+
+
+async def test_an_overwrite_that_fails_leaves_the_old_one(platform: Platform, database: Database):
+    path = await platform.create()
+    await write(platform, path, "old")
+    await snapshot(platform, path, "own")
+    platform.host.switches.fail["ensure_snapshot"] = StorageFull("The disk of the host is full.")
+    refused(await snapshot(platform, path, "own", overwrite="true"), 507, "storage_full")
+    platform.host.switches.fail.clear()
+    assert await read(platform, await platform.create(template="own")) == "old"
+    assert await rows(database) == 1
+
+
+async def test_of_many_with_one_name_one_is_made(
+    platform: Platform, second_platform: Platform, database: Database
+):
+    path = await platform.create()
+    both = (platform, second_platform)
+    answers = await asyncio.gather(*(snapshot(both[n % 2], path, "own") for n in range(6)))
+    assert sorted(answer.status_code for answer in answers) == [201] + [409] * 5
+    for answer in answers:
+        if answer.status_code == 409:
+            refused(answer, 409, "template_name_taken")
+    assert await rows(database) == len(platform.host.snapshot_ids) == 1
+
+
+async def test_a_refused_snapshot_leaves_nothing(platform: Platform, database: Database):
+    path = await platform.create()
+    for failure, status, code in (
+        (AgentFailure("The guest did not freeze."), 502, "agent_error"),
+        (InternalError("/secret/path exploded"), 500, "internal_error"),
+    ):
+        platform.host.switches.fail["ensure_snapshot"] = failure
+        assert "secret" not in refused(await snapshot(platform, path, "own"), status, code)
+        assert await rows(database) == 0
+    platform.host.switches.fail.clear()
+    assert (await snapshot(platform, path, "own")).status_code == 201
+
+
+async def test_a_lost_answer_of_a_snapshot_is_asked_again(platform: Platform):
+    path = await platform.create()
+    platform.host.switches.lose_answer = {"ensure_snapshot"}
+    making = asyncio.create_task(snapshot(platform, path, "own"))
+    await platform.host.wait_call("ensure_snapshot", count=2)
+    platform.host.switches.lose_answer.clear()
+    assert (await making).status_code == 201
+    assert len(platform.host.snapshot_ids) == 1
+
+
+async def test_a_snapshot_and_a_delete_at_once_end_in_one_of_both(platform: Platform, database: Database):
+    path = await platform.create()
+    platform.host.switches.hold["ensure_snapshot"] = held = asyncio.Event()
+    making = asyncio.create_task(snapshot(platform, path, "own"))
+    await platform.host.wait_call("ensure_snapshot")
+    assert (await platform.api.delete(path)).status_code == 204
+    held.set()
+    refused(await making, 404, "not_found")
+    assert await rows(database) == 0
+    for _ in range(3):
+        path = await platform.create()
+        made, removed = await asyncio.gather(snapshot(platform, path), platform.api.delete(path))
+        assert removed.status_code == 204
+        assert made.status_code in (201, 404, 409)
+    assert len(platform.host.snapshot_ids) == await rows(database)
+    assert not platform.host.sandbox_ids
+
+
+async def test_a_template_whose_host_is_silent_goes_from_there_when_it_is_back(
+    platform: Platform, database: Database
+):
+    path = await platform.create()
+    await snapshot(platform, path, "own")
+    platform.host.switches.fail["remove_snapshot"] = Unavailable("silent")
+    assert (await platform.api.delete("/v1/snapshots/own")).status_code == 204
+    assert [t["name"] for t in (await platform.api.get("/v1/snapshots")).json()] == ["minimal"]
+    assert len(platform.host.snapshot_ids) == 1
+    platform.host.switches.fail.clear()
+    await until(lambda: not platform.host.snapshot_ids)
+    async with asyncio.timeout(DEADLINE_S):
+        while await rows(database):
+            await asyncio.sleep(0.02)
+
+
+async def test_a_snapshot_without_a_row_is_removed_after_a_grace(platform: Platform):
+    path = await platform.create()
+    await snapshot(platform, path, "own")
+    (kept,) = platform.host.snapshot_ids
+    platform.host.plant_snapshot(str(SnapshotId.new()))
+    await platform.control.sweep.sweep_once()
+    assert len(platform.host.snapshot_ids) == 2
+    await until(lambda: platform.host.snapshot_ids == {kept})
+
+
+async def test_a_create_from_a_template_needs_room_on_its_host(
+    settings: Settings, host: SimulatedHost, database_url: str
+):
+    host.switches.memory_b = 2 * 512 * MIB
+    key = await make_team(database_url, "ada")
+    async with running_platform(replace(settings, memory_overcommit=1.0), host, key) as platform:
+        path = await platform.create()
+        await snapshot(platform, path, "own")
+        await platform.create(template="own")
+        # What is asked for would fit; what the snapshot is does not.
+        answer = await platform.api.post("/v1/sandboxes", json={"template": "own", "memory_mb": 128})
+        assert "memory" in refused(answer, 503, "no_hosts_available")
+
+
+async def test_a_create_whose_snapshot_is_gone_from_the_host_says_so_and_leaves_nothing(platform: Platform):
+    path = await platform.create()
+    await snapshot(platform, path, "own")
+    (kept,) = platform.host.snapshot_ids
+    await platform.host.remove_snapshot(pb.RemoveSnapshotRequest(snapshot_id=kept), None)
+    assert kept in refused(
+        await platform.api.post("/v1/sandboxes", json={"template": "own"}), 404, "not_found"
+    )
+    assert platform.host.sandbox_ids == {id_of(path)}
+
+
+@pytest.mark.parametrize("prefix", ["sandboxes", "capsules"])
+async def test_a_fork_makes_copies_that_go_their_own_ways(
+    platform: Platform, database: Database, prefix: str
+):
+    path = await platform.create(
+        vcpus=2, memory_mb=256, envs={"A": "secret"}, timeout_sec=900, auto_resume=True
+    )
+    await write(platform, path, "before")
+    answer = await platform.api.post(f"{path.replace('sandboxes', prefix)}/fork", json={"count": 3})
+    assert answer.status_code == 201
+    copies = answer.json()["sandboxes"]
+    assert len({copy["id"] for copy in copies} | {id_of(path)}) == 4
+    for copy in copies:
+        same = {
+            name: copy[name]
+            for name in ("status", "template", "vcpus", "memory_mb", "timeout_sec", "auto_resume")
+        }
+        assert same == {
+            "status": "running", "template": "minimal", "vcpus": 2, "memory_mb": 256, "timeout_sec": 900,
+            "auto_resume": True,
+        }  # fmt: skip
+        own = f"/v1/sandboxes/{copy['id']}"
+        assert await read(platform, own) == "before"
+        assert platform.host.spec(copy["id"]).envs == {"A": "secret"}
+        await write(platform, own, copy["id"])
+    assert await read(platform, path) == "before"
+    assert [await read(platform, f"/v1/sandboxes/{c['id']}") for c in copies] == [c["id"] for c in copies]
+    # What was kept for it is gone, and was never a template.
+    assert not platform.host.snapshot_ids
+    assert await rows(database) == 0
+    # A copy is as good as any other.
+    again = await platform.api.post(f"/v1/sandboxes/{copies[0]['id']}/fork", json={})
+    assert await read(platform, f"/v1/sandboxes/{again.json()['sandboxes'][0]['id']}") == copies[0]["id"]
+    assert (await platform.api.post(f"/v1/sandboxes/{copies[1]['id']}/pause")).status_code == 200
+
+
+async def test_what_does_not_run_cannot_be_forked(platform: Platform, subtests: pytest.Subtests):
+    path = await platform.create()
+    for body in ({"count": 0}, {"count": 33}, {"count": "2"}, {"count": 1.5}):
+        with subtests.test(repr(body)):
+            refused(await platform.api.post(f"{path}/fork", json=body), 400, "invalid_request")
+    refused(await platform.api.post(f"/v1/sandboxes/{UNKNOWN}/fork", json={}), 404, "not_found")
+    await platform.api.post(f"{path}/pause")
+    assert "is paused" in refused(await platform.api.post(f"{path}/fork", json={}), 409, "invalid_state")
+    assert platform.host.calls["ensure_snapshot"] == 0
+
+
+async def test_a_fork_that_does_not_fit_is_refused_before_its_sandbox_is_stopped(
+    settings: Settings, host: SimulatedHost, database_url: str
+):
+    host.switches.memory_b = 4 * 512 * MIB
+    key = await make_team(database_url, "ada")
+    async with running_platform(replace(settings, memory_overcommit=1.0), host, key) as platform:
+        path = await platform.create()
+        answer = await platform.api.post(f"{path}/fork", json={"count": 4})
+        assert "memory" in refused(answer, 503, "no_hosts_available")
+        assert host.calls["ensure_snapshot"] == 0
+        assert (await platform.api.post(f"{path}/fork", json={"count": 3})).status_code == 201
+
+
+async def test_forks_at_once_never_exceed_the_memory(
+    settings: Settings, host: SimulatedHost, database_url: str
+):
+    host.switches.memory_b = 4 * 512 * MIB
+    key = await make_team(database_url, "ada")
+    async with running_platform(replace(settings, memory_overcommit=1.0), host, key) as platform:
+        path = await platform.create()
+        answers = await asyncio.gather(
+            *(platform.api.post(f"{path}/fork", json={"count": 2}) for _ in range(3))
+        )
+        assert sorted(answer.status_code for answer in answers) == [201, 503, 503]
+        assert len(host.sandbox_ids) == 3
+        await until(lambda: not host.snapshot_ids)
+
+
+async def alone(platform: Platform, path: str, database: Database) -> None:
+    """Nothing is left but this sandbox, which runs."""
+    await until(lambda: platform.host.sandbox_ids == {id_of(path)} and not platform.host.snapshot_ids)
+    async with asyncio.timeout(DEADLINE_S):
+        while len(listed := (await platform.api.get("/v1/sandboxes")).json()) > 1 or await rows(database):
+            await asyncio.sleep(0.02)
+    assert [(s["id"], s["status"]) for s in listed] == [(id_of(path), "running")]
+
+
+async def test_a_fork_is_all_or_nothing(platform: Platform, database: Database):
+    path = await platform.create()
+    platform.host.switches.fail_after["ensure_sandbox"] = (2, AgentFailure("The guest did not answer."))
+    answer = await platform.api.post(f"{path}/fork", json={"count": 4})
+    assert refused(answer, 502, "agent_error") == "The guest did not answer."
+    await alone(platform, path, database)
+    platform.host.switches.fail["ensure_snapshot"] = StorageFull("The disk of the host is full.")
+    refused(await platform.api.post(f"{path}/fork", json={"count": 4}), 507, "storage_full")
+    await alone(platform, path, database)
+
+
+async def test_a_fork_whose_client_goes_away_is_taken_back(platform: Platform, database: Database):
+    path = await platform.create()
+    platform.host.switches.hold["ensure_sandbox"] = held = asyncio.Event()
+    with pytest.raises(httpx2.ReadTimeout):
+        await platform.api.post(f"{path}/fork", json={"count": 2}, timeout=0.5)
+    await platform.host.wait_call("ensure_sandbox", count=2)
+    held.set()
+    await alone(platform, path, database)
+
+
+async def test_a_fork_whose_sandbox_is_deleted_meanwhile_makes_nothing(
+    platform: Platform, database: Database
+):
+    path = await platform.create()
+    platform.host.switches.hold["ensure_snapshot"] = held = asyncio.Event()
+    forking = asyncio.create_task(platform.api.post(f"{path}/fork", json={"count": 2}))
+    await platform.host.wait_call("ensure_snapshot")
+    await platform.api.delete(path)
+    held.set()
+    assert (await forking).status_code in (404, 409)
+    await until(lambda: not platform.host.sandbox_ids and not platform.host.snapshot_ids)
+    assert await rows(database) == 0
+
+
+async def test_a_replica_that_sleeps_through_its_lease_has_its_fork_taken_back(
+    settings: Settings, platform: Platform, second_platform: Platform, database: Database
+):
+    path = await platform.create()
+    platform.host.switches.hold["ensure_sandbox"] = held = asyncio.Event()
+    forking = asyncio.create_task(platform.api.post(f"{path}/fork", json={"count": 2}))
+    await platform.host.wait_call("ensure_sandbox", count=2)
+    await database.execute(
+        templates.update().values(lease_owner="another", lease_until=templates.c.created_at)
+    )
+    await second_platform.control.sweep.sweep_once()
+    held.set()
+    assert (await forking).status_code in (409, 503)
+    await alone(platform, path, database)
+
+
+async def test_what_the_sweep_does_twice_and_on_two_replicas_is_done_once(
+    platform: Platform, second_platform: Platform, database: Database
+):
+    path = await platform.create()
+    await snapshot(platform, path, "own")
+    copies = (await platform.api.post(f"{path}/fork", json={"count": 2})).json()["sandboxes"]
+    for _ in range(3):
+        await asyncio.gather(
+            *(p.control.sweep.sweep_once() for p in (platform, second_platform)),
+            *(p.control.comparison.compare_once() for p in (platform, second_platform)),
+        )
+    assert platform.host.sandbox_ids == {id_of(path), *(copy["id"] for copy in copies)}
+    assert len(platform.host.snapshot_ids) == await rows(database) == 1
