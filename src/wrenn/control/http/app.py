@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from wrenn.control.http import errors
+from wrenn.control.http import docs, errors
 from wrenn.control.http.middleware import BodyLimit, RequestIds
 from wrenn.protocol.api import CAPSULES_PREFIX, JSON_BODY_LIMIT_B, SANDBOXES_PREFIX
 
@@ -47,6 +47,7 @@ def build_app(routers: Mapping[str, Iterable[APIRouter]], services: Mapping[str,
         title="Wrenn",
         version=version("wrenn"),
         description=_DESCRIPTION,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
@@ -57,6 +58,7 @@ def build_app(routers: Mapping[str, Iterable[APIRouter]], services: Mapping[str,
             app.include_router(router, prefix=prefix)
             if prefix == SANDBOXES_PREFIX:
                 app.include_router(router, prefix=CAPSULES_PREFIX, include_in_schema=False)
+    docs.install(app)
     errors.install(app)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit_b=JSON_BODY_LIMIT_B, has_own_limit=_is_upload)

@@ -1,0 +1,35 @@
+"""`/docs`: the API description to read and try, without a foreign host: its programs come from an installed package."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Final
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.staticfiles import StaticFiles
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+DOCS_PATH: Final = "/docs"
+_PARTS_PATH: Final = "/docs/parts"
+
+
+def install(app: FastAPI) -> None:
+    """Serve Swagger UI for the description of `app`."""
+    page = get_swagger_ui_html(
+        openapi_url=str(app.openapi_url),
+        title=app.title,
+        swagger_js_url=f"{_PARTS_PATH}/swagger-ui-bundle.js",
+        swagger_css_url=f"{_PARTS_PATH}/swagger-ui.css",
+        swagger_favicon_url=f"{_PARTS_PATH}/favicon.png",
+        # Its default sends the URL of the description to a service of its makers.
+        swagger_ui_parameters={"validatorUrl": None},
+    )
+
+    async def docs(_request: Request) -> HTMLResponse:
+        return page
+
+    app.add_route(DOCS_PATH, docs, include_in_schema=False)
+    # Of this package only the files are used; it follows the releases of Swagger UI.
+    app.mount(_PARTS_PATH, StaticFiles(directory=str(files("fastapi_offline") / "static")))
