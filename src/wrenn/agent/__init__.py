@@ -1,5 +1,5 @@
 """Host agent: one per machine, owns its VMs. It knows what runs; the database knows what should.
 
-`sandboxes/` a file a verb, `bases.py` warm snapshots, `recovery/` after a restart, `rpc/` the thin edge, `doctor.py` what
+`sandboxes/` a file a verb, `bases.py` warm snapshots, `recovery/` after a restart, `rpc/` the thin edge, `doctor/` what
 nobody owns.
 """

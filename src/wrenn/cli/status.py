@@ -74,6 +74,7 @@ def _counted(found: Status) -> str:
 
 
 async def _look(layout: Layout) -> Status:
+    from wrenn.agent.settings import Settings
     from wrenn.cli.up import database
     from wrenn.cli.up.daemons import running
     from wrenn.cli.up.services import AGENT, CONTROL, SUPERVISOR
@@ -94,9 +95,10 @@ async def _look(layout: Layout) -> Status:
         except WrennError:
             pass  # the table says that it does not answer
     # The agent writes the file where there is a device to try.
+    agent = Settings.from_environment({"WRENN_DATA_DIR": str(layout.data_dir)})
     accelerator = None if Path("/dev/kvm").exists() else "tcg"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        accelerator = jsonlib.loads((layout.data_dir / "accelerator.json").read_text())["accelerator"]
+        accelerator = jsonlib.loads(agent.accelerator_choice.read_text())["accelerator"]
     exists = layout.data_dir.is_dir()
     return Status(
         data_dir=str(layout.data_dir),

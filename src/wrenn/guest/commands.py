@@ -85,7 +85,7 @@ class Commands:
                                 _collect(output, data)
                             case Oneof(field="end", value=end):
                                 return ExecResult(
-                                    bytes(output["stdout"]), bytes(output["stderr"]), _exit_code(end)
+                                    bytes(output["stdout"]), bytes(output["stderr"]), end.exit_code
                                 )
                             case _:
                                 pass
@@ -183,10 +183,6 @@ def _collect(output: dict[str, bytearray], data: pb.ProcessEvent.DataEvent) -> N
             f"The command wrote more than {OUTPUT_LIMIT_B // MIB} MiB to {data.output.field} and was killed. "
             "Redirect its output to a file and read that."
         )
-
-
-def _exit_code(end: pb.ProcessEvent.EndEvent) -> int:
-    return end.exit_code
 
 
 def _shell_like(command: CommandLine, what: str, code: int, error: e.WrennError) -> ExecResult:

@@ -1,1 +1,1 @@
-"""For tests, ours and users': a simulated host, servers inside the test's event loop, a clock that stands still."""
+"""For tests, ours and users': a simulated host and servers inside the test's event loop."""
