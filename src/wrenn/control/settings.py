@@ -27,12 +27,14 @@ class Settings:
         agent_url: the local host's agent.
         max_vcpus, min_memory_mb, max_memory_mb: limits of one sandbox.
         memory_overcommit, disk_overcommit: how often a host's memory and disk may be promised.
-        start_timeout_s: longest for a sandbox to run; the first of a template boots it.
-        start_retry_s: how long a host that does not answer is asked again to start one.
+        start_timeout_s: longest for a sandbox to run (the first of a template boots it), to be paused or resumed, and for a
+            snapshot to be taken.
+        start_retry_s: how long a host that does not answer is asked again to do one of these.
         lease_s: after this time another replica goes on with the work of one that died.
         host_interval_s: how often hosts are looked at and compared with the database.
         missing_after_s: sandboxes of a host that is silent for so long are `missing`.
-        unknown_grace_s: a sandbox on a host that the database does not know is removed after this time.
+        unknown_grace_s: a sandbox or snapshot on a host that the database does not know is removed after this time; a paused
+            sandbox that its host does not know is an error after it.
         faults: fault points to arm (tests only).
     """
 

@@ -14,12 +14,10 @@ import os
 import shutil
 import signal
 import ssl
-import stat
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -43,6 +41,9 @@ from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, connect_code
 from wrenn.protocol.host.host_connect import HostAgent, HostAgentASGIApplication
 from wrenn.testing.server import served
+from wrenn.testing.simulated_box import Box, Switches, file_entry, sandbox_answer, signal_all
+
+__all__ = ["SimulatedHost", "Switches", "running_host", "served_host"]
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -55,45 +56,12 @@ _ACTIVITIES: Final = frozenset(
 )  # fmt: skip
 
 
-@dataclass(slots=True)
-class Switches:
-    """What goes wrong.
-
-    Attributes:
-        fail: error by the name of a call, e.g. `ensure_sandbox`; raised before it has any effect.
-        fail_after: the same, from the call on that comes after so many.
-        lose_answer: names of calls that are carried out and whose answer is then lost.
-        hold: names of calls that wait until the event is set.
-        memory_b, sandbox_limit: the machine's size.
-    """
-
-    fail: dict[str, WrennError] = field(default_factory=dict[str, WrennError])
-    fail_after: dict[str, tuple[int, WrennError]] = field(default_factory=dict[str, tuple[int, WrennError]])
-    lose_answer: set[str] = field(default_factory=set[str])
-    hold: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
-    memory_b: int = 64 * GIB
-    sandbox_limit: int = 4094
-
-
-@dataclass(slots=True)
-class _Box:
-    spec: pb.SandboxSpec
-    root: Path
-    started_at: float
-    last_active_at: float
-    state: pb.SandboxState = pb.SandboxState.RUNNING
-    calls_open: int = 0
-    processes: dict[int, tuple[pb.Process, asyncio.subprocess.Process]] = field(
-        default_factory=dict[int, tuple[pb.Process, asyncio.subprocess.Process]]
-    )
-
-
 class SimulatedHost(HostAgent):
     """See the module head. `calls` counts the calls by name, `broken_off` those whose caller went away."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._boxes: dict[str, _Box] = {}
+        self._boxes: dict[str, Box] = {}
         self._snapshots: dict[str, pb.Snapshot] = {}
         self.switches = Switches()
         self.calls: Counter[str] = Counter()
@@ -121,7 +89,7 @@ class SimulatedHost(HostAgent):
 
     def put_back(self, box: object) -> None:
         """Know the sandbox again."""
-        assert isinstance(box, _Box), "what `take_out` gave"
+        assert isinstance(box, Box), "what `take_out` gave"
         self._boxes[box.spec.sandbox_id] = box
 
     def lose(self, sandbox_id: str) -> None:
@@ -239,15 +207,15 @@ class SimulatedHost(HostAgent):
             box = self._add(spec)
         elif box.spec != spec:
             raise Conflict("It exists with other settings.")
-        return _sandbox(box)
+        return sandbox_answer(box)
 
-    def _add(self, spec: pb.SandboxSpec) -> _Box:
+    def _add(self, spec: pb.SandboxSpec) -> Box:
         root = self._root / spec.sandbox_id
         if spec.snapshot_id:
             shutil.copytree(self._root / spec.snapshot_id, root, symlinks=True)
         else:
             (root / "root").mkdir(parents=True)
-        box = self._boxes[spec.sandbox_id] = _Box(spec, root, time.time(), time.time())
+        box = self._boxes[spec.sandbox_id] = Box(spec, root, time.time(), time.time())
         return box
 
     async def remove_sandbox(self, request: pb.RemoveSandboxRequest, ctx: Any, /) -> pb.RemoveSandboxResponse:
@@ -265,14 +233,14 @@ class SimulatedHost(HostAgent):
         """Stop its processes, unless it is in use."""
         box = self._known(request.sandbox_id)
         if box.state == pb.SandboxState.PAUSED:
-            return _sandbox(box)
+            return sandbox_answer(box)
         self._box(request.sandbox_id)
         idle_s = 0.0 if box.calls_open else time.time() - box.last_active_at
         if request.idle_ms and idle_s * 1000 < request.idle_ms:
-            return _sandbox(box)
-        _signal_all(box, signal.SIGSTOP)
+            return sandbox_answer(box)
+        signal_all(box, signal.SIGSTOP)
         box.state = pb.SandboxState.PAUSED
-        return _sandbox(box)
+        return sandbox_answer(box)
 
     async def resume_sandbox(self, request: pb.ResumeSandboxRequest, ctx: Any, /) -> pb.Sandbox:
         """Let its processes go on."""
@@ -280,8 +248,8 @@ class SimulatedHost(HostAgent):
         if box.state == pb.SandboxState.PAUSED:
             box.state = pb.SandboxState.RUNNING
             box.last_active_at = time.time()
-            _signal_all(box, signal.SIGCONT)
-        return _sandbox(self._box(request.sandbox_id))
+            signal_all(box, signal.SIGCONT)
+        return sandbox_answer(self._box(request.sandbox_id))
 
     async def ensure_snapshot(self, request: pb.EnsureSnapshotRequest, ctx: Any, /) -> pb.Snapshot:
         """Copy the folder."""
@@ -292,7 +260,7 @@ class SimulatedHost(HostAgent):
             self._keep(request.snapshot_id, box)
         return self._snapshots[request.snapshot_id]
 
-    def _keep(self, snapshot_id: str, box: _Box) -> None:
+    def _keep(self, snapshot_id: str, box: Box) -> None:
         shutil.copytree(box.root, self._root / snapshot_id, symlinks=True)
         self._snapshots[snapshot_id] = pb.Snapshot(
             snapshot_id=snapshot_id,
@@ -318,7 +286,7 @@ class SimulatedHost(HostAgent):
 
     async def list_sandboxes(self, request: pb.ListSandboxesRequest, ctx: Any, /) -> pb.ListSandboxesResponse:
         """All folders."""
-        return pb.ListSandboxesResponse(sandboxes=[_sandbox(box) for box in self._boxes.values()])
+        return pb.ListSandboxesResponse(sandboxes=[sandbox_answer(box) for box in self._boxes.values()])
 
     async def ping_sandbox(self, request: pb.PingSandboxRequest, ctx: Any, /) -> pb.PingSandboxResponse:
         """Note it."""
@@ -375,7 +343,7 @@ class SimulatedHost(HostAgent):
 
     async def stat(self, request: pb.PathRequest, ctx: Any, /) -> pb.FileEntry:
         """One entry."""
-        return _entry(self._box(request.sandbox_id), self._path(request.sandbox_id, request.path))
+        return file_entry(self._box(request.sandbox_id), self._path(request.sandbox_id, request.path))
 
     async def list_dir(self, request: pb.ListDirRequest, ctx: Any, /) -> pb.ListDirResponse:
         """Entries to a depth."""
@@ -384,7 +352,7 @@ class SimulatedHost(HostAgent):
             raise NotFound(f"{request.path}: no such directory")
         box = self._box(request.sandbox_id)
         found = [p for p in sorted(top.rglob("*")) if len(p.relative_to(top).parts) <= request.depth]
-        return pb.ListDirResponse(entries=[_entry(box, path) for path in found])
+        return pb.ListDirResponse(entries=[file_entry(box, path) for path in found])
 
     async def make_dir(self, request: pb.PathRequest, ctx: Any, /) -> pb.FileEntry:
         """A folder."""
@@ -392,7 +360,7 @@ class SimulatedHost(HostAgent):
         if path.exists():
             raise Conflict(f"{request.path}: exists")
         path.mkdir(parents=True)
-        return _entry(self._box(request.sandbox_id), path)
+        return file_entry(self._box(request.sandbox_id), path)
 
     async def move(self, request: pb.MoveRequest, ctx: Any, /) -> pb.FileEntry:
         """A rename."""
@@ -400,7 +368,7 @@ class SimulatedHost(HostAgent):
         if not os.path.lexists(source):
             raise NotFound(f"{request.source}: no such file")
         source.rename(target)
-        return _entry(self._box(request.sandbox_id), target)
+        return file_entry(self._box(request.sandbox_id), target)
 
     async def remove_path(self, request: pb.PathRequest, ctx: Any, /) -> pb.RemovePathResponse:
         """Gone, or never there."""
@@ -434,13 +402,13 @@ class SimulatedHost(HostAgent):
             body = {"code": error.code, "message": error.message}
             return JSONResponse(body, error.http_status, {ERROR_CODE_HEADER: error.code})
 
-    def _known(self, sandbox_id: str) -> _Box:
+    def _known(self, sandbox_id: str) -> Box:
         box = self._boxes.get(sandbox_id)
         if box is None:
             raise NotFound(f"Sandbox {sandbox_id} is not on this host.")
         return box
 
-    def _box(self, sandbox_id: str) -> _Box:
+    def _box(self, sandbox_id: str) -> Box:
         box = self._known(sandbox_id)
         if box.state != pb.SandboxState.RUNNING:
             raise InvalidState(f"Sandbox {sandbox_id} is {box.state.name.lower()}.")
@@ -454,7 +422,7 @@ class SimulatedHost(HostAgent):
             raise InvalidRequest("not a path")
         return root / inside
 
-    async def _spawn(self, box: _Box, command: pb.Command, output: int) -> asyncio.subprocess.Process | None:
+    async def _spawn(self, box: Box, command: pb.Command, output: int) -> asyncio.subprocess.Process | None:
         envs = {"PATH": os.environ["PATH"], "USER": command.user, **box.spec.envs, **command.envs}
         try:
             return await asyncio.create_subprocess_exec(
@@ -469,13 +437,6 @@ class SimulatedHost(HostAgent):
             )
         except FileNotFoundError:
             return None
-
-
-def _signal_all(box: _Box, number: signal.Signals) -> None:
-    for pid, (_, process) in box.processes.items():
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, number)
 
 
 class _AnswerLost(BaseException):
@@ -559,42 +520,3 @@ def _content(path: Path) -> Response:
                 yield chunk
 
     return StreamingResponse(chunks(), headers={"content-length": str(path.stat().st_size)})
-
-
-def _sandbox(box: _Box) -> pb.Sandbox:
-    return pb.Sandbox(
-        sandbox_id=box.spec.sandbox_id,
-        state=box.state,
-        reason="The virtual machine ended." if box.state == pb.SandboxState.LOST else "",
-        host_ip="10.11.0.2",
-        template=box.spec.template,
-        started_at_unix=box.started_at,
-        last_active_at_unix=box.last_active_at,
-        metadata={"agent_version": "simulated"},
-    )
-
-
-def _entry(box: _Box, path: Path) -> pb.FileEntry:
-    try:
-        found = path.lstat()
-    except FileNotFoundError as error:
-        raise NotFound(f"/{path.relative_to(box.root)}: no such file") from error
-    kind = pb.FileType.UNSPECIFIED
-    if stat.S_ISLNK(found.st_mode):
-        kind = pb.FileType.SYMLINK
-    elif stat.S_ISDIR(found.st_mode):
-        kind = pb.FileType.DIRECTORY
-    elif stat.S_ISREG(found.st_mode):
-        kind = pb.FileType.FILE
-    return pb.FileEntry(
-        name=path.name,
-        type=kind,
-        path=f"/{path.relative_to(box.root)}",
-        size_b=found.st_size,
-        mode=stat.S_IMODE(found.st_mode),
-        permissions=stat.filemode(found.st_mode),
-        owner="root",
-        group="root",
-        modified_at_unix=int(found.st_mtime),
-        symlink_target=str(path.readlink()) if kind == pb.FileType.SYMLINK else None,
-    )

@@ -3,6 +3,7 @@
 from wrenn.control.db.engine import Database, Transaction
 from wrenn.control.db.hints import Hints
 from wrenn.control.db.metadata import metadata
+from wrenn.control.db.moments import in_s, span_s
 from wrenn.control.db.row_query import RowQuery
 
-__all__ = ["Database", "Hints", "RowQuery", "Transaction", "metadata"]
+__all__ = ["Database", "Hints", "RowQuery", "Transaction", "in_s", "metadata", "span_s"]

@@ -19,11 +19,11 @@ from wrenn.control.sandboxes.types import Fork, SandboxList, SandboxView, SetTim
 router = APIRouter(prefix="/{sandbox_id}", tags=["sandboxes"])
 
 
-def _lifecycle(request: Request) -> Lifecycle:
+async def _lifecycle(request: Request) -> Lifecycle:
     return request.app.state.lifecycle
 
 
-def _forks(request: Request) -> Forks:
+async def _forks(request: Request) -> Forks:
     return request.app.state.forks
 
 

@@ -8,11 +8,11 @@ from typing import Any, Final
 from sqlalchemy import Uuid, column, func, insert, literal, or_, select, true, values
 
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
-from wrenn.control.db import Hints, Transaction
+from wrenn.control.db import Hints, Transaction, in_s
 from wrenn.control.placement import Load
 from wrenn.control.sandboxes.records import DISK_SIZE_MB, Idempotency, Origin, Sandbox, Spec
 from wrenn.control.sandboxes.state import Desired, State
-from wrenn.control.sandboxes.store import in_s, is_live, sandbox_of, select_sandboxes
+from wrenn.control.sandboxes.store import is_live, sandbox_of, select_sandboxes
 from wrenn.control.sandboxes.tables import sandboxes
 
 _LOCK: Final = 0x706C616365

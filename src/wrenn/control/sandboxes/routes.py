@@ -18,15 +18,15 @@ from wrenn.protocol.api import IDEMPOTENCY_KEY_HEADER
 router = APIRouter(tags=["sandboxes"])
 
 
-def _creation(request: Request) -> Creation:
+async def _creation(request: Request) -> Creation:
     return request.app.state.creation
 
 
-def _lookup(request: Request) -> Lookup:
+async def _lookup(request: Request) -> Lookup:
     return request.app.state.lookup
 
 
-def _targets(request: Request) -> Targets:
+async def _targets(request: Request) -> Targets:
     return request.app.state.targets
 
 

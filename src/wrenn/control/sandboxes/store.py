@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, case, func, null, selec
 
 from wrenn.base.ids import HostId, KeyId, SandboxId, TeamId
 from wrenn.control.auth import KEY_COLUMNS, Caller, key_and_team, key_matches
-from wrenn.control.db import Database
+from wrenn.control.db import Database, span_s
 from wrenn.control.hosts import hosts
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.state import ENDED, Desired, State
@@ -67,18 +67,13 @@ def select_sandboxes() -> Select[Any]:
     return select(*_COLUMNS)
 
 
-def in_s(seconds: ColumnElement[Any] | float) -> ColumnElement[Any]:
-    """The time so many seconds from now, by the database's clock."""
-    return func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
-
-
 def due_when_running(
     last_active_at: ColumnElement[Any] = sandboxes.c.last_active_at,
     timeout_sec: ColumnElement[Any] = sandboxes.c.timeout_sec,
     expires_at: ColumnElement[Any] = sandboxes.c.expires_at,
 ) -> ColumnElement[Any]:
     """`due_at` of a sandbox that runs, with these values in its row: the end of its idle time or of its life."""
-    idle = last_active_at + func.make_interval(0, 0, 0, 0, 0, 0, timeout_sec)
+    idle = last_active_at + span_s(timeout_sec)
     return func.least(case((timeout_sec > 0, idle), else_=null()), expires_at)
 
 

@@ -12,11 +12,11 @@ from sqlalchemy import ColumnElement, and_, case, func, null, or_, select, updat
 
 from wrenn.base.errors import WrennError
 from wrenn.base.ids import SandboxId, SnapshotId, TeamId
-from wrenn.control.db import Database, Hints
+from wrenn.control.db import Database, Hints, in_s
 from wrenn.control.hosts import hosts
 from wrenn.control.sandboxes.records import Origin, Spec, Work
 from wrenn.control.sandboxes.state import Desired, State, move
-from wrenn.control.sandboxes.store import due_when_paused, due_when_running, in_s
+from wrenn.control.sandboxes.store import due_when_paused, due_when_running
 from wrenn.control.sandboxes.tables import sandboxes
 from wrenn.protocol.host import host_pb as pb
 
@@ -129,7 +129,7 @@ async def finish_running(
     values: dict[str, Any] = {
         "status": move(work.status, State.RUNNING),
         "host_ip": seen.host_ip,
-        "metadata": dict(seen.metadata),
+        "metadata": dict(seen.metadata) or _c.metadata,
         "started_at": func.now(),
         "last_active_at": func.now(),
         "due_at": due_when_running(func.now()),

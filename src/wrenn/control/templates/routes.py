@@ -15,7 +15,7 @@ from wrenn.control.templates.types import CreateSnapshot, TemplateView, template
 router = APIRouter(tags=["snapshots"])
 
 
-def _snapshots(request: Request) -> Snapshots:
+async def _snapshots(request: Request) -> Snapshots:
     return request.app.state.snapshots
 
 

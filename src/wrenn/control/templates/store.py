@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Row, and_, any_, delete, func, insert, literal, select, update
 
 from wrenn.base.ids import HostId, SnapshotId, TeamId
-from wrenn.control.db import Database, Transaction
+from wrenn.control.db import Database, Transaction, in_s
 from wrenn.control.hosts import hosts
 from wrenn.control.templates.records import Kept, PlatformTemplate, Source, Template, TemplateStatus
 from wrenn.control.templates.tables import templates
@@ -22,10 +22,6 @@ _NAMES_LOCK: Final = 0x6E616D6573
 """Advisory lock of whoever claims a name: "names"."""
 
 _c = templates.c
-
-
-def _in_s(seconds: float) -> ColumnElement[Any]:
-    return func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
 def _template(row: Row[Any]) -> Template:
@@ -109,7 +105,7 @@ async def insert_pending(
             sandbox_id=source.sandbox_id.value,
             status=TemplateStatus.PENDING,
             lease_owner=owner,
-            lease_until=_in_s(lease_s),
+            lease_until=in_s(lease_s),
         )
     )
 
@@ -121,7 +117,7 @@ def _held(snapshot_id: SnapshotId, owner: str) -> Sequence[Any]:
 async def renew(database: Database, snapshot_id: SnapshotId, *, owner: str, lease_s: float) -> None:
     """Hold the lease for longer."""
     await database.execute(
-        update(templates).where(*_held(snapshot_id, owner)).values(lease_until=_in_s(lease_s))
+        update(templates).where(*_held(snapshot_id, owner)).values(lease_until=in_s(lease_s))
     )
 
 
