@@ -11,7 +11,7 @@ export WRENN_IMAGES_DIR ?= $(DATA_DIR)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup images up down test check fmt host-test vm-test bench protos openapi lock clean
+.PHONY: help setup images up down test test-faults check fmt host-test vm-test bench protos openapi lock clean
 
 help: ## list the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -30,7 +30,10 @@ down: ## stop the platform
 
 test: images ## run everything that this machine can, and say what it cannot
 	cargo test --manifest-path rust/Cargo.toml --locked --quiet
-	$(BIN)/pytest $(SUITES)
+	$(BIN)/pytest -m "not all_faults" $(SUITES)
+
+test-faults: images ## kill every process at every named step; `make test` does a part of it
+	$(BIN)/pytest tests/vm/test_faults.py tests/vm/test_snapshot_faults.py
 
 check: setup ## before every commit: format, lint, types, layering, fast tests
 	$(BIN)/ruff format --check --output-format concise --quiet

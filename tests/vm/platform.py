@@ -141,7 +141,7 @@ class Platform:
                     rows: list[dict[str, Any]] = (await api.get("/v1/sandboxes")).json()
                 except httpx2.TransportError:
                     rows = [{"status": "unknown"}]
-                if not report.leftovers and all(row["status"] == "running" for row in rows):
+                if not report.leftovers and all(row["status"] in ("running", "paused") for row in rows):
                     return
                 await asyncio.sleep(POLL_S)
 

@@ -1,0 +1,235 @@
+"""Kill each process at each named step of pause, resume, snapshot and fork. The rule: afterwards the sandbox is as before the
+call or as after it, it can be used, what it held is there, and `wrenn doctor` lists nothing.
+
+`make test` runs a part, `make test-faults` all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.vm.platform import Platform
+from tests.vm.test_faults import create, quietly, wait_status
+
+AGENT = {
+    "pause": [
+        "after_journal", "after_hold", "after_freeze", "after_memory", "after_state", "after_manifest", "after_kill",
+        "after_release", "after_paused",
+    ],
+    "resume": ["after_journal", "after_slot", "after_disk", "after_spawn", "after_ready", "after_running"],
+    "snapshot": [
+        "after_draft", "after_hold", "after_freeze", "after_memory", "after_state", "after_overlay", "after_thaw",
+        "after_manifest",
+    ],
+}  # fmt: skip
+CONTROL = {
+    "pause": ["after_desired", "after_rpc", "after_apply"],
+    "resume": ["after_desired", "after_rpc", "after_apply"],
+    "snapshot": ["after_insert", "after_rpc", "after_apply"],
+    "fork": ["after_snapshot", "after_insert", "after_apply"],
+}
+VMM = {
+    "pause": ["after_hold", "after_freeze", "after_memory", "after_state", "after_manifest"],
+    "resume": ["after_spawn", "after_ready"],
+    "snapshot": ["after_hold", "after_memory", "after_overlay"],
+}
+SAMPLE = {"after_memory", "after_manifest", "after_spawn", "after_overlay", "after_rpc", "after_snapshot"}
+
+
+def points(steps: dict[str, list[str]]) -> list[Any]:
+    """Every step of every verb; those outside the sample only run with `make test-faults`."""
+    return [
+        pytest.param(verb, step, id=f"{verb}.{step}", marks=() if step in SAMPLE else pytest.mark.all_faults)
+        for verb, names in steps.items()
+        for step in names
+    ]
+
+
+async def sh(api: httpx2.AsyncClient, sandbox_id: str, script: str) -> str:
+    answer = await api.post(f"/v1/sandboxes/{sandbox_id}/exec", json={"cmd": "sh", "args": ["-c", script]})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["exit_code"] == 0, answer.text
+    return answer.json()["stdout"]
+
+
+async def filled(api: httpx2.AsyncClient, *, paused_once: bool = False) -> tuple[str, str]:
+    """A sandbox with random data in memory and on disk, and its digests."""
+    sandbox_id = (await create(api))["id"]
+    fill = "head -c 2000000 /dev/urandom | tee /dev/shm/held > /root/held; sync; sha256sum /dev/shm/held /root/held"
+    seen = await sh(api, sandbox_id, fill)
+    if paused_once:
+        for verb in ("pause", "resume"):
+            answer = await api.post(f"/v1/sandboxes/{sandbox_id}/{verb}")
+            assert answer.status_code == 200, answer.text
+    return sandbox_id, seen
+
+
+async def call(api: httpx2.AsyncClient, verb: str, sandbox_id: str) -> httpx2.Response | None:
+    if verb == "snapshot":
+        return await quietly(api.post("/v1/snapshots", json={"sandbox_id": sandbox_id, "name": "kept"}))
+    return await quietly(api.post(f"/v1/sandboxes/{sandbox_id}/{verb}"))
+
+
+async def assert_usable(api: httpx2.AsyncClient, sandbox_id: str, seen: str) -> None:
+    """It runs or is paused; and then it answers with what it held."""
+    async with asyncio.timeout(40):
+        while (
+            answer := await api.post(f"/v1/sandboxes/{sandbox_id}/exec", json={"cmd": "true"})
+        ).status_code != 200:
+            assert answer.status_code == 409, answer.text
+            status = (await api.get(f"/v1/sandboxes/{sandbox_id}")).json()["status"]
+            assert status in ("running", "paused"), status
+            # A verb that was broken off is gone on with when its worker's lease has run out.
+            await asyncio.sleep(0.1)
+            if status == "paused":
+                answer = await api.post(f"/v1/sandboxes/{sandbox_id}/resume")
+                assert answer.status_code in (200, 409), answer.text
+    assert await sh(api, sandbox_id, "sha256sum /dev/shm/held /root/held") == seen
+    # Nothing of it stands still: a write reaches the disk, a new process runs.
+    assert await sh(api, sandbox_id, "echo more >> /root/more && sync && cat /root/more") != ""
+
+
+async def clean_up(platform: Platform, api: httpx2.AsyncClient) -> None:
+    for row in (await api.get("/v1/sandboxes")).json():
+        assert (await api.delete(f"/v1/sandboxes/{row['id']}")).status_code == 204
+    for template in (await api.get("/v1/snapshots", params={"type": "snapshot"})).json():
+        assert (await api.delete(f"/v1/snapshots/{template['name']}")).status_code == 204
+    await platform.settled()
+
+
+@pytest.mark.parametrize(("verb", "step"), points(AGENT))
+async def test_an_agent_killed_at_any_step_loses_nothing(platform: Platform, verb: str, step: str) -> None:
+    async with platform.client() as api:
+        bystander, kept = await filled(api)
+        sandbox_id, seen = await filled(api)
+        if verb == "resume":
+            assert (await api.post(f"/v1/sandboxes/{sandbox_id}/pause")).status_code == 200
+        await platform.stop("agent")
+        platform.start("agent", faults=f"agent.{verb}.{step}=kill")
+        await platform.wait_ready()
+        calling = asyncio.create_task(call(api, verb, sandbox_id))
+        await platform.wait_killed("agent")
+        platform.start("agent")
+        await calling
+        await platform.wait_ready()
+        await platform.settled()
+        await assert_usable(api, sandbox_id, seen)
+        await assert_usable(api, bystander, kept)
+        await clean_up(platform, api)
+
+
+@pytest.mark.parametrize(("verb", "step"), points(CONTROL))
+async def test_a_control_plane_killed_at_any_step_loses_nothing(
+    platform: Platform, verb: str, step: str
+) -> None:
+    async with platform.client() as api:
+        sandbox_id, seen = await filled(api)
+        if verb == "resume":
+            assert (await api.post(f"/v1/sandboxes/{sandbox_id}/pause")).status_code == 200
+        await platform.stop("control")
+        platform.start("control", faults=f"control.{verb}.{step}=kill")
+        await platform.wait_ready()
+        calling = asyncio.create_task(call(api, verb, sandbox_id))
+        await platform.wait_killed("control")
+        platform.start("control")
+        await calling
+        await platform.wait_ready()
+        await platform.settled()
+        await assert_usable(api, sandbox_id, seen)
+        await clean_up(platform, api)
+
+
+@pytest.mark.parametrize(("verb", "step"), points(VMM))
+async def test_a_vmm_killed_at_any_step_leaves_what_was_saved_last(
+    platform: Platform, verb: str, step: str
+) -> None:
+    async with platform.client() as api:
+        sandbox_id, seen = await filled(api, paused_once=True)
+        if verb == "resume":
+            assert (await api.post(f"/v1/sandboxes/{sandbox_id}/pause")).status_code == 200
+        await platform.stop("agent")
+        platform.start("agent", faults=f"agent.{verb}.{step}=sleep:1.5")
+        await platform.wait_ready()
+        calling = asyncio.create_task(call(api, verb, sandbox_id))
+        os.kill(await vmm_of(platform, sandbox_id), signal.SIGKILL)
+        await calling
+        await platform.settled()
+        await assert_usable(api, sandbox_id, seen)
+        await clean_up(platform, api)
+
+
+async def vmm_of(platform: Platform, sandbox_id: str) -> int:
+    """Its VMM, in the middle of the verb that waits at its fault point."""
+    journal = platform.data_dir / "sandboxes" / sandbox_id / "journal.json"
+    await asyncio.sleep(0.7)
+    async with asyncio.timeout(20):
+        while (process := json.loads(journal.read_text())["process"]) is None:
+            await asyncio.sleep(0.02)
+    return int(process["pid"])
+
+
+async def test_a_vmm_killed_in_its_first_pause_is_an_error_with_its_reason(platform: Platform) -> None:
+    async with platform.client() as api:
+        sandbox_id, _ = await filled(api)
+        await platform.stop("agent")
+        platform.start("agent", faults="agent.pause.after_freeze=sleep:1.5")
+        await platform.wait_ready()
+        calling = asyncio.create_task(call(api, "pause", sandbox_id))
+        os.kill(await vmm_of(platform, sandbox_id), signal.SIGKILL)
+        answer = await calling
+        assert answer is not None
+        assert answer.status_code >= 500
+        await wait_status(api, sandbox_id, "error")
+        row = (await api.get(f"/v1/sandboxes/{sandbox_id}")).json()
+        assert "ended" in row["metadata"]["reason"]
+        await clean_up(platform, api)
+
+
+async def test_postgresql_killed_during_pauses_and_resumes_loses_nothing(platform: Platform) -> None:
+    async with platform.client() as api:
+        pausing, seen = await filled(api)
+        resuming, held = await filled(api)
+        assert (await api.post(f"/v1/sandboxes/{resuming}/pause")).status_code == 200
+        calls = [
+            asyncio.create_task(call(api, "pause", pausing)),
+            asyncio.create_task(call(api, "resume", resuming)),
+        ]
+        await asyncio.sleep(0.05)
+        postmaster = int((platform.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
+        os.kill(postmaster, signal.SIGKILL)
+        await asyncio.sleep(0.2)
+        await platform.start_database()
+        await asyncio.gather(*calls)
+        await platform.settled()
+        await assert_usable(api, pausing, seen)
+        await assert_usable(api, resuming, held)
+        await clean_up(platform, api)
+
+
+async def test_everything_killed_during_a_pause_comes_back(platform: Platform) -> None:
+    async with platform.client() as api:
+        sandbox_id, seen = await filled(api)
+        await platform.stop("agent")
+        platform.start("agent", faults="agent.pause.after_memory=sleep:10")
+        await platform.wait_ready()
+        calling = asyncio.create_task(call(api, "pause", sandbox_id))
+        await asyncio.sleep(1)
+        os.kill(
+            int((platform.data_dir / "postgres" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL
+        )
+        await asyncio.gather(platform.kill("agent"), platform.kill("control"))
+        await calling
+        await platform.start_database()
+        platform.start("agent")
+        platform.start("control")
+        await platform.wait_ready()
+        await platform.settled()
+        await assert_usable(api, sandbox_id, seen)
+        await clean_up(platform, api)
