@@ -172,7 +172,7 @@ async def test_a_refused_pause_leaves_it_running_and_a_refused_resume_paused(pla
             assert "secret" not in refused(await platform.api.post(f"{path}/{verb}"), code, name)
             found = (await platform.api.get(path)).json()
             assert found["status"] == status
-            assert "reason" not in found["metadata"]
+            assert ("reason" in found["metadata"]) == (status == "paused")
         platform.host.switches.fail.clear()
         assert (await platform.api.post(f"{path}/{verb}")).status_code == 200
     assert (await platform.api.post(f"{path}/exec", json={"cmd": "true"})).json()["exit_code"] == 0
@@ -236,6 +236,16 @@ async def test_a_pause_that_a_silent_host_did_shows_when_it_is_back(platform: Pl
     platform.host.switches.fail.clear()
     await platform.wait_status(path, "paused")
     assert (await platform.api.post(f"{path}/resume")).status_code == 200
+
+
+async def test_what_fell_back_to_its_last_pause_says_so_until_it_is_resumed(platform: Platform):
+    path = await platform.create()
+    reason = "The virtual machine ended. This is what it was at its last pause."
+    platform.host.change(id_of(path), pb.SandboxState.PAUSED, reason)
+    assert (await platform.wait_status(path, "paused"))["metadata"]["reason"] == reason  # type: ignore[index]
+    resumed = await platform.api.post(f"{path}/resume")
+    assert resumed.status_code == 200
+    assert "reason" not in resumed.json()["metadata"]
 
 
 async def test_a_host_in_the_middle_of_it_is_left_alone(platform: Platform, paused: str):

@@ -44,6 +44,7 @@ class Box:
     started_at: float
     last_active_at: float
     state: pb.SandboxState = pb.SandboxState.RUNNING
+    reason: str = ""
     calls_open: int = 0
     processes: dict[int, tuple[pb.Process, asyncio.subprocess.Process]] = field(
         default_factory=dict[int, tuple[pb.Process, asyncio.subprocess.Process]]
@@ -63,7 +64,7 @@ def sandbox_answer(box: Box) -> pb.Sandbox:
     return pb.Sandbox(
         sandbox_id=box.spec.sandbox_id,
         state=box.state,
-        reason="The virtual machine ended." if box.state == pb.SandboxState.LOST else "",
+        reason=box.reason,
         host_ip="10.11.0.2",
         template=box.spec.template,
         started_at_unix=box.started_at,

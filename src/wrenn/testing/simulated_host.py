@@ -94,11 +94,12 @@ class SimulatedHost(HostAgent):
 
     def lose(self, sandbox_id: str) -> None:
         """The sandbox's virtual machine ended."""
-        self._boxes[sandbox_id].state = pb.SandboxState.LOST
+        self.change(sandbox_id, pb.SandboxState.LOST, "The virtual machine ended.")
 
-    def change(self, sandbox_id: str, state: pb.SandboxState) -> None:
+    def change(self, sandbox_id: str, state: pb.SandboxState, reason: str = "") -> None:
         """The sandbox is in another state than its control plane was told."""
-        self._boxes[sandbox_id].state = state
+        box = self._boxes[sandbox_id]
+        box.state, box.reason = state, reason
 
     def state(self, sandbox_id: str) -> pb.SandboxState:
         """What it is now."""

@@ -124,9 +124,12 @@ class Comparison:
         elif seen is None or seen.state == pb.SandboxState.LOST:
             await self._record_lost(client, row, seen, LOST)
         elif seen.state == pb.SandboxState.PAUSED and await comparison_store.record_paused(
-            self._database, self._hints, row
+            self._database, self._hints, row, seen.reason
         ):
-            _log.warning("sandbox was paused on its host", extra={"sandbox_id": str(row.sandbox_id)})
+            _log.warning(
+                "sandbox was paused on its host",
+                extra={"sandbox_id": str(row.sandbox_id), "cause": seen.reason},
+            )
             self._changes.tell(row.sandbox_id)
 
     async def _mend_paused(self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None) -> None:

@@ -61,9 +61,14 @@ async def record_state(database: Database, hints: Hints, sandbox: Sandbox, state
     return await write_result(database, hints, _unchanged(sandbox), {"status": move(sandbox.status, state)})
 
 
-async def record_paused(database: Database, hints: Hints, sandbox: Sandbox) -> bool:
-    """Its host has put it away: the answer to a pause was lost, and everyone had given up."""
+async def record_paused(database: Database, hints: Hints, sandbox: Sandbox, reason: str) -> bool:
+    """Its host has it paused: the answer to a pause was lost, and everyone had given up.
+
+    With a reason: its virtual machine ended, and it is again what it was at its last pause.
+    """
     values: dict[str, Any] = {
+        "failure": "agent_error" if reason else "",
+        "reason": reason,
         "status": move(sandbox.status, State.PAUSED),
         "desired": Desired.PAUSED,
         "host_ip": "",

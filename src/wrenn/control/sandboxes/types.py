@@ -109,12 +109,16 @@ class SandboxView(BaseModel):
     started_at: datetime | None = None
     last_active_at: datetime | None = None
     last_updated: datetime
-    metadata: dict[str, str] | None = Field(None, description="Versions; `reason` of an error")
+    metadata: dict[str, str] | None = Field(
+        None,
+        description="Versions; `reason` of an error, of a pause that nobody asked for, of a refused resume",
+    )
 
 
 def sandbox_json(sandbox: Sandbox) -> dict[str, object]:
     """The wire form of `SandboxView`."""
-    reason = {"reason": sandbox.reason} if sandbox.status is State.ERROR else {}
+    told = sandbox.status in (State.ERROR, State.PAUSED) and sandbox.reason
+    reason = {"reason": sandbox.reason} if told else {}
     metadata = dict(sandbox.metadata) | reason
     fields: dict[str, object | None] = {
         "id": str(sandbox.sandbox_id),
