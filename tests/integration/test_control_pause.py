@@ -32,6 +32,14 @@ async def until(done: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
+async def quiet(settings: Settings, host: SimulatedHost, database_url: str) -> AsyncIterator[Platform]:
+    """A platform that compares only when a test says so."""
+    key = await make_team(database_url, "ada")
+    async with running_platform(replace(settings, host_interval_s=600.0), host, key) as platform:
+        yield platform
+
+
+@pytest.fixture
 async def paused(platform: Platform) -> str:
     path = await platform.create()
     assert (await platform.api.post(f"{path}/pause")).status_code == 200
@@ -246,6 +254,23 @@ async def test_what_fell_back_to_its_last_pause_says_so_until_it_is_resumed(plat
     resumed = await platform.api.post(f"{path}/resume")
     assert resumed.status_code == 200
     assert "reason" not in resumed.json()["metadata"]
+
+
+async def test_what_changes_while_a_host_is_compared_is_not_undone(quiet: Platform):
+    paused, resumed = await quiet.create(), await quiet.create()
+    await quiet.api.post(f"{resumed}/pause")
+    quiet.host.switches.hold["list_sandboxes"] = held = asyncio.Event()
+    listed = quiet.host.calls["list_sandboxes"]
+    comparing = asyncio.create_task(quiet.control.comparison.compare_once())
+    await quiet.host.wait_call("list_sandboxes", count=listed + 1)
+    assert (await quiet.api.post(f"{paused}/pause")).status_code == 200
+    assert (await quiet.api.post(f"{resumed}/resume")).status_code == 200
+    created = await quiet.create()
+    held.set()
+    await comparing
+    statuses = [(await quiet.api.get(path)).json()["status"] for path in (paused, resumed, created)]
+    assert statuses == ["paused", "running", "running"]
+    assert (quiet.host.calls["pause_sandbox"], quiet.host.calls["remove_sandbox"]) == (2, 0)
 
 
 async def test_a_host_in_the_middle_of_it_is_left_alone(platform: Platform, paused: str):

@@ -247,6 +247,32 @@ async def test_a_template_whose_host_is_silent_goes_from_there_when_it_is_back(
             await asyncio.sleep(0.02)
 
 
+async def test_what_was_made_from_a_template_outlives_it(platform: Platform):
+    path = await platform.create()
+    await write(platform, path, "kept")
+    await snapshot(platform, path, "own")
+    made = await platform.create(template="own")
+    assert (await platform.api.delete("/v1/snapshots/own")).status_code == 204
+    for verb in ("pause", "resume"):
+        assert (await platform.api.post(f"{made}/{verb}")).status_code == 200
+    assert await read(platform, made) == "kept"
+    assert (await platform.api.get(made)).json()["template"] == "own"
+
+
+async def test_a_teams_name_that_the_platform_takes_later_stays_the_teams(platform: Platform):
+    path = await platform.create()
+    await write(platform, path, "mine")
+    await snapshot(platform, path, "own")
+    platform.host.switches.templates = ["minimal", "own"]
+    await platform.control.monitor.look_once()
+    listed = (await platform.api.get("/v1/snapshots")).json()
+    assert [(t["name"], t["platform"]) for t in listed] == [("own", False), ("minimal", True), ("own", True)]
+    assert await read(platform, await platform.create(template="own")) == "mine"
+    refused(await snapshot(platform, path, "own", overwrite="true"), 409, "name_reserved")
+    assert (await platform.api.delete("/v1/snapshots/own")).status_code == 204
+    refused(await platform.api.delete("/v1/snapshots/own"), 403, "forbidden")
+
+
 async def test_a_snapshot_without_a_row_is_removed_after_a_grace(platform: Platform):
     path = await platform.create()
     await snapshot(platform, path, "own")

@@ -180,6 +180,15 @@ async def test_a_host_that_is_away_or_cannot_loses_no_sandbox_and_is_asked_again
     await quiet.wait_status(path, "paused")
 
 
+async def test_a_lost_answer_to_a_time_out_loses_no_sandbox(platform: Platform):
+    path = await platform.create(timeout_sec=1)
+    platform.host.switches.lose_answer = {"pause_sandbox"}
+    await until(lambda: platform.host.state(id_of(path)) == pb.SandboxState.PAUSED)
+    found = await platform.wait_status(path, "paused")
+    assert found["timeout_sec"] == 1
+    assert (await platform.api.post(f"{path}/resume")).status_code == 200
+
+
 async def test_a_life_ends_in_a_pause_however_busy_it_is(quiet: Platform):
     path = await quiet.create(lifetime_sec=1)
     created = (await quiet.api.get(path)).json()

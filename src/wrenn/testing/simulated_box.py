@@ -25,6 +25,7 @@ class Switches:
         lose_answer: names of calls that are carried out and whose answer is then lost.
         hold: names of calls that wait until the event is set.
         memory_b, sandbox_limit: the machine's size.
+        templates: its images.
     """
 
     fail: dict[str, WrennError] = field(default_factory=dict[str, WrennError])
@@ -33,6 +34,7 @@ class Switches:
     hold: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
     memory_b: int = 64 * GIB
     sandbox_limit: int = 4094
+    templates: list[str] = field(default_factory=lambda: ["minimal"])
 
 
 @dataclass(slots=True)

@@ -194,7 +194,7 @@ class SimulatedHost(HostAgent):
             disk_available_b=1024 * GIB,
             sandbox_limit=self.switches.sandbox_limit,
             sandbox_count=sum(b.state != pb.SandboxState.PAUSED for b in self._boxes.values()),
-            templates=["minimal"],
+            templates=self.switches.templates,
         )
 
     async def ensure_sandbox(self, request: pb.EnsureSandboxRequest, ctx: Any, /) -> pb.Sandbox:
