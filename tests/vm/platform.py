@@ -134,16 +134,23 @@ class Platform:
 
     async def settled(self) -> None:
         """Until nothing is left over and no row is between two states."""
-        async with asyncio.timeout(SETTLE_TIMEOUT_S), self.client() as api:
-            while True:
-                report = await self.examine()
-                try:
-                    rows: list[dict[str, Any]] = (await api.get("/v1/sandboxes")).json()
-                except httpx2.TransportError:
-                    rows = [{"status": "unknown"}]
-                if not report.leftovers and all(row["status"] in ("running", "paused") for row in rows):
-                    return
-                await asyncio.sleep(POLL_S)
+        seen: object = None
+        try:
+            async with asyncio.timeout(SETTLE_TIMEOUT_S), self.client() as api:
+                while (seen := await self._unsettled(api)) is not None:
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError as error:
+            raise AssertionError(f"not settled: {seen}") from error
+
+    async def _unsettled(self, api: httpx2.AsyncClient) -> object:
+        """What is left over, or between two states; None when there is nothing."""
+        report = await self.examine()
+        try:
+            rows: list[dict[str, Any]] = (await api.get("/v1/sandboxes")).json()
+        except httpx2.TransportError as error:
+            return error
+        unsettled = [row for row in rows if row["status"] not in ("running", "paused")]
+        return (report.leftovers, unsettled) if report.leftovers or unsettled else None
 
     async def close(self) -> None:
         for name in list(self.processes):

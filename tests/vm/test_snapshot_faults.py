@@ -74,7 +74,8 @@ async def filled(api: httpx2.AsyncClient, *, paused_once: bool = False) -> tuple
 async def call(api: httpx2.AsyncClient, verb: str, sandbox_id: str) -> httpx2.Response | None:
     if verb == "snapshot":
         return await quietly(api.post("/v1/snapshots", json={"sandbox_id": sandbox_id, "name": "kept"}))
-    return await quietly(api.post(f"/v1/sandboxes/{sandbox_id}/{verb}"))
+    body = {"count": 2} if verb == "fork" else None
+    return await quietly(api.post(f"/v1/sandboxes/{sandbox_id}/{verb}", json=body))
 
 
 async def assert_usable(api: httpx2.AsyncClient, sandbox_id: str, seen: str) -> None:

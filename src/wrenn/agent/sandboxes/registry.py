@@ -317,6 +317,7 @@ class Sandboxes:
             _log.warning("sandbox lost", extra={**fields, "vmm_log": running.vm.log_tail()})
             entry.running = None
             await self._verbs.lose(entry.record, running, partial(self._save, entry), reason=_ENDED)
+        self._garbage.wake()
 
     async def remove(self, sandbox_id: SandboxId) -> None:
         """Take the sandbox down with all that belongs to it. An unknown one is fine; a start is taken back."""
