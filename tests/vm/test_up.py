@@ -82,6 +82,28 @@ async def test_up_runs_the_main_job_twice_heals_and_goes_down_without_a_trace(pl
         assert code == 0, output
         code, output = await wrenn(place, "status")
         assert code == 0, output
+
+        held = "head -c 3000000 /dev/urandom | tee /dev/shm/held > /root/held; (while sleep 0.1; do echo >> /dev/shm/count; done) > /dev/null 2>&1 & "
+        code, output = await wrenn(place, "exec", sandbox_id, "--", "sh", "-c", f"{held} sleep 0.5")
+        assert code == 0, output
+        look = "sha256sum /dev/shm/held /root/held; wc -l < /dev/shm/count"
+        code, seen = await wrenn(place, "exec", sandbox_id, "--", "sh", "-c", look)
+        assert code == 0, seen
+        code, output = await wrenn(place, "down")
+        assert code == 0, output
+        code, output = await wrenn(place, "doctor")
+        assert code == 0, output
+        code, output = await wrenn(place, "up", "--listen", listen)
+        assert code == 0, output
+        code, output = await wrenn(place, "storage")
+        assert code == 0, output
+        assert sandbox_id in output
+        code, output = await wrenn(place, "resume", sandbox_id)
+        assert code == 0, output
+        code, again = await wrenn(place, "exec", sandbox_id, "--", "sh", "-c", f"sleep 0.5; {look}")
+        assert code == 0, again
+        assert again.splitlines()[:2] == seen.splitlines()[:2]
+        assert int(again.splitlines()[2]) > int(seen.splitlines()[2]), "its programs go on"
     finally:
         code, output = await wrenn(place, "down", "--purge", "--yes")
     assert code == 0, output

@@ -12,9 +12,9 @@ import pyqwest
 from connectrpc.errors import ConnectError
 
 from wrenn.agent.doctor.machine import Check
-from wrenn.agent.garbage import Wanted, find_wanted
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes import Record, journal
+from wrenn.agent.sandboxes.garbage import Wanted, find_wanted
 from wrenn.agent.settings import Settings
 from wrenn.base.errors import WrennError
 from wrenn.protocol.host import host_pb as pb

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from wrenn.agent.garbage import Garbage
 from wrenn.agent.sandboxes import journal
+from wrenn.agent.sandboxes.garbage import Garbage
 from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.agent.sandboxes.verbs import Verbs
