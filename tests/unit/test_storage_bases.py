@@ -22,7 +22,7 @@ def draft_of(root: Path) -> Path:
         memory.truncate(4 * MIB)
         memory.seek(1 * MIB)
         memory.write(b"page of the guest" * 1000)
-    for name in ("state", "disk.qcow2", "empty.qcow2"):
+    for name in ("state", "disk.qcow2", "empty.qcow2", "rootfs.ext4"):
         (draft / name).write_bytes(name.encode() * 100)
     return draft
 

@@ -18,37 +18,30 @@ import pytest
 from tests.vm.platform import Platform
 from tests.vm.test_faults import create, quietly, wait_status
 
-AGENT = {
-    "pause": [
-        "after_journal", "after_hold", "after_freeze", "after_memory", "after_state", "after_manifest", "after_kill",
-        "after_release", "after_paused",
-    ],
-    "resume": ["after_journal", "after_slot", "after_disk", "after_spawn", "after_ready", "after_running"],
-    "snapshot": [
-        "after_draft", "after_hold", "after_freeze", "after_memory", "after_state", "after_overlay", "after_thaw",
-        "after_manifest",
-    ],
-}  # fmt: skip
-CONTROL = {
-    "pause": ["after_desired", "after_rpc", "after_apply"],
-    "resume": ["after_desired", "after_rpc", "after_apply"],
-    "snapshot": ["after_insert", "after_rpc", "after_apply"],
-    "fork": ["after_snapshot", "after_insert", "after_apply"],
-}
-VMM = {
-    "pause": ["after_hold", "after_freeze", "after_memory", "after_state", "after_manifest"],
-    "resume": ["after_spawn", "after_ready"],
-    "snapshot": ["after_hold", "after_memory", "after_overlay"],
-}
+AGENT = [
+    "pause.after_journal", "pause.after_hold", "pause.after_freeze", "pause.after_memory", "pause.after_state", "pause.after_manifest", "pause.after_kill", "pause.after_release", "pause.after_paused",
+    "resume.after_journal", "resume.after_slot", "resume.after_disk", "resume.after_spawn", "resume.after_ready", "resume.after_running",
+    "snapshot.after_draft", "snapshot.after_hold", "snapshot.after_freeze", "snapshot.after_memory", "snapshot.after_state", "snapshot.after_overlay", "snapshot.after_thaw", "snapshot.after_manifest",
+]  # fmt: skip
+CONTROL = [
+    "pause.after_desired", "pause.after_rpc", "pause.after_apply",
+    "resume.after_desired", "resume.after_rpc", "resume.after_apply",
+    "snapshot.after_insert", "snapshot.after_rpc", "snapshot.after_apply",
+    "fork.after_snapshot", "fork.after_insert", "fork.after_apply",
+]  # fmt: skip
+VMM = [
+    "pause.after_hold", "pause.after_freeze", "pause.after_memory", "pause.after_state", "pause.after_manifest",
+    "resume.after_spawn", "resume.after_ready",
+    "snapshot.after_hold", "snapshot.after_memory", "snapshot.after_overlay",
+]  # fmt: skip
 SAMPLE = {"after_memory", "after_manifest", "after_spawn", "after_overlay", "after_rpc", "after_snapshot"}
 
 
-def points(steps: dict[str, list[str]]) -> list[Any]:
+def points(names: list[str]) -> list[Any]:
     """Every step of every verb; those outside the sample only run with `make test-faults`."""
     return [
-        pytest.param(verb, step, id=f"{verb}.{step}", marks=() if step in SAMPLE else pytest.mark.all_faults)
-        for verb, names in steps.items()
-        for step in names
+        pytest.param(name, marks=() if name.partition(".")[2] in SAMPLE else pytest.mark.all_faults)
+        for name in names
     ]
 
 
@@ -105,15 +98,16 @@ async def clean_up(platform: Platform, api: httpx2.AsyncClient) -> None:
     await platform.settled()
 
 
-@pytest.mark.parametrize(("verb", "step"), points(AGENT))
-async def test_an_agent_killed_at_any_step_loses_nothing(platform: Platform, verb: str, step: str) -> None:
+@pytest.mark.parametrize("point", points(AGENT))
+async def test_an_agent_killed_at_any_step_loses_nothing(platform: Platform, point: str) -> None:
+    verb = point.partition(".")[0]
     async with platform.client() as api:
         bystander, kept = await filled(api)
         sandbox_id, seen = await filled(api)
         if verb == "resume":
             assert (await api.post(f"/v1/sandboxes/{sandbox_id}/pause")).status_code == 200
         await platform.stop("agent")
-        platform.start("agent", faults=f"agent.{verb}.{step}=kill")
+        platform.start("agent", faults=f"agent.{point}=kill")
         await platform.wait_ready()
         calling = asyncio.create_task(call(api, verb, sandbox_id))
         await platform.wait_killed("agent")
@@ -126,16 +120,15 @@ async def test_an_agent_killed_at_any_step_loses_nothing(platform: Platform, ver
         await clean_up(platform, api)
 
 
-@pytest.mark.parametrize(("verb", "step"), points(CONTROL))
-async def test_a_control_plane_killed_at_any_step_loses_nothing(
-    platform: Platform, verb: str, step: str
-) -> None:
+@pytest.mark.parametrize("point", points(CONTROL))
+async def test_a_control_plane_killed_at_any_step_loses_nothing(platform: Platform, point: str) -> None:
+    verb = point.partition(".")[0]
     async with platform.client() as api:
         sandbox_id, seen = await filled(api)
         if verb == "resume":
             assert (await api.post(f"/v1/sandboxes/{sandbox_id}/pause")).status_code == 200
         await platform.stop("control")
-        platform.start("control", faults=f"control.{verb}.{step}=kill")
+        platform.start("control", faults=f"control.{point}=kill")
         await platform.wait_ready()
         calling = asyncio.create_task(call(api, verb, sandbox_id))
         await platform.wait_killed("control")
@@ -147,16 +140,15 @@ async def test_a_control_plane_killed_at_any_step_loses_nothing(
         await clean_up(platform, api)
 
 
-@pytest.mark.parametrize(("verb", "step"), points(VMM))
-async def test_a_vmm_killed_at_any_step_leaves_what_was_saved_last(
-    platform: Platform, verb: str, step: str
-) -> None:
+@pytest.mark.parametrize("point", points(VMM))
+async def test_a_vmm_killed_at_any_step_leaves_what_was_saved_last(platform: Platform, point: str) -> None:
+    verb = point.partition(".")[0]
     async with platform.client() as api:
         sandbox_id, seen = await filled(api, paused_once=True)
         if verb == "resume":
             assert (await api.post(f"/v1/sandboxes/{sandbox_id}/pause")).status_code == 200
         await platform.stop("agent")
-        platform.start("agent", faults=f"agent.{verb}.{step}=sleep:1.5")
+        platform.start("agent", faults=f"agent.{point}=sleep:1.5")
         await platform.wait_ready()
         calling = asyncio.create_task(call(api, verb, sandbox_id))
         os.kill(await vmm_of(platform, sandbox_id), signal.SIGKILL)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, and_, case, func, null, select
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, case, func, null, select
 
 from wrenn.base.ids import HostId, KeyId, SandboxId, TeamId
 from wrenn.control.auth import KEY_COLUMNS, Caller, key_and_team, key_matches
-from wrenn.control.db import Database, span_s
+from wrenn.control.db import Database, RowQuery, span_s
 from wrenn.control.hosts import hosts
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.state import ENDED, Desired, State
@@ -85,23 +85,25 @@ def due_when_paused(
     return case((on_expiry == "kill", expires_at), else_=null())
 
 
+_LOCATION: Final = RowQuery(
+    select(*KEY_COLUMNS, *_COLUMNS, hosts.c.address)
+    .select_from(
+        key_and_team()
+        .outerjoin(
+            sandboxes,
+            and_(sandboxes.c.id == bindparam("sandbox_id"), sandboxes.c.team_id == KEY_COLUMNS[1].element),
+        )
+        .outerjoin(hosts, hosts.c.id == sandboxes.c.host_id)
+    )
+    .where(key_matches(bindparam("key_hash")))
+)
+
+
 async def locate(
     database: Database, key_hash: str, sandbox_id: SandboxId
 ) -> tuple[Caller | None, Sandbox | None, str]:
     """Caller, sandbox of the caller's team, and its host's address: the one query of most requests."""
-    source = (
-        key_and_team()
-        .outerjoin(
-            sandboxes,
-            and_(sandboxes.c.id == sandbox_id.value, sandboxes.c.team_id == KEY_COLUMNS[1].element),
-        )
-        .outerjoin(hosts, hosts.c.id == sandboxes.c.host_id)
-    )
-    found = await database.execute(
-        select(*KEY_COLUMNS, *_COLUMNS, hosts.c.address).select_from(source).where(key_matches(key_hash)),
-        repeatable=True,
-    )
-    row = found.one_or_none()
+    row = await database.find(_LOCATION, key_hash=key_hash, sandbox_id=sandbox_id.value)
     if row is None:
         return None, None, ""
     caller = Caller(KeyId(row.key_id), TeamId(row.key_team_id))
