@@ -136,6 +136,46 @@ async def test_a_call_under_way_is_cut_with_a_clear_error_and_what_it_began_goes
     )
 
 
+async def test_a_pause_in_the_middle_of_heavy_writes_keeps_memory_and_disk_in_step(agent: Agent) -> None:
+    spec, sandbox = await created(agent.sandboxes)
+    # Each file is named after its content, on the disk and in memory; whatever is there must be whole.
+    writing = """
+import hashlib, os
+number = 0
+while True:
+    content = os.urandom(300_000)
+    name = hashlib.sha256(content).hexdigest()
+    for place in ("/root", "/dev/shm"):
+        with open(f"{place}/.new", "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(f"{place}/.new", f"{place}/{name}")
+    number += 1
+    if number > 40:
+        for place in ("/root", "/dev/shm"):
+            for old in sorted(os.listdir(place))[:20]:
+                os.unlink(f"{place}/{old}")
+        number = 20
+"""
+    checking = """
+import hashlib, pathlib
+for place in ("/root", "/dev/shm"):
+    for path in pathlib.Path(place).glob("?" * 64):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name, path
+print("whole")
+"""
+    await sandbox.commands.start(CommandLine("python3", ("-c", writing)), tag="writing")
+    for _ in range(4):
+        await asyncio.sleep(1)
+        sandbox = await cycle(agent, spec.sandbox_id)
+    await sandbox.commands.signal("writing", 9)
+    await output(sandbox, "rm -f /root/.new /dev/shm/.new; sync; echo 3 > /proc/sys/vm/drop_caches")
+    checked = await sandbox.commands.run(CommandLine("python3", ("-c", checking)), timeout_s=60)
+    assert checked.stdout == b"whole\n", checked
+    assert "error" not in await output(sandbox, "dmesg | grep -i ext4 || true")
+
+
 async def test_a_sandbox_in_use_is_not_idle(agent: Agent) -> None:
     spec, _ = await created(agent.sandboxes)
     record = await agent.sandboxes.pause(spec.sandbox_id, idle_s=60)

@@ -119,6 +119,21 @@ async def test_keeping_twice_is_the_same_as_once_and_the_wrong_shape_is_refused(
     agent.sandboxes.release(snapshot_id)
 
 
+async def test_keeping_and_removing_at_once_leave_one_outcome(agent: Agent) -> None:
+    spec, _ = await created(agent.sandboxes)
+    snapshot_id = SnapshotId.new()
+    keeping = asyncio.create_task(agent.sandboxes.keep(spec.sandbox_id, snapshot_id))
+    await asyncio.sleep(0.02)
+    await agent.sandboxes.remove(spec.sandbox_id)
+    await asyncio.wait({keeping})
+    assert agent.sandboxes.list() == []
+    if keeping.exception() is None:
+        await clone(agent, str(snapshot_id))
+    else:
+        assert agent.sandboxes.kept() == []
+    assert list(agent.layout.snapshots.glob(".draft-*")) == []
+
+
 async def test_a_snapshot_goes_with_the_last_that_needs_it(agent: Agent) -> None:
     spec, sandbox = await created(agent.sandboxes)
     await output(sandbox, "echo shared > /root/file; sync")

@@ -50,13 +50,16 @@ def measure_storage(settings: Settings) -> StorageReport:
     """Look at the data folder. Changes nothing, needs no running agent.
 
     Raises:
-        NotFound: no agent ever ran on this folder since the machine's boot.
+        NotFound: no agent ran on this folder since the machine's boot.
     """
     block = find_block(settings.data_dir)
     if block is None:
         raise NotFound(f"There are no sandboxes in {settings.data_dir}.")
     layout = Layout(settings.data_dir, block)
     needs: dict[tuple[str, str, str], set[Path]] = {}
+    for folder in (layout.bases, layout.snapshots, layout.sandboxes):
+        if not folder.is_dir():
+            raise NotFound(f"No agent of this version ran on {settings.data_dir}: start one with `wrenn up`.")
     for directory in sorted(layout.bases.iterdir()):
         if not directory.name.startswith("."):
             needs["base", directory.name, ""] = {directory}
