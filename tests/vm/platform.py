@@ -95,8 +95,11 @@ class Platform:
     async def wait_killed(self, name: str) -> None:
         """Wait for a process that a fault point kills."""
         process = self.processes.pop(name)
-        async with asyncio.timeout(SETTLE_TIMEOUT_S):
-            code = await asyncio.to_thread(process.wait)
+        try:
+            code = await asyncio.to_thread(process.wait, SETTLE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
         assert code == -signal.SIGKILL, f"{name} ended with {code} instead of at its fault point"
 
     async def stop(self, name: str) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import signal
+import uuid
 from typing import Any
 
 import httpx2
@@ -66,9 +67,11 @@ async def filled(api: httpx2.AsyncClient, *, paused_once: bool = False) -> tuple
 
 async def call(api: httpx2.AsyncClient, verb: str, sandbox_id: str) -> httpx2.Response | None:
     if verb == "snapshot":
-        return await quietly(api.post("/v1/snapshots", json={"sandbox_id": sandbox_id, "name": "kept"}))
-    body = {"count": 2} if verb == "fork" else None
-    return await quietly(api.post(f"/v1/sandboxes/{sandbox_id}/{verb}", json=body))
+        # Its own name: that of a snapshot which was broken off is free again only when its worker's lease has run out.
+        body = {"sandbox_id": sandbox_id, "name": f"kept-{uuid.uuid4()}"}
+        return await quietly(api.post("/v1/snapshots", json=body))
+    count = {"count": 2} if verb == "fork" else None
+    return await quietly(api.post(f"/v1/sandboxes/{sandbox_id}/{verb}", json=count))
 
 
 async def assert_usable(api: httpx2.AsyncClient, sandbox_id: str, seen: str) -> None:

@@ -125,8 +125,8 @@ async def _built(settings: Settings, layout: Layout) -> AsyncGenerator[Agent]:
         owned_slots=lambda: sorted(slots.held),
     )
     try:
-        await Recovery(layout, driver, slots, tokens, sandboxes, verbs).run()
-        sandboxes.start()
+        complete = await Recovery(layout, driver, slots, tokens, sandboxes, verbs).run()
+        sandboxes.start(collect=complete)
         yield Agent(App(sandboxes=sandboxes, facts=facts), sandboxes, bases, layout)
     finally:
         await bases.close()

@@ -107,9 +107,11 @@ async def let_go(guest: GuestConnection, *, timeout_s: float) -> None:
 
 async def _snapshot_call(guest: GuestConnection, step: str, *, timeout_s: float) -> int:
     try:
+        # A connection of its own: those of the pool may all be taken by calls of programs that are held.
         async with (
             asyncio.timeout(timeout_s),
-            guest.session.post(
+            aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as session,
+            session.post(
                 f"{guest.base_url}/snapshot/{step}", headers=guest.headers("root"), allow_redirects=False
             ) as response,
         ):

@@ -142,10 +142,11 @@ class Vm(Protocol):
         """The end of the VMM's own messages."""
         ...
 
-    async def look_after(self) -> bool:
-        """Do what a running VM needs every few seconds; returns whether it had stopped, as it does on a full disk.
+    async def look_after(self, *, may_go_on: bool) -> bool:
+        """Do what a running VM needs every few seconds: what its VMM logs is kept small.
 
-        Then it runs on. What its VMM logs is kept small. Not to be called while it is frozen on purpose.
+        With `may_go_on` one that has stopped, as it does on a full disk, runs on; returns whether it had. Not to be called
+        while it is frozen on purpose.
         """
         ...
 

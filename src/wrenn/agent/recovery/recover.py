@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -15,9 +17,9 @@ from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes import Record, RunningSandbox, Sandboxes, State, Verbs, journal
 from wrenn.agent.sandboxes.checks import check_whole
 from wrenn.agent.sandboxes.launch import Save
-from wrenn.agent.sandboxes.pause import let_guest_go
 from wrenn.agent.tokens import Tokens
 from wrenn.base.errors import InternalError, NotFound, StorageFull
+from wrenn.base.units import MIB
 from wrenn.guest import GuestConnection
 from wrenn.linux import cgroups
 from wrenn.linux.files import remove_tree
@@ -25,12 +27,15 @@ from wrenn.linux.process import kill_and_wait
 from wrenn.network import Slots
 from wrenn.storage import snapshots
 from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.memory_diff import MemoryFile, lay_over
+from wrenn.storage.snapshots import Snapshot
 from wrenn.vm import VmDriver, VmHandle
 
 _log = logging.getLogger(__name__)
 
 LOST_REASON: Final = "The virtual machine ended while the agent was down."
 _KILL_TIMEOUT_S: Final = 10.0
+_AT_ONCE: Final = 16
 
 
 @contextmanager
@@ -53,8 +58,11 @@ class Recovery:
     sandboxes: Sandboxes
     verbs: Verbs
 
-    async def run(self) -> None:
-        """Afterwards everything named after this block has an owner, and the collector removes what is wanted no more."""
+    async def run(self) -> bool:
+        """Afterwards everything named after this block has an owner.
+
+        Returns whether every journal could be read: else nobody knows what of snapshots and layers is wanted.
+        """
         found = _read_journals(self.layout)
         records = (*found.kept, *found.unfinished)
         # Without a journal nobody knows what a VMM is for; it must end before its network is swept.
@@ -67,7 +75,7 @@ class Recovery:
         self.verbs.bases.sweep()
         for draft in snapshots.drafts_in(self.layout.snapshots):
             remove_tree(draft)
-        for name in found.unreadable:
+        for name in found.empty:
             with _logging("folder is not removed", name):
                 remove_tree(self.layout.sandboxes / name)
         for record in found.unfinished:
@@ -76,13 +84,25 @@ class Recovery:
                 continue
             # Known and to be removed: the control plane's next call goes on with it.
             self.sandboxes.adopt(replace(record, state=State.REMOVING), None)
-        for record in found.kept:
-            with _logging("sandbox is not adopted", str(record.spec.sandbox_id)):
-                self.sandboxes.adopt(*await self._settled(record))
+        turns = asyncio.Semaphore(_AT_ONCE)
+        await asyncio.gather(*(self._adopt(record, turns) for record in found.kept))
         _log.info(
             "recovered",
-            extra={"adopted": len(found.kept), "removed": len(found.unfinished) + len(found.unreadable)},
+            extra={
+                "adopted": len(found.kept),
+                "removed": len(found.unfinished) + len(found.empty),
+                "unreadable": found.unreadable,
+            },
         )
+        return not found.unreadable
+
+    async def _adopt(self, record: Record, turns: asyncio.Semaphore) -> None:
+        async with turns:
+            running: RunningSandbox | None = None
+            # One that cannot be settled is known as it was: what it needs stays, and the next start tries again.
+            with _logging("sandbox is not settled", str(record.spec.sandbox_id)):
+                record, running = await self._settled(record)
+            self.sandboxes.adopt(record, running)
 
     async def _settled(self, record: Record) -> tuple[Record, RunningSandbox | None]:
         """What a sandbox of a former agent is now: a half-done pause or resume is finished or taken back."""
@@ -97,7 +117,7 @@ class Recovery:
                 await kill_and_wait(record.process, timeout_s=_KILL_TIMEOUT_S)
             return await self.verbs.pause.release(record.moved(State.PAUSED), save), None
         if record.state is State.PAUSED:
-            return self._whole(record, save), None
+            return await asyncio.to_thread(self._whole, record, save), None
         if record.state is State.RUNNING:
             return await self._adopted(record, save)
         return record, None
@@ -111,10 +131,12 @@ class Recovery:
 
     def _whole(self, record: Record, save: Save) -> Record:
         """After a power cut the last snapshot may be torn; then the one before is taken if that is whole."""
+        former = record.former_snapshot
         try:
-            check_whole(self.layout, record.snapshot)
+            snapshot = check_whole(self.layout, record.snapshot)
+            if former:  # it was not known to be on the disk
+                _read_through(snapshot)
         except (NotFound, DamagedSnapshot) as error:
-            former = record.former_snapshot
             try:
                 check_whole(self.layout, former)
             except (NotFound, DamagedSnapshot):
@@ -139,43 +161,50 @@ class Recovery:
         assert record.slot is not None, "a running sandbox has a slot"
         address = str(self.layout.block.address(record.slot))
         token = self.tokens.of(str(record.spec.sandbox_id))
-        running = RunningSandbox(vm, address, token, GuestConnection(address, token), record.started_at)
-        if record.next_layer:
-            # The former agent died while it put a layer over the others: the VM knows whether it did.
-            with _logging("layer is not known", str(record.spec.sandbox_id)):
-                layers = record.layers
-                if await vm.overlay() == record.next_layer:
-                    layers = (record.next_layer, *layers)
-                record = replace(record, layers=layers, next_layer="")
-        # It may also have died while the VM, or the guest's programs, stood still.
-        with _logging("VM does not go on", str(record.spec.sandbox_id)):
-            await vm.thaw()
-            await let_guest_go(running)
+        now = self.verbs.clock.now().timestamp()
+        running = RunningSandbox(vm, address, token, GuestConnection(address, token), now)
+        # The former agent may have died while the VM, or the guest's programs, stood still: the registry's first look lets
+        # both go on.
+        running.held = True
         with suppress(StorageFull):
             save(record)
         return record, running
+
+
+def _read_through(snapshot: Snapshot) -> None:
+    """Compare every page of its memory with its digest. Raises DamagedSnapshot."""
+    size_b = snapshot.manifest.memory_mb * MIB
+    fd = os.memfd_create("wrenn-check", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, size_b)
+        lay_over(snapshot.memory, snapshot.manifest.memory_digest, MemoryFile(fd, size_b))
+    finally:
+        os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
     kept: list[Record]
     unfinished: list[Record]
+    empty: list[str]
     unreadable: list[str]
 
 
 def _read_journals(layout: Layout) -> _Found:
-    found = _Found([], [], [])
+    found = _Found([], [], [], [])
     for directory in sorted(filter(Path.is_dir, layout.sandboxes.iterdir())):
         try:
             record = journal.load(directory)
         except InternalError as error:
             # Its cgroup and slot are found and freed without it; only a rebuilt agent of another version writes such.
             _log.exception(
-                "journal cannot be read", extra={"sandbox_id": directory.name, "reason": error.message}
+                "journal cannot be read: nothing is collected until it is mended or its folder removed",
+                extra={"sandbox_id": directory.name, "reason": error.message},
             )
-            record = None
-        if record is None:
             found.unreadable.append(directory.name)
+            continue
+        if record is None:
+            found.empty.append(directory.name)
         elif record.state in (State.STARTING, State.REMOVING):
             found.unfinished.append(record)
         else:

@@ -91,6 +91,11 @@ class Garbage:
         self._images = images
         self._records = records
         self._wanted = asyncio.Event()
+        self._disabled = False
+
+    def disable(self) -> None:
+        """Collect nothing from now on: what is wanted cannot be known."""
+        self._disabled = True
 
     def wake(self) -> None:
         """Something may be wanted no more."""
@@ -112,6 +117,8 @@ class Garbage:
             _log.exception("garbage is not collected")
 
     def _collect(self) -> None:
+        if self._disabled:
+            return
         wanted = find_wanted(self._layout, self._records())
         for name in list(snapshots.snapshots_in(self._layout.snapshots)):
             if name not in wanted.snapshots:

@@ -1,6 +1,7 @@
 """The journal: one file a sandbox, written before each side effect, so that a new agent knows what the former one did.
 
-It need not survive a power cut (no VM does), so it is replaced atomically and not synced.
+It is replaced atomically. Of a running sandbox it need not survive a power cut (no VM does); of a paused one it is flushed
+with the snapshot.
 
     STARTING ──► RUNNING ──► PAUSING ──► PAUSED ──► RESUMING ──► RUNNING
                   │    ▲────────┘           ▲──────────┘
@@ -15,20 +16,21 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
 from wrenn.base.errors import InternalError, InvalidRequest
 from wrenn.base.ids import SandboxId
-from wrenn.linux.files import write_json
+from wrenn.linux.files import fsync_path, write_json
 from wrenn.linux.process import ProcessRef
 from wrenn.vm import Shape
 
 FORMAT: Final = 2
 _NAME: Final = "journal.json"
 _PLAIN: Final = (
-    "slot", "started_at", "reason", "metadata", "base", "parent", "next_layer", "snapshot", "former_snapshot",
+    "slot", "started_at", "reason", "metadata", "base", "parent", "next_layer", "snapshot", "former_snapshot", "held",
 )  # fmt: skip
 
 
@@ -77,12 +79,13 @@ class Record:
     Attributes:
         slot: index of its network slot, once it has one.
         process: its VMM, once started.
-        reason: why it is lost.
+        reason: why it is lost, or paused though nobody paused it.
         metadata: versions it runs with, for people.
         base, parent: the memory image it runs on: a base, and the snapshot over it if any.
         layers: its disk, newest first; while it runs the first one is written.
         next_layer: a layer that is being put over those.
         snapshot: what it was at its last pause; while PAUSING the one that is being made.
+        held: whether the guest's programs stood still at its last pause; else clones of it would begin alike.
         former_snapshot: the one before, until `snapshot` would survive a power cut.
     """
 
@@ -98,6 +101,7 @@ class Record:
     next_layer: str = ""
     snapshot: str = ""
     former_snapshot: str = ""
+    held: bool = True
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def moved(self, state: State, *, reason: str = "") -> Self:
@@ -111,6 +115,13 @@ def save(directory: Path, record: Record) -> None:
     fields = asdict(record)
     fields["spec"]["sandbox_id"] = str(record.spec.sandbox_id)
     write_json(directory / _NAME, {"format": FORMAT, **fields}, durable=False)
+
+
+def flush(directory: Path) -> None:
+    """Have the journal survive a power cut. Blocking. One that is gone is fine."""
+    with suppress(FileNotFoundError):
+        fsync_path(directory / _NAME)
+        fsync_path(directory)
 
 
 def load(directory: Path) -> Record | None:

@@ -19,7 +19,7 @@ from wrenn.agent.sandboxes.journal import Record, State
 from wrenn.agent.sandboxes.launch import Save
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.agent.sandboxes.save import Saver
-from wrenn.base.errors import StorageFull, WrennError
+from wrenn.base.errors import AgentFailure, StorageFull, WrennError
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import SnapshotId
 from wrenn.base.undo import Undo
@@ -36,19 +36,40 @@ HOLD_TIMEOUT_S: Final = 2.0
 _KILL_TIMEOUT_S: Final = 10.0
 
 
-async def hold_guest(running: RunningSandbox, record: Record) -> None:
-    """Freeze the programs in the guest; a guest that does not answer is saved as it is."""
-    fields = {"sandbox_id": str(record.spec.sandbox_id)}
+async def hold_guest(running: RunningSandbox, record: Record) -> bool:
+    """Freeze the programs in the guest; whether all of them stand still."""
+    running.held = True
+    reason = "some go on"
     try:
-        if not await hold(running.guest, timeout_s=HOLD_TIMEOUT_S):
-            _log.warning("not all programs of the guest stand still", extra=fields)
+        if await hold(running.guest, timeout_s=HOLD_TIMEOUT_S):
+            return True
     except WrennError as error:
-        _log.warning("guest does not prepare", extra={**fields, "reason": error.message})
+        reason = error.message
+    fields = {"sandbox_id": str(record.spec.sandbox_id), "reason": reason}
+    _log.warning("programs of the guest do not stand still", extra=fields)
+    return False
 
 
 async def let_guest_go(running: RunningSandbox) -> None:
-    """Let the programs in the guest run on."""
+    """Let the programs in the guest run on. What fails here is tried again as long as the sandbox runs."""
     await let_go(running.guest, timeout_s=HOLD_TIMEOUT_S)
+    running.held = False
+
+
+async def with_true_layers(record: Record, running: RunningSandbox) -> Record:
+    """The record with the layers that the VM really has: a change of them may have been cut off half way.
+
+    Raises:
+        AgentFailure: the VMM does not say, or says what cannot be; then nothing of it may be saved.
+    """
+    written = await running.vm.overlay()
+    if record.next_layer and written == record.next_layer:
+        return replace(record, layers=(written, *record.layers), next_layer="")
+    if written != record.layers[0]:
+        raise AgentFailure(
+            "The virtual machine writes to another disk than it was given.", context={"layer": written}
+        )
+    return record
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +89,7 @@ class Pause:
         before = record
         sandbox_id = record.spec.sandbox_id
         async with Undo() as undo:
+            record = before = await with_true_layers(record, running)
             undo.push("take calls again", running.reopen)
             await running.drain(f"Sandbox {sandbox_id} is being paused.", grace_s=GRACE_S)
             snapshot_id = str(SnapshotId.new())
@@ -83,7 +105,7 @@ class Pause:
             await fault_point("agent.pause.after_journal")
 
             undo.push("let the guest's programs go", partial(self._reopen_and_let_go, running))
-            await hold_guest(running, record)
+            record = replace(record, held=await hold_guest(running, record))
             await running.disconnect()
             await fault_point("agent.pause.after_hold")
 
@@ -130,7 +152,7 @@ class Pause:
         if record.slot is not None:
             await self.slots.release(record.slot, name)
         await fault_point("agent.pause.after_release")
-        record = replace(record, slot=None, process=None, layers=())
+        record = replace(record, slot=None, process=None, parent="", next_layer="")
         with suppress(StorageFull):  # recovery finds the manifest
             save(record)
         await fault_point("agent.pause.after_paused")

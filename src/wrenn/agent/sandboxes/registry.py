@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 from wrenn.agent.sandboxes import journal
 from wrenn.agent.sandboxes.garbage import Garbage
 from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
+from wrenn.agent.sandboxes.pause import let_guest_go
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.agent.sandboxes.verbs import Verbs
 from wrenn.base.errors import Conflict, InvalidState, NotFound, StorageFull, WrennError
@@ -30,7 +31,9 @@ from wrenn.storage.snapshots import Snapshot
 _log = logging.getLogger(__name__)
 
 _STALL_CHECK_S: Final = 2.0
-_LOOK_TIMEOUT_S: Final = 2.0
+_LOOK_TIMEOUT_S: Final = 5.0
+_AT_ONCE: Final = 16
+"""VMs that are looked after at a time."""
 _ENDED: Final = "The virtual machine ended by itself or was killed."
 
 _DEPTH: Final = 8
@@ -59,6 +62,7 @@ class Sandboxes:
         self._entries: dict[SandboxId, _Entry] = {}
         self._tasks = OwnedTasks()
         self._work: set[asyncio.Task[Any]] = set()
+        self._looking = False
         self._garbage = Garbage(
             layout=verbs.layout,
             bases=verbs.bases,
@@ -66,11 +70,18 @@ class Sandboxes:
             records=lambda: [entry.record for entry in self._entries.values()],
         )
 
-    def start(self) -> None:
-        """Begin to look after VMs, and to collect what is wanted no more."""
+    def start(self, *, collect: bool) -> None:
+        """Begin to look after VMs, and with `collect` to remove what is wanted no more.
+
+        Only when every sandbox of a former agent was adopted: what an unknown one needs must not be collected.
+        """
+        self._looking = True
         self._tasks.start("look after VMs", self._look_after_all())
-        self._garbage.collect()
-        self._tasks.start("collect garbage", self._garbage.run())
+        if collect:
+            self._garbage.collect()
+            self._tasks.start("collect garbage", self._garbage.run())
+        else:
+            self._garbage.disable()
 
     async def close(self) -> None:
         """Let go of all sandboxes without disturbing them; what is under way is taken back."""
@@ -79,7 +90,8 @@ class Sandboxes:
         if self._work:
             await asyncio.wait(self._work)
         await self._tasks.close()
-        self._garbage.collect()
+        if self._looking:
+            self._garbage.collect()
         for entry in list(self._entries.values()):
             if entry.running is not None:
                 entry.running.vm.disconnect()
@@ -94,10 +106,10 @@ class Sandboxes:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._work.discard(task)
         if not task.cancelled():
-            task.exception()  # all callers may be gone; it was logged
+            task.exception()  # all callers may be gone; `_log_failure` told of it
 
     def _save(self, entry: _Entry, record: Record) -> None:
-        """The one place where a record changes. In memory first: the undo of a verb brings both back."""
+        """Write a record. In memory first: the undo of a verb brings both back."""
         entry.record = record
         journal.save(self._layout.sandbox(record.spec.sandbox_id), record)
 
@@ -214,19 +226,16 @@ class Sandboxes:
         Raises:
             NotFound: unknown. InvalidState: neither running nor paused. As `TakeSnapshot` besides.
         """
-        try:
-            return snapshots.find(self._layout.snapshots, str(snapshot_id))
-        except NotFound:
-            entry = self._known(sandbox_id)
+        if (found := self._kept(sandbox_id, str(snapshot_id))) is not None:
+            return found
+        entry = self._known(sandbox_id)
         return await asyncio.shield(self._begin(f"keep {sandbox_id}", self._keep(entry, str(snapshot_id))))
 
     async def _keep(self, entry: _Entry, snapshot_id: str) -> Snapshot:
         self._room()
         async with entry.lock:
-            try:
-                return snapshots.find(self._layout.snapshots, snapshot_id)  # another call was quicker
-            except NotFound:
-                pass
+            if (found := self._kept(entry.record.spec.sandbox_id, snapshot_id)) is not None:
+                return found  # another call was quicker
             try:
                 if entry.record.state is State.PAUSED:
                     await self._verbs.snapshot.of_paused(entry.record, snapshot_id)
@@ -245,6 +254,17 @@ class Sandboxes:
         self._tasks.start(f"flush {snapshot_id}", self._flush(found))
         return found
 
+    def _kept(self, sandbox_id: SandboxId, snapshot_id: str) -> Snapshot | None:
+        """The snapshot of this id, kept from now on if it was not. Raises Conflict: it is another sandbox's."""
+        try:
+            found = snapshots.find(self._layout.snapshots, snapshot_id)
+        except NotFound:
+            return None
+        if found.manifest.sandbox_id != str(sandbox_id):
+            raise Conflict(f"{snapshot_id} is a snapshot of another sandbox.")
+        found.keep()
+        return found
+
     def release(self, snapshot_id: SnapshotId) -> None:
         """This snapshot is not wanted for its own sake any more. An unknown one is fine."""
         snapshots.release(self._layout.snapshots, str(snapshot_id))
@@ -256,18 +276,22 @@ class Sandboxes:
 
     def _make_durable(self, entry: _Entry, snapshot_id: str) -> None:
         async def flush() -> None:
-            await self._flush(snapshots.find(self._layout.snapshots, snapshot_id))
-            if entry.record.snapshot == snapshot_id and entry.record.former_snapshot:
-                self._save(entry, replace(entry.record, former_snapshot=""))
+            if await self._flush(snapshots.find(self._layout.snapshots, snapshot_id)):
+                await asyncio.to_thread(journal.flush, self._layout.sandbox(entry.record.spec.sandbox_id))
+                async with entry.lock:  # a verb has a record of its own under way
+                    if entry.record.snapshot == snapshot_id and entry.record.former_snapshot:
+                        self._save(entry, replace(entry.record, former_snapshot=""))
             self._garbage.wake()
 
         self._tasks.start(f"flush {snapshot_id}", flush())
 
-    async def _flush(self, snapshot: Snapshot) -> None:
+    async def _flush(self, snapshot: Snapshot) -> bool:
+        """Whether it would survive a power cut now; not when it was removed meanwhile."""
         try:
             await asyncio.to_thread(snapshots.flush, snapshot, self._layout.layers)
         except FileNotFoundError:
-            return  # removed meanwhile
+            return False
+        return True
 
     def adopt(self, record: Record, running: RunningSandbox | None) -> None:
         """Take over a sandbox of a former agent; without `running` it has no VM."""
@@ -315,7 +339,7 @@ class Sandboxes:
                 return
             fields = {"sandbox_id": str(entry.record.spec.sandbox_id)}
             _log.warning("sandbox lost", extra={**fields, "vmm_log": running.vm.log_tail()})
-            entry.running = None
+            entry.running = None  # whatever fails from here on, it does not run
             await self._verbs.lose(entry.record, running, partial(self._save, entry), reason=_ENDED)
         self._garbage.wake()
 
@@ -376,20 +400,24 @@ class Sandboxes:
     async def _look_after_all(self) -> None:
         """A VM that stopped because the disk was full goes on once there is room."""
         while True:
+            room = free_b(self._layout.data_dir) >= self._disk_reserve_b // 2
+            entries = list(self._entries.values())
+            for start in range(0, len(entries), _AT_ONCE):
+                some = entries[start : start + _AT_ONCE]
+                await asyncio.gather(*(self._look_after(entry, may_go_on=room) for entry in some))
             await asyncio.sleep(_STALL_CHECK_S)
-            if free_b(self._layout.data_dir) < self._disk_reserve_b // 2:
-                continue
-            await asyncio.gather(*(self._look_after(entry) for entry in list(self._entries.values())))
 
-    async def _look_after(self, entry: _Entry) -> None:
+    async def _look_after(self, entry: _Entry, *, may_go_on: bool) -> None:
         # A verb may have stopped the VM on purpose.
         if entry.running is None or entry.lock.locked():
             return
         fields: dict[str, object] = {"sandbox_id": str(entry.record.spec.sandbox_id)}
         try:
             async with entry.lock, asyncio.timeout(_LOOK_TIMEOUT_S):
-                if await entry.running.vm.look_after():
+                if await entry.running.vm.look_after(may_go_on=may_go_on):
                     _log.warning("sandbox went on after it had stopped", extra=fields)
+                if entry.running.held:
+                    await let_guest_go(entry.running)
         except Exception as error:  # noqa: BLE001 - one VMM that misbehaves must not end the care for the others
             _log.info("VMM does not answer", extra={**fields, "reason": repr(error)})
 
@@ -399,6 +427,7 @@ def _not_running(record: Record) -> InvalidState:
 
 
 def _log_failure(event: str, entry: _Entry, error: BaseException) -> None:
-    if isinstance(error, WrennError):
-        fields = {"sandbox_id": str(entry.record.spec.sandbox_id), **error.context}
+    if isinstance(error, Exception):
+        context = error.context if isinstance(error, WrennError) else {}
+        fields = {"sandbox_id": str(entry.record.spec.sandbox_id), **context}
         _log.warning(event, extra=fields, exc_info=error)

@@ -23,6 +23,7 @@ class RunningSandbox:
         address: slot address, reachable from this host only.
         last_active_at: wall time of the last use, seconds.
         closed: why no call may begin now; empty: it may.
+        held: the guest's programs may stand still.
     """
 
     vm: Vm
@@ -31,6 +32,7 @@ class RunningSandbox:
     guest: GuestConnection
     last_active_at: float
     closed: str = ""
+    held: bool = False
     _users: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
     _cut: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
     _unused: asyncio.Event = field(default_factory=asyncio.Event)

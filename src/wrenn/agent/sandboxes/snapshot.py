@@ -17,11 +17,11 @@ from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes.checks import check_whole
 from wrenn.agent.sandboxes.journal import Record
 from wrenn.agent.sandboxes.launch import Save
-from wrenn.agent.sandboxes.pause import hold_guest, let_guest_go
+from wrenn.agent.sandboxes.pause import hold_guest, let_guest_go, with_true_layers
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.agent.sandboxes.save import Saver
 from wrenn.base.clock import Clock
-from wrenn.base.errors import InvalidState, StorageFull
+from wrenn.base.errors import InvalidState, StorageFull, Unavailable
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
 from wrenn.linux.files import link_or_copy, remove_file, remove_tree
@@ -34,7 +34,7 @@ from wrenn.storage.snapshots import Snapshot
 _log = logging.getLogger(__name__)
 
 _DEPTH_LIMIT: Final = 48
-"""Layers of a running sandbox: each snapshot adds one, and only a pause can merge them."""
+"""Layers of a running sandbox: each snapshot adds one, and merging them takes time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,9 @@ class TakeSnapshot:
         """
         if len(record.layers) >= _DEPTH_LIMIT:
             raise InvalidState(
-                f"{record.spec.sandbox_id} was kept {_DEPTH_LIMIT} times since its last pause: pause and resume it first."
+                f"{record.spec.sandbox_id} was kept {_DEPTH_LIMIT} times since its last pause: wait a little, or pause and resume it."
             )
+        record = await with_true_layers(record, running)
         frozen, layer_id = record.layers, new_layer_id()
         layer = layer_path(self.layout.layers, layer_id)
         async with Undo() as undo:
@@ -66,10 +67,13 @@ class TakeSnapshot:
             save(record)
 
             async def drop_layer() -> None:
-                if record.next_layer:  # else the VM writes to it by now
+                # The VM may write to it by now, whatever became of the answer. While that is not known it stays, and stays
+                # named: the next verb asks again.
+                now = await with_true_layers(record, running)
+                if layer_id not in now.layers:
                     await remove_file(layer)
-                    with suppress(StorageFull):
-                        save(replace(record, next_layer=""))
+                with suppress(StorageFull):
+                    save(replace(now, next_layer=""))
 
             undo.push("drop layer", drop_layer)
             empty = Base(record.base, self.layout.bases / record.base).empty_disk
@@ -81,7 +85,10 @@ class TakeSnapshot:
             stopped = time.monotonic()
             async with Undo() as going_on:
                 going_on.push("let the guest's programs go", partial(let_guest_go, running))
-                await hold_guest(running, record)
+                if not await hold_guest(running, record):
+                    raise Unavailable(
+                        f"The programs in {record.spec.sandbox_id} could not be stopped for a snapshot. Try again."
+                    )
                 await fault_point("agent.snapshot.after_hold")
                 going_on.push("let the VM run on", running.vm.thaw)
                 await running.vm.freeze()
@@ -114,6 +121,10 @@ class TakeSnapshot:
         Raises:
             DamagedSnapshot, NotFound: it is not whole. StorageFull: no room.
         """
+        if not record.held:
+            raise InvalidState(
+                f"{record.spec.sandbox_id} was paused while its programs could not be stopped: resume it and try again."
+            )
         found = check_whole(self.layout, record.snapshot)
         async with Undo() as undo:
             draft = self.saver.make_draft(snapshot_id)

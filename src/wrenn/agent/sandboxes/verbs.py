@@ -38,12 +38,12 @@ class Verbs:
         self, record: Record, running: RunningSandbox | None, save: Save, *, reason: str
     ) -> Record:
         """The VM of this sandbox ended by itself. With a snapshot it is paused as it was then, else it is lost."""
+        if record.snapshot:
+            record = record.moved(State.PAUSED, reason=f"{reason} This is what it was at its last pause.")
+        else:
+            record = record.moved(State.LOST, reason=reason)
+        with suppress(StorageFull):  # found out again at the next start
+            save(record)
         if running is not None:
             await running.disconnect()
-        if not record.snapshot:
-            record = record.moved(State.LOST, reason=reason)
-            with suppress(StorageFull):  # found out again at the next start
-                save(record)
-            return record
-        record = record.moved(State.PAUSED, reason=f"{reason} This is what it was at its last pause.")
-        return await self.pause.release(record, save)
+        return await self.pause.release(record, save) if record.snapshot else record

@@ -184,16 +184,16 @@ class QemuVm:
         }
         return str(await self._execute("ringbuf-read", arguments))
 
-    async def look_after(self) -> bool:
+    async def look_after(self, *, may_go_on: bool) -> bool:
         """Let it run on if it stopped on a full disk, or if a verb could not; keep its log short."""
         log = self._handle.directory / _LOG_NAME
         with contextlib.suppress(FileNotFoundError):
             if log.stat().st_size > _LOG_LIMIT_B:
                 os.truncate(log, 0)  # QEMU appends
-        stalled = await self._status() in ("io-error", "paused")
-        if stalled:
-            await self._execute("cont")
-        return stalled
+        if not may_go_on or await self._status() not in ("io-error", "paused"):
+            return False
+        await self._execute("cont")
+        return True
 
     def disconnect(self) -> None:
         """Close the control connection; QEMU runs on."""
