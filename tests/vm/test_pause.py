@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.vm.kit import created, output, sh
+from wrenn.agent.doctor import examine
 from wrenn.agent.sandboxes import Record, RunningSandbox, State
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
 from wrenn.base import errors as e
+from wrenn.base.faults import FaultInjected, arm_faults
 from wrenn.base.ids import SandboxId
 from wrenn.guest import CommandLine
 
@@ -249,6 +251,35 @@ async def test_paused_sandboxes_survive_the_agent(settings: Settings) -> None:
         await second.sandboxes.resume(spec.sandbox_id)
         assert await output(second.sandboxes.get(spec.sandbox_id), "cat /dev/shm/file") == "kept\n"
         await second.sandboxes.remove(spec.sandbox_id)
+
+
+async def test_a_start_that_is_cut_off_or_cannot_read_a_journal_collects_nothing(settings: Settings) -> None:
+    async with running_agent(settings) as agent:
+        whole, _ = await created(agent.sandboxes)
+        torn, sandbox = await created(agent.sandboxes)
+        await output(sandbox, "echo kept > /dev/shm/file")
+        for spec in (whole, torn):
+            await agent.sandboxes.pause(spec.sandbox_id)
+        journal = agent.layout.sandbox(torn.sandbox_id) / "journal.json"
+    arm_faults("agent.recover.after_slots=error")
+    try:
+        with pytest.raises(FaultInjected):
+            async with running_agent(settings):
+                pass
+    finally:
+        arm_faults("")
+    content = journal.read_text()
+    journal.write_text(content[:-10])
+    async with running_agent(settings) as agent:
+        await agent.sandboxes.resume(whole.sandbox_id)
+        await agent.sandboxes.remove(whole.sandbox_id)
+        assert [str(r.spec.sandbox_id) for r, _ in agent.sandboxes.list()] == []
+    journal.write_text(content)
+    async with running_agent(settings) as agent:
+        await agent.sandboxes.resume(torn.sandbox_id)
+        assert await output(agent.sandboxes.get(torn.sandbox_id), "cat /dev/shm/file") == "kept\n"
+        await agent.sandboxes.remove(torn.sandbox_id)
+    assert (await examine(settings)).leftovers == []
 
 
 def spoil(path: Path, *, at: int) -> None:

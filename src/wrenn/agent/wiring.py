@@ -126,7 +126,7 @@ async def _built(settings: Settings, layout: Layout) -> AsyncGenerator[Agent]:
     )
     try:
         complete = await Recovery(layout, driver, slots, tokens, sandboxes, verbs).run()
-        sandboxes.start(collect=complete)
+        await sandboxes.start(collect=complete)
         yield Agent(App(sandboxes=sandboxes, facts=facts), sandboxes, bases, layout)
     finally:
         await bases.close()

@@ -83,11 +83,6 @@ class Snapshot:
         return self.directory / "state"
 
     @property
-    def is_kept(self) -> bool:
-        """Whether somebody asked for it to stay."""
-        return (self.directory / "kept").exists()
-
-    @property
     def size_b(self) -> int:
         """Bytes that its own files take on the disk, without layers."""
         return sum(path.stat().st_blocks * 512 for path in (self.memory, self.state))
@@ -190,11 +185,12 @@ def snapshots_in(root: Path) -> Iterator[str]:
             yield path.name
 
 
-def whole_in(root: Path) -> Iterator[Snapshot]:
-    """All snapshots whose manifests can be read."""
+def kept_in(root: Path) -> Iterator[Snapshot]:
+    """All snapshots that are kept and whose manifests can be read."""
     for name in snapshots_in(root):
-        with suppress(NotFound, DamagedSnapshot):
-            yield find(root, name)
+        if (root / name / "kept").exists():
+            with suppress(NotFound, DamagedSnapshot):
+                yield find(root, name)
 
 
 def drafts_in(root: Path) -> list[Path]:

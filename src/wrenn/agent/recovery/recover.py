@@ -19,6 +19,7 @@ from wrenn.agent.sandboxes.checks import check_whole
 from wrenn.agent.sandboxes.launch import Save
 from wrenn.agent.tokens import Tokens
 from wrenn.base.errors import InternalError, NotFound, StorageFull
+from wrenn.base.faults import fault_point
 from wrenn.base.units import MIB
 from wrenn.guest import GuestConnection
 from wrenn.linux import cgroups
@@ -72,6 +73,7 @@ class Recovery:
                 with _logging("orphan is not removed", name):
                     await release_cgroup(self.layout, name)
         await self.slots.start({r.slot: str(r.spec.sandbox_id) for r in records if r.slot is not None})
+        await fault_point("agent.recover.after_slots")
         self.verbs.bases.sweep()
         for draft in snapshots.drafts_in(self.layout.snapshots):
             remove_tree(draft)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from wrenn.agent.bases import Bases
@@ -16,6 +17,7 @@ from wrenn.agent.layout import Layout
 from wrenn.agent.memory_images import ImageRef, MemoryImages
 from wrenn.agent.sandboxes.journal import Record, State
 from wrenn.base.errors import NotFound
+from wrenn.base.ids import random_hex
 from wrenn.linux.files import remove_tree
 from wrenn.storage import layers, snapshots
 from wrenn.storage.damage import DamagedSnapshot
@@ -31,7 +33,8 @@ class Wanted:
     """Names of what must stay.
 
     Attributes:
-        unreadable: wanted snapshots whose manifests cannot be read; what they need is not known.
+        unreadable: wanted snapshots whose manifests cannot be read.
+        unknown: those of them of which no journal says what they need.
         missing: what is named and not there, for `wrenn doctor`.
     """
 
@@ -39,6 +42,7 @@ class Wanted:
     snapshots: set[str] = field(default_factory=set[str])
     layers: set[str] = field(default_factory=set[str])
     unreadable: set[str] = field(default_factory=set[str])
+    unknown: set[str] = field(default_factory=set[str])
     missing: set[str] = field(default_factory=set[str])
 
 
@@ -47,7 +51,10 @@ def find_wanted(layout: Layout, records: Iterable[Record]) -> Wanted:
     wanted = Wanted()
     there = set(layers.layers_in(layout.layers))
     todo = [name for name in snapshots.snapshots_in(layout.snapshots) if _is_kept(layout, name)]
+    told: set[str] = set()
     for record in records:
+        if record.state is State.PAUSED:
+            told.add(record.snapshot)
         wanted.bases.add(record.base)
         wanted.layers.update(record.layers)
         todo += [record.parent, record.former_snapshot]
@@ -66,6 +73,8 @@ def find_wanted(layout: Layout, records: Iterable[Record]) -> Wanted:
             wanted.missing.add(name)
         except DamagedSnapshot:
             wanted.unreadable.add(name)
+            if name not in told:
+                wanted.unknown.add(name)
         else:
             wanted.bases.add(manifest.base)
             wanted.layers.update(manifest.layer_ids)
@@ -106,37 +115,44 @@ class Garbage:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            self.collect()
+            await self.collect()
             await asyncio.sleep(_REST_S)
 
-    def collect(self) -> None:
-        """Remove what is not wanted. No await inside: nothing can become wanted between the look and the removal."""
+    async def collect(self) -> None:
+        """Remove what is not wanted."""
         try:
-            self._collect()
+            # No await inside: nothing can become wanted between the look and the removal. Large files take long to remove,
+            # so here they only lose their names.
+            gone = self._collect()
+            await asyncio.to_thread(remove_tree, gone)
         except Exception:  # noqa: BLE001 - the agent must go on; what is left is listed by `wrenn doctor`
             _log.exception("garbage is not collected")
 
-    def _collect(self) -> None:
+    def _collect(self) -> Path:
+        """Move what is not wanted into one folder, which is then to be removed."""
+        gone = snapshots.draft_path(self._layout.snapshots, f"gone-{random_hex(8)}")
         if self._disabled:
-            return
+            return gone
+        gone.mkdir(mode=0o700)
         wanted = find_wanted(self._layout, self._records())
         for name in list(snapshots.snapshots_in(self._layout.snapshots)):
             if name not in wanted.snapshots:
                 self._forget(name)
-                remove_tree(self._layout.snapshots / name)
+                (self._layout.snapshots / name).rename(gone / name)
                 _log.info("snapshot removed", extra={"snapshot_id": name})
-        if wanted.unreadable:
+        if wanted.unknown:
             _log.warning(
                 "layers and bases are kept: manifests cannot be read",
-                extra={"snapshots": sorted(wanted.unreadable)},
+                extra={"snapshots": sorted(wanted.unknown)},
             )
-            return
+            return gone
         for layer in layers.layers_in(self._layout.layers):
             if layer not in wanted.layers:
-                layers.layer_path(self._layout.layers, layer).unlink(missing_ok=True)
+                layers.layer_path(self._layout.layers, layer).rename(gone / layer)
         for key in self._bases.unwanted(wanted.bases):
             self._bases.remove(key)
             _log.info("base removed", extra={"base": key})
+        return gone
 
     def _forget(self, name: str) -> None:
         try:

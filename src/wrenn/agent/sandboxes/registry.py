@@ -70,7 +70,7 @@ class Sandboxes:
             records=lambda: [entry.record for entry in self._entries.values()],
         )
 
-    def start(self, *, collect: bool) -> None:
+    async def start(self, *, collect: bool) -> None:
         """Begin to look after VMs, and with `collect` to remove what is wanted no more.
 
         Only when every sandbox of a former agent was adopted: what an unknown one needs must not be collected.
@@ -78,7 +78,7 @@ class Sandboxes:
         self._looking = True
         self._tasks.start("look after VMs", self._look_after_all())
         if collect:
-            self._garbage.collect()
+            await self._garbage.collect()
             self._tasks.start("collect garbage", self._garbage.run())
         else:
             self._garbage.disable()
@@ -91,7 +91,7 @@ class Sandboxes:
             await asyncio.wait(self._work)
         await self._tasks.close()
         if self._looking:
-            self._garbage.collect()
+            await self._garbage.collect()
         for entry in list(self._entries.values()):
             if entry.running is not None:
                 entry.running.vm.disconnect()
@@ -272,7 +272,7 @@ class Sandboxes:
 
     def kept(self) -> list[Snapshot]:
         """The snapshots that are kept; not those whose manifest is damaged."""
-        return [s for s in snapshots.whole_in(self._layout.snapshots) if s.is_kept]
+        return list(snapshots.kept_in(self._layout.snapshots))
 
     def _make_durable(self, entry: _Entry, snapshot_id: str) -> None:
         async def flush() -> None:
