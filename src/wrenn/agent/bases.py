@@ -187,6 +187,7 @@ class Bases:
         except bases.DamagedBase as error:
             _log.warning("base is damaged and made again", extra={"base": key, "reason": error.message})
         made = await self._make(key, facts, images, shape)
+        self._memory_images.forget(ImageRef(key))  # one of this key that was loaded is another base's
         return await self._ready_base(made, images)
 
     async def _ready_base(self, files: bases.Base, images: Images) -> ReadyBase:

@@ -11,6 +11,9 @@ from wrenn.vm import Confinement, Shape
 
 _VMM_OVERHEAD_B: Final = 320 * MIB
 """QEMU itself and, under emulation, its translated code, over the guest's own memory."""
+_MEMORY_COPIES: Final = 2
+"""The first write to a page that the memory image does not hold has the kernel allocate it twice: once in the image's memfd,
+zeroed, and once for the guest. Both are charged to the VMM, so a guest that fills its RAM may take up to twice its size."""
 _VMM_PIDS: Final = 64
 _CPU_OVERHEAD: Final = 0.5
 """I/O threads of the VMM beside the vCPUs."""
@@ -20,7 +23,9 @@ _REMOVE_TIMEOUT_S: Final = 10.0
 def confine(layout: Layout, name: str, slot_index: int, shape: Shape) -> Confinement:
     """Make the cgroup of `name` and say as whom the VMM in this slot runs."""
     limits = cgroups.Limits(
-        memory_b=shape.memory_mb * MIB + _VMM_OVERHEAD_B, cpus=shape.vcpus + _CPU_OVERHEAD, pids=_VMM_PIDS
+        memory_b=_MEMORY_COPIES * shape.memory_mb * MIB + _VMM_OVERHEAD_B,
+        cpus=shape.vcpus + _CPU_OVERHEAD,
+        pids=_VMM_PIDS,
     )
     return Confinement(
         uid=layout.vmm_uid(slot_index), cgroup_procs=cgroups.create(layout.cgroup(name), limits)

@@ -15,13 +15,18 @@ from functools import partial
 from typing import Final
 
 from wrenn.agent.layout import Layout
+from wrenn.base.units import PAGE_B
 from wrenn.linux import memfd
+from wrenn.linux.threads import run_to_end
 from wrenn.storage import bases, snapshots
 from wrenn.storage.damage import DamagedSnapshot
 from wrenn.storage.memory_diff import MemoryFile, lay_over
 
 _LOADED_LIMIT: Final = 16
 """Images kept loaded, about 100 MB of memory each. VMs hold their own; loading one anew takes a tenth of a second."""
+_SHARE_OF_MEMORY: Final = 4
+"""And together at most this part (1/4) of the machine's memory: a snapshot's image may be as large as its guest. The one that
+was loaded last stays, however large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +42,12 @@ class MemoryImages:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        self._limit_b = os.sysconf("SC_PHYS_PAGES") * PAGE_B // _SHARE_OF_MEMORY
         self._loaded: dict[ImageRef, int] = {}
         self._last_use: dict[ImageRef, float] = {}
         self._loading: dict[ImageRef, asyncio.Task[int]] = {}
+        self._outdated: set[ImageRef] = set()
+        """Being loaded, and meanwhile let go."""
 
     @asynccontextmanager
     async def borrowed(self, image: ImageRef) -> AsyncGenerator[int]:
@@ -48,47 +56,62 @@ class MemoryImages:
         Raises:
             DamagedBase, DamagedSnapshot: the image is not what was saved.
         """
-        fd = os.dup(await self._get(image))
+        fd = await self._dup(image)
         try:
             yield fd
         finally:
             os.close(fd)
 
-    async def _get(self, image: ImageRef) -> int:
+    async def _dup(self, image: ImageRef) -> int:
+        # Between the look and the dup nothing may be awaited: the image could be let go, and its number come to mean another.
+        while (fd := self._loaded.get(image)) is None:
+            task = self._loading.get(image)
+            if task is None:
+                task = asyncio.create_task(self._load(image), name=f"load memory image {image}")
+                self._loading[image] = task
+                task.add_done_callback(partial(self._ended, image))
+            # One caller's cancellation must not stop what others wait for.
+            await asyncio.shield(task)
         self._last_use[image] = time.monotonic()
-        if (fd := self._loaded.get(image)) is not None:
-            return fd
-        task = self._loading.get(image)
-        if task is None:
-            task = asyncio.create_task(self._load(image), name=f"load memory image {image}")
-            self._loading[image] = task
-            task.add_done_callback(partial(self._ended, image))
-        # One caller's cancellation must not stop what others wait for.
-        return await asyncio.shield(task)
+        return os.dup(fd)
 
     def _ended(self, image: ImageRef, task: asyncio.Task[int]) -> None:
         del self._loading[image]
-        if not task.cancelled() and task.exception() is None:
-            self._loaded[image] = task.result()
-            for oldest in sorted(self._loaded, key=self._last_use.__getitem__)[:-_LOADED_LIMIT]:
+        outdated = image in self._outdated
+        self._outdated.discard(image)
+        if task.cancelled() or task.exception() is not None:
+            return
+        if outdated:
+            os.close(task.result())
+            return
+        self._loaded[image] = task.result()
+        self._last_use[image] = time.monotonic()
+        for oldest in sorted(self._loaded, key=self._last_use.__getitem__)[:-1]:
+            if len(self._loaded) <= _LOADED_LIMIT and self._loaded_b() <= self._limit_b:
+                break
+            if oldest != image:
                 self.forget(oldest)
+
+    def _loaded_b(self) -> int:
+        return sum(os.fstat(fd).st_blocks * 512 for fd in self._loaded.values())
 
     async def _load(self, image: ImageRef) -> int:
         if not image.snapshot:
             base = bases.Base(image.base, self._layout.bases / image.base)
-            return await asyncio.to_thread(bases.load_memory, base)
+            return await run_to_end(partial(bases.load_memory, base), drop=os.close)
         snapshot = snapshots.find(self._layout.snapshots, image.snapshot)
         if snapshot.manifest.base != image.base:
             raise DamagedSnapshot(f"{image.snapshot} lies on another base.")
         async with self.borrowed(ImageRef(image.base, snapshot.manifest.parent)) as below:
-            return await asyncio.to_thread(_compose, below, snapshot)
+            return await run_to_end(partial(_compose, below, snapshot), drop=os.close)
 
     def forget(self, image: ImageRef) -> None:
-        """Let go of an image; VMs on it go on."""
+        """Let go of an image; VMs on it go on. One that is being loaded is loaded again for who waits for it."""
         if (fd := self._loaded.pop(image, None)) is not None:
             os.close(fd)
-        if image not in self._loading:
-            self._last_use.pop(image, None)
+        self._last_use.pop(image, None)
+        if image in self._loading:
+            self._outdated.add(image)
 
     async def close(self) -> None:
         """Stop what is being loaded, let go of the rest."""

@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from wrenn.base.errors import InternalError
 from wrenn.linux.files import fsync_path, remove_tree, write_json
@@ -77,6 +77,8 @@ def base_key(facts: Mapping[str, str | int]) -> str:
 def publish(draft: Path, root: Path, *, key: str, facts: Mapping[str, str | int]) -> Base:
     """Make the finished folder `draft` the base `key` below `root`, durably and at once.
 
+    One that was there under this key is replaced; snapshots on it then see that by its `content_digest`.
+
     Raises:
         StorageFull: no room; the draft is still there.
     """
@@ -85,6 +87,7 @@ def publish(draft: Path, root: Path, *, key: str, facts: Mapping[str, str | int]
         os.chown(path, 0, 0)
         path.chmod(0o400)
         fsync_path(path)
+    fsync_path(base.image)  # it may be a copy
     manifest = {
         "format": FORMAT,
         "key": key,
@@ -107,20 +110,29 @@ def find(root: Path, key: str) -> Base | None:
     """
     base = Base(key, root / key)
     try:
-        manifest = json.loads((base.directory / _MANIFEST).read_text())
+        files = _seals(base)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise DamagedBase(f"The manifest of base {key} cannot be read.") from error
-    if manifest.get("format") != FORMAT or manifest.get("key") != key:
-        raise DamagedBase(f"The manifest of base {key} belongs to another base or version.")
     for path in (*base.files, base.image):
-        expected = manifest["files"].get(path.name, {})
-        if not path.exists() or path.stat().st_size != expected.get("size_b"):
-            raise DamagedBase(f"{path.name} of base {key} is missing or has another size.")
-        if path not in (base.memory, base.image) and _sha256(path) != expected.get("sha256"):
+        _check_size(base, path, files)
+        if path not in (base.memory, base.image) and _sha256(path) != files[path.name].get("sha256"):
             raise DamagedBase(f"{path.name} of base {key} has other content than when it was made.")
     return base
+
+
+def content_digest(base: Base) -> str:
+    """What the base holds, in short. The files that VMs read without a digest have the sizes that they were made with.
+
+    Raises:
+        DamagedBase: it is missing, or not as it was made.
+    """
+    try:
+        files = _seals(base)
+    except FileNotFoundError as error:
+        raise DamagedBase(f"There is no base {base.key}.") from error
+    for path in (base.disk, base.image):
+        _check_size(base, path, files)
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def facts_of(directory: Path) -> dict[str, str | int]:
@@ -137,13 +149,36 @@ def load_memory(base: Base) -> int:
     Raises:
         DamagedBase: the content is not what was saved.
     """
-    expected = json.loads((base.directory / _MANIFEST).read_text())["files"][base.memory.name]["pages_sha256"]
     digest = PageDigest()
-    memory = sealed_copy(base.memory, name=f"wrenn-base-{base.key}", on_data=digest.update)
+    try:
+        expected = _seals(base).get(base.memory.name, {}).get("pages_sha256")
+        memory = sealed_copy(base.memory, name=f"wrenn-base-{base.key}", on_data=digest.update)
+    except FileNotFoundError as error:
+        raise DamagedBase(f"A file of base {base.key} is missing.") from error
     if digest.hexdigest() != expected:
         os.close(memory)
         raise DamagedBase(f"The memory of base {base.key} has other content than when it was made.")
     return memory
+
+
+def _seals(base: Base) -> dict[str, dict[str, Any]]:
+    """Sizes and digests of its files, by name. Raises FileNotFoundError without a manifest, DamagedBase."""
+    try:
+        manifest = json.loads((base.directory / _MANIFEST).read_text())
+        if manifest["format"] != FORMAT or manifest["key"] != base.key:
+            raise DamagedBase(f"The manifest of base {base.key} belongs to another base or version.")
+        return {str(name): dict(seal) for name, seal in manifest["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedBase(f"The manifest of base {base.key} cannot be read.") from error
+
+
+def _check_size(base: Base, path: Path, files: dict[str, dict[str, Any]]) -> None:
+    try:
+        same = path.stat().st_size == files[path.name].get("size_b")
+    except (FileNotFoundError, KeyError):
+        same = False
+    if not same:
+        raise DamagedBase(f"{path.name} of base {base.key} is missing or has another size.")
 
 
 def _seal_of(path: Path) -> dict[str, str | int]:

@@ -237,11 +237,32 @@ def _tables(fd: int, name: str, digest: str) -> _Tables:
     raw = os.pread(fd, length, offset)
     if seal.hex() != digest or xxhash.xxh3_128_digest(head + raw) != seal:
         raise DamagedSnapshot(f"{name} is damaged: its page map is not what was written.")
-    return _Tables(
+    tables = _Tables(
         pages,
         np.frombuffer(raw, dtype=_RUN, count=runs),
         np.frombuffer(raw, dtype=_CHUNK, count=chunks, offset=runs * _RUN.itemsize),
     )
+    if not _within_bounds(tables, data_pages):
+        raise DamagedSnapshot(f"{name} is damaged: its page map cannot be.")
+    return tables
+
+
+def _within_bounds(tables: _Tables, data_pages: int) -> bool:
+    """Whether runs lie in the RAM, and runs with data and chunks each are all of the data, no run in two chunks."""
+    runs, chunks = _spans(tables.runs), _spans(tables.chunks)
+    if ((tables.runs["page"].astype(np.int64) + runs[:, 1]) > tables.pages).any():
+        return False
+    runs = runs[runs[:, 0] != _ZEROS]
+    for spans in (runs, chunks):
+        if (spans[:, 1] < 1).any() or not np.array_equal(np.cumsum(spans[:, 1]) - spans[:, 1], spans[:, 0]):
+            return False
+        if int(spans[:, 1].sum()) != data_pages:
+            return False
+    return bool(np.isin(chunks[:, 0], runs[:, 0]).all())
+
+
+def _spans(rows: NDArray[np.void]) -> NDArray[np.int64]:
+    return np.stack([rows["data"].astype(np.int64), rows["count"].astype(np.int64)], 1)
 
 
 def lay_over(path: Path, digest: str, destination: ProcessMemory | MemoryFile) -> None:

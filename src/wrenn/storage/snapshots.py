@@ -36,6 +36,7 @@ class Manifest:
     Attributes:
         sandbox_id: whose access token the guest expects.
         base: key of the base under it all.
+        base_digest: what that base held, see `bases.content_digest`: one made again under the same key is another one.
         parent: snapshot whose memory image its memory diff lies on; empty: the base's.
         layers: frozen layers of its disk, newest first.
         memory_digest: of the diff's tables, see `storage.memory_diff`.
@@ -50,6 +51,7 @@ class Manifest:
     accelerator: str
     machine: str
     base: str
+    base_digest: str
     parent: str
     layers: tuple[LayerSeal, ...]
     created_at: float
@@ -84,8 +86,12 @@ class Snapshot:
 
     @property
     def size_b(self) -> int:
-        """Bytes that its own files take on the disk, without layers."""
-        return sum(path.stat().st_blocks * 512 for path in (self.memory, self.state))
+        """Bytes that its own files take on the disk, without layers; a missing one takes none."""
+        size_b = 0
+        for path in (self.memory, self.state):
+            with suppress(FileNotFoundError):
+                size_b += path.stat().st_blocks * 512
+        return size_b
 
     def keep(self) -> None:
         """Let it stay until `release`."""
@@ -114,8 +120,8 @@ def publish(draft: Path, root: Path, manifest: Manifest) -> Snapshot:
         raise DamagedSnapshot(f"The virtual machine saved a state of {size_b} bytes.")
     made.state.chmod(0o400)
     manifest = replace(manifest, state_size_b=size_b, state_digest=_digest(made.state))
-    fields = asdict(manifest)
-    write_json(draft / _MANIFEST, {"format": FORMAT, **fields, "digest": _seal(fields)}, durable=False)
+    fields = {"format": FORMAT, **asdict(manifest)}
+    write_json(draft / _MANIFEST, {**fields, "digest": _seal(fields)}, durable=False)
     final = root / manifest.snapshot_id
     try:
         draft.rename(final)
@@ -143,13 +149,16 @@ def find(root: Path, snapshot_id: str) -> Snapshot:
     directory = root / snapshot_id
     try:
         fields = cast("dict[str, Any]", json.loads((directory / _MANIFEST).read_text()))
-        fields.pop("format")
         seal = fields.pop("digest")
         if _seal(fields) != seal:
             raise DamagedSnapshot(f"The manifest of {snapshot_id} is not what was written.")
+        if fields.pop("format") != FORMAT:
+            raise DamagedSnapshot(
+                f"{snapshot_id} was saved in a format that this version of wrenn does not know."
+            )
         fields["layers"] = tuple(LayerSeal(**layer) for layer in fields["layers"])
         manifest = Manifest(**fields)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(f"There is no snapshot {snapshot_id} on this host.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedSnapshot(f"The manifest of {snapshot_id} cannot be read.") from error
@@ -179,8 +188,8 @@ def check(snapshot: Snapshot, layers_root: Path) -> None:
 
 
 def snapshots_in(root: Path) -> Iterator[str]:
-    """Ids of all snapshots, damaged ones too."""
-    for path in sorted(root.iterdir()):
+    """Ids of all snapshots, damaged ones too; none while there is no such folder."""
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
         if not path.name.startswith("."):
             yield path.name
 

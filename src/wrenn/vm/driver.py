@@ -129,8 +129,8 @@ class Vm(Protocol):
     async def merge_layers(self) -> None:
         """Copy what lies between its overlay and the base's disk into the overlay; returns when nothing lies there.
 
-        The VM runs on meanwhile. A cancellation stops it; what was copied is no harm. `freeze` and `put_overlay` may only
-        be called when it has ended.
+        The VM runs on meanwhile. A cancellation stops it; what was copied is no harm. `freeze` and `put_overlay` end
+        it too.
         """
         ...
 

@@ -15,10 +15,12 @@ from wrenn.agent.doctor.machine import Check
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes import Record, journal
 from wrenn.agent.sandboxes.garbage import Wanted, find_wanted
+from wrenn.agent.sandboxes.journal import State
 from wrenn.agent.settings import Settings
 from wrenn.base.errors import WrennError
 from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.host.host_connect import HostAgentClient
+from wrenn.storage.layers import layer_path
 
 _CALL_TIMEOUT_MS: Final = 5000
 
@@ -90,7 +92,7 @@ async def _from_agent(settings: Settings, layout: Layout) -> Owners:
     return Owners(
         sandboxes=frozenset(sandbox.sandbox_id for sandbox in listed.sandboxes),
         slots=frozenset(host.owned_slots),
-        stored=find_wanted(layout, _records(layout)),
+        stored=_find_stored(layout, _records(layout)),
         agent_runs=True,
         complete=True,
         check=Check(
@@ -110,10 +112,24 @@ def _records(layout: Layout) -> list[Record]:
     return records
 
 
+def _find_stored(layout: Layout, records: list[Record]) -> Wanted:
+    """What is wanted; as missing also files of snapshots, and layers that only journals of paused sandboxes name."""
+    wanted = find_wanted(layout, records)
+    for name in wanted.snapshots - wanted.missing:
+        directory = layout.snapshots / name
+        gone = [file for file in ("memory", "state") if not (directory / file).exists()]
+        if directory.is_dir():  # else a running agent has removed it since
+            wanted.missing.update(f"{name}/{file}" for file in gone)
+    named = {layer for record in records if record.state is State.PAUSED for layer in record.layers}
+    wanted.missing.update(layer for layer in named if not layer_path(layout.layers, layer).exists())
+    return wanted
+
+
 def _from_journals(layout: Layout) -> Owners:
     records = _records(layout)
     living = [r for r in records if r.process is not None and r.process.is_alive()]
-    resting = [r for r in records if r.snapshot and r not in living]
+    alive = {r.spec.sandbox_id for r in living}
+    resting = [r for r in records if r.snapshot and r.spec.sandbox_id not in alive]
     check = Check(
         "agent",
         ok=True,
@@ -122,7 +138,7 @@ def _from_journals(layout: Layout) -> Owners:
     return Owners(
         sandboxes=frozenset(str(r.spec.sandbox_id) for r in (*living, *resting)),
         slots=frozenset(r.slot for r in living if r.slot is not None),
-        stored=find_wanted(layout, records),
+        stored=_find_stored(layout, records),
         agent_runs=False,
         complete=True,
         check=check,

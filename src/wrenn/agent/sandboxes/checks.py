@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from wrenn.agent.layout import Layout
 from wrenn.base.errors import InvalidState
-from wrenn.storage import snapshots
+from wrenn.storage import bases, snapshots
+from wrenn.storage.bases import Base, DamagedBase
 from wrenn.storage.damage import DamagedSnapshot
 from wrenn.storage.snapshots import Snapshot
 from wrenn.vm import VmDriver
@@ -18,8 +19,13 @@ def check_whole(layout: Layout, snapshot_id: str) -> Snapshot:
     """
     snapshot = snapshots.find(layout.snapshots, snapshot_id)
     snapshots.check(snapshot, layout.layers)
-    if not (layout.bases / snapshot.manifest.base).is_dir():
-        raise DamagedSnapshot(f"The base of {snapshot_id} is missing.")
+    key = snapshot.manifest.base
+    try:
+        same = bases.content_digest(Base(key, layout.bases / key)) == snapshot.manifest.base_digest
+    except DamagedBase as error:
+        raise DamagedSnapshot(f"The base of {snapshot_id} is missing or damaged.") from error
+    if not same:
+        raise DamagedSnapshot(f"The base of {snapshot_id} was made again since; it lies on the former one.")
     if snapshot.manifest.parent:
         check_whole(layout, snapshot.manifest.parent)
     return snapshot

@@ -116,7 +116,7 @@ class Pause:
             draft = self.saver.make_draft(snapshot_id)
             undo.push("remove draft", lambda: asyncio.to_thread(remove_tree, draft))
             saved = await self.saver.save(running.vm, record, draft, step="agent.pause")
-            snapshot = self.saver.publish(saved, record, snapshot_id, record.layers)
+            snapshot = await self.saver.publish(saved, record, snapshot_id, record.layers)
             undo.keep()
         await fault_point("agent.pause.after_manifest")
         _log.info(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,10 +14,15 @@ from wrenn.agent.layout import Layout
 from wrenn.agent.memory_images import ImageRef, MemoryImages
 from wrenn.agent.sandboxes.journal import Record
 from wrenn.base.clock import Clock
+from wrenn.base.errors import NotFound
 from wrenn.base.faults import fault_point
 from wrenn.linux.files import translated
 from wrenn.linux.process_memory import ProcessMemory
-from wrenn.storage import layers, snapshots
+from wrenn.linux.threads import run_to_end
+from wrenn.storage import bases, layers, snapshots
+from wrenn.storage.bases import Base
+from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.layers import LayerSeal
 from wrenn.storage.memory_diff import DiffSize, changed_pages, write_diff
 from wrenn.storage.snapshots import Manifest, Snapshot
 from wrenn.vm import Vm, VmDriver
@@ -62,7 +68,8 @@ class Saver:
         parent = record.parent if len(lineage) < _IMAGE_DEPTH else ""
         async with self.images.borrowed(ImageRef(record.base, parent)) as image:
             below = [] if parent == record.parent else lineage
-            memory = await asyncio.to_thread(_write_memory, draft / "memory", vm.memory(), image, below)
+            # A cancelled pause must not close the image while a thread reads it.
+            memory = await run_to_end(partial(_write_memory, draft / "memory", vm.memory(), image, below))
         await fault_point(f"{step}.after_memory")
         try:
             await vm.save_state(draft / "state")
@@ -79,12 +86,24 @@ class Saver:
             parent = lineage[-1].manifest.parent
         return lineage
 
-    def publish(self, saved: Saved, record: Record, snapshot_id: str, layer_ids: tuple[str, ...]) -> Snapshot:
-        """Make the draft the snapshot of this id, with these frozen layers.
+    async def publish(
+        self, saved: Saved, record: Record, snapshot_id: str, layer_ids: tuple[str, ...]
+    ) -> Snapshot:
+        """Make the draft the snapshot of this id, with these frozen layers. After a cancellation there is none.
 
         Raises:
-            StorageFull: no room.
+            StorageFull: no room. DamagedBase, DamagedSnapshot: what it lies on is not what it ran on.
         """
+        base_digest = bases.content_digest(Base(record.base, self.layout.bases / record.base))
+        former = self._former(record)
+        if any(manifest.base_digest != base_digest for manifest in former if manifest.base == record.base):
+            raise DamagedSnapshot(
+                f"The base of {record.spec.sandbox_id} was made again since it was started."
+            )
+        # What was sealed once is not read again, and a damage since is not taken for what was written.
+        sealed = {seal.layer_id: seal for manifest in former for seal in manifest.layers}
+        sealed.pop(layer_ids[0], None)  # written until now
+        seals = await run_to_end(partial(_seal, self.layout.layers, layer_ids, sealed))
         manifest = Manifest(
             snapshot_id=snapshot_id,
             sandbox_id=str(record.spec.sandbox_id),
@@ -95,14 +114,30 @@ class Saver:
             accelerator=self.driver.accelerator,
             machine=self.driver.machine,
             base=record.base,
+            base_digest=base_digest,
             parent=saved.parent,
-            layers=tuple(layers.seal(self.layout.layers, layer) for layer in layer_ids),
+            layers=seals,
             created_at=self.clock.now().timestamp(),
             metadata=dict(record.metadata),
             memory_size_b=saved.memory.size_b,
             memory_digest=saved.memory.digest,
         )
         return snapshots.publish(saved.draft, self.layout.snapshots, manifest)
+
+    def _former(self, record: Record) -> list[Manifest]:
+        """Manifests of the snapshots that the sandbox came from, as far as they are there."""
+        todo, found = [record.snapshot, record.former_snapshot, record.parent], dict[str, Manifest]()
+        while todo:
+            name = todo.pop()
+            if name and name not in found:
+                with suppress(NotFound, DamagedSnapshot):
+                    found[name] = snapshots.find(self.layout.snapshots, name).manifest
+                    todo.append(found[name].parent)
+        return list(found.values())
+
+
+def _seal(root: Path, layer_ids: tuple[str, ...], sealed: dict[str, LayerSeal]) -> tuple[LayerSeal, ...]:
+    return tuple(sealed.get(layer) or layers.seal(root, layer) for layer in layer_ids)
 
 
 def _write_memory(path: Path, memory: ProcessMemory, image: int, below: list[Snapshot]) -> DiffSize:

@@ -102,7 +102,7 @@ class TakeSnapshot:
             stopped_ms = (time.monotonic() - stopped) * 1000
             await fault_point("agent.snapshot.after_thaw")
             (draft / "kept").touch(mode=0o600)
-            self.saver.publish(saved, record, snapshot_id, frozen)
+            await self.saver.publish(saved, record, snapshot_id, frozen)
             undo.keep()
         await fault_point("agent.snapshot.after_manifest")
         _log.info(

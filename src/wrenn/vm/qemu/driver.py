@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 
 from wrenn.base.errors import AgentFailure
 from wrenn.base.units import MIB
+from wrenn.linux import threads
 from wrenn.linux.memfd import sealed_copy
 from wrenn.linux.process import ProcessRef, kill_and_wait
 from wrenn.linux.process_memory import ProcessMemory, find_mapping
@@ -34,6 +35,8 @@ _LOG_LIMIT_B: Final = 1024 * 1024
 _MEMORY_NAME: Final = "/memfd:wrenn-"
 """How the mapping of a memory image begins in /proc/PID/maps; nothing else of QEMU's is called so."""
 _MAPPING_TIMEOUT_S: Final = 10.0
+_FILL_TIMEOUT_S: Final = 30.0
+"""A gigabyte takes half a second from memory, some seconds from a slow disk."""
 _MAPPING_POLL_S: Final = 0.001
 """QEMU maps its memory some 20 ms after it was started, and tells nobody."""
 _MERGE: Final = "merge"
@@ -91,6 +94,7 @@ class QemuVm:
 
     async def freeze(self) -> None:
         """Stop the vCPUs; QEMU writes out what it holds of the disk as part of it."""
+        await self._end_merge()  # it would go on writing to a layer that is taken to be frozen
         await self._execute("stop")
 
     async def thaw(self) -> None:
@@ -118,6 +122,7 @@ class QemuVm:
 
     async def put_overlay(self, overlay: Path) -> None:
         """Put `overlay` over the one in use."""
+        await self._end_merge()
         fd = os.open(overlay, os.O_RDWR | os.O_CLOEXEC)
         try:
             added = cast("dict[str, int]", await self._execute("add-fd", fds=(fd,)))
@@ -134,7 +139,13 @@ class QemuVm:
 
     async def merge_layers(self) -> None:
         """Stream the layers below into the overlay; QEMU drops them then."""
-        await self._end_merge()  # a former agent's
+        try:
+            await self._end_merge()  # a former agent's
+            await self._merge()
+        finally:
+            await asyncio.shield(self._end_merge())
+
+    async def _merge(self) -> None:
         arguments: dict[str, object] = {
             "job-id": _MERGE,
             "device": await self.overlay(),
@@ -143,32 +154,31 @@ class QemuVm:
             "auto-dismiss": False,
         }
         await self._execute("block-stream", arguments)
-        try:
+        job = await self._merge_job()
+        while job is not None and job["status"] != "concluded":
+            # The events of QEMU are not followed: a new agent has missed them.
+            await asyncio.sleep(_MERGE_POLL_S)
             job = await self._merge_job()
-            while job is not None and job["status"] != "concluded":
-                await asyncio.sleep(
-                    _MERGE_POLL_S
-                )  # the events of QEMU are not followed: a new agent has missed them
-                job = await self._merge_job()
-            if job is None or "error" in job:
-                raise AgentFailure("The layers of the disk were not merged.", context={"job": str(job)})
-        finally:
-            await asyncio.shield(self._end_merge())
+        if job is None or "error" in job:
+            raise AgentFailure("The layers of the disk were not merged.", context={"job": str(job)})
 
     async def _merge_job(self) -> dict[str, Any] | None:
         jobs = cast("list[dict[str, Any]]", await self._execute("query-jobs"))
         return next((job for job in jobs if job["id"] == _MERGE), None)
 
     async def _end_merge(self) -> None:
-        """No merge is under way afterwards."""
-        async with asyncio.timeout(_MERGE_END_TIMEOUT_S):
-            while (job := await self._merge_job()) is not None:
-                # A job that ended between the look and the command refuses it.
-                with contextlib.suppress(QmpError):
-                    await self._execute(
-                        "job-dismiss" if job["status"] == "concluded" else "job-cancel", {"id": _MERGE}
-                    )
-                await asyncio.sleep(_MAPPING_POLL_S)
+        """No merge is under way afterwards; one query if there was none."""
+        try:
+            async with asyncio.timeout(_MERGE_END_TIMEOUT_S):
+                while (job := await self._merge_job()) is not None:
+                    # A job that ended between the look and the command refuses it.
+                    with contextlib.suppress(QmpError):
+                        await self._execute(
+                            "job-dismiss" if job["status"] == "concluded" else "job-cancel", {"id": _MERGE}
+                        )
+                    await asyncio.sleep(_MAPPING_POLL_S)
+        except TimeoutError as error:
+            raise AgentFailure("The VMM does not stop merging the layers of the disk.") from error
 
     async def console(self) -> str:
         """The end of the serial console."""
@@ -263,39 +273,46 @@ class QemuDriver:
 
     async def restore(self, request: RestoreRequest) -> Vm:
         """Start a restore; with `fill` the device state waits in a pipe until the memory is what it belongs to."""
-        with _Opened() as opened:
-            if request.fill is None:
-                state, feed = opened.open(request.state, os.O_RDONLY), None
-            else:
+        if request.fill is None:
+            with _Opened() as opened:
+                return self._start_restore(request, opened, opened.open(request.state, os.O_RDONLY))
+        content = request.state.read_bytes()
+        with contextlib.ExitStack() as until_filled:
+            with _Opened() as opened:
                 state, feed = opened.pipe()
-            vm = self._start(
-                request.directory,
-                request.shape,
-                request.confinement,
-                Descriptors(
-                    qmp_listener=opened.listen(request.directory / _SOCKET_NAME),
-                    tap=request.tap_fd,
-                    memory=request.memory_fd,
-                    disk_layers=opened.open_layers(request.disk),
-                    overlay=request.disk.overlay.stem,
-                    state=state,
-                ),
-                opened,
-            )
-        if request.fill is None or feed is None:
-            return vm
-        filling = asyncio.ensure_future(
-            asyncio.to_thread(_fill, vm, request.fill, request.state.read_bytes(), feed)
-        )
-        try:
-            await asyncio.shield(filling)
-        except BaseException:
-            await vm.kill()  # whatever the thread waits for ends with it
-            await asyncio.wait({filling})
-            raise
-        finally:
-            os.close(feed)
+                until_filled.callback(os.close, feed)
+                vm = self._start_restore(request, opened, state)
+            filling = threads.start(_fill, vm, request.fill, content, feed)
+            try:
+                async with asyncio.timeout(_FILL_TIMEOUT_S):
+                    await asyncio.shield(filling)
+            except BaseException as error:
+                try:
+                    await vm.kill()  # whatever the thread waits for ends with it
+                finally:
+                    await threads.wait_ended(filling)
+                if isinstance(error, TimeoutError):
+                    raise AgentFailure(
+                        "The virtual machine was not filled in time.", context={"log": vm.log_tail()}
+                    ) from error
+                raise
         return vm
+
+    def _start_restore(self, request: RestoreRequest, opened: _Opened, state: int) -> QemuVm:
+        return self._start(
+            request.directory,
+            request.shape,
+            request.confinement,
+            Descriptors(
+                qmp_listener=opened.listen(request.directory / _SOCKET_NAME),
+                tap=request.tap_fd,
+                memory=request.memory_fd,
+                disk_layers=opened.open_layers(request.disk),
+                overlay=request.disk.overlay.stem,
+                state=state,
+            ),
+            opened,
+        )
 
     def _start(
         self,
