@@ -140,14 +140,14 @@ class Recovery:
                 _read_through(snapshot)
         except (NotFound, DamagedSnapshot) as error:
             try:
-                check_whole(self.layout, former)
+                layers = check_whole(self.layout, former).manifest.layer_ids
             except (NotFound, DamagedSnapshot):
                 record = record.moved(State.LOST, reason=f"What was saved of it is damaged. {error.message}")
             else:
                 reason = (
                     "Its last pause was not whole after a power cut. This is what it was at the pause before."
                 )
-                record = replace(record, snapshot=former, former_snapshot="", reason=reason)
+                record = replace(record, snapshot=former, former_snapshot="", layers=layers, reason=reason)
             _log.exception("paused sandbox is damaged", extra={"sandbox_id": str(record.spec.sandbox_id)})
             with suppress(StorageFull):
                 save(record)

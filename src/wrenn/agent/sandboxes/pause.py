@@ -19,7 +19,7 @@ from wrenn.agent.sandboxes.journal import Record, State
 from wrenn.agent.sandboxes.launch import Save
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.agent.sandboxes.save import Saver
-from wrenn.base.errors import AgentFailure, StorageFull, WrennError
+from wrenn.base.errors import AgentFailure, NotFound, StorageFull, WrennError
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import SnapshotId
 from wrenn.base.undo import Undo
@@ -27,6 +27,8 @@ from wrenn.guest import hold, let_go
 from wrenn.linux.files import remove_tree
 from wrenn.linux.process import kill_and_wait
 from wrenn.network import Slots
+from wrenn.storage import snapshots
+from wrenn.storage.damage import DamagedSnapshot
 
 _log = logging.getLogger(__name__)
 
@@ -152,6 +154,10 @@ class Pause:
         if record.slot is not None:
             await self.slots.release(record.slot, name)
         await fault_point("agent.pause.after_release")
+        with suppress(NotFound, DamagedSnapshot):
+            # Not those of a VM that ran since; and in the journal too, in case the manifest becomes unreadable.
+            frozen = snapshots.find(self.layout.snapshots, record.snapshot).manifest.layer_ids
+            record = replace(record, layers=frozen)
         record = replace(record, slot=None, process=None, parent="", next_layer="")
         with suppress(StorageFull):  # recovery finds the manifest
             save(record)
