@@ -68,6 +68,11 @@ DAMAGE: list[Callable[[bases.Base], object]] = [
     remove_state,
     lambda base: (base.directory / "manifest.json").write_text("{"),
     lambda base: (base.directory / "manifest.json").write_text('{"format": 99, "key": "k"}'),
+    lambda base: (base.directory / "manifest.json").write_text('{"format": 2, "key": "k"}'),
+    lambda base: (base.directory / "manifest.json").write_text(
+        '{"format": 2, "key": "k", "files": {"state": 1}}'
+    ),
+    lambda base: (base.directory / "manifest.json").write_text("[]"),
 ]
 
 

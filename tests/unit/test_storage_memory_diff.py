@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 
 from wrenn.base.units import MIB, PAGE_B
 from wrenn.linux.process_memory import ProcessMemory, find_mapping, pages_of, read_pagemap, runs_of
@@ -152,6 +153,29 @@ def test_a_damaged_or_foreign_diff_is_refused(tmp_path: Path, image: int, where:
         if where != "data":
             with pytest.raises(DamagedSnapshot):
                 check_diff(path, digest)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"),
+    [(0, 4096), (4, 4097), (4, 0), (8, 1), (12, 1), (16, 39), (16, 41)],
+    ids=["page", "count", "no count", "data", "chunk", "short chunk", "long chunk"],
+)
+def test_numbers_out_of_bounds_are_refused_even_under_a_right_digest(
+    tmp_path: Path, image: int, offset: int, value: int
+) -> None:
+    path = tmp_path / "memory"
+    with holder(image, "memory[0 : 40 * 4096] = b'y' * 40 * 4096") as memory:
+        write_diff(path, memory, image)
+    raw = bytearray(path.read_bytes())
+    at = 41 * PAGE_B
+    assert len(raw) == at + 12 + 16, "one run of 12 bytes, one chunk of 16"
+    raw[at + offset : at + offset + 4] = value.to_bytes(4, "little")
+    digest = xxhash.xxh3_128_digest(bytes(raw[:56] + raw[at:]))
+    raw[56:72] = digest
+    path.chmod(0o600)
+    path.write_bytes(raw)
+    with pytest.raises(DamagedSnapshot, match="cannot be"):
+        check_diff(path, digest.hex())
 
 
 def test_a_process_that_is_gone_is_an_error(tmp_path: Path, image: int) -> None:

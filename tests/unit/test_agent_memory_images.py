@@ -1,0 +1,82 @@
+"""Memory images in use, with real memfds: nobody gets another image than the one asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from wrenn.agent.layout import Layout
+from wrenn.agent.memory_images import ImageRef, MemoryImages
+from wrenn.base.units import PAGE_B
+from wrenn.network import Block
+from wrenn.storage import bases
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a base belongs to root")
+
+KEYS = [f"base{number:02}" for number in range(24)]
+
+
+def make_base(root: Path, key: str, content: str) -> None:
+    draft = root / f".draft-{key}"
+    draft.mkdir(parents=True)
+    (draft / "memory").write_bytes(content.encode().ljust(PAGE_B, b"."))
+    for name in ("state", "disk.qcow2", "empty.qcow2", "rootfs.ext4"):
+        (draft / name).write_bytes(name.encode())
+    bases.publish(draft, root, key=key, facts={})
+
+
+@pytest.fixture
+async def images(tmp_path: Path) -> AsyncIterator[MemoryImages]:
+    layout = Layout(tmp_path, Block(0))
+    for key in KEYS:
+        make_base(layout.bases, key, key)
+    images = MemoryImages(layout)
+    yield images
+    await images.close()
+
+
+async def content(images: MemoryImages, key: str) -> str:
+    async with images.borrowed(ImageRef(key)) as fd:
+        await asyncio.sleep(0)
+        return os.pread(fd, 6, 0).decode()
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_many_images_at_once_never_stand_for_each_other(images: MemoryImages) -> None:
+    before = descriptors()
+    wanted = [key for _ in range(20) for key in KEYS]
+    assert await asyncio.gather(*(content(images, key) for key in wanted)) == wanted
+    await images.close()
+    assert descriptors() == before
+
+
+async def test_an_image_that_is_let_go_while_it_is_loaded_is_loaded_anew(
+    images: MemoryImages, tmp_path: Path
+) -> None:
+    reading = asyncio.create_task(content(images, KEYS[0]))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    make_base(tmp_path / "bases", KEYS[0], "second")
+    images.forget(ImageRef(KEYS[0]))
+    assert await reading == "second"
+
+
+async def test_a_cancelled_or_failed_load_leaves_nothing(images: MemoryImages, tmp_path: Path) -> None:
+    before = descriptors()
+    (tmp_path / "bases" / KEYS[1] / "memory").write_bytes(b"other".ljust(PAGE_B))
+    with pytest.raises(bases.DamagedBase):
+        await content(images, KEYS[1])
+    reading = asyncio.create_task(content(images, KEYS[0]))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await images.close()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert descriptors() == before

@@ -1,0 +1,118 @@
+"""Snapshots on the disk: what was written is found, what is not whole is refused, and one bad one does no harm to others."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wrenn.agent.layout import Layout
+from wrenn.agent.sandboxes.checks import check_whole
+from wrenn.base.errors import NotFound
+from wrenn.base.units import PAGE_B
+from wrenn.linux.process_memory import PageRuns, ProcessMemory
+from wrenn.network import Block
+from wrenn.storage import bases, layers, snapshots
+from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.memory_diff import write_diff
+from wrenn.storage.snapshots import Manifest, Snapshot
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="files of root")
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout(tmp_path, Block(0))
+    for folder in (layout.snapshots, layout.layers, layout.bases):
+        folder.mkdir()
+    make_base(layout, "state")
+    return layout
+
+
+def make_base(layout: Layout, state: str) -> None:
+    draft = layout.bases / ".draft"
+    draft.mkdir()
+    for name in ("memory", "disk.qcow2", "empty.qcow2", "rootfs.ext4"):
+        (draft / name).write_bytes(name.encode().ljust(PAGE_B))
+    (draft / "state").write_text(state)
+    bases.publish(draft, layout.bases, key="key", facts={})
+
+
+def publish(layout: Layout, name: str = "snap-1") -> Snapshot:
+    draft = snapshots.draft_path(layout.snapshots, name)
+    draft.mkdir()
+    image = os.memfd_create("image")
+    os.ftruncate(image, PAGE_B)
+    # An empty range of this very process: nothing of it is looked at.
+    size = write_diff(draft / "memory", _Untouched(os.getpid(), 0, PAGE_B), image)
+    os.close(image)
+    (draft / "state").write_bytes(b"devices")
+    layers.layer_path(layout.layers, "layer-1").write_bytes(b"layer")
+    base = bases.Base("key", layout.bases / "key")
+    manifest = Manifest(
+        snapshot_id=name, sandbox_id="sb", template="t", vcpus=1, memory_mb=1, vmm="v", accelerator="a", machine="m",
+        base="key", base_digest=bases.content_digest(base), parent="", layers=(layers.seal(layout.layers, "layer-1"),),
+        created_at=1.0, metadata={}, memory_size_b=size.size_b, memory_digest=size.digest,
+    )  # fmt: skip
+    return snapshots.publish(draft, layout.snapshots, manifest)
+
+
+class _Untouched(ProcessMemory):
+    def own_pages(self) -> PageRuns:
+        return np.empty((0, 2), dtype=np.int64)
+
+
+def test_what_was_published_is_found_whole(layout: Layout) -> None:
+    made = publish(layout)
+    assert check_whole(layout, "snap-1").manifest == made.manifest
+
+
+def test_a_base_that_was_made_again_is_another_base(layout: Layout) -> None:
+    publish(layout)
+    make_base(layout, "state")
+    check_whole(layout, "snap-1")
+    make_base(layout, "other")
+    with pytest.raises(DamagedSnapshot, match="made again"):
+        check_whole(layout, "snap-1")
+
+
+@pytest.mark.parametrize("name", ["disk.qcow2", "rootfs.ext4", "manifest.json"])
+def test_a_torn_base_is_seen(layout: Layout, name: str) -> None:
+    publish(layout)
+    os.truncate(layout.bases / "key" / name, 3)
+    with pytest.raises(DamagedSnapshot, match="base"):
+        check_whole(layout, "snap-1")
+
+
+def test_another_format_and_an_altered_manifest_are_refused(layout: Layout) -> None:
+    manifest = publish(layout).directory / "manifest.json"
+    written = manifest.read_text()
+    for field, value in (("format", 2), ("memory_mb", 2)):
+        manifest.write_text(json.dumps({**json.loads(written), field: value}))
+        with pytest.raises(DamagedSnapshot):
+            snapshots.find(layout.snapshots, "snap-1")
+
+
+def test_one_bad_snapshot_does_no_harm_to_others(layout: Layout) -> None:
+    publish(layout)
+    torn = publish(layout, "snap-2")
+    torn.memory.unlink()
+    torn.state.unlink()
+    (layout.snapshots / "snap-3").write_text("a file")
+    for name in ("snap-1", "snap-2"):
+        snapshots.find(layout.snapshots, name).keep()
+    found = list(snapshots.kept_in(layout.snapshots))
+    assert [snapshot.manifest.snapshot_id for snapshot in found] == ["snap-1", "snap-2"]
+    assert found[0].size_b > 0
+    assert found[1].size_b == 0
+    with pytest.raises(DamagedSnapshot):
+        check_whole(layout, "snap-2")
+    with pytest.raises(NotFound):
+        snapshots.find(layout.snapshots, "snap-3")
+
+
+def test_without_a_folder_there_are_no_snapshots(tmp_path: Path) -> None:
+    assert list(snapshots.snapshots_in(tmp_path / "none")) == []
