@@ -9,16 +9,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wrenn.agent.doctor.owners import find_owners
 from wrenn.agent.layout import Layout
+from wrenn.agent.memory_images import MemoryImages
+from wrenn.agent.sandboxes import journal
 from wrenn.agent.sandboxes.checks import check_whole
+from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
+from wrenn.agent.sandboxes.save import Saved, Saver
+from wrenn.agent.settings import Settings
+from wrenn.base.clock import SystemClock
 from wrenn.base.errors import NotFound
+from wrenn.base.ids import SandboxId
 from wrenn.base.units import PAGE_B
 from wrenn.linux.process_memory import PageRuns, ProcessMemory
 from wrenn.network import Block
 from wrenn.storage import bases, layers, snapshots
 from wrenn.storage.damage import DamagedSnapshot
-from wrenn.storage.memory_diff import write_diff
+from wrenn.storage.memory_diff import DiffSize, write_diff
 from wrenn.storage.snapshots import Manifest, Snapshot
+from wrenn.vm import Shape
+from wrenn.vm.qemu import QemuDriver
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="files of root")
 
@@ -116,3 +126,56 @@ def test_one_bad_snapshot_does_no_harm_to_others(layout: Layout) -> None:
 
 def test_without_a_folder_there_are_no_snapshots(tmp_path: Path) -> None:
     assert list(snapshots.snapshots_in(tmp_path / "none")) == []
+
+
+def paused(layout: Layout, layer_ids: tuple[str, ...]) -> Record:
+    spec = SandboxSpec(SandboxId.new(), "team", "t", Shape(1, 1))
+    return Record(spec, State.PAUSED, base="key", layers=layer_ids, snapshot="snap-1")
+
+
+async def publish_over(layout: Layout, record: Record, name: str) -> Snapshot:
+    driver = QemuDriver(accelerator="tcg", version="7")
+    saver = Saver(layout, driver, MemoryImages(layout), SystemClock())
+    draft = saver.make_draft(name)
+    (draft / "state").write_bytes(b"devices")
+    return await saver.publish(Saved(draft, "", DiffSize(0, 0, 0, "")), record, name, record.layers)
+
+
+async def test_a_frozen_layer_keeps_its_first_seal(layout: Layout) -> None:
+    first = publish(layout).manifest.layers[0]
+    layer = layers.layer_path(layout.layers, "layer-1")
+    layer.chmod(0o600)
+    layer.write_bytes(b"LAYER")
+    layers.layer_path(layout.layers, "layer-2").write_bytes(b"new")
+    made = await publish_over(layout, paused(layout, ("layer-2", "layer-1")), "snap-2")
+    assert made.manifest.layer_ids == ("layer-2", "layer-1")
+    assert made.manifest.layers[1] == first
+    with pytest.raises(DamagedSnapshot):
+        check_whole(layout, "snap-2")
+    # What the VM wrote until now is sealed as it is now, whatever it was.
+    top = await publish_over(layout, paused(layout, ("layer-1",)), "snap-3")
+    assert top.manifest.layers[0] != first
+
+
+async def test_a_sandbox_is_not_saved_over_a_base_made_again(layout: Layout) -> None:
+    publish(layout)
+    make_base(layout, "other")
+    with pytest.raises(DamagedSnapshot, match="made again"):
+        await publish_over(layout, paused(layout, ("layer-1",)), "snap-2")
+
+
+async def test_doctor_names_the_files_that_paused_sandboxes_miss(layout: Layout) -> None:
+    publish(layout).keep()
+    (layout.snapshots / "snap-1" / "memory").unlink()
+    record = paused(layout, ("layer-9", "layer-1"))
+    directory = layout.sandbox(record.spec.sandbox_id)
+    directory.mkdir(parents=True)
+    journal.save(directory, record)
+    owners = await find_owners(Settings.from_environment({"WRENN_DATA_DIR": str(layout.data_dir)}), layout)
+    assert owners.stored.missing == {"snap-1/memory", "layer-9"}
+
+
+async def test_doctor_looks_at_an_installation_that_never_ran(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "none", Block(0))
+    owners = await find_owners(Settings.from_environment({"WRENN_DATA_DIR": str(layout.data_dir)}), layout)
+    assert owners.stored.missing == set()
