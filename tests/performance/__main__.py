@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import os
 import platform as machine
-import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,20 +13,36 @@ from pathlib import Path
 from tests.performance.creates import creates
 from tests.performance.execs import execs
 from tests.performance.figures import HEAD, Figure
+from tests.performance.forks import forks
 from tests.performance.idle import idle
+from tests.performance.paused_disk import paused_disk
+from tests.performance.pauses import pauses
+from tests.performance.resumes import resumes
 from tests.performance.setup_again import setup_again
+from tests.performance.stops import stops
 from tests.performance.transfers import transfers
 from tests.vm.platform import Platform, running_platform
 from wrenn.network import claim_block, release_block, remove_everything
 
+BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 ROOT = Path(__file__).resolve().parent.parent.parent
-BENCHES = {"creates": creates, "execs": execs, "transfers": transfers, "idle": idle}
+BENCHES = {
+    "creates": creates,
+    "execs": execs,
+    "transfers": transfers,
+    "idle": idle,
+    "pauses": pauses,
+    "resumes": resumes,
+    "stops": stops,
+    "forks": forks,
+    "paused_disk": paused_disk,
+}
 
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--only", choices=[*BENCHES, "setup_again"])
+    parser.add_argument("--only", nargs="+", choices=[*BENCHES, "setup_again"], metavar="BENCH")
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     options = parser.parse_args()
     images = Path(os.environ.get("WRENN_IMAGES_DIR", "/var/lib/wrenn"))
@@ -35,14 +50,14 @@ async def main() -> None:
     figures: list[Figure] = []
     try:
         async with running_platform(folder, images) as platform:
-            facts = await _facts(platform)
+            facts = await _facts(platform, options.rounds)
             print(f"{facts}\n\n{HEAD}", flush=True)
             for name, bench in BENCHES.items():
-                if options.only in (None, name):
+                if not options.only or name in options.only:
                     for figure in await bench(platform, options.rounds):
                         print(figure.row(), flush=True)
                         figures.append(figure)
-        if options.only in (None, "setup_again"):
+        if not options.only or "setup_again" in options.only:
             figure = await setup_again(images)
             print(figure.row(), flush=True)
             figures.append(figure)
@@ -51,20 +66,25 @@ async def main() -> None:
         release_block(folder)
         shutil.rmtree(folder)
     if options.write:
-        _write("\n".join([facts, "", HEAD, *(figure.row() for figure in figures)]))
+        _write(facts, figures, keep_others=bool(options.only))
 
 
-async def _facts(platform: Platform) -> str:
+async def _facts(platform: Platform, rounds: int) -> str:
     agent = (await platform.examine()).checks[-1].detail
-    return f"{os.cpu_count()} cores, Linux {machine.release().split('-')[0]}; agent {agent}; medians of the rounds."
-
-
-def _write(table: str) -> None:
-    readme = ROOT / "README.md"
-    text = re.sub(
-        r"(<!-- figures -->).*(<!-- /figures -->)", rf"\1\n{table}\n\2", readme.read_text(), flags=re.DOTALL
+    return (
+        f"{os.cpu_count()} cores, Linux {machine.release().split('-')[0]}; agent {agent}. "
+        f"Medians of {rounds} rounds where a row says nothing else."
     )
-    readme.write_text(text)
+
+
+def _write(facts: str, figures: list[Figure], *, keep_others: bool) -> None:
+    """Put the table into the README; rows of the same names are replaced, others dropped or kept."""
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split(BEGIN, 1)
+    former, after = rest.split(END, 1)
+    rows = [line for line in former.splitlines() if line.startswith("| ")][1:] if keep_others else []
+    by_name = {row.split(" | ")[0]: row for row in (*rows, *(figure.row() for figure in figures))}
+    readme.write_text("\n".join([before + BEGIN, facts, "", HEAD, *by_name.values(), END + after]))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import Any
 
 import httpx2
 
+from tests.performance.api import create, remove, stopwatch
 from tests.performance.figures import Figure, alternating, median, percentile
 from tests.performance.floor import bare_restore
 from tests.vm.platform import Platform
@@ -21,13 +20,13 @@ AT_ONCE = 10
 async def creates(platform: Platform, rounds: int) -> list[Figure]:
     """Figures of creation."""
     async with platform.client() as api:
-        await _remove(api, (await _create(api))["id"])  # makes the base and opens the connections
+        await remove(api, await _create(api))  # makes the base and opens the connections
 
         async def through_api_ms() -> float:
-            started = time.perf_counter()
-            sandbox = await _create(api)
-            elapsed = (time.perf_counter() - started) * 1000
-            await _remove(api, sandbox["id"])
+            elapsed_ms = stopwatch()
+            sandbox_id = await _create(api)
+            elapsed = elapsed_ms()
+            await remove(api, sandbox_id)
             return elapsed
 
         async with bare_restore(platform, SHAPE) as bare:
@@ -49,19 +48,19 @@ async def _many(api: httpx2.AsyncClient) -> Figure:
     ids: list[str] = []
 
     async def one() -> None:
-        started = time.perf_counter()
-        ids.append((await _create(api))["id"])
-        durations.append((time.perf_counter() - started) * 1000)
+        elapsed_ms = stopwatch()
+        ids.append(await _create(api))
+        durations.append(elapsed_ms())
 
-    started = time.perf_counter()
+    elapsed_ms = stopwatch()
     for _ in range(LIVE // AT_ONCE):
         await asyncio.gather(*(one() for _ in range(AT_ONCE)))
-    elapsed = time.perf_counter() - started
+    elapsed = elapsed_ms() / 1000
     answers = await asyncio.gather(
         *(api.post(f"/v1/sandboxes/{i}/exec", json={"cmd": "true", "timeout_sec": 60}) for i in ids)
     )
     alive = sum(answer.status_code == 200 and answer.json()["exit_code"] == 0 for answer in answers)
-    await asyncio.gather(*(_remove(api, i) for i in ids))
+    await asyncio.gather(*(remove(api, i) for i in ids))
     return Figure(
         f"{AT_ONCE} creates at once until {LIVE} live",
         "–",
@@ -73,11 +72,5 @@ async def _many(api: httpx2.AsyncClient) -> Figure:
     )
 
 
-async def _create(api: httpx2.AsyncClient) -> dict[str, Any]:
-    answer = await api.post("/v1/sandboxes", json={"memory_mb": SHAPE.memory_mb, "vcpus": SHAPE.vcpus})
-    assert answer.status_code == 201, answer.text
-    return answer.json()
-
-
-async def _remove(api: httpx2.AsyncClient, sandbox_id: str) -> None:
-    assert (await api.delete(f"/v1/sandboxes/{sandbox_id}")).status_code == 204
+async def _create(api: httpx2.AsyncClient) -> str:
+    return await create(api, memory_mb=SHAPE.memory_mb, vcpus=SHAPE.vcpus)

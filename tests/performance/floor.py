@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.performance.inside import slot_of
 from tests.vm.platform import Platform
-from wrenn.agent.sandboxes import journal
 from wrenn.agent.tokens import Tokens
 from wrenn.guest import GuestConnection
 from wrenn.linux.memfd import sealed_copy
@@ -128,13 +128,10 @@ def _base_of(platform: Platform, shape: Shape) -> Base:
 @asynccontextmanager
 async def straight_to_guest(platform: Platform, sandbox_id: str) -> AsyncGenerator[GuestConnection]:
     """A connection to a sandbox's guest agent, past control plane and agent."""
-    record = journal.load(platform.data_dir / "sandboxes" / sandbox_id)
     block = find_block(platform.data_dir)
-    assert record is not None
-    assert record.slot is not None
     assert block is not None
     token = Tokens.load(platform.data_dir / "agent.key").of(sandbox_id)
-    guest = GuestConnection(str(block.address(record.slot)), token)
+    guest = GuestConnection(str(block.address(slot_of(platform.data_dir, sandbox_id))), token)
     with contextlib.suppress(asyncio.CancelledError):
         try:
             yield guest

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.performance.api import create, remove
 from tests.performance.figures import Figure, median
+from tests.performance.inside import vmm_of
 from tests.performance.memory import guest_private_kb, smaps_kb
 from tests.vm.platform import Platform
-from wrenn.agent.sandboxes import journal
 
 SANDBOXES = 10
 MEMORY_MB = 512
@@ -18,24 +19,16 @@ LIMIT_MB = 50
 async def idle(platform: Platform, _rounds: int) -> list[Figure]:
     """PSS of the VMMs of idle sandboxes, split."""
     async with platform.client() as api:
-        ids = [
-            (await api.post("/v1/sandboxes", json={"memory_mb": MEMORY_MB})).json()["id"]
-            for _ in range(SANDBOXES)
-        ]
+        ids = [await create(api, memory_mb=MEMORY_MB) for _ in range(SANDBOXES)]
         await asyncio.sleep(IDLE_S)
-        pids: list[int] = []
-        for sandbox_id in ids:
-            record = journal.load(platform.data_dir / "sandboxes" / sandbox_id)
-            assert record is not None
-            assert record.process is not None
-            pids.append(record.process.pid)
+        pids = [vmm_of(platform.data_dir, sandbox_id) for sandbox_id in ids]
         pss = median([smaps_kb(pid)["Pss"] for pid in pids]) / 1024
         guest = median([guest_private_kb(pid, MEMORY_MB) for pid in pids]) / 1024
         private = (
             median([smaps_kb(pid)["Private_Dirty"] + smaps_kb(pid)["Private_Clean"] for pid in pids]) / 1024
         )
         for sandbox_id in ids:
-            await api.delete(f"/v1/sandboxes/{sandbox_id}")
+            await remove(api, sandbox_id)
     return [
         Figure(
             f"idle {MEMORY_MB} MB sandbox, memory of its VMM ({SANDBOXES} alive)",

@@ -54,7 +54,11 @@ async def transfers(platform: Platform, rounds: int) -> list[Figure]:
             downs = await alternating(down_straight, down_api, rounds=rounds)
             growth = {name: resident_kb(p.pid) - before[name] for name, p in platform.processes.items()}
         await api.delete(f"/v1/sandboxes/{sandbox_id}")
-    return [_speed("upload of 100 MB", *ups), _speed("download of 100 MB", *downs), _growth(growth)]
+    return [
+        _speed(f"upload of 100 MB ({rounds} rounds)", *ups),
+        _speed(f"download of 100 MB ({rounds} rounds)", *downs),
+        _growth(growth),
+    ]
 
 
 def _speed(name: str, floors: list[float], values: list[float]) -> Figure:
