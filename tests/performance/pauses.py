@@ -78,7 +78,7 @@ class _Pauses:
         await pause(self._api, sandbox_id)
         self.values.append(elapsed_ms())
         for point, step_ms in self._trace.steps_ms(of="pause").items():
-            self._steps[point].append(step_ms)
+            self._steps.setdefault(point, []).append(step_ms)
         size_b = diff_b(self._platform.data_dir, sandbox_id)
         self.diffs_mb.append(size_b / MIB)
         await asyncio.to_thread(_calm, floor, self._floor_b)
@@ -87,7 +87,9 @@ class _Pauses:
     def steps(self, *, over_ms: float = 0) -> str:
         """The medians of the steps that take longer than this."""
         medians = {point: median(ms) for point, ms in self._steps.items() if ms}
-        return " · ".join(f"{STEPS[point]} {ms:.1f}" for point, ms in medians.items() if ms > over_ms)
+        return " · ".join(
+            f"{STEPS.get(point, point)} {ms:.1f}" for point, ms in medians.items() if ms > over_ms
+        )
 
 
 async def pauses(platform: Platform, rounds: int) -> list[Figure]:
