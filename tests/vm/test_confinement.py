@@ -40,14 +40,15 @@ async def test_a_vmm_is_in_its_own_limited_cgroup(agent: Agent) -> None:
 
 
 async def test_a_vmm_inherits_only_what_it_needs(agent: Agent) -> None:
-    _, sandbox = await created(agent.sandboxes)
+    spec, sandbox = await created(agent.sandboxes)
     folder = Path(f"/proc/{sandbox.vm.handle.process.pid}/fd")
     targets = {os.readlink(entry) for entry in folder.iterdir()}  # noqa: PTH115
     files = {
         target for target in targets if target.startswith("/") and not target.startswith(("/dev/", "/memfd:"))
     }
     names = {Path(target).name for target in files}
-    assert names <= {"disk.qcow2", "rootfs.ext4", "vmm.log", "state"}, names
+    (layer,) = agent.sandboxes.look(spec.sandbox_id)[0].layers
+    assert names <= {f"{layer}.qcow2", "disk.qcow2", "rootfs.ext4", "vmm.log", "state"}, names
 
 
 async def test_a_base_cannot_be_written_by_anybody(agent: Agent) -> None:

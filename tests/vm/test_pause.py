@@ -274,6 +274,9 @@ async def test_a_start_that_is_cut_off_or_cannot_read_a_journal_collects_nothing
         await agent.sandboxes.resume(whole.sandbox_id)
         await agent.sandboxes.remove(whole.sandbox_id)
         assert [str(r.spec.sandbox_id) for r, _ in agent.sandboxes.list()] == []
+    report = await examine(settings)
+    assert not report.healthy
+    assert report.leftovers == [], "what a sandbox needs whose journal cannot be read is not known"
     journal.write_text(content)
     async with running_agent(settings) as agent:
         await agent.sandboxes.resume(torn.sandbox_id)

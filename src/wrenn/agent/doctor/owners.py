@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +16,7 @@ from wrenn.agent.sandboxes import Record, journal
 from wrenn.agent.sandboxes.garbage import Wanted, find_wanted
 from wrenn.agent.sandboxes.journal import State
 from wrenn.agent.settings import Settings
-from wrenn.base.errors import WrennError
+from wrenn.base.errors import InternalError
 from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.host.host_connect import HostAgentClient
 from wrenn.storage.layers import layer_path
@@ -30,7 +29,7 @@ class Owners:
     """What must not be called a leftover.
 
     Attributes:
-        complete: False when an agent runs and does not answer: then nothing can be said of anything.
+        complete: False when an agent runs and does not answer, or a journal cannot be read: then nothing can be said.
         agent_runs: a running agent answers for drafts of bases and snapshots.
         stored: what of snapshots and layers is wanted, and what of it is missing.
     """
@@ -45,18 +44,15 @@ class Owners:
 
 async def find_owners(settings: Settings, layout: Layout) -> Owners:
     """Ask the agent; without one read the journals."""
-    if not _agent_runs(layout):
-        return _from_journals(layout)
+    runs = _agent_runs(layout)
     try:
-        return await _from_agent(settings, layout)
+        return await _from_agent(settings, layout) if runs else _from_journals(layout)
     except (ConnectError, OSError) as error:
-        check = Check(
-            "agent",
-            ok=False,
-            detail=f"runs and does not answer: {error}",
-            hint="Look at its log; restart it.",
-        )
-        return Owners(frozenset(), frozenset(), Wanted(), agent_runs=True, complete=False, check=check)
+        detail, hint = f"runs and does not answer: {error}", "Look at its log; restart it."
+    except InternalError as error:
+        detail, hint = error.message, "Mend the file, or remove its folder and with it the sandbox."
+    check = Check("agent", ok=False, detail=detail, hint=hint)
+    return Owners(frozenset(), frozenset(), Wanted(), agent_runs=runs, complete=False, check=check)
 
 
 def _agent_runs(layout: Layout) -> bool:
@@ -104,12 +100,14 @@ async def _from_agent(settings: Settings, layout: Layout) -> Owners:
 
 
 def _records(layout: Layout) -> list[Record]:
-    records: list[Record] = []
-    for directory in layout.sandboxes.iterdir() if layout.sandboxes.is_dir() else ():
-        with suppress(WrennError):
-            if (record := journal.load(directory)) is not None:
-                records.append(record)
-    return records
+    """All journals.
+
+    Raises:
+        InternalError: one cannot be read; what it needs is not known then.
+    """
+    directories = layout.sandboxes.iterdir() if layout.sandboxes.is_dir() else ()
+    found = [journal.load(directory) for directory in directories if directory.is_dir()]
+    return [record for record in found if record is not None]
 
 
 def _find_stored(layout: Layout, records: list[Record]) -> Wanted:

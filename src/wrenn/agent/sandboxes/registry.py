@@ -36,6 +36,8 @@ _AT_ONCE: Final = 16
 """VMs that are looked after at a time."""
 _ENDED: Final = "The virtual machine ended by itself or was killed."
 
+_FLUSH_DELAY_S: Final = 1.0
+"""The database's commit of "paused" waits for the same disk; it goes first."""
 _DEPTH: Final = 8
 """Layers of a disk up to which a read costs no more than one; beyond, they are merged in the background."""
 
@@ -276,6 +278,7 @@ class Sandboxes:
 
     def _make_durable(self, entry: _Entry, snapshot_id: str) -> None:
         async def flush() -> None:
+            await asyncio.sleep(_FLUSH_DELAY_S)
             if await self._flush(snapshots.find(self._layout.snapshots, snapshot_id)):
                 await asyncio.to_thread(journal.flush, self._layout.sandbox(entry.record.spec.sandbox_id))
                 async with entry.lock:  # a verb has a record of its own under way
