@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 from asyncpg import InterfaceError as DriverMisused
-from asyncpg import PostgresError
+from asyncpg import InternalClientError, PostgresError
 from sqlalchemy import CursorResult, Executable
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -109,8 +109,13 @@ class Database:
             async with self._engine.connect() as connection:
                 driver = (await connection.get_raw_connection()).driver_connection
                 if driver is not None:
-                    return await query.run(driver, arguments)
-        except (DBAPIError, PoolTimeout, PostgresError, DriverMisused, OSError):
+                    try:
+                        return await query.run(driver, arguments)
+                    except BaseException:
+                        # The pool does not see what became of it.
+                        await connection.invalidate()
+                        raise
+        except (DBAPIError, PoolTimeout, PostgresError, DriverMisused, InternalClientError, OSError):
             pass  # the long way knows what is wrong, and whether another connection helps
         return (await self.execute(query.statement, arguments, repeatable=True)).one_or_none()
 
@@ -166,11 +171,14 @@ async def _translated(
         attempts -= 1
         try:
             return await run()
-        except (DBAPIError, PoolTimeout, OSError, TimeoutError) as error:
+        except (DBAPIError, PoolTimeout, InternalClientError, OSError, TimeoutError) as error:
             if not _is_gone(error):
                 raise
             # Only a connection that was open once can be stale; one that cannot be opened will not open now.
-            stale = isinstance(error, DBAPIError) and error.connection_invalidated
+            # asyncpg's internal error is a connection that died in the middle of its former statement.
+            stale = isinstance(error, InternalClientError) or (
+                isinstance(error, DBAPIError) and error.connection_invalidated
+            )
             if attempts == 0 or not stale or not may_repeat():
                 raise DatabaseUnavailable(
                     "The database does not answer; sandboxes that run are not disturbed. Try again.",
