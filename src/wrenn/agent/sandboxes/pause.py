@@ -71,7 +71,7 @@ async def with_true_layers(record: Record, running: RunningSandbox) -> Record:
         raise AgentFailure(
             "The virtual machine writes to another disk than it was given.", context={"layer": written}
         )
-    return record
+    return replace(record, next_layer="")
 
 
 @dataclass(frozen=True, slots=True)

@@ -252,6 +252,8 @@ class Sandboxes:
             except BaseException as error:
                 _log_failure("sandbox not kept", entry, error)
                 raise
+            finally:
+                self._garbage.wake()  # a layer that a former agent began to put over the others
         found = snapshots.find(self._layout.snapshots, snapshot_id)
         self._tasks.start(f"flush {snapshot_id}", self._flush(found))
         return found
