@@ -111,7 +111,7 @@ def environment_of(data_dir: Path, database_url: str, agent_url: str) -> dict[st
         "WRENN_DATA_DIR": str(data_dir),
         "WRENN_AGENT_URL": agent_url,
         "WRENN_HOST_INTERVAL_S": "0.2",
-        "WRENN_LEASE_S": "0.8",
+        "WRENN_LEASE_S": "1.6",
         "WRENN_UNKNOWN_GRACE_S": "0.5",
         "WRENN_MISSING_AFTER_S": "0.5",
         "WRENN_START_RETRY_S": "3",
