@@ -56,6 +56,18 @@ async def test_a_cancellation_kills_the_grandchildren_too(tmp_path: Path) -> Non
     await _wait_gone(pid)
 
 
+@pytest.mark.parametrize("turns", range(1, 12))
+async def test_a_cancellation_at_any_moment_of_the_start_ends_at_once(turns: int) -> None:
+    """asyncio itself waits for ever when it is cancelled while it connects the pipes."""
+    running = asyncio.create_task(run(["sleep", "600"], timeout_s=60))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    running.cancel()
+    async with asyncio.timeout(10):
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+
 async def _wait_gone(pid: int) -> None:
     """Return when the process has ended (or is a zombie that only init has to collect)."""
     try:

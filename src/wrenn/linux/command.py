@@ -41,8 +41,9 @@ async def run(
         CommandError: not found, non-zero exit, or no end within `timeout_s`.
     """
     name = Path(argv[0]).name
-    try:
-        process = await asyncio.create_subprocess_exec(
+    # In a task of its own: asyncio's answer to a cancellation while it connects the pipes is to wait for ever.
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
             *argv,
             stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -53,6 +54,12 @@ async def run(
             start_new_session=True,
             limit=_OUTPUT_LIMIT_B,
         )
+    )
+    try:
+        process = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await asyncio.shield(_end_unwanted(starting))
+        raise
     except OSError as error:
         raise CommandError(
             f"The host command {name} could not be started.", context={"argv": list(argv)}
@@ -66,8 +73,6 @@ async def run(
         ) from error
     finally:
         if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
             await asyncio.shield(_end(process))
     if process.returncode != 0:
         raise CommandError(
@@ -81,9 +86,16 @@ async def run(
     return stdout
 
 
+async def _end_unwanted(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
+    """End a process that nobody waits for any more before it was there."""
+    with contextlib.suppress(OSError):  # it could not be started
+        await _end(await starting)
+
+
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Reap the killed process and read its pipes to their end, which closes them."""
-    await process.wait()
+    """Kill the process group, reap the process and read its pipes to their end, which closes them."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(TimeoutError):  # one that left its session may hold them open
         async with asyncio.timeout(_PIPE_TIMEOUT_S):
             await process.communicate()
