@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from enum import StrEnum
+from typing import Any, Final, Self
 
 from wrenn.base.errors import Unauthorized
 from wrenn.base.ids import KeyId, TeamId
@@ -36,12 +37,44 @@ class Credential:
         return cls(Secret(header).sha256_hex())
 
 
+class ActorKind(StrEnum):
+    """Who does something (platform reference §8.1)."""
+
+    USER = "user"
+    API_KEY = "api_key"
+    SYSTEM = "system"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who did something, as the audit log names it: `actor_id` is a wire id, empty for the system."""
+
+    kind: ActorKind
+    actor_id: str
+    name: str
+
+
+SYSTEM: Final = Actor(ActorKind.SYSTEM, "", "")
+"""What nobody asked for: time-outs, the end of a host."""
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who calls: a key of a team."""
 
     key_id: KeyId
+    key_name: str
     team_id: TeamId
+
+    @property
+    def actor(self) -> Actor:
+        """Who the audit log says it was."""
+        return Actor(ActorKind.API_KEY, str(self.key_id), self.key_name)
+
+
+def caller_of(row: Any) -> Caller:
+    """The caller in a row with `KEY_COLUMNS`."""
+    return Caller(KeyId(row.key_id), row.key_name, TeamId(row.key_team_id))
 
 
 class Authenticator:
@@ -60,7 +93,7 @@ class Authenticator:
         row = await find_key(self._database, credential.key_hash)
         if row is None:
             raise Unauthorized(UNKNOWN_KEY)
-        return self.accept(Caller(KeyId(row.key_id), TeamId(row.key_team_id)))
+        return self.accept(caller_of(row))
 
     def accept(self, caller: Caller) -> Caller:
         """Note a caller whom another query has identified, as one that reads the key and its target together."""

@@ -10,7 +10,12 @@ from wrenn.control.db import Database, RowQuery
 from wrenn.control.keys import team_api_keys as keys
 from wrenn.control.teams import teams
 
-KEY_COLUMNS: Final = (keys.c.id.label("key_id"), keys.c.team_id.label("key_team_id"))
+KEY_TEAM_ID: Final = keys.c.team_id
+KEY_COLUMNS: Final = (
+    keys.c.id.label("key_id"),
+    keys.c.name.label("key_name"),
+    keys.c.team_id.label("key_team_id"),
+)
 
 
 def key_and_team() -> FromClause:

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, case, func, null, select
 
-from wrenn.base.ids import HostId, KeyId, SandboxId, TeamId
-from wrenn.control.auth import KEY_COLUMNS, Caller, key_and_team, key_matches
+from wrenn.base.ids import HostId, SandboxId, TeamId
+from wrenn.control.auth import KEY_COLUMNS, KEY_TEAM_ID, Caller, caller_of, key_and_team, key_matches
 from wrenn.control.db import Database, RowQuery, span_s
 from wrenn.control.hosts import hosts
 from wrenn.control.sandboxes.records import Sandbox
@@ -91,7 +91,7 @@ _LOCATION: Final = RowQuery(
         key_and_team()
         .outerjoin(
             sandboxes,
-            and_(sandboxes.c.id == bindparam("sandbox_id"), sandboxes.c.team_id == KEY_COLUMNS[1].element),
+            and_(sandboxes.c.id == bindparam("sandbox_id"), sandboxes.c.team_id == KEY_TEAM_ID),
         )
         .outerjoin(hosts, hosts.c.id == sandboxes.c.host_id)
     )
@@ -106,8 +106,7 @@ async def locate(
     row = await database.find(_LOCATION, key_hash=key_hash, sandbox_id=sandbox_id.value)
     if row is None:
         return None, None, ""
-    caller = Caller(KeyId(row.key_id), TeamId(row.key_team_id))
-    return caller, sandbox_of(row) if row.id is not None else None, row.address or ""
+    return caller_of(row), sandbox_of(row) if row.id is not None else None, row.address or ""
 
 
 async def load(database: Database, sandbox_id: SandboxId) -> Sandbox | None:
