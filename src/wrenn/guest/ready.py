@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from wrenn.base.errors import AgentFailure, Unavailable
 from wrenn.base.secrets import Secret
 from wrenn.guest.connect import ENVD_PORT, GuestConnection, unreachable
 
-_CONNECT_TIMEOUT_S: Final = 0.03
-"""A packet that arrives while the VM is being restored is lost, and TCP would try again only after a second."""
+_CONNECT_EVERY_S: Final = 0.005
+_CONNECTS: Final = 40
+"""A packet that arrives while the VM is being restored is lost, and TCP would try again only after a second: so a new
+connection is tried every few milliseconds beside those under way, and the first that is answered is used."""
+_CONNECT_TIMEOUT_S: Final = 2 * _CONNECT_EVERY_S * _CONNECTS
 _RETRY_S: Final = 0.002
 _ENTROPY_B: Final = 64
 _DONE: Final = 204
@@ -48,17 +53,23 @@ async def initialise(address: str, identity: Identity, *, timeout_s: float) -> N
         Unavailable: no answer within `timeout_s`.
         AgentFailure: the guest refused.
     """
-    url = f"http://{address}:{ENVD_PORT}/init"
+    url = f"http://guest:{ENVD_PORT}/init"
     tokens = [
         identity.former_token,
         identity.token,
     ]  # the second when an answer was lost after it took effect
     timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_TIMEOUT_S)
+    connector = aiohttp.TCPConnector(
+        resolver=_Again(address),
+        use_dns_cache=False,
+        happy_eyeballs_delay=_CONNECT_EVERY_S,
+        family=socket.AF_INET,
+    )
     try:
         async with (
             asyncio.timeout(timeout_s),
             aiohttp.ClientSession(
-                timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
+                connector=connector, timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
             ) as session,
         ):
             while True:
@@ -83,6 +94,31 @@ async def initialise(address: str, identity: Identity, *, timeout_s: float) -> N
         ) from error
     except TimeoutError as error:
         raise Unavailable(f"The sandbox did not answer within {timeout_s:g} s of its start.") from error
+
+
+class _Again(AbstractResolver):
+    """Names one address as if it were many, which the client then tries one after the other, as it does with IPv4 and IPv6."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """The same address again and again, whatever is asked."""
+        return [
+            ResolveResult(
+                hostname=host,
+                host=self._address,
+                port=port,
+                family=family,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+        ] * _CONNECTS
+
+    async def close(self) -> None:
+        """Holds nothing."""
 
 
 async def hold(guest: GuestConnection, *, timeout_s: float) -> bool:
