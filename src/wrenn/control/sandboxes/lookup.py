@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from wrenn.base.errors import InvalidRequest, InvalidState, NotFound, Unauthorized
+from wrenn.base.errors import InvalidRequest, InvalidState, NotFound
 from wrenn.base.ids import SandboxId
-from wrenn.control.auth import UNKNOWN_KEY, Authenticator, Caller, Credential
+from wrenn.control.auth import Authenticator, Caller, Credential
 from wrenn.control.db import Database
 from wrenn.control.sandboxes import store
 from wrenn.control.sandboxes.records import Sandbox
@@ -27,7 +27,7 @@ class Lookup:
         """One sandbox of the caller, in any state.
 
         Raises:
-            Unauthorized, InvalidRequest, NotFound.
+            Unauthorized, Forbidden, InvalidRequest, NotFound.
         """
         return (await self.locate(credential, text_id))[0]
 
@@ -35,7 +35,7 @@ class Lookup:
         """One sandbox of the caller, in any state, and the address of its host; one round trip.
 
         Raises:
-            Unauthorized, InvalidRequest, NotFound.
+            Unauthorized, Forbidden, InvalidRequest, NotFound.
         """
         try:
             sandbox_id = SandboxId.parse(text_id)
@@ -43,9 +43,7 @@ class Lookup:
             # A stranger is told about the key first.
             await self._authenticator.identify(credential)
             raise
-        caller, sandbox, address = await store.locate(self._database, credential.key_hash, sandbox_id)
-        if caller is None:
-            raise Unauthorized(UNKNOWN_KEY)
+        caller, sandbox, address = await store.locate(self._database, credential, sandbox_id)
         self._authenticator.accept(caller)
         if sandbox is None:
             raise NotFound(f"There is no sandbox {sandbox_id}.")
@@ -55,7 +53,7 @@ class Lookup:
         """What a snapshot may be taken of.
 
         Raises:
-            Unauthorized, InvalidRequest, NotFound. InvalidState: it neither runs nor is paused.
+            Unauthorized, Forbidden, InvalidRequest, NotFound. InvalidState: it neither runs nor is paused.
         """
         sandbox, address = await self.locate(credential, text_id)
         is_paused = sandbox.status is State.PAUSED and sandbox.desired is Desired.PAUSED
