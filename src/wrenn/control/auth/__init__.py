@@ -19,6 +19,7 @@ from wrenn.control.auth.dependency import (
     CallerOf,
     CredentialOf,
     MemberOf,
+    OptionalAccountOf,
     credential_of,
 )
 from wrenn.control.auth.store import CALLERS, CallerQuery, arguments_of
@@ -47,6 +48,7 @@ __all__ = [
     "CredentialOf",
     "Member",
     "MemberOf",
+    "OptionalAccountOf",
     "Role",
     "Scope",
     "Tokens",

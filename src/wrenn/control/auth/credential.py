@@ -25,9 +25,7 @@ from wrenn.protocol.api import (
 UNKNOWN_KEY: Final = (
     "The API key is not valid: it is unknown, was revoked, has expired, or its team or creator is gone."
 )
-NO_CREDENTIAL: Final = (
-    f"No credentials: send an API key in the header {API_KEY_HEADER}, or a user's token as Authorization: Bearer."
-)
+NO_CREDENTIAL: Final = f"No credentials: send an API key in the header {API_KEY_HEADER}, or a user's token as Authorization: Bearer."
 USER_NEEDED: Final = "This needs a user, not an API key: log in and send the token as Authorization: Bearer."
 
 

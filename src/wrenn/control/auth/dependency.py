@@ -43,9 +43,7 @@ def credential_of(connection: HTTPConnection) -> Credential:
     if key is None:
         return _token_of(connection, NO_CREDENTIAL)
     scope = connection.scope
-    access = access_of(
-        is_http=scope["type"] == "http", method=scope.get("method", ""), path=scope["path"]
-    )
+    access = access_of(is_http=scope["type"] == "http", method=scope.get("method", ""), path=scope["path"])
     return ApiKey.parse(key, access)
 
 
@@ -88,6 +86,14 @@ async def _account(connection: HTTPConnection, token: Annotated[UserToken, Depen
     return await _authenticator(connection).account(token)
 
 
+async def _optional_account(
+    connection: HTTPConnection, _token: Annotated[object, Security(_bearer)]
+) -> Account | None:
+    if connection.headers.get("authorization") is None:
+        return None
+    return await _authenticator(connection).account(_token_of(connection, USER_NEEDED))
+
+
 async def _admin(connection: HTTPConnection, token: Annotated[UserToken, Depends(_token)]) -> Account:
     return await _authenticator(connection).admin(token)
 
@@ -100,5 +106,7 @@ MemberOf = Annotated[Member, Depends(_member)]
 """For what a user does in the token's team, and keys may not: costs one query."""
 AccountOf = Annotated[Account, Depends(_account)]
 """For what a user does with the own account, also when the token's team is gone: costs one query."""
+OptionalAccountOf = Annotated[Account | None, Depends(_optional_account)]
+"""The same where there may be another way to say who it is; None: no token."""
 AdminOf = Annotated[Account, Depends(_admin)]
 """For admins of the platform: costs one query."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from wrenn.base.errors import InvalidRequest, InvalidState, NotFound
-from wrenn.base.ids import SandboxId
+from wrenn.base.ids import SandboxId, TeamId
 from wrenn.control.auth import Authenticator, Caller, Credential
 from wrenn.control.db import Database
 from wrenn.control.sandboxes import store
@@ -22,6 +24,10 @@ class Lookup:
     async def list(self, caller: Caller) -> list[Sandbox]:
         """The caller's sandboxes that have not ended, newest first."""
         return await store.live_of_team(self._database, caller.team_id)
+
+    async def count(self, team_ids: Sequence[TeamId]) -> Mapping[TeamId, int]:
+        """How many sandboxes have not ended, of those of these teams that have any."""
+        return await store.count_live(self._database, team_ids)
 
     async def get(self, credential: Credential, text_id: str) -> Sandbox:
         """One sandbox of the caller, in any state.

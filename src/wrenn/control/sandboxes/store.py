@@ -5,6 +5,7 @@ A state is written only where the row still has the version on which the decisio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, case, func, null, select
@@ -134,6 +135,17 @@ async def live_of_team(database: Database, team_id: TeamId) -> list[Sandbox]:
         repeatable=True,
     )
     return [sandbox_of(row) for row in found]
+
+
+async def count_live(database: Database, team_ids: Sequence[TeamId]) -> dict[TeamId, int]:
+    """How many sandboxes have not ended, of those of these teams that have any."""
+    found = await database.execute(
+        select(sandboxes.c.team_id, func.count().label("live"))
+        .where(sandboxes.c.team_id.in_([team_id.value for team_id in team_ids]), is_live())
+        .group_by(sandboxes.c.team_id),
+        repeatable=True,
+    )
+    return {TeamId(row.team_id): row.live for row in found}
 
 
 async def live(database: Database) -> list[Sandbox]:

@@ -18,13 +18,19 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("users", sa.Column("status", sa.Text(), server_default="active", nullable=False))
     op.add_column("users", sa.Column("deleted_at", sa.TIMESTAMP(timezone=True), nullable=True))
-    op.create_check_constraint(op.f("ck_users_status"), "users", "status IN ('active', 'disabled', 'deleted')")
+    op.create_check_constraint(
+        op.f("ck_users_status"), "users", "status IN ('active', 'disabled', 'deleted')"
+    )
     op.execute(
         "UPDATE users SET email = lower(email) WHERE email <> lower(email)"
         " AND NOT EXISTS (SELECT FROM users AS others WHERE others.email = lower(users.email))"
     )
     op.create_index(
-        "ix_users_email_prefix", "users", ["email"], unique=False, postgresql_ops={"email": "text_pattern_ops"}
+        "ix_users_email_prefix",
+        "users",
+        ["email"],
+        unique=False,
+        postgresql_ops={"email": "text_pattern_ops"},
     )
 
     # Where there are several owners, the first stays; a team without one gets its first member.
@@ -69,8 +75,12 @@ def upgrade() -> None:
         sa.Column("refreshed_at", sa.TIMESTAMP(timezone=True), server_default=sa.func.now(), nullable=False),
         sa.Column("expires_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("ended_at", sa.TIMESTAMP(timezone=True), nullable=True),
-        sa.ForeignKeyConstraint(["team_id"], ["teams.id"], name=op.f("fk_sessions_team_id"), ondelete="CASCADE"),
-        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_sessions_user_id"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["team_id"], ["teams.id"], name=op.f("fk_sessions_team_id"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["user_id"], ["users.id"], name=op.f("fk_sessions_user_id"), ondelete="CASCADE"
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_sessions")),
     )
     op.create_index(op.f("ix_sessions_user_id"), "sessions", ["user_id"], unique=False)
