@@ -12,11 +12,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import httpx2
 import pytest
+import pytest_asyncio
 import uvicorn
 from sqlalchemy.engine import make_url
 
@@ -31,6 +32,9 @@ from wrenn.control.teams import store as teams
 from wrenn.control.wiring import Control, running_control
 from wrenn.testing.server import served
 from wrenn.testing.simulated_host import SimulatedHost, running_host
+
+if TYPE_CHECKING:
+    from .people import People
 
 DEADLINE_S = 15.0
 _driver: Any = asyncpg  # has no types
@@ -70,14 +74,23 @@ async def run_sql(url: str, *statements: str) -> None:
         await connection.close()
 
 
-@pytest.fixture
-async def database_url(template_url: str) -> AsyncIterator[str]:
-    """A database of the test's own."""
+@asynccontextmanager
+async def own_database(template_url: str) -> AsyncGenerator[str]:
+    """A copy of the database with all migrations."""
     name = f"test_{uuid.uuid4().hex}"
     admin = make_url(template_url).set(database="postgres").render_as_string()
     await run_sql(admin, f"CREATE DATABASE {name} TEMPLATE wrenn")
-    yield make_url(template_url).set(database=name).render_as_string()
-    await run_sql(admin, f"DROP DATABASE {name} WITH (FORCE)")
+    try:
+        yield make_url(template_url).set(database=name).render_as_string()
+    finally:
+        await run_sql(admin, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def database_url(template_url: str) -> AsyncIterator[str]:
+    """A database of the test's own."""
+    async with own_database(template_url) as url:
+        yield url
 
 
 @pytest.fixture
@@ -178,6 +191,7 @@ async def running_platform(settings: Settings, host: SimulatedHost, key: Secret)
             lifespan="off",
             log_config=None,
             access_log=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=1,
         )
         port = await stack.enter_async_context(served(config))
@@ -238,3 +252,34 @@ def refused(answer: httpx2.Response, status: int, code: str) -> str:
     assert error["code"] == code
     assert error["message"]
     return error["message"]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def people(
+    data_dir: Path, pki: Path, template_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[People]:
+    """A platform of a whole module, whose tests make users of their own, and a second replica of it."""
+    from .people import People
+
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(own_database(template_url))
+        boxes = tmp_path_factory.mktemp("host") / "boxes"
+        host = await stack.enter_async_context(running_host(boxes, pki))
+        settings = Settings.from_environment(environment_of(data_dir, url, host.url))
+        key = await make_team(url, "ada")
+        first = await stack.enter_async_context(running_platform(settings, host, key))
+        second = await stack.enter_async_context(running_platform(settings, host, key))
+        yield People(first, second, url)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def people_database(people: People) -> AsyncIterator[Database]:
+    database = Database(people.database_url)
+    yield database
+    await database.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def forget_attempts(people: People) -> None:
+    """All tests come from one address, whose tries add up."""
+    await run_sql(people.database_url, "DELETE FROM attempts")

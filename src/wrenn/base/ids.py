@@ -89,6 +89,13 @@ class KeyId(Id):
     KIND = "API key"
 
 
+class SessionId(Id):
+    """A signed-in browser or program of a user."""
+
+    PREFIX = "ses-"
+    KIND = "session"
+
+
 class HostId(Id):
     """A machine that runs sandboxes."""
 

@@ -38,6 +38,8 @@ async def serve(settings: Settings) -> None:
             access_log=False,
             log_config=None,
             server_header=False,
+            # Whose word on the client's address is believed, our own setting says.
+            proxy_headers=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_GRACE_S,
         )

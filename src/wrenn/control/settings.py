@@ -10,6 +10,7 @@ from typing import Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 from wrenn.base.errors import InvalidRequest
+from wrenn.control.accounts import AccountSettings
 
 T = TypeVar("T")
 
@@ -35,6 +36,7 @@ class Settings:
         missing_after_s: sandboxes of a host that is silent for so long are `missing`.
         unknown_grace_s: a sandbox or snapshot on a host that the database does not know is removed after this time; a paused
             sandbox that its host does not know is an error after it.
+        accounts: of sign-up, sessions and the way to the platform.
         faults: fault points to arm (tests only).
     """
 
@@ -54,6 +56,7 @@ class Settings:
     host_interval_s: float
     missing_after_s: float
     unknown_grace_s: float
+    accounts: AccountSettings
     faults: str
 
     @classmethod
@@ -81,6 +84,7 @@ class Settings:
             host_interval_s=_number(environment, "WRENN_HOST_INTERVAL_S", 3.0, float),
             missing_after_s=_number(environment, "WRENN_MISSING_AFTER_S", 90.0, float),
             unknown_grace_s=_number(environment, "WRENN_UNKNOWN_GRACE_S", 10.0, float),
+            accounts=AccountSettings.from_environment(environment),
             faults=environment.get("WRENN_FAULTS", ""),
         )
 

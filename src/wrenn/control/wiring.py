@@ -12,11 +12,25 @@ from fastapi import FastAPI
 from wrenn.base.clock import SystemClock
 from wrenn.base.ids import random_hex
 from wrenn.base.tasks import OwnedTasks
-from wrenn.control.auth import Authenticator
+from wrenn.control import accounts
+from wrenn.control.accounts import (
+    Administration,
+    Entrance,
+    Keys,
+    Passwords,
+    Profiles,
+    Sessions,
+    TeamEnd,
+    Teams,
+    Throttle,
+    sweep_forever,
+)
+from wrenn.control.auth import Authenticator, Tokens, ensure_secret
 from wrenn.control.db import Database, Hints
 from wrenn.control.db.embedded import ensure_running
 from wrenn.control.db.migrate import migrate
 from wrenn.control.hosts import HostClients, Monitor, ensure_pki, register
+from wrenn.control.http import Browsers
 from wrenn.control.http.app import build_app
 from wrenn.control.keys import LastUsed
 from wrenn.control.placement import Overcommit
@@ -45,7 +59,11 @@ from wrenn.protocol.api import SANDBOXES_PREFIX, SNAPSHOTS_PREFIX
 
 LOCAL_HOST: Final = "local"
 """Name of the one host that comes from the settings."""
-ROUTERS: Final = {SANDBOXES_PREFIX: sandbox_routers, SNAPSHOTS_PREFIX: snapshot_routers}
+ROUTERS: Final = {
+    SANDBOXES_PREFIX: sandbox_routers,
+    SNAPSHOTS_PREFIX: snapshot_routers,
+    **accounts.ROUTERS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +94,9 @@ async def running_control(settings: Settings) -> AsyncGenerator[Control]:
         stack.push_async_callback(database.close)
         clients = HostClients(pki)
         stack.push_async_callback(clients.close)
-        control, closing, loops = _build(settings, database, clients)
+        passwords = Passwords()
+        stack.callback(passwords.close)
+        control, closing, loops = _build(settings, database, clients, passwords)
         for close in closing:
             stack.push_async_callback(close)
         await register(database, name=LOCAL_HOST, address=settings.agent_url)
@@ -88,7 +108,7 @@ async def running_control(settings: Settings) -> AsyncGenerator[Control]:
 
 
 def _build(
-    settings: Settings, database: Database, clients: HostClients
+    settings: Settings, database: Database, clients: HostClients, passwords: Passwords
 ) -> tuple[Control, Sequence[Callable[[], Awaitable[None]]], Mapping[str, Coroutine[object, object, None]]]:
     """The objects, how to let go of them, and their loops."""
     owner = random_hex(8)
@@ -184,8 +204,29 @@ def _build(
         reconciler.wake()
         changes.tell_all()
 
+    snapshots = Snapshots(database=database, keeper=keeper, find_source=lookup.source)
+    tokens = Tokens(settings.accounts.jwt_secret or ensure_secret(settings.data_dir), clock)
+    throttle = Throttle(database)
+    sessions = Sessions(database=database, tokens=tokens, life_s=settings.accounts.session_life_s)
+    team_end = TeamEnd(removals=(lifecycle.remove_all, snapshots.remove_all), wake=reconciler.wake)
     services = {
         "authenticator": authenticator,
+        "tokens": tokens,
+        "browsers": Browsers(settings.accounts.public_url, settings.accounts.trusted_proxies),
+        "sessions": sessions,
+        "entrance": Entrance(
+            database=database,
+            passwords=passwords,
+            sessions=sessions,
+            throttle=throttle,
+            signup_open=settings.accounts.signup_open,
+        ),
+        "profiles": Profiles(
+            database=database, passwords=passwords, sessions=sessions, throttle=throttle, team_end=team_end
+        ),
+        "teams": Teams(database=database, throttle=throttle, team_end=team_end),
+        "keys": Keys(database=database, clock=clock),
+        "administration": Administration(database=database, team_end=team_end, count_sandboxes=lookup.count),
         "lookup": lookup,
         "creation": creation,
         "lifecycle": lifecycle,
@@ -193,7 +234,7 @@ def _build(
         "targets": targets,
         "commands": Commands(targets),
         "files": Files(targets),
-        "snapshots": Snapshots(database=database, keeper=keeper, find_source=lookup.source),
+        "snapshots": snapshots,
     }
     loops = {
         "look at hosts": monitor.run(),
@@ -202,6 +243,7 @@ def _build(
         "sweep snapshots": sweep.run(),
         "listen for hints": hints.listen(on_hint),
         "write last use of keys": last_used.run(),
+        "sweep accounts": sweep_forever(database),
     }
     app = build_app(ROUTERS, services)
     control = Control(app, database, monitor, comparison, reconciler, sweep)

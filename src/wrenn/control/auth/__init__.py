@@ -1,31 +1,61 @@
 """Who is calling."""
 
+from wrenn.control.auth.authenticator import Authenticator
 from wrenn.control.auth.caller import (
     SYSTEM,
-    UNKNOWN_KEY,
+    Account,
+    AccountDeactivated,
     Actor,
     ActorKind,
-    Authenticator,
     Caller,
-    Credential,
+    Member,
+    Role,
     caller_of,
 )
-from wrenn.control.auth.dependency import CallerOf, CredentialOf
-from wrenn.control.auth.store import KEY_COLUMNS, KEY_TEAM_ID, key_and_team, key_matches
+from wrenn.control.auth.credential import Access, ApiKey, Credential, Scope, UserToken
+from wrenn.control.auth.dependency import (
+    AccountOf,
+    AdminOf,
+    CallerOf,
+    CredentialOf,
+    MemberOf,
+    OptionalAccountOf,
+    credential_of,
+)
+from wrenn.control.auth.store import CALLERS, CallerQuery, arguments_of
+from wrenn.control.auth.tables import sessions
+from wrenn.control.auth.tokens import SECRET_MIN_CHARACTERS, TOKEN_LIFE_S, Claims, Tokens, ensure_secret
 
 __all__ = [
-    "KEY_COLUMNS",
-    "KEY_TEAM_ID",
+    "CALLERS",
+    "SECRET_MIN_CHARACTERS",
     "SYSTEM",
-    "UNKNOWN_KEY",
+    "TOKEN_LIFE_S",
+    "Access",
+    "Account",
+    "AccountDeactivated",
+    "AccountOf",
     "Actor",
     "ActorKind",
+    "AdminOf",
+    "ApiKey",
     "Authenticator",
     "Caller",
     "CallerOf",
+    "CallerQuery",
+    "Claims",
     "Credential",
     "CredentialOf",
+    "Member",
+    "MemberOf",
+    "OptionalAccountOf",
+    "Role",
+    "Scope",
+    "Tokens",
+    "UserToken",
+    "arguments_of",
     "caller_of",
-    "key_and_team",
-    "key_matches",
+    "credential_of",
+    "ensure_secret",
+    "sessions",
 ]

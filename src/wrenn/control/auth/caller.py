@@ -1,40 +1,16 @@
-"""From a credential to the team that it speaks for."""
+"""Who calls, as services see it, and why a credential is not let in."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from wrenn.base.errors import Unauthorized
-from wrenn.base.ids import KeyId, TeamId
-from wrenn.base.secrets import Secret
-from wrenn.control.auth.store import find_key
-from wrenn.control.db import Database
-from wrenn.control.keys import LastUsed
-from wrenn.protocol.api import API_KEY_HEADER, API_KEY_PATTERN
+from wrenn.base.errors import Forbidden, Unauthorized
+from wrenn.base.ids import KeyId, SessionId, TeamId, UserId
+from wrenn.control.auth.credential import ALLOWED, UNKNOWN_KEY, ApiKey, Credential, Scope
 
-UNKNOWN_KEY = "The API key is not valid: it is unknown, was removed, or its team is gone."
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """An API key as it is compared: by its hash. Not known to be valid."""
-
-    key_hash: str
-
-    @classmethod
-    def parse(cls, header: str | None) -> Self:
-        """Read the value of the header `X-API-Key`.
-
-        Raises:
-            Unauthorized: none, or not the form of a key.
-        """
-        if not header:
-            raise Unauthorized(f"No API key: send it in the header {API_KEY_HEADER}.")
-        if API_KEY_PATTERN.fullmatch(header) is None:
-            raise Unauthorized(UNKNOWN_KEY)
-        return cls(Secret(header).sha256_hex())
+SESSION_OVER: Final = "The session has ended: log in again."
 
 
 class ActorKind(StrEnum):
@@ -58,44 +34,123 @@ SYSTEM: Final = Actor(ActorKind.SYSTEM, "", "")
 """What nobody asked for: time-outs, the end of a host."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who calls: a key of a team."""
+class Role(StrEnum):
+    """What a user is in a team."""
 
-    key_id: KeyId
-    key_name: str
-    team_id: TeamId
+    OWNER = "owner"
+    ADMIN = "admin"
+    MEMBER = "member"
+
+    @property
+    def may_administer(self) -> bool:
+        """Change the team, its members and their roles."""
+        return self in (Role.OWNER, Role.ADMIN)
+
+
+class AccountDeactivated(Forbidden):
+    """An admin of the platform has deactivated the user."""
+
+    code = "account_deactivated"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user with a session that lasts; of the team nothing is said."""
+
+    user_id: UserId
+    session_id: SessionId
+    email: str
+    name: str
+    is_admin: bool
 
     @property
     def actor(self) -> Actor:
         """Who the audit log says it was."""
-        return Actor(ActorKind.API_KEY, str(self.key_id), self.key_name)
+        return Actor(ActorKind.USER, str(self.user_id), self.name)
 
 
-def caller_of(row: Any) -> Caller:
-    """The caller in a row with `KEY_COLUMNS`."""
-    return Caller(KeyId(row.key_id), row.key_name, TeamId(row.key_team_id))
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, and for which team.
+
+    Attributes:
+        role: in the team; of a key that of a member.
+        key_id: of the API key that was shown, if it was one.
+        account: of the user who calls, if it is one.
+    """
+
+    actor: Actor
+    team_id: TeamId
+    role: Role
+    scope: Scope
+    key_id: KeyId | None = None
+    account: Account | None = None
+
+    @property
+    def user_id(self) -> UserId | None:
+        """The user who calls; None: an API key."""
+        return None if self.account is None else self.account.user_id
 
 
-class Authenticator:
-    """Tells the caller by the credential."""
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A user in a team: who may call what keys may not."""
 
-    def __init__(self, database: Database, last_used: LastUsed) -> None:
-        self._database = database
-        self._last_used = last_used
+    account: Account
+    team_id: TeamId
+    role: Role
 
-    async def identify(self, credential: Credential) -> Caller:
-        """One round trip.
+    @property
+    def user_id(self) -> UserId:
+        """The user."""
+        return self.account.user_id
 
-        Raises:
-            Unauthorized: unknown key.
-        """
-        row = await find_key(self._database, credential.key_hash)
+    @property
+    def actor(self) -> Actor:
+        """Who the audit log says it was."""
+        return self.account.actor
+
+
+def caller_of(credential: Credential, row: Any) -> Caller:
+    """The caller in a row that the credential's `CallerQuery` gave, or None where it gave none.
+
+    Raises:
+        Unauthorized: the key is not valid, the session is over, the account is gone.
+        Forbidden: the key is for something else; the user is deactivated, or not a member of the token's team any more.
+    """
+    if isinstance(credential, ApiKey):
         if row is None:
             raise Unauthorized(UNKNOWN_KEY)
-        return self.accept(caller_of(row))
+        scope = Scope(row.caller_scope)
+        if credential.access not in ALLOWED[scope]:
+            raise Forbidden(f"The API key has the scope '{scope}', which does not allow this.")
+        key_id = KeyId(row.caller_key_id)
+        actor = Actor(ActorKind.API_KEY, str(key_id), row.caller_key_name)
+        return Caller(actor, TeamId(row.caller_team_id), Role.MEMBER, scope, key_id=key_id)
+    member = member_of(row)
+    return Caller(member.actor, member.team_id, member.role, Scope.FULL, account=member.account)
 
-    def accept(self, caller: Caller) -> Caller:
-        """Note a caller whom another query has identified, as one that reads the key and its target together."""
-        self._last_used.note(caller.key_id)
-        return caller
+
+def member_of(row: Any) -> Member:
+    """The user and team in a row of `USER_CALLER`. Raises as `caller_of`."""
+    account = account_of(row)
+    if row.caller_role is None:
+        raise Forbidden(
+            "You are not a member of this team any more, or it is gone: choose another with switch-team."
+        )
+    return Member(account, TeamId(row.caller_team_id), Role(row.caller_role))
+
+
+def account_of(row: Any) -> Account:
+    """The user in a row of `USER_CALLER`, whatever became of the token's team. Raises as `caller_of`."""
+    if row is None or row.caller_status == "deleted":
+        raise Unauthorized(SESSION_OVER)
+    if row.caller_status != "active":
+        raise AccountDeactivated("Your account was deactivated by an admin of the platform.")
+    return Account(
+        user_id=UserId(row.caller_user_id),
+        session_id=SessionId(row.caller_session_id),
+        email=row.caller_email,
+        name=row.caller_name,
+        is_admin=row.caller_is_admin,
+    )

@@ -1,28 +1,112 @@
-"""FastAPI's view of authentication. It has no state: the authenticator hangs on the application."""
+"""FastAPI's view of authentication. It has no state: what reads tokens and looks callers up hangs on the application."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Request, Security
-from fastapi.security import APIKeyHeader
+from fastapi import Depends, Security
+from fastapi.requests import HTTPConnection
+from fastapi.security import APIKeyHeader, HTTPBearer
 
-from wrenn.control.auth.caller import Authenticator, Caller, Credential
+from wrenn.base.errors import Unauthorized
+from wrenn.control.auth.authenticator import Authenticator
+from wrenn.control.auth.caller import Account, Caller, Member
+from wrenn.control.auth.credential import (
+    NO_CREDENTIAL,
+    USER_NEEDED,
+    ApiKey,
+    Credential,
+    UserToken,
+    access_of,
+)
+from wrenn.control.auth.tokens import Tokens
 from wrenn.protocol.api import API_KEY_HEADER
 
-_header = APIKeyHeader(name=API_KEY_HEADER, auto_error=False, description="`wrn_` + 32 hex digits")
+_key_header = APIKeyHeader(
+    name=API_KEY_HEADER, scheme_name="ApiKey", auto_error=False, description="`wrn_` + 32 hex digits"
+)
+_bearer = HTTPBearer(
+    scheme_name="UserToken",
+    bearerFormat="JWT",
+    auto_error=False,
+    description="The `token` of `POST /v1/auth/login` or `/v1/auth/refresh`",
+)
 
 
-async def _credential(header: Annotated[str | None, Security(_header)]) -> Credential:
-    return Credential.parse(header)
+def credential_of(connection: HTTPConnection) -> Credential:
+    """What a request or a WebSocket shows of who sends it; a key, where there is one, and else a user's token.
+
+    Raises:
+        Unauthorized: nothing, or nothing that can be valid.
+    """
+    key = connection.headers.get(API_KEY_HEADER)
+    if key is None:
+        return _token_of(connection, NO_CREDENTIAL)
+    scope = connection.scope
+    access = access_of(is_http=scope["type"] == "http", method=scope.get("method", ""), path=scope["path"])
+    return ApiKey.parse(key, access)
 
 
-async def _caller(request: Request, credential: Annotated[Credential, Depends(_credential)]) -> Caller:
-    authenticator: Authenticator = request.app.state.authenticator
-    return await authenticator.identify(credential)
+def _token_of(connection: HTTPConnection, otherwise: str) -> UserToken:
+    kind, _, text = connection.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not text:
+        raise Unauthorized(otherwise)
+    tokens: Tokens = connection.app.state.tokens
+    return tokens.read(text.strip())
+
+
+# The parameters without use put the ways to authenticate into the description of the API.
+async def _credential(
+    connection: HTTPConnection,
+    _key: Annotated[str | None, Security(_key_header)],
+    _token: Annotated[object, Security(_bearer)],
+) -> Credential:
+    return credential_of(connection)
+
+
+async def _token(connection: HTTPConnection, _token: Annotated[object, Security(_bearer)]) -> UserToken:
+    return _token_of(connection, USER_NEEDED)
+
+
+def _authenticator(connection: HTTPConnection) -> Authenticator:
+    return connection.app.state.authenticator
+
+
+async def _caller(
+    connection: HTTPConnection, credential: Annotated[Credential, Depends(_credential)]
+) -> Caller:
+    return await _authenticator(connection).identify(credential)
+
+
+async def _member(connection: HTTPConnection, token: Annotated[UserToken, Depends(_token)]) -> Member:
+    return await _authenticator(connection).member(token)
+
+
+async def _account(connection: HTTPConnection, token: Annotated[UserToken, Depends(_token)]) -> Account:
+    return await _authenticator(connection).account(token)
+
+
+async def _optional_account(
+    connection: HTTPConnection, _token: Annotated[object, Security(_bearer)]
+) -> Account | None:
+    if connection.headers.get("authorization") is None:
+        return None
+    return await _authenticator(connection).account(_token_of(connection, USER_NEEDED))
+
+
+async def _admin(connection: HTTPConnection, token: Annotated[UserToken, Depends(_token)]) -> Account:
+    return await _authenticator(connection).admin(token)
 
 
 CredentialOf = Annotated[Credential, Depends(_credential)]
-"""For routes whose service looks the key up together with its target, in one query."""
+"""For routes whose service looks the caller up together with its target, in one query."""
 CallerOf = Annotated[Caller, Depends(_caller)]
 """For routes without a target: costs one query."""
+MemberOf = Annotated[Member, Depends(_member)]
+"""For what a user does in the token's team, and keys may not: costs one query."""
+AccountOf = Annotated[Account, Depends(_account)]
+"""For what a user does with the own account, also when the token's team is gone: costs one query."""
+OptionalAccountOf = Annotated[Account | None, Depends(_optional_account)]
+"""The same where there may be another way to say who it is; None: no token."""
+AdminOf = Annotated[Account, Depends(_admin)]
+"""For admins of the platform: costs one query."""

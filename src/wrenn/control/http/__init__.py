@@ -1,15 +1,18 @@
 """The web's side of the control plane: the application, error shape, request ids, limits."""
 
 from wrenn.control.http.answers import refusals
+from wrenn.control.http.browsers import Browsers
 from wrenn.control.http.connection import DownloadResponse, body_of, while_connected
 from wrenn.control.http.errors import ErrorBody
-from wrenn.control.http.messages import RequestBody, wire_time
+from wrenn.control.http.messages import RequestBody, plain_text, wire_time
 
 __all__ = [
+    "Browsers",
     "DownloadResponse",
     "ErrorBody",
     "RequestBody",
     "body_of",
+    "plain_text",
     "refusals",
     "while_connected",
     "wire_time",

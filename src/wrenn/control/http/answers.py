@@ -8,12 +8,14 @@ from wrenn.control.http.errors import ErrorBody
 
 _MEANING: Final = {
     400: "`invalid_request`: the message names the field",
-    401: "`unauthorized`: no API key, or not a valid one",
-    403: "`forbidden`: a template of the platform",
-    404: "`not_found`: no such sandbox, file, process or template of this team",
+    401: "`unauthorized`: no credentials, or not valid ones",
+    403: "`forbidden`: the role or the scope of the key does not allow it, or the thing is the platform's; "
+    "`account_deactivated`; `no_team`",
+    404: "`not_found`: no such thing of this team",
     409: "`conflict`: it exists already, or the idempotency key is another request's; `invalid_state`: it is not in a "
     "state for this, the message says in which it is; `name_reserved`, `template_name_taken`: of a template",
     413: "`too_large`: body, file or output above its limit",
+    429: "`rate_limited`: `Retry-After` says when to come again",
     502: "`agent_error`: the host or the guest could not do it",
     503: "`no_hosts_available`: the message says what is full; `host_unavailable`, `database_unavailable`: try again",
     504: "`deadline_exceeded`: it did not end in time",
@@ -25,5 +27,5 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """FastAPI's `responses` for these statuses and for those that every endpoint has."""
     return {
         status: {"model": ErrorBody, "description": _MEANING[status]}
-        for status in sorted({400, 401, 503, *statuses})
+        for status in sorted({400, 401, 403, 503, *statuses})
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +21,21 @@ class RequestBody(BaseModel):
         if isinstance(value, Mapping):
             return {k: v for k, v in value.items() if v is not None}  # pyright: ignore[reportUnknownVariableType]
         return value
+
+
+def plain_text(value: str) -> str:
+    """Text for people, on one line: the database and the log can hold it.
+
+    Raises:
+        ValueError: it is not; the text says why.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be valid UTF-8") from None
+    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in value):
+        raise ValueError("must not hold control characters")
+    return value
 
 
 def wire_time(moment: datetime | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime
 
 from sqlalchemy import delete, func, insert, update
 
@@ -13,7 +14,15 @@ from wrenn.control.keys.tables import team_api_keys as keys
 from wrenn.protocol.api import API_KEY_PREFIX_LENGTH
 
 
-async def insert_key(tx: Transaction, *, team_id: TeamId, created_by: UserId, name: str) -> Secret:
+async def insert_key(
+    tx: Transaction,
+    *,
+    team_id: TeamId,
+    created_by: UserId,
+    name: str,
+    scope: str = "full",
+    expires_at: datetime | None = None,
+) -> Secret:
     """A new key of this team. The returned text exists nowhere else."""
     key = Secret(f"wrn_{random_hex(16)}")
     await tx.execute(
@@ -24,6 +33,8 @@ async def insert_key(tx: Transaction, *, team_id: TeamId, created_by: UserId, na
             key_hash=key.sha256_hex(),
             key_prefix=key.reveal()[:API_KEY_PREFIX_LENGTH],
             created_by=created_by.value,
+            scope=scope,
+            expires_at=expires_at,
         )
     )
     return key

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import TIMESTAMP, Column, ForeignKey, Table, Text, Uuid, func
+from sqlalchemy import TIMESTAMP, CheckConstraint, Column, ForeignKey, Table, Text, Uuid, func
 
 from wrenn.control.db import metadata
 
@@ -17,4 +17,7 @@ team_api_keys = Table(
     Column("created_by", Uuid, ForeignKey("users.id"), nullable=False),
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     Column("last_used", TIMESTAMP(timezone=True)),
+    Column("expires_at", TIMESTAMP(timezone=True)),
+    Column("scope", Text, nullable=False, server_default="full"),
+    CheckConstraint("scope IN ('full', 'sandboxes', 'read')", name="scope"),
 )

@@ -20,6 +20,7 @@ from wrenn.control.sandboxes.reconciler import Reconciler
 from wrenn.control.sandboxes.records import DISK_SIZE_MB, Idempotency, Origin, Sandbox, Spec
 from wrenn.control.sandboxes.room import Room
 from wrenn.control.sandboxes.types import CreateSandbox
+from wrenn.control.teams import hold_team
 from wrenn.control.templates import BAD_NAME, find_template
 from wrenn.protocol.api import IDEMPOTENCY_KEY_HEADER, IDEMPOTENCY_KEY_LIMIT, TEMPLATE_NAME_PATTERN
 
@@ -111,6 +112,7 @@ class Creation:
 
         async def insert(tx: Transaction) -> Sandbox | None:
             census = await self._room.count(tx)
+            await hold_team(tx, caller.team_id)
             if idempotency is not None:
                 earlier = await placing_store.find_repeated(tx, caller.team_id, idempotency.key)
                 if earlier is not None:

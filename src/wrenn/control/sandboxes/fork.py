@@ -19,6 +19,7 @@ from wrenn.control.sandboxes.outcomes import Patience, wait_ended, wait_started
 from wrenn.control.sandboxes.reconciler import Reconciler
 from wrenn.control.sandboxes.records import DISK_SIZE_MB, Sandbox
 from wrenn.control.sandboxes.room import Room
+from wrenn.control.teams import hold_team
 from wrenn.control.templates import Keeper
 
 
@@ -115,6 +116,7 @@ class Forks:
 
         async def insert(tx: Transaction) -> None:
             await self._keeper.hold(tx, snapshot_id)
+            await hold_team(tx, sandbox.team_id)
             await self._find_room(tx, sandbox, len(ids))
             if not await placing_store.insert_copies(
                 tx, self._hints, ids=ids, source=sandbox, snapshot_id=snapshot_id

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from wrenn.base.errors import InvalidState, NoCapacity, Unavailable
 from wrenn.base.faults import fault_point
+from wrenn.base.ids import TeamId
 from wrenn.control.auth import Credential
 from wrenn.control.db import Database, Hints, Transaction
 from wrenn.control.hosts import Monitor
@@ -145,6 +146,10 @@ class Lifecycle:
             await fault_point("control.delete.after_desired")
             self._reconciler.wake()
             await wait_ended(change, sandbox.sandbox_id)
+
+    async def remove_all(self, tx: Transaction, team_id: TeamId) -> None:
+        """Have all sandboxes of a team removed that ends in this transaction. Wake the reconciler after it."""
+        await wish_store.want_all_stopped(tx, self._hints, team_id)
 
     async def set_timeout(self, credential: Credential, text_id: str, body: SetTimeout) -> Sandbox:
         """Change the limits of its time. Not an activity.

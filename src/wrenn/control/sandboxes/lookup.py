@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from wrenn.base.errors import InvalidRequest, InvalidState, NotFound, Unauthorized
-from wrenn.base.ids import SandboxId
-from wrenn.control.auth import UNKNOWN_KEY, Authenticator, Caller, Credential
+from collections.abc import Mapping, Sequence
+
+from wrenn.base.errors import InvalidRequest, InvalidState, NotFound
+from wrenn.base.ids import SandboxId, TeamId
+from wrenn.control.auth import Authenticator, Caller, Credential
 from wrenn.control.db import Database
 from wrenn.control.sandboxes import store
 from wrenn.control.sandboxes.records import Sandbox
@@ -23,11 +25,15 @@ class Lookup:
         """The caller's sandboxes that have not ended, newest first."""
         return await store.live_of_team(self._database, caller.team_id)
 
+    async def count(self, team_ids: Sequence[TeamId]) -> Mapping[TeamId, int]:
+        """How many sandboxes have not ended, of those of these teams that have any."""
+        return await store.count_live(self._database, team_ids)
+
     async def get(self, credential: Credential, text_id: str) -> Sandbox:
         """One sandbox of the caller, in any state.
 
         Raises:
-            Unauthorized, InvalidRequest, NotFound.
+            Unauthorized, Forbidden, InvalidRequest, NotFound.
         """
         return (await self.locate(credential, text_id))[0]
 
@@ -35,7 +41,7 @@ class Lookup:
         """One sandbox of the caller, in any state, and the address of its host; one round trip.
 
         Raises:
-            Unauthorized, InvalidRequest, NotFound.
+            Unauthorized, Forbidden, InvalidRequest, NotFound.
         """
         try:
             sandbox_id = SandboxId.parse(text_id)
@@ -43,9 +49,7 @@ class Lookup:
             # A stranger is told about the key first.
             await self._authenticator.identify(credential)
             raise
-        caller, sandbox, address = await store.locate(self._database, credential.key_hash, sandbox_id)
-        if caller is None:
-            raise Unauthorized(UNKNOWN_KEY)
+        caller, sandbox, address = await store.locate(self._database, credential, sandbox_id)
         self._authenticator.accept(caller)
         if sandbox is None:
             raise NotFound(f"There is no sandbox {sandbox_id}.")
@@ -55,7 +59,7 @@ class Lookup:
         """What a snapshot may be taken of.
 
         Raises:
-            Unauthorized, InvalidRequest, NotFound. InvalidState: it neither runs nor is paused.
+            Unauthorized, Forbidden, InvalidRequest, NotFound. InvalidState: it neither runs nor is paused.
         """
         sandbox, address = await self.locate(credential, text_id)
         is_paused = sandbox.status is State.PAUSED and sandbox.desired is Desired.PAUSED

@@ -5,12 +5,13 @@ A state is written only where the row still has the version on which the decisio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, case, func, null, select
 
 from wrenn.base.ids import HostId, SandboxId, TeamId
-from wrenn.control.auth import KEY_COLUMNS, KEY_TEAM_ID, Caller, caller_of, key_and_team, key_matches
+from wrenn.control.auth import CALLERS, Caller, CallerQuery, Credential, arguments_of, caller_of
 from wrenn.control.db import Database, RowQuery, span_s
 from wrenn.control.hosts import hosts
 from wrenn.control.sandboxes.records import Sandbox
@@ -85,28 +86,35 @@ def due_when_paused(
     return case((on_expiry == "kill", expires_at), else_=null())
 
 
-_LOCATION: Final = RowQuery(
-    select(*KEY_COLUMNS, *_COLUMNS, hosts.c.address)
-    .select_from(
-        key_and_team()
-        .outerjoin(
-            sandboxes,
-            and_(sandboxes.c.id == bindparam("sandbox_id"), sandboxes.c.team_id == KEY_TEAM_ID),
+def _location(caller: CallerQuery) -> RowQuery:
+    return RowQuery(
+        select(*caller.columns, *_COLUMNS, hosts.c.address)
+        .select_from(
+            caller.source.outerjoin(
+                sandboxes,
+                and_(sandboxes.c.id == bindparam("sandbox_id"), sandboxes.c.team_id == caller.team_id),
+            ).outerjoin(hosts, hosts.c.id == sandboxes.c.host_id)
         )
-        .outerjoin(hosts, hosts.c.id == sandboxes.c.host_id)
+        .where(caller.is_valid)
     )
-    .where(key_matches(bindparam("key_hash")))
-)
+
+
+_LOCATIONS: Final = {kind: _location(caller) for kind, caller in CALLERS.items()}
 
 
 async def locate(
-    database: Database, key_hash: str, sandbox_id: SandboxId
-) -> tuple[Caller | None, Sandbox | None, str]:
-    """Caller, sandbox of the caller's team, and its host's address: the one query of most requests."""
-    row = await database.find(_LOCATION, key_hash=key_hash, sandbox_id=sandbox_id.value)
-    if row is None:
-        return None, None, ""
-    return caller_of(row), sandbox_of(row) if row.id is not None else None, row.address or ""
+    database: Database, credential: Credential, sandbox_id: SandboxId
+) -> tuple[Caller, Sandbox | None, str]:
+    """Caller, sandbox of the caller's team, and its host's address: the one query of most requests.
+
+    Raises:
+        Unauthorized, Forbidden: as `auth.caller_of`.
+    """
+    row = await database.find(
+        _LOCATIONS[type(credential)], sandbox_id=sandbox_id.value, **arguments_of(credential)
+    )
+    caller = caller_of(credential, row)
+    return caller, sandbox_of(row) if row.id is not None else None, row.address or ""
 
 
 async def load(database: Database, sandbox_id: SandboxId) -> Sandbox | None:
@@ -127,6 +135,17 @@ async def live_of_team(database: Database, team_id: TeamId) -> list[Sandbox]:
         repeatable=True,
     )
     return [sandbox_of(row) for row in found]
+
+
+async def count_live(database: Database, team_ids: Sequence[TeamId]) -> dict[TeamId, int]:
+    """How many sandboxes have not ended, of those of these teams that have any."""
+    found = await database.execute(
+        select(sandboxes.c.team_id, func.count().label("live"))
+        .where(sandboxes.c.team_id.in_([team_id.value for team_id in team_ids]), is_live())
+        .group_by(sandboxes.c.team_id),
+        repeatable=True,
+    )
+    return {TeamId(row.team_id): row.live for row in found}
 
 
 async def live(database: Database) -> list[Sandbox]:

@@ -26,7 +26,7 @@ from sqlalchemy import (
     update,
 )
 
-from wrenn.base.ids import SandboxId, SnapshotId
+from wrenn.base.ids import SandboxId, SnapshotId, TeamId
 from wrenn.control.db import Database, Hints, Transaction
 from wrenn.control.sandboxes.records import OnExpiry, Sandbox
 from wrenn.control.sandboxes.state import Desired, State
@@ -79,6 +79,13 @@ async def want_stopped(database: Database, hints: Hints, ids: Collection[Sandbox
     among = _c.id.in_([sandbox_id.value for sandbox_id in ids])
     wanted = wish(Desired.STOPPED, among, _c.desired != Desired.STOPPED).returning(_c.id).cte("wanted")
     await database.execute(select(hints.notify()).select_from(wanted))
+
+
+async def want_all_stopped(tx: Transaction, hints: Hints, team_id: TeamId) -> None:
+    """Have all sandboxes of this team removed."""
+    theirs = _c.team_id == team_id.value
+    wanted = wish(Desired.STOPPED, theirs, _c.desired != Desired.STOPPED).returning(_c.id).cte("wanted")
+    await tx.execute(select(hints.notify()).select_from(wanted))
 
 
 async def want_copies_stopped(tx: Transaction, hints: Hints, snapshot_id: SnapshotId) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import insert, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from wrenn.base.errors import Unauthorized
 from wrenn.base.ids import TeamId, UserId, random_hex
 from wrenn.control.db import Transaction
 from wrenn.control.teams.tables import teams, users, users_teams
@@ -35,14 +36,29 @@ async def ensure_default_team(tx: Transaction, user_id: UserId, *, name: str) ->
     return await insert_team(tx, user_id, name=name)
 
 
-async def insert_team(tx: Transaction, owner_id: UserId, *, name: str) -> TeamId:
-    """A new team, owned by this user, whose default team it becomes."""
+async def insert_team(tx: Transaction, owner_id: UserId, *, name: str, is_default: bool = True) -> TeamId:
+    """A new team, owned by this user; `is_default`: it is where the user is after a login."""
     team_id = TeamId.new()
     slug = f"{random_hex(3)}-{random_hex(3)}"
     await tx.execute(insert(teams).values(id=team_id.value, name=name, slug=slug))
     await tx.execute(
         insert(users_teams).values(
-            team_id=team_id.value, user_id=owner_id.value, is_default=True, role="owner"
+            team_id=team_id.value, user_id=owner_id.value, is_default=is_default, role="owner"
         )
     )
     return team_id
+
+
+async def hold_team(tx: Transaction, team_id: TeamId) -> None:
+    """Keep the team from ending until this transaction does, so that what is made in it is removed with the team.
+
+    Raises:
+        Unauthorized: it has ended.
+    """
+    held = await tx.execute(
+        select(teams.c.id)
+        .where(teams.c.id == team_id.value, teams.c.deleted_at.is_(None))
+        .with_for_update(read=True)
+    )
+    if held.one_or_none() is None:
+        raise Unauthorized("The team is gone.")

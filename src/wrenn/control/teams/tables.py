@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import TIMESTAMP, Boolean, Column, ForeignKey, Table, Text, Uuid, func, text
+from sqlalchemy import (
+    TIMESTAMP,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
 
 from wrenn.control.db import metadata
 
@@ -10,19 +22,27 @@ users = Table(
     "users",
     metadata,
     Column("id", Uuid, primary_key=True),
+    # Trimmed and in lower case. Of a deleted account: a name that no mail can reach.
     Column("email", Text, nullable=False, unique=True),
     Column("password_hash", Text),
     Column("name", Text, nullable=False, server_default=""),
     Column("is_admin", Boolean, nullable=False, server_default=text("false")),
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     Column("updated_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+    # `disabled`: by an admin of the platform. `deleted`: by the user; the row stays, as keys and the audit log name it.
+    Column("status", Text, nullable=False, server_default="active"),
+    Column("deleted_at", TIMESTAMP(timezone=True)),
+    CheckConstraint("status IN ('active', 'disabled', 'deleted')", name="status"),
 )
+
+Index("ix_users_email_prefix", users.c.email, postgresql_ops={"email": "text_pattern_ops"})
 
 teams = Table(
     "teams",
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("name", Text, nullable=False),
+    # Stays taken when the team is deleted.
     Column("slug", Text, nullable=False, unique=True),
     Column("is_byoc", Boolean, nullable=False, server_default=text("false")),
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
@@ -33,8 +53,12 @@ users_teams = Table(
     "users_teams",
     metadata,
     Column("team_id", Uuid, ForeignKey("teams.id", ondelete="CASCADE"), primary_key=True),
-    Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True),
     Column("is_default", Boolean, nullable=False, server_default=text("false")),
     Column("role", Text, nullable=False, server_default="member"),
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("role IN ('owner', 'admin', 'member')", name="role"),
 )
+
+# That a team has at least one owner is held by the lock under which memberships change; that it has no second one, by this.
+Index("uq_users_teams_owner", users_teams.c.team_id, unique=True, postgresql_where=text("role = 'owner'"))

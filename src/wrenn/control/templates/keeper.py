@@ -17,6 +17,7 @@ from wrenn.base.ids import SnapshotId
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts import HostClients
+from wrenn.control.teams import hold_team
 from wrenn.control.templates import store
 from wrenn.control.templates.errors import NameReserved, TemplateNameTaken
 from wrenn.control.templates.records import DEFAULT_TEMPLATE, Kept, Source, Template, TemplateStatus
@@ -65,6 +66,7 @@ class Keeper:
         snapshot_id = SnapshotId.new()
 
         async def insert(tx: Transaction) -> None:
+            await hold_team(tx, source.team_id)
             if name is not None:
                 await store.lock_names(tx)
                 if name == DEFAULT_TEMPLATE or await store.is_image(tx, name):

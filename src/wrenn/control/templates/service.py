@@ -7,9 +7,9 @@ from typing import Final, Literal
 
 from wrenn.base.errors import Forbidden, InvalidRequest, NotFound, WrennError
 from wrenn.base.faults import fault_point
-from wrenn.base.ids import random_hex
+from wrenn.base.ids import TeamId, random_hex
 from wrenn.control.auth import Caller, Credential
-from wrenn.control.db import Database
+from wrenn.control.db import Database, Transaction
 from wrenn.control.templates import store
 from wrenn.control.templates.keeper import Keeper
 from wrenn.control.templates.records import DEFAULT_TEMPLATE, PlatformTemplate, Source, Template
@@ -85,6 +85,10 @@ class Snapshots:
             raise Forbidden(f"{name} is a template of the platform.")
         else:
             raise NotFound(f"There is no template named {name}.")
+
+    async def remove_all(self, tx: Transaction, team_id: TeamId) -> None:
+        """Have all templates of a team removed that ends in this transaction; the sweep does the rest."""
+        await store.retire_all(tx, team_id)
 
 
 def _check_name(name: str) -> None:

@@ -184,6 +184,15 @@ async def retire_by_name(database: Database, team_id: TeamId, name: str) -> Snap
     return None if row is None else SnapshotId(row.id)
 
 
+async def retire_all(tx: Transaction, team_id: TeamId) -> None:
+    """The team ends: nothing that it has, or is making, is wanted any more."""
+    await tx.execute(
+        update(templates)
+        .where(_c.team_id == team_id.value, _c.status != TemplateStatus.REMOVING)
+        .values(status=TemplateStatus.REMOVING)
+    )
+
+
 async def retire_abandoned(tx: Transaction) -> list[tuple[SnapshotId, bool]]:
     """Pending ones whose lease is over are not wanted any more: which, and whether each was a fork's."""
     found = await tx.execute(

@@ -1,0 +1,220 @@
+"""Teams and who belongs to them.
+
+Every change holds the lock of its team and reads the role of who makes it under that lock, so that of two admins who remove
+each other one does, and a team always has exactly one owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from wrenn.base.errors import Forbidden, InvalidRequest, NotFound
+from wrenn.base.ids import TeamId, UserId
+from wrenn.control.accounts import team_store, user_store
+from wrenn.control.accounts.team_end import TeamEnd
+from wrenn.control.accounts.team_store import Membership, Team
+from wrenn.control.accounts.throttle import Subject, Throttle
+from wrenn.control.auth import Account, Member, Role
+from wrenn.control.db import Database, Transaction
+from wrenn.control.teams import insert_team
+
+T = TypeVar("T")
+
+SEARCH_MIN_CHARACTERS: Final = 3
+_SEARCH_LIMIT: Final = 10
+
+
+class Teams:
+    """See the module head."""
+
+    def __init__(self, *, database: Database, throttle: Throttle, team_end: TeamEnd) -> None:
+        self._database = database
+        self._throttle = throttle
+        self._team_end = team_end
+
+    async def list(self, account: Account) -> list[tuple[Team, Role]]:
+        """The teams that the user belongs to."""
+        return await team_store.of_user(self._database, account.user_id)
+
+    async def create(self, account: Account, name: str) -> tuple[Team, Role]:
+        """A new team, owned by the user."""
+
+        async def create(tx: Transaction) -> Team:
+            place = await user_store.place_of(tx, account.user_id)
+            team_id = await insert_team(tx, account.user_id, name=name, is_default=place is None)
+            return await team_store.lock(tx, team_id)
+
+        return await self._database.transaction(create), Role.OWNER
+
+    async def get(self, member: Member, text_id: str) -> tuple[Team, list[Membership]]:
+        """The team of the token, and its members."""
+        team_id = _own(member, text_id)
+        team = await team_store.load(self._database, team_id)
+        if team is None:
+            raise NotFound(f"There is no team {team_id}.")
+        return team, await team_store.members(self._database, team_id)
+
+    async def members(self, member: Member, text_id: str) -> list[Membership]:
+        """Who belongs to the team of the token."""
+        return await team_store.members(self._database, _own(member, text_id))
+
+    async def rename(self, member: Member, text_id: str, name: str) -> None:
+        """Another name.
+
+        Raises:
+            Forbidden: not an admin.
+        """
+
+        async def rename(tx: Transaction, team: Team) -> None:
+            await team_store.rename(tx, team.team_id, name)
+
+        await self._change(member, text_id, _expect_admin, rename)
+
+    async def delete(self, member: Member, text_id: str) -> None:
+        """End the team: keys stop working at once, sandboxes and templates are removed.
+
+        Raises:
+            Forbidden: not the owner.
+        """
+
+        async def delete(tx: Transaction, team: Team) -> None:
+            await self._team_end.end(tx, team.team_id)
+
+        await self._change(member, text_id, _expect_owner, delete)
+        self._team_end.ended()
+
+    async def add(self, member: Member, text_id: str, email: str) -> Membership:
+        """Another member.
+
+        Raises:
+            Forbidden: not an admin. NotFound: no such account. InvalidRequest: is a member.
+        """
+
+        async def add(tx: Transaction, team: Team) -> Membership:
+            user_id = await user_store.id_by_email(tx, email)
+            if user_id is None:
+                raise NotFound("There is no account with this e-mail address: they sign up first.")
+            if not await user_store.add_member(tx, team.team_id, user_id):
+                raise InvalidRequest("email: is a member of this team already.")
+            return await team_store.member(tx, team.team_id, user_id)
+
+        return await self._change(member, text_id, _expect_admin, add)
+
+    async def set_role(self, member: Member, text_id: str, text_user_id: str, role: Role) -> None:
+        """Another role for a member who is not the owner.
+
+        Raises:
+            Forbidden: not an admin; of the owner. NotFound: no such member.
+        """
+        user_id = UserId.parse(text_user_id)
+
+        async def set_role(tx: Transaction, team: Team) -> None:
+            if await _role_of_target(tx, team.team_id, user_id) is Role.OWNER:
+                raise Forbidden("The owner's role changes only by a transfer of the team.")
+            await team_store.set_role(tx, team.team_id, user_id, role)
+
+        await self._change(member, text_id, _expect_admin, set_role)
+
+    async def remove(self, member: Member, text_id: str, text_user_id: str, *, revoke_keys: bool) -> None:
+        """Have a member out, at once; with `revoke_keys` also the keys of the team that the member made.
+
+        Raises:
+            Forbidden: not an admin; of the owner. NotFound: no such member.
+        """
+        user_id = UserId.parse(text_user_id)
+
+        async def remove(tx: Transaction, team: Team) -> None:
+            if await _role_of_target(tx, team.team_id, user_id) is Role.OWNER:
+                raise Forbidden("The owner cannot be removed: the owner transfers the team first.")
+            await team_store.remove_member(tx, team.team_id, user_id)
+            if revoke_keys:
+                await team_store.revoke_keys_by(tx, team.team_id, user_id)
+
+        await self._change(member, text_id, _expect_admin, remove)
+
+    async def leave(self, member: Member, text_id: str) -> None:
+        """Be no member any more.
+
+        Raises:
+            Forbidden: the owner.
+        """
+
+        def expect_no_owner(role: Role) -> None:
+            if role is Role.OWNER:
+                raise Forbidden("The owner cannot leave: transfer the team, or delete it.")
+
+        async def leave(tx: Transaction, team: Team) -> None:
+            await team_store.remove_member(tx, team.team_id, member.user_id)
+
+        await self._change(member, text_id, expect_no_owner, leave)
+
+    async def transfer(self, member: Member, text_id: str, text_user_id: str) -> None:
+        """Make another member the owner; who was it is an admin then.
+
+        Raises:
+            Forbidden: not the owner. NotFound: no such member. InvalidRequest: to oneself.
+        """
+        user_id = UserId.parse(text_user_id)
+        if user_id == member.user_id:
+            raise InvalidRequest("user_id: is yours already.")
+
+        async def transfer(tx: Transaction, team: Team) -> None:
+            await _role_of_target(tx, team.team_id, user_id)
+            await team_store.set_role(tx, team.team_id, member.user_id, Role.ADMIN)
+            await team_store.set_role(tx, team.team_id, user_id, Role.OWNER)
+
+        await self._change(member, text_id, _expect_owner, transfer)
+
+    async def search(self, account: Account, text: str) -> list[tuple[UserId, str]]:
+        """Users of the caller's teams whose e-mail address begins so, and the one whose address it is.
+
+        Raises:
+            InvalidRequest: too short. RateLimited: too many searches.
+        """
+        wanted = text.strip().lower()
+        if len(wanted) < SEARCH_MIN_CHARACTERS:
+            raise InvalidRequest(f"email: must have at least {SEARCH_MIN_CHARACTERS} characters.")
+        await self._throttle.begin(Subject.search(account.user_id))
+        return await user_store.search(self._database, account.user_id, wanted, limit=_SEARCH_LIMIT)
+
+    async def _change(
+        self,
+        member: Member,
+        text_id: str,
+        expect: Callable[[Role], None],
+        change: Callable[[Transaction, Team], Awaitable[T]],
+    ) -> T:
+        """Run `change` under the lock of the token's team, if the caller's role there is one that `expect` lets pass."""
+        team_id = _own(member, text_id)
+
+        async def work(tx: Transaction) -> T:
+            team = await team_store.lock(tx, team_id)
+            expect(await team_store.expect_member(tx, team_id, member.user_id))
+            return await change(tx, team)
+
+        return await self._database.transaction(work)
+
+
+def _own(member: Member, text_id: str) -> TeamId:
+    team_id = TeamId.parse(text_id)
+    if team_id != member.team_id:
+        raise Forbidden("The token is for another team: use switch-team first.")
+    return team_id
+
+
+def _expect_admin(role: Role) -> None:
+    if not role.may_administer:
+        raise Forbidden("This needs an admin or the owner of the team.")
+
+
+def _expect_owner(role: Role) -> None:
+    if role is not Role.OWNER:
+        raise Forbidden("This needs the owner of the team.")
+
+
+async def _role_of_target(tx: Transaction, team_id: TeamId, user_id: UserId) -> Role:
+    role = await team_store.role_of(tx, team_id, user_id)
+    if role is None:
+        raise NotFound(f"The team has no member {user_id}.")
+    return role

@@ -1,0 +1,47 @@
+"""Tells who calls by the credential: one round trip."""
+
+from __future__ import annotations
+
+from wrenn.base.errors import Forbidden
+from wrenn.control.auth.caller import Account, Caller, Member, account_of, caller_of, member_of
+from wrenn.control.auth.credential import Credential, UserToken
+from wrenn.control.auth.store import find_caller
+from wrenn.control.db import Database
+from wrenn.control.keys import LastUsed
+
+
+class Authenticator:
+    """See the module head. All methods raise as `caller_of`."""
+
+    def __init__(self, database: Database, last_used: LastUsed) -> None:
+        self._database = database
+        self._last_used = last_used
+
+    async def identify(self, credential: Credential) -> Caller:
+        """Who calls, and for which team."""
+        return self.accept(caller_of(credential, await find_caller(self._database, credential)))
+
+    def accept(self, caller: Caller) -> Caller:
+        """Note a caller whom another query has identified, as one that reads the caller and its target together."""
+        if caller.key_id is not None:
+            self._last_used.note(caller.key_id)
+        return caller
+
+    async def member(self, token: UserToken) -> Member:
+        """The user who calls, in the token's team."""
+        return member_of(await find_caller(self._database, token))
+
+    async def account(self, token: UserToken) -> Account:
+        """The user who calls, whatever became of the token's team."""
+        return account_of(await find_caller(self._database, token))
+
+    async def admin(self, token: UserToken) -> Account:
+        """The user who calls, if an admin of the platform.
+
+        Raises:
+            Forbidden: not an admin.
+        """
+        account = await self.account(token)
+        if not account.is_admin:
+            raise Forbidden("This needs an admin of the platform.")
+        return account

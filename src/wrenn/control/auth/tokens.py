@@ -1,0 +1,114 @@
+"""Users' tokens: JWT (platform reference §3.4), signed with one secret that all replicas share."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import OctKey
+
+from wrenn.base.clock import Clock
+from wrenn.base.errors import InvalidRequest, Unauthorized, WrennError
+from wrenn.base.ids import SessionId, TeamId, UserId, random_hex
+from wrenn.base.secrets import Secret
+from wrenn.control.auth.caller import Role
+from wrenn.control.auth.credential import UserToken
+
+TOKEN_LIFE_S: Final = 15 * 60
+SECRET_MIN_CHARACTERS: Final = 32
+_ALGORITHM: Final = "HS256"
+_REFUSED: Final = "The token is not valid or has expired: refresh it, or log in."
+_CLAIMS: Final = ("sub", "team_id", "sid")
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a token says. Only the ids are believed; the rest is for people to see."""
+
+    user_id: UserId
+    team_id: TeamId
+    session_id: SessionId
+    role: Role
+    email: str
+    name: str
+    is_admin: bool
+
+
+class Tokens:
+    """Issues tokens and reads them."""
+
+    def __init__(self, secret: Secret, clock: Clock) -> None:
+        self._key = OctKey.import_key(secret.reveal())
+        self._clock = clock
+
+    def issue(self, claims: Claims) -> str:
+        """A token that is valid for `TOKEN_LIFE_S`."""
+        now = int(self._clock.now().timestamp())
+        said: dict[str, object] = {
+            "sub": str(claims.user_id),
+            "team_id": str(claims.team_id),
+            "sid": str(claims.session_id),
+            "role": str(claims.role),
+            "email": claims.email,
+            "name": claims.name,
+            "iat": now,
+            "exp": now + TOKEN_LIFE_S,
+        }
+        if claims.is_admin:
+            said["is_admin"] = True
+        return jwt.encode({"alg": _ALGORITHM}, said, self._key, algorithms=[_ALGORITHM])
+
+    def read(self, text: str) -> UserToken:
+        """The ids in a token.
+
+        Raises:
+            Unauthorized: not signed by us with our algorithm, expired, or of another kind.
+        """
+        try:
+            # The library has several ways to fail on bytes that are no token at all.
+            said: Any = jwt.decode(text, self._key, algorithms=[_ALGORITHM]).claims
+        except (JoseError, ValueError, TypeError) as error:
+            raise Unauthorized(_REFUSED) from error
+        expires = said.get("exp")
+        if not isinstance(expires, int) or expires <= self._clock.now().timestamp():
+            raise Unauthorized(_REFUSED)
+        # A host's token has a type; a user's has none.
+        if "typ" in said or not all(isinstance(said.get(name), str) for name in _CLAIMS):
+            raise Unauthorized(_REFUSED)
+        try:
+            return UserToken(
+                UserId.parse(said["sub"]), TeamId.parse(said["team_id"]), SessionId.parse(said["sid"])
+            )
+        except WrennError as error:
+            raise Unauthorized(_REFUSED) from error
+
+
+def ensure_secret(folder: Path) -> Secret:
+    """The secret in `folder/jwt.secret`, made at first with mode 600. Several programs at once agree on one.
+
+    Raises:
+        InvalidRequest: the file does not hold a secret.
+    """
+    path = folder / "jwt.secret"
+    if not path.exists():
+        scratch = path.with_name(f".jwt.secret.{os.getpid()}")
+        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(random_hex(32))
+                file.flush()
+                os.fsync(file.fileno())
+            # Unlike a rename this leaves the file of a program that was quicker.
+            with suppress(FileExistsError):
+                path.hardlink_to(scratch)
+        finally:
+            scratch.unlink()
+    text = path.read_text().strip()
+    if len(text) < SECRET_MIN_CHARACTERS:
+        raise InvalidRequest(f"{path} must hold at least {SECRET_MIN_CHARACTERS} characters.")
+    return Secret(text)

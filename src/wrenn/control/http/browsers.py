@@ -1,0 +1,100 @@
+"""What is said and believed of the other end: its address, its origin, the cookies that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+from fastapi.requests import HTTPConnection
+from fastapi.responses import Response
+
+from wrenn.base.errors import Forbidden
+
+Network = IPv4Network | IPv6Network
+_HOPS_LIMIT: Final = 16
+"""Entries of X-Forwarded-For that are looked at, from the nearest."""
+_IPV6_SITE_BITS: Final = 64
+"""One customer's network: an attacker has all of its addresses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Browsers:
+    """See the module head.
+
+    Attributes:
+        public_url: where people reach the platform, perhaps with a path; None: wherever the request says.
+        trusted_proxies: whose X-Forwarded-For is believed.
+    """
+
+    public_url: str | None
+    trusted_proxies: Sequence[Network]
+
+    def address_of(self, connection: HTTPConnection) -> str:
+        """The client's address; of IPv6 its network. Behind trusted proxies the nearest one that is none of them."""
+        client = connection.client
+        address = _address(client.host) if client is not None else None
+        if address is None:
+            return "unknown"
+        hops = ",".join(connection.headers.getlist("x-forwarded-for")).split(",")
+        for hop in reversed(hops[-_HOPS_LIMIT:]):
+            if not self._is_proxy(address):
+                break
+            before = _address(hop.strip())
+            if before is None:
+                break
+            address = before
+        if isinstance(address, IPv6Address):
+            return str(IPv6Network((address, _IPV6_SITE_BITS), strict=False))
+        return str(address)
+
+    def expect_own_page(self, connection: HTTPConnection) -> None:
+        """Refuse what a page of another origin makes a browser send along with our cookie.
+
+        Only JSON is taken, which such a page cannot send unasked, and where the browser names the page's origin it must
+        be ours.
+
+        Raises:
+            Forbidden: it is not from a page of ours.
+        """
+        kind = connection.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise Forbidden("Send Content-Type: application/json.")
+        origin = connection.headers.get("origin")
+        if origin is None:
+            return  # no browser
+        said = urlsplit(origin)
+        if said.scheme not in ("http", "https"):
+            raise Forbidden("The request comes from a page of another origin.")
+        if said.netloc.lower() == connection.headers.get("host", "").lower():
+            return
+        own = urlsplit(self.public_url or "")
+        if (said.scheme, said.netloc.lower()) != (own.scheme, own.netloc.lower()):
+            raise Forbidden("The request comes from a page of another origin.")
+
+    def set_cookie(self, response: Response, name: str, value: str, *, path: str, life_s: int) -> None:
+        """Give a cookie that programs in the page cannot read, for this path of ours; `life_s` 0 takes it away."""
+        public = urlsplit(self.public_url or "")
+        response.set_cookie(
+            name,
+            value,
+            max_age=life_s,
+            path=public.path.rstrip("/") + path,
+            secure=public.scheme == "https",
+            httponly=True,
+            samesite="lax",
+        )
+
+    def _is_proxy(self, address: IPv4Address | IPv6Address) -> bool:
+        return any(address in network for network in self.trusted_proxies)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
