@@ -35,6 +35,7 @@ class Settings:
         missing_after_s: sandboxes of a host that is silent for so long are `missing`.
         unknown_grace_s: a sandbox or snapshot on a host that the database does not know is removed after this time; a paused
             sandbox that its host does not know is an error after it.
+        audit_retention_days: entries of the audit log are deleted after so many days; 0: never.
         faults: fault points to arm (tests only).
     """
 
@@ -54,6 +55,7 @@ class Settings:
     host_interval_s: float
     missing_after_s: float
     unknown_grace_s: float
+    audit_retention_days: int
     faults: str
 
     @classmethod
@@ -81,11 +83,20 @@ class Settings:
             host_interval_s=_number(environment, "WRENN_HOST_INTERVAL_S", 3.0, float),
             missing_after_s=_number(environment, "WRENN_MISSING_AFTER_S", 90.0, float),
             unknown_grace_s=_number(environment, "WRENN_UNKNOWN_GRACE_S", 10.0, float),
+            audit_retention_days=_number(environment, "WRENN_AUDIT_RETENTION_DAYS", 0, int, least=0),
             faults=environment.get("WRENN_FAULTS", ""),
         )
 
 
-def _number(environment: Mapping[str, str], name: str, default: T, parse: Callable[[str], T]) -> T:
+def _number(
+    environment: Mapping[str, str],
+    name: str,
+    default: T,
+    parse: Callable[[str], T],
+    *,
+    least: float | None = None,
+) -> T:
+    """The number of this setting: at least `least`, above 0 where that is None."""
     text = environment.get(name)
     if not text:
         return default
@@ -93,7 +104,9 @@ def _number(environment: Mapping[str, str], name: str, default: T, parse: Callab
         value = parse(text)
     except ValueError as error:
         raise InvalidRequest(f"{name} must be a number, not {text!r}.") from error
-    if not value > 0:  # type: ignore[operator]
+    if least is not None and not value >= least:  # type: ignore[operator]
+        raise InvalidRequest(f"{name} must be at least {least:g}, not {text!r}.")
+    if least is None and not value > 0:  # type: ignore[operator]
         raise InvalidRequest(f"{name} must be above 0, not {text!r}.")
     return value
 

@@ -12,6 +12,9 @@ from fastapi import FastAPI
 from wrenn.base.clock import SystemClock
 from wrenn.base.ids import random_hex
 from wrenn.base.tasks import OwnedTasks
+from wrenn.control.audit import routes as audit_routes
+from wrenn.control.audit.retention import Retention
+from wrenn.control.audit.service import AuditLog
 from wrenn.control.auth import Authenticator
 from wrenn.control.db import Database, Hints
 from wrenn.control.db.embedded import ensure_running
@@ -41,11 +44,15 @@ from wrenn.control.sandboxes import routers as sandbox_routers
 from wrenn.control.settings import Settings
 from wrenn.control.templates import Keeper, KeeperSettings, Snapshots, Sweep
 from wrenn.control.templates import routers as snapshot_routers
-from wrenn.protocol.api import SANDBOXES_PREFIX, SNAPSHOTS_PREFIX
+from wrenn.protocol.api import AUDIT_PREFIX, SANDBOXES_PREFIX, SNAPSHOTS_PREFIX
 
 LOCAL_HOST: Final = "local"
 """Name of the one host that comes from the settings."""
-ROUTERS: Final = {SANDBOXES_PREFIX: sandbox_routers, SNAPSHOTS_PREFIX: snapshot_routers}
+ROUTERS: Final = {
+    SANDBOXES_PREFIX: sandbox_routers,
+    SNAPSHOTS_PREFIX: snapshot_routers,
+    AUDIT_PREFIX: (audit_routes.router,),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +201,7 @@ def _build(
         "commands": Commands(targets),
         "files": Files(targets),
         "snapshots": Snapshots(database=database, keeper=keeper, find_source=lookup.source),
+        "audit_log": AuditLog(database),
     }
     loops = {
         "look at hosts": monitor.run(),
@@ -202,6 +210,7 @@ def _build(
         "sweep snapshots": sweep.run(),
         "listen for hints": hints.listen(on_hint),
         "write last use of keys": last_used.run(),
+        "forget old audit entries": Retention(database, days=settings.audit_retention_days).run(),
     }
     app = build_app(ROUTERS, services)
     control = Control(app, database, monitor, comparison, reconciler, sweep)

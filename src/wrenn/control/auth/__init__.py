@@ -1,10 +1,8 @@
 """Who is calling."""
 
+from wrenn.control.audit import SYSTEM, Actor, ActorKind
 from wrenn.control.auth.caller import (
-    SYSTEM,
     UNKNOWN_KEY,
-    Actor,
-    ActorKind,
     Authenticator,
     Caller,
     Credential,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from wrenn.base.errors import Unauthorized
 from wrenn.base.ids import KeyId, TeamId
 from wrenn.base.secrets import Secret
+from wrenn.control.audit import Actor, ActorKind
 from wrenn.control.auth.store import find_key
 from wrenn.control.db import Database
 from wrenn.control.keys import LastUsed
@@ -35,27 +35,6 @@ class Credential:
         if API_KEY_PATTERN.fullmatch(header) is None:
             raise Unauthorized(UNKNOWN_KEY)
         return cls(Secret(header).sha256_hex())
-
-
-class ActorKind(StrEnum):
-    """Who does something (platform reference §8.1)."""
-
-    USER = "user"
-    API_KEY = "api_key"
-    SYSTEM = "system"
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """Who did something, as the audit log names it: `actor_id` is a wire id, empty for the system."""
-
-    kind: ActorKind
-    actor_id: str
-    name: str
-
-
-SYSTEM: Final = Actor(ActorKind.SYSTEM, "", "")
-"""What nobody asked for: time-outs, the end of a host."""
 
 
 @dataclass(frozen=True, slots=True)
