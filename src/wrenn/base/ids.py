@@ -103,6 +103,13 @@ class HostId(Id):
     KIND = "host"
 
 
+class AuditId(Id):
+    """A line of the audit log."""
+
+    PREFIX = "log-"
+    KIND = "audit entry"
+
+
 def random_hex(byte_count: int) -> str:
     """`byte_count` random bytes as lower-case hex, from the system's secure source."""
     return secrets.token_hex(byte_count)

@@ -37,6 +37,7 @@ class Settings:
         unknown_grace_s: a sandbox or snapshot on a host that the database does not know is removed after this time; a paused
             sandbox that its host does not know is an error after it.
         accounts: of sign-up, sessions and the way to the platform.
+        audit_retention_days: entries of the audit log are deleted after so many days; 0: never.
         faults: fault points to arm (tests only).
     """
 
@@ -57,6 +58,7 @@ class Settings:
     missing_after_s: float
     unknown_grace_s: float
     accounts: AccountSettings
+    audit_retention_days: int
     faults: str
 
     @classmethod
@@ -85,11 +87,20 @@ class Settings:
             missing_after_s=_number(environment, "WRENN_MISSING_AFTER_S", 90.0, float),
             unknown_grace_s=_number(environment, "WRENN_UNKNOWN_GRACE_S", 10.0, float),
             accounts=AccountSettings.from_environment(environment),
+            audit_retention_days=_number(environment, "WRENN_AUDIT_RETENTION_DAYS", 0, int, least=0),
             faults=environment.get("WRENN_FAULTS", ""),
         )
 
 
-def _number(environment: Mapping[str, str], name: str, default: T, parse: Callable[[str], T]) -> T:
+def _number(
+    environment: Mapping[str, str],
+    name: str,
+    default: T,
+    parse: Callable[[str], T],
+    *,
+    least: float | None = None,
+) -> T:
+    """The number of this setting: at least `least`, above 0 where that is None."""
     text = environment.get(name)
     if not text:
         return default
@@ -97,7 +108,9 @@ def _number(environment: Mapping[str, str], name: str, default: T, parse: Callab
         value = parse(text)
     except ValueError as error:
         raise InvalidRequest(f"{name} must be a number, not {text!r}.") from error
-    if not value > 0:  # type: ignore[operator]
+    if least is not None and not value >= least:  # type: ignore[operator]
+        raise InvalidRequest(f"{name} must be at least {least:g}, not {text!r}.")
+    if least is None and not value > 0:  # type: ignore[operator]
         raise InvalidRequest(f"{name} must be above 0, not {text!r}.")
     return value
 

@@ -25,6 +25,9 @@ from wrenn.control.accounts import (
     Throttle,
     sweep_forever,
 )
+from wrenn.control.audit import routes as audit_routes
+from wrenn.control.audit.retention import Retention
+from wrenn.control.audit.service import AuditLog
 from wrenn.control.auth import Authenticator, Tokens, ensure_secret
 from wrenn.control.db import Database, Hints
 from wrenn.control.db.embedded import ensure_running
@@ -55,7 +58,7 @@ from wrenn.control.sandboxes import routers as sandbox_routers
 from wrenn.control.settings import Settings
 from wrenn.control.templates import Keeper, KeeperSettings, Snapshots, Sweep
 from wrenn.control.templates import routers as snapshot_routers
-from wrenn.protocol.api import SANDBOXES_PREFIX, SNAPSHOTS_PREFIX
+from wrenn.protocol.api import AUDIT_PREFIX, SANDBOXES_PREFIX, SNAPSHOTS_PREFIX
 
 LOCAL_HOST: Final = "local"
 """Name of the one host that comes from the settings."""
@@ -63,6 +66,7 @@ ROUTERS: Final = {
     SANDBOXES_PREFIX: sandbox_routers,
     SNAPSHOTS_PREFIX: snapshot_routers,
     **accounts.ROUTERS,
+    AUDIT_PREFIX: (audit_routes.router,),
 }
 
 
@@ -235,6 +239,7 @@ def _build(
         "commands": Commands(targets),
         "files": Files(targets),
         "snapshots": snapshots,
+        "audit_log": AuditLog(database),
     }
     loops = {
         "look at hosts": monitor.run(),
@@ -244,6 +249,7 @@ def _build(
         "listen for hints": hints.listen(on_hint),
         "write last use of keys": last_used.run(),
         "sweep accounts": sweep_forever(database),
+        "forget old audit entries": Retention(database, days=settings.audit_retention_days).run(),
     }
     app = build_app(ROUTERS, services)
     control = Control(app, database, monitor, comparison, reconciler, sweep)

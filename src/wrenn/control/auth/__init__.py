@@ -1,12 +1,10 @@
 """Who is calling."""
 
+from wrenn.control.audit import SYSTEM, Actor, ActorKind
 from wrenn.control.auth.authenticator import Authenticator
 from wrenn.control.auth.caller import (
-    SYSTEM,
     Account,
     AccountDeactivated,
-    Actor,
-    ActorKind,
     Caller,
     Member,
     Role,

@@ -8,30 +8,10 @@ from typing import Any, Final
 
 from wrenn.base.errors import Forbidden, Unauthorized
 from wrenn.base.ids import KeyId, SessionId, TeamId, UserId
+from wrenn.control.audit import Actor, ActorKind
 from wrenn.control.auth.credential import ALLOWED, UNKNOWN_KEY, ApiKey, Credential, Scope
 
 SESSION_OVER: Final = "The session has ended: log in again."
-
-
-class ActorKind(StrEnum):
-    """Who does something (platform reference §8.1)."""
-
-    USER = "user"
-    API_KEY = "api_key"
-    SYSTEM = "system"
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """Who did something, as the audit log names it: `actor_id` is a wire id, empty for the system."""
-
-    kind: ActorKind
-    actor_id: str
-    name: str
-
-
-SYSTEM: Final = Actor(ActorKind.SYSTEM, "", "")
-"""What nobody asked for: time-outs, the end of a host."""
 
 
 class Role(StrEnum):

@@ -5,5 +5,6 @@ from wrenn.control.db.hints import Hints
 from wrenn.control.db.metadata import metadata
 from wrenn.control.db.moments import in_s, span_s
 from wrenn.control.db.row_query import RowQuery
+from wrenn.control.db.settled import settled_moment
 
-__all__ = ["Database", "Hints", "RowQuery", "Transaction", "in_s", "metadata", "span_s"]
+__all__ = ["Database", "Hints", "RowQuery", "Transaction", "in_s", "metadata", "settled_moment", "span_s"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Row, Select, func, select, update
+from sqlalchemy import CTE, Row, Select, Uuid, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from wrenn.base.ids import HostId
+from wrenn.control.audit import PLATFORM_TEAM, SYSTEM, Deed, Resource, Scope, Status, recorded, wire_id
 from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts.tables import hosts
 from wrenn.control.hosts.types import Host, HostStatus
@@ -55,11 +56,23 @@ async def all_hosts_in(tx: Transaction) -> list[Host]:
     return [_host(row) for row in await tx.execute(_select())]
 
 
+def _marked(changed: CTE, action: str, status: Status) -> CTE:
+    deed = Deed(Resource.HOST, action, status, Scope.ADMIN)
+    return recorded(changed, SYSTEM, deed, resource_id=wire_id(HostId.PREFIX, changed.c.id))
+
+
+_team: Final = literal(PLATFORM_TEAM.value, Uuid).label("team_id")
+"""In whose audit log hosts stand: they are the platform's."""
+
+
 async def record_seen(database: Database, host_id: HostId, seen: pb.Host) -> None:
     """Write what the host's agent said just now."""
+    was = select(hosts.c.id, hosts.c.status).where(hosts.c.id == host_id.value).with_for_update().cte("was")
+    back = select(was.c.id, _team).where(was.c.status == HostStatus.UNREACHABLE).cte("back")
     await database.execute(
         update(hosts)
-        .where(hosts.c.id == host_id.value)
+        .where(hosts.c.id == was.c.id)
+        .add_cte(_marked(back, "marked_up", Status.SUCCESS))
         .values(
             status=HostStatus.ONLINE,
             agent_version=seen.agent_version,
@@ -80,8 +93,11 @@ async def record_seen(database: Database, host_id: HostId, seen: pb.Host) -> Non
 
 async def record_silent(database: Database, host_id: HostId) -> None:
     """Write that the host did not answer."""
-    await database.execute(
+    silent = (
         update(hosts)
         .where(hosts.c.id == host_id.value, hosts.c.status == HostStatus.ONLINE)
         .values(status=HostStatus.UNREACHABLE, updated_at=func.now())
+        .returning(hosts.c.id, _team)
+        .cte("silent")
     )
+    await database.execute(select(silent.c.id).add_cte(_marked(silent, "marked_down", Status.ERROR)))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, null, select, update
 
 from wrenn.base.ids import HostId, SandboxId
+from wrenn.control.audit import Status
 from wrenn.control.db import Database, Hints
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.state import ENDED, Desired, State, move
@@ -19,7 +20,7 @@ from wrenn.control.sandboxes.store import (
     select_sandboxes,
 )
 from wrenn.control.sandboxes.tables import sandboxes
-from wrenn.control.sandboxes.work_store import write_result
+from wrenn.control.sandboxes.work_store import by_system, write_result
 
 _c = sandboxes.c
 
@@ -53,12 +54,15 @@ async def record_lost(database: Database, hints: Hints, sandbox: Sandbox, reason
         "reason": reason,
         "envs": {},
     }
-    return await write_result(database, hints, _unchanged(sandbox), values)
+    log = by_system("marked_error", Status.ERROR, {"code": "agent_error", "reason": reason})
+    return await write_result(database, hints, _unchanged(sandbox), values, log)
 
 
 async def record_state(database: Database, hints: Hints, sandbox: Sandbox, state: State) -> bool:
     """Its host went silent, or answers again."""
-    return await write_result(database, hints, _unchanged(sandbox), {"status": move(sandbox.status, state)})
+    log = by_system(f"marked_{state}", Status.ERROR if state is State.MISSING else Status.SUCCESS)
+    values = {"status": move(sandbox.status, state)}
+    return await write_result(database, hints, _unchanged(sandbox), values, log)
 
 
 async def record_paused(database: Database, hints: Hints, sandbox: Sandbox, reason: str) -> bool:
@@ -74,7 +78,8 @@ async def record_paused(database: Database, hints: Hints, sandbox: Sandbox, reas
         "host_ip": "",
         "due_at": due_when_paused(),
     }
-    return await write_result(database, hints, _unchanged(sandbox), values)
+    log = by_system("pause", Status.INFO, {"cause": "vm_ended" if reason else "answer_lost"})
+    return await write_result(database, hints, _unchanged(sandbox), values, log)
 
 
 async def record_running_unwanted(database: Database, hints: Hints, sandbox: Sandbox) -> bool:
@@ -85,9 +90,12 @@ async def record_running_unwanted(database: Database, hints: Hints, sandbox: San
     values: dict[str, Any] = {
         "status": move(sandbox.status, State.RUNNING),
         "desired_at": func.now(),
+        # Who wanted the pause had it: this one is the system's.
+        "desired_by": null(),
         "next_attempt_at": func.now(),
     }
-    return await write_result(database, hints, _unchanged(sandbox), values)
+    log = by_system("marked_running", Status.INFO, {"cause": "answer_lost"})
+    return await write_result(database, hints, _unchanged(sandbox), values, log)
 
 
 async def record_active_at(database: Database, sandbox: Sandbox, unix_s: float) -> None:

@@ -9,6 +9,7 @@ from wrenn.base.errors import Conflict, DeadlineExceeded, InvalidRequest, NoCapa
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import SandboxId
 from wrenn.base.tasks import OwnedTasks
+from wrenn.control.audit import SYSTEM
 from wrenn.control.auth import Caller
 from wrenn.control.db import Database, Hints, Transaction
 from wrenn.control.hosts import Monitor
@@ -128,6 +129,7 @@ class Creation:
             await placing_store.insert_sandboxes(
                 tx,
                 self._hints,
+                by=caller.actor,
                 ids=[sandbox_id],
                 team_id=caller.team_id,
                 host_id=host.host_id,
@@ -149,7 +151,9 @@ class Creation:
         await asyncio.wait({insertion})
         if insertion.cancelled() or insertion.exception() is not None:
             return
-        await wish_store.want_stopped(self._database, self._hints, [sandbox_id])
+        await wish_store.want_stopped(
+            self._database, self._hints, [sandbox_id], by=SYSTEM, cause="create_abandoned"
+        )
         self._reconciler.wake()
 
 

@@ -8,6 +8,7 @@ from wrenn.base.errors import InvalidState, NoCapacity, Unavailable, WrennError
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.base.tasks import OwnedTasks
+from wrenn.control.audit import SYSTEM, Actor
 from wrenn.control.auth import Credential
 from wrenn.control.db import Database, Hints, Transaction
 from wrenn.control.hosts import Monitor
@@ -67,20 +68,21 @@ class Forks:
             InvalidState: it does not run. NoCapacity: its host has no room for all.
             Else why one of them did not start. No copy is left.
         """
-        sandbox, address = await self._lookup.locate(credential, text_id)
+        found = await self._lookup.locate(credential, text_id)
+        sandbox = found.sandbox
         if not sandbox.is_usable:
             raise InvalidState(
                 f"Sandbox {sandbox.sandbox_id} is {sandbox.now_is}: only one that runs can be forked."
             )
         await self._expect_room(sandbox, count)
-        source = source_of(sandbox, address)
+        source = source_of(sandbox, found.address)
         snapshot_id = await self._keeper.begin(source)
         async with self._keeper.held(snapshot_id):
             ids = [SandboxId.new() for _ in range(count)]
             try:
                 await self._keeper.take(source, snapshot_id)
                 await fault_point("control.fork.after_snapshot")
-                copies = await self._start(sandbox, snapshot_id, ids)
+                copies = await self._start(sandbox, found.caller.actor, snapshot_id, ids)
                 if not await self._keeper.retire(snapshot_id):
                     raise Unavailable("The fork took too long and was taken back. Try again.")
             except WrennError:
@@ -111,7 +113,9 @@ class Forks:
         wanted = Wanted(sandbox.image, sandbox.memory_mb, DISK_SIZE_MB, sandbox.host_id, count)
         (await self._room.count(tx)).choose(wanted)
 
-    async def _start(self, sandbox: Sandbox, snapshot_id: SnapshotId, ids: list[SandboxId]) -> list[Sandbox]:
+    async def _start(
+        self, sandbox: Sandbox, by: Actor, snapshot_id: SnapshotId, ids: list[SandboxId]
+    ) -> list[Sandbox]:
         """Write the copies down and return them when all run."""
 
         async def insert(tx: Transaction) -> None:
@@ -119,7 +123,7 @@ class Forks:
             await hold_team(tx, sandbox.team_id)
             await self._find_room(tx, sandbox, len(ids))
             if not await placing_store.insert_copies(
-                tx, self._hints, ids=ids, source=sandbox, snapshot_id=snapshot_id
+                tx, self._hints, by=by, ids=ids, source=sandbox, snapshot_id=snapshot_id
             ):
                 raise InvalidState(f"Sandbox {sandbox.sandbox_id} was removed.")
 
@@ -135,7 +139,7 @@ class Forks:
         await self._keeper.retire(snapshot_id)
         with ExitStack() as watches:
             changes = {i: watches.enter_context(self._changes.watch(i)) for i in ids}
-            await wish_store.want_stopped(self._database, self._hints, ids)
+            await wish_store.want_stopped(self._database, self._hints, ids, by=SYSTEM, cause="fork_failed")
             self._reconciler.wake()
             for sandbox_id, change in changes.items():
                 change.happened()

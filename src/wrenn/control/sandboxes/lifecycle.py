@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from wrenn.base.errors import InvalidState, NoCapacity, Unavailable
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import TeamId
+from wrenn.control.audit import Actor
 from wrenn.control.auth import Credential
 from wrenn.control.db import Database, Hints, Transaction
 from wrenn.control.hosts import Monitor
@@ -58,9 +59,10 @@ class Lifecycle:
         Raises:
             InvalidState: it does not run, or somebody else is changing it. Else the host's reason; it runs on.
         """
-        sandbox = await self._lookup.get(credential, text_id)
+        found = await self._lookup.locate(credential, text_id)
+        sandbox, by = found.sandbox, found.caller.actor
         with self._changes.watch(sandbox.sandbox_id) as change:
-            if not await wish_store.want_paused(self._database, self._hints, sandbox.sandbox_id):
+            if not await wish_store.want_paused(self._database, self._hints, sandbox.sandbox_id, by=by):
                 await self._refuse(sandbox, "only one that runs can be paused")
             await fault_point("control.pause.after_desired")
             self._reconciler.wake()
@@ -73,15 +75,16 @@ class Lifecycle:
             InvalidState: it is not paused, or somebody else is changing it.
             NoCapacity, Unavailable: its host has no room, or does not answer. Else the host's reason. It stays paused.
         """
-        sandbox = await self._lookup.get(credential, text_id)
+        found = await self._lookup.locate(credential, text_id)
+        sandbox = found.sandbox
         with self._changes.watch(sandbox.sandbox_id) as change:
-            if not await self._want_running(sandbox):
+            if not await self._want_running(sandbox, found.caller.actor):
                 await self._refuse(sandbox, "only a paused one can be resumed")
             await fault_point("control.resume.after_desired")
             self._reconciler.wake()
             return await wait_resumed(change, self._patience)
 
-    async def wake_up(self, sandbox: Sandbox) -> Sandbox:
+    async def wake_up(self, sandbox: Sandbox, by: Actor) -> Sandbox:
         """What becomes of a sandbox that somebody calls while it is being changed, or paused with `auto_resume`.
 
         Waits for a pause or resume under way; then, with `auto_resume`, resumes it if it is paused.
@@ -99,14 +102,14 @@ class Lifecycle:
                     or not sandbox.auto_resume
                 ):
                     return sandbox
-                if await self._want_running(sandbox):
+                if await self._want_running(sandbox, by):
                     self._reconciler.wake()
                 change.happened()
                 resumed = await wait_resumed(change, self._patience)
                 if resumed.is_usable:
                     return resumed
 
-    async def _want_running(self, sandbox: Sandbox) -> bool:
+    async def _want_running(self, sandbox: Sandbox, by: Actor) -> bool:
         """Have it resumed if it is paused and its host has room; whether it was this call that did it.
 
         Raises:
@@ -116,7 +119,7 @@ class Lifecycle:
 
         async def want(tx: Transaction) -> bool:
             census = await self._room.count(tx)
-            if not await wish_store.want_running(tx, self._hints, sandbox.sandbox_id):
+            if not await wish_store.want_running(tx, self._hints, sandbox.sandbox_id, by=by):
                 return False
             census.choose(wanted)
             return True
@@ -138,11 +141,14 @@ class Lifecycle:
         Raises:
             Unavailable: its host does not answer; it will be removed when the host is back.
         """
-        sandbox = await self._lookup.get(credential, text_id)
+        found = await self._lookup.locate(credential, text_id)
+        sandbox = found.sandbox
         if sandbox.status in ENDED:
             return
         with self._changes.watch(sandbox.sandbox_id) as change:
-            await wish_store.want_stopped(self._database, self._hints, [sandbox.sandbox_id])
+            await wish_store.want_stopped(
+                self._database, self._hints, [sandbox.sandbox_id], by=found.caller.actor
+            )
             await fault_point("control.delete.after_desired")
             self._reconciler.wake()
             await wait_ended(change, sandbox.sandbox_id)
@@ -157,7 +163,8 @@ class Lifecycle:
         Raises:
             InvalidState: it has ended, or is being removed.
         """
-        sandbox = await self._lookup.get(credential, text_id)
+        found = await self._lookup.locate(credential, text_id)
+        sandbox = found.sandbox
 
         async def change(tx: Transaction) -> Sandbox:
             locked = await wish_store.lock(tx, sandbox.sandbox_id)
@@ -172,6 +179,7 @@ class Lifecycle:
                 timeout_sec=now.timeout_sec if body.timeout_sec is None else body.timeout_sec,
                 expires_at=new_expiry(now.expires_at, at, body),
                 on_expiry=body.on_expiry or now.on_expiry,
+                by=found.caller.actor,
             )
 
         changed = await self._database.transaction(change)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from wrenn.base.errors import InvalidRequest, InvalidState, NotFound
 from wrenn.base.ids import SandboxId, TeamId
@@ -12,6 +13,15 @@ from wrenn.control.sandboxes import store
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.state import Desired, State
 from wrenn.control.templates import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A sandbox of the caller, in any state, and the address of its host."""
+
+    caller: Caller
+    sandbox: Sandbox
+    address: str
 
 
 class Lookup:
@@ -35,10 +45,10 @@ class Lookup:
         Raises:
             Unauthorized, Forbidden, InvalidRequest, NotFound.
         """
-        return (await self.locate(credential, text_id))[0]
+        return (await self.locate(credential, text_id)).sandbox
 
-    async def locate(self, credential: Credential, text_id: str) -> tuple[Sandbox, str]:
-        """One sandbox of the caller, in any state, and the address of its host; one round trip.
+    async def locate(self, credential: Credential, text_id: str) -> Found:
+        """One sandbox of the caller, in any state; one round trip.
 
         Raises:
             Unauthorized, Forbidden, InvalidRequest, NotFound.
@@ -53,21 +63,22 @@ class Lookup:
         self._authenticator.accept(caller)
         if sandbox is None:
             raise NotFound(f"There is no sandbox {sandbox_id}.")
-        return sandbox, address
+        return Found(caller, sandbox, address)
 
-    async def source(self, credential: Credential, text_id: str) -> Source:
-        """What a snapshot may be taken of.
+    async def source(self, credential: Credential, text_id: str) -> tuple[Caller, Source]:
+        """Who takes a snapshot, and what it may be taken of.
 
         Raises:
             Unauthorized, Forbidden, InvalidRequest, NotFound. InvalidState: it neither runs nor is paused.
         """
-        sandbox, address = await self.locate(credential, text_id)
+        found = await self.locate(credential, text_id)
+        sandbox = found.sandbox
         is_paused = sandbox.status is State.PAUSED and sandbox.desired is Desired.PAUSED
         if not sandbox.is_usable and not is_paused:
             raise InvalidState(
                 f"Sandbox {sandbox.sandbox_id} is {sandbox.now_is}: a snapshot is taken of one that runs or is paused."
             )
-        return source_of(sandbox, address)
+        return found.caller, source_of(sandbox, found.address)
 
 
 def source_of(sandbox: Sandbox, address: str) -> Source:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Uuid, column, func, insert, literal, or_, select, true, values
+from sqlalchemy import CTE, Uuid, column, func, insert, literal, or_, select, true, values
 
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
+from wrenn.control.audit import Actor, Deed, Facts, Resource, record, recorded, wire_id
 from wrenn.control.db import Hints, Transaction, in_s
 from wrenn.control.placement import Load
 from wrenn.control.sandboxes.records import DISK_SIZE_MB, Idempotency, Origin, Sandbox, Spec
@@ -56,10 +57,16 @@ async def loads(tx: Transaction) -> dict[HostId, Load]:
     return {HostId(host_id): Load(count, int(memory), int(disk)) for host_id, count, memory, disk in found}
 
 
+def _created(inserted: CTE, by: Actor, facts: Facts) -> CTE:
+    deed = Deed(Resource.SANDBOX, "create", facts=facts)
+    return recorded(inserted, by, deed, resource_id=wire_id(SandboxId.PREFIX, inserted.c.id))
+
+
 async def insert_sandboxes(
     tx: Transaction,
     hints: Hints,
     *,
+    by: Actor,
     ids: Sequence[SandboxId],
     team_id: TeamId,
     host_id: HostId,
@@ -89,12 +96,19 @@ async def insert_sandboxes(
         "request_digest": idempotency.digest if idempotency else None,
     }
     rows = insert(sandboxes).values([row | {"id": sandbox_id.value} for sandbox_id in ids])
-    inserted = rows.returning(_c.id).cte("inserted")
-    await tx.execute(select(hints.notify()).select_from(inserted))
+    inserted = rows.returning(_c.id, _c.team_id).cte("inserted")
+    entry = _created(inserted, by, {"template": spec.template})
+    await tx.execute(select(hints.notify()).select_from(inserted).add_cte(entry))
 
 
 async def insert_copies(
-    tx: Transaction, hints: Hints, *, ids: Sequence[SandboxId], source: Sandbox, snapshot_id: SnapshotId
+    tx: Transaction,
+    hints: Hints,
+    *,
+    by: Actor,
+    ids: Sequence[SandboxId],
+    source: Sandbox,
+    snapshot_id: SnapshotId,
 ) -> bool:
     """New rows like that of `source`, restored from a snapshot of it, due at once; whether `source` still is.
 
@@ -114,5 +128,12 @@ async def insert_copies(
         .where(_c.id == source.sandbox_id.value, is_live())
     )
     names = ["id", "image", "snapshot_id", *(copied.name for copied in same)]
-    inserted = insert(sandboxes).from_select(names, rows).returning(_c.id).cte("inserted")
-    return bool((await tx.execute(select(inserted.c.id, hints.notify()).select_from(inserted))).all())
+    inserted = insert(sandboxes).from_select(names, rows).returning(_c.id, _c.team_id).cte("inserted")
+    origin = str(source.sandbox_id)
+    entry = _created(inserted, by, {"template": source.template, "forked_from": origin})
+    made = await tx.execute(select(inserted.c.id, hints.notify()).select_from(inserted).add_cte(entry))
+    if not made.all():
+        return False
+    deed = Deed(Resource.SANDBOX, "fork", facts={"count": len(ids)})
+    await record(tx, source.team_id, by, deed, origin)
+    return True

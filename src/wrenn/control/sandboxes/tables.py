@@ -51,6 +51,8 @@ sandboxes = Table(
     Column("desired", Text, nullable=False, server_default="running"),
     # When `desired` was written; NULL: at the creation.
     Column("desired_at", TIMESTAMP(timezone=True)),
+    # Who wrote it, as `audit.actor_json`: named by the audit log when it is done; NULL: nobody but the system.
+    Column("desired_by", JSONB),
     # `desired = paused` holds only if it was not in use for so long; 0: in any case.
     Column("idle_ms", BigInteger, nullable=False, server_default=text("0")),
     # Why it is in `error`, or why the last pause or resume was not done: code of wrenn.base.errors and public text.
@@ -79,6 +81,8 @@ sandboxes = Table(
 _LIVE = text("status NOT IN ('stopped', 'error')")
 # Ended sandboxes are kept for ever; the loops and lists must not pay for them.
 Index("ix_sandboxes_team_live", sandboxes.c.team_id, sandboxes.c.created_at.desc(), postgresql_where=_LIVE)
+# How many a team made within the last second.
+Index("ix_sandboxes_team_created", sandboxes.c.team_id, sandboxes.c.created_at)
 Index("ix_sandboxes_host_live", sandboxes.c.host_id, postgresql_where=_LIVE)
 Index(
     "ix_sandboxes_work",

@@ -48,16 +48,17 @@ class Targets:
         Raises:
             InvalidState: it does not run. Unavailable: its host is silent. Else why it could not be resumed.
         """
-        sandbox, address = await self._lookup.locate(credential, text_id)
+        found = await self._lookup.locate(credential, text_id)
+        sandbox = found.sandbox
         if not sandbox.is_usable and _may_run_soon(sandbox):
-            sandbox = await self._lifecycle.wake_up(sandbox)
+            sandbox = await self._lifecycle.wake_up(sandbox, found.caller.actor)
         if sandbox.status is State.MISSING:
             raise Unavailable(f"The host of sandbox {sandbox.sandbox_id} does not answer now.")
         if sandbox.now_is == State.PAUSED:
             raise InvalidState(f"Sandbox {sandbox.sandbox_id} is paused: resume it first.")
         if not sandbox.is_usable:
             raise InvalidState(f"Sandbox {sandbox.sandbox_id} is {sandbox.now_is}, not running.")
-        return Target(sandbox.sandbox_id, self._clients.at(address))
+        return Target(sandbox.sandbox_id, self._clients.at(found.address))
 
     async def ping(self, credential: Credential, text_id: str) -> None:
         """Count as activity: resets the inactivity timer."""

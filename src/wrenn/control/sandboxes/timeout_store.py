@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, and_, case, cast, func, literal, or_, select
 
+from wrenn.control.audit import SYSTEM
 from wrenn.control.db import Database, Hints
 from wrenn.control.sandboxes.state import Desired, State
 from wrenn.control.sandboxes.store import is_live
 from wrenn.control.sandboxes.tables import sandboxes
-from wrenn.control.sandboxes.wish_store import is_usable, wish
+from wrenn.control.sandboxes.wish_store import destroyed, is_usable, wish
 
 _c = sandboxes.c
 
@@ -26,12 +27,14 @@ async def want_what_is_due(database: Database, hints: Hints) -> int:
             _c.due_at <= func.now(),
             _c.desired != Desired.STOPPED,
             or_(is_usable(), and_(killed, _c.status.in_([State.RUNNING, State.PAUSED, State.MISSING]))),
+            by=SYSTEM,
         )
         .values(idle_ms=case((expired, 0), else_=cast(_c.timeout_sec, BigInteger) * 1000))
-        .returning(_c.id)
+        .returning(_c.id, _c.team_id, _c.desired)
         .cte("due")
     )
-    found = await database.execute(select(due.c.id, hints.notify()).select_from(due))
+    ended = destroyed(due, SYSTEM, {"cause": "expired"}, where=due.c.desired == Desired.STOPPED)
+    found = await database.execute(select(due.c.id, hints.notify()).select_from(due).add_cte(ended))
     return len(found.all())
 
 

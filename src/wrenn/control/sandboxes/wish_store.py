@@ -1,19 +1,22 @@
 """Statements that write what is wanted of sandboxes: `desired`, and the limits of their time.
 
 A new wish takes a lease away: its worker's result will not be written, and the new work may begin at once. Of several
-callers at once the row lets one through.
+callers at once the row lets one through. The wish names who has it: the end of a sandbox, which is never taken back, is in
+the audit log with the wish; a pause or resume, which a host may refuse, with its result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     TIMESTAMP,
     ColumnElement,
     Integer,
+    Select,
     Text,
     Update,
     and_,
@@ -27,6 +30,7 @@ from sqlalchemy import (
 )
 
 from wrenn.base.ids import SandboxId, SnapshotId, TeamId
+from wrenn.control.audit import SYSTEM, Actor, Deed, Facts, Resource, Status, actor_json, recorded, wire_id
 from wrenn.control.db import Database, Hints, Transaction
 from wrenn.control.sandboxes.records import OnExpiry, Sandbox
 from wrenn.control.sandboxes.state import Desired, State
@@ -42,7 +46,7 @@ from wrenn.control.sandboxes.tables import sandboxes
 _c = sandboxes.c
 
 
-def wish(desired: Any, *conditions: Any) -> Update:
+def wish(desired: Any, *conditions: Any, by: Actor) -> Update:
     """The statement that wants this of all sandboxes that have not ended and for which the conditions hold."""
     return (
         update(sandboxes)
@@ -50,6 +54,7 @@ def wish(desired: Any, *conditions: Any) -> Update:
         .values(
             desired=desired,
             desired_at=func.now(),
+            desired_by=actor_json(by) or null(),
             idle_ms=0,
             failure="",
             reason="",
@@ -74,42 +79,61 @@ def _can_pause() -> ColumnElement[bool]:
     return or_(is_usable(), asked)
 
 
-async def want_stopped(database: Database, hints: Hints, ids: Collection[SandboxId]) -> None:
-    """Have these sandboxes removed, whatever else was wanted; those that have ended stay as they are."""
+def destroyed(wanted: CTE, by: Actor, facts: Facts, where: ColumnElement[bool] | None = None) -> CTE:
+    """The entries of the audit log for sandboxes that are wanted stopped."""
+    deed = Deed(Resource.SANDBOX, "destroy", Status.WARNING, facts=facts)
+    return recorded(wanted, by, deed, resource_id=wire_id(SandboxId.PREFIX, wanted.c.id), where=where)
+
+
+def _want_stopped(hints: Hints, which: ColumnElement[bool], by: Actor, facts: Facts) -> Select[Any]:
+    wanted = (
+        wish(Desired.STOPPED, which, _c.desired != Desired.STOPPED, by=by)
+        .returning(_c.id, _c.team_id)
+        .cte("wanted")
+    )
+    return select(hints.notify()).select_from(wanted).add_cte(destroyed(wanted, by, facts))
+
+
+async def want_stopped(
+    database: Database, hints: Hints, ids: Collection[SandboxId], *, by: Actor, cause: str = ""
+) -> None:
+    """Have these sandboxes removed, whatever else was wanted; those that have ended stay as they are.
+
+    `cause`: why, where the system does it.
+    """
     among = _c.id.in_([sandbox_id.value for sandbox_id in ids])
-    wanted = wish(Desired.STOPPED, among, _c.desired != Desired.STOPPED).returning(_c.id).cte("wanted")
-    await database.execute(select(hints.notify()).select_from(wanted))
+    await database.execute(_want_stopped(hints, among, by, {"cause": cause} if cause else {}))
 
 
 async def want_all_stopped(tx: Transaction, hints: Hints, team_id: TeamId) -> None:
     """Have all sandboxes of this team removed."""
     theirs = _c.team_id == team_id.value
-    wanted = wish(Desired.STOPPED, theirs, _c.desired != Desired.STOPPED).returning(_c.id).cte("wanted")
-    await tx.execute(select(hints.notify()).select_from(wanted))
+    await tx.execute(_want_stopped(hints, theirs, SYSTEM, {"cause": "its team was deleted"}))
 
 
 async def want_copies_stopped(tx: Transaction, hints: Hints, snapshot_id: SnapshotId) -> None:
     """Have all sandboxes that were restored from this snapshot removed."""
     copies = _c.snapshot_id == snapshot_id.value
-    wanted = wish(Desired.STOPPED, copies, _c.desired != Desired.STOPPED).returning(_c.id).cte("wanted")
-    await tx.execute(select(hints.notify()).select_from(wanted))
+    await tx.execute(_want_stopped(hints, copies, SYSTEM, {"cause": "fork_abandoned"}))
 
 
-async def want_paused(database: Database, hints: Hints, sandbox_id: SandboxId) -> bool:
+async def want_paused(database: Database, hints: Hints, sandbox_id: SandboxId, *, by: Actor) -> bool:
     """Have a sandbox that runs paused; whether it was this call that did it."""
-    wanted = wish(Desired.PAUSED, _c.id == sandbox_id.value, _can_pause()).returning(_c.id).cte("wanted")
+    wanted = (
+        wish(Desired.PAUSED, _c.id == sandbox_id.value, _can_pause(), by=by).returning(_c.id).cte("wanted")
+    )
     found = await database.execute(select(wanted.c.id, hints.notify()).select_from(wanted))
     return found.one_or_none() is not None
 
 
 async def want_all_paused(database: Database, hints: Hints) -> set[SandboxId]:
     """Have everything that runs paused, of all teams; what this call changed."""
-    wanted = wish(Desired.PAUSED, _can_pause()).returning(_c.id).cte("wanted")
+    wanted = wish(Desired.PAUSED, _can_pause(), by=SYSTEM).returning(_c.id).cte("wanted")
     found = await database.execute(select(wanted.c.id, hints.notify()).select_from(wanted))
     return {SandboxId(row.id) for row in found}
 
 
-async def want_running(tx: Transaction, hints: Hints, sandbox_id: SandboxId) -> bool:
+async def want_running(tx: Transaction, hints: Hints, sandbox_id: SandboxId, *, by: Actor) -> bool:
     """Have a paused sandbox resumed; whether it was this call that did it.
 
     A life whose end was to be paused, and that has ended, goes on without an end: it was paused.
@@ -117,7 +141,7 @@ async def want_running(tx: Transaction, hints: Hints, sandbox_id: SandboxId) -> 
     is_paused = _c.status == State.PAUSED, _c.desired == Desired.PAUSED
     ahead = or_(_c.on_expiry == "kill", _c.expires_at > func.now())
     wanted = (
-        wish(Desired.RUNNING, _c.id == sandbox_id.value, *is_paused)
+        wish(Desired.RUNNING, _c.id == sandbox_id.value, *is_paused, by=by)
         .values(expires_at=case((ahead, _c.expires_at), else_=null()))
         .returning(_c.id)
         .cte("wanted")
@@ -146,10 +170,11 @@ async def write_limits(
     timeout_sec: int,
     expires_at: datetime | None,
     on_expiry: OnExpiry,
+    by: Actor,
 ) -> Sandbox:
     """New limits of its time; not a change of its state."""
     expiry = cast(expires_at, TIMESTAMP(timezone=True))
-    await tx.execute(
+    changed = (
         update(sandboxes)
         .where(_c.id == sandbox_id.value)
         .values(
@@ -162,6 +187,18 @@ async def write_limits(
             ),
             last_updated=func.now(),
         )
+        .returning(_c.id, _c.team_id)
+        .cte("changed")
     )
+    facts: dict[str, str | int] = {"timeout_sec": timeout_sec, "on_expiry": on_expiry}
+    if expires_at is not None:
+        facts["expires_at"] = expires_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    entry = recorded(
+        changed,
+        by,
+        Deed(Resource.SANDBOX, "set_timeout", Status.INFO, facts=facts),
+        resource_id=wire_id(SandboxId.PREFIX, changed.c.id),
+    )
+    await tx.execute(select(changed.c.id).add_cte(entry))
     found = await tx.execute(select_sandboxes().add_columns(hints.notify()).where(_c.id == sandbox_id.value))
     return sandbox_of(found.one())

@@ -5,13 +5,14 @@ Time is the database's, so replicas with different clocks agree on leases.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, case, func, null, or_, select, update
+from sqlalchemy import CTE, ColumnElement, and_, case, func, null, or_, select, update
 
 from wrenn.base.errors import WrennError
 from wrenn.base.ids import SandboxId, SnapshotId, TeamId
+from wrenn.control.audit import SYSTEM, Deed, Facts, Resource, Status, recorded, wire_id
 from wrenn.control.db import Database, Hints, in_s
 from wrenn.control.hosts import hosts
 from wrenn.control.sandboxes.records import Origin, Spec, Work
@@ -98,18 +99,58 @@ async def renew(database: Database, ids: Collection[SandboxId], *, owner: str, l
     )
 
 
+Log = Callable[[CTE], Sequence[CTE]]
+"""From the row as it was written, to its entries in the audit log."""
+
+
+def _nothing(_written: CTE) -> Sequence[CTE]:
+    return ()
+
+
+def by_system(action: str, status: Status, facts: Facts | None = None) -> Log:
+    """An entry for what nobody asked for."""
+    deed = Deed(Resource.SANDBOX, action, status, facts=facts or {})
+
+    def entries(written: CTE) -> Sequence[CTE]:
+        return (recorded(written, SYSTEM, deed, resource_id=wire_id(SandboxId.PREFIX, written.c.id)),)
+
+    return entries
+
+
+def by_who_wanted_it(action: str, *, cause: str = "") -> Log:
+    """An entry for what a wish led to: by the caller who had the wish, or by the system, with the cause."""
+
+    def entries(written: CTE) -> Sequence[CTE]:
+        sandbox_id = wire_id(SandboxId.PREFIX, written.c.id)
+        asked = Deed(Resource.SANDBOX, action)
+        unasked = Deed(Resource.SANDBOX, action, Status.INFO, facts={"cause": cause} if cause else {})
+        wisher = written.c.desired_by
+        return (
+            recorded(written, wisher, asked, resource_id=sandbox_id, where=wisher.is_not(None), name="asked"),
+            recorded(
+                written, SYSTEM, unasked, resource_id=sandbox_id, where=wisher.is_(None), name="unasked"
+            ),
+        )
+
+    return entries
+
+
 async def write_result(
-    database: Database, hints: Hints, where: Sequence[Any], values: dict[str, Any]
+    database: Database, hints: Hints, where: Sequence[Any], values: dict[str, Any], log: Log = _nothing
 ) -> bool:
-    """Write a result with the next version, and tell the other replicas; whether the row was still as expected."""
+    """Write a result with the next version, and tell the other replicas; whether the row was still as expected.
+
+    With its entries in the audit log, all in one statement.
+    """
     written = (
         update(sandboxes)
         .where(*where)
         .values(version=_c.version + 1, last_updated=func.now(), **values)
-        .returning(_c.id)
+        .returning(_c.id, _c.team_id, _c.desired_by)
         .cte("written")
     )
-    found = await database.execute(select(written.c.id, hints.notify()).select_from(written))
+    statement = select(written.c.id, hints.notify()).select_from(written).add_cte(*log(written))
+    found = await database.execute(statement)
     return found.one_or_none() is not None
 
 
@@ -135,7 +176,9 @@ async def finish_running(
         "due_at": due_when_running(func.now()),
         "attempts": 0,
     }
-    return await write_result(database, hints, _held(work, owner), values | _FREE)
+    # A create is in the log since it was asked for.
+    log = by_who_wanted_it("resume") if work.status is State.PAUSED else _nothing
+    return await write_result(database, hints, _held(work, owner), values | _FREE, log)
 
 
 async def finish_paused(database: Database, hints: Hints, work: Work, *, owner: str) -> bool:
@@ -147,7 +190,8 @@ async def finish_paused(database: Database, hints: Hints, work: Work, *, owner: 
         "idle_ms": 0,
         "attempts": 0,
     }
-    return await write_result(database, hints, _held(work, owner), values | _FREE)
+    log = by_who_wanted_it("pause", cause="idle" if work.idle_ms else "")
+    return await write_result(database, hints, _held(work, owner), values | _FREE, log)
 
 
 async def finish_in_use(
@@ -207,7 +251,8 @@ async def finish_error(
         "idempotency_key": None,
         "envs": {},
     }
-    return await write_result(database, hints, _held(work, owner), values | _FREE)
+    log = by_system("marked_error", Status.ERROR, {"code": error.code, "reason": error.message})
+    return await write_result(database, hints, _held(work, owner), values | _FREE, log)
 
 
 async def postpone(database: Database, hints: Hints, work: Work, *, owner: str, pause_s: float) -> bool:

@@ -15,6 +15,7 @@ from typing import Final
 from wrenn.base.errors import DeadlineExceeded, InternalError, Unavailable, WrennError
 from wrenn.base.ids import SnapshotId
 from wrenn.base.tasks import OwnedTasks
+from wrenn.control.audit import Actor
 from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts import HostClients
 from wrenn.control.teams import hold_team
@@ -128,14 +129,16 @@ class Keeper:
                     context={"cause": error.message},
                 ) from error
 
-    async def publish(self, snapshot_id: SnapshotId, taken: pb.Snapshot) -> tuple[Template, list[SnapshotId]]:
+    async def publish(
+        self, snapshot_id: SnapshotId, taken: pb.Snapshot, *, by: Actor
+    ) -> tuple[Template, list[SnapshotId]]:
         """Make it a template. Returns it, and what it replaced, which is to be dropped.
 
         Raises:
             Unavailable: the lease is over, and the snapshot with it.
         """
         published = await self._database.transaction(
-            lambda tx: store.publish(tx, snapshot_id, taken, owner=self._owner)
+            lambda tx: store.publish(tx, snapshot_id, taken, owner=self._owner, by=by)
         )
         if published is None:
             raise lease_is_over()

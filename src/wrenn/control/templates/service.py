@@ -16,8 +16,8 @@ from wrenn.control.templates.records import DEFAULT_TEMPLATE, PlatformTemplate, 
 from wrenn.control.templates.types import CreateSnapshot
 from wrenn.protocol.api import TEMPLATE_NAME_PATTERN
 
-FindSource = Callable[[Credential, str], Awaitable[Source]]
-"""From a caller's credential and the id that the caller gave to a sandbox of which a snapshot may be taken.
+FindSource = Callable[[Credential, str], Awaitable[tuple[Caller, Source]]]
+"""From a caller's credential and the id that the caller gave to the caller and a sandbox of which a snapshot may be taken.
 
 Raises: Unauthorized, InvalidRequest, NotFound; InvalidState: it neither runs nor is paused.
 """
@@ -42,7 +42,7 @@ class Snapshots:
             InvalidState: the sandbox neither runs nor is paused. NameReserved, TemplateNameTaken.
             Else the host's reason. Nothing was kept.
         """
-        source = await self._find_source(credential, body.sandbox_id)
+        caller, source = await self._find_source(credential, body.sandbox_id)
         name = f"template-{random_hex(4)}" if body.name is None else body.name
         _check_name(name)
         snapshot_id = await self._keeper.begin(source, name=name, may_replace=overwrite)
@@ -51,7 +51,7 @@ class Snapshots:
             try:
                 taken = await self._keeper.take(source, snapshot_id)
                 await fault_point("control.snapshot.after_rpc")
-                template, replaced = await self._keeper.publish(snapshot_id, taken)
+                template, replaced = await self._keeper.publish(snapshot_id, taken, by=caller.actor)
             except WrennError:
                 await self._keeper.retire(snapshot_id)
                 await self._keeper.drop(snapshot_id)
@@ -78,7 +78,7 @@ class Snapshots:
             Forbidden: it is the platform's. NotFound.
         """
         _check_name(name)
-        snapshot_id = await store.retire_by_name(self._database, caller.team_id, name)
+        snapshot_id = await store.retire_by_name(self._database, caller.team_id, name, by=caller.actor)
         if snapshot_id is not None:
             await self._keeper.drop(snapshot_id)
         elif name == DEFAULT_TEMPLATE or any(i.name == name for i in await store.images(self._database)):

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, and_, any_, delete, func, insert, literal, select, update
 
-from wrenn.base.ids import HostId, SnapshotId, TeamId
+from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
+from wrenn.control.audit import Actor, Deed, Resource, Status, record, recorded
 from wrenn.control.db import Database, Transaction, in_s
 from wrenn.control.hosts import hosts
 from wrenn.control.templates.records import Kept, PlatformTemplate, Source, Template, TemplateStatus
@@ -128,7 +129,7 @@ async def hold(tx: Transaction, snapshot_id: SnapshotId, *, owner: str) -> bool:
 
 
 async def publish(
-    tx: Transaction, snapshot_id: SnapshotId, taken: pb.Snapshot, *, owner: str
+    tx: Transaction, snapshot_id: SnapshotId, taken: pb.Snapshot, *, owner: str, by: Actor
 ) -> tuple[Template, list[SnapshotId]] | None:
     """Make it a template, in the place of the one that had its name; None: the lease is over.
 
@@ -158,7 +159,14 @@ async def publish(
         )
         .returning(*templates.c)
     )
-    return _template(written.one()), old
+    row = written.one()
+    deed = Deed(
+        Resource.SNAPSHOT,
+        "create",
+        facts={"sandbox_id": str(SandboxId(row.sandbox_id)), "replaced": bool(old)},
+    )
+    await record(tx, TeamId(row.team_id), by, deed, row.name)
+    return _template(row), old
 
 
 async def retire(database: Database, snapshot_id: SnapshotId, *, owner: str) -> bool:
@@ -172,14 +180,18 @@ async def retire(database: Database, snapshot_id: SnapshotId, *, owner: str) -> 
     return found.one_or_none() is not None
 
 
-async def retire_by_name(database: Database, team_id: TeamId, name: str) -> SnapshotId | None:
+async def retire_by_name(database: Database, team_id: TeamId, name: str, *, by: Actor) -> SnapshotId | None:
     """The team does not want its template of this name any more; which one it was."""
-    found = await database.execute(
+    retired = (
         update(templates)
         .where(_of_team(team_id), _c.name == name)
         .values(status=TemplateStatus.REMOVING)
-        .returning(_c.id)
+        .returning(_c.id, _c.team_id, _c.name)
+        .cte("retired")
     )
+    deed = Deed(Resource.SNAPSHOT, "delete", Status.WARNING)
+    entry = recorded(retired, by, deed, resource_id=retired.c.name)
+    found = await database.execute(select(retired.c.id).add_cte(entry))
     row = found.one_or_none()
     return None if row is None else SnapshotId(row.id)
 

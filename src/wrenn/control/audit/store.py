@@ -1,0 +1,151 @@
+"""Statements on the audit log. An entry is written in the transaction, or by the statement, that makes the change."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import CTE, ColumnElement, Row, Text, cast, func, insert, literal, select, tuple_
+from sqlalchemy.dialects.postgresql import JSONB
+
+from wrenn.base.ids import AuditId, TeamId
+from wrenn.control.audit.entries import Actor, ActorKind, Deed, Entry, Scope, short, short_facts
+from wrenn.control.audit.tables import audit_logs
+from wrenn.control.db import Database, Transaction
+
+_c = audit_logs.c
+_WRITTEN: Final = (
+    "team_id", "actor_type", "actor_id", "actor_name", "resource_type", "resource_id", "action", "scope", "status",
+    "metadata",
+)  # fmt: skip
+
+
+async def record(tx: Transaction, team_id: TeamId, actor: Actor, deed: Deed, *resource_ids: str) -> None:
+    """Write down what the transaction does to these things of the team; one round trip. Without the change, no entry."""
+    row = {
+        "team_id": team_id.value,
+        "actor_type": actor.kind.value,
+        "actor_id": actor.actor_id,
+        "actor_name": short(actor.name),
+        "resource_type": deed.resource.value,
+        "action": deed.action,
+        "scope": deed.scope.value,
+        "status": deed.status.value,
+        "metadata": short_facts(deed.facts),
+    }
+    rows = [row | {"resource_id": short(resource_id)} for resource_id in resource_ids]
+    await tx.execute(insert(audit_logs).values(rows))
+
+
+def recorded(
+    changed: CTE,
+    actor: Actor | ColumnElement[Any],
+    deed: Deed,
+    *,
+    resource_id: ColumnElement[str],
+    where: ColumnElement[bool] | None = None,
+    facts: ColumnElement[Any] | None = None,
+    name: str = "recorded",
+) -> CTE:
+    """The part of a statement that writes an entry for each row of `changed`, to be added with `add_cte`: no round trip.
+
+    `changed` has `team_id`. `actor` may be a column with `actor_json`, NULL for the system. `facts` go beside those of the
+    deed.
+    """
+    rows = select(
+        changed.c.team_id,
+        *_actor_columns(actor),
+        literal(deed.resource.value, Text),
+        cast(resource_id, Text),
+        literal(deed.action, Text),
+        literal(deed.scope.value, Text),
+        literal(deed.status.value, Text),
+        literal(short_facts(deed.facts), JSONB).op("||")(facts if facts is not None else literal({}, JSONB)),
+    ).select_from(changed)
+    if where is not None:
+        rows = rows.where(where)
+    return insert(audit_logs).from_select(_WRITTEN, rows).cte(name)
+
+
+def wire_id(prefix: str, column: ColumnElement[Any]) -> ColumnElement[str]:
+    """The wire form of an id, in the database: as `str(Id)`."""
+    return func.wrenn_wire_id(prefix, column, type_=Text)
+
+
+def actor_json(actor: Actor) -> Mapping[str, str] | None:
+    """An actor as a column keeps it until the deed is done; None: the system."""
+    if actor.kind is ActorKind.SYSTEM:
+        return None
+    return {"type": actor.kind.value, "id": actor.actor_id, "name": short(actor.name)}
+
+
+def _actor_columns(actor: Actor | ColumnElement[Any]) -> list[ColumnElement[Any]]:
+    if isinstance(actor, Actor):
+        return [literal(text, Text) for text in (actor.kind.value, actor.actor_id, short(actor.name))]
+    return [
+        func.coalesce(actor["type"].astext, literal(ActorKind.SYSTEM.value, Text)),
+        func.coalesce(actor["id"].astext, literal("", Text)),
+        func.coalesce(actor["name"].astext, literal("", Text)),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which entries: of these kinds (all where empty), and older than the cursor.
+
+    Attributes:
+        before: older than this time, or of this time with an id below `before_id`.
+    """
+
+    resources: Collection[str] = ()
+    actions: Collection[str] = ()
+    before: datetime | None = None
+    before_id: AuditId | None = None
+
+
+async def read(
+    database: Database,
+    team_id: TeamId,
+    scopes: Collection[Scope],
+    which: Filter,
+    *,
+    until: datetime,
+    limit: int,
+) -> list[Entry]:
+    """Up to `limit` entries of the team that are not newer than `until`, newest first."""
+    query = (
+        select(audit_logs)
+        .where(_c.team_id == team_id.value, _c.scope.in_(sorted(scopes)), _c.created_at < until)
+        .order_by(_c.created_at.desc(), _c.id.desc())
+        .limit(limit)
+    )
+    if which.resources:
+        query = query.where(_c.resource_type.in_(sorted(which.resources)))
+    if which.actions:
+        query = query.where(_c.action.in_(sorted(which.actions)))
+    if which.before is not None and which.before_id is not None:
+        query = query.where(tuple_(_c.created_at, _c.id) < tuple_(which.before, which.before_id.value))
+    elif which.before is not None:
+        query = query.where(_c.created_at < which.before)
+    return [_entry(row) for row in await database.execute(query, repeatable=True)]
+
+
+def _entry(row: Row[Any]) -> Entry:
+    return Entry(
+        entry_id=AuditId(row.id),
+        actor=Actor(ActorKind(row.actor_type), row.actor_id, row.actor_name),
+        resource=row.resource_type,
+        resource_id=row.resource_id,
+        action=row.action,
+        scope=row.scope,
+        status=row.status,
+        facts=row.metadata,
+        created_at=row.created_at,
+    )
+
+
+async def expire(database: Database, *, days: int, most: int) -> int:
+    """Delete up to `most` entries that are older than so many days; how many there were."""
+    return (await database.execute(select(func.wrenn_audit_expire(days, most)))).scalar_one()
