@@ -179,6 +179,7 @@ async def running_platform(settings: Settings, host: SimulatedHost, key: Secret)
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=1,
+            ws_per_message_deflate=False,
         )
         port = await stack.enter_async_context(served(config))
         url = f"http://127.0.0.1:{port}"

@@ -35,6 +35,7 @@ from wrenn.control.sandboxes import (
     ReconcilerSettings,
     Room,
     SandboxLimits,
+    Streams,
     Targets,
 )
 from wrenn.control.sandboxes import routers as sandbox_routers
@@ -193,6 +194,7 @@ def _build(
         "targets": targets,
         "commands": Commands(targets),
         "files": Files(targets),
+        "streams": Streams(targets),
         "snapshots": Snapshots(database=database, keeper=keeper, find_source=lookup.source),
     }
     loops = {

@@ -2,15 +2,18 @@
 
 from wrenn.control.http.answers import refusals
 from wrenn.control.http.connection import DownloadResponse, body_of, while_connected
-from wrenn.control.http.errors import ErrorBody
+from wrenn.control.http.errors import ErrorBody, told
 from wrenn.control.http.messages import RequestBody, wire_time
+from wrenn.control.http.sockets import ClientSocket
 
 __all__ = [
+    "ClientSocket",
     "DownloadResponse",
     "ErrorBody",
     "RequestBody",
     "body_of",
     "refusals",
+    "told",
     "while_connected",
     "wire_time",
 ]
