@@ -15,7 +15,7 @@ from wrenn.cli.settings import use_credentials
 
 
 class CommandLine(TyperCommand):
-    """Takes everything from the first word after ID as the command, so that its options need no `--` before it."""
+    """Takes everything after the first word as it is, so that its options need no `--` before them."""
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """Put a `--` where the command begins, unless there is one."""

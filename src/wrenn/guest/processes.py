@@ -32,10 +32,11 @@ _SIGKILL: Final = 9
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The process runs. `missed` bytes of output came before those that are replayed."""
+    """The process runs. `replayed` bytes of what comes were written before, and `missed` bytes before those are gone."""
 
     pid: int
     missed: int
+    replayed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,7 @@ def _events(answers: list[pb.StartResponse] | list[pb.ConnectResponse]) -> list[
                 length += len(data.output.value)
             case Oneof(field="start", value=start):
                 put()
-                events.append(Started(int(start.pid), int(start.missed)))
+                events.append(Started(int(start.pid), int(start.missed), int(start.replayed)))
             case Oneof(field="end", value=end):
                 put()
                 events.append(Exited(int(end.exit_code)))

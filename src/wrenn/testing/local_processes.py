@@ -75,7 +75,8 @@ class LocalProcess:
     async def followed(self, *, replay: bool) -> AsyncGenerator[LocalFollower]:
         """Follow it from now on, or from what is kept."""
         queue: asyncio.Queue[Event] = asyncio.Queue(_WAITING)
-        first: list[Event] = [Started(self.pid, self._missed if replay else 0)]
+        missed, replayed = (self._missed, self._kept_b) if replay else (0, 0)
+        first: list[Event] = [Started(self.pid, missed, replayed)]
         if replay:
             first += [Output(stream, (chunk,)) for stream, chunk in self._kept]
         if self.end is not None:

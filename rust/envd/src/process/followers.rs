@@ -73,8 +73,8 @@ impl Followers {
         let codec = caller.codec;
         // Held until the follower is in the list: what is said meanwhile is either in the history or comes to him.
         let mut state = lock(&self.state);
-        let missed = if replay { state.history.missed() } else { 0 };
-        let mut first = frame(codec, Event::Start(StartEvent { pid, missed }));
+        let (missed, replayed) = if replay { (state.history.missed(), state.history.length()) } else { (0, 0) };
+        let mut first = frame(codec, Event::Start(StartEvent { pid, missed, replayed }));
         if replay {
             for (kind, bytes) in state.history.chunks() {
                 first.extend(frame(codec, kind.event(bytes.to_vec())));

@@ -55,6 +55,11 @@ impl History {
         self.missed
     }
 
+    /// Bytes that are kept.
+    pub fn length(&self) -> u64 {
+        self.length as u64
+    }
+
     /// What is kept, in its order.
     pub fn chunks(&self) -> impl Iterator<Item = (Kind, &[u8])> {
         self.chunks.iter().map(|c| (c.kind, c.bytes.as_slice()))

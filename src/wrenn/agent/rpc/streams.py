@@ -162,7 +162,7 @@ def _message(event: Event) -> bytes:
     match event:
         case Output(stream, pieces):
             return b"".join((bytes((_OUTPUT_KIND[stream],)), *pieces))
-        case Started(pid, missed):
-            return json_message(Kind.STARTED, {"pid": pid, "missed": missed})
+        case Started(pid, missed, replayed):
+            return json_message(Kind.STARTED, {"pid": pid, "missed": missed, "replayed": replayed})
         case Exited(exit_code):
             return json_message(Kind.EXITED, {"exit_code": exit_code})

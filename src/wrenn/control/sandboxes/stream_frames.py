@@ -95,9 +95,9 @@ class ExecFrames:
         # A character may come in two chunks: each stream keeps the beginning of it.
         self._decoders = {kind: new(errors="replace") for kind in _NAMES}
 
-    def started(self, pid: int, missed: int) -> str:
+    def started(self, pid: int, **replay: int) -> str:
         """The process runs."""
-        return _json(type="start", pid=pid, **({"missed": missed} if missed else {}))
+        return _json(type="start", pid=pid, **_without_zeros(replay))
 
     def output(self, message: bytes) -> Iterator[str | bytes]:
         """What it wrote."""
@@ -159,11 +159,11 @@ class TerminalFrames:
         self._encoding = encoding
         self._tag = tag
 
-    def started(self, pid: int, missed: int) -> str | None:
+    def started(self, pid: int, **replay: int) -> str | None:
         """The process runs."""
         if self._tag is None:
             return None
-        return _json(type="started", tag=self._tag, pid=pid, **({"missed": missed} if missed else {}))
+        return _json(type="started", tag=self._tag, pid=pid, **_without_zeros(replay))
 
     def output(self, message: bytes) -> Iterator[str | bytes]:
         """What it wrote."""
@@ -214,6 +214,10 @@ def failed_exec(error: WrennError) -> str:
 def failed_terminal(error: WrennError) -> str:
     """The same of the second one."""
     return _json(type="error", data=error.message, fatal=True, code=error.code)
+
+
+def _without_zeros(numbers: dict[str, int]) -> dict[str, int]:
+    return {name: number for name, number in numbers.items() if number}
 
 
 def _json(**fields: object) -> str:

@@ -61,6 +61,7 @@ class ConnectTerminal(RequestBody):
 
     tag: Annotated[GuestText, Field(min_length=1)]
     replay: StrictBool = False
+    confirm: StrictBool = False
     encoding: Literal["base64", "binary"] = "base64"
 
 

@@ -176,7 +176,7 @@ def _terminal_opening(value: dict[str, Any]) -> Opening:
             connect = checked(ConnectTerminal, value)
             selector = selector_of(connect.tag).value
             process = AttachProcess(selector, replay=connect.replay, terminal=True)
-            return TerminalFrames(connect.encoding, None), process
+            return TerminalFrames(connect.encoding, connect.tag if connect.confirm else None), process
         case _:
             raise InvalidRequest("The first message must be a start or a connect.")
 
@@ -208,7 +208,8 @@ async def _carry_down(client: ClientSocket, host: HostStream, frames: Frames, me
                 await client.send(frame)
         elif message[0] == Kind.STARTED:
             fact = parse_json(message[1:])
-            if (started := frames.started(_whole(fact, "pid"), _whole(fact, "missed"))) is not None:
+            pid, missed, replayed = (_whole(fact, name) for name in ("pid", "missed", "replayed"))
+            if (started := frames.started(pid, missed=missed, replayed=replayed)) is not None:
                 await client.send(started)
         elif message[0] == Kind.EXITED:
             for frame in frames.exited(_whole(parse_json(message[1:]), "exit_code")):
