@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ async def path(platform: Platform) -> str:
 @asynccontextmanager
 async def socket(
     platform: Platform, path: str, *, key: Secret | None = None
-) -> AsyncIterator[ClientConnection]:
+) -> AsyncGenerator[ClientConnection]:
     """A WebSocket of the API, with the key of the team unless another is given."""
     headers = {"X-API-Key": (key or platform.key).reveal()}
     url = platform.url.replace("http:", "ws:") + path
@@ -134,27 +134,34 @@ async def test_all_bytes_come_as_they_were_written(platform: Platform, path: str
     assert found[-1] == {"type": "exit", "exit_code": 0}
 
 
-@pytest.mark.parametrize(
-    ("encoding", "form"),
-    [
-        ("text", lambda data: {"type": "stdin", "data": data.decode()}),
-        ("base64", lambda data: {"type": "stdin", "data": base64.b64encode(data).decode()}),
-        ("binary", lambda data: data),
-    ],
-)
-async def test_input_arrives_in_its_order_and_ends(platform: Platform, path: str, encoding: str, form: Any):
+def as_input(encoding: str, data: bytes) -> str | bytes:
+    """A client's message with input for the program."""
+    match encoding:
+        case "binary":
+            return data
+        case "base64":
+            return json.dumps({"type": "stdin", "data": base64.b64encode(data).decode()})
+        case _:
+            return json.dumps({"type": "stdin", "data": data.decode()})
+
+
+def as_output(message: Json | bytes) -> bytes:
+    """What a server's message shows of standard output."""
+    if isinstance(message, bytes):
+        return message[1:] if message[0] == 1 else b""
+    return message["data"].encode() if message["type"] == "stdout" else b""
+
+
+@pytest.mark.parametrize("encoding", ["text", "base64", "binary"])
+async def test_input_arrives_in_its_order_and_ends(platform: Platform, path: str, encoding: str):
     async with socket(platform, f"{path}/exec/stream") as opened:
         await send(opened, type="start", cmd="cat", stdin=True, encoding=encoding)
         for number in range(200):
-            message = form(f"{number}\n".encode())
-            await opened.send(message if isinstance(message, bytes) else json.dumps(message))
+            await opened.send(as_input(encoding, f"{number}\n".encode()))
         await send(opened, type="close_stdin")
         found = await frames(opened)
-    out = b"".join(f[1:] if isinstance(f, bytes) else b"" for f in found)
-    if encoding == "text":
-        out = said(found, "stdout").encode()
-    elif encoding == "base64":
-        out = b"".join(base64.b64decode(f["data"]) for f in found if f["type"] == "stdout")
+    shown = [as_output(message) for message in found]
+    out = b"".join(base64.b64decode(piece) for piece in shown) if encoding == "base64" else b"".join(shown)
     assert out.decode().split() == [str(n) for n in range(200)]
     assert found[-1] == {"type": "exit", "exit_code": 0}
 
@@ -460,7 +467,7 @@ async def test_a_message_above_the_limit_closes_the_connection(platform: Platfor
 
 
 @asynccontextmanager
-async def bare(platform: Platform, path: str) -> AsyncIterator[ClientConnection]:
+async def bare(platform: Platform, path: str) -> AsyncGenerator[ClientConnection]:
     """Without a header, as a browser must."""
     async with connect(platform.url.replace("http:", "ws:") + path, proxy=None) as opened:
         yield opened

@@ -22,7 +22,7 @@ from wrenn.cli import (
     storage,
     templates,
 )
-from wrenn.cli.exec import CommandLine, exec_
+from wrenn.cli.exec import CommandLine, FileLine, exec_
 from wrenn.cli.exits import Exit, exit_code, say_error
 from wrenn.cli.up import commands as up
 
@@ -45,7 +45,7 @@ app.command("storage")(storage.storage)
 app.command("create")(sandboxes.create)
 app.command("list")(sandboxes.list_)
 app.command("exec", cls=CommandLine)(exec_)
-app.command("run", cls=CommandLine)(run.run)
+app.command("run", cls=FileLine)(run.run)
 app.command("shell", cls=CommandLine)(shell.shell)
 app.command("logs")(logs.logs)
 app.command("cp")(cp.cp)

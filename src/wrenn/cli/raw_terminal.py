@@ -19,7 +19,8 @@ def raw(terminal: int) -> Generator[None]:
     before = termios.tcgetattr(terminal)
     handlers = {number: signal.signal(number, _leave) for number in _LEAVING}
     try:
-        tty.setraw(terminal)
+        # What was typed ahead is kept.
+        tty.setraw(terminal, termios.TCSADRAIN)
         yield
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Final, Self, cast
 from urllib.parse import urlencode
 
@@ -117,8 +117,9 @@ class AsyncSocket:
 class Socket:
     """An open WebSocket. One thread reads, others may write."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, closing: ExitStack) -> None:
         self._connection = connection
+        self._closing = closing
 
     @classmethod
     def open(
@@ -126,8 +127,10 @@ class Socket:
     ) -> Self:
         """Connect within `timeout_s`."""
         with _opening(settings):
-            url, options = _url(settings, path, params), _options(settings, timeout_s)
-            return cls(cast("Connection", connect(url, **options)))
+            # The library opens connections as context managers only; this one outlives a block.
+            closing = ExitStack()
+            opening = cast("Any", connect)(_url(settings, path, params), **_options(settings, timeout_s))
+            return cls(closing.enter_context(cast("AbstractContextManager[Connection]", opening)), closing)
 
     def send(self, message: str | bytes) -> None:
         """Send a message; waits while the platform does not take it."""
@@ -141,4 +144,4 @@ class Socket:
 
     def close(self) -> None:
         """Close it. May be called twice."""
-        self._connection.close()
+        self._closing.close()
