@@ -15,7 +15,7 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"\bAwaitable\[(\w+)\]", r"\1"),
     (r", Awaitable\b", ""),
     (r"\bAsync(?=[A-Z])", ""),
-    (r"\b__a(enter|exit)__\b", r"__\1__"),
+    (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
     (r"\b_async\b", "_sync"),
     (r"\b_aio\b", "_io"),
     (r"\basynchronous\b", "synchronous"),

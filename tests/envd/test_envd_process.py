@@ -271,8 +271,8 @@ def test_an_unknown_process_is_not_found(envd: Envd, method: str) -> None:
 def test_an_unknown_signal_is_unimplemented(envd: Envd) -> None:
     answer = envd.call("process.Process/SendSignal", {"process": {"pid": 1}, "signal": "SIGNAL_UNSPECIFIED"})
     assert (answer.status, answer.json()["code"]) == (501, "unimplemented")
-    # SendSignalRequest{process{pid: 1}, signal: 2}
-    body, headers = bytes.fromhex("0a020801 1002"), {"Content-Type": "application/proto"}
+    # SendSignalRequest{process{pid: 1}, signal: 4}
+    body, headers = bytes.fromhex("0a020801 1004"), {"Content-Type": "application/proto"}
     assert envd.request("POST", "/process.Process/SendSignal", body=body, headers=headers).status == 501
 
 

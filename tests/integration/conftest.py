@@ -193,6 +193,7 @@ async def running_platform(settings: Settings, host: SimulatedHost, key: Secret)
             access_log=False,
             proxy_headers=False,
             timeout_graceful_shutdown=1,
+            ws_per_message_deflate=False,
         )
         port = await stack.enter_async_context(served(config))
         url = f"http://127.0.0.1:{port}"

@@ -15,9 +15,13 @@ from wrenn.base.errors import WrennError
 from wrenn.base.faults import arm_faults
 from wrenn.base.logging import configure_logging
 from wrenn.base.signals import leave_to_server
+from wrenn.protocol.host.streams import MESSAGE_LIMIT_B
 
 _GRACE_S = 5
 """How long calls in flight may go on at shutdown."""
+
+_PONG_TIMEOUT_S = 300.0
+"""A pong comes behind all that its sender has still to take, and is not read while input waits for a process."""
 
 
 async def serve(settings: Settings) -> None:
@@ -37,6 +41,9 @@ async def serve(settings: Settings) -> None:
             log_config=None,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=_GRACE_S,
+            ws_max_size=MESSAGE_LIMIT_B,
+            ws_ping_timeout=_PONG_TIMEOUT_S,
+            ws_per_message_deflate=False,
         )
         config.load()
         assert config.ssl is not None, "TLS was asked for"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 from typer._click import Context
@@ -15,7 +15,9 @@ from wrenn.cli.settings import use_credentials
 
 
 class CommandLine(TyperCommand):
-    """Takes everything from the first word after ID as the command, so that its options need no `--` before it."""
+    """Takes everything from the second word on as it is, so that its options need no `--` before them."""
+
+    from_second_word: ClassVar[bool] = True
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """Put a `--` where the command begins, unless there is one."""
@@ -25,13 +27,20 @@ class CommandLine(TyperCommand):
             argument = args[position]
             if not argument.startswith("-"):
                 words += 1
-                if words == 2:
-                    args = [*args[:position], "--", *args[position:]]
+                begins = position if self.from_second_word else position + 1
+                if words == (2 if self.from_second_word else 1) and args[begins : begins + 1] != ["--"]:
+                    args = [*args[:begins], "--", *args[begins:]]
                     break
             elif argument.startswith("-") and argument not in {*flags, "--help"} and "=" not in argument:
                 position += 1
             position += 1
         return super().parse_args(ctx, args)
+
+
+class FileLine(CommandLine):
+    """Takes everything after the first word as it is, options too."""
+
+    from_second_word = False
 
 
 def exec_(

@@ -8,8 +8,21 @@ from typing import Annotated
 
 import typer
 
-from wrenn.cli import cp, doctor, images, lifecycle, programs, sandboxes, status, storage, templates
-from wrenn.cli.exec import CommandLine, exec_
+from wrenn.cli import (
+    cp,
+    doctor,
+    images,
+    lifecycle,
+    logs,
+    programs,
+    run,
+    sandboxes,
+    shell,
+    status,
+    storage,
+    templates,
+)
+from wrenn.cli.exec import CommandLine, FileLine, exec_
 from wrenn.cli.exits import Exit, exit_code, say_error
 from wrenn.cli.up import commands as up
 
@@ -32,6 +45,9 @@ app.command("storage")(storage.storage)
 app.command("create")(sandboxes.create)
 app.command("list")(sandboxes.list_)
 app.command("exec", cls=CommandLine)(exec_)
+app.command("run", cls=FileLine)(run.run)
+app.command("shell", cls=CommandLine)(shell.shell)
+app.command("logs")(logs.logs)
 app.command("cp")(cp.cp)
 app.command("pause")(lifecycle.pause)
 app.command("resume")(lifecycle.resume)

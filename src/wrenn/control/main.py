@@ -19,11 +19,15 @@ from wrenn.control.db.embedded import ensure_running
 from wrenn.control.http.middleware import RequestIdFilter
 from wrenn.control.settings import Settings
 from wrenn.control.wiring import running_control
+from wrenn.protocol.host.streams import MESSAGE_LIMIT_B
 
 _GRACE_S: Final = 10
 """How long requests in flight may go on at shutdown."""
 _KEEP_ALIVE_S: Final = 75
 """Above the idle time of usual load balancers, so that it is they who close a connection."""
+
+_PONG_TIMEOUT_S: Final = 300.0
+"""A pong comes behind all that its sender has still to take, and is not read while input waits for a process."""
 
 
 async def serve(settings: Settings) -> None:
@@ -42,6 +46,9 @@ async def serve(settings: Settings) -> None:
             proxy_headers=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_GRACE_S,
+            ws_max_size=MESSAGE_LIMIT_B,
+            ws_ping_timeout=_PONG_TIMEOUT_S,
+            ws_per_message_deflate=False,
         )
         leave_to_server()
         await uvicorn.Server(config).serve()

@@ -52,6 +52,7 @@ from wrenn.control.sandboxes import (
     ReconcilerSettings,
     Room,
     SandboxLimits,
+    Streams,
     Targets,
 )
 from wrenn.control.sandboxes import routers as sandbox_routers
@@ -240,6 +241,7 @@ def _build(
         "files": Files(targets),
         "snapshots": snapshots,
         "audit_log": AuditLog(database),
+        "streams": Streams(targets),
     }
     loops = {
         "look at hosts": monitor.run(),

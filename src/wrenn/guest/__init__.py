@@ -1,22 +1,31 @@
 """Client of the guest agent `envd`. The guest is hostile: every answer is bounded in size and time and checked.
 
-`connect.py` speaks Connect RPC, `commands.py` runs programs, `files.py` moves files, `ready.py` hands out identity.
+`connect.py` speaks Connect RPC, `commands.py` runs programs, `processes.py` follows them, `files.py` moves files, `ready.py` hands
+out identity.
 """
 
-from wrenn.guest.commands import CommandLine, Commands, ExecResult, ProcessInfo
+from wrenn.guest.commands import CommandLine, Commands, ExecResult, ProcessInfo, not_run
 from wrenn.guest.connect import GuestConnection
 from wrenn.guest.files import Files
+from wrenn.guest.processes import Event, Exited, FollowedProcess, Output, Processes, Started
 from wrenn.guest.ready import Identity, hold, initialise, let_go
 
 __all__ = [
     "CommandLine",
     "Commands",
+    "Event",
     "ExecResult",
+    "Exited",
     "Files",
+    "FollowedProcess",
     "GuestConnection",
     "Identity",
+    "Output",
     "ProcessInfo",
+    "Processes",
+    "Started",
     "hold",
     "initialise",
     "let_go",
+    "not_run",
 ]

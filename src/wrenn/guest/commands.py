@@ -89,10 +89,8 @@ class Commands:
                                 )
                             case _:
                                 pass
-        except e.NotFound as error:
-            return _shell_like(command, "not found", _COMMAND_NOT_FOUND, error)
-        except e.Forbidden as error:
-            return _shell_like(command, "permission denied", _COMMAND_NOT_EXECUTABLE, error)
+        except (e.NotFound, e.Forbidden) as error:
+            return not_run(command, error)
         except (TimeoutError, e.DeadlineExceeded) as error:
             await self._kill_quietly(pid)
             raise e.DeadlineExceeded(
@@ -147,17 +145,15 @@ class Commands:
             if p.config is not None
         ]
 
-    async def signal(self, selector: int | str, signal: int) -> None:
-        """Send SIGTERM (15) or SIGKILL (9) to a process by pid or tag.
+    async def signal(self, selector: int | str, signal: int, *, descendants: bool = False) -> None:
+        """Send a signal to the process group of a process by pid or tag; SIGKILL also to all that came from it.
 
         Raises:
             NotFound: no such living process.
         """
-        if isinstance(selector, int):
-            process = pb.ProcessSelector(selector=Oneof("pid", selector))
-        else:
-            process = pb.ProcessSelector(selector=Oneof("tag", selector))
-        request = pb.SendSignalRequest(process=process, signal=pb.Signal(signal))
+        request = pb.SendSignalRequest(
+            process=selected(selector), signal=pb.Signal(signal), descendants=descendants
+        )
         await self._guest.unary(
             "process.Process/SendSignal",
             request,
@@ -170,7 +166,14 @@ class Commands:
         """Kill what we started and no longer want; the guest may be past answering."""
         if pid:
             with contextlib.suppress(e.WrennError):
-                await asyncio.shield(self.signal(pid, 9))
+                await asyncio.shield(self.signal(pid, 9, descendants=True))
+
+
+def selected(selector: int | str) -> pb.ProcessSelector:
+    """A process by its pid or its tag."""
+    if isinstance(selector, int):
+        return pb.ProcessSelector(selector=Oneof("pid", selector))
+    return pb.ProcessSelector(selector=Oneof("tag", selector))
 
 
 def _collect(output: dict[str, bytearray], data: pb.ProcessEvent.DataEvent) -> None:
@@ -185,6 +188,11 @@ def _collect(output: dict[str, bytearray], data: pb.ProcessEvent.DataEvent) -> N
         )
 
 
-def _shell_like(command: CommandLine, what: str, code: int, error: e.WrennError) -> ExecResult:
+def not_run(command: CommandLine, error: e.NotFound | e.Forbidden) -> ExecResult:
+    """What a shell would say of a program that does not exist, or that may not be run."""
+    if isinstance(error, e.NotFound):
+        what, code = "not found", _COMMAND_NOT_FOUND
+    else:
+        what, code = "permission denied", _COMMAND_NOT_EXECUTABLE
     text = f"{command.cmd}: {what}\n" if command.cmd in error.message else f"{error.message}\n"
     return ExecResult(b"", text.encode(errors="replace"), code)

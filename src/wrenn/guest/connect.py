@@ -1,4 +1,4 @@
-"""Connect RPC to envd: unary calls and server streams, binary protobuf over HTTP/1.1.
+"""Connect RPC to envd: unary calls and server streams (message by message, or as many as have come), protobuf over HTTP/1.1.
 
 Why not the `connectrpc` client, as between control plane and agent: it reads a unary answer whole before it looks at its
 size, and here the other side may be anybody's program. Protocol: https://connectrpc.com/docs/protocol.
@@ -19,13 +19,20 @@ from protobuf import Message
 
 from wrenn.base import errors as e
 from wrenn.base.secrets import Secret
-from wrenn.base.units import MIB
+from wrenn.base.units import KIB, MIB
 
 ENVD_PORT: Final = 49983
 _MESSAGE_LIMIT_B: Final = 4 * MIB
 _ERROR_LIMIT_B: Final = 64 * 1024
-_CONNECTIONS: Final = 64
-"""Streams and calls to one guest at once; more wait their turn."""
+_CONNECTIONS: Final = 320
+"""Streams and calls to one guest at once, of the 512 that it takes; more wait their turn."""
+STREAM_LIMIT: Final = 128
+"""Streams to processes of one guest at once. Each may have an input under way, so that calls always find a connection."""
+_BATCH_MESSAGE_LIMIT_B: Final = 256 * KIB
+_BATCH_READ_B: Final = 256 * KIB
+"""What is read ahead of a stream; up to twice as much is handed on at once."""
+_BATCH_LENGTH: Final = 512
+"""Messages decoded in a row before others get their turn: a guest may send them without anything in them."""
 _FRAME_HEAD: Final = struct.Struct(">BI")
 _END_OF_STREAM: Final = 0x02
 
@@ -55,6 +62,7 @@ class GuestConnection:
 
     def __init__(self, address: str, token: Secret) -> None:
         self.base_url = f"http://{address}:{ENVD_PORT}"
+        self._streams = 0
         self._headers = {"X-Access-Token": token.reveal()}
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=60, use_dns_cache=False),
@@ -78,7 +86,7 @@ class GuestConnection:
         return {**self._headers, "Authorization": f"Basic {basic}"}
 
     async def unary(
-        self, method: str, request: Message[Any], answer: type[Answer], *, user: str, timeout_s: float
+        self, method: str, request: Message[Any], answer: type[Answer], *, user: str, timeout_s: float | None
     ) -> Answer:
         """Call `method` ("process.Process/List").
 
@@ -117,6 +125,37 @@ class GuestConnection:
         Raises:
             as `unary`, on entering and while reading.
         """
+        async with self._opened(method, request, user=user, headers=headers) as response:
+            yield _frames(response.content, answer)
+
+    @asynccontextmanager
+    async def batches(
+        self,
+        method: str,
+        request: Message[Any],
+        answer: type[Answer],
+        *,
+        user: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[AsyncIterator[list[Answer]]]:
+        """As `stream`, for much or for long: all messages that have come at once, each of at most 256 KiB.
+
+        Raises:
+            as `unary`, on entering and while reading. RateLimited: `STREAM_LIMIT` are open.
+        """
+        if self._streams >= STREAM_LIMIT:
+            raise e.RateLimited(f"{STREAM_LIMIT} streams of this sandbox are open already: close one first.")
+        self._streams += 1
+        try:
+            async with self._opened(method, request, user=user, headers=headers) as response:
+                yield _batches(response.content, answer)
+        finally:
+            self._streams -= 1
+
+    @asynccontextmanager
+    async def _opened(
+        self, method: str, request: Message[Any], *, user: str, headers: Mapping[str, str] | None
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
         body = request.to_binary()
         all_headers = {
             **self.headers(user),
@@ -131,10 +170,11 @@ class GuestConnection:
                 data=_FRAME_HEAD.pack(0, len(body)) + body,
                 headers=all_headers,
                 allow_redirects=False,
+                read_bufsize=_BATCH_READ_B,
             ) as response:
                 if response.status != 200:
                     raise _error_of(await read_bounded(response, _ERROR_LIMIT_B), response.status)
-                yield _frames(response.content, answer)
+                yield response
         except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
             raise unreachable(error) from error
 
@@ -142,17 +182,61 @@ class GuestConnection:
 async def _frames(content: aiohttp.StreamReader, answer: type[Answer]) -> AsyncIterator[Answer]:
     while True:
         flags, size = _FRAME_HEAD.unpack(await content.readexactly(_FRAME_HEAD.size))
-        if size > _MESSAGE_LIMIT_B:
-            raise e.AgentFailure("The sandbox sent an over-long message.", context={"size": size})
+        _check_size(size, _MESSAGE_LIMIT_B)
         body = await content.readexactly(size)
-        if flags & _END_OF_STREAM:
-            end = _json_object(body)
-            if "error" in end:
-                raise _error_of(json.dumps(end["error"]).encode(), 200)
+        if _is_end(flags, body):
             return
-        if flags:
-            raise e.AgentFailure("The sandbox sent a message with unknown flags.", context={"flags": flags})
         yield _decode(answer, body)
+
+
+async def _batches(content: aiohttp.StreamReader, answer: type[Answer]) -> AsyncIterator[list[Answer]]:
+    unread = bytearray()
+    while True:
+        batch: list[Answer] = []
+        while len(unread) >= _FRAME_HEAD.size and len(batch) < _BATCH_LENGTH:
+            flags, size = _FRAME_HEAD.unpack_from(unread)
+            _check_size(size, _BATCH_MESSAGE_LIMIT_B)
+            end = _FRAME_HEAD.size + size
+            if len(unread) < end:
+                break
+            body = bytes(memoryview(unread)[_FRAME_HEAD.size : end])
+            del unread[:end]
+            try:
+                is_end = _is_end(flags, body)
+            except e.WrennError:
+                # What came before the error is output that the process has written.
+                if batch:
+                    yield batch
+                raise
+            if is_end:
+                yield batch
+                return
+            batch.append(_decode(answer, body))
+        if batch:
+            yield batch
+            await asyncio.sleep(0)
+            continue
+        chunk = await content.readany()
+        if not chunk:
+            raise asyncio.IncompleteReadError(bytes(unread[: _FRAME_HEAD.size]), None)
+        unread += chunk
+
+
+def _check_size(size: int, limit_b: int) -> None:
+    if size > limit_b:
+        raise e.AgentFailure("The sandbox sent an over-long message.", context={"size": size})
+
+
+def _is_end(flags: int, body: bytes) -> bool:
+    """Whether this frame is the end of the stream. Raises what the guest says went wrong."""
+    if flags & _END_OF_STREAM:
+        end = _json_object(body)
+        if "error" in end:
+            raise _error_of(json.dumps(end["error"]).encode(), 200)
+        return True
+    if flags:
+        raise e.AgentFailure("The sandbox sent a message with unknown flags.", context={"flags": flags})
+    return False
 
 
 def _decode(answer: type[Answer], body: bytes) -> Answer:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from wrenn.sdk._async.commands import AsyncProcessHandle
 from wrenn.sdk._async.sandbox import AsyncSandbox
+from wrenn.sdk._async.streams import AsyncProcessStream, AsyncTerminal
 from wrenn.sdk._sync.commands import ProcessHandle
 from wrenn.sdk._sync.sandbox import Sandbox
+from wrenn.sdk._sync.streams import ProcessStream, Terminal
 from wrenn.sdk.errors import (
     AgentError,
     AuthenticationError,
@@ -30,12 +32,14 @@ from wrenn.sdk.errors import (
     UnexpectedAnswerError,
     WrennError,
 )
-from wrenn.sdk.types import CommandResult, FileEntry, ProcessInfo, SandboxInfo, Template
+from wrenn.sdk.types import CommandResult, FileEntry, Output, ProcessInfo, SandboxInfo, Template
 
 __all__ = [
     "AgentError",
     "AsyncProcessHandle",
+    "AsyncProcessStream",
     "AsyncSandbox",
+    "AsyncTerminal",
     "AuthenticationError",
     "CapacityError",
     "CommandExitError",
@@ -51,12 +55,15 @@ __all__ = [
     "NameReservedError",
     "NameTakenError",
     "NotFoundError",
+    "Output",
     "ProcessHandle",
     "ProcessInfo",
+    "ProcessStream",
     "RateLimitError",
     "Sandbox",
     "SandboxInfo",
     "Template",
+    "Terminal",
     "TooLargeError",
     "UnavailableError",
     "UnexpectedAnswerError",

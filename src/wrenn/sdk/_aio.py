@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from inspect import isawaitable
 
 from wrenn.sdk._source import CHUNK_B, Readable, pieces
 
 Source = str | bytes | Readable | Iterable[bytes] | AsyncIterable[bytes]
 """What may be written to a file."""
+
+
+Callback = Callable[[str], Awaitable[object] | object]
+"""Called with a piece of text; may be asynchronous."""
+
+
+async def called(callback: Callback, text: str) -> None:
+    """Call it, and wait for it."""
+    outcome = callback(text)
+    if isawaitable(outcome):
+        await outcome
 
 
 async def sleep(seconds: float) -> None:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from wrenn.sdk._source import CHUNK_B, Readable, pieces
 
 Source = str | bytes | Readable | Iterable[bytes]
 """What may be written to a file."""
+
+
+Callback = Callable[[str], object]
+"""Called with a piece of text."""
+
+
+def called(callback: Callback, text: str) -> None:
+    """Call it."""
+    callback(text)
 
 
 def sleep(seconds: float) -> None:

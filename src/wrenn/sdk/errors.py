@@ -196,6 +196,11 @@ _BY_STATUS: dict[int, type[WrennError]] = {
 }
 
 
+def error_of(code: str | None, message: str) -> WrennError:
+    """The error that the platform told within a stream."""
+    return _BY_CODE.get(code or "", UnexpectedAnswerError)(message, code=code)
+
+
 def error_for(status: int, code: str | None, message: str, request_id: str | None) -> WrennError:
     """The error that stands for an answer of the platform."""
     kind = _BY_CODE.get(code or "") or _BY_STATUS.get(status, UnexpectedAnswerError)

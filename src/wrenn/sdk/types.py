@@ -136,6 +136,31 @@ def _decoded(text: str, encoding: str) -> bytes:
     raise UnexpectedAnswerError(f"The platform's answer is unexpected: output encoding {encoding!r}.")
 
 
+Signal = Literal[
+    "SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGSTOP", "SIGCONT"
+]
+"""What may be sent to a process."""
+
+OnDisconnect = Literal["kill", "keep"]
+"""What becomes of a process when the one who started it leaves, or loses the connection."""
+
+OutputStream = Literal["stdout", "stderr", "pty"]
+"""Which output: `pty` is a terminal's, which has only one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A piece of what a process wrote.
+
+    `data` is exactly its bytes. `text` is the same as text: of a character that comes in two pieces, the second has it;
+    bytes that are not UTF-8 become U+FFFD.
+    """
+
+    stream: OutputStream
+    data: bytes
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessInfo:
     """A process that was started through the platform and still runs."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import stat
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from wrenn.base.errors import NotFound, WrennError
 from wrenn.base.units import GIB
 from wrenn.protocol.host import host_pb as pb
+from wrenn.testing.local_processes import LocalProcess
 
 
 @dataclass(slots=True)
@@ -48,17 +48,15 @@ class Box:
     state: pb.SandboxState = pb.SandboxState.RUNNING
     reason: str = ""
     calls_open: int = 0
-    processes: dict[int, tuple[pb.Process, asyncio.subprocess.Process]] = field(
-        default_factory=dict[int, tuple[pb.Process, asyncio.subprocess.Process]]
-    )
+    processes: dict[int, LocalProcess] = field(default_factory=dict[int, LocalProcess])
+    streams: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
 
 
 def signal_all(box: Box, number: signal.Signals) -> None:
     """To all processes that it has in the background."""
-    for pid, (_, process) in box.processes.items():
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, number)
+    for process in box.processes.values():
+        with contextlib.suppress(NotFound):
+            process.signal(number)
 
 
 def sandbox_answer(box: Box) -> pb.Sandbox:

@@ -18,8 +18,9 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import uvicorn
 from connectrpc.errors import ConnectError
@@ -28,6 +29,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from wrenn.agent.rpc.streams import ProcessStreams
+from wrenn.agent.sandboxes import Sandboxes
 from wrenn.base.errors import (
     Conflict,
     DeadlineExceeded,
@@ -36,10 +39,13 @@ from wrenn.base.errors import (
     NotFound,
     WrennError,
 )
+from wrenn.base.ids import SandboxId
 from wrenn.base.units import GIB
+from wrenn.guest import CommandLine
 from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, connect_code
 from wrenn.protocol.host.host_connect import HostAgent, HostAgentASGIApplication
+from wrenn.testing.local_processes import LocalProcess, LocalProcesses, spawn
 from wrenn.testing.server import served
 from wrenn.testing.simulated_box import Box, Switches, file_entry, sandbox_answer, signal_all
 
@@ -108,6 +114,10 @@ class SimulatedHost(HostAgent):
     def spec(self, sandbox_id: str) -> pb.SandboxSpec:
         """What was asked for."""
         return self._boxes[sandbox_id].spec
+
+    def root_of(self, sandbox_id: str) -> Path:
+        """The folder that stands for it."""
+        return self._boxes[sandbox_id].root
 
     @property
     def snapshot_ids(self) -> set[str]:
@@ -223,10 +233,10 @@ class SimulatedHost(HostAgent):
         """Remove the folder."""
         box = self._boxes.pop(request.sandbox_id, None)
         if box is not None:
-            for pid, (_, process) in list(box.processes.items()):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(pid, signal.SIGKILL)
-                await process.wait()
+            signal_all(box, signal.SIGKILL)
+            for process in box.processes.values():
+                if process.pump is not None:
+                    await process.pump
             shutil.rmtree(box.root)
         return pb.RemoveSandboxResponse()
 
@@ -241,6 +251,8 @@ class SimulatedHost(HostAgent):
             return sandbox_answer(box)
         signal_all(box, signal.SIGSTOP)
         box.state = pb.SandboxState.PAUSED
+        for stream in box.streams:
+            stream.cancel()
         return sandbox_answer(box)
 
     async def resume_sandbox(self, request: pb.ResumeSandboxRequest, ctx: Any, /) -> pb.Sandbox:
@@ -320,27 +332,28 @@ class SimulatedHost(HostAgent):
         """Run it on this machine and let it go on."""
         box, command = self._box(request.sandbox_id), request.command
         assert command is not None, "the control plane sends a command"
-        process = await self._spawn(box, command, asyncio.subprocess.DEVNULL)
-        if process is None:
-            raise NotFound(f"{command.cmd}: not found")
-        listed = pb.Process(pid=process.pid, tag=request.tag, cmd=command.cmd, args=list(command.args))
-        box.processes[process.pid] = (listed, process)
+        line = CommandLine(command.cmd, command.args, command.envs, command.cwd, command.user)
+        process = await self._followable(box, line, request.tag)
         return pb.StartProcessResponse(pid=process.pid, tag=request.tag)
 
     async def list_processes(self, request: pb.ListProcessesRequest, ctx: Any, /) -> pb.ListProcessesResponse:
         """Those that live."""
-        running = self._box(request.sandbox_id).processes.values()
-        return pb.ListProcessesResponse(processes=[p for p, process in running if process.returncode is None])
+        running = [p for p in self._box(request.sandbox_id).processes.values() if p.end is None]
+        return pb.ListProcessesResponse(
+            processes=[
+                pb.Process(pid=p.pid, tag=p.tag, cmd=p.command.cmd, args=list(p.command.args))
+                for p in running
+            ]
+        )
 
     async def signal_process(self, request: pb.SignalProcessRequest, ctx: Any, /) -> pb.SignalProcessResponse:
         """Kill the group."""
         assert request.selector is not None, "the control plane sends a selector"
-        for pid, (listed, process) in self._box(request.sandbox_id).processes.items():
-            if request.selector.value in (pid, listed.tag) and process.returncode is None:
-                os.killpg(pid, int(request.signal))
-                await process.wait()
-                return pb.SignalProcessResponse()
-        raise NotFound("No such process.")
+        process = _found(self._box(request.sandbox_id), request.selector.value)
+        process.signal(int(request.signal))
+        if request.signal in (pb.Signal.SIGKILL, pb.Signal.SIGTERM) and process.pump is not None:
+            await asyncio.wait({process.pump})
+        return pb.SignalProcessResponse()
 
     async def stat(self, request: pb.PathRequest, ctx: Any, /) -> pb.FileEntry:
         """One entry."""
@@ -423,6 +436,54 @@ class SimulatedHost(HostAgent):
             raise InvalidRequest("not a path")
         return root / inside
 
+    async def _followable(
+        self,
+        box: Box,
+        command: CommandLine,
+        tag: str,
+        *,
+        stdin: bool = False,
+        size: tuple[int, int] | None = None,
+    ) -> LocalProcess:
+        envs = {"PATH": os.environ["PATH"], "USER": command.user, **box.spec.envs, **command.envs}
+        cwd = self._path(box.spec.sandbox_id, command.cwd or "/root")
+        process = await spawn(command, envs=envs, cwd=cwd, tag=tag, stdin=stdin, size=size)
+        box.processes[process.pid] = process
+        return process
+
+    @asynccontextmanager
+    async def use(self, sandbox_id: SandboxId, *, attached: bool = False) -> AsyncGenerator[InUse]:
+        """What the agent's streams need of `wrenn.agent.sandboxes.Sandboxes`."""
+        box = self._box(str(sandbox_id))
+        task = asyncio.current_task()
+        assert task is not None, "streams are served by tasks"
+        box.streams.add(task)
+        box.last_active_at = time.time()
+        box.calls_open += not attached
+        self.calls["stream"] += 1
+        try:
+            yield InUse(
+                box,
+                LocalProcesses(
+                    lambda command, tag, stdin, size: self._followable(
+                        box, command, tag, stdin=stdin, size=size
+                    ),
+                    lambda selector: _found(box, selector, also_ended=True),
+                ),
+            )
+        except asyncio.CancelledError as error:
+            if box.state == pb.SandboxState.RUNNING:
+                raise
+            task.uncancel()
+            raise InvalidState(f"Sandbox {sandbox_id} is being paused. The call was cut off.") from error
+        finally:
+            box.streams.discard(task)
+            box.calls_open -= not attached
+
+    def touch(self, running: InUse) -> None:
+        """A stream moved."""
+        running.box.last_active_at = time.time()
+
     async def _spawn(self, box: Box, command: pb.Command, output: int) -> asyncio.subprocess.Process | None:
         envs = {"PATH": os.environ["PATH"], "USER": command.user, **box.spec.envs, **command.envs}
         try:
@@ -440,6 +501,21 @@ class SimulatedHost(HostAgent):
             return None
 
 
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """What stands for `RunningSandbox` in the agent's streams."""
+
+    box: Box
+    processes: LocalProcesses
+
+
+def _found(box: Box, selector: int | str, *, also_ended: bool = False) -> LocalProcess:
+    for process in reversed(box.processes.values()):
+        if selector in (process.pid, process.tag) and (also_ended or process.end is None):
+            return process
+    raise NotFound(f"process {selector} not found")
+
+
 class _AnswerLost(BaseException):
     """Ends the connection without an answer."""
 
@@ -448,8 +524,12 @@ class _App:
     def __init__(self, host: SimulatedHost) -> None:
         self._host = host
         self._rpc = HostAgentASGIApplication(host, interceptors=[host], compressions=[])
+        self._streams = ProcessStreams(cast("Sandboxes", host))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._streams(scope, receive, send)
+            return
         if scope["path"].startswith("/sandboxes/"):
             response = await self._host.serve_file(Request(scope, receive))
             await response(scope, receive, send)
@@ -505,6 +585,7 @@ async def served_host(host: SimulatedHost, pki: Path, *, port: int = 0) -> Async
         lifespan="off",
         log_level="critical",
         timeout_graceful_shutdown=1,
+        ws_per_message_deflate=False,
     )
     async with served(config) as bound:
         host.url = f"https://127.0.0.1:{bound}"

@@ -11,12 +11,12 @@ use crate::process::registry::Found;
 use crate::process::{not_found, selector};
 use crate::rpc::Caller;
 
-/// Follows a process from now on. The caller's time ends the stream, not the process.
+/// Follows a process from now on, or from the oldest output that is kept. The caller's time ends the stream, not the process.
 pub fn connect(agent: &Arc<Agent>, request: ConnectRequest, caller: &Caller) -> Result<Body, ConnectError> {
     let selector = selector(request.process)?;
     let (Found::Live(process) | Found::Ended(process)) =
         agent.processes.find(&selector).ok_or_else(|| not_found(&selector))?;
-    let (body, parts) = process.followers.follow(process.pid, caller, false);
+    let (body, parts) = process.followers.follow(process.pid, caller, false, request.replay);
     if let Some(timeout) = caller.timeout {
         tokio::spawn(async move {
             tokio::select! {

@@ -2,6 +2,7 @@
 //!
 //! Nobody reads: the output is thrown away, so that the process never stops at a full pipe. Somebody reads slowly:
 //! the process waits for him, for at most [`STALL_LIMIT`]; then he is cut off. Somebody is gone: he is forgotten.
+//! Who comes later may ask for what was said last: see [`History`].
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -15,6 +16,8 @@ use wire::process::{ProcessEvent, StartResponse};
 
 use crate::agent::lock;
 use crate::body::{Body, Part};
+use crate::process::history::History;
+use crate::process::pump::Kind;
 use crate::rpc::{Caller, end_frame, message_frame};
 
 /// Events that may wait for one reader: half a megabyte at the longest chunk.
@@ -46,6 +49,8 @@ struct State {
     list: Vec<Follower>,
     /// How the process ended; from then on `list` is empty.
     end: Option<EndEvent>,
+    /// What was said last.
+    history: History,
 }
 
 /// Events of `Start` and `Connect` look alike, so one type writes both.
@@ -61,14 +66,22 @@ fn last_frames(codec: Codec, end: &EndEvent) -> Bytes {
 }
 
 impl Followers {
-    /// A stream that begins with `start`; after the end of the process it holds only start and end.
-    pub fn follow(&self, pid: u32, caller: &Caller, starter: bool) -> (Body, mpsc::Sender<Part>) {
+    /// A stream that begins with `start` and with `replay` goes on with what was kept; after the end of the process it
+    /// holds only these and the end.
+    pub fn follow(&self, pid: u32, caller: &Caller, starter: bool, replay: bool) -> (Body, mpsc::Sender<Part>) {
         let (parts, receiver) = mpsc::channel(MAX_WAITING_EVENTS);
         let codec = caller.codec;
-        let start = frame(codec, Event::Start(StartEvent { pid }));
-        // The channel is new and has room for both.
-        let _ = parts.try_send(Part::More(start.into()));
+        // Held until the follower is in the list: what is said meanwhile is either in the history or comes to him.
         let mut state = lock(&self.state);
+        let (missed, replayed) = if replay { (state.history.missed(), state.history.length()) } else { (0, 0) };
+        let mut first = frame(codec, Event::Start(StartEvent { pid, missed, replayed }));
+        if replay {
+            for (kind, bytes) in state.history.chunks() {
+                first.extend(frame(codec, kind.event(bytes.to_vec())));
+            }
+        }
+        // The channel is new and has room for both.
+        let _ = parts.try_send(Part::More(first.into()));
         match &state.end {
             Some(end) => drop(parts.try_send(Part::Last(last_frames(codec, end)))),
             None => state.list.push(Follower { parts: parts.clone(), codec, starter }),
@@ -80,10 +93,6 @@ impl Followers {
     /// Whether the end is known.
     pub fn is_finished(&self) -> bool {
         lock(&self.state).end.is_some()
-    }
-
-    fn current(&self) -> Vec<Follower> {
-        lock(&self.state).list.clone()
     }
 
     fn remove(&self, follower: &Follower) {
@@ -98,8 +107,13 @@ impl Followers {
     }
 
     /// Gives output to all who read.
-    pub async fn say(&self, event: Event) {
-        let followers = self.current();
+    pub async fn say(&self, kind: Kind, bytes: Vec<u8>) {
+        let followers = {
+            let mut state = lock(&self.state);
+            state.history.push(kind, &bytes);
+            state.list.clone()
+        };
+        let event = kind.event(bytes);
         let mut written: [Option<Bytes>; 2] = [None, None];
         for follower in followers {
             let place = usize::from(follower.codec == Codec::Proto);
@@ -115,7 +129,12 @@ impl Followers {
         let followers = {
             let mut state = lock(&self.state);
             state.end = Some(end.clone());
-            std::mem::take(&mut state.list)
+            let followers = std::mem::take(&mut state.list);
+            // Its starter has read all of it: of commands that run one after the other, none is kept.
+            if followers.iter().any(|f| f.starter) {
+                state.history = History::default();
+            }
+            followers
         };
         for follower in followers {
             let bytes = match overdue {

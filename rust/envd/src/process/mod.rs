@@ -1,6 +1,7 @@
 //! The service `process.Process`.
 //!
-//! - [`start`]: from a request to a child; [`pump`] carries its output to [`followers`] until its end.
+//! - [`start`]: from a request to a child; [`pump`] carries its output to [`followers`] until its end; [`history`] keeps
+//!   the last of it.
 //! - [`enclosure`]: a cgroup for each, so that a kill misses nothing; [`freezer`]: all of them stopped at once.
 //! - [`registry`]: who lives, who has ended; [`signal`]: how they are ended.
 //! - One file a method: [`list`], [`start`], [`connect`], [`update`], [`input`], [`signal`].
@@ -10,6 +11,7 @@ pub mod enclosure;
 pub mod ending;
 pub mod followers;
 pub mod freezer;
+pub mod history;
 pub mod input;
 pub mod list;
 pub mod pump;

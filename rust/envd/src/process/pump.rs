@@ -32,7 +32,7 @@ thread_local! {
 }
 
 /// Which output.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Standard output.
     Stdout,
@@ -75,12 +75,15 @@ impl Source {
             }
         }
     }
+}
 
-    fn event(&self, bytes: Vec<u8>) -> Event {
-        let output = match self.kind {
-            Kind::Stdout => Output::Stdout(bytes),
-            Kind::Stderr => Output::Stderr(bytes),
-            Kind::Terminal => Output::Pty(bytes),
+impl Kind {
+    /// Output of this kind as it is told.
+    pub fn event(self, bytes: Vec<u8>) -> Event {
+        let output = match self {
+            Self::Stdout => Output::Stdout(bytes),
+            Self::Stderr => Output::Stderr(bytes),
+            Self::Terminal => Output::Pty(bytes),
         };
         Event::Data(DataEvent { output: Some(output) })
     }
@@ -130,7 +133,7 @@ pub async fn run(
 
 async fn carry(process: &Process, source: &mut Option<Source>, chunk: Vec<u8>) {
     match source {
-        Some(open) if !chunk.is_empty() => process.followers.say(open.event(chunk)).await,
+        Some(open) if !chunk.is_empty() => process.followers.say(open.kind, chunk).await,
         _ => *source = None,
     }
 }
@@ -139,7 +142,7 @@ async fn carry(process: &Process, source: &mut Option<Source>, chunk: Vec<u8>) {
 async fn carry_rest(process: &Process, source: &Source) {
     for _ in 0..MAX_LAST_CHUNKS {
         match source.take_now() {
-            Ok(chunk) if !chunk.is_empty() => process.followers.say(source.event(chunk)).await,
+            Ok(chunk) if !chunk.is_empty() => process.followers.say(source.kind, chunk).await,
             _ => return,
         }
     }

@@ -16,26 +16,45 @@ use crate::process::{not_found, selector};
 /// Looks for new descendants this often, because a process may make children while it is looked at.
 const KILL_ROUNDS: usize = 3;
 
-/// Sends a signal to the process group. After it, the end does not wait for pipes held by others.
+/// The kernel's signal, and whether it is meant to end the process.
+fn meaning(wanted: i32) -> Option<(Signal, bool)> {
+    Some(match Wanted::try_from(wanted).ok()? {
+        Wanted::Unspecified => return None,
+        Wanted::Sighup => (Signal::HUP, true),
+        Wanted::Sigint => (Signal::INT, true),
+        Wanted::Sigquit => (Signal::QUIT, true),
+        Wanted::Sigkill => (Signal::KILL, true),
+        Wanted::Sigterm => (Signal::TERM, true),
+        Wanted::Sigusr1 => (Signal::USR1, false),
+        Wanted::Sigusr2 => (Signal::USR2, false),
+        Wanted::Sigcont => (Signal::CONT, false),
+        Wanted::Sigstop => (Signal::STOP, false),
+    })
+}
+
+/// Sends a signal to the process group. After one that is meant to end it, the end does not wait for pipes held by others.
 pub fn send_signal(agent: &Arc<Agent>, request: SendSignalRequest) -> Result<SendSignalResponse, ConnectError> {
-    let signal = match Wanted::try_from(request.signal) {
-        Ok(Wanted::Sigterm) => Signal::TERM,
-        Ok(Wanted::Sigkill) => Signal::KILL,
-        _ => {
-            let text = format!("signal {} is not supported: use SIGTERM or SIGKILL", request.signal);
-            return Err(ConnectError::new(Code::Unimplemented, text));
-        }
+    let Some((signal, ends)) = meaning(request.signal) else {
+        let text = format!("signal {} is not supported", request.signal);
+        return Err(ConnectError::new(Code::Unimplemented, text));
     };
     let selector = selector(request.process)?;
+    if request.descendants && signal == Signal::KILL {
+        return kill_descendants(agent, &selector);
+    }
     let outcome = agent.processes.with(&selector, |found| match found {
         Found::Live(process) => {
-            process.released.notify_one();
+            if ends {
+                process.released.notify_one();
+            }
             send_to_group(process.pid, signal);
             Ok(())
         }
         Found::Ended(process) if !process.followers.is_finished() => {
             // Its pid may be somebody else's by now, but its session is not while anybody is in it.
-            process.released.notify_one();
+            if ends {
+                process.released.notify_one();
+            }
             for pid in family(process.pid) {
                 send_to_process(pid, signal);
             }
@@ -46,6 +65,17 @@ pub fn send_signal(agent: &Arc<Agent>, request: SendSignalRequest) -> Result<Sen
     match outcome {
         Some(Ok(())) => Ok(SendSignalResponse {}),
         _ => Err(not_found(&selector)),
+    }
+}
+
+fn kill_descendants(agent: &Arc<Agent>, selector: &Selector) -> Result<SendSignalResponse, ConnectError> {
+    match agent.processes.find(selector) {
+        Some(Found::Live(process) | Found::Ended(process)) if !process.followers.is_finished() => {
+            process.released.notify_one();
+            kill_all_of(agent, &process);
+            Ok(SendSignalResponse {})
+        }
+        _ => Err(not_found(selector)),
     }
 }
 

@@ -265,7 +265,7 @@ pub fn start(agent: &Arc<Agent>, request: StartRequest, caller: &Caller) -> Resu
     })?;
     // The last copies of the child's ends on our side, or the end of its output would never be seen.
     drop(child);
-    let (body, _) = process.followers.follow(process.pid, caller, true);
+    let (body, _) = process.followers.follow(process.pid, caller, true, false);
     let overdue = Arc::new(AtomicBool::new(false));
     let pump = tokio::spawn(pump::run(agent.clone(), process.clone(), sources, exit, overdue.clone()));
     if let Some(timeout) = caller.timeout {

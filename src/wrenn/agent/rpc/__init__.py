@@ -1,1 +1,1 @@
-"""The agent's edge: translates and delegates. `service.py` the calls, `files.py` the byte streams, `app.py` both on one port."""
+"""The agent's edge: translates and delegates. `service.py` the calls, `files.py` and `streams.py` the streams, `app.py` all on one port."""

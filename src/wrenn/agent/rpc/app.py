@@ -1,4 +1,4 @@
-"""RPCs and file streams as one ASGI application."""
+"""RPCs, file streams and process streams as one ASGI application."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import MutableMapping
 from typing import Any, Final
 
 from wrenn.agent.facts import HostFacts
+from wrenn.agent.rpc import streams
 from wrenn.agent.rpc.files import PREFIX, FileStreams, Receive, Scope, Send
 from wrenn.agent.rpc.service import HostAgentService, Translate
 from wrenn.agent.sandboxes import Sandboxes
@@ -16,17 +17,23 @@ _EXEC: Final = "/Exec"
 
 
 class App:
-    """Routes by path: file streams, else RPC."""
+    """Routes by path: process streams, file streams, else RPC."""
 
     def __init__(self, *, sandboxes: Sandboxes, facts: HostFacts) -> None:
         self._rpc = HostAgentASGIApplication(
             HostAgentService(sandboxes=sandboxes, facts=facts), interceptors=[Translate()], compressions=[]
         )
         self._files = FileStreams(sandboxes)
+        self._streams = streams.ProcessStreams(sandboxes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] == "http" and scope["path"].startswith(PREFIX):
+        if scope["type"] == "websocket":
+            if streams.serves(scope["path"]):
+                await self._streams(scope, receive, send)
+            else:
+                await send({"type": "websocket.close"})
+        elif scope["type"] == "http" and scope["path"].startswith(PREFIX):
             await self._files(scope, receive, send)
         elif scope["type"] == "http" and scope["path"].endswith(_EXEC):
             await _while_connected(self._rpc, scope, receive, send)

@@ -384,14 +384,20 @@ class Sandboxes:
         return entry.running
 
     @asynccontextmanager
-    async def use(self, sandbox_id: SandboxId) -> AsyncGenerator[RunningSandbox]:
+    async def use(self, sandbox_id: SandboxId, *, attached: bool = False) -> AsyncGenerator[RunningSandbox]:
         """A call in the running sandbox, which counts as activity and which a pause waits for.
+
+        With `attached` it counts when it begins and at each `touch`: see the head of `running.py`.
 
         Raises:
             NotFound: unknown. InvalidState: not running, or the call was cut off by a pause.
         """
-        async with self.get(sandbox_id).use(self._verbs.clock) as running:
+        async with self.get(sandbox_id).use(self._verbs.clock, attached=attached) as running:
             yield running
+
+    def touch(self, running: RunningSandbox) -> None:
+        """A stream that is attached in this sandbox moved."""
+        running.touch(self._verbs.clock)
 
     def look(self, sandbox_id: SandboxId) -> tuple[Record, RunningSandbox | None]:
         """What is known of one sandbox. Raises NotFound."""

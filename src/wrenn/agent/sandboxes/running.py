@@ -1,4 +1,9 @@
-"""A sandbox that runs: its VM, its network address, the way to its guest, and the calls under way in it."""
+"""A sandbox that runs: its VM, its network address, the way to its guest, and the calls under way in it.
+
+What counts as activity: a call from its begin to its end, however silent it is in between. Only a stream that is attached to
+a process which goes on without it (a terminal, the output of something in the background) counts when it begins, and then
+only while it moves: a terminal that somebody forgot to close does not keep its sandbox up.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ from dataclasses import dataclass, field
 from wrenn.base.clock import Clock
 from wrenn.base.errors import InvalidState, WrennError
 from wrenn.base.secrets import Secret
-from wrenn.guest import Commands, Files, GuestConnection
+from wrenn.guest import Commands, Files, GuestConnection, Processes
 from wrenn.linux.connections import reset_connections
 from wrenn.vm import Vm
 
@@ -34,6 +39,8 @@ class RunningSandbox:
     closed: str = ""
     held: bool = False
     _users: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
+    _attached: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
+    """Those of the users that count as activity only while they move."""
     _cut: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
     _unused: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -43,13 +50,20 @@ class RunningSandbox:
         return Commands(self.guest)
 
     @property
+    def processes(self) -> Processes:
+        """Programs in the guest, to be followed while they run."""
+        return Processes(self.guest)
+
+    @property
     def files(self) -> Files:
         """Files in the guest."""
         return Files(self.guest)
 
     @asynccontextmanager
-    async def use(self, clock: Clock) -> AsyncGenerator[RunningSandbox]:
+    async def use(self, clock: Clock, *, attached: bool = False) -> AsyncGenerator[RunningSandbox]:
         """A call: activity from its begin to its end, and what a pause waits for.
+
+        With `attached` it is activity when it begins and whenever `touch` says that it moves.
 
         Raises:
             InvalidState: no call may begin; or the call was cut off because the sandbox is being paused.
@@ -60,6 +74,8 @@ class RunningSandbox:
         assert task is not None, "calls are made by tasks"
         cancelling = task.cancelling()
         self._users.add(task)
+        if attached:
+            self._attached.add(task)
         self._unused.clear()
         self.last_active_at = clock.now().timestamp()
         try:
@@ -72,14 +88,20 @@ class RunningSandbox:
             raise InvalidState(f"{self.closed} The call was cut off; what it began goes on.") from error
         finally:
             self._users.discard(task)
+            self._attached.discard(task)
             self._cut.discard(task)
-            self.last_active_at = clock.now().timestamp()
+            if not attached:
+                self.last_active_at = clock.now().timestamp()
             if not self._users:
                 self._unused.set()
 
+    def touch(self, clock: Clock) -> None:
+        """It is used now."""
+        self.last_active_at = clock.now().timestamp()
+
     def idle_s(self, clock: Clock) -> float:
         """For how long nobody has used it."""
-        return 0.0 if self._users else clock.now().timestamp() - self.last_active_at
+        return 0.0 if self._users - self._attached else clock.now().timestamp() - self.last_active_at
 
     async def drain(self, reason: str, *, grace_s: float) -> None:
         """Let no call begin, and wait until those under way have ended, but not longer than `grace_s`."""
@@ -91,10 +113,10 @@ class RunningSandbox:
 
     async def disconnect(self) -> None:
         """Break off whatever is connected to the guest from this host; calls under way end with an error."""
+        self._cut.update(self._users)
         # First the connections: a call that is cancelled would else kill what it began in the guest.
         await self.guest.close()
         for task in self._users:
-            self._cut.add(task)
             task.cancel()
         await asyncio.to_thread(reset_connections, self.address)
 

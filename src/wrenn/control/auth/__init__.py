@@ -19,6 +19,8 @@ from wrenn.control.auth.dependency import (
     MemberOf,
     OptionalAccountOf,
     credential_of,
+    credential_of_socket,
+    credential_of_token,
 )
 from wrenn.control.auth.store import CALLERS, CallerQuery, arguments_of
 from wrenn.control.auth.tables import sessions
@@ -54,6 +56,8 @@ __all__ = [
     "arguments_of",
     "caller_of",
     "credential_of",
+    "credential_of_socket",
+    "credential_of_token",
     "ensure_secret",
     "sessions",
 ]

@@ -20,7 +20,7 @@ from wrenn.control.auth.credential import (
     access_of,
 )
 from wrenn.control.auth.tokens import Tokens
-from wrenn.protocol.api import API_KEY_HEADER
+from wrenn.protocol.api import API_KEY_HEADER, API_KEY_START
 
 _key_header = APIKeyHeader(
     name=API_KEY_HEADER, scheme_name="ApiKey", auto_error=False, description="`wrn_` + 32 hex digits"
@@ -40,8 +40,35 @@ def credential_of(connection: HTTPConnection) -> Credential:
         Unauthorized: nothing, or nothing that can be valid.
     """
     key = connection.headers.get(API_KEY_HEADER)
-    if key is None:
-        return _token_of(connection, NO_CREDENTIAL)
+    return _token_of(connection, NO_CREDENTIAL) if key is None else _key_of(connection, key)
+
+
+def credential_of_socket(socket: HTTPConnection) -> Credential | None:
+    """The credential in the handshake of a WebSocket; None: it has none, so its first message must say it.
+
+    A browser cannot set headers there. Cookies are not looked at: any page may open a WebSocket with them.
+
+    Raises:
+        Unauthorized: what it shows cannot be valid.
+    """
+    if API_KEY_HEADER in socket.headers or "authorization" in socket.headers:
+        return credential_of(socket)
+    return None
+
+
+def credential_of_token(socket: HTTPConnection, token: str) -> Credential:
+    """The credential in the first message of this WebSocket: an API key or a user's token.
+
+    Raises:
+        Unauthorized: it cannot be valid.
+    """
+    if token.startswith(API_KEY_START):
+        return _key_of(socket, token)
+    tokens: Tokens = socket.app.state.tokens
+    return tokens.read(token)
+
+
+def _key_of(connection: HTTPConnection, key: str) -> ApiKey:
     scope = connection.scope
     access = access_of(is_http=scope["type"] == "http", method=scope.get("method", ""), path=scope["path"])
     return ApiKey.parse(key, access)

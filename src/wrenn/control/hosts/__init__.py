@@ -4,6 +4,7 @@ from wrenn.control.hosts.client import Download, HostClient, HostClients
 from wrenn.control.hosts.monitor import Monitor
 from wrenn.control.hosts.pki import ensure_pki
 from wrenn.control.hosts.store import all_hosts, all_hosts_in, register
+from wrenn.control.hosts.streams import HostStream
 from wrenn.control.hosts.tables import hosts
 from wrenn.control.hosts.types import Host, HostStatus
 
@@ -13,6 +14,7 @@ __all__ = [
     "HostClient",
     "HostClients",
     "HostStatus",
+    "HostStream",
     "Monitor",
     "all_hosts",
     "all_hosts_in",

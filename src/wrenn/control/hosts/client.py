@@ -12,7 +12,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -38,6 +38,7 @@ from yarl import URL
 from wrenn.base.errors import AgentFailure, DeadlineExceeded, Unavailable, WrennError, error_class
 from wrenn.base.ids import SandboxId
 from wrenn.base.units import KIB, MIB
+from wrenn.control.hosts.streams import HostStream, opened_stream
 from wrenn.protocol.api import OUTPUT_LIMIT_B
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, from_connect
 from wrenn.protocol.host.host_connect import HostAgentClient
@@ -173,6 +174,14 @@ class HostClient:
             return await self._transport.execute(request)
         except _TRANSPORT_ERRORS as error:
             raise _no_answer(error) from error
+
+    def stream(self, sandbox_id: SandboxId) -> AbstractAsyncContextManager[HostStream]:
+        """A connection on which a process of the sandbox is followed; leaving the context leaves the process.
+
+        Raises:
+            Unavailable: the host does not answer.
+        """
+        return opened_stream(self._downloads, self._address, sandbox_id)
 
     def _contents(self, sandbox_id: SandboxId) -> str:
         return f"{self._address}/sandboxes/{sandbox_id}/files"

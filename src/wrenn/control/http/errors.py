@@ -52,12 +52,17 @@ def install(app: FastAPI) -> None:
 
 async def _wrenn_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, WrennError), "registered for this class"
+    return error_response(told(error))
+
+
+def told(error: WrennError) -> WrennError:
+    """What the client is told of `error`; what is only for us goes to the log."""
     if isinstance(error, InternalError):
         _log.error("request failed", extra=error.context, exc_info=error)
-        error = InternalError("An internal error occurred; the log has it under the request id.")
-    elif error.http_status >= 500:
+        return InternalError("An internal error occurred; the log has it under the request id.")
+    if error.http_status >= 500:
         _log.warning("request refused", extra={"code": error.code, "cause": error.message, **error.context})
-    return error_response(error)
+    return error
 
 
 async def _validation_error(_request: Request, error: Exception) -> JSONResponse:

@@ -21,17 +21,19 @@ _log = logging.getLogger(__name__)
 
 request_id: Final[ContextVar[str]] = ContextVar("request_id", default="")
 """Of the request that this task serves; goes into every log line."""
+_HEADS: Final = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
+"""Messages that begin an answer."""
 
 
 class RequestIds:
-    """Names each request, in the log and in the answer, and answers 500 for what nobody caught."""
+    """Names each request and WebSocket, in the log and in the answer, and answers 500 for what nobody caught."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         name = random_hex(8)
@@ -40,8 +42,9 @@ class RequestIds:
 
         async def send_named(message: Message) -> None:
             nonlocal started
-            if message["type"] == "http.response.start":
+            if message["type"] in _HEADS:
                 started = True
+                message.setdefault("headers", [])
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = name
             await send(message)
 

@@ -1,6 +1,6 @@
 """Sandboxes: their endpoints, their life in the database, and the loops that make hosts agree with it."""
 
-from wrenn.control.sandboxes import command_routes, file_routes, lifecycle_routes, routes
+from wrenn.control.sandboxes import command_routes, file_routes, lifecycle_routes, routes, stream_routes
 from wrenn.control.sandboxes.changes import Changes
 from wrenn.control.sandboxes.commands import Commands
 from wrenn.control.sandboxes.comparison import Comparison, ComparisonSettings
@@ -14,9 +14,16 @@ from wrenn.control.sandboxes.pause_all import pause_all
 from wrenn.control.sandboxes.reconciler import Reconciler
 from wrenn.control.sandboxes.room import Room
 from wrenn.control.sandboxes.steps import ReconcilerSettings
+from wrenn.control.sandboxes.streams import Streams
 from wrenn.control.sandboxes.targets import Targets
 
-routers = (routes.router, lifecycle_routes.router, command_routes.router, file_routes.router)
+routers = (
+    routes.router,
+    lifecycle_routes.router,
+    command_routes.router,
+    file_routes.router,
+    stream_routes.router,
+)
 
 __all__ = [
     "Changes",
@@ -33,6 +40,7 @@ __all__ = [
     "ReconcilerSettings",
     "Room",
     "SandboxLimits",
+    "Streams",
     "Targets",
     "pause_all",
     "routers",

@@ -53,7 +53,9 @@ async def signal_process(
     selector: str,
     credential: CredentialOf,
     commands: Service,
-    signal: Annotated[str, Query(description="SIGKILL or SIGTERM")] = "SIGKILL",
+    signal: Annotated[
+        str, Query(description="SIGKILL, SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, …")
+    ] = "SIGKILL",
 ) -> Response:
     """Send a signal to the process of this pid (digits) or tag, and to its children."""
     await commands.signal(credential, sandbox_id, selector, signal)

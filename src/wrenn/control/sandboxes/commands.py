@@ -22,7 +22,8 @@ _CALL_TIMEOUT_S: Final = 20.0
 _ANSWER_MARGIN_S: Final = 10.0
 """How much longer than the command's own limit the agent may take to kill it and say so."""
 _PID_LIMIT: Final = 2**22
-_SIGNALS: Final = {"SIGKILL": pb.Signal.SIGKILL, "SIGTERM": pb.Signal.SIGTERM}
+SIGNALS: Final = {signal.name: signal for signal in pb.Signal if signal}
+"""By name, all that the guest agent sends."""
 
 
 class Commands:
@@ -95,18 +96,25 @@ class Commands:
         """Signal the process of this pid (digits) or tag.
 
         Raises:
-            NotFound: no such living process. InvalidRequest: another signal than SIGKILL and SIGTERM.
+            NotFound: no such living process. InvalidRequest: a signal that is not one of `SIGNALS`.
         """
-        if signal not in _SIGNALS:
-            raise InvalidRequest("signal: must be SIGKILL or SIGTERM.")
+        number = signal_number(signal)
         target = await self._targets.target(credential, text_id)
         request = pb.SignalProcessRequest(
-            sandbox_id=str(target.sandbox_id), selector=_selector(selector), signal=_SIGNALS[signal]
+            sandbox_id=str(target.sandbox_id), selector=selector_of(selector), signal=number
         )
         await target.host.call(target.host.rpc.signal_process, request, timeout_s=_CALL_TIMEOUT_S)
 
 
-def _selector(text: str) -> Oneof[Literal["pid"], int] | Oneof[Literal["tag"], str]:
+def signal_number(name: str) -> pb.Signal:
+    """The signal of this name. Raises InvalidRequest."""
+    if (number := SIGNALS.get(name)) is None:
+        raise InvalidRequest(f"signal: must be one of {', '.join(SIGNALS)}.")
+    return number
+
+
+def selector_of(text: str) -> Oneof[Literal["pid"], int] | Oneof[Literal["tag"], str]:
+    """A process by its pid (digits) or its tag. Raises NotFound: a number that no pid has."""
     if not (text.isascii() and text.isdigit()):
         return Oneof("tag", text)
     if len(text) > len(str(_PID_LIMIT)) or int(text) > _PID_LIMIT:

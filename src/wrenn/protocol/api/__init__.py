@@ -17,7 +17,8 @@ CAPSULES_PREFIX: Final = "/v1/capsules"
 SNAPSHOTS_PREFIX: Final = "/v1/snapshots"
 AUDIT_PREFIX: Final = "/v1/audit-logs"
 
-API_KEY_PATTERN: Final = re.compile(r"wrn_[0-9a-f]{32}")
+API_KEY_START: Final = "wrn_"
+API_KEY_PATTERN: Final = re.compile(rf"{API_KEY_START}[0-9a-f]{{32}}")
 API_KEY_PREFIX_LENGTH: Final = 10
 """So much of a key is stored in the clear, for people to tell keys apart."""
 TEMPLATE_NAME_PATTERN: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")

@@ -1,18 +1,21 @@
-"""Commands in a sandbox: run to the end, or in the background."""
+"""Commands in a sandbox: run to the end, followed while they run, or in the background."""
 
 from __future__ import annotations
 
 import builtins
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, overload
 
+from wrenn.sdk._aio import Callback, called
 from wrenn.sdk._async.api import AsyncApi, path_of
+from wrenn.sdk._async.streams import AsyncProcessStream, send_signal
+from wrenn.sdk._frames import message_of
 from wrenn.sdk._parse import Fields, json_of
-from wrenn.sdk.errors import CommandExitError, InvalidRequestError, NotFoundError
-from wrenn.sdk.types import CommandResult, ProcessInfo
-
-Signal = Literal["SIGKILL", "SIGTERM"]
+from wrenn.sdk._tail import Tail
+from wrenn.sdk.errors import CommandExitError, DeadlineExceededError, InvalidRequestError
+from wrenn.sdk.types import CommandResult, OnDisconnect, ProcessInfo, Signal
 
 ANSWER_MARGIN_S: Final = 15.0
 """How much longer than the command itself its call may take: the platform ends the command and says so before that."""
@@ -36,6 +39,10 @@ class AsyncProcessHandle:
             (process.pid, process.tag) == (self.pid, self.tag) for process in await self._commands.list()
         )
 
+    async def connect(self, *, replay: bool = True) -> AsyncProcessStream:
+        """Follow it: see `commands.connect`."""
+        return await self._commands.connect(self.tag, replay=replay)
+
     def __repr__(self) -> str:
         return f"AsyncProcessHandle(pid={self.pid}, tag={self.tag!r})"
 
@@ -58,6 +65,8 @@ class AsyncCommands:
         timeout_s: float = 30,
         background: Literal[False] = False,
         check: bool = False,
+        on_stdout: Callback | None = None,
+        on_stderr: Callback | None = None,
     ) -> CommandResult: ...
 
     @overload
@@ -83,6 +92,8 @@ class AsyncCommands:
         background: bool = False,
         tag: str | None = None,
         check: bool = False,
+        on_stdout: Callback | None = None,
+        on_stderr: Callback | None = None,
     ) -> CommandResult | AsyncProcessHandle:
         """Run a command: a text goes through `/bin/sh -c`, a list is started as it is.
 
@@ -90,17 +101,28 @@ class AsyncCommands:
         up to whole seconds) the platform kills it with its children. With `background=True` it returns a handle at once,
         and `tag` names the process.
 
+        `on_stdout` and `on_stderr` are called with each piece of text as it is written, and a slow one holds the command up.
+        The result then has at most the last 16 MiB of either.
+
         A call that broke off is not repeated: nobody can tell whether the command ran.
 
         Raises:
             DeadlineExceededError: no end within `timeout_s`.
             CommandExitError: `check=True`, and the exit code is not 0.
         """
-        argv = ["/bin/sh", "-c", cmd] if isinstance(cmd, str) else builtins.list(cmd)
-        if not argv or not argv[0]:
-            raise InvalidRequestError("The command is empty.")
+        argv = _argv(cmd)
         if not timeout_s > 0:
             raise InvalidRequestError(f"timeout_s must be above 0, not {timeout_s}.")
+        if on_stdout is not None or on_stderr is not None:
+            if background:
+                raise InvalidRequestError("A background command has no callbacks: use commands.connect().")
+            stream = await self.stream(
+                argv, envs=envs, cwd=cwd, user=user, timeout_s=timeout_s, on_disconnect="kill"
+            )
+            result = await _told(stream, on_stdout, on_stderr, timeout_s)
+            if check and result.exit_code != 0:
+                raise CommandExitError(result)
+            return result
         message: dict[str, object] = {"cmd": argv[0], "args": argv[1:]}
         options = {"envs": dict(envs) if envs else None, "cwd": cwd, "user": user}
         message.update({name: value for name, value in options.items() if value is not None})
@@ -129,15 +151,93 @@ class AsyncCommands:
         answer = Fields("process list", json_of(body))
         return [ProcessInfo.parse(fields) for fields in answer.objects("processes", "process")]
 
+    async def stream(
+        self,
+        cmd: str | Sequence[str],
+        *,
+        envs: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        stdin: bool = False,
+        tag: str | None = None,
+        timeout_s: float | None = None,
+        on_disconnect: OnDisconnect = "kill",
+    ) -> AsyncProcessStream:
+        """Start a command and follow it: iterate over its output, write to its input with `stdin=True`.
+
+        After `timeout_s` (rounded up to whole seconds; None: never) the platform kills it with its children. When we leave
+        before its end it is killed too; with `on_disconnect="keep"` it goes on, and `connect` comes back to it. Output that
+        is not read for a minute counts as leaving. A program that does not exist ends with exit code 127, as in a shell.
+        """
+        argv = _argv(cmd)
+        if timeout_s is not None and not timeout_s > 0:
+            raise InvalidRequestError(f"timeout_s must be above 0, not {timeout_s}.")
+        start = message_of(
+            type="start",
+            cmd=argv[0],
+            args=argv[1:],
+            envs=dict(envs) if envs else None,
+            cwd=cwd,
+            user=user,
+            stdin=stdin,
+            tag=tag,
+            timeout_sec=None if timeout_s is None else math.ceil(timeout_s),
+            encoding="binary",
+            on_disconnect=on_disconnect,
+        )
+        socket = await self._api.socket(path_of(self._sandbox_id, "exec", "stream"))
+        return await AsyncProcessStream(self._api, self._sandbox_id, socket, has_stdin=stdin).begin(start)
+
+    async def connect(self, process: int | str, *, replay: bool = True) -> AsyncProcessStream:
+        """Follow the process with this pid or tag; with `replay` first what it wrote last, at most 1 MiB.
+
+        To leave it does not end it. Several may follow one process.
+
+        Raises:
+            NotFoundError: there is none, or it ended more than half a minute ago.
+        """
+        params = {"encoding": "binary", "replay": "true" if replay else "false"}
+        path = path_of(self._sandbox_id, "processes", str(process), "stream")
+        socket = await self._api.socket(path, params=params)
+        return await AsyncProcessStream(self._api, self._sandbox_id, socket, has_stdin=True).begin(None)
+
     async def kill(self, process: int | str, signal: Signal = "SIGKILL") -> bool:
         """Send a signal to the process with this pid or tag; False when there is none.
 
         Not repeated when the connection breaks: by then the pid may be another's.
         """
-        try:
-            await self._api.call(
-                "DELETE", path_of(self._sandbox_id, "processes", str(process)), params={"signal": signal}
-            )
-        except NotFoundError:
-            return False
-        return True
+        return await send_signal(self._api, self._sandbox_id, process, signal)
+
+
+def _argv(cmd: str | Sequence[str]) -> builtins.list[str]:
+    argv = ["/bin/sh", "-c", cmd] if isinstance(cmd, str) else list(cmd)
+    if not argv or not argv[0]:
+        raise InvalidRequestError("The command is empty.")
+    return argv
+
+
+async def _told(
+    stream: AsyncProcessStream,
+    on_stdout: Callback | None,
+    on_stderr: Callback | None,
+    timeout_s: float,
+) -> CommandResult:
+    """Call back with what the command writes, until its end."""
+    begun = time.monotonic()
+    callbacks = {"stdout": on_stdout, "stderr": on_stderr}
+    tails = {name: Tail() for name in callbacks}
+    async with stream:
+        while True:
+            left_s = math.ceil(timeout_s) + ANSWER_MARGIN_S - (time.monotonic() - begun)
+            if left_s <= 0:
+                raise DeadlineExceededError(f"The command did not end within {timeout_s:g} s.")
+            output = await stream.read(left_s)
+            if output is None:
+                break
+            tails[output.stream].add(output.data)
+            callback = callbacks[output.stream]
+            if callback is not None and output.text:
+                await called(callback, output.text)
+    assert stream.exit_code is not None, "the output ends with the exit code"
+    duration_ms = round((time.monotonic() - begun) * 1000)
+    return CommandResult(tails["stdout"].data(), tails["stderr"].data(), stream.exit_code, duration_ms)

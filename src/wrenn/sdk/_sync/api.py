@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 from wrenn.sdk._io import sleep
 from wrenn.sdk._messages import Answer, Request
-from wrenn.sdk._parse import json_of
+from wrenn.sdk._refusal import check
 from wrenn.sdk._retry import PAUSES_S, jittered, may_be_done, may_repeat
-from wrenn.sdk.errors import UnexpectedAnswerError, WrennError, error_for
+from wrenn.sdk.errors import WrennError
 from wrenn.sdk.settings import ClientSettings
 
 if TYPE_CHECKING:
     from wrenn.sdk._http import Stream
+    from wrenn.sdk._sockets import Socket
 
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ class Api:
 
         def attempt(left_s: float) -> Answer:
             answer = self._transport.exchange(request, timeout_s=left_s)
-            _check(answer.status, answer.body, answer.request_id)
+            check(answer.status, answer.body, answer.request_id)
             return answer
 
         answer = _repeated(
@@ -77,6 +78,24 @@ class Api:
         finally:
             stream.close()
 
+    def socket(self, path: str, *, params: Mapping[str, str] | None = None) -> Socket:
+        """Open a WebSocket of the platform. Opening one changes nothing, so it is repeated where that is of use.
+
+        Raises:
+            WrennError: of the class that fits the platform's answer.
+        """
+        from wrenn.sdk._sockets import Socket  # noqa: PLC0415 - as above
+
+        def attempt(left_s: float) -> Socket:
+            return Socket.open(self._settings, path, params or {}, timeout_s=left_s)
+
+        return _repeated(attempt, repeatable=True, timeout_s=self._settings.request_timeout_s)
+
+    @property
+    def request_timeout_s(self) -> float:
+        """Longest that a call may take."""
+        return self._settings.request_timeout_s
+
     def another(self) -> Api:
         """A client with the same settings and connections of its own."""
         return Api(self._settings)
@@ -95,7 +114,7 @@ class Api:
                     body = b"".join(list(stream.chunks()))
                 finally:
                     stream.close()
-                _check(stream.status, body, stream.request_id)
+                check(stream.status, body, stream.request_id)
             return stream
 
         return _repeated(attempt, repeatable=False, timeout_s=idle_timeout_s)
@@ -132,15 +151,3 @@ def _repeated(attempt: Callable[[float], T], *, repeatable: bool, timeout_s: flo
             if time.monotonic() + pause_s >= deadline:
                 raise
         sleep(jittered(pause_s))
-
-
-def _check(status: int, body: bytes, request_id: str | None) -> None:
-    """Raise what an answer of `status` stands for, unless it is a success."""
-    if 200 <= status < 300:
-        return
-    try:
-        error = cast("dict[str, dict[str, object]]", json_of(body))["error"]
-        code, message = str(error["code"]), str(error["message"])
-    except (UnexpectedAnswerError, KeyError, TypeError):
-        code, message = None, f"The platform answered with HTTP status {status}."
-    raise error_for(status, code, message, request_id)

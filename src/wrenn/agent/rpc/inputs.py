@@ -1,0 +1,101 @@
+"""What the control plane sends to a process that is followed: input in its order, sizes and signals beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from wrenn.agent.rpc.sockets import Socket
+from wrenn.base.errors import InvalidRequest, WrennError
+from wrenn.base.units import MIB
+from wrenn.guest import FollowedProcess
+from wrenn.protocol.host.streams import Kind, parse_json
+
+_WAITING_B: Final = 1 * MIB
+"""Input that may wait for the process to read it; with more, nothing is read from the control plane any more."""
+
+
+class Inputs:
+    """Carries input from the WebSocket to the process.
+
+    Input that the process cannot take is dropped, as by a pipe whose reader is gone: it has closed its input, has none, or
+    has ended. So are sizes and signals for one that has ended or has no terminal.
+
+    Attributes:
+        begin: set once the process has started; until then nothing is passed on.
+    """
+
+    def __init__(self, process: FollowedProcess, socket: Socket, moved: Callable[[], None]) -> None:
+        self._process = process
+        self._socket = socket
+        self._moved = moved
+        self._waiting = bytearray()
+        self._ended = False
+        self._refused = False
+        self._changed = asyncio.Condition()
+        self.begin = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until the control plane leaves. Raises SocketLeft then."""
+        writing = asyncio.create_task(self._write())
+        try:
+            while True:
+                await self._take(await self._socket.receive())
+        finally:
+            writing.cancel()
+            await asyncio.wait({writing})
+
+    async def _take(self, message: bytes) -> None:
+        match message[0]:
+            case Kind.INPUT:
+                await self._put(message[1:])
+            case Kind.CLOSE_INPUT:
+                async with self._changed:
+                    self._ended = True
+                    self._changed.notify_all()
+            case Kind.RESIZE | Kind.SIGNAL:
+                await self.begin.wait()
+                await self._carry_out(message[0], parse_json(message[1:]))
+            case _:
+                raise InvalidRequest("A message of the stream has an unknown kind.")
+        self._moved()
+
+    async def _put(self, data: bytes) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(self._waiting) < _WAITING_B or self._refused)
+            if not self._ended and not self._refused:
+                self._waiting += data
+                self._changed.notify_all()
+
+    async def _write(self) -> None:
+        """One call at a time keeps the order; all that has come meanwhile goes with the next."""
+        await self.begin.wait()
+        try:
+            while True:
+                async with self._changed:
+                    await self._changed.wait_for(lambda: self._waiting or self._ended)
+                    data, closes = bytes(self._waiting), self._ended
+                    self._waiting.clear()
+                    self._changed.notify_all()
+                if data:
+                    await self._process.write(data)
+                elif closes:
+                    await self._process.close_input()
+                    return
+        except WrennError:
+            async with self._changed:
+                self._refused = True
+                self._waiting.clear()
+                self._changed.notify_all()
+
+    async def _carry_out(self, kind: int, value: dict[str, Any]) -> None:
+        try:
+            if kind == Kind.RESIZE:
+                await self._process.resize(int(value["cols"]), int(value["rows"]))
+            else:
+                await self._process.signal(int(value["signal"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidRequest("A message of the stream lacks its value.") from error
+        except WrennError:
+            return

@@ -1,0 +1,68 @@
+"""A WebSocket of ASGI: binary messages in and out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from wrenn.base.errors import Cancelled, InvalidRequest
+from wrenn.protocol.host.streams import STALL_LIMIT_S
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class SocketLeft(Cancelled):
+    """The other side left, or does not take what it is sent. `close_code` is its own, or 1006."""
+
+    def __init__(self, close_code: int) -> None:
+        super().__init__("The control plane left the stream.")
+        self.close_code = close_code
+
+
+class Socket:
+    """An accepted WebSocket. One task reads and one writes."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+
+    async def accept(self) -> None:
+        """Answer the handshake."""
+        await self._receive()
+        await self._send({"type": "websocket.accept"})
+
+    async def receive(self) -> bytes:
+        """The next message, never empty.
+
+        Raises:
+            SocketLeft. InvalidRequest: text, or nothing.
+        """
+        message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            raise SocketLeft(message.get("code", 1006))
+        if not (data := message.get("bytes")):
+            raise InvalidRequest("A message of the stream is not binary.")
+        return data
+
+    async def send(self, data: bytes) -> None:
+        """Send a message; waits while the other side is behind.
+
+        Raises:
+            SocketLeft: also when it took nothing for `STALL_LIMIT_S`.
+        """
+        try:
+            async with asyncio.timeout(STALL_LIMIT_S):
+                await self._send({"type": "websocket.send", "bytes": data})
+        except OSError as error:  # the server's own error for a client that is gone, and the timeout
+            raise SocketLeft(1006) from error
+
+    async def close(self) -> None:
+        """End it. It may have ended."""
+        try:
+            async with asyncio.timeout(STALL_LIMIT_S):
+                await self._send({"type": "websocket.close"})
+        except (OSError, RuntimeError):
+            return

@@ -1,0 +1,168 @@
+"""A process followed over a WebSocket: `/sandboxes/{id}/processes/stream`; rules in docs/design/streams.md."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Final
+
+from wrenn.agent.rpc.inputs import Inputs
+from wrenn.agent.rpc.sockets import Receive, Scope, Send, Socket, SocketLeft
+from wrenn.agent.sandboxes import RunningSandbox, Sandboxes
+from wrenn.base.errors import DeadlineExceeded, Forbidden, InternalError, InvalidRequest, NotFound, WrennError
+from wrenn.base.ids import SandboxId
+from wrenn.guest import CommandLine, Event, Exited, FollowedProcess, Output, Started, not_run
+from wrenn.protocol.host.streams import (
+    LEAVING_FOR_A_RESTART,
+    AttachProcess,
+    Kind,
+    StartProcess,
+    failure_message,
+    json_message,
+    parse_opening,
+)
+
+_log = logging.getLogger(__name__)
+
+PREFIX: Final = "/sandboxes/"
+SUFFIX: Final = "/processes/stream"
+_OPENING_TIMEOUT_S: Final = 30.0
+_GRACE_S: Final = 5.0
+"""How much longer than the command's own deadline we wait for the guest to report it."""
+_OUTPUT_KIND: Final = {"stdout": Kind.STDOUT, "stderr": Kind.STDERR, "pty": Kind.PTY}
+
+
+def serves(path: str) -> bool:
+    """Whether this path is one of ours."""
+    return path.startswith(PREFIX) and path.endswith(SUFFIX)
+
+
+class ProcessStreams:
+    """ASGI application for WebSockets at the paths that `serves` names."""
+
+    def __init__(self, sandboxes: Sandboxes) -> None:
+        self._sandboxes = sandboxes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one stream."""
+        socket = Socket(receive, send)
+        await socket.accept()
+        try:
+            await self._serve(scope["path"], socket)
+        except SocketLeft:
+            return
+        except WrennError as error:
+            failure = error
+        except Exception:  # noqa: BLE001 - as in service.py
+            _log.exception("stream failed")
+            failure = InternalError("The host could not carry out the call; its log has the reason.")
+        else:
+            await socket.close()
+            return
+        try:
+            await socket.send(failure_message(failure))
+        except SocketLeft:
+            return
+        await socket.close()
+
+    async def _serve(self, path: str, socket: Socket) -> None:
+        sandbox_id = SandboxId.parse(path[len(PREFIX) : -len(SUFFIX)])
+        try:
+            async with asyncio.timeout(_OPENING_TIMEOUT_S):
+                message = await socket.receive()
+        except TimeoutError as error:
+            raise InvalidRequest("The stream did not begin in time.") from error
+        if message[0] != Kind.OPEN:
+            raise InvalidRequest("The stream does not begin with its opening.")
+        opening = parse_opening(message[1:])
+        attached = isinstance(opening, AttachProcess) or opening.terminal is not None
+        async with self._sandboxes.use(sandbox_id, attached=attached) as sandbox:
+            await self._follow(sandbox, opening, socket)
+
+    async def _follow(
+        self, sandbox: RunningSandbox, opening: StartProcess | AttachProcess, socket: Socket
+    ) -> None:
+        """Until the end of the process, or until the control plane leaves."""
+        timeout_s = opening.timeout_ms / 1000 if isinstance(opening, StartProcess) else 0.0
+        async with _opened(sandbox, opening) as process:
+
+            def moved() -> None:
+                self._sandboxes.touch(sandbox)
+
+            inputs = Inputs(process, socket, moved)
+            outputs = asyncio.create_task(_outputs(process, opening, socket, inputs.begin, moved))
+            reading = asyncio.create_task(inputs.run())
+            try:
+                async with asyncio.timeout(timeout_s + _GRACE_S if timeout_s else None):
+                    await asyncio.wait({outputs, reading}, return_when=asyncio.FIRST_COMPLETED)
+                if outputs.done():
+                    outputs.result()
+                else:
+                    reading.result()
+            except TimeoutError as error:
+                await process.kill_quietly()
+                raise DeadlineExceeded(
+                    f"The command did not end within {timeout_s:g} s and was killed."
+                ) from error
+            except SocketLeft as left:
+                left_alone = left.close_code == LEAVING_FOR_A_RESTART
+                if isinstance(opening, StartProcess) and opening.kill_when_left and not left_alone:
+                    await process.kill_quietly()
+                raise
+            finally:
+                for task in (outputs, reading):
+                    task.cancel()
+                await asyncio.wait({outputs, reading})
+
+
+def _opened(
+    sandbox: RunningSandbox, opening: StartProcess | AttachProcess
+) -> AbstractAsyncContextManager[FollowedProcess]:
+    if isinstance(opening, AttachProcess):
+        return sandbox.processes.attach(opening.selector, replay=opening.replay, in_terminal=opening.terminal)
+    terminal = opening.terminal
+    return sandbox.processes.start(
+        _command(opening),
+        tag=opening.tag,
+        stdin=opening.stdin,
+        size=None if terminal is None else (terminal.cols, terminal.rows),
+        timeout_s=opening.timeout_ms / 1000,
+    )
+
+
+def _command(opening: StartProcess) -> CommandLine:
+    return CommandLine(opening.cmd, opening.args, opening.envs, opening.cwd, opening.user or "root")
+
+
+async def _outputs(
+    process: FollowedProcess,
+    opening: StartProcess | AttachProcess,
+    socket: Socket,
+    begin: asyncio.Event,
+    moved: Callable[[], None],
+) -> None:
+    try:
+        async for events in process.events():
+            for event in events:
+                await socket.send(_message(event))
+            begin.set()
+            moved()
+    except (NotFound, Forbidden) as error:
+        if isinstance(opening, AttachProcess) or opening.terminal is not None or process.pid:
+            raise
+        # As of a command that is run to its end.
+        said = not_run(_command(opening), error)
+        await socket.send(bytes((Kind.STDERR,)) + said.stderr)
+        await socket.send(_message(Exited(said.exit_code)))
+
+
+def _message(event: Event) -> bytes:
+    match event:
+        case Output(stream, pieces):
+            return b"".join((bytes((_OUTPUT_KIND[stream],)), *pieces))
+        case Started(pid, missed, replayed):
+            return json_message(Kind.STARTED, {"pid": pid, "missed": missed, "replayed": replayed})
+        case Exited(exit_code):
+            return json_message(Kind.EXITED, {"exit_code": exit_code})

@@ -1,0 +1,82 @@
+"""The client's end of a WebSocket: refused by an ordinary answer before the handshake, by a last message after it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from wrenn.base.errors import Cancelled, WrennError
+from wrenn.control.http.errors import error_response
+
+STALL_LIMIT_S: Final = 60.0
+"""How long a client may take for one message before it is given up. A process never waits longer for a reader either."""
+_REFUSED: Final = 1008
+"""Close code after a message that says what went wrong."""
+
+
+class ClientSocket:
+    """One WebSocket of a client. One task reads; several may write."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+
+    @property
+    def handshake(self) -> HTTPConnection:
+        """The request that it began with."""
+        return self._socket
+
+    async def accept(self) -> None:
+        """Answer the handshake, unless that is done."""
+        if self._socket.client_state is WebSocketState.CONNECTING:
+            await self._socket.accept()
+
+    async def receive(self) -> str | bytes:
+        """The next message.
+
+        Raises:
+            Cancelled: the client went away.
+        """
+        message = await self._socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise Cancelled("The client went away.")
+        text = message.get("text")
+        return text if text is not None else message["bytes"]
+
+    async def send(self, message: str | bytes) -> None:
+        """Send a message; waits while the client is behind.
+
+        Raises:
+            Cancelled: the client went away, or took nothing for `STALL_LIMIT_S`.
+        """
+        try:
+            async with asyncio.timeout(STALL_LIMIT_S):
+                if isinstance(message, bytes):
+                    await self._socket.send_bytes(message)
+                else:
+                    await self._socket.send_text(message)
+        except (WebSocketDisconnect, OSError) as error:
+            raise Cancelled("The client went away, or does not read.") from error
+
+    async def fail(self, error: WrennError, last_message: str) -> None:
+        """End it with what went wrong: as the answer to the handshake, or as a last message after it."""
+        if self._socket.application_state is WebSocketState.CONNECTING:
+            await self._socket.send_denial_response(error_response(error))
+            return
+        try:
+            await self.send(last_message)
+        except Cancelled:
+            return
+        await self.close(_REFUSED)
+
+    async def close(self, code: int = 1000) -> None:
+        """End it. It may have ended."""
+        if self._socket.application_state is not WebSocketState.CONNECTED:
+            return
+        try:
+            async with asyncio.timeout(STALL_LIMIT_S):
+                await self._socket.close(code)
+        except (WebSocketDisconnect, RuntimeError, OSError):
+            return

@@ -1,0 +1,141 @@
+"""A process followed by the control plane: the messages on its WebSocket, both ways (docs/design/streams.md).
+
+Each message is binary: one byte says what it is, the rest is bytes of the process or a JSON object. The first from the control
+plane is an `OPEN`; the last from the agent is `EXITED` or `FAILED`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from typing import Any, Final, cast
+
+from wrenn.base.errors import AgentFailure, InternalError, InvalidRequest, WrennError, error_class
+from wrenn.base.units import KIB, MIB
+
+MESSAGE_LIMIT_B: Final = 1 * MIB
+"""Longest message in either direction; a command with its variables is the longest that there is."""
+OUTPUT_PIECE_B: Final = 256 * KIB
+"""Output is put together up to about this length while more of it waits."""
+STALL_LIMIT_S: Final = 60.0
+"""How long a reader may take for one message before it is given up, as the guest agent does with its own readers."""
+
+LEAVING_FOR_A_RESTART: Final = 1012
+"""Close code of a server that ends: the process was not left by its caller."""
+
+
+class Kind(IntEnum):
+    """The first byte of a message."""
+
+    # From the agent. The public API's binary messages begin with the same three, so they are handed on as they are.
+    STDOUT = 1
+    STDERR = 2
+    PTY = 3
+    STARTED = 16
+    EXITED = 17
+    FAILED = 18
+    # From the control plane.
+    OPEN = 32
+    INPUT = 33
+    CLOSE_INPUT = 34
+    RESIZE = 35
+    SIGNAL = 36
+
+
+OUTPUTS: Final = frozenset({Kind.STDOUT, Kind.STDERR, Kind.PTY})
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Of a terminal, in characters."""
+
+    cols: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartProcess:
+    """Start a program and follow it.
+
+    Attributes:
+        stdin: it gets input; else its input is empty.
+        terminal: it runs in one of this size, which is its input too.
+        timeout_ms: it is killed after this time; 0: never.
+        kill_when_left: it is killed with all that came from it when the control plane leaves before its end.
+    """
+
+    cmd: str
+    args: Sequence[str] = ()
+    envs: Mapping[str, str] = field(default_factory=dict[str, str])
+    cwd: str = ""
+    user: str = "root"
+    tag: str = ""
+    stdin: bool = False
+    terminal: Size | None = None
+    timeout_ms: int = 0
+    kill_when_left: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AttachProcess:
+    """Follow a process that was started before, by pid or tag; with `replay` first what it wrote last."""
+
+    selector: int | str
+    replay: bool = False
+    terminal: bool = False
+
+
+def open_message(opening: StartProcess | AttachProcess) -> bytes:
+    """The first message."""
+    name = "start" if isinstance(opening, StartProcess) else "attach"
+    return json_message(Kind.OPEN, {name: asdict(opening)})
+
+
+def parse_opening(payload: bytes) -> StartProcess | AttachProcess:
+    """Read the first message.
+
+    Raises:
+        InvalidRequest: it is none of this version.
+    """
+    try:
+        value = parse_json(payload)
+        if "attach" in value:
+            return AttachProcess(**value["attach"])
+        fields = dict(value["start"])
+        terminal = fields.pop("terminal")
+        return StartProcess(**fields, terminal=Size(**terminal) if terminal else None)
+    except (KeyError, TypeError) as error:
+        raise InvalidRequest("The stream does not begin with a process to start or to follow.") from error
+
+
+def json_message(kind: Kind, value: Mapping[str, object]) -> bytes:
+    """A message whose payload is a JSON object."""
+    return bytes((kind,)) + json.dumps(value).encode()
+
+
+def parse_json(payload: bytes) -> dict[str, Any]:
+    """The JSON object of a message. Raises InvalidRequest."""
+    try:
+        value = json.loads(payload)
+    except ValueError as error:
+        raise InvalidRequest("A message of the stream is not JSON.") from error
+    if not isinstance(value, dict):
+        raise InvalidRequest("A message of the stream is no JSON object.")
+    return cast("dict[str, Any]", value)
+
+
+def failure_message(error: WrennError) -> bytes:
+    """The last message of a stream that failed. Details of a fault of ours stay out of it."""
+    return json_message(Kind.FAILED, {"code": error.code, "message": error.message})
+
+
+def parse_failure(payload: bytes) -> WrennError:
+    """The error that the agent told."""
+    try:
+        value = parse_json(payload)
+        kind, text = error_class(str(value["code"])), str(value["message"])
+    except (InvalidRequest, KeyError):
+        return AgentFailure("The host ended the stream without a reason.")
+    return kind(text) if kind is not InternalError else InternalError(text)

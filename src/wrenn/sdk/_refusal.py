@@ -1,0 +1,20 @@
+"""An answer that is not a success, as an error of ours."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from wrenn.sdk._parse import json_of
+from wrenn.sdk.errors import UnexpectedAnswerError, error_for
+
+
+def check(status: int, body: bytes, request_id: str | None) -> None:
+    """Raise what an answer of `status` stands for, unless it is a success."""
+    if 200 <= status < 300:
+        return
+    try:
+        error = cast("dict[str, dict[str, object]]", json_of(body))["error"]
+        code, message = str(error["code"]), str(error["message"])
+    except (UnexpectedAnswerError, KeyError, TypeError):
+        code, message = None, f"The platform answered with HTTP status {status}."
+    raise error_for(status, code, message, request_id)
