@@ -21,7 +21,7 @@ _ONLY_IN = {
     "fastapi": ["control/http/*", "control/*/*routes.py", "control/auth/dependency.py", "control/wiring.py"],
     "starlette": ["control/http/*", "control/*/*routes.py", "testing/simulated_host.py"],
     "httpx2": ["sdk/*"],
-    "aiohttp": ["guest/*", "control/hosts/client.py", "control/proxy/*"],
+    "aiohttp": ["guest/*", "relay/*", "agent/rpc/ports.py", "control/hosts/client.py", "control/proxy/*"],
     "pyqwest": ["control/hosts/client.py", "agent/doctor/owners.py"],
     "typer": ["cli/*"],
     "rich": ["cli/*"],

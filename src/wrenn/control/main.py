@@ -19,6 +19,7 @@ from wrenn.control.db.embedded import ensure_running
 from wrenn.control.http.middleware import RequestIdFilter
 from wrenn.control.settings import Settings
 from wrenn.control.wiring import running_control
+from wrenn.relay import BoundedHttp, BoundedSocket
 
 _GRACE_S: Final = 10
 """How long requests in flight may go on at shutdown."""
@@ -33,7 +34,10 @@ async def serve(settings: Settings) -> None:
             control.app,
             host=settings.listen_host,
             port=settings.listen_port,
-            http="httptools",
+            http=BoundedHttp,
+            ws=BoundedSocket,
+            # Compression costs 100 KB of memory a connection, for messages that are mostly short.
+            ws_per_message_deflate=False,
             lifespan="off",
             access_log=False,
             log_config=None,

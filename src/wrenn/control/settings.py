@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from wrenn.base.errors import InvalidRequest
 
 T = TypeVar("T")
 
+_DOMAIN: Final = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
 DEFAULT_DATA_DIR: Final = Path("/var/lib/wrenn")
 
 
@@ -35,6 +37,7 @@ class Settings:
         missing_after_s: sandboxes of a host that is silent for so long are `missing`.
         unknown_grace_s: a sandbox or snapshot on a host that the database does not know is removed after this time; a paused
             sandbox that its host does not know is an error after it.
+        domain: `host[:port]` below which the ports of sandboxes are; empty: that by which the API is called.
         faults: fault points to arm (tests only).
     """
 
@@ -54,6 +57,7 @@ class Settings:
     host_interval_s: float
     missing_after_s: float
     unknown_grace_s: float
+    domain: str
     faults: str
 
     @classmethod
@@ -81,6 +85,7 @@ class Settings:
             host_interval_s=_number(environment, "WRENN_HOST_INTERVAL_S", 3.0, float),
             missing_after_s=_number(environment, "WRENN_MISSING_AFTER_S", 90.0, float),
             unknown_grace_s=_number(environment, "WRENN_UNKNOWN_GRACE_S", 10.0, float),
+            domain=_domain(environment),
             faults=environment.get("WRENN_FAULTS", ""),
         )
 
@@ -107,6 +112,15 @@ def _address(environment: Mapping[str, str], name: str, default: str) -> tuple[s
     except ValueError:
         pass  # not a port
     raise InvalidRequest(f"{name} must be HOST:PORT, not {text!r}.")
+
+
+def _domain(environment: Mapping[str, str]) -> str:
+    text = environment.get("WRENN_DOMAIN", "").lower()
+    if text and _DOMAIN.fullmatch(text) is None:
+        raise InvalidRequest(
+            f"WRENN_DOMAIN must be a name like sandboxes.example.com, perhaps with :PORT, not {text!r}."
+        )
+    return text
 
 
 def _agent_url(environment: Mapping[str, str]) -> str:

@@ -7,8 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from fastapi import FastAPI
-
 from wrenn.base.clock import SystemClock
 from wrenn.base.ids import random_hex
 from wrenn.base.tasks import OwnedTasks
@@ -20,6 +18,8 @@ from wrenn.control.hosts import HostClients, Monitor, ensure_pki, register
 from wrenn.control.http.app import build_app
 from wrenn.control.keys import LastUsed
 from wrenn.control.placement import Overcommit
+from wrenn.control.proxy import Access, Links, LinkSigner, Places, PortProxy, link_secret
+from wrenn.control.proxy import routers as port_routers
 from wrenn.control.sandboxes import (
     Changes,
     Commands,
@@ -45,14 +45,14 @@ from wrenn.protocol.api import SANDBOXES_PREFIX, SNAPSHOTS_PREFIX
 
 LOCAL_HOST: Final = "local"
 """Name of the one host that comes from the settings."""
-ROUTERS: Final = {SANDBOXES_PREFIX: sandbox_routers, SNAPSHOTS_PREFIX: snapshot_routers}
+ROUTERS: Final = {SANDBOXES_PREFIX: (*sandbox_routers, *port_routers), SNAPSHOTS_PREFIX: snapshot_routers}
 
 
 @dataclass(frozen=True, slots=True)
 class Control:
     """A running control plane: its application, and the loops that a test may step by hand."""
 
-    app: FastAPI
+    app: PortProxy
     database: Database
     monitor: Monitor
     comparison: Comparison
@@ -76,7 +76,7 @@ async def running_control(settings: Settings) -> AsyncGenerator[Control]:
         stack.push_async_callback(database.close)
         clients = HostClients(pki)
         stack.push_async_callback(clients.close)
-        control, closing, loops = _build(settings, database, clients)
+        control, closing, loops = _build(settings, database, clients, await link_secret(database))
         for close in closing:
             stack.push_async_callback(close)
         await register(database, name=LOCAL_HOST, address=settings.agent_url)
@@ -88,7 +88,7 @@ async def running_control(settings: Settings) -> AsyncGenerator[Control]:
 
 
 def _build(
-    settings: Settings, database: Database, clients: HostClients
+    settings: Settings, database: Database, clients: HostClients, secret: bytes
 ) -> tuple[Control, Sequence[Callable[[], Awaitable[None]]], Mapping[str, Coroutine[object, object, None]]]:
     """The objects, how to let go of them, and their loops."""
     owner = random_hex(8)
@@ -180,9 +180,17 @@ def _build(
         unknown_grace_s=settings.unknown_grace_s,
     )
 
+    signer = LinkSigner(secret, clock)
+    places = Places(database=database, clients=clients, targets=targets, clock=clock)
+    access = Access(authenticator=authenticator, places=places, signer=signer, clock=clock)
+
     def on_hint() -> None:
         reconciler.wake()
         changes.tell_all()
+
+    def on_any_hint() -> None:
+        places.forget_all()
+        access.forget_all()
 
     services = {
         "authenticator": authenticator,
@@ -193,6 +201,8 @@ def _build(
         "targets": targets,
         "commands": Commands(targets),
         "files": Files(targets),
+        "links": Links(lookup=lookup, signer=signer, clock=clock),
+        "domain": settings.domain,
         "snapshots": Snapshots(database=database, keeper=keeper, find_source=lookup.source),
     }
     loops = {
@@ -200,9 +210,9 @@ def _build(
         "reconcile": reconciler.run(),
         "compare with hosts": comparison.run(),
         "sweep snapshots": sweep.run(),
-        "listen for hints": hints.listen(on_hint),
+        "listen for hints": hints.listen(on_hint, on_any=on_any_hint),
         "write last use of keys": last_used.run(),
     }
-    app = build_app(ROUTERS, services)
+    app = PortProxy(build_app(ROUTERS, services), access=access, places=places)
     control = Control(app, database, monitor, comparison, reconciler, sweep)
     return control, (creation.close, forks.close), loops

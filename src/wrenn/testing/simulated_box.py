@@ -10,8 +10,9 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wrenn.base.errors import NotFound, WrennError
+from wrenn.base.errors import NotFound, PortClosed, WrennError
 from wrenn.base.units import GIB
+from wrenn.guest import GuestPorts
 from wrenn.protocol.host import host_pb as pb
 
 
@@ -37,6 +38,14 @@ class Switches:
     templates: list[str] = field(default_factory=lambda: ["minimal"])
 
 
+class BoxPorts(GuestPorts):
+    """Ports of this machine."""
+
+    async def join_loopback(self, port: int, protocol: asyncio.Protocol) -> asyncio.Transport:
+        """There is no other address than loopback."""
+        raise PortClosed(f"Nothing listens on port {port} in the sandbox.")
+
+
 @dataclass(slots=True)
 class Box:
     """A sandbox: a folder of this machine."""
@@ -48,9 +57,31 @@ class Box:
     state: pb.SandboxState = pb.SandboxState.RUNNING
     reason: str = ""
     calls_open: int = 0
+    ports: GuestPorts = field(default_factory=lambda: BoxPorts("127.0.0.1", {}))
+    passages: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
     processes: dict[int, tuple[pb.Process, asyncio.subprocess.Process]] = field(
         default_factory=dict[int, tuple[pb.Process, asyncio.subprocess.Process]]
     )
+
+
+@dataclass(slots=True, eq=False)
+class BoxPassage:
+    """A visitor's connection with a server of this machine, which stands for a program in the guest."""
+
+    ports: GuestPorts
+
+    def moved(self) -> None:
+        """Nothing is counted here."""
+
+    def opened(self, *, has_end: bool) -> None:
+        """Nothing is counted here."""
+
+
+async def cut_passages(box: Box) -> None:
+    """End all visits, as a pause does."""
+    for task in box.passages:
+        task.cancel()
+    await box.ports.close()
 
 
 def signal_all(box: Box, number: signal.Signals) -> None:

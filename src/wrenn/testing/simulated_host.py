@@ -28,6 +28,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from wrenn.agent.rpc.ports import PortStreams
 from wrenn.base.errors import (
     Conflict,
     DeadlineExceeded,
@@ -36,12 +37,22 @@ from wrenn.base.errors import (
     NotFound,
     WrennError,
 )
+from wrenn.base.ids import SandboxId
 from wrenn.base.units import GIB
 from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, connect_code
 from wrenn.protocol.host.host_connect import HostAgent, HostAgentASGIApplication
+from wrenn.relay import BoundedHttp, BoundedSocket
 from wrenn.testing.server import served
-from wrenn.testing.simulated_box import Box, Switches, file_entry, sandbox_answer, signal_all
+from wrenn.testing.simulated_box import (
+    Box,
+    BoxPassage,
+    Switches,
+    cut_passages,
+    file_entry,
+    sandbox_answer,
+    signal_all,
+)
 
 __all__ = ["SimulatedHost", "Switches", "running_host", "served_host"]
 
@@ -223,6 +234,7 @@ class SimulatedHost(HostAgent):
         """Remove the folder."""
         box = self._boxes.pop(request.sandbox_id, None)
         if box is not None:
+            await cut_passages(box)
             for pid, (_, process) in list(box.processes.items()):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(pid, signal.SIGKILL)
@@ -241,6 +253,7 @@ class SimulatedHost(HostAgent):
             return sandbox_answer(box)
         signal_all(box, signal.SIGSTOP)
         box.state = pb.SandboxState.PAUSED
+        await cut_passages(box)
         return sandbox_answer(box)
 
     async def resume_sandbox(self, request: pb.ResumeSandboxRequest, ctx: Any, /) -> pb.Sandbox:
@@ -380,6 +393,24 @@ class SimulatedHost(HostAgent):
             path.unlink(missing_ok=True)
         return pb.RemovePathResponse()
 
+    @asynccontextmanager
+    async def pass_through(self, sandbox_id: SandboxId) -> AsyncGenerator[BoxPassage]:
+        """A visit: ports of the sandbox are those of this machine. A pause ends it."""
+        box = self._box(str(sandbox_id))
+        task = asyncio.current_task()
+        assert task is not None, "visits are served by tasks"
+        self.calls["visit"] += 1
+        box.passages.add(task)
+        try:
+            yield BoxPassage(box.ports)
+        except asyncio.CancelledError as error:
+            if box.state == pb.SandboxState.RUNNING and str(sandbox_id) in self._boxes:
+                raise
+            task.uncancel()
+            raise InvalidState(f"Sandbox {sandbox_id} is being paused.") from error
+        finally:
+            box.passages.discard(task)
+
     async def serve_file(self, request: Request) -> Response:
         """`GET` and `PUT` of a file's content (docs/design/host-api.md)."""
         sandbox_id = request.url.path.split("/")[2]
@@ -448,8 +479,12 @@ class _App:
     def __init__(self, host: SimulatedHost) -> None:
         self._host = host
         self._rpc = HostAgentASGIApplication(host, interceptors=[host], compressions=[])
+        self._ports = PortStreams(host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._ports.serves(scope):
+            await self._ports(scope, receive, send)
+            return
         if scope["path"].startswith("/sandboxes/"):
             response = await self._host.serve_file(Request(scope, receive))
             await response(scope, receive, send)
@@ -496,6 +531,11 @@ async def served_host(host: SimulatedHost, pki: Path, *, port: int = 0) -> Async
     """Serve this host; afterwards it is unreachable, and may be served again with what it has."""
     config = uvicorn.Config(
         _App(host),
+        http=BoundedHttp,
+        ws=BoundedSocket,
+        server_header=False,
+        date_header=False,
+        ws_per_message_deflate=False,
         host="127.0.0.1",
         port=port,
         ssl_certfile=pki / "agent.pem",

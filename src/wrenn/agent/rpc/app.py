@@ -1,4 +1,4 @@
-"""RPCs and file streams as one ASGI application."""
+"""RPCs, file streams and the ports of guests as one ASGI application."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from wrenn.agent.facts import HostFacts
 from wrenn.agent.rpc.files import PREFIX, FileStreams, Receive, Scope, Send
+from wrenn.agent.rpc.ports import PortStreams
 from wrenn.agent.rpc.service import HostAgentService, Translate
 from wrenn.agent.sandboxes import Sandboxes
 from wrenn.protocol.host.host_connect import HostAgentASGIApplication
@@ -16,17 +17,20 @@ _EXEC: Final = "/Exec"
 
 
 class App:
-    """Routes by path: file streams, else RPC."""
+    """Routes by path: ports and file streams, else RPC."""
 
     def __init__(self, *, sandboxes: Sandboxes, facts: HostFacts) -> None:
         self._rpc = HostAgentASGIApplication(
             HostAgentService(sandboxes=sandboxes, facts=facts), interceptors=[Translate()], compressions=[]
         )
         self._files = FileStreams(sandboxes)
+        self._ports = PortStreams(sandboxes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] == "http" and scope["path"].startswith(PREFIX):
+        if self._ports.serves(scope):
+            await self._ports(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"].startswith(PREFIX):
             await self._files(scope, receive, send)
         elif scope["type"] == "http" and scope["path"].endswith(_EXEC):
             await _while_connected(self._rpc, scope, receive, send)

@@ -10,9 +10,36 @@ from dataclasses import dataclass, field
 from wrenn.base.clock import Clock
 from wrenn.base.errors import InvalidState, WrennError
 from wrenn.base.secrets import Secret
-from wrenn.guest import Commands, Files, GuestConnection
+from wrenn.guest import Commands, Files, GuestConnection, GuestPorts
 from wrenn.linux.connections import reset_connections
 from wrenn.vm import Vm
+
+
+@dataclass(slots=True, eq=False)
+class Passage:
+    """A caller's connection with a program in the guest: one HTTP request, one WebSocket, one stream of bytes.
+
+    It is in use until its head is answered; from then on only when bytes pass. So neither a WebSocket that is silent for ever
+    nor an idle connection keeps a sandbox from being put away.
+
+    Attributes:
+        ports: the way to the guest's ports, of this generation.
+    """
+
+    ports: GuestPorts
+    _running: RunningSandbox
+    _clock: Clock
+    is_waiting: bool = True
+    has_end: bool = True
+
+    def moved(self) -> None:
+        """Bytes passed: the sandbox is in use now."""
+        self._running.last_active_at = self._clock.now().timestamp()
+
+    def opened(self, *, has_end: bool) -> None:
+        """The head was answered. A pause does not wait for what has no end of its own."""
+        self.is_waiting = False
+        self.has_end = has_end
 
 
 @dataclass(slots=True)
@@ -24,6 +51,7 @@ class RunningSandbox:
         last_active_at: wall time of the last use, seconds.
         closed: why no call may begin now; empty: it may.
         held: the guest's programs may stand still.
+        ports: the way to the ports of its programs.
     """
 
     vm: Vm
@@ -33,9 +61,16 @@ class RunningSandbox:
     last_active_at: float
     closed: str = ""
     held: bool = False
+    ports: GuestPorts = field(init=False)
     _users: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
     _cut: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
+    _passages: dict[asyncio.Task[object], Passage] = field(
+        default_factory=dict[asyncio.Task[object], Passage]
+    )
     _unused: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.ports = GuestPorts(self.address, self.guest.headers("root"))
 
     @property
     def commands(self) -> Commands:
@@ -73,18 +108,40 @@ class RunningSandbox:
         finally:
             self._users.discard(task)
             self._cut.discard(task)
-            self.last_active_at = clock.now().timestamp()
-            if not self._users:
+            passage = self._passages.pop(task, None)
+            if passage is None or passage.is_waiting:
+                self.last_active_at = clock.now().timestamp()
+            if not self._waited_for():
                 self._unused.set()
+
+    @asynccontextmanager
+    async def pass_through(self, clock: Clock) -> AsyncGenerator[Passage]:
+        """A connection with a program in the guest.
+
+        Raises:
+            as `use`.
+        """
+        task = asyncio.current_task()
+        assert task is not None, "connections are served by tasks"
+        async with self.use(clock):
+            passage = self._passages[task] = Passage(self.ports, self, clock)
+            yield passage
+
+    def _waited_for(self) -> bool:
+        """Whether anything is under way that a pause gives time to end."""
+        endless = sum(not passage.has_end for passage in self._passages.values())
+        return len(self._users) > endless
 
     def idle_s(self, clock: Clock) -> float:
         """For how long nobody has used it."""
-        return 0.0 if self._users else clock.now().timestamp() - self.last_active_at
+        silent = sum(not passage.is_waiting for passage in self._passages.values())
+        return 0.0 if len(self._users) > silent else clock.now().timestamp() - self.last_active_at
 
     async def drain(self, reason: str, *, grace_s: float) -> None:
         """Let no call begin, and wait until those under way have ended, but not longer than `grace_s`."""
         self.closed = reason
-        if self._users:
+        if self._waited_for():
+            self._unused.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
                     await self._unused.wait()
@@ -96,6 +153,8 @@ class RunningSandbox:
         for task in self._users:
             self._cut.add(task)
             task.cancel()
+        # After the tasks: the end of a connection would be taken for the end of an answer that has no length.
+        await self.ports.close()
         await asyncio.to_thread(reset_connections, self.address)
 
     async def reopen(self) -> None:

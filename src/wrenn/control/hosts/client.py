@@ -41,6 +41,7 @@ from wrenn.base.units import KIB, MIB
 from wrenn.protocol.api import OUTPUT_LIMIT_B
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, from_connect
 from wrenn.protocol.host.host_connect import HostAgentClient
+from wrenn.relay import new_session
 
 R = TypeVar("R")
 
@@ -66,14 +67,24 @@ class Download:
 
 
 class HostClient:
-    """One host's agent."""
+    """One host's agent.
+
+    Attributes:
+        relays: the HTTP client for what is passed on to ports of sandboxes.
+    """
 
     def __init__(
-        self, address: str, transport: HTTPTransport, http: Client, downloads: aiohttp.ClientSession
+        self,
+        address: str,
+        transport: HTTPTransport,
+        http: Client,
+        downloads: aiohttp.ClientSession,
+        relays: aiohttp.ClientSession,
     ) -> None:
         self._address = address
         self._transport = transport
         self._downloads = downloads
+        self.relays = relays
         self.rpc = HostAgentClient(
             address,
             http_client=http,
@@ -174,6 +185,14 @@ class HostClient:
         except _TRANSPORT_ERRORS as error:
             raise _no_answer(error) from error
 
+    def port_url(self, sandbox_id: SandboxId, port: int, target: str) -> URL:
+        """Where `relays` reaches a request target at a port of the sandbox, exactly as it was asked for."""
+        return URL(f"{self._address}/sandboxes/{sandbox_id}/ports/{port}{target}", encoded=True)
+
+    def stream_url(self, sandbox_id: SandboxId, port: int) -> URL:
+        """Where `relays` reaches the bytes of a port of the sandbox, over a WebSocket."""
+        return URL(f"{self._address}/sandboxes/{sandbox_id}/streams/{port}")
+
     def _contents(self, sandbox_id: SandboxId) -> str:
         return f"{self._address}/sandboxes/{sandbox_id}/files"
 
@@ -245,6 +264,9 @@ class HostClients:
             trust_env=False,
             read_bufsize=_READ_BUFFER_B,
         )
+        self._relays = new_session(
+            aiohttp.TCPConnector(ssl=tls, limit=0, keepalive_timeout=_POOL_IDLE_S, use_dns_cache=False)
+        )
         self._clients: dict[str, HostClient] = {}
 
     def at(self, address: str) -> HostClient:
@@ -252,11 +274,12 @@ class HostClients:
         client = self._clients.get(address)
         if client is None:
             client = self._clients[address] = HostClient(
-                address, self._transport, self._http, self._downloads
+                address, self._transport, self._http, self._downloads, self._relays
             )
         return client
 
     async def close(self) -> None:
         """Close the connections."""
         await self._downloads.close()
+        await self._relays.close()
         await self._transport.aclose()

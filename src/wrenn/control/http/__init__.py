@@ -2,10 +2,12 @@
 
 from wrenn.control.http.answers import refusals
 from wrenn.control.http.connection import DownloadResponse, body_of, while_connected
+from wrenn.control.http.domain import DomainOf
 from wrenn.control.http.errors import ErrorBody
 from wrenn.control.http.messages import RequestBody, wire_time
 
 __all__ = [
+    "DomainOf",
     "DownloadResponse",
     "ErrorBody",
     "RequestBody",

@@ -42,13 +42,22 @@ class Targets:
     async def target(self, credential: Credential, text_id: str) -> Target:
         """The running sandbox that a request is about, with one round trip to the database.
 
+        Raises:
+            as `ready`.
+        """
+        sandbox, address = await self._lookup.locate(credential, text_id)
+        sandbox = await self.ready(sandbox)
+        return Target(sandbox.sandbox_id, self._clients.at(address))
+
+    async def ready(self, sandbox: Sandbox) -> Sandbox:
+        """The sandbox once it runs; whoever asks may use it.
+
         One with `auto_resume` is resumed first. While a time-out asks the host whether the sandbox is idle, the answer is
         waited for: a sandbox in use is not refused.
 
         Raises:
             InvalidState: it does not run. Unavailable: its host is silent. Else why it could not be resumed.
         """
-        sandbox, address = await self._lookup.locate(credential, text_id)
         if not sandbox.is_usable and _may_run_soon(sandbox):
             sandbox = await self._lifecycle.wake_up(sandbox)
         if sandbox.status is State.MISSING:
@@ -57,7 +66,7 @@ class Targets:
             raise InvalidState(f"Sandbox {sandbox.sandbox_id} is paused: resume it first.")
         if not sandbox.is_usable:
             raise InvalidState(f"Sandbox {sandbox.sandbox_id} is {sandbox.now_is}, not running.")
-        return Target(sandbox.sandbox_id, self._clients.at(address))
+        return sandbox
 
     async def ping(self, credential: Credential, text_id: str) -> None:
         """Count as activity: resets the inactivity timer."""
