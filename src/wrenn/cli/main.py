@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from wrenn.cli import cp, doctor, images, lifecycle, programs, sandboxes, status, storage, templates
+from wrenn.cli import cp, doctor, images, lifecycle, port, programs, sandboxes, status, storage, templates
 from wrenn.cli.exec import CommandLine, exec_
 from wrenn.cli.exits import Exit, exit_code, say_error
 from wrenn.cli.up import commands as up
@@ -33,6 +33,8 @@ app.command("create")(sandboxes.create)
 app.command("list")(sandboxes.list_)
 app.command("exec", cls=CommandLine)(exec_)
 app.command("cp")(cp.cp)
+app.command("port")(port.port)
+app.command("link")(port.link)
 app.command("pause")(lifecycle.pause)
 app.command("resume")(lifecycle.resume)
 app.command("fork")(lifecycle.fork)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -33,6 +33,9 @@ class _TooManyHeaders(Exception):
 
 class BoundedHttp(HttpToolsProtocol):
     """HTTP/1.1 with the limits above."""
+
+    head_timeout_s: ClassVar[float] = HEAD_TIMEOUT_S
+    body_silence_s: ClassVar[float] = BODY_SILENCE_S
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -61,7 +64,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _expect_head(self) -> None:
         if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up)
+            self._head_timer = self.loop.call_later(self.head_timeout_s, self._give_up)
 
     def _give_up(self) -> None:
         self._head_timer = None
@@ -104,7 +107,7 @@ class BoundedHttp(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """More of a body: from the first piece on, its silence is looked at."""
         if self._body_timer is None:
-            self._body_timer = self.loop.call_later(BODY_SILENCE_S, self._look_at_body)
+            self._body_timer = self.loop.call_later(self.body_silence_s, self._look_at_body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -120,10 +123,10 @@ class BoundedHttp(HttpToolsProtocol):
         silent_s = self.loop.time() - self._heard_at
         if self.transport.is_closing():
             return
-        if silent_s >= BODY_SILENCE_S and not self.flow.read_paused:
+        if silent_s >= self.body_silence_s and not self.flow.read_paused:
             self.transport.abort()
         else:
-            delay_s = max(BODY_SILENCE_S - silent_s, 1.0)
+            delay_s = max(self.body_silence_s - silent_s, 1.0)
             self._body_timer = self.loop.call_later(delay_s, self._look_at_body)
 
     def handle_websocket_upgrade(self) -> None:

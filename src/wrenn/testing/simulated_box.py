@@ -41,7 +41,7 @@ class Switches:
 class BoxPorts(GuestPorts):
     """Ports of this machine."""
 
-    async def join_loopback(self, port: int, protocol: asyncio.Protocol) -> asyncio.Transport:
+    async def join_loopback(self, port: int, protocol: asyncio.Protocol) -> asyncio.Transport:  # noqa: ARG002
         """There is no other address than loopback."""
         raise PortClosed(f"Nothing listens on port {port} in the sandbox.")
 

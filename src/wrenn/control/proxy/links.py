@@ -24,7 +24,7 @@ LINK_PARAMETER: Final = "wrenn_link"
 EXPIRY_LIMIT_S: Final = 7 * 24 * 3600
 PLATFORM_PORT: Final = 49983
 """The guest agent's own; no visitor reaches it."""
-_TOKEN: Final = re.compile(rb"([0-9]{1,12})\.([A-Za-z0-9_-]{43})")
+_TOKEN: Final = re.compile(rb"([1-9][0-9]{0,11})\.([A-Za-z0-9_-]{43})")
 
 
 class LinkSigner:

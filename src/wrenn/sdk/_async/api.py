@@ -27,7 +27,7 @@ class AsyncApi:
         # The HTTP client takes longer to import than all the rest; `from wrenn import Sandbox` must not wait for it.
         from wrenn.sdk._http import AsyncTransport  # noqa: PLC0415
 
-        self._settings = settings
+        self.settings = settings
         self._transport = AsyncTransport(settings)
 
     async def call(
@@ -58,7 +58,7 @@ class AsyncApi:
             return answer
 
         answer = await _repeated(
-            attempt, repeatable=repeatable, timeout_s=timeout_s or self._settings.request_timeout_s
+            attempt, repeatable=repeatable, timeout_s=timeout_s or self.settings.request_timeout_s
         )
         return answer.body
 
@@ -79,14 +79,14 @@ class AsyncApi:
 
     def another(self) -> AsyncApi:
         """A client with the same settings and connections of its own."""
-        return AsyncApi(self._settings)
+        return AsyncApi(self.settings)
 
     async def close(self) -> None:
         """Close idle connections."""
         await self._transport.close()
 
     async def _opened(self, request: Request) -> AsyncStream:
-        idle_timeout_s = self._settings.request_timeout_s
+        idle_timeout_s = self.settings.request_timeout_s
 
         async def attempt(left_s: float) -> AsyncStream:  # noqa: ARG001 - a long upload may outlast any total
             stream = await self._transport.open(request, idle_timeout_s=idle_timeout_s)
