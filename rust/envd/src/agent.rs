@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use subtle::ConstantTimeEq as _;
 
+use crate::connect::Joined;
 use crate::filesystem::watch::Watchers;
 use crate::metrics::CpuClock;
 use crate::process::enclosure::Enclosures;
@@ -62,6 +63,8 @@ pub struct Agent {
     pub watchers: Watchers,
     /// Processor times of the last look.
     pub cpu_clock: CpuClock,
+    /// Connections that are joined with programs.
+    pub joined: Joined,
     /// Held while the files that name this machine are written, after `/init` was answered: see [`Self::named`].
     pub naming: Arc<tokio::sync::Mutex<()>>,
     /// Told when somebody waits for that: the files are written a little later otherwise, off the way of `/init`.
@@ -85,6 +88,7 @@ impl Agent {
             freezer: Freezer::new(mode),
             watchers: Watchers::default(),
             cpu_clock: CpuClock::default(),
+            joined: Joined::default(),
             naming: Arc::default(),
             naming_wanted: Arc::default(),
         })

@@ -4,11 +4,12 @@
 //! - [`pid1`]: what only process 1 does: console, limits, power-off.
 //! - [`server`]: connections, access, dispatch to
 //!   [`process`] (`process.Process`), [`filesystem`] (`filesystem.Filesystem`), [`files`] (`/files`),
-//!   [`init`] (`/init`), [`snapshot`] (`/snapshot/…`), [`metrics`].
+//!   [`init`] (`/init`), [`snapshot`] (`/snapshot/…`), [`connect`] (`/connect`), [`metrics`].
 //! - [`agent`]: what all of them share; [`users`], [`paths`], [`body`], [`rpc`], [`reaper`]: their tools.
 
 mod agent;
 mod body;
+mod connect;
 mod files;
 mod filesystem;
 mod init;

@@ -15,7 +15,7 @@ from wrenn.base.errors import WrennError
 from wrenn.base.faults import arm_faults
 from wrenn.base.logging import configure_logging
 from wrenn.base.signals import leave_to_server
-from wrenn.protocol.host.streams import MESSAGE_LIMIT_B
+from wrenn.relay import MESSAGE_LIMIT_B, BoundedHttp, BoundedSocket
 
 _GRACE_S = 5
 """How long calls in flight may go on at shutdown."""
@@ -36,14 +36,20 @@ async def serve(settings: Settings) -> None:
             ssl_keyfile=pki / "agent.key",
             ssl_ca_certs=str(pki / "ca.pem"),
             ssl_cert_reqs=ssl.CERT_REQUIRED,
+            http=BoundedHttp,
+            ws=BoundedSocket,
             lifespan="off",
             access_log=False,
             log_config=None,
+            # What a guest answers has headers of its own, and its own date.
+            server_header=False,
+            date_header=False,
+            # Between this machine's programs it would cost more than it saves, and memory for each connection.
+            ws_per_message_deflate=False,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=_GRACE_S,
             ws_max_size=MESSAGE_LIMIT_B,
             ws_ping_timeout=_PONG_TIMEOUT_S,
-            ws_per_message_deflate=False,
         )
         config.load()
         assert config.ssl is not None, "TLS was asked for"

@@ -124,6 +124,12 @@ class AgentFailure(WrennError):
     http_status = 502
 
 
+class PortClosed(AgentFailure):
+    """No program in the sandbox listens on the port."""
+
+    code = "port_closed"
+
+
 class NoCapacity(WrennError):
     """No host has room; the message says what is full."""
 

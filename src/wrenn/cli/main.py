@@ -14,6 +14,7 @@ from wrenn.cli import (
     images,
     lifecycle,
     logs,
+    port,
     programs,
     run,
     sandboxes,
@@ -49,6 +50,8 @@ app.command("run", cls=FileLine)(run.run)
 app.command("shell", cls=CommandLine)(shell.shell)
 app.command("logs")(logs.logs)
 app.command("cp")(cp.cp)
+app.command("port")(port.port)
+app.command("link")(port.link)
 app.command("pause")(lifecycle.pause)
 app.command("resume")(lifecycle.resume)
 app.command("fork")(lifecycle.fork)

@@ -34,6 +34,10 @@ def create(
         bool, typer.Option("--auto-resume", help="When it is paused, the next call resumes it.")
     ] = False,
     env: EnvOption = None,
+    public_port: Annotated[
+        list[int] | None,
+        typer.Option(metavar="PORT", min=1, max=65535, help="Anybody may visit this port. Repeatable."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Create a sandbox and print its id."""
@@ -49,6 +53,7 @@ def create(
         on_expiry=on_expiry,
         auto_resume=auto_resume or None,
         envs=variables(env),
+        public_ports=public_port,
     )
     if json:
         print_json(sandbox.info())

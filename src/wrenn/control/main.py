@@ -19,7 +19,7 @@ from wrenn.control.db.embedded import ensure_running
 from wrenn.control.http.middleware import RequestIdFilter
 from wrenn.control.settings import Settings
 from wrenn.control.wiring import running_control
-from wrenn.protocol.host.streams import MESSAGE_LIMIT_B
+from wrenn.relay import MESSAGE_LIMIT_B, BoundedHttp, BoundedSocket
 
 _GRACE_S: Final = 10
 """How long requests in flight may go on at shutdown."""
@@ -37,7 +37,10 @@ async def serve(settings: Settings) -> None:
             control.app,
             host=settings.listen_host,
             port=settings.listen_port,
-            http="httptools",
+            http=BoundedHttp,
+            ws=BoundedSocket,
+            # Compression costs 100 KB of memory a connection, for messages that are mostly short.
+            ws_per_message_deflate=False,
             lifespan="off",
             access_log=False,
             log_config=None,
@@ -48,7 +51,6 @@ async def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=_GRACE_S,
             ws_max_size=MESSAGE_LIMIT_B,
             ws_ping_timeout=_PONG_TIMEOUT_S,
-            ws_per_message_deflate=False,
         )
         leave_to_server()
         await uvicorn.Server(config).serve()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from wrenn.control.accounts import AccountSettings
 
 T = TypeVar("T")
 
+_DOMAIN: Final = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
 DEFAULT_DATA_DIR: Final = Path("/var/lib/wrenn")
 
 
@@ -38,6 +40,7 @@ class Settings:
             sandbox that its host does not know is an error after it.
         accounts: of sign-up, sessions and the way to the platform.
         audit_retention_days: entries of the audit log are deleted after so many days; 0: never.
+        domain: `host[:port]` below which the ports of sandboxes are; empty: that by which the API is called.
         faults: fault points to arm (tests only).
     """
 
@@ -59,6 +62,7 @@ class Settings:
     unknown_grace_s: float
     accounts: AccountSettings
     audit_retention_days: int
+    domain: str
     faults: str
 
     @classmethod
@@ -88,6 +92,7 @@ class Settings:
             unknown_grace_s=_number(environment, "WRENN_UNKNOWN_GRACE_S", 10.0, float),
             accounts=AccountSettings.from_environment(environment),
             audit_retention_days=_number(environment, "WRENN_AUDIT_RETENTION_DAYS", 0, int, least=0),
+            domain=_domain(environment),
             faults=environment.get("WRENN_FAULTS", ""),
         )
 
@@ -124,6 +129,15 @@ def _address(environment: Mapping[str, str], name: str, default: str) -> tuple[s
     except ValueError:
         pass  # not a port
     raise InvalidRequest(f"{name} must be HOST:PORT, not {text!r}.")
+
+
+def _domain(environment: Mapping[str, str]) -> str:
+    text = environment.get("WRENN_DOMAIN", "").lower()
+    if text and _DOMAIN.fullmatch(text) is None:
+        raise InvalidRequest(
+            f"WRENN_DOMAIN must be a name like sandboxes.example.com, perhaps with :PORT, not {text!r}."
+        )
+    return text
 
 
 def _agent_url(environment: Mapping[str, str]) -> str:

@@ -7,8 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from fastapi import FastAPI
-
 from wrenn.base.clock import SystemClock
 from wrenn.base.ids import random_hex
 from wrenn.base.tasks import OwnedTasks
@@ -37,6 +35,8 @@ from wrenn.control.http import Browsers
 from wrenn.control.http.app import build_app
 from wrenn.control.keys import LastUsed
 from wrenn.control.placement import Overcommit
+from wrenn.control.proxy import Access, Links, LinkSigner, Places, PortProxy, link_secret
+from wrenn.control.proxy import routers as port_routers
 from wrenn.control.sandboxes import (
     Changes,
     Commands,
@@ -64,7 +64,7 @@ from wrenn.protocol.api import AUDIT_PREFIX, SANDBOXES_PREFIX, SNAPSHOTS_PREFIX
 LOCAL_HOST: Final = "local"
 """Name of the one host that comes from the settings."""
 ROUTERS: Final = {
-    SANDBOXES_PREFIX: sandbox_routers,
+    SANDBOXES_PREFIX: (*sandbox_routers, *port_routers),
     SNAPSHOTS_PREFIX: snapshot_routers,
     **accounts.ROUTERS,
     AUDIT_PREFIX: (audit_routes.router,),
@@ -75,7 +75,7 @@ ROUTERS: Final = {
 class Control:
     """A running control plane: its application, and the loops that a test may step by hand."""
 
-    app: FastAPI
+    app: PortProxy
     database: Database
     monitor: Monitor
     comparison: Comparison
@@ -101,7 +101,7 @@ async def running_control(settings: Settings) -> AsyncGenerator[Control]:
         stack.push_async_callback(clients.close)
         passwords = Passwords()
         stack.callback(passwords.close)
-        control, closing, loops = _build(settings, database, clients, passwords)
+        control, closing, loops = _build(settings, database, clients, passwords, await link_secret(database))
         for close in closing:
             stack.push_async_callback(close)
         await register(database, name=LOCAL_HOST, address=settings.agent_url)
@@ -113,7 +113,7 @@ async def running_control(settings: Settings) -> AsyncGenerator[Control]:
 
 
 def _build(
-    settings: Settings, database: Database, clients: HostClients, passwords: Passwords
+    settings: Settings, database: Database, clients: HostClients, passwords: Passwords, secret: bytes
 ) -> tuple[Control, Sequence[Callable[[], Awaitable[None]]], Mapping[str, Coroutine[object, object, None]]]:
     """The objects, how to let go of them, and their loops."""
     owner = random_hex(8)
@@ -205,9 +205,17 @@ def _build(
         unknown_grace_s=settings.unknown_grace_s,
     )
 
+    signer = LinkSigner(secret, clock)
+    places = Places(database=database, clients=clients, targets=targets, clock=clock)
+    access = Access(authenticator=authenticator, places=places, signer=signer, clock=clock)
+
     def on_hint() -> None:
         reconciler.wake()
         changes.tell_all()
+
+    def on_any_hint() -> None:
+        places.forget_all()
+        access.forget_all()
 
     snapshots = Snapshots(database=database, keeper=keeper, find_source=lookup.source)
     tokens = Tokens(settings.accounts.jwt_secret or ensure_secret(settings.data_dir), clock)
@@ -242,17 +250,19 @@ def _build(
         "snapshots": snapshots,
         "audit_log": AuditLog(database),
         "streams": Streams(targets),
+        "links": Links(lookup=lookup, signer=signer, clock=clock),
+        "domain": settings.domain,
     }
     loops = {
         "look at hosts": monitor.run(),
         "reconcile": reconciler.run(),
         "compare with hosts": comparison.run(),
         "sweep snapshots": sweep.run(),
-        "listen for hints": hints.listen(on_hint),
+        "listen for hints": hints.listen(on_hint, on_any=on_any_hint),
         "write last use of keys": last_used.run(),
         "sweep accounts": sweep_forever(database),
         "forget old audit entries": Retention(database, days=settings.audit_retention_days).run(),
     }
-    app = build_app(ROUTERS, services)
+    app = PortProxy(build_app(ROUTERS, services), access=access, places=places)
     control = Control(app, database, monitor, comparison, reconciler, sweep)
     return control, (creation.close, forks.close), loops

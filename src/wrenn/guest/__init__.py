@@ -1,12 +1,13 @@
 """Client of the guest agent `envd`. The guest is hostile: every answer is bounded in size and time and checked.
 
-`connect.py` speaks Connect RPC, `commands.py` runs programs, `processes.py` follows them, `files.py` moves files, `ready.py` hands
-out identity.
+`connect.py` speaks Connect RPC, `commands.py` runs programs, `processes.py` follows them, `files.py` moves files, `ports.py` reaches
+what programs serve, `ready.py` hands out identity.
 """
 
 from wrenn.guest.commands import CommandLine, Commands, ExecResult, ProcessInfo, not_run
 from wrenn.guest.connect import GuestConnection
 from wrenn.guest.files import Files
+from wrenn.guest.ports import GuestPorts, dial_failure
 from wrenn.guest.processes import Event, Exited, FollowedProcess, Output, Processes, Started
 from wrenn.guest.ready import Identity, hold, initialise, let_go
 
@@ -19,11 +20,13 @@ __all__ = [
     "Files",
     "FollowedProcess",
     "GuestConnection",
+    "GuestPorts",
     "Identity",
     "Output",
     "ProcessInfo",
     "Processes",
     "Started",
+    "dial_failure",
     "hold",
     "initialise",
     "let_go",

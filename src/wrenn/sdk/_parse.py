@@ -83,6 +83,15 @@ class Fields:
             raise self._bad(name, "a list of strings")
         return tuple(cast("list[str]", value))
 
+    def integers(self, name: str) -> tuple[int, ...]:
+        """A list of whole numbers; empty where it is absent."""
+        value = self._values.get(name, [])
+        if not isinstance(value, list) or not all(
+            isinstance(item, int) and not isinstance(item, bool) for item in cast("list[object]", value)
+        ):
+            raise self._bad(name, "a list of numbers")
+        return tuple(cast("list[int]", value))
+
     def text_map(self, name: str) -> dict[str, str]:
         """An object of strings; empty where it is absent."""
         pairs = Fields(name, self._values.get(name) or {})

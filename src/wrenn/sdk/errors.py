@@ -112,6 +112,12 @@ class AgentError(WrennError):
     CODES = ("agent_error",)
 
 
+class PortClosedError(AgentError):
+    """Nothing listens on this port in the sandbox."""
+
+    CODES = ("port_closed",)
+
+
 class CapacityError(WrennError):
     """No room: the message says what is full. Remove sandboxes or add a host."""
 
@@ -175,6 +181,7 @@ _ANSWERED: tuple[type[WrennError], ...] = (
     RateLimitError,
     InternalError,
     AgentError,
+    PortClosedError,
     CapacityError,
     UnavailableError,
     DeadlineExceededError,

@@ -29,6 +29,13 @@ class ClientSettings:
         host = urlsplit(self.base_url).hostname or ""
         return host in ("localhost", "::1") or host.startswith("127.")
 
+    @property
+    def domain(self) -> str:
+        """Below which name the platform has the ports of sandboxes, unless it says another one."""
+        parts = urlsplit(self.base_url)
+        name = "localhost" if self.is_local else parts.hostname or ""
+        return name if parts.port is None else f"{name}:{parts.port}"
+
 
 def client_settings(
     *,

@@ -24,7 +24,8 @@ class SandboxInfo:
 
     `status` is `pending`, `running`, `paused`, `stopped`, `error` or a newer word. `timeout_sec` is the seconds without use
     until it is paused, 0: never. `expires_at` is the end of its lifetime, None: it has none; `on_expiry` says what happens
-    then, `pause` or `kill`. With `auto_resume` a call to the paused sandbox resumes it.
+    then, `pause` or `kill`. With `auto_resume` a call to the paused sandbox resumes it. Anybody may visit its `public_ports`;
+    all its ports are at `{port}-{id}.{domain}`.
     """
 
     id: str
@@ -39,6 +40,8 @@ class SandboxInfo:
     expires_at: datetime | None
     on_expiry: str
     auto_resume: bool
+    public_ports: tuple[int, ...]
+    domain: str | None
     metadata: dict[str, str]
 
     @classmethod
@@ -57,6 +60,8 @@ class SandboxInfo:
             expires_at=fields.optional_time("expires_at"),
             on_expiry=fields.optional_text("on_expiry") or "pause",
             auto_resume=fields.flag("auto_resume"),
+            public_ports=fields.integers("public_ports"),
+            domain=fields.optional_text("domain"),
             metadata=fields.text_map("metadata"),
         )
 

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import signal
 import stat
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wrenn.base.errors import NotFound, WrennError
+from wrenn.base.errors import NotFound, PortClosed, WrennError
 from wrenn.base.units import GIB
+from wrenn.guest import GuestPorts, Processes
 from wrenn.protocol.host import host_pb as pb
 from wrenn.testing.local_processes import LocalProcess
 
@@ -37,6 +39,14 @@ class Switches:
     templates: list[str] = field(default_factory=lambda: ["minimal"])
 
 
+class BoxPorts(GuestPorts):
+    """Ports of this machine."""
+
+    async def join_loopback(self, port: int, protocol: asyncio.Protocol) -> asyncio.Transport:  # noqa: ARG002
+        """There is no other address than loopback."""
+        raise PortClosed(f"Nothing listens on port {port} in the sandbox.")
+
+
 @dataclass(slots=True)
 class Box:
     """A sandbox: a folder of this machine."""
@@ -49,7 +59,46 @@ class Box:
     reason: str = ""
     calls_open: int = 0
     processes: dict[int, LocalProcess] = field(default_factory=dict[int, LocalProcess])
-    streams: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
+    ports: GuestPorts = field(default_factory=lambda: BoxPorts("127.0.0.1", {}))
+    passages: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
+
+
+@dataclass(slots=True, eq=False)
+class BoxPassage:
+    """A caller's connection with a program of this machine, which stands for one in the guest."""
+
+    box: Box
+    processes: Processes
+    _is_waiting: bool = True
+
+    def __post_init__(self) -> None:
+        self.moved()
+        self.box.calls_open += 1
+
+    @property
+    def ports(self) -> GuestPorts:
+        """Those of this machine."""
+        return self.box.ports
+
+    def moved(self) -> None:
+        """The sandbox is in use now."""
+        self.box.last_active_at = time.time()
+
+    def opened(self, *, has_end: bool) -> None:  # noqa: ARG002 - a pause waits for nothing here
+        """Only what moves is activity from here on."""
+        self.end()
+
+    def end(self) -> None:
+        """It is not waited for any more. Twice is fine."""
+        self.box.calls_open -= self._is_waiting
+        self._is_waiting = False
+
+
+async def cut_passages(box: Box) -> None:
+    """End all passages, as a pause does."""
+    for task in box.passages:
+        task.cancel()
+    await box.ports.close()
 
 
 def signal_all(box: Box, number: signal.Signals) -> None:

@@ -18,7 +18,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -29,8 +28,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from wrenn.agent.rpc.ports import PortStreams
 from wrenn.agent.rpc.streams import ProcessStreams
-from wrenn.agent.sandboxes import Sandboxes
 from wrenn.base.errors import (
     Conflict,
     DeadlineExceeded,
@@ -41,13 +40,22 @@ from wrenn.base.errors import (
 )
 from wrenn.base.ids import SandboxId
 from wrenn.base.units import GIB
-from wrenn.guest import CommandLine
+from wrenn.guest import CommandLine, Processes
 from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, connect_code
 from wrenn.protocol.host.host_connect import HostAgent, HostAgentASGIApplication
+from wrenn.relay import BoundedHttp, BoundedSocket
 from wrenn.testing.local_processes import LocalProcess, LocalProcesses, spawn
 from wrenn.testing.server import served
-from wrenn.testing.simulated_box import Box, Switches, file_entry, sandbox_answer, signal_all
+from wrenn.testing.simulated_box import (
+    Box,
+    BoxPassage,
+    Switches,
+    cut_passages,
+    file_entry,
+    sandbox_answer,
+    signal_all,
+)
 
 __all__ = ["SimulatedHost", "Switches", "running_host", "served_host"]
 
@@ -233,6 +241,7 @@ class SimulatedHost(HostAgent):
         """Remove the folder."""
         box = self._boxes.pop(request.sandbox_id, None)
         if box is not None:
+            await cut_passages(box)
             signal_all(box, signal.SIGKILL)
             for process in box.processes.values():
                 if process.pump is not None:
@@ -251,8 +260,7 @@ class SimulatedHost(HostAgent):
             return sandbox_answer(box)
         signal_all(box, signal.SIGSTOP)
         box.state = pb.SandboxState.PAUSED
-        for stream in box.streams:
-            stream.cancel()
+        await cut_passages(box)
         return sandbox_answer(box)
 
     async def resume_sandbox(self, request: pb.ResumeSandboxRequest, ctx: Any, /) -> pb.Sandbox:
@@ -393,6 +401,29 @@ class SimulatedHost(HostAgent):
             path.unlink(missing_ok=True)
         return pb.RemovePathResponse()
 
+    @asynccontextmanager
+    async def pass_through(self, sandbox_id: SandboxId) -> AsyncGenerator[BoxPassage]:
+        """As of `wrenn.agent.sandboxes.Sandboxes`; ports of the sandbox are those of this machine. A pause ends it."""
+        box = self._box(str(sandbox_id))
+        task = asyncio.current_task()
+        assert task is not None, "passages are served by tasks"
+        processes = LocalProcesses(
+            lambda command, tag, stdin, size: self._followable(box, command, tag, stdin=stdin, size=size),
+            lambda selector: _found(box, selector, also_ended=True),
+        )
+        passage = BoxPassage(box, cast("Processes", processes))
+        box.passages.add(task)
+        try:
+            yield passage
+        except asyncio.CancelledError as error:
+            if box.state == pb.SandboxState.RUNNING and str(sandbox_id) in self._boxes:
+                raise
+            task.uncancel()
+            raise InvalidState(f"Sandbox {sandbox_id} is being paused. The call was cut off.") from error
+        finally:
+            box.passages.discard(task)
+            passage.end()
+
     async def serve_file(self, request: Request) -> Response:
         """`GET` and `PUT` of a file's content (docs/design/host-api.md)."""
         sandbox_id = request.url.path.split("/")[2]
@@ -451,39 +482,6 @@ class SimulatedHost(HostAgent):
         box.processes[process.pid] = process
         return process
 
-    @asynccontextmanager
-    async def use(self, sandbox_id: SandboxId, *, attached: bool = False) -> AsyncGenerator[InUse]:
-        """What the agent's streams need of `wrenn.agent.sandboxes.Sandboxes`."""
-        box = self._box(str(sandbox_id))
-        task = asyncio.current_task()
-        assert task is not None, "streams are served by tasks"
-        box.streams.add(task)
-        box.last_active_at = time.time()
-        box.calls_open += not attached
-        self.calls["stream"] += 1
-        try:
-            yield InUse(
-                box,
-                LocalProcesses(
-                    lambda command, tag, stdin, size: self._followable(
-                        box, command, tag, stdin=stdin, size=size
-                    ),
-                    lambda selector: _found(box, selector, also_ended=True),
-                ),
-            )
-        except asyncio.CancelledError as error:
-            if box.state == pb.SandboxState.RUNNING:
-                raise
-            task.uncancel()
-            raise InvalidState(f"Sandbox {sandbox_id} is being paused. The call was cut off.") from error
-        finally:
-            box.streams.discard(task)
-            box.calls_open -= not attached
-
-    def touch(self, running: InUse) -> None:
-        """A stream moved."""
-        running.box.last_active_at = time.time()
-
     async def _spawn(self, box: Box, command: pb.Command, output: int) -> asyncio.subprocess.Process | None:
         envs = {"PATH": os.environ["PATH"], "USER": command.user, **box.spec.envs, **command.envs}
         try:
@@ -501,14 +499,6 @@ class SimulatedHost(HostAgent):
             return None
 
 
-@dataclass(frozen=True, slots=True)
-class InUse:
-    """What stands for `RunningSandbox` in the agent's streams."""
-
-    box: Box
-    processes: LocalProcesses
-
-
 def _found(box: Box, selector: int | str, *, also_ended: bool = False) -> LocalProcess:
     for process in reversed(box.processes.values()):
         if selector in (process.pid, process.tag) and (also_ended or process.end is None):
@@ -524,10 +514,16 @@ class _App:
     def __init__(self, host: SimulatedHost) -> None:
         self._host = host
         self._rpc = HostAgentASGIApplication(host, interceptors=[host], compressions=[])
-        self._streams = ProcessStreams(cast("Sandboxes", host))
+        self._streams = ProcessStreams(host)
+        self._ports = PortStreams(host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._ports.serves(scope):
+            self._host.calls["visit"] += 1
+            await self._ports(scope, receive, send)
+            return
         if scope["type"] == "websocket":
+            self._host.calls["stream"] += 1
             await self._streams(scope, receive, send)
             return
         if scope["path"].startswith("/sandboxes/"):
@@ -576,6 +572,11 @@ async def served_host(host: SimulatedHost, pki: Path, *, port: int = 0) -> Async
     """Serve this host; afterwards it is unreachable, and may be served again with what it has."""
     config = uvicorn.Config(
         _App(host),
+        http=BoundedHttp,
+        ws=BoundedSocket,
+        server_header=False,
+        date_header=False,
+        ws_per_message_deflate=False,
         host="127.0.0.1",
         port=port,
         ssl_certfile=pki / "agent.pem",
@@ -585,7 +586,6 @@ async def served_host(host: SimulatedHost, pki: Path, *, port: int = 0) -> Async
         lifespan="off",
         log_level="critical",
         timeout_graceful_shutdown=1,
-        ws_per_message_deflate=False,
     )
     async with served(config) as bound:
         host.url = f"https://127.0.0.1:{bound}"

@@ -131,5 +131,6 @@ async fn serve_connection(agent: Arc<Agent>, stream: TcpStream, ends: Ends) {
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES.max(8 * 1024))
         .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
         .await;
 }

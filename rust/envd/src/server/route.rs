@@ -12,7 +12,7 @@ use crate::body::Body;
 use crate::process::input::InputStream;
 use crate::rpc::{client_stream, error_answer, server_stream, unary};
 use crate::server::{Ends, access, reply};
-use crate::{files, filesystem, init, metrics, process, snapshot};
+use crate::{connect, files, filesystem, init, metrics, process, snapshot};
 
 /// Answers a request.
 pub async fn answer(agent: Arc<Agent>, request: Request<Incoming>, ends: Ends) -> Response<Body> {
@@ -36,11 +36,14 @@ pub async fn answer(agent: Arc<Agent>, request: Request<Incoming>, ends: Ends) -
         (&Method::GET, "/envs") => reply::json(StatusCode::OK, &init::sandbox_env(&agent)),
         (&Method::GET | &Method::HEAD, "/files") => files::read::answer(&agent, request).await,
         (&Method::POST, "/files") => files::write::answer(&agent, request).await,
+        (&Method::GET, "/connect") => connect::answer(&agent.joined, request, ends.local.port()).await,
         (&Method::POST, "/snapshot/prepare") => snapshot::prepare(&agent).await,
         (&Method::POST, "/snapshot/finish") => snapshot::finish(&agent),
-        (_, "/health" | "/init" | "/metrics" | "/envs" | "/files" | "/snapshot/prepare" | "/snapshot/finish") => {
-            reply::error(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
-        }
+        (
+            _,
+            "/health" | "/init" | "/metrics" | "/envs" | "/files" | "/connect" | "/snapshot/prepare"
+            | "/snapshot/finish",
+        ) => reply::error(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method"),
         _ => reply::error(StatusCode::NOT_FOUND, "there is nothing at this path"),
     }
 }

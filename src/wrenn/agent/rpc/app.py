@@ -1,4 +1,4 @@
-"""RPCs, file streams and process streams as one ASGI application."""
+"""RPCs, file streams, process streams and the ports of guests as one ASGI application."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Final
 from wrenn.agent.facts import HostFacts
 from wrenn.agent.rpc import streams
 from wrenn.agent.rpc.files import PREFIX, FileStreams, Receive, Scope, Send
+from wrenn.agent.rpc.ports import PortStreams
 from wrenn.agent.rpc.service import HostAgentService, Translate
 from wrenn.agent.sandboxes import Sandboxes
 from wrenn.protocol.host.host_connect import HostAgentASGIApplication
@@ -17,7 +18,7 @@ _EXEC: Final = "/Exec"
 
 
 class App:
-    """Routes by path: process streams, file streams, else RPC."""
+    """Routes by path: process streams, ports, file streams, else RPC."""
 
     def __init__(self, *, sandboxes: Sandboxes, facts: HostFacts) -> None:
         self._rpc = HostAgentASGIApplication(
@@ -25,10 +26,13 @@ class App:
         )
         self._files = FileStreams(sandboxes)
         self._streams = streams.ProcessStreams(sandboxes)
+        self._ports = PortStreams(sandboxes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] == "websocket":
+        if self._ports.serves(scope):
+            await self._ports(scope, receive, send)
+        elif scope["type"] == "websocket":
             if streams.serves(scope["path"]):
                 await self._streams(scope, receive, send)
             else:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from wrenn.base.errors import Cancelled, InvalidRequest
-from wrenn.protocol.host.streams import STALL_LIMIT_S
+from wrenn.protocol.host.streams import MESSAGE_LIMIT_B, STALL_LIMIT_S
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -38,13 +38,15 @@ class Socket:
         """The next message, never empty.
 
         Raises:
-            SocketLeft. InvalidRequest: text, or nothing.
+            SocketLeft. InvalidRequest: text, nothing, or too much.
         """
         message = await self._receive()
         if message["type"] == "websocket.disconnect":
             raise SocketLeft(message.get("code", 1006))
         if not (data := message.get("bytes")):
             raise InvalidRequest("A message of the stream is not binary.")
+        if len(data) > MESSAGE_LIMIT_B:
+            raise InvalidRequest("A message of the stream is over-long.")
         return data
 
     async def send(self, data: bytes) -> None:

@@ -9,11 +9,11 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from wrenn.agent.rpc.inputs import Inputs
+from wrenn.agent.rpc.passages import Passage, Reach
 from wrenn.agent.rpc.sockets import Receive, Scope, Send, Socket, SocketLeft
-from wrenn.agent.sandboxes import RunningSandbox, Sandboxes
 from wrenn.base.errors import DeadlineExceeded, Forbidden, InternalError, InvalidRequest, NotFound, WrennError
 from wrenn.base.ids import SandboxId
-from wrenn.guest import CommandLine, Event, Exited, FollowedProcess, Output, Started, not_run
+from wrenn.guest import CommandLine, Event, Exited, FollowedProcess, Output, Processes, Started, not_run
 from wrenn.protocol.host.streams import (
     LEAVING_FOR_A_RESTART,
     AttachProcess,
@@ -42,7 +42,7 @@ def serves(path: str) -> bool:
 class ProcessStreams:
     """ASGI application for WebSockets at the paths that `serves` names."""
 
-    def __init__(self, sandboxes: Sandboxes) -> None:
+    def __init__(self, sandboxes: Reach) -> None:
         self._sandboxes = sandboxes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,21 +78,17 @@ class ProcessStreams:
             raise InvalidRequest("The stream does not begin with its opening.")
         opening = parse_opening(message[1:])
         attached = isinstance(opening, AttachProcess) or opening.terminal is not None
-        async with self._sandboxes.use(sandbox_id, attached=attached) as sandbox:
-            await self._follow(sandbox, opening, socket)
+        async with self._sandboxes.pass_through(sandbox_id) as passage:
+            if attached:
+                passage.opened(has_end=False)
+            await self._follow(passage, opening, socket)
 
-    async def _follow(
-        self, sandbox: RunningSandbox, opening: StartProcess | AttachProcess, socket: Socket
-    ) -> None:
+    async def _follow(self, passage: Passage, opening: StartProcess | AttachProcess, socket: Socket) -> None:
         """Until the end of the process, or until the control plane leaves."""
         timeout_s = opening.timeout_ms / 1000 if isinstance(opening, StartProcess) else 0.0
-        async with _opened(sandbox, opening) as process:
-
-            def moved() -> None:
-                self._sandboxes.touch(sandbox)
-
-            inputs = Inputs(process, socket, moved)
-            outputs = asyncio.create_task(_outputs(process, opening, socket, inputs.begin, moved))
+        async with _opened(passage.processes, opening) as process:
+            inputs = Inputs(process, socket, passage.moved)
+            outputs = asyncio.create_task(_outputs(process, opening, socket, inputs.begin, passage.moved))
             reading = asyncio.create_task(inputs.run())
             try:
                 async with asyncio.timeout(timeout_s + _GRACE_S if timeout_s else None):
@@ -118,12 +114,12 @@ class ProcessStreams:
 
 
 def _opened(
-    sandbox: RunningSandbox, opening: StartProcess | AttachProcess
+    processes: Processes, opening: StartProcess | AttachProcess
 ) -> AbstractAsyncContextManager[FollowedProcess]:
     if isinstance(opening, AttachProcess):
-        return sandbox.processes.attach(opening.selector, replay=opening.replay, in_terminal=opening.terminal)
+        return processes.attach(opening.selector, replay=opening.replay, in_terminal=opening.terminal)
     terminal = opening.terminal
-    return sandbox.processes.start(
+    return processes.start(
         _command(opening),
         tag=opening.tag,
         stdin=opening.stdin,

@@ -19,7 +19,7 @@ from wrenn.agent.sandboxes import journal
 from wrenn.agent.sandboxes.garbage import Garbage
 from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
 from wrenn.agent.sandboxes.pause import let_guest_go
-from wrenn.agent.sandboxes.running import RunningSandbox
+from wrenn.agent.sandboxes.running import Passage, RunningSandbox
 from wrenn.agent.sandboxes.verbs import Verbs
 from wrenn.base.errors import Conflict, InvalidState, NotFound, StorageFull, WrennError
 from wrenn.base.ids import SandboxId, SnapshotId
@@ -98,6 +98,7 @@ class Sandboxes:
             if entry.running is not None:
                 entry.running.vm.disconnect()
                 await entry.running.guest.close()
+                await entry.running.ports.close()
 
     def _begin(self, name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work, name=name)
@@ -384,20 +385,24 @@ class Sandboxes:
         return entry.running
 
     @asynccontextmanager
-    async def use(self, sandbox_id: SandboxId, *, attached: bool = False) -> AsyncGenerator[RunningSandbox]:
+    async def use(self, sandbox_id: SandboxId) -> AsyncGenerator[RunningSandbox]:
         """A call in the running sandbox, which counts as activity and which a pause waits for.
-
-        With `attached` it counts when it begins and at each `touch`: see the head of `running.py`.
 
         Raises:
             NotFound: unknown. InvalidState: not running, or the call was cut off by a pause.
         """
-        async with self.get(sandbox_id).use(self._verbs.clock, attached=attached) as running:
+        async with self.get(sandbox_id).use(self._verbs.clock) as running:
             yield running
 
-    def touch(self, running: RunningSandbox) -> None:
-        """A stream that is attached in this sandbox moved."""
-        running.touch(self._verbs.clock)
+    @asynccontextmanager
+    async def pass_through(self, sandbox_id: SandboxId) -> AsyncGenerator[Passage]:
+        """A caller's connection with a program in the running sandbox, which a pause cuts.
+
+        Raises:
+            as `use`.
+        """
+        async with self.get(sandbox_id).pass_through(self._verbs.clock) as passage:
+            yield passage
 
     def look(self, sandbox_id: SandboxId) -> tuple[Record, RunningSandbox | None]:
         """What is known of one sandbox. Raises NotFound."""

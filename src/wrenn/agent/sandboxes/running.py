@@ -1,8 +1,8 @@
 """A sandbox that runs: its VM, its network address, the way to its guest, and the calls under way in it.
 
-What counts as activity: a call from its begin to its end, however silent it is in between. Only a stream that is attached to
-a process which goes on without it (a terminal, the output of something in the background) counts when it begins, and then
-only while it moves: a terminal that somebody forgot to close does not keep its sandbox up.
+What counts as activity: a call from its begin to its end, however silent it is in between. Only a passage whose other end goes
+on without it (a terminal, the output of something in the background, a port's answer or WebSocket) counts when it begins, and
+then only while it moves: a terminal that somebody forgot to close does not keep its sandbox up.
 """
 
 from __future__ import annotations
@@ -15,9 +15,45 @@ from dataclasses import dataclass, field
 from wrenn.base.clock import Clock
 from wrenn.base.errors import InvalidState, WrennError
 from wrenn.base.secrets import Secret
-from wrenn.guest import Commands, Files, GuestConnection, Processes
+from wrenn.guest import Commands, Files, GuestConnection, GuestPorts, Processes
 from wrenn.linux.connections import reset_connections
 from wrenn.vm import Vm
+
+
+@dataclass(slots=True, eq=False)
+class Passage:
+    """A caller's connection with a program in the guest: a process that is followed, an HTTP request, a WebSocket, bytes.
+
+    It is in use until it is `opened`; from then on only when bytes pass.
+
+    Attributes:
+        is_waiting: in use, however silent it is.
+        has_end: a pause gives it time to end.
+    """
+
+    _running: RunningSandbox
+    _clock: Clock
+    is_waiting: bool = True
+    has_end: bool = True
+
+    @property
+    def ports(self) -> GuestPorts:
+        """The way to the guest's ports, of this generation."""
+        return self._running.ports
+
+    @property
+    def processes(self) -> Processes:
+        """The way to the guest's processes, of this generation."""
+        return self._running.processes
+
+    def moved(self) -> None:
+        """Bytes passed: the sandbox is in use now."""
+        self._running.last_active_at = self._clock.now().timestamp()
+
+    def opened(self, *, has_end: bool) -> None:
+        """The other end goes on without it from here. A pause does not wait for what has no end of its own."""
+        self.is_waiting = False
+        self.has_end = has_end
 
 
 @dataclass(slots=True)
@@ -29,6 +65,7 @@ class RunningSandbox:
         last_active_at: wall time of the last use, seconds.
         closed: why no call may begin now; empty: it may.
         held: the guest's programs may stand still.
+        ports: the way to the ports of its programs.
     """
 
     vm: Vm
@@ -38,11 +75,16 @@ class RunningSandbox:
     last_active_at: float
     closed: str = ""
     held: bool = False
+    ports: GuestPorts = field(init=False)
     _users: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
-    _attached: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
-    """Those of the users that count as activity only while they move."""
     _cut: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
+    _passages: dict[asyncio.Task[object], Passage] = field(
+        default_factory=dict[asyncio.Task[object], Passage]
+    )
     _unused: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.ports = GuestPorts(self.address, self.guest.headers("root"))
 
     @property
     def commands(self) -> Commands:
@@ -60,10 +102,8 @@ class RunningSandbox:
         return Files(self.guest)
 
     @asynccontextmanager
-    async def use(self, clock: Clock, *, attached: bool = False) -> AsyncGenerator[RunningSandbox]:
+    async def use(self, clock: Clock) -> AsyncGenerator[RunningSandbox]:
         """A call: activity from its begin to its end, and what a pause waits for.
-
-        With `attached` it is activity when it begins and whenever `touch` says that it moves.
 
         Raises:
             InvalidState: no call may begin; or the call was cut off because the sandbox is being paused.
@@ -74,8 +114,6 @@ class RunningSandbox:
         assert task is not None, "calls are made by tasks"
         cancelling = task.cancelling()
         self._users.add(task)
-        if attached:
-            self._attached.add(task)
         self._unused.clear()
         self.last_active_at = clock.now().timestamp()
         try:
@@ -88,25 +126,41 @@ class RunningSandbox:
             raise InvalidState(f"{self.closed} The call was cut off; what it began goes on.") from error
         finally:
             self._users.discard(task)
-            self._attached.discard(task)
             self._cut.discard(task)
-            if not attached:
+            passage = self._passages.pop(task, None)
+            if passage is None or passage.is_waiting:
                 self.last_active_at = clock.now().timestamp()
-            if not self._users:
+            if not self._waited_for():
                 self._unused.set()
 
-    def touch(self, clock: Clock) -> None:
-        """It is used now."""
-        self.last_active_at = clock.now().timestamp()
+    @asynccontextmanager
+    async def pass_through(self, clock: Clock) -> AsyncGenerator[Passage]:
+        """A connection with a program in the guest.
+
+        Raises:
+            as `use`.
+        """
+        task = asyncio.current_task()
+        assert task is not None, "connections are served by tasks"
+        async with self.use(clock):
+            passage = self._passages[task] = Passage(self, clock)
+            yield passage
+
+    def _waited_for(self) -> bool:
+        """Whether anything is under way that a pause gives time to end."""
+        endless = sum(not passage.has_end for passage in self._passages.values())
+        return len(self._users) > endless
 
     def idle_s(self, clock: Clock) -> float:
         """For how long nobody has used it."""
-        return 0.0 if self._users - self._attached else clock.now().timestamp() - self.last_active_at
+        silent = sum(not passage.is_waiting for passage in self._passages.values())
+        return 0.0 if len(self._users) > silent else clock.now().timestamp() - self.last_active_at
 
     async def drain(self, reason: str, *, grace_s: float) -> None:
         """Let no call begin, and wait until those under way have ended, but not longer than `grace_s`."""
         self.closed = reason
-        if self._users:
+        if self._waited_for():
+            self._unused.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
                     await self._unused.wait()
@@ -118,6 +172,8 @@ class RunningSandbox:
         await self.guest.close()
         for task in self._users:
             task.cancel()
+        # After the tasks: the end of a connection would be taken for the end of an answer that has no length.
+        await self.ports.close()
         await asyncio.to_thread(reset_connections, self.address)
 
     async def reopen(self) -> None:

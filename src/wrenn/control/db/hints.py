@@ -34,17 +34,23 @@ class Hints:
         """The expression that sends a hint when its statement is committed."""
         return func.pg_notify(CHANNEL, self._sender)
 
-    async def listen(self, on_hint: Callable[[], object]) -> None:
-        """Call `on_hint` for each hint of another replica, and after each new connection. Runs until cancelled."""
+    async def listen(
+        self, on_hint: Callable[[], object], *, on_any: Callable[[], object] = lambda: None
+    ) -> None:
+        """Call `on_hint` for each hint of another replica, and after each new connection. Runs until cancelled.
+
+        `on_any` is called before it, and for this replica's own hints too.
+        """
         while True:
             try:
-                await self._listen_once(on_hint)
+                await self._listen_once(on_hint, on_any)
             except Exception as error:  # noqa: BLE001 - hints are an optimisation; the timers go on without them
                 _log.warning("not listening for hints", extra={"cause": repr(error)})
             await asyncio.sleep(_RECONNECT_PAUSE_S)
 
-    async def _listen_once(self, on_hint: Callable[[], object]) -> None:
+    async def _listen_once(self, on_hint: Callable[[], object], on_any: Callable[[], object]) -> None:
         def received(_connection: Any, _pid: int, _channel: str, payload: object) -> None:
+            on_any()
             if payload != self._sender:
                 on_hint()
 
@@ -54,6 +60,7 @@ class Hints:
                 raise DatabaseUnavailable("The listening connection is closed.")
             await driver.add_listener(CHANNEL, received)
             try:
+                on_any()
                 on_hint()
                 while True:
                     await asyncio.sleep(_PROBE_S)

@@ -42,6 +42,7 @@ from wrenn.control.hosts.streams import HostStream, opened_stream
 from wrenn.protocol.api import OUTPUT_LIMIT_B
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, from_connect
 from wrenn.protocol.host.host_connect import HostAgentClient
+from wrenn.relay import new_session
 
 R = TypeVar("R")
 
@@ -67,14 +68,24 @@ class Download:
 
 
 class HostClient:
-    """One host's agent."""
+    """One host's agent.
+
+    Attributes:
+        relays: the HTTP client for what is passed on to ports of sandboxes.
+    """
 
     def __init__(
-        self, address: str, transport: HTTPTransport, http: Client, downloads: aiohttp.ClientSession
+        self,
+        address: str,
+        transport: HTTPTransport,
+        http: Client,
+        downloads: aiohttp.ClientSession,
+        relays: aiohttp.ClientSession,
     ) -> None:
         self._address = address
         self._transport = transport
         self._downloads = downloads
+        self.relays = relays
         self.rpc = HostAgentClient(
             address,
             http_client=http,
@@ -183,6 +194,14 @@ class HostClient:
         """
         return opened_stream(self._downloads, self._address, sandbox_id)
 
+    def port_url(self, sandbox_id: SandboxId, port: int, target: str) -> URL:
+        """Where `relays` reaches a request target at a port of the sandbox, exactly as it was asked for."""
+        return URL(f"{self._address}/sandboxes/{sandbox_id}/ports/{port}{target}", encoded=True)
+
+    def stream_url(self, sandbox_id: SandboxId, port: int) -> URL:
+        """Where `relays` reaches the bytes of a port of the sandbox, over a WebSocket."""
+        return URL(f"{self._address}/sandboxes/{sandbox_id}/streams/{port}")
+
     def _contents(self, sandbox_id: SandboxId) -> str:
         return f"{self._address}/sandboxes/{sandbox_id}/files"
 
@@ -254,6 +273,9 @@ class HostClients:
             trust_env=False,
             read_bufsize=_READ_BUFFER_B,
         )
+        self._relays = new_session(
+            aiohttp.TCPConnector(ssl=tls, limit=0, keepalive_timeout=_POOL_IDLE_S, use_dns_cache=False)
+        )
         self._clients: dict[str, HostClient] = {}
 
     def at(self, address: str) -> HostClient:
@@ -261,11 +283,12 @@ class HostClients:
         client = self._clients.get(address)
         if client is None:
             client = self._clients[address] = HostClient(
-                address, self._transport, self._http, self._downloads
+                address, self._transport, self._http, self._downloads, self._relays
             )
         return client
 
     async def close(self) -> None:
         """Close the connections."""
         await self._downloads.close()
+        await self._relays.close()
         await self._transport.aclose()

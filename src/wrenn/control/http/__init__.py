@@ -3,6 +3,7 @@
 from wrenn.control.http.answers import refusals
 from wrenn.control.http.browsers import Browsers
 from wrenn.control.http.connection import DownloadResponse, body_of, while_connected
+from wrenn.control.http.domain import DomainOf
 from wrenn.control.http.errors import ErrorBody, told
 from wrenn.control.http.messages import RequestBody, plain_text, wire_time
 from wrenn.control.http.sockets import ClientSocket
@@ -10,6 +11,7 @@ from wrenn.control.http.sockets import ClientSocket
 __all__ = [
     "Browsers",
     "ClientSocket",
+    "DomainOf",
     "DownloadResponse",
     "ErrorBody",
     "RequestBody",

@@ -8,11 +8,15 @@ from typing import Final
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from wrenn.base.errors import Cancelled, WrennError
+from wrenn.base.errors import Cancelled, TooLarge, WrennError
+from wrenn.base.units import KIB
 from wrenn.control.http.errors import error_response
+from wrenn.protocol.host.streams import MESSAGE_LIMIT_B
 
 STALL_LIMIT_S: Final = 60.0
 """How long a client may take for one message before it is given up. A process never waits longer for a reader either."""
+CLIENT_MESSAGE_LIMIT_B: Final = MESSAGE_LIMIT_B - KIB
+"""It goes on to the host in one message."""
 _REFUSED: Final = 1008
 """Close code after a message that says what went wrong."""
 
@@ -37,13 +41,16 @@ class ClientSocket:
         """The next message.
 
         Raises:
-            Cancelled: the client went away.
+            Cancelled: the client went away. TooLarge: above `CLIENT_MESSAGE_LIMIT_B`.
         """
-        message = await self._socket.receive()
-        if message["type"] == "websocket.disconnect":
+        received = await self._socket.receive()
+        if received["type"] == "websocket.disconnect":
             raise Cancelled("The client went away.")
-        text = message.get("text")
-        return text if text is not None else message["bytes"]
+        text = received.get("text")
+        message = text if text is not None else received["bytes"]
+        if len(message) > CLIENT_MESSAGE_LIMIT_B:
+            raise TooLarge(f"A message has more than {CLIENT_MESSAGE_LIMIT_B // KIB} KiB: send it in pieces.")
+        return message
 
     async def send(self, message: str | bytes) -> None:
         """Send a message; waits while the client is behind.

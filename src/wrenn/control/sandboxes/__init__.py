@@ -12,8 +12,10 @@ from wrenn.control.sandboxes.lookup import Lookup
 from wrenn.control.sandboxes.outcomes import Patience
 from wrenn.control.sandboxes.pause_all import pause_all
 from wrenn.control.sandboxes.reconciler import Reconciler
+from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.room import Room
 from wrenn.control.sandboxes.steps import ReconcilerSettings
+from wrenn.control.sandboxes.store import find_place
 from wrenn.control.sandboxes.streams import Streams
 from wrenn.control.sandboxes.targets import Targets
 
@@ -39,9 +41,11 @@ __all__ = [
     "Reconciler",
     "ReconcilerSettings",
     "Room",
+    "Sandbox",
     "SandboxLimits",
     "Streams",
     "Targets",
+    "find_place",
     "pause_all",
     "routers",
 ]

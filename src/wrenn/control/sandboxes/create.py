@@ -104,7 +104,14 @@ class Creation:
             raise InvalidRequest(
                 f"memory_mb: must be between {limits.memory_min_mb} and {limits.memory_max_mb}."
             )
-        return Spec(body.template, body.vcpus, body.memory_mb, body.envs, body.limits)
+        return Spec(
+            body.template,
+            body.vcpus,
+            body.memory_mb,
+            body.envs,
+            body.limits,
+            tuple(sorted(set(body.public_ports))),
+        )
 
     async def _insert(
         self, caller: Caller, sandbox_id: SandboxId, spec: Spec, idempotency: Idempotency | None

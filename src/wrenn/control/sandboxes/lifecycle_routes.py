@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import CredentialOf
-from wrenn.control.http import refusals, while_connected
+from wrenn.control.http import DomainOf, refusals, while_connected
 from wrenn.control.sandboxes.fork import Forks
 from wrenn.control.sandboxes.lifecycle import Lifecycle
 from wrenn.control.sandboxes.types import Fork, SandboxList, SandboxView, SetTimeout, sandbox_json
@@ -38,26 +38,30 @@ async def delete_sandbox(sandbox_id: str, credential: CredentialOf, lifecycle: S
 
 
 @router.post("/pause", response_model=SandboxView, responses=refusals(404, 409, 502, 503, 504, 507))
-async def pause_sandbox(sandbox_id: str, credential: CredentialOf, lifecycle: Service) -> Response:
+async def pause_sandbox(
+    sandbox_id: str, credential: CredentialOf, lifecycle: Service, domain: DomainOf
+) -> Response:
     """Put a running sandbox away with its memory, processes and files; answers when it is paused.
 
     Calls to it that are under way get two seconds to end. If it cannot be paused, it runs on.
     """
-    return JSONResponse(sandbox_json(await lifecycle.pause(credential, sandbox_id)))
+    return JSONResponse(sandbox_json(await lifecycle.pause(credential, sandbox_id), domain))
 
 
 @router.post("/resume", response_model=SandboxView, responses=refusals(404, 409, 502, 503, 504, 507))
-async def resume_sandbox(sandbox_id: str, credential: CredentialOf, lifecycle: Service) -> Response:
+async def resume_sandbox(
+    sandbox_id: str, credential: CredentialOf, lifecycle: Service, domain: DomainOf
+) -> Response:
     """Bring a paused sandbox back; answers when it runs. If it cannot be resumed, it stays paused."""
-    return JSONResponse(sandbox_json(await lifecycle.resume(credential, sandbox_id)))
+    return JSONResponse(sandbox_json(await lifecycle.resume(credential, sandbox_id), domain))
 
 
 @router.patch("/timeout", response_model=SandboxView, responses=refusals(404, 409))
 async def set_timeout(
-    sandbox_id: str, body: SetTimeout, credential: CredentialOf, lifecycle: Service
+    sandbox_id: str, body: SetTimeout, credential: CredentialOf, lifecycle: Service, domain: DomainOf
 ) -> Response:
     """Change when a sandbox is put away by itself. Not an activity: the idle time goes on."""
-    return JSONResponse(sandbox_json(await lifecycle.set_timeout(credential, sandbox_id, body)))
+    return JSONResponse(sandbox_json(await lifecycle.set_timeout(credential, sandbox_id, body), domain))
 
 
 @router.post(
@@ -67,8 +71,10 @@ async def fork_sandbox(
     request: Request,
     sandbox_id: str,
     body: Fork,
+    *,
     credential: CredentialOf,
     forks: Annotated[Forks, Depends(_forks)],
+    domain: DomainOf,
 ) -> Response:
     """Make copies of a running sandbox, with its memory, processes and files; answers when all run.
 
@@ -76,4 +82,4 @@ async def fork_sandbox(
     that did are removed.
     """
     copies = await while_connected(request, forks.fork(credential, sandbox_id, body.count))
-    return JSONResponse({"sandboxes": [sandbox_json(copy) for copy in copies]}, 201)
+    return JSONResponse({"sandboxes": [sandbox_json(copy, domain) for copy in copies]}, 201)

@@ -91,6 +91,7 @@ async def insert_sandboxes(
         "expires_at": in_s(limits.lifetime_sec) if limits.lifetime_sec else None,
         "on_expiry": limits.on_expiry,
         "auto_resume": limits.auto_resume,
+        "public_ports": list(spec.public_ports),
         "envs": dict(spec.envs),
         "idempotency_key": idempotency.key if idempotency else None,
         "request_digest": idempotency.digest if idempotency else None,
@@ -119,7 +120,7 @@ async def insert_copies(
         _c[name]
         for name in (
             "team_id", "host_id", "template", "vcpus", "memory_mb", "disk_size_mb", "timeout_sec", "expires_at",
-            "on_expiry", "auto_resume", "envs",
+            "on_expiry", "auto_resume", "public_ports", "envs",
         )
     ]  # fmt: skip
     rows = (

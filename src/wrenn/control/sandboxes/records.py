@@ -43,6 +43,7 @@ class Spec:
     memory_mb: int
     envs: Mapping[str, str]
     limits: TimeLimits = field(default_factory=TimeLimits)
+    public_ports: tuple[int, ...] = ()
 
     def digest(self) -> bytes:
         """The same for the same request: tells a repetition from another request under the same key.
@@ -51,6 +52,7 @@ class Spec:
         """
         usual = asdict(TimeLimits())
         limits = {name: value for name, value in asdict(self.limits).items() if value != usual[name]}
+        ports = {"public_ports": self.public_ports} if self.public_ports else {}
         said = {
             "template": self.template,
             "vcpus": self.vcpus,
@@ -58,7 +60,7 @@ class Spec:
             "timeout_sec": self.limits.timeout_sec,
             "envs": dict(self.envs),
         }
-        return hashlib.sha256(json.dumps(said | limits, sort_keys=True).encode()).digest()
+        return hashlib.sha256(json.dumps(said | limits | ports, sort_keys=True).encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class Sandbox:
     expires_at: datetime | None
     on_expiry: OnExpiry
     auto_resume: bool
+    public_ports: tuple[int, ...]
     idle_ms: int
     host_ip: str
     metadata: Mapping[str, str]

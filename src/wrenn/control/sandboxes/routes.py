@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import CallerOf, CredentialOf
-from wrenn.control.http import refusals, while_connected
+from wrenn.control.http import DomainOf, refusals, while_connected
 from wrenn.control.sandboxes.create import Creation
 from wrenn.control.sandboxes.lookup import Lookup
 from wrenn.control.sandboxes.targets import Targets
@@ -34,8 +34,10 @@ async def _targets(request: Request) -> Targets:
 async def create_sandbox(
     request: Request,
     body: CreateSandbox,
+    *,
     caller: CallerOf,
     creation: Annotated[Creation, Depends(_creation)],
+    domain: DomainOf,
     idempotency_key: Annotated[
         str | None,
         Header(alias=IDEMPOTENCY_KEY_HEADER, description="The same key and body: the same sandbox"),
@@ -46,21 +48,23 @@ async def create_sandbox(
     When the client goes away before that, the sandbox is removed, unless the request has an idempotency key.
     """
     sandbox = await while_connected(request, creation.create(caller, body, idempotency_key))
-    return JSONResponse(sandbox_json(sandbox), 201)
+    return JSONResponse(sandbox_json(sandbox, domain), 201)
 
 
 @router.get("", response_model=list[SandboxView], responses=refusals())
-async def list_sandboxes(caller: CallerOf, lookup: Annotated[Lookup, Depends(_lookup)]) -> Response:
+async def list_sandboxes(
+    caller: CallerOf, lookup: Annotated[Lookup, Depends(_lookup)], domain: DomainOf
+) -> Response:
     """The team's sandboxes, newest first, without those in `stopped` and `error`."""
-    return JSONResponse([sandbox_json(sandbox) for sandbox in await lookup.list(caller)])
+    return JSONResponse([sandbox_json(sandbox, domain) for sandbox in await lookup.list(caller)])
 
 
 @router.get("/{sandbox_id}", response_model=SandboxView, responses=refusals(404))
 async def get_sandbox(
-    sandbox_id: str, credential: CredentialOf, lookup: Annotated[Lookup, Depends(_lookup)]
+    sandbox_id: str, credential: CredentialOf, lookup: Annotated[Lookup, Depends(_lookup)], domain: DomainOf
 ) -> Response:
     """One sandbox, in any state."""
-    return JSONResponse(sandbox_json(await lookup.get(credential, sandbox_id)))
+    return JSONResponse(sandbox_json(await lookup.get(credential, sandbox_id), domain))
 
 
 @router.post("/{sandbox_id}/ping", status_code=204, responses=refusals(404, 409, 502, 503))

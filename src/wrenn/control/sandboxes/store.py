@@ -22,7 +22,7 @@ _COLUMNS: Final = [
     sandboxes.c[name]
     for name in (
         "id", "team_id", "host_id", "status", "desired", "failure", "reason", "version", "template", "image", "vcpus",
-        "memory_mb", "timeout_sec", "expires_at", "on_expiry", "auto_resume", "idle_ms", "host_ip", "metadata",
+        "memory_mb", "timeout_sec", "expires_at", "on_expiry", "auto_resume", "public_ports", "idle_ms", "host_ip", "metadata",
         "created_at", "started_at", "last_active_at", "last_updated",
     )
 ]  # fmt: skip
@@ -52,6 +52,7 @@ def sandbox_of(row: Row[Any]) -> Sandbox:
         expires_at=row.expires_at,
         on_expiry=row.on_expiry,
         auto_resume=row.auto_resume,
+        public_ports=tuple(row.public_ports),
         idle_ms=row.idle_ms,
         host_ip=row.host_ip,
         # SQLAlchemy's rows call their own columns `_mapping`; `metadata` is free.
@@ -115,6 +116,19 @@ async def locate(
     )
     caller = caller_of(credential, row)
     return caller, sandbox_of(row) if row.id is not None else None, row.address or ""
+
+
+_PLACE: Final = RowQuery(
+    select(*_COLUMNS, hosts.c.address)
+    .select_from(sandboxes.join(hosts, hosts.c.id == sandboxes.c.host_id))
+    .where(sandboxes.c.id == bindparam("sandbox_id"))
+)
+
+
+async def find_place(database: Database, sandbox_id: SandboxId) -> tuple[Sandbox, str] | None:
+    """A sandbox of any team and its host's address: for who then asks whose it is."""
+    row = await database.find(_PLACE, sandbox_id=sandbox_id.value)
+    return None if row is None else (sandbox_of(row), row.address)
 
 
 async def load(database: Database, sandbox_id: SandboxId) -> Sandbox | None:

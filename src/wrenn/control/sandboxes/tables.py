@@ -19,7 +19,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from wrenn.control.db import metadata
 
@@ -40,6 +40,8 @@ sandboxes = Table(
     Column("expires_at", TIMESTAMP(timezone=True)),
     Column("on_expiry", Text, nullable=False, server_default="pause"),
     Column("auto_resume", Boolean, nullable=False, server_default=text("false")),
+    # Ports that anybody may visit, without a credential.
+    Column("public_ports", ARRAY(Integer), nullable=False, server_default=text("'{}'")),
     # When `timeouts.py` must look at it: the end of its idle time or of its life, or later after a pause was not possible.
     # Written whenever last use, limits or state are.
     Column("due_at", TIMESTAMP(timezone=True)),

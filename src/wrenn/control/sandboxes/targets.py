@@ -7,7 +7,7 @@ from typing import Final
 
 from wrenn.base.errors import InvalidState, Unavailable
 from wrenn.base.ids import SandboxId
-from wrenn.control.auth import Credential
+from wrenn.control.auth import Actor, Credential
 from wrenn.control.db import Database
 from wrenn.control.hosts import HostClient, HostClients
 from wrenn.control.sandboxes import comparison_store
@@ -42,23 +42,31 @@ class Targets:
     async def target(self, credential: Credential, text_id: str) -> Target:
         """The running sandbox that a request is about, with one round trip to the database.
 
+        Raises:
+            as `ready`.
+        """
+        found = await self._lookup.locate(credential, text_id)
+        sandbox = await self.ready(found.sandbox, by=found.caller.actor)
+        return Target(sandbox.sandbox_id, self._clients.at(found.address))
+
+    async def ready(self, sandbox: Sandbox, *, by: Actor) -> Sandbox:
+        """The sandbox once it runs; whoever asks may use it.
+
         One with `auto_resume` is resumed first. While a time-out asks the host whether the sandbox is idle, the answer is
         waited for: a sandbox in use is not refused.
 
         Raises:
             InvalidState: it does not run. Unavailable: its host is silent. Else why it could not be resumed.
         """
-        found = await self._lookup.locate(credential, text_id)
-        sandbox = found.sandbox
         if not sandbox.is_usable and _may_run_soon(sandbox):
-            sandbox = await self._lifecycle.wake_up(sandbox, found.caller.actor)
+            sandbox = await self._lifecycle.wake_up(sandbox, by)
         if sandbox.status is State.MISSING:
             raise Unavailable(f"The host of sandbox {sandbox.sandbox_id} does not answer now.")
         if sandbox.now_is == State.PAUSED:
             raise InvalidState(f"Sandbox {sandbox.sandbox_id} is paused: resume it first.")
         if not sandbox.is_usable:
             raise InvalidState(f"Sandbox {sandbox.sandbox_id} is {sandbox.now_is}, not running.")
-        return Target(sandbox.sandbox_id, self._clients.at(found.address))
+        return sandbox
 
     async def ping(self, credential: Credential, text_id: str) -> None:
         """Count as activity: resets the inactivity timer."""

@@ -14,6 +14,7 @@ from wrenn.protocol.api import EXEC_TIMEOUT_DEFAULT_S, EXEC_TIMEOUT_LIMIT_S, NAM
 
 FORK_LIMIT: Final = 32
 """Copies in one call."""
+PUBLIC_PORTS_LIMIT: Final = 32
 
 
 def _text(value: str) -> str:
@@ -51,6 +52,7 @@ def _env_name(value: str) -> str:
 GuestText = Annotated[str, AfterValidator(_text)]
 GuestPath = Annotated[str, AfterValidator(check_path)]
 Envs = dict[Annotated[str, AfterValidator(_env_name)], GuestText]
+Port = Annotated[StrictInt, Field(ge=1, le=65535)]
 Seconds = Annotated[StrictInt, Field(ge=0, le=2**31 - 1)]
 GuestUser = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$", description="User in the guest")]
 
@@ -68,6 +70,11 @@ class CreateSandbox(RequestBody):
         default=False, description="A call to it while it is paused resumes it first"
     )
     envs: Envs = Field(default_factory=dict, description="Environment of every process in the sandbox")
+    public_ports: list[Port] = Field(
+        default_factory=list[int],
+        max_length=PUBLIC_PORTS_LIMIT,
+        description="Ports that anybody may visit without a credential",
+    )
 
     @property
     def limits(self) -> TimeLimits:
@@ -104,6 +111,8 @@ class SandboxView(BaseModel):
     expires_at: datetime | None = Field(None, description="When `on_expiry` is done to it")
     on_expiry: OnExpiry
     auto_resume: bool
+    public_ports: list[int]
+    domain: str = Field(description="What its ports' hosts end with: `{port}-{id}.{domain}`")
     host_ip: str | None = Field(None, description="Meaningful on the host only")
     created_at: datetime
     started_at: datetime | None = None
@@ -115,8 +124,8 @@ class SandboxView(BaseModel):
     )
 
 
-def sandbox_json(sandbox: Sandbox) -> dict[str, object]:
-    """The wire form of `SandboxView`."""
+def sandbox_json(sandbox: Sandbox, domain: str) -> dict[str, object]:
+    """The wire form of `SandboxView`, where ports are below this domain."""
     told = sandbox.status in (State.ERROR, State.PAUSED) and sandbox.reason
     reason = {"reason": sandbox.reason} if told else {}
     metadata = dict(sandbox.metadata) | reason
@@ -130,6 +139,8 @@ def sandbox_json(sandbox: Sandbox) -> dict[str, object]:
         "expires_at": wire_time(sandbox.expires_at),
         "on_expiry": sandbox.on_expiry,
         "auto_resume": sandbox.auto_resume,
+        "public_ports": list(sandbox.public_ports),
+        "domain": domain,
         "host_ip": sandbox.host_ip or None,
         "created_at": wire_time(sandbox.created_at),
         "started_at": wire_time(sandbox.started_at),

@@ -11,6 +11,10 @@ API_KEY_HEADER: Final = "X-API-Key"
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 IDEMPOTENCY_KEY_HEADER: Final = "Idempotency-Key"
 
+SANDBOX_HEADER: Final = "X-Wrenn-Sandbox"
+PORT_HEADER: Final = "X-Wrenn-Port"
+"""These two name a port of a sandbox where host names cannot."""
+
 SANDBOXES_PREFIX: Final = "/v1/sandboxes"
 CAPSULES_PREFIX: Final = "/v1/capsules"
 """The same endpoints under the name that public clients use."""

@@ -10,6 +10,8 @@ from connectrpc.errors import ConnectError
 from wrenn.base import errors as e
 
 ERROR_CODE_HEADER: Final = "wrenn-error-code"
+ERROR_TEXT_HEADER: Final = "wrenn-error-text"
+"""The message, percent-encoded: for refusals of ports, where a body may not be seen."""
 
 _CODES: Final[list[tuple[type[e.WrennError], Code]]] = [
     (e.InvalidState, Code.FAILED_PRECONDITION),

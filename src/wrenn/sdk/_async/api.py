@@ -28,7 +28,7 @@ class AsyncApi:
         # The HTTP client takes longer to import than all the rest; `from wrenn import Sandbox` must not wait for it.
         from wrenn.sdk._http import AsyncTransport  # noqa: PLC0415
 
-        self._settings = settings
+        self.settings = settings
         self._transport = AsyncTransport(settings)
 
     async def call(
@@ -59,7 +59,7 @@ class AsyncApi:
             return answer
 
         answer = await _repeated(
-            attempt, repeatable=repeatable, timeout_s=timeout_s or self._settings.request_timeout_s
+            attempt, repeatable=repeatable, timeout_s=timeout_s or self.settings.request_timeout_s
         )
         return answer.body
 
@@ -87,25 +87,25 @@ class AsyncApi:
         from wrenn.sdk._sockets import AsyncSocket  # noqa: PLC0415 - as above
 
         async def attempt(left_s: float) -> AsyncSocket:
-            return await AsyncSocket.open(self._settings, path, params or {}, timeout_s=left_s)
+            return await AsyncSocket.open(self.settings, path, params or {}, timeout_s=left_s)
 
-        return await _repeated(attempt, repeatable=True, timeout_s=self._settings.request_timeout_s)
+        return await _repeated(attempt, repeatable=True, timeout_s=self.settings.request_timeout_s)
 
     @property
     def request_timeout_s(self) -> float:
         """Longest that a call may take."""
-        return self._settings.request_timeout_s
+        return self.settings.request_timeout_s
 
     def another(self) -> AsyncApi:
         """A client with the same settings and connections of its own."""
-        return AsyncApi(self._settings)
+        return AsyncApi(self.settings)
 
     async def close(self) -> None:
         """Close idle connections."""
         await self._transport.close()
 
     async def _opened(self, request: Request) -> AsyncStream:
-        idle_timeout_s = self._settings.request_timeout_s
+        idle_timeout_s = self.settings.request_timeout_s
 
         async def attempt(left_s: float) -> AsyncStream:  # noqa: ARG001 - a long upload may outlast any total
             stream = await self._transport.open(request, idle_timeout_s=idle_timeout_s)

@@ -44,22 +44,23 @@ async def resume(api: AsyncApi, sandbox_id: str) -> None:
     await _brought_to("running", api, sandbox_id, "resume")
 
 
-async def wake(api: AsyncApi, sandbox_id: str) -> None:
-    """Resume it if it is paused; that somebody else does it first is as good.
+async def wake(api: AsyncApi, sandbox_id: str) -> SandboxInfo:
+    """Resume it if it is paused; that somebody else does it first is as good. Returns what was last seen of it.
 
     Raises:
         InvalidStateError: the platform refuses, and it stays paused.
     """
     deadline = time.monotonic() + UNDER_WAY_S
-    while (await info(api, sandbox_id)).status == "paused":
+    while (seen := await info(api, sandbox_id)).status == "paused":
         try:
             await resume(api, sandbox_id)
-            return
+            return seen
         except InvalidStateError:
             # Somebody else resumes it, or has done so since the look and it is paused again: only a look tells.
             if time.monotonic() >= deadline:
                 raise
         await sleep(jittered(LOOK_AGAIN_S))
+    return seen
 
 
 async def _brought_to(status: str, api: AsyncApi, sandbox_id: str, verb: str) -> None:

@@ -29,7 +29,7 @@ class Api:
         # The HTTP client takes longer to import than all the rest; `from wrenn import Sandbox` must not wait for it.
         from wrenn.sdk._http import Transport  # noqa: PLC0415
 
-        self._settings = settings
+        self.settings = settings
         self._transport = Transport(settings)
 
     def call(
@@ -60,7 +60,7 @@ class Api:
             return answer
 
         answer = _repeated(
-            attempt, repeatable=repeatable, timeout_s=timeout_s or self._settings.request_timeout_s
+            attempt, repeatable=repeatable, timeout_s=timeout_s or self.settings.request_timeout_s
         )
         return answer.body
 
@@ -87,25 +87,25 @@ class Api:
         from wrenn.sdk._sockets import Socket  # noqa: PLC0415 - as above
 
         def attempt(left_s: float) -> Socket:
-            return Socket.open(self._settings, path, params or {}, timeout_s=left_s)
+            return Socket.open(self.settings, path, params or {}, timeout_s=left_s)
 
-        return _repeated(attempt, repeatable=True, timeout_s=self._settings.request_timeout_s)
+        return _repeated(attempt, repeatable=True, timeout_s=self.settings.request_timeout_s)
 
     @property
     def request_timeout_s(self) -> float:
         """Longest that a call may take."""
-        return self._settings.request_timeout_s
+        return self.settings.request_timeout_s
 
     def another(self) -> Api:
         """A client with the same settings and connections of its own."""
-        return Api(self._settings)
+        return Api(self.settings)
 
     def close(self) -> None:
         """Close idle connections."""
         self._transport.close()
 
     def _opened(self, request: Request) -> Stream:
-        idle_timeout_s = self._settings.request_timeout_s
+        idle_timeout_s = self.settings.request_timeout_s
 
         def attempt(left_s: float) -> Stream:  # noqa: ARG001 - a long upload may outlast any total
             stream = self._transport.open(request, idle_timeout_s=idle_timeout_s)

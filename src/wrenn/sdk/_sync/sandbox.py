@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import builtins
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -27,9 +27,10 @@ class Sandbox:
     is still paused, is kept.
     """
 
-    def __init__(self, api: Api, sandbox_id: str) -> None:
+    def __init__(self, api: Api, sandbox_id: str, *, domain: str | None = None) -> None:
         self._api = api
         self.id = sandbox_id
+        self._domain = domain or api.settings.domain
         # Paused through this object, and not resumed through it since.
         self._put_away = False
         self.commands = Commands(api, sandbox_id)
@@ -48,6 +49,7 @@ class Sandbox:
         on_expiry: OnExpiry | None = None,
         auto_resume: bool | None = None,
         envs: Mapping[str, str] | None = None,
+        public_ports: Iterable[int] | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
@@ -56,8 +58,8 @@ class Sandbox:
 
         What is None is left to the platform. After `timeout_sec` without use it is paused by itself (0: never). After
         `lifetime_sec`, in use or not, it is paused or with `on_expiry="kill"` removed (0: never). With `auto_resume` a call
-        to the paused sandbox resumes it. `envs` is the environment of all its commands. A `template` of type `snapshot`
-        fixes `vcpus` and `memory_mb`. Repeated safely when the platform is briefly away: one call makes one sandbox.
+        to the paused sandbox resumes it. `envs` is the environment of all its commands. Anybody may visit its
+        `public_ports`. A `template` of type `snapshot` fixes `vcpus` and `memory_mb`. Repeated safely when the platform is briefly away: one call makes one sandbox.
 
         Raises:
             NotFoundError: no such template.
@@ -71,6 +73,7 @@ class Sandbox:
             "on_expiry": on_expiry,
             "auto_resume": auto_resume,
             "envs": dict(envs) if envs else None,
+            "public_ports": list(public_ports) if public_ports else None,
         }
         api = Api(client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s))
         try:
@@ -84,7 +87,8 @@ class Sandbox:
                 headers={"Idempotency-Key": uuid.uuid4().hex},
                 repeatable=True,
             )
-            return cls(api, Fields("sandbox", json_of(body)).text("id"))
+            made = Fields("sandbox", json_of(body))
+            return cls(api, made.text("id"), domain=made.optional_text("domain"))
         except BaseException:
             api.close()
             raise
@@ -109,16 +113,12 @@ class Sandbox:
             CapacityError: it is paused and its host has no room.
         """
         api = Api(client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s))
-        sandbox = cls(api, sandbox_id)
         try:
-            if resume:
-                states.wake(api, sandbox_id)
-            else:
-                sandbox.info()
+            seen = (states.wake if resume else states.info)(api, sandbox_id)
         except BaseException:
             api.close()
             raise
-        return sandbox
+        return cls(api, sandbox_id, domain=seen.domain)
 
     @classmethod
     def list(
@@ -228,7 +228,10 @@ class Sandbox:
             raise InvalidRequestError(f"count must be at least 1, not {count}.")
         body = self._api.call("POST", path_of(self.id, "fork"), json={"count": count})
         made = Fields("fork", json_of(body)).objects("sandboxes", "sandbox")
-        return [type(self)(self._api.another(), fields.text("id")) for fields in made]
+        return [
+            type(self)(self._api.another(), fields.text("id"), domain=fields.optional_text("domain"))
+            for fields in made
+        ]
 
     def snapshot(self, name: str | None = None, *, overwrite: bool = False) -> Template:
         """A template of the sandbox as it is now, with its processes; it goes on itself, running or paused.
@@ -270,6 +273,30 @@ class Sandbox:
             repeatable=True,
         )
         return SandboxInfo.parse(Fields("sandbox", json_of(body)))
+
+    def get_host(self, port: int) -> str:
+        """The host name of a port, with the platform's own port where it has an unusual one: `8000-cl-….localhost:8000`.
+
+        Visitors need the API key in the header `X-API-Key`, unless the port is public or they come by a link of `get_url`.
+        """
+        return f"{port}-{self.id}.{self._domain}"
+
+    def get_url(self, port: int, *, expires_in_sec: int | None = None) -> str:
+        """The URL of a port. With `expires_in_sec` it is a link that needs no key until then: for browsers, and for others.
+
+        Raises:
+            InvalidRequestError: no such port, or longer than seven days.
+        """
+        if expires_in_sec is None:
+            scheme = self._api.settings.base_url.partition(":")[0]
+            return f"{scheme}://{self.get_host(port)}/"
+        body = self._api.call(
+            "POST",
+            path_of(self.id, "ports", str(port), "link"),
+            json={"expires_in_sec": expires_in_sec},
+            repeatable=True,
+        )
+        return Fields("link", json_of(body)).text("url")
 
     def kill(self) -> None:
         """End the sandbox and remove all that belongs to it. Killing twice is the same as once."""

@@ -45,22 +45,23 @@ def resume(api: Api, sandbox_id: str) -> None:
     _brought_to("running", api, sandbox_id, "resume")
 
 
-def wake(api: Api, sandbox_id: str) -> None:
-    """Resume it if it is paused; that somebody else does it first is as good.
+def wake(api: Api, sandbox_id: str) -> SandboxInfo:
+    """Resume it if it is paused; that somebody else does it first is as good. Returns what was last seen of it.
 
     Raises:
         InvalidStateError: the platform refuses, and it stays paused.
     """
     deadline = time.monotonic() + UNDER_WAY_S
-    while (info(api, sandbox_id)).status == "paused":
+    while (seen := info(api, sandbox_id)).status == "paused":
         try:
             resume(api, sandbox_id)
-            return
+            return seen
         except InvalidStateError:
             # Somebody else resumes it, or has done so since the look and it is paused again: only a look tells.
             if time.monotonic() >= deadline:
                 raise
         sleep(jittered(LOOK_AGAIN_S))
+    return seen
 
 
 def _brought_to(status: str, api: Api, sandbox_id: str, verb: str) -> None:

@@ -1,0 +1,193 @@
+"""Ports of guests as plain HTTP and WebSocket: streamed through, never held whole.
+
+`/sandboxes/{id}/ports/{port}/…` is the program's own `/…`; `/sandboxes/{id}/streams/{port}` (WebSocket) its bytes. Rules in
+docs/design/ports.md.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from typing import Final
+from urllib.parse import quote
+
+import aiohttp
+
+from wrenn.agent.rpc.passages import Passage, Reach
+from wrenn.base.errors import InternalError, InvalidRequest, InvalidState, WrennError
+from wrenn.base.ids import SandboxId
+from wrenn.guest import dial_failure
+from wrenn.protocol.host.errors import ERROR_CODE_HEADER, ERROR_TEXT_HEADER
+from wrenn.relay import (
+    BrokenOff,
+    Gone,
+    Head,
+    Headers,
+    Receive,
+    Request,
+    Scope,
+    Send,
+    SocketRefused,
+    break_off,
+    connect_socket,
+    end_to_end,
+    head_of,
+    relay_socket,
+    relay_stream,
+    send_answer,
+    send_refusal,
+)
+
+_log = logging.getLogger(__name__)
+
+_PLACE: Final = re.compile(r"/sandboxes/([^/]+)/(ports|streams)/(\d{1,5})(/.*)?", re.ASCII | re.DOTALL)
+_OURS: Final = b"wrenn-"
+"""Headers between control plane and agent; a guest cannot send them."""
+_RESTART: Final = 1012
+_BROKEN: Final = 1011
+
+
+class PortStreams:
+    """ASGI application for the paths that `serves` names."""
+
+    def __init__(self, sandboxes: Reach) -> None:
+        self._sandboxes = sandboxes
+
+    @staticmethod
+    def serves(scope: Scope) -> bool:
+        """Whether this request is for a port."""
+        return scope["type"] in ("http", "websocket") and _PLACE.fullmatch(_raw_path(scope)) is not None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        started = ended = False
+
+        async def send_noting(message: dict[str, object]) -> None:
+            nonlocal started, ended
+            started = True
+            ended = message["type"] == "websocket.close"
+            await send(message)
+
+        try:
+            await self._serve(scope, receive, send_noting)  # type: ignore[arg-type]
+        except Gone:
+            return
+        except BrokenOff as error:
+            await break_off(scope, receive, error)
+            return
+        except WrennError as error:
+            failure = error
+        except Exception:  # noqa: BLE001 - as in service.py
+            _log.exception("connection to a port failed")
+            failure = InternalError("The host could not pass the connection on; its log has the reason.")
+        else:
+            return
+        if started and scope["type"] == "http":
+            await break_off(scope, receive, BrokenOff(failure.message))
+        elif not ended:
+            await _refuse(scope, send, failure, started=started)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        place = _PLACE.fullmatch(_raw_path(scope))
+        assert place is not None, "`serves` has looked"
+        sandbox_id, port = SandboxId.parse(place[1]), int(place[3])
+        if not 1 <= port <= 65535:
+            raise InvalidRequest("A port is a number from 1 to 65535.")
+        async with self._sandboxes.pass_through(sandbox_id) as passage:
+            if place[2] == "streams":
+                await _stream(passage, port, scope, receive, send)
+            elif scope["type"] == "websocket":
+                await _socket(passage, port, _target(place, scope), scope=scope, receive=receive, send=send)
+            else:
+                await _request(passage, port, _target(place, scope), scope=scope, receive=receive, send=send)
+
+
+def _raw_path(scope: Scope) -> str:
+    return scope["raw_path"].decode("latin-1")
+
+
+def _target(place: re.Match[str], scope: Scope) -> str:
+    query = scope["query_string"].decode("latin-1")
+    return (place[4] or "/") + (f"?{query}" if query else "")
+
+
+async def _request(
+    passage: Passage, port: int, target: str, *, scope: Scope, receive: Receive, send: Send
+) -> None:
+    request = Request(scope, receive, passage.moved)
+    await request.read_small_body()
+    url = passage.ports.url(port, target)
+    answered = False
+    try:
+        async with request.asked(passage.ports.session, url, end_to_end(scope["headers"])) as response:
+            answered = True
+            head = head_of(response)
+            passage.opened(has_end=True)
+            passage.moved()
+            head = Head(head.status, _without_ours(head.headers))
+            await send_answer(response, head, send, passage.moved)
+    except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError) as error:
+        if answered:
+            raise
+        raise dial_failure(error, port) from error
+
+
+async def _socket(
+    passage: Passage, port: int, target: str, *, scope: Scope, receive: Receive, send: Send
+) -> None:
+    await receive()  # websocket.connect
+    url = passage.ports.url(port, target)
+    try:
+        other = await connect_socket(passage.ports.session, scope, url, scope["headers"])
+    except SocketRefused as refused:
+        headers = [(n, v) for n, v in _without_ours(end_to_end(refused.headers)) if n != b"content-length"]
+        await send_refusal(send, refused.status if 200 <= refused.status <= 599 else 502, headers, b"")
+        return
+    except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError) as error:
+        raise dial_failure(error, port) from error
+    passage.opened(has_end=False)
+    try:
+        await relay_socket(other, receive, send, passage.moved)
+    finally:
+        # Its end was told; a program that does not answer that is not waited for.
+        await other.close()
+
+
+async def _stream(passage: Passage, port: int, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] != "websocket":
+        raise InvalidRequest("A stream is opened as a WebSocket.")
+    await receive()  # websocket.connect
+    reader, writer = await passage.ports.dial(port)
+    try:
+        passage.opened(has_end=False)
+        await relay_stream(reader, writer, receive, send, passage.moved)
+    finally:
+        passage.ports.hang_up(writer)
+
+
+def _without_ours(headers: Headers) -> Headers:
+    # The control plane's server writes the date itself.
+    return [(name, value) for name, value in headers if not name.startswith(_OURS) and name != b"date"]
+
+
+async def _refuse(scope: Scope, send: Send, error: WrennError, *, started: bool) -> None:
+    if started:
+        code = _RESTART if isinstance(error, InvalidState) else _BROKEN
+        await send({"type": "websocket.close", "code": code, "reason": error.message[:100]})
+        return
+    body = json.dumps({"code": error.code, "message": error.message}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (ERROR_CODE_HEADER.encode(), error.code.encode()),
+        # A WebSocket's client is not shown the body.
+        (ERROR_TEXT_HEADER.encode(), quote(error.message).encode()),
+    ]
+    if scope["type"] == "websocket":
+        await send_refusal(send, error.http_status, headers, body)
+        return
+    # A body may have been refused while it is still on the way: the connection cannot be used again.
+    headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": error.http_status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

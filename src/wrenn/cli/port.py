@@ -1,0 +1,90 @@
+"""`wrenn port` and `wrenn link`: ports of sandboxes, here and in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wrenn.cli.exits import say_error
+from wrenn.cli.lifecycle import IdArgument
+from wrenn.cli.output import JsonOption, print_json
+from wrenn.cli.settings import use_credentials
+
+if TYPE_CHECKING:
+    from wrenn.sdk.settings import ClientSettings
+
+PortArgument = Annotated[int, typer.Argument(metavar="PORT", min=1, max=65535, help="Port in the sandbox.")]
+
+
+def port(
+    sandbox_id: IdArgument,
+    port: PortArgument,
+    local: Annotated[
+        int | None,
+        typer.Argument(
+            metavar="[LOCAL]",
+            min=0,
+            max=65535,
+            help="Port on this machine; the same one unless given, 0: any.",
+        ),
+    ] = None,
+    *,
+    address: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where to listen. Whoever reaches it reaches the port.")
+    ] = "127.0.0.1",
+    json: JsonOption = False,
+) -> None:
+    """Reach a TCP port of a sandbox on this machine, until Ctrl-C.
+
+    Any protocol passes, also to programs that listen on the sandbox's 127.0.0.1 only.
+    """
+    from wrenn.sdk import Sandbox
+    from wrenn.sdk.settings import client_settings
+
+    use_credentials()
+    with closing(Sandbox.connect(sandbox_id, resume=False)):
+        pass  # a wrong id or key is told now, not at the first connection
+    here = port if local is None else local
+    with suppress(KeyboardInterrupt):  # the usual way to end it
+        asyncio.run(_forward(client_settings(), sandbox_id, port, here, address, json=json))
+
+
+async def _forward(
+    settings: ClientSettings, sandbox_id: str, port: int, local: int, address: str, *, json: bool
+) -> None:
+    from wrenn.sdk.port_forward import forwarded_port
+
+    async with forwarded_port(
+        settings, sandbox_id, port, local_address=address, local_port=local, on_error=say_error
+    ) as bound:
+        if json:
+            print_json({"address": address, "port": bound, "sandbox_id": sandbox_id, "sandbox_port": port})
+        else:
+            sys.stdout.write(f"{address}:{bound} is port {port} of {sandbox_id}; Ctrl-C ends it\n")
+        sys.stdout.flush()
+        await asyncio.Event().wait()
+
+
+def link(
+    sandbox_id: IdArgument,
+    port: PortArgument,
+    *,
+    expires: Annotated[
+        int, typer.Option(metavar="SECONDS", min=1, help="For how long it opens the port.")
+    ] = 3600,
+    json: JsonOption = False,
+) -> None:
+    """Print a URL that opens a port of a sandbox in a browser, without a key, until it expires."""
+    from wrenn.sdk import Sandbox
+
+    use_credentials()
+    with closing(Sandbox.connect(sandbox_id, resume=False)) as sandbox:
+        url = sandbox.get_url(port, expires_in_sec=expires)
+    if json:
+        print_json({"url": url, "expires_in_sec": expires})
+    else:
+        sys.stdout.write(f"{url}\n")

@@ -1,0 +1,40 @@
+"""Under which domain the ports of sandboxes are: the setting, or the name by which the API itself was called."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request
+
+_LOCAL: Final = "localhost"
+"""Browsers and curl take every name below it for this machine."""
+
+
+def domain_of(setting: str, host: str) -> str:
+    """`host[:port]` below which the ports are, for a caller who named the API by this `Host`.
+
+    An address has no names below it: for one of this machine it is `localhost`; under any other one the ports are reached by
+    headers only.
+    """
+    if setting:
+        return setting
+    try:
+        parts = urlsplit(f"//{host}")
+        name, port = parts.hostname or _LOCAL, parts.port
+    except ValueError:
+        return _LOCAL
+    try:
+        if ipaddress.ip_address(name).is_loopback:
+            name = _LOCAL
+    except ValueError:
+        pass  # a name
+    return name if port is None else f"{name}:{port}"
+
+
+async def _domain(request: Request) -> str:
+    return domain_of(request.app.state.domain, request.headers.get("host", ""))
+
+
+DomainOf = Annotated[str, Depends(_domain)]

@@ -1,0 +1,100 @@
+"""Who may visit a port: whoever has a key of the sandbox's team, a link, or a session of a member; everybody, where it is public.
+
+Of a sandbox that is not theirs, visitors learn nothing: with a key of another team it does not exist, and without any credential
+it is the same whether it exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from wrenn.base.clock import Clock
+from wrenn.base.errors import NotFound, Unauthorized
+from wrenn.base.ids import TeamId
+from wrenn.control.auth import SYSTEM, Actor, ApiKey, Authenticator, Caller, Credential
+from wrenn.control.auth import Access as Deed
+from wrenn.control.proxy.links import LinkSigner
+from wrenn.control.proxy.places import Place, Places
+from wrenn.control.proxy.recent import Recent
+from wrenn.control.proxy.visits import Aim, Visit
+from wrenn.relay import Headers
+
+SessionTeam = Callable[[Headers], Awaitable[TeamId | None]]
+"""The team that a signed-in person speaks for, by the headers of the request; None: nobody is signed in.
+
+Its cookies must begin with `wrenn_`, so that they are not passed on, and be looked at by `visits.py` no further. It is asked only where
+no page of another host stands behind the request.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """May visit.
+
+    Attributes:
+        visitor: whom the audit log names, if the visit resumes the sandbox.
+        cookie_s: the visitor came by a link that is good for so long; 0: by something else.
+    """
+
+    place: Place
+    visitor: Actor = SYSTEM
+    cookie_s: int = 0
+
+
+class Access:
+    """See the module head."""
+
+    def __init__(
+        self,
+        *,
+        authenticator: Authenticator,
+        places: Places,
+        signer: LinkSigner,
+        clock: Clock,
+        sessions: Sequence[SessionTeam] = (),
+    ) -> None:
+        self._authenticator = authenticator
+        self._places = places
+        self._signer = signer
+        self._sessions = sessions
+        self._callers = Recent[Credential, Caller](authenticator.identify, clock)
+
+    async def admit(self, visit: Visit, aim: Aim) -> Admission:
+        """Let the visitor in.
+
+        Raises:
+            Unauthorized: no credential, or none that is good. NotFound: no sandbox of the caller's team.
+        """
+        if visit.key is not None:
+            caller = await self._callers.get(ApiKey.parse(visit.key, Deed.CHANGE_SANDBOXES))
+            self._authenticator.accept(caller)
+            place = await self._places.find(aim.sandbox_id)
+            if place is None or place.sandbox.team_id != caller.team_id:
+                raise NotFound(f"There is no sandbox {aim.sandbox_id}.")
+            return Admission(place, caller.actor)
+        place = await self._places.find(aim.sandbox_id)
+        if place is not None and not aim.is_tunnel:
+            if left_s := self._signer.seconds_left(visit.link, aim.sandbox_id, aim.port):
+                return Admission(place, cookie_s=left_s)
+            if aim.port in place.sandbox.public_ports or await self._has_cookie(visit, aim, place):
+                return Admission(place)
+        if visit.link:
+            raise Unauthorized("This link has expired or is not whole. Ask for a new one.")
+        raise Unauthorized(
+            "This port is not public: open it by a link of its owner, or send an API key in the header X-API-Key."
+        )
+
+    async def _has_cookie(self, visit: Visit, aim: Aim, place: Place) -> bool:
+        if visit.is_foreign:
+            return False
+        if self._signer.seconds_left(visit.cookie, aim.sandbox_id, aim.port):
+            return True
+        for team_of in self._sessions:
+            if await team_of(visit.headers) == place.sandbox.team_id:
+                return True
+        return False
+
+    def forget_all(self) -> None:
+        """A key may have gone."""
+        self._callers.forget_all()

@@ -1,0 +1,244 @@
+"""The application in front of the API: what is for a port of a sandbox is passed on to its host, everything else to the API."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
+from urllib.parse import unquote
+
+import aiohttp
+
+from wrenn.base.errors import (
+    AgentFailure,
+    InternalError,
+    InvalidRequest,
+    InvalidState,
+    NotFound,
+    Unavailable,
+    WrennError,
+    error_class,
+)
+from wrenn.base.ids import random_hex
+from wrenn.base.units import KIB
+from wrenn.control.hosts import HostClient
+from wrenn.control.proxy.access import Access, Admission
+from wrenn.control.proxy.pages import refusal
+from wrenn.control.proxy.places import Places
+from wrenn.control.proxy.visits import COOKIE, Aim, Visit, aim_of, own_path, passed_back, passed_on, visit_of
+from wrenn.protocol.host.errors import ERROR_CODE_HEADER, ERROR_TEXT_HEADER
+from wrenn.relay import (
+    BrokenOff,
+    Gone,
+    Head,
+    Headers,
+    Receive,
+    Request,
+    Scope,
+    Send,
+    SocketRefused,
+    break_off,
+    connect_socket,
+    end_to_end,
+    head_of,
+    relay_socket,
+    send_answer,
+    send_refusal,
+    value_of,
+)
+
+_log = logging.getLogger(__name__)
+
+_ATTEMPTS: Final = 2
+"""What we remember may be a moment old: after a host's word that it is not so, it is looked up once more."""
+_CODE: Final = ERROR_CODE_HEADER.encode()
+_TEXT: Final = ERROR_TEXT_HEADER.encode()
+_TEXT_LIMIT: Final = 2 * KIB
+_BROKEN: Final = 1011
+
+
+def _no_traffic() -> None:
+    """Activity is counted by the host."""
+
+
+class PortProxy:
+    """See the module head."""
+
+    def __init__(
+        self, api: Callable[[Any, Any, Any], Awaitable[None]], *, access: Access, places: Places
+    ) -> None:
+        self._api = api
+        self._access = access
+        self._places = places
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request or WebSocket."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._api(scope, receive, send)
+            return
+        started = ended = False
+
+        async def send_noting(message: dict[str, Any]) -> None:
+            nonlocal started, ended
+            started = True
+            ended = message["type"] == "websocket.close"
+            await send(message)
+
+        request_id = random_hex(8)
+        try:
+            if sum(name == b"host" for name, _ in scope["headers"]) > 1:
+                raise InvalidRequest("The request has more than one Host.")
+            aim = aim_of(scope)
+            if aim is None:
+                await self._api(scope, receive, send)
+                return
+            await self._visit(aim, scope, receive, cast("Send", send_noting))
+            return
+        except Gone:
+            return
+        except BrokenOff as error:
+            await break_off(scope, receive, error)
+            return
+        except WrennError as error:
+            failure = error
+            if isinstance(error, InternalError | AgentFailure | Unavailable):
+                _log.info(
+                    "visit refused",
+                    extra={
+                        "request_id": request_id,
+                        "code": error.code,
+                        "cause": error.message,
+                        **error.context,
+                    },
+                )
+        except Exception:  # noqa: BLE001 - the last net, as in http/middleware.py
+            _log.exception("visit failed", extra={"request_id": request_id})
+            failure = InternalError(
+                f"An internal error occurred; the log has it under request id {request_id}."
+            )
+        if not ended:
+            await _refuse(scope, receive, send, failure, request_id=request_id, started=started)
+
+    async def _visit(self, aim: Aim, scope: Scope, receive: Receive, send: Send) -> None:
+        visit = visit_of(scope)
+        request = Request(scope, receive)
+        admission = await self._access.admit(visit, aim)
+        if scope["type"] == "http":
+            if admission.cookie_s and scope["method"] == "GET" and visit.wants_page:
+                await _remember(admission, visit, scope, send)
+                return
+            await request.read_small_body()
+        else:
+            await receive()  # websocket.connect
+        for attempt in range(1, _ATTEMPTS + 1):
+            host = await self._places.ready(admission.place, by=admission.visitor)
+            try:
+                if scope["type"] == "websocket":
+                    await self._socket(host, aim, visit, scope=scope, receive=receive, send=send)
+                else:
+                    await self._http(host, aim, visit, scope=scope, request=request, send=send)
+                return
+            except (InvalidState, NotFound) as error:
+                self._places.forget(aim.sandbox_id)
+                if attempt == _ATTEMPTS or not request.is_replayable:
+                    raise
+                _log.debug(
+                    "visit looks again", extra={"sandbox_id": str(aim.sandbox_id), "cause": error.message}
+                )
+
+    async def _http(
+        self, host: HostClient, aim: Aim, visit: Visit, *, scope: Scope, request: Request, send: Send
+    ) -> None:
+        url = host.port_url(aim.sandbox_id, aim.port, _target(scope, visit))
+        begun = False
+        try:
+            async with request.asked(host.relays, url, passed_on(scope)) as response:
+                if ERROR_CODE_HEADER in response.headers:
+                    raise _host_error([(k.lower(), v) for k, v in response.raw_headers])
+                head = head_of(response)
+                headers = passed_back(head.headers, scope, aim.port)
+                begun = True
+                await send_answer(response, Head(head.status, headers), send, _no_traffic)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if begun:
+                raise
+            raise self._silent(aim, error) from error
+
+    async def _socket(
+        self, host: HostClient, aim: Aim, visit: Visit, *, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        url = (
+            host.stream_url(aim.sandbox_id, aim.port)
+            if aim.is_tunnel
+            else host.port_url(aim.sandbox_id, aim.port, _target(scope, visit))
+        )
+        try:
+            other = await connect_socket(host.relays, scope, url, passed_on(scope))
+        except SocketRefused as refused:
+            if value_of(refused.headers, _CODE) is not None:
+                raise _host_error(refused.headers) from refused
+            headers = passed_back(end_to_end(refused.headers), scope, aim.port)
+            kept = [(name, value) for name, value in headers if name != b"content-length"]
+            await send_refusal(send, refused.status, kept, b"")
+            return
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._silent(aim, error) from error
+        try:
+            await relay_socket(other, receive, send, _no_traffic)
+        finally:
+            await other.close()
+
+    def _silent(self, aim: Aim, error: Exception) -> Unavailable:
+        self._places.forget(aim.sandbox_id)
+        return Unavailable(
+            f"The host of sandbox {aim.sandbox_id} does not answer now.", context={"cause": repr(error)}
+        )
+
+
+def _target(scope: Scope, visit: Visit) -> str:
+    path: bytes = scope["raw_path"] or b"/"
+    return (path + (b"?" + visit.query if visit.query else b"")).decode("latin-1")
+
+
+def _host_error(headers: Headers) -> WrennError:
+    code = (value_of(headers, _CODE) or b"").decode("latin-1")
+    text = unquote((value_of(headers, _TEXT) or b"").decode("latin-1")[:_TEXT_LIMIT])
+    return error_class(code)(text or "The host refused the connection.")
+
+
+async def _remember(admission: Admission, visit: Visit, scope: Scope, send: Send) -> None:
+    """Send a browser that opened a link to the clean URL, with a cookie of this host name only."""
+    secure = b"; Secure" if scope["scheme"] == "https" else b""
+    cookie = b"%s=%s; Max-Age=%d; Path=/; HttpOnly; SameSite=Lax" % (COOKIE, visit.link, admission.cookie_s)
+    target = own_path(scope["raw_path"] or b"/") + (b"?" + visit.query if visit.query else b"")
+    headers = [
+        (b"location", target),
+        (b"set-cookie", cookie + secure),
+        (b"cache-control", b"no-store"),
+        (b"referrer-policy", b"no-referrer"),
+        (b"content-length", b"0"),
+    ]
+    await send({"type": "http.response.start", "status": 303, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _refuse(
+    scope: Scope, receive: Receive, send: Send, error: WrennError, *, request_id: str, started: bool
+) -> None:
+    if started and scope["type"] == "http":
+        await break_off(scope, receive, BrokenOff(error.message))
+        return
+    if started:
+        await send({"type": "websocket.close", "code": _BROKEN, "reason": ""})
+        return
+    accept = value_of(scope["headers"], b"accept") or b""
+    as_page = scope["type"] == "http" and b"text/html" in accept
+    status, headers, body = refusal(error, request_id=request_id, as_page=as_page)
+    if scope["type"] == "websocket":
+        await send_refusal(send, status, headers, body)
+        return
+    # A body may be on the way still.
+    if value_of(scope["headers"], b"content-length") or value_of(scope["headers"], b"transfer-encoding"):
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,57 @@
+"""What a visitor is told who cannot be let through: a page for browsers, the platform's error shape for programs."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from http import HTTPStatus
+from typing import Final
+
+from wrenn.base.errors import WrennError
+from wrenn.protocol.api import REQUEST_ID_HEADER
+from wrenn.relay import Headers
+
+_PAGE: Final = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 36rem; margin: 15vh auto; padding: 0 1rem }}
+small {{ color: #666 }}
+</style>
+<h1>{title}</h1>
+<p>{message}</p>
+{hint}<p><small>{code} · request {request_id}</small></p>
+</html>
+"""
+_HINTS: Final = {
+    "port_closed": "Start the program in the sandbox, then load this page again.",
+    "invalid_state": "Its owner can resume it.",
+    "host_unavailable": "Load this page again in a moment.",
+}
+
+
+def refusal(error: WrennError, *, request_id: str, as_page: bool) -> tuple[int, Headers, bytes]:
+    """Status, headers and body of the refusal."""
+    if as_page:
+        hint = _HINTS.get(error.code, "")
+        text = _PAGE.format(
+            title=escape(HTTPStatus(error.http_status).phrase if error.http_status != 499 else "Cancelled"),
+            message=escape(error.message),
+            hint=f"<p>{escape(hint)}</p>\n" if hint else "",
+            code=escape(error.code),
+            request_id=request_id,
+        )
+    else:
+        text = json.dumps({"error": {"code": error.code, "message": error.message, **error.details}})
+    body = text.encode()
+    headers: Headers = [
+        (b"content-type", b"text/html; charset=utf-8" if as_page else b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+        (REQUEST_ID_HEADER.lower().encode(), request_id.encode()),
+    ]
+    if error.retryable:
+        headers.append((b"retry-after", b"1"))
+    return error.http_status, headers, body

@@ -1,0 +1,78 @@
+"""What was looked up a moment ago: one look for all who ask at once, kept for a moment, forgotten when told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Final, Generic, TypeVar
+
+from wrenn.base.clock import Clock
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+KEEP_S: Final = 2.0
+"""The longest that a change goes unnoticed when its hint is lost."""
+_LIMIT: Final = 10_000
+"""Entries; with more, all are looked up anew."""
+
+
+class Recent(Generic[K, V]):
+    """Answers of `look`, by key. `keep` says which are worth keeping; errors are not."""
+
+    def __init__(
+        self,
+        look: Callable[[K], Awaitable[V]],
+        clock: Clock,
+        *,
+        keep: Callable[[V], bool] = lambda _: True,
+        keep_s: float = KEEP_S,
+    ) -> None:
+        self._look = look
+        self._clock = clock
+        self._keep = keep
+        self._keep_s = keep_s
+        self._known: dict[K, tuple[float, V]] = {}
+        self._looking: dict[K, asyncio.Task[V]] = {}
+
+    async def get(self, key: K) -> V:
+        """What `look` says, or said within the last moment and since the last `forget`."""
+        known = self._known.get(key)
+        if known is not None and self._clock.monotonic() - known[0] < self._keep_s:
+            return known[1]
+        task = self._looking.get(key)
+        if task is None:
+            task = self._looking[key] = asyncio.create_task(self._find(key))
+            task.add_done_callback(_seen)
+        # Others wait for it too; its end is not ours.
+        return await asyncio.shield(task)
+
+    async def _find(self, key: K) -> V:
+        task = asyncio.current_task()
+        at = self._clock.monotonic()
+        try:
+            value = await self._look(key)
+            # Forgotten while it was looked for: what was found may be older than the change.
+            if self._looking.get(key) is task and self._keep(value):
+                if len(self._known) >= _LIMIT:
+                    self._known.clear()
+                self._known[key] = at, value
+            return value
+        finally:
+            if self._looking.get(key) is task:
+                del self._looking[key]
+
+    def forget(self, key: K) -> None:
+        """It may have changed."""
+        self._known.pop(key, None)
+        self._looking.pop(key, None)
+
+    def forget_all(self) -> None:
+        """Anything may have changed."""
+        self._known.clear()
+        self._looking.clear()
+
+
+def _seen(task: asyncio.Task[V]) -> None:
+    if not task.cancelled():
+        task.exception()  # all who asked may be gone

@@ -1,0 +1,40 @@
+"""Pass HTTP requests, WebSockets and byte streams on, unchanged and as they come: control plane → agent → guest.
+
+`headers.py` says what belongs to one connection only; `http.py`, `sockets.py` and `streams.py` pass on; `server.py` is
+uvicorn's end of a connection with bounds. Both sides are taken to be
+hostile: every head, message and wait has a bound, and no body is held. Who may pass, and where to, their callers decide.
+"""
+
+from wrenn.relay.asgi import Gone, Receive, Scope, Send
+from wrenn.relay.headers import Headers, end_to_end, value_of
+from wrenn.relay.http import BrokenOff, Head, Request, head_of, send_answer
+from wrenn.relay.server import BoundedHttp, BoundedSocket, break_off
+from wrenn.relay.session import new_session
+from wrenn.relay.sockets import MESSAGE_LIMIT_B, SocketRefused, connect_socket, relay_socket, send_refusal
+from wrenn.relay.streams import END_OF_STREAM, relay_stream
+
+__all__ = [
+    "END_OF_STREAM",
+    "MESSAGE_LIMIT_B",
+    "BoundedHttp",
+    "BoundedSocket",
+    "BrokenOff",
+    "Gone",
+    "Head",
+    "Headers",
+    "Receive",
+    "Request",
+    "Scope",
+    "Send",
+    "SocketRefused",
+    "break_off",
+    "connect_socket",
+    "end_to_end",
+    "head_of",
+    "new_session",
+    "relay_socket",
+    "relay_stream",
+    "send_answer",
+    "send_refusal",
+    "value_of",
+]

@@ -1,0 +1,50 @@
+"""The types of ASGI that a relay needs, and the client's end of a request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Gone(Exception):
+    """The client went away; nobody sees the answer."""
+
+
+@asynccontextmanager
+async def unless_gone(receive: Receive, *, after: asyncio.Event) -> AsyncGenerator[None]:
+    """Run the block, but not longer than the client is there; it is watched from `after` on, when its body was read.
+
+    Raises:
+        Gone: the client went away, and the block was cancelled.
+    """
+    task = asyncio.current_task()
+    assert task is not None, "requests are served by tasks"
+    is_gone = False
+
+    async def watch() -> None:
+        nonlocal is_gone
+        await after.wait()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        is_gone = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    cancelling = task.cancelling()
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        if not is_gone or task.uncancel() > cancelling:
+            raise
+        raise Gone from error
+    finally:
+        watcher.cancel()
+        if is_gone and task.cancelling() > cancelling:
+            # It went away in the very moment in which the block ended: the cancellation is still on its way.
+            task.uncancel()

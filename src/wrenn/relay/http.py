@@ -1,0 +1,172 @@
+"""One HTTP request: its head is asked on, its body streamed there, the answer streamed back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from wrenn.base.errors import AgentFailure
+from wrenn.base.units import KIB
+from wrenn.relay.asgi import Gone, Receive, Scope, Send, unless_gone
+from wrenn.relay.headers import Headers, end_to_end, for_client, is_sound, value_of
+
+SMALL_BODY_B: Final = 64 * KIB
+"""A body up to this size is read before it is passed on: one packet there, and it can be sent again."""
+BODY_SILENCE_S: Final = 60.0
+"""A client that sends nothing of its body for so long is given up."""
+READER_STALL_S: Final = 600.0
+"""So is one that takes nothing of its answer for so long."""
+_NO_BODY: Final = frozenset({204, 304})
+
+Traffic = Callable[[], None]
+"""Called when bytes pass, in either direction."""
+
+
+class BrokenOff(ConnectionResetError):
+    """The answer broke off after its head: the client sees that it is not whole, because its connection ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of an answer; no header in it concerns the connection."""
+
+    status: int
+    headers: Headers
+
+
+class Request:
+    """A client's request on its way. Its body can be passed on once, or as often as liked while it is small.
+
+    Attributes:
+        is_replayable: nothing of the body has been passed on that could not be passed on again.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, traffic: Traffic = lambda: None) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._traffic = traffic
+        self._small: bytes | None = b""
+        self._was_read = asyncio.Event()
+        self.is_replayable = True
+
+    async def read_small_body(self) -> None:
+        """Read the body if it is small; otherwise it is streamed later. The server has checked its length.
+
+        Raises:
+            Gone: the client went away.
+        """
+        headers: Headers = self._scope["headers"]
+        length = value_of(headers, b"content-length") or b"0"
+        if value_of(headers, b"transfer-encoding") is not None or int(length[:19]) > SMALL_BODY_B:
+            self._small = None
+            return
+        if int(length):
+            self._small = b"".join([chunk async for chunk in self._chunks()])
+        self._was_read.set()
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        while True:
+            try:
+                async with asyncio.timeout(BODY_SILENCE_S):
+                    message = await self._receive()
+            except TimeoutError as error:
+                raise Gone from error
+            if message["type"] == "http.disconnect":
+                raise Gone
+            if chunk := message.get("body"):
+                self._traffic()
+                yield chunk
+            if not message.get("more_body"):
+                self._was_read.set()
+                return
+
+    async def _streamed(self, gone: list[Gone]) -> AsyncIterator[bytes]:
+        self.is_replayable = False
+        try:
+            async for chunk in self._chunks():
+                yield chunk
+        except Gone as error:
+            # The client would hand it on as its own error.
+            gone.append(error)
+            raise
+
+    @asynccontextmanager
+    async def asked(
+        self, session: aiohttp.ClientSession, url: URL, headers: Headers
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        """The answer to this request at `url`, its body not read yet. Leaving the block ends the exchange.
+
+        Raises:
+            Gone: the client went away, also within the block. What the HTTP client raises besides.
+        """
+        gone: list[Gone] = []
+        data = self._small or None if self._small is not None else self._streamed(gone)
+        response = None
+        try:
+            async with unless_gone(self._receive, after=self._was_read):
+                try:
+                    response = await session.request(
+                        self._scope["method"],
+                        url,
+                        data=data,
+                        headers=for_client(headers),
+                        allow_redirects=False,
+                    )
+                except aiohttp.ClientError:
+                    if gone:
+                        raise gone[0] from None
+                    raise
+                yield response
+        finally:
+            if response is not None:
+                # Of an answer that was read to its end the connection is kept already.
+                response.close()
+
+
+def head_of(response: aiohttp.ClientResponse) -> Head:
+    """The head, checked: what we send on must be read by others as we read it.
+
+    Raises:
+        AgentFailure: it cannot be passed on.
+    """
+    if not 200 <= response.status <= 599:
+        raise _unsound(f"its status is {response.status}")
+    headers = end_to_end(response.raw_headers)
+    if not all(is_sound(name, value) for name, value in headers):
+        raise _unsound("a header of it is malformed")
+    lengths = {value for name, value in headers if name == b"content-length"}
+    if lengths:
+        if len(lengths) > 1 or not next(iter(lengths)).isdigit():
+            raise _unsound("its length is not clear")
+        headers = [(name, value) for name, value in headers if name != b"content-length"]
+        chunked = "Transfer-Encoding" in response.headers
+        if not chunked and response.status not in _NO_BODY:
+            headers.append((b"content-length", lengths.pop()))
+    return Head(response.status, headers)
+
+
+def _unsound(why: str) -> AgentFailure:
+    return AgentFailure(f"The program in the sandbox sent no valid HTTP answer: {why}.")
+
+
+async def send_answer(response: aiohttp.ClientResponse, head: Head, send: Send, traffic: Traffic) -> None:
+    """Send the answer as it comes.
+
+    Raises:
+        BrokenOff: it did not come whole, or the client does not take it.
+    """
+    await send({"type": "http.response.start", "status": head.status, "headers": head.headers})
+    try:
+        async for chunk in response.content.iter_any():
+            traffic()
+            async with asyncio.timeout(READER_STALL_S):
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise BrokenOff(f"the answer broke off: {error!r}") from error
+    await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,181 @@
+"""What a visitor's request is for, and what of it passes: the pure part of the proxy."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from wrenn.base.errors import InvalidRequest
+from wrenn.base.ids import SandboxId
+from wrenn.control.http.domain import domain_of
+from wrenn.control.proxy.links import LinkSigner
+from wrenn.control.proxy.recent import Recent
+from wrenn.control.proxy.visits import Aim, aim_of, own_path
+from wrenn.relay import end_to_end
+
+ID = "cl-" + "0" * 24 + "1"
+
+
+def scope(**headers: str) -> dict[str, object]:
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return {"type": "http", "path": "/", "headers": raw}
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        f"8000-{ID}.example.com",
+        f"8000-{ID.upper()}.Example.com:443",
+        f"08000-{ID}.localhost:8000",
+        f"8000-{ID}.",
+    ],
+)
+def test_a_host_names_port_and_sandbox(host: str) -> None:
+    assert aim_of(scope(host=host)) == Aim(SandboxId.parse(ID), 8000)
+
+
+@pytest.mark.parametrize(
+    "host", ["example.com", ID, f"8000-{ID}", f"x-{ID}.a", f"-{ID}.a", "8000-x.a", "", "8000"]
+)
+def test_other_hosts_are_the_apis(host: str) -> None:
+    assert aim_of(scope(host=host)) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        f"0-{ID}.a",
+        f"65536-{ID}.a",
+        f"{'9' * 99}-{ID}.a",
+        "80-cl-x.a",
+        "80-cl-" + "z" * 25 + ".a",
+        f"49983-{ID}.a",
+    ],
+)
+def test_a_port_that_cannot_be_is_refused(host: str) -> None:
+    with pytest.raises(InvalidRequest):
+        aim_of(scope(host=host))
+
+
+def test_headers_name_a_port_only_together() -> None:
+    named = {"host": "a", "x_wrenn_sandbox": ID, "x_wrenn_port": "80"}
+    assert aim_of(scope(**named)) == Aim(SandboxId.parse(ID), 80)
+    for missing in ("x_wrenn_sandbox", "x_wrenn_port"):
+        with pytest.raises(InvalidRequest):
+            aim_of(scope(**{k: v for k, v in named.items() if k != missing}))
+
+
+def test_what_belongs_to_one_connection_stays_behind_but_not_what_frames_a_message() -> None:
+    headers = [
+        (b"Connection", b"close, X-Mine, Content-Length, Host, Cookie"),
+        (b"Keep-Alive", b"1"),
+        (b"X-Mine", b"1"),
+        (b"Content-Length", b"3"),
+        (b"Host", b"a"),
+        (b"Cookie", b"b"),
+        (b"TE", b"trailers"),
+        (b"X-Other", b"2"),
+    ]
+    assert end_to_end(headers) == [
+        (b"content-length", b"3"),
+        (b"host", b"a"),
+        (b"cookie", b"b"),
+        (b"x-other", b"2"),
+    ]
+
+
+@pytest.mark.parametrize("path", [b"//evil.test/", b"/\\evil.test", b"///"])
+def test_a_path_is_never_another_host(path: bytes) -> None:
+    assert own_path(path) == b"/." + path
+    assert own_path(b"/a//b") == b"/a//b"
+
+
+@pytest.mark.parametrize(
+    ("setting", "host", "domain"),
+    [
+        ("", "127.0.0.1:8000", "localhost:8000"),
+        ("", "[::1]:8000", "localhost:8000"),
+        ("", "localhost", "localhost"),
+        ("", "api.example.com", "api.example.com"),
+        ("", "", "localhost"),
+        ("", "a:b:c", "localhost"),
+        ("sandboxes.example.com", "127.0.0.1", "sandboxes.example.com"),
+    ],
+)
+def test_the_domain_follows_the_apis_own_name(setting: str, host: str, domain: str) -> None:
+    assert domain_of(setting, host) == domain
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.time, UTC)
+
+    def monotonic(self) -> float:
+        return self.time
+
+
+def test_a_token_opens_one_port_until_its_moment() -> None:
+    clock, sandbox = Clock(), SandboxId.parse(ID)
+    signer = LinkSigner(b"s" * 32, clock)
+    token = signer.sign(sandbox, 80, expires_at=1060).encode()
+    assert signer.seconds_left(token, sandbox, 80) == 60
+    assert signer.seconds_left(token, sandbox, 81) == 0
+    assert signer.seconds_left(token, SandboxId.new(), 80) == 0
+    assert LinkSigner(b"t" * 32, clock).seconds_left(token, sandbox, 80) == 0
+    for bad in (b"", b"1060", token[:-1], token + b"A", b"0" + token, b"9999" + token[4:], token.upper()):
+        assert signer.seconds_left(bad, sandbox, 80) == 0
+    clock.time = 1060
+    assert signer.seconds_left(token, sandbox, 80) == 0
+
+
+async def test_what_was_looked_up_is_kept_for_a_moment_and_forgotten_when_told() -> None:
+    clock = Clock()
+    answers = iter(range(100))
+    go_on = asyncio.Event()
+
+    async def look(_key: str) -> int:
+        value = next(answers)
+        await go_on.wait()
+        return value
+
+    recent = Recent[str, int](look, clock)
+    both = [asyncio.create_task(recent.get("a")) for _ in range(2)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    # Forgotten while it is looked for: who asks now gets a newer answer, and the older one is not kept.
+    recent.forget_all()
+    later = asyncio.create_task(recent.get("a"))
+    await asyncio.sleep(0)
+    go_on.set()
+    assert [await task for task in both] == [0, 0]
+    assert await later == 1
+    assert await recent.get("a") == 1
+    clock.time += 1.9
+    assert await recent.get("a") == 1
+    clock.time += 0.2
+    assert await recent.get("a") == 2
+    recent.forget("a")
+    assert await recent.get("a") == 3
+
+
+async def test_an_error_and_what_is_not_worth_it_are_not_kept() -> None:
+    looks = 0
+
+    async def look(key: str) -> int:
+        nonlocal looks
+        looks += 1
+        if key == "bad":
+            raise InvalidRequest("no")
+        return -1
+
+    recent = Recent[str, int](look, Clock(), keep=lambda value: value > 0)
+    for _ in range(2):
+        with pytest.raises(InvalidRequest):
+            await recent.get("bad")
+        assert await recent.get("negative") == -1
+    assert looks == 4
