@@ -384,13 +384,15 @@ class Sandboxes:
         return entry.running
 
     @asynccontextmanager
-    async def use(self, sandbox_id: SandboxId) -> AsyncGenerator[RunningSandbox]:
+    async def use(self, sandbox_id: SandboxId, *, listening: bool = False) -> AsyncGenerator[RunningSandbox]:
         """A call in the running sandbox, which counts as activity and which a pause waits for.
+
+        One that is only `listening` keeps no sandbox awake.
 
         Raises:
             NotFound: unknown. InvalidState: not running, or the call was cut off by a pause.
         """
-        async with self.get(sandbox_id).use(self._verbs.clock) as running:
+        async with self.get(sandbox_id).use(self._verbs.clock, listening=listening) as running:
             yield running
 
     def look(self, sandbox_id: SandboxId) -> tuple[Record, RunningSandbox | None]:

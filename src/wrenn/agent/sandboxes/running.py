@@ -34,6 +34,7 @@ class RunningSandbox:
     closed: str = ""
     held: bool = False
     _users: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
+    _listeners: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
     _cut: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
     _unused: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -48,8 +49,10 @@ class RunningSandbox:
         return Files(self.guest)
 
     @asynccontextmanager
-    async def use(self, clock: Clock) -> AsyncGenerator[RunningSandbox]:
+    async def use(self, clock: Clock, *, listening: bool = False) -> AsyncGenerator[RunningSandbox]:
         """A call: activity from its begin to its end, and what a pause waits for.
+
+        One that is only `listening` is activity at its begin, and no pause waits for it.
 
         Raises:
             InvalidState: no call may begin; or the call was cut off because the sandbox is being paused.
@@ -59,8 +62,10 @@ class RunningSandbox:
         task = asyncio.current_task()
         assert task is not None, "calls are made by tasks"
         cancelling = task.cancelling()
-        self._users.add(task)
-        self._unused.clear()
+        calls = self._listeners if listening else self._users
+        calls.add(task)
+        if self._users:
+            self._unused.clear()
         self.last_active_at = clock.now().timestamp()
         try:
             yield self
@@ -71,9 +76,10 @@ class RunningSandbox:
                 raise  # somebody else cancelled it too
             raise InvalidState(f"{self.closed} The call was cut off; what it began goes on.") from error
         finally:
-            self._users.discard(task)
+            calls.discard(task)
             self._cut.discard(task)
-            self.last_active_at = clock.now().timestamp()
+            if not listening:
+                self.last_active_at = clock.now().timestamp()
             if not self._users:
                 self._unused.set()
 
@@ -91,10 +97,11 @@ class RunningSandbox:
 
     async def disconnect(self) -> None:
         """Break off whatever is connected to the guest from this host; calls under way end with an error."""
+        # Marked before the connections break, which a call may notice first.
+        self._cut |= self._users | self._listeners
         # First the connections: a call that is cancelled would else kill what it began in the guest.
         await self.guest.close()
-        for task in self._users:
-            self._cut.add(task)
+        for task in self._cut:
             task.cancel()
         await asyncio.to_thread(reset_connections, self.address)
 
