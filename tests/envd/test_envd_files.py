@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +104,68 @@ def test_ranges_are_served(envd: Envd, place: Path) -> None:
     assert (part.status, part.body, part.headers["content-range"]) == (206, b"234", "bytes 2-4/10")
     assert envd.read(place / "big", {"Range": "bytes=-3"}).body == b"end"
     assert envd.read(place / "f", {"Range": "bytes=10-"}).status == 416
+
+
+def test_a_download_goes_on_where_it_broke_off_unless_the_file_changed(envd: Envd, place: Path) -> None:
+    (place / "f").write_bytes(b"0123456789")
+    tag = envd.read(place / "f").headers["etag"]
+    rest = {"Range": "bytes=4-", "If-Range": tag}
+    assert (envd.read(place / "f", rest).status, envd.read(place / "f", rest).body) == (206, b"456789")
+    with (place / "f").open("ab") as file:
+        file.write(b"more")
+    changed = envd.read(place / "f", rest)
+    assert (changed.status, changed.body) == (200, b"0123456789more")
+    assert changed.headers["etag"] != tag
+
+
+def test_mode_and_owner_are_set_when_they_are_named(envd: Envd, place: Path) -> None:
+    file = place / "f"
+    assert post(envd, b"x", {}, path=str(file), mode="0750").status == 200
+    assert file.stat().st_mode & 0o7777 == 0o750
+    for wrong in ({"mode": "999"}, {"mode": "-1"}, {"owner": "nobody-here"}, {"atomic": "perhaps"}):
+        assert post(envd, b"other", {}, path=str(file), **wrong).status == 400
+    assert file.read_bytes() == b"x"
+
+
+@needs_root
+def test_a_file_is_given_away_by_root_only(envd: Envd, place: Path) -> None:
+    file = place / "f"
+    assert post(envd, b"x", {}, path=str(file), owner="nobody:daemon", mode="4755").status == 200
+    assert (file.owner(), file.group(), file.stat().st_mode & 0o7777) == ("nobody", "daemon", 0o4755)
+    assert post(envd, b"x", {}, path=str(place / "g"), username="nobody", owner="root").status == 403
+
+
+def test_a_replacement_is_whole_or_nothing(envd: Envd, place: Path) -> None:
+    file = place / "f"
+    file.write_text("old")
+    file.chmod(0o640)
+    before = file.stat().st_ino
+    with socket.create_connection((envd.host, envd.port), timeout=30) as connection:
+        head = f"POST /files?path={file}&atomic=true HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+        connection.sendall(head.encode() + bytes(50_000))
+        deadline = time.monotonic() + 30
+        while len(list(place.iterdir())) == 1:
+            assert time.monotonic() < deadline
+        assert file.read_text() == "old"
+    while len(list(place.iterdir())) > 1:
+        assert time.monotonic() < deadline, list(place.iterdir())
+    assert file.read_text() == "old"
+    assert post(envd, b"new", {}, path=str(file), atomic="true").status == 200
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("new", 0o640)
+    assert file.stat().st_ino != before
+    assert [p.name for p in place.iterdir()] == ["f"]
+
+
+def test_a_replacement_goes_through_a_link_and_into_new_folders(envd: Envd, place: Path) -> None:
+    (place / "real").write_text("old")
+    (place / "link").symlink_to("real")
+    assert post(envd, b"new", {}, path=str(place / "link"), atomic="true").status == 200
+    assert ((place / "link").is_symlink(), (place / "real").read_text()) == (True, "new")
+    assert post(envd, b"new", {}, path=str(place / "a/b"), atomic="true", mode="600").status == 200
+    assert (place / "a/b").stat().st_mode & 0o777 == 0o600
+    assert post(envd, b"x", {}, path=str(place / "a"), atomic="true").status == 400
+    os.mkfifo(place / "pipe")
+    assert post(envd, b"x", {}, path=str(place / "pipe"), atomic="true").status == 400
 
 
 def test_files_of_the_kernel_are_read_to_their_end(envd: Envd) -> None:
@@ -204,3 +267,7 @@ def test_a_signature_stands_in_for_the_token(envd: Envd, place: Path) -> None:
     assert message("GET", sign(path, "read", 1)) == (401, "signature is already expired")
     assert message("GET", sign(path, "read", later) | {"signature_expiration": str(later + 1)})[0] == 401
     assert message("GET", {"path": path})[0] == 401
+    # Whoever may write a file by its URL may not make a setuid program of it.
+    assert message("POST", sign(path, "write", later) | {"mode": "4755"})[0] == 401
+    assert message("POST", sign(path, "write", later) | {"owner": "root"})[0] == 401
+    assert envd.request("GET", "/files/tar", query=sign(str(place), "read", later)).status == 401

@@ -19,7 +19,7 @@ _ONLY_IN = {
     "asyncpg": ["control/db/*"],
     "alembic": ["control/db/*"],
     "fastapi": ["control/http/*", "control/*/*routes.py", "control/auth/dependency.py", "control/wiring.py"],
-    "starlette": ["control/http/*", "control/*/*routes.py", "testing/simulated_host.py"],
+    "starlette": ["control/http/*", "control/*/*routes.py", "testing/simulated_*.py"],
     "httpx2": ["sdk/*"],
     "websockets": ["sdk/*"],
     "aiohttp": [
@@ -28,9 +28,10 @@ _ONLY_IN = {
         "agent/rpc/ports.py",
         "control/hosts/client.py",
         "control/hosts/streams.py",
+        "control/hosts/transfers.py",
         "control/proxy/*",
     ],
-    "pyqwest": ["control/hosts/client.py", "agent/doctor/owners.py"],
+    "pyqwest": ["control/hosts/client.py", "control/hosts/transfers.py", "agent/doctor/owners.py"],
     "typer": ["cli/*"],
     "rich": ["cli/*"],
 }

@@ -174,6 +174,11 @@ impl Users {
         Ok(User { name: account.name.clone(), home: account.home.clone(), ids })
     }
 
+    /// The group of this name.
+    pub fn group_id(&self, name: &str) -> Result<Option<u32>, UserError> {
+        Ok(self.groups()?.iter().find(|g| g.name == name).map(|g| g.gid))
+    }
+
     /// The name of a user id; the number when it has none.
     pub fn user_name(&self, uid: u32) -> String {
         let accounts = self.accounts().unwrap_or_default();

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import stat
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from wrenn.base.errors import NotFound, PortClosed, WrennError
+from wrenn.base.file_names import text_of
 from wrenn.base.units import GIB
 from wrenn.guest import GuestPorts, Processes
 from wrenn.protocol.host import host_pb as pb
 from wrenn.testing.local_processes import LocalProcess
+
+_KINDS: Final = {
+    stat.S_IFDIR: pb.FileKind.DIRECTORY,
+    stat.S_IFLNK: pb.FileKind.SYMLINK,
+    stat.S_IFSOCK: pb.FileKind.SOCKET,
+    stat.S_IFIFO: pb.FileKind.FIFO,
+    stat.S_IFCHR: pb.FileKind.CHAR_DEVICE,
+    stat.S_IFBLK: pb.FileKind.BLOCK_DEVICE,
+}
 
 
 @dataclass(slots=True)
@@ -58,6 +70,7 @@ class Box:
     state: pb.SandboxState = pb.SandboxState.RUNNING
     reason: str = ""
     calls_open: int = 0
+    watches: list[asyncio.Queue[dict[str, str]]] = field(default_factory=list[asyncio.Queue[dict[str, str]]])
     processes: dict[int, LocalProcess] = field(default_factory=dict[int, LocalProcess])
     ports: GuestPorts = field(default_factory=lambda: BoxPorts("127.0.0.1", {}))
     passages: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
@@ -132,7 +145,7 @@ def file_entry(box: Box, path: Path) -> pb.FileEntry:
         found = path.lstat()
     except FileNotFoundError as error:
         raise NotFound(f"/{path.relative_to(box.root)}: no such file") from error
-    kind = pb.FileType.UNSPECIFIED
+    kind, exact = pb.FileType.UNSPECIFIED, _KINDS.get(stat.S_IFMT(found.st_mode), pb.FileKind.FILE)
     if stat.S_ISLNK(found.st_mode):
         kind = pb.FileType.SYMLINK
     elif stat.S_ISDIR(found.st_mode):
@@ -140,14 +153,20 @@ def file_entry(box: Box, path: Path) -> pb.FileEntry:
     elif stat.S_ISREG(found.st_mode):
         kind = pb.FileType.FILE
     return pb.FileEntry(
-        name=path.name,
+        name=_text(path.name),
         type=kind,
-        path=f"/{path.relative_to(box.root)}",
+        path=_text(f"/{path.relative_to(box.root)}"),
         size_b=found.st_size,
         mode=stat.S_IMODE(found.st_mode),
         permissions=stat.filemode(found.st_mode),
         owner="root",
         group="root",
         modified_at_unix=int(found.st_mtime),
-        symlink_target=str(path.readlink()) if kind == pb.FileType.SYMLINK else None,
+        symlink_target=_text(path.readlink()) if kind == pb.FileType.SYMLINK else None,
+        kind=exact,
+        is_broken=kind == pb.FileType.SYMLINK and not path.exists(),
     )
+
+
+def _text(name: str | Path) -> str:
+    return text_of(os.fsencode(name))

@@ -24,8 +24,8 @@ from typing import Any, Final, TypeVar, cast
 import uvicorn
 from connectrpc.errors import ConnectError
 from connectrpc.request import RequestContext
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from wrenn.agent.rpc.ports import PortStreams
@@ -38,6 +38,7 @@ from wrenn.base.errors import (
     NotFound,
     WrennError,
 )
+from wrenn.base.file_names import name_of
 from wrenn.base.ids import SandboxId
 from wrenn.base.units import GIB
 from wrenn.guest import CommandLine, Processes
@@ -45,6 +46,7 @@ from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, connect_code
 from wrenn.protocol.host.host_connect import HostAgent, HostAgentASGIApplication
 from wrenn.relay import BoundedHttp, BoundedSocket
+from wrenn.testing import simulated_files
 from wrenn.testing.local_processes import LocalProcess, LocalProcesses, spawn
 from wrenn.testing.server import served
 from wrenn.testing.simulated_box import (
@@ -424,28 +426,26 @@ class SimulatedHost(HostAgent):
             box.passages.discard(task)
             passage.end()
 
-    async def serve_file(self, request: Request) -> Response:
-        """`GET` and `PUT` of a file's content (docs/design/host-api.md)."""
-        sandbox_id = request.url.path.split("/")[2]
+    async def serve_files(self, request: Request) -> Response:
+        """Contents, archives and changes of files (docs/design/host-api.md)."""
+        sandbox_id, _, kind = request.url.path.removeprefix("/sandboxes/").partition("/")
         try:
             path = self._path(sandbox_id, request.query_params["path"])
-            self._box(sandbox_id).last_active_at = time.time()
-            if request.method == "GET":
-                return _content(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = path.with_name(path.name + ".part")
-            try:
-                with scratch.open("wb") as file:
-                    async for chunk in request.stream():
-                        file.write(chunk)
-            except ClientDisconnect:
-                scratch.unlink()
-                raise
-            scratch.rename(path)
-            return Response(status_code=204)
+            box = self._box(sandbox_id)
+            box.last_active_at = time.time()
+            return await simulated_files.answer(box, path, kind, request)
         except WrennError as error:
             body = {"code": error.code, "message": error.message}
             return JSONResponse(body, error.http_status, {ERROR_CODE_HEADER: error.code})
+
+    async def tell_change(self, sandbox_id: str, **line: str) -> None:
+        """A line to all who watch something in this sandbox, e.g. `kind="create", name="a"`."""
+        for queue in self._boxes[sandbox_id].watches:
+            await queue.put(line)
+
+    def watchers(self, sandbox_id: str) -> int:
+        """How many watch something in this sandbox."""
+        return len(self._boxes[sandbox_id].watches)
 
     def _known(self, sandbox_id: str) -> Box:
         box = self._boxes.get(sandbox_id)
@@ -462,7 +462,7 @@ class SimulatedHost(HostAgent):
     def _path(self, sandbox_id: str, path: str) -> Path:
         root = self._box(sandbox_id).root
         # As in a guest: `..` at the top stays at the top.
-        inside = Path(os.path.normpath(path)).relative_to("/")
+        inside = Path(os.path.normpath(os.fsdecode(name_of(path)))).relative_to("/")
         if path.startswith("//") or inside.is_absolute():
             raise InvalidRequest("not a path")
         return root / inside
@@ -527,7 +527,7 @@ class _App:
             await self._streams(scope, receive, send)
             return
         if scope["path"].startswith("/sandboxes/"):
-            response = await self._host.serve_file(Request(scope, receive))
+            response = await self._host.serve_files(Request(scope, receive))
             await response(scope, receive, send)
             return
         body = await Request(scope, receive).body()
@@ -590,15 +590,3 @@ async def served_host(host: SimulatedHost, pki: Path, *, port: int = 0) -> Async
     async with served(config) as bound:
         host.url = f"https://127.0.0.1:{bound}"
         yield
-
-
-def _content(path: Path) -> Response:
-    if not path.is_file():
-        raise NotFound("no such file")
-
-    async def chunks() -> AsyncGenerator[bytes]:
-        with path.open("rb") as file:
-            while chunk := file.read(65536):
-                yield chunk
-
-    return StreamingResponse(chunks(), headers={"content-length": str(path.stat().st_size)})

@@ -1,14 +1,18 @@
 //! `GET` and `POST /files`: contents of files, streamed both ways.
 //!
 //! - [`read`], [`write`]: the two calls; [`query`]: what both have in the URL; [`signature`]: access without a token.
-//! - [`range`], [`multipart`], [`inflate`]: the formats.
+//! - [`replace`]: a file that takes another's place as a whole; [`owner`]: whose it becomes.
+//! - [`range`], [`multipart`], [`inflate`]: the formats. [`tar`]: whole directories.
 
 pub mod inflate;
 pub mod multipart;
+pub mod owner;
 pub mod query;
 pub mod range;
 pub mod read;
+pub mod replace;
 pub mod signature;
+pub mod tar;
 pub mod write;
 
 use std::fmt;
@@ -35,6 +39,8 @@ pub enum FilesError {
     Body(BodyError),
     /// No encoding that the client takes.
     NotAcceptable,
+    /// As many transfers of directories as there may be.
+    Busy,
 }
 
 impl fmt::Display for FilesError {
@@ -46,6 +52,7 @@ impl fmt::Display for FilesError {
             Self::Disk(fault) => fault.fmt(f),
             Self::Body(error) => error.fmt(f),
             Self::NotAcceptable => f.write_str("no acceptable encoding: files are sent as they are"),
+            Self::Busy => f.write_str("too many directories are being transferred: try again when one has ended"),
         }
     }
 }
@@ -56,7 +63,7 @@ impl std::error::Error for FilesError {
             Self::User(error) => Some(error),
             Self::Disk(fault) => Some(fault),
             Self::Body(error) => Some(error),
-            Self::Invalid(_) | Self::Unauthorized(_) | Self::NotAcceptable => None,
+            Self::Invalid(_) | Self::Unauthorized(_) | Self::NotAcceptable | Self::Busy => None,
         }
     }
 }
@@ -88,6 +95,7 @@ impl FilesError {
             Self::User(UserError::Unreadable { .. }) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Disk(fault) => fault.status(),
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
         };
         reply::error(status, &self.to_string())
     }

@@ -19,6 +19,12 @@ pub struct Query {
     pub signature: Option<String>,
     /// Unix seconds, as text.
     pub signature_expiration: Option<String>,
+    /// Mode of a written file, in octal digits.
+    pub mode: Option<String>,
+    /// Whose a written file becomes: `user`, `user:group` or numbers.
+    pub owner: Option<String>,
+    /// Whether a written file takes the place of the old one as a whole.
+    pub atomic: Option<String>,
 }
 
 impl Query {
@@ -33,6 +39,9 @@ impl Query {
                 "username" => query.username = text(),
                 "signature" => query.signature = text(),
                 "signature_expiration" => query.signature_expiration = text(),
+                "mode" => query.mode = text(),
+                "owner" => query.owner = text(),
+                "atomic" => query.atomic = text(),
                 "path" => query.path = Some(value),
                 _ => {}
             }
@@ -52,9 +61,30 @@ impl Query {
         }))
     }
 
+    /// The mode asked for.
+    pub fn mode_bits(&self) -> Result<Option<u32>, FilesError> {
+        let Some(text) = self.mode.as_deref().filter(|t| !t.is_empty()) else { return Ok(None) };
+        let digits = text.len() <= 5 && text.bytes().all(|b| b.is_ascii_digit());
+        let bits = u32::from_str_radix(text, 8).ok().filter(|bits| digits && *bits <= 0o7777);
+        bits.map(Some).ok_or_else(|| FilesError::Invalid("the mode must be octal digits up to 7777".into()))
+    }
+
+    /// Whether the file is to be replaced as a whole.
+    pub fn is_atomic(&self) -> Result<bool, FilesError> {
+        match self.atomic.as_deref() {
+            None | Some("" | "false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(FilesError::Invalid("atomic must be true or false".into())),
+        }
+    }
+
     /// Lets in by token or signature, and gives the user.
     pub fn admit(&self, agent: &Agent, has_token: bool, operation: &str) -> Result<User, FilesError> {
         if !has_token {
+            // A signature speaks of the path only: it must not let its holder make, say, a setuid program.
+            if self.mode.is_some() || self.owner.is_some() || self.atomic.is_some() {
+                return Err(FilesError::Unauthorized("mode, owner and atomic need the access token"));
+            }
             let token = agent.access_token().unwrap_or_default();
             signature::check(self, operation, &token).map_err(FilesError::Unauthorized)?;
         }
@@ -72,5 +102,16 @@ mod tests {
         assert_eq!(query.path.as_deref(), Some(&b"/a b+c d"[..]));
         assert_eq!(query.username.as_deref(), Some("root"));
         assert_eq!(query.signature, None);
+    }
+
+    #[test]
+    fn a_mode_is_octal() {
+        let bits = |mode: &str| Query { mode: Some(mode.to_owned()), ..Query::default() }.mode_bits();
+        assert_eq!(bits("0644").expect("good"), Some(0o644));
+        assert_eq!(bits("4755").expect("good"), Some(0o4755));
+        assert_eq!(bits("").expect("absent"), None);
+        for wrong in ["9", "+7", "10000", "u+x", "000000644"] {
+            assert!(bits(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -44,6 +44,8 @@ struct Opened {
     size: u64,
     /// Seconds of the last change.
     modified: i64,
+    /// Another one after every change.
+    tag: String,
 }
 
 fn open_regular(path: &Path) -> Result<Opened, Fault> {
@@ -56,7 +58,9 @@ fn open_regular(path: &Path) -> Result<Opened, Fault> {
     if !about.is_file() {
         return Err(Fault::errno("read", path, Errno::INVAL));
     }
-    Ok(Opened { file, size: about.size(), modified: about.mtime() })
+    // The time of change is the kernel's own and cannot be set back, unlike that of modification.
+    let tag = format!("\"{:x}-{:x}-{:x}.{:x}\"", about.ino(), about.size(), about.ctime(), about.ctime_nsec());
+    Ok(Opened { file, size: about.size(), modified: about.mtime(), tag })
 }
 
 /// Up to [`CHUNK`] bytes at a place, fewer only at the end.
@@ -144,8 +148,9 @@ async fn give(agent: &Arc<Agent>, request: &Request<Incoming>) -> Result<Respons
 
     let untold = opened.size == 0 && beginning.as_ref().is_some_and(|b| !b.is_empty());
     let size = if untold { 0 } else { opened.size };
-    // A part of a file that may have changed since would be put together wrongly.
-    let range = headers.get(header::RANGE).filter(|_| !headers.contains_key(header::IF_RANGE));
+    // A part of a file that has changed since would be put together wrongly.
+    let unchanged = headers.get(header::IF_RANGE).is_none_or(|tag| tag.as_bytes() == opened.tag.as_bytes());
+    let range = headers.get(header::RANGE).filter(|_| unchanged);
     let wanted = match range.and_then(|r| r.to_str().ok()) {
         Some(range) if !untold => range::parse(Some(range), size),
         _ => Wanted::Whole,
@@ -168,6 +173,9 @@ async fn give(agent: &Arc<Agent>, request: &Request<Incoming>) -> Result<Respons
     let file_name = paths::header_file_name(path.file_name().unwrap_or_default());
     set(&mut response, header::CONTENT_DISPOSITION, &format!("inline; {file_name}"));
     set(&mut response, header::ACCEPT_RANGES, "bytes");
+    if !untold {
+        set(&mut response, header::ETAG, &opened.tag);
+    }
     set(&mut response, header::LAST_MODIFIED, &http_date(opened.modified));
     set(&mut response, header::VARY, "Accept-Encoding");
     *response.body_mut() = match beginning {

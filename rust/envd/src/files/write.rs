@@ -1,7 +1,9 @@
 //! `POST /files`.
 //!
 //! A file is written in place: made, given to its owner, written. No other order, and no second name: clients count the
-//! events that watchers see.
+//! events that watchers see. Only with `atomic=true` it is written beside its place and then takes it: see [`replace`].
+//!
+//! [`replace`]: crate::files::replace
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -17,14 +19,16 @@ use http::{HeaderMap, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde::Serialize;
 use sys::rustix;
-use sys::rustix::fs::{Gid, Mode, OFlags, Uid, XattrFlags};
+use sys::rustix::fs::{Mode, OFlags, XattrFlags};
 use sys::rustix::io::Errno;
 
 use crate::agent::Agent;
 use crate::body::Body;
 use crate::files::inflate::Upload;
 use crate::files::multipart::{self, Multipart};
+use crate::files::owner::{self, Owner};
 use crate::files::query::Query;
+use crate::files::replace::Replacement;
 use crate::files::{FilesError, read};
 use crate::filesystem::as_user;
 use crate::filesystem::entry::{self, METADATA_PREFIX};
@@ -63,13 +67,20 @@ struct Written {
 }
 
 /// A request without its body.
+#[derive(Clone)]
 struct Order {
-    /// Whose file it becomes.
+    /// Who writes.
     user: User,
     /// The path of the query.
     path: Option<PathBuf>,
     /// For every file of the request.
     metadata: BTreeMap<String, String>,
+    /// Permission bits, when they were named.
+    mode: Option<u32>,
+    /// Whose file it becomes when it is not the user's.
+    owner: Option<Owner>,
+    /// Whether it takes the place of the old file as a whole.
+    atomic: bool,
 }
 
 /// Answers `POST`.
@@ -85,7 +96,9 @@ async fn take(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Vec<Writ
     let headers = request.headers();
     let user = query.admit(agent, has_token(agent, headers), "write")?;
     let path = query.name()?.map(|n| paths::resolve(&n, &user.home));
-    let order = Order { path, metadata: metadata_of(headers)?, user };
+    let (mode, atomic) = (query.mode_bits()?, query.is_atomic()?);
+    let owner = query.owner.as_deref().map(|text| owner::parse(agent, text)).transpose()?;
+    let order = Order { path, metadata: metadata_of(headers)?, user, mode, owner, atomic };
     let text = |name: header::HeaderName| headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let (encoding, content_type) = (text(header::CONTENT_ENCODING), text(header::CONTENT_TYPE).unwrap_or_default());
     let mut upload = Upload::new(request.into_body(), encoding.as_deref())?;
@@ -163,45 +176,69 @@ async fn take_form(agent: &Arc<Agent>, order: &Order, form: &mut Multipart) -> R
 struct Sink {
     /// Where.
     path: PathBuf,
+    /// What is to take its place there.
+    replacement: Option<Replacement>,
     /// Away while a thread writes to it.
     file: Option<File>,
     /// Not yet written.
     gathered: Vec<u8>,
 }
 
-/// Makes the file or empties the one that is there, and gives it to whoever acts.
-fn open_for(user: &User, path: &Path, metadata: &BTreeMap<String, String>) -> Result<File, Fault> {
+/// Makes the file or empties the one that is there.
+fn open_in_place(order: &Order, path: &Path) -> Result<File, Fault> {
     let fault = |e: std::io::Error| Fault::new("write", path, e);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
     let file = read::open(path, flags, Mode::from_raw_mode(FILE_MODE)).map_err(fault)?;
-    let about = file.metadata().map_err(fault)?;
-    if !about.is_file() {
+    if !file.metadata().map_err(fault)?.is_file() {
         return Err(Fault::errno("write", path, Errno::INVAL));
     }
+    for old in entry::metadata(path).into_keys().filter(|k| !order.metadata.contains_key(k)) {
+        rustix::fs::fremovexattr(&file, format!("{METADATA_PREFIX}{old}")).map_err(|e| fault(e.into()))?;
+    }
+    Ok(file)
+}
+
+/// Gives a file its owner, its mode, its metadata, in this order: a change of owner takes setuid away.
+fn furnish(order: &Order, path: &Path, file: &File, mode: Option<u32>) -> Result<(), Fault> {
+    let (user, metadata) = (&order.user, &order.metadata);
+    let fault = |e: std::io::Error| Fault::new("write", path, e);
+    let about = file.metadata().map_err(fault)?;
+    let (uid, gid) = order.owner.unwrap_or(Owner::of(&user.ids)).ids();
     // A file of somebody else that this user may write stays with its owner, unless root takes it over.
-    let owner = rustix::fs::fchown(&file, Some(Uid::from_raw(user.ids.uid)), Some(Gid::from_raw(user.ids.gid)));
-    if let Err(error) = owner
-        && about.uid() == user.ids.uid
+    if let Err(error) = rustix::fs::fchown(file, uid, gid)
+        && (order.owner.is_some() || about.uid() == user.ids.uid)
     {
         return Err(fault(error.into()));
     }
-    for old in entry::metadata(path).into_keys().filter(|k| !metadata.contains_key(k)) {
-        rustix::fs::fremovexattr(&file, format!("{METADATA_PREFIX}{old}")).map_err(|e| fault(e.into()))?;
+    if let Some(mode) = mode {
+        rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|e| fault(e.into()))?;
     }
     for (key, value) in metadata {
-        rustix::fs::fsetxattr(&file, format!("{METADATA_PREFIX}{key}"), value.as_bytes(), XattrFlags::empty())
+        rustix::fs::fsetxattr(file, format!("{METADATA_PREFIX}{key}"), value.as_bytes(), XattrFlags::empty())
             .map_err(|e| fault(e.into()))?;
     }
-    Ok(file)
+    Ok(())
+}
+
+fn open_for(order: &Order, path: &Path) -> Result<(File, Option<Replacement>), Fault> {
+    if !order.atomic {
+        let file = open_in_place(order, path)?;
+        furnish(order, path, &file, order.mode)?;
+        return Ok((file, None));
+    }
+    let (replacement, file, mode) = Replacement::begin(path, &order.user.ids)?;
+    furnish(order, path, &file, Some(order.mode.or(mode).unwrap_or(FILE_MODE)))?;
+    Ok((file, Some(replacement)))
 }
 
 impl Sink {
     async fn open(agent: &Arc<Agent>, order: &Order, path: PathBuf) -> Result<Self, FilesError> {
         let attempt = async || {
-            let (user, path, metadata) = (order.user.clone(), path.clone(), order.metadata.clone());
-            as_user(agent, &order.user, move |_| open_for(&user, &path, &metadata)).await
+            let (order, path) = (order.clone(), path.clone());
+            let user = order.user.clone();
+            as_user(agent, &user, move |_| open_for(&order, &path)).await
         };
-        let file = match attempt().await {
+        let (file, replacement) = match attempt().await {
             Err(fault) if fault.is_missing() => {
                 let parent = path.parent().unwrap_or(Path::new("/")).to_owned();
                 as_user(agent, &order.user, move |_| make_all(&parent)).await?;
@@ -211,7 +248,7 @@ impl Sink {
             }
             other => other?,
         };
-        Ok(Self { path, file: Some(file), gathered: Vec::new() })
+        Ok(Self { path, replacement, file: Some(file), gathered: Vec::new() })
     }
 
     async fn push(&mut self, bytes: Bytes) -> Result<(), FilesError> {
@@ -243,8 +280,11 @@ impl Sink {
         Ok(())
     }
 
-    async fn finish(mut self, agent: &Agent, order: &Order) -> Result<Written, FilesError> {
+    async fn finish(mut self, agent: &Arc<Agent>, order: &Order) -> Result<Written, FilesError> {
         self.flush().await?;
+        if let (Some(replacement), Some(file)) = (self.replacement.take(), self.file.take()) {
+            as_user(agent, &order.user, move |_| replacement.commit(&file)).await?;
+        }
         drop(self.file);
         agent.watchers.look(agent);
         Ok(Written {

@@ -37,6 +37,11 @@ impl Fault {
         self.source.kind() == io::ErrorKind::NotFound
     }
 
+    /// Whether the other end of the connection went away.
+    pub fn is_cut_off(&self) -> bool {
+        self.source.kind() == io::ErrorKind::ConnectionAborted
+    }
+
     fn errno_of(&self) -> Option<Errno> {
         Errno::from_io_error(&self.source)
     }

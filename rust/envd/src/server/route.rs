@@ -37,11 +37,13 @@ pub async fn answer(agent: Arc<Agent>, request: Request<Incoming>, ends: Ends) -
         (&Method::GET | &Method::HEAD, "/files") => files::read::answer(&agent, request).await,
         (&Method::POST, "/files") => files::write::answer(&agent, request).await,
         (&Method::GET, "/connect") => connect::answer(&agent.joined, request, ends.local.port()).await,
+        (&Method::GET, "/files/tar") => files::tar::read(&agent, &request).await,
+        (&Method::POST, "/files/tar") => files::tar::write(&agent, request).await,
         (&Method::POST, "/snapshot/prepare") => snapshot::prepare(&agent).await,
         (&Method::POST, "/snapshot/finish") => snapshot::finish(&agent),
         (
             _,
-            "/health" | "/init" | "/metrics" | "/envs" | "/files" | "/connect" | "/snapshot/prepare"
+            "/health" | "/init" | "/metrics" | "/envs" | "/files" | "/files/tar" | "/connect" | "/snapshot/prepare"
             | "/snapshot/finish",
         ) => reply::error(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method"),
         _ => reply::error(StatusCode::NOT_FOUND, "there is nothing at this path"),

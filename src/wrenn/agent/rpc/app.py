@@ -38,7 +38,11 @@ class App:
             else:
                 await send({"type": "websocket.close"})
         elif scope["type"] == "http" and scope["path"].startswith(PREFIX):
-            await self._files(scope, receive, send)
+            if scope["method"] == "GET":
+                # What nobody reads any more need not be read from the guest either.
+                await _while_connected(self._files, scope, receive, send)
+            else:
+                await self._files(scope, receive, send)
         elif scope["type"] == "http" and scope["path"].endswith(_EXEC):
             await _while_connected(self._rpc, scope, receive, send)
         else:
@@ -46,7 +50,7 @@ class App:
 
 
 async def _while_connected(application: Any, scope: Scope, receive: Receive, send: Send) -> None:
-    """Serve one request, but not longer than somebody waits for its answer: an exec whose caller left is killed."""
+    """Serve one request, but not longer than somebody waits for its answer: an exec whose caller left is killed, a download ends."""
     asked = asyncio.Event()
 
     async def receive_noting_the_end() -> MutableMapping[str, Any]:

@@ -1,29 +1,32 @@
-"""File contents as plain HTTP: streamed through, never held whole.
+"""Files as plain HTTP: contents and directories streamed through, never held whole; changes as lines.
 
-`GET /sandboxes/{id}/files?path=&user=` and `PUT` of the same; rules in docs/design/host-api.md.
+`GET` and `PUT /sandboxes/{id}/files` and `…/files/tar`, `GET …/files/watch`; rules in docs/design/host-api.md.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from wrenn.agent.sandboxes import Sandboxes
+from wrenn.agent.sandboxes import Passage, Sandboxes
 from wrenn.base.errors import Cancelled, InternalError, InvalidRequest, NotFound, WrennError
 from wrenn.base.ids import SandboxId
+from wrenn.guest import Download, FileEvent, Part, WriteOptions, watch
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER
 
 _log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 PREFIX: Final = "/sandboxes/"
-_SUFFIX: Final = "/files"
+_GENERAL: Final = "The host could not carry out the transfer; its log has the reason."
 
 
 class FileStreams:
@@ -36,7 +39,7 @@ class FileStreams:
         """Serve one transfer."""
         started = False
 
-        async def send_noting(message: MutableMapping[str, Any]) -> None:
+        async def send_noting(message: Message) -> None:
             nonlocal started
             started = True
             await send(message)
@@ -47,7 +50,7 @@ class FileStreams:
             failure = error
         except Exception:  # noqa: BLE001 - as in service.py
             _log.exception("transfer failed")
-            failure = InternalError("The host could not carry out the transfer; its log has the reason.")
+            failure = InternalError(_GENERAL)
         else:
             return
         if started:
@@ -56,30 +59,100 @@ class FileStreams:
         await _send_error(send, failure)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path: str = scope["path"]
-        if not path.endswith(_SUFFIX):
-            raise NotFound("No such path.")
-        sandbox_id = SandboxId.parse(path[len(PREFIX) : -len(_SUFFIX)])
-        query = parse_qs(scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict")
-        file, user = query.get("path", [""])[0], query.get("user", [""])[0] or "root"
-        if not file:
+        text_id, _, kind = scope["path"].removeprefix(PREFIX).partition("/")
+        sandbox_id = SandboxId.parse(text_id)
+        query = _Query(scope["query_string"])
+        match scope["method"], kind:
+            case "GET", "files":
+                part = Part(_header(scope, b"range"), _header(scope, b"if-range"))
+                async with self._sandboxes.use(sandbox_id) as sandbox:
+                    await _download(sandbox.files.read(query.path, user=query.user, part=part), receive, send)
+            case "PUT", "files":
+                options = WriteOptions(query["mode"], query["owner"], query["atomic"] == "true")
+                async with self._sandboxes.use(sandbox_id) as sandbox:
+                    await sandbox.files.write(query.path, _body(receive), user=query.user, options=options)
+                    await _done(send)
+            case "GET", "files/tar":
+                async with self._sandboxes.use(sandbox_id) as sandbox:
+                    await _download(sandbox.files.read_tree(query.path, user=query.user), receive, send)
+            case "PUT", "files/tar":
+                async with self._sandboxes.use(sandbox_id) as sandbox:
+                    await sandbox.files.write_tree(
+                        query.path, _body(receive), user=query.user, owner=query["owner"]
+                    )
+                    await _done(send)
+            case "GET", "files/watch":
+                await receive()
+                await self._watch(sandbox_id, query, send)
+            case _, "files" | "files/tar" | "files/watch":
+                raise InvalidRequest("Files are read and watched with GET, and written with PUT.")
+            case _:
+                raise NotFound("No such path.")
+
+    async def _watch(self, sandbox_id: SandboxId, query: _Query, send: Send) -> None:
+        """Changes as JSON lines. An error after the first line is the last one: whoever waits is told the reason."""
+        started = False
+        try:
+            async with (
+                self._sandboxes.pass_through(sandbox_id) as passage,
+                aclosing(_events(passage, query)) as events,
+            ):
+                # To look on is no activity, and has no end of its own.
+                passage.opened(has_end=False)
+                async for event in events:
+                    if not started:
+                        started = True
+                        headers = [(b"content-type", b"application/x-ndjson")]
+                        await send({"type": "http.response.start", "status": 200, "headers": headers})
+                    await _send_line(send, {"kind": event.kind, "name": event.name})
+        except WrennError as error:
+            if not started:
+                raise
+            await _send_line(send, {"kind": "error", "code": error.code, "message": error.message})
+        await send({"type": "http.response.body", "body": b""})
+
+
+class _Query:
+    """What stands behind the question mark."""
+
+    def __init__(self, query_string: bytes) -> None:
+        try:
+            self._values = parse_qs(
+                query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=16
+            )
+        except ValueError as error:
+            raise InvalidRequest("The query cannot be read.") from error
+        self.path = self["path"]
+        self.user = self["user"] or "root"
+        if not self.path:
             raise InvalidRequest("The query needs a path.")
-        async with self._sandboxes.use(sandbox_id) as sandbox:
-            if scope["method"] == "GET":
-                async with sandbox.files.read(file, user=user) as download:
-                    headers = [(b"content-type", b"application/octet-stream")]
-                    if download.size_b is not None:
-                        headers.append((b"content-length", str(download.size_b).encode()))
-                    await send({"type": "http.response.start", "status": 200, "headers": headers})
-                    async for chunk in download.chunks:
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                await send({"type": "http.response.body", "body": b""})
-            elif scope["method"] == "PUT":
-                await sandbox.files.write(file, _body(receive), user=user)
-                await send({"type": "http.response.start", "status": 204, "headers": []})
-                await send({"type": "http.response.body", "body": b""})
-            else:
-                raise InvalidRequest("Files are read with GET and written with PUT.")
+
+    def __getitem__(self, name: str) -> str:
+        return self._values.get(name, [""])[0]
+
+
+def _events(passage: Passage, query: _Query) -> AsyncGenerator[FileEvent]:
+    return watch(passage.guest, query.path, recursive=query["recursive"] == "true", user=query.user)
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+
+
+async def _download(opening: AbstractAsyncContextManager[Download], receive: Receive, send: Send) -> None:
+    await receive()  # the empty body: behind it comes only that the caller went away
+    async with opening as download:
+        headers = [(b"content-type", b"application/octet-stream")]
+        if download.size_b is not None:
+            headers.append((b"content-length", str(download.size_b).encode()))
+        if download.content_range:
+            headers.append((b"content-range", download.content_range.encode()))
+        if download.etag:
+            headers.append((b"etag", download.etag.encode()))
+        await send({"type": "http.response.start", "status": download.status, "headers": headers})
+        async for chunk in download.chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _body(receive: Receive) -> AsyncIterator[bytes]:
@@ -91,6 +164,15 @@ async def _body(receive: Receive) -> AsyncIterator[bytes]:
             yield chunk
         if not message.get("more_body"):
             return
+
+
+async def _done(send: Send) -> None:
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _send_line(send: Send, line: dict[str, str]) -> None:
+    await send({"type": "http.response.body", "body": json.dumps(line).encode() + b"\n", "more_body": True})
 
 
 async def _send_error(send: Send, error: WrennError) -> None:

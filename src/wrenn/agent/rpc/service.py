@@ -41,6 +41,18 @@ _FILE_TYPES: Final = {
     guest_pb.FileType.DIRECTORY: pb.FileType.DIRECTORY,
     guest_pb.FileType.SYMLINK: pb.FileType.SYMLINK,
 }
+_KINDS: Final = {
+    "d": pb.FileKind.DIRECTORY,
+    "L": pb.FileKind.SYMLINK,
+    "S": pb.FileKind.SOCKET,
+    "p": pb.FileKind.FIFO,
+    "Dc": pb.FileKind.CHAR_DEVICE,
+    "D": pb.FileKind.BLOCK_DEVICE,
+}
+_LETTERS_OF_BITS: Final = 9
+"""rwxrwxrwx at the end of an entry's permissions; before them stands what it is."""
+_NO_BITS: Final = str.maketrans("", "", "ugt-")
+"""Setuid, setgid, sticky, and the dash of a plain file."""
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -275,4 +287,12 @@ def _entry(entry: guest_pb.EntryInfo | None) -> pb.FileEntry:
         group=entry.group,
         modified_at_unix=entry.modified_time.seconds if entry.modified_time else 0,
         symlink_target=entry.symlink_target or None,
+        kind=_kind(entry.permissions),
+        is_broken=entry.is_symlink and entry.type not in _FILE_TYPES,
     )
+
+
+def _kind(permissions: str) -> pb.FileKind:
+    """What a file itself is. The guest tells types of targets; only its permissions, as Go writes them, tell all kinds."""
+    letters = permissions[:-_LETTERS_OF_BITS].translate(_NO_BITS)
+    return _KINDS.get(letters, pb.FileKind.FILE)

@@ -5,7 +5,7 @@
 
 from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
 from wrenn.agent.sandboxes.registry import Sandboxes
-from wrenn.agent.sandboxes.running import RunningSandbox
+from wrenn.agent.sandboxes.running import Passage, RunningSandbox
 from wrenn.agent.sandboxes.verbs import Verbs
 
-__all__ = ["Record", "RunningSandbox", "SandboxSpec", "Sandboxes", "State", "Verbs"]
+__all__ = ["Passage", "Record", "RunningSandbox", "SandboxSpec", "Sandboxes", "State", "Verbs"]

@@ -37,6 +37,11 @@ class Passage:
     has_end: bool = True
 
     @property
+    def guest(self) -> GuestConnection:
+        """The way to the guest agent, of this generation."""
+        return self._running.guest
+
+    @property
     def ports(self) -> GuestPorts:
         """The way to the guest's ports, of this generation."""
         return self._running.ports
@@ -167,6 +172,7 @@ class RunningSandbox:
 
     async def disconnect(self) -> None:
         """Break off whatever is connected to the guest from this host; calls under way end with an error."""
+        # Marked before the connections break, which a call may notice first.
         self._cut.update(self._users)
         # First the connections: a call that is cancelled would else kill what it began in the guest.
         await self.guest.close()

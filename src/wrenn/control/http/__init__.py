@@ -2,7 +2,7 @@
 
 from wrenn.control.http.answers import refusals
 from wrenn.control.http.browsers import Browsers
-from wrenn.control.http.connection import DownloadResponse, body_of, while_connected
+from wrenn.control.http.connection import DownloadResponse, EventsResponse, body_of, while_connected
 from wrenn.control.http.domain import DomainOf
 from wrenn.control.http.errors import ErrorBody, told
 from wrenn.control.http.messages import RequestBody, plain_text, wire_time
@@ -14,6 +14,7 @@ __all__ = [
     "DomainOf",
     "DownloadResponse",
     "ErrorBody",
+    "EventsResponse",
     "RequestBody",
     "body_of",
     "plain_text",

@@ -14,6 +14,7 @@ _MEANING: Final = {
     404: "`not_found`: no such thing of this team",
     409: "`conflict`: it exists already, or the idempotency key is another request's; `invalid_state`: it is not in a "
     "state for this, the message says in which it is; `name_reserved`, `template_name_taken`: of a template",
+    416: "`invalid_request`: the file has no such part; `Content-Range` says how long it is",
     413: "`too_large`: body, file or output above its limit",
     429: "`rate_limited`: `Retry-After` says when to come again",
     502: "`agent_error`: the host or the guest could not do it",

@@ -73,4 +73,4 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def _is_upload(path: str) -> bool:
-    return path.endswith(("/files/write", "/files/stream/write"))
+    return path.endswith(("/files/write", "/files/stream/write", "/files/tar/write"))

@@ -1,9 +1,10 @@
-"""The client's end of a request: work that ends when the client goes away, and files sent as they arrive."""
+"""The client's end of a request: work that ends when the client goes away, and files and events sent as they arrive."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+import json
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
@@ -12,8 +13,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from wrenn.base.errors import Cancelled
+from wrenn.base.errors import Cancelled, InvalidRequest, WrennError
 from wrenn.control.hosts import Download
+from wrenn.control.http.errors import error_response
 
 T = TypeVar("T")
 
@@ -58,23 +60,32 @@ async def body_of(request: Request) -> AsyncIterator[bytes]:
 
 
 class DownloadResponse(Response):
-    """A file of a sandbox. What prevents it is an ordinary error answer, until the first byte is there."""
+    """A file or an archive of a sandbox. What prevents it is an ordinary error answer, until the first byte is there."""
 
-    media_type = "application/octet-stream"
-
-    def __init__(self, opening: AbstractAsyncContextManager[Download]) -> None:
+    def __init__(
+        self, opening: AbstractAsyncContextManager[Download], media_type: str = "application/octet-stream"
+    ) -> None:
         self._opening = opening
+        self.media_type = media_type
         self.background = None
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it; stops reading from the sandbox when the client goes away."""
         async with self._opening as download:
+            if download.status == 416:
+                refusal = error_response(InvalidRequest("The file has no such part."), status=416)
+                refusal.headers["content-range"] = download.content_range
+                await refusal(scope, receive, send)
+                return
             gone = asyncio.create_task(_gone(receive))
             try:
-                headers = [(b"content-type", b"application/octet-stream")]
-                if download.size_b is not None:
-                    headers.append((b"content-length", str(download.size_b).encode()))
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                await send(
+                    {
+                        "type": "http.response.start",
+                        "status": download.status,
+                        "headers": _headers(download, self.media_type or ""),
+                    }
+                )
                 async for chunk in download.chunks:
                     if gone.done():
                         return
@@ -82,3 +93,63 @@ class DownloadResponse(Response):
                 await send({"type": "http.response.body", "body": b""})
             finally:
                 gone.cancel()
+
+
+def _headers(download: Download, media_type: str) -> list[tuple[bytes, bytes]]:
+    headers = {"content-type": media_type, "content-range": download.content_range, "etag": download.etag}
+    if download.etag:
+        headers["accept-ranges"] = "bytes"
+    if download.size_b is not None:
+        headers["content-length"] = str(download.size_b)
+    return [(name.encode(), value.encode()) for name, value in headers.items() if value]
+
+
+class EventsResponse(Response):
+    """Server-sent events, as they happen; None stands for silence, of which the client is told that it is one.
+
+    What prevents them is an ordinary error answer; what ends them later is the last event.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, opening: AbstractAsyncContextManager[AsyncIterator[Mapping[str, str] | None]]) -> None:
+        self._opening = opening
+        self.background = None
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them for as long as the client listens."""
+        sending = asyncio.create_task(self._send(send))
+        gone = asyncio.create_task(_gone(receive))
+        try:
+            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sending, gone):
+                task.cancel()
+            await asyncio.wait({sending, gone})
+        if not sending.cancelled():
+            sending.result()
+
+    async def _send(self, send: Send) -> None:
+        headers = [
+            (b"content-type", b"text/event-stream"),
+            (b"cache-control", b"no-store"),
+            # Of a proxy that would else wait for more.
+            (b"x-accel-buffering", b"no"),
+        ]
+        async with self._opening as events:
+            # The first one decides whether this becomes an error answer.
+            event = await anext(events)
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            try:
+                while True:
+                    await _send_event(send, event)
+                    event = await anext(events)
+            except WrennError as error:
+                last = {"type": "error", "code": error.code, "message": error.message}
+                await _send_event(send, last)
+            await send({"type": "http.response.body", "body": b""})
+
+
+async def _send_event(send: Send, event: Mapping[str, str] | None) -> None:
+    text = ": silence\n\n" if event is None else f"data: {json.dumps(event)}\n\n"
+    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})

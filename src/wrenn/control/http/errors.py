@@ -31,12 +31,12 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-def error_response(error: WrennError) -> JSONResponse:
-    """The answer for `error`. A retryable one says when to come again."""
+def error_response(error: WrennError, *, status: int = 0) -> JSONResponse:
+    """The answer for `error`, with its own status or another. A retryable one says when to come again."""
     pause_s = error.retry_after_s if isinstance(error, RateLimited) else 1
     headers = {"Retry-After": str(pause_s)} if error.retryable else None
     body = {"error": {"code": error.code, "message": error.message, **error.details}}
-    return JSONResponse(body, error.http_status, headers)
+    return JSONResponse(body, status or error.http_status, headers)
 
 
 class _MethodNotAllowed(InvalidRequest):

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import CredentialOf
-from wrenn.control.http import DownloadResponse, body_of, refusals
+from wrenn.control.http import DownloadResponse, EventsResponse, body_of, refusals
 from wrenn.control.sandboxes.files import Files
-from wrenn.control.sandboxes.types import Entries, Entry, ListFiles, Move, PathOf
+from wrenn.control.sandboxes.types import Entries, Entry, ListFiles, Move, PathOf, UnpackTo, WatchOf
 from wrenn.protocol.api import UPLOAD_LIMIT_B
 
 router = APIRouter(prefix="/{sandbox_id}/files", tags=["files"])
 
+_BINARY: Final = {"type": "string", "format": "binary"}
 _CONTENT: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "The content", "content": {"application/octet-stream": {"schema": _BINARY}}},
+    206: {
+        "description": "The part that the header `Range` names, unless `If-Range` has another `ETag` than the file",
+        "content": {"application/octet-stream": {"schema": _BINARY}},
+    },
+}
+_ARCHIVE: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "The archive", "content": {"application/x-tar": {"schema": _BINARY}}}
+}
+_ARCHIVE_IN: Final[dict[str, Any]] = {
+    "requestBody": {"required": True, "content": {"application/x-tar": {"schema": _BINARY}}}
+}
+_EVENTS: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "The content",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "description": "Server-sent events, JSON each: `started`; then `event` with `event` (`create`, `write`, `remove`, "
+        "`rename`, `chmod`, `overflow`), `path` and `name`; `error` with `code` and `message` is the last",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
 }
 _UPLOAD: Final[dict[str, Any]] = {
@@ -35,6 +50,14 @@ _UPLOAD: Final[dict[str, Any]] = {
                             "type": "string",
                             "default": "root",
                             "description": "Must stand before `file`",
+                        },
+                        "mode": {"type": "string", "description": "Octal digits; before `file`"},
+                        "owner": {"type": "string", "description": "`user` or `user:group`; before `file`"},
+                        "atomic": {
+                            "type": "string",
+                            "enum": ["true", "false"],
+                            "default": "false",
+                            "description": "Take the old file's place as a whole or not at all; before `file`",
                         },
                         "file": {"type": "string", "format": "binary"},
                     },
@@ -82,18 +105,59 @@ async def _write(
     )
 
 
-@router.post("/read", response_class=Response, responses=_CONTENT | refusals(404, 409, 502))
-async def read_file(sandbox_id: str, body: PathOf, credential: CredentialOf, files: Service) -> Response:
-    """The content of a file."""
-    return DownloadResponse(await files.open(credential, sandbox_id, body))
+@router.post("/read", response_class=Response, responses=_CONTENT | refusals(404, 409, 416, 502))
+async def read_file(
+    request: Request, sandbox_id: str, body: PathOf, credential: CredentialOf, files: Service
+) -> Response:
+    """The content of a file, or with the header `Range` a part of it."""
+    return DownloadResponse(await files.open(credential, sandbox_id, body, request.headers))
 
 
-@router.post("/stream/read", response_class=Response, responses=_CONTENT | refusals(404, 409, 502))
+@router.post("/stream/read", response_class=Response, responses=_CONTENT | refusals(404, 409, 416, 502))
 async def read_file_stream(
-    sandbox_id: str, body: PathOf, credential: CredentialOf, files: Service
+    request: Request, sandbox_id: str, body: PathOf, credential: CredentialOf, files: Service
 ) -> Response:
     """The content of a file; the same as `read`, which streams too."""
-    return DownloadResponse(await files.open(credential, sandbox_id, body))
+    return DownloadResponse(await files.open(credential, sandbox_id, body, request.headers))
+
+
+@router.post("/tar/read", response_class=Response, responses=_ARCHIVE | refusals(404, 409, 502))
+async def read_tree(sandbox_id: str, body: PathOf, credential: CredentialOf, files: Service) -> Response:
+    """A directory with all that is in it, as a tar archive whose names are below it.
+
+    Sockets are left out, and what is in views of the kernel like `/proc`. When something cannot be read to its end, the
+    answer breaks off.
+    """
+    return DownloadResponse(await files.open_tree(credential, sandbox_id, body), "application/x-tar")
+
+
+@router.post("/tar/write", status_code=204, responses=refusals(404, 409, 502, 507), openapi_extra=_ARCHIVE_IN)
+async def write_tree(
+    request: Request,
+    sandbox_id: str,
+    where: Annotated[UnpackTo, Query()],
+    credential: CredentialOf,
+    files: Service,
+) -> Response:
+    """Unpack a tar archive of any size below a directory, which is made when it is missing.
+
+    Files are replaced, directories merged. Names that lead outside are refused, also through links. What was unpacked
+    before an error stays.
+    """
+    await files.write_tree(credential, sandbox_id, where, body_of(request))
+    return Response(status_code=204)
+
+
+@router.get("/watch", response_class=Response, responses=_EVENTS | refusals(404, 409, 502))
+async def watch_files(
+    sandbox_id: str, what: Annotated[WatchOf, Query()], credential: CredentialOf, files: Service
+) -> Response:
+    """The changes in a directory, as they happen.
+
+    `started` says that none is missed from now on, `overflow` that some were: look again. Listening is no use of the
+    sandbox, which may be paused by its time-out; that ends the watch with an `error`.
+    """
+    return EventsResponse(files.watch(credential, sandbox_id, what))
 
 
 @router.post("/list", response_model=Entries, responses=refusals(404, 409, 502))

@@ -2,25 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
-from typing import Final
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from wrenn.base.errors import InvalidRequest, TooLarge
 from wrenn.base.units import MIB
 from wrenn.control.auth import Credential
-from wrenn.control.hosts import Download
+from wrenn.control.hosts import Change, Download
 from wrenn.control.sandboxes.targets import Target, Targets
-from wrenn.control.sandboxes.types import GuestPath, GuestUser, ListFiles, Move, PathOf
+from wrenn.control.sandboxes.types import (
+    GuestMode,
+    GuestOwner,
+    GuestPath,
+    GuestUser,
+    ListFiles,
+    Move,
+    PathOf,
+    UnpackTo,
+    WatchOf,
+)
 from wrenn.control.sandboxes.upload_form import UploadForm
 from wrenn.protocol.api import UPLOAD_FORM_LIMIT_B
 from wrenn.protocol.host import host_pb as pb
 
 _CALL_TIMEOUT_S: Final = 60.0
 """Removing or listing a large tree takes the guest some time."""
-_FIELDS: Final[dict[str, TypeAdapter[str]]] = {"path": TypeAdapter(GuestPath), "user": TypeAdapter(GuestUser)}
+_FIELDS: Final[dict[str, TypeAdapter[str]]] = {
+    "path": TypeAdapter(GuestPath),
+    "user": TypeAdapter(GuestUser),
+    "mode": TypeAdapter(GuestMode),
+    "owner": TypeAdapter(GuestOwner),
+    "atomic": TypeAdapter(Literal["true", "false"]),
+}
+_PART_HEADERS: Final = {
+    "Range": re.compile(r"bytes=[0-9, -]{1,100}"),
+    "If-Range": re.compile(r"[\x21-\x7e, ]{1,200}"),
+}
+_KINDS: Final = {
+    pb.FileKind.DIRECTORY: "directory",
+    pb.FileKind.SYMLINK: "symlink",
+    pb.FileKind.SOCKET: "socket",
+    pb.FileKind.FIFO: "fifo",
+    pb.FileKind.CHAR_DEVICE: "char_device",
+    pb.FileKind.BLOCK_DEVICE: "block_device",
+}
 
 
 class Files:
@@ -30,11 +59,53 @@ class Files:
         self._targets = targets
 
     async def open(
+        self, credential: Credential, text_id: str, body: PathOf, headers: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[Download]:
+        """A file to read, or the part of it that `Range` and `If-Range` in the headers name.
+
+        Entering raises `NotFound` before any content when there is none.
+        """
+        target = await self._targets.target(credential, text_id)
+        part = {
+            name: value
+            for name, pattern in _PART_HEADERS.items()
+            if pattern.fullmatch(value := headers.get(name, ""))
+        }
+        # Without a range there is nothing that the other could be about.
+        part = part if "Range" in part else {}
+        query = {"path": body.path, "user": body.user}
+        return target.host.transfers.read(target.sandbox_id, "files", query, part)
+
+    async def open_tree(
         self, credential: Credential, text_id: str, body: PathOf
     ) -> AbstractAsyncContextManager[Download]:
-        """A file to read; entering raises `NotFound` before any content when there is none."""
+        """A directory to read, as a tar archive."""
         target = await self._targets.target(credential, text_id)
-        return target.host.read_file(target.sandbox_id, body.path, user=body.user)
+        query = {"path": body.path, "user": body.user}
+        return target.host.transfers.read(target.sandbox_id, "files/tar", query)
+
+    async def write_tree(
+        self, credential: Credential, text_id: str, where: UnpackTo, content: AsyncIterator[bytes]
+    ) -> None:
+        """Unpack a tar archive below a directory."""
+        target = await self._targets.target(credential, text_id)
+        query = {"path": where.path, "user": where.user, "owner": where.owner or ""}
+        await target.host.transfers.write(target.sandbox_id, "files/tar", query, content)
+
+    @asynccontextmanager
+    async def watch(
+        self, credential: Credential, text_id: str, what: WatchOf
+    ) -> AsyncGenerator[AsyncIterator[Mapping[str, str] | None]]:
+        """The changes in a directory, as they happen; None in silence.
+
+        Raises:
+            NotFound: no such directory; on entering or with the first change.
+        """
+        target = await self._targets.target(credential, text_id)
+        recursive = "true" if what.recursive else ""
+        query = {"path": what.path, "user": what.user, "recursive": recursive}
+        async with target.host.transfers.watch(target.sandbox_id, query) as changes:
+            yield (_event(what.path, change) async for change in changes)
 
     async def write(
         self,
@@ -48,7 +119,7 @@ class Files:
     ) -> None:
         """Write the form's part `file` to the path in its part `path`, which must stand before it.
 
-        `announced_b` is the size of the whole form if the client said it, else 0.
+        So must `user`, `mode`, `owner` and `atomic`. `announced_b` is the size of the whole form if the client said it, else 0.
 
         Raises:
             InvalidRequest: not such a form. TooLarge: the file has more than `limit_b` bytes; nothing was replaced.
@@ -60,8 +131,8 @@ class Files:
         fields = await form.fields()
         if "path" not in fields:
             raise InvalidRequest("The part 'path' must stand before the part 'file'.")
-        path, user = (_field(fields, name, default) for name, default in (("path", ""), ("user", "root")))
-        await target.host.write_file(target.sandbox_id, path, _limited(form.file(), limit_b), user=user)
+        query = {name: _field(name, value) for name, value in fields.items() if name in _FIELDS}
+        await target.host.transfers.write(target.sandbox_id, "files", query, _limited(form.file(), limit_b))
 
     async def list(self, credential: Credential, text_id: str, body: ListFiles) -> list[dict[str, object]]:
         """What is in a directory."""
@@ -110,9 +181,20 @@ def _path(target: Target, body: PathOf) -> pb.PathRequest:
     return pb.PathRequest(sandbox_id=str(target.sandbox_id), path=body.path, user=body.user)
 
 
-def _field(fields: dict[str, str], name: str, default: str) -> str:
+def _event(top: str, change: Change) -> Mapping[str, str] | None:
+    match change.kind:
+        case "keepalive":
+            return None
+        case "started":
+            return {"type": "started"}
+        case kind:
+            path = f"{top.rstrip('/')}/{change.name}" if change.name else top
+            return {"type": "event", "event": kind, "path": path, "name": change.name}
+
+
+def _field(name: str, value: str) -> str:
     try:
-        return _FIELDS[name].validate_python(fields.get(name, default))
+        return _FIELDS[name].validate_python(value)
     except ValidationError as error:
         raise InvalidRequest(f"{name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from error
 
@@ -135,7 +217,8 @@ def _entry(entry: pb.FileEntry) -> dict[str, object]:
     fields: dict[str, object] = {
         "name": entry.name,
         "path": entry.path,
-        "type": _kind(entry),
+        "type": _type(entry),
+        "kind": _KINDS.get(entry.kind, "file"),
         "size": entry.size_b,
         "mode": entry.mode,
         "permissions": entry.permissions,
@@ -145,10 +228,12 @@ def _entry(entry: pb.FileEntry) -> dict[str, object]:
     }
     if entry.symlink_target:
         fields["symlink_target"] = entry.symlink_target
+    if entry.is_broken:
+        fields["broken"] = True
     return fields
 
 
-def _kind(entry: pb.FileEntry) -> str:
+def _type(entry: pb.FileEntry) -> str:
     """One of the three that clients know: a broken link is a link, a socket, pipe or device is a file."""
     if entry.type == pb.FileType.SYMLINK or entry.symlink_target:
         return "symlink"

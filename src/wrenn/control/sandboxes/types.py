@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, StrictBool, StrictInt, model_validator
 
+from wrenn.base.file_names import name_of
 from wrenn.control.http import RequestBody, wire_time
 from wrenn.control.sandboxes.records import OnExpiry, Sandbox, TimeLimits
 from wrenn.control.sandboxes.state import State
@@ -33,7 +34,8 @@ def check_path(value: str) -> str:
     Raises:
         ValueError: it is not; the text says why.
     """
-    raw = _text(value).encode()
+    # A byte that is no UTF-8 is longer as text than as a name.
+    raw = name_of(_text(value))
     if not raw.startswith(b"/"):
         raise ValueError("must be an absolute path")
     if len(raw) > PATH_LIMIT_B:
@@ -54,6 +56,14 @@ GuestPath = Annotated[str, AfterValidator(check_path)]
 Envs = dict[Annotated[str, AfterValidator(_env_name)], GuestText]
 Port = Annotated[StrictInt, Field(ge=1, le=65535)]
 Seconds = Annotated[StrictInt, Field(ge=0, le=2**31 - 1)]
+GuestMode = Annotated[str, Field(pattern=r"^[0-7]{1,4}$", description="Permission bits in octal digits")]
+GuestOwner = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?$",
+        description="`user`, `user:group`, or numbers",
+    ),
+]
 GuestUser = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$", description="User in the guest")]
 
 
@@ -229,6 +239,18 @@ class PathOf(_FileRequest):
     path: GuestPath
 
 
+class UnpackTo(PathOf):
+    """Where an archive goes, and whose its files become."""
+
+    owner: GuestOwner | None = None
+
+
+class WatchOf(PathOf):
+    """What to watch."""
+
+    recursive: bool = Field(default=False, description="Also all directories below")
+
+
 class ListFiles(PathOf):
     """A directory."""
 
@@ -243,11 +265,16 @@ class Move(_FileRequest):
 
 
 class FileEntry(BaseModel):
-    """A file, directory or link. Links are links, wherever they lead; sockets, pipes and devices count as files."""
+    """A file, directory or link; links are links, wherever they lead.
 
-    name: str
+    `type` has the three words that all clients know: sockets, pipes and devices count as files there, and `kind` says
+    what they are.
+    """
+
+    name: str = Field(description="Bytes that are no UTF-8 are escaped: docs/design/files.md")
     path: str
     type: Literal["file", "directory", "symlink"]
+    kind: Literal["file", "directory", "symlink", "socket", "fifo", "char_device", "block_device"]
     size: int
     mode: int = Field(description="Permission bits")
     permissions: str
@@ -255,6 +282,7 @@ class FileEntry(BaseModel):
     group: str
     modified_at: int = Field(description="Unix seconds")
     symlink_target: str | None = None
+    broken: bool = Field(default=False, description="A link that leads nowhere; absent: false")
 
 
 class Entry(BaseModel):

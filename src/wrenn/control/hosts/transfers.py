@@ -1,0 +1,203 @@
+"""Files on their way between a client and a sandbox: plain HTTP to the host's agent, a few chunks held at a time.
+
+Downloads have an HTTP client of their own: pyqwest reads in a thread of its own and hands over each TLS record of 16 KiB,
+which costs four times the processor time of reading in the event loop and halves the speed (0.5 s for 100 MB).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
+from pyqwest import Headers, HTTPTransport, ReadError, RemoteProtocolError, Request, Response, WriteError
+from yarl import URL
+
+from wrenn.base.errors import AgentFailure, DeadlineExceeded, Unavailable, WrennError, error_class
+from wrenn.base.ids import SandboxId
+from wrenn.base.units import KIB
+
+_TRANSPORT_ERRORS: Final = (OSError, RuntimeError, ReadError, WriteError, RemoteProtocolError)
+IDLE_TIMEOUT_S: Final = 60.0
+"""Longest silence within a transfer, and of a host whose sandbox is watched."""
+READ_BUFFER_B: Final = 256 * KIB
+"""What is read ahead of the client of a download; up to twice as much is handed on at once."""
+_ERROR_LIMIT_B: Final = 64 * 1024
+_LINE_LIMIT_B: Final = 256 * KIB
+"""Of one change: a path of 4 KiB, each byte escaped for text and that for JSON."""
+
+Query = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file or an archive on its way out of a sandbox.
+
+    Attributes:
+        status: 200: all of it; 206: the part that was asked for; 416: it has no such part.
+        size_b: bytes that come; None when the guest did not say.
+        content_range, etag: the headers of these names; empty: none.
+    """
+
+    status: int
+    size_b: int | None
+    content_range: str
+    etag: str
+    chunks: AsyncIterator[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change in a watched directory; `kind` may also be `started`, `overflow` or `keepalive`."""
+
+    kind: str
+    name: str
+
+
+class Transfers:
+    """Files of the sandboxes of one host. `kind` is `files`, `files/tar` or `files/watch`: see docs/design/host-api.md."""
+
+    def __init__(self, address: str, transport: HTTPTransport, downloads: aiohttp.ClientSession) -> None:
+        self._address = address
+        self._transport = transport
+        self._downloads = downloads
+
+    @asynccontextmanager
+    async def read(
+        self, sandbox_id: SandboxId, kind: str, query: Query, headers: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[Download]:
+        """Open what is to be read; its content comes as it is asked for. `headers`: `Range` and `If-Range`.
+
+        Raises:
+            NotFound: no such file, or no such sandbox on the host; before any content.
+            AgentFailure: (from `chunks`) the content broke off.
+        """
+        async with self._opened(sandbox_id, kind, query, headers or {}) as response:
+            yield Download(
+                response.status,
+                response.content_length,
+                response.headers.get("Content-Range", ""),
+                response.headers.get("ETag", ""),
+                _content(response),
+            )
+
+    @asynccontextmanager
+    async def watch(self, sandbox_id: SandboxId, query: Query) -> AsyncGenerator[AsyncIterator[Change]]:
+        """The changes in a directory, as they happen; the first says that none is missed from now on.
+
+        Raises:
+            NotFound: no such directory, or no such sandbox on the host; before any change.
+            WrennError: (from the iterator) why the watch ended.
+        """
+        async with self._opened(sandbox_id, "files/watch", query, {}) as response:
+            yield _changes(response)
+
+    @asynccontextmanager
+    async def _opened(
+        self, sandbox_id: SandboxId, kind: str, query: Query, headers: Mapping[str, str]
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        url = URL(self._url(sandbox_id, kind)).with_query(query)
+        try:
+            response = await self._downloads.get(url, headers=headers, allow_redirects=False)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"The host did not answer within {IDLE_TIMEOUT_S:.0f} s.") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise _no_answer(error) from error
+        try:
+            if response.status not in ((200, 206, 416) if headers else (200,)):
+                raise await _refusal(response.status, response.content.iter_any())
+            yield response
+        finally:
+            # Of a content that was read to its end the connection is kept already.
+            response.close()
+
+    async def write(
+        self, sandbox_id: SandboxId, kind: str, query: Query, content: AsyncIterator[bytes]
+    ) -> None:
+        """Write to the sandbox. When `content` raises, the transfer breaks off and that error is raised.
+
+        Raises:
+            WrennError: what the agent said.
+        """
+        failure: list[Exception] = []
+
+        async def noting() -> AsyncIterator[bytes]:
+            try:
+                async for chunk in content:
+                    yield chunk
+            except Exception as error:
+                # The client would hand it on as its own error.
+                failure.append(error)
+                raise
+
+        try:
+            async with await self._upload(self._url(sandbox_id, kind), query, noting()) as response:
+                if response.status >= 300:
+                    raise await _refusal(response.status, response.content)
+        except Unavailable:
+            if failure:
+                raise failure[0] from None
+            raise
+
+    async def _upload(self, url: str, query: Query, content: AsyncIterator[bytes]) -> Response:
+        headers = Headers({"content-type": "application/octet-stream"})
+        request = Request("PUT", url, headers, content, params=dict(query))
+        try:
+            return await self._transport.execute(request)
+        except _TRANSPORT_ERRORS as error:
+            raise _no_answer(error) from error
+
+    def _url(self, sandbox_id: SandboxId, kind: str) -> str:
+        return f"{self._address}/sandboxes/{sandbox_id}/{kind}"
+
+
+def _no_answer(cause: Exception) -> Unavailable:
+    return Unavailable("The host of this sandbox does not answer now.", context={"cause": repr(cause)})
+
+
+async def _content(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in response.content.iter_any():
+            yield chunk
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"The sandbox sent nothing for {IDLE_TIMEOUT_S:.0f} s.") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise AgentFailure(
+            "The transfer from the sandbox broke off.", context={"cause": repr(error)}
+        ) from error
+
+
+async def _changes(response: aiohttp.ClientResponse) -> AsyncIterator[Change]:
+    try:
+        while line := await response.content.readline(max_line_length=_LINE_LIMIT_B):
+            found = cast("dict[str, str]", json.loads(line))
+            if found["kind"] == "error":
+                raise error_class(found["code"])(found["message"])
+            yield Change(found["kind"], found["name"])
+    except (ValueError, KeyError, TypeError, HttpProcessingError) as error:
+        raise AgentFailure("The host told of a change that cannot be read.") from error
+    except TimeoutError as error:
+        raise Unavailable("The host of this sandbox does not answer now.") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise AgentFailure("The watch broke off.", context={"cause": repr(error)}) from error
+    raise AgentFailure("The host ended the watch without a reason.")
+
+
+async def _refusal(status: int, chunks: AsyncIterator[bytes | bytearray | memoryview]) -> WrennError:
+    """The error in the body of a refused transfer."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(IDLE_TIMEOUT_S):
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > _ERROR_LIMIT_B:
+                    break
+        error = cast("dict[str, Any]", json.loads(body))
+        return error_class(str(error["code"]))(str(error["message"]))
+    except (ValueError, KeyError, TypeError, aiohttp.ClientError, *_TRANSPORT_ERRORS):
+        return AgentFailure("The host refused the transfer without a reason.", context={"status": status})

@@ -1,0 +1,101 @@
+"""Changes of files in the guest, as they happen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from protobuf import Oneof
+
+from wrenn.base import errors as e
+from wrenn.guest.connect import GuestConnection
+from wrenn.protocol.guest import filesystem_pb as pb
+
+Kind = Literal["started", "create", "write", "remove", "rename", "chmod", "overflow", "keepalive"]
+
+KEEPALIVE_S: Final = 20
+"""Longest silence of a guest that lives."""
+_SILENCE_S: Final = 60.0
+_NAME_LIMIT: Final = 16 * 1024
+"""Characters of a path below the watched one; a path of Linux, escaped, has fewer."""
+_KINDS: Final[dict[pb.EventType, Kind]] = {
+    pb.EventType.CREATE: "create",
+    pb.EventType.WRITE: "write",
+    pb.EventType.REMOVE: "remove",
+    pb.EventType.RENAME: "rename",
+    pb.EventType.CHMOD: "chmod",
+}
+_ROOT: Final = "."
+
+
+@dataclass(frozen=True, slots=True)
+class FileEvent:
+    """What happened. `name` is relative to the watched directory; empty for that itself."""
+
+    kind: Kind
+    name: str = ""
+
+
+async def watch(
+    guest: GuestConnection, path: str, *, recursive: bool, user: str
+) -> AsyncGenerator[FileEvent]:
+    """The changes in a directory, with `recursive` also below it.
+
+    `started` comes first, when nothing is missed any more; `overflow` when events were lost, once nothing is missed any
+    more again; `keepalive` in silence. Close the iterator to end the watch.
+
+    Raises:
+        NotFound: no such directory; or it was removed while it was watched. InvalidRequest: no directory.
+        TooLarge: too many watches, or directories below. Unavailable: the guest does not answer.
+    """
+    request = pb.WatchDirRequest(path=path, recursive=recursive)
+    began: Kind = "started"
+    while True:
+        armed = False
+        try:
+            async with aclosing(_answers(guest, request, user)) as answers:
+                async for answer in answers:
+                    match answer.event:
+                        case Oneof(field="start"):
+                            armed = True
+                            yield FileEvent(began)
+                        case Oneof(field="filesystem", value=event):
+                            yield _event(event)
+                            if event.name == _ROOT and event.type == pb.EventType.REMOVE:
+                                raise e.NotFound("The watched directory was removed.")
+                        case _:
+                            yield FileEvent("keepalive")
+        except e.TooLarge:
+            if not armed:
+                raise
+            began = "overflow"
+        else:
+            raise e.AgentFailure("The sandbox ended the watch without a reason.")
+
+
+async def _answers(
+    guest: GuestConnection, request: pb.WatchDirRequest, user: str
+) -> AsyncGenerator[pb.WatchDirResponse]:
+    headers = {"Keepalive-Ping-Interval": str(KEEPALIVE_S)}
+    async with guest.stream(
+        "filesystem.Filesystem/WatchDir", request, pb.WatchDirResponse, user=user, headers=headers
+    ) as answers:
+        while True:
+            try:
+                async with asyncio.timeout(_SILENCE_S):
+                    answer = await anext(answers, None)
+            except TimeoutError as error:
+                raise e.Unavailable(f"The sandbox has been silent for {_SILENCE_S:.0f} s.") from error
+            if answer is None:
+                return
+            yield answer
+
+
+def _event(event: pb.FilesystemEvent) -> FileEvent:
+    kind = _KINDS.get(event.type)
+    if kind is None or len(event.name) > _NAME_LIMIT:
+        raise e.AgentFailure("The sandbox told of a change that cannot be read.")
+    return FileEvent(kind, "" if event.name == _ROOT else event.name)
