@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import uvicorn
+import websockets
 from websockets.utils import accept_key
 
 from wrenn.base.units import MIB
