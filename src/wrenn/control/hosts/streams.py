@@ -27,10 +27,15 @@ _CLOSE_TIMEOUT_S: Final = 5.0
 
 
 class HostStream:
-    """An open stream. One task reads and one writes."""
+    """An open stream. One task reads and one writes.
+
+    Attributes:
+        is_writing: input is on its way; for long when the process does not read.
+    """
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
+        self.is_writing = False
 
     async def open(self, opening: StartProcess | AttachProcess) -> None:
         """Say which process it is about."""
@@ -61,7 +66,9 @@ class HostStream:
 
     async def write(self, data: bytes) -> None:
         """Input for the process; waits while it does not read."""
+        self.is_writing = True
         await self._send(bytes((Kind.INPUT,)) + data)
+        self.is_writing = False
 
     async def close_input(self) -> None:
         """End its input."""

@@ -187,9 +187,11 @@ async def _relay(client: ClientSocket, host: HostStream, frames: Frames, first: 
     Raises:
         Cancelled: the client left. WrennError: the stream failed.
     """
-    works = [_carry_down(client, host, frames, first), _carry_up(client, host, frames)]
-    if isinstance(frames, TerminalFrames):
-        works.append(_ping(client, frames))
+    works = (
+        _carry_down(client, host, frames, first),
+        _carry_up(client, host, frames),
+        _ping(client, host, frames),
+    )
     tasks = [asyncio.create_task(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -230,7 +232,7 @@ async def _carry_up(client: ClientSocket, host: HostStream, frames: Frames) -> N
         match frames.wish(await client.receive()):
             case Input(data):
                 if data:
-                    await _patiently(client, frames, host.write(data))
+                    await host.write(data)
             case CloseInput():
                 await host.close_input()
             case Signal(number):
@@ -243,18 +245,9 @@ async def _carry_up(client: ClientSocket, host: HostStream, frames: Frames) -> N
                 pass
 
 
-async def _patiently(client: ClientSocket, frames: Frames, work: Coroutine[Any, Any, None]) -> None:
-    """Wait for `work`, and see meanwhile that the client is there: nothing is read from it, so it could not say so."""
-    task = asyncio.create_task(work)
-    try:
-        while not (await asyncio.wait({task}, timeout=_PING_S))[0]:
-            await client.send(frames.ping())
-        task.result()
-    finally:
-        task.cancel()
-
-
-async def _ping(client: ClientSocket, frames: Frames) -> None:
+async def _ping(client: ClientSocket, host: HostStream, frames: Frames) -> None:
+    """In a terminal always; else only while input waits, since nothing is read from a client then that could tell that it left."""
     while True:
         await asyncio.sleep(_PING_S)
-        await client.send(frames.ping())
+        if isinstance(frames, TerminalFrames) or host.is_writing:
+            await client.send(frames.ping())
