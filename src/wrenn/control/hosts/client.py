@@ -37,8 +37,9 @@ from yarl import URL
 
 from wrenn.base.errors import AgentFailure, DeadlineExceeded, Unavailable, WrennError, error_class
 from wrenn.base.ids import SandboxId
+from wrenn.base.tasks import OwnedTasks
 from wrenn.base.units import KIB, MIB
-from wrenn.control.hosts.streams import HostStream, opened_stream
+from wrenn.control.hosts.streams import HostStream, StreamConnections
 from wrenn.protocol.api import OUTPUT_LIMIT_B
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, from_connect
 from wrenn.protocol.host.host_connect import HostAgentClient
@@ -70,11 +71,17 @@ class HostClient:
     """One host's agent."""
 
     def __init__(
-        self, address: str, transport: HTTPTransport, http: Client, downloads: aiohttp.ClientSession
+        self,
+        address: str,
+        transport: HTTPTransport,
+        http: Client,
+        downloads: aiohttp.ClientSession,
+        tasks: OwnedTasks,
     ) -> None:
         self._address = address
         self._transport = transport
         self._downloads = downloads
+        self.streams = StreamConnections(downloads, address, tasks)
         self.rpc = HostAgentClient(
             address,
             http_client=http,
@@ -175,13 +182,13 @@ class HostClient:
         except _TRANSPORT_ERRORS as error:
             raise _no_answer(error) from error
 
-    def stream(self, sandbox_id: SandboxId) -> AbstractAsyncContextManager[HostStream]:
-        """A connection on which a process of the sandbox is followed; leaving the context leaves the process.
+    def stream(self) -> AbstractAsyncContextManager[HostStream]:
+        """A connection on which one process of a sandbox is followed; leaving the context leaves the process.
 
         Raises:
             Unavailable: the host does not answer.
         """
-        return opened_stream(self._downloads, self._address, sandbox_id)
+        return self.streams.stream()
 
     def _contents(self, sandbox_id: SandboxId) -> str:
         return f"{self._address}/sandboxes/{sandbox_id}/files"
@@ -254,6 +261,7 @@ class HostClients:
             trust_env=False,
             read_bufsize=_READ_BUFFER_B,
         )
+        self._tasks = OwnedTasks()
         self._clients: dict[str, HostClient] = {}
 
     def at(self, address: str) -> HostClient:
@@ -261,11 +269,14 @@ class HostClients:
         client = self._clients.get(address)
         if client is None:
             client = self._clients[address] = HostClient(
-                address, self._transport, self._http, self._downloads
+                address, self._transport, self._http, self._downloads, self._tasks
             )
         return client
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._tasks.close()
+        for client in self._clients.values():
+            await client.streams.close()
         await self._downloads.close()
         await self._transport.aclose()

@@ -69,8 +69,8 @@ class Streams:
             asked = checked(Attach, options)
             process = AttachProcess(selector_of(selector).value, replay=asked.replay)
             target = await self._admit(client, text_id)
-            host = await stack.enter_async_context(target.host.stream(target.sandbox_id))
-            await host.open(process)
+            host = await stack.enter_async_context(target.host.stream())
+            await host.open(target.sandbox_id, process)
             # That there is no such process is an answer to the handshake, as long as that is open.
             first = await host.receive()
             await client.accept()
@@ -87,12 +87,12 @@ class Streams:
             target = await self._admit(client, text_id)
             await client.accept()
             # Before the client's first message, which is on its way: the connection takes some milliseconds.
-            host = await stack.enter_async_context(target.host.stream(target.sandbox_id))
+            host = await stack.enter_async_context(target.host.stream())
             message = await _within(
                 client.receive(), _START_TIMEOUT_S, "The first message did not come in time."
             )
             frames, process = opening_of(json_object(message))
-            await host.open(process)
+            await host.open(target.sandbox_id, process)
             await _relay(client, host, frames, await host.receive())
 
     async def _admit(self, client: ClientSocket, text_id: str) -> Target:
