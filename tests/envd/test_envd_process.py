@@ -325,3 +325,79 @@ def test_no_zombies_and_no_descriptors_are_left(envd: Envd) -> None:
     assert len(list(fds.iterdir())) <= before + 1
     children = Path(f"/proc/{envd.process.pid}/task/{envd.process.pid}/children").read_text().split()
     assert children == []
+
+
+def test_a_follower_who_asks_for_it_gets_what_was_said_before(envd: Envd, place: Path) -> None:
+    go = place / "go"
+    script = f"echo one; echo two >&2; while [ ! -e {go} ]; do sleep 0.02; done; echo three"
+    started = envd.start("/bin/sh", "-c", script, more={"tag": "job"})
+    assert started.next()["event"]["start"]["pid"]
+    for _ in range(2):
+        started.next()
+    started.close()
+    replaying = envd.stream("process.Process/Connect", {"process": {"tag": "job"}, "replay": True})
+    assert replaying.next()["event"]["start"]["replayed"] == "8"
+    plain = envd.stream("process.Process/Connect", {"process": {"tag": "job"}})
+    assert set(plain.next()["event"]["start"]) == {"pid"}, "others see no change"
+    go.touch()
+    both = replaying.finish()
+    assert (both.stdout, both.stderr) == (b"one\nthree\n", b"two\n")
+    assert plain.finish().stdout == b"three\n"
+    # Nobody had followed it from its start to its end, so a late one gets it too.
+    late = envd.stream("process.Process/Connect", {"process": {"tag": "job"}, "replay": True}).finish()
+    assert (late.stdout, late.stderr) == (b"one\nthree\n", b"two\n")
+
+
+def test_the_last_mebibyte_is_kept_and_the_rest_counted(envd: Envd) -> None:
+    code = "import sys, time; sys.stdout.write('x' * 3000000 + 'end'); sys.stdout.flush(); time.sleep(60)"
+    started = envd.start("python3", "-c", code)
+    pid = started.next()["event"]["start"]["pid"]
+    started.close()
+    limit = time.monotonic() + 20
+    while True:
+        follower = envd.stream("process.Process/Connect", {"process": {"pid": pid}, "replay": True})
+        begun = follower.next()["event"]["start"]
+        kept, missed = int(begun.get("replayed", 0)), int(begun.get("missed", 0))
+        if kept + missed == 3_000_003:
+            break
+        follower.close()
+        assert time.monotonic() < limit
+    assert kept == 1024 * 1024
+    assert (
+        envd.call("process.Process/SendSignal", {"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"}).status
+        == 200
+    )
+    outcome = follower.finish()
+    assert len(outcome.stdout) == kept
+    assert outcome.stdout.endswith(b"xend")
+
+
+def test_output_that_its_starter_read_to_the_end_is_not_kept(envd: Envd) -> None:
+    pid = envd.shell("echo said").pid
+    late = envd.stream("process.Process/Connect", {"process": {"pid": pid}, "replay": True}).finish()
+    assert late.stdout == b""
+    assert late.end is not None
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGTERM"])
+def test_every_signal_of_the_contract_arrives(envd: Envd, name: str) -> None:
+    script = f"trap 'echo got; exit 3' {name[3:]}; echo ready; while :; do sleep 0.02; done"
+    stream = envd.start("/bin/sh", "-c", script)
+    pid = stream.next()["event"]["start"]["pid"]
+    stream.next()
+    signal = {"process": {"pid": pid}, "signal": f"SIGNAL_{name}"}
+    assert envd.call("process.Process/SendSignal", signal).status == 200
+    outcome = stream.finish()
+    assert outcome.stdout.endswith(b"got\n")
+    assert outcome.end is not None
+    assert outcome.end["exitCode"] == 3
+
+
+def test_a_kill_may_mean_all_that_came_of_a_process(envd: Envd) -> None:
+    stream = envd.start("/bin/sh", "-c", "setsid sleep 4712 & echo $!; wait")
+    pid = stream.next()["event"]["start"]["pid"]
+    child = int(base64.b64decode(stream.next()["event"]["data"]["stdout"]))
+    signal = {"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL", "descendants": True}
+    assert envd.call("process.Process/SendSignal", signal).status == 200
+    stream.finish()
+    wait_until_gone(child)

@@ -20,6 +20,7 @@ from tests.performance.pauses import pauses
 from tests.performance.resumes import resumes
 from tests.performance.setup_again import setup_again
 from tests.performance.stops import stops
+from tests.performance.streams import streams
 from tests.performance.transfers import transfers
 from tests.vm.platform import Platform, running_platform
 from wrenn.network import claim_block, release_block, remove_everything
@@ -30,6 +31,7 @@ BENCHES = {
     "creates": creates,
     "execs": execs,
     "transfers": transfers,
+    "streams": streams,
     "idle": idle,
     "pauses": pauses,
     "resumes": resumes,

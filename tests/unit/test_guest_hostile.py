@@ -5,15 +5,30 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
+from protobuf import Oneof
 
 from wrenn.base import errors as e
 from wrenn.base.secrets import Secret
-from wrenn.guest import CommandLine, Commands, Files, GuestConnection, Identity, initialise
+from wrenn.guest import (
+    CommandLine,
+    Commands,
+    Event,
+    Exited,
+    Files,
+    GuestConnection,
+    Identity,
+    Output,
+    Processes,
+    Started,
+    initialise,
+)
 from wrenn.guest import connect as guest_connect
 from wrenn.guest import ready as guest_ready
+from wrenn.protocol.guest import process_pb as pb
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -161,3 +176,95 @@ async def test_a_guest_that_refuses_its_identity_is_an_error(monkeypatch: pytest
     async with hostile_guest(says(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"), monkeypatch):
         with pytest.raises(e.AgentFailure):
             await initialise("127.0.0.1", identity, timeout_s=5)
+
+
+def event(content: Any) -> bytes:
+    """A frame with an event of a process."""
+    message = pb.StartResponse(event=pb.ProcessEvent(event=content))
+    body = message.to_binary()
+    return struct.pack(">BI", 0, len(body)) + body
+
+
+STARTED = event(Oneof("start", pb.ProcessEvent.StartEvent(pid=7)))
+OUTPUT = event(Oneof("data", pb.ProcessEvent.DataEvent(output=Oneof("stdout", b"x"))))
+EXITED = event(Oneof("end", pb.ProcessEvent.EndEvent(exit_code=3, exited=True)))
+
+
+async def followed(guest: GuestConnection) -> list[Event]:
+    async with Processes(guest).start(CommandLine("true")) as process:
+        return [event async for events in process.events() for event in events]
+
+
+async def test_a_good_stream_is_read_whatever_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = STARTED + OUTPUT * 3 + EXITED
+
+    async def dripping(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM)
+        for byte in whole:
+            writer.write(bytes((byte,)))
+            await writer.drain()
+
+    async with hostile_guest(dripping, monkeypatch) as guest:
+        found = await followed(guest)
+    pieces = [p for e in found if isinstance(e, Output) for p in e.pieces]
+    assert (found[0], pieces, found[-1]) == (Started(7, 0, 0), [b"x"] * 3, Exited(3))
+
+
+@pytest.mark.parametrize(
+    ("parts", "match"),
+    [
+        ([STARTED, struct.pack(">BI", 0, 256 * 1024 + 1)], "over-long"),
+        ([STARTED, struct.pack(">BI", 0x40, 0)], "flags"),
+        ([OUTPUT, STARTED, EXITED], "start"),
+        ([STARTED, struct.pack(">BI", 0, 3), b"\xff\xff\xff"], "cannot be read"),
+        ([STARTED, struct.pack(">BI", 2, 2), b"{}"], "without an exit code"),
+        ([STARTED, struct.pack(">BI", 2, 2000), b"x" * 2000], "without an exit code"),
+    ],
+)
+async def test_a_stream_that_lies_ends_with_an_error(
+    parts: list[bytes], match: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hostile_guest(says(STREAM, *parts), monkeypatch) as guest:
+        with pytest.raises(e.AgentFailure, match=match):
+            await followed(guest)
+
+
+async def test_a_stream_that_breaks_off_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with hostile_guest(says(STREAM, STARTED, OUTPUT[:4]), monkeypatch) as guest:
+        with pytest.raises(e.Unavailable):
+            await followed(guest)
+
+
+async def test_output_that_nobody_reads_is_not_read_from_the_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = 0
+    chunk = event(Oneof("data", pb.ProcessEvent.DataEvent(output=Oneof("stdout", bytes(32 * 1024)))))
+
+    async def endless(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        writer.write(STREAM + STARTED)
+        while True:
+            writer.write(chunk)
+            await writer.drain()
+            written += len(chunk)
+
+    async with hostile_guest(endless, monkeypatch) as guest:
+        async with Processes(guest).start(CommandLine("true")) as process:
+            async for _ in process.events():
+                break
+            held_up = asyncio.Event()
+            asyncio.get_running_loop().call_later(1.0, held_up.set)
+            await held_up.wait()
+    assert written < 16 * 1024 * 1024, "sockets and what is read ahead"
+
+
+async def test_streams_of_one_guest_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM)
+        await writer.drain()
+        await reader.read()
+
+    async with hostile_guest(silent, monkeypatch) as guest, AsyncExitStack() as stack:
+        for _ in range(guest_connect.STREAM_LIMIT):
+            await stack.enter_async_context(Processes(guest).start(CommandLine("true")))
+        with pytest.raises(e.RateLimited):
+            await followed(guest)

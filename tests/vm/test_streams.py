@@ -146,7 +146,7 @@ async def test_a_slow_reader_holds_the_program_up_and_costs_no_memory(
     most = dict(before)
     most_in_guest = guest_before
     url = platform.base_url.replace("http:", "ws:") + f"/v1/sandboxes/{sandbox.id}/exec/stream"
-    received = 0
+    received, last = 0, None
     async with connect(
         url, additional_headers={"X-API-Key": platform.key}, proxy=None, compression=None, max_queue=1
     ) as socket:

@@ -44,3 +44,5 @@ def configure_logging(*, level: str = "INFO") -> None:
     root.handlers[:] = [stderr]
     root.setLevel(level)
     logging.getLogger("uvicorn.access").setLevel("WARNING")
+    # At "info" it writes a line for each WebSocket, with its query.
+    logging.getLogger("uvicorn.error").setLevel("WARNING")

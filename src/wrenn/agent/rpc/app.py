@@ -7,12 +7,13 @@ from collections.abc import MutableMapping
 from typing import Any, Final
 
 from wrenn.agent.facts import HostFacts
-from wrenn.agent.rpc import streams
 from wrenn.agent.rpc.files import PREFIX, FileStreams, Receive, Scope, Send
 from wrenn.agent.rpc.ports import PortStreams
 from wrenn.agent.rpc.service import HostAgentService, Translate
+from wrenn.agent.rpc.streams import ProcessStreams
 from wrenn.agent.sandboxes import Sandboxes
 from wrenn.protocol.host.host_connect import HostAgentASGIApplication
+from wrenn.protocol.host.streams import STREAM_PATH
 
 _EXEC: Final = "/Exec"
 
@@ -25,7 +26,7 @@ class App:
             HostAgentService(sandboxes=sandboxes, facts=facts), interceptors=[Translate()], compressions=[]
         )
         self._files = FileStreams(sandboxes)
-        self._streams = streams.ProcessStreams(sandboxes)
+        self._streams = ProcessStreams(sandboxes)
         self._ports = PortStreams(sandboxes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -33,7 +34,7 @@ class App:
         if self._ports.serves(scope):
             await self._ports(scope, receive, send)
         elif scope["type"] == "websocket":
-            if streams.serves(scope["path"]):
+            if scope["path"] == STREAM_PATH:
                 await self._streams(scope, receive, send)
             else:
                 await send({"type": "websocket.close"})

@@ -33,7 +33,9 @@ class Inputs:
         self._waiting = bytearray()
         self._ended = False
         self._refused = False
-        self._changed = asyncio.Condition()
+        # One writes and one reads, so two events do; a condition would take three more turns of the loop for each key.
+        self._more = asyncio.Event()
+        self._room = asyncio.Event()
         self.begin = asyncio.Event()
 
     async def run(self) -> None:
@@ -51,9 +53,8 @@ class Inputs:
             case Kind.INPUT:
                 await self._put(message[1:])
             case Kind.CLOSE_INPUT:
-                async with self._changed:
-                    self._ended = True
-                    self._changed.notify_all()
+                self._ended = True
+                self._more.set()
             case Kind.RESIZE | Kind.SIGNAL:
                 await self.begin.wait()
                 await self._carry_out(message[0], parse_json(message[1:]))
@@ -62,32 +63,32 @@ class Inputs:
         self._moved()
 
     async def _put(self, data: bytes) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: len(self._waiting) < _WAITING_B or self._refused)
-            if not self._ended and not self._refused:
-                self._waiting += data
-                self._changed.notify_all()
+        while len(self._waiting) >= _WAITING_B and not self._refused:
+            self._room.clear()
+            await self._room.wait()
+        if not self._ended and not self._refused:
+            self._waiting += data
+            self._more.set()
 
     async def _write(self) -> None:
         """One call at a time keeps the order; all that has come meanwhile goes with the next."""
         await self.begin.wait()
         try:
             while True:
-                async with self._changed:
-                    await self._changed.wait_for(lambda: self._waiting or self._ended)
-                    data, closes = bytes(self._waiting), self._ended
-                    self._waiting.clear()
-                    self._changed.notify_all()
+                await self._more.wait()
+                self._more.clear()
+                data, closes = bytes(self._waiting), self._ended
+                self._waiting.clear()
+                self._room.set()
                 if data:
                     await self._process.write(data)
-                elif closes:
+                if closes:
                     await self._process.close_input()
                     return
         except WrennError:
-            async with self._changed:
-                self._refused = True
-                self._waiting.clear()
-                self._changed.notify_all()
+            self._refused = True
+            self._waiting.clear()
+            self._room.set()
 
     async def _carry_out(self, kind: int, value: dict[str, Any]) -> None:
         try:

@@ -1,4 +1,4 @@
-"""A process followed over a WebSocket: `/sandboxes/{id}/processes/stream`; rules in docs/design/streams.md."""
+"""A process followed over a WebSocket: `/processes/stream`; rules in docs/design/streams.md."""
 
 from __future__ import annotations
 
@@ -26,31 +26,25 @@ from wrenn.protocol.host.streams import (
 
 _log = logging.getLogger(__name__)
 
-PREFIX: Final = "/sandboxes/"
-SUFFIX: Final = "/processes/stream"
-_OPENING_TIMEOUT_S: Final = 30.0
+_OPENING_TIMEOUT_S: Final = 300.0
+"""The control plane connects ahead of need."""
 _GRACE_S: Final = 5.0
 """How much longer than the command's own deadline we wait for the guest to report it."""
 _OUTPUT_KIND: Final = {"stdout": Kind.STDOUT, "stderr": Kind.STDERR, "pty": Kind.PTY}
 
 
-def serves(path: str) -> bool:
-    """Whether this path is one of ours."""
-    return path.startswith(PREFIX) and path.endswith(SUFFIX)
-
-
 class ProcessStreams:
-    """ASGI application for WebSockets at the paths that `serves` names."""
+    """ASGI application for WebSockets at `STREAM_PATH`."""
 
     def __init__(self, sandboxes: Reach) -> None:
         self._sandboxes = sandboxes
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one stream."""
         socket = Socket(receive, send)
         await socket.accept()
         try:
-            await self._serve(scope["path"], socket)
+            await self._serve(socket)
         except SocketLeft:
             return
         except WrennError as error:
@@ -67,8 +61,7 @@ class ProcessStreams:
             return
         await socket.close()
 
-    async def _serve(self, path: str, socket: Socket) -> None:
-        sandbox_id = SandboxId.parse(path[len(PREFIX) : -len(SUFFIX)])
+    async def _serve(self, socket: Socket) -> None:
         try:
             async with asyncio.timeout(_OPENING_TIMEOUT_S):
                 message = await socket.receive()
@@ -76,7 +69,8 @@ class ProcessStreams:
             raise InvalidRequest("The stream did not begin in time.") from error
         if message[0] != Kind.OPEN:
             raise InvalidRequest("The stream does not begin with its opening.")
-        opening = parse_opening(message[1:])
+        text_id, opening = parse_opening(message[1:])
+        sandbox_id = SandboxId.parse(text_id)
         attached = isinstance(opening, AttachProcess) or opening.terminal is not None
         async with self._sandboxes.pass_through(sandbox_id) as passage:
             if attached:

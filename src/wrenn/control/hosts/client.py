@@ -21,8 +21,9 @@ from yarl import URL
 
 from wrenn.base.errors import DeadlineExceeded, Unavailable, WrennError
 from wrenn.base.ids import SandboxId
+from wrenn.base.tasks import OwnedTasks
 from wrenn.base.units import MIB
-from wrenn.control.hosts.streams import HostStream, opened_stream
+from wrenn.control.hosts.streams import HostStream, StreamConnections
 from wrenn.control.hosts.transfers import IDLE_TIMEOUT_S, READ_BUFFER_B, Transfers
 from wrenn.protocol.api import OUTPUT_LIMIT_B
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, from_connect
@@ -52,11 +53,12 @@ class HostClient:
         http: Client,
         downloads: aiohttp.ClientSession,
         relays: aiohttp.ClientSession,
+        tasks: OwnedTasks,
     ) -> None:
         self._address = address
-        self._downloads = downloads
         self.relays = relays
         self.transfers = Transfers(address, transport, downloads)
+        self.streams = StreamConnections(downloads, address, tasks)
         self.rpc = HostAgentClient(
             address,
             http_client=http,
@@ -91,13 +93,13 @@ class HostClient:
             return Unavailable("The host of this sandbox does not answer now.", context=context)
         return from_connect(error, code=code or None)
 
-    def stream(self, sandbox_id: SandboxId) -> AbstractAsyncContextManager[HostStream]:
-        """A connection on which a process of the sandbox is followed; leaving the context leaves the process.
+    def stream(self) -> AbstractAsyncContextManager[HostStream]:
+        """A connection on which one process of a sandbox is followed; leaving the context leaves the process.
 
         Raises:
             Unavailable: the host does not answer.
         """
-        return opened_stream(self._downloads, self._address, sandbox_id)
+        return self.streams.stream()
 
     def port_url(self, sandbox_id: SandboxId, port: int, target: str) -> URL:
         """Where `relays` reaches a request target at a port of the sandbox, exactly as it was asked for."""
@@ -147,6 +149,7 @@ class HostClients:
         self._relays = new_session(
             aiohttp.TCPConnector(ssl=tls, limit=0, keepalive_timeout=_POOL_IDLE_S, use_dns_cache=False)
         )
+        self._tasks = OwnedTasks()
         self._clients: dict[str, HostClient] = {}
 
     def at(self, address: str) -> HostClient:
@@ -154,12 +157,15 @@ class HostClients:
         client = self._clients.get(address)
         if client is None:
             client = self._clients[address] = HostClient(
-                address, self._transport, self._http, self._downloads, self._relays
+                address, self._transport, self._http, self._downloads, self._relays, self._tasks
             )
         return client
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._tasks.close()
+        for client in self._clients.values():
+            await client.streams.close()
         await self._downloads.close()
         await self._relays.close()
         await self._transport.aclose()

@@ -1,18 +1,25 @@
-"""A process followed through its host's agent, over one WebSocket (docs/design/streams.md)."""
+"""A process followed through its host's agent, over one WebSocket (docs/design/streams.md).
+
+A connection costs a TLS handshake with certificates on both sides, some milliseconds before the first byte. So once streams are
+used, one connection to each host is made ahead of need.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import aiohttp
 
 from wrenn.base.errors import AgentFailure, Unavailable
 from wrenn.base.ids import SandboxId
+from wrenn.base.tasks import OwnedTasks
 from wrenn.protocol.host.streams import (
     LEAVING_FOR_A_RESTART,
     MESSAGE_LIMIT_B,
+    STREAM_PATH,
     AttachProcess,
     Kind,
     StartProcess,
@@ -24,17 +31,31 @@ from wrenn.protocol.host.streams import (
 _SILENCE_LIMIT_S: Final = 90.0
 """The agent pings every 20 s; without that for so long it is not there any more."""
 _CLOSE_TIMEOUT_S: Final = 5.0
+_AHEAD_DELAY_S: Final = 0.1
+"""So that the handshake for the next stream does not hold up the first byte of this one."""
 
 
 class HostStream:
-    """An open stream. One task reads and one writes."""
+    """An open stream. One task reads and one writes.
+
+    Attributes:
+        is_writing: input is on its way; for long when the process does not read.
+    """
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
+        self._first = asyncio.create_task(socket.receive())
+        self._awaits_first = True
+        self.is_writing = False
 
-    async def open(self, opening: StartProcess | AttachProcess) -> None:
+    @property
+    def is_idle(self) -> bool:
+        """Nothing has come on it, not even its end."""
+        return not self._first.done()
+
+    async def open(self, sandbox_id: SandboxId, opening: StartProcess | AttachProcess) -> None:
         """Say which process it is about."""
-        await self._send(open_message(opening))
+        await self._send(open_message(str(sandbox_id), opening))
 
     async def receive(self) -> bytes:
         """The next message, with its kind in the first byte.
@@ -43,7 +64,12 @@ class HostStream:
             WrennError: how the stream failed, in the agent's words. Unavailable: the host is not there any more.
         """
         try:
-            message = await self._socket.receive(timeout=_SILENCE_LIMIT_S)
+            if self._awaits_first:
+                self._awaits_first = False
+                async with asyncio.timeout(_SILENCE_LIMIT_S):
+                    message = await self._first
+            else:
+                message = await self._socket.receive(timeout=_SILENCE_LIMIT_S)
         except TimeoutError as error:
             raise Unavailable("The host of this sandbox does not answer any more.") from error
         if message.type is not aiohttp.WSMsgType.BINARY:
@@ -59,9 +85,19 @@ class HostStream:
             raise parse_failure(data[1:])
         return data
 
+    async def close(self) -> None:
+        """Leave the process."""
+        self._first.cancel()
+        await asyncio.wait({self._first})
+        if not self._first.cancelled():
+            self._first.exception()  # seen; the stream is over
+        await self._socket.close()
+
     async def write(self, data: bytes) -> None:
         """Input for the process; waits while it does not read."""
+        self.is_writing = True
         await self._send(bytes((Kind.INPUT,)) + data)
+        self.is_writing = False
 
     async def close_input(self) -> None:
         """End its input."""
@@ -80,22 +116,62 @@ class HostStream:
             ) from error
 
 
-@asynccontextmanager
-async def opened_stream(
-    session: aiohttp.ClientSession, address: str, sandbox_id: SandboxId
-) -> AsyncGenerator[HostStream]:
-    """Connect; leaving the context leaves the process."""
-    try:
-        socket = await session.ws_connect(
-            f"{address}/sandboxes/{sandbox_id}/processes/stream",
-            max_msg_size=MESSAGE_LIMIT_B,
-            timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT_S),  # pyright: ignore[reportCallIssue]
-        )
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise Unavailable(
-            "The host of this sandbox does not answer now.", context={"cause": repr(error)}
-        ) from error
-    try:
-        yield HostStream(socket)
-    finally:
-        await socket.close()
+class StreamConnections:
+    """Connections to one agent, each for one stream."""
+
+    def __init__(self, session: aiohttp.ClientSession, address: str, tasks: OwnedTasks) -> None:
+        self._session = session
+        self._address = address
+        self._tasks = tasks
+        self._spare: HostStream | None = None
+        self._closed = False
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncGenerator[HostStream]:
+        """One of them; leaving the context leaves its process.
+
+        Raises:
+            Unavailable: the host does not answer.
+        """
+        stream, self._spare = self._spare, None
+        if stream is not None and not stream.is_idle:
+            await stream.close()
+            stream = None
+        if stream is None:
+            stream = await self._connected()
+        try:
+            self._tasks.start("connect ahead", self._connect_ahead())
+            yield stream
+        finally:
+            await stream.close()
+
+    async def close(self) -> None:
+        """Let go of the spare one; those in use end with their streams."""
+        self._closed = True
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            await spare.close()
+
+    async def _connect_ahead(self) -> None:
+        await asyncio.sleep(_AHEAD_DELAY_S)
+        if self._spare is not None:
+            return
+        with suppress(Unavailable):
+            stream = await self._connected()
+            if self._spare is None and not self._closed:
+                self._spare = stream
+            else:
+                await stream.close()
+
+    async def _connected(self) -> HostStream:
+        try:
+            socket = await self._session.ws_connect(
+                self._address + STREAM_PATH,
+                max_msg_size=MESSAGE_LIMIT_B,
+                timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT_S),  # pyright: ignore[reportCallIssue]
+            )
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise Unavailable(
+                "The host of this sandbox does not answer now.", context={"cause": repr(error)}
+            ) from error
+        return HostStream(socket)

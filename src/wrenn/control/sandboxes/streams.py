@@ -69,8 +69,8 @@ class Streams:
             asked = checked(Attach, options)
             process = AttachProcess(selector_of(selector).value, replay=asked.replay)
             target = await self._admit(client, text_id)
-            host = await stack.enter_async_context(target.host.stream(target.sandbox_id))
-            await host.open(process)
+            host = await stack.enter_async_context(target.host.stream())
+            await host.open(target.sandbox_id, process)
             # That there is no such process is an answer to the handshake, as long as that is open.
             first = await host.receive()
             await client.accept()
@@ -87,12 +87,12 @@ class Streams:
             target = await self._admit(client, text_id)
             await client.accept()
             # Before the client's first message, which is on its way: the connection takes some milliseconds.
-            host = await stack.enter_async_context(target.host.stream(target.sandbox_id))
+            host = await stack.enter_async_context(target.host.stream())
             message = await _within(
                 client.receive(), _START_TIMEOUT_S, "The first message did not come in time."
             )
             frames, process = opening_of(json_object(message))
-            await host.open(process)
+            await host.open(target.sandbox_id, process)
             await _relay(client, host, frames, await host.receive())
 
     async def _admit(self, client: ClientSocket, text_id: str) -> Target:
@@ -187,9 +187,11 @@ async def _relay(client: ClientSocket, host: HostStream, frames: Frames, first: 
     Raises:
         Cancelled: the client left. WrennError: the stream failed.
     """
-    works = [_carry_down(client, host, frames, first), _carry_up(client, host, frames)]
-    if isinstance(frames, TerminalFrames):
-        works.append(_ping(client, frames))
+    works = (
+        _carry_down(client, host, frames, first),
+        _carry_up(client, host, frames),
+        _ping(client, host, frames),
+    )
     tasks = [asyncio.create_task(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -230,7 +232,7 @@ async def _carry_up(client: ClientSocket, host: HostStream, frames: Frames) -> N
         match frames.wish(await client.receive()):
             case Input(data):
                 if data:
-                    await _patiently(client, frames, host.write(data))
+                    await host.write(data)
             case CloseInput():
                 await host.close_input()
             case Signal(number):
@@ -243,18 +245,9 @@ async def _carry_up(client: ClientSocket, host: HostStream, frames: Frames) -> N
                 pass
 
 
-async def _patiently(client: ClientSocket, frames: Frames, work: Coroutine[Any, Any, None]) -> None:
-    """Wait for `work`, and see meanwhile that the client is there: nothing is read from it, so it could not say so."""
-    task = asyncio.create_task(work)
-    try:
-        while not (await asyncio.wait({task}, timeout=_PING_S))[0]:
-            await client.send(frames.ping())
-        task.result()
-    finally:
-        task.cancel()
-
-
-async def _ping(client: ClientSocket, frames: Frames) -> None:
+async def _ping(client: ClientSocket, host: HostStream, frames: Frames) -> None:
+    """In a terminal always; else only while input waits, since nothing is read from a client then that could tell that it left."""
     while True:
         await asyncio.sleep(_PING_S)
-        await client.send(frames.ping())
+        if isinstance(frames, TerminalFrames) or host.is_writing:
+            await client.send(frames.ping())

@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 from wrenn.base.errors import AgentFailure, InternalError, InvalidRequest, WrennError, error_class
 from wrenn.base.units import KIB, MIB
 
+STREAM_PATH: Final = "/processes/stream"
 MESSAGE_LIMIT_B: Final = 1 * MIB
 """Longest message in either direction; a command with its variables is the longest that there is."""
 OUTPUT_PIECE_B: Final = 256 * KIB
@@ -87,14 +88,14 @@ class AttachProcess:
     terminal: bool = False
 
 
-def open_message(opening: StartProcess | AttachProcess) -> bytes:
+def open_message(sandbox_id: str, opening: StartProcess | AttachProcess) -> bytes:
     """The first message."""
     name = "start" if isinstance(opening, StartProcess) else "attach"
-    return json_message(Kind.OPEN, {name: asdict(opening)})
+    return json_message(Kind.OPEN, {"sandbox_id": sandbox_id, name: asdict(opening)})
 
 
-def parse_opening(payload: bytes) -> StartProcess | AttachProcess:
-    """Read the first message.
+def parse_opening(payload: bytes) -> tuple[str, StartProcess | AttachProcess]:
+    """Read the first message: in which sandbox, and what.
 
     Raises:
         InvalidRequest: it is none of this version.
@@ -102,10 +103,11 @@ def parse_opening(payload: bytes) -> StartProcess | AttachProcess:
     try:
         value = parse_json(payload)
         if "attach" in value:
-            return AttachProcess(**value["attach"])
+            return str(value["sandbox_id"]), AttachProcess(**value["attach"])
         fields = dict(value["start"])
         terminal = fields.pop("terminal")
-        return StartProcess(**fields, terminal=Size(**terminal) if terminal else None)
+        start = StartProcess(**fields, terminal=Size(**terminal) if terminal else None)
+        return str(value["sandbox_id"]), start
     except (KeyError, TypeError) as error:
         raise InvalidRequest("The stream does not begin with a process to start or to follow.") from error
 

@@ -1,0 +1,112 @@
+"""What counts as activity in a sandbox, and how a pause cuts what is under way."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+import pytest
+
+from wrenn.agent.sandboxes.running import RunningSandbox
+from wrenn.base.clock import Clock
+from wrenn.base.errors import InvalidState
+from wrenn.base.secrets import Secret
+from wrenn.guest import GuestConnection
+from wrenn.vm import Vm
+
+
+class StandingClock:
+    """Goes when it is told."""
+
+    def __init__(self) -> None:
+        self.moment = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.moment
+
+    def monotonic(self) -> float:
+        return self.moment.timestamp()
+
+    def go(self, seconds: float) -> None:
+        self.moment += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> StandingClock:
+    return StandingClock()
+
+
+@pytest.fixture
+async def sandbox(clock: StandingClock):
+    # No call here reaches a machine or a guest: nothing listens on that address.
+    guest = GuestConnection("127.0.0.1", Secret("token"))
+    yield RunningSandbox(
+        vm=cast("Vm", None),
+        address="127.0.0.1",
+        token=Secret("token"),
+        guest=guest,
+        last_active_at=clock.now().timestamp(),
+    )
+    await guest.close()
+
+
+async def test_a_call_is_activity_from_its_begin_to_its_end(sandbox: RunningSandbox, clock: StandingClock):
+    async with sandbox.use(cast("Clock", clock)):
+        clock.go(100)
+        assert sandbox.idle_s(cast("Clock", clock)) == 0
+    clock.go(5)
+    assert sandbox.idle_s(cast("Clock", clock)) == 5
+
+
+async def test_what_is_attached_is_activity_only_while_it_moves(
+    sandbox: RunningSandbox, clock: StandingClock
+):
+    clock.go(7)
+    async with sandbox.use(cast("Clock", clock), attached=True):
+        assert sandbox.idle_s(cast("Clock", clock)) == 0, "to attach is activity"
+        clock.go(100)
+        assert sandbox.idle_s(cast("Clock", clock)) == 100
+        sandbox.touch(cast("Clock", clock))
+        clock.go(3)
+        assert sandbox.idle_s(cast("Clock", clock)) == 3
+    clock.go(2)
+    assert sandbox.idle_s(cast("Clock", clock)) == 5, "to leave is none"
+
+
+async def test_a_call_beside_what_is_attached_counts(sandbox: RunningSandbox, clock: StandingClock):
+    async with sandbox.use(cast("Clock", clock), attached=True):
+        begun, end = asyncio.Event(), asyncio.Event()
+
+        async def call() -> None:
+            async with sandbox.use(cast("Clock", clock)):
+                begun.set()
+                await end.wait()
+
+        calling = asyncio.create_task(call())
+        await begun.wait()
+        clock.go(100)
+        assert sandbox.idle_s(cast("Clock", clock)) == 0
+        end.set()
+        await calling
+
+
+async def test_a_pause_waits_for_what_is_attached_and_then_cuts_it(
+    sandbox: RunningSandbox, clock: StandingClock
+):
+    begun = asyncio.Event()
+
+    async def follow() -> None:
+        async with sandbox.use(cast("Clock", clock), attached=True):
+            begun.set()
+            await asyncio.Event().wait()
+
+    following = asyncio.create_task(follow())
+    await begun.wait()
+    await sandbox.drain("It is being paused.", grace_s=0.01)
+    with pytest.raises(InvalidState, match="being paused"):
+        async with sandbox.use(cast("Clock", clock)):
+            pass
+    await sandbox.disconnect()
+    with pytest.raises(InvalidState, match="cut off"):
+        await following
