@@ -6,11 +6,13 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 import websockets
+from playwright.async_api import async_playwright
 from websockets.asyncio.client import connect
 
 from tests.vm.guest_server import SERVER
@@ -18,6 +20,11 @@ from tests.vm.platform import Platform
 from wrenn.base.units import MIB
 
 DEADLINE_S = 60.0
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 PORT = 8000
 LOOPBACK_PORT = 8001
 LOOPBACK6_PORT = 8002
@@ -174,3 +181,32 @@ async def test_only_traffic_keeps_a_sandbox_awake(guest: Guest) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while (await guest.api.get(f"/v1/sandboxes/{guest.id}")).json()["status"] != "paused":
             await asyncio.sleep(0.2)
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no Chromium: apt-get install chromium")
+async def test_a_browser_opens_a_page_with_a_live_socket(guest: Guest) -> None:
+    made = await guest.api.post(f"/v1/sandboxes/{guest.id}/ports/{PORT}/link", json={"expires_in_sec": 600})
+    link: str = made.json()["url"]
+    assert f"{PORT}-{guest.id}.localhost:" in link
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        try:
+            page = await browser.new_page()
+            page.set_default_timeout(DEADLINE_S * 1000)
+            await page.goto(link.replace("/?", "/page?"))
+            assert await page.title() == "from inside"
+            assert "wrenn_link" not in page.url
+            # What the page fetches and its WebSocket go by the cookie, which the page itself cannot read.
+            await page.wait_for_function("fetched.textContent === '/echo'")
+            await page.wait_for_function("said.textContent === 'hello from the page'")
+            assert await page.evaluate("document.cookie") == ""
+            await page.evaluate("ws.send('still open')")
+            await page.wait_for_function("said.textContent === 'still open'")
+            # Another visitor without the link sees why not.
+            stranger = await (await browser.new_context()).new_page()
+            answer = await stranger.goto(page.url)
+            assert answer is not None
+            assert answer.status == 401
+            assert "not public" in await stranger.inner_text("body")
+        finally:
+            await browser.close()
