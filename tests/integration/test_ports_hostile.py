@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 import uvicorn
 import websockets
+from websockets.utils import accept_key
 
 from wrenn.base.units import MIB
 from wrenn.relay import BoundedHttp
@@ -312,7 +313,7 @@ async def upgraded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     named = dict(line.lower().split(b": ", 1) for line in head[1:])
     key = next(line.split(b": ")[1] for line in head if line.lower().startswith(b"sec-websocket-key"))
     assert named[b"upgrade"] == b"websocket"
-    accept = websockets.utils.accept_key(key.decode()).encode()
+    accept = accept_key(key.decode()).encode()
     writer.write(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"

@@ -190,8 +190,8 @@ async def test_the_command_forwards_until_it_is_interrupted(platform: Platform, 
 
 
 async def test_the_sdk_names_hosts_and_urls(platform: Platform, sandbox_id: str):
-    options = {"api_key": platform.key.reveal(), "base_url": platform.url}
-    sandbox = await AsyncSandbox.connect(sandbox_id, **options)
+    key, url = platform.key.reveal(), platform.url
+    sandbox = await AsyncSandbox.connect(sandbox_id, api_key=key, base_url=url)
     port = platform.url.rpartition(":")[2]
     assert sandbox.get_host(8000) == f"8000-{sandbox_id}.localhost:{port}"
     assert await sandbox.get_url(8000) == f"http://8000-{sandbox_id}.localhost:{port}/"
@@ -200,6 +200,6 @@ async def test_the_sdk_names_hosts_and_urls(platform: Platform, sandbox_id: str)
     with pytest.raises(InvalidRequestError):
         await sandbox.get_url(0, expires_in_sec=60)
     await sandbox.close()
-    public = await AsyncSandbox.create(public_ports=[80], **options)
+    public = await AsyncSandbox.create(public_ports=[80], api_key=key, base_url=url)
     assert (await public.info()).public_ports == (80,)
     await public.kill()
