@@ -11,13 +11,16 @@ export WRENN_IMAGES_DIR ?= $(DATA_DIR)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup images up down test test-faults check fmt host-test vm-test bench protos openapi lock clean
+.PHONY: help setup test-tools images up down test test-faults check fmt host-test vm-test bench protos openapi lock clean
 
 help: ## list the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 setup: ## install what is missing: Debian packages, Python, Rust
 	@$(PYTHON) tools/setup.py
+
+test-tools: ## install what only tests need: a browser
+	@$(PYTHON) tools/setup.py --tests
 
 images: setup ## build guest kernel, initramfs and template where they are missing or old
 	@$(BIN)/wrenn images build --data-dir $(WRENN_IMAGES_DIR)
@@ -28,7 +31,7 @@ up: setup ## start the platform and run the main job once
 down: ## stop the platform
 	@$(BIN)/wrenn down --data-dir $(DATA_DIR)
 
-test: images ## run everything that this machine can, and say what it cannot
+test: test-tools images ## run everything that this machine can, and say what it cannot
 	cargo test --manifest-path rust/Cargo.toml --locked --quiet
 	$(BIN)/pytest -m "not all_faults" $(SUITES)
 
@@ -52,7 +55,7 @@ fmt: ## put all code into its form
 host-test: setup ## tests that need root: namespaces, cgroups, firewall
 	$(BIN)/pytest tests/host
 
-vm-test: images ## tests that need a hypervisor
+vm-test: test-tools images ## tests that need a hypervisor
 	$(BIN)/pytest tests/vm
 
 bench: images ## measure the figures of SPECIFICATION.md, each beside its floor

@@ -27,6 +27,8 @@ PACKAGES: Final[tuple[str, ...]] = (
     "ca-certificates", "e2fsprogs", "gcc", "iproute2", "kmod", "libc6-dev", "lz4", "mmdebstrap", "nftables", "procps",
     "qemu-system-x86", "qemu-utils", "util-linux", "zstd",
 )  # fmt: skip
+# What only tests call, with `--tests`: 400 MB that a user of the platform does not need.
+TEST_PACKAGES: Final[tuple[str, ...]] = ("chromium",)
 OLDEST_PYTHON: Final = (3, 11)
 NEWS_INTERVAL_S: Final = 10.0
 """How often a step says that it still runs: people give up on silence."""
@@ -50,7 +52,7 @@ def main() -> int:
 
 def install_debian_packages() -> None:
     """Install what is missing with apt; without root say the command."""
-    wanted: list[str] = list(PACKAGES)
+    wanted: list[str] = [*PACKAGES, *(TEST_PACKAGES if "--tests" in sys.argv else ())]
     if importlib.util.find_spec("ensurepip") is None:  # Debian and Ubuntu split it off their Python
         wanted.append(f"python{sys.version_info.major}.{sys.version_info.minor}-venv")
     if shutil.which("dpkg-query") is None:

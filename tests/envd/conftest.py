@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,15 @@ SDK_PORT = 49_983  # the SDK's debug mode knows no other
 STOP_S = 5.0
 
 
-@contextmanager
-def running(port: int) -> Generator[Envd]:
+def running(port: int) -> AbstractContextManager[Envd]:
     """A fresh agent on this port; 0: any."""
-    command = [str(binary()), "serve", "--listen", f"127.0.0.1:{port}", "--root-is-me"]
+    return running_at("127.0.0.1", port)
+
+
+@contextmanager
+def running_at(address: str, port: int) -> Generator[Envd]:
+    """A fresh agent at this address."""
+    command = [str(binary()), "serve", "--listen", f"{address}:{port}", "--root-is-me"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline().split()

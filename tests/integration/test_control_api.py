@@ -130,6 +130,7 @@ async def test_another_teams_sandbox_is_not_there(platform: Platform, stranger: 
         ("GET", "", None), ("DELETE", "", None), ("POST", "/ping", None), ("POST", "/exec", {"cmd": "true"}),
         ("GET", "/processes", None), ("DELETE", "/processes/1", None), ("POST", "/files/list", {"path": "/"}),
         ("POST", "/files/read", {"path": "/a"}), ("POST", "/files/remove", {"path": "/root"}),
+        ("POST", "/ports/80/link", {"expires_in_sec": 60}),
     ]  # fmt: skip
     for method, rest, body in calls:
         refused(await stranger.request(method, path + rest, json=body), 404, "not_found")

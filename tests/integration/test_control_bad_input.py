@@ -33,6 +33,12 @@ BAD_CREATES: list[tuple[object, str]] = [
     ({"envs": {"A": "\0"}}, "envs"),
     ({"envs": {"A": "\ud800"}}, "envs"),
     ({"envs": []}, "envs"),
+    ({"public_ports": [0]}, "public_ports"),
+    ({"public_ports": [65536]}, "public_ports"),
+    ({"public_ports": ["80"]}, "public_ports"),
+    ({"public_ports": [True]}, "public_ports"),
+    ({"public_ports": 80}, "public_ports"),
+    ({"public_ports": list(range(1, 34))}, "public_ports"),
     ([], "JSON object"),
     ("text", "JSON object"),
 ]

@@ -12,7 +12,7 @@ from websockets.asyncio.client import connect
 
 from wrenn.base.units import MIB
 
-from .conftest import DEADLINE_S, Platform, client, make_team, refused
+from .conftest import DEADLINE_S, Platform, client, make_team, refused, run_sql
 from .guest_programs import OK, answering, echo_body, echo_messages, program, read_head, socket_program
 
 
@@ -159,6 +159,7 @@ async def test_what_an_answer_says_holds_for_its_own_host_only(platform: Platfor
         "Keep-Alive: timeout=5\r\nLocation: {}\r\n\r\n"
     )
     places: list[str] = []
+    headers = httpx2.Headers()
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -181,11 +182,12 @@ async def test_what_an_answer_says_holds_for_its_own_host_only(platform: Platfor
             places[:] = [location]
             answer = await platform.api.get("/", headers=headers_of(path, port))
             assert answer.status_code == 302
-            assert answer.headers["location"] == seen
-    assert answer.headers.get_list("set-cookie") == ["a=1; Path=/", "b=2; HttpOnly"]
-    assert not {"wrenn-error-code", "clear-site-data", "keep-alive"} & set(answer.headers)
-    assert len(answer.headers.get_list("date")) == 1
-    assert "1970" not in answer.headers["date"]
+            headers = answer.headers
+            assert headers["location"] == seen
+    assert headers.get_list("set-cookie") == ["a=1; Path=/", "b=2; HttpOnly"]
+    assert not {"wrenn-error-code", "clear-site-data", "keep-alive"} & set(headers)
+    assert len(headers.get_list("date")) == 1
+    assert "1970" not in headers["date"]
 
 
 async def test_events_arrive_as_they_are_sent_and_end_with_their_reader(platform: Platform, path: str):
@@ -378,6 +380,17 @@ async def test_a_port_without_a_program_says_so(platform: Platform, path: str):
     assert json.loads(caught.value.response.body)["error"]["code"] == "port_closed"
 
 
+async def test_a_silent_host_is_told(platform: Platform, path: str, database_url: str):
+    async with program(answering(OK)) as port, asyncio.timeout(DEADLINE_S):
+        await run_sql(database_url, "UPDATE hosts SET address = 'https://127.0.0.1:9'")
+        refused(await platform.api.get("/", headers=headers_of(path, port)), 503, "host_unavailable")
+        page = await platform.api.get("/", headers=headers_of(path, port, Accept="text/html"))
+        assert (page.status_code, page.headers["retry-after"]) == (503, "1")
+        with pytest.raises(websockets.InvalidStatus) as caught:
+            await socket(platform, path, port)
+        assert caught.value.response.status_code == 503
+
+
 async def test_pause_resume_and_delete_are_seen_at_once(platform: Platform, path: str):
     async with program(answering(OK)) as port, asyncio.timeout(DEADLINE_S):
         there = headers_of(path, port)
@@ -437,8 +450,6 @@ async def test_a_pause_ends_what_is_open(platform: Platform, path: str):
 
 
 async def test_a_key_that_is_removed_opens_nothing(platform: Platform, path: str, database_url: str):
-    from .conftest import run_sql
-
     async with program(answering(OK)) as port, asyncio.timeout(DEADLINE_S):
         there = headers_of(path, port)
         assert (await platform.api.get("/", headers=there)).text == "ok"

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import signal
+import sys
+from asyncio.subprocess import PIPE
 
 import pytest
 import websockets
 from websockets.asyncio.client import connect
 
 from wrenn.base.units import MIB
-from wrenn.sdk.errors import AuthenticationError, ConnectionFailedError, PortClosedError, WrennError
+from wrenn.sdk import AsyncSandbox
+from wrenn.sdk.errors import (
+    AuthenticationError,
+    ConnectionFailedError,
+    InvalidRequestError,
+    PortClosedError,
+    WrennError,
+)
 from wrenn.sdk.port_forward import forwarded_port
 from wrenn.sdk.settings import ClientSettings, client_settings
 
@@ -144,3 +155,51 @@ async def test_a_tunnel_needs_a_key(platform: Platform, sandbox_id: str):
         with pytest.raises(websockets.InvalidStatus) as caught:
             await connect(bad, additional_headers={"X-API-Key": platform.key.reveal()}, proxy=None)
         assert caught.value.response.status_code == 400
+
+
+async def test_the_command_forwards_until_it_is_interrupted(platform: Platform, sandbox_id: str):
+    environment = {**os.environ, "WRENN_API_KEY": platform.key.reveal(), "WRENN_BASE_URL": platform.url}
+    command = [sys.executable, "-m", "wrenn.cli.main"]
+    async with asyncio.timeout(2 * DEADLINE_S), program(echo) as port:
+        process = await asyncio.create_subprocess_exec(
+            *command, "port", sandbox_id, str(port), "0", "--json", env=environment, stdout=PIPE, stderr=PIPE
+        )
+        assert process.stdout is not None
+        told = b""
+        while not told.rstrip().endswith(b"}"):
+            told += await process.stdout.readline()
+        local = json.loads(told)
+        assert (local["address"], local["sandbox_port"]) == ("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", local["port"])
+        assert await reader.readline() == b"hello\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = await process.communicate()
+        assert (process.returncode, errors) == (0, b"")
+        writer.close()
+        unknown = "cl-" + "0" * 25
+        process = await asyncio.create_subprocess_exec(
+            *command, "port", unknown, "80", env=environment, stdout=PIPE, stderr=PIPE
+        )
+        assert (await process.communicate())[0] == b""
+        assert process.returncode == 3
+        process = await asyncio.create_subprocess_exec(
+            *command, "link", sandbox_id, "8000", "--expires", "60", env=environment, stdout=PIPE
+        )
+        link = (await process.communicate())[0].decode()
+        assert link.startswith(f"http://8000-{sandbox_id}.localhost:")
+
+
+async def test_the_sdk_names_hosts_and_urls(platform: Platform, sandbox_id: str):
+    key, url = platform.key.reveal(), platform.url
+    sandbox = await AsyncSandbox.connect(sandbox_id, api_key=key, base_url=url)
+    port = platform.url.rpartition(":")[2]
+    assert sandbox.get_host(8000) == f"8000-{sandbox_id}.localhost:{port}"
+    assert await sandbox.get_url(8000) == f"http://8000-{sandbox_id}.localhost:{port}/"
+    link = await sandbox.get_url(8000, expires_in_sec=60)
+    assert link.startswith(f"http://8000-{sandbox_id}.localhost:{port}/?wrenn_link=")
+    with pytest.raises(InvalidRequestError):
+        await sandbox.get_url(0, expires_in_sec=60)
+    await sandbox.close()
+    public = await AsyncSandbox.create(public_ports=[80], api_key=key, base_url=url)
+    assert (await public.info()).public_ports == (80,)
+    await public.kill()

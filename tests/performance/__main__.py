@@ -17,6 +17,7 @@ from tests.performance.forks import forks
 from tests.performance.idle import idle
 from tests.performance.paused_disk import paused_disk
 from tests.performance.pauses import pauses
+from tests.performance.ports import ports
 from tests.performance.resumes import resumes
 from tests.performance.setup_again import setup_again
 from tests.performance.stops import stops
@@ -38,6 +39,7 @@ BENCHES = {
     "stops": stops,
     "forks": forks,
     "paused_disk": paused_disk,
+    "ports": ports,
 }
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 import websockets
+from playwright.async_api import async_playwright
 from websockets.asyncio.client import connect
 
 from tests.vm.guest_server import SERVER
@@ -18,6 +21,11 @@ from tests.vm.platform import Platform
 from wrenn.base.units import MIB
 
 DEADLINE_S = 60.0
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 PORT = 8000
 LOOPBACK_PORT = 8001
 LOOPBACK6_PORT = 8002
@@ -46,6 +54,16 @@ class Guest:
     def tunnel(self, port: int) -> connect:
         url = self.url.replace("http:", "ws:") + f"/v1/sandboxes/{self.id}/ports/{port}/tunnel"
         return connect(url, additional_headers={"X-API-Key": self.key}, proxy=None, compression=None)
+
+    async def peer(self, port: int) -> str:
+        """From where the program sees a new connection come."""
+        async with asyncio.timeout(DEADLINE_S), self.tunnel(port) as stream:
+            await stream.send(b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n")
+            await stream.send("eof")
+            got = b""
+            while isinstance(piece := await stream.recv(), bytes):
+                got += piece
+        return json.loads(got.partition(b"\r\n\r\n")[2])["peer"]
 
     async def serve(self, host: str, port: int) -> None:
         body = {"cmd": "python3", "args": ["/root/server.py", host, str(port)], "background": True}
@@ -77,7 +95,7 @@ async def guest(platform: Platform) -> AsyncIterator[Guest]:
 async def test_a_server_in_a_guest_is_reached(guest: Guest) -> None:
     answer = await guest.get("/echo?a=%20b")
     assert answer.json()["target"] == "/echo?a=%20b"
-    assert answer.json()["peer"] == "169.254.1.1"
+    assert await guest.peer(PORT) == "169.254.1.1"
     # Uploads and downloads, whole and in order.
     body = hashlib.sha256(b"seed").digest() * (20 * MIB // 32)
     there = await guest.api.post("/digest", content=body, headers=guest.named())
@@ -108,7 +126,7 @@ async def test_a_server_on_loopback_is_reached_and_leaves_its_port_free(guest: G
     await guest.serve("127.0.0.1", LOOPBACK_PORT)
     await guest.serve("::1", LOOPBACK6_PORT)
     for port, peer in [(LOOPBACK_PORT, "127.0.0.1"), (LOOPBACK6_PORT, "::1")]:
-        assert (await guest.get("/echo", port)).json()["peer"] == peer
+        assert await guest.peer(port) == peer
         async with asyncio.timeout(DEADLINE_S), guest.socket(port) as ws, guest.tunnel(port) as stream:
             await ws.send("hello")
             assert await ws.recv() == "hello"
@@ -126,9 +144,9 @@ async def test_a_server_on_loopback_is_reached_and_leaves_its_port_free(guest: G
     async with guest.socket(LOOPBACK_PORT) as ws:
         await ws.send("hello")
         assert await ws.recv() == "hello"
-        assert (await guest.exec(f"pkill -f 'server.py 127.0.0.1 {LOOPBACK_PORT}'"))["exit_code"] == 0
+        assert (await guest.exec(f"pkill -f '[s]erver.py 127.0.0.1 {LOOPBACK_PORT}'"))["exit_code"] == 0
         await guest.serve("0.0.0.0", LOOPBACK_PORT)
-    assert (await guest.get("/echo", LOOPBACK_PORT)).json()["peer"] == "169.254.1.1"
+    assert await guest.peer(LOOPBACK_PORT) == "169.254.1.1"
 
 
 async def test_a_pause_cuts_what_is_held_and_a_resume_serves_new_connections(guest: Guest) -> None:
@@ -174,3 +192,32 @@ async def test_only_traffic_keeps_a_sandbox_awake(guest: Guest) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while (await guest.api.get(f"/v1/sandboxes/{guest.id}")).json()["status"] != "paused":
             await asyncio.sleep(0.2)
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no Chromium: apt-get install chromium")
+async def test_a_browser_opens_a_page_with_a_live_socket(guest: Guest) -> None:
+    made = await guest.api.post(f"/v1/sandboxes/{guest.id}/ports/{PORT}/link", json={"expires_in_sec": 600})
+    link: str = made.json()["url"]
+    assert f"{PORT}-{guest.id}.localhost:" in link
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        try:
+            page = await browser.new_page()
+            page.set_default_timeout(DEADLINE_S * 1000)
+            await page.goto(link.replace("/?", "/page?"))
+            assert await page.title() == "from inside"
+            assert "wrenn_link" not in page.url
+            # What the page fetches and its WebSocket go by the cookie, which the page itself cannot read.
+            await page.wait_for_function("fetched.textContent === '/echo'")
+            await page.wait_for_function("said.textContent === 'hello from the page'")
+            assert await page.evaluate("document.cookie") == ""
+            await page.evaluate("ws.send('still open')")
+            await page.wait_for_function("said.textContent === 'still open'")
+            # Another visitor without the link sees why not.
+            stranger = await (await browser.new_context()).new_page()
+            answer = await stranger.goto(page.url)
+            assert answer is not None
+            assert answer.status == 401
+            assert "not public" in await stranger.inner_text("body")
+        finally:
+            await browser.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import ssl
 import sys
 
@@ -11,6 +10,7 @@ import uvloop
 
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import running_agent
+from wrenn.base.descriptors import raise_descriptor_limit
 from wrenn.base.errors import WrennError
 from wrenn.base.faults import arm_faults
 from wrenn.base.logging import configure_logging
@@ -44,6 +44,8 @@ async def serve(settings: Settings) -> None:
             # What a guest answers has headers of its own, and its own date.
             server_header=False,
             date_header=False,
+            # `X-Forwarded-*` is what the control plane says to guests, not to us.
+            proxy_headers=False,
             # Between this machine's programs it would cost more than it saves, and memory for each connection.
             ws_per_message_deflate=False,
             timeout_keep_alive=75,
@@ -59,16 +61,10 @@ async def serve(settings: Settings) -> None:
         await uvicorn.Server(config).serve()
 
 
-def _raise_descriptor_limit() -> None:
-    """Every sandbox takes several descriptors; service managers start programs with a limit of 1024."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
 def main() -> None:
     """Entry point; exits with 1 and one sentence when it cannot start."""
     configure_logging()
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     settings = Settings.from_environment()
     arm_faults(settings.faults)
     try:

@@ -11,6 +11,7 @@ from typing import Final
 import uvicorn
 import uvloop
 
+from wrenn.base.descriptors import raise_descriptor_limit
 from wrenn.base.errors import WrennError
 from wrenn.base.faults import arm_faults
 from wrenn.base.logging import configure_logging
@@ -68,6 +69,7 @@ def run(settings: Settings) -> None:
 def main() -> None:
     """Entry point; exits with 1 and one sentence when it cannot start."""
     configure_logging()
+    raise_descriptor_limit()
     for handler in logging.getLogger().handlers:
         handler.addFilter(RequestIdFilter())
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -150,8 +150,8 @@ class _Joining(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember it, to stop reading in time."""
-        assert isinstance(transport, asyncio.Transport), "TCP reads and writes"
-        self._transport = transport
+        # Not by isinstance: uvloop's transports are no subclass.
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """More of the head."""

@@ -18,8 +18,8 @@ from wrenn.relay.headers import Headers, end_to_end, for_client, is_sound, value
 
 SMALL_BODY_B: Final = 64 * KIB
 """A body up to this size is read before it is passed on: one packet there, and it can be sent again."""
-BODY_SILENCE_S: Final = 60.0
-"""A client that sends nothing of its body for so long is given up."""
+BODY_SILENCE_S: Final = 90.0
+"""A client that sends nothing of its body for so long is given up, if its server has not hung up before."""
 READER_STALL_S: Final = 600.0
 """So is one that takes nothing of its answer for so long."""
 _NO_BODY: Final = frozenset({204, 304})

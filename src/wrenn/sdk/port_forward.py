@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, cast
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
@@ -99,7 +99,7 @@ def _refusal(error: InvalidStatus) -> WrennError:
     answer = error.response
     request_id = answer.headers.get("X-Request-Id")
     try:
-        told = json_of(answer.body)["error"]  # type: ignore[index] - what is no such object is caught
+        told = cast("dict[str, dict[str, object]]", json_of(bytes(answer.body or b"")))["error"]
         return error_for(answer.status_code, str(told["code"]), str(told["message"]), request_id)
     except (UnexpectedAnswerError, KeyError, TypeError):
         text = f"The platform answered with HTTP status {answer.status_code}."

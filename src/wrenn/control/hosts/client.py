@@ -9,6 +9,7 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -39,6 +40,24 @@ _IDLE_CONNECTIONS: Final = 64
 _ANSWER_LIMIT_B: Final = 2 * OUTPUT_LIMIT_B + 4 * MIB
 
 
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """What the clients of all agents share.
+
+    Attributes:
+        transport, http: of RPCs and uploads.
+        downloads: of files that are read, and of streams.
+        relays: of what is passed on to ports of sandboxes.
+        tasks: owner of what goes on behind requests.
+    """
+
+    transport: HTTPTransport
+    http: Client
+    downloads: aiohttp.ClientSession
+    relays: aiohttp.ClientSession
+    tasks: OwnedTasks
+
+
 class HostClient:
     """One host's agent.
 
@@ -46,22 +65,14 @@ class HostClient:
         relays: the HTTP client for what is passed on to ports of sandboxes.
     """
 
-    def __init__(
-        self,
-        address: str,
-        transport: HTTPTransport,
-        http: Client,
-        downloads: aiohttp.ClientSession,
-        relays: aiohttp.ClientSession,
-        tasks: OwnedTasks,
-    ) -> None:
+    def __init__(self, address: str, connections: Connections) -> None:
         self._address = address
-        self.relays = relays
-        self.transfers = Transfers(address, transport, downloads)
-        self.streams = StreamConnections(downloads, address, tasks)
+        self.relays = connections.relays
+        self.transfers = Transfers(address, connections.transport, connections.downloads)
+        self.streams = StreamConnections(connections.downloads, address, connections.tasks)
         self.rpc = HostAgentClient(
             address,
-            http_client=http,
+            http_client=connections.http,
             accept_compression=[],
             send_compression=None,
             read_max_bytes=_ANSWER_LIMIT_B,
@@ -114,7 +125,7 @@ class HostClients:
     """All agents, behind one pool of connections with the control plane's certificate."""
 
     def __init__(self, pki: Path) -> None:
-        self._transport = HTTPTransport(
+        transport = HTTPTransport(
             tls_ca_cert=(pki / "ca.pem").read_bytes(),
             tls_cert=(pki / "control.pem").read_bytes(),
             tls_key=(pki / "control.key").read_bytes(),
@@ -130,10 +141,9 @@ class HostClients:
             follow_redirects=False,
             enable_otel=False,
         )
-        self._http = Client(self._transport)
         tls = ssl.create_default_context(cafile=pki / "ca.pem")
         tls.load_cert_chain(pki / "control.pem", pki / "control.key")
-        self._downloads = aiohttp.ClientSession(
+        downloads = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 ssl=tls, limit=0, keepalive_timeout=_POOL_IDLE_S, use_dns_cache=False
             ),
@@ -146,26 +156,24 @@ class HostClients:
             trust_env=False,
             read_bufsize=READ_BUFFER_B,
         )
-        self._relays = new_session(
+        relays = new_session(
             aiohttp.TCPConnector(ssl=tls, limit=0, keepalive_timeout=_POOL_IDLE_S, use_dns_cache=False)
         )
-        self._tasks = OwnedTasks()
+        self._connections = Connections(transport, Client(transport), downloads, relays, OwnedTasks())
         self._clients: dict[str, HostClient] = {}
 
     def at(self, address: str) -> HostClient:
         """The agent at this URL. Opens no connection yet."""
         client = self._clients.get(address)
         if client is None:
-            client = self._clients[address] = HostClient(
-                address, self._transport, self._http, self._downloads, self._relays, self._tasks
-            )
+            client = self._clients[address] = HostClient(address, self._connections)
         return client
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._tasks.close()
+        await self._connections.tasks.close()
         for client in self._clients.values():
             await client.streams.close()
-        await self._downloads.close()
-        await self._relays.close()
-        await self._transport.aclose()
+        await self._connections.downloads.close()
+        await self._connections.relays.close()
+        await self._connections.transport.aclose()

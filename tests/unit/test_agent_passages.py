@@ -1,0 +1,99 @@
+"""What a visitor's connection means for a running sandbox: its idle time, and what a pause waits for and cuts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import cast
+
+import pytest
+
+from wrenn.agent.sandboxes import RunningSandbox
+from wrenn.agent.sandboxes.running import Passage
+from wrenn.base.errors import InvalidState
+from wrenn.base.secrets import Secret
+from wrenn.guest import GuestConnection
+from wrenn.vm import Vm
+
+NOBODY = "192.0.2.1"
+"""An address for documentation: no connection leads there."""
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.time, UTC)
+
+    def monotonic(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+async def running() -> AsyncIterator[RunningSandbox]:
+    token = Secret("token")
+    running = RunningSandbox(cast("Vm", None), NOBODY, token, GuestConnection(NOBODY, token), 1000.0)
+    yield running
+    await running.guest.close()
+    await running.ports.close()
+
+
+async def test_only_a_request_without_answer_and_traffic_are_use(running: RunningSandbox) -> None:
+    clock = Clock()
+    async with running.pass_through(clock) as passage:
+        clock.time += 50
+        assert running.idle_s(clock) == 0
+        passage.opened(has_end=True)
+        assert running.idle_s(clock) == 50
+        passage.moved()
+        clock.time += 7
+        assert running.idle_s(clock) == 7
+
+        async def call() -> None:
+            async with running.use(clock):
+                assert running.idle_s(clock) == 0
+
+        await asyncio.create_task(call())
+        clock.time += 3
+        assert running.idle_s(clock) == 3
+    # That a silent connection ends is no use either.
+    assert running.idle_s(clock) == 3
+    async with running.pass_through(clock):
+        clock.time += 5
+    assert running.idle_s(clock) == 0
+
+
+@pytest.mark.parametrize("has_end", [True, False])
+async def test_a_pause_waits_for_what_ends_and_cuts_the_rest(
+    running: RunningSandbox, *, has_end: bool
+) -> None:
+    opened, go_on = asyncio.Event(), asyncio.Event()
+    passages: list[Passage] = []
+
+    async def visit() -> None:
+        async with running.pass_through(Clock()) as passage:
+            passages.append(passage)
+            passage.opened(has_end=has_end)
+            opened.set()
+            await go_on.wait()
+
+    task = asyncio.create_task(visit())
+    await opened.wait()
+    draining = asyncio.create_task(running.drain("It is being paused.", grace_s=60))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    with pytest.raises(InvalidState, match="being paused"):
+        async with running.pass_through(Clock()):
+            pass
+    if has_end:
+        assert not draining.done()
+        go_on.set()
+        await task
+    await draining
+    await running.disconnect()
+    if not has_end:
+        with pytest.raises(InvalidState, match="cut off"):
+            await task
+    assert running.ports is passages[0].ports
