@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from wrenn.cli import cp, doctor, images, lifecycle, programs, sandboxes, status, storage, templates
+from wrenn.cli import (
+    completion,
+    cp,
+    doctor,
+    images,
+    lifecycle,
+    programs,
+    sandboxes,
+    status,
+    storage,
+    templates,
+    top,
+)
 from wrenn.cli.exec import CommandLine, exec_
 from wrenn.cli.exits import Exit, exit_code, say_error
 from wrenn.cli.up import commands as up
@@ -33,6 +45,7 @@ app.command("create")(sandboxes.create)
 app.command("list")(sandboxes.list_)
 app.command("exec", cls=CommandLine)(exec_)
 app.command("cp")(cp.cp)
+app.command("top")(top.top)
 app.command("pause")(lifecycle.pause)
 app.command("resume")(lifecycle.resume)
 app.command("fork")(lifecycle.fork)
@@ -41,6 +54,7 @@ app.command("snapshot")(templates.snapshot)
 app.add_typer(templates.app, name="templates")
 app.command("rm")(sandboxes.rm)
 app.add_typer(images.app, name="images")
+app.command("completion")(completion.completion)
 app.command("control")(programs.control)
 app.command("agent")(programs.agent)
 app.command("supervise", hidden=True)(programs.supervise)
@@ -69,6 +83,7 @@ def main() -> None:
     from wrenn.base.errors import WrennError as PlatformError
     from wrenn.sdk.errors import WrennError
 
+    completion.init()
     try:
         app()
     except (WrennError, PlatformError) as error:

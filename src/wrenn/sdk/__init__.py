@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from wrenn.sdk._async.commands import AsyncProcessHandle
 from wrenn.sdk._async.sandbox import AsyncSandbox
+from wrenn.sdk._async.watching import AsyncWatch
 from wrenn.sdk._sync.commands import ProcessHandle
 from wrenn.sdk._sync.sandbox import Sandbox
+from wrenn.sdk._sync.watching import Watch
 from wrenn.sdk.errors import (
     AgentError,
     AuthenticationError,
@@ -18,6 +20,8 @@ from wrenn.sdk.errors import (
     ConnectionFailedError,
     DeadlineExceededError,
     ForbiddenError,
+    GitAuthenticationError,
+    GitError,
     InternalError,
     InvalidRequestError,
     InvalidStateError,
@@ -30,12 +34,13 @@ from wrenn.sdk.errors import (
     UnexpectedAnswerError,
     WrennError,
 )
-from wrenn.sdk.types import CommandResult, FileEntry, ProcessInfo, SandboxInfo, Template
+from wrenn.sdk.types import CommandResult, FileEntry, FileEvent, GitStatus, ProcessInfo, SandboxInfo, Template
 
 __all__ = [
     "AgentError",
     "AsyncProcessHandle",
     "AsyncSandbox",
+    "AsyncWatch",
     "AuthenticationError",
     "CapacityError",
     "CommandExitError",
@@ -44,7 +49,11 @@ __all__ = [
     "ConnectionFailedError",
     "DeadlineExceededError",
     "FileEntry",
+    "FileEvent",
     "ForbiddenError",
+    "GitAuthenticationError",
+    "GitError",
+    "GitStatus",
     "InternalError",
     "InvalidRequestError",
     "InvalidStateError",
@@ -60,5 +69,6 @@ __all__ = [
     "TooLargeError",
     "UnavailableError",
     "UnexpectedAnswerError",
+    "Watch",
     "WrennError",
 ]
