@@ -14,7 +14,7 @@ _VARIABLE = "_WRENN_COMPLETE"
 def init() -> None:
     """Let this process answer a shell that asks what may come next; costs others nothing."""
     if _VARIABLE in os.environ:
-        from typer._completion_classes import completion_init
+        from typer.completion import completion_init
 
         completion_init()
 
