@@ -178,6 +178,21 @@ async def test_a_folder_is_copied_in_and_out(box: str, tmp_path: Path) -> None:
     assert (await wrenn("cp", f"{box}:/new/top", str(tmp_path / "back"), "--atomic")).code == 2
 
 
+async def test_top_is_printed_once_where_there_is_no_terminal(box: str) -> None:
+    shown = await wrenn("top")
+    assert (shown.code, box in shown.out.decode()) == (0, True)
+    assert box in [one["id"] for one in json.loads((await wrenn("top", "--json")).out)]
+
+
+async def test_a_shell_is_told_what_may_come_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert b"_WRENN_COMPLETE" in (await wrenn("completion", shell)).out
+    monkeypatch.setenv("_WRENN_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "wrenn pau")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert (await wrenn()).out.split() == [b"pause"]
+
+
 async def test_a_bar_is_drawn_on_a_terminal_only(box: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(500_000))
     controller, terminal = os.openpty()

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.vm.platform import Platform
-from wrenn import AsyncSandbox, ForbiddenError, InvalidRequestError, InvalidStateError, NotFoundError
+from wrenn import (
+    AsyncSandbox,
+    AsyncWatch,
+    ForbiddenError,
+    InvalidRequestError,
+    InvalidStateError,
+    NotFoundError,
+)
 from wrenn.base.units import MIB
 
 DEADLINE_S = 120
@@ -27,6 +34,12 @@ async def sandbox(platform: Platform) -> AsyncIterator[AsyncSandbox]:
 
 async def output(sandbox: AsyncSandbox, script: str) -> str:
     return (await sandbox.commands.run(script, check=True, timeout_s=60)).stdout
+
+
+async def last_words(watch: AsyncWatch) -> None:
+    """Listen to the end, which is an error."""
+    async for _ in watch:
+        pass
 
 
 async def test_parts_options_names_and_kinds(sandbox: AsyncSandbox) -> None:
@@ -123,8 +136,7 @@ async def test_changes_are_heard_until_the_pause(sandbox: AsyncSandbox) -> None:
         await flood.close()
         await sandbox.pause()
         with pytest.raises(InvalidStateError):
-            while True:
-                await anext(watch)
+            await last_words(watch)
         await sandbox.resume()
 
 
@@ -147,8 +159,7 @@ async def test_a_directory_that_goes_ends_its_watch(sandbox: AsyncSandbox) -> No
         watch = await sandbox.files.watch("/srv/gone")
         await sandbox.files.remove("/srv/gone")
         with pytest.raises(NotFoundError, match="removed"):
-            while True:
-                await anext(watch)
+            await last_words(watch)
 
 
 async def test_git_works_in_a_guest(sandbox: AsyncSandbox) -> None:

@@ -8,6 +8,7 @@ import sys
 
 import uvicorn
 import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import running_agent
@@ -15,9 +16,14 @@ from wrenn.base.errors import WrennError
 from wrenn.base.faults import arm_faults
 from wrenn.base.logging import configure_logging
 from wrenn.base.signals import leave_to_server
+from wrenn.base.write_ahead import WriteAhead
 
 _GRACE_S = 5
 """How long calls in flight may go on at shutdown."""
+
+
+class _Http(WriteAhead, HttpToolsProtocol):
+    pass
 
 
 async def serve(settings: Settings) -> None:
@@ -28,6 +34,7 @@ async def serve(settings: Settings) -> None:
             agent.app,
             host=settings.listen_host,
             port=settings.listen_port,
+            http=_Http,
             ssl_certfile=pki / "agent.pem",
             ssl_keyfile=pki / "agent.key",
             ssl_ca_certs=str(pki / "ca.pem"),

@@ -14,7 +14,7 @@ _VARIABLE = "_WRENN_COMPLETE"
 def init() -> None:
     """Let this process answer a shell that asks what may come next; costs others nothing."""
     if _VARIABLE in os.environ:
-        from typer.completion import completion_init
+        from typer._completion_classes import completion_init
 
         completion_init()
 
@@ -26,7 +26,7 @@ def completion(
 
     bash: `eval "$(wrenn completion bash)"` in ~/.bashrc; zsh: the same with zsh in ~/.zshrc; fish: `wrenn completion fish > ~/.config/fish/completions/wrenn.fish`.
     """
-    from typer.completion import get_completion_script
+    from typer._completion_shared import get_completion_script
 
     script = get_completion_script(prog_name="wrenn", complete_var=_VARIABLE, shell=shell)
     sys.stdout.write(f"{script}\n")

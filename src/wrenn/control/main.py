@@ -10,11 +10,13 @@ from typing import Final
 
 import uvicorn
 import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from wrenn.base.errors import WrennError
 from wrenn.base.faults import arm_faults
 from wrenn.base.logging import configure_logging
 from wrenn.base.signals import leave_to_server
+from wrenn.base.write_ahead import WriteAhead
 from wrenn.control.db.embedded import ensure_running
 from wrenn.control.http.middleware import RequestIdFilter
 from wrenn.control.settings import Settings
@@ -26,6 +28,10 @@ _KEEP_ALIVE_S: Final = 75
 """Above the idle time of usual load balancers, so that it is they who close a connection."""
 
 
+class _Http(WriteAhead, HttpToolsProtocol):
+    pass
+
+
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Sandboxes run on."""
     async with running_control(settings) as control:
@@ -33,7 +39,7 @@ async def serve(settings: Settings) -> None:
             control.app,
             host=settings.listen_host,
             port=settings.listen_port,
-            http="httptools",
+            http=_Http,
             lifespan="off",
             access_log=False,
             log_config=None,
