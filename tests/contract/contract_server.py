@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
+import json
 import os
 import re
 import shutil
 import signal
 import stat
+import tarfile
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -21,6 +24,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+
+from wrenn.base.file_names import name_of, text_of
 
 KEY = "wrn_test"
 
@@ -85,6 +90,9 @@ class Contract:
                 Route(s + "/{id}/exec", self.exec, methods=["POST"]),
                 Route(s + "/{id}/processes", self.ps, methods=["GET"]),
                 Route(s + "/{id}/processes/{selector}", self.kill, methods=["DELETE"]),
+                Route(s + "/{id}/files/watch", self.watch, methods=["GET"]),
+                Route(s + "/{id}/files/tar/write", self.unpack, methods=["POST"]),
+                Route(s + "/{id}/files/tar/read", self.pack, methods=["POST"]),
                 Route(s + "/{id}/files/{verb:path}", self.files, methods=["POST"]),
             ],
             exception_handlers={Refused: lambda _, error: cast(Refused, error).answer},
@@ -294,16 +302,66 @@ class Contract:
                 return Response(status_code=204)
         return refuse(404, "not_found", "No such process.")
 
+    async def watch(self, request: Request) -> Response:
+        """What is made in one directory, by looking again and again; a file named `stop` ends it with an error."""
+        box = self.usable(request)
+        top = self.local(box, request.query_params["path"])
+        if not top.is_dir():
+            return refuse(404, "not_found", "No such directory.")
+
+        async def lines() -> AsyncIterator[str]:
+            seen = set(top.iterdir())
+            yield 'data: {"type": "started"}\n\n: silence\n\n'
+            while True:
+                for path in sorted(set(top.iterdir()) - seen):
+                    seen.add(path)
+                    if path.name == "stop":
+                        yield 'data: {"type":"error","code":"invalid_state","message":"It is paused."}\n\n'
+                        return
+                    name = text_of(os.fsencode(path.name))
+                    event = {
+                        "type": "event",
+                        "event": "create",
+                        "path": f"{request.query_params['path']}/{name}",
+                    }
+                    yield f"data: {json.dumps(event | {'name': name})}\n\n"
+                await asyncio.sleep(0.01)
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    async def unpack(self, request: Request) -> Response:
+        top = self.local(self.usable(request), request.query_params["path"])
+        top.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(fileobj=io.BytesIO(await request.body())) as tar:
+            tar.extractall(top, filter="fully_trusted")
+        return Response(status_code=204)
+
+    async def pack(self, request: Request) -> Response:
+        box, body = self.usable(request), await request.json()
+        top = self.local(box, body["path"])
+        if not top.is_dir():
+            return refuse(404, "not_found", "No such directory.")
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w", format=tarfile.GNU_FORMAT) as tar:
+            tar.add(top, ".")
+        return Response(archive.getvalue(), media_type="application/x-tar")
+
+    def local(self, box: Box, path: str) -> Path:
+        return box.root / os.fsdecode(name_of(path)).lstrip("/")
+
     async def files(self, request: Request) -> Response:
         box, verb = self.usable(request), request.path_params["verb"]
         if verb.endswith("write"):
             async with request.form(max_part_size=1 << 30) as form:
-                target = box.root / str(form["path"]).lstrip("/")
+                target = self.local(box, str(form["path"]))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(await form["file"].read())  # type: ignore[union-attr]
+                target.chmod(int(str(form.get("mode", "644")), 8))
+                asked = {name: form[name] for name in ("owner", "atomic", "user") if name in form}
+                os.setxattr(target, "user.asked", json.dumps(asked).encode())
             return Response(status_code=204)
         body = await request.json()
-        path = box.root / body.get("path", body.get("source", "")).lstrip("/")
+        path = self.local(box, body.get("path", body.get("source", "")))
         if verb == "mkdir":
             if path.is_dir():
                 return refuse(409, "conflict", "The directory exists.")
@@ -314,29 +372,36 @@ class Contract:
                 shutil.rmtree(path)
             path.unlink(missing_ok=True)
             return Response(status_code=204)
-        if not path.exists():
+        if not os.path.lexists(path):
             return refuse(404, "not_found", f"No such file: {body.get('path')}")
         if verb.endswith("read"):
-
-            async def chunks() -> AsyncIterator[bytes]:
-                with path.open("rb") as file:
-                    while chunk := file.read(1 << 16):
-                        yield chunk
-
-            return StreamingResponse(chunks(), media_type="application/octet-stream")
+            return content(path, request.headers.get("range", ""))
         if verb == "stat":
             return JSONResponse({"entry": self.entry(box, path)})
         if verb == "move":
-            return JSONResponse(
-                {"entry": self.entry(box, path.rename(box.root / body["destination"].lstrip("/")))}
-            )
+            return JSONResponse({"entry": self.entry(box, path.rename(self.local(box, body["destination"])))})
         pattern = "*" if body["depth"] == 1 else "**/*"
         return JSONResponse({"entries": [self.entry(box, p) for p in sorted(path.glob(pattern))]})
 
     def entry(self, box: Box, path: Path) -> dict[str, object]:
         facts = path.lstat()
+        kinds = {stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink", stat.S_IFIFO: "fifo"}
+        kind = kinds.get(stat.S_IFMT(facts.st_mode), "file")
         return {
-            "name": path.name, "path": "/" + str(path.relative_to(box.root)), "type": "directory" if path.is_dir() else "file",
+            "name": text_of(os.fsencode(path.name)), "path": text_of(os.fsencode(f"/{path.relative_to(box.root)}")),
+            "type": "file" if kind == "fifo" else kind, "kind": kind, "broken": kind == "symlink" and not path.exists(),
             "size": facts.st_size, "mode": stat.S_IMODE(facts.st_mode), "permissions": stat.filemode(facts.st_mode),
             "owner": "root", "group": "root", "modified_at": int(facts.st_mtime),
         }  # fmt: skip
+
+
+def content(path: Path, wanted: str) -> Response:
+    data = path.read_bytes()
+    headers = {"etag": f'"{hash(data):x}"'}
+    if found := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted):
+        start, end = int(found[1]), min(len(data), int(found[2] or len(data)) + 1)
+        if start >= len(data):
+            return refuse(416, "invalid_request", "The file has no such part.")
+        headers["content-range"] = f"bytes {start}-{end - 1}/{len(data)}"
+        return Response(data[start:end], 206, headers, "application/octet-stream")
+    return Response(data, 200, headers, "application/octet-stream")

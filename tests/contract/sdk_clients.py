@@ -49,6 +49,39 @@ class Process:
         return await self._do(self._handle.is_running)
 
 
+class Watch:
+    """A watch of either client."""
+
+    def __init__(self, do: Callable[..., Any], watch: Any) -> None:
+        self._do, self._watch = do, watch
+
+    async def next(self) -> Any:
+        """The next event; None at the end."""
+        if hasattr(self._watch, "__anext__"):
+            return await anext(self._watch, None)
+        return await asyncio.to_thread(next, self._watch, None)
+
+    async def run(self, on_event: Callable[[Any], object]) -> None:
+        await self._do(self._watch.run, on_event)
+
+    async def close(self) -> None:
+        await self._do(self._watch.close)
+
+
+class Git:
+    """The git of either client."""
+
+    def __init__(self, bound: Callable[..., Any], git: Any) -> None:
+        for name in (
+            "add", "branches", "checkout", "clone", "commit", "create_branch", "delete_branch", "get_config", "init",
+            "pull", "push", "set_config", "status",
+        ):  # fmt: skip
+            setattr(self, name, bound(getattr(git, name)))
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
+
+
 class Box:
     """A sandbox of either client."""
 
@@ -75,7 +108,12 @@ class Box:
         self.read, self.write, self.ls = bound(files.read), bound(files.write), bound(files.list)
         self.stat, self.exists, self.make_dir = bound(files.stat), bound(files.exists), bound(files.make_dir)
         self.remove, self.move = bound(files.remove), bound(files.move)
+        self.upload, self.download = bound(files.upload), bound(files.download)
         self._commands, self._files = commands, files
+        self.git = Git(bound, sandbox.git)
+
+    async def watch(self, path: str, **options: Any) -> Watch:
+        return Watch(self._do, await self._do(self._files.watch, path, **options))
 
     async def fork(self, count: int = 1) -> list[Box]:
         return [Box(self._do, copy) for copy in await self._fork(count)]
@@ -86,8 +124,8 @@ class Box:
     async def read_bytes(self, path: str) -> bytes:
         return await self.read(path, format="bytes")
 
-    async def read_stream(self, path: str) -> Iterable[bytes]:
-        return await _gathered(self._files.read_stream(path))
+    async def read_stream(self, path: str, **options: Any) -> Iterable[bytes]:
+        return await _gathered(self._files.read_stream(path, **options))
 
 
 class Client(Protocol):

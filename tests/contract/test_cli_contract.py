@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
@@ -157,10 +159,68 @@ async def test_a_copy_that_fails_leaves_the_target_alone(box: str, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["target"]
 
 
-async def test_a_directory_is_refused_with_what_to_do(box: str, tmp_path: Path) -> None:
-    ended = await wrenn("cp", str(tmp_path), f"{box}:/tmp/x")
-    assert ended.code == 2
-    assert "tar" in ended.err
+async def test_a_folder_is_copied_in_and_out(box: str, tmp_path: Path) -> None:
+    (tmp_path / "top/inner").mkdir(parents=True)
+    (tmp_path / "top/inner/file").write_text("content")
+    (tmp_path / "top/link").symlink_to("inner/file")
+    assert await wrenn("cp", str(tmp_path / "top"), f"{box}:/new") == Ended(0, b"", "")
+    assert (await wrenn("exec", box, "cat new/link")).out == b"content"
+    # What is there already takes the copy in, under its own name.
+    assert (await wrenn("cp", "top/", f"{box}:/new", cwd=tmp_path)).code == 0
+    assert (await wrenn("cp", "top/.", f"{box}:/new/inner", cwd=tmp_path)).code == 0
+    listed = (await wrenn("exec", box, "find new -type f | sort")).out.decode().split()
+    assert listed == ["new/inner/file", "new/inner/inner/file", "new/top/inner/file"]
+    copied = await wrenn("cp", f"{box}:/new/top", str(tmp_path / "back"), "--json")
+    assert json.loads(copied.out)["bytes"] > 1024
+    assert (tmp_path / "back/link").readlink() == Path("inner/file")
+    assert (await wrenn("cp", f"{box}:/new/top", str(tmp_path / "back"))).code == 0
+    assert (tmp_path / "back/top/inner/file").read_text() == "content"
+    assert (await wrenn("cp", f"{box}:/new/top", str(tmp_path / "back"), "--atomic")).code == 2
+
+
+async def test_top_is_printed_once_where_there_is_no_terminal(box: str) -> None:
+    shown = await wrenn("top")
+    assert (shown.code, box in shown.out.decode()) == (0, True)
+    assert box in [one["id"] for one in json.loads((await wrenn("top", "--json")).out)]
+
+
+async def test_a_shell_is_told_what_may_come_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert b"_WRENN_COMPLETE" in (await wrenn("completion", shell)).out
+    monkeypatch.setenv("_WRENN_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "wrenn pau")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert (await wrenn()).out.split() == [b"pause"]
+
+
+async def test_a_bar_is_drawn_on_a_terminal_only(box: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(500_000))
+    controller, terminal = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "wrenn.cli.main",
+        "cp",
+        str(tmp_path / "file"),
+        f"{box}:/x",
+        stdout=PIPE,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    drawn = await asyncio.to_thread(drain, controller)
+    assert (await process.communicate())[0] == b""
+    assert process.returncode == 0
+    assert b"kB" in drawn
+    assert drawn.rstrip().endswith(b"488.3 KB copied")
+
+
+def drain(controller: int) -> bytes:
+    drawn = b""
+    with contextlib.suppress(OSError):  # the other end has closed
+        while piece := os.read(controller, 65536):
+            drawn += piece
+    os.close(controller)
+    return drawn
 
 
 @pytest.mark.parametrize(

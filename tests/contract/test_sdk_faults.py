@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import tarfile
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
 import pytest
 from sdk_clients import CLIENTS, Client
 
 from wrenn import (
     CapacityError,
+    ConflictError,
     ConnectionFailedError,
     DeadlineExceededError,
     InvalidStateError,
@@ -283,3 +286,68 @@ async def test_a_template_that_replaces_another_is_made_again(client: Client, sc
         assert (await box.snapshot("n", overwrite=True)).name == "n"
         assert calls(script)[1:] == ["POST /v1/snapshots?overwrite=true"] * 2
         await box.close()
+
+
+def part(first: int, whole: bytes, cut: int, tag: bytes = b'"1"') -> bytes:
+    """An answer with the bytes from `first` on, that breaks off after `cut` of them."""
+    head = b"HTTP/1.1 200 OK\r\n"
+    if first:
+        head = b"HTTP/1.1 206 Part\r\nContent-Range: bytes %d-%d/%d\r\n" % (first, len(whole) - 1, len(whole))
+    head += b"ETag: %s\r\nContent-Length: %d\r\n\r\n" % (tag, len(whole) - first)
+    return head + whole[first : first + cut]
+
+
+async def test_a_broken_download_goes_on_where_it_was(client: Client, scripted: Serving) -> None:
+    content = bytes(range(200))
+    answers = (
+        answer(201, SANDBOX),
+        part(0, content, 50),
+        part(50, content, 100),
+        RESET,
+        part(150, content, 50),
+    )
+    async with scripted(Script(*answers)) as script:
+        box = await client.create()
+        told: list[int] = []
+        assert b"".join(await box.read_stream("/f", on_resume=told.append)) == content
+        await box.close()
+    assert told == [50, 150, 150]
+    asked = [request for request in script.requests[2:] if b'if-range: "1"' in request.lower()]
+    assert [b"bytes=50-" in asked[0], b"bytes=150-" in asked[1], len(asked)] == [True, True, 3]
+
+
+async def test_a_broken_download_of_a_changed_file_is_an_error(client: Client, scripted: Serving) -> None:
+    content = bytes(range(200))
+    async with scripted(Script(answer(201, SANDBOX), part(0, content, 50), part(0, content, 200, b'"2"'))):
+        box = await client.create()
+        with pytest.raises(ConflictError, match="changed"):
+            await box.read("/f", format="bytes")
+        await box.close()
+
+
+async def test_a_download_that_brings_nothing_more_is_given_up(client: Client, scripted: Serving) -> None:
+    content = bytes(range(200))
+    async with scripted(Script(answer(201, SANDBOX), part(0, content, 50), *[RESET] * 20)) as script:
+        box = await client.create()
+        with pytest.raises(ConnectionFailedError):
+            await box.read("/f", format="bytes")
+        await box.close()
+    assert len(script.requests) < 10
+
+
+async def test_a_directory_that_breaks_off_leaves_nothing(
+    client: Client, scripted: Serving, tmp_path: Path
+) -> None:
+    entry = (
+        b'{"entry":{"name":"d","path":"/d","type":"directory","size":1,"mode":493,"permissions":"drwxr-xr-x",'
+        b'"owner":"root","group":"root","modified_at":1}}'
+    )
+    info = tarfile.TarInfo("file")
+    info.size = 100_000
+    broken = b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + info.tobuf() + bytes(50_000)
+    async with scripted(Script(answer(201, SANDBOX), answer(200, entry), broken)):
+        box = await client.create()
+        with pytest.raises(ConnectionFailedError):
+            await box.download("/d", tmp_path / "d")
+        await box.close()
+    assert list(tmp_path.iterdir()) == []

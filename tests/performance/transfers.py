@@ -1,8 +1,12 @@
-"""Upload and download of 100 MB: through the API beside straight to the guest agent, and what the processes grow by."""
+"""Upload and download of 200 MB as one file and as a directory, through the API beside straight to the guest agent.
+
+Also what the processes grow by.
+"""
 
 from __future__ import annotations
 
 import os
+import tarfile
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -15,7 +19,7 @@ from tests.vm.platform import Platform
 from wrenn.base.units import MIB
 from wrenn.guest import Files
 
-SIZE_B = 100 * MIB
+SIZE_B = 200 * MIB
 CHUNK = os.urandom(256 * 1024)
 GROWTH_LIMIT_KB = 32 * 1024
 
@@ -33,6 +37,7 @@ async def transfers(platform: Platform, rounds: int) -> list[Figure]:
     async with platform.client() as api, plain:
         sandbox_id = (await api.post("/v1/sandboxes", json={})).json()["id"]
         base = f"/v1/sandboxes/{sandbox_id}/files/stream"
+        trees = f"/v1/sandboxes/{sandbox_id}/files/tar"
         async with straight_to_guest(platform, sandbox_id) as guest:
             files = Files(guest)
 
@@ -48,15 +53,31 @@ async def transfers(platform: Platform, rounds: int) -> list[Figure]:
             async def down_api() -> float:
                 return await timed_ms(lambda: _download(plain, f"{base}/read"))
 
+            async def tree_down_straight() -> float:
+                return await timed_ms(lambda: _tree_straight(files))
+
+            async def tree_down_api() -> float:
+                return await timed_ms(lambda: _tree(plain, f"{trees}/read"))
+
+            async def tree_up_straight() -> float:
+                return await timed_ms(lambda: files.write_tree("/root/tree", _archive(), user="root"))
+
+            async def tree_up_api() -> float:
+                return await timed_ms(lambda: _unpack(api, f"{trees}/write"))
+
             await alternating(up_straight, up_api, rounds=1)
             before = {name: resident_kb(p.pid) for name, p in platform.processes.items()}
             ups = await alternating(up_straight, up_api, rounds=rounds)
             downs = await alternating(down_straight, down_api, rounds=rounds)
+            tree_ups = await alternating(tree_up_straight, tree_up_api, rounds=rounds)
+            tree_downs = await alternating(tree_down_straight, tree_down_api, rounds=rounds)
             growth = {name: resident_kb(p.pid) - before[name] for name, p in platform.processes.items()}
         await api.delete(f"/v1/sandboxes/{sandbox_id}")
     return [
-        _speed(f"upload of 100 MB ({rounds} rounds)", *ups),
-        _speed(f"download of 100 MB ({rounds} rounds)", *downs),
+        _speed(f"upload of 200 MB ({rounds} rounds)", *ups),
+        _speed(f"download of 200 MB ({rounds} rounds)", *downs),
+        _speed(f"upload of a directory of 200 MB ({rounds} rounds)", *tree_ups),
+        _speed(f"download of a directory of 200 MB ({rounds} rounds)", *tree_downs),
         _growth(growth),
     ]
 
@@ -109,3 +130,35 @@ async def _read_straight(files: Files) -> None:
         async for chunk in download.chunks:
             size += len(chunk)
     assert size == SIZE_B
+
+
+async def _archive() -> AsyncIterator[bytes]:
+    """Files of 4 MB."""
+    for n in range(SIZE_B // (4 * MIB)):
+        info = tarfile.TarInfo(f"file{n}")
+        info.size = 4 * MIB
+        yield info.tobuf()
+        for _ in range(info.size // len(CHUNK)):
+            yield CHUNK
+    yield bytes(1024)
+
+
+async def _unpack(api: httpx2.AsyncClient, path: str) -> None:
+    answer = await api.post(path, params={"path": "/root/tree"}, content=_archive())
+    assert answer.status_code == 204, answer.text
+
+
+async def _tree(api: aiohttp.ClientSession, path: str) -> None:
+    size = 0
+    async with api.post(path, json={"path": "/root/tree"}) as answer:
+        async for chunk in answer.content.iter_chunked(len(CHUNK)):
+            size += len(chunk)
+    assert size > SIZE_B
+
+
+async def _tree_straight(files: Files) -> None:
+    size = 0
+    async with files.read_tree("/root/tree", user="root") as download:
+        async for chunk in download.chunks:
+            size += len(chunk)
+    assert size > SIZE_B

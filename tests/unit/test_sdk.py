@@ -104,11 +104,11 @@ def test_every_source_gives_its_bytes(source: str | bytes | io.BytesIO) -> None:
 
 
 def test_the_path_stands_before_the_file_in_an_upload() -> None:
-    form = UploadForm("/tmp/ü")
+    form = UploadForm({"path": "/tmp/ü"})
     assert form.head.index("/tmp/ü".encode()) < form.head.index(b'name="file"')
     boundary = form.content_type.rpartition("=")[2].encode()
     assert form.tail == b"\r\n--" + boundary + b"--\r\n"
-    assert UploadForm("/tmp/ü").content_type != form.content_type
+    assert UploadForm({"path": "/tmp/ü"}).content_type != form.content_type
 
 
 def test_the_synchronous_client_is_generated() -> None:

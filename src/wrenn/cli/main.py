@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from wrenn.cli import (
+    completion,
     cp,
     doctor,
     images,
@@ -22,6 +23,7 @@ from wrenn.cli import (
     status,
     storage,
     templates,
+    top,
 )
 from wrenn.cli.exec import CommandLine, FileLine, exec_
 from wrenn.cli.exits import Exit, exit_code, say_error
@@ -52,6 +54,7 @@ app.command("logs")(logs.logs)
 app.command("cp")(cp.cp)
 app.command("port")(port.port)
 app.command("link")(port.link)
+app.command("top")(top.top)
 app.command("pause")(lifecycle.pause)
 app.command("resume")(lifecycle.resume)
 app.command("fork")(lifecycle.fork)
@@ -60,6 +63,7 @@ app.command("snapshot")(templates.snapshot)
 app.add_typer(templates.app, name="templates")
 app.command("rm")(sandboxes.rm)
 app.add_typer(images.app, name="images")
+app.command("completion")(completion.completion)
 app.command("control")(programs.control)
 app.command("agent")(programs.agent)
 app.command("supervise", hidden=True)(programs.supervise)
@@ -88,6 +92,7 @@ def main() -> None:
     from wrenn.base.errors import WrennError as PlatformError
     from wrenn.sdk.errors import WrennError
 
+    completion.init()
     try:
         app()
     except (WrennError, PlatformError) as error:

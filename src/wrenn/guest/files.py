@@ -20,8 +20,8 @@ _CALL_TIMEOUT_S: Final = 30.0
 _IDLE_TIMEOUT_S: Final = 60.0
 """A transfer that moves no byte for this long is broken."""
 _ERROR_LIMIT_B: Final = 64 * 1024
-_CHUNK_B: Final = 256 * 1024
-"""What is read ahead and handed on at once: with less, a download is a quarter slower on a busy machine."""
+_READ_AHEAD_B: Final = 256 * 1024
+"""Up to twice as much is held. It is handed on in the pieces that came: putting them together costs a tenth of the time."""
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19}-\d{1,19}|\*)/\d{1,19}")
 _ETAG: Final = re.compile(r'"[\x21\x23-\x7e]{1,128}"')
@@ -122,7 +122,7 @@ class Files:
                 headers=self._headers(user) | headers,
                 timeout=_transfer_timeout(),
                 allow_redirects=False,
-                read_bufsize=_CHUNK_B,
+                read_bufsize=_READ_AHEAD_B,
             ) as response:
                 if response.status not in statuses:
                     raise await _error_of(response)
@@ -131,7 +131,7 @@ class Files:
                     response.content_length,
                     _checked(_CONTENT_RANGE, response.headers.get("Content-Range")),
                     _checked(_ETAG, response.headers.get("ETag")),
-                    response.content.iter_chunked(_CHUNK_B),
+                    response.content.iter_any(),
                 )
         except (aiohttp.ClientError, TimeoutError) as error:
             raise unreachable(error) from error

@@ -31,6 +31,11 @@ class _TooManyHeaders(Exception):
     """Ends the parser's work."""
 
 
+WRITE_AHEAD_B: Final = 1024 * 1024
+"""What may wait to be sent on one connection. With the usual 64 KiB each chunk of a download waits until the one before is nearly
+gone."""
+
+
 class BoundedHttp(HttpToolsProtocol):
     """HTTP/1.1 with the limits above."""
 
@@ -49,6 +54,7 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first head, but not for ever."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=WRITE_AHEAD_B)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

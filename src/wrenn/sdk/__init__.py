@@ -8,9 +8,11 @@ from __future__ import annotations
 from wrenn.sdk._async.commands import AsyncProcessHandle
 from wrenn.sdk._async.sandbox import AsyncSandbox
 from wrenn.sdk._async.streams import AsyncProcessStream, AsyncTerminal
+from wrenn.sdk._async.watching import AsyncWatch
 from wrenn.sdk._sync.commands import ProcessHandle
 from wrenn.sdk._sync.sandbox import Sandbox
 from wrenn.sdk._sync.streams import ProcessStream, Terminal
+from wrenn.sdk._sync.watching import Watch
 from wrenn.sdk.errors import (
     AgentError,
     AuthenticationError,
@@ -20,6 +22,8 @@ from wrenn.sdk.errors import (
     ConnectionFailedError,
     DeadlineExceededError,
     ForbiddenError,
+    GitAuthenticationError,
+    GitError,
     InternalError,
     InvalidRequestError,
     InvalidStateError,
@@ -33,7 +37,16 @@ from wrenn.sdk.errors import (
     UnexpectedAnswerError,
     WrennError,
 )
-from wrenn.sdk.types import CommandResult, FileEntry, Output, ProcessInfo, SandboxInfo, Template
+from wrenn.sdk.types import (
+    CommandResult,
+    FileEntry,
+    FileEvent,
+    GitStatus,
+    Output,
+    ProcessInfo,
+    SandboxInfo,
+    Template,
+)
 
 __all__ = [
     "AgentError",
@@ -41,6 +54,7 @@ __all__ = [
     "AsyncProcessStream",
     "AsyncSandbox",
     "AsyncTerminal",
+    "AsyncWatch",
     "AuthenticationError",
     "CapacityError",
     "CommandExitError",
@@ -49,7 +63,11 @@ __all__ = [
     "ConnectionFailedError",
     "DeadlineExceededError",
     "FileEntry",
+    "FileEvent",
     "ForbiddenError",
+    "GitAuthenticationError",
+    "GitError",
+    "GitStatus",
     "InternalError",
     "InvalidRequestError",
     "InvalidStateError",
@@ -69,5 +87,6 @@ __all__ = [
     "TooLargeError",
     "UnavailableError",
     "UnexpectedAnswerError",
+    "Watch",
     "WrennError",
 ]

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from inspect import isawaitable
+from typing import ParamSpec, TypeVar
 
 from wrenn.sdk._source import CHUNK_B, Readable, pieces
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Source = str | bytes | Readable | Iterable[bytes] | AsyncIterable[bytes]
 """What may be written to a file."""
@@ -26,6 +30,11 @@ async def called(callback: Callback, text: str) -> None:
 async def sleep(seconds: float) -> None:
     """Wait."""
     await asyncio.sleep(seconds)
+
+
+async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do what may wait for this machine's disk."""
+    return await asyncio.to_thread(work, *args, **kwargs)
 
 
 async def chunks_of(source: Source) -> AsyncIterator[bytes]:

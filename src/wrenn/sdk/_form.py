@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 
 
 class UploadForm:
-    """What stands before and after the file's bytes."""
+    """What stands before and after the file's bytes. `fields`: the other parts, by name."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, fields: Mapping[str, str]) -> None:
         boundary = secrets.token_hex(16)
         self.content_type = f"multipart/form-data; boundary={boundary}"
-        self.head = (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="path"\r\n\r\n{path}\r\n'
-            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="file"\r\n'
-            "Content-Type: application/octet-stream\r\n\r\n"
-        ).encode(errors="surrogatepass")
+        parts = [
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            for name, value in fields.items()
+        ]
+        self.head = "".join(
+            [
+                *parts,
+                f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="file"\r\n'
+                "Content-Type: application/octet-stream\r\n\r\n",
+            ]
+        ).encode()
         self.tail = f"\r\n--{boundary}--\r\n".encode()

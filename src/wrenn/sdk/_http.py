@@ -38,7 +38,7 @@ def _translated(base_url: str) -> Generator[None]:
         raise DeadlineExceededError(f"The platform at {base_url} did not answer in time.") from error
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError) as error:
         raise InvalidRequestError(f"The request cannot be sent: {error}.") from error
-    except httpx2.TransportError as error:
+    except (httpx2.TransportError, httpx2.StreamError) as error:
         raise ConnectionFailedError(
             f"The connection to the platform at {base_url} broke: {error or 'closed by the other side'}.",
             request_sent=True,
@@ -70,6 +70,10 @@ class AsyncStream:
         self._base_url = base_url
         self.status = response.status_code
         self.request_id = _request_id(response)
+
+    def header(self, name: str) -> str:
+        """A header of the answer; empty when it has none of this name."""
+        return self._response.headers.get(name, "")
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives. Raises `ConnectionFailedError` when it breaks off before its end."""
@@ -139,6 +143,10 @@ class Stream:
         self._base_url = base_url
         self.status = response.status_code
         self.request_id = _request_id(response)
+
+    def header(self, name: str) -> str:
+        """A header of the answer; empty when it has none of this name."""
+        return self._response.headers.get(name, "")
 
     def chunks(self) -> Iterator[bytes]:
         """The body as it arrives. Raises `ConnectionFailedError` when it breaks off before its end."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import ParamSpec, TypeVar
 
 from wrenn.sdk._source import CHUNK_B, Readable, pieces
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Source = str | bytes | Readable | Iterable[bytes]
 """What may be written to a file."""
@@ -23,6 +27,11 @@ def called(callback: Callback, text: str) -> None:
 def sleep(seconds: float) -> None:
     """Wait."""
     time.sleep(seconds)
+
+
+def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do what may wait for this machine's disk."""
+    return work(*args, **kwargs)
 
 
 def chunks_of(source: Source) -> Iterator[bytes]:

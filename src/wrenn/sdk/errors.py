@@ -168,6 +168,18 @@ class CommandExitError(WrennError):
         self.result = result
 
 
+class GitError(CommandExitError):
+    """A git command failed; the message is its last words. `result` has its output."""
+
+    CODES = ("git",)
+
+
+class GitAuthenticationError(GitError):
+    """A git server wants other credentials than it was given, or any."""
+
+    CODES = ("git_authentication",)
+
+
 _ANSWERED: tuple[type[WrennError], ...] = (
     InvalidRequestError,
     AuthenticationError,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from wrenn.base.file_names import name_of
 from wrenn.sdk._parse import Fields
 from wrenn.sdk.errors import UnexpectedAnswerError
 
@@ -187,8 +188,10 @@ class ProcessInfo:
 class FileEntry:
     """A file, directory or symbolic link in a sandbox.
 
-    `type` is `file`, `directory`, `symlink` or `unknown`; `mode` holds the permission bits, `permissions` the same as `ls`
-    shows them.
+    `type` is `file`, `directory`, `symlink` or `unknown`; `kind` may also be `socket`, `fifo`, `char_device` or
+    `block_device`, whose type is `file`. `mode` holds the permission bits, `permissions` the same as `ls` shows them. A link
+    that leads nowhere is `broken`. `name` and `path` are texts that lead back to the file in every call, whatever bytes its
+    name has; `name_bytes` and `path_bytes` are those bytes.
     """
 
     name: str
@@ -201,6 +204,18 @@ class FileEntry:
     group: str
     modified_at: datetime
     symlink_target: str | None
+    kind: str
+    broken: bool
+
+    @property
+    def name_bytes(self) -> bytes:
+        """The name as it is on the sandbox's disk."""
+        return name_of(self.name)
+
+    @property
+    def path_bytes(self) -> bytes:
+        """The path as it is on the sandbox's disk."""
+        return name_of(self.path)
 
     @classmethod
     def parse(cls, fields: Fields) -> FileEntry:
@@ -216,4 +231,48 @@ class FileEntry:
             group=fields.text("group"),
             modified_at=datetime.fromtimestamp(fields.integer("modified_at"), UTC),
             symlink_target=fields.optional_text("symlink_target"),
+            kind=fields.optional_text("kind") or fields.text("type"),
+            broken=fields.flag("broken"),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class GitStatus:
+    """A git work tree.
+
+    `branch` is empty when no branch is checked out. `ahead` and `behind` count commits against `upstream`, which is empty
+    when there is none. `changes` are lines like ` M file`, as `git status --porcelain` writes them.
+    """
+
+    branch: str
+    upstream: str
+    ahead: int
+    behind: int
+    changes: tuple[str, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """Nothing is changed, added or unknown to git."""
+        return not self.changes
+
+
+FileEventType = Literal["create", "write", "remove", "rename", "chmod", "overflow"]
+"""What happened to a file. `rename`: it got another name, of which a `create` tells if it is watched too."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileEvent:
+    """A change in a watched directory.
+
+    `path` is absolute, `name` relative to the watched directory and empty for that itself; both may be given to calls
+    as they are. `overflow` says that more happened than could be told: look again.
+    """
+
+    type: str
+    path: str
+    name: str
+
+    @classmethod
+    def parse(cls, fields: Fields) -> FileEvent:
+        """Read the platform's event."""
+        return cls(fields.text("event"), fields.text("path"), fields.text("name"))

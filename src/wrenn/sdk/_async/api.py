@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
@@ -63,20 +63,33 @@ class AsyncApi:
         )
         return answer.body
 
-    async def upload(self, path: str, content: AsyncIterable[bytes], *, content_type: str) -> None:
+    async def upload(
+        self,
+        path: str,
+        content: AsyncIterable[bytes],
+        *,
+        content_type: str,
+        params: Mapping[str, str] | None = None,
+    ) -> None:
         """Stream a body to the platform. Only the pauses within it are limited in time, not the whole."""
-        request = Request("POST", path, headers={"Content-Type": content_type}, content=content)
+        headers = {"Content-Type": content_type}
+        request = Request("POST", path, params=params, headers=headers, content=content)
         stream = await self._opened(request)
         await stream.close()
 
-    async def download(self, path: str, json: object) -> AsyncIterator[bytes]:
-        """Stream an answer's body from the platform. Only the pauses within it are limited in time, not the whole."""
-        stream = await self._opened(Request("POST", path, json=json))
-        try:
-            async for chunk in stream.chunks():
-                yield chunk
-        finally:
-            await stream.close()
+    async def open(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        json: object = None,
+        silence_s: float | None = None,
+    ) -> AsyncStream:
+        """Begin a call whose answer is streamed; to be closed. Only the pauses within it are limited in time."""
+        request = Request(method, path, params=params, headers=headers, json=json)
+        return await self._opened(request, silence_s)
 
     async def socket(self, path: str, *, params: Mapping[str, str] | None = None) -> AsyncSocket:
         """Open a WebSocket of the platform. Opening one changes nothing, so it is repeated where that is of use.
@@ -104,8 +117,8 @@ class AsyncApi:
         """Close idle connections."""
         await self._transport.close()
 
-    async def _opened(self, request: Request) -> AsyncStream:
-        idle_timeout_s = self.settings.request_timeout_s
+    async def _opened(self, request: Request, silence_s: float | None = None) -> AsyncStream:
+        idle_timeout_s = silence_s or self.settings.request_timeout_s
 
         async def attempt(left_s: float) -> AsyncStream:  # noqa: ARG001 - a long upload may outlast any total
             stream = await self._transport.open(request, idle_timeout_s=idle_timeout_s)

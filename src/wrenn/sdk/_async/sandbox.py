@@ -12,6 +12,7 @@ from wrenn.sdk._async import states, templates
 from wrenn.sdk._async.api import AsyncApi, path_of
 from wrenn.sdk._async.commands import AsyncCommands
 from wrenn.sdk._async.files import AsyncFiles
+from wrenn.sdk._async.git import AsyncGit
 from wrenn.sdk._async.pty import AsyncPty
 from wrenn.sdk._parse import Fields, json_of, objects
 from wrenn.sdk.errors import InvalidRequestError, NotFoundError
@@ -35,6 +36,7 @@ class AsyncSandbox:
         self.commands = AsyncCommands(api, sandbox_id)
         self.files = AsyncFiles(api, sandbox_id)
         self.pty = AsyncPty(api, sandbox_id)
+        self.git = AsyncGit(self.commands)
 
     @classmethod
     async def create(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
@@ -64,19 +64,33 @@ class Api:
         )
         return answer.body
 
-    def upload(self, path: str, content: Iterable[bytes], *, content_type: str) -> None:
+    def upload(
+        self,
+        path: str,
+        content: Iterable[bytes],
+        *,
+        content_type: str,
+        params: Mapping[str, str] | None = None,
+    ) -> None:
         """Stream a body to the platform. Only the pauses within it are limited in time, not the whole."""
-        request = Request("POST", path, headers={"Content-Type": content_type}, content=content)
+        headers = {"Content-Type": content_type}
+        request = Request("POST", path, params=params, headers=headers, content=content)
         stream = self._opened(request)
         stream.close()
 
-    def download(self, path: str, json: object) -> Iterator[bytes]:
-        """Stream an answer's body from the platform. Only the pauses within it are limited in time, not the whole."""
-        stream = self._opened(Request("POST", path, json=json))
-        try:
-            yield from stream.chunks()
-        finally:
-            stream.close()
+    def open(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        json: object = None,
+        silence_s: float | None = None,
+    ) -> Stream:
+        """Begin a call whose answer is streamed; to be closed. Only the pauses within it are limited in time."""
+        request = Request(method, path, params=params, headers=headers, json=json)
+        return self._opened(request, silence_s)
 
     def socket(self, path: str, *, params: Mapping[str, str] | None = None) -> Socket:
         """Open a WebSocket of the platform. Opening one changes nothing, so it is repeated where that is of use.
@@ -104,8 +118,8 @@ class Api:
         """Close idle connections."""
         self._transport.close()
 
-    def _opened(self, request: Request) -> Stream:
-        idle_timeout_s = self.settings.request_timeout_s
+    def _opened(self, request: Request, silence_s: float | None = None) -> Stream:
+        idle_timeout_s = silence_s or self.settings.request_timeout_s
 
         def attempt(left_s: float) -> Stream:  # noqa: ARG001 - a long upload may outlast any total
             stream = self._transport.open(request, idle_timeout_s=idle_timeout_s)

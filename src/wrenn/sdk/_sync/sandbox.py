@@ -14,6 +14,7 @@ from wrenn.sdk._sync import states, templates
 from wrenn.sdk._sync.api import Api, path_of
 from wrenn.sdk._sync.commands import Commands
 from wrenn.sdk._sync.files import Files
+from wrenn.sdk._sync.git import Git
 from wrenn.sdk._sync.pty import Pty
 from wrenn.sdk.errors import InvalidRequestError, NotFoundError
 from wrenn.sdk.settings import DEFAULT_REQUEST_TIMEOUT_S, client_settings
@@ -36,6 +37,7 @@ class Sandbox:
         self.commands = Commands(api, sandbox_id)
         self.files = Files(api, sandbox_id)
         self.pty = Pty(api, sandbox_id)
+        self.git = Git(self.commands)
 
     @classmethod
     def create(

@@ -1,0 +1,217 @@
+"""`sandbox.git`: the sandbox's own git, run as commands."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Sequence
+from typing import Final
+
+from wrenn.sdk import _git
+from wrenn.sdk._async.commands import AsyncCommands
+from wrenn.sdk._git import Login
+from wrenn.sdk.errors import CommandExitError, InvalidRequestError
+from wrenn.sdk.types import CommandResult, GitStatus
+
+TRANSFER_TIMEOUT_S: Final = 300.0
+"""For what talks to a server."""
+
+
+class AsyncGit:
+    """`sandbox.git`. Paths are folders of work trees in the sandbox; relative ones count from the user's home.
+
+    git never asks for anything. A `username` and `password` (or token) are handed to it in the environment of the one
+    command, for the one server; they are neither in its arguments nor kept in the sandbox.
+
+    Every call raises `GitError` when git fails, with its last words.
+    """
+
+    def __init__(self, commands: AsyncCommands) -> None:
+        self._commands = commands
+
+    async def clone(
+        self,
+        url: str,
+        path: str | None = None,
+        *,
+        branch: str | None = None,
+        depth: int | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        timeout_s: float = TRANSFER_TIMEOUT_S,
+    ) -> None:
+        """Clone a repository into `path`, else into a folder of its name.
+
+        Raises:
+            GitAuthenticationError: the server wants credentials, or others.
+        """
+        argv = ["clone"]
+        argv += ["--branch", branch] if branch is not None else []
+        argv += ["--depth", str(depth)] if depth is not None else []
+        argv += ["--", _git.plain_url(url), *([path] if path is not None else [])]
+        login = Login.of(username, password, url)
+        await self._git(argv, cwd=cwd, user=user, login=login, timeout_s=timeout_s)
+
+    async def init(
+        self, path: str, *, branch: str = "main", user: str | None = None, timeout_s: float = 30
+    ) -> None:
+        """Make an empty repository."""
+        await self._git(["init", "-b", branch, "--", path], user=user, timeout_s=timeout_s)
+
+    async def status(self, path: str, *, user: str | None = None, timeout_s: float = 30) -> GitStatus:
+        """What is checked out and what has changed since."""
+        argv = ["status", "--porcelain", "--branch", "-z"]
+        return _git.parse_status((await self._git(argv, path=path, user=user, timeout_s=timeout_s)).stdout)
+
+    async def add(
+        self,
+        path: str,
+        files: Sequence[str] = (),
+        *,
+        user: str | None = None,
+        timeout_s: float = 30,
+    ) -> None:
+        """Put files, else all changes, into the next commit."""
+        chosen = ["--", *files] if files else ["--all"]
+        await self._git(["add", *chosen], path=path, user=user, timeout_s=timeout_s)
+
+    async def commit(
+        self,
+        path: str,
+        message: str,
+        *,
+        author_name: str | None = None,
+        author_email: str | None = None,
+        allow_empty: bool = False,
+        user: str | None = None,
+        timeout_s: float = 30,
+    ) -> str:
+        """Commit what was added, and return the commit's id. Without an author it is git's configured one."""
+        identity: dict[str, str] = {}
+        for who in ("AUTHOR", "COMMITTER"):
+            identity |= {f"GIT_{who}_NAME": author_name} if author_name is not None else {}
+            identity |= {f"GIT_{who}_EMAIL": author_email} if author_email is not None else {}
+        argv = ["commit", "--quiet", "-m", message, *(["--allow-empty"] if allow_empty else [])]
+        await self._git(argv, path=path, envs=identity, user=user, timeout_s=timeout_s)
+        found = await self._git(["rev-parse", "HEAD"], path=path, user=user, timeout_s=timeout_s)
+        return found.stdout.strip()
+
+    async def branches(
+        self, path: str, *, user: str | None = None, timeout_s: float = 30
+    ) -> builtins.list[str]:
+        """The names of the local branches."""
+        argv = ["for-each-ref", "--format=%(refname:short)", "refs/heads"]
+        return (await self._git(argv, path=path, user=user, timeout_s=timeout_s)).stdout.splitlines()
+
+    async def create_branch(
+        self, path: str, name: str, *, user: str | None = None, timeout_s: float = 30
+    ) -> None:
+        """Make a branch and check it out."""
+        await self._git(["checkout", "--quiet", "-b", name, "--"], path=path, user=user, timeout_s=timeout_s)
+
+    async def delete_branch(
+        self,
+        path: str,
+        name: str,
+        *,
+        force: bool = False,
+        user: str | None = None,
+        timeout_s: float = 30,
+    ) -> None:
+        """Delete a branch; one that is merged nowhere only with `force`."""
+        argv = ["branch", "-D" if force else "-d", "--", name]
+        await self._git(argv, path=path, user=user, timeout_s=timeout_s)
+
+    async def checkout(self, path: str, ref: str, *, user: str | None = None, timeout_s: float = 30) -> None:
+        """Check out a branch, tag or commit."""
+        if ref.startswith("-"):
+            raise InvalidRequestError(f"{ref!r} is no branch, tag or commit.")
+        await self._git(["checkout", "--quiet", ref, "--"], path=path, user=user, timeout_s=timeout_s)
+
+    async def pull(
+        self,
+        path: str,
+        remote: str = "origin",
+        branch: str | None = None,
+        *,
+        username: str | None = None,
+        password: str | None = None,
+        user: str | None = None,
+        timeout_s: float = TRANSFER_TIMEOUT_S,
+    ) -> None:
+        """Take over what the remote has; only where that needs no merge."""
+        argv = ["pull", "--quiet", "--ff-only", "--", remote, *([branch] if branch is not None else [])]
+        login = await self._login(path, remote, username, password, user)
+        await self._git(argv, path=path, user=user, login=login, timeout_s=timeout_s)
+
+    async def push(
+        self,
+        path: str,
+        remote: str = "origin",
+        branch: str | None = None,
+        *,
+        set_upstream: bool = True,
+        username: str | None = None,
+        password: str | None = None,
+        user: str | None = None,
+        timeout_s: float = TRANSFER_TIMEOUT_S,
+    ) -> None:
+        """Give the remote a branch, else the one that is checked out."""
+        argv = ["push", "--quiet", *(["--set-upstream"] if set_upstream else []), "--", remote]
+        argv.append("HEAD" if branch is None else branch)
+        login = await self._login(path, remote, username, password, user)
+        await self._git(argv, path=path, user=user, login=login, timeout_s=timeout_s)
+
+    async def get_config(
+        self, key: str, *, path: str | None = None, user: str | None = None, timeout_s: float = 30
+    ) -> str | None:
+        """A setting of the repository at `path`, else of the user; None when it is not set."""
+        scope = ["--global"] if path is None else []
+        try:
+            argv = ["config", *scope, "--get", key]
+            found = await self._git(argv, path=path, user=user, timeout_s=timeout_s)
+        except CommandExitError as error:
+            if error.result.exit_code == 1:
+                return None
+            raise
+        return found.stdout.removesuffix("\n")
+
+    async def set_config(
+        self,
+        key: str,
+        value: str,
+        *,
+        path: str | None = None,
+        user: str | None = None,
+        timeout_s: float = 30,
+    ) -> None:
+        """Change a setting of the repository at `path`, else of the user."""
+        scope = ["--global"] if path is None else []
+        await self._git(["config", *scope, key, value], path=path, user=user, timeout_s=timeout_s)
+
+    async def _login(
+        self, path: str, remote: str, username: str | None, password: str | None, user: str | None
+    ) -> Login | None:
+        if username is None and password is None:
+            return None
+        found = await self._git(["remote", "get-url", "--", remote], path=path, user=user, timeout_s=30)
+        return Login.of(username, password, found.stdout.strip())
+
+    async def _git(
+        self,
+        argv: Sequence[str],
+        *,
+        path: str | None = None,
+        envs: dict[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        login: Login | None = None,
+        timeout_s: float,
+    ) -> CommandResult:
+        words = ["git", *(login.options if login else []), *(["-C", path] if path is not None else []), *argv]
+        environment = {**_git.ENVIRONMENT, **(envs or {}), **(login.envs if login else {})}
+        result = await self._commands.run(words, envs=environment, cwd=cwd, user=user, timeout_s=timeout_s)
+        if result.exit_code != 0:
+            raise _git.error_of(result)
+        return result

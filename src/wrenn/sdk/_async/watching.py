@@ -1,0 +1,100 @@
+"""Changes of files in a sandbox, as they happen."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from wrenn.sdk._async.api import AsyncApi
+from wrenn.sdk._parse import Fields, json_of
+from wrenn.sdk._sse import Lines
+from wrenn.sdk.errors import ConnectionFailedError, error_for
+from wrenn.sdk.types import FileEvent
+
+if TYPE_CHECKING:
+    from wrenn.sdk._http import AsyncStream
+
+
+_SILENCE_S: Final = 60.0
+"""The platform says something three times within it."""
+
+
+class AsyncWatch:
+    """The changes in a directory. Iterate over it; close it, or use it as a context manager.
+
+    The iteration ends when it was closed, and with an error for every other reason: `InvalidStateError` when the sandbox is
+    paused, `NotFoundError` when the directory or the sandbox is gone, `ConnectionFailedError` when the connection broke.
+    """
+
+    def __init__(self, stream: AsyncStream) -> None:
+        self._stream = stream
+        self._events = _events(stream)
+        self._closed = False
+
+    async def start(self) -> None:
+        """Wait until no change is missed any more; done by `files.watch`."""
+        await anext(self._events)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> FileEvent:
+        while not self._closed:
+            try:
+                event = await anext(self._events)
+            except ConnectionFailedError:
+                if self._closed:
+                    raise StopAsyncIteration from None
+                raise
+            if event is not None:
+                return event
+        raise StopAsyncIteration
+
+    async def run(self, on_event: Callable[[FileEvent], object]) -> None:
+        """Call `on_event` with every change until the watch is closed, e.g. by it."""
+        async for event in self:
+            on_event(event)
+            if self._closed:
+                return
+
+    async def close(self) -> None:
+        """Listen no longer. May be called twice."""
+        self._closed = True
+        await self._stream.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+async def open_watch(api: AsyncApi, url: str, message: Mapping[str, str], *, recursive: bool) -> AsyncWatch:
+    """Begin to listen."""
+    params = {**message, "recursive": "true" if recursive else "false"}
+    watch = AsyncWatch(await api.open("GET", url, params=params, silence_s=_SILENCE_S))
+    try:
+        await watch.start()
+    except BaseException:
+        await watch.close()
+        raise
+    return watch
+
+
+async def _events(stream: AsyncStream) -> AsyncIterator[FileEvent | None]:
+    """None for the word that it has begun."""
+    lines = Lines()
+    async for chunk in stream.chunks():
+        for data in lines.feed(chunk):
+            fields = Fields("event", json_of(data))
+            match fields.text("type"):
+                case "event":
+                    yield FileEvent.parse(fields)
+                case "error":
+                    raise error_for(0, fields.text("code"), fields.text("message"), stream.request_id)
+                case _:
+                    yield None
+    raise ConnectionFailedError("The watch ended without a reason.", request_sent=True)

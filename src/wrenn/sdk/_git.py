@@ -1,0 +1,93 @@
+"""What both clients know of git: its words, its status, how a password reaches it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from wrenn.sdk.errors import GitAuthenticationError, GitError, InvalidRequestError
+from wrenn.sdk.types import CommandResult, GitStatus
+
+ENVIRONMENT: Final = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "", "SSH_ASKPASS": "", "LC_ALL": "C.UTF-8"}
+"""git asks nobody, and speaks English to us."""
+_HELPER: Final = (
+    '!f() { test "$1" = get && printf "username=%s\\npassword=%s\\n"'
+    ' "$WRENN_GIT_USERNAME" "$WRENN_GIT_PASSWORD"; }; f'
+)
+"""Only the names of the variables stand in the arguments, not what is in them."""
+_UNAUTHORISED: Final = re.compile(
+    r"authentication failed|could not read (username|password)|terminal prompts disabled|permission denied \(publickey",
+    re.IGNORECASE,
+)
+_BRANCH: Final = re.compile(
+    r"## (?:No commits yet on |Initial commit on )?(?P<branch>.+?)(?:\.\.\.(?P<upstream>\S+))?(?: \[(?P<apart>.*)\])?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Credentials for one server: options of git and variables of its process."""
+
+    options: list[str]
+    envs: dict[str, str]
+
+    @classmethod
+    def of(cls, username: str | None, password: str | None, url: str) -> Login | None:
+        """For the server of `url`; None when there are none.
+
+        Raises:
+            InvalidRequestError: the server could not be given them unread.
+        """
+        if username is None and password is None:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+            raise InvalidRequestError("Credentials are sent over https only.")
+        secrets = (username or "git", password or "")
+        if any("\n" in secret or "\0" in secret for secret in secrets):
+            raise InvalidRequestError("Credentials are single lines.")
+        origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        options = ["-c", "credential.helper=", "-c", f"credential.{origin}.helper={_HELPER}"]
+        return cls(options, {"WRENN_GIT_USERNAME": secrets[0], "WRENN_GIT_PASSWORD": secrets[1]})
+
+
+def plain_url(url: str) -> str:
+    """The URL, if it has no password in it: git would keep it in the repository."""
+    if urlsplit(url).password is not None:
+        raise InvalidRequestError(
+            "Give username and password beside the URL, not in it: git would keep them."
+        )
+    return url
+
+
+def error_of(result: CommandResult) -> GitError:
+    """The error that a failed command stands for."""
+    kind = GitAuthenticationError if _UNAUTHORISED.search(result.stderr) else GitError
+    return kind(result)
+
+
+def parse_status(text: str) -> GitStatus:
+    """What `git status --porcelain --branch -z` says."""
+    head, *rest = text.split("\0")
+    found = _BRANCH.fullmatch(head)
+    branch = found["branch"] if found else ""
+    counts = {
+        word: int(count)
+        for word, count in re.findall(r"(ahead|behind) (\d+)", (found and found["apart"]) or "")
+    }
+    changes: list[str] = []
+    entries = iter(rest)
+    for entry in entries:
+        # Of a rename the former name follows.
+        former = next(entries, "") if entry[:1] in ("R", "C") else ""
+        if entry:
+            changes.append(f"{entry} <- {former}" if former else entry)
+    return GitStatus(
+        branch="" if branch.startswith("HEAD (") else branch,
+        upstream=(found and found["upstream"]) or "",
+        ahead=counts.get("ahead", 0),
+        behind=counts.get("behind", 0),
+        changes=tuple(changes),
+    )

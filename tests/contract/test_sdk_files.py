@@ -1,0 +1,291 @@
+"""Files of a sandbox by the SDK: parts, options, odd names, directories, changes, git; both clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from contract_server import KEY
+from sdk_clients import CLIENTS, Box, Client, Platform
+
+from wrenn import (
+    AsyncSandbox,
+    FileEvent,
+    GitAuthenticationError,
+    GitError,
+    InvalidRequestError,
+    InvalidStateError,
+    NotFoundError,
+    Sandbox,
+)
+
+pytestmark = pytest.mark.usefixtures("platform")
+
+DEADLINE_S = 30
+only_here = pytest.mark.skipif(
+    "WRENN_CONTRACT_URL" in os.environ, reason="looks into the server's own folders"
+)
+
+
+@pytest.fixture(params=CLIENTS, ids=["async", "sync"])
+def client(request: pytest.FixtureRequest) -> Client:
+    return request.param()
+
+
+@pytest.fixture
+async def box(client: Client) -> AsyncIterator[Box]:
+    box = await client.create()
+    yield box
+    await box.kill()
+
+
+async def test_a_part_of_a_file_is_read(box: Box) -> None:
+    await box.write("/f", "0123456789")
+    assert await box.read("/f", offset=2, length=3) == "234"
+    assert await box.read("/f", offset=7) == "789"
+    assert await box.read("/f", length=4) == "0123"
+    assert await box.read("/f", offset=8, length=100) == "89"
+    assert await box.read("/f", offset=10) == ""
+    with pytest.raises(InvalidRequestError):
+        await box.read("/f", offset=-1)
+    with pytest.raises(NotFoundError):
+        await box.read("/missing", offset=1)
+
+
+@only_here
+async def test_options_of_a_write_are_sent(box: Box, tmp_path: Path) -> None:
+    for data in ("small", iter([b"streamed"])):
+        await box.write("/f", data, mode=0o750, owner="user:users", atomic=True, user="user")
+        file = tmp_path / box.id / "f"
+        assert file.stat().st_mode & 0o777 == 0o750
+        asked = json.loads(os.getxattr(file, "user.asked"))
+        assert asked == {"owner": "user:users", "atomic": "true", "user": "user"}
+
+
+async def test_names_of_any_bytes_go_all_ways(box: Box) -> None:
+    name = b"new\nline \xff\xe2\x82 \xc3\xbc"
+    for path in (b"/" + name, os.fsdecode(b"/" + name)):
+        await box.write(path, "odd")
+        (entry,) = await box.ls("/")
+        assert (entry.name_bytes, entry.path_bytes) == (name, b"/" + name)
+        assert json.loads(json.dumps(entry.path)) == entry.path
+        for known in (path, entry.path, entry.path_bytes):
+            assert await box.read(known) == "odd"
+        await box.move(path, "/plain")
+        await box.remove("/plain")
+    with pytest.raises(InvalidRequestError):
+        await box.read("/\ud800")
+
+
+async def test_kinds_and_broken_links_are_told(box: Box) -> None:
+    await box.run("mkfifo pipe; ln -s nowhere broken; ln -s pipe link; mkdir folder")
+    entries = {entry.name: entry for entry in await box.ls("/")}
+    kinds = {name: (entry.type, entry.kind, entry.broken) for name, entry in entries.items()}
+    assert kinds == {
+        "pipe": ("file", "fifo", False),
+        "broken": ("symlink", "symlink", True),
+        "link": ("symlink", "symlink", False),
+        "folder": ("directory", "directory", False),
+    }
+    assert await box.exists("/broken")
+
+
+async def test_a_file_is_copied_both_ways(box: Box, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(600_000))
+    source.chmod(0o700)
+    told: list[tuple[int, int | None]] = []
+
+    def on_progress(passed: int, total: int | None) -> None:
+        told.append((passed, total))
+
+    await box.upload(source, "/x/copy", on_progress=on_progress)
+    assert told[-1] == (600_000, 600_000)
+    told.clear()
+    await box.download("/x/copy", tmp_path / "back", on_progress=on_progress)
+    assert told[-1] == (600_000, 600_000)
+    assert (tmp_path / "back").read_bytes() == source.read_bytes()
+    assert (tmp_path / "back").stat().st_mode & 0o777 == 0o700
+
+
+async def test_a_directory_is_copied_both_ways(box: Box, tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    (top / "a/empty").mkdir(parents=True)
+    (top / "a/file").write_bytes(os.urandom(700_000))
+    (top / "link").symlink_to("a/file")
+    told: list[int] = []
+
+    def on_progress(passed: int, total: int | None) -> None:
+        assert total is None
+        told.append(passed)
+
+    await box.upload(str(top), "/srv/app", on_progress=on_progress)
+    assert told == sorted(told)
+    assert told[-1] > 700_000
+    assert await box.read("/srv/app/link", format="bytes") == (top / "a/file").read_bytes()
+    await box.download("/srv/app", tmp_path / "copy")
+    assert (tmp_path / "copy/link").readlink() == Path("a/file")
+    assert (tmp_path / "copy/a/file").read_bytes() == (top / "a/file").read_bytes()
+    (tmp_path / "copy/own").write_text("stays")
+    await box.write("/srv/app/new", "new")
+    await box.download("/srv/app", tmp_path / "copy")
+    names = {path.name for path in (tmp_path / "copy").iterdir()}
+    assert names == {"a", "link", "own", "new"}
+
+
+async def test_what_cannot_be_copied_is_told_and_leaves_nothing(box: Box, tmp_path: Path) -> None:
+    for source in (tmp_path / "missing", tmp_path / "missing/below"):
+        with pytest.raises(InvalidRequestError, match="missing"):
+            await box.upload(source, "/x")
+    with pytest.raises(InvalidRequestError, match="atomic"):
+        await box.upload(tmp_path, "/x", atomic=True)
+    (tmp_path / "into").mkdir()
+    with pytest.raises(NotFoundError):
+        await box.download("/missing", tmp_path / "into/x")
+    await box.write("/f", "x")
+    with pytest.raises(InvalidRequestError, match="cannot be written"):
+        await box.download("/f", tmp_path / "into/no/x")
+    with pytest.raises(InvalidRequestError, match="cannot be written"):
+        await box.download("/f", tmp_path / "into")
+    assert list((tmp_path / "into").iterdir()) == []
+
+
+async def test_changes_are_heard_from_the_moment_it_returns(box: Box) -> None:
+    await box.make_dir("/w")
+    async with asyncio.timeout(DEADLINE_S):
+        watch = await box.watch("/w", recursive=True)
+        await box.write("/w/a", "x")
+        event: FileEvent = await watch.next()
+        assert (event.type, event.path, event.name) == ("create", "/w/a", "a")
+        heard: list[str] = []
+
+        def on_event(event: FileEvent) -> None:
+            heard.append(event.name)
+
+        await box.write("/w/b", "x")
+        await box.write("/w/stop", "x")
+        with pytest.raises(InvalidStateError, match="paused"):
+            await watch.run(on_event)
+        assert heard == ["b"]
+        await watch.close()
+        assert await watch.next() is None
+
+
+async def test_what_cannot_be_watched_is_told(box: Box) -> None:
+    with pytest.raises(NotFoundError):
+        await box.watch("/missing")
+
+
+async def test_a_watch_is_closed_by_its_block() -> None:
+    async with await AsyncSandbox.create() as sandbox:
+        async with await sandbox.files.watch("/") as watch:
+            await sandbox.files.write("/a", "x")
+            async for event in watch:
+                assert event.name == "a"
+                break
+        assert [event async for event in watch] == []
+
+
+async def test_git_makes_and_moves_commits(box: Box, tmp_path: Path) -> None:
+    git = box.git
+    await git.init("repo")
+    await box.run("echo one > repo/file; echo x > 'repo/odd name'")
+    status = await git.status("repo")
+    assert (status.branch, status.changes, status.is_clean) == ("main", ("?? file", "?? odd name"), False)
+    await git.add("repo", ["file"])
+    await git.add("repo")
+    author = {"author_name": "Ada", "author_email": "ada@example.com"}
+    first = await git.commit("repo", "first", **author)
+    assert len(first) == 40
+    assert (await git.status("repo")).is_clean
+    await git.clone("repo", "copy")
+    await git.create_branch("copy", "feature")
+    await box.run("cd copy; git mv file renamed")
+    assert (await git.status("copy")).changes == ("R  renamed <- file",)
+    await git.commit("copy", "second", **author)
+    await git.push("copy")
+    assert await git.branches("repo") == ["feature", "main"]
+    await git.checkout("copy", "main")
+    await git.delete_branch("copy", "feature", force=True)
+    await git.commit("repo", "third", allow_empty=True, **author)
+    await git.pull("copy")
+    status = await git.status("copy")
+    assert (status.branch, status.upstream, status.ahead, status.behind) == ("main", "origin/main", 0, 0)
+    await git.set_config("user.name", "Eve", path="copy")
+    assert await git.get_config("user.name", path="copy") == "Eve"
+    assert await git.get_config("no.such", path="copy") is None
+    with pytest.raises(GitError, match="no-such"):
+        await git.checkout("copy", "no-such")
+    with pytest.raises(GitError):
+        await git.status("nowhere")
+
+
+async def test_a_password_is_neither_in_arguments_nor_in_files(box: Box) -> None:
+    """A server that wants one, and a look at what git was given."""
+    authorization: list[str] = []
+
+    async def server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        given = [line for line in head.splitlines() if line.lower().startswith("authorization")]
+        authorization.extend(given)
+        wants = "" if given else 'WWW-Authenticate: Basic realm="git"\r\n'
+        writer.write(
+            f"HTTP/1.1 {403 if given else 401} No\r\n{wants}Content-Length: 0\r\nConnection: close\r\n\r\n".encode()
+        )
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(server, "127.0.0.1", 0) as listening:
+        url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/repo.git"
+        with pytest.raises(GitAuthenticationError):
+            await box.git.clone(url)
+        with pytest.raises(GitError):
+            await box.git.clone(url, username="ada", password="s3cret")
+    assert authorization == ["Authorization: Basic YWRhOnMzY3JldA=="]
+    with pytest.raises(InvalidRequestError, match="beside the URL"):
+        await box.git.clone("https://ada:s3cret@example.com/x.git")
+    with pytest.raises(InvalidRequestError, match="https"):
+        await box.git.clone("http://example.com/x.git", username="ada", password="s3cret")
+
+
+async def test_the_synchronous_client_works_within_a_running_loop(platform: Platform, tmp_path: Path) -> None:
+    """As in a notebook, whose cells run in the loop's own thread; the platform is in another process for that."""
+    cell = """
+import asyncio
+from wrenn import Sandbox
+
+async def notebook():
+    with Sandbox.create() as sandbox:
+        sandbox.files.write("/a", "x")
+        with sandbox.files.watch("/") as watch:
+            sandbox.files.write("/b", "y")
+            assert next(watch).name == "b"
+        sandbox.files.download("/", "copy")
+        print(sandbox.files.read("/a"), sandbox.commands.run("cat b").stdout)
+
+asyncio.run(notebook())
+"""
+    python = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", cell],
+        cwd=tmp_path,
+        env={**os.environ, "WRENN_BASE_URL": platform.url, "WRENN_API_KEY": platform.key or KEY},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (python.stdout, python.returncode) == ("x y\n", 0), python.stderr
+
+
+def test_both_clients_have_the_same_calls() -> None:
+    for one, other in ((Sandbox, AsyncSandbox),):
+        assert {n for n in dir(one) if not n.startswith("_")} == {
+            n for n in dir(other) if not n.startswith("_")
+        }
