@@ -51,7 +51,8 @@ def _tls(settings: ClientSettings) -> ssl.SSLContext | bool:
 
 
 def _headers(settings: ClientSettings) -> dict[str, str]:
-    return {"X-API-Key": settings.api_key.reveal(), "User-Agent": "wrenn-python"}
+    key = {} if settings.api_key is None else {"X-API-Key": settings.api_key.reveal()}
+    return {**key, "User-Agent": "wrenn-python"}
 
 
 def _limits(timeout_s: float) -> httpx2.Timeout:
@@ -70,6 +71,7 @@ class AsyncStream:
         self._base_url = base_url
         self.status = response.status_code
         self.request_id = _request_id(response)
+        self.set_cookie = response.headers.get("set-cookie")
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives. Raises `ConnectionFailedError` when it breaks off before its end."""
@@ -122,7 +124,7 @@ class AsyncTransport:
                     body = b"".join([chunk async for chunk in stream.chunks()])
                 finally:
                     await stream.close()
-        return Answer(stream.status, stream.request_id, body)
+        return Answer(stream.status, stream.request_id, body, stream.set_cookie)
 
     async def close(self) -> None:
         """Close idle connections; the next request opens new ones."""
@@ -139,6 +141,7 @@ class Stream:
         self._base_url = base_url
         self.status = response.status_code
         self.request_id = _request_id(response)
+        self.set_cookie = response.headers.get("set-cookie")
 
     def chunks(self) -> Iterator[bytes]:
         """The body as it arrives. Raises `ConnectionFailedError` when it breaks off before its end."""
@@ -202,7 +205,7 @@ class Transport:
                         raise TimeoutError
             finally:
                 stream.close()
-        return Answer(stream.status, stream.request_id, b"".join(body))
+        return Answer(stream.status, stream.request_id, b"".join(body), stream.set_cookie)
 
     def close(self) -> None:
         """Close idle connections; the next request opens new ones."""

@@ -3,6 +3,7 @@
 from wrenn.control.accounts import admin_routes, key_routes, me_routes, session_routes, team_routes
 from wrenn.control.accounts.admin_service import Administration
 from wrenn.control.accounts.entrance import Entrance
+from wrenn.control.accounts.first_admin import create_admin
 from wrenn.control.accounts.key_service import Keys
 from wrenn.control.accounts.passwords import Passwords
 from wrenn.control.accounts.profile import Profiles
@@ -35,5 +36,6 @@ __all__ = [
     "TeamEnd",
     "Teams",
     "Throttle",
+    "create_admin",
     "sweep_forever",
 ]

@@ -54,7 +54,7 @@ class AsyncApi:
 
         async def attempt(left_s: float) -> Answer:
             answer = await self._transport.exchange(request, timeout_s=left_s)
-            _check(answer.status, answer.body, answer.request_id)
+            check_answer(answer.status, answer.body, answer.request_id)
             return answer
 
         answer = await _repeated(
@@ -95,7 +95,7 @@ class AsyncApi:
                     body = b"".join([chunk async for chunk in stream.chunks()])
                 finally:
                     await stream.close()
-                _check(stream.status, body, stream.request_id)
+                check_answer(stream.status, body, stream.request_id)
             return stream
 
         return await _repeated(attempt, repeatable=False, timeout_s=idle_timeout_s)
@@ -134,7 +134,7 @@ async def _repeated(attempt: Callable[[float], Awaitable[T]], *, repeatable: boo
         await sleep(jittered(pause_s))
 
 
-def _check(status: int, body: bytes, request_id: str | None) -> None:
+def check_answer(status: int, body: bytes, request_id: str | None) -> None:
     """Raise what an answer of `status` stands for, unless it is a success."""
     if 200 <= status < 300:
         return

@@ -55,7 +55,7 @@ class Api:
 
         def attempt(left_s: float) -> Answer:
             answer = self._transport.exchange(request, timeout_s=left_s)
-            _check(answer.status, answer.body, answer.request_id)
+            check_answer(answer.status, answer.body, answer.request_id)
             return answer
 
         answer = _repeated(
@@ -95,7 +95,7 @@ class Api:
                     body = b"".join(list(stream.chunks()))
                 finally:
                     stream.close()
-                _check(stream.status, body, stream.request_id)
+                check_answer(stream.status, body, stream.request_id)
             return stream
 
         return _repeated(attempt, repeatable=False, timeout_s=idle_timeout_s)
@@ -134,7 +134,7 @@ def _repeated(attempt: Callable[[float], T], *, repeatable: bool, timeout_s: flo
         sleep(jittered(pause_s))
 
 
-def _check(status: int, body: bytes, request_id: str | None) -> None:
+def check_answer(status: int, body: bytes, request_id: str | None) -> None:
     """Raise what an answer of `status` stands for, unless it is a success."""
     if 200 <= status < 300:
         return
