@@ -44,6 +44,7 @@ class Row:
         foreign: the answer to a user or key of another team who names a thing of the first; None: it names nothing.
         sees: a key that may only look may do it.
         outside: a key for sandboxes only may not do it.
+        found: what a GET answers to whom it is for.
     """
 
     who: Who
@@ -52,6 +53,7 @@ class Row:
     foreign: int | None = None
     sees: bool = False
     outside: bool = False
+    found: int = 200
 
 
 SANDBOX = "/v1/sandboxes/{sandbox_id}"
@@ -68,12 +70,17 @@ TABLE: Final[dict[str, Row]] = {
     "POST /v1/auth/login": Row(Who.ANYBODY, {"email": "nobody@example.com", "password": "wrong password"}),
     "POST /v1/auth/refresh": Row(Who.COOKIE, {}),
     "POST /v1/auth/logout": Row(Who.COOKIE, {}),
+    "GET /v1/auth/oauth": Row(Who.ANYBODY),
+    "GET /v1/auth/oauth/{provider}": Row(Who.ANYBODY),
+    "GET /v1/auth/oauth/{provider}/callback": Row(Who.ANYBODY),
     "POST /v1/auth/switch-team": Row(Who.ACCOUNT, {"team_id": "{team}"}, foreign=403),
     "GET /v1/me": Row(Who.ACCOUNT),
     "PATCH /v1/me": Row(Who.MEMBER, {"name": "x"}),
     "DELETE /v1/me": Row(Who.ACCOUNT, {"confirmation": "no"}),
     "POST /v1/me/password": Row(Who.ACCOUNT, {"current_password": "x", "new_password": "long enough"}),
     "DELETE /v1/me/providers/{provider}": Row(Who.ACCOUNT),
+    # No provider is set up here: 404 to whom it is for.
+    "GET /v1/me/providers/{provider}/connect": Row(Who.ACCOUNT, found=404),
     "GET /v1/users/search": Row(Who.ACCOUNT, params={"email": "abc"}),
     "GET /v1/teams": Row(Who.ACCOUNT),
     "POST /v1/teams": Row(Who.ACCOUNT, {"name": "x"}),
@@ -312,4 +319,4 @@ async def test_who_may_look_sees(world: World, operation: str):
     for caller in CALLERS:
         if expected(operation, row, caller) is None:
             answer = await call(world, operation, row, caller)
-            assert answer.status_code == 200, f"{caller}: {answer.text}"
+            assert answer.status_code == row.found, f"{caller}: {answer.text}"

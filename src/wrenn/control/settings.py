@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from wrenn.base.errors import InvalidRequest
 from wrenn.control.accounts import AccountSettings
+from wrenn.control.oauth import OAuthSettings
 
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ class Settings:
         unknown_grace_s: a sandbox or snapshot on a host that the database does not know is removed after this time; a paused
             sandbox that its host does not know is an error after it.
         accounts: of sign-up, sessions and the way to the platform.
+        oauth: of sign-in providers.
         faults: fault points to arm (tests only).
     """
 
@@ -57,6 +59,7 @@ class Settings:
     missing_after_s: float
     unknown_grace_s: float
     accounts: AccountSettings
+    oauth: OAuthSettings
     faults: str
 
     @classmethod
@@ -66,6 +69,7 @@ class Settings:
         Raises:
             InvalidRequest: a value that cannot be used; the message names the setting.
         """
+        accounts = AccountSettings.from_environment(environment)
         listen_host, listen_port = _address(environment, "WRENN_LISTEN", "127.0.0.1:8000")
         return cls(
             database_url=environment.get("DATABASE_URL") or None,
@@ -84,7 +88,8 @@ class Settings:
             host_interval_s=_number(environment, "WRENN_HOST_INTERVAL_S", 3.0, float),
             missing_after_s=_number(environment, "WRENN_MISSING_AFTER_S", 90.0, float),
             unknown_grace_s=_number(environment, "WRENN_UNKNOWN_GRACE_S", 10.0, float),
-            accounts=AccountSettings.from_environment(environment),
+            accounts=accounts,
+            oauth=OAuthSettings.from_environment(environment, accounts.public_url),
             faults=environment.get("WRENN_FAULTS", ""),
         )
 
