@@ -23,7 +23,8 @@ async def accounts(platform: Platform, rounds: int) -> list[Figure]:
         key = str(api.headers["x-api-key"])
         url = str(api.base_url).rstrip("/")
         target = f"{url}/v1/sandboxes/{sandbox_id}"
-        floors, measured = [], []
+        floors: list[dict[str, float]] = []
+        measured: list[dict[str, float]] = []
         for _ in range(max(1, min(rounds, 5))):
             floors.append(await _load(f"{url}/health", key))
             measured.append(await _load(target, key))
