@@ -11,7 +11,7 @@ export WRENN_IMAGES_DIR ?= $(DATA_DIR)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-tools images up down test test-faults check fmt host-test vm-test bench protos openapi lock clean
+.PHONY: help setup test-tools images up down test test-faults check fmt host-test vm-test schema-test bench protos openapi lock clean
 
 help: ## list the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -57,6 +57,9 @@ host-test: setup ## tests that need root: namespaces, cgroups, firewall
 
 vm-test: test-tools images ## tests that need a hypervisor
 	$(BIN)/pytest tests/vm
+
+schema-test: setup ## hold the served API against its description, 100 made-up requests of each operation
+	WRENN_SCHEMA_EXAMPLES=100 $(BIN)/pytest tests/integration/test_control_schema.py
 
 bench: images ## measure the figures of SPECIFICATION.md, each beside its floor
 	$(BIN)/python -m tests.performance

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import time
+from pathlib import Path
 
 import bcrypt
 import pytest
@@ -229,7 +230,7 @@ async def test_a_logout_ends_the_session_on_all_replicas(people: People):
         refused(await api.post("/v1/auth/logout", json={}), 401, "unauthorized")
 
 
-async def test_a_token_that_we_did_not_sign_is_refused(people: People, data_dir):
+async def test_a_token_that_we_did_not_sign_is_refused(people: People, data_dir: Path):
     ada = await people.sign_up()
     head, body, signature = ada.token.split(".")
     claims = json.loads(base64.urlsafe_b64decode(body + "=="))

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from tests.performance.accounts import accounts
 from tests.performance.creates import creates
 from tests.performance.execs import execs
 from tests.performance.figures import HEAD, Figure
@@ -30,6 +31,7 @@ BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 ROOT = Path(__file__).resolve().parent.parent.parent
 BENCHES = {
     "creates": creates,
+    "accounts": accounts,
     "execs": execs,
     "transfers": transfers,
     "streams": streams,

@@ -20,7 +20,7 @@ _ONLY_IN = {
     "alembic": ["control/db/*"],
     "fastapi": ["control/http/*", "control/*/*routes.py", "control/auth/dependency.py", "control/wiring.py"],
     "starlette": ["control/http/*", "control/*/*routes.py", "testing/simulated_*.py"],
-    "httpx2": ["sdk/*"],
+    "httpx2": ["sdk/*", "control/oauth/client.py"],
     "websockets": ["sdk/*"],
     "aiohttp": [
         "guest/*",

@@ -42,6 +42,7 @@ def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("WRENN_BASE_URL", "https://env.example/api/")
     assert client_settings().base_url == "https://env.example/api"
     given = client_settings(api_key="wrn_given", base_url="http://127.0.0.1:1")
+    assert given.api_key is not None
     assert (given.api_key.reveal(), given.is_local) == ("wrn_given", True)
     assert "wrn_given" not in repr(given)
 

@@ -40,7 +40,9 @@ def say_error(error: Exception) -> None:
     """Write what failed, and what helps, to standard error."""
     message = str(error) or type(error).__name__
     if isinstance(error, sdk.AuthenticationError) and error.status is None:
-        message = "No API key: run `wrenn up` (as root) first, or set WRENN_API_KEY and WRENN_BASE_URL."
+        message = (
+            "No API key: run `wrenn login`, or `wrenn up` (as root), or set WRENN_API_KEY and WRENN_BASE_URL."
+        )
     if isinstance(error, sdk.WrennError) and error.request_id:
         message += f" (request {error.request_id})"
     sys.stderr.write(f"wrenn: {message}\n")

@@ -9,11 +9,14 @@ from typing import Annotated
 import typer
 
 from wrenn.cli import (
+    admin,
     completion,
     cp,
     doctor,
     images,
+    keys,
     lifecycle,
+    login,
     logs,
     port,
     programs,
@@ -22,11 +25,13 @@ from wrenn.cli import (
     shell,
     status,
     storage,
+    teams,
     templates,
     top,
 )
 from wrenn.cli.exec import CommandLine, FileLine, exec_
 from wrenn.cli.exits import Exit, exit_code, say_error
+from wrenn.cli.settings import use_profile
 from wrenn.cli.up import commands as up
 
 app = typer.Typer(
@@ -64,7 +69,13 @@ app.add_typer(templates.app, name="templates")
 app.command("rm")(sandboxes.rm)
 app.add_typer(images.app, name="images")
 app.command("completion")(completion.completion)
-app.command("control")(programs.control)
+app.command("login")(login.login)
+app.command("logout")(login.logout)
+app.command("whoami")(login.whoami)
+app.add_typer(keys.app, name="keys")
+app.add_typer(teams.app, name="teams")
+app.add_typer(admin.app, name="admin")
+app.add_typer(programs.control_app, name="control")
 app.command("agent")(programs.agent)
 app.command("supervise", hidden=True)(programs.supervise)
 
@@ -80,11 +91,17 @@ def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
 @app.callback()
 def wrenn(
     *,
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback acts
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", metavar="NAME", help="Use what `wrenn login` kept under this name."),
+    ] = None,
 ) -> None:
     """Sandboxes for AI agents: small virtual machines on your own machine."""
+    if profile is not None:
+        use_profile(profile)
 
 
 def main() -> None:

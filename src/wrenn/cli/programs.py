@@ -10,15 +10,34 @@ from wrenn.cli.images import DataDirOption
 from wrenn.cli.settings import data_dir
 from wrenn.cli.up.options import ListenOption
 
+control_app = typer.Typer(rich_markup_mode=None)
 
-def control() -> None:
+
+@control_app.callback(invoke_without_command=True)
+def control(context: typer.Context) -> None:
     """Run the control plane in the foreground.
 
     Its settings come from the environment.
     """
-    from wrenn.control.main import main
+    if context.invoked_subcommand is None:
+        from wrenn.control.main import main
 
-    main()
+        main()
+
+
+@control_app.command("migrate")
+def migrate(data_dir_: DataDirOption = None) -> None:
+    """Bring the database up to date, as `wrenn up` and `wrenn control` do when they start.
+
+    Forward only, and all or nothing. The database is that of `DATABASE_URL`, else the embedded one.
+    """
+    from wrenn.cli.up import database
+    from wrenn.control.db.migrate import migrate as run
+
+    async def migrate() -> None:
+        await run(await database.ensure(data_dir(data_dir_)))
+
+    asyncio.run(migrate())
 
 
 def agent() -> None:

@@ -21,11 +21,18 @@ def images_dir(place: Path) -> Path:
 
 
 def use_credentials() -> None:
-    """Let the SDK find URL and key: what the environment lacks is taken from the data folder's `env`, where readable."""
-    if os.environ.get("WRENN_API_KEY"):
+    """Let the SDK find URL and key: in the environment, else the profile, else the data folder's `env`, where readable."""
+    from wrenn.sdk.settings import load_profile
+
+    if os.environ.get("WRENN_API_KEY") or load_profile() is not None:
         return
     for name, value in read_env(data_dir() / "env").items():
         os.environ.setdefault(name, value)
+
+
+def use_profile(name: str) -> None:
+    """Have this and the SDK use another profile than `WRENN_PROFILE` says."""
+    os.environ["WRENN_PROFILE"] = name
 
 
 def read_env(path: Path) -> dict[str, str]:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from wrenn.base.errors import InvalidRequest
 from wrenn.control.accounts import AccountSettings
+from wrenn.control.oauth import OAuthSettings
 
 T = TypeVar("T")
 
@@ -41,6 +42,7 @@ class Settings:
         accounts: of sign-up, sessions and the way to the platform.
         audit_retention_days: entries of the audit log are deleted after so many days; 0: never.
         domain: `host[:port]` below which the ports of sandboxes are; empty: that by which the API is called.
+        oauth: of sign-in providers.
         faults: fault points to arm (tests only).
     """
 
@@ -63,6 +65,7 @@ class Settings:
     accounts: AccountSettings
     audit_retention_days: int
     domain: str
+    oauth: OAuthSettings
     faults: str
 
     @classmethod
@@ -72,6 +75,7 @@ class Settings:
         Raises:
             InvalidRequest: a value that cannot be used; the message names the setting.
         """
+        accounts = AccountSettings.from_environment(environment)
         listen_host, listen_port = _address(environment, "WRENN_LISTEN", "127.0.0.1:8000")
         return cls(
             database_url=environment.get("DATABASE_URL") or None,
@@ -90,9 +94,10 @@ class Settings:
             host_interval_s=_number(environment, "WRENN_HOST_INTERVAL_S", 3.0, float),
             missing_after_s=_number(environment, "WRENN_MISSING_AFTER_S", 90.0, float),
             unknown_grace_s=_number(environment, "WRENN_UNKNOWN_GRACE_S", 10.0, float),
-            accounts=AccountSettings.from_environment(environment),
             audit_retention_days=_number(environment, "WRENN_AUDIT_RETENTION_DAYS", 0, int, least=0),
             domain=_domain(environment),
+            accounts=accounts,
+            oauth=OAuthSettings.from_environment(environment, accounts.public_url),
             faults=environment.get("WRENN_FAULTS", ""),
         )
 

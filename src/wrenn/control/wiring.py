@@ -10,7 +10,7 @@ from typing import Final
 from wrenn.base.clock import SystemClock
 from wrenn.base.ids import random_hex
 from wrenn.base.tasks import OwnedTasks
-from wrenn.control import accounts
+from wrenn.control import accounts, oauth
 from wrenn.control.accounts import (
     Administration,
     Entrance,
@@ -34,6 +34,7 @@ from wrenn.control.hosts import HostClients, Monitor, ensure_pki, register
 from wrenn.control.http import Browsers
 from wrenn.control.http.app import build_app
 from wrenn.control.keys import LastUsed
+from wrenn.control.oauth import ProviderClient, SignIn, Tickets, providers_of
 from wrenn.control.placement import Overcommit
 from wrenn.control.proxy import Access, Links, LinkSigner, Places, PortProxy, link_secret
 from wrenn.control.proxy import routers as port_routers
@@ -68,6 +69,7 @@ ROUTERS: Final = {
     SNAPSHOTS_PREFIX: snapshot_routers,
     **accounts.ROUTERS,
     AUDIT_PREFIX: (audit_routes.router,),
+    **oauth.ROUTERS,
 }
 
 
@@ -101,7 +103,15 @@ async def running_control(settings: Settings) -> AsyncGenerator[Control]:
         stack.push_async_callback(clients.close)
         passwords = Passwords()
         stack.callback(passwords.close)
-        control, closing, loops = _build(settings, database, clients, passwords, await link_secret(database))
+        provider_client = await stack.enter_async_context(ProviderClient())
+        control, closing, loops = _build(
+            settings,
+            database,
+            clients,
+            passwords=passwords,
+            provider_client=provider_client,
+            link_key=await link_secret(database),
+        )
         for close in closing:
             stack.push_async_callback(close)
         await register(database, name=LOCAL_HOST, address=settings.agent_url)
@@ -113,7 +123,13 @@ async def running_control(settings: Settings) -> AsyncGenerator[Control]:
 
 
 def _build(
-    settings: Settings, database: Database, clients: HostClients, passwords: Passwords, secret: bytes
+    settings: Settings,
+    database: Database,
+    clients: HostClients,
+    *,
+    passwords: Passwords,
+    provider_client: ProviderClient,
+    link_key: bytes,
 ) -> tuple[Control, Sequence[Callable[[], Awaitable[None]]], Mapping[str, Coroutine[object, object, None]]]:
     """The objects, how to let go of them, and their loops."""
     owner = random_hex(8)
@@ -205,7 +221,7 @@ def _build(
         unknown_grace_s=settings.unknown_grace_s,
     )
 
-    signer = LinkSigner(secret, clock)
+    signer = LinkSigner(link_key, clock)
     places = Places(database=database, clients=clients, targets=targets, clock=clock)
     access = Access(authenticator=authenticator, places=places, signer=signer, clock=clock)
 
@@ -218,7 +234,8 @@ def _build(
         access.forget_all()
 
     snapshots = Snapshots(database=database, keeper=keeper, find_source=lookup.source)
-    tokens = Tokens(settings.accounts.jwt_secret or ensure_secret(settings.data_dir), clock)
+    secret = settings.accounts.jwt_secret or ensure_secret(settings.data_dir)
+    tokens = Tokens(secret, clock)
     throttle = Throttle(database)
     sessions = Sessions(database=database, tokens=tokens, life_s=settings.accounts.session_life_s)
     team_end = TeamEnd(removals=(lifecycle.remove_all, snapshots.remove_all), wake=reconciler.wake)
@@ -233,6 +250,15 @@ def _build(
             sessions=sessions,
             throttle=throttle,
             signup_open=settings.accounts.signup_open,
+        ),
+        "sign_in": SignIn(
+            database=database,
+            sessions=sessions,
+            authenticator=authenticator,
+            providers=providers_of(settings.oauth, provider_client, clock),
+            tickets=Tickets(secret, clock),
+            settings=settings.oauth,
+            accounts=settings.accounts,
         ),
         "profiles": Profiles(
             database=database, passwords=passwords, sessions=sessions, throttle=throttle, team_end=team_end

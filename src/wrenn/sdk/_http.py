@@ -51,7 +51,7 @@ def _tls(settings: ClientSettings) -> ssl.SSLContext | bool:
 
 
 def _headers(settings: ClientSettings) -> dict[str, str]:
-    return {"X-API-Key": settings.api_key.reveal(), "User-Agent": "wrenn-python"}
+    return {**settings.credentials, "User-Agent": "wrenn-python"}
 
 
 def _limits(timeout_s: float) -> httpx2.Timeout:
@@ -70,6 +70,7 @@ class AsyncStream:
         self._base_url = base_url
         self.status = response.status_code
         self.request_id = _request_id(response)
+        self.set_cookie = response.headers.get("set-cookie")
 
     def header(self, name: str) -> str:
         """A header of the answer; empty when it has none of this name."""
@@ -126,7 +127,7 @@ class AsyncTransport:
                     body = b"".join([chunk async for chunk in stream.chunks()])
                 finally:
                     await stream.close()
-        return Answer(stream.status, stream.request_id, body)
+        return Answer(stream.status, stream.request_id, body, stream.set_cookie)
 
     async def close(self) -> None:
         """Close idle connections; the next request opens new ones."""
@@ -143,6 +144,7 @@ class Stream:
         self._base_url = base_url
         self.status = response.status_code
         self.request_id = _request_id(response)
+        self.set_cookie = response.headers.get("set-cookie")
 
     def header(self, name: str) -> str:
         """A header of the answer; empty when it has none of this name."""
@@ -210,7 +212,7 @@ class Transport:
                         raise TimeoutError
             finally:
                 stream.close()
-        return Answer(stream.status, stream.request_id, b"".join(body))
+        return Answer(stream.status, stream.request_id, b"".join(body), stream.set_cookie)
 
     def close(self) -> None:
         """Close idle connections; the next request opens new ones."""

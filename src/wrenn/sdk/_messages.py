@@ -25,3 +25,4 @@ class Answer:
     status: int
     request_id: str | None
     body: bytes
+    set_cookie: str | None = None

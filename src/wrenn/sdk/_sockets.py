@@ -37,7 +37,7 @@ def _url(settings: ClientSettings, path: str, params: Mapping[str, str]) -> str:
 
 def _options(settings: ClientSettings, timeout_s: float) -> dict[str, Any]:
     return {
-        "additional_headers": {"X-API-Key": settings.api_key.reveal()},
+        "additional_headers": settings.credentials,
         "user_agent_header": "wrenn-python",
         "compression": None,
         "max_size": _MESSAGE_LIMIT_B,

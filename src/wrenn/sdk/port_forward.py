@@ -78,7 +78,7 @@ async def _opened(settings: ClientSettings, sandbox_id: str, port: int) -> Async
     try:
         tunnel = await connect(
             url,
-            additional_headers={"X-API-Key": settings.api_key.reveal()},
+            additional_headers=settings.credentials,
             compression=None,
             max_size=_MESSAGE_LIMIT_B,
             open_timeout=_OPEN_TIMEOUT_S,

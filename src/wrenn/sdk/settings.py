@@ -1,27 +1,37 @@
-"""Where the platform is and who calls: from arguments, else from `WRENN_BASE_URL` and `WRENN_API_KEY`."""
+"""Where the platform is and who calls: from arguments, else the environment, else the profile of `wrenn login`."""
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from wrenn.base.secrets import Secret
 from wrenn.sdk.errors import AuthenticationError, InvalidRequestError
+from wrenn.sdk.profiles import Profile, read_profiles
 
 DEFAULT_BASE_URL: Final = "http://127.0.0.1:8000"
 DEFAULT_REQUEST_TIMEOUT_S: Final = 60.0
 """Longest a call may take with all its repetitions. A template's very first create boots a machine: some seconds."""
+DEFAULT_PROFILE: Final = "default"
+_PROFILE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """What a client needs to know. `base_url` has no slash at its end."""
+    """What a client needs to know. `base_url` has no slash at its end; `api_key` None: calls say themselves who calls."""
 
-    api_key: Secret
+    api_key: Secret | None
     base_url: str
     request_timeout_s: float
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """The header that says who calls; none where calls say it themselves."""
+        return {} if self.api_key is None else {"X-API-Key": self.api_key.reveal()}
 
     @property
     def is_local(self) -> bool:
@@ -43,21 +53,41 @@ def client_settings(
     base_url: str | None = None,
     request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
 ) -> ClientSettings:
-    """Settings from the arguments, completed from the environment.
+    """Settings from the arguments, completed from `WRENN_API_KEY` and `WRENN_BASE_URL`, else from the profile.
+
+    A profile's key is sent to the profile's platform only.
 
     Raises:
         AuthenticationError: there is no API key.
         InvalidRequestError: the base URL, the key or the time limit cannot be right.
     """
     key = (api_key or os.environ.get("WRENN_API_KEY", "")).strip()
+    url = base_url or os.environ.get("WRENN_BASE_URL") or ""
     if not key:
-        raise AuthenticationError("No API key: pass api_key=… or set WRENN_API_KEY.")
+        profile = load_profile()
+        if profile is not None and (not url or _checked(url) == profile.base_url):
+            key, url = profile.api_key.reveal(), profile.base_url
+    if not key:
+        raise AuthenticationError("No API key: run `wrenn login`, pass api_key=… or set WRENN_API_KEY.")
     if not (key.isascii() and key.isprintable()):
         raise InvalidRequestError("The API key has characters that no key has.")
     if not request_timeout_s > 0:
         raise InvalidRequestError(f"request_timeout_s must be above 0, not {request_timeout_s}.")
-    url = base_url or os.environ.get("WRENN_BASE_URL") or DEFAULT_BASE_URL
-    return ClientSettings(Secret(key), _checked(url), request_timeout_s)
+    return ClientSettings(Secret(key), _checked(url or DEFAULT_BASE_URL), request_timeout_s)
+
+
+def account_settings(base_url: str, *, request_timeout_s: float) -> ClientSettings:
+    """Settings for calls of a user, which have a token and no key.
+
+    Raises:
+        InvalidRequestError: the base URL cannot be right.
+    """
+    return ClientSettings(None, _checked(base_url), request_timeout_s)
+
+
+def chosen_base_url() -> str:
+    """`WRENN_BASE_URL`, else the platform of this machine."""
+    return _checked(os.environ.get("WRENN_BASE_URL") or DEFAULT_BASE_URL)
 
 
 def _checked(url: str) -> str:
@@ -69,3 +99,30 @@ def _checked(url: str) -> str:
     if parts is None or not fits or parts.username or parts.query or parts.fragment:
         raise InvalidRequestError("The base URL must look like http://127.0.0.1:8000 or https://host/path.")
     return url.rstrip("/")
+
+
+def credentials_path() -> Path:
+    """The file with all profiles: `$XDG_CONFIG_HOME/wrenn/credentials.toml`."""
+    config = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(config) if config else Path.home() / ".config") / "wrenn" / "credentials.toml"
+
+
+def profile_name(given: str | None = None) -> str:
+    """The profile that is meant: as given, else `WRENN_PROFILE`, else `default`.
+
+    Raises:
+        InvalidRequestError: no profile can be called so.
+    """
+    name = given or os.environ.get("WRENN_PROFILE") or DEFAULT_PROFILE
+    if _PROFILE_NAME.fullmatch(name) is None:
+        raise InvalidRequestError("A profile's name has 1 to 64 letters, digits, '-' or '_'.")
+    return name
+
+
+def load_profile(name: str | None = None) -> Profile | None:
+    """The profile that is meant; None: nobody logged in under it.
+
+    Raises:
+        InvalidRequestError: the file cannot be understood.
+    """
+    return read_profiles(credentials_path()).get(profile_name(name))

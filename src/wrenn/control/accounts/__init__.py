@@ -1,17 +1,28 @@
 """Accounts: sign-up, login and sessions; teams, their members and keys; what admins of the platform see of them."""
 
-from wrenn.control.accounts import admin_routes, key_routes, me_routes, session_routes, team_routes
+from wrenn.control.accounts import (
+    admin_routes,
+    key_routes,
+    me_routes,
+    session_routes,
+    team_routes,
+    user_store,
+)
 from wrenn.control.accounts.admin_service import Administration
-from wrenn.control.accounts.entrance import Entrance
+from wrenn.control.accounts.entrance import Entrance, add_account
+from wrenn.control.accounts.errors import EmailTaken, SignupClosed
+from wrenn.control.accounts.first_admin import create_admin
 from wrenn.control.accounts.key_service import Keys
 from wrenn.control.accounts.passwords import Passwords
 from wrenn.control.accounts.profile import Profiles
-from wrenn.control.accounts.sessions import Sessions
+from wrenn.control.accounts.session_routes import set_refresh_cookie
+from wrenn.control.accounts.sessions import Sessions, SignedIn
 from wrenn.control.accounts.settings import AccountSettings
 from wrenn.control.accounts.sweep import sweep_forever
 from wrenn.control.accounts.team_end import TeamEnd
 from wrenn.control.accounts.team_service import Teams
 from wrenn.control.accounts.throttle import Throttle
+from wrenn.control.accounts.types import Email, Name
 
 ROUTERS = {
     "/v1/auth": (session_routes.router,),
@@ -27,13 +38,22 @@ __all__ = [
     "ROUTERS",
     "AccountSettings",
     "Administration",
+    "Email",
+    "EmailTaken",
     "Entrance",
     "Keys",
+    "Name",
     "Passwords",
     "Profiles",
     "Sessions",
+    "SignedIn",
+    "SignupClosed",
     "TeamEnd",
     "Teams",
     "Throttle",
+    "add_account",
+    "create_admin",
+    "set_refresh_cookie",
     "sweep_forever",
+    "user_store",
 ]

@@ -156,10 +156,10 @@ class Teams:
             Forbidden: not the owner. NotFound: no such member. InvalidRequest: to oneself.
         """
         user_id = UserId.parse(text_user_id)
-        if user_id == member.user_id:
-            raise InvalidRequest("user_id: is yours already.")
 
         async def transfer(tx: Transaction, team: Team) -> None:
+            if user_id == member.user_id:
+                raise InvalidRequest("user_id: is yours already.")
             await _role_of_target(tx, team.team_id, user_id)
             await team_store.set_role(tx, team.team_id, member.user_id, Role.ADMIN)
             await team_store.set_role(tx, team.team_id, user_id, Role.OWNER)

@@ -86,6 +86,12 @@ async def lock(tx: Transaction, user_id: UserId) -> User | None:
     return None if row is None else _user(row)
 
 
+async def lock_by_email(tx: Transaction, email: str) -> User | None:
+    """The same by its e-mail address."""
+    row = (await tx.execute(select(users).where(_c.email == email).with_for_update())).one_or_none()
+    return None if row is None else _user(row)
+
+
 async def set_password(tx: Transaction, user_id: UserId, password_hash: str) -> None:
     """Another password."""
     await _update(tx, user_id, password_hash=password_hash)

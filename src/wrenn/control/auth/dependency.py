@@ -92,6 +92,9 @@ async def _credential(
 
 
 async def _token(connection: HTTPConnection, _token: Annotated[object, Security(_bearer)]) -> UserToken:
+    # A key that is shown is what speaks; whoever sends both may not mean what the token may do.
+    if connection.headers.get(API_KEY_HEADER) is not None:
+        raise Unauthorized(USER_NEEDED)
     return _token_of(connection, USER_NEEDED)
 
 
@@ -114,11 +117,11 @@ async def _account(connection: HTTPConnection, token: Annotated[UserToken, Depen
 
 
 async def _optional_account(
-    connection: HTTPConnection, _token: Annotated[object, Security(_bearer)]
+    connection: HTTPConnection, unused: Annotated[object, Security(_bearer)]
 ) -> Account | None:
-    if connection.headers.get("authorization") is None:
+    if not {"authorization", API_KEY_HEADER.lower()} & set(connection.headers):
         return None
-    return await _authenticator(connection).account(_token_of(connection, USER_NEEDED))
+    return await _authenticator(connection).account(await _token(connection, unused))
 
 
 async def _admin(connection: HTTPConnection, token: Annotated[UserToken, Depends(_token)]) -> Account:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
-from typing import Literal
+from typing import Final, Literal
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse
@@ -20,6 +20,10 @@ _DESCRIPTION = """Sandboxes for AI agents: small virtual machines that start in 
 Every path under `/v1/sandboxes` is also served under `/v1/capsules`. Errors have the body
 `{"error": {"code", "message"}}`; each answer has the header `X-Request-Id`, under which the log tells more.
 """
+
+
+_ALIASES: Final = {SANDBOXES_PREFIX: CAPSULES_PREFIX, "/v1/auth/oauth": "/auth/oauth"}
+"""Other names of the same endpoints, which public clients and providers know."""
 
 
 class Health(BaseModel):
@@ -41,7 +45,7 @@ async def health() -> JSONResponse:
 def build_app(routers: Mapping[str, Iterable[APIRouter]], services: Mapping[str, object]) -> FastAPI:
     """The application with these routers by their prefix; they find their services by name on `app.state`.
 
-    What is below the prefix of sandboxes is also below that of capsules. Without services only its description can be had.
+    Some prefixes have a second name. Without services only its description can be had.
     """
     app = FastAPI(
         title="Wrenn",
@@ -56,8 +60,8 @@ def build_app(routers: Mapping[str, Iterable[APIRouter]], services: Mapping[str,
     for prefix, those in routers.items():
         for router in those:
             app.include_router(router, prefix=prefix)
-            if prefix == SANDBOXES_PREFIX:
-                app.include_router(router, prefix=CAPSULES_PREFIX, include_in_schema=False)
+            if prefix in _ALIASES:
+                app.include_router(router, prefix=_ALIASES[prefix], include_in_schema=False)
     docs.install(app)
     errors.install(app)
     # The last one added is the outermost.

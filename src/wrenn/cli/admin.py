@@ -1,0 +1,43 @@
+"""`wrenn admin`: what the operator does on the server, past the API."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated
+
+import typer
+
+from wrenn.cli.images import DataDirOption
+from wrenn.cli.login import read_password
+from wrenn.cli.settings import data_dir
+
+app = typer.Typer(help="For the operator, on the server.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("create")
+def create(
+    email: Annotated[str, typer.Argument(metavar="EMAIL", help="The address to log in with.")],
+    *,
+    name: Annotated[str, typer.Option("--name", help="Of the person.")] = "Admin",
+    data_dir_: DataDirOption = None,
+) -> None:
+    """Make an admin of the platform, or of an existing user; asks for the password.
+
+    An existing user gets the new password, is let in again if deactivated, and sessions under the old password end. The
+    password comes from standard input where that is no terminal. The database is that of `DATABASE_URL`, else the embedded one.
+    """
+    from wrenn.cli.up import database
+    from wrenn.control.accounts import create_admin
+    from wrenn.control.db.migrate import migrate
+
+    password = read_password(twice=True)
+
+    async def make() -> bool:
+        url = await database.ensure(data_dir(data_dir_))
+        await migrate(url)
+        return await create_admin(url, email=email, name=name, password=password)
+
+    is_new = asyncio.run(make())
+    done = "was made" if is_new else "has a new password"
+    sys.stderr.write(f"{email} {done} and is an admin of the platform.\n")

@@ -1,0 +1,87 @@
+"""The file of profiles, as commands change it: whole, under a lock, readable by its owner only."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from wrenn.cli.up.layout import write_private
+
+if TYPE_CHECKING:
+    from wrenn.sdk.account import Account
+    from wrenn.sdk.profiles import Profile
+
+
+@contextmanager
+def locked() -> Generator[None]:
+    """Be the only one to change the file. The kernel frees the lock of a process that dies."""
+    from wrenn.sdk.settings import credentials_path
+
+    folder = credentials_path().parent
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        # Held for one call to the platform, which has its deadline.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def save(name: str, profile: Profile | None) -> None:
+    """Put a profile under this name, or none. Under the lock."""
+    from wrenn.sdk.profiles import read_profiles
+    from wrenn.sdk.settings import credentials_path
+
+    profiles = read_profiles(credentials_path())
+    if profile is None:
+        profiles.pop(name, None)
+    else:
+        profiles[name] = profile
+    write_private(credentials_path(), "\n".join(_section(*item) for item in profiles.items()))
+
+
+def _section(name: str, profile: Profile) -> str:
+    fields = {
+        "base_url": profile.base_url,
+        "email": profile.email,
+        "api_key": profile.api_key.reveal(),
+        "key_id": profile.key_id,
+        "refresh_token": profile.refresh_token.reveal(),
+    }
+    # A string of JSON is a string of TOML.
+    return f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items())
+
+
+@contextmanager
+def account() -> Generator[Account]:
+    """The session of the profile that is meant, gone on with.
+
+    Raises:
+        AuthenticationError: nobody is logged in, or the session has ended.
+    """
+    from wrenn.sdk.account import Account
+    from wrenn.sdk.errors import AuthenticationError
+    from wrenn.sdk.settings import load_profile, profile_name
+
+    name = profile_name()
+    with locked():
+        profile = load_profile(name)
+        if profile is None:
+            raise AuthenticationError(f"Nobody is logged in (profile {name}): run `wrenn login`.", status=401)
+        try:
+            resumed = Account.resume(profile.base_url, profile.refresh_token)
+        except AuthenticationError as error:
+            raise AuthenticationError(
+                "The session has ended: run `wrenn login`.", status=401, request_id=error.request_id
+            ) from error
+        save(name, replace(profile, refresh_token=resumed.refresh_token))
+    try:
+        yield resumed
+    finally:
+        resumed.close()

@@ -1,0 +1,138 @@
+"""`wrenn login`, `wrenn logout`, `wrenn whoami`."""
+
+from __future__ import annotations
+
+import getpass
+import platform
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wrenn.cli.output import JsonOption, print_json
+
+if TYPE_CHECKING:
+    from wrenn.base.secrets import Secret
+
+ProfileOption = Annotated[
+    str | None,
+    typer.Option("--profile", metavar="NAME", help="Under which name. [default: WRENN_PROFILE or 'default']"),
+]
+
+
+def read_password(*, twice: bool = False) -> Secret:
+    """The password from the terminal without showing it, or the first line of standard input where that is none."""
+    from wrenn.base.errors import InvalidRequest
+    from wrenn.base.secrets import Secret
+
+    if not sys.stdin.isatty():
+        return Secret(sys.stdin.readline().rstrip("\r\n"))
+    password = getpass.getpass("Password: ")
+    if twice and getpass.getpass("Again: ") != password:
+        raise InvalidRequest("The passwords differ.")
+    return Secret(password)
+
+
+def login(
+    *,
+    url: Annotated[
+        str | None, typer.Option("--url", help="The platform. [default: WRENN_BASE_URL or this machine]")
+    ] = None,
+    email: Annotated[str | None, typer.Option("--email", help="Asked for where it is missing.")] = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Log in with e-mail address and password; asks for them.
+
+    Makes an API key for this machine and keeps it, with the session, in `$XDG_CONFIG_HOME/wrenn/credentials.toml`, which only
+    you may read. The SDK finds it there. The password comes from standard input where that is no terminal.
+    """
+    from wrenn.base.secrets import Secret
+    from wrenn.cli import credentials
+    from wrenn.sdk._parse import Fields
+    from wrenn.sdk.account import Account
+    from wrenn.sdk.profiles import Profile
+    from wrenn.sdk.settings import account_settings, chosen_base_url, load_profile, profile_name
+
+    name = profile_name(profile)
+    base_url = account_settings(url, request_timeout_s=60).base_url if url else chosen_base_url()
+    address = email or typer.prompt("E-mail", err=True)
+    account = Account.log_in(base_url, address, read_password())
+    try:
+        with credentials.locked():
+            former = load_profile(name)
+            made = Fields("key", account.call("POST", "/v1/api-keys", {"name": _key_name()}))
+            kept = Profile(
+                base_url, account.email, Secret(made.text("key")), made.text("id"), account.refresh_token
+            )
+            credentials.save(name, kept)
+        if former is not None and former.base_url == base_url:
+            _forget(former)
+    finally:
+        account.close()
+    sys.stderr.write(f"Logged in to {base_url} as {account.email} (profile {name}).\n")
+
+
+def _key_name() -> str:
+    return f"wrenn login on {platform.node()}"[:100]
+
+
+def logout(*, profile: ProfileOption = None) -> None:
+    """End the session, revoke this machine's API key, and forget both."""
+    from wrenn.cli import credentials
+    from wrenn.sdk.settings import load_profile, profile_name
+
+    name = profile_name(profile)
+    with credentials.locked():
+        known = load_profile(name)
+        if known is None:
+            sys.stderr.write(f"Nobody is logged in (profile {name}).\n")
+            return
+        told = _forget(known)
+        credentials.save(name, None)
+    if not told:
+        sys.stderr.write(
+            f"wrenn: The platform could not be told: the API key {known.key_id} may still be valid there.\n"
+        )
+    sys.stderr.write(f"Logged out of {known.base_url} (profile {name}).\n")
+
+
+def _forget(profile: object) -> bool:
+    """Revoke a profile's key and end its session; whether the platform did."""
+    from wrenn.sdk.account import Account
+    from wrenn.sdk.errors import WrennError
+    from wrenn.sdk.profiles import Profile
+
+    assert isinstance(profile, Profile), "loaded just now"
+    try:
+        account = Account.resume(profile.base_url, profile.refresh_token)
+        try:
+            account.call("DELETE", f"/v1/api-keys/{profile.key_id}")
+            account.call("POST", "/v1/auth/logout", {})
+        finally:
+            account.close()
+    except WrennError:
+        return False
+    return True
+
+
+def whoami(*, json: JsonOption = False) -> None:
+    """Print who is logged in, and in which team."""
+    from wrenn.cli import credentials
+    from wrenn.sdk._parse import Fields, objects
+
+    with credentials.account() as account:
+        me = Fields("account", account.call("GET", "/v1/me"))
+        teams = objects("team", account.call("GET", "/v1/teams"))
+        team = next((team for team in teams if team.text("id") == account.team_id), None)
+        said = {
+            "email": me.text("email"),
+            "name": me.text("name"),
+            "user_id": account.user_id,
+            "team_id": account.team_id,
+            "team": team.text("name") if team else "",
+            "role": team.text("role") if team else "",
+        }
+    if json:
+        print_json(said)
+    else:
+        sys.stdout.write(f"{said['email']} ({said['name']}), {said['role']} of {said['team']}\n")

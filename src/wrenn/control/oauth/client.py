@@ -1,0 +1,92 @@
+"""Calls to sign-in providers: JSON, each with a deadline and a limit of its size, no redirects."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Final, Self, cast
+
+import httpx2
+
+from wrenn.base.errors import WrennError
+from wrenn.base.units import MIB
+
+_TIMEOUT_S: Final = 10.0
+_ANSWER_LIMIT_B: Final = 1 * MIB
+
+
+class ProviderFailed(WrennError):
+    """A provider does not answer, or answers what cannot be used."""
+
+    code = "exchange_failed"
+    http_status = 502
+
+
+class ProviderClient:
+    """See the module head. One pool of connections."""
+
+    def __init__(self) -> None:
+        self._client = httpx2.AsyncClient(timeout=_TIMEOUT_S, follow_redirects=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+    async def get(self, url: str, *, token: str | None = None) -> Any:
+        """The JSON at this address.
+
+        Raises:
+            ProviderFailed.
+        """
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        return await self._json("GET", url, headers=headers)
+
+    async def post_form(
+        self, url: str, form: Mapping[str, str], *, basic: tuple[str, str] | None = None
+    ) -> Any:
+        """The JSON that a form is answered with.
+
+        Raises:
+            ProviderFailed.
+        """
+        return await self._json("POST", url, data=dict(form), auth=basic)
+
+    async def _json(self, method: str, url: str, **more: Any) -> Any:
+        headers = {"Accept": "application/json", "User-Agent": "wrenn", **more.pop("headers", {})}
+        try:
+            async with (
+                asyncio.timeout(_TIMEOUT_S),
+                self._client.stream(method, url, headers=headers, **more) as answer,
+            ):
+                body = b""
+                async for chunk in answer.aiter_bytes():
+                    body += chunk
+                    if len(body) > _ANSWER_LIMIT_B:
+                        raise _failed(url, "the answer is too long")
+                if answer.status_code != 200:
+                    raise _failed(url, f"status {answer.status_code}")
+            return json.loads(body)
+        except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, ValueError) as error:
+            raise _failed(url, repr(error)) from error
+
+
+def _failed(url: str, cause: str) -> ProviderFailed:
+    return ProviderFailed("The sign-in provider cannot be used now.", context={"url": url, "cause": cause})
+
+
+def text_of(answer: Any, name: str) -> str:
+    """A field of an answer that must be text.
+
+    Raises:
+        ProviderFailed.
+    """
+    value = cast("dict[str, Any]", answer).get(name) if isinstance(answer, dict) else None
+    if not isinstance(value, str) or not value:
+        raise ProviderFailed("The sign-in provider's answer is not understood.", context={"missing": name})
+    return value

@@ -1,0 +1,38 @@
+"""The two ends of a sign-in: what it begins with, and who it was."""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What the platform made up for one sign-in.
+
+    Attributes:
+        state: comes back with the browser.
+        nonce: comes back in the identity token.
+        verifier: shown to the provider with the code; only its digest goes through the browser's address bar.
+        redirect_uri: where the provider sends the browser back to.
+    """
+
+    state: str
+    nonce: str
+    verifier: str
+    redirect_uri: str
+
+    @property
+    def challenge(self) -> str:
+        """The verifier's digest (PKCE, S256)."""
+        return urlsafe_b64encode(hashlib.sha256(self.verifier.encode()).digest()).decode().rstrip("=")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who somebody is at a provider. `provider_id` never changes; the address may, and is one that the provider vouches for."""
+
+    provider_id: str
+    email: str
+    name: str

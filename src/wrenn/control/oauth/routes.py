@@ -1,0 +1,99 @@
+"""Endpoints to sign in through a provider. Each parses, makes one call, answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Cookie, Depends, Query, Request
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from pydantic import BaseModel, Field
+
+from wrenn.control.accounts import set_refresh_cookie
+from wrenn.control.auth import AccountOf
+from wrenn.control.http import Browsers, refusals
+from wrenn.control.oauth.flow import SignIn
+from wrenn.control.oauth.ticket import TICKET_LIFE_S
+
+STATE_COOKIE: Final = "oauth_state"
+
+router = APIRouter(tags=["authentication"])
+connect_router = APIRouter(tags=["account"])
+
+
+class WaysIn(BaseModel):
+    """How people get in."""
+
+    providers: list[str] = Field(description="Names for `/v1/auth/oauth/{provider}`")
+    signup_open: bool = Field(description="Anybody may make an account")
+
+
+class AuthUrl(BaseModel):
+    """Where the browser goes."""
+
+    auth_url: str
+
+
+async def _sign_in(request: Request) -> SignIn:
+    return request.app.state.sign_in
+
+
+async def _browsers(request: Request) -> Browsers:
+    return request.app.state.browsers
+
+
+Service = Annotated[SignIn, Depends(_sign_in)]
+BrowsersOf = Annotated[Browsers, Depends(_browsers)]
+REDIRECT: Final = {302: {"description": "The browser goes on to the address in `Location`"}}
+
+
+@router.get("", response_model=WaysIn)
+async def list_ways_in(sign_in: Service) -> Response:
+    """The sign-in providers, and whether sign-up is open. Needs no credentials."""
+    return JSONResponse({"providers": sign_in.names, "signup_open": sign_in.signup_open})
+
+
+@router.get(
+    "/{provider}", status_code=302, response_class=RedirectResponse, responses=REDIRECT | refusals(404, 502)
+)
+async def begin_sign_in(provider: str, sign_in: Service, browsers: BrowsersOf) -> Response:
+    """Send the browser to the provider. Needs no credentials."""
+    away = await sign_in.begin(provider)
+    response = RedirectResponse(away.url, 302, {"Cache-Control": "no-store"})
+    browsers.set_cookie(response, STATE_COOKIE, away.cookie, path="/", life_s=TICKET_LIFE_S)
+    return response
+
+
+@router.get(
+    "/{provider}/callback",
+    status_code=302,
+    response_class=RedirectResponse,
+    responses=REDIRECT | refusals(404),
+)
+async def finish_sign_in(
+    provider: str,
+    sign_in: Service,
+    browsers: BrowsersOf,
+    *,
+    code: Annotated[str | None, Query()] = None,
+    state: Annotated[str | None, Query()] = None,
+    error: Annotated[str | None, Query()] = None,
+    cookie: Annotated[str | None, Cookie(alias=STATE_COOKIE)] = None,
+) -> Response:
+    """Where the provider sends the browser back to. Goes on to the dashboard, with a refresh cookie, or with `?error=`."""
+    back = await sign_in.finish(provider, cookie=cookie, code=code, state=state, refusal=error)
+    response = RedirectResponse(back.url, 302, {"Cache-Control": "no-store"})
+    browsers.set_cookie(response, STATE_COOKIE, "", path="/", life_s=0)
+    if back.signed_in is not None:
+        set_refresh_cookie(response, back.signed_in, browsers)
+    return response
+
+
+@connect_router.get("/{provider}/connect", response_model=AuthUrl, responses=refusals(403, 404, 502))
+async def connect_provider(
+    provider: str, account: AccountOf, sign_in: Service, browsers: BrowsersOf
+) -> Response:
+    """Begin to link a provider to the own account: the browser goes to `auth_url` with the cookie of this answer."""
+    away = await sign_in.begin(provider, account)
+    response = JSONResponse({"auth_url": away.url}, 200, {"Cache-Control": "no-store"})
+    browsers.set_cookie(response, STATE_COOKIE, away.cookie, path="/", life_s=TICKET_LIFE_S)
+    return response

@@ -1,0 +1,168 @@
+"""`wrenn login`, `keys`, `teams`, `admin` and `control migrate` as a user types them, and the SDK with a profile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import sys
+import tomllib
+from asyncio.subprocess import PIPE
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from .conftest import client
+from .people import PASSWORD, People, Person, log_in, new_email
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("forget_attempts")]
+
+
+@dataclass
+class Cli:
+    """The command of one user of one machine."""
+
+    config: Path
+    url: str
+    database_url: str
+    api_key: str = ""
+
+    async def __call__(self, *arguments: str, stdin: str = "", code: int = 0, **environment: str) -> str:
+        """Run it; what it prints. `code` is how it must end; the error text otherwise."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "wrenn.cli.main", *arguments,
+            stdin=PIPE, stdout=PIPE, stderr=PIPE,
+            env={
+                "PATH": os.environ["PATH"],
+                "XDG_CONFIG_HOME": str(self.config),
+                "WRENN_DATA_DIR": str(self.config / "none"),
+                "DATABASE_URL": self.database_url,
+                **({"WRENN_API_KEY": self.api_key, "WRENN_BASE_URL": self.url} if self.api_key else {}),
+                **environment,
+            },
+        )  # fmt: skip
+        async with asyncio.timeout(60):
+            out, err = await process.communicate(stdin.encode())
+        assert process.returncode == code, err.decode()
+        return out.decode() if code == 0 else err.decode()
+
+    @property
+    def file(self) -> Path:
+        return self.config / "wrenn/credentials.toml"
+
+    async def log_in(self, person: Person, *options: str) -> None:
+        await self("login", "--url", self.url, "--email", person.email, *options, stdin=f"{PASSWORD}\n")
+
+
+@pytest.fixture
+def cli(people: People, tmp_path: Path) -> Cli:
+    return Cli(tmp_path, people.url, people.database_url)
+
+
+async def test_a_login_is_kept_for_the_command_and_the_sdk(people: People, cli: Cli):
+    assert "wrenn login" in await cli("list", code=4)
+    ada = await people.sign_up()
+    await cli.log_in(ada)
+    assert stat.S_IMODE(cli.file.stat().st_mode) == 0o600
+    kept = tomllib.loads(cli.file.read_text())["default"]
+    assert (kept["base_url"], kept["email"]) == (people.url, ada.email)
+    assert ada.email in await cli("whoami")
+    assert json.loads(await cli("list", "--json")) == []
+    sandbox = (await cli("create")).strip()
+    assert sandbox in await cli("list")
+    # The environment goes before the profile.
+    await cli("list", code=4, WRENN_API_KEY=f"wrn_{'0' * 32}", WRENN_BASE_URL=people.url)
+    # A key is shown to its own platform only.
+    await cli("list", code=4, WRENN_BASE_URL="http://127.0.0.1:1")
+    assert len((await ada.get("/v1/api-keys")).json()) == 1
+    await cli.log_in(ada)
+    assert len((await ada.get("/v1/api-keys")).json()) == 1, "a second login replaces the machine's key"
+    await cli("logout")
+    assert (await ada.get("/v1/api-keys")).json() == []
+    assert tomllib.loads(cli.file.read_text()) == {}
+    await cli("whoami", code=4)
+    await cli("logout")
+
+
+async def test_a_wrong_password_keeps_nothing(people: People, cli: Cli):
+    ada = await people.sign_up()
+    said = await cli("login", "--url", people.url, "--email", ada.email, stdin="wrong password\n", code=4)
+    assert "wrong" in said
+    assert not cli.file.exists()
+
+
+async def test_profiles_stand_side_by_side(people: People, cli: Cli):
+    ada, bob = await people.sign_up(), await people.sign_up()
+    await cli.log_in(ada)
+    await cli.log_in(bob, "--profile", "work")
+    assert ada.email in await cli("whoami")
+    assert bob.email in await cli("--profile", "work", "whoami")
+    assert bob.email in await cli("whoami", WRENN_PROFILE="work")
+    await cli("whoami", WRENN_PROFILE="no such", code=2)
+    await cli("whoami", WRENN_PROFILE="nobody", code=4)
+    await cli("logout", "--profile", "work")
+    assert ada.email in await cli("whoami")
+
+
+async def test_commands_at_once_share_a_session(people: People, cli: Cli):
+    ada = await people.sign_up()
+    await cli.log_in(ada)
+    answers = await asyncio.gather(*(cli("whoami") for _ in range(3)))
+    assert len(set(answers)) == 1
+    assert ada.email in await cli("whoami")
+
+
+async def test_keys_are_made_listed_and_revoked(people: People, cli: Cli):
+    await cli.log_in(await people.sign_up())
+    key = (await cli("keys", "create", "robot", "--scope", "read", "--days", "30")).strip()
+    listed = await cli("keys", "list")
+    assert "robot" in listed
+    assert key not in listed
+    [robot] = [k for k in json.loads(await cli("keys", "list", "--json")) if k["name"] == "robot"]
+    assert (robot["scope"], "expires_at" in robot) == ("read", True)
+    robots = Cli(cli.config / "robot", people.url, people.database_url, key)
+    await robots("list")
+    assert "scope" in await robots("create", code=4)
+    await cli("keys", "revoke", robot["id"])
+    await robots("list", code=4)
+    await cli("keys", "revoke", "key-x", code=2)
+
+
+async def test_teams_are_looked_after(people: People, cli: Cli):
+    ada, bob = await people.sign_up(), await people.sign_up(name="Bob")
+    await cli.log_in(ada)
+    team = (await cli("teams", "create", "Lab")).strip()
+    assert "Lab" in await cli("teams", "list")
+    await cli("teams", "add", bob.email, "--team", team)
+    assert "Bob" in await cli("teams", "members", "--team", team)
+    assert "Bob" not in await cli("teams", "members"), "the session stays in its team"
+    await cli("teams", "role", bob.email, "admin", "--team", team)
+    await cli("teams", "role", bob.email, "owner", "--team", team)
+    members = json.loads(await cli("teams", "members", "--team", team, "--json"))
+    assert {m["email"]: m["role"] for m in members} == {ada.email: "admin", bob.email: "owner"}
+    await cli("teams", "remove", bob.email, "--team", team, code=4)
+    await cli("teams", "remove", "nobody@example.com", "--team", team, code=3)
+    await cli("teams", "leave", team)
+    assert "Lab" not in await cli("teams", "list")
+    await cli("teams", "use", team, code=4)
+
+
+async def test_the_operator_makes_an_admin_on_the_server(people: People, cli: Cli):
+    email = new_email("root")
+    assert "8 to" in await cli("admin", "create", email, stdin="short\n", code=2)
+    await cli("admin", "create", email, "--name", "Root", stdin=f"{PASSWORD}\n")
+    said = (await log_in(people.url, email)).json()
+    assert (said["is_admin"], said["name"]) == (True, "Root")
+    # Forgotten password, deactivated account: the same command.
+    await cli("admin", "create", email, stdin="another password\n")
+    assert (await log_in(people.url, email)).status_code == 401
+    assert (await log_in(people.url, email, "another password")).status_code == 200
+    async with client(people.url, None) as api:
+        old = await api.get("/v1/me", headers={"Authorization": f"Bearer {said['token']}"})
+        assert old.status_code == 401
+
+
+async def test_migrating_a_database_that_is_up_to_date_does_nothing(cli: Cli):
+    assert await cli("control", "migrate") == ""

@@ -1,0 +1,114 @@
+"""The served API held against its own description: whatever is sent, no answer is a 5xx or outside of the description.
+
+`WRENN_SCHEMA_EXAMPLES` sets how many requests of each operation are made up; `make schema-test` takes 100.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import schemathesis
+import schemathesis.checks
+import schemathesis.specs.openapi.checks
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from wrenn.base.clock import SystemClock
+from wrenn.base.ids import TeamId, UserId
+from wrenn.control.auth import Claims, Role, Tokens, ensure_secret
+
+from .conftest import client
+from .people import People, make_admin
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+EXAMPLES: Final = int(os.environ.get("WRENN_SCHEMA_EXAMPLES", "3"))
+_general: Any = schemathesis.checks  # has no types
+_openapi: Any = schemathesis.specs.openapi.checks
+CHECKS: Final = [
+    _general.not_a_server_error,
+    _openapi.status_code_conformance,
+    _openapi.content_type_conformance,
+    _openapi.response_headers_conformance,
+    _openapi.response_schema_conformance,
+]
+LAST: Final = ("DELETE /v1/teams", "DELETE /v1/me", "POST /v1/teams/{team_id}/leave", "POST /v1/auth/logout")
+"""What may take away the caller or its things, were it guessed."""
+
+
+def in_order(operation: Any) -> tuple[int, int, str]:
+    """Removals after all else, and the caller's own end at the very end."""
+    label = str(operation.label)
+    return int(label.startswith(LAST)), int(label.startswith("DELETE")), label
+
+
+@pytest.mark.timeout(3600)
+async def test_no_answer_is_outside_of_the_description(people: People, data_dir: Path):
+    root, other = await people.sign_up(), await people.sign_up()
+    await make_admin(people.database_url, root)
+    sandbox = (await root.post("/v1/sandboxes")).json()["id"]
+    real = {
+        "sandbox_id": sandbox,
+        "team_id": root.team_id,
+        "user_id": other.user_id,
+        "key_id": (await root.make_key())["id"],
+        "selector": "1",
+        "name": "minimal",
+    }
+    async with client(people.url, None) as api:
+        description = (await api.get("/openapi.json")).json()
+    tokens = Tokens(ensure_secret(data_dir), SystemClock())
+    claims = Claims(
+        UserId.parse(root.user_id),
+        TeamId.parse(root.team_id),
+        tokens.read(root.token).session_id,
+        Role.OWNER,
+        root.email,
+        "Root",
+        is_admin=True,
+    )
+
+    def headers() -> dict[str, str]:
+        """A token that has not expired, however long it takes."""
+        return {"Authorization": f"Bearer {tokens.issue(claims)}"}
+
+    failures = await asyncio.to_thread(attack, description, people.url, headers, real)
+    assert failures == {}
+
+
+def attack(
+    description: dict[str, Any], url: str, headers: Callable[[], dict[str, str]], real: Mapping[str, str]
+) -> dict[str, str]:
+    """What is wrong, by operation."""
+    schema: Any = schemathesis.openapi.from_dict(description)
+    operations = sorted((found.ok() for found in schema.get_all_operations()), key=in_order)
+    assert operations
+    failures: dict[str, str] = {}
+    for operation in operations:
+
+        @settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            phases=[Phase.generate],
+            suppress_health_check=(HealthCheck.too_slow, HealthCheck.filter_too_much),
+        )
+        @given(case=operation.as_strategy(), existing=st.booleans())
+        def attempt(case: Any, existing: bool) -> None:
+            if existing and case.path_parameters:
+                case.path_parameters = {
+                    name: real.get(name, value) for name, value in case.path_parameters.items()
+                }
+            case.call_and_validate(base_url=url, headers=headers(), checks=CHECKS, timeout=60)
+
+        try:
+            attempt()
+        except Exception as error:  # noqa: BLE001 - all operations are tried before the test fails
+            failures[str(operation.label)] = str(error)[:1500]
+    return failures

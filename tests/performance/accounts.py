@@ -1,0 +1,87 @@
+"""What accounts cost: a request with a key beside a constant answer of the same server, and other requests during logins."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from asyncio.subprocess import PIPE
+
+from tests.performance.api import create, remove
+from tests.performance.figures import Figure, median
+from tests.vm.platform import Platform
+
+SECONDS = 4
+CONNECTIONS = 8
+LOGINS = 20
+
+
+async def accounts(platform: Platform, rounds: int) -> list[Figure]:
+    """Both figures. The load comes from a process of its own."""
+    async with platform.client() as api:
+        sandbox_id = await create(api)
+        key = str(api.headers["x-api-key"])
+        url = str(api.base_url).rstrip("/")
+        target = f"{url}/v1/sandboxes/{sandbox_id}"
+        floors: list[dict[str, float]] = []
+        measured: list[dict[str, float]] = []
+        for _ in range(max(1, min(rounds, 5))):
+            floors.append(await _load(f"{url}/health", key))
+            measured.append(await _load(target, key))
+        for number in range(LOGINS):
+            body = {"email": f"login{number}@example.com", "password": "correct horse", "name": "Load"}
+            await api.post("/v1/auth/signup", json=body)
+        quiet = await _load(target, key, connections=1)
+        logins = asyncio.gather(*(_log_in_again(platform, number) for number in range(LOGINS)))
+        busy = await _load(target, key, connections=1)
+        logins.cancel()
+        await asyncio.gather(logins, return_exceptions=True)
+        await remove(api, sandbox_id)
+    rate, floor_rate = (median([run["rate"] for run in runs]) for runs in (measured, floors))
+    p99, floor_p99 = (median([run["p99_ms"] for run in runs]) for runs in (measured, floors))
+    return [
+        Figure(
+            f"GET /v1/sandboxes/{{id}} with a key, {CONNECTIONS} connections (floor: a constant answer)",
+            f"{floor_rate:.0f}/s",
+            f"{rate:.0f}/s",
+            f"{rate / floor_rate:.2f}",
+            "≥ 0.6",
+            rate >= 0.6 * floor_rate,
+        ),
+        Figure(
+            "the same, p99",
+            f"{floor_p99:.1f} ms",
+            f"{p99:.1f} ms",
+            f"{p99 / floor_p99:.2f}",
+            "≤ 3",
+            p99 <= 3 * floor_p99,
+        ),
+        Figure(
+            f"p99 of GET while {LOGINS} logins run (floor: without)",
+            f"{quiet['p99_ms']:.1f} ms",
+            f"{busy['p99_ms']:.1f} ms",
+            f"{busy['p99_ms'] / quiet['p99_ms']:.2f}",
+            "≤ 2",
+            busy["p99_ms"] <= 2 * quiet["p99_ms"],
+        ),
+    ]
+
+
+async def _log_in_again(platform: Platform, number: int) -> None:
+    async with platform.client() as api:
+        while True:
+            await api.post(
+                "/v1/auth/login",
+                json={"email": f"login{number}@example.com", "password": "correct horse"},
+                timeout=60,
+            )
+
+
+async def _load(url: str, key: str, *, connections: int = CONNECTIONS) -> dict[str, float]:
+    arguments = [url, key, str(connections), str(SECONDS)]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.performance.load", *arguments, stdout=PIPE
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0, "the load did not run"
+    return json.loads(out)

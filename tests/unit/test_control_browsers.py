@@ -1,0 +1,66 @@
+"""Whose word on a client's address is believed, and which pages may use our cookies."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+import pytest
+from starlette.requests import HTTPConnection
+
+from wrenn.base.errors import Forbidden
+from wrenn.control.http import Browsers
+
+PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+
+
+def connection(client: str, **headers: str) -> HTTPConnection:
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return HTTPConnection({"type": "http", "client": (client, 1), "headers": raw})
+
+
+@pytest.mark.parametrize(
+    ("client", "forwarded", "address"),
+    [
+        ("192.0.2.1", "", "192.0.2.1"),
+        ("192.0.2.1", "198.51.100.7", "192.0.2.1"),
+        ("10.0.0.1", "198.51.100.7", "198.51.100.7"),
+        ("10.0.0.1", "1.1.1.1, 198.51.100.7, 10.0.0.2", "198.51.100.7"),
+        ("10.0.0.1", "1.1.1.1, nonsense", "10.0.0.1"),
+        ("10.0.0.1", ",".join(["10.0.0.9"] * 5000), "10.0.0.9"),
+        ("2001:db8:1:2:3::4", "", "2001:db8:1:2::/64"),
+        ("::ffff:192.0.2.1", "", "192.0.2.1"),
+        ("fd00::1", "2001:db8::5", "2001:db8::/64"),
+        ("a socket", "", "unknown"),
+    ],
+)
+def test_the_address_is_the_nearest_one_that_is_no_proxy(client: str, forwarded: str, address: str):
+    headers = {"x_forwarded_for": forwarded} if forwarded else {}
+    assert Browsers(None, PROXIES).address_of(connection(client, **headers)) == address
+
+
+@pytest.mark.parametrize(
+    ("origin", "is_ours"),
+    [
+        ("", True),
+        ("http://api.example", True),
+        ("https://wrenn.example", True),
+        ("http://wrenn.example", False),
+        ("https://wrenn.example.evil.example", False),
+        ("https://evil.example", False),
+        ("null", False),
+    ],
+)
+def test_only_pages_of_ours_may_use_the_cookie(origin: str, *, is_ours: bool):
+    browsers = Browsers("https://wrenn.example/api", ())
+    headers = {"content_type": "application/json; charset=utf-8", "host": "api.example"}
+    asked = connection("127.0.0.1", **headers, **({"origin": origin} if origin else {}))
+    if is_ours:
+        browsers.expect_own_page(asked)
+    else:
+        with pytest.raises(Forbidden):
+            browsers.expect_own_page(asked)
+
+
+def test_a_form_cannot_use_the_cookie():
+    with pytest.raises(Forbidden):
+        Browsers(None, ()).expect_own_page(connection("127.0.0.1", content_type="text/plain"))
