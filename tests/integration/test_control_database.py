@@ -17,6 +17,7 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from wrenn.base.errors import DatabaseUnavailable
 from wrenn.control.db import Database, Transaction, metadata
 from wrenn.control.db.embedded import ensure_running, stop
 from wrenn.control.db.engine import engine_url
@@ -195,3 +196,23 @@ async def test_what_is_under_way_when_postgresql_dies_goes_on_when_it_is_back(
         async with asyncio.timeout(DEADLINE_S):
             while host.snapshot_ids:
                 await asyncio.sleep(0.05)
+
+
+async def test_who_waits_too_long_for_a_lock_is_told_to_come_again(database: Database):
+    held, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(tx: Transaction) -> None:
+        await tx.execute(text("SELECT pg_advisory_xact_lock(1)"))
+        held.set()
+        await go_on.wait()
+
+    async def wait(tx: Transaction) -> None:
+        await tx.execute(text("SET LOCAL lock_timeout = '50ms'"))
+        await tx.execute(text("SELECT pg_advisory_xact_lock(1)"))
+
+    task = asyncio.create_task(database.transaction(hold))
+    await held.wait()
+    with pytest.raises(DatabaseUnavailable, match="busy"):
+        await database.transaction(wait)
+    go_on.set()
+    await task

@@ -17,6 +17,7 @@ from wrenn.base.logging import configure_logging
 from wrenn.base.signals import leave_to_server
 from wrenn.control.db.embedded import ensure_running
 from wrenn.control.http.middleware import RequestIdFilter
+from wrenn.control.http.server import Server
 from wrenn.control.settings import Settings
 from wrenn.control.wiring import running_control
 
@@ -42,7 +43,7 @@ async def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=_GRACE_S,
         )
         leave_to_server()
-        await uvicorn.Server(config).serve()
+        await Server(config, control.begin_shutdown).serve()
 
 
 def run(settings: Settings) -> None:

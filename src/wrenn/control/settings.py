@@ -10,6 +10,7 @@ from typing import Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 from wrenn.base.errors import InvalidRequest
+from wrenn.control.quotas import NO_LIMIT, Limits
 
 T = TypeVar("T")
 
@@ -36,6 +37,8 @@ class Settings:
         unknown_grace_s: a sandbox or snapshot on a host that the database does not know is removed after this time; a paused
             sandbox that its host does not know is an error after it.
         audit_retention_days: entries of the audit log are deleted after so many days; 0: never.
+        event_retention_h: for so many hours a stream of events can be resumed.
+        quotas: what a team may have that has no limits of its own.
         faults: fault points to arm (tests only).
     """
 
@@ -56,6 +59,8 @@ class Settings:
     missing_after_s: float
     unknown_grace_s: float
     audit_retention_days: int
+    event_retention_h: float
+    quotas: Limits
     faults: str
 
     @classmethod
@@ -84,6 +89,8 @@ class Settings:
             missing_after_s=_number(environment, "WRENN_MISSING_AFTER_S", 90.0, float),
             unknown_grace_s=_number(environment, "WRENN_UNKNOWN_GRACE_S", 10.0, float),
             audit_retention_days=_number(environment, "WRENN_AUDIT_RETENTION_DAYS", 0, int, least=0),
+            event_retention_h=_number(environment, "WRENN_EVENT_RETENTION_H", 24.0, float),
+            quotas=_quotas(environment),
             faults=environment.get("WRENN_FAULTS", ""),
         )
 
@@ -109,6 +116,21 @@ def _number(
     if least is None and not value > 0:  # type: ignore[operator]
         raise InvalidRequest(f"{name} must be above 0, not {text!r}.")
     return value
+
+
+def _quotas(environment: Mapping[str, str]) -> Limits:
+    def limit(name: str, default: int) -> int | None:
+        value = _number(environment, f"WRENN_QUOTA_{name}", default, int, least=0)
+        return None if value == NO_LIMIT else value
+
+    return Limits(
+        running_sandboxes=limit("RUNNING_SANDBOXES", 1000),
+        total_sandboxes=limit("TOTAL_SANDBOXES", 10_000),
+        vcpus=limit("VCPUS", 4000),
+        memory_mb=limit("MEMORY_MB", 4_194_304),
+        snapshot_mb=limit("SNAPSHOT_MB", 1_048_576),
+        creates_per_second=limit("CREATES_PER_SECOND", 100),
+    )
 
 
 def _address(environment: Mapping[str, str], name: str, default: str) -> tuple[str, int]:

@@ -14,6 +14,7 @@ _MEANING: Final = {
     409: "`conflict`: it exists already, or the idempotency key is another request's; `invalid_state`: it is not in a "
     "state for this, the message says in which it is; `name_reserved`, `template_name_taken`: of a template",
     413: "`too_large`: body, file or output above its limit",
+    429: "`rate_limited`: `Retry-After` says when to come again",
     502: "`agent_error`: the host or the guest could not do it",
     503: "`no_hosts_available`: the message says what is full; `host_unavailable`, `database_unavailable`: try again",
     504: "`deadline_exceeded`: it did not end in time",
@@ -25,5 +26,5 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """FastAPI's `responses` for these statuses and for those that every endpoint has."""
     return {
         status: {"model": ErrorBody, "description": _MEANING[status]}
-        for status in sorted({400, 401, 503, *statuses})
+        for status in sorted({400, 401, 429, 503, *statuses})
     }
