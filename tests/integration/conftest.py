@@ -25,6 +25,7 @@ from wrenn.control.db import Database, Transaction
 from wrenn.control.db.embedded import ensure_running, stop
 from wrenn.control.db.migrate import migrate
 from wrenn.control.hosts.pki import ensure_pki
+from wrenn.control.http.protocol import BoundedHttp
 from wrenn.control.keys import insert_key
 from wrenn.control.settings import Settings
 from wrenn.control.teams import store as teams
@@ -178,6 +179,7 @@ async def running_platform(settings: Settings, host: SimulatedHost, key: Secret)
             lifespan="off",
             log_config=None,
             access_log=False,
+            http=BoundedHttp,
             timeout_graceful_shutdown=1,
         )
         port = await stack.enter_async_context(served(config, control.begin_shutdown))

@@ -86,11 +86,21 @@ class TooLarge(WrennError):
 
 
 class RateLimited(WrennError):
-    """Too many calls, or a quota is used up."""
+    """Too many calls, or a quota is used up.
+
+    Attributes:
+        retry_after_s: when it is worth trying again.
+    """
 
     code = "rate_limited"
     http_status = 429
     retryable = True
+
+    def __init__(
+        self, message: str, *, retry_after_s: int = 1, context: dict[str, object] | None = None
+    ) -> None:
+        super().__init__(message, context=context)
+        self.retry_after_s = retry_after_s
 
 
 class Cancelled(WrennError):

@@ -17,6 +17,7 @@ from wrenn.base.logging import configure_logging
 from wrenn.base.signals import leave_to_server
 from wrenn.control.db.embedded import ensure_running
 from wrenn.control.http.middleware import RequestIdFilter
+from wrenn.control.http.protocol import BoundedHttp
 from wrenn.control.http.server import Server
 from wrenn.control.settings import Settings
 from wrenn.control.wiring import running_control
@@ -34,7 +35,7 @@ async def serve(settings: Settings) -> None:
             control.app,
             host=settings.listen_host,
             port=settings.listen_port,
-            http="httptools",
+            http=BoundedHttp,
             lifespan="off",
             access_log=False,
             log_config=None,

@@ -10,10 +10,14 @@ from typing import Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 from wrenn.base.errors import InvalidRequest
+from wrenn.control.http.buckets import Rate
+from wrenn.control.http.rate_limits import RateSettings
 from wrenn.control.quotas import NO_LIMIT, Limits
 
 T = TypeVar("T")
 
+_BURST_S: Final = 5.0
+"""What a caller who was quiet may have at once, in seconds of the rate."""
 DEFAULT_DATA_DIR: Final = Path("/var/lib/wrenn")
 
 
@@ -39,6 +43,7 @@ class Settings:
         audit_retention_days: entries of the audit log are deleted after so many days; 0: never.
         event_retention_h: for so many hours a stream of events can be resumed.
         quotas: what a team may have that has no limits of its own.
+        rates: how many requests are answered in a second.
         faults: fault points to arm (tests only).
     """
 
@@ -61,6 +66,7 @@ class Settings:
     audit_retention_days: int
     event_retention_h: float
     quotas: Limits
+    rates: RateSettings
     faults: str
 
     @classmethod
@@ -91,6 +97,10 @@ class Settings:
             audit_retention_days=_number(environment, "WRENN_AUDIT_RETENTION_DAYS", 0, int, least=0),
             event_retention_h=_number(environment, "WRENN_EVENT_RETENTION_H", 24.0, float),
             quotas=_quotas(environment),
+            rates=RateSettings(
+                _rate(environment, "WRENN_RATE_PER_KEY", 2000.0),
+                _rate(environment, "WRENN_RATE_PER_ADDRESS", 200.0),
+            ),
             faults=environment.get("WRENN_FAULTS", ""),
         )
 
@@ -131,6 +141,11 @@ def _quotas(environment: Mapping[str, str]) -> Limits:
         snapshot_mb=limit("SNAPSHOT_MB", 1_048_576),
         creates_per_second=limit("CREATES_PER_SECOND", 100),
     )
+
+
+def _rate(environment: Mapping[str, str], name: str, default: float) -> Rate | None:
+    per_s = _number(environment, name, default, float, least=0)
+    return Rate(per_s, burst=max(1.0, per_s * _BURST_S)) if per_s else None
 
 
 def _address(environment: Mapping[str, str], name: str, default: str) -> tuple[str, int]:

@@ -242,6 +242,6 @@ def _build(
         "write last use of keys": last_used.run(),
         "forget old audit entries": Retention(database, days=settings.audit_retention_days).run(),
     }
-    app = build_app(ROUTERS, services)
+    app = build_app(ROUTERS, services, settings.rates)
     control = Control(app, database, monitor, comparison, reconciler, sweep, feed)
     return control, (creation.close, forks.close), loops

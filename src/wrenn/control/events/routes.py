@@ -21,6 +21,7 @@ async def _events(request: Request) -> Events:
 
 @router.get(
     "",
+    status_code=200,
     response_class=EventStreamResponse,
     responses={
         **refusals(429),

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from wrenn.base.errors import InternalError, InvalidRequest, NotFound, TooLarge, WrennError
+from wrenn.base.errors import InternalError, InvalidRequest, NotFound, RateLimited, TooLarge, WrennError
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ class ErrorBody(BaseModel):
 
 def error_response(error: WrennError) -> JSONResponse:
     """The answer for `error`. A retryable one says when to come again."""
-    headers = {"Retry-After": "1"} if error.retryable else None
+    pause_s = error.retry_after_s if isinstance(error, RateLimited) else 1
+    headers = {"Retry-After": str(pause_s)} if error.retryable else None
     body = {"error": {"code": error.code, "message": error.message, **error.details}}
     return JSONResponse(body, error.http_status, headers)
 
