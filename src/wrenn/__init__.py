@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         AgentError,
         AsyncProcessHandle,
         AsyncSandbox,
+        AuditEntry,
         AuthenticationError,
         CapacityError,
         CommandExitError,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         ConflictError,
         ConnectionFailedError,
         DeadlineExceededError,
+        Event,
         FileEntry,
         ForbiddenError,
         InternalError,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
         NotFoundError,
         ProcessHandle,
         ProcessInfo,
+        QuotaExceededError,
         RateLimitError,
         Sandbox,
         SandboxInfo,
@@ -38,12 +41,17 @@ if TYPE_CHECKING:
         UnavailableError,
         UnexpectedAnswerError,
         WrennError,
+        async_audit_log,
+        async_events,
+        audit_log,
+        events,
     )
 
 __all__ = [
     "AgentError",
     "AsyncProcessHandle",
     "AsyncSandbox",
+    "AuditEntry",
     "AuthenticationError",
     "CapacityError",
     "CommandExitError",
@@ -51,6 +59,7 @@ __all__ = [
     "ConflictError",
     "ConnectionFailedError",
     "DeadlineExceededError",
+    "Event",
     "FileEntry",
     "ForbiddenError",
     "InternalError",
@@ -61,6 +70,7 @@ __all__ = [
     "NotFoundError",
     "ProcessHandle",
     "ProcessInfo",
+    "QuotaExceededError",
     "RateLimitError",
     "Sandbox",
     "SandboxInfo",
@@ -69,6 +79,10 @@ __all__ = [
     "UnavailableError",
     "UnexpectedAnswerError",
     "WrennError",
+    "async_audit_log",
+    "async_events",
+    "audit_log",
+    "events",
 ]
 
 

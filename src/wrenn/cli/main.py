@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from wrenn.cli import cp, doctor, images, lifecycle, programs, sandboxes, status, storage, templates
+from wrenn.cli import audit, cp, doctor, images, lifecycle, programs, sandboxes, status, storage, templates
 from wrenn.cli.exec import CommandLine, exec_
 from wrenn.cli.exits import Exit, exit_code, say_error
 from wrenn.cli.up import commands as up
@@ -39,9 +39,10 @@ app.command("fork")(lifecycle.fork)
 app.command("timeout")(lifecycle.timeout)
 app.command("snapshot")(templates.snapshot)
 app.add_typer(templates.app, name="templates")
+app.command("audit")(audit.audit)
 app.command("rm")(sandboxes.rm)
 app.add_typer(images.app, name="images")
-app.command("control")(programs.control)
+app.add_typer(programs.control_app, name="control")
 app.command("agent")(programs.agent)
 app.command("supervise", hidden=True)(programs.supervise)
 

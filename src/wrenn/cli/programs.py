@@ -10,15 +10,33 @@ from wrenn.cli.images import DataDirOption
 from wrenn.cli.settings import data_dir
 from wrenn.cli.up.options import ListenOption
 
+control_app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
-def control() -> None:
+
+@control_app.callback()
+def control(context: typer.Context) -> None:
     """Run the control plane in the foreground.
 
     Its settings come from the environment.
     """
-    from wrenn.control.main import main
+    if context.invoked_subcommand is None:
+        from wrenn.control.main import main
 
-    main()
+        main()
+
+
+@control_app.command("migrate")
+def migrate() -> None:
+    """Bring the database up to date, and say what was done.
+
+    For an upgrade of several control planes: once, before the first of them starts. A control plane does it too when it
+    starts. Safe to run again, and from several machines at once. DATABASE_URL as for the control plane.
+    """
+    from wrenn.control.main import migrate_only
+
+    for revision in migrate_only():
+        typer.echo(f"applied {revision}")
+    typer.echo("The database is up to date.")
 
 
 def agent() -> None:

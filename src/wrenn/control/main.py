@@ -16,6 +16,7 @@ from wrenn.base.faults import arm_faults
 from wrenn.base.logging import configure_logging
 from wrenn.base.signals import leave_to_server
 from wrenn.control.db.embedded import ensure_running
+from wrenn.control.db.migrate import migrate
 from wrenn.control.http.middleware import RequestIdFilter
 from wrenn.control.http.protocol import BoundedHttp
 from wrenn.control.http.server import Server
@@ -54,6 +55,20 @@ def run(settings: Settings) -> None:
         # Before the loop that serves: uvloop cannot start a program as another user.
         settings = replace(settings, database_url=asyncio.run(ensure_running(settings.data_dir)))
     uvloop.run(serve(settings))
+
+
+def migrate_only() -> list[str]:
+    """Bring the database up to date without serving; returns the revisions that were applied.
+
+    Raises:
+        WrennError: a setting cannot be used, or the database does not answer.
+    """
+    settings = Settings.from_environment()
+
+    async def run_once() -> list[str]:
+        return await migrate(settings.database_url or await ensure_running(settings.data_dir))
+
+    return asyncio.run(run_once())
 
 
 def main() -> None:

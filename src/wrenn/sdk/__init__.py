@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+from wrenn.sdk._async.audit import audit_log as async_audit_log
 from wrenn.sdk._async.commands import AsyncProcessHandle
+from wrenn.sdk._async.events import events as async_events
 from wrenn.sdk._async.sandbox import AsyncSandbox
+from wrenn.sdk._sync.audit import audit_log
 from wrenn.sdk._sync.commands import ProcessHandle
+from wrenn.sdk._sync.events import events
 from wrenn.sdk._sync.sandbox import Sandbox
 from wrenn.sdk.errors import (
     AgentError,
@@ -24,18 +28,20 @@ from wrenn.sdk.errors import (
     NameReservedError,
     NameTakenError,
     NotFoundError,
+    QuotaExceededError,
     RateLimitError,
     TooLargeError,
     UnavailableError,
     UnexpectedAnswerError,
     WrennError,
 )
-from wrenn.sdk.types import CommandResult, FileEntry, ProcessInfo, SandboxInfo, Template
+from wrenn.sdk.types import AuditEntry, CommandResult, Event, FileEntry, ProcessInfo, SandboxInfo, Template
 
 __all__ = [
     "AgentError",
     "AsyncProcessHandle",
     "AsyncSandbox",
+    "AuditEntry",
     "AuthenticationError",
     "CapacityError",
     "CommandExitError",
@@ -43,6 +49,7 @@ __all__ = [
     "ConflictError",
     "ConnectionFailedError",
     "DeadlineExceededError",
+    "Event",
     "FileEntry",
     "ForbiddenError",
     "InternalError",
@@ -53,6 +60,7 @@ __all__ = [
     "NotFoundError",
     "ProcessHandle",
     "ProcessInfo",
+    "QuotaExceededError",
     "RateLimitError",
     "Sandbox",
     "SandboxInfo",
@@ -61,4 +69,8 @@ __all__ = [
     "UnavailableError",
     "UnexpectedAnswerError",
     "WrennError",
+    "async_audit_log",
+    "async_events",
+    "audit_log",
+    "events",
 ]

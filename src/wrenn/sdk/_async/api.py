@@ -77,6 +77,17 @@ class AsyncApi:
         finally:
             await stream.close()
 
+    async def listen(
+        self, path: str, *, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[bytes]:
+        """An answer that goes on and on. Only the pauses within it are limited in time."""
+        stream = await self._opened(Request("GET", path, params=params, headers=headers))
+        try:
+            async for chunk in stream.chunks():
+                yield chunk
+        finally:
+            await stream.close()
+
     def another(self) -> AsyncApi:
         """A client with the same settings and connections of its own."""
         return AsyncApi(self._settings)

@@ -77,6 +77,16 @@ class Api:
         finally:
             stream.close()
 
+    def listen(
+        self, path: str, *, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
+    ) -> Iterator[bytes]:
+        """An answer that goes on and on. Only the pauses within it are limited in time."""
+        stream = self._opened(Request("GET", path, params=params, headers=headers))
+        try:
+            yield from stream.chunks()
+        finally:
+            stream.close()
+
     def another(self) -> Api:
         """A client with the same settings and connections of its own."""
         return Api(self._settings)
