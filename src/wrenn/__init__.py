@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         AsyncSandbox,
         AsyncTerminal,
         AsyncWatch,
+        AuditEntry,
         AuthenticationError,
         CapacityError,
         CommandExitError,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         ConflictError,
         ConnectionFailedError,
         DeadlineExceededError,
+        Event,
         FileEntry,
         FileEvent,
         ForbiddenError,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
         ProcessHandle,
         ProcessInfo,
         ProcessStream,
+        QuotaExceededError,
         RateLimitError,
         Sandbox,
         SandboxInfo,
@@ -50,6 +53,10 @@ if TYPE_CHECKING:
         UnexpectedAnswerError,
         Watch,
         WrennError,
+        async_audit_log,
+        async_events,
+        audit_log,
+        events,
     )
 
 __all__ = [
@@ -59,6 +66,7 @@ __all__ = [
     "AsyncSandbox",
     "AsyncTerminal",
     "AsyncWatch",
+    "AuditEntry",
     "AuthenticationError",
     "CapacityError",
     "CommandExitError",
@@ -66,6 +74,7 @@ __all__ = [
     "ConflictError",
     "ConnectionFailedError",
     "DeadlineExceededError",
+    "Event",
     "FileEntry",
     "FileEvent",
     "ForbiddenError",
@@ -83,6 +92,7 @@ __all__ = [
     "ProcessHandle",
     "ProcessInfo",
     "ProcessStream",
+    "QuotaExceededError",
     "RateLimitError",
     "Sandbox",
     "SandboxInfo",
@@ -93,6 +103,10 @@ __all__ = [
     "UnexpectedAnswerError",
     "Watch",
     "WrennError",
+    "async_audit_log",
+    "async_events",
+    "audit_log",
+    "events",
 ]
 
 

@@ -199,7 +199,7 @@ async def running_platform(settings: Settings, host: SimulatedHost, key: Secret)
             proxy_headers=False,
             timeout_graceful_shutdown=1,
         )
-        port = await stack.enter_async_context(served(config))
+        port = await stack.enter_async_context(served(config, control.begin_shutdown))
         url = f"http://127.0.0.1:{port}"
         api = await stack.enter_async_context(client(url, key))
         await control.monitor.look_once()

@@ -32,7 +32,7 @@ def id_of(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-async def logged(platform: Platform, **params: object) -> list[dict[str, Any]]:
+async def logged(platform: Platform, **params: str | int) -> list[dict[str, Any]]:
     answer = await platform.api.get(LOGS, params=params)
     assert answer.status_code == 200, answer.text
     return answer.json()["items"]
@@ -51,8 +51,8 @@ async def wait_logged(platform: Platform, done: Callable[[list[str]], bool]) -> 
 async def test_each_action_is_logged_once_with_its_caller(platform: Platform):
     path = await platform.create(timeout_sec=600)
     again = {"Idempotency-Key": "once"}
-    for _ in range(2):
-        other = (await platform.api.post("/v1/sandboxes", json={}, headers=again)).json()["id"]
+    ids = [(await platform.api.post("/v1/sandboxes", json={}, headers=again)).json()["id"] for _ in range(2)]
+    other, _ = ids
     for verb in ("pause", "pause", "resume", "resume"):
         await platform.api.post(f"{path}/{verb}")
     await platform.api.patch(f"{path}/timeout", json={"timeout_sec": 60})

@@ -11,21 +11,25 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, func, select, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from wrenn.base.errors import DatabaseUnavailable
+from wrenn.base.secrets import Secret
 from wrenn.control.db import Database, Transaction, metadata
 from wrenn.control.db.embedded import ensure_running, stop
 from wrenn.control.db.engine import engine_url
-from wrenn.control.db.migrate import migrate
+from wrenn.control.db.migrate import alembic_config, migrate
 from wrenn.control.settings import Settings
 from wrenn.control.teams import bootstrap, teams, users
 from wrenn.testing.simulated_host import SimulatedHost
 
-from .conftest import DEADLINE_S, environment_of, make_team, refused, running_platform
+from .conftest import DEADLINE_S, environment_of, make_team, refused, run_sql, running_platform
 
 
 async def test_the_migrations_make_what_the_tables_say(database_url: str):
@@ -195,3 +199,90 @@ async def test_what_is_under_way_when_postgresql_dies_goes_on_when_it_is_back(
         async with asyncio.timeout(DEADLINE_S):
             while host.snapshot_ids:
                 await asyncio.sleep(0.05)
+
+
+async def test_who_waits_too_long_for_a_lock_is_told_to_come_again(database: Database):
+    held, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(tx: Transaction) -> None:
+        await tx.execute(text("SELECT pg_advisory_xact_lock(1)"))
+        held.set()
+        await go_on.wait()
+
+    async def wait(tx: Transaction) -> None:
+        await tx.execute(text("SET LOCAL lock_timeout = '50ms'"))
+        await tx.execute(text("SELECT pg_advisory_xact_lock(1)"))
+
+    task = asyncio.create_task(database.transaction(hold))
+    await held.wait()
+    with pytest.raises(DatabaseUnavailable, match="busy"):
+        await database.transaction(wait)
+    go_on.set()
+    await task
+
+
+FORMER = (
+    "INSERT INTO users (id, email, name) VALUES (gen_random_uuid(), 'ada@example.com', 'Ada')",
+    "INSERT INTO teams (id, name, slug) VALUES ('11111111-1111-1111-1111-111111111111', 'Ada', 'aaaaaa-bbbbbb')",
+    "INSERT INTO users_teams (team_id, user_id, is_default, role) SELECT teams.id, users.id, true, 'owner' FROM teams, users",
+    "INSERT INTO team_api_keys (id, team_id, name, key_hash, key_prefix, created_by)"
+    " SELECT gen_random_uuid(), teams.id, 'old', :hash, 'wrn_000000', users.id FROM teams, users",
+    "INSERT INTO hosts (id, name, address, status, last_seen_at)"
+    " VALUES ('22222222-2222-2222-2222-222222222222', 'local', :agent, 'online', now())",
+    "INSERT INTO sandboxes (id, team_id, host_id, status, desired, vcpus, memory_mb, disk_size_mb, created_at)"
+    " SELECT gen_random_uuid(), '11111111-1111-1111-1111-111111111111', '22222222-2222-2222-2222-222222222222', status,"
+    " desired, 1, 512, 5120, now() FROM (VALUES ('paused', 'paused'), ('stopped', 'stopped'), ('error', 'running'),"
+    " ('pending', 'running')) AS states (status, desired)",
+    "INSERT INTO templates (id, team_id, host_id, name, image, vcpus, memory_mb, sandbox_id, status)"
+    " VALUES (gen_random_uuid(), '11111111-1111-1111-1111-111111111111', '22222222-2222-2222-2222-222222222222', 'kept',"
+    " 'minimal', 1, 512, gen_random_uuid(), 'ready')",
+)
+
+
+async def test_a_database_that_the_former_version_filled_is_taken_over(
+    template_url: str, data_dir: Path, host: SimulatedHost
+):
+    """What was there is there, and goes on; nothing of before is told as if it had happened now."""
+    key = Secret("wrn_" + "0" * 32)
+    name = f"former_{os.getpid()}"
+    admin = make_url(template_url).set(database="postgres").render_as_string()
+    url = make_url(template_url).set(database=name).render_as_string()
+    await run_sql(admin, f"CREATE DATABASE {name}")
+    try:
+        await upgraded_to(url, "0002")
+        database = Database(url)
+        for statement in FORMER:
+            values = {"hash": key.sha256_hex(), "agent": host.url}
+            await database.execute(text(statement), {k: v for k, v in values.items() if f":{k}" in statement})
+        await database.close()
+        applied = await asyncio.gather(*(migrate(url) for _ in range(3)))
+        assert sorted(applied, key=len)[:2] == [[], []], "one of them does it"
+        assert max(applied, key=len)[-1] == "0004"
+        # The simulated host has nothing of what the rows say; nothing is concluded from that here.
+        environment = environment_of(data_dir, url, host.url) | {"WRENN_UNKNOWN_GRACE_S": "600"}
+        settings = Settings.from_environment(environment)
+        async with running_platform(settings, host, key) as platform:
+            assert (await platform.api.get("/v1/audit-logs")).json() == {"items": []}
+            paths = {s["status"]: s["id"] for s in (await platform.api.get("/v1/sandboxes")).json()}
+            assert "paused" in paths
+            await platform.create()
+            templates = (await platform.api.get("/v1/snapshots?type=snapshot")).json()
+            assert [template["name"] for template in templates] == ["kept"]
+            usage = (await platform.api.get("/v1/limits")).json()["usage"]
+            assert usage["total_sandboxes"] == 3
+            assert (await platform.api.delete(f"/v1/sandboxes/{paths['paused']}")).status_code == 204
+            actions = [item["action"] for item in (await platform.api.get("/v1/audit-logs")).json()["items"]]
+            assert actions == ["destroy", "create"]
+    finally:
+        await run_sql(admin, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def upgraded_to(url: str, revision: str) -> None:
+    def upgrade(connection: Connection) -> None:
+        command.upgrade(alembic_config(connection), revision)
+
+    engine = create_async_engine(engine_url(url), poolclass=NullPool)
+    async with engine.connect() as connection:
+        await connection.run_sync(upgrade)
+        await connection.commit()
+    await engine.dispose()

@@ -10,6 +10,7 @@ import typer
 
 from wrenn.cli import (
     admin,
+    audit,
     completion,
     cp,
     doctor,
@@ -66,6 +67,7 @@ app.command("fork")(lifecycle.fork)
 app.command("timeout")(lifecycle.timeout)
 app.command("snapshot")(templates.snapshot)
 app.add_typer(templates.app, name="templates")
+app.command("audit")(audit.audit)
 app.command("rm")(sandboxes.rm)
 app.add_typer(images.app, name="images")
 app.command("completion")(completion.completion)

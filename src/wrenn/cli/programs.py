@@ -10,10 +10,10 @@ from wrenn.cli.images import DataDirOption
 from wrenn.cli.settings import data_dir
 from wrenn.cli.up.options import ListenOption
 
-control_app = typer.Typer(rich_markup_mode=None)
+control_app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
 
-@control_app.callback(invoke_without_command=True)
+@control_app.callback()
 def control(context: typer.Context) -> None:
     """Run the control plane in the foreground.
 
@@ -26,18 +26,17 @@ def control(context: typer.Context) -> None:
 
 
 @control_app.command("migrate")
-def migrate(data_dir_: DataDirOption = None) -> None:
-    """Bring the database up to date, as `wrenn up` and `wrenn control` do when they start.
+def migrate() -> None:
+    """Bring the database up to date, and say what was done.
 
-    Forward only, and all or nothing. The database is that of `DATABASE_URL`, else the embedded one.
+    For an upgrade of several control planes: once, before the first of them starts. A control plane does it too when it
+    starts. Safe to run again, and from several machines at once. DATABASE_URL as for the control plane.
     """
-    from wrenn.cli.up import database
-    from wrenn.control.db.migrate import migrate as run
+    from wrenn.control.main import migrate_only
 
-    async def migrate() -> None:
-        await run(await database.ensure(data_dir(data_dir_)))
-
-    asyncio.run(migrate())
+    for revision in migrate_only():
+        typer.echo(f"applied {revision}")
+    typer.echo("The database is up to date.")
 
 
 def agent() -> None:

@@ -17,7 +17,9 @@ from wrenn.base.faults import arm_faults
 from wrenn.base.logging import configure_logging
 from wrenn.base.signals import leave_to_server
 from wrenn.control.db.embedded import ensure_running
+from wrenn.control.db.migrate import migrate
 from wrenn.control.http.middleware import RequestIdFilter
+from wrenn.control.http.server import Server
 from wrenn.control.settings import Settings
 from wrenn.control.wiring import running_control
 from wrenn.relay import MESSAGE_LIMIT_B, BoundedHttp, BoundedSocket
@@ -54,7 +56,7 @@ async def serve(settings: Settings) -> None:
             ws_ping_timeout=_PONG_TIMEOUT_S,
         )
         leave_to_server()
-        await uvicorn.Server(config).serve()
+        await Server(config, control.begin_shutdown).serve()
 
 
 def run(settings: Settings) -> None:
@@ -64,6 +66,20 @@ def run(settings: Settings) -> None:
         # Before the loop that serves: uvloop cannot start a program as another user.
         settings = replace(settings, database_url=asyncio.run(ensure_running(settings.data_dir)))
     uvloop.run(serve(settings))
+
+
+def migrate_only() -> list[str]:
+    """Bring the database up to date without serving; returns the revisions that were applied.
+
+    Raises:
+        WrennError: a setting cannot be used, or the database does not answer.
+    """
+    settings = Settings.from_environment()
+
+    async def run_once() -> list[str]:
+        return await migrate(settings.database_url or await ensure_running(settings.data_dir))
+
+    return asyncio.run(run_once())
 
 
 def main() -> None:

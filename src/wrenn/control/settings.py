@@ -12,11 +12,16 @@ from urllib.parse import urlsplit
 
 from wrenn.base.errors import InvalidRequest
 from wrenn.control.accounts import AccountSettings
+from wrenn.control.http.buckets import Rate
+from wrenn.control.http.rate_limits import RateSettings
 from wrenn.control.oauth import OAuthSettings
+from wrenn.control.quotas import NO_LIMIT, Limits
 
 T = TypeVar("T")
 
 _DOMAIN: Final = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
+_BURST_S: Final = 5.0
+"""What a caller who was quiet may have at once, in seconds of the rate."""
 DEFAULT_DATA_DIR: Final = Path("/var/lib/wrenn")
 
 
@@ -43,6 +48,9 @@ class Settings:
         audit_retention_days: entries of the audit log are deleted after so many days; 0: never.
         domain: `host[:port]` below which the ports of sandboxes are; empty: that by which the API is called.
         oauth: of sign-in providers.
+        event_retention_h: for so many hours a stream of events can be resumed.
+        quotas: what a team may have that has no limits of its own.
+        rates: how many requests are answered in a second.
         faults: fault points to arm (tests only).
     """
 
@@ -66,6 +74,9 @@ class Settings:
     audit_retention_days: int
     domain: str
     oauth: OAuthSettings
+    event_retention_h: float
+    quotas: Limits
+    rates: RateSettings
     faults: str
 
     @classmethod
@@ -98,6 +109,12 @@ class Settings:
             domain=_domain(environment),
             accounts=accounts,
             oauth=OAuthSettings.from_environment(environment, accounts.public_url),
+            event_retention_h=_number(environment, "WRENN_EVENT_RETENTION_H", 24.0, float),
+            quotas=_quotas(environment),
+            rates=RateSettings(
+                _rate(environment, "WRENN_RATE_PER_KEY", 2000.0),
+                _rate(environment, "WRENN_RATE_PER_ADDRESS", 200.0),
+            ),
             faults=environment.get("WRENN_FAULTS", ""),
         )
 
@@ -123,6 +140,26 @@ def _number(
     if least is None and not value > 0:  # type: ignore[operator]
         raise InvalidRequest(f"{name} must be above 0, not {text!r}.")
     return value
+
+
+def _quotas(environment: Mapping[str, str]) -> Limits:
+    def limit(name: str, default: int) -> int | None:
+        value = _number(environment, f"WRENN_QUOTA_{name}", default, int, least=0)
+        return None if value == NO_LIMIT else value
+
+    return Limits(
+        running_sandboxes=limit("RUNNING_SANDBOXES", 1000),
+        total_sandboxes=limit("TOTAL_SANDBOXES", 10_000),
+        vcpus=limit("VCPUS", 4000),
+        memory_mb=limit("MEMORY_MB", 4_194_304),
+        snapshot_mb=limit("SNAPSHOT_MB", 1_048_576),
+        creates_per_second=limit("CREATES_PER_SECOND", 100),
+    )
+
+
+def _rate(environment: Mapping[str, str], name: str, default: float) -> Rate | None:
+    per_s = _number(environment, name, default, float, least=0)
+    return Rate(per_s, burst=max(1.0, per_s * _BURST_S)) if per_s else None
 
 
 def _address(environment: Mapping[str, str], name: str, default: str) -> tuple[str, int]:

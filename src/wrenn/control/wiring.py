@@ -27,17 +27,26 @@ from wrenn.control.audit import routes as audit_routes
 from wrenn.control.audit.retention import Retention
 from wrenn.control.audit.service import AuditLog
 from wrenn.control.auth import Authenticator, Tokens, ensure_secret
-from wrenn.control.db import Database, Hints
+from wrenn.control.db import CHANNEL as HINTS
+from wrenn.control.db import Database, Hints, listen
 from wrenn.control.db.embedded import ensure_running
 from wrenn.control.db.migrate import migrate
+from wrenn.control.events import CHANNEL as EVENTS
+from wrenn.control.events import Access as EventAccess
+from wrenn.control.events import Events, Feed
+from wrenn.control.events import Retention as EventRetention
+from wrenn.control.events import routers as event_routers
 from wrenn.control.hosts import HostClients, Monitor, ensure_pki, register
 from wrenn.control.http import Browsers
 from wrenn.control.http.app import build_app
 from wrenn.control.keys import LastUsed
 from wrenn.control.oauth import ProviderClient, SignIn, Tickets, providers_of
 from wrenn.control.placement import Overcommit
-from wrenn.control.proxy import Access, Links, LinkSigner, Places, PortProxy, link_secret
+from wrenn.control.proxy import Access as PortAccess
+from wrenn.control.proxy import Links, LinkSigner, Places, PortProxy, link_secret
 from wrenn.control.proxy import routers as port_routers
+from wrenn.control.quotas import routes as quota_routes
+from wrenn.control.quotas.service import Quotas
 from wrenn.control.sandboxes import (
     Changes,
     Commands,
@@ -60,7 +69,14 @@ from wrenn.control.sandboxes import routers as sandbox_routers
 from wrenn.control.settings import Settings
 from wrenn.control.templates import Keeper, KeeperSettings, Snapshots, Sweep
 from wrenn.control.templates import routers as snapshot_routers
-from wrenn.protocol.api import AUDIT_PREFIX, SANDBOXES_PREFIX, SNAPSHOTS_PREFIX
+from wrenn.protocol.api import (
+    ADMIN_TEAMS_PREFIX,
+    AUDIT_PREFIX,
+    EVENTS_PREFIX,
+    LIMITS_PREFIX,
+    SANDBOXES_PREFIX,
+    SNAPSHOTS_PREFIX,
+)
 
 LOCAL_HOST: Final = "local"
 """Name of the one host that comes from the settings."""
@@ -70,6 +86,9 @@ ROUTERS: Final = {
     **accounts.ROUTERS,
     AUDIT_PREFIX: (audit_routes.router,),
     **oauth.ROUTERS,
+    EVENTS_PREFIX: event_routers,
+    LIMITS_PREFIX: (quota_routes.own_router,),
+    ADMIN_TEAMS_PREFIX: (quota_routes.admin_router,),
 }
 
 
@@ -83,6 +102,11 @@ class Control:
     comparison: Comparison
     reconciler: Reconciler
     sweep: Sweep
+    feed: Feed
+
+    def begin_shutdown(self) -> None:
+        """End the answers that would never end; to be called before the server waits for the others."""
+        self.feed.close()
 
 
 @asynccontextmanager
@@ -134,11 +158,13 @@ def _build(
     """The objects, how to let go of them, and their loops."""
     owner = random_hex(8)
     clock = SystemClock()
-    hints = Hints(database, sender=owner)
+    hints = Hints(sender=owner)
     changes = Changes(database)
     monitor = Monitor(database, clients, interval_s=settings.host_interval_s)
     last_used = LastUsed(database, clock)
     authenticator = Authenticator(database, last_used)
+    feed = Feed(database)
+    event_access = EventAccess(authenticator)
     reconciler = Reconciler(
         database=database,
         hints=hints,
@@ -172,10 +198,11 @@ def _build(
             lease_s=settings.lease_s,
             take_timeout_s=settings.start_timeout_s,
             retry_s=settings.start_retry_s,
+            limits=settings.quotas,
         ),
     )
     lookup = Lookup(database, authenticator)
-    room = Room(Overcommit(settings.memory_overcommit, settings.disk_overcommit))
+    room = Room(database, Overcommit(settings.memory_overcommit, settings.disk_overcommit), settings.quotas)
     patience = Patience(
         start_s=settings.start_timeout_s, change_s=settings.start_retry_s + settings.start_timeout_s
     )
@@ -223,7 +250,7 @@ def _build(
 
     signer = LinkSigner(link_key, clock)
     places = Places(database=database, clients=clients, targets=targets, clock=clock)
-    access = Access(authenticator=authenticator, places=places, signer=signer, clock=clock)
+    port_access = PortAccess(authenticator=authenticator, places=places, signer=signer, clock=clock)
 
     def on_hint() -> None:
         reconciler.wake()
@@ -231,7 +258,7 @@ def _build(
 
     def on_any_hint() -> None:
         places.forget_all()
-        access.forget_all()
+        port_access.forget_all()
 
     snapshots = Snapshots(database=database, keeper=keeper, find_source=lookup.source)
     secret = settings.accounts.jwt_secret or ensure_secret(settings.data_dir)
@@ -278,17 +305,22 @@ def _build(
         "streams": Streams(targets),
         "links": Links(lookup=lookup, signer=signer, clock=clock),
         "domain": settings.domain,
+        "quotas": Quotas(database=database, find_standing=room.standing),
+        "events": Events(database=database, authenticator=authenticator, feed=feed, access=event_access),
     }
     loops = {
         "look at hosts": monitor.run(),
         "reconcile": reconciler.run(),
         "compare with hosts": comparison.run(),
         "sweep snapshots": sweep.run(),
-        "listen for hints": hints.listen(on_hint, on_any=on_any_hint),
+        "listen": listen(database, {HINTS: hints.heard(on_hint, on_any=on_any_hint), EVENTS: feed.wake}),
+        "read events": feed.run(),
+        "look at who reads events": event_access.run(),
+        "forget old events": EventRetention(database, keep_s=settings.event_retention_h * 3600).run(),
         "write last use of keys": last_used.run(),
         "sweep accounts": sweep_forever(database),
         "forget old audit entries": Retention(database, days=settings.audit_retention_days).run(),
     }
-    app = PortProxy(build_app(ROUTERS, services), access=access, places=places)
-    control = Control(app, database, monitor, comparison, reconciler, sweep)
+    app = PortProxy(build_app(ROUTERS, services, settings.rates), access=port_access, places=places)
+    control = Control(app, database, monitor, comparison, reconciler, sweep, feed)
     return control, (creation.close, forks.close), loops

@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+from wrenn.sdk._async.audit import audit_log as async_audit_log
 from wrenn.sdk._async.commands import AsyncProcessHandle
+from wrenn.sdk._async.events import events as async_events
 from wrenn.sdk._async.sandbox import AsyncSandbox
 from wrenn.sdk._async.streams import AsyncProcessStream, AsyncTerminal
 from wrenn.sdk._async.watching import AsyncWatch
+from wrenn.sdk._sync.audit import audit_log
 from wrenn.sdk._sync.commands import ProcessHandle
+from wrenn.sdk._sync.events import events
 from wrenn.sdk._sync.sandbox import Sandbox
 from wrenn.sdk._sync.streams import ProcessStream, Terminal
 from wrenn.sdk._sync.watching import Watch
@@ -31,6 +35,7 @@ from wrenn.sdk.errors import (
     NameTakenError,
     NotFoundError,
     PortClosedError,
+    QuotaExceededError,
     RateLimitError,
     TooLargeError,
     UnavailableError,
@@ -38,7 +43,9 @@ from wrenn.sdk.errors import (
     WrennError,
 )
 from wrenn.sdk.types import (
+    AuditEntry,
     CommandResult,
+    Event,
     FileEntry,
     FileEvent,
     GitStatus,
@@ -55,6 +62,7 @@ __all__ = [
     "AsyncSandbox",
     "AsyncTerminal",
     "AsyncWatch",
+    "AuditEntry",
     "AuthenticationError",
     "CapacityError",
     "CommandExitError",
@@ -62,6 +70,7 @@ __all__ = [
     "ConflictError",
     "ConnectionFailedError",
     "DeadlineExceededError",
+    "Event",
     "FileEntry",
     "FileEvent",
     "ForbiddenError",
@@ -79,6 +88,7 @@ __all__ = [
     "ProcessHandle",
     "ProcessInfo",
     "ProcessStream",
+    "QuotaExceededError",
     "RateLimitError",
     "Sandbox",
     "SandboxInfo",
@@ -89,4 +99,8 @@ __all__ = [
     "UnexpectedAnswerError",
     "Watch",
     "WrennError",
+    "async_audit_log",
+    "async_events",
+    "audit_log",
+    "events",
 ]

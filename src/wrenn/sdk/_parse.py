@@ -70,6 +70,10 @@ class Fields:
         """A list of objects."""
         return objects(what, self._values.get(name))
 
+    def values(self, name: str) -> dict[str, object]:
+        """An object with anything in it; empty where it is absent."""
+        return dict(Fields(name, self._values.get(name) or {})._values)
+
     def object(self, name: str) -> Fields:
         """An object that must be there."""
         return Fields(name, self._values.get(name))

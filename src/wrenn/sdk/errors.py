@@ -76,6 +76,12 @@ class InvalidStateError(ConflictError):
     CODES = ("invalid_state",)
 
 
+class QuotaExceededError(ConflictError):
+    """The team may not have more of this: the message says of what, and how much too many it would be."""
+
+    CODES = ("quota_exceeded",)
+
+
 class NameTakenError(ConflictError):
     """Another template has this name: choose another one, or replace it with `overwrite=True`."""
 
@@ -95,7 +101,7 @@ class TooLargeError(WrennError):
 
 
 class RateLimitError(WrennError):
-    """Too many calls, or a quota is used up: wait, then try again."""
+    """Too many calls in a time: wait, then try again."""
 
     CODES = ("rate_limited",)
 
@@ -187,6 +193,7 @@ _ANSWERED: tuple[type[WrennError], ...] = (
     NotFoundError,
     ConflictError,
     InvalidStateError,
+    QuotaExceededError,
     NameTakenError,
     NameReservedError,
     TooLargeError,

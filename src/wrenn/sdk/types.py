@@ -276,3 +276,67 @@ class FileEvent:
     def parse(cls, fields: Fields) -> FileEvent:
         """Read the platform's event."""
         return cls(fields.text("event"), fields.text("path"), fields.text("name"))
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that changed.
+
+    `type` is like `sandbox.paused`; `reset` alone has neither `resource_id` nor `at`. `id` is what to come back with:
+    `events(after=…)`.
+    """
+
+    id: str
+    type: str
+    resource_id: str | None
+    at: datetime | None
+    data: dict[str, object]
+
+    @classmethod
+    def parse(cls, event_id: str, value: object) -> Event:
+        """Read the data of an event."""
+        fields = Fields("event", value)
+        return cls(
+            id=event_id,
+            type=fields.text("type"),
+            resource_id=fields.optional_text("resource_id"),
+            at=fields.optional_time("at"),
+            data=fields.values("data"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """Something that was done: `action` by an actor to a resource.
+
+    `actor_type` is `user`, `api_key` or `system`; `status` is `success`, `info`, `warning` or `error`.
+    """
+
+    id: str
+    actor_type: str
+    actor_id: str | None
+    actor_name: str | None
+    resource_type: str
+    resource_id: str | None
+    action: str
+    scope: str
+    status: str
+    metadata: dict[str, object]
+    created_at: datetime
+
+    @classmethod
+    def parse(cls, fields: Fields) -> AuditEntry:
+        """Read the platform's audit entry."""
+        return cls(
+            id=fields.text("id"),
+            actor_type=fields.text("actor_type"),
+            actor_id=fields.optional_text("actor_id"),
+            actor_name=fields.optional_text("actor_name"),
+            resource_type=fields.text("resource_type"),
+            resource_id=fields.optional_text("resource_id"),
+            action=fields.text("action"),
+            scope=fields.text("scope"),
+            status=fields.text("status"),
+            metadata=fields.values("metadata"),
+            created_at=fields.time("created_at"),
+        )

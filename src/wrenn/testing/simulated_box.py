@@ -40,6 +40,7 @@ class Switches:
         hold: names of calls that wait until the event is set.
         memory_b, sandbox_limit: the machine's size.
         templates: its images.
+        snapshot_b: what each snapshot takes.
     """
 
     fail: dict[str, WrennError] = field(default_factory=dict[str, WrennError])
@@ -49,6 +50,7 @@ class Switches:
     memory_b: int = 64 * GIB
     sandbox_limit: int = 4094
     templates: list[str] = field(default_factory=lambda: ["minimal"])
+    snapshot_b: int = 4096
 
 
 class BoxPorts(GuestPorts):

@@ -291,7 +291,7 @@ class SimulatedHost(HostAgent):
             template=box.spec.template,
             vcpus=box.spec.vcpus,
             memory_mb=box.spec.memory_mb,
-            size_b=4096,
+            size_b=self.switches.snapshot_b,
             created_at_unix=time.time(),
         )
 

@@ -6,10 +6,10 @@ from wrenn.control.audit.entries import Scope
 from wrenn.control.auth import Caller
 
 
-def scopes_of(_caller: Caller) -> frozenset[Scope]:
+def scopes_of(caller: Caller) -> frozenset[Scope]:
     """What this caller may see of the caller's team.
 
     A key speaks for the team, not for one of its people: it sees what every member sees. A user who is owner or admin of
-    the team sees `Scope.ADMIN` too; that is decided here, from the caller, as soon as callers can be users.
+    the team sees `Scope.ADMIN` too.
     """
-    return frozenset({Scope.TEAM})
+    return frozenset(Scope) if caller.role.may_administer else frozenset({Scope.TEAM})

@@ -1,10 +1,21 @@
 """PostgreSQL: the pool, transactions that a cancellation cannot tear, notifications, migrations, the embedded server."""
 
 from wrenn.control.db.engine import Database, Transaction
-from wrenn.control.db.hints import Hints
+from wrenn.control.db.hints import CHANNEL, Hints, listen
 from wrenn.control.db.metadata import metadata
 from wrenn.control.db.moments import in_s, span_s
 from wrenn.control.db.row_query import RowQuery
 from wrenn.control.db.settled import settled_moment
 
-__all__ = ["Database", "Hints", "RowQuery", "Transaction", "in_s", "metadata", "settled_moment", "span_s"]
+__all__ = [
+    "CHANNEL",
+    "Database",
+    "Hints",
+    "RowQuery",
+    "Transaction",
+    "in_s",
+    "listen",
+    "metadata",
+    "settled_moment",
+    "span_s",
+]

@@ -44,6 +44,8 @@ _SERVER_SETTINGS: Final = {
 }
 # SQLSTATE classes: 08 connection, 57P server shutting down or starting, 53 too many connections or no memory.
 _GONE_STATES: Final = ("08", "57P", "53")
+# Waited too long for a lock, ran too long, or was chosen to end a deadlock.
+_BUSY_STATES: Final = ("55P03", "57014", "40P01")
 
 
 def engine_url(database_url: str) -> URL:
@@ -172,6 +174,10 @@ async def _translated(
         try:
             return await run()
         except (DBAPIError, PoolTimeout, InternalClientError, OSError, TimeoutError) as error:
+            if _state_of(error).startswith(_BUSY_STATES):
+                raise DatabaseUnavailable(
+                    "The database is too busy now. Try again.", context={"cause": repr(error)}
+                ) from error
             if not _is_gone(error):
                 raise
             # Only a connection that was open once can be stale; one that cannot be opened will not open now.
@@ -186,11 +192,16 @@ async def _translated(
                 ) from error
 
 
+def _state_of(error: BaseException) -> str:
+    """The SQLSTATE that the server gave; empty: it gave none."""
+    state = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
+    return state if isinstance(state, str) else ""
+
+
 def _is_gone(error: BaseException) -> bool:
     """True when the server or the way to it is at fault, not the statement."""
     if not isinstance(error, DBAPIError):
         return True
-    state = getattr(error.orig, "sqlstate", None)
-    if isinstance(state, str):
+    if state := _state_of(error):
         return state.startswith(_GONE_STATES)
     return error.connection_invalidated or isinstance(error, InterfaceError | OperationalError)

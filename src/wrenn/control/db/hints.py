@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, func
@@ -22,49 +22,58 @@ _RECONNECT_PAUSE_S: Final = 1.0
 _PROBE_S: Final = 15.0
 """How often the listening connection is tried; a dead one is silent."""
 
+Heard = Callable[[str], object]
+"""Takes what came with a notification."""
+
 
 class Hints:
-    """Sends and receives hints. `sender` names this replica, so that it does not wake itself."""
+    """Sends hints, and tells which are this replica's own. `sender` names it, so that it does not wake itself."""
 
-    def __init__(self, database: Database, *, sender: str) -> None:
-        self._database = database
+    def __init__(self, *, sender: str) -> None:
         self._sender = sender
 
     def notify(self) -> ColumnElement[None]:
         """The expression that sends a hint when its statement is committed."""
         return func.pg_notify(CHANNEL, self._sender)
 
-    async def listen(
-        self, on_hint: Callable[[], object], *, on_any: Callable[[], object] = lambda: None
-    ) -> None:
-        """Call `on_hint` for each hint of another replica, and after each new connection. Runs until cancelled.
+    def heard(self, on_hint: Callable[[], object], *, on_any: Callable[[], object] = lambda: None) -> Heard:
+        """What `listen` is given for `CHANNEL`: calls `on_hint` for the hints of others, and `on_any` before it for all."""
 
-        `on_any` is called before it, and for this replica's own hints too.
-        """
-        while True:
-            try:
-                await self._listen_once(on_hint, on_any)
-            except Exception as error:  # noqa: BLE001 - hints are an optimisation; the timers go on without them
-                _log.warning("not listening for hints", extra={"cause": repr(error)})
-            await asyncio.sleep(_RECONNECT_PAUSE_S)
-
-    async def _listen_once(self, on_hint: Callable[[], object], on_any: Callable[[], object]) -> None:
-        def received(_connection: Any, _pid: int, _channel: str, payload: object) -> None:
+        def heard(payload: str) -> None:
             on_any()
             if payload != self._sender:
                 on_hint()
 
-        async with self._database.session() as session:
-            driver = (await session.get_raw_connection()).driver_connection
-            if driver is None:
-                raise DatabaseUnavailable("The listening connection is closed.")
-            await driver.add_listener(CHANNEL, received)
-            try:
-                on_any()
-                on_hint()
-                while True:
-                    await asyncio.sleep(_PROBE_S)
-                    await session.exec_driver_sql("SELECT 1")
-            finally:
-                if not driver.is_closed():
-                    await asyncio.shield(driver.remove_listener(CHANNEL, received))
+        return heard
+
+
+async def listen(database: Database, channels: Mapping[str, Heard]) -> None:
+    """Hear all these channels on one connection, until cancelled. After each new connection all are called with ""."""
+    while True:
+        try:
+            await _listen_once(database, channels)
+        except Exception as error:  # noqa: BLE001 - hints are an optimisation; the timers go on without them
+            _log.warning("not listening for hints", extra={"cause": repr(error)})
+        await asyncio.sleep(_RECONNECT_PAUSE_S)
+
+
+async def _listen_once(database: Database, channels: Mapping[str, Heard]) -> None:
+    def received(_connection: Any, _pid: int, channel: str, payload: object) -> None:
+        channels[channel](str(payload))
+
+    async with database.session() as session:
+        driver = (await session.get_raw_connection()).driver_connection
+        if driver is None:
+            raise DatabaseUnavailable("The listening connection is closed.")
+        for channel in channels:
+            await driver.add_listener(channel, received)
+        try:
+            for heard in channels.values():
+                heard("")
+            while True:
+                await asyncio.sleep(_PROBE_S)
+                await session.exec_driver_sql("SELECT 1")
+        finally:
+            if not driver.is_closed():
+                for channel in channels:
+                    await asyncio.shield(driver.remove_listener(channel, received))

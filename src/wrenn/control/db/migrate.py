@@ -7,6 +7,8 @@ from typing import Final
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
@@ -19,8 +21,10 @@ _LOCK: Final = 0x7772656E6E
 _LOCK_TIMEOUT: Final = "60s"
 
 
-async def migrate(database_url: str) -> None:
-    """Apply the migrations that are missing; nothing when there are none. Safe from several programs at once.
+async def migrate(database_url: str) -> list[str]:
+    """Apply the migrations that are missing, all or none of them, and return which those were.
+
+    Safe from several programs at once.
 
     Raises:
         DatabaseUnavailable: PostgreSQL does not answer.
@@ -28,8 +32,9 @@ async def migrate(database_url: str) -> None:
     engine = create_async_engine(engine_url(database_url), poolclass=NullPool, connect_args={"timeout": 10})
     try:
         async with engine.connect() as connection:
-            await connection.run_sync(_upgrade)
+            applied = await connection.run_sync(_upgrade)
             await connection.commit()
+            return applied
     except OSError as error:
         raise DatabaseUnavailable(
             "The database does not answer: is DATABASE_URL right?", context={"cause": repr(error)}
@@ -38,11 +43,16 @@ async def migrate(database_url: str) -> None:
         await engine.dispose()
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection) -> list[str]:
     connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
     # Held until the commit, so a second program finds the work done.
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-    command.upgrade(alembic_config(connection), "head")
+    config = alembic_config(connection)
+    before = MigrationContext.configure(connection).get_current_revision()
+    scripts = ScriptDirectory.from_config(config)
+    missing = [script.revision for script in scripts.iterate_revisions("head", before or "base")]
+    command.upgrade(config, "head")
+    return missing[::-1]
 
 
 def alembic_config(connection: Connection) -> Config:

@@ -5,6 +5,7 @@ from wrenn.control.http.browsers import Browsers
 from wrenn.control.http.connection import DownloadResponse, EventsResponse, body_of, while_connected
 from wrenn.control.http.domain import DomainOf
 from wrenn.control.http.errors import ErrorBody, told
+from wrenn.control.http.event_stream import EventStreamResponse
 from wrenn.control.http.messages import RequestBody, plain_text, wire_time
 from wrenn.control.http.sockets import ClientSocket
 
@@ -14,6 +15,7 @@ __all__ = [
     "DomainOf",
     "DownloadResponse",
     "ErrorBody",
+    "EventStreamResponse",
     "EventsResponse",
     "RequestBody",
     "body_of",

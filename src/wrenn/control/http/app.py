@@ -11,8 +11,10 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
+from wrenn.base.clock import SystemClock
 from wrenn.control.http import docs, errors
 from wrenn.control.http.middleware import BodyLimit, RequestIds
+from wrenn.control.http.rate_limits import RateLimits, RateSettings
 from wrenn.protocol.api import CAPSULES_PREFIX, JSON_BODY_LIMIT_B, SANDBOXES_PREFIX
 
 _DESCRIPTION = """Sandboxes for AI agents: small virtual machines that start in well under a second.
@@ -42,7 +44,11 @@ async def health() -> JSONResponse:
     return JSONResponse({"status": "ok", "version": version("wrenn")})
 
 
-def build_app(routers: Mapping[str, Iterable[APIRouter]], services: Mapping[str, object]) -> FastAPI:
+def build_app(
+    routers: Mapping[str, Iterable[APIRouter]],
+    services: Mapping[str, object],
+    rates: RateSettings | None = None,
+) -> FastAPI:
     """The application with these routers by their prefix; they find their services by name on `app.state`.
 
     Some prefixes have a second name. Without services only its description can be had.
@@ -66,6 +72,8 @@ def build_app(routers: Mapping[str, Iterable[APIRouter]], services: Mapping[str,
     errors.install(app)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit_b=JSON_BODY_LIMIT_B, has_own_limit=_is_upload)
+    if rates is not None:
+        app.add_middleware(RateLimits, settings=rates, clock=SystemClock())
     app.add_middleware(RequestIds)
     for name, service in services.items():
         setattr(app.state, name, service)

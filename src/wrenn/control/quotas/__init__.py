@@ -1,0 +1,20 @@
+"""Quotas: what a team may have at once. Features that make things count them, and ask `Standing.admit` under a lock.
+
+The endpoints are `routes`, over `service`; both know callers, what is here does not.
+"""
+
+from wrenn.control.quotas.limits import NO_LIMIT, Limits, QuotaExceeded, Standing, Usage
+from wrenn.control.quotas.store import LIMIT_COLUMNS, limits_of, lock_team
+from wrenn.control.quotas.tables import team_limits
+
+__all__ = [
+    "LIMIT_COLUMNS",
+    "NO_LIMIT",
+    "Limits",
+    "QuotaExceeded",
+    "Standing",
+    "Usage",
+    "limits_of",
+    "lock_team",
+    "team_limits",
+]

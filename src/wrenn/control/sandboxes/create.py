@@ -19,7 +19,7 @@ from wrenn.control.sandboxes.changes import Changes
 from wrenn.control.sandboxes.outcomes import Patience, wait_started
 from wrenn.control.sandboxes.reconciler import Reconciler
 from wrenn.control.sandboxes.records import DISK_SIZE_MB, Idempotency, Origin, Sandbox, Spec
-from wrenn.control.sandboxes.room import Room
+from wrenn.control.sandboxes.room import Room, more_running
 from wrenn.control.sandboxes.types import CreateSandbox
 from wrenn.control.teams import hold_team
 from wrenn.control.templates import BAD_NAME, find_template
@@ -73,7 +73,7 @@ class Creation:
 
         Raises:
             InvalidRequest, NotFound: not a template; out of range. Conflict: the key belongs to another request.
-            NoCapacity: nothing was changed. Else the reason why it did not start; nothing of it is left.
+            NoCapacity, QuotaExceeded, RateLimited: nothing was changed. Else the reason why it did not start; nothing of it is left.
         """
         spec = self._check(body)
         idempotency = _idempotency(idempotency_key, spec)
@@ -119,7 +119,7 @@ class Creation:
         """Place and write down a new sandbox; or the earlier one, if this is a repetition."""
 
         async def insert(tx: Transaction) -> Sandbox | None:
-            census = await self._room.count(tx)
+            census = await self._room.count(tx, caller.team_id)
             await hold_team(tx, caller.team_id)
             if idempotency is not None:
                 earlier = await placing_store.find_repeated(tx, caller.team_id, idempotency.key)
@@ -132,6 +132,7 @@ class Creation:
                 placed = replace(spec, vcpus=template.vcpus, memory_mb=template.memory_mb)
                 origin = Origin(template.image, template.snapshot_id)
                 wanted = replace(_wanted(placed), host_id=template.host_id)
+            census.team.admit(more_running(placed.vcpus, placed.memory_mb, made=1))
             host = census.choose(wanted)
             await placing_store.insert_sandboxes(
                 tx,
@@ -147,11 +148,11 @@ class Creation:
             return None
 
         try:
-            return await self._database.transaction(insert)
+            return await self._room.transaction(insert)
         except (NoCapacity, NotFound, Unavailable):
             # What the hosts said may be some seconds old: a host may be back, or a template new.
             await self._monitor.look_once()
-            return await self._database.transaction(insert)
+            return await self._room.transaction(insert)
 
     async def _abandon(self, sandbox_id: SandboxId, insertion: asyncio.Future[Sandbox | None]) -> None:
         # The row may be on its way to the database still.

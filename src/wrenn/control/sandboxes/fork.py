@@ -19,7 +19,7 @@ from wrenn.control.sandboxes.lookup import Lookup, source_of
 from wrenn.control.sandboxes.outcomes import Patience, wait_ended, wait_started
 from wrenn.control.sandboxes.reconciler import Reconciler
 from wrenn.control.sandboxes.records import DISK_SIZE_MB, Sandbox
-from wrenn.control.sandboxes.room import Room
+from wrenn.control.sandboxes.room import Room, more_running
 from wrenn.control.teams import hold_team
 from wrenn.control.templates import Keeper
 
@@ -65,7 +65,7 @@ class Forks:
         A cancellation (the client went away) takes the copies back, as nobody would know them.
 
         Raises:
-            InvalidState: it does not run. NoCapacity: its host has no room for all.
+            InvalidState: it does not run. QuotaExceeded, RateLimited, NoCapacity: there is no room for all.
             Else why one of them did not start. No copy is left.
         """
         found = await self._lookup.locate(credential, text_id)
@@ -103,15 +103,17 @@ class Forks:
     async def _expect_room(self, sandbox: Sandbox, count: int) -> None:
         """Look for room before the sandbox is stopped for the snapshot; what is found is not reserved."""
         try:
-            await self._database.transaction(lambda tx: self._find_room(tx, sandbox, count))
+            await self._room.transaction(lambda tx: self._find_room(tx, sandbox, count))
         except (NoCapacity, Unavailable):
             # What the host said may be some seconds old.
             await self._monitor.look_once()
-            await self._database.transaction(lambda tx: self._find_room(tx, sandbox, count))
+            await self._room.transaction(lambda tx: self._find_room(tx, sandbox, count))
 
     async def _find_room(self, tx: Transaction, sandbox: Sandbox, count: int) -> None:
         wanted = Wanted(sandbox.image, sandbox.memory_mb, DISK_SIZE_MB, sandbox.host_id, count)
-        (await self._room.count(tx)).choose(wanted)
+        census = await self._room.count(tx, sandbox.team_id)
+        census.team.admit(more_running(sandbox.vcpus, sandbox.memory_mb, count=count, made=count))
+        census.choose(wanted)
 
     async def _start(
         self, sandbox: Sandbox, by: Actor, snapshot_id: SnapshotId, ids: list[SandboxId]
@@ -129,7 +131,7 @@ class Forks:
 
         with ExitStack() as watches:
             changes = [watches.enter_context(self._changes.watch(sandbox_id)) for sandbox_id in ids]
-            await self._database.transaction(insert)
+            await self._room.transaction(insert)
             await fault_point("control.fork.after_insert")
             self._reconciler.wake()
             return [await wait_started(change, self._patience) for change in changes]

@@ -24,7 +24,7 @@ from wrenn.control.sandboxes.outcomes import (
 )
 from wrenn.control.sandboxes.reconciler import Reconciler
 from wrenn.control.sandboxes.records import Sandbox
-from wrenn.control.sandboxes.room import Room
+from wrenn.control.sandboxes.room import Room, more_running
 from wrenn.control.sandboxes.state import ENDED, Desired, State
 from wrenn.control.sandboxes.types import SetTimeout
 
@@ -73,7 +73,7 @@ class Lifecycle:
 
         Raises:
             InvalidState: it is not paused, or somebody else is changing it.
-            NoCapacity, Unavailable: its host has no room, or does not answer. Else the host's reason. It stays paused.
+            QuotaExceeded: the team has none left. NoCapacity, Unavailable: its host has no room, or does not answer. Else the host's reason. It stays paused.
         """
         found = await self._lookup.locate(credential, text_id)
         sandbox = found.sandbox
@@ -113,23 +113,24 @@ class Lifecycle:
         """Have it resumed if it is paused and its host has room; whether it was this call that did it.
 
         Raises:
-            NoCapacity, Unavailable.
+            QuotaExceeded, NoCapacity, Unavailable.
         """
         wanted = Wanted(sandbox.image, sandbox.memory_mb, 0, host_id=sandbox.host_id)
 
         async def want(tx: Transaction) -> bool:
-            census = await self._room.count(tx)
+            census = await self._room.count(tx, sandbox.team_id)
             if not await wish_store.want_running(tx, self._hints, sandbox.sandbox_id, by=by):
                 return False
+            census.team.admit(more_running(sandbox.vcpus, sandbox.memory_mb))
             census.choose(wanted)
             return True
 
         try:
-            return await self._database.transaction(want)
+            return await self._room.transaction(want)
         except (NoCapacity, Unavailable):
             # What the host said may be some seconds old.
             await self._monitor.look_once()
-            return await self._database.transaction(want)
+            return await self._room.transaction(want)
 
     async def _refuse(self, sandbox: Sandbox, rule: str) -> None:
         now = await store.load(self._database, sandbox.sandbox_id) or sandbox

@@ -28,7 +28,7 @@ async def pause_all(database_url: str, *, timeout_s: float) -> int:
     """
     database = Database(database_url)
     try:
-        hints = Hints(database, sender=random_hex(8))
+        hints = Hints(sender=random_hex(8))
         now = asyncio.get_running_loop().time
         asked: set[SandboxId] = set()
         refusal = ""

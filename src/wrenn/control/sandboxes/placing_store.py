@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, Final
 
-from sqlalchemy import CTE, Uuid, column, func, insert, literal, or_, select, true, values
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Row,
+    Select,
+    Uuid,
+    column,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    true,
+    values,
+)
 
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 from wrenn.control.audit import Actor, Deed, Facts, Resource, record, recorded, wire_id
 from wrenn.control.db import Hints, Transaction, in_s
 from wrenn.control.placement import Load
+from wrenn.control.quotas import LIMIT_COLUMNS, Limits, Standing, Usage, limits_of, team_limits
 from wrenn.control.sandboxes.records import DISK_SIZE_MB, Idempotency, Origin, Sandbox, Spec
 from wrenn.control.sandboxes.state import Desired, State
 from wrenn.control.sandboxes.store import is_live, sandbox_of, select_sandboxes
 from wrenn.control.sandboxes.tables import sandboxes
+from wrenn.control.templates import snapshot_mb
 
 _LOCK: Final = 0x706C616365
 """Advisory lock of all placements of one database: "place". Two requests never count the same room twice."""
@@ -38,12 +55,46 @@ async def find_repeated(tx: Transaction, team_id: TeamId, key: str) -> tuple[San
     return None if row is None else (sandbox_of(row), row.request_digest)
 
 
+def _takes_memory() -> ColumnElement[bool]:
+    return or_(_c.status != State.PAUSED, _c.desired == Desired.RUNNING)
+
+
+def standing(team_id: TeamId) -> Select[*tuple[Any, ...]]:
+    """What a team has, and its own limits; `standing_of` reads it."""
+    in_memory = _takes_memory()
+    has = (
+        select(
+            func.count().filter(in_memory).label("running_sandboxes"),
+            func.count().label("total_sandboxes"),
+            *(
+                func.coalesce(func.sum(_c[name]).filter(in_memory), 0).label(name)
+                for name in ("vcpus", "memory_mb")
+            ),
+        )
+        .where(_c.team_id == team_id.value, is_live())
+        .subquery("has")
+    )
+    recent = select(func.count()).where(_c.team_id == team_id.value, _c.created_at > in_s(-1))
+    return select(
+        has,
+        recent.scalar_subquery().label("creates_per_second"),
+        snapshot_mb(team_id).label("snapshot_mb"),
+        *LIMIT_COLUMNS,
+    ).select_from(has.outerjoin(team_limits, team_limits.c.team_id == team_id.value))
+
+
+def standing_of(row: Row[Any], defaults: Limits) -> Standing:
+    """The row of `standing` as a value."""
+    usage = Usage(**{field.name: int(getattr(row, field.name)) for field in fields(Usage)})
+    return Standing(limits_of(row).over(defaults), usage)
+
+
 async def loads(tx: Transaction) -> dict[HostId, Load]:
     """What is promised on each host.
 
     A sandbox counts until nothing of it is left there; a paused one that nobody resumes takes only its disk.
     """
-    in_memory = or_(_c.status != State.PAUSED, _c.desired == Desired.RUNNING)
+    in_memory = _takes_memory()
     found = await tx.execute(
         select(
             _c.host_id,

@@ -1,24 +1,33 @@
-"""Finds room on hosts, in the caller's transaction and under the placement lock: two requests never count the same room."""
+"""Finds room for sandboxes, on hosts and within the team's quota, in the caller's transaction and under the placement lock.
+
+Two requests never count the same room twice.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from wrenn.base.ids import HostId
-from wrenn.control.db import Transaction
+from wrenn.base.ids import HostId, TeamId
+from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts import Host, all_hosts_in
 from wrenn.control.placement import Load, Overcommit, Wanted, choose_host
+from wrenn.control.quotas import Limits, Standing, Usage
 from wrenn.control.sandboxes import placing_store
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """The hosts, and what is promised on each; true until the transaction ends."""
+    """The hosts, what is promised on each, and what the team may have; true until the transaction ends."""
 
     hosts: Sequence[Host]
     loads: Mapping[HostId, Load]
     overcommit: Overcommit
+    team: Standing
 
     def choose(self, wanted: Wanted) -> Host:
         """A host that has room.
@@ -29,13 +38,41 @@ class Census:
         return choose_host(self.hosts, self.loads, wanted, self.overcommit)
 
 
+def more_running(vcpus: int, memory_mb: int, *, count: int = 1, made: int = 0) -> Usage:
+    """What so many sandboxes of this shape add to a team's usage when they run; `made` of them are new."""
+    return Usage(
+        running_sandboxes=count,
+        total_sandboxes=made,
+        vcpus=count * vcpus,
+        memory_mb=count * memory_mb,
+        creates_per_second=made,
+    )
+
+
 class Room:
-    """See the module head."""
+    """See the module head. `defaults`: what a team may have that has no limits of its own."""
 
-    def __init__(self, overcommit: Overcommit) -> None:
+    def __init__(self, database: Database, overcommit: Overcommit, defaults: Limits) -> None:
+        self._database = database
         self._overcommit = overcommit
+        self._defaults = defaults
+        # The placement lock lets one go on at a time anyway; who waits here holds no connection meanwhile.
+        self._turn = asyncio.Lock()
 
-    async def count(self, tx: Transaction) -> Census:
+    async def transaction(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Run a transaction that counts, as `Database.transaction`; those of this replica one after the other."""
+        async with self._turn:
+            return await self._database.transaction(work)
+
+    async def count(self, tx: Transaction, team_id: TeamId) -> Census:
         """What there is now; nobody else counts until the transaction ends."""
         await placing_store.lock_placement(tx)
-        return Census(await all_hosts_in(tx), await placing_store.loads(tx), self._overcommit)
+        hosts = await all_hosts_in(tx)
+        loads = await placing_store.loads(tx)
+        found = (await tx.execute(placing_store.standing(team_id))).one()
+        return Census(hosts, loads, self._overcommit, placing_store.standing_of(found, self._defaults))
+
+    async def standing(self, team_id: TeamId) -> Standing:
+        """What the team may have and has, to be looked at: others go on meanwhile."""
+        found = await self._database.execute(placing_store.standing(team_id), repeatable=True)
+        return placing_store.standing_of(found.one(), self._defaults)

@@ -6,6 +6,7 @@ from wrenn.control.templates.reconciler import Sweep
 from wrenn.control.templates.records import Source, Template
 from wrenn.control.templates.service import BAD_NAME, Snapshots
 from wrenn.control.templates.store import find as find_template
+from wrenn.control.templates.store import snapshot_mb
 
 routers = (routes.router,)
 
@@ -19,4 +20,5 @@ __all__ = [
     "Template",
     "find_template",
     "routers",
+    "snapshot_mb",
 ]

@@ -18,6 +18,7 @@ from wrenn.base.tasks import OwnedTasks
 from wrenn.control.audit import Actor
 from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts import HostClients
+from wrenn.control.quotas import Limits, Usage
 from wrenn.control.teams import hold_team
 from wrenn.control.templates import store
 from wrenn.control.templates.errors import NameReserved, TemplateNameTaken
@@ -38,11 +39,13 @@ class KeeperSettings:
         lease_s: how long a snapshot outlives the replica that makes it.
         take_timeout_s: longest for a host to take one.
         retry_s: how long a host that does not answer is asked again.
+        limits: of a team that has none of its own.
     """
 
     lease_s: float
     take_timeout_s: float
     retry_s: float
+    limits: Limits
 
 
 class Keeper:
@@ -62,7 +65,7 @@ class Keeper:
         """Write down that a snapshot will be; no host is asked yet. Without a name it is seen by nobody.
 
         Raises:
-            NameReserved, TemplateNameTaken: nothing was written.
+            NameReserved, TemplateNameTaken, QuotaExceeded: nothing was written.
         """
         snapshot_id = SnapshotId.new()
 
@@ -79,6 +82,10 @@ class Keeper:
                     raise TemplateNameTaken(
                         f"There is a template named {name}: use overwrite=true to replace it."
                     )
+                if not there:
+                    # How much it takes is known only when it is there; with nothing left it need not be begun.
+                    team = await store.standing(tx, source.team_id, self._settings.limits)
+                    team.admit(Usage(snapshot_mb=1))
             await store.insert_pending(
                 tx, snapshot_id, source, name=name, owner=self._owner, lease_s=self._settings.lease_s
             )
@@ -135,10 +142,12 @@ class Keeper:
         """Make it a template. Returns it, and what it replaced, which is to be dropped.
 
         Raises:
-            Unavailable: the lease is over, and the snapshot with it.
+            Unavailable: the lease is over, and the snapshot with it. QuotaExceeded: the team has not so much room.
         """
         published = await self._database.transaction(
-            lambda tx: store.publish(tx, snapshot_id, taken, owner=self._owner, by=by)
+            lambda tx: store.publish(
+                tx, snapshot_id, taken, owner=self._owner, by=by, defaults=self._settings.limits
+            )
         )
         if published is None:
             raise lease_is_over()
@@ -150,7 +159,7 @@ class Keeper:
         Raises:
             Unavailable: somebody took it before.
         """
-        if not await store.hold(tx, snapshot_id, owner=self._owner):
+        if await store.hold(tx, snapshot_id, owner=self._owner) is None:
             raise lease_is_over()
 
     async def retire(self, snapshot_id: SnapshotId) -> bool:

@@ -9,12 +9,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, and_, any_, delete, func, insert, literal, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Row,
+    ScalarSelect,
+    and_,
+    any_,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    true,
+    update,
+)
 
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
+from wrenn.base.units import MIB
 from wrenn.control.audit import Actor, Deed, Resource, Status, record, recorded
 from wrenn.control.db import Database, Transaction, in_s
 from wrenn.control.hosts import hosts
+from wrenn.control.quotas import LIMIT_COLUMNS, Limits, Standing, Usage, limits_of, lock_team, team_limits
 from wrenn.control.templates.records import Kept, PlatformTemplate, Source, Template, TemplateStatus
 from wrenn.control.templates.tables import templates
 from wrenn.protocol.host import host_pb as pb
@@ -46,6 +63,25 @@ async def find(tx: Transaction, team_id: TeamId, name: str) -> Template | None:
     """The team's template of this name."""
     row = (await tx.execute(select(templates).where(_of_team(team_id), _c.name == name))).one_or_none()
     return None if row is None else _template(row)
+
+
+def snapshot_mb(team_id: TeamId) -> ScalarSelect[int]:
+    """What the files of a team's templates take, in MB."""
+    taken = func.coalesce(func.sum(_c.size_bytes), 0)
+    return select(cast(func.ceil(taken / float(MIB)), BigInteger)).where(_of_team(team_id)).scalar_subquery()
+
+
+async def standing(tx: Transaction, team_id: TeamId, defaults: Limits) -> Standing:
+    """What the team's templates may take and take; nobody else counts until the transaction ends."""
+    await lock_team(tx, team_id)
+    one = select(true()).subquery()
+    found = await tx.execute(
+        select(snapshot_mb(team_id).label("taken"), *LIMIT_COLUMNS).select_from(
+            one.outerjoin(team_limits, team_limits.c.team_id == team_id.value)
+        )
+    )
+    row = found.one()
+    return Standing(limits_of(row).over(defaults), Usage(snapshot_mb=row.taken))
 
 
 async def of_team(database: Database, team_id: TeamId) -> list[Template]:
@@ -122,20 +158,25 @@ async def renew(database: Database, snapshot_id: SnapshotId, *, owner: str, leas
     )
 
 
-async def hold(tx: Transaction, snapshot_id: SnapshotId, *, owner: str) -> bool:
-    """Whether the lease still is this owner's; it stays so until the transaction ends."""
-    found = await tx.execute(select(_c.id).where(*_held(snapshot_id, owner)).with_for_update())
-    return found.one_or_none() is not None
+async def hold(tx: Transaction, snapshot_id: SnapshotId, *, owner: str) -> TeamId | None:
+    """Whose it is, if the lease still is this owner's; it stays so until the transaction ends."""
+    found = await tx.execute(select(_c.team_id).where(*_held(snapshot_id, owner)).with_for_update())
+    row = found.one_or_none()
+    return None if row is None else TeamId(row.team_id)
 
 
 async def publish(
-    tx: Transaction, snapshot_id: SnapshotId, taken: pb.Snapshot, *, owner: str, by: Actor
+    tx: Transaction, snapshot_id: SnapshotId, taken: pb.Snapshot, *, owner: str, by: Actor, defaults: Limits
 ) -> tuple[Template, list[SnapshotId]] | None:
     """Make it a template, in the place of the one that had its name; None: the lease is over.
 
     Returns it, and what it replaced, which is now to be removed.
+
+    Raises:
+        QuotaExceeded: it takes more than the team has left.
     """
-    if not await hold(tx, snapshot_id, owner=owner):
+    team_id = await hold(tx, snapshot_id, owner=owner)
+    if team_id is None:
         return None
     mine = select(_c.team_id, _c.name).where(_c.id == snapshot_id.value).subquery()
     replaced = await tx.execute(
@@ -145,6 +186,7 @@ async def publish(
         .returning(_c.id)
     )
     old = [SnapshotId(row.id) for row in replaced]
+    (await standing(tx, team_id, defaults)).admit(Usage(snapshot_mb=-(-taken.size_b // MIB)))
     written = await tx.execute(
         update(templates)
         .where(_c.id == snapshot_id.value)
@@ -165,7 +207,7 @@ async def publish(
         "create",
         facts={"sandbox_id": str(SandboxId(row.sandbox_id)), "replaced": bool(old)},
     )
-    await record(tx, TeamId(row.team_id), by, deed, row.name)
+    await record(tx, team_id, by, deed, row.name)
     return _template(row), old
 
 

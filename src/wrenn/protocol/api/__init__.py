@@ -20,6 +20,9 @@ CAPSULES_PREFIX: Final = "/v1/capsules"
 """The same endpoints under the name that public clients use."""
 SNAPSHOTS_PREFIX: Final = "/v1/snapshots"
 AUDIT_PREFIX: Final = "/v1/audit-logs"
+EVENTS_PREFIX: Final = "/v1/events"
+LIMITS_PREFIX: Final = "/v1/limits"
+ADMIN_TEAMS_PREFIX: Final = "/v1/admin/teams"
 
 API_KEY_START: Final = "wrn_"
 API_KEY_PATTERN: Final = re.compile(rf"{API_KEY_START}[0-9a-f]{{32}}")

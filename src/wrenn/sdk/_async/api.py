@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
@@ -108,6 +108,17 @@ class AsyncApi:
     def request_timeout_s(self) -> float:
         """Longest that a call may take."""
         return self.settings.request_timeout_s
+
+    async def listen(
+        self, path: str, *, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[bytes]:
+        """An answer that goes on and on. Only the pauses within it are limited in time."""
+        stream = await self._opened(Request("GET", path, params=params, headers=headers))
+        try:
+            async for chunk in stream.chunks():
+                yield chunk
+        finally:
+            await stream.close()
 
     def another(self) -> AsyncApi:
         """A client with the same settings and connections of its own."""

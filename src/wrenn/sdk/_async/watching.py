@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from wrenn.sdk._async.api import AsyncApi
 from wrenn.sdk._parse import Fields, json_of
-from wrenn.sdk._sse import Lines
+from wrenn.sdk._sse import Frames
 from wrenn.sdk.errors import ConnectionFailedError, error_for
 from wrenn.sdk.types import FileEvent
 
@@ -86,10 +86,10 @@ async def open_watch(api: AsyncApi, url: str, message: Mapping[str, str], *, rec
 
 async def _events(stream: AsyncStream) -> AsyncIterator[FileEvent | None]:
     """None for the word that it has begun."""
-    lines = Lines()
+    frames = Frames()
     async for chunk in stream.chunks():
-        for data in lines.feed(chunk):
-            fields = Fields("event", json_of(data))
+        for frame in frames.feed(chunk):
+            fields = Fields("event", json_of(frame.data.encode()))
             match fields.text("type"):
                 case "event":
                     yield FileEvent.parse(fields)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
@@ -109,6 +109,16 @@ class Api:
     def request_timeout_s(self) -> float:
         """Longest that a call may take."""
         return self.settings.request_timeout_s
+
+    def listen(
+        self, path: str, *, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
+    ) -> Iterator[bytes]:
+        """An answer that goes on and on. Only the pauses within it are limited in time."""
+        stream = self._opened(Request("GET", path, params=params, headers=headers))
+        try:
+            yield from stream.chunks()
+        finally:
+            stream.close()
 
     def another(self) -> Api:
         """A client with the same settings and connections of its own."""

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from wrenn.sdk._parse import Fields, json_of
-from wrenn.sdk._sse import Lines
+from wrenn.sdk._sse import Frames
 from wrenn.sdk._sync.api import Api
 from wrenn.sdk.errors import ConnectionFailedError, error_for
 from wrenn.sdk.types import FileEvent
@@ -87,10 +87,10 @@ def open_watch(api: Api, url: str, message: Mapping[str, str], *, recursive: boo
 
 def _events(stream: Stream) -> Iterator[FileEvent | None]:
     """None for the word that it has begun."""
-    lines = Lines()
+    frames = Frames()
     for chunk in stream.chunks():
-        for data in lines.feed(chunk):
-            fields = Fields("event", json_of(data))
+        for frame in frames.feed(chunk):
+            fields = Fields("event", json_of(frame.data.encode()))
             match fields.text("type"):
                 case "event":
                     yield FileEvent.parse(fields)

@@ -1,6 +1,6 @@
 """Ports that anybody may visit, the secret of links, and a hint when a key or a team goes.
 
-Revision ID: 0010
+Revision ID: 0005
 Revises: 0004
 """
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0010"
+revision = "0005"
 down_revision = "0004"
 branch_labels = None
 depends_on = None

@@ -1,0 +1,119 @@
+"""`wrenn audit`: what was done in the team, by whom."""
+
+from __future__ import annotations
+
+import json as json_
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from wrenn.cli.output import JsonOption, print_json, print_table
+from wrenn.cli.settings import use_credentials
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+def audit(
+    *,
+    limit: Annotated[int, typer.Option(min=1, help="Most entries to print.")] = 50,
+    resource_type: Annotated[
+        list[str] | None,
+        typer.Option("--type", help="Only of this type: sandbox, snapshot, … May be repeated."),
+    ] = None,
+    action: Annotated[
+        list[str] | None, typer.Option("--action", help="Only this: create, pause, … May be repeated.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what is done from now on, one line each.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show what was done in the team, by whom, newest first.
+
+    With --follow the newest entry comes last, and the command goes on until it is interrupted; with --json too each entry is
+    one line then.
+    """
+    from wrenn.sdk import audit_log
+
+    use_credentials()
+    types, actions = resource_type or [], action or []
+    if follow:
+        _follow(types, actions, limit, json=json)
+        return
+    entries = list(audit_log(resource_types=types, actions=actions, limit=limit))
+    if json:
+        print_json(entries)
+        return
+    rows = [
+        _row(
+            entry.created_at,
+            {
+                "actor_type": entry.actor_type,
+                "actor_name": entry.actor_name,
+                "action": entry.action,
+                "resource_type": entry.resource_type,
+                "resource_id": entry.resource_id,
+                "status": entry.status,
+                "metadata": entry.metadata,
+            },
+        )
+        for entry in entries
+    ]
+    print_table(("TIME", "ACTOR", "ACTION", "RESOURCE", "STATUS", "DETAILS"), rows)
+
+
+def _follow(types: list[str], actions: list[str], limit: int, *, json: bool) -> None:
+    """Print each entry as it is written; first those that there are."""
+    import dataclasses
+
+    from wrenn.sdk import audit_log, events
+
+    stream = events(types=["ready", "audit"])
+    shown: set[str] = set()
+    try:
+        next(stream)
+        for entry in reversed(list(audit_log(resource_types=types, actions=actions, limit=limit))):
+            shown.add(entry.id)
+            _print_line(entry.created_at, dataclasses.asdict(entry), json=json)
+        for event in stream:
+            data = event.data
+            if event.resource_id in shown or event.at is None:
+                continue
+            if (not types or data.get("resource_type") in types) and (
+                not actions or data.get("action") in actions
+            ):
+                _print_line(event.at, data | {"id": event.resource_id}, json=json)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        stream.close()
+
+
+def _print_line(at: datetime, entry: Mapping[str, object], *, json: bool) -> None:
+    if json:
+        line = json_.dumps({**entry, "created_at": at.isoformat()}, ensure_ascii=False, default=str)
+    else:
+        line = "  ".join(filter(None, _row(at, entry)))
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _row(at: datetime, entry: Mapping[str, object]) -> tuple[str, ...]:
+    metadata = entry.get("metadata")
+    facts = cast("dict[str, object]", metadata) if isinstance(metadata, dict) else {}
+    return (
+        at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+        _plain(entry.get("actor_name") or entry.get("actor_type")),
+        _plain(entry.get("action")),
+        _plain(f"{entry.get('resource_type')} {entry.get('resource_id') or ''}".strip()),
+        _plain(entry.get("status")),
+        " ".join(f"{_plain(name)}={_plain(value)}" for name, value in facts.items()),
+    )
+
+
+def _plain(value: object) -> str:
+    """Text on one line that cannot steer a terminal: names are other people's."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value or ""))

@@ -1,0 +1,54 @@
+"""The endpoint of the event stream."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi.responses import Response
+
+from wrenn.control.auth import CredentialOf
+from wrenn.control.events.service import Events
+from wrenn.control.events.types import EventBody, kinds_of
+from wrenn.control.http import EventStreamResponse, refusals
+
+router = APIRouter(tags=["events"])
+
+
+async def _events(request: Request) -> Events:
+    return request.app.state.events
+
+
+@router.get(
+    "",
+    status_code=200,
+    response_class=EventStreamResponse,
+    responses={
+        **refusals(429),
+        200: {
+            "model": EventBody,
+            "description": "Server-sent events; the data of each is an object of this shape",
+            "content": {"text/event-stream": {}},
+        },
+    },
+)
+async def stream_events(
+    credential: CredentialOf,
+    events: Annotated[Events, Depends(_events)],
+    *,
+    last_event_id: Annotated[
+        str | None, Header(alias="Last-Event-ID", description="Go on behind this event")
+    ] = None,
+    after: Annotated[str | None, Query(description="The same, for clients that cannot set headers")] = None,
+    types: Annotated[
+        str | None, Query(description="Only these, comma-separated: `sandbox`, `host.up`, …")
+    ] = None,
+) -> Response:
+    """What changes, as it changes: sandboxes, templates, hosts, the audit log, as far as the caller may see.
+
+    The stream goes on until one side ends it. A client that comes back with `Last-Event-ID` misses nothing; after too long
+    it gets the event `reset` and must look at everything again.
+    """
+    return await EventStreamResponse.opened(
+        events.stream(credential, after=last_event_id or after or None, kinds=kinds_of(types))
+    )

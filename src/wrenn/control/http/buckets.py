@@ -1,0 +1,45 @@
+"""Token buckets by key, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from wrenn.base.clock import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many a second in the long run, and `burst` at once after a pause."""
+
+    per_s: float
+    burst: float
+
+
+class Buckets:
+    """A bucket for each key that was used lately; of more than `most` the longest unused is forgotten, and full again."""
+
+    def __init__(self, rate: Rate, clock: Clock, *, most: int) -> None:
+        self._rate = rate
+        self._clock = clock
+        self._most = most
+        # Tokens that were left, and when.
+        self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._buckets
+
+    def take(self, key: bytes) -> float:
+        """Take one token; returns 0, or in how many seconds there will be one."""
+        now = self._clock.monotonic()
+        left, at = self._buckets.pop(key, (self._rate.burst, now))
+        left = min(self._rate.burst, left + (now - at) * self._rate.per_s)
+        wait_s = 0.0 if left >= 1 else (1 - left) / self._rate.per_s
+        self._buckets[key] = (left if wait_s else left - 1, now)
+        if len(self._buckets) > self._most:
+            self._buckets.popitem(last=False)
+        return wait_s
+
+    def forget(self, key: bytes) -> None:
+        """Drop a bucket."""
+        self._buckets.pop(key, None)

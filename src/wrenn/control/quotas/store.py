@@ -1,0 +1,67 @@
+"""Statements on limits of teams."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Row, func, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from wrenn.base.ids import TeamId
+from wrenn.control.audit import PLATFORM_TEAM, Actor, Deed, Resource, Scope, Status, record
+from wrenn.control.db import Database, Transaction
+from wrenn.control.quotas.limits import Limits
+from wrenn.control.quotas.tables import team_limits
+from wrenn.control.teams import teams
+
+_NAMES: Final = [field.name for field in fields(Limits)]
+_TEAM_LOCK: Final = 0x71756F74
+"""First half of the advisory lock of whoever counts what a team's snapshots take: "quot"."""
+
+LIMIT_COLUMNS: Final = [team_limits.c[name].label(f"limit_{name}") for name in _NAMES]
+"""For a query that reads limits and usage together; `limits_of` reads them."""
+
+
+def limits_of(row: Row[Any]) -> Limits:
+    """The team's own limits in a row with `LIMIT_COLUMNS`."""
+    return Limits(**{name: getattr(row, f"limit_{name}") for name in _NAMES})
+
+
+async def lock_team(tx: Transaction, team_id: TeamId) -> None:
+    """Be the only one to count this team's snapshots until the transaction ends."""
+    # One of many teams may wait for another; none is refused for it.
+    part: ColumnElement[int] = func.hashtext(str(team_id.value))
+    await tx.execute(select(func.pg_advisory_xact_lock(_TEAM_LOCK, part)))
+
+
+async def load(database: Database, team_id: TeamId) -> Limits | None:
+    """A team's own limits; None: there is no such team."""
+    found = await database.execute(
+        select(teams.c.id, *LIMIT_COLUMNS)
+        .select_from(teams.outerjoin(team_limits, team_limits.c.team_id == teams.c.id))
+        .where(teams.c.id == team_id.value, teams.c.deleted_at.is_(None)),
+        repeatable=True,
+    )
+    row = found.one_or_none()
+    return None if row is None else limits_of(row)
+
+
+async def write(tx: Transaction, team_id: TeamId, limits: Limits, *, by: Actor) -> bool:
+    """Set all limits of a team; whether there is such a team."""
+    there = await tx.execute(
+        select(teams.c.id)
+        .where(teams.c.id == team_id.value, teams.c.deleted_at.is_(None))
+        .with_for_update(read=True)
+    )
+    if there.one_or_none() is None:
+        return False
+    values = asdict(limits)
+    row = upsert(team_limits).values(team_id=team_id.value, **values)
+    await tx.execute(
+        row.on_conflict_do_update(index_elements=["team_id"], set_=values | {"updated_at": func.now()})
+    )
+    facts = {name: value for name, value in values.items() if value is not None}
+    deed = Deed(Resource.TEAM, "set_limits", Status.INFO, Scope.ADMIN, facts)
+    await record(tx, PLATFORM_TEAM, by, deed, str(team_id))
+    return True

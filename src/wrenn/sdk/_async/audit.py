@@ -1,0 +1,50 @@
+"""The team's audit log, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable
+
+from wrenn.sdk._async.api import AsyncApi
+from wrenn.sdk._parse import Fields, json_of
+from wrenn.sdk.settings import client_settings
+from wrenn.sdk.types import AuditEntry
+
+_PAGE = 200
+
+
+async def audit_log(
+    *,
+    resource_types: Iterable[str] = (),
+    actions: Iterable[str] = (),
+    limit: int | None = None,
+    api_key: str | None = None,
+    base_url: str | None = None,
+) -> AsyncGenerator[AuditEntry]:
+    """What was done in the team, by whom, newest first: all of it, or up to `limit` entries.
+
+    Pages are fetched as the iterator goes on. What is done meanwhile does not appear.
+    """
+    params = {"resource_type": ",".join(resource_types), "action": ",".join(actions)}
+    cursor: dict[str, str] = {}
+    left = limit
+    api = AsyncApi(client_settings(api_key=api_key, base_url=base_url))
+    try:
+        while left is None or left > 0:
+            count = _PAGE if left is None else min(_PAGE, left)
+            wanted = params | cursor | {"limit": str(count)}
+            body = await api.call(
+                "GET",
+                "/v1/audit-logs",
+                params={name: text for name, text in wanted.items() if text},
+                repeatable=True,
+            )
+            page = Fields("page of the audit log", json_of(body))
+            entries = [AuditEntry.parse(fields) for fields in page.objects("items", "audit entry")]
+            for entry in entries:
+                yield entry
+            if len(entries) < count:
+                return
+            left = None if left is None else left - count
+            cursor = {"before": page.text("next_before"), "before_id": page.text("next_before_id")}
+    finally:
+        await api.close()

@@ -1,0 +1,161 @@
+"""Limits of requests: how many in a second, how large their heads, how long a head may take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from wrenn.control.http.buckets import Rate
+from wrenn.control.http.rate_limits import RateSettings
+from wrenn.control.settings import Settings
+from wrenn.relay import HEADER_LIMIT, BoundedHttp
+from wrenn.testing.server import served
+from wrenn.testing.simulated_host import SimulatedHost
+
+from .conftest import DEADLINE_S, Platform, client, make_team, refused, running_platform
+
+ALL = "/v1/sandboxes"
+WRONG = "wrn_" + "0" * 31
+
+
+@pytest.fixture
+async def slow(settings: Settings, host: SimulatedHost, database_url: str) -> AsyncIterator[Platform]:
+    """Ten requests with a key, five without; then one more in a hundred seconds."""
+    key = await make_team(database_url, "ada")
+    rates = RateSettings(Rate(0.01, 10), Rate(0.01, 5))
+    async with running_platform(replace(settings, rates=rates), host, key) as platform:
+        yield platform
+
+
+async def test_a_key_has_its_own_rate_and_one_address_another(slow: Platform):
+    stranger = await make_team(slow.settings.database_url or "", "eve")
+    async with client(slow.url, stranger) as other, client(slow.url, None) as nobody:
+        # The first request with a key is not known to be one, and counts for the address.
+        statuses = [(await slow.api.get(ALL)).status_code for _ in range(11)]
+        assert statuses == [200] * 10 + [429]
+        answer = await slow.api.get(ALL)
+        assert "Try again in" in refused(answer, 429, "rate_limited")
+        assert 90 <= int(answer.headers["Retry-After"]) <= 100
+        assert (await other.get(ALL)).status_code == 200, "another key is not held up"
+        for number in range(3):
+            # Made-up keys, on paths that need none too, open no buckets.
+            headers = {"X-API-Key": f"{WRONG}{number}"}
+            assert (await nobody.get("/docs" if number else ALL, headers=headers)).status_code in (200, 401)
+        refused(await nobody.get(ALL), 429, "rate_limited")
+        refused(await nobody.get(ALL, headers={"X-API-Key": f"{WRONG}1"}), 429, "rate_limited")
+        assert (await other.get(ALL)).status_code == 200, "a known key is not held up by its address"
+        for _ in range(20):
+            assert (await nobody.get("/health")).status_code == 200
+
+
+async def raw(url: str, *parts: bytes) -> bytes:
+    """The answer to these bytes, until the server closes the connection."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+        async with asyncio.timeout(DEADLINE_S):
+            return await reader.read(65536)
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+BEGIN = b"GET /health HTTP/1.1\r\nHost: x\r\n"
+PIECE = b"y" * 8192
+
+
+async def test_a_head_of_any_usual_size_is_read(platform: Platform):
+    many = b"".join(b"X-%d: 1\r\n" % n for n in range(HEADER_LIMIT - 1))
+    large = b"X-Large: " + PIECE * 6 + b"\r\n"
+    for headers in (many, large):
+        assert (await raw(platform.url, BEGIN + headers + b"\r\n")).startswith(b"HTTP/1.1 200")
+    # A body is no head, however large and however it comes.
+    body = b"{" + b" " * 200_000 + b"}"
+    answer = await platform.api.post(ALL, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 201
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(50):
+            yield b" " * 4000
+        yield b"{}"
+
+    answer = await platform.api.post(ALL, content=pieces(), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 201
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([b"".join(b"X-%d: 1\r\n" % n for n in range(200)), b"\r\n"], id="many headers"),
+        pytest.param([b"X-Large: ", *[PIECE] * 10, b"\r\n\r\n"], id="a large header"),
+        pytest.param([b"X-Endless: ", *[PIECE] * 100], id="a header without an end"),
+        pytest.param(
+            [b"".join(b"X-%d: %s\r\n" % (n, PIECE) for n in range(12)), b"\r\n"], id="large together"
+        ),
+    ],
+)
+async def test_a_head_above_its_limits_is_refused_before_it_is_whole(platform: Platform, parts: list[bytes]):
+    answer = await raw(platform.url, BEGIN, *parts)
+    # The client may be cut off while it still writes.
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 431"), answer
+    assert (await platform.api.get(ALL)).status_code == 200
+
+
+async def test_an_endless_request_line_and_endless_trailers_are_cut(platform: Platform):
+    answer = await raw(platform.url, b"GET /", *[PIECE] * 100)
+    assert answer == b"" or answer.startswith((b"HTTP/1.1 431", b"HTTP/1.1 400"))
+    head = f"POST {ALL} HTTP/1.1\r\nHost: x\r\nX-API-Key: {platform.key.reveal()}\r\n"
+    chunked = (
+        head.encode()
+        + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+    )
+    answer = await raw(platform.url, chunked, b"X-Trailer: ", *[PIECE] * 100)
+    assert b"201" not in answer.split(b"\r\n")[0]
+
+
+class Impatient(BoundedHttp):
+    """Waits for a head no longer than a test can."""
+
+    head_timeout_s = 0.3
+
+
+async def slow_echo(_scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the body, longer after the head than a head may take."""
+    await asyncio.sleep(3 * Impatient.head_timeout_s)
+    body = (await receive())["body"]
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def test_a_head_that_does_not_come_is_not_waited_for():
+    config = uvicorn.Config(
+        slow_echo, host="127.0.0.1", port=0, http=Impatient, lifespan="off", log_config=None
+    )
+    async with served(config) as port:
+        url = f"http://127.0.0.1:{port}"
+        for begin in (b"", b"\r\n", BEGIN):
+            assert await raw(url, begin) == b""
+        # An answer, and the body of a request, may take longer.
+        answer = await raw(url, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n", b"body")
+        assert b"200 OK" in answer
+        assert b"body" in answer
+
+
+async def test_every_body_has_a_limit(platform: Platform):
+    """Of all endpoints; uploads have larger ones of their own."""
+    big = b" " * (1024 * 1024 + 1)
+    for path, methods in platform.control.app.openapi()["paths"].items():
+        if path.endswith(("/files/write", "/files/stream/write")):
+            continue
+        for method in methods:
+            answer = await platform.api.request(method, path.replace("{", "").replace("}", ""), content=big)
+            refused(answer, 413, "too_large")

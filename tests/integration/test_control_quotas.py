@@ -1,0 +1,198 @@
+"""Quotas hold against many callers at once, on two replicas; a refusal says what is exceeded and by how much."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import httpx2
+import pytest
+from sqlalchemy import text
+
+from wrenn.base.errors import RateLimited
+from wrenn.base.ids import TeamId
+from wrenn.base.units import MIB
+from wrenn.control.audit import Actor, ActorKind
+from wrenn.control.db import Database
+from wrenn.control.quotas import Limits, QuotaExceeded, Standing, Usage
+from wrenn.control.quotas import store as quotas
+from wrenn.control.settings import Settings
+from wrenn.testing.simulated_host import SimulatedHost
+
+from .conftest import Platform, client, make_team, refused, running_platform
+
+ADMIN = Actor(ActorKind.USER, "usr-x", "Admin")
+
+
+@pytest.fixture
+async def tight(settings: Settings, host: SimulatedHost, database_url: str) -> AsyncIterator[Platform]:
+    """A team may have five running sandboxes, and seven in all."""
+    key = await make_team(database_url, "ada")
+    limits = replace(settings.quotas, running_sandboxes=5, total_sandboxes=7)
+    async with running_platform(replace(settings, quotas=limits), host, key) as platform:
+        yield platform
+
+
+def exceeded(answer: httpx2.Response, quota: str) -> dict[str, Any]:
+    assert answer.status_code == 409, answer.text
+    error = answer.json()["error"]
+    assert (error["code"], error["quota"]) == ("quota_exceeded", quota)
+    return error
+
+
+async def team_id(platform: Platform, name: str = "ada") -> TeamId:
+    found = await platform.control.database.execute(
+        text("SELECT id FROM teams WHERE name = :name"), {"name": name}
+    )
+    return TeamId(found.scalar_one())
+
+
+async def set_limits(platform: Platform, limits: Limits) -> None:
+    own = await team_id(platform)
+    assert await platform.control.database.transaction(lambda tx: quotas.write(tx, own, limits, by=ADMIN))
+
+
+async def test_of_fifty_creates_at_once_as_many_succeed_as_may(tight: Platform):
+    async with running_platform(tight.settings, tight.host, tight.key) as second:
+        answers = await asyncio.gather(
+            *(api.post("/v1/sandboxes", json={}) for api in (tight.api, second.api) for _ in range(25))
+        )
+    made = [answer for answer in answers if answer.status_code == 201]
+    assert len(made) == len(tight.host.sandbox_ids) == 5
+    for answer in answers:
+        if answer not in made:
+            error = exceeded(answer, "running_sandboxes")
+            assert (error["limit"], error["used"], error["wanted"]) == (5, 5, 1)
+            assert "1 too many" in error["message"]
+    stranger = await make_team(tight.settings.database_url or "", "eve")
+    async with client(tight.url, stranger) as api:
+        assert (await api.post("/v1/sandboxes", json={})).status_code == 201
+
+
+async def test_a_paused_sandbox_makes_room_and_a_resume_needs_it(tight: Platform):
+    paths = [await tight.create() for _ in range(5)]
+    for path in paths[:2]:
+        await tight.api.post(f"{path}/pause")
+    paths += [await tight.create() for _ in range(2)]
+    exceeded(await tight.api.post("/v1/sandboxes", json={}), "running_sandboxes")
+    exceeded(await tight.api.post(f"{paths[0]}/resume"), "running_sandboxes")
+    assert (await tight.api.get(paths[0])).json()["status"] == "paused"
+    await tight.api.post(f"{paths[3]}/pause")
+    exceeded(await tight.api.post("/v1/sandboxes", json={}), "total_sandboxes")
+    answers = await asyncio.gather(*(tight.api.post(f"{path}/resume") for path in paths[:2]))
+    assert sorted(answer.status_code for answer in answers) == [200, 409]
+    refused(await tight.api.post(f"{paths[4]}/resume"), 409, "invalid_state")
+    await tight.api.delete(paths[4])
+    await tight.create()
+
+
+async def test_a_fork_counts_all_copies_and_a_repeated_create_counts_once(tight: Platform):
+    headers = {"Idempotency-Key": "one"}
+    path = ""
+    for _ in range(3):
+        answer = await tight.api.post("/v1/sandboxes", json={}, headers=headers)
+        path = f"/v1/sandboxes/{answer.json()['id']}"
+    error = exceeded(await tight.api.post(f"{path}/fork", json={"count": 5}), "running_sandboxes")
+    assert (error["used"], error["wanted"]) == (1, 5)
+    assert tight.host.snapshot_ids == set(), "the sandbox was not stopped for it"
+    assert (await tight.api.post(f"{path}/fork", json={"count": 4})).status_code == 201
+
+
+async def test_vcpus_memory_and_the_rate_of_creates_are_limited(platform: Platform):
+    await set_limits(platform, Limits(vcpus=3, memory_mb=1500))
+    await platform.create(vcpus=2, memory_mb=512)
+    exceeded(await platform.api.post("/v1/sandboxes", json={"vcpus": 2}), "vcpus")
+    error = exceeded(await platform.api.post("/v1/sandboxes", json={"memory_mb": 1024}), "memory_mb")
+    assert "36 too many" in error["message"]
+    await set_limits(platform, Limits(creates_per_second=3))
+    # However long the answers take, the requests come at once.
+    answers = await asyncio.gather(*(platform.api.post("/v1/sandboxes", json={}) for _ in range(12)))
+    codes = sorted(answer.status_code for answer in answers)
+    assert codes.count(429) >= 1
+    for answer in answers:
+        if answer.status_code == 429:
+            refused(answer, 429, "rate_limited")
+            assert int(answer.headers["Retry-After"]) >= 1
+    path = next(f"/v1/sandboxes/{a.json()['id']}" for a in answers if a.status_code == 201)
+    exceeded(await platform.api.post(f"{path}/fork", json={"count": 4}), "creates_per_second")
+
+
+async def test_snapshots_take_no_more_than_they_may(platform: Platform):
+    path = await platform.create()
+    body: dict[str, object] = {"sandbox_id": path.rpartition("/")[2]}
+    platform.host.switches.snapshot_b = 3 * MIB + 1
+    assert (await platform.api.post("/v1/snapshots", json=body | {"name": "first"})).status_code == 201
+    await set_limits(platform, Limits(snapshot_mb=8))
+    answers = await asyncio.gather(
+        *(platform.api.post("/v1/snapshots", json=body | {"name": f"s{n}"}) for n in range(5))
+    )
+    assert sorted(a.status_code for a in answers) == [201, 409, 409, 409, 409]
+    for refusal in (a for a in answers if a.status_code == 409):
+        exceeded(refusal, "snapshot_mb")
+    await platform.api.delete("/v1/snapshots/first")
+    first = {"name": "first"}
+    assert (await platform.api.post("/v1/snapshots", json=body | first)).status_code == 201
+    again = await platform.api.post("/v1/snapshots?overwrite=true", json=body | first)
+    assert again.status_code == 201, "what it replaces makes room"
+    names = [t["name"] for t in (await platform.api.get("/v1/snapshots?type=snapshot")).json()]
+    assert len(names) == 2
+    found = (await platform.api.get("/v1/limits")).json()
+    assert found["usage"]["snapshot_mb"] <= found["limits"]["snapshot_mb"]
+
+
+async def test_a_team_sees_what_it_may_and_has(tight: Platform):
+    first = await tight.create(vcpus=2, memory_mb=256)
+    await tight.create(memory_mb=256)
+    await tight.api.post(f"{first}/pause")
+    found = (await tight.api.get("/v1/limits")).json()
+    assert (found["limits"]["running_sandboxes"], found["limits"]["total_sandboxes"]) == (5, 7)
+    found["usage"].pop("creates_per_second")
+    assert found["usage"] == {
+        "running_sandboxes": 1, "total_sandboxes": 2, "vcpus": 1, "memory_mb": 256, "snapshot_mb": 0,
+    }  # fmt: skip
+    await set_limits(tight, Limits(running_sandboxes=0, vcpus=9))
+    limits = (await tight.api.get("/v1/limits")).json()["limits"]
+    assert (limits["running_sandboxes"], limits["total_sandboxes"], limits["vcpus"]) == (0, 7, 9)
+    exceeded(await tight.api.post("/v1/sandboxes", json={}), "running_sandboxes")
+    assert (await tight.api.get(first)).json()["status"] == "paused", "what it has stays"
+
+
+async def test_no_key_sets_limits(platform: Platform, database: Database):
+    url = f"/v1/admin/teams/{await team_id(platform)}/limits"
+    refused(await platform.api.put(url, json={"vcpus": 1}), 403, "forbidden")
+    refused(await platform.api.get(url), 403, "forbidden")
+    bad_bodies: list[object] = [{"vcpus": -1}, {"vcpus": "1"}, {"memory_mb": 2**31}, []]
+    for bad in bad_bodies:
+        refused(await platform.api.put(url, json=bad), 400, "invalid_request")
+    refused(await platform.api.put("/v1/admin/teams/x/limits", json={}), 400, "invalid_request")
+    async with client(platform.url, None) as nobody:
+        refused(await nobody.put(url, json={}), 401, "unauthorized")
+    unknown = TeamId.new()
+    assert not await database.transaction(lambda tx: quotas.write(tx, unknown, Limits(), by=ADMIN))
+
+
+async def test_a_change_of_limits_is_in_the_platforms_log(platform: Platform):
+    await set_limits(platform, Limits(vcpus=3))
+    await set_limits(platform, Limits())
+    found = await platform.control.database.execute(
+        text("SELECT action, scope, actor_id, resource_id, metadata FROM audit_logs ORDER BY created_at")
+    )
+    own = str(await team_id(platform))
+    rows = [tuple(row) for row in found]
+    assert rows == [("set_limits", "admin", "usr-x", own, facts) for facts in ({"vcpus": 3}, {})]
+
+
+def test_what_fits_fits_exactly():
+    standing = Standing(Limits(vcpus=4, creates_per_second=2), Usage(vcpus=3, creates_per_second=1))
+    standing.admit(Usage(vcpus=1, running_sandboxes=1000, creates_per_second=1))
+    with pytest.raises(QuotaExceeded, match=r"4 vCPUs; it has 3, and 2 more would be 1 too many"):
+        standing.admit(Usage(vcpus=2))
+    with pytest.raises(RateLimited):
+        standing.admit(Usage(creates_per_second=2))
+    with pytest.raises(QuotaExceeded):
+        standing.admit(Usage(creates_per_second=3))
+    # Who is over a limit that was lowered may still do what needs nothing of it.
+    Standing(Limits(vcpus=1), Usage(vcpus=3)).admit(Usage(total_sandboxes=1))
+    assert Limits(vcpus=0).over(Limits(vcpus=9, memory_mb=5)) == Limits(vcpus=0, memory_mb=5)
