@@ -258,7 +258,7 @@ async def test_without_a_key_the_message_says_how_to_get_one(
     ended = await wrenn("list")
     assert (ended.code, ended.err) == (
         4,
-        "wrenn: No API key: run `wrenn up` (as root) first, or set WRENN_API_KEY and WRENN_BASE_URL.\n",
+        "wrenn: No API key: run `wrenn login`, or `wrenn up` (as root), or set WRENN_API_KEY and WRENN_BASE_URL.\n",
     )
 
 
