@@ -153,8 +153,8 @@ async def test_a_head_that_does_not_come_is_not_waited_for():
 async def test_every_body_has_a_limit(platform: Platform):
     """Of all endpoints; uploads have larger ones of their own."""
     big = b" " * (1024 * 1024 + 1)
-    for path, methods in platform.control.app.openapi()["paths"].items():
-        if path.endswith(("/files/write", "/files/stream/write")):
+    for path, methods in (await platform.api.get("/openapi.json")).json()["paths"].items():
+        if path.endswith(("/files/write", "/files/stream/write", "/files/tar/write")):
             continue
         for method in methods:
             answer = await platform.api.request(method, path.replace("{", "").replace("}", ""), content=big)

@@ -63,11 +63,12 @@ async def test_what_is_attached_is_activity_only_while_it_moves(
     sandbox: RunningSandbox, clock: StandingClock
 ):
     clock.go(7)
-    async with sandbox.use(cast("Clock", clock), attached=True):
+    async with sandbox.pass_through(cast("Clock", clock)) as passage:
+        passage.opened(has_end=False)
         assert sandbox.idle_s(cast("Clock", clock)) == 0, "to attach is activity"
         clock.go(100)
         assert sandbox.idle_s(cast("Clock", clock)) == 100
-        sandbox.touch(cast("Clock", clock))
+        passage.moved()
         clock.go(3)
         assert sandbox.idle_s(cast("Clock", clock)) == 3
     clock.go(2)
@@ -75,7 +76,8 @@ async def test_what_is_attached_is_activity_only_while_it_moves(
 
 
 async def test_a_call_beside_what_is_attached_counts(sandbox: RunningSandbox, clock: StandingClock):
-    async with sandbox.use(cast("Clock", clock), attached=True):
+    async with sandbox.pass_through(cast("Clock", clock)) as passage:
+        passage.opened(has_end=False)
         begun, end = asyncio.Event(), asyncio.Event()
 
         async def call() -> None:
@@ -91,19 +93,19 @@ async def test_a_call_beside_what_is_attached_counts(sandbox: RunningSandbox, cl
         await calling
 
 
-async def test_a_pause_waits_for_what_is_attached_and_then_cuts_it(
-    sandbox: RunningSandbox, clock: StandingClock
-):
+async def test_a_pause_cuts_what_is_attached_at_once(sandbox: RunningSandbox, clock: StandingClock):
     begun = asyncio.Event()
 
     async def follow() -> None:
-        async with sandbox.use(cast("Clock", clock), attached=True):
+        async with sandbox.pass_through(cast("Clock", clock)) as passage:
+            passage.opened(has_end=False)
             begun.set()
             await asyncio.Event().wait()
 
     following = asyncio.create_task(follow())
     await begun.wait()
-    await sandbox.drain("It is being paused.", grace_s=0.01)
+    async with asyncio.timeout(10):
+        await sandbox.drain("It is being paused.", grace_s=1000)
     with pytest.raises(InvalidState, match="being paused"):
         async with sandbox.use(cast("Clock", clock)):
             pass
