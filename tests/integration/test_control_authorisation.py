@@ -103,6 +103,7 @@ TABLE: Final[dict[str, Row]] = {
     "GET /v1/admin/teams": Row(Who.ROOT),
     "PUT /v1/admin/teams/{team_id}/byoc": Row(Who.ROOT, {"enabled": True}),
     "DELETE /v1/admin/teams/{team_id}": Row(Who.ROOT),
+    "GET /v1/admin/audit-logs": Row(Who.ROOT),
     "POST /v1/sandboxes": Row(Who.TEAM, {"vcpus": 0}),
     "GET /v1/sandboxes": Row(Who.TEAM, sees=True),
     "GET " + SANDBOX: in_sandbox(sees=True),
