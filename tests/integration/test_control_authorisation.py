@@ -108,6 +108,7 @@ TABLE: Final[dict[str, Row]] = {
     "GET /v1/limits": Row(Who.TEAM, sees=True, outside=True),
     "GET /v1/events": Row(Who.TEAM, sees=True, outside=True),
     "GET /v1/audit-logs": Row(Who.TEAM, sees=True, outside=True),
+    "GET /v1/admin/audit-logs": Row(Who.ROOT),
     "POST /v1/sandboxes": Row(Who.TEAM, {"vcpus": 0}),
     "GET /v1/sandboxes": Row(Who.TEAM, sees=True),
     "GET " + SANDBOX: in_sandbox(sees=True),

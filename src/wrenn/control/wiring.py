@@ -70,6 +70,7 @@ from wrenn.control.settings import Settings
 from wrenn.control.templates import Keeper, KeeperSettings, Snapshots, Sweep
 from wrenn.control.templates import routers as snapshot_routers
 from wrenn.protocol.api import (
+    ADMIN_AUDIT_PREFIX,
     ADMIN_TEAMS_PREFIX,
     AUDIT_PREFIX,
     EVENTS_PREFIX,
@@ -85,6 +86,7 @@ ROUTERS: Final = {
     SNAPSHOTS_PREFIX: snapshot_routers,
     **accounts.ROUTERS,
     AUDIT_PREFIX: (audit_routes.router,),
+    ADMIN_AUDIT_PREFIX: (audit_routes.admin_router,),
     **oauth.ROUTERS,
     EVENTS_PREFIX: event_routers,
     LIMITS_PREFIX: (quota_routes.own_router,),

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from wrenn.base.errors import InvalidRequest, NotFound
 from wrenn.base.ids import TeamId, UserId
-from wrenn.control.accounts import admin_store, session_store, team_store, user_store
+from wrenn.control.accounts import admin_store, deeds, session_store, team_store, user_store
 from wrenn.control.accounts.admin_store import TeamRecord, UserRecord
 from wrenn.control.accounts.errors import LastAdmin
 from wrenn.control.accounts.team_end import TeamEnd
@@ -48,10 +48,14 @@ class Administration:
 
         async def set_active(tx: Transaction) -> None:
             user = await self._locked(tx, user_id)
+            if active is (user.status == "active"):
+                return
             if not active:
                 await self._expect_another_admin(tx, user)
                 await session_store.end_all(tx, user_id)
             await user_store.set_status(tx, user_id, "active" if active else "disabled")
+            deed = deeds.USER_ACTIVATED if active else deeds.USER_DEACTIVATED
+            await deeds.of_platform(tx, admin.actor, deed, user_id)
 
         await self._database.transaction(set_active)
 
@@ -62,13 +66,16 @@ class Administration:
             NotFound. LastAdmin.
         """
         user_id = UserId.parse(text_id)
-        del admin
 
         async def set_admin(tx: Transaction) -> None:
             user = await self._locked(tx, user_id)
+            if is_admin is user.is_admin:
+                return
             if not is_admin:
                 await self._expect_another_admin(tx, user)
             await user_store.set_admin(tx, user_id, is_admin=is_admin)
+            deed = deeds.ADMIN_GRANTED if is_admin else deeds.ADMIN_REVOKED
+            await deeds.of_platform(tx, admin.actor, deed, user_id)
 
         await self._database.transaction(set_admin)
 
@@ -79,13 +86,14 @@ class Administration:
             InvalidRequest: to disable it. NotFound.
         """
         team_id = TeamId.parse(text_id)
-        del admin
         if not enabled:
             raise InvalidRequest("enabled: cannot be taken back, as the team's hosts depend on it.")
 
         async def enable(tx: Transaction) -> None:
-            await team_store.lock(tx, team_id)
-            await team_store.set_byoc(tx, team_id)
+            team = await team_store.lock(tx, team_id)
+            if not team.is_byoc:
+                await team_store.set_byoc(tx, team_id)
+                await deeds.of_platform(tx, admin.actor, deeds.BYOC_ENABLED, team_id)
 
         await self._database.transaction(enable)
 
@@ -96,11 +104,11 @@ class Administration:
             NotFound.
         """
         team_id = TeamId.parse(text_id)
-        del admin
 
         async def delete(tx: Transaction) -> None:
             await team_store.lock(tx, team_id)
-            await self._team_end.end(tx, team_id)
+            await self._team_end.end(tx, team_id, by=admin.actor)
+            await deeds.of_platform(tx, admin.actor, deeds.ANY_TEAM_DELETED, team_id)
 
         await self._database.transaction(delete)
         self._team_end.ended()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from wrenn.base.errors import Unauthorized
 from wrenn.base.secrets import Secret
-from wrenn.control.accounts import user_store
+from wrenn.control.accounts import deeds, user_store
 from wrenn.control.accounts.errors import AccountDisabled, EmailTaken, SignupClosed
 from wrenn.control.accounts.passwords import Passwords
 from wrenn.control.accounts.sessions import Sessions, SignedIn
 from wrenn.control.accounts.throttle import Subject, Throttle
 from wrenn.control.accounts.types import LogIn, SignUp
 from wrenn.control.accounts.user_store import User
+from wrenn.control.audit import record
 from wrenn.control.db import Database, Transaction
 from wrenn.control.teams import insert_team
 
@@ -94,5 +95,6 @@ async def add_account(tx: Transaction, *, email: str, name: str, password_hash: 
     user_id = await user_store.insert_user(tx, email=email, name=name, password_hash=password_hash)
     if user_id is None:
         raise EmailTaken("There is an account with this e-mail address: log in.")
-    await insert_team(tx, user_id, name=f"{name}'s Team")
+    team_id = await insert_team(tx, user_id, name=f"{name}'s Team")
+    await record(tx, team_id, deeds.user_actor(user_id, name), deeds.TEAM_CREATED, str(team_id))
     return await user_store.load(tx, user_id)

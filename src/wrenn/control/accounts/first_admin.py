@@ -6,10 +6,11 @@ from pydantic import ValidationError
 
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.secrets import Secret
-from wrenn.control.accounts import session_store, user_store
+from wrenn.control.accounts import deeds, session_store, user_store
 from wrenn.control.accounts.entrance import add_account
 from wrenn.control.accounts.passwords import Passwords
 from wrenn.control.accounts.types import SignUp
+from wrenn.control.audit import SYSTEM
 from wrenn.control.db import Database, Transaction
 
 
@@ -38,8 +39,12 @@ async def create_admin(database_url: str, *, email: str, name: str, password: Se
                 user = known
                 await user_store.set_password(tx, user.user_id, password_hash)
                 await user_store.set_status(tx, user.user_id, "active")
+                if user.status != "active":
+                    await deeds.of_platform(tx, SYSTEM, deeds.USER_ACTIVATED, user.user_id)
                 await session_store.end_all(tx, user.user_id)
             await user_store.set_admin(tx, user.user_id, is_admin=True)
+            if not user.is_admin:
+                await deeds.of_platform(tx, SYSTEM, deeds.ADMIN_GRANTED, user.user_id)
             return known is None
 
         return await database.transaction(make)

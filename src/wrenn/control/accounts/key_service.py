@@ -8,9 +8,10 @@ from wrenn.base.clock import Clock
 from wrenn.base.errors import Conflict, InvalidRequest
 from wrenn.base.ids import KeyId
 from wrenn.base.secrets import Secret
-from wrenn.control.accounts import key_store, team_store
+from wrenn.control.accounts import deeds, key_store, team_store
 from wrenn.control.accounts.key_store import Key
 from wrenn.control.accounts.types import CreateKey
+from wrenn.control.audit import record
 from wrenn.control.auth import Member
 from wrenn.control.db import Database, Transaction
 from wrenn.control.keys import insert_key
@@ -49,7 +50,10 @@ class Keys:
                 scope=body.scope,
                 expires_at=body.expires_at,
             )
-            return await key_store.by_hash(tx, member.team_id, secret.sha256_hex()), secret
+            key = await key_store.by_hash(tx, member.team_id, secret.sha256_hex())
+            deed = deeds.key_created(key.name)
+            await record(tx, member.team_id, member.actor, deed, str(key.key_id))
+            return key, secret
 
         return await self._database.transaction(create)
 
@@ -62,6 +66,7 @@ class Keys:
         key_id = KeyId.parse(text_id)
 
         async def revoke(tx: Transaction) -> None:
-            await key_store.revoke(tx, member.team_id, key_id)
+            if await key_store.revoke(tx, member.team_id, key_id):
+                await record(tx, member.team_id, member.actor, deeds.KEY_REVOKED, str(key_id))
 
         await self._database.transaction(revoke)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from wrenn.base.errors import InvalidRequest, NotFound, Unauthorized
 from wrenn.base.secrets import Secret
-from wrenn.control.accounts import session_store, user_store
+from wrenn.control.accounts import deeds, session_store, user_store
 from wrenn.control.accounts.errors import LastAdmin, LastLoginMethod, OwnsTeamWithMembers, WrongPassword
 from wrenn.control.accounts.passwords import Passwords
 from wrenn.control.accounts.sessions import Sessions, SignedIn
@@ -14,6 +14,7 @@ from wrenn.control.accounts.team_end import TeamEnd
 from wrenn.control.accounts.throttle import Subject, Throttle
 from wrenn.control.accounts.types import ChangePassword
 from wrenn.control.accounts.user_store import User
+from wrenn.control.audit import record
 from wrenn.control.auth import Account, Member
 from wrenn.control.db import Database, Transaction
 
@@ -125,9 +126,11 @@ class Profiles:
                     raise OwnsTeamWithMembers(
                         f"You own the team {team_id}, which has other members: transfer or delete it first."
                     )
-                await self._team_end.end(tx, team_id)
+                await self._team_end.end(tx, team_id, by=account.actor)
             await session_store.end_all(tx, account.user_id)
-            await user_store.erase(tx, account.user_id)
+            for team_id in await user_store.erase(tx, account.user_id):
+                await record(tx, team_id, account.actor, deeds.MEMBER_LEFT, str(account.user_id))
+            await deeds.of_platform(tx, account.actor, deeds.ACCOUNT_DELETED, account.user_id)
 
         await self._database.transaction(delete)
         self._team_end.ended()

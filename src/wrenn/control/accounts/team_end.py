@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from wrenn.base.ids import TeamId
-from wrenn.control.accounts import team_store
+from wrenn.control.accounts import deeds, team_store
+from wrenn.control.audit import Actor, record
 from wrenn.control.db import Transaction
 
-RemoveAll = Callable[[Transaction, TeamId], Awaitable[None]]
-"""Have all that a team has of one kind removed, in the transaction that ends the team."""
+RemoveAll = Callable[[Transaction, TeamId, Actor], Awaitable[None]]
+"""Have all that a team has of one kind removed, in the transaction that ends the team; the audit log names who ends it."""
 
 
 class TeamEnd:
@@ -19,11 +20,12 @@ class TeamEnd:
         self._removals = removals
         self._wake = wake
 
-    async def end(self, tx: Transaction, team_id: TeamId) -> None:
+    async def end(self, tx: Transaction, team_id: TeamId, *, by: Actor) -> None:
         """Have the team and all of it gone. The caller holds the team's lock."""
         await team_store.delete_team(tx, team_id)
+        await record(tx, team_id, by, deeds.TEAM_DELETED, str(team_id))
         for remove_all in self._removals:
-            await remove_all(tx, team_id)
+            await remove_all(tx, team_id, by)
 
     def ended(self) -> None:
         """The transaction is committed: whoever removes things may begin."""

@@ -11,10 +11,11 @@ from typing import Final, TypeVar
 
 from wrenn.base.errors import Forbidden, InvalidRequest, NotFound
 from wrenn.base.ids import TeamId, UserId
-from wrenn.control.accounts import team_store, user_store
+from wrenn.control.accounts import deeds, team_store, user_store
 from wrenn.control.accounts.team_end import TeamEnd
 from wrenn.control.accounts.team_store import Membership, Team
 from wrenn.control.accounts.throttle import Subject, Throttle
+from wrenn.control.audit import record
 from wrenn.control.auth import Account, Member, Role
 from wrenn.control.db import Database, Transaction
 from wrenn.control.teams import insert_team
@@ -43,6 +44,7 @@ class Teams:
         async def create(tx: Transaction) -> Team:
             place = await user_store.place_of(tx, account.user_id)
             team_id = await insert_team(tx, account.user_id, name=name, is_default=place is None)
+            await record(tx, team_id, account.actor, deeds.TEAM_CREATED, str(team_id))
             return await team_store.lock(tx, team_id)
 
         return await self._database.transaction(create), Role.OWNER
@@ -67,7 +69,10 @@ class Teams:
         """
 
         async def rename(tx: Transaction, team: Team) -> None:
-            await team_store.rename(tx, team.team_id, name)
+            if name != team.name:
+                await team_store.rename(tx, team.team_id, name)
+                deed = deeds.team_renamed(team.name, name)
+                await record(tx, team.team_id, member.actor, deed, str(team.team_id))
 
         await self._change(member, text_id, _expect_admin, rename)
 
@@ -79,7 +84,7 @@ class Teams:
         """
 
         async def delete(tx: Transaction, team: Team) -> None:
-            await self._team_end.end(tx, team.team_id)
+            await self._team_end.end(tx, team.team_id, by=member.actor)
 
         await self._change(member, text_id, _expect_owner, delete)
         self._team_end.ended()
@@ -97,7 +102,10 @@ class Teams:
                 raise NotFound("There is no account with this e-mail address: they sign up first.")
             if not await user_store.add_member(tx, team.team_id, user_id):
                 raise InvalidRequest("email: is a member of this team already.")
-            return await team_store.member(tx, team.team_id, user_id)
+            added = await team_store.member(tx, team.team_id, user_id)
+            deed = deeds.member_added(added.email, added.role)
+            await record(tx, team.team_id, member.actor, deed, str(user_id))
+            return added
 
         return await self._change(member, text_id, _expect_admin, add)
 
@@ -110,9 +118,12 @@ class Teams:
         user_id = UserId.parse(text_user_id)
 
         async def set_role(tx: Transaction, team: Team) -> None:
-            if await _role_of_target(tx, team.team_id, user_id) is Role.OWNER:
+            former = await _role_of_target(tx, team.team_id, user_id)
+            if former is Role.OWNER:
                 raise Forbidden("The owner's role changes only by a transfer of the team.")
-            await team_store.set_role(tx, team.team_id, user_id, role)
+            if role is not former:
+                await team_store.set_role(tx, team.team_id, user_id, role)
+                await record(tx, team.team_id, member.actor, deeds.role_updated(role), str(user_id))
 
         await self._change(member, text_id, _expect_admin, set_role)
 
@@ -128,8 +139,10 @@ class Teams:
             if await _role_of_target(tx, team.team_id, user_id) is Role.OWNER:
                 raise Forbidden("The owner cannot be removed: the owner transfers the team first.")
             await team_store.remove_member(tx, team.team_id, user_id)
+            await record(tx, team.team_id, member.actor, deeds.MEMBER_REMOVED, str(user_id))
             if revoke_keys:
-                await team_store.revoke_keys_by(tx, team.team_id, user_id)
+                revoked = await team_store.revoke_keys_by(tx, team.team_id, user_id)
+                await record(tx, team.team_id, member.actor, deeds.KEY_REVOKED, *map(str, revoked))
 
         await self._change(member, text_id, _expect_admin, remove)
 
@@ -146,6 +159,7 @@ class Teams:
 
         async def leave(tx: Transaction, team: Team) -> None:
             await team_store.remove_member(tx, team.team_id, member.user_id)
+            await record(tx, team.team_id, member.actor, deeds.MEMBER_LEFT, str(member.user_id))
 
         await self._change(member, text_id, expect_no_owner, leave)
 
@@ -163,6 +177,8 @@ class Teams:
             await _role_of_target(tx, team.team_id, user_id)
             await team_store.set_role(tx, team.team_id, member.user_id, Role.ADMIN)
             await team_store.set_role(tx, team.team_id, user_id, Role.OWNER)
+            deed = deeds.team_transferred(user_id)
+            await record(tx, team.team_id, member.actor, deed, str(team.team_id))
 
         await self._change(member, text_id, _expect_owner, transfer)
 

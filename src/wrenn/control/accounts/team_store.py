@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import and_, delete, func, select, update
 
 from wrenn.base.errors import Forbidden, NotFound
-from wrenn.base.ids import TeamId, UserId
+from wrenn.base.ids import KeyId, TeamId, UserId
 from wrenn.control.auth import Role
 from wrenn.control.db import Database, Transaction
 from wrenn.control.keys import team_api_keys
@@ -156,10 +156,11 @@ async def delete_team(tx: Transaction, team_id: TeamId) -> None:
     await tx.execute(delete(team_api_keys).where(team_api_keys.c.team_id == team_id.value))
 
 
-async def revoke_keys_by(tx: Transaction, team_id: TeamId, user_id: UserId) -> None:
-    """Revoke the team's keys that this user made."""
-    await tx.execute(
-        delete(team_api_keys).where(
-            team_api_keys.c.team_id == team_id.value, team_api_keys.c.created_by == user_id.value
-        )
+async def revoke_keys_by(tx: Transaction, team_id: TeamId, user_id: UserId) -> list[KeyId]:
+    """Revoke the team's keys that this user made; which ones there were."""
+    gone = await tx.execute(
+        delete(team_api_keys)
+        .where(team_api_keys.c.team_id == team_id.value, team_api_keys.c.created_by == user_id.value)
+        .returning(team_api_keys.c.id)
     )
+    return [KeyId(key_id) for key_id in gone.scalars()]

@@ -112,8 +112,8 @@ async def set_admin(tx: Transaction, user_id: UserId, *, is_admin: bool) -> None
     await _update(tx, user_id, is_admin=is_admin)
 
 
-async def erase(tx: Transaction, user_id: UserId) -> None:
-    """Remove what is personal; the row stays, as keys and the audit log name it."""
+async def erase(tx: Transaction, user_id: UserId) -> list[TeamId]:
+    """Remove what is personal; the row stays, as keys and the audit log name it. Which teams the user was in."""
     await _update(
         tx,
         user_id,
@@ -125,7 +125,16 @@ async def erase(tx: Transaction, user_id: UserId) -> None:
         deleted_at=func.now(),
     )
     await tx.execute(delete(oauth_providers).where(oauth_providers.c.user_id == user_id.value))
-    await tx.execute(delete(users_teams).where(users_teams.c.user_id == user_id.value))
+    left = (
+        delete(users_teams)
+        .where(users_teams.c.user_id == user_id.value)
+        .returning(users_teams.c.team_id)
+        .cte("gone")
+    )
+    found = await tx.execute(
+        select(teams.c.id).join(left, left.c.team_id == teams.c.id).where(teams.c.deleted_at.is_(None))
+    )
+    return [TeamId(team_id) for team_id in found.scalars()]
 
 
 async def _update(tx: Transaction, user_id: UserId, **values: Any) -> None:

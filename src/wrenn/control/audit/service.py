@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 from wrenn.base.errors import InvalidRequest
-from wrenn.base.ids import AuditId
+from wrenn.base.ids import AuditId, TeamId
 from wrenn.control.audit import store
-from wrenn.control.audit.entries import Entry
+from wrenn.control.audit.entries import PLATFORM_TEAM, Entry, Scope
 from wrenn.control.audit.scopes import scopes_of
 from wrenn.control.audit.store import Filter
 from wrenn.control.auth import Caller
@@ -36,14 +36,23 @@ class AuditLog:
 
         A page is final: nothing will ever appear between its entries, nor above the first of them with an earlier time.
         """
+        return await self._page(caller.team_id, scopes_of(caller), which, limit)
+
+    async def platform_page(self, which: Filter, *, limit: int) -> list[Entry]:
+        """The same of the platform's own log. The caller is known to be an admin of the platform."""
+        return await self._page(PLATFORM_TEAM, frozenset(Scope), which, limit)
+
+    async def _page(
+        self, team_id: TeamId, scopes: Collection[Scope], which: Filter, limit: int
+    ) -> list[Entry]:
         until = self._settled
         if until is None or which.before is None or which.before > until:
             until = await settled_moment(self._database)
             self._settled = until if self._settled is None else max(self._settled, until)
         return await store.read(
             self._database,
-            caller.team_id,
-            scopes_of(caller),
+            team_id,
+            scopes,
             which,
             until=until,
             limit=min(limit, PAGE_LIMIT),

@@ -23,7 +23,9 @@ _WRITTEN: Final = (
 
 
 async def record(tx: Transaction, team_id: TeamId, actor: Actor, deed: Deed, *resource_ids: str) -> None:
-    """Write down what the transaction does to these things of the team; one round trip. Without the change, no entry."""
+    """Write down what the transaction does to these things of the team; one round trip. No thing, no entry."""
+    if not resource_ids:
+        return
     row = {
         "team_id": team_id.value,
         "actor_type": actor.kind.value,

@@ -49,17 +49,19 @@ async def load(database: Database, team_id: TeamId) -> Limits | None:
 
 async def write(tx: Transaction, team_id: TeamId, limits: Limits, *, by: Actor) -> bool:
     """Set all limits of a team; whether there is such a team."""
-    there = await tx.execute(
-        select(teams.c.id)
+    found = await tx.execute(
+        select(teams.c.id, *LIMIT_COLUMNS)
+        .select_from(teams.outerjoin(team_limits, team_limits.c.team_id == teams.c.id))
         .where(teams.c.id == team_id.value, teams.c.deleted_at.is_(None))
-        .with_for_update(read=True)
+        .with_for_update(read=True, of=teams)
     )
-    if there.one_or_none() is None:
-        return False
+    row = found.one_or_none()
+    if row is None or limits_of(row) == limits:
+        return row is not None
     values = asdict(limits)
-    row = upsert(team_limits).values(team_id=team_id.value, **values)
+    wanted = upsert(team_limits).values(team_id=team_id.value, **values)
     await tx.execute(
-        row.on_conflict_do_update(index_elements=["team_id"], set_=values | {"updated_at": func.now()})
+        wanted.on_conflict_do_update(index_elements=["team_id"], set_=values | {"updated_at": func.now()})
     )
     facts = {name: value for name, value in values.items() if value is not None}
     deed = Deed(Resource.TEAM, "set_limits", Status.INFO, Scope.ADMIN, facts)

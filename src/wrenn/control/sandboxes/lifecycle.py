@@ -154,9 +154,9 @@ class Lifecycle:
             self._reconciler.wake()
             await wait_ended(change, sandbox.sandbox_id)
 
-    async def remove_all(self, tx: Transaction, team_id: TeamId) -> None:
+    async def remove_all(self, tx: Transaction, team_id: TeamId, by: Actor) -> None:
         """Have all sandboxes of a team removed that ends in this transaction. Wake the reconciler after it."""
-        await wish_store.want_all_stopped(tx, self._hints, team_id)
+        await wish_store.want_all_stopped(tx, self._hints, team_id, by=by)
 
     async def set_timeout(self, credential: Credential, text_id: str, body: SetTimeout) -> Sandbox:
         """Change the limits of its time. Not an activity.

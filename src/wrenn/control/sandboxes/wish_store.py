@@ -105,10 +105,10 @@ async def want_stopped(
     await database.execute(_want_stopped(hints, among, by, {"cause": cause} if cause else {}))
 
 
-async def want_all_stopped(tx: Transaction, hints: Hints, team_id: TeamId) -> None:
-    """Have all sandboxes of this team removed."""
+async def want_all_stopped(tx: Transaction, hints: Hints, team_id: TeamId, *, by: Actor) -> None:
+    """Have all sandboxes of this team removed, as it ends."""
     theirs = _c.team_id == team_id.value
-    await tx.execute(_want_stopped(hints, theirs, SYSTEM, {"cause": "its team was deleted"}))
+    await tx.execute(_want_stopped(hints, theirs, by, {"cause": "team_deleted"}))
 
 
 async def want_copies_stopped(tx: Transaction, hints: Hints, snapshot_id: SnapshotId) -> None:

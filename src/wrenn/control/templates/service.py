@@ -8,6 +8,7 @@ from typing import Final, Literal
 from wrenn.base.errors import Forbidden, InvalidRequest, NotFound, WrennError
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import TeamId, random_hex
+from wrenn.control.audit import Actor
 from wrenn.control.auth import Caller, Credential
 from wrenn.control.db import Database, Transaction
 from wrenn.control.templates import store
@@ -86,9 +87,9 @@ class Snapshots:
         else:
             raise NotFound(f"There is no template named {name}.")
 
-    async def remove_all(self, tx: Transaction, team_id: TeamId) -> None:
+    async def remove_all(self, tx: Transaction, team_id: TeamId, by: Actor) -> None:
         """Have all templates of a team removed that ends in this transaction; the sweep does the rest."""
-        await store.retire_all(tx, team_id)
+        await store.retire_all(tx, team_id, by=by)
 
 
 def _check_name(name: str) -> None:

@@ -222,6 +222,9 @@ async def retire(database: Database, snapshot_id: SnapshotId, *, owner: str) -> 
     return found.one_or_none() is not None
 
 
+_DELETED: Final = Deed(Resource.SNAPSHOT, "delete", Status.WARNING)
+
+
 async def retire_by_name(database: Database, team_id: TeamId, name: str, *, by: Actor) -> SnapshotId | None:
     """The team does not want its template of this name any more; which one it was."""
     retired = (
@@ -231,15 +234,24 @@ async def retire_by_name(database: Database, team_id: TeamId, name: str, *, by: 
         .returning(_c.id, _c.team_id, _c.name)
         .cte("retired")
     )
-    deed = Deed(Resource.SNAPSHOT, "delete", Status.WARNING)
-    entry = recorded(retired, by, deed, resource_id=retired.c.name)
+    entry = recorded(retired, by, _DELETED, resource_id=retired.c.name)
     found = await database.execute(select(retired.c.id).add_cte(entry))
     row = found.one_or_none()
     return None if row is None else SnapshotId(row.id)
 
 
-async def retire_all(tx: Transaction, team_id: TeamId) -> None:
+async def retire_all(tx: Transaction, team_id: TeamId, *, by: Actor) -> None:
     """The team ends: nothing that it has, or is making, is wanted any more."""
+    retired = (
+        update(templates)
+        .where(_of_team(team_id))
+        .values(status=TemplateStatus.REMOVING)
+        .returning(_c.team_id, _c.name)
+        .cte("retired")
+    )
+    entry = recorded(retired, by, _DELETED, resource_id=retired.c.name)
+    await tx.execute(select(func.count()).select_from(retired).add_cte(entry))
+    # And what has no name or is not ready, which nobody knows of.
     await tx.execute(
         update(templates)
         .where(_c.team_id == team_id.value, _c.status != TemplateStatus.REMOVING)

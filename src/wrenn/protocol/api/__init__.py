@@ -22,6 +22,7 @@ SNAPSHOTS_PREFIX: Final = "/v1/snapshots"
 AUDIT_PREFIX: Final = "/v1/audit-logs"
 EVENTS_PREFIX: Final = "/v1/events"
 LIMITS_PREFIX: Final = "/v1/limits"
+ADMIN_AUDIT_PREFIX: Final = "/v1/admin/audit-logs"
 ADMIN_TEAMS_PREFIX: Final = "/v1/admin/teams"
 
 API_KEY_START: Final = "wrn_"
