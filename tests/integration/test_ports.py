@@ -81,8 +81,8 @@ async def test_the_program_sees_the_clients_host_and_nothing_of_ours(platform: P
     names = {name.lower() for name in named}
     assert named["host"] == host_of(path, port)
     assert named["cookie"] == "a=1; b=2"
-    # A proxy on this machine is believed, and no further than its own word.
-    assert named["x-forwarded-for"] == "6.6.6.6"
+    # Nobody is a trusted proxy here, so what the client says of itself is not passed on.
+    assert named["x-forwarded-for"] == "127.0.0.1"
     assert named["x-forwarded-proto"] == "http"
     assert named["x-forwarded-host"] == host_of(path, port)
     assert not names & {"x-api-key", "x-private", "te", "forwarded", "x-wrenn-port", "x-wrenn-sandbox"}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
 
 from wrenn.base.errors import Forbidden
-from wrenn.control.http import Browsers
+from wrenn.control.http import BehindProxies, Browsers
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 
@@ -36,6 +38,37 @@ def connection(client: str, **headers: str) -> HTTPConnection:
 def test_the_address_is_the_nearest_one_that_is_no_proxy(client: str, forwarded: str, address: str):
     headers = {"x_forwarded_for": forwarded} if forwarded else {}
     assert Browsers(None, PROXIES).address_of(connection(client, **headers)) == address
+
+
+@pytest.mark.parametrize(
+    ("kind", "client", "said", "believed"),
+    [
+        ("http", "10.0.0.1", ("198.51.100.7", "https"), ("198.51.100.7", "https")),
+        ("websocket", "10.0.0.1", ("198.51.100.7", "https"), ("198.51.100.7", "wss")),
+        ("http", "10.0.0.1", ("nonsense", "gopher"), ("10.0.0.1", "http")),
+        ("http", "10.0.0.1", ("1.1.1.1, 198.51.100.7, 10.0.0.2", ""), ("198.51.100.7", "http")),
+        ("http", "192.0.2.1", ("198.51.100.7", "https"), ("192.0.2.1", "http")),
+        ("http", "127.0.0.1", ("198.51.100.7", "https"), ("127.0.0.1", "http")),
+    ],
+)
+async def test_all_that_is_served_knows_the_client_that_trusted_proxies_tell(
+    kind: str, client: str, said: tuple[str, str], believed: tuple[str, str]
+):
+    seen: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+
+    async def nothing(*_: object) -> Any:
+        raise AssertionError("not asked")
+
+    scope = connection(client, x_forwarded_for=said[0], x_forwarded_proto=said[1]).scope
+    scope |= {"type": kind, "scheme": "ws" if kind == "websocket" else "http"}
+    browsers = Browsers(None, PROXIES)
+    await BehindProxies(app, browsers)(scope, nothing, nothing)
+    assert (seen[0]["client"][0], seen[0]["scheme"]) == believed
+    # Whoever looks again sees the same.
+    assert browsers.address_of(HTTPConnection(seen[0])) == believed[0]
 
 
 @pytest.mark.parametrize(

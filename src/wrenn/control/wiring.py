@@ -37,7 +37,7 @@ from wrenn.control.events import Events, Feed
 from wrenn.control.events import Retention as EventRetention
 from wrenn.control.events import routers as event_routers
 from wrenn.control.hosts import HostClients, Monitor, ensure_pki, register
-from wrenn.control.http import Browsers
+from wrenn.control.http import BehindProxies, Browsers
 from wrenn.control.http.app import build_app
 from wrenn.control.keys import LastUsed
 from wrenn.control.oauth import ProviderClient, SignIn, Tickets, providers_of
@@ -98,7 +98,7 @@ ROUTERS: Final = {
 class Control:
     """A running control plane: its application, and the loops that a test may step by hand."""
 
-    app: PortProxy
+    app: BehindProxies
     database: Database
     monitor: Monitor
     comparison: Comparison
@@ -268,10 +268,11 @@ def _build(
     throttle = Throttle(database)
     sessions = Sessions(database=database, tokens=tokens, life_s=settings.accounts.session_life_s)
     team_end = TeamEnd(removals=(lifecycle.remove_all, snapshots.remove_all), wake=reconciler.wake)
+    browsers = Browsers(settings.accounts.public_url, settings.accounts.trusted_proxies)
     services = {
         "authenticator": authenticator,
         "tokens": tokens,
-        "browsers": Browsers(settings.accounts.public_url, settings.accounts.trusted_proxies),
+        "browsers": browsers,
         "sessions": sessions,
         "entrance": Entrance(
             database=database,
@@ -323,6 +324,7 @@ def _build(
         "sweep accounts": sweep_forever(database),
         "forget old audit entries": Retention(database, days=settings.audit_retention_days).run(),
     }
-    app = PortProxy(build_app(ROUTERS, services, settings.rates), access=port_access, places=places)
+    proxy = PortProxy(build_app(ROUTERS, services, settings.rates), access=port_access, places=places)
+    app = BehindProxies(proxy, browsers)
     control = Control(app, database, monitor, comparison, reconciler, sweep, feed)
     return control, (creation.close, forks.close), loops

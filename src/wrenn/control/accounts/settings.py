@@ -24,7 +24,7 @@ class AccountSettings:
         signup_open: anybody may make an account.
         jwt_secret: signs tokens, the same on all replicas; None: the one in the data folder.
         public_url: where people reach the platform, without a slash at its end.
-        trusted_proxies: whose X-Forwarded-For is believed.
+        trusted_proxies: whose X-Forwarded-For and -Proto are believed.
         session_life_s: a login lasts so long, however much it is used.
     """
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from fastapi.requests import HTTPConnection
 from fastapi.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wrenn.base.errors import Forbidden
 
@@ -26,7 +27,7 @@ class Browsers:
 
     Attributes:
         public_url: where people reach the platform, perhaps with a path; None: wherever the request says.
-        trusted_proxies: whose X-Forwarded-For is believed.
+        trusted_proxies: whose X-Forwarded-For and -Proto are believed.
     """
 
     public_url: str | None
@@ -34,21 +35,26 @@ class Browsers:
 
     def address_of(self, connection: HTTPConnection) -> str:
         """The client's address; of IPv6 its network. Behind trusted proxies the nearest one that is none of them."""
-        client = connection.client
-        address = _address(client.host) if client is not None else None
+        address = self._client_of(connection)
         if address is None:
             return "unknown"
-        hops = ",".join(connection.headers.getlist("x-forwarded-for")).split(",")
-        for hop in reversed(hops[-_HOPS_LIMIT:]):
-            if not self._is_proxy(address):
-                break
-            before = _address(hop.strip())
-            if before is None:
-                break
-            address = before
         if isinstance(address, IPv6Address):
             return str(IPv6Network((address, _IPV6_SITE_BITS), strict=False))
         return str(address)
+
+    def believe(self, scope: Scope) -> Scope:
+        """The scope with the client and the scheme that trusted proxies tell; from anybody else it stays as it is."""
+        if not self.trusted_proxies:
+            return scope
+        connection = HTTPConnection(scope)
+        peer = _address(connection.client.host) if connection.client is not None else None
+        if peer is None or not self._is_proxy(peer):
+            return scope
+        believed = {**scope, "client": (str(self._client_of(connection)), 0)}
+        said = connection.headers.get("x-forwarded-proto", "").strip().lower()
+        if said in ("http", "https"):
+            believed["scheme"] = said.replace("http", "ws") if scope["type"] == "websocket" else said
+        return believed
 
     def expect_own_page(self, connection: HTTPConnection) -> None:
         """Refuse what a page of another origin makes a browser send along with our cookie.
@@ -87,8 +93,37 @@ class Browsers:
             samesite="lax",
         )
 
+    def _client_of(self, connection: HTTPConnection) -> IPv4Address | IPv6Address | None:
+        client = connection.client
+        address = _address(client.host) if client is not None else None
+        if address is None:
+            return None
+        hops = ",".join(connection.headers.getlist("x-forwarded-for")).split(",")
+        for hop in reversed(hops[-_HOPS_LIMIT:]):
+            if not self._is_proxy(address):
+                break
+            before = _address(hop.strip())
+            if before is None:
+                break
+            address = before
+        return address
+
     def _is_proxy(self, address: IPv4Address | IPv6Address) -> bool:
         return any(address in network for network in self.trusted_proxies)
+
+
+class BehindProxies:
+    """Outside of all else, so that rate limits, links and what sandboxes are told know the same client."""
+
+    def __init__(self, app: ASGIApp, browsers: Browsers) -> None:
+        self._app = app
+        self._browsers = browsers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request or WebSocket."""
+        if scope["type"] in ("http", "websocket"):
+            scope = self._browsers.believe(scope)
+        await self._app(scope, receive, send)
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
