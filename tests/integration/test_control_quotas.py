@@ -22,6 +22,7 @@ from wrenn.control.settings import Settings
 from wrenn.testing.simulated_host import SimulatedHost
 
 from .conftest import Platform, client, make_team, refused, running_platform
+from .people import make_admin, sign_up
 
 ADMIN = Actor(ActorKind.USER, "usr-x", "Admin")
 
@@ -161,12 +162,15 @@ async def test_a_team_sees_what_it_may_and_has(tight: Platform):
 
 async def test_no_key_sets_limits(platform: Platform, database: Database):
     url = f"/v1/admin/teams/{await team_id(platform)}/limits"
-    refused(await platform.api.put(url, json={"vcpus": 1}), 403, "forbidden")
-    refused(await platform.api.get(url), 403, "forbidden")
+    refused(await platform.api.put(url, json={"vcpus": 1}), 401, "unauthorized")
+    refused(await platform.api.get(url), 401, "unauthorized")
+    root = await sign_up(platform.url)
+    refused(await root.put(url, {"vcpus": 1}), 403, "forbidden")
+    await make_admin(platform.settings.database_url or "", root)
     bad_bodies: list[object] = [{"vcpus": -1}, {"vcpus": "1"}, {"memory_mb": 2**31}, []]
     for bad in bad_bodies:
-        refused(await platform.api.put(url, json=bad), 400, "invalid_request")
-    refused(await platform.api.put("/v1/admin/teams/x/limits", json={}), 400, "invalid_request")
+        refused(await root.put(url, bad), 400, "invalid_request")
+    refused(await root.put("/v1/admin/teams/x/limits", {}), 400, "invalid_request")
     async with client(platform.url, None) as nobody:
         refused(await nobody.put(url, json={}), 401, "unauthorized")
     unknown = TeamId.new()
