@@ -63,7 +63,7 @@ async def test_all_that_is_served_knows_the_client_that_trusted_proxies_tell(
         raise AssertionError("not asked")
 
     scope = connection(client, x_forwarded_for=said[0], x_forwarded_proto=said[1]).scope
-    scope |= {"type": kind, "scheme": "ws" if kind == "websocket" else "http"}
+    scope.update(type=kind, scheme="ws" if kind == "websocket" else "http")
     browsers = Browsers(None, PROXIES)
     await BehindProxies(app, browsers)(scope, nothing, nothing)
     assert (seen[0]["client"][0], seen[0]["scheme"]) == believed
