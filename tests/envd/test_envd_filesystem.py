@@ -204,7 +204,7 @@ def test_a_file_cannot_be_watched(envd: Envd, place: Path) -> None:
 
 
 def test_a_stream_of_events_begins_with_start(envd: Envd, place: Path) -> None:
-    headers = {"Connect-Timeout-Ms": "700"}
+    headers = {"Connect-Timeout-Ms": "3000"}
     stream = envd.stream("filesystem.Filesystem/WatchDir", {"path": str(place), "recursive": True}, headers)
     assert stream.next() == {"start": {}}
     envd.write(place / "f", b"x")
