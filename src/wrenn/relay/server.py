@@ -7,6 +7,7 @@ takes heads of any size.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from typing import Any, ClassVar, Final
 
@@ -24,11 +25,22 @@ HEAD_TIMEOUT_S: Final = 20.0
 BODY_SILENCE_S: Final = 60.0
 """Longest that a client may send nothing of a body that is waited for."""
 _ABORT: Final = "wrenn.abort"
-_TOO_LARGE: Final = b"HTTP/1.1 431 \r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_TOO_LARGE_BODY: Final = json.dumps(
+    {
+        "error": {
+            "code": "too_large",
+            "message": f"The head of the request has more than {HEAD_LIMIT_B // KIB} KiB or {HEADER_LIMIT} headers.",
+        }
+    }
+).encode()
+_TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: application/json\r\n"
+    b"content-length: %d\r\n\r\n" % len(_TOO_LARGE_BODY)
+) + _TOO_LARGE_BODY
 
 
-class _TooManyHeaders(Exception):
-    """Ends the parser's work."""
+class _TooMuch(Exception):
+    """The head is above its limits; the parser turns it into an error of its own."""
 
 
 WRITE_AHEAD_B: Final = 1024 * 1024
@@ -37,7 +49,7 @@ gone."""
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """HTTP/1.1 with the limits above."""
+    """HTTP/1.1 with the limits above. The parser has none: a head or trailer of any size would be kept."""
 
     head_timeout_s: ClassVar[float] = HEAD_TIMEOUT_S
     body_silence_s: ClassVar[float] = BODY_SILENCE_S
@@ -45,8 +57,10 @@ class BoundedHttp(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_b = 0
-        self._in_head = True
-        self._header_count = 0
+        # Bytes since the parser has last given something that was let go of: a head, or a part of a body.
+        self._held_b = 0
+        self._too_much = False
+        self._upgraded = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._body_timer: asyncio.TimerHandle | None = None
         self._heard_at = 0.0
@@ -80,45 +94,74 @@ class BoundedHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """More of a head or a body."""
         self._heard_at = self.loop.time()
-        if self._in_head:
-            self._head_b += len(data)
-            self._expect_head()
+        self._held_b += len(data)
         super().data_received(data)
-        if self._in_head and self._head_b > HEAD_LIMIT_B and not self.transport.is_closing():
-            self.transport.write(_TOO_LARGE)
-            self.transport.close()
+        if self._upgraded or self.transport.is_closing():
+            return
+        if self._held_b > HEAD_LIMIT_B:
+            self._refuse()
+        elif self._is_idle():
+            self._expect_head()
 
     def on_message_begin(self) -> None:
         """A head begins."""
         super().on_message_begin()
-        self._header_count = 0
+        self._head_b = 0
         self.scope["extensions"] = {_ABORT: self.transport.abort}  # type: ignore[typeddict-item]
 
+    def on_url(self, url: bytes) -> None:
+        """A part of the request line."""
+        self._count(len(url))
+        super().on_url(url)
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One more header."""
-        self._header_count += 1
-        if self._header_count > HEADER_LIMIT:
-            raise _TooManyHeaders
+        """A whole header, or a trailer."""
+        self._count(len(name) + len(value))
+        if len(self.headers) >= HEADER_LIMIT:
+            self._count(HEAD_LIMIT_B)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
-        self._in_head = False
-        self._head_b = 0
+        self._held_b = 0
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
         super().on_headers_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what the parser refused: because of us, or because it is not HTTP."""
+        if self._too_much:
+            self._refuse()
+        elif not self.transport.is_closing():
+            super().send_400_response(msg)
+
+    def _count(self, size_b: int) -> None:
+        self._head_b += size_b
+        if self._head_b > HEAD_LIMIT_B:
+            self._too_much = True
+            raise _TooMuch
+
+    def _is_idle(self) -> bool:
+        """No answer is under way."""
+        return not self.cycle or self.cycle.response_complete
+
+    def _refuse(self) -> None:
+        """Answer 431, if no answer has begun, and close."""
+        if self._is_idle():
+            self.transport.write(_TOO_LARGE)
+        self.transport.close()
+
     def on_body(self, body: bytes) -> None:
         """More of a body: from the first piece on, its silence is looked at."""
+        self._held_b = 0
         if self._body_timer is None:
             self._body_timer = self.loop.call_later(self.body_silence_s, self._look_at_body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The next byte begins a head."""
-        self._in_head = True
+        self._held_b = 0
         if self._body_timer is not None:
             self._body_timer.cancel()
             self._body_timer = None
@@ -137,6 +180,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         """The WebSocket's own rules hold from here on."""
+        self._upgraded = True
         self._stop_timers()
         super().handle_websocket_upgrade()
 
