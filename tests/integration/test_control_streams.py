@@ -517,7 +517,8 @@ async def test_a_pause_cuts_the_stream_and_says_so(platform: Platform, path: str
 
 
 async def test_an_open_exec_keeps_its_sandbox_up_and_an_open_terminal_does_not(platform: Platform):
-    busy, forgotten = await platform.create(timeout_sec=1), await platform.create(timeout_sec=1)
+    # Long enough for a loaded machine to open both in.
+    busy, forgotten = await platform.create(timeout_sec=4), await platform.create(timeout_sec=4)
     async with socket(platform, f"{busy}/exec/stream") as one, socket(platform, f"{forgotten}/pty") as two:
         await send(one, type="start", cmd="sleep", args=["60"])
         await send(two, type="start", cmd="sleep", args=["60"])
@@ -529,12 +530,12 @@ async def test_an_open_exec_keeps_its_sandbox_up_and_an_open_terminal_does_not(p
 
 
 async def test_an_output_keeps_the_sandbox_of_a_terminal_up(platform: Platform):
-    path = await platform.create(timeout_sec=1)
+    path = await platform.create(timeout_sec=3)
     async with socket(platform, f"{path}/pty") as opened:
         await send(opened, type="start", cmd="/bin/sh", args=["-c", "while :; do echo tick; sleep 0.1; done"])
         await frame(opened)
         begun = asyncio.get_running_loop().time()
-        while asyncio.get_running_loop().time() < begun + 3:
+        while asyncio.get_running_loop().time() < begun + 6:
             found = await frame(opened)
             assert isinstance(found, dict)
             assert found["type"] == "output", found

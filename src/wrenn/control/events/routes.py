@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import Response
 
 from wrenn.control.auth import CredentialOf
 from wrenn.control.events.service import Events
-from wrenn.control.events.types import EventBody, kinds_of
+from wrenn.control.events.types import kinds_of
 from wrenn.control.http import EventStreamResponse, refusals
 
 router = APIRouter(tags=["events"])
+
+_FRAME: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
+}
 
 
 async def _events(request: Request) -> Events:
@@ -22,13 +28,12 @@ async def _events(request: Request) -> Events:
 @router.get(
     "",
     status_code=200,
-    response_class=EventStreamResponse,
+    response_class=Response,
     responses={
         **refusals(429),
         200: {
-            "model": EventBody,
-            "description": "Server-sent events; the data of each is an object of this shape",
-            "content": {"text/event-stream": {}},
+            "description": "Server-sent events; the data of each is JSON: `type`, `resource_id`, `at` and `data`",
+            "content": {"text/event-stream": {"schema": _FRAME}},
         },
     },
 )
