@@ -123,7 +123,7 @@ async def test_a_shell_is_a_terminal(platform: Platform):
             # The size arrives on its own way, beside what is typed.
             shell.type("until [ \"$(stty size)\" = '40 100' ]; do sleep 0.05; done; echo chan''ged\n")
             shell.see("changed")
-            shell.type("echo rea''dy; sleep 600\n")
+            shell.type("sh -c \"echo rea''dy; sleep 600\"\n")
             shell.see("ready")
             shell.type("\x03")
             shell.type("echo st''ill he''re\n")

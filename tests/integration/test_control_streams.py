@@ -315,7 +315,7 @@ async def test_a_key_interrupts_what_runs_in_a_terminal(platform: Platform, path
     async with socket(platform, f"{path}/pty") as opened:
         await send(opened, type="start", cmd="/bin/sh")
         await frame(opened)
-        await typed(opened, "echo rea''dy; sleep 60\n")
+        await typed(opened, "sh -c \"echo rea''dy; sleep 60\"\n")
         await terminal_until(opened, "ready")
         await typed(opened, "\x03")
         await typed(opened, "echo st''ill here\n")

@@ -97,7 +97,8 @@ async def test_a_terminal_is_one(sandbox: AsyncSandbox) -> None:
         await terminal.resize(100, 40)
         await terminal.send_input("stty size\n")
         await see("40 100")
-        await terminal.send_input("echo rea''dy; sleep 600\n")
+        # Said by the job itself: the shell's own word would come before the job is what Ctrl-C reaches.
+        await terminal.send_input("sh -c \"echo rea''dy; sleep 600\"\n")
         await see("ready")
         await terminal.send_input("\x03")
         await terminal.send_input("echo st''ill\n")
