@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import cast
 
 from wrenn.sdk._parse import json_of
-from wrenn.sdk.errors import UnexpectedAnswerError, error_for
+from wrenn.sdk.errors import UnexpectedAnswerError, WrennError, error_for
 
 
 def check(status: int, body: bytes, request_id: str | None) -> None:
     """Raise what an answer of `status` stands for, unless it is a success."""
-    if 200 <= status < 300:
-        return
+    if not 200 <= status < 300:
+        raise refusal(status, body, request_id)
+
+
+def refusal(status: int, body: bytes, request_id: str | None) -> WrennError:
+    """What an answer of `status`, which is no success, stands for."""
     try:
         error = cast("dict[str, dict[str, object]]", json_of(body))["error"]
         code, message = str(error["code"]), str(error["message"])
     except (UnexpectedAnswerError, KeyError, TypeError):
         code, message = None, f"The platform answered with HTTP status {status}."
-    raise error_for(status, code, message, request_id)
+    return error_for(status, code, message, request_id)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Final, cast
+from typing import Final
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from wrenn.sdk._parse import json_of
-from wrenn.sdk.errors import ConnectionFailedError, UnexpectedAnswerError, WrennError, error_for
+from wrenn.sdk._refusal import refusal
+from wrenn.sdk.errors import ConnectionFailedError, WrennError
 from wrenn.sdk.settings import ClientSettings
 
 _END: Final = "eof"
@@ -85,7 +85,9 @@ async def _opened(settings: ClientSettings, sandbox_id: str, port: int) -> Async
             proxy=None if settings.is_local else True,
         )
     except InvalidStatus as error:
-        raise _refusal(error) from error
+        answer = error.response
+        request_id = answer.headers.get("X-Request-Id")
+        raise refusal(answer.status_code, bytes(answer.body or b""), request_id) from error
     except (OSError, TimeoutError, InvalidHandshake) as error:
         raise ConnectionFailedError(
             f"The platform at {settings.base_url} cannot be reached: {error or 'no connection in time'}.",
@@ -93,17 +95,6 @@ async def _opened(settings: ClientSettings, sandbox_id: str, port: int) -> Async
         ) from error
     async with tunnel:
         yield tunnel
-
-
-def _refusal(error: InvalidStatus) -> WrennError:
-    answer = error.response
-    request_id = answer.headers.get("X-Request-Id")
-    try:
-        told = cast("dict[str, dict[str, object]]", json_of(bytes(answer.body or b"")))["error"]
-        return error_for(answer.status_code, str(told["code"]), str(told["message"]), request_id)
-    except (UnexpectedAnswerError, KeyError, TypeError):
-        text = f"The platform answered with HTTP status {answer.status_code}."
-        return error_for(answer.status_code, None, text, request_id)
 
 
 async def _join(tunnel: ClientConnection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
