@@ -135,11 +135,16 @@ async def test_a_half_made_server_is_made_anew(own_dir: Path):
 async def test_a_data_folder_with_a_long_name_works(own_dir: Path):
     long = own_dir / ("a" * 90)
     try:
-        database = Database(await ensure_running(long))
+        url = await ensure_running(long)
+        database = Database(url)
         assert (await database.execute(text("SELECT 1"))).scalar_one() == 1
         await database.close()
     finally:
         await stop(long)
+    # Its socket cannot be below such a folder; nothing of it is left where it was.
+    sockets = Path(str(make_url(url).query["host"]))
+    assert long not in sockets.parents
+    assert not sockets.exists()
 
 
 async def test_while_postgresql_is_away_requests_say_so_and_then_work_again(

@@ -129,11 +129,13 @@ async def stop(data_dir: Path) -> None:
         for how in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
             pid = _postmaster(server)
             if pid is None:
-                return
+                break
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, how)
             with contextlib.suppress(TimeoutError):
                 await _wait_empty(server, timeout_s=_STOP_TIMEOUT_S)
+        if server.sockets != server.folder and _postmaster(server) is None:
+            _remove_socket_folder(server)
 
 
 def _server(data_dir: Path) -> _Server:
@@ -282,6 +284,15 @@ def _make_socket_folder(server: _Server) -> None:
     found = folder.lstat()
     if found.st_uid != owner or found.st_mode & 0o170777 != 0o040700:
         raise Forbidden(f"{folder} is not ours: remove it, or choose a data folder with a shorter path.")
+
+
+def _remove_socket_folder(server: _Server) -> None:
+    """Outside of the data folder nobody else would. A server that was killed leaves its socket in it."""
+    for name in (_SOCKET_NAME, f"{_SOCKET_NAME}.lock"):
+        with contextlib.suppress(OSError):  # not there, or the folder is not
+            (server.sockets / name).unlink()
+    with contextlib.suppress(OSError):  # not there, or something in it is not ours
+        server.sockets.rmdir()
 
 
 async def _start(server: _Server) -> None:
