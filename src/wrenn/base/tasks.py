@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 
 _log = logging.getLogger(__name__)
+
+
+async def repeat(work: Callable[[], Awaitable[object]], *, every_s: float, failed: str) -> None:
+    """Do `work` now, and again so long after each end, until cancelled. A failure is logged as `failed`; the next time comes."""
+    while True:
+        try:
+            await work()
+        except Exception:  # noqa: BLE001 - the loop must go on; what failed is tried again
+            _log.exception(failed)
+        await asyncio.sleep(every_s)
 
 
 class OwnedTasks:

@@ -1,5 +1,6 @@
 """PostgreSQL: the pool, transactions that a cancellation cannot tear, notifications, migrations, the embedded server."""
 
+from wrenn.control.db.batches import in_batches
 from wrenn.control.db.engine import Database, Transaction
 from wrenn.control.db.hints import CHANNEL, Hints, listen
 from wrenn.control.db.metadata import metadata
@@ -13,6 +14,7 @@ __all__ = [
     "Hints",
     "RowQuery",
     "Transaction",
+    "in_batches",
     "in_s",
     "listen",
     "metadata",
