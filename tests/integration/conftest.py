@@ -30,7 +30,7 @@ from wrenn.control.keys import insert_key
 from wrenn.control.settings import Settings
 from wrenn.control.teams import store as teams
 from wrenn.control.wiring import Control, running_control
-from wrenn.relay import BoundedHttp, BoundedSocket
+from wrenn.relay import SERVER_OPTIONS
 from wrenn.testing.server import served
 from wrenn.testing.simulated_host import SimulatedHost, running_host
 
@@ -187,17 +187,10 @@ async def running_platform(settings: Settings, host: SimulatedHost, key: Secret)
         control = await stack.enter_async_context(running_control(settings))
         config = uvicorn.Config(
             control.app,
-            http=BoundedHttp,
-            ws=BoundedSocket,
-            ws_per_message_deflate=False,
-            server_header=False,
             host="127.0.0.1",
             port=0,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
             timeout_graceful_shutdown=1,
+            **SERVER_OPTIONS,
         )
         port = await stack.enter_async_context(served(config, control.begin_shutdown))
         url = f"http://127.0.0.1:{port}"

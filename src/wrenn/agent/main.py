@@ -15,13 +15,10 @@ from wrenn.base.errors import WrennError
 from wrenn.base.faults import arm_faults
 from wrenn.base.logging import configure_logging
 from wrenn.base.signals import leave_to_server
-from wrenn.relay import MESSAGE_LIMIT_B, BoundedHttp, BoundedSocket
+from wrenn.relay import SERVER_OPTIONS
 
 _GRACE_S = 5
 """How long calls in flight may go on at shutdown."""
-
-_PONG_TIMEOUT_S = 300.0
-"""A pong comes behind all that its sender has still to take, and is not read while input waits for a process."""
 
 
 async def serve(settings: Settings) -> None:
@@ -36,22 +33,11 @@ async def serve(settings: Settings) -> None:
             ssl_keyfile=pki / "agent.key",
             ssl_ca_certs=str(pki / "ca.pem"),
             ssl_cert_reqs=ssl.CERT_REQUIRED,
-            http=BoundedHttp,
-            ws=BoundedSocket,
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            # What a guest answers has headers of its own, and its own date.
-            server_header=False,
+            # What a guest answers has its own date.
             date_header=False,
-            # `X-Forwarded-*` is what the control plane says to guests, not to us.
-            proxy_headers=False,
-            # Between this machine's programs it would cost more than it saves, and memory for each connection.
-            ws_per_message_deflate=False,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=_GRACE_S,
-            ws_max_size=MESSAGE_LIMIT_B,
-            ws_ping_timeout=_PONG_TIMEOUT_S,
+            **SERVER_OPTIONS,
         )
         config.load()
         assert config.ssl is not None, "TLS was asked for"

@@ -22,15 +22,12 @@ from wrenn.control.http.middleware import RequestIdFilter
 from wrenn.control.http.server import Server
 from wrenn.control.settings import Settings
 from wrenn.control.wiring import running_control
-from wrenn.relay import MESSAGE_LIMIT_B, BoundedHttp, BoundedSocket
+from wrenn.relay import SERVER_OPTIONS
 
 _GRACE_S: Final = 10
 """How long requests in flight may go on at shutdown."""
 _KEEP_ALIVE_S: Final = 75
 """Above the idle time of usual load balancers, so that it is they who close a connection."""
-
-_PONG_TIMEOUT_S: Final = 300.0
-"""A pong comes behind all that its sender has still to take, and is not read while input waits for a process."""
 
 
 async def serve(settings: Settings) -> None:
@@ -40,20 +37,9 @@ async def serve(settings: Settings) -> None:
             control.app,
             host=settings.listen_host,
             port=settings.listen_port,
-            http=BoundedHttp,
-            ws=BoundedSocket,
-            # Compression costs 100 KB of memory a connection, for messages that are mostly short.
-            ws_per_message_deflate=False,
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            # Whose word on the client's address is believed, our own setting says.
-            proxy_headers=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_GRACE_S,
-            ws_max_size=MESSAGE_LIMIT_B,
-            ws_ping_timeout=_PONG_TIMEOUT_S,
+            **SERVER_OPTIONS,
         )
         leave_to_server()
         await Server(config, control.begin_shutdown).serve()

@@ -8,17 +8,16 @@ hostile: every head, message and wait has a bound, and no body is held. Who may 
 from wrenn.relay.asgi import Gone, Receive, Scope, Send
 from wrenn.relay.headers import Headers, end_to_end, value_of
 from wrenn.relay.http import BrokenOff, Head, Request, head_of, send_answer
-from wrenn.relay.server import HEADER_LIMIT, BoundedHttp, BoundedSocket, break_off
+from wrenn.relay.server import HEADER_LIMIT, SERVER_OPTIONS, BoundedHttp, break_off
 from wrenn.relay.session import new_session
-from wrenn.relay.sockets import MESSAGE_LIMIT_B, SocketRefused, connect_socket, relay_socket, send_refusal
+from wrenn.relay.sockets import SocketRefused, connect_socket, relay_socket, send_refusal
 from wrenn.relay.streams import END_OF_STREAM, relay_stream
 
 __all__ = [
     "END_OF_STREAM",
     "HEADER_LIMIT",
-    "MESSAGE_LIMIT_B",
+    "SERVER_OPTIONS",
     "BoundedHttp",
-    "BoundedSocket",
     "BrokenOff",
     "Gone",
     "Head",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -17,6 +18,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from wrenn.base.units import KIB
 from wrenn.relay.asgi import Receive, Scope
 from wrenn.relay.http import BrokenOff
+from wrenn.relay.sockets import MESSAGE_LIMIT_B
 
 HEAD_LIMIT_B: Final = 64 * KIB
 HEADER_LIMIT: Final = 128
@@ -46,6 +48,10 @@ class _TooMuch(Exception):
 WRITE_AHEAD_B: Final = 1024 * 1024
 """What may wait to be sent on one connection. With the usual 64 KiB each chunk of a download waits until the one before is nearly
 gone."""
+
+
+_PONG_TIMEOUT_S: Final = 300.0
+"""A pong comes behind all that its sender has still to take, and is not read while input waits for a process."""
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -192,6 +198,22 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         super().__init__(*args, **kwargs)
         self.logger = _QUIET
 
+
+SERVER_OPTIONS: Final[Mapping[str, Any]] = {
+    "http": BoundedHttp,
+    "ws": BoundedSocket,
+    "ws_max_size": MESSAGE_LIMIT_B,
+    "ws_ping_timeout": _PONG_TIMEOUT_S,
+    # Compression costs 100 KB of memory a connection, for messages that are mostly short or compressed already.
+    "ws_per_message_deflate": False,
+    "server_header": False,
+    # Whose word on the client's address is believed, our own settings say.
+    "proxy_headers": False,
+    "lifespan": "off",
+    "access_log": False,
+    "log_config": None,
+}
+"""What `uvicorn.Config` is given by every program of ours, beside where and how long it serves."""
 
 _QUIET: Final = logging.getLogger("wrenn.relay.sockets")
 _QUIET.setLevel(logging.WARNING)

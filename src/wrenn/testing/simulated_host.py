@@ -45,7 +45,7 @@ from wrenn.guest import CommandLine, Processes
 from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, connect_code
 from wrenn.protocol.host.host_connect import HostAgent, HostAgentASGIApplication
-from wrenn.relay import BoundedHttp, BoundedSocket
+from wrenn.relay import SERVER_OPTIONS
 from wrenn.testing import simulated_files
 from wrenn.testing.local_processes import LocalProcess, LocalProcesses, spawn
 from wrenn.testing.server import served
@@ -572,20 +572,16 @@ async def served_host(host: SimulatedHost, pki: Path, *, port: int = 0) -> Async
     """Serve this host; afterwards it is unreachable, and may be served again with what it has."""
     config = uvicorn.Config(
         _App(host),
-        http=BoundedHttp,
-        ws=BoundedSocket,
-        server_header=False,
         date_header=False,
-        ws_per_message_deflate=False,
         host="127.0.0.1",
         port=port,
         ssl_certfile=pki / "agent.pem",
         ssl_keyfile=pki / "agent.key",
         ssl_ca_certs=str(pki / "ca.pem"),
         ssl_cert_reqs=ssl.CERT_REQUIRED,
-        lifespan="off",
         log_level="critical",
         timeout_graceful_shutdown=1,
+        **SERVER_OPTIONS,
     )
     async with served(config) as bound:
         host.url = f"https://127.0.0.1:{bound}"
