@@ -9,8 +9,11 @@ import pytest
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
+from wrenn.base.clock import SystemClock
 from wrenn.base.errors import Forbidden
 from wrenn.control.http import BehindProxies, Browsers
+from wrenn.control.http.buckets import Rate
+from wrenn.control.http.rate_limits import RateLimits, RateSettings
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 
@@ -97,3 +100,20 @@ def test_only_pages_of_ours_may_use_the_cookie(origin: str, *, is_ours: bool):
 def test_a_form_cannot_use_the_cookie():
     with pytest.raises(Forbidden):
         Browsers(None, ()).expect_own_page(connection("127.0.0.1", content_type="text/plain"))
+
+
+async def test_clients_of_ipv4_are_told_apart_where_ipv6_carries_them():
+    """A socket for both hands IPv4 addresses over as IPv6, all of one network."""
+    served: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        served.append(scope["client"][0])
+
+    async def nothing(*_: Any) -> Any:
+        return {}
+
+    limits = RateLimits(app, RateSettings(None, Rate(0.001, 1)), SystemClock())
+    for client in ("::ffff:192.0.2.1", "::ffff:192.0.2.2", "::ffff:192.0.2.1", "2001:db8::1", "2001:db8::2"):
+        scope: Scope = {"type": "http", "path": "/v1/me", "client": (client, 1), "headers": []}
+        await limits(scope, nothing, nothing)
+    assert served == ["::ffff:192.0.2.1", "::ffff:192.0.2.2", "2001:db8::1"]

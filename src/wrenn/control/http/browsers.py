@@ -35,19 +35,14 @@ class Browsers:
 
     def address_of(self, connection: HTTPConnection) -> str:
         """The client's address; of IPv6 its network. Behind trusted proxies the nearest one that is none of them."""
-        address = self._client_of(connection)
-        if address is None:
-            return "unknown"
-        if isinstance(address, IPv6Address):
-            return str(IPv6Network((address, _IPV6_SITE_BITS), strict=False))
-        return str(address)
+        return site_of(self._client_of(connection))
 
     def believe(self, scope: Scope) -> Scope:
         """The scope with the client and the scheme that trusted proxies tell; from anybody else it stays as it is."""
         if not self.trusted_proxies:
             return scope
         connection = HTTPConnection(scope)
-        peer = _address(connection.client.host) if connection.client is not None else None
+        peer = address_in(connection.client.host) if connection.client is not None else None
         if peer is None or not self._is_proxy(peer):
             return scope
         believed = {**scope, "client": (str(self._client_of(connection)), 0)}
@@ -95,14 +90,14 @@ class Browsers:
 
     def _client_of(self, connection: HTTPConnection) -> IPv4Address | IPv6Address | None:
         client = connection.client
-        address = _address(client.host) if client is not None else None
+        address = address_in(client.host) if client is not None else None
         if address is None:
             return None
         hops = ",".join(connection.headers.getlist("x-forwarded-for")).split(",")
         for hop in reversed(hops[-_HOPS_LIMIT:]):
             if not self._is_proxy(address):
                 break
-            before = _address(hop.strip())
+            before = address_in(hop.strip())
             if before is None:
                 break
             address = before
@@ -126,10 +121,21 @@ class BehindProxies:
         await self._app(scope, receive, send)
 
 
-def _address(text: str) -> IPv4Address | IPv6Address | None:
+def site_of(address: IPv4Address | IPv6Address | None) -> str:
+    """Whose address it is, as far as limits go: of IPv6 the network. None: of nobody who can be told from others."""
+    if address is None:
+        return "unknown"
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((address, _IPV6_SITE_BITS), strict=False))
+    return str(address)
+
+
+def address_in(text: str) -> IPv4Address | IPv6Address | None:
+    """The address that this text is, of IPv4 as IPv4 also where IPv6 carries it, and without a zone; None: it is none."""
     try:
         address = ip_address(text)
     except ValueError:
         return None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
+    if isinstance(address, IPv6Address):
+        return address.ipv4_mapped or IPv6Address(int(address))
+    return address

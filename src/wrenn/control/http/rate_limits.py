@@ -8,7 +8,6 @@ of them (quotas, failed logins) is in PostgreSQL.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import math
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wrenn.base.clock import Clock
 from wrenn.base.errors import RateLimited
+from wrenn.control.http.browsers import address_in, site_of
 from wrenn.control.http.buckets import Buckets, Rate
 from wrenn.control.http.errors import error_response
 from wrenn.protocol.api import API_KEY_HEADER
@@ -29,8 +29,6 @@ _UNCOUNTED: Final = "/health"
 _PROVING: Final = "/v1/"
 _NOT_PROVING: Final = "/v1/auth/"
 """Of the paths that are not answered without a credential, these may be."""
-_IPV6_NET: Final = 64
-"""What one customer of a provider has at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +89,7 @@ def _credential_of(scope: Scope) -> bytes | None:
 
 def _address_of(scope: Scope) -> bytes:
     client = scope.get("client")
-    text = client[0] if client else ""
-    if ":" in text:
-        try:
-            return ipaddress.IPv6Address(text.partition("%")[0]).packed[: _IPV6_NET // 8]
-        except ValueError:
-            pass  # not an address: a name, or what a proxy said
-    return text.encode()
+    return site_of(address_in(client[0]) if client else None).encode()
 
 
 def _status_of(message: Message) -> int:
