@@ -123,9 +123,7 @@ class Commands:
     @contextlib.asynccontextmanager
     async def _start(self, command: CommandLine, *, tag: str, headers: Mapping[str, str]):
         request = pb.StartRequest(
-            process=pb.ProcessConfig(
-                cmd=command.cmd, args=list(command.args), envs=dict(command.envs), cwd=command.cwd or None
-            ),
+            process=config_of(command),
             tag=tag or None,
             stdin=False,
         )
@@ -167,6 +165,13 @@ class Commands:
         if pid:
             with contextlib.suppress(e.WrennError):
                 await asyncio.shield(self.signal(pid, 9, descendants=True))
+
+
+def config_of(command: CommandLine) -> pb.ProcessConfig:
+    """A program as the guest is told of it."""
+    return pb.ProcessConfig(
+        cmd=command.cmd, args=list(command.args), envs=dict(command.envs), cwd=command.cwd or None
+    )
 
 
 def selected(selector: int | str) -> pb.ProcessSelector:

@@ -12,7 +12,7 @@ from protobuf import Oneof
 
 from wrenn.base import errors as e
 from wrenn.base.units import KIB
-from wrenn.guest.commands import CommandLine, Commands, selected
+from wrenn.guest.commands import CommandLine, Commands, config_of, selected
 from wrenn.guest.connect import GuestConnection
 from wrenn.protocol.guest import process_pb as pb
 
@@ -82,9 +82,7 @@ class Processes:
         """
         terminal = None if size is None else pb.PTY(size=pb.PTY.Size(cols=size[0], rows=size[1]))
         request = pb.StartRequest(
-            process=pb.ProcessConfig(
-                cmd=command.cmd, args=list(command.args), envs=dict(command.envs), cwd=command.cwd or None
-            ),
+            process=config_of(command),
             pty=terminal,
             tag=tag or None,
             stdin=stdin,

@@ -81,11 +81,11 @@ class RunningSandbox:
     closed: str = ""
     held: bool = False
     ports: GuestPorts = field(init=False)
-    _users: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
-    _cut: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
-    _passages: dict[asyncio.Task[object], Passage] = field(
-        default_factory=dict[asyncio.Task[object], Passage]
+    _users: dict[asyncio.Task[object], Passage | None] = field(
+        default_factory=dict[asyncio.Task[object], "Passage | None"]
     )
+    """Who makes a call now, and whether it is a passage."""
+    _cut: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
     _unused: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -118,7 +118,7 @@ class RunningSandbox:
         task = asyncio.current_task()
         assert task is not None, "calls are made by tasks"
         cancelling = task.cancelling()
-        self._users.add(task)
+        self._users[task] = None
         self._unused.clear()
         self.last_active_at = clock.now().timestamp()
         try:
@@ -130,9 +130,8 @@ class RunningSandbox:
                 raise  # somebody else cancelled it too
             raise InvalidState(f"{self.closed} The call was cut off; what it began goes on.") from error
         finally:
-            self._users.discard(task)
+            passage = self._users.pop(task)
             self._cut.discard(task)
-            passage = self._passages.pop(task, None)
             if passage is None or passage.is_waiting:
                 self.last_active_at = clock.now().timestamp()
             if not self._waited_for():
@@ -148,18 +147,17 @@ class RunningSandbox:
         task = asyncio.current_task()
         assert task is not None, "connections are served by tasks"
         async with self.use(clock):
-            passage = self._passages[task] = Passage(self, clock)
+            passage = self._users[task] = Passage(self, clock)
             yield passage
 
     def _waited_for(self) -> bool:
         """Whether anything is under way that a pause gives time to end."""
-        endless = sum(not passage.has_end for passage in self._passages.values())
-        return len(self._users) > endless
+        return any(passage is None or passage.has_end for passage in self._users.values())
 
     def idle_s(self, clock: Clock) -> float:
         """For how long nobody has used it."""
-        silent = sum(not passage.is_waiting for passage in self._passages.values())
-        return 0.0 if len(self._users) > silent else clock.now().timestamp() - self.last_active_at
+        in_use = any(passage is None or passage.is_waiting for passage in self._users.values())
+        return 0.0 if in_use else clock.now().timestamp() - self.last_active_at
 
     async def drain(self, reason: str, *, grace_s: float) -> None:
         """Let no call begin, and wait until those under way have ended, but not longer than `grace_s`."""

@@ -113,7 +113,7 @@ class AsyncApi:
         self, path: str, *, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[bytes]:
         """An answer that goes on and on. Only the pauses within it are limited in time."""
-        stream = await self._opened(Request("GET", path, params=params, headers=headers))
+        stream = await self.open("GET", path, params=params, headers=headers)
         try:
             async for chunk in stream.chunks():
                 yield chunk

@@ -114,7 +114,7 @@ class Api:
         self, path: str, *, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
     ) -> Iterator[bytes]:
         """An answer that goes on and on. Only the pauses within it are limited in time."""
-        stream = self._opened(Request("GET", path, params=params, headers=headers))
+        stream = self.open("GET", path, params=params, headers=headers)
         try:
             yield from stream.chunks()
         finally:
