@@ -208,6 +208,7 @@ async def test_a_bar_is_drawn_on_a_terminal_only(box: str, tmp_path: Path) -> No
         f"{box}:/x",
         stdout=PIPE,
         stderr=terminal,
+        env={**os.environ, "TERM": "xterm"},  # a bar is not drawn on a dumb one
     )
     os.close(terminal)
     drawn = await asyncio.to_thread(drain, controller)

@@ -92,7 +92,7 @@ async def test_a_pause_waits_for_what_ends_and_cuts_the_rest(
         go_on.set()
         await task
     await draining
-    await running.disconnect()
+    await running.disconnect("The call was cut off.")
     if not has_end:
         with pytest.raises(InvalidState, match="cut off"):
             await task

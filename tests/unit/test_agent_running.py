@@ -109,6 +109,6 @@ async def test_a_pause_cuts_what_is_attached_at_once(sandbox: RunningSandbox, cl
     with pytest.raises(InvalidState, match="being paused"):
         async with sandbox.use(cast("Clock", clock)):
             pass
-    await sandbox.disconnect()
-    with pytest.raises(InvalidState, match="cut off"):
+    await sandbox.disconnect("It is being removed. The call was cut off.")
+    with pytest.raises(InvalidState, match="being removed"):
         await following

@@ -21,7 +21,7 @@ from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.agent.sandboxes.save import Saver
 from wrenn.base.errors import AgentFailure, NotFound, StorageFull, WrennError
 from wrenn.base.faults import fault_point
-from wrenn.base.ids import SnapshotId
+from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.base.undo import Undo
 from wrenn.guest import hold, let_go
 from wrenn.linux.files import remove_tree
@@ -93,7 +93,7 @@ class Pause:
         async with Undo() as undo:
             record = before = await with_true_layers(record, running)
             undo.push("take calls again", running.reopen)
-            await running.drain(f"Sandbox {sandbox_id} is being paused.", grace_s=GRACE_S)
+            await running.drain(_pausing(sandbox_id), grace_s=GRACE_S)
             snapshot_id = str(SnapshotId.new())
             record = replace(record, snapshot=snapshot_id, former_snapshot=record.snapshot)
             record = record.moved(State.PAUSING)
@@ -108,7 +108,7 @@ class Pause:
 
             undo.push("let the guest's programs go", partial(self._reopen_and_let_go, running))
             record = replace(record, held=await hold_guest(running, record))
-            await running.disconnect()
+            await running.disconnect(_cut_off(sandbox_id))
             await fault_point("agent.pause.after_hold")
 
             undo.push("let the VM run on", running.vm.thaw)
@@ -140,7 +140,7 @@ class Pause:
     async def finish(self, record: Record, running: RunningSandbox | None, save: Save) -> Record:
         """Take down what a saved sandbox does not need. May be repeated, by another agent too."""
         if running is not None:
-            await running.disconnect()
+            await running.disconnect(_cut_off(record.spec.sandbox_id))
             await running.vm.kill()
         elif record.process is not None:
             await kill_and_wait(record.process, timeout_s=_KILL_TIMEOUT_S)
@@ -163,3 +163,11 @@ class Pause:
             save(record)
         await fault_point("agent.pause.after_paused")
         return record
+
+
+def _pausing(sandbox_id: SandboxId) -> str:
+    return f"Sandbox {sandbox_id} is being paused."
+
+
+def _cut_off(sandbox_id: SandboxId) -> str:
+    return f"{_pausing(sandbox_id)} The call was cut off; what it began goes on."

@@ -85,7 +85,8 @@ class RunningSandbox:
         default_factory=dict[asyncio.Task[object], "Passage | None"]
     )
     """Who makes a call now, and whether it is a passage."""
-    _cut: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
+    _cut: dict[asyncio.Task[object], str] = field(default_factory=dict[asyncio.Task[object], str])
+    """Whose call was broken off, and what it is told."""
     _unused: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -111,7 +112,7 @@ class RunningSandbox:
         """A call: activity from its begin to its end, and what a pause waits for.
 
         Raises:
-            InvalidState: no call may begin; or the call was cut off because the sandbox is being paused.
+            InvalidState: no call may begin; or the call was cut off, for the reason that `disconnect` was given.
         """
         if self.closed:
             raise InvalidState(self.closed)
@@ -128,10 +129,10 @@ class RunningSandbox:
                 raise
             if isinstance(error, asyncio.CancelledError) and task.uncancel() > cancelling:
                 raise  # somebody else cancelled it too
-            raise InvalidState(f"{self.closed} The call was cut off; what it began goes on.") from error
+            raise InvalidState(self._cut[task]) from error
         finally:
             passage = self._users.pop(task)
-            self._cut.discard(task)
+            self._cut.pop(task, None)
             if passage is None or passage.is_waiting:
                 self.last_active_at = clock.now().timestamp()
             if not self._waited_for():
@@ -168,10 +169,10 @@ class RunningSandbox:
                 async with asyncio.timeout(grace_s):
                     await self._unused.wait()
 
-    async def disconnect(self) -> None:
-        """Break off whatever is connected to the guest from this host; calls under way end with an error."""
+    async def disconnect(self, reason: str) -> None:
+        """Break off whatever is connected to the guest from this host; calls under way end with `reason` as their error."""
         # Marked before the connections break, which a call may notice first.
-        self._cut.update(self._users)
+        self._cut.update(dict.fromkeys(self._users, reason))
         # First the connections: a call that is cancelled would else kill what it began in the guest.
         await self.guest.close()
         for task in self._users:

@@ -40,7 +40,9 @@ class TearDown:
                 journal.save(directory, replace(record, state=State.REMOVING))
         await fault_point("agent.delete.after_journal")
         if running is not None:
-            await running.disconnect()
+            await running.disconnect(
+                f"Sandbox {record.spec.sandbox_id} is being removed. The call was cut off."
+            )
         # The VMM must be gone before its disk and its network are: it would write into what is freed.
         if running is not None:
             await running.vm.kill()

@@ -45,5 +45,5 @@ class Verbs:
         with suppress(StorageFull):  # found out again at the next start
             save(record)
         if running is not None:
-            await running.disconnect()
+            await running.disconnect(f"{reason} The call was cut off.")
         return await self.pause.release(record, save) if record.snapshot else record
