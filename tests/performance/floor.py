@@ -58,8 +58,8 @@ async def bare_restore(platform: Platform, shape: Shape) -> AsyncGenerator[BareR
     finally:
         os.close(memory)
         os.close(tap)
+        # Not closed: the last thing that a pool takes away is the firewall, and that is the agent's here.
         await slots.remove(slot.index, "floor")
-        await slots.close()
 
 
 class BareRestore:

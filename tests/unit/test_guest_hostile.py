@@ -178,6 +178,23 @@ async def test_a_guest_that_refuses_its_identity_is_an_error(monkeypatch: pytest
             await initialise("127.0.0.1", identity, timeout_s=5)
 
 
+async def test_an_identity_whose_answer_is_lost_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    async def silent_at_first(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await asyncio.sleep(2)
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    monkeypatch.setattr(guest_ready, "_ANSWER_TIMEOUT_S", 0.1)
+    identity = Identity("h", "0" * 32, {}, Secret("a"), None, "l")
+    async with hostile_guest(silent_at_first, monkeypatch):
+        await initialise("127.0.0.1", identity, timeout_s=1.5)
+    assert calls == 2
+
+
 def event(content: Any) -> bytes:
     """A frame with an event of a process."""
     message = pb.StartResponse(event=pb.ProcessEvent(event=content))

@@ -24,6 +24,8 @@ _CONNECTS: Final = 40
 connection is tried every few milliseconds beside those under way, and the first that is answered is used."""
 _CONNECT_TIMEOUT_S: Final = 2 * _CONNECT_EVERY_S * _CONNECTS
 _RETRY_S: Final = 0.002
+_ANSWER_TIMEOUT_S: Final = 5.0
+"""A connection may be lost without a word, as one begun while somebody flushed the host's firewall; `/init` may be repeated."""
 _ENTROPY_B: Final = 64
 _DONE: Final = 204
 _PARTLY: Final = 200
@@ -58,7 +60,9 @@ async def initialise(address: str, identity: Identity, *, timeout_s: float) -> N
         identity.former_token,
         identity.token,
     ]  # the second when an answer was lost after it took effect
-    timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_TIMEOUT_S)
+    timeout = aiohttp.ClientTimeout(
+        total=timeout_s, sock_connect=_CONNECT_TIMEOUT_S, sock_read=_ANSWER_TIMEOUT_S
+    )
     connector = aiohttp.TCPConnector(
         resolver=_Again(address),
         use_dns_cache=False,
