@@ -14,6 +14,8 @@ from tests.vm.platform import Platform
 SECONDS = 4
 CONNECTIONS = 8
 LOGINS = 20
+LOGIN_ROUNDS = 3
+SETTLE_S = 2
 
 
 async def accounts(platform: Platform, rounds: int) -> list[Figure]:
@@ -31,11 +33,15 @@ async def accounts(platform: Platform, rounds: int) -> list[Figure]:
         for number in range(LOGINS):
             body = {"email": f"login{number}@example.com", "password": "correct horse", "name": "Load"}
             await api.post("/v1/auth/signup", json=body)
-        quiet = await _load(target, key, connections=1)
-        logins = asyncio.gather(*(_log_in_again(platform, number) for number in range(LOGINS)))
-        busy = await _load(target, key, connections=1)
-        logins.cancel()
-        await asyncio.gather(logins, return_exceptions=True)
+        quiet: list[float] = []
+        busy: list[float] = []
+        for _ in range(LOGIN_ROUNDS):
+            quiet.append((await _load(target, key, connections=1))["p99_ms"])
+            logins = asyncio.gather(*(_log_in_again(platform, number) for number in range(LOGINS)))
+            await asyncio.sleep(SETTLE_S)  # the clients are made, which takes the machine as much as they do
+            busy.append((await _load(target, key, connections=1))["p99_ms"])
+            logins.cancel()
+            await asyncio.gather(logins, return_exceptions=True)
         await remove(api, sandbox_id)
     rate, floor_rate = (median([run["rate"] for run in runs]) for runs in (measured, floors))
     p99, floor_p99 = (median([run["p99_ms"] for run in runs]) for runs in (measured, floors))
@@ -58,11 +64,11 @@ async def accounts(platform: Platform, rounds: int) -> list[Figure]:
         ),
         Figure(
             f"p99 of GET while {LOGINS} logins run (floor: without)",
-            f"{quiet['p99_ms']:.1f} ms",
-            f"{busy['p99_ms']:.1f} ms",
-            f"{busy['p99_ms'] / quiet['p99_ms']:.2f}",
+            f"{median(quiet):.1f} ms",
+            f"{median(busy):.1f} ms",
+            f"{median(busy) / median(quiet):.2f}",
             "≤ 2",
-            busy["p99_ms"] <= 2 * quiet["p99_ms"],
+            median(busy) <= 2 * median(quiet),
         ),
     ]
 

@@ -13,6 +13,7 @@ from wrenn.agent.wiring import running_agent
 from wrenn.base.descriptors import raise_descriptor_limit
 from wrenn.base.errors import WrennError
 from wrenn.base.faults import arm_faults
+from wrenn.base.garbage import spare_requests
 from wrenn.base.logging import configure_logging
 from wrenn.base.signals import leave_to_server
 from wrenn.relay import SERVER_OPTIONS
@@ -44,6 +45,7 @@ async def serve(settings: Settings) -> None:
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
         # Its clean-up gives the free network slots back.
         leave_to_server()
+        spare_requests()
         await uvicorn.Server(config).serve()
 
 

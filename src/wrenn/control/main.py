@@ -14,6 +14,7 @@ import uvloop
 from wrenn.base.descriptors import raise_descriptor_limit
 from wrenn.base.errors import WrennError
 from wrenn.base.faults import arm_faults
+from wrenn.base.garbage import spare_requests
 from wrenn.base.logging import configure_logging
 from wrenn.base.signals import leave_to_server
 from wrenn.control.db.embedded import ensure_running
@@ -42,6 +43,7 @@ async def serve(settings: Settings) -> None:
             **SERVER_OPTIONS,
         )
         leave_to_server()
+        spare_requests()
         await Server(config, control.begin_shutdown).serve()
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+_SOON_S: Final = 0.25
+"""Most answers have come by then, and no task was needed to watch the client meanwhile."""
 
 
 class Gone(Exception):
@@ -18,7 +22,7 @@ class Gone(Exception):
 
 @asynccontextmanager
 async def unless_gone(receive: Receive, *, after: asyncio.Event) -> AsyncGenerator[None]:
-    """Run the block, but not longer than the client is there; it is watched from `after` on, when its body was read.
+    """Run the block, but not much longer than the client is there; it is watched from `after` on, when its body was read.
 
     Raises:
         Gone: the client went away, and the block was cancelled.
@@ -26,6 +30,7 @@ async def unless_gone(receive: Receive, *, after: asyncio.Event) -> AsyncGenerat
     task = asyncio.current_task()
     assert task is not None, "requests are served by tasks"
     is_gone = False
+    watcher: asyncio.Task[None] | None = None
 
     async def watch() -> None:
         nonlocal is_gone
@@ -35,7 +40,11 @@ async def unless_gone(receive: Receive, *, after: asyncio.Event) -> AsyncGenerat
         is_gone = True
         task.cancel()
 
-    watcher = asyncio.create_task(watch())
+    def begin() -> None:
+        nonlocal watcher
+        watcher = asyncio.create_task(watch())
+
+    beginning = asyncio.get_running_loop().call_later(_SOON_S, begin)
     cancelling = task.cancelling()
     try:
         yield
@@ -44,7 +53,9 @@ async def unless_gone(receive: Receive, *, after: asyncio.Event) -> AsyncGenerat
             raise
         raise Gone from error
     finally:
-        watcher.cancel()
+        beginning.cancel()
+        if watcher is not None:
+            watcher.cancel()
         if is_gone and task.cancelling() > cancelling:
             # It went away in the very moment in which the block ended: the cancellation is still on its way.
             task.uncancel()

@@ -45,15 +45,16 @@ class Entrance:
         if not self._signup_open:
             raise SignupClosed("Sign-up is closed: ask an admin of the platform for an account.")
         source = Subject.address(address)
-        await self._throttle.begin(source)
-        password_hash = await self._passwords.hash(Secret(body.password))
+        async with self._passwords.turn():
+            await self._throttle.begin(source)
+            password_hash = await self._passwords.hash(Secret(body.password))
 
-        async def insert(tx: Transaction) -> SignedIn:
-            user = await add_account(tx, email=body.email, name=body.name, password_hash=password_hash)
-            await self._throttle.succeeded(tx, Subject.account(body.email), source)
-            return await self._sessions.open(tx, user)
+            async def insert(tx: Transaction) -> SignedIn:
+                user = await add_account(tx, email=body.email, name=body.name, password_hash=password_hash)
+                await self._throttle.succeeded(tx, Subject.account(body.email), source)
+                return await self._sessions.open(tx, user)
 
-        return await self._database.transaction(insert)
+            return await self._database.transaction(insert)
 
     async def log_in(self, body: LogIn, address: str) -> SignedIn:
         """A new session.
@@ -63,27 +64,28 @@ class Entrance:
             AccountDisabled, NoTeam: only to who knows the password.
         """
         account, source = Subject.account(body.email), Subject.address(address)
-        await self._throttle.begin(account, source)
-        password = Secret(body.password)
-        user = await user_store.find_by_email(self._database, body.email)
-        stored = user.password_hash if user is not None else None
-        is_right = await self._passwords.verify(password, stored)
-        if not is_right or user is None or stored is None or user.status == "deleted":
-            raise Unauthorized(WRONG)
-        renewed = await self._passwords.hash(password) if self._passwords.is_outdated(stored) else None
+        async with self._passwords.turn():
+            await self._throttle.begin(account, source)
+            password = Secret(body.password)
+            user = await user_store.find_by_email(self._database, body.email)
+            stored = user.password_hash if user is not None else None
+            is_right = await self._passwords.verify(password, stored)
+            if not is_right or user is None or stored is None or user.status == "deleted":
+                raise Unauthorized(WRONG)
+            renewed = await self._passwords.hash(password) if self._passwords.is_outdated(stored) else None
 
-        async def enter(tx: Transaction) -> SignedIn:
-            now = await user_store.lock(tx, user.user_id)
-            if now is None or now.password_hash != stored:
-                raise Unauthorized(WRONG)  # changed in this moment
-            if now.status != "active":
-                raise AccountDisabled("Your account was deactivated by an admin of the platform.")
-            if renewed is not None:
-                await user_store.set_password(tx, now.user_id, renewed)
-            await self._throttle.succeeded(tx, account, source)
-            return await self._sessions.open(tx, now)
+            async def enter(tx: Transaction) -> SignedIn:
+                now = await user_store.lock(tx, user.user_id)
+                if now is None or now.password_hash != stored:
+                    raise Unauthorized(WRONG)  # changed in this moment
+                if now.status != "active":
+                    raise AccountDisabled("Your account was deactivated by an admin of the platform.")
+                if renewed is not None:
+                    await user_store.set_password(tx, now.user_id, renewed)
+                await self._throttle.succeeded(tx, account, source)
+                return await self._sessions.open(tx, now)
 
-        return await self._database.transaction(enter)
+            return await self._database.transaction(enter)
 
 
 async def add_account(tx: Transaction, *, email: str, name: str, password_hash: str | None) -> User:

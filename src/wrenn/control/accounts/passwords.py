@@ -1,8 +1,9 @@
-"""Hashes of passwords: made in threads that give way to the loop, behind a queue with an end.
+"""Hashes of passwords: made in threads that give way to the loop, by few at once, behind a queue with an end.
 
 A hash takes a tenth of a second of a core and 19 MiB. The threads run at a lower priority than the loop that serves requests,
-so that many logins slow each other down and nobody else. Argon2id with the parameters of OWASP; hashes of bcrypt, as other
-installations have them, are accepted, and replaced when their password is shown.
+and whoever comes with a password takes a turn for all of its work, so that many logins slow each other down and nobody else.
+Argon2id with the parameters of OWASP; hashes of bcrypt, as other installations have them, are accepted, and replaced when
+their password is shown.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 import bcrypt
@@ -28,8 +30,10 @@ PASSWORD_MIN_B: Final = 8
 PASSWORD_MAX_B: Final = 1024
 _HASHER: Final = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 _THREADS: Final = max(1, (os.cpu_count() or 1) - 1)
+_TURNS: Final = _THREADS + 1
+"""One reads and writes its rows while the others hash."""
 _WAITING_LIMIT: Final = 64
-"""Hashes under way and waiting in one process: some seconds of work. Whoever comes then is told to come again."""
+"""Who has a turn or waits for one, in one process: some seconds of work. Whoever comes then is told to come again."""
 _NICENESS: Final = 15
 _BCRYPT: Final = ("$2a$", "$2b$", "$2y$")
 _BCRYPT_MAX_B: Final = 72
@@ -41,6 +45,7 @@ class Passwords:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_THREADS, "password", initializer=_give_way)
+        self._turns = asyncio.Semaphore(_TURNS)
         self._waiting = 0
         # Compared where there is no account, so that the answer takes as long.
         self._nobodys = _HASHER.hash(random_hex(16))
@@ -49,20 +54,28 @@ class Passwords:
         """Let the hashes under way end."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    async def hash(self, password: Secret) -> str:
-        """What is stored in place of the password.
+    @asynccontextmanager
+    async def turn(self) -> AsyncGenerator[None]:
+        """Wait for a turn, and have it for the block: the whole of what one password is shown for.
 
         Raises:
             RateLimited: too many at once.
         """
+        if self._waiting >= _WAITING_LIMIT:
+            raise RateLimited("Too many people log in at this moment. Try again.", retry_after_s=2)
+        self._waiting += 1
+        try:
+            async with self._turns:
+                yield
+        finally:
+            self._waiting -= 1
+
+    async def hash(self, password: Secret) -> str:
+        """What is stored in place of the password."""
         return await self._run(lambda: _HASHER.hash(password.reveal()))
 
     async def verify(self, password: Secret, stored: str | None) -> bool:
-        """Whether this is the password. With None it never is, and takes as long.
-
-        Raises:
-            RateLimited: too many at once.
-        """
+        """Whether this is the password. With None it never is, and takes as long."""
         return await self._run(lambda: _matches(password, stored or self._nobodys) and stored is not None)
 
     @staticmethod
@@ -71,22 +84,7 @@ class Passwords:
         return stored.startswith(_BCRYPT) or _HASHER.check_needs_rehash(stored)
 
     async def _run(self, work: Callable[[], T]) -> T:
-        if self._waiting >= _WAITING_LIMIT:
-            raise RateLimited("Too many people log in at this moment. Try again.", retry_after_s=2)
-        self._waiting += 1
-        future = self._threads.submit(work)
-        # Counted until it is done, also when who asked has gone: a thread cannot be called back.
-        loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: _soon(loop, self._one_less))
-        return await asyncio.wrap_future(future)
-
-    def _one_less(self) -> None:
-        self._waiting -= 1
-
-
-def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(call)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
 def _give_way() -> None:

@@ -67,27 +67,28 @@ class Profiles:
             WrongPassword: the current one is another. InvalidRequest: the first one was not confirmed.
             RateLimited: too many tries.
         """
-        user = await user_store.find(self._database, account.user_id)
-        tries = Subject.account(user.email)
-        if user.password_hash is None:
-            if body.confirm_password != body.new_password:
-                raise InvalidRequest("confirm_password: must be the same as new_password.")
-        else:
-            await self._throttle.begin(tries)
-            current = Secret(body.current_password or "")
-            if not await self._passwords.verify(current, user.password_hash):
-                raise WrongPassword("current_password: is not the password of this account.")
-        new_hash = await self._passwords.hash(Secret(body.new_password))
+        async with self._passwords.turn():
+            user = await user_store.find(self._database, account.user_id)
+            tries = Subject.account(user.email)
+            if user.password_hash is None:
+                if body.confirm_password != body.new_password:
+                    raise InvalidRequest("confirm_password: must be the same as new_password.")
+            else:
+                await self._throttle.begin(tries)
+                current = Secret(body.current_password or "")
+                if not await self._passwords.verify(current, user.password_hash):
+                    raise WrongPassword("current_password: is not the password of this account.")
+            new_hash = await self._passwords.hash(Secret(body.new_password))
 
-        async def change(tx: Transaction) -> None:
-            now = await user_store.lock(tx, account.user_id)
-            if now is None or now.password_hash != user.password_hash:
-                raise WrongPassword("The password was changed in this moment: log in again.")
-            await user_store.set_password(tx, account.user_id, new_hash)
-            await session_store.end_all(tx, account.user_id, but=account.session_id)
-            await self._throttle.succeeded(tx, tries)
+            async def change(tx: Transaction) -> None:
+                now = await user_store.lock(tx, account.user_id)
+                if now is None or now.password_hash != user.password_hash:
+                    raise WrongPassword("The password was changed in this moment: log in again.")
+                await user_store.set_password(tx, account.user_id, new_hash)
+                await session_store.end_all(tx, account.user_id, but=account.session_id)
+                await self._throttle.succeeded(tx, tries)
 
-        await self._database.transaction(change)
+            await self._database.transaction(change)
 
     async def unlink(self, account: Account, provider: str) -> None:
         """Not be let in by this provider any more.
