@@ -31,6 +31,9 @@ def _select() -> Select[Any]:
     return select(hosts, silent.label("silent_s")).order_by(hosts.c.id)
 
 
+_ALL: Final = _select()
+
+
 def _host(row: Row[Any]) -> Host:
     return Host(
         host_id=HostId(row.id),
@@ -48,12 +51,12 @@ def _host(row: Row[Any]) -> Host:
 
 async def all_hosts(database: Database) -> list[Host]:
     """Every host."""
-    return [_host(row) for row in await database.execute(_select(), repeatable=True)]
+    return [_host(row) for row in await database.execute(_ALL, repeatable=True)]
 
 
 async def all_hosts_in(tx: Transaction) -> list[Host]:
     """Every host, as this transaction sees them."""
-    return [_host(row) for row in await tx.execute(_select())]
+    return [_host(row) for row in await tx.execute(_ALL)]
 
 
 def _marked(changed: CTE, action: str, status: Status) -> CTE:

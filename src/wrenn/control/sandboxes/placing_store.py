@@ -12,6 +12,7 @@ from sqlalchemy import (
     Row,
     Select,
     Uuid,
+    bindparam,
     column,
     func,
     insert,
@@ -39,9 +40,14 @@ _LOCK: Final = 0x706C616365
 _c = sandboxes.c
 
 
+# Statements that every create waits for are built once: to build one takes as long as to run it.
+
+_LOCK_PLACEMENT: Final = select(func.pg_advisory_xact_lock(_LOCK))
+
+
 async def lock_placement(tx: Transaction) -> None:
     """Be the only placement until this transaction ends."""
-    await tx.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    await tx.execute(_LOCK_PLACEMENT)
 
 
 async def find_repeated(tx: Transaction, team_id: TeamId, key: str) -> tuple[Sandbox, bytes] | None:
@@ -59,8 +65,8 @@ def _takes_memory() -> ColumnElement[bool]:
     return or_(_c.status != State.PAUSED, _c.desired == Desired.RUNNING)
 
 
-def standing(team_id: TeamId) -> Select[*tuple[Any, ...]]:
-    """What a team has, and its own limits; `standing_of` reads it."""
+def _standing() -> Select[*tuple[Any, ...]]:
+    team_id = bindparam("team_id", type_=Uuid)
     in_memory = _takes_memory()
     has = (
         select(
@@ -71,31 +77,31 @@ def standing(team_id: TeamId) -> Select[*tuple[Any, ...]]:
                 for name in ("vcpus", "memory_mb")
             ),
         )
-        .where(_c.team_id == team_id.value, is_live())
+        .where(_c.team_id == team_id, is_live())
         .subquery("has")
     )
-    recent = select(func.count()).where(_c.team_id == team_id.value, _c.created_at > in_s(-1))
+    recent = select(func.count()).where(_c.team_id == team_id, _c.created_at > in_s(-1))
     return select(
         has,
         recent.scalar_subquery().label("creates_per_second"),
         snapshot_mb(team_id).label("snapshot_mb"),
         *LIMIT_COLUMNS,
-    ).select_from(has.outerjoin(team_limits, team_limits.c.team_id == team_id.value))
+    ).select_from(has.outerjoin(team_limits, team_limits.c.team_id == team_id))
+
+
+STANDING: Final = _standing()
+"""What the team `team_id` has, and its own limits; `standing_of` reads it."""
 
 
 def standing_of(row: Row[Any], defaults: Limits) -> Standing:
-    """The row of `standing` as a value."""
+    """The row of `STANDING` as a value."""
     usage = Usage(**{field.name: int(getattr(row, field.name)) for field in fields(Usage)})
     return Standing(limits_of(row).over(defaults), usage)
 
 
-async def loads(tx: Transaction) -> dict[HostId, Load]:
-    """What is promised on each host.
-
-    A sandbox counts until nothing of it is left there; a paused one that nobody resumes takes only its disk.
-    """
+def _loads() -> Select[*tuple[Any, ...]]:
     in_memory = _takes_memory()
-    found = await tx.execute(
+    return (
         select(
             _c.host_id,
             func.count().filter(in_memory),
@@ -105,6 +111,17 @@ async def loads(tx: Transaction) -> dict[HostId, Load]:
         .where(is_live())
         .group_by(_c.host_id)
     )
+
+
+_LOADS: Final = _loads()
+
+
+async def loads(tx: Transaction) -> dict[HostId, Load]:
+    """What is promised on each host.
+
+    A sandbox counts until nothing of it is left there; a paused one that nobody resumes takes only its disk.
+    """
+    found = await tx.execute(_LOADS)
     return {HostId(host_id): Load(count, int(memory), int(disk)) for host_id, count, memory, disk in found}
 
 

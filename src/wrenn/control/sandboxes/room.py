@@ -69,10 +69,12 @@ class Room:
         await placing_store.lock_placement(tx)
         hosts = await all_hosts_in(tx)
         loads = await placing_store.loads(tx)
-        found = (await tx.execute(placing_store.standing(team_id))).one()
+        found = (await tx.execute(placing_store.STANDING, {"team_id": team_id.value})).one()
         return Census(hosts, loads, self._overcommit, placing_store.standing_of(found, self._defaults))
 
     async def standing(self, team_id: TeamId) -> Standing:
         """What the team may have and has, to be looked at: others go on meanwhile."""
-        found = await self._database.execute(placing_store.standing(team_id), repeatable=True)
+        found = await self._database.execute(
+            placing_store.STANDING, {"team_id": team_id.value}, repeatable=True
+        )
         return placing_store.standing_of(found.one(), self._defaults)

@@ -131,12 +131,12 @@ async def find_place(database: Database, sandbox_id: SandboxId) -> tuple[Sandbox
     return None if row is None else (sandbox_of(row), row.address)
 
 
+_ONE: Final = RowQuery(select_sandboxes().where(sandboxes.c.id == bindparam("sandbox_id")))
+
+
 async def load(database: Database, sandbox_id: SandboxId) -> Sandbox | None:
     """One sandbox."""
-    found = await database.execute(
-        select_sandboxes().where(sandboxes.c.id == sandbox_id.value), repeatable=True
-    )
-    row = found.one_or_none()
+    row = await database.find(_ONE, sandbox_id=sandbox_id.value)
     return None if row is None else sandbox_of(row)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
-from sqlalchemy import CTE, ColumnElement, and_, case, func, null, or_, select, update
+from sqlalchemy import CTE, ColumnElement, Float, and_, bindparam, case, func, null, or_, select, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from wrenn.base.errors import WrennError
 from wrenn.base.ids import SandboxId, SnapshotId, TeamId
@@ -29,8 +30,7 @@ _TRY_AGAIN_S: Final = 10.0
 _FREE: Final[dict[str, Any]] = {"lease_owner": None, "lease_until": None}
 
 
-async def take_due(database: Database, *, owner: str, lease_s: float, limit: int) -> list[Work]:
-    """Lease up to `limit` sandboxes that have something to do and that nobody works on."""
+def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
     due = (
         select(_c.id)
         .where(
@@ -43,17 +43,17 @@ async def take_due(database: Database, *, owner: str, lease_s: float, limit: int
             or_(_c.lease_until.is_(None), _c.lease_until < func.now()),
         )
         .order_by(_c.next_attempt_at)
-        .limit(limit)
+        .limit(bindparam("most"))
         .with_for_update(skip_locked=True)
     )
     starts = and_(_c.status == State.PENDING, _c.desired == Desired.RUNNING)
-    found = await database.execute(
+    return (
         update(sandboxes)
         .where(_c.id.in_(due.scalar_subquery()), hosts.c.id == _c.host_id)
         .values(
             status=case((starts, move(State.PENDING, State.STARTING)), else_=_c.status),
-            lease_owner=owner,
-            lease_until=in_s(lease_s),
+            lease_owner=bindparam("owner"),
+            lease_until=in_s(bindparam("lease_s", type_=Float)),
             attempts=_c.attempts + 1,
             version=_c.version + 1,
         )
@@ -69,6 +69,14 @@ async def take_due(database: Database, *, owner: str, lease_s: float, limit: int
             func.extract("epoch", func.now() - func.coalesce(_c.desired_at, _c.created_at)).label("age_s"),
         )
     )  # fmt: skip
+
+
+_TAKE_DUE: Final = _take_due()
+
+
+async def take_due(database: Database, *, owner: str, lease_s: float, limit: int) -> list[Work]:
+    """Lease up to `limit` sandboxes that have something to do and that nobody works on."""
+    found = await database.execute(_TAKE_DUE, {"owner": owner, "lease_s": lease_s, "most": limit})
     return [
         Work(
             sandbox_id=SandboxId(row.id),

@@ -14,6 +14,7 @@ from sqlalchemy import (
     ColumnElement,
     Row,
     ScalarSelect,
+    Uuid,
     and_,
     any_,
     cast,
@@ -56,7 +57,11 @@ def _template(row: Row[Any]) -> Template:
 
 
 def _of_team(team_id: TeamId) -> ColumnElement[bool]:
-    return and_(_c.team_id == team_id.value, _c.status == TemplateStatus.READY, _c.name.is_not(None))
+    return _ready(literal(team_id.value, Uuid))
+
+
+def _ready(team_id: ColumnElement[Any]) -> ColumnElement[bool]:
+    return and_(_c.team_id == team_id, _c.status == TemplateStatus.READY, _c.name.is_not(None))
 
 
 async def find(tx: Transaction, team_id: TeamId, name: str) -> Template | None:
@@ -65,10 +70,10 @@ async def find(tx: Transaction, team_id: TeamId, name: str) -> Template | None:
     return None if row is None else _template(row)
 
 
-def snapshot_mb(team_id: TeamId) -> ScalarSelect[int]:
+def snapshot_mb(team_id: ColumnElement[Any]) -> ScalarSelect[int]:
     """What the files of a team's templates take, in MB."""
     taken = func.coalesce(func.sum(_c.size_bytes), 0)
-    return select(cast(func.ceil(taken / float(MIB)), BigInteger)).where(_of_team(team_id)).scalar_subquery()
+    return select(cast(func.ceil(taken / float(MIB)), BigInteger)).where(_ready(team_id)).scalar_subquery()
 
 
 async def standing(tx: Transaction, team_id: TeamId, defaults: Limits) -> Standing:
@@ -76,7 +81,7 @@ async def standing(tx: Transaction, team_id: TeamId, defaults: Limits) -> Standi
     await lock_team(tx, team_id)
     one = select(true()).subquery()
     found = await tx.execute(
-        select(snapshot_mb(team_id).label("taken"), *LIMIT_COLUMNS).select_from(
+        select(snapshot_mb(literal(team_id.value, Uuid)).label("taken"), *LIMIT_COLUMNS).select_from(
             one.outerjoin(team_limits, team_limits.c.team_id == team_id.value)
         )
     )
