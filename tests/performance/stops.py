@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 
 import httpx2
@@ -58,9 +58,10 @@ class Listener(threading.Thread):
         self.heard: list[float] = []
 
     def run(self) -> None:
-        """Until the connection is closed."""
-        while self._connection.recv(4096):
-            self.heard.append(time.monotonic())
+        """Until the connection is closed; the ticker may still be sending then."""
+        with suppress(ConnectionResetError):
+            while self._connection.recv(4096):
+                self.heard.append(time.monotonic())
 
     async def longest_silence_ms(self, since: float) -> float:
         """The longest one since then; waits for the end of the present one."""
