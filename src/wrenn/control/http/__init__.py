@@ -2,10 +2,10 @@
 
 from wrenn.control.http.answers import refusals
 from wrenn.control.http.browsers import BehindProxies, Browsers
-from wrenn.control.http.connection import DownloadResponse, EventsResponse, body_of, while_connected
+from wrenn.control.http.connection import DownloadResponse, body_of, while_connected
 from wrenn.control.http.domain import DomainOf
 from wrenn.control.http.errors import ErrorBody, told
-from wrenn.control.http.event_stream import EventStreamResponse
+from wrenn.control.http.event_stream import EventsResponse, EventStreamResponse
 from wrenn.control.http.messages import RequestBody, plain_text, wire_time
 from wrenn.control.http.sockets import ClientSocket
 

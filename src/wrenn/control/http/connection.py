@@ -1,10 +1,9 @@
-"""The client's end of a request: work that ends when the client goes away, and files and events sent as they arrive."""
+"""The client's end of a request: work that ends when the client goes away, and files sent as they arrive."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
@@ -13,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from wrenn.base.errors import Cancelled, InvalidRequest, WrennError
+from wrenn.base.errors import Cancelled, InvalidRequest
 from wrenn.control.hosts import Download
 from wrenn.control.http.errors import error_response
 
@@ -27,7 +26,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         Cancelled: the client went away; nobody sees the answer.
     """
     task = asyncio.create_task(work)
-    gone = asyncio.create_task(_gone(request.receive))
+    gone = asyncio.create_task(client_gone(request.receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -40,7 +39,8 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
             await asyncio.wait({task})
 
 
-async def _gone(receive: Receive) -> None:
+async def client_gone(receive: Receive) -> None:
+    """Return when the client has gone away. The body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -77,7 +77,7 @@ class DownloadResponse(Response):
                 refusal.headers["content-range"] = download.content_range
                 await refusal(scope, receive, send)
                 return
-            gone = asyncio.create_task(_gone(receive))
+            gone = asyncio.create_task(client_gone(receive))
             try:
                 await send(
                     {
@@ -102,54 +102,3 @@ def _headers(download: Download, media_type: str) -> list[tuple[bytes, bytes]]:
     if download.size_b is not None:
         headers["content-length"] = str(download.size_b)
     return [(name.encode(), value.encode()) for name, value in headers.items() if value]
-
-
-class EventsResponse(Response):
-    """Server-sent events, as they happen; None stands for silence, of which the client is told that it is one.
-
-    What prevents them is an ordinary error answer; what ends them later is the last event.
-    """
-
-    media_type = "text/event-stream"
-
-    def __init__(self, opening: AbstractAsyncContextManager[AsyncIterator[Mapping[str, str] | None]]) -> None:
-        self._opening = opening
-        self.background = None
-
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Send them for as long as the client listens."""
-        sending = asyncio.create_task(self._send(send))
-        gone = asyncio.create_task(_gone(receive))
-        try:
-            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (sending, gone):
-                task.cancel()
-            await asyncio.wait({sending, gone})
-        if not sending.cancelled():
-            sending.result()
-
-    async def _send(self, send: Send) -> None:
-        headers = [
-            (b"content-type", b"text/event-stream"),
-            (b"cache-control", b"no-store"),
-            # Of a proxy that would else wait for more.
-            (b"x-accel-buffering", b"no"),
-        ]
-        async with self._opening as events:
-            # The first one decides whether this becomes an error answer.
-            event = await anext(events)
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            try:
-                while True:
-                    await _send_event(send, event)
-                    event = await anext(events)
-            except WrennError as error:
-                last = {"type": "error", "code": error.code, "message": error.message}
-                await _send_event(send, last)
-            await send({"type": "http.response.body", "body": b""})
-
-
-async def _send_event(send: Send, event: Mapping[str, str] | None) -> None:
-    text = ": silence\n\n" if event is None else f"data: {json.dumps(event)}\n\n"
-    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Final, Protocol, Self
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+
+from wrenn.base.errors import WrennError
+from wrenn.control.http.connection import client_gone
 
 _SEND_TIMEOUT_S: Final = 20.0
 """For a client that takes nothing: the server's buffer, which is small, is full all this time."""
@@ -62,7 +66,7 @@ class EventStreamResponse(Response):
         async with self._stack:
             sending = asyncio.create_task(self._send_all(send))
             ends = {
-                asyncio.create_task(_gone(receive)),
+                asyncio.create_task(client_gone(receive)),
                 asyncio.create_task(self._stream.subscription.over.wait()),
             }
             try:
@@ -78,17 +82,72 @@ class EventStreamResponse(Response):
                 await asyncio.wait({sending, *ends})
 
     async def _send_all(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+        await _begin(send)
         try:
             async for frame in self._stream.frames:
-                async with asyncio.timeout(_SEND_TIMEOUT_S):
-                    await send({"type": "http.response.body", "body": frame, "more_body": True})
-            async with asyncio.timeout(_SEND_TIMEOUT_S):
-                await send({"type": "http.response.body", "body": b""})
+                await _send_frame(send, frame)
+            await _end(send)
         except TimeoutError:
             return
 
 
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+class EventsResponse(Response):
+    """Events as they happen; None stands for silence, of which the client is told that it is one.
+
+    What prevents them is an ordinary error answer; what ends them later is the last event.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, opening: AbstractAsyncContextManager[AsyncIterator[Mapping[str, str] | None]]) -> None:
+        self._opening = opening
+        self.background = None
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until they end, the client goes away, or takes nothing for too long."""
+        sending = asyncio.create_task(self._send_all(send))
+        gone = asyncio.create_task(client_gone(receive))
+        try:
+            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sending, gone):
+                task.cancel()
+            await asyncio.wait({sending, gone})
+        if not sending.cancelled():
+            sending.result()
+
+    async def _send_all(self, send: Send) -> None:
+        async with self._opening as events:
+            # The first one decides whether this becomes an error answer.
+            event = await anext(events)
+            await _begin(send)
+            try:
+                try:
+                    while True:
+                        await _send_frame(send, _frame(event))
+                        event = await anext(events)
+                except WrennError as error:
+                    last = {"type": "error", "code": error.code, "message": error.message}
+                    await _send_frame(send, _frame(last))
+                await _end(send)
+            except TimeoutError:
+                return
+
+
+def _frame(event: Mapping[str, str] | None) -> bytes:
+    return (": silence\n\n" if event is None else f"data: {json.dumps(event)}\n\n").encode()
+
+
+async def _begin(send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+
+
+async def _send_frame(send: Send, frame: bytes) -> None:
+    """Raises TimeoutError: the client takes nothing. Of an answer that is not whole the server closes the connection."""
+    async with asyncio.timeout(_SEND_TIMEOUT_S):
+        await send({"type": "http.response.body", "body": frame, "more_body": True})
+
+
+async def _end(send: Send) -> None:
+    async with asyncio.timeout(_SEND_TIMEOUT_S):
+        await send({"type": "http.response.body", "body": b""})
