@@ -40,6 +40,10 @@ CHECKS: Final = [
 LAST: Final = ("DELETE /v1/teams", "DELETE /v1/me", "POST /v1/teams/{team_id}/leave", "POST /v1/auth/logout")
 """What may take away the caller or its things, were it guessed."""
 
+TIMEOUT_S: Final = 60.0
+STREAM_TIMEOUT_S: Final = 2.0
+"""A stream of events has no end: what has come by then is looked at."""
+
 
 def as_bytes(_context: Any, value: Any) -> bytes:
     """Made-up archives are bytes already, or something that is no archive."""
@@ -100,25 +104,33 @@ def attack(
     assert operations
     failures: dict[str, str] = {}
     for operation in operations:
-
-        @settings(
-            max_examples=EXAMPLES,
-            deadline=None,
-            database=None,
-            derandomize=True,
-            phases=[Phase.generate],
-            suppress_health_check=(HealthCheck.too_slow, HealthCheck.filter_too_much),
-        )
-        @given(case=operation.as_strategy(), existing=st.booleans())
-        def attempt(case: Any, existing: bool) -> None:
-            if existing and case.path_parameters:
-                case.path_parameters = {
-                    name: real.get(name, value) for name, value in case.path_parameters.items()
-                }
-            case.call_and_validate(base_url=url, headers=headers(), checks=CHECKS, timeout=60)
-
         try:
-            attempt()
+            attack_one(operation, url, headers, real)
         except Exception as error:  # noqa: BLE001 - all operations are tried before the test fails
             failures[str(operation.label)] = str(error)[:1500]
     return failures
+
+
+def attack_one(
+    operation: Any, url: str, headers: Callable[[], dict[str, str]], real: Mapping[str, str]
+) -> None:
+    """Raises what is wrong with the operation."""
+    timeout_s = STREAM_TIMEOUT_S if "text/event-stream" in str(operation.definition.raw) else TIMEOUT_S
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=(HealthCheck.too_slow, HealthCheck.filter_too_much),
+    )
+    @given(case=operation.as_strategy(), existing=st.booleans())
+    def attempt(case: Any, existing: bool) -> None:
+        if existing and case.path_parameters:
+            case.path_parameters = {
+                name: real.get(name, value) for name, value in case.path_parameters.items()
+            }
+        case.call_and_validate(base_url=url, headers=headers(), checks=CHECKS, timeout=timeout_s)
+
+    attempt()
