@@ -4,6 +4,8 @@
 DATA_DIR ?= /var/lib/wrenn
 PYTHON ?= python3
 BIN := .venv/bin
+# The longest first.
+CHECKS := check-tests check-types check-style check-rust
 # In order of speed.
 SUITES := $(wildcard $(addprefix tests/,unit repo contract envd integration host vm))
 
@@ -11,7 +13,7 @@ export WRENN_IMAGES_DIR ?= $(DATA_DIR)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-tools images up down test test-faults check fmt host-test vm-test schema-test bench protos openapi lock clean
+.PHONY: help setup test-tools images up down test test-faults check $(CHECKS) fmt host-test vm-test schema-test bench protos openapi lock clean
 
 help: ## list the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -38,14 +40,23 @@ test: test-tools images ## run everything that this machine can, and say what it
 test-faults: images ## kill every process at every named step; `make test` does a part of it
 	$(BIN)/pytest tests/vm/test_faults.py tests/vm/test_snapshot_faults.py
 
-check: setup ## before every commit: format, lint, types, layering, fast tests
+check: setup ## before every commit: format, lint, types, layering, fast tests, side by side
+	@$(MAKE) --no-print-directory --jobs=$(shell nproc) --output-sync=target $(CHECKS)
+
+check-tests:
+	$(BIN)/pytest -q -m "not slow" tests/unit tests/repo
+
+check-types:
+	$(BIN)/pyright
+
+check-style:
 	$(BIN)/ruff format --check --output-format concise --quiet
 	$(BIN)/ruff check --output-format concise --quiet
 	$(BIN)/lint-imports --no-logo > build/imports.log || { cat build/imports.log; exit 1; }
+
+check-rust:
 	cargo fmt --check --manifest-path rust/Cargo.toml --all
 	cargo clippy --manifest-path rust/Cargo.toml --locked --all-targets --quiet -- -D warnings
-	$(BIN)/pyright
-	$(BIN)/pytest -q -m "not slow" tests/unit tests/repo
 
 fmt: ## put all code into its form
 	$(BIN)/ruff check --fix --quiet || true
