@@ -43,18 +43,18 @@ test-faults: images ## kill every process at every named step; `make test` does 
 check: setup ## before every commit: format, lint, types, layering, fast tests, side by side
 	@$(MAKE) --no-print-directory --jobs=$(shell nproc) --output-sync=target $(CHECKS)
 
-check-tests:
+check-tests: ## a part of it: the fast tests
 	$(BIN)/pytest -q -m "not slow" tests/unit tests/repo
 
-check-types:
+check-types: ## a part of it: types
 	$(BIN)/pyright
 
-check-style:
+check-style: ## a part of it: format, lint, layering of Python
 	$(BIN)/ruff format --check --output-format concise --quiet
 	$(BIN)/ruff check --output-format concise --quiet
 	$(BIN)/lint-imports --no-logo > build/imports.log || { cat build/imports.log; exit 1; }
 
-check-rust:
+check-rust: ## a part of it: format and lint of Rust
 	cargo fmt --check --manifest-path rust/Cargo.toml --all
 	cargo clippy --manifest-path rust/Cargo.toml --locked --all-targets --quiet -- -D warnings
 

@@ -252,7 +252,11 @@ def _build(
 
     signer = LinkSigner(link_key, clock)
     places = Places(database=database, clients=clients, targets=targets, clock=clock)
-    port_access = PortAccess(authenticator=authenticator, places=places, signer=signer, clock=clock)
+    secret = settings.accounts.jwt_secret or ensure_secret(settings.data_dir)
+    tokens = Tokens(secret, clock)
+    port_access = PortAccess(
+        authenticator=authenticator, places=places, signer=signer, clock=clock, tokens=tokens
+    )
 
     def on_hint() -> None:
         reconciler.wake()
@@ -263,8 +267,6 @@ def _build(
         port_access.forget_all()
 
     snapshots = Snapshots(database=database, keeper=keeper, find_source=lookup.source)
-    secret = settings.accounts.jwt_secret or ensure_secret(settings.data_dir)
-    tokens = Tokens(secret, clock)
     throttle = Throttle(database)
     sessions = Sessions(database=database, tokens=tokens, life_s=settings.accounts.session_life_s)
     team_end = TeamEnd(removals=(lifecycle.remove_all, snapshots.remove_all), wake=reconciler.wake)

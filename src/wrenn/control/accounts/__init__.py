@@ -15,7 +15,7 @@ from wrenn.control.accounts.first_admin import create_admin
 from wrenn.control.accounts.key_service import Keys
 from wrenn.control.accounts.passwords import Passwords
 from wrenn.control.accounts.profile import Profiles
-from wrenn.control.accounts.session_routes import set_refresh_cookie
+from wrenn.control.accounts.session_routes import CookiesOf
 from wrenn.control.accounts.sessions import Sessions, SignedIn
 from wrenn.control.accounts.settings import AccountSettings
 from wrenn.control.accounts.sweep import sweep_forever
@@ -38,6 +38,7 @@ __all__ = [
     "ROUTERS",
     "AccountSettings",
     "Administration",
+    "CookiesOf",
     "Email",
     "EmailTaken",
     "Entrance",
@@ -53,7 +54,6 @@ __all__ = [
     "Throttle",
     "add_account",
     "create_admin",
-    "set_refresh_cookie",
     "sweep_forever",
     "user_store",
 ]

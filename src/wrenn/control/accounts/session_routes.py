@@ -1,6 +1,6 @@
 """Endpoints to come in and go out. Each parses, makes one call, answers.
 
-Cookies authenticate here and nowhere else, and only what pages of ours send.
+Cookies authenticate here, and only what pages of ours send; and where ports are visited (`proxy/access.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from wrenn.control.accounts.sessions import Sessions, SignedIn
 from wrenn.control.accounts.types import AuthResponse, LogIn, SignUp, SwitchTeam
 from wrenn.control.accounts.views import signed_in_json
 from wrenn.control.auth import AccountOf, OptionalAccountOf
-from wrenn.control.http import Browsers, refusals
+from wrenn.control.auth.tokens import VISIT_LIFE_S
+from wrenn.control.http import Browsers, DomainOf, refusals
 
 REFRESH_COOKIE: Final = "wrenn_refresh"
 COOKIE_PATH: Final = "/v1/auth"
@@ -32,31 +33,51 @@ async def _sessions(request: Request) -> Sessions:
     return request.app.state.sessions
 
 
-async def _browsers(request: Request) -> Browsers:
-    return request.app.state.browsers
+class SessionCookies:
+    """The cookies of a session, for the browser that sent this request."""
+
+    def __init__(self, request: Request, domain: DomainOf) -> None:
+        self.browsers: Browsers = request.app.state.browsers
+        self._request = request
+        self._domain = domain
+
+    def give(self, response: Response, signed_in: SignedIn) -> None:
+        """Those of a session that just began or went on."""
+        if signed_in.refresh is not None:
+            text, life_s = signed_in.refresh.reveal(), signed_in.refresh_life_s
+            self.browsers.set_cookie(response, REFRESH_COOKIE, text, path=COOKIE_PATH, life_s=life_s)
+        self._set_visit(response, signed_in.visit.reveal(), VISIT_LIFE_S)
+
+    def take_away(self, response: Response) -> None:
+        """The session has ended."""
+        self.browsers.set_cookie(response, REFRESH_COOKIE, "", path=COOKIE_PATH, life_s=0)
+        self._set_visit(response, "", 0)
+
+    def _set_visit(self, response: Response, value: str, life_s: int) -> None:
+        self.browsers.set_visit_cookie(self._request, response, value, domain=self._domain, life_s=life_s)
 
 
 EntranceOf = Annotated[Entrance, Depends(_entrance)]
 SessionsOf = Annotated[Sessions, Depends(_sessions)]
-BrowsersOf = Annotated[Browsers, Depends(_browsers)]
+CookiesOf = Annotated[SessionCookies, Depends()]
 RefreshCookie = Annotated[str | None, Cookie(alias=REFRESH_COOKIE, description="As login and refresh set it")]
 
 
 @router.post("/signup", status_code=201, response_model=AuthResponse, responses=refusals(403, 409, 429))
-async def sign_up(request: Request, body: SignUp, entrance: EntranceOf, browsers: BrowsersOf) -> Response:
+async def sign_up(request: Request, body: SignUp, entrance: EntranceOf, cookies: CookiesOf) -> Response:
     """Make an account, with a team of its own."""
-    return _answer(await entrance.sign_up(body, browsers.address_of(request)), browsers, 201)
+    return _answer(await entrance.sign_up(body, cookies.browsers.address_of(request)), cookies, 201)
 
 
 @router.post("/login", response_model=AuthResponse, responses=refusals(403, 429))
-async def log_in(request: Request, body: LogIn, entrance: EntranceOf, browsers: BrowsersOf) -> Response:
+async def log_in(request: Request, body: LogIn, entrance: EntranceOf, cookies: CookiesOf) -> Response:
     """Begin a session, in the default team."""
-    return _answer(await entrance.log_in(body, browsers.address_of(request)), browsers)
+    return _answer(await entrance.log_in(body, cookies.browsers.address_of(request)), cookies)
 
 
 @router.post("/refresh", response_model=AuthResponse, responses=refusals(403))
 async def refresh_session(
-    request: Request, sessions: SessionsOf, browsers: BrowsersOf, cookie: RefreshCookie = None
+    request: Request, sessions: SessionsOf, cookies: CookiesOf, cookie: RefreshCookie = None
 ) -> Response:
     """A new token, and a new refresh cookie in place of the one shown, which is not valid any more.
 
@@ -64,8 +85,8 @@ async def refresh_session(
     """
     if cookie is None:
         raise Unauthorized("No refresh cookie: log in.")
-    browsers.expect_own_page(request)
-    return _answer(await sessions.refresh(cookie), browsers)
+    cookies.browsers.expect_own_page(request)
+    return _answer(await sessions.refresh(cookie), cookies)
 
 
 @router.post("/logout", status_code=204, responses=refusals(403))
@@ -73,39 +94,29 @@ async def log_out(
     request: Request,
     account: OptionalAccountOf,
     sessions: SessionsOf,
-    browsers: BrowsersOf,
+    cookies: CookiesOf,
     cookie: RefreshCookie = None,
 ) -> Response:
     """End the session of the token, of the refresh cookie, or of both. With a cookie: `Content-Type: application/json`."""
     if account is None and cookie is None:
         raise Unauthorized("There is no session: send its token or its refresh cookie.")
     if cookie is not None:
-        browsers.expect_own_page(request)
+        cookies.browsers.expect_own_page(request)
     await sessions.end(session_id=account and account.session_id, cookie=cookie)
     response = Response(status_code=204)
-    browsers.set_cookie(response, REFRESH_COOKIE, "", path=COOKIE_PATH, life_s=0)
+    cookies.take_away(response)
     return response
 
 
 @router.post("/switch-team", response_model=AuthResponse, responses=refusals(403, 404))
-async def switch_team(body: SwitchTeam, account: AccountOf, sessions: SessionsOf) -> Response:
+async def switch_team(
+    body: SwitchTeam, account: AccountOf, sessions: SessionsOf, cookies: CookiesOf
+) -> Response:
     """A token for another team of the user; the session is for that team from now on."""
-    return JSONResponse(signed_in_json(await sessions.switch(account, body.team_id)))
+    return _answer(await sessions.switch(account, body.team_id), cookies)
 
 
-def _answer(signed_in: SignedIn, browsers: Browsers, status: int = 200) -> Response:
+def _answer(signed_in: SignedIn, cookies: SessionCookies, status: int = 200) -> Response:
     response = JSONResponse(signed_in_json(signed_in), status, {"Cache-Control": "no-store"})
-    set_refresh_cookie(response, signed_in, browsers)
+    cookies.give(response, signed_in)
     return response
-
-
-def set_refresh_cookie(response: Response, signed_in: SignedIn, browsers: Browsers) -> None:
-    """Give the browser the refresh token of a session that just began or went on."""
-    assert signed_in.refresh is not None, "a session that begins has a refresh token"
-    browsers.set_cookie(
-        response,
-        REFRESH_COOKIE,
-        signed_in.refresh.reveal(),
-        path=COOKIE_PATH,
-        life_s=signed_in.refresh_life_s,
-    )

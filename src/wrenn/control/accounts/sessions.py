@@ -60,9 +60,10 @@ class RefreshToken:
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """A user who is in, and with what. `refresh` None: the refresh token stays as it is."""
+    """A user who is in, and with what. `refresh` None: the refresh token stays as it is. `visit` opens ports only."""
 
     token: Secret
+    visit: Secret
     claims: Claims
     refresh: RefreshToken | None
     refresh_life_s: int
@@ -196,4 +197,10 @@ class Sessions:
             name=user.name,
             is_admin=user.is_admin,
         )
-        return SignedIn(Secret(self._tokens.issue(claims)), claims, refresh, life_s)
+        return SignedIn(
+            token=Secret(self._tokens.issue(claims)),
+            visit=Secret(self._tokens.issue_visit(claims)),
+            claims=claims,
+            refresh=refresh,
+            refresh_life_s=life_s,
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,13 @@ from wrenn.control.auth.caller import Role
 from wrenn.control.auth.credential import UserToken
 
 TOKEN_LIFE_S: Final = 15 * 60
+VISIT_LIFE_S: Final = 12 * 3600
+"""Of a visitor's token, at most: it ends with its session."""
 SECRET_MIN_CHARACTERS: Final = 32
 _ALGORITHM: Final = "HS256"
 _REFUSED: Final = "The token is not valid or has expired: refresh it, or log in."
 _CLAIMS: Final = ("sub", "team_id", "sid")
+_VISIT: Final = "visit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +52,40 @@ class Tokens:
 
     def issue(self, claims: Claims) -> str:
         """A token that is valid for `TOKEN_LIFE_S`."""
+        shown: dict[str, object] = {"role": str(claims.role), "email": claims.email, "name": claims.name}
+        if claims.is_admin:
+            shown["is_admin"] = True
+        return self._sign(claims, shown, TOKEN_LIFE_S)
+
+    def issue_visit(self, claims: Claims) -> str:
+        """A token that opens ports of the team's sandboxes and nothing else, for as long as the session lasts."""
+        return self._sign(claims, {"typ": _VISIT}, VISIT_LIFE_S)
+
+    def _sign(self, claims: Claims, more: Mapping[str, object], life_s: int) -> str:
         now = int(self._clock.now().timestamp())
-        said: dict[str, object] = {
+        said = {
             "sub": str(claims.user_id),
             "team_id": str(claims.team_id),
             "sid": str(claims.session_id),
-            "role": str(claims.role),
-            "email": claims.email,
-            "name": claims.name,
+            **more,
             "iat": now,
-            "exp": now + TOKEN_LIFE_S,
+            "exp": now + life_s,
         }
-        if claims.is_admin:
-            said["is_admin"] = True
         return jwt.encode({"alg": _ALGORITHM}, said, self._key, algorithms=[_ALGORITHM])
 
     def read(self, text: str) -> UserToken:
-        """The ids in a token.
+        """The ids in a token of `issue`.
 
         Raises:
             Unauthorized: not signed by us with our algorithm, expired, or of another kind.
         """
+        return self._read(text, None)
+
+    def read_visit(self, text: str) -> UserToken:
+        """The ids in a token of `issue_visit`. Raises as `read`."""
+        return self._read(text, _VISIT)
+
+    def _read(self, text: str, kind: str | None) -> UserToken:
         try:
             # The library has several ways to fail on bytes that are no token at all.
             said: Any = jwt.decode(text, self._key, algorithms=[_ALGORITHM]).claims
@@ -77,8 +94,8 @@ class Tokens:
         expires = said.get("exp")
         if not isinstance(expires, int) or expires <= self._clock.now().timestamp():
             raise Unauthorized(_REFUSED)
-        # A host's token has a type; a user's has none.
-        if "typ" in said or not all(isinstance(said.get(name), str) for name in _CLAIMS):
+        # A user's token has no type; every other kind has.
+        if said.get("typ") != kind or not all(isinstance(said.get(name), str) for name in _CLAIMS):
             raise Unauthorized(_REFUSED)
         try:
             return UserToken(

@@ -1,7 +1,7 @@
 """The web's side of the control plane: the application, error shape, request ids, limits."""
 
 from wrenn.control.http.answers import refusals
-from wrenn.control.http.browsers import BehindProxies, Browsers
+from wrenn.control.http.browsers import VISIT_COOKIE, BehindProxies, Browsers
 from wrenn.control.http.connection import DownloadResponse, body_of, while_connected
 from wrenn.control.http.domain import DomainOf
 from wrenn.control.http.errors import ErrorBody, told
@@ -10,6 +10,7 @@ from wrenn.control.http.messages import RequestBody, plain_text, wire_time
 from wrenn.control.http.sockets import ClientSocket
 
 __all__ = [
+    "VISIT_COOKIE",
     "BehindProxies",
     "Browsers",
     "ClientSocket",

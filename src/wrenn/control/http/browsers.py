@@ -17,6 +17,8 @@ from wrenn.base.errors import Forbidden
 Network = IPv4Network | IPv6Network
 _HOPS_LIMIT: Final = 16
 """Entries of X-Forwarded-For that are looked at, from the nearest."""
+VISIT_COOKIE: Final = "wrenn_visit"
+"""What a signed-in person's browser shows to ports. The proxy passes no cookie of ours on to a sandbox."""
 _IPV6_SITE_BITS: Final = 64
 """One customer's network: an attacker has all of its addresses."""
 
@@ -78,12 +80,33 @@ class Browsers:
     def set_cookie(self, response: Response, name: str, value: str, *, path: str, life_s: int) -> None:
         """Give a cookie that programs in the page cannot read, for this path of ours; `life_s` 0 takes it away."""
         public = urlsplit(self.public_url or "")
+        self._set_cookie(response, name, value, path=public.path.rstrip("/") + path, life_s=life_s)
+
+    def set_visit_cookie(
+        self, connection: HTTPConnection, response: Response, value: str, *, domain: str, life_s: int
+    ) -> None:
+        """Give the cookie with which the browser visits ports below `domain`, as `set_cookie`.
+
+        Only where the browser takes it: the API's own host is that domain, or below it. And only over https, where browsers
+        say which page a request comes from (`Sec-Fetch-Site`): sandboxes are neighbours below that domain.
+        """
+        name, own = _name_of(domain), _name_of(connection.headers.get("host", ""))
+        if self._is_https() and (own == name or own.endswith(f".{name}")):
+            self._set_cookie(response, VISIT_COOKIE, value, path="/", life_s=life_s, domain=name)
+
+    def _is_https(self) -> bool:
+        return urlsplit(self.public_url or "").scheme == "https"
+
+    def _set_cookie(
+        self, response: Response, name: str, value: str, *, path: str, life_s: int, domain: str | None = None
+    ) -> None:
         response.set_cookie(
             name,
             value,
             max_age=life_s,
-            path=public.path.rstrip("/") + path,
-            secure=public.scheme == "https",
+            path=path,
+            domain=domain,
+            secure=self._is_https(),
             httponly=True,
             samesite="lax",
         )
@@ -105,6 +128,11 @@ class Browsers:
 
     def _is_proxy(self, address: IPv4Address | IPv6Address) -> bool:
         return any(address in network for network in self.trusted_proxies)
+
+
+def _name_of(host: str) -> str:
+    """`host[:port]` without the port."""
+    return host.rpartition(":")[0].lower() if ":" in host else host.lower()
 
 
 class BehindProxies:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Cookie, Depends, Query, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
 
-from wrenn.control.accounts import set_refresh_cookie
+from wrenn.control.accounts import CookiesOf
 from wrenn.control.auth import AccountOf
 from wrenn.control.http import Browsers, refusals
 from wrenn.control.oauth.flow import SignIn
@@ -74,6 +74,7 @@ async def finish_sign_in(
     sign_in: Service,
     browsers: BrowsersOf,
     *,
+    cookies: CookiesOf,
     code: Annotated[str | None, Query()] = None,
     state: Annotated[str | None, Query()] = None,
     error: Annotated[str | None, Query()] = None,
@@ -84,7 +85,7 @@ async def finish_sign_in(
     response = RedirectResponse(back.url, 302, {"Cache-Control": "no-store"})
     browsers.set_cookie(response, STATE_COOKIE, "", path="/", life_s=0)
     if back.signed_in is not None:
-        set_refresh_cookie(response, back.signed_in, browsers)
+        cookies.give(response, back.signed_in)
     return response
 
 

@@ -5,7 +5,7 @@
 """
 
 from wrenn.control.proxy import routes
-from wrenn.control.proxy.access import Access, SessionTeam
+from wrenn.control.proxy.access import Access
 from wrenn.control.proxy.app import PortProxy
 from wrenn.control.proxy.links import Links, LinkSigner
 from wrenn.control.proxy.places import Places
@@ -21,7 +21,6 @@ __all__ = [
     "Places",
     "PortProxy",
     "Recent",
-    "SessionTeam",
     "link_secret",
     "routers",
 ]

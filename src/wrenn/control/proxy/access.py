@@ -6,26 +6,16 @@ it is the same whether it exists.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from wrenn.base.clock import Clock
-from wrenn.base.errors import NotFound, Unauthorized
-from wrenn.base.ids import TeamId
-from wrenn.control.auth import SYSTEM, Actor, ApiKey, Authenticator, Caller, Credential
+from wrenn.base.errors import Forbidden, NotFound, Unauthorized
+from wrenn.control.auth import SYSTEM, Actor, ApiKey, Authenticator, Caller, Credential, Tokens
 from wrenn.control.auth import Access as Deed
 from wrenn.control.proxy.links import LinkSigner
 from wrenn.control.proxy.places import Place, Places
 from wrenn.control.proxy.recent import Recent
 from wrenn.control.proxy.visits import Aim, Visit
-from wrenn.relay import Headers
-
-SessionTeam = Callable[[Headers], Awaitable[TeamId | None]]
-"""The team that a signed-in person speaks for, by the headers of the request; None: nobody is signed in.
-
-Its cookies must begin with `wrenn_`, so that they are not passed on, and be looked at by `visits.py` no further. It is asked only where
-no page of another host stands behind the request.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +42,12 @@ class Access:
         places: Places,
         signer: LinkSigner,
         clock: Clock,
-        sessions: Sequence[SessionTeam] = (),
+        tokens: Tokens,
     ) -> None:
         self._authenticator = authenticator
         self._places = places
         self._signer = signer
-        self._sessions = sessions
+        self._tokens = tokens
         self._callers = Recent[Credential, Caller](authenticator.identify, clock)
 
     async def admit(self, visit: Visit, aim: Aim) -> Admission:
@@ -77,23 +67,27 @@ class Access:
         if place is not None and not aim.is_tunnel:
             if left_s := self._signer.seconds_left(visit.link, aim.sandbox_id, aim.port):
                 return Admission(place, cookie_s=left_s)
-            if aim.port in place.sandbox.public_ports or await self._has_cookie(visit, aim, place):
+            if aim.port in place.sandbox.public_ports:
                 return Admission(place)
+            if not visit.is_foreign:
+                if any(self._signer.seconds_left(text, aim.sandbox_id, aim.port) for text in visit.cookies):
+                    return Admission(place)
+                for text in visit.sessions:
+                    person = await self._person(text)
+                    if person is not None and person.team_id == place.sandbox.team_id:
+                        return Admission(place, person.actor)
         if visit.link:
             raise Unauthorized("This link has expired or is not whole. Ask for a new one.")
         raise Unauthorized(
             "This port is not public: open it by a link of its owner, or send an API key in the header X-API-Key."
         )
 
-    async def _has_cookie(self, visit: Visit, aim: Aim, place: Place) -> bool:
-        if visit.is_foreign:
-            return False
-        if self._signer.seconds_left(visit.cookie, aim.sandbox_id, aim.port):
-            return True
-        for team_of in self._sessions:
-            if await team_of(visit.headers) == place.sandbox.team_id:
-                return True
-        return False
+    async def _person(self, text: bytes) -> Caller | None:
+        """Who is signed in, for the team of the session; None: nobody, or not any more."""
+        try:
+            return await self._callers.get(self._tokens.read_visit(text.decode("latin-1")))
+        except (Unauthorized, Forbidden):
+            return None
 
     def forget_all(self) -> None:
         """A key may have gone."""

@@ -7,17 +7,22 @@ own host name.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.ids import SandboxId
+from wrenn.control.http import VISIT_COOKIE
 from wrenn.control.proxy.links import LINK_PARAMETER, PLATFORM_PORT
 from wrenn.protocol.api import API_KEY_HEADER, PORT_HEADER, SANDBOX_HEADER
 from wrenn.relay import Headers, Scope, end_to_end, value_of
 
 COOKIE: Final = b"wrenn_link"
+_SAME_NAME_LIMIT: Final = 4
+"""Cookies of one name that are looked at."""
+_SESSION: Final = VISIT_COOKIE.encode()
 _OUR_COOKIES: Final = (b"wrenn_", b"__Host-wrenn_", b"__Secure-wrenn_")
 _HOST: Final = re.compile(rb"([0-9]+)-(cl-[0-9a-z]+)\..*", re.IGNORECASE | re.DOTALL)
 _TUNNEL: Final = re.compile(r"/v1/(?:sandboxes|capsules)/([^/]+)/ports/([0-9]+)/tunnel", re.ASCII)
@@ -78,7 +83,10 @@ class Visit:
     """What a request shows as its right.
 
     Attributes:
-        link, cookie: tokens of links, empty where there is none.
+        link: the token of a link, empty where there is none.
+        cookies: tokens of links in cookies.
+        sessions: in cookies, tokens of signed-in people. Of both there may be several: a neighbour's page can put one of its
+            own beside the true one, and must not hide that.
         query: what the program is asked, without the link's token.
         is_foreign: a page of another host asks in the browser's name; then a cookie says nothing.
         wants_page: a browser that shows what it gets.
@@ -86,9 +94,9 @@ class Visit:
 
     key: str | None
     link: bytes
-    cookie: bytes
+    cookies: Sequence[bytes]
+    sessions: Sequence[bytes]
     query: bytes
-    headers: Headers
     is_foreign: bool
     wants_page: bool
 
@@ -100,15 +108,15 @@ def visit_of(scope: Scope) -> Visit:
     mark = f"{LINK_PARAMETER}=".encode()
     pairs: list[bytes] = scope["query_string"].split(b"&")
     links = [pair[len(mark) :] for pair in pairs if pair.startswith(mark)]
-    cookies = [value for name, value in _cookies(headers) if name == COOKIE]
+    cookies = _cookies(headers)
     return Visit(
         key=None if key is None else key.decode("latin-1"),
         link=links[0] if links else b"",
-        cookie=cookies[0] if cookies else b"",
+        cookies=_named(cookies, COOKIE),
+        sessions=_named(cookies, _SESSION),
         query=b"&".join(pair for pair in pairs if not pair.startswith(mark))
         if links
         else scope["query_string"],
-        headers=headers,
         is_foreign=_is_foreign(headers),
         wants_page=b"text/html" in (value_of(headers, b"accept") or b""),
     )
@@ -128,6 +136,10 @@ def _cookies(headers: Headers) -> list[tuple[bytes, bytes]]:
     pairs = [pair.strip() for name, value in headers if name == b"cookie" for pair in value.split(b";")]
     split = [pair.partition(b"=") for pair in pairs if pair]
     return [(name, value) for name, _, value in split]
+
+
+def _named(cookies: Sequence[tuple[bytes, bytes]], name: bytes) -> Sequence[bytes]:
+    return [value for key, value in cookies if key == name][:_SAME_NAME_LIMIT]
 
 
 def passed_on(scope: Scope) -> Headers:
