@@ -16,7 +16,7 @@ export PYTHONUNBUFFERED := 1
 .PHONY: help setup test-tools images up down test test-faults check $(CHECKS) fmt host-test vm-test schema-test bench protos openapi lock clean
 
 help: ## list the recipes
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 setup: ## install what is missing: Debian packages, Python, Rust
 	@$(PYTHON) tools/setup.py
