@@ -398,6 +398,6 @@ async def test_pause_all_says_what_it_could_not_do(platform: Platform, database_
     await platform.create()
     platform.host.switches.fail["pause_sandbox"] = StorageFull("The disk of the host is full.")
     with pytest.raises(WrennError, match=r"1 of 1 sandboxes were not paused.*disk of the host is full"):
-        await pause_all(database_url, timeout_s=0.5)
+        await pause_all(database_url, timeout_s=3)
     platform.host.switches.fail.clear()
     assert await pause_all(database_url, timeout_s=DEADLINE_S) == 1
