@@ -195,6 +195,22 @@ async def test_an_identity_whose_answer_is_lost_is_sent_again(monkeypatch: pytes
     assert calls == 2
 
 
+async def test_a_clock_that_was_set_late_is_set_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    async def slow_at_first(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await asyncio.sleep(0.6)
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    identity = Identity("h", "0" * 32, {}, Secret("a"), None, "l")
+    async with hostile_guest(slow_at_first, monkeypatch):
+        await initialise("127.0.0.1", identity, timeout_s=10)
+    assert calls == 2
+
+
 def event(content: Any) -> bytes:
     """A frame with an event of a process."""
     message = pb.StartResponse(event=pb.ProcessEvent(event=content))
