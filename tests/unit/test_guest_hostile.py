@@ -178,36 +178,29 @@ async def test_a_guest_that_refuses_its_identity_is_an_error(monkeypatch: pytest
             await initialise("127.0.0.1", identity, timeout_s=5)
 
 
-async def test_an_identity_whose_answer_is_lost_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("answer_timeout_s", "delay_s", "timeout_s"),
+    [
+        pytest.param(0.1, 2, 1.5, id="the answer is lost"),
+        pytest.param(5.0, 0.6, 10, id="the clock was set late"),
+    ],
+)
+async def test_an_identity_is_sent_again(
+    answer_timeout_s: float, delay_s: float, timeout_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = 0
 
-    async def silent_at_first(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def late_at_first(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal calls
         calls += 1
         if calls == 1:
-            await asyncio.sleep(2)
+            await asyncio.sleep(delay_s)
         writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
 
-    monkeypatch.setattr(guest_ready, "_ANSWER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(guest_ready, "_ANSWER_TIMEOUT_S", answer_timeout_s)
     identity = Identity("h", "0" * 32, {}, Secret("a"), None, "l")
-    async with hostile_guest(silent_at_first, monkeypatch):
-        await initialise("127.0.0.1", identity, timeout_s=1.5)
-    assert calls == 2
-
-
-async def test_a_clock_that_was_set_late_is_set_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = 0
-
-    async def slow_at_first(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
-            await asyncio.sleep(0.6)
-        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-
-    identity = Identity("h", "0" * 32, {}, Secret("a"), None, "l")
-    async with hostile_guest(slow_at_first, monkeypatch):
-        await initialise("127.0.0.1", identity, timeout_s=10)
+    async with hostile_guest(late_at_first, monkeypatch):
+        await initialise("127.0.0.1", identity, timeout_s=timeout_s)
     assert calls == 2
 
 
