@@ -401,3 +401,9 @@ def test_a_kill_may_mean_all_that_came_of_a_process(envd: Envd) -> None:
     assert envd.call("process.Process/SendSignal", signal).status == 200
     stream.finish()
     wait_until_gone(child)
+
+
+def test_text_is_utf_8_unless_the_request_says_otherwise(envd: Envd) -> None:
+    expected = os.environ.get("LANG", "C.UTF-8").encode()
+    assert envd.shell("printf %s $LANG").stdout == expected
+    assert envd.shell("printf %s $LANG", envs={"LANG": "POSIX"}).stdout == b"POSIX"

@@ -85,6 +85,7 @@ async def test_a_snapshot_is_a_template_and_its_sandbox_stays_what_it_is(platfor
     assert await read(platform, made) == "kept"
     spec = platform.host.spec(id_of(made))
     assert (spec.template, spec.snapshot_id) == ("minimal", next(iter(platform.host.snapshot_ids)))
+    assert spec.template_name == "own.base-1", "the variable WRENN_TEMPLATE has the name that the user knows"
     # A snapshot of that one still knows the image that all began with.
     assert (await snapshot(platform, made, "second")).status_code == 201
     again = platform.host.spec(id_of(await platform.create(template="second")))

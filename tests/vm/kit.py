@@ -26,9 +26,12 @@ def new_spec(
     envs: Mapping[str, str] | None = None,
     shape: Shape = DEFAULT_SHAPE,
     snapshot_id: str = "",
+    template_name: str = "",
 ) -> SandboxSpec:
     """A spec with a fresh id."""
-    return SandboxSpec(SandboxId.new(), "team-of-the-test", template, shape, envs or {}, snapshot_id)
+    return SandboxSpec(
+        SandboxId.new(), "team-of-the-test", template, shape, envs or {}, snapshot_id, template_name
+    )
 
 
 async def created(sandboxes: Sandboxes, **wishes: object) -> tuple[SandboxSpec, RunningSandbox]:

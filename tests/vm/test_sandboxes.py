@@ -31,14 +31,43 @@ async def test_the_template_is_as_promised(agent: Agent) -> None:
     facts = await output(
         sandbox,
         "pwd; echo $HOME; git --version | cut -d' ' -f3; id -u user; df --output=avail -BM / | tail -1;"
-        "for c in python3 curl sudo ip ps; do command -v $c >/dev/null || echo no $c; done",
+        "stat -c %a /etc/hostname /etc/hosts; readlink /etc/mtab;"
+        "for c in python3 python pip pip3 git ssh curl wget sudo ip ps bash less nano vi editor xz bzip2 unzip zip ping"
+        " file cron crontab rsync modprobe; do command -v $c >/dev/null || echo no $c; done",
     )
-    cwd, home, git, uid, free = facts.split()
+    cwd, home, git, uid, free, *rest = facts.split()
     assert (cwd, home, uid) == ("/root", "/root", "1000")
+    assert rest == ["644", "644", "../proc/self/mounts"]
     assert tuple(map(int, git.split(".")[:2])) >= (2, 28)
     assert int(free.rstrip("M")) > 4000, "free space is real inside the guest"
     assert await output(sandbox, "sudo -n id -u", user="user") == "0\n"
     assert await output(sandbox, "pwd", user="user") == "/home/user\n"
+    assert "1 received" in await output(sandbox, "ping -c 1 -W 5 127.0.0.1", user="user")
+
+
+async def test_pip_installs_without_a_virtual_environment(agent: Agent) -> None:
+    _, sandbox = await created(agent.sandboxes)
+    # An installation takes pip half a minute under emulation, so pip is asked whether it would refuse.
+    asked = """
+import venv, ensurepip
+from pip._internal.configuration import Configuration
+configuration = Configuration(isolated=False)
+configuration.load()
+print(configuration.get_value("global.break-system-packages"))
+"""
+    assert await output(sandbox, f"python3 -c '{asked}'") == "true\n"
+
+
+async def test_every_process_speaks_utf_8_and_has_the_variables_of_the_image(agent: Agent) -> None:
+    _, sandbox = await created(agent.sandboxes, envs={"SET_BY": "sandbox"})
+    script = 'echo "$LANG ${PYTHONUNBUFFERED-unset} ${SET_BY-unset}"'
+    assert await output(sandbox, script) == "C.UTF-8 1 sandbox\n"
+    assert await output(sandbox, "python3 -c 'print(\"grün\")'", user="user") == "grün\n"
+    # What the image says is read again when it changes, and gives way to the sandbox and to the request.
+    await output(sandbox, "printf 'LANG=\"C\"\\nPYTHONUNBUFFERED=\\nSET_BY=image\\n' > /etc/environment")
+    assert await output(sandbox, script) == "C  sandbox\n"
+    own = CommandLine("/bin/sh", ("-c", script), envs={"LANG": "POSIX"})
+    assert (await sandbox.commands.run(own, timeout_s=10)).stdout == b"POSIX  sandbox\n"
 
 
 async def test_clones_differ_in_everything_that_must_differ(agent: Agent) -> None:

@@ -56,6 +56,19 @@ async def test_a_running_sandbox_goes_on_while_it_is_kept(agent: Agent) -> None:
     assert [p.tag for p in await copy.commands.list() if p.tag] == ["counter"]
 
 
+async def test_a_sandbox_knows_its_template_by_the_name_that_was_asked_for_also_after_a_pause(
+    agent: Agent,
+) -> None:
+    spec, sandbox = await created(agent.sandboxes)
+    assert await output(sandbox, "echo $WRENN_TEMPLATE") == "minimal\n"
+    snapshot_id = await kept(agent, spec.sandbox_id)
+    spec, copy = await created(agent.sandboxes, snapshot_id=snapshot_id, template_name="my-tools")
+    assert await output(copy, "echo $WRENN_TEMPLATE") == "my-tools\n"
+    await agent.sandboxes.pause(spec.sandbox_id)
+    await agent.sandboxes.resume(spec.sandbox_id)
+    assert await output(agent.sandboxes.get(spec.sandbox_id), "echo $WRENN_TEMPLATE") == "my-tools\n"
+
+
 async def test_clones_of_one_snapshot_are_not_alike(agent: Agent) -> None:
     spec, sandbox = await created(agent.sandboxes, envs={"KEPT": "yes"})
     # Programs that wait at the moment of the snapshot, and take random numbers, names and the time right after it.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use subtle::ConstantTimeEq as _;
 
 use crate::connect::Joined;
+use crate::environment::ImageVariables;
 use crate::filesystem::watch::Watchers;
 use crate::metrics::CpuClock;
 use crate::process::enclosure::Enclosures;
@@ -53,6 +54,8 @@ pub struct Agent {
     settings: Mutex<Settings>,
     /// `/etc/passwd` and `/etc/group`.
     pub users: Users,
+    /// Variables that the image sets for all processes.
+    pub image_variables: ImageVariables,
     /// Processes that were started here.
     pub processes: Registry,
     /// A cgroup for each of them, in a guest.
@@ -83,6 +86,7 @@ impl Agent {
             mode,
             settings: Mutex::new(Settings::default()),
             users: Users::default(),
+            image_variables: ImageVariables::default(),
             processes: Registry::default(),
             enclosures: Enclosures::default(),
             freezer: Freezer::new(mode),

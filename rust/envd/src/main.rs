@@ -5,11 +5,12 @@
 //! - [`server`]: connections, access, dispatch to
 //!   [`process`] (`process.Process`), [`filesystem`] (`filesystem.Filesystem`), [`files`] (`/files`),
 //!   [`init`] (`/init`), [`snapshot`] (`/snapshot/…`), [`connect`] (`/connect`), [`metrics`].
-//! - [`agent`]: what all of them share; [`users`], [`paths`], [`body`], [`rpc`], [`reaper`]: their tools.
+//! - [`agent`]: what all of them share; [`environment`], [`users`], [`paths`], [`body`], [`rpc`], [`reaper`]: their tools.
 
 mod agent;
 mod body;
 mod connect;
+mod environment;
 mod files;
 mod filesystem;
 mod init;

@@ -1,6 +1,5 @@
 //! `Start`: from a request to a child.
 
-use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -19,6 +18,7 @@ use wire::process::{ProcessConfig, StartRequest};
 
 use crate::agent::{Agent, Mode, lock};
 use crate::body::Body;
+use crate::environment;
 use crate::paths;
 use crate::process::enclosure::Enclosure;
 use crate::process::pump::{self, Kind, Source};
@@ -28,8 +28,6 @@ use crate::process::update::size;
 use crate::rpc::Caller;
 use crate::users::User;
 
-/// Where programs are looked for when nobody says otherwise.
-const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Users' programs go before the agent when memory ends.
 const OOM_SCORE_ADJ: &std::ffi::CStr = c"100";
 /// Open files of a guest's programs, as on a Debian machine.
@@ -65,24 +63,6 @@ fn c_string(bytes: impl Into<Vec<u8>>, what: &str) -> Result<CString, ConnectErr
     CString::new(bytes).map_err(|_| invalid(format!("{what} holds a NUL character")))
 }
 
-/// In order of growth: the agent's own, the user's, the sandbox's, the request's.
-fn environment(agent: &Agent, user: &User, envs: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let path = match agent.mode {
-        Mode::Pid1 => USUAL_PATH.to_owned(),
-        Mode::Process => std::env::var("PATH").unwrap_or_else(|_| USUAL_PATH.to_owned()),
-    };
-    let mut all = BTreeMap::from([
-        ("PATH".to_owned(), path),
-        ("HOME".to_owned(), user.home.clone()),
-        ("USER".to_owned(), user.name.clone()),
-        ("LOGNAME".to_owned(), user.name.clone()),
-        ("E2B_SANDBOX".to_owned(), "true".to_owned()),
-    ]);
-    all.extend(agent.settings().env.clone());
-    all.extend(envs.clone());
-    all
-}
-
 /// A name with a slash is itself; another is looked for along `PATH`.
 fn programs(cmd: &OsStr, path: &str) -> Result<Vec<CString>, ConnectError> {
     if cmd.as_bytes().contains(&b'/') {
@@ -102,7 +82,7 @@ fn plan(agent: &Agent, user: &User, config: &ProcessConfig) -> Result<Plan, Conn
         return Err(invalid("the command is empty"));
     }
     let cmd = paths::to_name(&config.cmd);
-    let env = environment(agent, user, &config.envs);
+    let env = environment::of_process(agent, user, &config.envs);
     let programs = programs(&cmd, env.get("PATH").map_or("", String::as_str))?;
     let mut args = vec![c_string(cmd.into_vec(), "the command")?];
     for arg in &config.args {

@@ -122,6 +122,7 @@ class HostAgentService(HostAgent):
             shape=Shape(wanted.vcpus, wanted.memory_mb),
             envs=dict(wanted.envs),
             snapshot_id=str(SnapshotId.parse(wanted.snapshot_id)) if wanted.snapshot_id else "",
+            template_name=wanted.template_name,
         )
         await self._sandboxes.ensure(spec)
         return self._described(spec.sandbox_id)

@@ -70,6 +70,8 @@ class SandboxSpec:
     envs: Mapping[str, str] = field(default_factory=dict[str, str])
     snapshot_id: str = ""
     """Restored from this snapshot; empty: from the template."""
+    template_name: str = field(default="", compare=False)
+    """The template as the user knows it, when that is not the name of the image. Older callers do not send it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ def load(directory: Path) -> Record | None:
                 shape=Shape(**spec["shape"]),
                 envs=spec["envs"],
                 snapshot_id=spec["snapshot_id"],
+                template_name=spec.get("template_name", ""),
             ),
             state=State(fields["state"]),
             process=ProcessRef(**fields["process"]) if fields["process"] else None,

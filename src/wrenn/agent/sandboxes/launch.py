@@ -137,7 +137,7 @@ class Launch:
                 **record.spec.envs,
                 "WRENN_SANDBOX": "true",
                 "WRENN_SANDBOX_ID": name,
-                "WRENN_TEMPLATE": record.spec.template,
+                "WRENN_TEMPLATE": record.spec.template_name or record.spec.template,
             },
             token=self.tokens.of(name),
             former_token=self.tokens.of(origin.token_of),

@@ -221,4 +221,5 @@ def _spec(work: Work) -> pb.SandboxSpec:
         disk_size_mb=work.disk_size_mb,
         envs=dict(work.spec.envs),
         snapshot_id=str(work.origin.snapshot_id) if work.origin.snapshot_id else "",
+        template_name=work.spec.template,
     )

@@ -56,9 +56,18 @@ async def customize(root: Path, recipe: Recipe) -> None:
         "etc/resolv.conf": "",  # the guest agent writes it
         "etc/machine-id": "",  # every sandbox gets its own
         "etc/default/locale": "LANG=C.UTF-8\n",
+        "etc/environment": "".join(f'{name}="{value}"\n' for name, value in recipe.environment.items()),
         "etc/apt/sources.list": "".join(f"{line}\n" for line in recipe.sources),
+        **recipe.files,
     }.items():
-        (root / name).write_text(content)
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        # mmdebstrap copies some of these files from the build machine with their mode there.
+        path.chmod(0o644)
+    mtab = root / "etc/mtab"
+    mtab.unlink(missing_ok=True)
+    mtab.symlink_to("../proc/self/mounts")
 
 
 def _remove(path: Path) -> None:

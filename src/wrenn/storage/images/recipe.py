@@ -32,6 +32,8 @@ class Recipe:
     Attributes:
         folder: where the recipe and its locks are.
         packages: wanted packages; apt adds what they need.
+        environment: variables of every process of the guest.
+        files: content of further files by path, without the leading slash.
         sources: lines of the guest's own sources.list.
         pins: exact versions by package name; empty without a lock for this suite.
     """
@@ -44,6 +46,8 @@ class Recipe:
     packages: tuple[str, ...]
     dpkg_options: tuple[str, ...]
     user: User
+    environment: dict[str, str]
+    files: dict[str, str]
     sources: tuple[str, ...]
     pins: dict[str, str]
     digest: str
@@ -85,6 +89,8 @@ def load_recipe(name: str, suite: str) -> Recipe:
         packages=tuple(parsed["packages"]),
         dpkg_options=tuple(parsed["dpkg_options"]),
         user=User(user["name"], user["uid"], user["shell"]),
+        environment=parsed.get("environment", {}),
+        files=parsed.get("files", {}),
         sources=tuple(parsed["sources"][suite]),
         pins=dict(line.split("=", 1) for line in pins_source.decode().splitlines()),
         digest=hashlib.sha256(b"%d\0%s\0%s\0%s" % (FORMAT, suite.encode(), source, pins_source)).hexdigest(),

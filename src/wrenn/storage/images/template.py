@@ -80,7 +80,7 @@ async def build_template(
     ) as scratch:
         root, result = Path(scratch) / "root", Path(scratch) / "result"
         result.mkdir()
-        progress(f"installing {recipe.suite} packages for the template {recipe.name} (about half a minute)")
+        progress(f"installing {recipe.suite} packages for the template {recipe.name} (about a minute)")
         versions = await _install(root, recipe, distribution, lock_fd=lock_fd)
         differing = {name: version for name, version in versions.items() if recipe.pins.get(name) != version}
         if recipe.pins and differing:
