@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -13,7 +14,10 @@ from wrenn.base.clock import Clock
 from wrenn.base.errors import InvalidState
 from wrenn.base.secrets import Secret
 from wrenn.guest import GuestConnection
+from wrenn.guest.connect import ENVD_PORT
 from wrenn.vm import Vm
+
+ADDRESS = "127.83.71.9"
 
 
 class StandingClock:
@@ -39,11 +43,11 @@ def clock() -> StandingClock:
 
 @pytest.fixture
 async def sandbox(clock: StandingClock):
-    # No call here reaches a machine or a guest: nothing listens on that address.
-    guest = GuestConnection("127.0.0.1", Secret("token"))
+    # An address of its own: what is connected to the address of a sandbox is reset when the sandbox is cut off.
+    guest = GuestConnection(ADDRESS, Secret("token"))
     yield RunningSandbox(
         vm=cast("Vm", None),
-        address="127.0.0.1",
+        address=ADDRESS,
         token=Secret("token"),
         guest=guest,
         last_active_at=clock.now().timestamp(),
@@ -112,3 +116,33 @@ async def test_a_pause_cuts_what_is_attached_at_once(sandbox: RunningSandbox, cl
     await sandbox.disconnect("It is being removed. The call was cut off.")
     with pytest.raises(InvalidState, match="being removed"):
         await following
+
+
+async def test_a_guest_that_takes_nothing_cannot_hold_up_the_cut(
+    sandbox: RunningSandbox, clock: StandingClock
+):
+    """To close a connection waits until the peer has read what was sent; this peer reads nothing."""
+    connected = asyncio.Event()
+
+    async def take_nothing(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        cast("asyncio.Transport", writer.transport).pause_reading()
+        connected.set()
+        await asyncio.Event().wait()
+
+    server = await asyncio.start_server(take_nothing, ADDRESS, ENVD_PORT, limit=1)
+
+    async def content() -> AsyncGenerator[bytes]:
+        while True:
+            yield bytes(1_000_000)
+
+    async def upload() -> None:
+        async with sandbox.use(cast("Clock", clock)):
+            await sandbox.files.write("/endless", content(), user="root")
+
+    uploading = asyncio.create_task(upload())
+    await connected.wait()
+    async with asyncio.timeout(10):
+        await sandbox.disconnect("It is being removed.")
+        with pytest.raises(InvalidState, match="being removed"):
+            await uploading
+    server.close()

@@ -92,7 +92,7 @@ class Pause:
         sandbox_id = record.spec.sandbox_id
         async with Undo() as undo:
             record = before = await with_true_layers(record, running)
-            undo.push("take calls again", running.reopen)
+            undo.push("take calls again", running.unless_doomed(running.reopen))
             await running.drain(_pausing(sandbox_id), grace_s=GRACE_S)
             snapshot_id = str(SnapshotId.new())
             record = replace(record, snapshot=snapshot_id, former_snapshot=record.snapshot)
@@ -106,12 +106,15 @@ class Pause:
             save(record)
             await fault_point("agent.pause.after_journal")
 
-            undo.push("let the guest's programs go", partial(self._reopen_and_let_go, running))
+            undo.push(
+                "let the guest's programs go",
+                running.unless_doomed(partial(self._reopen_and_let_go, running)),
+            )
             record = replace(record, held=await hold_guest(running, record))
             await running.disconnect(_cut_off(sandbox_id))
             await fault_point("agent.pause.after_hold")
 
-            undo.push("let the VM run on", running.vm.thaw)
+            undo.push("let the VM run on", running.unless_doomed(running.vm.thaw))
             await running.vm.freeze()
             await fault_point("agent.pause.after_freeze")
 
@@ -140,8 +143,8 @@ class Pause:
     async def finish(self, record: Record, running: RunningSandbox | None, save: Save) -> Record:
         """Take down what a saved sandbox does not need. May be repeated, by another agent too."""
         if running is not None:
-            await running.disconnect(_cut_off(record.spec.sandbox_id))
             await running.vm.kill()
+            await running.disconnect(_cut_off(record.spec.sandbox_id))
         elif record.process is not None:
             await kill_and_wait(record.process, timeout_s=_KILL_TIMEOUT_S)
         await fault_point("agent.pause.after_kill")

@@ -1,8 +1,8 @@
 """The sandboxes of this host, and the verbs on them as a whole: ensure, pause, resume, keep, remove, list.
 
 Each sandbox has one entry with one lock; a verb that changes it holds the lock. The work of a verb is a task of its own: a
-caller that goes away does not stop it. All callers of `ensure` or `resume` for one id wait for the same work, and a
-removal breaks that work off; a pause is waited for.
+caller that goes away does not stop it. All callers of `ensure`, `resume` or `remove` for one id wait for the same work. A
+removal breaks off whatever else is under way, after it has killed the VMM: nothing that a guest does can delay it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
 from wrenn.agent.sandboxes.pause import let_guest_go
 from wrenn.agent.sandboxes.running import Passage, RunningSandbox
 from wrenn.agent.sandboxes.verbs import Verbs
-from wrenn.base.errors import Conflict, InvalidState, NotFound, StorageFull, WrennError
+from wrenn.base.errors import Conflict, InvalidState, NotFound, StorageFull, Unavailable, WrennError
 from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.base.tasks import OwnedTasks
 from wrenn.linux.disk_space import free_b
@@ -51,6 +51,9 @@ class _Entry:
     starting: asyncio.Task[None] | None = None
     """Bring-up or resume."""
     merging: asyncio.Task[object] | None = None
+    removing: asyncio.Task[None] | None = None
+    holder: asyncio.Task[Any] | None = None
+    """The verb that has the lock; a removal cancels it."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -120,6 +123,33 @@ class Sandboxes:
         if free_b(self._layout.data_dir) < self._disk_reserve_b:
             raise StorageFull("The disk of the host is full: no sandbox can be created until space is freed.")
 
+    @asynccontextmanager
+    async def _turn(self, entry: _Entry) -> AsyncGenerator[None]:
+        """The lock of the entry, for a verb that a removal may break off.
+
+        Raises:
+            InvalidState: the sandbox is being removed.
+        """
+        async with entry.lock:
+            if entry.removing is not None:
+                raise _being_removed(entry)
+            entry.holder = asyncio.current_task()
+            try:
+                yield
+            finally:
+                entry.holder = None
+
+    async def _outcome(self, entry: _Entry, work: asyncio.Task[T]) -> T:
+        """What came of `work`, which a removal or the agent's end may break off. The caller's cancellation does not stop it."""
+        await asyncio.wait({work})
+        if work.cancelled():
+            if entry.removing is not None:
+                raise _being_removed(entry)
+            raise Unavailable("The agent of this host is stopping. Try again in some seconds.")
+        if entry.removing is not None and (error := work.exception()) is not None:
+            raise _being_removed(entry) from error  # it met what the removal had ended already
+        return work.result()
+
     async def ensure(self, spec: SandboxSpec) -> Record:
         """Bring the sandbox up unless it is; returns when it runs.
 
@@ -144,6 +174,8 @@ class Sandboxes:
             if work.cancelled():
                 raise InvalidState(f"Sandbox {entry.record.spec.sandbox_id} was removed while it started.")
             work.result()
+        if entry.removing is not None:
+            raise _being_removed(entry)
         if entry.record.state is not State.RUNNING:
             raise _not_running(entry.record)
         return entry.record
@@ -170,10 +202,10 @@ class Sandboxes:
             NotFound: unknown. InvalidState: neither running nor paused. As `Pause.run` besides.
         """
         entry = self._known(sandbox_id)
-        return await asyncio.shield(self._begin(f"pause {sandbox_id}", self._pause(entry, idle_s)))
+        return await self._outcome(entry, self._begin(f"pause {sandbox_id}", self._pause(entry, idle_s)))
 
     async def _pause(self, entry: _Entry, idle_s: float) -> Record:
-        async with entry.lock:
+        async with self._turn(entry):
             if entry.record.state is State.PAUSED:
                 return entry.record
             save = partial(self._save, entry)
@@ -208,7 +240,7 @@ class Sandboxes:
 
     async def _resume(self, entry: _Entry) -> None:
         try:
-            async with entry.lock:
+            async with self._turn(entry):
                 if entry.record.state is State.RUNNING:
                     return
                 if entry.record.state is not State.PAUSED:
@@ -232,11 +264,13 @@ class Sandboxes:
         if (found := self._kept(sandbox_id, str(snapshot_id))) is not None:
             return found
         entry = self._known(sandbox_id)
-        return await asyncio.shield(self._begin(f"keep {sandbox_id}", self._keep(entry, str(snapshot_id))))
+        return await self._outcome(
+            entry, self._begin(f"keep {sandbox_id}", self._keep(entry, str(snapshot_id)))
+        )
 
     async def _keep(self, entry: _Entry, snapshot_id: str) -> Snapshot:
         self._room()
-        async with entry.lock:
+        async with self._turn(entry):
             if (found := self._kept(entry.record.spec.sandbox_id, snapshot_id)) is not None:
                 return found  # another call was quicker
             try:
@@ -341,7 +375,8 @@ class Sandboxes:
         await running.vm.wait_exit()
         async with entry.lock:
             # A pause or removal ended it, and it may run again by now.
-            if entry.running is not running or entry.record.state is not State.RUNNING:
+            ended_on_purpose = entry.removing is not None or entry.record.state is not State.RUNNING
+            if ended_on_purpose or entry.running is not running:
                 return
             fields = {"sandbox_id": str(entry.record.spec.sandbox_id)}
             _log.warning("sandbox lost", extra={**fields, "vmm_log": running.vm.log_tail()})
@@ -354,17 +389,43 @@ class Sandboxes:
         entry = self._entries.get(sandbox_id)
         if entry is None:
             return
-        if (task := entry.starting) is not None:
-            task.cancel()
-            await asyncio.wait({task})
-        async with entry.lock:
-            if self._entries.get(sandbox_id) is not entry:
-                return  # the bring-up was taken back, or another call removed it
-            await self._stop_merge(entry)
-            if entry.record.state is not State.REMOVING:
-                entry.record = entry.record.moved(State.REMOVING)
-            await self._verbs.tear_down.run(entry.record, entry.running)
-            del self._entries[sandbox_id]
+        if entry.removing is None:
+            entry.removing = self._begin(f"remove {sandbox_id}", self._remove(entry))
+        removing = entry.removing
+        await asyncio.wait({removing})
+        if removing.cancelled():
+            raise Unavailable("The agent of this host is stopping. The sandbox is removed when it is back.")
+        removing.result()
+
+    async def _remove(self, entry: _Entry) -> None:
+        sandbox_id = entry.record.spec.sandbox_id
+        try:
+            if (task := entry.starting) is not None:
+                task.cancel()
+                await asyncio.wait({task})
+            if entry.running is not None:
+                entry.running.doomed = True
+            if entry.holder is not None:
+                # First its VMM: a verb that waits for the guest, or for the VMM, then waits no longer.
+                if entry.running is not None:
+                    await entry.running.vm.kill()
+                _cancel(entry.holder)
+            async with entry.lock:
+                if self._entries.get(sandbox_id) is not entry:
+                    return  # the bring-up was taken back
+                if (merging := entry.merging) is not None:
+                    merging.cancel()  # it ends with the VMM
+                if entry.record.state is not State.REMOVING:
+                    entry.record = entry.record.moved(State.REMOVING)
+                await self._verbs.tear_down.run(entry.record, entry.running)
+                if merging is not None:
+                    await asyncio.wait({merging})
+                entry.running = None
+                del self._entries[sandbox_id]
+        except BaseException as error:
+            entry.removing = None  # the next call tries again
+            _log_failure("sandbox not removed", entry, error)
+            raise
         self._garbage.wake()
 
     def _known(self, sandbox_id: SandboxId) -> _Entry:
@@ -380,6 +441,8 @@ class Sandboxes:
             NotFound: unknown. InvalidState: not running.
         """
         entry = self._known(sandbox_id)
+        if entry.removing is not None:
+            raise _being_removed(entry)
         if entry.running is None or entry.record.state is not State.RUNNING:
             raise _not_running(entry.record)
         return entry.running
@@ -420,16 +483,18 @@ class Sandboxes:
             entries = list(self._entries.values())
             for start in range(0, len(entries), _AT_ONCE):
                 some = entries[start : start + _AT_ONCE]
-                await asyncio.gather(*(self._look_after(entry, may_go_on=room) for entry in some))
+                # A removal cancels the look at its sandbox; that is no error of the others.
+                looks = (self._look_after(entry, may_go_on=room) for entry in some)
+                await asyncio.gather(*looks, return_exceptions=True)
             await asyncio.sleep(_STALL_CHECK_S)
 
     async def _look_after(self, entry: _Entry, *, may_go_on: bool) -> None:
         # A verb may have stopped the VM on purpose.
-        if entry.running is None or entry.lock.locked():
+        if entry.running is None or entry.removing is not None or entry.lock.locked():
             return
         fields: dict[str, object] = {"sandbox_id": str(entry.record.spec.sandbox_id)}
         try:
-            async with entry.lock, asyncio.timeout(_LOOK_TIMEOUT_S):
+            async with self._turn(entry), asyncio.timeout(_LOOK_TIMEOUT_S):
                 if await entry.running.vm.look_after(may_go_on=may_go_on):
                     _log.warning("sandbox went on after it had stopped", extra=fields)
                 if entry.running.held:
@@ -440,6 +505,15 @@ class Sandboxes:
 
 def _not_running(record: Record) -> InvalidState:
     return InvalidState(f"Sandbox {record.spec.sandbox_id} is {record.state}.")
+
+
+def _cancel(task: asyncio.Task[Any] | None) -> None:
+    if task is not None:
+        task.cancel()
+
+
+def _being_removed(entry: _Entry) -> InvalidState:
+    return InvalidState(f"Sandbox {entry.record.spec.sandbox_id} is being removed.")
 
 
 def _log_failure(event: str, entry: _Entry, error: BaseException) -> None:

@@ -8,16 +8,21 @@ then only while it moves: a terminal that somebody forgot to close does not keep
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from wrenn.base.clock import Clock
 from wrenn.base.errors import InvalidState, WrennError
 from wrenn.base.secrets import Secret
 from wrenn.guest import Commands, Files, GuestConnection, GuestPorts, Processes
+from wrenn.linux import threads
 from wrenn.linux.connections import reset_connections
 from wrenn.vm import Vm
+
+_CLOSE_TIMEOUT_S: Final = 0.25
+"""For each group of connections to end. A close waits until the peer has taken what was sent, and a guest need not take it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +75,7 @@ class RunningSandbox:
         last_active_at: wall time of the last use, seconds.
         closed: why no call may begin now; empty: it may.
         held: the guest's programs may stand still.
+        doomed: it is being removed: nobody asks the guest or its VM for anything any more.
         ports: the way to the ports of its programs.
     """
 
@@ -80,6 +86,7 @@ class RunningSandbox:
     last_active_at: float
     closed: str = ""
     held: bool = False
+    doomed: bool = False
     ports: GuestPorts = field(init=False)
     _users: dict[asyncio.Task[object], Passage | None] = field(
         default_factory=dict[asyncio.Task[object], "Passage | None"]
@@ -88,6 +95,8 @@ class RunningSandbox:
     _cut: dict[asyncio.Task[object], str] = field(default_factory=dict[asyncio.Task[object], str])
     """Whose call was broken off, and what it is told."""
     _unused: asyncio.Event = field(default_factory=asyncio.Event)
+    _closing: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
+    """Closes of connections that were not waited for to their end."""
 
     def __post_init__(self) -> None:
         self.ports = GuestPorts(self.address, self.guest.headers("root"))
@@ -170,16 +179,35 @@ class RunningSandbox:
                     await self._unused.wait()
 
     async def disconnect(self, reason: str) -> None:
-        """Break off whatever is connected to the guest from this host; calls under way end with `reason` as their error."""
+        """Break off whatever is connected to the guest from this host; calls under way end with `reason` as their error.
+
+        Takes less than a second, whatever the other ends do.
+        """
         # Marked before the connections break, which a call may notice first.
         self._cut.update(dict.fromkeys(self._users, reason))
         # First the connections: a call that is cancelled would else kill what it began in the guest.
-        await self.guest.close()
+        await self._close(self.guest.close())
         for task in self._users:
             task.cancel()
         # After the tasks: the end of a connection would be taken for the end of an answer that has no length.
-        await self.ports.close()
-        await asyncio.to_thread(reset_connections, self.address)
+        await self._close(self.ports.close())
+        # What was not closed by now ends here, and the closes with it.
+        await asyncio.wait({threads.start(reset_connections, self.address)}, timeout=_CLOSE_TIMEOUT_S)
+
+    async def _close(self, close: Coroutine[Any, Any, object]) -> None:
+        closing = asyncio.create_task(close, name=f"close connections to {self.address}")
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        await asyncio.wait({closing}, timeout=_CLOSE_TIMEOUT_S)
+
+    def unless_doomed(self, step: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[None]]:
+        """An undo step that lets the guest or its VM go on: not done when it is being removed, as nobody would answer."""
+
+        async def undo() -> None:
+            if not self.doomed:
+                await step()
+
+        return undo
 
     async def reopen(self) -> None:
         """Let calls begin again."""

@@ -25,6 +25,7 @@ from wrenn.base.errors import InvalidState, StorageFull, Unavailable
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
 from wrenn.linux.files import link_or_copy, remove_file, remove_tree
+from wrenn.linux.threads import run_to_end
 from wrenn.storage import snapshots
 from wrenn.storage.bases import Base
 from wrenn.storage.disks import clone_overlay
@@ -75,7 +76,7 @@ class TakeSnapshot:
                 with suppress(StorageFull):
                     save(replace(now, next_layer=""))
 
-            undo.push("drop layer", drop_layer)
+            undo.push("drop layer", running.unless_doomed(drop_layer))
             empty = Base(record.base, self.layout.bases / record.base).empty_disk
             clone_overlay(empty, layer)
             draft = self.saver.make_draft(snapshot_id)
@@ -84,13 +85,15 @@ class TakeSnapshot:
 
             stopped = time.monotonic()
             async with Undo() as going_on:
-                going_on.push("let the guest's programs go", partial(let_guest_go, running))
+                going_on.push(
+                    "let the guest's programs go", running.unless_doomed(partial(let_guest_go, running))
+                )
                 if not await hold_guest(running, record):
                     raise Unavailable(
                         f"The programs in {record.spec.sandbox_id} could not be stopped for a snapshot. Try again."
                     )
                 await fault_point("agent.snapshot.after_hold")
-                going_on.push("let the VM run on", running.vm.thaw)
+                going_on.push("let the VM run on", running.unless_doomed(running.vm.thaw))
                 await running.vm.freeze()
                 await fault_point("agent.snapshot.after_freeze")
                 saved = await self.saver.save(running.vm, record, draft, step="agent.snapshot")
@@ -130,8 +133,8 @@ class TakeSnapshot:
             draft = self.saver.make_draft(snapshot_id)
             undo.push("remove draft", lambda: asyncio.to_thread(remove_tree, draft))
             made = Snapshot(found.manifest, draft)
-            await asyncio.to_thread(link_or_copy, found.memory, made.memory)
-            await asyncio.to_thread(link_or_copy, found.state, made.state)
+            await run_to_end(partial(link_or_copy, found.memory, made.memory))
+            await run_to_end(partial(link_or_copy, found.state, made.state))
             await fault_point("agent.snapshot.after_draft")
             made.keep()
             manifest = replace(

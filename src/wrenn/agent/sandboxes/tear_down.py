@@ -1,4 +1,6 @@
-"""Take a sandbox down: journal → VM killed and gone → network → cgroup → files, the journal with them, last.
+"""Take a sandbox down: journal → VM killed and gone → connections cut → cgroup → network → files, the journal last of them.
+
+Nothing waits for the guest or for who is connected to it: the VMM is killed before anything of it is closed.
 
 Its layers and snapshots are nobody's then, unless others share them: the collector's business.
 
@@ -7,9 +9,9 @@ Every step may find its thing gone already: the same code serves a removal, a re
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from wrenn.agent.confinement import release_cgroup
 from wrenn.agent.layout import Layout
@@ -20,6 +22,7 @@ from wrenn.base.errors import StorageFull
 from wrenn.base.faults import fault_point
 from wrenn.linux.files import remove_tree
 from wrenn.linux.process import kill_and_wait
+from wrenn.linux.threads import run_to_end
 from wrenn.network import Slots
 
 _KILL_TIMEOUT_S = 10.0
@@ -39,13 +42,13 @@ class TearDown:
             with suppress(StorageFull):  # removing is what a full disk needs most
                 journal.save(directory, replace(record, state=State.REMOVING))
         await fault_point("agent.delete.after_journal")
+        # The VMM must be gone before its disk and its network are: it would write into what is freed.
         if running is not None:
+            running.doomed = True
+            await running.vm.kill()
             await running.disconnect(
                 f"Sandbox {record.spec.sandbox_id} is being removed. The call was cut off."
             )
-        # The VMM must be gone before its disk and its network are: it would write into what is freed.
-        if running is not None:
-            await running.vm.kill()
         elif record.process is not None:
             await kill_and_wait(record.process, timeout_s=_KILL_TIMEOUT_S)
         await release_cgroup(self.layout, str(record.spec.sandbox_id))
@@ -53,4 +56,5 @@ class TearDown:
         if record.slot is not None:
             await self.slots.release(record.slot, str(record.spec.sandbox_id))
         await fault_point("agent.delete.after_network")
-        await asyncio.to_thread(remove_tree, directory)
+        # Not in the loop's own threads, which may all be flushing snapshots of others.
+        await run_to_end(partial(remove_tree, directory))

@@ -8,7 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
-from sqlalchemy import CTE, ColumnElement, Float, and_, bindparam, case, func, null, or_, select, update
+from sqlalchemy import (
+    CTE,
+    Boolean,
+    ColumnElement,
+    Float,
+    and_,
+    bindparam,
+    case,
+    func,
+    not_,
+    null,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from wrenn.base.errors import WrennError
@@ -39,10 +53,11 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
                 and_(_c.status.in_([State.RUNNING, State.PAUSED]), _c.desired != _c.status),
                 and_(_c.status == State.MISSING, _c.desired == Desired.STOPPED),
             ),
+            or_(not_(bindparam("only_removals", type_=Boolean)), _c.desired == Desired.STOPPED),
             _c.next_attempt_at <= func.now(),
             or_(_c.lease_until.is_(None), _c.lease_until < func.now()),
         )
-        .order_by(_c.next_attempt_at)
+        .order_by(_c.desired != Desired.STOPPED, _c.next_attempt_at)
         .limit(bindparam("most"))
         .with_for_update(skip_locked=True)
     )
@@ -74,9 +89,12 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
 _TAKE_DUE: Final = _take_due()
 
 
-async def take_due(database: Database, *, owner: str, lease_s: float, limit: int) -> list[Work]:
-    """Lease up to `limit` sandboxes that have something to do and that nobody works on."""
-    found = await database.execute(_TAKE_DUE, {"owner": owner, "lease_s": lease_s, "most": limit})
+async def take_due(
+    database: Database, *, owner: str, lease_s: float, limit: int, only_removals: bool
+) -> list[Work]:
+    """Lease up to `limit` sandboxes that have something to do and that nobody works on; those to be removed go first."""
+    values = {"owner": owner, "lease_s": lease_s, "most": limit, "only_removals": only_removals}
+    found = await database.execute(_TAKE_DUE, values)
     return [
         Work(
             sandbox_id=SandboxId(row.id),
