@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import cast
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from wrenn.base.file_names import name_of, text_of
 
@@ -88,6 +89,7 @@ class Contract:
                 Route(t, self.list_templates, methods=["GET"]),
                 Route(t + "/{name}", self.delete_template, methods=["DELETE"]),
                 Route(s + "/{id}/exec", self.exec, methods=["POST"]),
+                WebSocketRoute(s + "/{id}/exec/stream", self.follow),
                 Route(s + "/{id}/processes", self.ps, methods=["GET"]),
                 Route(s + "/{id}/processes/{selector}", self.kill, methods=["DELETE"]),
                 Route(s + "/{id}/files/watch", self.watch, methods=["GET"]),
@@ -163,7 +165,7 @@ class Contract:
             raise Refused(404, "not_found", "No such sandbox.")
         return self.boxes[str(sandbox_id)]
 
-    def usable(self, request: Request) -> Box:
+    def usable(self, request: HTTPConnection) -> Box:
         """The sandbox of a call that needs it running."""
         box = self.box(request.path_params["id"])
         if box.body["status"] == "paused" and box.body["auto_resume"]:
@@ -196,8 +198,9 @@ class Contract:
         if "timeout_sec" in body:
             box.body["timeout_sec"] = body["timeout_sec"]
         if "lifetime_sec" in body:
+            box.body["lift_on_pause"] = body.get("lift_on_pause", False)
             end, is_now = now(body["lifetime_sec"]), cast("str | None", box.body.pop("expires_at", None))
-            if body["extend_only"]:
+            if body.get("extend_only"):
                 end = is_now and max(end, is_now)
             if body["lifetime_sec"] and end:
                 box.body["expires_at"] = end
@@ -285,6 +288,48 @@ class Contract:
         return JSONResponse({
             "stdout": texts[0], "stderr": texts[1], "encoding": encoding, "exit_code": process.returncode, "duration_ms": 1,
         })  # fmt: skip
+
+    async def follow(self, socket: WebSocket) -> None:
+        """A program that is followed in the encoding `binary`; its output is sent in one piece at its end."""
+        try:
+            box = self.usable(socket)
+        except Refused as refused:
+            await socket.send_denial_response(refused.answer)
+            return
+        await socket.accept()
+        start = await socket.receive_json()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                start["cmd"], *start["args"], cwd=start.get("cwd", box.root), start_new_session=True,
+                env={"PATH": os.environ["PATH"], **box.envs, **start.get("envs", {})},
+                stdin=asyncio.subprocess.PIPE if start["stdin"] else asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+        except FileNotFoundError:
+            await socket.send_bytes(b"\x02not found")
+            await socket.send_json({"type": "exit", "exit_code": 127})
+            return
+        await socket.send_json({"type": "start", "pid": process.pid})
+        feeding = asyncio.create_task(self.feed(socket, process))
+        out, err = await asyncio.gather(*(pipe.read() for pipe in (process.stdout, process.stderr) if pipe))
+        feeding.cancel()
+        with suppress(WebSocketDisconnect):
+            for kind, data in ((b"\x01", out), (b"\x02", err)):
+                if data:
+                    await socket.send_bytes(kind + data)
+            await socket.send_json({"type": "exit", "exit_code": await process.wait()})
+            await socket.close()
+
+    async def feed(self, socket: WebSocket, process: asyncio.subprocess.Process) -> None:
+        """Pass input on until its end; whoever leaves ends the process."""
+        while (message := await socket.receive())["type"] != "websocket.disconnect":
+            if process.stdin is None:
+                continue
+            if message.get("text") is not None:
+                process.stdin.close()
+            else:
+                process.stdin.write(message["bytes"])
+        os.killpg(process.pid, signal.SIGKILL)
 
     async def ps(self, request: Request) -> Response:
         box = self.usable(request)

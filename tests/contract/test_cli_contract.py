@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import sys
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ class Ended:
 
 async def wrenn(*arguments: str, cwd: Path | None = None) -> Ended:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "wrenn.cli.main", *arguments, stdout=PIPE, stderr=PIPE, cwd=cwd
+        sys.executable, "-m", "wrenn.cli.main", *arguments, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, cwd=cwd
     )
     async with asyncio.timeout(30):
         out, err = await process.communicate()

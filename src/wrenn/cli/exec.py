@@ -1,17 +1,24 @@
-"""`wrenn exec`: run a command in a sandbox."""
+"""`wrenn exec`: run a command in a sandbox and follow it."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated, ClassVar
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 from typer._click import Context
 from typer.core import TyperCommand
 
+from wrenn.cli.exits import Exit
+from wrenn.cli.following import copy_out, feed_stdin, interrupting, leaving_on_signals
 from wrenn.cli.output import JsonOption, print_json
 from wrenn.cli.sandboxes import EnvOption, variables
 from wrenn.cli.settings import use_credentials
+
+if TYPE_CHECKING:
+    from wrenn.sdk import ProcessStream, Sandbox
 
 
 class CommandLine(TyperCommand):
@@ -21,7 +28,12 @@ class CommandLine(TyperCommand):
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """Put a `--` where the command begins, unless there is one."""
-        flags = {name for param in self.params for name in param.opts if getattr(param, "is_flag", False)}
+        flags = {
+            name
+            for param in self.params
+            if getattr(param, "is_flag", False)
+            for name in (*param.opts, *param.secondary_opts)
+        } | {"--help", "-h"}
         words, position = 0, 0
         while position < len(args) and args[position] != "--":
             argument = args[position]
@@ -31,10 +43,17 @@ class CommandLine(TyperCommand):
                 if words == (2 if self.from_second_word else 1) and args[begins : begins + 1] != ["--"]:
                     args = [*args[:begins], "--", *args[begins:]]
                     break
-            elif argument.startswith("-") and argument not in {*flags, "--help"} and "=" not in argument:
+            elif not _is_flag(argument, flags) and "=" not in argument:
                 position += 1
             position += 1
         return super().parse_args(ctx, args)
+
+
+def _is_flag(argument: str, flags: set[str]) -> bool:
+    """True for an option without a value, and for several in one word: `-it`."""
+    if argument in flags:
+        return True
+    return not argument.startswith("--") and all(f"-{letter}" in flags for letter in argument[1:])
 
 
 class FileLine(CommandLine):
@@ -43,16 +62,44 @@ class FileLine(CommandLine):
     from_second_word = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """What to start, and how."""
+
+    words: list[str]
+    cwd: str | None
+    envs: dict[str, str]
+    user: str | None
+    timeout_s: float | None
+
+    @property
+    def line(self) -> str | list[str]:
+        """One word is a line of the shell, several are started as they are."""
+        return self.words[0] if len(self.words) == 1 else self.words
+
+
 def exec_(
     sandbox_id: Annotated[str, typer.Argument(metavar="ID", help="The sandbox.")],
     command: Annotated[
         list[str], typer.Argument(metavar="[--] CMD...", help="One word goes through /bin/sh -c.")
     ],
     *,
+    stdin: Annotated[
+        bool | None,
+        typer.Option(
+            "--stdin/--no-stdin",
+            "-i/-n",
+            help="Pass standard input on to it. Default: when that is not a terminal.",
+            show_default=False,
+        ),
+    ] = None,
+    tty: Annotated[bool, typer.Option("--tty", "-t", help="Run it in a terminal, tied to this one.")] = False,
     cwd: Annotated[str | None, typer.Option(help="Folder to run in.")] = None,
     env: EnvOption = None,
     user: Annotated[str | None, typer.Option(help="User of the sandbox to run as.")] = None,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Kill it after this long.")] = 30,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="Kill it after this long; 0: no limit.")
+    ] = 0,
     tag: Annotated[str | None, typer.Option(help="Name of a background process.")] = None,
     background: Annotated[
         bool, typer.Option("--background", "-d", help="Print the pid and return at once.")
@@ -61,32 +108,100 @@ def exec_(
 ) -> None:
     """Run a command in a sandbox.
 
-    Its output and its exit code become those of this program.
+    Its output comes as it is written, and its exit code becomes that of this program. Several words are started as they are; a single word goes through /bin/sh -c. Options stand before CMD.
 
-    Options stand before CMD. Several words are started as they are; a single word goes through /bin/sh -c.
+    Standard input is passed on when it is not a terminal, or with -i; in a loop that reads lines, use -n. Ctrl-C sends SIGINT to the command, a second one kills it. It also ends when this program is ended; with --background it runs on.
+
+    With --tty keys go to the command as they are typed, Ctrl-C too; Enter, then ~. leaves and ends it.
     """
     from wrenn.sdk import Sandbox
 
+    given = _Command(command, cwd, variables(env), user, timeout or None)
+    if background and (tty or stdin or timeout):
+        raise typer.BadParameter("--background goes with none of --stdin, --tty and --timeout.")
+    if tty and (json or stdin is False):
+        raise typer.BadParameter("--tty goes with neither --json nor --no-stdin.")
+    if tty and not _stdin_is_terminal():
+        raise typer.BadParameter("--tty needs a terminal as standard input: leave it out.")
+    if tag is not None and not background:
+        raise typer.BadParameter("--tag names a background process: add --background.")
     use_credentials()
-    sandbox = Sandbox.connect(sandbox_id, resume=False)
-    cmd = command[0] if len(command) == 1 else command
-    envs = variables(env)
-    if background:
-        process = sandbox.commands.run(cmd, envs=envs, cwd=cwd, user=user, background=True, tag=tag)
-        sandbox.close()
-        if json:
-            print_json({"pid": process.pid, "tag": process.tag})
+    with leaving_on_signals():
+        sandbox = Sandbox.connect(sandbox_id, resume=False)
+        if background:
+            _start(sandbox, given, tag, json=json)
+            code = 0
+        elif tty:
+            code = _run_in_terminal(sandbox, given)
         else:
-            sys.stdout.write(f"{process.pid} {process.tag}\n")
-        return
-    result = sandbox.commands.run(cmd, envs=envs, cwd=cwd, user=user, timeout_s=timeout)
-    sandbox.close()
+            passes_stdin = stdin if stdin is not None else sys.stdin is not None and not sys.stdin.isatty()
+            code = _run(sandbox, given, stdin=passes_stdin, json=json)
+        sandbox.close()
+    raise typer.Exit(code & 0xFF)
+
+
+def _stdin_is_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _start(sandbox: Sandbox, command: _Command, tag: str | None, *, json: bool) -> None:
+    process = sandbox.commands.run(
+        command.line, envs=command.envs, cwd=command.cwd, user=command.user, background=True, tag=tag
+    )
     if json:
-        fields = ("stdout", "stderr", "exit_code", "duration_ms")
-        print_json({name: getattr(result, name) for name in fields})
+        print_json({"pid": process.pid, "tag": process.tag})
     else:
-        sys.stdout.buffer.write(result.stdout_bytes)
-        sys.stdout.flush()
-        sys.stderr.buffer.write(result.stderr_bytes)
-        sys.stderr.flush()
-    raise typer.Exit(result.exit_code & 0xFF)
+        sys.stdout.write(f"{process.pid} {process.tag}\n")
+
+
+def _run_in_terminal(sandbox: Sandbox, command: _Command) -> int:
+    from wrenn.cli.attached import attach, terminal_envs
+    from wrenn.cli.raw_terminal import size
+
+    cols, rows = size(sys.stdin.fileno())
+    terminal = sandbox.pty.create(
+        command.words if len(command.words) > 1 else ["/bin/sh", "-c", *command.words],
+        cols=cols,
+        rows=rows,
+        envs=terminal_envs(command.envs),
+        cwd=command.cwd,
+        user=command.user,
+        on_disconnect="kill",
+    )
+    return attach(terminal, timeout_s=command.timeout_s)
+
+
+def _run(sandbox: Sandbox, command: _Command, *, stdin: bool, json: bool) -> int:
+    stream = sandbox.commands.stream(
+        command.line,
+        envs=command.envs,
+        cwd=command.cwd,
+        user=command.user,
+        stdin=stdin,
+        timeout_s=command.timeout_s,
+    )
+    with stream, interrupting(stream):
+        if stdin:
+            feed_stdin(stream)
+        return _print_result(stream) if json else copy_out(stream)
+
+
+def _print_result(stream: ProcessStream) -> int:
+    """Print how it ended and the end of what it wrote, as one object; also when its time limit passed."""
+    from wrenn.sdk import CommandResult, DeadlineExceededError
+    from wrenn.sdk._tail import Tail
+
+    begun = time.monotonic()
+    tails = {"stdout": Tail(), "stderr": Tail()}
+    timed_out = False
+    try:
+        for output in stream:
+            tails[output.stream].add(output.data)
+    except DeadlineExceededError:
+        timed_out = True
+    code = Exit.TIMEOUT if stream.exit_code is None else stream.exit_code
+    duration_ms = round((time.monotonic() - begun) * 1000)
+    result = CommandResult(tails["stdout"].data(), tails["stderr"].data(), code, duration_ms)
+    fields = {name: getattr(result, name) for name in ("stdout", "stderr", "exit_code", "duration_ms")}
+    print_json(fields | {"timed_out": timed_out})
+    return code

@@ -1,25 +1,27 @@
 """The only module that knows the WebSocket client: messages, time limits, errors translated.
 
-`AsyncSocket` and `Socket` are twins. Messages that are not read hold the platform up after a few hundred kilobytes.
+`Socket` is an `AsyncSocket` in a thread. Messages that are not read hold the platform up after a few hundred kilobytes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, Final, Self, cast
+import threading
+from collections.abc import Coroutine, Generator, Mapping
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlencode
 
 from websockets.asyncio.client import ClientConnection as AsyncConnection
 from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
-from websockets.sync.client import ClientConnection as Connection
-from websockets.sync.client import connect
 
 from wrenn.sdk._refusal import check
 from wrenn.sdk.errors import ConnectionFailedError, DeadlineExceededError
 from wrenn.sdk.settings import ClientSettings
+
+T = TypeVar("T")
 
 _MESSAGE_LIMIT_B: Final = 2 * 1024 * 1024
 _WAITING: Final = 4
@@ -114,34 +116,90 @@ class AsyncSocket:
         await self._connection.close()
 
 
-class Socket:
-    """An open WebSocket. One thread reads, others may write."""
+class _LoopThread:
+    """An event loop in a thread of its own, from its construction until `close()`."""
 
-    def __init__(self, connection: Connection, closing: ExitStack) -> None:
-        self._connection = connection
-        self._closing = closing
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+        # Guards `_is_closed`: what `run` was let in with is scheduled before the stop, and so is ended by it.
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._serve, name="wrenn-websocket", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        # At the end the runner cancels what is still waiting, and waits for it.
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._wait_stop())
+
+    async def _wait_stop(self) -> None:
+        await self._stopping.wait()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` in the loop and return its result; an interrupt of this thread cancels it.
+
+        Raises:
+            ConnectionFailedError: the loop was closed before, or while `work` ran.
+        """
+        with self._lock:
+            if self._is_closed:
+                work.close()
+                raise ConnectionFailedError("The connection has been closed.", request_sent=True)
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except CancelledError as error:
+            raise ConnectionFailedError("The connection has been closed.", request_sent=True) from error
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Cancel what still runs and end the thread. May be called twice."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+
+
+class Socket:
+    """An open WebSocket. One thread reads, others may write.
+
+    It is an `AsyncSocket` whose event loop runs in a thread. The library's synchronous connection would not do: it reads and
+    writes under one lock, so a write that waits for the platform stops the reading that the platform waits for.
+    """
+
+    def __init__(self, socket: AsyncSocket, loop: _LoopThread) -> None:
+        self._socket = socket
+        self._loop = loop
 
     @classmethod
     def open(
         cls, settings: ClientSettings, path: str, params: Mapping[str, str], *, timeout_s: float
     ) -> Self:
         """Connect within `timeout_s`."""
-        with _opening(settings):
-            # The library opens connections as context managers only; this one outlives a block.
-            closing = ExitStack()
-            opening = cast("Any", connect)(_url(settings, path, params), **_options(settings, timeout_s))
-            return cls(closing.enter_context(cast("AbstractContextManager[Connection]", opening)), closing)
+        loop = _LoopThread()
+        try:
+            return cls(loop.run(AsyncSocket.open(settings, path, params, timeout_s=timeout_s)), loop)
+        except BaseException:
+            loop.close()
+            raise
 
     def send(self, message: str | bytes) -> None:
         """Send a message; waits while the platform does not take it."""
-        with _open():
-            self._connection.send(message)
+        self._loop.run(self._socket.send(message))
 
     def receive(self, timeout_s: float | None) -> str | bytes:
         """The next message. Raises DeadlineExceededError; nothing is lost then."""
-        with _open():
-            return self._connection.recv(timeout=timeout_s)
+        return self._loop.run(self._socket.receive(timeout_s))
 
     def close(self) -> None:
         """Close it. May be called twice."""
-        self._closing.close()
+        try:
+            with suppress(ConnectionFailedError):
+                self._loop.run(self._socket.close())
+        finally:
+            self._loop.close()
