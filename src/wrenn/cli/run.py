@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import threading
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, BinaryIO, NoReturn
+from typing import Annotated
 
 import typer
 
+from wrenn.cli.following import copy_out, feed_stdin, interrupting, leaving_on_signals
 from wrenn.cli.sandboxes import EnvOption, variables
 from wrenn.cli.settings import use_credentials
-
-if TYPE_CHECKING:
-    from wrenn.sdk import ProcessStream
 
 _INTERPRETERS = {
     ".py": ["python3"],
@@ -25,7 +19,6 @@ _INTERPRETERS = {
     ".rb": ["ruby"],
 }
 _FOLDER = PurePosixPath("/root")
-_READ_B = 64 * 1024
 
 
 def run(
@@ -43,19 +36,30 @@ def run(
 ) -> None:
     """Run a file in a new sandbox, which is removed afterwards.
 
+    If this program is killed, the platform removes the sandbox within ten minutes.
+
     Its output comes as it is written, and its exit code becomes that of this program. A script with #! is run by that program; else .py by python3, .sh by sh; anything else is started as it is.
     """
     from wrenn.sdk import Sandbox
+    from wrenn.sdk._lease import LIFETIME_S
 
     use_credentials()
     try:
         content = file.open("rb")
     except OSError as error:
         raise typer.BadParameter(f"{file} cannot be read: {error.strerror}.") from error
-    signal.signal(signal.SIGTERM, _leave)
-    with content:
+    with leaving_on_signals(), content:
         head = content.peek(2)[:2]
-        with Sandbox.create(template, vcpus=vcpus, memory_mb=memory) as sandbox:
+        created = Sandbox.create(
+            template,
+            vcpus=vcpus,
+            memory_mb=memory,
+            # From the start: this program may be killed before it knows the id.
+            lifetime_sec=LIFETIME_S,
+            on_expiry="kill",
+            lift_on_pause=True,
+        )
+        with created as sandbox:
             path = str(_FOLDER / (file.name or "program"))
             sandbox.files.write(path, content)
             command = command_of(path, has_shebang=head == b"#!")
@@ -68,9 +72,9 @@ def run(
                 stdin=stdin,
                 timeout_s=timeout,
             )
-            with stream:
+            with stream, interrupting(stream):
                 if stdin:
-                    threading.Thread(target=_feed, args=(stream, sys.stdin.buffer), daemon=True).start()
+                    feed_stdin(stream)
                 code = copy_out(stream)
     raise typer.Exit(code & 0xFF)
 
@@ -79,29 +83,3 @@ def command_of(path: str, *, has_shebang: bool) -> list[str]:
     """How a file of this name is run."""
     interpreter = [] if has_shebang else _INTERPRETERS.get(PurePosixPath(path).suffix, [])
     return [*interpreter, path]
-
-
-def copy_out(stream: ProcessStream) -> int:
-    """Write its output to ours until its end; returns the exit code."""
-    ours = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer, "pty": sys.stdout.buffer}
-    for output in stream:
-        ours[output.stream].write(output.data)
-        ours[output.stream].flush()
-    assert stream.exit_code is not None, "the output ends with the exit code"
-    return stream.exit_code
-
-
-def _feed(stream: ProcessStream, source: BinaryIO) -> None:
-    from wrenn.sdk import WrennError
-
-    try:
-        while chunk := os.read(source.fileno(), _READ_B):
-            stream.send_stdin(chunk)
-        stream.close_stdin()
-    except (WrennError, OSError):
-        return  # the command has ended; who copies its output tells how
-
-
-def _leave(number: int, _frame: object) -> NoReturn:
-    # As an exception, so that the sandbox is removed on the way out.
-    raise SystemExit(128 + number)

@@ -40,6 +40,7 @@ class SandboxInfo:
     last_active_at: datetime | None
     expires_at: datetime | None
     on_expiry: str
+    lift_on_pause: bool
     auto_resume: bool
     public_ports: tuple[int, ...]
     domain: str | None
@@ -60,6 +61,7 @@ class SandboxInfo:
             last_active_at=fields.optional_time("last_active_at"),
             expires_at=fields.optional_time("expires_at"),
             on_expiry=fields.optional_text("on_expiry") or "pause",
+            lift_on_pause=fields.flag("lift_on_pause"),
             auto_resume=fields.flag("auto_resume"),
             public_ports=fields.integers("public_ports"),
             domain=fields.optional_text("domain"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import func, null, select, update
+from sqlalchemy import and_, case, func, null, select, update
 
 from wrenn.base.ids import HostId, SandboxId
 from wrenn.control.audit import Status
@@ -70,13 +70,16 @@ async def record_paused(database: Database, hints: Hints, sandbox: Sandbox, reas
 
     With a reason: its virtual machine ended, and it is again what it was at its last pause.
     """
+    asked_for = and_(_c.lift_on_pause, _c.desired == Desired.PAUSED, _c.desired_by.is_not(None))
+    expires_at = case((asked_for, null()), else_=_c.expires_at)
     values: dict[str, Any] = {
         "failure": "agent_error" if reason else "",
         "reason": reason,
         "status": move(sandbox.status, State.PAUSED),
         "desired": Desired.PAUSED,
         "host_ip": "",
-        "due_at": due_when_paused(),
+        "expires_at": expires_at,
+        "due_at": due_when_paused(expires_at=expires_at),
     }
     log = by_system("pause", Status.INFO, {"cause": "vm_ended" if reason else "answer_lost"})
     return await write_result(database, hints, _unchanged(sandbox), values, log)

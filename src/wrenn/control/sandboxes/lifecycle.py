@@ -173,14 +173,21 @@ class Lifecycle:
             now, at = locked
             if now.status in ENDED or now.desired is Desired.STOPPED:
                 raise InvalidState(f"Sandbox {sandbox.sandbox_id} is {now.now_is}.")
+            if body.is_renewal and not now.lift_on_pause:
+                return now
+            lifts = body.lift_on_pause
+            if lifts is None:
+                lifts = now.lift_on_pause and body.lifetime_sec is None
             return await wish_store.write_limits(
                 tx,
                 self._hints,
                 sandbox.sandbox_id,
                 timeout_sec=now.timeout_sec if body.timeout_sec is None else body.timeout_sec,
-                expires_at=new_expiry(now.expires_at, at, body),
+                expires_at=new_expiry(now.expires_at, at, body, is_usable=now.is_usable),
                 on_expiry=body.on_expiry or now.on_expiry,
-                by=found.caller.actor,
+                lift_on_pause=lifts,
+                # One each minute that a client lives would bury what people did.
+                by=None if body.is_renewal else found.caller.actor,
             )
 
         changed = await self._database.transaction(change)
@@ -188,7 +195,9 @@ class Lifecycle:
         return changed
 
 
-def new_expiry(expires_at: datetime | None, now: datetime, body: SetTimeout) -> datetime | None:
+def new_expiry(
+    expires_at: datetime | None, now: datetime, body: SetTimeout, *, is_usable: bool = True
+) -> datetime | None:
     """When the life of a sandbox ends after this request; None: never."""
     if body.lifetime_sec is None:
         return expires_at
@@ -197,4 +206,7 @@ def new_expiry(expires_at: datetime | None, now: datetime, body: SetTimeout) -> 
     new = now + timedelta(seconds=body.lifetime_sec)
     if not body.extend_only:
         return new
-    return None if expires_at is None else max(expires_at, new)
+    if expires_at is None:
+        # Removed by a pause, it begins anew once the sandbox runs again and its client still lives.
+        return new if body.is_renewal and is_usable else None
+    return max(expires_at, new)

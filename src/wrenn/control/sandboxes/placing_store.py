@@ -13,10 +13,12 @@ from sqlalchemy import (
     Select,
     Uuid,
     bindparam,
+    case,
     column,
     func,
     insert,
     literal,
+    null,
     or_,
     select,
     true,
@@ -158,6 +160,7 @@ async def insert_sandboxes(
         "timeout_sec": limits.timeout_sec,
         "expires_at": in_s(limits.lifetime_sec) if limits.lifetime_sec else None,
         "on_expiry": limits.on_expiry,
+        "lift_on_pause": limits.lift_on_pause,
         "auto_resume": limits.auto_resume,
         "public_ports": list(spec.public_ports),
         "envs": dict(spec.envs),
@@ -181,22 +184,24 @@ async def insert_copies(
 ) -> bool:
     """New rows like that of `source`, restored from a snapshot of it, due at once; whether `source` still is.
 
-    They have its limits and `envs`; what its request and its host say of it is not theirs.
+    They have its limits and `envs`; what its request and its host say of it is not theirs. Nor is a lifetime that its client
+    renews: nobody would renew theirs.
     """
     copies = values(column("id", Uuid), name="copies").data([(sandbox_id.value,) for sandbox_id in ids])
     same = [
         _c[name]
         for name in (
-            "team_id", "host_id", "template", "vcpus", "memory_mb", "disk_size_mb", "timeout_sec", "expires_at",
-            "on_expiry", "auto_resume", "public_ports", "envs",
+            "team_id", "host_id", "template", "vcpus", "memory_mb", "disk_size_mb", "timeout_sec", "on_expiry",
+            "auto_resume", "public_ports", "envs",
         )
     ]  # fmt: skip
+    expires_at = case((_c.lift_on_pause, null()), else_=_c.expires_at)
     rows = (
-        select(copies.c.id, literal(source.image), literal(snapshot_id.value, Uuid), *same)
+        select(copies.c.id, literal(source.image), literal(snapshot_id.value, Uuid), expires_at, *same)
         .select_from(copies.join(sandboxes, true()))
         .where(_c.id == source.sandbox_id.value, is_live())
     )
-    names = ["id", "image", "snapshot_id", *(copied.name for copied in same)]
+    names = ["id", "image", "snapshot_id", "expires_at", *(copied.name for copied in same)]
     inserted = insert(sandboxes).from_select(names, rows).returning(_c.id, _c.team_id).cte("inserted")
     origin = str(source.sandbox_id)
     entry = _created(inserted, by, {"template": source.template, "forked_from": origin})

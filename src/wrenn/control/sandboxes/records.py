@@ -26,12 +26,14 @@ class TimeLimits:
         timeout_sec: seconds without activity until it is paused; 0: never.
         lifetime_sec: seconds from the request until `on_expiry` is done to it; 0: no end.
         auto_resume: a call to it while it is paused resumes it first.
+        lift_on_pause: a pause that somebody asks for removes the end of its lifetime.
     """
 
     timeout_sec: int = 0
     lifetime_sec: int = 0
     on_expiry: OnExpiry = "pause"
     auto_resume: bool = False
+    lift_on_pause: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class Sandbox:
     timeout_sec: int
     expires_at: datetime | None
     on_expiry: OnExpiry
+    lift_on_pause: bool
     auto_resume: bool
     public_ports: tuple[int, ...]
     idle_ms: int

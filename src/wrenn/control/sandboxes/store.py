@@ -22,7 +22,7 @@ _COLUMNS: Final = [
     sandboxes.c[name]
     for name in (
         "id", "team_id", "host_id", "status", "desired", "failure", "reason", "version", "template", "image", "vcpus",
-        "memory_mb", "timeout_sec", "expires_at", "on_expiry", "auto_resume", "public_ports", "idle_ms", "host_ip", "metadata",
+        "memory_mb", "timeout_sec", "expires_at", "on_expiry", "lift_on_pause", "auto_resume", "public_ports", "idle_ms", "host_ip", "metadata",
         "created_at", "started_at", "last_active_at", "last_updated",
     )
 ]  # fmt: skip
@@ -51,6 +51,7 @@ def sandbox_of(row: Row[Any]) -> Sandbox:
         timeout_sec=row.timeout_sec,
         expires_at=row.expires_at,
         on_expiry=row.on_expiry,
+        lift_on_pause=row.lift_on_pause,
         auto_resume=row.auto_resume,
         public_ports=tuple(row.public_ports),
         idle_ms=row.idle_ms,

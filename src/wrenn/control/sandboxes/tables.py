@@ -39,6 +39,8 @@ sandboxes = Table(
     Column("timeout_sec", Integer, nullable=False, server_default=text("0")),
     Column("expires_at", TIMESTAMP(timezone=True)),
     Column("on_expiry", Text, nullable=False, server_default="pause"),
+    # A pause that somebody asks for takes `expires_at` away. See "Time-outs" in docs/design/control.md.
+    Column("lift_on_pause", Boolean, nullable=False, server_default=text("false")),
     Column("auto_resume", Boolean, nullable=False, server_default=text("false")),
     # Ports that anybody may visit, without a credential.
     Column("public_ports", ARRAY(Integer), nullable=False, server_default=text("'{}'")),

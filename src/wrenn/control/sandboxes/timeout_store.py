@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, and_, case, cast, func, literal, or_, select
+from sqlalchemy import BigInteger, and_, case, cast, func, literal, not_, or_, select
 
 from wrenn.control.audit import SYSTEM
 from wrenn.control.db import Database, Hints
@@ -20,7 +20,11 @@ async def want_what_is_due(database: Database, hints: Hints) -> int:
     The last use in the row may be older than the true one, so a pause for idleness holds only if the host agrees.
     """
     expired = _c.expires_at <= func.now()
-    killed = and_(_c.on_expiry == "kill", expired)
+    # A pause that somebody asked for is under way, and will take the end of this life away.
+    being_lifted = and_(
+        _c.lift_on_pause, _c.desired == Desired.PAUSED, _c.status == State.RUNNING, _c.idle_ms == 0
+    )
+    killed = and_(_c.on_expiry == "kill", expired, not_(being_lifted))
     due = (
         wish(
             case((killed, literal(Desired.STOPPED.value)), else_=literal(Desired.PAUSED.value)),

@@ -79,6 +79,10 @@ class CreateSandbox(RequestBody):
     auto_resume: StrictBool = Field(
         default=False, description="A call to it while it is paused resumes it first"
     )
+    lift_on_pause: StrictBool = Field(
+        default=False,
+        description="`POST …/pause` removes the end of its lifetime. For clients that renew a short lifetime",
+    )
     envs: Envs = Field(default_factory=dict, description="Environment of every process in the sandbox")
     public_ports: list[Port] = Field(
         default_factory=list[int],
@@ -89,7 +93,9 @@ class CreateSandbox(RequestBody):
     @property
     def limits(self) -> TimeLimits:
         """When it is to be put away by itself."""
-        return TimeLimits(self.timeout_sec, self.lifetime_sec, self.on_expiry, self.auto_resume)
+        return TimeLimits(
+            self.timeout_sec, self.lifetime_sec, self.on_expiry, self.auto_resume, self.lift_on_pause
+        )
 
 
 class SetTimeout(RequestBody):
@@ -101,6 +107,17 @@ class SetTimeout(RequestBody):
     )
     on_expiry: OnExpiry | None = None
     extend_only: StrictBool = Field(default=False, description="Never make `expires_at` earlier")
+    lift_on_pause: StrictBool | None = Field(
+        None,
+        description="`POST …/pause` removes the end of its lifetime. Absent: false with a new lifetime. With `extend_only` "
+        "nothing changes unless the lifetime was set with `lift_on_pause`, and one that a pause removed "
+        "begins anew when the sandbox runs again",
+    )
+
+    @property
+    def is_renewal(self) -> bool:
+        """A client that lives extends the lifetime that would remove its sandbox without it."""
+        return self.extend_only and self.lift_on_pause is True and bool(self.lifetime_sec)
 
 
 class Fork(RequestBody):
@@ -120,6 +137,7 @@ class SandboxView(BaseModel):
     timeout_sec: int
     expires_at: datetime | None = Field(None, description="When `on_expiry` is done to it")
     on_expiry: OnExpiry
+    lift_on_pause: bool = Field(description="`POST …/pause` removes the end of its lifetime")
     auto_resume: bool
     public_ports: list[int]
     domain: str = Field(description="What its ports' hosts end with: `{port}-{id}.{domain}`")
@@ -148,6 +166,7 @@ def sandbox_json(sandbox: Sandbox, domain: str) -> dict[str, object]:
         "timeout_sec": sandbox.timeout_sec,
         "expires_at": wire_time(sandbox.expires_at),
         "on_expiry": sandbox.on_expiry,
+        "lift_on_pause": sandbox.lift_on_pause,
         "auto_resume": sandbox.auto_resume,
         "public_ports": list(sandbox.public_ports),
         "domain": domain,

@@ -170,9 +170,10 @@ async def write_limits(
     timeout_sec: int,
     expires_at: datetime | None,
     on_expiry: OnExpiry,
-    by: Actor,
+    lift_on_pause: bool,
+    by: Actor | None,
 ) -> Sandbox:
-    """New limits of its time; not a change of its state."""
+    """New limits of its time; not a change of its state. `by` None: nothing that the audit log should name."""
     expiry = cast(expires_at, TIMESTAMP(timezone=True))
     changed = (
         update(sandboxes)
@@ -181,6 +182,7 @@ async def write_limits(
             timeout_sec=timeout_sec,
             expires_at=expires_at,
             on_expiry=on_expiry,
+            lift_on_pause=lift_on_pause,
             due_at=case(
                 (_c.status == State.PAUSED, due_when_paused(cast(on_expiry, Text), expiry)),
                 else_=due_when_running(_c.last_active_at, cast(timeout_sec, Integer), expiry),
@@ -190,15 +192,20 @@ async def write_limits(
         .returning(_c.id, _c.team_id)
         .cte("changed")
     )
+    await tx.execute(
+        select(changed.c.id).add_cte(*_limits_entry(changed, by, timeout_sec, expires_at, on_expiry))
+    )
+    found = await tx.execute(select_sandboxes().add_columns(hints.notify()).where(_c.id == sandbox_id.value))
+    return sandbox_of(found.one())
+
+
+def _limits_entry(
+    changed: CTE, by: Actor | None, timeout_sec: int, expires_at: datetime | None, on_expiry: OnExpiry
+) -> list[CTE]:
+    if by is None:
+        return []
     facts: dict[str, str | int] = {"timeout_sec": timeout_sec, "on_expiry": on_expiry}
     if expires_at is not None:
         facts["expires_at"] = expires_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    entry = recorded(
-        changed,
-        by,
-        Deed(Resource.SANDBOX, "set_timeout", Status.INFO, facts=facts),
-        resource_id=wire_id(SandboxId.PREFIX, changed.c.id),
-    )
-    await tx.execute(select(changed.c.id).add_cte(entry))
-    found = await tx.execute(select_sandboxes().add_columns(hints.notify()).where(_c.id == sandbox_id.value))
-    return sandbox_of(found.one())
+    deed = Deed(Resource.SANDBOX, "set_timeout", Status.INFO, facts=facts)
+    return [recorded(changed, by, deed, resource_id=wire_id(SandboxId.PREFIX, changed.c.id))]

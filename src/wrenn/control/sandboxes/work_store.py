@@ -208,11 +208,14 @@ async def finish_running(
 
 
 async def finish_paused(database: Database, hints: Hints, work: Work, *, owner: str) -> bool:
-    """It is put away."""
+    """It is paused. Where that was asked for, a lifetime that its client renews ends with it."""
+    asked_for = and_(_c.lift_on_pause, _c.desired_by.is_not(None))
+    expires_at = case((asked_for, null()), else_=_c.expires_at)
     values: dict[str, Any] = {
         "status": move(work.status, State.PAUSED),
         "host_ip": "",
-        "due_at": due_when_paused(),
+        "expires_at": expires_at,
+        "due_at": due_when_paused(expires_at=expires_at),
         "idle_ms": 0,
         "attempts": 0,
     }

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
+from wrenn.sdk._io import in_thread
+from wrenn.sdk._lease import Lease, lease_limits
 from wrenn.sdk._parse import Fields, json_of, objects
 from wrenn.sdk._sync import states, templates
 from wrenn.sdk._sync.api import Api, path_of
@@ -25,7 +27,9 @@ class Sandbox:
     """A small virtual machine that runs code. Made by `create` or `connect`, not by its constructor.
 
     Used as a context manager it is removed at the end, also after an error. Only one that was paused within the block, and
-    is still paused, is kept.
+    is still paused, is kept. When this program is killed, the platform removes it within ten minutes: until the end of the
+    block it has a lifetime of ten minutes, which a thread extends each minute, unless it was given a lifetime of its own.
+    Pausing it ends that lifetime.
     """
 
     def __init__(self, api: Api, sandbox_id: str, *, domain: str | None = None) -> None:
@@ -34,6 +38,8 @@ class Sandbox:
         self._domain = domain or api.settings.domain
         # Paused through this object, and not resumed through it since.
         self._put_away = False
+        # Extends its lifetime while a block runs.
+        self._lease: Lease | None = None
         self.commands = Commands(api, sandbox_id)
         self.files = Files(api, sandbox_id)
         self.pty = Pty(api, sandbox_id)
@@ -49,6 +55,7 @@ class Sandbox:
         timeout_sec: int | None = None,
         lifetime_sec: int | None = None,
         on_expiry: OnExpiry | None = None,
+        lift_on_pause: bool | None = None,
         auto_resume: bool | None = None,
         envs: Mapping[str, str] | None = None,
         public_ports: Iterable[int] | None = None,
@@ -59,7 +66,8 @@ class Sandbox:
         """Start a sandbox and return when its guest answers.
 
         What is None is left to the platform. After `timeout_sec` without use it is paused by itself (0: never). After
-        `lifetime_sec`, in use or not, it is paused or with `on_expiry="kill"` removed (0: never). With `auto_resume` a call
+        `lifetime_sec`, in use or not, it is paused or with `on_expiry="kill"` removed (0: never); with `lift_on_pause` a
+        `pause()` removes that limit. With `auto_resume` a call
         to the paused sandbox resumes it. `envs` is the environment of all its commands. Anybody may visit its
         `public_ports`. A `template` of type `snapshot` fixes `vcpus` and `memory_mb`. Repeated safely when the platform is briefly away: one call makes one sandbox.
 
@@ -73,6 +81,7 @@ class Sandbox:
             "timeout_sec": timeout_sec,
             "lifetime_sec": lifetime_sec,
             "on_expiry": on_expiry,
+            "lift_on_pause": lift_on_pause,
             "auto_resume": auto_resume,
             "envs": dict(envs) if envs else None,
             "public_ports": list(public_ports) if public_ports else None,
@@ -215,6 +224,8 @@ class Sandbox:
         """
         states.resume(self._api, self.id)
         self._put_away = False
+        if self._lease is not None:
+            self._lease.renew_soon()
 
     def fork(self, count: int = 1) -> builtins.list[Self]:
         """Copies of the running sandbox, with its memory, processes and files. It goes on itself after a short stop.
@@ -302,6 +313,7 @@ class Sandbox:
 
     def kill(self) -> None:
         """End the sandbox and remove all that belongs to it. Killing twice is the same as once."""
+        self._end_lease()
         try:
             self._api.call("DELETE", path_of(self.id), repeatable=True)
         finally:
@@ -312,6 +324,12 @@ class Sandbox:
         self._api.close()
 
     def __enter__(self) -> Self:
+        try:
+            self._begin_lease()
+        except BaseException:
+            # The block will not run, nor its end.
+            self.kill()
+            raise
         return self
 
     def __exit__(
@@ -319,9 +337,37 @@ class Sandbox:
     ) -> None:
         # Paused as the block's last word, it was meant to be kept; resumed since by another call, it was not.
         if self._put_away and self._is_paused():
+            self._end_lease()
             self.close()
         else:
             self.kill()
+
+    def _begin_lease(self) -> None:
+        if self._lease is not None:
+            return
+        info = self.info()
+        is_leased = info.lift_on_pause and info.expires_at is not None
+        if not is_leased:
+            # Another limit of its life is somebody's wish, and one that is paused was meant to be kept.
+            if info.expires_at is not None or info.status != "running":
+                return
+            is_leased = self._take_lease()
+        if is_leased:
+            self._lease = Lease(self._api.settings, self.id)
+            self._lease.start()
+
+    def _take_lease(self) -> bool:
+        """Whether it has such a lifetime now; a platform of the former version knows none."""
+        body = self._api.call("PATCH", path_of(self.id, "timeout"), json=lease_limits(), repeatable=True)
+        if SandboxInfo.parse(Fields("sandbox", json_of(body))).lift_on_pause:
+            return True
+        self.set_timeout(lifetime_sec=0)
+        return False
+
+    def _end_lease(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            in_thread(lease.stop)
 
     def _is_paused(self) -> bool:
         try:

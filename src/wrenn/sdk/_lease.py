@@ -1,0 +1,92 @@
+"""A sandbox that does not outlive its client: a short lifetime, extended while the client lives.
+
+The extending is done by a thread in the asynchronous client as well: code that keeps the event loop busy for minutes, as in
+notebooks, must not cost the sandbox.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+from wrenn.sdk._parse import Fields, json_of
+from wrenn.sdk._sync.api import Api, path_of
+from wrenn.sdk.errors import InvalidStateError, NotFoundError, WrennError
+from wrenn.sdk.settings import ClientSettings
+
+LIFETIME_S: Final = 600
+"""How long the sandbox outlives a client that was killed."""
+RENEW_EVERY_S: Final = 60.0
+"""Nine renewals in a row may fail."""
+_RETRY_AFTER_S: Final = 5.0
+_CALL_TIMEOUT_S: Final = 10.0
+_JOIN_TIMEOUT_S: Final = 2 * _CALL_TIMEOUT_S
+
+
+def lease_limits() -> dict[str, object]:
+    """The fields of a request that give a sandbox such a lifetime."""
+    return {"lifetime_sec": LIFETIME_S, "on_expiry": "kill", "lift_on_pause": True}
+
+
+class Lease:
+    """Extends the lifetime of one sandbox from `start()` until `stop()`. Never raises: the next attempt may succeed.
+
+    It changes nothing when the lifetime is not such a one any more: the platform removes it when somebody pauses the sandbox,
+    and whoever sets another one wants that. It begins anew when the sandbox runs again.
+    """
+
+    def __init__(
+        self, settings: ClientSettings, sandbox_id: str, *, renew_every_s: float = RENEW_EVERY_S
+    ) -> None:
+        self._api = Api(settings)
+        self._path = path_of(sandbox_id, "timeout")
+        self._renew_every_s = renew_every_s
+        self._woken = threading.Event()
+        self._is_stopped = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin. The sandbox has the lifetime already."""
+        assert self._thread is None, "started once"
+        self._thread = threading.Thread(target=self._serve, name="wrenn-lease", daemon=True)
+        self._thread.start()
+
+    def renew_soon(self) -> None:
+        """Do not wait for the next time: the sandbox was resumed."""
+        self._woken.set()
+
+    def stop(self) -> None:
+        """End it. Waits for a renewal under way. May be called twice."""
+        self._is_stopped = True
+        self._woken.set()
+        if self._thread is not None:
+            self._thread.join(_JOIN_TIMEOUT_S)
+
+    def _serve(self) -> None:
+        pause_s = self._renew_every_s
+        while True:
+            self._woken.wait(pause_s)
+            self._woken.clear()
+            if self._is_stopped:
+                return
+            try:
+                pause_s = self._renew_every_s if self._renew() else min(_RETRY_AFTER_S, self._renew_every_s)
+            except (NotFoundError, InvalidStateError):
+                return
+            finally:
+                # Not worth a connection that is kept open for a minute.
+                self._api.close()
+
+    def _renew(self) -> bool:
+        """Whether the platform did it. Raises NotFoundError, InvalidStateError: the sandbox has ended."""
+        message = {"lifetime_sec": LIFETIME_S, "lift_on_pause": True, "extend_only": True}
+        try:
+            answer = self._api.call(
+                "PATCH", self._path, json=message, repeatable=True, timeout_s=_CALL_TIMEOUT_S
+            )
+            Fields("sandbox", json_of(answer)).text("id")
+        except (NotFoundError, InvalidStateError):
+            raise
+        except WrennError:
+            return False
+        return True
