@@ -10,6 +10,7 @@ import asyncio
 import base64
 import json
 import struct
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar, cast
@@ -20,6 +21,7 @@ from protobuf import Message
 from wrenn.base import errors as e
 from wrenn.base.secrets import Secret
 from wrenn.base.units import KIB, MIB
+from wrenn.relay import NoCookies, Pace, PacedConnector
 
 ENVD_PORT: Final = 49983
 _MESSAGE_LIMIT_B: Final = 4 * MIB
@@ -64,16 +66,21 @@ class GuestConnection:
         self.base_url = f"http://{address}:{ENVD_PORT}"
         self._streams = 0
         self._headers = {"X-Access-Token": token.reveal()}
+        self.pace = Pace()
+        self._connector = PacedConnector(
+            self.pace, limit=_CONNECTIONS, keepalive_timeout=60, use_dns_cache=False
+        )
         self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=60, use_dns_cache=False),
+            connector=self._connector,
             auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
+            cookie_jar=NoCookies(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
             trust_env=False,
         )
 
     async def close(self) -> None:
-        """Drop all connections."""
+        """Cut all connections; what the guest does about it is not waited for."""
+        self._connector.cut()
         await self.session.close()
 
     def _check_open(self) -> None:
@@ -126,7 +133,7 @@ class GuestConnection:
             as `unary`, on entering and while reading.
         """
         async with self._opened(method, request, user=user, headers=headers) as response:
-            yield _frames(response.content, answer)
+            yield _frames(response.content, answer, self.pace)
 
     @asynccontextmanager
     async def batches(
@@ -148,7 +155,7 @@ class GuestConnection:
         self._streams += 1
         try:
             async with self._opened(method, request, user=user, headers=headers) as response:
-                yield _batches(response.content, answer)
+                yield _batches(response.content, answer, self.pace)
         finally:
             self._streams -= 1
 
@@ -179,20 +186,25 @@ class GuestConnection:
             raise unreachable(error) from error
 
 
-async def _frames(content: aiohttp.StreamReader, answer: type[Answer]) -> AsyncIterator[Answer]:
+async def _frames(content: aiohttp.StreamReader, answer: type[Answer], pace: Pace) -> AsyncIterator[Answer]:
     while True:
         flags, size = _FRAME_HEAD.unpack(await content.readexactly(_FRAME_HEAD.size))
         _check_size(size, _MESSAGE_LIMIT_B)
         body = await content.readexactly(size)
+        # Reading what has come already is no wait: without this one, no deadline would ever be met.
+        await pace.passed(size_b=size)
         if _is_end(flags, body):
             return
         yield _decode(answer, body)
 
 
-async def _batches(content: aiohttp.StreamReader, answer: type[Answer]) -> AsyncIterator[list[Answer]]:
+async def _batches(
+    content: aiohttp.StreamReader, answer: type[Answer], pace: Pace
+) -> AsyncIterator[list[Answer]]:
     unread = bytearray()
     while True:
         batch: list[Answer] = []
+        began_s, begin_b = time.thread_time(), len(unread)
         while len(unread) >= _FRAME_HEAD.size and len(batch) < _BATCH_LENGTH:
             flags, size = _FRAME_HEAD.unpack_from(unread)
             _check_size(size, _BATCH_MESSAGE_LIMIT_B)
@@ -212,9 +224,10 @@ async def _batches(content: aiohttp.StreamReader, answer: type[Answer]) -> Async
                 yield batch
                 return
             batch.append(_decode(answer, body))
+        pace.charge(time.thread_time() - began_s)
         if batch:
             yield batch
-            await asyncio.sleep(0)
+            await pace.passed(size_b=begin_b - len(unread))
             continue
         chunk = await content.readany()
         if not chunk:

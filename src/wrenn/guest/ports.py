@@ -18,7 +18,7 @@ from yarl import URL
 from wrenn.base.errors import AgentFailure, Forbidden, PortClosed, Unavailable, WrennError
 from wrenn.base.units import KIB
 from wrenn.guest.connect import ENVD_PORT, unreachable
-from wrenn.relay import new_session
+from wrenn.relay import Pace, PacedConnector, new_session
 
 CONNECTIONS: Final = 1024
 """To the ports of one guest at once; more wait their turn."""
@@ -31,17 +31,20 @@ _HEAD_LIMIT_B: Final = 4 * KIB
 class GuestPorts:
     """See the module head."""
 
-    def __init__(self, address: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, address: str, headers: Mapping[str, str], pace: Pace | None = None) -> None:
         self._address = address
         self._headers = headers
+        self.pace = pace or Pace()
         self._session: aiohttp.ClientSession | None = None
+        self._connector: _Dialer | None = None
         self._streams: set[asyncio.StreamWriter] = set()
 
     @property
     def session(self) -> aiohttp.ClientSession:
         """The HTTP client whose connections these are. Made when it is first needed: most guests serve nothing."""
         if self._session is None:
-            self._session = new_session(_Dialer(self))
+            self._connector = _Dialer(self)
+            self._session = new_session(self._connector)
         return self._session
 
     def url(self, port: int, target: str) -> URL:
@@ -50,11 +53,14 @@ class GuestPorts:
         return URL(f"http://{self._address}:{port}{target}", encoded=True)
 
     async def close(self) -> None:
-        """Cut all connections. A later use opens new ones."""
+        """Cut all connections without waiting for the guest. A later use opens new ones."""
         session, self._session = self._session, None
+        connector, self._connector = self._connector, None
         for writer in self._streams:
             writer.transport.abort()
         self._streams.clear()
+        if connector is not None:
+            connector.cut()
         if session is not None:
             await session.close()
 
@@ -174,13 +180,11 @@ class _Joining(asyncio.Protocol):
             self.answer.set_exception(exc or ConnectionResetError("envd closed the connection"))
 
 
-class _Dialer(aiohttp.TCPConnector):
+class _Dialer(PacedConnector):
     """Connections to the guest, through envd where the guest itself refuses them."""
 
     def __init__(self, ports: GuestPorts) -> None:
-        super().__init__(  # pyright: ignore[reportUnknownMemberType] - a parameter that we do not use
-            limit=CONNECTIONS, keepalive_timeout=_IDLE_S, use_dns_cache=False
-        )
+        super().__init__(ports.pace, limit=CONNECTIONS, keepalive_timeout=_IDLE_S, use_dns_cache=False)
         self._ports = ports
 
     # The hook by which other packages add proxies: the library has no public one for how a connection is made.

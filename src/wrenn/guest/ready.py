@@ -18,6 +18,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from wrenn.base.errors import AgentFailure, Unavailable
 from wrenn.base.secrets import Secret
 from wrenn.guest.connect import ENVD_PORT, GuestConnection, unreachable
+from wrenn.relay import NoCookies, Pace, PacedConnector
 
 _CONNECT_EVERY_S: Final = 0.005
 _CONNECTS: Final = 40
@@ -67,7 +68,8 @@ async def initialise(address: str, identity: Identity, *, timeout_s: float) -> N
     timeout = aiohttp.ClientTimeout(
         total=timeout_s, sock_connect=_CONNECT_TIMEOUT_S, sock_read=_ANSWER_TIMEOUT_S
     )
-    connector = aiohttp.TCPConnector(
+    connector = PacedConnector(
+        Pace(),
         resolver=_Again(address),
         use_dns_cache=False,
         happy_eyeballs_delay=_CONNECT_EVERY_S,
@@ -77,7 +79,7 @@ async def initialise(address: str, identity: Identity, *, timeout_s: float) -> N
         async with (
             asyncio.timeout(timeout_s),
             aiohttp.ClientSession(
-                connector=connector, timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
+                connector=connector, timeout=timeout, trust_env=False, cookie_jar=NoCookies()
             ) as session,
         ):
             corrections = _CORRECTIONS
@@ -160,7 +162,9 @@ async def _snapshot_call(guest: GuestConnection, step: str, *, timeout_s: float)
         # A connection of its own: those of the pool may all be taken by calls of programs that are held.
         async with (
             asyncio.timeout(timeout_s),
-            aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as session,
+            aiohttp.ClientSession(
+                connector=PacedConnector(guest.pace), trust_env=False, cookie_jar=NoCookies()
+            ) as session,
             session.post(
                 f"{guest.base_url}/snapshot/{step}", headers=guest.headers("root"), allow_redirects=False
             ) as response,

@@ -12,12 +12,19 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
+GONE: Final = "wrenn.gone"
+"""Extension of a scope: an event that is set when the client's connection has ended, also while nobody receives from it."""
 _SOON_S: Final = 0.25
 """Most answers have come by then, and no task was needed to watch the client meanwhile."""
 
 
 class Gone(Exception):
     """The client went away; nobody sees the answer."""
+
+
+def gone_of(scope: Scope) -> asyncio.Event:
+    """The event that the client's connection has ended; of a server that tells no such thing, one that is never set."""
+    return scope.get("extensions", {}).get(GONE) or asyncio.Event()
 
 
 @asynccontextmanager

@@ -49,6 +49,14 @@ def for_client(headers: Headers) -> CIMultiDict[str]:
     return CIMultiDict([(name.decode("ascii"), _text(value)) for name, value in headers])
 
 
+def from_client(headers: Iterable[tuple[str, str]]) -> Headers:
+    """As the HTTP client gives them, as bytes again: it decodes as UTF-8 and keeps every other byte as a lone surrogate."""
+    return [
+        (name.lower().encode(errors="surrogateescape"), value.encode(errors="surrogateescape"))
+        for name, value in headers
+    ]
+
+
 def _text(value: bytes) -> str:
     try:
         return value.decode()

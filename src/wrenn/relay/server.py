@@ -14,9 +14,10 @@ from typing import Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
 
 from wrenn.base.units import KIB
-from wrenn.relay.asgi import Receive, Scope
+from wrenn.relay.asgi import GONE, Receive, Scope
 from wrenn.relay.http import BrokenOff
 from wrenn.relay.sockets import MESSAGE_LIMIT_B
 
@@ -27,6 +28,7 @@ HEAD_TIMEOUT_S: Final = 20.0
 BODY_SILENCE_S: Final = 60.0
 """Longest that a client may send nothing of a body that is waited for."""
 _ABORT: Final = "wrenn.abort"
+_SWITCHING: Final = 101
 _TOO_LARGE_BODY: Final = json.dumps(
     {
         "error": {
@@ -192,11 +194,23 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 class BoundedSocket(WebSocketsSansIOProtocol):
-    """A WebSocket whose handshake is not logged: its URL may carry a signed link."""
+    """A WebSocket whose end is told at once, and whose handshake is not logged: its URL may carry a signed link."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.logger = _QUIET
+        self._gone = asyncio.Event()
+
+    def handle_connect(self, event: Request) -> None:
+        """The handshake's head is whole; the application is told how it learns of the end."""
+        super().handle_connect(event)
+        if self.response.status_code == _SWITCHING:
+            self.scope["extensions"][GONE] = self._gone  # type: ignore[index]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end, whether or not anybody receives."""
+        self._gone.set()
+        super().connection_lost(exc)
 
 
 SERVER_OPTIONS: Final[Mapping[str, Any]] = {

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
@@ -17,6 +18,7 @@ from wrenn.base.errors import Cancelled, InternalError, InvalidRequest, NotFound
 from wrenn.base.ids import SandboxId
 from wrenn.guest import Download, FileEvent, Part, WriteOptions, watch
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER
+from wrenn.relay import Gone, unless_gone
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ class FileStreams:
 
         try:
             await self._serve(scope, receive, send_noting)
+        except Gone:
+            return
         except WrennError as error:
             failure = error
         except Exception:  # noqa: BLE001 - as in service.py
@@ -82,8 +86,10 @@ class FileStreams:
                     )
                     await _done(send)
             case "GET", "files/watch":
-                await receive()
-                await self._watch(sandbox_id, query, send)
+                await receive()  # the empty body
+                # The server tells nobody who only sends that the other side is gone.
+                async with unless_gone(receive, after=_now()):
+                    await self._watch(sandbox_id, query, send)
             case _, "files" | "files/tar" | "files/watch":
                 raise InvalidRequest("Files are read and watched with GET, and written with PUT.")
             case _:
@@ -141,7 +147,7 @@ def _header(scope: Scope, name: bytes) -> str:
 
 async def _download(opening: AbstractAsyncContextManager[Download], receive: Receive, send: Send) -> None:
     await receive()  # the empty body: behind it comes only that the caller went away
-    async with opening as download:
+    async with unless_gone(receive, after=_now()), opening as download:
         headers = [(b"content-type", b"application/octet-stream")]
         if download.size_b is not None:
             headers.append((b"content-length", str(download.size_b).encode()))
@@ -153,6 +159,12 @@ async def _download(opening: AbstractAsyncContextManager[Download], receive: Rec
         async for chunk in download.chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
+
+
+def _now() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
 
 
 async def _body(receive: Receive) -> AsyncIterator[bytes]:

@@ -147,11 +147,7 @@ async def _socket(
     except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError) as error:
         raise dial_failure(error, port) from error
     passage.opened(has_end=False)
-    try:
-        await relay_socket(other, receive, send, passage.moved)
-    finally:
-        # Its end was told; a program that does not answer that is not waited for.
-        await other.close()
+    await relay_socket(other, scope, receive, send, traffic=passage.moved, pace=passage.ports.pace)
 
 
 async def _stream(passage: Passage, port: int, scope: Scope, receive: Receive, send: Send) -> None:
@@ -161,7 +157,9 @@ async def _stream(passage: Passage, port: int, scope: Scope, receive: Receive, s
     reader, writer = await passage.ports.dial(port)
     try:
         passage.opened(has_end=False)
-        await relay_stream(reader, writer, receive, send, passage.moved)
+        await relay_stream(
+            reader, writer, scope, receive, send, traffic=passage.moved, pace=passage.ports.pace
+        )
     finally:
         passage.ports.hang_up(writer)
 

@@ -99,7 +99,7 @@ class RunningSandbox:
     """Closes of connections that were not waited for to their end."""
 
     def __post_init__(self) -> None:
-        self.ports = GuestPorts(self.address, self.guest.headers("root"))
+        self.ports = GuestPorts(self.address, self.guest.headers("root"), self.guest.pace)
 
     @property
     def commands(self) -> Commands:

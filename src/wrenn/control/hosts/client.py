@@ -29,7 +29,7 @@ from wrenn.control.hosts.transfers import IDLE_TIMEOUT_S, READ_BUFFER_B, Transfe
 from wrenn.protocol.api import OUTPUT_LIMIT_B
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, from_connect
 from wrenn.protocol.host.host_connect import HostAgentClient
-from wrenn.relay import new_session
+from wrenn.relay import UNPACED, NoCookies, PacedConnector, new_session
 
 R = TypeVar("R")
 
@@ -144,12 +144,12 @@ class HostClients:
         tls = ssl.create_default_context(cafile=pki / "ca.pem")
         tls.load_cert_chain(pki / "control.pem", pki / "control.key")
         downloads = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                ssl=tls, limit=0, keepalive_timeout=_POOL_IDLE_S, use_dns_cache=False
+            connector=PacedConnector(
+                UNPACED, ssl=tls, limit=0, keepalive_timeout=_POOL_IDLE_S, use_dns_cache=False
             ),
             headers={"Accept-Encoding": "identity"},
             auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
+            cookie_jar=NoCookies(),
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=IDLE_TIMEOUT_S
             ),
@@ -157,7 +157,7 @@ class HostClients:
             read_bufsize=READ_BUFFER_B,
         )
         relays = new_session(
-            aiohttp.TCPConnector(ssl=tls, limit=0, keepalive_timeout=_POOL_IDLE_S, use_dns_cache=False)
+            PacedConnector(UNPACED, ssl=tls, limit=0, keepalive_timeout=_POOL_IDLE_S, use_dns_cache=False)
         )
         self._connections = Connections(transport, Client(transport), downloads, relays, OwnedTasks())
         self._clients: dict[str, HostClient] = {}

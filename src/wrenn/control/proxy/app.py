@@ -28,6 +28,7 @@ from wrenn.control.proxy.places import Places
 from wrenn.control.proxy.visits import COOKIE, Aim, Visit, aim_of, own_path, passed_back, passed_on, visit_of
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, ERROR_TEXT_HEADER
 from wrenn.relay import (
+    UNPACED,
     BrokenOff,
     Gone,
     Head,
@@ -183,10 +184,7 @@ class PortProxy:
             return
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._silent(aim, error) from error
-        try:
-            await relay_socket(other, receive, send, _no_traffic)
-        finally:
-            await other.close()
+        await relay_socket(other, scope, receive, send, traffic=_no_traffic, pace=UNPACED)
 
     def _silent(self, aim: Aim, error: Exception) -> Unavailable:
         self._places.forget(aim.sandbox_id)
