@@ -356,6 +356,27 @@ async def test_bad_frames_end_a_socket_with_a_reason(
                     assert ws.close_code == code
 
 
+REFUSED_HANDSHAKES: dict[str, tuple[bytes, int]] = {
+    "a plain one": (b"X-Why: no", 403),
+    "no UTF-8": (b"X-Why: \xff\xfe", 403),
+    "a control character": (b"X-Why: a\x01b", 502),
+    "a name that is none": (b"X\xffWhy: a", 502),
+}
+
+
+async def test_a_refused_handshake_is_told_whatever_its_headers_are(
+    platform: Platform, path: str, subtests: pytest.Subtests
+):
+    for name, (header, status) in REFUSED_HANDSHAKES.items():
+        with subtests.test(name):
+            answer = b"HTTP/1.1 403 Forbidden\r\n" + header + b"\r\nContent-Length: 0\r\n\r\n"
+            async with program(sending(answer)) as port, asyncio.timeout(DEADLINE_S):
+                with pytest.raises(websockets.InvalidStatus) as raised:
+                    async with socket(platform, path, port):
+                        pass
+                assert raised.value.response.status_code == status
+
+
 async def test_a_message_in_endless_fragments_is_cut(platform: Platform, path: str):
     written = [0]
 

@@ -294,3 +294,42 @@ async def test_streams_of_one_guest_are_bounded(monkeypatch: pytest.MonkeyPatch)
             await stack.enter_async_context(Processes(guest).start(CommandLine("true")))
         with pytest.raises(e.RateLimited):
             await followed(guest)
+
+
+HOSTILE_TEXTS: dict[str, bytes] = {
+    "deep": b"[" * 60_000,
+    "deep objects": b'{"code":' * 20_000,
+    "a deep error": b'{"error":' + b"[" * 60_000,
+    "a deep message": b'{"message":' + b"[" * 900 + b"]" * 900 + b"}",
+    "no object": b"[1]",
+    "a number of many digits": b'{"message":' + b"9" * 20_000 + b"}",
+    "no text": b'{"message":{"a":1},"code":[]}',
+    "no UTF-8": b'{"message":"\xff\xfe"}',
+    "lone surrogates": b'{"message":"\\ud800\\udfff","code":"\\ud800"}',
+    "not a number": b'{"message":NaN}',
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_TEXTS)
+async def test_a_hostile_text_is_an_error_of_ours_that_can_be_shown(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = HOSTILE_TEXTS[name][:60_000]
+    refusal = b"HTTP/1.1 500 Oh\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    end = STREAM + struct.pack(">BI", 2, len(body)) + body
+
+    async def error_of(answer: Answer, call: Callable[[GuestConnection], Awaitable[object]]) -> e.WrennError:
+        async with hostile_guest(answer, monkeypatch) as guest:
+            with pytest.raises(e.WrennError) as raised:
+                await call(guest)
+        return raised.value
+
+    for answer, call in (
+        (says(refusal), lambda guest: Commands(guest).list()),
+        (says(refusal), read_whole),
+        (says(end), lambda guest: Commands(guest).run(CommandLine("true"), timeout_s=5)),
+        (says(end), followed),
+    ):
+        error = await error_of(answer, call)
+        assert error.message.isprintable()
+        assert error.message.encode()

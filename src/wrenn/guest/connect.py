@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import struct
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -21,6 +20,7 @@ from protobuf import Message
 from wrenn.base import errors as e
 from wrenn.base.secrets import Secret
 from wrenn.base.units import KIB, MIB
+from wrenn.guest.values import TEXT_LIMIT, guest_text, json_object_or_empty, message_in
 from wrenn.relay import NoCookies, Pace, PacedConnector
 
 ENVD_PORT: Final = 49983
@@ -51,12 +51,6 @@ _CODES: Final[dict[str, type[e.WrennError]]] = {
     "deadline_exceeded": e.DeadlineExceeded,
     "unavailable": e.Unavailable,
 }
-_TEXT_LIMIT: Final = 500
-
-
-def guest_text(text: object) -> str:
-    """A text that the guest wrote, fit to be shown: short, printable, one line."""
-    return "".join(c if c.isprintable() else " " for c in str(text)[:_TEXT_LIMIT])
 
 
 class GuestConnection:
@@ -111,11 +105,14 @@ class GuestConnection:
                     allow_redirects=False,
                 ) as response:
                     if response.status != 200:
-                        raise _error_of(await read_bounded(response, _ERROR_LIMIT_B), response.status)
+                        raise _error_of(
+                            json_object_or_empty(await read_bounded(response, _ERROR_LIMIT_B)),
+                            response.status,
+                        )
                     body = await read_bounded(response, _MESSAGE_LIMIT_B)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise unreachable(error) from error
-        return _decode(answer, body)
+        return message_in(answer, body)
 
     @asynccontextmanager
     async def stream(
@@ -180,7 +177,9 @@ class GuestConnection:
                 read_bufsize=_BATCH_READ_B,
             ) as response:
                 if response.status != 200:
-                    raise _error_of(await read_bounded(response, _ERROR_LIMIT_B), response.status)
+                    raise _error_of(
+                        json_object_or_empty(await read_bounded(response, _ERROR_LIMIT_B)), response.status
+                    )
                 yield response
         except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
             raise unreachable(error) from error
@@ -195,7 +194,7 @@ async def _frames(content: aiohttp.StreamReader, answer: type[Answer], pace: Pac
         await pace.passed(size_b=size)
         if _is_end(flags, body):
             return
-        yield _decode(answer, body)
+        yield message_in(answer, body)
 
 
 async def _batches(
@@ -223,7 +222,7 @@ async def _batches(
             if is_end:
                 yield batch
                 return
-            batch.append(_decode(answer, body))
+            batch.append(message_in(answer, body))
         pace.charge(time.thread_time() - began_s)
         if batch:
             yield batch
@@ -243,20 +242,13 @@ def _check_size(size: int, limit_b: int) -> None:
 def _is_end(flags: int, body: bytes) -> bool:
     """Whether this frame is the end of the stream. Raises what the guest says went wrong."""
     if flags & _END_OF_STREAM:
-        end = _json_object(body)
+        end = json_object_or_empty(body)
         if "error" in end:
-            raise _error_of(json.dumps(end["error"]).encode(), 200)
+            raise _error_of(end["error"], 200)
         return True
     if flags:
         raise e.AgentFailure("The sandbox sent a message with unknown flags.", context={"flags": flags})
     return False
-
-
-def _decode(answer: type[Answer], body: bytes) -> Answer:
-    try:
-        return answer.from_binary(body)
-    except Exception as error:  # the decoder's own errors share no base class
-        raise e.AgentFailure("The sandbox sent a message that cannot be read.") from error
 
 
 async def read_bounded(response: aiohttp.ClientResponse, limit_b: int) -> bytes:
@@ -270,23 +262,16 @@ async def read_bounded(response: aiohttp.ClientResponse, limit_b: int) -> bytes:
     return bytes(body)
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body)
-    except ValueError:
-        return {}
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-
-
-def _error_of(body: bytes, status: int) -> e.WrennError:
-    answer = _json_object(body)
-    text = guest_text(answer.get("message", f"status {status}"))
-    return _CODES.get(str(answer.get("code", "")), e.AgentFailure)(text, context={"status": status})
+def _error_of(said: object, status: int) -> e.WrennError:
+    answer = cast("dict[str, Any]", said) if isinstance(said, dict) else {}
+    text = guest_text(answer.get("message")) or f"The sandbox answered with status {status}."
+    code = guest_text(answer.get("code"))
+    return _CODES.get(code, e.AgentFailure)(text, context={"status": status})
 
 
 def unreachable(error: BaseException) -> e.WrennError:
     """The guest agent did not answer, or broke off."""
     return e.Unavailable(
         "The sandbox does not answer; it may be overloaded or have ended.",
-        context={"cause": repr(error)[:_TEXT_LIMIT]},
+        context={"cause": repr(error)[:TEXT_LIMIT]},
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +12,8 @@ import aiohttp
 from yarl import URL
 
 from wrenn.base import errors as e
-from wrenn.guest.connect import GuestConnection, guest_text, read_bounded, unreachable
+from wrenn.guest.connect import GuestConnection, read_bounded, unreachable
+from wrenn.guest.values import guest_text, json_object_or_empty
 from wrenn.protocol.guest import filesystem_pb as pb
 
 _CALL_TIMEOUT_S: Final = 30.0
@@ -222,8 +222,6 @@ def _transfer_timeout() -> aiohttp.ClientTimeout:
 
 async def _error_of(response: aiohttp.ClientResponse) -> e.WrennError:
     body = await read_bounded(response, _ERROR_LIMIT_B)
-    try:
-        text = guest_text(json.loads(body)["message"])
-    except (ValueError, KeyError, TypeError):
-        text = f"The sandbox answered with status {response.status}."
+    text = guest_text(json_object_or_empty(body).get("message"))
+    text = text or f"The sandbox answered with status {response.status}."
     return _STATUS.get(response.status, e.AgentFailure)(text)

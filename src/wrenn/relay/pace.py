@@ -73,6 +73,7 @@ class Pace:
         """Work was done for this guest."""
         self._refill()
         self._left_s -= work_s
+        self._note()
 
     def owed_s(self) -> float:
         """For how long nothing more should be done for this guest; 0: go on."""
@@ -94,10 +95,11 @@ class Pace:
         rate = self._loop_share.rate(self._share) if self._left_s < 0 else self._share
         self._left_s = min(self._burst_s, self._left_s + (now - self._at) * rate)
         self._at = now
-        if self._left_s < 0:
-            self._loop_share.note(self, paid_at=now - self._left_s / rate, now=now)
-        else:
-            self._loop_share.note(self, paid_at=None, now=now)
+        self._note()
+
+    def _note(self) -> None:
+        paid_at = self._at - self._left_s / self._loop_share.rate(self._share) if self._left_s < 0 else None
+        self._loop_share.note(self, paid_at=paid_at, now=self._at)
 
 
 UNPACED: Final = Pace(share=1000.0, loop_share=LoopShare(1000.0))
