@@ -130,6 +130,8 @@ def environment_of(data_dir: Path, database_url: str, agent_url: str) -> dict[st
         "WRENN_MISSING_AFTER_S": "0.5",
         "WRENN_START_RETRY_S": "3",
         "WRENN_START_TIMEOUT_S": "20",
+        # All tests come from one address, and some try many wrong credentials.
+        "WRENN_RATE_FAILURES_PER_ADDRESS": "0",
     }
 
 

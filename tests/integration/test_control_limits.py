@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import uvicorn
+import websockets
 from starlette.types import Receive, Scope, Send
 
 from wrenn.control.http.buckets import Rate
@@ -18,6 +19,7 @@ from wrenn.testing.server import served
 from wrenn.testing.simulated_host import SimulatedHost
 
 from .conftest import DEADLINE_S, Platform, client, make_team, refused, running_platform
+from .guest_programs import OK, answering, program
 
 ALL = "/v1/sandboxes"
 WRONG = "wrn_" + "0" * 31
@@ -51,6 +53,46 @@ async def test_a_key_has_its_own_rate_and_one_address_another(slow: Platform):
         assert (await other.get(ALL)).status_code == 200, "a known key is not held up by its address"
         for _ in range(20):
             assert (await nobody.get("/health")).status_code == 200
+
+
+@pytest.fixture
+async def guarded(settings: Settings, host: SimulatedHost, database_url: str) -> AsyncIterator[Platform]:
+    """Five wrong credentials of an address; then one more in a hundred seconds."""
+    key = await make_team(database_url, "ada")
+    rates = replace(settings.rates, failures_per_address=Rate(0.01, 5))
+    async with running_platform(replace(settings, rates=rates), host, key) as platform:
+        yield platform
+
+
+async def test_wrong_credentials_are_counted_before_they_are_looked_up_at_every_entrance(guarded: Platform):
+    async with program(answering(OK)) as port, client(guarded.url, None) as nobody:
+        path = await guarded.create()
+
+        async def visit(query: str = "", **headers: str) -> int:
+            at = {"Host": f"{port}-{path.rpartition('/')[2]}.localhost", **headers}
+            return (await nobody.get(f"/{query}", headers=at)).status_code
+
+        good = {"X-API-Key": guarded.key.reveal()}
+        assert await visit(**good) == 200
+        wrong = [
+            await visit(**{"X-API-Key": WRONG + "1"}),
+            await visit(Cookie="wrenn_visit=x.y.z"),
+            await visit("?wrenn_link=1.a"),
+            (await nobody.get(ALL, headers={"X-API-Key": WRONG + "2"})).status_code,
+            (await nobody.get("/v1/events", headers={"X-API-Key": WRONG + "3"})).status_code,
+        ]
+        assert wrong == [401] * 5
+        statuses = {await visit(**{"X-API-Key": f"{WRONG[:-2]}{n:02}"}) for n in range(20)}
+        assert statuses == {429}
+        refused(await nobody.get(ALL, headers={"X-API-Key": WRONG + "4"}), 429, "rate_limited")
+        tunnel = f"{guarded.url.replace('http', 'ws')}{path}/ports/{port}/tunnel"
+        for url in (tunnel, f"{guarded.url.replace('http', 'ws')}{path}/exec/stream"):
+            with pytest.raises(websockets.InvalidStatus) as raised:
+                await websockets.connect(url, additional_headers={"X-API-Key": WRONG + "5"})
+            assert raised.value.response.status_code == 429
+        # Who is known is not held up by others of the same address, nor is who shows nothing.
+        assert [await visit(**good) for _ in range(20)] == [200] * 20
+        assert await visit() == 401
 
 
 async def raw(url: str, *parts: bytes) -> bytes:

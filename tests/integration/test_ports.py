@@ -65,13 +65,17 @@ async def test_the_program_sees_the_clients_host_and_nothing_of_ours(platform: P
             headers=headers_of(
                 path,
                 port,
-                Cookie="a=1; wrenn_link=secret; b=2; wrenn_session=secret",
+                Cookie="a=1; wrenn_link=secret; b=2; wrenn_session=secret; =wrenn_link=secret; __host-wrenn_x=secret",
                 Connection="close, X-Private",
                 **{
                     "X-Private": "1",
                     "X-Forwarded-For": "1.1.1.1, 6.6.6.6",
                     "TE": "trailers",
                     "Forwarded": "for=6.6.6.6",
+                    "X-Wrenn-Anything": "6",
+                    "X_Wrenn_Sandbox": "6",
+                    "X_API_Key": "6",
+                    "X_Forwarded_For": "6.6.6.6",
                 },
             ),
         )
@@ -85,7 +89,10 @@ async def test_the_program_sees_the_clients_host_and_nothing_of_ours(platform: P
     assert named["x-forwarded-for"] == "127.0.0.1"
     assert named["x-forwarded-proto"] == "http"
     assert named["x-forwarded-host"] == host_of(path, port)
-    assert not names & {"x-api-key", "x-private", "te", "forwarded", "x-wrenn-port", "x-wrenn-sandbox"}
+    plain = {name.replace("_", "-") for name in names}
+    assert not plain & {"x-api-key", "x-private", "te", "forwarded"}
+    assert not any(name.startswith("x-wrenn-") for name in plain)
+    assert "x_forwarded_for" not in names
     assert platform.key.reveal() not in "".join(headers)
 
 
@@ -94,7 +101,11 @@ async def test_a_port_is_reached_by_headers_where_names_cannot(platform: Platfor
     sandbox_id = path.rpartition("/")[2]
     async with program(answering(OK, seen)) as port:
         names = {"X-Wrenn-Sandbox": sandbox_id, "X-Wrenn-Port": str(port)}
-        assert (await platform.api.get("/v1/sandboxes", headers=names)).text == "ok"
+        answer = await platform.api.get("/v1/sandboxes", headers=names)
+        assert answer.text == "ok"
+        # The host name may be that of the API's own pages: nothing is kept there, and it is no page of theirs.
+        assert answer.headers["cache-control"] == "no-store"
+        assert "sandbox" in answer.headers["content-security-policy"]
         answer = await platform.api.get("/v1/sandboxes", headers={"X-Wrenn-Port": str(port)})
         refused(answer, 400, "invalid_request")
     assert seen[0][0] == b"GET /v1/sandboxes HTTP/1.1"
@@ -155,6 +166,7 @@ async def test_what_an_answer_says_holds_for_its_own_host_only(platform: Platfor
     head = (
         "HTTP/1.1 302 Found\r\nContent-Length: 0\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
         "Set-Cookie: a=1; Domain=sandboxes.test; Path=/\r\nSet-Cookie: b=2; HttpOnly\r\n"
+        "Set-Cookie: =wrenn_link=x\r\nSet-Cookie: \t= wrenn_visit=x\r\nSet-Cookie: __HOST-wrenn_link=x\r\n"
         'Set-Cookie: wrenn_link=x\r\nwrenn-error-code: not_found\r\nClear-Site-Data: "*"\r\n'
         "Keep-Alive: timeout=5\r\nLocation: {}\r\n\r\n"
     )

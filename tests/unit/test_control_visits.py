@@ -12,7 +12,7 @@ from wrenn.base.ids import SandboxId
 from wrenn.control.http.domain import domain_of
 from wrenn.control.proxy.links import LinkSigner
 from wrenn.control.proxy.recent import Recent
-from wrenn.control.proxy.visits import Aim, aim_of, own_path
+from wrenn.control.proxy.visits import Aim, aim_of, own_path, passed_back, visit_of
 from wrenn.relay import end_to_end
 
 ID = "cl-" + "0" * 24 + "1"
@@ -61,10 +61,44 @@ def test_a_port_that_cannot_be_is_refused(host: str) -> None:
 
 def test_headers_name_a_port_only_together() -> None:
     named = {"host": "a", "x_wrenn_sandbox": ID, "x_wrenn_port": "80"}
-    assert aim_of(scope(**named)) == Aim(SandboxId.parse(ID), 80)
+    assert aim_of(scope(**named)) == Aim(SandboxId.parse(ID), 80, by_headers=True)
     for missing in ("x_wrenn_sandbox", "x_wrenn_port"):
         with pytest.raises(InvalidRequest):
             aim_of(scope(**{k: v for k, v in named.items() if k != missing}))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "cookie", "link", "session"),
+    [
+        ("http", "wrenn_link=a; wrenn_visit=b", b"a", b"b"),
+        ("https", "__Host-wrenn_link=a; wrenn_link=x", b"a", b""),
+        ("wss", "__Host-wrenn_link=a", b"a", b""),
+        ("http", "wrenn_link=a; wrenn_link=x; wrenn_visit=b", b"", b"b"),
+        ("http", "wrenn_visit=b; wrenn_visit=b", b"", b""),
+        ("http", "=wrenn_link=a", b"", b""),
+    ],
+)
+def test_of_two_cookies_of_one_name_neither_counts(
+    scheme: str, cookie: str, link: bytes, session: bytes
+) -> None:
+    visit = visit_of({**scope(cookie=cookie), "scheme": scheme, "query_string": b""})
+    assert (visit.cookie, visit.session) == (link, session)
+
+
+@pytest.mark.parametrize("frame", ["iframe", "frame", "embed", "object"])
+def test_a_neighbour_that_frames_a_port_uses_no_cookie_of_its_reader(frame: str) -> None:
+    for site, is_foreign in {"same-site": True, "cross-site": True, "same-origin": False}.items():
+        headers = {"sec_fetch_site": site, "sec_fetch_mode": "navigate", "sec_fetch_dest": frame}
+        visit = visit_of({**scope(**headers), "scheme": "http", "query_string": b""})
+        assert visit.is_foreign is is_foreign
+
+
+def test_only_its_own_pages_frame_a_port_that_is_not_public() -> None:
+    aim = Aim(SandboxId.parse(ID), 80)
+    own = [(b"content-security-policy", b"default-src 'self'")]
+    private = passed_back(own, scope(host="a"), aim, is_public=False)
+    assert private == [(b"content-security-policy", b"frame-ancestors 'self'"), *own]
+    assert passed_back(own, scope(host="a"), aim, is_public=True) == own
 
 
 def test_what_belongs_to_one_connection_stays_behind_but_not_what_frames_a_message() -> None:

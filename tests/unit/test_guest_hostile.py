@@ -324,12 +324,14 @@ async def test_a_hostile_text_is_an_error_of_ours_that_can_be_shown(
                 await call(guest)
         return raised.value
 
-    for answer, call in (
-        (says(refusal), lambda guest: Commands(guest).list()),
-        (says(refusal), read_whole),
-        (says(end), lambda guest: Commands(guest).run(CommandLine("true"), timeout_s=5)),
-        (says(end), followed),
-    ):
+    async def listed(guest: GuestConnection) -> object:
+        return await Commands(guest).list()
+
+    async def run(guest: GuestConnection) -> object:
+        return await Commands(guest).run(CommandLine("true"), timeout_s=5)
+
+    calls = ((says(refusal), listed), (says(refusal), read_whole), (says(end), run), (says(end), followed))
+    for answer, call in calls:
         error = await error_of(answer, call)
         assert error.message.isprintable()
         assert error.message.encode()

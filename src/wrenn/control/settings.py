@@ -114,6 +114,8 @@ class Settings:
             rates=RateSettings(
                 _rate(environment, "WRENN_RATE_PER_KEY", 2000.0),
                 _rate(environment, "WRENN_RATE_PER_ADDRESS", 200.0),
+                _rate(environment, "WRENN_RATE_VISITS_PER_ADDRESS", 1000.0),
+                _rate(environment, "WRENN_RATE_FAILURES_PER_ADDRESS", 10.0),
             ),
             faults=environment.get("WRENN_FAULTS", ""),
         )

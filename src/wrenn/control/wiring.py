@@ -37,7 +37,7 @@ from wrenn.control.events import Events, Feed
 from wrenn.control.events import Retention as EventRetention
 from wrenn.control.events import routers as event_routers
 from wrenn.control.hosts import HostClients, Monitor, ensure_pki, register
-from wrenn.control.http import BehindProxies, Browsers
+from wrenn.control.http import BehindProxies, Browsers, Rates
 from wrenn.control.http.app import build_app
 from wrenn.control.keys import LastUsed
 from wrenn.control.oauth import ProviderClient, SignIn, Tickets, providers_of
@@ -326,7 +326,8 @@ def _build(
         "sweep accounts": sweep_forever(database),
         "forget old audit entries": Retention(database, days=settings.audit_retention_days).run(),
     }
-    proxy = PortProxy(build_app(ROUTERS, services, settings.rates), access=port_access, places=places)
+    rates = Rates(settings.rates, clock)
+    proxy = PortProxy(build_app(ROUTERS, services, rates), access=port_access, places=places, rates=rates)
     app = BehindProxies(proxy, browsers)
     control = Control(app, database, monitor, comparison, reconciler, sweep, feed)
     return control, (creation.close, forks.close), loops

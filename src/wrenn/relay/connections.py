@@ -269,6 +269,11 @@ class PacedConnector(aiohttp.TCPConnector):
         self._made.add(connection)
         return connection
 
+    @property
+    def connections(self) -> int:
+        """How many connections that it made are still held by anybody."""
+        return len(self._made)
+
     def cut(self) -> None:
         """Cut all connections without a word, whatever is under way on them."""
         for connection in list(self._made):

@@ -7,6 +7,7 @@ from wrenn.control.http.domain import DomainOf
 from wrenn.control.http.errors import ErrorBody, told
 from wrenn.control.http.event_stream import EventsResponse, EventStreamResponse
 from wrenn.control.http.messages import RequestBody, plain_text, wire_time
+from wrenn.control.http.rate_limits import Rates, digest_of
 from wrenn.control.http.sockets import ClientSocket
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "ErrorBody",
     "EventStreamResponse",
     "EventsResponse",
+    "Rates",
     "RequestBody",
     "body_of",
+    "digest_of",
     "plain_text",
     "refusals",
     "told",

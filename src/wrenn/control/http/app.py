@@ -11,10 +11,9 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from wrenn.base.clock import SystemClock
 from wrenn.control.http import docs, errors
 from wrenn.control.http.middleware import BodyLimit, RequestIds
-from wrenn.control.http.rate_limits import RateLimits, RateSettings
+from wrenn.control.http.rate_limits import RateLimits, Rates
 from wrenn.protocol.api import CAPSULES_PREFIX, JSON_BODY_LIMIT_B, SANDBOXES_PREFIX
 
 _DESCRIPTION = """Sandboxes for AI agents: small virtual machines that start in well under a second.
@@ -47,7 +46,7 @@ async def health() -> JSONResponse:
 def build_app(
     routers: Mapping[str, Iterable[APIRouter]],
     services: Mapping[str, object],
-    rates: RateSettings | None = None,
+    rates: Rates | None = None,
 ) -> FastAPI:
     """The application with these routers by their prefix; they find their services by name on `app.state`.
 
@@ -73,7 +72,7 @@ def build_app(
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit_b=JSON_BODY_LIMIT_B, has_own_limit=_is_upload)
     if rates is not None:
-        app.add_middleware(RateLimits, settings=rates, clock=SystemClock())
+        app.add_middleware(RateLimits, rates=rates)
     app.add_middleware(RequestIds)
     for name, service in services.items():
         setattr(app.state, name, service)

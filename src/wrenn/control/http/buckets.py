@@ -40,6 +40,11 @@ class Buckets:
             self._buckets.popitem(last=False)
         return wait_s
 
+    def give_back(self, key: bytes) -> None:
+        """Undo one `take` that succeeded."""
+        if (bucket := self._buckets.get(key)) is not None:
+            self._buckets[key] = (min(self._rate.burst, bucket[0] + 1), bucket[1])
+
     def forget(self, key: bytes) -> None:
         """Drop a bucket."""
         self._buckets.pop(key, None)

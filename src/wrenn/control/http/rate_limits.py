@@ -1,7 +1,8 @@
-"""Limits of the rate of requests: for each credential that has proved valid, and for each address where there is none.
+"""Limits of the rate of requests, for the API and for ports: by credential, by address, and by refused credentials of an address.
 
-A credential counts as valid from its first success until its first 401; all others share the bucket of their address, so that
-made-up keys open no new buckets. In memory of each replica: with N of them up to N times as many pass. What must hold over all
+A credential counts as valid from its first success until its first 401; all others share the buckets of their address, so that
+made-up credentials open no new buckets. One that is not known to be valid is looked up only while its address has guesses left, and each
+refusal costs it one. In memory of each replica: with N of them up to N times as many pass. What must hold over all
 of them (quotas, failed logins) is in PostgreSQL.
 """
 
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +24,8 @@ from wrenn.control.http.buckets import Buckets, Rate
 from wrenn.control.http.errors import error_response
 from wrenn.protocol.api import API_KEY_HEADER
 
-_CREDENTIALS: Final = (API_KEY_HEADER.lower().encode(), b"authorization")
+_KEY: Final = API_KEY_HEADER.lower().encode()
+_CREDENTIALS: Final = (_KEY, b"authorization")
 _BUCKETS: Final = 20_000
 """Of each kind: some 3 MB when all are in use."""
 _UNCOUNTED: Final = "/health"
@@ -29,23 +33,119 @@ _UNCOUNTED: Final = "/health"
 _PROVING: Final = "/v1/"
 _NOT_PROVING: Final = "/v1/auth/"
 """Of the paths that are not answered without a credential, these may be."""
+_REFUSED_SOCKET: Final = 1008
+"""How a WebSocket ends whose first message, which may be its credential, was refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class RateSettings:
-    """None: no limit."""
+    """Rates per second; None: no limit.
+
+    Attributes:
+        per_credential: requests and visits with a credential that is known to be valid.
+        per_address: requests to the API of an address, without such a credential.
+        visits_per_address: visits of ports of an address, without such a credential.
+        failures_per_address: credentials of an address that prove to be wrong.
+    """
 
     per_credential: Rate | None
     per_address: Rate | None
+    visits_per_address: Rate | None = None
+    failures_per_address: Rate | None = None
+
+
+class Attempt:
+    """One request on its way through a `Rates`. Exactly one of its methods is called in the end."""
+
+    def __init__(self, rates: Rates, address: bytes, credential: bytes | None, *, holds_guess: bool) -> None:
+        self._rates = rates
+        self._address = address
+        self._credential = credential
+        self._holds_guess = holds_guess
+        self._is_over = False
+
+    def succeeded(self, *, proves: bool = True) -> None:
+        """The credential was not refused; `proves`: it was looked at and is valid."""
+        if not self._is_over:
+            self._is_over = True
+            self._rates.close(
+                self._address, self._credential, holds_guess=self._holds_guess, failed=False, proves=proves
+            )
+
+    def failed(self) -> None:
+        """The credential was refused."""
+        if not self._is_over:
+            self._is_over = True
+            self._rates.close(
+                self._address, self._credential, holds_guess=self._holds_guess, failed=True, proves=False
+            )
+
+
+class Rates:
+    """The buckets of this replica, for all its entrances."""
+
+    def __init__(self, settings: RateSettings, clock: Clock) -> None:
+        self._known = Buckets(settings.per_credential or _UNLIMITED, clock, most=_BUCKETS)
+        self._addresses = Buckets(settings.per_address or _UNLIMITED, clock, most=_BUCKETS)
+        self._visits = Buckets(settings.visits_per_address or _UNLIMITED, clock, most=_BUCKETS)
+        self._failures = Buckets(settings.failures_per_address or _UNLIMITED, clock, most=_BUCKETS)
+        # Requests under way with a credential that is not known yet. They are one guess together.
+        self._guessed: Counter[Hashable] = Counter()
+
+    def begin(self, scope: Scope, credential: bytes | None, *, is_visit: bool = False) -> Attempt:
+        """Count a request or a visit, before its credential is looked up.
+
+        Raises:
+            RateLimited: it is one too many.
+        """
+        address = _address_of(scope)
+        if credential is not None and credential in self._known:
+            _raise_if(self._known.take(credential))
+            return Attempt(self, address, credential, holds_guess=False)
+        _raise_if((self._visits if is_visit else self._addresses).take(address))
+        if credential is None:
+            return Attempt(self, address, None, holds_guess=False)
+        if not self._guessed[address, credential]:
+            _raise_if(self._failures.take(address), "Too many wrong credentials from this address")
+        self._guessed[address, credential] += 1
+        return Attempt(self, address, credential, holds_guess=True)
+
+    def close(
+        self, address: bytes, credential: bytes | None, *, holds_guess: bool, failed: bool, proves: bool
+    ) -> None:
+        """The end of an `Attempt`."""
+        if credential is None:
+            return
+        is_last = False
+        if holds_guess:
+            self._guessed[address, credential] -= 1
+            is_last = not self._guessed[address, credential]
+            if is_last:
+                del self._guessed[address, credential]
+        if failed:
+            self._known.forget(credential)
+            # The guess that they held together was the last one's.
+            if not is_last:
+                self._failures.take(address)
+            return
+        if is_last:
+            self._failures.give_back(address)
+        if proves and credential not in self._known:
+            self._known.take(credential)
+
+
+def _raise_if(wait_s: float, why: str = "Too many requests") -> None:
+    if wait_s:
+        pause_s = max(1, math.ceil(wait_s))
+        raise RateLimited(f"{why}. Try again in {pause_s} s.", retry_after_s=pause_s)
 
 
 class RateLimits:
-    """See the module head."""
+    """The limits of the API, as middleware."""
 
-    def __init__(self, app: ASGIApp, settings: RateSettings, clock: Clock) -> None:
+    def __init__(self, app: ASGIApp, rates: Rates) -> None:
         self._app = app
-        self._known = Buckets(settings.per_credential or _UNLIMITED, clock, most=_BUCKETS)
-        self._addresses = Buckets(settings.per_address or _UNLIMITED, clock, most=_BUCKETS)
+        self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or WebSocket, or refuse it."""
@@ -53,38 +153,47 @@ class RateLimits:
             await self._app(scope, receive, send)
             return
         credential = _credential_of(scope)
-        if credential is not None and credential in self._known:
-            wait_s = self._known.take(credential)
-        else:
-            wait_s = self._addresses.take(_address_of(scope))
-        if wait_s:
-            await _refuse(scope, receive, send, wait_s)
-            return
-        if credential is None:
-            await self._app(scope, receive, send)
+        says_later = credential is None and scope["type"] == "websocket"
+        if says_later:
+            # The credential may come with the first message: until then each WebSocket is a guess of its own.
+            credential = hashlib.blake2b(str(id(scope)).encode(), digest_size=16).digest()
+        try:
+            attempt = self._rates.begin(scope, credential)
+        except RateLimited as error:
+            await _refuse(scope, receive, send, error)
             return
         proves = scope["path"].startswith(_PROVING) and not scope["path"].startswith(_NOT_PROVING)
 
         async def send_and_learn(message: Message) -> None:
             status = _status_of(message)
-            if status == 401:
-                self._known.forget(credential)
-            elif proves and 200 <= status < 300 and credential not in self._known:
-                self._known.take(credential)
+            if status == 401 or (says_later and message.get("code") == _REFUSED_SOCKET):
+                attempt.failed()
+            elif says_later and message["type"] == "websocket.send":
+                attempt.succeeded(proves=False)
+            elif status and not (says_later and status == _ACCEPTED):
+                attempt.succeeded(proves=proves and 200 <= status < 300 and not says_later)
             await send(message)
 
-        await self._app(scope, receive, send_and_learn)
+        try:
+            await self._app(scope, receive, send_and_learn)
+        finally:
+            attempt.succeeded(proves=False)  # unless it was said already
 
 
+_ACCEPTED: Final = 200
 _UNLIMITED: Final = Rate(math.inf, math.inf)
 
 
 def _credential_of(scope: Scope) -> bytes | None:
-    """A digest of what the request says it is: memory holds no secrets."""
     for name, value in scope["headers"]:
         if name in _CREDENTIALS:
-            return hashlib.blake2b(value, digest_size=16, key=name).digest()
+            return digest_of(value, kind=name)
     return None
+
+
+def digest_of(credential: bytes, *, kind: bytes = _KEY) -> bytes:
+    """What memory holds of a credential: no secret. The same text of another kind is another one."""
+    return hashlib.blake2b(credential, digest_size=16, key=kind).digest()
 
 
 def _address_of(scope: Scope) -> bytes:
@@ -102,9 +211,7 @@ def _status_of(message: Message) -> int:
             return 0
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, wait_s: float) -> None:
-    pause_s = max(1, math.ceil(wait_s))
-    error = RateLimited(f"Too many requests. Try again in {pause_s} s.", retry_after_s=pause_s)
+async def _refuse(scope: Scope, receive: Receive, send: Send, error: RateLimited) -> None:
     if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1013, "reason": error.code})
         return

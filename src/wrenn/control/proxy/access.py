@@ -12,6 +12,7 @@ from wrenn.base.clock import Clock
 from wrenn.base.errors import Forbidden, NotFound, Unauthorized
 from wrenn.control.auth import SYSTEM, Actor, ApiKey, Authenticator, Caller, Credential, Tokens
 from wrenn.control.auth import Access as Deed
+from wrenn.control.http import digest_of
 from wrenn.control.proxy.links import LinkSigner
 from wrenn.control.proxy.places import Place, Places
 from wrenn.control.proxy.recent import Recent
@@ -25,11 +26,13 @@ class Admission:
     Attributes:
         visitor: whom the audit log names, if the visit resumes the sandbox.
         cookie_s: the visitor came by a link that is good for so long; 0: by something else.
+        is_public: everybody may visit.
     """
 
     place: Place
     visitor: Actor = SYSTEM
     cookie_s: int = 0
+    is_public: bool = False
 
 
 class Access:
@@ -68,12 +71,12 @@ class Access:
             if left_s := self._signer.seconds_left(visit.link, aim.sandbox_id, aim.port):
                 return Admission(place, cookie_s=left_s)
             if aim.port in place.sandbox.public_ports:
-                return Admission(place)
+                return Admission(place, is_public=True)
             if not visit.is_foreign:
-                if any(self._signer.seconds_left(text, aim.sandbox_id, aim.port) for text in visit.cookies):
+                if self._signer.seconds_left(visit.cookie, aim.sandbox_id, aim.port):
                     return Admission(place)
-                for text in visit.sessions:
-                    person = await self._person(text)
+                if visit.session:
+                    person = await self._person(visit.session)
                     if person is not None and person.team_id == place.sandbox.team_id:
                         return Admission(place, person.actor)
         if visit.link:
@@ -81,6 +84,20 @@ class Access:
         raise Unauthorized(
             "This port is not public: open it by a link of its owner, or send an API key in the header X-API-Key."
         )
+
+    def unproved(self, visit: Visit, aim: Aim) -> bytes | None:
+        """A digest of the credential that must be looked up for this visit; None: it shows none, or one that is signed by us."""
+        if visit.key is not None:
+            return digest_of(visit.key.encode("latin-1"))
+        if self._signer.seconds_left(visit.link or visit.cookie, aim.sandbox_id, aim.port):
+            return None
+        if visit.link:
+            return digest_of(visit.link, kind=b"link")
+        if visit.is_foreign:
+            # Its cookies are not looked at: a hostile page must not use up the guesses of its reader.
+            return None
+        shown = visit.session or visit.cookie
+        return digest_of(shown, kind=b"cookie") if shown else None
 
     async def _person(self, text: bytes) -> Caller | None:
         """Who is signed in, for the team of the session; None: nobody, or not any more."""

@@ -15,6 +15,7 @@ from wrenn.base.errors import (
     InvalidRequest,
     InvalidState,
     NotFound,
+    Unauthorized,
     Unavailable,
     WrennError,
     error_class,
@@ -22,10 +23,20 @@ from wrenn.base.errors import (
 from wrenn.base.ids import random_hex
 from wrenn.base.units import KIB
 from wrenn.control.hosts import HostClient
+from wrenn.control.http import Rates
 from wrenn.control.proxy.access import Access, Admission
 from wrenn.control.proxy.pages import refusal
 from wrenn.control.proxy.places import Places
-from wrenn.control.proxy.visits import COOKIE, Aim, Visit, aim_of, own_path, passed_back, passed_on, visit_of
+from wrenn.control.proxy.visits import (
+    Aim,
+    Visit,
+    aim_of,
+    cookie_name,
+    own_path,
+    passed_back,
+    passed_on,
+    visit_of,
+)
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, ERROR_TEXT_HEADER
 from wrenn.relay import (
     UNPACED,
@@ -66,11 +77,17 @@ class PortProxy:
     """See the module head."""
 
     def __init__(
-        self, api: Callable[[Any, Any, Any], Awaitable[None]], *, access: Access, places: Places
+        self,
+        api: Callable[[Any, Any, Any], Awaitable[None]],
+        *,
+        access: Access,
+        places: Places,
+        rates: Rates,
     ) -> None:
         self._api = api
         self._access = access
         self._places = places
+        self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or WebSocket."""
@@ -123,7 +140,7 @@ class PortProxy:
     async def _visit(self, aim: Aim, scope: Scope, receive: Receive, send: Send) -> None:
         visit = visit_of(scope)
         request = Request(scope, receive)
-        admission = await self._access.admit(visit, aim)
+        admission = await self._admit(scope, visit, aim)
         if scope["type"] == "http":
             if admission.cookie_s and scope["method"] == "GET" and visit.wants_page:
                 await _remember(admission, visit, scope, send)
@@ -135,9 +152,25 @@ class PortProxy:
             host = await self._places.ready(admission.place, by=admission.visitor)
             try:
                 if scope["type"] == "websocket":
-                    await self._socket(host, aim, visit, scope=scope, receive=receive, send=send)
+                    await self._socket(
+                        host,
+                        aim,
+                        visit,
+                        is_public=admission.is_public,
+                        scope=scope,
+                        receive=receive,
+                        send=send,
+                    )
                 else:
-                    await self._http(host, aim, visit, scope=scope, request=request, send=send)
+                    await self._http(
+                        host,
+                        aim,
+                        visit,
+                        is_public=admission.is_public,
+                        scope=scope,
+                        request=request,
+                        send=send,
+                    )
                 return
             except (InvalidState, NotFound) as error:
                 self._places.forget(aim.sandbox_id)
@@ -147,8 +180,34 @@ class PortProxy:
                     "visit looks again", extra={"sandbox_id": str(aim.sandbox_id), "cause": error.message}
                 )
 
+    async def _admit(self, scope: Scope, visit: Visit, aim: Aim) -> Admission:
+        """Let the visitor in, within the rates: a credential is looked up only while its address has guesses left."""
+        attempt = self._rates.begin(scope, self._access.unproved(visit, aim), is_visit=True)
+        is_proved = False
+        try:
+            admission = await self._access.admit(visit, aim)
+            # A public port is open to every credential.
+            is_proved = not admission.is_public
+            return admission
+        except Unauthorized:
+            attempt.failed()
+            raise
+        except NotFound:
+            is_proved = True  # the key is good, but another team's
+            raise
+        finally:
+            attempt.succeeded(proves=is_proved)
+
     async def _http(
-        self, host: HostClient, aim: Aim, visit: Visit, *, scope: Scope, request: Request, send: Send
+        self,
+        host: HostClient,
+        aim: Aim,
+        visit: Visit,
+        *,
+        is_public: bool,
+        scope: Scope,
+        request: Request,
+        send: Send,
     ) -> None:
         url = host.port_url(aim.sandbox_id, aim.port, _target(scope, visit))
         begun = False
@@ -157,7 +216,7 @@ class PortProxy:
                 if ERROR_CODE_HEADER in response.headers:
                     raise _host_error([(k.lower(), v) for k, v in response.raw_headers])
                 head = head_of(response)
-                headers = passed_back(head.headers, scope, aim.port)
+                headers = passed_back(head.headers, scope, aim, is_public=is_public)
                 begun = True
                 await send_answer(response, Head(head.status, headers), send, _no_traffic)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -166,7 +225,15 @@ class PortProxy:
             raise self._silent(aim, error) from error
 
     async def _socket(
-        self, host: HostClient, aim: Aim, visit: Visit, *, scope: Scope, receive: Receive, send: Send
+        self,
+        host: HostClient,
+        aim: Aim,
+        visit: Visit,
+        *,
+        is_public: bool,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
         url = (
             host.stream_url(aim.sandbox_id, aim.port)
@@ -178,7 +245,7 @@ class PortProxy:
         except SocketRefused as refused:
             if value_of(refused.headers, _CODE) is not None:
                 raise _host_error(refused.headers) from refused
-            headers = passed_back(end_to_end(refused.headers), scope, aim.port)
+            headers = passed_back(end_to_end(refused.headers), scope, aim, is_public=is_public)
             kept = [(name, value) for name, value in headers if name != b"content-length"]
             await send_refusal(send, refused.status, kept, b"")
             return
@@ -207,7 +274,11 @@ def _host_error(headers: Headers) -> WrennError:
 async def _remember(admission: Admission, visit: Visit, scope: Scope, send: Send) -> None:
     """Send a browser that opened a link to the clean URL, with a cookie of this host name only."""
     secure = b"; Secure" if scope["scheme"] == "https" else b""
-    cookie = b"%s=%s; Max-Age=%d; Path=/; HttpOnly; SameSite=Lax" % (COOKIE, visit.link, admission.cookie_s)
+    cookie = b"%s=%s; Max-Age=%d; Path=/; HttpOnly; SameSite=Lax" % (
+        cookie_name(scope),
+        visit.link,
+        admission.cookie_s,
+    )
     target = own_path(scope["raw_path"] or b"/") + (b"?" + visit.query if visit.query else b"")
     headers = [
         (b"location", target),

@@ -7,7 +7,7 @@ from html import escape
 from http import HTTPStatus
 from typing import Final
 
-from wrenn.base.errors import WrennError
+from wrenn.base.errors import RateLimited, WrennError
 from wrenn.protocol.api import REQUEST_ID_HEADER
 from wrenn.relay import Headers
 
@@ -50,8 +50,14 @@ def refusal(error: WrennError, *, request_id: str, as_page: bool) -> tuple[int, 
         (b"content-type", b"text/html; charset=utf-8" if as_page else b"application/json"),
         (b"content-length", str(len(body)).encode()),
         (b"cache-control", b"no-store"),
+        (
+            b"content-security-policy",
+            b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'",
+        ),
         (REQUEST_ID_HEADER.lower().encode(), request_id.encode()),
     ]
-    if error.retryable:
+    if isinstance(error, RateLimited):
+        headers.append((b"retry-after", str(error.retry_after_s).encode()))
+    elif error.retryable:
         headers.append((b"retry-after", b"1"))
     return error.http_status, headers, body

@@ -19,20 +19,24 @@ from wrenn.control.proxy.links import LINK_PARAMETER, PLATFORM_PORT
 from wrenn.protocol.api import API_KEY_HEADER, PORT_HEADER, SANDBOX_HEADER
 from wrenn.relay import Headers, Scope, end_to_end, value_of
 
-COOKIE: Final = b"wrenn_link"
-_SAME_NAME_LIMIT: Final = 4
-"""Cookies of one name that are looked at."""
+_COOKIE: Final = b"wrenn_link"
 _SESSION: Final = VISIT_COOKIE.encode()
-_OUR_COOKIES: Final = (b"wrenn_", b"__Host-wrenn_", b"__Secure-wrenn_")
+_OUR_COOKIES: Final = (b"wrenn_", b"__host-wrenn_", b"__secure-wrenn_")
 _HOST: Final = re.compile(rb"([0-9]+)-(cl-[0-9a-z]+)\..*", re.IGNORECASE | re.DOTALL)
 _TUNNEL: Final = re.compile(r"/v1/(?:sandboxes|capsules)/([^/]+)/ports/([0-9]+)/tunnel", re.ASCII)
 _KEY: Final = API_KEY_HEADER.lower().encode()
 _SANDBOX: Final = SANDBOX_HEADER.lower().encode()
 _PORT: Final = PORT_HEADER.lower().encode()
-_OURS: Final = frozenset({_KEY, _SANDBOX, _PORT, b"expect", b"forwarded"})
+_OURS: Final = frozenset({_KEY, b"expect", b"forwarded"})
 """Of a request. `Expect` was answered by our server; the others are said anew or are nobody's business."""
+_OUR_FAMILIES: Final = (b"x-wrenn-", b"wrenn-", b"x-forwarded-")
+_FRAMES: Final = frozenset({b"iframe", b"frame", b"embed", b"object", b"fencedframe"})
+"""What a page shows within itself (`Sec-Fetch-Dest`)."""
 _NOT_ANSWERED: Final = frozenset({b"alt-svc", b"clear-site-data", b"date"})
 """Of an answer: they would hold for more than the one host name, or are said by our server."""
+_NOT_UNDER_OTHER_NAMES: Final = frozenset(
+    {b"cache-control", b"expires", b"pragma", b"age", b"service-worker-allowed"}
+)
 _GUEST_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0", "169.254.0.21"})  # noqa: S104
 """How a program may call the host that it serves on."""
 
@@ -43,11 +47,13 @@ class Aim:
 
     Attributes:
         is_tunnel: the bytes of the port, not what it says in HTTP.
+        by_headers: named by headers, so that the host name is not the port's own.
     """
 
     sandbox_id: SandboxId
     port: int
     is_tunnel: bool = False
+    by_headers: bool = False
 
 
 def aim_of(scope: Scope) -> Aim | None:
@@ -61,7 +67,7 @@ def aim_of(scope: Scope) -> Aim | None:
         return _aim(match[2].lower(), match[1])
     sandbox, port = value_of(headers, _SANDBOX), value_of(headers, _PORT)
     if sandbox is not None and port is not None:
-        return _aim(sandbox, port)
+        return _aim(sandbox, port, by_headers=True)
     if sandbox is not None or port is not None:
         raise InvalidRequest(f"The headers {SANDBOX_HEADER} and {PORT_HEADER} are only good together.")
     if scope["type"] == "websocket" and (match := _TUNNEL.fullmatch(scope["path"])):
@@ -69,13 +75,13 @@ def aim_of(scope: Scope) -> Aim | None:
     return None
 
 
-def _aim(sandbox: bytes, port: bytes, *, is_tunnel: bool = False) -> Aim:
+def _aim(sandbox: bytes, port: bytes, *, is_tunnel: bool = False, by_headers: bool = False) -> Aim:
     number = int(port) if port.isdigit() and len(port) <= 5 else 0
     if not 1 <= number <= 65535:
         raise InvalidRequest("A port is a number from 1 to 65535.")
     if number == PLATFORM_PORT:
         raise InvalidRequest(f"Port {PLATFORM_PORT} is the platform's own.")
-    return Aim(SandboxId.parse(sandbox.decode("latin-1")), number, is_tunnel)
+    return Aim(SandboxId.parse(sandbox.decode("latin-1")), number, is_tunnel, by_headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +90,9 @@ class Visit:
 
     Attributes:
         link: the token of a link, empty where there is none.
-        cookies: tokens of links in cookies.
-        sessions: in cookies, tokens of signed-in people. Of both there may be several: a neighbour's page can put one of its
-            own beside the true one, and must not hide that.
+        cookie: the token of a link in a cookie, empty where there is none.
+        session: in a cookie, the token of a signed-in person, empty where there is none. Of two cookies of one name neither
+            counts: a neighbour's page can set one, and it cannot be told which one that is.
         query: what the program is asked, without the link's token.
         is_foreign: a page of another host asks in the browser's name; then a cookie says nothing.
         wants_page: a browser that shows what it gets.
@@ -94,8 +100,8 @@ class Visit:
 
     key: str | None
     link: bytes
-    cookies: Sequence[bytes]
-    sessions: Sequence[bytes]
+    cookie: bytes
+    session: bytes
     query: bytes
     is_foreign: bool
     wants_page: bool
@@ -112,8 +118,8 @@ def visit_of(scope: Scope) -> Visit:
     return Visit(
         key=None if key is None else key.decode("latin-1"),
         link=links[0] if links else b"",
-        cookies=_named(cookies, COOKIE),
-        sessions=_named(cookies, _SESSION),
+        cookie=_only(cookies, cookie_name(scope)),
+        session=_only(cookies, _SESSION),
         query=b"&".join(pair for pair in pairs if not pair.startswith(mark))
         if links
         else scope["query_string"],
@@ -127,7 +133,10 @@ def _is_foreign(headers: Headers) -> bool:
     origin, host = value_of(headers, b"origin"), value_of(headers, b"host") or b""
     if origin is not None and origin.partition(b"://")[2].lower() != host.lower():
         return True
-    if value_of(headers, b"sec-fetch-mode") == b"navigate":
+    if (
+        value_of(headers, b"sec-fetch-mode") == b"navigate"
+        and value_of(headers, b"sec-fetch-dest") not in _FRAMES
+    ):
         return False
     return (value_of(headers, b"sec-fetch-site") or b"none") not in (b"same-origin", b"none")
 
@@ -138,18 +147,35 @@ def _cookies(headers: Headers) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, _, value in split]
 
 
-def _named(cookies: Sequence[tuple[bytes, bytes]], name: bytes) -> Sequence[bytes]:
-    return [value for key, value in cookies if key == name][:_SAME_NAME_LIMIT]
+def _only(cookies: Sequence[tuple[bytes, bytes]], name: bytes) -> bytes:
+    values = [value for key, value in cookies if key == name]
+    return values[0] if len(values) == 1 else b""
+
+
+def cookie_name(scope: Scope) -> bytes:
+    """The name of the cookie that holds a link's token. Under https no neighbour can set one of this name."""
+    return b"__Host-" + _COOKIE if scope["scheme"] in ("https", "wss") else _COOKIE
+
+
+def _is_our_cookie(cookie: bytes) -> bool:
+    # A cookie without a name is sent back as its value alone: of `=wrenn_link=x` the browser makes `wrenn_link=x`.
+    return cookie.lstrip(b" \t=").lower().startswith(_OUR_COOKIES)
+
+
+def _is_ours(name: bytes) -> bool:
+    # Programs behind CGI and WSGI cannot tell an underscore from a hyphen.
+    plain = name.replace(b"_", b"-")
+    return plain in _OURS or plain.startswith(_OUR_FAMILIES)
 
 
 def passed_on(scope: Scope) -> Headers:
     """The request's headers as the program gets them. `Host` is the client's: programs check it, and build URLs of it."""
     passed: Headers = []
     for name, value in end_to_end(scope["headers"]):
-        if name in _OURS or name.startswith(b"x-forwarded-"):
+        if _is_ours(name):
             continue
         if name == b"cookie":
-            kept = [p for p in value.split(b";") if not p.strip().startswith(_OUR_COOKIES)]
+            kept = [p for p in value.split(b";") if not _is_our_cookie(p)]
             if kept:
                 passed.append((name, b";".join(kept).strip()))
             continue
@@ -164,17 +190,25 @@ def passed_on(scope: Scope) -> Headers:
     ]
 
 
-def passed_back(headers: Headers, scope: Scope, port: int) -> Headers:
-    """The answer's headers as the client gets them."""
+def passed_back(headers: Headers, scope: Scope, aim: Aim, *, is_public: bool) -> Headers:
+    """The answer's headers as the client gets them.
+
+    Only pages of its own host name may frame a port that is not public. An answer under a host name that is not the port's own, perhaps that of
+    the API's own pages, is not kept by any cache and is no page of that host.
+    """
     passed: Headers = []
+    if not is_public:
+        passed.append((b"content-security-policy", b"frame-ancestors 'self'"))
+    if aim.by_headers:
+        passed += [(b"cache-control", b"no-store"), (b"content-security-policy", b"sandbox")]
     for name, value in headers:
-        if name in _NOT_ANSWERED:
+        if name in _NOT_ANSWERED or (aim.by_headers and name in _NOT_UNDER_OTHER_NAMES):
             continue
         if name == b"set-cookie":
-            if not value.strip().startswith(_OUR_COOKIES):
+            if not _is_our_cookie(value):
                 passed.append((name, _host_only(value)))
         elif name in (b"location", b"content-location"):
-            passed.append((name, _seen_from_outside(value, scope, port)))
+            passed.append((name, _seen_from_outside(value, scope, aim.port)))
         else:
             passed.append((name, value))
     return passed
