@@ -370,7 +370,7 @@ def test_a_guest_in_debt_waits_until_its_share_has_paid_for_it() -> None:
 
 def test_guests_in_debt_share_what_there_is_and_others_keep_their_own() -> None:
     clock, loop_share = Clock(), LoopShare(0.5)
-    greedy = [Pace(clock=clock, loop_share=loop_share) for _ in range(10)]
+    greedy = [Pace(share=0.25, clock=clock, loop_share=loop_share) for _ in range(10)]
     for pace in greedy:
         pace.charge(BURST_S + 0.1)
     assert greedy[0].owed_s() == pytest.approx(0.1 / 0.05)

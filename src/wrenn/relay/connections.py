@@ -30,9 +30,14 @@ HEAD_TIMEOUT_S: Final = 60.0
 """From the first byte of a head, also of an interim answer's, to its end."""
 FLUSH_S: Final = 2.0
 """How long a closed connection may go on sending what was written before it is cut."""
-_PIECE_B: Final = 16 * KIB
-_SMALL_PIECE_B: Final = 4 * KIB
-"""Of a head and of a WebSocket, whose messages may have two bytes."""
+_HEAD_PIECE_B: Final = 4 * KIB
+_SOCKET_PIECE_B: Final = 16 * KIB
+_BODY_PIECE_B: Final = 64 * KIB
+"""What is parsed in one go, before anything is looked at: the worst of it (interim answers, frames of two bytes, chunks of one
+byte) takes some 10 ms."""
+_SMALL_B: Final = 512
+_SMALL_COST_S: Final = 0.2e-6
+"""For each byte of a piece that is too small to be worth a look at the clock of the thread, which is a system call."""
 _TURN_S: Final = 0.002
 """How long pieces of one connection are parsed in a row before others get their turn."""
 _INTERIM: Final = range(100, 200)
@@ -81,9 +86,16 @@ class PacedConnection(ResponseHandler):
         if self._is_parsing:
             super().data_received(data)
         elif not data:
+            # At most a piece: what the parser held back.
+            began_s = time.thread_time()
             self._parse(data)
+            self._pace.charge(time.thread_time() - began_s)
         elif self._is_complete():
             self._end_uninvited()
+        elif len(data) <= _SMALL_B and self._turn is None and not self._unread and not self._pace.owed_s():
+            # What most answers are: no turn is needed.
+            self._parse(data)
+            self._pace.charge(len(data) * _SMALL_COST_S)
         else:
             self._unread.append(data)
             if self._turn is None:
@@ -102,13 +114,15 @@ class PacedConnection(ResponseHandler):
     def _take_turn(self) -> None:
         """Parse for a moment, then see what comes next: more in another turn, the end, or the socket."""
         self._turn = None
-        until = self._loop.time() + _TURN_S
         owed_s = self._pace.owed_s()
-        while not owed_s and self._unread and not self._is_blocked():
-            self._parse(self._piece())
+        if not owed_s and self._unread and not self._is_blocked():
+            began_s, until = time.thread_time(), time.perf_counter() + _TURN_S
+            while True:
+                self._parse(self._piece())
+                if not self._unread or self._is_blocked() or time.perf_counter() > until:
+                    break
+            self._pace.charge(time.thread_time() - began_s)
             owed_s = self._pace.owed_s()
-            if self._loop.time() > until:
-                break
         if self._is_deaf or self._is_blocked():
             return
         if self._unread or owed_s:
@@ -130,7 +144,10 @@ class PacedConnection(ResponseHandler):
             self._pause_transport_reading()
 
     def _piece(self) -> bytes:
-        limit_b = _PIECE_B if self._is_answered and not self._upgraded else _SMALL_PIECE_B
+        if not self._is_answered:
+            limit_b = _HEAD_PIECE_B
+        else:
+            limit_b = _SOCKET_PIECE_B if self._upgraded else _BODY_PIECE_B
         data, begin = self._unread[0], self._offset
         end = begin + limit_b
         if end < len(data):
@@ -150,14 +167,12 @@ class PacedConnection(ResponseHandler):
                 self._head_timer = self._loop.call_later(
                     HEAD_TIMEOUT_S, self._refuse, "the head of the answer did not end in time"
                 )
-        began_s = time.thread_time()
         self._is_parsing = True
         try:
             super().data_received(data)
         finally:
             self._is_parsing = False
-            self._pace.charge(time.thread_time() - began_s)
-        if not self._is_answered and not self._is_deaf and self.transport is not None:
+        if not self._is_answered and self._interim and not self._is_deaf and self.transport is not None:
             # The client takes an interim answer for the end of the silence.
             self._reschedule_timeout()
 

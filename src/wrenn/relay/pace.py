@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 from weakref import WeakKeyDictionary
 
-GUEST_SHARE: Final = 0.25
+GUEST_SHARE: Final = 0.4
 """The part of the loop's time that one guest may use for long."""
 TOTAL_SHARE: Final = 0.5
 """The part that all guests in debt may use together; they get equal parts of it."""
@@ -21,7 +21,7 @@ BURST_S: Final = 0.25
 """Work that a guest may cause at once after a quiet time."""
 MESSAGE_COST_S: Final = 40e-6
 """Price of a message that is passed on: about what its frames, its TLS record and the tasks that it wakes take."""
-BYTE_COST_S: Final = 1e-9
+BYTE_COST_S: Final = 0.25e-9
 """Price of a byte that is passed on."""
 
 
@@ -59,7 +59,7 @@ class Pace:
         *,
         share: float = GUEST_SHARE,
         burst_s: float = BURST_S,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.perf_counter,
         loop_share: LoopShare = THIS_LOOP,
     ) -> None:
         self._share = share
@@ -68,15 +68,19 @@ class Pace:
         self._loop_share = loop_share
         self._left_s = burst_s
         self._at = clock()
+        self._is_in_debt = False
 
     def charge(self, work_s: float) -> None:
         """Work was done for this guest."""
         self._refill()
         self._left_s -= work_s
-        self._note()
+        if self._left_s < 0:
+            self._note()
 
     def owed_s(self) -> float:
         """For how long nothing more should be done for this guest; 0: go on."""
+        if not self._is_in_debt:
+            return 0.0
         self._refill()
         if self._left_s >= 0:
             return 0.0
@@ -92,13 +96,15 @@ class Pace:
 
     def _refill(self) -> None:
         now = self._clock()
-        rate = self._loop_share.rate(self._share) if self._left_s < 0 else self._share
+        rate = self._loop_share.rate(self._share) if self._is_in_debt else self._share
         self._left_s = min(self._burst_s, self._left_s + (now - self._at) * rate)
         self._at = now
-        self._note()
+        if self._is_in_debt:
+            self._note()
 
     def _note(self) -> None:
-        paid_at = self._at - self._left_s / self._loop_share.rate(self._share) if self._left_s < 0 else None
+        self._is_in_debt = self._left_s < 0
+        paid_at = self._at - self._left_s / self._loop_share.rate(self._share) if self._is_in_debt else None
         self._loop_share.note(self, paid_at=paid_at, now=self._at)
 
 
