@@ -13,7 +13,7 @@ from wrenn.base.clock import SystemClock
 from wrenn.base.errors import Forbidden
 from wrenn.control.http import BehindProxies, Browsers
 from wrenn.control.http.buckets import Rate
-from wrenn.control.http.rate_limits import RateLimits, RateSettings
+from wrenn.control.http.rate_limits import RateLimits, Rates, RateSettings
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 
@@ -112,7 +112,7 @@ async def test_clients_of_ipv4_are_told_apart_where_ipv6_carries_them():
     async def nothing(*_: Any) -> Any:
         return {}
 
-    limits = RateLimits(app, RateSettings(None, Rate(0.001, 1)), SystemClock())
+    limits = RateLimits(app, Rates(RateSettings(None, Rate(0.001, 1)), SystemClock()))
     for client in ("::ffff:192.0.2.1", "::ffff:192.0.2.2", "::ffff:192.0.2.1", "2001:db8::1", "2001:db8::2"):
         scope: Scope = {"type": "http", "path": "/v1/me", "client": (client, 1), "headers": []}
         await limits(scope, nothing, nothing)

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.http11 import Request
 
 from wrenn.base.units import KIB
 from wrenn.relay.asgi import GONE, Receive, Scope
@@ -201,7 +200,7 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         self.logger = _QUIET
         self._gone = asyncio.Event()
 
-    def handle_connect(self, event: Request) -> None:
+    def handle_connect(self, event: Any) -> None:
         """The handshake's head is whole; the application is told how it learns of the end."""
         super().handle_connect(event)
         if self.response.status_code == _SWITCHING:
