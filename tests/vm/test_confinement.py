@@ -30,6 +30,25 @@ async def test_a_vmm_has_no_rights_no_network_and_no_file_of_the_host(agent: Age
         assert Path(f"/proc/{pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
         links = Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:]
         assert [line.split(":")[0].strip() for line in links] == ["lo"]
+        for kind in ("mnt", "pid", "ipc", "uts"):
+            assert Path(f"/proc/{pid}/ns/{kind}").readlink() != Path(f"/proc/self/ns/{kind}").readlink()
+        assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "500\n"
+
+
+async def test_a_vmm_has_a_root_of_its_own_program_only(agent: Agent) -> None:
+    _, sandbox = await created(agent.sandboxes)
+    pid = sandbox.vm.handle.process.pid
+    root = Path(f"/proc/{pid}/root")
+    assert sorted(entry.name for entry in root.iterdir()) == ["bin", "lib", "lib64", "proc", "usr"]
+    assert sorted(entry.name for entry in (root / "proc").rglob("*") if not entry.name.isdigit()) == [
+        "fd",
+        "self",
+    ]
+    mounts = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+    assert all({"ro", "nosuid"} <= set(mount[5].split(",")) for mount in mounts)
+    assert "/usr/bin/qemu-system-x86_64" in {mount[4] for mount in mounts}
+    assert not {mount[4] for mount in mounts} & {"/usr/bin/dash", "/usr/bin/sh", "/usr/bin/bash"}
+    assert status_of(pid)["NSpid"].split() == [str(pid), "1"], "it is the first process of its namespace"
 
 
 async def test_a_vmm_is_in_its_own_limited_cgroup(agent: Agent) -> None:

@@ -81,6 +81,7 @@ async def _built(settings: Settings, layout: Layout) -> AsyncGenerator[Agent]:
     images = load_images(settings.images_dir)
     accelerator = await choose_accelerator(kernel=images.kernel, memory_of_choice=settings.accelerator_choice)
     driver = QemuDriver(accelerator=accelerator, version=await qemu_version())
+    await driver.prepare()
     tokens = Tokens.load(layout.secret)
     # The tap is opened by root and inherited, so it needs no owner.
     slots = Slots(layout.block, vmm_uid=0, vmm_gid=0, ready_target=settings.ready_slots)
@@ -133,3 +134,4 @@ async def _built(settings: Settings, layout: Layout) -> AsyncGenerator[Agent]:
         await sandboxes.close()
         await images.close()
         await slots.close()
+        driver.close()

@@ -7,7 +7,6 @@ a thread of its own, which ends there. It goes back to no pool, so that no later
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import os
 import threading
@@ -18,17 +17,11 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from wrenn.base.errors import WrennError
+from wrenn.linux import syscalls
 
 T = TypeVar("T")
 
 NETNS_DIR: Final = Path("/run/netns")
-
-_CLONE_NEWNET: Final = 0x40000000
-_MS_BIND: Final = 0x1000
-_MS_REC: Final = 0x4000
-_MS_SHARED: Final = 0x100000
-_MNT_DETACH: Final = 2
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class KernelError(WrennError):
@@ -137,7 +130,7 @@ def _enter(name: str) -> None:
     try:
         descriptor = os.open(namespace_path(name), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            _check(_libc.setns(descriptor, _CLONE_NEWNET))
+            syscalls.setns(descriptor, syscalls.CLONE_NEWNET)
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -150,8 +143,8 @@ def _create(name: str) -> None:
         _share_netns_dir()
         os.close(os.open(target, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
         try:
-            _check(_libc.unshare(_CLONE_NEWNET))
-            _mount(b"/proc/thread-self/ns/net", target, _MS_BIND)
+            syscalls.unshare(syscalls.CLONE_NEWNET)
+            syscalls.mount(b"/proc/thread-self/ns/net", target, syscalls.MS_BIND)
         except OSError:
             target.unlink()
             raise
@@ -162,7 +155,7 @@ def _create(name: str) -> None:
 def _remove(name: str) -> None:
     target = namespace_path(name)
     try:
-        _check(_libc.umount2(bytes(target), _MNT_DETACH))
+        syscalls.unmount(target)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOENT):  # EINVAL: the file is there, with nothing mounted
             raise KernelError(
@@ -175,19 +168,9 @@ def _share_netns_dir() -> None:
     """Make `/run/netns` a shared mount, or a mount namespace elsewhere would keep removed namespaces alive."""
     NETNS_DIR.mkdir(parents=True, exist_ok=True)
     try:
-        _mount(b"none", NETNS_DIR, _MS_SHARED | _MS_REC)
+        syscalls.mount(b"none", NETNS_DIR, syscalls.MS_SHARED | syscalls.MS_REC)
     except OSError as error:
         if error.errno != errno.EINVAL:  # EINVAL: it is no mount point yet
             raise
-        _mount(bytes(NETNS_DIR), NETNS_DIR, _MS_BIND | _MS_REC)
-        _mount(b"none", NETNS_DIR, _MS_SHARED | _MS_REC)
-
-
-def _mount(source: bytes, target: Path, flags: int) -> None:
-    _check(_libc.mount(source, bytes(target), b"none", ctypes.c_ulong(flags), None))
-
-
-def _check(result: int) -> None:
-    if result != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        syscalls.mount(bytes(NETNS_DIR), NETNS_DIR, syscalls.MS_BIND | syscalls.MS_REC)
+        syscalls.mount(b"none", NETNS_DIR, syscalls.MS_SHARED | syscalls.MS_REC)

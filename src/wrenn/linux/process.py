@@ -55,11 +55,15 @@ class ProcessRef:
         finally:
             os.close(fd)
 
-    async def wait_exit(self) -> None:
-        """Return when the process has ended; reaps it if it is our child. Waits without limit: give a deadline."""
+    async def wait_exit(self) -> int | None:
+        """Return when the process has ended; reaps it if it is our child. Waits without limit: give a deadline.
+
+        Returns its exit code, or minus the number of the signal that ended it; None when it is not our child or somebody
+        else has reaped it.
+        """
         fd = self.open_pidfd()
         if fd is None:
-            return
+            return None
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
         loop.add_reader(fd, ended.set)
@@ -70,7 +74,9 @@ class ProcessRef:
             os.close(fd)
         # Only now: the leader of a process is a zombie before its last thread has ended, and cannot be reaped yet.
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, os.WNOHANG)  # noqa: ASYNC222 - does not block
+            pid, status = os.waitpid(self.pid, os.WNOHANG)  # noqa: ASYNC222 - does not block
+            return os.waitstatus_to_exitcode(status) if pid == self.pid else None
+        return None
 
 
 def _stat(pid: int) -> tuple[str, int] | None:

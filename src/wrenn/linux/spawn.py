@@ -1,22 +1,47 @@
 """Start a confined process that outlives us.
 
-The chain is `sh` (joins the cgroups, sets limits) → `unshare` (no network, own IPC) → `setpriv` (unprivileged user, no
-capabilities, no new privileges) → the program; every link execs the next, so the pid is the program's from the start.
+A thread of its own takes on the new process's namespaces and user, so that the process is born in them, as process 1 of its pid
+namespace and as our child: no helper runs beside it, and its pid on the host is known. It begins as a shell that waits at a
+gate (its standard input). Before the gate is opened the process is put into its cgroups and finds its own descriptors under
+`/proc/self/fd`, and the shell is taken out of its root. If we die before that, the shell reads the end of the file and ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from wrenn.linux import seccomp, syscalls
 from wrenn.linux.command import CommandError
+from wrenn.linux.private_root import OWN_DESCRIPTORS, PrivateRoot, in_own_thread
 from wrenn.linux.process import ProcessRef
 
-_JOIN_AND_EXEC: Final = 'ulimit -c 0; ulimit -n 1024; while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"'
+_WAIT_AND_EXEC: Final = 'ulimit -c 0; ulimit -n 1024; read -r gate || exit 125; exec "$@"'
+_HOST_NAME: Final = b"vmm"
+_OOM_SCORE: Final = 500
+"""When the machine runs out of memory a VMM is ended rather than the agent or the database (-1000 to 1000)."""
+_DESCRIPTORS_MOUNT: Final = (
+    syscalls.MS_REMOUNT
+    | syscalls.MS_BIND
+    | syscalls.MS_RDONLY
+    | syscalls.MS_NOSUID
+    | syscalls.MS_NODEV
+    | syscalls.MS_NOEXEC
+)
+_NAMESPACES: Final = (
+    syscalls.CLONE_FS  # or the thread may not change its mount namespace
+    | syscalls.CLONE_FILES  # so that nothing is inherited but what is meant to be
+    | syscalls.CLONE_NEWNET
+    | syscalls.CLONE_NEWIPC
+    | syscalls.CLONE_NEWUTS
+    | syscalls.CLONE_NEWPID
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,47 +60,106 @@ class Confinement:
 
 
 def spawn_confined(
-    argv: Sequence[str], *, confinement: Confinement, pass_fds: Sequence[int], log: Path
+    argv: Sequence[str], *, root: PrivateRoot, confinement: Confinement, pass_fds: Sequence[int], log: Path
 ) -> ProcessRef:
     """Start `argv` (absolute program path first) in its own session; output goes to `log`.
 
-    Returns at once: that the program runs does not mean that it did not fail.
+    Its root file system is a copy of `root`. It has new mount, pid, network, IPC and UTS namespaces, no capabilities, and
+    `no_new_privs`. Returns at once: that the program runs does not mean that it did not fail.
 
     Raises:
         CommandError: it could not be started.
     """
-    groups = f"--groups={','.join(map(str, confinement.groups))}" if confinement.groups else "--clear-groups"
-    chain = [
-        "/bin/sh", "-c", _JOIN_AND_EXEC, "spawn", *map(str, confinement.cgroup_procs), "--",
-        "unshare", "--net", "--ipc", "--",
-        "setpriv", f"--reuid={confinement.uid}", f"--regid={confinement.uid}", groups,
-        "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--",
-        *argv,
-    ]  # fmt: skip
-    log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        # Not asyncio's: its child watcher would reap the process, and we wait by pidfd also for those we adopted.
-        child = subprocess.Popen(
-            chain,
-            stdin=subprocess.DEVNULL,
-            stdout=log_fd,
-            stderr=log_fd,
-            pass_fds=pass_fds,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
-            cwd="/",
+    name = Path(argv[0]).name
+    with contextlib.ExitStack() as opened:
+        log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        opened.callback(os.close, log_fd)
+        gate, opener = os.pipe2(os.O_CLOEXEC)
+        opened.callback(os.close, gate)
+        # Closed on every way out: a shell that still waits ends then.
+        opened.callback(os.close, opener)
+        birth = _Birth(argv, root, confinement, pass_fds, gate, log_fd)
+        try:
+            pid = in_own_thread(birth.run).result()
+        except OSError as error:
+            raise CommandError(f"{name} could not be started.", context={"argv": list(argv)}) from error
+        try:
+            reference = ProcessRef.of(pid)
+            if reference is None:
+                raise ProcessLookupError
+            in_own_thread(lambda: _finish_root(pid, root)).result()
+            _limit(pid, confinement)
+            os.write(opener, b"\n")
+        except OSError as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise CommandError(
+                f"{name} ended at once.", context={"argv": list(argv), "log": str(log)}
+            ) from error
+        return reference
+
+
+def _limit(pid: int, confinement: Confinement) -> None:
+    for procs in confinement.cgroup_procs:
+        procs.write_text(str(pid))
+    Path(f"/proc/{pid}/oom_score_adj").write_text(str(_OOM_SCORE))
+
+
+@dataclass(frozen=True, slots=True)
+class _Birth:
+    """The work of the thread that becomes what the new process is to be."""
+
+    argv: Sequence[str]
+    root: PrivateRoot
+    confinement: Confinement
+    pass_fds: Sequence[int]
+    gate: int
+    log: int
+
+    def run(self) -> int:
+        """Start the process and return its pid; it waits at the gate."""
+        syscalls.unshare(_NAMESPACES)
+        kept = {0, 1, 2, self.gate, self.log, self.root.namespace, *self.pass_fds}
+        syscalls.close_all_but(kept)
+        for descriptor in self.pass_fds:
+            os.set_inheritable(descriptor, True)  # noqa: FBT003 - the standard library's signature
+        syscalls.set_host_name(_HOST_NAME)
+        uid = self.confinement.uid
+        syscalls.give_up_privileges_at_exec(uid, uid, self.confinement.groups)
+        syscalls.setns(self.root.namespace, syscalls.CLONE_NEWNS)
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        seccomp.deny_unused_calls()
+        child = self._start_shell()
+        child.returncode = 0  # ours to reap through ProcessRef, not Popen's: keeps its finalizer from warning
+        return child.pid
+
+    def _start_shell(self) -> subprocess.Popen[bytes]:
+        # Not asyncio's: its child watcher would reap the process, and we wait by pidfd also for those we adopted. Without
+        # `user=` Python starts it by vfork: no copy of our memory ever belongs to the new user.
+        return subprocess.Popen(
+            [str(self.root.shell), "-c", _WAIT_AND_EXEC, "spawn", *self.argv],
+            stdin=self.gate,
+            stdout=self.log,
+            stderr=self.log,
+            close_fds=False,  # Python may look for them below /proc
+            env={"LANG": "C.UTF-8", "LD_LIBRARY_PATH": self.root.library_path},
             start_new_session=True,
         )
-    except OSError as error:
-        raise CommandError(
-            f"{Path(argv[0]).name} could not be started.", context={"argv": list(argv)}
-        ) from error
+
+
+def _finish_root(pid: int, root: PrivateRoot) -> None:
+    """Let the process find its own descriptors by path, and take the shell away. In a thread of its own."""
+    syscalls.unshare(syscalls.CLONE_FS)
+    own = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        descriptors = syscalls.clone_mount(f"/proc/{pid}/fd")
+        try:
+            syscalls.setns(own, syscalls.CLONE_NEWNS)
+            syscalls.attach_mount(descriptors, OWN_DESCRIPTORS)
+        finally:
+            os.close(descriptors)
     finally:
-        os.close(log_fd)
-    child.returncode = 0  # ours to reap through ProcessRef, not Popen's: keeps its finalizer from warning
-    reference = ProcessRef.of(child.pid)
-    if reference is None:
-        os.waitpid(child.pid, 0)
-        raise CommandError(
-            f"{Path(argv[0]).name} ended at once.", context={"argv": list(argv), "log": str(log)}
-        )
-    return reference
+        os.close(own)
+    syscalls.mount(b"none", OWN_DESCRIPTORS, _DESCRIPTORS_MOUNT)
+    syscalls.unmount(root.shell)

@@ -17,7 +17,7 @@ from wrenn.linux import cgroups
 from wrenn.storage.images import load_images
 from wrenn.vm.qemu import choose_accelerator, qemu_version
 
-_COMMANDS: Final = ("qemu-img", "nft", "ip", "setpriv", "unshare")
+_COMMANDS: Final = ("qemu-img", "nft", "ip", "unshare")
 _MEMORY_WANTED_B: Final = 1 * GIB
 
 

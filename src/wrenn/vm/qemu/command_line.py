@@ -6,11 +6,14 @@ All that the VMM opens it gets as a descriptor: it runs as a user that owns noth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from wrenn.vm.driver import Shape
 
 BINARY: Final = "/usr/bin/qemu-system-x86_64"
+FIRMWARE_DIR: Final = Path("/usr/share/qemu")
+"""Where the firmware lies in the VMM's own root, wherever the distribution keeps it."""
 GUEST_MAC: Final = "02:FC:00:00:00:05"
 CONSOLE_LIMIT_B: Final = 64 * 1024
 
@@ -68,7 +71,7 @@ def build(*, accelerator: str, shape: Shape, fds: Descriptors, kernel_args: str 
     cold = fds.kernel is not None
     argv = [
         BINARY, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-        "-name", "wrenn",
+        "-name", "wrenn", "-L", str(FIRMWARE_DIR),
         "-machine", _MACHINE,
         "-global", "migration.send-configuration=off",
         "-accel", _ACCELERATOR[accelerator],

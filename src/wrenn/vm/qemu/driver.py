@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -16,14 +19,18 @@ from wrenn.base.errors import AgentFailure
 from wrenn.base.units import MIB
 from wrenn.linux import threads
 from wrenn.linux.memfd import sealed_copy
+from wrenn.linux.private_root import PrivateRoot
 from wrenn.linux.process import ProcessRef, kill_and_wait
 from wrenn.linux.process_memory import ProcessMemory, find_mapping
 from wrenn.linux.spawn import Confinement, spawn_confined
 from wrenn.vm.driver import BootRequest, Disk, RestoreRequest, Shape, Vm, VmHandle
 from wrenn.vm.qemu import command_line
 from wrenn.vm.qemu.command_line import Descriptors
+from wrenn.vm.qemu.installation import build_root
 from wrenn.vm.qemu.probe import kvm_group
 from wrenn.vm.qemu.qmp import Qmp, QmpError
+
+_log = logging.getLogger(__name__)
 
 _SOCKET_NAME: Final = "qmp.sock"
 _LOG_NAME: Final = "vmm.log"
@@ -218,7 +225,12 @@ class QemuVm:
 
     async def wait_exit(self) -> None:
         """Return when QEMU has ended."""
-        await self._handle.process.wait_exit()
+        ended_with = await self._handle.process.wait_exit()
+        self.disconnect()
+        if ended_with == -signal.SIGSYS:
+            # No QEMU of ours makes such a call: its guest may have taken it over. The kernel's log names the call.
+            fields = {"vm": self._handle.directory.name, "pid": self._handle.process.pid}
+            _log.warning("VMM ended for a forbidden system call", extra=fields)
 
 
 class QemuDriver:
@@ -227,6 +239,26 @@ class QemuDriver:
     def __init__(self, *, accelerator: str, version: str) -> None:
         self._accelerator = accelerator
         self._version = version
+        self._root: PrivateRoot | None = None
+        self._preparing = asyncio.Lock()
+
+    async def prepare(self) -> None:
+        """Make the root file system of all VMs of this driver, if it is not made yet.
+
+        It holds the QEMU that is installed now, even after an upgrade: `vmm` stays true until the agent restarts.
+
+        Raises:
+            CommandError: QEMU or something that it needs is not installed.
+        """
+        async with self._preparing:
+            if self._root is None:
+                self._root = await build_root(self._accelerator)
+
+    def close(self) -> None:
+        """Let go of the root file system of new VMs; VMs run on."""
+        if self._root is not None:
+            self._root.close()
+            self._root = None
 
     @property
     def vmm(self) -> str:
@@ -247,11 +279,12 @@ class QemuDriver:
         """Start a cold boot."""
         # QEMU opens the memory file anew through /proc/self/fd, as its own user.
         os.chown(request.memory, request.confinement.uid, request.confinement.uid)
+        await self.prepare()
         with _Opened() as opened:
             memory = opened.open(request.memory, os.O_RDWR)
             kernel = opened.copy(request.kernel)
             initramfs = opened.copy(request.initramfs)
-            return self._start(
+            return await self._start(
                 request.directory,
                 request.shape,
                 request.confinement,
@@ -273,15 +306,16 @@ class QemuDriver:
 
     async def restore(self, request: RestoreRequest) -> Vm:
         """Start a restore; with `fill` the device state waits in a pipe until the memory is what it belongs to."""
+        await self.prepare()
         if request.fill is None:
             with _Opened() as opened:
-                return self._start_restore(request, opened, opened.open(request.state, os.O_RDONLY))
+                return await self._start_restore(request, opened, opened.open(request.state, os.O_RDONLY))
         content = request.state.read_bytes()
         with contextlib.ExitStack() as until_filled:
             with _Opened() as opened:
                 state, feed = opened.pipe()
                 until_filled.callback(os.close, feed)
-                vm = self._start_restore(request, opened, state)
+                vm = await self._start_restore(request, opened, state)
             filling = threads.start(_fill, vm, request.fill, content, feed)
             try:
                 async with asyncio.timeout(_FILL_TIMEOUT_S):
@@ -298,8 +332,8 @@ class QemuDriver:
                 raise
         return vm
 
-    def _start_restore(self, request: RestoreRequest, opened: _Opened, state: int) -> QemuVm:
-        return self._start(
+    async def _start_restore(self, request: RestoreRequest, opened: _Opened, state: int) -> QemuVm:
+        return await self._start(
             request.directory,
             request.shape,
             request.confinement,
@@ -314,7 +348,7 @@ class QemuDriver:
             opened,
         )
 
-    def _start(
+    async def _start(
         self,
         directory: Path,
         shape: Shape,
@@ -324,22 +358,32 @@ class QemuDriver:
         *,
         kernel_args: str = "",
     ) -> QemuVm:
+        assert self._root is not None, "a VM is started before the driver is prepared"
         argv = command_line.build(
             accelerator=self._accelerator, shape=shape, fds=fds, kernel_args=kernel_args
         )
         group = kvm_group() if self._accelerator == "kvm" else None
-        process = spawn_confined(
+        spawning = partial(
+            spawn_confined,
             argv,
+            root=self._root,
             confinement=confinement if group is None else replace(confinement, groups=(group,)),
             pass_fds=(*opened.fds, fds.tap, fds.memory),
             log=directory / _LOG_NAME,
         )
+        process = await threads.run_to_end(spawning, drop=_discard)
         return QemuVm(VmHandle(process, directory))
 
     async def adopt(self, handle: VmHandle) -> Vm | None:
         """The VM of a former agent, or None when it has ended."""
         # A VMM that is slow to answer, or stopped on a full disk, has not ended: only its process says that.
         return QemuVm(handle) if handle.process.is_alive() else None
+
+
+def _discard(process: ProcessRef) -> None:
+    """End a VMM that has only begun, and that nobody waits for any more."""
+    process.kill()
+    os.waitpid(process.pid, 0)
 
 
 def _mapping(process: ProcessRef) -> ProcessMemory | None:
