@@ -203,7 +203,7 @@ async def _batches(
     unread = bytearray()
     while True:
         batch: list[Answer] = []
-        began_s, begin_b = time.thread_time(), len(unread)
+        began_s, begin_b = time.perf_counter(), len(unread)
         while len(unread) >= _FRAME_HEAD.size and len(batch) < _BATCH_LENGTH:
             flags, size = _FRAME_HEAD.unpack_from(unread)
             _check_size(size, _BATCH_MESSAGE_LIMIT_B)
@@ -223,7 +223,7 @@ async def _batches(
                 yield batch
                 return
             batch.append(message_in(answer, body))
-        pace.charge(time.thread_time() - began_s)
+        pace.charge(time.perf_counter() - began_s)
         if batch:
             yield batch
             await pace.passed(size_b=begin_b - len(unread))
