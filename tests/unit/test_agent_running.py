@@ -127,8 +127,11 @@ async def test_a_guest_that_takes_nothing_cannot_hold_up_the_cut(
     async def take_nothing(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         cast("asyncio.Transport", writer.transport).pause_reading()
         connected.set()
-        await asyncio.Event().wait()
+        await over.wait()
+        writer.transport.abort()
+        ended.set()
 
+    over, ended = asyncio.Event(), asyncio.Event()
     server = await asyncio.start_server(take_nothing, ADDRESS, ENVD_PORT, limit=1)
 
     async def content() -> AsyncGenerator[bytes]:
@@ -145,4 +148,6 @@ async def test_a_guest_that_takes_nothing_cannot_hold_up_the_cut(
         await sandbox.disconnect("It is being removed.")
         with pytest.raises(InvalidState, match="being removed"):
             await uploading
+    over.set()
+    await ended.wait()
     server.close()
