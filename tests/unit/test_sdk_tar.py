@@ -144,3 +144,26 @@ def test_holes_are_kept(tmp_path: Path) -> None:
     unpack(archive((".", tarfile.DIRTYPE, "", b""))[:512] + body, tmp_path / "top", 1 << 20)
     about = (tmp_path / "top/sparse").stat()
     assert (about.st_size, about.st_blocks) == (8 << 20, 0)
+
+
+def test_a_time_that_no_clock_shows_and_a_link_to_the_target_are_no_traceback(tmp_path: Path) -> None:
+    body = bytearray(archive(("late", tarfile.REGTYPE, "", b"content")))
+    # Beyond what a system call takes: base 256 with 2**64 and more.
+    body[136:148] = b"\x80" + b"\0\0\xff" + b"\xff" * 8
+    body[148:156] = b" " * 8
+    body[148:156] = b"%06o\0 " % sum(body[:512])
+    unpack(bytes(body), tmp_path / "top")
+    assert (tmp_path / "top/late").read_bytes() == b"content"
+    for link in (".", "./", "a/.."):
+        with pytest.raises(UnexpectedAnswerError):
+            unpack(archive(("to-top", tarfile.LNKTYPE, link, b"")), tmp_path / "top")
+
+
+def test_an_archive_that_breaks_off_leaves_the_file_that_was_there(tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    top.mkdir()
+    (top / "file").write_text("before")
+    body = archive(("file", tarfile.REGTYPE, "", b"x" * 5000))
+    with pytest.raises(UnexpectedAnswerError):
+        unpack(body[:3000], top)
+    assert [(path.name, path.read_text()) for path in top.iterdir()] == [("file", "before")]

@@ -1,12 +1,13 @@
-"""`wrenn cp`: copy a file or a folder into a sandbox or out of it."""
+"""`wrenn cp`: copy files and folders into a sandbox or out of it."""
 
 from __future__ import annotations
 
 import posixpath
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
 
 import typer
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from wrenn.sdk import Sandbox
 
 
+_CHUNK_B: Final = 256 * 1024
+
+
 @dataclass(frozen=True, slots=True)
 class RemotePath:
     """`ID:/path`."""
@@ -27,45 +31,81 @@ class RemotePath:
 
 
 def cp(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="File or folder, or ID:/path.")],
-    destination: Annotated[str, typer.Argument(metavar="DST", help="File or folder, or ID:/path.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SRC... DST", help="Files or folders, or ID:/path; - is standard input or output."
+        ),
+    ],
     *,
     user: Annotated[str | None, typer.Option(help="User of the sandbox to act as.")] = None,
     owner: Annotated[
         str | None, typer.Option(metavar="USER[:GROUP]", help="Whose the copy in the sandbox becomes.")
     ] = None,
     atomic: Annotated[
-        bool, typer.Option("--atomic", help="Replace a file in the sandbox as a whole or not at all.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--atomic/--in-place",
+            help="Replace a file in the sandbox as a whole or not at all, or write into it.",
+            show_default="--atomic for files",
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Copy a file or a folder into a sandbox or out of it.
+    """Copy files and folders into a sandbox or out of it.
 
-    One of SRC and DST is ID:/path, the other is on this machine. When DST is a folder, the copy goes into it, under its own name; else DST is the copy's name. With a slash and a dot at the end of SRC (`folder/.`) what is in it goes into DST. Files are replaced, folders merged; parents inside the sandbox are made. Modes and links are kept.
+    Either DST or all of SRC are ID:/path, the others on this machine. When DST is a folder, a copy goes into it, under its own name; else DST is the copy's name. Of several SRC, DST must be a folder. With a slash and a dot at the end of SRC (`folder/.`) what is in it goes into DST. Files are replaced, folders merged; parents inside the sandbox are made. Modes and links are kept. As SRC, - is standard input; as DST, standard output.
 
-    A file from a sandbox is gone on with after a broken connection, and a line says so; what else breaks off has failed.
+    A file from a sandbox is gone on with after a broken connection, and a line says so. What else breaks off has failed, and leaves a file that was there as it was.
     """
     from wrenn.sdk import Sandbox
 
+    if len(paths) < 2:
+        raise typer.BadParameter("give SRC and DST.")
+    *sources, destination = paths
+    origins, target = [parsed(source) for source in sources], parsed(destination)
+    into = isinstance(target, RemotePath)
+    if any(isinstance(origin, RemotePath) is into for origin in origins):
+        raise typer.BadParameter("either DST or all of SRC must be ID:/path, and the others local paths.")
+    if not into and (owner or atomic is not None):
+        raise typer.BadParameter("--owner, --atomic and --in-place are for copies into a sandbox.")
+    if "-" in sources and len(sources) > 1:
+        raise typer.BadParameter("- is the only SRC, or none.")
     use_credentials()
-    origin, target = parsed(source), parsed(destination)
-    if isinstance(origin, Path) and isinstance(target, RemotePath):
-        sandbox = Sandbox.connect(target.sandbox_id, resume=False)
+    passed, several = 0, len(sources) > 1
+    boxes = dict[str, Sandbox]()
+
+    def box(path: RemotePath) -> Sandbox:
+        if path.sandbox_id not in boxes:
+            boxes[path.sandbox_id] = Sandbox.connect(path.sandbox_id, resume=False)
+        return boxes[path.sandbox_id]
+
+    for source, origin in zip(sources, origins, strict=True):
         with Transfer(source) as transfer:
-            _upload(sandbox, source, target.path, transfer, user=user, owner=owner, atomic=atomic)
-    elif isinstance(origin, RemotePath) and isinstance(target, Path):
-        if owner or atomic:
-            raise typer.BadParameter("--owner and --atomic are for copies into a sandbox.")
-        sandbox = Sandbox.connect(origin.sandbox_id, resume=False)
-        with Transfer(source) as transfer:
-            _download(sandbox, origin.path, target, transfer, user=user)
-    else:
-        raise typer.BadParameter("one of SRC and DST must be ID:/path, and the other a local path.")
-    sandbox.close()
+            if isinstance(target, RemotePath):
+                options = _Options(user, owner, atomic, several=several)
+                _upload(box(target), source, target.path, transfer, options)
+            else:
+                assert isinstance(origin, RemotePath), "checked above"
+                _download(box(origin), origin.path, target, transfer, user=user, several=several)
+        passed += transfer.passed
+    for sandbox in boxes.values():
+        sandbox.close()
     if json:
-        print_json({"source": source, "destination": destination, "bytes": transfer.passed})
+        source_said = sources if several else sources[0]
+        print_json({"source": source_said, "destination": destination, "bytes": passed})
     elif sys.stderr.isatty():
-        sys.stderr.write(f"{size(transfer.passed)} copied\n")
+        sys.stderr.write(f"{size(passed)} copied\n")
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """How to write into a sandbox."""
+
+    user: str | None
+    owner: str | None
+    atomic: bool | None
+    several: bool
 
 
 def parsed(text: str) -> Path | RemotePath:
@@ -78,24 +118,49 @@ def parsed(text: str) -> Path | RemotePath:
     return RemotePath(sandbox_id, path)
 
 
-def _upload(
-    sandbox: Sandbox,
-    source: str,
-    path: str,
-    transfer: Transfer,
-    *,
-    user: str | None,
-    owner: str | None,
-    atomic: bool,
-) -> None:
+def _upload(sandbox: Sandbox, source: str, path: str, transfer: Transfer, options: _Options) -> None:
+    if source == "-":
+        sandbox.files.write(
+            path,
+            _counted(sys.stdin.buffer, transfer),
+            owner=options.owner,
+            atomic=options.atomic,
+            user=options.user,
+        )
+        return
     name = _own_name(source)
-    if name and (path.endswith("/") or _is_folder(sandbox, path, user)):
+    if name and (options.several or path.endswith("/") or _is_folder(sandbox, path, options.user)):
+        if options.several and not _is_folder(sandbox, path, options.user):
+            raise typer.BadParameter(f"{path} is not a folder, and there are several SRC.")
         path = posixpath.join(path, name)
-    sandbox.files.upload(source, path, owner=owner, atomic=atomic, user=user, on_progress=transfer.advance)
+    sandbox.files.upload(
+        source,
+        path,
+        owner=options.owner,
+        atomic=options.atomic,
+        user=options.user,
+        on_progress=transfer.advance,
+    )
 
 
-def _download(sandbox: Sandbox, path: str, target: Path, transfer: Transfer, *, user: str | None) -> None:
+def _counted(source: BinaryIO, transfer: Transfer) -> Iterator[bytes]:
+    while chunk := source.read(_CHUNK_B):
+        transfer.advance(transfer.passed + len(chunk), None)
+        yield chunk
+
+
+def _download(
+    sandbox: Sandbox, path: str, target: Path, transfer: Transfer, *, user: str | None, several: bool
+) -> None:
+    if str(target) == "-":
+        for chunk in sandbox.files.read_stream(path, user=user, on_resume=transfer.note_resume):
+            sys.stdout.buffer.write(chunk)
+            transfer.advance(transfer.passed + len(chunk), None)
+        sys.stdout.flush()
+        return
     name = _own_name(path)
+    if several and not target.is_dir():
+        raise typer.BadParameter(f"{target} is not a folder, and there are several SRC.")
     if name and target.is_dir():
         target /= name
     sandbox.files.download(

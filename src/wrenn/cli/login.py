@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import platform
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -116,8 +117,17 @@ def _forget(profile: object) -> bool:
 
 
 def whoami(*, json: JsonOption = False) -> None:
-    """Print who is logged in, and in which team."""
+    """Print who is logged in, and in which team; with an API key alone, which key and platform are in use."""
     from wrenn.cli import credentials
+    from wrenn.cli.settings import use_credentials
+    from wrenn.sdk.settings import load_profile
+
+    if load_profile() is None:
+        use_credentials()
+        _say_key(json=json)
+        return
+    if os.environ.get("WRENN_API_KEY"):
+        sys.stderr.write("wrenn: WRENN_API_KEY is set: commands on sandboxes use that key.\n")
     from wrenn.sdk._parse import Fields, objects
 
     with credentials.account() as account:
@@ -136,3 +146,18 @@ def whoami(*, json: JsonOption = False) -> None:
         print_json(said)
     else:
         sys.stdout.write(f"{said['email']} ({said['name']}), {said['role']} of {said['team']}\n")
+
+
+def _say_key(*, json: bool) -> None:
+    """Say which key is in use, once the platform has accepted it."""
+    from wrenn.sdk import Sandbox
+    from wrenn.sdk.settings import client_settings
+
+    settings = client_settings()
+    assert settings.api_key is not None, "client_settings refuses to go without"
+    Sandbox.list()
+    key = f"{settings.api_key.reveal()[:8]}…"
+    if json:
+        print_json({"api_key": key, "base_url": settings.base_url})
+    else:
+        sys.stdout.write(f"API key {key} of {settings.base_url}; nobody is logged in here.\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Annotated
@@ -19,6 +20,7 @@ from wrenn.cli import (
     lifecycle,
     login,
     logs,
+    look,
     port,
     programs,
     run,
@@ -53,6 +55,9 @@ app.command("doctor")(doctor.doctor)
 app.command("storage")(storage.storage)
 app.command("create")(sandboxes.create)
 app.command("list")(sandboxes.list_)
+app.command("ls")(look.ls)
+app.command("info")(look.info)
+app.command("ps")(look.ps)
 app.command("exec", cls=CommandLine)(exec_)
 app.command("run", cls=FileLine)(run.run)
 app.command("shell", cls=CommandLine)(shell.shell)
@@ -112,8 +117,15 @@ def main() -> None:
     from wrenn.sdk.errors import WrennError
 
     completion.init()
+    for stream in (sys.stdin, sys.stdout):
+        # Names of files need not be UTF-8: they are written as they came.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")
     try:
         app()
+    except UnicodeEncodeError:
+        sys.stderr.write("wrenn: An argument has characters that are not valid UTF-8.\n")
+        sys.exit(Exit.USAGE)
     except (WrennError, PlatformError) as error:
         say_error(error)
         sys.exit(exit_code(error))

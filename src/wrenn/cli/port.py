@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import sys
-from contextlib import closing, suppress
+from contextlib import AsyncExitStack, closing, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,9 +60,19 @@ async def _forward(
 ) -> None:
     from wrenn.sdk.port_forward import forwarded_port
 
-    async with forwarded_port(
-        settings, sandbox_id, port, local_address=address, local_port=local, on_error=say_error
-    ) as bound:
+    async with AsyncExitStack() as stack:
+        try:
+            bound = await stack.enter_async_context(
+                forwarded_port(
+                    settings, sandbox_id, port, local_address=address, local_port=local, on_error=say_error
+                )
+            )
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise typer.BadParameter(
+                f"port {local} of this machine is in use: give another one as LOCAL, or 0 for any."
+            ) from error
         if json:
             print_json({"address": address, "port": bound, "sandbox_id": sandbox_id, "sandbox_port": port})
         else:
@@ -88,3 +100,20 @@ def link(
         print_json({"url": url, "expires_in_sec": expires})
     else:
         sys.stdout.write(f"{url}\n")
+    _hint_unresolved(url)
+
+
+def _hint_unresolved(url: str) -> None:
+    """Say what helps when this machine does not resolve names below `localhost`; browsers and curl do so by themselves."""
+    from urllib.parse import urlsplit
+
+    host = urlsplit(url).hostname or ""
+    if not host.endswith(".localhost"):
+        return
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        sys.stderr.write(
+            f"wrenn: This machine does not resolve {host}. Browsers and curl reach it all the same; for other programs add\n"
+            f"wrenn: '127.0.0.1 {host}' to /etc/hosts, or use `wrenn port`.\n"
+        )

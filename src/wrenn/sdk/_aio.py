@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from inspect import isawaitable
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
-from wrenn.sdk._source import CHUNK_B, Readable, pieces
+from wrenn.sdk._source import CHUNK_B, Readable, as_bytes, pieces
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Source = str | bytes | Readable | Iterable[bytes] | AsyncIterable[bytes]
-"""What may be written to a file."""
+Source = (
+    str
+    | bytes
+    | bytearray
+    | memoryview
+    | os.PathLike[str]
+    | Readable
+    | Iterable[bytes]
+    | AsyncIterable[bytes]
+)
+"""What may be written to a file; a path stands for the file of this machine there."""
 
 
 Callback = Callable[[str], Awaitable[object] | object]
@@ -39,10 +49,10 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
 
 async def chunks_of(source: Source) -> AsyncIterator[bytes]:
     """The bytes of `source` in order. Files are read in a thread, so that a slow disk holds nobody up."""
-    if isinstance(source, str):
-        source = source.encode()
-    if isinstance(source, bytes):
-        source = pieces(source)
+    if isinstance(source, os.PathLike):
+        raise TypeError("a path is opened by whoever writes its file")
+    if (whole := as_bytes(source)) is not None:
+        source = pieces(whole)
     if isinstance(source, Readable):
         while chunk := await asyncio.to_thread(source.read, CHUNK_B):
             yield chunk
@@ -50,5 +60,5 @@ async def chunks_of(source: Source) -> AsyncIterator[bytes]:
         async for chunk in source:
             yield chunk
     else:
-        for chunk in source:
+        for chunk in cast("Iterable[bytes]", source):
             yield chunk

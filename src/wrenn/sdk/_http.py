@@ -36,6 +36,8 @@ def _translated(base_url: str) -> Generator[None]:
         ) from error
     except (httpx2.TimeoutException, TimeoutError) as error:
         raise DeadlineExceededError(f"The platform at {base_url} did not answer in time.") from error
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError("The request has characters that are not valid UTF-8.") from error
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError) as error:
         raise InvalidRequestError(f"The request cannot be sent: {error}.") from error
     except (httpx2.TransportError, httpx2.StreamError) as error:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
-from wrenn.sdk._source import CHUNK_B, Readable, pieces
+from wrenn.sdk._source import CHUNK_B, Readable, as_bytes, pieces
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Source = str | bytes | Readable | Iterable[bytes]
-"""What may be written to a file."""
+Source = str | bytes | bytearray | memoryview | os.PathLike[str] | Readable | Iterable[bytes]
+"""What may be written to a file; a path stands for the file of this machine there."""
 
 
 Callback = Callable[[str], object]
@@ -36,12 +37,12 @@ def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 def chunks_of(source: Source) -> Iterator[bytes]:
     """The bytes of `source` in order."""
-    if isinstance(source, str):
-        source = source.encode()
-    if isinstance(source, bytes):
-        source = pieces(source)
+    if isinstance(source, os.PathLike):
+        raise TypeError("a path is opened by whoever writes its file")
+    if (whole := as_bytes(source)) is not None:
+        source = pieces(whole)
     if isinstance(source, Readable):
         while chunk := source.read(CHUNK_B):
             yield chunk
     else:
-        yield from source
+        yield from cast("Iterable[bytes]", source)

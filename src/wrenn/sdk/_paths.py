@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from wrenn.base.file_names import as_text
 from wrenn.sdk.errors import InvalidRequestError
@@ -32,3 +33,11 @@ def remote(path: RemotePath) -> str:
 def message_of(path: RemotePath, user: str | None) -> dict[str, str]:
     """The part of a request that all calls about a path have."""
     return {"path": remote(path)} | ({} if user is None else {"user": user})
+
+
+def with_path(url: str, path: str) -> str:
+    """The URL of a host with this path, and its query beside the one that the URL has."""
+    parts = urlsplit(url)
+    name, _, query = path.partition("?")
+    queries = "&".join(text for text in (query, parts.query) if text)
+    return parts._replace(path=f"/{name.lstrip('/')}", query=queries).geturl()

@@ -18,6 +18,20 @@ class Readable(Protocol):
         ...
 
 
+def as_bytes(data: object) -> bytes | None:
+    """The bytes of a text or of what has a buffer: bytes, bytearray, memoryview, an array; None: it is read piece by piece."""
+    if isinstance(data, bytes):
+        return data
+    if isinstance(data, str):
+        return data.encode()
+    if isinstance(data, Readable):
+        return None
+    try:
+        return memoryview(data).tobytes()  # type: ignore[arg-type] - refuses what has no buffer
+    except TypeError:
+        return None
+
+
 def pieces(data: bytes) -> Iterator[bytes]:
     """`data` in chunks."""
     view = memoryview(data)

@@ -7,6 +7,7 @@ checked, and nothing is written outside of the target or through a link.
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 from collections.abc import Generator, Iterator
 from io import BytesIO
@@ -176,7 +177,10 @@ class Unpacker:
             os.mkfifo(path, head.mode)
             os.utime(path, (head.mtime, head.mtime))
         elif head.kind == _HARD_LINK:
-            first = self._top.joinpath(*_parts(link))
+            leads_to = _parts(link)
+            if not leads_to:
+                raise _bad("a link leads to no file")
+            first = self._top.joinpath(*leads_to)
             self._check_parent(first.parent)
             if not stat.S_ISREG(first.lstat().st_mode):
                 raise _bad("a link leads to no file")
@@ -200,16 +204,21 @@ class Unpacker:
         size, segments = head.size, [(0, head.size)]
         if head.kind == _SPARSE:
             size, segments = yield from self._sparse(block)
-        if os.path.lexists(path):
-            path.unlink()
-        with path.open("xb") as file:
-            for offset, length in segments:
-                file.seek(offset)
-                yield from self._content(file, length)
-            file.truncate(size)
-        yield from self._take(-sum(length for _, length in segments) % BLOCK_B)
-        path.chmod(head.mode)
-        os.utime(path, (head.mtime, head.mtime))
+        # Beside its place first: an archive that breaks off leaves the file that was there.
+        neighbour = path.with_name(f".{secrets.token_hex(8)}.part")
+        try:
+            with neighbour.open("xb") as file:
+                for offset, length in segments:
+                    file.seek(offset)
+                    yield from self._content(file, length)
+                file.truncate(size)
+            yield from self._take(-sum(length for _, length in segments) % BLOCK_B)
+            neighbour.chmod(head.mode)
+            os.utime(neighbour, (head.mtime, head.mtime))
+            neighbour.replace(path)
+        except BaseException:
+            neighbour.unlink(missing_ok=True)
+            raise
 
     def _content(self, file: BinaryIO, left: int) -> Generator[None]:
         while left:
@@ -270,6 +279,10 @@ def _settle(path: Path, mode: int, mtime: int) -> None:
         path.chmod(mode)
 
 
+_LAST_TIME_S = 253_402_300_799
+"""The end of the year 9999. Later times overflow what this machine's calls take."""
+
+
 class _Head:
     """A header block."""
 
@@ -280,7 +293,7 @@ class _Head:
         self.mode = _number(block[100:108]) & 0o777
         self.size = _number(block[124:136])
         # Times before 1970 are of no file that anybody keeps.
-        self.mtime = max(_number(block[136:148], signed=True), 0)
+        self.mtime = min(max(_number(block[136:148], signed=True), 0), _LAST_TIME_S)
         self.kind = block[156:157]
         self.link = block[157:257].partition(b"\0")[0]
 

@@ -174,10 +174,25 @@ class CommandExitError(WrennError):
         self.result = result
 
 
+_GIT_LINES = 8
+_GIT_LINE_LIMIT = 500
+
+
 class GitError(CommandExitError):
-    """A git command failed; the message is its last words. `result` has its output."""
+    """A git command failed; the message has the last lines that it wrote. `result` has its output."""
 
     CODES = ("git",)
+
+    def __init__(self, result: CommandResult) -> None:
+        super().__init__(result)
+        # Some refusals are on standard output: "nothing to commit".
+        said = result.stderr.strip() or result.stdout.strip()
+        lines = [line.rstrip()[:_GIT_LINE_LIMIT] for line in said.splitlines() if line.strip()]
+        causes = [line for line in lines if not line.startswith("hint:")] or lines
+        if causes:
+            last = "\n".join(causes[-_GIT_LINES:])
+            self.message = f"git ended with exit code {result.exit_code}:\n{last}"
+            self.args = (self.message,)
 
 
 class GitAuthenticationError(GitError):

@@ -98,7 +98,8 @@ def _checked(url: str) -> str:
         fits, parts = False, None
     if parts is None or not fits or parts.username or parts.query or parts.fragment:
         raise InvalidRequestError("The base URL must look like http://127.0.0.1:8000 or https://host/path.")
-    return url.rstrip("/")
+    # As documentation of other clients and the API's own paths suggest it; every path here begins with `/v1`.
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
 def credentials_path() -> Path:

@@ -186,6 +186,15 @@ class ProcessInfo:
         )
 
 
+def _time_of(seconds: int) -> datetime:
+    """A file's time, which its owner chooses: what no date can say becomes the nearest one that does."""
+    return datetime.fromtimestamp(min(max(seconds, _FIRST_TIME_S), _LAST_TIME_S), UTC)
+
+
+_FIRST_TIME_S = -62_135_596_800
+_LAST_TIME_S = 253_402_300_799
+
+
 @dataclass(frozen=True, slots=True)
 class FileEntry:
     """A file, directory or symbolic link in a sandbox.
@@ -231,7 +240,7 @@ class FileEntry:
             permissions=fields.text("permissions"),
             owner=fields.text("owner"),
             group=fields.text("group"),
-            modified_at=datetime.fromtimestamp(fields.integer("modified_at"), UTC),
+            modified_at=_time_of(fields.integer("modified_at")),
             symlink_target=fields.optional_text("symlink_target"),
             kind=fields.optional_text("kind") or fields.text("type"),
             broken=fields.flag("broken"),

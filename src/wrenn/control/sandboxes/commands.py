@@ -15,7 +15,7 @@ from wrenn.base.units import MIB
 from wrenn.control.auth import Credential
 from wrenn.control.sandboxes.targets import Targets
 from wrenn.control.sandboxes.types import Exec
-from wrenn.protocol.api import OUTPUT_LIMIT_B
+from wrenn.protocol.api import EXEC_TIMEOUT_LIMIT_S, OUTPUT_LIMIT_B
 from wrenn.protocol.host import host_pb as pb
 
 _CALL_TIMEOUT_S: Final = 20.0
@@ -40,13 +40,15 @@ class Commands:
         """
         target = await self._targets.target(credential, text_id)
         await fault_point("control.exec.before_rpc")
+        # An answer that nobody waits for any more ends the command, so a day bounds only what is waited for.
+        limit_s = body.timeout_sec or EXEC_TIMEOUT_LIMIT_S
         begun = time.monotonic()
         answer = await target.host.call(
             target.host.rpc.exec,
             pb.ExecRequest(
-                sandbox_id=str(target.sandbox_id), command=_command(body), timeout_ms=body.timeout_sec * 1000
+                sandbox_id=str(target.sandbox_id), command=_command(body), timeout_ms=limit_s * 1000
             ),
-            timeout_s=body.timeout_sec + _ANSWER_MARGIN_S,
+            timeout_s=limit_s + _ANSWER_MARGIN_S,
         )
         duration_ms = round((time.monotonic() - begun) * 1000)
         for stream, content in (("stdout", answer.stdout), ("stderr", answer.stderr)):

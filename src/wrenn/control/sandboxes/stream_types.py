@@ -41,7 +41,7 @@ class StartExec(_Program):
 
     cmd: GuestText = Field(min_length=1)
     stdin: StrictBool = False
-    timeout_sec: StrictInt | None = Field(None, ge=1, le=EXEC_TIMEOUT_LIMIT_S)
+    timeout_sec: StrictInt | None = Field(None, ge=0, le=EXEC_TIMEOUT_LIMIT_S)
     encoding: Encoding = "text"
     on_disconnect: OnDisconnect = "kill"
 

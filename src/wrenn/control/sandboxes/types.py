@@ -193,9 +193,9 @@ class Exec(RequestBody):
     args: list[GuestText] = Field(default_factory=list)
     timeout_sec: StrictInt = Field(
         EXEC_TIMEOUT_DEFAULT_S,
-        ge=1,
+        ge=0,
         le=EXEC_TIMEOUT_LIMIT_S,
-        description="Foreground only; then it is killed",
+        description="Foreground only; then it is killed. 0: no limit but that of this field, a day",
     )
     envs: Envs = Field(default_factory=dict)
     cwd: GuestPath | None = Field(None, description="Default: the user's home")

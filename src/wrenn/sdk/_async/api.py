@@ -11,7 +11,7 @@ from wrenn.sdk._aio import sleep
 from wrenn.sdk._messages import Answer, Request
 from wrenn.sdk._refusal import check
 from wrenn.sdk._retry import PAUSES_S, jittered, may_be_done, may_repeat
-from wrenn.sdk.errors import WrennError
+from wrenn.sdk.errors import InvalidRequestError, WrennError
 from wrenn.sdk.settings import ClientSettings
 
 if TYPE_CHECKING:
@@ -145,7 +145,15 @@ class AsyncApi:
 
 
 def path_of(*parts: str) -> str:
-    """The URL path `/v1/sandboxes/…`, each part escaped."""
+    """The URL path `/v1/sandboxes/…`, each part escaped.
+
+    Raises:
+        InvalidRequestError: a part is empty, or would lead to another path.
+    """
+    if parts and not parts[0].strip():
+        raise InvalidRequestError("The sandbox id is empty.")
+    if any(part in ("", ".", "..") for part in parts):
+        raise InvalidRequestError("A pid, tag or name in the call is empty or not valid.")
     return _joined("/v1/sandboxes", parts)
 
 

@@ -62,7 +62,7 @@ class AsyncCommands:
         envs: Mapping[str, str] | None = None,
         cwd: str | None = None,
         user: str | None = None,
-        timeout_s: float = 30,
+        timeout_s: float | None = 30,
         background: Literal[False] = False,
         check: bool = False,
         on_stdout: Callback | None = None,
@@ -88,7 +88,7 @@ class AsyncCommands:
         envs: Mapping[str, str] | None = None,
         cwd: str | None = None,
         user: str | None = None,
-        timeout_s: float = 30,
+        timeout_s: float | None = 30,
         background: bool = False,
         tag: str | None = None,
         check: bool = False,
@@ -98,7 +98,7 @@ class AsyncCommands:
         """Run a command: a text goes through `/bin/sh -c`, a list is started as it is.
 
         In the foreground it returns the output and the exit code once the command has ended; after `timeout_s` (rounded
-        up to whole seconds) the platform kills it with its children. With `background=True` it returns a handle at once,
+        up to whole seconds; 0 or None: never) the platform kills it with its children. With `background=True` it returns a handle at once,
         and `tag` names the process.
 
         `on_stdout` and `on_stderr` are called with each piece of text as it is written, and a slow one holds the command up.
@@ -111,18 +111,18 @@ class AsyncCommands:
             CommandExitError: `check=True`, and the exit code is not 0.
         """
         argv = _argv(cmd)
-        if not timeout_s > 0:
-            raise InvalidRequestError(f"timeout_s must be above 0, not {timeout_s}.")
-        if on_stdout is not None or on_stderr is not None:
-            if background:
-                raise InvalidRequestError("A background command has no callbacks: use commands.connect().")
+        limit_s = _limit(timeout_s)
+        if not background and (limit_s is None or on_stdout is not None or on_stderr is not None):
+            # Without a limit too: an answer that is awaited for hours is cut by whatever lies between.
             stream = await self.stream(
-                argv, envs=envs, cwd=cwd, user=user, timeout_s=timeout_s, on_disconnect="kill"
+                argv, envs=envs, cwd=cwd, user=user, timeout_s=limit_s, on_disconnect="kill"
             )
-            result = await _told(stream, on_stdout, on_stderr, timeout_s)
+            result = await _told(stream, on_stdout, on_stderr, limit_s)
             if check and result.exit_code != 0:
                 raise CommandExitError(result)
             return result
+        if on_stdout is not None or on_stderr is not None:
+            raise InvalidRequestError("A background command has no callbacks: use commands.connect().")
         message: dict[str, object] = {"cmd": argv[0], "args": argv[1:]}
         options = {"envs": dict(envs) if envs else None, "cwd": cwd, "user": user}
         message.update({name: value for name, value in options.items() if value is not None})
@@ -133,12 +133,13 @@ class AsyncCommands:
             body = await self._api.call("POST", path_of(self._sandbox_id, "exec"), json=message)
             started = Fields("process", json_of(body))
             return AsyncProcessHandle(self, started.integer("pid"), started.text("tag"))
-        message["timeout_sec"] = math.ceil(timeout_s)
+        assert limit_s is not None, "without a limit it is followed"
+        message["timeout_sec"] = math.ceil(limit_s)
         body = await self._api.call(
             "POST",
             path_of(self._sandbox_id, "exec"),
             json=message,
-            timeout_s=math.ceil(timeout_s) + ANSWER_MARGIN_S,
+            timeout_s=math.ceil(limit_s) + ANSWER_MARGIN_S,
         )
         result = CommandResult.parse(Fields("exec result", json_of(body)))
         if check and result.exit_code != 0:
@@ -165,13 +166,12 @@ class AsyncCommands:
     ) -> AsyncProcessStream:
         """Start a command and follow it: iterate over its output, write to its input with `stdin=True`.
 
-        After `timeout_s` (rounded up to whole seconds; None: never) the platform kills it with its children. When we leave
+        After `timeout_s` (rounded up to whole seconds; 0 or None: never) the platform kills it with its children. When we leave
         before its end it is killed too; with `on_disconnect="keep"` it goes on, and `connect` comes back to it. Output that
         is not read for a minute counts as leaving. A program that does not exist ends with exit code 127, as in a shell.
         """
         argv = _argv(cmd)
-        if timeout_s is not None and not timeout_s > 0:
-            raise InvalidRequestError(f"timeout_s must be above 0, not {timeout_s}.")
+        timeout_s = _limit(timeout_s)
         start = message_of(
             type="start",
             cmd=argv[0],
@@ -209,6 +209,13 @@ class AsyncCommands:
         return await send_signal(self._api, self._sandbox_id, process, signal)
 
 
+def _limit(timeout_s: float | None) -> float | None:
+    """A time limit; None: none, which 0 means as well, as everywhere on the platform."""
+    if timeout_s is not None and not timeout_s >= 0:
+        raise InvalidRequestError(f"timeout_s must be at least 0, not {timeout_s}.")
+    return timeout_s or None
+
+
 def _argv(cmd: str | Sequence[str]) -> builtins.list[str]:
     argv = ["/bin/sh", "-c", cmd] if isinstance(cmd, str) else list(cmd)
     if not argv or not argv[0]:
@@ -220,7 +227,7 @@ async def _told(
     stream: AsyncProcessStream,
     on_stdout: Callback | None,
     on_stderr: Callback | None,
-    timeout_s: float,
+    timeout_s: float | None,
 ) -> CommandResult:
     """Call back with what the command writes, until its end."""
     begun = time.monotonic()
@@ -228,8 +235,10 @@ async def _told(
     tails = {name: Tail() for name in callbacks}
     async with stream:
         while True:
-            left_s = math.ceil(timeout_s) + ANSWER_MARGIN_S - (time.monotonic() - begun)
-            if left_s <= 0:
+            left_s = None
+            if timeout_s is not None:
+                left_s = math.ceil(timeout_s) + ANSWER_MARGIN_S - (time.monotonic() - begun)
+            if left_s is not None and left_s <= 0:
                 raise DeadlineExceededError(f"The command did not end within {timeout_s:g} s.")
             output = await stream.read(left_s)
             if output is None:

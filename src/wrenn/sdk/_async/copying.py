@@ -28,7 +28,7 @@ async def upload(
     path: RemotePath,
     *,
     owner: str | None,
-    atomic: bool,
+    atomic: bool | None,
     user: str | None,
     on_progress: Progress | None,
 ) -> None:
@@ -54,6 +54,25 @@ async def upload(
                 atomic=atomic,
                 user=user,
             )
+    except OSError as error:
+        raise InvalidRequestError(f"{error.filename or origin} cannot be read: {error.strerror}.") from error
+
+
+async def write_file(
+    files: AsyncFiles,
+    source: os.PathLike[str],
+    path: RemotePath,
+    *,
+    mode: int | None,
+    owner: str | None,
+    atomic: bool | None,
+    user: str | None,
+) -> None:
+    """See `files.write`."""
+    origin = Path(source)
+    try:
+        with await in_thread(_opened, origin) as file:
+            await files.write(path, file, mode=mode, owner=owner, atomic=atomic, user=user)
     except OSError as error:
         raise InvalidRequestError(f"{error.filename or origin} cannot be read: {error.strerror}.") from error
 

@@ -17,6 +17,7 @@ from wrenn.sdk._async.git import AsyncGit
 from wrenn.sdk._async.pty import AsyncPty
 from wrenn.sdk._lease import Lease, lease_limits
 from wrenn.sdk._parse import Fields, json_of, objects
+from wrenn.sdk._paths import with_path
 from wrenn.sdk.errors import InvalidRequestError, NotFoundError
 from wrenn.sdk.settings import DEFAULT_REQUEST_TIMEOUT_S, client_settings
 from wrenn.sdk.types import OnExpiry, SandboxInfo, Template, TemplateType
@@ -303,22 +304,26 @@ class AsyncSandbox:
         """
         return f"{port}-{self.id}.{self._domain}"
 
-    async def get_url(self, port: int, *, expires_in_sec: int | None = None) -> str:
-        """The URL of a port. With `expires_in_sec` it is a link that needs no key until then: for browsers, and for others.
+    async def get_url(self, port: int, *, path: str = "/", expires_in_sec: int | None = None) -> str:
+        """The URL of a port, and of `path` there (with its query, if any), with or without a slash at its begin.
+
+        With `expires_in_sec` it is a link that needs no key until then: for browsers, and for others. On a platform of this
+        machine the host ends with `.localhost`. Browsers and curl know such names; where a program does not resolve them, let
+        it connect to 127.0.0.1 and send the name as `Host`.
 
         Raises:
             InvalidRequestError: no such port, or longer than seven days.
         """
         if expires_in_sec is None:
             scheme = self._api.settings.base_url.partition(":")[0]
-            return f"{scheme}://{self.get_host(port)}/"
+            return with_path(f"{scheme}://{self.get_host(port)}/", path)
         body = await self._api.call(
             "POST",
             path_of(self.id, "ports", str(port), "link"),
             json={"expires_in_sec": expires_in_sec},
             repeatable=True,
         )
-        return Fields("link", json_of(body)).text("url")
+        return with_path(Fields("link", json_of(body)).text("url"), path)
 
     async def kill(self) -> None:
         """End the sandbox and remove all that belongs to it. Killing twice is the same as once."""

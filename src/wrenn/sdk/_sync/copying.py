@@ -29,7 +29,7 @@ def upload(
     path: RemotePath,
     *,
     owner: str | None,
-    atomic: bool,
+    atomic: bool | None,
     user: str | None,
     on_progress: Progress | None,
 ) -> None:
@@ -53,6 +53,25 @@ def upload(
                 atomic=atomic,
                 user=user,
             )
+    except OSError as error:
+        raise InvalidRequestError(f"{error.filename or origin} cannot be read: {error.strerror}.") from error
+
+
+def write_file(
+    files: Files,
+    source: os.PathLike[str],
+    path: RemotePath,
+    *,
+    mode: int | None,
+    owner: str | None,
+    atomic: bool | None,
+    user: str | None,
+) -> None:
+    """See `files.write`."""
+    origin = Path(source)
+    try:
+        with in_thread(_opened, origin) as file:
+            files.write(path, file, mode=mode, owner=owner, atomic=atomic, user=user)
     except OSError as error:
         raise InvalidRequestError(f"{error.filename or origin} cannot be read: {error.strerror}.") from error
 

@@ -12,6 +12,7 @@ from wrenn.sdk._form import UploadForm
 from wrenn.sdk._io import Source, chunks_of
 from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk._paths import Progress, RemotePath, Resumed, message_of, remote
+from wrenn.sdk._source import as_bytes
 from wrenn.sdk._sync import copying, reading
 from wrenn.sdk._sync.api import Api, path_of
 from wrenn.sdk._sync.watching import Watch, open_watch
@@ -113,17 +114,23 @@ class Files:
         *,
         mode: int | None = None,
         owner: str | None = None,
-        atomic: bool = False,
+        atomic: bool | None = None,
         user: str | None = None,
     ) -> None:
-        """Write a file from text, bytes, a binary file object or an iterator of bytes.
+        """Write a file from text, bytes or what has a buffer, the file at a `Path` here, a binary file object, or an iterator of bytes.
 
         Parents are made, an existing file is replaced. `mode`: its permission bits, e.g. `0o755`; `owner`: `"user"` or
-        `"user:group"`. With `atomic` the new content takes the old one's place as a whole or not at all. Not repeated when
-        the connection breaks: write again.
+        `"user:group"`. With `atomic` the new content takes the old one's place as a whole or not at all: the default for
+        what is sent in pieces (files, iterators, more than 8 MiB), so that a transfer that breaks off leaves the old file. Such
+        a write refuses devices and other special files; `atomic=False` writes into them. Not repeated when the connection
+        breaks: write again.
         """
-        if isinstance(data, str):
-            data = data.encode()
+        if isinstance(data, os.PathLike):
+            copying.write_file(self, data, path, mode=mode, owner=owner, atomic=atomic, user=user)
+            return
+        whole = as_bytes(data)
+        is_small = whole is not None and len(whole) <= STREAM_ABOVE_B
+        atomic = not is_small if atomic is None else atomic
         fields = message_of(path, user)
         if mode is not None:
             fields["mode"] = f"{mode:o}"
@@ -132,16 +139,18 @@ class Files:
         if atomic:
             fields["atomic"] = "true"
         form = UploadForm(fields)
-        if isinstance(data, bytes) and len(data) <= STREAM_ABOVE_B:
+        if whole is not None and is_small:
             self._api.call(
                 "POST",
                 self._url("write"),
                 headers={"Content-Type": form.content_type},
-                content=form.head + data + form.tail,
+                content=form.head + whole + form.tail,
             )
         else:
             self._api.upload(
-                self._url("stream", "write"), _framed(form, data), content_type=form.content_type
+                self._url("stream", "write"),
+                _framed(form, data if whole is None else whole),
+                content_type=form.content_type,
             )
 
     def upload(
@@ -150,11 +159,11 @@ class Files:
         path: RemotePath,
         *,
         owner: str | None = None,
-        atomic: bool = False,
+        atomic: bool | None = None,
         user: str | None = None,
         on_progress: Progress | None = None,
     ) -> None:
-        """Copy a file or a directory of this machine to `path`, with its modes.
+        """Copy a file or a directory of this machine to `path`, with its modes. A file arrives as a whole or not at all, as in `write`.
 
         What is in a directory goes below `path`: files are replaced, directories merged; links, empty directories and times
         are kept, sockets left out. `on_progress` is called with the bytes sent and, for a file, their number.

@@ -1,0 +1,116 @@
+"""`wrenn info`, `wrenn ls` and `wrenn ps`: one sandbox, its files, its processes."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wrenn.cli.cp import parsed
+from wrenn.cli.lifecycle import IdArgument
+from wrenn.cli.output import JsonOption, age, print_json, print_table, size, until
+from wrenn.cli.sandboxes import list_
+from wrenn.cli.settings import use_credentials
+
+if TYPE_CHECKING:
+    from wrenn.sdk import SandboxInfo
+
+
+def info(sandbox_id: IdArgument, *, json: JsonOption = False) -> None:
+    """Show what the platform knows of a sandbox; looking at it is no use of it."""
+    from wrenn.sdk import Sandbox
+
+    use_credentials()
+    with closing(Sandbox.connect(sandbox_id, resume=False)) as sandbox:
+        found = sandbox.info()
+    if json:
+        print_json(found)
+        return
+    for name, value in _lines(found):
+        sys.stdout.write(f"{name:<11}{value}\n")
+
+
+def _lines(found: SandboxInfo) -> list[tuple[str, str]]:
+    end = "no limit"
+    if found.expires_at is not None:
+        end = f"{found.on_expiry} {until(found.expires_at)}" + (
+            ", unless it is paused before" if found.lift_on_pause else ""
+        )
+    return [
+        ("id", found.id),
+        ("status", found.status),
+        ("template", found.template),
+        ("vcpus", str(found.vcpus)),
+        ("memory", f"{found.memory_mb} MB"),
+        ("age", age(found.created_at)),
+        ("last use", f"{age(found.last_active_at)} ago" if found.last_active_at else "none"),
+        ("idle", f"pause after {found.timeout_sec} s" if found.timeout_sec else "no limit"),
+        ("lifetime", end),
+        ("resume", "by the next call" if found.auto_resume else "by `wrenn resume`"),
+        ("ports", ", ".join(str(port) for port in found.public_ports) or "none public"),
+        *((name, value) for name, value in sorted(found.metadata.items())),
+    ]
+
+
+def ls(
+    place: Annotated[
+        str | None,
+        typer.Argument(metavar="[ID[:PATH]]", help="A sandbox, or a file or folder in it; / unless given."),
+    ] = None,
+    *,
+    user: Annotated[str | None, typer.Option(help="User of the sandbox to look as.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """List the sandboxes; with an ID the files in one.
+
+    Without an argument the same as `wrenn list`.
+    """
+    from wrenn.sdk import Sandbox
+
+    if place is None:
+        list_(json=json)
+        return
+    where = parsed(place if ":" in place else f"{place}:/")
+    if isinstance(where, Path):
+        raise typer.BadParameter(f"{place!r} is neither ID nor ID:/path.")
+    use_credentials()
+    with closing(Sandbox.connect(where.sandbox_id, resume=False)) as sandbox:
+        entry = sandbox.files.stat(where.path, user=user)
+        entries = [entry] if entry.type == "file" else sandbox.files.list(where.path, user=user)
+    if json:
+        print_json(entries)
+        return
+    rows = [
+        [
+            e.name
+            + (f" -> {e.symlink_target}" if e.symlink_target else "/" if e.type == "directory" else ""),
+            e.permissions,
+            f"{e.owner}:{e.group}",
+            size(e.size),
+            f"{e.modified_at:%Y-%m-%d %H:%M}",
+        ]
+        for e in sorted(entries, key=lambda e: e.name)
+    ]
+    print_table(["NAME", "MODE", "OWNER", "SIZE", "MODIFIED"], rows)
+
+
+def ps(sandbox_id: IdArgument, *, json: JsonOption = False) -> None:
+    """List the processes of a sandbox that were started through the platform and still run.
+
+    All that run in it: `wrenn exec ID ps aux`.
+    """
+    from wrenn.sdk import Sandbox
+
+    use_credentials()
+    with closing(Sandbox.connect(sandbox_id, resume=False)) as sandbox:
+        found = sandbox.commands.list()
+    if json:
+        print_json(found)
+        return
+    print_table(
+        ["PID", "TAG", "COMMAND"], [[str(p.pid), p.tag or "", shlex.join([p.cmd, *p.args])] for p in found]
+    )
