@@ -13,9 +13,9 @@ import pytest
 from wrenn.cli.up.daemons import record, running
 from wrenn.cli.up.layout import Layout
 from wrenn.cli.up.progress import Progress
-from wrenn.cli.up.services import SUPERVISOR
-from wrenn.cli.up.take_down import TakenDown, take_down
-from wrenn.linux.process import ProcessRef
+from wrenn.cli.up.services import AGENT, CONTROL, SUPERVISOR
+from wrenn.cli.up.take_down import TakenDown, stop_programs, take_down
+from wrenn.linux.process import ProcessRef, kill_and_wait
 
 
 def down(data_dir: Path) -> subprocess.CompletedProcess[str]:
@@ -48,3 +48,50 @@ async def test_sandboxes_that_cannot_be_paused_are_told_and_hold_nothing_up(
     assert "the next `wrenn up` takes it over" in ended.stderr
     assert ended.stdout == ""
     assert running(layout, SUPERVISOR) is None
+
+
+def start_like_a_program(data_dir: Path, fake: Path, *arguments: str) -> ProcessRef:
+    """A process with the command line and the environment of a program of the platform, which sleeps."""
+    package = fake / "wrenn" / "cli"
+    package.mkdir(parents=True, exist_ok=True)
+    for folder in (fake / "wrenn", package):
+        (folder / "__init__.py").touch()
+    (package / "main.py").write_text(
+        "import sys, time; sys.stdout.write('.'); sys.stdout.flush(); time.sleep(60)"
+    )
+    reader, writer = os.pipe()
+    pid = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-m", "wrenn.cli.main", *arguments],
+        {**os.environ, "PYTHONPATH": str(fake), "WRENN_DATA_DIR": str(data_dir)},
+        file_actions=[(os.POSIX_SPAWN_DUP2, writer, 1)],
+        setsid=True,
+    )
+    os.close(writer)
+    assert os.read(reader, 1) == b"."
+    os.close(reader)
+    process = ProcessRef.of(pid)
+    assert process is not None
+    return process
+
+
+async def test_programs_that_lost_their_pid_files_are_found_and_ended(tmp_path: Path) -> None:
+    data_dir, other = tmp_path / "data", tmp_path / "other"
+    for folder in (data_dir, other):
+        folder.mkdir()
+    agent = start_like_a_program(data_dir, tmp_path / "fake", "agent")
+    chief = start_like_a_program(
+        data_dir, tmp_path / "fake", "supervise", "--data-dir", str(data_dir), "--listen", "127.0.0.1:1"
+    )
+    foreign = start_like_a_program(other, tmp_path / "fake", "agent")
+    try:
+        assert running(Layout(data_dir), AGENT) == agent
+        assert running(Layout(data_dir), SUPERVISOR) == chief
+        assert running(Layout(data_dir), CONTROL) is None
+        await stop_programs(Layout(data_dir))
+        assert not agent.is_alive()
+        assert not chief.is_alive()
+        assert foreign.is_alive(), "it belongs to another data folder"
+    finally:
+        for process in (agent, chief, foreign):
+            await kill_and_wait(process, timeout_s=10)

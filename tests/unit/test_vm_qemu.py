@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import stat
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -50,6 +51,13 @@ def test_no_path_of_the_host_is_on_the_command_line() -> None:
     paths = [part for word in argv[1:] for part in word.replace("=", ",").split(",") if part.startswith("/")]
     paths.remove(str(command_line.FIRMWARE_DIR))  # in the VMM's own root
     assert all(path.startswith(("/proc/self/fd/", "/dev/fdset/")) for path in paths)
+
+
+@pytest.mark.parametrize("accelerator", ["kvm", "tcg"])
+def test_no_guest_may_run_guests_of_its_own(accelerator: str) -> None:
+    argv = command_line.build(accelerator=accelerator, shape=Shape(1, 256), fds=FDS)
+    assert {"-vmx", "-svm"} <= set(argv[argv.index("-cpu") + 1].split(","))
+    assert set(command_line.CPU_MODEL) == {"kvm", "tcg"}
 
 
 def test_confinement_is_on() -> None:
@@ -183,14 +191,9 @@ async def test_nobody_at_the_socket_is_an_error(tmp_path: Path) -> None:
         await Qmp.connect(tmp_path / "none")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file away")
-def test_a_kvm_that_only_root_may_open_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    device = tmp_path / "kvm"
-    monkeypatch.setattr(probe, "_KVM", device)
-    assert probe.kvm_group() is None
-    device.touch(mode=0o600)
-    assert probe.kvm_group() is None
-    os.chown(device, 0, 4242)
-    assert probe.kvm_group() is None
-    device.chmod(0o660)
-    assert probe.kvm_group() == 4242
+@pytest.mark.parametrize(
+    ("mode", "gid", "group"), [(0o600, 0, None), (0o600, 4242, None), (0o660, 0, None), (0o660, 4242, 4242)]
+)
+def test_a_kvm_that_only_root_may_open_is_not_used(mode: int, gid: int, group: int | None) -> None:
+    device = os.stat_result((stat.S_IFCHR | mode, 0, 0, 1, 0, gid, 0, 0, 0, 0))
+    assert probe.group_that_may_use(device) == group

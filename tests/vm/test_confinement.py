@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests.vm.kit import created
+from tests.vm.kit import created, output
 from wrenn.agent.wiring import Agent
 from wrenn.linux import cgroups
 
@@ -49,6 +49,13 @@ async def test_a_vmm_has_a_root_of_its_own_program_only(agent: Agent) -> None:
     assert "/usr/bin/qemu-system-x86_64" in {mount[4] for mount in mounts}
     assert not {mount[4] for mount in mounts} & {"/usr/bin/dash", "/usr/bin/sh", "/usr/bin/bash"}
     assert status_of(pid)["NSpid"].split() == [str(pid), "1"], "it is the first process of its namespace"
+
+
+async def test_a_guest_sees_no_nested_virtualisation(agent: Agent) -> None:
+    _, sandbox = await created(agent.sandboxes)
+    flags = await output(sandbox, "grep -m1 ^flags /proc/cpuinfo")
+    assert "sse2" in flags.split()
+    assert not {"vmx", "svm"} & set(flags.split())
 
 
 async def test_a_vmm_is_in_its_own_limited_cgroup(agent: Agent) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from wrenn.cli.exits import Exit
 from wrenn.cli.images import DataDirOption
 from wrenn.cli.output import JsonOption, print_json, print_table
 from wrenn.cli.settings import data_dir
+
+if TYPE_CHECKING:
+    from wrenn.agent.doctor import Check
 
 
 def doctor(
@@ -21,9 +24,10 @@ def doctor(
 ) -> None:
     """Check the machine and find what is left over.
 
-    Left over is every resource of ours that no live sandbox owns.
+    Left over is every resource of ours that no live sandbox owns. What other installations left whose data folder is gone
+    is listed apart, and removed by `--fix` too.
 
-    The exit code is 0 only when no check failed and nothing is left over.
+    The exit code is 0 only when no check failed and nothing is left over. Warnings do not count.
     """
     from wrenn.cli.up.agent_doctor import examine, fix_leftovers
 
@@ -33,7 +37,7 @@ def doctor(
         print_json(report)
     else:
         checks = [
-            (check.name, "ok" if check.ok else "FAILED", _with(check.detail, "" if check.ok else check.hint))
+            (check.name, _result(check), _with(check.detail, "" if check.ok else check.hint))
             for check in report.checks
         ]
         print_table(("CHECK", "RESULT", "DETAIL"), checks)
@@ -45,8 +49,20 @@ def doctor(
             )
         else:
             typer.echo("\nNothing is left over.")
+        if report.vanished:
+            typer.echo("\nOf installations whose data folder is gone (remove with `wrenn doctor --fix`):")
+            print_table(
+                ("KIND", "NAME", "DATA FOLDER"),
+                [(item.kind, item.name, item.owner) for item in report.vanished],
+            )
     if not report.healthy:
         raise typer.Exit(Exit.ERROR)
+
+
+def _result(check: Check) -> str:
+    if check.ok:
+        return "ok"
+    return "FAILED" if check.failed else "warning"
 
 
 def _with(detail: str, hint: str) -> str:

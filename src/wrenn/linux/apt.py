@@ -119,3 +119,16 @@ async def _after_update_if_needed(ask: Callable[[], Awaitable[_T]], *, doing: st
             f"apt could not {doing}: {reason_of(cause)} Check the network and /etc/apt, then try: sudo apt-get update",
             context=cause.context,
         ) from cause
+
+
+async def versions(package: str) -> tuple[str, str]:
+    """The installed version of a package, and the newest that the package lists on this machine know.
+
+    Raises:
+        CommandError: there is no apt, or the package is not installed from it.
+    """
+    text = (await run(["apt-cache", "policy", package], timeout_s=_QUERY_TIMEOUT_S)).decode()
+    found: dict[str, str] = dict(re.findall(r"^  (Installed|Candidate): (\S+)$", text, re.MULTILINE))
+    if len(found) < 2 or "(none)" in found.values():
+        raise CommandError(f"{package} is not installed by apt.")
+    return found["Installed"], found["Candidate"]

@@ -95,6 +95,11 @@ def _enable_v2(directory: Path) -> None:
         (group / "cgroup.subtree_control").write_text(wanted)
 
 
+def exists(name: str) -> bool:
+    """Whether there is such a group."""
+    return any(directory.is_dir() for directory in _directories(name))
+
+
 def members(name: str) -> list[int]:
     """Pids in the group or in groups below it; empty when it does not exist."""
     pids: set[int] = set()
@@ -112,6 +117,15 @@ def children(name: str) -> list[str]:
         with contextlib.suppress(FileNotFoundError):
             found.update(entry.name for entry in directory.iterdir() if entry.is_dir())
     return sorted(found)
+
+
+def remove_if_empty(name: str) -> None:
+    """Remove the group and the groups below it, as far as no process is in them."""
+    for directory in _directories(name):
+        groups = [group for group in directory.rglob("*") if group.is_dir()]
+        for group in (*sorted(groups, reverse=True), directory):
+            with contextlib.suppress(OSError):
+                group.rmdir()
 
 
 async def remove(name: str, *, timeout_s: float) -> None:

@@ -1,6 +1,15 @@
 """The network of sandboxes: blocks, slots, firewall, egress policy. `docs/design/network.md` draws the packet paths."""
 
-from wrenn.network.block import SLOT_LIMIT, Block, claim_block, find_block, release_block
+from wrenn.network.block import (
+    SLOT_LIMIT,
+    Block,
+    claim_block,
+    find_block,
+    reclaiming,
+    release_block,
+    unclaimed_blocks,
+    vanished_blocks,
+)
 from wrenn.network.policy import EgressPolicy
 from wrenn.network.slots import Slot, Slots
 from wrenn.network.sweep import leftovers, remove_everything, remove_leftovers
@@ -14,7 +23,10 @@ __all__ = [
     "claim_block",
     "find_block",
     "leftovers",
+    "reclaiming",
     "release_block",
     "remove_everything",
     "remove_leftovers",
+    "unclaimed_blocks",
+    "vanished_blocks",
 ]

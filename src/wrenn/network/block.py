@@ -116,6 +116,32 @@ def release_block(data_dir: Path, *, run_dir: Path = _RUN_DIR) -> None:
                 (blocks / str(index)).unlink()
 
 
+def vanished_blocks(*, run_dir: Path = _RUN_DIR) -> dict[Block, Path]:
+    """Blocks of installations whose data folder is gone, with what the folder was. Changes nothing."""
+    claims = _read_claims(run_dir / "blocks")
+    return {Block(index): claimant for index, claimant in claims.items() if not claimant.is_dir()}
+
+
+def unclaimed_blocks(*, run_dir: Path = _RUN_DIR) -> list[Block]:
+    """Blocks of no installation."""
+    claims = _read_claims(run_dir / "blocks")
+    return [Block(index) for index in range(BLOCK_COUNT) if index not in claims]
+
+
+@contextmanager
+def reclaiming(block: Block, *, run_dir: Path = _RUN_DIR) -> Generator[bool]:
+    """Take back the block of a vanished installation: within, nobody can claim it; at the end it is free.
+
+    Gives False when its installation is there (again) or it was taken by another; then nothing is done at the end.
+    """
+    with _locked(run_dir / "blocks") as blocks:
+        claimant = _read_claims(blocks).get(block.index)
+        vanished = claimant is not None and not claimant.is_dir()
+        yield vanished
+        if vanished:
+            (blocks / str(block.index)).unlink()
+
+
 def _checked(slot: int) -> int:
     assert 1 <= slot <= SLOT_LIMIT, "slots are numbered 1 to 4094"
     return slot
@@ -123,7 +149,7 @@ def _checked(slot: int) -> int:
 
 @contextmanager
 def _locked(blocks: Path) -> Generator[Path]:
-    """Hold the lock of the claims' folder; it is held for microseconds, and falls with its process."""
+    """Hold the lock of the claims' folder; it falls with its process."""
     blocks.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(blocks, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -8,39 +8,48 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from wrenn.agent.doctor.checks import Check, Severity
 from wrenn.agent.doctor.leftovers import Leftover, find_leftovers, remove_leftovers
-from wrenn.agent.doctor.machine import Check, check_machine
+from wrenn.agent.doctor.machine import check_machine
 from wrenn.agent.doctor.owners import Owners, find_owners
+from wrenn.agent.doctor.vanished import find_vanished, remove_vanished
 from wrenn.agent.layout import Layout
 from wrenn.agent.settings import Settings
 from wrenn.network import find_block
 
-__all__ = ["Check", "Leftover", "Report", "examine", "fix"]
+__all__ = ["Check", "Leftover", "Report", "Severity", "examine", "fix"]
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found. The machine is in order when all checks are ok and nothing is left over."""
+    """What was found. The machine is in order when no check failed and nothing is left over.
+
+    Attributes:
+        leftovers: what belongs to this installation and has no owner.
+        vanished: what other installations left whose data folder is gone; says nothing about this one.
+    """
 
     checks: list[Check]
     leftovers: list[Leftover]
+    vanished: list[Leftover]
 
     @property
     def healthy(self) -> bool:
         """Whether `wrenn doctor` may exit with 0."""
-        return not self.leftovers and all(check.ok for check in self.checks)
+        return not self.leftovers and not any(check.failed for check in self.checks)
 
 
 async def examine(settings: Settings) -> Report:
     """Look at the machine and at everything named after this installation. Changes nothing."""
     checks = await check_machine(settings)
+    vanished = await find_vanished()
     block = find_block(settings.data_dir)
     if block is None:
-        # Never started since the machine's boot: there is nothing on it that could be left over.
-        return Report(checks, [])
+        # Never started since the machine's boot: there is nothing of its own that could be left over.
+        return Report(checks, [], vanished)
     layout = Layout(settings.data_dir, block)
     leftovers, owners = await find_leftovers(layout, partial(find_owners, settings, layout))
-    return Report([*checks, _stored(owners), owners.check], leftovers)
+    return Report([*checks, _stored(owners), owners.check], leftovers, vanished)
 
 
 def _stored(owners: Owners) -> Check:
@@ -57,8 +66,9 @@ def _stored(owners: Owners) -> Check:
 
 
 async def fix(settings: Settings) -> Report:
-    """Remove what nobody owns, and look again."""
+    """Remove what nobody owns, and what vanished installations left, and look again."""
     if (block := find_block(settings.data_dir)) is not None:
         layout = Layout(settings.data_dir, block)
         await remove_leftovers(layout, partial(find_owners, settings, layout))
+    await remove_vanished()
     return await examine(settings)

@@ -57,11 +57,11 @@ async def find_leftovers(layout: Layout, find_owners: FindOwners) -> tuple[list[
 
 
 async def _look(layout: Layout, find_owners: FindOwners) -> tuple[list[Leftover], Owners]:
-    before = await _everything(layout)
+    before = await list_everything(layout)
     owners = await find_owners()
     if not owners.complete:
         return [], owners
-    after = set(await _everything(layout))
+    after = set(await list_everything(layout))
     return [thing for thing in before if thing in after and not _is_owned(thing, owners)], owners
 
 
@@ -69,20 +69,25 @@ async def remove_leftovers(layout: Layout, find_owners: FindOwners) -> None:
     """Remove what `find_leftovers` lists."""
     found, owners = await find_leftovers(layout, find_owners)
     for thing in found:
-        if thing.kind == "process":
-            with suppress(ProcessLookupError):
-                os.kill(int(thing.name), signal.SIGKILL)
-        elif thing.kind == "cgroup":
-            await release_cgroup(layout, thing.name)
-        elif thing.kind in ("files", "snapshot"):
-            remove_tree(Path(thing.name))
-        elif thing.kind == "layer":
-            Path(thing.name).unlink(missing_ok=True)
+        await remove_thing(layout, thing)
     strays = {thing.owner for thing in found if thing.kind == "network"}
     if strays:
         names = [thing.name for thing in await _networks(layout) if thing.owner not in strays]
         held = {slot for name in names if (slot := layout.block.slot_of(name)) is not None}
         await network.remove_leftovers(layout.block, held | owners.slots)
+
+
+async def remove_thing(layout: Layout, thing: Leftover) -> None:
+    """Remove one thing; networks go by slot, not one by one."""
+    if thing.kind == "process":
+        with suppress(ProcessLookupError):
+            os.kill(int(thing.name), signal.SIGKILL)
+    elif thing.kind == "cgroup":
+        await release_cgroup(layout, thing.name)
+    elif thing.kind in ("files", "snapshot"):
+        remove_tree(Path(thing.name))
+    elif thing.kind == "layer":
+        Path(thing.name).unlink(missing_ok=True)
 
 
 def _is_owned(thing: Leftover, owners: Owners) -> bool:
@@ -97,7 +102,7 @@ def _is_owned(thing: Leftover, owners: Owners) -> bool:
     return by_agent or thing.owner in owners.sandboxes
 
 
-async def _everything(layout: Layout) -> list[Leftover]:
+async def list_everything(layout: Layout) -> list[Leftover]:
     """All that is named after this installation, owned or not."""
     groups = cgroups.children(layout.cgroup_root)
     return [

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from wrenn.agent.doctor.advisories import check_advisories
+from wrenn.agent.doctor.checks import Check
 from wrenn.agent.inventory import measure
 from wrenn.agent.settings import Settings
 from wrenn.base.errors import WrennError
@@ -19,16 +20,6 @@ from wrenn.vm.qemu import choose_accelerator, qemu_version
 
 _COMMANDS: Final = ("qemu-img", "nft", "ip", "unshare")
 _MEMORY_WANTED_B: Final = 1 * GIB
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One finding; `hint` says what to do when it is not ok."""
-
-    name: str
-    ok: bool
-    detail: str
-    hint: str = ""
 
 
 async def check_machine(settings: Settings) -> list[Check]:
@@ -42,6 +33,7 @@ async def check_machine(settings: Settings) -> list[Check]:
         _check_cgroups(),
         *_check_sizes(settings),
         _check_port(settings),
+        *await check_advisories(),
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Final
 import pyqwest
 from connectrpc.errors import ConnectError
 
-from wrenn.agent.doctor.machine import Check
+from wrenn.agent.doctor.checks import Check
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes import Record, journal
 from wrenn.agent.sandboxes.garbage import Wanted, find_wanted

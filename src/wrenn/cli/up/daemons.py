@@ -16,6 +16,7 @@ from wrenn.cli.up.layout import Layout, write_private
 from wrenn.linux.process import ProcessRef, kill_and_wait
 
 KILL_TIMEOUT_S: Final = 10.0
+_MODULE: Final = ["-m", "wrenn.cli.main"]
 LOG_LIMIT_B: Final = 32 * 1024 * 1024
 """A log above this is set aside as `.1` at the program's next start."""
 
@@ -37,7 +38,7 @@ class Daemon:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-m", "wrenn.cli.main", *self.arguments],
+            [sys.executable, *_MODULE, *self.arguments],
             {**os.environ, **self.environment},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -60,13 +61,41 @@ def record(path: Path, process: ProcessRef) -> None:
 
 
 def running(layout: Layout, program: str) -> ProcessRef | None:
-    """The process that the pid file names, if it still lives."""
+    """The process of a program of this data folder: the one that the pid file names, or one that has lost its pid file."""
+    return _by_pid_file(layout, program) or _by_command_line(layout, program)
+
+
+def _by_pid_file(layout: Layout, program: str) -> ProcessRef | None:
     try:
         fields = cast("dict[str, int]", json.loads(layout.pid_file(program).read_text()))
         process = ProcessRef(fields["pid"], fields["start_ticks"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return process if process.is_alive() else None
+
+
+def _by_command_line(layout: Layout, program: str) -> ProcessRef | None:
+    """A program as `Daemon.start` starts it, for this data folder. Nothing else on the machine looks like that."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            process = ProcessRef.of(int(entry.name))
+            arguments = os.fsdecode((entry / "cmdline").read_bytes()).split("\0")[1:-1]
+            if process is None or arguments[: len(_MODULE)] != _MODULE:
+                continue
+            environment = os.fsdecode((entry / "environ").read_bytes()).split("\0")
+        except OSError:  # it ended meanwhile, or is another user's
+            continue
+        name, *options = arguments[len(_MODULE) :] or [""]
+        if name == "supervise" and options[:1] == ["--data-dir"] and len(options) > 1:
+            found, folder = "supervisor", options[1]
+        else:
+            places = [value.partition("=")[2] for value in environment if value.startswith("WRENN_DATA_DIR=")]
+            found, folder = name, (places or [""])[0]
+        if found == program and folder and Path(folder).resolve() == layout.data_dir.resolve():
+            return process
+    return None
 
 
 async def stop(process: ProcessRef, *, timeout_s: float) -> bool:

@@ -17,7 +17,7 @@ from wrenn.cli.up.daemons import running, stop
 from wrenn.cli.up.layout import Layout
 from wrenn.cli.up.options import parse_listen
 from wrenn.cli.up.progress import Progress
-from wrenn.cli.up.services import SUPERVISOR, services, supervisor
+from wrenn.cli.up.services import AGENT, CONTROL, SUPERVISOR, services, supervisor
 from wrenn.cli.up.supervisor import stop_daemon
 from wrenn.sdk import AsyncSandbox, WrennError
 
@@ -38,6 +38,9 @@ async def take_down(layout: Layout, progress: Progress, *, purge: bool) -> Taken
 
     Sandboxes that cannot be paused run on; that does not keep the programs from being stopped.
     """
+    lost = [name for name in (SUPERVISOR, CONTROL, AGENT) if running(layout, name) is not None]
+    if lost:
+        layout.make()
     if not layout.run.is_dir():
         progress.note(f"nothing runs in {layout.data_dir}")
         return TakenDown()

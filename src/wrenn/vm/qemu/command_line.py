@@ -22,7 +22,13 @@ CONSOLE_LIMIT_B: Final = 64 * 1024
 _MACHINE: Final = "q35,usb=off,smbus=off,sata=off,vmport=off,suppress-vmdesc=on,memory-backend=ram"
 # What emulation is slow at is switched off: string instructions that TCG runs byte by byte, and wide vectors. With
 # them, copying in the guest takes 2.5 times as long (docs/design/vm-qemu.md).
-_CPU: Final = {"kvm": "host", "tcg": "max,-erms,-fsrm,-avx,-avx2,-xsave"}
+#
+# No guest may run guests of its own: nested virtualisation is where most of KVM's escapes have been found.
+_NOT_NESTED: Final = ",-vmx,-svm"
+CPU_MODEL: Final = {
+    "kvm": f"host{_NOT_NESTED}",
+    "tcg": f"max,-erms,-fsrm,-avx,-avx2,-xsave{_NOT_NESTED}",
+}
 _ACCELERATOR: Final = {"kvm": "kvm", "tcg": "tcg,thread=multi,tb-size=128"}
 """Translated code may take 128 MiB, which the cgroup's overhead has room for; QEMU's own limit is a gigabyte."""
 _DEVICES: Final = (
@@ -63,7 +69,7 @@ class Descriptors:
 
 def machine_text(accelerator: str) -> str:
     """What of the machine a snapshot is bound to, besides VMM version and shape."""
-    return "|".join((_MACHINE, _CPU[accelerator], *_DEVICES, "isa-serial"))
+    return "|".join((_MACHINE, CPU_MODEL[accelerator], *_DEVICES, "isa-serial"))
 
 
 def build(*, accelerator: str, shape: Shape, fds: Descriptors, kernel_args: str = "") -> list[str]:
@@ -75,7 +81,7 @@ def build(*, accelerator: str, shape: Shape, fds: Descriptors, kernel_args: str 
         "-machine", _MACHINE,
         "-global", "migration.send-configuration=off",
         "-accel", _ACCELERATOR[accelerator],
-        "-cpu", _CPU[accelerator],
+        "-cpu", CPU_MODEL[accelerator],
         "-smp", str(shape.vcpus),
         "-m", str(shape.memory_mb),
         "-object",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import stat
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Final
 from wrenn.base.errors import StorageFull
 from wrenn.linux.command import CommandError, run
 from wrenn.linux.files import write_json
-from wrenn.vm.qemu.command_line import BINARY
+from wrenn.vm.qemu.command_line import BINARY, CPU_MODEL
 
 _KVM: Final = Path("/dev/kvm")
 _GROUP_RW: Final = stat.S_IRGRP | stat.S_IWGRP
@@ -24,7 +25,7 @@ _PROBE_TIMEOUT_S: Final = 10.0
 """With working KVM the kernel panics for want of a root disk after about one second."""
 _PROBE_ARGUMENTS: Final = (
     "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
-    "-machine", "q35", "-accel", "kvm", "-cpu", "host", "-m", "128",
+    "-machine", "q35", "-accel", "kvm", "-cpu", CPU_MODEL["kvm"], "-m", "128",
 )  # fmt: skip
 _PROOF: Final = b"Kernel panic - not syncing"
 
@@ -48,9 +49,13 @@ def kvm_group() -> int | None:
     Debian and Ubuntu make the device `root:kvm`, mode 660. QEMU opens it itself, and it does not run as root.
     """
     try:
-        device = _KVM.stat()
+        return group_that_may_use(_KVM.stat())
     except FileNotFoundError:
         return None
+
+
+def group_that_may_use(device: os.stat_result) -> int | None:
+    """The group other than root's that may read and write the device, if there is one."""
     may_group = device.st_gid != 0 and device.st_mode & _GROUP_RW == _GROUP_RW
     return device.st_gid if may_group else None
 
