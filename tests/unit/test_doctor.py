@@ -9,7 +9,7 @@ import pytest
 from wrenn.agent.doctor import Check, Report, Severity, advisories
 from wrenn.agent.doctor.advisories import check_kernel, is_nested, kernel_version
 
-FIXES = {fix.cve: fix for fix in advisories._FIXES}
+FIXES = {fix.cve: fix for fix in advisories.FIXES}
 NESTED_ESCAPE, LATER_ESCAPE, FRAGMENTS = "CVE-2026-53359", "CVE-2026-64561", "CVE-2026-80590"
 
 

@@ -42,7 +42,7 @@ class KernelFix:
 
 # Sources: the kernel's CVE announcements (lore.kernel.org/linux-cve-announce) as summed up in this project's issue tracker.
 # That 6.18.42 mends 64561 is said by one source only.
-_FIXES: Final = (
+FIXES: Final = (
     KernelFix(
         "CVE-2026-53359", "escape from a guest through nested virtualisation",
         {(7, 1): 3, (6, 18): 38, (6, 12): 95, (6, 6): 144, (6, 1): 177}, complete=True, only_nested=True,
@@ -66,7 +66,7 @@ async def check_advisories() -> list[Check]:
     signature = Path("/proc/version_signature")
     version = kernel_version(release, build, signature.read_text() if signature.exists() else "")
     nested = is_nested(Path("/sys/module"))
-    return [*(check_kernel(fix, version, nested=nested) for fix in _FIXES), await _check_qemu_updates()]
+    return [*(check_kernel(fix, version, nested=nested) for fix in FIXES), await _check_qemu_updates()]
 
 
 def kernel_version(release: str, build: str, signature: str) -> Version | None:
