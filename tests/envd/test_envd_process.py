@@ -407,3 +407,77 @@ def test_text_is_utf_8_unless_the_request_says_otherwise(envd: Envd) -> None:
     expected = os.environ.get("LANG", "C.UTF-8").encode()
     assert envd.shell("printf %s $LANG").stdout == expected
     assert envd.shell("printf %s $LANG", envs={"LANG": "POSIX"}).stdout == b"POSIX"
+
+
+DRAINED = {"drainMs": 100}
+"""What our own agent asks for: the end of the process is the end of its stream."""
+
+
+def test_the_end_does_not_wait_for_a_background_child_when_the_starter_asks_so(
+    envd: Envd, place: Path
+) -> None:
+    go, done = place / "go", place / "done"
+    child = f"while [ ! -e {go} ]; do sleep 0.02; done; echo late && echo late >&2 && touch {done}"
+    outcome = envd.shell(f"({child}) & echo $!; exit 4", more=DRAINED)
+    assert outcome.end is not None
+    assert outcome.end["exitCode"] == 4
+    pid = int(outcome.stdout)
+    assert Path(f"/proc/{pid}").exists(), "the child lives on"
+    go.touch()
+    wait_until_gone(pid)
+    assert done.exists(), "what it writes later neither kills it nor holds it up"
+
+
+def test_a_child_in_a_session_of_its_own_lives_on(envd: Envd) -> None:
+    outcome = envd.shell("setsid sleep 4713 & echo $!", more=DRAINED)
+    assert outcome.end == {"exited": True, "status": "exit status 0"}
+    pid = int(outcome.stdout)
+    os.kill(pid, 9)
+    wait_until_gone(pid)
+
+
+def test_a_child_that_never_stops_writing_does_not_hold_the_end_up(envd: Envd) -> None:
+    outcome = envd.shell("yes & echo $! >&2", more=DRAINED)
+    assert outcome.end is not None
+    os.kill(int(outcome.stderr), 9)
+
+
+def test_what_is_written_just_before_the_end_is_drained(envd: Envd) -> None:
+    outcome = envd.shell("sleep 60 & echo $! >&2; head -c 1000000 /dev/zero", more=DRAINED)
+    assert len(outcome.stdout) == 1_000_000
+    os.kill(int(outcome.stderr), 9)
+
+
+def test_a_terminal_ends_with_its_shell_and_its_child_lives_on(envd: Envd) -> None:
+    shell = ["/bin/sh", "-c", "sleep 4714 & echo $!"]
+    terminal = {"pty": {"size": {"cols": 80, "rows": 24}}}
+    outcome = envd.run(*shell, more={**terminal, **DRAINED})
+    assert outcome.end is not None
+    pid = int(outcome.pty)
+    os.kill(pid, 9)
+    wait_until_gone(pid)
+
+
+def test_the_signal_that_ended_a_process_is_told_as_a_number(envd: Envd) -> None:
+    end = envd.shell("kill -TERM $$").end
+    assert end is not None
+    assert (end["signal"], end["exitCode"]) == (15, -1)
+
+
+def test_results_that_nobody_was_given_are_kept_in_number_and_lose_the_oldest(envd: Envd) -> None:
+    # Each is left before it writes, so that nobody is given its end.
+    pids = list[int]()
+    for n in range(258):
+        stream = envd.start("/bin/sh", "-c", f"read -r _; echo {n}", more={"stdin": True, **DRAINED})
+        pids.append(stream.next()["event"]["start"]["pid"])
+        stream.close()
+    for pid in pids:
+        assert envd.call("process.Process/CloseStdin", {"process": {"pid": pid}}).status == 200
+        wait_until_gone(pid)
+    replay = [{"process": {"pid": pid}, "replay": True} for pid in pids]
+    assert envd.stream("process.Process/Connect", replay[-1]).finish().stdout == b"257\n"
+    assert envd.stream("process.Process/Connect", replay[-1]).finish().stdout == b"257\n", "for a while"
+    assert envd.stream("process.Process/Connect", replay[2]).finish().stdout == b"2\n"
+    gone = envd.stream("process.Process/Connect", replay[0]).finish()
+    assert gone.error is not None
+    assert gone.error["code"] == "not_found"

@@ -29,6 +29,10 @@ pub struct Enclosure {
     directory: File,
     /// `cgroup.events`, which says whether anybody is in it.
     events: File,
+    /// `memory.events`, which counts the kernel's kills for want of memory; `None` without the memory controller.
+    memory_events: Option<File>,
+    /// What it counted before the process of now.
+    oom_kills_before: u64,
     /// Where it is.
     path: PathBuf,
 }
@@ -56,7 +60,10 @@ impl Enclosure {
     fn make(number: usize) -> io::Result<Self> {
         let path = Path::new(PARENT).join(number.to_string());
         fs::create_dir(&path)?;
-        Ok(Self { directory: File::open(&path)?, events: File::open(path.join("cgroup.events"))?, path })
+        let directory = File::open(&path)?;
+        let events = File::open(path.join("cgroup.events"))?;
+        let memory_events = File::open(path.join("memory.events")).ok();
+        Ok(Self { directory, events, memory_events, oom_kills_before: 0, path })
     }
 
     /// To be born in.
@@ -69,6 +76,17 @@ impl Enclosure {
         fs::write(self.path.join("cgroup.kill"), "1")
     }
 
+    /// Whether the kernel has killed something in it for want of memory since [`Enclosures::take`].
+    pub fn ran_out_of_memory(&self) -> bool {
+        self.oom_kills() > self.oom_kills_before
+    }
+
+    fn oom_kills(&self) -> u64 {
+        let mut text = [0_u8; 256];
+        let length = self.memory_events.as_ref().and_then(|f| f.read_at(&mut text, 0).ok()).unwrap_or(0);
+        oom_kills_in(&text[..length])
+    }
+
     fn is_empty(&self) -> bool {
         let mut text = [0_u8; 64];
         let length = self.events.read_at(&mut text, 0).unwrap_or(0);
@@ -79,6 +97,12 @@ impl Enclosure {
 impl Enclosures {
     /// An empty cgroup; `None` when there can be no more, or none at all.
     pub fn take(&self) -> Option<Enclosure> {
+        let mut taken = self.take_empty()?;
+        taken.oom_kills_before = taken.oom_kills();
+        Some(taken)
+    }
+
+    fn take_empty(&self) -> Option<Enclosure> {
         let mut state = lock(&self.state);
         if let Some(free) = state.free.pop() {
             return Some(free);
@@ -117,5 +141,22 @@ impl Enclosures {
         } else {
             state.occupied.push_back(enclosure);
         }
+    }
+}
+
+/// The count behind `oom_kill` in the text of a `memory.events`.
+fn oom_kills_in(text: &[u8]) -> u64 {
+    let text = str::from_utf8(text).unwrap_or_default();
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_for_want_of_memory_are_counted_and_other_events_are_not() {
+        assert_eq!(oom_kills_in(b"low 0\nhigh 0\nmax 4\noom 1\noom_kill 3\noom_group_kill 5\n"), 3);
+        assert_eq!(oom_kills_in(b""), 0);
     }
 }

@@ -30,20 +30,22 @@ fn signal_text(signal: i32) -> String {
     text.to_owned()
 }
 
-/// The last event of a process.
-pub fn end_event(ended: Ended) -> EndEvent {
+/// The last event of a process. `out_of_memory`: the kernel killed it or one of its descendants for want of memory.
+pub fn end_event(ended: Ended, out_of_memory: bool) -> EndEvent {
     match ended {
         Ended::Exited(code) => {
             let status = format!("exit status {code}");
             let error = (code != 0).then(|| status.clone());
-            EndEvent { exit_code: code, exited: true, status, error }
+            EndEvent { exit_code: code, exited: true, status, error, signal: 0, out_of_memory }
         }
         Ended::Signaled { signal, core } => {
             let mut status = format!("signal: {}", signal_text(signal));
             if core {
                 status.push_str(" (core dumped)");
             }
-            EndEvent { exit_code: -1, exited: false, error: Some(status.clone()), status }
+            let number = u32::try_from(signal).unwrap_or_default();
+            let error = Some(status.clone());
+            EndEvent { exit_code: -1, exited: false, error, status, signal: number, out_of_memory }
         }
     }
 }
@@ -54,13 +56,14 @@ mod tests {
 
     #[test]
     fn ends_are_told_in_gos_words() {
-        let end = end_event(Ended::Exited(0));
+        let end = end_event(Ended::Exited(0), false);
         assert_eq!((end.exit_code, end.exited, end.status.as_str(), end.error), (0, true, "exit status 0", None));
-        let end = end_event(Ended::Signaled { signal: 9, core: false });
+        let end = end_event(Ended::Signaled { signal: 9, core: false }, true);
         assert_eq!((end.exit_code, end.exited, end.status.as_str()), (-1, false, "signal: killed"));
         assert_eq!(end.error.as_deref(), Some("signal: killed"));
+        assert_eq!((end.signal, end.out_of_memory), (9, true));
         assert_eq!(
-            end_event(Ended::Signaled { signal: 11, core: true }).status,
+            end_event(Ended::Signaled { signal: 11, core: true }, false).status,
             "signal: segmentation fault (core dumped)"
         );
     }

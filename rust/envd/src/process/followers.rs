@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use wire::code::ConnectError;
 use wire::codec::Codec;
 use wire::process::process_event::{EndEvent, Event, KeepAlive, StartEvent};
@@ -41,6 +41,8 @@ struct Follower {
 pub struct Followers {
     /// Those of now, and the end once it is known.
     state: Mutex<State>,
+    /// Told when somebody is given the end.
+    collected: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +53,8 @@ struct State {
     end: Option<EndEvent>,
     /// What was said last.
     history: History,
+    /// Whether somebody was given the end.
+    is_collected: bool,
 }
 
 /// Events of `Start` and `Connect` look alike, so one type writes both.
@@ -83,11 +87,37 @@ impl Followers {
         // The channel is new and has room for both.
         let _ = parts.try_send(Part::More(first.into()));
         match &state.end {
-            Some(end) => drop(parts.try_send(Part::Last(last_frames(codec, end)))),
+            Some(end) => {
+                let last = Part::Last(last_frames(codec, end));
+                let _ = parts.try_send(last);
+                self.collect(&mut state);
+            }
             None => state.list.push(Follower { parts: parts.clone(), codec, starter }),
         }
         let keepalive = frame(codec, Event::Keepalive(KeepAlive {}));
         (Body::events(receiver, caller.keepalive, keepalive.into()), parts)
+    }
+
+    fn collect(&self, state: &mut State) {
+        state.is_collected = true;
+        self.collected.notify_one();
+    }
+
+    /// Waits until somebody is given the end. For one task.
+    pub async fn wait_collected(&self) {
+        while !self.is_collected() {
+            self.collected.notified().await;
+        }
+    }
+
+    /// Whether somebody was given the end.
+    pub fn is_collected(&self) -> bool {
+        lock(&self.state).is_collected
+    }
+
+    /// Bytes of output that are kept.
+    pub fn kept_bytes(&self) -> u64 {
+        lock(&self.state).history.length()
     }
 
     /// Whether the end is known.
@@ -141,7 +171,9 @@ impl Followers {
                 Some(error) if follower.starter => end_frame(Some(error)).into(),
                 _ => last_frames(follower.codec, &end),
             };
-            deliver(&follower, Part::Last(bytes)).await;
+            if deliver(&follower, Part::Last(bytes)).await {
+                self.collect(&mut lock(&self.state));
+            }
         }
     }
 }

@@ -47,6 +47,13 @@ impl Group {
             _ => {}
         }
         let parent = Path::new(PARENT);
+        // Only for its count of kills for want of memory. Without it ends are told all the same, only less is known.
+        for above in [parent.parent().unwrap_or(parent), parent] {
+            if let Err(error) = fs::write(above.join("cgroup.subtree_control"), "+memory") {
+                eprintln!("envd: kills for want of memory are not counted: {error}");
+                break;
+            }
+        }
         let order = File::options().write(true).open(parent.join("cgroup.freeze"))?;
         Ok(Self { order, events: File::open(parent.join("cgroup.events"))? })
     }

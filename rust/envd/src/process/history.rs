@@ -23,7 +23,7 @@ const MOST_BYTES: usize = 64 * 1024 * 1024;
 static KEPT: AtomicUsize = AtomicUsize::new(0);
 
 /// What all histories together may keep.
-fn bound() -> usize {
+pub fn bound() -> usize {
     static BOUND: OnceLock<usize> = OnceLock::new();
     *BOUND.get_or_init(|| {
         let info = rustix::system::sysinfo();

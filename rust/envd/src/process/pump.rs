@@ -5,17 +5,20 @@ use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use sys::rustix;
 use sys::wait::Ended;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use wire::code::{Code, ConnectError};
 use wire::process::process_event::data_event::Output;
 use wire::process::process_event::{DataEvent, Event};
 
 use crate::agent::{Agent, lock};
+use crate::process::enclosure::Enclosure;
 use crate::process::ending::end_event;
 use crate::process::registry::{Process, Registry};
 
@@ -25,6 +28,11 @@ const PIPE_CHUNK: usize = 32 * 1024;
 const TERMINAL_CHUNK: usize = 16 * 1024;
 /// Chunks still taken from a pipe that is held open by somebody else after the end.
 const MAX_LAST_CHUNKS: usize = 64;
+/// Outputs that are read on after the end of their process, for the children that hold them; more are closed.
+const MAX_ABANDONED: usize = 4096;
+
+/// How many of these there are now.
+static ABANDONED: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     /// One buffer for all processes: a chunk is copied to its true size before anything waits.
@@ -96,17 +104,27 @@ async fn take_from(source: Option<&Source>) -> Vec<u8> {
     }
 }
 
-/// Carries output until the process has ended and its outputs are at their end, then tells the end.
+/// What a process is started with besides its program.
+#[derive(Debug)]
+pub struct Terms {
+    /// Set when the time that the starter gave is over.
+    pub overdue: Arc<AtomicBool>,
+    /// How long after the end of the process its output is waited for; `None`: until its end. See `StartRequest.drain_ms`.
+    pub drain: Option<Duration>,
+}
+
+/// Carries output until the process has ended and its outputs are at their end or drained, then tells the end.
 pub async fn run(
     agent: Arc<Agent>,
     process: Arc<Process>,
     sources: [Option<Source>; 2],
     mut exit: oneshot::Receiver<Ended>,
-    overdue: Arc<AtomicBool>,
+    terms: Terms,
 ) {
     let [mut first, mut second] = sources;
     let mut ended = None;
     let mut released = false;
+    let mut drained_at: Option<Instant> = None;
     while ended.is_none() || (!released && (first.is_some() || second.is_some())) {
         tokio::select! {
             chunk = take_from(first.as_ref()) => carry(&process, &mut first, chunk).await,
@@ -114,21 +132,50 @@ pub async fn run(
             outcome = &mut exit, if ended.is_none() => {
                 // The sender lives in the registry as long as the process does.
                 ended = Some(outcome.unwrap_or(Ended::Exited(-1)));
+                drained_at = terms.drain.map(|drain| Instant::now() + drain);
             }
             () = process.released.notified(), if !released => released = true,
+            () = sleep_until(drained_at), if drained_at.is_some() => released = true,
         }
     }
     for source in [&first, &second].into_iter().flatten() {
         carry_rest(&process, source).await;
     }
-    drop((first, second));
-    let end = end_event(ended.unwrap_or(Ended::Exited(-1)));
+    if terms.drain.is_some() {
+        // A pipe whose reader is gone would kill the children that write to it.
+        [first, second].into_iter().flatten().for_each(abandon);
+    } else {
+        drop((first, second));
+    }
+    process.close_input();
+    let enclosure = lock(&process.enclosure).take();
+    let out_of_memory = enclosure.as_ref().is_some_and(Enclosure::ran_out_of_memory);
+    let end = end_event(ended.unwrap_or(Ended::Exited(-1)), out_of_memory);
     let late = ConnectError::new(Code::DeadlineExceeded, "the process did not end in time and was killed");
-    if let Some(enclosure) = lock(&process.enclosure).take() {
+    if let Some(enclosure) = enclosure {
         agent.enclosures.give_back(enclosure);
     }
-    process.followers.finish(end, overdue.load(Ordering::Relaxed).then_some(&late)).await;
+    process.followers.finish(end, terms.overdue.load(Ordering::Relaxed).then_some(&late)).await;
     Registry::forget_later(&agent, &process);
+}
+
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => pending().await,
+    }
+}
+
+/// Reads an output to its end and drops what it reads.
+fn abandon(source: Source) {
+    if ABANDONED.fetch_add(1, Ordering::Relaxed) >= MAX_ABANDONED {
+        ABANDONED.fetch_sub(1, Ordering::Relaxed);
+        return;
+    }
+    tokio::spawn(async move {
+        while !source.take().await.is_empty() {}
+        ABANDONED.fetch_sub(1, Ordering::Relaxed);
+    });
 }
 
 async fn carry(process: &Process, source: &mut Option<Source>, chunk: Vec<u8>) {

@@ -1,6 +1,6 @@
 //! The processes that were started here: who lives, and how those ended that did lately.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,11 +15,16 @@ use wire::process::process_selector::Selector;
 use crate::agent::lock;
 use crate::process::enclosure::Enclosure;
 use crate::process::followers::Followers;
+use crate::process::history;
 
 /// Processes that may live at once; the guest's own bound is lower on small machines.
 pub const MAX_PROCESSES: usize = 4096;
-/// How long the result of a process waits for a late `Connect`.
+/// How long the result of a process waits for one more `Connect` after somebody was given it.
 const KEEP_RESULT: Duration = Duration::from_secs(30);
+/// How long a result waits that nobody was given.
+const KEEP_UNREAD_RESULT: Duration = Duration::from_secs(3600);
+/// Results that wait so. The oldest goes first.
+const MAX_UNREAD_RESULTS: usize = 256;
 
 /// A way to write to a process.
 #[derive(Debug)]
@@ -68,6 +73,20 @@ impl Process {
         (Arc::new(Self { pid, config, tag, input, followers, released: Notify::new(), enclosure, exit }), receiver)
     }
 
+    /// Ends its input once it has ended. While a write is under way, the input ends when the process is forgotten.
+    pub fn close_input(&self) {
+        if let Input::Pipe(pipe) = &self.input
+            && let Ok(mut pipe) = pipe.try_lock()
+        {
+            pipe.take();
+        }
+    }
+
+    /// Whether it has ended and nobody was given its result.
+    fn is_unread(&self) -> bool {
+        self.followers.is_finished() && !self.followers.is_collected()
+    }
+
     fn matches(&self, selector: &Selector) -> bool {
         match selector {
             Selector::Pid(pid) => self.pid == *pid,
@@ -87,8 +106,8 @@ pub struct Registry {
 struct Tables {
     /// Not yet reaped: their pids are theirs.
     live: HashMap<u32, Arc<Process>>,
-    /// Reaped, but with output to come or a result to keep. Their pids may belong to others by now.
-    ended: HashMap<u32, Arc<Process>>,
+    /// Reaped, but with output to come or a result to keep; the oldest first. Their pids may belong to others by now.
+    ended: VecDeque<Arc<Process>>,
 }
 
 /// Where a process was found.
@@ -122,7 +141,6 @@ impl Registry {
         }
         let pid = spawn().map_err(StartError::Spawn)?;
         let (process, rest) = note(pid);
-        tables.ended.remove(&pid);
         tables.live.insert(pid, process.clone());
         Ok((process, rest))
     }
@@ -135,7 +153,7 @@ impl Registry {
                 Ok(Some((pid, ended))) => {
                     // A pid that is not here is an orphan, or a child that never came to its program.
                     if let Some(process) = tables.live.remove(&pid) {
-                        tables.ended.insert(pid, process.clone());
+                        tables.ended.push_back(process.clone());
                         if let Some(exit) = lock(&process.exit).take() {
                             // The pump may have gone with the runtime; then nobody waits.
                             let _ = exit.send(ended);
@@ -170,27 +188,47 @@ impl Registry {
         tables.find(selector).map(action)
     }
 
-    /// Forgets an ended process after a while. Called once its last event is out.
+    /// Forgets an ended process: a while after its result was given to somebody, or when it has waited long enough for
+    /// that. Called once its last event is out.
     pub fn forget_later(agent: &Arc<crate::agent::Agent>, process: &Arc<Process>) {
+        if process.is_unread() {
+            lock(&agent.processes.tables).bound_unread();
+        }
         let (agent, process) = (agent.clone(), process.clone());
         tokio::spawn(async move {
-            tokio::time::sleep(KEEP_RESULT).await;
-            let mut tables = lock(&agent.processes.tables);
-            if tables.ended.get(&process.pid).is_some_and(|p| Arc::ptr_eq(p, &process)) {
-                tables.ended.remove(&process.pid);
+            tokio::select! {
+                () = process.followers.wait_collected() => tokio::time::sleep(KEEP_RESULT).await,
+                () = tokio::time::sleep(KEEP_UNREAD_RESULT) => {}
             }
+            lock(&agent.processes.tables).ended.retain(|p| !Arc::ptr_eq(p, &process));
         });
     }
 }
 
 impl Tables {
     fn find(&self, selector: &Selector) -> Option<Found> {
-        fn pick(map: &HashMap<u32, Arc<Process>>, selector: &Selector) -> Option<Arc<Process>> {
-            match selector {
-                Selector::Pid(pid) => map.get(pid).cloned(),
-                Selector::Tag(_) => map.values().filter(|p| p.matches(selector)).max_by_key(|p| p.pid).cloned(),
+        let live = match selector {
+            Selector::Pid(pid) => self.live.get(pid),
+            Selector::Tag(_) => self.live.values().filter(|p| p.matches(selector)).max_by_key(|p| p.pid),
+        };
+        let ended = || self.ended.iter().rev().find(|p| p.matches(selector));
+        live.cloned().map(Found::Live).or_else(|| ended().cloned().map(Found::Ended))
+    }
+
+    /// Forgets the oldest results that nobody was given, as far as they are too many or too long together: they may hold
+    /// half of the memory for output, so that processes that live have room for theirs.
+    fn bound_unread(&mut self) {
+        let unread = || self.ended.iter().filter(|p| p.is_unread());
+        let mut count = unread().count();
+        let mut bytes: u64 = unread().map(|p| p.followers.kept_bytes()).sum();
+        let most_bytes = history::bound() as u64 / 2;
+        self.ended.retain(|process| {
+            let stays = !process.is_unread() || (count <= MAX_UNREAD_RESULTS && (bytes <= most_bytes || count <= 1));
+            if !stays {
+                count -= 1;
+                bytes -= process.followers.kept_bytes();
             }
-        }
-        pick(&self.live, selector).map(Found::Live).or_else(|| pick(&self.ended, selector).map(Found::Ended))
+            stays
+        });
     }
 }

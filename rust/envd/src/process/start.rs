@@ -21,7 +21,7 @@ use crate::body::Body;
 use crate::environment;
 use crate::paths;
 use crate::process::enclosure::Enclosure;
-use crate::process::pump::{self, Kind, Source};
+use crate::process::pump::{self, Kind, Source, Terms};
 use crate::process::registry::{Input, MAX_PROCESSES, Process, StartError};
 use crate::process::signal::kill_all_of;
 use crate::process::update::size;
@@ -32,6 +32,9 @@ use crate::users::User;
 const OOM_SCORE_ADJ: &std::ffi::CStr = c"100";
 /// Open files of a guest's programs, as on a Debian machine.
 const OPEN_FILES: (u64, u64) = (1024, 524_288);
+
+/// Longest wait for the output of a process that has ended.
+const MAX_DRAIN: Duration = Duration::from_secs(60);
 
 /// A request, checked and made ready.
 struct Plan {
@@ -171,12 +174,21 @@ fn refused(config: &ProcessConfig, dirs: &[CString], error: SpawnError) -> Conne
                 _ => (Code::InvalidArgument, format!("cwd '{dir}' does not exist or is no directory")),
             }
         }
-        _ if too_many => (Code::ResourceExhausted, format!("no room to start '{name}': {source}")),
+        _ if too_many => (Code::ResourceExhausted, exhausted(name, errno, &source)),
         Step::Execute => (Code::InvalidArgument, format!("command '{name}' cannot be executed: {source}")),
         Step::Ids => (Code::PermissionDenied, format!("cannot run '{name}' as this user: {source}")),
         Step::Clone | Step::Setup => (Code::Internal, format!("cannot start '{name}': {source}")),
     };
     ConnectError::new(code, text)
+}
+
+/// What there is none left of.
+fn exhausted(name: &str, errno: i32, source: &io::Error) -> String {
+    match errno {
+        libc_errno::EAGAIN => format!("no process is left to start '{name}': the limit of processes is reached"),
+        libc_errno::ENOMEM => format!("no memory is left to start '{name}'"),
+        _ => format!("no file descriptor is left to start '{name}': {source}"),
+    }
 }
 
 /// The few numbers that `io::ErrorKind` has no stable name for.
@@ -247,7 +259,9 @@ pub fn start(agent: &Arc<Agent>, request: StartRequest, caller: &Caller) -> Resu
     drop(child);
     let (body, _) = process.followers.follow(process.pid, caller, true, false);
     let overdue = Arc::new(AtomicBool::new(false));
-    let pump = tokio::spawn(pump::run(agent.clone(), process.clone(), sources, exit, overdue.clone()));
+    let drain = (request.drain_ms > 0).then(|| Duration::from_millis(request.drain_ms.into()).min(MAX_DRAIN));
+    let terms = Terms { overdue: overdue.clone(), drain };
+    let pump = tokio::spawn(pump::run(agent.clone(), process.clone(), sources, exit, terms));
     if let Some(timeout) = caller.timeout {
         tokio::spawn(kill_when_late(agent.clone(), process, timeout, overdue, pump));
     }

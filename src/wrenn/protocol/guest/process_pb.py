@@ -237,7 +237,7 @@ class ListResponse(Message[_ListResponseFields]):
 
         processes: list[ProcessInfo]
 
-_StartRequestFields: TypeAlias = Literal["process", "pty", "tag", "stdin"]
+_StartRequestFields: TypeAlias = Literal["process", "pty", "tag", "stdin", "drain_ms"]
 
 class StartRequest(Message[_StartRequestFields]):
     """
@@ -264,9 +264,17 @@ class StartRequest(Message[_StartRequestFields]):
             ```proto
             optional bool stdin = 4;
             ```
+        drain_ms:
+            Ours. Not 0: the end is sent at most this long after the process itself has ended, even if children of it still
+            hold its output; they live on, and what they write from then on is dropped. 0: the end waits for the end of the
+            output.
+
+            ```proto
+            uint32 drain_ms = 100;
+            ```
     """
 
-    __slots__ = ("process", "pty", "tag", "stdin")
+    __slots__ = ("process", "pty", "tag", "stdin", "drain_ms")
 
     if TYPE_CHECKING:
 
@@ -277,6 +285,7 @@ class StartRequest(Message[_StartRequestFields]):
             pty: PTY | None = None,
             tag: str | None = None,
             stdin: bool | None = None,
+            drain_ms: int = 0,
         ) -> None:
             pass
 
@@ -284,6 +293,7 @@ class StartRequest(Message[_StartRequestFields]):
         pty: PTY | None
         tag: str
         stdin: bool
+        drain_ms: int
 
 _StartResponseFields: TypeAlias = Literal["event"]
 
@@ -477,7 +487,7 @@ class ProcessEvent(Message[_ProcessEventFields]):
 
             output: Oneof[Literal["stdout"], bytes] | Oneof[Literal["stderr"], bytes] | Oneof[Literal["pty"], bytes] | None
 
-    _EndEventFields: TypeAlias = Literal["exit_code", "exited", "status", "error"]
+    _EndEventFields: TypeAlias = Literal["exit_code", "exited", "status", "error", "signal", "out_of_memory"]
 
     class EndEvent(Message[_EndEventFields]):
         """
@@ -504,9 +514,21 @@ class ProcessEvent(Message[_ProcessEventFields]):
                 ```proto
                 optional string error = 4;
                 ```
+            signal:
+                Ours: the signal that ended the process, 0 when it exited.
+
+                ```proto
+                uint32 signal = 100;
+                ```
+            out_of_memory:
+                Ours: the guest's kernel killed the process, or one that it started, because memory ran out.
+
+                ```proto
+                bool out_of_memory = 101;
+                ```
         """
 
-        __slots__ = ("exit_code", "exited", "status", "error")
+        __slots__ = ("exit_code", "exited", "status", "error", "signal", "out_of_memory")
 
         if TYPE_CHECKING:
 
@@ -517,6 +539,8 @@ class ProcessEvent(Message[_ProcessEventFields]):
                 exited: bool = False,
                 status: str = "",
                 error: str | None = None,
+                signal: int = 0,
+                out_of_memory: bool = False,
             ) -> None:
                 pass
 
@@ -524,6 +548,8 @@ class ProcessEvent(Message[_ProcessEventFields]):
             exited: bool
             status: str
             error: str
+            signal: int
+            out_of_memory: bool
 
     _KeepAliveFields: TypeAlias = NoReturn
 
@@ -963,7 +989,7 @@ class Signal(Enum):
 
 
 _DESC = file_desc(
-    b'\n\x15process/process.proto\x12\x07process"E\n\x0fProcessSelector\x12\x12\n\x03pid\x18\x01 \x01(\rH\x00R\x03pid\x12\x12\n\x03tag\x18\x02 \x01(\tH\x00R\x03tagB\n\n\x08selector"\\\n\x03PTY\x12%\n\x04size\x18\x01 \x01(\x0b2\x11.process.PTY.SizeR\x04size\x1a.\n\x04Size\x12\x12\n\x04cols\x18\x01 \x01(\rR\x04cols\x12\x12\n\x04rows\x18\x02 \x01(\rR\x04rows"\xc3\x01\n\rProcessConfig\x12\x10\n\x03cmd\x18\x01 \x01(\tR\x03cmd\x12\x12\n\x04args\x18\x02 \x03(\tR\x04args\x124\n\x04envs\x18\x03 \x03(\x0b2 .process.ProcessConfig.EnvsEntryR\x04envs\x12\x15\n\x03cwd\x18\x04 \x01(\tH\x00R\x03cwd\x88\x01\x01\x1a7\n\tEnvsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x06\n\x04_cwd"n\n\x0bProcessInfo\x12.\n\x06config\x18\x01 \x01(\x0b2\x16.process.ProcessConfigR\x06config\x12\x10\n\x03pid\x18\x02 \x01(\rR\x03pid\x12\x15\n\x03tag\x18\x03 \x01(\tH\x00R\x03tag\x88\x01\x01B\x06\n\x04_tag"\r\n\x0bListRequest"B\n\x0cListResponse\x122\n\tprocesses\x18\x01 \x03(\x0b2\x14.process.ProcessInfoR\tprocesses"\xb1\x01\n\x0cStartRequest\x120\n\x07process\x18\x01 \x01(\x0b2\x16.process.ProcessConfigR\x07process\x12#\n\x03pty\x18\x02 \x01(\x0b2\x0c.process.PTYH\x00R\x03pty\x88\x01\x01\x12\x15\n\x03tag\x18\x03 \x01(\tH\x01R\x03tag\x88\x01\x01\x12\x19\n\x05stdin\x18\x04 \x01(\x08H\x02R\x05stdin\x88\x01\x01B\x06\n\x04_ptyB\x06\n\x04_tagB\x08\n\x06_stdin"<\n\rStartResponse\x12+\n\x05event\x18\x01 \x01(\x0b2\x15.process.ProcessEventR\x05event"\\\n\x0eConnectRequest\x122\n\x07process\x18\x01 \x01(\x0b2\x18.process.ProcessSelectorR\x07process\x12\x16\n\x06replay\x18d \x01(\x08R\x06replay">\n\x0fConnectResponse\x12+\n\x05event\x18\x01 \x01(\x0b2\x15.process.ProcessEventR\x05event"\xbb\x04\n\x0cProcessEvent\x128\n\x05start\x18\x01 \x01(\x0b2 .process.ProcessEvent.StartEventH\x00R\x05start\x125\n\x04data\x18\x02 \x01(\x0b2\x1f.process.ProcessEvent.DataEventH\x00R\x04data\x122\n\x03end\x18\x03 \x01(\x0b2\x1e.process.ProcessEvent.EndEventH\x00R\x03end\x12?\n\tkeepalive\x18\x04 \x01(\x0b2\x1f.process.ProcessEvent.KeepAliveH\x00R\tkeepalive\x1aR\n\nStartEvent\x12\x10\n\x03pid\x18\x01 \x01(\rR\x03pid\x12\x16\n\x06missed\x18d \x01(\x04R\x06missed\x12\x1a\n\x08replayed\x18e \x01(\x04R\x08replayed\x1a]\n\tDataEvent\x12\x18\n\x06stdout\x18\x01 \x01(\x0cH\x00R\x06stdout\x12\x18\n\x06stderr\x18\x02 \x01(\x0cH\x00R\x06stderr\x12\x12\n\x03pty\x18\x03 \x01(\x0cH\x00R\x03ptyB\x08\n\x06output\x1a|\n\x08EndEvent\x12\x1b\n\texit_code\x18\x01 \x01(\x11R\x08exitCode\x12\x16\n\x06exited\x18\x02 \x01(\x08R\x06exited\x12\x16\n\x06status\x18\x03 \x01(\tR\x06status\x12\x19\n\x05error\x18\x04 \x01(\tH\x00R\x05error\x88\x01\x01B\x08\n\x06_error\x1a\x0b\n\tKeepAliveB\x07\n\x05event"C\n\x0cProcessInput\x12\x16\n\x05stdin\x18\x01 \x01(\x0cH\x00R\x05stdin\x12\x12\n\x03pty\x18\x02 \x01(\x0cH\x00R\x03ptyB\x07\n\x05input"p\n\rUpdateRequest\x122\n\x07process\x18\x01 \x01(\x0b2\x18.process.ProcessSelectorR\x07process\x12#\n\x03pty\x18\x02 \x01(\x0b2\x0c.process.PTYH\x00R\x03pty\x88\x01\x01B\x06\n\x04_pty"\x10\n\x0eUpdateResponse"s\n\x10SendInputRequest\x122\n\x07process\x18\x01 \x01(\x0b2\x18.process.ProcessSelectorR\x07process\x12+\n\x05input\x18\x02 \x01(\x0b2\x15.process.ProcessInputR\x05input"\x13\n\x11SendInputResponse"\xea\x02\n\x12StreamInputRequest\x12>\n\x05start\x18\x01 \x01(\x0b2&.process.StreamInputRequest.StartEventH\x00R\x05start\x12;\n\x04data\x18\x02 \x01(\x0b2%.process.StreamInputRequest.DataEventH\x00R\x04data\x12E\n\tkeepalive\x18\x03 \x01(\x0b2%.process.StreamInputRequest.KeepAliveH\x00R\tkeepalive\x1a@\n\nStartEvent\x122\n\x07process\x18\x01 \x01(\x0b2\x18.process.ProcessSelectorR\x07process\x1a8\n\tDataEvent\x12+\n\x05input\x18\x02 \x01(\x0b2\x15.process.ProcessInputR\x05input\x1a\x0b\n\tKeepAliveB\x07\n\x05event"\x15\n\x13StreamInputResponse"\x92\x01\n\x11SendSignalRequest\x122\n\x07process\x18\x01 \x01(\x0b2\x18.process.ProcessSelectorR\x07process\x12\'\n\x06signal\x18\x02 \x01(\x0e2\x0f.process.SignalR\x06signal\x12 \n\x0bdescendants\x18d \x01(\x08R\x0bdescendants"\x14\n\x12SendSignalResponse"G\n\x11CloseStdinRequest\x122\n\x07process\x18\x01 \x01(\x0b2\x18.process.ProcessSelectorR\x07process"\x14\n\x12CloseStdinResponse*\xd2\x01\n\x06Signal\x12\x16\n\x12SIGNAL_UNSPECIFIED\x10\x00\x12\x11\n\rSIGNAL_SIGHUP\x10\x01\x12\x11\n\rSIGNAL_SIGINT\x10\x02\x12\x12\n\x0eSIGNAL_SIGQUIT\x10\x03\x12\x12\n\x0eSIGNAL_SIGKILL\x10\t\x12\x12\n\x0eSIGNAL_SIGUSR1\x10\n\x12\x12\n\x0eSIGNAL_SIGUSR2\x10\x0c\x12\x12\n\x0eSIGNAL_SIGTERM\x10\x0f\x12\x12\n\x0eSIGNAL_SIGCONT\x10\x12\x12\x12\n\x0eSIGNAL_SIGSTOP\x10\x132\x91\x04\n\x07Process\x123\n\x04List\x12\x14.process.ListRequest\x1a\x15.process.ListResponse\x128\n\x05Start\x12\x15.process.StartRequest\x1a\x16.process.StartResponse0\x01\x12>\n\x07Connect\x12\x17.process.ConnectRequest\x1a\x18.process.ConnectResponse0\x01\x129\n\x06Update\x12\x16.process.UpdateRequest\x1a\x17.process.UpdateResponse\x12J\n\x0bStreamInput\x12\x1b.process.StreamInputRequest\x1a\x1c.process.StreamInputResponse(\x01\x12B\n\tSendInput\x12\x19.process.SendInputRequest\x1a\x1a.process.SendInputResponse\x12E\n\nSendSignal\x12\x1a.process.SendSignalRequest\x1a\x1b.process.SendSignalResponse\x12E\n\nCloseStdin\x12\x1a.process.CloseStdinRequest\x1a\x1b.process.CloseStdinResponseb\x06proto3',
+    b'\n\x15process/process.proto\x12\x07process"E\n\x0fProcessSelector\x12\x12\n\x03pid\x18\x01 \x01(\rH\x00R\x03pid\x12\x12\n\x03tag\x18\x02 \x01(\tH\x00R\x03tagB\n\n\x08selector"\\\n\x03PTY\x12%\n\x04size\x18\x01 \x01(\x0b2\x11.process.PTY.SizeR\x04size\x1a.\n\x04Size\x12\x12\n\x04cols\x18\x01 \x01(\rR\x04cols\x12\x12\n\x04rows\x18\x02 \x01(\rR\x04rows"\xc3\x01\n\rProcessConfig\x12\x10\n\x03cmd\x18\x01 \x01(\tR\x03cmd\x12\x12\n\x04args\x18\x02 \x03(\tR\x04args\x124\n\x04envs\x18\x03 \x03(\x0b2 .process.ProcessConfig.EnvsEntryR\x04envs\x12\x15\n\x03cwd\x18\x04 \x01(\tH\x00R\x03cwd\x88\x01\x01\x1a7\n\tEnvsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x06\n\x04_cwd"n\n\x0bProcessInfo\x12.\n\x06config\x18\x01 \x01(\x0b2\x16.process.ProcessConfigR\x06config\x12\x10\n\x03pid\x18\x02 \x01(\rR\x03pid\x12\x15\n\x03tag\x18\x03 \x01(\tH\x00R\x03tag\x88\x01\x01B\x06\n\x04_tag"\r\n\x0bListRequest"B\n\x0cListResponse\x122\n\tprocesses\x18\x01 \x03(\x0b2\x14.process.ProcessInfoR\tprocesses"\xcc\x01\n\x0cStartRequest\x120\n\x07process\x18\x01 \x01(\x0b2\x16.process.ProcessConfigR\x07process\x12#\n\x03pty\x18\x02 \x01(\x0b2\x0c.process.PTYH\x00R\x03pty\x88\x01\x01\x12\x15\n\x03tag\x18\x03 \x01(\tH\x01R\x03tag\x88\x01\x01\x12\x19\n\x05stdin\x18\x04 \x01(\x08H\x02R\x05stdin\x88\x01\x01\x12\x19\n\x08drain_ms\x18d \x01(\rR\x07drainMsB\x06\n\x04_ptyB\x06\n\x04_tagB\x08\n\x06_stdin"<\n\rStartResponse\x12+\n\x05event\x18\x01 \x01(\x0b2\x15.process.ProcessEventR\x05event"\\\n\x0eConnectRequest\x122\n\x07process\x18\x01 \x01(\x0b2\x18.process.ProcessSelectorR\x07process\x12\x16\n\x06replay\x18d \x01(\x08R\x06replay">\n\x0fConnectResponse\x12+\n\x05event\x18\x01 \x01(\x0b2\x15.process.ProcessEventR\x05event"\xf8\x04\n\x0cProcessEvent\x128\n\x05start\x18\x01 \x01(\x0b2 .process.ProcessEvent.StartEventH\x00R\x05start\x125\n\x04data\x18\x02 \x01(\x0b2\x1f.process.ProcessEvent.DataEventH\x00R\x04data\x122\n\x03end\x18\x03 \x01(\x0b2\x1e.process.ProcessEvent.EndEventH\x00R\x03end\x12?\n\tkeepalive\x18\x04 \x01(\x0b2\x1f.process.ProcessEvent.KeepAliveH\x00R\tkeepalive\x1aR\n\nStartEvent\x12\x10\n\x03pid\x18\x01 \x01(\rR\x03pid\x12\x16\n\x06missed\x18d \x01(\x04R\x06missed\x12\x1a\n\x08replayed\x18e \x01(\x04R\x08replayed\x1a]\n\tDataEvent\x12\x18\n\x06stdout\x18\x01 \x01(\x0cH\x00R\x06stdout\x12\x18\n\x06stderr\x18\x02 \x01(\x0cH\x00R\x06stderr\x12\x12\n\x03pty\x18\x03 \x01(\x0cH\x00R\x03ptyB\x08\n\x06output\x1a\xb8\x01\n\x08EndEvent\x12\x1b\n\texit_code\x18\x01 \x01(\x11R\x08exitCode\x12\x16\n\x06exited\x18\x02 \x01(\x08R\x06exited\x12\x16\n\x06status\x18\x03 \x01(\tR\x06status\x12\x19\n\x05error\x18\x04 \x01(\tH\x00R\x05error\x88\x01\x01\x12\x16\n\x06signal\x18d \x01(\rR\x06signal\x12"\n\rout_of_memory\x18e \x01(\x08R\x0boutOfMemoryB\x08\n\x06_error\x1a\x0b\n\tKeepAliveB\x07\n\x05event"C\n\x0cProcessInput\x12\x16\n\x05stdin\x18\x01 \x01(\x0cH\x00R\x05stdin\x12\x12\n\x03pty\x18\x02 \x01(\x0cH\x00R\x03ptyB\x07\n\x05input"p\n\rUpdateRequest\x122\n\x07process\x18\x01 \x01(\x0b2\x18.process.ProcessSelectorR\x07process\x12#\n\x03pty\x18\x02 \x01(\x0b2\x0c.process.PTYH\x00R\x03pty\x88\x01\x01B\x06\n\x04_pty"\x10\n\x0eUpdateResponse"s\n\x10SendInputRequest\x122\n\x07process\x18\x01 \x01(\x0b2\x18.process.ProcessSelectorR\x07process\x12+\n\x05input\x18\x02 \x01(\x0b2\x15.process.ProcessInputR\x05input"\x13\n\x11SendInputResponse"\xea\x02\n\x12StreamInputRequest\x12>\n\x05start\x18\x01 \x01(\x0b2&.process.StreamInputRequest.StartEventH\x00R\x05start\x12;\n\x04data\x18\x02 \x01(\x0b2%.process.StreamInputRequest.DataEventH\x00R\x04data\x12E\n\tkeepalive\x18\x03 \x01(\x0b2%.process.StreamInputRequest.KeepAliveH\x00R\tkeepalive\x1a@\n\nStartEvent\x122\n\x07process\x18\x01 \x01(\x0b2\x18.process.ProcessSelectorR\x07process\x1a8\n\tDataEvent\x12+\n\x05input\x18\x02 \x01(\x0b2\x15.process.ProcessInputR\x05input\x1a\x0b\n\tKeepAliveB\x07\n\x05event"\x15\n\x13StreamInputResponse"\x92\x01\n\x11SendSignalRequest\x122\n\x07process\x18\x01 \x01(\x0b2\x18.process.ProcessSelectorR\x07process\x12\'\n\x06signal\x18\x02 \x01(\x0e2\x0f.process.SignalR\x06signal\x12 \n\x0bdescendants\x18d \x01(\x08R\x0bdescendants"\x14\n\x12SendSignalResponse"G\n\x11CloseStdinRequest\x122\n\x07process\x18\x01 \x01(\x0b2\x18.process.ProcessSelectorR\x07process"\x14\n\x12CloseStdinResponse*\xd2\x01\n\x06Signal\x12\x16\n\x12SIGNAL_UNSPECIFIED\x10\x00\x12\x11\n\rSIGNAL_SIGHUP\x10\x01\x12\x11\n\rSIGNAL_SIGINT\x10\x02\x12\x12\n\x0eSIGNAL_SIGQUIT\x10\x03\x12\x12\n\x0eSIGNAL_SIGKILL\x10\t\x12\x12\n\x0eSIGNAL_SIGUSR1\x10\n\x12\x12\n\x0eSIGNAL_SIGUSR2\x10\x0c\x12\x12\n\x0eSIGNAL_SIGTERM\x10\x0f\x12\x12\n\x0eSIGNAL_SIGCONT\x10\x12\x12\x12\n\x0eSIGNAL_SIGSTOP\x10\x132\x91\x04\n\x07Process\x123\n\x04List\x12\x14.process.ListRequest\x1a\x15.process.ListResponse\x128\n\x05Start\x12\x15.process.StartRequest\x1a\x16.process.StartResponse0\x01\x12>\n\x07Connect\x12\x17.process.ConnectRequest\x1a\x18.process.ConnectResponse0\x01\x129\n\x06Update\x12\x16.process.UpdateRequest\x1a\x17.process.UpdateResponse\x12J\n\x0bStreamInput\x12\x1b.process.StreamInputRequest\x1a\x1c.process.StreamInputResponse(\x01\x12B\n\tSendInput\x12\x19.process.SendInputRequest\x1a\x1a.process.SendInputResponse\x12E\n\nSendSignal\x12\x1a.process.SendSignalRequest\x1a\x1b.process.SendSignalResponse\x12E\n\nCloseStdin\x12\x1a.process.CloseStdinRequest\x1a\x1b.process.CloseStdinResponseb\x06proto3',
     [],
     {
         "ProcessSelector": ProcessSelector,
