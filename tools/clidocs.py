@@ -34,7 +34,7 @@ def page() -> str:
         "## Exit codes",
         "| code | meaning |\n|---|---|\n"
         + "\n".join(f"| {code.value} | {MEANINGS[code]} |" for code in Exit),
-        "`wrenn exec` and `wrenn run` end with the exit code of the command that they ran; 255 when a signal ended it, 130 when\n"
+        "`wrenn exec` and `wrenn run` end with the exit code of the command that they ran; 128 + its number when a signal ended it, 130 when\n"
         "Ctrl-C ended this program itself.",
         *_sections(get_command(app), "wrenn", None),
     ]

@@ -101,6 +101,51 @@ async def test_a_command_beyond_its_time_limit_is_killed(platform: Platform):
     refused(answer, 504, "deadline_exceeded")
 
 
+async def test_a_time_limit_keeps_what_was_written(platform: Platform):
+    path = await platform.create()
+    body = {"cmd": "sh", "args": ["-c", "echo so far; echo oh >&2; sleep 60"], "timeout_sec": 1}
+    error = (await platform.api.post(f"{path}/exec", json=body)).json()["error"]
+    assert (error["timed_out"], error["stdout"], error["stderr"]) == (True, "so far\n", "oh\n")
+    assert (error["encoding"], error["exit_code"]) == ("utf-8", 137)
+
+
+async def test_a_signal_that_ended_a_command_has_number_and_name(platform: Platform):
+    path = await platform.create()
+    body = {"cmd": "sh", "args": ["-c", "echo x; kill -TERM $$"]}
+    result = (await platform.api.post(f"{path}/exec", json=body)).json()
+    assert (result["exit_code"], result["signal"], result["signal_name"]) == (143, 15, "SIGTERM")
+    assert (result["out_of_memory"], result["stdout"]) == (False, "x\n")
+    result = (await platform.api.post(f"{path}/exec", json={"cmd": "true"})).json()
+    assert (result["exit_code"], result["signal"], result["signal_name"]) == (0, None, None)
+
+
+async def test_output_that_would_grow_as_text_comes_as_base64(platform: Platform):
+    path = await platform.create()
+    body = {"cmd": "sh", "args": ["-c", "head -c 8000000 /dev/zero; head -c 4000000 /dev/zero >&2"]}
+    answer = await platform.api.post(f"{path}/exec", json=body)
+    assert answer.json()["encoding"] == "base64"
+    assert base64.b64decode(answer.json()["stdout"]) == bytes(8_000_000)
+    assert base64.b64decode(answer.json()["stderr"]) == bytes(4_000_000)
+    body = {"cmd": "python3", "args": ["-c", "import sys; sys.stdout.write('é\\n' * 1_000_000)"]}
+    result = (await platform.api.post(f"{path}/exec", json=body)).json()
+    assert (result["encoding"], len(result["stdout"])) == ("utf-8", 2_000_000)
+
+
+async def test_a_command_past_its_share_is_killed(platform: Platform):
+    path = await platform.create()
+    body = {"cmd": "sh", "args": ["-c", "echo $$ > pid; exec cat /dev/zero"]}
+    refused(await platform.api.post(f"{path}/exec", json=body), 413, "too_large")
+    body = {"cmd": "sh", "args": ["-c", "while kill -0 $(cat pid) 2>/dev/null; do sleep 0.02; done"]}
+    assert (await platform.api.post(f"{path}/exec", json=body)).json()["exit_code"] == 0
+
+
+async def test_a_host_of_before_runs_commands_all_the_same(platform: Platform):
+    path = await platform.create()
+    platform.host.switches.is_old = True
+    result = (await platform.api.post(f"{path}/exec", json={"cmd": "echo", "args": ["x"]})).json()
+    assert (result["stdout"], result["exit_code"]) == ("x\n", 0)
+
+
 async def test_background_processes_are_listed_and_killed(platform: Platform):
     path = await platform.create()
     body = {"cmd": "sleep", "args": ["60"], "background": True}

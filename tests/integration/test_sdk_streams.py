@@ -10,6 +10,7 @@ import pytest
 from wrenn import (
     AsyncSandbox,
     CommandExitError,
+    CommandTimeoutError,
     DeadlineExceededError,
     InvalidRequestError,
     InvalidStateError,
@@ -54,6 +55,41 @@ async def test_callbacks_get_text_as_it_comes(box: AsyncSandbox):
     assert (await box.commands.run(["no-such"], on_stdout=said.append)).exit_code == 127
     with pytest.raises(InvalidRequestError):
         await box.commands.run("true", on_stdout=said.append, background=True)  # type: ignore[call-overload]
+    await box.close()
+
+
+async def test_a_time_limit_keeps_what_was_written_and_a_signal_has_a_name(box: AsyncSandbox):
+    said = list[str]()
+    for on_stdout in (None, said.append):
+        with pytest.raises(CommandTimeoutError) as late:
+            await box.commands.run("echo so far; echo oh >&2; sleep 60", timeout_s=1, on_stdout=on_stdout)
+        result = late.value.result
+        assert (result.stdout, result.stderr, result.timed_out) == ("so far\n", "oh\n", True)
+        killed = await box.commands.run("kill -9 $$", on_stdout=on_stdout)
+        assert (killed.exit_code, killed.signal, killed.signal_name) == (137, 9, "SIGKILL")
+    with pytest.raises(CommandExitError, match="SIGKILL"):
+        await box.commands.run("kill -9 $$", check=True)
+    await box.close()
+
+
+async def test_a_result_of_which_the_beginning_is_cut_off_says_so(box: AsyncSandbox):
+    said = list[str]()
+    long = await box.commands.run("head -c 17000000 /dev/zero", on_stdout=said.append)
+    assert (long.truncated, len(long.stdout_bytes)) == (True, 16 * 1024 * 1024)
+    assert not (await box.commands.run("echo x", on_stdout=said.append)).truncated
+    await box.close()
+
+
+async def test_input_for_a_command_that_has_ended_is_dropped(box: AsyncSandbox):
+    async with await box.commands.stream("exit 3", stdin=True) as stream:
+        await asyncio.sleep(0)
+        for _ in range(200):
+            # The platform closes the stream some time in between.
+            await stream.send_stdin("x" * 100)
+            await asyncio.sleep(0.005)
+        await stream.close_stdin()
+        assert await stream.wait() == 3
+        await stream.send_stdin("x")
     await box.close()
 
 
@@ -147,7 +183,7 @@ async def test_the_synchronous_client_does_the_same(platform: Platform, box: Asy
             with pytest.raises(DeadlineExceededError):
                 stream.read(timeout_s=0.05)
             assert stream.kill()
-            assert stream.wait() == -1
+            assert stream.wait() == 137
         sandbox.close()
 
     await asyncio.to_thread(use)

@@ -27,6 +27,7 @@ _ONLY_IN = {
         "relay/*",
         "agent/rpc/ports.py",
         "control/hosts/client.py",
+        "control/hosts/execs.py",
         "control/hosts/streams.py",
         "control/hosts/transfers.py",
         "control/proxy/*",

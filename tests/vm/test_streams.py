@@ -17,7 +17,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from tests.vm.platform import Platform
-from wrenn import AsyncSandbox, DeadlineExceededError, InvalidStateError
+from wrenn import AsyncSandbox, DeadlineExceededError, InvalidStateError, ProcessLimitError
 from wrenn.base.units import MIB
 
 DEADLINE_S = 90.0
@@ -71,13 +71,57 @@ async def test_a_process_is_followed_with_what_it_wrote_before(sandbox: AsyncSan
     assert 900_000 < stream.replayed <= MIB
     async with await sandbox.commands.connect("job") as one, await sandbox.commands.connect(job.pid) as two:
         assert await job.kill()
-        assert await one.wait() == await two.wait() == -1
+        assert await one.wait() == await two.wait() == 137
     kept = await sandbox.commands.run("echo said; exit 3", background=True, tag="short")
     while await kept.is_running():
         await asyncio.sleep(0.05)
     async with await kept.connect() as stream:
         assert [output.text async for output in stream] == ["said\n"]
     assert stream.exit_code == 3
+
+
+async def test_a_call_ends_with_its_command_and_what_that_left_behind_lives_on(sandbox: AsyncSandbox) -> None:
+    server = "nohup python3 -m http.server 8000 & sleep 1; echo started"
+    result = await sandbox.commands.run(server)
+    assert (result.stdout, result.exit_code) == ("started\n", 0)
+    # Its log goes to the output of the call that is over: each line would kill it if nobody read there any more.
+    visit = "for n in 1 2 3; do curl -s -o /dev/null -w '%{http_code} ' --retry 9 --retry-connrefused localhost:8000; done"
+    assert (await sandbox.commands.run(visit)).stdout == "200 200 200 "
+
+    async with await sandbox.commands.stream("setsid sleep 4715 & echo up") as stream:
+        assert await stream.wait() == 0
+    async with await sandbox.pty.create("/bin/sh") as terminal:
+        await terminal.send_input("sleep 4716 &\nexit 5\n")
+        assert await terminal.wait() == 5
+    assert (await sandbox.commands.run("pgrep -fc '[s]leep 471[56]'")).stdout == "2\n"
+
+
+HOG = "held = []\nwhile True: held.append(b'x' * 10_000_000)"
+
+
+async def test_a_command_that_ran_out_of_memory_is_told_so(sandbox: AsyncSandbox) -> None:
+    result = await sandbox.commands.run(["python3", "-c", HOG])
+    assert (result.out_of_memory, result.exit_code, result.signal_name) == (True, 137, "SIGKILL")
+    async with await sandbox.commands.stream(f'python3 -c "{HOG}"; echo the shell lives') as stream:
+        assert await stream.wait() == 0
+    assert stream.out_of_memory, "a process that it started"
+    result = await sandbox.commands.run("kill -9 $$")
+    assert (result.out_of_memory, result.signal) == (False, 9)
+
+
+async def test_no_process_left_has_a_code_and_words_of_its_own(sandbox: AsyncSandbox) -> None:
+    limit = "/proc/sys/kernel/threads-max"
+    before = await sandbox.files.read(limit)
+    # A shell that needs no other process puts it right again.
+    async with await sandbox.commands.stream(f"read number; echo $number > {limit}", stdin=True) as shell:
+        await sandbox.commands.run(f"echo 20 > {limit}", check=True)
+        with pytest.raises(ProcessLimitError, match="limit of processes"):
+            await sandbox.commands.run("true")
+        with pytest.raises(ProcessLimitError, match="limit of processes"):
+            await sandbox.commands.run("true", background=True)
+        await shell.send_stdin(before)
+        assert await shell.wait() == 0
+    assert (await sandbox.commands.run("true")).exit_code == 0
 
 
 async def test_a_terminal_is_one(sandbox: AsyncSandbox) -> None:

@@ -78,6 +78,12 @@ class InvalidState(Conflict):
     http_status = 409
 
 
+class ProcessLimit(Conflict):
+    """The sandbox has no process, memory or file descriptor left to start a program."""
+
+    code = "process_limit"
+
+
 class TooLarge(WrennError):
     """A body, file or answer is above its limit."""
 

@@ -183,7 +183,12 @@ def _run(sandbox: Sandbox, command: _Command, *, stdin: bool, json: bool) -> int
     with stream, interrupting(stream):
         if stdin:
             feed_stdin(stream)
-        return _print_result(stream) if json else copy_out(stream)
+        code = _print_result(stream) if json else copy_out(stream)
+    if stream.out_of_memory:
+        sys.stderr.write(
+            "wrenn: The command ran out of memory; `wrenn create --memory` gives a sandbox more.\n"
+        )
+    return code
 
 
 def _print_result(stream: ProcessStream) -> int:
@@ -203,5 +208,7 @@ def _print_result(stream: ProcessStream) -> int:
     duration_ms = round((time.monotonic() - begun) * 1000)
     result = CommandResult(tails["stdout"].data(), tails["stderr"].data(), code, duration_ms)
     fields = {name: getattr(result, name) for name in ("stdout", "stderr", "exit_code", "duration_ms")}
-    print_json(fields | {"timed_out": timed_out})
+    how = {"signal": stream.exit_signal, "out_of_memory": stream.out_of_memory}
+    truncated = any(tail.is_cut for tail in tails.values())
+    print_json(fields | how | {"timed_out": timed_out, "truncated": truncated})
     return code

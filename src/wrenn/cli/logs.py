@@ -25,7 +25,7 @@ def logs(
 ) -> None:
     """Show what a background process wrote: the last 1 MiB.
 
-    Kept while it runs and half a minute longer. With --json one object a line: {"stream", "text"}.
+    Kept while it runs and until it was read after its end, at most an hour. With --json one object a line: {"stream", "text"}.
     """
     from wrenn.sdk import Sandbox
 

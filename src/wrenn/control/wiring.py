@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from wrenn.base.clock import SystemClock
+from wrenn.base.held_output import OutputBudget, OutputShares
 from wrenn.base.ids import random_hex
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control import accounts, oauth
@@ -303,7 +304,7 @@ def _build(
         "lifecycle": lifecycle,
         "forks": forks,
         "targets": targets,
-        "commands": Commands(targets),
+        "commands": Commands(targets, OutputBudget(OutputShares())),
         "files": Files(targets),
         "snapshots": snapshots,
         "audit_log": AuditLog(database),

@@ -6,9 +6,10 @@ what programs serve, `watch.py` tells changes of files, `ready.py` hands out ide
 
 from wrenn.guest.commands import CommandLine, Commands, ExecResult, ProcessInfo, not_run
 from wrenn.guest.connect import GuestConnection
+from wrenn.guest.endings import Exited
 from wrenn.guest.files import Download, Files, Part, WriteOptions
 from wrenn.guest.ports import GuestPorts, dial_failure
-from wrenn.guest.processes import Event, Exited, FollowedProcess, Output, Processes, Started
+from wrenn.guest.processes import Event, FollowedProcess, Output, Processes, Started
 from wrenn.guest.ready import Identity, hold, initialise, let_go
 from wrenn.guest.watch import FileEvent, watch
 

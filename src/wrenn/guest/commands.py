@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from protobuf import Oneof
 
 from wrenn.base import errors as e
-from wrenn.base.units import MIB
+from wrenn.base.held_output import HeldOutput, OutputBudget, OutputShares
 from wrenn.guest.connect import GuestConnection
+from wrenn.guest.endings import exited
 from wrenn.protocol.guest import process_pb as pb
 
-OUTPUT_LIMIT_B: Final = 16 * MIB
-"""Per stream, for output that is collected."""
+DRAIN_MS: Final = 100
+"""How long after the end of a process its output is still waited for while children of it hold that open."""
 _CALL_TIMEOUT_S: Final = 10.0
 _GRACE_S: Final = 5.0
 """How much longer than the command's own deadline we wait for the guest to report it."""
@@ -38,11 +39,13 @@ class CommandLine:
 
 @dataclass(frozen=True, slots=True)
 class ExecResult:
-    """What a command wrote and how it ended; exit code -1 is death by a signal."""
+    """What a command wrote and how it ended (see `Exited`)."""
 
     stdout: bytes
     stderr: bytes
     exit_code: int
+    signal: int = 0
+    out_of_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,31 +64,38 @@ class Commands:
     def __init__(self, guest: GuestConnection) -> None:
         self._guest = guest
 
-    async def run(self, command: CommandLine, *, timeout_s: float) -> ExecResult:
-        """Run to the end and collect the output.
+    async def run(
+        self, command: CommandLine, *, timeout_s: float, held: HeldOutput | None = None
+    ) -> ExecResult:
+        """Run to the end and collect the output; in `held`, where its memory is counted.
 
         A program that does not exist ends with 127, one that may not be run with 126, as in a shell. A cancellation
         kills it.
 
         Raises:
             DeadlineExceeded: it ran longer than `timeout_s` and was killed with all its children.
-            TooLarge: more than `OUTPUT_LIMIT_B` on a stream; it was killed.
+            TooLarge, RateLimited: a share of the output that may be held is used up; it was killed.
         """
-        output = {"stdout": bytearray(), "stderr": bytearray()}
+        output = held or HeldOutput.of(OutputBudget(OutputShares()), sandbox="")
         pid = 0
         try:
             async with asyncio.timeout(timeout_s + _GRACE_S):
                 headers = {"Connect-Timeout-Ms": str(int(timeout_s * 1000))}
                 async with self._start(command, tag="", headers=headers) as events:
                     async for event in events:
-                        match event:
+                        match event.event:
                             case Oneof(field="start", value=start):
                                 pid = start.pid
                             case Oneof(field="data", value=data):
                                 _collect(output, data)
                             case Oneof(field="end", value=end):
+                                how = exited(end)
                                 return ExecResult(
-                                    bytes(output["stdout"]), bytes(output["stderr"]), end.exit_code
+                                    output.joined("stdout"),
+                                    output.joined("stderr"),
+                                    how.exit_code,
+                                    how.signal,
+                                    how.out_of_memory,
                                 )
                             case _:
                                 pass
@@ -96,7 +106,7 @@ class Commands:
             raise e.DeadlineExceeded(
                 f"The command did not end within {timeout_s:g} s and was killed."
             ) from error
-        except (e.TooLarge, asyncio.CancelledError):
+        except (e.TooLarge, e.RateLimited, asyncio.CancelledError):
             await self._kill_quietly(pid)
             raise
         raise e.AgentFailure("The sandbox ended the command's stream without its exit code.")
@@ -113,8 +123,8 @@ class Commands:
                 self._start(command, tag=tag, headers={}) as events,
             ):
                 async for event in events:
-                    if isinstance(event, Oneof) and event.field == "start":
-                        return int(event.value.pid)
+                    if event.event is not None and event.event.field == "start":
+                        return int(event.event.value.pid)
                     break
         except TimeoutError as error:
             raise e.DeadlineExceeded("The sandbox did not start the command in time.") from error
@@ -126,11 +136,12 @@ class Commands:
             process=config_of(command),
             tag=tag or None,
             stdin=False,
+            drain_ms=DRAIN_MS,
         )
         async with self._guest.stream(
             "process.Process/Start", request, pb.StartResponse, user=command.user, headers=headers
         ) as answers:
-            yield (answer.event.event async for answer in answers if answer.event is not None)
+            yield _events(answers)
 
     async def list(self) -> list[ProcessInfo]:
         """The living processes that were started through the guest agent."""
@@ -167,6 +178,26 @@ class Commands:
                 await asyncio.shield(self.signal(pid, 9, descendants=True))
 
 
+async def _events(answers: AsyncIterator[pb.StartResponse]) -> AsyncIterator[pb.ProcessEvent]:
+    has_begun = False
+    try:
+        async for answer in answers:
+            has_begun = True
+            if answer.event is not None:
+                yield answer.event
+    except e.TooLarge as error:
+        if has_begun:
+            raise
+        raise no_process_left(error) from error
+
+
+def no_process_left(error: e.TooLarge) -> e.ProcessLimit:
+    """What the guest's "exhausted" means before the start of a program."""
+    return e.ProcessLimit(
+        f"The sandbox could not start the command: {error.message}. End some of its processes, or give it more memory."
+    )
+
+
 def config_of(command: CommandLine) -> pb.ProcessConfig:
     """A program as the guest is told of it."""
     return pb.ProcessConfig(
@@ -181,16 +212,14 @@ def selected(selector: int | str) -> pb.ProcessSelector:
     return pb.ProcessSelector(selector=Oneof("tag", selector))
 
 
-def _collect(output: dict[str, bytearray], data: pb.ProcessEvent.DataEvent) -> None:
-    if data.output is None or data.output.field not in output:
-        return
-    stream = output[data.output.field]
-    stream += data.output.value
-    if len(stream) > OUTPUT_LIMIT_B:
-        raise e.TooLarge(
-            f"The command wrote more than {OUTPUT_LIMIT_B // MIB} MiB to {data.output.field} and was killed. "
-            "Redirect its output to a file and read that."
-        )
+def _collect(output: HeldOutput, data: pb.ProcessEvent.DataEvent) -> None:
+    match data.output:
+        case Oneof(field="stdout", value=written):
+            output.add("stdout", written)
+        case Oneof(field="stderr", value=written):
+            output.add("stderr", written)
+        case _:
+            pass
 
 
 def not_run(command: CommandLine, error: e.NotFound | e.Forbidden) -> ExecResult:

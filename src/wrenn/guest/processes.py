@@ -12,8 +12,9 @@ from protobuf import Oneof
 
 from wrenn.base import errors as e
 from wrenn.base.units import KIB
-from wrenn.guest.commands import CommandLine, Commands, config_of, selected
+from wrenn.guest.commands import DRAIN_MS, CommandLine, Commands, config_of, no_process_left, selected
 from wrenn.guest.connect import GuestConnection
+from wrenn.guest.endings import Exited, exited
 from wrenn.protocol.guest import process_pb as pb
 
 Stream = Literal["stdout", "stderr", "pty"]
@@ -45,13 +46,6 @@ class Output:
 
     stream: Stream
     pieces: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Exited:
-    """How it ended; -1: by a signal."""
-
-    exit_code: int
 
 
 Event = Started | Output | Exited
@@ -86,6 +80,7 @@ class Processes:
             pty=terminal,
             tag=tag or None,
             stdin=stdin,
+            drain_ms=DRAIN_MS,
         )
         headers = {"Connect-Timeout-Ms": str(int(timeout_s * 1000))} if timeout_s else {}
         async with self._guest.batches(
@@ -146,6 +141,10 @@ class FollowedProcess:
                 raise e.AgentFailure("The sandbox ended the stream without an exit code.") from None
             except TimeoutError as error:
                 raise e.Unavailable("The sandbox does not answer any more.") from error
+            except e.TooLarge as error:
+                if self.pid:
+                    raise
+                raise no_process_left(error) from error
             events = _events(answers)
             if not self.pid and events:
                 if not isinstance(events[0], Started):
@@ -229,7 +228,7 @@ def _events(answers: list[pb.StartResponse] | list[pb.ConnectResponse]) -> list[
                 events.append(Started(int(start.pid), int(start.missed), int(start.replayed)))
             case Oneof(field="end", value=end):
                 put()
-                events.append(Exited(int(end.exit_code)))
+                events.append(exited(end))
                 break
             case _:
                 pass

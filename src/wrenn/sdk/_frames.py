@@ -29,7 +29,13 @@ class Exited:
     """It has ended."""
 
     exit_code: int
+    signal: int | None
+    signal_name: str | None
+    out_of_memory: bool
 
+
+TIMED_OUT: Final = Exited(137, 9, "SIGKILL", out_of_memory=False)
+"""How a command ends that is killed at its time limit."""
 
 Frame = Started | Output | Exited | None
 
@@ -62,7 +68,12 @@ class Reader:
                     fields.optional_integer("replayed") or 0,
                 )
             case "exit":
-                return Exited(fields.integer("exit_code"))
+                return Exited(
+                    fields.integer("exit_code"),
+                    fields.optional_integer("signal"),
+                    fields.optional_text("signal_name"),
+                    fields.flag("out_of_memory"),
+                )
             case "error":
                 raise error_of(fields.optional_text("code"), fields.text("data"))
             case _:

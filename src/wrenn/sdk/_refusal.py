@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import cast
 
-from wrenn.sdk._parse import json_of
-from wrenn.sdk.errors import UnexpectedAnswerError, WrennError, error_for
+from wrenn.sdk._parse import Fields, json_of
+from wrenn.sdk.errors import CommandTimeoutError, UnexpectedAnswerError, WrennError, error_for
+from wrenn.sdk.types import CommandResult
 
 
 def check(status: int, body: bytes, request_id: str | None) -> None:
@@ -19,6 +20,9 @@ def refusal(status: int, body: bytes, request_id: str | None) -> WrennError:
     try:
         error = cast("dict[str, dict[str, object]]", json_of(body))["error"]
         code, message = str(error["code"]), str(error["message"])
+        if error.get("timed_out") is True:
+            result = CommandResult.parse(Fields("exec result", error))
+            return CommandTimeoutError(message, result=result, status=status, request_id=request_id)
     except (UnexpectedAnswerError, KeyError, TypeError):
         code, message = None, f"The platform answered with HTTP status {status}."
     return error_for(status, code, message, request_id)

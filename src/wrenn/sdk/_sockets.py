@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 from websockets.asyncio.client import ClientConnection as AsyncConnection
 from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.frames import CloseCode
 
 from wrenn.sdk._refusal import check
 from wrenn.sdk.errors import ConnectionFailedError, DeadlineExceededError
@@ -111,6 +112,12 @@ class AsyncSocket:
             async with asyncio.timeout(timeout_s):
                 return await self._connection.recv()
 
+    @property
+    def was_ended(self) -> bool:
+        """The platform has closed it in order: the stream is over, and its last messages can be read."""
+        closed = self._connection.protocol.close_rcvd
+        return closed is not None and closed.code == CloseCode.NORMAL_CLOSURE
+
     async def close(self) -> None:
         """Close it. May be called twice."""
         await self._connection.close()
@@ -195,6 +202,11 @@ class Socket:
     def receive(self, timeout_s: float | None) -> str | bytes:
         """The next message. Raises DeadlineExceededError; nothing is lost then."""
         return self._loop.run(self._socket.receive(timeout_s))
+
+    @property
+    def was_ended(self) -> bool:
+        """The platform has closed it in order: the stream is over, and its last messages can be read."""
+        return self._socket.was_ended
 
     def close(self) -> None:
         """Close it. May be called twice."""

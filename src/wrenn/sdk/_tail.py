@@ -14,13 +14,20 @@ class Tail:
     def __init__(self) -> None:
         self._pieces: deque[bytes] = deque()
         self._length = 0
+        self._added = 0
 
     def add(self, data: bytes) -> None:
         """Add to the end."""
         self._pieces.append(data)
         self._length += len(data)
+        self._added += len(data)
         while self._length - len(self._pieces[0]) >= _KEPT_B:
             self._length -= len(self._pieces.popleft())
+
+    @property
+    def is_cut(self) -> bool:
+        """More was added than is kept."""
+        return self._added > _KEPT_B
 
     def data(self) -> bytes:
         """What is kept."""

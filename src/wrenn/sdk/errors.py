@@ -76,6 +76,12 @@ class InvalidStateError(ConflictError):
     CODES = ("invalid_state",)
 
 
+class ProcessLimitError(ConflictError):
+    """The sandbox has no process, memory or file descriptor left to start a program: end some, or use a larger sandbox."""
+
+    CODES = ("process_limit",)
+
+
 class QuotaExceededError(ConflictError):
     """The team may not have more of this: the message says of what, and how much too many it would be."""
 
@@ -142,6 +148,21 @@ class DeadlineExceededError(WrennError):
     CODES = ("deadline_exceeded",)
 
 
+class CommandTimeoutError(DeadlineExceededError):
+    """A command was killed at its time limit. `result` has what it wrote until then."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        result: CommandResult,
+        status: int | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message, status=status, request_id=request_id)
+        self.result = result
+
+
 class ConnectionFailedError(WrennError):
     """The platform could not be reached, or the connection broke.
 
@@ -161,6 +182,16 @@ class UnexpectedAnswerError(WrennError):
     CODES = ("unexpected_answer",)
 
 
+def ending_of(result: CommandResult) -> str:
+    """What ended a command, in words."""
+    code = f"exit code {result.exit_code}"
+    if result.out_of_memory:
+        return f"ran out of memory ({code})"
+    if result.signal:
+        return f"was ended by {result.signal_name or f'signal {result.signal}'} ({code})"
+    return f"ended with {code}"
+
+
 class CommandExitError(WrennError):
     """`commands.run(…, check=True)` and the command ended with another exit code than 0. `result` has its output."""
 
@@ -168,9 +199,7 @@ class CommandExitError(WrennError):
 
     def __init__(self, result: CommandResult) -> None:
         last = result.stderr.strip().rpartition("\n")[2]
-        super().__init__(
-            f"The command ended with exit code {result.exit_code}" + (f": {last}" if last else ".")
-        )
+        super().__init__(f"The command {ending_of(result)}" + (f": {last}" if last else "."))
         self.result = result
 
 
@@ -208,6 +237,7 @@ _ANSWERED: tuple[type[WrennError], ...] = (
     NotFoundError,
     ConflictError,
     InvalidStateError,
+    ProcessLimitError,
     QuotaExceededError,
     NameTakenError,
     NameReservedError,

@@ -102,12 +102,25 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """How a command ended and all that it wrote. `exit_code` is -1 when a signal ended it."""
+    """How a command ended and what it wrote.
+
+    Attributes:
+        exit_code: 128 + `signal` when a signal ended it.
+        signal: number of that signal, else None; `signal_name` is its name, e.g. `SIGKILL`.
+        out_of_memory: the sandbox's kernel killed it, or a process that it started, because memory ran out.
+        timed_out: it was killed at its time limit, and the output is what it wrote until then.
+        truncated: it wrote more than the last 16 MiB of a stream that are here; only with callbacks.
+    """
 
     stdout_bytes: bytes
     stderr_bytes: bytes
     exit_code: int
     duration_ms: int
+    signal: int | None = None
+    signal_name: str | None = None
+    out_of_memory: bool = False
+    timed_out: bool = False
+    truncated: bool = False
 
     @property
     def stdout(self) -> str:
@@ -128,6 +141,10 @@ class CommandResult:
             stderr_bytes=_decoded(fields.text("stderr"), encoding),
             exit_code=fields.integer("exit_code"),
             duration_ms=fields.integer("duration_ms"),
+            signal=fields.optional_integer("signal"),
+            signal_name=fields.optional_text("signal_name"),
+            out_of_memory=fields.flag("out_of_memory"),
+            timed_out=fields.flag("timed_out"),
         )
 
 

@@ -41,6 +41,7 @@ class Switches:
         memory_b, sandbox_limit: the machine's size.
         templates: its images.
         snapshot_b: what each snapshot takes.
+        is_old: its agent is one of before commands were streamed.
     """
 
     fail: dict[str, WrennError] = field(default_factory=dict[str, WrennError])
@@ -51,6 +52,7 @@ class Switches:
     sandbox_limit: int = 4094
     templates: list[str] = field(default_factory=lambda: ["minimal"])
     snapshot_b: int = 4096
+    is_old: bool = False
 
 
 class BoxPorts(GuestPorts):

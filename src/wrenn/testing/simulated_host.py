@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -28,6 +29,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from wrenn.agent.rpc.execs import EXEC, Execs
 from wrenn.agent.rpc.ports import PortStreams
 from wrenn.agent.rpc.streams import ProcessStreams
 from wrenn.base.errors import (
@@ -45,6 +47,7 @@ from wrenn.guest import CommandLine, Processes
 from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, connect_code
 from wrenn.protocol.host.host_connect import HostAgent, HostAgentASGIApplication
+from wrenn.protocol.host.streams import MESSAGE_HEAD, failure_message
 from wrenn.relay import SERVER_OPTIONS
 from wrenn.testing import simulated_files
 from wrenn.testing.local_processes import LocalProcess, LocalProcesses, spawn
@@ -147,10 +150,15 @@ class SimulatedHost(HostAgent):
         async with self.arrived, asyncio.timeout(10):
             await self.arrived.wait_for(lambda: self.calls[name] >= count)
 
+    def serves_exec(self, scope: Scope) -> bool:
+        """Whether it is a command to be run, and this host is not one of before."""
+        return scope["path"].endswith(EXEC) and not self.switches.is_old
+
     async def note_broken_off(self, path: str) -> None:
         """The caller of this call did not wait for its answer."""
         async with self.arrived:
-            self.broken_off[path.rpartition("/")[2]] += 1
+            name = path.rpartition("/")[2]
+            self.broken_off[name[:1].upper() + name[1:]] += 1
             self.arrived.notify_all()
 
     async def wait_broken_off(self, method: str) -> None:
@@ -167,26 +175,30 @@ class SimulatedHost(HostAgent):
     ) -> A:
         """Run a call with what the switches say, and our errors as Connect errors."""
         name = "".join(f"_{c.lower()}" if c.isupper() else c for c in ctx.method.name).lstrip("_")
-        async with self.arrived:
-            self.calls[name] += 1
-            self.arrived.notify_all()
         try:
-            if (held := self.switches.hold.get(name)) is not None:
-                await held.wait()
-            if (failure := self.switches.fail.get(name)) is not None:
-                raise failure
-            if (later := self.switches.fail_after.get(name)) is not None:
-                if later[0] == 0:
-                    raise later[1]
-                self.switches.fail_after[name] = (later[0] - 1, later[1])
-            with self._in_use(name, request):
-                answer = await call_next(request, ctx)
+            answer = await self.switched(name, request, partial(call_next, request, ctx))
         except WrennError as error:
             ctx.response_headers[ERROR_CODE_HEADER] = error.code
             raise ConnectError(connect_code(error), error.message) from error
         if name in self.switches.lose_answer:
             raise _AnswerLost
         return answer
+
+    async def switched(self, name: str, request: object, call: Callable[[], Awaitable[A]]) -> A:
+        """Run a call with what the switches say."""
+        async with self.arrived:
+            self.calls[name] += 1
+            self.arrived.notify_all()
+        if (held := self.switches.hold.get(name)) is not None:
+            await held.wait()
+        if (failure := self.switches.fail.get(name)) is not None:
+            raise failure
+        if (later := self.switches.fail_after.get(name)) is not None:
+            if later[0] == 0:
+                raise later[1]
+            self.switches.fail_after[name] = (later[0] - 1, later[1])
+        with self._in_use(name, request):
+            return await call()
 
     @contextlib.contextmanager
     def _in_use(self, name: str, request: object) -> Generator[None]:
@@ -317,7 +329,7 @@ class SimulatedHost(HostAgent):
         return pb.PingSandboxResponse()
 
     async def exec(self, request: pb.ExecRequest, ctx: Any, /) -> pb.ExecResponse:
-        """Run it on this machine."""
+        """Run it on this machine, for a control plane of before."""
         box, command = self._box(request.sandbox_id), request.command
         assert command is not None, "the control plane sends a command"
         process = await self._spawn(box, command, asyncio.subprocess.PIPE)
@@ -430,6 +442,8 @@ class SimulatedHost(HostAgent):
         """Contents, archives and changes of files (docs/design/host-api.md)."""
         sandbox_id, _, kind = request.url.path.removeprefix("/sandboxes/").partition("/")
         try:
+            if "path" not in request.query_params:
+                raise InvalidRequest("The query needs a path.")
             path = self._path(sandbox_id, request.query_params["path"])
             box = self._box(sandbox_id)
             box.last_active_at = time.time()
@@ -514,6 +528,7 @@ class _App:
     def __init__(self, host: SimulatedHost) -> None:
         self._host = host
         self._rpc = HostAgentASGIApplication(host, interceptors=[host], compressions=[])
+        self._execs = Execs(host)
         self._streams = ProcessStreams(host)
         self._ports = PortStreams(host)
 
@@ -526,7 +541,7 @@ class _App:
             self._host.calls["stream"] += 1
             await self._streams(scope, receive, send)
             return
-        if scope["path"].startswith("/sandboxes/"):
+        if scope["path"].startswith("/sandboxes/") and not self._host.serves_exec(scope):
             response = await self._host.serve_files(Request(scope, receive))
             await response(scope, receive, send)
             return
@@ -545,11 +560,24 @@ class _App:
             return {"type": "http.request", "body": body, "more_body": False}
 
         try:
-            await self._rpc(scope, receive, send)  # type: ignore[arg-type]
+            if self._execs.serves(scope):
+                await self._exec(scope, receive, send)
+            else:
+                await self._rpc(scope, receive, send)  # type: ignore[arg-type]
         except _AnswerLost:
             # An answer that begins and never ends: the server closes the connection.
             headers = [(b"content-length", b"1")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def _exec(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sandbox_id = scope["path"].split("/")[2]
+        call = partial(self._execs, scope, receive, send)
+        try:
+            await self._host.switched("exec", pb.ExecRequest(sandbox_id=sandbox_id), call)
+        except WrennError as error:
+            message = failure_message(error)
+            response = Response(MESSAGE_HEAD.pack(len(message)) + message)
+            await response(scope, receive, send)
 
 
 async def _gone(receive: Receive) -> None:

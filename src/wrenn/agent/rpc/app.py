@@ -7,6 +7,7 @@ from collections.abc import MutableMapping
 from typing import Any, Final
 
 from wrenn.agent.facts import HostFacts
+from wrenn.agent.rpc.execs import Execs
 from wrenn.agent.rpc.files import PREFIX, FileStreams, Receive, Scope, Send
 from wrenn.agent.rpc.ports import PortStreams
 from wrenn.agent.rpc.service import HostAgentService, Translate
@@ -25,6 +26,7 @@ class App:
         self._rpc = HostAgentASGIApplication(
             HostAgentService(sandboxes=sandboxes, facts=facts), interceptors=[Translate()], compressions=[]
         )
+        self._execs = Execs(sandboxes)
         self._files = FileStreams(sandboxes)
         self._streams = ProcessStreams(sandboxes)
         self._ports = PortStreams(sandboxes)
@@ -38,6 +40,8 @@ class App:
                 await self._streams(scope, receive, send)
             else:
                 await send({"type": "websocket.close"})
+        elif self._execs.serves(scope):
+            await _while_connected(self._execs, scope, receive, send)
         elif scope["type"] == "http" and scope["path"].startswith(PREFIX):
             if scope["method"] == "GET":
                 # What nobody reads any more need not be read from the guest either.

@@ -14,6 +14,7 @@ from wrenn.agent.facts import HostFacts
 from wrenn.agent.inventory import measure
 from wrenn.agent.sandboxes import Record, RunningSandbox, Sandboxes, SandboxSpec, State
 from wrenn.base.errors import AgentFailure, InternalError, InvalidRequest, WrennError
+from wrenn.base.held_output import HeldOutput, OutputBudget, OutputShares
 from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.guest import CommandLine
 from wrenn.protocol.guest import filesystem_pb as guest_pb
@@ -91,6 +92,7 @@ class HostAgentService(HostAgent):
     def __init__(self, *, sandboxes: Sandboxes, facts: HostFacts) -> None:
         self._sandboxes = sandboxes
         self._facts = facts
+        self._budget = OutputBudget(OutputShares())
 
     async def get_host(self, request: pb.GetHostRequest, ctx: Any, /) -> pb.Host:
         """What this machine is."""
@@ -173,7 +175,8 @@ class HostAgentService(HostAgent):
         """Run a command to its end."""
         timeout_s = (request.timeout_ms or _EXEC_TIMEOUT_MS) / 1000
         async with self._use(request.sandbox_id) as sandbox:
-            result = await sandbox.commands.run(_command(request.command), timeout_s=timeout_s)
+            with HeldOutput.of(self._budget, sandbox=request.sandbox_id) as held:
+                result = await sandbox.commands.run(_command(request.command), timeout_s=timeout_s, held=held)
         return pb.ExecResponse(stdout=result.stdout, stderr=result.stderr, exit_code=result.exit_code)
 
     async def start_process(self, request: pb.StartProcessRequest, ctx: Any, /) -> pb.StartProcessResponse:

@@ -18,7 +18,9 @@ from wrenn.protocol.host.streams import (
     LEAVING_FOR_A_RESTART,
     AttachProcess,
     Kind,
+    ProcessEnd,
     StartProcess,
+    exited_message,
     failure_message,
     json_message,
     parse_opening,
@@ -80,7 +82,7 @@ class ProcessStreams:
     async def _follow(self, passage: Passage, opening: StartProcess | AttachProcess, socket: Socket) -> None:
         """Until the end of the process, or until the control plane leaves."""
         timeout_s = opening.timeout_ms / 1000 if isinstance(opening, StartProcess) else 0.0
-        async with _opened(passage.processes, opening) as process:
+        async with opened(passage.processes, opening) as process:
             inputs = Inputs(process, socket, passage.moved)
             outputs = asyncio.create_task(_outputs(process, opening, socket, inputs.begin, passage.moved))
             reading = asyncio.create_task(inputs.run())
@@ -107,14 +109,15 @@ class ProcessStreams:
                 await asyncio.wait({outputs, reading})
 
 
-def _opened(
+def opened(
     processes: Processes, opening: StartProcess | AttachProcess
 ) -> AbstractAsyncContextManager[FollowedProcess]:
+    """Start or attach to the process that an opening names."""
     if isinstance(opening, AttachProcess):
         return processes.attach(opening.selector, replay=opening.replay, in_terminal=opening.terminal)
     terminal = opening.terminal
     return processes.start(
-        _command(opening),
+        command_of(opening),
         tag=opening.tag,
         stdin=opening.stdin,
         size=None if terminal is None else (terminal.cols, terminal.rows),
@@ -122,7 +125,8 @@ def _opened(
     )
 
 
-def _command(opening: StartProcess) -> CommandLine:
+def command_of(opening: StartProcess) -> CommandLine:
+    """The program of an opening."""
     return CommandLine(opening.cmd, opening.args, opening.envs, opening.cwd, opening.user or "root")
 
 
@@ -136,23 +140,24 @@ async def _outputs(
     try:
         async for events in process.events():
             for event in events:
-                await socket.send(_message(event))
+                await socket.send(message_of(event))
             begin.set()
             moved()
     except (NotFound, Forbidden) as error:
         if isinstance(opening, AttachProcess) or opening.terminal is not None or process.pid:
             raise
         # As of a command that is run to its end.
-        said = not_run(_command(opening), error)
+        said = not_run(command_of(opening), error)
         await socket.send(bytes((Kind.STDERR,)) + said.stderr)
-        await socket.send(_message(Exited(said.exit_code)))
+        await socket.send(message_of(Exited(said.exit_code)))
 
 
-def _message(event: Event) -> bytes:
+def message_of(event: Event) -> bytes:
+    """An event as a message of the stream."""
     match event:
         case Output(stream, pieces):
             return b"".join((bytes((_OUTPUT_KIND[stream],)), *pieces))
         case Started(pid, missed, replayed):
             return json_message(Kind.STARTED, {"pid": pid, "missed": missed, "replayed": replayed})
-        case Exited(exit_code):
-            return json_message(Kind.EXITED, {"exit_code": exit_code})
+        case Exited(exit_code, signal, out_of_memory):
+            return exited_message(ProcessEnd(exit_code, signal, out_of_memory))

@@ -24,6 +24,7 @@ from wrenn.base.errors import DeadlineExceeded, Unavailable, WrennError
 from wrenn.base.ids import SandboxId
 from wrenn.base.tasks import OwnedTasks
 from wrenn.base.units import MIB
+from wrenn.control.hosts.execs import Execs
 from wrenn.control.hosts.streams import HostStream, StreamConnections
 from wrenn.control.hosts.transfers import IDLE_TIMEOUT_S, READ_BUFFER_B, Transfers
 from wrenn.protocol.api import OUTPUT_LIMIT_B
@@ -46,7 +47,7 @@ class Connections:
 
     Attributes:
         transport, http: of RPCs and uploads.
-        downloads: of files that are read, and of streams.
+        downloads: of files that are read, of commands, and of streams.
         relays: of what is passed on to ports of sandboxes.
         tasks: owner of what goes on behind requests.
     """
@@ -69,6 +70,7 @@ class HostClient:
         self._address = address
         self.relays = connections.relays
         self.transfers = Transfers(address, connections.transport, connections.downloads)
+        self.execs = Execs(address, connections.downloads)
         self.streams = StreamConnections(connections.downloads, address, connections.tasks)
         self.rpc = HostAgentClient(
             address,

@@ -2,7 +2,7 @@
 
 from wrenn.control.http.answers import refusals
 from wrenn.control.http.browsers import VISIT_COOKIE, BehindProxies, Browsers
-from wrenn.control.http.connection import DownloadResponse, body_of, while_connected
+from wrenn.control.http.connection import DownloadResponse, Pieces, PiecesResponse, body_of, while_connected
 from wrenn.control.http.domain import DomainOf
 from wrenn.control.http.errors import ErrorBody, told
 from wrenn.control.http.event_stream import EventsResponse, EventStreamResponse
@@ -20,6 +20,8 @@ __all__ = [
     "ErrorBody",
     "EventStreamResponse",
     "EventsResponse",
+    "Pieces",
+    "PiecesResponse",
     "Rates",
     "RequestBody",
     "body_of",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
@@ -17,6 +18,9 @@ from wrenn.control.hosts import Download
 from wrenn.control.http.errors import error_response
 
 T = TypeVar("T")
+
+_SEND_TIMEOUT_S: Final = 600.0
+"""A client may take this long to read an answer for which memory is held."""
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -57,6 +61,49 @@ async def body_of(request: Request) -> AsyncIterator[bytes]:
                 yield chunk
     except ClientDisconnect as error:
         raise Cancelled("The client went away.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """A JSON body that is made as it is sent. A short one is sent as a whole, with its length."""
+
+    status: int
+    pieces: Iterator[bytes]
+    is_short: bool
+
+
+class PiecesResponse(Response):
+    """A JSON answer made of pieces, while what they are made of is held open. What prevents it is an ordinary error answer."""
+
+    def __init__(self, opening: AbstractAsyncContextManager[Pieces]) -> None:
+        self._opening = opening
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the interface's
+        """Send it; stops when the client goes away, or takes longer than `_SEND_TIMEOUT_S`."""
+        async with self._opening as body:
+            headers = [(b"content-type", b"application/json")]
+            if body.is_short:
+                whole = b"".join(body.pieces)
+                headers.append((b"content-length", str(len(whole)).encode()))
+                await send({"type": "http.response.start", "status": body.status, "headers": headers})
+                await send({"type": "http.response.body", "body": whole})
+                return
+            gone = asyncio.create_task(client_gone(receive))
+            try:
+                async with asyncio.timeout(_SEND_TIMEOUT_S):
+                    await send({"type": "http.response.start", "status": body.status, "headers": headers})
+                    for piece in body.pieces:
+                        if gone.done():
+                            return
+                        await send({"type": "http.response.body", "body": piece, "more_body": True})
+                        # Others get their turn: a client that reads fast never makes `send` wait.
+                        await asyncio.sleep(0)
+                    await send({"type": "http.response.body", "body": b""})
+            except TimeoutError as error:
+                raise ConnectionResetError("the client does not read the answer") from error
+            finally:
+                gone.cancel()
 
 
 class DownloadResponse(Response):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Coroutine
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import CredentialOf
-from wrenn.control.http import refusals, while_connected
+from wrenn.control.http import PiecesResponse, refusals, while_connected
 from wrenn.control.sandboxes.commands import Commands
-from wrenn.control.sandboxes.types import Exec, ExecResult, ProcessList, Started
+from wrenn.control.sandboxes.exec_answer import exec_answer
+from wrenn.control.sandboxes.types import Exec, ExecResult, ExecTimedOut, ProcessList, Started
+from wrenn.protocol.host.streams import ProcessEnd
 
 router = APIRouter(prefix="/{sandbox_id}", tags=["commands"])
 
@@ -26,19 +29,26 @@ Service = Annotated[Commands, Depends(_commands)]
     "/exec",
     response_model=ExecResult,
     responses={202: {"model": Started, "description": "Started in the background"}}
-    | refusals(404, 409, 413, 502, 504),
+    | refusals(404, 409, 413, 429, 502, 504)
+    | {504: {"model": ExecTimedOut, "description": "Killed at its time limit, or the host did not answer"}},
 )
 async def exec_command(
     request: Request, sandbox_id: str, body: Exec, credential: CredentialOf, commands: Service
 ) -> Response:
     """Run a program to its end and return its output, or start it in the background.
 
-    It is not passed through a shell. In the foreground it is killed when its time is up; when the client goes away, the
-    call to the host is broken off.
+    It is not passed through a shell. In the foreground the call ends when the program itself has ended: what it left running
+    in the background lives on. The program is killed with all that came from it when its time is up (the error then has what
+    it wrote until then) and when the client goes away.
     """
     if body.background:
         return JSONResponse(await commands.start(credential, sandbox_id, body), 202)
-    return JSONResponse(await while_connected(request, commands.run(credential, sandbox_id, body)))
+
+    async def while_wanted(call: Coroutine[Any, Any, ProcessEnd]) -> ProcessEnd:
+        return await while_connected(request, call)
+
+    running = commands.run(credential, sandbox_id, body, while_wanted=while_wanted)
+    return PiecesResponse(exec_answer(running, body.cmd))
 
 
 @router.get("/processes", response_model=ProcessList, responses=refusals(404, 409, 502))

@@ -2,71 +2,91 @@
 
 from __future__ import annotations
 
-import base64
 import time
-from typing import Final, Literal
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 from protobuf import Oneof
 
-from wrenn.base.errors import InvalidRequest, NotFound, TooLarge
+from wrenn.base.errors import DeadlineExceeded, InvalidRequest, NotFound
 from wrenn.base.faults import fault_point
-from wrenn.base.ids import random_hex
-from wrenn.base.units import MIB
+from wrenn.base.held_output import HeldOutput, OutputBudget, OutputName
+from wrenn.base.ids import SandboxId, random_hex
+from wrenn.base.signal_names import SHELL_BASE
 from wrenn.control.auth import Credential
-from wrenn.control.sandboxes.targets import Targets
+from wrenn.control.hosts import ExecNotKnown, HostSilent
+from wrenn.control.sandboxes.targets import Target, Targets
 from wrenn.control.sandboxes.types import Exec
-from wrenn.protocol.api import EXEC_TIMEOUT_LIMIT_S, OUTPUT_LIMIT_B
+from wrenn.protocol.api import EXEC_TIMEOUT_LIMIT_S
 from wrenn.protocol.host import host_pb as pb
+from wrenn.protocol.host.streams import Kind, ProcessEnd, StartProcess
 
 _CALL_TIMEOUT_S: Final = 20.0
 _ANSWER_MARGIN_S: Final = 10.0
 """How much longer than the command's own limit the agent may take to kill it and say so."""
 _PID_LIMIT: Final = 2**22
+_SIGKILL: Final = 9
 SIGNALS: Final = {signal.name: signal for signal in pb.Signal if signal}
 """By name, all that the guest agent sends."""
+
+
+Wait = Callable[[Coroutine[Any, Any, ProcessEnd]], Awaitable[ProcessEnd]]
+"""Runs a call for as long as somebody waits for its answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a command ended and what it wrote.
+
+    Attributes:
+        late: why it was killed at its time limit; empty: it ended by itself.
+    """
+
+    sandbox_id: SandboxId
+    end: ProcessEnd
+    output: HeldOutput
+    duration_ms: int
+    late: str
 
 
 class Commands:
     """See the module head."""
 
-    def __init__(self, targets: Targets) -> None:
+    def __init__(self, targets: Targets, budget: OutputBudget) -> None:
         self._targets = targets
+        self._budget = budget
 
-    async def run(self, credential: Credential, text_id: str, body: Exec) -> dict[str, object]:
-        """Run to the end; the wire form of `ExecResult`. A cancellation breaks off the call to the host.
+    @asynccontextmanager
+    async def run(
+        self, credential: Credential, text_id: str, body: Exec, *, while_wanted: Wait
+    ) -> AsyncGenerator[Outcome]:
+        """Run to the end; the output is held, and counted, until the context is left.
+
+        `while_wanted` runs the call to the host and cancels it when nobody waits for the answer any more; the command is
+        killed then.
 
         Raises:
-            DeadlineExceeded: it ran longer than its limit and was killed. TooLarge: it wrote too much and was killed.
+            TooLarge, RateLimited: a share of the output that may be held is used up, and the command was killed.
+            DeadlineExceeded: the host did not answer.
         """
         target = await self._targets.target(credential, text_id)
         await fault_point("control.exec.before_rpc")
         # An answer that nobody waits for any more ends the command, so a day bounds only what is waited for.
         limit_s = body.timeout_sec or EXEC_TIMEOUT_LIMIT_S
         begun = time.monotonic()
-        answer = await target.host.call(
-            target.host.rpc.exec,
-            pb.ExecRequest(
-                sandbox_id=str(target.sandbox_id), command=_command(body), timeout_ms=limit_s * 1000
-            ),
-            timeout_s=limit_s + _ANSWER_MARGIN_S,
-        )
-        duration_ms = round((time.monotonic() - begun) * 1000)
-        for stream, content in (("stdout", answer.stdout), ("stderr", answer.stderr)):
-            if len(content) > OUTPUT_LIMIT_B:
-                raise TooLarge(
-                    f"The command wrote more than {OUTPUT_LIMIT_B // MIB} MiB to {stream}: "
-                    "write it to a file and read that with files/stream/read."
-                )
-        stdout, stderr, encoding = _texts(answer.stdout, answer.stderr)
-        return {
-            "sandbox_id": str(target.sandbox_id),
-            "cmd": body.cmd,
-            "stdout": stdout,
-            "stderr": stderr,
-            "exit_code": answer.exit_code,
-            "duration_ms": duration_ms,
-            "encoding": encoding,
-        }
+        team, sandbox = str(target.team_id), str(target.sandbox_id)
+        with HeldOutput.of(self._budget, sandbox=sandbox, team=team) as output:
+            late, end = "", ProcessEnd(SHELL_BASE + _SIGKILL, _SIGKILL)
+            try:
+                end = await while_wanted(_run(target, body, limit_s, output))
+            except HostSilent:
+                raise
+            except DeadlineExceeded as error:
+                late = error.message
+            duration_ms = round((time.monotonic() - begun) * 1000)
+            yield Outcome(target.sandbox_id, end, output, duration_ms, late)
 
     async def start(self, credential: Credential, text_id: str, body: Exec) -> dict[str, object]:
         """Start in the background; the wire form of `Started`.
@@ -137,8 +157,32 @@ def _process(process: pb.Process) -> dict[str, object]:
     return fields
 
 
-def _texts(stdout: bytes, stderr: bytes) -> tuple[str, str, str]:
+def _stream_of(kind: Kind) -> OutputName:
+    return "stderr" if kind is Kind.STDERR else "stdout"
+
+
+async def _run(target: Target, body: Exec, limit_s: int, output: HeldOutput) -> ProcessEnd:
+    start = StartProcess(
+        cmd=body.cmd,
+        args=body.args,
+        envs=body.envs,
+        cwd=body.cwd or "",
+        user=body.user,
+        timeout_ms=limit_s * 1000,
+    )
     try:
-        return stdout.decode(), stderr.decode(), "utf-8"
-    except UnicodeDecodeError:
-        return base64.b64encode(stdout).decode(), base64.b64encode(stderr).decode(), "base64"
+        return await target.host.execs.run(
+            target.sandbox_id, start, lambda kind, data: output.add(_stream_of(kind), data)
+        )
+    except ExecNotKnown:
+        # An agent of before, until its host is upgraded too.
+        answer = await target.host.call(
+            target.host.rpc.exec,
+            pb.ExecRequest(
+                sandbox_id=str(target.sandbox_id), command=_command(body), timeout_ms=start.timeout_ms
+            ),
+            timeout_s=limit_s + _ANSWER_MARGIN_S,
+        )
+        output.add("stdout", answer.stdout)
+        output.add("stderr", answer.stderr)
+        return ProcessEnd(answer.exit_code)

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from wrenn.base.errors import InvalidRequest, WrennError
+from wrenn.base.errors import DeadlineExceeded, InvalidRequest, WrennError
+from wrenn.base.signal_names import signal_name
 from wrenn.base.units import KIB
 from wrenn.control.sandboxes.commands import signal_number
 from wrenn.control.sandboxes.stream_types import Encoding, Resize, checked
 from wrenn.protocol.host import host_pb as pb
-from wrenn.protocol.host.streams import Kind
+from wrenn.protocol.host.streams import Kind, ProcessEnd
 
 _TEXT_PIECE_B: Final = 32 * KIB
 _BASE64_PIECE_B: Final = 24 * KIB
@@ -113,12 +114,12 @@ class ExecFrames:
             if text := self._decoders[kind].decode(piece):
                 yield _json(type=_NAMES[kind], data=text)
 
-    def exited(self, exit_code: int) -> Iterator[str]:
+    def exited(self, end: ProcessEnd) -> Iterator[str]:
         """Its end, after what was left of a character."""
         for kind, decoder in self._decoders.items():
             if text := decoder.decode(b"", final=True):
                 yield _json(type=_NAMES[kind], data=text)
-        yield _json(type="exit", exit_code=exit_code)
+        yield _exit(end)
 
     def failed(self, error: WrennError) -> str:
         """Why the stream ends without an exit code."""
@@ -173,9 +174,9 @@ class TerminalFrames:
         for piece in _pieces(message[1:], _TERMINAL_PIECE_B):
             yield _json(type="output", data=base64.b64encode(piece).decode())
 
-    def exited(self, exit_code: int) -> Iterator[str]:
+    def exited(self, end: ProcessEnd) -> Iterator[str]:
         """Its end."""
-        yield _json(type="exit", exit_code=exit_code)
+        yield _exit(end)
 
     def failed(self, error: WrennError) -> str:
         """Why the stream ends without an exit code."""
@@ -208,12 +209,22 @@ Frames = ExecFrames | TerminalFrames
 
 def failed_exec(error: WrennError) -> str:
     """The last message of the first dialect when something went wrong."""
-    return _json(type="error", data=error.message, code=error.code)
+    late = {"timed_out": True} if isinstance(error, DeadlineExceeded) else {}
+    return _json(type="error", data=error.message, code=error.code, **late)
 
 
 def failed_terminal(error: WrennError) -> str:
     """The same of the second one."""
     return _json(type="error", data=error.message, fatal=True, code=error.code)
+
+
+def _exit(end: ProcessEnd) -> str:
+    fields: dict[str, object] = {"exit_code": end.exit_code}
+    if end.signal:
+        fields.update(signal=end.signal, signal_name=signal_name(end.signal))
+    if end.out_of_memory:
+        fields["out_of_memory"] = True
+    return _json(type="exit", **fields)
 
 
 def _without_zeros(numbers: dict[str, int]) -> dict[str, int]:

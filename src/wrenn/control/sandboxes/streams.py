@@ -38,7 +38,15 @@ from wrenn.control.sandboxes.stream_types import (
     checked,
 )
 from wrenn.control.sandboxes.targets import Target, Targets
-from wrenn.protocol.host.streams import OUTPUTS, AttachProcess, Kind, Size, StartProcess, parse_json
+from wrenn.protocol.host.streams import (
+    OUTPUTS,
+    AttachProcess,
+    Kind,
+    Size,
+    StartProcess,
+    parse_end,
+    parse_json,
+)
 
 _AUTH_TIMEOUT_S: Final = 5.0
 _START_TIMEOUT_S: Final = 30.0
@@ -214,7 +222,7 @@ async def _carry_down(client: ClientSocket, host: HostStream, frames: Frames, me
             if (started := frames.started(pid, missed=missed, replayed=replayed)) is not None:
                 await client.send(started)
         elif message[0] == Kind.EXITED:
-            for frame in frames.exited(_whole(parse_json(message[1:]), "exit_code")):
+            for frame in frames.exited(parse_end(message[1:])):
                 await client.send(frame)
             return
         message = await host.receive()

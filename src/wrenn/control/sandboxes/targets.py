@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from wrenn.base.errors import InvalidState, Unavailable
-from wrenn.base.ids import SandboxId
+from wrenn.base.ids import SandboxId, TeamId
 from wrenn.control.auth import Actor, Credential
 from wrenn.control.db import Database
 from wrenn.control.hosts import HostClient, HostClients
@@ -22,9 +22,10 @@ _PING_TIMEOUT_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A running sandbox of the caller, and the agent of its host."""
+    """A running sandbox of the caller, its team, and the agent of its host."""
 
     sandbox_id: SandboxId
+    team_id: TeamId
     host: HostClient
 
 
@@ -47,7 +48,7 @@ class Targets:
         """
         found = await self._lookup.locate(credential, text_id)
         sandbox = await self.ready(found.sandbox, by=found.caller.actor)
-        return Target(sandbox.sandbox_id, self._clients.at(found.address))
+        return Target(sandbox.sandbox_id, sandbox.team_id, self._clients.at(found.address))
 
     async def ready(self, sandbox: Sandbox, *, by: Actor) -> Sandbox:
         """The sandbox once it runs; whoever asks may use it.

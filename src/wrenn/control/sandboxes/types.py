@@ -213,15 +213,47 @@ class Exec(RequestBody):
 
 
 class ExecResult(BaseModel):
-    """How a program ended. A program that does not exist has exit code 127, one that a signal ended -1."""
+    """How a program ended. A program that does not exist has exit code 127, one that a signal ended 128 + its number."""
 
     sandbox_id: str
     cmd: str
     stdout: str
     stderr: str
     exit_code: int
+    signal: int | None = Field(None, description="Number of the signal that ended it")
+    signal_name: str | None = Field(None, description="Its name, e.g. SIGKILL")
+    out_of_memory: bool = Field(
+        default=False,
+        description="The sandbox's kernel killed it, or a process that it started, because memory ran out",
+    )
     duration_ms: int
-    encoding: Literal["utf-8", "base64"] = Field(description="Of both streams; base64 if either is not UTF-8")
+    encoding: Literal["utf-8", "base64"] = Field(
+        description="Of both streams; base64 if either is not UTF-8, or would grow by more than half as JSON text"
+    )
+
+
+class ExecTimedOutDetail(BaseModel):
+    """Why there is no result. All but the first two fields only when the program was killed at its time limit."""
+
+    code: str
+    message: str
+    timed_out: bool | None = None
+    stdout: str | None = Field(None, description="What it wrote until then")
+    stderr: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    signal_name: str | None = None
+    out_of_memory: bool | None = None
+    duration_ms: int | None = None
+    encoding: Literal["utf-8", "base64"] | None = None
+    sandbox_id: str | None = None
+    cmd: str | None = None
+
+
+class ExecTimedOut(BaseModel):
+    """A program that was killed at its time limit, with what it wrote until then."""
+
+    error: ExecTimedOutDetail
 
 
 class Started(BaseModel):

@@ -91,7 +91,7 @@ class HostAgent(Protocol):
 
     async def exec(self, request: ExecRequest, ctx: RequestContext[ExecRequest, ExecResponse], /) -> ExecResponse:
         """
-        Run a command to its end and collect its output.
+        Run a command to its end and collect its output. For control planes of before `POST /sandboxes/{id}/exec`.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -589,7 +589,7 @@ class HostAgentClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> ExecResponse:
         """
-        Run a command to its end and collect its output.
+        Run a command to its end and collect its output. For control planes of before `POST /sandboxes/{id}/exec`.
         """
         return await self.execute_unary(
             request=request,
@@ -837,7 +837,7 @@ class HostAgentSync(Protocol):
 
     def exec(self, request: ExecRequest, ctx: RequestContext[ExecRequest, ExecResponse], /) -> ExecResponse:
         """
-        Run a command to its end and collect its output.
+        Run a command to its end and collect its output. For control planes of before `POST /sandboxes/{id}/exec`.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -1323,7 +1323,7 @@ class HostAgentClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> ExecResponse:
         """
-        Run a command to its end and collect its output.
+        Run a command to its end and collect its output. For control planes of before `POST /sandboxes/{id}/exec`.
         """
         return self.execute_unary(
             request=request,

@@ -867,7 +867,7 @@ class ExecResponse(Message[_ExecResponseFields]):
             bytes stderr = 2;
             ```
         exit_code:
-            -1: ended by a signal
+            128 + number: ended by a signal
 
             ```proto
             sint32 exit_code = 3;

@@ -7,12 +7,14 @@ plane is an `OPEN`; the last from the agent is `EXITED` or `FAILED`.
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any, Final, cast
 
 from wrenn.base.errors import AgentFailure, InternalError, InvalidRequest, WrennError, error_class
+from wrenn.base.signal_names import is_signal
 from wrenn.base.units import KIB, MIB
 
 STREAM_PATH: Final = "/processes/stream"
@@ -22,6 +24,9 @@ OUTPUT_PIECE_B: Final = 256 * KIB
 """Output is put together up to about this length while more of it waits."""
 STALL_LIMIT_S: Final = 60.0
 """How long a reader may take for one message before it is given up, as the guest agent does with its own readers."""
+
+MESSAGE_HEAD: Final = struct.Struct(">I")
+"""Length of the message that follows, in the answer to `POST /sandboxes/{id}/exec`."""
 
 LEAVING_FOR_A_RESTART: Final = 1012
 """Close code of a server that ends: the process was not left by its caller."""
@@ -126,6 +131,43 @@ def parse_json(payload: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidRequest("A message of the stream is no JSON object.")
     return cast("dict[str, Any]", value)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEnd:
+    """How a process ended.
+
+    Attributes:
+        exit_code: 128 + `signal` when a signal ended it.
+        signal: its number, else 0.
+        out_of_memory: the guest's kernel killed it, or a process that it started, because memory ran out.
+    """
+
+    exit_code: int
+    signal: int = 0
+    out_of_memory: bool = False
+
+
+def exited_message(end: ProcessEnd) -> bytes:
+    """How the process ended. Defaults are left out: agents of before do not send them."""
+    value: dict[str, object] = {"exit_code": end.exit_code}
+    if end.signal:
+        value["signal"] = end.signal
+    if end.out_of_memory:
+        value["out_of_memory"] = True
+    return json_message(Kind.EXITED, value)
+
+
+def parse_end(payload: bytes) -> ProcessEnd:
+    """Read the payload of `EXITED`. Raises AgentFailure."""
+    try:
+        value = parse_json(payload)
+        signal = int(value.get("signal", 0))
+        return ProcessEnd(
+            int(value["exit_code"]), signal if is_signal(signal) else 0, "out_of_memory" in value
+        )
+    except (InvalidRequest, KeyError, TypeError, ValueError) as error:
+        raise AgentFailure("The host sent a message that cannot be read.") from error
 
 
 def failure_message(error: WrennError) -> bytes:

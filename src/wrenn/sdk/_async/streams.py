@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from wrenn.sdk._async.api import AsyncApi, path_of
 from wrenn.sdk._frames import Exited, Frame, Reader, Started, message_of
-from wrenn.sdk.errors import InvalidRequestError, NotFoundError
+from wrenn.sdk.errors import ConnectionFailedError, InvalidRequestError, NotFoundError
 from wrenn.sdk.types import Output, Signal
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ class AsyncFollowed:
         tag: its name, empty when it has none or was connected to by pid.
         missed: with replay, how many bytes of output came before those that are replayed.
         replayed: how many bytes of the output that comes were written before we connected.
-        exit_code: None until the end has been read; -1 when a signal ended it.
+        exit_code: None until the end has been read; 128 + number when a signal ended it.
+        exit_signal: name of that signal, e.g. `SIGKILL`.
+        out_of_memory: the sandbox's kernel killed it, or a process that it started, because memory ran out.
     """
 
     def __init__(self, api: AsyncApi, sandbox_id: str, socket: AsyncSocket) -> None:
@@ -46,6 +48,9 @@ class AsyncFollowed:
         self.missed = 0
         self.replayed = 0
         self.exit_code: int | None = None
+        self.exit_signal: str | None = None
+        self.out_of_memory = False
+        self.end: Exited | None = None
 
     async def begin(self, first_message: str | None) -> Self:
         """Send the first message and read until the process has started, or has not.
@@ -87,7 +92,9 @@ class AsyncFollowed:
             if isinstance(frame, Output):
                 return frame
             if isinstance(frame, Exited):
-                self.exit_code = frame.exit_code
+                self.end = frame
+                self.exit_code, self.exit_signal = frame.exit_code, frame.signal_name
+                self.out_of_memory = frame.out_of_memory
                 await self._socket.close()
         return None
 
@@ -145,12 +152,25 @@ class AsyncProcessStream(AsyncFollowed):
         self._check_stdin()
         data = data.encode() if isinstance(data, str) else data
         for at in range(0, len(data), _INPUT_PIECE_B):
-            await self._socket.send(data[at : at + _INPUT_PIECE_B])
+            if not await self._sent(data[at : at + _INPUT_PIECE_B]):
+                return
 
     async def close_stdin(self) -> None:
         """End its input."""
         self._check_stdin()
-        await self._socket.send(message_of(type="close_stdin"))
+        await self._sent(message_of(type="close_stdin"))
+
+    async def _sent(self, message: str | bytes) -> bool:
+        """Send it, unless the platform has closed the stream as it does after the end of a process: read() tells how."""
+        if self.exit_code is not None:
+            return False
+        try:
+            await self._socket.send(message)
+        except ConnectionFailedError:
+            if not self._socket.was_ended:
+                raise
+            return False
+        return True
 
     def _check_stdin(self) -> None:
         if not self._has_stdin:

@@ -9,13 +9,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, overload
 
-from wrenn.sdk._frames import message_of
+from wrenn.sdk._frames import TIMED_OUT, message_of
 from wrenn.sdk._io import Callback, called
 from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk._sync.api import Api, path_of
 from wrenn.sdk._sync.streams import ProcessStream, send_signal
 from wrenn.sdk._tail import Tail
-from wrenn.sdk.errors import CommandExitError, DeadlineExceededError, InvalidRequestError
+from wrenn.sdk.errors import CommandExitError, CommandTimeoutError, DeadlineExceededError, InvalidRequestError
 from wrenn.sdk.types import CommandResult, OnDisconnect, ProcessInfo, Signal
 
 ANSWER_MARGIN_S: Final = 15.0
@@ -96,17 +96,17 @@ class Commands:
     ) -> CommandResult | ProcessHandle:
         """Run a command: a text goes through `/bin/sh -c`, a list is started as it is.
 
-        In the foreground it returns the output and the exit code once the command has ended; after `timeout_s` (rounded
-        up to whole seconds; 0 or None: never) the platform kills it with its children. With `background=True` it returns a handle at once,
+        In the foreground it returns the output and the exit code once the command itself has ended: what it left running in
+        the background lives on. After `timeout_s` (rounded up to whole seconds; 0 or None: never) the platform kills it with its children. With `background=True` it returns a handle at once,
         and `tag` names the process.
 
         `on_stdout` and `on_stderr` are called with each piece of text as it is written, and a slow one holds the command up.
-        The result then has at most the last 16 MiB of either.
+        The result then has at most the last 16 MiB of either, and `truncated` tells whether there was more.
 
         A call that broke off is not repeated: nobody can tell whether the command ran.
 
         Raises:
-            DeadlineExceededError: no end within `timeout_s`.
+            CommandTimeoutError: no end within `timeout_s`; its `result` has the output until then.
             CommandExitError: `check=True`, and the exit code is not 0.
         """
         argv = _argv(cmd)
@@ -191,7 +191,8 @@ class Commands:
         To leave it does not end it. Several may follow one process.
 
         Raises:
-            NotFoundError: there is none, or it ended more than half a minute ago.
+            NotFoundError: there is none. The result of one that has ended is kept for an hour until somebody reads it, and for
+                half a minute after that; of more than 256 such results the oldest goes.
         """
         params = {"encoding": "binary", "replay": "true" if replay else "false"}
         path = path_of(self._sandbox_id, "processes", str(process), "stream")
@@ -231,19 +232,36 @@ def _told(
     callbacks = {"stdout": on_stdout, "stderr": on_stderr}
     tails = {name: Tail() for name in callbacks}
     with stream:
-        while True:
-            left_s = None
-            if timeout_s is not None:
-                left_s = math.ceil(timeout_s) + ANSWER_MARGIN_S - (time.monotonic() - begun)
-            if left_s is not None and left_s <= 0:
-                raise DeadlineExceededError(f"The command did not end within {timeout_s:g} s.")
-            output = stream.read(left_s)
-            if output is None:
-                break
-            tails[output.stream].add(output.data)
-            callback = callbacks[output.stream]
-            if callback is not None and output.text:
-                called(callback, output.text)
-    assert stream.exit_code is not None, "the output ends with the exit code"
-    duration_ms = round((time.monotonic() - begun) * 1000)
-    return CommandResult(tails["stdout"].data(), tails["stderr"].data(), stream.exit_code, duration_ms)
+        try:
+            while True:
+                left_s = None
+                if timeout_s is not None:
+                    left_s = math.ceil(timeout_s) + ANSWER_MARGIN_S - (time.monotonic() - begun)
+                if left_s is not None and left_s <= 0:
+                    raise DeadlineExceededError(f"The command did not end within {timeout_s:g} s.")
+                output = stream.read(left_s)
+                if output is None:
+                    break
+                tails[output.stream].add(output.data)
+                callback = callbacks[output.stream]
+                if callback is not None and output.text:
+                    called(callback, output.text)
+        except DeadlineExceededError as error:
+            raise CommandTimeoutError(error.message, result=_result(stream, tails, begun)) from error
+    return _result(stream, tails, begun)
+
+
+def _result(stream: ProcessStream, tails: Mapping[str, Tail], begun: float) -> CommandResult:
+    """What is known of the command now; without its end, that it was killed at its time limit."""
+    end = stream.end or TIMED_OUT
+    return CommandResult(
+        stdout_bytes=tails["stdout"].data(),
+        stderr_bytes=tails["stderr"].data(),
+        exit_code=end.exit_code,
+        duration_ms=round((time.monotonic() - begun) * 1000),
+        signal=end.signal,
+        signal_name=end.signal_name,
+        out_of_memory=end.out_of_memory,
+        timed_out=stream.end is None,
+        truncated=any(tail.is_cut for tail in tails.values()),
+    )

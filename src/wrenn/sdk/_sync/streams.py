@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from wrenn.sdk._frames import Exited, Frame, Reader, Started, message_of
 from wrenn.sdk._sync.api import Api, path_of
-from wrenn.sdk.errors import InvalidRequestError, NotFoundError
+from wrenn.sdk.errors import ConnectionFailedError, InvalidRequestError, NotFoundError
 from wrenn.sdk.types import Output, Signal
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ class Followed:
         tag: its name, empty when it has none or was connected to by pid.
         missed: with replay, how many bytes of output came before those that are replayed.
         replayed: how many bytes of the output that comes were written before we connected.
-        exit_code: None until the end has been read; -1 when a signal ended it.
+        exit_code: None until the end has been read; 128 + number when a signal ended it.
+        exit_signal: name of that signal, e.g. `SIGKILL`.
+        out_of_memory: the sandbox's kernel killed it, or a process that it started, because memory ran out.
     """
 
     def __init__(self, api: Api, sandbox_id: str, socket: Socket) -> None:
@@ -47,6 +49,9 @@ class Followed:
         self.missed = 0
         self.replayed = 0
         self.exit_code: int | None = None
+        self.exit_signal: str | None = None
+        self.out_of_memory = False
+        self.end: Exited | None = None
 
     def begin(self, first_message: str | None) -> Self:
         """Send the first message and read until the process has started, or has not.
@@ -88,7 +93,9 @@ class Followed:
             if isinstance(frame, Output):
                 return frame
             if isinstance(frame, Exited):
-                self.exit_code = frame.exit_code
+                self.end = frame
+                self.exit_code, self.exit_signal = frame.exit_code, frame.signal_name
+                self.out_of_memory = frame.out_of_memory
                 self._socket.close()
         return None
 
@@ -146,12 +153,25 @@ class ProcessStream(Followed):
         self._check_stdin()
         data = data.encode() if isinstance(data, str) else data
         for at in range(0, len(data), _INPUT_PIECE_B):
-            self._socket.send(data[at : at + _INPUT_PIECE_B])
+            if not self._sent(data[at : at + _INPUT_PIECE_B]):
+                return
 
     def close_stdin(self) -> None:
         """End its input."""
         self._check_stdin()
-        self._socket.send(message_of(type="close_stdin"))
+        self._sent(message_of(type="close_stdin"))
+
+    def _sent(self, message: str | bytes) -> bool:
+        """Send it, unless the platform has closed the stream as it does after the end of a process: read() tells how."""
+        if self.exit_code is not None:
+            return False
+        try:
+            self._socket.send(message)
+        except ConnectionFailedError:
+            if not self._socket.was_ended:
+                raise
+            return False
+        return True
 
     def _check_stdin(self) -> None:
         if not self._has_stdin:

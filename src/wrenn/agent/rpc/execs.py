@@ -1,0 +1,160 @@
+"""Commands that are run to their end: `POST /sandboxes/{id}/exec`; rules in docs/design/host-api.md.
+
+The answer is the messages of a process stream, each behind its length, written as the command writes: the agent holds no more
+of the output than one piece, and a control plane that has read enough leaves, which kills the command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from wrenn.agent.rpc.files import PREFIX
+from wrenn.agent.rpc.passages import Passage, Reach
+from wrenn.agent.rpc.sockets import Receive, Scope, Send
+from wrenn.agent.rpc.streams import command_of, message_of, opened
+from wrenn.base.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Forbidden,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    WrennError,
+)
+from wrenn.base.ids import SandboxId
+from wrenn.base.units import KIB
+from wrenn.guest import Event, Exited, Started, not_run
+from wrenn.protocol.host.streams import (
+    MESSAGE_HEAD,
+    MESSAGE_LIMIT_B,
+    STALL_LIMIT_S,
+    Kind,
+    StartProcess,
+    failure_message,
+    parse_opening,
+)
+
+_log = logging.getLogger(__name__)
+
+EXEC: Final = "/exec"
+_GRACE_S: Final = 5.0
+"""How much longer than the command's own deadline we wait for the guest to report it."""
+_PIECE_B: Final = 64 * KIB
+"""Shorter output waits for more, or for the end: a short command has one answer in one piece."""
+
+
+class Execs:
+    """ASGI application for the path above. The caller ends it when nobody waits for the answer any more."""
+
+    def __init__(self, sandboxes: Reach) -> None:
+        self._sandboxes = sandboxes
+
+    def serves(self, scope: Scope) -> bool:
+        """Whether a request is one of these."""
+        path = scope["path"]
+        return (
+            scope["type"] == "http"
+            and scope["method"] == "POST"
+            and path.startswith(PREFIX)
+            and path.endswith(EXEC)
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run one command. What goes wrong is the last message of an answer whose status is always 200."""
+        answer = _Answer(send)
+        try:
+            opening = await _opening(receive)
+            sandbox_id = SandboxId.parse(scope["path"].removeprefix(PREFIX).removesuffix(EXEC))
+            async with self._sandboxes.pass_through(sandbox_id) as passage:
+                await self._run(passage, opening, answer)
+        except WrennError as error:
+            await answer.add(failure_message(error))
+        except Exception:  # noqa: BLE001 - as in service.py
+            _log.exception("exec failed")
+            await answer.add(
+                failure_message(
+                    InternalError("The host could not carry out the call; its log has the reason.")
+                )
+            )
+        await answer.finish()
+
+    async def _run(self, passage: Passage, opening: StartProcess, answer: _Answer) -> None:
+        timeout_s = opening.timeout_ms / 1000
+        async with opened(passage.processes, opening) as process:
+            try:
+                async with asyncio.timeout(timeout_s + _GRACE_S):
+                    async for events in process.events():
+                        await answer.add_events(events)
+            except (NotFound, Forbidden) as error:
+                if process.pid:
+                    raise
+                said = not_run(command_of(opening), error)
+                await answer.add(bytes((Kind.STDERR,)) + said.stderr)
+                await answer.add_events([Exited(said.exit_code)])
+            except (TimeoutError, DeadlineExceeded) as error:
+                await process.kill_quietly()
+                raise DeadlineExceeded(
+                    f"The command did not end within {timeout_s:g} s and was killed."
+                ) from error
+            except (Cancelled, asyncio.CancelledError):
+                await asyncio.shield(process.kill_quietly())
+                raise
+
+
+class _Answer:
+    """The body, gathered into pieces."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._waiting = bytearray()
+        self._has_begun = False
+
+    async def add_events(self, events: list[Event]) -> None:
+        for event in events:
+            if not isinstance(event, Started):
+                await self.add(message_of(event))
+
+    async def add(self, message: bytes) -> None:
+        """Raises Cancelled: the other side takes nothing any more."""
+        self._waiting += MESSAGE_HEAD.pack(len(message)) + message
+        if len(self._waiting) >= _PIECE_B:
+            await self._begin([])
+            await self._write(more=True)
+
+    async def finish(self) -> None:
+        await self._begin([(b"content-length", str(len(self._waiting)).encode())])
+        await self._write(more=False)
+
+    async def _begin(self, headers: list[tuple[bytes, bytes]]) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            headers = [(b"content-type", b"application/octet-stream"), *headers]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def _write(self, *, more: bool) -> None:
+        body = bytes(self._waiting)
+        self._waiting.clear()
+        try:
+            async with asyncio.timeout(STALL_LIMIT_S):
+                await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        except TimeoutError as error:
+            raise Cancelled("The control plane does not read the answer.") from error
+
+
+async def _opening(receive: Receive) -> StartProcess:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Cancelled("The control plane broke the call off.")
+        body += message.get("body", b"")
+        if len(body) > MESSAGE_LIMIT_B:
+            raise InvalidRequest("The command is over-long.")
+        if not message.get("more_body"):
+            break
+    _, opening = parse_opening(bytes(body))
+    if not isinstance(opening, StartProcess) or opening.terminal is not None or not opening.timeout_ms:
+        raise InvalidRequest("The call does not begin with a command that has a time limit.")
+    return opening

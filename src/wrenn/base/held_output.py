@@ -1,0 +1,143 @@
+"""Output of commands that is held in memory until somebody takes it: counted, and bounded at each level.
+
+One `OutputBudget` a process. A greedy command, sandbox or team comes to its own share long before it takes another's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Literal, Self
+
+from wrenn.base.errors import RateLimited, TooLarge
+from wrenn.base.units import KIB, MIB
+
+OutputName = Literal["stdout", "stderr"]
+
+_RETRY_AFTER_S: Final = 5
+_CHUNK_B: Final = 64 * KIB
+
+
+@dataclass(frozen=True, slots=True)
+class OutputShares:
+    """Most bytes held at once: of one stream of a command, of one sandbox's commands, of one team's, and of all."""
+
+    stream_b: int = 16 * MIB
+    sandbox_b: int = 64 * MIB
+    team_b: int = 128 * MIB
+    process_b: int = 256 * MIB
+
+
+class OutputBudget:
+    """Counts what all `HeldOutput`s of this process hold."""
+
+    def __init__(self, shares: OutputShares) -> None:
+        self.shares = shares
+        self._held_b: Counter[tuple[str, str]] = Counter()
+
+    @property
+    def held_b(self) -> int:
+        """Bytes held now."""
+        return self._held_b["process", ""]
+
+    def take(self, owners: tuple[tuple[str, str], ...], length_b: int) -> None:
+        """Count `length_b` more for each of `owners`, or for none.
+
+        Raises:
+            RateLimited: one of them would come above its share.
+        """
+        limits = {
+            "sandbox": self.shares.sandbox_b,
+            "team": self.shares.team_b,
+            "process": self.shares.process_b,
+        }
+        for owner in owners:
+            limit_b = limits[owner[0]]
+            if self._held_b[owner] + length_b > limit_b:
+                raise RateLimited(
+                    f"{_WHOSE[owner[0]]} more than {limit_b // MIB} MiB of output at once, so this one was killed. "
+                    "Run fewer at a time, or write the output to a file and read that.",
+                    retry_after_s=_RETRY_AFTER_S,
+                )
+        for owner in owners:
+            self._held_b[owner] += length_b
+
+    def give_back(self, owners: tuple[tuple[str, str], ...], length_b: int) -> None:
+        """Count `length_b` less for each of `owners`."""
+        for owner in owners:
+            self._held_b[owner] -= length_b
+            assert self._held_b[owner] >= 0, "given back more than was taken"
+            if not self._held_b[owner]:
+                del self._held_b[owner]
+
+
+_WHOSE: Final = {
+    "sandbox": "The commands of this sandbox hold",
+    "team": "The commands of this team hold",
+    "process": "All commands together hold",
+}
+
+
+@dataclass(slots=True)
+class HeldOutput:
+    """What one command has written. A context manager: at its end the bytes are let go and are no longer counted."""
+
+    _budget: OutputBudget
+    _owners: tuple[tuple[str, str], ...]
+    _chunks: dict[OutputName, list[bytearray]] = field(
+        default_factory=lambda: {"stdout": list[bytearray](), "stderr": list[bytearray]()}
+    )
+    """Single bytes share a chunk: an object for each would take many times what is counted."""
+    _lengths: Counter[OutputName] = field(default_factory=Counter["OutputName"])
+
+    @classmethod
+    def of(cls, budget: OutputBudget, *, sandbox: str, team: str = "") -> Self:
+        """An empty one of a command of this sandbox, and of this team where that is known."""
+        owners = (("sandbox", sandbox), *([("team", team)] if team else []), ("process", ""))
+        return cls(budget, owners)
+
+    def add(self, name: OutputName, data: bytes) -> None:
+        """Hold this too.
+
+        Raises:
+            TooLarge: the stream is longer than a command's may be. RateLimited: another share is used up.
+        """
+        limit_b = self._budget.shares.stream_b
+        if self._lengths[name] + len(data) > limit_b:
+            raise TooLarge(
+                f"The command wrote more than {limit_b // MIB} MiB to {name} and was killed. "
+                "Redirect its output to a file and read that."
+            )
+        self._budget.take(self._owners, len(data))
+        self._lengths[name] += len(data)
+        chunks = self._chunks[name]
+        if chunks and len(chunks[-1]) < _CHUNK_B:
+            chunks[-1] += data
+        else:
+            chunks.append(bytearray(data))
+
+    def chunks(self, name: OutputName) -> Iterator[bytearray]:
+        """What a stream has, in its order."""
+        return iter(self._chunks[name])
+
+    @property
+    def length_b(self) -> int:
+        """Of both streams."""
+        return self._lengths.total()
+
+    def joined(self, name: OutputName) -> bytes:
+        """A stream as a whole: a copy that is not counted."""
+        return b"".join(self._chunks[name])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._budget.give_back(self._owners, self.length_b)
+        self._lengths.clear()
+        for chunks in self._chunks.values():
+            chunks.clear()

@@ -1,0 +1,104 @@
+"""Commands that are run to their end through their host's agent: `POST /sandboxes/{id}/exec` (docs/design/host-api.md)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import aiohttp
+
+from wrenn.base.errors import AgentFailure, DeadlineExceeded, Unavailable
+from wrenn.base.ids import SandboxId
+from wrenn.protocol.host.streams import (
+    MESSAGE_HEAD,
+    MESSAGE_LIMIT_B,
+    OUTPUTS,
+    Kind,
+    ProcessEnd,
+    StartProcess,
+    open_message,
+    parse_end,
+    parse_failure,
+)
+
+_ANSWER_MARGIN_S: Final = 10.0
+"""How much longer than the command's own limit the agent may take to kill it and say so."""
+_CONNECT_TIMEOUT_S: Final = 5.0
+_OLD_AGENT: Final = frozenset({400, 404, 405})
+
+
+class ExecNotKnown(AgentFailure):
+    """The agent is older than this call."""
+
+
+class HostSilent(DeadlineExceeded):
+    """The host did not even say that the command was killed."""
+
+
+class Execs:
+    """Commands of the sandboxes of one host."""
+
+    def __init__(self, address: str, session: aiohttp.ClientSession) -> None:
+        self._address = address
+        self._session = session
+
+    async def run(
+        self, sandbox_id: SandboxId, start: StartProcess, take: Callable[[Kind, bytes], None]
+    ) -> ProcessEnd:
+        """Run a command that has a time limit, and give what it writes to `take`.
+
+        When `take` raises, and after a cancellation, the command is killed.
+
+        Raises:
+            WrennError: what the agent said. DeadlineExceeded: the command was killed because its time was up.
+            HostSilent, Unavailable: the host does not answer. ExecNotKnown: its agent is an older one.
+        """
+        timeout_s = start.timeout_ms / 1000 + _ANSWER_MARGIN_S
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._run(sandbox_id, start, take)
+        except TimeoutError as error:
+            raise HostSilent(f"The host did not answer within {timeout_s:.0f} s.") from error
+        except asyncio.IncompleteReadError as error:
+            raise Unavailable("The host of this sandbox broke the call off.") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unavailable(
+                "The host of this sandbox does not answer now.", context={"cause": repr(error)}
+            ) from error
+
+    async def _run(
+        self, sandbox_id: SandboxId, start: StartProcess, take: Callable[[Kind, bytes], None]
+    ) -> ProcessEnd:
+        response = await self._session.post(
+            f"{self._address}/sandboxes/{sandbox_id}/exec",
+            data=open_message(str(sandbox_id), start)[1:],
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=None),
+            allow_redirects=False,
+        )
+        try:
+            if response.status in _OLD_AGENT:
+                raise ExecNotKnown("The host's agent does not know this call.")
+            if response.status != 200:
+                raise AgentFailure("The host refused the command.", context={"status": response.status})
+            while True:
+                message = await _message(response.content)
+                kind, payload = message[0], message[1:]
+                if kind in OUTPUTS:
+                    take(Kind(kind), payload)
+                elif kind == Kind.EXITED:
+                    # Behind the last message comes nothing, and a connection that has ended is used again.
+                    await response.content.read()
+                    return parse_end(payload)
+                elif kind == Kind.FAILED:
+                    await response.content.read()
+                    raise parse_failure(payload)
+        finally:
+            response.close()
+
+
+async def _message(content: aiohttp.StreamReader) -> bytes:
+    (length,) = MESSAGE_HEAD.unpack(await content.readexactly(MESSAGE_HEAD.size))
+    if not 0 < length <= MESSAGE_LIMIT_B:
+        raise AgentFailure("The host sent a message that cannot be read.")
+    return await content.readexactly(length)
