@@ -15,7 +15,6 @@ from wrenn.linux.namespaces import create_namespace, in_namespace, remove_namesp
 from wrenn.linux.netlink import (
     AddAddress,
     AddDefaultRoute,
-    AddHostRoute,
     AddVeth,
     BringUp,
     send_all,
@@ -24,9 +23,16 @@ from wrenn.linux.tap import create_tap, open_tap
 from wrenn.network import Block, Slot
 from wrenn.network.plan import GUEST_MAC, TAP_ADDRESS
 
-INTERNET = "198.51.100.1"
+INTERNET = "44.31.7.1"
+"""A public address behind the host's gateway. No packet of these tests leaves their namespaces."""
+GATEWAY = "198.51.100.1"
 HOST_UPLINK = "198.51.100.2"
+ON_LINK = "44.99.1.1"
+"""A public address of a machine that the host is directly connected to."""
+ON_LINK_UPLINK = "44.99.1.2"
 METADATA = "169.254.169.254"
+PRIVATE = ("10.20.0.1", "100.64.0.1", "172.31.255.1", "192.168.7.1", "198.18.0.1", "203.0.113.1", "192.0.2.1")
+"""Addresses of the operator's own network, behind the gateway too."""
 DEADLINE_S = 5.0
 REFUSED_WITHIN_S = 0.4
 """How long a packet that must not arrive is waited for: a hundred times what one that may needs."""
@@ -48,7 +54,7 @@ def private_host() -> Generator[None]:
 
 @asynccontextmanager
 async def internet(block: Block) -> AsyncGenerator[str]:
-    """A namespace behind the host's uplink, with a server address and a metadata address; yields its name."""
+    """A namespace behind the host's uplink, with the addresses above; yields its name."""
     name = f"wrenn-test-{block.index}-internet"
     await remove_namespace(name)
     await create_namespace(name)
@@ -58,14 +64,16 @@ async def internet(block: Block) -> AsyncGenerator[str]:
             [
                 BringUp("lo"),
                 BringUp("net0"),
-                AddAddress("net0", INTERNET, 24),
-                AddAddress("lo", METADATA, 32),
+                AddAddress("net0", GATEWAY, 24),
+                AddAddress("net0", ON_LINK, 24),
+                *(AddAddress("lo", address, 32) for address in (INTERNET, METADATA, *PRIVATE)),
             ],
             namespace=name,
         )
         # An uplink's address has global scope, which ours never have; masquerading asks for it.
-        await run(["ip", "address", "add", f"{HOST_UPLINK}/24", "dev", "up0"], timeout_s=DEADLINE_S)
-        await send_all([BringUp("lo"), BringUp("up0"), AddHostRoute("up0", METADATA, HOST_UPLINK)])
+        for address in (HOST_UPLINK, ON_LINK_UPLINK):
+            await run(["ip", "address", "add", f"{address}/24", "dev", "up0"], timeout_s=DEADLINE_S)
+        await send_all([BringUp("lo"), BringUp("up0"), AddDefaultRoute("up0", GATEWAY, HOST_UPLINK)])
         yield name
     finally:
         await remove_namespace(name)
@@ -171,6 +179,37 @@ async def is_reachable(namespace: str | None, address: str, port: int = 7000) ->
             return True
     except (OSError, TimeoutError):
         return False
+
+
+@asynccontextmanager
+async def udp_server(namespace: str | None, address: str, port: int) -> AsyncGenerator[None]:
+    """Sends every datagram back."""
+    loop = asyncio.get_running_loop()
+    listening = await socket_in(namespace, socket.SOCK_DGRAM)
+    listening.bind((address, port))
+
+    def echo() -> None:
+        data, sender = listening.recvfrom(1500)
+        listening.sendto(data, sender)
+
+    loop.add_reader(listening, echo)
+    try:
+        yield
+    finally:
+        loop.remove_reader(listening)
+        listening.close()
+
+
+async def is_answered_by_udp(namespace: str, address: str, port: int) -> bool:
+    """Whether a datagram from `namespace` is answered soon."""
+    with await socket_in(namespace, socket.SOCK_DGRAM) as client:
+        try:
+            async with asyncio.timeout(REFUSED_WITHIN_S):
+                await asyncio.get_running_loop().sock_connect(client, (address, port))
+                client.send(b"question")
+                return await asyncio.get_running_loop().sock_recv(client, 100) == b"question"
+        except (OSError, TimeoutError):
+            return False
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:

@@ -14,16 +14,22 @@ from pathlib import Path
 import pytest
 from network_kit import (
     DEADLINE_S,
+    GATEWAY,
     HOST_UPLINK,
     INTERNET,
     METADATA,
+    ON_LINK,
+    PRIVATE,
+    REFUSED_WITHIN_S,
     connection,
     guest,
     internet,
+    is_answered_by_udp,
     is_reachable,
     private_host,
     server,
     socket_in,
+    udp_server,
 )
 
 from wrenn.linux.command import run
@@ -33,6 +39,7 @@ from wrenn.linux.nft import apply_batch
 from wrenn.network import (
     Block,
     EgressPolicy,
+    HostReach,
     Slot,
     Slots,
     claim_block,
@@ -40,7 +47,8 @@ from wrenn.network import (
     release_block,
     remove_everything,
 )
-from wrenn.network.sweep import ensure_root_table
+from wrenn.network.firewall import root_table_removal, slot_table
+from wrenn.network.root_firewall import RootFirewall
 
 pytestmark = pytest.mark.root
 
@@ -59,14 +67,20 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncGenerator[World]:
+def reach() -> HostReach:
+    """The operator's settings; tests replace them by parametrisation."""
+    return HostReach()
+
+
+@pytest.fixture
+async def world(tmp_path: Path, reach: HostReach) -> AsyncGenerator[World]:
     block = claim_block(tmp_path)
     try:
         with private_host():
             async with AsyncExitStack() as stack:
                 stack.push_async_callback(remove_everything, block)
                 outside = await stack.enter_async_context(internet(block))
-                slots = Slots(block, vmm_uid=0, vmm_gid=0, ready_target=0)
+                slots = Slots(block, vmm_uid=0, vmm_gid=0, ready_target=0, reach=reach)
                 await slots.start({})
                 stack.push_async_callback(slots.close)
                 ours, theirs = await slots.acquire("ours"), await slots.acquire("theirs")
@@ -113,8 +127,10 @@ async def test_sandboxes_stay_apart_when_the_host_has_lost_its_rules(world: Worl
         assert await is_reachable(world.guest, INTERNET)
         assert not await is_reachable(world.guest, world.theirs.address)
         assert not await is_reachable(world.guest, METADATA)
-        assert await ensure_root_table(world.block)
-        assert not await ensure_root_table(world.block)
+        assert not await is_reachable(world.guest, PRIVATE[0])
+        firewall = RootFirewall(world.block, HostReach())
+        assert await firewall.ensure() == "gone"
+        assert await firewall.ensure() is None
         assert await is_reachable(world.guest, INTERNET)
 
 
@@ -127,7 +143,7 @@ async def test_the_root_table_alone_protects_too(world: World):
     await apply_batch([{"add": loose}, {"add": {"rule": accept}}], namespace=world.ours.namespace)
     async with server(world.internet), server(None), server(world.other_guest):
         assert await is_reachable(world.guest, INTERNET)
-        for destination in (METADATA, HOST_UPLINK, "169.254.1.1", world.theirs.address):
+        for destination in (METADATA, HOST_UPLINK, "169.254.1.1", world.theirs.address, *PRIVATE, ON_LINK):
             assert not await is_reachable(world.guest, destination)
 
 
@@ -214,12 +230,125 @@ async def test_nothing_leaves_by_ipv6(world: World):
     assert await in_namespace(world.ours.namespace, disabled.read_text) == "1\n"
 
 
+async def test_either_table_drops_ipv6_where_the_kernel_would_forward_it(world: World):
+    host_link = world.block.host_link(world.ours.index)
+    await in_namespace(
+        world.ours.namespace,
+        partial(set_sysctls, {"ipv6/conf/all/disable_ipv6": "0", "ipv6/conf/all/forwarding": "1"}),
+    )
+    await in_namespace(None, partial(set_sysctls, {f"ipv6/conf/{host_link}/disable_ipv6": "0"}))
+    for namespace, *words in [
+        (world.ours.namespace, "address", "add", "fd00:1::1/64", "dev", "tap0", "nodad"),
+        (world.ours.namespace, "address", "add", "fd00:2::2/64", "dev", "eth0", "nodad"),
+        (world.guest, "address", "add", "fd00:1::2/64", "dev", "eth0", "nodad"),
+        (world.guest, "route", "add", "default", "via", "fd00:1::1"),
+    ]:
+        await run(["ip", "-netns", namespace, "-6", *words], timeout_s=DEADLINE_S)
+    await run(["ip", "-6", "address", "add", "fd00:2::1/64", "dev", host_link, "nodad"], timeout_s=DEADLINE_S)
+    await run(["ip", "-6", "route", "add", "fd00:1::/64", "via", "fd00:2::2"], timeout_s=DEADLINE_S)
+    slot_rules = slot_table(world.block.address(world.ours.index), EgressPolicy(), HostReach())
+    no_slot_rules = [{"delete": {"table": {"family": "inet", "name": "wrenn"}}}]
+    root_rules = RootFirewall(world.block, HostReach())
+
+    async def is_answered(within_s: float = REFUSED_WITHIN_S) -> bool:
+        make = partial(socket.socket, socket.AF_INET6, socket.SOCK_STREAM)
+        with await in_namespace(world.guest, make) as client:
+            client.setblocking(False)
+            try:
+                async with asyncio.timeout(within_s):
+                    await asyncio.get_running_loop().sock_connect(client, ("fd00:2::1", 7000))
+                    return True
+            except (OSError, TimeoutError):
+                return False
+
+    with await in_namespace(None, partial(socket.socket, socket.AF_INET6, socket.SOCK_STREAM)) as listening:
+        listening.bind(("fd00:2::1", 7000))
+        listening.listen()
+        await apply_batch(root_table_removal(world.block))
+        await apply_batch(no_slot_rules, namespace=world.ours.namespace)
+        # Finding the first neighbours takes its time.
+        assert await is_answered(DEADLINE_S), "without rules the way is open"
+        await root_rules.install()
+        assert not await is_answered(), "the host's table alone"
+        await apply_batch(root_table_removal(world.block))
+        assert await is_answered(), "the way is open again"
+        await apply_batch(slot_rules, namespace=world.ours.namespace)
+        assert not await is_answered(), "the slot's table alone"
+
+
+@pytest.mark.parametrize("policy", [EgressPolicy(), EgressPolicy.parse(allow=["0.0.0.0/0"])])
+async def test_private_networks_are_out_of_reach_by_default_whatever_a_sandbox_allows_itself(
+    world: World, policy: EgressPolicy
+):
+    await world.slots.set_egress(world.ours.index, policy)
+    async with server(world.internet):
+        assert await is_reachable(world.guest, INTERNET)
+        for destination in (*PRIVATE, GATEWAY, ON_LINK):
+            assert await is_reachable(None, destination)
+            assert not await is_reachable(world.guest, destination), destination
+
+
+@pytest.mark.parametrize(
+    "reach", [HostReach.parse(name_servers="", allowed="10.20.0.0/24, 192.168.7.1,44.99.1.0/24")]
+)
+async def test_the_operator_opens_named_ranges_and_no_others(world: World):
+    async with server(world.internet):
+        for destination in ("10.20.0.1", "192.168.7.1", ON_LINK):
+            assert await is_reachable(world.guest, destination), destination
+        for destination in ("172.31.255.1", "198.18.0.1", GATEWAY):
+            assert not await is_reachable(world.guest, destination), destination
+        # What is open to all is still each sandbox's to close.
+        await world.slots.set_egress(world.ours.index, EgressPolicy.parse(deny=["10.0.0.0/8"]))
+        assert not await is_reachable(world.guest, "10.20.0.1")
+        assert await is_reachable(world.guest, "192.168.7.1")
+
+
+@pytest.mark.parametrize("reach", [HostReach.parse(name_servers="", allowed="0.0.0.0/0")])
+async def test_protected_destinations_stay_out_of_reach_when_everybody_allows_them(world: World):
+    await world.slots.set_egress(
+        world.ours.index, EgressPolicy.parse(allow=["0.0.0.0/0", METADATA, "10.11.0.0/16"])
+    )
+    async with server(world.internet), server(None), server(world.other_guest):
+        assert await is_reachable(world.guest, PRIVATE[0])
+        for destination in (METADATA, HOST_UPLINK, "169.254.1.1", world.theirs.address):
+            assert not await is_reachable(world.guest, destination), destination
+
+
+@pytest.mark.parametrize(
+    "reach", [HostReach.parse(name_servers=f"10.20.0.1,{METADATA},{HOST_UPLINK}", allowed="")]
+)
+@pytest.mark.parametrize("policy", [EgressPolicy(), EgressPolicy(allow_internet=False)])
+async def test_name_servers_are_reachable_on_port_53_only(world: World, policy: EgressPolicy):
+    await world.slots.set_egress(world.ours.index, policy)
+    for home, address in ((world.internet, "10.20.0.1"), (world.internet, METADATA), (None, HOST_UPLINK)):
+        async with server(home, address), server(home, address, 53), udp_server(home, address, 53):
+            assert await is_reachable(world.guest, address, 53), address
+            assert await is_answered_by_udp(world.guest, address, 53), address
+            assert not await is_reachable(world.guest, address, 7000), address
+    async with server(world.internet, "192.168.7.1", 53):
+        assert not await is_reachable(world.guest, "192.168.7.1", 53)
+
+
+async def test_a_network_that_the_host_joins_later_is_out_of_reach(world: World):
+    joined = "44.77.1.1"
+    await send_all([AddAddress("net0", joined, 24)], namespace=world.internet)
+    async with server(world.internet):
+        assert await is_reachable(world.guest, joined)
+        firewall = RootFirewall(world.block, HostReach())
+        await firewall.install()
+        await run(["ip", "address", "add", "44.77.1.2/24", "dev", "up0"], timeout_s=DEADLINE_S)
+        assert await firewall.ensure() == "host networks changed"
+        assert await firewall.ensure() is None
+        assert await is_reachable(None, joined)
+        assert not await is_reachable(world.guest, joined)
+
+
 async def test_a_stricter_policy_ends_what_is_open_and_spares_the_host(world: World):
     async with server(world.internet), server(world.guest), connection(world.guest, INTERNET) as (_, echo):
         assert await echo("before") == "before"
-        await world.slots.set_egress(world.ours.index, EgressPolicy.deny_all())
+        await world.slots.set_egress(world.ours.index, EgressPolicy(allow_internet=False))
         with pytest.raises((OSError, TimeoutError)):
-            async with asyncio.timeout(0.4):
+            async with asyncio.timeout(REFUSED_WITHIN_S):
                 await echo("after")
         assert not await is_reachable(world.guest, INTERNET)
         assert await is_reachable(None, world.ours.address)
@@ -228,15 +357,17 @@ async def test_a_stricter_policy_ends_what_is_open_and_spares_the_host(world: Wo
 @pytest.mark.parametrize(
     ("policy", "reachable"),
     [
-        (EgressPolicy.allow_all(), True),
-        (EgressPolicy.allow_only([INTERNET]), True),
-        (EgressPolicy.allow_only(["203.0.113.0/24"]), False),
-        (EgressPolicy.deny(["198.51.100.0/24"]), False),
-        (EgressPolicy.deny(["203.0.113.0/24"]), True),
+        (EgressPolicy(), True),
+        (EgressPolicy.parse(allow_internet=False, allow=[INTERNET]), True),
+        (EgressPolicy.parse(allow_internet=False, allow=["45.0.0.0/8"]), False),
+        (EgressPolicy.parse(deny=["44.0.0.0/8"]), False),
+        (EgressPolicy.parse(deny=["45.0.0.0/8"]), True),
+        (EgressPolicy.parse(allow=[INTERNET], deny=["0.0.0.0/0"]), True),
+        (EgressPolicy.parse(allow=["44.0.0.0/8"], deny=[INTERNET]), True),
     ],
 )
 async def test_lists_decide_what_a_guest_reaches(world: World, policy: EgressPolicy, reachable: bool):
-    await world.slots.set_egress(world.ours.index, EgressPolicy.deny_all())
+    await world.slots.set_egress(world.ours.index, EgressPolicy(allow_internet=False))
     await world.slots.set_egress(world.ours.index, policy)
     async with server(world.internet):
         assert await is_reachable(world.guest, INTERNET) == reachable

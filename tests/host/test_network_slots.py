@@ -245,7 +245,7 @@ async def test_what_does_not_exist_is_refused(block: Block):
     with pytest.raises(KernelError):
         await create_namespace(block.namespace(1))
     with pytest.raises(NotFound):
-        await slots_of(block).set_egress(1, EgressPolicy.deny_all())
+        await slots_of(block).set_egress(1, EgressPolicy(allow_internet=False))
 
 
 async def test_fifty_slots_leak_no_descriptor_no_thread_and_do_not_move_the_event_loop(block: Block):

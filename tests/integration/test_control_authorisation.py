@@ -117,6 +117,7 @@ TABLE: Final[dict[str, Row]] = {
     "POST " + SANDBOX + "/pause": in_sandbox(),
     "POST " + SANDBOX + "/resume": in_sandbox(),
     "POST " + SANDBOX + "/fork": in_sandbox({}),
+    "PATCH " + SANDBOX + "/network": in_sandbox({}),
     "PATCH " + SANDBOX + "/timeout": in_sandbox({}),
     "POST " + SANDBOX + "/exec": in_sandbox({"cmd": "true"}),
     "GET " + SANDBOX + "/processes": in_sandbox(sees=True),

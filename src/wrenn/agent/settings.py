@@ -24,6 +24,7 @@ class Settings:
         ready_slots: network slots prepared ahead of need.
         disk_reserve_b: below this much free disk no sandbox is created, so that those that run can go on writing.
         guest_dns: name servers of the guests.
+        private_networks: private networks that guests may reach, separated by commas.
         faults: fault points to arm (tests only).
     """
 
@@ -34,6 +35,7 @@ class Settings:
     ready_slots: int
     disk_reserve_b: int
     guest_dns: str
+    private_networks: str
     faults: str
 
     @property
@@ -54,5 +56,6 @@ class Settings:
             ready_slots=int(environment.get("WRENN_READY_SLOTS", "4")),
             disk_reserve_b=int(environment.get("WRENN_DISK_RESERVE_MB", "1024")) * MIB,
             guest_dns=environment.get("WRENN_GUEST_DNS", "8.8.8.8,8.8.4.4"),
+            private_networks=environment.get("WRENN_GUEST_PRIVATE_NETWORKS", ""),
             faults=environment.get("WRENN_FAULTS", ""),
         )

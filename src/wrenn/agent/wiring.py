@@ -22,6 +22,7 @@ from wrenn.agent.sandboxes.launch import Launch
 from wrenn.agent.sandboxes.pause import Pause
 from wrenn.agent.sandboxes.resume import Resume
 from wrenn.agent.sandboxes.save import Saver
+from wrenn.agent.sandboxes.set_network import SetNetwork
 from wrenn.agent.sandboxes.snapshot import TakeSnapshot
 from wrenn.agent.sandboxes.tear_down import TearDown
 from wrenn.agent.settings import Settings
@@ -29,7 +30,7 @@ from wrenn.agent.tokens import Tokens
 from wrenn.base.clock import SystemClock
 from wrenn.base.errors import Conflict, InvalidRequest, InvalidState
 from wrenn.linux.cgroups import available_controllers
-from wrenn.network import SLOT_LIMIT, Slots, claim_block
+from wrenn.network import SLOT_LIMIT, HostReach, Slots, claim_block
 from wrenn.storage.images import load_images
 from wrenn.vm.qemu import QemuDriver, choose_accelerator, qemu_version
 
@@ -84,7 +85,8 @@ async def _built(settings: Settings, layout: Layout) -> AsyncGenerator[Agent]:
     await driver.prepare()
     tokens = Tokens.load(layout.secret)
     # The tap is opened by root and inherited, so it needs no owner.
-    slots = Slots(layout.block, vmm_uid=0, vmm_gid=0, ready_target=settings.ready_slots)
+    reach = HostReach.parse(name_servers=settings.guest_dns, allowed=settings.private_networks)
+    slots = Slots(layout.block, vmm_uid=0, vmm_gid=0, ready_target=settings.ready_slots, reach=reach)
     agent_version = version("wrenn")
     for folder in (layout.sandboxes, layout.bases, layout.snapshots, layout.layers):
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -111,6 +113,7 @@ async def _built(settings: Settings, layout: Layout) -> AsyncGenerator[Agent]:
         pause=Pause(layout, slots, saver),
         resume=Resume(layout, driver, launch, clock),
         snapshot=TakeSnapshot(layout, saver, clock),
+        set_network=SetNetwork(slots),
         tear_down=TearDown(layout, slots),
     )
     sandboxes = Sandboxes(verbs=verbs, disk_reserve_b=settings.disk_reserve_b)

@@ -21,6 +21,7 @@ from wrenn.cli import (
     login,
     logs,
     look,
+    network,
     port,
     programs,
     run,
@@ -70,6 +71,7 @@ app.command("pause")(lifecycle.pause)
 app.command("resume")(lifecycle.resume)
 app.command("fork")(lifecycle.fork)
 app.command("timeout")(lifecycle.timeout)
+app.command("network")(network.network)
 app.command("snapshot")(templates.snapshot)
 app.add_typer(templates.app, name="templates")
 app.command("audit")(audit.audit)

@@ -9,12 +9,17 @@ import typer
 
 from wrenn.cli.each import do_each
 from wrenn.cli.lifecycle import IdleOption, LifetimeOption, OnExpiryOption
+from wrenn.cli.network import AllowOption, DenyOption, policy_of
 from wrenn.cli.output import JsonOption, age, print_json, print_table, until
 from wrenn.cli.settings import use_credentials
 
 if TYPE_CHECKING:
     from wrenn.sdk import SandboxInfo
 
+LabelOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", "-l", metavar="K=V", help="An entry of its metadata. Repeatable."),
+]
 EnvOption = Annotated[
     list[str] | None, typer.Option("--env", "-e", metavar="K=V", help="Set a variable. Repeatable.")
 ]
@@ -38,6 +43,13 @@ def create(
         list[int] | None,
         typer.Option(metavar="PORT", min=1, max=65535, help="Anybody may visit this port. Repeatable."),
     ] = None,
+    no_internet: Annotated[
+        bool, typer.Option("--no-internet", help="It may reach nothing but what --allow names.")
+    ] = False,
+    allow: AllowOption = None,
+    deny: DenyOption = None,
+    name: Annotated[str | None, typer.Option(help="Name for people; need not be unique.")] = None,
+    label: LabelOption = None,
     json: JsonOption = False,
 ) -> None:
     """Create a sandbox and print its id."""
@@ -54,6 +66,9 @@ def create(
         auto_resume=auto_resume or None,
         envs=variables(env),
         public_ports=public_port,
+        network=policy_of(internet=not no_internet, allow=allow, deny=deny),
+        name=name,
+        metadata=variables(label, option="--label"),
     )
     if json:
         print_json(sandbox.info())
@@ -62,18 +77,29 @@ def create(
     sandbox.close()
 
 
-def list_(*, json: JsonOption = False) -> None:
+def list_(
+    *,
+    name: Annotated[str | None, typer.Option(help="Only of this name; * stands for any text.")] = None,
+    label: LabelOption = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="Only in this state, e.g. paused. Repeatable.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
     """List the sandboxes that have not ended, running and paused."""
     from wrenn.sdk import Sandbox
 
     use_credentials()
-    found = Sandbox.list()
+    found = Sandbox.list(name=name, metadata=variables(label, option="--label"), state=state or None)
     if json:
         print_json(found)
         return
     columns = ["ID", "STATUS", "TEMPLATE", "SIZE", "AGE"]
     rows = [[s.id, s.status, s.template, _size(s), age(s.created_at)] for s in found]
     ends = [_end(s) for s in found]
+    if any(s.name for s in found):
+        columns.insert(1, "NAME")
+        rows = [[row[0], s.name or "", *row[1:]] for row, s in zip(rows, found, strict=True)]
     # Most have none, and with it the table just fits 80 columns.
     if any(ends):
         columns.append("LIFETIME")
@@ -111,10 +137,10 @@ def rm(
     do_each(ids, act, done="removed", json=json)
 
 
-def variables(pairs: list[str] | None) -> dict[str, str]:
-    """The variables of repeated `--env K=V`."""
+def variables(pairs: list[str] | None, *, option: str = "--env") -> dict[str, str]:
+    """The values by name of a repeated option such as `--env K=V`."""
     split = [pair.partition("=") for pair in pairs or []]
     for name, equals, _ in split:
         if not name or not equals:
-            raise typer.BadParameter("--env wants NAME=VALUE.")
+            raise typer.BadParameter(f"{option} wants NAME=VALUE.")
     return {name: value for name, _, value in split}

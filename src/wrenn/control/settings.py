@@ -6,11 +6,13 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 from wrenn.base.errors import InvalidRequest
+from wrenn.base.networks import parse_networks
 from wrenn.control.accounts import AccountSettings
 from wrenn.control.http.buckets import Rate
 from wrenn.control.http.rate_limits import RateSettings
@@ -35,6 +37,7 @@ class Settings:
         listen_host, listen_port: where the API is served.
         agent_url: the local host's agent.
         max_vcpus, min_memory_mb, max_memory_mb: limits of one sandbox.
+        private_networks: parts of private networks that the hosts let sandboxes reach; the agents have the same setting.
         memory_overcommit, disk_overcommit: how often a host's memory and disk may be promised.
         start_timeout_s: longest for a sandbox to run (the first of a template boots it), to be paused or resumed, and for a
             snapshot to be taken.
@@ -62,6 +65,7 @@ class Settings:
     max_vcpus: int
     min_memory_mb: int
     max_memory_mb: int
+    private_networks: tuple[IPv4Network, ...]
     memory_overcommit: float
     disk_overcommit: float
     start_timeout_s: float
@@ -97,6 +101,7 @@ class Settings:
             max_vcpus=_number(environment, "WRENN_MAX_VCPUS", 8, int),
             min_memory_mb=_number(environment, "WRENN_MIN_MEMORY_MB", 128, int),
             max_memory_mb=_number(environment, "WRENN_MAX_MEMORY_MB", 8192, int),
+            private_networks=_networks(environment, "WRENN_GUEST_PRIVATE_NETWORKS"),
             memory_overcommit=_number(environment, "WRENN_MEMORY_OVERCOMMIT", 4.0, float),
             disk_overcommit=_number(environment, "WRENN_DISK_OVERCOMMIT", 20.0, float),
             start_timeout_s=_number(environment, "WRENN_START_TIMEOUT_S", 120.0, float),
@@ -142,6 +147,14 @@ def _number(
     if least is None and not value > 0:  # type: ignore[operator]
         raise InvalidRequest(f"{name} must be above 0, not {text!r}.")
     return value
+
+
+def _networks(environment: Mapping[str, str], name: str) -> tuple[IPv4Network, ...]:
+    entries = (entry.strip() for entry in environment.get(name, "").split(","))
+    try:
+        return parse_networks(entry for entry in entries if entry)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{name}: {error.message}") from error
 
 
 def _quotas(environment: Mapping[str, str]) -> Limits:

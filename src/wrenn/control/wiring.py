@@ -58,6 +58,8 @@ from wrenn.control.sandboxes import (
     Forks,
     Lifecycle,
     Lookup,
+    NetworkRules,
+    Networks,
     Patience,
     Reconciler,
     ReconcilerSettings,
@@ -209,6 +211,7 @@ def _build(
     patience = Patience(
         start_s=settings.start_timeout_s, change_s=settings.start_retry_s + settings.start_timeout_s
     )
+    network_rules = NetworkRules(settings.private_networks)
     creation = Creation(
         database=database,
         hints=hints,
@@ -217,6 +220,7 @@ def _build(
         reconciler=reconciler,
         room=room,
         limits=SandboxLimits(settings.max_vcpus, settings.min_memory_mb, settings.max_memory_mb),
+        network_rules=network_rules,
         patience=patience,
     )
     lifecycle = Lifecycle(
@@ -229,6 +233,7 @@ def _build(
         room=room,
         patience=patience,
     )
+    networks = Networks(database=database, hints=hints, clients=clients, lookup=lookup, rules=network_rules)
     forks = Forks(
         database=database,
         hints=hints,
@@ -303,6 +308,7 @@ def _build(
         "creation": creation,
         "lifecycle": lifecycle,
         "forks": forks,
+        "networks": networks,
         "targets": targets,
         "commands": Commands(targets, OutputBudget(OutputShares())),
         "files": Files(targets),

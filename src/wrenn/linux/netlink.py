@@ -12,6 +12,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import IPv4Network
 from typing import Any, Final, Protocol
 
 from pyroute2 import AsyncIPRoute
@@ -20,6 +21,9 @@ from pyroute2.netlink.exceptions import NetlinkError
 from wrenn.linux.namespaces import KernelError, in_namespace, namespace_path
 
 _SCOPE_LINK: Final = 253
+_MAIN_TABLE: Final = 254
+_UNICAST: Final = 1
+_SHORTEST_ON_LINK: Final = 2
 
 
 class Request(Protocol):
@@ -153,6 +157,35 @@ async def send_all(requests: Sequence[Request], *, namespace: str | None = None)
 def link_names() -> list[str]:
     """Names of the links in the calling thread's namespace."""
     return [name for _, name in socket.if_nameindex()]
+
+
+def on_link_networks() -> list[IPv4Network]:
+    """The networks that the calling thread's namespace reaches without a gateway, by its main routing table.
+
+    Not those that cover half of all addresses or more: such a route, e.g. into a tunnel, is the way out and no network.
+    """
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        return runner.run(_on_link_networks())
+
+
+async def _on_link_networks() -> list[IPv4Network]:
+    found: list[IPv4Network] = []
+    try:
+        async with AsyncIPRoute(groups=0) as opened:
+            route: Any = opened  # its methods have no types
+            async for entry in await route.route("dump", family=socket.AF_INET, table=_MAIN_TABLE):
+                length = entry["dst_len"]
+                if (
+                    entry["scope"] == _SCOPE_LINK
+                    and entry["type"] == _UNICAST
+                    and length >= _SHORTEST_ON_LINK
+                ):
+                    found.append(IPv4Network((entry.get("dst"), length)))
+    except (OSError, NetlinkError) as error:
+        raise KernelError(
+            "The kernel did not tell the host's routes.", context={"reason": str(error)}
+        ) from error
+    return found
 
 
 def _run_loop(requests: Sequence[Request]) -> None:

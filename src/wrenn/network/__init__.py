@@ -11,6 +11,7 @@ from wrenn.network.block import (
     vanished_blocks,
 )
 from wrenn.network.policy import EgressPolicy
+from wrenn.network.reach import HostReach
 from wrenn.network.slots import Slot, Slots
 from wrenn.network.sweep import leftovers, remove_everything, remove_leftovers
 
@@ -18,6 +19,7 @@ __all__ = [
     "SLOT_LIMIT",
     "Block",
     "EgressPolicy",
+    "HostReach",
     "Slot",
     "Slots",
     "claim_block",

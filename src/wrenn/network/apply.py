@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
+from ipaddress import IPv4Network
 
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
@@ -13,6 +15,7 @@ from wrenn.linux.tap import create_tap
 from wrenn.network.block import Block
 from wrenn.network.firewall import TAP, root_table
 from wrenn.network.plan import FORWARDING, SlotPlan
+from wrenn.network.reach import HostReach
 
 
 async def bring_up(plan: SlotPlan) -> None:
@@ -52,10 +55,12 @@ async def remove_slot(namespace: str, host_link: str) -> None:
     await remove_namespace(namespace)
 
 
-async def install_root_table(block: Block) -> dict[str, str]:
+async def install_root_table(
+    block: Block, reach: HostReach, on_link: Iterable[IPv4Network]
+) -> dict[str, str]:
     """Put the block's table in place, or replace it in one step, and let the machine forward IPv4.
 
     Returns the old values of the kernel settings that this changed.
     """
-    await apply_batch(root_table(block))
+    await apply_batch(root_table(block, reach, on_link))
     return await in_namespace(None, partial(set_sysctls, FORWARDING))

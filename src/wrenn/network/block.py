@@ -17,13 +17,11 @@ from pathlib import Path
 from typing import Final
 
 from wrenn.base.errors import InvalidRequest, NoCapacity
+from wrenn.base.networks import ALL_SLOTS
 
 BLOCK_COUNT: Final = 16
 SLOT_LIMIT: Final = 4094
 """Slots 1…4094 of a block: its first and last address stay free, as in any /20."""
-
-ALL_SLOTS: Final = IPv4Network("10.11.0.0/16")
-"""The slot addresses of all installations on the machine."""
 
 _BLOCK_SIZE: Final = ALL_SLOTS.num_addresses // BLOCK_COUNT
 _RUN_DIR: Final = Path("/run/wrenn")

@@ -1,18 +1,21 @@
 """The nft rules, as values: one table in each slot's namespace, one in the root namespace. Nothing here acts.
 
-The two overlap on purpose. If somebody flushes the root table, the slot's own still keeps a sandbox from other sandboxes and
-from metadata services, and the slot takes no connection that does not come from its host.
+The two overlap on purpose. If somebody flushes the root table, the slot's own still keeps a sandbox from other sandboxes,
+metadata services and private networks, and the slot takes no connection that does not come from its host. Only the root table
+knows the host's own addresses and the networks that the host is directly connected to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from typing import Final
 
+from wrenn.base.networks import ALL_SLOTS, PROTECTED_NETWORKS
 from wrenn.linux.nft import NftCommand
-from wrenn.network.block import ALL_SLOTS, Block
-from wrenn.network.policy import EgressMode, EgressPolicy
+from wrenn.network.block import Block
+from wrenn.network.policy import EgressPolicy
+from wrenn.network.reach import HostReach
 
 GUEST: Final = "169.254.0.21"
 HOST_GATEWAY: Final = "169.254.1.1"
@@ -22,20 +25,10 @@ TAP: Final = "tap0"
 UPLINK: Final = "eth0"
 SLOT_TABLE: Final = "wrenn"
 
-PROTECTED: Final = (
-    IPv4Network("0.0.0.0/8"),
-    ALL_SLOTS,
-    IPv4Network("100.100.100.200/32"),  # metadata: Alibaba
-    IPv4Network("127.0.0.0/8"),
-    IPv4Network("168.63.129.16/32"),  # metadata: Azure
-    IPv4Network("169.254.0.0/16"),  # metadata of most clouds, and the link-local addresses of our slots
-    IPv4Network("192.0.0.192/32"),  # metadata: Oracle
-    IPv4Network("224.0.0.0/3"),  # multicast, reserved, broadcast
-)
-"""Never reachable from a sandbox, whatever its policy."""
-
 CONNECTION_LIMIT: Final = 10_000
 """Connections a sandbox may have open: the kernel's table is shared by all, 262144 entries by default."""
+
+_DNS_PORT: Final = 53
 
 _Statement = dict[str, object]
 _ACCEPT: Final[_Statement] = {"accept": None}
@@ -44,7 +37,7 @@ _COUNTER: Final[_Statement] = {"counter": None}
 _REJECT: Final[_Statement] = {"reject": {"type": "icmpx", "expr": "admin-prohibited"}}
 
 
-def slot_table(address: IPv4Address, policy: EgressPolicy) -> list[NftCommand]:
+def slot_table(address: IPv4Address, policy: EgressPolicy, reach: HostReach) -> list[NftCommand]:
     """Everything inside the namespace of the slot at `address`, replacing what was there."""
     from_guest, to_uplink = _meta("iifname", TAP), _meta("oifname", UPLINK)
     from_uplink, to_guest = _meta("iifname", UPLINK), _meta("oifname", TAP)
@@ -78,21 +71,25 @@ def slot_table(address: IPv4Address, policy: EgressPolicy) -> list[NftCommand]:
         table.rule("forward", from_guest, to_uplink, original, {"goto": {"target": "egress"}}),
         table.rule("forward", from_uplink, to_guest, reply, _ACCEPT),
         table.rule("forward", from_uplink, to_guest, _ip("saddr", "==", HOST_GATEWAY), _ACCEPT),
-        *_egress_rules(policy),
+        *_egress_rules(policy, reach),
     ]
 
 
-def egress_change(policy: EgressPolicy) -> list[NftCommand]:
+def egress_change(policy: EgressPolicy, reach: HostReach) -> list[NftCommand]:
     """Put `policy` in force in a slot that has `slot_table`."""
     table = _Table(SLOT_TABLE)
-    return [{"flush": {"chain": table.name_chain("egress")}}, *_egress_rules(policy)]
+    return [{"flush": {"chain": table.name_chain("egress")}}, *_egress_rules(policy, reach)]
 
 
-def root_table(block: Block) -> list[NftCommand]:
-    """The block's table in the root namespace, replacing what was there; connections that are open stay open."""
+def root_table(block: Block, reach: HostReach, on_link: Iterable[IPv4Network]) -> list[NftCommand]:
+    """The block's table in the root namespace, replacing what was there; connections that are open stay open.
+
+    `on_link`: the networks that the host is directly connected to.
+    """
     any_slot = block.host_link_prefix + "*"
     from_slot, to_slot = _meta("iifname", any_slot), _meta("oifname", any_slot)
     reply = _ct("direction", "reply")
+    name_servers = _to_name_servers(reach)
     table = _Table(block.table)
     return [
         *table.fresh(),
@@ -104,11 +101,16 @@ def root_table(block: Block) -> list[NftCommand]:
         table.rule("from_slot", _ct_state("invalid"), _COUNTER, _DROP),
         table.rule("from_slot", _ip("saddr", "!=", _networks([block.subnet])), _COUNTER, _DROP),
         table.rule("from_slot", reply, _ACCEPT),
-        table.rule("from_slot", _ip("daddr", "==", _networks(PROTECTED)), _COUNTER, _DROP),
+        table.rule("from_slot", _ip("daddr", "==", _networks([ALL_SLOTS])), _COUNTER, _DROP),
+        *(table.rule("from_slot", *match, _COUNTER, _ACCEPT) for match in name_servers),
+        table.rule("from_slot", _ip("daddr", "==", _networks(PROTECTED_NETWORKS)), _COUNTER, _DROP),
         table.rule("from_slot", _match("!=", _fib_type(), "unicast"), _COUNTER, _DROP),
+        *(table.rule("from_slot", *match, _COUNTER, _DROP) for match in _to(reach.blocked(on_link))),
         table.rule("from_slot", _COUNTER, _ACCEPT),
         table.base_chain("input", "filter", "input", 0),
         table.rule("input", from_slot, reply, _ACCEPT),
+        # A name server may be an address of the host.
+        *(table.rule("input", from_slot, *match, _ACCEPT) for match in name_servers),
         table.rule("input", from_slot, _COUNTER, _DROP),
         table.base_chain("forward", "filter", "forward", 0),
         table.rule("forward", from_slot, *_clamp_segments()),
@@ -131,16 +133,21 @@ def root_table_removal(block: Block) -> list[NftCommand]:
     return [{"add": table}, {"delete": table}]
 
 
-def _egress_rules(policy: EgressPolicy) -> list[NftCommand]:
-    listed, otherwise = {
-        EgressMode.ALLOW_EXCEPT: (_REJECT, _ACCEPT),
-        EgressMode.DENY_EXCEPT: (_ACCEPT, _REJECT),
-    }[policy.mode]
+def _egress_rules(policy: EgressPolicy, reach: HostReach) -> list[NftCommand]:
+    """First what holds for all sandboxes, then the policy: allowed before denied, `allow_internet` last."""
     table = _Table(SLOT_TABLE)
-    rules = [table.rule("egress", _ip("daddr", "==", _networks(PROTECTED)), _COUNTER, _REJECT)]
-    if policy.networks:
-        rules.append(table.rule("egress", _ip("daddr", "==", _networks(policy.networks)), _COUNTER, listed))
-    return [*rules, table.rule("egress", _COUNTER, otherwise)]
+    steps = [
+        (_to([ALL_SLOTS]), _REJECT),
+        (_to_name_servers(reach), _ACCEPT),
+        (_to(PROTECTED_NETWORKS), _REJECT),
+        (_to(reach.blocked()), _REJECT),
+        (_to(policy.allow), _ACCEPT),
+        (_to(policy.deny), _REJECT),
+        ([()], _ACCEPT if policy.allow_internet else _REJECT),
+    ]
+    return [
+        table.rule("egress", *match, _COUNTER, verdict) for matches, verdict in steps for match in matches
+    ]
 
 
 class _Table:
@@ -195,7 +202,26 @@ def _ip(field: str, op: str, value: object) -> _Statement:
 
 
 def _networks(networks: Iterable[IPv4Network]) -> _Statement:
-    return {"set": [{"prefix": {"addr": str(net.network_address), "len": net.prefixlen}} for net in networks]}
+    # nft refuses a set whose members overlap.
+    members = collapse_addresses(networks)
+    return {"set": [{"prefix": {"addr": str(net.network_address), "len": net.prefixlen}} for net in members]}
+
+
+def _to(networks: Iterable[IPv4Network]) -> list[tuple[_Statement, ...]]:
+    """What matches destinations in `networks`; none for no networks, since nft takes no empty set."""
+    listed = list(networks)
+    return [(_ip("daddr", "==", _networks(listed)),)] if listed else []
+
+
+def _to_name_servers(reach: HostReach) -> list[tuple[_Statement, ...]]:
+    return [
+        (
+            *match,
+            _meta("l4proto", {"set": ["tcp", "udp"]}),
+            _payload("th", "dport", "==", _DNS_PORT),
+        )
+        for match in _to(IPv4Network(server) for server in reach.name_servers)
+    ]
 
 
 def _fib_type() -> _Statement:

@@ -20,6 +20,7 @@ from wrenn.linux.nft import NftCommand
 from wrenn.network.block import Block
 from wrenn.network.firewall import GUEST, HOST_GATEWAY, TAP, UPLINK, slot_table
 from wrenn.network.policy import EgressPolicy
+from wrenn.network.reach import HostReach
 
 GUEST_MAC: Final = "02:fc:00:00:00:05"
 TAP_MAC: Final = "02:fc:00:00:00:06"
@@ -55,7 +56,9 @@ class SlotPlan:
     outside: tuple[Request, ...]
 
 
-def plan_slot(block: Block, slot: int, *, vmm_uid: int, vmm_gid: int) -> SlotPlan:
+def plan_slot(
+    block: Block, slot: int, *, vmm_uid: int, vmm_gid: int, reach: HostReach | None = None
+) -> SlotPlan:
     """The plan of a slot that nobody has yet: its tap is the VMM's, its egress policy the default."""
     namespace, host_link, address = block.namespace(slot), block.host_link(slot), str(block.address(slot))
     inner_mac, outer_mac = _mac(1, block, slot), _mac(2, block, slot)
@@ -77,7 +80,7 @@ def plan_slot(block: Block, slot: int, *, vmm_uid: int, vmm_gid: int) -> SlotPla
             AddNeighbour(UPLINK, HOST_GATEWAY, outer_mac),
             AddDefaultRoute(UPLINK, HOST_GATEWAY, address),
         ),
-        firewall=tuple(slot_table(block.address(slot), EgressPolicy.allow_all())),
+        firewall=tuple(slot_table(block.address(slot), EgressPolicy(), reach or HostReach())),
         host_sysctls={f"ipv6/conf/{host_link}/disable_ipv6": "1"},
         outside=(
             BringUp(host_link),

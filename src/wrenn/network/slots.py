@@ -16,12 +16,14 @@ from wrenn.base.errors import Conflict, DeadlineExceeded, NoCapacity, NotFound
 from wrenn.base.tasks import OwnedTasks
 from wrenn.linux.nft import apply_batch
 from wrenn.linux.tap import open_tap
-from wrenn.network.apply import bring_up, install_root_table, remove_slot
+from wrenn.network.apply import bring_up, remove_slot
 from wrenn.network.block import SLOT_LIMIT, Block
 from wrenn.network.firewall import TAP, egress_change, root_table_removal
 from wrenn.network.plan import plan_slot
 from wrenn.network.policy import EgressPolicy
-from wrenn.network.sweep import ensure_root_table, remove_stray_slots
+from wrenn.network.reach import HostReach
+from wrenn.network.root_firewall import RootFirewall
+from wrenn.network.sweep import remove_stray_slots
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ PREPARE_TIMEOUT_S: Final = 20.0
 REMOVE_TIMEOUT_S: Final = 20.0
 RETRY_S: Final = 5.0
 FIREWALL_CHECK_S: Final = 10.0
-"""How long the host may be without our table after somebody flushed all rules."""
+"""How long the host may be without our table after somebody flushed all rules, and a network that it joins be reachable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,19 @@ class Slots:
     """The slots of one block. An index is in one place at a time: taken, ready, being prepared or being removed."""
 
     def __init__(
-        self, block: Block, *, vmm_uid: int, vmm_gid: int, ready_target: int = 4, limit: int = SLOT_LIMIT
+        self,
+        block: Block,
+        *,
+        vmm_uid: int,
+        vmm_gid: int,
+        ready_target: int = 4,
+        limit: int = SLOT_LIMIT,
+        reach: HostReach | None = None,
     ) -> None:
         assert 0 <= ready_target <= limit <= SLOT_LIMIT, "a block has no more slots than its addresses"
         self._block = block
+        self._reach = reach or HostReach()
+        self._firewall = RootFirewall(block, self._reach)
         self._vmm_uid = vmm_uid
         self._vmm_gid = vmm_gid
         self._ready_target = ready_target
@@ -86,7 +97,7 @@ class Slots:
         """
         for index, owner in adopted.items():
             self.adopt(index, owner)
-        if settings_before := await install_root_table(self._block):
+        if settings_before := await self._firewall.install():
             _log.info("kernel settings changed for good", extra={"before": settings_before})
         await remove_stray_slots(self._block, self._taken)
         self._keepers.start("prepare network slots", self._refill())
@@ -117,12 +128,14 @@ class Slots:
     async def set_egress(self, index: int, policy: EgressPolicy) -> None:
         """Put `policy` in force for a taken slot, in one step and for open connections too.
 
+        A slot begins with the default policy.
+
         Raises:
             NotFound: nobody has this slot.
         """
         if index not in self._taken:
             raise NotFound(f"Network slot {index} is not in use.")
-        await apply_batch(egress_change(policy), namespace=self._block.namespace(index))
+        await apply_batch(egress_change(policy, self._reach), namespace=self._block.namespace(index))
 
     async def release(self, index: int, owner: str) -> None:
         """Give a slot back. It is destroyed in the background; `remove` waits for that. Twice is the same as once.
@@ -161,7 +174,7 @@ class Slots:
 
     async def _prepare(self) -> int:
         index = self._reserve()
-        plan = plan_slot(self._block, index, vmm_uid=self._vmm_uid, vmm_gid=self._vmm_gid)
+        plan = plan_slot(self._block, index, vmm_uid=self._vmm_uid, vmm_gid=self._vmm_gid, reach=self._reach)
         try:
             async with asyncio.timeout(PREPARE_TIMEOUT_S):
                 await bring_up(plan)
@@ -213,11 +226,12 @@ class Slots:
                 continue
 
     async def _keep_firewall(self) -> None:
-        """Put the root table back if somebody flushed all rules, as a restart of the host's firewall service does."""
+        """Keep the root table true: a restart of the host's firewall service flushes all rules, and networks come and go."""
         while True:
             await asyncio.sleep(FIREWALL_CHECK_S)
             try:
-                if await ensure_root_table(self._block):
-                    _log.warning("firewall table was gone and is back", extra={"table": self._block.table})
+                if (reason := await self._firewall.ensure()) is not None:
+                    fields = {"table": self._block.table, "reason": reason}
+                    _log.warning("firewall table was written again", extra=fields)
             except Exception:  # noqa: BLE001 - checked again in a moment
                 _log.exception("firewall not checked", extra={"table": self._block.table})

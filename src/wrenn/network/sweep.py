@@ -7,7 +7,7 @@ from collections.abc import Collection
 from wrenn.linux.namespaces import in_namespace, list_namespaces
 from wrenn.linux.netlink import link_names
 from wrenn.linux.nft import apply_batch, list_tables
-from wrenn.network.apply import install_root_table, remove_slot
+from wrenn.network.apply import remove_slot
 from wrenn.network.block import Block
 from wrenn.network.firewall import root_table_removal
 
@@ -42,11 +42,3 @@ async def remove_leftovers(block: Block, owned: Collection[int]) -> list[str]:
 async def remove_everything(block: Block) -> None:
     """Remove all slots of `block` and its table. Its VMMs must have ended: a namespace in use outlives its name."""
     await remove_leftovers(block, ())
-
-
-async def ensure_root_table(block: Block) -> bool:
-    """Put the block's table back if it is gone; says whether it was."""
-    gone = block.table not in await list_tables()
-    if gone:
-        await install_root_table(block)
-    return gone

@@ -78,6 +78,10 @@ class Fields:
         """An object that must be there."""
         return Fields(name, self._values.get(name))
 
+    def optional_object(self, name: str) -> Fields | None:
+        """An object, or None where it is absent."""
+        return None if self._values.get(name) is None else self.object(name)
+
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of strings; empty where it is absent."""
         value = self._values.get(name, [])

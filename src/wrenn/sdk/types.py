@@ -6,7 +6,7 @@ import base64
 import binascii
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Final, Literal
 
 from wrenn.base.file_names import name_of
 from wrenn.sdk._parse import Fields
@@ -19,6 +19,43 @@ TemplateType = Literal["base", "snapshot"]
 """`base`: built from packages, boots. `snapshot`: a sandbox as it was, with its processes."""
 
 
+_PLATFORM_METADATA: Final = frozenset(
+    {"agent_version", "envd_version", "firecracker_version", "kernel_version", "reason", "vmm_version"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Creator:
+    """Who asked for a sandbox: `type` is `user` or `api_key`, `name` what they were called then."""
+
+    type: str
+    id: str
+    name: str
+
+    @classmethod
+    def parse(cls, fields: Fields) -> Creator:
+        """Read the platform's object."""
+        return cls(fields.text("type"), fields.text("id"), fields.text("name"))
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPolicy:
+    """What a sandbox may reach: what is in `allow`; else nothing in `deny`; else `allow_internet` decides.
+
+    Both lists hold IPv4 addresses and networks, e.g. `"203.0.113.0/24"`. Private networks and the host are out of reach in
+    any case, but for what the platform's operator opens.
+    """
+
+    allow_internet: bool = True
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, fields: Fields) -> NetworkPolicy:
+        """Read the platform's network object."""
+        return cls(fields.flag("allow_internet"), fields.texts("allow"), fields.texts("deny"))
+
+
 @dataclass(frozen=True, slots=True)
 class SandboxInfo:
     """A sandbox as the platform knows it at the time of the call.
@@ -26,7 +63,8 @@ class SandboxInfo:
     `status` is `pending`, `running`, `paused`, `stopped`, `error` or a newer word. `timeout_sec` is the seconds without use
     until it is paused, 0: never. `expires_at` is the end of its lifetime, None: it has none; `on_expiry` says what happens
     then, `pause` or `kill`. With `auto_resume` a call to the paused sandbox resumes it. Anybody may visit its `public_ports`;
-    all its ports are at `{port}-{id}.{domain}`.
+    all its ports are at `{port}-{id}.{domain}`. `network` is what it may reach, None: a platform that does not say.
+    `metadata` is what was given at `create`, with versions that the platform adds.
     """
 
     id: str
@@ -45,6 +83,15 @@ class SandboxInfo:
     public_ports: tuple[int, ...]
     domain: str | None
     metadata: dict[str, str]
+    network: NetworkPolicy | None = None
+    name: str | None = None
+    disk_size_mb: int | None = None
+    created_by: Creator | None = None
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Of `metadata` what was given at `create`, without what the platform adds."""
+        return {key: value for key, value in self.metadata.items() if key not in _PLATFORM_METADATA}
 
     @classmethod
     def parse(cls, fields: Fields) -> SandboxInfo:
@@ -66,6 +113,10 @@ class SandboxInfo:
             public_ports=fields.integers("public_ports"),
             domain=fields.optional_text("domain"),
             metadata=fields.text_map("metadata"),
+            network=NetworkPolicy.parse(network) if (network := fields.optional_object("network")) else None,
+            name=fields.optional_text("name"),
+            disk_size_mb=fields.optional_integer("disk_size_mb"),
+            created_by=Creator.parse(maker) if (maker := fields.optional_object("created_by")) else None,
         )
 
 

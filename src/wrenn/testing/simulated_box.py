@@ -71,6 +71,7 @@ class Box:
     root: Path
     started_at: float
     last_active_at: float
+    network: pb.NetworkPolicy | None = None
     state: pb.SandboxState = pb.SandboxState.RUNNING
     reason: str = ""
     calls_open: int = 0
@@ -136,6 +137,7 @@ def sandbox_answer(box: Box) -> pb.Sandbox:
         started_at_unix=box.started_at,
         last_active_at_unix=box.last_active_at,
         metadata={"agent_version": "simulated"},
+        network_revision=box.network.revision if box.network else 0,
     )
 
 

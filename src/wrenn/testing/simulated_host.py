@@ -128,6 +128,12 @@ class SimulatedHost(HostAgent):
         """What was asked for."""
         return self._boxes[sandbox_id].spec
 
+    def network(self, sandbox_id: str) -> pb.NetworkPolicy:
+        """The network policy that it has."""
+        found = self._boxes[sandbox_id].network
+        assert found is not None, "the control plane sends a policy"
+        return found
+
     def root_of(self, sandbox_id: str) -> Path:
         """The folder that stands for it."""
         return self._boxes[sandbox_id].root
@@ -233,6 +239,7 @@ class SimulatedHost(HostAgent):
         """Make the folder."""
         spec = request.sandbox
         assert spec is not None, "the control plane sends a spec"
+        network, spec.network = spec.network or pb.NetworkPolicy(allow_internet=True), None
         box = self._boxes.get(spec.sandbox_id)
         if box is None:
             if spec.snapshot_id and spec.snapshot_id not in self._snapshots:
@@ -240,6 +247,8 @@ class SimulatedHost(HostAgent):
             box = self._add(spec)
         elif box.spec != spec:
             raise Conflict("It exists with other settings.")
+        if box.network is None or box.network.revision < network.revision:
+            box.network = network
         return sandbox_answer(box)
 
     def _add(self, spec: pb.SandboxSpec) -> Box:
@@ -285,6 +294,14 @@ class SimulatedHost(HostAgent):
             box.last_active_at = time.time()
             signal_all(box, signal.SIGCONT)
         return sandbox_answer(self._box(request.sandbox_id))
+
+    async def set_network(self, request: pb.SetNetworkRequest, ctx: Any, /) -> pb.Sandbox:
+        """Note it, if it is newer."""
+        box = self._known(request.sandbox_id)
+        assert request.network is not None, "the control plane sends a policy"
+        if box.network is None or box.network.revision < request.network.revision:
+            box.network = request.network
+        return sandbox_answer(box)
 
     async def ensure_snapshot(self, request: pb.EnsureSnapshotRequest, ctx: Any, /) -> pb.Snapshot:
         """Copy the folder."""

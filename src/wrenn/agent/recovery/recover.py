@@ -161,6 +161,9 @@ class Recovery:
         if vm is None:
             return await self.verbs.lose(record, None, save, reason=LOST_REASON), None
         assert record.slot is not None, "a running sandbox has a slot"
+        # The operator's settings may be others than the former agent's, and that one may have died within a change.
+        with _logging("egress policy is not renewed", str(record.spec.sandbox_id)):
+            await self.slots.set_egress(record.slot, record.network.policy)
         address = str(self.layout.block.address(record.slot))
         token = self.tokens.of(str(record.spec.sandbox_id))
         now = self.verbs.clock.now().timestamp()

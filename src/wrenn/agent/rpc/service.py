@@ -12,11 +12,12 @@ from connectrpc.request import RequestContext
 
 from wrenn.agent.facts import HostFacts
 from wrenn.agent.inventory import measure
-from wrenn.agent.sandboxes import Record, RunningSandbox, Sandboxes, SandboxSpec, State
+from wrenn.agent.sandboxes import NetworkSettings, Record, RunningSandbox, Sandboxes, SandboxSpec, State
 from wrenn.base.errors import AgentFailure, InternalError, InvalidRequest, WrennError
 from wrenn.base.held_output import HeldOutput, OutputBudget, OutputShares
 from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.guest import CommandLine
+from wrenn.network import EgressPolicy
 from wrenn.protocol.guest import filesystem_pb as guest_pb
 from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, connect_code
@@ -126,7 +127,7 @@ class HostAgentService(HostAgent):
             snapshot_id=str(SnapshotId.parse(wanted.snapshot_id)) if wanted.snapshot_id else "",
             template_name=wanted.template_name,
         )
-        await self._sandboxes.ensure(spec)
+        await self._sandboxes.ensure(spec, _network(wanted.network))
         return self._described(spec.sandbox_id)
 
     async def remove_sandbox(self, request: pb.RemoveSandboxRequest, ctx: Any, /) -> pb.RemoveSandboxResponse:
@@ -148,6 +149,14 @@ class HostAgentService(HostAgent):
         """Bring a paused sandbox back."""
         sandbox_id = SandboxId.parse(request.sandbox_id)
         await self._sandboxes.resume(sandbox_id)
+        return self._described(sandbox_id)
+
+    async def set_network(self, request: pb.SetNetworkRequest, ctx: Any, /) -> pb.Sandbox:
+        """Put a network policy in force."""
+        if request.network is None:
+            raise InvalidRequest("A network policy is needed.")
+        sandbox_id = SandboxId.parse(request.sandbox_id)
+        await self._sandboxes.set_network(sandbox_id, _network(request.network))
         return self._described(sandbox_id)
 
     async def ensure_snapshot(self, request: pb.EnsureSnapshotRequest, ctx: Any, /) -> pb.Snapshot:
@@ -238,6 +247,13 @@ class HostAgentService(HostAgent):
         return _sandbox(*self._sandboxes.look(sandbox_id))
 
 
+def _network(policy: pb.NetworkPolicy | None) -> NetworkSettings:
+    if policy is None:
+        return NetworkSettings()
+    parsed = EgressPolicy.parse(allow_internet=policy.allow_internet, allow=policy.allow, deny=policy.deny)
+    return NetworkSettings(parsed, policy.revision)
+
+
 def _user(user: str) -> str:
     return user or "root"
 
@@ -260,6 +276,7 @@ def _sandbox(record: Record, running: RunningSandbox | None) -> pb.Sandbox:
         started_at_unix=record.started_at,
         last_active_at_unix=running.last_active_at if running else record.started_at,
         metadata=dict(record.metadata),
+        network_revision=record.network.revision,
     )
 
 

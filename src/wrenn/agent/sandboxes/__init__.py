@@ -3,9 +3,18 @@
 `journal.py` is what outlives the agent, `launch.py` what create and resume share, `save.py` what pause and snapshot share.
 """
 
-from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
+from wrenn.agent.sandboxes.journal import NetworkSettings, Record, SandboxSpec, State
 from wrenn.agent.sandboxes.registry import Sandboxes
 from wrenn.agent.sandboxes.running import Passage, RunningSandbox
 from wrenn.agent.sandboxes.verbs import Verbs
 
-__all__ = ["Passage", "Record", "RunningSandbox", "SandboxSpec", "Sandboxes", "State", "Verbs"]
+__all__ = [
+    "NetworkSettings",
+    "Passage",
+    "Record",
+    "RunningSandbox",
+    "SandboxSpec",
+    "Sandboxes",
+    "State",
+    "Verbs",
+]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from wrenn.agent.bases import Bases
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes.checks import check_restorable
-from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
+from wrenn.agent.sandboxes.journal import NetworkSettings, Record, SandboxSpec, State
 from wrenn.agent.sandboxes.launch import Launch, Origin, Save
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.base.clock import Clock
@@ -31,7 +31,9 @@ class BringUp:
     launch: Launch
     clock: Clock
 
-    async def run(self, spec: SandboxSpec, save: Save) -> tuple[Record, RunningSandbox]:
+    async def run(
+        self, spec: SandboxSpec, network: NetworkSettings, save: Save
+    ) -> tuple[Record, RunningSandbox]:
         """Bring `spec` up. On any failure or cancellation nothing of it is left.
 
         Raises:
@@ -40,6 +42,7 @@ class BringUp:
         """
         # No await between the look at a snapshot and the journal that names it, or it might be collected in between.
         record, origin = self._from_snapshot(spec) if spec.snapshot_id else await self._from_template(spec)
+        record = replace(record, network=network)
         directory = self.layout.sandbox(spec.sandbox_id)
         async with Undo() as undo:
             try:

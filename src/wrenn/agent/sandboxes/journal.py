@@ -19,12 +19,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from wrenn.base.errors import InternalError, InvalidRequest
 from wrenn.base.ids import SandboxId
+from wrenn.base.networks import network_text
 from wrenn.linux.files import fsync_path, write_json
 from wrenn.linux.process import ProcessRef
+from wrenn.network import EgressPolicy
 from wrenn.vm import Shape
 
 FORMAT: Final = 2
@@ -75,10 +77,19 @@ class SandboxSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """The egress policy of a sandbox. Of two, the one with the higher `revision` is the newer one."""
+
+    policy: EgressPolicy = field(default_factory=EgressPolicy)
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """The journal of one sandbox.
 
     Attributes:
+        network: its network settings, which outlive its slots.
         slot: index of its network slot, once it has one.
         process: its VMM, once started.
         reason: why it is lost, or paused though nobody paused it.
@@ -105,6 +116,7 @@ class Record:
     former_snapshot: str = ""
     held: bool = True
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    network: NetworkSettings = field(default_factory=NetworkSettings)
 
     def moved(self, state: State, *, reason: str = "") -> Self:
         """The same record in another state."""
@@ -116,6 +128,13 @@ def save(directory: Path, record: Record) -> None:
     """Replace the journal in `directory`. Raises StorageFull."""
     fields = asdict(record)
     fields["spec"]["sandbox_id"] = str(record.spec.sandbox_id)
+    policy = record.network.policy
+    fields["network"] = {
+        "revision": record.network.revision,
+        "allow_internet": policy.allow_internet,
+        "allow": [network_text(network) for network in policy.allow],
+        "deny": [network_text(network) for network in policy.deny],
+    }
     write_json(directory / _NAME, {"format": FORMAT, **fields}, durable=False)
 
 
@@ -150,9 +169,20 @@ def load(directory: Path) -> Record | None:
             state=State(fields["state"]),
             process=ProcessRef(**fields["process"]) if fields["process"] else None,
             layers=tuple(fields["layers"]),
+            network=_network_settings(fields.get("network")),
             **{name: fields[name] for name in _PLAIN},
         )
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, InvalidRequest) as error:
         raise InternalError(f"The journal of {directory.name} cannot be read.") from error
+
+
+def _network_settings(fields: Mapping[str, Any] | None) -> NetworkSettings:
+    """What the journal says; the default where an agent wrote it that knew no policies."""
+    if fields is None:
+        return NetworkSettings()
+    policy = EgressPolicy.parse(
+        allow_internet=bool(fields["allow_internet"]), allow=fields["allow"], deny=fields["deny"]
+    )
+    return NetworkSettings(policy, int(fields["revision"]))

@@ -1,4 +1,4 @@
-"""Start a VM from what was kept of one: slot → layer → VMM → guest ready. Each step's undo stands on its next line.
+"""Start a VM from what was kept of one: slot, firewall → layer → VMM → guest ready. Each step's undo stands on its next line.
 
 Creates and resumes are the same work from here on; they differ in where they start (`Origin`).
 """
@@ -25,7 +25,7 @@ from wrenn.base.undo import Undo
 from wrenn.guest import GuestConnection, Identity, initialise
 from wrenn.linux.files import remove_file
 from wrenn.linux.process_memory import ProcessMemory
-from wrenn.network import Slot, Slots
+from wrenn.network import EgressPolicy, Slot, Slots
 from wrenn.storage.bases import Base
 from wrenn.storage.disks import clone_overlay
 from wrenn.storage.layers import layer_path
@@ -84,6 +84,9 @@ class Launch:
             undo.push("release slot", partial(self.slots.release, slot.index, name))
             record = replace(record, slot=slot.index)
             save(record)
+            # Before there is a VM: no program of the guest runs under another policy for a moment.
+            if (policy := record.network.policy) != EgressPolicy():
+                await self.slots.set_egress(slot.index, policy)
             await fault_point(f"{step}.after_slot")
 
             layer = layer_path(self.layout.layers, record.layers[0])

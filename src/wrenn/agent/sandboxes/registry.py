@@ -1,4 +1,4 @@
-"""The sandboxes of this host, and the verbs on them as a whole: ensure, pause, resume, keep, remove, list.
+"""The sandboxes of this host, and the verbs on them as a whole: ensure, pause, resume, set the network, keep, remove, list.
 
 Each sandbox has one entry with one lock; a verb that changes it holds the lock. The work of a verb is a task of its own: a
 caller that goes away does not stop it. All callers of `ensure`, `resume` or `remove` for one id wait for the same work. A
@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 from wrenn.agent.sandboxes import journal
 from wrenn.agent.sandboxes.garbage import Garbage
-from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
+from wrenn.agent.sandboxes.journal import NetworkSettings, Record, SandboxSpec, State
 from wrenn.agent.sandboxes.pause import let_guest_go
 from wrenn.agent.sandboxes.running import Passage, RunningSandbox
 from wrenn.agent.sandboxes.verbs import Verbs
@@ -150,22 +150,26 @@ class Sandboxes:
             raise _being_removed(entry) from error  # it met what the removal had ended already
         return work.result()
 
-    async def ensure(self, spec: SandboxSpec) -> Record:
-        """Bring the sandbox up unless it is; returns when it runs.
+    async def ensure(self, spec: SandboxSpec, network: NetworkSettings | None = None) -> Record:
+        """Bring the sandbox up unless it is, with these network settings; returns when it runs.
 
         Raises:
             Conflict: it exists with another spec. InvalidState: it is not running and not starting.
             StorageFull: the disk is below its reserve. As `BringUp.run` besides.
         """
+        network = network or NetworkSettings()
         entry = self._entries.get(spec.sandbox_id)
         if entry is None:
             self._room()
-            entry = _Entry(Record(spec, State.STARTING))
+            entry = _Entry(Record(spec, State.STARTING, network=network))
             self._entries[spec.sandbox_id] = entry
             entry.starting = self._begin(f"bring up {spec.sandbox_id}", self._bring_up(entry))
         if entry.record.spec != spec:
             raise Conflict(f"Sandbox {spec.sandbox_id} exists with other settings.")
-        return await self._started(entry)
+        record = await self._started(entry)
+        if network.revision > record.network.revision:  # changed while it started
+            return await self.set_network(spec.sandbox_id, network)
+        return record
 
     async def _started(self, entry: _Entry) -> Record:
         if (work := entry.starting) is not None:
@@ -184,7 +188,7 @@ class Sandboxes:
         sandbox_id = entry.record.spec.sandbox_id
         try:
             entry.record, entry.running = await self._verbs.bring_up.run(
-                entry.record.spec, partial(self._save, entry)
+                entry.record.spec, entry.record.network, partial(self._save, entry)
             )
         except BaseException as error:
             self._entries.pop(sandbox_id, None)
@@ -254,6 +258,34 @@ class Sandboxes:
         finally:
             entry.starting = None
         self._watch(entry)
+
+    async def set_network(self, sandbox_id: SandboxId, network: NetworkSettings) -> Record:
+        """Put newer network settings in force; they hold across pause and resume. If cancelled, the change goes on.
+
+        Raises:
+            NotFound: unknown. InvalidState: it has ended. As `SetNetwork.run` besides.
+        """
+        entry = self._known(sandbox_id)
+        change = self._begin(f"set network of {sandbox_id}", self._set_network(entry, network))
+        return await self._outcome(entry, change)
+
+    async def _set_network(self, entry: _Entry, network: NetworkSettings) -> Record:
+        if (work := entry.starting) is not None:
+            await asyncio.wait({work})
+        async with self._turn(entry):
+            if self._entries.get(entry.record.spec.sandbox_id) is not entry:
+                raise NotFound(f"Sandbox {entry.record.spec.sandbox_id} is not on this host.")
+            before = entry.record
+            try:
+                entry.record = await self._verbs.set_network.run(before, network, partial(self._save, entry))
+            except BaseException as error:
+                entry.record = before
+                _log_failure("network settings not changed", entry, error)
+                raise
+            if entry.record.state is State.PAUSED:  # as all that is kept of a paused sandbox
+                directory = self._layout.sandbox(entry.record.spec.sandbox_id)
+                await asyncio.to_thread(journal.flush, directory)
+            return entry.record
 
     async def keep(self, sandbox_id: SandboxId, snapshot_id: SnapshotId) -> Snapshot:
         """Keep what a running or paused sandbox is now; the sandbox stays what it is. Kept already is fine.

@@ -14,6 +14,7 @@ from wrenn.agent.sandboxes.launch import Save
 from wrenn.agent.sandboxes.pause import Pause
 from wrenn.agent.sandboxes.resume import Resume
 from wrenn.agent.sandboxes.running import RunningSandbox
+from wrenn.agent.sandboxes.set_network import SetNetwork
 from wrenn.agent.sandboxes.snapshot import TakeSnapshot
 from wrenn.agent.sandboxes.tear_down import TearDown
 from wrenn.base.clock import Clock
@@ -32,6 +33,7 @@ class Verbs:
     pause: Pause
     resume: Resume
     snapshot: TakeSnapshot
+    set_network: SetNetwork
     tear_down: TearDown
 
     async def lose(

@@ -6,19 +6,20 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Final, Literal
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from wrenn.control.http import docs, errors
 from wrenn.control.http.middleware import BodyLimit, RequestIds
+from wrenn.control.http.queries import refuse_unknown_query
 from wrenn.control.http.rate_limits import RateLimits, Rates
 from wrenn.protocol.api import CAPSULES_PREFIX, JSON_BODY_LIMIT_B, SANDBOXES_PREFIX
 
 _DESCRIPTION = """Sandboxes for AI agents: small virtual machines that start in well under a second.
 
-Every path under `/v1/sandboxes` is also served under `/v1/capsules`. Errors have the body
+A field or query parameter that is unknown is refused with 400. Every path under `/v1/sandboxes` is also served under `/v1/capsules`. Errors have the body
 `{"error": {"code", "message"}}`; each answer has the header `X-Request-Id`, under which the log tells more.
 """
 
@@ -60,6 +61,7 @@ def build_app(
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
+        dependencies=[Depends(refuse_unknown_query)],
     )
     app.include_router(_health)
     for prefix, those in routers.items():

@@ -1,4 +1,4 @@
-"""`/docs`: the API description to read and try, without a foreign host: its programs come from an installed package."""
+"""`/openapi.yaml`, and `/docs`: the API description to read and try, without a foreign host: its programs come from an installed package."""
 
 from __future__ import annotations
 
@@ -9,14 +9,24 @@ from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, Response
+
+from wrenn.control.http.yaml import yaml_of
 
 DOCS_PATH: Final = "/docs"
 _PARTS_PATH: Final = "/docs/parts"
 
 
+YAML_PATH: Final = "/openapi.yaml"
+
+
 def install(app: FastAPI) -> None:
-    """Serve Swagger UI for the description of `app`."""
+    """Serve Swagger UI for the description of `app`, and the description as YAML too."""
+
+    async def as_yaml(_request: Request) -> Response:
+        return Response(yaml_of(app.openapi()), media_type="application/yaml")
+
+    app.add_route(YAML_PATH, as_yaml, include_in_schema=False)
     page = get_swagger_ui_html(
         openapi_url=str(app.openapi_url),
         title=app.title,

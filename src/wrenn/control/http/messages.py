@@ -9,16 +9,22 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from wrenn.control.http.nearest import unknown_name
+
 
 class RequestBody(BaseModel):
-    """A request's body: unknown fields are ignored, null counts as absent."""
+    """A request's body, or an object in it: a field that is unknown here is refused, null counts as absent."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
-    def _null_is_absent(cls, value: Any) -> Any:
+    def _only_known_fields(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
+            known = cls.model_fields.keys()
+            for name in value:  # pyright: ignore[reportUnknownVariableType]
+                if name not in known:
+                    raise ValueError(unknown_name("field", str(name), known))  # pyright: ignore[reportUnknownArgumentType]
             return {k: v for k, v in value.items() if v is not None}  # pyright: ignore[reportUnknownVariableType]
         return value
 

@@ -9,6 +9,7 @@ from wrenn.control.sandboxes.files import Files
 from wrenn.control.sandboxes.fork import Forks
 from wrenn.control.sandboxes.lifecycle import Lifecycle
 from wrenn.control.sandboxes.lookup import Lookup
+from wrenn.control.sandboxes.network import NetworkRules, Networks
 from wrenn.control.sandboxes.outcomes import Patience
 from wrenn.control.sandboxes.pause_all import pause_all
 from wrenn.control.sandboxes.reconciler import Reconciler
@@ -37,6 +38,8 @@ __all__ = [
     "Forks",
     "Lifecycle",
     "Lookup",
+    "NetworkRules",
+    "Networks",
     "Patience",
     "Reconciler",
     "ReconcilerSettings",

@@ -19,6 +19,7 @@ from wrenn.control.db import Database, Hints
 from wrenn.control.hosts import Host, HostClient, HostClients, all_hosts
 from wrenn.control.sandboxes import comparison_store
 from wrenn.control.sandboxes.changes import Changes
+from wrenn.control.sandboxes.network import SET_TIMEOUT_S, network_message
 from wrenn.control.sandboxes.reconciler import Reconciler
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.state import Desired, State
@@ -107,6 +108,7 @@ class Comparison:
             return
         seen = {_id(sandbox): sandbox for sandbox in answer.sandboxes}
         for row in rows.values():
+            await self._mend_network(client, row, seen.get(row.sandbox_id))
             if row.desired is Desired.RUNNING and row.status in (State.RUNNING, State.MISSING):
                 await self._mend(client, row, seen.get(row.sandbox_id))
             elif row.desired is Desired.PAUSED and row.status is State.PAUSED:
@@ -131,6 +133,22 @@ class Comparison:
                 extra={"sandbox_id": str(row.sandbox_id), "cause": seen.reason},
             )
             self._changes.tell(row.sandbox_id)
+
+    async def _mend_network(self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None) -> None:
+        """Tell the host the network policy if it has an older one: it did not answer when that was changed."""
+        has_one = seen is not None and seen.state in (pb.SandboxState.RUNNING, pb.SandboxState.PAUSED)
+        if seen is None or not has_one or seen.network_revision >= row.network_revision:
+            return
+        fields = {"sandbox_id": str(row.sandbox_id), "revision": row.network_revision}
+        request = pb.SetNetworkRequest(
+            sandbox_id=str(row.sandbox_id), network=network_message(row.network, row.network_revision)
+        )
+        try:
+            await client.call(client.rpc.set_network, request, timeout_s=SET_TIMEOUT_S)
+        except WrennError as error:
+            _log.warning("network policy not put in force", extra={**fields, "cause": error.message})
+        else:
+            _log.warning("host had an older network policy", extra=fields)
 
     async def _mend_paused(self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None) -> None:
         """The same for one that should be paused."""

@@ -16,13 +16,14 @@ from wrenn.control.hosts import Monitor
 from wrenn.control.placement import Wanted
 from wrenn.control.sandboxes import placing_store, wish_store
 from wrenn.control.sandboxes.changes import Changes
+from wrenn.control.sandboxes.network import NetworkRules
 from wrenn.control.sandboxes.outcomes import Patience, wait_started
 from wrenn.control.sandboxes.reconciler import Reconciler
 from wrenn.control.sandboxes.records import DISK_SIZE_MB, Idempotency, Origin, Sandbox, Spec
 from wrenn.control.sandboxes.room import Room, more_running
 from wrenn.control.sandboxes.types import CreateSandbox
 from wrenn.control.teams import hold_team
-from wrenn.control.templates import BAD_NAME, find_template
+from wrenn.control.templates import BAD_NAME, Template, find_template
 from wrenn.protocol.api import IDEMPOTENCY_KEY_HEADER, IDEMPOTENCY_KEY_LIMIT, TEMPLATE_NAME_PATTERN
 
 
@@ -33,6 +34,25 @@ class SandboxLimits:
     vcpus: int
     memory_min_mb: int
     memory_max_mb: int
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a request says of the size itself; None: nothing."""
+
+    vcpus: int | None
+    memory_mb: int | None
+
+    def check(self, template: Template) -> None:
+        """Raises InvalidRequest: a sandbox from this snapshot cannot have that size."""
+        for field, asked, has in (
+            ("vcpus", self.vcpus, template.vcpus),
+            ("memory_mb", self.memory_mb, template.memory_mb),
+        ):
+            if asked is not None and asked != has:
+                raise InvalidRequest(
+                    f"{field}: a sandbox from the snapshot {template.name} has {has}, not {asked}; leave it out."
+                )
 
 
 class Creation:
@@ -48,6 +68,7 @@ class Creation:
         reconciler: Reconciler,
         room: Room,
         limits: SandboxLimits,
+        network_rules: NetworkRules,
         patience: Patience,
     ) -> None:
         self._database = database
@@ -57,6 +78,7 @@ class Creation:
         self._reconciler = reconciler
         self._room = room
         self._limits = limits
+        self._network_rules = network_rules
         self._patience = patience
         self._tasks = OwnedTasks()
 
@@ -76,10 +98,14 @@ class Creation:
             NoCapacity, QuotaExceeded, RateLimited: nothing was changed. Else the reason why it did not start; nothing of it is left.
         """
         spec = self._check(body)
+        asked = Size(
+            vcpus=body.vcpus if "vcpus" in body.model_fields_set else None,
+            memory_mb=body.memory_mb if "memory_mb" in body.model_fields_set else None,
+        )
         idempotency = _idempotency(idempotency_key, spec)
         sandbox_id = SandboxId.new()
         with self._changes.watch(sandbox_id) as change:
-            insertion = asyncio.ensure_future(self._insert(caller, sandbox_id, spec, idempotency))
+            insertion = asyncio.ensure_future(self._insert(caller, sandbox_id, spec, asked, idempotency))
             try:
                 repeated = await asyncio.shield(insertion)
                 await fault_point("control.create.after_insert")
@@ -111,10 +137,20 @@ class Creation:
             body.envs,
             body.limits,
             tuple(sorted(set(body.public_ports))),
+            self._network_rules.policy(
+                allow_internet=body.network.allow_internet, allow=body.network.allow, deny=body.network.deny
+            ),
+            body.name,
+            body.metadata,
         )
 
     async def _insert(
-        self, caller: Caller, sandbox_id: SandboxId, spec: Spec, idempotency: Idempotency | None
+        self,
+        caller: Caller,
+        sandbox_id: SandboxId,
+        spec: Spec,
+        asked: Size,
+        idempotency: Idempotency | None,
     ) -> Sandbox | None:
         """Place and write down a new sandbox; or the earlier one, if this is a repetition."""
 
@@ -129,6 +165,7 @@ class Creation:
             template = await find_template(tx, caller.team_id, spec.template)
             if template is not None:
                 # A snapshot has the one shape in which it was taken, and lies on one host.
+                asked.check(template)
                 placed = replace(spec, vcpus=template.vcpus, memory_mb=template.memory_mb)
                 origin = Origin(template.image, template.snapshot_id)
                 wanted = replace(_wanted(placed), host_id=template.host_id)

@@ -13,6 +13,7 @@ from wrenn.base.errors import InvalidRequest, TooLarge
 from wrenn.base.units import MIB
 from wrenn.control.auth import Credential
 from wrenn.control.hosts import Change, Download
+from wrenn.control.http import unknown_name
 from wrenn.control.sandboxes.targets import Target, Targets
 from wrenn.control.sandboxes.types import (
     GuestMode,
@@ -131,7 +132,7 @@ class Files:
         fields = await form.fields()
         if "path" not in fields:
             raise InvalidRequest("The part 'path' must stand before the part 'file'.")
-        query = {name: _field(name, value) for name, value in fields.items() if name in _FIELDS}
+        query = {name: _field(name, value) for name, value in fields.items()}
         await target.host.transfers.write(target.sandbox_id, "files", query, _limited(form.file(), limit_b))
 
     async def list(self, credential: Credential, text_id: str, body: ListFiles) -> list[dict[str, object]]:
@@ -193,6 +194,9 @@ def _event(top: str, change: Change) -> Mapping[str, str] | None:
 
 
 def _field(name: str, value: str) -> str:
+    if name not in _FIELDS:
+        sentence = unknown_name("part", name, [*_FIELDS, "file"])
+        raise InvalidRequest(f"{sentence[:1].upper()}{sentence[1:]}.")
     try:
         return _FIELDS[name].validate_python(value)
     except ValidationError as error:

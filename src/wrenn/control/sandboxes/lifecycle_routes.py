@@ -14,13 +14,25 @@ from wrenn.control.auth import CredentialOf
 from wrenn.control.http import DomainOf, refusals, while_connected
 from wrenn.control.sandboxes.fork import Forks
 from wrenn.control.sandboxes.lifecycle import Lifecycle
-from wrenn.control.sandboxes.types import Fork, SandboxList, SandboxView, SetTimeout, sandbox_json
+from wrenn.control.sandboxes.network import Networks
+from wrenn.control.sandboxes.types import (
+    Fork,
+    SandboxList,
+    SandboxView,
+    SetNetwork,
+    SetTimeout,
+    sandbox_json,
+)
 
 router = APIRouter(prefix="/{sandbox_id}", tags=["sandboxes"])
 
 
 async def _lifecycle(request: Request) -> Lifecycle:
     return request.app.state.lifecycle
+
+
+async def _networks(request: Request) -> Networks:
+    return request.app.state.networks
 
 
 async def _forks(request: Request) -> Forks:
@@ -62,6 +74,21 @@ async def set_timeout(
 ) -> Response:
     """Change when a sandbox is put away by itself. Not an activity: the idle time goes on."""
     return JSONResponse(sandbox_json(await lifecycle.set_timeout(credential, sandbox_id, body), domain))
+
+
+@router.patch("/network", response_model=SandboxView, responses=refusals(404, 409, 502, 503))
+async def set_network(
+    sandbox_id: str,
+    body: SetNetwork,
+    credential: CredentialOf,
+    networks: Annotated[Networks, Depends(_networks)],
+    domain: DomainOf,
+) -> Response:
+    """Change what a running or paused sandbox may reach; answers when it is in force, also for open connections.
+
+    Not an activity. With 503 its host does not answer: the change is stored and comes into force when the host does.
+    """
+    return JSONResponse(sandbox_json(await networks.set_network(credential, sandbox_id, body), domain))
 
 
 @router.post(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wrenn.base.errors import InvalidRequest, InvalidState, NotFound
 from wrenn.base.ids import SandboxId, TeamId
@@ -11,6 +11,7 @@ from wrenn.control.auth import Authenticator, Caller, Credential
 from wrenn.control.db import Database
 from wrenn.control.sandboxes import store
 from wrenn.control.sandboxes.records import Sandbox
+from wrenn.control.sandboxes.selection import Which, cursor_after
 from wrenn.control.sandboxes.state import Desired, State
 from wrenn.control.templates import Source
 
@@ -31,9 +32,17 @@ class Lookup:
         self._database = database
         self._authenticator = authenticator
 
-    async def list(self, caller: Caller) -> list[Sandbox]:
-        """The caller's sandboxes that have not ended, newest first."""
-        return await store.live_of_team(self._database, caller.team_id)
+    async def list(self, caller: Caller, which: Which) -> tuple[list[Sandbox], str | None]:
+        """Of the caller's sandboxes that have not ended those that `which` names, newest first; and the next page's cursor.
+
+        Sandboxes that are made while pages are read are on none of them, those that end are missing; nothing is on two.
+        """
+        if which.limit is None:
+            return await store.live_of_team(self._database, caller.team_id, which), None
+        one_more = replace(which, limit=which.limit + 1)
+        found = await store.live_of_team(self._database, caller.team_id, one_more)
+        page = found[: which.limit]
+        return page, cursor_after(page[-1]) if len(found) > len(page) else None
 
     async def count(self, team_ids: Sequence[TeamId]) -> Mapping[TeamId, int]:
         """How many sandboxes have not ended, of those of these teams that have any."""

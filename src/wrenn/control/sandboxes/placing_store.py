@@ -24,9 +24,10 @@ from sqlalchemy import (
     true,
     values,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
-from wrenn.control.audit import Actor, Deed, Facts, Resource, record, recorded, wire_id
+from wrenn.control.audit import Actor, Deed, Facts, Resource, actor_json, record, recorded, wire_id
 from wrenn.control.db import Hints, Transaction, in_s
 from wrenn.control.placement import Load
 from wrenn.control.quotas import LIMIT_COLUMNS, Limits, Standing, Usage, limits_of, team_limits
@@ -163,6 +164,11 @@ async def insert_sandboxes(
         "lift_on_pause": limits.lift_on_pause,
         "auto_resume": limits.auto_resume,
         "public_ports": list(spec.public_ports),
+        "network": spec.network.to_json(),
+        "network_revision": 1,
+        "name": spec.name,
+        "labels": dict(spec.labels),
+        "created_by": actor_json(by) or null(),
         "envs": dict(spec.envs),
         "idempotency_key": idempotency.key if idempotency else None,
         "request_digest": idempotency.digest if idempotency else None,
@@ -184,7 +190,7 @@ async def insert_copies(
 ) -> bool:
     """New rows like that of `source`, restored from a snapshot of it, due at once; whether `source` still is.
 
-    They have its limits and `envs`; what its request and its host say of it is not theirs. Nor is a lifetime that its client
+    They have its limits, `envs`, name, labels and network policy; what its request and its host say of it is not theirs. Nor is a lifetime that its client
     renews: nobody would renew theirs.
     """
     copies = values(column("id", Uuid), name="copies").data([(sandbox_id.value,) for sandbox_id in ids])
@@ -192,16 +198,17 @@ async def insert_copies(
         _c[name]
         for name in (
             "team_id", "host_id", "template", "vcpus", "memory_mb", "disk_size_mb", "timeout_sec", "on_expiry",
-            "auto_resume", "public_ports", "envs",
+            "auto_resume", "public_ports", "network", "network_revision", "name", "labels", "envs",
         )
     ]  # fmt: skip
     expires_at = case((_c.lift_on_pause, null()), else_=_c.expires_at)
+    maker = literal(actor_json(by), JSONB(none_as_null=True))
     rows = (
-        select(copies.c.id, literal(source.image), literal(snapshot_id.value, Uuid), expires_at, *same)
+        select(copies.c.id, literal(source.image), literal(snapshot_id.value, Uuid), expires_at, maker, *same)
         .select_from(copies.join(sandboxes, true()))
         .where(_c.id == source.sandbox_id.value, is_live())
     )
-    names = ["id", "image", "snapshot_id", "expires_at", *(copied.name for copied in same)]
+    names = ["id", "image", "snapshot_id", "expires_at", "created_by", *(copied.name for copied in same)]
     inserted = insert(sandboxes).from_select(names, rows).returning(_c.id, _c.team_id).cte("inserted")
     origin = str(source.sandbox_id)
     entry = _created(inserted, by, {"template": source.template, "forked_from": origin})

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal, Self
 
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 from wrenn.control.sandboxes.state import Desired, State, in_words
@@ -37,6 +37,31 @@ class TimeLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkPolicy:
+    """What a sandbox may reach: what is in `allow`; else nothing in `deny`; else `allow_internet` decides.
+
+    The default is everything that its host lets sandboxes reach. Networks are in `base.networks.network_text` form.
+    """
+
+    allow_internet: bool = True
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """As the database and the API have it."""
+        return {"allow_internet": self.allow_internet, "allow": list(self.allow), "deny": list(self.deny)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read `to_json`; what is absent has its default."""
+        return cls(
+            bool(value.get("allow_internet", True)),
+            tuple(value.get("allow", ())),
+            tuple(value.get("deny", ())),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """What the owner asked for, with all defaults filled in."""
 
@@ -46,6 +71,9 @@ class Spec:
     envs: Mapping[str, str]
     limits: TimeLimits = field(default_factory=TimeLimits)
     public_ports: tuple[int, ...] = ()
+    network: NetworkPolicy = field(default_factory=NetworkPolicy)
+    name: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def digest(self) -> bytes:
         """The same for the same request: tells a repetition from another request under the same key.
@@ -55,6 +83,9 @@ class Spec:
         usual = asdict(TimeLimits())
         limits = {name: value for name, value in asdict(self.limits).items() if value != usual[name]}
         ports = {"public_ports": self.public_ports} if self.public_ports else {}
+        network = {"network": self.network.to_json()} if self.network != NetworkPolicy() else {}
+        name = {"name": self.name} if self.name else {}
+        labels = {"labels": dict(self.labels)} if self.labels else {}
         said = {
             "template": self.template,
             "vcpus": self.vcpus,
@@ -62,7 +93,9 @@ class Spec:
             "timeout_sec": self.limits.timeout_sec,
             "envs": dict(self.envs),
         }
-        return hashlib.sha256(json.dumps(said | limits | ports, sort_keys=True).encode()).digest()
+        return hashlib.sha256(
+            json.dumps(said | limits | ports | network | name | labels, sort_keys=True).encode()
+        ).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +123,7 @@ class Idempotency:
 class Sandbox:
     """One row, without the parts that only workers need.
 
-    `failure` and `reason` say why it is in `error`, or why the last pause or resume was not done.
+    `name` and `labels` are its owner's, `metadata` its host's. `failure` and `reason` say why it is in `error`, or why the last pause or resume was not done.
     """
 
     sandbox_id: SandboxId
@@ -111,6 +144,12 @@ class Sandbox:
     lift_on_pause: bool
     auto_resume: bool
     public_ports: tuple[int, ...]
+    network: NetworkPolicy
+    network_revision: int
+    name: str
+    labels: Mapping[str, str]
+    created_by: Mapping[str, str] | None
+    disk_size_mb: int
     idle_ms: int
     host_ip: str
     metadata: Mapping[str, str]
@@ -135,6 +174,7 @@ class Work:
     """A leased sandbox with something to do for it.
 
     Attributes:
+        network_revision: of the network policy in `spec`.
         idle_ms: a pause is to be done only if the sandbox was not in use for so long; 0: in any case.
         age_s: since the request that this work is for.
     """
@@ -147,6 +187,7 @@ class Work:
     spec: Spec
     origin: Origin
     disk_size_mb: int
+    network_revision: int
     idle_ms: int
     attempts: int
     version: int

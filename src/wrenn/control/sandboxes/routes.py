@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import CallerOf, CredentialOf
 from wrenn.control.http import DomainOf, refusals, while_connected
 from wrenn.control.sandboxes.create import Creation
 from wrenn.control.sandboxes.lookup import Lookup
+from wrenn.control.sandboxes.selection import Which
 from wrenn.control.sandboxes.targets import Targets
-from wrenn.control.sandboxes.types import CreateSandbox, SandboxView, sandbox_json
-from wrenn.protocol.api import IDEMPOTENCY_KEY_HEADER
+from wrenn.control.sandboxes.types import (
+    LABELS_LIMIT,
+    PAGE_LIMIT,
+    SANDBOX_NAME_LIMIT,
+    CreateSandbox,
+    SandboxView,
+    sandbox_json,
+)
+from wrenn.protocol.api import CURSOR_HEADER, IDEMPOTENCY_KEY_HEADER
 
 router = APIRouter(tags=["sandboxes"])
 
@@ -24,6 +32,26 @@ async def _creation(request: Request) -> Creation:
 
 async def _lookup(request: Request) -> Lookup:
     return request.app.state.lookup
+
+
+async def _which(
+    *,
+    name: Annotated[
+        str | None, Query(max_length=SANDBOX_NAME_LIMIT, description="Only of this name; `*`: any text")
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        Query(max_length=LABELS_LIMIT, description="Only with this entry, `key=value`; may be repeated"),
+    ] = None,
+    state: Annotated[
+        list[str] | None, Query(description="Only in these states; may be repeated or comma-separated")
+    ] = None,
+    limit: Annotated[
+        int | None, Query(ge=1, le=PAGE_LIMIT, description="So many at a time; absent: all")
+    ] = None,
+    cursor: Annotated[str | None, Query(description="`X-Next-Cursor` of the page before")] = None,
+) -> Which:
+    return Which.parse(name=name, metadata=metadata or (), state=state or (), limit=limit, cursor=cursor)
 
 
 async def _targets(request: Request) -> Targets:
@@ -53,10 +81,18 @@ async def create_sandbox(
 
 @router.get("", response_model=list[SandboxView], responses=refusals())
 async def list_sandboxes(
-    caller: CallerOf, lookup: Annotated[Lookup, Depends(_lookup)], domain: DomainOf
+    caller: CallerOf,
+    lookup: Annotated[Lookup, Depends(_lookup)],
+    domain: DomainOf,
+    which: Annotated[Which, Depends(_which)],
 ) -> Response:
-    """The team's sandboxes, newest first, without those in `stopped` and `error`."""
-    return JSONResponse([sandbox_json(sandbox, domain) for sandbox in await lookup.list(caller)])
+    """The team's sandboxes, newest first, without those in `stopped` and `error`.
+
+    With `limit` the answer is a page: its header `X-Next-Cursor`, absent on the last page, is the `cursor` of the next one.
+    """
+    found, cursor = await lookup.list(caller, which)
+    headers = {CURSOR_HEADER: cursor} if cursor else None
+    return JSONResponse([sandbox_json(sandbox, domain) for sandbox in found], headers=headers)
 
 
 @router.get("/{sandbox_id}", response_model=SandboxView, responses=refusals(404))

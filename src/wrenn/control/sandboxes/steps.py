@@ -15,6 +15,7 @@ from wrenn.base.faults import fault_point
 from wrenn.control.db import Database, Hints
 from wrenn.control.hosts import HostClients
 from wrenn.control.sandboxes import work_store
+from wrenn.control.sandboxes.network import network_message
 from wrenn.control.sandboxes.records import Work
 from wrenn.control.sandboxes.state import Desired, State
 from wrenn.protocol.host import host_pb as pb
@@ -222,4 +223,5 @@ def _spec(work: Work) -> pb.SandboxSpec:
         envs=dict(work.spec.envs),
         snapshot_id=str(work.origin.snapshot_id) if work.origin.snapshot_id else "",
         template_name=work.spec.template,
+        network=network_message(work.spec.network, work.network_revision),
     )

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, case, func, null, select
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, case, func, null, or_, select
 
 from wrenn.base.ids import HostId, SandboxId, TeamId
 from wrenn.control.auth import CALLERS, Caller, CallerQuery, Credential, arguments_of, caller_of
 from wrenn.control.db import Database, RowQuery, span_s
 from wrenn.control.hosts import hosts
-from wrenn.control.sandboxes.records import Sandbox
+from wrenn.control.sandboxes.records import NetworkPolicy, Sandbox
+from wrenn.control.sandboxes.selection import Which
 from wrenn.control.sandboxes.state import ENDED, Desired, State
 from wrenn.control.sandboxes.tables import sandboxes
 
@@ -22,7 +23,8 @@ _COLUMNS: Final = [
     sandboxes.c[name]
     for name in (
         "id", "team_id", "host_id", "status", "desired", "failure", "reason", "version", "template", "image", "vcpus",
-        "memory_mb", "timeout_sec", "expires_at", "on_expiry", "lift_on_pause", "auto_resume", "public_ports", "idle_ms", "host_ip", "metadata",
+        "memory_mb", "timeout_sec", "expires_at", "on_expiry", "lift_on_pause", "auto_resume", "public_ports",
+        "network", "network_revision", "name", "labels", "created_by", "disk_size_mb", "idle_ms", "host_ip", "metadata",
         "created_at", "started_at", "last_active_at", "last_updated",
     )
 ]  # fmt: skip
@@ -54,6 +56,12 @@ def sandbox_of(row: Row[Any]) -> Sandbox:
         lift_on_pause=row.lift_on_pause,
         auto_resume=row.auto_resume,
         public_ports=tuple(row.public_ports),
+        network=NetworkPolicy.from_json(row.network),
+        network_revision=row.network_revision,
+        name=row.name,
+        labels=row.labels,
+        created_by=row.created_by,
+        disk_size_mb=row.disk_size_mb,
         idle_ms=row.idle_ms,
         host_ip=row.host_ip,
         # SQLAlchemy's rows call their own columns `_mapping`; `metadata` is free.
@@ -141,13 +149,23 @@ async def load(database: Database, sandbox_id: SandboxId) -> Sandbox | None:
     return None if row is None else sandbox_of(row)
 
 
-async def live_of_team(database: Database, team_id: TeamId) -> list[Sandbox]:
-    """The team's sandboxes that have not ended, newest first."""
+async def live_of_team(database: Database, team_id: TeamId, which: Which) -> list[Sandbox]:
+    """Of the team's sandboxes that have not ended those that `which` names, newest first."""
+    c = sandboxes.c
+    conditions = [c.team_id == team_id.value, is_live()]
+    if which.name is not None:
+        conditions.append(c.name.like(which.name_pattern, escape="\\"))
+    if which.labels:
+        conditions.append(c.labels.contains(dict(which.labels)))
+    if which.states:
+        conditions.append(c.status.in_(sorted(which.states)))
+    if which.after is not None:
+        created_at, sandbox_id = which.after
+        older = c.created_at < created_at
+        conditions.append(or_(older, and_(c.created_at == created_at, c.id > sandbox_id.value)))
+    statement = select_sandboxes().where(*conditions).order_by(c.created_at.desc(), c.id)
     found = await database.execute(
-        select_sandboxes()
-        .where(sandboxes.c.team_id == team_id.value, is_live())
-        .order_by(sandboxes.c.created_at.desc(), sandboxes.c.id),
-        repeatable=True,
+        statement if which.limit is None else statement.limit(which.limit), repeatable=True
     )
     return [sandbox_of(row) for row in found]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, Self, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal, Self, TypeVar, cast
 
 from pydantic import Field, StrictBool, StrictInt, ValidationError, model_validator
 
@@ -83,11 +84,16 @@ M = TypeVar("M", bound=RequestBody)
 
 
 def checked(model: type[M], value: object) -> M:
-    """The message as this type. Raises InvalidRequest, which names the field."""
+    """The message as this type, without its `type`, by which it was told from others. Raises InvalidRequest, which names the field."""
+    if isinstance(value, Mapping):
+        message = cast("Mapping[str, object]", value)
+        value = {name: part for name, part in message.items() if name != "type"}
     try:
         return model.model_validate(value)
     except ValidationError as error:
         fault = error.errors()[0]
         field = ".".join(str(part) for part in fault["loc"])[:200]
         text = str(fault["msg"]).removeprefix("Value error, ")
-        raise InvalidRequest(f"{field}: {text[:1].lower()}{text[1:]}." if field else f"{text}.") from error
+        raise InvalidRequest(
+            f"{field}: {text[:1].lower()}{text[1:]}." if field else f"{text[:1].upper()}{text[1:]}."
+        ) from error

@@ -44,6 +44,15 @@ sandboxes = Table(
     Column("auto_resume", Boolean, nullable=False, server_default=text("false")),
     # Ports that anybody may visit, without a credential.
     Column("public_ports", ARRAY(Integer), nullable=False, server_default=text("'{}'")),
+    # `records.NetworkPolicy` as JSON, empty: the default; its revision grows with each change, so that a host that has an
+    # older one is told.
+    Column("network", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("network_revision", Integer, nullable=False, server_default=text("0")),
+    # What its owner calls it. Names need not be unique.
+    Column("name", Text, nullable=False, server_default=""),
+    Column("labels", JSONB, nullable=False, server_default=text("'{}'")),
+    # Who asked for it, as `audit.actor_json`; NULL: not known.
+    Column("created_by", JSONB),
     # When `timeouts.py` must look at it: the end of its idle time or of its life, or later after a pause was not possible.
     # Written whenever last use, limits or state are.
     Column("due_at", TIMESTAMP(timezone=True)),

@@ -1,4 +1,4 @@
-"""Messages of the sandbox endpoints (platform reference §1.7). Fields unknown here are ignored, null counts as absent."""
+"""Messages of the sandbox endpoints (platform reference §1.7). Fields unknown here are refused, null counts as absent."""
 
 from __future__ import annotations
 
@@ -8,14 +8,28 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, Field, StrictBool, StrictInt, model_validator
 
 from wrenn.base.file_names import name_of
-from wrenn.control.http import RequestBody, wire_time
+from wrenn.base.networks import NETWORKS_LIMIT
+from wrenn.control.http import RequestBody, plain_text, wire_time
 from wrenn.control.sandboxes.records import OnExpiry, Sandbox, TimeLimits
 from wrenn.control.sandboxes.state import State
-from wrenn.protocol.api import EXEC_TIMEOUT_DEFAULT_S, EXEC_TIMEOUT_LIMIT_S, NAME_LIMIT_B, PATH_LIMIT_B
+from wrenn.protocol.api import (
+    EXEC_TIMEOUT_DEFAULT_S,
+    EXEC_TIMEOUT_LIMIT_S,
+    NAME_LIMIT_B,
+    PATH_LIMIT_B,
+    PLATFORM_METADATA,
+)
 
 FORK_LIMIT: Final = 32
 """Copies in one call."""
 PUBLIC_PORTS_LIMIT: Final = 32
+SANDBOX_NAME_LIMIT: Final = 128
+"""Characters of a name."""
+LABELS_LIMIT: Final = 64
+LABEL_KEY_LIMIT: Final = 64
+LABEL_VALUE_LIMIT: Final = 512
+"""A list of sandboxes holds all of them, so they are small."""
+PAGE_LIMIT: Final = 1000
 
 
 def _text(value: str) -> str:
@@ -67,6 +81,52 @@ GuestOwner = Annotated[
 GuestUser = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$", description="User in the guest")]
 
 
+Networks = Annotated[
+    list[Annotated[str, Field(max_length=31)]],
+    Field(
+        max_length=NETWORKS_LIMIT,
+        description="IPv4 addresses and networks, e.g. `203.0.113.7` and `203.0.113.0/24`",
+    ),
+]
+
+
+class Network(RequestBody):
+    """What a sandbox may reach: what is in `allow`; else nothing in `deny`; else `allow_internet` decides.
+
+    Private networks and the host are out of reach in any case, but for what the installation's operator opens.
+    """
+
+    allow_internet: StrictBool = True
+    allow: Networks = Field(default_factory=list[str])
+    deny: Networks = Field(default_factory=list[str])
+
+
+def _label_key(value: str) -> str:
+    if value in PLATFORM_METADATA:
+        raise ValueError(f"{value} is written by the platform; choose another key")
+    if not value or "=" in value:
+        raise ValueError("keys must not be empty nor hold '='")
+    return plain_text(value)
+
+
+SandboxName = Annotated[str, Field(max_length=SANDBOX_NAME_LIMIT), AfterValidator(plain_text)]
+Labels = Annotated[
+    dict[
+        Annotated[str, Field(max_length=LABEL_KEY_LIMIT), AfterValidator(_label_key)],
+        Annotated[str, Field(max_length=LABEL_VALUE_LIMIT), AfterValidator(_text)],
+    ],
+    Field(max_length=LABELS_LIMIT),
+]
+
+
+class SetNetwork(RequestBody):
+    """What to change; what is absent stays. An empty list clears it."""
+
+    allow_internet: StrictBool | None = None
+    allow: Networks | None = None
+    deny: Networks | None = None
+
+
 class CreateSandbox(RequestBody):
     """What to create. The limits of `vcpus` and `memory_mb` are the installation's."""
 
@@ -88,6 +148,12 @@ class CreateSandbox(RequestBody):
         default_factory=list[int],
         max_length=PUBLIC_PORTS_LIMIT,
         description="Ports that anybody may visit without a credential",
+    )
+    network: Network = Field(default_factory=Network, description="What it may reach from the start")
+    name: SandboxName = Field("", description="What people call it; need not be unique")
+    metadata: Labels = Field(
+        default_factory=dict[str, str],
+        description="Any texts of its owner, by which lists can be searched. Not for secrets",
     )
 
     @property
@@ -126,20 +192,40 @@ class Fork(RequestBody):
     count: StrictInt = Field(1, ge=1, le=FORK_LIMIT)
 
 
+class NetworkView(BaseModel):
+    """What a sandbox may reach; see `Network`."""
+
+    allow_internet: bool
+    allow: list[str]
+    deny: list[str]
+
+
+class Creator(BaseModel):
+    """Who asked for a sandbox, as the audit log names them."""
+
+    type: Literal["user", "api_key"]
+    id: str
+    name: str
+
+
 class SandboxView(BaseModel):
     """A sandbox. Optional fields are absent where they have no value."""
 
     id: str
+    name: str | None = None
     status: Literal["pending", "starting", "running", "paused", "missing", "stopped", "error"]
     template: str
     vcpus: int
     memory_mb: int
+    disk_size_mb: int
     timeout_sec: int
+    created_by: Creator | None = None
     expires_at: datetime | None = Field(None, description="When `on_expiry` is done to it")
     on_expiry: OnExpiry
     lift_on_pause: bool = Field(description="`POST …/pause` removes the end of its lifetime")
     auto_resume: bool
     public_ports: list[int]
+    network: NetworkView
     domain: str = Field(description="What its ports' hosts end with: `{port}-{id}.{domain}`")
     host_ip: str | None = Field(None, description="Meaningful on the host only")
     created_at: datetime
@@ -148,7 +234,7 @@ class SandboxView(BaseModel):
     last_updated: datetime
     metadata: dict[str, str] | None = Field(
         None,
-        description="Versions; `reason` of an error, of a pause that nobody asked for, of a refused resume",
+        description="What its owner gave; versions; `reason` of an error, of a pause that nobody asked for, of a refused resume",
     )
 
 
@@ -156,19 +242,23 @@ def sandbox_json(sandbox: Sandbox, domain: str) -> dict[str, object]:
     """The wire form of `SandboxView`, where ports are below this domain."""
     told = sandbox.status in (State.ERROR, State.PAUSED) and sandbox.reason
     reason = {"reason": sandbox.reason} if told else {}
-    metadata = dict(sandbox.metadata) | reason
+    metadata = dict(sandbox.labels) | dict(sandbox.metadata) | reason
     fields: dict[str, object | None] = {
         "id": str(sandbox.sandbox_id),
+        "name": sandbox.name or None,
         "status": sandbox.status.value,
         "template": sandbox.template,
         "vcpus": sandbox.vcpus,
         "memory_mb": sandbox.memory_mb,
+        "disk_size_mb": sandbox.disk_size_mb,
+        "created_by": sandbox.created_by,
         "timeout_sec": sandbox.timeout_sec,
         "expires_at": wire_time(sandbox.expires_at),
         "on_expiry": sandbox.on_expiry,
         "lift_on_pause": sandbox.lift_on_pause,
         "auto_resume": sandbox.auto_resume,
         "public_ports": list(sandbox.public_ports),
+        "network": sandbox.network.to_json(),
         "domain": domain,
         "host_ip": sandbox.host_ip or None,
         "created_at": wire_time(sandbox.created_at),

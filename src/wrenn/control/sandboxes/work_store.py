@@ -30,7 +30,7 @@ from wrenn.base.ids import SandboxId, SnapshotId, TeamId
 from wrenn.control.audit import SYSTEM, Deed, Facts, Resource, Status, recorded, wire_id
 from wrenn.control.db import Database, Hints, in_s
 from wrenn.control.hosts import hosts
-from wrenn.control.sandboxes.records import Origin, Spec, Work
+from wrenn.control.sandboxes.records import NetworkPolicy, Origin, Spec, Work
 from wrenn.control.sandboxes.state import Desired, State, move
 from wrenn.control.sandboxes.store import due_when_paused, due_when_running
 from wrenn.control.sandboxes.tables import sandboxes
@@ -77,7 +77,7 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
                 _c[name]
                 for name in (
                     "id", "team_id", "status", "desired", "template", "image", "snapshot_id", "vcpus", "memory_mb",
-                    "envs", "disk_size_mb", "idle_ms", "attempts", "version",
+                    "envs", "network", "network_revision", "disk_size_mb", "idle_ms", "attempts", "version",
                 )
             ),
             hosts.c.address,
@@ -102,11 +102,18 @@ async def take_due(
             host_address=row.address,
             status=State(row.status),
             desired=Desired(row.desired),
-            spec=Spec(row.template, row.vcpus, row.memory_mb, row.envs),
+            spec=Spec(
+                row.template,
+                row.vcpus,
+                row.memory_mb,
+                row.envs,
+                network=NetworkPolicy.from_json(row.network),
+            ),
             origin=Origin(
                 row.image or row.template, SnapshotId(row.snapshot_id) if row.snapshot_id else None
             ),
             disk_size_mb=row.disk_size_mb,
+            network_revision=row.network_revision,
             idle_ms=row.idle_ms,
             attempts=row.attempts,
             version=row.version,

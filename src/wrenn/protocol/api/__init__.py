@@ -25,6 +25,14 @@ LIMITS_PREFIX: Final = "/v1/limits"
 ADMIN_AUDIT_PREFIX: Final = "/v1/admin/audit-logs"
 ADMIN_TEAMS_PREFIX: Final = "/v1/admin/teams"
 
+CURSOR_HEADER: Final = "X-Next-Cursor"
+"""Of a page of a list: where the next page begins; absent on the last one."""
+
+PLATFORM_METADATA: Final = frozenset(
+    {"agent_version", "envd_version", "firecracker_version", "kernel_version", "reason", "vmm_version"}
+)
+"""Entries of a sandbox's `metadata` that the platform writes beside those of its owner."""
+
 API_KEY_START: Final = "wrn_"
 API_KEY_PATTERN: Final = re.compile(rf"{API_KEY_START}[0-9a-f]{{32}}")
 API_KEY_PREFIX_LENGTH: Final = 10

@@ -16,7 +16,7 @@ from connectrpc.server import ConnectASGIApplication, ConnectWSGIApplication, DE
 from protobuf import DescService
 
 from . import host_pb
-from .host_pb import EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, Host, ListDirRequest, ListDirResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse
+from .host_pb import EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, Host, ListDirRequest, ListDirResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SetNetworkRequest, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -62,6 +62,13 @@ class HostAgent(Protocol):
     async def resume_sandbox(self, request: ResumeSandboxRequest, ctx: RequestContext[ResumeSandboxRequest, Sandbox], /) -> Sandbox:
         """
         Bring a paused sandbox back; returns when its guest agent answers. Running already is a success.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def set_network(self, request: SetNetworkRequest, ctx: RequestContext[SetNetworkRequest, Sandbox], /) -> Sandbox:
+        """
+        Put a network policy in force, for open connections too, and keep it: a paused sandbox has it when it is resumed. One
+        whose revision is not newer than what the sandbox has changes nothing and is a success.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -205,6 +212,16 @@ class HostAgentASGIApplication(ConnectASGIApplication[HostAgent]):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=svc.resume_sandbox,
+                ),
+                "/wrenn.host.v1.HostAgent/SetNetwork": Endpoint.unary(
+                    method=MethodInfo(
+                        name="SetNetwork",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=SetNetworkRequest,
+                        output=Sandbox,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=svc.set_network,
                 ),
                 "/wrenn.host.v1.HostAgent/PingSandbox": Endpoint.unary(
                     method=MethodInfo(
@@ -482,6 +499,30 @@ class HostAgentClient(ConnectClient):
                 name="ResumeSandbox",
                 service_name="wrenn.host.v1.HostAgent",
                 input=ResumeSandboxRequest,
+                output=Sandbox,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+
+    async def set_network(
+        self,
+        request: SetNetworkRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Sandbox:
+        """
+        Put a network policy in force, for open connections too, and keep it: a paused sandbox has it when it is resumed. One
+        whose revision is not newer than what the sandbox has changes nothing and is a success.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="SetNetwork",
+                service_name="wrenn.host.v1.HostAgent",
+                input=SetNetworkRequest,
                 output=Sandbox,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
             ),
@@ -811,6 +852,13 @@ class HostAgentSync(Protocol):
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
+    def set_network(self, request: SetNetworkRequest, ctx: RequestContext[SetNetworkRequest, Sandbox], /) -> Sandbox:
+        """
+        Put a network policy in force, for open connections too, and keep it: a paused sandbox has it when it is resumed. One
+        whose revision is not newer than what the sandbox has changes nothing and is a success.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
     def ping_sandbox(self, request: PingSandboxRequest, ctx: RequestContext[PingSandboxRequest, PingSandboxResponse], /) -> PingSandboxResponse:
         """
         Resets the inactivity timer.
@@ -949,6 +997,16 @@ class HostAgentWSGIApplication(ConnectWSGIApplication):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=service.resume_sandbox,
+                ),
+                "/wrenn.host.v1.HostAgent/SetNetwork": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="SetNetwork",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=SetNetworkRequest,
+                        output=Sandbox,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=service.set_network,
                 ),
                 "/wrenn.host.v1.HostAgent/PingSandbox": EndpointSync.unary(
                     method=MethodInfo(
@@ -1221,6 +1279,29 @@ class HostAgentClientSync(ConnectClientSync):
                 name="ResumeSandbox",
                 service_name="wrenn.host.v1.HostAgent",
                 input=ResumeSandboxRequest,
+                output=Sandbox,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def set_network(
+        self,
+        request: SetNetworkRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Sandbox:
+        """
+        Put a network policy in force, for open connections too, and keep it: a paused sandbox has it when it is resumed. One
+        whose revision is not newer than what the sandbox has changes nothing and is a success.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="SetNetwork",
+                service_name="wrenn.host.v1.HostAgent",
+                input=SetNetworkRequest,
                 output=Sandbox,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
             ),

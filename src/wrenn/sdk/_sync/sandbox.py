@@ -6,8 +6,10 @@ from __future__ import annotations
 import builtins
 import uuid
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlencode
 
 from wrenn.sdk._io import in_thread
 from wrenn.sdk._lease import Lease, lease_limits
@@ -21,7 +23,7 @@ from wrenn.sdk._sync.git import Git
 from wrenn.sdk._sync.pty import Pty
 from wrenn.sdk.errors import InvalidRequestError, NotFoundError
 from wrenn.sdk.settings import DEFAULT_REQUEST_TIMEOUT_S, client_settings
-from wrenn.sdk.types import OnExpiry, SandboxInfo, Template, TemplateType
+from wrenn.sdk.types import NetworkPolicy, OnExpiry, SandboxInfo, Template, TemplateType
 
 
 class Sandbox:
@@ -60,6 +62,9 @@ class Sandbox:
         auto_resume: bool | None = None,
         envs: Mapping[str, str] | None = None,
         public_ports: Iterable[int] | None = None,
+        network: NetworkPolicy | None = None,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
@@ -70,7 +75,7 @@ class Sandbox:
         `lifetime_sec`, in use or not, it is paused or with `on_expiry="kill"` removed (0: never); with `lift_on_pause` a
         `pause()` removes that limit. With `auto_resume` a call
         to the paused sandbox resumes it. `envs` is the environment of all its commands. Anybody may visit its
-        `public_ports`. A `template` of type `snapshot` fixes `vcpus` and `memory_mb`. Repeated safely when the platform is briefly away: one call makes one sandbox.
+        `public_ports`. `network` says what it may reach; it is in force before its first program runs. `list()` finds it by `name`, which need not be unique, and by `metadata`. A `template` of type `snapshot` fixes `vcpus` and `memory_mb`. Repeated safely when the platform is briefly away: one call makes one sandbox.
 
         Raises:
             NotFoundError: no such template.
@@ -86,6 +91,9 @@ class Sandbox:
             "auto_resume": auto_resume,
             "envs": dict(envs) if envs else None,
             "public_ports": list(public_ports) if public_ports else None,
+            "network": asdict(network) if network else None,
+            "name": name or None,
+            "metadata": dict(metadata) if metadata else None,
         }
         api = Api(client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s))
         try:
@@ -136,14 +144,24 @@ class Sandbox:
     def list(
         cls,
         *,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        state: Iterable[str] | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
     ) -> builtins.list[SandboxInfo]:
-        """The team's sandboxes that have not ended, newest first."""
+        """The team's sandboxes that have not ended, newest first.
+
+        Only those of this `name` (`*` in it stands for any text), with these entries of `metadata`, in one of these states.
+        """
+        query = [("name", name)] if name is not None else []
+        query += [("metadata", f"{key}={value}") for key, value in (metadata or {}).items()]
+        query += [("state", ",".join(state))] if state is not None else []
+        path = f"{path_of()}?{urlencode(query)}" if query else path_of()
         api = Api(client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s))
         try:
-            body = api.call("GET", path_of(), repeatable=True)
+            body = api.call("GET", path, repeatable=True)
         finally:
             api.close()
         return [SandboxInfo.parse(fields) for fields in objects("sandbox", json_of(body))]
@@ -286,6 +304,32 @@ class Sandbox:
             json={**message, "extend_only": extend_only},
             repeatable=True,
         )
+        return SandboxInfo.parse(Fields("sandbox", json_of(body)))
+
+    def set_network(
+        self,
+        *,
+        allow_internet: bool | None = None,
+        allow: Iterable[str] | None = None,
+        deny: Iterable[str] | None = None,
+    ) -> SandboxInfo:
+        """Change what it may reach, running or paused, and return it with that; what is None stays, `[]` clears a list.
+
+        In force when this returns, for open connections too. What is allowed wins over what is denied.
+
+        Raises:
+            InvalidRequestError: no IPv4 network, or one that no sandbox can reach.
+            InvalidStateError: it neither runs nor is paused.
+        """
+        options = {
+            "allow_internet": allow_internet,
+            "allow": None if allow is None else list(allow),
+            "deny": None if deny is None else list(deny),
+        }
+        message = {name: value for name, value in options.items() if value is not None}
+        if not message:
+            raise InvalidRequestError("Nothing to set: give allow_internet, allow or deny.")
+        body = self._api.call("PATCH", path_of(self.id, "network"), json=message, repeatable=True)
         return SandboxInfo.parse(Fields("sandbox", json_of(body)))
 
     def get_host(self, port: int) -> str:

@@ -1,0 +1,79 @@
+"""`wrenn network`, and the network options of `wrenn create`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wrenn.cli.output import JsonOption, print_json
+from wrenn.cli.settings import use_credentials
+
+if TYPE_CHECKING:
+    from wrenn.sdk import NetworkPolicy
+
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option("--allow", metavar="CIDR", help="It may reach this network in any case. Repeatable."),
+]
+DenyOption = Annotated[
+    list[str] | None,
+    typer.Option("--deny", metavar="CIDR", help="It may not reach this network. Repeatable."),
+]
+
+
+def network(
+    sandbox_id: Annotated[str, typer.Argument(metavar="ID", help="The sandbox.")],
+    *,
+    internet: Annotated[
+        bool | None,
+        typer.Option("--internet/--no-internet", help="Whether it may reach what no list names."),
+    ] = None,
+    allow: AllowOption = None,
+    deny: DenyOption = None,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Begin with the default: the internet, and no lists.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Change and print what a sandbox may reach.
+
+    What is not given stays; a list that is given replaces the former one. The change is in force when the command ends, for open
+    connections too. What is allowed wins over what is denied.
+    """
+    from wrenn.sdk import Sandbox
+
+    use_credentials()
+    if reset:
+        internet, allow, deny = (True if internet is None else internet), allow or [], deny or []
+    else:
+        # Typer gives an empty list where an option is absent.
+        allow, deny = allow or None, deny or None
+    with closing(Sandbox.connect(sandbox_id, resume=False)) as sandbox:
+        if (internet, allow, deny) == (None, None, None):
+            info = sandbox.info()
+        else:
+            info = sandbox.set_network(allow_internet=internet, allow=allow, deny=deny)
+    if json or info.network is None:
+        print_json(info.network)
+    else:
+        sys.stdout.write(described(info.network))
+
+
+def policy_of(*, internet: bool, allow: list[str] | None, deny: list[str] | None) -> NetworkPolicy | None:
+    """The policy of the options of `wrenn create`; None where none is given."""
+    if internet and not allow and not deny:
+        return None
+    from wrenn.sdk import NetworkPolicy
+
+    return NetworkPolicy(internet, tuple(allow or ()), tuple(deny or ()))
+
+
+def described(policy: NetworkPolicy) -> str:
+    """The policy for people, a line each."""
+    lines = [f"internet  {'yes' if policy.allow_internet else 'no'}"]
+    lines += [f"allow     {network}" for network in policy.allow]
+    lines += [f"deny      {network}" for network in policy.deny]
+    return "".join(f"{line}\n" for line in lines)

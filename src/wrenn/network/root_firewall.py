@@ -1,0 +1,51 @@
+"""The block's table in the root namespace, kept in force: put back when it is gone, replaced when the host's networks change."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+
+from wrenn.base.networks import ALL_SLOTS, is_within
+from wrenn.linux.namespaces import in_namespace
+from wrenn.linux.netlink import on_link_networks
+from wrenn.linux.nft import list_tables
+from wrenn.network.apply import install_root_table
+from wrenn.network.block import Block
+from wrenn.network.reach import HostReach
+
+
+class RootFirewall:
+    """See the module head. One owner at a time: calls are not to overlap."""
+
+    def __init__(self, block: Block, reach: HostReach) -> None:
+        self._block = block
+        self._reach = reach
+        self._on_link: frozenset[IPv4Network] = frozenset()
+
+    async def install(self) -> dict[str, str]:
+        """Put the table in place, or replace it in one step; open connections stay open.
+
+        Returns the old values of the kernel settings that this changed.
+        """
+        on_link = await self._read_on_link()
+        changed = await install_root_table(self._block, self._reach, on_link)
+        self._on_link = on_link
+        return changed
+
+    async def ensure(self) -> str | None:
+        """Put the table back if it is gone, or replace it if the host has joined or left a network.
+
+        Returns why it was written, or None if it was in force.
+        """
+        if self._block.table not in await list_tables():
+            reason = "gone"
+        elif await self._read_on_link() != self._on_link:
+            reason = "host networks changed"
+        else:
+            return None
+        await self.install()
+        return reason
+
+    async def _read_on_link(self) -> frozenset[IPv4Network]:
+        found = await in_namespace(None, on_link_networks)
+        # The slots' own routes come and go with them, and are protected in any case.
+        return frozenset(network for network in found if not is_within(network, [ALL_SLOTS]))

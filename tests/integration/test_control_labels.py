@@ -1,0 +1,152 @@
+"""Names and labels of sandboxes, searching lists by them, pages, and who made a sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from wrenn import AsyncSandbox
+
+from .conftest import Platform, refused
+from .people import People
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shared(people: People) -> AsyncIterator[Platform]:
+    """The module's platform, without sandboxes at the end."""
+    platform = people.platform
+    yield platform
+    for sandbox in (await platform.api.get("/v1/sandboxes")).json():
+        await platform.api.delete(f"/v1/sandboxes/{sandbox['id']}")
+
+
+async def names(platform: Platform, query: str) -> list[str]:
+    """Names of the sandboxes that a list with this query has."""
+    answer = await platform.api.get(f"/v1/sandboxes{query}")
+    assert answer.status_code == 200, answer.text
+    return [sandbox.get("name", "") for sandbox in answer.json()]
+
+
+async def test_a_sandbox_has_the_name_labels_and_maker_of_its_request(shared: Platform):
+    labels = {"team": "blue", "ticket": "A-1 = ä", "empty": ""}
+    path = await shared.create(name="builder", metadata=labels)
+    twin = await shared.create(name="builder")
+    found = (await shared.api.get(path)).json()
+    assert found["name"] == "builder"
+    assert labels.items() <= found["metadata"].items()
+    assert found["metadata"]["agent_version"] == "simulated"
+    assert found["disk_size_mb"] == 5120
+    assert found["created_by"]["type"] == "api_key"
+    assert found["created_by"]["name"] == "test"
+    assert twin != path
+    unnamed = (await shared.api.get(await shared.create())).json()
+    assert "name" not in unnamed
+    copy = (await shared.api.post(f"{path}/fork", json={})).json()["sandboxes"][0]
+    assert (copy["name"], copy["created_by"]) == ("builder", found["created_by"])
+    assert labels.items() <= copy["metadata"].items()
+
+
+async def test_lists_are_searched_by_name_labels_and_state(shared: Platform):
+    await shared.create(name="web-1", metadata={"team": "blue", "tier": "web"})
+    await shared.create(name="web-10", metadata={"team": "red", "tier": "web"})
+    paused = await shared.create(name="50%_\\", metadata={"team": "blue"})
+    await shared.api.post(f"{paused}/pause")
+    for query, expected in {
+        "": ["50%_\\", "web-10", "web-1"],
+        "?name=web-1": ["web-1"],
+        "?name=web-*": ["web-10", "web-1"],
+        "?name=*": ["50%_\\", "web-10", "web-1"],
+        "?name=50%25_%5C": ["50%_\\"],
+        "?name=5%25": [],
+        "?name=web__": [],
+        "?metadata=team%3Dblue": ["50%_\\", "web-1"],
+        "?metadata=team%3Dblue&metadata=tier%3Dweb": ["web-1"],
+        "?metadata=team%3D": [],
+        "?metadata=agent_version%3Dsimulated": [],
+        "?state=paused": ["50%_\\"],
+        "?state=running,paused&name=web-*": ["web-10", "web-1"],
+        "?state=missing": [],
+    }.items():
+        assert await names(shared, query) == expected, query
+
+
+async def test_pages_follow_one_another_and_without_limit_there_are_none(shared: Platform):
+    for number in range(5):
+        await shared.create(name=f"n{number}")
+    first = await shared.api.get("/v1/sandboxes?limit=2")
+    await shared.create(name="later")
+    seen, cursor = [s["name"] for s in first.json()], first.headers["x-next-cursor"]
+    while cursor:
+        page = await shared.api.get("/v1/capsules", params={"limit": 2, "cursor": cursor})
+        seen += [s["name"] for s in page.json()]
+        cursor = page.headers.get("x-next-cursor")
+    assert seen == ["n4", "n3", "n2", "n1", "n0"]
+    whole = await shared.api.get("/v1/sandboxes")
+    assert len(whole.json()) == 6
+    assert "x-next-cursor" not in whole.headers
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("?limit=0", "limit"),
+        ("?limit=1001", "limit"),
+        ("?limit=many", "limit"),
+        ("?cursor=x", "cursor"),
+        ("?limit=1&cursor=x", "cursor"),
+        ("?limit=1&cursor=" + "A" * 1000, "cursor"),
+        ("?limit=1&cursor=MjAyNnxjbC14", "cursor"),
+        ("?state=stopped", "state"),
+        ("?state=", "state"),
+        ("?metadata=team", "metadata"),
+        ("?metadata=%3Dx", "metadata"),
+        ("?metadata=a%3D%00", "NUL"),
+        ("?name=%00", "NUL"),
+        ("?name=" + "x" * 129, "name"),
+        ("?metadata=a%3Db" * 1 + "&metadata=a%3Db" * 64, "metadata"),
+    ],
+)
+async def test_a_search_that_cannot_be_read_is_refused(shared: Platform, query: str, words: str):
+    assert words in refused(await shared.api.get(f"/v1/sandboxes{query}"), 400, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"name": "x" * 129}, "name"),
+        ({"name": "a\nb"}, "name"),
+        ({"name": 7}, "name"),
+        ({"metadata": {"a": 1}}, "metadata"),
+        ({"metadata": {"a": None}}, "metadata"),
+        ({"metadata": ["a"]}, "metadata"),
+        ({"metadata": {"": "x"}}, "metadata"),
+        ({"metadata": {"a=b": "x"}}, "metadata"),
+        ({"metadata": {"k" * 65: "x"}}, "metadata"),
+        ({"metadata": {"k": "x" * 513}}, "metadata"),
+        ({"metadata": {"k": "a\0b"}}, "metadata"),
+        ({"metadata": {str(n): "" for n in range(65)}}, "metadata"),
+        ({"metadata": {"kernel_version": "mine"}}, "written by the platform"),
+    ],
+)
+async def test_names_and_labels_have_bounds(shared: Platform, body: dict[str, object], words: str):
+    assert words in refused(await shared.api.post("/v1/sandboxes", json=body), 400, "invalid_request")
+
+
+async def test_the_client_gives_names_and_finds_by_them(shared: Platform):
+    key, url = shared.key.reveal(), shared.url
+    labels = {"q": "1 & 2=3"}
+    async with await AsyncSandbox.create(name="b&c", metadata=labels, api_key=key, base_url=url) as sandbox:
+        info = await sandbox.info()
+        assert (info.name, info.labels) == ("b&c", {"q": "1 & 2=3"})
+        assert info.created_by is not None
+        assert info.created_by.name == "test"
+        for found in (
+            await AsyncSandbox.list(name="b&*", api_key=key, base_url=url),
+            await AsyncSandbox.list(metadata=labels, state=["running"], api_key=key, base_url=url),
+        ):
+            assert [s.id for s in found] == [sandbox.id]
+        assert await AsyncSandbox.list(name="b", api_key=key, base_url=url) == []
