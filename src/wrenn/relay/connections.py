@@ -263,9 +263,11 @@ class PacedConnection(ResponseHandler):
     def close(self) -> None:
         """End the connection; what was written may still be sent, but not for ever."""
         transport = self.transport
+        was_closing = transport is None or transport.is_closing()
         self._make_deaf()
         super().close()
-        if transport is not None and transport.get_write_buffer_size():
+        # A TLS transport that is closed a second time has no buffer any more to ask about.
+        if transport is not None and (was_closing or transport.get_write_buffer_size()):
             self._loop.call_later(FLUSH_S, transport.abort)
         self._end()
 
