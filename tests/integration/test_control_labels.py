@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -150,3 +153,27 @@ async def test_the_client_gives_names_and_finds_by_them(shared: Platform):
         ):
             assert [s.id for s in found] == [sandbox.id]
         assert await AsyncSandbox.list(name="b", api_key=key, base_url=url) == []
+
+
+async def test_the_command_line_gives_names_labels_and_policies(shared: Platform):
+    environment = {**os.environ, "WRENN_BASE_URL": shared.url, "WRENN_API_KEY": shared.key.reveal()}
+
+    async def wrenn(*words: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "wrenn.cli.main", *words, env=environment, stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await process.communicate()
+        assert process.returncode == 0, words
+        return output.decode()
+
+    closed = ("--no-internet", "--allow", "44.0.0.1", "--deny", "44.0.0.0/8")
+    made = (await wrenn("create", "--name", "cli", "--label", "team=blue", *closed)).strip()
+    assert await wrenn("network", made) == "internet  no\nallow     44.0.0.1\ndeny      44.0.0.0/8\n"
+    assert (
+        await wrenn("network", made, "--reset", "--deny", "45.0.0.0/8")
+        == "internet  yes\ndeny      45.0.0.0/8\n"
+    )
+    for words in (("list", "--label", "team=blue"), ("ls", "--name", "cl*", "--state", "running")):
+        assert made in await wrenn(*words)
+    assert made not in await wrenn("ls", "--label", "team=red")
+    assert "no internet" not in await wrenn("info", made)

@@ -12,8 +12,9 @@ import typer
 
 from wrenn.cli.cp import parsed
 from wrenn.cli.lifecycle import IdArgument
+from wrenn.cli.network import summary
 from wrenn.cli.output import JsonOption, age, print_json, print_table, size, until
-from wrenn.cli.sandboxes import list_
+from wrenn.cli.sandboxes import LabelOption, NameFilter, StateFilter, list_
 from wrenn.cli.settings import use_credentials
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def _lines(found: SandboxInfo) -> list[tuple[str, str]]:
         )
     return [
         ("id", found.id),
+        *([("name", found.name)] if found.name else []),
         ("status", found.status),
         ("template", found.template),
         ("vcpus", str(found.vcpus)),
@@ -51,6 +53,8 @@ def _lines(found: SandboxInfo) -> list[tuple[str, str]]:
         ("idle", f"pause after {found.timeout_sec} s" if found.timeout_sec else "no limit"),
         ("lifetime", end),
         ("resume", "by the next call" if found.auto_resume else "by `wrenn resume`"),
+        *([("made by", found.created_by.name)] if found.created_by else []),
+        *([("network", summary(found.network))] if found.network else []),
         ("ports", ", ".join(str(port) for port in found.public_ports) or "none public"),
         *((name, value) for name, value in sorted(found.metadata.items())),
     ]
@@ -63,6 +67,9 @@ def ls(
     ] = None,
     *,
     user: Annotated[str | None, typer.Option(help="User of the sandbox to look as.")] = None,
+    name: NameFilter = None,
+    label: LabelOption = None,
+    state: StateFilter = None,
     json: JsonOption = False,
 ) -> None:
     """List the sandboxes; with an ID the files in one.
@@ -72,8 +79,10 @@ def ls(
     from wrenn.sdk import Sandbox
 
     if place is None:
-        list_(json=json)
+        list_(name=name, label=label, state=state, json=json)
         return
+    if name is not None or label or state:
+        raise typer.BadParameter("--name, --label and --state choose sandboxes; leave out the ID.")
     where = parsed(place if ":" in place else f"{place}:/")
     if isinstance(where, Path):
         raise typer.BadParameter(f"{place!r} is neither ID nor ID:/path.")

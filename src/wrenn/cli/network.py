@@ -71,6 +71,15 @@ def policy_of(*, internet: bool, allow: list[str] | None, deny: list[str] | None
     return NetworkPolicy(internet, tuple(allow or ()), tuple(deny or ()))
 
 
+def summary(policy: NetworkPolicy) -> str:
+    """The policy in one line."""
+    parts = ["internet" if policy.allow_internet else "no internet"]
+    parts += [
+        f"{word} {', '.join(nets)}" for word, nets in (("allow", policy.allow), ("deny", policy.deny)) if nets
+    ]
+    return "; ".join(parts)
+
+
 def described(policy: NetworkPolicy) -> str:
     """The policy for people, a line each."""
     lines = [f"internet  {'yes' if policy.allow_internet else 'no'}"]

@@ -20,6 +20,10 @@ LabelOption = Annotated[
     list[str] | None,
     typer.Option("--label", "-l", metavar="K=V", help="An entry of its metadata. Repeatable."),
 ]
+NameFilter = Annotated[str | None, typer.Option("--name", help="Only of this name; * stands for any text.")]
+StateFilter = Annotated[
+    list[str] | None, typer.Option("--state", help="Only in this state, e.g. paused. Repeatable.")
+]
 EnvOption = Annotated[
     list[str] | None, typer.Option("--env", "-e", metavar="K=V", help="Set a variable. Repeatable.")
 ]
@@ -79,11 +83,9 @@ def create(
 
 def list_(
     *,
-    name: Annotated[str | None, typer.Option(help="Only of this name; * stands for any text.")] = None,
+    name: NameFilter = None,
     label: LabelOption = None,
-    state: Annotated[
-        list[str] | None, typer.Option(help="Only in this state, e.g. paused. Repeatable.")
-    ] = None,
+    state: StateFilter = None,
     json: JsonOption = False,
 ) -> None:
     """List the sandboxes that have not ended, running and paused."""
