@@ -152,7 +152,7 @@ async def test_every_body_of_the_public_client_is_accepted(shared: Platform):
         await socket.send(json.dumps({"type": "start", **shell}))
         assert json.loads(await socket.recv())["type"] == "start"
     async with connect(f"{url}/pty", additional_headers=headers, proxy=None) as socket:
-        start = {
+        start: dict[str, object] = {
             "type": "start",
             "cmd": "/bin/sh",
             "cols": 80,
