@@ -38,18 +38,18 @@ class Commands:
         Raises:
             DeadlineExceeded: it ran longer than its limit and was killed. TooLarge: it wrote too much and was killed.
         """
-        target = await self._targets.target(credential, text_id)
-        await fault_point("control.exec.before_rpc")
         # An answer that nobody waits for any more ends the command, so a day bounds only what is waited for.
         limit_s = body.timeout_sec or EXEC_TIMEOUT_LIMIT_S
-        begun = time.monotonic()
-        answer = await target.host.call(
-            target.host.rpc.exec,
-            pb.ExecRequest(
-                sandbox_id=str(target.sandbox_id), command=_command(body), timeout_ms=limit_s * 1000
-            ),
-            timeout_s=limit_s + _ANSWER_MARGIN_S,
-        )
+        async with self._targets.opened(credential, text_id) as target:
+            await fault_point("control.exec.before_rpc")
+            begun = time.monotonic()
+            answer = await target.host.call(
+                target.host.rpc.exec,
+                pb.ExecRequest(
+                    sandbox_id=str(target.sandbox_id), command=_command(body), timeout_ms=limit_s * 1000
+                ),
+                timeout_s=limit_s + _ANSWER_MARGIN_S,
+            )
         duration_ms = round((time.monotonic() - begun) * 1000)
         for stream, content in (("stdout", answer.stdout), ("stderr", answer.stderr)):
             if len(content) > OUTPUT_LIMIT_B:
