@@ -96,7 +96,7 @@ async def exec_stream(at: Opened) -> Ended:
     assert json.loads(await opened.recv())["type"] == "start"
 
     async def ended() -> None:
-        assert json.loads(await opened.recv())["code"] == "unauthorized"
+        assert json.loads(await opened.recv())["code"] == "access_lost"
         await closed_with_1008(opened)
 
     return ended

@@ -53,6 +53,8 @@ class Unauthorized(WrennError):
 class AccessLost(Unauthorized):
     """The credential stopped being valid, or allows less, while the call was under way."""
 
+    code = "access_lost"
+
 
 class Forbidden(WrennError):
     """The caller is known and may not do this."""

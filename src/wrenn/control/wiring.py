@@ -14,6 +14,7 @@ from wrenn.control import accounts, oauth
 from wrenn.control.accounts import (
     Administration,
     Entrance,
+    Invitations,
     Keys,
     Passwords,
     Profiles,
@@ -303,6 +304,7 @@ def _build(
             database=database, passwords=passwords, sessions=sessions, throttle=throttle, team_end=team_end
         ),
         "teams": Teams(database=database, throttle=throttle, team_end=team_end),
+        "invitations": Invitations(database=database, throttle=throttle),
         "keys": Keys(database=database, clock=clock),
         "administration": Administration(database=database, team_end=team_end, count_sandboxes=lookup.count),
         "lookup": lookup,

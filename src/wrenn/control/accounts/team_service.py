@@ -15,7 +15,8 @@ from wrenn.control.accounts import deeds, team_store, user_store
 from wrenn.control.accounts.team_end import TeamEnd
 from wrenn.control.accounts.team_store import Membership, Team
 from wrenn.control.accounts.throttle import Subject, Throttle
-from wrenn.control.audit import record
+from wrenn.control.accounts.types import PatchTeam
+from wrenn.control.audit import Actor, Deed, record
 from wrenn.control.auth import Account, Member, Role
 from wrenn.control.db import Database, Transaction
 from wrenn.control.teams import insert_team
@@ -51,7 +52,7 @@ class Teams:
 
     async def get(self, member: Member, text_id: str) -> tuple[Team, list[Membership]]:
         """The team of the token, and its members."""
-        team_id = _own(member, text_id)
+        team_id = own_team(member, text_id)
         team = await team_store.load(self._database, team_id)
         if team is None:
             raise NotFound(f"There is no team {team_id}.")
@@ -59,22 +60,28 @@ class Teams:
 
     async def members(self, member: Member, text_id: str) -> list[Membership]:
         """Who belongs to the team of the token."""
-        return await team_store.members(self._database, _own(member, text_id))
+        return await team_store.members(self._database, own_team(member, text_id))
 
-    async def rename(self, member: Member, text_id: str, name: str) -> None:
-        """Another name.
+    async def patch(self, member: Member, text_id: str, body: PatchTeam) -> None:
+        """Another name, another choice of what becomes of removed members' keys, or both.
 
         Raises:
             Forbidden: not an admin.
         """
 
-        async def rename(tx: Transaction, team: Team) -> None:
-            if name != team.name:
-                await team_store.rename(tx, team.team_id, name)
-                deed = deeds.team_renamed(team.name, name)
+        async def patch(tx: Transaction, team: Team) -> None:
+            changes: list[Deed] = []
+            if body.name is not None and body.name != team.name:
+                await team_store.rename(tx, team.team_id, body.name)
+                changes.append(deeds.team_renamed(team.name, body.name))
+            keeps = body.keys_of_removed == "keep"
+            if body.keys_of_removed is not None and keeps != team.keeps_keys_of_removed:
+                await team_store.set_keeps_keys_of_removed(tx, team.team_id, keeps=keeps)
+                changes.append(deeds.keys_of_removed_set(body.keys_of_removed))
+            for deed in changes:
                 await record(tx, team.team_id, member.actor, deed, str(team.team_id))
 
-        await self._change(member, text_id, _expect_admin, rename)
+        await self._change(member, text_id, expect_admin, patch)
 
     async def delete(self, member: Member, text_id: str) -> None:
         """End the team: keys stop working at once, sandboxes and templates are removed.
@@ -88,26 +95,6 @@ class Teams:
 
         await self._change(member, text_id, _expect_owner, delete)
         self._team_end.ended()
-
-    async def add(self, member: Member, text_id: str, email: str) -> Membership:
-        """Another member.
-
-        Raises:
-            Forbidden: not an admin. NotFound: no such account. InvalidRequest: is a member.
-        """
-
-        async def add(tx: Transaction, team: Team) -> Membership:
-            user_id = await user_store.id_by_email(tx, email)
-            if user_id is None:
-                raise NotFound("There is no account with this e-mail address: they sign up first.")
-            if not await user_store.add_member(tx, team.team_id, user_id):
-                raise InvalidRequest("email: is a member of this team already.")
-            added = await team_store.member(tx, team.team_id, user_id)
-            deed = deeds.member_added(added.email, added.role)
-            await record(tx, team.team_id, member.actor, deed, str(user_id))
-            return added
-
-        return await self._change(member, text_id, _expect_admin, add)
 
     async def set_role(self, member: Member, text_id: str, text_user_id: str, role: Role) -> None:
         """Another role for a member who is not the owner.
@@ -125,10 +112,12 @@ class Teams:
                 await team_store.set_role(tx, team.team_id, user_id, role)
                 await record(tx, team.team_id, member.actor, deeds.role_updated(role), str(user_id))
 
-        await self._change(member, text_id, _expect_admin, set_role)
+        await self._change(member, text_id, expect_admin, set_role)
 
-    async def remove(self, member: Member, text_id: str, text_user_id: str, *, revoke_keys: bool) -> None:
-        """Have a member out, at once; with `revoke_keys` also the keys of the team that the member made.
+    async def remove(
+        self, member: Member, text_id: str, text_user_id: str, *, revoke_keys: bool | None
+    ) -> None:
+        """Have a member out, at once, and revoke the keys that the member made; `revoke_keys` None: as the team chose.
 
         Raises:
             Forbidden: not an admin; of the owner. NotFound: no such member.
@@ -140,14 +129,13 @@ class Teams:
                 raise Forbidden("The owner cannot be removed: the owner transfers the team first.")
             await team_store.remove_member(tx, team.team_id, user_id)
             await record(tx, team.team_id, member.actor, deeds.MEMBER_REMOVED, str(user_id))
-            if revoke_keys:
-                revoked = await team_store.revoke_keys_by(tx, team.team_id, user_id)
-                await record(tx, team.team_id, member.actor, deeds.KEY_REVOKED, *map(str, revoked))
+            if revoke_keys if revoke_keys is not None else not team.keeps_keys_of_removed:
+                await revoke_keys_by(tx, team.team_id, user_id, member.actor)
 
-        await self._change(member, text_id, _expect_admin, remove)
+        await self._change(member, text_id, expect_admin, remove)
 
     async def leave(self, member: Member, text_id: str) -> None:
-        """Be no member any more.
+        """Be no member any more; the keys that one made are revoked, unless the team chose to keep them.
 
         Raises:
             Forbidden: the owner.
@@ -160,6 +148,8 @@ class Teams:
         async def leave(tx: Transaction, team: Team) -> None:
             await team_store.remove_member(tx, team.team_id, member.user_id)
             await record(tx, team.team_id, member.actor, deeds.MEMBER_LEFT, str(member.user_id))
+            if not team.keeps_keys_of_removed:
+                await revoke_keys_by(tx, team.team_id, member.user_id, member.actor)
 
         await self._change(member, text_id, expect_no_owner, leave)
 
@@ -202,7 +192,7 @@ class Teams:
         change: Callable[[Transaction, Team], Awaitable[T]],
     ) -> T:
         """Run `change` under the lock of the token's team, if the caller's role there is one that `expect` lets pass."""
-        team_id = _own(member, text_id)
+        team_id = own_team(member, text_id)
 
         async def work(tx: Transaction) -> T:
             team = await team_store.lock(tx, team_id)
@@ -212,14 +202,24 @@ class Teams:
         return await self._database.transaction(work)
 
 
-def _own(member: Member, text_id: str) -> TeamId:
+def own_team(member: Member, text_id: str) -> TeamId:
+    """The team that is meant, which must be that of the token.
+
+    Raises:
+        InvalidRequest: not the id of a team. Forbidden: another team.
+    """
     team_id = TeamId.parse(text_id)
     if team_id != member.team_id:
         raise Forbidden("The token is for another team: use switch-team first.")
     return team_id
 
 
-def _expect_admin(role: Role) -> None:
+def expect_admin(role: Role) -> None:
+    """Return if this role may administer its team.
+
+    Raises:
+        Forbidden: it may not.
+    """
     if not role.may_administer:
         raise Forbidden("This needs an admin or the owner of the team.")
 
@@ -234,3 +234,10 @@ async def _role_of_target(tx: Transaction, team_id: TeamId, user_id: UserId) -> 
     if role is None:
         raise NotFound(f"The team has no member {user_id}.")
     return role
+
+
+async def revoke_keys_by(tx: Transaction, team_id: TeamId, user_id: UserId, by: Actor) -> None:
+    """Revoke the team's keys that this user made."""
+    revoked = await team_store.revoke_keys_by(tx, team_id, user_id)
+    if revoked:
+        await record(tx, team_id, by, deeds.KEY_REVOKED, *map(str, revoked))

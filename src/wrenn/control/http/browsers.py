@@ -77,6 +77,12 @@ class Browsers:
         if (said.scheme, said.netloc.lower()) != (own.scheme, own.netloc.lower()):
             raise Forbidden("The request comes from a page of another origin.")
 
+    def base_url(self, connection: HTTPConnection) -> str:
+        """Where people reach the platform, without a slash at its end: as it is configured, else as this request did."""
+        if self.public_url:
+            return self.public_url
+        return f"{connection.url.scheme}://{connection.headers.get('host', '')}"
+
     def set_cookie(self, response: Response, name: str, value: str, *, path: str, life_s: int) -> None:
         """Give a cookie that programs in the page cannot read, for this path of ours; `life_s` 0 takes it away."""
         public = urlsplit(self.public_url or "")

@@ -132,7 +132,7 @@ class EventsResponse(Response):
                 if not has_begun:
                     raise
                 last = {"type": "error", "code": error.code, "message": error.message}
-                timeout_s = _LAST_SEND_S if isinstance(error, AccessLost) else _SEND_TIMEOUT_S
+                timeout_s = _LAST_SEND_S if isinstance(error, AccessLost) else None
                 await _send_frame(send, _frame(last), timeout_s=timeout_s)
             await _end(send)
         except TimeoutError:
@@ -147,9 +147,9 @@ async def _begin(send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
 
 
-async def _send_frame(send: Send, frame: bytes, *, timeout_s: float = _SEND_TIMEOUT_S) -> None:
+async def _send_frame(send: Send, frame: bytes, *, timeout_s: float | None = None) -> None:
     """Raises TimeoutError: the client takes nothing. Of an answer that is not whole the server closes the connection."""
-    async with asyncio.timeout(timeout_s):
+    async with asyncio.timeout(_SEND_TIMEOUT_S if timeout_s is None else timeout_s):
         await send({"type": "http.response.body", "body": frame, "more_body": True})
 
 

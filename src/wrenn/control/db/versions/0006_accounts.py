@@ -1,4 +1,4 @@
-"""Hints when somebody may have lost access.
+"""Invitations into teams, what becomes of removed members' keys, and hints when somebody may have lost access.
 
 Revision ID: 0006
 Revises: 0005
@@ -6,6 +6,7 @@ Revises: 0005
 
 from __future__ import annotations
 
+import sqlalchemy as sa
 from alembic import op
 
 revision = "0006"
@@ -32,6 +33,29 @@ _ACCESS_CHANGES = {
 
 
 def upgrade() -> None:
+    op.create_table(
+        "team_invitations",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("team_id", sa.Uuid(), nullable=False),
+        sa.Column("email", sa.Text(), nullable=False),
+        sa.Column("token_hash", sa.Text(), nullable=False),
+        sa.Column("invited_by", sa.Uuid(), nullable=False),
+        sa.Column("created_at", sa.TIMESTAMP(timezone=True), server_default=sa.func.now(), nullable=False),
+        sa.Column("expires_at", sa.TIMESTAMP(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["team_id"], ["teams.id"], name=op.f("fk_team_invitations_team_id"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["invited_by"], ["users.id"], name=op.f("fk_team_invitations_invited_by"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_team_invitations")),
+        sa.UniqueConstraint("team_id", "email", name=op.f("uq_team_invitations_team_id")),
+        sa.UniqueConstraint("token_hash", name=op.f("uq_team_invitations_token_hash")),
+    )
+    op.add_column(
+        "teams",
+        sa.Column("keeps_keys_of_removed", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+    )
     op.execute(_ACCESS_HINT)
     for table, changes in _ACCESS_CHANGES.items():
         op.execute(
