@@ -303,7 +303,12 @@ def _build(
         "profiles": Profiles(
             database=database, passwords=passwords, sessions=sessions, throttle=throttle, team_end=team_end
         ),
-        "teams": Teams(database=database, throttle=throttle, team_end=team_end),
+        "teams": Teams(
+            database=database,
+            throttle=throttle,
+            team_end=team_end,
+            teams_per_user=settings.accounts.teams_per_user,
+        ),
         "invitations": Invitations(database=database, throttle=throttle),
         "keys": Keys(database=database, clock=clock),
         "administration": Administration(database=database, team_end=team_end, count_sandboxes=lookup.count),

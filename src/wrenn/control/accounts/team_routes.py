@@ -39,7 +39,7 @@ async def list_teams(account: AccountOf, teams: Service) -> Response:
     return JSONResponse([team_json(team, role) for team, role in await teams.list(account)])
 
 
-@router.post("", status_code=201, response_model=TeamView, responses=refusals(403))
+@router.post("", status_code=201, response_model=TeamView, responses=refusals(403, 409))
 async def create_team(body: CreateTeam, account: AccountOf, teams: Service) -> Response:
     """Make a team, as its owner. The token stays that of its team: use switch-team."""
     team, role = await teams.create(account, body.name)
@@ -110,7 +110,7 @@ async def leave_team(team_id: str, member: MemberOf, teams: Service) -> Response
     return Response(status_code=204)
 
 
-@router.post("/{team_id}/transfer", status_code=204, responses=refusals(403, 404))
+@router.post("/{team_id}/transfer", status_code=204, responses=refusals(403, 404, 409))
 async def transfer_team(team_id: str, body: Transfer, member: MemberOf, teams: Service) -> Response:
     """Make another member the owner; the caller is an admin then. For the owner."""
     await teams.transfer(member, team_id, body.user_id)

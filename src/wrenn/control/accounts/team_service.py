@@ -19,6 +19,7 @@ from wrenn.control.accounts.types import PatchTeam
 from wrenn.control.audit import Actor, Deed, record
 from wrenn.control.auth import Account, Member, Role
 from wrenn.control.db import Database, Transaction
+from wrenn.control.quotas import QuotaExceeded
 from wrenn.control.teams import insert_team
 
 T = TypeVar("T")
@@ -30,19 +31,27 @@ _SEARCH_LIMIT: Final = 10
 class Teams:
     """See the module head."""
 
-    def __init__(self, *, database: Database, throttle: Throttle, team_end: TeamEnd) -> None:
+    def __init__(
+        self, *, database: Database, throttle: Throttle, team_end: TeamEnd, teams_per_user: int | None
+    ) -> None:
         self._database = database
         self._throttle = throttle
         self._team_end = team_end
+        self._teams_per_user = teams_per_user
 
     async def list(self, account: Account) -> list[tuple[Team, Role]]:
         """The teams that the user belongs to."""
         return await team_store.of_user(self._database, account.user_id)
 
     async def create(self, account: Account, name: str) -> tuple[Team, Role]:
-        """A new team, owned by the user."""
+        """A new team, owned by the user.
+
+        Raises:
+            QuotaExceeded: the user owns as many teams as one may.
+        """
 
         async def create(tx: Transaction) -> Team:
+            await self._expect_room(tx, account.user_id)
             place = await user_store.place_of(tx, account.user_id)
             team_id = await insert_team(tx, account.user_id, name=name, is_default=place is None)
             await record(tx, team_id, account.actor, deeds.TEAM_CREATED, str(team_id))
@@ -158,6 +167,7 @@ class Teams:
 
         Raises:
             Forbidden: not the owner. NotFound: no such member. InvalidRequest: to oneself.
+            QuotaExceeded: that member owns as many teams as one may.
         """
         user_id = UserId.parse(text_user_id)
 
@@ -165,6 +175,7 @@ class Teams:
             if user_id == member.user_id:
                 raise InvalidRequest("user_id: is yours already.")
             await _role_of_target(tx, team.team_id, user_id)
+            await self._expect_room(tx, user_id)
             await team_store.set_role(tx, team.team_id, member.user_id, Role.ADMIN)
             await team_store.set_role(tx, team.team_id, user_id, Role.OWNER)
             deed = deeds.team_transferred(user_id)
@@ -183,6 +194,17 @@ class Teams:
             raise InvalidRequest(f"email: must have at least {SEARCH_MIN_CHARACTERS} characters.")
         await self._throttle.begin(Subject.search(account.user_id))
         return await user_store.search(self._database, account.user_id, wanted, limit=_SEARCH_LIMIT)
+
+    async def _expect_room(self, tx: Transaction, user_id: UserId) -> None:
+        """Return if the user may own one more team; nobody else gives the user one until the transaction ends."""
+        await user_store.lock(tx, user_id)
+        owned = await user_store.count_owned(tx, user_id)
+        limit = self._teams_per_user
+        if limit is not None and owned >= limit:
+            raise QuotaExceeded(
+                f"A user may own {limit} teams, and owns {owned}. Delete or transfer one, or ask an admin of the platform.",
+                details={"quota": "teams", "limit": limit, "used": owned, "wanted": 1},
+            )
 
     async def _change(
         self,

@@ -251,6 +251,20 @@ async def add_member(tx: Transaction, team_id: TeamId, user_id: UserId) -> bool:
     return made.one_or_none() is not None
 
 
+async def count_owned(tx: Transaction, user_id: UserId) -> int:
+    """How many teams the user owns."""
+    found = await tx.execute(
+        select(func.count())
+        .select_from(users_teams.join(teams, teams.c.id == users_teams.c.team_id))
+        .where(
+            users_teams.c.user_id == user_id.value,
+            users_teams.c.role == Role.OWNER,
+            teams.c.deleted_at.is_(None),
+        )
+    )
+    return int(found.scalar_one())
+
+
 async def owned_teams(tx: Transaction, user_id: UserId) -> Sequence[tuple[TeamId, bool]]:
     """The teams that the user owns, locked, and whether each has other members."""
     found = await tx.execute(
