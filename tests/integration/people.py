@@ -67,10 +67,16 @@ class Person:
         assert answer.status_code == 201, answer.text
         return answer.json()
 
+    async def invite(self, email: str) -> str:
+        """The token of an invitation of this address into the team."""
+        answer = await self.post(f"/v1/teams/{self.team_id}/members", {"email": email})
+        assert answer.status_code == 202, answer.text
+        return answer.json()["token"]
+
     async def add(self, other: Person, role: str = "member") -> Person:
-        """Another user into the team; who it is then, with a token for it."""
-        answer = await self.post(f"/v1/teams/{self.team_id}/members", {"email": other.email})
-        assert answer.status_code == 201, answer.text
+        """Another user into the team, by an invitation; who it is then, with a token for it."""
+        answer = await other.post("/v1/invitations/accept", {"token": await self.invite(other.email)})
+        assert answer.status_code == 200, answer.text
         if role != "member":
             path = f"/v1/teams/{self.team_id}/members/{other.user_id}"
             assert (await self.patch(path, {"role": role})).status_code == 204

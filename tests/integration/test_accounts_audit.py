@@ -73,15 +73,15 @@ async def test_what_a_teams_people_do_is_in_its_log(people: People, people_datab
         assert (await ada.delete(f"/v1/api-keys/{key_id}")).status_code == 204
     eve_here = await ada.add(eve)
 
-    items = await log_of(ada)
-    added = "add", "success"
+    items = [item for item in await log_of(ada) if item["action"] != "invite"]
+    added, by_ada = ("add", "success"), {"role": "member", "invited_by": ada.user_id}
     assert lines(items) == [
         ("Ada", "team", team, "create", "success", {}),
         ("Ada", "team", team, "rename", "info", {"old_name": "Old", "new_name": "New"}),
-        ("Ada", "member", bob.user_id, *added, {"email": bob.email, "role": "member"}),
+        ("Bob", "member", bob.user_id, *added, {"email": bob.email, **by_ada}),
         ("Ada", "member", bob.user_id, "role_update", "info", {"new_role": "admin"}),
         ("Bob", "api_key", bobs_key, "create", "success", {"name": "robot"}),
-        ("Ada", "member", eve.user_id, *added, {"email": eve.email, "role": "member"}),
+        ("Eve", "member", eve.user_id, *added, {"email": eve.email, **by_ada}),
         ("Eve", "member", eve.user_id, "leave", "info", {}),
         ("Ada", "team", team, "transfer", "info", {"new_owner": bob.user_id}),
         ("Bob", "team", team, "transfer", "info", {"new_owner": ada.user_id}),
@@ -89,7 +89,7 @@ async def test_what_a_teams_people_do_is_in_its_log(people: People, people_datab
         ("Ada", "api_key", bobs_key, "revoke", "warning", {}),
         ("Ada", "api_key", made["id"], "create", "success", {"name": "mine"}),
         ("Ada", "api_key", made["id"], "revoke", "warning", {}),
-        ("Ada", "member", eve.user_id, *added, {"email": eve.email, "role": "member"}),
+        ("Eve", "member", eve.user_id, *added, {"email": eve.email, **by_ada}),
     ]
     assert {item["actor_id"] for item in items} == {ada.user_id, bob.user_id, eve.user_id}
     assert made["key"] not in str(items)

@@ -135,7 +135,17 @@ async def test_teams_are_looked_after(people: People, cli: Cli):
     await cli.log_in(ada)
     team = (await cli("teams", "create", "Lab")).strip()
     assert "Lab" in await cli("teams", "list")
-    await cli("teams", "add", bob.email, "--team", team)
+    link = (await cli("teams", "invite", bob.email, "--team", team)).strip()
+    assert bob.email in await cli("teams", "invitations", "--team", team)
+    bobs = Cli(cli.config / "bob", people.url, people.database_url)
+    await bobs.log_in(bob)
+    assert (await bobs("teams", "accept", link)).strip() == team
+    await bobs("teams", "accept", link, code=3)
+    await cli("teams", "invite", "nobody@example.com", "--team", team)
+    [waiting] = json.loads(await cli("teams", "invitations", "--team", team, "--json"))
+    await cli("teams", "invitations", "--revoke", waiting["id"], "--team", team)
+    assert json.loads(await cli("teams", "invitations", "--team", team, "--json")) == []
+    await cli("teams", "keys-of-removed", "keep", "--team", team)
     assert "Bob" in await cli("teams", "members", "--team", team)
     assert "Bob" not in await cli("teams", "members"), "the session stays in its team"
     await cli("teams", "role", bob.email, "admin", "--team", team)

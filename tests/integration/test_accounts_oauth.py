@@ -78,7 +78,7 @@ class Browser:
         async with client(self.place.url, None) as api:
             answer = await api.get(f"{self.prefix}/{provider}")
         assert answer.status_code == 302, answer.text
-        self.state_cookie = answer.cookies["oauth_state"]
+        self.state_cookie = answer.cookies["__Host-oauth_state"]
         return answer.headers["location"]
 
     async def at_provider(self, url: str) -> str:
@@ -94,7 +94,7 @@ class Browser:
         shown = self.state_cookie if cookie is None else cookie
         async with client(self.place.url, None) as api:
             return await api.get(
-                url.removeprefix(PUBLIC), headers={"Cookie": f"oauth_state={shown}"} if shown else {}
+                url.removeprefix(PUBLIC), headers={"Cookie": f"__Host-oauth_state={shown}"} if shown else {}
             )
 
     async def sign_in(self, provider: str) -> httpx2.Response:
@@ -114,15 +114,18 @@ async def person(place: Place, answer: httpx2.Response) -> Person:
     """Who is signed in now."""
     assert said(answer) == ""
     assert "?" not in answer.headers["location"], "no secret in an address"
-    set_cookie = next(c for c in answer.headers.get_list("set-cookie") if c.startswith("wrenn_refresh"))
-    assert "Path=/api/v1/auth" in set_cookie
+    set_cookie = next(
+        c for c in answer.headers.get_list("set-cookie") if c.startswith("__Host-wrenn_refresh")
+    )
+    assert "; Path=/;" in set_cookie
     assert "Secure" in set_cookie
+    assert "Domain" not in set_cookie
     cookie = set_cookie.partition("=")[2].partition(";")[0]
     async with client(place.url, None) as api:
         refreshed = await api.post(
             "/v1/auth/refresh",
             json={},
-            headers={"Cookie": f"wrenn_refresh={cookie}", "Origin": "https://wrenn.example"},
+            headers={"Cookie": f"__Host-wrenn_refresh={cookie}", "Origin": "https://wrenn.example"},
         )
     return person_of(place.url, refreshed)
 
@@ -222,7 +225,7 @@ async def test_an_address_that_has_an_account_is_not_linked_but_by_its_user(plac
     assert said(await Browser(place).sign_in(provider)) == "email_taken"
     assert (await ada.get("/v1/me")).json()["providers"] == []
     connect = await ada.get(f"/v1/me/providers/{provider}/connect")
-    browser = Browser(place, state_cookie=connect.cookies["oauth_state"])
+    browser = Browser(place, state_cookie=connect.cookies["__Host-oauth_state"])
     back = await browser.come_back(await browser.at_provider(connect.json()["auth_url"]))
     assert said(back) == ""
     assert "linked=true" in back.headers["location"]
@@ -232,7 +235,7 @@ async def test_an_address_that_has_an_account_is_not_linked_but_by_its_user(plac
     # Nobody else can link the same identity.
     eve = await sign_up(place.url)
     connect = await eve.get(f"/v1/me/providers/{provider}/connect")
-    browser = Browser(place, state_cookie=connect.cookies["oauth_state"])
+    browser = Browser(place, state_cookie=connect.cookies["__Host-oauth_state"])
     taken = await browser.come_back(await browser.at_provider(connect.json()["auth_url"]))
     assert said(taken) == "already_linked"
     assert (await ada.delete(f"/v1/me/providers/{provider}")).status_code == 204
@@ -243,7 +246,7 @@ async def test_a_link_is_not_made_for_a_session_that_has_ended(place: Place):
     ada = await sign_up(place.url)
     await place.user(sub="555", email=new_email(), email_verified=True, name="Ada")
     connect = await ada.get("/v1/me/providers/corp/connect")
-    browser = Browser(place, state_cookie=connect.cookies["oauth_state"])
+    browser = Browser(place, state_cookie=connect.cookies["__Host-oauth_state"])
     url = await browser.at_provider(connect.json()["auth_url"])
     assert (await ada.post("/v1/auth/logout")).status_code == 204
     assert said(await browser.come_back(url)) == "unauthorized"

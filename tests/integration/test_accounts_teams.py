@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,6 +20,7 @@ from wrenn.control.teams import teams, users_teams
 from .conftest import DEADLINE_S, client, refused, run_sql
 from .people import (
     People,
+    Person,
     make_admin,
     new_email,
 )
@@ -91,18 +92,14 @@ async def test_what_is_made_while_a_team_ends_ends_with_it(people: People):
 async def test_members_come_go_and_change(people: People):
     ada, bob, eve = [await people.sign_up(name=name) for name in ("Ada", "Bob", "Eve")]
     path = f"/v1/teams/{ada.team_id}/members"
-    added = await ada.post(path, {"email": f" {bob.email.upper()} "})
-    assert added.status_code == 201
-    assert (added.json()["role"], added.json()["email"]) == ("member", bob.email)
-    refused(await ada.post(path, {"email": bob.email}), 400, "invalid_request")
-    refused(await ada.post(path, {"email": new_email()}), 404, "not_found")
-    bob_here = await bob.at(ada.team_id)
+    bob_here = await ada.add(bob)
+    refused(await ada.post(path, {"email": f" {bob.email.upper()} "}), 400, "invalid_request")
     assert [m["email"] for m in (await bob_here.get(path)).json()] == [ada.email, bob.email]
     # A member may not administer, an admin may, nobody touches the owner.
     refused(await bob_here.post(path, {"email": eve.email}), 403, "forbidden")
     refused(await bob_here.patch(f"/v1/teams/{ada.team_id}", {"name": "Bob's"}), 403, "forbidden")
     assert (await ada.patch(f"{path}/{bob.user_id}", {"role": "admin"})).status_code == 204
-    assert (await bob_here.post(path, {"email": eve.email})).status_code == 201
+    eve_here = await bob_here.add(eve)
     refused(await bob_here.patch(f"{path}/{ada.user_id}", {"role": "member"}), 403, "forbidden")
     refused(await bob_here.delete(f"{path}/{ada.user_id}"), 403, "forbidden")
     refused(await bob_here.delete(f"/v1/teams/{ada.team_id}"), 403, "forbidden")
@@ -110,15 +107,13 @@ async def test_members_come_go_and_change(people: People):
     refused(await ada.post(f"/v1/teams/{ada.team_id}/leave"), 403, "forbidden")
     refused(await ada.delete(f"{path}/usr-{'0' * 25}"), 404, "not_found")
     refused(await ada.delete(f"{path}/nobody"), 400, "invalid_request")
-    eve_here = await eve.at(ada.team_id)
     assert (await eve_here.post(f"/v1/teams/{ada.team_id}/leave")).status_code == 204
     refused(await eve_here.get(path), 403, "forbidden")
 
 
-async def test_a_removed_member_is_out_at_once_and_perhaps_with_the_keys(people: People):
+async def test_a_removed_member_is_out_at_once(people: People):
     ada, bob = await people.sign_up(), await people.sign_up()
     bob_here = await ada.add(bob)
-    kept = Secret((await bob_here.make_key(name="kept"))["key"])
     assert (await bob_here.get("/v1/sandboxes")).status_code == 200
     assert (await ada.delete(f"/v1/teams/{ada.team_id}/members/{bob.user_id}")).status_code == 204
     bob_here.url = people.second.url
@@ -127,14 +122,56 @@ async def test_a_removed_member_is_out_at_once_and_perhaps_with_the_keys(people:
     refused(await bob_here.post("/v1/api-keys"), 403, "forbidden")
     # The next token is for the user's own team.
     assert (await bob.refresh()).json()["team_id"] == bob.team_id
-    async with client(people.url, kept) as api:
-        assert (await api.get("/v1/sandboxes")).status_code == 200, "a key is the team's"
-        await ada.add(bob)
-        gone = await ada.delete(
-            f"/v1/teams/{ada.team_id}/members/{bob.user_id}", params={"revoke_keys": "true"}
-        )
-        assert gone.status_code == 204
-        refused(await api.get("/v1/sandboxes"), 401, "unauthorized")
+
+
+async def removed(ada: Person, bob: Person, **params: str) -> None:
+    path = f"/v1/teams/{ada.team_id}/members/{bob.user_id}"
+    assert (await ada.delete(path, params=params)).status_code == 204
+
+
+async def left(ada: Person, bob: Person) -> None:
+    assert (await (await bob.at(ada.team_id)).post(f"/v1/teams/{ada.team_id}/leave")).status_code == 204
+
+
+async def deleted_account(ada: Person, bob: Person) -> None:
+    assert (await bob.delete("/v1/me", {"confirmation": bob.email})).status_code == 204
+
+
+GOING: list[tuple[str | None, Callable[..., Awaitable[None]], dict[str, str], int]] = [
+    (None, removed, {}, 401),
+    (None, removed, {"revoke_keys": "false"}, 200),
+    (None, left, {}, 401),
+    (None, deleted_account, {}, 401),
+    ("keep", removed, {}, 200),
+    ("keep", removed, {"revoke_keys": "true"}, 401),
+    ("keep", left, {}, 200),
+    ("keep", deleted_account, {}, 200),
+    ("revoke", removed, {}, 401),
+]
+
+
+async def test_what_becomes_of_the_keys_of_who_goes_is_the_teams_choice_and_else_they_are_revoked(
+    people: People, subtests: pytest.Subtests
+):
+    for choice, go, params, status in GOING:
+        with subtests.test(f"{choice} {go.__name__} {params}"):
+            ada, bob = await people.sign_up(), await people.sign_up()
+            team = f"/v1/teams/{ada.team_id}"
+            if choice is not None:
+                assert (await ada.patch(team, {"keys_of_removed": choice})).status_code == 204
+            assert (await ada.get(team)).json()["team"]["keys_of_removed"] == (choice or "revoke")
+            key = Secret((await (await ada.add(bob)).make_key())["key"])
+            await go(ada, bob, **params)
+            async with client(people.second.url, key) as api:
+                assert (await api.get("/v1/sandboxes")).status_code == status
+
+
+async def test_only_admins_choose_what_becomes_of_keys(people: People):
+    ada = await people.sign_up()
+    bob_here = await ada.add(await people.sign_up())
+    team = f"/v1/teams/{ada.team_id}"
+    refused(await bob_here.patch(team, {"keys_of_removed": "keep"}), 403, "forbidden")
+    refused(await ada.patch(team, {"keys_of_removed": "sell"}), 400, "invalid_request")
 
 
 async def test_a_team_is_transferred(people: People, people_database: Database):

@@ -13,6 +13,8 @@ import httpx2
 import pytest
 import pytest_asyncio
 
+from wrenn.base.ids import InvitationId
+
 from .conftest import client, run_sql
 from .people import People, Person, make_admin
 
@@ -89,6 +91,9 @@ TABLE: Final[dict[str, Row]] = {
     "POST /v1/teams/{team_id}/leave": Row(Who.MEMBER, {}, foreign=403),
     "PATCH /v1/teams/{team_id}": Row(Who.TEAM_ADMIN, {"name": "x"}, foreign=403),
     "POST /v1/teams/{team_id}/members": Row(Who.TEAM_ADMIN, {"email": "nobody@example.com"}, foreign=403),
+    "GET /v1/teams/{team_id}/invitations": Row(Who.TEAM_ADMIN, foreign=403),
+    "DELETE /v1/teams/{team_id}/invitations/{invitation_id}": Row(Who.TEAM_ADMIN, foreign=403),
+    "POST /v1/invitations/accept": Row(Who.ACCOUNT, {"token": "none"}, found=404),
     "PATCH /v1/teams/{team_id}/members/{user_id}": Row(Who.TEAM_ADMIN, {"role": "member"}, foreign=403),
     "DELETE /v1/teams/{team_id}/members/{user_id}": Row(Who.TEAM_ADMIN, foreign=403),
     "POST /v1/teams/{team_id}/transfer": Row(Who.OWNER, {"user_id": "{member}"}, foreign=403),
@@ -203,6 +208,7 @@ async def world(people: People) -> World:
             "user_id": member.user_id,
             "member": member.user_id,
             "key_id": keys["full"]["id"],
+            "invitation_id": str(InvitationId.new()),
             "name": "ours",
             "selector": "1",
             "port": "8080",

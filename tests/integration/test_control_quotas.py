@@ -13,12 +13,15 @@ from sqlalchemy import text
 
 from wrenn.base.errors import RateLimited
 from wrenn.base.ids import TeamId
+from wrenn.base.secrets import Secret
 from wrenn.base.units import MIB
 from wrenn.control.audit import Actor, ActorKind
-from wrenn.control.db import Database
+from wrenn.control.db import Database, Transaction
+from wrenn.control.keys import insert_key
 from wrenn.control.quotas import Limits, QuotaExceeded, Standing, Usage
 from wrenn.control.quotas import store as quotas
 from wrenn.control.settings import Settings
+from wrenn.control.teams import store as teams
 from wrenn.testing.simulated_host import SimulatedHost
 
 from .conftest import Platform, client, make_team, refused, running_platform
@@ -200,3 +203,86 @@ def test_what_fits_fits_exactly():
     # Who is over a limit that was lowered may still do what needs nothing of it.
     Standing(Limits(vcpus=1), Usage(vcpus=3)).admit(Usage(total_sandboxes=1))
     assert Limits(vcpus=0).over(Limits(vcpus=9, memory_mb=5)) == Limits(vcpus=0, memory_mb=5)
+
+
+@pytest.fixture
+async def owner_of_two(tight: Platform) -> AsyncIterator[tuple[Platform, httpx2.AsyncClient]]:
+    """`tight` and a client with a key of a second team of the same owner."""
+
+    async def second_team(tx: Transaction) -> Secret:
+        owner = await teams.ensure_user(tx, email="ada@example.com", name="ada", is_admin=False)
+        other = await teams.insert_team(tx, owner, name="other", is_default=False)
+        return await insert_key(tx, team_id=other, created_by=owner, name="test")
+
+    key = await tight.control.database.transaction(second_team)
+    async with client(tight.url, key) as other:
+        yield tight, other
+
+
+async def test_quotas_bind_the_owner_over_all_own_teams(
+    owner_of_two: tuple[Platform, httpx2.AsyncClient],
+):
+    tight, other = owner_of_two
+    answers = await asyncio.gather(
+        *(api.post("/v1/sandboxes", json={}) for api in (tight.api, other) for _ in range(5))
+    )
+    statuses = [answer.status_code for answer in answers]
+    assert (statuses.count(201), statuses.count(409)) == (5, 5)
+    refusals_of_owner = [a for a in answers if a.status_code == 409 and "owner" in a.text]
+    for answer in refusals_of_owner:
+        error = exceeded(answer, "running_sandboxes")
+        assert (error["limit"], error["used"], error["wanted"]) == (5, 5, 1)
+    assert refusals_of_owner
+    said = [(await api.get("/v1/limits")).json() for api in (tight.api, other)]
+    assert [each["owner"]["usage"]["running_sandboxes"] for each in said] == [5, 5]
+    assert sum(each["usage"]["running_sandboxes"] for each in said) == 5
+    assert {each["owner"]["limits"]["running_sandboxes"] for each in said} == {5}
+
+
+async def test_what_an_admin_gives_one_team_its_owner_may_have(
+    owner_of_two: tuple[Platform, httpx2.AsyncClient],
+):
+    tight, other = owner_of_two
+    for _ in range(5):
+        assert (await other.post("/v1/sandboxes", json={})).status_code == 201
+    exceeded(await tight.api.post("/v1/sandboxes", json={}), "running_sandboxes")
+    await set_limits(tight, Limits(running_sandboxes=6))
+    assert (await tight.api.post("/v1/sandboxes", json={})).status_code == 201
+    exceeded(await tight.api.post("/v1/sandboxes", json={}), "running_sandboxes")
+
+
+async def test_snapshots_count_for_the_owner_too(owner_of_two: tuple[Platform, httpx2.AsyncClient]):
+    tight, other = owner_of_two
+    sandbox = (await other.post("/v1/sandboxes", json={})).json()["id"]
+    kept = await other.post("/v1/snapshots", json={"sandbox_id": sandbox, "name": "one"})
+    assert kept.status_code == 201, kept.text
+    taken, own = (await other.get("/v1/limits")).json(), (await tight.api.get("/v1/limits")).json()
+    assert taken["usage"]["snapshot_mb"] == own["owner"]["usage"]["snapshot_mb"] > 0
+    assert own["usage"]["snapshot_mb"] == 0
+
+
+async def test_members_of_another_owners_team_do_not_share_its_quota(tight: Platform):
+    stranger = await make_team(tight.settings.database_url or "", "eve")
+    async with client(tight.url, stranger) as eve:
+        for api in (tight.api, eve):
+            for _ in range(5):
+                assert (await api.post("/v1/sandboxes", json={})).status_code == 201
+
+
+async def test_a_user_owns_so_many_teams_and_no_more(
+    settings: Settings, host: SimulatedHost, database_url: str
+):
+    key = await make_team(database_url, "ada")
+    accounts = replace(settings.accounts, teams_per_user=3)
+    async with running_platform(replace(settings, accounts=accounts), host, key) as platform:
+        ada, bob = await sign_up(platform.url), await sign_up(platform.url)
+        answers = await asyncio.gather(*(ada.post("/v1/teams", {"name": "x"}) for _ in range(6)))
+        assert sorted(a.status_code for a in answers) == [201, 201, 409, 409, 409, 409]
+        refusal = next(a for a in answers if a.status_code == 409)
+        assert exceeded(refusal, "teams")["limit"] == 3
+        here = await bob.add(ada)
+        transfer = f"/v1/teams/{bob.team_id}/transfer"
+        exceeded(await bob.post(transfer, {"user_id": here.user_id}), "teams")
+        own = await ada.at(next(a for a in answers if a.status_code == 201).json()["id"])
+        assert (await own.delete(f"/v1/teams/{own.team_id}")).status_code == 204
+        assert (await bob.post(transfer, {"user_id": here.user_id})).status_code == 204

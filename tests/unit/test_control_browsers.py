@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from starlette.requests import HTTPConnection
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from wrenn.base.clock import SystemClock
@@ -117,3 +118,41 @@ async def test_clients_of_ipv4_are_told_apart_where_ipv6_carries_them():
         scope: Scope = {"type": "http", "path": "/v1/me", "client": (client, 1), "headers": []}
         await limits(scope, nothing, nothing)
     assert served == ["::ffff:192.0.2.1", "::ffff:192.0.2.2", "2001:db8::1"]
+
+
+HTTPS, HTTP = Browsers("https://wrenn.example/api", ()), Browsers(None, ())
+
+
+def test_under_https_our_cookies_are_bound_to_the_host_name() -> None:
+    response = Response()
+    HTTPS.set_cookie(response, "wrenn_refresh", "x", path="/v1/auth", life_s=60)
+    said = response.headers["set-cookie"]
+    assert said.startswith("__Host-wrenn_refresh=x;")
+    assert {"Path=/", "Secure", "HttpOnly"} <= set(said.split("; "))
+    assert "domain" not in said.lower()
+
+
+@pytest.mark.parametrize(
+    ("browsers", "cookie", "value"),
+    [
+        (HTTPS, "__Host-wrenn_refresh=a", "a"),
+        (HTTPS, "wrenn_refresh=a", None),
+        (HTTPS, "wrenn_refresh=a; __Host-wrenn_refresh=b; other=c", "b"),
+        (HTTPS, "__Host-wrenn_refresh=a; __Host-wrenn_refresh=b", None),
+        (HTTPS, "__Host-wrenn_refresh=a; __Host-wrenn_refresh=a", None),
+        (HTTPS, "__host-wrenn_refresh=a", None),
+        (HTTP, "wrenn_refresh=a", "a"),
+        (HTTP, "__Host-wrenn_refresh=a", None),
+        (HTTP, "wrenn_refresh=a; wrenn_refresh=b", None),
+        (HTTP, "wrenn_refresh", ""),
+        (HTTP, "", None),
+    ],
+)
+def test_only_one_cookie_of_the_right_name_counts(browsers: Browsers, cookie: str, value: str | None) -> None:
+    assert browsers.cookie(connection("192.0.2.1", cookie=cookie), "wrenn_refresh") == value
+
+
+def test_cookies_in_two_headers_are_two_cookies() -> None:
+    twice = [(b"cookie", b"wrenn_refresh=a"), (b"cookie", b"wrenn_refresh=b")]
+    both = HTTPConnection({"type": "http", "client": ("192.0.2.1", 1), "headers": twice})
+    assert HTTP.cookie(both, "wrenn_refresh") is None

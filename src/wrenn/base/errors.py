@@ -50,6 +50,12 @@ class Unauthorized(WrennError):
     http_status = 401
 
 
+class AccessLost(Unauthorized):
+    """The credential stopped being valid, or allows less, while the call was under way."""
+
+    code = "access_lost"
+
+
 class Forbidden(WrennError):
     """The caller is known and may not do this."""
 

@@ -96,6 +96,13 @@ class SessionId(Id):
     KIND = "session"
 
 
+class InvitationId(Id):
+    """An invitation into a team."""
+
+    PREFIX = "inv-"
+    KIND = "invitation"
+
+
 class HostId(Id):
     """A machine that runs sandboxes."""
 

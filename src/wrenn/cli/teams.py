@@ -121,11 +121,68 @@ def members(*, team: TeamOption = None, json: JsonOption = False) -> None:
     print_table(("EMAIL", "NAME", "ROLE", "SINCE"), rows)
 
 
-@app.command("add")
-def add(email: EmailArgument, *, team: TeamOption = None) -> None:
-    """Add a user who has an account, as a member."""
+@app.command("invite")
+def invite(email: EmailArgument, *, team: TeamOption = None, json: JsonOption = False) -> None:
+    """Invite somebody, and print the link that accepts the invitation.
+
+    Hand the link to the person with this address: it works once, for a week, and only for that address. Inviting again makes a
+    new link, and the former one stops working.
+    """
+    from wrenn.sdk._parse import Fields
+
     with _in_team(team) as (account, path):
-        account.call("POST", f"{path}/members", {"email": email})
+        made = account.call("POST", f"{path}/members", {"email": email})
+    if json:
+        print_json(made)
+    else:
+        sys.stdout.write(Fields("invitation", made).text("link") + "\n")
+
+
+@app.command("invitations")
+def invitations(
+    *,
+    team: TeamOption = None,
+    revoke: Annotated[
+        str | None, typer.Option("--revoke", metavar="ID", help="Have this one not be accepted any more.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """List the invitations that nobody has accepted yet, or revoke one."""
+    from wrenn.sdk._parse import objects
+
+    with _in_team(team) as (account, path):
+        if revoke is not None:
+            account.call("DELETE", f"{path}/invitations/{revoke}")
+            return
+        found = account.call("GET", f"{path}/invitations")
+    if json:
+        print_json(found)
+        return
+    rows = [
+        (
+            each.text("id"),
+            each.text("email"),
+            each.text("inviter_email"),
+            age(each.time("created_at")),
+            each.text("expires_at"),
+        )
+        for each in objects("invitation", found)
+    ]
+    print_table(("ID", "EMAIL", "BY", "AGE", "EXPIRES"), rows)
+
+
+@app.command("accept")
+def accept(
+    link: Annotated[str, typer.Argument(metavar="LINK", help="The link of the invitation, or its token.")],
+) -> None:
+    """Accept an invitation into a team, and print the team's id."""
+    from wrenn.cli import credentials
+    from wrenn.sdk._parse import Fields
+
+    token = link.rpartition("#")[2].strip()
+    with credentials.account() as account:
+        team = account.call("POST", "/v1/invitations/accept", {"token": token})
+    sys.stdout.write(Fields("team", team).text("id") + "\n")
 
 
 @app.command("remove")
@@ -134,11 +191,16 @@ def remove(
     *,
     team: TeamOption = None,
     revoke_keys: Annotated[
-        bool, typer.Option("--revoke-keys", help="Also revoke the keys of the team that this user made.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--revoke-keys/--keep-keys",
+            help="What becomes of the team's keys that this user made. [default: as the team chose]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Remove a member, who is out at once."""
-    params = {"revoke_keys": "true"} if revoke_keys else None
+    params = None if revoke_keys is None else {"revoke_keys": "true" if revoke_keys else "false"}
     with _in_team(team) as (account, path):
         account.call("DELETE", f"{path}/members/{_user_id(account, path, email)}", params=params)
 
@@ -160,6 +222,20 @@ def role(
             account.call("POST", f"{path}/transfer", {"user_id": user_id})
         else:
             account.call("PATCH", f"{path}/members/{user_id}", {"role": role_})
+
+
+@app.command("keys-of-removed")
+def keys_of_removed(
+    choice: Annotated[
+        Literal["revoke", "keep"],
+        typer.Argument(metavar="CHOICE", help="revoke or keep."),
+    ],
+    *,
+    team: TeamOption = None,
+) -> None:
+    """Choose what becomes of the API keys that a member made when that member goes."""
+    with _in_team(team) as (account, path):
+        account.call("PATCH", path, {"keys_of_removed": choice})
 
 
 @app.command("leave")

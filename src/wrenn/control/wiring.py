@@ -15,6 +15,7 @@ from wrenn.control import accounts, oauth
 from wrenn.control.accounts import (
     Administration,
     Entrance,
+    Invitations,
     Keys,
     Passwords,
     Profiles,
@@ -27,13 +28,13 @@ from wrenn.control.accounts import (
 from wrenn.control.audit import routes as audit_routes
 from wrenn.control.audit.retention import Retention
 from wrenn.control.audit.service import AuditLog
-from wrenn.control.auth import Authenticator, Tokens, ensure_secret
+from wrenn.control.auth import CHANNEL as ACCESS
+from wrenn.control.auth import Authenticator, OpenCalls, Tokens, ensure_secret
 from wrenn.control.db import CHANNEL as HINTS
 from wrenn.control.db import Database, Hints, listen
 from wrenn.control.db.embedded import ensure_running
 from wrenn.control.db.migrate import migrate
 from wrenn.control.events import CHANNEL as EVENTS
-from wrenn.control.events import Access as EventAccess
 from wrenn.control.events import Events, Feed
 from wrenn.control.events import Retention as EventRetention
 from wrenn.control.events import routers as event_routers
@@ -108,6 +109,7 @@ class Control:
     reconciler: Reconciler
     sweep: Sweep
     feed: Feed
+    open_calls: OpenCalls
 
     def begin_shutdown(self) -> None:
         """End the answers that would never end; to be called before the server waits for the others."""
@@ -169,7 +171,7 @@ def _build(
     last_used = LastUsed(database, clock)
     authenticator = Authenticator(database, last_used)
     feed = Feed(database)
-    event_access = EventAccess(authenticator)
+    open_calls = OpenCalls(database)
     reconciler = Reconciler(
         database=database,
         hints=hints,
@@ -245,7 +247,9 @@ def _build(
         room=room,
         patience=patience,
     )
-    targets = Targets(database=database, clients=clients, lookup=lookup, lifecycle=lifecycle)
+    targets = Targets(
+        database=database, clients=clients, lookup=lookup, lifecycle=lifecycle, open_calls=open_calls
+    )
     sweep = Sweep(
         database=database,
         clients=clients,
@@ -271,6 +275,10 @@ def _build(
     def on_any_hint() -> None:
         places.forget_all()
         port_access.forget_all()
+
+    def on_access_change(_payload: str) -> None:
+        port_access.forget_all()
+        open_calls.wake()
 
     snapshots = Snapshots(database=database, keeper=keeper, find_source=lookup.source)
     throttle = Throttle(database)
@@ -301,7 +309,13 @@ def _build(
         "profiles": Profiles(
             database=database, passwords=passwords, sessions=sessions, throttle=throttle, team_end=team_end
         ),
-        "teams": Teams(database=database, throttle=throttle, team_end=team_end),
+        "teams": Teams(
+            database=database,
+            throttle=throttle,
+            team_end=team_end,
+            teams_per_user=settings.accounts.teams_per_user,
+        ),
+        "invitations": Invitations(database=database, throttle=throttle),
         "keys": Keys(database=database, clock=clock),
         "administration": Administration(database=database, team_end=team_end, count_sandboxes=lookup.count),
         "lookup": lookup,
@@ -318,23 +332,36 @@ def _build(
         "links": Links(lookup=lookup, signer=signer, clock=clock),
         "domain": settings.domain,
         "quotas": Quotas(database=database, find_standing=room.standing),
-        "events": Events(database=database, authenticator=authenticator, feed=feed, access=event_access),
+        "events": Events(database=database, authenticator=authenticator, feed=feed, open_calls=open_calls),
     }
     loops = {
         "look at hosts": monitor.run(),
         "reconcile": reconciler.run(),
         "compare with hosts": comparison.run(),
         "sweep snapshots": sweep.run(),
-        "listen": listen(database, {HINTS: hints.heard(on_hint, on_any=on_any_hint), EVENTS: feed.wake}),
+        "listen": listen(
+            database,
+            {
+                HINTS: hints.heard(on_hint, on_any=on_any_hint),
+                EVENTS: feed.wake,
+                ACCESS: on_access_change,
+            },
+        ),
         "read events": feed.run(),
-        "look at who reads events": event_access.run(),
+        "look at open calls": open_calls.run(),
         "forget old events": EventRetention(database, keep_s=settings.event_retention_h * 3600).run(),
         "write last use of keys": last_used.run(),
         "sweep accounts": sweep_forever(database),
         "forget old audit entries": Retention(database, days=settings.audit_retention_days).run(),
     }
     rates = Rates(settings.rates, clock)
-    proxy = PortProxy(build_app(ROUTERS, services, rates), access=port_access, places=places, rates=rates)
+    proxy = PortProxy(
+        build_app(ROUTERS, services, rates),
+        access=port_access,
+        places=places,
+        rates=rates,
+        open_calls=open_calls,
+    )
     app = BehindProxies(proxy, browsers)
-    control = Control(app, database, monitor, comparison, reconciler, sweep, feed)
+    control = Control(app, database, monitor, comparison, reconciler, sweep, feed, open_calls)
     return control, (creation.close, forks.close), loops

@@ -13,7 +13,8 @@ from wrenn.sdk._refusal import check
 from wrenn.sdk.errors import UnexpectedAnswerError
 from wrenn.sdk.settings import ClientSettings, account_settings
 
-_COOKIE: Final = "wrenn_refresh"
+_COOKIES: Final = ("wrenn_refresh", "__Host-wrenn_refresh")
+"""The refresh cookie, and its name where the platform is reached over https."""
 _TIMEOUT_S: Final = 60.0
 
 
@@ -49,9 +50,9 @@ class Account:
         Raises:
             AuthenticationError: the session has ended.
         """
-        return cls._entered(
-            base_url, "/v1/auth/refresh", {}, {"Cookie": f"{_COOKIE}={refresh_token.reveal()}"}
-        )
+        # Only the platform knows by which name people reach it; it looks at one of the two.
+        cookies = "; ".join(f"{name}={refresh_token.reveal()}" for name in _COOKIES)
+        return cls._entered(base_url, "/v1/auth/refresh", {}, {"Cookie": cookies})
 
     @classmethod
     def _entered(cls, base_url: str, path: str, body: Mapping[str, str], headers: Mapping[str, str]) -> Self:
@@ -102,6 +103,7 @@ def _refresh_token(answer: Answer) -> Secret:
         cookie.load(answer.set_cookie or "")
     except CookieError as error:
         raise UnexpectedAnswerError("The platform's answer has a cookie that cannot be read.") from error
-    if _COOKIE not in cookie:
-        raise UnexpectedAnswerError("The platform's answer has no refresh token: is the base URL right?")
-    return Secret(cookie[_COOKIE].value)
+    for name in _COOKIES:
+        if name in cookie:
+            return Secret(cookie[name].value)
+    raise UnexpectedAnswerError("The platform's answer has no refresh token: is the base URL right?")

@@ -49,7 +49,7 @@ class InvalidRequestError(WrennError):
 class AuthenticationError(WrennError):
     """No API key, or one that the platform does not know."""
 
-    CODES = ("unauthorized",)
+    CODES = ("unauthorized", "access_lost")
 
 
 class ForbiddenError(WrennError):

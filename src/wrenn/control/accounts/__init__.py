@@ -2,6 +2,7 @@
 
 from wrenn.control.accounts import (
     admin_routes,
+    invitation_routes,
     key_routes,
     me_routes,
     session_routes,
@@ -12,6 +13,7 @@ from wrenn.control.accounts.admin_service import Administration
 from wrenn.control.accounts.entrance import Entrance, add_account
 from wrenn.control.accounts.errors import EmailTaken, SignupClosed
 from wrenn.control.accounts.first_admin import create_admin
+from wrenn.control.accounts.invitations import Invitations
 from wrenn.control.accounts.key_service import Keys
 from wrenn.control.accounts.passwords import Passwords
 from wrenn.control.accounts.profile import Profiles
@@ -27,7 +29,8 @@ from wrenn.control.accounts.types import Email, Name
 ROUTERS = {
     "/v1/auth": (session_routes.router,),
     "/v1/me": (me_routes.router,),
-    "/v1/teams": (team_routes.router,),
+    "/v1/teams": (team_routes.router, invitation_routes.team_router),
+    "/v1/invitations": (invitation_routes.router,),
     "/v1/users": (team_routes.search_router,),
     "/v1/api-keys": (key_routes.router,),
     "/v1/admin": (admin_routes.router,),
@@ -42,6 +45,7 @@ __all__ = [
     "Email",
     "EmailTaken",
     "Entrance",
+    "Invitations",
     "Keys",
     "Name",
     "Passwords",

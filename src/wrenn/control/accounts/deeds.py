@@ -40,14 +40,30 @@ def team_transferred(new_owner: UserId) -> Deed:
     return Deed(Resource.TEAM, "transfer", Status.INFO, Scope.ADMIN, {"new_owner": str(new_owner)})
 
 
-def member_added(email: str, role: Role) -> Deed:
-    """Another member."""
-    return Deed(Resource.MEMBER, "add", Status.SUCCESS, Scope.ADMIN, {"email": email, "role": role.value})
+def member_invited(email: str) -> Deed:
+    """An invitation was made; its token is nobody's business."""
+    return Deed(Resource.MEMBER, "invite", Status.INFO, Scope.ADMIN, {"email": email})
+
+
+def invitation_revoked(email: str) -> Deed:
+    """An invitation cannot be accepted any more."""
+    return Deed(Resource.MEMBER, "revoke_invitation", Status.INFO, Scope.ADMIN, {"email": email})
+
+
+def member_added(email: str, role: Role, *, invited_by: UserId) -> Deed:
+    """Another member, by an invitation that the member accepted."""
+    facts = {"email": email, "role": role.value, "invited_by": str(invited_by)}
+    return Deed(Resource.MEMBER, "add", Status.SUCCESS, Scope.ADMIN, facts)
 
 
 def role_updated(new_role: Role) -> Deed:
     """Another role of a member."""
     return Deed(Resource.MEMBER, "role_update", Status.INFO, Scope.ADMIN, {"new_role": new_role.value})
+
+
+def keys_of_removed_set(choice: str) -> Deed:
+    """Another choice of what becomes of the keys of members who go."""
+    return Deed(Resource.TEAM, "set_keys_of_removed", Status.INFO, Scope.ADMIN, {"keys_of_removed": choice})
 
 
 def key_created(name: str) -> Deed:

@@ -11,6 +11,7 @@ from wrenn.control.accounts.errors import LastAdmin, LastLoginMethod, OwnsTeamWi
 from wrenn.control.accounts.passwords import Passwords
 from wrenn.control.accounts.sessions import Sessions, SignedIn
 from wrenn.control.accounts.team_end import TeamEnd
+from wrenn.control.accounts.team_service import revoke_keys_by
 from wrenn.control.accounts.throttle import Subject, Throttle
 from wrenn.control.accounts.types import ChangePassword
 from wrenn.control.accounts.user_store import User
@@ -129,8 +130,10 @@ class Profiles:
                     )
                 await self._team_end.end(tx, team_id, by=account.actor)
             await session_store.end_all(tx, account.user_id)
-            for team_id in await user_store.erase(tx, account.user_id):
+            for team_id, keeps_keys in await user_store.erase(tx, account.user_id):
                 await record(tx, team_id, account.actor, deeds.MEMBER_LEFT, str(account.user_id))
+                if not keeps_keys:
+                    await revoke_keys_by(tx, team_id, account.user_id, account.actor)
             await deeds.of_platform(tx, account.actor, deeds.ACCOUNT_DELETED, account.user_id)
 
         await self._database.transaction(delete)

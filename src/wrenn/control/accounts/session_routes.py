@@ -60,7 +60,24 @@ class SessionCookies:
 EntranceOf = Annotated[Entrance, Depends(_entrance)]
 SessionsOf = Annotated[Sessions, Depends(_sessions)]
 CookiesOf = Annotated[SessionCookies, Depends()]
-RefreshCookie = Annotated[str | None, Cookie(alias=REFRESH_COOKIE, description="As login and refresh set it")]
+
+
+async def _refresh_cookie(
+    request: Request,
+    # Only for the description of the API: the framework would take the last one of several.
+    _cookie: Annotated[
+        str | None,
+        Cookie(
+            alias=REFRESH_COOKIE,
+            description=f"As login and refresh set it; under https its name is `__Host-{REFRESH_COOKIE}`",
+        ),
+    ] = None,
+) -> str | None:
+    browsers: Browsers = request.app.state.browsers
+    return browsers.cookie(request, REFRESH_COOKIE)
+
+
+RefreshCookie = Annotated[str | None, Depends(_refresh_cookie)]
 
 
 @router.post("/signup", status_code=201, response_model=AuthResponse, responses=refusals(403, 409, 429))
@@ -77,7 +94,7 @@ async def log_in(request: Request, body: LogIn, entrance: EntranceOf, cookies: C
 
 @router.post("/refresh", response_model=AuthResponse, responses=refusals(403))
 async def refresh_session(
-    request: Request, sessions: SessionsOf, cookies: CookiesOf, cookie: RefreshCookie = None
+    request: Request, sessions: SessionsOf, cookies: CookiesOf, cookie: RefreshCookie
 ) -> Response:
     """A new token, and a new refresh cookie in place of the one shown, which is not valid any more.
 
@@ -95,7 +112,7 @@ async def log_out(
     account: OptionalAccountOf,
     sessions: SessionsOf,
     cookies: CookiesOf,
-    cookie: RefreshCookie = None,
+    cookie: RefreshCookie,
 ) -> Response:
     """End the session of the token, of the refresh cookie, or of both. With a cookie: `Content-Type: application/json`."""
     if account is None and cookie is None:

@@ -26,6 +26,7 @@ class AccountSettings:
         public_url: where people reach the platform, without a slash at its end.
         trusted_proxies: whose X-Forwarded-For and -Proto are believed.
         session_life_s: a login lasts so long, however much it is used.
+        teams_per_user: so many teams a user may own; None: no limit.
     """
 
     signup_open: bool
@@ -33,6 +34,7 @@ class AccountSettings:
     public_url: str | None
     trusted_proxies: tuple[Network, ...]
     session_life_s: int
+    teams_per_user: int | None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -50,6 +52,7 @@ class AccountSettings:
             public_url=_public_url(environment),
             trusted_proxies=_networks(environment),
             session_life_s=_days(environment) * _DAY_S,
+            teams_per_user=_teams_per_user(environment),
         )
 
 
@@ -84,6 +87,13 @@ def _networks(environment: Mapping[str, str]) -> tuple[Network, ...]:
         raise InvalidRequest(
             f"WRENN_TRUSTED_PROXIES must be addresses or networks with commas between: {error}."
         ) from error
+
+
+def _teams_per_user(environment: Mapping[str, str]) -> int | None:
+    text = environment.get("WRENN_TEAMS_PER_USER") or "20"
+    if not text.isascii() or not text.isdigit() or len(text) > 6:
+        raise InvalidRequest(f"WRENN_TEAMS_PER_USER must be a whole number, or 0 for no limit, not {text!r}.")
+    return int(text) or None
 
 
 def _days(environment: Mapping[str, str]) -> int:

@@ -1,4 +1,4 @@
-"""Tables of sign-in providers and of attempts that are counted."""
+"""Tables of sign-in providers, invitations, and attempts that are counted."""
 
 from __future__ import annotations
 
@@ -16,6 +16,20 @@ oauth_providers = Table(
     Column("email", Text, nullable=False),
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     UniqueConstraint("user_id", "provider", name="uq_oauth_providers_user_id"),
+)
+
+team_invitations = Table(
+    "team_invitations",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("team_id", Uuid, ForeignKey("teams.id", ondelete="CASCADE"), nullable=False),
+    # As in `users`. Inviting an address again replaces its invitation.
+    Column("email", Text, nullable=False),
+    Column("token_hash", Text, nullable=False, unique=True),
+    Column("invited_by", Uuid, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+    Column("expires_at", TIMESTAMP(timezone=True), nullable=False),
+    UniqueConstraint("team_id", "email", name="uq_team_invitations_team_id"),
 )
 
 attempts = Table(

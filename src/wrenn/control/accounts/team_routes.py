@@ -9,10 +9,10 @@ from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.accounts.team_service import Teams
 from wrenn.control.accounts.types import (
-    AddMember,
     CreateTeam,
     FoundUser,
     MemberView,
+    PatchTeam,
     SetRole,
     TeamDetails,
     TeamView,
@@ -39,7 +39,7 @@ async def list_teams(account: AccountOf, teams: Service) -> Response:
     return JSONResponse([team_json(team, role) for team, role in await teams.list(account)])
 
 
-@router.post("", status_code=201, response_model=TeamView, responses=refusals(403))
+@router.post("", status_code=201, response_model=TeamView, responses=refusals(403, 409))
 async def create_team(body: CreateTeam, account: AccountOf, teams: Service) -> Response:
     """Make a team, as its owner. The token stays that of its team: use switch-team."""
     team, role = await teams.create(account, body.name)
@@ -56,9 +56,9 @@ async def get_team(team_id: str, member: MemberOf, teams: Service) -> Response:
 
 
 @router.patch("/{team_id}", status_code=204, responses=refusals(403, 404))
-async def rename_team(team_id: str, body: CreateTeam, member: MemberOf, teams: Service) -> Response:
-    """Another name. For admins and the owner."""
-    await teams.rename(member, team_id, body.name)
+async def patch_team(team_id: str, body: PatchTeam, member: MemberOf, teams: Service) -> Response:
+    """Another name, or another choice of what becomes of removed members' keys. For admins and the owner."""
+    await teams.patch(member, team_id, body)
     return Response(status_code=204)
 
 
@@ -73,12 +73,6 @@ async def delete_team(team_id: str, member: MemberOf, teams: Service) -> Respons
 async def list_members(team_id: str, member: MemberOf, teams: Service) -> Response:
     """Who belongs to the team, in the order of joining."""
     return JSONResponse([member_json(each) for each in await teams.members(member, team_id)])
-
-
-@router.post("/{team_id}/members", status_code=201, response_model=MemberView, responses=refusals(403, 404))
-async def add_member(team_id: str, body: AddMember, member: MemberOf, teams: Service) -> Response:
-    """Add the user with this e-mail address as a member. For admins and the owner."""
-    return JSONResponse(member_json(await teams.add(member, team_id, body.email)), 201)
 
 
 @router.patch("/{team_id}/members/{user_id}", status_code=204, responses=refusals(403, 404))
@@ -98,8 +92,11 @@ async def remove_member(
     teams: Service,
     *,
     revoke_keys: Annotated[
-        bool, Query(description="Also revoke the team's API keys that this member made")
-    ] = False,
+        bool | None,
+        Query(
+            description="Whether the team's API keys that this member made are revoked; absent: as the team chose"
+        ),
+    ] = None,
 ) -> Response:
     """Have a member out of the team, at once. For admins and the owner; not of the owner."""
     await teams.remove(member, team_id, user_id, revoke_keys=revoke_keys)
@@ -113,7 +110,7 @@ async def leave_team(team_id: str, member: MemberOf, teams: Service) -> Response
     return Response(status_code=204)
 
 
-@router.post("/{team_id}/transfer", status_code=204, responses=refusals(403, 404))
+@router.post("/{team_id}/transfer", status_code=204, responses=refusals(403, 404, 409))
 async def transfer_team(team_id: str, body: Transfer, member: MemberOf, teams: Service) -> Response:
     """Make another member the owner; the caller is an admin then. For the owner."""
     await teams.transfer(member, team_id, body.user_id)

@@ -28,6 +28,7 @@ class Team:
     slug: str
     is_byoc: bool
     created_at: datetime
+    keeps_keys_of_removed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Membership:
 
 def team_of(row: Any) -> Team:
     """The row as a value."""
-    return Team(TeamId(row.id), row.name, row.slug, row.is_byoc, row.created_at)
+    return Team(TeamId(row.id), row.name, row.slug, row.is_byoc, row.created_at, row.keeps_keys_of_removed)
 
 
 def _is(team_id: TeamId) -> Any:
@@ -72,6 +73,12 @@ async def role_of(tx: Transaction, team_id: TeamId, user_id: UserId) -> Role | N
     found = await tx.execute(select(_m.role).where(_m.team_id == team_id.value, _m.user_id == user_id.value))
     role = found.scalar_one_or_none()
     return None if role is None else Role(role)
+
+
+async def has_member(tx: Transaction, team_id: TeamId, email: str) -> bool:
+    """Whether the user with this e-mail address belongs to the team."""
+    found = await tx.execute(_select_members(team_id).where(users.c.email == email))
+    return found.one_or_none() is not None
 
 
 async def expect_member(tx: Transaction, team_id: TeamId, user_id: UserId) -> Role:
@@ -122,12 +129,6 @@ async def members(database: Database, team_id: TeamId) -> list[Membership]:
     return [_member(row) for row in await database.execute(_select_members(team_id), repeatable=True)]
 
 
-async def member(tx: Transaction, team_id: TeamId, user_id: UserId) -> Membership:
-    """One who is known to belong to it."""
-    found = await tx.execute(_select_members(team_id).where(users.c.id == user_id.value))
-    return _member(found.one())
-
-
 async def set_role(tx: Transaction, team_id: TeamId, user_id: UserId, role: Role) -> None:
     """Another role for a member."""
     await tx.execute(
@@ -143,6 +144,11 @@ async def remove_member(tx: Transaction, team_id: TeamId, user_id: UserId) -> No
 async def rename(tx: Transaction, team_id: TeamId, name: str) -> None:
     """Another name."""
     await tx.execute(update(teams).where(_t.id == team_id.value).values(name=name))
+
+
+async def set_keeps_keys_of_removed(tx: Transaction, team_id: TeamId, *, keeps: bool) -> None:
+    """Whether the keys that a member made outlive the membership."""
+    await tx.execute(update(teams).where(_t.id == team_id.value).values(keeps_keys_of_removed=keeps))
 
 
 async def set_byoc(tx: Transaction, team_id: TeamId) -> None:

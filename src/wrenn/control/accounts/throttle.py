@@ -35,6 +35,9 @@ ADDRESS: Final = Policy(free=50, first_wait_s=1, longest_wait_s=300, forget_s=90
 SEARCH: Final = Policy(free=30, first_wait_s=1, longest_wait_s=30, forget_s=60)
 """Of searches for users."""
 
+INVITATIONS: Final = Policy(free=50, first_wait_s=2, longest_wait_s=300, forget_s=3600)
+"""Of invitations by one user."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -57,6 +60,11 @@ class Subject:
     def search(cls, user_id: object) -> Subject:
         """A user who searches for others."""
         return cls(f"search:{user_id}", SEARCH)
+
+    @classmethod
+    def invitations(cls, user_id: object) -> Subject:
+        """A user who invites others."""
+        return cls(f"invite:{user_id}", INVITATIONS)
 
 
 class Throttle:

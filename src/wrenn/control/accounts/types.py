@@ -61,6 +61,7 @@ def _shown_password(value: str) -> str:
     return value
 
 
+KeysOfRemoved = Literal["revoke", "keep"]
 Email = Annotated[str, BeforeValidator(_strip), AfterValidator(_email)]
 Name = Annotated[str, BeforeValidator(_strip), AfterValidator(_name)]
 TeamName = Annotated[str, BeforeValidator(_strip), AfterValidator(_team_name)]
@@ -149,6 +150,7 @@ class TeamView(BaseModel):
     slug: str
     is_byoc: bool
     created_at: datetime
+    keys_of_removed: KeysOfRemoved
     role: Role = Field(description="The caller's")
 
 
@@ -169,10 +171,47 @@ class TeamDetails(BaseModel):
     members: list[MemberView]
 
 
+class PatchTeam(RequestBody):
+    """What to change of a team."""
+
+    name: TeamName | None = Field(
+        None, description=f"As in `POST /v1/teams`, 1 to {TEAM_NAME_LIMIT} characters"
+    )
+    keys_of_removed: KeysOfRemoved | None = Field(
+        None, description="What becomes of the team's API keys that a member made when that member goes"
+    )
+
+
 class AddMember(RequestBody):
-    """Whom."""
+    """Whom to invite."""
 
     email: Email
+
+
+class InvitationView(BaseModel):
+    """An invitation that nobody has accepted yet."""
+
+    id: str
+    team_id: str
+    email: str
+    role: Role = Field(description="What the invited user will be")
+    invited_by: str
+    inviter_email: str
+    created_at: datetime
+    expires_at: datetime
+
+
+class NewInvitation(InvitationView):
+    """A new invitation, with what accepts it. Shown this once."""
+
+    token: str = Field(description="For `POST /v1/invitations/accept`")
+    link: str = Field(description="A page that accepts it; also for `wrenn teams accept`")
+
+
+class AcceptInvitation(RequestBody):
+    """Which invitation."""
+
+    token: str = Field(max_length=200)
 
 
 class SetRole(RequestBody):
@@ -188,7 +227,7 @@ class Transfer(RequestBody):
 
 
 class FoundUser(BaseModel):
-    """A user who may be added to a team."""
+    """A user who was searched for."""
 
     user_id: str
     email: str

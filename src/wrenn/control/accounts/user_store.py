@@ -63,13 +63,6 @@ async def find_by_email(database: Database, email: str) -> User | None:
     return None if row is None else _user(row)
 
 
-async def id_by_email(tx: Transaction, email: str) -> UserId | None:
-    """The active account with this e-mail address, which is not deleted until this transaction ends."""
-    query = select(_c.id).where(_c.email == email, _c.status == "active").with_for_update(read=True)
-    found = (await tx.execute(query)).scalar_one_or_none()
-    return None if found is None else UserId(found)
-
-
 async def find(database: Database, user_id: UserId) -> User:
     """An account that is known to exist."""
     return _user((await database.execute(select(users).where(_c.id == user_id.value), repeatable=True)).one())
@@ -112,8 +105,11 @@ async def set_admin(tx: Transaction, user_id: UserId, *, is_admin: bool) -> None
     await _update(tx, user_id, is_admin=is_admin)
 
 
-async def erase(tx: Transaction, user_id: UserId) -> list[TeamId]:
-    """Remove what is personal; the row stays, as keys and the audit log name it. Which teams the user was in."""
+async def erase(tx: Transaction, user_id: UserId) -> list[tuple[TeamId, bool]]:
+    """Remove what is personal; the row stays, as keys and the audit log name it.
+
+    Returns the teams that the user was in, and whether each keeps the keys that the user made.
+    """
     await _update(
         tx,
         user_id,
@@ -132,9 +128,11 @@ async def erase(tx: Transaction, user_id: UserId) -> list[TeamId]:
         .cte("gone")
     )
     found = await tx.execute(
-        select(teams.c.id).join(left, left.c.team_id == teams.c.id).where(teams.c.deleted_at.is_(None))
+        select(teams.c.id, teams.c.keeps_keys_of_removed)
+        .join(left, left.c.team_id == teams.c.id)
+        .where(teams.c.deleted_at.is_(None))
     )
-    return [TeamId(team_id) for team_id in found.scalars()]
+    return [(TeamId(row.id), row.keeps_keys_of_removed) for row in found]
 
 
 async def _update(tx: Transaction, user_id: UserId, **values: Any) -> None:
@@ -251,6 +249,20 @@ async def add_member(tx: Transaction, team_id: TeamId, user_id: UserId) -> bool:
         .returning(users_teams.c.user_id)
     )
     return made.one_or_none() is not None
+
+
+async def count_owned(tx: Transaction, user_id: UserId) -> int:
+    """How many teams the user owns."""
+    found = await tx.execute(
+        select(func.count())
+        .select_from(users_teams.join(teams, teams.c.id == users_teams.c.team_id))
+        .where(
+            users_teams.c.user_id == user_id.value,
+            users_teams.c.role == Role.OWNER,
+            teams.c.deleted_at.is_(None),
+        )
+    )
+    return int(found.scalar_one())
 
 
 async def owned_teams(tx: Transaction, user_id: UserId) -> Sequence[tuple[TeamId, bool]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wrenn.base.secrets import Secret
 from wrenn.control.accounts.admin_store import TeamRecord, UserRecord
+from wrenn.control.accounts.invitation_store import Invitation
 from wrenn.control.accounts.key_store import Key
 from wrenn.control.accounts.profile import Profile
 from wrenn.control.accounts.sessions import SignedIn
@@ -50,6 +51,7 @@ def team_json(team: Team, role: Role) -> Json:
         "slug": team.slug,
         "is_byoc": team.is_byoc,
         "created_at": wire_time(team.created_at),
+        "keys_of_removed": "keep" if team.keeps_keys_of_removed else "revoke",
         "role": role,
     }
 
@@ -62,6 +64,20 @@ def member_json(member: Membership) -> Json:
         "email": member.email,
         "role": member.role,
         "joined_at": wire_time(member.joined_at),
+    }
+
+
+def invitation_json(invitation: Invitation) -> Json:
+    """`InvitationView`."""
+    return {
+        "id": str(invitation.invitation_id),
+        "team_id": str(invitation.team_id),
+        "email": invitation.email,
+        "role": Role.MEMBER,
+        "invited_by": str(invitation.invited_by),
+        "inviter_email": invitation.inviter_email,
+        "created_at": wire_time(invitation.created_at),
+        "expires_at": wire_time(invitation.expires_at),
     }
 
 

@@ -22,12 +22,14 @@ from wrenn.control.auth.dependency import (
     credential_of_socket,
     credential_of_token,
 )
+from wrenn.control.auth.open_calls import CHANNEL, OpenCalls
 from wrenn.control.auth.store import CALLERS, CallerQuery, arguments_of
 from wrenn.control.auth.tables import sessions
 from wrenn.control.auth.tokens import SECRET_MIN_CHARACTERS, TOKEN_LIFE_S, Claims, Tokens, ensure_secret
 
 __all__ = [
     "CALLERS",
+    "CHANNEL",
     "SECRET_MIN_CHARACTERS",
     "SYSTEM",
     "TOKEN_LIFE_S",
@@ -48,6 +50,7 @@ __all__ = [
     "CredentialOf",
     "Member",
     "MemberOf",
+    "OpenCalls",
     "OptionalAccountOf",
     "Role",
     "Scope",

@@ -3,7 +3,6 @@
 No feature writes them: triggers of the tables do, so that none can be forgotten.
 """
 
-from wrenn.control.events.access import Access
 from wrenn.control.events.feed import Feed
 from wrenn.control.events.retention import Retention
 from wrenn.control.events.routes import router
@@ -12,4 +11,4 @@ from wrenn.control.events.store import CHANNEL
 
 routers = (router,)
 
-__all__ = ["CHANNEL", "Access", "Events", "Feed", "Retention", "routers"]
+__all__ = ["CHANNEL", "Events", "Feed", "Retention", "routers"]

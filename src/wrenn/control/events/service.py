@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from wrenn.control.audit.scopes import scopes_of
-from wrenn.control.auth import Authenticator, Credential
+from wrenn.control.auth import Authenticator, Caller, Credential, OpenCalls
 from wrenn.control.db import Database
 from wrenn.control.events import store
-from wrenn.control.events.access import Access
 from wrenn.control.events.feed import Feed
 from wrenn.control.events.records import Audience, Position, frame
-from wrenn.control.events.subscription import Subscription
+from wrenn.control.events.subscription import Ended, Subscription
 
 _BATCH: Final = 200
 HEARTBEAT_S: Final = 15.0
@@ -39,12 +38,12 @@ class Events:
     """See the module head."""
 
     def __init__(
-        self, *, database: Database, authenticator: Authenticator, feed: Feed, access: Access
+        self, *, database: Database, authenticator: Authenticator, feed: Feed, open_calls: OpenCalls
     ) -> None:
         self._database = database
         self._authenticator = authenticator
         self._feed = feed
-        self._access = access
+        self._open_calls = open_calls
 
     @asynccontextmanager
     async def stream(
@@ -62,7 +61,12 @@ class Events:
         audience = Audience(caller.team_id, scopes_of(caller), frozenset(kinds))
         last = None if after is None else Position.parse(after)
         async with self._feed.subscribe(audience) as (subscription, begin):
-            with self._access.watched(credential, subscription):
+
+            def may_see(now: Caller) -> bool:
+                return (now.team_id, scopes_of(now)) == (audience.team_id, audience.scopes)
+
+            # The subscription ends at once, whatever its reader does; its connection follows.
+            with self._open_calls.watched(credential, may_see, lambda _: subscription.end(Ended.REFUSED)):
                 yield Stream(self._frames(subscription, begin, last), subscription)
 
     async def _frames(

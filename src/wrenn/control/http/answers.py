@@ -8,7 +8,7 @@ from wrenn.control.http.errors import ErrorBody
 
 _MEANING: Final = {
     400: "`invalid_request`: the message names the field",
-    401: "`unauthorized`: no credentials, or not valid ones",
+    401: "`unauthorized`: no credentials, or not valid ones; `access_lost`: they stopped being valid meanwhile",
     403: "`forbidden`: the role or the scope of the key does not allow it, or the thing is the platform's; "
     "`account_deactivated`; `no_team`",
     404: "`not_found`: no such thing of this team",

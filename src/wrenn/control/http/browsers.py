@@ -19,6 +19,7 @@ _HOPS_LIMIT: Final = 16
 """Entries of X-Forwarded-For that are looked at, from the nearest."""
 VISIT_COOKIE: Final = "wrenn_visit"
 """What a signed-in person's browser shows to ports. The proxy passes no cookie of ours on to a sandbox."""
+_HOST_PREFIX: Final = "__Host-"
 _IPV6_SITE_BITS: Final = 64
 """One customer's network: an attacker has all of its addresses."""
 
@@ -77,10 +78,31 @@ class Browsers:
         if (said.scheme, said.netloc.lower()) != (own.scheme, own.netloc.lower()):
             raise Forbidden("The request comes from a page of another origin.")
 
+    def base_url(self, connection: HTTPConnection) -> str:
+        """Where people reach the platform, without a slash at its end: as it is configured, else as this request did."""
+        if self.public_url:
+            return self.public_url
+        return f"{connection.url.scheme}://{connection.headers.get('host', '')}"
+
     def set_cookie(self, response: Response, name: str, value: str, *, path: str, life_s: int) -> None:
-        """Give a cookie that programs in the page cannot read, for this path of ours; `life_s` 0 takes it away."""
+        """Give a cookie that programs in the page cannot read, for this path of ours; `life_s` 0 takes it away.
+
+        Under https it is a `__Host-` cookie, which no other host name below ours can set, and which browsers take for the path
+        `/` only.
+        """
+        if self._is_https():
+            self._set_cookie(response, f"{_HOST_PREFIX}{name}", value, path="/", life_s=life_s)
+            return
         public = urlsplit(self.public_url or "")
         self._set_cookie(response, name, value, path=public.path.rstrip("/") + path, life_s=life_s)
+
+    def cookie(self, connection: HTTPConnection, name: str) -> str | None:
+        """The value of a cookie of `set_cookie`; None: there is none, or several, of which none can be told to be ours."""
+        wanted = f"{_HOST_PREFIX}{name}" if self._is_https() else name
+        pairs = ";".join(connection.headers.getlist("cookie")).split(";")
+        split = (pair.strip().partition("=") for pair in pairs)
+        values = [value.strip().strip('"') for key, _, value in split if key.strip() == wanted]
+        return values[0] if len(values) == 1 else None
 
     def set_visit_cookie(
         self, connection: HTTPConnection, response: Response, value: str, *, domain: str, life_s: int

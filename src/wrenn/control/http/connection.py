@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from wrenn.base.errors import Cancelled, InvalidRequest
+from wrenn.base.errors import AccessLost, Cancelled, InvalidRequest
 from wrenn.control.hosts import Download
 from wrenn.control.http.errors import error_response
 
@@ -118,28 +118,30 @@ class DownloadResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it; stops reading from the sandbox when the client goes away."""
-        async with self._opening as download:
-            if download.status == 416:
-                refusal = error_response(InvalidRequest("The file has no such part."), status=416)
-                refusal.headers["content-range"] = download.content_range
-                await refusal(scope, receive, send)
-                return
-            gone = asyncio.create_task(client_gone(receive))
-            try:
-                await send(
-                    {
-                        "type": "http.response.start",
-                        "status": download.status,
-                        "headers": _headers(download, self.media_type or ""),
-                    }
-                )
-                async for chunk in download.chunks:
-                    if gone.done():
-                        return
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                await send({"type": "http.response.body", "body": b""})
-            finally:
-                gone.cancel()
+        has_begun = False
+        try:
+            async with self._opening as download:
+                if download.status == 416:
+                    refusal = error_response(InvalidRequest("The file has no such part."), status=416)
+                    refusal.headers["content-range"] = download.content_range
+                    await refusal(scope, receive, send)
+                    return
+                gone = asyncio.create_task(client_gone(receive))
+                try:
+                    headers = _headers(download, self.media_type or "")
+                    has_begun = True
+                    await send({"type": "http.response.start", "status": download.status, "headers": headers})
+                    async for chunk in download.chunks:
+                        if gone.done():
+                            return
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    await send({"type": "http.response.body", "body": b""})
+                finally:
+                    gone.cancel()
+        except AccessLost:
+            # Of an answer that is not whole the server closes the connection.
+            if not has_begun:
+                raise
 
 
 def _headers(download: Download, media_type: str) -> list[tuple[bytes, bytes]]:

@@ -11,7 +11,15 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from wrenn.base.errors import InternalError, InvalidRequest, NotFound, RateLimited, TooLarge, WrennError
+from wrenn.base.errors import (
+    AccessLost,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    RateLimited,
+    TooLarge,
+    WrennError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +60,11 @@ def install(app: FastAPI) -> None:
 
 async def _wrenn_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, WrennError), "registered for this class"
-    return error_response(told(error))
+    response = error_response(told(error))
+    if isinstance(error, AccessLost):
+        # An upload may be on its way, which nobody reads any more.
+        response.headers["Connection"] = "close"
+    return response
 
 
 def told(error: WrennError) -> WrennError:

@@ -11,7 +11,7 @@ from typing import Final, Protocol, Self
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from wrenn.base.errors import WrennError
+from wrenn.base.errors import AccessLost, WrennError
 from wrenn.control.http.connection import client_gone
 
 _SEND_TIMEOUT_S: Final = 20.0
@@ -117,21 +117,26 @@ class EventsResponse(Response):
             sending.result()
 
     async def _send_all(self, send: Send) -> None:
-        async with self._opening as events:
-            # The first one decides whether this becomes an error answer.
-            event = await anext(events)
-            await _begin(send)
+        has_begun = False
+        try:
             try:
-                try:
+                async with self._opening as events:
+                    # The first one decides whether this becomes an error answer.
+                    event = await anext(events)
+                    await _begin(send)
+                    has_begun = True
                     while True:
                         await _send_frame(send, _frame(event))
                         event = await anext(events)
-                except WrennError as error:
-                    last = {"type": "error", "code": error.code, "message": error.message}
-                    await _send_frame(send, _frame(last))
-                await _end(send)
-            except TimeoutError:
-                return
+            except WrennError as error:
+                if not has_begun:
+                    raise
+                last = {"type": "error", "code": error.code, "message": error.message}
+                timeout_s = _LAST_SEND_S if isinstance(error, AccessLost) else None
+                await _send_frame(send, _frame(last), timeout_s=timeout_s)
+            await _end(send)
+        except TimeoutError:
+            return
 
 
 def _frame(event: Mapping[str, str] | None) -> bytes:
@@ -142,9 +147,9 @@ async def _begin(send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
 
 
-async def _send_frame(send: Send, frame: bytes) -> None:
+async def _send_frame(send: Send, frame: bytes, *, timeout_s: float | None = None) -> None:
     """Raises TimeoutError: the client takes nothing. Of an answer that is not whole the server closes the connection."""
-    async with asyncio.timeout(_SEND_TIMEOUT_S):
+    async with asyncio.timeout(_SEND_TIMEOUT_S if timeout_s is None else timeout_s):
         await send({"type": "http.response.body", "body": frame, "more_body": True})
 
 

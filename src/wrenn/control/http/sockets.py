@@ -8,13 +8,15 @@ from typing import Final
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from wrenn.base.errors import Cancelled, TooLarge, WrennError
+from wrenn.base.errors import AccessLost, Cancelled, TooLarge, WrennError
 from wrenn.base.units import KIB
 from wrenn.control.http.errors import error_response
 from wrenn.protocol.host.streams import MESSAGE_LIMIT_B
 
 STALL_LIMIT_S: Final = 60.0
 """How long a client may take for one message before it is given up. A process never waits longer for a reader either."""
+_REVOKED_LIMIT_S: Final = 1.0
+"""The same where the client has no right any more."""
 CLIENT_MESSAGE_LIMIT_B: Final = MESSAGE_LIMIT_B - KIB
 """It goes on to the host in one message."""
 _REFUSED: Final = 1008
@@ -68,22 +70,28 @@ class ClientSocket:
             raise Cancelled("The client went away, or does not read.") from error
 
     async def fail(self, error: WrennError, last_message: str) -> None:
-        """End it with what went wrong: as the answer to the handshake, or as a last message after it."""
+        """End it with what went wrong: as the answer to the handshake, or as a last message after it.
+
+        A client whose credential is no longer valid, and that does not read, is not waited for.
+        """
         if self._socket.application_state is WebSocketState.CONNECTING:
             await self._socket.send_denial_response(error_response(error))
             return
+        is_revoked = isinstance(error, AccessLost)
+        timeout_s = _REVOKED_LIMIT_S if is_revoked else STALL_LIMIT_S
         try:
-            await self.send(last_message)
-        except Cancelled:
+            async with asyncio.timeout(timeout_s):
+                await self.send(last_message)
+        except (Cancelled, TimeoutError):
             return
-        await self.close(_REFUSED)
+        await self.close(_REFUSED, timeout_s=timeout_s)
 
-    async def close(self, code: int = 1000) -> None:
+    async def close(self, code: int = 1000, *, timeout_s: float = STALL_LIMIT_S) -> None:
         """End it. It may have ended."""
         if self._socket.application_state is not WebSocketState.CONNECTED:
             return
         try:
-            async with asyncio.timeout(STALL_LIMIT_S):
+            async with asyncio.timeout(timeout_s):
                 await self._socket.close(code)
         except (WebSocketDisconnect, RuntimeError, OSError):
             return

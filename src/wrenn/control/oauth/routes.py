@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Cookie, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
 
@@ -70,6 +70,7 @@ async def begin_sign_in(provider: str, sign_in: Service, browsers: BrowsersOf) -
     responses=REDIRECT | refusals(404),
 )
 async def finish_sign_in(
+    request: Request,
     provider: str,
     sign_in: Service,
     browsers: BrowsersOf,
@@ -78,9 +79,9 @@ async def finish_sign_in(
     code: Annotated[str | None, Query()] = None,
     state: Annotated[str | None, Query()] = None,
     error: Annotated[str | None, Query()] = None,
-    cookie: Annotated[str | None, Cookie(alias=STATE_COOKIE)] = None,
 ) -> Response:
     """Where the provider sends the browser back to. Goes on to the dashboard, with a refresh cookie, or with `?error=`."""
+    cookie = browsers.cookie(request, STATE_COOKIE)
     back = await sign_in.finish(provider, cookie=cookie, code=code, state=state, refusal=error)
     response = RedirectResponse(back.url, 302, {"Cache-Control": "no-store"})
     browsers.set_cookie(response, STATE_COOKIE, "", path="/", life_s=0)

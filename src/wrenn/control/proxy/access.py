@@ -27,12 +27,14 @@ class Admission:
         visitor: whom the audit log names, if the visit resumes the sandbox.
         cookie_s: the visitor came by a link that is good for so long; 0: by something else.
         is_public: everybody may visit.
+        right: the credential that lets the visitor in, and whose it is; None: a link or a public port does.
     """
 
     place: Place
     visitor: Actor = SYSTEM
     cookie_s: int = 0
     is_public: bool = False
+    right: tuple[Credential, Caller] | None = None
 
 
 class Access:
@@ -60,12 +62,13 @@ class Access:
             Unauthorized: no credential, or none that is good. NotFound: no sandbox of the caller's team.
         """
         if visit.key is not None:
-            caller = await self._callers.get(ApiKey.parse(visit.key, Deed.CHANGE_SANDBOXES))
+            key = ApiKey.parse(visit.key, Deed.CHANGE_SANDBOXES)
+            caller = await self._callers.get(key)
             self._authenticator.accept(caller)
             place = await self._places.find(aim.sandbox_id)
             if place is None or place.sandbox.team_id != caller.team_id:
                 raise NotFound(f"There is no sandbox {aim.sandbox_id}.")
-            return Admission(place, caller.actor)
+            return Admission(place, caller.actor, right=(key, caller))
         place = await self._places.find(aim.sandbox_id)
         if place is not None and not aim.is_tunnel:
             if left_s := self._signer.seconds_left(visit.link, aim.sandbox_id, aim.port):
@@ -75,10 +78,9 @@ class Access:
             if not visit.is_foreign:
                 if self._signer.seconds_left(visit.cookie, aim.sandbox_id, aim.port):
                     return Admission(place)
-                if visit.session:
-                    person = await self._person(visit.session)
-                    if person is not None and person.team_id == place.sandbox.team_id:
-                        return Admission(place, person.actor)
+                right = await self._person(visit.session) if visit.session else None
+                if right is not None and right[1].team_id == place.sandbox.team_id:
+                    return Admission(place, right[1].actor, right=right)
         if visit.link:
             raise Unauthorized("This link has expired or is not whole. Ask for a new one.")
         raise Unauthorized(
@@ -99,10 +101,11 @@ class Access:
         shown = visit.session or visit.cookie
         return digest_of(shown, kind=b"cookie") if shown else None
 
-    async def _person(self, text: bytes) -> Caller | None:
-        """Who is signed in, for the team of the session; None: nobody, or not any more."""
+    async def _person(self, text: bytes) -> tuple[Credential, Caller] | None:
+        """Who is signed in, for the team of the session, and by what; None: nobody, or not any more."""
         try:
-            return await self._callers.get(self._tokens.read_visit(text.decode("latin-1")))
+            token = self._tokens.read_visit(text.decode("latin-1"))
+            return token, await self._callers.get(token)
         except (Unauthorized, Forbidden):
             return None
 

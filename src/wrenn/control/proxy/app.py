@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any, Final, cast
 from urllib.parse import unquote
 
 import aiohttp
 
 from wrenn.base.errors import (
+    AccessLost,
     AgentFailure,
     InternalError,
     InvalidRequest,
@@ -22,6 +24,7 @@ from wrenn.base.errors import (
 )
 from wrenn.base.ids import random_hex
 from wrenn.base.units import KIB
+from wrenn.control.auth import OpenCalls
 from wrenn.control.hosts import HostClient
 from wrenn.control.http import Rates
 from wrenn.control.proxy.access import Access, Admission
@@ -67,6 +70,7 @@ _CODE: Final = ERROR_CODE_HEADER.encode()
 _TEXT: Final = ERROR_TEXT_HEADER.encode()
 _TEXT_LIMIT: Final = 2 * KIB
 _BROKEN: Final = 1011
+_REFUSED: Final = 1008
 
 
 def _no_traffic() -> None:
@@ -83,11 +87,13 @@ class PortProxy:
         access: Access,
         places: Places,
         rates: Rates,
+        open_calls: OpenCalls,
     ) -> None:
         self._api = api
         self._access = access
         self._places = places
         self._rates = rates
+        self._open_calls = open_calls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or WebSocket."""
@@ -139,8 +145,16 @@ class PortProxy:
 
     async def _visit(self, aim: Aim, scope: Scope, receive: Receive, send: Send) -> None:
         visit = visit_of(scope)
-        request = Request(scope, receive)
         admission = await self._admit(scope, visit, aim)
+        async with AsyncExitStack() as stack:
+            if admission.right is not None:
+                await stack.enter_async_context(self._open_calls.while_allowed(*admission.right))
+            await self._admitted(admission, visit, aim, scope=scope, receive=receive, send=send)
+
+    async def _admitted(
+        self, admission: Admission, visit: Visit, aim: Aim, *, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        request = Request(scope, receive)
         if scope["type"] == "http":
             if admission.cookie_s and scope["method"] == "GET" and visit.wants_page:
                 await _remember(admission, visit, scope, send)
@@ -298,7 +312,8 @@ async def _refuse(
         await break_off(scope, receive, BrokenOff(error.message))
         return
     if started:
-        await send({"type": "websocket.close", "code": _BROKEN, "reason": ""})
+        code = _REFUSED if isinstance(error, AccessLost) else _BROKEN
+        await send({"type": "websocket.close", "code": code, "reason": ""})
         return
     accept = value_of(scope["headers"], b"accept") or b""
     as_page = scope["type"] == "http" and b"text/html" in accept

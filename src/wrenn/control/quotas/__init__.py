@@ -4,7 +4,14 @@ The endpoints are `routes`, over `service`; both know callers, what is here does
 """
 
 from wrenn.control.quotas.limits import NO_LIMIT, Limits, QuotaExceeded, Standing, Usage
-from wrenn.control.quotas.store import LIMIT_COLUMNS, limits_of, lock_team
+from wrenn.control.quotas.store import (
+    LIMIT_COLUMNS,
+    limits_of,
+    lock_owner,
+    most_of,
+    owned_together,
+    owner_limits_of,
+)
 from wrenn.control.quotas.tables import team_limits
 
 __all__ = [
@@ -15,6 +22,9 @@ __all__ = [
     "Standing",
     "Usage",
     "limits_of",
-    "lock_team",
+    "lock_owner",
+    "most_of",
+    "owned_together",
+    "owner_limits_of",
     "team_limits",
 ]

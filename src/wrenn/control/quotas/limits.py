@@ -41,6 +41,15 @@ class Limits:
         own = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
         return replace(defaults, **own)
 
+    def widened(self, most: Limits) -> Limits:
+        """These, each raised to that of `most` where that is set and higher. None stays: there is no limit."""
+        higher = {
+            f.name: max(limit, other)
+            for f in fields(self)
+            if (limit := getattr(self, f.name)) is not None and (other := getattr(most, f.name)) is not None
+        }
+        return replace(self, **higher)
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -72,22 +81,32 @@ _REMEDY: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A team's limits and usage; true until the transaction ends in which it was read under the lock."""
+    """A team's limits and usage; true until the transaction ends in which it was read under the lock.
+
+    Attributes:
+        owner: the limits and usage of all teams of the team's owner together; None: they are not known here.
+    """
 
     limits: Limits
     usage: Usage
+    owner: Standing | None = None
 
     def admit(self, wanted: Usage) -> None:
-        """Return if so much more fits.
+        """Return if so much more fits the team, and its owner.
 
         Raises:
             QuotaExceeded: it does not, of something that must be given up first. RateLimited: not within this second.
         """
+        self._admit(wanted, "The team")
+        if self.owner is not None:
+            self.owner._admit(wanted, "The owner of this team, with all own teams,")  # noqa: SLF001 - the same class
+
+    def _admit(self, wanted: Usage, who: str) -> None:
         for name, what in _WHAT.items():
             limit, used, more = (getattr(part, name) for part in (self.limits, self.usage, wanted))
             if limit is not None and more > 0 and used + more > limit:
                 raise QuotaExceeded(
-                    f"The team may have {limit} {what}; it has {used}, and {more} more would be "
+                    f"{who} may have {limit} {what}; there are {used}, and {more} more would be "
                     f"{used + more - limit} too many. {_REMEDY[name]}, or ask an admin of the platform for more.",
                     details={"quota": name, "limit": limit, "used": used, "wanted": more},
                 )
@@ -98,8 +117,8 @@ class Standing:
         )
         if rate is not None and more > rate:
             raise QuotaExceeded(
-                f"The team may create {rate} sandboxes a second; {more} at once are too many.",
+                f"{who} may create {rate} sandboxes a second; {more} at once are too many.",
                 details={"quota": "creates_per_second", "limit": rate, "used": made, "wanted": more},
             )
         if rate is not None and more > 0 and made + more > rate:
-            raise RateLimited(f"The team may create {rate} sandboxes a second. Try again in a second.")
+            raise RateLimited(f"{who} may create {rate} sandboxes a second. Try again in a second.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, fields
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, func, select
+from sqlalchemy import CTE, ColumnElement, Row, Select, Text, and_, cast, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from wrenn.base.ids import TeamId
@@ -13,11 +13,11 @@ from wrenn.control.audit import PLATFORM_TEAM, Actor, Deed, Resource, Scope, Sta
 from wrenn.control.db import Database, Transaction
 from wrenn.control.quotas.limits import Limits
 from wrenn.control.quotas.tables import team_limits
-from wrenn.control.teams import teams
+from wrenn.control.teams import teams, users_teams
 
 _NAMES: Final = [field.name for field in fields(Limits)]
-_TEAM_LOCK: Final = 0x71756F74
-"""First half of the advisory lock of whoever counts what a team's snapshots take: "quot"."""
+_OWNER_LOCK: Final = 0x71756F74
+"""First half of the advisory lock of whoever counts what an owner's snapshots take: "quot"."""
 
 LIMIT_COLUMNS: Final = [team_limits.c[name].label(f"limit_{name}") for name in _NAMES]
 """For a query that reads limits and usage together; `limits_of` reads them."""
@@ -28,11 +28,41 @@ def limits_of(row: Row[Any]) -> Limits:
     return Limits(**{name: getattr(row, f"limit_{name}") for name in _NAMES})
 
 
-async def lock_team(tx: Transaction, team_id: TeamId) -> None:
-    """Be the only one to count this team's snapshots until the transaction ends."""
-    # One of many teams may wait for another; none is refused for it.
-    part: ColumnElement[int] = func.hashtext(str(team_id.value))
-    await tx.execute(select(func.pg_advisory_xact_lock(_TEAM_LOCK, part)))
+def owned_together(team_id: ColumnElement[Any]) -> CTE:
+    """The ids of all teams that this team's owner owns, this one among them."""
+    mine = users_teams.alias("mine")
+    owner = select(mine.c.user_id).where(mine.c.team_id == team_id, mine.c.role == "owner").scalar_subquery()
+    return (
+        select(users_teams.c.team_id)
+        .join(teams, and_(teams.c.id == users_teams.c.team_id, teams.c.deleted_at.is_(None)))
+        .where(users_teams.c.user_id == owner, users_teams.c.role == "owner")
+        .union(select(team_id.label("team_id")))
+        .cte("owned_together")
+    )
+
+
+def most_of(owned: CTE) -> Select[*tuple[Any, ...]]:
+    """One row with the highest own limit of each kind among these teams; null where none has one. `owner_limits_of` reads it."""
+    return select(*(func.max(team_limits.c[name]).label(f"most_{name}") for name in _NAMES)).where(
+        team_limits.c.team_id.in_(select(owned.c.team_id))
+    )
+
+
+def owner_limits_of(row: Row[Any], defaults: Limits) -> Limits:
+    """What an owner may have over all own teams: the default, or what an admin gave one of the teams if that is more."""
+    return defaults.widened(Limits(**{name: getattr(row, f"most_{name}") for name in _NAMES}))
+
+
+async def lock_owner(tx: Transaction, team_id: TeamId) -> None:
+    """Be the only one to count the snapshots of this team's owner until the transaction ends."""
+    # One of many owners may wait for another; none is refused for it.
+    owner = (
+        select(cast(users_teams.c.user_id, Text))
+        .where(users_teams.c.team_id == team_id.value, users_teams.c.role == "owner")
+        .scalar_subquery()
+    )
+    part: ColumnElement[int] = func.hashtext(func.coalesce(owner, str(team_id.value)))
+    await tx.execute(select(func.pg_advisory_xact_lock(_OWNER_LOCK, part)))
 
 
 async def load(database: Database, team_id: TeamId) -> Limits | None:

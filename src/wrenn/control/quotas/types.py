@@ -51,11 +51,19 @@ class UsageView(BaseModel):
     creates_per_second: int = Field(description="Within the last second")
 
 
+class OwnerView(BaseModel):
+    """What the team's owner may have over all own teams, and has."""
+
+    limits: LimitsView
+    usage: UsageView
+
+
 class StandingView(BaseModel):
     """What the team may have, and what it has."""
 
     limits: LimitsView
     usage: UsageView
+    owner: OwnerView = Field(description="The same of the team's owner, over all teams that the owner owns")
 
 
 def limits_json(limits: Limits) -> dict[str, object]:
@@ -65,4 +73,7 @@ def limits_json(limits: Limits) -> dict[str, object]:
 
 def standing_json(standing: Standing) -> dict[str, object]:
     """The wire form of `StandingView`."""
-    return {"limits": limits_json(standing.limits), "usage": asdict(standing.usage)}
+    fields: dict[str, object] = {"limits": limits_json(standing.limits), "usage": asdict(standing.usage)}
+    if standing.owner is not None:
+        fields["owner"] = standing_json(standing.owner)
+    return fields

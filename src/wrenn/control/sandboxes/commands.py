@@ -71,22 +71,22 @@ class Commands:
             TooLarge, RateLimited: a share of the output that may be held is used up, and the command was killed.
             DeadlineExceeded: the host did not answer.
         """
-        target = await self._targets.target(credential, text_id)
-        await fault_point("control.exec.before_rpc")
         # An answer that nobody waits for any more ends the command, so a day bounds only what is waited for.
         limit_s = body.timeout_sec or EXEC_TIMEOUT_LIMIT_S
-        begun = time.monotonic()
-        team, sandbox = str(target.team_id), str(target.sandbox_id)
-        with HeldOutput.of(self._budget, sandbox=sandbox, team=team) as output:
-            late, end = "", ProcessEnd(SHELL_BASE + _SIGKILL, _SIGKILL)
-            try:
-                end = await while_wanted(_run(target, body, limit_s, output))
-            except HostSilent:
-                raise
-            except DeadlineExceeded as error:
-                late = error.message
-            duration_ms = round((time.monotonic() - begun) * 1000)
-            yield Outcome(target.sandbox_id, end, output, duration_ms, late)
+        async with self._targets.opened(credential, text_id) as target:
+            await fault_point("control.exec.before_rpc")
+            begun = time.monotonic()
+            team, sandbox = str(target.team_id), str(target.sandbox_id)
+            with HeldOutput.of(self._budget, sandbox=sandbox, team=team) as output:
+                late, end = "", ProcessEnd(SHELL_BASE + _SIGKILL, _SIGKILL)
+                try:
+                    end = await while_wanted(_run(target, body, limit_s, output))
+                except HostSilent:
+                    raise
+                except DeadlineExceeded as error:
+                    late = error.message
+                duration_ms = round((time.monotonic() - begun) * 1000)
+                yield Outcome(target.sandbox_id, end, output, duration_ms, late)
 
     async def start(self, credential: Credential, text_id: str, body: Exec) -> dict[str, object]:
         """Start in the background; the wire form of `Started`.

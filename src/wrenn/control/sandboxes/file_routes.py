@@ -110,7 +110,7 @@ async def read_file(
     request: Request, sandbox_id: str, body: PathOf, credential: CredentialOf, files: Service
 ) -> Response:
     """The content of a file, or with the header `Range` a part of it."""
-    return DownloadResponse(await files.open(credential, sandbox_id, body, request.headers))
+    return DownloadResponse(files.open(credential, sandbox_id, body, request.headers))
 
 
 @router.post("/stream/read", response_class=Response, responses=_CONTENT | refusals(404, 409, 416, 502))
@@ -118,7 +118,7 @@ async def read_file_stream(
     request: Request, sandbox_id: str, body: PathOf, credential: CredentialOf, files: Service
 ) -> Response:
     """The content of a file; the same as `read`, which streams too."""
-    return DownloadResponse(await files.open(credential, sandbox_id, body, request.headers))
+    return DownloadResponse(files.open(credential, sandbox_id, body, request.headers))
 
 
 @router.post("/tar/read", response_class=Response, responses=_ARCHIVE | refusals(404, 409, 502))
@@ -128,7 +128,7 @@ async def read_tree(sandbox_id: str, body: PathOf, credential: CredentialOf, fil
     Sockets are left out, and what is in views of the kernel like `/proc`. When something cannot be read to its end, the
     answer breaks off.
     """
-    return DownloadResponse(await files.open_tree(credential, sandbox_id, body), "application/x-tar")
+    return DownloadResponse(files.open_tree(credential, sandbox_id, body), "application/x-tar")
 
 
 @router.post("/tar/write", status_code=204, responses=refusals(404, 409, 502, 507), openapi_extra=_ARCHIVE_IN)

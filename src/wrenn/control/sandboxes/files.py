@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -59,14 +59,14 @@ class Files:
     def __init__(self, targets: Targets) -> None:
         self._targets = targets
 
+    @asynccontextmanager
     async def open(
         self, credential: Credential, text_id: str, body: PathOf, headers: Mapping[str, str]
-    ) -> AbstractAsyncContextManager[Download]:
+    ) -> AsyncGenerator[Download]:
         """A file to read, or the part of it that `Range` and `If-Range` in the headers name.
 
         Entering raises `NotFound` before any content when there is none.
         """
-        target = await self._targets.target(credential, text_id)
         part = {
             name: value
             for name, pattern in _PART_HEADERS.items()
@@ -75,23 +75,29 @@ class Files:
         # Without a range there is nothing that the other could be about.
         part = part if "Range" in part else {}
         query = {"path": body.path, "user": body.user}
-        return target.host.transfers.read(target.sandbox_id, "files", query, part)
+        async with (
+            self._targets.opened(credential, text_id) as target,
+            target.host.transfers.read(target.sandbox_id, "files", query, part) as download,
+        ):
+            yield download
 
-    async def open_tree(
-        self, credential: Credential, text_id: str, body: PathOf
-    ) -> AbstractAsyncContextManager[Download]:
+    @asynccontextmanager
+    async def open_tree(self, credential: Credential, text_id: str, body: PathOf) -> AsyncGenerator[Download]:
         """A directory to read, as a tar archive."""
-        target = await self._targets.target(credential, text_id)
         query = {"path": body.path, "user": body.user}
-        return target.host.transfers.read(target.sandbox_id, "files/tar", query)
+        async with (
+            self._targets.opened(credential, text_id) as target,
+            target.host.transfers.read(target.sandbox_id, "files/tar", query) as download,
+        ):
+            yield download
 
     async def write_tree(
         self, credential: Credential, text_id: str, where: UnpackTo, content: AsyncIterator[bytes]
     ) -> None:
         """Unpack a tar archive below a directory."""
-        target = await self._targets.target(credential, text_id)
         query = {"path": where.path, "user": where.user, "owner": where.owner or ""}
-        await target.host.transfers.write(target.sandbox_id, "files/tar", query, content)
+        async with self._targets.opened(credential, text_id) as target:
+            await target.host.transfers.write(target.sandbox_id, "files/tar", query, content)
 
     @asynccontextmanager
     async def watch(
@@ -102,10 +108,12 @@ class Files:
         Raises:
             NotFound: no such directory; on entering or with the first change.
         """
-        target = await self._targets.target(credential, text_id)
         recursive = "true" if what.recursive else ""
         query = {"path": what.path, "user": what.user, "recursive": recursive}
-        async with target.host.transfers.watch(target.sandbox_id, query) as changes:
+        async with (
+            self._targets.opened(credential, text_id) as target,
+            target.host.transfers.watch(target.sandbox_id, query) as changes,
+        ):
             yield (_event(what.path, change) async for change in changes)
 
     async def write(
@@ -127,13 +135,14 @@ class Files:
         """
         if limit_b is not None and announced_b > limit_b + UPLOAD_FORM_LIMIT_B:
             raise too_large(limit_b)
-        target = await self._targets.target(credential, text_id)
-        form = UploadForm(content_type, content)
-        fields = await form.fields()
-        if "path" not in fields:
-            raise InvalidRequest("The part 'path' must stand before the part 'file'.")
-        query = {name: _field(name, value) for name, value in fields.items()}
-        await target.host.transfers.write(target.sandbox_id, "files", query, _limited(form.file(), limit_b))
+        async with self._targets.opened(credential, text_id) as target:
+            form = UploadForm(content_type, content)
+            fields = await form.fields()
+            if "path" not in fields:
+                raise InvalidRequest("The part 'path' must stand before the part 'file'.")
+            query = {name: _field(name, value) for name, value in fields.items()}
+            file = _limited(form.file(), limit_b)
+            await target.host.transfers.write(target.sandbox_id, "files", query, file)
 
     async def list(self, credential: Credential, text_id: str, body: ListFiles) -> list[dict[str, object]]:
         """What is in a directory."""

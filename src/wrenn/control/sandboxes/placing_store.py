@@ -30,12 +30,22 @@ from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 from wrenn.control.audit import Actor, Deed, Facts, Resource, actor_json, record, recorded, wire_id
 from wrenn.control.db import Hints, Transaction, in_s
 from wrenn.control.placement import Load
-from wrenn.control.quotas import LIMIT_COLUMNS, Limits, Standing, Usage, limits_of, team_limits
+from wrenn.control.quotas import (
+    LIMIT_COLUMNS,
+    Limits,
+    Standing,
+    Usage,
+    limits_of,
+    most_of,
+    owned_together,
+    owner_limits_of,
+    team_limits,
+)
 from wrenn.control.sandboxes.records import DISK_SIZE_MB, Idempotency, Origin, Sandbox, Spec
 from wrenn.control.sandboxes.state import Desired, State
 from wrenn.control.sandboxes.store import is_live, sandbox_of, select_sandboxes
 from wrenn.control.sandboxes.tables import sandboxes
-from wrenn.control.templates import snapshot_mb
+from wrenn.control.templates import snapshot_mb, snapshot_mb_of
 
 _LOCK: Final = 0x706C616365
 """Advisory lock of all placements of one database: "place". Two requests never count the same room twice."""
@@ -71,35 +81,56 @@ def _takes_memory() -> ColumnElement[bool]:
 def _standing() -> Select[*tuple[Any, ...]]:
     team_id = bindparam("team_id", type_=Uuid)
     in_memory = _takes_memory()
-    has = (
-        select(
-            func.count().filter(in_memory).label("running_sandboxes"),
-            func.count().label("total_sandboxes"),
+    owned = owned_together(team_id)
+    of_owner = _c.team_id.in_(select(owned.c.team_id))
+
+    def counts(prefix: str, whose: ColumnElement[bool]) -> list[ColumnElement[Any]]:
+        return [
+            func.count().filter(whose, in_memory).label(f"{prefix}running_sandboxes"),
+            func.count().filter(whose).label(f"{prefix}total_sandboxes"),
             *(
-                func.coalesce(func.sum(_c[name]).filter(in_memory), 0).label(name)
+                func.coalesce(func.sum(_c[name]).filter(whose, in_memory), 0).label(prefix + name)
                 for name in ("vcpus", "memory_mb")
             ),
+        ]
+
+    is_teams = _c.team_id == team_id
+    has = select(*counts("", is_teams), *counts(_OF_OWNER, true())).where(of_owner, is_live()).subquery("has")
+    recent = (
+        select(
+            func.count().filter(is_teams).label("creates_per_second"),
+            func.count().label(f"{_OF_OWNER}creates_per_second"),
         )
-        .where(_c.team_id == team_id, is_live())
-        .subquery("has")
+        .where(of_owner, _c.created_at > in_s(-1))
+        .subquery("recent")
     )
-    recent = select(func.count()).where(_c.team_id == team_id, _c.created_at > in_s(-1))
+    most = most_of(owned).subquery("most")
     return select(
         has,
-        recent.scalar_subquery().label("creates_per_second"),
+        recent,
+        most,
         snapshot_mb(team_id).label("snapshot_mb"),
+        snapshot_mb_of(owned).label(f"{_OF_OWNER}snapshot_mb"),
         *LIMIT_COLUMNS,
-    ).select_from(has.outerjoin(team_limits, team_limits.c.team_id == team_id))
+    ).select_from(
+        has.join(recent, true()).join(most, true()).outerjoin(team_limits, team_limits.c.team_id == team_id)
+    )
 
 
+_OF_OWNER: Final = "owner_"
+"""Begin of the names of columns that count all teams of the team's owner."""
 STANDING: Final = _standing()
-"""What the team `team_id` has, and its own limits; `standing_of` reads it."""
+"""What the team `team_id` has, and its owner over all own teams, with their limits; `standing_of` reads it."""
 
 
 def standing_of(row: Row[Any], defaults: Limits) -> Standing:
     """The row of `STANDING` as a value."""
-    usage = Usage(**{field.name: int(getattr(row, field.name)) for field in fields(Usage)})
-    return Standing(limits_of(row).over(defaults), usage)
+    usage, of_owner = (
+        Usage(**{field.name: int(getattr(row, prefix + field.name)) for field in fields(Usage)})
+        for prefix in ("", _OF_OWNER)
+    )
+    owner = Standing(owner_limits_of(row, defaults), of_owner)
+    return Standing(limits_of(row).over(defaults), usage, owner)
 
 
 def _loads() -> Select[*tuple[Any, ...]]:

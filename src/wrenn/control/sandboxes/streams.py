@@ -76,7 +76,7 @@ class Streams:
         async with _failures_told(client, failed_exec), AsyncExitStack() as stack:
             asked = checked(Attach, options)
             process = AttachProcess(selector_of(selector).value, replay=asked.replay)
-            target = await self._admit(client, text_id)
+            target = await stack.enter_async_context(self._admitted(client, text_id))
             host = await stack.enter_async_context(target.host.stream())
             await host.open(target.sandbox_id, process)
             # That there is no such process is an answer to the handshake, as long as that is open.
@@ -92,7 +92,7 @@ class Streams:
         failed: Callable[[WrennError], str],
     ) -> None:
         async with _failures_told(client, failed), AsyncExitStack() as stack:
-            target = await self._admit(client, text_id)
+            target = await stack.enter_async_context(self._admitted(client, text_id))
             await client.accept()
             # Before the client's first message, which is on its way: the connection takes some milliseconds.
             host = await stack.enter_async_context(target.host.stream())
@@ -103,13 +103,15 @@ class Streams:
             await host.open(target.sandbox_id, process)
             await _relay(client, host, frames, await host.receive())
 
-    async def _admit(self, client: ClientSocket, text_id: str) -> Target:
-        """The sandbox that is meant, for the caller of the handshake or of the first message."""
+    @asynccontextmanager
+    async def _admitted(self, client: ClientSocket, text_id: str) -> AsyncGenerator[Target]:
+        """The sandbox that is meant, for as long as the caller of the handshake or of the first message may use it."""
         credential = credential_of_socket(client.handshake)
         if credential is None:
             await client.accept()
             credential = await _credential_in_message(client)
-        return await self._targets.target(credential, text_id)
+        async with self._targets.opened(credential, text_id) as target:
+            yield target
 
 
 @asynccontextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from wrenn.base.errors import InvalidState, Unavailable
 from wrenn.base.ids import SandboxId, TeamId
-from wrenn.control.auth import Actor, Credential
+from wrenn.control.auth import Actor, Credential, OpenCalls
 from wrenn.control.db import Database
 from wrenn.control.hosts import HostClient, HostClients
 from wrenn.control.sandboxes import comparison_store
@@ -33,12 +35,19 @@ class Targets:
     """See the module head."""
 
     def __init__(
-        self, *, database: Database, clients: HostClients, lookup: Lookup, lifecycle: Lifecycle
+        self,
+        *,
+        database: Database,
+        clients: HostClients,
+        lookup: Lookup,
+        lifecycle: Lifecycle,
+        open_calls: OpenCalls,
     ) -> None:
         self._database = database
         self._clients = clients
         self._lookup = lookup
         self._lifecycle = lifecycle
+        self._open_calls = open_calls
 
     async def target(self, credential: Credential, text_id: str) -> Target:
         """The running sandbox that a request is about, with one round trip to the database.
@@ -49,6 +58,18 @@ class Targets:
         found = await self._lookup.locate(credential, text_id)
         sandbox = await self.ready(found.sandbox, by=found.caller.actor)
         return Target(sandbox.sandbox_id, sandbox.team_id, self._clients.at(found.address))
+
+    @asynccontextmanager
+    async def opened(self, credential: Credential, text_id: str) -> AsyncGenerator[Target]:
+        """As `target`, for a call that may last long: the body is cancelled once the credential no longer allows it.
+
+        Raises:
+            as `ready`. AccessLost: the body was cancelled.
+        """
+        found = await self._lookup.locate(credential, text_id)
+        sandbox = await self.ready(found.sandbox, by=found.caller.actor)
+        async with self._open_calls.while_allowed(credential, found.caller):
+            yield Target(sandbox.sandbox_id, sandbox.team_id, self._clients.at(found.address))
 
     async def ready(self, sandbox: Sandbox, *, by: Actor) -> Sandbox:
         """The sandbox once it runs; whoever asks may use it.

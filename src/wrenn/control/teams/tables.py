@@ -47,6 +47,8 @@ teams = Table(
     Column("is_byoc", Boolean, nullable=False, server_default=text("false")),
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     Column("deleted_at", TIMESTAMP(timezone=True)),
+    # Whether the keys that a member made outlive the membership.
+    Column("keeps_keys_of_removed", Boolean, nullable=False, server_default=text("false")),
 )
 
 users_teams = Table(

@@ -6,7 +6,7 @@ from wrenn.control.templates.reconciler import Sweep
 from wrenn.control.templates.records import Source, Template
 from wrenn.control.templates.service import BAD_NAME, Snapshots
 from wrenn.control.templates.store import find as find_template
-from wrenn.control.templates.store import snapshot_mb
+from wrenn.control.templates.store import snapshot_mb, snapshot_mb_of
 
 routers = (routes.router,)
 
@@ -21,4 +21,5 @@ __all__ = [
     "find_template",
     "routers",
     "snapshot_mb",
+    "snapshot_mb_of",
 ]

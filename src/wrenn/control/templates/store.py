@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
     ColumnElement,
     Row,
@@ -23,7 +24,6 @@ from sqlalchemy import (
     insert,
     literal,
     select,
-    true,
     update,
 )
 
@@ -32,7 +32,18 @@ from wrenn.base.units import MIB
 from wrenn.control.audit import Actor, Deed, Resource, Status, record, recorded
 from wrenn.control.db import Database, Transaction, in_s
 from wrenn.control.hosts import hosts
-from wrenn.control.quotas import LIMIT_COLUMNS, Limits, Standing, Usage, limits_of, lock_team, team_limits
+from wrenn.control.quotas import (
+    LIMIT_COLUMNS,
+    Limits,
+    Standing,
+    Usage,
+    limits_of,
+    lock_owner,
+    most_of,
+    owned_together,
+    owner_limits_of,
+    team_limits,
+)
 from wrenn.control.templates.records import Kept, PlatformTemplate, Source, Template, TemplateStatus
 from wrenn.control.templates.tables import templates
 from wrenn.protocol.host import host_pb as pb
@@ -61,7 +72,11 @@ def _of_team(team_id: TeamId) -> ColumnElement[bool]:
 
 
 def _ready(team_id: ColumnElement[Any]) -> ColumnElement[bool]:
-    return and_(_c.team_id == team_id, _c.status == TemplateStatus.READY, _c.name.is_not(None))
+    return _ready_of(_c.team_id == team_id)
+
+
+def _ready_of(whose: ColumnElement[bool]) -> ColumnElement[bool]:
+    return and_(whose, _c.status == TemplateStatus.READY, _c.name.is_not(None))
 
 
 async def find(tx: Transaction, team_id: TeamId, name: str) -> Template | None:
@@ -72,21 +87,36 @@ async def find(tx: Transaction, team_id: TeamId, name: str) -> Template | None:
 
 def snapshot_mb(team_id: ColumnElement[Any]) -> ScalarSelect[int]:
     """What the files of a team's templates take, in MB."""
+    return _taken_mb(_ready(team_id))
+
+
+def snapshot_mb_of(owned: CTE) -> ScalarSelect[int]:
+    """The same of all these teams."""
+    return _taken_mb(_ready_of(_c.team_id.in_(select(owned.c.team_id))))
+
+
+def _taken_mb(which: ColumnElement[bool]) -> ScalarSelect[int]:
     taken = func.coalesce(func.sum(_c.size_bytes), 0)
-    return select(cast(func.ceil(taken / float(MIB)), BigInteger)).where(_ready(team_id)).scalar_subquery()
+    return select(cast(func.ceil(taken / float(MIB)), BigInteger)).where(which).scalar_subquery()
 
 
 async def standing(tx: Transaction, team_id: TeamId, defaults: Limits) -> Standing:
     """What the team's templates may take and take; nobody else counts until the transaction ends."""
-    await lock_team(tx, team_id)
-    one = select(true()).subquery()
+    await lock_owner(tx, team_id)
+    whose = literal(team_id.value, Uuid)
+    owned = owned_together(whose)
+    most = most_of(owned).subquery("most")
     found = await tx.execute(
-        select(snapshot_mb(literal(team_id.value, Uuid)).label("taken"), *LIMIT_COLUMNS).select_from(
-            one.outerjoin(team_limits, team_limits.c.team_id == team_id.value)
-        )
+        select(
+            snapshot_mb(whose).label("taken"),
+            snapshot_mb_of(owned).label("owner_taken"),
+            most,
+            *LIMIT_COLUMNS,
+        ).select_from(most.outerjoin(team_limits, team_limits.c.team_id == team_id.value))
     )
     row = found.one()
-    return Standing(limits_of(row).over(defaults), Usage(snapshot_mb=row.taken))
+    owner = Standing(owner_limits_of(row, defaults), Usage(snapshot_mb=row.owner_taken))
+    return Standing(limits_of(row).over(defaults), Usage(snapshot_mb=row.taken), owner)
 
 
 async def of_team(database: Database, team_id: TeamId) -> list[Template]:

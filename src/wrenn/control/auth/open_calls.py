@@ -1,0 +1,135 @@
+"""Calls that stay open for long, and the credential that each was opened with.
+
+A request is allowed by the query that finds its target. A terminal, a transfer or an event stream lasts longer than that answer
+is true: this registry looks the credentials up again, all in one query, when the database says that some changed and by a timer,
+and ends the calls whose credential no longer allows them. Links and public ports need no credential and are not in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from wrenn.base.errors import AccessLost, Forbidden, Unauthorized
+from wrenn.control.auth.caller import Caller, caller_of
+from wrenn.control.auth.credential import Credential
+from wrenn.control.auth.store import find_callers
+from wrenn.control.db import Database
+
+_log = logging.getLogger(__name__)
+
+CHANNEL: Final = "wrenn_access"
+"""Notified by triggers when a key, session, user, membership or team changes such that somebody may lose access."""
+_EVERY_S: Final = 2.0
+"""A lost notification and an expiry are noticed so late."""
+_COALESCE_S: Final = 0.1
+"""Between two looks, however many notifications come."""
+_BATCH: Final = 1000
+"""Credentials in one statement."""
+
+
+@dataclass(eq=False, slots=True)
+class _OpenCall:
+    is_allowed: Callable[[Caller], bool]
+    end: Callable[[AccessLost], None]
+
+
+class OpenCalls:
+    """The open calls of this replica. Its cost is that of the distinct credentials, not of the calls."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._calls: dict[Credential, set[_OpenCall]] = {}
+        self._some = asyncio.Event()
+        self._woken = asyncio.Event()
+
+    def wake(self, _payload: str = "") -> None:
+        """Somebody may have lost access: look soon."""
+        self._woken.set()
+
+    @asynccontextmanager
+    async def while_allowed(self, credential: Credential, caller: Caller) -> AsyncGenerator[None]:
+        """Run the body for as long as the credential speaks for the caller's team; then cancel it.
+
+        Raises:
+            AccessLost: the credential no longer allows the call. The body was cancelled.
+        """
+        refusal: AccessLost | None = None
+        limit = asyncio.timeout(None)
+
+        def end(error: AccessLost) -> None:
+            nonlocal refusal
+            if refusal is None:
+                refusal = error
+                limit.reschedule(asyncio.get_running_loop().time())
+
+        try:
+            async with limit:
+                with self.watched(credential, lambda now: now.team_id == caller.team_id, end):
+                    yield
+        except TimeoutError as error:
+            if refusal is None or not limit.expired():
+                raise
+            raise refusal from error
+
+    @contextmanager
+    def watched(
+        self, credential: Credential, is_allowed: Callable[[Caller], bool], end: Callable[[AccessLost], None]
+    ) -> Generator[None]:
+        """During the body, call `end` once the credential is not valid or `is_allowed` is false of its caller.
+
+        `end` may be called again until the body is left.
+        """
+        call = _OpenCall(is_allowed, end)
+        self._calls.setdefault(credential, set()).add(call)
+        self._some.set()
+        try:
+            yield
+        finally:
+            calls = self._calls[credential]
+            calls.discard(call)
+            if not calls:
+                del self._calls[credential]
+            if not self._calls:
+                self._some.clear()
+
+    async def run(self) -> None:
+        """Look until cancelled, as long as there are calls."""
+        while True:
+            await self._some.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_EVERY_S):
+                    await self._woken.wait()
+            self._woken.clear()
+            try:
+                await self.look_once()
+            except Exception:  # noqa: BLE001 - the loop must go on; while the database is away nobody's access changes
+                _log.exception("the credentials of open calls could not be looked up")
+            await asyncio.sleep(_COALESCE_S)
+
+    async def look_once(self) -> None:
+        """Look all credentials up now, and end the calls that lost their right."""
+        everybody = list(self._calls)
+        for begin in range(0, len(everybody), _BATCH):
+            credentials = everybody[begin : begin + _BATCH]
+            found = await find_callers(self._database, credentials)
+            for credential in credentials:
+                self._judge(credential, found.get(credential))
+
+    def _judge(self, credential: Credential, row: object) -> None:
+        calls = list(self._calls.get(credential, ()))
+        try:
+            caller = caller_of(credential, row)
+        except (Unauthorized, Forbidden) as error:
+            lost, refusal = calls, AccessLost(error.message)
+        else:
+            lost = [call for call in calls if not call.is_allowed(caller)]
+            refusal = AccessLost("Your role no longer allows this.")
+        if lost:
+            _log.info("open calls lost their right", extra={"calls": len(lost), "cause": refusal.message})
+        for call in lost:
+            call.end(refusal)
