@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from wrenn.network import (
     Block,
     EgressPolicy,
     HostReach,
+    NetworkLimits,
     Slot,
     Slots,
     claim_block,
@@ -51,6 +52,9 @@ from wrenn.network.firewall import root_table_removal, slot_table
 from wrenn.network.root_firewall import RootFirewall
 
 pytestmark = pytest.mark.root
+
+FLOWS = 50
+MBIT = 40
 
 
 @dataclass
@@ -80,7 +84,8 @@ async def world(tmp_path: Path, reach: HostReach) -> AsyncGenerator[World]:
             async with AsyncExitStack() as stack:
                 stack.push_async_callback(remove_everything, block)
                 outside = await stack.enter_async_context(internet(block))
-                slots = Slots(block, vmm_uid=0, vmm_gid=0, ready_target=0, reach=reach)
+                limits = NetworkLimits(flows=FLOWS, bit_per_s=MBIT * 1_000_000)
+                slots = Slots(block, vmm_uid=0, vmm_gid=0, ready_target=0, reach=reach, limits=limits)
                 await slots.start({})
                 stack.push_async_callback(slots.close)
                 ours, theirs = await slots.acquire("ours"), await slots.acquire("theirs")
@@ -381,3 +386,34 @@ async def test_connections_survive_a_restart_of_the_agent(world: World):
         await successor.start(world.slots.taken)
         assert await echo("after") == "after"
         await successor.close()
+
+
+def tracked() -> int:
+    """Connections that the namespace of the calling thread tracks."""
+    return int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text())
+
+
+async def test_a_guest_has_no_more_flows_than_its_share_in_its_slot_and_on_the_host(world: World):
+    """UDP and half-open TCP count, whatever their destinations and ports; the neighbour has its own share."""
+    before = tracked()
+    async with server(world.internet):
+        for kind, port in ((socket.SOCK_DGRAM, 9000), (socket.SOCK_STREAM, 7001)):
+            for number in range(3 * FLOWS):
+                sender = await socket_in(world.guest, kind)
+                with sender, suppress(BlockingIOError):
+                    # Nobody answers beyond the uplink's only neighbour: a connection stays half open.
+                    sender.connect((f"198.51.100.{100 + number % 50}", port + number))
+                    sender.send(b"x")
+        assert await in_namespace(world.ours.namespace, tracked) <= FLOWS + 1
+        assert tracked() - before <= FLOWS + 1
+        assert not await is_reachable(world.guest, INTERNET), "its share is used up"
+        assert await is_reachable(world.other_guest, INTERNET)
+
+
+async def test_both_directions_of_a_slot_are_limited(world: World):
+    for namespace, link in ((world.ours.namespace, "eth0"), (None, world.block.host_link(world.ours.index))):
+        enter = ["ip", "netns", "exec", namespace] if namespace else []
+        shown = json.loads(
+            await run([*enter, "tc", "-json", "qdisc", "show", "dev", link], timeout_s=DEADLINE_S)
+        )
+        assert [(q["kind"], q["options"]["rate"]) for q in shown] == [("tbf", MBIT * 1_000_000 // 8)]

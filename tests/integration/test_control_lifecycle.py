@@ -17,6 +17,7 @@ from wrenn.base.units import MIB
 from wrenn.control.db import Database
 from wrenn.control.sandboxes.tables import sandboxes
 from wrenn.control.settings import Settings
+from wrenn.protocol.host import host_pb as pb
 from wrenn.testing.simulated_host import SimulatedHost, served_host
 
 from .conftest import DEADLINE_S, Platform, make_team, refused, running_platform
@@ -263,3 +264,23 @@ async def until(done: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not done():
             await asyncio.sleep(0.05)
+
+
+async def test_the_owner_of_a_sandbox_that_its_host_holds_is_told_why(platform: Platform):
+    path = await platform.create()
+    sandbox_id = path.rpartition("/")[2]
+    for reason in ("The disk of its host is full.", ""):
+        platform.host.change(sandbox_id, pb.SandboxState.RUNNING, reason)
+        await platform.control.comparison.compare_once()
+        sandbox = (await platform.api.get(path)).json()
+        assert (sandbox["status"], sandbox["metadata"].get("reason", "")) == ("running", reason)
+    logs = (await platform.api.get("/v1/audit-logs")).json()
+    actions = [entry["action"] for entry in logs["items"]]
+    assert {"held", "released"} <= set(actions)
+
+
+async def test_a_pause_on_a_full_disk_is_told_as_such_and_the_sandbox_runs_on(platform: Platform):
+    path = await platform.create()
+    platform.host.switches.fail["pause_sandbox"] = StorageFull("The disk of the host is full.")
+    refused(await platform.api.post(f"{path}/pause"), 507, "storage_full")
+    assert (await platform.api.get(path)).json()["status"] == "running"

@@ -68,7 +68,7 @@ def test_what_is_allowed_wins_over_what_is_denied(policy: EgressPolicy, verdicts
 
 def test_a_policy_is_part_of_the_one_batch_of_its_slot():
     policy, reach = EgressPolicy.parse(deny=["44.0.2.0/24"]), HostReach()
-    batch = slot_table(BLOCK.address(1), policy, reach)
+    batch = slot_table(BLOCK.address(1), policy, reach, flows=1000)
     assert all(rule in batch for rule in egress_change(policy, reach)[1:])
 
 

@@ -7,16 +7,17 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.vm.kit import created, free_port, new_spec, output, sh
 from wrenn.agent.doctor import examine
-from wrenn.agent.sandboxes import State
+from wrenn.agent.sandboxes import SandboxSpec, State
 from wrenn.agent.settings import Settings
-from wrenn.agent.wiring import running_agent
-from wrenn.base.errors import StorageFull
+from wrenn.agent.wiring import Agent, running_agent
+from wrenn.base.errors import InvalidState, StorageFull
 from wrenn.base.ids import SnapshotId
 from wrenn.base.units import MIB
 from wrenn.linux.disk_space import free_b
@@ -51,6 +52,12 @@ def fill(path: Path, *, leave_b: int) -> None:
         while free_b(path.parent) > leave_b and file.write(bytes(1024 * 1024)):
             pass
     assert free_b(path.parent) <= leave_b
+
+
+async def called(agent: Agent, spec: SandboxSpec, script: str) -> None:
+    """A call as users make it: it ends with the sandbox."""
+    async with agent.sandboxes.use(spec.sandbox_id) as running:
+        await sh(running, script, timeout_s=200)
 
 
 async def test_a_create_fails_cleanly_and_others_go_on(small_disk: Settings) -> None:
@@ -91,6 +98,62 @@ async def test_a_sandbox_that_fills_the_host_stops_and_goes_on_when_there_is_roo
         assert result.exit_code == 0, result
         assert await output(sandbox, "md5sum < /root/big") == result.stdout.decode()
         await agent.sandboxes.remove(spec.sandbox_id)
+
+
+async def test_a_sandbox_that_writes_without_end_is_held_before_the_reserve_is_gone(
+    small_disk: Settings,
+) -> None:
+    """Its neighbour goes on, is paused and resumed meanwhile; with room again the writer goes on, or is removed."""
+    reserve_b = 192 * MIB
+    async with running_agent(replace(small_disk, disk_reserve_b=reserve_b)) as agent:
+        writer_spec, writer = await created(agent.sandboxes)
+        spec, neighbour = await created(agent.sandboxes)
+        filler = small_disk.data_dir / "filler"
+        fill(filler, leave_b=reserve_b + 20 * MIB)
+        command = "while true; do head -c 100000000 /dev/zero | tr '\\0' x >> /root/big; sync; done"
+        writing = asyncio.create_task(called(agent, writer_spec, command))
+        lowest_b = free_b(small_disk.data_dir)
+        async with asyncio.timeout(60):
+            while not writer.held_for:
+                lowest_b = min(lowest_b, free_b(small_disk.data_dir))
+                await asyncio.sleep(0.01)
+        assert lowest_b > reserve_b // 2
+        with pytest.raises(StorageFull, match="host is full"):
+            async with agent.sandboxes.use(writer_spec.sandbox_id):
+                pass
+        assert await output(neighbour, "echo here > /root/file; sync; cat /root/file") == "here\n"
+        await agent.sandboxes.pause(spec.sandbox_id)
+        assert free_b(small_disk.data_dir) > reserve_b // 2
+        filler.unlink()
+        async with asyncio.timeout(30):
+            while writer.held_for:
+                await asyncio.sleep(0.02)
+        await agent.sandboxes.resume(spec.sandbox_id)
+        await agent.sandboxes.remove(writer_spec.sandbox_id)
+        with pytest.raises(InvalidState, match="being removed"):
+            await writing
+        await agent.sandboxes.remove(spec.sandbox_id)
+    assert (await examine(small_disk)).leftovers == []
+
+
+async def test_a_sandbox_that_used_up_its_share_is_held(small_disk: Settings) -> None:
+    async with running_agent(replace(small_disk, sandbox_disk_b=20 * MIB)) as agent:
+        spec, sandbox = await created(agent.sandboxes)
+        other, neighbour = await created(agent.sandboxes)
+        writing = asyncio.create_task(
+            called(agent, spec, "head -c 40000000 /dev/zero | tr '\\0' x > /root/big; sync")
+        )
+        async with asyncio.timeout(60):
+            while not sandbox.held_for:
+                await asyncio.sleep(0.02)
+        with pytest.raises(StorageFull, match="used up the 20 MB"):
+            async with agent.sandboxes.use(spec.sandbox_id):
+                pass
+        assert await output(neighbour, "echo on") == "on\n"
+        await agent.sandboxes.remove(spec.sandbox_id)
+        with pytest.raises(InvalidState, match="being removed"):
+            await writing
+        await agent.sandboxes.remove(other.sandbox_id)
 
 
 async def test_a_pause_or_snapshot_without_room_fails_cleanly_and_the_sandbox_runs_on(

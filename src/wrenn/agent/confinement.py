@@ -20,12 +20,15 @@ _CPU_OVERHEAD: Final = 0.5
 _REMOVE_TIMEOUT_S: Final = 10.0
 
 
-def confine(layout: Layout, name: str, slot_index: int, shape: Shape) -> Confinement:
+def confine(layout: Layout, name: str, slot_index: int, shape: Shape, *, io_b_per_s: int = 0) -> Confinement:
     """Make the cgroup of `name` and say as whom the VMM in this slot runs."""
     limits = cgroups.Limits(
         memory_b=_MEMORY_COPIES * shape.memory_mb * MIB + _VMM_OVERHEAD_B,
         cpus=shape.vcpus + _CPU_OVERHEAD,
         pids=_VMM_PIDS,
+        # All alike: who has more vCPUs gets more time by having more threads.
+        io_b_per_s=io_b_per_s,
+        io_device=cgroups.disk_of(layout.data_dir),
     )
     return Confinement(
         uid=layout.vmm_uid(slot_index), cgroup_procs=cgroups.create(layout.cgroup(name), limits)

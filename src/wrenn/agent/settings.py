@@ -34,7 +34,12 @@ class Settings:
         images_dir: folder with `kernels/`, `initramfs/`, `templates/`; the data folder unless set.
         listen_host, listen_port: where the control plane reaches it.
         ready_slots: network slots prepared ahead of need.
-        disk_reserve_b: below this much free disk no sandbox is created, so that those that run can go on writing.
+        disk_reserve_b: below this much free disk no sandbox is created or resumed, and those that go on writing are held: it is left
+            to PostgreSQL, journals and pauses.
+        sandbox_disk_b: what one sandbox may take of the host's disk; 0: no limit but the size of its own disk.
+        sandbox_flows: connections that one guest may have begun, at once.
+        sandbox_bit_per_s: what one sandbox may send, and receive; 0: no limit.
+        sandbox_io_b_per_s: what one sandbox may read from the host's disk, and write to it, in a second; 0: no limit.
         guest_dns: name servers of the guests.
         private_networks: private networks that guests may reach, separated by commas.
         warm_template: what is booted when the agent starts, if anything.
@@ -47,6 +52,10 @@ class Settings:
     listen_port: int
     ready_slots: int
     disk_reserve_b: int
+    sandbox_disk_b: int
+    sandbox_flows: int
+    sandbox_bit_per_s: int
+    sandbox_io_b_per_s: int
     guest_dns: str
     private_networks: str
     warm_template: WarmTemplate | None
@@ -69,6 +78,10 @@ class Settings:
             listen_port=int(port),
             ready_slots=int(environment.get("WRENN_READY_SLOTS", "4")),
             disk_reserve_b=int(environment.get("WRENN_DISK_RESERVE_MB", "1024")) * MIB,
+            sandbox_disk_b=int(environment.get("WRENN_SANDBOX_DISK_MB", "16384")) * MIB,
+            sandbox_flows=int(environment.get("WRENN_SANDBOX_FLOWS", "1000")),
+            sandbox_bit_per_s=int(environment.get("WRENN_SANDBOX_MBIT", "1000")) * 1_000_000,
+            sandbox_io_b_per_s=int(environment.get("WRENN_SANDBOX_IO_MB", "0")) * MIB,
             guest_dns=environment.get("WRENN_GUEST_DNS", "8.8.8.8,8.8.4.4"),
             private_networks=environment.get("WRENN_GUEST_PRIVATE_NETWORKS", ""),
             warm_template=_warm_template(environment.get("WRENN_WARM_TEMPLATE", _WARM_TEMPLATE)),

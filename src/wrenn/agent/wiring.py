@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -12,12 +13,14 @@ from typing import Final
 
 from wrenn.agent.bases import Bases
 from wrenn.agent.facts import HostFacts
+from wrenn.agent.inventory import measure
 from wrenn.agent.layout import Layout
 from wrenn.agent.memory_images import MemoryImages
 from wrenn.agent.recovery import Recovery
 from wrenn.agent.rpc.app import App
 from wrenn.agent.sandboxes import Sandboxes, Verbs
 from wrenn.agent.sandboxes.bring_up import BringUp
+from wrenn.agent.sandboxes.disk_watch import DiskLimits
 from wrenn.agent.sandboxes.launch import Launch
 from wrenn.agent.sandboxes.pause import Pause
 from wrenn.agent.sandboxes.resume import Resume
@@ -31,9 +34,11 @@ from wrenn.agent.warm_up import WarmUp
 from wrenn.base.clock import SystemClock
 from wrenn.base.errors import Conflict, InvalidRequest, InvalidState
 from wrenn.linux.cgroups import available_controllers
-from wrenn.network import SLOT_LIMIT, HostReach, Slots, claim_block
+from wrenn.network import HostReach, NetworkLimits, Slots, claim_block, ensure_flow_table, plan_flow_table
 from wrenn.storage.images import load_images
 from wrenn.vm.qemu import QemuDriver, choose_accelerator, qemu_version
+
+_log = logging.getLogger(__name__)
 
 _PATH_LIMIT: Final = 59
 """A control socket `sandboxes/cl-…/qmp.sock` below it must fit into the 107 bytes of a socket's name."""
@@ -88,7 +93,18 @@ async def _built(settings: Settings, layout: Layout) -> AsyncGenerator[Agent]:
     tokens = Tokens.load(layout.secret)
     # The tap is opened by root and inherited, so it needs no owner.
     reach = HostReach.parse(name_servers=settings.guest_dns, allowed=settings.private_networks)
-    slots = Slots(layout.block, vmm_uid=0, vmm_gid=0, ready_target=settings.ready_slots, reach=reach)
+    table = plan_flow_table(memory_b=measure(settings.data_dir).memory_b, flows=settings.sandbox_flows)
+    if before := await ensure_flow_table(table):
+        _log.info("connection table made larger for good", extra={"before": before, "size": table.size})
+    slots = Slots(
+        layout.block,
+        vmm_uid=0,
+        vmm_gid=0,
+        ready_target=settings.ready_slots,
+        limit=table.slots,
+        reach=reach,
+        limits=NetworkLimits(settings.sandbox_flows, settings.sandbox_bit_per_s),
+    )
     agent_version = version("wrenn")
     for folder in (layout.sandboxes, layout.bases, layout.snapshots, layout.layers):
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -104,7 +120,7 @@ async def _built(settings: Settings, layout: Layout) -> AsyncGenerator[Agent]:
         guest_dns=settings.guest_dns,
         metadata={"agent_version": agent_version, "vmm_version": driver.vmm},
     )
-    launch = Launch(layout, driver, slots, images, tokens)
+    launch = Launch(layout, driver, slots, images, tokens, settings.sandbox_io_b_per_s)
     saver = Saver(layout, driver, images, clock)
     verbs = Verbs(
         layout=layout,
@@ -118,14 +134,14 @@ async def _built(settings: Settings, layout: Layout) -> AsyncGenerator[Agent]:
         set_network=SetNetwork(slots),
         tear_down=TearDown(layout, slots),
     )
-    sandboxes = Sandboxes(verbs=verbs, disk_reserve_b=settings.disk_reserve_b)
+    sandboxes = Sandboxes(verbs=verbs, disk=DiskLimits(settings.disk_reserve_b, settings.sandbox_disk_b))
     warm_up = WarmUp(bases, settings.warm_template)
     facts = HostFacts(
         data_dir=settings.data_dir,
         agent_version=agent_version,
         vmm=driver.vmm,
         accelerator=accelerator,
-        sandbox_limit=SLOT_LIMIT,
+        sandbox_limit=table.slots,
         templates=lambda: sorted(
             p.parent.name for p in (settings.images_dir / "templates").glob("*/manifest.json")
         ),

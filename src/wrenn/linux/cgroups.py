@@ -1,4 +1,4 @@
-"""One cgroup per VMM with limits of memory, CPU and number of processes; cgroup v2 or v1, whichever the machine has.
+"""One cgroup per VMM with limits of memory, CPU, block IO and number of processes; cgroup v2 or v1, whichever the machine has.
 
 A group's name is a path such as `wrenn-0/cl-…`. On v1 the same path is made in each controller's hierarchy.
 """
@@ -17,17 +17,27 @@ from typing import Final
 
 _ROOT: Final = Path("/sys/fs/cgroup")
 _CONTROLLERS: Final = ("memory", "cpu", "pids")
+_IO: Final = {False: "blkio", True: "io"}
+"""Name of the controller of block IO, on v1 and v2. Unlike the others it may be missing."""
 _REMOVE_POLL_S: Final = 0.01
 _CPU_PERIOD_US: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the processes of a group may take together."""
+    """What the processes of a group may take together.
+
+    Attributes:
+        weight: its share of a CPU, and of a disk, that others want too; 100 is usual, 1…10,000.
+        io_b_per_s: read from and written to `io_device` ("MAJOR:MINOR"), each; 0: no limit.
+    """
 
     memory_b: int
     cpus: float
     pids: int
+    weight: int = 100
+    io_b_per_s: int = 0
+    io_device: str = ""
 
 
 @cache
@@ -35,8 +45,9 @@ def _hierarchies() -> dict[str, Path]:
     """Controller -> mount point; on v2 all three are the one hierarchy."""
     if (_ROOT / "cgroup.controllers").exists():
         available = (_ROOT / "cgroup.controllers").read_text().split()
-        return {c: _ROOT for c in _CONTROLLERS if c in available}
-    return {c: _ROOT / c for c in _CONTROLLERS if (_ROOT / c / "cgroup.procs").exists()}
+        return {c: _ROOT for c in (*_CONTROLLERS, _IO[True]) if c in available}
+    names = (*_CONTROLLERS, _IO[False])
+    return {c: _ROOT / c for c in names if (_ROOT / c / "cgroup.procs").exists()}
 
 
 def _directories(name: str) -> list[Path]:
@@ -52,6 +63,59 @@ def available_controllers() -> list[str]:
     return sorted(_hierarchies())
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A file of a group and what is written to it; without one that `is_needed` there is no group."""
+
+    controller: str
+    file: str
+    value: str
+    is_needed: bool = True
+
+
+_V1_SHARES: Final = 1024
+"""Of v1's `cpu.shares` as many as weight 100 of v2."""
+
+
+def plan_settings(limits: Limits, *, v2: bool) -> list[Setting]:
+    """What is to be written for these limits."""
+    quota = int(limits.cpus * _CPU_PERIOD_US)
+    io, device, rate = _IO[v2], limits.io_device, limits.io_b_per_s
+    if v2:
+        settings = [
+            Setting("memory", "memory.max", str(limits.memory_b)),
+            Setting("cpu", "cpu.max", f"{quota} {_CPU_PERIOD_US}"),
+            Setting("pids", "pids.max", str(limits.pids)),
+            Setting("cpu", "cpu.weight", str(limits.weight), is_needed=False),
+            Setting(io, "io.weight", f"default {limits.weight}", is_needed=False),
+        ]
+        if rate and device:
+            settings.append(Setting(io, "io.max", f"{device} rbps={rate} wbps={rate}", is_needed=False))
+        return settings
+    settings = [
+        Setting("memory", "memory.limit_in_bytes", str(limits.memory_b)),
+        Setting("cpu", "cpu.cfs_quota_us", str(quota)),
+        Setting("pids", "pids.max", str(limits.pids)),
+        Setting("cpu", "cpu.shares", str(max(2, limits.weight * _V1_SHARES // 100)), is_needed=False),
+        Setting(io, "blkio.bfq.weight", str(min(1000, limits.weight)), is_needed=False),
+    ]
+    if rate and device:
+        for file in ("blkio.throttle.read_bps_device", "blkio.throttle.write_bps_device"):
+            settings.append(Setting(io, file, f"{device} {rate}", is_needed=False))
+    return settings
+
+
+def disk_of(path: Path) -> str:
+    """The disk on which `path` lies, as "MAJOR:MINOR", as block IO is limited: not a partition of it. Empty: none (tmpfs)."""
+    number = path.stat().st_dev
+    entry = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
+    if not entry.exists():
+        return ""
+    entry = entry.resolve()
+    whole = entry.parent if (entry / "partition").exists() else entry
+    return (whole / "dev").read_text().strip()
+
+
 def create(name: str, limits: Limits) -> list[Path]:
     """Make the group and set its limits; returns the `cgroup.procs` files a process joins by writing `0` to each.
 
@@ -62,22 +126,18 @@ def create(name: str, limits: Limits) -> list[Path]:
         if _is_v2():
             _enable_v2(directory)
         directory.mkdir(parents=True, exist_ok=True)
-    quota = int(limits.cpus * _CPU_PERIOD_US)
-    if _is_v2():
-        values = {
-            "memory": ("memory.max", limits.memory_b),
-            "cpu": ("cpu.max", f"{quota} {_CPU_PERIOD_US}"),
-            "pids": ("pids.max", limits.pids),
-        }
-    else:
-        values = {
-            "memory": ("memory.limit_in_bytes", limits.memory_b),
-            "cpu": ("cpu.cfs_quota_us", quota),
-            "pids": ("pids.max", limits.pids),
-        }
-    for controller, root in _hierarchies().items():
-        file, value = values[controller]
-        (root / name / file).write_text(str(value))
+    for setting in plan_settings(limits, v2=_is_v2()):
+        root = _hierarchies().get(setting.controller)
+        if root is None:
+            continue
+        file = root / name / setting.file
+        if setting.is_needed:
+            file.write_text(setting.value)
+        else:
+            with contextlib.suppress(
+                OSError
+            ):  # no such scheduler of the disk, or a device that cannot be limited
+                file.write_text(setting.value)
     for directory in directories:
         for file, value in (("memory.swap.max", 0), ("memory.memsw.limit_in_bytes", limits.memory_b)):
             with contextlib.suppress(OSError):  # only where the kernel accounts swap

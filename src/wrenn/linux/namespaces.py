@@ -126,6 +126,14 @@ def set_sysctls(values: Mapping[str, str]) -> dict[str, str]:
     return before
 
 
+def read_number(key: str) -> int:
+    """A setting under `/proc/sys/net` that is a number; 0 where this kernel lacks it."""
+    try:
+        return int(Path("/proc/sys/net", key).read_text())
+    except FileNotFoundError:
+        return 0
+
+
 def _enter(name: str) -> None:
     try:
         descriptor = os.open(namespace_path(name), os.O_RDONLY | os.O_CLOEXEC)

@@ -130,6 +130,33 @@ class AddDefaultRoute:
         )
 
 
+_LONGEST_QUEUE_S: Final = 0.05
+_LARGEST_PACKET_B: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LimitRate:
+    """Let no more than so many bits a second leave over a link (a token bucket); what waits longer than 50 ms is dropped."""
+
+    link: str
+    bit_per_s: int
+
+    async def send(self, route: Any) -> None:
+        """See `Request.send`."""
+        rate_b = self.bit_per_s // 8
+        # A bucket for 10 ms, and never too small for what segmentation offload hands over as one packet.
+        burst_b = max(4 * _LARGEST_PACKET_B, rate_b // 100)
+        await route.tc(
+            "add",
+            kind="tbf",
+            index=socket.if_nametoindex(self.link),
+            handle="1:",
+            rate=rate_b,
+            burst=burst_b,
+            limit=burst_b + int(rate_b * _LONGEST_QUEUE_S),
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class RemoveLink:
     """Remove a link, and with it its routes and the other half of a pair; one that is not there is well removed."""

@@ -1,5 +1,6 @@
 """The network of sandboxes: blocks, slots, firewall, egress policy. `docs/design/network.md` draws the packet paths."""
 
+from wrenn.network.apply import ensure_flow_table
 from wrenn.network.block import (
     SLOT_LIMIT,
     Block,
@@ -10,6 +11,7 @@ from wrenn.network.block import (
     unclaimed_blocks,
     vanished_blocks,
 )
+from wrenn.network.limits import NetworkLimits, plan_flow_table
 from wrenn.network.policy import EgressPolicy
 from wrenn.network.reach import HostReach
 from wrenn.network.slots import Slot, Slots
@@ -20,11 +22,14 @@ __all__ = [
     "Block",
     "EgressPolicy",
     "HostReach",
+    "NetworkLimits",
     "Slot",
     "Slots",
     "claim_block",
+    "ensure_flow_table",
     "find_block",
     "leftovers",
+    "plan_flow_table",
     "reclaiming",
     "release_block",
     "remove_everything",

@@ -8,12 +8,13 @@ from ipaddress import IPv4Network
 
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
-from wrenn.linux.namespaces import create_namespace, in_namespace, remove_namespace, set_sysctls
+from wrenn.linux.namespaces import create_namespace, in_namespace, read_number, remove_namespace, set_sysctls
 from wrenn.linux.netlink import RemoveLink, send_all
 from wrenn.linux.nft import apply_batch
 from wrenn.linux.tap import create_tap
 from wrenn.network.block import Block
 from wrenn.network.firewall import TAP, root_table
+from wrenn.network.limits import FlowTable
 from wrenn.network.plan import FORWARDING, SlotPlan
 from wrenn.network.reach import HostReach
 
@@ -53,6 +54,20 @@ async def remove_slot(namespace: str, host_link: str) -> None:
     """
     await send_all([RemoveLink(host_link)])
     await remove_namespace(namespace)
+
+
+async def ensure_flow_table(table: FlowTable) -> dict[str, str]:
+    """Let the machine track as many connections as `table` has room for; a larger table stays. Returns what was before.
+
+    Raises:
+        KernelError: the kernel does not let us.
+    """
+
+    def raise_limits() -> dict[str, str]:
+        wanted = {"netfilter/nf_conntrack_max": table.size, "netfilter/nf_conntrack_buckets": table.buckets}
+        return set_sysctls({key: str(value) for key, value in wanted.items() if read_number(key) < value})
+
+    return await in_namespace(None, raise_limits)
 
 
 async def install_root_table(

@@ -25,9 +25,6 @@ TAP: Final = "tap0"
 UPLINK: Final = "eth0"
 SLOT_TABLE: Final = "wrenn"
 
-CONNECTION_LIMIT: Final = 10_000
-"""Connections a sandbox may have open: the kernel's table is shared by all, 262144 entries by default."""
-
 _DNS_PORT: Final = 53
 
 _Statement = dict[str, object]
@@ -37,8 +34,10 @@ _COUNTER: Final[_Statement] = {"counter": None}
 _REJECT: Final[_Statement] = {"reject": {"type": "icmpx", "expr": "admin-prohibited"}}
 
 
-def slot_table(address: IPv4Address, policy: EgressPolicy, reach: HostReach) -> list[NftCommand]:
-    """Everything inside the namespace of the slot at `address`, replacing what was there."""
+def slot_table(
+    address: IPv4Address, policy: EgressPolicy, reach: HostReach, *, flows: int
+) -> list[NftCommand]:
+    """Everything inside the namespace of the slot at `address`, replacing what was there. The guest may have so many `flows`."""
     from_guest, to_uplink = _meta("iifname", TAP), _meta("oifname", UPLINK)
     from_uplink, to_guest = _meta("iifname", UPLINK), _meta("oifname", TAP)
     original, reply = _ct("direction", "original"), _ct("direction", "reply")
@@ -66,7 +65,7 @@ def slot_table(address: IPv4Address, policy: EgressPolicy, reach: HostReach) -> 
         table.chain("egress"),
         table.rule("forward", _ct_state("invalid"), _DROP),
         table.rule("forward", from_guest, to_uplink, reply, _ACCEPT),
-        table.rule("forward", from_guest, _ct_state("new"), _too_many_connections(), _COUNTER, _DROP),
+        table.rule("forward", from_guest, _ct_state("new"), _more_than(flows), _COUNTER, _DROP),
         # Every packet of what the guest began, not only the first: a stricter policy also ends what is open.
         table.rule("forward", from_guest, to_uplink, original, {"goto": {"target": "egress"}}),
         table.rule("forward", from_uplink, to_guest, reply, _ACCEPT),
@@ -228,8 +227,8 @@ def _fib_type() -> _Statement:
     return {"fib": {"result": "type", "flags": ["daddr"]}}
 
 
-def _too_many_connections() -> _Statement:
-    return {"ct count": {"val": CONNECTION_LIMIT, "inv": True}}
+def _more_than(flows: int) -> _Statement:
+    return {"ct count": {"val": flows, "inv": True}}
 
 
 def _clamp_segments() -> list[_Statement]:

@@ -14,11 +14,13 @@ from wrenn.linux.netlink import (
     AddNeighbour,
     AddVeth,
     BringUp,
+    LimitRate,
     Request,
 )
 from wrenn.linux.nft import NftCommand
 from wrenn.network.block import Block
 from wrenn.network.firewall import GUEST, HOST_GATEWAY, TAP, UPLINK, slot_table
+from wrenn.network.limits import NetworkLimits
 from wrenn.network.policy import EgressPolicy
 from wrenn.network.reach import HostReach
 
@@ -39,6 +41,9 @@ _SLOT_SYSCTLS: Final[Mapping[str, str]] = {
 }
 
 
+NO_RATE: Final = NetworkLimits()
+
+
 @dataclass(frozen=True, slots=True)
 class SlotPlan:
     """All that is done to prepare one slot, in the order of the fields."""
@@ -57,7 +62,13 @@ class SlotPlan:
 
 
 def plan_slot(
-    block: Block, slot: int, *, vmm_uid: int, vmm_gid: int, reach: HostReach | None = None
+    block: Block,
+    slot: int,
+    *,
+    vmm_uid: int,
+    vmm_gid: int,
+    reach: HostReach | None = None,
+    limits: NetworkLimits = NO_RATE,
 ) -> SlotPlan:
     """The plan of a slot that nobody has yet: its tap is the VMM's, its egress policy the default."""
     namespace, host_link, address = block.namespace(slot), block.host_link(slot), str(block.address(slot))
@@ -79,16 +90,25 @@ def plan_slot(
             AddAddress(UPLINK, address, 32),
             AddNeighbour(UPLINK, HOST_GATEWAY, outer_mac),
             AddDefaultRoute(UPLINK, HOST_GATEWAY, address),
+            *_rate(UPLINK, limits),
         ),
-        firewall=tuple(slot_table(block.address(slot), EgressPolicy(), reach or HostReach())),
+        firewall=tuple(
+            slot_table(block.address(slot), EgressPolicy(), reach or HostReach(), flows=limits.flows)
+        ),
         host_sysctls={f"ipv6/conf/{host_link}/disable_ipv6": "1"},
         outside=(
             BringUp(host_link),
             AddAddress(host_link, HOST_GATEWAY, 32),
             AddNeighbour(host_link, address, inner_mac),
             AddHostRoute(host_link, address, HOST_GATEWAY),
+            *_rate(host_link, limits),
         ),
     )
+
+
+def _rate(link: str, limits: NetworkLimits) -> tuple[Request, ...]:
+    """Limits what leaves over `link`: each half of the veth carries one direction."""
+    return (LimitRate(link, limits.bit_per_s),) if limits.bit_per_s else ()
 
 
 def _mac(side: int, block: Block, slot: int) -> str:

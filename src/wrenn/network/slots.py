@@ -19,7 +19,8 @@ from wrenn.linux.tap import open_tap
 from wrenn.network.apply import bring_up, remove_slot
 from wrenn.network.block import SLOT_LIMIT, Block
 from wrenn.network.firewall import TAP, egress_change, root_table_removal
-from wrenn.network.plan import plan_slot
+from wrenn.network.limits import NetworkLimits
+from wrenn.network.plan import NO_RATE, plan_slot
 from wrenn.network.policy import EgressPolicy
 from wrenn.network.reach import HostReach
 from wrenn.network.root_firewall import RootFirewall
@@ -61,6 +62,7 @@ class Slots:
         ready_target: int = 4,
         limit: int = SLOT_LIMIT,
         reach: HostReach | None = None,
+        limits: NetworkLimits = NO_RATE,
     ) -> None:
         assert 0 <= ready_target <= limit <= SLOT_LIMIT, "a block has no more slots than its addresses"
         self._block = block
@@ -70,6 +72,7 @@ class Slots:
         self._vmm_gid = vmm_gid
         self._ready_target = ready_target
         self._limit = limit
+        self._limits = limits
         self._taken: dict[int, str] = {}
         self._ready: deque[int] = deque()
         self._preparing: set[int] = set()
@@ -174,7 +177,14 @@ class Slots:
 
     async def _prepare(self) -> int:
         index = self._reserve()
-        plan = plan_slot(self._block, index, vmm_uid=self._vmm_uid, vmm_gid=self._vmm_gid, reach=self._reach)
+        plan = plan_slot(
+            self._block,
+            index,
+            vmm_uid=self._vmm_uid,
+            vmm_gid=self._vmm_gid,
+            reach=self._reach,
+            limits=self._limits,
+        )
         try:
             async with asyncio.timeout(PREPARE_TIMEOUT_S):
                 await bring_up(plan)

@@ -270,7 +270,7 @@ def _sandbox(record: Record, running: RunningSandbox | None) -> pb.Sandbox:
     return pb.Sandbox(
         sandbox_id=str(record.spec.sandbox_id),
         state=_STATES[record.state],
-        reason=record.reason,
+        reason=record.reason or (running.held_for if running else ""),
         host_ip=running.address if running else "",
         template=record.spec.template,
         vcpus=record.spec.shape.vcpus,

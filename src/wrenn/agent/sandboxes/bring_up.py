@@ -80,6 +80,7 @@ class BringUp:
             base=manifest.base,
             parent=manifest.snapshot_id,
             layers=(*new.layers, *manifest.layer_ids),
+            origin_layers=manifest.layer_ids,
             metadata=manifest.metadata,
         )
         base = Base(manifest.base, self.layout.bases / manifest.base)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from wrenn.agent.sandboxes.journal import Record, State
 from wrenn.base.errors import NotFound
 from wrenn.base.ids import random_hex
 from wrenn.linux.files import remove_tree
+from wrenn.linux.threads import run_to_end
 from wrenn.storage import layers, snapshots
 from wrenn.storage.damage import DamagedSnapshot
 
@@ -124,7 +126,9 @@ class Garbage:
             # No await inside: nothing can become wanted between the look and the removal. Large files take long to remove,
             # so here they only lose their names.
             gone = self._collect()
-            await asyncio.to_thread(remove_tree, gone)
+            await run_to_end(
+                partial(remove_tree, gone)
+            )  # the agent's end waits for it: else it would be found as left over
         except Exception:  # noqa: BLE001 - the agent must go on; what is left is listed by `wrenn doctor`
             _log.exception("garbage is not collected")
 

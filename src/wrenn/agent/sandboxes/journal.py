@@ -96,6 +96,7 @@ class Record:
         metadata: versions it runs with, for people.
         base, parent: the memory image it runs on: a base, and the snapshot over it if any.
         layers: its disk, newest first; while it runs the first one is written.
+        origin_layers: those of them that it was restored from: they are the snapshot's and not counted as its own.
         next_layer: a layer that is being put over those.
         snapshot: what it was at its last pause; while PAUSING the one that is being made.
         held: whether the guest's programs stood still at its last pause; else clones of it would begin alike.
@@ -111,6 +112,7 @@ class Record:
     base: str = ""
     parent: str = ""
     layers: tuple[str, ...] = ()
+    origin_layers: tuple[str, ...] = ()
     next_layer: str = ""
     snapshot: str = ""
     former_snapshot: str = ""
@@ -170,6 +172,7 @@ def load(directory: Path) -> Record | None:
             process=ProcessRef(**fields["process"]) if fields["process"] else None,
             layers=tuple(fields["layers"]),
             network=_network_settings(fields.get("network")),
+            origin_layers=tuple(fields.get("origin_layers", ())),  # journals of former versions lack it
             **{name: fields[name] for name in _PLAIN},
         )
     except FileNotFoundError:

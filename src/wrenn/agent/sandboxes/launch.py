@@ -66,6 +66,8 @@ class Launch:
     slots: Slots
     images: MemoryImages
     tokens: Tokens
+    io_b_per_s: int = 0
+    """What each VM may read from the disk, and write to it, in a second; 0: no limit."""
 
     async def run(
         self, undo: Undo, record: Record, origin: Origin, save: Save, *, step: str
@@ -123,7 +125,11 @@ class Launch:
                     state=origin.state,
                     tap_fd=tap,
                     confinement=confine(
-                        self.layout, str(record.spec.sandbox_id), slot.index, record.spec.shape
+                        self.layout,
+                        str(record.spec.sandbox_id),
+                        slot.index,
+                        record.spec.shape,
+                        io_b_per_s=self.io_b_per_s,
                     ),
                     fill=_filler(origin.diff) if origin.diff is not None else None,
                 )

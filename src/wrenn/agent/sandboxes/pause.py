@@ -114,7 +114,7 @@ class Pause:
             await running.disconnect(_cut_off(sandbox_id))
             await fault_point("agent.pause.after_hold")
 
-            undo.push("let the VM run on", running.unless_doomed(running.vm.thaw))
+            undo.push("let the VM run on", running.run_on)
             await running.vm.freeze()
             await fault_point("agent.pause.after_freeze")
 

@@ -16,14 +16,24 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from wrenn.agent.sandboxes import journal
+from wrenn.agent.sandboxes.disk_watch import DiskLimits, Usage, next_look_s, why_held
 from wrenn.agent.sandboxes.garbage import Garbage
 from wrenn.agent.sandboxes.journal import NetworkSettings, Record, SandboxSpec, State
 from wrenn.agent.sandboxes.pause import let_guest_go
 from wrenn.agent.sandboxes.running import Passage, RunningSandbox
 from wrenn.agent.sandboxes.verbs import Verbs
-from wrenn.base.errors import Conflict, InvalidState, NotFound, StorageFull, Unavailable, WrennError
+from wrenn.base.errors import (
+    AgentFailure,
+    Conflict,
+    InvalidState,
+    NotFound,
+    StorageFull,
+    Unavailable,
+    WrennError,
+)
 from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.base.tasks import OwnedTasks
+from wrenn.base.units import MIB
 from wrenn.linux.disk_space import free_b
 from wrenn.storage import snapshots
 from wrenn.storage.snapshots import Snapshot
@@ -32,6 +42,9 @@ _log = logging.getLogger(__name__)
 
 _STALL_CHECK_S: Final = 2.0
 _LOOK_TIMEOUT_S: Final = 5.0
+_HOLD_TIMEOUT_S: Final = 2.0
+_NO_ROOM_B: Final = 4 * MIB
+"""With less than this free, a VMM that fails while it is saved failed for want of room: it says no more than that it failed."""
 _AT_ONCE: Final = 16
 """VMs that are looked after at a time."""
 _ENDED: Final = "The virtual machine ended by itself or was killed."
@@ -60,10 +73,13 @@ class _Entry:
 class Sandboxes:
     """See the module head."""
 
-    def __init__(self, *, verbs: Verbs, disk_reserve_b: int) -> None:
+    def __init__(self, *, verbs: Verbs, disk: DiskLimits) -> None:
         self._verbs = verbs
         self._layout = verbs.layout
-        self._disk_reserve_b = disk_reserve_b
+        self._disk = disk
+        self._usage = Usage(verbs.layout)
+        self._sizes: dict[SandboxId, int] = {}
+        """What sandboxes took when the disk was last above its reserve."""
         self._entries: dict[SandboxId, _Entry] = {}
         self._tasks = OwnedTasks()
         self._work: set[asyncio.Task[Any]] = set()
@@ -82,6 +98,7 @@ class Sandboxes:
         """
         self._looking = True
         self._tasks.start("look after VMs", self._look_after_all())
+        self._tasks.start("watch the disk", self._watch_disk())
         if collect:
             await self._garbage.collect()
             self._tasks.start("collect garbage", self._garbage.run())
@@ -120,8 +137,15 @@ class Sandboxes:
         journal.save(self._layout.sandbox(record.spec.sandbox_id), record)
 
     def _room(self) -> None:
-        if free_b(self._layout.data_dir) < self._disk_reserve_b:
+        if free_b(self._layout.data_dir) < self._disk.reserve_b:
             raise StorageFull("The disk of the host is full: no sandbox can be created until space is freed.")
+
+    def _raise_if_full(self, error: BaseException) -> None:
+        """Raise StorageFull when that is why a VM was not saved."""
+        if isinstance(error, AgentFailure) and free_b(self._layout.data_dir) < _NO_ROOM_B:
+            raise StorageFull(
+                "The disk of the host is full: the sandbox could not be saved. It runs on."
+            ) from error
 
     @asynccontextmanager
     async def _turn(self, entry: _Entry) -> AsyncGenerator[None]:
@@ -225,6 +249,7 @@ class Sandboxes:
                     entry.record = await self._verbs.pause.run(entry.record, entry.running, save)
                 except BaseException as error:
                     _log_failure("sandbox not paused", entry, error)
+                    self._raise_if_full(error)
                     raise
             entry.running = None
         self._make_durable(entry, entry.record.snapshot)
@@ -318,6 +343,7 @@ class Sandboxes:
                     raise _not_running(entry.record)
             except BaseException as error:
                 _log_failure("sandbox not kept", entry, error)
+                self._raise_if_full(error)
                 raise
             finally:
                 self._garbage.wake()  # a layer that a former agent began to put over the others
@@ -508,10 +534,64 @@ class Sandboxes:
         """All sandboxes this agent knows."""
         return [(entry.record, entry.running) for entry in self._entries.values()]
 
+    async def _watch_disk(self) -> None:
+        """Hold sandboxes that take too much of the disk, and let them go on; see `disk_watch`."""
+        while True:
+            free = free_b(self._layout.data_dir)
+            try:
+                await self._look_at_disk(free)
+            except Exception:  # noqa: BLE001 - the watch must go on
+                _log.exception("disk not watched")
+            await asyncio.sleep(next_look_s(free, self._disk.reserve_b))
+
+    async def _look_at_disk(self, free: int) -> None:
+        entries = [entry for entry in self._entries.values() if entry.running is not None]
+        records = [entry.record for entry in entries]
+        self._usage.forget_all_but(records)
+        sizes = {record.spec.sandbox_id: self._usage.of(record) for record in records}
+        if free >= self._disk.reserve_b:
+            self._sizes = sizes
+        changes: list[Coroutine[Any, Any, None]] = []
+        for entry in entries:
+            running, name = entry.running, entry.record.spec.sandbox_id
+            if running is None or entry.removing is not None:
+                continue
+            used = sizes[name]
+            reason = why_held(
+                free_b=free,
+                used_b=used,
+                grown_b=used - self._sizes.setdefault(name, used),
+                limits=self._disk,
+                held=bool(running.held_for),
+            )
+            if bool(reason) != bool(running.held_for):
+                changes.append(self._hold(entry, running, reason))
+        await asyncio.gather(*changes, return_exceptions=True)
+
+    async def _hold(self, entry: _Entry, running: RunningSandbox, reason: str) -> None:
+        """Let its VM stand still for this reason, or run on without one."""
+        fields = {"sandbox_id": str(entry.record.spec.sandbox_id), "reason": reason}
+        if not reason and entry.lock.locked():
+            return  # the verb may need it frozen; the next look comes soon
+        before, running.held_for = running.held_for, reason
+        try:
+            async with asyncio.timeout(_HOLD_TIMEOUT_S):
+                if reason:
+                    # Not in turn: the verb that has the lock lets the guest write for seconds yet. `stop` twice does no harm.
+                    await running.vm.freeze()
+                else:
+                    async with self._turn(entry):
+                        await running.vm.thaw()
+        except (WrennError, TimeoutError) as error:
+            running.held_for = before  # the next look tries again
+            _log.warning("sandbox is not held", extra={**fields, "cause": str(error)})
+            return
+        _log.warning("sandbox is held" if reason else "sandbox goes on", extra=fields)
+
     async def _look_after_all(self) -> None:
         """A VM that stopped because the disk was full goes on once there is room."""
         while True:
-            room = free_b(self._layout.data_dir) >= self._disk_reserve_b // 2
+            room = free_b(self._layout.data_dir) >= self._disk.reserve_b // 2
             entries = list(self._entries.values())
             for start in range(0, len(entries), _AT_ONCE):
                 some = entries[start : start + _AT_ONCE]
@@ -527,9 +607,10 @@ class Sandboxes:
         fields: dict[str, object] = {"sandbox_id": str(entry.record.spec.sandbox_id)}
         try:
             async with self._turn(entry), asyncio.timeout(_LOOK_TIMEOUT_S):
+                may_go_on = may_go_on and not entry.running.held_for
                 if await entry.running.vm.look_after(may_go_on=may_go_on):
                     _log.warning("sandbox went on after it had stopped", extra=fields)
-                if entry.running.held:
+                if entry.running.held and not entry.running.held_for:
                     await let_guest_go(entry.running)
         except Exception as error:  # noqa: BLE001 - one VMM that misbehaves must not end the care for the others
             _log.info("VMM does not answer", extra={**fields, "reason": repr(error)})

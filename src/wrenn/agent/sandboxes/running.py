@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from wrenn.base.clock import Clock
-from wrenn.base.errors import InvalidState, WrennError
+from wrenn.base.errors import InvalidState, StorageFull, WrennError
 from wrenn.base.secrets import Secret
 from wrenn.guest import Commands, Files, GuestConnection, GuestPorts, Processes
 from wrenn.linux import threads
@@ -75,6 +75,7 @@ class RunningSandbox:
         last_active_at: wall time of the last use, seconds.
         closed: why no call may begin now; empty: it may.
         held: the guest's programs may stand still.
+        held_for: why its VM stands still: it took too much of the disk. Empty: it runs.
         doomed: it is being removed: nobody asks the guest or its VM for anything any more.
         ports: the way to the ports of its programs.
     """
@@ -86,6 +87,7 @@ class RunningSandbox:
     last_active_at: float
     closed: str = ""
     held: bool = False
+    held_for: str = ""
     doomed: bool = False
     ports: GuestPorts = field(init=False)
     _users: dict[asyncio.Task[object], Passage | None] = field(
@@ -122,7 +124,10 @@ class RunningSandbox:
 
         Raises:
             InvalidState: no call may begin; or the call was cut off, for the reason that `disconnect` was given.
+            StorageFull: the sandbox is held, as the disk is full.
         """
+        if self.held_for:
+            raise StorageFull(f"The sandbox stands still. {self.held_for}")
         if self.closed:
             raise InvalidState(self.closed)
         task = asyncio.current_task()
@@ -199,6 +204,11 @@ class RunningSandbox:
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
         await asyncio.wait({closing}, timeout=_CLOSE_TIMEOUT_S)
+
+    async def run_on(self) -> None:
+        """Let the VM run on after a verb; not one that is held or being removed."""
+        if not self.doomed and not self.held_for:
+            await self.vm.thaw()
 
     def unless_doomed(self, step: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[None]]:
         """An undo step that lets the guest or its VM go on: not done when it is being removed, as nobody would answer."""

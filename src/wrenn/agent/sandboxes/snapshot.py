@@ -93,7 +93,7 @@ class TakeSnapshot:
                         f"The programs in {record.spec.sandbox_id} could not be stopped for a snapshot. Try again."
                     )
                 await fault_point("agent.snapshot.after_hold")
-                going_on.push("let the VM run on", running.unless_doomed(running.vm.thaw))
+                going_on.push("let the VM run on", running.run_on)
                 await running.vm.freeze()
                 await fault_point("agent.snapshot.after_freeze")
                 saved = await self.saver.save(running.vm, record, draft, step="agent.snapshot")

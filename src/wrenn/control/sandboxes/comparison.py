@@ -120,6 +120,9 @@ class Comparison:
         if seen is not None and seen.state == pb.SandboxState.RUNNING:
             if row.status is State.MISSING:
                 await self._set_state(row, State.RUNNING)
+            elif not row.failure and row.reason != seen.reason:
+                await comparison_store.record_held(self._database, self._hints, row, seen.reason)
+                self._changes.tell(row.sandbox_id)
             last = row.last_active_at.timestamp() if row.last_active_at else 0.0
             if seen.last_active_at_unix > last + _ACTIVITY_STEP_S:
                 await comparison_store.record_active_at(self._database, row, seen.last_active_at_unix)

@@ -65,6 +65,16 @@ async def record_state(database: Database, hints: Hints, sandbox: Sandbox, state
     return await write_result(database, hints, _unchanged(sandbox), values, log)
 
 
+async def record_held(database: Database, hints: Hints, sandbox: Sandbox, reason: str) -> bool:
+    """It stands still on its host for this reason, as a disk is full; without a reason it goes on."""
+    log = (
+        by_system("held", Status.WARNING, {"reason": reason})
+        if reason
+        else by_system("released", Status.SUCCESS)
+    )
+    return await write_result(database, hints, _unchanged(sandbox), {"reason": reason}, log)
+
+
 async def record_paused(database: Database, hints: Hints, sandbox: Sandbox, reason: str) -> bool:
     """Its host has it paused: the answer to a pause was lost, and everyone had given up.
 

@@ -237,13 +237,14 @@ class SandboxView(BaseModel):
     last_updated: datetime
     metadata: dict[str, str] | None = Field(
         None,
-        description="What its owner gave; versions; `reason` of an error, of a pause that nobody asked for, of a refused resume",
+        description="What its owner gave; versions; `reason` of an error, of a pause that nobody asked for, of a refused resume, of standing still on a full disk",
     )
 
 
 def sandbox_json(sandbox: Sandbox, domain: str) -> dict[str, object]:
     """The wire form of `SandboxView`, where ports are below this domain."""
-    told = sandbox.status in (State.ERROR, State.PAUSED) and sandbox.reason
+    is_held = sandbox.status is State.RUNNING and not sandbox.failure
+    told = (is_held or sandbox.status in (State.ERROR, State.PAUSED)) and sandbox.reason
     reason = {"reason": sandbox.reason} if told else {}
     metadata = dict(sandbox.labels) | dict(sandbox.metadata) | reason
     fields: dict[str, object | None] = {

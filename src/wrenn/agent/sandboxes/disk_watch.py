@@ -1,0 +1,105 @@
+"""Keeps sandboxes within their share of the host's disk, and all of them together out of its reserve.
+
+A sandbox that has used up its share, or that goes on writing while the disk is below the reserve, is held: its VM stands still, calls
+to it get 507, and it goes on when there is room again. The reserve is left to PostgreSQL, journals and pauses.
+
+The watch cannot be outrun: the less is left, the sooner it looks again (`next_look_s`), so that the fastest disk cannot write half
+of the reserve between two looks. `docs/design/snapshots.md` has the sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from wrenn.agent.layout import Layout
+from wrenn.agent.sandboxes.journal import Record
+from wrenn.base.units import GIB, MIB
+from wrenn.storage.layers import layer_path
+
+FASTEST_B_PER_S: Final = 4 * GIB
+"""What all sandboxes of a host together may be able to write: a fast NVMe drive, or the page cache in front of a slow one."""
+LONGEST_LOOK_S: Final = 0.5
+SHORTEST_LOOK_S: Final = 0.02
+_SMALL_WRITES_B: Final = 4 * MIB
+"""What each sandbox may still write below the reserve: logs, a shell's history. With it, one that hardly writes is not held."""
+_BLOCK_B: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class DiskLimits:
+    """The host's reserve, and the share of one sandbox; a share of 0 is none."""
+
+    reserve_b: int
+    sandbox_b: int
+
+
+def next_look_s(free_b: int, reserve_b: int) -> float:
+    """After what time to look again: until then no more than half of what lies above half the reserve can be written."""
+    headroom_b = free_b - reserve_b // 2
+    return min(LONGEST_LOOK_S, max(SHORTEST_LOOK_S, headroom_b / 2 / FASTEST_B_PER_S))
+
+
+def why_held(*, free_b: int, used_b: int, grown_b: int, limits: DiskLimits, held: bool) -> str:
+    """Why a sandbox may not write now; empty: it may.
+
+    Attributes:
+        used_b: what its files take on the host.
+        grown_b: what they grew by since the disk was last above its reserve.
+        held: whether it is held now; it goes on only when there is an eighth more room than it takes to be held.
+    """
+    if limits.sandbox_b and used_b > limits.sandbox_b:
+        return (
+            f"It has used up the {limits.sandbox_b // MIB} MB that a sandbox may take of its host's disk, and is held: "
+            "delete it, or have the operator raise the limit (WRENN_SANDBOX_DISK_MB)."
+        )
+    reserve_b = limits.reserve_b
+    if free_b >= reserve_b + (reserve_b // 8 if held else 0):
+        return ""
+    allowed_b = _SMALL_WRITES_B if free_b >= reserve_b // 4 else 0
+    if grown_b > allowed_b or held:
+        return "The disk of its host is full, and it is held until space is freed there."
+    return ""
+
+
+class Usage:
+    """Bytes that the files of sandboxes take. Frozen layers do not change and are looked at once."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._frozen: dict[str, int] = {}
+
+    def of(self, record: Record) -> int:
+        """What a running sandbox takes: the layers that it wrote, its memory at its last pause, its journal and logs."""
+        written, *frozen = record.layers
+        own = [layer for layer in frozen if layer not in record.origin_layers]
+        return (
+            _allocated_b(layer_path(self._layout.layers, written))
+            + sum(self._of_frozen(layer) for layer in own)
+            + sum(self._of_snapshot(name) for name in (record.snapshot, record.former_snapshot) if name)
+            + sum(map(_allocated_b, self._layout.sandbox(record.spec.sandbox_id).iterdir()))
+        )
+
+    def forget_all_but(self, records: list[Record]) -> None:
+        """Remember nothing of what no sandbox has any more."""
+        named = {name for r in records for name in (*r.layers, r.snapshot, r.former_snapshot)}
+        self._frozen = {name: size_b for name, size_b in self._frozen.items() if name in named}
+
+    def _of_frozen(self, layer: str) -> int:
+        if layer not in self._frozen:
+            self._frozen[layer] = _allocated_b(layer_path(self._layout.layers, layer))
+        return self._frozen[layer]
+
+    def _of_snapshot(self, name: str) -> int:
+        if name not in self._frozen:
+            folder = self._layout.snapshots / name
+            self._frozen[name] = sum(_allocated_b(folder / file) for file in ("memory", "state"))
+        return self._frozen[name]
+
+
+def _allocated_b(path: Path) -> int:
+    try:
+        return path.stat().st_blocks * _BLOCK_B
+    except FileNotFoundError:
+        return 0

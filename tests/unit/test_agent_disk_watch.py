@@ -1,0 +1,48 @@
+"""The watch of the host's disk cannot be outrun, and holds who takes too much."""
+
+from __future__ import annotations
+
+import pytest
+
+from wrenn.agent.sandboxes.disk_watch import (
+    FASTEST_B_PER_S,
+    SHORTEST_LOOK_S,
+    DiskLimits,
+    next_look_s,
+    why_held,
+)
+from wrenn.base.units import GIB, MIB
+
+LIMITS = DiskLimits(reserve_b=1 * GIB, sandbox_b=8 * GIB)
+
+
+def held(*, free_b: int, used_b: int = 0, grown_b: int = 0, before: bool = False) -> str:
+    return why_held(free_b=free_b, used_b=used_b, grown_b=grown_b, limits=LIMITS, held=before)
+
+
+@pytest.mark.parametrize("free_b", [100 * GIB, 8 * GIB, 2 * GIB, 1 * GIB, 700 * MIB, 600 * MIB])
+def test_the_fastest_disk_cannot_write_the_reserve_between_two_looks(free_b: int) -> None:
+    """Each look finds writers above the floor of half the reserve, whatever was written since the one before."""
+    written_b = next_look_s(free_b, LIMITS.reserve_b) * FASTEST_B_PER_S
+    floor_b = LIMITS.reserve_b // 2
+    assert written_b <= max((free_b - floor_b) / 2, SHORTEST_LOOK_S * FASTEST_B_PER_S)
+    assert free_b - written_b > LIMITS.reserve_b // 4
+
+
+def test_who_writes_below_the_reserve_is_held_and_who_hardly_does_is_not() -> None:
+    assert not held(free_b=2 * GIB, grown_b=GIB)
+    assert not held(free_b=900 * MIB, grown_b=1 * MIB)
+    assert "host is full" in held(free_b=900 * MIB, grown_b=5 * MIB)
+    assert "host is full" in held(free_b=200 * MIB, grown_b=1)
+
+
+def test_one_that_is_held_goes_on_only_when_there_is_clearly_room() -> None:
+    assert held(free_b=1 * GIB, before=True)
+    assert not held(free_b=1 * GIB + 129 * MIB, before=True)
+
+
+def test_a_share_that_is_used_up_holds_however_much_is_free() -> None:
+    assert "8192 MB" in held(free_b=500 * GIB, used_b=8 * GIB + 1)
+    assert not held(free_b=500 * GIB, used_b=8 * GIB)
+    unlimited = DiskLimits(reserve_b=GIB, sandbox_b=0)
+    assert not why_held(free_b=5 * GIB, used_b=900 * GIB, grown_b=0, limits=unlimited, held=False)
