@@ -59,6 +59,9 @@ class Platform:
             "WRENN_AGENT_LISTEN": f"127.0.0.1:{self.agent_port}",
             "WRENN_AGENT_URL": f"https://127.0.0.1:{self.agent_port}",
             "WRENN_READY_SLOTS": "2",
+            # Short, so that tests which kill processes need not wait long until another worker goes on.
+            "WRENN_LEASE_S": "5",
+            "WRENN_UNKNOWN_GRACE_S": "4",
             "DATABASE_URL": self.database_url,
             "WRENN_FAULTS": faults,
         }
