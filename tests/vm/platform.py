@@ -25,6 +25,7 @@ from wrenn.control.teams import bootstrap
 
 START_TIMEOUT_S = 60.0
 SETTLE_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 45.0
 POLL_S = 0.05
 
 
@@ -106,10 +107,16 @@ class Platform:
         assert code == -signal.SIGKILL, f"{name} ended with {code} instead of at its fault point"
 
     async def stop(self, name: str) -> None:
+        """End it with SIGTERM, as a service manager does."""
         process = self.processes.pop(name, None)
         if process is not None:
             process.terminate()
-            await asyncio.to_thread(process.wait)
+            try:
+                await asyncio.to_thread(process.wait, STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired as error:
+                process.kill()
+                process.wait()
+                raise AssertionError(f"{name} did not end at SIGTERM:\n{self.log(name)}") from error
 
     async def wait_ready(self) -> None:
         """Until the control plane serves and knows its host."""
