@@ -7,13 +7,13 @@ BIN := .venv/bin
 # The longest first.
 CHECKS := check-tests check-types check-style check-rust
 # In order of speed.
-SUITES := $(wildcard $(addprefix tests/,unit repo contract envd integration host vm))
+SUITES := $(wildcard $(addprefix tests/,unit repo contract envd integration host vm attacks))
 
 export WRENN_IMAGES_DIR ?= $(DATA_DIR)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-tools images up down test test-faults check $(CHECKS) fmt host-test vm-test schema-test bench protos openapi lock clean
+.PHONY: help setup test-tools images up down test test-faults test-attacks check $(CHECKS) fmt host-test vm-test schema-test bench protos openapi lock clean
 
 help: ## list the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -35,10 +35,13 @@ down: ## stop the platform
 
 test: test-tools images ## run everything that this machine can, and say what it cannot
 	cargo test --manifest-path rust/Cargo.toml --locked --quiet
-	$(BIN)/pytest -m "not all_faults" $(SUITES)
+	$(BIN)/pytest -m "not all_faults and not all_attacks" $(SUITES)
 
 test-faults: images ## kill every process at every named step; `make test` does a part of it
 	$(BIN)/pytest tests/vm/test_faults.py tests/vm/test_snapshot_faults.py
+
+test-attacks: images ## let hostile guests and greedy tenants loose on a platform; `make test` does a part of it
+	$(BIN)/pytest tests/attacks
 
 check: setup ## before every commit: format, lint, types, layering, fast tests, side by side
 	@$(MAKE) --no-print-directory --jobs=$(shell nproc) --output-sync=target $(CHECKS)

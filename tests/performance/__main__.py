@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from tests.performance.accounts import accounts
+from tests.performance.attacks import attacks
 from tests.performance.creates import creates
 from tests.performance.execs import execs
 from tests.performance.figures import HEAD, Figure
@@ -42,6 +43,7 @@ BENCHES = {
     "forks": forks,
     "paused_disk": paused_disk,
     "ports": ports,
+    "attacks": attacks,
 }
 
 

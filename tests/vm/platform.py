@@ -25,6 +25,7 @@ from wrenn.control.teams import bootstrap
 
 START_TIMEOUT_S = 60.0
 SETTLE_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 45.0
 POLL_S = 0.05
 
 
@@ -61,6 +62,9 @@ class Platform:
             "WRENN_READY_SLOTS": "2",
             # The tests boot what they need.
             "WRENN_WARM_TEMPLATE": "",
+            # Short, so that tests which kill processes need not wait long until another worker goes on.
+            "WRENN_LEASE_S": "5",
+            "WRENN_UNKNOWN_GRACE_S": "4",
             "DATABASE_URL": self.database_url,
             "WRENN_FAULTS": faults,
         }
@@ -105,10 +109,16 @@ class Platform:
         assert code == -signal.SIGKILL, f"{name} ended with {code} instead of at its fault point"
 
     async def stop(self, name: str) -> None:
+        """End it with SIGTERM, as a service manager does."""
         process = self.processes.pop(name, None)
         if process is not None:
             process.terminate()
-            await asyncio.to_thread(process.wait)
+            try:
+                await asyncio.to_thread(process.wait, STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired as error:
+                process.kill()
+                process.wait()
+                raise AssertionError(f"{name} did not end at SIGTERM:\n{self.log(name)}") from error
 
     async def wait_ready(self) -> None:
         """Until the control plane serves and knows its host."""
