@@ -13,10 +13,12 @@ from tests.vm.platform import Platform
 from wrenn import (
     AsyncSandbox,
     AsyncWatch,
+    CapacityError,
     ForbiddenError,
     InvalidRequestError,
     InvalidStateError,
     NotFoundError,
+    WrennError,
 )
 from wrenn.base.units import MIB
 
@@ -77,6 +79,119 @@ async def test_parts_options_names_and_kinds(sandbox: AsyncSandbox) -> None:
         "null": ("file", "char_device", False),
         "sock": ("file", "socket", False),
     }
+
+
+async def test_what_root_writes_belongs_to_whom_the_place_says(sandbox: AsyncSandbox, tmp_path: Path) -> None:
+    files = sandbox.files
+
+    async def owners(*paths: str) -> list[str]:
+        return (await output(sandbox, f"stat -c %U:%G {' '.join(paths)}")).split()
+
+    # New files and folders in a home, made by every call that makes some.
+    home = "/home/user"
+    await files.write(f"{home}/a/b/plain", b"x")
+    await files.write(f"{home}/c/atomic", b"x", atomic=True)
+    await files.make_dir(f"{home}/d/e")
+    await files.write("/root/moved", b"x")
+    await files.move("/root/moved", f"{home}/f/moved")
+    (tmp_path / "tree/sub").mkdir(parents=True)
+    (tmp_path / "tree/sub/file").write_text("x")
+    (tmp_path / "tree/link").symlink_to("sub")
+    await files.upload(tmp_path / "tree", f"{home}/g/tree")
+    made = [
+        "a",
+        "a/b",
+        "a/b/plain",
+        "c",
+        "c/atomic",
+        "d",
+        "d/e",
+        "f",
+        "g",
+        "g/tree",
+        "g/tree/sub",
+        "g/tree/sub/file",
+    ]
+    paths = [f"{home}/{name}" for name in [*made, "g/tree/link"]]
+    assert await owners(*paths) == ["user:user"] * len(paths)
+    # What was there keeps its owner and its mode.
+    await output(
+        sandbox,
+        "mkdir /srv/t; for f in 1 2 t/3; do echo > /srv/$f; chmod 4740 /srv/$f; chown user:games /srv/$f; done"
+        "; chmod 4740 /srv/1 /srv/2 /srv/t/3",
+    )
+    await files.write("/srv/1", b"new")
+    await files.write("/srv/2", b"new", atomic=True)
+    (tmp_path / "tree/3").write_text("new")
+    await files.upload(tmp_path / "tree", "/srv/t")
+    assert await owners("/srv/1", "/srv/2", "/srv/t/3") == ["user:games"] * 3
+    assert await output(sandbox, "stat -c %a /srv/1 /srv/2") == "4740\n4740\n"
+    # Elsewhere it is root's, also behind a link out of a home, and a named owner has precedence.
+    await output(
+        sandbox, f"ln -s /opt {home}/out; ln -s /opt/late {home}/late; chown -h user {home}/out {home}/late"
+    )
+    await files.write("/srv/root/file", b"x")
+    await files.write(f"{home}/out/dir/file", b"x")
+    await files.write(f"{home}/late", b"x")
+    await files.write(f"{home}/named", b"x", owner="games:games")
+    assert (
+        await owners("/srv/root", "/srv/root/file", "/opt/dir", "/opt/dir/file", "/opt/late")
+        == ["root:root"] * 5
+    )
+    assert await owners(f"{home}/named") == ["games:games"]
+    # The user's own writes are the user's, and leave the owner of a file that all may write to.
+    await output(sandbox, "touch /srv/all; chmod 666 /srv/all")
+    await files.write("/srv/all", b"x", user="user")
+    await files.write("/tmp/mine", b"x", user="user")
+    assert await owners("/srv/all", "/tmp/mine") == ["root:root", "user:user"]
+
+
+async def test_every_call_that_writes_says_when_the_disk_of_the_sandbox_is_full(
+    sandbox: AsyncSandbox, tmp_path: Path
+) -> None:
+    files = sandbox.files
+    await output(
+        sandbox,
+        "mkdir /full && fallocate -l $(( $(df --output=avail -k / | tail -1) - 2048 ))K /filler;"
+        "dd if=/dev/zero of=/filler2 bs=64k 2>/dev/null; sync; dd if=/dev/zero of=/filler3 bs=1k 2>/dev/null; sync",
+    )
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/file").write_bytes(os.urandom(MIB))
+    await files.write("/run/source", b"x")
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(16):
+            yield os.urandom(64 * 1024)
+
+    calls = {
+        "write": files.write("/full/file", os.urandom(MIB)),
+        "stream": files.write("/full/stream", chunks()),
+        "atomic": files.write("/full/atomic", os.urandom(MIB), atomic=True),
+        "mkdir": files.make_dir("/full/dir/below"),
+        "rename": files.move("/full", "/other/place/below"),
+        "tree": files.upload(tmp_path / "tree", "/full/tree"),
+    }
+    for name, call in calls.items():
+        with pytest.raises(CapacityError) as raised:
+            await call
+        assert (raised.value.code, raised.value.status) == ("storage_full", 507), name
+    assert await output(sandbox, "echo it goes on") == "it goes on\n"
+
+
+async def test_a_recursive_watch_has_the_promised_number_of_directories_and_says_when_there_are_more(
+    sandbox: AsyncSandbox,
+) -> None:
+    await output(sandbox, "mkdir /dev/shm/w && cd /dev/shm/w && seq 16383 | xargs mkdir")
+    async with await sandbox.files.watch("/dev/shm/w", recursive=True) as watch:
+        await output(sandbox, "touch /dev/shm/w/16383/last")
+        assert (await anext(aiter(watch))).path == "/dev/shm/w/16383/last"
+        # One more is one too many, and the watch does not go on as if it saw everything.
+        await output(sandbox, "mkdir /dev/shm/w/more")
+        with pytest.raises(WrennError, match="more than 16384 directories"):
+            await last_words(watch)
+    await output(sandbox, "rmdir /dev/shm/w/more && echo 1000 > /proc/sys/fs/inotify/max_user_watches")
+    with pytest.raises(WrennError, match="limit of 1000 watched"):
+        await sandbox.files.watch("/dev/shm/w", recursive=True)
 
 
 async def test_directories_go_both_ways(sandbox: AsyncSandbox, tmp_path: Path) -> None:

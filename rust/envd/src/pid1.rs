@@ -21,6 +21,12 @@ const END_POLL: Duration = Duration::from_millis(20);
 /// Open files of the agent: four descriptors for each of [`crate::process::registry::MAX_PROCESSES`].
 const OPEN_FILES: u64 = 524_288;
 
+/// Files and directories that one user may watch: the kernel's own limit, 8192 in a small guest, is below what one recursive
+/// watch may have ([`crate::filesystem::watch`]), and below what development servers ask for. Each that is used takes 1 KiB.
+const INOTIFY_WATCHES: u64 = 262_144;
+/// Watchers of one user: the agent's own ([`crate::filesystem::watch`]) act as root, beside root's programs.
+const INOTIFY_INSTANCES: u64 = 1024;
+
 /// Serves until power-off. Never returns: the kernel panics when process 1 ends.
 pub fn run(address: SocketAddr) -> ! {
     prepare();
@@ -41,9 +47,20 @@ fn prepare() {
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
         eprintln!("envd: cannot be kept from being killed for memory: {error}");
     }
+    for (name, wanted) in [("max_user_watches", INOTIFY_WATCHES), ("max_user_instances", INOTIFY_INSTANCES)] {
+        if let Err(error) = raise(&format!("/proc/sys/fs/inotify/{name}"), wanted) {
+            eprintln!("envd: cannot raise fs.inotify.{name}: {error}");
+        }
+    }
     if let Err(error) = sys::interface::bring_up("lo") {
         eprintln!("envd: cannot bring up lo: {error}");
     }
+}
+
+/// Raises a limit of the kernel that is lower.
+fn raise(path: &str, wanted: u64) -> io::Result<()> {
+    let now = fs::read_to_string(path)?.trim().parse().unwrap_or(0);
+    if now < wanted { fs::write(path, wanted.to_string()) } else { Ok(()) }
 }
 
 /// Ends everything when told by SIGTERM.

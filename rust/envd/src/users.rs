@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use sys::spawn::Ids;
@@ -172,6 +173,19 @@ impl Users {
         }
         let ids = Ids { uid: account.uid, gid: account.gid, groups };
         Ok(User { name: account.name.clone(), home: account.home.clone(), ids })
+    }
+
+    /// The user and group whose home this directory is, or lies in; `None` outside of all homes.
+    ///
+    /// A home counts when it belongs to its account. Accounts of services often name a directory of root's, such as
+    /// `/usr/sbin`.
+    pub fn home_owner(&self, directory: &Path) -> Option<(u32, u32)> {
+        let accounts = self.accounts().ok()?;
+        let mut homes: Vec<_> =
+            accounts.iter().filter(|a| a.home.len() > 1 && directory.starts_with(&a.home)).collect();
+        homes.sort_by_key(|a| std::cmp::Reverse(Path::new(&a.home).components().count()));
+        let home = homes.into_iter().find(|a| fs::metadata(&a.home).is_ok_and(|m| m.is_dir() && m.uid() == a.uid))?;
+        Some((home.uid, home.gid))
     }
 
     /// The group of this name.

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use base64::Engine as _;
+use serde::Serialize;
 
 /// A Connect error code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,23 +81,63 @@ pub struct ConnectError {
     pub code: Code,
     /// What failed, for which thing.
     pub message: String,
+    /// What the code alone does not tell, for our own host: see [`Reason`].
+    pub reason: Option<Reason>,
+}
+
+/// Tells apart what has one code in the Connect protocol. On the wire it is the error's only detail, a
+/// `google.protobuf.StringValue`; e2b's clients pass details over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The guest's disk is full.
+    StorageFull,
+}
+
+impl Reason {
+    /// The name on the wire.
+    fn name(self) -> &'static str {
+        match self {
+            Self::StorageFull => "storage_full",
+        }
+    }
+
+    fn detail(self) -> Detail {
+        let name = self.name();
+        // Field 1, a string shorter than 128 bytes.
+        let mut value = vec![0x0A, name.len() as u8];
+        value.extend_from_slice(name.as_bytes());
+        Detail {
+            r#type: "google.protobuf.StringValue",
+            value: base64::engine::general_purpose::STANDARD_NO_PAD.encode(value),
+        }
+    }
 }
 
 impl ConnectError {
     /// An error with this code and text.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), reason: None }
+    }
+
+    /// The same error with its reason.
+    #[must_use]
+    pub fn because(self, reason: Option<Reason>) -> Self {
+        Self { reason, ..self }
+    }
+
+    fn body(&self) -> ErrorBody<'_> {
+        let details = self.reason.map(Reason::detail).into_iter().collect();
+        ErrorBody { code: self.code.name(), message: &self.message, details }
     }
 
     /// The body of a unary error answer.
     pub fn to_json(&self) -> Vec<u8> {
-        let body = ErrorBody { code: self.code.name(), message: &self.message };
-        serde_json::to_vec(&body).unwrap_or_default()
+        serde_json::to_vec(&self.body()).unwrap_or_default()
     }
 
     /// The contents of an end-of-stream frame: `{}` or the error.
     pub fn end_of_stream(error: Option<&Self>) -> Vec<u8> {
-        let error = error.map(|e| ErrorBody { code: e.code.name(), message: &e.message });
+        let error = error.map(Self::body);
         serde_json::to_vec(&EndBody { error }).unwrap_or_default()
     }
 }
@@ -109,10 +150,18 @@ impl fmt::Display for ConnectError {
 
 impl std::error::Error for ConnectError {}
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct ErrorBody<'a> {
     code: &'a str,
     message: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    details: Vec<Detail>,
+}
+
+#[derive(Serialize)]
+struct Detail {
+    r#type: &'static str,
+    value: String,
 }
 
 #[derive(Serialize)]
@@ -136,6 +185,15 @@ mod tests {
         assert_eq!(
             ConnectError::end_of_stream(Some(&error)),
             br#"{"error":{"code":"not_found","message":"no \"x\""}}"#
+        );
+    }
+
+    #[test]
+    fn a_reason_is_a_detail() {
+        let error = ConnectError::new(Code::ResourceExhausted, "full").because(Some(Reason::StorageFull));
+        assert_eq!(
+            String::from_utf8_lossy(&error.to_json()),
+            r#"{"code":"resource_exhausted","message":"full","details":[{"type":"google.protobuf.StringValue","value":"CgxzdG9yYWdlX2Z1bGw"}]}"#
         );
     }
 }

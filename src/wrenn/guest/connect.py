@@ -51,6 +51,9 @@ _CODES: Final[dict[str, type[e.WrennError]]] = {
     "deadline_exceeded": e.DeadlineExceeded,
     "unavailable": e.Unavailable,
 }
+_REASONS: Final[dict[str, type[e.WrennError]]] = {"storage_full": e.StorageFull}
+"""By reason, which has precedence over the code."""
+_REASON_LIMIT: Final = 200
 
 
 class GuestConnection:
@@ -266,7 +269,21 @@ def _error_of(said: object, status: int) -> e.WrennError:
     answer = cast("dict[str, Any]", said) if isinstance(said, dict) else {}
     text = guest_text(answer.get("message")) or f"The sandbox answered with status {status}."
     code = guest_text(answer.get("code"))
-    return _CODES.get(code, e.AgentFailure)(text, context={"status": status})
+    kind = _REASONS.get(_reason_of(answer)) or _CODES.get(code, e.AgentFailure)
+    return kind(text, context={"status": status})
+
+
+def _reason_of(answer: dict[str, Any]) -> str:
+    """The only detail of an error of our own guest agent: what its code alone does not tell."""
+    match answer.get("details"):
+        case [{"type": "google.protobuf.StringValue", "value": str(value)}] if len(value) <= _REASON_LIMIT:
+            try:
+                # Behind the tag of field 1 and one byte of length.
+                return base64.b64decode(value + "=" * (-len(value) % 4))[2:].decode()
+            except ValueError:
+                return ""
+        case _:
+            return ""
 
 
 def unreachable(error: BaseException) -> e.WrennError:

@@ -131,7 +131,7 @@ class PortClosedError(AgentError):
 
 
 class CapacityError(WrennError):
-    """No room: the message says what is full. Remove sandboxes or add a host."""
+    """No room on the hosts (remove sandboxes or add a host), or a full disk: the message says whose."""
 
     CODES = ("no_hosts_available", "storage_full")
 

@@ -1,6 +1,12 @@
 //! Whose a written file becomes.
+//!
+//! What a user writes belongs to that user. What root writes goes by its place: a file that was there keeps its owner,
+//! a new one in somebody's home belongs to that user, and any other to root. A named owner has precedence.
 
-use sys::rustix::fs::{Gid, Uid};
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd as _};
+
+use sys::rustix::fs::{Gid, Stat, Uid};
 use sys::spawn::Ids;
 
 use crate::agent::Agent;
@@ -17,6 +23,22 @@ impl Owner {
     /// The user himself.
     pub fn of(ids: &Ids) -> Self {
         Self { uid: ids.uid, gid: ids.gid }
+    }
+
+    /// The owner that a file has.
+    pub fn of_file(about: &Stat) -> Self {
+        Self { uid: about.st_uid, gid: about.st_gid }
+    }
+
+    /// Whose a new entry of this open directory becomes when `acting` makes it; `None`: whoever acts.
+    ///
+    /// The directory's real path counts, so a link out of a home gives nothing away.
+    pub fn of_new_entry(agent: &Agent, acting: &Ids, directory: impl AsFd) -> Option<Self> {
+        if acting.uid != 0 {
+            return None;
+        }
+        let path = fs::read_link(format!("/proc/self/fd/{}", directory.as_fd().as_raw_fd())).ok()?;
+        agent.users.home_owner(&path).map(|(uid, gid)| Self { uid, gid })
     }
 
     /// As the kernel's calls take them.

@@ -15,11 +15,21 @@ use sys::rustix::fs::{
 use sys::rustix::io::Errno;
 use sys::spawn::Ids;
 
+use crate::files::owner::Owner;
 use crate::filesystem::become_user;
 use crate::filesystem::fault::Fault;
 
 /// Tries to find a free name; what was left by a machine that lost its power may have some.
 const ATTEMPTS: u32 = 64;
+
+/// What the new file takes over from the one whose place it takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Former {
+    /// Its permission bits.
+    pub mode: u32,
+    /// Its owner.
+    pub owner: Owner,
+}
 
 /// A file on its way to its place.
 #[derive(Debug)]
@@ -37,10 +47,10 @@ pub struct Replacement {
 }
 
 impl Replacement {
-    /// Makes the new file beside its place. Also gives the mode of the file that is there now.
+    /// Makes the new file beside its place. Also gives mode and owner of the file that is there now.
     ///
     /// A link is followed: what it leads to is replaced, and it stays a link.
-    pub fn begin(path: &Path, ids: &Ids) -> Result<(Self, File, Option<u32>), Fault> {
+    pub fn begin(path: &Path, ids: &Ids) -> Result<(Self, File, Option<Former>), Fault> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let fault = |e: Errno| Fault::errno("write", path, e);
         let place = match fs::symlink_metadata(path) {
@@ -50,9 +60,9 @@ impl Replacement {
         let (Some(parent), Some(name)) = (place.parent(), place.file_name()) else { return Err(fault(Errno::ISDIR)) };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat2(CWD, parent, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).map_err(fault)?;
-        let mode = match statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        let former = match statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(about) => match FileType::from_raw_mode(about.st_mode) {
-                FileType::RegularFile => Some(about.st_mode & 0o7777),
+                FileType::RegularFile => Some(Former { mode: about.st_mode & 0o7777, owner: Owner::of_file(&about) }),
                 FileType::Directory => return Err(fault(Errno::ISDIR)),
                 _ => return Err(fault(Errno::INVAL)),
             },
@@ -68,7 +78,7 @@ impl Replacement {
                 Ok(file) => {
                     let (path, name, ids) = (path.to_owned(), name.to_owned(), ids.clone());
                     let replacement = Self { path, directory, temporary: Some(temporary), name, ids };
-                    return Ok((replacement, File::from(file), mode));
+                    return Ok((replacement, File::from(file), former));
                 }
             }
         }

@@ -184,31 +184,53 @@ struct Sink {
     gathered: Vec<u8>,
 }
 
-/// Makes the file or empties the one that is there.
-fn open_in_place(order: &Order, path: &Path) -> Result<File, Fault> {
+/// Makes the file or empties the one that is there. Also tells whether it is new.
+fn open_in_place(order: &Order, path: &Path) -> Result<(File, bool), Fault> {
     let fault = |e: std::io::Error| Fault::new("write", path, e);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
-    let file = read::open(path, flags, Mode::from_raw_mode(FILE_MODE)).map_err(fault)?;
+    let attempt = |flags: OFlags| {
+        // The kernel takes a mode only with a file that may be made.
+        let mode = if flags.contains(OFlags::CREATE) { FILE_MODE } else { 0 };
+        read::open(path, OFlags::WRONLY | flags, Mode::from_raw_mode(mode))
+    };
+    let (file, is_new) = match attempt(OFlags::CREATE | OFlags::EXCL) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => match attempt(OFlags::TRUNC) {
+            // A link to a file that is not there yet.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                (attempt(OFlags::CREATE | OFlags::TRUNC).map_err(fault)?, true)
+            }
+            other => (other.map_err(fault)?, false),
+        },
+        other => (other.map_err(fault)?, true),
+    };
     if !file.metadata().map_err(fault)?.is_file() {
         return Err(Fault::errno("write", path, Errno::INVAL));
     }
     for old in entry::metadata(path).into_keys().filter(|k| !order.metadata.contains_key(k)) {
         rustix::fs::fremovexattr(&file, format!("{METADATA_PREFIX}{old}")).map_err(|e| fault(e.into()))?;
     }
-    Ok(file)
+    Ok((file, is_new))
+}
+
+/// Whose a new file becomes when no owner is named.
+fn owner_of_new(agent: &Agent, order: &Order, file: &File) -> Owner {
+    let own = Owner::of(&order.user.ids);
+    // A file is looked for in the homes as if it were a directory: it lies in the same ones.
+    Owner::of_new_entry(agent, &order.user.ids, file).unwrap_or(own)
 }
 
 /// Gives a file its owner, its mode, its metadata, in this order: a change of owner takes setuid away.
-fn furnish(order: &Order, path: &Path, file: &File, mode: Option<u32>) -> Result<(), Fault> {
+fn furnish(order: &Order, path: &Path, file: &File, usual: Option<Owner>, mode: Option<u32>) -> Result<(), Fault> {
     let (user, metadata) = (&order.user, &order.metadata);
     let fault = |e: std::io::Error| Fault::new("write", path, e);
     let about = file.metadata().map_err(fault)?;
-    let (uid, gid) = order.owner.unwrap_or(Owner::of(&user.ids)).ids();
-    // A file of somebody else that this user may write stays with its owner, unless root takes it over.
-    if let Err(error) = rustix::fs::fchown(file, uid, gid)
-        && (order.owner.is_some() || about.uid() == user.ids.uid)
-    {
-        return Err(fault(error.into()));
+    if let Some(owner) = order.owner.or(usual) {
+        let (uid, gid) = owner.ids();
+        // Only root can give a file away: where nobody asked for it, it stays with whoever wrote it.
+        if let Err(error) = rustix::fs::fchown(file, uid, gid)
+            && (order.owner.is_some() || about.uid() == user.ids.uid && owner == Owner::of(&user.ids))
+        {
+            return Err(fault(error.into()));
+        }
     }
     if let Some(mode) = mode {
         rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|e| fault(e.into()))?;
@@ -220,14 +242,17 @@ fn furnish(order: &Order, path: &Path, file: &File, mode: Option<u32>) -> Result
     Ok(())
 }
 
-fn open_for(order: &Order, path: &Path) -> Result<(File, Option<Replacement>), Fault> {
+fn open_for(agent: &Agent, order: &Order, path: &Path) -> Result<(File, Option<Replacement>), Fault> {
     if !order.atomic {
-        let file = open_in_place(order, path)?;
-        furnish(order, path, &file, order.mode)?;
+        let (file, is_new) = open_in_place(order, path)?;
+        let usual = is_new.then(|| owner_of_new(agent, order, &file));
+        furnish(order, path, &file, usual, order.mode)?;
         return Ok((file, None));
     }
-    let (replacement, file, mode) = Replacement::begin(path, &order.user.ids)?;
-    furnish(order, path, &file, Some(order.mode.or(mode).unwrap_or(FILE_MODE)))?;
+    let (replacement, file, former) = Replacement::begin(path, &order.user.ids)?;
+    let usual = former.map_or_else(|| owner_of_new(agent, order, &file), |former| former.owner);
+    let mode = order.mode.or(former.map(|former| former.mode)).unwrap_or(FILE_MODE);
+    furnish(order, path, &file, Some(usual), Some(mode))?;
     Ok((file, Some(replacement)))
 }
 
@@ -236,12 +261,13 @@ impl Sink {
         let attempt = async || {
             let (order, path) = (order.clone(), path.clone());
             let user = order.user.clone();
-            as_user(agent, &user, move |_| open_for(&order, &path)).await
+            as_user(agent, &user, move |agent| open_for(agent, &order, &path)).await
         };
         let (file, replacement) = match attempt().await {
             Err(fault) if fault.is_missing() => {
                 let parent = path.parent().unwrap_or(Path::new("/")).to_owned();
-                as_user(agent, &order.user, move |_| make_all(&parent)).await?;
+                let acting = order.user.ids.clone();
+                as_user(agent, &order.user, move |agent| make_all(agent, &acting, &parent)).await?;
                 // A watcher must be on the new directory before the file appears in it.
                 agent.watchers.look(agent);
                 attempt().await?

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use http::StatusCode;
 use sys::rustix::io::Errno;
-use wire::code::{Code, ConnectError};
+use wire::code::{Code, ConnectError, Reason};
 
 use crate::paths;
 
@@ -72,11 +72,16 @@ impl Fault {
         }
     }
 
+    /// What the code alone does not tell.
+    fn reason(&self) -> Option<Reason> {
+        matches!(self.errno_of(), Some(Errno::NOSPC | Errno::DQUOT)).then_some(Reason::StorageFull)
+    }
+
     /// The status of a plain HTTP answer.
     pub fn status(&self) -> StatusCode {
-        match self.errno_of() {
-            Some(Errno::NOSPC | Errno::DQUOT) => StatusCode::INSUFFICIENT_STORAGE,
-            _ => StatusCode::from_u16(self.code().http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        match self.reason() {
+            Some(Reason::StorageFull) => StatusCode::INSUFFICIENT_STORAGE,
+            None => StatusCode::from_u16(self.code().http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
         }
     }
 }
@@ -100,6 +105,6 @@ impl std::error::Error for Fault {
 
 impl From<Fault> for ConnectError {
     fn from(fault: Fault) -> Self {
-        Self::new(fault.code(), fault.to_string())
+        Self::new(fault.code(), fault.to_string()).because(fault.reason())
     }
 }

@@ -16,10 +16,11 @@ use crate::rpc::Caller;
 pub async fn rename(agent: &Arc<Agent>, request: MoveRequest, caller: &Caller) -> Result<MoveResponse, ConnectError> {
     let (user, from) = target(agent, caller, &request.source)?;
     let (_, to) = target(agent, caller, &request.destination)?;
+    let acting = user.ids.clone();
     let entry = as_user::<_, Fault>(agent, &user, move |agent| {
         fs::symlink_metadata(&from).map_err(|e| Fault::new("move", &from, e))?;
         if let Some(parent) = to.parent() {
-            make_all(parent)?;
+            make_all(agent, &acting, parent)?;
         }
         fs::rename(&from, &to).map_err(|e| Fault::new("move", &from, e))?;
         entry::entry(agent, &to)

@@ -128,7 +128,12 @@ impl Watcher {
             let text = format!("cannot watch '{path}': it is on a network mount, where changes may go unseen");
             return Err(ConnectError::new(Code::InvalidArgument, text));
         }
-        let queue = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(|e| fault(e.into()))?;
+        let queue = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(|e| match e {
+            Errno::MFILE => {
+                ConnectError::new(Code::ResourceExhausted, "too many watches are open in the sandbox: close one first")
+            }
+            other => fault(other.into()).into(),
+        })?;
         let queue = sys::ready::register(queue, Interest::READABLE).map_err(fault)?;
         let watcher = Self { queue, wish: wish.clone(), state: Mutex::default(), news: Notify::new() };
         watcher.add(agent, &mut lock(&watcher.state), PathBuf::new(), false)?;
@@ -199,8 +204,11 @@ impl Watcher {
                 self.forget(state, &path);
             }
             if appeared && !foretold {
-                // It may be gone again, or closed to this user.
-                let _ = self.add(agent, state, path, true);
+                // It may be gone again, or closed to this user. At a limit the client has to be told: from here on
+                // changes go unseen.
+                if self.add(agent, state, path, true).is_err_and(|e| e.code == Code::ResourceExhausted) {
+                    state.overflown = true;
+                }
             }
         }
     }
@@ -240,9 +248,9 @@ impl Watcher {
             }
             match inotify::add_watch(&self.queue, &path, flags) {
                 Ok(wd) => drop(state.directories.insert(wd, below.clone())),
-                Err(error) if first || error == Errno::NOSPC => {
-                    return Err(Fault::errno("watch", &path, error).into());
-                }
+                // The kernel says so of its limit for each user, not of the disk.
+                Err(Errno::NOSPC) => return Err(too_few_watches(&self.wish.root)),
+                Err(error) if first => return Err(Fault::errno("watch", &path, error).into()),
                 Err(_) => continue,
             }
             first = false;
@@ -280,6 +288,17 @@ impl Watcher {
             let _ = inotify::remove_watch(&self.queue, wd);
         }
     }
+}
+
+fn too_few_watches(root: &Path) -> ConnectError {
+    let limit = fs::read_to_string("/proc/sys/fs/inotify/max_user_watches").unwrap_or_default();
+    let text = format!(
+        "cannot watch all of '{}': the sandbox's limit of {} watched files and directories is reached \
+         (fs.inotify.max_user_watches)",
+        paths::to_text(root),
+        limit.trim(),
+    );
+    ConnectError::new(Code::ResourceExhausted, text)
 }
 
 fn kind_of(flags: ReadFlags) -> Option<EventType> {

@@ -185,7 +185,7 @@ async def remove_file(sandbox_id: str, body: PathOf, credential: CredentialOf, f
     return Response(status_code=204)
 
 
-@router.post("/move", response_model=Entry, responses=refusals(404, 409, 502))
+@router.post("/move", response_model=Entry, responses=refusals(404, 409, 502, 507))
 async def move_file(sandbox_id: str, body: Move, credential: CredentialOf, files: Service) -> Response:
-    """Give a file or directory another path; parents of the new one must exist."""
+    """Give a file or directory another path; missing parents of the new one are made."""
     return JSONResponse({"entry": await files.move(credential, sandbox_id, body)})

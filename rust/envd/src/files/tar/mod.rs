@@ -117,20 +117,28 @@ async fn take(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<(), File
     let owner = query.owner.as_deref().map(|text| owner::parse(agent, text)).transpose()?;
     let encoding = request.headers().get(names::CONTENT_ENCODING).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let mut upload = Upload::new(request.into_body(), encoding.as_deref())?;
-    let outcome = feed(&mut upload, &user, path, owner).await;
+    let outcome = feed(agent, &mut upload, &user, path, owner).await;
     let _ = tokio::time::timeout(DISCARD_TIMEOUT, upload.discard()).await;
     agent.watchers.look(agent);
     outcome
 }
 
-async fn feed(upload: &mut Upload, user: &User, path: PathBuf, owner: Option<owner::Owner>) -> Result<(), FilesError> {
+async fn feed(
+    agent: &Arc<Agent>,
+    upload: &mut Upload,
+    user: &User,
+    path: PathBuf,
+    owner: Option<owner::Owner>,
+) -> Result<(), FilesError> {
     let place = place()?;
     let (chunks, receiver) = mpsc::channel(pipe::MAX_AHEAD);
     let (done, outcome) = oneshot::channel();
+    let (worker, acting_ids) = (agent.clone(), user.ids.clone());
     spawn(user, move |acting| {
         let _place = place;
         let input = pipe::Inflow::new(receiver);
-        let unpacked = acting.map_err(FilesError::from).and_then(|()| unpack::unpack(input, &path, owner));
+        let unpacked =
+            acting.map_err(FilesError::from).and_then(|()| unpack::unpack(&worker, &acting_ids, input, &path, owner));
         // Nobody may wait any more.
         drop(done.send(unpacked));
     })?;

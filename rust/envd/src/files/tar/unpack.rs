@@ -17,7 +17,9 @@ use sys::rustix::fs::{
     ftruncate, futimens, linkat, makedev, mkdirat, mknodat, openat, openat2, statat, symlinkat, unlinkat, utimensat,
 };
 use sys::rustix::io::Errno;
+use sys::spawn::Ids;
 
+use crate::agent::Agent;
 use crate::files::FilesError;
 use crate::files::owner::Owner;
 use crate::files::tar::archive::{Archive, ArchiveError, Entry};
@@ -41,12 +43,16 @@ impl From<ArchiveError> for FilesError {
 struct Target<'a> {
     path: &'a Path,
     root: OwnedFd,
+    agent: &'a Agent,
+    /// Who unpacks.
+    acting: &'a Ids,
+    /// The owner that was named.
     owner: Option<Owner>,
     /// Directories that we made and that entries may still come for, each within the one before: mode and time are set
     /// when the archive leaves them.
     made: Vec<Made>,
-    /// The directory of the last entry: mostly the next one's, too.
-    last: Option<(PathBuf, OwnedFd)>,
+    /// The directory of the last entry, mostly the next one's too, and whose its new entries become.
+    last: Option<(PathBuf, OwnedFd, Option<Owner>)>,
 }
 
 struct Made {
@@ -58,15 +64,21 @@ struct Made {
 /// Unpacks all of it below `path`, which is made when it is not there.
 ///
 /// What was unpacked before an error stays.
-pub fn unpack(input: impl Read, path: &Path, owner: Option<Owner>) -> Result<(), FilesError> {
+pub fn unpack(
+    agent: &Agent,
+    acting: &Ids,
+    input: impl Read,
+    path: &Path,
+    owner: Option<Owner>,
+) -> Result<(), FilesError> {
     let fault = |e: Errno| Fault::errno("unpack into", path, e);
-    let is_new = make_all(path)?;
+    let is_new = make_all(agent, acting, path)?;
     let root = openat2(CWD, path, PATH_FLAGS, Mode::empty(), ResolveFlags::NO_MAGICLINKS).map_err(fault)?;
     if let Some(owner) = owner.filter(|_| is_new) {
         let (uid, gid) = owner.ids();
         chownat(&root, "", uid, gid, AtFlags::EMPTY_PATH).map_err(fault)?;
     }
-    let mut target = Target { path, root, owner, made: Vec::new(), last: None };
+    let mut target = Target { path, root, agent, acting, owner, made: Vec::new(), last: None };
     let mut archive = Archive::new(input);
     while let Some(entry) = archive.next()? {
         let name = inner(&entry.header.name)?;
@@ -123,7 +135,7 @@ impl Target<'_> {
     /// The directory of an entry, made with what is missing above it.
     fn parent(&mut self, name: &Path) -> Result<(), FilesError> {
         let parent = name.parent().unwrap_or(Path::new(""));
-        if self.last.as_ref().is_some_and(|(last, _)| last == parent) {
+        if self.last.as_ref().is_some_and(|(last, _, _)| last == parent) {
             return Ok(());
         }
         let opened = match self.beneath(parent, PATH_FLAGS) {
@@ -133,7 +145,10 @@ impl Target<'_> {
                 for part in parent {
                     whole.push(part);
                     match mkdirat(&directory, part, Mode::from_raw_mode(0o755)) {
-                        Ok(()) => self.own(&directory, part).map_err(|e| self.fault(name, e))?,
+                        Ok(()) => {
+                            let owner = self.owner_in(&directory);
+                            own(&directory, part, owner).map_err(|e| self.fault(name, e))?;
+                        }
                         Err(Errno::EXIST) => {}
                         Err(errno) => return Err(self.fault(name, errno)),
                     }
@@ -143,14 +158,19 @@ impl Target<'_> {
             }
             other => other.map_err(|e| self.fault(name, e))?,
         };
-        self.last = Some((parent.to_owned(), opened));
+        let owner = self.owner_in(&opened);
+        self.last = Some((parent.to_owned(), opened, owner));
         Ok(())
     }
 
-    fn own(&self, directory: impl AsFd, name: &OsStr) -> Result<(), Errno> {
-        let Some(owner) = self.owner else { return Ok(()) };
-        let (uid, gid) = owner.ids();
-        chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+    /// Whose new entries of a directory become; `None`: whoever unpacks.
+    fn owner_in(&self, directory: impl AsFd) -> Option<Owner> {
+        self.owner.or_else(|| Owner::of_new_entry(self.agent, self.acting, directory))
+    }
+
+    /// Whose an entry becomes that takes the place of a file of `former`'s.
+    fn owner_after(&self, former: Option<Owner>, usual: Option<Owner>) -> Option<Owner> {
+        self.owner.or(former.filter(|_| self.acting.uid == 0)).or(usual)
     }
 
     fn take(&mut self, archive: &mut Archive<impl Read>, entry: &Entry, name: &Path) -> Result<(), FilesError> {
@@ -159,7 +179,7 @@ impl Target<'_> {
             return self.directory(entry, name);
         }
         self.parent(name)?;
-        let Some((_, parent)) = &self.last else { return Ok(()) };
+        let Some((_, parent, usual)) = &self.last else { return Ok(()) };
         let last = name.file_name().unwrap_or_default();
         let times = Timestamps { last_access: omitted(), last_modification: at(header.mtime) };
         let outcome = match header.kind {
@@ -181,18 +201,18 @@ impl Target<'_> {
             }
         };
         outcome
-            .and_then(|()| self.own(parent, last))
+            .and_then(|former| own(parent, last, self.owner_after(former, *usual)))
             .and_then(|()| utimensat(parent, last, &times, AtFlags::SYMLINK_NOFOLLOW))
             .map_err(|e| self.fault(name, e))
     }
 
     fn file(&self, archive: &mut Archive<impl Read>, entry: &Entry, name: &Path) -> Result<(), FilesError> {
-        let Some((_, parent)) = &self.last else { return Ok(()) };
+        let Some((_, parent, usual)) = &self.last else { return Ok(()) };
         let last = name.file_name().unwrap_or_default();
         let failed = |errno| self.fault(name, errno);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut opened = None;
-        making_way(parent, last, || {
+        let former = making_way(parent, last, || {
             opened = Some(openat(parent, last, flags, Mode::from_raw_mode(0o600))?);
             Ok(())
         })
@@ -206,7 +226,7 @@ impl Target<'_> {
         if end < entry.size {
             ftruncate(&file, entry.size).map_err(failed)?;
         }
-        if let Some(owner) = self.owner {
+        if let Some(owner) = self.owner_after(former, *usual) {
             let (uid, gid) = owner.ids();
             fchown(&file, uid, gid).map_err(failed)?;
         }
@@ -223,20 +243,21 @@ impl Target<'_> {
         let above = first.parent().unwrap_or(Path::new(""));
         let source = self.beneath(above, PATH_FLAGS).map_err(|e| self.fault(name, e))?;
         let first = first.file_name().unwrap_or_default();
-        let Some((_, parent)) = &self.last else { return Ok(()) };
+        let Some((_, parent, _)) = &self.last else { return Ok(()) };
         let last = name.file_name().unwrap_or_default();
         making_way(parent, last, || linkat(&source, first, parent, last, AtFlags::empty()))
+            .map(drop)
             .map_err(|e| self.fault(name, e))
     }
 
     fn directory(&mut self, entry: &Entry, name: &Path) -> Result<(), FilesError> {
         self.parent(name)?;
-        let Some((_, parent)) = &self.last else { return Ok(()) };
+        let Some((_, parent, usual)) = &self.last else { return Ok(()) };
         let last = name.file_name().unwrap_or_default();
         let header = &entry.header;
         match mkdirat(parent, last, Mode::from_raw_mode(header.mode | 0o700)) {
             Ok(()) => {
-                self.own(parent, last).map_err(|e| self.fault(name, e))?;
+                own(parent, last, *usual).map_err(|e| self.fault(name, e))?;
                 self.made.push(Made { name: name.to_owned(), mode: header.mode, mtime: header.mtime });
                 Ok(())
             }
@@ -266,7 +287,14 @@ impl Target<'_> {
     }
 }
 
-fn node(parent: &OwnedFd, last: &OsStr, kind: FileType, entry: &Entry) -> Result<(), Errno> {
+/// Gives what was just made to its owner.
+fn own(directory: impl AsFd, name: &OsStr, owner: Option<Owner>) -> Result<(), Errno> {
+    let Some(owner) = owner else { return Ok(()) };
+    let (uid, gid) = owner.ids();
+    chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn node(parent: &OwnedFd, last: &OsStr, kind: FileType, entry: &Entry) -> Result<Option<Owner>, Errno> {
     let header = &entry.header;
     let device = makedev(header.device.0, header.device.1);
     making_way(parent, last, || mknodat(parent, last, kind, Mode::from_raw_mode(header.mode), device))
@@ -280,8 +308,12 @@ fn at(seconds: i64) -> Timespec {
     Timespec { tv_sec: seconds, tv_nsec: 0 }
 }
 
-/// Makes something under a name. What is there is removed first; a directory stays and is an error.
-fn making_way(parent: &OwnedFd, name: &OsStr, mut make: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
+/// Makes something under a name. What is there is removed first, and its owner given; a directory stays and is an error.
+fn making_way(
+    parent: &OwnedFd,
+    name: &OsStr,
+    mut make: impl FnMut() -> Result<(), Errno>,
+) -> Result<Option<Owner>, Errno> {
     match make() {
         Err(Errno::EXIST) => {
             let about = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -289,9 +321,9 @@ fn making_way(parent: &OwnedFd, name: &OsStr, mut make: impl FnMut() -> Result<(
                 return Err(Errno::ISDIR);
             }
             unlinkat(parent, name, AtFlags::empty())?;
-            make()
+            make().map(|()| Some(Owner::of_file(&about)))
         }
-        other => other,
+        other => other.map(|()| None),
     }
 }
 
