@@ -14,7 +14,7 @@ from wrenn.base.errors import InvalidState, NotFound
 from wrenn.storage.images import Images, ensure_images
 from wrenn.storage.images.distributions import this_distribution
 from wrenn.storage.images.initramfs import build_initramfs
-from wrenn.storage.images.kernel import MODULES, load_kernel
+from wrenn.storage.images.kernel import LOADABLE, MODULES, load_kernel
 from wrenn.storage.images.manifest import FORMAT, SCRATCH_PREFIX, FileFacts, publish
 from wrenn.storage.images.recipe import load_recipe
 
@@ -45,7 +45,7 @@ async def built(tmp_path: Path) -> Path:
         pytest.skip(error.message)
     data_dir = tmp_path / "data"
     files = {"vmlinux": b"kernel", "modules/virtio.ko": b"module"}
-    kernel: dict[str, object] = {"load_order": "virtio.ko", "wanted": " ".join(MODULES)}
+    kernel: dict[str, object] = {"load_order": "virtio.ko", "wanted": " ".join((*MODULES, *LOADABLE))}
     await _publish(data_dir / "kernels" / _VERSION, files, kernel)
     await _publish(data_dir / "templates/minimal", {"rootfs.ext4": b"disk"}, {"source_digest": recipe.digest})
     (tmp_path / "envd").write_bytes(b"first")

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,20 @@ def test_a_death_while_packing_the_initramfs_leaves_the_old_one_in_use(tmp_path:
 def test_the_initramfs_lists_its_modules_by_absolute_path(tmp_path: Path) -> None:
     _pack(tmp_path, "envd")
     assert b"/modules/virtio.ko\n" in load_initramfs(tmp_path).path.read_bytes()
+
+
+def test_the_initramfs_has_the_loadable_modules_where_modprobe_looks(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "kernel/net").mkdir(parents=True)
+    (tree / "kernel/net/veth.ko").write_bytes(b"the module veth")
+    (tree / "modules.dep").write_text("kernel/net/veth.ko:\n")
+    (tmp_path / "envd").write_text("envd")
+    kernel = replace(_kernel(tmp_path / "kernel"), tree=tree)
+    asyncio.run(build_initramfs(tmp_path, kernel, tmp_path / "envd"))
+    content = load_initramfs(tmp_path).path.read_bytes()
+    for name in (b"kernel", b"kernel/net", b"kernel/net/veth.ko", b"modules.dep"):
+        assert b"lib/modules/6.1.0-test/%s\0" % name in content
+    assert b"the module veth" in content
 
 
 async def test_an_initramfs_with_debug_symbols_is_refused(tmp_path: Path) -> None:

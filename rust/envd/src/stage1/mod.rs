@@ -63,6 +63,7 @@ fn bring_up() -> Result<Infallible, Stage1Error> {
     root::mount_root(&told.root)?;
     network::set_up(&told)?;
     root::mount_tmpfs_and_agent()?;
+    modules::offer_to_new_root();
     root::write_resolv_conf(&told.dns)?;
     switch::into_new_root()
 }

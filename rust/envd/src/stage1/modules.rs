@@ -1,13 +1,52 @@
-//! The modules that this kernel needs for its disk and network.
+//! The modules that this kernel needs for its disk and network, and those that programs may load later.
+//!
+//! The initramfs has all of them below [`TREE`], laid out for `modprobe`. The tree stays in memory when the rest of the
+//! initramfs is freed, and is seen at its usual place in the new root: modules fit only their own kernel, so no image
+//! has to hold them.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
+use sys::rustix::io::Errno;
+use sys::rustix::mount::mount_bind;
+
+use super::root::NEW_ROOT;
 use super::{AtStep as _, Stage1Error};
 
 /// One path a line, in the order of loading.
 const LIST: &str = "/modules.list";
+
+/// Modules by version of the kernel, of which there is one.
+pub const TREE: &str = "/lib/modules";
+
+/// Binds the tree of modules into the new root. An image that cannot take it runs all the same, without.
+pub fn offer_to_new_root() {
+    let Ok(versions) = fs::read_dir(TREE) else { return };
+    for version in versions.flatten() {
+        let place = Path::new(NEW_ROOT).join("lib/modules").join(version.file_name());
+        if let Err(error) = bind(&version.path(), &place) {
+            eprintln!("envd: stage1: offer the kernel's modules to the image: {error}");
+        }
+    }
+}
+
+/// Only through directories: a link of the image could lead back into the initramfs.
+fn bind(tree: &Path, place: &Path) -> io::Result<()> {
+    let mut above = Path::new(NEW_ROOT).to_owned();
+    // On most images `/lib` is a link to `usr/lib`.
+    let lib = if fs::symlink_metadata(above.join("lib")).is_ok_and(|m| m.is_symlink()) { "usr/lib" } else { "lib" };
+    let version = place.file_name().ok_or(Errno::INVAL)?;
+    for part in Path::new(lib).join("modules").join(version).components() {
+        above.push(part);
+        match fs::create_dir(&above) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ if fs::symlink_metadata(&above)?.is_dir() => {}
+            _ => return Err(Errno::NOTDIR.into()),
+        }
+    }
+    Ok(mount_bind(tree, &above)?)
+}
 
 /// Loads what the list names. No list: nothing to load.
 pub fn load_all() -> Result<(), Stage1Error> {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use sys::rustix::fs::Mode;
+use sys::rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use sys::rustix::io::Errno;
 use sys::rustix::mount::{MountFlags, mount};
 use sys::rustix::{self};
@@ -22,6 +22,9 @@ pub const NEW_ROOT: &str = "/newroot";
 pub const AGENT_PATH: &str = "/run/wrenn/envd";
 /// How long the disk may take to appear once its driver is loaded.
 const DISK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Devices whose module the kernel loads when a program opens them, as `kmod static-nodes` lists them: name, mode, numbers.
+const MODULE_DEVICES: [(&str, u32, u32, u32); 3] =
+    [("fuse", 0o666, 10, 229), ("net/tun", 0o666, 10, 200), ("loop-control", 0o660, 10, 237)];
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(2);
 
@@ -62,6 +65,18 @@ pub fn mount_kernel_views() -> Result<(), Stage1Error> {
             }
             _ => {}
         }
+    }
+    for (name, mode, major, minor) in MODULE_DEVICES {
+        let path = Path::new("/dev").join(name);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).at(format!("make {}", folder.display()))?;
+        }
+        match mknodat(CWD, &path, FileType::CharacterDevice, Mode::from_raw_mode(mode), makedev(major, minor)) {
+            Err(Errno::EXIST) => {}
+            other => other.at(format!("make {}", path.display()))?,
+        }
+        // Past the umask.
+        rustix::fs::chmod(&path, Mode::from_raw_mode(mode)).at(format!("open {}", path.display()))?;
     }
     // Without it in the kernel, programs run all the same.
     if Path::new("/sys/fs/cgroup").is_dir()

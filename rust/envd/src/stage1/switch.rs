@@ -34,6 +34,7 @@ pub fn into_new_root() -> Result<Infallible, Stage1Error> {
 fn free_initramfs() {
     let Ok(root) = fs::symlink_metadata("/") else { return };
     remove_below(Path::new("/"), root.dev());
+    // What is bound into the new root stays: see `modules`.
 }
 
 /// Removes everything on this file system, and nothing that is mounted on it.
@@ -41,6 +42,9 @@ fn remove_below(directory: &Path, device: u64) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
         let path = entry.path();
+        if path == Path::new(super::modules::TREE) {
+            continue;
+        }
         match fs::symlink_metadata(&path) {
             Ok(about) if about.dev() != device => {}
             Ok(about) if about.is_dir() => {

@@ -1,4 +1,7 @@
-"""The initramfs: the guest agent as `/init`, and the kernel modules it must load to find disk and network.
+"""The initramfs: the guest agent as `/init`, and the kernel's modules.
+
+Some of them the agent loads to find disk and network; the others stay in memory for programs to load: see
+`rust/envd/src/stage1/modules.rs`.
 
 Not compressed: under emulation unpacking costs more time than reading.
 """
@@ -14,7 +17,7 @@ from wrenn.base.errors import InvalidState, NotFound
 from wrenn.base.faults import fault_point
 from wrenn.base.units import MIB
 from wrenn.linux.files import fsync_path, write_json
-from wrenn.storage.images.cpio import archive, character_device, directory, regular
+from wrenn.storage.images.cpio import Entry, archive, character_device, directory, regular
 from wrenn.storage.images.kernel import Kernel
 from wrenn.storage.images.manifest import FORMAT, SCRATCH_PREFIX, FileFacts, checked_file, read_manifest, text
 
@@ -68,6 +71,18 @@ def load_initramfs(folder: Path) -> Initramfs:
     )
 
 
+def _tree(kernel: Kernel) -> list[Entry]:
+    """The modules that programs may load, where `modprobe` looks for them."""
+    if kernel.tree is None:
+        return []
+    top = f"lib/modules/{kernel.version}"
+    entries = [directory("lib"), directory("lib/modules"), directory(top)]
+    for path in kernel.tree.rglob("*"):
+        name = f"{top}/{path.relative_to(kernel.tree)}"
+        entries.append(directory(name) if path.is_dir() else regular(name, path.read_bytes()))
+    return entries
+
+
 async def build_initramfs(folder: Path, kernel: Kernel, envd: Path) -> Initramfs:
     """Pack an initramfs and make it the one in use. Older ones stay: running machines name them. Under the build lock.
 
@@ -85,6 +100,7 @@ async def build_initramfs(folder: Path, kernel: Kernel, envd: Path) -> Initramfs
             directory("modules"),
             *(regular(f"modules/{module.name}", module.read_bytes()) for module in kernel.modules),
             regular("modules.list", "".join(f"{path}\n" for path in in_guest).encode()),
+            *_tree(kernel),
         ]
     )
     if len(content) > _SIZE_LIMIT_B:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import lzma
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,20 +38,51 @@ MODULES: Final = (
 order in which they load."""
 
 
+LOADABLE: Final = (
+    "overlay", "fuse", "loop", "squashfs", "binfmt_misc",
+    "veth", "bridge", "br_netfilter", "tun", "tap", "macvlan", "ipvlan", "dummy", "vxlan", "wireguard",
+    "nf_tables", "nft_*", "nf_conntrack*", "nf_nat*", "nf_reject_*", "nf_defrag_*", "nfnetlink*",
+    "ip_tables", "iptable_*", "ipt_*", "ip6_tables", "ip6table_*", "ip6t_*", "xt_*",
+)  # fmt: skip
+"""What programs in a guest may load by `modprobe`: containers, virtual networks, firewalls. Names may be patterns; what
+this kernel has built in, or does not know, is left out."""
+
+REQUIRED: Final = (
+    "overlay",
+    "fuse",
+    "loop",
+    "veth",
+    "bridge",
+    "tun",
+    "nf_tables",
+    "nf_nat",
+    "ip_tables",
+    "xt_conntrack",
+)
+"""Of `LOADABLE`: a kernel that has one of these neither as a module nor built in is refused."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A built kernel: `modules` in load order; `wanted` as `MODULES` was then."""
+    """A built kernel.
+
+    Attributes:
+        modules: what the guest loads at boot, in load order.
+        wanted: `MODULES` and `LOADABLE` as they were when it was built.
+        tree: folder with all its modules and their indexes, as `/lib/modules/<version>` has them.
+    """
 
     version: str
     vmlinux: Path
     digest: str
     modules: tuple[Path, ...]
     wanted: tuple[str, ...] = ()
+    tree: Path | None = None
 
     @property
     def is_current(self) -> bool:
         """Whether it has the modules that a build would take today. An older one works, with less."""
-        return self.wanted == MODULES
+        return self.wanted == (*MODULES, *LOADABLE)
 
 
 def load_kernel(kernels: Path, version: str) -> Kernel:
@@ -64,10 +97,12 @@ def load_kernel(kernels: Path, version: str) -> Kernel:
     manifest = read_manifest(folder / "manifest.json", what=what)
     facts = checked_file(folder / "vmlinux", manifest.get("vmlinux"), what=what)
     order = text(manifest, "load_order", what=what).split()
-    modules = manifest.get("modules")
-    facts_by_name = cast(Manifest, modules) if isinstance(modules, dict) else {}
+    facts_by_name = _facts(manifest, "modules")
     for name in order:
         checked_file(folder / "modules" / name, facts_by_name.get(name), what=what)
+    in_tree = _facts(manifest, "tree")
+    for name, fact in in_tree.items():
+        checked_file(folder / "tree" / name, fact, what=what)
     wanted = manifest.get("wanted")
     return Kernel(
         version,
@@ -75,7 +110,13 @@ def load_kernel(kernels: Path, version: str) -> Kernel:
         facts.digest,
         tuple(folder / "modules" / name for name in order),
         tuple(wanted.split()) if isinstance(wanted, str) else (),
+        folder / "tree" if in_tree else None,
     )
+
+
+def _facts(manifest: Manifest, name: str) -> Manifest:
+    facts = manifest.get(name)
+    return cast(Manifest, facts) if isinstance(facts, dict) else {}
 
 
 async def newest_version(distribution: Distribution) -> str:
@@ -117,7 +158,9 @@ async def build_kernel(
         for deb in debs:
             await run(["dpkg-deb", "-x", str(deb), str(unpacked)], timeout_s=_UNPACK_TIMEOUT_S)
         await unpack_vmlinux(unpacked / "boot" / f"vmlinuz-{version}", result / "vmlinux")
-        order = await _copy_modules(unpacked, version, result / "modules")
+        tree = await _indexed_tree(unpacked, version)
+        order = await _copy_modules(tree, version, result / "modules")
+        loadable = await _copy_tree(tree, version, result / "tree")
         manifest: Manifest = {
             "format": FORMAT,
             "version": version,
@@ -125,33 +168,70 @@ async def build_kernel(
             "vmlinux": FileFacts.of(result / "vmlinux").to_json(),
             "modules": {name: FileFacts.of(result / "modules" / name).to_json() for name in order},
             "load_order": " ".join(order),
-            "wanted": " ".join(MODULES),
+            "tree": {name: FileFacts.of(result / "tree" / name).to_json() for name in loadable},
+            "wanted": " ".join((*MODULES, *LOADABLE)),
         }
         await publish(result, kernels / version, manifest)
     return load_kernel(kernels, version)
 
 
-async def _copy_modules(root: Path, version: str, into: Path) -> list[str]:
-    """Copy `MODULES` with all that they depend on, unpacked; returns the file names in load order."""
+async def _indexed_tree(root: Path, version: str) -> Path:
     tree = next(path for path in (root / "usr/lib/modules", root / "lib/modules") if path.is_dir()) / version
     await run(["depmod", "-b", str(tree.parents[2]), version], timeout_s=_UNPACK_TIMEOUT_S)
+    return tree
+
+
+def _needs(tree: Path) -> dict[str, list[str]]:
+    """By path of a module the paths of those that it depends on, the deepest need last."""
     lines = (line.split(":") for line in (tree / "modules.dep").read_text().splitlines())
-    needs = {name: rest.split() for name, rest in lines}
+    return {name: rest.split() for name, rest in lines}
+
+
+def _builtin(tree: Path) -> set[str]:
+    return {_module_name(path) for path in (tree / "modules.builtin").read_text().split()}
+
+
+async def _copy_modules(tree: Path, version: str, into: Path) -> list[str]:
+    """Copy `MODULES` with all that they depend on, unpacked; returns the file names in load order."""
+    needs, builtin = _needs(tree), _builtin(tree)
     by_name = {_module_name(path): path for path in needs}
-    builtin = {_module_name(path) for path in (tree / "modules.builtin").read_text().split()}
     ordered: list[str] = []
     for module in MODULES:
         if module in builtin:
             continue
         if module not in by_name:
             raise InvalidState(f"The kernel {version} has no module {module}.")
-        # modules.dep lists what a module needs with the deepest need last.
         for path in [*reversed(needs[by_name[module]]), by_name[module]]:
             if path not in ordered:
                 ordered.append(path)
     for path in ordered:
         (into / f"{_module_name(path)}.ko").write_bytes(await _plain_module(tree / path))
     return [f"{_module_name(path)}.ko" for path in ordered]
+
+
+async def _copy_tree(tree: Path, version: str, into: Path) -> list[str]:
+    """Copy `LOADABLE` and `MODULES` with all that they depend on, unpacked, and index them anew; returns the files."""
+    needs, builtin = _needs(tree), _builtin(tree)
+    chosen: set[str] = set()
+    for path, needed in needs.items():
+        if any(fnmatch.fnmatchcase(_module_name(path), pattern) for pattern in (*LOADABLE, *MODULES)):
+            chosen.update((path, *needed))
+    known = builtin | {_module_name(path) for path in chosen}
+    if missing := [name for name in REQUIRED if name not in known]:
+        raise InvalidState(f"The kernel {version} has no module {' or '.join(missing)}.")
+    # depmod wants the usual place of a version's modules.
+    scratch = into.with_name("depmod") / "lib/modules" / version
+    for path in chosen:
+        plain = scratch / path.removesuffix(".xz").removesuffix(".zst")
+        plain.parent.mkdir(parents=True, exist_ok=True)
+        plain.write_bytes(await _plain_module(tree / path))
+    for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
+        if (tree / name).is_file():
+            shutil.copyfile(tree / name, scratch / name)
+    await run(["depmod", "-b", str(scratch.parents[2]), version], timeout_s=_UNPACK_TIMEOUT_S)
+    scratch.rename(into)
+    shutil.rmtree(scratch.parents[2])
+    return sorted(str(path.relative_to(into)) for path in into.rglob("*") if path.is_file())
 
 
 def _module_name(path: str) -> str:
