@@ -27,6 +27,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from wrenn.base.file_names import name_of, text_of
+from wrenn.testing.local_processes import resolved
 
 KEY = "wrn_test"
 
@@ -260,7 +261,7 @@ class Contract:
         output = asyncio.subprocess.DEVNULL if body.get("background") else asyncio.subprocess.PIPE
         try:
             process = await asyncio.create_subprocess_exec(
-                body["cmd"], *body.get("args", []), env=envs, cwd=body.get("cwd", box.root),
+                resolved(body["cmd"]), *body.get("args", []), env=envs, cwd=body.get("cwd", box.root),
                 stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
         except FileNotFoundError:
@@ -300,7 +301,7 @@ class Contract:
         start = await socket.receive_json()
         try:
             process = await asyncio.create_subprocess_exec(
-                start["cmd"], *start["args"], cwd=start.get("cwd", box.root), start_new_session=True,
+                resolved(start["cmd"]), *start["args"], cwd=start.get("cwd", box.root), start_new_session=True,
                 env={"PATH": os.environ["PATH"], **box.envs, **start.get("envs", {})},
                 stdin=asyncio.subprocess.PIPE if start["stdin"] else asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,

@@ -16,6 +16,7 @@ from wrenn.cli.following import copy_out, feed_stdin, interrupting, leaving_on_s
 from wrenn.cli.output import JsonOption, print_json
 from wrenn.cli.sandboxes import EnvOption, variables
 from wrenn.cli.settings import use_credentials
+from wrenn.protocol.api import SHELL
 
 if TYPE_CHECKING:
     from wrenn.sdk import ProcessStream, Sandbox
@@ -81,7 +82,7 @@ class _Command:
 def exec_(
     sandbox_id: Annotated[str, typer.Argument(metavar="ID", help="The sandbox.")],
     command: Annotated[
-        list[str], typer.Argument(metavar="[--] CMD...", help="One word goes through /bin/sh -c.")
+        list[str], typer.Argument(metavar="[--] CMD...", help="One word is run by the shell.")
     ],
     *,
     stdin: Annotated[
@@ -108,7 +109,7 @@ def exec_(
 ) -> None:
     """Run a command in a sandbox.
 
-    Its output comes as it is written, and its exit code becomes that of this program. Several words are started as they are; a single word goes through /bin/sh -c. Options stand before CMD.
+    Its output comes as it is written, and its exit code becomes that of this program. Several words are started as they are; a single word is run by bash -c, or sh -c in an image without bash. Options stand before CMD.
 
     Standard input is passed on when it is not a terminal, or with -i; in a loop that reads lines, use -n. Ctrl-C sends SIGINT to the command, a second one kills it. It also ends when this program is ended; with --background it runs on.
 
@@ -160,7 +161,7 @@ def _run_in_terminal(sandbox: Sandbox, command: _Command) -> int:
 
     cols, rows = size(sys.stdin.fileno())
     terminal = sandbox.pty.create(
-        command.words if len(command.words) > 1 else ["/bin/sh", "-c", *command.words],
+        command.words if len(command.words) > 1 else [SHELL, "-c", *command.words],
         cols=cols,
         rows=rows,
         envs=terminal_envs(command.envs),

@@ -22,6 +22,7 @@ from wrenn.base.errors import DeadlineExceeded, InvalidState, NotFound
 from wrenn.base.signal_names import SHELL_BASE
 from wrenn.base.units import KIB, MIB
 from wrenn.guest import CommandLine, Event, Exited, Output, Started
+from wrenn.protocol.api import SHELL
 
 _CHUNK_B: Final = 32 * KIB
 _KEPT_B: Final = 1 * MIB
@@ -170,6 +171,13 @@ def set_size(terminal: int, cols: int, rows: int) -> None:
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
 
 
+def resolved(cmd: str) -> str:
+    """The program that a guest would start: the name `$SHELL` stands for its shell."""
+    if cmd != SHELL:
+        return cmd
+    return "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh"
+
+
 async def spawn(
     command: CommandLine,
     *,
@@ -190,7 +198,7 @@ async def spawn(
         ends, own_terminal = (pipe if stdin else asyncio.subprocess.DEVNULL, pipe, pipe), None
     try:
         process = await asyncio.create_subprocess_exec(
-            command.cmd,
+            resolved(command.cmd),
             *command.args,
             env=dict(envs),
             cwd=cwd,

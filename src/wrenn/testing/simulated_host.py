@@ -50,7 +50,7 @@ from wrenn.protocol.host.host_connect import HostAgent, HostAgentASGIApplication
 from wrenn.protocol.host.streams import MESSAGE_HEAD, failure_message
 from wrenn.relay import SERVER_OPTIONS
 from wrenn.testing import simulated_files
-from wrenn.testing.local_processes import LocalProcess, LocalProcesses, spawn
+from wrenn.testing.local_processes import LocalProcess, LocalProcesses, resolved, spawn
 from wrenn.testing.server import served
 from wrenn.testing.simulated_box import (
     Box,
@@ -517,7 +517,7 @@ class SimulatedHost(HostAgent):
         envs = {"PATH": os.environ["PATH"], "USER": command.user, **box.spec.envs, **command.envs}
         try:
             return await asyncio.create_subprocess_exec(
-                command.cmd,
+                resolved(command.cmd),
                 *command.args,
                 env=envs,
                 cwd=self._path(box.spec.sandbox_id, command.cwd or "/root"),

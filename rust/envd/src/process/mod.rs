@@ -16,6 +16,7 @@ pub mod input;
 pub mod list;
 pub mod pump;
 pub mod registry;
+pub mod shell;
 pub mod signal;
 pub mod start;
 pub mod update;

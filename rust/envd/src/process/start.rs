@@ -23,6 +23,7 @@ use crate::paths;
 use crate::process::enclosure::Enclosure;
 use crate::process::pump::{self, Kind, Source, Terms};
 use crate::process::registry::{Input, MAX_PROCESSES, Process, StartError};
+use crate::process::shell;
 use crate::process::signal::kill_all_of;
 use crate::process::update::size;
 use crate::rpc::Caller;
@@ -207,6 +208,7 @@ pub fn start(agent: &Arc<Agent>, request: StartRequest, caller: &Caller) -> Resu
     }
     let user = caller.user(agent)?;
     let config = request.process.unwrap_or_default();
+    let config = ProcessConfig { cmd: shell::resolve(config.cmd), ..config };
     let plan = plan(agent, &user, &config)?;
     let privileged = sys::rustix::process::geteuid().is_root();
     let stdio = match &request.pty {

@@ -115,6 +115,8 @@ class ProcessConfig(Message[_ProcessConfigFields]):
 
     Attributes:
         cmd:
+            Ours: `$SHELL` is the image's shell, bash where there is one, else sh.
+
             ```proto
             string cmd = 1;
             ```

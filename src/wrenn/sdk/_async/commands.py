@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, overload
 
+from wrenn.protocol.api import SHELL
 from wrenn.sdk._aio import Callback, called
 from wrenn.sdk._async.api import AsyncApi, path_of
 from wrenn.sdk._async.streams import AsyncProcessStream, send_signal
@@ -95,7 +96,7 @@ class AsyncCommands:
         on_stdout: Callback | None = None,
         on_stderr: Callback | None = None,
     ) -> CommandResult | AsyncProcessHandle:
-        """Run a command: a text goes through `/bin/sh -c`, a list is started as it is.
+        """Run a command: a text is run by `bash -c`, or `sh -c` in an image without bash, a list is started as it is.
 
         In the foreground it returns the output and the exit code once the command itself has ended: what it left running in
         the background lives on. After `timeout_s` (rounded up to whole seconds; 0 or None: never) the platform kills it with its children. With `background=True` it returns a handle at once,
@@ -218,7 +219,7 @@ def _limit(timeout_s: float | None) -> float | None:
 
 
 def _argv(cmd: str | Sequence[str]) -> builtins.list[str]:
-    argv = ["/bin/sh", "-c", cmd] if isinstance(cmd, str) else list(cmd)
+    argv = [SHELL, "-c", cmd] if isinstance(cmd, str) else list(cmd)
     if not argv or not argv[0]:
         raise InvalidRequestError("The command is empty.")
     return argv
