@@ -59,6 +59,8 @@ class Platform:
             "WRENN_AGENT_LISTEN": f"127.0.0.1:{self.agent_port}",
             "WRENN_AGENT_URL": f"https://127.0.0.1:{self.agent_port}",
             "WRENN_READY_SLOTS": "2",
+            # The tests boot what they need.
+            "WRENN_WARM_TEMPLATE": "",
             "DATABASE_URL": self.database_url,
             "WRENN_FAULTS": faults,
         }

@@ -10,14 +10,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.vm.kit import created, new_spec, output, sh
+from tests.vm.kit import DEFAULT_SHAPE, created, new_spec, output, sh
 from wrenn.agent.doctor import examine
 from wrenn.agent.sandboxes import State
-from wrenn.agent.settings import Settings
+from wrenn.agent.settings import Settings, WarmTemplate
+from wrenn.agent.warm_up import WarmUp
 from wrenn.agent.wiring import Agent, running_agent
 from wrenn.base import errors as e
 from wrenn.guest import CommandLine
 from wrenn.linux import cgroups
+from wrenn.protocol.api import SHELL
 from wrenn.vm import Shape
 
 
@@ -68,6 +70,50 @@ async def test_every_process_speaks_utf_8_and_has_the_variables_of_the_image(age
     assert await output(sandbox, script) == "C  sandbox\n"
     own = CommandLine("/bin/sh", ("-c", script), envs={"LANG": "POSIX"})
     assert (await sandbox.commands.run(own, timeout_s=10)).stdout == b"POSIX  sandbox\n"
+
+
+async def test_the_modules_that_containers_need_are_loadable(agent: Agent) -> None:
+    _, sandbox = await created(agent.sandboxes)
+    modules = (
+        "overlay veth bridge br_netfilter tun loop fuse nf_tables nft_chain_nat nft_compat nf_nat nf_conntrack iptable_nat"
+        " iptable_filter ip6table_filter xt_MASQUERADE xt_conntrack xt_addrtype vxlan macvlan"
+    )
+    await output(sandbox, f"modprobe --dry-run -a {modules}")
+    # Opening a device loads its module.
+    await output(
+        sandbox, 'python3 -c \'for name in ("fuse", "net/tun", "loop-control"): open(f"/dev/{name}", "rb")\''
+    )
+    await output(sandbox, f"modprobe -a {modules}")
+    # Others load by themselves when something needs them.
+    await output(
+        sandbox, "ip link add type wireguard && ip link add br0 type bridge && ip link add type veth"
+    )
+    mounted = await output(
+        sandbox,
+        "cd /root && mkdir low up work all && echo below > low/file && "
+        "mount -t overlay -o lowerdir=low,upperdir=up,workdir=work overlay all && cat all/file",
+    )
+    assert mounted == "below\n"
+    controllers = (await output(sandbox, "cat /sys/fs/cgroup/cgroup.controllers")).split()
+    assert {"cpu", "memory", "pids", "io"} <= set(controllers)
+
+
+async def test_the_shell_of_text_commands_is_bash_where_the_image_has_it(agent: Agent) -> None:
+    _, sandbox = await created(agent.sandboxes)
+    script = CommandLine(SHELL, ("-c", 'echo "${BASH_VERSION:+bash}"; [[ a == a ]] && echo yes'))
+    assert (await sandbox.commands.run(script, timeout_s=30)).stdout == b"bash\nyes\n"
+    await output(sandbox, "mv /usr/bin/bash /usr/bin/bash-is-away")
+    plain = CommandLine(SHELL, ("-c", 'echo "${BASH_VERSION:-none}"'))
+    assert (await sandbox.commands.run(plain, timeout_s=30)).stdout == b"none\n"
+
+
+async def test_a_template_that_cannot_be_made_warm_is_told_and_keeps_nobody_else(agent: Agent) -> None:
+    warm_up = WarmUp(agent.bases, WarmTemplate("unheard-of", DEFAULT_SHAPE))
+    await warm_up.run()
+    assert (warm_up.is_running, "unheard-of" in warm_up.failure) == (False, True)
+    warm_up = WarmUp(agent.bases, WarmTemplate("minimal", DEFAULT_SHAPE))
+    await asyncio.gather(warm_up.run(), created(agent.sandboxes))
+    assert warm_up.failure == ""
 
 
 async def test_clones_differ_in_everything_that_must_differ(agent: Agent) -> None:

@@ -45,17 +45,21 @@ async def wrenn(place: Path, *arguments: str) -> tuple[int, str]:
 async def test_up_runs_the_main_job_twice_heals_and_goes_down_without_a_trace(place: Path) -> None:
     listen = f"127.0.0.1:{free_port()}"
     try:
-        code, output = await wrenn(place, "up", "--demo", "--listen", listen)
+        code, output = await wrenn(place, "up", "--listen", listen)
         assert code == 0, output
-        assert "Hello from Python" in output
+        (warm,) = (place / "bases").glob("[!.]*/manifest.json")  # so that the first create is a restore
+        assert json.loads(warm.read_text())["memory_mb"] == 512
+        assert "Default template" in output
         assert (place / "env").stat().st_mode & 0o777 == 0o600
         settings = dict(
             line.split("=", 1) for line in (place / "env").read_text().splitlines() if "=" in line
         )
         assert settings["WRENN_API_KEY"] not in output, "the key is not shown"
 
-        code, output = await wrenn(place, "up", "--listen", listen)
+        code, output = await wrenn(place, "up", "--demo", "--listen", listen)
         assert (code, "Already running" in output) == (0, True), output
+        assert "Hello from Python" in output
+        assert len(list((place / "bases").glob("[!.]*"))) == 1, "the default create takes what is warm"
 
         code, sandbox_id = await wrenn(place, "create", "--memory", "256")
         assert code == 0, sandbox_id

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from wrenn.agent.warm_up import WarmUp
+
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
@@ -18,3 +20,4 @@ class HostFacts:
     sandbox_limit: int
     templates: Callable[[], list[str]]
     owned_slots: Callable[[], list[int]]
+    warm_up: WarmUp

@@ -16,6 +16,7 @@ from wrenn.base.faults import arm_faults
 from wrenn.base.garbage import spare_requests
 from wrenn.base.logging import configure_logging
 from wrenn.base.signals import leave_to_server
+from wrenn.base.tasks import OwnedTasks
 from wrenn.relay import SERVER_OPTIONS
 
 _GRACE_S = 5
@@ -46,7 +47,12 @@ async def serve(settings: Settings) -> None:
         # Its clean-up gives the free network slots back.
         leave_to_server()
         spare_requests()
-        await uvicorn.Server(config).serve()
+        tasks = OwnedTasks()
+        tasks.start("warm up", agent.warm_up.run())
+        try:
+            await uvicorn.Server(config).serve()
+        finally:
+            await tasks.close()
 
 
 def main() -> None:

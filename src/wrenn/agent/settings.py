@@ -8,9 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from wrenn.base.errors import InvalidRequest
 from wrenn.base.units import MIB
+from wrenn.protocol.api import DEFAULT_MEMORY_MB, DEFAULT_TEMPLATE, DEFAULT_VCPUS
+from wrenn.vm import Shape
 
 DEFAULT_DATA_DIR: Final = Path("/var/lib/wrenn")
+_WARM_TEMPLATE: Final = f"{DEFAULT_TEMPLATE}:{DEFAULT_VCPUS}:{DEFAULT_MEMORY_MB}"
+
+
+@dataclass(frozen=True, slots=True)
+class WarmTemplate:
+    """A template and the shape that it is booted in."""
+
+    template: str
+    shape: Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +37,7 @@ class Settings:
         disk_reserve_b: below this much free disk no sandbox is created, so that those that run can go on writing.
         guest_dns: name servers of the guests.
         private_networks: private networks that guests may reach, separated by commas.
+        warm_template: what is booted when the agent starts, if anything.
         faults: fault points to arm (tests only).
     """
 
@@ -36,6 +49,7 @@ class Settings:
     disk_reserve_b: int
     guest_dns: str
     private_networks: str
+    warm_template: WarmTemplate | None
     faults: str
 
     @property
@@ -57,5 +71,19 @@ class Settings:
             disk_reserve_b=int(environment.get("WRENN_DISK_RESERVE_MB", "1024")) * MIB,
             guest_dns=environment.get("WRENN_GUEST_DNS", "8.8.8.8,8.8.4.4"),
             private_networks=environment.get("WRENN_GUEST_PRIVATE_NETWORKS", ""),
+            warm_template=_warm_template(environment.get("WRENN_WARM_TEMPLATE", _WARM_TEMPLATE)),
             faults=environment.get("WRENN_FAULTS", ""),
         )
+
+
+def _warm_template(text: str) -> WarmTemplate | None:
+    """`template:vcpus:memory_mb`, or empty for none. Raises InvalidRequest."""
+    if not text:
+        return None
+    try:
+        template, vcpus, memory_mb = text.split(":")
+        return WarmTemplate(template, Shape(int(vcpus), int(memory_mb)))
+    except ValueError as error:
+        raise InvalidRequest(
+            f"WRENN_WARM_TEMPLATE must be a template, vCPUs and MB, as in {_WARM_TEMPLATE}, or empty."
+        ) from error

@@ -27,6 +27,7 @@ from wrenn.agent.sandboxes.snapshot import TakeSnapshot
 from wrenn.agent.sandboxes.tear_down import TearDown
 from wrenn.agent.settings import Settings
 from wrenn.agent.tokens import Tokens
+from wrenn.agent.warm_up import WarmUp
 from wrenn.base.clock import SystemClock
 from wrenn.base.errors import Conflict, InvalidRequest, InvalidState
 from wrenn.linux.cgroups import available_controllers
@@ -46,6 +47,7 @@ class Agent:
     sandboxes: Sandboxes
     bases: Bases
     layout: Layout
+    warm_up: WarmUp
 
 
 @asynccontextmanager
@@ -117,6 +119,7 @@ async def _built(settings: Settings, layout: Layout) -> AsyncGenerator[Agent]:
         tear_down=TearDown(layout, slots),
     )
     sandboxes = Sandboxes(verbs=verbs, disk_reserve_b=settings.disk_reserve_b)
+    warm_up = WarmUp(bases, settings.warm_template)
     facts = HostFacts(
         data_dir=settings.data_dir,
         agent_version=agent_version,
@@ -127,11 +130,12 @@ async def _built(settings: Settings, layout: Layout) -> AsyncGenerator[Agent]:
             p.parent.name for p in (settings.images_dir / "templates").glob("*/manifest.json")
         ),
         owned_slots=lambda: sorted(slots.held),
+        warm_up=warm_up,
     )
     try:
         complete = await Recovery(layout, driver, slots, tokens, sandboxes, verbs).run()
         await sandboxes.start(collect=complete)
-        yield Agent(App(sandboxes=sandboxes, facts=facts), sandboxes, bases, layout)
+        yield Agent(App(sandboxes=sandboxes, facts=facts), sandboxes, bases, layout, warm_up)
     finally:
         await bases.close()
         await sandboxes.close()

@@ -111,6 +111,8 @@ class HostAgentService(HostAgent):
             sandbox_count=len(self._sandboxes.list()),
             templates=self._facts.templates(),
             owned_slots=self._facts.owned_slots(),
+            warming_up=self._facts.warm_up.is_running,
+            warm_up_failure=self._facts.warm_up.failure,
         )
 
     async def ensure_sandbox(self, request: pb.EnsureSandboxRequest, ctx: Any, /) -> pb.Sandbox:

@@ -11,12 +11,13 @@ from functools import partial
 from typing import Final
 
 from wrenn.base.errors import Conflict, Forbidden, InternalError, NotFound
+from wrenn.base.errors import WrennError as PlatformError
 from wrenn.base.undo import Undo
 from wrenn.cli.settings import images_dir, read_env
 from wrenn.cli.up import database
 from wrenn.cli.up.daemons import end_of_log, running
 from wrenn.cli.up.envd import find_envd
-from wrenn.cli.up.host import agent_answers
+from wrenn.cli.up.host import agent_answers, wait_warm
 from wrenn.cli.up.layout import Layout, write_private
 from wrenn.cli.up.options import Address
 from wrenn.cli.up.progress import Progress
@@ -28,6 +29,8 @@ from wrenn.sdk.health import platform_version
 READY_TIMEOUT_S: Final = 60.0
 """Longest until control plane and agent answer; the first start of PostgreSQL and a KVM probe take some seconds."""
 PROBE_TIMEOUT_S: Final = 3.0
+WARM_UP_TIMEOUT_S: Final = 120.0
+"""Longest until the default template is booted; under emulation on a busy machine that takes half a minute."""
 
 # Program -> Debian package that has it. What the images need is asked for where they are built.
 _PROGRAMS: Final = {
@@ -65,6 +68,7 @@ async def bring_up(layout: Layout, listen: Address, progress: Progress) -> Platf
             if known not in (None, listen.url):
                 raise Conflict(f"The platform runs already on {known}: `wrenn down` first to move it.")
             if known is not None and await _answers(layout, listen):
+                await _warm_up(layout, listen, progress)
                 return Platform(listen.url, was_running=True)
         await _prepare(layout, progress)
         async with Undo() as undo:
@@ -75,6 +79,7 @@ async def bring_up(layout: Layout, listen: Address, progress: Progress) -> Platf
                 await _wait_ready(layout, listen)
             with progress.step("First user, team and API key"):
                 await _ensure_key(layout, listen)
+            await _warm_up(layout, listen, progress)
             undo.keep()
     return Platform(listen.url, was_running=False)
 
@@ -115,6 +120,21 @@ async def _wait_ready(layout: Layout, listen: Address) -> None:
                 f"The {silent} program did not answer within {READY_TIMEOUT_S:.0f} s. The end of {log}:\n{end_of_log(log)}"
             )
         await asyncio.sleep(0.1)
+
+
+async def _warm_up(layout: Layout, listen: Address, progress: Progress) -> None:
+    """Wait until the agent has booted the default template, so that the first create takes what every create takes.
+
+    A template that cannot be booted keeps nothing else from running, so it is only told.
+    """
+    with progress.step("Default template"):
+        try:
+            async with asyncio.timeout(WARM_UP_TIMEOUT_S):
+                failure = await wait_warm(layout.data_dir / "pki", agent_address(listen))
+        except (PlatformError, TimeoutError) as error:
+            failure = str(error) or f"It is not booted after {WARM_UP_TIMEOUT_S:.0f} s."
+        if failure:
+            progress.note(f"the default template is not booted yet, the first create will do it: {failure}")
 
 
 async def _answers(layout: Layout, listen: Address) -> bool:

@@ -1,12 +1,37 @@
-"""Does the machine's agent serve? Asked by a handshake with the control plane's certificate."""
+"""The state of the machine's agent, asked with the control plane's certificate: does it serve, is it warm?"""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
 from pathlib import Path
+from typing import Final
 
 from wrenn.cli.up.options import Address
+
+_CALL_TIMEOUT_S: Final = 10.0
+_POLL_S: Final = 0.1
+
+
+async def wait_warm(pki: Path, address: Address) -> str:
+    """Wait until the agent has booted its default template, for as long as that takes; returns why it could not.
+
+    Raises:
+        Unavailable, DeadlineExceeded: the agent does not answer.
+    """
+    from wrenn.control.hosts import HostClients
+    from wrenn.protocol.host import host_pb as pb
+
+    clients = HostClients(pki)
+    try:
+        agent = clients.at(f"https://{address}")
+        while True:
+            host = await agent.call(agent.rpc.get_host, pb.GetHostRequest(), timeout_s=_CALL_TIMEOUT_S)
+            if not host.warming_up:
+                return host.warm_up_failure
+            await asyncio.sleep(_POLL_S)
+    finally:
+        await clients.close()
 
 
 async def agent_answers(pki: Path, address: Address, *, timeout_s: float) -> bool:

@@ -13,6 +13,9 @@ from wrenn.control.http import RequestBody, plain_text, wire_time
 from wrenn.control.sandboxes.records import OnExpiry, Sandbox, TimeLimits
 from wrenn.control.sandboxes.state import State
 from wrenn.protocol.api import (
+    DEFAULT_MEMORY_MB,
+    DEFAULT_TEMPLATE,
+    DEFAULT_VCPUS,
     EXEC_TIMEOUT_DEFAULT_S,
     EXEC_TIMEOUT_LIMIT_S,
     NAME_LIMIT_B,
@@ -130,9 +133,9 @@ class SetNetwork(RequestBody):
 class CreateSandbox(RequestBody):
     """What to create. The limits of `vcpus` and `memory_mb` are the installation's."""
 
-    template: str = "minimal"
-    vcpus: StrictInt = 1
-    memory_mb: StrictInt = 512
+    template: str = DEFAULT_TEMPLATE
+    vcpus: StrictInt = DEFAULT_VCPUS
+    memory_mb: StrictInt = DEFAULT_MEMORY_MB
     timeout_sec: Seconds = Field(0, description="Idle seconds until it is paused; 0: never")
     lifetime_sec: Seconds = Field(0, description="Seconds until `on_expiry` is done to it; 0: no end")
     on_expiry: OnExpiry = Field("pause", description="What is done at the end of its lifetime")
@@ -279,7 +282,10 @@ class SandboxList(BaseModel):
 class Exec(RequestBody):
     """A program to run, not passed through a shell."""
 
-    cmd: GuestText = Field(min_length=1)
+    cmd: GuestText = Field(
+        min_length=1,
+        description="`$SHELL`, with `args` of `-c` and a text: the sandbox's shell, bash where its image has it, else sh",
+    )
     args: list[GuestText] = Field(default_factory=list)
     timeout_sec: StrictInt = Field(
         EXEC_TIMEOUT_DEFAULT_S,

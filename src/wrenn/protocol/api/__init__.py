@@ -50,5 +50,13 @@ PATH_LIMIT_B: Final = 4096
 NAME_LIMIT_B: Final = 255
 IDEMPOTENCY_KEY_LIMIT: Final = 255
 
+SHELL: Final = "$SHELL"
+"""A command of this name is the sandbox's shell: bash where its image has it, else sh."""
+
+DEFAULT_TEMPLATE: Final = "minimal"
+DEFAULT_VCPUS: Final = 1
+DEFAULT_MEMORY_MB: Final = 512
+"""What a create gets that names nothing else; the agent has it ready from its start on."""
+
 EXEC_TIMEOUT_DEFAULT_S: Final = 30
 EXEC_TIMEOUT_LIMIT_S: Final = 86400
