@@ -251,7 +251,7 @@ async def test_either_table_drops_ipv6_where_the_kernel_would_forward_it(world: 
         await run(["ip", "-netns", namespace, "-6", *words], timeout_s=DEADLINE_S)
     await run(["ip", "-6", "address", "add", "fd00:2::1/64", "dev", host_link, "nodad"], timeout_s=DEADLINE_S)
     await run(["ip", "-6", "route", "add", "fd00:1::/64", "via", "fd00:2::2"], timeout_s=DEADLINE_S)
-    slot_rules = slot_table(world.block.address(world.ours.index), EgressPolicy(), HostReach())
+    slot_rules = slot_table(world.block.address(world.ours.index), EgressPolicy(), HostReach(), flows=FLOWS)
     no_slot_rules = [{"delete": {"table": {"family": "inet", "name": "wrenn"}}}]
     root_rules = RootFirewall(world.block, HostReach())
 

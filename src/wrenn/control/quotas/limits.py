@@ -99,7 +99,7 @@ class Standing:
         """
         self._admit(wanted, "The team")
         if self.owner is not None:
-            self.owner._admit(wanted, "The owner of this team, with all own teams,")  # noqa: SLF001 - the same class
+            self.owner._admit(wanted, "The owner of this team, with all own teams,")
 
     def _admit(self, wanted: Usage, who: str) -> None:
         for name, what in _WHAT.items():

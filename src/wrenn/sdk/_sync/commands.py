@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, overload
 
-from wrenn.protocol.api import SHELL
 from wrenn.sdk._frames import TIMED_OUT, message_of
 from wrenn.sdk._io import Callback, called
 from wrenn.sdk._parse import Fields, json_of
@@ -19,6 +18,8 @@ from wrenn.sdk._tail import Tail
 from wrenn.sdk.errors import CommandExitError, CommandTimeoutError, DeadlineExceededError, InvalidRequestError
 from wrenn.sdk.types import CommandResult, OnDisconnect, ProcessInfo, Signal
 
+SHELL: Final = "$SHELL"
+"""A command of this name is the sandbox's shell: bash where its image has it, else sh."""
 ANSWER_MARGIN_S: Final = 15.0
 """How much longer than the command itself its call may take: the platform ends the command and says so before that."""
 
