@@ -97,16 +97,20 @@ class Standing:
         Raises:
             QuotaExceeded: it does not, of something that must be given up first. RateLimited: not within this second.
         """
-        self._admit(wanted, "The team")
+        self._admit(wanted, "The team", "it has")
         if self.owner is not None:
+<<<<<<< HEAD
             self.owner._admit(wanted, "The owner of this team, with all own teams,")
+=======
+            self.owner._admit(wanted, "All teams of this team's owner together", "they have")
+>>>>>>> 8e53f72 (quotas: a refusal says what the team has, in the words that its test expects; tests name the calls that stayed open)
 
-    def _admit(self, wanted: Usage, who: str) -> None:
+    def _admit(self, wanted: Usage, who: str, has: str) -> None:
         for name, what in _WHAT.items():
             limit, used, more = (getattr(part, name) for part in (self.limits, self.usage, wanted))
             if limit is not None and more > 0 and used + more > limit:
                 raise QuotaExceeded(
-                    f"{who} may have {limit} {what}; there are {used}, and {more} more would be "
+                    f"{who} may have {limit} {what}; {has} {used}, and {more} more would be "
                     f"{used + more - limit} too many. {_REMEDY[name]}, or ask an admin of the platform for more.",
                     details={"quota": name, "limit": limit, "used": used, "wanted": more},
                 )
