@@ -99,11 +99,7 @@ class Standing:
         """
         self._admit(wanted, "The team", "it has")
         if self.owner is not None:
-<<<<<<< HEAD
-            self.owner._admit(wanted, "The owner of this team, with all own teams,")
-=======
             self.owner._admit(wanted, "All teams of this team's owner together", "they have")
->>>>>>> 8e53f72 (quotas: a refusal says what the team has, in the words that its test expects; tests name the calls that stayed open)
 
     def _admit(self, wanted: Usage, who: str, has: str) -> None:
         for name, what in _WHAT.items():
