@@ -90,8 +90,7 @@ def _first_fault(fault: Any) -> str:
     text = str(fault["msg"]).removeprefix(_VALUE_ERROR)
     if not where:
         # Either the body as a whole is wrong, or a rule between fields is broken, which names them itself.
-        said = f"{text[:1].upper()}{text[1:]}."
-        return said if fault["type"] == "value_error" else "The body must be a JSON object."
+        return f"{text}." if fault["type"] == "value_error" else "The body must be a JSON object."
     return f"{'.'.join(where)[:200]}: {text[:1].lower()}{text[1:]}."
 
 

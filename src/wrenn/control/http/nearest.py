@@ -17,8 +17,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     # Characters that the error's own JSON or a terminal would not show are escaped.
     shown = ascii(name[:_SHOWN])
     if near := difflib.get_close_matches(name[:_SHOWN].lower(), names, n=1, cutoff=0.6):
-        return f"there is no {kind} {shown}; the nearest is '{near[0]}'"
+        return f"There is no {kind} {shown}; the nearest is '{near[0]}'"
     if not names:
-        return f"there is no {kind} {shown}; none is known here"
+        return f"There is no {kind} {shown}; none is known here"
     more = " and others" if len(names) > _LISTED else ""
-    return f"there is no {kind} {shown}; known are {', '.join(names[:_LISTED])}{more}"
+    return f"There is no {kind} {shown}; known are {', '.join(names[:_LISTED])}{more}"

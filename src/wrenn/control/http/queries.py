@@ -28,8 +28,7 @@ async def refuse_unknown_query(connection: HTTPConnection) -> None:
     known = frozenset(_read_by(route.dependant))
     for name in connection.query_params:
         if name not in known:
-            sentence = unknown_name("query parameter", name, known)
-            raise InvalidRequest(f"{sentence[:1].upper()}{sentence[1:]}.")
+            raise InvalidRequest(f"{unknown_name('query parameter', name, known)}.")
 
 
 def _read_by(dependant: Dependant) -> Iterator[str]:

@@ -204,8 +204,7 @@ def _event(top: str, change: Change) -> Mapping[str, str] | None:
 
 def _field(name: str, value: str) -> str:
     if name not in _FIELDS:
-        sentence = unknown_name("part", name, [*_FIELDS, "file"])
-        raise InvalidRequest(f"{sentence[:1].upper()}{sentence[1:]}.")
+        raise InvalidRequest(f"{unknown_name('part', name, [*_FIELDS, 'file'])}.")
     try:
         return _FIELDS[name].validate_python(value)
     except ValidationError as error:

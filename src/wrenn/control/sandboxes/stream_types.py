@@ -94,6 +94,4 @@ def checked(model: type[M], value: object) -> M:
         fault = error.errors()[0]
         field = ".".join(str(part) for part in fault["loc"])[:200]
         text = str(fault["msg"]).removeprefix("Value error, ")
-        raise InvalidRequest(
-            f"{field}: {text[:1].lower()}{text[1:]}." if field else f"{text[:1].upper()}{text[1:]}."
-        ) from error
+        raise InvalidRequest(f"{field}: {text[:1].lower()}{text[1:]}." if field else f"{text}.") from error
