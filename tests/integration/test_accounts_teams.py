@@ -283,17 +283,13 @@ async def test_a_key_does_what_its_scope_says(people: People):
         path = f"/v1/sandboxes/{(await worker.post('/v1/sandboxes', json={})).json()['id']}"
         async with client(people.url, Secret(keys["read"])) as reader:
             assert (await reader.get(path)).status_code == 200
-            for method, rest in (
-                ("POST", "/exec"),
-                ("POST", "/files/read"),
-                ("DELETE", ""),
-                ("POST", "/pause"),
+            for method, rest, body in (
+                ("POST", "/exec", {"cmd": "id"}),
+                ("POST", "/files/read", {"path": "/"}),
+                ("DELETE", "", {}),
+                ("POST", "/pause", {}),
             ):
-                refused(
-                    await reader.request(method, path + rest, json={"cmd": "id", "path": "/"}),
-                    403,
-                    "forbidden",
-                )
+                refused(await reader.request(method, path + rest, json=body), 403, "forbidden")
             refused(await reader.post("/v1/sandboxes", json={}), 403, "forbidden")
         assert (await worker.delete(path)).status_code == 204
 

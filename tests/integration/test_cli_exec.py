@@ -165,9 +165,7 @@ async def test_a_terminal_is_given_on_request(platform: Platform):
             shell.see("changed")
             shell.type("sh -c \"echo rea''dy; sleep 600\"\n")
             shell.see("ready")
-            shell.type("\x03")
-            shell.type("echo st''ill he''re\n")
-            shell.see("still here")
+            shell.interrupt_until("still here", typing="echo st''ill he''re\n")
             shell.type("exit 7\n")
             assert shell.ended() == 7
         with terminal(platform, "exec", "-t", "--timeout", "1", box, "echo ready; sleep 600") as shell:

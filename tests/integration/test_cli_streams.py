@@ -21,6 +21,8 @@ from pathlib import Path
 from .conftest import DEADLINE_S, Platform
 
 TYPED_DEADLINE_S = 4 * DEADLINE_S
+AGAIN_S = 2.0
+"""What was typed is typed again after this time."""
 
 
 def environment(platform: Platform) -> dict[str, str]:
@@ -71,6 +73,22 @@ class Terminal:
             ready, _, _ = select.select([self.master], [], [], 0.2)
             if ready:
                 self.shown += os.read(self.master, 65536).decode(errors="replace")
+            assert time.monotonic() < limit, self.shown
+        self.shown = self.shown.partition(text)[2]
+
+    def interrupt_until(self, text: str, *, typing: str) -> None:
+        """Press Ctrl-C and type, until this is shown.
+
+        What is typed before the shell has the terminal back from the command may be lost, as in any terminal.
+        """
+        limit = time.monotonic() + TYPED_DEADLINE_S
+        while text not in self.shown:
+            self.type("\x03" + typing)
+            look_until = time.monotonic() + AGAIN_S
+            while text not in self.shown and time.monotonic() < look_until:
+                ready, _, _ = select.select([self.master], [], [], 0.2)
+                if ready:
+                    self.shown += os.read(self.master, 65536).decode(errors="replace")
             assert time.monotonic() < limit, self.shown
         self.shown = self.shown.partition(text)[2]
 
@@ -125,9 +143,7 @@ async def test_a_shell_is_a_terminal(platform: Platform):
             shell.see("changed")
             shell.type("sh -c \"echo rea''dy; sleep 600\"\n")
             shell.see("ready")
-            shell.type("\x03")
-            shell.type("echo st''ill he''re\n")
-            shell.see("still here")
+            shell.interrupt_until("still here", typing="echo st''ill he''re\n")
             shell.type("exit 7\n")
             assert shell.ended() == 7
 
