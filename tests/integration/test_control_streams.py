@@ -321,7 +321,8 @@ async def test_a_key_interrupts_what_runs_in_a_terminal(platform: Platform, path
         await typed(opened, "echo st''ill here\n")
         await terminal_until(opened, "still here")
         await send(opened, type="kill")
-        assert (await frames(opened))[-1] == {"type": "exit", "exit_code": -1}
+        killed = {"signal": 9, "signal_name": "SIGKILL"}
+        assert (await frames(opened))[-1] == {"type": "exit", "exit_code": 137, **killed}
 
 
 async def test_a_terminal_outlives_its_viewers_and_has_several(platform: Platform, path: str):
