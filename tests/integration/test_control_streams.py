@@ -408,7 +408,7 @@ WRONG_FIRST = [
     ("exec/stream", '{"type": "start", "cmd": "a\\u0000b"}', "cmd"),
     ("exec/stream", '{"type": "start", "cmd": "x", "encoding": "utf-8"}', "encoding"),
     ("exec/stream", '{"type": "start", "cmd": "x", "on_disconnect": "hide"}', "on_disconnect"),
-    ("exec/stream", '{"type": "start", "cmd": "x", "timeout_sec": 0}', "timeout_sec"),
+    ("exec/stream", '{"type": "start", "cmd": "x", "timeout_sec": -1}', "timeout_sec"),
     ("exec/stream", '{"type": "start", "cmd": "x", "tag": "12"}', "tag"),
     ("pty", '{"type": "input", "data": ""}', "start"),
     ("pty", '{"type": "start", "cols": 0}', "cols"),
