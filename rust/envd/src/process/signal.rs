@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sys::rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tokio::time::{Instant, sleep};
 use wire::code::{Code, ConnectError};
 use wire::process::process_selector::Selector;
 use wire::process::{SendSignalRequest, SendSignalResponse, Signal as Wanted};
@@ -15,6 +17,10 @@ use crate::process::{not_found, selector};
 
 /// Looks for new descendants this often, because a process may make children while it is looked at.
 const KILL_ROUNDS: usize = 3;
+
+/// Longest that the answer to a kill waits for the end: a process in an uninterruptible wait ends later.
+const KILL_WAIT: Duration = Duration::from_secs(1);
+const KILL_POLL: Duration = Duration::from_millis(2);
 
 /// The kernel's signal, and whether it is meant to end the process.
 fn meaning(wanted: i32) -> Option<(Signal, bool)> {
@@ -33,7 +39,22 @@ fn meaning(wanted: i32) -> Option<(Signal, bool)> {
 }
 
 /// Sends a signal to the process group. After one that is meant to end it, the end does not wait for pipes held by others.
-pub fn send_signal(agent: &Arc<Agent>, request: SendSignalRequest) -> Result<SendSignalResponse, ConnectError> {
+///
+/// Answers a kill when the process has ended, so that whoever looks at the list next does not find it there.
+pub async fn send_signal(agent: &Arc<Agent>, request: SendSignalRequest) -> Result<SendSignalResponse, ConnectError> {
+    let kills = request.signal == Wanted::Sigkill as i32;
+    let process = deliver(agent, request)?;
+    if kills {
+        let deadline = Instant::now() + KILL_WAIT;
+        while !process.followers.is_finished() && Instant::now() < deadline {
+            sleep(KILL_POLL).await;
+        }
+    }
+    Ok(SendSignalResponse {})
+}
+
+/// Returns the process that got the signal.
+fn deliver(agent: &Arc<Agent>, request: SendSignalRequest) -> Result<Arc<Process>, ConnectError> {
     let Some((signal, ends)) = meaning(request.signal) else {
         let text = format!("signal {} is not supported", request.signal);
         return Err(ConnectError::new(Code::Unimplemented, text));
@@ -48,7 +69,7 @@ pub fn send_signal(agent: &Arc<Agent>, request: SendSignalRequest) -> Result<Sen
                 process.released.notify_one();
             }
             send_to_group(process.pid, signal);
-            Ok(())
+            Ok(process)
         }
         Found::Ended(process) if !process.followers.is_finished() => {
             // Its pid may be somebody else's by now, but its session is not while anybody is in it.
@@ -58,22 +79,22 @@ pub fn send_signal(agent: &Arc<Agent>, request: SendSignalRequest) -> Result<Sen
             for pid in family(process.pid) {
                 send_to_process(pid, signal);
             }
-            Ok(())
+            Ok(process)
         }
         Found::Ended(_) => Err(()),
     });
     match outcome {
-        Some(Ok(())) => Ok(SendSignalResponse {}),
+        Some(Ok(process)) => Ok(process),
         _ => Err(not_found(&selector)),
     }
 }
 
-fn kill_descendants(agent: &Arc<Agent>, selector: &Selector) -> Result<SendSignalResponse, ConnectError> {
+fn kill_descendants(agent: &Arc<Agent>, selector: &Selector) -> Result<Arc<Process>, ConnectError> {
     match agent.processes.find(selector) {
         Some(Found::Live(process) | Found::Ended(process)) if !process.followers.is_finished() => {
             process.released.notify_one();
             kill_all_of(agent, &process);
-            Ok(SendSignalResponse {})
+            Ok(process)
         }
         _ => Err(not_found(selector)),
     }

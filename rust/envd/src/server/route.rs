@@ -64,7 +64,7 @@ async fn process_call(agent: &Arc<Agent>, method: &Method, name: &str, request: 
         "Connect" => server_stream(request, async |r, caller| process::connect::connect(agent, r, &caller)).await,
         "Update" => unary(request, async |r, _| process::update::update(agent, r)).await,
         "SendInput" => unary(request, async |r, _| process::input::send_input(agent, r).await).await,
-        "SendSignal" => unary(request, async |r, _| process::signal::send_signal(agent, r)).await,
+        "SendSignal" => unary(request, async |r, _| process::signal::send_signal(agent, r).await).await,
         "CloseStdin" => unary(request, async |r, _| process::input::close_stdin(agent, r).await).await,
         "StreamInput" => {
             let mut stream = InputStream::default();
