@@ -144,7 +144,7 @@ BAD_EXECS: list[tuple[dict[str, object], str]] = [
     ({"cmd": "a\0b"}, "cmd"),
     ({"cmd": "true", "args": "x"}, "args"),
     ({"cmd": "true", "args": ["a\0"]}, "args.0"),
-    ({"cmd": "true", "timeout_sec": 0}, "timeout_sec"),
+    ({"cmd": "true", "timeout_sec": -1}, "timeout_sec"),
     ({"cmd": "true", "timeout_sec": 86401}, "86400"),
     ({"cmd": "true", "cwd": "relative"}, "absolute"),
     ({"cmd": "true", "user": "no such user"}, "user"),

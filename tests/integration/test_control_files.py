@@ -88,8 +88,9 @@ async def test_a_path_part_without_end_is_refused(platform: Platform, path: str)
 
 
 async def test_a_missing_file_is_not_found_before_any_byte(platform: Platform, path: str):
+    moved = {"source": "/none", "destination": "/other"}
     for verb in ("read", "stream/read", "stat", "list", "move"):
-        body = {"path": "/none", "source": "/none", "destination": "/other"}
+        body = moved if verb == "move" else {"path": "/none"}
         refused(await platform.api.post(f"{path}/files/{verb}", json=body), 404, "not_found")
     assert (await platform.api.post(f"{path}/files/remove", json={"path": "/none"})).status_code == 204
 
