@@ -156,8 +156,10 @@ async def test_the_same_init_again_breaks_no_stream_and_a_leap_of_the_clock_ends
 ) -> None:
     _, sandbox = await created(agent.sandboxes)
     await init(sandbox, lifecycleID="one")
-    running = asyncio.create_task(sh(sandbox, "until [ -e /run/enough ]; do sleep 0.05; done", timeout_s=20))
-    await output(sandbox, "until pgrep -x sleep; do sleep 0.02; done")
+    running = asyncio.create_task(
+        sh(sandbox, "touch /run/begun; until [ -e /run/enough ]; do sleep 0.05; done", timeout_s=60)
+    )
+    await output(sandbox, "until [ -e /run/begun ]; do sleep 0.02; done")
     later = (datetime.now(UTC) + timedelta(days=400)).isoformat()
     await init(sandbox, lifecycleID="one", timestamp=later)
     year = (datetime.now(UTC) + timedelta(days=400)).year
