@@ -293,8 +293,7 @@ async def test_a_create_from_a_template_needs_room_on_its_host(
         path = await platform.create()
         await snapshot(platform, path, "own")
         await platform.create(template="own")
-        # What is asked for would fit; what the snapshot is does not.
-        answer = await platform.api.post("/v1/sandboxes", json={"template": "own", "memory_mb": 128})
+        answer = await platform.api.post("/v1/sandboxes", json={"template": "own"})
         assert "memory" in refused(answer, 503, "no_hosts_available")
 
 
