@@ -36,7 +36,7 @@ from wrenn.guest import connect as guest_connect
 from wrenn.relay import Pace, PacedConnector, connect_socket, relay_socket
 from wrenn.relay.connections import HEAD_LIMIT_B, INTERIM_LIMIT
 from wrenn.relay.pace import BURST_S, LoopShare
-from wrenn.relay.sockets import TOO_MANY_PINGS
+from wrenn.relay.sockets import TOO_MANY_PINGS, cut_socket
 
 GUEST = "127.0.0.1"
 TURN_LIMIT_S = 0.1
@@ -331,6 +331,30 @@ async def test_messages_without_an_end_stop_when_the_client_leaves(frame: bytes)
             await visiting
             await asyncio.to_thread(program.ended.wait, DEADLINE_S)
         assert program.ended.is_set()
+
+
+async def test_a_reader_that_pauses_gets_all_messages() -> None:
+    message = b"\x82\x7e" + struct.pack(">H", 60_000) + bytes(60_000)
+    with flood(upgraded, message * 8) as program:
+        async with ports() as guest_ports, asyncio.timeout(DEADLINE_S):
+            other = await guest_ports.session.ws_connect(guest_ports.url(program.port, "/"))
+            for n in range(600):
+                assert len(await other.receive_bytes()) == 60_000
+                if n % 60 == 0:
+                    # The buffers fill: whoever reads no more, reads on when there is room.
+                    await asyncio.sleep(0.1)
+            cut_socket(other)
+
+
+async def test_a_reader_that_pauses_gets_the_whole_body() -> None:
+    chunk = b"%x\r\n%s\r\n" % (60_000, bytes(60_000))
+    with flood(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", chunk * 8) as program:
+        async with ports() as guest_ports, asyncio.timeout(DEADLINE_S):
+            async with guest_ports.session.get(guest_ports.url(program.port, "/")) as response:
+                for n in range(300):
+                    await response.content.readexactly(300_000)
+                    if n % 30 == 0:
+                        await asyncio.sleep(0.1)
 
 
 async def test_connections_that_were_cut_are_let_go_of() -> None:

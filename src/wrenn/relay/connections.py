@@ -133,7 +133,8 @@ class PacedConnection(ResponseHandler):
             return
         if self._unread or owed_s:
             self._hold()
-            self._turn = self._loop.call_later(owed_s, self._take_turn)
+            if self._turn is None:  # a reader may have asked for one meanwhile
+                self._turn = self._loop.call_later(owed_s, self._take_turn)
         elif self._lost:
             self._end()
         elif self._is_held:
@@ -223,9 +224,9 @@ class PacedConnection(ResponseHandler):
     def _resume_transport_reading(self) -> None:
         if self._is_deaf:
             return
-        if self._is_parsing:
-            self._is_held = True  # whoever parses looks at it afterwards
-        elif self._unread or self._lost or self._is_held:
+        if self._is_parsing or self._unread or self._lost or self._is_held:
+            # Whoever asks for more paused the socket. From here on it is held by the turns, which let go of it at the end.
+            self._is_held = True
             # In a turn of its own: a reader that takes everything would else parse everything.
             if self._turn is None:
                 self._turn = self._loop.call_soon(self._take_turn)
