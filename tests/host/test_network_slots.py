@@ -254,7 +254,7 @@ async def test_fifty_slots_leak_no_descriptor_no_thread_and_do_not_move_the_even
     descriptors, threads = open_descriptors(), threading.active_count()
     times_s = sorted([await cycle(block, index) for index in range(2, 52)])
     # A bound against mistakes, not a figure: those are in docs/design/network.md, and this machine may be loaded.
-    assert times_s[25] < 0.5, "preparing a slot takes too long"
+    assert times_s[25] < 0.1, "preparing a slot takes too long"
     await wait_until(lambda: open_descriptors() <= descriptors)
     await wait_until(lambda: threading.active_count() <= threads)
     assert Path("/proc/thread-self/ns/net").stat().st_ino == where

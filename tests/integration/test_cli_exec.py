@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from .conftest import DEADLINE_S, Platform
 from .test_cli_streams import TYPED_DEADLINE_S, command, environment, sandbox_id, terminal, wrenn
 
-LARGE_B = 6 * 1024 * 1024
+LARGE_B = 24 * 1024 * 1024
 """More than fits into all buffers between the program and the sandbox."""
 
 

@@ -48,7 +48,7 @@ async def test_up_runs_the_main_job_twice_heals_and_goes_down_without_a_trace(pl
         code, output = await wrenn(place, "up", "--listen", listen)
         assert code == 0, output
         (warm,) = (place / "bases").glob("[!.]*/manifest.json")  # so that the first create is a restore
-        assert json.loads(warm.read_text())["memory_mb"] == 512
+        assert json.loads(warm.read_text())["facts"]["memory_mb"] == 512
         assert "Default template" in output
         assert (place / "env").stat().st_mode & 0o777 == 0o600
         settings = dict(

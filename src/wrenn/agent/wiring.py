@@ -33,7 +33,7 @@ from wrenn.agent.tokens import Tokens
 from wrenn.agent.warm_up import WarmUp
 from wrenn.base.clock import SystemClock
 from wrenn.base.errors import Conflict, InvalidRequest, InvalidState
-from wrenn.linux.cgroups import available_controllers
+from wrenn.linux.cgroups import missing_controllers
 from wrenn.network import HostReach, NetworkLimits, Slots, claim_block, ensure_flow_table, plan_flow_table
 from wrenn.storage.images import load_images
 from wrenn.vm.qemu import QemuDriver, choose_accelerator, qemu_version
@@ -64,7 +64,7 @@ async def running_agent(settings: Settings) -> AsyncGenerator[Agent]:
         InvalidState: the machine cannot limit what a VMM takes.
         NotFound: kernel or template are not built; the message says how.
     """
-    if missing := {"cpu", "memory", "pids"} - set(available_controllers()):
+    if missing := missing_controllers():
         raise InvalidState(
             f"Sandboxes cannot be limited: this machine has no cgroup controller {', '.join(missing)}."
         )

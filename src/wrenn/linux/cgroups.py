@@ -59,8 +59,13 @@ def _is_v2() -> bool:
 
 
 def available_controllers() -> list[str]:
-    """Which of memory, cpu and pids can be limited on this machine."""
+    """What can be limited on this machine."""
     return sorted(_hierarchies())
+
+
+def missing_controllers() -> list[str]:
+    """What no VMM may run without limits of, and cannot be limited on this machine."""
+    return [name for name in _CONTROLLERS if name not in _hierarchies()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
 //! `WatchDir`: events as a stream.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use wire::code::{Code, ConnectError};
 use wire::codec::Codec;
 use wire::filesystem::watch_dir_response::{Event, KeepAlive, StartEvent};
@@ -16,6 +18,9 @@ use crate::rpc::{Caller, end_frame, message_frame};
 
 /// Events on their way to one client; more wait in the watcher.
 const MAX_WAITING_FRAMES: usize = 64;
+/// Changes that follow one another are told together after so long. Each on its own would wake us and send a packet, at
+/// the expense of the program that makes them.
+const GATHER: Duration = Duration::from_millis(5);
 
 fn frame(codec: Codec, event: Event) -> Part {
     Part::More(message_frame(codec, &WatchDirResponse { event: Some(event) }).into())
@@ -36,7 +41,7 @@ pub fn watch_dir(agent: &Arc<Agent>, request: WatchDirRequest, caller: &Caller) 
     let codec = caller.codec;
     // The channel is new and has room.
     let _ = parts.try_send(frame(codec, Event::Start(StartEvent {})));
-    let deadline = caller.timeout.map(|t| tokio::time::Instant::now() + t);
+    let deadline = caller.timeout.map(|t| Instant::now() + t);
     let agent = agent.clone();
     tokio::spawn(async move {
         let error = tokio::select! {
@@ -51,7 +56,7 @@ pub fn watch_dir(agent: &Arc<Agent>, request: WatchDirRequest, caller: &Caller) 
     Ok(Body::events(receiver, caller.keepalive, keepalive.into()))
 }
 
-async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
@@ -60,8 +65,14 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
 
 /// Sends events until it cannot go on.
 async fn forward(agent: &Agent, watcher: &Watcher, parts: &mpsc::Sender<Part>, codec: Codec) -> ConnectError {
+    let mut told_at: Option<Instant> = None;
     loop {
         watcher.wait(agent).await;
+        if let Some(at) = told_at.filter(|at| at.elapsed() < GATHER) {
+            tokio::time::sleep_until(at + GATHER).await;
+            watcher.read(agent);
+        }
+        told_at = Some(Instant::now());
         let events = match watcher.take() {
             Ok(events) => events,
             Err(error) => return error,

@@ -68,12 +68,12 @@ async def _check_images(settings: Settings) -> Check:
 
 
 def _check_cgroups() -> Check:
-    found = cgroups.available_controllers()
+    missing = cgroups.missing_controllers()
     return Check(
         "cgroups",
-        ok=len(found) == 3,
-        detail=", ".join(found),
-        hint="Enable memory, cpu and pids controllers.",
+        ok=not missing,
+        detail=", ".join(cgroups.available_controllers()),
+        hint=f"Enable the controllers that are missing: {', '.join(missing)}.",
     )
 
 
