@@ -13,7 +13,7 @@ export WRENN_IMAGES_DIR ?= $(DATA_DIR)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-tools images up down test test-faults test-attacks check $(CHECKS) fmt host-test vm-test schema-test bench protos openapi lock clean
+.PHONY: help setup test-tools images up down test test-faults test-attacks test-packages check $(CHECKS) fmt host-test vm-test schema-test bench protos openapi lock clean
 
 help: ## list the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -35,13 +35,16 @@ down: ## stop the platform
 
 test: test-tools images ## run everything that this machine can, and say what it cannot
 	cargo test --manifest-path rust/Cargo.toml --locked --quiet
-	$(BIN)/pytest -m "not all_faults and not all_attacks" $(SUITES)
+	$(BIN)/pytest -m "not all_faults and not all_attacks and not packages" $(SUITES)
 
 test-faults: images ## kill every process at every named step; `make test` does a part of it
 	$(BIN)/pytest tests/vm/test_faults.py tests/vm/test_snapshot_faults.py
 
 test-attacks: images ## let hostile guests and greedy tenants loose on a platform; `make test` does a part of it
 	$(BIN)/pytest tests/attacks
+
+test-packages: images ## run what installs Debian packages in a sandbox: containers; minutes under emulation
+	$(BIN)/pytest -m packages tests/vm
 
 check: setup ## before every commit: format, lint, types, layering, fast tests, side by side
 	@$(MAKE) --no-print-directory --jobs=$(shell nproc) --output-sync=target $(CHECKS)
@@ -70,7 +73,7 @@ host-test: setup ## tests that need root: namespaces, cgroups, firewall
 	$(BIN)/pytest tests/host
 
 vm-test: test-tools images ## tests that need a hypervisor
-	$(BIN)/pytest tests/vm
+	$(BIN)/pytest -m "not packages" tests/vm
 
 schema-test: setup ## hold the served API against its description, 100 made-up requests of each operation
 	WRENN_SCHEMA_EXAMPLES=100 $(BIN)/pytest tests/integration/test_control_schema.py

@@ -39,6 +39,7 @@ class Platform:
     agent_port: int = field(default_factory=free_port)
     database_url: str = ""
     key: str = ""
+    private_networks: str = ""
     processes: dict[str, subprocess.Popen[bytes]] = field(
         default_factory=dict[str, "subprocess.Popen[bytes]"]
     )
@@ -65,6 +66,7 @@ class Platform:
             # Short, so that tests which kill processes need not wait long until another worker goes on.
             "WRENN_LEASE_S": "5",
             "WRENN_UNKNOWN_GRACE_S": "4",
+            "WRENN_GUEST_PRIVATE_NETWORKS": self.private_networks,
             "DATABASE_URL": self.database_url,
             "WRENN_FAULTS": faults,
         }
@@ -174,9 +176,11 @@ class Platform:
 
 
 @asynccontextmanager
-async def running_platform(data_dir: Path, images_dir: Path) -> AsyncGenerator[Platform]:
+async def running_platform(
+    data_dir: Path, images_dir: Path, *, private_networks: str = ""
+) -> AsyncGenerator[Platform]:
     """A platform that serves; at the end its sandboxes are removed and all of it is stopped."""
-    platform = Platform(data_dir, images_dir)
+    platform = Platform(data_dir, images_dir, private_networks=private_networks)
     await platform.prepare()
     platform.start("agent")
     platform.start("control")

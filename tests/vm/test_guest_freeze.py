@@ -110,6 +110,27 @@ async def test_programs_stand_still_from_prepare_to_finish(agent: Agent) -> None
             await asyncio.sleep(0.02)
 
 
+async def test_programs_that_root_put_into_other_cgroups_stand_still_too(agent: Agent) -> None:
+    _, sandbox = await created(agent.sandboxes)
+    await start_python(sandbox, COUNTER, "counter")
+    await wait_text(sandbox, "/run/count", "1")
+    # As container engines do; and one that its owner has stopped, which nobody else lets go on.
+    await output(
+        sandbox,
+        "cd /sys/fs/cgroup; mkdir -p engine/box empty held; pgrep -f count.new > engine/box/cgroup.procs; echo 1 > held/cgroup.freeze",
+    )
+    for _ in range(2):
+        assert await post(sandbox, "/snapshot/prepare") == (204, b"")
+        stopped = await read(sandbox, "/run/count")
+        await asyncio.sleep(0.3)
+        assert await read(sandbox, "/run/count") == stopped
+        assert await post(sandbox, "/snapshot/finish") == (204, b"")
+        async with asyncio.timeout(10):
+            while await read(sandbox, "/run/count") == stopped:
+                await asyncio.sleep(0.02)
+    assert await output(sandbox, "cd /sys/fs/cgroup; cat engine/cgroup.freeze held/cgroup.freeze") == "0\n1\n"
+
+
 async def test_a_stopped_guest_answers_but_starts_nothing(agent: Agent) -> None:
     _, sandbox = await created(agent.sandboxes)
     await sandbox.commands.start(CommandLine("sleep", ("900",)), tag="nap")

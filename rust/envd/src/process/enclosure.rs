@@ -13,6 +13,8 @@ use std::sync::{Mutex, OnceLock};
 
 use crate::agent::lock;
 
+/// The topmost cgroup.
+pub const ROOT: &str = "/sys/fs/cgroup";
 /// The parent of all.
 pub const PARENT: &str = "/sys/fs/cgroup/wrenn";
 /// The cgroup of those that have none of their own.
