@@ -106,6 +106,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Serving:
     return serving
 
 
+# A create with a lifetime of its own, such as 0, is one request.
+
+
 def keys(script: Script) -> set[bytes]:
     return {
         line
@@ -120,7 +123,7 @@ async def test_a_create_is_repeated_with_the_same_idempotency_key(
     client: Client, scripted: Serving, failure: bytes
 ) -> None:
     async with scripted(Script(failure, failure, answer(201, SANDBOX))) as script:
-        box = await client.create()
+        box = await client.create(lifetime_sec=0)
         await box.close()
         assert (box.id, len(script.requests), len(keys(script))) == ("cl-x", 3, 1)
 
@@ -128,7 +131,7 @@ async def test_a_create_is_repeated_with_the_same_idempotency_key(
 async def test_repetitions_are_bounded_and_the_last_error_is_told(client: Client, scripted: Serving) -> None:
     async with scripted(Script(*[answer(503, FULL)] * 20)) as script:
         with pytest.raises(CapacityError, match="All memory is taken") as refused:
-            await client.create()
+            await client.create(lifetime_sec=0)
         assert len(script.requests) == 6
         assert (refused.value.code, refused.value.status, refused.value.request_id) == (
             "no_hosts_available",
@@ -137,9 +140,20 @@ async def test_repetitions_are_bounded_and_the_last_error_is_told(client: Client
         )
 
 
+async def test_a_create_whose_last_step_fails_removes_the_sandbox(client: Client, scripted: Serving) -> None:
+    async with scripted(Script(answer(201, SANDBOX), answer(409, WRONG_STATE), answer(204, b""))) as script:
+        with pytest.raises(InvalidStateError):
+            await client.create(on_expiry="kill")
+        made, ended, removed = script.requests
+    assert b'"lifetime_sec":600' in made
+    assert ended.startswith(b"PATCH /v1/sandboxes/cl-x/timeout ")
+    assert b'"lifetime_sec":0,"on_expiry":"kill"' in ended
+    assert removed.startswith(b"DELETE /v1/sandboxes/cl-x ")
+
+
 async def test_a_command_is_never_sent_twice(client: Client, scripted: Serving) -> None:
     async with scripted(Script(answer(201, SANDBOX), RESET)) as script:
-        box = await client.create()
+        box = await client.create(lifetime_sec=0)
         with pytest.raises(ConnectionFailedError) as broken:
             await box.run("true")
         assert broken.value.request_sent
@@ -150,7 +164,7 @@ async def test_a_command_is_never_sent_twice(client: Client, scripted: Serving) 
 @pytest.mark.parametrize("size", [10, 9 * 1024 * 1024], ids=["small", "streamed"])
 async def test_a_write_is_never_sent_twice(client: Client, scripted: Serving, size: int) -> None:
     async with scripted(Script(answer(201, SANDBOX), RESET)) as script:
-        box = await client.create()
+        box = await client.create(lifetime_sec=0)
         with pytest.raises(ConnectionFailedError):
             await box.write("/tmp/x", b"x" * size)
         assert len(script.requests) == 2
@@ -176,7 +190,7 @@ async def test_the_deadline_holds_over_all_attempts(client: Client, scripted: Se
     async with scripted(Silent()):
         started = asyncio.get_running_loop().time()
         with pytest.raises(DeadlineExceededError):
-            await client.create(request_timeout_s=0.3)
+            await client.create(lifetime_sec=0, request_timeout_s=0.3)
         assert asyncio.get_running_loop().time() - started < 3
 
 
@@ -185,7 +199,7 @@ async def test_a_download_that_breaks_off_is_an_error_and_no_short_success(
 ) -> None:
     torn = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n"
     async with scripted(Script(answer(201, SANDBOX), torn)):
-        box = await client.create()
+        box = await client.create(lifetime_sec=0)
         with pytest.raises(ConnectionFailedError):
             await box.read("/tmp/x")
         await box.close()
@@ -197,7 +211,7 @@ async def test_an_answer_of_somebody_else_is_told_as_such(
 ) -> None:
     async with scripted(Script(answer(201, body))):
         with pytest.raises(UnexpectedAnswerError):
-            await client.create()
+            await client.create(lifetime_sec=0)
 
 
 async def test_an_error_without_our_shape_follows_its_status(client: Client, scripted: Serving) -> None:
@@ -220,7 +234,7 @@ async def test_a_state_that_a_lost_attempt_brought_about_is_a_success(
     # The lost attempt still works when the second one is refused, so the first look finds the former status.
     answers = [failure, answer(409, WRONG_STATE), answer(200, before), answer(200, after)]
     async with scripted(Script(answer(201, SANDBOX), *answers)) as script:
-        box = await client.create()
+        box = await client.create(lifetime_sec=0)
         await getattr(box, verb)()
         assert calls(script)[1:] == [f"POST /v1/sandboxes/cl-x/{verb}"] * 2 + ["GET /v1/sandboxes/cl-x"] * 2
         await box.close()
@@ -231,7 +245,7 @@ async def test_a_first_attempt_that_is_refused_is_an_error_without_a_look(
     client: Client, scripted: Serving, verb: str
 ) -> None:
     async with scripted(Script(answer(201, SANDBOX), answer(409, WRONG_STATE))) as script:
-        box = await client.create()
+        box = await client.create(lifetime_sec=0)
         with pytest.raises(InvalidStateError) as refused:
             await getattr(box, verb)()
         assert not refused.value.earlier_attempt_sent
@@ -244,7 +258,7 @@ async def test_a_lost_attempt_does_not_excuse_a_sandbox_that_has_ended(
 ) -> None:
     ended = answer(200, SANDBOX.replace(b'"running"', b'"stopped"'))
     async with scripted(Script(answer(201, SANDBOX), RESET, answer(409, WRONG_STATE), ended)):
-        box = await client.create()
+        box = await client.create(lifetime_sec=0)
         with pytest.raises(InvalidStateError):
             await box.pause()
         await box.close()
@@ -272,7 +286,7 @@ async def test_a_template_that_a_lost_attempt_deleted_is_deleted(client: Client,
 
 async def test_forks_and_new_templates_are_never_made_twice(client: Client, scripted: Serving) -> None:
     async with scripted(Script(answer(201, SANDBOX), RESET, RESET, RESET)) as script:
-        box = await client.create()
+        box = await client.create(lifetime_sec=0)
         for call in (box.fork(2), box.snapshot(), box.snapshot("n")):
             with pytest.raises(ConnectionFailedError):
                 await call
@@ -282,7 +296,7 @@ async def test_forks_and_new_templates_are_never_made_twice(client: Client, scri
 
 async def test_a_template_that_replaces_another_is_made_again(client: Client, scripted: Serving) -> None:
     async with scripted(Script(answer(201, SANDBOX), RESET, answer(201, TEMPLATE))) as script:
-        box = await client.create()
+        box = await client.create(lifetime_sec=0)
         assert (await box.snapshot("n", overwrite=True)).name == "n"
         assert calls(script)[1:] == ["POST /v1/snapshots?overwrite=true"] * 2
         await box.close()
@@ -307,7 +321,7 @@ async def test_a_broken_download_goes_on_where_it_was(client: Client, scripted: 
         part(150, content, 50),
     )
     async with scripted(Script(*answers)) as script:
-        box = await client.create()
+        box = await client.create(lifetime_sec=0)
         told: list[int] = []
         assert b"".join(await box.read_stream("/f", on_resume=told.append)) == content
         await box.close()
@@ -319,7 +333,7 @@ async def test_a_broken_download_goes_on_where_it_was(client: Client, scripted: 
 async def test_a_broken_download_of_a_changed_file_is_an_error(client: Client, scripted: Serving) -> None:
     content = bytes(range(200))
     async with scripted(Script(answer(201, SANDBOX), part(0, content, 50), part(0, content, 200, b'"2"'))):
-        box = await client.create()
+        box = await client.create(lifetime_sec=0)
         with pytest.raises(ConflictError, match="changed"):
             await box.read("/f", format="bytes")
         await box.close()
@@ -328,7 +342,7 @@ async def test_a_broken_download_of_a_changed_file_is_an_error(client: Client, s
 async def test_a_download_that_brings_nothing_more_is_given_up(client: Client, scripted: Serving) -> None:
     content = bytes(range(200))
     async with scripted(Script(answer(201, SANDBOX), part(0, content, 50), *[RESET] * 20)) as script:
-        box = await client.create()
+        box = await client.create(lifetime_sec=0)
         with pytest.raises(ConnectionFailedError):
             await box.read("/f", format="bytes")
         await box.close()
@@ -346,7 +360,7 @@ async def test_a_directory_that_breaks_off_leaves_nothing(
     info.size = 100_000
     broken = b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + info.tobuf() + bytes(50_000)
     async with scripted(Script(answer(201, SANDBOX), answer(200, entry), broken)):
-        box = await client.create()
+        box = await client.create(lifetime_sec=0)
         with pytest.raises(ConnectionFailedError):
             await box.download("/d", tmp_path / "d")
         await box.close()

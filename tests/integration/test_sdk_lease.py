@@ -40,6 +40,7 @@ async def main():
         sys.stdin.read()
 asyncio.run(main())
 """
+WITHOUT_BLOCK = "from wrenn import Sandbox; Sandbox.create()"
 PAUSES = """
 import sys
 from wrenn import Sandbox
@@ -128,6 +129,43 @@ async def test_a_killed_run_leaves_no_sandbox_behind(platform: Platform, tmp_pat
     assert (found["on_expiry"], found["lift_on_pause"]) == ("kill", True)
     await pass_lifetime(platform, box)
     await platform.wait_status(f"/v1/sandboxes/{box}", "stopped")
+
+
+@pytest.mark.parametrize("program", [SYNC, ASYNC, WITHOUT_BLOCK], ids=["sync", "async", "no block"])
+async def test_a_program_killed_while_it_creates_leaves_no_sandbox_behind(
+    platform: Platform, program: str
+) -> None:
+    answered = platform.host.switches.hold["ensure_sandbox"] = asyncio.Event()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, env=environment(platform), stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL
+    )
+    try:
+        await platform.host.wait_call("ensure_sandbox")
+    finally:
+        process.kill()
+        await process.communicate()
+        answered.set()
+    await until(lambda: bool(platform.host.sandbox_ids))
+    (box,) = platform.host.sandbox_ids
+    found = await platform.wait_status(f"/v1/sandboxes/{box}", "running")
+    assert found["on_expiry"] == "kill"
+    assert left_s(found) <= LIFETIME_S
+    await pass_lifetime(platform, box)
+    await platform.wait_status(f"/v1/sandboxes/{box}", "stopped")
+
+
+async def test_a_sandbox_that_was_created_without_a_block_has_no_end(platform: Platform) -> None:
+    sandbox = await AsyncSandbox.create()
+    found = await sandbox.info()
+    assert (found.expires_at, found.on_expiry, found.lift_on_pause) == (None, "pause", False)
+    log = (await platform.api.get("/v1/audit-logs")).json()
+    assert "set_timeout" not in str(log)
+    await sandbox.close()
+    # What was asked for is not changed by the lifetime of the beginning.
+    asked = await AsyncSandbox.create(on_expiry="kill", timeout_sec=50)
+    found = await asked.info()
+    assert (found.expires_at, found.on_expiry, found.timeout_sec) == (None, "kill", 50)
+    await asked.close()
 
 
 async def test_a_sandbox_that_was_paused_on_purpose_outlives_its_killed_program(platform: Platform) -> None:

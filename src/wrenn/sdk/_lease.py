@@ -28,6 +28,11 @@ def lease_limits() -> dict[str, object]:
     return {"lifetime_sec": LIFETIME_S, "on_expiry": "kill", "lift_on_pause": True}
 
 
+def no_lease(on_expiry: str) -> dict[str, object]:
+    """The fields of a request that end such a lifetime, and of no other one; the sandbox then has none."""
+    return {"lifetime_sec": 0, "on_expiry": on_expiry, "lift_on_pause": True, "extend_only": True}
+
+
 class Lease:
     """Extends the lifetime of one sandbox from `start()` until `stop()`. Never raises: the next attempt may succeed.
 

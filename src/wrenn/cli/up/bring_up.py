@@ -20,6 +20,7 @@ from wrenn.cli.up.envd import find_envd
 from wrenn.cli.up.host import agent_answers, wait_warm
 from wrenn.cli.up.layout import Layout, write_private
 from wrenn.cli.up.options import Address
+from wrenn.cli.up.ports import check_ports
 from wrenn.cli.up.progress import Progress
 from wrenn.cli.up.services import AGENT, CONTROL, SUPERVISOR, agent_address, supervisor
 from wrenn.cli.up.take_down import stop_programs
@@ -57,7 +58,7 @@ async def bring_up(layout: Layout, listen: Address, progress: Progress) -> Platf
     Raises:
         Forbidden: not root.
         NotFound: a program is missing; the message has the command that installs it.
-        Conflict: it runs already on another address.
+        Conflict: it runs already on another address, or a port is in use; then nothing was started.
         InternalError: a program did not come up; the message has the end of its log.
     """
     _check_machine()
@@ -70,6 +71,8 @@ async def bring_up(layout: Layout, listen: Address, progress: Progress) -> Platf
             if known is not None and await _answers(layout, listen):
                 await _warm_up(layout, listen, progress)
                 return Platform(listen.url, was_running=True)
+        else:
+            check_ports(layout, listen)
         await _prepare(layout, progress)
         async with Undo() as undo:
             with progress.step("Control plane and agent"):

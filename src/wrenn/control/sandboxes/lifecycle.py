@@ -175,7 +175,7 @@ class Lifecycle:
                 raise InvalidState(f"Sandbox {sandbox.sandbox_id} is {now.now_is}.")
             if body.is_renewal and not now.lift_on_pause:
                 return now
-            lifts = body.lift_on_pause
+            lifts = body.lift_on_pause and body.lifetime_sec != 0
             if lifts is None:
                 lifts = now.lift_on_pause and body.lifetime_sec is None
             return await wish_store.write_limits(

@@ -180,13 +180,13 @@ class SetTimeout(RequestBody):
         None,
         description="`POST …/pause` removes the end of its lifetime. Absent: false with a new lifetime. With `extend_only` "
         "nothing changes unless the lifetime was set with `lift_on_pause`, and one that a pause removed "
-        "begins anew when the sandbox runs again",
+        "begins anew when the sandbox runs again; with a lifetime of 0 it then has none",
     )
 
     @property
     def is_renewal(self) -> bool:
-        """A client that lives extends the lifetime that would remove its sandbox without it."""
-        return self.extend_only and self.lift_on_pause is True and bool(self.lifetime_sec)
+        """A client that lives extends the lifetime that would remove its sandbox without it, or with 0 ends it."""
+        return self.extend_only and self.lift_on_pause is True and self.lifetime_sec is not None
 
 
 class Fork(RequestBody):

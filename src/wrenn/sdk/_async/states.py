@@ -1,16 +1,18 @@
-"""Pause and resume, also when an answer was lost or somebody else does the same at that moment."""
+"""Create's last step, pause and resume, also when an answer was lost or somebody else does the same at that moment."""
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Final
 
 from wrenn.sdk._aio import sleep
 from wrenn.sdk._async.api import AsyncApi, path_of
+from wrenn.sdk._lease import no_lease
 from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk._retry import jittered
-from wrenn.sdk.errors import InvalidStateError
-from wrenn.sdk.types import SandboxInfo
+from wrenn.sdk.errors import InvalidStateError, WrennError
+from wrenn.sdk.types import OnExpiry, SandboxInfo
 
 UNDER_WAY_S: Final = 10.0
 """Longest for a pause or resume that is under way to end: the grace of two seconds, and some GB of memory to copy.
@@ -18,6 +20,8 @@ UNDER_WAY_S: Final = 10.0
 Until then the platform shows the former status and refuses a second request.
 """
 LOOK_AGAIN_S: Final = 0.2
+REMOVE_TIMEOUT_S: Final = 10.0
+"""Longest for the removal of a sandbox whose create failed; after that its lifetime of ten minutes ends it."""
 
 
 async def info(api: AsyncApi, sandbox_id: str) -> SandboxInfo:
@@ -81,3 +85,14 @@ async def _becomes(status: str, api: AsyncApi, sandbox_id: str) -> bool:
         if now not in ("running", "paused") or time.monotonic() >= deadline:
             return False
         await sleep(jittered(LOOK_AGAIN_S))
+
+
+async def end_lease(api: AsyncApi, sandbox_id: str, *, on_expiry: OnExpiry) -> None:
+    """End the lifetime that it was created with. If that fails, or is cancelled, the sandbox is removed."""
+    try:
+        await api.call("PATCH", path_of(sandbox_id, "timeout"), json=no_lease(on_expiry), repeatable=True)
+    except BaseException:
+        # Nobody will know it, and it may have no end any more.
+        with suppress(WrennError):
+            await api.call("DELETE", path_of(sandbox_id), repeatable=True, timeout_s=REMOVE_TIMEOUT_S)
+        raise

@@ -77,6 +77,9 @@ class Sandbox:
         to the paused sandbox resumes it. `envs` is the environment of all its commands. Anybody may visit its
         `public_ports`. `network` says what it may reach; it is in force before its first program runs. `list()` finds it by `name`, which need not be unique, and by `metadata`. A `template` of type `snapshot` fixes `vcpus` and `memory_mb`. Repeated safely when the platform is briefly away: one call makes one sandbox.
 
+        Without `lifetime_sec` it has a lifetime of ten minutes until this client has the platform's answer, and none from
+        then on. So a client that is killed meanwhile, or whose call fails, leaves no sandbox behind.
+
         Raises:
             NotFoundError: no such template.
             CapacityError: no host has room; the message says what is full.
@@ -95,6 +98,9 @@ class Sandbox:
             "name": name or None,
             "metadata": dict(metadata) if metadata else None,
         }
+        is_leased = lifetime_sec is None and lift_on_pause is None
+        if is_leased:
+            options |= lease_limits()
         api = Api(client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s))
         try:
             body = api.call(
@@ -108,7 +114,10 @@ class Sandbox:
                 repeatable=True,
             )
             made = Fields("sandbox", json_of(body))
-            return cls(api, made.text("id"), domain=made.optional_text("domain"))
+            sandbox_id = made.text("id")
+            if is_leased:
+                states.end_lease(api, sandbox_id, on_expiry=on_expiry or "pause")
+            return cls(api, sandbox_id, domain=made.optional_text("domain"))
         except BaseException:
             api.close()
             raise
