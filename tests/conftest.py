@@ -1,10 +1,50 @@
-"""For all suites: what this machine cannot run is skipped, and the summary says why."""
+"""For all suites: what this machine cannot run is skipped, and the summary says why; and every run comes to its end.
+
+pytest-timeout interrupts a test once. What then hangs in the teardown of its fixtures, or in a thread that the end of the
+program waits for, would hold up the run for ever; so these have a limit too, after which the program tells where it hangs
+and ends.
+"""
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import sys
+from collections.abc import Generator
 
 import pytest
+
+# pytest has no public name for the standard error behind its capturing.
+from _pytest.faulthandler import fault_handler_stderr_fd_key
+
+_END_LIMIT = "end_limit"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the setting; a test of it needs a short one."""
+    parser.addini(
+        _END_LIMIT, "Seconds until a teardown, and the end of the program, are cut off.", default="240"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """Limit a teardown."""
+    limit_s = float(item.config.getini(_END_LIMIT))
+    faulthandler.dump_traceback_later(limit_s, exit=True, file=item.config.stash[fault_handler_stderr_fd_key])
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Limit what the interpreter still waits for."""
+    if sys.__stderr__ is not None:
+        faulthandler.dump_traceback_later(
+            float(config.getini(_END_LIMIT)), exit=True, file=sys.__stderr__.fileno()
+        )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from wrenn import AsyncSandbox, InvalidRequestError
 
 from .conftest import Platform
-from .test_cli_streams import sandbox_id, wrenn
+from .typed_commands import sandbox_id, wrenn
 
 
 async def test_a_sandbox_its_files_and_its_processes_are_looked_at(platform: Platform):

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from .conftest import DEADLINE_S, Platform
-from .test_cli_streams import TYPED_DEADLINE_S, command, environment, sandbox_id, terminal, wrenn
+from .typed_commands import TYPED_DEADLINE_S, command, environment, person, sandbox_id, terminal, wrenn
 
 LARGE_B = 24 * 1024 * 1024
 """More than fits into all buffers between the program and the sandbox."""
@@ -176,7 +176,7 @@ async def test_a_terminal_is_given_on_request(platform: Platform):
             shell.type("line\n\x04")
             assert shell.ended() == 0
 
-    await asyncio.to_thread(use)
+    await person(use)
     async with asyncio.timeout(DEADLINE_S):
         while (await platform.api.get(f"{path}/processes")).json()["processes"]:
             await asyncio.sleep(0.05)

@@ -3,130 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
-import pty
-import select
 import signal
-import struct
-import subprocess
-import sys
-import termios
-import time
-from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from .conftest import DEADLINE_S, Platform
-
-TYPED_DEADLINE_S = 4 * DEADLINE_S
-AGAIN_S = 2.0
-"""What was typed is typed again after this time."""
-
-
-def environment(platform: Platform) -> dict[str, str]:
-    return {
-        **os.environ,
-        "WRENN_API_KEY": platform.key.reveal(),
-        "WRENN_BASE_URL": platform.url,
-        "TERM": "xterm",
-    }
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "wrenn.cli.main", *arguments]
-
-
-async def wrenn(platform: Platform, *arguments: str, stdin: bytes | None = None) -> tuple[int, str, str]:
-    """The command's exit code, output and errors."""
-    process = await asyncio.create_subprocess_exec(
-        *command(*arguments),
-        env=environment(platform),
-        stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    async with asyncio.timeout(TYPED_DEADLINE_S):
-        out, err = await process.communicate(stdin)
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
-
-
-@dataclass
-class Terminal:
-    """A pseudo-terminal with the command in it; `master` is where a person would sit."""
-
-    master: int
-    slave: int
-    process: subprocess.Popen[bytes]
-    shown: str = ""
-    modes: list[object] = field(default_factory=list[object])
-
-    def type(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def see(self, text: str) -> None:
-        """Wait until this is shown, after what was seen before."""
-        limit = time.monotonic() + TYPED_DEADLINE_S
-        while text not in self.shown:
-            ready, _, _ = select.select([self.master], [], [], 0.2)
-            if ready:
-                self.shown += os.read(self.master, 65536).decode(errors="replace")
-            assert time.monotonic() < limit, self.shown
-        self.shown = self.shown.partition(text)[2]
-
-    def interrupt_until(self, text: str, *, typing: str) -> None:
-        """Press Ctrl-C and type, until this is shown.
-
-        What is typed before the shell has the terminal back from the command may be lost, as in any terminal.
-        """
-        limit = time.monotonic() + TYPED_DEADLINE_S
-        while text not in self.shown:
-            self.type("\x03" + typing)
-            look_until = time.monotonic() + AGAIN_S
-            while text not in self.shown and time.monotonic() < look_until:
-                ready, _, _ = select.select([self.master], [], [], 0.2)
-                if ready:
-                    self.shown += os.read(self.master, 65536).decode(errors="replace")
-            assert time.monotonic() < limit, self.shown
-        self.shown = self.shown.partition(text)[2]
-
-    def resize(self, cols: int, rows: int) -> None:
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
-        self.process.send_signal(signal.SIGWINCH)
-
-    def ended(self) -> int:
-        """Its exit code; the terminal must be as it was."""
-        code = self.process.wait(TYPED_DEADLINE_S)
-        assert termios.tcgetattr(self.slave) == self.modes
-        return code
-
-
-@contextmanager
-def terminal(platform: Platform, *arguments: str) -> Generator[Terminal]:
-    master, slave = pty.openpty()
-    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 90, 0, 0))
-    modes: list[object] = termios.tcgetattr(slave)
-    process = subprocess.Popen(
-        command(*arguments),
-        env=environment(platform),
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        start_new_session=True,
-    )
-    try:
-        yield Terminal(master, slave, process, modes=modes)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(master)
-        os.close(slave)
-
-
-def sandbox_id(path: str) -> str:
-    return path.rpartition("/")[2]
+from .typed_commands import TYPED_DEADLINE_S, person, sandbox_id, terminal, wrenn
 
 
 async def test_a_shell_is_a_terminal(platform: Platform):
@@ -147,7 +28,7 @@ async def test_a_shell_is_a_terminal(platform: Platform):
             shell.type("exit 7\n")
             assert shell.ended() == 7
 
-    await asyncio.to_thread(use)
+    await person(use)
 
 
 async def test_whoever_leaves_a_shell_gets_the_terminal_back(platform: Platform):
@@ -174,12 +55,12 @@ async def test_whoever_leaves_a_shell_gets_the_terminal_back(platform: Platform)
             shell.type("exit 3\n")
             assert shell.ended() == 3
 
-    await asyncio.to_thread(leave)
+    await person(leave)
     async with asyncio.timeout(DEADLINE_S):
         while (await platform.api.get(f"{path}/processes")).json()["processes"]:
             await asyncio.sleep(0.05)
-    await asyncio.to_thread(be_ended)
-    await asyncio.to_thread(come_back)
+    await person(be_ended)
+    await person(come_back)
 
 
 async def test_a_shell_that_a_pause_ends_says_so_on_a_mended_terminal(platform: Platform):
@@ -195,8 +76,10 @@ async def test_a_shell_that_a_pause_ends_says_so_on_a_mended_terminal(platform: 
             shell.see("paused")
             assert shell.ended() == 1
 
-    using = asyncio.create_task(asyncio.to_thread(use))
-    await paused.wait()
+    using = asyncio.create_task(person(use))
+    ended = asyncio.create_task(paused.wait())
+    await asyncio.wait({using, ended}, return_when=asyncio.FIRST_COMPLETED)
+    ended.cancel()
     assert (await platform.api.post(f"{path}/pause")).status_code == 200
     await using
 

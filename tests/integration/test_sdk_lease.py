@@ -22,7 +22,7 @@ from wrenn.sdk._lease import LIFETIME_S, Lease
 from wrenn.sdk.settings import ClientSettings
 
 from .conftest import DEADLINE_S, Platform
-from .test_cli_streams import command, environment
+from .typed_commands import command, environment
 
 SYNC = """
 import sys

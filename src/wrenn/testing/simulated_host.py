@@ -74,6 +74,9 @@ _ACTIVITIES: Final = frozenset(
     }
 )  # fmt: skip
 
+_END_TIMEOUT_S: Final = 5.0
+"""Longest for the output of a killed process to end."""
+
 
 class SimulatedHost(HostAgent):
     """See the module head. `calls` counts the calls by name, `broken_off` those whose caller went away."""
@@ -268,7 +271,9 @@ class SimulatedHost(HostAgent):
             signal_all(box, signal.SIGKILL)
             for process in box.processes.values():
                 if process.pump is not None:
-                    await process.pump
+                    # What it started may hold its output open for as long as it likes.
+                    await asyncio.wait({process.pump}, timeout=_END_TIMEOUT_S)
+                    process.pump.cancel()
             shutil.rmtree(box.root)
         return pb.RemoveSandboxResponse()
 
