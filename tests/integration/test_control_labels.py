@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -10,10 +11,11 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from wrenn import AsyncSandbox
+from wrenn import AsyncSandbox, InvalidRequestError, Sandbox
 
 from .conftest import Platform, refused
 from .people import People
+from .typed_commands import wrenn
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -177,3 +179,32 @@ async def test_the_command_line_gives_names_labels_and_policies(shared: Platform
         assert made in await wrenn(*words)
     assert made not in await wrenn("ls", "--label", "team=red")
     assert "no internet" not in await wrenn("info", made)
+
+
+async def test_the_sdk_and_the_command_line_list_page_by_page(shared: Platform):
+    for number in range(5):
+        await shared.create(name=f"paged-{number}")
+    key, url = shared.key.reveal(), shared.url
+    whole = await AsyncSandbox.list(name="paged-*", api_key=key, base_url=url)
+    assert [info.name for info in whole] == [f"paged-{number}" for number in (4, 3, 2, 1, 0)]
+
+    def ids(*, limit: int | None = None, page_size: int = 100) -> list[str]:
+        found = Sandbox.iter(name="paged-*", limit=limit, page_size=page_size, api_key=key, base_url=url)
+        return [info.id for info in found]
+
+    assert await asyncio.to_thread(ids, page_size=2) == [info.id for info in whole]
+    assert await asyncio.to_thread(ids, page_size=2, limit=3) == [info.id for info in whole[:3]]
+    assert await asyncio.to_thread(ids, limit=5) == [info.id for info in whole]
+    paged = AsyncSandbox.iter(state=["running"], name="paged-*", page_size=1, api_key=key, base_url=url)
+    assert [info.id async for info in paged] == [info.id for info in whole]
+    newest = await AsyncSandbox.list(name="paged-*", limit=2, api_key=key, base_url=url)
+    assert newest == whole[:2]
+    # An iterator that is left in the middle keeps no connection.
+    left = AsyncSandbox.iter(name="paged-*", page_size=1, api_key=key, base_url=url)
+    assert (await anext(left)).id == whole[0].id
+    await left.aclose()
+    for limit, page_size in ((0, 100), (None, 0), (None, 1001)):
+        with pytest.raises(InvalidRequestError):
+            await asyncio.to_thread(ids, limit=limit, page_size=page_size)
+    code, out, _ = await wrenn(shared, "list", "--name", "paged-*", "--limit", "2", "--json")
+    assert (code, [one["name"] for one in json.loads(out)]) == (0, ["paged-4", "paged-3"])

@@ -86,13 +86,17 @@ def list_(
     name: NameFilter = None,
     label: LabelOption = None,
     state: StateFilter = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many, the newest.", show_default=False)
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """List the sandboxes that have not ended, running and paused."""
     from wrenn.sdk import Sandbox
 
     use_credentials()
-    found = Sandbox.list(name=name, metadata=variables(label, option="--label"), state=state or None)
+    labels = variables(label, option="--label")
+    found = Sandbox.list(name=name, metadata=labels, state=state or None, limit=limit)
     if json:
         print_json(found)
         return

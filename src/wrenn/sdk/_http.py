@@ -16,6 +16,7 @@ from typing import Final
 
 import httpx2
 
+from wrenn.protocol.api import CURSOR_HEADER
 from wrenn.sdk._messages import Answer, Request
 from wrenn.sdk.errors import ConnectionFailedError, DeadlineExceededError, InvalidRequestError
 from wrenn.sdk.settings import ClientSettings
@@ -129,7 +130,7 @@ class AsyncTransport:
                     body = b"".join([chunk async for chunk in stream.chunks()])
                 finally:
                     await stream.close()
-        return Answer(stream.status, stream.request_id, body, stream.set_cookie)
+        return Answer(stream.status, stream.request_id, body, stream.set_cookie, stream.header(CURSOR_HEADER))
 
     async def close(self) -> None:
         """Close idle connections; the next request opens new ones."""
@@ -214,7 +215,9 @@ class Transport:
                         raise TimeoutError
             finally:
                 stream.close()
-        return Answer(stream.status, stream.request_id, b"".join(body), stream.set_cookie)
+        return Answer(
+            stream.status, stream.request_id, b"".join(body), stream.set_cookie, stream.header(CURSOR_HEADER)
+        )
 
     def close(self) -> None:
         """Close idle connections; the next request opens new ones."""

@@ -26,3 +26,4 @@ class Answer:
     request_id: str | None
     body: bytes
     set_cookie: str | None = None
+    next_cursor: str = ""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from wrenn.sdk._aio import sleep
 from wrenn.sdk._messages import Answer, Request
@@ -52,16 +52,25 @@ class AsyncApi:
                 last one may have been carried out.
         """
         request = Request(method, path, params=params, headers=headers, json=json, content=content)
+        return (await self._answered(request, repeatable=repeatable, timeout_s=timeout_s)).body
 
+    async def page(self, path: str, query: Sequence[tuple[str, str]]) -> tuple[bytes, str]:
+        """Read a list: the answer's body, and the cursor of the next page, empty when there is none."""
+        request = Request("GET", f"{path}?{urlencode(query)}" if query else path)
+        answer = await self._answered(request, repeatable=True)
+        return answer.body, answer.next_cursor
+
+    async def _answered(
+        self, request: Request, *, repeatable: bool, timeout_s: float | None = None
+    ) -> Answer:
         async def attempt(left_s: float) -> Answer:
             answer = await self._transport.exchange(request, timeout_s=left_s)
             check(answer.status, answer.body, answer.request_id)
             return answer
 
-        answer = await _repeated(
+        return await _repeated(
             attempt, repeatable=repeatable, timeout_s=timeout_s or self.settings.request_timeout_s
         )
-        return answer.body
 
     async def upload(
         self,

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import builtins
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import asdict
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlencode
 
 from wrenn.sdk._aio import in_thread
-from wrenn.sdk._async import states, templates
+from wrenn.sdk._async import listing, states, templates
 from wrenn.sdk._async.api import AsyncApi, path_of
 from wrenn.sdk._async.commands import AsyncCommands
 from wrenn.sdk._async.files import AsyncFiles
 from wrenn.sdk._async.git import AsyncGit
 from wrenn.sdk._async.pty import AsyncPty
 from wrenn.sdk._lease import Lease, lease_limits
-from wrenn.sdk._parse import Fields, json_of, objects
+from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk._paths import with_path
 from wrenn.sdk.errors import InvalidRequestError, NotFoundError
 from wrenn.sdk.settings import DEFAULT_REQUEST_TIMEOUT_S, client_settings
@@ -159,26 +158,50 @@ class AsyncSandbox:
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
         state: Iterable[str] | None = None,
+        limit: int | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
     ) -> builtins.list[SandboxInfo]:
-        """The team's sandboxes that have not ended, newest first.
+        """The team's sandboxes that have not ended, newest first; at most `limit`.
 
         Only those of this `name` (`*` in it stands for any text), with these entries of `metadata`, in one of these states.
         """
-        query = [("name", name)] if name is not None else []
-        query += [("metadata", f"{key}={value}") for key, value in (metadata or {}).items()]
-        query += [("state", ",".join(state))] if state is not None else []
-        path = f"{path_of()}?{urlencode(query)}" if query else path_of()
+        query = listing.query_of(name, metadata, state)
         api = AsyncApi(
             client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
         )
+        if limit is not None:
+            found = listing.paged(api, query, limit=limit, page_size=listing.PAGE_LIMIT)
+            return [info async for info in found]
         try:
-            body = await api.call("GET", path, repeatable=True)
+            return await listing.whole(api, query)
         finally:
             await api.close()
-        return [SandboxInfo.parse(fields) for fields in objects("sandbox", json_of(body))]
+
+    @classmethod
+    def iter(
+        cls,
+        *,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        state: Iterable[str] | None = None,
+        limit: int | None = None,
+        page_size: int = listing.PAGE,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
+    ) -> AsyncGenerator[SandboxInfo]:
+        """What `list` gives, one after the other: for teams with very many.
+
+        Pages of `page_size` (at most 1000) are fetched as the iterator goes on. What is created meanwhile does not appear.
+
+        Raises:
+            InvalidRequestError: `limit` or `page_size` is out of bounds.
+        """
+        settings = client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
+        query = listing.query_of(name, metadata, state)
+        return listing.paged(AsyncApi(settings), query, limit=limit, page_size=page_size)
 
     @classmethod
     async def templates(

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from wrenn.sdk._io import sleep
 from wrenn.sdk._messages import Answer, Request
@@ -53,16 +53,23 @@ class Api:
                 last one may have been carried out.
         """
         request = Request(method, path, params=params, headers=headers, json=json, content=content)
+        return (self._answered(request, repeatable=repeatable, timeout_s=timeout_s)).body
 
+    def page(self, path: str, query: Sequence[tuple[str, str]]) -> tuple[bytes, str]:
+        """Read a list: the answer's body, and the cursor of the next page, empty when there is none."""
+        request = Request("GET", f"{path}?{urlencode(query)}" if query else path)
+        answer = self._answered(request, repeatable=True)
+        return answer.body, answer.next_cursor
+
+    def _answered(self, request: Request, *, repeatable: bool, timeout_s: float | None = None) -> Answer:
         def attempt(left_s: float) -> Answer:
             answer = self._transport.exchange(request, timeout_s=left_s)
             check(answer.status, answer.body, answer.request_id)
             return answer
 
-        answer = _repeated(
+        return _repeated(
             attempt, repeatable=repeatable, timeout_s=timeout_s or self.settings.request_timeout_s
         )
-        return answer.body
 
     def upload(
         self,

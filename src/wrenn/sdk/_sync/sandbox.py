@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import builtins
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import asdict
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlencode
 
 from wrenn.sdk._io import in_thread
 from wrenn.sdk._lease import Lease, lease_limits
-from wrenn.sdk._parse import Fields, json_of, objects
+from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk._paths import with_path
-from wrenn.sdk._sync import states, templates
+from wrenn.sdk._sync import listing, states, templates
 from wrenn.sdk._sync.api import Api, path_of
 from wrenn.sdk._sync.commands import Commands
 from wrenn.sdk._sync.files import Files
@@ -156,24 +155,48 @@ class Sandbox:
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
         state: Iterable[str] | None = None,
+        limit: int | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
     ) -> builtins.list[SandboxInfo]:
-        """The team's sandboxes that have not ended, newest first.
+        """The team's sandboxes that have not ended, newest first; at most `limit`.
 
         Only those of this `name` (`*` in it stands for any text), with these entries of `metadata`, in one of these states.
         """
-        query = [("name", name)] if name is not None else []
-        query += [("metadata", f"{key}={value}") for key, value in (metadata or {}).items()]
-        query += [("state", ",".join(state))] if state is not None else []
-        path = f"{path_of()}?{urlencode(query)}" if query else path_of()
+        query = listing.query_of(name, metadata, state)
         api = Api(client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s))
+        if limit is not None:
+            found = listing.paged(api, query, limit=limit, page_size=listing.PAGE_LIMIT)
+            return list(found)
         try:
-            body = api.call("GET", path, repeatable=True)
+            return listing.whole(api, query)
         finally:
             api.close()
-        return [SandboxInfo.parse(fields) for fields in objects("sandbox", json_of(body))]
+
+    @classmethod
+    def iter(
+        cls,
+        *,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        state: Iterable[str] | None = None,
+        limit: int | None = None,
+        page_size: int = listing.PAGE,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
+    ) -> Generator[SandboxInfo]:
+        """What `list` gives, one after the other: for teams with very many.
+
+        Pages of `page_size` (at most 1000) are fetched as the iterator goes on. What is created meanwhile does not appear.
+
+        Raises:
+            InvalidRequestError: `limit` or `page_size` is out of bounds.
+        """
+        settings = client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
+        query = listing.query_of(name, metadata, state)
+        return listing.paged(Api(settings), query, limit=limit, page_size=page_size)
 
     @classmethod
     def templates(
