@@ -16,13 +16,13 @@ from typing import Final
 
 import httpx2
 
-from wrenn.protocol.api import CURSOR_HEADER
 from wrenn.sdk._messages import Answer, Request
 from wrenn.sdk.errors import ConnectionFailedError, DeadlineExceededError, InvalidRequestError
 from wrenn.sdk.settings import ClientSettings
 
 CONNECT_TIMEOUT_S: Final = 5.0
 """Longest for a connection to stand; a platform that needs more is not there."""
+_NEXT_CURSOR: Final = "X-Next-Cursor"
 
 
 @contextmanager
@@ -130,7 +130,7 @@ class AsyncTransport:
                     body = b"".join([chunk async for chunk in stream.chunks()])
                 finally:
                     await stream.close()
-        return Answer(stream.status, stream.request_id, body, stream.set_cookie, stream.header(CURSOR_HEADER))
+        return Answer(stream.status, stream.request_id, body, stream.set_cookie, stream.header(_NEXT_CURSOR))
 
     async def close(self) -> None:
         """Close idle connections; the next request opens new ones."""
@@ -216,7 +216,7 @@ class Transport:
             finally:
                 stream.close()
         return Answer(
-            stream.status, stream.request_id, b"".join(body), stream.set_cookie, stream.header(CURSOR_HEADER)
+            stream.status, stream.request_id, b"".join(body), stream.set_cookie, stream.header(_NEXT_CURSOR)
         )
 
     def close(self) -> None:
