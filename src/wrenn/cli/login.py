@@ -45,7 +45,8 @@ def login(
     """Log in with e-mail address and password; asks for them.
 
     Makes an API key for this machine and keeps it, with the session, in `$XDG_CONFIG_HOME/wrenn/credentials.toml`, which only
-    you may read. The SDK finds it there. The password comes from standard input where that is no terminal.
+    you may read. The SDK finds it there. The password comes from standard input where that is no terminal. Forgotten: `wrenn account
+    reset-password`.
     """
     from wrenn.base.secrets import Secret
     from wrenn.cli import credentials

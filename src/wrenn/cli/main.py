@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from wrenn.cli import (
+    account,
     admin,
     audit,
     completion,
@@ -81,6 +82,7 @@ app.command("completion")(completion.completion)
 app.command("login")(login.login)
 app.command("logout")(login.logout)
 app.command("whoami")(login.whoami)
+app.add_typer(account.app, name="account")
 app.add_typer(keys.app, name="keys")
 app.add_typer(teams.app, name="teams")
 app.add_typer(admin.app, name="admin")

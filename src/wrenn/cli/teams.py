@@ -125,7 +125,7 @@ def members(*, team: TeamOption = None, json: JsonOption = False) -> None:
 def invite(email: EmailArgument, *, team: TeamOption = None, json: JsonOption = False) -> None:
     """Invite somebody, and print the link that accepts the invitation.
 
-    Hand the link to the person with this address: it works once, for a week, and only for that address. Inviting again makes a
+    Where the platform sends mail, the person gets the link by mail too. Else hand it to the person with this address: it works once, for a week, and only for that address. Inviting again makes a
     new link, and the former one stops working.
     """
     from wrenn.sdk._parse import Fields

@@ -16,6 +16,7 @@ from wrenn.base.networks import parse_networks
 from wrenn.control.accounts import AccountSettings
 from wrenn.control.http.buckets import Rate
 from wrenn.control.http.rate_limits import RateSettings
+from wrenn.control.mail import MailSettings
 from wrenn.control.oauth import OAuthSettings
 from wrenn.control.quotas import NO_LIMIT, Limits
 
@@ -51,6 +52,7 @@ class Settings:
         audit_retention_days: entries of the audit log are deleted after so many days; 0: never.
         domain: `host[:port]` below which the ports of sandboxes are; empty: that by which the API is called.
         oauth: of sign-in providers.
+        mail: of the mail server; None: no mail is sent.
         event_retention_h: for so many hours a stream of events can be resumed.
         quotas: what a team may have that has no limits of its own.
         rates: how many requests are answered in a second.
@@ -78,6 +80,7 @@ class Settings:
     audit_retention_days: int
     domain: str
     oauth: OAuthSettings
+    mail: MailSettings | None
     event_retention_h: float
     quotas: Limits
     rates: RateSettings
@@ -114,6 +117,7 @@ class Settings:
             domain=_domain(environment),
             accounts=accounts,
             oauth=OAuthSettings.from_environment(environment, accounts.public_url),
+            mail=MailSettings.from_environment(environment, accounts.public_url),
             event_retention_h=_number(environment, "WRENN_EVENT_RETENTION_H", 24.0, float),
             quotas=_quotas(environment),
             rates=RateSettings(

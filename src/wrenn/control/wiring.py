@@ -13,12 +13,14 @@ from wrenn.base.ids import random_hex
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control import accounts, oauth
 from wrenn.control.accounts import (
+    AccountMails,
     Administration,
     Entrance,
     Invitations,
     Keys,
     Passwords,
     Profiles,
+    Recovery,
     Sessions,
     TeamEnd,
     Teams,
@@ -42,6 +44,8 @@ from wrenn.control.hosts import HostClients, Monitor, ensure_pki, register
 from wrenn.control.http import BehindProxies, Browsers, Rates
 from wrenn.control.http.app import build_app
 from wrenn.control.keys import LastUsed
+from wrenn.control.mail import CHANNEL as MAIL
+from wrenn.control.mail import MailSender, SmtpServer
 from wrenn.control.oauth import ProviderClient, SignIn, Tickets, providers_of
 from wrenn.control.placement import Overcommit
 from wrenn.control.proxy import Access as PortAccess
@@ -282,6 +286,13 @@ def _build(
 
     snapshots = Snapshots(database=database, keeper=keeper, find_source=lookup.source)
     throttle = Throttle(database)
+    mails = AccountMails(throttle, None if settings.mail is None else settings.mail.public_url)
+    recovery = Recovery(database=database, passwords=passwords, throttle=throttle, mails=mails)
+    mail_sender = (
+        None
+        if settings.mail is None
+        else MailSender(database, SmtpServer(settings.mail), settings.mail.sender)
+    )
     sessions = Sessions(database=database, tokens=tokens, life_s=settings.accounts.session_life_s)
     team_end = TeamEnd(removals=(lifecycle.remove_all, snapshots.remove_all), wake=reconciler.wake)
     browsers = Browsers(settings.accounts.public_url, settings.accounts.trusted_proxies)
@@ -295,6 +306,7 @@ def _build(
             passwords=passwords,
             sessions=sessions,
             throttle=throttle,
+            mails=mails,
             signup_open=settings.accounts.signup_open,
         ),
         "sign_in": SignIn(
@@ -307,15 +319,21 @@ def _build(
             accounts=settings.accounts,
         ),
         "profiles": Profiles(
-            database=database, passwords=passwords, sessions=sessions, throttle=throttle, team_end=team_end
+            database=database,
+            passwords=passwords,
+            sessions=sessions,
+            throttle=throttle,
+            mails=mails,
+            team_end=team_end,
         ),
+        "recovery": recovery,
         "teams": Teams(
             database=database,
             throttle=throttle,
             team_end=team_end,
             teams_per_user=settings.accounts.teams_per_user,
         ),
-        "invitations": Invitations(database=database, throttle=throttle),
+        "invitations": Invitations(database=database, throttle=throttle, mails=mails),
         "keys": Keys(database=database, clock=clock),
         "administration": Administration(database=database, team_end=team_end, count_sandboxes=lookup.count),
         "lookup": lookup,
@@ -345,6 +363,7 @@ def _build(
                 HINTS: hints.heard(on_hint, on_any=on_any_hint),
                 EVENTS: feed.wake,
                 ACCESS: on_access_change,
+                **({} if mail_sender is None else {MAIL: mail_sender.wake}),
             },
         ),
         "read events": feed.run(),
@@ -354,6 +373,8 @@ def _build(
         "sweep accounts": sweep_forever(database),
         "forget old audit entries": Retention(database, days=settings.audit_retention_days).run(),
     }
+    if mail_sender is not None:
+        loops |= {"send mails": mail_sender.run(), "write requested mails": recovery.run()}
     rates = Rates(settings.rates, clock)
     proxy = PortProxy(
         build_app(ROUTERS, services, rates),

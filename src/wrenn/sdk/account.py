@@ -56,17 +56,8 @@ class Account:
 
     @classmethod
     def _entered(cls, base_url: str, path: str, body: Mapping[str, str], headers: Mapping[str, str]) -> Self:
-        from wrenn.sdk._http import Transport  # noqa: PLC0415 - as in `api`
-
         settings = account_settings(base_url, request_timeout_s=_TIMEOUT_S)
-        transport = Transport(settings)
-        try:
-            request = Request("POST", path, json=dict(body), headers=headers)
-            answer = transport.exchange(request, timeout_s=_TIMEOUT_S)
-        finally:
-            transport.close()
-        check(answer.status, answer.body, answer.request_id)
-        return cls(settings, answer)
+        return cls(settings, _post(settings, path, body, headers))
 
     def call(
         self, method: str, path: str, json: object = None, params: Mapping[str, str] | None = None
@@ -95,6 +86,28 @@ class Account:
     def close(self) -> None:
         """Close the connection. The session lasts."""
         self._transport.close()
+
+
+def post_anonymously(base_url: str, path: str, body: Mapping[str, str]) -> None:
+    """One call that needs no credentials, such as for a mail that resets a password.
+
+    Raises:
+        WrennError: of the class that fits the answer.
+    """
+    _post(account_settings(base_url, request_timeout_s=_TIMEOUT_S), path, body, {})
+
+
+def _post(settings: ClientSettings, path: str, body: Mapping[str, str], headers: Mapping[str, str]) -> Answer:
+    from wrenn.sdk._http import Transport  # noqa: PLC0415 - as in `api`
+
+    transport = Transport(settings)
+    try:
+        request = Request("POST", path, json=dict(body), headers=headers)
+        answer = transport.exchange(request, timeout_s=_TIMEOUT_S)
+    finally:
+        transport.close()
+    check(answer.status, answer.body, answer.request_id)
+    return answer
 
 
 def _refresh_token(answer: Answer) -> Secret:

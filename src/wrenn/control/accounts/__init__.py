@@ -5,6 +5,7 @@ from wrenn.control.accounts import (
     invitation_routes,
     key_routes,
     me_routes,
+    recovery_routes,
     session_routes,
     team_routes,
     user_store,
@@ -15,8 +16,10 @@ from wrenn.control.accounts.errors import EmailTaken, SignupClosed
 from wrenn.control.accounts.first_admin import create_admin
 from wrenn.control.accounts.invitations import Invitations
 from wrenn.control.accounts.key_service import Keys
+from wrenn.control.accounts.mails import AccountMails
 from wrenn.control.accounts.passwords import Passwords
 from wrenn.control.accounts.profile import Profiles
+from wrenn.control.accounts.recovery import Recovery
 from wrenn.control.accounts.session_routes import CookiesOf
 from wrenn.control.accounts.sessions import Sessions, SignedIn
 from wrenn.control.accounts.settings import AccountSettings
@@ -27,7 +30,7 @@ from wrenn.control.accounts.throttle import Throttle
 from wrenn.control.accounts.types import Email, Name
 
 ROUTERS = {
-    "/v1/auth": (session_routes.router,),
+    "/v1/auth": (session_routes.router, recovery_routes.router),
     "/v1/me": (me_routes.router,),
     "/v1/teams": (team_routes.router, invitation_routes.team_router),
     "/v1/invitations": (invitation_routes.router,),
@@ -39,6 +42,7 @@ ROUTERS = {
 
 __all__ = [
     "ROUTERS",
+    "AccountMails",
     "AccountSettings",
     "Administration",
     "CookiesOf",
@@ -50,6 +54,7 @@ __all__ = [
     "Name",
     "Passwords",
     "Profiles",
+    "Recovery",
     "Sessions",
     "SignedIn",
     "SignupClosed",

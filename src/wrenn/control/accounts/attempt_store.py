@@ -14,10 +14,16 @@ if TYPE_CHECKING:
     from wrenn.control.accounts.throttle import Policy
 
 _c = attempts.c
+# Not the time of the try: a transaction that began before it, and waited for its row, would find itself too early.
+_NOT_BLOCKED = func.to_timestamp(0)
 
 
 async def count(tx: Transaction, subject: str, policy: Policy) -> float | None:
-    """Count a try unless one is not due yet; the seconds until then, or None: it was counted."""
+    """Count a try unless one is not due yet; the seconds until then, or None: it was counted.
+
+    A try counts as a bad one until `clear` or `take_back` says otherwise: of guesses made at once no more than the free ones get
+    through.
+    """
     number = case((_c.last_at < func.now() - span_s(policy.forget_s), 1), else_=_c.count + 1)
     # Bounded, as the power of a long series is no number any more.
     beyond = func.least(number - policy.free - 1, 30)
@@ -26,13 +32,13 @@ async def count(tx: Transaction, subject: str, policy: Policy) -> float | None:
     )
     counted = await tx.execute(
         upsert(attempts)
-        .values(subject=subject, count=1)
+        .values(subject=subject, count=1, blocked_until=_NOT_BLOCKED)
         .on_conflict_do_update(
             index_elements=["subject"],
             set_={
                 "count": number,
                 "last_at": func.now(),
-                "blocked_until": case((number > policy.free, in_s(wait)), else_=func.now()),
+                "blocked_until": case((number > policy.free, in_s(wait)), else_=_NOT_BLOCKED),
             },
             where=_c.blocked_until <= func.now(),
         )
@@ -51,9 +57,14 @@ async def clear(tx: Transaction, subject: str) -> None:
     await tx.execute(delete(attempts).where(_c.subject == subject))
 
 
-async def take_back(tx: Transaction, subject: str) -> None:
-    """One try was not a bad one."""
-    await tx.execute(update(attempts).where(_c.subject == subject, _c.count > 0).values(count=_c.count - 1))
+async def take_back(tx: Transaction, subject: str, policy: Policy) -> None:
+    """One try was not a bad one. Nobody waits for the free ones that are left."""
+    left = _c.count - 1
+    await tx.execute(
+        update(attempts)
+        .where(_c.subject == subject, _c.count > 0)
+        .values(count=left, blocked_until=case((left <= policy.free, _NOT_BLOCKED), else_=_c.blocked_until))
+    )
 
 
 async def forget_old(database: Database, *, older_s: float) -> None:

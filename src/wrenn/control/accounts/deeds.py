@@ -27,6 +27,9 @@ USER_DEACTIVATED: Final = Deed(Resource.USER, "deactivate", Status.WARNING, Scop
 ADMIN_GRANTED: Final = Deed(Resource.USER, "grant_admin", Status.WARNING, Scope.ADMIN)
 ADMIN_REVOKED: Final = Deed(Resource.USER, "revoke_admin", Status.WARNING, Scope.ADMIN)
 ACCOUNT_DELETED: Final = Deed(Resource.USER, "delete", Status.WARNING, Scope.ADMIN)
+EMAIL_VERIFIED: Final = Deed(Resource.USER, "verify_email", Status.SUCCESS, Scope.ADMIN)
+RESET_MAILED: Final = Deed(Resource.USER, "request_password_reset", Status.INFO, Scope.ADMIN)
+PASSWORD_RESET: Final = Deed(Resource.USER, "reset_password", Status.WARNING, Scope.ADMIN)
 
 
 def team_renamed(old_name: str, new_name: str) -> Deed:

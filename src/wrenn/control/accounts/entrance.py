@@ -6,6 +6,7 @@ from wrenn.base.errors import Unauthorized
 from wrenn.base.secrets import Secret
 from wrenn.control.accounts import deeds, user_store
 from wrenn.control.accounts.errors import AccountDisabled, EmailTaken, SignupClosed
+from wrenn.control.accounts.mails import AccountMails
 from wrenn.control.accounts.passwords import Passwords
 from wrenn.control.accounts.sessions import Sessions, SignedIn
 from wrenn.control.accounts.throttle import Subject, Throttle
@@ -28,16 +29,20 @@ class Entrance:
         passwords: Passwords,
         sessions: Sessions,
         throttle: Throttle,
+        mails: AccountMails,
         signup_open: bool,
     ) -> None:
         self._database = database
         self._passwords = passwords
         self._sessions = sessions
         self._throttle = throttle
+        self._mails = mails
         self._signup_open = signup_open
 
     async def sign_up(self, body: SignUp, address: str) -> SignedIn:
         """A new account with a team of its own. Of many at once with one e-mail address one gets it.
+
+        Where mail is set up the address's owner is asked to verify it.
 
         Raises:
             SignupClosed, EmailTaken. RateLimited: too many tries from this address.
@@ -51,6 +56,7 @@ class Entrance:
 
             async def insert(tx: Transaction) -> SignedIn:
                 user = await add_account(tx, email=body.email, name=body.name, password_hash=password_hash)
+                await self._mails.verify(tx, user)
                 await self._throttle.succeeded(tx, Subject.account(body.email), source)
                 return await self._sessions.open(tx, user)
 

@@ -29,6 +29,12 @@ class SignupClosed(Forbidden):
     code = "signup_closed"
 
 
+class MailNotConfigured(Conflict):
+    """The operator has set up no mail server."""
+
+    code = "mail_not_configured"
+
+
 class WrongPassword(Unauthorized):
     """The current password is another one."""
 

@@ -8,6 +8,8 @@ from wrenn.base.errors import InvalidRequest
 from wrenn.base.secrets import Secret
 from wrenn.control.accounts import deeds, session_store, user_store
 from wrenn.control.accounts.entrance import add_account
+from wrenn.control.accounts.mailed_token_store import Purpose
+from wrenn.control.accounts.mails import AccountMails
 from wrenn.control.accounts.passwords import Passwords
 from wrenn.control.accounts.types import SignUp
 from wrenn.control.audit import SYSTEM
@@ -42,6 +44,7 @@ async def create_admin(database_url: str, *, email: str, name: str, password: Se
                 if user.status != "active":
                     await deeds.of_platform(tx, SYSTEM, deeds.USER_ACTIVATED, user.user_id)
                 await session_store.end_all(tx, user.user_id)
+                await AccountMails.void(tx, user.user_id, Purpose.RESET)
             await user_store.set_admin(tx, user.user_id, is_admin=True)
             if not user.is_admin:
                 await deeds.of_platform(tx, SYSTEM, deeds.ADMIN_GRANTED, user.user_id)

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
+from wrenn.control.accounts import letters
 from wrenn.control.accounts.invitations import Invitations
 from wrenn.control.accounts.types import AcceptInvitation, AddMember, InvitationView, NewInvitation, TeamView
 from wrenn.control.accounts.views import invitation_json, team_json
@@ -32,13 +33,18 @@ async def invite_member(
 ) -> Response:
     """Invite the user with this e-mail address. For admins and the owner.
 
-    Nobody becomes a member without accepting: `link` and `token` are in this answer and nowhere else; hand one of them to the
-    invited person. Whether the address has an account makes no difference. Inviting an address again replaces its invitation.
+    Nobody becomes a member without accepting. Where mail is set up the link goes to the address (`mailed`). Else `link` and `token`
+    are in this answer and nowhere else; hand one of them to the invited person. Whether the address has an account makes no
+    difference. Inviting an address again replaces its invitation.
     """
-    invitation, token = await invitations.invite(member, team_id, body.email)
+    invited = await invitations.invite(member, team_id, body.email)
     browsers: Browsers = request.app.state.browsers
-    link = f"{browsers.base_url(request)}/account/invitation#{token.reveal()}"
-    fields = {**invitation_json(invitation), "token": token.reveal(), "link": link}
+    fields = {
+        **invitation_json(invited.invitation),
+        "token": invited.token.reveal(),
+        "link": letters.link(browsers.base_url(request), letters.INVITATION_PAGE, invited.token),
+        "mailed": invited.is_mailed,
+    }
     return JSONResponse(fields, 202, {"Cache-Control": "no-store"})
 
 

@@ -8,6 +8,7 @@ an account makes no difference to the answer.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Final
 
 from wrenn.base.errors import Conflict, Forbidden, InvalidRequest, NotFound
@@ -15,6 +16,7 @@ from wrenn.base.ids import InvitationId, random_hex
 from wrenn.base.secrets import Secret
 from wrenn.control.accounts import deeds, invitation_store, team_store, user_store
 from wrenn.control.accounts.invitation_store import Invitation
+from wrenn.control.accounts.mails import AccountMails
 from wrenn.control.accounts.team_service import expect_admin, own_team
 from wrenn.control.accounts.team_store import Team
 from wrenn.control.accounts.throttle import Subject, Throttle
@@ -31,15 +33,25 @@ _GONE: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Invited:
+    """A new invitation, its token, and whether that goes to the invited address by mail."""
+
+    invitation: Invitation
+    token: Secret
+    is_mailed: bool
+
+
 class Invitations:
     """Makes, lists, revokes and accepts invitations."""
 
-    def __init__(self, *, database: Database, throttle: Throttle) -> None:
+    def __init__(self, *, database: Database, throttle: Throttle, mails: AccountMails) -> None:
         self._database = database
         self._throttle = throttle
+        self._mails = mails
 
-    async def invite(self, member: Member, text_id: str, email: str) -> tuple[Invitation, Secret]:
-        """An invitation of this address, in place of a former one; its token is known to nobody else.
+    async def invite(self, member: Member, text_id: str, email: str) -> Invited:
+        """An invitation of this address, in place of a former one. Where mail is set up its token is sent there too.
 
         Raises:
             Forbidden: not an admin. InvalidRequest: is a member. Conflict: the team has too many invitations.
@@ -49,8 +61,8 @@ class Invitations:
         await self._throttle.begin(Subject.invitations(member.user_id))
         token = Secret(f"wri_{random_hex(32)}")
 
-        async def invite(tx: Transaction) -> Invitation:
-            await team_store.lock(tx, team_id)
+        async def invite(tx: Transaction) -> Invited:
+            team = await team_store.lock(tx, team_id)
             expect_admin(await team_store.expect_member(tx, team_id, member.user_id))
             if await team_store.has_member(tx, team_id, email):
                 raise InvalidRequest("email: is a member of this team already.")
@@ -65,9 +77,12 @@ class Invitations:
                 life_s=LIFE_S,
             )
             await record(tx, team_id, member.actor, deeds.member_invited(email), str(made.invitation_id))
-            return made
+            is_mailed = await self._mails.invite(
+                tx, team_id, email, token=token, team_name=team.name, inviter_name=member.account.name
+            )
+            return Invited(made, token, is_mailed=is_mailed)
 
-        return await self._database.transaction(invite), token
+        return await self._database.transaction(invite)
 
     async def list(self, member: Member, text_id: str) -> list[Invitation]:
         """The invitations of the token's team that can be accepted, newest first.
@@ -91,6 +106,7 @@ class Invitations:
             expect_admin(await team_store.expect_member(tx, team_id, member.user_id))
             email = await invitation_store.remove(tx, team_id, invitation_id)
             if email is not None:
+                await self._mails.uninvite(tx, team_id, email)
                 deed = deeds.invitation_revoked(email)
                 await record(tx, team_id, member.actor, deed, str(invitation_id))
 

@@ -8,6 +8,8 @@ from wrenn.base.errors import InvalidRequest, NotFound, Unauthorized
 from wrenn.base.secrets import Secret
 from wrenn.control.accounts import deeds, session_store, user_store
 from wrenn.control.accounts.errors import LastAdmin, LastLoginMethod, OwnsTeamWithMembers, WrongPassword
+from wrenn.control.accounts.mailed_token_store import Purpose
+from wrenn.control.accounts.mails import AccountMails
 from wrenn.control.accounts.passwords import Passwords
 from wrenn.control.accounts.sessions import Sessions, SignedIn
 from wrenn.control.accounts.team_end import TeamEnd
@@ -38,12 +40,14 @@ class Profiles:
         passwords: Passwords,
         sessions: Sessions,
         throttle: Throttle,
+        mails: AccountMails,
         team_end: TeamEnd,
     ) -> None:
         self._database = database
         self._passwords = passwords
         self._sessions = sessions
         self._throttle = throttle
+        self._mails = mails
         self._team_end = team_end
 
     async def get(self, account: Account) -> Profile:
@@ -87,6 +91,7 @@ class Profiles:
                     raise WrongPassword("The password was changed in this moment: log in again.")
                 await user_store.set_password(tx, account.user_id, new_hash)
                 await session_store.end_all(tx, account.user_id, but=account.session_id)
+                await self._mails.void(tx, account.user_id, Purpose.RESET)
                 await self._throttle.succeeded(tx, tries)
 
             await self._database.transaction(change)
@@ -130,6 +135,7 @@ class Profiles:
                     )
                 await self._team_end.end(tx, team_id, by=account.actor)
             await session_store.end_all(tx, account.user_id)
+            await self._mails.void(tx, account.user_id, *Purpose)
             for team_id, keeps_keys in await user_store.erase(tx, account.user_id):
                 await record(tx, team_id, account.actor, deeds.MEMBER_LEFT, str(account.user_id))
                 if not keeps_keys:

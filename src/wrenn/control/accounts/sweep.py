@@ -1,17 +1,22 @@
-"""Deletes ended sessions, old attempts and expired invitations."""
+"""Deletes ended sessions, old attempts, expired invitations and tokens, and mails that are too old to be sent."""
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from wrenn.base.tasks import repeat
-from wrenn.control.accounts import attempt_store, invitation_store, session_store
+from wrenn.control import mail
+from wrenn.control.accounts import attempt_store, invitation_store, mailed_token_store, session_store
 from wrenn.control.db import Database
+
+_log = logging.getLogger(__name__)
 
 _EVERY_S: Final = 600.0
 _ATTEMPTS_OLD_S: Final = 86_400.0
 _SESSIONS_OLD_S: Final = 7 * 86_400.0
 _INVITATIONS_OLD_S: Final = 0.0
+_REQUESTS_OLD_S: Final = 3600.0
 
 
 async def sweep_forever(database: Database) -> None:
@@ -21,5 +26,8 @@ async def sweep_forever(database: Database) -> None:
         await attempt_store.forget_old(database, older_s=_ATTEMPTS_OLD_S)
         await session_store.forget_old(database, older_s=_SESSIONS_OLD_S)
         await invitation_store.forget_old(database, older_s=_INVITATIONS_OLD_S)
+        await mailed_token_store.forget_old(database, requests_older_s=_REQUESTS_OLD_S)
+        if given_up := await mail.drop_expired(database):
+            _log.warning("mails were given up", extra={"by_kind": dict(given_up)})
 
     await repeat(sweep, every_s=_EVERY_S, failed="old sessions are not swept")

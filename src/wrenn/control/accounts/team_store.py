@@ -170,3 +170,16 @@ async def revoke_keys_by(tx: Transaction, team_id: TeamId, user_id: UserId) -> l
         .returning(team_api_keys.c.id)
     )
     return [KeyId(key_id) for key_id in gone.scalars()]
+
+
+async def revoke_all_keys_by(tx: Transaction, user_id: UserId) -> dict[TeamId, list[KeyId]]:
+    """Revoke the keys that this user made, in every team; which ones there were."""
+    gone = await tx.execute(
+        delete(team_api_keys)
+        .where(team_api_keys.c.created_by == user_id.value)
+        .returning(team_api_keys.c.team_id, team_api_keys.c.id)
+    )
+    revoked: dict[TeamId, list[KeyId]] = {}
+    for row in gone:
+        revoked.setdefault(TeamId(row.team_id), []).append(KeyId(row.id))
+    return revoked

@@ -35,6 +35,14 @@ ADDRESS: Final = Policy(free=50, first_wait_s=1, longest_wait_s=300, forget_s=90
 SEARCH: Final = Policy(free=30, first_wait_s=1, longest_wait_s=30, forget_s=60)
 """Of searches for users."""
 
+MAIL_REQUESTS: Final = Policy(free=5, first_wait_s=300, longest_wait_s=3600, forget_s=3600)
+"""Of mails that are asked for without a login, to one address: at most nine within an hour."""
+MAIL_CLIENTS: Final = Policy(free=20, first_wait_s=30, longest_wait_s=600, forget_s=3600)
+"""Of the same from one client's address."""
+INVITATION_MAILS: Final = Policy(free=5, first_wait_s=300, longest_wait_s=3600, forget_s=3600)
+"""Of invitations by mail to one address, by whomever."""
+TEAM_MAILS: Final = Policy(free=50, first_wait_s=60, longest_wait_s=3600, forget_s=3600)
+"""Of invitations by mail of one team."""
 INVITATIONS: Final = Policy(free=50, first_wait_s=2, longest_wait_s=300, forget_s=3600)
 """Of invitations by one user."""
 
@@ -49,7 +57,7 @@ class Subject:
     @classmethod
     def account(cls, email: str) -> Subject:
         """The account with this e-mail address, or the absence of one."""
-        return cls(f"account:{hashlib.sha256(email.encode()).hexdigest()[:32]}", ACCOUNT)
+        return cls(f"account:{_digest(email)}", ACCOUNT)
 
     @classmethod
     def address(cls, address: str) -> Subject:
@@ -62,9 +70,33 @@ class Subject:
         return cls(f"search:{user_id}", SEARCH)
 
     @classmethod
+    def mail_request(cls, email: str) -> Subject:
+        """Whom mails are asked for."""
+        return cls(f"mail:{_digest(email)}", MAIL_REQUESTS)
+
+    @classmethod
+    def mail_client(cls, address: str) -> Subject:
+        """Who asks for mails."""
+        return cls(f"mail-from:{address}", MAIL_CLIENTS)
+
+    @classmethod
+    def invitation_mail(cls, email: str) -> Subject:
+        """Who is invited by mail."""
+        return cls(f"invite-mail:{_digest(email)}", INVITATION_MAILS)
+
+    @classmethod
+    def team_mails(cls, team_id: object) -> Subject:
+        """The team that invites by mail."""
+        return cls(f"team-mail:{team_id}", TEAM_MAILS)
+
+    @classmethod
     def invitations(cls, user_id: object) -> Subject:
         """A user who invites others."""
         return cls(f"invite:{user_id}", INVITATIONS)
+
+
+def _digest(email: str) -> str:
+    return hashlib.sha256(email.encode()).hexdigest()[:32]
 
 
 class Throttle:
@@ -89,8 +121,19 @@ class Throttle:
 
         await self._database.transaction(count)
 
+    async def allows(self, tx: Transaction, *subjects: Subject) -> bool:
+        """Count one of each in this transaction; False: one is not due yet, and it must not be done."""
+        for subject in subjects:
+            if await attempt_store.count(tx, subject.name, subject.policy) is not None:
+                return False
+        return True
+
     async def succeeded(self, tx: Transaction, account: Subject, *others: Subject) -> None:
         """The try was a good one: the account's count is cleared, the others' is one less."""
         await attempt_store.clear(tx, account.name)
-        for subject in others:
-            await attempt_store.take_back(tx, subject.name)
+        await self.take_back(tx, *others)
+
+    async def take_back(self, tx: Transaction, *subjects: Subject) -> None:
+        """The try was a good one: it does not count."""
+        for subject in subjects:
+            await attempt_store.take_back(tx, subject.name, subject.policy)

@@ -84,6 +84,25 @@ class LogIn(RequestBody):
     password: ShownPassword
 
 
+class RequestMail(RequestBody):
+    """Whom to send a mail to."""
+
+    email: Email
+
+
+class VerifyEmail(RequestBody):
+    """What the mail brought."""
+
+    token: str = Field(max_length=200)
+
+
+class ResetPassword(RequestBody):
+    """What the mail brought, and what to log in with from now on."""
+
+    token: str = Field(max_length=200)
+    new_password: NewPassword = Field(description=f"{PASSWORD_MIN_B} to {PASSWORD_MAX_B} bytes")
+
+
 class SwitchTeam(RequestBody):
     """To which team."""
 
@@ -108,6 +127,9 @@ class MeView(BaseModel):
 
     user_id: str
     email: str
+    email_verified: bool = Field(
+        description="Its owner followed a link in a mail to it, or a sign-in provider vouches for it"
+    )
     name: str
     has_password: bool
     is_admin: bool = Field(description="Of the platform")
@@ -206,6 +228,9 @@ class NewInvitation(InvitationView):
 
     token: str = Field(description="For `POST /v1/invitations/accept`")
     link: str = Field(description="A page that accepts it; also for `wrenn teams accept`")
+    mailed: bool = Field(
+        description="The link goes to the address by mail too: mail is set up, and there were not too many"
+    )
 
 
 class AcceptInvitation(RequestBody):

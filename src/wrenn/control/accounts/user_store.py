@@ -31,6 +31,7 @@ class User:
     password_hash: str | None
     is_admin: bool
     status: str
+    is_email_verified: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,15 @@ class Place:
 
 
 def _user(row: Any) -> User:
-    return User(UserId(row.id), row.email, row.name, row.password_hash, row.is_admin, row.status)
+    return User(
+        UserId(row.id),
+        row.email,
+        row.name,
+        row.password_hash,
+        row.is_admin,
+        row.status,
+        row.email_verified_at is not None,
+    )
 
 
 async def insert_user(tx: Transaction, *, email: str, name: str, password_hash: str | None) -> UserId | None:
@@ -90,6 +99,11 @@ async def set_password(tx: Transaction, user_id: UserId, password_hash: str) -> 
     await _update(tx, user_id, password_hash=password_hash)
 
 
+async def set_email_verified(tx: Transaction, user_id: UserId) -> None:
+    """The owner of the address was shown to be the user, if that was not known before."""
+    await _update(tx, user_id, email_verified_at=func.coalesce(_c.email_verified_at, func.now()))
+
+
 async def set_name(tx: Transaction, user_id: UserId, name: str) -> None:
     """Another name."""
     await _update(tx, user_id, name=name)
@@ -116,11 +130,12 @@ async def erase(tx: Transaction, user_id: UserId) -> list[tuple[TeamId, bool]]:
         status="deleted",
         email=f"{user_id}@deleted.invalid",
         name="",
+        email_verified_at=None,
         password_hash=None,
         is_admin=False,
         deleted_at=func.now(),
     )
-    await tx.execute(delete(oauth_providers).where(oauth_providers.c.user_id == user_id.value))
+    await unlink_all(tx, user_id)
     left = (
         delete(users_teams)
         .where(users_teams.c.user_id == user_id.value)
@@ -230,6 +245,11 @@ async def unlink(tx: Transaction, user_id: UserId, provider: str) -> bool:
         .returning(oauth_providers.c.provider)
     )
     return gone.one_or_none() is not None
+
+
+async def unlink_all(tx: Transaction, user_id: UserId) -> None:
+    """No provider lets the user in any more."""
+    await tx.execute(delete(oauth_providers).where(oauth_providers.c.user_id == user_id.value))
 
 
 async def count_links(tx: Transaction, user_id: UserId) -> int:

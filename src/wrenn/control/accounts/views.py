@@ -36,6 +36,7 @@ def me_json(profile: Profile) -> Json:
     return {
         "user_id": str(user.user_id),
         "email": user.email,
+        "email_verified": user.is_email_verified,
         "name": user.name,
         "has_password": user.password_hash is not None,
         "is_admin": user.is_admin,

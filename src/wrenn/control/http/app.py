@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from wrenn.control.http import docs, errors
+from wrenn.control.http import docs, errors, pages
 from wrenn.control.http.middleware import BodyLimit, RequestIds
 from wrenn.control.http.queries import refuse_unknown_query
 from wrenn.control.http.rate_limits import RateLimits, Rates
@@ -70,6 +70,7 @@ def build_app(
             if prefix in _ALIASES:
                 app.include_router(router, prefix=_ALIASES[prefix], include_in_schema=False)
     docs.install(app)
+    pages.install(app)
     errors.install(app)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit_b=JSON_BODY_LIMIT_B, has_own_limit=_is_upload)

@@ -178,6 +178,7 @@ class SignIn:
         locked = await user_store.lock(tx, user.user_id)
         if locked is None or locked.status != "active":
             raise AccountDeactivated("Your account was deactivated by an admin of the platform.")
+        await _note_verified(tx, locked, identity)
         return await self._sessions.open(tx, locked)
 
     async def _link(self, provider: str, identity: Identity, ticket: Ticket) -> None:
@@ -191,6 +192,7 @@ class SignIn:
                 tx, user_id, provider=provider, provider_id=identity.provider_id, email=identity.email
             ):
                 raise AlreadyLinked("It is linked to an account already.")
+            await _note_verified(tx, await user_store.load(tx, user_id), identity)
 
         await self._database.transaction(link)
 
@@ -212,6 +214,12 @@ class _Refused(Exception):
         self.code = code
 
 
+async def _note_verified(tx: Transaction, user: user_store.User, identity: Identity) -> None:
+    """A provider that vouches for the account's own address has verified it."""
+    if identity.is_email_verified and identity.email == user.email and not user.is_email_verified:
+        await user_store.set_email_verified(tx, user.user_id)
+
+
 def _checked(identity: Identity) -> Identity:
     """The identity as an account can have it."""
     try:
@@ -222,7 +230,7 @@ def _checked(identity: Identity) -> Identity:
         name = _NAME.validate_python(identity.name.encode()[:100].decode(errors="ignore"))
     except ValidationError:
         name = email.partition("@")[0][:100]
-    return Identity(identity.provider_id[:255], email, name)
+    return Identity(identity.provider_id[:255], email, name, is_email_verified=identity.is_email_verified)
 
 
 def _told(error: WrennError) -> str:

@@ -55,7 +55,8 @@ class Github:
         name = user.get("name")
         email = _primary(await self._client.get(f"{self._settings.api_url}/user/emails", token=token))
         # The address in the profile is whatever its owner wrote there; the list says which is verified.
-        return Identity(str(number), email, name if isinstance(name, str) and name.strip() else login)
+        shown = name if isinstance(name, str) and name.strip() else login
+        return Identity(str(number), email, shown, is_email_verified=True)
 
 
 def _primary(emails: Any) -> str:

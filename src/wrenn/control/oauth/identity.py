@@ -31,8 +31,13 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who somebody is at a provider. `provider_id` never changes; the address may, and is one that the provider vouches for."""
+    """Who somebody is at a provider. `provider_id` never changes; the address may.
+
+    Attributes:
+        is_email_verified: the provider says that the address is this person's. One that says that it is not lets nobody in.
+    """
 
     provider_id: str
     email: str
     name: str
+    is_email_verified: bool

@@ -82,6 +82,7 @@ class OpenIdConnect:
             text_of(said, "sub"),
             email,
             name if isinstance(name, str) and name.strip() else email.partition("@")[0],
+            is_email_verified=said.get("email_verified") is True,
         )
 
     async def _claims(self, id_token: str, jwks_uri: str, nonce: str) -> dict[str, Any]:

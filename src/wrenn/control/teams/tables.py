@@ -24,6 +24,8 @@ users = Table(
     Column("id", Uuid, primary_key=True),
     # Trimmed and in lower case. Of a deleted account: a name that no mail can reach.
     Column("email", Text, nullable=False, unique=True),
+    # When its owner showed that mail to it arrives; null: never.
+    Column("email_verified_at", TIMESTAMP(timezone=True)),
     Column("password_hash", Text),
     Column("name", Text, nullable=False, server_default=""),
     Column("is_admin", Boolean, nullable=False, server_default=text("false")),
