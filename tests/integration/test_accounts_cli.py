@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import stat
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import client
+from .conftest import client, run_sql
 from .people import PASSWORD, People, Person, log_in, new_email
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("forget_attempts")]
@@ -157,6 +158,29 @@ async def test_teams_are_looked_after(people: People, cli: Cli):
     await cli("teams", "leave", team)
     assert "Lab" not in await cli("teams", "list")
     await cli("teams", "use", team, code=4)
+
+
+async def test_a_forgotten_password_is_replaced_by_the_link_of_a_mail(people: People, cli: Cli):
+    ada = await people.sign_up()
+    where = ("--url", people.url)
+    for command in ("reset-password", "verify-email"):
+        assert "sends no mail" in await cli("account", command, ada.email, *where, code=1)
+    tokens = {purpose: f"wr{purpose[0]}_{'0' * 63}1" for purpose in ("verify", "preset")}
+    for purpose, token in tokens.items():
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        await run_sql(
+            people.database_url,
+            "INSERT INTO mailed_tokens (user_id, purpose, token_hash, email, expires_at)"
+            f" SELECT id, '{purpose.removeprefix('p')}', '{digest}', email, now() + interval '1 minute'"
+            f" FROM users WHERE email = '{ada.email}'",
+        )
+    await cli("account", "verify-email", f"https://x.example/account/verify-email#{tokens['verify']}", *where)
+    assert (await ada.get("/v1/me")).json()["email_verified"] is True
+    link = f"https://x.example/account/reset-password#{tokens['preset']}"
+    await cli("account", "reset-password", link, *where, stdin="short\n", code=2)
+    await cli("account", "reset-password", link, *where, stdin="another password\n")
+    assert (await log_in(people.url, ada.email, "another password")).status_code == 200
+    await cli("account", "reset-password", link, *where, stdin="another password\n", code=3)
 
 
 async def test_the_operator_makes_an_admin_on_the_server(people: People, cli: Cli):

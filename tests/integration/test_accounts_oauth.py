@@ -202,6 +202,7 @@ async def test_a_new_identity_gets_an_account_and_is_known_the_next_time(
     assert (me["email"], me["name"], me["has_password"], me["providers"]) == (
         email.lower(), "Olga", False, [provider],
     )  # fmt: skip
+    assert me["email_verified"] is True
     await place.user(sub=number, email=new_email(), email_verified=True, name="Renamed there")
     again = await person(place, await Browser(place, prefix).sign_in(provider))
     assert again.user_id == first.user_id
@@ -223,14 +224,16 @@ async def test_an_address_that_has_an_account_is_not_linked_but_by_its_user(plac
     ada = await sign_up(place.url)
     await place.user(sub=f"77{len(provider)}", email=ada.email, email_verified=True, name="Mallory")
     assert said(await Browser(place).sign_in(provider)) == "email_taken"
-    assert (await ada.get("/v1/me")).json()["providers"] == []
+    me = (await ada.get("/v1/me")).json()
+    assert (me["providers"], me["email_verified"]) == ([], False)
     connect = await ada.get(f"/v1/me/providers/{provider}/connect")
     browser = Browser(place, state_cookie=connect.cookies["__Host-oauth_state"])
     back = await browser.come_back(await browser.at_provider(connect.json()["auth_url"]))
     assert said(back) == ""
     assert "linked=true" in back.headers["location"]
     assert "wrenn_refresh" not in str(back.headers.get_list("set-cookie"))
-    assert (await ada.get("/v1/me")).json()["providers"] == [provider]
+    me = (await ada.get("/v1/me")).json()
+    assert (me["providers"], me["email_verified"]) == ([provider], True)
     assert (await person(place, await Browser(place).sign_in(provider))).user_id == ada.user_id
     # Nobody else can link the same identity.
     eve = await sign_up(place.url)
@@ -316,7 +319,14 @@ async def test_an_address_that_is_not_in_the_token_is_asked_for(place: Place):
     email = new_email()
     await place.user(sub="31", email=email, email_verified=True, name="Thin")
     await place.switch(thin=1)
-    assert (await person(place, await Browser(place).sign_in("corp"))).email == email
+    thin = await person(place, await Browser(place).sign_in("corp"))
+    assert thin.email == email
+
+
+async def test_an_address_of_which_the_provider_says_nothing_is_not_verified(place: Place):
+    await place.user(sub="32", email=new_email(), name="Silent")
+    silent = await person(place, await Browser(place).sign_in("corp"))
+    assert (await silent.get("/v1/me")).json()["email_verified"] is False
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

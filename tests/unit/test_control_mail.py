@@ -70,7 +70,7 @@ def test_what_could_be_more_than_one_recipient_is_not_mailable(address: str):
 
 
 def test_a_line_break_in_a_header_is_refused():
-    with pytest.raises(ValueError, match="linefeed|newline|carriage"):
+    with pytest.raises(ValueError, match=r"linefeed|newline|carriage"):
         compose(
             mail_id="1", sender=SENDER, recipient="a@b.example", subject="s\r\nBcc: c@d.example", text="t"
         )
