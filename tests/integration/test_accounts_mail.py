@@ -279,6 +279,15 @@ async def test_a_reset_takes_an_unverified_account_from_whoever_made_it(place: P
 async def test_an_address_without_an_account_is_answered_alike_and_gets_nothing(place: Place):
     ada, nobody = await sign_up(place.url), new_email()
     await place.server.wait_mail(ada.email)
+
+    async def settle() -> None:
+        """What the request left to be done is done: it must not slow down the next one."""
+        asked = text("SELECT count(*) FROM requested_mails")
+        async with asyncio.timeout(DEADLINE_S):
+            while (await place.database.execute(asked)).scalar_one():
+                await asyncio.sleep(0.02)
+        await place.wait_empty()
+
     took: dict[str, list[float]] = {ada.email: [], nobody: []}
     for _ in range(5):
         for email, times in took.items():
@@ -287,12 +296,9 @@ async def test_an_address_without_an_account_is_answered_alike_and_gets_nothing(
             answer = await place.post("password-reset", email=email)
             times.append(time.perf_counter() - started)
             assert (answer.status_code, answer.content) == (202, b"")
-    # The same statements for both: the quickest differ by noise alone.
-    assert abs(min(took[ada.email]) - min(took[nobody])) < 0.01
-    await place.wait_empty()
-    async with asyncio.timeout(DEADLINE_S):
-        while (await place.database.execute(text("SELECT count(*) FROM requested_mails"))).scalar_one():
-            await asyncio.sleep(0.02)
+            await settle()
+    # The same statements for both: the quickest differ by noise alone. A hash alone would take ten times as long.
+    assert abs(min(took[ada.email]) - min(took[nobody])) < 0.015
     assert place.server.to(nobody) == []
 
 
