@@ -31,16 +31,17 @@ class MailServer:
     mails: what was taken, by the order.
     envelopes: sender and recipients of each.
     refuse: what is answered to a recipient, if not 250.
-    delay_s: how long it thinks before it takes a mail.
+    answering: while it is not set, the server thinks about the mails that it was given.
     """
 
     port: int = 0
     tls: ssl.SSLContext | None = None
+    is_tls_from_begin: bool = False
     wants_login: bool = False
     mails: list[EmailMessage] = field(default_factory=list[EmailMessage])
     envelopes: list[tuple[str, list[str], bool]] = field(default_factory=list[tuple[str, list[str], bool]])
     refuse: str = ""
-    delay_s: float = 0.0
+    answering: asyncio.Event = field(default_factory=asyncio.Event)
     _server: asyncio.Server | None = None
 
     async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:  # noqa: N802
@@ -50,7 +51,7 @@ class MailServer:
         return "250 OK"
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
-        await asyncio.sleep(self.delay_s)
+        await self.answering.wait()
         message = message_from_bytes(envelope.content, policy=default)
         assert isinstance(message, EmailMessage)
         self.mails.append(message)
@@ -68,20 +69,22 @@ class MailServer:
 
     async def start(self) -> None:
         """Listen, on the same port again after a stop."""
+        self.answering.set()
 
         def protocol() -> SMTP:
             return SMTP(
                 self,
                 hostname="mail.test",
                 ident="test",
-                tls_context=self.tls,
-                require_starttls=self.tls is not None,
+                tls_context=None if self.is_tls_from_begin else self.tls,
+                require_starttls=self.tls is not None and not self.is_tls_from_begin,
                 auth_required=self.wants_login,
                 authenticator=self._authenticate if self.wants_login else None,
             )
 
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(protocol, "127.0.0.1", self.port)
+        wrapped = self.tls if self.is_tls_from_begin else None
+        self._server = await loop.create_server(protocol, "127.0.0.1", self.port, ssl=wrapped)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:

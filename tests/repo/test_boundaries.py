@@ -22,6 +22,7 @@ _ONLY_IN = {
     "starlette": ["control/http/*", "control/*/*routes.py", "testing/simulated_*.py"],
     "httpx2": ["sdk/*", "control/oauth/client.py"],
     "websockets": ["sdk/*"],
+    "aiosmtplib": ["control/mail/smtp.py"],
     "aiohttp": [
         "guest/*",
         "relay/*",

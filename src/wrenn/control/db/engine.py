@@ -70,6 +70,8 @@ class Database:
             max_overflow=_POOL_OVERFLOW,
             pool_timeout=_POOL_TIMEOUT_S,
             pool_use_lifo=True,
+            # Errors go to the log; what they are about may be a secret.
+            hide_parameters=True,
             connect_args={"timeout": _CONNECT_TIMEOUT_S, "server_settings": _SERVER_SETTINGS},
         )
         # One round trip a statement, where a transaction would take three.

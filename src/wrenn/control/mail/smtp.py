@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from email.message import EmailMessage
 from typing import Final
+from urllib.parse import urlsplit
 
 import aiosmtplib
 
@@ -67,6 +68,8 @@ class SmtpServer:
         client = aiosmtplib.SMTP(
             hostname=settings.host,
             port=settings.port,
+            # Else the library asks the machine for its name, which may take a while, and tells it to the server.
+            local_hostname=urlsplit(settings.public_url).hostname,
             timeout=_STEP_TIMEOUT_S,
             use_tls=settings.tls is Tls.TLS,
             start_tls=settings.tls is Tls.STARTTLS,
