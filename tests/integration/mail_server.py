@@ -32,6 +32,7 @@ class MailServer:
     envelopes: sender and recipients of each.
     refuse: what is answered to a recipient, if not 250.
     answering: while it is not set, the server thinks about the mails that it was given.
+    thinking: about how many it does.
     """
 
     port: int = 0
@@ -42,6 +43,7 @@ class MailServer:
     envelopes: list[tuple[str, list[str], bool]] = field(default_factory=list[tuple[str, list[str], bool]])
     refuse: str = ""
     answering: asyncio.Event = field(default_factory=asyncio.Event)
+    thinking: int = 0
     _server: asyncio.Server | None = None
 
     async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:  # noqa: N802
@@ -51,7 +53,9 @@ class MailServer:
         return "250 OK"
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
+        self.thinking += 1
         await self.answering.wait()
+        self.thinking -= 1
         message = message_from_bytes(envelope.content, policy=default)
         assert isinstance(message, EmailMessage)
         self.mails.append(message)

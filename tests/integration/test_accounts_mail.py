@@ -19,7 +19,7 @@ from sqlalchemy import text
 from wrenn.control.accounts import Throttle
 from wrenn.control.accounts.throttle import Policy, Subject
 from wrenn.control.db import Database
-from wrenn.control.mail import MailSettings, NewMail, SmtpServer, drop_expired, put, store
+from wrenn.control.mail import MailSender, MailSettings, NewMail, SmtpServer, drop_expired, put, store
 from wrenn.control.mail.message import compose
 from wrenn.control.mail.smtp import MailFailed
 from wrenn.control.settings import Settings
@@ -535,6 +535,28 @@ async def test_a_mail_of_a_sender_that_died_is_sent_by_another_one(place: Place)
     again = await sign_up(place.url)
     await store.remove(place.database, lost)
     await place.server.wait_mail(again.email)
+
+
+async def test_a_mail_that_is_being_sent_when_the_program_ends_is_sent_once(
+    people: People, people_database: Database
+):
+    async with running_mail_server() as server:
+        server.answering.clear()
+        mail = NewMail("test:end", "a@b.example", "s", "text", 60)
+        await people_database.transaction(lambda tx: put(tx, mail))
+        sender = MailSender(people_database, smtp(server, "none"), smtp_sender())
+        running = asyncio.create_task(sender.run())
+        async with asyncio.timeout(DEADLINE_S):
+            while not server.thinking:
+                await asyncio.sleep(0.02)
+        running.cancel()
+        await asyncio.sleep(0.1)
+        assert not running.done()
+        server.answering.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert len(server.mails) == 1
+    assert (await people_database.execute(text("SELECT count(*) FROM mails"))).scalar_one() == 0
 
 
 async def test_an_error_of_the_database_tells_no_parameter(place: Place):
