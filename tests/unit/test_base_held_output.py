@@ -12,7 +12,7 @@ from wrenn.base.held_output import HeldOutput, OutputBudget, OutputShares
 from wrenn.base.signal_names import is_signal, signal_name
 from wrenn.control.sandboxes.exec_answer import body_pieces, encoding_of
 
-SHARES = OutputShares(stream_b=100, sandbox_b=150, team_b=220, process_b=300)
+SHARES = OutputShares(stream_b=100, sandbox_b=150, team_b=220, process_b=300, free_b=0)
 
 
 def test_each_level_has_its_own_bound() -> None:
@@ -35,6 +35,20 @@ def test_each_level_has_its_own_bound() -> None:
         with pytest.raises(RateLimited, match="together"):
             fourth.add("stdout", bytes(81))
         assert budget.held_b == 220, "what is refused is not counted"
+    assert budget.held_b == 0
+
+
+def test_the_first_bytes_of_a_command_always_have_room() -> None:
+    budget = OutputBudget(OutputShares(stream_b=100, sandbox_b=150, team_b=150, process_b=150, free_b=20))
+    with HeldOutput.of(budget, sandbox="a") as one, HeldOutput.of(budget, sandbox="b") as other:
+        one.add("stdout", bytes(100))
+        one.add("stderr", bytes(70))
+        assert budget.held_b == 150
+        other.add("stdout", bytes(15))
+        other.add("stderr", bytes(5))
+        with pytest.raises(RateLimited):
+            other.add("stderr", b"x")
+        assert (budget.held_b, other.length_b) == (150, 20)
     assert budget.held_b == 0
 
 

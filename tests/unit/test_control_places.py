@@ -1,25 +1,26 @@
-"""A delete does not wait behind calls to hosts that hang: removals have places of their own."""
+"""Neither removals nor starts wait behind calls to hosts that hang: each kind has places of its own."""
 
 from __future__ import annotations
 
 import pytest
 
 from wrenn.control.sandboxes.reconciler import places
+from wrenn.control.sandboxes.work_store import Places
 
 
 @pytest.mark.parametrize(
-    ("removals", "others", "limit", "only_removals"),
+    ("removals", "others", "free"),
     [
-        (0, 0, 64, False),
-        (0, 63, 1, False),
-        (0, 64, 64, True),
-        (63, 64, 1, True),
-        (64, 64, 0, True),
-        (127, 0, 1, False),
-        (128, 0, 0, False),
+        (0, 0, Places(64, removals=True, others=True)),
+        (0, 63, Places(1, removals=True, others=True)),
+        (0, 64, Places(64, removals=True, others=False)),
+        (63, 64, Places(1, removals=True, others=False)),
+        (64, 0, Places(64, removals=False, others=True)),
+        (64, 63, Places(1, removals=False, others=True)),
+        (64, 64, Places(0, removals=False, others=False)),
     ],
 )
-def test_starts_that_hang_leave_places_for_removals(
-    removals: int, others: int, limit: int, *, only_removals: bool
+def test_calls_of_one_kind_that_hang_leave_the_places_of_the_other(
+    removals: int, others: int, free: Places
 ) -> None:
-    assert places(removals=removals, others=others) == (limit, only_removals)
+    assert places(removals=removals, others=others) == free

@@ -35,7 +35,7 @@ from wrenn.guest import (
 from wrenn.guest import connect as guest_connect
 from wrenn.relay import Pace, PacedConnector, connect_socket, relay_socket
 from wrenn.relay.connections import HEAD_LIMIT_B, INTERIM_LIMIT
-from wrenn.relay.pace import BURST_S, LoopShare
+from wrenn.relay.pace import BURST_S, MOST_AT_ONCE_S, MOST_DEBT_S, LoopShare
 from wrenn.relay.sockets import TOO_MANY_PINGS, cut_socket
 
 GUEST = "127.0.0.1"
@@ -378,32 +378,48 @@ class Clock:
         return self.at
 
 
+def spend(pace: Pace, work_s: float) -> None:
+    """In pieces as they are counted."""
+    while work_s > 1e-9:
+        pace.charge(min(work_s, MOST_AT_ONCE_S))
+        work_s -= MOST_AT_ONCE_S
+
+
 def test_a_guest_in_debt_waits_until_its_share_has_paid_for_it() -> None:
     clock = Clock()
     pace = Pace(share=0.25, burst_s=0.5, clock=clock, loop_share=LoopShare(0.5))
-    pace.charge(0.5)
+    spend(pace, 0.5)
     assert pace.owed_s() == 0
-    pace.charge(0.1)
+    spend(pace, 0.1)
     assert pace.owed_s() == pytest.approx(0.4)
     clock.at += 0.2
     assert pace.owed_s() == pytest.approx(0.2)
     clock.at += 1000
-    pace.charge(0.5)
+    spend(pace, 0.5)
     assert pace.owed_s() == 0, "no more than the burst is saved"
+
+
+def test_a_process_that_stood_still_leaves_no_guest_in_debt_for_long() -> None:
+    clock = Clock()
+    pace = Pace(share=0.25, clock=clock, loop_share=LoopShare(0.5))
+    pace.charge(1000)
+    assert pace.owed_s() == 0
+    spend(pace, 1000)
+    assert pace.owed_s() == pytest.approx(MOST_DEBT_S / 0.25)
 
 
 def test_guests_in_debt_share_what_there_is_and_others_keep_their_own() -> None:
     clock, loop_share = Clock(), LoopShare(0.5)
     greedy = [Pace(share=0.25, clock=clock, loop_share=loop_share) for _ in range(10)]
     for pace in greedy:
-        pace.charge(BURST_S + 0.1)
+        spend(pace, BURST_S + 0.1)
     assert greedy[0].owed_s() == pytest.approx(0.1 / 0.05)
     quiet = Pace(clock=clock, loop_share=loop_share)
     quiet.charge(BURST_S / 2)
     assert quiet.owed_s() == 0
     clock.at += 60
     assert greedy[0].owed_s() == 0
-    greedy[0].charge(BURST_S + 0.1)
+    spend(greedy[0], BURST_S + 0.1)
     assert greedy[0].owed_s() == pytest.approx(0.1 / 0.25), "who has paid does not count any more"
 
 

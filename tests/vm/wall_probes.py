@@ -189,6 +189,24 @@ def unshares(flags: int) -> Callable[[], object]:
     return lambda: check(libc.unshare(flags))
 
 
+def clones(flags: int) -> Callable[[], object]:
+    def probe() -> None:
+        pid = syscall(56, c(flags | signal.SIGCHLD), c(0), c(0), c(0), c(0))
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+    return probe
+
+
+def clones_by_structure() -> None:
+    arguments = struct.pack("=8Q", 0x10000000, 0, 0, 0, signal.SIGCHLD, 0, 0, 0)
+    pid = syscall(435, ctypes.create_string_buffer(arguments), c(len(arguments)))
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
 def mounts() -> None:
     check(libc.unshare(0x20000))
     check(libc.mount(b"none", b"/", None, c(0x44000), None))
@@ -496,6 +514,9 @@ def all_probes(target: Target, stage: Stage) -> list[tuple[str, str, Callable[[]
             "clone a mount": clones_tree,
             "user namespace": unshares(0x10000000),
             "user namespace as root": user_namespace_root,
+            "user namespace by clone": clones(0x10000000),
+            "user namespace by clone3": clones_by_structure,
+            "network namespace by clone": clones(0x40000000),
             "mount namespace": unshares(0x20000),
             "pid namespace of the host": enters("/proc/1/ns/pid", 0x20000000),
             "bpf": loads_bpf,

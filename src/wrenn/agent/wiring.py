@@ -100,7 +100,7 @@ async def _built(settings: Settings, layout: Layout) -> AsyncGenerator[Agent]:
         layout.block,
         vmm_uid=0,
         vmm_gid=0,
-        ready_target=settings.ready_slots,
+        ready_target=min(settings.ready_slots, table.slots),
         limit=table.slots,
         reach=reach,
         limits=NetworkLimits(settings.sandbox_flows, settings.sandbox_bit_per_s),

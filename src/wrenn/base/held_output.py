@@ -1,6 +1,7 @@
 """Output of commands that is held in memory until somebody takes it: counted, and bounded at each level.
 
-One `OutputBudget` a process. A greedy command, sandbox or team comes to its own share long before it takes another's.
+One `OutputBudget` a process. A greedy command, sandbox or team comes to its own share long before it takes another's, and
+the first bytes of each command always have room: no number of greedy teams keeps others from short answers.
 """
 
 from __future__ import annotations
@@ -22,12 +23,17 @@ _CHUNK_B: Final = 64 * KIB
 
 @dataclass(frozen=True, slots=True)
 class OutputShares:
-    """Most bytes held at once: of one stream of a command, of one sandbox's commands, of one team's, and of all."""
+    """Most bytes held at once: of one stream of a command, of one sandbox's commands, of one team's, and of all.
+
+    Attributes:
+        free_b: of each command that are not counted: no more than its connections take.
+    """
 
     stream_b: int = 16 * MIB
     sandbox_b: int = 64 * MIB
     team_b: int = 128 * MIB
-    process_b: int = 256 * MIB
+    process_b: int = 512 * MIB
+    free_b: int = 64 * KIB
 
 
 class OutputBudget:
@@ -110,8 +116,13 @@ class HeldOutput:
                 f"The command wrote more than {limit_b // MIB} MiB to {name} and was killed. "
                 "Redirect its output to a file and read that."
             )
-        self._budget.take(self._owners, len(data))
+        counted_b = self._counted_b
         self._lengths[name] += len(data)
+        try:
+            self._budget.take(self._owners, self._counted_b - counted_b)
+        except RateLimited:
+            self._lengths[name] -= len(data)
+            raise
         chunks = self._chunks[name]
         if chunks and len(chunks[-1]) < _CHUNK_B:
             chunks[-1] += data
@@ -127,6 +138,10 @@ class HeldOutput:
         """Of both streams."""
         return self._lengths.total()
 
+    @property
+    def _counted_b(self) -> int:
+        return max(0, self.length_b - self._budget.shares.free_b)
+
     def joined(self, name: OutputName) -> bytes:
         """A stream as a whole: a copy that is not counted."""
         return b"".join(self._chunks[name])
@@ -137,7 +152,7 @@ class HeldOutput:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._budget.give_back(self._owners, self.length_b)
+        self._budget.give_back(self._owners, self._counted_b)
         self._lengths.clear()
         for chunks in self._chunks.values():
             chunks.clear()

@@ -93,6 +93,11 @@ def without(networks: Iterable[IPv4Network], holes: Iterable[IPv4Network]) -> tu
     return tuple(collapse_addresses(left))
 
 
-def is_within(network: IPv4Network, networks: Iterable[IPv4Network]) -> bool:
-    """Whether every address of `network` is in one of `networks`."""
-    return not without([network], networks)
+def collapsed(networks: Iterable[IPv4Network]) -> tuple[IPv4Network, ...]:
+    """The fewest networks with the same addresses, in ascending order."""
+    return tuple(collapse_addresses(networks))
+
+
+def is_within(network: IPv4Network, networks: tuple[IPv4Network, ...]) -> bool:
+    """Whether every address of `network` is in `networks`, which are `collapsed`."""
+    return any(network.subnet_of(other) for other in networks)

@@ -133,9 +133,11 @@ class FollowedProcess:
         Raises:
             AgentFailure: the guest told something else, or in another order. As `GuestConnection.batches` besides.
         """
+        started_by = asyncio.get_running_loop().time() + _START_TIMEOUT_S
         while True:
+            now = asyncio.get_running_loop().time()
             try:
-                async with asyncio.timeout(_SILENCE_LIMIT_S if self.pid else _START_TIMEOUT_S):
+                async with asyncio.timeout_at(now + _SILENCE_LIMIT_S if self.pid else started_by):
                     answers = await anext(self._answers)
             except StopAsyncIteration:
                 raise e.AgentFailure("The sandbox ended the stream without an exit code.") from None

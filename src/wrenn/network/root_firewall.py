@@ -48,4 +48,4 @@ class RootFirewall:
     async def _read_on_link(self) -> frozenset[IPv4Network]:
         found = await in_namespace(None, on_link_networks)
         # The slots' own routes come and go with them, and are protected in any case.
-        return frozenset(network for network in found if not is_within(network, [ALL_SLOTS]))
+        return frozenset(network for network in found if not is_within(network, (ALL_SLOTS,)))

@@ -6,7 +6,7 @@ hostile: every head, message and wait has a bound, and no body is held. Who may 
 """
 
 from wrenn.relay.asgi import Gone, Receive, Scope, Send, gone_of, unless_gone
-from wrenn.relay.connections import NoCookies, PacedConnector
+from wrenn.relay.connections import NoCookies, PacedConnector, noticing_socket
 from wrenn.relay.headers import Headers, end_to_end, value_of
 from wrenn.relay.http import BrokenOff, Head, Request, head_of, send_answer
 from wrenn.relay.pace import UNPACED, Pace
@@ -40,6 +40,7 @@ __all__ = [
     "gone_of",
     "head_of",
     "new_session",
+    "noticing_socket",
     "relay_socket",
     "relay_stream",
     "send_answer",

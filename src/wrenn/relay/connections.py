@@ -8,6 +8,7 @@ fast as the peer's `Pace` allows; heads have a limit in bytes, time and interim 
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections import deque
 from functools import partial
@@ -303,6 +304,16 @@ class PacedConnector(aiohttp.TCPConnector):
         """Cut all connections without a word, whatever is under way on them."""
         for connection in list(self._made):
             connection.abort()
+
+
+def noticing_socket(address: tuple[Any, ...]) -> socket.socket:
+    """A socket on which a peer that vanished, and that nobody sends anything to, is noticed after a minute. For connectors."""
+    made = socket.socket(*address[:3])
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    return made
 
 
 class NoCookies(aiohttp.DummyCookieJar):

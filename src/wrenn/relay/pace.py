@@ -19,6 +19,10 @@ TOTAL_SHARE: Final = 0.5
 """The part that all guests in debt may use together; they get equal parts of it."""
 BURST_S: Final = 0.25
 """Work that a guest may cause at once after a quiet time."""
+MOST_AT_ONCE_S: Final = 0.05
+"""Of one piece of work. What is read in one go takes some 10 ms at most."""
+MOST_DEBT_S: Final = 0.5
+"""What a guest may owe: it is heard again after a second or two, in any case."""
 MESSAGE_COST_S: Final = 40e-6
 """Price of a message that is passed on: about what its frames, its TLS record and the tasks that it wakes take."""
 BYTE_COST_S: Final = 0.25e-9
@@ -71,9 +75,9 @@ class Pace:
         self._is_in_debt = False
 
     def charge(self, work_s: float) -> None:
-        """Work was done for this guest."""
+        """Work was done for this guest. Of what seems to be much, a part is counted: the process may have stood still meanwhile."""
         self._refill()
-        self._left_s -= work_s
+        self._left_s = max(self._left_s - min(work_s, MOST_AT_ONCE_S), -MOST_DEBT_S)
         if self._left_s < 0:
             self._note()
 

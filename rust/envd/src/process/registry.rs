@@ -52,6 +52,8 @@ pub struct Process {
     pub followers: Followers,
     /// Told by a signal: after the exit, do not wait for pipes that a child of it still holds.
     pub released: Notify,
+    /// Its result gave way to newer ones.
+    displaced: Notify,
     /// Its cgroup, until the end is told.
     pub enclosure: Mutex<Option<Enclosure>>,
     /// Given by the reaper, once.
@@ -70,7 +72,8 @@ impl Process {
         let followers = Followers::default();
         let exit = Mutex::new(Some(sender));
         let enclosure = Mutex::new(None);
-        (Arc::new(Self { pid, config, tag, input, followers, released: Notify::new(), enclosure, exit }), receiver)
+        let (released, displaced) = (Notify::new(), Notify::new());
+        (Arc::new(Self { pid, config, tag, input, followers, released, displaced, enclosure, exit }), receiver)
     }
 
     /// Ends its input once it has ended. While a write is under way, the input ends when the process is forgotten.
@@ -199,6 +202,7 @@ impl Registry {
             tokio::select! {
                 () = process.followers.wait_collected() => tokio::time::sleep(KEEP_RESULT).await,
                 () = tokio::time::sleep(KEEP_UNREAD_RESULT) => {}
+                () = process.displaced.notified() => {}
             }
             lock(&agent.processes.tables).ended.retain(|p| !Arc::ptr_eq(p, &process));
         });
@@ -227,6 +231,8 @@ impl Tables {
             if !stays {
                 count -= 1;
                 bytes -= process.followers.kept_bytes();
+                // What waits to forget it holds it, with its output.
+                process.displaced.notify_one();
             }
             stays
         });

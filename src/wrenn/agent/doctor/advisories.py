@@ -98,7 +98,7 @@ def check_kernel(fix: KernelFix, version: Version | None, *, nested: bool) -> Ch
     text = ".".join(map(str, version)) if version else "of this distribution"
     hint = f"Update the kernel ({fix.what}; table of {AS_OF})" + (
         ", or turn nested virtualisation off: options kvm_intel nested=0, options kvm_amd nested=0."
-        if nested
+        if fix.only_nested
         else "."
     )
     known = None if version is None else _has(fix, version)

@@ -162,9 +162,14 @@ class Recovery:
             return await self.verbs.lose(record, None, save, reason=LOST_REASON), None
         assert record.slot is not None, "a running sandbox has a slot"
         # The operator's settings may be others than the former agent's, and that one may have died within a change.
+        slot, renewed = record.slot, False
         with _logging("egress policy is not renewed", str(record.spec.sandbox_id)):
-            await self.slots.set_egress(record.slot, record.network.policy)
-        address = str(self.layout.block.address(record.slot))
+            await self.slots.set_egress(slot, record.network.policy)
+            renewed = True
+        if not renewed:
+            # The control plane sees an older revision then, and sends the policy again.
+            record = replace(record, network=replace(record.network, revision=0))
+        address = str(self.layout.block.address(slot))
         token = self.tokens.of(str(record.spec.sandbox_id))
         now = self.verbs.clock.now().timestamp()
         running = RunningSandbox(vm, address, token, GuestConnection(address, token), now)

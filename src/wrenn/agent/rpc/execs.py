@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Final
 
 from wrenn.agent.rpc.files import PREFIX
@@ -69,6 +70,9 @@ class Execs:
             sandbox_id = SandboxId.parse(scope["path"].removeprefix(PREFIX).removesuffix(EXEC))
             async with self._sandboxes.pass_through(sandbox_id) as passage:
                 await self._run(passage, opening, answer)
+        except _NobodyReads:
+            # The server cuts a connection whose answer is not whole.
+            return
         except WrennError as error:
             await answer.add(failure_message(error))
         except Exception:  # noqa: BLE001 - as in service.py
@@ -78,7 +82,8 @@ class Execs:
                     InternalError("The host could not carry out the call; its log has the reason.")
                 )
             )
-        await answer.finish()
+        with suppress(_NobodyReads):
+            await answer.finish()
 
     async def _run(self, passage: Passage, opening: StartProcess, answer: _Answer) -> None:
         timeout_s = opening.timeout_ms / 1000
@@ -103,6 +108,10 @@ class Execs:
                 raise
 
 
+class _NobodyReads(Cancelled):
+    """The control plane is gone, or takes nothing any more."""
+
+
 class _Answer:
     """The body, gathered into pieces."""
 
@@ -117,7 +126,7 @@ class _Answer:
                 await self.add(message_of(event))
 
     async def add(self, message: bytes) -> None:
-        """Raises Cancelled: the other side takes nothing any more."""
+        """Raises _NobodyReads."""
         self._waiting += MESSAGE_HEAD.pack(len(message)) + message
         if len(self._waiting) >= _PIECE_B:
             await self._begin([])
@@ -140,7 +149,7 @@ class _Answer:
             async with asyncio.timeout(STALL_LIMIT_S):
                 await self._send({"type": "http.response.body", "body": body, "more_body": more})
         except TimeoutError as error:
-            raise Cancelled("The control plane does not read the answer.") from error
+            raise _NobodyReads("The control plane does not read the answer.") from error
 
 
 async def _opening(receive: Receive) -> StartProcess:
@@ -148,7 +157,7 @@ async def _opening(receive: Receive) -> StartProcess:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Cancelled("The control plane broke the call off.")
+            raise _NobodyReads("The control plane broke the call off.")
         body += message.get("body", b"")
         if len(body) > MESSAGE_LIMIT_B:
             raise InvalidRequest("The command is over-long.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from importlib.resources import files
 from typing import Final
 
@@ -10,7 +12,8 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from wrenn.base.errors import DatabaseUnavailable
@@ -18,7 +21,11 @@ from wrenn.control.db.engine import engine_url
 
 _LOCK: Final = 0x7772656E6E
 """Advisory lock of all migrations of one database: "wrenn"."""
-_LOCK_TIMEOUT: Final = "60s"
+_LOCK_TIMEOUT: Final = "3s"
+"""Who waits for a lock on a table holds up all that come after: statements of a former release that still runs."""
+_TRY_FOR_S: Final = 60.0
+_TRY_AGAIN_S: Final = 1.0
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 
 
 async def migrate(database_url: str) -> list[str]:
@@ -27,20 +34,37 @@ async def migrate(database_url: str) -> list[str]:
     Safe from several programs at once.
 
     Raises:
-        DatabaseUnavailable: PostgreSQL does not answer.
+        DatabaseUnavailable: PostgreSQL does not answer, or others hold locks for too long.
     """
     engine = create_async_engine(engine_url(database_url), poolclass=NullPool, connect_args={"timeout": 10})
     try:
-        async with engine.connect() as connection:
-            applied = await connection.run_sync(_upgrade)
-            await connection.commit()
-            return applied
+        deadline = time.monotonic() + _TRY_FOR_S
+        while (applied := await _tried(engine)) is None:
+            if time.monotonic() > deadline:
+                raise DatabaseUnavailable(
+                    "The schema cannot be changed: others hold locks on the tables. Try again."
+                )
+            await asyncio.sleep(_TRY_AGAIN_S)
+        return applied
     except OSError as error:
         raise DatabaseUnavailable(
             "The database does not answer: is DATABASE_URL right?", context={"cause": repr(error)}
         ) from error
     finally:
         await engine.dispose()
+
+
+async def _tried(engine: AsyncEngine) -> list[str] | None:
+    """What was applied; None: a lock was not to be had, and nothing was changed."""
+    try:
+        async with engine.connect() as connection:
+            applied = await connection.run_sync(_upgrade)
+            await connection.commit()
+            return applied
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            raise
+        return None
 
 
 def _upgrade(connection: Connection) -> list[str]:

@@ -30,7 +30,7 @@ from wrenn.control.hosts.transfers import IDLE_TIMEOUT_S, READ_BUFFER_B, Transfe
 from wrenn.protocol.api import OUTPUT_LIMIT_B
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, from_connect
 from wrenn.protocol.host.host_connect import HostAgentClient
-from wrenn.relay import UNPACED, NoCookies, PacedConnector, new_session
+from wrenn.relay import UNPACED, NoCookies, PacedConnector, new_session, noticing_socket
 
 R = TypeVar("R")
 
@@ -123,6 +123,17 @@ class HostClient:
         return URL(f"{self._address}/sandboxes/{sandbox_id}/streams/{port}")
 
 
+def _connector(tls: ssl.SSLContext) -> PacedConnector:
+    return PacedConnector(
+        UNPACED,
+        ssl=tls,
+        limit=0,
+        keepalive_timeout=_POOL_IDLE_S,
+        use_dns_cache=False,
+        socket_factory=noticing_socket,
+    )
+
+
 class HostClients:
     """All agents, behind one pool of connections with the control plane's certificate."""
 
@@ -146,9 +157,7 @@ class HostClients:
         tls = ssl.create_default_context(cafile=pki / "ca.pem")
         tls.load_cert_chain(pki / "control.pem", pki / "control.key")
         downloads = aiohttp.ClientSession(
-            connector=PacedConnector(
-                UNPACED, ssl=tls, limit=0, keepalive_timeout=_POOL_IDLE_S, use_dns_cache=False
-            ),
+            connector=_connector(tls),
             headers={"Accept-Encoding": "identity"},
             auto_decompress=False,
             cookie_jar=NoCookies(),
@@ -158,9 +167,7 @@ class HostClients:
             trust_env=False,
             read_bufsize=READ_BUFFER_B,
         )
-        relays = new_session(
-            PacedConnector(UNPACED, ssl=tls, limit=0, keepalive_timeout=_POOL_IDLE_S, use_dns_cache=False)
-        )
+        relays = new_session(_connector(tls))
         self._connections = Connections(transport, Client(transport), downloads, relays, OwnedTasks())
         self._clients: dict[str, HostClient] = {}
 

@@ -58,14 +58,14 @@ class Execs:
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._run(sandbox_id, start, take)
+        except aiohttp.ServerTimeoutError as error:
+            raise _unavailable(error) from error
         except TimeoutError as error:
             raise HostSilent(f"The host did not answer within {timeout_s:.0f} s.") from error
         except asyncio.IncompleteReadError as error:
             raise Unavailable("The host of this sandbox broke the call off.") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(
-                "The host of this sandbox does not answer now.", context={"cause": repr(error)}
-            ) from error
+            raise _unavailable(error) from error
 
     async def _run(
         self, sandbox_id: SandboxId, start: StartProcess, take: Callable[[Kind, bytes], None]
@@ -95,6 +95,10 @@ class Execs:
                     raise parse_failure(payload)
         finally:
             response.close()
+
+
+def _unavailable(error: Exception) -> Unavailable:
+    return Unavailable("The host of this sandbox does not answer now.", context={"cause": repr(error)})
 
 
 async def _message(content: aiohttp.StreamReader) -> bytes:

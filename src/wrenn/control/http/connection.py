@@ -20,7 +20,9 @@ from wrenn.control.http.errors import error_response
 T = TypeVar("T")
 
 _SEND_TIMEOUT_S: Final = 600.0
-"""A client may take this long to read an answer for which memory is held."""
+"""A client may take this long to read an answer for which memory is held,"""
+_PIECE_TIMEOUT_S: Final = 30.0
+"""and this long for each piece of it."""
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -80,7 +82,7 @@ class PiecesResponse(Response):
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the interface's
-        """Send it; stops when the client goes away, or takes longer than `_SEND_TIMEOUT_S`."""
+        """Send it; stops when the client goes away, or takes longer than `_SEND_TIMEOUT_S` or `_PIECE_TIMEOUT_S`."""
         async with self._opening as body:
             headers = [(b"content-type", b"application/json")]
             if body.is_short:
@@ -96,7 +98,8 @@ class PiecesResponse(Response):
                     for piece in body.pieces:
                         if gone.done():
                             return
-                        await send({"type": "http.response.body", "body": piece, "more_body": True})
+                        async with asyncio.timeout(_PIECE_TIMEOUT_S):
+                            await send({"type": "http.response.body", "body": piece, "more_body": True})
                         # Others get their turn: a client that reads fast never makes `send` wait.
                         await asyncio.sleep(0)
                     await send({"type": "http.response.body", "body": b""})

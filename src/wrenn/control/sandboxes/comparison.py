@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 
 _LIST_TIMEOUT_S: Final = 10.0
 _REMOVE_TIMEOUT_S: Final = 30.0
+_NETWORKS_AT_ONCE: Final = 16
+"""Policies that one host is told at once."""
 _ACTIVITY_STEP_S: Final = 1.0
 """Times of last use nearer than this are taken as equal."""
 LOST: Final = "The virtual machine is not on its host any more."
@@ -108,12 +110,19 @@ class Comparison:
             return
         seen = {_id(sandbox): sandbox for sandbox in answer.sandboxes}
         for row in rows.values():
-            await self._mend_network(client, row, seen.get(row.sandbox_id))
             if row.desired is Desired.RUNNING and row.status in (State.RUNNING, State.MISSING):
                 await self._mend(client, row, seen.get(row.sandbox_id))
             elif row.desired is Desired.PAUSED and row.status is State.PAUSED:
                 await self._mend_paused(client, row, seen.get(row.sandbox_id))
         await self._remove_unwanted(client, seen, rows)
+        # Last, and several at once: a host may take its time.
+        at_once = asyncio.Semaphore(_NETWORKS_AT_ONCE)
+
+        async def mend_network(row: Sandbox) -> None:
+            async with at_once:
+                await self._mend_network(client, row, seen.get(row.sandbox_id))
+
+        await asyncio.gather(*map(mend_network, rows.values()))
 
     async def _mend(self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None) -> None:
         """Make the row of a sandbox that should run say what is true."""

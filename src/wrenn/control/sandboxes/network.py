@@ -12,6 +12,7 @@ from wrenn.base.ids import SandboxId
 from wrenn.base.networks import (
     PRIVATE_NETWORKS,
     PROTECTED_NETWORKS,
+    collapsed,
     is_within,
     network_text,
     parse_networks,
@@ -29,6 +30,8 @@ from wrenn.protocol.host import host_pb as pb
 
 SET_TIMEOUT_S: Final = 15.0
 """A change takes 25 ms; one of a sandbox that is being paused or resumed waits for that."""
+_PROTECTED: Final = collapsed(PROTECTED_NETWORKS)
+_NOT_PUBLIC: Final = collapsed([*PROTECTED_NETWORKS, *PRIVATE_NETWORKS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,12 @@ class NetworkRules:
         """
         allowed = _parsed("allow", allow)
         for network in allowed:
-            if is_within(network, PROTECTED_NETWORKS):
+            if is_within(network, _PROTECTED):
                 raise InvalidRequest(
                     f"network.allow: {network_text(network)} is never reachable from a sandbox: it belongs to the host, to"
                     " other sandboxes, to a metadata service, or is reserved."
                 )
-            if is_within(network, [*PROTECTED_NETWORKS, *PRIVATE_NETWORKS]) and not any(
+            if is_within(network, _NOT_PUBLIC) and not any(
                 network.overlaps(opened) for opened in self.private_networks
             ):
                 raise InvalidRequest(

@@ -19,23 +19,25 @@ from wrenn.control.sandboxes.records import Work
 from wrenn.control.sandboxes.state import Desired
 from wrenn.control.sandboxes.steps import ReconcilerSettings, Steps
 from wrenn.control.sandboxes.timeouts import Timeouts
+from wrenn.control.sandboxes.work_store import Places
 
 _log = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 64
 """Calls to hosts that one replica has open for creates, pauses and resumes. The hosts queue what they cannot do at once."""
-_AT_ONCE_WITH_REMOVALS: Final = 2 * _AT_ONCE
-"""With those for removals: a host that is silent, or starts that take their time, must not hold up a delete elsewhere."""
+_REMOVALS_AT_ONCE: Final = 64
+"""The same for removals. Each kind has places of its own: starts that take their time hold up no removal, and removals from a host
+that is silent hold up no start elsewhere."""
 _TIMER_S: Final = 2.0
 _SHORTEST_WAIT_S: Final = 0.005
 _AFTER_FAILURE_S: Final = 0.25
 
 
-def places(*, removals: int, others: int) -> tuple[int, bool]:
-    """How many calls may begin beside so many that are under way, and whether only removals may."""
-    room = max(0, _AT_ONCE_WITH_REMOVALS - removals - others)
-    only_removals = others >= _AT_ONCE
-    return (room if only_removals else min(room, _AT_ONCE - others)), only_removals
+def places(*, removals: int, others: int) -> Places:
+    """What may begin beside so many calls that are under way."""
+    for_removals, for_others = max(0, _REMOVALS_AT_ONCE - removals), max(0, _AT_ONCE - others)
+    limit = min(for_removals or for_others, for_others or for_removals)
+    return Places(limit, removals=for_removals > 0, others=for_others > 0)
 
 
 class Reconciler:
@@ -90,21 +92,20 @@ class Reconciler:
         """Lease what is due and begin to work on it."""
         while True:
             removals = sum(work.desired is Desired.STOPPED for work in self._held.values())
-            limit, only_removals = places(removals=removals, others=len(self._held) - removals)
-            if not limit:
+            free = places(removals=removals, others=len(self._held) - removals)
+            if not free.limit:
                 return
             taken = await work_store.take_due(
                 self._database,
                 owner=self._owner,
                 lease_s=self._lease_s,
-                limit=limit,
-                only_removals=only_removals,
+                places=free,
             )
             for work in taken:
                 task = self._tasks.start(f"work on {work.sandbox_id}", self._work_on(work))
                 self._held[task] = work
                 task.add_done_callback(self._released)
-            if len(taken) < limit:
+            if len(taken) < free.limit:
                 return
 
     def _released(self, task: asyncio.Task[object]) -> None:

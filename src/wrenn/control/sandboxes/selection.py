@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, Self
 
 from wrenn.base.errors import InvalidRequest
@@ -92,6 +92,7 @@ def _read(cursor: str) -> tuple[datetime, SandboxId]:
         created_at = datetime.fromisoformat(moment)
         if created_at.tzinfo is None:
             raise ValueError
-        return created_at, SandboxId.parse(sandbox_id)
-    except (ValueError, binascii.Error, InvalidRequest) as error:
+        # Some moments near the ends of the calendar have none in UTC.
+        return created_at.astimezone(UTC), SandboxId.parse(sandbox_id)
+    except (ValueError, OverflowError, binascii.Error, InvalidRequest) as error:
         raise InvalidRequest("cursor: must be the X-Next-Cursor of the page before.") from error

@@ -6,6 +6,7 @@ Time is the database's, so replicas with different clocks agree on leases.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -17,7 +18,6 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
-    not_,
     null,
     or_,
     select,
@@ -44,6 +44,15 @@ _TRY_AGAIN_S: Final = 10.0
 _FREE: Final[dict[str, Any]] = {"lease_owner": None, "lease_until": None}
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """How many sandboxes may be worked on: those to be removed, others, or both."""
+
+    limit: int
+    removals: bool
+    others: bool
+
+
 def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
     due = (
         select(_c.id)
@@ -53,7 +62,8 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
                 and_(_c.status.in_([State.RUNNING, State.PAUSED]), _c.desired != _c.status),
                 and_(_c.status == State.MISSING, _c.desired == Desired.STOPPED),
             ),
-            or_(not_(bindparam("only_removals", type_=Boolean)), _c.desired == Desired.STOPPED),
+            or_(bindparam("removals", type_=Boolean), _c.desired != Desired.STOPPED),
+            or_(bindparam("others", type_=Boolean), _c.desired == Desired.STOPPED),
             _c.next_attempt_at <= func.now(),
             or_(_c.lease_until.is_(None), _c.lease_until < func.now()),
         )
@@ -89,11 +99,15 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
 _TAKE_DUE: Final = _take_due()
 
 
-async def take_due(
-    database: Database, *, owner: str, lease_s: float, limit: int, only_removals: bool
-) -> list[Work]:
-    """Lease up to `limit` sandboxes that have something to do and that nobody works on; those to be removed go first."""
-    values = {"owner": owner, "lease_s": lease_s, "most": limit, "only_removals": only_removals}
+async def take_due(database: Database, *, owner: str, lease_s: float, places: Places) -> list[Work]:
+    """Lease sandboxes that have something to do and that nobody works on; those to be removed go first."""
+    values = {
+        "owner": owner,
+        "lease_s": lease_s,
+        "most": places.limit,
+        "removals": places.removals,
+        "others": places.others,
+    }
     found = await database.execute(_TAKE_DUE, values)
     return [
         Work(

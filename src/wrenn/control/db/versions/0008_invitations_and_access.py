@@ -52,13 +52,14 @@ def upgrade() -> None:
         sa.UniqueConstraint("team_id", "email", name=op.f("uq_team_invitations_team_id")),
         sa.UniqueConstraint("token_hash", name=op.f("uq_team_invitations_token_hash")),
     )
-    op.add_column(
-        "teams",
-        sa.Column("keeps_keys_of_removed", sa.Boolean(), server_default=sa.text("false"), nullable=False),
-    )
     op.execute(_ACCESS_HINT)
     for table, changes in _ACCESS_CHANGES.items():
         op.execute(
             f"CREATE TRIGGER wrenn_access_hint AFTER {changes} ON {table}"
             " FOR EACH STATEMENT EXECUTE FUNCTION wrenn_access_hint()"
         )
+    # After the triggers, which let others read the tables meanwhile; this one does not.
+    op.add_column(
+        "teams",
+        sa.Column("keeps_keys_of_removed", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+    )
