@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from wrenn.base.ids import TeamId
+from wrenn.control.accounts.invitations import INVITATIONS_LIMIT
 from wrenn.control.db import Database
 
 from .conftest import client, refused, run_sql
@@ -168,3 +170,22 @@ async def test_invitations_of_one_user_are_slowed_down_over_all_replicas(people:
     assert (await ada.post(path, {"email": new_email()})).status_code == 202
     ada.url = people.second.url
     refused(await ada.post(path, {"email": new_email()}), 429, "rate_limited")
+
+
+async def test_the_limit_counts_what_can_be_accepted(people: People, people_database: Database):
+    ada = await people.sign_up()
+    await invite(ada, "first@example.com")
+    others = text(
+        "INSERT INTO team_invitations (id, team_id, email, token_hash, invited_by, expires_at)"
+        " SELECT gen_random_uuid(), team_id, 'u' || n || '@example.com', :prefix || n, invited_by, expires_at"
+        " FROM team_invitations, generate_series(2, :limit) AS n WHERE team_id = :team"
+    )
+    values = {"prefix": new_email(), "limit": INVITATIONS_LIMIT, "team": TeamId.parse(ada.team_id).value}
+    await people_database.execute(others, values)
+    body = {"email": new_email()}
+    refused(await ada.post(f"/v1/teams/{ada.team_id}/members", body), 409, "conflict")
+    await invite(ada, "first@example.com")
+    expired = text("UPDATE team_invitations SET expires_at = now() WHERE team_id = :team AND email LIKE 'u%'")
+    await people_database.execute(expired, {"team": values["team"]})
+    assert await pending(ada) == ["first@example.com"]
+    await invite(ada, body["email"])

@@ -81,10 +81,10 @@ async def of_team(database: Database, team_id: TeamId) -> list[Invitation]:
     return [_invitation(row) for row in await database.execute(query, repeatable=True)]
 
 
-async def count(tx: Transaction, team_id: TeamId) -> int:
-    """How many invitations the team has, expired ones included."""
-    found = await tx.execute(select(func.count()).select_from(invitations).where(_c.team_id == team_id.value))
-    return int(found.scalar_one())
+async def count_others(tx: Transaction, team_id: TeamId, email: str) -> int:
+    """How many addresses but this one the team has invited, as far as they can accept."""
+    others = _select_valid().where(_c.team_id == team_id.value, _c.email != email).subquery()
+    return int((await tx.execute(select(func.count()).select_from(others))).scalar_one())
 
 
 async def find(tx: Transaction, token_hash: str) -> Invitation | None:

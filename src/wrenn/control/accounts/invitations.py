@@ -66,7 +66,7 @@ class Invitations:
             expect_admin(await team_store.expect_member(tx, team_id, member.user_id))
             if await team_store.has_member(tx, team_id, email):
                 raise InvalidRequest("email: is a member of this team already.")
-            if await invitation_store.count(tx, team_id) >= INVITATIONS_LIMIT:
+            if await invitation_store.count_others(tx, team_id, email) >= INVITATIONS_LIMIT:
                 raise Conflict(f"The team has {INVITATIONS_LIMIT} invitations: revoke some first.")
             made = await invitation_store.put(
                 tx,
