@@ -20,8 +20,6 @@ from wrenn.linux.process_memory import ProcessMemory, find_mapping, pages_of, re
 from wrenn.storage.damage import DamagedSnapshot
 from wrenn.storage.memory_diff import MemoryFile, check_diff, lay_over, write_diff
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="other processes' memory needs root")
-
 SIZE_B = 16 * MIB
 HOLDER = """
 import mmap, os, sys

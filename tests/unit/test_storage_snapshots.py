@@ -30,8 +30,6 @@ from wrenn.storage.snapshots import Manifest, Snapshot
 from wrenn.vm import Shape
 from wrenn.vm.qemu import QemuDriver
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="files of root")
-
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
@@ -60,7 +58,9 @@ def publish(layout: Layout, name: str = "snap-1") -> Snapshot:
     size = write_diff(draft / "memory", _Untouched(os.getpid(), 0, PAGE_B), image)
     os.close(image)
     (draft / "state").write_bytes(b"devices")
-    layers.layer_path(layout.layers, "layer-1").write_bytes(b"layer")
+    layer = layers.layer_path(layout.layers, "layer-1")
+    layer.unlink(missing_ok=True)
+    layer.write_bytes(b"layer")
     base = bases.Base("key", layout.bases / "key")
     manifest = Manifest(
         snapshot_id=name, sandbox_id="sb", template="t", vcpus=1, memory_mb=1, vmm="v", accelerator="a", machine="m",
@@ -92,7 +92,9 @@ def test_a_base_that_was_made_again_is_another_base(layout: Layout) -> None:
 @pytest.mark.parametrize("name", ["disk.qcow2", "rootfs.ext4", "manifest.json"])
 def test_a_torn_base_is_seen(layout: Layout, name: str) -> None:
     publish(layout)
-    os.truncate(layout.bases / "key" / name, 3)
+    damaged = layout.bases / "key" / name
+    damaged.chmod(0o600)
+    os.truncate(damaged, 3)
     with pytest.raises(DamagedSnapshot, match="base"):
         check_whole(layout, "snap-1")
 

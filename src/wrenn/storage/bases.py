@@ -84,7 +84,7 @@ def publish(draft: Path, root: Path, *, key: str, facts: Mapping[str, str | int]
     """
     base = Base(key, draft)
     for path in base.files:
-        os.chown(path, 0, 0)
+        os.chown(path, os.geteuid(), os.getegid())  # not the VMM's any more
         path.chmod(0o400)
         fsync_path(path)
     fsync_path(base.image)  # it may be a copy
