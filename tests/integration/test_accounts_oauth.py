@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -20,6 +19,7 @@ from sqlalchemy import func, select
 from wrenn.control.db import Database
 from wrenn.control.settings import Settings
 from wrenn.control.teams import users
+from wrenn.testing.server import free_port
 from wrenn.testing.simulated_host import running_host
 
 from .conftest import (
@@ -128,11 +128,6 @@ async def person(place: Place, answer: httpx2.Response) -> Person:
             headers={"Cookie": f"__Host-wrenn_refresh={cookie}", "Origin": "https://wrenn.example"},
         )
     return person_of(place.url, refreshed)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.kit import DEFAULT_SHAPE, free_port
+from tests.vm.kit import DEFAULT_SHAPE
 from tests.vm.platform import Platform, running_platform
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
 from wrenn.base.ids import SnapshotId
 from wrenn.network import claim_block, release_block, remove_everything
 from wrenn.storage.images import load_images
+from wrenn.testing.server import free_port
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 
 from wrenn.agent.sandboxes import RunningSandbox, Sandboxes, SandboxSpec
@@ -11,13 +10,6 @@ from wrenn.guest import CommandLine, ExecResult
 from wrenn.vm import Shape
 
 DEFAULT_SHAPE = Shape(vcpus=1, memory_mb=256)
-
-
-def free_port() -> int:
-    """A TCP port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def new_spec(

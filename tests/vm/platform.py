@@ -15,13 +15,13 @@ from typing import Any
 
 import httpx2
 
-from tests.vm.kit import free_port
 from wrenn.agent.doctor import Report, examine
 from wrenn.agent.settings import Settings
 from wrenn.control.db import embedded
 from wrenn.control.db.migrate import migrate
 from wrenn.control.hosts.pki import ensure_pki
 from wrenn.control.teams import bootstrap
+from wrenn.testing.server import free_port
 
 START_TIMEOUT_S = 60.0
 SETTLE_TIMEOUT_S = 60.0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.kit import created, free_port, new_spec, output, sh
+from tests.vm.kit import created, new_spec, output, sh
 from wrenn.agent.doctor import examine
 from wrenn.agent.sandboxes import SandboxSpec, State
 from wrenn.agent.settings import Settings
@@ -22,6 +22,7 @@ from wrenn.base.ids import SnapshotId
 from wrenn.base.units import MIB
 from wrenn.linux.disk_space import free_b
 from wrenn.network import claim_block, release_block, remove_everything
+from wrenn.testing.server import free_port
 
 
 @pytest.fixture

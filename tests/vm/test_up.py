@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.vm.kit import free_port
 from wrenn.network import find_block
+from wrenn.testing.server import free_port
 
 TIMEOUT_S = 150
 

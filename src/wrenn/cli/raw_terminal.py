@@ -8,32 +8,25 @@ import termios
 import tty
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Final
 
-_LEAVING: Final = (signal.SIGTERM, signal.SIGHUP)
+from wrenn.cli.following import leaving_on_signals
 
 
 @contextmanager
 def raw(terminal: int) -> Generator[None]:
     """Keys arrive one by one and mean nothing here. A signal that ends this program ends the block first."""
     before = termios.tcgetattr(terminal)
-    handlers = {number: signal.signal(number, _leave) for number in _LEAVING}
-    try:
-        # What was typed ahead is kept.
-        tty.setraw(terminal, termios.TCSADRAIN)
-        yield
-    finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    with leaving_on_signals():
+        try:
+            # What was typed ahead is kept.
+            tty.setraw(terminal, termios.TCSADRAIN)
+            yield
+        finally:
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 def _go_on(_number: int, _frame: object) -> None:
     """The descriptor says it."""
-
-
-def _leave(number: int, _frame: object) -> None:
-    raise SystemExit(128 + number)
 
 
 def size(terminal: int) -> tuple[int, int]:

@@ -53,3 +53,9 @@ async def served(
         server.told.set()
         await task
         listener.close()
+
+
+def free_port() -> int:
+    """A TCP port of loopback that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
