@@ -128,6 +128,42 @@ async def test_a_time_limit_keeps_what_was_written(platform: Platform):
     assert (code, result["stdout"], result["exit_code"], result["timed_out"]) == (2, "in", 2, False)
 
 
+async def test_the_exit_code_tells_the_signal_that_ended_the_command(platform: Platform):
+    box = sandbox_id(await platform.create())
+    for name in ("KILL", "TERM"):
+        number = signal.Signals[f"SIG{name}"]
+        assert (await wrenn(platform, "exec", box, f"kill -{name} $$"))[0] == 128 + number
+    code, out, _ = await wrenn(platform, "exec", "--json", box, "kill -KILL $$")
+    result = json.loads(out)
+    assert (code, result["exit_code"], result["signal"]) == (137, 137, 9)
+
+    def use() -> None:
+        with terminal(platform, "exec", "-t", box, "echo rea''dy; kill -KILL $$") as shell:
+            shell.see("ready")
+            assert shell.ended() == 128 + signal.SIGKILL
+        with terminal(platform, "shell", box) as shell:
+            shell.type("kill -KILL $$\n")
+            assert shell.ended() == 128 + signal.SIGKILL
+
+    await person(use)
+
+
+async def test_a_terminal_without_a_command_has_the_shell_of_the_user(platform: Platform):
+    box = sandbox_id(await platform.create())
+    code, _, err = await wrenn(platform, "exec", box)
+    assert (code, "CMD is missing" in err) == (2, True)
+
+    def use() -> None:
+        for arguments in (("exec", "-it", box), ("shell", box)):
+            with terminal(platform, *arguments) as shell:
+                shell.type("echo name''d $0\n")
+                shell.see("named /bin/bash")
+                shell.type("exit 6\n")
+                assert shell.ended() == 6
+
+    await person(use)
+
+
 async def test_options_reach_the_command(platform: Platform):
     box = sandbox_id(await platform.create())
     code, out, _ = await wrenn(

@@ -21,6 +21,8 @@ pub struct User {
     pub name: String,
     /// Home directory.
     pub home: String,
+    /// Login shell; empty when the table names none.
+    pub shell: String,
     /// User, group and further groups.
     pub ids: Ids,
 }
@@ -71,6 +73,8 @@ struct Account {
     gid: u32,
     /// Home directory.
     home: String,
+    /// Login shell; empty when none is named.
+    shell: String,
 }
 
 /// A line of `/etc/group`.
@@ -139,7 +143,8 @@ fn parse_account(line: &str) -> Option<Account> {
     let uid = fields.nth(1)?.parse().ok()?;
     let gid = fields.next()?.parse().ok()?;
     let home = fields.nth(1).filter(|h| h.starts_with('/')).unwrap_or("/").to_owned();
-    Some(Account { name, uid, gid, home })
+    let shell = fields.next().map(str::trim).filter(|s| s.starts_with('/')).unwrap_or_default().to_owned();
+    Some(Account { name, uid, gid, home, shell })
 }
 
 fn parse_group(line: &str) -> Option<Group> {
@@ -162,7 +167,7 @@ impl Users {
     /// The user of this name. `root` exists in every image, listed or not.
     pub fn find(&self, name: &str) -> Result<User, UserError> {
         let accounts = self.accounts()?;
-        let root = Account { name: "root".into(), uid: 0, gid: 0, home: "/root".into() };
+        let root = Account { name: "root".into(), uid: 0, gid: 0, home: "/root".into(), shell: String::new() };
         let account = accounts.iter().find(|a| a.name == name).or((name == "root").then_some(&root));
         let account = account.ok_or_else(|| UserError::Unknown { name: name.to_owned() })?;
         let mut groups = vec![account.gid];
@@ -172,7 +177,7 @@ impl Users {
             }
         }
         let ids = Ids { uid: account.uid, gid: account.gid, groups };
-        Ok(User { name: account.name.clone(), home: account.home.clone(), ids })
+        Ok(User { name: account.name.clone(), home: account.home.clone(), shell: account.shell.clone(), ids })
     }
 
     /// The user and group whose home this directory is, or lies in; `None` outside of all homes.
@@ -213,11 +218,13 @@ mod tests {
     #[test]
     fn accounts_are_read_and_broken_lines_are_passed_over() {
         let account = parse_account("user:x:1000:1001:A, B:/home/user:/bin/bash").expect("good line");
-        assert_eq!(account, Account { name: "user".into(), uid: 1000, gid: 1001, home: "/home/user".into() });
+        let (home, shell) = ("/home/user".into(), "/bin/bash".into());
+        assert_eq!(account, Account { name: "user".into(), uid: 1000, gid: 1001, home, shell });
         for line in ["", "# user:x:1:1::/:", "user", "user:x:one:1::/:", ":x:1:1::/:"] {
             assert_eq!(parse_account(line), None, "{line:?}");
         }
-        assert_eq!(parse_account("a:x:1:1::relative:").expect("good line").home, "/");
+        let bare = parse_account("a:x:1:1::relative:").expect("good line");
+        assert_eq!((bare.home.as_str(), bare.shell.as_str()), ("/", ""));
     }
 
     #[test]

@@ -78,12 +78,22 @@ class _Command:
         """One word is a line of the shell, several are started as they are."""
         return self.words[0] if len(self.words) == 1 else self.words
 
+    @property
+    def in_terminal(self) -> list[str]:
+        """The same as the program of a terminal; without a word the user's shell."""
+        return [SHELL, "-c", *self.words] if len(self.words) == 1 else self.words or [SHELL]
+
 
 def exec_(
     sandbox_id: Annotated[str, typer.Argument(metavar="ID", help="The sandbox.")],
     command: Annotated[
-        list[str], typer.Argument(metavar="[--] CMD...", help="One word is run by the shell.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="[--] CMD...",
+            help="One word is run by the shell. With --tty it may be left out: the user's shell there.",
+            show_default=False,
+        ),
+    ] = None,
     *,
     stdin: Annotated[
         bool | None,
@@ -109,7 +119,7 @@ def exec_(
 ) -> None:
     """Run a command in a sandbox.
 
-    Its output comes as it is written, and its exit code becomes that of this program. Several words are started as they are; a single word is run by bash -c, or sh -c in an image without bash. Options stand before CMD.
+    Its output comes as it is written, and its exit code becomes that of this program: 128 + the number of the signal if one ended it, 124 if it was killed at the time limit. Several words are started as they are; a single word is run by bash -c, or sh -c in an image without bash. Options stand before CMD.
 
     Standard input is passed on when it is not a terminal, or with -i; in a loop that reads lines, use -n. Ctrl-C sends SIGINT to the command, a second one kills it. It also ends when this program is ended; with --background it runs on.
 
@@ -117,7 +127,9 @@ def exec_(
     """
     from wrenn.sdk import Sandbox
 
-    given = _Command(command, cwd, variables(env), user, timeout or None)
+    if not command and not tty:
+        raise typer.BadParameter("CMD is missing; with --tty it may be left out.")
+    given = _Command(command or [], cwd, variables(env), user, timeout or None)
     if background and (tty or stdin or timeout):
         raise typer.BadParameter("--background goes with none of --stdin, --tty and --timeout.")
     if tty and (json or stdin is False):
@@ -161,7 +173,7 @@ def _run_in_terminal(sandbox: Sandbox, command: _Command) -> int:
 
     cols, rows = size(sys.stdin.fileno())
     terminal = sandbox.pty.create(
-        command.words if len(command.words) > 1 else [SHELL, "-c", *command.words],
+        command.in_terminal,
         cols=cols,
         rows=rows,
         envs=terminal_envs(command.envs),

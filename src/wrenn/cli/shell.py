@@ -10,6 +10,7 @@ import typer
 from wrenn.cli.attached import attach, terminal_envs
 from wrenn.cli.sandboxes import EnvOption, variables
 from wrenn.cli.settings import use_credentials
+from wrenn.protocol.api import SHELL
 
 if TYPE_CHECKING:
     from wrenn.sdk import Sandbox, Terminal
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def shell(
     sandbox_id: Annotated[str, typer.Argument(metavar="ID", help="The sandbox.")],
     command: Annotated[
-        list[str] | None, typer.Argument(metavar="[--] [CMD...]", help="Instead of /bin/bash.")
+        list[str] | None, typer.Argument(metavar="[--] [CMD...]", help="Instead of the user's shell there.")
     ] = None,
     *,
     tag: Annotated[
@@ -33,7 +34,7 @@ def shell(
 ) -> None:
     """Open a terminal in a sandbox.
 
-    Keys go there as they are, Ctrl-C too; its exit code becomes that of this program. Enter, then ~. leaves: what runs ends, unless --tag named it.
+    In it runs the login shell of the user there, or bash, or sh in an image without bash. Keys go there as they are, Ctrl-C too; its exit code becomes that of this program, 128 + the number of the signal if one ended it. Enter, then ~. leaves: what runs ends, unless --tag named it.
     """
     from wrenn.sdk import Sandbox
 
@@ -41,7 +42,7 @@ def shell(
         raise typer.BadParameter("this is no terminal: use `wrenn exec` for a command.")
     use_credentials()
     sandbox = Sandbox.connect(sandbox_id)
-    terminal = _opened(sandbox, command or ["/bin/bash"], tag=tag, envs=variables(env), cwd=cwd, user=user)
+    terminal = _opened(sandbox, command or [SHELL], tag=tag, envs=variables(env), cwd=cwd, user=user)
     code = attach(terminal)
     sandbox.close()
     raise typer.Exit(code)

@@ -172,7 +172,7 @@ def set_size(terminal: int, cols: int, rows: int) -> None:
 
 
 def resolved(cmd: str) -> str:
-    """The program that a guest would start: the name `$SHELL` stands for its shell."""
+    """The program that a guest would start: the name `$SHELL` stands for its shell, which here is that of every user."""
     if cmd != SHELL:
         return cmd
     return "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh"

@@ -1,21 +1,39 @@
-//! The command `$SHELL`: the shell of the image, whichever it has.
+//! The command `$SHELL`: the shell of the image, whichever it has, or that of the user.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 /// The name that stands for it. No program is called so.
 const NAME: &str = "$SHELL";
 /// In order of preference; the last one is taken without a look.
 const SHELLS: [&str; 2] = ["/bin/bash", "/bin/sh"];
+/// What the accounts of services have for a shell, which only ends at once.
+const NO_SHELLS: [&str; 2] = ["nologin", "false"];
 
 /// The path of the shell when `cmd` is the name that stands for it, else `cmd` itself.
-pub fn resolve(cmd: String) -> String {
+///
+/// With arguments it is the shell that the image has, which knows `-c`. Without, somebody will sit at it: the login shell of
+/// the user, if that is one.
+pub fn resolve(cmd: String, args: &[String], login: &str) -> String {
     if cmd != NAME {
         return cmd;
     }
-    let is_program = |path| fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
-    let shell = if is_program(SHELLS[0]) { SHELLS[0] } else { SHELLS[1] };
+    let is_login = args.is_empty() && is_program(login) && !is_no_shell(login);
+    let shell = match is_program(SHELLS[0]) {
+        _ if is_login => login,
+        true => SHELLS[0],
+        false => SHELLS[1],
+    };
     shell.to_owned()
+}
+
+fn is_program(path: &str) -> bool {
+    fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+fn is_no_shell(path: &str) -> bool {
+    Path::new(path).file_name().is_some_and(|name| NO_SHELLS.iter().any(|no| name == *no))
 }
 
 #[cfg(test)]
@@ -24,9 +42,18 @@ mod tests {
 
     #[test]
     fn only_the_name_of_the_shell_stands_for_a_shell() {
-        assert!(SHELLS.contains(&resolve("$SHELL".into()).as_str()));
+        assert!(SHELLS.contains(&resolve("$SHELL".into(), &[], "").as_str()));
         for other in ["", "SHELL", "$SHELL -c", "/bin/$SHELL", "/bin/sh"] {
-            assert_eq!(resolve(other.into()), other);
+            assert_eq!(resolve(other.into(), &[], "/bin/sh"), other);
+        }
+    }
+
+    #[test]
+    fn without_arguments_it_is_the_login_shell_of_the_user_if_that_is_one() {
+        assert_eq!(resolve(NAME.into(), &[], "/bin/sh"), "/bin/sh");
+        assert_eq!(resolve(NAME.into(), &["-c".into()], "/bin/cat"), resolve(NAME.into(), &[], ""));
+        for none in ["", "/", "/no/such/shell", "/usr/sbin/nologin", "/bin/false"] {
+            assert!(SHELLS.contains(&resolve(NAME.into(), &[], none).as_str()), "{none}");
         }
     }
 }

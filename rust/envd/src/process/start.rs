@@ -207,8 +207,8 @@ pub fn start(agent: &Arc<Agent>, request: StartRequest, caller: &Caller) -> Resu
         return Err(ConnectError::new(Code::Unavailable, "the sandbox is stopped for a snapshot"));
     }
     let user = caller.user(agent)?;
-    let config = request.process.unwrap_or_default();
-    let config = ProcessConfig { cmd: shell::resolve(config.cmd), ..config };
+    let mut config = request.process.unwrap_or_default();
+    config.cmd = shell::resolve(config.cmd, &config.args, &user.shell);
     let plan = plan(agent, &user, &config)?;
     let privileged = sys::rustix::process::geteuid().is_root();
     let stdio = match &request.pty {

@@ -285,7 +285,8 @@ class Exec(RequestBody):
 
     cmd: GuestText = Field(
         min_length=1,
-        description="`$SHELL`, with `args` of `-c` and a text: the sandbox's shell, bash where its image has it, else sh",
+        description="`$SHELL`, with `args` of `-c` and a text: the sandbox's shell, bash where its image has it, else sh. "
+        "Without `args`: the user's login shell, if it has one",
     )
     args: list[GuestText] = Field(default_factory=list)
     timeout_sec: StrictInt = Field(

@@ -115,7 +115,7 @@ class ProcessConfig(Message[_ProcessConfigFields]):
 
     Attributes:
         cmd:
-            Ours: `$SHELL` is the image's shell, bash where there is one, else sh.
+            Ours: `$SHELL` is the image's shell, bash where there is one, else sh; without args the user's login shell, if that is one.
 
             ```proto
             string cmd = 1;

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from wrenn.sdk._async.api import AsyncApi, path_of
+from wrenn.sdk._async.commands import SHELL
 from wrenn.sdk._async.streams import AsyncTerminal
 from wrenn.sdk._frames import message_of
 from wrenn.sdk.types import OnDisconnect
@@ -19,7 +20,7 @@ class AsyncPty:
 
     async def create(
         self,
-        cmd: str | Sequence[str] = "/bin/bash",
+        cmd: str | Sequence[str] = SHELL,
         *,
         cols: int = 80,
         rows: int = 24,
@@ -31,6 +32,7 @@ class AsyncPty:
     ) -> AsyncTerminal:
         """Start a program in a terminal of this size: a text is its name, a list its name and arguments.
 
+        Without one it is the login shell of the user in the sandbox, or bash, or sh in an image without bash.
         With `on_disconnect="keep"` it goes on when we leave, and `connect` with its `tag` comes back to it; with `"kill"` it
         ends with us. An open terminal keeps its sandbox from being paused for idleness only while something moves in it.
         """

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from wrenn.sdk._frames import message_of
 from wrenn.sdk._sync.api import Api, path_of
+from wrenn.sdk._sync.commands import SHELL
 from wrenn.sdk._sync.streams import Terminal
 from wrenn.sdk.types import OnDisconnect
 
@@ -20,7 +21,7 @@ class Pty:
 
     def create(
         self,
-        cmd: str | Sequence[str] = "/bin/bash",
+        cmd: str | Sequence[str] = SHELL,
         *,
         cols: int = 80,
         rows: int = 24,
@@ -32,6 +33,7 @@ class Pty:
     ) -> Terminal:
         """Start a program in a terminal of this size: a text is its name, a list its name and arguments.
 
+        Without one it is the login shell of the user in the sandbox, or bash, or sh in an image without bash.
         With `on_disconnect="keep"` it goes on when we leave, and `connect` with its `tag` comes back to it; with `"kill"` it
         ends with us. An open terminal keeps its sandbox from being paused for idleness only while something moves in it.
         """
