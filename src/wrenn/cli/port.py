@@ -6,8 +6,10 @@ import asyncio
 import errno
 import socket
 import sys
+import threading
+from collections.abc import Callable
 from contextlib import AsyncExitStack, closing, suppress
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -18,6 +20,8 @@ from wrenn.cli.settings import use_credentials
 
 if TYPE_CHECKING:
     from wrenn.sdk.settings import ClientSettings
+
+_RESOLVE_TIMEOUT_S: Final = 2.0
 
 PortArgument = Annotated[int, typer.Argument(metavar="PORT", min=1, max=65535, help="Port in the sandbox.")]
 
@@ -100,19 +104,29 @@ def link(
         print_json({"url": url, "expires_in_sec": expires})
     else:
         sys.stdout.write(f"{url}\n")
-    _hint_unresolved(url)
+    hint_unresolved(url)
 
 
-def _hint_unresolved(url: str) -> None:
+def _resolves(host: str) -> bool:
+    """Whether programs of this machine find the name; a name server that does not answer is not waited for."""
+    found: list[object] = []
+
+    def look() -> None:
+        with suppress(OSError):
+            found.extend(socket.getaddrinfo(host, None))
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    looking.join(_RESOLVE_TIMEOUT_S)
+    return bool(found)
+
+
+def hint_unresolved(url: str, resolves: Callable[[str], bool] = _resolves) -> None:
     """Say what helps when this machine does not resolve names below `localhost`; browsers and curl do so by themselves."""
     from urllib.parse import urlsplit
 
     host = urlsplit(url).hostname or ""
-    if not host.endswith(".localhost"):
-        return
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError:
+    if host.endswith(".localhost") and not resolves(host):
         sys.stderr.write(
             f"wrenn: This machine does not resolve {host}. Browsers and curl reach it all the same; for other programs add\n"
             f"wrenn: '127.0.0.1 {host}' to /etc/hosts, or use `wrenn port`.\n"
