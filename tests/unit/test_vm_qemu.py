@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from wrenn.linux.process import ProcessRef
-from wrenn.vm import Confinement, Disk, RestoreRequest, Shape, VmHandle
-from wrenn.vm.qemu import QemuDriver, command_line, probe
+from wrenn.vm import Shape, VmHandle
+from wrenn.vm.qemu import command_line, probe
 from wrenn.vm.qemu.command_line import Descriptors
 from wrenn.vm.qemu.driver import QemuVm
 from wrenn.vm.qemu.qmp import Qmp, QmpError
@@ -163,27 +163,6 @@ async def test_a_merge_under_way_is_ended_before_a_vm_is_frozen(tmp_path: Path) 
         await vm.freeze()
         vm.disconnect()
     assert seen == ["query-jobs", "job-cancel", "query-jobs", "job-dismiss", "query-jobs", "stop"]
-
-
-@pytest.mark.parametrize("missing", ["state", "overlay"])
-async def test_a_restore_that_cannot_start_leaves_no_descriptor(tmp_path: Path, missing: str) -> None:
-    for name in ("state", "overlay", "image"):
-        if name != missing:
-            (tmp_path / name).write_bytes(b"x")
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    request = RestoreRequest(
-        directory=tmp_path,
-        shape=Shape(1, 256),
-        disk=Disk(tmp_path / "overlay", (), tmp_path / "image"),
-        memory_fd=0,
-        state=tmp_path / "state",
-        tap_fd=0,
-        confinement=Confinement(0, ()),
-        fill=lambda _memory: None,
-    )
-    with pytest.raises(FileNotFoundError):
-        await QemuDriver(accelerator="tcg", version="7").restore(request)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 async def test_nobody_at_the_socket_is_an_error(tmp_path: Path) -> None:

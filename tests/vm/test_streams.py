@@ -52,6 +52,42 @@ async def test_output_comes_as_it_was_written_and_input_goes_in(sandbox: AsyncSa
     assert digest == hashlib.sha256(content).hexdigest()
 
 
+async def test_a_command_and_a_terminal_run_as_the_user_that_is_named(
+    platform: Platform, sandbox: AsyncSandbox
+) -> None:
+    async def wrenn(*arguments: str) -> tuple[int, str, str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "wrenn.cli.main", *arguments,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "WRENN_API_KEY": platform.key, "WRENN_BASE_URL": platform.base_url},
+        )  # fmt: skip
+        out, err = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()
+
+    who = "id -un; echo $HOME $USER; touch ~/made; stat -c %U ~/made"
+    assert await wrenn("exec", "--user", "user", sandbox.id, who) == (
+        0,
+        "user\n/home/user user\nuser\n",
+        "",
+    )
+    assert (await wrenn("exec", "--user", "user", sandbox.id, "kill -KILL $$"))[0] == 137
+    code, out, err = await wrenn("exec", "--user", "nobody-here", sandbox.id, "true")
+    assert (code, out) == (2, "")
+    assert "nobody-here" in err
+
+    async def shown(user: str) -> bytes:
+        async with await sandbox.pty.create(user=user) as terminal:
+            await terminal.send_input(b"echo I am $(id -un) in $0; exit\n")
+            return b"".join([data async for data in terminal])
+
+    assert b"I am user in /bin/bash" in await shown("user")
+    await sandbox.commands.run("sed -i '/^user:/s,[^:]*$,/bin/sh,' /etc/passwd", check=True)
+    assert b"I am user in /bin/sh" in await shown("user")
+    # The account of a service has no shell of its own.
+    assert b"I am daemon in /bin/bash" in await shown("daemon")
+
+
 async def test_who_leaves_takes_the_command_and_all_that_came_from_it_along(sandbox: AsyncSandbox) -> None:
     # In a session of its own, so that a signal to the group would miss it.
     script = "setsid sleep 4711 & echo up; wait"
