@@ -14,7 +14,7 @@ from wrenn.network.reach import HostReach
 
 
 class RootFirewall:
-    """See the module head. One owner at a time: calls are not to overlap."""
+    """Installs the table and keeps it. One owner at a time: calls are not to overlap."""
 
     def __init__(self, block: Block, reach: HostReach) -> None:
         self._block = block

@@ -53,7 +53,7 @@ class OpenCalls:
 
     @asynccontextmanager
     async def while_allowed(self, credential: Credential, caller: Caller) -> AsyncGenerator[None]:
-        """Run the body for as long as the credential speaks for the caller's team; then cancel it.
+        """Run the body for as long as the credential speaks for the caller's team with the same scope; then cancel it.
 
         Raises:
             AccessLost: the credential no longer allows the call. The body was cancelled.
@@ -67,9 +67,12 @@ class OpenCalls:
                 refusal = error
                 limit.reschedule(asyncio.get_running_loop().time())
 
+        def still_allowed(now: Caller) -> bool:
+            return (now.team_id, now.scope) == (caller.team_id, caller.scope)
+
         try:
             async with limit:
-                with self.watched(credential, lambda now: now.team_id == caller.team_id, end):
+                with self.watched(credential, still_allowed, end):
                     yield
         except TimeoutError as error:
             if refusal is None or not limit.expired():
