@@ -141,8 +141,8 @@ def test_a_replacement_is_whole_or_nothing(envd: Envd, place: Path) -> None:
     file.chmod(0o640)
     before = file.stat().st_ino
     with socket.create_connection((envd.host, envd.port), timeout=30) as connection:
-        head = f"POST /files?path={file}&atomic=true HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
-        connection.sendall(head.encode() + bytes(50_000))
+        head = f"POST /files?path={file}&atomic=true HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+        connection.sendall(head.encode() + bytes(900_000))
         deadline = time.monotonic() + 30
         while len(list(place.iterdir())) == 1:
             assert time.monotonic() < deadline
@@ -154,6 +154,63 @@ def test_a_replacement_is_whole_or_nothing(envd: Envd, place: Path) -> None:
     assert (file.read_text(), file.stat().st_mode & 0o777) == ("new", 0o640)
     assert file.stat().st_ino != before
     assert [p.name for p in place.iterdir()] == ["f"]
+
+
+@pytest.mark.parametrize("size", [1000, 100_000, 2_000_000])
+def test_an_upload_that_breaks_off_leaves_the_old_file(envd: Envd, place: Path, size: int) -> None:
+    file = place / "f"
+    file.write_text("old")
+    for target in (file, place / "new"):
+        with socket.create_connection((envd.host, envd.port), timeout=30) as connection:
+            head = f"POST /files?path={target} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
+            connection.sendall(head.encode() + bytes(size - 1))
+            connection.shutdown(socket.SHUT_WR)
+            assert b"200" not in connection.recv(100)
+    deadline = time.monotonic() + 30
+    while [p.name for p in place.iterdir()] != ["f"]:
+        assert time.monotonic() < deadline, list(place.iterdir())
+    assert file.read_text() == "old"
+
+
+def test_a_large_upload_keeps_what_belongs_to_the_file(envd: Envd, place: Path) -> None:
+    content = os.urandom(1_500_000)
+    file = place / "f"
+    file.write_text("old")
+    file.chmod(0o604)
+    os.setxattr(file, "user.kept", b"value")
+    assert post(envd, b"x", {"X-Metadata-Gone": "1"}, path=str(file)).status == 200
+    assert post(envd, content, {"X-Metadata-New": "2"}, path=str(file)).status == 200
+    assert (file.read_bytes(), file.stat().st_mode & 0o777) == (content, 0o604)
+    assert sorted(os.listxattr(file)) == ["user.e2b.new", "user.kept"]
+    assert os.getxattr(file, "user.kept") == b"value"
+    # What has two names keeps both, and a link stays one.
+    os.link(file, place / "twin")
+    (place / "link").symlink_to("f")
+    assert post(envd, content[::-1], {}, path=str(place / "link")).status == 200
+    assert (place / "link").is_symlink()
+    assert (place / "twin").read_bytes() == file.read_bytes() == content[::-1]
+    (place / "dangling").symlink_to("made")
+    assert post(envd, content, {}, path=str(place / "dangling")).status == 200
+    assert (place / "dangling").is_symlink()
+    assert (place / "made").read_bytes() == content
+
+
+@needs_root
+def test_a_large_upload_goes_where_no_name_can_be_made(envd: Envd, place: Path) -> None:
+    content = os.urandom(1_500_000)
+    fixed = place / "fixed"
+    fixed.mkdir()
+    (fixed / "f").write_text("old")
+    os.chown(fixed / "f", 65534, 65534)
+    sticky = place / "sticky"
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    (sticky / "f").write_text("old")
+    (sticky / "f").chmod(0o666)
+    for folder in (fixed, sticky):
+        assert post(envd, content, {}, path=str(folder / "f"), username="nobody").status == 200
+        assert (folder / "f").read_bytes() == content
+        assert [p.name for p in folder.iterdir()] == ["f"]
 
 
 def test_a_replacement_goes_through_a_link_and_into_new_folders(envd: Envd, place: Path) -> None:

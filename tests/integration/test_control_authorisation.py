@@ -129,6 +129,7 @@ TABLE: Final[dict[str, Row]] = {
     "POST " + SANDBOX + "/resume": in_sandbox(),
     "POST " + SANDBOX + "/fork": in_sandbox({}),
     "PATCH " + SANDBOX + "/network": in_sandbox({}),
+    "PATCH " + SANDBOX + "/disk": in_sandbox({"disk_size_mb": 5120}),
     "PATCH " + SANDBOX + "/timeout": in_sandbox({}),
     "POST " + SANDBOX + "/exec": in_sandbox({"cmd": "true"}),
     "GET " + SANDBOX + "/processes": in_sandbox(sees=True),

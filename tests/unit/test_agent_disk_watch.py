@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from wrenn.agent.sandboxes.disk_watch import (
@@ -11,13 +13,19 @@ from wrenn.agent.sandboxes.disk_watch import (
     next_look_s,
     why_held,
 )
+from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
+from wrenn.base.errors import NoCapacity
+from wrenn.base.ids import SandboxId
 from wrenn.base.units import GIB, MIB
+from wrenn.vm import Shape
 
 LIMITS = DiskLimits(reserve_b=1 * GIB, sandbox_b=8 * GIB)
 
 
 def held(*, free_b: int, used_b: int = 0, grown_b: int = 0, before: bool = False) -> str:
-    return why_held(free_b=free_b, used_b=used_b, grown_b=grown_b, limits=LIMITS, held=before)
+    return why_held(
+        free_b=free_b, used_b=used_b, share_b=8 * GIB, grown_b=grown_b, limits=LIMITS, held=before
+    )
 
 
 @pytest.mark.parametrize("free_b", [100 * GIB, 8 * GIB, 2 * GIB, 1 * GIB, 700 * MIB, 600 * MIB])
@@ -45,4 +53,35 @@ def test_a_share_that_is_used_up_holds_however_much_is_free() -> None:
     assert "8192 MB" in held(free_b=500 * GIB, used_b=8 * GIB + 1)
     assert not held(free_b=500 * GIB, used_b=8 * GIB)
     unlimited = DiskLimits(reserve_b=GIB, sandbox_b=0)
-    assert not why_held(free_b=5 * GIB, used_b=900 * GIB, grown_b=0, limits=unlimited, held=False)
+    share_b = unlimited.share_b(record(5120))
+    assert not why_held(
+        free_b=5 * GIB, used_b=900 * GIB, share_b=share_b, grown_b=0, limits=unlimited, held=False
+    )
+
+
+def record(disk_mb: int) -> Record:
+    spec = SandboxSpec(SandboxId.new(), "team", "minimal", Shape(1, 512), disk_mb=disk_mb)
+    return Record(spec, State.PAUSED)
+
+
+def test_a_larger_disk_has_a_larger_share() -> None:
+    assert LIMITS.share_b(record(5120)) == 8 * GIB
+    assert LIMITS.share_b(record(10 * 1024)) == 13 * GIB
+    grown = replace(record(5120), disk_mb=7 * 1024)
+    assert LIMITS.share_b(grown) == 10 * GIB
+
+
+def test_a_sandbox_is_admitted_while_all_shares_fit_the_disk_as_often_as_it_may_be_promised() -> None:
+    twice = DiskLimits(reserve_b=GIB, sandbox_b=8 * GIB, overcommit=2.0)
+    new = record(5120).spec
+    others = [record(5120), record(5120), record(10 * 1024)]  # 8 + 8 + 13 GiB
+    twice.admit(new, others, disk_b=19 * GIB)
+    with pytest.raises(NoCapacity, match="disk is promised"):
+        twice.admit(new, others, disk_b=18 * GIB)
+    with pytest.raises(NoCapacity):
+        twice.admit(record(8 * 1024).spec, others, disk_b=19 * GIB)
+    LIMITS.admit(new, others, disk_b=1)  # no limit
+    without_shares = DiskLimits(reserve_b=GIB, sandbox_b=0, overcommit=1.0)
+    without_shares.admit(new, others, disk_b=25 * GIB)  # 5 + 5 + 10 + 5 GiB
+    with pytest.raises(NoCapacity):
+        without_shares.admit(new, others, disk_b=24 * GIB)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from wrenn.base.errors import NoCapacity, NotFound, Unavailable
 from wrenn.base.ids import HostId
-from wrenn.base.units import GIB
+from wrenn.base.units import GIB, MIB
 from wrenn.control.hosts import Host, HostStatus
 from wrenn.control.placement import Load, Overcommit, Wanted, choose_host
 
@@ -18,6 +20,7 @@ def host(
     *,
     memory_gib: int = 4,
     disk_gib: int = 100,
+    share_mb: int = 5120,
     slots: int = 10,
     status: HostStatus = HostStatus.ONLINE,
     templates: frozenset[str] = frozenset({"minimal"}),
@@ -31,6 +34,7 @@ def host(
         memory_b=memory_gib * GIB,
         disk_b=disk_gib * GIB,
         disk_available_b=disk_gib * GIB,
+        sandbox_disk_b=share_mb * MIB,
         sandbox_limit=slots,
         templates=templates,
         silent_s=silent_s,
@@ -112,3 +116,21 @@ def test_what_has_its_disk_already_needs_none():
     full = host(disk_gib=1)
     resumed = Wanted("minimal", memory_mb=512, disk_mb=0, host_id=full.host_id)
     assert choose_host([full], {full.host_id: Load(0, 0, 5120)}, resumed, ONCE) is full
+
+
+def test_shares_are_promised_rather_than_disks():
+    """With the sums of the agent: see `protocol.disk_share`."""
+    one = host(disk_gib=31, share_mb=8 * 1024)
+    # Two of the default size and one of 10 GiB have 8 + 8 + 13 GiB of 2 × 31.
+    load = Load(disk_mb=2 * 5120 + 10 * 1024, disks=3)
+    twice = Overcommit(memory=1, disk=2.0)
+    four = Wanted("minimal", memory_mb=1, disk_mb=5120, count=4)
+    assert choose_host([one], {one.host_id: load}, four, twice) is one
+    with pytest.raises(NoCapacity, match="disk full"):
+        choose_host([one], {one.host_id: load}, replace(four, count=5), twice)
+    with pytest.raises(NoCapacity, match="disk full"):
+        choose_host([one], {one.host_id: load}, replace(four, disk_mb=7 * 1024), twice)
+    unlimited = replace(one, sandbox_disk_b=0)
+    assert choose_host([unlimited], {one.host_id: load}, replace(four, count=8), twice) is unlimited
+    with pytest.raises(NoCapacity, match="disk full"):
+        choose_host([unlimited], {one.host_id: load}, replace(four, count=9), twice)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from wrenn.agent.sandboxes import RunningSandbox, Sandboxes, SandboxSpec
 from wrenn.base.ids import SandboxId
 from wrenn.guest import CommandLine, ExecResult
+from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
 from wrenn.vm import Shape
 
 DEFAULT_SHAPE = Shape(vcpus=1, memory_mb=256)
@@ -19,10 +20,11 @@ def new_spec(
     shape: Shape = DEFAULT_SHAPE,
     snapshot_id: str = "",
     template_name: str = "",
+    disk_mb: int = DEFAULT_DISK_SIZE_MB,
 ) -> SandboxSpec:
     """A spec with a fresh id."""
     return SandboxSpec(
-        SandboxId.new(), "team-of-the-test", template, shape, envs or {}, snapshot_id, template_name
+        SandboxId.new(), "team-of-the-test", template, shape, envs or {}, snapshot_id, template_name, disk_mb
     )
 
 

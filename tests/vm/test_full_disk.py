@@ -151,10 +151,15 @@ async def test_a_sandbox_that_used_up_its_share_is_held(small_disk: Settings) ->
             async with agent.sandboxes.use(spec.sandbox_id):
                 pass
         assert await output(neighbour, "echo on") == "on\n"
-        await agent.sandboxes.remove(spec.sandbox_id)
-        with pytest.raises(InvalidState, match="being removed"):
-            await writing
-        await agent.sandboxes.remove(other.sandbox_id)
+        # Some more is not enough; with enough it goes on, and has the larger disk.
+        with pytest.raises(StorageFull, match="used up the 21 MB"):
+            await agent.sandboxes.set_disk(spec.sandbox_id, 5121)
+        await agent.sandboxes.set_disk(spec.sandbox_id, 5170)
+        assert not sandbox.held_for
+        await writing
+        assert await output(sandbox, "stat -c %s /root/big") == "40000000\n"
+        for each in (spec, other):
+            await agent.sandboxes.remove(each.sandbox_id)
 
 
 async def test_a_pause_or_snapshot_without_room_fails_cleanly_and_the_sandbox_runs_on(

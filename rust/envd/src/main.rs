@@ -10,6 +10,7 @@
 mod agent;
 mod body;
 mod connect;
+mod disk;
 mod environment;
 mod files;
 mod filesystem;

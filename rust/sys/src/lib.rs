@@ -6,6 +6,7 @@
 //! - [`interface`]: link, address and route of a network device.
 //! - [`module`]: loading a kernel module.
 //! - [`entropy`]: feeding the kernel's random numbers.
+//! - [`ext4`]: growing a mounted file system.
 //! - [`pty`]: making and sizing terminals.
 //! - [`ready`]: waiting for a descriptor in the runtime.
 //! - [`socket`]: options of a connection; [`connections`]: ending those of others.
@@ -15,6 +16,7 @@
 pub mod connections;
 pub mod credentials;
 pub mod entropy;
+pub mod ext4;
 pub mod interface;
 pub mod module;
 pub mod pty;

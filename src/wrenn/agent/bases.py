@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from wrenn.agent.confinement import confine, release_cgroup
+from wrenn.agent.confinement import confine, file_limit_b, release_cgroup
 from wrenn.agent.layout import Layout
 from wrenn.agent.memory_images import ImageRef, MemoryImages
 from wrenn.agent.tokens import Tokens
@@ -237,7 +237,13 @@ class Bases:
                         initramfs=images.initramfs,
                         kernel_args=_kernel_args(self._guest_dns),
                         tap_fd=tap,
-                        confinement=confine(self._layout, name, slot.index, shape),
+                        confinement=confine(
+                            self._layout,
+                            name,
+                            slot.index,
+                            shape,
+                            file_size_b=file_limit_b(shape, disk_size_b // MIB, 0),
+                        ),
                     )
                 )
             finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from wrenn.agent.layout import Layout
-from wrenn.base.units import MIB
+from wrenn.base.units import GIB, MIB
 from wrenn.linux import cgroups
 from wrenn.vm import Confinement, Shape
 
@@ -17,10 +17,33 @@ zeroed, and once for the guest. Both are charged to the VMM, so a guest that fil
 _VMM_PIDS: Final = 64
 _CPU_OVERHEAD: Final = 0.5
 """I/O threads of the VMM beside the vCPUs."""
+_LAYER_OVERHEAD: Final = 1000
+"""A qcow2 file has 10 bytes of tables for each 64 KiB: a thousandth is several times that."""
+_FILE_OVERHEAD_B: Final = 64 * MIB
+_BETWEEN_LOOKS_B: Final = 2 * GIB
+"""What the fastest disk writes between two looks of the disk watch."""
 _REMOVE_TIMEOUT_S: Final = 10.0
 
 
-def confine(layout: Layout, name: str, slot_index: int, shape: Shape, *, io_b_per_s: int = 0) -> Confinement:
+def layer_limit_b(disk_mb: int) -> int:
+    """What the layer of a disk of this size can come to when all of it was written."""
+    return disk_mb * MIB + disk_mb * MIB // _LAYER_OVERHEAD
+
+
+def file_limit_b(shape: Shape, disk_mb: int, share_b: int) -> int:
+    """Size up to which a VMM may make a file larger, however late the watch of the disk is.
+
+    That is the sandbox's share of the host's disk and what the watch may miss; at least what the layer of a disk of this size, or
+    a memory image, can come to. A VMM that does what it should never meets it.
+    """
+    layer_b = layer_limit_b(disk_mb)
+    most_b = share_b + _BETWEEN_LOOKS_B if share_b else 0
+    return max(most_b, layer_b, shape.memory_mb * MIB) + _FILE_OVERHEAD_B
+
+
+def confine(
+    layout: Layout, name: str, slot_index: int, shape: Shape, *, file_size_b: int, io_b_per_s: int = 0
+) -> Confinement:
     """Make the cgroup of `name` and say as whom the VMM in this slot runs."""
     limits = cgroups.Limits(
         memory_b=_MEMORY_COPIES * shape.memory_mb * MIB + _VMM_OVERHEAD_B,
@@ -31,7 +54,9 @@ def confine(layout: Layout, name: str, slot_index: int, shape: Shape, *, io_b_pe
         io_device=cgroups.disk_of(layout.data_dir),
     )
     return Confinement(
-        uid=layout.vmm_uid(slot_index), cgroup_procs=cgroups.create(layout.cgroup(name), limits)
+        uid=layout.vmm_uid(slot_index),
+        cgroup_procs=cgroups.create(layout.cgroup(name), limits),
+        file_size_b=file_size_b,
     )
 
 

@@ -17,6 +17,7 @@ class HostFacts:
     agent_version: str
     vmm: str
     accelerator: str
+    sandbox_disk_b: int
     sandbox_limit: int
     templates: Callable[[], list[str]]
     owned_slots: Callable[[], list[int]]

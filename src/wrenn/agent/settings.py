@@ -11,6 +11,7 @@ from typing import Final, Self
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.units import MIB
 from wrenn.protocol.api import DEFAULT_MEMORY_MB, DEFAULT_TEMPLATE, DEFAULT_VCPUS
+from wrenn.protocol.disk_share import DISK_OVERCOMMIT
 from wrenn.vm import Shape
 
 DEFAULT_DATA_DIR: Final = Path("/var/lib/wrenn")
@@ -37,6 +38,7 @@ class Settings:
         disk_reserve_b: below this much free disk no sandbox is created or resumed, and those that go on writing are held: it is left
             to PostgreSQL, journals and pauses.
         sandbox_disk_b: what one sandbox may take of the host's disk; 0: no limit but the size of its own disk.
+        disk_overcommit: how often the host's disk may be promised; the control plane has the same setting.
         sandbox_flows: connections that one guest may have begun, at once.
         sandbox_bit_per_s: what one sandbox may send, and receive; 0: no limit.
         sandbox_io_b_per_s: what one sandbox may read from the host's disk, and write to it, in a second; 0: no limit.
@@ -53,6 +55,7 @@ class Settings:
     ready_slots: int
     disk_reserve_b: int
     sandbox_disk_b: int
+    disk_overcommit: float
     sandbox_flows: int
     sandbox_bit_per_s: int
     sandbox_io_b_per_s: int
@@ -79,6 +82,7 @@ class Settings:
             ready_slots=int(environment.get("WRENN_READY_SLOTS", "4")),
             disk_reserve_b=int(environment.get("WRENN_DISK_RESERVE_MB", "1024")) * MIB,
             sandbox_disk_b=int(environment.get("WRENN_SANDBOX_DISK_MB", "16384")) * MIB,
+            disk_overcommit=float(environment.get("WRENN_DISK_OVERCOMMIT", DISK_OVERCOMMIT)),
             sandbox_flows=int(environment.get("WRENN_SANDBOX_FLOWS", "1000")),
             sandbox_bit_per_s=int(environment.get("WRENN_SANDBOX_MBIT", "1000")) * 1_000_000,
             sandbox_io_b_per_s=int(environment.get("WRENN_SANDBOX_IO_MB", "0")) * MIB,

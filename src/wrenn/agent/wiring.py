@@ -25,6 +25,7 @@ from wrenn.agent.sandboxes.launch import Launch
 from wrenn.agent.sandboxes.pause import Pause
 from wrenn.agent.sandboxes.resume import Resume
 from wrenn.agent.sandboxes.save import Saver
+from wrenn.agent.sandboxes.set_disk import SetDisk
 from wrenn.agent.sandboxes.set_network import SetNetwork
 from wrenn.agent.sandboxes.snapshot import TakeSnapshot
 from wrenn.agent.sandboxes.tear_down import TearDown
@@ -120,7 +121,9 @@ async def _built(settings: Settings, layout: Layout) -> AsyncGenerator[Agent]:
         guest_dns=settings.guest_dns,
         metadata={"agent_version": agent_version, "vmm_version": driver.vmm},
     )
-    launch = Launch(layout, driver, slots, images, tokens, settings.sandbox_io_b_per_s)
+    launch = Launch(
+        layout, driver, slots, images, tokens, settings.sandbox_io_b_per_s, settings.sandbox_disk_b
+    )
     saver = Saver(layout, driver, images, clock)
     verbs = Verbs(
         layout=layout,
@@ -131,16 +134,21 @@ async def _built(settings: Settings, layout: Layout) -> AsyncGenerator[Agent]:
         pause=Pause(layout, slots, saver),
         resume=Resume(layout, driver, launch, clock),
         snapshot=TakeSnapshot(layout, saver, clock),
+        set_disk=SetDisk(layout, settings.sandbox_disk_b),
         set_network=SetNetwork(slots),
         tear_down=TearDown(layout, slots),
     )
-    sandboxes = Sandboxes(verbs=verbs, disk=DiskLimits(settings.disk_reserve_b, settings.sandbox_disk_b))
+    sandboxes = Sandboxes(
+        verbs=verbs,
+        disk=DiskLimits(settings.disk_reserve_b, settings.sandbox_disk_b, settings.disk_overcommit),
+    )
     warm_up = WarmUp(bases, settings.warm_template)
     facts = HostFacts(
         data_dir=settings.data_dir,
         agent_version=agent_version,
         vmm=driver.vmm,
         accelerator=accelerator,
+        sandbox_disk_b=settings.sandbox_disk_b,
         sandbox_limit=table.slots,
         templates=lambda: sorted(
             p.parent.name for p in (settings.images_dir / "templates").glob("*/manifest.json")

@@ -92,6 +92,30 @@ def fork(
         copy.close()
 
 
+def disk(
+    sandbox_id: IdArgument,
+    size: Annotated[
+        int | None, typer.Argument(metavar="[MB]", help="How large it is to be; without, nothing changes.")
+    ] = None,
+    *,
+    json: JsonOption = False,
+) -> None:
+    """Make the disk of a sandbox larger, and print its size in MB.
+
+    One that stands still because it used up its share of the host's disk may take as much more, and goes on.
+    """
+    from wrenn.sdk import Sandbox
+
+    use_credentials()
+    sandbox = Sandbox.connect(sandbox_id, resume=False)
+    info = sandbox.info() if size is None else sandbox.set_disk(size)
+    sandbox.close()
+    if json:
+        print_json(info)
+    else:
+        sys.stdout.write(f"{info.disk_size_mb}\n")
+
+
 def timeout(
     sandbox_id: IdArgument,
     *,

@@ -30,6 +30,7 @@ def run(
     template: Annotated[str, typer.Option(help="Template to start from.")] = "minimal",
     vcpus: Annotated[int | None, typer.Option(help="Virtual CPUs.")] = None,
     memory: Annotated[int | None, typer.Option(metavar="MB", help="Memory in MB.")] = None,
+    disk: Annotated[int | None, typer.Option(metavar="MB", help="Size of its disk in MB.")] = None,
     env: EnvOption = None,
     timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="Kill it after this long.")] = None,
     stdin: Annotated[bool, typer.Option("--stdin", "-i", help="Give it this program's input.")] = False,
@@ -54,6 +55,7 @@ def run(
             template,
             vcpus=vcpus,
             memory_mb=memory,
+            disk_size_mb=disk,
             # From the start: this program may be killed before it knows the id.
             lifetime_sec=LIFETIME_S,
             on_expiry="kill",

@@ -32,10 +32,14 @@ EnvOption = Annotated[
 def create(
     *,
     template: Annotated[
-        str, typer.Option(help="Template to start from; one made by `wrenn snapshot` fixes CPUs and memory.")
+        str,
+        typer.Option(
+            help="Template to start from; one made by `wrenn snapshot` fixes CPUs, memory and disk."
+        ),
     ] = "minimal",
     vcpus: Annotated[int | None, typer.Option(help="Virtual CPUs.")] = None,
     memory: Annotated[int | None, typer.Option(metavar="MB", help="Memory in MB.")] = None,
+    disk: Annotated[int | None, typer.Option(metavar="MB", help="Size of its disk in MB.")] = None,
     timeout: IdleOption = None,
     lifetime: LifetimeOption = None,
     on_expiry: OnExpiryOption = None,
@@ -64,6 +68,7 @@ def create(
         template,
         vcpus=vcpus,
         memory_mb=memory,
+        disk_size_mb=disk,
         timeout_sec=timeout,
         lifetime_sec=lifetime,
         on_expiry=on_expiry,

@@ -19,6 +19,8 @@ from wrenn.control.http.rate_limits import RateSettings
 from wrenn.control.mail import MailSettings
 from wrenn.control.oauth import OAuthSettings
 from wrenn.control.quotas import NO_LIMIT, Limits
+from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
+from wrenn.protocol.disk_share import DISK_OVERCOMMIT
 
 T = TypeVar("T")
 
@@ -37,7 +39,7 @@ class Settings:
         data_dir: the installation's folder; its `pki/` has the certificates.
         listen_host, listen_port: where the API is served.
         agent_url: the local host's agent.
-        max_vcpus, min_memory_mb, max_memory_mb: limits of one sandbox.
+        max_vcpus, min_memory_mb, max_memory_mb, max_disk_mb: limits of one sandbox.
         private_networks: parts of private networks that the hosts let sandboxes reach; the agents have the same setting.
         memory_overcommit, disk_overcommit: how often a host's memory and disk may be promised.
         start_timeout_s: longest for a sandbox to run (the first of a template boots it), to be paused or resumed, and for a
@@ -67,6 +69,7 @@ class Settings:
     max_vcpus: int
     min_memory_mb: int
     max_memory_mb: int
+    max_disk_mb: int
     private_networks: tuple[IPv4Network, ...]
     memory_overcommit: float
     disk_overcommit: float
@@ -104,9 +107,10 @@ class Settings:
             max_vcpus=_number(environment, "WRENN_MAX_VCPUS", 8, int),
             min_memory_mb=_number(environment, "WRENN_MIN_MEMORY_MB", 128, int),
             max_memory_mb=_number(environment, "WRENN_MAX_MEMORY_MB", 8192, int),
+            max_disk_mb=_number(environment, "WRENN_MAX_DISK_MB", 65_536, int, least=DEFAULT_DISK_SIZE_MB),
             private_networks=_networks(environment, "WRENN_GUEST_PRIVATE_NETWORKS"),
             memory_overcommit=_number(environment, "WRENN_MEMORY_OVERCOMMIT", 4.0, float),
-            disk_overcommit=_number(environment, "WRENN_DISK_OVERCOMMIT", 20.0, float),
+            disk_overcommit=_number(environment, "WRENN_DISK_OVERCOMMIT", DISK_OVERCOMMIT, float),
             start_timeout_s=_number(environment, "WRENN_START_TIMEOUT_S", 120.0, float),
             start_retry_s=_number(environment, "WRENN_START_RETRY_S", 20.0, float),
             lease_s=_number(environment, "WRENN_LEASE_S", 15.0, float),

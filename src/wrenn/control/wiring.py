@@ -59,6 +59,7 @@ from wrenn.control.sandboxes import (
     Comparison,
     ComparisonSettings,
     Creation,
+    Disks,
     Files,
     Forks,
     Lifecycle,
@@ -225,7 +226,9 @@ def _build(
         changes=changes,
         reconciler=reconciler,
         room=room,
-        limits=SandboxLimits(settings.max_vcpus, settings.min_memory_mb, settings.max_memory_mb),
+        limits=SandboxLimits(
+            settings.max_vcpus, settings.min_memory_mb, settings.max_memory_mb, settings.max_disk_mb
+        ),
         network_rules=network_rules,
         patience=patience,
     )
@@ -239,6 +242,7 @@ def _build(
         room=room,
         patience=patience,
     )
+    disks = Disks(hints=hints, clients=clients, lookup=lookup, room=room, disk_max_mb=settings.max_disk_mb)
     networks = Networks(database=database, hints=hints, clients=clients, lookup=lookup, rules=network_rules)
     forks = Forks(
         database=database,
@@ -340,6 +344,7 @@ def _build(
         "creation": creation,
         "lifecycle": lifecycle,
         "forks": forks,
+        "disks": disks,
         "networks": networks,
         "targets": targets,
         "commands": Commands(targets, OutputBudget(OutputShares())),

@@ -10,7 +10,7 @@ from wrenn.guest.endings import Exited
 from wrenn.guest.files import Download, Files, Part, WriteOptions
 from wrenn.guest.ports import GuestPorts, dial_failure
 from wrenn.guest.processes import Event, FollowedProcess, Output, Processes, Started
-from wrenn.guest.ready import Identity, hold, initialise, let_go
+from wrenn.guest.ready import Identity, grow_root, hold, initialise, let_go
 from wrenn.guest.watch import FileEvent, watch
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Started",
     "WriteOptions",
     "dial_failure",
+    "grow_root",
     "hold",
     "initialise",
     "let_go",

@@ -157,7 +157,26 @@ async def let_go(guest: GuestConnection, *, timeout_s: float) -> None:
     await _snapshot_call(guest, "finish", timeout_s=timeout_s)
 
 
+async def grow_root(guest: GuestConnection, size_b: int, *, timeout_s: float) -> None:
+    """Have the root file system fill its disk, which was made this large. Twice is the same as once.
+
+    Raises:
+        as `hold`.
+    """
+    status = await _call(guest, "disk/grow", {"sizeBytes": size_b}, timeout_s=timeout_s)
+    if status != _DONE:
+        raise AgentFailure("The file system of the sandbox was not made larger.", context={"status": status})
+
+
 async def _snapshot_call(guest: GuestConnection, step: str, *, timeout_s: float) -> int:
+    status = await _call(guest, f"snapshot/{step}", None, timeout_s=timeout_s)
+    if status not in (_PARTLY, _DONE):
+        raise AgentFailure(f"The sandbox did not {step} for a snapshot.", context={"status": status})
+    return status
+
+
+async def _call(guest: GuestConnection, path: str, body: object, *, timeout_s: float) -> int:
+    """The status of the answer to this call, which is for the host alone."""
     try:
         # A connection of its own: those of the pool may all be taken by calls of programs that are held.
         async with (
@@ -166,13 +185,12 @@ async def _snapshot_call(guest: GuestConnection, step: str, *, timeout_s: float)
                 connector=PacedConnector(guest.pace), trust_env=False, cookie_jar=NoCookies()
             ) as session,
             session.post(
-                f"{guest.base_url}/snapshot/{step}", headers=guest.headers("root"), allow_redirects=False
+                f"{guest.base_url}/{path}",
+                headers=guest.headers("root"),
+                allow_redirects=False,
+                json=body,
             ) as response,
         ):
-            if response.status not in (_PARTLY, _DONE):
-                raise AgentFailure(
-                    f"The sandbox did not {step} for a snapshot.", context={"status": response.status}
-                )
             return response.status
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise unreachable(error) from error

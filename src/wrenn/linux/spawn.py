@@ -9,7 +9,9 @@ gate (its standard input). Before the gate is opened the process is put into its
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -22,7 +24,14 @@ from wrenn.linux.command import CommandError
 from wrenn.linux.private_root import OWN_DESCRIPTORS, PrivateRoot, in_own_thread
 from wrenn.linux.process import ProcessRef
 
-_WAIT_AND_EXEC: Final = 'ulimit -c 0; ulimit -n 1024; read -r gate || exit 125; exec "$@"'
+_WAIT_AND_EXEC: Final = (
+    'ulimit -c 0; ulimit -n 1024; ulimit -f "$1"; shift; trap "" XFSZ; read -r gate || exit 125; exec "$@"'
+)
+"""A write past the limit of file sizes fails instead of ending the process."""
+_FILE_BLOCK_B: Final = 512
+"""In which a shell counts file sizes."""
+_FILE_LIMIT: Final = "Max file size"
+"""How the line with the limit begins in /proc/PID/limits; its soft and its hard value follow."""
 _HOST_NAME: Final = b"vmm"
 _OOM_SCORE: Final = 500
 """When the machine runs out of memory a VMM is ended rather than the agent or the database (-1000 to 1000)."""
@@ -51,12 +60,14 @@ class Confinement:
     Attributes:
         uid: user and group it runs as; no two VMMs share one, so that none may signal or trace another.
         cgroup_procs: `cgroup.procs` files of the groups it joins before it runs.
+        file_size_b: bytes up to which it may make a file larger; 0: no limit.
         groups: further groups of its user: those of devices that it must open itself.
     """
 
     uid: int
     cgroup_procs: Sequence[Path]
     groups: tuple[int, ...] = ()
+    file_size_b: int = 0
 
 
 def spawn_confined(
@@ -100,6 +111,30 @@ def spawn_confined(
         return reference
 
 
+def raise_file_limit(pid: int, size_b: int) -> bool:
+    """Let the process make files of this size; whether it may now. One that has ended is fine.
+
+    To raise a limit takes CAP_SYS_RESOURCE, which root lacks in some containers.
+    """
+    try:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size_b, size_b))
+    except PermissionError:
+        return file_limit_of(pid) >= size_b
+    except ProcessLookupError:
+        pass
+    return True
+
+
+def file_limit_of(pid: int) -> float:
+    """Size up to which the process may make a file larger; infinite also for one that has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for line in Path(f"/proc/{pid}/limits").read_text().splitlines():
+            if line.startswith(_FILE_LIMIT):
+                hard = line.split()[4]
+                return math.inf if hard == "unlimited" else int(hard)
+    return math.inf
+
+
 def _limit(pid: int, confinement: Confinement) -> None:
     for procs in confinement.cgroup_procs:
         procs.write_text(str(pid))
@@ -135,10 +170,12 @@ class _Birth:
         return child.pid
 
     def _start_shell(self) -> subprocess.Popen[bytes]:
+        file_size_b = self.confinement.file_size_b
+        file_blocks = str(-(-file_size_b // _FILE_BLOCK_B)) if file_size_b else "unlimited"
         # Not asyncio's: its child watcher would reap the process, and we wait by pidfd also for those we adopted. Without
         # `user=` Python starts it by vfork: no copy of our memory ever belongs to the new user.
         return subprocess.Popen(
-            [str(self.root.shell), "-c", _WAIT_AND_EXEC, "spawn", *self.argv],
+            [str(self.root.shell), "-c", _WAIT_AND_EXEC, "spawn", file_blocks, *self.argv],
             stdin=self.gate,
             stdout=self.log,
             stderr=self.log,

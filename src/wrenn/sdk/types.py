@@ -124,8 +124,8 @@ class SandboxInfo:
 class Template:
     """What sandboxes are made from.
 
-    `type` is `base` or `snapshot`. A sandbox made from a snapshot has its `vcpus` and `memory_mb`; a base leaves both open
-    (None). `size_bytes` is what its own files take, 0: not known. `platform` templates belong to the installation and
+    `type` is `base` or `snapshot`. A sandbox made from a snapshot has its `vcpus`, `memory_mb` and `disk_size_mb`; a base
+    leaves them open (None). `size_bytes` is what its own files take, 0: not known. `platform` templates belong to the installation and
     cannot be deleted.
     """
 
@@ -133,6 +133,7 @@ class Template:
     type: str
     vcpus: int | None
     memory_mb: int | None
+    disk_size_mb: int | None
     size_bytes: int
     created_at: datetime
     platform: bool
@@ -145,6 +146,7 @@ class Template:
             type=fields.text("type"),
             vcpus=fields.optional_integer("vcpus"),
             memory_mb=fields.optional_integer("memory_mb"),
+            disk_size_mb=fields.optional_integer("disk_size_mb"),
             size_bytes=fields.integer("size_bytes"),
             created_at=fields.time("created_at"),
             platform=fields.flag("platform"),

@@ -40,6 +40,7 @@ class Manifest:
         parent: snapshot whose memory image its memory diff lies on; empty: the base's.
         layers: frozen layers of its disk, newest first.
         memory_digest: of the diff's tables, see `storage.memory_diff`.
+        disk_mb: size of its disk, as its guest knows it; 0: that of the template's image.
     """
 
     snapshot_id: str
@@ -60,6 +61,7 @@ class Manifest:
     memory_digest: str = ""
     state_size_b: int = 0
     state_digest: str = ""
+    disk_mb: int = 0
 
     @property
     def layer_ids(self) -> tuple[str, ...]:

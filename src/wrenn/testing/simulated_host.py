@@ -308,6 +308,12 @@ class SimulatedHost(HostAgent):
             box.network = request.network
         return sandbox_answer(box)
 
+    async def set_disk(self, request: pb.SetDiskRequest, ctx: Any, /) -> pb.Sandbox:
+        """Keep the size."""
+        box = self._known(request.sandbox_id)
+        box.spec.disk_size_mb = request.disk_size_mb
+        return sandbox_answer(box)
+
     async def ensure_snapshot(self, request: pb.EnsureSnapshotRequest, ctx: Any, /) -> pb.Snapshot:
         """Copy the folder."""
         if request.snapshot_id not in self._snapshots:

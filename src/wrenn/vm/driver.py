@@ -134,6 +134,10 @@ class Vm(Protocol):
         """
         ...
 
+    async def grow_disk(self, size_b: int) -> None:
+        """Make its disk this large, and tell the guest. One that is so large is fine; the file grows when it is written."""
+        ...
+
     async def console(self) -> str:
         """The end of the serial console, at most 64 KiB."""
         ...

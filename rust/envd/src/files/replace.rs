@@ -1,7 +1,7 @@
 //! A file that takes another's place as a whole, or not at all.
 //!
-//! It is written under a name of its own in the same directory, flushed, and renamed. Readers see the old content or the
-//! new one, also after a loss of power. A write that does not get that far leaves nothing behind.
+//! It is written under a name of its own in the same directory and renamed, on demand after it was flushed: then readers
+//! see the old content or the new one also after a loss of power. A write that does not get that far leaves nothing behind.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -29,6 +29,15 @@ pub struct Former {
     pub mode: u32,
     /// Its owner.
     pub owner: Owner,
+}
+
+/// What holds when a file has taken its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// All programs see it.
+    Written,
+    /// It is on the disk, too.
+    Flushed,
 }
 
 /// A file on its way to its place.
@@ -69,7 +78,7 @@ impl Replacement {
             Err(Errno::NOENT) => None,
             Err(errno) => return Err(fault(errno)),
         };
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for _ in 0..ATTEMPTS {
             let temporary = OsString::from(format!(".wrenn-{:x}.part", NEXT.fetch_add(1, Ordering::Relaxed)));
             match openat(&directory, &temporary, flags, Mode::from_raw_mode(0o600)) {
@@ -85,13 +94,23 @@ impl Replacement {
         Err(fault(Errno::EXIST))
     }
 
+    /// Which file is written.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Puts the file in its place. Blocks on the disk.
-    pub fn commit(mut self, file: &File) -> Result<(), Fault> {
+    pub fn commit(mut self, file: &File, durability: Durability) -> Result<(), Fault> {
         let fault = |e: Errno| Fault::errno("write", &self.path, e);
-        file.sync_all().map_err(|e| Fault::new("write", &self.path, e))?;
+        if durability == Durability::Flushed {
+            file.sync_all().map_err(|e| Fault::new("write", &self.path, e))?;
+        }
         let temporary = self.temporary.as_deref().unwrap_or(OsStr::new(""));
         renameat(&self.directory, temporary, &self.directory, &self.name).map_err(fault)?;
         self.temporary = None;
+        if durability == Durability::Written {
+            return Ok(());
+        }
         // A directory that this user may write to but not read cannot be flushed by him; the rename holds all the same.
         if let Ok(directory) = openat(&self.directory, ".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
             fsync(&directory).map_err(|e| Fault::errno("write", &self.path, e))?;

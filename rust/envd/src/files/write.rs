@@ -1,14 +1,16 @@
 //! `POST /files`.
 //!
-//! A file is written in place: made, given to its owner, written. No other order, and no second name: clients count the
-//! events that watchers see. Only with `atomic=true` it is written beside its place and then takes it: see [`replace`].
+//! An upload that breaks off changes nothing. A content of up to [`GATHER`] is received as a whole and then written in
+//! place: the file is made, given to its owner, written. No other order, and no second name: clients count the events that
+//! watchers see. A larger content, and any with `atomic=true`, is written beside its place and then takes it: see
+//! [`replace`]. Without `atomic` a target that cannot be replaced, such as a device, is written in place all the same.
 //!
 //! [`replace`]: crate::files::replace
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Seek as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,7 +30,7 @@ use crate::files::inflate::Upload;
 use crate::files::multipart::{self, Multipart};
 use crate::files::owner::{self, Owner};
 use crate::files::query::Query;
-use crate::files::replace::Replacement;
+use crate::files::replace::{Durability, Replacement};
 use crate::files::{FilesError, read};
 use crate::filesystem::as_user;
 use crate::filesystem::entry::{self, METADATA_PREFIX};
@@ -41,7 +43,7 @@ use crate::users::User;
 
 /// Mode of a file we make.
 const FILE_MODE: u32 = 0o644;
-/// Gathered before it is written: small files come in one write, large ones without many.
+/// Gathered before it is written: a file up to this size is opened when all of it is here, a larger one has few writes.
 const GATHER: usize = 512 * 1024;
 /// The header that carries metadata.
 const METADATA_HEADER: &str = "x-metadata-";
@@ -49,6 +51,8 @@ const METADATA_HEADER: &str = "x-metadata-";
 const MAX_KEY_BYTES: usize = 246;
 /// Longest metadata of one file.
 const MAX_METADATA_BYTES: usize = 4096;
+/// Longest value of an extended attribute, and longest list of names of a file: Linux's own bounds.
+const MAX_ATTRIBUTE_BYTES: usize = 64 * 1024;
 /// How long a client may still send after the answer is known.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -139,9 +143,9 @@ fn metadata_of(headers: &HeaderMap) -> Result<BTreeMap<String, String>, FilesErr
 
 async fn take_raw(agent: &Arc<Agent>, order: &Order, upload: &mut Upload) -> Result<Vec<Written>, FilesError> {
     let path = order.path.clone().ok_or_else(|| FilesError::Invalid("the path is missing".into()))?;
-    let mut sink = Sink::open(agent, order, path).await?;
+    let mut sink = Sink::new(path);
     while let Some(bytes) = upload.next().await? {
-        sink.push(bytes).await?;
+        sink.push(agent, order, bytes).await?;
     }
     Ok(vec![sink.finish(agent, order).await?])
 }
@@ -160,9 +164,9 @@ async fn take_form(agent: &Arc<Agent>, order: &Order, form: &mut Multipart) -> R
             (None, Some(name)) => paths::resolve(&paths::to_name(&name), &order.user.home),
             (None, None) => return Err(FilesError::Invalid("a file has no name, and the query has no path".into())),
         };
-        let mut sink = Sink::open(agent, order, path).await?;
+        let mut sink = Sink::new(path);
         while let Some(bytes) = form.next_bytes().await? {
-            sink.push(bytes).await?;
+            sink.push(agent, order, bytes).await?;
         }
         written.push(sink.finish(agent, order).await?);
     }
@@ -178,14 +182,25 @@ struct Sink {
     path: PathBuf,
     /// What is to take its place there.
     replacement: Option<Replacement>,
-    /// Away while a thread writes to it.
+    /// Not there before it was opened, and away while a thread writes to it.
     file: Option<File>,
+    /// Whether it was opened.
+    is_open: bool,
     /// Not yet written.
     gathered: Vec<u8>,
 }
 
-/// Makes the file or empties the one that is there. Also tells whether it is new.
-fn open_in_place(order: &Order, path: &Path) -> Result<(File, bool), Fault> {
+/// Whether a content of this size fits on the disk in place of what the file holds. Looked at before the file is emptied,
+/// so that a full disk does not cost the old content.
+fn has_room(file: &File, size: u64) -> bool {
+    let (Ok(about), Ok(disk)) = (file.metadata(), rustix::fs::fstatvfs(file)) else { return true };
+    let free = if rustix::process::geteuid().is_root() { disk.f_bfree } else { disk.f_bavail };
+    // File systems that hold no files of their own count no blocks.
+    disk.f_blocks == 0 || size <= free.saturating_mul(disk.f_frsize) + about.blocks() * 512
+}
+
+/// Makes the file or empties the one that is there, for a content of `size`. Also tells whether it is new.
+fn open_in_place(order: &Order, path: &Path, size: u64) -> Result<(File, bool), Fault> {
     let fault = |e: std::io::Error| Fault::new("write", path, e);
     let attempt = |flags: OFlags| {
         // The kernel takes a mode only with a file that may be made.
@@ -193,10 +208,10 @@ fn open_in_place(order: &Order, path: &Path) -> Result<(File, bool), Fault> {
         read::open(path, OFlags::WRONLY | flags, Mode::from_raw_mode(mode))
     };
     let (file, is_new) = match attempt(OFlags::CREATE | OFlags::EXCL) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => match attempt(OFlags::TRUNC) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => match attempt(OFlags::empty()) {
             // A link to a file that is not there yet.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                (attempt(OFlags::CREATE | OFlags::TRUNC).map_err(fault)?, true)
+                (attempt(OFlags::CREATE).map_err(fault)?, true)
             }
             other => (other.map_err(fault)?, false),
         },
@@ -204,6 +219,12 @@ fn open_in_place(order: &Order, path: &Path) -> Result<(File, bool), Fault> {
     };
     if !file.metadata().map_err(fault)?.is_file() {
         return Err(Fault::errno("write", path, Errno::INVAL));
+    }
+    if !is_new {
+        if !has_room(&file, size) {
+            return Err(Fault::errno("write", path, Errno::NOSPC));
+        }
+        file.set_len(0).map_err(fault)?;
     }
     for old in entry::metadata(path).into_keys().filter(|k| !order.metadata.contains_key(k)) {
         rustix::fs::fremovexattr(&file, format!("{METADATA_PREFIX}{old}")).map_err(|e| fault(e.into()))?;
@@ -242,26 +263,99 @@ fn furnish(order: &Order, path: &Path, file: &File, usual: Option<Owner>, mode: 
     Ok(())
 }
 
-fn open_for(agent: &Agent, order: &Order, path: &Path) -> Result<(File, Option<Replacement>), Fault> {
-    if !order.atomic {
-        let (file, is_new) = open_in_place(order, path)?;
-        let usual = is_new.then(|| owner_of_new(agent, order, &file));
-        furnish(order, path, &file, usual, order.mode)?;
-        return Ok((file, None));
+/// Opens the file for a content of `size`; `None`: for more than was gathered.
+fn open_for(
+    agent: &Agent,
+    order: &Order,
+    path: &Path,
+    size: Option<u64>,
+) -> Result<(File, Option<Replacement>), Fault> {
+    if order.atomic {
+        return replace_for(agent, order, path);
     }
+    if size.is_none() && may_be_replaced(path) {
+        let replaced = replace_for(agent, order, path);
+        // A directory may take no new names while its files may be written to.
+        if replaced.is_ok() {
+            return replaced;
+        }
+    }
+    let (file, is_new) = open_in_place(order, path, size.unwrap_or(0))?;
+    let usual = is_new.then(|| owner_of_new(agent, order, &file));
+    furnish(order, path, &file, usual, order.mode)?;
+    Ok((file, None))
+}
+
+/// Whether another file may take its place unseen: what has several names, or is no file, keeps being itself.
+fn may_be_replaced(path: &Path) -> bool {
+    match std::fs::metadata(path) {
+        Ok(about) => about.is_file() && about.nlink() == 1,
+        // Not a link that leads nowhere.
+        Err(_) => std::fs::symlink_metadata(path).is_err(),
+    }
+}
+
+fn replace_for(agent: &Agent, order: &Order, path: &Path) -> Result<(File, Option<Replacement>), Fault> {
     let (replacement, file, former) = Replacement::begin(path, &order.user.ids)?;
+    if former.is_some() {
+        copy_attributes(path, &file);
+    }
     let usual = former.map_or_else(|| owner_of_new(agent, order, &file), |former| former.owner);
     let mode = order.mode.or(former.map(|former| former.mode)).unwrap_or(FILE_MODE);
     furnish(order, path, &file, Some(usual), Some(mode))?;
     Ok((file, Some(replacement)))
 }
 
+/// Gives a file that takes another's place the attributes of that one: access lists and what programs keep there. Metadata
+/// comes with the request, and capabilities end with the content that they were given to.
+fn copy_attributes(from: &Path, to: &File) {
+    let (mut names, mut value) = (vec![0; MAX_ATTRIBUTE_BYTES], vec![0; MAX_ATTRIBUTE_BYTES]);
+    let Ok(length) = rustix::fs::listxattr(from, &mut names) else { return };
+    for name in names.get(..length).unwrap_or_default().split(|b| *b == 0).filter(|n| !n.is_empty()) {
+        if name.starts_with(METADATA_PREFIX.as_bytes()) || name == b"security.capability" {
+            continue;
+        }
+        if let Ok(length) = rustix::fs::getxattr(from, name, &mut value) {
+            // One that this user may not set stays behind.
+            let value = value.get(..length).unwrap_or_default();
+            let _ = rustix::fs::fsetxattr(to, name, value, XattrFlags::empty());
+        }
+    }
+}
+
+/// Puts a whole replacement in its place. One that nobody asked for by name may not be possible there, where a mount or
+/// the rights on a directory stand against it: then the content is copied into the file.
+fn commit(agent: &Agent, order: &Order, replacement: Replacement, mut file: File) -> Result<(), Fault> {
+    if order.atomic {
+        return replacement.commit(&file, Durability::Flushed);
+    }
+    let path = replacement.path().to_owned();
+    let fault = |e: std::io::Error| Fault::new("write", &path, e);
+    match replacement.commit(&file, Durability::Written) {
+        Err(error) if error.is_refusal() => {
+            let size = file.metadata().map_err(fault)?.len();
+            let (mut target, is_new) = open_in_place(order, &path, size)?;
+            let usual = is_new.then(|| owner_of_new(agent, order, &target));
+            furnish(order, &path, &target, usual, order.mode)?;
+            file.rewind().map_err(fault)?;
+            std::io::copy(&mut file, &mut target).map_err(fault)?;
+            Ok(())
+        }
+        other => other,
+    }
+}
+
 impl Sink {
-    async fn open(agent: &Arc<Agent>, order: &Order, path: PathBuf) -> Result<Self, FilesError> {
+    fn new(path: PathBuf) -> Self {
+        Self { path, replacement: None, file: None, is_open: false, gathered: Vec::new() }
+    }
+
+    async fn open(&mut self, agent: &Arc<Agent>, order: &Order, size: Option<u64>) -> Result<(), FilesError> {
+        let path = self.path.clone();
         let attempt = async || {
             let (order, path) = (order.clone(), path.clone());
             let user = order.user.clone();
-            as_user(agent, &user, move |agent| open_for(agent, &order, &path)).await
+            as_user(agent, &user, move |agent| open_for(agent, &order, &path, size)).await
         };
         let (file, replacement) = match attempt().await {
             Err(fault) if fault.is_missing() => {
@@ -274,11 +368,15 @@ impl Sink {
             }
             other => other?,
         };
-        Ok(Self { path, replacement, file: Some(file), gathered: Vec::new() })
+        (self.replacement, self.file, self.is_open) = (replacement, Some(file), true);
+        Ok(())
     }
 
-    async fn push(&mut self, bytes: Bytes) -> Result<(), FilesError> {
+    async fn push(&mut self, agent: &Arc<Agent>, order: &Order, bytes: Bytes) -> Result<(), FilesError> {
         if self.gathered.len() + bytes.len() > GATHER {
+            if !self.is_open {
+                self.open(agent, order, None).await?;
+            }
             self.flush().await?;
         }
         self.gathered.extend_from_slice(&bytes);
@@ -307,9 +405,13 @@ impl Sink {
     }
 
     async fn finish(mut self, agent: &Arc<Agent>, order: &Order) -> Result<Written, FilesError> {
+        if !self.is_open {
+            self.open(agent, order, Some(self.gathered.len() as u64)).await?;
+        }
         self.flush().await?;
         if let (Some(replacement), Some(file)) = (self.replacement.take(), self.file.take()) {
-            as_user(agent, &order.user, move |_| replacement.commit(&file)).await?;
+            let order = order.clone();
+            as_user(agent, &order.user.clone(), move |agent| commit(agent, &order, replacement, file)).await?;
         }
         drop(self.file);
         agent.watchers.look(agent);

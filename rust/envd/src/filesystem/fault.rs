@@ -37,6 +37,11 @@ impl Fault {
         self.source.kind() == io::ErrorKind::NotFound
     }
 
+    /// Whether the kernel does not let this be done there, though it may be possible in another way.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.errno_of(), Some(Errno::BUSY | Errno::PERM | Errno::ACCESS | Errno::XDEV))
+    }
+
     /// Whether the other end of the connection went away.
     pub fn is_cut_off(&self) -> bool {
         self.source.kind() == io::ErrorKind::ConnectionAborted

@@ -13,7 +13,7 @@ use sys::rustix::pipe::{PipeFlags, pipe_with};
 use sys::spawn::{Command, SpawnError, Step};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use wire::code::{Code, ConnectError};
+use wire::code::{Code, ConnectError, Reason};
 use wire::process::{ProcessConfig, StartRequest};
 
 use crate::agent::{Agent, Mode, lock};
@@ -158,8 +158,10 @@ fn refused(config: &ProcessConfig, dirs: &[CString], error: SpawnError) -> Conne
     let SpawnError { step, source } = error;
     let name = &config.cmd;
     let errno = source.raw_os_error().unwrap_or_default();
+    let is_full = [libc_errno::ENOSPC, libc_errno::EDQUOT].contains(&errno);
     let too_many = [libc_errno::EAGAIN, libc_errno::ENOMEM, libc_errno::ENFILE, libc_errno::EMFILE].contains(&errno);
     let (code, text) = match step {
+        _ if is_full => (Code::ResourceExhausted, format!("not enough disk space to start '{name}'")),
         Step::Execute if source.kind() == io::ErrorKind::NotFound => {
             (Code::NotFound, format!("command '{name}' not found"))
         }
@@ -180,7 +182,7 @@ fn refused(config: &ProcessConfig, dirs: &[CString], error: SpawnError) -> Conne
         Step::Ids => (Code::PermissionDenied, format!("cannot run '{name}' as this user: {source}")),
         Step::Clone | Step::Setup => (Code::Internal, format!("cannot start '{name}': {source}")),
     };
-    ConnectError::new(code, text)
+    ConnectError::new(code, text).because(is_full.then_some(Reason::StorageFull))
 }
 
 /// What there is none left of.
@@ -198,6 +200,8 @@ mod libc_errno {
     pub const ENOMEM: i32 = 12;
     pub const ENFILE: i32 = 23;
     pub const EMFILE: i32 = 24;
+    pub const ENOSPC: i32 = 28;
+    pub const EDQUOT: i32 = 122;
 }
 
 /// Starts a process and follows it. It outlives the stream, but not the caller's time.

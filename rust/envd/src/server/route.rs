@@ -12,7 +12,7 @@ use crate::body::Body;
 use crate::process::input::InputStream;
 use crate::rpc::{client_stream, error_answer, server_stream, unary};
 use crate::server::{Ends, access, reply};
-use crate::{connect, files, filesystem, init, metrics, process, snapshot};
+use crate::{connect, disk, files, filesystem, init, metrics, process, snapshot};
 
 /// Answers a request.
 pub async fn answer(agent: Arc<Agent>, request: Request<Incoming>, ends: Ends) -> Response<Body> {
@@ -39,12 +39,13 @@ pub async fn answer(agent: Arc<Agent>, request: Request<Incoming>, ends: Ends) -
         (&Method::GET, "/connect") => connect::answer(&agent.joined, request, ends.local.port()).await,
         (&Method::GET, "/files/tar") => files::tar::read(&agent, &request).await,
         (&Method::POST, "/files/tar") => files::tar::write(&agent, request).await,
+        (&Method::POST, "/disk/grow") => disk::grow(request).await,
         (&Method::POST, "/snapshot/prepare") => snapshot::prepare(&agent).await,
         (&Method::POST, "/snapshot/finish") => snapshot::finish(&agent),
         (
             _,
             "/health" | "/init" | "/metrics" | "/envs" | "/files" | "/files/tar" | "/connect" | "/snapshot/prepare"
-            | "/snapshot/finish",
+            | "/snapshot/finish" | "/disk/grow",
         ) => reply::error(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method"),
         _ => reply::error(StatusCode::NOT_FOUND, "there is nothing at this path"),
     }

@@ -18,6 +18,7 @@ from wrenn.base.held_output import HeldOutput, OutputBudget, OutputShares
 from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.guest import CommandLine
 from wrenn.network import EgressPolicy
+from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
 from wrenn.protocol.guest import filesystem_pb as guest_pb
 from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, connect_code
@@ -107,6 +108,7 @@ class HostAgentService(HostAgent):
             memory_available_b=machine.memory_available_b,
             disk_b=machine.disk_b,
             disk_available_b=machine.disk_available_b,
+            sandbox_disk_b=self._facts.sandbox_disk_b,
             sandbox_limit=self._facts.sandbox_limit,
             sandbox_count=len(self._sandboxes.list()),
             templates=self._facts.templates(),
@@ -128,6 +130,7 @@ class HostAgentService(HostAgent):
             envs=dict(wanted.envs),
             snapshot_id=str(SnapshotId.parse(wanted.snapshot_id)) if wanted.snapshot_id else "",
             template_name=wanted.template_name,
+            disk_mb=wanted.disk_size_mb or DEFAULT_DISK_SIZE_MB,
         )
         await self._sandboxes.ensure(spec, _network(wanted.network))
         return self._described(spec.sandbox_id)
@@ -159,6 +162,12 @@ class HostAgentService(HostAgent):
             raise InvalidRequest("A network policy is needed.")
         sandbox_id = SandboxId.parse(request.sandbox_id)
         await self._sandboxes.set_network(sandbox_id, _network(request.network))
+        return self._described(sandbox_id)
+
+    async def set_disk(self, request: pb.SetDiskRequest, ctx: Any, /) -> pb.Sandbox:
+        """Make a disk larger."""
+        sandbox_id = SandboxId.parse(request.sandbox_id)
+        await self._sandboxes.set_disk(sandbox_id, request.disk_size_mb)
         return self._described(sandbox_id)
 
     async def ensure_snapshot(self, request: pb.EnsureSnapshotRequest, ctx: Any, /) -> pb.Snapshot:

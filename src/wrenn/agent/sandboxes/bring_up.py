@@ -9,13 +9,14 @@ from wrenn.agent.bases import Bases
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes.checks import check_restorable
 from wrenn.agent.sandboxes.journal import NetworkSettings, Record, SandboxSpec, State
-from wrenn.agent.sandboxes.launch import Launch, Origin, Save
+from wrenn.agent.sandboxes.launch import Launch, Origin, Save, image_size_mb
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.base.clock import Clock
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
 from wrenn.linux.files import remove_tree, translated
+from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
 from wrenn.storage.bases import Base
 from wrenn.storage.layers import new_layer_id
 from wrenn.vm import Shape, VmDriver
@@ -37,7 +38,7 @@ class BringUp:
         """Bring `spec` up. On any failure or cancellation nothing of it is left.
 
         Raises:
-            NotFound: no such template or snapshot. NoCapacity, StorageFull: no room.
+            NotFound: no such template or snapshot. InvalidRequest: not in this size. NoCapacity, StorageFull: no room.
             AgentFailure, Unavailable: it did not start.
         """
         # No await between the look at a snapshot and the journal that names it, or it might be collected in between.
@@ -64,8 +65,16 @@ class BringUp:
 
     async def _from_template(self, spec: SandboxSpec) -> tuple[Record, Origin]:
         base = await self.bases.get(spec.template, spec.shape)
-        record = replace(self._new(spec), base=base.files.key, metadata=base.metadata)
-        return record, Origin(base.files.state, base.files.key, base.files.empty_disk)
+        image_mb = image_size_mb(base.files)
+        asked_mb = spec.disk_mb
+        if asked_mb < image_mb and asked_mb != DEFAULT_DISK_SIZE_MB:
+            raise InvalidRequest(
+                f"disk_size_mb: the disk of {spec.template_name or spec.template} has {image_mb} MB and can only be made larger."
+            )
+        # The size that nobody asks for is that of the template's image, whatever that is.
+        disk_mb = asked_mb if asked_mb > image_mb and asked_mb != DEFAULT_DISK_SIZE_MB else 0
+        record = replace(self._new(spec), base=base.files.key, metadata=base.metadata, disk_mb=disk_mb)
+        return record, Origin(base.files.state, base.files.key, base.files.empty_disk, image_mb)
 
     def _from_snapshot(self, spec: SandboxSpec) -> tuple[Record, Origin]:
         snapshot = check_restorable(self.layout, self.driver, spec.snapshot_id)
@@ -82,6 +91,8 @@ class BringUp:
             layers=(*new.layers, *manifest.layer_ids),
             origin_layers=manifest.layer_ids,
             metadata=manifest.metadata,
+            disk_mb=manifest.disk_mb,
         )
         base = Base(manifest.base, self.layout.bases / manifest.base)
-        return record, Origin(snapshot.state, manifest.sandbox_id, base.empty_disk)
+        disk_mb = manifest.disk_mb or image_size_mb(base)
+        return record, Origin(snapshot.state, manifest.sandbox_id, base.empty_disk, disk_mb)

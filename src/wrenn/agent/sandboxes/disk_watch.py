@@ -9,13 +9,16 @@ of the reserve between two looks. `docs/design/snapshots.md` has the sums.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from wrenn.agent.layout import Layout
-from wrenn.agent.sandboxes.journal import Record
+from wrenn.agent.sandboxes.journal import Record, SandboxSpec
+from wrenn.base.errors import NoCapacity
 from wrenn.base.units import GIB, MIB
+from wrenn.protocol.disk_share import disk_share_b, promised_b
 from wrenn.storage.layers import layer_path
 
 FASTEST_B_PER_S: Final = 4 * GIB
@@ -29,10 +32,38 @@ _BLOCK_B: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class DiskLimits:
-    """The host's reserve, and the share of one sandbox; a share of 0 is none."""
+    """What sandboxes leave to the host.
+
+    Attributes:
+        reserve_b: of the host's disk, for PostgreSQL, journals and pauses.
+        sandbox_b: share of a sandbox whose disk has the default size; 0: no limit.
+        overcommit: how often the disk may be promised; 0: without limit.
+    """
 
     reserve_b: int
     sandbox_b: int
+    overcommit: float = 0.0
+
+    def share_b(self, record: Record) -> int:
+        """What this sandbox may take; 0: no limit."""
+        return disk_share_b(_disk_mb(record), self.sandbox_b)
+
+    def admit(self, spec: SandboxSpec, records: Sequence[Record], disk_b: int) -> None:
+        """Return if the share of a new sandbox fits beside those that are promised already, as the control plane counts.
+
+        Raises:
+            NoCapacity: it does not.
+        """
+        wanted_b = promised_b(spec.disk_mb, self.sandbox_b)
+        promised = sum(promised_b(_disk_mb(record), self.sandbox_b) for record in records)
+        if self.overcommit and promised + wanted_b > disk_b * self.overcommit:
+            raise NoCapacity(
+                "The host has no room for this sandbox: its disk is promised to others (WRENN_DISK_OVERCOMMIT)."
+            )
+
+
+def _disk_mb(record: Record) -> int:
+    return record.disk_mb or record.spec.disk_mb
 
 
 def next_look_s(free_b: int, reserve_b: int) -> float:
@@ -41,18 +72,18 @@ def next_look_s(free_b: int, reserve_b: int) -> float:
     return min(LONGEST_LOOK_S, max(SHORTEST_LOOK_S, headroom_b / 2 / FASTEST_B_PER_S))
 
 
-def why_held(*, free_b: int, used_b: int, grown_b: int, limits: DiskLimits, held: bool) -> str:
+def why_held(*, free_b: int, used_b: int, share_b: int, grown_b: int, limits: DiskLimits, held: bool) -> str:
     """Why a sandbox may not write now; empty: it may.
 
     Attributes:
-        used_b: what its files take on the host.
+        used_b: what its files take on the host, of which `share_b` is allowed; 0: all of it.
         grown_b: what they grew by since the disk was last above its reserve.
         held: whether it is held now; it goes on only when there is an eighth more room than it takes to be held.
     """
-    if limits.sandbox_b and used_b > limits.sandbox_b:
+    if share_b and used_b > share_b:
         return (
-            f"It has used up the {limits.sandbox_b // MIB} MB that a sandbox may take of its host's disk, and is held: "
-            "delete it, or have the operator raise the limit (WRENN_SANDBOX_DISK_MB)."
+            f"It has used up the {share_b // MIB} MB that a sandbox may take of its host's disk, and is held: "
+            "make its disk larger (PATCH …/disk), which lets it take as much more, or delete it."
         )
     reserve_b = limits.reserve_b
     if free_b >= reserve_b + (reserve_b // 8 if held else 0):

@@ -27,6 +27,7 @@ from wrenn.base.networks import network_text
 from wrenn.linux.files import fsync_path, write_json
 from wrenn.linux.process import ProcessRef
 from wrenn.network import EgressPolicy
+from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
 from wrenn.vm import Shape
 
 FORMAT: Final = 2
@@ -74,6 +75,8 @@ class SandboxSpec:
     """Restored from this snapshot; empty: from the template."""
     template_name: str = field(default="", compare=False)
     """The template as the user knows it, when that is not the name of the image. Older callers do not send it."""
+    disk_mb: int = field(default=DEFAULT_DISK_SIZE_MB, compare=False)
+    """Size of its disk when it was made; what it is now, its record says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,7 @@ class Record:
         origin_layers: those of them that it was restored from: they are the snapshot's and not counted as its own.
         next_layer: a layer that is being put over those.
         snapshot: what it was at its last pause; while PAUSING the one that is being made.
+        disk_mb: size of its disk, where it was made larger than its template's image; else 0.
         held: whether the guest's programs stood still at its last pause; else clones of it would begin alike.
         former_snapshot: the one before, until `snapshot` would survive a power cut.
     """
@@ -117,6 +121,7 @@ class Record:
     snapshot: str = ""
     former_snapshot: str = ""
     held: bool = True
+    disk_mb: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     network: NetworkSettings = field(default_factory=NetworkSettings)
 
@@ -166,12 +171,14 @@ def load(directory: Path) -> Record | None:
                 shape=Shape(**spec["shape"]),
                 envs=spec["envs"],
                 snapshot_id=spec["snapshot_id"],
+                disk_mb=spec.get("disk_mb", DEFAULT_DISK_SIZE_MB),  # journals of former versions lack it
                 template_name=spec.get("template_name", ""),
             ),
             state=State(fields["state"]),
             process=ProcessRef(**fields["process"]) if fields["process"] else None,
             layers=tuple(fields["layers"]),
             network=_network_settings(fields.get("network")),
+            disk_mb=fields.get("disk_mb", 0),
             origin_layers=tuple(fields.get("origin_layers", ())),  # journals of former versions lack it
             **{name: fields[name] for name in _PLAIN},
         )

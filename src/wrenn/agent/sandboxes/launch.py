@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from wrenn.agent.confinement import confine, release_cgroup
+from wrenn.agent.confinement import confine, file_limit_b, release_cgroup
 from wrenn.agent.layout import Layout
 from wrenn.agent.memory_images import ImageRef, MemoryImages
 from wrenn.agent.sandboxes.journal import Record
@@ -22,12 +22,14 @@ from wrenn.agent.tokens import Tokens
 from wrenn.agent.vm_end import unless_it_ends
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
-from wrenn.guest import GuestConnection, Identity, initialise
+from wrenn.base.units import MIB
+from wrenn.guest import GuestConnection, Identity, grow_root, initialise
 from wrenn.linux.files import remove_file
 from wrenn.linux.process_memory import ProcessMemory
 from wrenn.network import EgressPolicy, Slot, Slots
+from wrenn.protocol.disk_share import disk_share_b
 from wrenn.storage.bases import Base
-from wrenn.storage.disks import clone_overlay
+from wrenn.storage.disks import lay_overlay
 from wrenn.storage.layers import layer_path
 from wrenn.storage.memory_diff import lay_over
 from wrenn.storage.snapshots import Snapshot
@@ -35,6 +37,9 @@ from wrenn.vm import Disk, RestoreRequest, Vm, VmDriver
 
 READY_TIMEOUT_S: Final = 30.0
 """A restore takes a tenth of a second; under load on a small machine it may take many times that."""
+
+GROW_TIMEOUT_S: Final = 30.0
+"""Some milliseconds for each GB; under load on a small machine many times that."""
 
 Save = Callable[[Record], None]
 """Write the record to the journal, and remember it."""
@@ -48,12 +53,14 @@ class Origin:
         state: device state.
         token_of: name of the sandbox or base whose token the guest expects.
         top_layer: file that the new layer starts as a copy of.
+        disk_mb: size of the disk as the guest knows it.
         diff: snapshot whose memory is laid over the image before the VM runs.
     """
 
     state: Path
     token_of: str
     top_layer: Path
+    disk_mb: int
     diff: Snapshot | None = None
 
 
@@ -68,6 +75,8 @@ class Launch:
     tokens: Tokens
     io_b_per_s: int = 0
     """What each VM may read from the disk, and write to it, in a second; 0: no limit."""
+    usual_share_b: int = 0
+    """What a sandbox with a disk of the default size may take of the host's disk; 0: no limit."""
 
     async def run(
         self, undo: Undo, record: Record, origin: Origin, save: Save, *, step: str
@@ -92,8 +101,8 @@ class Launch:
             await fault_point(f"{step}.after_slot")
 
             layer = layer_path(self.layout.layers, record.layers[0])
-            clone_overlay(origin.top_layer, layer)
             undo.push("remove layer", partial(remove_file, layer))
+            await lay_overlay(origin.top_layer, layer, size_b=origin.disk_mb * MIB)
             await fault_point(f"{step}.after_disk")
 
             undo.push("remove cgroup", partial(release_cgroup, self.layout, name))
@@ -109,11 +118,16 @@ class Launch:
         token = self.tokens.of(name)
         guest = GuestConnection(slot.address, token)
         undo.push("close guest connections", guest.close)
+        if record.disk_mb > origin.disk_mb:
+            await grow_disk(vm, guest, record.disk_mb)
+            await fault_point(f"{step}.after_grow")
         return record, RunningSandbox(vm, slot.address, token, guest, record.started_at)
 
     async def _restore(self, record: Record, slot: Slot, origin: Origin, memory_fd: int) -> Vm:
         base = Base(record.base, self.layout.bases / record.base)
         overlay, *frozen = (layer_path(self.layout.layers, layer) for layer in record.layers)
+        disk_mb = max(record.disk_mb, origin.disk_mb)
+        share_b = disk_share_b(disk_mb, self.usual_share_b)
         tap = slot.open_tap()
         try:
             return await self.driver.restore(
@@ -129,6 +143,7 @@ class Launch:
                         str(record.spec.sandbox_id),
                         slot.index,
                         record.spec.shape,
+                        file_size_b=file_limit_b(record.spec.shape, disk_mb, share_b),
                         io_b_per_s=self.io_b_per_s,
                     ),
                     fill=_filler(origin.diff) if origin.diff is not None else None,
@@ -152,6 +167,21 @@ class Launch:
             former_token=self.tokens.of(origin.token_of),
             lifecycle_id=secrets.token_hex(8),
         )
+
+
+def image_size_mb(base: Base) -> int:
+    """Size of the disk of VMs that were not given a larger one."""
+    return base.image.stat().st_size // MIB
+
+
+async def grow_disk(vm: Vm, guest: GuestConnection, disk_mb: int) -> None:
+    """Make the disk of a running VM this large, and have the guest's file system fill it. May be repeated.
+
+    Raises:
+        AgentFailure, Unavailable: the VMM or the guest did not do it.
+    """
+    await vm.grow_disk(disk_mb * MIB)
+    await unless_it_ends(vm, grow_root(guest, disk_mb * MIB, timeout_s=GROW_TIMEOUT_S))
 
 
 def _filler(snapshot: Snapshot) -> Callable[[ProcessMemory], None]:

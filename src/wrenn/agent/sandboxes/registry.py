@@ -1,4 +1,4 @@
-"""The sandboxes of this host, and the verbs on them as a whole: ensure, pause, resume, set the network, keep, remove, list.
+"""The sandboxes of this host, and the verbs on them as a whole: ensure, pause, resume, set the network, set the disk, keep, remove, list.
 
 Each sandbox has one entry with one lock; a verb that changes it holds the lock. The work of a verb is a task of its own: a
 caller that goes away does not stop it. All callers of `ensure`, `resume` or `remove` for one id wait for the same work. A
@@ -34,7 +34,7 @@ from wrenn.base.errors import (
 from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.base.tasks import OwnedTasks
 from wrenn.base.units import MIB
-from wrenn.linux.disk_space import free_b
+from wrenn.linux.disk_space import free_b, total_b
 from wrenn.storage import snapshots
 from wrenn.storage.snapshots import Snapshot
 
@@ -179,12 +179,14 @@ class Sandboxes:
 
         Raises:
             Conflict: it exists with another spec. InvalidState: it is not running and not starting.
-            StorageFull: the disk is below its reserve. As `BringUp.run` besides.
+            StorageFull: the disk is below its reserve. NoCapacity: it is promised to others. As `BringUp.run` besides.
         """
         network = network or NetworkSettings()
         entry = self._entries.get(spec.sandbox_id)
         if entry is None:
             self._room()
+            records = [known.record for known in self._entries.values()]
+            self._disk.admit(spec, records, total_b(self._layout.data_dir))
             entry = _Entry(Record(spec, State.STARTING, network=network))
             self._entries[spec.sandbox_id] = entry
             entry.starting = self._begin(f"bring up {spec.sandbox_id}", self._bring_up(entry))
@@ -310,6 +312,43 @@ class Sandboxes:
             if entry.record.state is State.PAUSED:  # as all that is kept of a paused sandbox
                 directory = self._layout.sandbox(entry.record.spec.sandbox_id)
                 await asyncio.to_thread(journal.flush, directory)
+            return entry.record
+
+    async def set_disk(self, sandbox_id: SandboxId, disk_mb: int) -> Record:
+        """Make its disk larger; returns when a running guest has it. A paused one has it from its resume on.
+
+        One that is held because it used up its share goes on if its larger share has room. If cancelled, the change goes on.
+
+        Raises:
+            NotFound: unknown. StorageFull: it is held still. NoCapacity: the host's disk is promised to others.
+            As `SetDisk` besides.
+        """
+        entry = self._known(sandbox_id)
+        change = self._begin(f"set disk of {sandbox_id}", self._set_disk(entry, disk_mb))
+        return await self._outcome(entry, change)
+
+    async def _set_disk(self, entry: _Entry, disk_mb: int) -> Record:
+        others = [other.record for other in self._entries.values() if other is not entry]
+        wanted = replace(entry.record.spec, disk_mb=disk_mb)
+        self._disk.admit(wanted, others, total_b(self._layout.data_dir))
+        async with self._turn(entry):
+            entry.record = self._verbs.set_disk.write_down(entry.record, disk_mb, partial(self._save, entry))
+            if entry.record.state is State.PAUSED:  # as all that is kept of a paused sandbox
+                directory = self._layout.sandbox(entry.record.spec.sandbox_id)
+                await asyncio.to_thread(journal.flush, directory)
+                return entry.record
+        if entry.running is not None and entry.running.held_for:
+            await self._look_at_disk(free_b(self._layout.data_dir))
+        async with self._turn(entry):
+            if entry.running is None or entry.record.state is not State.RUNNING:
+                raise _not_running(entry.record)
+            if entry.running.held_for:
+                raise StorageFull(entry.running.held_for)
+            try:
+                await self._verbs.set_disk.carry_out(entry.record, entry.running)
+            except BaseException as error:
+                _log_failure("disk not made larger", entry, error)
+                raise
             return entry.record
 
     async def keep(self, sandbox_id: SandboxId, snapshot_id: SnapshotId) -> Snapshot:
@@ -560,12 +599,15 @@ class Sandboxes:
             reason = why_held(
                 free_b=free,
                 used_b=used,
+                share_b=self._disk.share_b(entry.record),
                 grown_b=used - self._sizes.setdefault(name, used),
                 limits=self._disk,
                 held=bool(running.held_for),
             )
             if bool(reason) != bool(running.held_for):
                 changes.append(self._hold(entry, running, reason))
+            else:
+                running.held_for = reason  # its numbers may have changed
         await asyncio.gather(*changes, return_exceptions=True)
 
     async def _hold(self, entry: _Entry, running: RunningSandbox, reason: str) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes.checks import check_restorable
 from wrenn.agent.sandboxes.journal import Record, State
-from wrenn.agent.sandboxes.launch import Launch, Origin, Save
+from wrenn.agent.sandboxes.launch import Launch, Origin, Save, image_size_mb
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.base.clock import Clock
 from wrenn.base.errors import StorageFull
@@ -65,7 +65,9 @@ class Resume:
             ).moved(State.RESUMING)
             save(record)
             await fault_point("agent.resume.after_journal")
-            origin = Origin(snapshot.state, manifest.sandbox_id, top, diff=snapshot)
+            base = Base(manifest.base, self.layout.bases / manifest.base)
+            disk_mb = manifest.disk_mb or image_size_mb(base)
+            origin = Origin(snapshot.state, manifest.sandbox_id, top, disk_mb, diff=snapshot)
             record, running = await self.launch.run(undo, record, origin, save, step="agent.resume")
             record = record.moved(State.RUNNING)
             save(record)

@@ -121,6 +121,7 @@ class Saver:
             metadata=dict(record.metadata),
             memory_size_b=saved.memory.size_b,
             memory_digest=saved.memory.digest,
+            disk_mb=record.disk_mb,
         )
         return snapshots.publish(saved.draft, self.layout.snapshots, manifest)
 

@@ -16,7 +16,7 @@ from typing import Final
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes.checks import check_whole
 from wrenn.agent.sandboxes.journal import Record
-from wrenn.agent.sandboxes.launch import Save
+from wrenn.agent.sandboxes.launch import Save, image_size_mb
 from wrenn.agent.sandboxes.pause import hold_guest, let_guest_go, with_true_layers
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.agent.sandboxes.save import Saver
@@ -24,11 +24,12 @@ from wrenn.base.clock import Clock
 from wrenn.base.errors import InvalidState, StorageFull, Unavailable
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
+from wrenn.base.units import MIB
 from wrenn.linux.files import link_or_copy, remove_file, remove_tree
 from wrenn.linux.threads import run_to_end
 from wrenn.storage import snapshots
 from wrenn.storage.bases import Base
-from wrenn.storage.disks import clone_overlay
+from wrenn.storage.disks import lay_overlay
 from wrenn.storage.layers import layer_path, new_layer_id
 from wrenn.storage.snapshots import Snapshot
 
@@ -77,8 +78,8 @@ class TakeSnapshot:
                     save(replace(now, next_layer=""))
 
             undo.push("drop layer", running.unless_doomed(drop_layer))
-            empty = Base(record.base, self.layout.bases / record.base).empty_disk
-            clone_overlay(empty, layer)
+            base = Base(record.base, self.layout.bases / record.base)
+            await lay_overlay(base.empty_disk, layer, size_b=(record.disk_mb or image_size_mb(base)) * MIB)
             draft = self.saver.make_draft(snapshot_id)
             undo.push("remove draft", lambda: asyncio.to_thread(remove_tree, draft))
             await fault_point("agent.snapshot.after_draft")

@@ -14,6 +14,7 @@ from wrenn.agent.sandboxes.launch import Save
 from wrenn.agent.sandboxes.pause import Pause
 from wrenn.agent.sandboxes.resume import Resume
 from wrenn.agent.sandboxes.running import RunningSandbox
+from wrenn.agent.sandboxes.set_disk import SetDisk
 from wrenn.agent.sandboxes.set_network import SetNetwork
 from wrenn.agent.sandboxes.snapshot import TakeSnapshot
 from wrenn.agent.sandboxes.tear_down import TearDown
@@ -33,6 +34,7 @@ class Verbs:
     pause: Pause
     resume: Resume
     snapshot: TakeSnapshot
+    set_disk: SetDisk
     set_network: SetNetwork
     tear_down: TearDown
 

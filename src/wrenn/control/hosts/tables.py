@@ -22,6 +22,7 @@ hosts = Table(
     Column("memory_available_b", BigInteger, nullable=False, server_default=text("0")),
     Column("disk_b", BigInteger, nullable=False, server_default=text("0")),
     Column("disk_available_b", BigInteger, nullable=False, server_default=text("0")),
+    Column("sandbox_disk_b", BigInteger, nullable=False, server_default=text("0")),
     Column("sandbox_limit", Integer, nullable=False, server_default=text("0")),
     Column("templates", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("last_seen_at", TIMESTAMP(timezone=True)),

@@ -29,6 +29,8 @@ class Host:
     memory_b: int
     disk_b: int
     disk_available_b: int
+    sandbox_disk_b: int
+    """What a sandbox of the default disk size may take of its disk; 0: no limit."""
     sandbox_limit: int
     templates: frozenset[str]
     silent_s: float

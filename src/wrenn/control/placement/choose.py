@@ -1,7 +1,8 @@
 """The choice: the host with the most room among those that have the template, are online and fit the request.
 
-Admission counts what was promised, not what is used now: memory and disk of all sandboxes against the machine's size
-times an overcommit factor (an idle sandbox uses a tenth of its memory, disks are sparse), and network slots exactly.
+Admission counts what was promised, not what is used now: memory and shares of the disk (`protocol.disk_share`) of all
+sandboxes against the machine's size times an overcommit factor (an idle sandbox uses a tenth of its memory, and little of
+its share), and network slots exactly.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from wrenn.base.errors import NoCapacity, NotFound, Unavailable
 from wrenn.base.ids import HostId
 from wrenn.base.units import MIB
 from wrenn.control.hosts import Host, HostStatus
+from wrenn.protocol.disk_share import promised_b
 
 BRIEF_SILENCE_S: Final = 10.0
 """An agent is back within some seconds of a restart; a create asks a silent host again for longer than that."""
@@ -25,7 +27,7 @@ class Wanted:
 
     Attributes:
         template: image that the host must have; not asked for where `host_id` is given.
-        disk_mb: 0 for what has its disk already.
+        disk_mb: size of its disk; 0 for what has its disk already, whose share is promised from its create to its end.
         host_id: the one host on which it can be, as its snapshot lies there.
     """
 
@@ -38,11 +40,17 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is promised to the sandboxes of one host."""
+    """What is promised to the sandboxes of one host.
+
+    Attributes:
+        sandboxes, memory_mb: of those that are in memory.
+        disks, disk_mb: how many have a disk, also paused ones, and the size of all disks.
+    """
 
     sandboxes: int = 0
     memory_mb: int = 0
     disk_mb: int = 0
+    disks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,17 @@ def choose_host(
     return best[1]
 
 
+def check_larger_disk(host: Host, load: Load, more_mb: int, overcommit: Overcommit) -> None:
+    """Return if the disks on this host may become so much larger together.
+
+    Raises:
+        NoCapacity: they may not.
+    """
+    promised = promised_b(load.disk_mb + more_mb, host.sandbox_disk_b, count=load.disks)
+    if promised > host.disk_b * overcommit.disk:
+        raise NoCapacity("Its host has no room for a larger disk: disk full.")
+
+
 def _possible(hosts: Sequence[Host], wanted: Wanted) -> list[Host]:
     online = [host for host in hosts if _answers(host)]
     if wanted.host_id is not None:
@@ -113,6 +132,10 @@ def _room(host: Host, load: Load, wanted: Wanted, overcommit: Overcommit) -> dic
         ),
     }
     if wanted.disk_mb:
-        disk_mb = load.disk_mb + wanted.count * wanted.disk_mb
-        limits["disk"] = (disk_mb * MIB, host.disk_b * overcommit.disk)
+        promised = promised_b(
+            load.disk_mb + wanted.count * wanted.disk_mb,
+            host.sandbox_disk_b,
+            count=load.disks + wanted.count,
+        )
+        limits["disk"] = (promised, host.disk_b * overcommit.disk)
     return {what: 1 - taken / limit if limit else -1.0 for what, (taken, limit) in limits.items()}

@@ -5,6 +5,7 @@ from wrenn.control.sandboxes.changes import Changes
 from wrenn.control.sandboxes.commands import Commands
 from wrenn.control.sandboxes.comparison import Comparison, ComparisonSettings
 from wrenn.control.sandboxes.create import Creation, SandboxLimits
+from wrenn.control.sandboxes.disks import Disks
 from wrenn.control.sandboxes.files import Files
 from wrenn.control.sandboxes.fork import Forks
 from wrenn.control.sandboxes.lifecycle import Lifecycle
@@ -34,6 +35,7 @@ __all__ = [
     "Comparison",
     "ComparisonSettings",
     "Creation",
+    "Disks",
     "Files",
     "Forks",
     "Lifecycle",

@@ -19,12 +19,17 @@ from wrenn.control.sandboxes.changes import Changes
 from wrenn.control.sandboxes.network import NetworkRules
 from wrenn.control.sandboxes.outcomes import Patience, wait_started
 from wrenn.control.sandboxes.reconciler import Reconciler
-from wrenn.control.sandboxes.records import DISK_SIZE_MB, Idempotency, Origin, Sandbox, Spec
+from wrenn.control.sandboxes.records import Idempotency, Origin, Sandbox, Spec
 from wrenn.control.sandboxes.room import Room, more_running
 from wrenn.control.sandboxes.types import CreateSandbox
 from wrenn.control.teams import hold_team
 from wrenn.control.templates import BAD_NAME, Template, find_template
-from wrenn.protocol.api import IDEMPOTENCY_KEY_HEADER, IDEMPOTENCY_KEY_LIMIT, TEMPLATE_NAME_PATTERN
+from wrenn.protocol.api import (
+    DEFAULT_DISK_SIZE_MB,
+    IDEMPOTENCY_KEY_HEADER,
+    IDEMPOTENCY_KEY_LIMIT,
+    TEMPLATE_NAME_PATTERN,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,7 @@ class SandboxLimits:
     vcpus: int
     memory_min_mb: int
     memory_max_mb: int
+    disk_max_mb: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +48,14 @@ class Size:
 
     vcpus: int | None
     memory_mb: int | None
+    disk_size_mb: int | None
 
     def check(self, template: Template) -> None:
         """Raises InvalidRequest: a sandbox from this snapshot cannot have that size."""
         for field, asked, has in (
             ("vcpus", self.vcpus, template.vcpus),
             ("memory_mb", self.memory_mb, template.memory_mb),
+            ("disk_size_mb", self.disk_size_mb, template.disk_size_mb),
         ):
             if asked is not None and asked != has:
                 raise InvalidRequest(
@@ -101,6 +109,7 @@ class Creation:
         asked = Size(
             vcpus=body.vcpus if "vcpus" in body.model_fields_set else None,
             memory_mb=body.memory_mb if "memory_mb" in body.model_fields_set else None,
+            disk_size_mb=body.disk_size_mb if "disk_size_mb" in body.model_fields_set else None,
         )
         idempotency = _idempotency(idempotency_key, spec)
         sandbox_id = SandboxId.new()
@@ -130,6 +139,11 @@ class Creation:
             raise InvalidRequest(
                 f"memory_mb: must be between {limits.memory_min_mb} and {limits.memory_max_mb}."
             )
+        # As large as its template's in any case: a file system is never made smaller.
+        if not DEFAULT_DISK_SIZE_MB <= body.disk_size_mb <= limits.disk_max_mb:
+            raise InvalidRequest(
+                f"disk_size_mb: must be between {DEFAULT_DISK_SIZE_MB} and {limits.disk_max_mb}."
+            )
         return Spec(
             body.template,
             body.vcpus,
@@ -142,6 +156,7 @@ class Creation:
             ),
             body.name,
             body.metadata,
+            body.disk_size_mb,
         )
 
     async def _insert(
@@ -166,7 +181,12 @@ class Creation:
             if template is not None:
                 # A snapshot has the one shape in which it was taken, and lies on one host.
                 asked.check(template)
-                placed = replace(spec, vcpus=template.vcpus, memory_mb=template.memory_mb)
+                placed = replace(
+                    spec,
+                    vcpus=template.vcpus,
+                    memory_mb=template.memory_mb,
+                    disk_size_mb=template.disk_size_mb,
+                )
                 origin = Origin(template.image, template.snapshot_id)
                 wanted = replace(_wanted(placed), host_id=template.host_id)
             census.team.admit(more_running(placed.vcpus, placed.memory_mb, made=1))
@@ -203,7 +223,7 @@ class Creation:
 
 
 def _wanted(spec: Spec) -> Wanted:
-    return Wanted(spec.template, spec.memory_mb, DISK_SIZE_MB)
+    return Wanted(spec.template, spec.memory_mb, spec.disk_size_mb)
 
 
 def _idempotency(key: str | None, spec: Spec) -> Idempotency | None:

@@ -18,7 +18,7 @@ from wrenn.control.sandboxes.changes import Changes
 from wrenn.control.sandboxes.lookup import Lookup, source_of
 from wrenn.control.sandboxes.outcomes import Patience, wait_ended, wait_started
 from wrenn.control.sandboxes.reconciler import Reconciler
-from wrenn.control.sandboxes.records import DISK_SIZE_MB, Sandbox
+from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.room import Room, more_running
 from wrenn.control.teams import hold_team
 from wrenn.control.templates import Keeper
@@ -110,7 +110,7 @@ class Forks:
             await self._room.transaction(lambda tx: self._find_room(tx, sandbox, count))
 
     async def _find_room(self, tx: Transaction, sandbox: Sandbox, count: int) -> None:
-        wanted = Wanted(sandbox.image, sandbox.memory_mb, DISK_SIZE_MB, sandbox.host_id, count)
+        wanted = Wanted(sandbox.image, sandbox.memory_mb, sandbox.disk_size_mb, sandbox.host_id, count)
         census = await self._room.count(tx, sandbox.team_id)
         census.team.admit(more_running(sandbox.vcpus, sandbox.memory_mb, count=count, made=count))
         census.choose(wanted)

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import CredentialOf
 from wrenn.control.http import DomainOf, refusals, while_connected
+from wrenn.control.sandboxes.disks import Disks
 from wrenn.control.sandboxes.fork import Forks
 from wrenn.control.sandboxes.lifecycle import Lifecycle
 from wrenn.control.sandboxes.network import Networks
@@ -19,6 +20,7 @@ from wrenn.control.sandboxes.types import (
     Fork,
     SandboxList,
     SandboxView,
+    SetDisk,
     SetNetwork,
     SetTimeout,
     sandbox_json,
@@ -29,6 +31,10 @@ router = APIRouter(prefix="/{sandbox_id}", tags=["sandboxes"])
 
 async def _lifecycle(request: Request) -> Lifecycle:
     return request.app.state.lifecycle
+
+
+async def _disks(request: Request) -> Disks:
+    return request.app.state.disks
 
 
 async def _networks(request: Request) -> Networks:
@@ -89,6 +95,22 @@ async def set_network(
     Not an activity. With 503 its host does not answer: the change is stored and comes into force when the host does.
     """
     return JSONResponse(sandbox_json(await networks.set_network(credential, sandbox_id, body), domain))
+
+
+@router.patch("/disk", response_model=SandboxView, responses=refusals(404, 409, 502, 503, 504, 507))
+async def set_disk(
+    sandbox_id: str,
+    body: SetDisk,
+    credential: CredentialOf,
+    disks: Annotated[Disks, Depends(_disks)],
+    domain: DomainOf,
+) -> Response:
+    """Make the disk of a sandbox larger, with the share of its host's disk that it may take; answers when a running one has it.
+
+    Not an activity. One that is held because it used up its share goes on if that is enough; else 507. A paused one has it when
+    it is resumed. With 502 to 504 repeat the request.
+    """
+    return JSONResponse(sandbox_json(await disks.set_disk(credential, sandbox_id, body.disk_size_mb), domain))
 
 
 @router.post(

@@ -100,4 +100,5 @@ def source_of(sandbox: Sandbox, address: str) -> Source:
         image=sandbox.image,
         vcpus=sandbox.vcpus,
         memory_mb=sandbox.memory_mb,
+        disk_size_mb=sandbox.disk_size_mb,
     )

@@ -41,7 +41,7 @@ from wrenn.control.quotas import (
     owner_limits_of,
     team_limits,
 )
-from wrenn.control.sandboxes.records import DISK_SIZE_MB, Idempotency, Origin, Sandbox, Spec
+from wrenn.control.sandboxes.records import Idempotency, Origin, Sandbox, Spec
 from wrenn.control.sandboxes.state import Desired, State
 from wrenn.control.sandboxes.store import is_live, sandbox_of, select_sandboxes
 from wrenn.control.sandboxes.tables import sandboxes
@@ -141,6 +141,7 @@ def _loads() -> Select[*tuple[Any, ...]]:
             func.count().filter(in_memory),
             func.coalesce(func.sum(_c.memory_mb).filter(in_memory), 0),
             func.sum(_c.disk_size_mb),
+            func.count(),
         )
         .where(is_live())
         .group_by(_c.host_id)
@@ -153,10 +154,13 @@ _LOADS: Final = _loads()
 async def loads(tx: Transaction) -> dict[HostId, Load]:
     """What is promised on each host.
 
-    A sandbox counts until nothing of it is left there; a paused one that nobody resumes takes only its disk.
+    A sandbox counts until nothing of it is left there; a paused one that nobody resumes takes only its share of the disk.
     """
     found = await tx.execute(_LOADS)
-    return {HostId(host_id): Load(count, int(memory), int(disk)) for host_id, count, memory, disk in found}
+    return {
+        HostId(host_id): Load(count, int(memory), int(disk), disks)
+        for host_id, count, memory, disk, disks in found
+    }
 
 
 def _created(inserted: CTE, by: Actor, facts: Facts) -> CTE:
@@ -188,7 +192,7 @@ async def insert_sandboxes(
         "snapshot_id": origin.snapshot_id.value if origin.snapshot_id else None,
         "vcpus": spec.vcpus,
         "memory_mb": spec.memory_mb,
-        "disk_size_mb": DISK_SIZE_MB,
+        "disk_size_mb": spec.disk_size_mb,
         "timeout_sec": limits.timeout_sec,
         "expires_at": in_s(limits.lifetime_sec) if limits.lifetime_sec else None,
         "on_expiry": limits.on_expiry,

@@ -7,13 +7,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any, Final, Literal, Self
+from typing import Any, Literal, Self
 
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 from wrenn.control.sandboxes.state import Desired, State, in_words
-
-DISK_SIZE_MB: Final = 5120
-"""Size of every sandbox's disk, as its template has it."""
+from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
 
 OnExpiry = Literal["pause", "kill"]
 
@@ -74,6 +72,7 @@ class Spec:
     network: NetworkPolicy = field(default_factory=NetworkPolicy)
     name: str = ""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    disk_size_mb: int = DEFAULT_DISK_SIZE_MB
 
     def digest(self) -> bytes:
         """The same for the same request: tells a repetition from another request under the same key.
@@ -86,6 +85,7 @@ class Spec:
         network = {"network": self.network.to_json()} if self.network != NetworkPolicy() else {}
         name = {"name": self.name} if self.name else {}
         labels = {"labels": dict(self.labels)} if self.labels else {}
+        disk = {"disk_size_mb": self.disk_size_mb} if self.disk_size_mb != DEFAULT_DISK_SIZE_MB else {}
         said = {
             "template": self.template,
             "vcpus": self.vcpus,
@@ -94,7 +94,7 @@ class Spec:
             "envs": dict(self.envs),
         }
         return hashlib.sha256(
-            json.dumps(said | limits | ports | network | name | labels, sort_keys=True).encode()
+            json.dumps(said | limits | ports | network | name | labels | disk, sort_keys=True).encode()
         ).digest()
 
 
@@ -186,7 +186,6 @@ class Work:
     desired: Desired
     spec: Spec
     origin: Origin
-    disk_size_mb: int
     network_revision: int
     idle_ms: int
     attempts: int

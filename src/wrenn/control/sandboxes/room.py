@@ -13,7 +13,7 @@ from typing import TypeVar
 from wrenn.base.ids import HostId, TeamId
 from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts import Host, all_hosts_in
-from wrenn.control.placement import Load, Overcommit, Wanted, choose_host
+from wrenn.control.placement import Load, Overcommit, Wanted, check_larger_disk, choose_host
 from wrenn.control.quotas import Limits, Standing, Usage
 from wrenn.control.sandboxes import placing_store
 
@@ -36,6 +36,15 @@ class Census:
             NoCapacity, NotFound, Unavailable: as `choose_host`.
         """
         return choose_host(self.hosts, self.loads, wanted, self.overcommit)
+
+    def expect_larger_disk(self, host_id: HostId, *, more_mb: int) -> None:
+        """Return if a disk on this host may become so much larger.
+
+        Raises:
+            NoCapacity: it may not.
+        """
+        host = next(host for host in self.hosts if host.host_id == host_id)
+        check_larger_disk(host, self.loads.get(host_id, Load()), more_mb, self.overcommit)
 
 
 def more_running(vcpus: int, memory_mb: int, *, count: int = 1, made: int = 0) -> Usage:

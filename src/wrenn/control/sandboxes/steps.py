@@ -219,7 +219,7 @@ def _spec(work: Work) -> pb.SandboxSpec:
         template=work.origin.image,
         vcpus=work.spec.vcpus,
         memory_mb=work.spec.memory_mb,
-        disk_size_mb=work.disk_size_mb,
+        disk_size_mb=work.spec.disk_size_mb,
         envs=dict(work.spec.envs),
         snapshot_id=str(work.origin.snapshot_id) if work.origin.snapshot_id else "",
         template_name=work.spec.template,

@@ -13,6 +13,7 @@ from wrenn.control.http import RequestBody, plain_text, wire_time
 from wrenn.control.sandboxes.records import OnExpiry, Sandbox, TimeLimits
 from wrenn.control.sandboxes.state import State
 from wrenn.protocol.api import (
+    DEFAULT_DISK_SIZE_MB,
     DEFAULT_MEMORY_MB,
     DEFAULT_TEMPLATE,
     DEFAULT_VCPUS,
@@ -130,12 +131,21 @@ class SetNetwork(RequestBody):
     deny: Networks | None = None
 
 
+class SetDisk(RequestBody):
+    """How large its disk is to be."""
+
+    disk_size_mb: StrictInt = Field(description="Not less than it has, at most what the installation allows")
+
+
 class CreateSandbox(RequestBody):
-    """What to create. The limits of `vcpus` and `memory_mb` are the installation's."""
+    """What to create. The limits of `vcpus`, `memory_mb` and `disk_size_mb` are the installation's."""
 
     template: str = DEFAULT_TEMPLATE
     vcpus: StrictInt = DEFAULT_VCPUS
     memory_mb: StrictInt = DEFAULT_MEMORY_MB
+    disk_size_mb: StrictInt = Field(
+        DEFAULT_DISK_SIZE_MB, description="Size of its root file system; not less than that of its template"
+    )
     timeout_sec: Seconds = Field(0, description="Idle seconds until it is paused; 0: never")
     lifetime_sec: Seconds = Field(0, description="Seconds until `on_expiry` is done to it; 0: no end")
     on_expiry: OnExpiry = Field("pause", description="What is done at the end of its lifetime")

@@ -122,11 +122,11 @@ async def take_due(database: Database, *, owner: str, lease_s: float, places: Pl
                 row.memory_mb,
                 row.envs,
                 network=NetworkPolicy.from_json(row.network),
+                disk_size_mb=row.disk_size_mb,
             ),
             origin=Origin(
                 row.image or row.template, SnapshotId(row.snapshot_id) if row.snapshot_id else None
             ),
-            disk_size_mb=row.disk_size_mb,
             network_revision=row.network_revision,
             idle_ms=row.idle_ms,
             attempts=row.attempts,

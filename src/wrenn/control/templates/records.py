@@ -35,6 +35,7 @@ class Source:
     image: str
     vcpus: int
     memory_mb: int
+    disk_size_mb: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Template:
     Attributes:
         host_id: the one host on which it lies.
         image: what its first ancestor was started from.
-        vcpus, memory_mb: the one shape that its sandboxes can have.
+        vcpus, memory_mb, disk_size_mb: the one size that its sandboxes can have.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Template:
     image: str
     vcpus: int
     memory_mb: int
+    disk_size_mb: int
     size_bytes: int
     created_at: datetime
 

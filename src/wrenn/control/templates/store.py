@@ -62,6 +62,7 @@ def _template(row: Row[Any]) -> Template:
         image=row.image,
         vcpus=row.vcpus,
         memory_mb=row.memory_mb,
+        disk_size_mb=row.disk_size_mb,
         size_bytes=row.size_bytes,
         created_at=row.created_at,
     )
@@ -174,6 +175,7 @@ async def insert_pending(
             image=source.image,
             vcpus=source.vcpus,
             memory_mb=source.memory_mb,
+            disk_size_mb=source.disk_size_mb,
             sandbox_id=source.sandbox_id.value,
             status=TemplateStatus.PENDING,
             lease_owner=owner,

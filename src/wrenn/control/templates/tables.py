@@ -33,6 +33,7 @@ templates = Table(
     Column("image", Text, nullable=False),
     Column("vcpus", Integer, nullable=False),
     Column("memory_mb", Integer, nullable=False),
+    Column("disk_size_mb", Integer, nullable=False, server_default=text("5120")),
     Column("size_bytes", BigInteger, nullable=False, server_default=text("0")),
     # What it was taken of.
     Column("sandbox_id", Uuid, nullable=False),

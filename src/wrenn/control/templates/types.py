@@ -25,6 +25,7 @@ class TemplateView(BaseModel):
     type: Literal["base", "snapshot"]
     vcpus: int | None = Field(None, description="A sandbox from a snapshot has the snapshot's")
     memory_mb: int | None = Field(None, description="A sandbox from a snapshot has the snapshot's")
+    disk_size_mb: int | None = Field(None, description="A sandbox from a snapshot has the snapshot's")
     size_bytes: int = Field(description="Its own files on the disk; 0: not known")
     created_at: datetime
     platform: bool = Field(description="For all teams, and not to be removed")
@@ -45,6 +46,7 @@ def template_json(template: Template | PlatformTemplate) -> dict[str, object]:
         "type": "snapshot",
         "vcpus": template.vcpus,
         "memory_mb": template.memory_mb,
+        "disk_size_mb": template.disk_size_mb,
         "size_bytes": template.size_bytes,
         "created_at": wire_time(template.created_at),
         "platform": False,

@@ -56,6 +56,7 @@ SHELL: Final = "$SHELL"
 DEFAULT_TEMPLATE: Final = "minimal"
 DEFAULT_VCPUS: Final = 1
 DEFAULT_MEMORY_MB: Final = 512
+DEFAULT_DISK_SIZE_MB: Final = 5120
 """What a create gets that names nothing else; the agent has it ready from its start on."""
 
 EXEC_TIMEOUT_DEFAULT_S: Final = 30

@@ -16,7 +16,7 @@ from connectrpc.server import ConnectASGIApplication, ConnectWSGIApplication, DE
 from protobuf import DescService
 
 from . import host_pb
-from .host_pb import EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, Host, ListDirRequest, ListDirResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SetNetworkRequest, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse
+from .host_pb import EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, Host, ListDirRequest, ListDirResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SetDiskRequest, SetNetworkRequest, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -69,6 +69,13 @@ class HostAgent(Protocol):
         """
         Put a network policy in force, for open connections too, and keep it: a paused sandbox has it when it is resumed. One
         whose revision is not newer than what the sandbox has changes nothing and is a success.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def set_disk(self, request: SetDiskRequest, ctx: RequestContext[SetDiskRequest, Sandbox], /) -> Sandbox:
+        """
+        Make a disk larger, and the file system of a running guest with it; a paused one follows when it is resumed. What it has
+        already is a success. One that is held because it used up its share goes on if the larger share has room.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -222,6 +229,16 @@ class HostAgentASGIApplication(ConnectASGIApplication[HostAgent]):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=svc.set_network,
+                ),
+                "/wrenn.host.v1.HostAgent/SetDisk": Endpoint.unary(
+                    method=MethodInfo(
+                        name="SetDisk",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=SetDiskRequest,
+                        output=Sandbox,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=svc.set_disk,
                 ),
                 "/wrenn.host.v1.HostAgent/PingSandbox": Endpoint.unary(
                     method=MethodInfo(
@@ -523,6 +540,30 @@ class HostAgentClient(ConnectClient):
                 name="SetNetwork",
                 service_name="wrenn.host.v1.HostAgent",
                 input=SetNetworkRequest,
+                output=Sandbox,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+
+    async def set_disk(
+        self,
+        request: SetDiskRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Sandbox:
+        """
+        Make a disk larger, and the file system of a running guest with it; a paused one follows when it is resumed. What it has
+        already is a success. One that is held because it used up its share goes on if the larger share has room.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="SetDisk",
+                service_name="wrenn.host.v1.HostAgent",
+                input=SetDiskRequest,
                 output=Sandbox,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
             ),
@@ -859,6 +900,13 @@ class HostAgentSync(Protocol):
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
+    def set_disk(self, request: SetDiskRequest, ctx: RequestContext[SetDiskRequest, Sandbox], /) -> Sandbox:
+        """
+        Make a disk larger, and the file system of a running guest with it; a paused one follows when it is resumed. What it has
+        already is a success. One that is held because it used up its share goes on if the larger share has room.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
     def ping_sandbox(self, request: PingSandboxRequest, ctx: RequestContext[PingSandboxRequest, PingSandboxResponse], /) -> PingSandboxResponse:
         """
         Resets the inactivity timer.
@@ -1007,6 +1055,16 @@ class HostAgentWSGIApplication(ConnectWSGIApplication):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=service.set_network,
+                ),
+                "/wrenn.host.v1.HostAgent/SetDisk": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="SetDisk",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=SetDiskRequest,
+                        output=Sandbox,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=service.set_disk,
                 ),
                 "/wrenn.host.v1.HostAgent/PingSandbox": EndpointSync.unary(
                     method=MethodInfo(
@@ -1302,6 +1360,29 @@ class HostAgentClientSync(ConnectClientSync):
                 name="SetNetwork",
                 service_name="wrenn.host.v1.HostAgent",
                 input=SetNetworkRequest,
+                output=Sandbox,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def set_disk(
+        self,
+        request: SetDiskRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Sandbox:
+        """
+        Make a disk larger, and the file system of a running guest with it; a paused one follows when it is resumed. What it has
+        already is a success. One that is held because it used up its share goes on if the larger share has room.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="SetDisk",
+                service_name="wrenn.host.v1.HostAgent",
+                input=SetDiskRequest,
                 output=Sandbox,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
             ),

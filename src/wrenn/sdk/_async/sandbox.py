@@ -53,6 +53,7 @@ class AsyncSandbox:
         *,
         vcpus: int | None = None,
         memory_mb: int | None = None,
+        disk_size_mb: int | None = None,
         timeout_sec: int | None = None,
         lifetime_sec: int | None = None,
         on_expiry: OnExpiry | None = None,
@@ -73,7 +74,7 @@ class AsyncSandbox:
         `lifetime_sec`, in use or not, it is paused or with `on_expiry="kill"` removed (0: never); with `lift_on_pause` a
         `pause()` removes that limit. With `auto_resume` a call
         to the paused sandbox resumes it. `envs` is the environment of all its commands. Anybody may visit its
-        `public_ports`. `network` says what it may reach; it is in force before its first program runs. `list()` finds it by `name`, which need not be unique, and by `metadata`. A `template` of type `snapshot` fixes `vcpus` and `memory_mb`. Repeated safely when the platform is briefly away: one call makes one sandbox.
+        `public_ports`. `network` says what it may reach; it is in force before its first program runs. `list()` finds it by `name`, which need not be unique, and by `metadata`. `disk_size_mb` is the size of its root file system, not less than the template's. A `template` of type `snapshot` fixes `vcpus`, `memory_mb` and `disk_size_mb`. Repeated safely when the platform is briefly away: one call makes one sandbox.
 
         Without `lifetime_sec` it has a lifetime of ten minutes until this client has the platform's answer, and none from
         then on. So a client that is killed meanwhile, or whose call fails, leaves no sandbox behind.
@@ -85,6 +86,7 @@ class AsyncSandbox:
         options = {
             "vcpus": vcpus,
             "memory_mb": memory_mb,
+            "disk_size_mb": disk_size_mb,
             "timeout_sec": timeout_sec,
             "lifetime_sec": lifetime_sec,
             "on_expiry": on_expiry,
@@ -344,6 +346,22 @@ class AsyncSandbox:
             path_of(self.id, "timeout"),
             json={**message, "extend_only": extend_only},
             repeatable=True,
+        )
+        return SandboxInfo.parse(Fields("sandbox", json_of(body)))
+
+    async def set_disk(self, disk_size_mb: int) -> SandboxInfo:
+        """Make its disk larger, running or paused, and return it with that. Files stay; what runs goes on.
+
+        It may take as much more of its host's disk: one that stands still because it used up its share goes on by this. A paused
+        one has the larger disk when it is resumed.
+
+        Raises:
+            InvalidRequestError: smaller than it is, or larger than the platform allows.
+            CapacityError: its host has no room for it, or it stands still after it too.
+            InvalidStateError: it neither runs nor is paused.
+        """
+        body = await self._api.call(
+            "PATCH", path_of(self.id, "disk"), json={"disk_size_mb": disk_size_mb}, repeatable=True
         )
         return SandboxInfo.parse(Fields("sandbox", json_of(body)))
 

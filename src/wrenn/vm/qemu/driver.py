@@ -144,6 +144,11 @@ class QemuVm:
         devices = cast("list[dict[str, Any]]", await self._execute("query-block"))
         return next(str(d["inserted"]["node-name"]) for d in devices if "inserted" in d)
 
+    async def grow_disk(self, size_b: int) -> None:
+        """Make the overlay larger; the guest is told by an interrupt. What lies beyond the layers below reads as zeros."""
+        await self._end_merge()  # it blocks this
+        await self._execute("block_resize", {"node-name": await self.overlay(), "size": size_b})
+
     async def merge_layers(self) -> None:
         """Stream the layers below into the overlay; QEMU drops them then."""
         try:

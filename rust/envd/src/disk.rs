@@ -1,0 +1,69 @@
+//! `POST /disk/grow`: the root disk has become larger, and its file system is to fill it.
+//!
+//! The host enlarges the disk first. The kernel hears of it by an interrupt, which may come after this request.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::{Duration, Instant};
+
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use serde::Deserialize;
+use sys::rustix;
+
+use crate::body::{Body, read_whole};
+use crate::rpc::MAX_MESSAGE_BYTES;
+use crate::server::reply;
+
+/// How long the kernel may take to see the new size.
+const SIZE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often its size is looked at.
+const SIZE_POLL: Duration = Duration::from_millis(1);
+/// `/sys` counts sizes of block devices in these, whatever the device does.
+const SECTOR_BYTES: u64 = 512;
+
+/// The body.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct GrowRequest {
+    /// The new size of the disk.
+    size_bytes: u64,
+}
+
+/// Answers 204 when the file system fills a disk of this size. Twice is the same as once.
+pub async fn grow(request: Request<Incoming>) -> Response<Body> {
+    let bytes = match read_whole(request.into_body(), MAX_MESSAGE_BYTES).await {
+        Ok(bytes) => bytes,
+        Err(error) => return reply::error(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    let Ok(GrowRequest { size_bytes }) = serde_json::from_slice(&bytes) else {
+        return reply::error(StatusCode::BAD_REQUEST, "the body must be {\"sizeBytes\": <number>}");
+    };
+    let done = tokio::task::spawn_blocking(move || grow_root(size_bytes)).await;
+    match done.unwrap_or_else(|_| Err(io::Error::other("the worker died"))) {
+        Ok(()) => reply::empty(StatusCode::NO_CONTENT),
+        Err(error) => {
+            reply::error(StatusCode::INTERNAL_SERVER_ERROR, &format!("cannot grow the root file system: {error}"))
+        }
+    }
+}
+
+fn grow_root(size: u64) -> io::Result<()> {
+    let root = File::open("/")?;
+    let device = root.metadata()?.dev();
+    let device = format!("/sys/dev/block/{}:{}/size", rustix::fs::major(device), rustix::fs::minor(device));
+    let deadline = Instant::now() + SIZE_TIMEOUT;
+    while sectors(&device)? < size / SECTOR_BYTES {
+        if Instant::now() > deadline {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the disk has not become larger"));
+        }
+        std::thread::sleep(SIZE_POLL);
+    }
+    let block = rustix::fs::fstatvfs(&root)?.f_frsize;
+    sys::ext4::grow(&root, size / block.max(1))
+}
+
+fn sectors(path: &str) -> io::Result<u64> {
+    fs::read_to_string(path)?.trim().parse().map_err(io::Error::other)
+}

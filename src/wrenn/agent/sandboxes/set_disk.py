@@ -1,0 +1,57 @@
+"""Make the disk of a sandbox larger: journal, then disk and file system of a running one. A paused one follows at its resume."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from wrenn.agent.confinement import file_limit_b, layer_limit_b
+from wrenn.agent.layout import Layout
+from wrenn.agent.sandboxes.journal import Record, State
+from wrenn.agent.sandboxes.launch import Save, grow_disk, image_size_mb
+from wrenn.agent.sandboxes.running import RunningSandbox
+from wrenn.base.errors import InvalidRequest, InvalidState
+from wrenn.linux.spawn import file_limit_of, raise_file_limit
+from wrenn.protocol.disk_share import disk_share_b
+from wrenn.storage.bases import Base
+
+
+@dataclass(frozen=True, slots=True)
+class SetDisk:
+    """What it takes to make disks larger. `usual_share_b`: what a sandbox with a disk of the default size may take."""
+
+    layout: Layout
+    usual_share_b: int
+
+    def write_down(self, record: Record, disk_mb: int, save: Save) -> Record:
+        """Promise it: from now on the sandbox may take what a disk of this size may. Twice is the same as once.
+
+        Raises:
+            InvalidRequest: its disk is larger. InvalidState: it has ended. StorageFull.
+        """
+        if record.state not in (State.RUNNING, State.PAUSED):
+            raise InvalidState(f"Sandbox {record.spec.sandbox_id} is {record.state}.")
+        now_mb = record.disk_mb or image_size_mb(Base(record.base, self.layout.bases / record.base))
+        if disk_mb < now_mb:
+            raise InvalidRequest(f"disk_size_mb: the disk has {now_mb} MB and can only be made larger.")
+        # Before the disk: a snapshot that says too much is restored, one that says too little would cut the disk off.
+        changed = replace(record, disk_mb=disk_mb) if disk_mb > now_mb else record
+        save(changed)
+        return changed
+
+    async def carry_out(self, record: Record, running: RunningSandbox) -> None:
+        """Make disk and file system of the running sandbox as large as its record says. May be repeated.
+
+        Raises:
+            AgentFailure, Unavailable: the VMM or the guest did not do it. InvalidState: not while it runs.
+        """
+        pid, shape = running.vm.handle.process.pid, record.spec.shape
+        share_b = disk_share_b(record.disk_mb, self.usual_share_b)
+        # Where it may not be raised to what a new VMM would have, it must at least hold the layer.
+        if not raise_file_limit(pid, file_limit_b(shape, record.disk_mb, share_b)) and not (
+            file_limit_of(pid) >= layer_limit_b(record.disk_mb)
+        ):
+            raise InvalidState(
+                f"The host may not raise the limits of {record.spec.sandbox_id} while it runs: pause and resume it, and it has "
+                "the larger disk."
+            )
+        await grow_disk(running.vm, running.guest, record.disk_mb)
