@@ -75,7 +75,8 @@ async def test_a_snapshot_is_a_template_and_its_sandbox_stays_what_it_is(platfor
     template = answer.json()
     assert template.pop("created_at").endswith("Z")
     assert template == {
-        "name": "own.base-1", "type": "snapshot", "vcpus": 2, "memory_mb": 256, "size_bytes": 4096, "platform": False,
+        "name": "own.base-1", "type": "snapshot", "vcpus": 2, "memory_mb": 256, "disk_size_mb": 5120,
+        "size_bytes": 4096, "platform": False,
     }  # fmt: skip
     assert (await platform.api.get(path)).json()["status"] == ("paused" if paused else "running")
     # The request's own shape does not count: the memory is what it is.
