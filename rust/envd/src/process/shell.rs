@@ -20,11 +20,8 @@ pub fn resolve(cmd: String, args: &[String], login: &str) -> String {
         return cmd;
     }
     let is_login = args.is_empty() && is_program(login) && !is_no_shell(login);
-    let shell = match is_program(SHELLS[0]) {
-        _ if is_login => login,
-        true => SHELLS[0],
-        false => SHELLS[1],
-    };
+    let image_shell = if is_program(SHELLS[0]) { SHELLS[0] } else { SHELLS[1] };
+    let shell = if is_login { login } else { image_shell };
     shell.to_owned()
 }
 
