@@ -17,6 +17,7 @@ from typing import Final
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes.journal import Record, SandboxSpec
 from wrenn.base.errors import NoCapacity
+from wrenn.base.ids import SandboxId
 from wrenn.base.units import GIB, MIB
 from wrenn.protocol.disk_share import disk_share_b, promised_b
 from wrenn.storage.layers import layer_path
@@ -75,10 +76,8 @@ def next_look_s(free_b: int, reserve_b: int) -> float:
 def why_held(*, free_b: int, used_b: int, share_b: int, grown_b: int, limits: DiskLimits, held: bool) -> str:
     """Why a sandbox may not write now; empty: it may.
 
-    Attributes:
-        used_b: what its files take on the host, of which `share_b` is allowed; 0: all of it.
-        grown_b: what they grew by since the disk was last above its reserve.
-        held: whether it is held now; it goes on only when there is an eighth more room than it takes to be held.
+    `used_b` is what its files take on the host, of which `share_b` is allowed (0: all of it), and `grown_b` what they grew by since the
+    disk was last above its reserve. One that is `held` goes on only when there is an eighth more room than it takes to be held.
     """
     if share_b and used_b > share_b:
         return (
@@ -101,19 +100,23 @@ class Usage:
         self._layout = layout
         self._frozen: dict[str, int] = {}
 
-    def of(self, record: Record) -> int:
-        """What a running sandbox takes: the layers that it wrote, its memory at its last pause, its journal and logs."""
+    def of_all(self, records: Sequence[Record]) -> dict[SandboxId, int]:
+        """What each of these running sandboxes takes. What others took is forgotten. Blocks on the disk; one call at a time."""
+        self._forget_all_but(records)
+        return {record.spec.sandbox_id: self._of(record) for record in records}
+
+    def _of(self, record: Record) -> int:
+        """The layers that it wrote, its memory at its last pause, its journal and logs."""
         written, *frozen = record.layers
         own = [layer for layer in frozen if layer not in record.origin_layers]
         return (
             _allocated_b(layer_path(self._layout.layers, written))
             + sum(self._of_frozen(layer) for layer in own)
             + sum(self._of_snapshot(name) for name in (record.snapshot, record.former_snapshot) if name)
-            + sum(map(_allocated_b, self._layout.sandbox(record.spec.sandbox_id).iterdir()))
+            + _allocated_in_b(self._layout.sandbox(record.spec.sandbox_id))
         )
 
-    def forget_all_but(self, records: list[Record]) -> None:
-        """Remember nothing of what no sandbox has any more."""
+    def _forget_all_but(self, records: Sequence[Record]) -> None:
         named = {name for r in records for name in (*r.layers, r.snapshot, r.former_snapshot)}
         self._frozen = {name: size_b for name, size_b in self._frozen.items() if name in named}
 
@@ -127,6 +130,13 @@ class Usage:
             folder = self._layout.snapshots / name
             self._frozen[name] = sum(_allocated_b(folder / file) for file in ("memory", "state"))
         return self._frozen[name]
+
+
+def _allocated_in_b(folder: Path) -> int:
+    try:
+        return sum(map(_allocated_b, folder.iterdir()))
+    except FileNotFoundError:  # it is being removed
+        return 0
 
 
 def _allocated_b(path: Path) -> int:

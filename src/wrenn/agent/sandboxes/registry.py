@@ -35,6 +35,7 @@ from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.base.tasks import OwnedTasks
 from wrenn.base.units import MIB
 from wrenn.linux.disk_space import free_b, total_b
+from wrenn.linux.threads import run_to_end
 from wrenn.storage import snapshots
 from wrenn.storage.snapshots import Snapshot
 
@@ -79,6 +80,7 @@ class Sandboxes:
         self._disk = disk
         self._usage = Usage(verbs.layout)
         self._sizes: dict[SandboxId, int] = {}
+        self._look_lock = asyncio.Lock()
         """What sandboxes took when the disk was last above its reserve."""
         self._entries: dict[SandboxId, _Entry] = {}
         self._tasks = OwnedTasks()
@@ -584,10 +586,15 @@ class Sandboxes:
             await asyncio.sleep(next_look_s(free, self._disk.reserve_b))
 
     async def _look_at_disk(self, free: int) -> None:
-        entries = [entry for entry in self._entries.values() if entry.running is not None]
-        records = [entry.record for entry in entries]
-        self._usage.forget_all_but(records)
-        sizes = {record.spec.sandbox_id: self._usage.of(record) for record in records}
+        async with self._look_lock:
+            await self._hold_by_usage(free)
+
+    async def _hold_by_usage(self, free: int) -> None:
+        entries = [
+            entry for entry in self._entries.values() if entry.running is not None and entry.removing is None
+        ]
+        # In a thread: on a busy disk each file may take its time, and the more so the more sandboxes there are.
+        sizes = await run_to_end(partial(self._usage.of_all, [entry.record for entry in entries]))
         if free >= self._disk.reserve_b:
             self._sizes = sizes
         changes: list[Coroutine[Any, Any, None]] = []
@@ -652,6 +659,9 @@ class Sandboxes:
                 may_go_on = may_go_on and not entry.running.held_for
                 if await entry.running.vm.look_after(may_go_on=may_go_on):
                     _log.warning("sandbox went on after it had stopped", extra=fields)
+                if may_go_on and entry.running.held_for:
+                    # It was held meanwhile, and this look may have let it go on after that.
+                    await entry.running.vm.freeze()
                 if entry.running.held and not entry.running.held_for:
                     await let_guest_go(entry.running)
         except Exception as error:  # noqa: BLE001 - one VMM that misbehaves must not end the care for the others
