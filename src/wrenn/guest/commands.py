@@ -19,6 +19,8 @@ from wrenn.protocol.guest import process_pb as pb
 DRAIN_MS: Final = 100
 """How long after the end of a process its output is still waited for while children of it hold that open."""
 _CALL_TIMEOUT_S: Final = 10.0
+_LIST_FIELDS: Final = 100_000
+"""Of all processes of a list, with their arguments and variables."""
 _GRACE_S: Final = 5.0
 """How much longer than the command's own deadline we wait for the guest to report it."""
 _START_TIMEOUT_S: Final = 15.0
@@ -146,7 +148,12 @@ class Commands:
     async def list(self) -> list[ProcessInfo]:
         """The living processes that were started through the guest agent."""
         answer = await self._guest.unary(
-            "process.Process/List", pb.ListRequest(), pb.ListResponse, user="root", timeout_s=_CALL_TIMEOUT_S
+            "process.Process/List",
+            pb.ListRequest(),
+            pb.ListResponse,
+            user="root",
+            timeout_s=_CALL_TIMEOUT_S,
+            most_fields=_LIST_FIELDS,
         )
         return [
             ProcessInfo(p.pid, p.tag, p.config.cmd, tuple(p.config.args))

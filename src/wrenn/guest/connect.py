@@ -12,6 +12,7 @@ import struct
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 import aiohttp
@@ -20,11 +21,18 @@ from protobuf import Message
 from wrenn.base import errors as e
 from wrenn.base.secrets import Secret
 from wrenn.base.units import KIB, MIB
-from wrenn.guest.values import TEXT_LIMIT, guest_text, json_object_or_empty, message_in
+from wrenn.guest.values import FEW_FIELDS, TEXT_LIMIT, guest_text, json_object_or_empty, message_in
+from wrenn.linux.threads import run_to_end
 from wrenn.relay import NoCookies, Pace, PacedConnector
 
 ENVD_PORT: Final = 49983
 _MESSAGE_LIMIT_B: Final = 4 * MIB
+_DECODED_AT_ONCE_B: Final = 4 * KIB
+"""Longer answers may take a while to decode."""
+_STREAM_FIELDS: Final = 32
+"""More than any message of a stream has."""
+_DECODING_TURN_S: Final = 0.002
+"""How long messages of one stream are decoded in a row before others get their turn."""
 _ERROR_LIMIT_B: Final = 64 * 1024
 _CONNECTIONS: Final = 320
 """Streams and calls to one guest at once, of the 512 that it takes; more wait their turn."""
@@ -62,6 +70,7 @@ class GuestConnection:
     def __init__(self, address: str, token: Secret) -> None:
         self.base_url = f"http://{address}:{ENVD_PORT}"
         self._streams = 0
+        self._decoding = asyncio.Lock()
         self._headers = {"X-Access-Token": token.reveal()}
         self.pace = Pace()
         self._connector = PacedConnector(
@@ -90,9 +99,16 @@ class GuestConnection:
         return {**self._headers, "Authorization": f"Basic {basic}"}
 
     async def unary(
-        self, method: str, request: Message[Any], answer: type[Answer], *, user: str, timeout_s: float | None
+        self,
+        method: str,
+        request: Message[Any],
+        answer: type[Answer],
+        *,
+        user: str,
+        timeout_s: float | None,
+        most_fields: int = FEW_FIELDS,
     ) -> Answer:
-        """Call `method` ("process.Process/List").
+        """Call `method` ("process.Process/List"); `most_fields` are what the answer may have with all that is nested in it.
 
         Raises:
             Unavailable: no answer, or none in time. Others by the Connect code of the guest.
@@ -113,9 +129,14 @@ class GuestConnection:
                             response.status,
                         )
                     body = await read_bounded(response, _MESSAGE_LIMIT_B)
+                decode = partial(message_in, answer, body, most_fields=most_fields)
+                if len(body) <= _DECODED_AT_ONCE_B:
+                    return decode()
+                # In a thread, so that others have their turns; one after the other for each guest.
+                async with self._decoding:
+                    return await run_to_end(decode)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise unreachable(error) from error
-        return message_in(answer, body)
 
     @asynccontextmanager
     async def stream(
@@ -197,7 +218,7 @@ async def _frames(content: aiohttp.StreamReader, answer: type[Answer], pace: Pac
         await pace.passed(size_b=size)
         if _is_end(flags, body):
             return
-        yield message_in(answer, body)
+        yield message_in(answer, body, most_fields=_STREAM_FIELDS)
 
 
 async def _batches(
@@ -225,7 +246,9 @@ async def _batches(
             if is_end:
                 yield batch
                 return
-            batch.append(message_in(answer, body))
+            batch.append(message_in(answer, body, most_fields=_STREAM_FIELDS))
+            if time.perf_counter() - began_s > _DECODING_TURN_S:
+                break
         pace.charge(time.perf_counter() - began_s)
         if batch:
             yield batch

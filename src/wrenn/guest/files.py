@@ -13,12 +13,16 @@ from yarl import URL
 
 from wrenn.base import errors as e
 from wrenn.guest.connect import GuestConnection, read_bounded, unreachable
-from wrenn.guest.values import guest_text, json_object_or_empty
+from wrenn.guest.values import FEW_FIELDS, guest_text, json_object_or_empty
 from wrenn.protocol.guest import filesystem_pb as pb
 
 _CALL_TIMEOUT_S: Final = 30.0
 _IDLE_TIMEOUT_S: Final = 60.0
 """A transfer that moves no byte for this long is broken."""
+ENTRIES_LIMIT: Final = 20_000
+"""Of one list; the guest agent has the same."""
+_ENTRY_FIELDS: Final = 20
+"""What an entry has at most, but for user-defined attributes of files."""
 _ERROR_LIMIT_B: Final = 64 * 1024
 _READ_AHEAD_B: Final = 256 * 1024
 """Up to twice as much is held. It is handed on in the pieces that came: putting them together costs a tenth of the time."""
@@ -190,7 +194,11 @@ class Files:
     async def list(self, path: str, *, depth: int, user: str) -> list[pb.EntryInfo]:
         """The entries below a directory, `depth` levels deep. Raises NotFound, InvalidRequest (no directory)."""
         request = pb.ListDirRequest(path=path, depth=depth)
-        return list((await self._call("ListDir", request, pb.ListDirResponse, user)).entries)
+        most_fields = ENTRIES_LIMIT * _ENTRY_FIELDS
+        answer = await self._call("ListDir", request, pb.ListDirResponse, user, most_fields=most_fields)
+        if len(answer.entries) > ENTRIES_LIMIT:
+            raise e.AgentFailure(f"The sandbox told of more than {ENTRIES_LIMIT} files.")
+        return list(answer.entries)
 
     async def make_dir(self, path: str, *, user: str) -> pb.EntryInfo:
         """Make a directory and its parents. Raises Conflict when it exists."""
@@ -205,9 +213,16 @@ class Files:
         """Remove a file, or a directory with all below it. A missing path is fine."""
         await self._call("Remove", pb.RemoveRequest(path=path), pb.RemoveResponse, user)
 
-    async def _call(self, method: str, request: Any, answer: type[Any], user: str) -> Any:
+    async def _call(
+        self, method: str, request: Any, answer: type[Any], user: str, *, most_fields: int = FEW_FIELDS
+    ) -> Any:
         return await self._guest.unary(
-            f"filesystem.Filesystem/{method}", request, answer, user=user, timeout_s=_CALL_TIMEOUT_S
+            f"filesystem.Filesystem/{method}",
+            request,
+            answer,
+            user=user,
+            timeout_s=_CALL_TIMEOUT_S,
+            most_fields=most_fields,
         )
 
 
