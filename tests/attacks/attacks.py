@@ -113,12 +113,27 @@ async def _stream(target: Target) -> None:
             await asyncio.sleep(0.05)
 
 
-def _agent(mode: str) -> Callable[[Target], AbstractAsyncContextManager[object]]:
+async def _list(target: Target) -> None:
+    while True:
+        with suppress(httpx2.HTTPError):
+            await target.api.get(f"{target.path}/processes")
+            await target.api.post(f"{target.path}/files/list", json={"path": "/"})
+        await asyncio.sleep(0.05)
+
+
+def _agent(
+    mode: str, *, execs: int = 1, lists: int = 0
+) -> Callable[[Target], AbstractAsyncContextManager[object]]:
     @asynccontextmanager
     async def run(target: Target) -> AsyncGenerator[None]:
         await target.start(HOSTILE_AGENT, mode)
         await target.wait_agent_replaced()
-        calls = [_exec(target), *(_watch(target) for _ in range(WATCHES)), _stream(target)]
+        calls = [
+            *(_exec(target) for _ in range(execs)),
+            *(_watch(target) for _ in range(WATCHES)),
+            _stream(target),
+            *(_list(target) for _ in range(lists)),
+        ]
         async with in_background(*calls):
             yield
 
@@ -192,6 +207,8 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("endless messages of a port's WebSocket", _server("messages", socket=True)),
     Attack("a replaced guest agent sends empty frames", _agent("empty-frames"), sampled=True),
     Attack("a replaced guest agent sends small frames", _agent("small-frames")),
+    Attack("a replaced guest agent sends output byte by byte", _agent("single-bytes", execs=4)),
+    Attack("a replaced guest agent lists two million things", _agent("long-lists", lists=4)),
     Attack("a replaced guest agent sends endless 1xx answers", _agent("informational")),
     Attack("a replaced guest agent sends an endless body", _agent("body")),
     Attack("a replaced guest agent sends deep JSON", _agent("deep-json")),

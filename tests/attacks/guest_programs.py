@@ -95,11 +95,16 @@ for words in (
 OK = b"HTTP/1.1 200 OK\r\n"
 STREAM = OK + b"Content-Type: application/connect+proto\r\nTransfer-Encoding: chunked\r\n\r\n"
 EMPTY = b"\0\0\0\0\0"
+STARTED = b"\0\0\0\0\6\n\4\n\2\x08\x07"
+BYTES = b"\0\0\0\0\7\n\5\x12\3\n\1a" + b"\0\0\0\0\7\n\5\x12\3\x12\1b"  # of stdout, then of stderr
+MANY = b"\n\0" * 2_097_000
 PLANS = {
     "empty-frames": (STREAM, b"5000\r\n" + EMPTY * 0x1000 + b"\r\n"),
     "small-frames": (STREAM, b"e\r\n" + EMPTY + b"\0\0\0\0\x04\x0a\x02\x22\x00" + b"\r\n"),
     "informational": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
     "body": (OK + b"Content-Type: application/proto\r\nContent-Length: 1000000000000\r\n\r\n", b"x" * 1024),
+    "single-bytes": (STREAM + b"b\r\n" + STARTED + b"\r\n", b"%x\r\n" % (len(BYTES) * 3000) + BYTES * 3000 + b"\r\n"),
+    "long-lists": (OK + b"Content-Type: application/proto\r\nContent-Length: %d\r\n\r\n" % len(MANY) + MANY, b""),
     "deep-json": (b"HTTP/1.1 500 x\r\nContent-Type: application/json\r\nContent-Length: 60000\r\n\r\n" + b"[" * 60000, b""),
     "silence": (b"", b""),
 }

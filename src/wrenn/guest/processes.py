@@ -27,6 +27,7 @@ _SILENCE_LIMIT_S: Final = 300.0
 """Without even that for so long, the guest is not there any more."""
 _PIECE_B: Final = 256 * KIB
 """Outputs in a row are put together up to about this length."""
+_EVENTS_AT_ONCE: Final = 16
 _STREAMS: Final[frozenset[str]] = frozenset({"stdout", "stderr", "pty"})
 _SIGKILL: Final = 9
 
@@ -152,6 +153,11 @@ class FollowedProcess:
                 if not isinstance(events[0], Started):
                     raise e.AgentFailure("The sandbox did not report the start of the command.")
                 self.pid = events[0].pid
+                later = events[1:]
+            else:
+                later = events
+            if any(isinstance(event, Started) for event in later):
+                raise e.AgentFailure("The sandbox reported the start of the command twice.")
             if events:
                 yield events
                 if isinstance(events[-1], Exited):
@@ -203,7 +209,11 @@ class FollowedProcess:
 
 
 def _events(answers: list[pb.StartResponse] | list[pb.ConnectResponse]) -> list[Event]:
-    """The events of a batch, outputs in a row put together; what comes after an end is left out."""
+    """The events of a batch, outputs in a row put together; what comes after an end is left out.
+
+    Where streams take turns very often, the outputs of each are put together: an event costs all who pass it on much more
+    than a byte, and between two pipes there is no order but by chance.
+    """
     events: list[Event] = []
     pieces: list[bytes] = []
     stream: Stream | None = None
@@ -235,4 +245,18 @@ def _events(answers: list[pb.StartResponse] | list[pb.ConnectResponse]) -> list[
             case _:
                 pass
     put()
-    return events
+    return _grouped(events) if len(events) > _EVENTS_AT_ONCE else events
+
+
+def _grouped(events: list[Event]) -> list[Event]:
+    outputs: dict[Stream, list[bytes]] = {}
+    for event in events:
+        if isinstance(event, Output):
+            outputs.setdefault(event.stream, []).extend(event.pieces)
+    grouped: list[Event] = [event for event in events if isinstance(event, Started)]
+    for stream, pieces in outputs.items():
+        data = b"".join(pieces)
+        grouped += [
+            Output(stream, (data[begin : begin + _PIECE_B],)) for begin in range(0, len(data), _PIECE_B)
+        ]
+    return grouped + [event for event in events if isinstance(event, Exited)]
