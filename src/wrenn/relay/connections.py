@@ -22,6 +22,7 @@ from yarl import URL
 
 from wrenn.base.units import KIB
 from wrenn.relay.pace import Pace
+from wrenn.relay.unfinished import Unfinished
 
 HEAD_LIMIT_B: Final = 256 * KIB
 """All that may come before the head of an answer is whole, interim answers included."""
@@ -72,6 +73,19 @@ class PacedConnection(ResponseHandler):
         self._head_b = 0
         self._interim = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        # Of a WebSocket whose messages are counted: what came since one was taken.
+        self._unfinished: Unfinished | None = None
+        self._untaken_b = 0
+
+    def count_messages(self) -> None:
+        """Bound what is held of messages; whoever reads them says so by `message_taken`."""
+        self._unfinished = Unfinished(self.abort)
+
+    def message_taken(self) -> None:
+        """The reader has taken a message."""
+        if self._unfinished is not None:
+            self._untaken_b = 0
+            self._unfinished.is_now(0)
 
     def set_response_params(self, **params: Any) -> None:
         """An exchange begins."""
@@ -180,6 +194,9 @@ class PacedConnection(ResponseHandler):
             super().data_received(data)
         finally:
             self._is_parsing = False
+        if self._unfinished is not None:
+            self._untaken_b += len(data)
+            self._unfinished.is_now(self._untaken_b)
         if not self._is_answered and self._interim and not self._is_deaf and self.transport is not None:
             # The client takes an interim answer for the end of the silence.
             self._reschedule_timeout()
@@ -209,6 +226,9 @@ class PacedConnection(ResponseHandler):
 
     def _make_deaf(self) -> None:
         self._is_deaf = True
+        if self._unfinished is not None:
+            self._unfinished.is_now(0)
+            self._unfinished = None
         self._stop_head_timer()
         self._unread.clear()
         self._offset = 0

@@ -19,6 +19,7 @@ from wrenn.base.units import KIB
 from wrenn.relay.asgi import GONE, Receive, Scope
 from wrenn.relay.http import BrokenOff
 from wrenn.relay.sockets import MESSAGE_LIMIT_B
+from wrenn.relay.unfinished import FRAGMENT_B, Unfinished
 
 HEAD_LIMIT_B: Final = 64 * KIB
 HEADER_LIMIT: Final = 128
@@ -28,6 +29,7 @@ BODY_SILENCE_S: Final = 60.0
 """Longest that a client may send nothing of a body that is waited for."""
 _ABORT: Final = "wrenn.abort"
 _SWITCHING: Final = 101
+_TRY_AGAIN_LATER: Final = 1013
 _TOO_LARGE_BODY: Final = json.dumps(
     {
         "error": {
@@ -199,6 +201,26 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         super().__init__(*args, **kwargs)
         self.logger = _QUIET
         self._gone = asyncio.Event()
+        self._unfinished = Unfinished(self._try_again_later)
+        self._received_b = 0  # since a message was whole
+
+    def data_received(self, data: bytes) -> None:
+        """More of a message, or several."""
+        self._received_b += len(data)
+        super().data_received(data)
+        if not self.transport.is_closing():
+            self._unfinished.is_now(self._received_b + FRAGMENT_B * len(self.frames))
+
+    def send_receive_event_to_app(self) -> None:
+        """A message is whole."""
+        super().send_receive_event_to_app()
+        self._received_b = 0
+
+    def _try_again_later(self) -> None:
+        if not self.close_sent:
+            self.conn.send_close(_TRY_AGAIN_LATER, "The server has no room for so long a message now.")
+            self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.close()
 
     def handle_connect(self, event: Any) -> None:
         """The handshake's head is whole; the application is told how it learns of the end."""
@@ -209,6 +231,7 @@ class BoundedSocket(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The end, whether or not anybody receives."""
         self._gone.set()
+        self._unfinished.is_now(0)
         super().connection_lost(exc)
 
 

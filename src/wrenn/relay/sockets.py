@@ -14,6 +14,7 @@ from yarl import URL
 from wrenn.base.errors import AgentFailure
 from wrenn.base.units import MIB
 from wrenn.relay.asgi import Receive, Scope, Send, gone_of
+from wrenn.relay.connections import PacedConnection
 from wrenn.relay.headers import Headers, end_to_end, for_client, from_client, is_sound
 from wrenn.relay.pace import Pace
 
@@ -59,7 +60,7 @@ async def connect_socket(
     passed = [(name, value) for name, value in end_to_end(headers) if not name.startswith(b"sec-websocket-")]
     try:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-            return await session.ws_connect(
+            other = await session.ws_connect(
                 url,
                 headers=for_client(passed),
                 protocols=scope["subprotocols"],
@@ -68,6 +69,9 @@ async def connect_socket(
                 autoclose=False,  # it would answer every code with 1000
                 autoping=False,  # it would answer pings without an end, and nobody else had a turn
             )
+            if (connection := _connection_of(other)) is not None:
+                connection.count_messages()
+            return other
     except aiohttp.WSServerHandshakeError as error:
         told = from_client(error.headers.items()) if error.headers is not None else []
         if not all(is_sound(name, value) for name, value in told):
@@ -179,6 +183,8 @@ async def _pass_back(
                 traffic()
                 kind = "text" if message.type is aiohttp.WSMsgType.TEXT else "bytes"
                 size_b = len(message.data)
+                if (connection := _connection_of(other)) is not None:
+                    connection.message_taken()
                 async with asyncio.timeout(_STALL_S):
                     await send({"type": "websocket.send", kind: message.data})
             case aiohttp.WSMsgType.PING | aiohttp.WSMsgType.PONG if pings.is_one_more_fine():
@@ -241,6 +247,13 @@ _GOES_ON: Final = frozenset(
 def cut_socket(other: aiohttp.ClientWebSocketResponse) -> None:
     """Close the connection without a handshake: its own `close` waits for one as long as anything comes."""
     other._response.close()  # pyright: ignore[reportPrivateUsage] - there is no public way
+
+
+def _connection_of(other: aiohttp.ClientWebSocketResponse) -> PacedConnection | None:
+    """None: it is closed, or not of a `PacedConnector`."""
+    held = other._conn  # pyright: ignore[reportPrivateUsage] - there is no public way
+    protocol = None if held is None else held.protocol
+    return protocol if isinstance(protocol, PacedConnection) else None
 
 
 def _sayable(code: int, otherwise: int) -> int:
