@@ -47,18 +47,31 @@ class Unfinished:
         self._budget = budget
         self._counted_b = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._is_cut = False
 
     def is_now(self, size_b: int) -> None:
         """So long is what is held of it."""
         counted_b = max(0, size_b - FREE_B)
-        if counted_b == self._counted_b:
+        if counted_b == self._counted_b or self._is_cut:
             return
         if not self._budget.take(counted_b - self._counted_b):
-            self._cut()
+            self._end()
             return
         self._counted_b = counted_b
         if counted_b and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(UNFINISHED_TIMEOUT_S, self._cut)
-        elif not counted_b and self._timer is not None:
+            self._timer = asyncio.get_running_loop().call_later(UNFINISHED_TIMEOUT_S, self._end)
+        elif not counted_b:
+            self._stop_timer()
+
+    def _end(self) -> None:
+        self._is_cut = True
+        self._stop_timer()
+        # At once: else others, too, would find no room until the connection is gone.
+        self._budget.take(-self._counted_b)
+        self._counted_b = 0
+        self._cut()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
             self._timer.cancel()
             self._timer = None
