@@ -226,6 +226,7 @@ async def test_users_are_found_where_they_may_be_seen(people: People):
     assert await found(stranger.email[:-1]) == []
     for wildcard in ("xyz%", "xy__ada", "%%%", "\\_\\"):
         assert await found(wildcard) == []
+    refused(await ada.get("/v1/users/search", params={"email": "\0@x"}), 400, "invalid_request")
     refused(await ada.get("/v1/users/search", params={"email": "xy"}), 400, "invalid_request")
     refused(await ada.get("/v1/users/search"), 400, "invalid_request")
     answers = [await ada.get("/v1/users/search", params={"email": "abc"}) for _ in range(30)]

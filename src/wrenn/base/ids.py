@@ -42,7 +42,10 @@ class Id:
         """
         body = text.removeprefix(cls.PREFIX)
         if not text.startswith(cls.PREFIX) or _BODY.fullmatch(body) is None or int(body, 36) >= _LIMIT:
-            raise InvalidRequest(f"Not a {cls.KIND} id: expected {cls.PREFIX}<25 characters of 0-9a-z>.")
+            article = "an" if cls.KIND[0] in "AEIOaeio" else "a"
+            raise InvalidRequest(
+                f"Not {article} {cls.KIND} id: expected {cls.PREFIX}<25 characters of 0-9a-z>."
+            )
         return cls(uuid.UUID(int=int(body, 36)))
 
     def __str__(self) -> str:

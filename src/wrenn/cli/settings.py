@@ -21,12 +21,18 @@ def images_dir(place: Path) -> Path:
 
 
 def use_credentials() -> None:
-    """Let the SDK find URL and key: in the environment, else the profile, else the data folder's `env`, where readable."""
-    from wrenn.sdk.settings import load_profile
+    """Let the SDK find URL and key: in the environment, else the profile, else the data folder's `env`, where readable.
 
-    if os.environ.get("WRENN_API_KEY") or load_profile() is not None:
+    The key in `env` goes to the platform of `env` only, and not in place of a profile that was asked for.
+    """
+    from wrenn.sdk.settings import chosen_base_url, load_profile
+
+    if os.environ.get("WRENN_API_KEY") or os.environ.get("WRENN_PROFILE") or load_profile() is not None:
         return
-    for name, value in read_env(data_dir() / "env").items():
+    found = read_env(data_dir() / "env")
+    if os.environ.get("WRENN_BASE_URL") and chosen_base_url() != found.get("WRENN_BASE_URL"):
+        return
+    for name, value in found.items():
         os.environ.setdefault(name, value)
 
 

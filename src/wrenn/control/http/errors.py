@@ -24,6 +24,7 @@ from wrenn.base.errors import (
 _log = logging.getLogger(__name__)
 
 _VALUE_ERROR: Final = "Value error, "
+_NO_OBJECT: Final = "The body must be a JSON object, with the header Content-Type: application/json."
 
 
 class ErrorDetail(BaseModel):
@@ -90,7 +91,7 @@ def _first_fault(fault: Any) -> str:
     text = str(fault["msg"]).removeprefix(_VALUE_ERROR)
     if not where:
         # Either the body as a whole is wrong, or a rule between fields is broken, which names them itself.
-        return f"{text}." if fault["type"] == "value_error" else "The body must be a JSON object."
+        return f"{text}." if fault["type"] == "value_error" else _NO_OBJECT
     return f"{'.'.join(where)[:200]}: {text[:1].lower()}{text[1:]}."
 
 

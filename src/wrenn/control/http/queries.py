@@ -18,11 +18,15 @@ _OAUTH: Final = "/auth/oauth"
 
 
 async def refuse_unknown_query(connection: HTTPConnection) -> None:
-    """Raises InvalidRequest: the query has a parameter that the endpoint does not know."""
+    """Raises InvalidRequest: the query has a parameter that the endpoint does not know, or a NUL character."""
     route = connection.scope.get("route")
     # WebSockets check their own: a refusal is a message there.
     if not isinstance(route, APIRoute) or not connection.scope.get("query_string"):
         return
+    for name, value in connection.query_params.multi_items():
+        # PostgreSQL takes none in its texts.
+        if "\0" in value:
+            raise InvalidRequest(f"{name[:40]}: must not hold a NUL character.")
     if _OAUTH in route.path:
         return
     known = frozenset(_read_by(route.dependant))

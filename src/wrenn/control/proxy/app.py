@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 from urllib.parse import unquote
 
 import aiohttp
+from uvicorn.protocols.utils import ClientDisconnected
 
 from wrenn.base.errors import (
     AccessLost,
@@ -118,7 +119,7 @@ class PortProxy:
                 return
             await self._visit(aim, scope, receive, cast("Send", send_noting))
             return
-        except Gone:
+        except (Gone, ClientDisconnected):
             return
         except BrokenOff as error:
             await break_off(scope, receive, error)

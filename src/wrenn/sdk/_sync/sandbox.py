@@ -386,7 +386,12 @@ class Sandbox:
         """The host name of a port, with the platform's own port where it has an unusual one: `8000-cl-….localhost:8000`.
 
         Visitors need the API key in the header `X-API-Key`, unless the port is public or they come by a link of `get_url`.
+
+        Raises:
+            InvalidRequestError: no such port.
         """
+        if not 1 <= port <= 65_535:
+            raise InvalidRequestError(f"port must be from 1 to 65535, not {port}.")
         return f"{port}-{self.id}.{self._domain}"
 
     def get_url(self, port: int, *, path: str = "/", expires_in_sec: int | None = None) -> str:
