@@ -26,7 +26,7 @@ CHANNEL: Final = "wrenn_access"
 """Notified by triggers when a key, session, user, membership or team changes such that somebody may lose access."""
 _EVERY_S: Final = 2.0
 """A lost notification and an expiry are noticed so late."""
-_COALESCE_S: Final = 1.0
+_COALESCE_S: Final = 0.5
 """Between two looks, however many notifications come."""
 _BATCH: Final = 1000
 """Credentials in one statement."""
