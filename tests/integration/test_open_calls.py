@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +33,7 @@ LARGE_B = 256 * MIB
 """More than all buffers between a file and a client that does not read."""
 
 Headers = Mapping[str, str]
-Ended = Callable[[], Awaitable[None]]
+Ended = Callable[[], Coroutine[Any, Any, None]]
 """Returns once the call has ended, which must not be its ordinary end."""
 
 

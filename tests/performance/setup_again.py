@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from tests.performance.figures import Figure
-from tests.vm.kit import free_port
+from wrenn.testing.server import free_port
 
 LIMIT_S = 15
 

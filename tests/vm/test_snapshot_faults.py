@@ -178,6 +178,10 @@ async def test_a_vmm_killed_in_its_first_pause_is_an_error_with_its_reason(platf
         platform.start("agent", faults="agent.pause.after_freeze=sleep:1.5")
         await platform.wait_ready()
         calling = asyncio.create_task(call(api, "pause", sandbox_id))
+        journal = platform.data_dir / "sandboxes" / sandbox_id / "journal.json"
+        async with asyncio.timeout(10):
+            while json.loads(journal.read_text())["state"] != "pausing":
+                await asyncio.sleep(0.01)
         os.kill(await vmm_of(platform, sandbox_id), signal.SIGKILL)
         answer = await calling
         assert answer is not None
