@@ -128,3 +128,40 @@ async def test_messages_of_a_program_that_end_are_not_counted(budget: MessageBud
             assert budget.held_b == 0
             visit.cancel()
             await asyncio.gather(visit, return_exceptions=True)
+
+
+async def test_pings_and_pongs_are_no_part_of_a_message(
+    budget: MessageBudget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unfinished_messages, "FREE_B", 1000)
+    async with serving() as url, asyncio.timeout(30):
+        async with connect(url, proxy=None, ping_interval=None) as client:
+            for _ in range(20):
+                await (await client.ping(bytes(100)))
+                await client.pong(bytes(100))
+            assert budget.held_b == 0
+    pings = (b"\x89\x64" + bytes(100) + b"\x8a\x64" + bytes(100)) * 20
+    with flood(lambda head: upgraded(head) + pings + b"\x81\x01a", b"") as program:
+        async with ports() as guest_ports, asyncio.timeout(30):
+            visitor = Visitor()
+            visit = asyncio.create_task(visitor.visit(guest_ports, program.port))
+            # Only once all are taken: they may wait in the queue before.
+            while len(visitor.got) < 2:
+                await asyncio.sleep(0.02)
+            assert budget.held_b == 0
+            visit.cancel()
+            await asyncio.gather(visit, return_exceptions=True)
+
+
+async def test_pings_between_fragments_do_not_hide_them(
+    budget: MessageBudget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unfinished_messages, "FREE_B", 1000)
+    fragments = b"\x02\x00" + (b"\x00\x7e" + struct.pack(">H", 500) + bytes(500) + b"\x89\x01x") * 20
+    with flood(lambda head: upgraded(head) + fragments, b"") as program:
+        async with ports() as guest_ports, asyncio.timeout(30):
+            visit = asyncio.create_task(Visitor().visit(guest_ports, program.port))
+            while budget.held_b < 20 * 500 - 1000:
+                await asyncio.sleep(0.02)
+            visit.cancel()
+            await asyncio.gather(visit, return_exceptions=True)

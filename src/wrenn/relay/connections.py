@@ -38,6 +38,8 @@ _CHUNKED_PIECE_B: Final = 16 * KIB
 _BODY_PIECE_B: Final = 64 * KIB
 """What is parsed in one go, before anything is looked at: the worst of it (interim answers, frames of two bytes, chunks of one
 byte) takes some 10 ms."""
+_CONTROL_HEAD_B: Final = 2
+"""Of a ping or pong of a server, which is not masked and has at most 125 bytes."""
 _SMALL_B: Final = 512
 _SMALL_COST_S: Final = 0.2e-6
 """For each byte of a piece that is too small to be worth a look at the clock."""
@@ -86,6 +88,10 @@ class PacedConnection(ResponseHandler):
         if self._unfinished is not None:
             self._untaken_b = 0
             self._unfinished.is_now(0)
+
+    def control_frame_taken(self, payload_b: int) -> None:
+        """The reader has taken a ping or a pong. It is no part of a message, but may stand between two parts."""
+        self._untaken_b -= _CONTROL_HEAD_B + payload_b
 
     def set_response_params(self, **params: Any) -> None:
         """An exchange begins."""

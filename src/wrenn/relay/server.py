@@ -216,6 +216,21 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
         self._received_b = 0
 
+    def handle_ping(self) -> None:
+        """A ping came."""
+        super().handle_ping()
+        self._note_control_frame()
+
+    def handle_pong(self, event: Any) -> None:
+        """A pong came."""
+        super().handle_pong(event)
+        self._note_control_frame()
+
+    def _note_control_frame(self) -> None:
+        # Between two messages it is no part of one; years of them would else look like a message that never ends.
+        if not self.frames:
+            self._received_b = 0
+
     def _try_again_later(self) -> None:
         if not self.close_sent:
             self.conn.send_close(_TRY_AGAIN_LATER, "The server has no room for so long a message now.")

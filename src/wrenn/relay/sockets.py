@@ -188,6 +188,8 @@ async def _pass_back(
                 async with asyncio.timeout(_STALL_S):
                     await send({"type": "websocket.send", kind: message.data})
             case aiohttp.WSMsgType.PING | aiohttp.WSMsgType.PONG if pings.is_one_more_fine():
+                if (connection := _connection_of(other)) is not None:
+                    connection.control_frame_taken(len(message.data))
                 if message.type is aiohttp.WSMsgType.PING:
                     with suppress(aiohttp.ClientError, OSError):  # the next read tells
                         async with asyncio.timeout(_STALL_S):
