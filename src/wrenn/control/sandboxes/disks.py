@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from wrenn.base.errors import InvalidRequest, InvalidState
+from wrenn.base.errors import InvalidRequest
 from wrenn.control.audit import Actor
 from wrenn.control.auth import Credential
 from wrenn.control.db import Hints, Transaction
@@ -13,7 +13,6 @@ from wrenn.control.sandboxes import disk_store, wish_store
 from wrenn.control.sandboxes.lookup import Lookup
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.room import Room
-from wrenn.control.sandboxes.state import Desired, State
 from wrenn.protocol.host import host_pb as pb
 
 _SET_TIMEOUT_S: Final = 60.0
@@ -57,13 +56,9 @@ class Disks:
         sandbox_id = sandbox.sandbox_id
         # The order of locks is that of creates: placement first.
         census = await self._room.count(tx, sandbox.team_id)
-        locked = await wish_store.lock(tx, sandbox_id)
-        assert locked is not None, "rows are kept"
-        now, _ = locked
-        if now.status not in (State.RUNNING, State.PAUSED) or now.desired is Desired.STOPPED:
-            raise InvalidState(
-                f"Sandbox {sandbox_id} is {now.now_is}: only the disk of one that runs or is paused can be made larger."
-            )
+        now = await wish_store.lock_to_change(
+            tx, sandbox_id, only="the disk of one that runs or is paused can be made larger"
+        )
         if not now.disk_size_mb <= disk_size_mb <= self._disk_max_mb:
             raise InvalidRequest(
                 f"disk_size_mb: must be between {now.disk_size_mb}, which it has, and {self._disk_max_mb}."

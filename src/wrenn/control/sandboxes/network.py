@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Final
 
-from wrenn.base.errors import DeadlineExceeded, InvalidRequest, InvalidState, Unavailable
+from wrenn.base.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from wrenn.base.ids import SandboxId
 from wrenn.base.networks import (
     PRIVATE_NETWORKS,
@@ -24,7 +24,6 @@ from wrenn.control.hosts import HostClients
 from wrenn.control.sandboxes import network_store, wish_store
 from wrenn.control.sandboxes.lookup import Lookup
 from wrenn.control.sandboxes.records import NetworkPolicy, Sandbox
-from wrenn.control.sandboxes.state import Desired, State
 from wrenn.control.sandboxes.types import SetNetwork
 from wrenn.protocol.host import host_pb as pb
 
@@ -120,13 +119,9 @@ class Networks:
         return changed
 
     async def _write(self, tx: Transaction, sandbox_id: SandboxId, body: SetNetwork, by: Actor) -> Sandbox:
-        locked = await wish_store.lock(tx, sandbox_id)
-        assert locked is not None, "rows are kept"
-        now, _ = locked
-        if now.status not in (State.RUNNING, State.PAUSED) or now.desired is Desired.STOPPED:
-            raise InvalidState(
-                f"Sandbox {sandbox_id} is {now.now_is}: only the network of one that runs or is paused can be changed."
-            )
+        now = await wish_store.lock_to_change(
+            tx, sandbox_id, only="the network of one that runs or is paused can be changed"
+        )
         policy = self._rules.policy(
             allow_internet=(
                 now.network.allow_internet if body.allow_internet is None else body.allow_internet

@@ -29,6 +29,7 @@ from sqlalchemy import (
     update,
 )
 
+from wrenn.base.errors import InvalidState
 from wrenn.base.ids import SandboxId, SnapshotId, TeamId
 from wrenn.control.audit import SYSTEM, Actor, Deed, Facts, Resource, Status, actor_json, recorded, wire_id
 from wrenn.control.db import Database, Hints, Transaction
@@ -160,6 +161,20 @@ async def lock(tx: Transaction, sandbox_id: SandboxId) -> tuple[Sandbox, datetim
     )
     row = found.one_or_none()
     return None if row is None else (sandbox_of(row), row.at)
+
+
+async def lock_to_change(tx: Transaction, sandbox_id: SandboxId, *, only: str) -> Sandbox:
+    """As `lock`, of a sandbox that runs or is paused, and stays so.
+
+    Raises:
+        InvalidState: it does not; `only` says what could be done otherwise.
+    """
+    locked = await lock(tx, sandbox_id)
+    assert locked is not None, "rows are kept"
+    now, _ = locked
+    if now.status not in (State.RUNNING, State.PAUSED) or now.desired is Desired.STOPPED:
+        raise InvalidState(f"Sandbox {sandbox_id} is {now.now_is}: only {only}.")
+    return now
 
 
 async def write_limits(
