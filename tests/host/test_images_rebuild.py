@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.built_images import VERSION, built_images, ensure
-from wrenn.storage.images import ensure_images
+from wrenn.storage.images import abandoned_scratch, ensure_images, remove_abandoned_scratch
 from wrenn.storage.images.manifest import SCRATCH_PREFIX
 
 
@@ -34,9 +34,22 @@ async def test_a_new_envd_needs_only_a_new_initramfs(built: Path, tmp_path: Path
 async def test_what_a_killed_build_left_is_removed(built: Path, tmp_path: Path) -> None:
     for folder in ("kernels", "initramfs", "templates"):
         (built / folder / f"{SCRATCH_PREFIX}left" / "root").mkdir(parents=True)
+    assert len(abandoned_scratch(built)) == 3, "as `wrenn doctor` lists it"
     (tmp_path / "envd").write_bytes(b"second")
     await ensure(built, [])
     assert list(built.rglob(f"{SCRATCH_PREFIX}*")) == []
+
+
+async def test_the_doctor_takes_nothing_from_a_build_that_runs(built: Path) -> None:
+    left = built / "templates" / f"{SCRATCH_PREFIX}left"
+    left.mkdir()
+    with (built / "kernels" / ".build-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert abandoned_scratch(built) == []
+    assert abandoned_scratch(built) == [left]
+    await remove_abandoned_scratch(built)
+    assert abandoned_scratch(built) == []
+    assert not left.exists()
 
 
 def _hold_the_lock(path: Path, held: Event, release: Event) -> None:

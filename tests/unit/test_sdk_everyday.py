@@ -6,10 +6,11 @@ import array
 import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from wrenn import AsyncSandbox, CommandResult, GitError, InvalidRequestError
+from wrenn import AsyncSandbox, CommandResult, GitError, InvalidRequestError, NetworkPolicy
 from wrenn.sdk._async.api import AsyncApi, path_of
 from wrenn.sdk._parse import Fields
 from wrenn.sdk._paths import with_path
@@ -93,3 +94,15 @@ def test_a_limit_below_zero_is_refused() -> None:
             await AsyncSandbox(api, "cl-x").commands.run("true", timeout_s=-1)
 
     asyncio.run(attempt())
+
+
+def test_a_single_network_is_not_taken_for_a_list_of_letters() -> None:
+    policy = NetworkPolicy(allow="203.0.113.7", deny=["198.51.100.0/24"])  # pyright: ignore[reportArgumentType]
+    assert (policy.allow, policy.deny) == (("203.0.113.7",), ("198.51.100.0/24",))
+
+
+@pytest.mark.parametrize("cmd", [None, 5])
+async def test_a_command_that_is_neither_text_nor_list_is_refused_in_words(cmd: Any) -> None:
+    sandbox = AsyncSandbox(AsyncApi(client_settings(api_key="wrn_x", base_url="http://127.0.0.1:9")), "cl-x")
+    with pytest.raises(InvalidRequestError, match="a text or a list of texts"):
+        await sandbox.commands.run(cmd)

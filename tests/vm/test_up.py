@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from wrenn.agent.layout import Layout
+from wrenn.linux import cgroups
 from wrenn.network import find_block
 from wrenn.testing.server import free_port
 
@@ -109,6 +111,9 @@ async def test_up_runs_the_main_job_twice_heals_and_goes_down_without_a_trace(pl
         assert again.splitlines()[:2] == seen.splitlines()[:2]
         assert int(again.splitlines()[2]) > int(seen.splitlines()[2]), "its programs go on"
     finally:
+        block = find_block(place)
         code, output = await wrenn(place, "down", "--purge", "--yes")
     assert code == 0, output
     assert find_block(place) is None
+    assert block is not None
+    assert not cgroups.exists(Layout(place, block).cgroup_root)

@@ -56,7 +56,7 @@ def _lines(found: SandboxInfo) -> list[tuple[str, str]]:
         *([("made by", found.created_by.name)] if found.created_by else []),
         *([("network", summary(found.network))] if found.network else []),
         ("ports", ", ".join(str(port) for port in found.public_ports) or "none public"),
-        *((name, value) for name, value in sorted(found.metadata.items())),
+        *([("labels", ", ".join(f"{k}={v}" for k, v in sorted(found.metadata.items())))] if found.metadata else []),
     ]
 
 

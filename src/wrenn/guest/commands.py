@@ -11,6 +11,7 @@ from typing import Final
 from protobuf import Oneof
 
 from wrenn.base import errors as e
+from wrenn.base.ids import random_hex
 from wrenn.base.held_output import HeldOutput, OutputBudget, OutputShares
 from wrenn.guest.connect import GuestConnection
 from wrenn.guest.endings import exited
@@ -24,6 +25,9 @@ _LIST_FIELDS: Final = 100_000
 _GRACE_S: Final = 5.0
 """How much longer than the command's own deadline we wait for the guest to report it."""
 _START_TIMEOUT_S: Final = 15.0
+_OWN_TAG: Final = "wrenn-exec-"
+_START_MARGIN_S: Final = 0.5
+"""For the guest to start what it was asked for just before the call was given up."""
 _COMMAND_NOT_FOUND: Final = 127
 _COMMAND_NOT_EXECUTABLE: Final = 126
 
@@ -79,15 +83,17 @@ class Commands:
             TooLarge, RateLimited: a share of the output that may be held is used up; it was killed.
         """
         output = held or HeldOutput.of(OutputBudget(OutputShares()), sandbox="")
-        pid = 0
+        # By which it is found before its pid is known; `list` does not show it.
+        tag = _OWN_TAG + random_hex(8)
+        process: int | str = tag
         try:
             async with asyncio.timeout(timeout_s + _GRACE_S):
                 headers = {"Connect-Timeout-Ms": str(int(timeout_s * 1000))}
-                async with self._start(command, tag="", headers=headers) as events:
+                async with self._start(command, tag=tag, headers=headers) as events:
                     async for event in events:
                         match event.event:
                             case Oneof(field="start", value=start):
-                                pid = start.pid
+                                process = start.pid
                             case Oneof(field="data", value=data):
                                 _collect(output, data)
                             case Oneof(field="end", value=end):
@@ -104,12 +110,12 @@ class Commands:
         except (e.NotFound, e.Forbidden) as error:
             return not_run(command, error)
         except (TimeoutError, e.DeadlineExceeded) as error:
-            await self._kill_quietly(pid)
+            await self._kill_quietly(process)
             raise e.DeadlineExceeded(
                 f"The command did not end within {timeout_s:g} s and was killed."
             ) from error
         except (e.TooLarge, e.RateLimited, asyncio.CancelledError):
-            await self._kill_quietly(pid)
+            await self._kill_quietly(process)
             raise
         raise e.AgentFailure("The sandbox ended the command's stream without its exit code.")
 
@@ -156,7 +162,12 @@ class Commands:
             most_fields=_LIST_FIELDS,
         )
         return [
-            ProcessInfo(p.pid, p.tag, p.config.cmd, tuple(p.config.args))
+            ProcessInfo(
+                p.pid,
+                "" if p.tag.startswith(_OWN_TAG) else p.tag,
+                p.config.cmd,
+                tuple(p.config.args),
+            )
             for p in answer.processes
             if p.config is not None
         ]
@@ -178,11 +189,19 @@ class Commands:
             timeout_s=_CALL_TIMEOUT_S,
         )
 
-    async def _kill_quietly(self, pid: int) -> None:
+    async def _kill_quietly(self, process: int | str) -> None:
         """Kill what we started and no longer want; the guest may be past answering."""
-        if pid:
-            with contextlib.suppress(e.WrennError):
-                await asyncio.shield(self.signal(pid, 9, descendants=True))
+        with contextlib.suppress(e.WrennError):
+            await asyncio.shield(self._kill(process))
+
+    async def _kill(self, process: int | str) -> None:
+        """Kill a process, or the one that is about to start with this tag."""
+        try:
+            await self.signal(process, 9, descendants=True)
+        except e.NotFound:
+            if isinstance(process, str):
+                await asyncio.sleep(_START_MARGIN_S)
+                await self.signal(process, 9, descendants=True)
 
 
 async def _events(answers: AsyncIterator[pb.StartResponse]) -> AsyncIterator[pb.ProcessEvent]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
@@ -38,17 +39,27 @@ class Creator:
         return cls(fields.text("type"), fields.text("id"), fields.text("name"))
 
 
+def networks(given: str | Iterable[str]) -> tuple[str, ...]:
+    """The networks of an argument. A text is one of them, and not a list of its letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 @dataclass(frozen=True, slots=True)
 class NetworkPolicy:
     """What a sandbox may reach: what is in `allow`; else nothing in `deny`; else `allow_internet` decides.
 
-    Both lists hold IPv4 addresses and networks, e.g. `"203.0.113.0/24"`. Private networks and the host are out of reach in
+    Both lists hold IPv4 addresses and networks, e.g. `"203.0.113.0/24"`; a single text is a list of one. Private networks and the host are out of reach in
     any case, but for what the platform's operator opens.
     """
 
     allow_internet: bool = True
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Take lists, and a single network, for what the fields say."""
+        object.__setattr__(self, "allow", networks(self.allow))
+        object.__setattr__(self, "deny", networks(self.deny))
 
     @classmethod
     def parse(cls, fields: Fields) -> NetworkPolicy:

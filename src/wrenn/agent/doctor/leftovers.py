@@ -18,9 +18,11 @@ from wrenn.agent.layout import Layout
 from wrenn.linux import cgroups
 from wrenn.linux.files import remove_tree
 from wrenn.storage import layers, snapshots
+from wrenn.storage.images import abandoned_scratch, remove_abandoned_scratch
 
 _DRAFTS: Final = ".draft-*"
 _DRAFT: Final = "draft"
+_IMAGE_BUILD: Final = "image build"
 _BY_AGENT: Final = ("base-", _DRAFT)
 _COLLECTION_S: Final = 1.0
 """Longer than the agent's collector waits."""
@@ -75,6 +77,9 @@ async def remove_leftovers(layout: Layout, find_owners: FindOwners) -> None:
         names = [thing.name for thing in await _networks(layout) if thing.owner not in strays]
         held = {slot for name in names if (slot := layout.block.slot_of(name)) is not None}
         await network.remove_leftovers(layout.block, held | owners.slots)
+    if not owners.agent_runs:
+        # An agent makes it again with its first sandbox.
+        cgroups.remove_if_empty(layout.cgroup_root)
 
 
 async def remove_thing(layout: Layout, thing: Leftover) -> None:
@@ -84,6 +89,8 @@ async def remove_thing(layout: Layout, thing: Leftover) -> None:
             os.kill(int(thing.name), signal.SIGKILL)
     elif thing.kind == "cgroup":
         await release_cgroup(layout, thing.name)
+    elif thing.kind == _IMAGE_BUILD:
+        await remove_abandoned_scratch(layout.data_dir)
     elif thing.kind in ("files", "snapshot"):
         remove_tree(Path(thing.name))
     elif thing.kind == "layer":
@@ -139,6 +146,7 @@ def _folders(layout: Layout) -> list[Leftover]:
         *(Leftover("files", str(path), path.name) for path in sandboxes),
         *(Leftover("files", str(path), _DRAFT) for path in sorted(drafts)),
         *(Leftover("snapshot", str(layout.snapshots / name), name) for name in kept),
+        *(Leftover(_IMAGE_BUILD, str(path)) for path in abandoned_scratch(layout.data_dir)),
         *(
             Leftover("layer", str(layers.layer_path(layout.layers, name)), name)
             for name in layers.layers_in(layout.layers)

@@ -21,7 +21,7 @@ from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk._paths import with_path
 from wrenn.sdk.errors import InvalidRequestError, NotFoundError
 from wrenn.sdk.settings import DEFAULT_REQUEST_TIMEOUT_S, client_settings
-from wrenn.sdk.types import NetworkPolicy, OnExpiry, SandboxInfo, Template, TemplateType
+from wrenn.sdk.types import NetworkPolicy, OnExpiry, SandboxInfo, Template, TemplateType, networks
 
 
 class AsyncSandbox:
@@ -369,8 +369,8 @@ class AsyncSandbox:
         self,
         *,
         allow_internet: bool | None = None,
-        allow: Iterable[str] | None = None,
-        deny: Iterable[str] | None = None,
+        allow: str | Iterable[str] | None = None,
+        deny: str | Iterable[str] | None = None,
     ) -> SandboxInfo:
         """Change what it may reach, running or paused, and return it with that; what is None stays, `[]` clears a list.
 
@@ -382,8 +382,8 @@ class AsyncSandbox:
         """
         options = {
             "allow_internet": allow_internet,
-            "allow": None if allow is None else list(allow),
-            "deny": None if deny is None else list(deny),
+            "allow": None if allow is None else networks(allow),
+            "deny": None if deny is None else networks(deny),
         }
         message = {name: value for name, value in options.items() if value is not None}
         if not message:

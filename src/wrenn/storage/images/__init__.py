@@ -4,7 +4,14 @@
 the rules of how a part comes into place; `images.load_images` reads what is there.
 """
 
-from wrenn.storage.images.build import ensure_images, lock_packages
+from wrenn.storage.images.build import abandoned_scratch, ensure_images, lock_packages, remove_abandoned_scratch
 from wrenn.storage.images.images import Images, load_images
 
-__all__ = ["Images", "ensure_images", "load_images", "lock_packages"]
+__all__ = [
+    "Images",
+    "abandoned_scratch",
+    "ensure_images",
+    "load_images",
+    "lock_packages",
+    "remove_abandoned_scratch",
+]

@@ -25,6 +25,7 @@ from wrenn.storage.images.template import build_template, load_template, resolve
 _LOCK_FILE: Final = ".build-lock"
 """In the folder of the kernels: data folders that share their images by links share the lock too."""
 
+_FOLDERS: Final = (KERNELS, INITRAMFS, TEMPLATES)
 _LOCK_TIMEOUT_S: Final = 3600.0
 _LOCK_RETRY_S: Final = 0.2
 
@@ -59,8 +60,7 @@ async def ensure_images(
         return current
     _require_root_and_tools()
     async with _build_lock(data_dir, progress) as lock_fd:
-        for folder in (KERNELS, INITRAMFS, TEMPLATES):
-            await sweep(data_dir / folder)
+        await _sweep(data_dir)
         if not refresh and (current := _current(data_dir, envd, template)) is not None:
             return current  # somebody else built it while this process waited for the lock
         distribution = this_distribution()
@@ -95,6 +95,34 @@ async def lock_packages(
             versions = await resolve_versions(Path(scratch), recipe, distribution, lock_fd=lock_fd)
     recipe.lock.write_text("".join(f"{name}={version}\n" for name, version in versions.items()))
     return recipe.lock
+
+
+def abandoned_scratch(data_dir: Path) -> list[Path]:
+    """Folders that a killed build left behind; empty while a build runs. Changes nothing."""
+    lock = data_dir / KERNELS / _LOCK_FILE
+    if not lock.exists():
+        return []
+    fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if not _try_lock(fd):
+            return []
+        return sorted(
+            path for folder in _FOLDERS for path in (data_dir / folder).glob(f"{SCRATCH_PREFIX}*")
+        )
+    finally:
+        os.close(fd)
+
+
+async def remove_abandoned_scratch(data_dir: Path) -> None:
+    """Remove what `abandoned_scratch` lists; waits for a build that runs."""
+    if abandoned_scratch(data_dir):
+        async with _build_lock(data_dir, lambda _text: None):
+            await _sweep(data_dir)
+
+
+async def _sweep(data_dir: Path) -> None:
+    for folder in _FOLDERS:
+        await sweep(data_dir / folder)
 
 
 def _current(data_dir: Path, envd: Path, template: str) -> Images | None:
