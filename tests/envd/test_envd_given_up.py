@@ -26,17 +26,22 @@ async def test_a_command_that_is_given_up_before_it_began_is_killed(
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass on what comes; of a start the request is late, or the answer never comes."""
-        to_guest = await asyncio.open_connection(envd.host, envd.port)
-        request = await reader.read(65536)
-        is_start = b"/Start" in request
-        if is_start and is_late:
-            await asyncio.sleep(0.3)
-        to_guest[1].write(request)
-        with suppress(ConnectionError):
+        answers, to_guest = await asyncio.open_connection(envd.host, envd.port)
+        try:
+            request = await reader.read(65536)
+            is_start = b"/Start" in request
+            if is_start and is_late:
+                await asyncio.sleep(0.3)
+            to_guest.write(request)
             async with asyncio.TaskGroup() as group:
-                group.create_task(_copy(reader, to_guest[1]))
+                group.create_task(_copy(reader, to_guest))
                 if not is_start:
-                    group.create_task(_copy(to_guest[0], writer))
+                    group.create_task(_copy(answers, writer))
+        except* ConnectionError:
+            pass
+        finally:
+            to_guest.close()
+            writer.close()
 
     server = await asyncio.start_server(forward, ADDRESS, ENVD_PORT)
     guest = GuestConnection(ADDRESS, Secret("none"))
@@ -57,10 +62,11 @@ async def test_a_command_that_is_given_up_before_it_began_is_killed(
     finally:
         await guest.close()
         server.close()
+        await server.wait_closed()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while piece := await reader.read(65536):
         writer.write(piece)
         await writer.drain()
-    writer.close()
+    writer.write_eof()

@@ -17,6 +17,7 @@ import httpx2
 
 from wrenn.agent.doctor import Report, examine
 from wrenn.agent.settings import Settings
+from wrenn.base.stack_dumps import SIGNAL as STACK_DUMP_SIGNAL
 from wrenn.control.db import embedded
 from wrenn.control.db.migrate import migrate
 from wrenn.control.hosts.pki import ensure_pki
@@ -118,6 +119,8 @@ class Platform:
             try:
                 await asyncio.to_thread(process.wait, STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired as error:
+                process.send_signal(STACK_DUMP_SIGNAL)
+                await asyncio.sleep(1)
                 process.kill()
                 process.wait()
                 raise AssertionError(f"{name} did not end at SIGTERM:\n{self.log(name)}") from error

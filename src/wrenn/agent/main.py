@@ -8,6 +8,7 @@ import sys
 import uvicorn
 import uvloop
 
+from wrenn.agent.host_metrics import HostMetrics
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import running_agent
 from wrenn.base.descriptors import raise_descriptor_limit
@@ -16,19 +17,25 @@ from wrenn.base.faults import arm_faults
 from wrenn.base.garbage import spare_requests
 from wrenn.base.logging import configure_logging
 from wrenn.base.signals import leave_to_server
+from wrenn.base.stack_dumps import dump_stacks_on_signal, limit_end
 from wrenn.base.tasks import OwnedTasks
 from wrenn.relay import SERVER_OPTIONS
+from wrenn.telemetry import Metrics, RequestMetrics, serving_metrics
 
 _GRACE_S = 5
 """How long calls in flight may go on at shutdown."""
+_END_LIMIT_S = 30
+"""How long the clean-up may take after that."""
 
 
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Sandboxes run on."""
-    async with running_agent(settings) as agent:
+    metrics = Metrics()
+    async with running_agent(settings) as agent, serving_metrics(metrics, settings.metrics):
+        HostMetrics(metrics, data_dir=settings.data_dir, sandboxes=agent.sandboxes)
         pki = agent.layout.pki
         config = uvicorn.Config(
-            agent.app,
+            RequestMetrics(agent.app, metrics, "wrenn_agent", agent.app.route_of),
             host=settings.listen_host,
             port=settings.listen_port,
             ssl_certfile=pki / "agent.pem",
@@ -47,11 +54,13 @@ async def serve(settings: Settings) -> None:
         # Its clean-up gives the free network slots back.
         leave_to_server()
         spare_requests()
+        dump_stacks_on_signal()
         tasks = OwnedTasks()
         tasks.start("warm up", agent.warm_up.run())
         try:
             await uvicorn.Server(config).serve()
         finally:
+            limit_end(_END_LIMIT_S)
             await tasks.close()
 
 

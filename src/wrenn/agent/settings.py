@@ -12,9 +12,11 @@ from wrenn.base.errors import InvalidRequest
 from wrenn.base.units import MIB
 from wrenn.protocol.api import DEFAULT_MEMORY_MB, DEFAULT_TEMPLATE, DEFAULT_VCPUS
 from wrenn.protocol.disk_share import DISK_OVERCOMMIT
+from wrenn.telemetry import MetricsAddress
 from wrenn.vm import Shape
 
 DEFAULT_DATA_DIR: Final = Path("/var/lib/wrenn")
+_METRICS_PORT: Final = 8011
 _WARM_TEMPLATE: Final = f"{DEFAULT_TEMPLATE}:{DEFAULT_VCPUS}:{DEFAULT_MEMORY_MB}"
 
 
@@ -44,6 +46,7 @@ class Settings:
         sandbox_io_b_per_s: what one sandbox may read from the host's disk, and write to it, in a second; 0: no limit.
         guest_dns: name servers of the guests.
         private_networks: private networks that guests may reach, separated by commas.
+        metrics: where `/metrics` is served.
         warm_template: what is booted when the agent starts, if anything.
         faults: fault points to arm (tests only).
     """
@@ -61,6 +64,7 @@ class Settings:
     sandbox_io_b_per_s: int
     guest_dns: str
     private_networks: str
+    metrics: MetricsAddress
     warm_template: WarmTemplate | None
     faults: str
 
@@ -88,6 +92,11 @@ class Settings:
             sandbox_io_b_per_s=int(environment.get("WRENN_SANDBOX_IO_MB", "0")) * MIB,
             guest_dns=environment.get("WRENN_GUEST_DNS", "8.8.8.8,8.8.4.4"),
             private_networks=environment.get("WRENN_GUEST_PRIVATE_NETWORKS", ""),
+            metrics=MetricsAddress.parse(
+                "WRENN_AGENT_METRICS_LISTEN",
+                environment.get("WRENN_AGENT_METRICS_LISTEN", ""),
+                default_port=_METRICS_PORT,
+            ),
             warm_template=_warm_template(environment.get("WRENN_WARM_TEMPLATE", _WARM_TEMPLATE)),
             faults=environment.get("WRENN_FAULTS", ""),
         )

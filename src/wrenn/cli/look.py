@@ -56,7 +56,11 @@ def _lines(found: SandboxInfo) -> list[tuple[str, str]]:
         *([("made by", found.created_by.name)] if found.created_by else []),
         *([("network", summary(found.network))] if found.network else []),
         ("ports", ", ".join(str(port) for port in found.public_ports) or "none public"),
-        *([("labels", ", ".join(f"{k}={v}" for k, v in sorted(found.metadata.items())))] if found.metadata else []),
+        *(
+            [("labels", ", ".join(f"{k}={v}" for k, v in sorted(found.metadata.items())))]
+            if found.metadata
+            else []
+        ),
     ]
 
 

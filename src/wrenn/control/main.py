@@ -17,6 +17,7 @@ from wrenn.base.faults import arm_faults
 from wrenn.base.garbage import spare_requests
 from wrenn.base.logging import configure_logging
 from wrenn.base.signals import leave_to_server
+from wrenn.base.stack_dumps import dump_stacks_on_signal, limit_end
 from wrenn.control.db.embedded import ensure_running
 from wrenn.control.db.migrate import migrate
 from wrenn.control.http.middleware import RequestIdFilter
@@ -27,6 +28,8 @@ from wrenn.relay import SERVER_OPTIONS
 
 _GRACE_S: Final = 10
 """How long requests in flight may go on at shutdown."""
+_END_LIMIT_S: Final = 25
+"""How long the clean-up may take after that."""
 _KEEP_ALIVE_S: Final = 75
 """Above the idle time of usual load balancers, so that it is they who close a connection."""
 
@@ -44,7 +47,11 @@ async def serve(settings: Settings) -> None:
         )
         leave_to_server()
         spare_requests()
-        await Server(config, control.begin_shutdown).serve()
+        dump_stacks_on_signal()
+        try:
+            await Server(config, control.begin_shutdown).serve()
+        finally:
+            limit_end(_END_LIMIT_S)
 
 
 def run(settings: Settings) -> None:

@@ -11,8 +11,8 @@ from typing import Final
 from protobuf import Oneof
 
 from wrenn.base import errors as e
-from wrenn.base.ids import random_hex
 from wrenn.base.held_output import HeldOutput, OutputBudget, OutputShares
+from wrenn.base.ids import random_hex
 from wrenn.guest.connect import GuestConnection
 from wrenn.guest.endings import exited
 from wrenn.protocol.guest import process_pb as pb

@@ -13,10 +13,16 @@ from wrenn.agent.rpc.ports import PortStreams
 from wrenn.agent.rpc.service import HostAgentService, Translate
 from wrenn.agent.rpc.streams import ProcessStreams
 from wrenn.agent.sandboxes import Sandboxes
-from wrenn.protocol.host.host_connect import HostAgentASGIApplication
+from wrenn.protocol.host.host_connect import HostAgent, HostAgentASGIApplication
 from wrenn.protocol.host.streams import STREAM_PATH
 
 _EXEC: Final = "/Exec"
+_METHODS: Final = frozenset(
+    "".join(part.capitalize() for part in name.split("_"))
+    for name in vars(HostAgent)
+    if not name.startswith("_")
+)
+"""Names of the RPCs."""
 
 
 class App:
@@ -52,6 +58,15 @@ class App:
             await _while_connected(self._rpc, scope, receive, send)
         else:
             await self._rpc(scope, receive, send)  # type: ignore[arg-type] - its ASGI types are a TypedDict tree
+
+    def route_of(self, scope: Scope) -> str:
+        """What a request is called in metrics: the method of an RPC, or the kind of a stream."""
+        if self._ports.serves(scope):
+            return "port"
+        if scope["type"] == "websocket" or scope["path"].startswith(PREFIX):
+            return "stream" if scope["type"] == "websocket" else "files"
+        method = str(scope["path"]).rpartition("/")[2]
+        return method if method in _METHODS else "other"
 
 
 async def _while_connected(application: Any, scope: Scope, receive: Receive, send: Send) -> None:

@@ -22,7 +22,7 @@ from wrenn.sdk._sync.git import Git
 from wrenn.sdk._sync.pty import Pty
 from wrenn.sdk.errors import InvalidRequestError, NotFoundError
 from wrenn.sdk.settings import DEFAULT_REQUEST_TIMEOUT_S, client_settings
-from wrenn.sdk.types import NetworkPolicy, OnExpiry, SandboxInfo, Template, TemplateType
+from wrenn.sdk.types import NetworkPolicy, OnExpiry, SandboxInfo, Template, TemplateType, networks
 
 
 class Sandbox:
@@ -360,8 +360,8 @@ class Sandbox:
         self,
         *,
         allow_internet: bool | None = None,
-        allow: Iterable[str] | None = None,
-        deny: Iterable[str] | None = None,
+        allow: str | Iterable[str] | None = None,
+        deny: str | Iterable[str] | None = None,
     ) -> SandboxInfo:
         """Change what it may reach, running or paused, and return it with that; what is None stays, `[]` clears a list.
 
@@ -373,8 +373,8 @@ class Sandbox:
         """
         options = {
             "allow_internet": allow_internet,
-            "allow": None if allow is None else list(allow),
-            "deny": None if deny is None else list(deny),
+            "allow": None if allow is None else networks(allow),
+            "deny": None if deny is None else networks(deny),
         }
         message = {name: value for name, value in options.items() if value is not None}
         if not message:

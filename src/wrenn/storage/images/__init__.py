@@ -4,7 +4,12 @@
 the rules of how a part comes into place; `images.load_images` reads what is there.
 """
 
-from wrenn.storage.images.build import abandoned_scratch, ensure_images, lock_packages, remove_abandoned_scratch
+from wrenn.storage.images.build import (
+    abandoned_scratch,
+    ensure_images,
+    lock_packages,
+    remove_abandoned_scratch,
+)
 from wrenn.storage.images.images import Images, load_images
 
 __all__ = [

@@ -99,16 +99,13 @@ async def lock_packages(
 
 def abandoned_scratch(data_dir: Path) -> list[Path]:
     """Folders that a killed build left behind; empty while a build runs. Changes nothing."""
+    found = sorted(path for folder in _FOLDERS for path in (data_dir / folder).glob(f"{SCRATCH_PREFIX}*"))
     lock = data_dir / KERNELS / _LOCK_FILE
-    if not lock.exists():
-        return []
+    if not found or not lock.exists():
+        return found
     fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
     try:
-        if not _try_lock(fd):
-            return []
-        return sorted(
-            path for folder in _FOLDERS for path in (data_dir / folder).glob(f"{SCRATCH_PREFIX}*")
-        )
+        return found if _try_lock(fd) else []
     finally:
         os.close(fd)
 
