@@ -38,12 +38,15 @@ async def test_requests_are_counted_by_method_route_and_status() -> None:
 
     counted = RequestMetrics(app, metrics, "test", lambda scope: scope["path"].split("/")[1])
 
+    async def no_message() -> Any:
+        raise AssertionError("nothing is read")
+
     async def serve(kind: str, method: str, path: str) -> None:
         async def send(_message: Any) -> None:
             pass
 
         scope = {"type": kind, "path": path} | ({"method": method} if kind == "http" else {})
-        await counted(scope, None, send)
+        await counted(scope, no_message, send)
 
     await serve("http", "GET", "/a/1")
     await serve("http", "GET", "/a/2")
