@@ -17,7 +17,8 @@ from sqlalchemy.pool import NullPool
 from wrenn.base.secrets import Secret
 from wrenn.control.accounts import create_admin
 from wrenn.control.db.engine import engine_url
-from wrenn.control.db.migrate import alembic_config, migrate
+from wrenn.control.db.migrate import migrate
+from wrenn.control.db.upgrade import alembic_config
 from wrenn.control.settings import Settings
 from wrenn.testing.simulated_host import SimulatedHost
 

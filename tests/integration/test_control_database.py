@@ -24,7 +24,8 @@ from wrenn.base.secrets import Secret
 from wrenn.control.db import Database, Transaction, metadata
 from wrenn.control.db.embedded import ensure_running, stop
 from wrenn.control.db.engine import engine_url
-from wrenn.control.db.migrate import alembic_config, migrate
+from wrenn.control.db.migrate import migrate
+from wrenn.control.db.upgrade import alembic_config
 from wrenn.control.settings import Settings
 from wrenn.control.teams import bootstrap, teams, users
 from wrenn.testing.simulated_host import SimulatedHost

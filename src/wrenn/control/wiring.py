@@ -42,7 +42,7 @@ from wrenn.control.events import Retention as EventRetention
 from wrenn.control.events import routers as event_routers
 from wrenn.control.hosts import HostClients, Monitor, ensure_pki, register
 from wrenn.control.http import BehindProxies, Browsers, Rates
-from wrenn.control.http.app import build_app
+from wrenn.control.http.app import api_router, build_app
 from wrenn.control.keys import LastUsed
 from wrenn.control.mail import CHANNEL as MAIL
 from wrenn.control.mail import MailSender, SmtpServer
@@ -101,6 +101,7 @@ ROUTERS: Final = {
     LIMITS_PREFIX: (quota_routes.own_router,),
     ADMIN_TEAMS_PREFIX: (quota_routes.admin_router,),
 }
+API: Final = api_router(ROUTERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,7 +383,7 @@ def _build(
         loops |= {"send mails": mail_sender.run(), "write requested mails": recovery.run()}
     rates = Rates(settings.rates, clock)
     proxy = PortProxy(
-        build_app(ROUTERS, services, rates),
+        build_app(API, services, rates),
         access=port_access,
         places=places,
         rates=rates,

@@ -7,10 +7,6 @@ import time
 from importlib.resources import files
 from typing import Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -71,17 +67,22 @@ def _upgrade(connection: Connection) -> list[str]:
     connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
     # Held until the commit, so a second program finds the work done.
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-    config = alembic_config(connection)
-    before = MigrationContext.configure(connection).get_current_revision()
-    scripts = ScriptDirectory.from_config(config)
-    missing = [script.revision for script in scripts.iterate_revisions("head", before or "base")]
-    command.upgrade(config, "head")
-    return missing[::-1]
+    if _is_newest(connection):
+        return []
+    # Most starts find the schema as it is; to import the tool costs as much as all else that they do here.
+    from wrenn.control.db.upgrade import upgrade  # noqa: PLC0415
+
+    return upgrade(connection)
 
 
-def alembic_config(connection: Connection) -> Config:
-    """Alembic's settings for a run inside this connection's transaction."""
-    config = Config()
-    config.set_main_option("script_location", str(files("wrenn.control.db")).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    return config
+def _is_newest(connection: Connection) -> bool:
+    if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar_one() is None:
+        return False
+    found = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
+    return found == [newest_revision()]
+
+
+def newest_revision() -> str:
+    """The revision of the last migration: the number that its file begins with."""
+    folder = files("wrenn.control.db") / "versions"
+    return max(path.name.partition("_")[0] for path in folder.iterdir() if path.name[:1].isdigit())

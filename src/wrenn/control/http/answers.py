@@ -24,9 +24,25 @@ _MEANING: Final = {
 }
 
 
+_SCHEMA: Final = "#/components/schemas/{model}"
+_CONTENT: Final = {"application/json": {"schema": {"$ref": _SCHEMA.format(model=ErrorBody.__name__)}}}
+
+
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """FastAPI's `responses` for these statuses and for those that every endpoint has."""
+    """FastAPI's `responses` for these statuses and for those that every endpoint has.
+
+    They name the body, and `describe_refusals` describes it once: FastAPI would make a serializer of it for each of
+    some hundred answers, which none uses.
+    """
     return {
-        status: {"model": ErrorBody, "description": _MEANING[status]}
+        status: {"content": _CONTENT, "description": _MEANING[status]}
         for status in sorted({400, 401, 403, 429, 503, *statuses})
     }
+
+
+def describe_refusals(document: dict[str, Any]) -> None:
+    """Add the body of refusals to an API description."""
+    schema = ErrorBody.model_json_schema(ref_template=_SCHEMA, mode="serialization")
+    parts = schema.pop("$defs")
+    schemas: dict[str, Any] = document.setdefault("components", {}).get("schemas", {})
+    document["components"]["schemas"] = dict(sorted({**schemas, **parts, ErrorBody.__name__: schema}.items()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import JSONResponse
@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from wrenn.control.http import docs, errors, pages
+from wrenn.control.http.answers import describe_refusals
 from wrenn.control.http.middleware import BodyLimit, RequestIds
 from wrenn.control.http.queries import refuse_unknown_query
 from wrenn.control.http.rate_limits import RateLimits, Rates
@@ -44,31 +45,33 @@ async def health() -> JSONResponse:
     return JSONResponse({"status": "ok", "version": version("wrenn")})
 
 
+class _Application(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The API description; made at the first call."""
+        if self.openapi_schema is None:
+            describe_refusals(super().openapi())
+        assert self.openapi_schema is not None, "made by FastAPI, which keeps it"
+        return self.openapi_schema
+
+
 def build_app(
-    routers: Mapping[str, Iterable[APIRouter]],
+    api: APIRouter,
     services: Mapping[str, object],
     rates: Rates | None = None,
 ) -> FastAPI:
-    """The application with these routers by their prefix; they find their services by name on `app.state`.
+    """The application with the endpoints of `api_router`; they find their services by name on `app.state`.
 
-    Some prefixes have a second name. Without services only its description can be had.
+    Without services only its description can be had.
     """
-    app = FastAPI(
+    app = _Application(
         title="Wrenn",
         version=version("wrenn"),
         description=_DESCRIPTION,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        generate_unique_id_function=_operation_id,
-        dependencies=[Depends(refuse_unknown_query)],
+        routes=api.routes,
     )
-    app.include_router(_health)
-    for prefix, those in routers.items():
-        for router in those:
-            app.include_router(router, prefix=prefix)
-            if prefix in _ALIASES:
-                app.include_router(router, prefix=_ALIASES[prefix], include_in_schema=False)
     docs.install(app)
     pages.install(app)
     errors.install(app)
@@ -80,6 +83,21 @@ def build_app(
     for name, service in services.items():
         setattr(app.state, name, service)
     return app
+
+
+def api_router(routers: Mapping[str, Iterable[APIRouter]]) -> APIRouter:
+    """The endpoints of these routers by their prefix; some prefixes have a second name.
+
+    FastAPI works an endpoint out at its first request and keeps that here, so applications of one program share this.
+    """
+    api = APIRouter(generate_unique_id_function=_operation_id, dependencies=[Depends(refuse_unknown_query)])
+    api.include_router(_health)
+    for prefix, those in routers.items():
+        for router in those:
+            api.include_router(router, prefix=prefix)
+            if prefix in _ALIASES:
+                api.include_router(router, prefix=_ALIASES[prefix], include_in_schema=False)
+    return api
 
 
 def _operation_id(route: APIRoute) -> str:

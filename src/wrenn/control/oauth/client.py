@@ -25,10 +25,16 @@ class ProviderFailed(WrennError):
 
 
 class ProviderClient:
-    """See the module head. One pool of connections."""
+    """See the module head. One pool of connections, made at the first call: reading the machine's certificates takes a while."""
 
     def __init__(self) -> None:
-        self._client = httpx2.AsyncClient(timeout=_TIMEOUT_S, follow_redirects=False)
+        self._made: httpx2.AsyncClient | None = None
+
+    @property
+    def _client(self) -> httpx2.AsyncClient:
+        if self._made is None:
+            self._made = httpx2.AsyncClient(timeout=_TIMEOUT_S, follow_redirects=False)
+        return self._made
 
     async def __aenter__(self) -> Self:
         return self
@@ -36,7 +42,8 @@ class ProviderClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._client.aclose()
+        if self._made is not None:
+            await self._made.aclose()
 
     async def get(self, url: str, *, token: str | None = None) -> Any:
         """The JSON at this address.
