@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,18 @@ async def test_a_numbered_point_acts_only_at_that_pass() -> None:
     await fault_point("a")
     with pytest.raises(FaultInjected):
         await fault_point("a")
+    await fault_point("a")
+
+
+async def test_a_file_arms_points_of_a_program_that_runs(tmp_path: Path) -> None:
+    armed = tmp_path / "armed"
+    armed.write_text("")
+    arm_faults(f"@{armed}")
+    await fault_point("a")
+    armed.write_text("a=error")
+    with pytest.raises(FaultInjected):
+        await fault_point("a")
+    armed.write_text("")
     await fault_point("a")
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from tests.vm.kit import DEFAULT_SHAPE
 from tests.vm.platform import Platform, running_platform
@@ -68,11 +69,18 @@ def settings(data_dir: Path, images_dir: Path) -> Settings:
     )
 
 
-@pytest.fixture
-async def platform(data_dir: Path, images_dir: Path) -> AsyncIterator[Platform]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def platform_of_module(data_dir: Path, images_dir: Path) -> AsyncIterator[Platform]:
     """A whole platform in processes of its own, on the run's data folder and so with its bases."""
-    async with running_platform(data_dir, images_dir) as platform:
+    async with running_platform(data_dir, images_dir, armable=True) as platform:
         yield platform
+
+
+@pytest.fixture
+async def platform(platform_of_module: Platform) -> AsyncIterator[Platform]:
+    """The module's platform; what the test killed is started again afterwards, and its sandboxes are removed."""
+    yield platform_of_module
+    await platform_of_module.restore()
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ import httpx2
 from wrenn.agent.doctor import Report, examine
 from wrenn.agent.settings import Settings
 from wrenn.base.stack_dumps import SIGNAL as STACK_DUMP_SIGNAL
+from wrenn.cli.up.host import agent_answers
+from wrenn.cli.up.options import Address
 from wrenn.control.db import embedded
 from wrenn.control.db.migrate import migrate
 from wrenn.control.hosts.pki import ensure_pki
@@ -30,9 +32,16 @@ STOP_TIMEOUT_S = 45.0
 POLL_S = 0.05
 
 
+PARTS = ("agent", "control")
+
+
 @dataclass(slots=True)
 class Platform:
-    """Its parts by name: `agent`, `control`; PostgreSQL is embedded."""
+    """Its parts by name: `agent`, `control`; PostgreSQL is embedded.
+
+    Attributes:
+        armable: `arm` works on a part that runs. Each fault point then reads a file, so not where times are measured.
+    """
 
     data_dir: Path
     images_dir: Path
@@ -41,6 +50,7 @@ class Platform:
     database_url: str = ""
     key: str = ""
     private_networks: str = ""
+    armable: bool = False
     processes: dict[str, subprocess.Popen[bytes]] = field(
         default_factory=dict[str, "subprocess.Popen[bytes]"]
     )
@@ -53,7 +63,7 @@ class Platform:
     def settings(self) -> Settings:
         return Settings.from_environment(self.environment())
 
-    def environment(self, *, faults: str = "") -> dict[str, str]:
+    def environment(self, name: str = "agent") -> dict[str, str]:
         return {
             "PATH": os.environ["PATH"],
             "WRENN_DATA_DIR": str(self.data_dir),
@@ -69,7 +79,7 @@ class Platform:
             "WRENN_UNKNOWN_GRACE_S": "4",
             "WRENN_GUEST_PRIVATE_NETWORKS": self.private_networks,
             "DATABASE_URL": self.database_url,
-            "WRENN_FAULTS": faults,
+            "WRENN_FAULTS": f"@{self._armed(name)}" if self.armable else "",
         }
 
     async def prepare(self) -> None:
@@ -82,14 +92,26 @@ class Platform:
     async def start_database(self) -> None:
         self.database_url = await embedded.ensure_running(self.data_dir)
 
-    def start(self, name: str, *, faults: str = "") -> None:
-        """Start `agent` or `control`; `wait_ready` says when they serve."""
+    def _armed(self, name: str) -> Path:
+        return self.data_dir / f"{name}.faults"
+
+    def arm(self, name: str, faults: str) -> None:
+        """Arm these fault points of a part, instead of those before; the part's next start disarms them."""
+        assert self.armable, "this platform was started without fault points"
+        new = self._armed(name).with_suffix(".new")
+        new.write_text(faults)
+        new.rename(self._armed(name))
+
+    def start(self, name: str) -> None:
+        """Start `agent` or `control` with no fault armed; `wait_ready` says when they serve."""
         assert name not in self.processes, f"{name} already runs"
+        if self.armable:
+            self.arm(name, "")
         log = (self.data_dir / f"{name}.log").open("ab")
         with log:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "wrenn.cli.main", name],
-                env=self.environment(faults=faults),
+                env=self.environment(name),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -126,15 +148,15 @@ class Platform:
                 raise AssertionError(f"{name} did not end at SIGTERM:\n{self.log(name)}") from error
 
     async def wait_ready(self) -> None:
-        """Until the control plane serves and knows its host."""
+        """Until both parts serve."""
+        address = Address("127.0.0.1", self.agent_port)
         async with asyncio.timeout(START_TIMEOUT_S), self.client() as api:
             while True:
                 for name, process in self.processes.items():
                     assert process.poll() is None, f"{name} ended:\n{self.log(name)}"
                 try:
-                    answer = await api.get("/health")
-                    if answer.status_code == 200 and (await self.examine()).checks[-1].detail.startswith(
-                        "runs"
+                    if (await api.get("/health")).status_code == 200 and await agent_answers(
+                        self.data_dir / "pki", address, timeout_s=START_TIMEOUT_S
                     ):
                         return
                 except httpx2.TransportError:
@@ -146,7 +168,12 @@ class Platform:
 
     def client(self, *, key: str | None = None, timeout_s: float = 90) -> httpx2.AsyncClient:
         return httpx2.AsyncClient(
-            base_url=self.base_url, headers={"X-API-Key": key or self.key}, timeout=timeout_s, trust_env=False
+            base_url=self.base_url,
+            headers={"X-API-Key": key or self.key},
+            timeout=timeout_s,
+            trust_env=False,
+            # There is no TLS here, and reading the machine's certificates takes 40 ms.
+            verify=False,
         )
 
     async def examine(self) -> Report:
@@ -164,13 +191,35 @@ class Platform:
 
     async def _unsettled(self, api: httpx2.AsyncClient) -> object:
         """What is left over, or between two states; None when there is nothing."""
-        report = await self.examine()
         try:
             rows: list[dict[str, Any]] = (await api.get("/v1/sandboxes")).json()
         except httpx2.TransportError as error:
             return error
-        unsettled = [row for row in rows if row["status"] not in ("running", "paused")]
-        return (report.leftovers, unsettled) if report.leftovers or unsettled else None
+        if unsettled := [row for row in rows if row["status"] not in ("running", "paused")]:
+            return unsettled
+        return (await self.examine()).leftovers or None
+
+    async def restore(self) -> None:
+        """Make it as it was before a test: all parts run, no fault is armed, there is no sandbox and nothing left over."""
+        await self.start_database()
+        ended = [
+            name for name in PARTS if name not in self.processes or self.processes[name].poll() is not None
+        ]
+        for name in PARTS:
+            if name in ended:
+                self.processes.pop(name, None)
+                self.start(name)
+            elif self.armable:
+                self.arm(name, "")
+        if ended:
+            await self.wait_ready()
+        await self.remove_sandboxes()
+        await self.settled()
+
+    async def remove_sandboxes(self) -> None:
+        async with self.client() as api:
+            for sandbox in (await api.get("/v1/sandboxes")).json():
+                await api.delete(f"/v1/sandboxes/{sandbox['id']}")
 
     async def close(self) -> None:
         for name in list(self.processes):
@@ -180,18 +229,16 @@ class Platform:
 
 @asynccontextmanager
 async def running_platform(
-    data_dir: Path, images_dir: Path, *, private_networks: str = ""
+    data_dir: Path, images_dir: Path, *, private_networks: str = "", armable: bool = False
 ) -> AsyncGenerator[Platform]:
     """A platform that serves; at the end its sandboxes are removed and all of it is stopped."""
-    platform = Platform(data_dir, images_dir, private_networks=private_networks)
+    platform = Platform(data_dir, images_dir, private_networks=private_networks, armable=armable)
     await platform.prepare()
-    platform.start("agent")
-    platform.start("control")
+    for name in PARTS:
+        platform.start(name)
     try:
         await platform.wait_ready()
         yield platform
-        async with platform.client() as api:
-            for sandbox in (await api.get("/v1/sandboxes")).json():
-                await api.delete(f"/v1/sandboxes/{sandbox['id']}")
+        await platform.remove_sandboxes()
     finally:
         await platform.close()

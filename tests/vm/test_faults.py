@@ -79,9 +79,7 @@ async def test_an_agent_killed_at_any_step_leaves_nothing_and_disturbs_nobody(
         bystander = (await create(api))["id"]
         await write_file(api, bystander)
         victim = (await create(api))["id"] if "delete" in point else None
-        await platform.stop("agent")
-        platform.start("agent", faults=f"{point}=kill")
-        await platform.wait_ready()
+        platform.arm("agent", f"{point}=kill")
         if victim is None:
             call = asyncio.create_task(quietly(api.post("/v1/sandboxes", json={"memory_mb": 256})))
         else:
@@ -104,9 +102,7 @@ async def test_a_control_plane_killed_at_any_step_goes_on_where_it_was(
     async with platform.client() as api:
         bystander = (await create(api))["id"]
         await write_file(api, bystander)
-        await platform.stop("control")
-        platform.start("control", faults=f"{point}=kill")
-        await platform.wait_ready()
+        platform.arm("control", f"{point}=kill")
         key = {"Idempotency-Key": f"fault-{point}"}
         if "create" in point:
             call = api.post("/v1/sandboxes", json={"memory_mb": 256}, headers=key)
@@ -135,9 +131,7 @@ async def test_a_control_plane_killed_at_any_step_goes_on_where_it_was(
 async def test_an_agent_killed_while_it_makes_a_base_makes_it_again(platform: Platform, point: str) -> None:
     shape = {"memory_mb": 160 + BASE.index(point)}  # a shape of its own, so that there is no base yet
     async with platform.client() as api:
-        await platform.stop("agent")
-        platform.start("agent", faults=f"{point}=kill")
-        await platform.wait_ready()
+        platform.arm("agent", f"{point}=kill")
         call = asyncio.create_task(quietly(api.post("/v1/sandboxes", json=shape)))
         await platform.wait_killed("agent")
         platform.start("agent")

@@ -109,9 +109,7 @@ async def test_an_agent_killed_at_any_step_loses_nothing(platform: Platform, poi
         sandbox_id, seen = await filled(api)
         if verb == "resume":
             assert (await api.post(f"/v1/sandboxes/{sandbox_id}/pause")).status_code == 200
-        await platform.stop("agent")
-        platform.start("agent", faults=f"agent.{point}=kill")
-        await platform.wait_ready()
+        platform.arm("agent", f"agent.{point}=kill")
         calling = asyncio.create_task(call(api, verb, sandbox_id))
         await platform.wait_killed("agent")
         platform.start("agent")
@@ -130,9 +128,7 @@ async def test_a_control_plane_killed_at_any_step_loses_nothing(platform: Platfo
         sandbox_id, seen = await filled(api)
         if verb == "resume":
             assert (await api.post(f"/v1/sandboxes/{sandbox_id}/pause")).status_code == 200
-        await platform.stop("control")
-        platform.start("control", faults=f"control.{point}=kill")
-        await platform.wait_ready()
+        platform.arm("control", f"control.{point}=kill")
         calling = asyncio.create_task(call(api, verb, sandbox_id))
         await platform.wait_killed("control")
         platform.start("control")
@@ -150,9 +146,7 @@ async def test_a_vmm_killed_at_any_step_leaves_what_was_saved_last(platform: Pla
         sandbox_id, seen = await filled(api, paused_once=True)
         if verb == "resume":
             assert (await api.post(f"/v1/sandboxes/{sandbox_id}/pause")).status_code == 200
-        await platform.stop("agent")
-        platform.start("agent", faults=f"agent.{point}=sleep:1.5")
-        await platform.wait_ready()
+        platform.arm("agent", f"agent.{point}=sleep:1.5")
         calling = asyncio.create_task(call(api, verb, sandbox_id))
         os.kill(await vmm_of(platform, sandbox_id), signal.SIGKILL)
         await calling
@@ -174,9 +168,7 @@ async def vmm_of(platform: Platform, sandbox_id: str) -> int:
 async def test_a_vmm_killed_in_its_first_pause_is_an_error_with_its_reason(platform: Platform) -> None:
     async with platform.client() as api:
         sandbox_id, _ = await filled(api)
-        await platform.stop("agent")
-        platform.start("agent", faults="agent.pause.after_freeze=sleep:1.5")
-        await platform.wait_ready()
+        platform.arm("agent", "agent.pause.after_freeze=sleep:1.5")
         calling = asyncio.create_task(call(api, "pause", sandbox_id))
         journal = platform.data_dir / "sandboxes" / sandbox_id / "journal.json"
         async with asyncio.timeout(10):
@@ -216,9 +208,7 @@ async def test_postgresql_killed_during_pauses_and_resumes_loses_nothing(platfor
 async def test_everything_killed_during_a_pause_comes_back(platform: Platform) -> None:
     async with platform.client() as api:
         sandbox_id, seen = await filled(api)
-        await platform.stop("agent")
-        platform.start("agent", faults="agent.pause.after_memory=sleep:10")
-        await platform.wait_ready()
+        platform.arm("agent", "agent.pause.after_memory=sleep:10")
         calling = asyncio.create_task(call(api, "pause", sandbox_id))
         await asyncio.sleep(1)
         os.kill(

@@ -3,7 +3,8 @@
 A point is a line `await fault_point("agent.create.after_spawn")` at the boundary between two side effects. It does
 nothing unless a test armed it through the setting `WRENN_FAULTS` (read in the programs' `settings.py`):
 `point=action[,point=action…]` with action `kill` (SIGKILL to this process), `error` (raise), `enospc` (raise
-OSError ENOSPC) or `sleep:<seconds>`. A point may be followed by `#n`: act only at the n-th pass.
+OSError ENOSPC) or `sleep:<seconds>`. A point may be followed by `#n`: act only at the n-th pass. `@path` instead: each
+point reads what is armed from that file, so that a test can arm a program that runs already.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import errno
 import os
 import signal
 from collections import Counter
+from pathlib import Path
 
 _armed: dict[str, str] = {}
 _passes: Counter[str] = Counter()
+_source: Path | None = None
 
 
 class FaultInjected(Exception):
@@ -24,15 +27,23 @@ class FaultInjected(Exception):
 
 def arm_faults(spec: str) -> None:
     """Arm the points named in `spec` (see the module head); an empty text disarms all."""
-    _armed.clear()
+    global _source  # noqa: PLW0603 - as the dictionaries beside it, there is one of it in a program
     _passes.clear()
-    for part in filter(None, spec.split(",")):
+    _source = Path(spec[1:]) if spec.startswith("@") else None
+    _arm("" if _source is not None else spec)
+
+
+def _arm(points: str) -> None:
+    _armed.clear()
+    for part in filter(None, points.split(",")):
         point, _, action = part.partition("=")
         _armed[point] = action
 
 
 async def fault_point(name: str) -> None:
     """Do what a test asked for at this point; else nothing."""
+    if _source is not None:
+        _arm(_source.read_text())
     if not _armed:
         return
     _passes[name] += 1
