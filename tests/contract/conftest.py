@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import socket
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,8 @@ import uvicorn
 from contract_server import KEY, Contract
 from sdk_clients import Platform
 from starlette.applications import Starlette
+
+from wrenn.testing.server import served
 
 
 @pytest.fixture
@@ -27,18 +27,13 @@ async def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGene
         if url is None:
             contract = Contract(tmp_path)
             stack.push_async_callback(contract.close)
-            url = await stack.enter_async_context(served(contract.app))
+            port = await stack.enter_async_context(served(config_of(contract.app)))
+            url = f"http://127.0.0.1:{port}"
         monkeypatch.setenv("WRENN_BASE_URL", url)
         monkeypatch.setenv("WRENN_API_KEY", key)
         yield Platform(url, key)
 
 
-@asynccontextmanager
-async def served(app: Starlette) -> AsyncGenerator[str]:
-    """Serve an application on a free port; gives its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        await serving
+def config_of(app: Starlette) -> uvicorn.Config:
+    """How to serve an application on a free port."""
+    return uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import sys
@@ -32,13 +33,14 @@ from wrenn.control.teams import store as teams
 from wrenn.control.wiring import Control, running_control
 from wrenn.relay import SERVER_OPTIONS
 from wrenn.testing.server import served
-from wrenn.testing.simulated_host import SimulatedHost, running_host
+from wrenn.testing.simulated_host import SimulatedHost, Switches, running_host
 
 if TYPE_CHECKING:
     from .people import People
 
 DEADLINE_S = 15.0
 _driver: Any = asyncpg  # has no types
+_numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -167,6 +169,10 @@ class Platform:
         assert answer.status_code == 201, answer.text
         return f"/v1/sandboxes/{answer.json()['id']}"
 
+    async def other_team(self, name: str = "eve") -> Secret:
+        """The key of another team."""
+        return await make_team(str(self.settings.database_url), name)
+
     async def wait_status(self, path: str, status: str) -> dict[str, object]:
         """The sandbox, once it has this status."""
         async with asyncio.timeout(DEADLINE_S):
@@ -202,10 +208,57 @@ async def running_platform(settings: Settings, host: SimulatedHost, key: Secret)
 
 
 @pytest.fixture
-async def platform(settings: Settings, host: SimulatedHost, database_url: str) -> AsyncIterator[Platform]:
+async def own_platform(settings: Settings, host: SimulatedHost, database_url: str) -> AsyncIterator[Platform]:
+    """A platform of the test's own."""
     key = await make_team(database_url, "ada")
     async with running_platform(settings, host, key) as platform:
         yield platform
+
+
+@pytest.fixture
+def platform(own_platform: Platform) -> Platform:
+    """The platform of a test: its own, unless the module replaces this by `team_platform`."""
+    return own_platform
+
+
+@asynccontextmanager
+async def platform_on_a_database_of_its_own(
+    data_dir: Path, pki: Path, template_url: str, boxes: Path
+) -> AsyncGenerator[Platform]:
+    """For fixtures of a whole module."""
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(own_database(template_url))
+        host = await stack.enter_async_context(running_host(boxes, pki))
+        settings = Settings.from_environment(environment_of(data_dir, url, host.url))
+        key = await make_team(url, "ada")
+        yield await stack.enter_async_context(running_platform(settings, host, key))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def platform_of_module(
+    data_dir: Path, pki: Path, template_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Platform]:
+    boxes = tmp_path_factory.mktemp("host") / "boxes"
+    async with platform_on_a_database_of_its_own(data_dir, pki, template_url, boxes) as platform:
+        yield platform
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def team_platform(platform_of_module: Platform) -> AsyncIterator[Platform]:
+    """The module's platform with the key of a team that only this test has.
+
+    For tests that change nothing which others have too (settings, hosts, other teams), and look at nothing of others.
+    """
+    shared = platform_of_module
+    shared.host.switches = Switches()
+    shared.host.calls.clear()
+    key = await make_team(str(shared.settings.database_url), f"team{next(_numbers)}")
+    async with client(shared.url, key) as api:
+        yield replace(shared, api=api, key=key)
+        listed = await api.get("/v1/sandboxes")
+        # Not for a key that the test has removed.
+        for sandbox in listed.json() if listed.status_code == 200 else ():
+            await api.delete(f"/v1/sandboxes/{sandbox['id']}")
 
 
 @pytest.fixture
@@ -261,15 +314,10 @@ async def people(
     """A platform of a whole module, whose tests make users of their own, and a second replica of it."""
     from .people import People
 
-    async with AsyncExitStack() as stack:
-        url = await stack.enter_async_context(own_database(template_url))
-        boxes = tmp_path_factory.mktemp("host") / "boxes"
-        host = await stack.enter_async_context(running_host(boxes, pki))
-        settings = Settings.from_environment(environment_of(data_dir, url, host.url))
-        key = await make_team(url, "ada")
-        first = await stack.enter_async_context(running_platform(settings, host, key))
-        second = await stack.enter_async_context(running_platform(settings, host, key))
-        yield People(first, second, url)
+    boxes = tmp_path_factory.mktemp("host") / "boxes"
+    async with platform_on_a_database_of_its_own(data_dir, pki, template_url, boxes) as first:
+        async with running_platform(first.settings, first.host, first.key) as second:
+            yield People(first, second, str(first.settings.database_url))
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -14,6 +14,14 @@ from wrenn import AsyncSandbox, InvalidRequestError
 from .conftest import Platform
 from .typed_commands import sandbox_id, wrenn
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def platform(team_platform: Platform) -> Platform:
+    """The module's, with a team of the test's own."""
+    return team_platform
+
 
 async def test_a_sandbox_its_files_and_its_processes_are_looked_at(platform: Platform):
     path = await platform.create(timeout_sec=600)

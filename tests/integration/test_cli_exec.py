@@ -10,11 +10,21 @@ from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from .conftest import DEADLINE_S, Platform
 from .typed_commands import TYPED_DEADLINE_S, command, environment, person, sandbox_id, terminal, wrenn
 
 LARGE_B = 24 * 1024 * 1024
 """More than fits into all buffers between the program and the sandbox."""
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def platform(team_platform: Platform) -> Platform:
+    """The module's, with a team of the test's own."""
+    return team_platform
 
 
 @asynccontextmanager
@@ -199,9 +209,8 @@ async def test_a_terminal_is_given_on_request(platform: Platform):
             shell.resize(100, 40)
             shell.type("until [ \"$(stty size)\" = '40 100' ]; do sleep 0.05; done; echo chan''ged\n")
             shell.see("changed")
-            shell.type("sh -c \"echo rea''dy; sleep 600\"\n")
-            shell.see("ready")
-            shell.interrupt_until("still here", typing="echo st''ill he''re\n")
+            shell.interrupt()
+            shell.type_until("still here", typing="echo st''ill he''re\n")
             shell.type("exit 7\n")
             assert shell.ended() == 7
         with terminal(platform, "exec", "-t", "--timeout", "1", box, "echo ready; sleep 600") as shell:

@@ -6,8 +6,18 @@ import asyncio
 import signal
 from pathlib import Path
 
+import pytest
+
 from .conftest import DEADLINE_S, Platform
 from .typed_commands import TYPED_DEADLINE_S, person, sandbox_id, terminal, wrenn
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def platform(team_platform: Platform) -> Platform:
+    """The module's, with a team of the test's own."""
+    return team_platform
 
 
 async def test_a_shell_is_a_terminal(platform: Platform):
@@ -22,9 +32,8 @@ async def test_a_shell_is_a_terminal(platform: Platform):
             # The size arrives on its own way, beside what is typed.
             shell.type("until [ \"$(stty size)\" = '40 100' ]; do sleep 0.05; done; echo chan''ged\n")
             shell.see("changed")
-            shell.type("sh -c \"echo rea''dy; sleep 600\"\n")
-            shell.see("ready")
-            shell.interrupt_until("still here", typing="echo st''ill he''re\n")
+            shell.interrupt()
+            shell.type_until("still here", typing="echo st''ill he''re\n")
             shell.type("exit 7\n")
             assert shell.ended() == 7
 

@@ -8,6 +8,7 @@ import re
 
 import httpx2
 import pytest
+import pytest_asyncio
 from sqlalchemy import select, update
 
 from wrenn.control.db import Database
@@ -15,9 +16,17 @@ from wrenn.control.keys import team_api_keys
 from wrenn.control.teams import bootstrap
 from wrenn.control.teams.tables import teams
 
-from .conftest import DEADLINE_S, Platform, client, make_team, refused
+from .conftest import DEADLINE_S, Platform, client, refused
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def platform(team_platform: Platform) -> Platform:
+    """The module's, with a team of the test's own."""
+    return team_platform
 
 
 async def test_a_sandbox_runs_when_create_answers(platform: Platform):
@@ -56,7 +65,7 @@ async def test_deleting_twice_is_the_same_as_deleting_once(platform: Platform):
         answer = await platform.api.delete(path)
         assert (answer.status_code, answer.content) == (204, b"")
     assert (await platform.api.get(path)).json()["status"] == "stopped"
-    assert not platform.host.sandbox_ids
+    assert path.rpartition("/")[2] not in platform.host.sandbox_ids
     refused(await platform.api.post(f"{path}/ping"), 409, "invalid_state")
 
 
@@ -163,9 +172,9 @@ async def test_background_processes_are_listed_and_killed(platform: Platform):
     refused(await platform.api.delete(f"{path}/processes/nap"), 404, "not_found")
 
 
-@pytest.fixture
-async def stranger(platform: Platform, database_url: str):
-    async with client(platform.url, await make_team(database_url, "eve")) as api:
+@pytest_asyncio.fixture(loop_scope="module")
+async def stranger(platform: Platform):
+    async with client(platform.url, await platform.other_team()) as api:
         yield api
 
 
@@ -185,7 +194,9 @@ async def test_another_teams_sandbox_is_not_there(platform: Platform, stranger: 
     assert (await platform.api.get(path)).json()["status"] == "running"
 
 
-async def test_a_key_works_until_it_is_replaced(platform: Platform, database_url: str):
+@pytest.mark.asyncio(loop_scope="function")
+async def test_a_key_works_until_it_is_replaced(own_platform: Platform, database_url: str):
+    platform = own_platform
     first = await bootstrap(database_url)
     async with client(platform.url, first) as api:
         path = f"/v1/sandboxes/{(await api.post('/v1/sandboxes', json={})).json()['id']}"
@@ -195,14 +206,20 @@ async def test_a_key_works_until_it_is_replaced(platform: Platform, database_url
         assert (await api.get(path)).status_code == 200
 
 
-async def test_the_key_of_a_deleted_team_stops_working(platform: Platform, database: Database):
+@pytest.mark.asyncio(loop_scope="function")
+async def test_the_key_of_a_deleted_team_stops_working(own_platform: Platform, database: Database):
+    platform = own_platform
     path = await platform.create()
     await database.execute(update(teams).values(deleted_at=teams.c.created_at))
     refused(await platform.api.get(path), 401, "unauthorized")
     refused(await platform.api.get("/v1/sandboxes"), 401, "unauthorized")
 
 
-async def test_only_the_hash_of_a_key_is_stored_and_its_use_is_noted(platform: Platform, database: Database):
+@pytest.mark.asyncio(loop_scope="function")
+async def test_only_the_hash_of_a_key_is_stored_and_its_use_is_noted(
+    own_platform: Platform, database: Database
+):
+    platform = own_platform
     await platform.create()
     async with asyncio.timeout(DEADLINE_S):
         while (row := (await database.execute(select(team_api_keys))).one()).last_used is None:

@@ -11,6 +11,14 @@ from .conftest import Platform, client, refused
 UNKNOWN = "/v1/sandboxes/cl-" + "0" * 25
 JSON = {"Content-Type": "application/json"}
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def platform(team_platform: Platform) -> Platform:
+    """The module's, with a team of the test's own."""
+    return team_platform
+
 
 BAD_CREATES: list[tuple[object, str]] = [
     ({"vcpus": 0}, "between 1 and 8"),

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from wrenn.base.units import MIB
 from wrenn.testing.simulated_host import SimulatedHost
@@ -27,7 +28,16 @@ def part(name: str, content: bytes) -> bytes:
 END = f"--{BOUNDARY}--\r\n".encode()
 
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
 @pytest.fixture
+def platform(team_platform: Platform) -> Platform:
+    """The module's, with a team of the test's own."""
+    return team_platform
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def path(platform: Platform) -> str:
     return await platform.create()
 
@@ -95,10 +105,8 @@ async def test_a_missing_file_is_not_found_before_any_byte(platform: Platform, p
     assert (await platform.api.post(f"{path}/files/remove", json={"path": "/none"})).status_code == 204
 
 
-async def test_entries_have_the_three_kinds_that_clients_know(
-    platform: Platform, path: str, host: SimulatedHost, tmp_path: Path
-):
-    root = tmp_path / "boxes" / path.rpartition("/")[2] / "root"
+async def test_entries_have_the_three_kinds_that_clients_know(platform: Platform, path: str):
+    root = platform.host.root_of(path.rpartition("/")[2]) / "root"
     (root / "file").write_text("12345")
     (root / "folder").mkdir()
     (root / "good").symlink_to("folder")
@@ -149,6 +157,7 @@ async def test_a_file_above_the_limit_is_refused_and_replaces_nothing(platform: 
     assert (await platform.api.post(f"{path}/files/read", json={"path": "/big"})).content == b"old"
 
 
+@pytest.mark.asyncio(loop_scope="function")
 async def test_100_mb_pass_both_ways_in_bounded_memory(
     data_dir: Path, database_url: str, host: SimulatedHost, unused_tcp_port: int
 ):

@@ -12,18 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from wrenn.base.secrets import Secret
 from wrenn.base.units import MIB
 
-from .conftest import DEADLINE_S, Platform, make_team
+from .conftest import DEADLINE_S, Platform
 
 Json = dict[str, Any]
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 @pytest.fixture
+def platform(team_platform: Platform) -> Platform:
+    """The module's, with a team of the test's own."""
+    return team_platform
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def path(platform: Platform) -> str:
     return await platform.create()
 
@@ -377,8 +386,8 @@ async def refusal(platform: Platform, path: str, *, key: Secret | None = None) -
 ENDPOINTS = ["exec/stream", "pty", "processes/1/stream"]
 
 
-async def test_handshakes_are_refused_by_ordinary_answers(platform: Platform, path: str, database_url: str):
-    other = await make_team(database_url, "bob")
+async def test_handshakes_are_refused_by_ordinary_answers(platform: Platform, path: str):
+    other = await platform.other_team("bob")
     for endpoint in ENDPOINTS:
         assert await refusal(platform, f"/v1/sandboxes/no-id/{endpoint}") == (400, "invalid_request")
         assert await refusal(platform, f"{path}/{endpoint}", key=Secret("wrn_x")) == (401, "unauthorized")
@@ -482,10 +491,8 @@ async def test_a_browser_says_its_key_in_the_first_message(platform: Platform, p
     assert said(found, "stdout") == "in\n"
 
 
-async def test_a_wrong_first_message_of_a_stranger_is_refused(
-    platform: Platform, path: str, database_url: str
-):
-    other = await make_team(database_url, "bob")
+async def test_a_wrong_first_message_of_a_stranger_is_refused(platform: Platform, path: str):
+    other = await platform.other_team("bob")
     wrong = [
         ({"type": "start", "cmd": "id"}, "unauthorized"),
         ({"type": "auth"}, "unauthorized"),

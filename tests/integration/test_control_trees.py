@@ -15,26 +15,34 @@ from typing import Any
 
 import httpx2
 import pytest
+import pytest_asyncio
 
 from wrenn.base.file_names import text_of
 from wrenn.base.units import MIB
-from wrenn.testing.simulated_host import SimulatedHost
 
-from .conftest import DEADLINE_S, Platform, client, make_team, refused
+from .conftest import DEADLINE_S, Platform, client, refused
 from .test_control_files import END, FORM, part
 
 CONTENT = b"0123456789"
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 @pytest.fixture
+def platform(team_platform: Platform) -> Platform:
+    """The module's, with a team of the test's own."""
+    return team_platform
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def path(platform: Platform) -> str:
     return await platform.create()
 
 
 @pytest.fixture
-def root(path: str, tmp_path: Path) -> Path:
+def root(platform: Platform, path: str) -> Path:
     """The sandbox's `/root` on this machine."""
-    return tmp_path / "boxes" / path.rpartition("/")[2] / "root"
+    return platform.host.root_of(path.rpartition("/")[2]) / "root"
 
 
 async def test_a_part_of_a_file_is_read(platform: Platform, path: str, root: Path):
@@ -171,8 +179,8 @@ async def test_wrong_archives_and_places_are_refused(platform: Platform, path: s
         refused(answer, 400, "invalid_request")
 
 
-async def test_files_of_another_team_are_not_there(platform: Platform, path: str, database_url: str):
-    stranger = await make_team(database_url, "eve")
+async def test_files_of_another_team_are_not_there(platform: Platform, path: str):
+    stranger = await platform.other_team()
     async with client(platform.url, stranger) as api:
         refused(await api.post(f"{path}/files/tar/read", json={"path": "/root"}), 404, "not_found")
         answer = await api.post(f"{path}/files/tar/write", params={"path": "/x"}, content=archive())
@@ -188,7 +196,7 @@ async def events_of(answer: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
             yield json.loads(line.removeprefix("data: "))
 
 
-async def test_changes_are_told_as_they_happen(platform: Platform, path: str, host: SimulatedHost):
+async def test_changes_are_told_as_they_happen(platform: Platform, path: str):
     sandbox_id = path.rpartition("/")[2]
     query = {"path": "/root", "recursive": "true"}
     async with asyncio.timeout(DEADLINE_S):
@@ -197,14 +205,16 @@ async def test_changes_are_told_as_they_happen(platform: Platform, path: str, ho
             events = events_of(answer)
             assert await anext(events) == {"type": "started"}
             odd = text_of(b"a\n\xff")
-            await host.tell_change(sandbox_id, kind="create", name=odd)
-            await host.tell_change(sandbox_id, kind="overflow", name="")
-            await host.tell_change(sandbox_id, kind="chmod", name="")
+            await platform.host.tell_change(sandbox_id, kind="create", name=odd)
+            await platform.host.tell_change(sandbox_id, kind="overflow", name="")
+            await platform.host.tell_change(sandbox_id, kind="chmod", name="")
             told = {"type": "event", "event": "create", "path": f"/root/{odd}", "name": odd}
             assert await anext(events) == told
             assert (await anext(events))["event"] == "overflow"
             assert (await anext(events))["path"] == "/root"
-            await host.tell_change(sandbox_id, kind="error", code="invalid_state", message="It is paused.")
+            await platform.host.tell_change(
+                sandbox_id, kind="error", code="invalid_state", message="It is paused."
+            )
             assert await anext(events) == {
                 "type": "error",
                 "code": "invalid_state",
@@ -213,29 +223,25 @@ async def test_changes_are_told_as_they_happen(platform: Platform, path: str, ho
             assert [event async for event in events] == []
 
 
-async def test_silence_is_told_and_a_listener_that_goes_ends_the_watch(
-    platform: Platform, path: str, host: SimulatedHost
-):
+async def test_silence_is_told_and_a_listener_that_goes_ends_the_watch(platform: Platform, path: str):
     sandbox_id = path.rpartition("/")[2]
     async with asyncio.timeout(DEADLINE_S):
         async with platform.api.stream("GET", f"{path}/files/watch", params={"path": "/root"}) as answer:
             lines = answer.aiter_lines()
             while not (await anext(lines)).startswith(": silence"):
                 pass
-            assert host.watchers(sandbox_id) == 1
-        while host.watchers(sandbox_id):
+            assert platform.host.watchers(sandbox_id) == 1
+        while platform.host.watchers(sandbox_id):
             await asyncio.sleep(0.01)
 
 
-async def test_a_host_that_breaks_a_watch_off_is_an_error_of_it(
-    platform: Platform, path: str, host: SimulatedHost
-):
+async def test_a_host_that_breaks_a_watch_off_is_an_error_of_it(platform: Platform, path: str):
     sandbox_id = path.rpartition("/")[2]
     async with asyncio.timeout(DEADLINE_S):
         async with platform.api.stream("GET", f"{path}/files/watch", params={"path": "/root"}) as answer:
             events = events_of(answer)
             await anext(events)
-            await host.tell_change(sandbox_id, kind="create", name="n" * MIB)
+            await platform.host.tell_change(sandbox_id, kind="create", name="n" * MIB)
             assert (await anext(events))["code"] == "agent_error"
             assert [event async for event in events] == []
 

@@ -7,16 +7,25 @@ import json
 
 import httpx2
 import pytest
+import pytest_asyncio
 import websockets
 from websockets.asyncio.client import connect
 
 from wrenn.base.units import MIB
 
-from .conftest import DEADLINE_S, Platform, client, make_team, refused, run_sql
+from .conftest import DEADLINE_S, Platform, client, refused, run_sql, running_platform
 from .guest_programs import OK, answering, echo_body, echo_messages, program, read_head, socket_program
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.fixture
+def platform(team_platform: Platform) -> Platform:
+    """The module's, with a team of the test's own."""
+    return team_platform
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def path(platform: Platform) -> str:
     return await platform.create()
 
@@ -295,8 +304,8 @@ async def test_a_refused_handshake_is_the_programs_own(platform: Platform, path:
     assert caught.value.response.headers["X-Why"] == "because"
 
 
-async def test_who_may_visit(platform: Platform, database_url: str, subtests: pytest.Subtests):
-    stranger = (await make_team(database_url, "eve")).reveal()
+async def test_who_may_visit(platform: Platform, subtests: pytest.Subtests):
+    stranger = (await platform.other_team()).reveal()
     async with (
         program(answering(OK)) as public,
         program(answering(OK)) as private,
@@ -392,7 +401,9 @@ async def test_a_port_without_a_program_says_so(platform: Platform, path: str):
     assert json.loads(caught.value.response.body)["error"]["code"] == "port_closed"
 
 
-async def test_a_silent_host_is_told(platform: Platform, path: str, database_url: str):
+@pytest.mark.asyncio(loop_scope="function")
+async def test_a_silent_host_is_told(own_platform: Platform, database_url: str):
+    platform, path = own_platform, await own_platform.create()
     async with program(answering(OK)) as port, asyncio.timeout(DEADLINE_S):
         await run_sql(database_url, "UPDATE hosts SET address = 'https://127.0.0.1:9'")
         refused(await platform.api.get("/", headers=headers_of(path, port)), 503, "host_unavailable")
@@ -416,8 +427,12 @@ async def test_pause_resume_and_delete_are_seen_at_once(platform: Platform, path
         refused(await platform.api.get("/", headers=there), 409, "invalid_state")
 
 
-async def test_another_replica_sees_them_too(platform: Platform, second_platform: Platform, path: str):
-    async with program(answering(OK)) as port, asyncio.timeout(DEADLINE_S):
+async def test_another_replica_sees_them_too(platform: Platform, path: str):
+    async with (
+        running_platform(platform.settings, platform.host, platform.key) as second_platform,
+        program(answering(OK)) as port,
+        asyncio.timeout(DEADLINE_S),
+    ):
         there = headers_of(path, port)
         assert (await second_platform.api.get("/", headers=there)).text == "ok"
         assert (await platform.api.post(f"{path}/pause")).status_code == 200
@@ -461,11 +476,12 @@ async def test_a_pause_ends_what_is_open(platform: Platform, path: str):
         assert ws.close_code == 1012
 
 
-async def test_a_key_that_is_removed_opens_nothing(platform: Platform, path: str, database_url: str):
+async def test_a_key_that_is_removed_opens_nothing(platform: Platform, path: str):
     async with program(answering(OK)) as port, asyncio.timeout(DEADLINE_S):
         there = headers_of(path, port)
         assert (await platform.api.get("/", headers=there)).text == "ok"
-        await run_sql(database_url, "DELETE FROM team_api_keys")
+        removed = f"DELETE FROM team_api_keys WHERE key_hash = '{platform.key.sha256_hex()}'"
+        await run_sql(str(platform.settings.database_url), removed)
         # A hint needs a moment; what is remembered lasts two seconds without one.
         async with asyncio.timeout(1.5):
             while (answer := await platform.api.get("/", headers=there)).status_code == 200:

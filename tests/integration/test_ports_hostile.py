@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import pytest
+import pytest_asyncio
 import uvicorn
 import websockets
 from websockets.utils import accept_key
@@ -20,8 +21,16 @@ from .conftest import DEADLINE_S, Platform
 from .guest_programs import OK, Handler, answering, program, read_head
 from .test_ports import headers_of, host_of, open_raw, socket
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 @pytest.fixture
+def platform(team_platform: Platform) -> Platform:
+    """The module's, with a team of the test's own."""
+    return team_platform
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def path(platform: Platform) -> str:
     return await platform.create()
 

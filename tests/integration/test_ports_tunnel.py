@@ -10,6 +10,7 @@ import sys
 from asyncio.subprocess import PIPE
 
 import pytest
+import pytest_asyncio
 import websockets
 from websockets.asyncio.client import connect
 
@@ -25,11 +26,19 @@ from wrenn.sdk.errors import (
 from wrenn.sdk.port_forward import forwarded_port
 from wrenn.sdk.settings import ClientSettings, client_settings
 
-from .conftest import DEADLINE_S, Platform, make_team
+from .conftest import DEADLINE_S, Platform
 from .guest_programs import program
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.fixture
+def platform(team_platform: Platform) -> Platform:
+    """The module's, with a team of the test's own."""
+    return team_platform
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def sandbox_id(platform: Platform) -> str:
     return (await platform.create()).rpartition("/")[2]
 
@@ -90,10 +99,8 @@ async def test_many_connections_at_once_stay_apart(platform: Platform, sandbox_i
         await asyncio.gather(*(one(number) for number in range(20)))
 
 
-async def test_a_connection_that_cannot_be_is_told_and_closed(
-    platform: Platform, sandbox_id: str, database_url: str
-):
-    stranger = (await make_team(database_url, "eve")).reveal()
+async def test_a_connection_that_cannot_be_is_told_and_closed(platform: Platform, sandbox_id: str):
+    stranger = (await platform.other_team()).reveal()
     async with program(echo) as port:
         pass
     nobody = ClientSettings(platform.key, "http://127.0.0.1:9", 5)

@@ -78,14 +78,21 @@ class Terminal:
             self._look(limit)
         self.shown = self.shown.partition(text)[2]
 
-    def interrupt_until(self, text: str, *, typing: str) -> None:
-        """Press Ctrl-C and type, until this is shown.
+    def interrupt(self) -> None:
+        """Have the shell run a job, and press Ctrl-C once the job says that it runs, until it says that it was reached."""
+        self.type("sh -c \"trap 'echo caug''ht; exit' INT; echo rea''dy; sleep 600\"\n")
+        self.see("ready")
+        self.type("\x03")
+        self.see("caught")
 
-        What is typed before the shell has the terminal back from the command may be lost, as in any terminal.
+    def type_until(self, text: str, *, typing: str) -> None:
+        """Type again and again until this is shown.
+
+        What is typed before the shell has the terminal back from a job may be lost, as in any terminal.
         """
         limit = time.monotonic() + TYPED_DEADLINE_S
         while text not in self.shown:
-            self.type("\x03" + typing)
+            self.type(typing)
             look_until = time.monotonic() + AGAIN_S
             while text not in self.shown and time.monotonic() < look_until:
                 self._look(limit)

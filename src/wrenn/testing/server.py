@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 
+_POLL_S = 0.005
+
 
 class _Server(uvicorn.Server):
     """Leaves the process's signal handlers alone, and ends when told instead of at its next look at the clock."""
@@ -24,10 +26,24 @@ class _Server(uvicorn.Server):
         await self.on_tick(0)
         await self.told.wait()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let the answers under way end."""
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - closed below
+        """Let the answers under way end. uvicorn's own waits in steps of 0.1 s, and one step in any case."""
         self._before_shutdown()
-        await super().shutdown(sockets)
+        for server in self.servers:
+            server.close()
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        try:
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                while state.connections or state.tasks:  # noqa: ASYNC110 - uvicorn tells nobody
+                    await asyncio.sleep(_POLL_S)
+                for server in self.servers:
+                    await server.wait_closed()
+        except TimeoutError:
+            for task in state.tasks:
+                task.cancel()
+        await self.lifespan.shutdown()
 
     @contextlib.contextmanager
     def capture_signals(self):
