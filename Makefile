@@ -6,12 +6,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The longest first.
 CHECKS := check-tests check-types check-style check-rust
-# In order of speed.
-SUITES := $(wildcard $(addprefix tests/,unit repo contract envd integration host vm attacks))
+# `make test` runs two halves side by side, each with its suites in order of speed: what needs no machine of its own, and
+# what makes networks and virtual machines.
+HALVES := programs machines
+programs := unit repo contract envd integration
+machines := host vm attacks
 
 export WRENN_IMAGES_DIR ?= $(DATA_DIR)
 export PYTHONUNBUFFERED := 1
+# Where bytecode is not kept, each program compiles all that it imports: seconds, some hundred times in `make test`.
+unexport PYTHONDONTWRITEBYTECODE
 
+# For `pipefail`.
+SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup test-tools images up down test test-faults test-attacks test-packages check $(CHECKS) fmt host-test vm-test schema-test bench protos openapi lock clean
 
@@ -35,7 +42,13 @@ down: ## stop the platform
 
 test: test-tools images ## run everything that this machine can, and say what it cannot
 	cargo test --manifest-path rust/Cargo.toml --locked --quiet
-	$(BIN)/pytest -m "not all_faults and not all_attacks and not packages" $(SUITES)
+	@mkdir -p build
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(addprefix test-half-,$(HALVES)); status=$$?; \
+	for half in $(HALVES); do echo; sed -n '/ slowest files of /,$$p' build/test-$$half.log; done; exit $$status
+
+test-half-%:
+	@set -o pipefail; $(BIN)/pytest -m "not all_faults and not all_attacks and not packages" \
+	$(wildcard $(addprefix tests/,$($*))) 2>&1 | tee build/test-$*.log | sed --unbuffered 's/^/$*: /'
 
 test-faults: images ## kill every process at every named step; `make test` does a part of it
 	$(BIN)/pytest tests/vm/test_faults.py tests/vm/test_snapshot_faults.py

@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Generator
 
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 _END_LIMIT = "end_limit"
+_SLOWEST_FILES = 10
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,3 +60,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in missing.items():
             if item.get_closest_marker(marker) is not None:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the files that took longest, their fixtures included."""
+    took_s = defaultdict[str, float](float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            # A subtest's time is also its test's.
+            if type(report) is pytest.TestReport:
+                took_s[report.nodeid.partition("::")[0]] += report.duration
+    if len(took_s) > 1:
+        terminalreporter.section(f"slowest files of {len(took_s)}", sep="=")
+        slowest = sorted(took_s.items(), key=lambda item: item[1], reverse=True)
+        for name, seconds in slowest[:_SLOWEST_FILES]:
+            terminalreporter.write_line(f"{seconds:7.1f} s  {name}")
