@@ -7,7 +7,7 @@ import time
 import pytest
 
 from wrenn.base.errors import AgentFailure
-from wrenn.guest.values import message_in
+from wrenn.guest.values import decode_message
 from wrenn.guest.wire import TooManyFields, check_fields
 from wrenn.protocol.guest import filesystem_pb as fs
 from wrenn.protocol.guest import process_pb as pb
@@ -29,7 +29,7 @@ def listed(processes: int, arguments: int) -> pb.ListResponse:
 def test_a_flood_of_fields_is_refused_at_once(body: bytes) -> None:
     began = time.thread_time()
     with pytest.raises(AgentFailure):
-        message_in(pb.ListResponse, body, most_fields=10_000)
+        decode_message(pb.ListResponse, body, field_limit=10_000)
     assert time.thread_time() - began < 0.5, "decoding it takes more than 10 s"
 
 
@@ -40,7 +40,7 @@ def test_fields_of_nested_messages_and_of_maps_count() -> None:
     check_fields(pb.ListResponse, body, fields)
     with pytest.raises(TooManyFields):
         check_fields(pb.ListResponse, body, fields - 1)
-    assert len(message_in(pb.ListResponse, body).processes) == 2
+    assert len(decode_message(pb.ListResponse, body).processes) == 2
 
 
 def test_the_longest_list_of_files_is_read() -> None:
@@ -54,7 +54,7 @@ def test_the_longest_list_of_files_is_read() -> None:
         group="root",
     )
     body = fs.ListDirResponse(entries=[entry] * 20_000).to_binary()
-    assert len(message_in(fs.ListDirResponse, body, most_fields=400_000).entries) == 20_000
+    assert len(decode_message(fs.ListDirResponse, body, field_limit=400_000).entries) == 20_000
 
 
 @pytest.mark.parametrize(
@@ -62,4 +62,4 @@ def test_the_longest_list_of_files_is_read() -> None:
 )
 def test_what_is_no_message_is_refused(body: bytes) -> None:
     with pytest.raises(AgentFailure):
-        message_in(pb.ListResponse, body)
+        decode_message(pb.ListResponse, body)

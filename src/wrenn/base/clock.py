@@ -1,4 +1,4 @@
-"""Time as a dependency, so that tests can hold it still."""
+"""Time as a dependency, so that tests can control it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Wall time for records, monotonic time for waits."""
+    """Wall-clock time for records, monotonic time for timeouts."""
 
     def now(self) -> datetime:
-        """The wall time, in UTC, with its zone."""
+        """The wall-clock time, in UTC and timezone-aware."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds that only go forward."""
+        """Seconds on a clock that never goes backwards."""
         ...
 
 
 class SystemClock:
-    """The machine's clocks."""
+    """The clocks of the operating system."""
 
     def now(self) -> datetime:
-        """The wall time in UTC."""
+        """The wall-clock time in UTC."""
         return datetime.now(UTC)
 
     def monotonic(self) -> float:

@@ -1,4 +1,4 @@
-"""The limit of open files, which service managers set for programs that hold few connections."""
+"""The limit on open files, whose default suits programs with few connections."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import resource
 
 
 def raise_descriptor_limit() -> None:
-    """Allow this process as many open files as it may have: sandboxes and connections take several each."""
+    """Raise the soft limit on open files to the hard limit: each sandbox and connection takes several."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

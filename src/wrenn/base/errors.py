@@ -1,8 +1,8 @@
-"""One tree of errors, divided by what the caller can do about it.
+"""The exception hierarchy, organized by what the caller can do about an error.
 
-An error has a stable `code` (part of the API: platform reference §1.1 and §13), a `retryable` flag, a public message
-(what failed, for which thing, what to do) and an inner `context` that goes to the log only. Errors of libraries are
-translated where they enter.
+An error has a stable `code` (part of the API: platform reference §1.1 and §13), a `retryable` flag, a public
+message (what failed, for which thing, what to do) and a private `context` for the log only. Errors of
+libraries are translated at the call of the library.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import ClassVar
 
 
 class WrennError(Exception):
-    """Base of all errors of this project.
+    """Base class of all errors of this project.
 
     Attributes:
-        message: text for the caller; never holds a secret, a path of the host or a stack trace.
-        context: facts for the log.
+        message: text for the caller; never contains a secret, a path on the host or a stack trace.
+        context: fields for the log.
         details: extra fields of the API's error object (e.g. `sandbox_ids`).
     """
 
@@ -37,48 +37,48 @@ class WrennError(Exception):
 
 
 class InvalidRequest(WrennError):
-    """The input is wrong; the same call will fail again."""
+    """The input is invalid; the same call will fail again."""
 
     code = "invalid_request"
     http_status = 400
 
 
 class Unauthorized(WrennError):
-    """No credential, or one that is not valid."""
+    """The credential is missing or invalid."""
 
     code = "unauthorized"
     http_status = 401
 
 
 class AccessLost(Unauthorized):
-    """The credential stopped being valid, or allows less, while the call was under way."""
+    """The credential was revoked, or its permissions were reduced, while the call was in progress."""
 
     code = "access_lost"
 
 
 class Forbidden(WrennError):
-    """The caller is known and may not do this."""
+    """The caller is authenticated but not allowed to do this."""
 
     code = "forbidden"
     http_status = 403
 
 
 class NotFound(WrennError):
-    """No such thing, or not the caller's."""
+    """The resource does not exist or belongs to somebody else."""
 
     code = "not_found"
     http_status = 404
 
 
 class Conflict(WrennError):
-    """The call does not fit what already exists."""
+    """The call conflicts with the state of an existing resource."""
 
     code = "conflict"
     http_status = 409
 
 
 class InvalidState(Conflict):
-    """The sandbox is not in a state in which this can be done."""
+    """The operation is not allowed in the sandbox's current state."""
 
     code = "invalid_state"
     http_status = 409
@@ -91,17 +91,17 @@ class ProcessLimit(Conflict):
 
 
 class TooLarge(WrennError):
-    """A body, file or answer is above its limit."""
+    """A body, file or response exceeds its size limit."""
 
     code = "too_large"
     http_status = 413
 
 
 class RateLimited(WrennError):
-    """Too many calls, or a quota is used up.
+    """Too many calls, or a quota is exhausted.
 
     Attributes:
-        retry_after_s: when it is worth trying again.
+        retry_after_s: seconds after which a retry may succeed.
     """
 
     code = "rate_limited"
@@ -116,21 +116,21 @@ class RateLimited(WrennError):
 
 
 class Cancelled(WrennError):
-    """The caller went away."""
+    """The client disconnected before the response."""
 
     code = "cancelled"
     http_status = 499
 
 
 class InternalError(WrennError):
-    """A fault of ours; the log has the reason under the request id."""
+    """An internal error. The log has the details under the request id."""
 
     code = "internal_error"
     http_status = 500
 
 
 class AgentFailure(WrennError):
-    """The host or the guest could not do it."""
+    """The host or the guest failed to carry out the operation."""
 
     code = "agent_error"
     http_status = 502
@@ -143,7 +143,7 @@ class PortClosed(AgentFailure):
 
 
 class NoCapacity(WrennError):
-    """No host has room; the message says what is full."""
+    """No host has capacity; the message says which resource is exhausted."""
 
     code = "no_hosts_available"
     http_status = 503
@@ -151,7 +151,7 @@ class NoCapacity(WrennError):
 
 
 class Unavailable(WrennError):
-    """A host, the guest or the database does not answer now."""
+    """A host, the guest or the database does not respond at the moment."""
 
     code = "host_unavailable"
     http_status = 503
@@ -159,20 +159,20 @@ class Unavailable(WrennError):
 
 
 class DatabaseUnavailable(Unavailable):
-    """PostgreSQL does not answer now. Running sandboxes are not disturbed."""
+    """PostgreSQL does not respond at the moment. Running sandboxes are not affected."""
 
     code = "database_unavailable"
 
 
 class DeadlineExceeded(WrennError):
-    """The work did not end within its time limit."""
+    """The operation did not finish within its time limit."""
 
     code = "deadline_exceeded"
     http_status = 504
 
 
 class StorageFull(NoCapacity):
-    """The disk of the host (or of the guest) has no room left."""
+    """The disk of the host (or of the guest) is full."""
 
     code = "storage_full"
     http_status = 507
@@ -180,8 +180,8 @@ class StorageFull(NoCapacity):
 
 
 def error_class(code: str) -> type[WrennError]:
-    """The class whose `code` this is; `InternalError` for a code of a newer version."""
-    # Breadth first: a class of another module may share the code of the one here that it is sent as.
+    """Return the error class with this `code`, or `InternalError` for an unknown code, for example one of a newer version."""
+    # Breadth first, so that a class in this module comes before a subclass elsewhere with the same code.
     classes: list[type[WrennError]] = WrennError.__subclasses__()
     for cls in classes:
         if cls.code == code:

@@ -1,10 +1,11 @@
-"""Named fault points: where the tests kill a process or fail a step.
+"""Named fault points, where tests kill a process or make a step fail.
 
-A point is a line `await fault_point("agent.create.after_spawn")` at the boundary between two side effects. It does
+A fault point is a line `await fault_point("agent.create.after_spawn")` between two side effects. It does
 nothing unless a test armed it through the setting `WRENN_FAULTS` (read in the programs' `settings.py`):
 `point=action[,point=action…]` with action `kill` (SIGKILL to this process), `error` (raise), `enospc` (raise
-OSError ENOSPC) or `sleep:<seconds>`. A point may be followed by `#n`: act only at the n-th pass. `@path` instead: each
-point reads what is armed from that file, so that a test can arm a program that runs already.
+OSError ENOSPC) or `sleep:<seconds>`. A point followed by `#n` acts only the n-th time that it is reached. With
+`@path` instead, each point reads that file when it is reached, so that a test can arm a program that is already
+running.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ _source: Path | None = None
 
 
 class FaultInjected(Exception):
-    """Raised by an armed point with the action `error`."""
+    """Raised at a fault point that is armed with the action `error`."""
 
 
 def arm_faults(spec: str) -> None:
-    """Arm the points named in `spec` (see the module head); an empty text disarms all."""
+    """Arm the fault points in `spec`, a list `point=action[,point=action…]` or `@path`; an empty text disarms all."""
     global _source  # noqa: PLW0603 - as the dictionaries beside it, there is one of it in a program
     _passes.clear()
     _source = Path(spec[1:]) if spec.startswith("@") else None
@@ -41,7 +42,7 @@ def _arm(points: str) -> None:
 
 
 async def fault_point(name: str) -> None:
-    """Do what a test asked for at this point; else nothing."""
+    """Perform the action that is armed for this point, if any."""
     if _source is not None:
         _arm(_source.read_text())
     if not _armed:

@@ -1,9 +1,9 @@
-"""Names of files as text and back.
+"""Converts file names between bytes and text.
 
-Linux names are bytes; JSON and protobuf carry text. A byte that is no part of valid UTF-8 travels as the private character
-U+10FE00 + byte (U+10FE80 to U+10FEFF), and a name that holds one of these characters itself has each of its four bytes
-escaped in turn. So every name has exactly one text, and every text leads to one name. `rust/envd/src/paths.rs` does the
-same; `docs/design/files.md` says why.
+Linux names are bytes; JSON and protobuf carry text. A byte that is not part of valid UTF-8 is represented by
+the private-use character U+10FE00 + byte (U+10FE80 to U+10FEFF), and a name that contains such a character
+has each of the character's four bytes escaped in turn. So the mapping is one to one in both directions.
+`rust/envd/src/paths.rs` does the same; `docs/design/files.md` has the reasons.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ _SURROGATES: Final = re.compile("[\udc80-\udcff]")
 
 
 def text_of(name: bytes) -> str:
-    """The text of a name."""
+    """Return the text for a file name."""
     text = name.decode(errors="surrogateescape")
-    # First what looks like an escape and is none, then the bytes that are no UTF-8.
+    # First escape the characters that look like an escape, then the bytes that are not valid UTF-8.
     text = _ESCAPES.sub(lambda match: _escaped(match.group().encode()), text)
     return _SURROGATES.sub(lambda match: chr(ord(match.group()) - 0xDC00 + _BASE), text)
 
 
 def name_of(text: str) -> bytes:
-    """The name of a text.
+    """Return the file name for a text.
 
     Raises:
-        UnicodeEncodeError: it holds halves of characters, which no text does.
+        UnicodeEncodeError: the text contains lone surrogates.
     """
     return _ESCAPES.sub(lambda match: chr(ord(match.group()) - _BASE + 0xDC00), _strict(text)).encode(
         errors="surrogateescape"
@@ -36,10 +36,10 @@ def name_of(text: str) -> bytes:
 
 
 def as_text(path: str | bytes) -> str:
-    """The text of a path as Python programs have it: bytes, a text of ours, or what `os.fsdecode` gave.
+    """Return the text for a path that a Python program passes: bytes, our text form, or a result of `os.fsdecode`.
 
     Raises:
-        UnicodeEncodeError: it is none of these.
+        UnicodeEncodeError: the text contains other lone surrogates than those of `os.fsdecode`.
     """
     if isinstance(path, bytes):
         return text_of(path)

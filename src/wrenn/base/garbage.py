@@ -1,4 +1,4 @@
-"""The garbage collector of a program that serves: what was there at the start is never looked at again."""
+"""Tunes the garbage collector for servers: objects that exist at start-up are never scanned again."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import gc
 from typing import Final
 
 _YOUNG: Final = 20_000
-"""Objects made, less those that went, between two looks at the new ones. The usual 700 are the life of one request."""
+"""Net allocations between two collections of the youngest generation. Python's default, 700, is about what
+one request allocates."""
 
 
 def spare_requests() -> None:
-    """Call this when all is imported and wired, before the first request.
+    """Freeze all existing objects. Call this once everything is imported and wired, before the first request.
 
-    A full pass over the some hundred thousand objects of our libraries stops every request for a tenth of a second.
+    A full collection over the several hundred thousand objects of our libraries would stop every request for
+    0.1 s.
     """
     gc.collect()
     gc.freeze()

@@ -1,7 +1,8 @@
-"""Output of commands that is held in memory until somebody takes it: counted, and bounded at each level.
+"""Buffers for command output that nobody has read yet, with a memory limit at each level.
 
-One `OutputBudget` a process. A greedy command, sandbox or team comes to its own share long before it takes another's, and
-the first bytes of each command always have room: no number of greedy teams keeps others from short answers.
+There is one `OutputBudget` for each process. A command, sandbox or team reaches its own limit long before the
+limit of the process, and the first bytes of each command are never refused, so busy teams cannot keep others
+from getting short output.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ _CHUNK_B: Final = 64 * KIB
 
 @dataclass(frozen=True, slots=True)
 class OutputShares:
-    """Most bytes held at once: of one stream of a command, of one sandbox's commands, of one team's, and of all.
+    """Limits on the bytes buffered at once: for one stream of a command, one sandbox, one team, and the process.
 
     Attributes:
-        free_b: of each command that are not counted: no more than its connections take.
+        free_b: bytes of each command that are not counted, about what its connections take anyway.
     """
 
     stream_b: int = 16 * MIB
@@ -37,7 +38,7 @@ class OutputShares:
 
 
 class OutputBudget:
-    """Counts what all `HeldOutput`s of this process hold."""
+    """Counts the bytes of all `HeldOutput`s of this process."""
 
     def __init__(self, shares: OutputShares) -> None:
         self.shares = shares
@@ -45,14 +46,14 @@ class OutputBudget:
 
     @property
     def held_b(self) -> int:
-        """Bytes held now."""
+        """Bytes that are buffered now."""
         return self._held_b["process", ""]
 
     def take(self, owners: tuple[tuple[str, str], ...], length_b: int) -> None:
-        """Count `length_b` more for each of `owners`, or for none.
+        """Count `length_b` more bytes for each of `owners`, or for none of them.
 
         Raises:
-            RateLimited: one of them would come above its share.
+            RateLimited: an owner would exceed its limit.
         """
         limits = {
             "sandbox": self.shares.sandbox_b,
@@ -71,7 +72,7 @@ class OutputBudget:
             self._held_b[owner] += length_b
 
     def give_back(self, owners: tuple[tuple[str, str], ...], length_b: int) -> None:
-        """Count `length_b` less for each of `owners`."""
+        """Count `length_b` fewer bytes for each of `owners`."""
         for owner in owners:
             self._held_b[owner] -= length_b
             assert self._held_b[owner] >= 0, "given back more than was taken"
@@ -88,27 +89,28 @@ _WHOSE: Final = {
 
 @dataclass(slots=True)
 class HeldOutput:
-    """What one command has written. A context manager: at its end the bytes are let go and are no longer counted."""
+    """The output of one command. As a context manager it frees its bytes and their share of the budget at exit."""
 
     _budget: OutputBudget
     _owners: tuple[tuple[str, str], ...]
     _chunks: dict[OutputName, list[bytearray]] = field(
         default_factory=lambda: {"stdout": list[bytearray](), "stderr": list[bytearray]()}
     )
-    """Single bytes share a chunk: an object for each would take many times what is counted."""
+    """Short writes share a chunk: an object for each would take many times the memory that is counted."""
     _lengths: Counter[OutputName] = field(default_factory=Counter["OutputName"])
 
     @classmethod
     def of(cls, budget: OutputBudget, *, sandbox: str, team: str = "") -> Self:
-        """An empty one of a command of this sandbox, and of this team where that is known."""
+        """Create an empty buffer for a command of this sandbox, and of this team if it is known."""
         owners = (("sandbox", sandbox), *([("team", team)] if team else []), ("process", ""))
         return cls(budget, owners)
 
     def add(self, name: OutputName, data: bytes) -> None:
-        """Hold this too.
+        """Append `data`.
 
         Raises:
-            TooLarge: the stream is longer than a command's may be. RateLimited: another share is used up.
+            TooLarge: the stream exceeds the limit for one command.
+            RateLimited: another limit is exhausted.
         """
         limit_b = self._budget.shares.stream_b
         if self._lengths[name] + len(data) > limit_b:
@@ -130,12 +132,12 @@ class HeldOutput:
             chunks.append(bytearray(data))
 
     def chunks(self, name: OutputName) -> Iterator[bytearray]:
-        """What a stream has, in its order."""
+        """The chunks of a stream, in order."""
         return iter(self._chunks[name])
 
     @property
     def length_b(self) -> int:
-        """Of both streams."""
+        """Bytes in both streams."""
         return self._lengths.total()
 
     @property
@@ -143,7 +145,7 @@ class HeldOutput:
         return max(0, self.length_b - self._budget.shares.free_b)
 
     def joined(self, name: OutputName) -> bytes:
-        """A stream as a whole: a copy that is not counted."""
+        """Return a stream as one bytes object: a copy that is not counted."""
         return b"".join(self._chunks[name])
 
     def __enter__(self) -> Self:

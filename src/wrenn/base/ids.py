@@ -1,6 +1,6 @@
-"""Typed ids. Wire form: prefix + 25 characters of base 36, the big-endian value of a UUID (platform reference §3.1).
+"""Typed ids. Text form: prefix + 25 characters of base 36, the big-endian value of a UUID (platform reference §3.1).
 
-The database stores the UUID; everything a person sees is the wire form.
+The database stores the UUID; APIs, logs and command lines show the text form.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LIMIT: Final = 1 << 128
 
 @dataclass(frozen=True, slots=True, order=True)
 class Id:
-    """A UUID with the prefix of its kind. `str(id)` is the wire form."""
+    """A UUID with the prefix of its kind. `str(id)` is the text form."""
 
     PREFIX: ClassVar[str] = ""
     KIND: ClassVar[str] = "id"
@@ -30,15 +30,15 @@ class Id:
 
     @classmethod
     def new(cls) -> Self:
-        """A fresh random id (UUIDv4)."""
+        """Generate a random id (UUIDv4)."""
         return cls(uuid.uuid4())
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read the wire form.
+        """Parse the text form.
 
         Raises:
-            InvalidRequest: not this prefix and 25 base-36 digits below 2^128.
+            InvalidRequest: not this prefix followed by 25 base-36 digits with a value below 2^128.
         """
         body = text.removeprefix(cls.PREFIX)
         if not text.startswith(cls.PREFIX) or _BODY.fullmatch(body) is None or int(body, 36) >= _LIMIT:
@@ -65,7 +65,7 @@ class SandboxId(Id):
 
 
 class SnapshotId(Id):
-    """A sandbox kept at one moment."""
+    """A snapshot of a sandbox."""
 
     PREFIX = "snap-"
     KIND = "snapshot"
@@ -93,14 +93,14 @@ class KeyId(Id):
 
 
 class SessionId(Id):
-    """A signed-in browser or program of a user."""
+    """A session of a user in a browser or program."""
 
     PREFIX = "ses-"
     KIND = "session"
 
 
 class InvitationId(Id):
-    """An invitation into a team."""
+    """An invitation to join a team."""
 
     PREFIX = "inv-"
     KIND = "invitation"
@@ -114,12 +114,12 @@ class HostId(Id):
 
 
 class AuditId(Id):
-    """A line of the audit log."""
+    """An entry of the audit log."""
 
     PREFIX = "log-"
     KIND = "audit entry"
 
 
 def random_hex(byte_count: int) -> str:
-    """`byte_count` random bytes as lower-case hex, from the system's secure source."""
+    """Return `byte_count` random bytes from the system's secure source, as lower-case hex."""
     return secrets.token_hex(byte_count)

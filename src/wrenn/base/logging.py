@@ -1,6 +1,6 @@
-"""Logs are events with fields: `log.info("sandbox running", extra={"sandbox_id": …})`, one JSON object a line.
+"""Structured logs: `log.info("sandbox running", extra={"sandbox_id": …})` writes one JSON object on a line.
 
-The same key means the same thing everywhere: `sandbox_id`, `team_id`, `host_id`, `request_id`, `duration_ms`.
+Field names are the same everywhere: `sandbox_id`, `team_id`, `host_id`, `request_id`, `duration_ms`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, event and the fields given in `extra`."""
+    """Formats a record as one line of JSON: time, level, logger, event and the fields given in `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line for `record`."""
+        """Return the line for `record`."""
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -37,12 +37,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(*, level: str = "INFO") -> None:
-    """Send all logs of this process to standard error as JSON lines. Called once, by a program's `main`."""
+    """Send all logs of this process to standard error as JSON lines. A program's `main` calls this once."""
     stderr = logging.StreamHandler(sys.stderr)
     stderr.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [stderr]
     root.setLevel(level)
     logging.getLogger("uvicorn.access").setLevel("WARNING")
-    # At "info" it writes a line for each WebSocket, with its query.
+    # At "info" uvicorn logs each WebSocket with its query, which may contain a signed link.
     logging.getLogger("uvicorn.error").setLevel("WARNING")

@@ -1,4 +1,4 @@
-"""IPv4 networks: which are never or not by default a sandbox's to reach, and reading and combining lists of them."""
+"""IPv4 networks: those that sandboxes cannot reach by default or ever, and functions to parse and combine lists of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from wrenn.base.errors import InvalidRequest
 
 ALL_SLOTS: Final = IPv4Network("10.11.0.0/16")
-"""The slot addresses of all installations on a machine: where the host reaches its sandboxes."""
+"""The slot addresses of all installations on a machine, at which the host reaches its sandboxes."""
 
 PROTECTED_NETWORKS: Final = (
     IPv4Network("0.0.0.0/8"),
@@ -21,7 +21,7 @@ PROTECTED_NETWORKS: Final = (
     IPv4Network("192.0.0.192/32"),  # metadata: Oracle
     IPv4Network("224.0.0.0/3"),  # multicast, reserved, broadcast
 )
-"""Never reachable from a sandbox: neither its policy nor a setting of the operator opens them."""
+"""Never reachable from a sandbox: neither its policy nor the operator's settings can allow them."""
 
 PRIVATE_NETWORKS: Final = (
     IPv4Network("10.0.0.0/8"),  # RFC 1918
@@ -35,16 +35,16 @@ PRIVATE_NETWORKS: Final = (
     IPv4Network("198.51.100.0/24"),  # documentation, RFC 5737
     IPv4Network("203.0.113.0/24"),  # documentation, RFC 5737
 )
-"""Not public addresses (IANA's special-purpose registry): reachable only where the operator's setting allows them."""
+"""Not public (IANA's special-purpose registry): reachable only if the operator's settings allow them."""
 
 NETWORKS_LIMIT: Final = 256
-"""Most networks in one list: it is stored with each sandbox, shown in each list of sandboxes, and read by people."""
+"""Most networks in one list: lists are stored with each sandbox and returned whenever sandboxes are listed."""
 
 _TEXT_LIMIT: Final = len("255.255.255.255/255.255.255.255")
 
 
 def parse_network(text: str) -> IPv4Network:
-    """An IPv4 address or network, such as `203.0.113.7` or `203.0.113.0/24`.
+    """Parse an IPv4 address or network, such as `203.0.113.7` or `203.0.113.0/24`.
 
     Raises:
         InvalidRequest: it is neither.
@@ -62,7 +62,7 @@ def parse_network(text: str) -> IPv4Network:
 
 
 def parse_networks(texts: Iterable[str]) -> tuple[IPv4Network, ...]:
-    """The networks of a list, in its order, each once.
+    """Parse a list of networks. Duplicates are removed; the order is preserved.
 
     Raises:
         InvalidRequest: one is not an IPv4 network, or there are too many.
@@ -76,12 +76,12 @@ def parse_networks(texts: Iterable[str]) -> tuple[IPv4Network, ...]:
 
 
 def network_text(network: IPv4Network) -> str:
-    """How a network is written: a single address without its prefix length."""
+    """Format a network; a single address has no prefix length."""
     return str(network.network_address) if network.prefixlen == 32 else str(network)
 
 
 def without(networks: Iterable[IPv4Network], holes: Iterable[IPv4Network]) -> tuple[IPv4Network, ...]:
-    """`networks` less all addresses of `holes`; disjoint and in ascending order."""
+    """Return `networks` minus all addresses of `holes`: disjoint and in ascending order."""
     left = list(collapse_addresses(networks))
     for hole in holes:
         kept: list[IPv4Network] = []
@@ -94,10 +94,10 @@ def without(networks: Iterable[IPv4Network], holes: Iterable[IPv4Network]) -> tu
 
 
 def collapsed(networks: Iterable[IPv4Network]) -> tuple[IPv4Network, ...]:
-    """The fewest networks with the same addresses, in ascending order."""
+    """Return the smallest list of networks with the same addresses, in ascending order."""
     return tuple(collapse_addresses(networks))
 
 
 def is_within(network: IPv4Network, networks: tuple[IPv4Network, ...]) -> bool:
-    """Whether every address of `network` is in `networks`, which are `collapsed`."""
+    """Whether every address of `network` is in `networks`, which must be a result of `collapsed`."""
     return any(network.subnet_of(other) for other in networks)

@@ -7,7 +7,7 @@ import hmac
 
 
 class Secret:
-    """Holds a token or password; `repr`, `str` and logs show only that there is one."""
+    """Wraps a token or password. `repr`, `str` and logs show a placeholder."""
 
     __slots__ = ("_text",)
 
@@ -15,11 +15,11 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself, for the one place that sends or hashes it."""
+        """Return the text, for the one place that sends or hashes it."""
         return self._text
 
     def sha256_hex(self) -> str:
-        """SHA-256 of the UTF-8 text in hex: what is stored in place of it."""
+        """Return the SHA-256 of the UTF-8 text in hex, which is stored instead of the secret."""
         return hashlib.sha256(self._text.encode()).hexdigest()
 
     def __eq__(self, other: object) -> bool:

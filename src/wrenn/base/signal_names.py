@@ -1,4 +1,4 @@
-"""Names of the signals that end programs of a sandbox: Linux's numbers, whatever machine this runs on."""
+"""Names of signals by Linux's numbers, whatever operating system this runs on."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ _NAMES: Final = [
 _FIRST_REALTIME: Final = 34
 _LAST: Final = 64
 SHELL_BASE: Final = 128
-"""A shell's exit code for a command that a signal ended is this plus the signal's number."""
+"""A shell reports the exit code 128 + n for a command that was terminated by signal n."""
 
 
 def is_signal(number: int) -> bool:
-    """Whether Linux has a signal of this number."""
+    """Whether Linux has a signal with this number."""
     return 0 < number <= _LAST
 
 
 def signal_name(number: int) -> str:
-    """`SIGKILL` for 9; `SIGRTMIN+1` for 35. For what `is_signal` accepts."""
+    """Return the name of a signal: `SIGKILL` for 9, `SIGRTMIN+1` for 35. `number` must be one that `is_signal` accepts."""
     if number <= len(_NAMES):
         return f"SIG{_NAMES[number - 1]}"
     return f"SIGRTMIN{number - _FIRST_REALTIME:+d}" if number != _FIRST_REALTIME else "SIGRTMIN"

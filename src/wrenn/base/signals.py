@@ -1,4 +1,4 @@
-"""Which signals end a program, and through whom."""
+"""Which signals end a program, and how they are handled."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from types import FrameType
 
 
 def leave_to_server() -> None:
-    """From now on SIGTERM and SIGINT are the HTTP server's alone.
+    """From now on let only uvicorn handle SIGTERM and SIGINT.
 
-    uvicorn ends on them and then raises them again for whoever handled them before. By default that would end the program
-    on the spot, its own clean-up cut off. Call this when the server is about to take over: until then the default, to end
-    at once, is right, because nobody else listens.
+    uvicorn shuts down on them and then raises them again for the previous handler. The default handler would
+    then terminate the program before its own clean-up has run. Call this just before uvicorn starts: until
+    then the default, which is to terminate at once, is right, because nobody else handles the signals.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _nothing)

@@ -1,8 +1,8 @@
-"""Undo: the way back of every bring-up (style rule 8).
+"""A stack of undo steps for operations that acquire several resources.
 
-Acquire, push the undo on the next line, go on; `keep()` at the end. On any way out without `keep()` the steps run newest
-first, each with its own deadline and shielded from cancellation: a second cancellation must not cut off a step that is
-half way through taking something down.
+Acquire a resource, push its undo step on the next line, and call `keep()` at the end. If the block is left
+without `keep()`, the steps run newest first, each with its own deadline and shielded from cancellation: a
+second cancellation must not interrupt a step that is half-way through a tear-down.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Self
 _log = logging.getLogger(__name__)
 
 STEP_TIMEOUT_S = 15.0
-"""Longest a single undo step may take: killing a VMM and removing its files takes well under a second."""
+"""Longest time for a single undo step: killing a VMM and removing its files takes well under a second."""
 
 
 class Undo:
@@ -26,17 +26,17 @@ class Undo:
         self._steps: list[tuple[str, Callable[[], Awaitable[object]]]] = []
 
     def push(self, name: str, step: Callable[[], Awaitable[object]]) -> None:
-        """Remember `step` (a function that returns an awaitable); `name` says what it takes back."""
+        """Add `step`, a function that returns an awaitable; `name` describes what it undoes and appears in logs."""
         self._steps.append((name, step))
 
     def keep(self) -> None:
-        """All went well: forget the steps."""
+        """Discard the steps: the operation succeeded."""
         self._steps.clear()
 
     async def run(self) -> None:
-        """Run all steps now, newest first. A step that fails is logged and the others still run.
+        """Run all steps now, newest first. If a step fails, that is logged and the others still run.
 
-        A cancellation takes effect when all steps have run.
+        A cancellation takes effect after all steps have run.
         """
         cancelled = False
         while self._steps:
@@ -55,13 +55,13 @@ class Undo:
 
 
 async def _shielded(name: str, step: Callable[[], Awaitable[object]]) -> bool:
-    """Run one step to its end; whether a cancellation arrived meanwhile."""
+    """Run one step to its end; return whether a cancellation arrived meanwhile."""
 
     async def bounded() -> None:
         try:
             async with asyncio.timeout(STEP_TIMEOUT_S):
                 await step()
-        except Exception:  # noqa: BLE001 - the remaining steps must run; the sweep at start-up takes what is left
+        except Exception:  # noqa: BLE001 - the remaining steps must run; what is left is cleaned up at the next start
             _log.exception("undo step failed", extra={"step": name})
 
     task = asyncio.ensure_future(bounded())

@@ -9,4 +9,4 @@ MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
 
 PAGE_B: Final = 4096
-"""Guest and host page size; x86-64 base pages."""
+"""Size of memory pages in guest and host: base pages of x86-64."""

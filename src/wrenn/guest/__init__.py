@@ -1,12 +1,13 @@
-"""Client of the guest agent `envd`. The guest is hostile: every answer is bounded in size and time and checked.
+"""Client of the guest agent `envd`. The guest is hostile: every response is limited in size and time and validated.
 
-`connect.py` speaks Connect RPC, `commands.py` runs programs, `processes.py` follows them, `files.py` moves files, `ports.py` reaches
-what programs serve, `watch.py` tells changes of files, `ready.py` hands out identity.
+`connect.py` implements Connect RPC, `commands.py` runs programs, `processes.py` streams their input and
+output, `files.py` transfers files, `ports.py` connects to ports of the guest, `watch.py` streams file events,
+and `ready.py` freezes a guest's processes for a snapshot and gives a restored guest its identity.
 """
 
 from wrenn.guest.commands import CommandLine, Commands, ExecResult, ProcessInfo, not_run
 from wrenn.guest.connect import GuestConnection
-from wrenn.guest.endings import Exited
+from wrenn.guest.exit_events import Exited
 from wrenn.guest.files import Download, Files, Part, WriteOptions
 from wrenn.guest.ports import GuestPorts, dial_failure
 from wrenn.guest.processes import Event, FollowedProcess, Output, Processes, Started

@@ -1,4 +1,4 @@
-"""Run programs in the guest."""
+"""Runs programs in the guest."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from wrenn.base import errors as e
 from wrenn.base.held_output import HeldOutput, OutputBudget, OutputShares
 from wrenn.base.ids import random_hex
 from wrenn.guest.connect import GuestConnection
-from wrenn.guest.endings import exited
+from wrenn.guest.exit_events import parse_exit
 from wrenn.protocol.guest import process_pb as pb
 
 DRAIN_MS: Final = 100
-"""How long after the end of a process its output is still waited for while children of it hold that open."""
+"""How long to wait for more output after a process has ended while children of it still have its pipes open."""
 _CALL_TIMEOUT_S: Final = 10.0
 _LIST_FIELDS: Final = 100_000
-"""Of all processes of a list, with their arguments and variables."""
+"""Limit for a list of all processes with their arguments and environment variables."""
 _GRACE_S: Final = 5.0
-"""How much longer than the command's own deadline we wait for the guest to report it."""
+"""How much longer than the command's own time limit we wait for the guest to report it."""
 _START_TIMEOUT_S: Final = 15.0
 _OWN_TAG: Final = "wrenn-exec-"
 _START_MARGIN_S: Final = 0.5
-"""For the guest to start what it was asked for just before the call was given up."""
+"""Time for the guest to start a program that was requested just before the call was cancelled."""
 _COMMAND_NOT_FOUND: Final = 127
 _COMMAND_NOT_EXECUTABLE: Final = 126
 
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """A program to run, not passed through a shell. Empty `cwd` is the user's home."""
+    """A program to run, without a shell. An empty `cwd` is the user's home directory."""
 
     cmd: str
     args: Sequence[str] = ()
@@ -45,7 +45,7 @@ class CommandLine:
 
 @dataclass(frozen=True, slots=True)
 class ExecResult:
-    """What a command wrote and how it ended (see `Exited`)."""
+    """The output of a command and how it ended (see `Exited`)."""
 
     stdout: bytes
     stderr: bytes
@@ -56,7 +56,7 @@ class ExecResult:
 
 @dataclass(frozen=True, slots=True)
 class ProcessInfo:
-    """A process that was started through the guest agent and lives."""
+    """A running process that was started through the guest agent."""
 
     pid: int
     tag: str
@@ -65,7 +65,7 @@ class ProcessInfo:
 
 
 class Commands:
-    """Programs in one guest."""
+    """Runs and lists programs in one guest."""
 
     def __init__(self, guest: GuestConnection) -> None:
         self._guest = guest
@@ -73,17 +73,17 @@ class Commands:
     async def run(
         self, command: CommandLine, *, timeout_s: float, held: HeldOutput | None = None
     ) -> ExecResult:
-        """Run to the end and collect the output; in `held`, where its memory is counted.
+        """Run a program to its end and collect its output, in `held` if its memory is to be counted.
 
-        A program that does not exist ends with 127, one that may not be run with 126, as in a shell. A cancellation
-        kills it.
+        The exit code is 127 if the program does not exist and 126 if it is not executable, as in a shell. A
+        cancellation kills the program.
 
         Raises:
-            DeadlineExceeded: it ran longer than `timeout_s` and was killed with all its children.
-            TooLarge, RateLimited: a share of the output that may be held is used up; it was killed.
+            DeadlineExceeded: it ran longer than `timeout_s` and was killed with all its descendants.
+            TooLarge, RateLimited: its output exceeds a limit; it was killed.
         """
         output = held or HeldOutput.of(OutputBudget(OutputShares()), sandbox="")
-        # By which it is found before its pid is known; `list` does not show it.
+        # Identifies the process before its pid is known; `list` does not show it.
         tag = _OWN_TAG + random_hex(8)
         process: int | str = tag
         try:
@@ -97,7 +97,7 @@ class Commands:
                             case Oneof(field="data", value=data):
                                 _collect(output, data)
                             case Oneof(field="end", value=end):
-                                how = exited(end)
+                                how = parse_exit(end)
                                 return ExecResult(
                                     output.joined("stdout"),
                                     output.joined("stderr"),
@@ -120,7 +120,7 @@ class Commands:
         raise e.AgentFailure("The sandbox ended the command's stream without its exit code.")
 
     async def start(self, command: CommandLine, *, tag: str) -> int:
-        """Start a program that goes on without us; returns its pid.
+        """Start a program in the background and return its pid.
 
         Raises:
             NotFound: no such program.
@@ -141,7 +141,7 @@ class Commands:
     @contextlib.asynccontextmanager
     async def _start(self, command: CommandLine, *, tag: str, headers: Mapping[str, str]):
         request = pb.StartRequest(
-            process=config_of(command),
+            process=process_config(command),
             tag=tag or None,
             stdin=False,
             drain_ms=DRAIN_MS,
@@ -152,14 +152,14 @@ class Commands:
             yield _events(answers)
 
     async def list(self) -> list[ProcessInfo]:
-        """The living processes that were started through the guest agent."""
+        """List the running processes that were started through the guest agent."""
         answer = await self._guest.unary(
             "process.Process/List",
             pb.ListRequest(),
             pb.ListResponse,
             user="root",
             timeout_s=_CALL_TIMEOUT_S,
-            most_fields=_LIST_FIELDS,
+            field_limit=_LIST_FIELDS,
         )
         return [
             ProcessInfo(
@@ -173,13 +173,13 @@ class Commands:
         ]
 
     async def signal(self, selector: int | str, signal: int, *, descendants: bool = False) -> None:
-        """Send a signal to the process group of a process by pid or tag; SIGKILL also to all that came from it.
+        """Send a signal to the process group of a process; with `descendants`, SIGKILL is sent to all its descendants too.
 
         Raises:
-            NotFound: no such living process.
+            NotFound: no such running process.
         """
         request = pb.SendSignalRequest(
-            process=selected(selector), signal=pb.Signal(signal), descendants=descendants
+            process=process_selector(selector), signal=pb.Signal(signal), descendants=descendants
         )
         await self._guest.unary(
             "process.Process/SendSignal",
@@ -190,12 +190,12 @@ class Commands:
         )
 
     async def _kill_quietly(self, process: int | str) -> None:
-        """Kill what we started and no longer want; the guest may be past answering."""
+        """Kill a process that is no longer wanted. Errors are ignored: the guest may no longer respond."""
         with contextlib.suppress(e.WrennError):
             await asyncio.shield(self._kill(process))
 
     async def _kill(self, process: int | str) -> None:
-        """Kill a process, or the one that is about to start with this tag."""
+        """Kill a process by pid, or the process that has this tag or is about to start with it."""
         try:
             await self.signal(process, 9, descendants=True)
         except e.NotFound:
@@ -214,25 +214,25 @@ async def _events(answers: AsyncIterator[pb.StartResponse]) -> AsyncIterator[pb.
     except e.TooLarge as error:
         if has_begun:
             raise
-        raise no_process_left(error) from error
+        raise as_process_limit(error) from error
 
 
-def no_process_left(error: e.TooLarge) -> e.ProcessLimit:
-    """What the guest's "exhausted" means before the start of a program."""
+def as_process_limit(error: e.TooLarge) -> e.ProcessLimit:
+    """Translate the guest's code `resource_exhausted`, which before the start of a program means that a process limit is reached."""
     return e.ProcessLimit(
         f"The sandbox could not start the command: {error.message}. End some of its processes, or give it more memory."
     )
 
 
-def config_of(command: CommandLine) -> pb.ProcessConfig:
-    """A program as the guest is told of it."""
+def process_config(command: CommandLine) -> pb.ProcessConfig:
+    """Convert a command to the guest agent's message."""
     return pb.ProcessConfig(
         cmd=command.cmd, args=list(command.args), envs=dict(command.envs), cwd=command.cwd or None
     )
 
 
-def selected(selector: int | str) -> pb.ProcessSelector:
-    """A process by its pid or its tag."""
+def process_selector(selector: int | str) -> pb.ProcessSelector:
+    """Convert a pid or a tag to the guest agent's message."""
     if isinstance(selector, int):
         return pb.ProcessSelector(selector=Oneof("pid", selector))
     return pb.ProcessSelector(selector=Oneof("tag", selector))
@@ -249,7 +249,7 @@ def _collect(output: HeldOutput, data: pb.ProcessEvent.DataEvent) -> None:
 
 
 def not_run(command: CommandLine, error: e.NotFound | e.Forbidden) -> ExecResult:
-    """What a shell would say of a program that does not exist, or that may not be run."""
+    """Return what a shell reports for a program that does not exist or may not be executed."""
     if isinstance(error, e.NotFound):
         what, code = "not found", _COMMAND_NOT_FOUND
     else:

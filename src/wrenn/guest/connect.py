@@ -1,7 +1,8 @@
-"""Connect RPC to envd: unary calls and server streams (message by message, or as many as have come), protobuf over HTTP/1.1.
+"""Connect RPC to envd: unary calls and server streams (single messages or batches), protobuf over HTTP/1.1.
 
-Why not the `connectrpc` client, as between control plane and agent: it reads a unary answer whole before it looks at its
-size, and here the other side may be anybody's program. Protocol: https://connectrpc.com/docs/protocol.
+The `connectrpc` client, which connects control plane and agent, is not used here: it reads a unary response
+whole before it checks the size, and a guest may send anything. Protocol:
+https://connectrpc.com/docs/protocol.
 """
 
 from __future__ import annotations
@@ -21,28 +22,35 @@ from protobuf import Message
 from wrenn.base import errors as e
 from wrenn.base.secrets import Secret
 from wrenn.base.units import KIB, MIB
-from wrenn.guest.values import FEW_FIELDS, TEXT_LIMIT, guest_text, json_object_or_empty, message_in
+from wrenn.guest.values import (
+    DEFAULT_FIELD_LIMIT,
+    TEXT_LIMIT,
+    decode_message,
+    guest_text,
+    json_object_or_empty,
+)
 from wrenn.linux.threads import run_to_end
 from wrenn.relay import NoCookies, Pace, PacedConnector
 
 ENVD_PORT: Final = 49983
 _MESSAGE_LIMIT_B: Final = 4 * MIB
 _DECODED_AT_ONCE_B: Final = 4 * KIB
-"""Longer answers may take a while to decode."""
+"""Longer responses are decoded in a thread, because that may take a while."""
 _STREAM_FIELDS: Final = 32
-"""More than any message of a stream has."""
+"""More fields than any message of a stream has."""
 _DECODING_TURN_S: Final = 0.002
-"""How long messages of one stream are decoded in a row before others get their turn."""
+"""How long messages of one stream are decoded in a row before other tasks run."""
 _ERROR_LIMIT_B: Final = 64 * 1024
 _CONNECTIONS: Final = 320
-"""Streams and calls to one guest at once, of the 512 that it takes; more wait their turn."""
+"""Concurrent streams and calls to one guest, which accepts 512; further ones wait."""
 STREAM_LIMIT: Final = 128
-"""Streams to processes of one guest at once. Each may have an input under way, so that calls always find a connection."""
+"""Concurrent streams to processes of one guest. Each may have one call that sends input, so other calls
+always find a connection."""
 _BATCH_MESSAGE_LIMIT_B: Final = 256 * KIB
 _BATCH_READ_B: Final = 256 * KIB
-"""What is read ahead of a stream; up to twice as much is handed on at once."""
+"""Bytes read ahead of the consumer of a stream; up to twice as many are delivered at once."""
 _BATCH_LENGTH: Final = 512
-"""Messages decoded in a row before others get their turn: a guest may send them without anything in them."""
+"""Messages decoded in a row before other tasks run: a guest may send any number of empty messages."""
 _FRAME_HEAD: Final = struct.Struct(">BI")
 _END_OF_STREAM: Final = 0x02
 
@@ -50,7 +58,7 @@ Answer = TypeVar("Answer", bound=Message[Any])
 
 _CODES: Final[dict[str, type[e.WrennError]]] = {
     "invalid_argument": e.InvalidRequest,
-    "unauthenticated": e.InvalidRequest,  # an unknown user name; our own token is always right
+    "unauthenticated": e.InvalidRequest,  # an unknown user name; our own token is always valid
     "not_found": e.NotFound,
     "already_exists": e.Conflict,
     "failed_precondition": e.InvalidState,
@@ -65,7 +73,7 @@ _REASON_LIMIT: Final = 200
 
 
 class GuestConnection:
-    """The pool of connections to one guest, of one generation: a restored VM gets a new one."""
+    """The connection pool for one boot or restore of a guest: a restored VM gets a new one."""
 
     def __init__(self, address: str, token: Secret) -> None:
         self.base_url = f"http://{address}:{ENVD_PORT}"
@@ -85,7 +93,7 @@ class GuestConnection:
         )
 
     async def close(self) -> None:
-        """Cut all connections; what the guest does about it is not waited for."""
+        """Close all connections without waiting for calls in progress."""
         self._connector.cut()
         await self.session.close()
 
@@ -94,7 +102,7 @@ class GuestConnection:
             raise e.Unavailable("The connection to the sandbox was closed.")
 
     def headers(self, user: str) -> dict[str, str]:
-        """Credentials of a call made as `user`."""
+        """Return the authentication headers for a call as `user`."""
         basic = base64.b64encode(f"{user}:".encode()).decode()
         return {**self._headers, "Authorization": f"Basic {basic}"}
 
@@ -106,12 +114,13 @@ class GuestConnection:
         *,
         user: str,
         timeout_s: float | None,
-        most_fields: int = FEW_FIELDS,
+        field_limit: int = DEFAULT_FIELD_LIMIT,
     ) -> Answer:
-        """Call `method` ("process.Process/List"); `most_fields` are what the answer may have with all that is nested in it.
+        """Call `method` ("process.Process/List"). `field_limit` limits the fields of the response, nested messages included.
 
         Raises:
-            Unavailable: no answer, or none in time. Others by the Connect code of the guest.
+            Unavailable: no response, or none in time.
+            WrennError: the error for the guest's Connect code.
         """
         headers = {**self.headers(user), "Content-Type": "application/proto", "Connect-Protocol-Version": "1"}
         self._check_open()
@@ -129,10 +138,10 @@ class GuestConnection:
                             response.status,
                         )
                     body = await read_bounded(response, _MESSAGE_LIMIT_B)
-                decode = partial(message_in, answer, body, most_fields=most_fields)
+                decode = partial(decode_message, answer, body, field_limit=field_limit)
                 if len(body) <= _DECODED_AT_ONCE_B:
                     return decode()
-                # In a thread, so that others have their turns; one after the other for each guest.
+                # In a thread, so that other tasks can run; one at a time for each guest.
                 async with self._decoding:
                     return await run_to_end(decode)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -148,10 +157,10 @@ class GuestConnection:
         user: str,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[AsyncIterator[Answer]]:
-        """Call a server-streaming `method`. Leaving the context cuts the stream; deadlines are the caller's.
+        """Call a server-streaming `method` and yield its messages. Leaving the context closes the stream; the caller sets deadlines.
 
         Raises:
-            as `unary`, on entering and while reading.
+            WrennError: as for `unary`, on entering and while reading.
         """
         async with self._opened(method, request, user=user, headers=headers) as response:
             yield _frames(response.content, answer, self.pace)
@@ -166,10 +175,11 @@ class GuestConnection:
         user: str,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[AsyncIterator[list[Answer]]]:
-        """As `stream`, for much or for long: all messages that have come at once, each of at most 256 KiB.
+        """As `stream`, for long or fast streams: yields all messages that have arrived, each of at most 256 KiB.
 
         Raises:
-            as `unary`, on entering and while reading. RateLimited: `STREAM_LIMIT` are open.
+            RateLimited: `STREAM_LIMIT` streams are open.
+            WrennError: as for `unary`, on entering and while reading.
         """
         if self._streams >= STREAM_LIMIT:
             raise e.RateLimited(f"{STREAM_LIMIT} streams of this sandbox are open already: close one first.")
@@ -214,11 +224,12 @@ async def _frames(content: aiohttp.StreamReader, answer: type[Answer], pace: Pac
         flags, size = _FRAME_HEAD.unpack(await content.readexactly(_FRAME_HEAD.size))
         _check_size(size, _MESSAGE_LIMIT_B)
         body = await content.readexactly(size)
-        # Reading what has come already is no wait: without this one, no deadline would ever be met.
+        # Reading buffered data does not yield to the event loop, so without this no deadline would take
+        # effect.
         await pace.passed(size_b=size)
         if _is_end(flags, body):
             return
-        yield message_in(answer, body, most_fields=_STREAM_FIELDS)
+        yield decode_message(answer, body, field_limit=_STREAM_FIELDS)
 
 
 async def _batches(
@@ -239,14 +250,14 @@ async def _batches(
             try:
                 is_end = _is_end(flags, body)
             except e.WrennError:
-                # What came before the error is output that the process has written.
+                # Messages before the error are output that the process has written.
                 if batch:
                     yield batch
                 raise
             if is_end:
                 yield batch
                 return
-            batch.append(message_in(answer, body, most_fields=_STREAM_FIELDS))
+            batch.append(decode_message(answer, body, field_limit=_STREAM_FIELDS))
             if time.perf_counter() - began_s > _DECODING_TURN_S:
                 break
         pace.charge(time.perf_counter() - began_s)
@@ -266,7 +277,7 @@ def _check_size(size: int, limit_b: int) -> None:
 
 
 def _is_end(flags: int, body: bytes) -> bool:
-    """Whether this frame is the end of the stream. Raises what the guest says went wrong."""
+    """Whether this frame ends the stream. Raises the error that the guest reports."""
     if flags & _END_OF_STREAM:
         end = json_object_or_empty(body)
         if "error" in end:
@@ -278,7 +289,7 @@ def _is_end(flags: int, body: bytes) -> bool:
 
 
 async def read_bounded(response: aiohttp.ClientResponse, limit_b: int) -> bytes:
-    """The whole body, or an error when it is longer than `limit_b`."""
+    """Return the whole body, or raise an error if it is longer than `limit_b`."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
@@ -297,11 +308,11 @@ def _error_of(said: object, status: int) -> e.WrennError:
 
 
 def _reason_of(answer: dict[str, Any]) -> str:
-    """The only detail of an error of our own guest agent: what its code alone does not tell."""
+    """Return the reason in an error of our guest agent, which is the error's only detail and refines its code."""
     match answer.get("details"):
         case [{"type": "google.protobuf.StringValue", "value": str(value)}] if len(value) <= _REASON_LIMIT:
             try:
-                # Behind the tag of field 1 and one byte of length.
+                # After the tag of field 1 and one byte of length.
                 return base64.b64decode(value + "=" * (-len(value) % 4))[2:].decode()
             except ValueError:
                 return ""
@@ -310,7 +321,7 @@ def _reason_of(answer: dict[str, Any]) -> str:
 
 
 def unreachable(error: BaseException) -> e.WrennError:
-    """The guest agent did not answer, or broke off."""
+    """Translate a failed or broken connection to the guest agent."""
     return e.Unavailable(
         "The sandbox does not answer; it may be overloaded or have ended.",
         context={"cause": repr(error)[:TEXT_LIMIT]},

@@ -1,4 +1,4 @@
-"""Files of the guest: contents and whole directories as streams, everything else by RPC; `watch.py` has the events."""
+"""File operations in the guest: contents and directory trees as HTTP streams, everything else by RPC. `watch.py` has the events."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from yarl import URL
 
 from wrenn.base import errors as e
 from wrenn.guest.connect import GuestConnection, read_bounded, unreachable
-from wrenn.guest.values import FEW_FIELDS, guest_text, json_object_or_empty
+from wrenn.guest.values import DEFAULT_FIELD_LIMIT, guest_text, json_object_or_empty
 from wrenn.protocol.guest import filesystem_pb as pb
 
 _CALL_TIMEOUT_S: Final = 30.0
 _IDLE_TIMEOUT_S: Final = 60.0
-"""A transfer that moves no byte for this long is broken."""
+"""A transfer fails if no byte arrives for this long."""
 ENTRIES_LIMIT: Final = 20_000
-"""Of one list; the guest agent has the same."""
+"""Entries in one list; the guest agent has the same limit."""
 _ENTRY_FIELDS: Final = 20
-"""What an entry has at most, but for user-defined attributes of files."""
+"""Most fields of an entry, not counting extended attributes of the file."""
 _ERROR_LIMIT_B: Final = 64 * 1024
 _READ_AHEAD_B: Final = 256 * 1024
-"""Up to twice as much is held. It is handed on in the pieces that came: putting them together costs a tenth of the time."""
+"""Up to twice as much is buffered. Pieces are forwarded as they arrive: joining them would cost a tenth of
+the transfer's time."""
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19}-\d{1,19}|\*)/\d{1,19}")
 _ETAG: Final = re.compile(r'"[\x21\x23-\x7e]{1,128}"')
@@ -45,13 +46,13 @@ _STATUS: Final[dict[int, type[e.WrennError]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A file being read.
+    """A file that is being read.
 
     Attributes:
-        status: 200: all of it; 206: the part that was asked for; 416: it has no such part.
-        size_b: bytes that come, when the guest told it.
-        content_range: which part it is; of 416, how much there is.
-        etag: another one after every change of the file; empty when it has none.
+        status: 200: the whole file; 206: the requested range; 416: the range cannot be satisfied.
+        size_b: length of the response body, if the guest sent it.
+        content_range: the range that is sent; for 416, the size of the file.
+        etag: changes whenever the file does; empty if the file has none.
     """
 
     status: int
@@ -63,7 +64,7 @@ class Download:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Which part of a file to read, as the headers `Range` and `If-Range` say it."""
+    """The range of a file to read, as in the headers `Range` and `If-Range`."""
 
     range: str = ""
     if_range: str = ""
@@ -71,29 +72,30 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """How a file is written; empty: as usual. `mode` in octal digits, `owner` as `user` or `user:group`."""
+    """How a file is written; empty values mean the default. `mode` in octal digits, `owner` as `user` or `user:group`."""
 
     mode: str = ""
     owner: str = ""
     atomic: bool = False
 
 
-WHOLE: Final = Part()
-AS_USUAL: Final = WriteOptions()
+WHOLE_FILE: Final = Part()
+DEFAULT_WRITE: Final = WriteOptions()
 
 
 class Files:
-    """Files in one guest. Paths are the guest's own; all permission checks happen there, as the named user."""
+    """Files in one guest. Paths are absolute in the guest, which checks the permissions of the named user."""
 
     def __init__(self, guest: GuestConnection) -> None:
         self._guest = guest
 
     @asynccontextmanager
-    async def read(self, path: str, *, user: str, part: Part = WHOLE) -> AsyncGenerator[Download]:
-        """Open a file for reading, all of it or a part.
+    async def read(self, path: str, *, user: str, part: Part = WHOLE_FILE) -> AsyncGenerator[Download]:
+        """Open a file, or a range of it, for reading.
 
         Raises:
-            NotFound, Forbidden, InvalidRequest (a directory), Unavailable.
+            NotFound, Forbidden, Unavailable: the file cannot be read.
+            InvalidRequest: it is a directory.
         """
         headers = {"Range": part.range, "If-Range": part.if_range}
         wanted = {name: value for name, value in headers.items() if value}
@@ -103,10 +105,11 @@ class Files:
 
     @asynccontextmanager
     async def read_tree(self, path: str, *, user: str) -> AsyncGenerator[Download]:
-        """Open a directory for reading, as a tar archive. One that cannot be read to its end breaks off.
+        """Read a directory as a tar archive. If it cannot be read to the end, the stream ends with an error.
 
         Raises:
-            NotFound, Forbidden, InvalidRequest (no directory), Unavailable.
+            NotFound, Forbidden, Unavailable: the directory cannot be read.
+            InvalidRequest: it is not a directory.
         """
         async with self._opened("files/tar", {"path": path}, user, {}, (200,)) as download:
             yield download
@@ -141,12 +144,14 @@ class Files:
             raise unreachable(error) from error
 
     async def write(
-        self, path: str, chunks: AsyncIterator[bytes], *, user: str, options: WriteOptions = AS_USUAL
+        self, path: str, chunks: AsyncIterator[bytes], *, user: str, options: WriteOptions = DEFAULT_WRITE
     ) -> None:
-        """Write a file, its parents made when missing. An error of `chunks` cuts the transfer.
+        """Write a file and create missing parent directories. If `chunks` raises, the transfer is aborted.
 
         Raises:
-            Forbidden, InvalidRequest (a directory), StorageFull (of the guest), Unavailable.
+            Forbidden, Unavailable: the file cannot be written.
+            InvalidRequest: the path is a directory.
+            StorageFull: the guest's disk is full.
         """
         query = {"path": path, "mode": options.mode, "owner": options.owner}
         query["atomic"] = "true" if options.atomic else ""
@@ -155,10 +160,12 @@ class Files:
     async def write_tree(
         self, path: str, chunks: AsyncIterator[bytes], *, user: str, owner: str = ""
     ) -> None:
-        """Unpack a tar archive below a directory, which is made when missing. What came before an error stays.
+        """Unpack a tar archive into a directory, which is created if missing. Entries written before an error remain.
 
         Raises:
-            Forbidden, InvalidRequest (no archive, or one that leads elsewhere), StorageFull (of the guest), Unavailable.
+            Forbidden, Unavailable: the directory cannot be written.
+            InvalidRequest: not a tar archive, or an entry is outside the directory.
+            StorageFull: the guest's disk is full.
         """
         await self._send("files/tar", {"path": path, "owner": owner}, chunks, user, "application/x-tar")
 
@@ -188,33 +195,39 @@ class Files:
         return {**self._guest.headers(user), "Accept-Encoding": "identity"}
 
     async def stat(self, path: str, *, user: str) -> pb.EntryInfo:
-        """One entry; a link is reported as itself. Raises NotFound."""
+        """Return one entry; a symbolic link is not followed. Raises NotFound."""
         return (await self._call("Stat", pb.StatRequest(path=path), pb.StatResponse, user)).entry
 
     async def list(self, path: str, *, depth: int, user: str) -> list[pb.EntryInfo]:
-        """The entries below a directory, `depth` levels deep. Raises NotFound, InvalidRequest (no directory)."""
+        """List the entries of a directory, `depth` levels deep. Raises NotFound, or InvalidRequest if it is not a directory."""
         request = pb.ListDirRequest(path=path, depth=depth)
-        most_fields = ENTRIES_LIMIT * _ENTRY_FIELDS
-        answer = await self._call("ListDir", request, pb.ListDirResponse, user, most_fields=most_fields)
+        field_limit = ENTRIES_LIMIT * _ENTRY_FIELDS
+        answer = await self._call("ListDir", request, pb.ListDirResponse, user, field_limit=field_limit)
         if len(answer.entries) > ENTRIES_LIMIT:
             raise e.AgentFailure(f"The sandbox told of more than {ENTRIES_LIMIT} files.")
         return list(answer.entries)
 
     async def make_dir(self, path: str, *, user: str) -> pb.EntryInfo:
-        """Make a directory and its parents. Raises Conflict when it exists."""
+        """Create a directory and its parents. Raises Conflict if it exists."""
         return (await self._call("MakeDir", pb.MakeDirRequest(path=path), pb.MakeDirResponse, user)).entry
 
     async def move(self, source: str, destination: str, *, user: str) -> pb.EntryInfo:
-        """Rename. Raises NotFound."""
+        """Rename a file or directory. Raises NotFound."""
         request = pb.MoveRequest(source=source, destination=destination)
         return (await self._call("Move", request, pb.MoveResponse, user)).entry
 
     async def remove(self, path: str, *, user: str) -> None:
-        """Remove a file, or a directory with all below it. A missing path is fine."""
+        """Remove a file, or a directory with everything in it. A missing path is ignored."""
         await self._call("Remove", pb.RemoveRequest(path=path), pb.RemoveResponse, user)
 
     async def _call(
-        self, method: str, request: Any, answer: type[Any], user: str, *, most_fields: int = FEW_FIELDS
+        self,
+        method: str,
+        request: Any,
+        answer: type[Any],
+        user: str,
+        *,
+        field_limit: int = DEFAULT_FIELD_LIMIT,
     ) -> Any:
         return await self._guest.unary(
             f"filesystem.Filesystem/{method}",
@@ -222,12 +235,12 @@ class Files:
             answer,
             user=user,
             timeout_s=_CALL_TIMEOUT_S,
-            most_fields=most_fields,
+            field_limit=field_limit,
         )
 
 
 def _checked(pattern: re.Pattern[str], value: str | None) -> str:
-    """A header of the guest's, if it is what it must be."""
+    """Return a header of the guest's response if it has the expected form, otherwise an empty text."""
     return value if value is not None and pattern.fullmatch(value) else ""
 
 

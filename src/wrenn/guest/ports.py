@@ -1,7 +1,8 @@
-"""The way to the ports of a guest's programs. One object a generation of the VM: no connection outlives it.
+"""Connections to ports of a guest. There is one `GuestPorts` for each boot or restore of the VM; no connection outlives it.
 
-A program that listens on the guest's loopback only refuses what comes from outside. Then envd is asked to join a
-connection to the loopback port (`GET /connect?port=`), and what follows its head on that connection are the program's bytes.
+A program that listens only on the guest's loopback refuses connections from outside. For such a port envd is
+asked to forward a connection to the loopback port (`GET /connect?port=`): after the head of its response, the
+connection carries the program's bytes.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ from wrenn.guest.connect import ENVD_PORT, unreachable
 from wrenn.relay import Pace, PacedConnector, new_session
 
 CONNECTIONS: Final = 1024
-"""To the ports of one guest at once; more wait their turn."""
+"""Concurrent connections to the ports of one guest; further ones wait."""
 _IDLE_S: Final = 3.0
-"""For how long an idle connection is kept. Usual servers close theirs after 5 s, and a request must not meet that."""
+"""How long an idle connection stays open. Common servers close theirs after 5 s, and a request must not race
+with that."""
 _DIAL_TIMEOUT_S: Final = 5.0
 _HEAD_LIMIT_B: Final = 4 * KIB
 
 
 class GuestPorts:
-    """See the module head."""
+    """HTTP client and byte streams to the programs that listen on ports of one guest."""
 
     def __init__(self, address: str, headers: Mapping[str, str], pace: Pace | None = None) -> None:
         self._address = address
@@ -41,19 +43,19 @@ class GuestPorts:
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The HTTP client whose connections these are. Made when it is first needed: most guests serve nothing."""
+        """The HTTP client for this guest. It is created on first use: most guests serve nothing."""
         if self._session is None:
             self._connector = _Dialer(self)
             self._session = new_session(self._connector)
         return self._session
 
     def url(self, port: int, target: str) -> URL:
-        """The URL of a request target at a port, exactly as it was asked for."""
+        """Return the URL of a request target at a port, without any normalization."""
         check_port(port)
         return URL(f"http://{self._address}:{port}{target}", encoded=True)
 
     async def close(self) -> None:
-        """Cut all connections without waiting for the guest. A later use opens new ones."""
+        """Close all connections without waiting for the guest. A later use opens new ones."""
         session, self._session = self._session, None
         connector, self._connector = self._connector, None
         for writer in self._streams:
@@ -65,10 +67,11 @@ class GuestPorts:
             await session.close()
 
     async def dial(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A stream to the program that listens on `port`; it ends with this object.
+        """Open a byte stream to the program that listens on `port`. It is closed together with this object.
 
         Raises:
-            PortClosed: there is none. Unavailable: no answer.
+            PortClosed: no program listens on the port.
+            Unavailable: no response.
         """
         check_port(port)
         loop = asyncio.get_running_loop()
@@ -87,26 +90,27 @@ class GuestPorts:
         return reader, writer
 
     def hang_up(self, writer: asyncio.StreamWriter) -> None:
-        """Cut a stream of `dial`."""
+        """Abort a stream opened by `dial`."""
         self._streams.discard(writer)
         writer.transport.abort()
 
     async def join_loopback(self, port: int, protocol: asyncio.Protocol) -> asyncio.Transport:
-        """Connect `protocol` with the program that listens on the guest's loopback.
+        """Connect `protocol` to the program that listens on the guest's loopback.
 
         Raises:
-            PortClosed: there is none. OSError: envd does not answer.
+            PortClosed: no program listens on the port.
+            OSError: envd does not respond.
         """
         loop = asyncio.get_running_loop()
-        transport, joining = await loop.create_connection(_Joining, self._address, ENVD_PORT)
+        transport, handshake = await loop.create_connection(_LoopbackHandshake, self._address, ENVD_PORT)
         try:
             head = [f"GET /connect?port={port} HTTP/1.1", f"Host: {self._address}"]
             head += ["Connection: Upgrade", "Upgrade: wrenn-stream"]
             head += [f"{name}: {value}" for name, value in self._headers.items()]
             transport.write("\r\n".join([*head, "", ""]).encode("ascii"))
-            status, rest = await joining.answer
+            status, rest = await handshake.answer
             if status == 404:
-                raise closed(port)
+                raise port_closed(port)
             if status != 101:
                 raise AgentFailure("The sandbox does not join connections.", context={"status": status})
         except BaseException:
@@ -121,18 +125,18 @@ class GuestPorts:
 
 
 def check_port(port: int) -> None:
-    """Raises Forbidden: it is the guest agent's own."""
+    """Check that `port` may be used. Raises Forbidden if it is the guest agent's own."""
     if port == ENVD_PORT:
         raise Forbidden(f"Port {ENVD_PORT} is the platform's own.")
 
 
-def closed(port: int) -> PortClosed:
-    """The refusal of a port on which nobody listens."""
+def port_closed(port: int) -> PortClosed:
+    """Return the error for a port on which no program listens."""
     return PortClosed(f"Nothing listens on port {port} in the sandbox.")
 
 
 def dial_failure(error: Exception, port: int) -> WrennError:
-    """What it means that the HTTP client failed before there was an answer."""
+    """Translate an error of the HTTP client that occurred before there was a response."""
     if isinstance(error, WrennError):
         return error
     if isinstance(error, aiohttp.ClientConnectorError):
@@ -141,13 +145,13 @@ def dial_failure(error: Exception, port: int) -> WrennError:
         return AgentFailure(
             f"The program on port {port} of the sandbox closed the connection without an answer."
         )
-    if isinstance(error, RuntimeError):  # the session was closed: the sandbox is being put away
+    if isinstance(error, RuntimeError):  # the session was closed: the sandbox is being paused or stopped
         return Unavailable("The connection to the sandbox was closed.")
     return AgentFailure(f"The program on port {port} of the sandbox does not speak HTTP as it should.")
 
 
-class _Joining(asyncio.Protocol):
-    """Reads envd's answer up to the end of its head, and not a byte of what follows is lost."""
+class _LoopbackHandshake(asyncio.Protocol):
+    """Reads the head of envd's response and passes the bytes after it on to the next protocol."""
 
     def __init__(self) -> None:
         self.answer: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
@@ -155,12 +159,12 @@ class _Joining(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember it, to stop reading in time."""
-        # Not by isinstance: uvloop's transports are no subclass.
+        """Keep the transport, to pause reading in time."""
+        # No isinstance check: uvloop's transports are not a subclass.
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """More of the head."""
+        """Handle more bytes of the head."""
         if self.answer.done():
             return
         self._received += data
@@ -175,19 +179,19 @@ class _Joining(asyncio.Protocol):
             self.answer.set_exception(ConnectionError("envd's answer is too long"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Without an answer."""
+        """Report that the connection ended before a response."""
         if not self.answer.done():
             self.answer.set_exception(exc or ConnectionResetError("envd closed the connection"))
 
 
 class _Dialer(PacedConnector):
-    """Connections to the guest, through envd where the guest itself refuses them."""
+    """Connects to the guest, through envd if the guest itself refuses the connection."""
 
     def __init__(self, ports: GuestPorts) -> None:
         super().__init__(ports.pace, limit=CONNECTIONS, keepalive_timeout=_IDLE_S, use_dns_cache=False)
         self._ports = ports
 
-    # The hook by which other packages add proxies: the library has no public one for how a connection is made.
+    # The hook that proxy packages override: aiohttp has no public one for how connections are made.
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> ResponseHandler:
         try:
             return await super()._create_connection(req, traces, timeout)

@@ -1,4 +1,4 @@
-"""Follow a process of the guest while it runs: what it writes as it comes, and what is written to it in its order."""
+"""Follows a process in the guest while it runs: streams its output as it is written, and sends its input in order."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ from protobuf import Oneof
 
 from wrenn.base import errors as e
 from wrenn.base.units import KIB
-from wrenn.guest.commands import DRAIN_MS, CommandLine, Commands, config_of, no_process_left, selected
+from wrenn.guest.commands import (
+    DRAIN_MS,
+    CommandLine,
+    Commands,
+    as_process_limit,
+    process_config,
+    process_selector,
+)
 from wrenn.guest.connect import GuestConnection
-from wrenn.guest.endings import Exited, exited
+from wrenn.guest.exit_events import Exited, parse_exit
 from wrenn.protocol.guest import process_pb as pb
 
 Stream = Literal["stdout", "stderr", "pty"]
@@ -22,11 +29,11 @@ Stream = Literal["stdout", "stderr", "pty"]
 _CALL_TIMEOUT_S: Final = 10.0
 _START_TIMEOUT_S: Final = 15.0
 _KEEPALIVE_S: Final = 30
-"""How often the guest says that it is there when the process is silent."""
+"""How often the guest sends a keep-alive while the process is silent."""
 _SILENCE_LIMIT_S: Final = 300.0
-"""Without even that for so long, the guest is not there any more."""
+"""If not even a keep-alive arrives for this long, the guest is considered dead."""
 _PIECE_B: Final = 256 * KIB
-"""Outputs in a row are put together up to about this length."""
+"""Consecutive outputs are merged up to about this length."""
 _EVENTS_AT_ONCE: Final = 16
 _STREAMS: Final[frozenset[str]] = frozenset({"stdout", "stderr", "pty"})
 _SIGKILL: Final = 9
@@ -34,7 +41,7 @@ _SIGKILL: Final = 9
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The process runs. `replayed` bytes of what comes were written before, and `missed` bytes before those are gone."""
+    """The process runs. The next `replayed` bytes were written earlier, and `missed` bytes before those were discarded."""
 
     pid: int
     missed: int
@@ -43,7 +50,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a process wrote to one of its outputs, in pieces."""
+    """Output of a process on one stream, in pieces."""
 
     stream: Stream
     pieces: tuple[bytes, ...]
@@ -53,7 +60,7 @@ Event = Started | Output | Exited
 
 
 class Processes:
-    """Processes in one guest, to be followed."""
+    """Starts processes in one guest, or attaches to them, and follows them."""
 
     def __init__(self, guest: GuestConnection) -> None:
         self._guest = guest
@@ -68,16 +75,17 @@ class Processes:
         size: tuple[int, int] | None = None,
         timeout_s: float = 0.0,
     ) -> AsyncGenerator[FollowedProcess]:
-        """Start a program; with `size` (columns, rows) in a terminal. It outlives the context.
+        """Start a program; with `size` (columns, rows) in a terminal. It continues to run after the context is left.
 
-        After `timeout_s` the guest kills it with all that came from it, and the stream ends with `DeadlineExceeded`.
+        After `timeout_s` the guest kills it with all its descendants, and the stream ends with
+        `DeadlineExceeded`.
 
         Raises:
-            NotFound, Forbidden: no such program, or it may not be run; on the first read.
+            NotFound, Forbidden: the program does not exist or is not executable; raised on the first read.
         """
         terminal = None if size is None else pb.PTY(size=pb.PTY.Size(cols=size[0], rows=size[1]))
         request = pb.StartRequest(
-            process=config_of(command),
+            process=process_config(command),
             pty=terminal,
             tag=tag or None,
             stdin=stdin,
@@ -97,12 +105,12 @@ class Processes:
     async def attach(
         self, selector: int | str, *, replay: bool, in_terminal: bool
     ) -> AsyncGenerator[FollowedProcess]:
-        """Follow a process that was started before; with `replay` first what the guest kept of its output.
+        """Follow a process that was started earlier. With `replay`, first yield the output that the guest has buffered.
 
         Raises:
-            NotFound: there is none; on the first read.
+            NotFound: no such process; raised on the first read.
         """
-        request = pb.ConnectRequest(process=selected(selector), replay=replay)
+        request = pb.ConnectRequest(process=process_selector(selector), replay=replay)
         async with self._guest.batches(
             "process.Process/Connect", request, pb.ConnectResponse, user="root", headers=_keepalive()
         ) as answers:
@@ -114,7 +122,7 @@ def _keepalive() -> Mapping[str, str]:
 
 
 class FollowedProcess:
-    """One process that is being followed. Its methods that write may be called once it has started."""
+    """A process that is being followed. Methods that write may be called once it has started."""
 
     def __init__(
         self,
@@ -129,10 +137,11 @@ class FollowedProcess:
         self.pid = 0
 
     async def events(self) -> AsyncIterator[list[Event]]:
-        """What happens, as many events as have come at once; `Started` is the first and `Exited` the last.
+        """Yield events in batches, as many as have arrived. `Started` is the first event and `Exited` the last.
 
         Raises:
-            AgentFailure: the guest told something else, or in another order. As `GuestConnection.batches` besides.
+            AgentFailure: the guest sent an unknown event, or events out of order.
+            WrennError: as for `GuestConnection.batches`.
         """
         started_by = asyncio.get_running_loop().time() + _START_TIMEOUT_S
         while True:
@@ -147,7 +156,7 @@ class FollowedProcess:
             except e.TooLarge as error:
                 if self.pid:
                     raise
-                raise no_process_left(error) from error
+                raise as_process_limit(error) from error
             events = _events(answers)
             if not self.pid and events:
                 if not isinstance(events[0], Started):
@@ -164,55 +173,58 @@ class FollowedProcess:
                     return
 
     async def write(self, data: bytes) -> None:
-        """Write to its input; returns when the process has taken it, whenever that is.
+        """Write to the standard input. Returns when the process has read it, without a time limit.
 
         Raises:
-            InvalidState: its input is closed. AgentFailure: it has none. NotFound: it has ended.
+            InvalidState: the input is closed.
+            AgentFailure: the process has no input.
+            NotFound: the process has ended.
         """
         if self._in_terminal:
             given = pb.ProcessInput(input=Oneof("pty", data))
         else:
             given = pb.ProcessInput(input=Oneof("stdin", data))
-        request = pb.SendInputRequest(process=selected(self.pid), input=given)
+        request = pb.SendInputRequest(process=process_selector(self.pid), input=given)
         await self._guest.unary(
             "process.Process/SendInput", request, pb.SendInputResponse, user="root", timeout_s=None
         )
 
     async def close_input(self) -> None:
-        """End its input. Twice is the same as once."""
+        """Close the standard input. Idempotent."""
         await self._guest.unary(
             "process.Process/CloseStdin",
-            pb.CloseStdinRequest(process=selected(self.pid)),
+            pb.CloseStdinRequest(process=process_selector(self.pid)),
             pb.CloseStdinResponse,
             user="root",
             timeout_s=_CALL_TIMEOUT_S,
         )
 
     async def resize(self, cols: int, rows: int) -> None:
-        """Change the size of its terminal. Raises InvalidState: it has none."""
+        """Change the size of the terminal. Raises InvalidState if the process has none."""
         request = pb.UpdateRequest(
-            process=selected(self.pid), pty=pb.PTY(size=pb.PTY.Size(cols=cols, rows=rows))
+            process=process_selector(self.pid), pty=pb.PTY(size=pb.PTY.Size(cols=cols, rows=rows))
         )
         await self._guest.unary(
             "process.Process/Update", request, pb.UpdateResponse, user="root", timeout_s=_CALL_TIMEOUT_S
         )
 
     async def signal(self, signal: int) -> None:
-        """Send a signal to its process group. Raises NotFound: it has ended."""
+        """Send a signal to the process group. Raises NotFound if the process has ended."""
         await Commands(self._guest).signal(self.pid, signal)
 
     async def kill_quietly(self) -> None:
-        """Kill it with all that came from it. It may have ended, and the guest may be past answering."""
+        """Kill the process with all its descendants. Errors are ignored: it may have ended, or the guest may no longer respond."""
         if self.pid:
             with suppress(e.WrennError):
                 await Commands(self._guest).signal(self.pid, _SIGKILL, descendants=True)
 
 
 def _events(answers: list[pb.StartResponse] | list[pb.ConnectResponse]) -> list[Event]:
-    """The events of a batch, outputs in a row put together; what comes after an end is left out.
+    """Return the events of a batch, with consecutive outputs merged. Events after the end of the process are dropped.
 
-    Where streams take turns very often, the outputs of each are put together: an event costs all who pass it on much more
-    than a byte, and between two pipes there is no order but by chance.
+    If stdout and stderr alternate very often, the outputs of each are merged: the cost of an event is much
+    greater than that of a byte for everybody who forwards it, and the order between two pipes is not defined
+    anyway.
     """
     events: list[Event] = []
     pieces: list[bytes] = []
@@ -240,7 +252,7 @@ def _events(answers: list[pb.StartResponse] | list[pb.ConnectResponse]) -> list[
                 events.append(Started(int(start.pid), int(start.missed), int(start.replayed)))
             case Oneof(field="end", value=end):
                 put()
-                events.append(exited(end))
+                events.append(parse_exit(end))
                 break
             case _:
                 pass

@@ -1,4 +1,4 @@
-"""Before and after the moment that a snapshot keeps: hold a guest's programs, and give a restored guest its identity."""
+"""Prepares a guest for a snapshot by freezing its processes, and gives a restored guest its identity."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ from wrenn.relay import NoCookies, Pace, PacedConnector
 
 _CONNECT_EVERY_S: Final = 0.005
 _CONNECTS: Final = 40
-"""A packet that arrives while the VM is being restored is lost, and TCP would try again only after a second: so a new
-connection is tried every few milliseconds beside those under way, and the first that is answered is used."""
+"""Number of connection attempts. A packet that arrives while the VM is being restored is lost, and TCP would
+retransmit only after a second: so a new attempt is started every few milliseconds, and the first that
+succeeds is used."""
 _CONNECT_TIMEOUT_S: Final = 2 * _CONNECT_EVERY_S * _CONNECTS
 _RETRY_S: Final = 0.002
 _ANSWER_TIMEOUT_S: Final = 5.0
-"""A connection may be lost without a word, as one begun while somebody flushed the host's firewall; `/init` may be repeated."""
+"""A connection may be lost silently, for example one opened while the host's firewall is flushed. `/init` may
+be repeated."""
 _CLOCK_LAG_S: Final = 0.4
 _CORRECTIONS: Final = 3
-"""The clock is set to the time at which `/init` was sent: when the guest took longer than that, it is sent again, so often."""
+"""The guest's clock is set to the time at which `/init` was sent. If the response took long, `/init` is sent
+again, up to this many times."""
 _ENTROPY_B: Final = 64
 _DONE: Final = 204
 _PARTLY: Final = 200
@@ -38,11 +41,11 @@ _PARTLY: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What makes one clone differ from all others.
+    """What distinguishes one clone of a snapshot from all others.
 
     Attributes:
-        token: what every later call must carry.
-        former_token: the token that the guest has now, or None when it has none.
+        token: the token that every later call must send.
+        former_token: the guest's current token, or None if it has none.
     """
 
     hostname: str
@@ -54,23 +57,23 @@ class Identity:
 
 
 async def initialise(address: str, identity: Identity, *, timeout_s: float) -> None:
-    """Send `/init` until the guest takes it: clock, entropy, hostname, machine id, variables, token.
+    """Send `/init` until the guest accepts it: clock, entropy, hostname, machine id, environment variables, token.
 
     Raises:
-        Unavailable: no answer within `timeout_s`.
+        Unavailable: no response within `timeout_s`.
         AgentFailure: the guest refused.
     """
     url = f"http://guest:{ENVD_PORT}/init"
     tokens = [
         identity.former_token,
         identity.token,
-    ]  # the second when an answer was lost after it took effect
+    ]  # the second one if a response was lost after the new token took effect
     timeout = aiohttp.ClientTimeout(
         total=timeout_s, sock_connect=_CONNECT_TIMEOUT_S, sock_read=_ANSWER_TIMEOUT_S
     )
     connector = PacedConnector(
         Pace(),
-        resolver=_Again(address),
+        resolver=_RepeatingResolver(address),
         use_dns_cache=False,
         happy_eyeballs_delay=_CONNECT_EVERY_S,
         family=socket.AF_INET,
@@ -112,8 +115,8 @@ async def initialise(address: str, identity: Identity, *, timeout_s: float) -> N
         raise Unavailable(f"The sandbox did not answer within {timeout_s:g} s of its start.") from error
 
 
-class _Again(AbstractResolver):
-    """Names one address as if it were many, which the client then tries one after the other, as it does with IPv4 and IPv6."""
+class _RepeatingResolver(AbstractResolver):
+    """Resolves every name to many copies of one address, so that aiohttp starts staggered connection attempts (Happy Eyeballs)."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -121,7 +124,7 @@ class _Again(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """The same address again and again, whatever is asked."""
+        """Return the guest's address `_CONNECTS` times."""
         return [
             ResolveResult(
                 hostname=host,
@@ -134,34 +137,34 @@ class _Again(AbstractResolver):
         ] * _CONNECTS
 
     async def close(self) -> None:
-        """Holds nothing."""
+        """Do nothing: there is nothing to close."""
 
 
 async def hold(guest: GuestConnection, *, timeout_s: float) -> bool:
-    """Freeze the programs of users in the guest, so that none runs in a clone before it has its own identity.
+    """Freeze the guest's user processes, so that none runs in a clone before the clone has its own identity. Idempotent.
 
-    Returns whether all of them stand still. Twice is the same as once.
+    Returns whether all of them are frozen.
 
     Raises:
-        Unavailable, AgentFailure: the guest does not answer, or not as it should.
+        Unavailable, AgentFailure: the guest did not respond, or with an error.
     """
     return await _snapshot_call(guest, "prepare", timeout_s=timeout_s) == _DONE
 
 
 async def let_go(guest: GuestConnection, *, timeout_s: float) -> None:
-    """Let the programs of users run on after `hold`. Those that run are fine.
+    """Thaw the guest's user processes after `hold`. Idempotent.
 
     Raises:
-        as `hold`.
+        Unavailable, AgentFailure: the guest did not respond, or with an error.
     """
     await _snapshot_call(guest, "finish", timeout_s=timeout_s)
 
 
 async def grow_root(guest: GuestConnection, size_b: int, *, timeout_s: float) -> None:
-    """Have the root file system fill its disk, which was made this large. Twice is the same as once.
+    """Grow the root file system to the size of its disk, which has been enlarged to `size_b`. Idempotent.
 
     Raises:
-        as `hold`.
+        Unavailable, AgentFailure: the guest did not respond, or with an error.
     """
     status = await _call(guest, "disk/grow", {"sizeBytes": size_b}, timeout_s=timeout_s)
     if status != _DONE:
@@ -176,9 +179,9 @@ async def _snapshot_call(guest: GuestConnection, step: str, *, timeout_s: float)
 
 
 async def _call(guest: GuestConnection, path: str, body: object, *, timeout_s: float) -> int:
-    """The status of the answer to this call, which is for the host alone."""
+    """Send a call that only the host may make, and return the status code of the response."""
     try:
-        # A connection of its own: those of the pool may all be taken by calls of programs that are held.
+        # With a connection of its own: those of the pool may all be in use by calls of frozen programs.
         async with (
             asyncio.timeout(timeout_s),
             aiohttp.ClientSession(

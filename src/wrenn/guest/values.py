@@ -1,7 +1,7 @@
-"""What a guest sent, as values: everything that is read from a guest becomes one here, or an `AgentFailure`.
+"""Converts data from the guest to validated values, or raises `AgentFailure`.
 
-Decoders fail in more ways than they document: a deeply nested JSON text is a `RecursionError`, a number of a thousand digits a
-`ValueError` of its own kind, and a text may hold lone surrogates that no encoder takes afterwards.
+Decoders raise more exceptions than they document: deeply nested JSON raises `RecursionError`, a number of a
+thousand digits `ValueError`, and text may contain lone surrogates, which cannot be encoded later.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ TEXT_LIMIT: Final = 500
 
 
 def guest_text(text: object) -> str:
-    """A text that the guest wrote, fit to be shown: short, printable, one line, no lone surrogates."""
+    """Sanitize a text from the guest for display: short, printable, one line, no lone surrogates."""
     if not isinstance(text, str | int | float):
-        # The text of a list may be deeply nested too.
+        # A list may be deeply nested, so that even `str` fails.
         return ""
     return "".join(c if c.isprintable() else " " for c in str(text)[:TEXT_LIMIT])
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in `body`.
+    """Parse `body` as a JSON object.
 
     Raises:
-        AgentFailure: there is none.
+        AgentFailure: it is not a JSON object.
     """
     try:
         value = json.loads(body)
@@ -43,25 +43,25 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 
 def json_object_or_empty(body: bytes) -> dict[str, Any]:
-    """As `json_object`; an empty one where there is none, for what only adds to an error."""
+    """As `json_object`, but return an empty object if `body` is none. For optional details of an error."""
     try:
         return json_object(body)
     except AgentFailure:
         return {}
 
 
-FEW_FIELDS: Final = 256
-"""More than any answer has that is no list."""
+DEFAULT_FIELD_LIMIT: Final = 256
+"""More fields than any response has that is not a list."""
 
 
-def message_in(kind: type[M], body: bytes, *, most_fields: int = FEW_FIELDS) -> M:
-    """The message of this kind in `body`. It takes some 10 µs for each field.
+def decode_message(kind: type[M], body: bytes, *, field_limit: int = DEFAULT_FIELD_LIMIT) -> M:
+    """Decode `body` as a message of this type. It takes about 10 µs for each field.
 
     Raises:
-        AgentFailure: there is none, or it has more fields.
+        AgentFailure: it is not such a message, or has more than `field_limit` fields.
     """
     try:
-        check_fields(kind, body, most_fields)
+        check_fields(kind, body, field_limit)
         return kind.from_binary(body)
-    except Exception as error:  # the decoder's own errors share no base class
+    except Exception as error:  # the decoder's errors have no common base class
         raise AgentFailure("The sandbox sent a message that cannot be read.") from error

@@ -1,4 +1,4 @@
-"""Changes of files in the guest, as they happen."""
+"""Streams changes of files in the guest."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from wrenn.protocol.guest import filesystem_pb as pb
 Kind = Literal["started", "create", "write", "remove", "rename", "chmod", "overflow", "keepalive"]
 
 KEEPALIVE_S: Final = 20
-"""Longest silence of a guest that lives."""
+"""Longest silence of a live guest."""
 _SILENCE_S: Final = 60.0
 _NAME_LIMIT: Final = 16 * 1024
-"""Characters of a path below the watched one; a path of Linux, escaped, has fewer."""
+"""Characters of a path relative to the watched directory. Linux paths, escaped, are shorter."""
 _KINDS: Final[dict[pb.EventType, Kind]] = {
     pb.EventType.CREATE: "create",
     pb.EventType.WRITE: "write",
@@ -33,7 +33,7 @@ _ROOT: Final = "."
 
 @dataclass(frozen=True, slots=True)
 class FileEvent:
-    """What happened. `name` is relative to the watched directory; empty for that itself."""
+    """A change of a file. `name` is relative to the watched directory, and empty for the directory itself."""
 
     kind: Kind
     name: str = ""
@@ -42,14 +42,17 @@ class FileEvent:
 async def watch(
     guest: GuestConnection, path: str, *, recursive: bool, user: str
 ) -> AsyncGenerator[FileEvent]:
-    """The changes in a directory, with `recursive` also below it.
+    """Watch a directory, with `recursive` including all subdirectories.
 
-    `started` comes first, when nothing is missed any more; `overflow` when events were lost, once nothing is missed any
-    more again; `keepalive` in silence. Close the iterator to end the watch.
+    The first event is `started`: from then on no change is missed. `overflow` means that events were lost,
+    and that no change is missed from then on. `keepalive` is sent while nothing happens. Close the iterator
+    to end the watch.
 
     Raises:
-        NotFound: no such directory; or it was removed while it was watched. InvalidRequest: no directory.
-        TooLarge: too many watches, or directories below. Unavailable: the guest does not answer.
+        NotFound: no such directory, or it was removed while it was watched.
+        InvalidRequest: not a directory.
+        TooLarge: too many watches or subdirectories.
+        Unavailable: the guest does not respond.
     """
     request = pb.WatchDirRequest(path=path, recursive=recursive)
     began: Kind = "started"

@@ -1,7 +1,8 @@
-"""How much there is to decode in a message of a guest: its fields are counted before any is made into an object.
+"""Counts the fields of a protobuf message before it is decoded.
 
-The decoder takes some microseconds and up to 200 bytes of memory for each field, and a field may be two bytes long: four
-megabytes of them would take it a quarter of a minute. Format: https://protobuf.dev/programming-guides/encoding/
+The decoder takes several microseconds and up to 200 bytes of memory for each field, and a field may be as
+short as two bytes: four megabytes of such fields would take 15 seconds. Format:
+https://protobuf.dev/programming-guides/encoding/
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ _VARINT_LIMIT_B: Final = 10
 
 
 class TooManyFields(Exception):
-    """There are more fields than may be, or the message is not well-formed."""
+    """The message has too many fields or is not well-formed."""
 
 
 def check_fields(kind: type[Message[Any]], body: bytes, most: int) -> None:
-    """Return if `body` has at most `most` fields, those of nested messages and elements of packed lists included.
+    """Check that `body` has at most `most` fields, including those of nested messages and elements of packed lists.
 
-    It looks at no more than `most` fields. Raises TooManyFields.
+    It reads no more than `most` fields. Raises TooManyFields.
     """
     _Scan(body, most).message(_nested(kind.desc()), 0, len(body))
 
 
 _Nested = Mapping[int, "DescMessage | _MapEntry | _Packed"]
-"""What is in the length-delimited fields of a message, by their numbers, where that is more than a value."""
+"""The types of the length-delimited fields that are not plain values, by field number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class _MapEntry:
 
 
 class _Packed:
-    """A list whose elements may stand side by side."""
+    """A list whose elements may be packed."""
 
 
 @cache
@@ -94,7 +95,7 @@ class _Scan:
                     case None:
                         pass
             else:
-                # Groups are of a former version of the format.
+                # Groups are deprecated and not used by our messages.
                 raise TooManyFields
         if at != end:
             raise TooManyFields

@@ -1,4 +1,4 @@
-"""What the machine's own apt knows and can fetch. Nothing is installed, and no list of ours names a mirror."""
+"""Queries and downloads packages through the machine's own apt. Nothing is installed, and no mirror is hard-coded."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from wrenn.linux.command import CommandError, run
 
 _QUERY_TIMEOUT_S: Final = 60.0
 _FETCH_TIMEOUT_S: Final = 600.0
-"""A kernel with its modules is 30–150 MB; a slow mirror delivers that in this time."""
+"""Enough for a kernel with its modules (30–150 MB) from a slow mirror."""
 
 _T = TypeVar("_T")
 
-# apt drops to the user `_apt` for downloads, who may not write into a private scratch folder.
+# For downloads apt drops its privileges to the user `_apt`, who cannot write into a private scratch folder.
 _AS_ROOT: Final = ("-o", "APT::Sandbox::User=root")
 
 
 async def update() -> CommandError | None:
-    """Fetch the package lists anew; returns what failed, which may be a source that nobody needs here."""
+    """Update the package lists. Returns the error if a source failed, which may be one that is not needed here."""
     try:
         await run(
             ["apt-get", *_AS_ROOT, "-o", "APT::Update::Error-Mode=any", "--quiet", "update"],
@@ -33,10 +33,10 @@ async def update() -> CommandError | None:
 
 
 async def dependencies(package: str) -> list[str]:
-    """The packages that `package` depends on, by name; fetches the package lists when it is not in them.
+    """Return the names of the packages that `package` depends on; updates the package lists if it is unknown.
 
     Raises:
-        Unavailable: apt does not know the package, also after an update.
+        Unavailable: apt does not know the package, even after an update.
     """
 
     async def ask() -> list[str]:
@@ -50,7 +50,7 @@ async def dependencies(package: str) -> list[str]:
 
 
 async def download(packages: Sequence[str], into: Path) -> list[Path]:
-    """Fetch the newest `.deb` of each package into the empty folder `into`; returns the files.
+    """Download the newest `.deb` of each package into the empty folder `into`; returns the files.
 
     Raises:
         Unavailable: apt does not know a package or cannot reach its mirror.
@@ -66,7 +66,7 @@ async def download(packages: Sequence[str], into: Path) -> list[Path]:
 
 
 async def source_lines(origin: str, *, keyring: str) -> list[str]:
-    """The machine's binary package sources of one distribution, as `deb …` lines that work in an empty system.
+    """Return the machine's package sources of one distribution, as `deb …` lines that work in an empty system.
 
     Raises:
         Unavailable: the machine has no source of this origin.
@@ -91,14 +91,14 @@ async def source_lines(origin: str, *, keyring: str) -> list[str]:
 
 
 async def acquire_options() -> list[str]:
-    """The machine's proxy and clock settings for downloads, as apt configuration lines."""
+    """Return the machine's proxy and clock settings for downloads, as apt configuration lines."""
     text = await run(["apt-config", "dump", "Acquire"], timeout_s=_QUERY_TIMEOUT_S)
     wanted = re.compile(r'^Acquire::(?:https?::Proxy|Check-Date|Check-Valid-Until)\S* "[^"]+";$')
     return [line for line in text.decode().splitlines() if wanted.match(line)]
 
 
 def reason_of(error: CommandError) -> str:
-    """What a command of the apt family complained about, as a sentence: what it could not fetch, or its last error."""
+    """Return what a failed apt command reported, as a sentence: what it could not fetch, or its last error."""
     lines = str(error.context.get("stderr") or error.message).strip().splitlines()
     not_fetched = [line for line in lines if "Failed to fetch" in line]
     errors = [line for line in lines if line.startswith("E: ")]
@@ -109,7 +109,7 @@ async def _after_update_if_needed(ask: Callable[[], Awaitable[_T]], *, doing: st
     try:
         return await ask()
     except CommandError:
-        pass  # a fresh machine has no package lists, an old one has lists that name files long gone
+        pass  # a new machine has no package lists, and an old one has lists of files that no longer exist
     update_failure = await update()
     try:
         return await ask()
@@ -122,10 +122,10 @@ async def _after_update_if_needed(ask: Callable[[], Awaitable[_T]], *, doing: st
 
 
 async def versions(package: str) -> tuple[str, str]:
-    """The installed version of a package, and the newest that the package lists on this machine know.
+    """Return the installed version of a package and the newest in the package lists of this machine.
 
     Raises:
-        CommandError: there is no apt, or the package is not installed from it.
+        CommandError: apt is missing, or the package was not installed from it.
     """
     text = (await run(["apt-cache", "policy", package], timeout_s=_QUERY_TIMEOUT_S)).decode()
     found: dict[str, str] = dict(re.findall(r"^  (Installed|Candidate): (\S+)$", text, re.MULTILINE))

@@ -1,6 +1,7 @@
-"""One cgroup per VMM with limits of memory, CPU, block IO and number of processes; cgroup v2 or v1, whichever the machine has.
+"""One cgroup for each VMM with limits of memory, CPU, block I/O and number of processes; cgroup v2 or v1, whichever is mounted.
 
-A group's name is a path such as `wrenn-0/cl-…`. On v1 the same path is made in each controller's hierarchy.
+The name of a group is a path such as `wrenn-0/cl-…`. On v1 the same path is created in the hierarchy of each
+controller.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from typing import Final
 _ROOT: Final = Path("/sys/fs/cgroup")
 _CONTROLLERS: Final = ("memory", "cpu", "pids")
 _IO: Final = {False: "blkio", True: "io"}
-"""Name of the controller of block IO, on v1 and v2. Unlike the others it may be missing."""
+"""Name of the block I/O controller on v1 and v2. Unlike the other controllers it is optional."""
 _REMOVE_POLL_S: Final = 0.01
 _CPU_PERIOD_US: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the processes of a group may take together.
+    """Limits for all processes of a group together.
 
     Attributes:
-        weight: its share of a CPU, and of a disk, that others want too; 100 is usual, 1…10,000.
-        io_b_per_s: read from and written to `io_device` ("MAJOR:MINOR"), each; 0: no limit.
+        weight: share of CPU and disk under contention, 1…10,000; the default is 100.
+        io_b_per_s: limit for reads and for writes of `io_device` ("MAJOR:MINOR"); 0: no limit.
     """
 
     memory_b: int
@@ -42,7 +43,7 @@ class Limits:
 
 @cache
 def _hierarchies() -> dict[str, Path]:
-    """Controller -> mount point; on v2 all three are the one hierarchy."""
+    """Return the mount point of each controller; on v2 all are the same hierarchy."""
     if (_ROOT / "cgroup.controllers").exists():
         available = (_ROOT / "cgroup.controllers").read_text().split()
         return {c: _ROOT for c in (*_CONTROLLERS, _IO[True]) if c in available}
@@ -59,18 +60,18 @@ def _is_v2() -> bool:
 
 
 def available_controllers() -> list[str]:
-    """What can be limited on this machine."""
+    """Return the controllers that this machine has."""
     return sorted(_hierarchies())
 
 
 def missing_controllers() -> list[str]:
-    """What no VMM may run without limits of, and cannot be limited on this machine."""
+    """Return the required controllers that this machine lacks."""
     return [name for name in _CONTROLLERS if name not in _hierarchies()]
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A file of a group and what is written to it; without one that `is_needed` there is no group."""
+    """A file of a group and the value to write. If one with `is_needed` is missing, the group cannot be created."""
 
     controller: str
     file: str
@@ -79,11 +80,11 @@ class Setting:
 
 
 _V1_SHARES: Final = 1024
-"""Of v1's `cpu.shares` as many as weight 100 of v2."""
+"""Value of v1's `cpu.shares` that corresponds to weight 100 of v2."""
 
 
 def plan_settings(limits: Limits, *, v2: bool) -> list[Setting]:
-    """What is to be written for these limits."""
+    """Return the values to write for these limits."""
     quota = int(limits.cpus * _CPU_PERIOD_US)
     io, device, rate = _IO[v2], limits.io_device, limits.io_b_per_s
     if v2:
@@ -111,7 +112,7 @@ def plan_settings(limits: Limits, *, v2: bool) -> list[Setting]:
 
 
 def disk_of(path: Path) -> str:
-    """The disk on which `path` lies, as "MAJOR:MINOR", as block IO is limited: not a partition of it. Empty: none (tmpfs)."""
+    """Return the disk that contains `path` as "MAJOR:MINOR": the whole device, not a partition, as block I/O limits need it. Empty for tmpfs."""
     number = path.stat().st_dev
     entry = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
     if not entry.exists():
@@ -122,9 +123,9 @@ def disk_of(path: Path) -> str:
 
 
 def create(name: str, limits: Limits) -> list[Path]:
-    """Make the group and set its limits; returns the `cgroup.procs` files a process joins by writing `0` to each.
+    """Create the group and set its limits. Returns the `cgroup.procs` files; a process joins by writing `0` to each.
 
-    May be called again for the same name.
+    Idempotent.
     """
     directories = _directories(name)
     for directory in directories:
@@ -141,18 +142,18 @@ def create(name: str, limits: Limits) -> list[Path]:
         else:
             with contextlib.suppress(
                 OSError
-            ):  # no such scheduler of the disk, or a device that cannot be limited
+            ):  # the disk's scheduler has no weights, or the device cannot be limited
                 file.write_text(setting.value)
     for directory in directories:
         for file, value in (("memory.swap.max", 0), ("memory.memsw.limit_in_bytes", limits.memory_b)):
-            with contextlib.suppress(OSError):  # only where the kernel accounts swap
+            with contextlib.suppress(OSError):  # exists only if the kernel accounts swap
                 if (directory / file).exists():
                     (directory / file).write_text(str(value))
     return [directory / "cgroup.procs" for directory in directories]
 
 
 def _enable_v2(directory: Path) -> None:
-    """Turn the controllers on in every parent, from the root down."""
+    """Enable the controllers in every parent, from the root down."""
     wanted = " ".join(f"+{c}" for c in _hierarchies())
     for parent in reversed(directory.relative_to(_ROOT).parents):
         group = _ROOT / parent
@@ -161,12 +162,12 @@ def _enable_v2(directory: Path) -> None:
 
 
 def exists(name: str) -> bool:
-    """Whether there is such a group."""
+    """Whether the group exists."""
     return any(directory.is_dir() for directory in _directories(name))
 
 
 def members(name: str) -> list[int]:
-    """Pids in the group or in groups below it; empty when it does not exist."""
+    """Return the pids in the group and the groups below it; empty if it does not exist."""
     pids: set[int] = set()
     for directory in _directories(name):
         for procs in directory.rglob("cgroup.procs"):
@@ -176,7 +177,7 @@ def members(name: str) -> list[int]:
 
 
 def children(name: str) -> list[str]:
-    """Names of the groups directly below `name`."""
+    """Return the names of the groups directly below `name`."""
     found: set[str] = set()
     for directory in _directories(name):
         with contextlib.suppress(FileNotFoundError):
@@ -185,7 +186,7 @@ def children(name: str) -> list[str]:
 
 
 def remove_if_empty(name: str) -> None:
-    """Remove the group and the groups below it, as far as no process is in them."""
+    """Remove the group and the groups below it, unless they contain processes."""
     for directory in _directories(name):
         groups = [group for group in directory.rglob("*") if group.is_dir()]
         for group in (*sorted(groups, reverse=True), directory):
@@ -194,7 +195,7 @@ def remove_if_empty(name: str) -> None:
 
 
 async def remove(name: str, *, timeout_s: float) -> None:
-    """Kill what is in the group and remove it. A missing group is fine.
+    """Kill the processes in the group and remove it. A missing group is ignored.
 
     Raises:
         TimeoutError: its processes did not end.
@@ -205,7 +206,7 @@ async def remove(name: str, *, timeout_s: float) -> None:
                 for pid in members(name):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
-                # A dead process stays in its group until it is reaped; there is no event for that on v1.
+                # A dead process stays in its group until it is reaped, for which v1 has no event.
                 await asyncio.sleep(_REMOVE_POLL_S)
 
 

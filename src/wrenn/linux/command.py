@@ -1,4 +1,4 @@
-"""Run one host command: a list, a deadline, a clean environment, no shell; killed and reaped on every way out."""
+"""Runs a host command without a shell, with a deadline and a clean environment; it is always killed and reaped."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ async def run(
 ) -> bytes:
     """Run `argv` and return its standard output.
 
-    The environment is only PATH, LANG=C.UTF-8 and `env`. On a deadline or a cancellation the whole process group is
-    killed and reaped before this returns.
+    The environment contains only PATH, LANG=C.UTF-8 and `env`. On a timeout or cancellation the whole process
+    group is killed and reaped before this returns.
 
     Raises:
-        CommandError: not found, non-zero exit, or no end within `timeout_s`.
+        CommandError: not found, non-zero exit code, or no end within `timeout_s`.
     """
     name = Path(argv[0]).name
-    # In a task of its own: asyncio's answer to a cancellation while it connects the pipes is to wait for ever.
+    # In a task of its own: if asyncio is cancelled while it connects the pipes, it waits forever.
     starting = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
             *argv,
@@ -87,15 +87,15 @@ async def run(
 
 
 async def _end_unwanted(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
-    """End a process that nobody waits for any more before it was there."""
-    with contextlib.suppress(OSError):  # it could not be started
+    """Kill a process whose start was cancelled, once it has started."""
+    with contextlib.suppress(OSError):  # the start failed
         await _end(await starting)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill the process group, reap the process and read its pipes to their end, which closes them."""
+    """Kill the process group, reap the process and read its pipes to the end, which closes them."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(TimeoutError):  # one that left its session may hold them open
+    with contextlib.suppress(TimeoutError):  # a descendant in another session may still have them open
         async with asyncio.timeout(_PIPE_TIMEOUT_S):
             await process.communicate()

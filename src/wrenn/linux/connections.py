@@ -1,6 +1,7 @@
-"""TCP connections of this host to an address that is about to go away: reset, so that nobody waits on them in vain.
+"""Resets TCP connections of this host to an address that is about to be removed, so that their programs do not wait in vain.
 
-By SOCK_DESTROY of sock_diag(7) (kernel option INET_DIAG_DESTROY). Source: linux/sock_diag.h, linux/inet_diag.h.
+Uses SOCK_DESTROY of sock_diag(7) (kernel option INET_DIAG_DESTROY). Source: linux/sock_diag.h,
+linux/inet_diag.h.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ _QUERY: Final = struct.Struct("=BBBBI")
 """Start of struct inet_diag_req_v2: family, protocol, extensions, padding, states."""
 _SOCKET_ID_B: Final = 48
 _STATES: Final = 0xFFF & ~(1 << 10) & ~(1 << 6)
-"""All but LISTEN and TIME_WAIT."""
+"""All states except LISTEN and TIME_WAIT."""
 _REMOTE_AT: Final = 4 + 4 + 16
-"""Of the remote address in struct inet_diag_msg: after 4 bytes of state, the ports, the local address."""
+"""Offset of the remote address in struct inet_diag_msg: after 4 bytes of state, the ports, the local address."""
 
 
 def reset_connections(address: str) -> int:
-    """Reset this host's connections to `address`; returns how many. A kernel that cannot is told of in the log."""
+    """Reset this host's connections to `address` and return their number. Logs a warning if the kernel does not support it."""
     remote = ipaddress.IPv4Address(address).packed
     count = 0
     with socket.socket(
@@ -66,7 +67,7 @@ def _connections_to(netlink: socket.socket, remote: bytes) -> list[bytes]:
 
 
 def _send(netlink: socket.socket, kind: int, flags: int, number: int, body: bytes) -> bool:
-    """Send one request and wait for its acknowledgement; whether it had an effect."""
+    """Send one request and wait for its acknowledgement. Returns whether it had an effect."""
     netlink.send(_HEAD.pack(_HEAD.size + len(body), kind, flags, number, 0) + body)
     for answer, content in _messages(netlink.recv(1 << 16)):
         if answer == _ERROR:

@@ -1,4 +1,4 @@
-"""Room on a file system."""
+"""Free and total space of a file system."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def free_b(path: Path) -> int:
-    """Bytes that may still be written below `path`."""
+    """Return how many bytes can still be written below `path`."""
     stat = os.statvfs(path)
     return stat.f_bavail * stat.f_frsize
 
 
 def total_b(path: Path) -> int:
-    """Size of the file system that holds `path`."""
+    """Return the size of the file system that contains `path`."""
     stat = os.statvfs(path)
     return stat.f_blocks * stat.f_frsize

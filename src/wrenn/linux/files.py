@@ -1,4 +1,4 @@
-"""Files that are either there whole or not at all."""
+"""Operations on files that are atomic: a file is complete or does not exist."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def fsync_path(path: Path) -> None:
 
 
 def write_json(path: Path, content: object, *, durable: bool) -> None:
-    """Replace `path` by `content` as JSON, atomically, mode 600.
+    """Replace `path` atomically by `content` as JSON, mode 600.
 
-    `durable`: also survive a power cut. Without it the file survives any process's death, which is all that the
-    record of a running VM needs.
+    With `durable` the file also survives a power failure. Otherwise it survives the death of any process,
+    which is sufficient for the record of a running VM.
 
     Raises:
-        StorageFull: no room.
+        StorageFull: the disk is full.
     """
     scratch = path.with_name(f".{path.name}.new")
     try:
@@ -54,14 +54,14 @@ def write_json(path: Path, content: object, *, durable: bool) -> None:
 
 
 def translated(error: OSError, *, doing: str) -> Exception:
-    """`error` as one of ours when it means that the disk is full, else as it is."""
+    """Return StorageFull if `error` means that the disk is full, otherwise `error` itself."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFull(f"The disk of the host is full: could not {doing}. Free some space and try again.")
     return error
 
 
 def data_extents(fd: int) -> Iterator[tuple[int, int]]:
-    """Where a sparse file has data: (start, end) of each piece between its holes."""
+    """Yield the data extents of a sparse file as (start, end), without its holes."""
     size = os.fstat(fd).st_size
     end = 0
     while end < size:
@@ -76,12 +76,12 @@ def data_extents(fd: int) -> Iterator[tuple[int, int]]:
 
 
 def read_data(fd: int) -> Iterator[tuple[int, bytes]]:
-    """The data of a sparse file as (offset, bytes), without its holes. Offsets are multiples of the page size."""
+    """Yield the data of a sparse file as (offset, bytes), without its holes. Offsets are multiples of the page size."""
     for start, end in data_extents(fd):
         offset = start
         while offset < end:
             data = os.pread(fd, min(_COPY_CHUNK_B, end - offset), offset)
-            if not data:  # it shrank meanwhile
+            if not data:  # it was truncated meanwhile
                 return
             yield offset, data
             offset += len(data)
@@ -96,17 +96,17 @@ def write_at(fd: int, data: bytes, offset: int) -> None:
 
 
 def copy_sparse(source_fd: int, destination_fd: int) -> None:
-    """Copy the data of a sparse file and keep its holes."""
+    """Copy the data of a sparse file and preserve its holes."""
     os.ftruncate(destination_fd, os.fstat(source_fd).st_size)
     for offset, data in read_data(source_fd):
         write_at(destination_fd, data, offset)
 
 
 def copy_file(source: Path, destination: Path) -> None:
-    """Copy a sparse file to a new file, mode 600; shares the blocks where the file system can.
+    """Copy a sparse file to a new file, mode 600. Blocks are shared (reflink) if the file system supports it.
 
     Raises:
-        StorageFull: no room; the destination is removed.
+        StorageFull: the disk is full; the destination is removed.
     """
     try:
         with source.open("rb") as reader:
@@ -121,10 +121,10 @@ def copy_file(source: Path, destination: Path) -> None:
 
 
 def link_or_copy(source: Path, destination: Path) -> None:
-    """Make `destination` another name of the same file, or a copy where the file system cannot.
+    """Create a hard link `destination`, or a copy if the file system does not support links.
 
     Raises:
-        StorageFull: no room.
+        StorageFull: the disk is full.
     """
     try:
         destination.hardlink_to(source)
@@ -135,11 +135,11 @@ def link_or_copy(source: Path, destination: Path) -> None:
 
 
 async def remove_file(path: Path) -> None:
-    """Remove a file. A missing one is fine."""
+    """Remove a file. A missing file is ignored."""
     await asyncio.to_thread(path.unlink, missing_ok=True)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory with all below it. A missing one is fine."""
+    """Remove a directory tree. A missing directory is ignored."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path)

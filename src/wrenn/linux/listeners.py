@@ -1,4 +1,4 @@
-"""Who listens on a TCP port of this machine, told from /proc."""
+"""Finds the process that listens on a TCP port of this machine, from /proc."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Final
 
 _TABLES: Final = ("tcp", "tcp6")
 _LISTENS: Final = "0A"
-"""The state in /proc/net/tcp."""
+"""The code of the state LISTEN in /proc/net/tcp."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A process that listens. `name`: that of its program, at most 15 characters."""
+    """A process that listens on a port. `name` is its command name, at most 15 characters."""
 
     pid: int
     name: str
 
 
 def listener_of(port: int) -> Listener | None:
-    """A process that listens on this port, on whatever address; None when there is none that this user may see."""
+    """Return a process that listens on this port, on any address; None if this user can see none."""
     sockets = {f"socket:[{inode}]" for table in _TABLES for inode in _listening(table, port)}
     if not sockets:
         return None
@@ -34,7 +34,7 @@ def listener_of(port: int) -> Listener | None:
 
 
 def _listening(table: str, port: int) -> list[str]:
-    """The inodes of the sockets of this table that listen on the port."""
+    """Return the inodes of the sockets in this table that listen on the port."""
     try:
         lines = Path("/proc/net", table).read_text().splitlines()[1:]
     except OSError:

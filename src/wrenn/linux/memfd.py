@@ -1,4 +1,4 @@
-"""Memory files that nobody can change any more."""
+"""Immutable files in memory (sealed memfds)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fc
 
 
 def sealed_copy(path: Path, *, name: str, on_data: Callable[[int, bytes], None]) -> int:
-    """A memfd with the content of the sparse file `path`, sealed against write, grow and shrink.
+    """Create a memfd with the content of the sparse file `path`, sealed against write, grow and shrink.
 
-    Who maps it privately sees the same pages as all others and can alter none of them. The caller owns the descriptor.
-    `on_data` sees each piece (offset, bytes) on the way, so that a digest needs no second read.
+    All processes that map it privately share its pages and cannot modify them. The caller owns the
+    descriptor. `on_data` is called with each piece (offset, bytes) while it is copied, so that a digest needs
+    no second read.
     """
     source = os.open(path, os.O_RDONLY)
     try:
@@ -35,7 +36,7 @@ def sealed_copy(path: Path, *, name: str, on_data: Callable[[int, bytes], None])
 def open_copy(
     source: int, *, name: str, on_data: Callable[[int, bytes], None] = lambda _offset, _data: None
 ) -> int:
-    """As `sealed_copy` of an open file, still to be sealed."""
+    """As `sealed_copy`, for an open file and without sealing."""
     memory = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(memory, os.fstat(source).st_size)
@@ -49,5 +50,5 @@ def open_copy(
 
 
 def seal(memory: int) -> None:
-    """Have nobody write, grow or shrink this memfd any more."""
+    """Seal a memfd against write, grow and shrink."""
     fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)

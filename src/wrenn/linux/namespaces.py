@@ -1,7 +1,8 @@
-"""Network namespaces by name, kept under `/run/netns` as `ip netns` does.
+"""Named network namespaces, mounted below `/run/netns` as by `ip netns`.
 
-The namespace of a thread is changed, never that of the event loop: everything that must happen inside a namespace runs in
-a thread of its own, which ends there. It goes back to no pool, so that no later work finds itself in the wrong place.
+Only the namespace of a thread is changed, never that of the event loop: work inside a namespace runs in a new
+thread, which then ends. The thread does not return to a pool, so that no later work runs in the wrong
+namespace.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ NETNS_DIR: Final = Path("/run/netns")
 
 
 class KernelError(WrennError):
-    """The kernel's network side refused a call. `context` has the call and the kernel's reason."""
+    """The kernel refused a network call. `context` has the call and the kernel's reason."""
 
     code = "internal_error"
 
 
 def namespace_path(name: str) -> Path:
-    """Where the namespace `name` is mounted."""
+    """Return the path at which the namespace `name` is mounted."""
     return NETNS_DIR / name
 
 
 def list_namespaces() -> list[str]:
-    """Names of all network namespaces of the machine, sorted."""
+    """Return the names of all network namespaces of the machine, sorted."""
     try:
         return sorted(os.listdir(NETNS_DIR))  # noqa: PTH208 - names, not paths
     except FileNotFoundError:
@@ -46,7 +47,7 @@ def list_namespaces() -> list[str]:
 def start_in_namespace(name: str | None, work: Callable[[], T]) -> Future[T]:
     """Run `work` in a new thread inside namespace `name` (None: the caller's).
 
-    For calls to the kernel that take milliseconds; nothing can interrupt them.
+    For kernel calls that take milliseconds; they cannot be interrupted.
     """
     outcome: Future[T] = Future()
 
@@ -55,7 +56,7 @@ def start_in_namespace(name: str | None, work: Callable[[], T]) -> Future[T]:
             if name is not None:
                 _enter(name)
             outcome.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - it is raised again where the outcome is read
+        except BaseException as error:  # noqa: BLE001 - raised again where the outcome is read
             outcome.set_exception(error)
 
     outcome.set_running_or_notify_cancel()
@@ -64,12 +65,12 @@ def start_in_namespace(name: str | None, work: Callable[[], T]) -> Future[T]:
 
 
 async def in_namespace(name: str | None, work: Callable[[], T]) -> T:
-    """`start_in_namespace`, awaited.
+    """As `start_in_namespace`, but wait for the result.
 
-    A cancellation takes effect after `work` ended: the caller's undo must not race with it.
+    A cancellation takes effect after `work` ended, so that the caller's undo does not race with it.
 
     Raises:
-        KernelError: there is no such namespace.
+        KernelError: no such namespace.
     """
     outcome = asyncio.wrap_future(start_in_namespace(name, work))
     cancelled = False
@@ -79,35 +80,36 @@ async def in_namespace(name: str | None, work: Callable[[], T]) -> T:
         except asyncio.CancelledError:
             cancelled = True
     if cancelled:
-        outcome.exception()  # looked at, or asyncio would report it as lost
+        outcome.exception()  # retrieved, or asyncio would log it as never retrieved
         raise asyncio.CancelledError
     return outcome.result()
 
 
 async def create_namespace(name: str) -> None:
-    """Make the namespace `name`, empty but for a loopback that is down.
+    """Create the namespace `name`, which contains only a loopback device that is down.
 
     Raises:
-        KernelError: the name is taken, or this process may not make namespaces.
+        KernelError: the name is taken, or this process lacks the permission.
     """
     await in_namespace(None, partial(_create, name))
 
 
 async def remove_namespace(name: str) -> None:
-    """Remove the name; the kernel frees the namespace when no process or descriptor is in it any more.
+    """Remove the name; the kernel frees the namespace once no process or descriptor refers to it.
 
-    Removing one that does not exist does nothing.
+    A missing namespace is ignored.
     """
     await in_namespace(None, partial(_remove, name))
 
 
 def set_sysctls(values: Mapping[str, str]) -> dict[str, str]:
-    """Write settings under `/proc/sys/net`, those of the calling thread's namespace. Keys have `/`, not dots.
+    """Write settings below `/proc/sys/net` in the calling thread's namespace. Keys contain `/`, not dots.
 
-    A setting that this kernel lacks (IPv6 left out, say) is passed over. Returns the old values of those that changed.
+    A setting that this kernel lacks (for example without IPv6) is skipped. Returns the previous values of
+    changed settings.
 
     Raises:
-        KernelError: a setting exists and may not be written.
+        KernelError: a setting exists and cannot be written.
     """
     before: dict[str, str] = {}
     for key, value in values.items():
@@ -127,7 +129,7 @@ def set_sysctls(values: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_number(key: str) -> int:
-    """A setting under `/proc/sys/net` that is a number; 0 where this kernel lacks it."""
+    """Return a numeric setting below `/proc/sys/net`; 0 if this kernel lacks it."""
     try:
         return int(Path("/proc/sys/net", key).read_text())
     except FileNotFoundError:
@@ -165,7 +167,7 @@ def _remove(name: str) -> None:
     try:
         syscalls.unmount(target)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOENT):  # EINVAL: the file is there, with nothing mounted
+        if error.errno not in (errno.EINVAL, errno.ENOENT):  # EINVAL: the file exists, with nothing mounted
             raise KernelError(
                 "A network namespace could not be removed.", context={"namespace": name}
             ) from error
@@ -173,12 +175,12 @@ def _remove(name: str) -> None:
 
 
 def _share_netns_dir() -> None:
-    """Make `/run/netns` a shared mount, or a mount namespace elsewhere would keep removed namespaces alive."""
+    """Make `/run/netns` a shared mount; otherwise mount namespaces of other processes would keep removed namespaces alive."""
     NETNS_DIR.mkdir(parents=True, exist_ok=True)
     try:
         syscalls.mount(b"none", NETNS_DIR, syscalls.MS_SHARED | syscalls.MS_REC)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # EINVAL: it is no mount point yet
+        if error.errno != errno.EINVAL:  # EINVAL: it is not a mount point yet
             raise
         syscalls.mount(bytes(NETNS_DIR), NETNS_DIR, syscalls.MS_BIND | syscalls.MS_REC)
         syscalls.mount(b"none", NETNS_DIR, syscalls.MS_SHARED | syscalls.MS_REC)

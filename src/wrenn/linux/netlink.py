@@ -1,7 +1,7 @@
-"""Links, addresses, neighbours and routes: requests as values, sent in order by `send_all`.
+"""Links, addresses, neighbours and routes: requests as values, which `send_all` sends in order.
 
-pyroute2's own way into a namespace forks this process, and its asyncio transport does not work on uvloop. So the requests
-are sent from a thread inside the namespace, on a small event loop of that thread.
+pyroute2 forks this process to enter a namespace, and its asyncio transport does not work on uvloop. So the
+requests are sent from a thread inside the namespace, on a small event loop of that thread.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _SHORTEST_ON_LINK: Final = 2
 
 
 class Request(Protocol):
-    """One change; `send` raises OSError or NetlinkError when the kernel refuses it."""
+    """One change; `send` raises OSError or NetlinkError if the kernel refuses it."""
 
     async def send(self, route: Any) -> None:
-        """Ask the kernel through the pyroute2 socket `route`, from within the namespace."""
+        """Send the request through the pyroute2 socket `route`, from within the namespace."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class AddVeth:
-    """Make a pair of links: `name` here, `peer` in the namespace `peer_namespace`."""
+    """Create a veth pair: `name` here, `peer` in the namespace `peer_namespace`."""
 
     name: str
     mac: str
@@ -45,7 +45,7 @@ class AddVeth:
     peer_namespace: str
 
     async def send(self, route: Any) -> None:
-        """See `Request.send`."""
+        """Send the request; raises OSError or NetlinkError."""
         descriptor = os.open(namespace_path(self.peer_namespace), os.O_RDONLY | os.O_CLOEXEC)
         try:
             peer = {"ifname": self.peer, "address": self.peer_mac, "net_ns_fd": descriptor}
@@ -56,27 +56,27 @@ class AddVeth:
 
 @dataclass(frozen=True, slots=True)
 class BringUp:
-    """Set a link up; with `mac`, under this address."""
+    """Set a link up, and set its MAC address if `mac` is given."""
 
     link: str
     mac: str | None = None
 
     async def send(self, route: Any) -> None:
-        """See `Request.send`."""
+        """Send the request; raises OSError or NetlinkError."""
         address = {} if self.mac is None else {"address": self.mac}
         await route.link("set", index=socket.if_nametoindex(self.link), state="up", **address)
 
 
 @dataclass(frozen=True, slots=True)
 class AddAddress:
-    """Give a link an IPv4 address that is chosen as a source only on that link."""
+    """Add an IPv4 address to a link; it is used as a source address on that link only."""
 
     link: str
     address: str
     prefix_length: int
 
     async def send(self, route: Any) -> None:
-        """See `Request.send`."""
+        """Send the request; raises OSError or NetlinkError."""
         await route.addr(
             "add",
             index=socket.if_nametoindex(self.link),
@@ -88,42 +88,42 @@ class AddAddress:
 
 @dataclass(frozen=True, slots=True)
 class AddNeighbour:
-    """Say for good which hardware address an IPv4 address has, so that nobody has to ask."""
+    """Add a permanent neighbour entry for an IPv4 address, so that no ARP is needed."""
 
     link: str
     address: str
     mac: str
 
     async def send(self, route: Any) -> None:
-        """See `Request.send`."""
+        """Send the request; raises OSError or NetlinkError."""
         index = socket.if_nametoindex(self.link)
         await route.neigh("add", ifindex=index, dst=self.address, lladdr=self.mac, state="permanent")
 
 
 @dataclass(frozen=True, slots=True)
 class AddHostRoute:
-    """Reach one IPv4 address over a link, with `source` as our own."""
+    """Add a route to one IPv4 address over a link, with the source address `source`."""
 
     link: str
     address: str
     source: str
 
     async def send(self, route: Any) -> None:
-        """See `Request.send`."""
+        """Send the request; raises OSError or NetlinkError."""
         index = socket.if_nametoindex(self.link)
         await route.route("add", dst=f"{self.address}/32", oif=index, scope=_SCOPE_LINK, prefsrc=self.source)
 
 
 @dataclass(frozen=True, slots=True)
 class AddDefaultRoute:
-    """Send everything else over a link to `gateway`, which need not be in any network of ours."""
+    """Add a default route over a link to `gateway`, which need not be in a directly connected network."""
 
     link: str
     gateway: str
     source: str
 
     async def send(self, route: Any) -> None:
-        """See `Request.send`."""
+        """Send the request; raises OSError or NetlinkError."""
         index = socket.if_nametoindex(self.link)
         await route.route(
             "add", dst="0.0.0.0/0", oif=index, gateway=self.gateway, prefsrc=self.source, flags=["onlink"]
@@ -136,15 +136,15 @@ _LARGEST_PACKET_B: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class LimitRate:
-    """Let no more than so many bits a second leave over a link (a token bucket); what waits longer than 50 ms is dropped."""
+    """Limit the rate at which traffic leaves a link (token bucket). Packets that would wait longer than 50 ms are dropped."""
 
     link: str
     bit_per_s: int
 
     async def send(self, route: Any) -> None:
-        """See `Request.send`."""
+        """Send the request; raises OSError or NetlinkError."""
         rate_b = self.bit_per_s // 8
-        # A bucket for 10 ms, and never too small for what segmentation offload hands over as one packet.
+        # Enough for 10 ms, and never less than segmentation offload passes on as one packet.
         burst_b = max(4 * _LARGEST_PACKET_B, rate_b // 100)
         await route.tc(
             "add",
@@ -159,12 +159,12 @@ class LimitRate:
 
 @dataclass(frozen=True, slots=True)
 class RemoveLink:
-    """Remove a link, and with it its routes and the other half of a pair; one that is not there is well removed."""
+    """Remove a link, and with it its routes and the other end of a veth pair. A missing link is ignored."""
 
     link: str
 
     async def send(self, route: Any) -> None:
-        """See `Request.send`."""
+        """Send the request; raises OSError or NetlinkError."""
         try:
             await route.link("del", index=socket.if_nametoindex(self.link))
         except (OSError, NetlinkError):
@@ -173,23 +173,24 @@ class RemoveLink:
 
 
 async def send_all(requests: Sequence[Request], *, namespace: str | None = None) -> None:
-    """Send `requests` in order within `namespace` (None: ours).
+    """Send `requests` in order within `namespace` (None: the caller's).
 
     Raises:
-        KernelError: at the first that failed; those before it stay in effect.
+        KernelError: a request failed; those before it remain in effect.
     """
     await in_namespace(namespace, partial(_run_loop, requests))
 
 
 def link_names() -> list[str]:
-    """Names of the links in the calling thread's namespace."""
+    """Return the names of the links in the calling thread's namespace."""
     return [name for _, name in socket.if_nameindex()]
 
 
 def on_link_networks() -> list[IPv4Network]:
-    """The networks that the calling thread's namespace reaches without a gateway, by its main routing table.
+    """Return the networks that the calling thread's namespace reaches without a gateway, from its main routing table.
 
-    Not those that cover half of all addresses or more: such a route, e.g. into a tunnel, is the way out and no network.
+    Routes that cover half of all addresses or more are omitted: such a route, e.g. into a tunnel, is a
+    default route.
     """
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         return runner.run(_on_link_networks())
@@ -199,7 +200,7 @@ async def _on_link_networks() -> list[IPv4Network]:
     found: list[IPv4Network] = []
     try:
         async with AsyncIPRoute(groups=0) as opened:
-            route: Any = opened  # its methods have no types
+            route: Any = opened  # pyroute2's methods are not typed
             async for entry in await route.route("dump", family=socket.AF_INET, table=_MAIN_TABLE):
                 length = entry["dst_len"]
                 if (
@@ -216,7 +217,7 @@ async def _on_link_networks() -> list[IPv4Network]:
 
 
 def _run_loop(requests: Sequence[Request]) -> None:
-    # Not asyncio.run: that asks the policy for a loop, which may be uvloop's.
+    # Not asyncio.run, which would use the event loop policy, and so possibly uvloop.
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         runner.run(_send_in_order(requests))
 

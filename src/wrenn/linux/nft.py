@@ -1,4 +1,4 @@
-"""Firewall changes as one atomic batch of nft's JSON commands each; one process a batch."""
+"""Changes the firewall by atomic batches of nft JSON commands; one process for each batch."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _TIMEOUT_S: Final = 10.0
 
 
 async def apply_batch(commands: Sequence[NftCommand], *, namespace: str | None = None) -> None:
-    """Carry out all `commands` in `namespace` (None: ours), or none of them.
+    """Apply `commands` atomically in `namespace` (None: the caller's).
 
     Raises:
         CommandError: nft or the kernel refused one; nothing was changed.
     """
-    # Not by standard input: nft opens /dev/stdin again, which fails when that is a socket, as under uvloop.
+    # Not on standard input: nft opens /dev/stdin again, which fails if that is a socket, as under uvloop.
     with os.fdopen(os.memfd_create("nft batch"), "wb") as batch:
         batch.write(json.dumps({"nftables": list(commands)}).encode())
         batch.flush()
@@ -30,7 +30,7 @@ async def apply_batch(commands: Sequence[NftCommand], *, namespace: str | None =
 
 
 async def list_tables(*, namespace: str | None = None) -> set[str]:
-    """Names of all tables of the family `inet`."""
+    """Return the names of all tables of the family `inet`."""
     listing = json.loads(await _nft(["list", "tables", "inet"], namespace))
     objects = cast("list[dict[str, dict[str, str]]]", listing["nftables"])
     return {entry["table"]["name"] for entry in objects if "table" in entry}

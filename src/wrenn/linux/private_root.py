@@ -1,8 +1,9 @@
-"""A root file system for confined processes that holds a few files of the host and nothing else.
+"""A root file system for confined processes that contains a few files of the host and nothing else.
 
-It is a mount namespace that only this process refers to, by a descriptor: a read-only tmpfs in which each file is a read-only
-bind mount of its own. Nothing of it can be seen in the host's mount table, and it is gone when the last process that uses it
-has ended. Each confined process gets a copy of the namespace (`spawn.py`), so none can see another's mounts.
+It is a mount namespace to which only this process has a descriptor: a read-only tmpfs in which each file is a
+read-only bind mount. It does not appear in the host's mount table, and disappears when the last process that
+uses it has ended. Each confined process gets a copy of the namespace (`spawn.py`), so none can see another's
+mounts.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _LIST_TIMEOUT_S: Final = 10.0
 _LISTED: Final = re.compile(r"(/\S+) \(0x[0-9a-f]+\)")
 _TMPFS_OPTIONS: Final = b"mode=0755,size=1m,nr_inodes=4k"
 _STAGING: Final = Path("/sys")
-"""Where the root is assembled, in a namespace of its own: a folder that every machine has and no program lies in."""
+"""Where the root is assembled, in a separate mount namespace: a folder that exists on every machine and
+contains no programs."""
 _PER_FILE: Final = syscalls.MS_RDONLY | syscalls.MS_NOSUID
 _BIND: Final = syscalls.MS_REMOUNT | syscalls.MS_BIND
 
@@ -43,8 +45,8 @@ class RootFile:
     """A file in the root.
 
     Attributes:
-        path: where it is, both on the host and in the root.
-        source: the file on the host, when it is called otherwise there.
+        path: path on the host and in the root.
+        source: path on the host, if it differs.
         device: a device node, which the process may open.
     """
 
@@ -54,25 +56,26 @@ class RootFile:
 
 
 class PrivateRoot:
-    """The mount namespace with the root. Closed by `close`, or when nothing refers to it any more."""
+    """A mount namespace with the root file system. Closed by `close`, or when it is garbage-collected."""
 
     def __init__(self, namespace: int, library_path: str, shell: Path) -> None:
         self.namespace = namespace
         self.library_path = library_path
-        """Value of LD_LIBRARY_PATH for programs in it: there is no cache of the dynamic loader."""
+        """Value of LD_LIBRARY_PATH for programs in it: the root has no cache of the dynamic loader."""
         self.shell = shell
         self._close = weakref.finalize(self, os.close, namespace)
 
     def close(self) -> None:
-        """Let go of it; processes that run in it keep their copies."""
+        """Close the descriptor; processes that run in the root have their own copies."""
         self._close()
 
 
 async def build_private_root(programs: Sequence[Path], *, files: Iterable[RootFile] = ()) -> PrivateRoot:
-    """A root with the programs (or loadable modules), their shared libraries, and `files`.
+    """Create a root with the programs (or loadable modules), their shared libraries, and `files`.
 
     Raises:
-        CommandError: the dynamic loader does not list the libraries of a program, or the kernel refuses a mount.
+        CommandError: the dynamic loader does not list the libraries of a program, or the kernel refuses a
+            mount.
     """
     loaded = (SHELL, *programs)
     lists = await asyncio.gather(*(_libraries(program) for program in loaded))
@@ -95,13 +98,13 @@ async def _libraries(program: Path) -> list[Path]:
 
 
 def in_own_thread(work: Callable[[], T]) -> Future[T]:
-    """Run `work` in a thread that may change its namespaces and credentials, since it ends afterwards."""
+    """Run `work` in a new thread, which may change its namespaces and credentials because it ends afterwards."""
     outcome: Future[T] = Future()
 
     def body() -> None:
         try:
             outcome.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - it is raised again where the outcome is read
+        except BaseException as error:  # noqa: BLE001 - raised again where the outcome is read
             outcome.set_exception(error)
 
     threading.Thread(target=body, name="confinement", daemon=True).start()
@@ -109,7 +112,7 @@ def in_own_thread(work: Callable[[], T]) -> Future[T]:
 
 
 def _canonical(path: Path) -> Path:
-    """The path without symbolic links in its folders; the name stays, since the loader looks for it."""
+    """Resolve symbolic links in the folders of the path, but not the file name, by which the loader looks for it."""
     return path.parent.resolve() / path.name
 
 
@@ -139,7 +142,7 @@ def _inside(path: Path) -> Path:
 
 
 def _add_links(contents: Iterable[RootFile]) -> None:
-    """Make the symbolic links of the host's top folder, such as `/lib64`, that lead to any of the files."""
+    """Create the host's top-level symbolic links, such as `/lib64`, that lead to any of the files."""
     for top in sorted({file.path.parts[1] for file in contents}):
         host = Path("/", top)
         if host.is_symlink():

@@ -1,4 +1,4 @@
-"""Processes that are not our children: named by pid and start time, awaited and signalled through a pidfd."""
+"""Processes that are not our children: identified by pid and start time, awaited and signalled through a pidfd."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class ProcessRef:
-    """One process for ever: a pid is used again, a pid with its start time is not.
+    """A unique reference to a process: pids are reused, but not together with the same start time.
 
     Attributes:
         pid: process id in the root pid namespace.
@@ -24,28 +24,28 @@ class ProcessRef:
 
     @classmethod
     def of(cls, pid: int) -> ProcessRef | None:
-        """The reference of a living process, or None when there is none (a zombie counts as none)."""
+        """Return the reference of a running process, or None if it does not exist or is a zombie."""
         seen = _stat(pid)
         return None if seen is None or seen[0] in "ZX" else cls(pid, seen[1])
 
     def is_alive(self) -> bool:
-        """Whether this very process still runs."""
+        """Whether this process is still running."""
         return ProcessRef.of(self.pid) == self
 
     def open_pidfd(self) -> int | None:
-        """A pidfd of this very process, a zombie too, or None when it is gone. The caller closes it."""
+        """Open a pidfd of this process, or return None if it no longer exists. Zombies have one. The caller closes it."""
         try:
             fd = os.pidfd_open(self.pid)
         except ProcessLookupError:
             return None
         seen = _stat(self.pid)
         if seen is not None and seen[1] == self.start_ticks:
-            return fd  # checked after opening: from here on the descriptor cannot mean another process
+            return fd  # checked after opening: from here on the descriptor cannot refer to another process
         os.close(fd)
         return None
 
     def kill(self) -> None:
-        """Send SIGKILL; a process that is gone is fine."""
+        """Send SIGKILL. Does nothing if the process no longer exists."""
         fd = self.open_pidfd()
         if fd is None:
             return
@@ -56,10 +56,10 @@ class ProcessRef:
             os.close(fd)
 
     async def wait_exit(self) -> int | None:
-        """Return when the process has ended; reaps it if it is our child. Waits without limit: give a deadline.
+        """Wait until the process has ended, and reap it if it is our child. There is no time limit: set a deadline.
 
-        Returns its exit code, or minus the number of the signal that ended it; None when it is not our child or somebody
-        else has reaped it.
+        Returns its exit code, or minus the number of the signal that terminated it. Returns None if it is not
+        our child or was reaped by somebody else.
         """
         fd = self.open_pidfd()
         if fd is None:
@@ -72,7 +72,8 @@ class ProcessRef:
         finally:
             loop.remove_reader(fd)
             os.close(fd)
-        # Only now: the leader of a process is a zombie before its last thread has ended, and cannot be reaped yet.
+        # Only now: the main thread of a process becomes a zombie before its last thread has ended, and cannot
+        # be reaped before that.
         with contextlib.suppress(ChildProcessError):
             pid, status = os.waitpid(self.pid, os.WNOHANG)  # noqa: ASYNC222 - does not block
             return os.waitstatus_to_exitcode(status) if pid == self.pid else None
@@ -85,16 +86,16 @@ def _stat(pid: int) -> tuple[str, int] | None:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The command name is in parentheses and may hold anything, also parentheses.
+    # The command name is in parentheses and may contain any characters, including parentheses.
     fields = stat[stat.rindex(")") + 2 :].split()
     return fields[0], int(fields[19])
 
 
 async def kill_and_wait(process: ProcessRef, *, timeout_s: float) -> None:
-    """End the process with SIGKILL and wait until it is gone.
+    """Send SIGKILL to the process and wait until it has ended.
 
     Raises:
-        TimeoutError: it did not go (a process in uninterruptible sleep).
+        TimeoutError: it did not end (a process in uninterruptible sleep).
     """
     process.kill()
     async with asyncio.timeout(timeout_s):

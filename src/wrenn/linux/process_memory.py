@@ -1,7 +1,7 @@
-"""A mapping in another process: which of its pages are that process's own, and their content both ways.
+"""Reads and writes a memory mapping of another process, and finds the pages that it has modified.
 
-Of a private mapping of a file, the pages that the process has written are its own (anonymous); all others are still the
-file's. Kernel documentation: admin-guide/mm/pagemap. Needs CAP_SYS_PTRACE.
+In a private mapping of a file, the pages that the process has written are anonymous; all others still belong
+to the file. Kernel documentation: admin-guide/mm/pagemap. Needs CAP_SYS_PTRACE.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from wrenn.base.units import PAGE_B
 
 PageRuns = NDArray[np.int64]
-"""Rows of (first page, count), in ascending order, none touching the next."""
+"""Rows of (first page, count), in ascending order and not adjacent."""
 
 _IOV_MAX: Final = 1024
 _PAGEMAP_SCAN: Final = 0xC0606610
@@ -34,7 +34,7 @@ _IS_PRESENT: Final = 1 << 3
 _IS_SWAPPED: Final = 1 << 4
 _ENTRY_FILE: Final = np.uint64(1 << 61)
 _ENTRY_THERE: Final = np.uint64(3 << 62)
-"""Present or swapped, in an entry of pagemap."""
+"""The bits for present or swapped in an entry of pagemap."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 for _call in (_libc.process_vm_readv, _libc.process_vm_writev):
@@ -58,10 +58,10 @@ class ProcessMemory:
         return self.size_b // PAGE_B
 
     def own_pages(self) -> PageRuns:
-        """The pages that differ from the mapped file, or may.
+        """Return the pages that differ, or may differ, from the mapped file.
 
         Raises:
-            OSError: the process is gone.
+            OSError: the process has ended.
         """
         with Path(f"/proc/{self.pid}/pagemap").open("rb", buffering=0) as pagemap:
             try:
@@ -72,18 +72,18 @@ class ProcessMemory:
                 return read_pagemap(pagemap.fileno(), self)
 
     def read(self, runs: PageRuns, into: NDArray[np.uint8]) -> None:
-        """Read the pages of `runs`, one after the other, into the start of `into`.
+        """Read the pages of `runs` consecutively into the start of `into`.
 
         Raises:
-            OSError: the process is gone.
+            OSError: the process has ended.
         """
         self._move(_libc.process_vm_readv, runs, into)
 
     def write(self, runs: PageRuns, content: NDArray[np.uint8]) -> None:
-        """Write the start of `content` to the pages of `runs`, one after the other.
+        """Write the start of `content` consecutively to the pages of `runs`.
 
         Raises:
-            OSError: the process is gone.
+            OSError: the process has ended.
         """
         self._move(_libc.process_vm_writev, runs, content)
 
@@ -105,7 +105,7 @@ class ProcessMemory:
 
 
 def find_mapping(pid: int, name: str) -> ProcessMemory | None:
-    """The mapping of files whose path begins with `name`, as one piece; None when there is none (yet)."""
+    """Return the mapping of files whose path begins with `name`, as one range; None if there is none (yet)."""
     first = last = 0
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
         fields = line.split(maxsplit=5)
@@ -116,7 +116,7 @@ def find_mapping(pid: int, name: str) -> ProcessMemory | None:
 
 
 def _scan(pagemap: int, memory: ProcessMemory) -> PageRuns:
-    """By PAGEMAP_SCAN, which looks only at what is there."""
+    """Find modified pages by PAGEMAP_SCAN, which skips unpopulated ranges."""
     found: list[NDArray[np.int64]] = []
     regions = np.empty((_SCAN_REGIONS, 3), dtype=np.uint64)
     start, end = memory.address, memory.address + memory.size_b
@@ -137,14 +137,14 @@ def _scan(pagemap: int, memory: ProcessMemory) -> PageRuns:
 
 
 def read_pagemap(pagemap: int, memory: ProcessMemory) -> PageRuns:
-    """By reading every entry, for kernels without PAGEMAP_SCAN."""
+    """Find modified pages by reading every entry, for kernels without PAGEMAP_SCAN."""
     raw = os.pread(pagemap, memory.pages * 8, memory.address // PAGE_B * 8)
     entries = np.frombuffer(raw, dtype=np.uint64)
     return runs_of(np.flatnonzero(((entries & _ENTRY_THERE) != 0) & ((entries & _ENTRY_FILE) == 0)))
 
 
 def runs_of(pages: NDArray[np.int64]) -> PageRuns:
-    """Ascending page numbers as runs."""
+    """Convert ascending page numbers to runs."""
     if not len(pages):
         return np.empty((0, 2), dtype=np.int64)
     starts = np.flatnonzero(np.diff(pages, prepend=pages[0] - 2) != 1)
@@ -153,7 +153,7 @@ def runs_of(pages: NDArray[np.int64]) -> PageRuns:
 
 
 def pages_of(runs: PageRuns) -> NDArray[np.int64]:
-    """Runs as page numbers."""
+    """Convert runs to page numbers."""
     total = int(runs[:, 1].sum())
     offsets = np.repeat(runs[:, 0] - np.concatenate(([0], np.cumsum(runs[:, 1])[:-1])), runs[:, 1])
     return offsets + np.arange(total, dtype=np.int64)

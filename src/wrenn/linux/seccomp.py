@@ -1,8 +1,8 @@
-"""System calls that a confined process has no use for, refused by the kernel.
+"""A seccomp filter that denies system calls which a confined process does not need.
 
-A list of what is denied, not of what is allowed: it comes on top of the filter that QEMU installs itself, and closes the
-interfaces that have most often led from an unprivileged process into the kernel. A process that makes a call of `_DEADLY` is
-ended with SIGSYS, and the kernel logs it; those of `_REFUSED` fail, since libraries try them and can do without.
+It is a deny list on top of the filter that QEMU installs itself, and closes the interfaces through which
+unprivileged processes have most often attacked the kernel. A process that makes a call in `_KILLED` is killed
+with SIGSYS, and the kernel logs it; calls in `_DENIED` fail, because libraries try them and can do without.
 Numbers are those of x86-64.
 """
 
@@ -14,7 +14,7 @@ from typing import Final
 
 from wrenn.linux import syscalls
 
-_DEADLY: Final = {
+_KILLED: Final = {
     "ptrace": 101, "syslog": 103, "mknod": 133, "pivot_root": 155, "chroot": 161, "acct": 163, "settimeofday": 164,
     "mount": 165, "umount2": 166, "swapon": 167, "swapoff": 168, "reboot": 169, "sethostname": 170,
     "setdomainname": 171, "iopl": 172, "ioperm": 173, "init_module": 175, "delete_module": 176, "quotactl": 179,
@@ -25,17 +25,18 @@ _DEADLY: Final = {
     "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433, "pidfd_open": 434, "pidfd_getfd": 438,
     "mount_setattr": 442, "quotactl_fd": 443,
 }  # fmt: skip
-_REFUSED: Final = {
-    "socket": (41, errno.EACCES),  # all that a VMM talks over, it inherits
+_DENIED: Final = {
+    "socket": (41, errno.EACCES),  # a VMM inherits all sockets that it uses
     "io_uring_setup": (425, errno.ENOSYS),
     "clone3": (
         435,
         errno.ENOSYS,
-    ),  # its flags lie in memory, where no filter sees them; libraries use `clone` then
+    ),  # its flags are in memory, which filters cannot read; libraries fall back to `clone`
 }
 _CLONE: Final = 56
 _NEW_NAMESPACES: Final = 0x7E02_0000
-"""Flags of `clone` for namespaces of a mount, cgroup, uts, ipc, user, pid or net kind: deadly too. One of users gives all rights."""
+"""Flags of `clone` that create a mount, cgroup, uts, ipc, user, pid or net namespace. They are deadly too: a
+user namespace grants all capabilities."""
 
 _ARCH_X86_64: Final = 0xC000003E
 _X32: Final = 0x40000000
@@ -53,9 +54,9 @@ _FIRST_ARGUMENT_OFFSET: Final = 16
 
 
 def deny_unused_calls() -> None:
-    """Install the filter in the calling thread; what it executes keeps it. Needs `no_new_privs` or CAP_SYS_ADMIN.
+    """Install the filter in the calling thread; programs that it executes inherit it. Needs `no_new_privs` or CAP_SYS_ADMIN.
 
-    The thread itself is bound by it too: a call of `_DEADLY` would end the whole process.
+    It applies to the thread itself too: a call in `_KILLED` would kill the whole process.
     """
     syscalls.add_seccomp_filter(_program())
 
@@ -69,8 +70,8 @@ def _program() -> bytes:
         (_JUMP_GREATER_EQUAL, 0, 1, _X32),
         (_RETURN, 0, 0, _KILL),
     ]
-    actions = [(number, _KILL) for number in _DEADLY.values()]
-    actions += [(number, _ERRNO | code) for number, code in _REFUSED.values()]
+    actions = [(number, _KILL) for number in _KILLED.values()]
+    actions += [(number, _ERRNO | code) for number, code in _DENIED.values()]
     for number, action in actions:
         code += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, action)]
     code += [

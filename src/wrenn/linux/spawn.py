@@ -1,9 +1,10 @@
-"""Start a confined process that outlives us.
+"""Starts a confined process that outlives us.
 
-A thread of its own takes on the new process's namespaces and user, so that the process is born in them, as process 1 of its pid
-namespace and as our child: no helper runs beside it, and its pid on the host is known. It begins as a shell that waits at a
-gate (its standard input). Before the gate is opened the process is put into its cgroups and finds its own descriptors under
-`/proc/self/fd`, and the shell is taken out of its root. If we die before that, the shell reads the end of the file and ends.
+A new thread enters the new namespaces and changes its user, so that the process is created inside them, as
+process 1 of its pid namespace and as our child: no helper process is needed, and its pid on the host is
+known. It starts as a shell that waits for end of file on its standard input. Meanwhile the process is put
+into its cgroups, gets its own descriptors below `/proc/self/fd`, and the shell is removed from its root. If
+we die before that, the shell reads the end of the file and exits.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from wrenn.linux.process import ProcessRef
 _WAIT_AND_EXEC: Final = (
     'ulimit -c 0; ulimit -n 1024; ulimit -f "$1"; shift; trap "" XFSZ; read -r gate || exit 125; exec "$@"'
 )
-"""A write past the limit of file sizes fails instead of ending the process."""
+"""A write beyond the file size limit fails instead of terminating the process."""
 _FILE_BLOCK_B: Final = 512
-"""In which a shell counts file sizes."""
+"""Unit in which a shell counts file sizes."""
 _FILE_LIMIT: Final = "Max file size"
-"""How the line with the limit begins in /proc/PID/limits; its soft and its hard value follow."""
+"""Start of the line with the limit in /proc/PID/limits; its soft and hard values follow."""
 _HOST_NAME: Final = b"vmm"
 _OOM_SCORE: Final = 500
-"""When the machine runs out of memory a VMM is ended rather than the agent or the database (-1000 to 1000)."""
+"""If the machine runs out of memory, a VMM is killed rather than the agent or the database (-1000 to 1000)."""
 _DESCRIPTORS_MOUNT: Final = (
     syscalls.MS_REMOUNT
     | syscalls.MS_BIND
@@ -44,8 +45,8 @@ _DESCRIPTORS_MOUNT: Final = (
     | syscalls.MS_NOEXEC
 )
 _NAMESPACES: Final = (
-    syscalls.CLONE_FS  # or the thread may not change its mount namespace
-    | syscalls.CLONE_FILES  # so that nothing is inherited but what is meant to be
+    syscalls.CLONE_FS  # otherwise the thread could not change its mount namespace
+    | syscalls.CLONE_FILES  # so that only the intended descriptors are inherited
     | syscalls.CLONE_NEWNET
     | syscalls.CLONE_NEWIPC
     | syscalls.CLONE_NEWUTS
@@ -55,13 +56,13 @@ _NAMESPACES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """What the process may be and take.
+    """Credentials and limits of the process.
 
     Attributes:
-        uid: user and group it runs as; no two VMMs share one, so that none may signal or trace another.
-        cgroup_procs: `cgroup.procs` files of the groups it joins before it runs.
-        file_size_b: bytes up to which it may make a file larger; 0: no limit.
-        groups: further groups of its user: those of devices that it must open itself.
+        uid: user and group id; no two VMMs share one, so that none can signal or trace another.
+        cgroup_procs: `cgroup.procs` files of the groups that it joins before it runs.
+        file_size_b: file size limit (RLIMIT_FSIZE) in bytes; 0: no limit.
+        groups: supplementary groups: those of devices that it must open itself.
     """
 
     uid: int
@@ -75,8 +76,8 @@ def spawn_confined(
 ) -> ProcessRef:
     """Start `argv` (absolute program path first) in its own session; output goes to `log`.
 
-    Its root file system is a copy of `root`. It has new mount, pid, network, IPC and UTS namespaces, no capabilities, and
-    `no_new_privs`. Returns at once: that the program runs does not mean that it did not fail.
+    Its root file system is a copy of `root`. It has new mount, pid, network, IPC and UTS namespaces, no
+    capabilities, and `no_new_privs`. Returns at once: the program may still fail afterwards.
 
     Raises:
         CommandError: it could not be started.
@@ -87,11 +88,11 @@ def spawn_confined(
         opened.callback(os.close, log_fd)
         gate, opener = os.pipe2(os.O_CLOEXEC)
         opened.callback(os.close, gate)
-        # Closed on every way out: a shell that still waits ends then.
+        # Closed on every path: a shell that still waits exits then.
         opened.callback(os.close, opener)
-        birth = _Birth(argv, root, confinement, pass_fds, gate, log_fd)
+        start = _ConfinedStart(argv, root, confinement, pass_fds, gate, log_fd)
         try:
-            pid = in_own_thread(birth.run).result()
+            pid = in_own_thread(start.run).result()
         except OSError as error:
             raise CommandError(f"{name} could not be started.", context={"argv": list(argv)}) from error
         try:
@@ -112,9 +113,9 @@ def spawn_confined(
 
 
 def raise_file_limit(pid: int, size_b: int) -> bool:
-    """Let the process make files of this size; whether it may now. One that has ended is fine.
+    """Raise the file size limit of the process to `size_b`; return whether it has it now. True for a process that has ended.
 
-    To raise a limit takes CAP_SYS_RESOURCE, which root lacks in some containers.
+    Raising a hard limit needs CAP_SYS_RESOURCE, which root lacks in some containers.
     """
     try:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (size_b, size_b))
@@ -126,7 +127,7 @@ def raise_file_limit(pid: int, size_b: int) -> bool:
 
 
 def file_limit_of(pid: int) -> float:
-    """Size up to which the process may make a file larger; infinite also for one that has ended."""
+    """Return the file size limit of the process; infinity for one that has ended."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for line in Path(f"/proc/{pid}/limits").read_text().splitlines():
             if line.startswith(_FILE_LIMIT):
@@ -142,8 +143,8 @@ def _limit(pid: int, confinement: Confinement) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Birth:
-    """The work of the thread that becomes what the new process is to be."""
+class _ConfinedStart:
+    """The work of the thread that enters the namespaces and starts the process."""
 
     argv: Sequence[str]
     root: PrivateRoot
@@ -153,7 +154,7 @@ class _Birth:
     log: int
 
     def run(self) -> int:
-        """Start the process and return its pid; it waits at the gate."""
+        """Start the process and return its pid. It waits for end of file on its standard input."""
         syscalls.unshare(_NAMESPACES)
         kept = {0, 1, 2, self.gate, self.log, self.root.namespace, *self.pass_fds}
         syscalls.close_all_but(kept)
@@ -161,7 +162,7 @@ class _Birth:
             os.set_inheritable(descriptor, True)  # noqa: FBT003 - the standard library's signature
         syscalls.set_host_name(_HOST_NAME)
         uid = self.confinement.uid
-        syscalls.give_up_privileges_at_exec(uid, uid, self.confinement.groups)
+        syscalls.drop_privileges_at_exec(uid, uid, self.confinement.groups)
         syscalls.setns(self.root.namespace, syscalls.CLONE_NEWNS)
         syscalls.unshare(syscalls.CLONE_NEWNS)
         seccomp.deny_unused_calls()
@@ -172,8 +173,9 @@ class _Birth:
     def _start_shell(self) -> subprocess.Popen[bytes]:
         file_size_b = self.confinement.file_size_b
         file_blocks = str(-(-file_size_b // _FILE_BLOCK_B)) if file_size_b else "unlimited"
-        # Not asyncio's: its child watcher would reap the process, and we wait by pidfd also for those we adopted. Without
-        # `user=` Python starts it by vfork: no copy of our memory ever belongs to the new user.
+        # Not asyncio's: its child watcher would reap the process, and we wait by pidfd also for adopted
+        # processes. Without `user=` Python starts it by vfork: no copy of our memory ever belongs to the new
+        # user.
         return subprocess.Popen(
             [str(self.root.shell), "-c", _WAIT_AND_EXEC, "spawn", file_blocks, *self.argv],
             stdin=self.gate,
@@ -186,7 +188,7 @@ class _Birth:
 
 
 def _finish_root(pid: int, root: PrivateRoot) -> None:
-    """Let the process find its own descriptors by path, and take the shell away. In a thread of its own."""
+    """Let the process find its own descriptors by path, and remove the shell. Call in a new thread."""
     syscalls.unshare(syscalls.CLONE_FS)
     own = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:

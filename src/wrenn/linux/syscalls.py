@@ -1,7 +1,7 @@
-"""System calls that Python has no function for: namespaces, mounts and the credentials of one thread.
+"""System calls for which Python has no function: namespaces, mounts and the credentials of one thread.
 
-Each raises OSError when the kernel refuses it. Unlike the C library's, those that change credentials change only the calling
-thread, which should therefore end soon. Numbers are those of x86-64.
+Each raises OSError if the kernel refuses it. Unlike those of the C library, the functions that change
+credentials change only the calling thread, which should therefore end soon. Numbers are those of x86-64.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _libc.syscall.restype = ctypes.c_long
 
 
 def unshare(flags: int) -> None:
-    """Give the calling thread new namespaces of the kinds in `flags`."""
+    """Move the calling thread into new namespaces of the types in `flags`."""
     _check(_libc.unshare(flags))
 
 
@@ -78,26 +78,27 @@ def mount(
     filesystem: bytes = b"none",
     options: bytes | None = None,
 ) -> None:
-    """Attach a file system, bind a file, or change the flags of a mount."""
+    """Mount a file system, bind a file, or change the flags of a mount."""
     _check(_libc.mount(source, os.fsencode(target), filesystem, ctypes.c_ulong(flags), options))
 
 
 def unmount(target: Path | str) -> None:
-    """Take a mount out of the tree at once; the kernel frees it when nothing uses it any more."""
+    """Detach a mount at once; the kernel frees it when it is no longer in use."""
     _check(_libc.umount2(os.fsencode(target), MNT_DETACH))
 
 
 def change_root(new_root: Path | str) -> None:
     """Make a mount the root of the calling thread's mount namespace, and unmount everything else there."""
     os.chdir(new_root)
-    # With both arguments the same, the old root ends up on top of the new one and can be unmounted without a folder for it.
+    # With both arguments equal, the old root is mounted on top of the new one and can be unmounted without a
+    # folder for it.
     _check(_libc.syscall(_SYS_PIVOT_ROOT, b".", b"."))
     unmount(".")
     os.chdir("/")
 
 
 def clone_mount(path: Path | str) -> int:
-    """A detached copy of what is mounted at `path`, or of a folder within it. The caller closes the descriptor."""
+    """Return a detached copy of the mount at `path`, or of a folder within it. The caller closes the descriptor."""
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
     return _check(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags))
 
@@ -109,12 +110,12 @@ def attach_mount(detached: int, target: Path | str) -> None:
 
 
 def set_host_name(name: bytes) -> None:
-    """Name the UTS namespace of the calling thread."""
+    """Set the host name in the UTS namespace of the calling thread."""
     _check(_libc.syscall(_SYS_SETHOSTNAME, name, len(name)))
 
 
 def close_all_but(kept: Iterable[int]) -> None:
-    """Close every descriptor of the calling thread, which must have its own table (CLONE_FILES), but `kept`."""
+    """Close every descriptor of the calling thread except `kept`. The thread must have its own descriptor table (CLONE_FILES)."""
     first = 0
     for descriptor in (*sorted(kept), _LAST_DESCRIPTOR):
         if descriptor > first:
@@ -123,10 +124,10 @@ def close_all_but(kept: Iterable[int]) -> None:
         first = descriptor + 1
 
 
-def give_up_privileges_at_exec(uid: int, gid: int, groups: Sequence[int]) -> None:
-    """Have what the calling thread executes run as this user, without any capability and without a way to gain one.
+def drop_privileges_at_exec(uid: int, gid: int, groups: Sequence[int]) -> None:
+    """Make programs that the calling thread executes run as this user, without capabilities and unable to gain any.
 
-    The thread itself keeps its capabilities. The kernel makes the whole process undumpable as a side effect.
+    The thread itself keeps its capabilities. As a side effect the kernel makes the whole process undumpable.
     """
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
     for capability in range(last + 1):
@@ -140,7 +141,7 @@ def give_up_privileges_at_exec(uid: int, gid: int, groups: Sequence[int]) -> Non
 
 
 def add_seccomp_filter(program: bytes) -> None:
-    """Install a classic BPF program as a filter of the calling thread's system calls; the kernel logs what it refuses."""
+    """Install a classic BPF program as a seccomp filter of the calling thread; the kernel logs the calls that it denies."""
     code = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("=H6xQ", len(program) // _BPF_INSTRUCTION_B, ctypes.addressof(code))
     arguments = (_SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_LOG, header)

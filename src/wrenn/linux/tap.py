@@ -1,4 +1,4 @@
-"""Tap devices: made once in a namespace, kept by the kernel, and handed to a VMM as an open descriptor."""
+"""Tap devices: created once in a namespace, persistent, and passed to a VMM as an open descriptor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _IFREQ: Final = struct.Struct("16sH22x")
 
 
 async def create_tap(namespace: str, name: str, *, uid: int, gid: int) -> None:
-    """Make a tap with one queue and virtio headers that stays until removed and that only `uid` and `gid` may open.
+    """Create a persistent tap with one queue and virtio headers that only `uid` and `gid` may open.
 
     Raises:
         KernelError: the name is taken, or the machine has no `/dev/net/tun`.
@@ -31,10 +31,10 @@ async def create_tap(namespace: str, name: str, *, uid: int, gid: int) -> None:
 
 
 def open_tap(namespace: str, name: str) -> int:
-    """A descriptor for frames of the tap `name` in `namespace`, close-on-exec; the caller closes it.
+    """Open the tap `name` in `namespace` with close-on-exec; the caller closes the descriptor.
 
     Raises:
-        KernelError: no such namespace or tap, or somebody has it open.
+        KernelError: no such namespace or tap, or it is already open.
     """
     return start_in_namespace(namespace, partial(_open, name)).result()
 
@@ -54,7 +54,7 @@ def _create(name: str, uid: int, gid: int) -> None:
 
 def _open(name: str) -> int:
     try:
-        socket.if_nametoindex(name)  # attaching to a name that does not exist would make a tap of that name
+        socket.if_nametoindex(name)  # attaching to a missing name would create a tap of that name
         return _attach(name)
     except OSError as error:
         raise KernelError(f"The tap {name} could not be opened: {error.strerror}.") from error

@@ -1,7 +1,7 @@
-"""Blocking work that a stopped VM waits for: in threads of its own, and never left behind by a cancellation.
+"""Runs blocking work for a stopped VM in a separate thread pool, and always waits for its end despite cancellation.
 
-Slow work that nobody waits for (flushes, removals of folders) fills the event loop's own threads; a VM that stands still must
-not wait for that.
+Slow work in the background (flushes, removals of folders) may fill the event loop's own threads, and a
+stopped VM must not wait for that.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _THREADS: Final = 32
-"""More VMs at once do not start or stop faster: the work is copying."""
+"""More concurrent VMs do not start or stop faster, because the work is copying."""
 _pool: Final = ThreadPoolExecutor(_THREADS, thread_name_prefix="wrenn-vm")
-"""Starts a thread when it first has work."""
+"""Starts its threads on demand."""
 
 
 def start(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> asyncio.Future[_T]:
-    """Begin `work` in a thread. Never cancel the future, which would not stop it: `wait_ended`."""
+    """Start `work` in a thread. Do not cancel the future, which would not stop the work: use `wait_ended`."""
     return asyncio.get_running_loop().run_in_executor(_pool, partial(work, *args, **kwargs))
 
 
 async def wait_ended(future: asyncio.Future[_T]) -> None:
-    """Return when the work has ended, well or not. A cancellation meanwhile is put off: the caller has one to raise."""
+    """Wait until the work has ended, successfully or not. A cancellation meanwhile is swallowed: the caller has one to raise."""
     while not future.done():
         with suppress(asyncio.CancelledError):
             await asyncio.wait({future})
 
 
 async def run_to_end(work: Callable[[], _T], *, drop: Callable[[_T], object] = lambda _result: None) -> _T:
-    """Do `work` in a thread. A cancellation is raised when it has ended, so that what it uses may be closed then.
+    """Run `work` in a thread. A cancellation is raised only after it has ended, so that its resources can be closed then.
 
-    `drop` gets the result that nobody takes after a cancellation.
+    After a cancellation, `drop` is called with the unused result.
     """
     future = start(work)
     try:

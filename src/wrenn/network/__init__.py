@@ -1,4 +1,4 @@
-"""The network of sandboxes: blocks, slots, firewall, egress policy. `docs/design/network.md` draws the packet paths."""
+"""Networking of sandboxes: blocks, slots, firewall, egress policy. `docs/design/network.md` shows the packet paths."""
 
 from wrenn.network.apply import ensure_flow_table
 from wrenn.network.block import (

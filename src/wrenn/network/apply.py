@@ -20,14 +20,14 @@ from wrenn.network.reach import HostReach
 
 
 async def bring_up(plan: SlotPlan) -> None:
-    """Make the slot. On any failure or cancellation nothing of it is left.
+    """Create the slot. On failure or cancellation everything is removed again.
 
     Raises:
         KernelError, CommandError: a step failed.
     """
     async with Undo() as undo:
-        # One way back for all steps, and taken before the first: whatever belongs to the slot lies in its namespace or
-        # hangs on its veth, and removing what is not there does no harm.
+        # One undo step for all steps, pushed before the first: everything of the slot is in its namespace or
+        # attached to its veth, and removing what does not exist is harmless.
         undo.push("remove slot", partial(remove_slot, plan.namespace, plan.host_link))
         await create_namespace(plan.namespace)
         await fault_point("network.slot.after_namespace")
@@ -48,19 +48,20 @@ async def bring_up(plan: SlotPlan) -> None:
 
 
 async def remove_slot(namespace: str, host_link: str) -> None:
-    """Remove a slot, whole or half made, or what is left of it.
+    """Remove a slot, or what exists of a partly created one.
 
-    The veth goes first and at once; the kernel frees a namespace later, and until then its links would hold their names.
+    The veth is removed first, which takes effect at once. The kernel frees a namespace later, and until then
+    the names of its links would be in use.
     """
     await send_all([RemoveLink(host_link)])
     await remove_namespace(namespace)
 
 
 async def ensure_flow_table(table: FlowTable) -> dict[str, str]:
-    """Let the machine track as many connections as `table` has room for; a larger table stays. Returns what was before.
+    """Let the kernel track at least as many connections as `table` requires. Returns the previous values of changed settings.
 
     Raises:
-        KernelError: the kernel does not let us.
+        KernelError: the kernel refuses.
     """
 
     def raise_limits() -> dict[str, str]:
@@ -73,9 +74,9 @@ async def ensure_flow_table(table: FlowTable) -> dict[str, str]:
 async def install_root_table(
     block: Block, reach: HostReach, on_link: Iterable[IPv4Network]
 ) -> dict[str, str]:
-    """Put the block's table in place, or replace it in one step, and let the machine forward IPv4.
+    """Install the block's table, or replace it atomically, and enable IPv4 forwarding.
 
-    Returns the old values of the kernel settings that this changed.
+    Returns the previous values of the kernel settings that this changed.
     """
     await apply_batch(root_table(block, reach, on_link))
     return await in_namespace(None, partial(set_sysctls, FORWARDING))

@@ -1,7 +1,7 @@
-"""A block is one installation's share of the machine's names and addresses: 1 of 16, with 4094 slots.
+"""A block is one installation's share of a machine's names and addresses: 1 of 16, with 4094 slots.
 
-The claim is the file `<run dir>/blocks/<index>`, whose text is the path of the data folder. It lives in `/run`, as the
-namespaces do: after a reboot both are gone.
+An installation claims a block by the file `<run dir>/blocks/<index>`, which contains the path of the data
+folder. It is in `/run`, as the namespaces are: a reboot removes both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from wrenn.base.networks import ALL_SLOTS
 
 BLOCK_COUNT: Final = 16
 SLOT_LIMIT: Final = 4094
-"""Slots 1…4094 of a block: its first and last address stay free, as in any /20."""
+"""Slots 1…4094 of a block: the first and last address are not used, as in any /20."""
 
 _BLOCK_SIZE: Final = ALL_SLOTS.num_addresses // BLOCK_COUNT
 _RUN_DIR: Final = Path("/run/wrenn")
@@ -29,7 +29,7 @@ _RUN_DIR: Final = Path("/run/wrenn")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Names and addresses of one installation. All is computed from the index, so that a sweep needs no records."""
+    """Names and addresses of one installation. All are computed from the index, so that a sweep needs no records."""
 
     index: int
 
@@ -38,21 +38,21 @@ class Block:
 
     @property
     def subnet(self) -> IPv4Network:
-        """The addresses of all its slots."""
+        """The network with the addresses of all its slots."""
         return IPv4Network((int(ALL_SLOTS.network_address) + _BLOCK_SIZE * self.index, 20))
 
     @property
     def table(self) -> str:
-        """Its nft table in the root namespace, family inet."""
+        """Name of its nft table in the root namespace, family inet."""
         return f"wrenn_{self.index}"
 
     @property
     def host_link_prefix(self) -> str:
-        """What the names of all its veths on the host begin with."""
+        """Prefix of the names of all its veths on the host."""
         return f"wr{self.index}v"
 
     def address(self, slot: int) -> IPv4Address:
-        """Where the host finds the sandbox in `slot`."""
+        """The address at which the host reaches the sandbox in `slot`."""
         return self.subnet.network_address + _checked(slot)
 
     def namespace(self, slot: int) -> str:
@@ -60,20 +60,20 @@ class Block:
         return f"wrenn-{self.index}-{_checked(slot)}"
 
     def host_link(self, slot: int) -> str:
-        """Name of the veth's half in the root namespace."""
+        """Name of the end of the slot's veth in the root namespace."""
         return f"{self.host_link_prefix}{_checked(slot)}"
 
     def slot_of(self, name: str) -> int | None:
-        """The slot that a namespace or host link of this name belongs to; None if it is none of this block's."""
+        """Return the slot of a namespace or host link by its name, or None if it is not one of this block."""
         match = re.fullmatch(rf"(?:wrenn-{self.index}-|wr{self.index}v)([1-9]\d{{0,3}})", name)
         slot = int(match[1]) if match else 0
         return slot if 1 <= slot <= SLOT_LIMIT else None
 
 
 def claim_block(data_dir: Path, *, run_dir: Path = _RUN_DIR) -> Block:
-    """The block of the installation in `data_dir`: the one it has, or the first that is free.
+    """Return the block of the installation in `data_dir`, and claim the first free one if it has none.
 
-    A claim whose data folder is gone counts as free.
+    A claim whose data folder no longer exists counts as free.
 
     Raises:
         InvalidRequest: `data_dir` is not a folder.
@@ -98,7 +98,7 @@ def claim_block(data_dir: Path, *, run_dir: Path = _RUN_DIR) -> Block:
 
 
 def find_block(data_dir: Path, *, run_dir: Path = _RUN_DIR) -> Block | None:
-    """The block that the installation in `data_dir` has; None when it has none. Changes nothing."""
+    """Return the block of the installation in `data_dir`, or None if it has none. Changes nothing."""
     owner = data_dir.resolve()
     return next(
         (Block(i) for i, claimant in _read_claims(run_dir / "blocks").items() if claimant == owner), None
@@ -106,7 +106,7 @@ def find_block(data_dir: Path, *, run_dir: Path = _RUN_DIR) -> Block | None:
 
 
 def release_block(data_dir: Path, *, run_dir: Path = _RUN_DIR) -> None:
-    """Give back the block of the installation in `data_dir`; without one this does nothing."""
+    """Release the block of the installation in `data_dir`, if it has one."""
     owner = data_dir.resolve()
     with _locked(run_dir / "blocks") as blocks:
         for index, claimant in _read_claims(blocks).items():
@@ -115,22 +115,23 @@ def release_block(data_dir: Path, *, run_dir: Path = _RUN_DIR) -> None:
 
 
 def vanished_blocks(*, run_dir: Path = _RUN_DIR) -> dict[Block, Path]:
-    """Blocks of installations whose data folder is gone, with what the folder was. Changes nothing."""
+    """Return the blocks whose data folder no longer exists, each with the path of that folder. Changes nothing."""
     claims = _read_claims(run_dir / "blocks")
     return {Block(index): claimant for index, claimant in claims.items() if not claimant.is_dir()}
 
 
 def unclaimed_blocks(*, run_dir: Path = _RUN_DIR) -> list[Block]:
-    """Blocks of no installation."""
+    """Return the blocks that no installation has claimed."""
     claims = _read_claims(run_dir / "blocks")
     return [Block(index) for index in range(BLOCK_COUNT) if index not in claims]
 
 
 @contextmanager
 def reclaiming(block: Block, *, run_dir: Path = _RUN_DIR) -> Generator[bool]:
-    """Take back the block of a vanished installation: within, nobody can claim it; at the end it is free.
+    """Reclaim the block of a vanished installation: nobody can claim it within the context, and it is free afterwards.
 
-    Gives False when its installation is there (again) or it was taken by another; then nothing is done at the end.
+    Yields False if its data folder exists (again) or another installation has claimed the block; then it is
+    not released.
     """
     with _locked(run_dir / "blocks") as blocks:
         claimant = _read_claims(blocks).get(block.index)
@@ -147,7 +148,7 @@ def _checked(slot: int) -> int:
 
 @contextmanager
 def _locked(blocks: Path) -> Generator[Path]:
-    """Hold the lock of the claims' folder; it falls with its process."""
+    """Hold the lock on the folder of claims. The kernel releases it if the process dies."""
     blocks.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(blocks, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -167,7 +168,7 @@ def _read_claims(blocks: Path) -> dict[int, Path]:
 
 
 def _write_claim(claim: Path, owner: Path) -> None:
-    """Replace the claim as a whole: a reader after a crash sees the old one or the new one."""
+    """Replace the claim atomically: after a crash a reader sees either the old or the new one."""
     fresh = claim.with_suffix(".new")
     fresh.write_text(f"{owner}\n")
     fresh.replace(claim)

@@ -1,8 +1,8 @@
-"""The nft rules, as values: one table in each slot's namespace, one in the root namespace. Nothing here acts.
+"""Generates the nft rules: one table in each slot's namespace, one in the root namespace. Nothing is applied here.
 
-The two overlap on purpose. If somebody flushes the root table, the slot's own still keeps a sandbox from other sandboxes,
-metadata services and private networks, and the slot takes no connection that does not come from its host. Only the root table
-knows the host's own addresses and the networks that the host is directly connected to.
+The two overlap on purpose. If somebody flushes the root table, the slot's own table still blocks access to
+other sandboxes, metadata services and private networks, and accepts connections only from the host. Only the
+root table knows the host's own addresses and the networks that the host is directly connected to.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from wrenn.network.reach import HostReach
 
 GUEST: Final = "169.254.0.21"
 HOST_GATEWAY: Final = "169.254.1.1"
-"""The host's address as every slot sees it; the only one that may open connections to a guest."""
+"""The host's address as every slot sees it; the only address that may open connections to a guest."""
 
 TAP: Final = "tap0"
 UPLINK: Final = "eth0"
@@ -37,7 +37,7 @@ _REJECT: Final[_Statement] = {"reject": {"type": "icmpx", "expr": "admin-prohibi
 def slot_table(
     address: IPv4Address, policy: EgressPolicy, reach: HostReach, *, flows: int
 ) -> list[NftCommand]:
-    """Everything inside the namespace of the slot at `address`, replacing what was there. The guest may have so many `flows`."""
+    """Return the commands that replace the table in the namespace of the slot at `address`. `flows` limits the guest's connections."""
     from_guest, to_uplink = _meta("iifname", TAP), _meta("oifname", UPLINK)
     from_uplink, to_guest = _meta("iifname", UPLINK), _meta("oifname", TAP)
     original, reply = _ct("direction", "original"), _ct("direction", "reply")
@@ -66,7 +66,8 @@ def slot_table(
         table.rule("forward", _ct_state("invalid"), _DROP),
         table.rule("forward", from_guest, to_uplink, reply, _ACCEPT),
         table.rule("forward", from_guest, _ct_state("new"), _more_than(flows), _COUNTER, _DROP),
-        # Every packet of what the guest began, not only the first: a stricter policy also ends what is open.
+        # Every packet of a connection that the guest opened, not only the first: a stricter policy closes
+        # existing connections too.
         table.rule("forward", from_guest, to_uplink, original, {"goto": {"target": "egress"}}),
         table.rule("forward", from_uplink, to_guest, reply, _ACCEPT),
         table.rule("forward", from_uplink, to_guest, _ip("saddr", "==", HOST_GATEWAY), _ACCEPT),
@@ -75,13 +76,13 @@ def slot_table(
 
 
 def egress_change(policy: EgressPolicy, reach: HostReach) -> list[NftCommand]:
-    """Put `policy` in force in a slot that has `slot_table`."""
+    """Return the commands that apply `policy` to a slot that has a `slot_table`."""
     table = _Table(SLOT_TABLE)
     return [{"flush": {"chain": table.name_chain("egress")}}, *_egress_rules(policy, reach)]
 
 
 def root_table(block: Block, reach: HostReach, on_link: Iterable[IPv4Network]) -> list[NftCommand]:
-    """The block's table in the root namespace, replacing what was there; connections that are open stay open.
+    """Return the commands that replace the block's table in the root namespace. Established connections are not interrupted.
 
     `on_link`: the networks that the host is directly connected to.
     """
@@ -92,7 +93,8 @@ def root_table(block: Block, reach: HostReach, on_link: Iterable[IPv4Network]) -
     table = _Table(block.table)
     return [
         *table.fresh(),
-        # After conntrack and before any DNAT: a port that the host publishes elsewhere is the host's too.
+        # After conntrack and before any DNAT: a port that the host forwards elsewhere counts as the host's
+        # own.
         table.base_chain("prerouting", "filter", "prerouting", -150),
         table.chain("from_slot"),
         table.rule("prerouting", from_slot, {"goto": {"target": "from_slot"}}),
@@ -127,13 +129,13 @@ def root_table(block: Block, reach: HostReach, on_link: Iterable[IPv4Network]) -
 
 
 def root_table_removal(block: Block) -> list[NftCommand]:
-    """Take the block's table away; not being there is no error."""
+    """Return the commands that remove the block's table. It need not exist."""
     table = {"table": {"family": "inet", "name": block.table}}
     return [{"add": table}, {"delete": table}]
 
 
 def _egress_rules(policy: EgressPolicy, reach: HostReach) -> list[NftCommand]:
-    """First what holds for all sandboxes, then the policy: allowed before denied, `allow_internet` last."""
+    """First the rules for all sandboxes, then the policy: allowed before denied networks, `allow_internet` last."""
     table = _Table(SLOT_TABLE)
     steps = [
         (_to([ALL_SLOTS]), _REJECT),
@@ -150,7 +152,7 @@ def _egress_rules(policy: EgressPolicy, reach: HostReach) -> list[NftCommand]:
 
 
 class _Table:
-    """Commands about one table of the family inet."""
+    """Builds commands for one table of the family inet."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -201,13 +203,13 @@ def _ip(field: str, op: str, value: object) -> _Statement:
 
 
 def _networks(networks: Iterable[IPv4Network]) -> _Statement:
-    # nft refuses a set whose members overlap.
+    # nft rejects a set with overlapping members.
     members = collapse_addresses(networks)
     return {"set": [{"prefix": {"addr": str(net.network_address), "len": net.prefixlen}} for net in members]}
 
 
 def _to(networks: Iterable[IPv4Network]) -> list[tuple[_Statement, ...]]:
-    """What matches destinations in `networks`; none for no networks, since nft takes no empty set."""
+    """Match destinations in `networks`. Returns no match for no networks, since nft rejects empty sets."""
     listed = list(networks)
     return [(_ip("daddr", "==", _networks(listed)),)] if listed else []
 
@@ -232,7 +234,7 @@ def _more_than(flows: int) -> _Statement:
 
 
 def _clamp_segments() -> list[_Statement]:
-    """Guests have an MTU of 1500; the way out may have less, and not every network lets its ICMP through."""
+    """Guests have an MTU of 1500; the path may have a smaller one, and some networks drop the ICMP messages about it."""
     flags = {"&": [{"payload": {"protocol": "tcp", "field": "flags"}}, ["syn", "rst"]]}
     size = {"tcp option": {"name": "maxseg", "field": "size"}}
     return [_match("==", flags, "syn"), {"mangle": {"key": size, "value": {"rt": {"key": "mtu"}}}}]

@@ -1,9 +1,10 @@
-"""How much of the machine's network one sandbox may take, and how many fit into it. Nothing here acts.
+"""Computes the network limits of a sandbox and the size of the host's connection table. Nothing is applied here.
 
-The kernel counts tracked connections in each namespace by itself and compares each count with the one `nf_conntrack_max` of the
-machine; the hash table is shared. A flow that a guest begins counts twice: in its slot's namespace, which takes any number up to that maximum,
-and in the root namespace, together with those of all other sandboxes and the host's own. So each slot's firewall lets a guest have
-`flows`, and the maximum has room for all slots at once beside the host's own.
+The kernel counts tracked connections separately in each namespace and compares each count with the machine's
+single `nf_conntrack_max`; the hash table is shared. A flow from a guest is counted twice: in the namespace of
+its slot, where the only limit is that maximum, and in the root namespace, together with the flows of all
+other sandboxes and of the host. So the firewall of each slot limits its guest to `flows`, and the maximum is
+large enough for all slots at once and the host itself.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ from typing import Final
 from wrenn.network.block import SLOT_LIMIT
 
 HOST_FLOWS: Final = 262_144
-"""Left to the host itself, connections to guests among them: the kernel's usual maximum."""
+"""Flows for the host itself, including its connections to guests: the kernel's usual maximum."""
 _ENTRY_B: Final = 384
-"""An entry with its NAT extension, rounded up by the slab."""
+"""Size of an entry with its NAT extension, rounded up to a slab object."""
 _MEMORY_SHARE: Final = 8
-"""At most an eighth of the machine's memory for a table that is full."""
+"""A full table may take at most an eighth of the machine's memory."""
 _FLOWS_A_BUCKET: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkLimits:
-    """What one sandbox may take.
+    """Network limits of one sandbox.
 
     Attributes:
-        flows: connections, UDP exchanges and half-open connections that its guest began, at once.
+        flows: concurrent connections, UDP flows and half-open connections that the guest opened.
         bit_per_s: in each direction; 0: no limit.
     """
 
@@ -40,9 +41,9 @@ class FlowTable:
     """The connection table that a host needs.
 
     Attributes:
-        slots: sandboxes that it has room for.
-        size: `nf_conntrack_max`.
-        buckets: of its hash table.
+        slots: number of sandboxes that it is sufficient for.
+        size: value of `nf_conntrack_max`.
+        buckets: buckets of its hash table.
     """
 
     slots: int
@@ -51,7 +52,7 @@ class FlowTable:
 
 
 def plan_flow_table(*, memory_b: int, flows: int) -> FlowTable:
-    """The table of a machine with so much memory: for all slots of a block, or for as many as its memory has room for."""
+    """Size the table for all slots of a block, or for as many as fit into its share of `memory_b`."""
     most = memory_b // _MEMORY_SHARE // _ENTRY_B
     slots = max(1, min(SLOT_LIMIT, (most - HOST_FLOWS) // flows))
     size = HOST_FLOWS + slots * flows

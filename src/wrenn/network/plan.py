@@ -1,4 +1,4 @@
-"""What a slot consists of, as values: addresses, kernel settings, netlink requests, firewall. `apply.py` carries it out."""
+"""Describes a slot as values: addresses, kernel settings, netlink requests, firewall. `apply.py` carries it out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from wrenn.network.reach import HostReach
 
 GUEST_MAC: Final = "02:fc:00:00:00:05"
 TAP_MAC: Final = "02:fc:00:00:00:06"
-"""The same in every slot: a restored guest still has this one in its neighbour table."""
+"""The same in every slot: a restored guest still has it in its neighbour table."""
 
 TAP_ADDRESS: Final = "169.254.0.22"
 _TAP_PREFIX: Final = 30
@@ -34,7 +34,8 @@ _TAP_PREFIX: Final = 30
 FORWARDING: Final[Mapping[str, str]] = {"ipv4/ip_forward": "1"}
 _SLOT_SYSCTLS: Final[Mapping[str, str]] = {
     **FORWARDING,
-    # Learn no neighbour from ARP under a foreign address: that table's size is one limit for the whole machine.
+    # Learn no neighbours from ARP requests with foreign addresses: the size of the neighbour table is limited
+    # for the whole machine.
     "ipv4/conf/all/arp_filter": "1",
     "ipv6/conf/all/disable_ipv6": "1",
     "ipv6/conf/default/disable_ipv6": "1",
@@ -46,7 +47,7 @@ NO_RATE: Final = NetworkLimits()
 
 @dataclass(frozen=True, slots=True)
 class SlotPlan:
-    """All that is done to prepare one slot, in the order of the fields."""
+    """All steps that prepare one slot, in the order of the fields."""
 
     namespace: str
     address: IPv4Address
@@ -70,7 +71,7 @@ def plan_slot(
     reach: HostReach | None = None,
     limits: NetworkLimits = NO_RATE,
 ) -> SlotPlan:
-    """The plan of a slot that nobody has yet: its tap is the VMM's, its egress policy the default."""
+    """Plan a new slot: the tap belongs to the VMM's user, and the egress policy is the default."""
     namespace, host_link, address = block.namespace(slot), block.host_link(slot), str(block.address(slot))
     inner_mac, outer_mac = _mac(1, block, slot), _mac(2, block, slot)
     return SlotPlan(
@@ -107,10 +108,10 @@ def plan_slot(
 
 
 def _rate(link: str, limits: NetworkLimits) -> tuple[Request, ...]:
-    """Limits what leaves over `link`: each half of the veth carries one direction."""
+    """Limit the rate of traffic that leaves over `link`: each end of the veth limits one direction."""
     return (LimitRate(link, limits.bit_per_s),) if limits.bit_per_s else ()
 
 
 def _mac(side: int, block: Block, slot: int) -> str:
-    """A locally administered address; nobody has to ask for it, since both sides can compute it."""
+    """Compute a locally administered MAC address. Both sides can compute it, so no ARP is needed."""
     return f"02:fc:{side:02x}:{block.index:02x}:{slot >> 8:02x}:{slot & 0xFF:02x}"

@@ -1,4 +1,4 @@
-"""The egress policy of one sandbox: which of the addresses that its host lets sandboxes reach it may reach."""
+"""The egress policy of one sandbox: which destinations it may reach, within what its host allows."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from wrenn.base.networks import parse_networks
 
 @dataclass(frozen=True, slots=True)
 class EgressPolicy:
-    """A destination in `allow` is reachable; else one in `deny` is not; else `allow_internet` decides.
+    """A destination in `allow` is reachable; otherwise one in `deny` is not; otherwise `allow_internet` decides.
 
-    The default allows everything that the host allows. No policy opens what the host keeps from all its sandboxes: protected
-    destinations (the host, other sandboxes, metadata services) and private networks (`HostReach`).
+    The default allows everything that the host allows. A policy cannot allow what the host blocks for all its
+    sandboxes: protected destinations (the host, other sandboxes, metadata services) and private networks
+    (`HostReach`).
     """
 
     allow_internet: bool = True
@@ -26,7 +27,7 @@ class EgressPolicy:
     def parse(
         cls, *, allow_internet: bool = True, allow: Iterable[str] = (), deny: Iterable[str] = ()
     ) -> Self:
-        """Read a policy whose networks are text.
+        """Parse a policy from text.
 
         Raises:
             InvalidRequest: not an IPv4 address or network, or too many of them.

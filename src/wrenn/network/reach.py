@@ -1,4 +1,4 @@
-"""What the sandboxes of a host may reach at all, before the policy of each of them."""
+"""The destinations that all sandboxes of a host may reach, before their own egress policies apply."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from wrenn.base.networks import PRIVATE_NETWORKS, parse_networks, without
 
 @dataclass(frozen=True, slots=True)
 class HostReach:
-    """The operator's settings: the name servers of the guests, and the private networks that are open to them.
+    """The operator's settings: name servers of the guests, and private networks that guests may reach.
 
     Attributes:
-        name_servers: reachable on port 53 (UDP and TCP) whatever their address, under any policy.
-        allowed: parts of private networks, and of networks that the host is directly connected to, that sandboxes may
-            reach. Protected destinations stay out of reach.
+        name_servers: reachable on port 53 (UDP and TCP) under any policy, even in blocked networks.
+        allowed: parts of private networks, and of networks that the host is directly connected to, that
+            sandboxes may reach. Protected destinations remain blocked.
     """
 
     name_servers: tuple[IPv4Address, ...] = ()
@@ -26,7 +26,7 @@ class HostReach:
 
     @classmethod
     def parse(cls, *, name_servers: str, allowed: str) -> Self:
-        """Read both comma-separated lists.
+        """Parse both comma-separated lists.
 
         Raises:
             InvalidRequest: one is not a list of IPv4 addresses, or of IPv4 networks.
@@ -40,7 +40,7 @@ class HostReach:
         return cls(tuple(dict.fromkeys(servers)), parse_networks(_entries(allowed)))
 
     def blocked(self, on_link: Iterable[IPv4Network] = ()) -> tuple[IPv4Network, ...]:
-        """The private networks and those in `on_link` without what is allowed; disjoint, as an nft set wants them."""
+        """Return private networks and those in `on_link`, minus `allowed`. They are disjoint, as nft requires."""
         return without([*PRIVATE_NETWORKS, *on_link], collapse_addresses(self.allowed))
 
 

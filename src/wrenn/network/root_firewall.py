@@ -1,4 +1,4 @@
-"""The block's table in the root namespace, kept in force: put back when it is gone, replaced when the host's networks change."""
+"""Maintains the block's table in the root namespace: restores it if it was removed, updates it when the host's networks change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wrenn.network.reach import HostReach
 
 
 class RootFirewall:
-    """Installs the table and keeps it. One owner at a time: calls are not to overlap."""
+    """Installs the table and maintains it. Calls must not overlap."""
 
     def __init__(self, block: Block, reach: HostReach) -> None:
         self._block = block
@@ -22,9 +22,9 @@ class RootFirewall:
         self._on_link: frozenset[IPv4Network] = frozenset()
 
     async def install(self) -> dict[str, str]:
-        """Put the table in place, or replace it in one step; open connections stay open.
+        """Install the table, or replace it atomically. Established connections are not interrupted.
 
-        Returns the old values of the kernel settings that this changed.
+        Returns the previous values of the kernel settings that this changed.
         """
         on_link = await self._read_on_link()
         changed = await install_root_table(self._block, self._reach, on_link)
@@ -32,9 +32,9 @@ class RootFirewall:
         return changed
 
     async def ensure(self) -> str | None:
-        """Put the table back if it is gone, or replace it if the host has joined or left a network.
+        """Restore the table if it was removed, or update it if the host has joined or left a network.
 
-        Returns why it was written, or None if it was in force.
+        Returns why it was written, or None if it was up to date.
         """
         if self._block.table not in await list_tables():
             reason = "gone"
@@ -47,5 +47,5 @@ class RootFirewall:
 
     async def _read_on_link(self) -> frozenset[IPv4Network]:
         found = await in_namespace(None, on_link_networks)
-        # The slots' own routes come and go with them, and are protected in any case.
+        # The slots' own routes change with them, and are protected in any case.
         return frozenset(network for network in found if not is_within(network, (ALL_SLOTS,)))

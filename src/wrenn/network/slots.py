@@ -1,7 +1,7 @@
-"""The pool of slots: some are ready ahead of need, each serves one sandbox, and then it is destroyed.
+"""The pool of network slots: some are prepared in advance; each serves one sandbox and is then destroyed.
 
-A slot is never used twice: the conntrack and neighbour state of one sandbox must not meet the next. Its index comes up
-again only after all others of the block.
+A slot is never reused: the conntrack and neighbour state of one sandbox must not affect the next. An index is
+used again only after all others of the block.
 """
 
 from __future__ import annotations
@@ -29,29 +29,30 @@ from wrenn.network.sweep import remove_stray_slots
 _log = logging.getLogger(__name__)
 
 PREPARE_TIMEOUT_S: Final = 20.0
-"""Preparing takes some 30 ms; under the load of many creates at once, less than a second."""
+"""Preparing takes about 30 ms; with many creates at once, less than a second."""
 
 REMOVE_TIMEOUT_S: Final = 20.0
 RETRY_S: Final = 5.0
 FIREWALL_CHECK_S: Final = 10.0
-"""How long the host may be without our table after somebody flushed all rules, and a network that it joins be reachable."""
+"""Longest time that the host is without our table after somebody flushed all rules, or that a newly joined
+network is reachable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One prepared network: a namespace with a tap for the VMM, reached from the host at `address`."""
+    """A prepared network: a namespace with a tap for the VMM, which the host reaches at `address`."""
 
     index: int
     namespace: str
     address: str
 
     def open_tap(self) -> int:
-        """A descriptor of the slot's tap, for one VMM; the caller closes it."""
+        """Open the slot's tap for one VMM. The caller closes the descriptor."""
         return open_tap(self.namespace, TAP)
 
 
 class Slots:
-    """The slots of one block. An index is in one place at a time: taken, ready, being prepared or being removed."""
+    """The slots of one block. An index is in exactly one state: taken, ready, being prepared or being removed."""
 
     def __init__(
         self,
@@ -77,37 +78,37 @@ class Slots:
         self._ready: deque[int] = deque()
         self._preparing: set[int] = set()
         self._removals: dict[int, asyncio.Task[object]] = {}
-        """A removal that failed stays here, so that its index is not handed out; `remove` tries again."""
+        """A failed removal stays here, so that its index is not used again; `remove` retries it."""
         self._last_index = 0
         self._refill_wanted = asyncio.Event()
-        self._keepers = OwnedTasks()
+        self._background = OwnedTasks()
         self._removers = OwnedTasks()
 
     @property
     def taken(self) -> dict[int, str]:
-        """Who has which slot."""
+        """Taken slots with their owners."""
         return dict(self._taken)
 
     @property
     def held(self) -> frozenset[int]:
-        """Every slot that this pool answers for, the free ones too."""
+        """All slots that this pool manages, including the free ones."""
         return frozenset({*self._taken, *self._ready, *self._preparing, *self._removals})
 
     async def start(self, adopted: dict[int, str]) -> None:
-        """Take over the machine: keep the slots in `adopted`, remove all others of the block, begin to prepare new ones.
+        """Adopt the slots in `adopted`, remove all others of the block, and start preparing new ones.
 
-        The firewall is replaced in one step; connections of adopted slots go on.
+        The firewall is replaced atomically; connections of adopted slots are not interrupted.
         """
         for index, owner in adopted.items():
             self.adopt(index, owner)
         if settings_before := await self._firewall.install():
             _log.info("kernel settings changed for good", extra={"before": settings_before})
         await remove_stray_slots(self._block, self._taken)
-        self._keepers.start("prepare network slots", self._refill())
-        self._keepers.start("check firewall", self._keep_firewall())
+        self._background.start("prepare network slots", self._refill())
+        self._background.start("check firewall", self._keep_firewall())
 
     def adopt(self, index: int, owner: str) -> None:
-        """Mark an existing slot as `owner`'s.
+        """Mark an existing slot as taken by `owner`.
 
         Raises:
             Conflict: it is not free.
@@ -117,7 +118,7 @@ class Slots:
         self._taken[index] = owner
 
     async def acquire(self, owner: str) -> Slot:
-        """A fresh slot for `owner`: one that is ready, or else one prepared now. If cancelled, none is taken.
+        """Take a new slot for `owner`: a ready one, or one prepared now. If cancelled, none is taken.
 
         Raises:
             NoCapacity: the block has no free slot.
@@ -129,33 +130,33 @@ class Slots:
         return Slot(index, self._block.namespace(index), str(self._block.address(index)))
 
     async def set_egress(self, index: int, policy: EgressPolicy) -> None:
-        """Put `policy` in force for a taken slot, in one step and for open connections too.
+        """Apply `policy` to a taken slot, atomically and to established connections too.
 
-        A slot begins with the default policy.
+        A slot starts with the default policy.
 
         Raises:
-            NotFound: nobody has this slot.
+            NotFound: the slot is not taken.
         """
         if index not in self._taken:
             raise NotFound(f"Network slot {index} is not in use.")
         await apply_batch(egress_change(policy, self._reach), namespace=self._block.namespace(index))
 
     async def release(self, index: int, owner: str) -> None:
-        """Give a slot back. It is destroyed in the background; `remove` waits for that. Twice is the same as once.
+        """Release a slot. It is destroyed in the background; `remove` waits for that. Idempotent.
 
-        A slot that is somebody else's by now is left alone: a removal may be repeated long after.
+        A slot that has another owner by now is not touched: a release may be repeated much later.
         """
         if self._taken.get(index) == owner:
             del self._taken[index]
             self._start_removal(index)
 
     async def remove(self, index: int, owner: str) -> None:
-        """Give a slot back and wait until nothing of it is left. May be called twice, and again after a failure.
+        """Release a slot and wait until it is destroyed. Idempotent, and can be retried after a failure.
 
-        If cancelled, the removal goes on in the background.
+        If cancelled, the removal continues in the background.
 
         Raises:
-            WrennError: what stood in the way.
+            WrennError: the removal failed.
         """
         await self.release(index, owner)
         removal = self._removals.get(index)
@@ -165,8 +166,8 @@ class Slots:
             await asyncio.shield(removal)
 
     async def close(self) -> None:
-        """Stop preparing and remove the free slots, and the firewall if no slot is taken. Taken ones keep working."""
-        await self._keepers.close()
+        """Stop preparing, remove the free slots, and remove the firewall if no slot is taken. Taken slots keep working."""
+        await self._background.close()
         while self._ready:
             self._start_removal(self._ready.popleft())
         if self._removals:
@@ -219,24 +220,24 @@ class Slots:
         self._refill_wanted.set()
 
     async def _refill(self) -> None:
-        """Keep `ready_target` slots ready, one after the other: a burst of creates must not fight with the refill."""
+        """Keep `ready_target` slots ready. They are prepared one at a time, so that refilling does not slow down a burst of creates."""
         while True:
             self._refill_wanted.clear()
-            patience_s = None
+            retry_s = None
             try:
                 while len(self._ready) < self._ready_target and len(self.held) < self._limit:
                     self._ready.append(await self._prepare())
-            except Exception:  # noqa: BLE001 - the pool must go on; a create that needs a slot meets the error itself
+            except Exception:  # noqa: BLE001 - the pool must go on; a create that needs a slot raises the error itself
                 _log.exception("network slot not prepared", extra={"retry_s": RETRY_S})
-                patience_s = RETRY_S
+                retry_s = RETRY_S
             try:
-                async with asyncio.timeout(patience_s):
+                async with asyncio.timeout(retry_s):
                     await self._refill_wanted.wait()
             except TimeoutError:
                 continue
 
     async def _keep_firewall(self) -> None:
-        """Keep the root table true: a restart of the host's firewall service flushes all rules, and networks come and go."""
+        """Check the root table regularly: a restart of the host's firewall service flushes all rules, and the host may join or leave networks."""
         while True:
             await asyncio.sleep(FIREWALL_CHECK_S)
             try:

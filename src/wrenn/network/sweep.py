@@ -1,4 +1,4 @@
-"""Comparing the machine with what a block should have there. Names are the only records that are needed."""
+"""Finds and removes leftovers of a block on the machine, by their names alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wrenn.network.firewall import root_table_removal
 
 
 async def leftovers(block: Block, owned: Collection[int]) -> list[str]:
-    """Names of the namespaces and veths of `block` whose slot is not in `owned`, and of its table when nobody owns a slot.
+    """Return the namespaces and veths of `block` whose slot is not in `owned`, and its table if no slot is owned.
 
     While an agent runs, `owned` is its `Slots.held`.
     """
@@ -24,14 +24,14 @@ async def leftovers(block: Block, owned: Collection[int]) -> list[str]:
 
 
 async def remove_stray_slots(block: Block, owned: Collection[int]) -> None:
-    """Remove every slot of `block` that is not in `owned`, half ones too."""
+    """Remove every slot of `block` that is not in `owned`, including partly created ones."""
     slots = {slot for name in await leftovers(block, owned) if (slot := block.slot_of(name)) is not None}
     for slot in sorted(slots):
         await remove_slot(block.namespace(slot), block.host_link(slot))
 
 
 async def remove_leftovers(block: Block, owned: Collection[int]) -> list[str]:
-    """Remove what `leftovers` lists, and return it."""
+    """Remove and return what `leftovers` finds."""
     found = await leftovers(block, owned)
     await remove_stray_slots(block, owned)
     if block.table in found:
@@ -40,5 +40,5 @@ async def remove_leftovers(block: Block, owned: Collection[int]) -> list[str]:
 
 
 async def remove_everything(block: Block) -> None:
-    """Remove all slots of `block` and its table. Its VMMs must have ended: a namespace in use outlives its name."""
+    """Remove all slots of `block` and its table. Its VMMs must have ended: a namespace that is in use outlives its name."""
     await remove_leftovers(block, ())

@@ -1,1 +1,1 @@
-"""Messages between processes: versioned, no I/O. `api/` public REST, `host/` control plane and agent, `guest/` agent and envd."""
+"""Messages between processes: versioned, no I/O. `api/`: public REST, `host/`: control plane and agent, `guest/`: agent and envd."""

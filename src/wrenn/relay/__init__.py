@@ -1,8 +1,10 @@
-"""Pass HTTP requests, WebSockets and byte streams on, unchanged and as they come: control plane → agent → guest.
+"""Proxies HTTP requests, WebSockets and byte streams between the control plane, the agent and the guest.
 
-`headers.py` says what belongs to one connection only; `http.py`, `sockets.py` and `streams.py` pass on; `server.py` is
-uvicorn's end of a connection with bounds, `connections.py` the HTTP client's; `pace.py` keeps one guest from using the whole loop. Both sides are taken to be
-hostile: every head, message and wait has a bound, and no body is held. Who may pass, and where to, their callers decide.
+Messages are streamed and forwarded unchanged, except for hop-by-hop headers (`headers.py`). `http.py`,
+`sockets.py` and `streams.py` forward the three kinds of traffic; `server.py` bounds uvicorn's side of a
+connection and `connections.py` the HTTP client's; `pace.py` keeps one guest from using up the event loop.
+Both sides are assumed to be hostile: every head, message and wait has a limit, and no body is buffered whole.
+Authorization and routing are the caller's job.
 """
 
 from wrenn.relay.asgi import Gone, Receive, Scope, Send, gone_of, unless_gone

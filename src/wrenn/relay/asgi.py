@@ -1,4 +1,4 @@
-"""The types of ASGI that a relay needs, and the client's end of a request."""
+"""The ASGI types that a relay needs, and how it detects that the client has disconnected."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 GONE: Final = "wrenn.gone"
-"""Extension of a scope: an event that is set when the client's connection has ended, also while nobody receives from it."""
+"""Key of a scope extension: an `asyncio.Event` that is set when the client disconnects, even if nobody calls
+`receive`."""
 _SOON_S: Final = 0.25
-"""Most answers have come by then, and no task was needed to watch the client meanwhile."""
+"""How long to wait before a task watches the client. Most responses are done by then, so no task is needed."""
 
 
 class Gone(Exception):
-    """The client went away; nobody sees the answer."""
+    """The client has disconnected, so nobody would receive the response."""
 
 
 def gone_of(scope: Scope) -> asyncio.Event:
-    """The event that the client's connection has ended; of a server that tells no such thing, one that is never set."""
+    """Return the event that is set when the client disconnects. With a server that has no such extension it is never set."""
     return scope.get("extensions", {}).get(GONE) or asyncio.Event()
 
 
 @asynccontextmanager
 async def unless_gone(receive: Receive, *, after: asyncio.Event) -> AsyncGenerator[None]:
-    """Run the block, but not much longer than the client is there; it is watched from `after` on, when its body was read.
+    """Run the block, and cancel it when the client disconnects. The client is watched once `after` is set, when its body was read.
 
     Raises:
-        Gone: the client went away, and the block was cancelled.
+        Gone: the client disconnected, and the block was cancelled.
     """
     task = asyncio.current_task()
     assert task is not None, "requests are served by tasks"
@@ -64,5 +65,6 @@ async def unless_gone(receive: Receive, *, after: asyncio.Event) -> AsyncGenerat
         if watcher is not None:
             watcher.cancel()
         if is_gone and task.cancelling() > cancelling:
-            # It went away in the very moment in which the block ended: the cancellation is still on its way.
+            # The client disconnected just as the block ended: the cancellation has been requested but not
+            # delivered yet.
             task.uncancel()

@@ -1,4 +1,4 @@
-"""Headers as they pass through: what concerns one connection only stays behind (RFC 9110 §7.6.1)."""
+"""Header lists, without the hop-by-hop headers, which concern one connection only (RFC 9110 §7.6.1)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from multidict import CIMultiDict
 
 Headers = list[tuple[bytes, bytes]]
-"""Names in lower case, values as they came."""
+"""Names in lower case; values as received."""
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -18,13 +18,14 @@ HOP_BY_HOP: Final = frozenset(
     }
 )  # fmt: skip
 _KEPT: Final = frozenset({b"content-length", b"content-type", b"cookie", b"host", b"set-cookie"})
-"""What `Connection` cannot take away: a sender could make the two sides disagree on where a message ends or whose it is."""
+"""Headers that `Connection` cannot remove: otherwise a sender could make the two sides disagree about where a
+message ends or which host it is for."""
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _BAD_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """The headers without those of one connection, also those that `Connection` names."""
+    """Return the headers without the hop-by-hop ones, including those that `Connection` names."""
     lower = [(name.lower(), value) for name, value in headers]
     dropped: Collection[bytes] = HOP_BY_HOP
     for name, value in lower:
@@ -35,22 +36,22 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 
 def value_of(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    """The first value under a name in lower case."""
+    """Return the first value of the header `name`, which is given in lower case, or None."""
     return next((value for key, value in headers if key == name), None)
 
 
 def is_sound(name: bytes, value: bytes) -> bool:
-    """Whether this can be sent without being read as something else."""
+    """Whether the header can be sent without being misread, for example as two headers."""
     return _NAME.fullmatch(name) is not None and _BAD_VALUE.search(value) is None
 
 
 def for_client(headers: Headers) -> CIMultiDict[str]:
-    """As the HTTP client wants them: it encodes text as UTF-8, so bytes that are UTF-8 pass unchanged."""
+    """Convert for aiohttp, which encodes header text as UTF-8, so bytes that are valid UTF-8 are sent unchanged."""
     return CIMultiDict([(name.decode("ascii"), _text(value)) for name, value in headers])
 
 
 def from_client(headers: Iterable[tuple[str, str]]) -> Headers:
-    """As the HTTP client gives them, as bytes again: it decodes as UTF-8 and keeps every other byte as a lone surrogate."""
+    """Convert from aiohttp's text back to bytes. aiohttp decodes as UTF-8 and represents every other byte as a lone surrogate."""
     return [
         (name.lower().encode(errors="surrogateescape"), value.encode(errors="surrogateescape"))
         for name, value in headers

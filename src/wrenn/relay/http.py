@@ -1,4 +1,4 @@
-"""One HTTP request: its head is asked on, its body streamed there, the answer streamed back."""
+"""Proxies one HTTP request: forwards its head, streams its body, and streams the response back."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ from wrenn.relay.asgi import Gone, Receive, Scope, Send, unless_gone
 from wrenn.relay.headers import Headers, end_to_end, for_client, is_sound, value_of
 
 SMALL_BODY_B: Final = 64 * KIB
-"""A body up to this size is read before it is passed on: one packet there, and it can be sent again."""
+"""A body up to this size is read before it is forwarded, so that it takes one packet and can be sent again."""
 BODY_SILENCE_S: Final = 90.0
-"""A client that sends nothing of its body for so long is given up, if its server has not hung up before."""
+"""A client that sends nothing of its body for this long is given up, unless its server has closed the
+connection before."""
 READER_STALL_S: Final = 600.0
-"""So is one that takes nothing of its answer for so long."""
+"""A client that takes nothing of its response for this long is given up."""
 _NO_BODY: Final = frozenset({204, 304})
 
 Traffic = Callable[[], None]
-"""Called when bytes pass, in either direction."""
+"""Called whenever bytes are forwarded, in either direction."""
 
 
 class BrokenOff(ConnectionResetError):
-    """The answer broke off after its head: the client sees that it is not whole, because its connection ends."""
+    """The response ended early after its head was sent. The connection is closed, so that the client notices."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The head of an answer; no header in it concerns the connection."""
+    """Status and headers of a response, without hop-by-hop headers."""
 
     status: int
     headers: Headers
 
 
 class Request:
-    """A client's request on its way. Its body can be passed on once, or as often as liked while it is small.
+    """A client's request that is being forwarded. Its body can be sent once, or repeatedly if it is small.
 
     Attributes:
-        is_replayable: nothing of the body has been passed on that could not be passed on again.
+        is_replayable: nothing of the body has been sent that could not be sent again.
     """
 
     def __init__(self, scope: Scope, receive: Receive, traffic: Traffic = lambda: None) -> None:
@@ -59,7 +60,7 @@ class Request:
         """Read the body if it is small; otherwise it is streamed later. The server has checked its length.
 
         Raises:
-            Gone: the client went away.
+            Gone: the client disconnected.
         """
         headers: Headers = self._scope["headers"]
         length = value_of(headers, b"content-length") or b"0"
@@ -92,7 +93,7 @@ class Request:
             async for chunk in self._chunks():
                 yield chunk
         except Gone as error:
-            # The client would hand it on as its own error.
+            # aiohttp would raise it as an error of its own.
             gone.append(error)
             raise
 
@@ -100,10 +101,11 @@ class Request:
     async def asked(
         self, session: aiohttp.ClientSession, url: URL, headers: Headers
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
-        """The answer to this request at `url`, its body not read yet. Leaving the block ends the exchange.
+        """Send this request to `url` and yield the response, whose body is not read yet. Leaving the block ends the exchange.
 
         Raises:
-            Gone: the client went away, also within the block. What the HTTP client raises besides.
+            Gone: the client disconnected, possibly while the block runs.
+            aiohttp.ClientError, OSError: the exchange failed.
         """
         gone: list[Gone] = []
         data = self._small or None if self._small is not None else self._streamed(gone)
@@ -125,15 +127,16 @@ class Request:
                 yield response
         finally:
             if response is not None:
-                # Of an answer that was read to its end the connection is kept already.
+                # If the response was read to its end, the connection is back in the pool already and stays
+                # open.
                 response.close()
 
 
 def head_of(response: aiohttp.ClientResponse) -> Head:
-    """The head, checked: what we send on must be read by others as we read it.
+    """Return the validated head: whoever receives it must parse it as we did.
 
     Raises:
-        AgentFailure: it cannot be passed on.
+        AgentFailure: the head cannot be forwarded.
     """
     if not 200 <= response.status <= 599:
         raise _unsound(f"its status is {response.status}")
@@ -156,10 +159,10 @@ def _unsound(why: str) -> AgentFailure:
 
 
 async def send_answer(response: aiohttp.ClientResponse, head: Head, send: Send, traffic: Traffic) -> None:
-    """Send the answer as it comes.
+    """Stream the response to the client.
 
     Raises:
-        BrokenOff: it did not come whole, or the client does not take it.
+        BrokenOff: the response ended early, or the client does not take it.
     """
     await send({"type": "http.response.start", "status": head.status, "headers": head.headers})
     try:

@@ -1,8 +1,9 @@
-"""How much of the event loop one guest may use. All guests of a host share one loop, so none may set its pace.
+"""Limits the event loop time that one guest may use. All guests of a host share one loop, so none may monopolize it.
 
-Work is counted in seconds of the loop: what parsing a guest's bytes took, and a fixed price for each message that is passed on.
-A guest that has used up its share is not read from until its debt is paid, so the kernel's buffers fill and its programs wait.
-Nothing is refused: whoever sends more than its share is slowed down.
+Work is counted in seconds of the loop: the time it took to parse a guest's bytes, and a fixed price for each
+message that is forwarded. A guest that has used up its share is not read from until its debt is paid, so the
+kernel's buffers fill and its programs block. Nothing is refused: a guest that sends more than its share
+allows is slowed down.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 GUEST_SHARE: Final = 0.4
-"""The part of the loop's time that one guest may use for long."""
+"""The fraction of the loop's time that one guest may use in the long run."""
 TOTAL_SHARE: Final = 0.5
-"""The part that all guests in debt may use together; they get equal parts of it."""
+"""The fraction that all guests in debt may use together, in equal parts."""
 BURST_S: Final = 0.25
-"""Work that a guest may cause at once after a quiet time."""
+"""Loop time that a guest may use at once after it has been idle."""
 MOST_AT_ONCE_S: Final = 0.05
-"""Of one piece of work. What is read in one go takes some 10 ms at most."""
+"""Upper limit for one piece of work. What is read in one go takes about 10 ms at most."""
 MOST_DEBT_S: Final = 0.5
-"""What a guest may owe: it is heard again after a second or two, in any case."""
+"""Upper limit on a guest's debt, so that it is served again after a second or two in any case."""
 MESSAGE_COST_S: Final = 40e-6
-"""Price of a message that is passed on: about what its frames, its TLS record and the tasks that it wakes take."""
+"""Price of a forwarded message: about the cost of its frames, its TLS record and the tasks that it wakes."""
 BYTE_COST_S: Final = 0.25e-9
-"""Price of a byte that is passed on."""
+"""Price of a forwarded byte."""
 
 
 class LoopShare:
-    """Who is in debt on this loop. Guests within their bursts are not affected by those in debt."""
+    """The guests in debt on this loop, who share `TOTAL_SHARE`. Guests within their bursts are not affected."""
 
     def __init__(self, total: float = TOTAL_SHARE) -> None:
         self._total = total
@@ -41,18 +42,18 @@ class LoopShare:
         return min(share, self._total / max(1, len(self._until)))
 
     def note(self, pace: Pace, *, paid_at: float | None, now: float) -> None:
-        """A guest is in debt until about `paid_at`; None: it is not."""
+        """Record that a guest will be in debt until about `paid_at`, or with None that it is not in debt."""
         if paid_at is None:
             self._until.pop(pace, None)
             return
         self._until[pace] = paid_at
-        # One that has gone without paying would lower the share of the others.
+        # A guest whose connections ended while it was in debt would lower the share of the others.
         for other in [other for other, until in self._until.items() if until < now]:
             del self._until[other]
 
 
 THIS_LOOP: Final = LoopShare()
-"""Of this process, whose loop serves all guests."""
+"""The share of this process, whose loop serves all guests."""
 
 
 class Pace:
@@ -75,14 +76,14 @@ class Pace:
         self._is_in_debt = False
 
     def charge(self, work_s: float) -> None:
-        """Work was done for this guest. Of what seems to be much, a part is counted: the process may have stood still meanwhile."""
+        """Charge the guest for work. At most `MOST_AT_ONCE_S` is counted, because the process may have been suspended meanwhile."""
         self._refill()
         self._left_s = max(self._left_s - min(work_s, MOST_AT_ONCE_S), -MOST_DEBT_S)
         if self._left_s < 0:
             self._note()
 
     def owed_s(self) -> float:
-        """For how long nothing more should be done for this guest; 0: go on."""
+        """Return how long the guest has to wait before more work is done for it; 0 if it need not wait."""
         if not self._is_in_debt:
             return 0.0
         self._refill()
@@ -91,9 +92,10 @@ class Pace:
         return -self._left_s / self._loop_share.rate(self._share)
 
     async def passed(self, *, messages: int = 1, size_b: int = 0) -> None:
-        """Messages were passed on: let others have their turn, and wait while the guest is in debt.
+        """Charge for forwarded messages, yield to other tasks, and wait while the guest is in debt.
 
-        It always yields, so that a loop that calls it for each message can be cancelled and meets its deadline.
+        It always yields, so that a loop that calls it for each message can be cancelled and meets its
+        deadline.
         """
         self.charge(messages * MESSAGE_COST_S + size_b * BYTE_COST_S)
         await asyncio.sleep(self.owed_s())
@@ -113,4 +115,4 @@ class Pace:
 
 
 UNPACED: Final = Pace(share=1000.0, loop_share=LoopShare(1000.0))
-"""For peers that are ours: they are given their turns, and never wait."""
+"""For trusted peers: other tasks get their turns, but the peer never waits."""

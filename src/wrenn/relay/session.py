@@ -1,4 +1,4 @@
-"""The HTTP client of a relay: nothing added, nothing unpacked, nothing followed, nothing remembered."""
+"""The HTTP client of a relay: adds no headers, does not decompress, follows no redirects, and stores no cookies."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from wrenn.relay.connections import NoCookies
 
 CONNECT_TIMEOUT_S: Final = 5.0
 SILENCE_S: Final = 3600.0
-"""Longest that a program may take to answer, or be silent within its answer; a server of events that has none says so."""
+"""Longest silence before or within a response. A server-sent event stream with no events sends comments to
+stay open."""
 READ_AHEAD_B: Final = 256 * KIB
-"""Read ahead of a slow reader; up to twice as much is handed on at once."""
+"""Bytes read ahead of a slow reader; up to twice as many are delivered at once."""
 HEAD_LINE_LIMIT_B: Final = 32 * KIB
-"""Longest line of an answer's head."""
+"""Longest line in the head of a response."""
 HEADER_LIMIT: Final = 128
-"""Most headers of an answer."""
+"""Most headers of a response."""
 
 
 def new_session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
-    """A client on these connections, which it owns."""
+    """Create a client that uses and owns `connector`."""
     return aiohttp.ClientSession(
         connector=connector,
         auto_decompress=False,

@@ -1,4 +1,4 @@
-"""One WebSocket: opened there first, then accepted; messages both ways; its end told with its code."""
+"""Proxies one WebSocket: connects to the guest first, then accepts the client, and forwards messages and close codes both ways."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ from wrenn.relay.headers import Headers, end_to_end, for_client, from_client, is
 from wrenn.relay.pace import Pace
 
 MESSAGE_LIMIT_B: Final = 16 * MIB
-"""Longest message, which is held whole; a longer one ends the connection with 1009."""
+"""Longest message, which is buffered whole. A longer one closes the connection with code 1009."""
 HANDSHAKE_TIMEOUT_S: Final = 60.0
 _CLOSE_TIMEOUT_S: Final = 5.0
-"""For the whole closing handshake, whatever the other side sends meanwhile."""
+"""For the whole closing handshake, whatever the peer sends meanwhile."""
 _CLOSE_MESSAGES: Final = 1024
-"""Messages of the other side that are read, and dropped, while its close is waited for."""
+"""Messages of the peer that are read and dropped while waiting for its close frame."""
 _STALL_S: Final = 600.0
-"""Who takes nothing for so long is given up."""
+"""A peer that takes nothing for this long is given up."""
 PING_BURST: Final = 64
 PINGS_PER_S: Final = 10.0
-"""Pings and pongs of a program that are answered or dropped. More are no keep-alive, and end the connection."""
+"""Rate of pings and pongs of a program that are answered or dropped. More are no keep-alive, and close the
+connection."""
 TOO_MANY_PINGS: Final = 1008
 _REASON_LIMIT_B: Final = 123
 ABNORMAL: Final = 1011
-"""What a client is told when the other side broke off without a word."""
+"""The close code for the client when the connection to the guest broke."""
 GOING_AWAY: Final = 1001
-"""What a program is told when its client did."""
+"""The close code for the guest when the client disconnected."""
 RESTART: Final = 1012
-"""What a client is told when the sandbox is put away: it may come again."""
+"""The close code for the client when the sandbox is paused or stopped: it may connect again."""
 
 
 class SocketRefused(Exception):
-    """The other side answered the handshake with an ordinary answer."""
+    """The peer answered the handshake with an ordinary HTTP response."""
 
     def __init__(self, status: int, headers: Headers) -> None:
         super().__init__(status)
@@ -52,10 +53,11 @@ class SocketRefused(Exception):
 async def connect_socket(
     session: aiohttp.ClientSession, scope: Scope, url: URL, headers: Headers
 ) -> aiohttp.ClientWebSocketResponse:
-    """Open the WebSocket of `scope` at `url`, with its subprotocols. Its extensions are each connection's own.
+    """Open the WebSocket of `scope` at `url`, with its subprotocols. Extensions are negotiated for each connection separately.
 
     Raises:
-        SocketRefused: the other side does not want it. TimeoutError, and what the HTTP client raises besides.
+        SocketRefused: the peer declined the handshake.
+        TimeoutError, aiohttp.ClientError: the connection failed.
     """
     passed = [(name, value) for name, value in end_to_end(headers) if not name.startswith(b"sec-websocket-")]
     try:
@@ -66,8 +68,8 @@ async def connect_socket(
                 protocols=scope["subprotocols"],
                 timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT_S),  # pyright: ignore[reportCallIssue] - attrs
                 max_msg_size=MESSAGE_LIMIT_B,
-                autoclose=False,  # it would answer every code with 1000
-                autoping=False,  # it would answer pings without an end, and nobody else had a turn
+                autoclose=False,  # aiohttp would close with 1000, whatever the code
+                autoping=False,  # aiohttp would answer any number of pings without yielding to other tasks
             )
             if (connection := _connection_of(other)) is not None:
                 connection.count_messages()
@@ -82,7 +84,7 @@ async def connect_socket(
 
 
 _Ending = tuple[int, str]
-"""A close code and a reason."""
+"""Close code and reason."""
 
 
 async def relay_socket(
@@ -94,21 +96,22 @@ async def relay_socket(
     traffic: Callable[[], None],
     pace: Pace,
 ) -> None:
-    """Accept the client's WebSocket and pass messages until either side ends; the other one is told why.
+    """Accept the client's WebSocket and forward messages until either side closes; the other side gets its close code.
 
-    Afterwards the connection to the other side is closed. A cancellation leaves the client's side open, for the caller to say why.
+    Afterwards the connection to the peer is closed. On cancellation the client's side stays open, so that the
+    caller can close it with a code of its own.
     """
     ending: _Ending | None = None
     try:
         await send({"type": "websocket.accept", "subprotocol": other.protocol, "headers": []})
-        ending = await _passed(other, gone_of(scope), receive, send, traffic=traffic, pace=pace)
+        ending = await _forward(other, gone_of(scope), receive, send, traffic=traffic, pace=pace)
         if ending is not None:
-            await _say_end(other, ending, pace)
+            await _send_close(other, ending, pace)
     finally:
         cut_socket(other)
 
 
-async def _passed(
+async def _forward(
     other: aiohttp.ClientWebSocketResponse,
     gone: asyncio.Event,
     receive: Receive,
@@ -117,37 +120,37 @@ async def _passed(
     traffic: Callable[[], None],
     pace: Pace,
 ) -> _Ending | None:
-    """Pass messages both ways; returns what the other side is to be told at the end, None: nothing."""
-    back = asyncio.create_task(_back(other, send, traffic, pace))
-    there = asyncio.create_task(_there(other, receive, traffic))
-    leaving = asyncio.create_task(gone.wait())
+    """Forward messages both ways. Returns the close code and reason for the peer, or None if it needs none."""
+    to_client = asyncio.create_task(_peer_to_client(other, send, traffic, pace))
+    to_peer = asyncio.create_task(_client_to_peer(other, receive, traffic))
+    disconnect = asyncio.create_task(gone.wait())
     try:
-        await asyncio.wait({back, there, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not there.done() and (leaving.done() or back.result() is None):
-            # The client is gone. What it said last may still be on its way.
-            await asyncio.wait({there}, timeout=_CLOSE_TIMEOUT_S)
-        if there.done() and there.result() is None and not back.done():
-            # The program's side broke: `_back` sees it, and tells the client.
-            await asyncio.wait({back}, timeout=_CLOSE_TIMEOUT_S)
-        if there.done() and (said := there.result()) is not None:
+        await asyncio.wait({to_client, to_peer, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        if not to_peer.done() and (disconnect.done() or to_client.result() is None):
+            # The client has disconnected. Its last messages may still be in transit.
+            await asyncio.wait({to_peer}, timeout=_CLOSE_TIMEOUT_S)
+        if to_peer.done() and to_peer.result() is None and not to_client.done():
+            # The connection to the program broke. `_peer_to_client` detects it and closes the client's side.
+            await asyncio.wait({to_client}, timeout=_CLOSE_TIMEOUT_S)
+        if to_peer.done() and (said := to_peer.result()) is not None:
             return said
-        return (back.result() if back.done() else None) or (GOING_AWAY, "")
+        return (to_client.result() if to_client.done() else None) or (GOING_AWAY, "")
     finally:
-        for task in (back, there, leaving):
+        for task in (to_client, to_peer, disconnect):
             task.cancel()
-        await asyncio.wait({back, there, leaving})
+        await asyncio.wait({to_client, to_peer, disconnect})
 
 
-async def _there(
+async def _client_to_peer(
     other: aiohttp.ClientWebSocketResponse, receive: Receive, traffic: Callable[[], None]
 ) -> _Ending | None:
-    """Pass the client's messages on; returns how it ended, None: the other side takes no more."""
+    """Forward the client's messages. Returns how the client closed, or None if the peer takes no more."""
     while True:
         message = await receive()
         if message["type"] == "websocket.disconnect":
-            # The server has no reason, not even an empty one, for a connection that broke.
+            # For a broken connection the server reports no reason, not even an empty one.
             code = message.get("code", GOING_AWAY) if "reason" in message else GOING_AWAY
-            return _sayable(code, GOING_AWAY), message.get("reason") or ""
+            return _sendable_code(code, GOING_AWAY), message.get("reason") or ""
         if message["type"] != "websocket.receive":
             continue
         traffic()
@@ -157,21 +160,21 @@ async def _there(
                     await other.send_bytes(data)
                 else:
                     await other.send_str(message["text"])
-        except (aiohttp.ClientError, OSError):  # TimeoutError too
+        except (aiohttp.ClientError, OSError):  # includes TimeoutError
             return None
 
 
-async def _back(
+async def _peer_to_client(
     other: aiohttp.ClientWebSocketResponse, send: Send, traffic: Callable[[], None], pace: Pace
 ) -> _Ending | None:
-    """Pass the other side's messages back; returns how it ended, once the client was told. None: the client is gone."""
+    """Forward the peer's messages. Returns how the peer closed, after the client was informed, or None if the client has disconnected."""
     try:
-        return await _pass_back(other, send, traffic, pace)
+        return await _forward_to_client(other, send, traffic, pace)
     except OSError:
         return None
 
 
-async def _pass_back(
+async def _forward_to_client(
     other: aiohttp.ClientWebSocketResponse, send: Send, traffic: Callable[[], None], pace: Pace
 ) -> _Ending:
     pings = _Pings()
@@ -187,11 +190,11 @@ async def _pass_back(
                     connection.message_taken()
                 async with asyncio.timeout(_STALL_S):
                     await send({"type": "websocket.send", kind: message.data})
-            case aiohttp.WSMsgType.PING | aiohttp.WSMsgType.PONG if pings.is_one_more_fine():
+            case aiohttp.WSMsgType.PING | aiohttp.WSMsgType.PONG if pings.allow():
                 if (connection := _connection_of(other)) is not None:
                     connection.control_frame_taken(len(message.data))
                 if message.type is aiohttp.WSMsgType.PING:
-                    with suppress(aiohttp.ClientError, OSError):  # the next read tells
+                    with suppress(aiohttp.ClientError, OSError):  # the next read raises the error
                         async with asyncio.timeout(_STALL_S):
                             await other.pong(message.data)
             case aiohttp.WSMsgType.PING | aiohttp.WSMsgType.PONG:
@@ -199,67 +202,67 @@ async def _pass_back(
                 await send({"type": "websocket.close", "code": ending[0], "reason": ending[1]})
                 return ending
             case aiohttp.WSMsgType.CLOSE:
-                ending = (_sayable(message.data, ABNORMAL), str(message.extra or ""))
+                ending = (_sendable_code(message.data, ABNORMAL), str(message.extra or ""))
                 await send({"type": "websocket.close", "code": ending[0], "reason": ending[1]})
                 return ending
-            case _:  # closed by us, broken off, or a frame that cannot be
-                ending = (_sayable(other.close_code or ABNORMAL, ABNORMAL), "")
+            case _:  # closed by us, connection broken, or an invalid frame
+                ending = (_sendable_code(other.close_code or ABNORMAL, ABNORMAL), "")
                 await send({"type": "websocket.close", "code": ending[0], "reason": ""})
                 return ending
-        # Reading what has come already is no wait, nor is sending it: the others would have no turn.
+        # Neither receiving what is buffered nor sending it yields, so without this other tasks would not run.
         await pace.passed(size_b=size_b)
 
 
 class _Pings:
-    """Counts the pings and pongs of one connection."""
+    """Rate limit on the pings and pongs of one connection."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._at = self._loop.time()
         self._left: float = PING_BURST
 
-    def is_one_more_fine(self) -> bool:
-        """Take note of one; False: it is one too many."""
+    def allow(self) -> bool:
+        """Count one ping or pong; return False if it exceeds the limit."""
         now = self._loop.time()
         self._left = min(PING_BURST, self._left + (now - self._at) * PINGS_PER_S) - 1
         self._at = now
         return self._left >= 0
 
 
-async def _say_end(other: aiohttp.ClientWebSocketResponse, ending: _Ending, pace: Pace) -> None:
-    """Tell the other side how it ended, and wait a moment for its answer, so that it gets what it was told."""
+async def _send_close(other: aiohttp.ClientWebSocketResponse, ending: _Ending, pace: Pace) -> None:
+    """Send the close frame to the peer, and wait a moment for its own, so that the peer receives ours."""
     code, reason = ending
     with suppress(aiohttp.ClientError, OSError):
         async with asyncio.timeout(_CLOSE_TIMEOUT_S):
             await other.send_frame(struct.pack("!H", code) + _reason(reason), aiohttp.WSMsgType.CLOSE)
             if other.close_code is not None:
-                return  # it was the first to say so
+                return  # the peer closed first
             for _ in range(_CLOSE_MESSAGES):
                 message: Any = await other.receive()
-                if message.type not in _GOES_ON:
+                if message.type not in _NOT_A_CLOSE:
                     return
                 await pace.passed()
 
 
-_GOES_ON: Final = frozenset(
+_NOT_A_CLOSE: Final = frozenset(
     {aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.PING, aiohttp.WSMsgType.PONG}
 )
 
 
 def cut_socket(other: aiohttp.ClientWebSocketResponse) -> None:
-    """Close the connection without a handshake: its own `close` waits for one as long as anything comes."""
+    """Close the connection without a handshake. aiohttp's `close` waits for the handshake as long as data arrives."""
     other._response.close()  # pyright: ignore[reportPrivateUsage] - there is no public way
 
 
 def _connection_of(other: aiohttp.ClientWebSocketResponse) -> PacedConnection | None:
-    """None: it is closed, or not of a `PacedConnector`."""
+    """Return the protocol of the connection, or None if it is closed or not made by a `PacedConnector`."""
     held = other._conn  # pyright: ignore[reportPrivateUsage] - there is no public way
     protocol = None if held is None else held.protocol
     return protocol if isinstance(protocol, PacedConnection) else None
 
 
-def _sayable(code: int, otherwise: int) -> int:
-    """A close code as it may be sent: "no code" is said as the usual end, "broke off" as `otherwise`."""
+def _sendable_code(code: int, otherwise: int) -> int:
+    """Return a close code that may be sent: 1000 for "no code", `otherwise` for an abnormal end."""
     if (
         code in (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014)
         or 3000 <= code <= 4999
@@ -273,6 +276,6 @@ def _reason(text: str | None) -> bytes:
 
 
 async def send_refusal(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    """Answer the handshake of a WebSocket with an ordinary answer."""
+    """Answer the handshake of a WebSocket with an ordinary HTTP response."""
     await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body})

@@ -1,4 +1,4 @@
-"""One byte stream over a WebSocket: binary messages are bytes, the text `eof` says that a side writes no more."""
+"""Proxies one byte stream over a WebSocket: binary messages are bytes, the text message `eof` is the end of one direction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wrenn.relay.pace import Pace
 END_OF_STREAM: Final = "eof"
 _CHUNK_B: Final = 64 * KIB
 _BROKEN: Final = 1011
-_LAST_WORDS_S: Final = 5.0
+_DRAIN_TIMEOUT_S: Final = 5.0
 
 
 async def relay_stream(
@@ -27,38 +27,39 @@ async def relay_stream(
     traffic: Callable[[], None],
     pace: Pace,
 ) -> None:
-    """Accept the client's WebSocket and pass bytes until both sides have written all, or one breaks off.
+    """Accept the client's WebSocket and forward bytes until both directions have ended or one side disconnects.
 
-    A cancellation leaves the client's side open, for the caller to say why.
+    On cancellation the client's side stays open, so that the caller can close it with a code of its own.
     """
     await send({"type": "websocket.accept", "headers": []})
     written = asyncio.Event()
-    there = asyncio.create_task(_there(writer, receive, traffic, written))
-    back = asyncio.create_task(_back(reader, send, traffic, pace))
-    last_word = asyncio.create_task(written.wait())
-    leaving = asyncio.create_task(gone_of(scope).wait())
+    to_peer = asyncio.create_task(_client_to_peer(writer, receive, traffic, written))
+    to_client = asyncio.create_task(_peer_to_client(reader, send, traffic, pace))
+    client_eof = asyncio.create_task(written.wait())
+    disconnect = asyncio.create_task(gone_of(scope).wait())
     try:
-        await asyncio.wait({there, back, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not there.done() and back.done() and back.result():
-            # The program has written all; the client may go on.
-            await asyncio.wait({there, last_word, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if leaving.done():
-            # What the client said last may still be on its way, but a program that takes nothing is not waited for.
-            await asyncio.wait({there}, timeout=_LAST_WORDS_S)
+        await asyncio.wait({to_peer, to_client, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        if not to_peer.done() and to_client.done() and to_client.result():
+            # The program has ended its direction; the client may go on sending.
+            await asyncio.wait({to_peer, client_eof, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        if disconnect.done():
+            # The client's last bytes may still be in transit, but do not wait long for a program that takes
+            # nothing.
+            await asyncio.wait({to_peer}, timeout=_DRAIN_TIMEOUT_S)
             return
-        whole = written.is_set() and back.done() and back.result()
+        whole = written.is_set() and to_client.done() and to_client.result()
         await send({"type": "websocket.close", "code": 1000 if whole else _BROKEN})
     finally:
-        for task in (there, back, last_word, leaving):
+        for task in (to_peer, to_client, client_eof, disconnect):
             task.cancel()
-        await asyncio.wait({there, back, last_word, leaving})
+        await asyncio.wait({to_peer, to_client, client_eof, disconnect})
         writer.close()
 
 
-async def _there(
+async def _client_to_peer(
     writer: asyncio.StreamWriter, receive: Receive, traffic: Callable[[], None], written: asyncio.Event
 ) -> None:
-    """Pass the client's bytes on until it goes away, or nobody reads there; `written`: it said that it wrote all."""
+    """Forward the client's bytes until it disconnects or the program stops reading. Sets `written` at the client's `eof`."""
     with suppress(OSError):
         while True:
             message = await receive()
@@ -73,8 +74,10 @@ async def _there(
                 writer.write_eof()
 
 
-async def _back(reader: asyncio.StreamReader, send: Send, traffic: Callable[[], None], pace: Pace) -> bool:
-    """Whether the program said that it had written all; False: it broke off."""
+async def _peer_to_client(
+    reader: asyncio.StreamReader, send: Send, traffic: Callable[[], None], pace: Pace
+) -> bool:
+    """Forward the program's bytes. Returns True if the program ended its direction, False if the connection broke."""
     try:
         while data := await reader.read(_CHUNK_B):
             traffic()

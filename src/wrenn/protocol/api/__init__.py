@@ -1,4 +1,4 @@
-"""The public REST API's constants, shared by both ends; standard library only."""
+"""Constants of the public REST API, shared by server and clients; standard library only."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ IDEMPOTENCY_KEY_HEADER: Final = "Idempotency-Key"
 
 SANDBOX_HEADER: Final = "X-Wrenn-Sandbox"
 PORT_HEADER: Final = "X-Wrenn-Port"
-"""These two name a port of a sandbox where host names cannot."""
+"""Headers that select a port of a sandbox where its host name cannot be used."""
 
 SANDBOXES_PREFIX: Final = "/v1/sandboxes"
 CAPSULES_PREFIX: Final = "/v1/capsules"
-"""The same endpoints under the name that public clients use."""
+"""The same endpoints as `/v1/sandboxes`, under the name that public clients use."""
 SNAPSHOTS_PREFIX: Final = "/v1/snapshots"
 AUDIT_PREFIX: Final = "/v1/audit-logs"
 EVENTS_PREFIX: Final = "/v1/events"
@@ -26,38 +26,38 @@ ADMIN_AUDIT_PREFIX: Final = "/v1/admin/audit-logs"
 ADMIN_TEAMS_PREFIX: Final = "/v1/admin/teams"
 
 CURSOR_HEADER: Final = "X-Next-Cursor"
-"""Of a page of a list: where the next page begins; absent on the last one."""
+"""Response header of a list: the cursor of the next page; absent on the last page."""
 
 PLATFORM_METADATA: Final = frozenset(
     {"agent_version", "envd_version", "firecracker_version", "kernel_version", "reason", "vmm_version"}
 )
-"""Entries of a sandbox's `metadata` that the platform writes beside those of its owner."""
+"""Keys that the platform adds to a sandbox's `metadata`."""
 
 API_KEY_START: Final = "wrn_"
 API_KEY_PATTERN: Final = re.compile(rf"{API_KEY_START}[0-9a-f]{{32}}")
 API_KEY_PREFIX_LENGTH: Final = 10
-"""So much of a key is stored in the clear, for people to tell keys apart."""
+"""Length of the key prefix that is stored in plain text and shown, to tell keys apart."""
 TEMPLATE_NAME_PATTERN: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
 
 JSON_BODY_LIMIT_B: Final = 1 * MIB
 UPLOAD_LIMIT_B: Final = 100 * MIB
-"""Of `files/write`; `files/stream/write` has none."""
+"""Limit for `files/write`; `files/stream/write` has none."""
 UPLOAD_FORM_LIMIT_B: Final = 64 * 1024
-"""Room for the form around an upload: boundaries, part headers, the path."""
+"""Allowance for the multipart form around an upload: boundaries, part headers, the path."""
 OUTPUT_LIMIT_B: Final = 16 * MIB
-"""Of each output stream of a command in the foreground."""
+"""Limit for each output stream of a foreground command."""
 PATH_LIMIT_B: Final = 4096
 NAME_LIMIT_B: Final = 255
 IDEMPOTENCY_KEY_LIMIT: Final = 255
 
 SHELL: Final = "$SHELL"
-"""A command of this name is the sandbox's shell: bash where its image has it, else sh."""
+"""A command with this name runs the sandbox's shell: bash if the image has it, otherwise sh."""
 
 DEFAULT_TEMPLATE: Final = "minimal"
 DEFAULT_VCPUS: Final = 1
 DEFAULT_MEMORY_MB: Final = 512
 DEFAULT_DISK_SIZE_MB: Final = 5120
-"""What a create gets that names nothing else; the agent has it ready from its start on."""
+"""Default size of a sandbox's disk; the agent prepares disks of this size when it starts."""
 
 EXEC_TIMEOUT_DEFAULT_S: Final = 30
 EXEC_TIMEOUT_LIMIT_S: Final = 86400

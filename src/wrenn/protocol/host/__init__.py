@@ -1,1 +1,1 @@
-"""Control plane ↔ host agent: generated messages and stubs, and the errors of both."""
+"""Control plane ↔ host agent: generated messages and stubs, and the mapping of errors."""

@@ -1,4 +1,4 @@
-"""Errors of `wrenn.base.errors` as Connect errors and back (table in docs/design/host-api.md)."""
+"""Converts errors of `wrenn.base.errors` to Connect errors and back (table in docs/design/host-api.md)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wrenn.base import errors as e
 
 ERROR_CODE_HEADER: Final = "wrenn-error-code"
 ERROR_TEXT_HEADER: Final = "wrenn-error-text"
-"""The message, percent-encoded: for refusals of ports, where a body may not be seen."""
+"""The message, percent-encoded: for rejected port requests, whose body the client may not see."""
 
 _CODES: Final[list[tuple[type[e.WrennError], Code]]] = [
     (e.InvalidState, Code.FAILED_PRECONDITION),
@@ -40,14 +40,15 @@ _CLASSES: Final[dict[Code, type[e.WrennError]]] = {
 
 
 def connect_code(error: e.WrennError) -> Code:
-    """The Connect code for `error`."""
+    """Return the Connect code for `error`."""
     return next((code for cls, code in _CODES if isinstance(error, cls)), Code.INTERNAL)
 
 
 def from_connect(error: ConnectError, *, code: str | None) -> e.WrennError:
-    """The error behind a failed call. `code` is what `ERROR_CODE_HEADER` said, if the answer had it.
+    """Return the error behind a failed call. `code` is the value of `ERROR_CODE_HEADER` in the response, if present.
 
-    A failure of the transport itself (no answer, TLS refused) arrives as `unavailable` without a header.
+    A failure of the transport itself (no response, TLS error) has the Connect code `unavailable` and no
+    header.
     """
     if code is not None:
         return e.error_class(code)(error.message)

@@ -1,7 +1,7 @@
-"""A process followed by the control plane: the messages on its WebSocket, both ways (docs/design/streams.md).
+"""Messages on the WebSocket by which the control plane follows a process, in both directions (docs/design/streams.md).
 
-Each message is binary: one byte says what it is, the rest is bytes of the process or a JSON object. The first from the control
-plane is an `OPEN`; the last from the agent is `EXITED` or `FAILED`.
+Each message is binary: one byte for its kind, followed by bytes of the process or a JSON object. The first
+message from the control plane is `OPEN`; the last one from the agent is `EXITED` or `FAILED`.
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ from wrenn.base.units import KIB, MIB
 
 STREAM_PATH: Final = "/processes/stream"
 MESSAGE_LIMIT_B: Final = 1 * MIB
-"""Longest message in either direction; a command with its variables is the longest that there is."""
+"""Longest message in either direction; the longest one is a command with its environment variables."""
 OUTPUT_PIECE_B: Final = 256 * KIB
-"""Output is put together up to about this length while more of it waits."""
+"""Buffered output is merged up to about this length."""
 STALL_LIMIT_S: Final = 60.0
-"""How long a reader may take for one message before it is given up, as the guest agent does with its own readers."""
+"""How long a reader may take for one message before it is disconnected. The guest agent has the same limit
+for its readers."""
 
 MESSAGE_HEAD: Final = struct.Struct(">I")
-"""Length of the message that follows, in the answer to `POST /sandboxes/{id}/exec`."""
+"""Length prefix of each message in the response to `POST /sandboxes/{id}/exec`."""
 
 LEAVING_FOR_A_RESTART: Final = 1012
-"""Close code of a server that ends: the process was not left by its caller."""
+"""Close code of a server that shuts down: the caller has not abandoned the process."""
 
 
 class Kind(IntEnum):
     """The first byte of a message."""
 
-    # From the agent. The public API's binary messages begin with the same three, so they are handed on as they are.
+    # From the agent. The first three are those of the public API's binary messages, so they are forwarded
+    # unchanged.
     STDOUT = 1
     STDERR = 2
     PTY = 3
@@ -55,7 +57,7 @@ OUTPUTS: Final = frozenset({Kind.STDOUT, Kind.STDERR, Kind.PTY})
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Of a terminal, in characters."""
+    """Size of a terminal, in characters."""
 
     cols: int
     rows: int
@@ -66,10 +68,11 @@ class StartProcess:
     """Start a program and follow it.
 
     Attributes:
-        stdin: it gets input; else its input is empty.
-        terminal: it runs in one of this size, which is its input too.
-        timeout_ms: it is killed after this time; 0: never.
-        kill_when_left: it is killed with all that came from it when the control plane leaves before its end.
+        stdin: the client will send input; otherwise the input is empty.
+        terminal: size of the terminal to run it in; a terminal is its input too.
+        timeout_ms: the process is killed after this time; 0: never.
+        kill_when_left: the process is killed with all its descendants if the control plane disconnects before
+            its end.
     """
 
     cmd: str
@@ -86,7 +89,7 @@ class StartProcess:
 
 @dataclass(frozen=True, slots=True)
 class AttachProcess:
-    """Follow a process that was started before, by pid or tag; with `replay` first what it wrote last."""
+    """Follow a process that was started earlier, by pid or tag. With `replay`, its buffered output comes first."""
 
     selector: int | str
     replay: bool = False
@@ -94,16 +97,16 @@ class AttachProcess:
 
 
 def open_message(sandbox_id: str, opening: StartProcess | AttachProcess) -> bytes:
-    """The first message."""
+    """Encode the first message."""
     name = "start" if isinstance(opening, StartProcess) else "attach"
     return json_message(Kind.OPEN, {"sandbox_id": sandbox_id, name: asdict(opening)})
 
 
 def parse_opening(payload: bytes) -> tuple[str, StartProcess | AttachProcess]:
-    """Read the first message: in which sandbox, and what.
+    """Parse the first message into a sandbox id and the request.
 
     Raises:
-        InvalidRequest: it is none of this version.
+        InvalidRequest: it is not valid in this version.
     """
     try:
         value = parse_json(payload)
@@ -118,12 +121,12 @@ def parse_opening(payload: bytes) -> tuple[str, StartProcess | AttachProcess]:
 
 
 def json_message(kind: Kind, value: Mapping[str, object]) -> bytes:
-    """A message whose payload is a JSON object."""
+    """Encode a message whose payload is a JSON object."""
     return bytes((kind,)) + json.dumps(value).encode()
 
 
 def parse_json(payload: bytes) -> dict[str, Any]:
-    """The JSON object of a message. Raises InvalidRequest."""
+    """Parse the JSON object of a message. Raises InvalidRequest."""
     try:
         value = json.loads(payload)
     except ValueError as error:
@@ -138,9 +141,10 @@ class ProcessEnd:
     """How a process ended.
 
     Attributes:
-        exit_code: 128 + `signal` when a signal ended it.
-        signal: its number, else 0.
-        out_of_memory: the guest's kernel killed it, or a process that it started, because memory ran out.
+        exit_code: 128 + `signal` if a signal terminated it.
+        signal: number of the signal, otherwise 0.
+        out_of_memory: the guest's kernel killed it, or a process that it started, because memory was
+            exhausted.
     """
 
     exit_code: int
@@ -149,7 +153,7 @@ class ProcessEnd:
 
 
 def exited_message(end: ProcessEnd) -> bytes:
-    """How the process ended. Defaults are left out: agents of before do not send them."""
+    """Encode the end of the process. Default values are omitted, as by older agents."""
     value: dict[str, object] = {"exit_code": end.exit_code}
     if end.signal:
         value["signal"] = end.signal
@@ -159,7 +163,7 @@ def exited_message(end: ProcessEnd) -> bytes:
 
 
 def parse_end(payload: bytes) -> ProcessEnd:
-    """Read the payload of `EXITED`. Raises AgentFailure."""
+    """Parse the payload of `EXITED`. Raises AgentFailure."""
     try:
         value = parse_json(payload)
         signal = int(value.get("signal", 0))
@@ -171,12 +175,12 @@ def parse_end(payload: bytes) -> ProcessEnd:
 
 
 def failure_message(error: WrennError) -> bytes:
-    """The last message of a stream that failed. Details of a fault of ours stay out of it."""
+    """Encode the last message of a stream that failed. Details of internal errors are not sent."""
     return json_message(Kind.FAILED, {"code": error.code, "message": error.message})
 
 
 def parse_failure(payload: bytes) -> WrennError:
-    """The error that the agent told."""
+    """Parse the error that the agent reported."""
     try:
         value = parse_json(payload)
         kind, text = error_class(str(value["code"])), str(value["message"])

@@ -1,7 +1,8 @@
-"""Messages of WebSockets that have begun and are not whole: counted over all connections of the process, and not waited for for ever.
+"""Limits the memory that incomplete WebSocket messages take, over all connections of the process, and their duration.
 
-A message is held until it is whole. One of the longest that is allowed is no harm; a thousand connections with one each are. So what
-is beyond the first bytes comes out of one budget, and a connection that finds it used up is closed.
+A message is buffered until it is complete. One message of the greatest size is harmless, but not one on each
+of a thousand connections. So bytes beyond the first `FREE_B` of a message count against a budget of the
+process, and a connection that would exceed it is closed.
 """
 
 from __future__ import annotations
@@ -13,44 +14,44 @@ from typing import Final
 from wrenn.base.units import KIB, MIB
 
 FREE_B: Final = 256 * KIB
-"""Of each connection that are not counted: most messages are shorter."""
+"""Bytes of each connection that are not counted: most messages are shorter."""
 BUDGET_B: Final = 256 * MIB
 UNFINISHED_TIMEOUT_S: Final = 120.0
-"""From the moment when a message is longer than `FREE_B` until it is whole."""
+"""From the moment when a message exceeds `FREE_B` until it is complete."""
 FRAGMENT_B: Final = 64
-"""What a fragment costs beside its bytes."""
+"""Overhead of a fragment besides its bytes."""
 
 
 class MessageBudget:
-    """What all unfinished messages of a process may take together."""
+    """What all incomplete messages of a process may take together."""
 
     def __init__(self, limit_b: int = BUDGET_B) -> None:
         self._limit_b = limit_b
         self.held_b = 0
 
     def take(self, size_b: int) -> bool:
-        """Count so much more (or less); False: there is not so much left, and nothing was counted."""
+        """Count `size_b` more bytes (fewer if negative). Returns False, and counts nothing, if they exceed the budget."""
         if size_b > 0 and self.held_b + size_b > self._limit_b:
             return False
         self.held_b += size_b
         return True
 
 
-OF_THIS_PROCESS: Final = MessageBudget()
+PROCESS_BUDGET: Final = MessageBudget()
 
 
-class Unfinished:
-    """The unfinished message of one connection; `cut` is called when it is too much or takes too long."""
+class IncompleteMessage:
+    """The incomplete message of one connection. Calls `cut` when it exceeds the budget or takes too long."""
 
-    def __init__(self, cut: Callable[[], None], budget: MessageBudget = OF_THIS_PROCESS) -> None:
+    def __init__(self, cut: Callable[[], None], budget: MessageBudget = PROCESS_BUDGET) -> None:
         self._cut = cut
         self._budget = budget
         self._counted_b = 0
         self._timer: asyncio.TimerHandle | None = None
         self._is_cut = False
 
-    def is_now(self, size_b: int) -> None:
-        """So long is what is held of it."""
+    def set_size(self, size_b: int) -> None:
+        """Report the number of bytes that are buffered now."""
         counted_b = max(0, size_b - FREE_B)
         if counted_b == self._counted_b or self._is_cut:
             return
@@ -66,7 +67,8 @@ class Unfinished:
     def _end(self) -> None:
         self._is_cut = True
         self._stop_timer()
-        # At once: else others, too, would find no room until the connection is gone.
+        # Release the bytes now and not when the connection has ended, or other connections would exceed the
+        # budget meanwhile.
         self._budget.take(-self._counted_b)
         self._counted_b = 0
         self._cut()

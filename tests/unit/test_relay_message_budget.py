@@ -15,10 +15,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from tests.unit.test_relay_pace import Visitor, flood, ports, upgraded
-from wrenn.relay import SERVER_OPTIONS
-from wrenn.relay import unfinished as unfinished_messages
+from wrenn.relay import SERVER_OPTIONS, message_budget
+from wrenn.relay.message_budget import FREE_B, IncompleteMessage, MessageBudget
 from wrenn.relay.sockets import ABNORMAL
-from wrenn.relay.unfinished import FREE_B, MessageBudget, Unfinished
 
 LONG_B = 4 * 1024 * 1024
 
@@ -27,7 +26,7 @@ LONG_B = 4 * 1024 * 1024
 def budget(monkeypatch: pytest.MonkeyPatch) -> MessageBudget:
     """Of this test, in place of the process's."""
     made = MessageBudget(3 * LONG_B)
-    monkeypatch.setattr(Unfinished.__init__, "__defaults__", (made,))
+    monkeypatch.setattr(IncompleteMessage.__init__, "__defaults__", (made,))
     return made
 
 
@@ -89,7 +88,7 @@ async def test_clients_that_end_no_message_find_a_bound_and_others_are_served(bu
 async def test_a_message_that_is_never_whole_is_not_waited_for_for_ever(
     budget: MessageBudget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unfinished_messages, "UNFINISHED_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(message_budget, "UNFINISHED_TIMEOUT_S", 0.3)
     async with serving() as url, asyncio.timeout(30):
         client = await begin(url)
         with pytest.raises(ConnectionClosed):
@@ -133,7 +132,7 @@ async def test_messages_of_a_program_that_end_are_not_counted(budget: MessageBud
 async def test_pings_and_pongs_are_no_part_of_a_message(
     budget: MessageBudget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unfinished_messages, "FREE_B", 1000)
+    monkeypatch.setattr(message_budget, "FREE_B", 1000)
     async with serving() as url, asyncio.timeout(30):
         async with connect(url, proxy=None, ping_interval=None) as client:
             for _ in range(20):
@@ -156,7 +155,7 @@ async def test_pings_and_pongs_are_no_part_of_a_message(
 async def test_pings_between_fragments_do_not_hide_them(
     budget: MessageBudget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unfinished_messages, "FREE_B", 1000)
+    monkeypatch.setattr(message_budget, "FREE_B", 1000)
     fragments = b"\x02\x00" + (b"\x00\x7e" + struct.pack(">H", 500) + bytes(500) + b"\x89\x01x") * 20
     with flood(lambda head: upgraded(head) + fragments, b"") as program:
         async with ports() as guest_ports, asyncio.timeout(30):

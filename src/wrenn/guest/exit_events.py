@@ -1,4 +1,4 @@
-"""How a process of the guest ended, as the guest agent reports it."""
+"""How a process in the guest ended, as the guest agent reports it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ class Exited:
     """How a process ended.
 
     Attributes:
-        exit_code: as a shell has it: 128 + `signal` when a signal ended the process.
-        signal: number of that signal, else 0.
-        out_of_memory: the guest's kernel killed the process, or one that it started, because memory ran out.
+        exit_code: as in a shell: 128 + `signal` if a signal terminated the process.
+        signal: number of that signal, otherwise 0.
+        out_of_memory: the guest's kernel killed the process, or one that it started, because memory was
+            exhausted.
     """
 
     exit_code: int
@@ -23,8 +24,8 @@ class Exited:
     out_of_memory: bool = False
 
 
-def exited(end: pb.ProcessEvent.EndEvent) -> Exited:
-    """Read the guest's last event of a process. A signal that Linux does not have is left out."""
+def parse_exit(end: pb.ProcessEvent.EndEvent) -> Exited:
+    """Parse the guest's last event of a process. A signal number that Linux does not have is ignored."""
     if is_signal(end.signal):
         return Exited(SHELL_BASE + int(end.signal), int(end.signal), bool(end.out_of_memory))
     return Exited(int(end.exit_code), 0, bool(end.out_of_memory))
