@@ -10,7 +10,7 @@ from wrenn.cli.run import command_of
 
 def passed(*typed: bytes) -> tuple[bytes, bool]:
     escape = Escape()
-    return b"".join(escape.pass_on(keys) for keys in typed), escape.left
+    return b"".join(escape.filter(keys) for keys in typed), escape.left
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""The `wrenn` command: one module a noun. A command imports what it needs when it runs, so that `--help` is quick."""
+"""The `wrenn` command: one module for each noun. Commands import their dependencies when they run, so that `--help` is fast."""

@@ -1,4 +1,4 @@
-"""`wrenn account`: what the owner of an e-mail address does without a login."""
+"""`wrenn account`: what the owner of an e-mail address can do without logging in."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ import typer
 
 from wrenn.cli.login import read_password
 
-app = typer.Typer(help="Your account, without a login.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Password reset and address confirmation, without logging in.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 UrlOption = Annotated[
     str | None,
-    typer.Option("--url", help="The platform. [default: WRENN_BASE_URL, the login's, or this machine]"),
+    typer.Option(
+        "--url", help="URL of the platform. [default: WRENN_BASE_URL, the login's, or this machine]"
+    ),
 ]
 
 
@@ -26,7 +32,7 @@ def _post(url: str | None, path: str, body: dict[str, str]) -> None:
 
 
 def _token_of(text: str, prefix: str) -> str | None:
-    """The token in a link, or one by itself; None: it is something else."""
+    """Extract the token from a link, or return a token as it is; None for other text."""
     token = text.rpartition("#")[2].strip()
     return token if token.startswith(prefix) else None
 
@@ -39,10 +45,11 @@ def reset_password(
     *,
     url: UrlOption = None,
 ) -> None:
-    """Choose another password when you have forgotten yours.
+    """Reset your password if you have forgotten it.
 
-    With an address: sends a mail with a link, if there is an account. Open the link in a browser, or give it to this command, which
-    asks for the new password. The link works once, for an hour. All sessions of the account end; log in afterwards.
+    With an address: sends a mail with a link, if the account exists. Open the link in a browser, or pass it
+    to this command, which prompts for the new password. The link works once, for an hour. All sessions of the
+    account end; log in afterwards.
     """
     token = _token_of(email_or_link, "wrp_")
     if token is None:
@@ -64,7 +71,8 @@ def verify_email(
 ) -> None:
     """Confirm the address of your account.
 
-    With an address: sends the mail again, if there is an account whose address is not confirmed. With the link in it: confirms.
+    With an address: sends the mail again, if there is an account whose address is not confirmed. With the
+    link from the mail: confirms the address.
     """
     token = _token_of(email_or_link, "wrv_")
     if token is None:

@@ -1,4 +1,4 @@
-"""`wrenn admin`: what the operator does on the server, past the API."""
+"""`wrenn admin`: operations of the operator on the server, without the API."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ app = typer.Typer(help="For the operator, on the server.", no_args_is_help=True,
 def create(
     email: Annotated[str, typer.Argument(metavar="EMAIL", help="The address to log in with.")],
     *,
-    name: Annotated[str, typer.Option("--name", help="Of the person.")] = "Admin",
+    name: Annotated[str, typer.Option("--name", help="Name of the person.")] = "Admin",
     data_dir_: DataDirOption = None,
 ) -> None:
-    """Make an admin of the platform, or of an existing user; asks for the password.
+    """Create an admin of the platform, or make an existing user one; prompts for the password.
 
-    An existing user gets the new password, is let in again if deactivated, and sessions under the old password end. The
-    password comes from standard input where that is no terminal. The database is that of `DATABASE_URL`, else the embedded one.
+    An existing user gets the new password, is reactivated if deactivated, and sessions under the old password
+    end. The password is read from standard input if that is not a terminal. The database is that of
+    `DATABASE_URL`, otherwise the embedded one.
     """
     from wrenn.cli.up import database
     from wrenn.control.accounts import create_admin

@@ -1,4 +1,4 @@
-"""Our terminal tied to one in a sandbox."""
+"""Connects the local terminal to a terminal in a sandbox."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ _READ_B: Final = 64 * 1024
 
 
 def terminal_envs(envs: dict[str, str]) -> dict[str, str]:
-    """The variables of a program in a terminal: the kind of ours, and those given."""
+    """Return the environment variables for a program in a terminal: `TERM` of the local one, and `envs`."""
     return {"TERM": os.environ.get("TERM", "xterm-256color"), **envs}
 
 
 def attach(terminal: Terminal, *, timeout_s: float | None = None) -> int:
-    """Tie our terminal to that one until its program ends or we leave; returns the exit code.
+    """Connect the local terminal to `terminal` until its program ends or the user leaves; returns the exit code.
 
-    Keys are passed on as they are typed, and changes of our size. Enter, then `~.` leaves. Ours is as before afterwards.
+    Keystrokes and size changes are forwarded. Enter, then `~.` leaves. The local terminal is restored
+    afterwards.
 
     Raises:
         DeadlineExceededError: the program did not end within `timeout_s`; it was killed.
     """
     from wrenn.cli.escape import Escape
-    from wrenn.cli.raw_terminal import raw, size, woken_by
+    from wrenn.cli.raw_terminal import raw, signal_descriptor, size
     from wrenn.sdk import DeadlineExceededError
 
     keyboard, screen = sys.stdin.fileno(), sys.stdout.fileno()
@@ -45,12 +46,12 @@ def attach(terminal: Terminal, *, timeout_s: float | None = None) -> int:
                 view = memoryview(data)
                 while view:
                     view = view[os.write(screen, view) :]
-        except BaseException as error:  # noqa: BLE001 - told by the thread that started this one
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that started this one
             failures.append(error)
         finally:
             os.close(ended_writing)
 
-    with raw(keyboard), woken_by(signal.SIGWINCH) as resized:
+    with raw(keyboard), signal_descriptor(signal.SIGWINCH) as resized:
         showing = threading.Thread(target=show, daemon=True)
         showing.start()
         try:
@@ -69,7 +70,7 @@ def attach(terminal: Terminal, *, timeout_s: float | None = None) -> int:
                     typed = os.read(keyboard, _READ_B)
                     if not typed:
                         break
-                    if passed := escape.pass_on(typed):
+                    if passed := escape.filter(typed):
                         terminal.send_input(passed)
         finally:
             terminal.close()

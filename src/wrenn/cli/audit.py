@@ -1,4 +1,4 @@
-"""`wrenn audit`: what was done in the team, by whom."""
+"""`wrenn audit`: the team's audit log."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def audit(
     limit: Annotated[int, typer.Option(min=1, help="Most entries to print.")] = 50,
     resource_type: Annotated[
         list[str] | None,
-        typer.Option("--type", help="Only of this type: sandbox, snapshot, … May be repeated."),
+        typer.Option("--type", help="Only this resource type: sandbox, snapshot, … Repeatable."),
     ] = None,
     action: Annotated[
-        list[str] | None, typer.Option("--action", help="Only this: create, pause, … May be repeated.")
+        list[str] | None, typer.Option("--action", help="Only this action: create, pause, … Repeatable.")
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with what is done from now on, one line each.")
+        bool, typer.Option("--follow", "-f", help="Keep printing new entries, one on each line.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Show what was done in the team, by whom, newest first.
+    """Show the team's audit log, newest entries first.
 
-    With --follow the newest entry comes last, and the command goes on until it is interrupted; with --json too each entry is
-    one line then.
+    With --follow the newest entry comes last, and new entries are printed until the command is interrupted;
+    with --json, each entry is then printed on one line.
     """
     from wrenn.sdk import audit_log
 
@@ -66,7 +66,7 @@ def audit(
 
 
 def _follow(types: list[str], actions: list[str], limit: int, *, json: bool) -> None:
-    """Print each entry as it is written; first those that there are."""
+    """Print the existing entries, then each new one."""
     import dataclasses
 
     from wrenn.sdk import audit_log, events
@@ -115,5 +115,5 @@ def _row(at: datetime, entry: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def _plain(value: object) -> str:
-    """Text on one line that cannot steer a terminal: names are other people's."""
+    """Replace control characters: other users choose the names, which must not control the terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value or ""))

@@ -1,4 +1,4 @@
-"""`wrenn completion`: what makes a shell complete the commands of `wrenn`."""
+"""`wrenn completion`: shell completion of commands and options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _VARIABLE = "_WRENN_COMPLETE"
 
 
 def init() -> None:
-    """Let this process answer a shell that asks what may come next; costs others nothing."""
+    """Handle a completion request from a shell, if this process was started for one."""
     if _VARIABLE in os.environ:
         from typer._completion_classes import completion_init
 

@@ -40,13 +40,13 @@ def cp(
     *,
     user: Annotated[str | None, typer.Option(help="User of the sandbox to act as.")] = None,
     owner: Annotated[
-        str | None, typer.Option(metavar="USER[:GROUP]", help="Whose the copy in the sandbox becomes.")
+        str | None, typer.Option(metavar="USER[:GROUP]", help="Owner of the copy in the sandbox.")
     ] = None,
     atomic: Annotated[
         bool | None,
         typer.Option(
             "--atomic/--in-place",
-            help="Replace a file in the sandbox as a whole or not at all, or write into it.",
+            help="Replace a file in the sandbox atomically, or write into it.",
             show_default="--atomic for files",
         ),
     ] = None,
@@ -54,9 +54,14 @@ def cp(
 ) -> None:
     """Copy files and folders into a sandbox or out of it.
 
-    Either DST or all of SRC are ID:/path, the others on this machine. When DST is a folder, a copy goes into it, under its own name; else DST is the copy's name. Of several SRC, DST must be a folder. With a slash and a dot at the end of SRC (`folder/.`) what is in it goes into DST. Files are replaced, folders merged; parents inside the sandbox are made. Modes and links are kept. As SRC, - is standard input; as DST, standard output.
+    Either DST or all SRC are ID:/path; the others are local paths. If DST is a folder, the copy is created in
+    it with its own name; otherwise DST is the name of the copy. With several SRC, DST must be a folder. If
+    SRC ends with a slash and a dot (`folder/.`), the contents of the folder are copied into DST. Files are
+    replaced, folders merged; missing parents in the sandbox are created. Modes and links are preserved. As
+    SRC, - is standard input; as DST, standard output.
 
-    A file from a sandbox is gone on with after a broken connection, and a line says so. What else breaks off has failed, and leaves a file that was there as it was.
+    The transfer of a file from a sandbox is resumed after a broken connection, with a message. Any other
+    interrupted transfer fails and leaves an existing file unchanged.
     """
     from wrenn.sdk import Sandbox
 
@@ -109,7 +114,7 @@ class _Options:
 
 
 def parsed(text: str) -> Path | RemotePath:
-    """A local path, or `ID:/path` when that is how it begins. `./cl-x:y` is always local."""
+    """Parse a local path, or `ID:/path` if it begins like that. `./cl-x:y` is always local."""
     sandbox_id, colon, path = text.partition(":")
     if not colon or not sandbox_id.startswith("cl-"):
         return Path(text)
@@ -169,7 +174,7 @@ def _download(
 
 
 def _own_name(path: str) -> str:
-    """The name that a copy gets in a folder; none for what is in a folder (`folder/.`)."""
+    """Return the name of the copy in a folder; empty for the contents of a folder (`folder/.`)."""
     last = path.rstrip("/").rpartition("/")[2]
     return "" if last == "." else Path(path).absolute().name if last in ("", "..") else last
 
@@ -180,7 +185,7 @@ def _is_folder(sandbox: Sandbox, path: str, user: str | None) -> bool:
     try:
         entry = sandbox.files.stat(path, user=user)
         if entry.type == "symlink":
-            # It counts as what it leads to, which can only be listed when that is a folder.
+            # A link counts as its target, which can be listed only if it is a folder.
             sandbox.files.list(path, user=user)
     except (NotFoundError, InvalidRequestError):
         return False

@@ -1,4 +1,4 @@
-"""The file of profiles, as commands change it: whole, under a lock, readable by its owner only."""
+"""Writes the file of profiles: atomically, under a lock, and readable only by its owner."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @contextmanager
 def locked() -> Generator[None]:
-    """Be the only one to change the file. The kernel frees the lock of a process that dies."""
+    """Lock the file. The kernel releases the lock of a process that dies."""
     from wrenn.sdk.settings import credentials_path
 
     folder = credentials_path().parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        # Held for one call to the platform, which has its deadline.
+        # The lock is held during one call to the platform, which has a deadline.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -34,7 +34,7 @@ def locked() -> Generator[None]:
 
 
 def save(name: str, profile: Profile | None) -> None:
-    """Put a profile under this name, or none. Under the lock."""
+    """Store or delete the profile with this name. Requires the lock."""
     from wrenn.sdk.profiles import read_profiles
     from wrenn.sdk.settings import credentials_path
 
@@ -54,13 +54,13 @@ def _section(name: str, profile: Profile) -> str:
         "key_id": profile.key_id,
         "refresh_token": profile.refresh_token.reveal(),
     }
-    # A string of JSON is a string of TOML.
+    # A JSON string is also a TOML string.
     return f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items())
 
 
 @contextmanager
 def account() -> Generator[Account]:
-    """The session of the profile that is meant, gone on with.
+    """Continue the session of the selected profile.
 
     Raises:
         AuthenticationError: nobody is logged in, or the session has ended.

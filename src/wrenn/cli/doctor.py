@@ -1,4 +1,4 @@
-"""`wrenn doctor`: is the machine fit, and is anything left behind."""
+"""`wrenn doctor`: checks the machine and finds leftovers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def doctor(
     fix: Annotated[bool, typer.Option("--fix", help="Remove what no live sandbox owns.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Check the machine and find what is left over.
+    """Check the machine and find leftovers.
 
-    Left over is every resource of ours that no live sandbox owns. What other installations left whose data folder is gone
-    is listed apart, and removed by `--fix` too.
+    A leftover is a resource of this installation that no live sandbox owns. Leftovers of other installations
+    whose data folder no longer exists are listed separately, and `--fix` removes them too.
 
-    The exit code is 0 only when no check failed and nothing is left over. Warnings do not count.
+    The exit code is 0 only if no check failed and there are no leftovers. Warnings do not count.
     """
     from wrenn.cli.up.agent_doctor import examine, fix_leftovers
 

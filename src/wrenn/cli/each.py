@@ -1,4 +1,4 @@
-"""Commands that do the same to several things: one that fails does not keep the others from it."""
+"""Applies a command to several things: a failure does not prevent the others."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from wrenn.cli.exits import Exit, exit_code, say_error
+from wrenn.cli.exits import Exit, exit_code, print_error
 from wrenn.cli.output import print_json
 
 
 def do_each(names: Sequence[str], act: Callable[[str], object], *, done: str, json: bool) -> None:
-    """Call `act` with every name; `done` is the word for a success in the JSON.
+    """Call `act` with every name; `done` is the word for a success in the JSON output.
 
     The exit code is that of the last failure.
     """
@@ -23,7 +23,7 @@ def do_each(names: Sequence[str], act: Callable[[str], object], *, done: str, js
             act(name)
             outcome[name] = done
         except WrennError as error:
-            say_error(error)
+            print_error(error)
             outcome[name], code = error.code, exit_code(error)
     if json:
         print_json(outcome)

@@ -1,31 +1,31 @@
-"""The way out of a terminal that does not answer: Enter, `~`, `.`, as in ssh."""
+"""The escape sequence that leaves a terminal: Enter, `~`, `.`, as in ssh."""
 
 from __future__ import annotations
 
 
 class Escape:
-    """Watches what is typed. `left` is set once the sequence was typed."""
+    """Detects the escape sequence in the typed bytes. `left` is set once it was typed."""
 
     def __init__(self) -> None:
         self._line_begins = True
-        self._held = False
+        self._withheld = False
         self.left = False
 
-    def pass_on(self, typed: bytes) -> bytes:
-        """What of it is for the other side; a `~` at the begin of a line waits for what follows."""
+    def filter(self, typed: bytes) -> bytes:
+        """Return the bytes to send to the sandbox; a `~` at the start of a line is withheld until the next byte."""
         passed = bytearray()
         for key in typed:
-            if self._held:
-                self._held = False
+            if self._withheld:
+                self._withheld = False
                 if key == ord("."):
                     self.left = True
                     break
                 passed.append(ord("~"))
-                if key == ord("~"):  # twice means once
+                if key == ord("~"):  # `~~` sends one `~`
                     self._line_begins = False
                     continue
             elif key == ord("~") and self._line_begins:
-                self._held = True
+                self._withheld = True
                 continue
             passed.append(key)
             self._line_begins = key in b"\r\n"

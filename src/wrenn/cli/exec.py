@@ -1,4 +1,4 @@
-"""`wrenn exec`: run a command in a sandbox and follow it."""
+"""`wrenn exec`: runs a command in a sandbox and shows its output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer._click import Context
 from typer.core import TyperCommand
 
 from wrenn.cli.exits import Exit
-from wrenn.cli.following import copy_out, feed_stdin, interrupting, leaving_on_signals
+from wrenn.cli.following import copy_out, exit_on_signals, feed_stdin, interrupt_on_ctrl_c
 from wrenn.cli.output import JsonOption, print_json
 from wrenn.cli.sandboxes import EnvOption, variables
 from wrenn.cli.settings import use_credentials
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 class CommandLine(TyperCommand):
-    """Takes everything from the second word on as it is, so that its options need no `--` before them."""
+    """Passes everything from the second word on unchanged, so that options of the command need no `--` before them."""
 
     from_second_word: ClassVar[bool] = True
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        """Put a `--` where the command begins, unless there is one."""
+        """Insert a `--` before the command, unless there is one."""
         flags = {
             name
             for param in self.params
@@ -51,21 +51,21 @@ class CommandLine(TyperCommand):
 
 
 def _is_flag(argument: str, flags: set[str]) -> bool:
-    """True for an option without a value, and for several in one word: `-it`."""
+    """Whether the argument is an option without a value, or several in one word such as `-it`."""
     if argument in flags:
         return True
     return not argument.startswith("--") and all(f"-{letter}" in flags for letter in argument[1:])
 
 
 class FileLine(CommandLine):
-    """Takes everything after the first word as it is, options too."""
+    """Passes everything after the first word unchanged, including options."""
 
     from_second_word = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Command:
-    """What to start, and how."""
+    """What to run, and how."""
 
     words: list[str]
     cwd: str | None
@@ -75,12 +75,12 @@ class _Command:
 
     @property
     def line(self) -> str | list[str]:
-        """One word is a line of the shell, several are started as they are."""
+        """One word is a shell command line; several are started without a shell."""
         return self.words[0] if len(self.words) == 1 else self.words
 
     @property
     def in_terminal(self) -> list[str]:
-        """The same as the program of a terminal; without a word the user's shell."""
+        """The same for a program in a terminal; without a word, the user's shell."""
         return [SHELL, "-c", *self.words] if len(self.words) == 1 else self.words or [SHELL]
 
 
@@ -90,7 +90,7 @@ def exec_(
         list[str] | None,
         typer.Argument(
             metavar="[--] CMD...",
-            help="One word is run by the shell. With --tty it may be left out: the user's shell there.",
+            help="One word is run by the shell. Optional with --tty, which runs the user's shell.",
             show_default=False,
         ),
     ] = None,
@@ -100,12 +100,14 @@ def exec_(
         typer.Option(
             "--stdin/--no-stdin",
             "-i/-n",
-            help="Pass standard input on to it. Default: when that is not a terminal.",
+            help="Forward standard input. Default: if it is not a terminal.",
             show_default=False,
         ),
     ] = None,
-    tty: Annotated[bool, typer.Option("--tty", "-t", help="Run it in a terminal, tied to this one.")] = False,
-    cwd: Annotated[str | None, typer.Option(help="Folder to run in.")] = None,
+    tty: Annotated[
+        bool, typer.Option("--tty", "-t", help="Run it in a terminal that is connected to this one.")
+    ] = False,
+    cwd: Annotated[str | None, typer.Option(help="Working directory.")] = None,
     env: EnvOption = None,
     user: Annotated[str | None, typer.Option(help="User of the sandbox to run as.")] = None,
     timeout: Annotated[
@@ -119,11 +121,16 @@ def exec_(
 ) -> None:
     """Run a command in a sandbox.
 
-    Its output comes as it is written, and its exit code becomes that of this program: 128 + the number of the signal if one ended it, 124 if it was killed at the time limit. Several words are started as they are; a single word is run by bash -c, or sh -c in an image without bash. Options stand before CMD.
+    The output is shown as it is written, and the exit code is that of the command: 128 + the number of the
+    signal that terminated it, or 124 if it was killed at the time limit. Several words are started without a
+    shell; a single word is run by bash -c, or sh -c in an image without bash. Options must precede CMD.
 
-    Standard input is passed on when it is not a terminal, or with -i; in a loop that reads lines, use -n. Ctrl-C sends SIGINT to the command, a second one kills it. It also ends when this program is ended; with --background it runs on.
+    Standard input is forwarded if it is not a terminal, or with -i; in a loop that reads lines, use -n.
+    Ctrl-C sends SIGINT to the command, a second one kills it. The command is also killed when this program
+    ends; with --background it keeps running.
 
-    With --tty keys go to the command as they are typed, Ctrl-C too; Enter, then ~. leaves and ends it.
+    With --tty keystrokes are forwarded unchanged, including Ctrl-C; Enter, then ~. leaves and kills the
+    command.
     """
     from wrenn.sdk import Sandbox
 
@@ -139,7 +146,7 @@ def exec_(
     if tag is not None and not background:
         raise typer.BadParameter("--tag names a background process: add --background.")
     use_credentials()
-    with leaving_on_signals():
+    with exit_on_signals():
         sandbox = Sandbox.connect(sandbox_id, resume=False)
         if background:
             _start(sandbox, given, tag, json=json)
@@ -193,7 +200,7 @@ def _run(sandbox: Sandbox, command: _Command, *, stdin: bool, json: bool) -> int
         stdin=stdin,
         timeout_s=command.timeout_s,
     )
-    with stream, interrupting(stream):
+    with stream, interrupt_on_ctrl_c(stream):
         if stdin:
             feed_stdin(stream)
         code = _print_result(stream) if json else copy_out(stream)
@@ -205,7 +212,7 @@ def _run(sandbox: Sandbox, command: _Command, *, stdin: bool, json: bool) -> int
 
 
 def _print_result(stream: ProcessStream) -> int:
-    """Print how it ended and the end of what it wrote, as one object; also when its time limit passed."""
+    """Print how the command ended and the end of its output as one JSON object, also after its time limit."""
     from wrenn.sdk import CommandResult, DeadlineExceededError
     from wrenn.sdk._tail import Tail
 

@@ -1,4 +1,4 @@
-"""Exit codes, and how an error becomes one sentence on standard error."""
+"""Exit codes, and error messages on standard error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wrenn.sdk import errors as sdk
 
 
 class Exit(IntEnum):
-    """What the exit code of `wrenn` says. `wrenn exec` ends with the code of the command that it ran."""
+    """Exit codes of `wrenn`. `wrenn exec` exits with the code of the command that it ran."""
 
     OK = 0
     ERROR = 1
@@ -32,12 +32,12 @@ _BY_ERROR: tuple[tuple[tuple[type[Exception], ...], Exit], ...] = (
 
 
 def exit_code(error: Exception) -> Exit:
-    """The exit code that stands for `error`."""
+    """Return the exit code for `error`."""
     return next((code for kinds, code in _BY_ERROR if isinstance(error, kinds)), Exit.ERROR)
 
 
-def say_error(error: Exception) -> None:
-    """Write what failed, and what helps, to standard error."""
+def print_error(error: Exception) -> None:
+    """Print what failed, and what to do, to standard error."""
     message = str(error) or type(error).__name__
     if isinstance(error, sdk.AuthenticationError) and error.status is None:
         message = (

@@ -1,4 +1,4 @@
-"""Following a process: its output to ours, our input to it, and what Ctrl-C means meanwhile."""
+"""Forwards input and output of a process, and handles Ctrl-C meanwhile."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 _READ_B: Final = 64 * 1024
 _BY_PRESS: Final[tuple[Signal, ...]] = ("SIGINT", "SIGKILL")
-"""What the first and the second Ctrl-C send."""
+"""The signals for the first and the second Ctrl-C."""
 
 
 @contextmanager
-def leaving_on_signals() -> Generator[None]:
-    """SIGTERM and SIGHUP raise SystemExit, so that blocks are left in order: the command ends, a sandbox is removed."""
-    former = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+def exit_on_signals() -> Generator[None]:
+    """Let SIGTERM and SIGHUP raise SystemExit, so that blocks are exited in order: the command is killed, a sandbox is removed."""
+    former = {number: signal.signal(number, _exit) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
@@ -31,15 +31,16 @@ def leaving_on_signals() -> Generator[None]:
             signal.signal(number, handler)
 
 
-def _leave(number: int, _frame: object) -> NoReturn:
+def _exit(number: int, _frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
 @contextmanager
-def interrupting(stream: ProcessStream) -> Generator[None]:
-    """Ctrl-C sends SIGINT to the followed process, a second one SIGKILL; a third leaves it as it is.
+def interrupt_on_ctrl_c(stream: ProcessStream) -> Generator[None]:
+    """Let Ctrl-C send SIGINT to the process, the second one SIGKILL; a third one leaves the process as it is.
 
-    The platform is called from a thread, since the main one may be waiting for output or for a slow reader of ours.
+    The platform is called from a thread, since the main thread may be waiting for output or for a slow
+    reader.
     """
     presses: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     count = 0
@@ -76,9 +77,10 @@ def _signal(stream: ProcessStream, name: Signal) -> None:
 
 
 def feed_stdin(stream: ProcessStream) -> None:
-    """Pass our standard input on to the process in a thread, and its end too.
+    """Forward standard input to the process in a thread, including its end.
 
-    Not more is read than the process takes. The thread ends with this program: a read of a terminal cannot be broken off.
+    No more is read than the process takes. The thread ends with this program: a read from a terminal cannot
+    be interrupted.
     """
     threading.Thread(target=_feed, args=(stream, sys.stdin.buffer), name="wrenn-stdin", daemon=True).start()
 
@@ -91,7 +93,7 @@ def _feed(stream: ProcessStream, source: BinaryIO) -> None:
             stream.send_stdin(chunk)
         stream.close_stdin()
     except WrennError:
-        return  # The command has ended, or the connection: whoever copies its output says how.
+        return  # The command has ended or the connection broke: `copy_out` reports which.
 
 
 def _read(source: BinaryIO) -> bytes:
@@ -103,7 +105,7 @@ def _read(source: BinaryIO) -> bytes:
 
 
 def copy_out(stream: ProcessStream) -> int:
-    """Write the output of the process to ours until its end; returns its exit code."""
+    """Write the output of the process to standard output and error until its end; returns its exit code."""
     ours = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer, "pty": sys.stdout.buffer}
     for output in stream:
         ours[output.stream].write(output.data)

@@ -44,7 +44,7 @@ def build(
 
 @app.command("lock")
 def lock(data_dir_: DataDirOption = None, *, json: JsonOption = False) -> None:
-    """Write today's package versions into the template's lock; needs root."""
+    """Update the template's lock file with current package versions; needs root."""
     from wrenn.cli.up.progress import Progress
     from wrenn.storage.images import lock_packages
 
@@ -59,7 +59,7 @@ def lock(data_dir_: DataDirOption = None, *, json: JsonOption = False) -> None:
 
 @app.command("list")
 def list_(data_dir_: DataDirOption = None, *, json: JsonOption = False) -> None:
-    """Show what is built."""
+    """List the images that were built."""
     from wrenn.storage.images import load_images
 
     images = load_images(_place(data_dir_))

@@ -43,18 +43,18 @@ def list_(*, json: JsonOption = False) -> None:
 
 @app.command("create")
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is for.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Purpose of the key.")],
     *,
     scope: Annotated[
         Literal["full", "sandboxes", "read"],
-        typer.Option("--scope", help="All, only sandboxes and templates, or only to look."),
+        typer.Option("--scope", help="Everything, only sandboxes and templates, or read-only."),
     ] = "full",
     days: Annotated[
-        int | None, typer.Option("--days", min=1, max=3650, help="Valid for so long. [default: for ever]")
+        int | None, typer.Option("--days", min=1, max=3650, help="Days until it expires. [default: never]")
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Make a key and print it; it cannot be shown again."""
+    """Create a key and print it; it cannot be shown again."""
     from wrenn.cli import credentials
     from wrenn.sdk._parse import Fields
 
@@ -75,9 +75,9 @@ def revoke(
     *,
     json: JsonOption = False,
 ) -> None:
-    """Revoke keys, which stop working at once.
+    """Revoke keys, which stop working immediately.
 
-    Goes on after one that fails; the exit code is that of the last failure.
+    Continues after a failure; the exit code is that of the last failure.
     """
     from urllib.parse import quote
 

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The sandbox.")]
 IdleOption = Annotated[
     int | None,
-    typer.Option("--timeout", metavar="SECONDS", help="Pause it after this long without use; 0: never."),
+    typer.Option("--timeout", metavar="SECONDS", help="Pause it after this idle time; 0: never."),
 ]
 LifetimeOption = Annotated[
     int | None,
-    typer.Option("--lifetime", metavar="SECONDS", help="Its time ends so long from now; 0: never."),
+    typer.Option("--lifetime", metavar="SECONDS", help="End of its lifetime, counted from now; 0: never."),
 ]
 OnExpiryOption = Annotated[
     Literal["pause", "kill"] | None,
@@ -35,9 +35,10 @@ def pause(
     *,
     json: JsonOption = False,
 ) -> None:
-    """Put sandboxes away with memory, processes and files.
+    """Pause sandboxes and save their memory, processes and files.
 
-    A paused sandbox uses disk space only. Goes on after one that fails; the exit code is that of the last failure.
+    A paused sandbox uses only disk space. Continues after a failure; the exit code is that of the last
+    failure.
     """
     from wrenn.sdk import Sandbox
 
@@ -54,9 +55,9 @@ def resume(
     *,
     json: JsonOption = False,
 ) -> None:
-    """Bring paused sandboxes back; their processes go on.
+    """Resume paused sandboxes; their processes continue.
 
-    Goes on after one that fails; the exit code is that of the last failure.
+    Continues after a failure; the exit code is that of the last failure.
     """
     from wrenn.sdk import Sandbox
 
@@ -71,12 +72,12 @@ def resume(
 def fork(
     sandbox_id: IdArgument,
     *,
-    count: Annotated[int, typer.Option("--count", "-n", metavar="N", help="How many copies.")] = 1,
+    count: Annotated[int, typer.Option("--count", "-n", metavar="N", help="Number of copies.")] = 1,
     json: JsonOption = False,
 ) -> None:
     """Copy a running sandbox and print the ids of the copies.
 
-    They have its memory, processes and files. The sandbox itself goes on after a short stop.
+    The copies have its memory, processes and files. The sandbox itself is suspended only briefly.
     """
     from wrenn.sdk import Sandbox
 
@@ -95,14 +96,15 @@ def fork(
 def disk(
     sandbox_id: IdArgument,
     size: Annotated[
-        int | None, typer.Argument(metavar="[MB]", help="How large it is to be; without, nothing changes.")
+        int | None, typer.Argument(metavar="[MB]", help="New size; without it, nothing changes.")
     ] = None,
     *,
     json: JsonOption = False,
 ) -> None:
-    """Make the disk of a sandbox larger, and print its size in MB.
+    """Enlarge the disk of a sandbox, and print its size in MB.
 
-    One that stands still because it used up its share of the host's disk may take as much more, and goes on.
+    A sandbox that was suspended because it used up its share of the host's disk gets a larger share and
+    continues.
     """
     from wrenn.sdk import Sandbox
 
@@ -123,13 +125,13 @@ def timeout(
     lifetime: LifetimeOption = None,
     on_expiry: OnExpiryOption = None,
     extend_only: Annotated[
-        bool, typer.Option("--extend-only", help="Never end its lifetime earlier than now set.")
+        bool, typer.Option("--extend-only", help="Never move the end of its lifetime to an earlier time.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
     """Change and print the time limits of a sandbox.
 
-    What is not given stays; without options nothing changes.
+    Limits without an option are not changed; without options nothing changes.
     """
     from wrenn.sdk import Sandbox
 

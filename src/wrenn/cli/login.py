@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 ProfileOption = Annotated[
     str | None,
-    typer.Option("--profile", metavar="NAME", help="Under which name. [default: WRENN_PROFILE or 'default']"),
+    typer.Option(
+        "--profile", metavar="NAME", help="Name of the profile. [default: WRENN_PROFILE or 'default']"
+    ),
 ]
 
 
 def read_password(*, twice: bool = False) -> Secret:
-    """The password from the terminal without showing it, or the first line of standard input where that is none."""
+    """Read the password from the terminal without echo, or from the first line of standard input if that is not a terminal."""
     from wrenn.base.errors import InvalidRequest
     from wrenn.base.secrets import Secret
 
@@ -39,14 +41,14 @@ def login(
     url: Annotated[
         str | None, typer.Option("--url", help="The platform. [default: WRENN_BASE_URL or this machine]")
     ] = None,
-    email: Annotated[str | None, typer.Option("--email", help="Asked for where it is missing.")] = None,
+    email: Annotated[str | None, typer.Option("--email", help="Prompted for if missing.")] = None,
     profile: ProfileOption = None,
 ) -> None:
-    """Log in with e-mail address and password; asks for them.
+    """Log in with e-mail address and password; prompts for them.
 
-    Makes an API key for this machine and keeps it, with the session, in `$XDG_CONFIG_HOME/wrenn/credentials.toml`, which only
-    you may read. The SDK finds it there. The password comes from standard input where that is no terminal. Forgotten: `wrenn account
-    reset-password`.
+    Creates an API key for this machine and stores it with the session in
+    `$XDG_CONFIG_HOME/wrenn/credentials.toml`, which only you can read. The SDK finds it there. The password
+    is read from standard input if that is not a terminal. If you forgot it: `wrenn account reset-password`.
     """
     from wrenn.base.secrets import Secret
     from wrenn.cli import credentials
@@ -79,7 +81,7 @@ def _key_name() -> str:
 
 
 def logout(*, profile: ProfileOption = None) -> None:
-    """End the session, revoke this machine's API key, and forget both."""
+    """Log out: end the session, revoke this machine's API key, and delete both from the profile."""
     from wrenn.cli import credentials
     from wrenn.sdk.settings import load_profile, profile_name
 
@@ -99,7 +101,7 @@ def logout(*, profile: ProfileOption = None) -> None:
 
 
 def _forget(profile: object) -> bool:
-    """Revoke a profile's key and end its session; whether the platform did."""
+    """Revoke a profile's key and end its session; return whether the platform did."""
     from wrenn.sdk.account import Account
     from wrenn.sdk.errors import WrennError
     from wrenn.sdk.profiles import Profile
@@ -118,14 +120,14 @@ def _forget(profile: object) -> bool:
 
 
 def whoami(*, json: JsonOption = False) -> None:
-    """Print who is logged in, and in which team; with an API key alone, which key and platform are in use."""
+    """Print the current user and team; with an API key alone, the key and platform in use."""
     from wrenn.cli import credentials
     from wrenn.cli.settings import use_credentials
     from wrenn.sdk.settings import load_profile
 
     if load_profile() is None:
         use_credentials()
-        _say_key(json=json)
+        _print_key(json=json)
         return
     if os.environ.get("WRENN_API_KEY"):
         sys.stderr.write("wrenn: WRENN_API_KEY is set: commands on sandboxes use that key.\n")
@@ -149,8 +151,8 @@ def whoami(*, json: JsonOption = False) -> None:
         sys.stdout.write(f"{said['email']} ({said['name']}), {said['role']} of {said['team']}\n")
 
 
-def _say_key(*, json: bool) -> None:
-    """Say which key is in use, once the platform has accepted it."""
+def _print_key(*, json: bool) -> None:
+    """Print the key in use, once the platform has accepted it."""
     from wrenn.sdk import Sandbox
     from wrenn.sdk.settings import client_settings
 

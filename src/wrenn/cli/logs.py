@@ -1,4 +1,4 @@
-"""`wrenn logs`: what a background process wrote."""
+"""`wrenn logs`: output of a background process."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ def logs(
     process: Annotated[str, typer.Argument(metavar="PID|TAG", help="The process.")],
     *,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with what it writes, until it ends.")
+        bool, typer.Option("--follow", "-f", help="Keep printing new output until it ends.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Show what a background process wrote: the last 1 MiB.
+    """Show the output of a background process: the last 1 MiB.
 
-    Kept while it runs and until it was read after its end, at most an hour. With --json one object a line: {"stream", "text"}.
+    The output is available while the process runs, and after its end until it was read, at most for an hour.
+    With --json, each line is an object {"stream", "text"}.
     """
     from wrenn.sdk import Sandbox
 

@@ -1,4 +1,4 @@
-"""The entry point of `wrenn`: the commands by name, and what an error becomes."""
+"""The entry point of `wrenn`: registers the commands and handles errors."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from wrenn.cli import (
     cp,
     doctor,
     images,
+    inspect_sandbox,
     keys,
     lifecycle,
     login,
     logs,
-    look,
     network,
     port,
     programs,
@@ -35,7 +35,7 @@ from wrenn.cli import (
     top,
 )
 from wrenn.cli.exec import CommandLine, FileLine, exec_
-from wrenn.cli.exits import Exit, exit_code, say_error
+from wrenn.cli.exits import Exit, exit_code, print_error
 from wrenn.cli.settings import use_profile
 from wrenn.cli.up import commands as up
 
@@ -44,7 +44,7 @@ app = typer.Typer(
     help="Sandboxes for AI agents: small virtual machines on your own machine.",
     no_args_is_help=True,
     add_completion=False,
-    # Rich help pages cost 0.3 s of imports.
+    # Rich help pages would cost 0.3 s of imports.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -57,9 +57,9 @@ app.command("doctor")(doctor.doctor)
 app.command("storage")(storage.storage)
 app.command("create")(sandboxes.create)
 app.command("list")(sandboxes.list_)
-app.command("ls")(look.ls)
-app.command("info")(look.info)
-app.command("ps")(look.ps)
+app.command("ls")(inspect_sandbox.ls)
+app.command("info")(inspect_sandbox.info)
+app.command("ps")(inspect_sandbox.ps)
 app.command("exec", cls=CommandLine)(exec_)
 app.command("run", cls=FileLine)(run.run)
 app.command("shell", cls=CommandLine)(shell.shell)
@@ -108,7 +108,9 @@ def wrenn(
     ] = False,
     profile: Annotated[
         str | None,
-        typer.Option("--profile", metavar="NAME", help="Use what `wrenn login` kept under this name."),
+        typer.Option(
+            "--profile", metavar="NAME", help="Use the credentials that `wrenn login` stored under this name."
+        ),
     ] = None,
 ) -> None:
     """Sandboxes for AI agents: small virtual machines on your own machine."""
@@ -117,13 +119,13 @@ def wrenn(
 
 
 def main() -> None:
-    """Run the command line; never shows a stack trace for an error that is somebody's to mend."""
+    """Run the command line. Expected errors are printed without a stack trace."""
     from wrenn.base.errors import WrennError as PlatformError
     from wrenn.sdk.errors import WrennError
 
     completion.init()
     for stream in (sys.stdin, sys.stdout):
-        # Names of files need not be UTF-8: they are written as they came.
+        # File names need not be UTF-8: print their bytes unchanged.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")
     try:
@@ -132,7 +134,7 @@ def main() -> None:
         sys.stderr.write("wrenn: An argument has characters that are not valid UTF-8.\n")
         sys.exit(Exit.USAGE)
     except (WrennError, PlatformError) as error:
-        say_error(error)
+        print_error(error)
         sys.exit(exit_code(error))
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "wrenn":
@@ -142,12 +144,12 @@ def main() -> None:
         )
         sys.exit(Exit.ERROR)
     except BrokenPipeError:
-        # The reader has gone (`wrenn list | head -1`): nothing to say, and nobody to say it to at exit either.
+        # The reader has exited (`wrenn list | head -1`): print no error now or when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(Exit.ERROR)
     except OSError as error:
-        # A full disk, a file that may not be touched: the error names the thing.
-        say_error(error)
+        # For example a full disk or a missing permission: the error names the file.
+        print_error(error)
         sys.exit(Exit.ERROR)
 
 

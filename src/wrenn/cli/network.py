@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 AllowOption = Annotated[
     list[str] | None,
-    typer.Option("--allow", metavar="CIDR", help="It may reach this network in any case. Repeatable."),
+    typer.Option("--allow", metavar="CIDR", help="Always allow this network. Repeatable."),
 ]
 DenyOption = Annotated[
     list[str] | None,
-    typer.Option("--deny", metavar="CIDR", help="It may not reach this network. Repeatable."),
+    typer.Option("--deny", metavar="CIDR", help="Block this network. Repeatable."),
 ]
 
 
@@ -29,19 +29,19 @@ def network(
     *,
     internet: Annotated[
         bool | None,
-        typer.Option("--internet/--no-internet", help="Whether it may reach what no list names."),
+        typer.Option("--internet/--no-internet", help="Whether it may reach destinations in neither list."),
     ] = None,
     allow: AllowOption = None,
     deny: DenyOption = None,
     reset: Annotated[
-        bool, typer.Option("--reset", help="Begin with the default: the internet, and no lists.")
+        bool, typer.Option("--reset", help="Start from the default: internet access, and no lists.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Change and print what a sandbox may reach.
+    """Change and print the egress policy of a sandbox.
 
-    What is not given stays; a list that is given replaces the former one. The change is in force when the command ends, for open
-    connections too. What is allowed wins over what is denied.
+    Values without an option are not changed; a list replaces the former one. The change applies when the
+    command ends, also to open connections. Allowed networks take precedence over denied ones.
     """
     from wrenn.sdk import Sandbox
 
@@ -49,7 +49,7 @@ def network(
     if reset:
         internet, allow, deny = (True if internet is None else internet), allow or [], deny or []
     else:
-        # Typer gives an empty list where an option is absent.
+        # Typer passes an empty list for an absent option.
         allow, deny = allow or None, deny or None
     with closing(Sandbox.connect(sandbox_id, resume=False)) as sandbox:
         if (internet, allow, deny) == (None, None, None):
@@ -59,11 +59,11 @@ def network(
     if json or info.network is None:
         print_json(info.network)
     else:
-        sys.stdout.write(described(info.network))
+        sys.stdout.write(format_lines(info.network))
 
 
 def policy_of(*, internet: bool, allow: list[str] | None, deny: list[str] | None) -> NetworkPolicy | None:
-    """The policy of the options of `wrenn create`; None where none is given."""
+    """Return the policy from the options of `wrenn create`; None without any."""
     if internet and not allow and not deny:
         return None
     from wrenn.sdk import NetworkPolicy
@@ -72,7 +72,7 @@ def policy_of(*, internet: bool, allow: list[str] | None, deny: list[str] | None
 
 
 def summary(policy: NetworkPolicy) -> str:
-    """The policy in one line."""
+    """Format the policy on one line."""
     parts = ["internet" if policy.allow_internet else "no internet"]
     parts += [
         f"{word} {', '.join(nets)}" for word, nets in (("allow", policy.allow), ("deny", policy.deny)) if nets
@@ -80,8 +80,8 @@ def summary(policy: NetworkPolicy) -> str:
     return "; ".join(parts)
 
 
-def described(policy: NetworkPolicy) -> str:
-    """The policy for people, a line each."""
+def format_lines(policy: NetworkPolicy) -> str:
+    """Format the policy on several lines."""
     lines = [f"internet  {'yes' if policy.allow_internet else 'no'}"]
     lines += [f"allow     {network}" for network in policy.allow]
     lines += [f"deny      {network}" for network in policy.deny]

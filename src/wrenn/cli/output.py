@@ -1,4 +1,4 @@
-"""How commands print: a table for people, JSON for programs."""
+"""Output of commands: a table for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def print_json(value: object) -> None:
-    """Print a value: dataclasses as objects, times in RFC 3339."""
+    """Print a value as JSON: dataclasses as objects, times in RFC 3339."""
     sys.stdout.write(json.dumps(value, default=_plain, ensure_ascii=False, indent=2) + "\n")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table with a head; plain columns when the output is no terminal. The first column is never folded."""
+    """Print a table with a header; plain columns if the output is not a terminal. The first column is never folded."""
     if not sys.stdout.isatty():
         widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
         for row in [columns, *rows]:
@@ -41,18 +41,18 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def age(since: datetime) -> str:
-    """How long ago, in the largest unit that fits."""
+    """Format the time since a moment in the largest unit that fits."""
     return _rounded(datetime.now(since.tzinfo) - since)
 
 
 def until(moment: datetime) -> str:
-    """How long until then, in the largest unit that fits; `now` when it has passed."""
+    """Format the time until a moment in the largest unit that fits; `now` if it has passed."""
     left = moment - datetime.now(moment.tzinfo)
     return f"in {_rounded(left)}" if left.total_seconds() > 0 else "now"
 
 
 def size(count: int) -> str:
-    """A number of bytes in the largest unit that fits."""
+    """Format a number of bytes in the largest unit that fits."""
     for unit, length in (("GB", 1024**3), ("MB", 1024**2), ("KB", 1024)):
         if count >= length:
             return f"{count / length:.1f} {unit}"

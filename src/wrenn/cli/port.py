@@ -1,4 +1,4 @@
-"""`wrenn port` and `wrenn link`: ports of sandboxes, here and in a browser."""
+"""`wrenn port` and `wrenn link`: access to ports of sandboxes, locally and in a browser."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from wrenn.cli.exits import say_error
+from wrenn.cli.exits import print_error
 from wrenn.cli.lifecycle import IdArgument
 from wrenn.cli.output import JsonOption, print_json
 from wrenn.cli.settings import use_credentials
@@ -35,27 +35,31 @@ def port(
             metavar="[LOCAL]",
             min=0,
             max=65535,
-            help="Port on this machine; the same one unless given, 0: any.",
+            help="Local port; by default the same number, 0: any free one.",
         ),
     ] = None,
     *,
     address: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Where to listen. Whoever reaches it reaches the port.")
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Local address to listen on. Everybody who can reach it can reach the port.",
+        ),
     ] = "127.0.0.1",
     json: JsonOption = False,
 ) -> None:
-    """Reach a TCP port of a sandbox on this machine, until Ctrl-C.
+    """Forward a local TCP port to a port of a sandbox, until Ctrl-C.
 
-    Any protocol passes, also to programs that listen on the sandbox's 127.0.0.1 only.
+    Works with any protocol, and also reaches programs that listen only on the sandbox's 127.0.0.1.
     """
     from wrenn.sdk import Sandbox
     from wrenn.sdk.settings import client_settings
 
     use_credentials()
     with closing(Sandbox.connect(sandbox_id, resume=False)):
-        pass  # a wrong id or key is told now, not at the first connection
+        pass  # so that a wrong id or key is reported now, not at the first connection
     here = port if local is None else local
-    with suppress(KeyboardInterrupt):  # the usual way to end it
+    with suppress(KeyboardInterrupt):  # the usual way to exit
         asyncio.run(_forward(client_settings(), sandbox_id, port, here, address, json=json))
 
 
@@ -68,7 +72,7 @@ async def _forward(
         try:
             bound = await stack.enter_async_context(
                 forwarded_port(
-                    settings, sandbox_id, port, local_address=address, local_port=local, on_error=say_error
+                    settings, sandbox_id, port, local_address=address, local_port=local, on_error=print_error
                 )
             )
         except OSError as error:
@@ -90,7 +94,7 @@ def link(
     port: PortArgument,
     *,
     expires: Annotated[
-        int, typer.Option(metavar="SECONDS", min=1, help="For how long it opens the port.")
+        int, typer.Option(metavar="SECONDS", min=1, help="How long the link is valid.")
     ] = 3600,
     json: JsonOption = False,
 ) -> None:
@@ -108,7 +112,7 @@ def link(
 
 
 def _resolves(host: str) -> bool:
-    """Whether programs of this machine find the name; a name server that does not answer is not waited for."""
+    """Whether this machine resolves the name. Does not wait for a name server that does not respond."""
     found: list[object] = []
 
     def look() -> None:
@@ -122,7 +126,7 @@ def _resolves(host: str) -> bool:
 
 
 def hint_unresolved(url: str, resolves: Callable[[str], bool] = _resolves) -> None:
-    """Say what helps when this machine does not resolve names below `localhost`; browsers and curl do so by themselves."""
+    """Print a hint if this machine does not resolve names below `localhost`; browsers and curl always do."""
     from urllib.parse import urlsplit
 
     host = urlsplit(url).hostname or ""

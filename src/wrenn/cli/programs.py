@@ -1,4 +1,4 @@
-"""`wrenn control`, `wrenn agent` and `wrenn supervise`: the server's programs, in the foreground."""
+"""`wrenn control`, `wrenn agent` and `wrenn supervise`: the server programs, in the foreground."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def control(context: typer.Context) -> None:
 
 @control_app.command("migrate")
 def migrate() -> None:
-    """Bring the database up to date, and say what was done.
+    """Upgrade the database schema, and print the changes.
 
-    For an upgrade of several control planes: once, before the first of them starts. A control plane does it too when it
-    starts. Safe to run again, and from several machines at once. DATABASE_URL as for the control plane.
+    For an upgrade with several control planes: run it once before the first of them starts. A control plane
+    also does it at its start. Idempotent, also from several machines at once. DATABASE_URL as for the control
+    plane.
     """
     from wrenn.control.main import migrate_only
 
@@ -50,7 +51,7 @@ def agent() -> None:
 
 
 def supervise(data_dir_: DataDirOption = None, listen: ListenOption = None) -> None:
-    """Keep control plane, agent and embedded PostgreSQL running; `wrenn up` starts this."""
+    """Keep control plane, agent and embedded PostgreSQL running; started by `wrenn up`."""
     from wrenn.base.logging import configure_logging
     from wrenn.cli.up.layout import Layout
     from wrenn.cli.up.options import parse_listen

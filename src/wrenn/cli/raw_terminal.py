@@ -1,4 +1,4 @@
-"""The terminal that this program runs in: raw while a block runs, and as it was before on every way out."""
+"""The local terminal: switched to raw mode while a block runs, and always restored."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ import tty
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from wrenn.cli.following import leaving_on_signals
+from wrenn.cli.following import exit_on_signals
 
 
 @contextmanager
 def raw(terminal: int) -> Generator[None]:
-    """Keys arrive one by one and mean nothing here. A signal that ends this program ends the block first."""
+    """Put the terminal into raw mode within the block. A signal that ends this program ends the block first."""
     before = termios.tcgetattr(terminal)
-    with leaving_on_signals():
+    with exit_on_signals():
         try:
-            # What was typed ahead is kept.
+            # Keep what was typed ahead.
             tty.setraw(terminal, termios.TCSADRAIN)
             yield
         finally:
             termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
-def _go_on(_number: int, _frame: object) -> None:
-    """The descriptor says it."""
+def _ignore(_number: int, _frame: object) -> None:
+    """Nothing to do: the signal is read from the descriptor."""
 
 
 def size(terminal: int) -> tuple[int, int]:
-    """Columns and rows; the usual 80 and 24 where the terminal does not know them."""
+    """Return columns and rows; 80 and 24 if the terminal does not report them."""
     found = os.get_terminal_size(terminal)
     return found.columns or 80, found.lines or 24
 
 
 @contextmanager
-def woken_by(number: signal.Signals) -> Generator[int]:
-    """A descriptor that can be read whenever this signal came."""
+def signal_descriptor(number: signal.Signals) -> Generator[int]:
+    """Yield a descriptor that becomes readable whenever the signal arrives."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     os.set_blocking(reading, False)
     former_wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    former = signal.signal(number, _go_on)
+    former = signal.signal(number, _ignore)
     try:
         yield reading
     finally:

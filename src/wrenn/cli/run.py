@@ -1,4 +1,4 @@
-"""`wrenn run`: a file in a sandbox of its own."""
+"""`wrenn run`: runs a local file in a new sandbox."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wrenn.cli.following import copy_out, feed_stdin, interrupting, leaving_on_signals
+from wrenn.cli.following import copy_out, exit_on_signals, feed_stdin, interrupt_on_ctrl_c
 from wrenn.cli.sandboxes import EnvOption, variables
 from wrenn.cli.settings import use_credentials
 
@@ -30,16 +30,17 @@ def run(
     template: Annotated[str, typer.Option(help="Template to start from.")] = "minimal",
     vcpus: Annotated[int | None, typer.Option(help="Virtual CPUs.")] = None,
     memory: Annotated[int | None, typer.Option(metavar="MB", help="Memory in MB.")] = None,
-    disk: Annotated[int | None, typer.Option(metavar="MB", help="Size of its disk in MB.")] = None,
+    disk: Annotated[int | None, typer.Option(metavar="MB", help="Disk size in MB.")] = None,
     env: EnvOption = None,
     timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="Kill it after this long.")] = None,
-    stdin: Annotated[bool, typer.Option("--stdin", "-i", help="Give it this program's input.")] = False,
+    stdin: Annotated[bool, typer.Option("--stdin", "-i", help="Forward standard input to it.")] = False,
 ) -> None:
     """Run a file in a new sandbox, which is removed afterwards.
 
     If this program is killed, the platform removes the sandbox within ten minutes.
 
-    Its output comes as it is written, and its exit code becomes that of this program. A script with #! is run by that program; else .py by python3, .sh by sh; anything else is started as it is.
+    The output is shown as it is written, and the exit code is that of the program. A script with #! is run by
+    that interpreter; otherwise .py by python3, .sh by sh; anything else is executed directly.
     """
     from wrenn.sdk import Sandbox
     from wrenn.sdk._lease import LIFETIME_S
@@ -49,7 +50,7 @@ def run(
         content = file.open("rb")
     except OSError as error:
         raise typer.BadParameter(f"{file} cannot be read: {error.strerror}.") from error
-    with leaving_on_signals(), content:
+    with exit_on_signals(), content:
         head = content.peek(2)[:2]
         created = Sandbox.create(
             template,
@@ -74,7 +75,7 @@ def run(
                 stdin=stdin,
                 timeout_s=timeout,
             )
-            with stream, interrupting(stream):
+            with stream, interrupt_on_ctrl_c(stream):
                 if stdin:
                     feed_stdin(stream)
                 code = copy_out(stream)
@@ -82,6 +83,6 @@ def run(
 
 
 def command_of(path: str, *, has_shebang: bool) -> list[str]:
-    """How a file of this name is run."""
+    """Return the command that runs a file with this name."""
     interpreter = [] if has_shebang else _INTERPRETERS.get(PurePosixPath(path).suffix, [])
     return [*interpreter, path]

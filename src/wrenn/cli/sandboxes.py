@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 LabelOption = Annotated[
     list[str] | None,
-    typer.Option("--label", "-l", metavar="K=V", help="An entry of its metadata. Repeatable."),
+    typer.Option("--label", "-l", metavar="K=V", help="A metadata entry. Repeatable."),
 ]
-NameFilter = Annotated[str | None, typer.Option("--name", help="Only of this name; * stands for any text.")]
+NameFilter = Annotated[str | None, typer.Option("--name", help="Only with this name; * matches any text.")]
 StateFilter = Annotated[
     list[str] | None, typer.Option("--state", help="Only in this state, e.g. paused. Repeatable.")
 ]
 EnvOption = Annotated[
-    list[str] | None, typer.Option("--env", "-e", metavar="K=V", help="Set a variable. Repeatable.")
+    list[str] | None,
+    typer.Option("--env", "-e", metavar="K=V", help="Set an environment variable. Repeatable."),
 ]
 
 
@@ -34,29 +35,34 @@ def create(
     template: Annotated[
         str,
         typer.Option(
-            help="Template to start from; one made by `wrenn snapshot` fixes CPUs, memory and disk."
+            help="Template to start from; one made by `wrenn snapshot` determines CPUs, memory and disk."
         ),
     ] = "minimal",
     vcpus: Annotated[int | None, typer.Option(help="Virtual CPUs.")] = None,
     memory: Annotated[int | None, typer.Option(metavar="MB", help="Memory in MB.")] = None,
-    disk: Annotated[int | None, typer.Option(metavar="MB", help="Size of its disk in MB.")] = None,
+    disk: Annotated[int | None, typer.Option(metavar="MB", help="Disk size in MB.")] = None,
     timeout: IdleOption = None,
     lifetime: LifetimeOption = None,
     on_expiry: OnExpiryOption = None,
     auto_resume: Annotated[
-        bool, typer.Option("--auto-resume", help="When it is paused, the next call resumes it.")
+        bool, typer.Option("--auto-resume", help="Resume it on the next call after it was paused.")
     ] = False,
     env: EnvOption = None,
     public_port: Annotated[
         list[int] | None,
-        typer.Option(metavar="PORT", min=1, max=65535, help="Anybody may visit this port. Repeatable."),
+        typer.Option(
+            metavar="PORT",
+            min=1,
+            max=65535,
+            help="Make this port accessible without credentials. Repeatable.",
+        ),
     ] = None,
     no_internet: Annotated[
-        bool, typer.Option("--no-internet", help="It may reach nothing but what --allow names.")
+        bool, typer.Option("--no-internet", help="Block all destinations except those in --allow.")
     ] = False,
     allow: AllowOption = None,
     deny: DenyOption = None,
-    name: Annotated[str | None, typer.Option(help="Name for people; need not be unique.")] = None,
+    name: Annotated[str | None, typer.Option(help="Display name; need not be unique.")] = None,
     label: LabelOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -92,11 +98,11 @@ def list_(
     label: LabelOption = None,
     state: StateFilter = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many, the newest.", show_default=False)
+        int | None, typer.Option(min=1, help="Maximum number of sandboxes, newest first.", show_default=False)
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """List the sandboxes that have not ended, running and paused."""
+    """List running and paused sandboxes."""
     from wrenn.sdk import Sandbox
 
     use_credentials()
@@ -111,7 +117,7 @@ def list_(
     if any(s.name for s in found):
         columns.insert(1, "NAME")
         rows = [[row[0], s.name or "", *row[1:]] for row, s in zip(rows, found, strict=True)]
-    # Most have none, and with it the table just fits 80 columns.
+    # Most sandboxes have no end, and with this column the table just fits 80 columns.
     if any(ends):
         columns.append("LIFETIME")
         rows = [[*row, end] for row, end in zip(rows, ends, strict=True)]
@@ -124,7 +130,7 @@ def _size(info: SandboxInfo) -> str:
 
 
 def _end(info: SandboxInfo) -> str:
-    """What the end of its lifetime will do to it, and when; empty when nothing."""
+    """Describe what happens at the end of the lifetime, and when; empty if there is no end."""
     if info.expires_at is None or (info.status, info.on_expiry) == ("paused", "pause"):
         return ""
     return f"{info.on_expiry} {until(info.expires_at)}"
@@ -137,7 +143,7 @@ def rm(
 ) -> None:
     """Remove sandboxes.
 
-    Goes on after one that fails; the exit code is that of the last failure.
+    Continues after a failure; the exit code is that of the last failure.
     """
     from wrenn.sdk import Sandbox
 
@@ -149,7 +155,7 @@ def rm(
 
 
 def variables(pairs: list[str] | None, *, option: str = "--env") -> dict[str, str]:
-    """The values by name of a repeated option such as `--env K=V`."""
+    """Parse the values of a repeated option such as `--env K=V`."""
     split = [pair.partition("=") for pair in pairs or []]
     for name, equals, _ in split:
         if not name or not equals:

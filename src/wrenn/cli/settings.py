@@ -1,4 +1,4 @@
-"""The CLI's environment: where the data folder is, and how the platform is reached."""
+"""Environment variables of the CLI: data folder, images and credentials."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ DEFAULT_DATA_DIR: Final = Path("/var/lib/wrenn")
 
 
 def data_dir(given: Path | None = None) -> Path:
-    """The data folder: as given, else `WRENN_DATA_DIR`, else the default. Always absolute."""
+    """Return the data folder: `given`, otherwise `WRENN_DATA_DIR`, otherwise the default. Always absolute."""
     return Path(given or os.environ.get("WRENN_DATA_DIR") or DEFAULT_DATA_DIR).absolute()
 
 
 def images_dir(place: Path) -> Path:
-    """The folder with kernel and templates of the installation in `place`: `WRENN_IMAGES_DIR`, else the same."""
+    """Return the folder with kernel and templates of the installation in `place`: `WRENN_IMAGES_DIR`, otherwise `place`."""
     chosen = os.environ.get("WRENN_IMAGES_DIR")
     return Path(chosen).absolute() if chosen else place
 
 
 def use_credentials() -> None:
-    """Let the SDK find URL and key: in the environment, else the profile, else the data folder's `env`, where readable.
+    """Make URL and key available to the SDK: from the environment, otherwise the profile, otherwise the data folder's `env`.
 
-    The key in `env` goes to the platform of `env` only, and not in place of a profile that was asked for.
+    The key in `env` is only sent to the platform of `env`, and is not used instead of an explicitly selected
+    profile.
     """
     from wrenn.sdk.settings import chosen_base_url, load_profile
 
@@ -37,12 +38,12 @@ def use_credentials() -> None:
 
 
 def use_profile(name: str) -> None:
-    """Have this and the SDK use another profile than `WRENN_PROFILE` says."""
+    """Select the profile for this program and the SDK; takes precedence over `WRENN_PROFILE`."""
     os.environ["WRENN_PROFILE"] = name
 
 
 def read_env(path: Path) -> dict[str, str]:
-    """The `WRENN_…` settings in a data folder's `env`; empty when there is none or it may not be read."""
+    """Read the `WRENN_…` settings in a data folder's `env`; empty if it is missing or not readable."""
     try:
         lines = path.read_text().splitlines()
     except OSError:
@@ -52,11 +53,11 @@ def read_env(path: Path) -> dict[str, str]:
 
 
 def external_database_url() -> str | None:
-    """`DATABASE_URL`, when the operator brings a PostgreSQL of their own."""
+    """Return `DATABASE_URL`, which is set if the operator runs their own PostgreSQL."""
     return os.environ.get("DATABASE_URL") or None
 
 
 def given_envd() -> Path | None:
-    """`WRENN_ENVD`: the guest agent's program, when it is not where the package or the checkout has it."""
+    """Return `WRENN_ENVD`, the path of the guest agent's program if it is neither in the package nor in the checkout."""
     text = os.environ.get("WRENN_ENVD")
     return Path(text) if text else None

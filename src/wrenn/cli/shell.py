@@ -19,22 +19,25 @@ if TYPE_CHECKING:
 def shell(
     sandbox_id: Annotated[str, typer.Argument(metavar="ID", help="The sandbox.")],
     command: Annotated[
-        list[str] | None, typer.Argument(metavar="[--] [CMD...]", help="Instead of the user's shell there.")
+        list[str] | None,
+        typer.Argument(metavar="[--] [CMD...]", help="Program to run instead of the user's shell."),
     ] = None,
     *,
     tag: Annotated[
         str | None,
         typer.Option(
-            help="Name it, so that it goes on when you leave; with the name of one that runs, go back to it."
+            help="Name of the terminal, which then keeps running when you leave; if one with this name runs, attach to it."
         ),
     ] = None,
-    cwd: Annotated[str | None, typer.Option(help="Folder to begin in.")] = None,
+    cwd: Annotated[str | None, typer.Option(help="Working directory.")] = None,
     env: EnvOption = None,
-    user: Annotated[str | None, typer.Option(help="User of the sandbox to be.")] = None,
+    user: Annotated[str | None, typer.Option(help="User of the sandbox to run as.")] = None,
 ) -> None:
     """Open a terminal in a sandbox.
 
-    In it runs the login shell of the user there, or bash, or sh in an image without bash. Keys go there as they are, Ctrl-C too; its exit code becomes that of this program, 128 + the number of the signal if one ended it. Enter, then ~. leaves: what runs ends, unless --tag named it.
+    It runs the login shell of the user there, or bash, or sh in an image without bash. Keystrokes are
+    forwarded unchanged, including Ctrl-C; the exit code is that of the program, or 128 + the number of the
+    signal that terminated it. Enter, then ~. leaves: the program is killed, unless it was named with --tag.
     """
     from wrenn.sdk import Sandbox
 

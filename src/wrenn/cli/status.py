@@ -1,4 +1,4 @@
-"""`wrenn status`: what runs, since when, and how much is used."""
+"""`wrenn status`: running programs, their uptime, and resource usage."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from wrenn.cli.up.layout import Layout
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One look at an installation. A pid is None for a program that does not run; a number that is unknown is None.
+    """The state of an installation. The pid of a program that does not run is None, as is an unknown number.
 
-    `sandboxes` are the first user's that have not ended, `paused` so many of them.
+    `sandboxes` is the number of the first user's sandboxes that have not ended, of which `paused` are paused.
     """
 
     data_dir: str
@@ -38,14 +38,14 @@ class Status:
 
     @property
     def is_well(self) -> bool:
-        """Everything runs and answers."""
+        """Whether all programs run and respond."""
         return None not in self.programs.values() and self.platform_version is not None
 
 
 def status(data_dir_: DataDirOption = None, *, json: JsonOption = False) -> None:
-    """Show what runs and how much is used.
+    """Show running programs and resource usage.
 
-    The exit code is 0 when everything runs and answers.
+    The exit code is 0 if all programs run and respond.
     """
     found = asyncio.run(_look(Layout(data_dir(data_dir_))))
     if json:
@@ -93,8 +93,8 @@ async def _look(layout: Layout) -> Status:
             listed = await AsyncSandbox.list(api_key=key, base_url=url, request_timeout_s=3)
             sandboxes, paused = len(listed), sum(info.status == "paused" for info in listed)
         except WrennError:
-            pass  # the table says that it does not answer
-    # The agent writes the file where there is a device to try.
+            pass  # the table shows that it does not respond
+    # The agent writes this file if there is a device to check.
     agent = Settings.from_environment({"WRENN_DATA_DIR": str(layout.data_dir)})
     accelerator = None if Path("/dev/kvm").exists() else "tcg"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""`wrenn storage`: what uses the disk of this host."""
+"""`wrenn storage`: disk usage of this host."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def storage(data_dir_: DataDirOption = None, *, json: JsonOption = False) -> None:
-    """Show what uses the disk of this host; needs root.
+    """Show the disk usage of this host; needs root.
 
-    OWN is what removing it would free; SHARED is what it needs and others need too. The total counts every part once.
+    OWN is the space that removing it would free; SHARED is space that it uses together with others. The total
+    counts shared space once.
     """
     from wrenn.cli.up.agent_doctor import disk_use
 
@@ -29,7 +30,7 @@ def storage(data_dir_: DataDirOption = None, *, json: JsonOption = False) -> Non
 
 
 def show(report: StorageReport) -> None:
-    """Print the table, what frees most first, and the total."""
+    """Print the table, sorted by the space that removal would free, and the total."""
     usages = sorted(report.usages, key=lambda usage: (usage.kind, -usage.own_b, usage.name))
     rows = [(use.name, use.kind, size(use.own_b), size(use.shared_b), use.detail) for use in usages]
     if rows:

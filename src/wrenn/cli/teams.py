@@ -1,4 +1,4 @@
-"""`wrenn teams`: teams and who belongs to them."""
+"""`wrenn teams`: teams and their members."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from wrenn.cli.output import JsonOption, age, print_json, print_table
 if TYPE_CHECKING:
     from wrenn.sdk.account import Account
 
-app = typer.Typer(help="Your teams and who belongs to them.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Your teams and their members.", no_args_is_help=True, rich_markup_mode=None)
 
 TeamOption = Annotated[
-    str | None, typer.Option("--team", metavar="ID", help="The team. [default: that of the session]")
+    str | None, typer.Option("--team", metavar="ID", help="The team. [default: the current team]")
 ]
 EmailArgument = Annotated[str, typer.Argument(metavar="EMAIL", help="The user's address.")]
 
 
 @contextmanager
 def _in_team(team_id: str | None) -> Generator[tuple[Account, str]]:
-    """The session in this team, and the path of the team; afterwards the session is where it was."""
+    """Yield the session, switched to this team, and the team's API path; afterwards the session is switched back."""
     from wrenn.cli import credentials
 
     with credentials.account() as account:
@@ -51,7 +51,7 @@ def _user_id(account: Account, path: str, email: str) -> str:
 
 @app.command("list")
 def list_(*, json: JsonOption = False) -> None:
-    """List your teams; a star marks the one that the session is in."""
+    """List your teams; a star marks the current one."""
     from wrenn.cli import credentials
     from wrenn.sdk._parse import objects
 
@@ -80,7 +80,7 @@ def create(
     *,
     json: JsonOption = False,
 ) -> None:
-    """Make a team, as its owner, and print its id."""
+    """Create a team with you as its owner, and print its id."""
     from wrenn.cli import credentials
     from wrenn.sdk._parse import Fields
 
@@ -94,9 +94,10 @@ def create(
 
 @app.command("use")
 def use(team_id: Annotated[str, typer.Argument(metavar="ID", help="One of your teams.")]) -> None:
-    """Be in another team from now on.
+    """Switch to another team.
 
-    The API key of this machine stays that of the team in which you logged in: `wrenn login` again to change it.
+    The API key of this machine still belongs to the team in which you logged in: run `wrenn login` again to
+    change that.
     """
     from wrenn.cli import credentials
 
@@ -106,7 +107,7 @@ def use(team_id: Annotated[str, typer.Argument(metavar="ID", help="One of your t
 
 @app.command("members")
 def members(*, team: TeamOption = None, json: JsonOption = False) -> None:
-    """List who belongs to the team."""
+    """List the members of the team."""
     from wrenn.sdk._parse import objects
 
     with _in_team(team) as (account, path):
@@ -125,8 +126,9 @@ def members(*, team: TeamOption = None, json: JsonOption = False) -> None:
 def invite(email: EmailArgument, *, team: TeamOption = None, json: JsonOption = False) -> None:
     """Invite somebody, and print the link that accepts the invitation.
 
-    Where the platform sends mail, the person gets the link by mail too. Else hand it to the person with this address: it works once, for a week, and only for that address. Inviting again makes a
-    new link, and the former one stops working.
+    If the platform sends mail, the person also gets the link by mail. Otherwise give it to the person with
+    this address: it works once, for a week, and only for that address. Inviting again creates a new link and
+    invalidates the former one.
     """
     from wrenn.sdk._parse import Fields
 
@@ -143,11 +145,11 @@ def invitations(
     *,
     team: TeamOption = None,
     revoke: Annotated[
-        str | None, typer.Option("--revoke", metavar="ID", help="Have this one not be accepted any more.")
+        str | None, typer.Option("--revoke", metavar="ID", help="Revoke this invitation.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """List the invitations that nobody has accepted yet, or revoke one."""
+    """List pending invitations, or revoke one."""
     from wrenn.sdk._parse import objects
 
     with _in_team(team) as (account, path):
@@ -194,12 +196,12 @@ def remove(
         bool | None,
         typer.Option(
             "--revoke-keys/--keep-keys",
-            help="What becomes of the team's keys that this user made. [default: as the team chose]",
+            help="What happens to the team's API keys that this user created. [default: the team's setting]",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Remove a member, who is out at once."""
+    """Remove a member, whose access ends immediately."""
     params = None if revoke_keys is None else {"revoke_keys": "true" if revoke_keys else "false"}
     with _in_team(team) as (account, path):
         account.call("DELETE", f"{path}/members/{_user_id(account, path, email)}", params=params)
@@ -215,7 +217,7 @@ def role(
     *,
     team: TeamOption = None,
 ) -> None:
-    """Change what a member is in the team."""
+    """Change the role of a member."""
     with _in_team(team) as (account, path):
         user_id = _user_id(account, path, email)
         if role_ == "owner":
@@ -233,7 +235,7 @@ def keys_of_removed(
     *,
     team: TeamOption = None,
 ) -> None:
-    """Choose what becomes of the API keys that a member made when that member goes."""
+    """Choose what happens to a member's API keys when the member is removed or leaves."""
     with _in_team(team) as (account, path):
         account.call("PATCH", path, {"keys_of_removed": choice})
 

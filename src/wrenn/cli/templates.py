@@ -12,19 +12,24 @@ from wrenn.cli.lifecycle import IdArgument
 from wrenn.cli.output import JsonOption, age, print_json, print_table, size
 from wrenn.cli.settings import use_credentials
 
-app = typer.Typer(help="What sandboxes are made from.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Templates, from which sandboxes are created.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 def snapshot(
     sandbox_id: IdArgument,
     *,
-    name: Annotated[str | None, typer.Option(help="Name of the template. [default: made up]")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a template of this name.")] = False,
+    name: Annotated[str | None, typer.Option(help="Name of the template. [default: generated]")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing template with this name.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Make a template of a sandbox as it is now.
+    """Create a template from the current state of a sandbox.
 
-    Prints its name. `wrenn create --template NAME` starts from it, with the processes running. The sandbox itself goes on.
+    Prints its name. `wrenn create --template NAME` starts from it, with the processes running. The sandbox
+    itself keeps running.
     """
     from wrenn.sdk import Sandbox
 
@@ -42,7 +47,7 @@ def snapshot(
 def list_(
     *,
     type_: Annotated[
-        Literal["base", "snapshot"] | None, typer.Option("--type", help="Only of this type.")
+        Literal["base", "snapshot"] | None, typer.Option("--type", help="Only this type.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -75,9 +80,9 @@ def rm(
     *,
     json: JsonOption = False,
 ) -> None:
-    """Remove templates; sandboxes made from them go on.
+    """Remove templates; sandboxes created from them are not affected.
 
-    Goes on after one that fails; the exit code is that of the last failure.
+    Continues after a failure; the exit code is that of the last failure.
     """
     from wrenn.sdk import Sandbox
 

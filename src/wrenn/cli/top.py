@@ -1,4 +1,4 @@
-"""`wrenn top`: the sandboxes, drawn again and again."""
+"""`wrenn top`: a table of the sandboxes that is updated regularly."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ _COLUMNS = ("ID", "STATUS", "TEMPLATE", "VCPUS", "MEMORY", "AGE", "USED")
 def top(
     *,
     interval: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.2, help="Draw again after this long.")
+        float, typer.Option(metavar="SECONDS", min=0.2, help="Interval between updates.")
     ] = 2,
-    once: Annotated[bool, typer.Option("--once", help="Print it once and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print the table once and exit.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Show the sandboxes and keep the table up to date until Ctrl-C.
+    """Show the sandboxes and update the table until Ctrl-C.
 
-    USED is the time since the last use. Where the output is no terminal, and with --json, it is printed once.
+    USED is the time since the last use. If the output is not a terminal, and with --json, the table is
+    printed once.
     """
     from wrenn.sdk import Sandbox
 
@@ -56,7 +57,7 @@ def top(
 
 
 def _rows(found: list[SandboxInfo]) -> list[tuple[str, ...]]:
-    """Running ones first, those used last before the others."""
+    """Running sandboxes first, most recently used ones first."""
     ordered = sorted(found, key=lambda info: (info.status != "running", -_last_use(info).timestamp()))
     return [
         (

@@ -1,4 +1,4 @@
-"""A bar on a terminal while something is copied; nothing elsewhere."""
+"""Shows a progress bar on a terminal while something is copied; nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Transfer:
-    """One copy under way. `passed` counts its bytes; of a folder, those of the archive that it travels as."""
+    """The progress of one copy. `passed` counts transferred bytes; for a folder, those of its tar archive."""
 
     def __init__(self, what: str) -> None:
         self.passed = 0
@@ -38,13 +38,13 @@ class Transfer:
         return self
 
     def advance(self, passed: int, total: int | None) -> None:
-        """So many bytes have passed."""
+        """Update the progress."""
         self.passed = passed
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=passed, total=total)
 
     def note_resume(self, at: int) -> None:
-        """Say that the connection broke and the copy goes on."""
+        """Report that the connection broke and the copy resumes."""
         line = f"wrenn: The connection broke; going on after {size(at)}."
         if self._progress is not None:
             self._progress.console.print(line, markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""What the asynchronous client does differently in more than its keywords; `_io.py` is the synchronous twin."""
+"""Helpers that differ between the clients by more than `async` and `await`; `_io.py` is the synchronous counterpart."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ Source = (
     | Iterable[bytes]
     | AsyncIterable[bytes]
 )
-"""What may be written to a file; a path stands for the file of this machine there."""
+"""Content for a file; a path means the content of that local file."""
 
 
 Callback = Callable[[str], Awaitable[object] | object]
 """Called with a piece of text; may be asynchronous."""
 
 
-async def called(callback: Callback, text: str) -> None:
-    """Call it, and wait for it."""
+async def invoke(callback: Callback, text: str) -> None:
+    """Call it, and await the result if it is awaitable."""
     outcome = callback(text)
     if isawaitable(outcome):
         await outcome
 
 
 async def sleep(seconds: float) -> None:
-    """Wait."""
+    """Wait for `seconds`."""
     await asyncio.sleep(seconds)
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Do what may wait for this machine's disk."""
+    """Run work that may block on the local disk."""
     return await asyncio.to_thread(work, *args, **kwargs)
 
 
 async def chunks_of(source: Source) -> AsyncIterator[bytes]:
-    """The bytes of `source` in order. Files are read in a thread, so that a slow disk holds nobody up."""
+    """Yield the bytes of `source`. Files are read in a thread, so that a slow disk does not block the event loop."""
     if isinstance(source, os.PathLike):
         raise TypeError("a path is opened by whoever writes its file")
     if (whole := as_bytes(source)) is not None:

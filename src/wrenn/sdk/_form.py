@@ -1,4 +1,4 @@
-"""The multipart body of a file upload: the path first, then the file, so that the platform can stream it."""
+"""The multipart body of a file upload: the path comes first, so that the platform can stream the file after it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 
 class UploadForm:
-    """What stands before and after the file's bytes. `fields`: the other parts, by name."""
+    """The parts before and after the file's bytes. `fields`: the other form fields, by name."""
 
     def __init__(self, fields: Mapping[str, str]) -> None:
         boundary = secrets.token_hex(16)

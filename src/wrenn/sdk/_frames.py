@@ -1,4 +1,4 @@
-"""The messages on a stream of a process, without I/O: what the platform says, read strictly."""
+"""Messages of a process stream, without I/O. The platform's messages are parsed strictly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STREAMS: Final[dict[int, OutputStream]] = {1: "stdout", 2: "stderr", 3: "pty"}
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The process runs. `replayed` bytes of what comes are old, `missed` bytes before those are gone."""
+    """The process runs. The next `replayed` bytes were written earlier, and `missed` bytes before those were discarded."""
 
     pid: int
     tag: str
@@ -26,7 +26,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """It has ended."""
+    """The process has ended."""
 
     exit_code: int
     signal: int | None
@@ -35,23 +35,23 @@ class Exited:
 
 
 TIMED_OUT: Final = Exited(137, 9, "SIGKILL", out_of_memory=False)
-"""How a command ends that is killed at its time limit."""
+"""The end of a command that was killed at its time limit."""
 
 Frame = Started | Output | Exited | None
 
 
 class Reader:
-    """Reads one stream's messages in their order: a character may come in two of them."""
+    """Decodes the messages of one stream in order. A character may be split over two messages."""
 
     def __init__(self) -> None:
         new = codecs.getincrementaldecoder("utf-8")
         self._decoders = {kind: new(errors="replace") for kind in _STREAMS}
 
     def read(self, message: str | bytes) -> Frame:
-        """What a message says; None: nothing that matters.
+        """Decode a message. Returns None for messages that can be ignored.
 
         Raises:
-            WrennError: the platform says that the stream failed.
+            WrennError: the platform reports that the stream failed.
         """
         if isinstance(message, bytes):
             if not message or message[0] not in _STREAMS:
@@ -81,5 +81,5 @@ class Reader:
 
 
 def message_of(**fields: object) -> str:
-    """A message to the platform."""
+    """Encode a message to the platform."""
     return json.dumps({name: value for name, value in fields.items() if value is not None})

@@ -1,4 +1,4 @@
-"""What both clients know of git: its words, its status, how a password reaches it."""
+"""What both clients share for git: arguments, parsing of the status, and passing of passwords."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from wrenn.sdk.errors import GitAuthenticationError, GitError, InvalidRequestErr
 from wrenn.sdk.types import CommandResult, GitStatus
 
 ENVIRONMENT: Final = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "", "SSH_ASKPASS": "", "LC_ALL": "C.UTF-8"}
-"""git asks nobody, and speaks English to us."""
+"""git never prompts, and its messages are in English."""
 _HELPER: Final = (
     '!f() { test "$1" = get && printf "username=%s\\npassword=%s\\n"'
     ' "$WRENN_GIT_USERNAME" "$WRENN_GIT_PASSWORD"; }; f'
 )
-"""Only the names of the variables stand in the arguments, not what is in them."""
+"""The arguments contain only the names of the variables, not their values."""
 _UNAUTHORISED: Final = re.compile(
     r"authentication failed|could not read (username|password)|terminal prompts disabled|permission denied \(publickey",
     re.IGNORECASE,
@@ -28,17 +28,17 @@ _BRANCH: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Credentials for one server: options of git and variables of its process."""
+    """Credentials for one server: options of git and environment variables of its process."""
 
     options: list[str]
     envs: dict[str, str]
 
     @classmethod
     def of(cls, username: str | None, password: str | None, url: str) -> Login | None:
-        """For the server of `url`; None when there are none.
+        """Create credentials for the server of `url`; None if there are none.
 
         Raises:
-            InvalidRequestError: the server could not be given them unread.
+            InvalidRequestError: they would be sent unencrypted, or have several lines.
         """
         if username is None and password is None:
             return None
@@ -54,7 +54,7 @@ class Login:
 
 
 def plain_url(url: str) -> str:
-    """The URL, if it has no password in it: git would keep it in the repository."""
+    """Return `url` if it contains no password, which git would store in the repository."""
     if urlsplit(url).password is not None:
         raise InvalidRequestError(
             "Give username and password beside the URL, not in it: git would keep them."
@@ -63,13 +63,13 @@ def plain_url(url: str) -> str:
 
 
 def error_of(result: CommandResult) -> GitError:
-    """The error that a failed command stands for."""
+    """Return the error for a failed command."""
     kind = GitAuthenticationError if _UNAUTHORISED.search(result.stderr) else GitError
     return kind(result)
 
 
 def parse_status(text: str) -> GitStatus:
-    """What `git status --porcelain --branch -z` says."""
+    """Parse the output of `git status --porcelain --branch -z`."""
     head, *rest = text.split("\0")
     found = _BRANCH.fullmatch(head)
     branch = found["branch"] if found else ""
@@ -80,7 +80,7 @@ def parse_status(text: str) -> GitStatus:
     changes: list[str] = []
     entries = iter(rest)
     for entry in entries:
-        # Of a rename the former name follows.
+        # For a rename, the former name follows.
         former = next(entries, "") if entry[:1] in ("R", "C") else ""
         if entry:
             changes.append(f"{entry} <- {former}" if former else entry)

@@ -1,7 +1,7 @@
-"""The only module that knows the HTTP client: one request, one answer, time limits, errors translated.
+"""The only module that uses the HTTP client: requests, responses, timeouts, translation of errors.
 
-`AsyncTransport` and `Transport` are twins. Each owns a connection pool that is opened on first use, and again after
-`close()`. Whether a request may be repeated is not decided here but in `_async/api.py`.
+`AsyncTransport` and `Transport` are counterparts. Each owns a connection pool that is opened on first use,
+and again after `close()`. Whether a request may be repeated is decided in `_async/api.py`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from wrenn.sdk.errors import ConnectionFailedError, DeadlineExceededError, Inval
 from wrenn.sdk.settings import ClientSettings
 
 CONNECT_TIMEOUT_S: Final = 5.0
-"""Longest for a connection to stand; a platform that needs more is not there."""
+"""Longest time to establish a connection."""
 _NEXT_CURSOR: Final = "X-Next-Cursor"
 
 
 @contextmanager
 def _translated(base_url: str) -> Generator[None]:
-    """Turn the library's errors into ours."""
+    """Translate httpx's errors to ours."""
     try:
         yield
     except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
@@ -49,7 +49,7 @@ def _translated(base_url: str) -> Generator[None]:
 
 
 def _tls(settings: ClientSettings) -> ssl.SSLContext | bool:
-    # Loading the machine's certificates takes 20 ms. Without TLS a context that trusts nobody serves as well.
+    # Loading the machine's certificates takes 20 ms. Without TLS an empty context is sufficient.
     return True if settings.base_url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
@@ -66,7 +66,7 @@ def _request_id(response: httpx2.Response) -> str | None:
 
 
 class AsyncStream:
-    """An answer whose body is still to come."""
+    """A response whose body is streamed."""
 
     def __init__(self, response: httpx2.Response, base_url: str) -> None:
         self._response = response
@@ -76,22 +76,22 @@ class AsyncStream:
         self.set_cookie = response.headers.get("set-cookie")
 
     def header(self, name: str) -> str:
-        """A header of the answer; empty when it has none of this name."""
+        """Return a header of the response, or an empty string."""
         return self._response.headers.get(name, "")
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it arrives. Raises `ConnectionFailedError` when it breaks off before its end."""
+        """Yield the body as it arrives. Raises `ConnectionFailedError` if it ends early."""
         with _translated(self._base_url):
             async for chunk in self._response.aiter_bytes():
                 yield chunk
 
     async def close(self) -> None:
-        """Give the connection back. May be called twice."""
+        """Return the connection to the pool. Idempotent."""
         await self._response.aclose()
 
 
 class AsyncTransport:
-    """Sends requests on a pool of connections of the running event loop."""
+    """Sends requests on a connection pool of the running event loop."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
@@ -107,7 +107,7 @@ class AsyncTransport:
         return self._client
 
     async def open(self, request: Request, *, idle_timeout_s: float) -> AsyncStream:
-        """Send the request and return with the answer's head; no wait on the wire is longer than `idle_timeout_s`."""
+        """Send the request and return once the head of the response arrived. `idle_timeout_s` limits each wait on the network."""
         with _translated(self._settings.base_url):
             pool = self._pool()
             message = pool.build_request(
@@ -122,7 +122,7 @@ class AsyncTransport:
             return AsyncStream(await pool.send(message, stream=True), self._settings.base_url)
 
     async def exchange(self, request: Request, *, timeout_s: float) -> Answer:
-        """Send the request and return the whole answer, all within `timeout_s`."""
+        """Send the request and return the complete response, within `timeout_s`."""
         with _translated(self._settings.base_url):
             async with asyncio.timeout(timeout_s):
                 stream = await self.open(request, idle_timeout_s=timeout_s)
@@ -140,7 +140,7 @@ class AsyncTransport:
 
 
 class Stream:
-    """An answer whose body is still to come."""
+    """A response whose body is streamed."""
 
     def __init__(self, response: httpx2.Response, base_url: str) -> None:
         self._response = response
@@ -150,21 +150,21 @@ class Stream:
         self.set_cookie = response.headers.get("set-cookie")
 
     def header(self, name: str) -> str:
-        """A header of the answer; empty when it has none of this name."""
+        """Return a header of the response, or an empty string."""
         return self._response.headers.get(name, "")
 
     def chunks(self) -> Iterator[bytes]:
-        """The body as it arrives. Raises `ConnectionFailedError` when it breaks off before its end."""
+        """Yield the body as it arrives. Raises `ConnectionFailedError` if it ends early."""
         with _translated(self._base_url):
             yield from self._response.iter_bytes()
 
     def close(self) -> None:
-        """Give the connection back. May be called twice."""
+        """Return the connection to the pool. Idempotent."""
         self._response.close()
 
 
 class Transport:
-    """Sends requests on a pool of connections. May be used from several threads."""
+    """Sends requests on a connection pool. Thread-safe."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
@@ -182,7 +182,7 @@ class Transport:
             return self._client
 
     def open(self, request: Request, *, idle_timeout_s: float) -> Stream:
-        """Send the request and return with the answer's head; no wait on the wire is longer than `idle_timeout_s`."""
+        """Send the request and return once the head of the response arrived. `idle_timeout_s` limits each wait on the network."""
         assert not isinstance(request.content, AsyncIterable), (
             "an asynchronous body in the synchronous client"
         )
@@ -200,9 +200,10 @@ class Transport:
             return Stream(pool.send(message, stream=True), self._settings.base_url)
 
     def exchange(self, request: Request, *, timeout_s: float) -> Answer:
-        """Send the request and return the whole answer within `timeout_s`.
+        """Send the request and return the complete response, within `timeout_s`.
 
-        A single read cannot be cut short from outside, so an answer that trickles in may take up to twice as long.
+        A single read cannot be interrupted, so a response that arrives very slowly may take up to twice as
+        long.
         """
         deadline = time.monotonic() + timeout_s
         stream = self.open(request, idle_timeout_s=timeout_s)

@@ -1,4 +1,4 @@
-"""What the synchronous client does differently in more than its keywords; `_aio.py` is the asynchronous twin."""
+"""Helpers that differ between the clients by more than `async` and `await`; `_aio.py` is the asynchronous counterpart."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Source = str | bytes | bytearray | memoryview | os.PathLike[str] | Readable | Iterable[bytes]
-"""What may be written to a file; a path stands for the file of this machine there."""
+"""Content for a file; a path means the content of that local file."""
 
 
 Callback = Callable[[str], object]
 """Called with a piece of text."""
 
 
-def called(callback: Callback, text: str) -> None:
+def invoke(callback: Callback, text: str) -> None:
     """Call it."""
     callback(text)
 
 
 def sleep(seconds: float) -> None:
-    """Wait."""
+    """Wait for `seconds`."""
     time.sleep(seconds)
 
 
 def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Do what may wait for this machine's disk."""
+    """Run work that may block on the local disk."""
     return work(*args, **kwargs)
 
 
 def chunks_of(source: Source) -> Iterator[bytes]:
-    """The bytes of `source` in order."""
+    """Yield the bytes of `source`."""
     if isinstance(source, os.PathLike):
         raise TypeError("a path is opened by whoever writes its file")
     if (whole := as_bytes(source)) is not None:

@@ -1,7 +1,7 @@
-"""A sandbox that does not outlive its client: a short lifetime, extended while the client lives.
+"""Limits a sandbox to the lifetime of its client: the sandbox has a short lifetime, which the client extends while it runs.
 
-The extending is done by a thread in the asynchronous client as well: code that keeps the event loop busy for minutes, as in
-notebooks, must not cost the sandbox.
+A thread extends the lifetime in the asynchronous client too: the sandbox must survive code that blocks the
+event loop for minutes, as in notebooks.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _JOIN_TIMEOUT_S: Final = 2 * _CALL_TIMEOUT_S
 
 
 def lease_limits() -> dict[str, object]:
-    """The fields of a request that give a sandbox such a lifetime."""
+    """Return the request fields that set the lifetime."""
     return {"lifetime_sec": LIFETIME_S, "on_expiry": "kill", "lift_on_pause": True}
 
 
 def no_lease(on_expiry: str) -> dict[str, object]:
-    """The fields of a request that end such a lifetime, and of no other one; the sandbox then has none."""
+    """Return the request fields that remove this lifetime, and only this one."""
     return {"lifetime_sec": 0, "on_expiry": on_expiry, "lift_on_pause": True, "extend_only": True}
 
 
 class Lease:
     """Extends the lifetime of one sandbox from `start()` until `stop()`. Never raises: the next attempt may succeed.
 
-    It changes nothing when the lifetime is not such a one any more: the platform removes it when somebody pauses the sandbox,
-    and whoever sets another one wants that. It begins anew when the sandbox runs again.
+    It does nothing if the lifetime was removed or changed meanwhile: the platform removes it when the sandbox
+    is paused, and a user may set another one. It starts again when the sandbox is resumed.
     """
 
     def __init__(
@@ -51,17 +51,17 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin. The sandbox has the lifetime already."""
+        """Start. The sandbox must already have the lifetime."""
         assert self._thread is None, "started once"
         self._thread = threading.Thread(target=self._serve, name="wrenn-lease", daemon=True)
         self._thread.start()
 
     def renew_soon(self) -> None:
-        """Do not wait for the next time: the sandbox was resumed."""
+        """Renew now instead of at the next interval, because the sandbox was resumed."""
         self._woken.set()
 
     def stop(self) -> None:
-        """End it. Waits for a renewal under way. May be called twice."""
+        """Stop, after a renewal in progress. Idempotent."""
         self._is_stopped = True
         self._woken.set()
         if self._thread is not None:
@@ -79,11 +79,11 @@ class Lease:
             except (NotFoundError, InvalidStateError):
                 return
             finally:
-                # Not worth a connection that is kept open for a minute.
+                # A connection that is idle for a minute is not worth keeping open.
                 self._api.close()
 
     def _renew(self) -> bool:
-        """Whether the platform did it. Raises NotFoundError, InvalidStateError: the sandbox has ended."""
+        """Renew the lifetime; return whether the platform did. Raises NotFoundError, InvalidStateError: the sandbox has ended."""
         message = {"lifetime_sec": LIFETIME_S, "lift_on_pause": True, "extend_only": True}
         try:
             answer = self._api.call(

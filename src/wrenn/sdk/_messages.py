@@ -1,4 +1,4 @@
-"""One request and one answer, without the HTTP client."""
+"""A request and a response, independent of the HTTP client."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to send. `path` begins with `/v1`; `content` may be an iterator, which is then streamed."""
+    """A request. `path` begins with `/v1`; an iterator as `content` is streamed."""
 
     method: str
     path: str
@@ -20,7 +20,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back, whole."""
+    """A complete response."""
 
     status: int
     request_id: str | None

@@ -1,4 +1,4 @@
-"""Reads the platform's JSON strictly: a missing or mistyped field is a clear error, a field unknown here is ignored."""
+"""Parses the platform's JSON strictly: a missing or mistyped field is an error, an unknown field is ignored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wrenn.sdk.errors import UnexpectedAnswerError
 
 
 class Fields:
-    """One JSON object of an answer. Every reader raises `UnexpectedAnswerError` when the field is not as it must be."""
+    """A JSON object in a response. Every method raises `UnexpectedAnswerError` if the field is missing or has a wrong type."""
 
     def __init__(self, what: str, value: object) -> None:
         if not isinstance(value, dict):
@@ -24,36 +24,36 @@ class Fields:
         )
 
     def text(self, name: str) -> str:
-        """A string that must be there."""
+        """A required string."""
         value = self._values.get(name)
         if not isinstance(value, str):
             raise self._bad(name, "a string")
         return value
 
     def optional_text(self, name: str) -> str | None:
-        """A string, or None where it is absent."""
+        """A string, or None if absent."""
         return None if self._values.get(name) is None else self.text(name)
 
     def integer(self, name: str) -> int:
-        """A whole number that must be there."""
+        """A required integer."""
         value = self._values.get(name)
         if not isinstance(value, int) or isinstance(value, bool):
             raise self._bad(name, "a whole number")
         return value
 
     def optional_integer(self, name: str) -> int | None:
-        """A whole number, or None where it is absent."""
+        """An integer, or None if absent."""
         return None if self._values.get(name) is None else self.integer(name)
 
     def flag(self, name: str) -> bool:
-        """True or False; False where it is absent."""
+        """A boolean; False if absent."""
         value = self._values.get(name, False)
         if not isinstance(value, bool):
             raise self._bad(name, "true or false")
         return value
 
     def time(self, name: str) -> datetime:
-        """An RFC 3339 time with its zone."""
+        """A required RFC 3339 time with its UTC offset."""
         try:
             moment = datetime.fromisoformat(self.text(name))
         except ValueError as error:
@@ -63,7 +63,7 @@ class Fields:
         return moment
 
     def optional_time(self, name: str) -> datetime | None:
-        """A time, or None where it is absent."""
+        """A time, or None if absent."""
         return None if self._values.get(name) is None else self.time(name)
 
     def objects(self, name: str, what: str) -> list[Fields]:
@@ -71,19 +71,19 @@ class Fields:
         return objects(what, self._values.get(name))
 
     def values(self, name: str) -> dict[str, object]:
-        """An object with anything in it; empty where it is absent."""
+        """An object with arbitrary values; empty if absent."""
         return dict(Fields(name, self._values.get(name) or {})._values)
 
     def object(self, name: str) -> Fields:
-        """An object that must be there."""
+        """A required object."""
         return Fields(name, self._values.get(name))
 
     def optional_object(self, name: str) -> Fields | None:
-        """An object, or None where it is absent."""
+        """An object, or None if absent."""
         return None if self._values.get(name) is None else self.object(name)
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """A list of strings; empty where it is absent."""
+        """A list of strings; empty if absent."""
         value = self._values.get(name, [])
         if not isinstance(value, list) or not all(
             isinstance(item, str) for item in cast("list[object]", value)
@@ -92,7 +92,7 @@ class Fields:
         return tuple(cast("list[str]", value))
 
     def integers(self, name: str) -> tuple[int, ...]:
-        """A list of whole numbers; empty where it is absent."""
+        """A list of integers; empty if absent."""
         value = self._values.get(name, [])
         if not isinstance(value, list) or not all(
             isinstance(item, int) and not isinstance(item, bool) for item in cast("list[object]", value)
@@ -101,13 +101,13 @@ class Fields:
         return tuple(cast("list[int]", value))
 
     def text_map(self, name: str) -> dict[str, str]:
-        """An object of strings; empty where it is absent."""
+        """An object with string values; empty if absent."""
         pairs = Fields(name, self._values.get(name) or {})
         return {key: pairs.text(key) for key in pairs._values}
 
 
 def objects(what: str, value: object) -> list[Fields]:
-    """The objects of a JSON list."""
+    """Parse a JSON list of objects."""
     if not isinstance(value, list):
         raise UnexpectedAnswerError(
             f"The platform's answer is no list of {what} objects: is the base URL right?"
@@ -116,7 +116,7 @@ def objects(what: str, value: object) -> list[Fields]:
 
 
 def json_of(body: bytes) -> object:
-    """The JSON value of a body.
+    """Parse a body as JSON.
 
     Raises:
         UnexpectedAnswerError: it is not JSON.

@@ -1,4 +1,4 @@
-"""Paths in calls, and what is told while something is copied."""
+"""Paths in the sandbox, and progress callbacks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from wrenn.sdk.errors import InvalidRequestError
 RemotePath = str | bytes
 """A path in a sandbox."""
 Progress = Callable[[int, int | None], object]
-"""Told the bytes that have passed, and how many there are where that is known."""
+"""Called with the number of bytes transferred so far, and the total if it is known."""
 Resumed = Callable[[int], object]
-"""Told the position from which a broken transfer goes on."""
+"""Called with the position at which an interrupted transfer resumes."""
 
 
 def remote(path: RemotePath) -> str:
-    """The path as the platform writes it.
+    """Convert a path to the platform's text form.
 
     Raises:
-        InvalidRequestError: it is no path.
+        InvalidRequestError: it is not a valid path.
     """
     try:
         return as_text(path)
@@ -31,12 +31,12 @@ def remote(path: RemotePath) -> str:
 
 
 def message_of(path: RemotePath, user: str | None) -> dict[str, str]:
-    """The part of a request that all calls about a path have."""
+    """Return the request fields that all calls about a path have."""
     return {"path": remote(path)} | ({} if user is None else {"user": user})
 
 
 def with_path(url: str, path: str) -> str:
-    """The URL of a host with this path, and its query beside the one that the URL has."""
+    """Set the path and query of a URL; a query that the URL already has is kept."""
     parts = urlsplit(url)
     name, _, query = path.partition("?")
     queries = "&".join(text for text in (query, parts.query) if text)

@@ -1,6 +1,7 @@
-"""The only module that knows the WebSocket client: messages, time limits, errors translated.
+"""The only module that uses the WebSocket client: messages, timeouts, translation of errors.
 
-`Socket` is an `AsyncSocket` in a thread. Messages that are not read hold the platform up after a few hundred kilobytes.
+`Socket` runs an `AsyncSocket` in a thread. Unread messages block the platform's side after a few hundred
+kilobytes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.frames import CloseCode
 
-from wrenn.sdk._refusal import check
+from wrenn.sdk._error_response import raise_for_status
 from wrenn.sdk.errors import ConnectionFailedError, DeadlineExceededError
 from wrenn.sdk.settings import ClientSettings
 
@@ -26,11 +27,11 @@ T = TypeVar("T")
 
 _MESSAGE_LIMIT_B: Final = 2 * 1024 * 1024
 _WAITING: Final = 4
-"""Messages read ahead."""
+"""Messages that are read ahead."""
 _PONG_TIMEOUT_S: Final = 300.0
-"""Nothing is read from us, not even a ping, while the input of a process waits for it."""
+"""The platform reads nothing from us, not even a ping, while a process does not read its input."""
 _CLOSE_TIMEOUT_S: Final = 1.0
-"""Who leaves while much is on the way does not wait for it to come."""
+"""On close, do not wait long for messages that are in transit."""
 
 
 def _url(settings: ClientSettings, path: str, params: Mapping[str, str]) -> str:
@@ -58,7 +59,9 @@ def _opening(settings: ClientSettings) -> Generator[None]:
         yield
     except InvalidStatus as error:
         response = error.response
-        check(response.status_code, bytes(response.body or b""), response.headers.get("x-request-id"))
+        raise_for_status(
+            response.status_code, bytes(response.body or b""), response.headers.get("x-request-id")
+        )
         raise ConnectionFailedError("The platform opened no WebSocket.", request_sent=True) from error
     except (InvalidHandshake, EOFError) as error:
         raise ConnectionFailedError(
@@ -88,7 +91,7 @@ def _open() -> Generator[None]:
 
 
 class AsyncSocket:
-    """An open WebSocket. One task reads, others may write."""
+    """An open WebSocket. One task may read while others write."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
@@ -102,41 +105,42 @@ class AsyncSocket:
             return cls(await connect_async(_url(settings, path, params), **_options(settings, timeout_s)))
 
     async def send(self, message: str | bytes) -> None:
-        """Send a message; waits while the platform does not take it."""
+        """Send a message; waits while the platform does not read it."""
         with _open():
             await self._connection.send(message)
 
     async def receive(self, timeout_s: float | None) -> str | bytes:
-        """The next message. Raises DeadlineExceededError; nothing is lost then."""
+        """Return the next message. Raises DeadlineExceededError, after which no message is lost."""
         with _open():
             async with asyncio.timeout(timeout_s):
                 return await self._connection.recv()
 
     @property
     def was_ended(self) -> bool:
-        """The platform has closed it in order: the stream is over, and its last messages can be read."""
+        """Whether the platform has closed the connection normally; buffered messages can still be read."""
         closed = self._connection.protocol.close_rcvd
         return closed is not None and closed.code == CloseCode.NORMAL_CLOSURE
 
     async def close(self) -> None:
-        """Close it. May be called twice."""
+        """Close the connection. Idempotent."""
         await self._connection.close()
 
 
 class _LoopThread:
-    """An event loop in a thread of its own, from its construction until `close()`."""
+    """An event loop in its own thread, from construction until `close()`."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
-        # Guards `_is_closed`: what `run` was let in with is scheduled before the stop, and so is ended by it.
+        # Guards `_is_closed`: work that `run` accepted is scheduled before the loop stops, and is therefore
+        # cancelled by it.
         self._lock = threading.Lock()
         self._is_closed = False
         self._thread = threading.Thread(target=self._serve, name="wrenn-websocket", daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
-        # At the end the runner cancels what is still waiting, and waits for it.
+        # On exit the runner cancels all remaining tasks and waits for them.
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._wait_stop())
 
@@ -144,10 +148,10 @@ class _LoopThread:
         await self._stopping.wait()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` in the loop and return its result; an interrupt of this thread cancels it.
+        """Run `work` in the loop and return its result. An interrupt of the calling thread cancels it.
 
         Raises:
-            ConnectionFailedError: the loop was closed before, or while `work` ran.
+            ConnectionFailedError: the loop was closed before or while `work` ran.
         """
         with self._lock:
             if self._is_closed:
@@ -163,7 +167,7 @@ class _LoopThread:
             raise
 
     def close(self) -> None:
-        """Cancel what still runs and end the thread. May be called twice."""
+        """Cancel all tasks and end the thread. Idempotent."""
         with self._lock:
             if self._is_closed:
                 return
@@ -196,20 +200,20 @@ class Socket:
             raise
 
     def send(self, message: str | bytes) -> None:
-        """Send a message; waits while the platform does not take it."""
+        """Send a message; waits while the platform does not read it."""
         self._loop.run(self._socket.send(message))
 
     def receive(self, timeout_s: float | None) -> str | bytes:
-        """The next message. Raises DeadlineExceededError; nothing is lost then."""
+        """Return the next message. Raises DeadlineExceededError, after which no message is lost."""
         return self._loop.run(self._socket.receive(timeout_s))
 
     @property
     def was_ended(self) -> bool:
-        """The platform has closed it in order: the stream is over, and its last messages can be read."""
+        """Whether the platform has closed the connection normally; buffered messages can still be read."""
         return self._socket.was_ended
 
     def close(self) -> None:
-        """Close it. May be called twice."""
+        """Close the connection. Idempotent."""
         try:
             with suppress(ConnectionFailedError):
                 self._loop.run(self._socket.close())

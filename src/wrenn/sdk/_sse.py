@@ -1,4 +1,4 @@
-"""Server-sent events, from bytes to frames: what both clients read."""
+"""Parser for server-sent events, used by both clients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FRAME_LIMIT_B: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One event: its id, its type and its data."""
+    """One event: its id, type and data."""
 
     id: str
     type: str
@@ -21,16 +21,16 @@ class Frame:
 
 
 class Frames:
-    """Takes the bytes of a stream in any pieces and gives its frames. Comments and unknown fields are left out."""
+    """Splits a byte stream into events. Comments and unknown fields are ignored."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, piece: bytes) -> Iterator[Frame]:
-        """The frames that are whole now.
+        """Parse more bytes and yield the events that are complete.
 
         Raises:
-            UnexpectedAnswerError: this is no stream of events.
+            UnexpectedAnswerError: this is not an event stream.
         """
         *whole, self._rest = (self._rest + piece).split(b"\n\n")
         if len(self._rest) > _FRAME_LIMIT_B:

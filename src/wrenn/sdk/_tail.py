@@ -1,15 +1,15 @@
-"""The end of a long output."""
+"""A buffer for the end of a long output."""
 
 from __future__ import annotations
 
 from collections import deque
 from typing import Final
 
-_KEPT_B: Final = 16 * 1024 * 1024
+_LIMIT_B: Final = 16 * 1024 * 1024
 
 
 class Tail:
-    """Keeps at most the last 16 MiB that are added."""
+    """Stores the last 16 MiB of the added data."""
 
     def __init__(self) -> None:
         self._pieces: deque[bytes] = deque()
@@ -17,18 +17,18 @@ class Tail:
         self._added = 0
 
     def add(self, data: bytes) -> None:
-        """Add to the end."""
+        """Append data."""
         self._pieces.append(data)
         self._length += len(data)
         self._added += len(data)
-        while self._length - len(self._pieces[0]) >= _KEPT_B:
+        while self._length - len(self._pieces[0]) >= _LIMIT_B:
             self._length -= len(self._pieces.popleft())
 
     @property
-    def is_cut(self) -> bool:
-        """More was added than is kept."""
-        return self._added > _KEPT_B
+    def is_truncated(self) -> bool:
+        """Whether data was discarded."""
+        return self._added > _LIMIT_B
 
     def data(self) -> bytes:
-        """What is kept."""
-        return b"".join(self._pieces)[-_KEPT_B:]
+        """The stored data."""
+        return b"".join(self._pieces)[-_LIMIT_B:]

@@ -1,7 +1,7 @@
-"""Directories of this machine as tar archives and back, a chunk at a time, for both clients.
+"""Reads and writes local directories as tar archives in chunks, for both clients.
 
-What comes out of a sandbox is anybody's: of an archive only what the platform writes is understood, every length is
-checked, and nothing is written outside of the target or through a link.
+Archives from a sandbox are not trusted: only the entry types that the platform writes are accepted, every
+length is checked, and nothing is written outside the target directory or through a symbolic link.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ _DEVICES: Final = (b"3", b"4")
 
 
 class Packed:
-    """A directory as an archive that is read like a file. Its names are below the directory, which is the first entry.
+    """A local directory as a tar archive that is read like a file. Names are relative to the directory, which is the first entry.
 
-    Sockets are left out. Raises `ConflictError` when a file becomes shorter while it is read.
+    Sockets are skipped. Raises `ConflictError` if a file becomes shorter while it is read.
     """
 
     def __init__(self, top: Path) -> None:
         self._chunks = _packed(top)
 
     def read(self, size: int, /) -> bytes:  # noqa: ARG002 - the chunks have their own size
-        """The next bytes; none at the end."""
+        """Return the next bytes; none at the end."""
         return next(self._chunks, b"")
 
 
 def _packed(top: Path) -> Iterator[bytes]:
-    # Takes as long to import as all of the SDK.
+    # Takes as long to import as the rest of the SDK.
     import tarfile  # noqa: PLC0415
 
-    # It only describes the files, with what it knows of hard links; the bytes go out here.
+    # Only its metadata is used, including its tracking of hard links; the file contents are read here.
     describer = tarfile.TarFile(fileobj=BytesIO(), mode="w", format=tarfile.GNU_FORMAT)
     gathered = bytearray()
     for path, name in _below(top):
         try:
-            # None for a socket, whatever its type says.
+            # None for a socket, although the declared type does not say so.
             info = cast("tarfile.TarInfo | None", describer.gettarinfo(path, name))
         except FileNotFoundError:
-            continue  # it went meanwhile
+            continue  # it was removed meanwhile
         if info is None:
             continue
         gathered += info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
@@ -67,7 +67,7 @@ def _packed(top: Path) -> Iterator[bytes]:
 
 
 def _below(top: Path) -> Iterator[tuple[str, str]]:
-    """All files with their names, each directory's contents right behind it."""
+    """Yield all files with their names; the contents of each directory follow it."""
     yield os.fspath(top), "."
     levels = [_entries(os.fspath(top), "")]
     while levels:
@@ -87,7 +87,7 @@ def _entries(folder: str, above: str) -> Iterator[tuple[os.DirEntry[str], str]]:
 
 
 def _content(path: str, size: int) -> Iterator[bytes]:
-    with open(path, "rb") as file:  # noqa: PTH123 - a path of any bytes
+    with open(path, "rb") as file:  # noqa: PTH123 - the path may contain any bytes
         left = size
         while left:
             chunk = file.read(min(left, CHUNK_B))
@@ -98,9 +98,10 @@ def _content(path: str, size: int) -> Iterator[bytes]:
 
 
 class Unpacker:
-    """Unpacks an archive that comes in chunks below `top`, whose parent must exist. Files are replaced, directories merged.
+    """Unpacks an archive that arrives in chunks into `top`, whose parent must exist. Files are replaced, directories merged.
 
-    Modes (without setuid and its like), times, links and holes are kept; owners are not, and devices are left out.
+    Modes (except setuid, setgid and sticky), times, links and holes are preserved; owners are not, and
+    devices are skipped.
     """
 
     def __init__(self, top: Path) -> None:
@@ -113,10 +114,11 @@ class Unpacker:
         next(self._work)
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes.
+        """Process the next bytes.
 
         Raises:
-            UnexpectedAnswerError: they are no archive that may be unpacked. OSError: of this machine's disk.
+            UnexpectedAnswerError: the archive is malformed or unsafe.
+            OSError: an error of the local disk.
         """
         if self._ended:
             return
@@ -127,12 +129,12 @@ class Unpacker:
             self._ended = True
 
     def finish(self) -> None:
-        """Raises `UnexpectedAnswerError` unless the archive came to its end."""
+        """Check that the archive is complete; raises `UnexpectedAnswerError` otherwise."""
         if not self._ended:
             raise _bad("it breaks off")
 
     def close(self) -> None:
-        """Give up what is under way."""
+        """Discard a partly written file."""
         self._work.close()
 
     def _unpack(self) -> Generator[None]:
@@ -152,12 +154,12 @@ class Unpacker:
             yield from self._entry(head, name or head.name, link or head.link, block)
             name, link = b"", b""
         for made in reversed(self._made):
-            _settle(*made)
+            _set_attributes(*made)
 
     def _entry(self, head: _Head, name: bytes, link: bytes, block: bytes) -> Generator[None]:
         parts = _parts(name)
         path = self._top.joinpath(*parts)
-        self._leave(path)
+        self._finish_directories(path)
         if head.kind == _DIRECTORY:
             self._directory(path, parts, head)
             return
@@ -194,7 +196,7 @@ class Unpacker:
         try:
             path.mkdir(mode=0o700)
         except FileExistsError:
-            # One that is there stays as it is. The target itself may be behind a link: that is the user's own.
+            # An existing directory is not changed. The target itself may be a link, which the user chose.
             if not path.is_dir() or (parts and path.is_symlink()):
                 raise _bad("a directory leads through a link or a file") from None
         else:
@@ -204,20 +206,20 @@ class Unpacker:
         size, segments = head.size, [(0, head.size)]
         if head.kind == _SPARSE:
             size, segments = yield from self._sparse(block)
-        # Beside its place first: an archive that breaks off leaves the file that was there.
-        neighbour = path.with_name(f".{secrets.token_hex(8)}.part")
+        # Write to a temporary file first: an archive that ends early leaves the previous file unchanged.
+        temporary = path.with_name(f".{secrets.token_hex(8)}.part")
         try:
-            with neighbour.open("xb") as file:
+            with temporary.open("xb") as file:
                 for offset, length in segments:
                     file.seek(offset)
                     yield from self._content(file, length)
                 file.truncate(size)
             yield from self._take(-sum(length for _, length in segments) % BLOCK_B)
-            neighbour.chmod(head.mode)
-            os.utime(neighbour, (head.mtime, head.mtime))
-            neighbour.replace(path)
+            temporary.chmod(head.mode)
+            os.utime(temporary, (head.mtime, head.mtime))
+            temporary.replace(path)
         except BaseException:
-            neighbour.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
 
     def _content(self, file: BinaryIO, left: int) -> Generator[None]:
@@ -253,7 +255,7 @@ class Unpacker:
         return taken
 
     def _check_parent(self, parent: Path) -> None:
-        """Every step from the target down to `parent` is a directory and no link; what is missing is made."""
+        """Check that every component from the target down to `parent` is a directory and not a link; create missing ones."""
         if parent == self._last_parent:
             return
         self._top.mkdir(exist_ok=True)
@@ -267,20 +269,20 @@ class Unpacker:
                     raise _bad("an entry leads through a link or a file") from None
         self._last_parent = parent
 
-    def _leave(self, path: Path) -> None:
-        """Settle the directories that `path` is not within; entries for them may not come any more."""
+    def _finish_directories(self, path: Path) -> None:
+        """Set modes and times of the directories that do not contain `path`; entries for them must not follow."""
         while self._made and not path.is_relative_to(self._made[-1][0]):
-            _settle(*self._made.pop())
+            _set_attributes(*self._made.pop())
 
 
-def _settle(path: Path, mode: int, mtime: int) -> None:
+def _set_attributes(path: Path, mode: int, mtime: int) -> None:
     if path.is_dir() and not path.is_symlink():
         os.utime(path, (mtime, mtime))
         path.chmod(mode)
 
 
 _LAST_TIME_S = 253_402_300_799
-"""The end of the year 9999. Later times overflow what this machine's calls take."""
+"""The end of the year 9999. Later times overflow the local system calls."""
 
 
 class _Head:
@@ -292,7 +294,7 @@ class _Head:
         self.name = block[:100].partition(b"\0")[0]
         self.mode = _number(block[100:108]) & 0o777
         self.size = _number(block[124:136])
-        # Times before 1970 are of no file that anybody keeps.
+        # Times before 1970 are replaced by 1970.
         self.mtime = min(max(_number(block[136:148], signed=True), 0), _LAST_TIME_S)
         self.kind = block[156:157]
         self.link = block[157:257].partition(b"\0")[0]

@@ -1,4 +1,4 @@
-"""What a user does and API keys may not: log in, make keys, look after teams. For tools such as the `wrenn` command."""
+"""What users can do and API keys cannot: log in, create keys, manage teams. For tools such as the `wrenn` command."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Final, Self
 
 from wrenn.base.secrets import Secret
+from wrenn.sdk._error_response import raise_for_status
 from wrenn.sdk._messages import Answer, Request
 from wrenn.sdk._parse import Fields, json_of
-from wrenn.sdk._refusal import check
 from wrenn.sdk.errors import UnexpectedAnswerError
 from wrenn.sdk.settings import ClientSettings, account_settings
 
 _COOKIES: Final = ("wrenn_refresh", "__Host-wrenn_refresh")
-"""The refresh cookie, and its name where the platform is reached over https."""
+"""The refresh cookie, under its names for http and https."""
 _TIMEOUT_S: Final = 60.0
 
 
 class Account:
-    """A user's session. The refresh token changes with each `resume`; keep `refresh_token` at once."""
+    """A user's session. The refresh token changes with each `resume`: store `refresh_token` immediately."""
 
     def __init__(self, settings: ClientSettings, answer: Answer) -> None:
         from wrenn.sdk._http import Transport  # noqa: PLC0415 - as in `api`
@@ -35,22 +35,24 @@ class Account:
 
     @classmethod
     def log_in(cls, base_url: str, email: str, password: Secret) -> Self:
-        """Begin a session.
+        """Start a session.
 
         Raises:
-            AuthenticationError: e-mail address or password are wrong. ForbiddenError, RateLimitError.
+            AuthenticationError: e-mail address or password is wrong.
+            ForbiddenError: the account may not log in.
+            RateLimitError: too many attempts.
         """
         body = {"email": email, "password": password.reveal()}
         return cls._entered(base_url, "/v1/auth/login", body, {})
 
     @classmethod
     def resume(cls, base_url: str, refresh_token: Secret) -> Self:
-        """Go on with a session. The token shown is not valid any more afterwards.
+        """Continue a session. The given token is invalid afterwards.
 
         Raises:
             AuthenticationError: the session has ended.
         """
-        # Only the platform knows by which name people reach it; it looks at one of the two.
+        # Only the platform knows by which of the names it expects the cookie, so send both.
         cookies = "; ".join(f"{name}={refresh_token.reveal()}" for name in _COOKIES)
         return cls._entered(base_url, "/v1/auth/refresh", {}, {"Cookie": cookies})
 
@@ -62,19 +64,19 @@ class Account:
     def call(
         self, method: str, path: str, json: object = None, params: Mapping[str, str] | None = None
     ) -> object:
-        """One call with the user's token; the answer's JSON, or None where it has none.
+        """Make one call with the user's token; return the JSON of the response, or None if it has none.
 
         Raises:
-            WrennError: of the class that fits the answer.
+            WrennError: an error of the class for the response.
         """
         headers = {"Authorization": f"Bearer {self._token.reveal()}"}
         request = Request(method, path, json=json, params=params, headers=headers)
         answer = self._transport.exchange(request, timeout_s=_TIMEOUT_S)
-        check(answer.status, answer.body, answer.request_id)
+        raise_for_status(answer.status, answer.body, answer.request_id)
         return json_of(answer.body) if answer.body else None
 
     def switch(self, team_id: str) -> None:
-        """Be in another team of the user from now on.
+        """Switch the session to another team of the user.
 
         Raises:
             NotFoundError, ForbiddenError: not a team of the user.
@@ -84,15 +86,15 @@ class Account:
         self._token = Secret(fields.text("token"))
 
     def close(self) -> None:
-        """Close the connection. The session lasts."""
+        """Close the connection. The session remains valid."""
         self._transport.close()
 
 
 def post_anonymously(base_url: str, path: str, body: Mapping[str, str]) -> None:
-    """One call that needs no credentials, such as for a mail that resets a password.
+    """Make one call without credentials, for example to request a password reset mail.
 
     Raises:
-        WrennError: of the class that fits the answer.
+        WrennError: an error of the class for the response.
     """
     _post(account_settings(base_url, request_timeout_s=_TIMEOUT_S), path, body, {})
 
@@ -106,7 +108,7 @@ def _post(settings: ClientSettings, path: str, body: Mapping[str, str], headers:
         answer = transport.exchange(request, timeout_s=_TIMEOUT_S)
     finally:
         transport.close()
-    check(answer.status, answer.body, answer.request_id)
+    raise_for_status(answer.status, answer.body, answer.request_id)
     return answer
 
 

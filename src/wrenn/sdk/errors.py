@@ -1,6 +1,6 @@
-"""The SDK's errors: one tree, divided by what the caller can do. Nothing else is raised for a call that fails.
+"""The SDK's exception hierarchy, organized by what the caller can do. A failed call raises nothing else.
 
-The class follows the `code` of the platform's answer, or its HTTP status where the code is unknown.
+The class depends on the `code` in the platform's response, or on the HTTP status if the code is unknown.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ if TYPE_CHECKING:
 
 
 class WrennError(Exception):
-    """Base of all errors of the SDK.
+    """Base class of all errors of the SDK.
 
     Attributes:
-        message: what failed and what to do, as the platform said it.
+        message: the platform's description of what failed and what to do.
         code: stable name of the error, e.g. `not_found`.
-        status: HTTP status, or None when no answer came.
-        request_id: names the request in the platform's log, where the platform gave one.
-        earlier_attempt_sent: an earlier attempt of the same call had no clear answer, so it may have been carried out.
+        status: HTTP status, or None if there was no response.
+        request_id: identifies the request in the platform's log, if the platform sent one.
+        earlier_attempt_sent: the outcome of an earlier attempt of the same call is unknown, so it may have
+            been carried out.
     """
 
     CODES: ClassVar[tuple[str, ...]] = ("error",)
@@ -41,37 +42,37 @@ class WrennError(Exception):
 
 
 class InvalidRequestError(WrennError):
-    """The input is wrong; the same call will fail again."""
+    """The input is invalid; the same call will fail again."""
 
     CODES = ("invalid_request",)
 
 
 class AuthenticationError(WrennError):
-    """No API key, or one that the platform does not know."""
+    """The API key is missing or unknown to the platform."""
 
     CODES = ("unauthorized", "access_lost")
 
 
 class ForbiddenError(WrennError):
-    """The key is known and may not do this."""
+    """The key is valid but not allowed to do this."""
 
     CODES = ("forbidden",)
 
 
 class NotFoundError(WrennError):
-    """No such sandbox, file, process or template, or it is another team's."""
+    """No such sandbox, file, process or template, or it belongs to another team."""
 
     CODES = ("not_found",)
 
 
 class ConflictError(WrennError):
-    """The call does not fit what already exists."""
+    """The call conflicts with the state of an existing resource."""
 
     CODES = ("conflict",)
 
 
 class InvalidStateError(ConflictError):
-    """The sandbox is not in a state in which this can be done: it is paused, runs already, or has ended."""
+    """The operation is not allowed in the sandbox's current state: for example paused, already running, or ended."""
 
     CODES = ("invalid_state",)
 
@@ -83,73 +84,73 @@ class ProcessLimitError(ConflictError):
 
 
 class QuotaExceededError(ConflictError):
-    """The team may not have more of this: the message says of what, and how much too many it would be."""
+    """A quota of the team is exhausted: the message says which one, and by how much it would be exceeded."""
 
     CODES = ("quota_exceeded",)
 
 
 class NameTakenError(ConflictError):
-    """Another template has this name: choose another one, or replace it with `overwrite=True`."""
+    """A template with this name exists: choose another name, or replace it with `overwrite=True`."""
 
     CODES = ("template_name_taken",)
 
 
 class NameReservedError(ConflictError):
-    """The name belongs to the platform: choose another one."""
+    """The name is reserved for the platform: choose another one."""
 
     CODES = ("name_reserved",)
 
 
 class TooLargeError(WrennError):
-    """A body or file is above its limit."""
+    """A body or file exceeds its size limit."""
 
     CODES = ("too_large",)
 
 
 class RateLimitError(WrennError):
-    """Too many calls in a time: wait, then try again."""
+    """Too many calls: wait before you retry."""
 
     CODES = ("rate_limited",)
 
 
 class InternalError(WrennError):
-    """A fault of the platform; its log has the reason under `request_id`."""
+    """An internal error of the platform; its log has the details under `request_id`."""
 
     CODES = ("internal_error",)
 
 
 class AgentError(WrennError):
-    """The host or the sandbox's guest could not do it."""
+    """The host or the sandbox's guest failed to carry out the operation."""
 
     CODES = ("agent_error",)
 
 
 class PortClosedError(AgentError):
-    """Nothing listens on this port in the sandbox."""
+    """No program in the sandbox listens on this port."""
 
     CODES = ("port_closed",)
 
 
 class CapacityError(WrennError):
-    """No room on the hosts (remove sandboxes or add a host), or a full disk: the message says whose."""
+    """The hosts have no capacity (remove sandboxes or add a host), or a disk is full: the message says which."""
 
     CODES = ("no_hosts_available", "storage_full")
 
 
 class UnavailableError(WrennError):
-    """A host or the database does not answer now: try again later."""
+    """A host or the database does not respond at the moment: retry later."""
 
     CODES = ("host_unavailable",)
 
 
 class DeadlineExceededError(WrennError):
-    """The command or the call did not end within its time limit."""
+    """The command or the call did not finish within its time limit."""
 
     CODES = ("deadline_exceeded",)
 
 
 class CommandTimeoutError(DeadlineExceededError):
-    """A command was killed at its time limit. `result` has what it wrote until then."""
+    """A command was killed at its time limit. `result` has its output until then."""
 
     def __init__(
         self,
@@ -166,7 +167,7 @@ class CommandTimeoutError(DeadlineExceededError):
 class ConnectionFailedError(WrennError):
     """The platform could not be reached, or the connection broke.
 
-    `request_sent` is False when it is certain that the platform never saw the request.
+    `request_sent` is False only if it is certain that the platform never received the request.
     """
 
     CODES = ("connection_failed",)
@@ -177,13 +178,13 @@ class ConnectionFailedError(WrennError):
 
 
 class UnexpectedAnswerError(WrennError):
-    """The answer is not what this version of the SDK understands: a proxy in between, or a wrong base URL."""
+    """This version of the SDK does not understand the response: the cause may be a proxy in between, or a wrong base URL."""
 
     CODES = ("unexpected_answer",)
 
 
 def ending_of(result: CommandResult) -> str:
-    """What ended a command, in words."""
+    """Describe how a command ended."""
     code = f"exit code {result.exit_code}"
     if result.out_of_memory:
         return f"ran out of memory ({code})"
@@ -193,7 +194,7 @@ def ending_of(result: CommandResult) -> str:
 
 
 class CommandExitError(WrennError):
-    """`commands.run(…, check=True)` and the command ended with another exit code than 0. `result` has its output."""
+    """A command ended with a non-zero exit code in `commands.run(…, check=True)`. `result` has its output."""
 
     CODES = ("command_exit",)
 
@@ -208,13 +209,13 @@ _GIT_LINE_LIMIT = 500
 
 
 class GitError(CommandExitError):
-    """A git command failed; the message has the last lines that it wrote. `result` has its output."""
+    """A git command failed; the message has the last lines of its output. `result` has all of it."""
 
     CODES = ("git",)
 
     def __init__(self, result: CommandResult) -> None:
         super().__init__(result)
-        # Some refusals are on standard output: "nothing to commit".
+        # git writes some errors to standard output, such as "nothing to commit".
         said = result.stderr.strip() or result.stdout.strip()
         lines = [line.rstrip()[:_GIT_LINE_LIMIT] for line in said.splitlines() if line.strip()]
         causes = [line for line in lines if not line.startswith("hint:")] or lines
@@ -225,7 +226,7 @@ class GitError(CommandExitError):
 
 
 class GitAuthenticationError(GitError):
-    """A git server wants other credentials than it was given, or any."""
+    """A git server requires credentials, or rejected those that were given."""
 
     CODES = ("git_authentication",)
 
@@ -268,11 +269,11 @@ _BY_STATUS: dict[int, type[WrennError]] = {
 
 
 def error_of(code: str | None, message: str) -> WrennError:
-    """The error that the platform told within a stream."""
+    """Return the error that the platform reported within a stream."""
     return _BY_CODE.get(code or "", UnexpectedAnswerError)(message, code=code)
 
 
 def error_for(status: int, code: str | None, message: str, request_id: str | None) -> WrennError:
-    """The error that stands for an answer of the platform."""
+    """Return the error for a response of the platform."""
     kind = _BY_CODE.get(code or "") or _BY_STATUS.get(status, UnexpectedAnswerError)
     return kind(message, code=code, status=status, request_id=request_id)

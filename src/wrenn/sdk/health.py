@@ -1,4 +1,4 @@
-"""Is a platform there? The only question that needs no API key."""
+"""Checks whether a platform runs. The only call that needs no API key."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from wrenn.sdk.settings import ClientSettings
 
 
 async def platform_version(base_url: str, *, timeout_s: float) -> str:
-    """The version of the platform at `base_url`, asked once.
+    """Return the version of the platform at `base_url`, with one request.
 
     Raises:
-        WrennError: it does not answer, or is not well.
+        WrennError: it does not respond, or is not healthy.
     """
     from wrenn.sdk._http import AsyncTransport  # noqa: PLC0415 - slow to import, see AsyncApi
 

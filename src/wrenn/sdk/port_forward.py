@@ -1,6 +1,7 @@
-"""A TCP port of this machine whose connections go to a port of a sandbox: what `wrenn port` runs. Asynchronous only.
+"""Forwards connections from a local TCP port to a port of a sandbox: used by `wrenn port`. Asynchronous only.
 
-Each connection is a WebSocket of its own: binary messages are bytes, the text `eof` says that a side writes no more.
+Each connection uses its own WebSocket: binary messages are bytes, the text message `eof` is the end of one
+direction.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Final
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from wrenn.sdk._refusal import refusal
+from wrenn.sdk._error_response import error_of_response
 from wrenn.sdk.errors import ConnectionFailedError, WrennError
 from wrenn.sdk.settings import ClientSettings
 
@@ -21,9 +22,9 @@ _END: Final = "eof"
 _CHUNK_B: Final = 64 * 1024
 _MESSAGE_LIMIT_B: Final = 1024 * 1024
 _CONNECTIONS: Final = 256
-"""At once; the next one waits until another ends."""
+"""Concurrent connections; further ones wait."""
 _OPEN_TIMEOUT_S: Final = 60.0
-"""A sandbox with `auto_resume` may have to be resumed first."""
+"""Long enough to resume a sandbox with `auto_resume` first."""
 
 
 @asynccontextmanager
@@ -36,12 +37,13 @@ async def forwarded_port(
     local_port: int = 0,
     on_error: Callable[[WrennError], object] = lambda _: None,
 ) -> AsyncGenerator[int]:
-    """Listen within the block; gives the local port, which the system chooses for 0. All connections end with the block.
+    """Listen on a local port within the block and yield its number; 0 lets the system choose. Leaving the block closes all connections.
 
-    `on_error` is told why a connection could not be passed on; that connection is closed, the others go on.
+    `on_error` is called if a connection could not be forwarded; that connection is closed, the others
+    continue.
 
     Raises:
-        OSError: the local port is not free.
+        OSError: the local port is in use.
     """
     places = asyncio.Semaphore(_CONNECTIONS)
     tasks: set[asyncio.Task[None]] = set()
@@ -87,7 +89,7 @@ async def _opened(settings: ClientSettings, sandbox_id: str, port: int) -> Async
     except InvalidStatus as error:
         answer = error.response
         request_id = answer.headers.get("X-Request-Id")
-        raise refusal(answer.status_code, bytes(answer.body or b""), request_id) from error
+        raise error_of_response(answer.status_code, bytes(answer.body or b""), request_id) from error
     except (OSError, TimeoutError, InvalidHandshake) as error:
         raise ConnectionFailedError(
             f"The platform at {settings.base_url} cannot be reached: {error or 'no connection in time'}.",
@@ -98,21 +100,21 @@ async def _opened(settings: ClientSettings, sandbox_id: str, port: int) -> Async
 
 
 async def _join(tunnel: ClientConnection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    there = asyncio.create_task(_there(tunnel, reader))
-    back = asyncio.create_task(_back(tunnel, writer))
+    to_tunnel = asyncio.create_task(_local_to_tunnel(tunnel, reader))
+    to_local = asyncio.create_task(_tunnel_to_local(tunnel, writer))
     try:
-        # The way back ends last: with the tunnel, once both sides have written all.
-        await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
-        if not back.done() and not there.cancelled() and there.result():
-            await asyncio.wait({back})
+        # The direction from the tunnel ends last: with the tunnel, once both sides have sent everything.
+        await asyncio.wait({to_tunnel, to_local}, return_when=asyncio.FIRST_COMPLETED)
+        if not to_local.done() and not to_tunnel.cancelled() and to_tunnel.result():
+            await asyncio.wait({to_local})
     finally:
-        for task in (there, back):
+        for task in (to_tunnel, to_local):
             task.cancel()
-        await asyncio.wait({there, back})
+        await asyncio.wait({to_tunnel, to_local})
 
 
-async def _there(tunnel: ClientConnection, reader: asyncio.StreamReader) -> bool:
-    """Whether the local program said that it had written all; False: it or the tunnel broke off."""
+async def _local_to_tunnel(tunnel: ClientConnection, reader: asyncio.StreamReader) -> bool:
+    """Forward the local program's bytes. Returns True if it ended its direction, False if a connection broke."""
     with suppress(OSError, ConnectionClosed):
         while data := await reader.read(_CHUNK_B):
             await tunnel.send(data)
@@ -121,7 +123,7 @@ async def _there(tunnel: ClientConnection, reader: asyncio.StreamReader) -> bool
     return False
 
 
-async def _back(tunnel: ClientConnection, writer: asyncio.StreamWriter) -> None:
+async def _tunnel_to_local(tunnel: ClientConnection, writer: asyncio.StreamWriter) -> None:
     with suppress(OSError, ConnectionClosed):
         async for message in tunnel:
             if isinstance(message, bytes):

@@ -1,6 +1,7 @@
-"""What `wrenn login` keeps for later: one profile a platform and user, in a file of TOML.
+"""Profiles that `wrenn login` stores: one for each platform and user, in a TOML file.
 
-The SDK reads it where neither arguments nor the environment say who calls. Only the `wrenn` command writes it.
+The SDK reads it if neither arguments nor environment variables have credentials. Only the `wrenn` command
+writes it.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from wrenn.sdk.errors import InvalidRequestError
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A platform and who calls it.
+    """A platform and the credentials for it.
 
     Attributes:
-        base_url: the platform.
+        base_url: URL of the platform.
         email: the user who logged in.
-        api_key: of the user's team, made for this machine.
-        key_id: its id, to revoke it.
-        refresh_token: of the user's session, for what keys may not.
+        api_key: an API key of the user's team, created for this machine.
+        key_id: the id of the key, to revoke it.
+        refresh_token: of the user's session, for what API keys cannot do.
     """
 
     base_url: str
@@ -34,10 +35,10 @@ class Profile:
 
 
 def read_profiles(path: Path) -> dict[str, Profile]:
-    """All profiles by name; none where the file is missing or may not be read.
+    """Read all profiles by name; empty if the file is missing or not readable.
 
     Raises:
-        InvalidRequestError: the file cannot be understood.
+        InvalidRequestError: the file is malformed.
     """
     try:
         said = tomllib.loads(path.read_text())

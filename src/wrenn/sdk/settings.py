@@ -1,4 +1,4 @@
-"""Where the platform is and who calls: from arguments, else the environment, else the profile of `wrenn login`."""
+"""URL of the platform and credentials: from arguments, otherwise the environment, otherwise the profile of `wrenn login`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from wrenn.sdk.profiles import Profile, read_profiles
 
 DEFAULT_BASE_URL: Final = "http://127.0.0.1:8000"
 DEFAULT_REQUEST_TIMEOUT_S: Final = 60.0
-"""Longest a call may take with all its repetitions. A template's very first create boots a machine: some seconds."""
+"""Longest time for a call with all retries. The very first create of a template boots a machine, which takes
+some seconds."""
 DEFAULT_PROFILE: Final = "default"
 _PROFILE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """What a client needs to know. `base_url` has no slash at its end; `api_key` None: calls say themselves who calls."""
+    """Settings of a client. `base_url` has no trailing slash; with `api_key` None, each call brings its own credentials."""
 
     api_key: Secret | None
     base_url: str
@@ -30,18 +31,18 @@ class ClientSettings:
 
     @property
     def credentials(self) -> dict[str, str]:
-        """The header that says who calls; none where calls say it themselves."""
+        """The authentication header; empty if each call brings its own credentials."""
         return {} if self.api_key is None else {"X-API-Key": self.api_key.reveal()}
 
     @property
     def is_local(self) -> bool:
-        """The platform is on this machine."""
+        """Whether the platform is on this machine."""
         host = urlsplit(self.base_url).hostname or ""
         return host in ("localhost", "::1") or host.startswith("127.")
 
     @property
     def domain(self) -> str:
-        """Below which name the platform has the ports of sandboxes, unless it says another one."""
+        """The domain below which sandboxes' ports have their host names, unless the platform reports another one."""
         parts = urlsplit(self.base_url)
         name = "localhost" if self.is_local else parts.hostname or ""
         return name if parts.port is None else f"{name}:{parts.port}"
@@ -53,13 +54,13 @@ def client_settings(
     base_url: str | None = None,
     request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
 ) -> ClientSettings:
-    """Settings from the arguments, completed from `WRENN_API_KEY` and `WRENN_BASE_URL`, else from the profile.
+    """Settings from the arguments, completed from `WRENN_API_KEY` and `WRENN_BASE_URL`, otherwise from the profile.
 
-    A profile's key is sent to the profile's platform only.
+    A profile's key is sent only to the profile's platform.
 
     Raises:
         AuthenticationError: there is no API key.
-        InvalidRequestError: the base URL, the key or the time limit cannot be right.
+        InvalidRequestError: the base URL, the key or the timeout is malformed.
     """
     key = (api_key or os.environ.get("WRENN_API_KEY", "")).strip()
     url = base_url or os.environ.get("WRENN_BASE_URL") or ""
@@ -77,16 +78,16 @@ def client_settings(
 
 
 def account_settings(base_url: str, *, request_timeout_s: float) -> ClientSettings:
-    """Settings for calls of a user, which have a token and no key.
+    """Settings for calls of a user, which have a token and no API key.
 
     Raises:
-        InvalidRequestError: the base URL cannot be right.
+        InvalidRequestError: the base URL is malformed.
     """
     return ClientSettings(None, _checked(base_url), request_timeout_s)
 
 
 def chosen_base_url() -> str:
-    """`WRENN_BASE_URL`, else the platform of this machine."""
+    """Return `WRENN_BASE_URL`, or by default the platform of this machine."""
     return _checked(os.environ.get("WRENN_BASE_URL") or DEFAULT_BASE_URL)
 
 
@@ -98,7 +99,8 @@ def _checked(url: str) -> str:
         fits, parts = False, None
     if parts is None or not fits or parts.username or parts.query or parts.fragment:
         raise InvalidRequestError("The base URL must look like http://127.0.0.1:8000 or https://host/path.")
-    # As documentation of other clients and the API's own paths suggest it; every path here begins with `/v1`.
+    # Documentation of other clients and the paths of the API suggest `/v1` in the URL; all paths here begin
+    # with it.
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
@@ -109,10 +111,10 @@ def credentials_path() -> Path:
 
 
 def profile_name(given: str | None = None) -> str:
-    """The profile that is meant: as given, else `WRENN_PROFILE`, else `default`.
+    """Return the name of the profile to use: `given`, otherwise `WRENN_PROFILE`, otherwise `default`.
 
     Raises:
-        InvalidRequestError: no profile can be called so.
+        InvalidRequestError: not a valid name for a profile.
     """
     name = given or os.environ.get("WRENN_PROFILE") or DEFAULT_PROFILE
     if _PROFILE_NAME.fullmatch(name) is None:
@@ -121,9 +123,9 @@ def profile_name(given: str | None = None) -> str:
 
 
 def load_profile(name: str | None = None) -> Profile | None:
-    """The profile that is meant; None: nobody logged in under it.
+    """Load the profile to use; None if there is none with this name.
 
     Raises:
-        InvalidRequestError: the file cannot be understood.
+        InvalidRequestError: the file is malformed.
     """
     return read_profiles(credentials_path()).get(profile_name(name))

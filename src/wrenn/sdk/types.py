@@ -1,4 +1,4 @@
-"""What calls return: frozen values, read strictly from the platform's JSON."""
+"""Values that calls return: frozen dataclasses, parsed strictly from the platform's JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OnExpiry = Literal["pause", "kill"]
 """What happens to a sandbox at the end of its lifetime."""
 
 TemplateType = Literal["base", "snapshot"]
-"""`base`: built from packages, boots. `snapshot`: a sandbox as it was, with its processes."""
+"""`base`: built from packages, boots when it is started. `snapshot`: the state of a sandbox, with its processes."""
 
 
 _PLATFORM_METADATA: Final = frozenset(
@@ -27,7 +27,7 @@ _PLATFORM_METADATA: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Creator:
-    """Who asked for a sandbox: `type` is `user` or `api_key`, `name` what they were called then."""
+    """Who created a sandbox: `type` is `user` or `api_key`, `name` is the name at that time."""
 
     type: str
     id: str
@@ -35,7 +35,7 @@ class Creator:
 
     @classmethod
     def parse(cls, fields: Fields) -> Creator:
-        """Read the platform's object."""
+        """Parse the platform's object."""
         return cls(fields.text("type"), fields.text("id"), fields.text("name"))
 
 
@@ -46,10 +46,10 @@ def networks(given: str | Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class NetworkPolicy:
-    """What a sandbox may reach: what is in `allow`; else nothing in `deny`; else `allow_internet` decides.
+    """Which destinations a sandbox may reach: those in `allow`; otherwise none in `deny`; otherwise `allow_internet` decides.
 
-    Both lists hold IPv4 addresses and networks, e.g. `"203.0.113.0/24"`; a single text is a list of one. Private networks and the host are out of reach in
-    any case, but for what the platform's operator opens.
+    Both lists contain IPv4 addresses and networks, e.g. `"203.0.113.0/24"`; a single string is a list of one.
+    Private networks and the host are never reachable, except those that the platform's operator allows.
     """
 
     allow_internet: bool = True
@@ -63,19 +63,20 @@ class NetworkPolicy:
 
     @classmethod
     def parse(cls, fields: Fields) -> NetworkPolicy:
-        """Read the platform's network object."""
+        """Parse the platform's network object."""
         return cls(fields.flag("allow_internet"), fields.texts("allow"), fields.texts("deny"))
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxInfo:
-    """A sandbox as the platform knows it at the time of the call.
+    """A sandbox at the time of the call.
 
-    `status` is `pending`, `running`, `paused`, `stopped`, `error` or a newer word. `timeout_sec` is the seconds without use
-    until it is paused, 0: never. `expires_at` is the end of its lifetime, None: it has none; `on_expiry` says what happens
-    then, `pause` or `kill`. With `auto_resume` a call to the paused sandbox resumes it. Anybody may visit its `public_ports`;
-    all its ports are at `{port}-{id}.{domain}`. `network` is what it may reach, None: a platform that does not say.
-    `metadata` is what was given at `create`, with versions that the platform adds.
+    `status` is `pending`, `running`, `paused`, `stopped`, `error` or a value of a newer platform.
+    `timeout_sec` is the idle time in seconds after which it is paused, 0: never. `expires_at` is the end of
+    its lifetime, None: no limit; `on_expiry` is what happens then, `pause` or `kill`. With `auto_resume` a
+    call to the paused sandbox resumes it. `public_ports` can be visited without credentials; all its ports
+    are at `{port}-{id}.{domain}`. `network` is its egress policy, None: not reported by the platform.
+    `metadata` has the entries given at `create`, and versions that the platform adds.
     """
 
     id: str
@@ -101,12 +102,12 @@ class SandboxInfo:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Of `metadata` what was given at `create`, without what the platform adds."""
+        """The entries of `metadata` that were given at `create`, without those that the platform adds."""
         return {key: value for key, value in self.metadata.items() if key not in _PLATFORM_METADATA}
 
     @classmethod
     def parse(cls, fields: Fields) -> SandboxInfo:
-        """Read the platform's sandbox object."""
+        """Parse the platform's sandbox object."""
         return cls(
             id=fields.text("id"),
             status=fields.text("status"),
@@ -133,11 +134,11 @@ class SandboxInfo:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """What sandboxes are made from.
+    """A template, from which sandboxes are created.
 
-    `type` is `base` or `snapshot`. A sandbox made from a snapshot has its `vcpus`, `memory_mb` and `disk_size_mb`; a base
-    leaves them open (None). `size_bytes` is what its own files take, 0: not known. `platform` templates belong to the installation and
-    cannot be deleted.
+    `type` is `base` or `snapshot`. A sandbox created from a snapshot has its `vcpus`, `memory_mb` and
+    `disk_size_mb`; for a base they can be chosen (None). `size_bytes` is the size of its own files, 0:
+    unknown. `platform` templates belong to the installation and cannot be deleted.
     """
 
     name: str
@@ -151,7 +152,7 @@ class Template:
 
     @classmethod
     def parse(cls, fields: Fields) -> Template:
-        """Read the platform's template object."""
+        """Parse the platform's template object."""
         return cls(
             name=fields.text("name"),
             type=fields.text("type"),
@@ -166,14 +167,15 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """How a command ended and what it wrote.
+    """The output of a command and how it ended.
 
     Attributes:
-        exit_code: 128 + `signal` when a signal ended it.
-        signal: number of that signal, else None; `signal_name` is its name, e.g. `SIGKILL`.
-        out_of_memory: the sandbox's kernel killed it, or a process that it started, because memory ran out.
+        exit_code: 128 + `signal` if a signal terminated it.
+        signal: number of that signal, otherwise None; `signal_name` is its name, e.g. `SIGKILL`.
+        out_of_memory: the sandbox's kernel killed it, or a process that it started, because memory was
+            exhausted.
         timed_out: it was killed at its time limit, and the output is what it wrote until then.
-        truncated: it wrote more than the last 16 MiB of a stream that are here; only with callbacks.
+        truncated: only the last 16 MiB of a stream are included; only with callbacks.
     """
 
     stdout_bytes: bytes
@@ -198,7 +200,7 @@ class CommandResult:
 
     @classmethod
     def parse(cls, fields: Fields) -> CommandResult:
-        """Read the platform's exec result in either of its encodings."""
+        """Parse the platform's exec result in either of its encodings."""
         encoding = fields.text("encoding")
         return cls(
             stdout_bytes=_decoded(fields.text("stdout"), encoding),
@@ -228,21 +230,21 @@ def _decoded(text: str, encoding: str) -> bytes:
 Signal = Literal[
     "SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGSTOP", "SIGCONT"
 ]
-"""What may be sent to a process."""
+"""Signals that can be sent to a process."""
 
 OnDisconnect = Literal["kill", "keep"]
-"""What becomes of a process when the one who started it leaves, or loses the connection."""
+"""What happens to a process when the client that started it closes the stream or loses the connection."""
 
 OutputStream = Literal["stdout", "stderr", "pty"]
-"""Which output: `pty` is a terminal's, which has only one."""
+"""Which stream: `pty` is the only output of a terminal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A piece of what a process wrote.
+    """A piece of the output of a process.
 
-    `data` is exactly its bytes. `text` is the same as text: of a character that comes in two pieces, the second has it;
-    bytes that are not UTF-8 become U+FFFD.
+    `data` has exactly its bytes. `text` is the same decoded: a character that is split over two pieces is in
+    the second one, and bytes that are not UTF-8 become U+FFFD.
     """
 
     stream: OutputStream
@@ -252,7 +254,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class ProcessInfo:
-    """A process that was started through the platform and still runs."""
+    """A running process that was started through the platform."""
 
     pid: int
     tag: str | None
@@ -261,14 +263,14 @@ class ProcessInfo:
 
     @classmethod
     def parse(cls, fields: Fields) -> ProcessInfo:
-        """Read the platform's process object."""
+        """Parse the platform's process object."""
         return cls(
             fields.integer("pid"), fields.optional_text("tag"), fields.text("cmd"), fields.texts("args")
         )
 
 
 def _time_of(seconds: int) -> datetime:
-    """A file's time, which its owner chooses: what no date can say becomes the nearest one that does."""
+    """Convert a file's time, which its owner can set arbitrarily: a time out of range becomes the nearest valid one."""
     return datetime.fromtimestamp(min(max(seconds, _FIRST_TIME_S), _LAST_TIME_S), UTC)
 
 
@@ -280,10 +282,10 @@ _LAST_TIME_S = 253_402_300_799
 class FileEntry:
     """A file, directory or symbolic link in a sandbox.
 
-    `type` is `file`, `directory`, `symlink` or `unknown`; `kind` may also be `socket`, `fifo`, `char_device` or
-    `block_device`, whose type is `file`. `mode` holds the permission bits, `permissions` the same as `ls` shows them. A link
-    that leads nowhere is `broken`. `name` and `path` are texts that lead back to the file in every call, whatever bytes its
-    name has; `name_bytes` and `path_bytes` are those bytes.
+    `type` is `file`, `directory`, `symlink` or `unknown`; `kind` may also be `socket`, `fifo`, `char_device`
+    or `block_device`, whose type is `file`. `mode` has the permission bits, `permissions` shows them as `ls`
+    does. A symbolic link whose target does not exist is `broken`. `name` and `path` are text that identifies
+    the file in every call, whatever bytes its name contains; `name_bytes` and `path_bytes` are those bytes.
     """
 
     name: str
@@ -301,17 +303,17 @@ class FileEntry:
 
     @property
     def name_bytes(self) -> bytes:
-        """The name as it is on the sandbox's disk."""
+        """The name as bytes, as stored on the sandbox's disk."""
         return name_of(self.name)
 
     @property
     def path_bytes(self) -> bytes:
-        """The path as it is on the sandbox's disk."""
+        """The path as bytes, as stored on the sandbox's disk."""
         return name_of(self.path)
 
     @classmethod
     def parse(cls, fields: Fields) -> FileEntry:
-        """Read the platform's file entry."""
+        """Parse the platform's file entry."""
         return cls(
             name=fields.text("name"),
             path=fields.text("path"),
@@ -330,10 +332,11 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class GitStatus:
-    """A git work tree.
+    """The status of a git work tree.
 
-    `branch` is empty when no branch is checked out. `ahead` and `behind` count commits against `upstream`, which is empty
-    when there is none. `changes` are lines like ` M file`, as `git status --porcelain` writes them.
+    `branch` is empty if no branch is checked out. `ahead` and `behind` count commits relative to `upstream`,
+    which is empty if there is none. `changes` are lines like ` M file`, as in the output of `git status
+    --porcelain`.
     """
 
     branch: str
@@ -344,20 +347,20 @@ class GitStatus:
 
     @property
     def is_clean(self) -> bool:
-        """Nothing is changed, added or unknown to git."""
+        """Whether there are no changed, added or untracked files."""
         return not self.changes
 
 
 FileEventType = Literal["create", "write", "remove", "rename", "chmod", "overflow"]
-"""What happened to a file. `rename`: it got another name, of which a `create` tells if it is watched too."""
+"""What happened to a file. `rename`: it got another name; a `create` reports the new name if that is watched too."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileEvent:
     """A change in a watched directory.
 
-    `path` is absolute, `name` relative to the watched directory and empty for that itself; both may be given to calls
-    as they are. `overflow` says that more happened than could be told: look again.
+    `path` is absolute, `name` is relative to the watched directory and empty for the directory itself; both
+    can be passed to calls unchanged. `overflow` means that some events were lost: list the directory again.
     """
 
     type: str
@@ -366,16 +369,16 @@ class FileEvent:
 
     @classmethod
     def parse(cls, fields: Fields) -> FileEvent:
-        """Read the platform's event."""
+        """Parse the platform's event."""
         return cls(fields.text("event"), fields.text("path"), fields.text("name"))
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that changed.
+    """A change of a resource.
 
-    `type` is like `sandbox.paused`; `reset` alone has neither `resource_id` nor `at`. `id` is what to come back with:
-    `events(after=…)`.
+    `type` is for example `sandbox.paused`; only `reset` has neither `resource_id` nor `at`. Pass `id` to
+    `events(after=…)` to continue after this event.
     """
 
     id: str
@@ -386,7 +389,7 @@ class Event:
 
     @classmethod
     def parse(cls, event_id: str, value: object) -> Event:
-        """Read the data of an event."""
+        """Parse the data of an event."""
         fields = Fields("event", value)
         return cls(
             id=event_id,
@@ -399,7 +402,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """Something that was done: `action` by an actor to a resource.
+    """An entry of the audit log: `action` by an actor on a resource.
 
     `actor_type` is `user`, `api_key` or `system`; `status` is `success`, `info`, `warning` or `error`.
     """
@@ -418,7 +421,7 @@ class AuditEntry:
 
     @classmethod
     def parse(cls, fields: Fields) -> AuditEntry:
-        """Read the platform's audit entry."""
+        """Parse the platform's audit entry."""
         return cls(
             id=fields.text("id"),
             actor_type=fields.text("actor_type"),

@@ -1,4 +1,4 @@
-"""The agent's examination of the machine and of its disk, for one data folder."""
+"""Runs the agent's checks of the machine and its disk for one data folder."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 
 async def examine(data_dir: Path) -> Report:
-    """Check the machine and list what no live sandbox owns."""
+    """Check the machine and list resources that no live sandbox owns."""
     from wrenn.agent import doctor
 
     return await doctor.examine(_settings(data_dir))
 
 
 async def fix_leftovers(data_dir: Path) -> Report:
-    """Remove what no live sandbox owns, and examine again."""
+    """Remove resources that no live sandbox owns, and check again."""
     from wrenn.agent import doctor
 
     return await doctor.fix(_settings(data_dir))
 
 
 def disk_use(data_dir: Path) -> StorageReport:
-    """What uses the disk. Changes nothing, and needs no running platform."""
+    """Report the disk usage. Changes nothing, and needs no running platform."""
     from wrenn.agent.storage_report import measure_storage
 
     return measure_storage(_settings(data_dir))

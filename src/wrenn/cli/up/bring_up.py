@@ -1,4 +1,4 @@
-"""`wrenn up`: from an empty machine to a platform that answers, each step safe to repeat."""
+"""`wrenn up`: from an empty machine to a running platform, in idempotent steps."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ from wrenn.sdk import AuthenticationError, WrennError
 from wrenn.sdk.health import platform_version
 
 READY_TIMEOUT_S: Final = 60.0
-"""Longest until control plane and agent answer; the first start of PostgreSQL and a KVM probe take some seconds."""
+"""Longest time until control plane and agent respond; the first start of PostgreSQL and a KVM probe take some
+seconds."""
 PROBE_TIMEOUT_S: Final = 3.0
 WARM_UP_TIMEOUT_S: Final = 120.0
-"""Longest until the default template is booted; under emulation on a busy machine that takes half a minute."""
+"""Longest time until the default template is booted; under emulation on a busy machine that takes half a minute."""
 
-# Program -> Debian package that has it. What the images need is asked for where they are built.
+# Program -> Debian package that contains it. Requirements of image builds are checked when images are built.
 _PROGRAMS: Final = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-img": "qemu-utils",
@@ -44,22 +45,22 @@ _PROGRAMS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What `wrenn up` leaves behind. `was_running`: nothing had to be done."""
+    """The result of `wrenn up`. `was_running`: nothing had to be done."""
 
     url: str
     was_running: bool
 
 
 async def bring_up(layout: Layout, listen: Address, progress: Progress) -> Platform:
-    """Make the platform run and answer, with a first user, team and key in `D/env`.
+    """Start the platform and wait until it responds, with a first user, team and key in `D/env`.
 
-    When that fails, or is cancelled, the programs that this call started are stopped again.
+    On failure or cancellation, the programs that this call started are stopped again.
 
     Raises:
         Forbidden: not root.
         NotFound: a program is missing; the message has the command that installs it.
-        Conflict: it runs already on another address, or a port is in use; then nothing was started.
-        InternalError: a program did not come up; the message has the end of its log.
+        Conflict: it already runs on another address, or a port is in use; nothing was started.
+        InternalError: a program did not start; the message has the end of its log.
     """
     _check_machine()
     layout.make()
@@ -126,9 +127,9 @@ async def _wait_ready(layout: Layout, listen: Address) -> None:
 
 
 async def _warm_up(layout: Layout, listen: Address, progress: Progress) -> None:
-    """Wait until the agent has booted the default template, so that the first create takes what every create takes.
+    """Wait until the agent has booted the default template, so that the first create is as fast as later ones.
 
-    A template that cannot be booted keeps nothing else from running, so it is only told.
+    A template that cannot be booted does not prevent anything else from running, so it is only reported.
     """
     with progress.step("Default template"):
         try:
@@ -155,7 +156,7 @@ async def _control_answers(listen: Address) -> bool:
 
 
 async def _ensure_key(layout: Layout, listen: Address) -> None:
-    """Leave a key that works in `D/env`: the one that is there, else a new one."""
+    """Make sure that `D/env` has a valid key: the existing one, or a new one."""
     from wrenn.control.teams import bootstrap
     from wrenn.sdk import AsyncSandbox
 

@@ -27,21 +27,22 @@ def up(
     listen: ListenOption = None,
     *,
     foreground: Annotated[
-        bool, typer.Option("--foreground", help="Stay; end everything on Ctrl-C or SIGTERM.")
+        bool,
+        typer.Option("--foreground", help="Stay in the foreground; stop everything on Ctrl-C or SIGTERM."),
     ] = False,
     demo: Annotated[
-        bool, typer.Option("--demo", help="Then run a program in a sandbox, to show that it works.")
+        bool, typer.Option("--demo", help="Then run a program in a sandbox as a demonstration.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
     """Set up and start the platform; needs root.
 
-    It goes on in the background. Run again, nothing is done twice.
+    It runs in the background. The command is idempotent.
 
     Writes WRENN_BASE_URL and WRENN_API_KEY to D/env (default /var/lib/wrenn/env), which only root can read.
     """
     from wrenn.cli.up.bring_up import bring_up
-    from wrenn.cli.up.demo import demonstrate, say_what_next
+    from wrenn.cli.up.demo import demonstrate, print_next_steps
     from wrenn.cli.up.progress import Progress
 
     layout = Layout(data_dir(data_dir_))
@@ -54,7 +55,7 @@ def up(
         sys.stdout.write("Already running.\n" if platform.was_running else "Running.\n")
         if demo:
             demonstrate(layout)
-        say_what_next(layout, platform.url)
+        print_next_steps(layout, platform.url)
 
     if foreground:
         asyncio.run(_in_foreground(layout, work, report))
@@ -66,11 +67,13 @@ def down(
     data_dir_: DataDirOption = None,
     *,
     purge: Annotated[bool, typer.Option("--purge", help="Remove the sandboxes and all data.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Stop the platform; its running sandboxes are paused.
+    """Stop the platform and pause its running sandboxes.
 
-    Data, key and sandboxes stay: `wrenn up` starts it again, and `wrenn resume` the sandboxes. One that cannot be paused in time runs on, and the next `wrenn up` takes it over; then the exit code is 1.
+    Data, keys and sandboxes are kept: `wrenn up` starts the platform again, and `wrenn resume` the sandboxes.
+    A sandbox that cannot be paused in time keeps running, and the next `wrenn up` adopts it; the exit code is
+    then 1.
     """
     from wrenn.cli.up.progress import Progress
     from wrenn.cli.up.take_down import take_down
@@ -84,10 +87,10 @@ def down(
             f"wrenn: {outcome.still_running} What still runs goes on, and the next `wrenn up` takes it over.\n"
         )
         raise typer.Exit(Exit.ERROR)
-    sys.stdout.write(f"Stopped{_kept(outcome.paused)}.\n")
+    sys.stdout.write(f"Stopped{_paused_text(outcome.paused)}.\n")
 
 
-def _kept(paused: int) -> str:
+def _paused_text(paused: int) -> str:
     if not paused:
         return ""
     return f"; {paused} {'sandbox is' if paused == 1 else 'sandboxes are'} paused (`wrenn up`, then `wrenn resume`)"
@@ -96,10 +99,10 @@ def _kept(paused: int) -> str:
 async def _in_foreground(
     layout: Layout, work: Coroutine[None, None, Platform], report: Callable[[Platform], None]
 ) -> None:
-    """Bring the platform up and stay until a signal or the supervisor's end; then end the programs.
+    """Start the platform and wait for a signal or the end of the supervisor; then stop the programs.
 
     Raises:
-        InternalError: the supervisor ended by itself.
+        InternalError: the supervisor exited by itself.
     """
     from wrenn.cli.up.daemons import running
     from wrenn.cli.up.services import SUPERVISOR

@@ -1,4 +1,4 @@
-"""One background program: started in its own session, found again by pid and start time, stopped with a deadline."""
+"""A background program: started in its own session, identified by pid and start time, stopped with a deadline."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from wrenn.linux.process import ProcessRef, kill_and_wait
 KILL_TIMEOUT_S: Final = 10.0
 _MODULE: Final = ["-m", "wrenn.cli.main"]
 LOG_LIMIT_B: Final = 32 * 1024 * 1024
-"""A log above this is set aside as `.1` at the program's next start."""
+"""A log larger than this is renamed to `.1` at the program's next start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """A program of ours. `stop_timeout_s`: how long it may take to end by itself."""
+    """One of our programs. `stop_timeout_s`: how long it may take to exit by itself."""
 
     name: str
     arguments: tuple[str, ...]
@@ -31,7 +31,7 @@ class Daemon:
     stop_timeout_s: float = 40.0
 
     def start(self, layout: Layout) -> ProcessRef:
-        """Start it. Returns at once; that it runs does not say that it will not fail."""
+        """Start the program. Returns at once; the program may still fail afterwards."""
         log = layout.log(self.name)
         if log.exists() and log.stat().st_size > LOG_LIMIT_B:
             log.replace(log.with_suffix(".log.1"))
@@ -48,7 +48,7 @@ class Daemon:
             setsid=True,
         )
         process = ProcessRef.of(pid)
-        if process is None:  # it has ended already; its log says why
+        if process is None:  # it has exited already; its log has the reason
             os.waitpid(pid, 0)
             return ProcessRef(pid, -1)
         record(layout.pid_file(self.name), process)
@@ -61,7 +61,7 @@ def record(path: Path, process: ProcessRef) -> None:
 
 
 def running(layout: Layout, program: str) -> ProcessRef | None:
-    """The process of a program of this data folder: the one that the pid file names, or one that has lost its pid file."""
+    """Return the process of a program of this data folder, from its pid file, or by its command line if that is lost."""
     return _by_pid_file(layout, program) or _by_command_line(layout, program)
 
 
@@ -75,7 +75,7 @@ def _by_pid_file(layout: Layout, program: str) -> ProcessRef | None:
 
 
 def _by_command_line(layout: Layout, program: str) -> ProcessRef | None:
-    """A program as `Daemon.start` starts it, for this data folder. Nothing else on the machine looks like that."""
+    """Find a program of this data folder by the command line that `Daemon.start` gives it, which is unique on the machine."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -85,7 +85,7 @@ def _by_command_line(layout: Layout, program: str) -> ProcessRef | None:
             if process is None or arguments[: len(_MODULE)] != _MODULE:
                 continue
             environment = os.fsdecode((entry / "environ").read_bytes()).split("\0")
-        except OSError:  # it ended meanwhile, or is another user's
+        except OSError:  # it ended meanwhile, or belongs to another user
             continue
         name, *options = arguments[len(_MODULE) :] or [""]
         if name == "supervise" and options[:1] == ["--data-dir"] and len(options) > 1:
@@ -99,7 +99,7 @@ def _by_command_line(layout: Layout, program: str) -> ProcessRef | None:
 
 
 async def stop(process: ProcessRef, *, timeout_s: float) -> bool:
-    """Ask the process to end, and kill it when it has not after `timeout_s`. Returns whether it ended by itself."""
+    """Ask the process to exit, and kill it after `timeout_s`. Returns whether it exited by itself."""
     try:
         descriptor = os.pidfd_open(process.pid)
     except ProcessLookupError:
@@ -107,7 +107,7 @@ async def stop(process: ProcessRef, *, timeout_s: float) -> bool:
     try:
         if (
             not process.is_alive()
-        ):  # asked after opening: from here on the descriptor cannot mean another process
+        ):  # checked after opening: from here on the descriptor cannot refer to another process
             return True
         signal.pidfd_send_signal(descriptor, signal.SIGTERM)
     except ProcessLookupError:
@@ -124,7 +124,7 @@ async def stop(process: ProcessRef, *, timeout_s: float) -> bool:
 
 
 def end_of_log(path: Path, lines: int = 15) -> str:
-    """The last lines of a log, for an error message."""
+    """Return the last lines of a log, for an error message."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 16_384))

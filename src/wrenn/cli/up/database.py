@@ -1,4 +1,4 @@
-"""The database of `wrenn up`: the operator's own where `DATABASE_URL` is set, else the embedded PostgreSQL."""
+"""The database of `wrenn up`: the operator's own if `DATABASE_URL` is set, otherwise the embedded PostgreSQL."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from wrenn.linux.process import ProcessRef
 
 
 def is_embedded() -> bool:
-    """True when `wrenn up` brings its own PostgreSQL."""
+    """Whether `wrenn up` runs the embedded PostgreSQL."""
     return external_database_url() is None
 
 
 async def ensure(data_dir: Path) -> str:
-    """The database's URL, after the embedded server was started if it is that one and did not run."""
+    """Return the database's URL; starts the embedded server if needed."""
     from wrenn.control.db.embedded import ensure_running
 
     return external_database_url() or await ensure_running(data_dir)
 
 
 async def stop(data_dir: Path) -> None:
-    """Stop the embedded server, if there is one. The operator's own is left alone."""
+    """Stop the embedded server, if there is one. The operator's own database is not touched."""
     from wrenn.control.db.embedded import stop as stop_embedded
 
     if is_embedded() and (data_dir / "postgres").exists():
@@ -29,7 +29,7 @@ async def stop(data_dir: Path) -> None:
 
 
 def process(data_dir: Path) -> ProcessRef | None:
-    """The embedded server's first process, if it lives."""
+    """Return the main process of the embedded server if it runs."""
     try:
         pid = int((data_dir / "postgres/postmaster.pid").read_text().split()[0])
     except (OSError, ValueError, IndexError):

@@ -1,4 +1,4 @@
-"""The main job before the user's eyes: create a sandbox, run a program in it, remove it."""
+"""The demonstration: create a sandbox, run a program in it, remove it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ print(f"The 90th Fibonacci number is {a}; I am process {os.getpid()} in a machin
 
 
 def demonstrate(layout: Layout) -> None:
-    """Do it and print each step with its time."""
+    """Run the demonstration and print each step with its duration."""
     credentials = read_env(layout.env)
     url, key = credentials["WRENN_BASE_URL"], credentials["WRENN_API_KEY"]
     with _timed("create a sandbox"):
@@ -41,8 +41,8 @@ def demonstrate(layout: Layout) -> None:
             sandbox.kill()
 
 
-def say_what_next(layout: Layout, url: str) -> None:
-    """Print where everything is, and three commands to try. Never the key itself."""
+def print_next_steps(layout: Layout, url: str) -> None:
+    """Print the locations of files, and three commands to try. The key itself is not printed."""
     _say(f"\nThe platform runs at {url} (API description: {url}/docs).")
     _say(f"The API key is in {layout.env}, readable by its owner only.")
     command = "wrenn" if shutil.which("wrenn") else sys.argv[0]

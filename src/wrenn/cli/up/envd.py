@@ -1,4 +1,4 @@
-"""Finds the guest agent's program: in the package, or in a checkout where cargo has built it."""
+"""Finds the guest agent's program: in the package, or in a checkout in which cargo has built it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wrenn.cli.settings import given_envd
 
 
 def find_envd() -> Path:
-    """The static `envd` for this machine.
+    """Return the path of the static `envd` for this machine.
 
     Raises:
         NotFound: it has not been built.

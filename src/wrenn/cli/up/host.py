@@ -1,4 +1,4 @@
-"""The state of the machine's agent, asked with the control plane's certificate: does it serve, is it warm?"""
+"""Queries the state of the machine's agent with the control plane's certificate."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _POLL_S: Final = 0.1
 
 
 async def wait_warm(pki: Path, address: Address) -> str:
-    """Wait until the agent has booted its default template, for as long as that takes; returns why it could not.
+    """Wait until the agent has booted its default template, without a time limit; returns the reason if it failed.
 
     Raises:
-        Unavailable, DeadlineExceeded: the agent does not answer.
+        Unavailable, DeadlineExceeded: the agent does not respond.
     """
     from wrenn.control.hosts import HostClients
     from wrenn.protocol.host import host_pb as pb
@@ -35,7 +35,7 @@ async def wait_warm(pki: Path, address: Address) -> str:
 
 
 async def agent_answers(pki: Path, address: Address, *, timeout_s: float) -> bool:
-    """True when the agent listens, which it does only once its recovery is done, and shows a certificate of our CA."""
+    """Whether the agent listens, which it does only after its recovery, and has a certificate of our CA."""
     try:
         context = ssl.create_default_context(cafile=str(pki / "ca.pem"))
         context.load_cert_chain(pki / "control.pem", pki / "control.key")

@@ -1,4 +1,4 @@
-"""Where `wrenn up` keeps its things in the data folder, and who may change them at one time."""
+"""The paths that `wrenn up` uses in the data folder, and the lock on it."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from typing import Final
 from wrenn.base.errors import DeadlineExceeded, Forbidden
 
 LOCK_TIMEOUT_S: Final = 1800.0
-"""Longest that one `wrenn up` waits for another, which may be building the images."""
+"""Longest time that one `wrenn up` waits for another, which may be building the images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Paths below one data folder."""
+    """Paths in a data folder."""
 
     data_dir: Path
 
     @property
     def env(self) -> Path:
-        """URL and API key of the first user, mode 600."""
+        """File with the URL and API key of the first user, mode 600."""
         return self.data_dir / "env"
 
     @property
     def run(self) -> Path:
-        """Pid files and logs."""
+        """Folder of pid files and logs."""
         return self.data_dir / "run"
 
     def log(self, program: str) -> Path:
-        """The log of a program."""
+        """Return the path of a program's log."""
         return self.run / f"{program}.log"
 
     def pid_file(self, program: str) -> Path:
-        """The pid file of a program."""
+        """Return the path of a program's pid file."""
         return self.run / f"{program}.pid"
 
     def make(self) -> None:
-        """Make the folders that are missing.
+        """Create missing folders.
 
         Raises:
-            Forbidden: this user may not.
+            Forbidden: this user lacks the permission.
         """
         try:
             self.data_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ class Layout:
 
     @asynccontextmanager
     async def locked(self, waiting: Callable[[str], object]) -> AsyncGenerator[None]:
-        """Be the only `wrenn up` or `wrenn down` on this data folder. The kernel frees the lock of a process that dies."""
+        """Lock the data folder against other `wrenn up` and `wrenn down`. The kernel releases the lock of a process that dies."""
         descriptor = os.open(self.run / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             deadline = time.monotonic() + LOCK_TIMEOUT_S
@@ -88,7 +88,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, from its first moment on; whole, or not at all."""
+    """Write a file atomically; only its owner can read it, from the moment it is created."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:

@@ -11,13 +11,15 @@ DEFAULT_LISTEN = "127.0.0.1:8000"
 
 ListenOption = Annotated[
     str | None,
-    typer.Option("--listen", metavar="HOST:PORT", help=f"Where the API listens. [default: {DEFAULT_LISTEN}]"),
+    typer.Option(
+        "--listen", metavar="HOST:PORT", help=f"Address on which the API listens. [default: {DEFAULT_LISTEN}]"
+    ),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the API listens. An IPv6 host stands without brackets."""
+    """Address on which the API listens. An IPv6 host has no brackets."""
 
     host: str
     port: int
@@ -27,16 +29,16 @@ class Address:
 
     @property
     def url(self) -> str:
-        """How this machine reaches it; an address that means "all" is reached through loopback."""
+        """The URL from this machine; a wildcard address is replaced by loopback."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
         return f"http://{Address(host, self.port)}"
 
 
 def parse_listen(text: str | None) -> Address:
-    """Read HOST:PORT.
+    """Parse HOST:PORT.
 
     Raises:
-        typer.BadParameter: it is something else.
+        typer.BadParameter: it has another form.
     """
     host, _, port = (text or DEFAULT_LISTEN).rpartition(":")
     host = host.removeprefix("[").removesuffix("]")

@@ -1,4 +1,4 @@
-"""The ports that `wrenn up` needs: each free, or said to be in use, by whom, and what to do."""
+"""Checks that the ports for `wrenn up` are free; otherwise reports which program uses them and what to do."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from wrenn.linux.listeners import listener_of
 
 
 def check_ports(layout: Layout, listen: Address) -> None:
-    """Make sure that control plane and agent can listen. A program of this data folder that runs has its port already.
+    """Check that control plane and agent can listen. A running program of this data folder may already use its port.
 
     Raises:
         Conflict: a port is in use; the message says by which program, and what to do.
-        InvalidRequest: the address is none of this machine.
+        InvalidRequest: this machine does not have the address.
     """
     for program, address in ((CONTROL, listen), (AGENT, agent_address(listen))):
         if running(layout, program) is None:
@@ -32,7 +32,7 @@ def _check(program: str, address: Address) -> None:
         )
         for family, kind, protocol, _, place in found:
             with socket.socket(family, kind, protocol) as probe:
-                # As the program itself does, so that connections which have just ended are no hindrance.
+                # As the program itself does, so that recently closed connections do not prevent listening.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
                     probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

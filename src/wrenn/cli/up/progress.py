@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import Final
 
 REFRESH_S: Final = 0.5
-"""How often the running time is drawn again; shorter steps are shown only at their end."""
+"""How often the elapsed time is updated; shorter steps are shown only when they are done."""
 
 
 class Progress:
-    """Writes to standard error, so that the output stays for the results."""
+    """Writes progress to standard error, so that standard output has only the results."""
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
@@ -22,7 +22,7 @@ class Progress:
 
     @contextmanager
     def step(self, name: str) -> Generator[None]:
-        """Show that `name` is being done, for how long already, and at the end how long it took."""
+        """Show the step and its elapsed time while the block runs, and its total time at the end."""
         self._note = ""
         started = time.monotonic()
         ended = threading.Event()
@@ -38,7 +38,7 @@ class Progress:
             self._write(f"{mark} {name}  {time.monotonic() - started:.1f} s\n")
 
     def note(self, text: str) -> None:
-        """Tell what the running step does now."""
+        """Show a detail of the current step."""
         if self._live:
             self._note = text
         else:
@@ -55,6 +55,6 @@ class Progress:
             self._write(f"… {name}{note}  {time.monotonic() - started:.0f} s")
 
     def _write(self, text: str) -> None:
-        # On a terminal each line takes the place of the running one.
+        # On a terminal each line replaces the current one.
         sys.stderr.write(f"\r\x1b[K{text}" if self._live else text)
         sys.stderr.flush()

@@ -13,17 +13,17 @@ CONTROL: Final = "control"
 AGENT: Final = "agent"
 
 AGENT_PORT_OFFSET: Final = 10
-"""The agent listens this many ports beside the API, so that several installations fit on one machine."""
+"""Offset of the agent's port from the API's port, so that several installations fit on one machine."""
 
 
 def agent_address(listen: Address) -> Address:
-    """Where the agent listens: on loopback only."""
+    """Return the agent's address, on loopback only."""
     port = listen.port + AGENT_PORT_OFFSET
     return Address("127.0.0.1", port if port < 65536 else listen.port - AGENT_PORT_OFFSET)
 
 
 def services(data_dir: Path, listen: Address, database_url: str) -> tuple[Daemon, ...]:
-    """The programs in the order of their start."""
+    """Return the programs in the order in which they are started."""
     place = {"WRENN_DATA_DIR": str(data_dir)}
     agent = str(agent_address(listen))
     return (
@@ -42,6 +42,6 @@ def services(data_dir: Path, listen: Address, database_url: str) -> tuple[Daemon
 
 
 def supervisor(data_dir: Path, listen: Address) -> Daemon:
-    """The program that keeps the others running. It may need as long as all of them to end."""
+    """Return the program that restarts the others. Its stop timeout covers theirs."""
     arguments = ("supervise", "--data-dir", str(data_dir), "--listen", str(listen))
     return Daemon(SUPERVISOR, arguments, stop_timeout_s=100.0)

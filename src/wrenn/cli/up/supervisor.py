@@ -1,8 +1,8 @@
-"""Keeps the platform's programs running: starts each again when it dies, sooner at first, later with longer pauses.
+"""Restarts the platform's programs when they exit, with increasing delays.
 
-It finds programs that an earlier supervisor started and takes them over, so its own death disturbs nobody. When asked to
-end (SIGTERM, SIGINT) it ends the programs too, the control plane first; PostgreSQL is left to `wrenn down`, since the
-embedded server may be used by others meanwhile.
+It adopts programs that an earlier supervisor started, so its own death disturbs nothing. On SIGTERM or SIGINT
+it stops the programs too, the control plane first. PostgreSQL is stopped by `wrenn down`, since others may be
+using the embedded server.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _log = logging.getLogger(__name__)
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 10.0
 STEADY_S: Final = 30.0
-"""A program that ran this long is well: its next start comes soon again."""
+"""A program that ran this long is considered stable: the next delay is short again."""
 
 
 async def supervise(layout: Layout, listen: Address) -> int:
-    """Keep everything running until a signal asks for the end. Returns the exit code."""
+    """Keep all programs running until a signal arrives. Returns the exit code."""
     me = ProcessRef.of(os.getpid())
     assert me is not None, "this process runs"
     other = running(layout, SUPERVISOR)
@@ -61,7 +61,7 @@ async def supervise(layout: Layout, listen: Address) -> int:
 
 
 async def stop_daemon(layout: Layout, daemon: Daemon) -> None:
-    """End a program, if it runs."""
+    """Stop a program if it runs."""
     process = running(layout, daemon.name)
     if process is not None and not await stop(process, timeout_s=daemon.stop_timeout_s):
         _log.warning("program did not end by itself and was killed", extra={"program": daemon.name})
@@ -84,7 +84,7 @@ async def _database_process(layout: Layout) -> ProcessRef:
 
 
 async def keep_running(name: str, ensure: Callable[[], Awaitable[ProcessRef]]) -> None:
-    """Make sure that the program runs, wait for its end, and again. The loop survives every failure of a start."""
+    """Start the program, wait for its end, and repeat. A failed start does not end the loop."""
     pause_s = FIRST_PAUSE_S
     while True:
         started = time.monotonic()
@@ -93,7 +93,7 @@ async def keep_running(name: str, ensure: Callable[[], Awaitable[ProcessRef]]) -
             _log.info("program runs", extra={"program": name, "pid": process.pid})
             await process.wait_exit()
             _log.warning("program ended", extra={"program": name, "pid": process.pid})
-        except Exception:  # noqa: BLE001 - the reason may be gone at the next try (disk full, PostgreSQL recovering)
+        except Exception:  # noqa: BLE001 - the cause may be gone at the next attempt (disk full, PostgreSQL recovering)
             _log.exception("program could not be started", extra={"program": name})
         steady = time.monotonic() - started > STEADY_S
         pause_s = FIRST_PAUSE_S if steady else min(pause_s * 2, LONGEST_PAUSE_S)

@@ -1,4 +1,4 @@
-"""`wrenn down`: everything that `wrenn up` started, in the reverse order; with `--purge` also what it made.
+"""`wrenn down`: stops everything that `wrenn up` started, in reverse order; with `--purge` also removes what it created.
 
 Sandboxes are paused before the programs stop. With `--purge` they are removed instead.
 """
@@ -22,21 +22,22 @@ from wrenn.cli.up.supervisor import stop_daemon
 from wrenn.sdk import AsyncSandbox, WrennError
 
 PAUSE_TIMEOUT_S: Final = 120.0
-"""Longest for all pauses: each has a grace of two seconds, and the memory of a full host goes to a slow disk."""
+"""Longest time for all pauses: each has a grace period of two seconds, and the memory of a full host is
+written to a slow disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class TakenDown:
-    """What became of the sandboxes: how many were paused, and why others still run, if so."""
+    """The result for sandboxes: how many were paused, and why others still run, if any."""
 
     paused: int = 0
     still_running: str | None = None
 
 
 async def take_down(layout: Layout, progress: Progress, *, purge: bool) -> TakenDown:
-    """Pause the sandboxes, stop the programs and PostgreSQL; with `purge` remove sandboxes and data. May be run twice.
+    """Pause the sandboxes, stop the programs and PostgreSQL; with `purge` remove sandboxes and data. Idempotent.
 
-    Sandboxes that cannot be paused run on; that does not keep the programs from being stopped.
+    Sandboxes that cannot be paused keep running; the programs are stopped nevertheless.
     """
     lost = [name for name in (SUPERVISOR, CONTROL, AGENT) if running(layout, name) is not None]
     if lost:
@@ -89,12 +90,12 @@ async def _remove_sandboxes(layout: Layout, progress: Progress) -> None:
 
 
 async def stop_programs(layout: Layout) -> None:
-    """Stop supervisor, control plane and agent. Sandboxes run on, and so does PostgreSQL."""
+    """Stop supervisor, control plane and agent. Sandboxes and PostgreSQL keep running."""
     listen = parse_listen(None)  # only the names matter here
     chief = running(layout, SUPERVISOR)
     if chief is not None:
         await stop(chief, timeout_s=supervisor(layout.data_dir, listen).stop_timeout_s)
-    # What a killed supervisor left behind.
+    # Programs that a killed supervisor left running.
     for daemon in reversed(services(layout.data_dir, listen, "")):
         await stop_daemon(layout, daemon)
     layout.pid_file(SUPERVISOR).unlink(missing_ok=True)
@@ -103,7 +104,7 @@ async def stop_programs(layout: Layout) -> None:
 async def _purge(layout: Layout) -> None:
     from wrenn.network import release_block
 
-    # Without their journals the sandboxes have no owner, so that the doctor removes what is left of them.
+    # Without their journals the sandboxes have no owner, so the doctor removes what is left of them.
     shutil.rmtree(layout.data_dir / "sandboxes", ignore_errors=True)
     await fix_leftovers(layout.data_dir)
     release_block(layout.data_dir)

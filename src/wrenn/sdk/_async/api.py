@@ -1,4 +1,4 @@
-"""Calls to the platform: deadlines, repetitions where they are safe, and the platform's errors as ours."""
+"""Calls to the platform: deadlines, retries where they are safe, and translation of the platform's errors."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlencode
 
 from wrenn.sdk._aio import sleep
+from wrenn.sdk._error_response import raise_for_status
 from wrenn.sdk._messages import Answer, Request
-from wrenn.sdk._refusal import check
-from wrenn.sdk._retry import PAUSES_S, jittered, may_be_done, may_repeat
+from wrenn.sdk._retry import PAUSES_S, jittered, may_have_been_done, may_repeat
 from wrenn.sdk.errors import InvalidRequestError, WrennError
 from wrenn.sdk.settings import ClientSettings
 
@@ -22,10 +22,11 @@ T = TypeVar("T")
 
 
 class AsyncApi:
-    """One client of the platform. Holds connections until `close()`; a call after that opens new ones."""
+    """A client of the platform. Has a connection pool until `close()`; a later call opens new connections."""
 
     def __init__(self, settings: ClientSettings) -> None:
-        # The HTTP client takes longer to import than all the rest; `from wrenn import Sandbox` must not wait for it.
+        # The HTTP client takes longer to import than everything else, which would slow down `from wrenn
+        # import Sandbox`.
         from wrenn.sdk._http import AsyncTransport  # noqa: PLC0415
 
         self.settings = settings
@@ -43,19 +44,19 @@ class AsyncApi:
         repeatable: bool = False,
         timeout_s: float | None = None,
     ) -> bytes:
-        """Make one call and return the answer's body, within `timeout_s` including all repetitions.
+        """Make one call and return the body of the response, within `timeout_s` including all retries.
 
-        `repeatable` says that carrying it out twice is the same as once.
+        `repeatable` says that the call is idempotent.
 
         Raises:
-            WrennError: of the class that fits the answer; its `earlier_attempt_sent` tells whether an attempt before the
-                last one may have been carried out.
+            WrennError: an error of the class for the response; `earlier_attempt_sent` says whether an attempt
+                before the last one may have been carried out.
         """
         request = Request(method, path, params=params, headers=headers, json=json, content=content)
         return (await self._answered(request, repeatable=repeatable, timeout_s=timeout_s)).body
 
     async def page(self, path: str, query: Sequence[tuple[str, str]]) -> tuple[bytes, str]:
-        """Read a list: the answer's body, and the cursor of the next page, empty when there is none."""
+        """Read one page of a list: the body, and the cursor of the next page, which is empty on the last one."""
         request = Request("GET", f"{path}?{urlencode(query)}" if query else path)
         answer = await self._answered(request, repeatable=True)
         return answer.body, answer.next_cursor
@@ -65,10 +66,10 @@ class AsyncApi:
     ) -> Answer:
         async def attempt(left_s: float) -> Answer:
             answer = await self._transport.exchange(request, timeout_s=left_s)
-            check(answer.status, answer.body, answer.request_id)
+            raise_for_status(answer.status, answer.body, answer.request_id)
             return answer
 
-        return await _repeated(
+        return await _with_retries(
             attempt, repeatable=repeatable, timeout_s=timeout_s or self.settings.request_timeout_s
         )
 
@@ -80,7 +81,7 @@ class AsyncApi:
         content_type: str,
         params: Mapping[str, str] | None = None,
     ) -> None:
-        """Stream a body to the platform. Only the pauses within it are limited in time, not the whole."""
+        """Stream a body to the platform. Only pauses are limited in time, not the total."""
         headers = {"Content-Type": content_type}
         request = Request("POST", path, params=params, headers=headers, content=content)
         stream = await self._opened(request)
@@ -96,32 +97,32 @@ class AsyncApi:
         json: object = None,
         silence_s: float | None = None,
     ) -> AsyncStream:
-        """Begin a call whose answer is streamed; to be closed. Only the pauses within it are limited in time."""
+        """Begin a call with a streamed response, which the caller must close. Only pauses are limited in time."""
         request = Request(method, path, params=params, headers=headers, json=json)
         return await self._opened(request, silence_s)
 
     async def socket(self, path: str, *, params: Mapping[str, str] | None = None) -> AsyncSocket:
-        """Open a WebSocket of the platform. Opening one changes nothing, so it is repeated where that is of use.
+        """Open a WebSocket of the platform. Opening one changes nothing, so it is retried where that may help.
 
         Raises:
-            WrennError: of the class that fits the platform's answer.
+            WrennError: an error of the class for the response.
         """
         from wrenn.sdk._sockets import AsyncSocket  # noqa: PLC0415 - as above
 
         async def attempt(left_s: float) -> AsyncSocket:
             return await AsyncSocket.open(self.settings, path, params or {}, timeout_s=left_s)
 
-        return await _repeated(attempt, repeatable=True, timeout_s=self.settings.request_timeout_s)
+        return await _with_retries(attempt, repeatable=True, timeout_s=self.settings.request_timeout_s)
 
     @property
     def request_timeout_s(self) -> float:
-        """Longest that a call may take."""
+        """Longest time for a call."""
         return self.settings.request_timeout_s
 
     async def listen(
         self, path: str, *, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[bytes]:
-        """An answer that goes on and on. Only the pauses within it are limited in time."""
+        """Yield a response that does not end. Only pauses are limited in time."""
         stream = await self.open("GET", path, params=params, headers=headers)
         try:
             async for chunk in stream.chunks():
@@ -129,8 +130,8 @@ class AsyncApi:
         finally:
             await stream.close()
 
-    def another(self) -> AsyncApi:
-        """A client with the same settings and connections of its own."""
+    def new_client(self) -> AsyncApi:
+        """Create a client with the same settings and its own connections."""
         return AsyncApi(self.settings)
 
     async def close(self) -> None:
@@ -140,24 +141,24 @@ class AsyncApi:
     async def _opened(self, request: Request, silence_s: float | None = None) -> AsyncStream:
         idle_timeout_s = silence_s or self.settings.request_timeout_s
 
-        async def attempt(left_s: float) -> AsyncStream:  # noqa: ARG001 - a long upload may outlast any total
+        async def attempt(left_s: float) -> AsyncStream:  # noqa: ARG001 - a long upload may exceed any total timeout
             stream = await self._transport.open(request, idle_timeout_s=idle_timeout_s)
             if stream.status >= 300:
                 try:
                     body = b"".join([chunk async for chunk in stream.chunks()])
                 finally:
                     await stream.close()
-                check(stream.status, body, stream.request_id)
+                raise_for_status(stream.status, body, stream.request_id)
             return stream
 
-        return await _repeated(attempt, repeatable=False, timeout_s=idle_timeout_s)
+        return await _with_retries(attempt, repeatable=False, timeout_s=idle_timeout_s)
 
 
 def path_of(*parts: str) -> str:
-    """The URL path `/v1/sandboxes/…`, each part escaped.
+    """Return the URL path `/v1/sandboxes/…` with each part escaped.
 
     Raises:
-        InvalidRequestError: a part is empty, or would lead to another path.
+        InvalidRequestError: a part is empty, or would change the path.
     """
     if parts and not parts[0].strip():
         raise InvalidRequestError("The sandbox id is empty.")
@@ -167,7 +168,7 @@ def path_of(*parts: str) -> str:
 
 
 def template_path_of(*parts: str) -> str:
-    """The URL path `/v1/snapshots/…`, each part escaped."""
+    """Return the URL path `/v1/snapshots/…` with each part escaped."""
     return _joined("/v1/snapshots", parts)
 
 
@@ -175,8 +176,8 @@ def _joined(prefix: str, parts: tuple[str, ...]) -> str:
     return "/".join([prefix, *(quote(part, safe="") for part in parts)])
 
 
-async def _repeated(attempt: Callable[[float], Awaitable[T]], *, repeatable: bool, timeout_s: float) -> T:
-    """Run `attempt` with the seconds that are left, again after a pause where that is safe."""
+async def _with_retries(attempt: Callable[[float], Awaitable[T]], *, repeatable: bool, timeout_s: float) -> T:
+    """Call `attempt` with the remaining seconds, and retry it after a delay where that is safe."""
     deadline = time.monotonic() + timeout_s
     pauses = iter(PAUSES_S)
     sent = False
@@ -185,7 +186,7 @@ async def _repeated(attempt: Callable[[float], Awaitable[T]], *, repeatable: boo
             return await attempt(deadline - time.monotonic())
         except WrennError as error:
             error.earlier_attempt_sent = sent
-            sent = sent or may_be_done(error)
+            sent = sent or may_have_been_done(error)
             pause_s = next(pauses, None)
             if pause_s is None or not may_repeat(error, repeatable=repeatable):
                 raise

@@ -1,4 +1,4 @@
-"""The team's audit log, page by page."""
+"""The team's audit log."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ async def audit_log(
     api_key: str | None = None,
     base_url: str | None = None,
 ) -> AsyncGenerator[AuditEntry]:
-    """What was done in the team, by whom, newest first: all of it, or up to `limit` entries.
+    """Iterate over the team's audit log, newest first: all entries, or up to `limit`.
 
-    Pages are fetched as the iterator goes on. What is done meanwhile does not appear.
+    Pages are fetched while the iterator advances. Entries written meanwhile are not included.
     """
     params = {"resource_type": ",".join(resource_types), "action": ",".join(actions)}
     cursor: dict[str, str] = {}

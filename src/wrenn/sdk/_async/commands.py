@@ -1,4 +1,4 @@
-"""Commands in a sandbox: run to the end, followed while they run, or in the background."""
+"""Commands in a sandbox: run to completion, streamed, or in the background."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, overload
 
-from wrenn.sdk._aio import Callback, called
+from wrenn.sdk._aio import Callback, invoke
 from wrenn.sdk._async.api import AsyncApi, path_of
 from wrenn.sdk._async.streams import AsyncProcessStream, send_signal
 from wrenn.sdk._frames import TIMED_OUT, message_of
@@ -18,9 +18,10 @@ from wrenn.sdk.errors import CommandExitError, CommandTimeoutError, DeadlineExce
 from wrenn.sdk.types import CommandResult, OnDisconnect, ProcessInfo, Signal
 
 SHELL: Final = "$SHELL"
-"""A command of this name is the sandbox's shell: bash where its image has it, else sh."""
+"""A command with this name runs the sandbox's shell: bash if the image has it, otherwise sh."""
 ANSWER_MARGIN_S: Final = 15.0
-"""How much longer than the command itself its call may take: the platform ends the command and says so before that."""
+"""How much longer than the command's time limit its call may take: the platform kills the command and
+responds before that."""
 
 
 class AsyncProcessHandle:
@@ -32,17 +33,17 @@ class AsyncProcessHandle:
         self.tag = tag
 
     async def kill(self, signal: Signal = "SIGKILL") -> bool:
-        """Send the signal; False when the process has ended already."""
+        """Send the signal; returns False if the process has already ended."""
         return await self._commands.kill(self.tag, signal)
 
     async def is_running(self) -> bool:
-        """True until it has ended."""
+        """Whether the process is still running."""
         return any(
             (process.pid, process.tag) == (self.pid, self.tag) for process in await self._commands.list()
         )
 
     async def connect(self, *, replay: bool = True) -> AsyncProcessStream:
-        """Follow it: see `commands.connect`."""
+        """Stream the output of the process, as `commands.connect` does."""
         return await self._commands.connect(self.tag, replay=replay)
 
     def __repr__(self) -> str:
@@ -97,29 +98,32 @@ class AsyncCommands:
         on_stdout: Callback | None = None,
         on_stderr: Callback | None = None,
     ) -> CommandResult | AsyncProcessHandle:
-        """Run a command: a text is run by `bash -c`, or `sh -c` in an image without bash, a list is started as it is.
+        """Run a command: a string is run by `bash -c`, or `sh -c` in an image without bash; a list is started without a shell.
 
-        In the foreground it returns the output and the exit code once the command itself has ended: what it left running in
-        the background lives on. After `timeout_s` (rounded up to whole seconds; 0 or None: never) the platform kills it with its children. With `background=True` it returns a handle at once,
-        and `tag` names the process.
+        In the foreground it returns the output and the exit code once the command itself has ended; processes
+        that it left in the background continue to run. After `timeout_s` (rounded up to whole seconds; 0 or
+        None: never) the platform kills it with its children. With `background=True` it returns a handle at
+        once, and `tag` names the process.
 
-        `on_stdout` and `on_stderr` are called with each piece of text as it is written, and a slow one holds the command up.
-        The result then has at most the last 16 MiB of either, and `truncated` tells whether there was more.
+        `on_stdout` and `on_stderr` are called with each piece of text as it is written; a slow callback slows
+        the command down. The result then has at most the last 16 MiB of each stream, and `truncated` says
+        whether there was more.
 
-        A call that broke off is not repeated: nobody can tell whether the command ran.
+        A call whose connection broke is not retried, because the command may have run.
 
         Raises:
-            CommandTimeoutError: no end within `timeout_s`; its `result` has the output until then.
+            CommandTimeoutError: the command did not end within `timeout_s`; `result` has the output until
+                then.
             CommandExitError: `check=True`, and the exit code is not 0.
         """
         argv = _argv(cmd)
-        limit_s = _limit(timeout_s)
+        limit_s = _time_limit(timeout_s)
         if not background and (limit_s is None or on_stdout is not None or on_stderr is not None):
-            # Without a limit too: an answer that is awaited for hours is cut by whatever lies between.
+            # Also without a limit: proxies in between would cut a response that takes hours.
             stream = await self.stream(
                 argv, envs=envs, cwd=cwd, user=user, timeout_s=limit_s, on_disconnect="kill"
             )
-            result = await _told(stream, on_stdout, on_stderr, limit_s)
+            result = await _with_callbacks(stream, on_stdout, on_stderr, limit_s)
             if check and result.exit_code != 0:
                 raise CommandExitError(result)
             return result
@@ -149,7 +153,7 @@ class AsyncCommands:
         return result
 
     async def list(self) -> builtins.list[ProcessInfo]:
-        """The processes that were started through the platform and still run."""
+        """List the running processes that were started through the platform."""
         body = await self._api.call("GET", path_of(self._sandbox_id, "processes"), repeatable=True)
         answer = Fields("process list", json_of(body))
         return [ProcessInfo.parse(fields) for fields in answer.objects("processes", "process")]
@@ -166,14 +170,15 @@ class AsyncCommands:
         timeout_s: float | None = None,
         on_disconnect: OnDisconnect = "kill",
     ) -> AsyncProcessStream:
-        """Start a command and follow it: iterate over its output, write to its input with `stdin=True`.
+        """Start a command and stream it: iterate over its output, and write to its input with `stdin=True`.
 
-        After `timeout_s` (rounded up to whole seconds; 0 or None: never) the platform kills it with its children. When we leave
-        before its end it is killed too; with `on_disconnect="keep"` it goes on, and `connect` comes back to it. Output that
-        is not read for a minute counts as leaving. A program that does not exist ends with exit code 127, as in a shell.
+        After `timeout_s` (rounded up to whole seconds; 0 or None: never) the platform kills it with its
+        children. If the stream is closed before its end, it is killed too; with `on_disconnect="keep"` it
+        continues to run, and `connect` attaches to it again. If the output is not read for a minute, the
+        stream is closed. A program that does not exist ends with exit code 127, as in a shell.
         """
         argv = _argv(cmd)
-        timeout_s = _limit(timeout_s)
+        timeout_s = _time_limit(timeout_s)
         start = message_of(
             type="start",
             cmd=argv[0],
@@ -191,13 +196,14 @@ class AsyncCommands:
         return await AsyncProcessStream(self._api, self._sandbox_id, socket, has_stdin=stdin).begin(start)
 
     async def connect(self, process: int | str, *, replay: bool = True) -> AsyncProcessStream:
-        """Follow the process with this pid or tag; with `replay` first what it wrote last, at most 1 MiB.
+        """Attach to the process with this pid or tag. With `replay` its buffered output comes first, at most 1 MiB.
 
-        To leave it does not end it. Several may follow one process.
+        Closing the stream does not end the process. Several clients may attach to one process.
 
         Raises:
-            NotFoundError: there is none. The result of one that has ended is kept for an hour until somebody reads it, and for
-                half a minute after that; of more than 256 such results the oldest goes.
+            NotFoundError: no such process. The result of a process that has ended is available for an hour,
+                or for half a minute once it was read; if there are more than 256 such results, the oldest is
+                dropped.
         """
         params = {"encoding": "binary", "replay": "true" if replay else "false"}
         path = path_of(self._sandbox_id, "processes", str(process), "stream")
@@ -205,15 +211,15 @@ class AsyncCommands:
         return await AsyncProcessStream(self._api, self._sandbox_id, socket, has_stdin=True).begin(None)
 
     async def kill(self, process: int | str, signal: Signal = "SIGKILL") -> bool:
-        """Send a signal to the process with this pid or tag; False when there is none.
+        """Send a signal to the process with this pid or tag; returns False if there is none.
 
-        Not repeated when the connection breaks: by then the pid may be another's.
+        Not retried if the connection breaks: by then another process may have the pid.
         """
         return await send_signal(self._api, self._sandbox_id, process, signal)
 
 
-def _limit(timeout_s: float | None) -> float | None:
-    """A time limit; None: none, which 0 means as well, as everywhere on the platform."""
+def _time_limit(timeout_s: float | None) -> float | None:
+    """Normalize a time limit: 0 means none, as everywhere on the platform."""
     if timeout_s is not None and not timeout_s >= 0:
         raise InvalidRequestError(f"timeout_s must be at least 0, not {timeout_s}.")
     return timeout_s or None
@@ -229,13 +235,13 @@ def _argv(cmd: str | Sequence[str]) -> builtins.list[str]:
     return argv
 
 
-async def _told(
+async def _with_callbacks(
     stream: AsyncProcessStream,
     on_stdout: Callback | None,
     on_stderr: Callback | None,
     timeout_s: float | None,
 ) -> CommandResult:
-    """Call back with what the command writes, until its end."""
+    """Call the callbacks with the output of the command until its end."""
     begun = time.monotonic()
     callbacks = {"stdout": on_stdout, "stderr": on_stderr}
     tails = {name: Tail() for name in callbacks}
@@ -253,14 +259,14 @@ async def _told(
                 tails[output.stream].add(output.data)
                 callback = callbacks[output.stream]
                 if callback is not None and output.text:
-                    await called(callback, output.text)
+                    await invoke(callback, output.text)
         except DeadlineExceededError as error:
             raise CommandTimeoutError(error.message, result=_result(stream, tails, begun)) from error
     return _result(stream, tails, begun)
 
 
 def _result(stream: AsyncProcessStream, tails: Mapping[str, Tail], begun: float) -> CommandResult:
-    """What is known of the command now; without its end, that it was killed at its time limit."""
+    """Return what is known of the command; if its end is unknown, it was killed at its time limit."""
     end = stream.end or TIMED_OUT
     return CommandResult(
         stdout_bytes=tails["stdout"].data(),
@@ -271,5 +277,5 @@ def _result(stream: AsyncProcessStream, tails: Mapping[str, Tail], begun: float)
         signal_name=end.signal_name,
         out_of_memory=end.out_of_memory,
         timed_out=stream.end is None,
-        truncated=any(tail.is_cut for tail in tails.values()),
+        truncated=any(tail.is_truncated for tail in tails.values()),
     )

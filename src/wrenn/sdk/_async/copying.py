@@ -1,4 +1,4 @@
-"""Files and directories between this machine and a sandbox."""
+"""Copies files and directories between the local machine and a sandbox."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def upload(
     user: str | None,
     on_progress: Progress | None,
 ) -> None:
-    """See `files.upload`."""
+    """Copy a local file or directory into the sandbox: the implementation of `files.upload`."""
     origin = Path(source)
     try:
         about = origin.stat()
@@ -68,7 +68,7 @@ async def write_file(
     atomic: bool | None,
     user: str | None,
 ) -> None:
-    """See `files.write`."""
+    """Write one local file into the sandbox: the implementation of `files.write` for paths."""
     origin = Path(source)
     try:
         with await in_thread(_opened, origin) as file:
@@ -100,33 +100,33 @@ async def download(
     on_progress: Progress | None,
     on_resume: Resumed | None,
 ) -> None:
-    """See `files.download`."""
+    """Copy a file or directory of the sandbox to the local machine: the implementation of `files.download`."""
     place = Path(target)
     entry = await files.stat(path, user=user)
-    # A link is what it leads to; what that is, only the attempt shows.
+    # A link counts as its target, whose type only an attempt shows.
     is_tree = entry.type == "directory" or (entry.type == "symlink" and await _is_tree(files, path, user))
-    # Into a neighbour first: a transfer that breaks off leaves what was there before.
-    neighbour = place.with_name(f".{secrets.token_hex(8)}.part")
+    # Write to a temporary name first: a transfer that fails leaves the previous file unchanged.
+    temporary = place.with_name(f".{secrets.token_hex(8)}.part")
     merged = is_tree and place.is_dir()
     try:
         if is_tree:
             stream = await api.open("POST", files.tree_url("read"), json=message_of(path, user))
             try:
-                await _unpack(stream.chunks(), place if merged else neighbour, on_progress)
+                await _unpack(stream.chunks(), place if merged else temporary, on_progress)
             finally:
                 await stream.close()
         else:
             chunks = files.read_stream(path, user=user, on_resume=on_resume)
-            await _save(chunks, neighbour, entry, on_progress)
+            await _save(chunks, temporary, entry, on_progress)
         if not merged:
-            await in_thread(neighbour.replace, place)
+            await in_thread(temporary.replace, place)
     except OSError as error:
         raise InvalidRequestError(
             f"{place} cannot be written: {error.strerror or error} ({error.filename or place})."
         ) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
-            await in_thread(_remove, neighbour)
+            await in_thread(_remove, temporary)
 
 
 async def _is_tree(files: AsyncFiles, path: RemotePath, user: str | None) -> bool:
@@ -169,7 +169,7 @@ async def _save(
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        import shutil  # noqa: PLC0415 - brings all archive formats with it
+        import shutil  # noqa: PLC0415 - imports all archive formats
 
         shutil.rmtree(path)
     else:

@@ -1,4 +1,4 @@
-"""What changes on the platform, as it changes: an iterator that comes back by itself where it was."""
+"""A stream of changes on the platform, which reconnects and resumes by itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from wrenn.sdk.settings import client_settings
 from wrenn.sdk.types import Event
 
 _SILENCE_S = 45.0
-"""The platform says something every 15 s; after so long the connection is taken for dead."""
+"""The platform sends something every 15 s; after this long the connection is considered dead."""
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 10.0
 _PASSING = (ConnectionFailedError, DeadlineExceededError, RateLimitError, UnavailableError)
@@ -34,14 +34,16 @@ async def events(
     api_key: str | None = None,
     base_url: str | None = None,
 ) -> AsyncGenerator[Event]:
-    """Everything that changes from now on, or from behind the event with the id `after` on; without an end.
+    """Iterate over changes as they happen, without an end; with `after`, from the event after the one with this id.
 
-    `types` like `sandbox` or `sandbox.paused`: only these. With `ready` among them the first event is of that type: what
-    changes from there on is told, so it is the time to look at what there is. A broken connection is opened again, and nothing is missed or
-    comes twice. After too long a break comes an event of type `reset`: look at everything again, some events are lost.
+    `types` restricts the stream to types like `sandbox` or `sandbox.paused`. With `ready` among them the
+    first event has that type: no change after it is missed, so it is the time to list the current state. A
+    broken connection is opened again, and no event is lost or repeated. After too long an interruption an
+    event of type `reset` follows: some events are lost, so list the current state again.
 
     Raises:
-        WrennError: the first connection fails; later, only what does not pass: the key is not valid any more.
+        WrennError: the first connection failed; later, only permanent errors: for example, the key was
+            revoked.
     """
     api = AsyncApi(client_settings(api_key=api_key, base_url=base_url, request_timeout_s=_SILENCE_S))
     wanted = tuple(types)

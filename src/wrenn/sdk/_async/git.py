@@ -1,4 +1,4 @@
-"""`sandbox.git`: the sandbox's own git, run as commands."""
+"""`sandbox.git`: runs the sandbox's own git."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from wrenn.sdk.errors import CommandExitError, InvalidRequestError
 from wrenn.sdk.types import CommandResult, GitStatus
 
 TRANSFER_TIMEOUT_S: Final = 300.0
-"""For what talks to a server."""
+"""For commands that contact a server."""
 
 
 class AsyncGit:
-    """`sandbox.git`. Paths are folders of work trees in the sandbox; relative ones count from the user's home.
+    """`sandbox.git`. Paths are folders of work trees in the sandbox; relative ones start at the user's home.
 
-    git never asks for anything. A `username` and `password` (or token) are handed to it in the environment of the one
-    command, for the one server; they are neither in its arguments nor kept in the sandbox.
+    git never prompts. A `username` and `password` (or token) are passed in the environment of the one
+    command, for the one server; they appear neither in its arguments nor in the sandbox's files.
 
-    Every call raises `GitError` when git fails, with its last words.
+    Every call raises `GitError` if git fails, with the last lines of its output.
     """
 
     def __init__(self, commands: AsyncCommands) -> None:
@@ -41,10 +41,10 @@ class AsyncGit:
         user: str | None = None,
         timeout_s: float = TRANSFER_TIMEOUT_S,
     ) -> None:
-        """Clone a repository into `path`, else into a folder of its name.
+        """Clone a repository into `path`, by default into a folder with its name.
 
         Raises:
-            GitAuthenticationError: the server wants credentials, or others.
+            GitAuthenticationError: the server requires credentials, or rejected them.
         """
         argv = ["clone"]
         argv += ["--branch", branch] if branch is not None else []
@@ -56,11 +56,11 @@ class AsyncGit:
     async def init(
         self, path: str, *, branch: str = "main", user: str | None = None, timeout_s: float = 30
     ) -> None:
-        """Make an empty repository."""
+        """Create an empty repository."""
         await self._git(["init", "-b", branch, "--", path], user=user, timeout_s=timeout_s)
 
     async def status(self, path: str, *, user: str | None = None, timeout_s: float = 30) -> GitStatus:
-        """What is checked out and what has changed since."""
+        """Return the checked-out branch and the changes of the work tree."""
         argv = ["status", "--porcelain", "--branch", "-z"]
         return _git.parse_status((await self._git(argv, path=path, user=user, timeout_s=timeout_s)).stdout)
 
@@ -72,7 +72,7 @@ class AsyncGit:
         user: str | None = None,
         timeout_s: float = 30,
     ) -> None:
-        """Put files, else all changes, into the next commit."""
+        """Stage `files`, by default all changes."""
         chosen = ["--", *files] if files else ["--all"]
         await self._git(["add", *chosen], path=path, user=user, timeout_s=timeout_s)
 
@@ -87,7 +87,7 @@ class AsyncGit:
         user: str | None = None,
         timeout_s: float = 30,
     ) -> str:
-        """Commit what was added, and return the commit's id. Without an author it is git's configured one."""
+        """Commit what is staged, and return the commit's id. The default author is git's configured one."""
         identity: dict[str, str] = {}
         for who in ("AUTHOR", "COMMITTER"):
             identity |= {f"GIT_{who}_NAME": author_name} if author_name is not None else {}
@@ -100,14 +100,14 @@ class AsyncGit:
     async def branches(
         self, path: str, *, user: str | None = None, timeout_s: float = 30
     ) -> builtins.list[str]:
-        """The names of the local branches."""
+        """Return the names of the local branches."""
         argv = ["for-each-ref", "--format=%(refname:short)", "refs/heads"]
         return (await self._git(argv, path=path, user=user, timeout_s=timeout_s)).stdout.splitlines()
 
     async def create_branch(
         self, path: str, name: str, *, user: str | None = None, timeout_s: float = 30
     ) -> None:
-        """Make a branch and check it out."""
+        """Create a branch and check it out."""
         await self._git(["checkout", "--quiet", "-b", name, "--"], path=path, user=user, timeout_s=timeout_s)
 
     async def delete_branch(
@@ -119,7 +119,7 @@ class AsyncGit:
         user: str | None = None,
         timeout_s: float = 30,
     ) -> None:
-        """Delete a branch; one that is merged nowhere only with `force`."""
+        """Delete a branch; `force` is required if it is not merged."""
         argv = ["branch", "-D" if force else "-d", "--", name]
         await self._git(argv, path=path, user=user, timeout_s=timeout_s)
 
@@ -140,7 +140,7 @@ class AsyncGit:
         user: str | None = None,
         timeout_s: float = TRANSFER_TIMEOUT_S,
     ) -> None:
-        """Take over what the remote has; only where that needs no merge."""
+        """Fast-forward to the remote branch; fails if a merge is needed."""
         argv = ["pull", "--quiet", "--ff-only", "--", remote, *([branch] if branch is not None else [])]
         login = await self._login(path, remote, username, password, user)
         await self._git(argv, path=path, user=user, login=login, timeout_s=timeout_s)
@@ -157,7 +157,7 @@ class AsyncGit:
         user: str | None = None,
         timeout_s: float = TRANSFER_TIMEOUT_S,
     ) -> None:
-        """Give the remote a branch, else the one that is checked out."""
+        """Push a branch to the remote, by default the checked-out one."""
         argv = ["push", "--quiet", *(["--set-upstream"] if set_upstream else []), "--", remote]
         argv.append("HEAD" if branch is None else branch)
         login = await self._login(path, remote, username, password, user)
@@ -166,7 +166,7 @@ class AsyncGit:
     async def get_config(
         self, key: str, *, path: str | None = None, user: str | None = None, timeout_s: float = 30
     ) -> str | None:
-        """A setting of the repository at `path`, else of the user; None when it is not set."""
+        """Return a setting of the repository at `path`, by default of the user; None if it is not set."""
         scope = ["--global"] if path is None else []
         try:
             argv = ["config", *scope, "--get", key]
@@ -186,7 +186,7 @@ class AsyncGit:
         user: str | None = None,
         timeout_s: float = 30,
     ) -> None:
-        """Change a setting of the repository at `path`, else of the user."""
+        """Change a setting of the repository at `path`, by default of the user."""
         scope = ["--global"] if path is None else []
         await self._git(["config", *scope, key, value], path=path, user=user, timeout_s=timeout_s)
 

@@ -1,4 +1,4 @@
-"""Lists of sandboxes, whole or page by page."""
+"""Lists of sandboxes, complete or page by page."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from wrenn.sdk.errors import InvalidRequestError
 from wrenn.sdk.types import SandboxInfo
 
 PAGE: Final = 100
-"""Sandboxes in a page unless it is said otherwise."""
+"""Default number of sandboxes in a page."""
 PAGE_LIMIT: Final = 1000
 """The platform's limit."""
 
 
-def query_of(
+def query_params(
     name: str | None, metadata: Mapping[str, str] | None, state: Iterable[str] | None
 ) -> list[tuple[str, str]]:
-    """What to look for, as the platform is asked for it."""
+    """Return the query parameters for the filters."""
     query = [("name", name)] if name is not None else []
     query += [("metadata", f"{key}={value}") for key, value in (metadata or {}).items()]
     return query + ([("state", ",".join(state))] if state is not None else [])
 
 
-async def whole(api: AsyncApi, query: list[tuple[str, str]]) -> list[SandboxInfo]:
-    """All that are found, in one answer."""
+async def list_all(api: AsyncApi, query: list[tuple[str, str]]) -> list[SandboxInfo]:
+    """Return all matching sandboxes in one response."""
     return _parsed((await api.page(path_of(), query))[0])
 
 
-async def paged(
+async def iter_pages(
     api: AsyncApi, query: list[tuple[str, str]], *, limit: int | None, page_size: int
 ) -> AsyncGenerator[SandboxInfo]:
-    """Those found, up to `limit`, in pages that are fetched as the iterator goes on. Closes `api` at its end.
+    """Yield matching sandboxes, up to `limit`, from pages that are fetched while the iterator advances. Closes `api` at its end.
 
     Raises:
-        InvalidRequestError: `limit` or `page_size` is out of bounds.
+        InvalidRequestError: `limit` or `page_size` is out of range.
     """
     try:
         if limit is not None and limit < 1:

@@ -30,11 +30,12 @@ class AsyncPty:
         tag: str | None = None,
         on_disconnect: OnDisconnect = "keep",
     ) -> AsyncTerminal:
-        """Start a program in a terminal of this size: a text is its name, a list its name and arguments.
+        """Start a program in a terminal of this size: a string is its name, a list its name and arguments.
 
-        Without one it is the login shell of the user in the sandbox, or bash, or sh in an image without bash.
-        With `on_disconnect="keep"` it goes on when we leave, and `connect` with its `tag` comes back to it; with `"kill"` it
-        ends with us. An open terminal keeps its sandbox from being paused for idleness only while something moves in it.
+        By default it is the login shell of the user in the sandbox, or bash, or sh in an image without bash.
+        With `on_disconnect="keep"` it continues to run when the terminal is closed, and `connect` with its
+        `tag` attaches to it again; with `"kill"` it is killed. An open terminal prevents its sandbox from
+        being paused for idleness only while there is input or output.
         """
         argv = [cmd] if isinstance(cmd, str) else list(cmd)
         start = message_of(
@@ -53,12 +54,12 @@ class AsyncPty:
         return await self._opened(start)
 
     async def connect(self, tag: str | int, *, replay: bool = True) -> AsyncTerminal:
-        """The terminal with this tag or pid. With `replay` it first shows again what it showed last, at most 1 MiB.
+        """Attach to the terminal with this tag or pid. With `replay` its last output is sent again first, at most 1 MiB.
 
-        Several may be connected to one terminal; all see the same and may type.
+        Several clients may attach to one terminal; all see the same output and may type.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: no such terminal.
         """
         return await self._opened(
             message_of(type="connect", tag=str(tag), replay=replay, confirm=True, encoding="binary")

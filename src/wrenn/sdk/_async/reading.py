@@ -1,4 +1,4 @@
-"""Reading a file, or a part of it, across broken connections."""
+"""Reads a file, or a range of it, and resumes after broken connections."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ async def chunks(
     length: int | None,
     on_resume: Resumed | None,
 ) -> AsyncIterator[bytes]:
-    """The bytes from `offset` on, at most `length`.
+    """Yield the bytes from `offset` on, at most `length`.
 
-    A broken connection is gone on with as long as each new one brings something, or until the pauses are used up.
+    A broken connection is resumed as long as each new one transfers something, or until the delays are used
+    up.
 
     Raises:
-        ConnectionFailedError: it cannot be gone on with. ConflictError: the file has changed meanwhile.
+        ConnectionFailedError: reading could not be resumed.
+        ConflictError: the file has changed meanwhile.
     """
     if offset < 0 or (length is not None and length < 0):
         raise InvalidRequestError("offset and length must not be below 0.")
@@ -48,7 +50,7 @@ async def chunks(
             stream = await api.open("POST", url, json=message, headers=headers)
             if tag and at > offset and stream.status != _PART:
                 raise ConflictError("The file has changed while it was read: read it again.")
-            # A file that does not tell its size comes as a whole, whatever part was asked for.
+            # A file without a size is always sent from its beginning, whatever range was requested.
             skip = at if headers and stream.status != _PART else 0
             tag = tag or stream.header("etag")
             async for chunk in stream.chunks():

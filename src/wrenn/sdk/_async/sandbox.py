@@ -1,4 +1,4 @@
-"""The sandbox: create or connect, ask, put away and bring back, copy, end."""
+"""The sandbox: create or connect, inspect, pause and resume, fork, remove."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from wrenn.sdk.types import NetworkPolicy, OnExpiry, SandboxInfo, Template, Temp
 
 
 class AsyncSandbox:
-    """A small virtual machine that runs code. Made by `create` or `connect`, not by its constructor.
+    """A small virtual machine that runs code. Obtained from `create` or `connect`, not from the constructor.
 
-    Used as a context manager it is removed at the end, also after an error. Only one that was paused within the block, and
-    is still paused, is kept. When this program is killed, the platform removes it within ten minutes: until the end of the
-    block it has a lifetime of ten minutes, which a thread extends each minute, unless it was given a lifetime of its own.
-    Pausing it ends that lifetime.
+    As a context manager it is removed at the end of the block, also after an error, unless it was paused
+    within the block and is still paused. If this program is killed, the platform removes the sandbox within
+    ten minutes: within the block the sandbox has a lifetime of ten minutes, which a thread extends every
+    minute, unless it was created with a lifetime. Pausing the sandbox removes this limit.
     """
 
     def __init__(self, api: AsyncApi, sandbox_id: str, *, domain: str | None = None) -> None:
@@ -38,8 +38,8 @@ class AsyncSandbox:
         self.id = sandbox_id
         self._domain = domain or api.settings.domain
         # Paused through this object, and not resumed through it since.
-        self._put_away = False
-        # Extends its lifetime while a block runs.
+        self._is_paused_by_us = False
+        # Extends its lifetime while a `with` block runs.
         self._lease: Lease | None = None
         self.commands = AsyncCommands(api, sandbox_id)
         self.files = AsyncFiles(api, sandbox_id)
@@ -68,20 +68,25 @@ class AsyncSandbox:
         base_url: str | None = None,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
     ) -> Self:
-        """Start a sandbox and return when its guest answers.
+        """Start a sandbox and return once its guest responds.
 
-        What is None is left to the platform. After `timeout_sec` without use it is paused by itself (0: never). After
-        `lifetime_sec`, in use or not, it is paused or with `on_expiry="kill"` removed (0: never); with `lift_on_pause` a
-        `pause()` removes that limit. With `auto_resume` a call
-        to the paused sandbox resumes it. `envs` is the environment of all its commands. Anybody may visit its
-        `public_ports`. `network` says what it may reach; it is in force before its first program runs. `list()` finds it by `name`, which need not be unique, and by `metadata`. `disk_size_mb` is the size of its root file system, not less than the template's. A `template` of type `snapshot` fixes `vcpus`, `memory_mb` and `disk_size_mb`. Repeated safely when the platform is briefly away: one call makes one sandbox.
+        For arguments that are None the platform's defaults apply. After `timeout_sec` without use the sandbox
+        is paused (0: never). After `lifetime_sec`, used or not, it is paused, or with `on_expiry="kill"`
+        removed (0: never); with `lift_on_pause` a `pause()` removes that limit. With `auto_resume` a call to
+        the paused sandbox resumes it. `envs` is the environment of all its commands. `public_ports` can be
+        visited without credentials. `network` is its egress policy, which applies before its first program
+        runs. `list()` can filter by `name`, which need not be unique, and by `metadata`. `disk_size_mb` is
+        the size of its root file system, at least that of the template. A `template` of type `snapshot`
+        determines `vcpus`, `memory_mb` and `disk_size_mb`. The call is retried safely if the platform is
+        briefly unavailable: it creates only one sandbox.
 
-        Without `lifetime_sec` it has a lifetime of ten minutes until this client has the platform's answer, and none from
-        then on. So a client that is killed meanwhile, or whose call fails, leaves no sandbox behind.
+        Without `lifetime_sec` the sandbox has a lifetime of ten minutes until this client has received the
+        platform's response, and none afterwards. So a client that is killed meanwhile, or whose call fails,
+        leaves no sandbox behind.
 
         Raises:
             NotFoundError: no such template.
-            CapacityError: no host has room; the message says what is full.
+            CapacityError: no host has capacity; the message says which resource is exhausted.
         """
         options = {
             "vcpus": vcpus,
@@ -134,20 +139,20 @@ class AsyncSandbox:
         base_url: str | None = None,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
     ) -> Self:
-        """The sandbox with this id, resumed if it is paused; with `resume=False` as it is.
+        """Connect to the sandbox with this id, and resume it if it is paused, unless `resume=False`.
 
-        Several may connect at once: one of them resumes it. Its time limits stay as they are.
+        Several clients may connect at once: one of them resumes it. Its time limits are not changed.
 
         Raises:
-            NotFoundError: there is none, or it is another team's.
+            NotFoundError: no such sandbox, or it belongs to another team.
             InvalidStateError: it is paused and cannot be resumed.
-            CapacityError: it is paused and its host has no room.
+            CapacityError: it is paused and its host has no capacity.
         """
         api = AsyncApi(
             client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
         )
         try:
-            seen = await (states.wake if resume else states.info)(api, sandbox_id)
+            seen = await (states.resume_if_paused if resume else states.info)(api, sandbox_id)
         except BaseException:
             await api.close()
             raise
@@ -165,19 +170,19 @@ class AsyncSandbox:
         base_url: str | None = None,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
     ) -> builtins.list[SandboxInfo]:
-        """The team's sandboxes that have not ended, newest first; at most `limit`.
+        """List the team's sandboxes that have not ended, newest first; at most `limit`.
 
-        Only those of this `name` (`*` in it stands for any text), with these entries of `metadata`, in one of these states.
+        Filters: `name` (`*` matches any text), entries of `metadata`, and `state`, one of several states.
         """
-        query = listing.query_of(name, metadata, state)
+        query = listing.query_params(name, metadata, state)
         api = AsyncApi(
             client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
         )
         if limit is not None:
-            found = listing.paged(api, query, limit=limit, page_size=listing.PAGE_LIMIT)
+            found = listing.iter_pages(api, query, limit=limit, page_size=listing.PAGE_LIMIT)
             return [info async for info in found]
         try:
-            return await listing.whole(api, query)
+            return await listing.list_all(api, query)
         finally:
             await api.close()
 
@@ -194,16 +199,17 @@ class AsyncSandbox:
         base_url: str | None = None,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
     ) -> AsyncGenerator[SandboxInfo]:
-        """What `list` gives, one after the other: for teams with very many.
+        """Iterate over the sandboxes that `list` returns, for teams with very many.
 
-        Pages of `page_size` (at most 1000) are fetched as the iterator goes on. What is created meanwhile does not appear.
+        Pages of `page_size` (at most 1000) are fetched while the iterator advances. Sandboxes created
+        meanwhile are not included.
 
         Raises:
-            InvalidRequestError: `limit` or `page_size` is out of bounds.
+            InvalidRequestError: `limit` or `page_size` is out of range.
         """
         settings = client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
-        query = listing.query_of(name, metadata, state)
-        return listing.paged(AsyncApi(settings), query, limit=limit, page_size=page_size)
+        query = listing.query_params(name, metadata, state)
+        return listing.iter_pages(AsyncApi(settings), query, limit=limit, page_size=page_size)
 
     @classmethod
     async def templates(
@@ -214,7 +220,7 @@ class AsyncSandbox:
         base_url: str | None = None,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
     ) -> builtins.list[Template]:
-        """The templates that `create` can start from: the team's and the platform's, of all types or of one."""
+        """List the templates that `create` can use: those of the team and of the platform, of all types or one."""
         api = AsyncApi(
             client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
         )
@@ -232,11 +238,11 @@ class AsyncSandbox:
         base_url: str | None = None,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
     ) -> None:
-        """Delete a template of the team. Sandboxes that were made from it go on.
+        """Delete a template of the team. Sandboxes created from it are not affected.
 
         Raises:
-            NotFoundError: there is none of this name.
-            ForbiddenError: it is the platform's.
+            NotFoundError: no such template.
+            ForbiddenError: it belongs to the platform.
         """
         api = AsyncApi(
             client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
@@ -247,18 +253,18 @@ class AsyncSandbox:
             await api.close()
 
     async def info(self) -> SandboxInfo:
-        """The sandbox as the platform knows it now."""
+        """Return the sandbox's current state."""
         return await states.info(self._api, self.id)
 
     async def is_running(self) -> bool:
-        """True while its status is `running`; False also when it is gone."""
+        """Whether its status is `running`; False also if it no longer exists."""
         try:
             return (await self.info()).status == "running"
         except NotFoundError:
             return False
 
     async def ping(self) -> None:
-        """Say that it is still in use: its `timeout_sec` begins anew.
+        """Report that the sandbox is still in use: its idle time starts again.
 
         Raises:
             InvalidStateError: it is not running.
@@ -266,57 +272,58 @@ class AsyncSandbox:
         await self._api.call("POST", path_of(self.id, "ping"), repeatable=True)
 
     async def pause(self) -> None:
-        """Put the sandbox away: memory, processes and files are kept, and it uses disk space only.
+        """Pause the sandbox: memory, processes and files are saved, and it uses only disk space.
 
-        Calls under way get two seconds, then they fail. It stays until `resume()` or `kill()`, also across restarts of the
-        platform.
+        Calls in progress get two seconds, then they fail. The sandbox stays paused until `resume()` or
+        `kill()`, also across restarts of the platform.
 
         Raises:
-            InvalidStateError: it is not running, e.g. paused already.
+            InvalidStateError: it is not running, e.g. already paused.
         """
         await states.pause(self._api, self.id)
-        self._put_away = True
+        self._is_paused_by_us = True
 
     async def resume(self) -> None:
-        """Bring the paused sandbox back: its processes go on where they were. Connections to it are new ones.
+        """Resume the paused sandbox: its processes continue where they were. Its network connections are not preserved.
 
         Raises:
-            InvalidStateError: it is not paused, e.g. runs already.
-            CapacityError: its host has no room.
+            InvalidStateError: it is not paused, e.g. already running.
+            CapacityError: its host has no capacity.
         """
         await states.resume(self._api, self.id)
-        self._put_away = False
+        self._is_paused_by_us = False
         if self._lease is not None:
             self._lease.renew_soon()
 
     async def fork(self, count: int = 1) -> builtins.list[Self]:
-        """Copies of the running sandbox, with its memory, processes and files. It goes on itself after a short stop.
+        """Create copies of the running sandbox, with its memory, processes and files. The sandbox is suspended only briefly.
 
-        Each copy has an id, a network and a disk of its own; end each with `kill()`. A call that broke off is not
-        repeated: copies that it made are in `list()`.
+        Each copy has its own id, network and disk; remove each with `kill()`. A call whose connection broke
+        is not retried: use `list()` to find copies that it may have made.
 
         Raises:
             InvalidStateError: it is not running.
-            CapacityError: no room for all copies; then there is none.
+            CapacityError: no capacity for all copies; none was created.
         """
         if count < 1:
             raise InvalidRequestError(f"count must be at least 1, not {count}.")
         body = await self._api.call("POST", path_of(self.id, "fork"), json={"count": count})
         made = Fields("fork", json_of(body)).objects("sandboxes", "sandbox")
         return [
-            type(self)(self._api.another(), fields.text("id"), domain=fields.optional_text("domain"))
+            type(self)(self._api.new_client(), fields.text("id"), domain=fields.optional_text("domain"))
             for fields in made
         ]
 
     async def snapshot(self, name: str | None = None, *, overwrite: bool = False) -> Template:
-        """A template of the sandbox as it is now, with its processes; it goes on itself, running or paused.
+        """Create a template from the current state of the sandbox, with its processes. The sandbox keeps running, or stays paused.
 
-        `Sandbox.create(template)` starts from it as often as you like. Without a name the platform makes one up. With
-        `overwrite` a template of this name is replaced; sandboxes made from the former one go on.
+        `Sandbox.create(template)` can be called any number of times. Without a name the platform generates
+        one. With `overwrite` a template with this name is replaced; sandboxes created from the former one are
+        not affected.
 
         Raises:
-            NameTakenError: there is a template of this name, and `overwrite` is False.
-            NameReservedError: the name is kept for the platform.
+            NameTakenError: a template with this name exists, and `overwrite` is False.
+            NameReservedError: the name is reserved for the platform.
             InvalidStateError: the sandbox has ended.
         """
         return await templates.snapshot(self._api, self.id, name, overwrite=overwrite)
@@ -329,10 +336,11 @@ class AsyncSandbox:
         on_expiry: OnExpiry | None = None,
         extend_only: bool = False,
     ) -> SandboxInfo:
-        """Change its time limits, and return it with them; what is None stays.
+        """Change the time limits, and return the updated sandbox. Limits that are None are not changed.
 
-        `timeout_sec`: seconds without use until it is paused. `lifetime_sec`: seconds from now until `on_expiry` happens.
-        0 removes a limit. With `extend_only` the end of its lifetime is never made earlier.
+        `timeout_sec`: idle seconds until it is paused. `lifetime_sec`: seconds from now until `on_expiry`
+        happens. 0 removes a limit. With `extend_only` the end of the lifetime is never moved to an earlier
+        time.
 
         Raises:
             InvalidStateError: it has ended.
@@ -350,15 +358,15 @@ class AsyncSandbox:
         return SandboxInfo.parse(Fields("sandbox", json_of(body)))
 
     async def set_disk(self, disk_size_mb: int) -> SandboxInfo:
-        """Make its disk larger, running or paused, and return it with that. Files stay; what runs goes on.
+        """Enlarge the disk, while running or paused, and return the updated sandbox. Files and processes are not affected.
 
-        It may take as much more of its host's disk: one that stands still because it used up its share goes on by this. A paused
-        one has the larger disk when it is resumed.
+        Its share of the host's disk grows by the same amount: a sandbox that was suspended because it used up
+        its share continues. A paused sandbox has the larger disk when it is resumed.
 
         Raises:
-            InvalidRequestError: smaller than it is, or larger than the platform allows.
-            CapacityError: its host has no room for it, or it stands still after it too.
-            InvalidStateError: it neither runs nor is paused.
+            InvalidRequestError: smaller than the current size, or larger than the platform allows.
+            CapacityError: its host has no capacity, or its share is still used up.
+            InvalidStateError: it is neither running nor paused.
         """
         body = await self._api.call(
             "PATCH", path_of(self.id, "disk"), json={"disk_size_mb": disk_size_mb}, repeatable=True
@@ -372,13 +380,13 @@ class AsyncSandbox:
         allow: str | Iterable[str] | None = None,
         deny: str | Iterable[str] | None = None,
     ) -> SandboxInfo:
-        """Change what it may reach, running or paused, and return it with that; what is None stays, `[]` clears a list.
+        """Change the egress policy, while running or paused, and return the updated sandbox. None leaves a value unchanged, `[]` clears a list.
 
-        In force when this returns, for open connections too. What is allowed wins over what is denied.
+        The policy applies when this returns, to open connections too. `allow` takes precedence over `deny`.
 
         Raises:
-            InvalidRequestError: no IPv4 network, or one that no sandbox can reach.
-            InvalidStateError: it neither runs nor is paused.
+            InvalidRequestError: not an IPv4 network, or one that no sandbox can reach.
+            InvalidStateError: it is neither running nor paused.
         """
         options = {
             "allow_internet": allow_internet,
@@ -392,26 +400,27 @@ class AsyncSandbox:
         return SandboxInfo.parse(Fields("sandbox", json_of(body)))
 
     def get_host(self, port: int) -> str:
-        """The host name of a port, with the platform's own port where it has an unusual one: `8000-cl-….localhost:8000`.
+        """Return the host name of a port, including the platform's own port if it is not the default: `8000-cl-….localhost:8000`.
 
-        Visitors need the API key in the header `X-API-Key`, unless the port is public or they come by a link of `get_url`.
+        Visitors need the API key in the header `X-API-Key`, unless the port is public or they use a link from
+        `get_url`.
 
         Raises:
-            InvalidRequestError: no such port.
+            InvalidRequestError: not a valid port.
         """
         if not 1 <= port <= 65_535:
             raise InvalidRequestError(f"port must be from 1 to 65535, not {port}.")
         return f"{port}-{self.id}.{self._domain}"
 
     async def get_url(self, port: int, *, path: str = "/", expires_in_sec: int | None = None) -> str:
-        """The URL of a port, and of `path` there (with its query, if any), with or without a slash at its begin.
+        """Return the URL of a port with `path` (and its query, if any); a leading slash is optional.
 
-        With `expires_in_sec` it is a link that needs no key until then: for browsers, and for others. On a platform of this
-        machine the host ends with `.localhost`. Browsers and curl know such names; where a program does not resolve them, let
-        it connect to 127.0.0.1 and send the name as `Host`.
+        With `expires_in_sec` it is a signed link that needs no key until it expires: for browsers, and for
+        other people. For a platform on this machine the host name ends with `.localhost`. Browsers and curl
+        resolve such names; for a program that does not, connect to 127.0.0.1 and send the name as `Host`.
 
         Raises:
-            InvalidRequestError: no such port, or longer than seven days.
+            InvalidRequestError: not a valid port, or longer than seven days.
         """
         if expires_in_sec is None:
             scheme = self._api.settings.base_url.partition(":")[0]
@@ -425,7 +434,7 @@ class AsyncSandbox:
         return with_path(Fields("link", json_of(body)).text("url"), path)
 
     async def kill(self) -> None:
-        """End the sandbox and remove all that belongs to it. Killing twice is the same as once."""
+        """Stop the sandbox and remove everything that belongs to it. Idempotent."""
         await self._end_lease()
         try:
             await self._api.call("DELETE", path_of(self.id), repeatable=True)
@@ -433,14 +442,14 @@ class AsyncSandbox:
             await self._api.close()
 
     async def close(self) -> None:
-        """Close the connections to the platform; the sandbox goes on. A call after that opens new ones."""
+        """Close the connections to the platform; the sandbox keeps running. A later call opens new ones."""
         await self._api.close()
 
     async def __aenter__(self) -> Self:
         try:
             await self._begin_lease()
         except BaseException:
-            # The block will not run, nor its end.
+            # The block will not run, nor its exit.
             await self.kill()
             raise
         return self
@@ -448,8 +457,8 @@ class AsyncSandbox:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # Paused as the block's last word, it was meant to be kept; resumed since by another call, it was not.
-        if self._put_away and await self._is_paused():
+        # If the block paused it last, it is kept; if another call has resumed it since, it is not.
+        if self._is_paused_by_us and await self._is_paused():
             await self._end_lease()
             await self.close()
         else:
@@ -461,7 +470,7 @@ class AsyncSandbox:
         info = await self.info()
         is_leased = info.lift_on_pause and info.expires_at is not None
         if not is_leased:
-            # Another limit of its life is somebody's wish, and one that is paused was meant to be kept.
+            # A different limit was set by somebody, and a paused sandbox is meant to be kept.
             if info.expires_at is not None or info.status != "running":
                 return
             is_leased = await self._take_lease()
@@ -470,7 +479,7 @@ class AsyncSandbox:
             self._lease.start()
 
     async def _take_lease(self) -> bool:
-        """Whether it has such a lifetime now; a platform of the former version knows none."""
+        """Set the lifetime; return whether the sandbox has it. Platforms of an older version do not support it."""
         body = await self._api.call(
             "PATCH", path_of(self.id, "timeout"), json=lease_limits(), repeatable=True
         )

@@ -1,4 +1,4 @@
-"""A process that is followed while it runs: what it writes as it comes, and what is written to it."""
+"""Streams of a running process: output as it is written, and input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 async def send_signal(api: AsyncApi, sandbox_id: str, process: int | str, signal: Signal) -> bool:
-    """Send a signal to the process with this pid or tag; False when there is none."""
+    """Send a signal to the process with this pid or tag; returns False if there is none."""
     try:
         await api.call("DELETE", path_of(sandbox_id, "processes", str(process)), params={"signal": signal})
     except NotFoundError:
@@ -25,16 +25,17 @@ async def send_signal(api: AsyncApi, sandbox_id: str, process: int | str, signal
 
 
 class AsyncFollowed:
-    """What streams and terminals have in common. Used as a context manager it is closed at the end.
+    """Base class of streams and terminals. As a context manager it is closed at the end of the block.
 
     Attributes:
-        pid: of the process; 0 when it did not come to run.
-        tag: its name, empty when it has none or was connected to by pid.
-        missed: with replay, how many bytes of output came before those that are replayed.
-        replayed: how many bytes of the output that comes were written before we connected.
-        exit_code: None until the end has been read; 128 + number when a signal ended it.
+        pid: process id; 0 if the process could not be started.
+        tag: name of the process; empty if it has none or was attached to by pid.
+        missed: with replay, the number of bytes of output before the replayed ones.
+        replayed: the number of bytes of the following output that were written before we attached.
+        exit_code: None until the end was read; 128 + number if a signal terminated the process.
         exit_signal: name of that signal, e.g. `SIGKILL`.
-        out_of_memory: the sandbox's kernel killed it, or a process that it started, because memory ran out.
+        out_of_memory: the sandbox's kernel killed it, or a process that it started, because memory was
+            exhausted.
     """
 
     def __init__(self, api: AsyncApi, sandbox_id: str, socket: AsyncSocket) -> None:
@@ -53,10 +54,10 @@ class AsyncFollowed:
         self.end: Exited | None = None
 
     async def begin(self, first_message: str | None) -> Self:
-        """Send the first message and read until the process has started, or has not.
+        """Send the first message and read until the process has started or failed to start.
 
         Raises:
-            NotFoundError: there is no such process.
+            NotFoundError: no such process.
         """
         try:
             if first_message is not None:
@@ -79,12 +80,12 @@ class AsyncFollowed:
         return frame
 
     async def read(self, timeout_s: float | None = None) -> Output | None:
-        """The next piece of output; None at the end, when `exit_code` is known.
+        """Return the next piece of output, or None at the end, when `exit_code` is known.
 
         Raises:
-            DeadlineExceededError: nothing came for `timeout_s`, and nothing is lost; or the process outlived its own limit
-                and was killed.
-            InvalidStateError: the sandbox is being paused; the process goes on when it is resumed.
+            DeadlineExceededError: nothing arrived within `timeout_s`, and no output is lost; or the process
+                exceeded its own time limit and was killed.
+            InvalidStateError: the sandbox is being paused; the process continues when it is resumed.
             ConnectionFailedError: the connection broke.
         """
         while self.exit_code is None:
@@ -99,10 +100,11 @@ class AsyncFollowed:
         return None
 
     async def wait(self, timeout_s: float | None = None) -> int:
-        """Read and drop the rest of its output; returns the exit code.
+        """Read and discard the remaining output, and return the exit code.
 
         Raises:
-            DeadlineExceededError: it wrote nothing for `timeout_s` and has not ended. As `read` besides.
+            DeadlineExceededError: the process wrote nothing for `timeout_s` and has not ended.
+            WrennError: as for `read`.
         """
         while await self.read(timeout_s) is not None:
             pass
@@ -110,15 +112,15 @@ class AsyncFollowed:
         return self.exit_code
 
     async def signal(self, signal: Signal) -> bool:
-        """Send a signal to the process and its group; False when it has ended."""
+        """Send a signal to the process and its group; returns False if it has ended."""
         return self.pid > 0 and await send_signal(self._api, self._sandbox_id, self.pid, signal)
 
     async def kill(self) -> bool:
-        """Send SIGKILL; False when it has ended. The rest of its output can still be read."""
+        """Send SIGKILL; returns False if it has ended. Its remaining output can still be read."""
         return await self.signal("SIGKILL")
 
     async def close(self) -> None:
-        """Leave it. What becomes of the process was said at its start. May be called twice."""
+        """Close the stream. What happens to the process was chosen at its start (`on_disconnect`). Idempotent."""
         await self._socket.close()
 
     async def __aenter__(self) -> Self:
@@ -131,7 +133,7 @@ class AsyncFollowed:
 
 
 class AsyncProcessStream(AsyncFollowed):
-    """A command that is followed. Iterating gives its output as it comes, until its end."""
+    """A streamed command. Iterating yields its output as it is written, until its end."""
 
     def __init__(self, api: AsyncApi, sandbox_id: str, socket: AsyncSocket, *, has_stdin: bool) -> None:
         super().__init__(api, sandbox_id, socket)
@@ -142,9 +144,9 @@ class AsyncProcessStream(AsyncFollowed):
             yield output
 
     async def send_stdin(self, data: str | bytes) -> None:
-        """Write to its input; waits while too much is on the way already.
+        """Write to the standard input; waits while too much is in transit.
 
-        What it does not read, because it has closed its input or has ended, is dropped.
+        Data that the process does not read, because it has closed its input or has ended, is discarded.
 
         Raises:
             InvalidRequestError: it was started without `stdin=True`.
@@ -152,16 +154,16 @@ class AsyncProcessStream(AsyncFollowed):
         self._check_stdin()
         data = data.encode() if isinstance(data, str) else data
         for at in range(0, len(data), _INPUT_PIECE_B):
-            if not await self._sent(data[at : at + _INPUT_PIECE_B]):
+            if not await self._try_send(data[at : at + _INPUT_PIECE_B]):
                 return
 
     async def close_stdin(self) -> None:
-        """End its input."""
+        """Close the standard input."""
         self._check_stdin()
-        await self._sent(message_of(type="close_stdin"))
+        await self._try_send(message_of(type="close_stdin"))
 
-    async def _sent(self, message: str | bytes) -> bool:
-        """Send it, unless the platform has closed the stream as it does after the end of a process: read() tells how."""
+    async def _try_send(self, message: str | bytes) -> bool:
+        """Send a message; False if the platform has closed the stream, as it does at the end of a process. read() reports the reason."""
         if self.exit_code is not None:
             return False
         try:
@@ -178,14 +180,14 @@ class AsyncProcessStream(AsyncFollowed):
 
 
 class AsyncTerminal(AsyncFollowed):
-    """A terminal of a sandbox. Iterating gives the bytes that it shows as they come, until its end."""
+    """A terminal of a sandbox. Iterating yields its output as bytes, until its end."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while (output := await self.read()) is not None:
             yield output.data
 
     async def send_input(self, data: str | bytes) -> None:
-        r"""Type: `"\x03"` is Ctrl-C."""
+        r"""Send keystrokes: `"\x03"` is Ctrl-C."""
         data = data.encode() if isinstance(data, str) else data
         for at in range(0, len(data), _INPUT_PIECE_B):
             await self._socket.send(data[at : at + _INPUT_PIECE_B])

@@ -1,4 +1,4 @@
-"""Templates: what sandboxes are made from."""
+"""Templates, from which sandboxes are created."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from wrenn.sdk.types import Template, TemplateType
 
 
 async def snapshot(api: AsyncApi, sandbox_id: str, name: str | None, *, overwrite: bool) -> Template:
-    """Make a template of a sandbox.
+    """Create a template from a sandbox.
 
-    Repeated only with `overwrite`: else a lost answer leaves a second template, or a name that is taken by ourselves.
+    Retried only with `overwrite`: otherwise a retry after a lost response would create a second template, or
+    fail because of the first one's name.
     """
     body = await api.call(
         "POST",
@@ -24,14 +25,14 @@ async def snapshot(api: AsyncApi, sandbox_id: str, name: str | None, *, overwrit
 
 
 async def find(api: AsyncApi, kind: TemplateType | None) -> list[Template]:
-    """The templates that the team can use, of all types or of one."""
+    """List the templates that the team can use, of all types or one."""
     params = None if kind is None else {"type": kind}
     body = await api.call("GET", template_path_of(), params=params, repeatable=True)
     return [Template.parse(fields) for fields in objects("template", json_of(body))]
 
 
 async def delete(api: AsyncApi, name: str) -> None:
-    """Delete a template. A repetition that finds none is a success: the attempt whose answer was lost did it."""
+    """Delete a template. If a retry finds none, that is a success: the attempt whose response was lost did it."""
     try:
         await api.call("DELETE", template_path_of(name), repeatable=True)
     except NotFoundError as error:

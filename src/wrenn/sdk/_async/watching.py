@@ -1,4 +1,4 @@
-"""Changes of files in a sandbox, as they happen."""
+"""Streams file changes in a sandbox."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 
 _SILENCE_S: Final = 60.0
-"""The platform says something three times within it."""
+"""The platform sends something three times within this period."""
 
 
 class AsyncWatch:
     """The changes in a directory. Iterate over it; close it, or use it as a context manager.
 
-    The iteration ends when it was closed, and with an error for every other reason: `InvalidStateError` when the sandbox is
-    paused, `NotFoundError` when the directory or the sandbox is gone, `ConnectionFailedError` when the connection broke.
+    The iteration ends when the watch is closed; otherwise it raises: `InvalidStateError` if the sandbox is
+    paused, `NotFoundError` if the directory or the sandbox no longer exists, `ConnectionFailedError` if the
+    connection broke.
     """
 
     def __init__(self, stream: AsyncStream) -> None:
@@ -33,7 +34,7 @@ class AsyncWatch:
         self._closed = False
 
     async def start(self) -> None:
-        """Wait until no change is missed any more; done by `files.watch`."""
+        """Wait until no change can be missed; `files.watch` has done this."""
         await anext(self._events)
 
     def __aiter__(self) -> Self:
@@ -52,14 +53,14 @@ class AsyncWatch:
         raise StopAsyncIteration
 
     async def run(self, on_event: Callable[[FileEvent], object]) -> None:
-        """Call `on_event` with every change until the watch is closed, e.g. by it."""
+        """Call `on_event` with every change until the watch is closed, for example by `on_event` itself."""
         async for event in self:
             on_event(event)
             if self._closed:
                 return
 
     async def close(self) -> None:
-        """Listen no longer. May be called twice."""
+        """Stop watching. Idempotent."""
         self._closed = True
         await self._stream.close()
 
@@ -73,7 +74,7 @@ class AsyncWatch:
 
 
 async def open_watch(api: AsyncApi, url: str, message: Mapping[str, str], *, recursive: bool) -> AsyncWatch:
-    """Begin to listen."""
+    """Start watching."""
     params = {**message, "recursive": "true" if recursive else "false"}
     watch = AsyncWatch(await api.open("GET", url, params=params, silence_s=_SILENCE_S))
     try:
@@ -85,7 +86,7 @@ async def open_watch(api: AsyncApi, url: str, message: Mapping[str, str], *, rec
 
 
 async def _events(stream: AsyncStream) -> AsyncIterator[FileEvent | None]:
-    """None for the word that it has begun."""
+    """Yield events; None for the message that watching has begun."""
     frames = Frames()
     async for chunk in stream.chunks():
         for frame in frames.feed(chunk):

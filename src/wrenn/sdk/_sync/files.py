@@ -26,7 +26,8 @@ STREAM_ABOVE_B: Final = 8 * 1024 * 1024
 class Files:
     """`sandbox.files`.
 
-    A path is a text, or bytes where it is no UTF-8; what `os.fsdecode` gives and `FileEntry.path` are good too.
+    A path is a str, or bytes if it is not UTF-8; results of `os.fsdecode` and `FileEntry.path` are accepted
+    too.
     """
 
     def __init__(self, api: Api, sandbox_id: str) -> None:
@@ -64,13 +65,13 @@ class Files:
         length: int | None = None,
         user: str | None = None,
     ) -> str | bytes:
-        """The content of a file, as UTF-8 text or as bytes. For large files there is `read_stream`.
+        """Read a file, as UTF-8 text or as bytes. For large files use `read_stream`.
 
-        With `offset` and `length` only that part of it; what is beyond its end is not there.
+        With `offset` and `length` only that range is read; a range beyond the end of the file is cut.
 
         Raises:
-            NotFoundError: there is no such file.
-            InvalidRequestError: `text` was asked for and the content is not UTF-8.
+            NotFoundError: no such file.
+            InvalidRequestError: `text` was requested and the content is not UTF-8.
         """
         chunks = self.read_stream(path, offset=offset, length=length, user=user)
         body = b"".join(list(chunks))
@@ -92,14 +93,14 @@ class Files:
         user: str | None = None,
         on_resume: Resumed | None = None,
     ) -> Iterator[bytes]:
-        """The content of a file in chunks, as they arrive.
+        """Read a file in chunks, as they arrive.
 
-        When the connection breaks, reading goes on where it was, provided that the file is the same; `on_resume` is then
-        called with the position.
+        If the connection breaks, reading resumes at the same position, provided that the file has not
+        changed; `on_resume` is then called with the position.
 
         Raises:
-            ConnectionFailedError: the content broke off and could not be gone on with.
-            ConflictError: it broke off, and the file has changed.
+            ConnectionFailedError: the connection broke and reading could not be resumed.
+            ConflictError: the connection broke and the file has changed.
         """
         url = self._url("stream", "read")
         chunks = reading.chunks(
@@ -117,13 +118,13 @@ class Files:
         atomic: bool | None = None,
         user: str | None = None,
     ) -> None:
-        """Write a file from text, bytes or what has a buffer, the file at a `Path` here, a binary file object, or an iterator of bytes.
+        """Write a file from a str, bytes or an object with a buffer, a local file given as `Path`, a binary file object, or an iterator of bytes.
 
-        Parents are made, an existing file is replaced. `mode`: its permission bits, e.g. `0o755`; `owner`: `"user"` or
-        `"user:group"`. With `atomic` the new content takes the old one's place as a whole or not at all: the default for
-        what is sent in pieces (files, iterators, more than 8 MiB), so that a transfer that breaks off leaves the old file. Such
-        a write refuses devices and other special files; `atomic=False` writes into them. Not repeated when the connection
-        breaks: write again.
+        Parent directories are created, an existing file is replaced. `mode`: its permission bits, e.g.
+        `0o755`; `owner`: `"user"` or `"user:group"`. With `atomic` the file is replaced completely or not at
+        all: the default for content that is sent in pieces (files, iterators, more than 8 MiB), so that a
+        failed transfer leaves the old file unchanged. An atomic write refuses devices and other special
+        files; `atomic=False` writes into them. Not retried if the connection breaks: write again.
         """
         if isinstance(data, os.PathLike):
             copying.write_file(self, data, path, mode=mode, owner=owner, atomic=atomic, user=user)
@@ -163,13 +164,14 @@ class Files:
         user: str | None = None,
         on_progress: Progress | None = None,
     ) -> None:
-        """Copy a file or a directory of this machine to `path`, with its modes. A file arrives as a whole or not at all, as in `write`.
+        """Copy a local file or directory to `path`, with its modes. A file is replaced completely or not at all, as in `write`.
 
-        What is in a directory goes below `path`: files are replaced, directories merged; links, empty directories and times
-        are kept, sockets left out. `on_progress` is called with the bytes sent and, for a file, their number.
+        The contents of a directory are copied into `path`: files are replaced, directories merged; links,
+        empty directories and times are preserved, sockets skipped. `on_progress` is called with the bytes
+        sent and, for a file, its size.
 
         Raises:
-            InvalidRequestError: there is no such file or directory here.
+            InvalidRequestError: no such local file or directory.
         """
         copying.upload(
             self, self._api, source, path, owner=owner, atomic=atomic, user=user, on_progress=on_progress
@@ -184,33 +186,33 @@ class Files:
         on_progress: Progress | None = None,
         on_resume: Resumed | None = None,
     ) -> None:
-        """Copy a file or a directory of the sandbox to `target` on this machine.
+        """Copy a file or directory of the sandbox to the local path `target`.
 
-        A file appears as a whole or not at all, a directory too, unless `target` exists: then files are replaced and
-        directories merged. Modes (without setuid), links and times are kept, owners are not; sockets and devices are left
-        out. `on_progress` is called with the bytes received and, for a file, their number. A file is gone on with after a
-        broken connection, as by `read_stream`.
+        A file appears completely or not at all, a directory too, unless `target` exists: then files are
+        replaced and directories merged. Modes (without setuid), links and times are preserved, owners are
+        not; sockets and devices are skipped. `on_progress` is called with the bytes received and, for a file,
+        its size. The transfer of a file is resumed after a broken connection, as by `read_stream`.
 
         Raises:
-            NotFoundError: there is nothing at `path`.
-            UnexpectedAnswerError: the sandbox sent an archive that may not be unpacked.
+            NotFoundError: no such file or directory in the sandbox.
+            UnexpectedAnswerError: the sandbox sent an archive that is malformed or unsafe.
         """
         copying.download(
             self, self._api, path, target, user=user, on_progress=on_progress, on_resume=on_resume
         )
 
     def watch(self, path: RemotePath, *, recursive: bool = False, user: str | None = None) -> Watch:
-        """Listen to the changes in a directory; none is missed after this has returned. Close it at the end.
+        """Watch a directory; no change is missed after this has returned. Close the watch when you are done.
 
-        Listening is no use of the sandbox: its `timeout_sec` goes on.
+        Watching does not count as use of the sandbox: its `timeout_sec` continues to run.
 
         Raises:
-            NotFoundError: there is no such directory.
+            NotFoundError: no such directory.
         """
         return open_watch(self._api, self._url("watch"), message_of(path, user), recursive=recursive)
 
     def list(self, path: RemotePath, depth: int = 1, *, user: str | None = None) -> builtins.list[FileEntry]:
-        """What is in a directory, down to `depth` levels."""
+        """List a directory, down to `depth` levels."""
         if depth < 1:
             raise InvalidRequestError(f"depth must be at least 1, not {depth}.")
         message = {**message_of(path, user), "depth": depth}
@@ -221,15 +223,15 @@ class Files:
         ]
 
     def stat(self, path: RemotePath, *, user: str | None = None) -> FileEntry:
-        """What is known about one path.
+        """Return the metadata of a file, directory or link.
 
         Raises:
-            NotFoundError: there is nothing.
+            NotFoundError: the path does not exist.
         """
         return _entry(self._api.call("POST", self._url("stat"), json=message_of(path, user), repeatable=True))
 
     def exists(self, path: RemotePath, *, user: str | None = None) -> bool:
-        """True for a file, directory or link, also one that leads nowhere."""
+        """Whether a file, directory or link exists at the path, including a broken link."""
         try:
             self.stat(path, user=user)
         except NotFoundError:
@@ -237,7 +239,7 @@ class Files:
         return True
 
     def make_dir(self, path: RemotePath, *, user: str | None = None) -> bool:
-        """Make a directory and its parents; False when it is there already."""
+        """Create a directory and its parents; returns False if it already exists."""
         try:
             self._api.call("POST", self._url("mkdir"), json=message_of(path, user))
         except ConflictError as error:
@@ -247,11 +249,11 @@ class Files:
         return True
 
     def remove(self, path: RemotePath, *, user: str | None = None) -> None:
-        """Remove a file, or a directory with all that is in it; a missing path is a success."""
+        """Remove a file, or a directory with everything in it. A missing path is ignored."""
         self._api.call("POST", self._url("remove"), json=message_of(path, user), repeatable=True)
 
     def move(self, source: RemotePath, destination: RemotePath, *, user: str | None = None) -> FileEntry:
-        """Give a file or directory another path, and return what is there then."""
+        """Rename a file or directory, and return its new entry."""
         message = {"source": remote(source), "destination": remote(destination)}
         if user is not None:
             message["user"] = user
@@ -261,7 +263,7 @@ class Files:
         return path_of(self._sandbox_id, "files", *verb)
 
     def tree_url(self, verb: str) -> str:
-        """Where directories are read and written; for this package."""
+        """Return the URL for reading or writing directories; for use within this package."""
         return self._url("tar", verb)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def info(sandbox_id: IdArgument, *, json: JsonOption = False) -> None:
-    """Show what the platform knows of a sandbox; looking at it is no use of it."""
+    """Show the state of a sandbox; this does not count as use of it."""
     from wrenn.sdk import Sandbox
 
     use_credentials()
@@ -67,10 +67,10 @@ def _lines(found: SandboxInfo) -> list[tuple[str, str]]:
 def ls(
     place: Annotated[
         str | None,
-        typer.Argument(metavar="[ID[:PATH]]", help="A sandbox, or a file or folder in it; / unless given."),
+        typer.Argument(metavar="[ID[:PATH]]", help="A sandbox, or a file or folder in it; default: /."),
     ] = None,
     *,
-    user: Annotated[str | None, typer.Option(help="User of the sandbox to look as.")] = None,
+    user: Annotated[str | None, typer.Option(help="User of the sandbox to act as.")] = None,
     name: NameFilter = None,
     label: LabelOption = None,
     state: StateFilter = None,
@@ -78,7 +78,7 @@ def ls(
 ) -> None:
     """List the sandboxes; with an ID the files in one.
 
-    Without an argument the same as `wrenn list`.
+    Without an argument it is the same as `wrenn list`.
     """
     from wrenn.sdk import Sandbox
 
@@ -112,9 +112,9 @@ def ls(
 
 
 def ps(sandbox_id: IdArgument, *, json: JsonOption = False) -> None:
-    """List the processes of a sandbox that were started through the platform and still run.
+    """List the running processes of a sandbox that were started through the platform.
 
-    All that run in it: `wrenn exec ID ps aux`.
+    All processes in it: `wrenn exec ID ps aux`.
     """
     from wrenn.sdk import Sandbox
 

@@ -1,4 +1,4 @@
-"""An answer that is not a success, as an error of ours."""
+"""Converts error responses to exceptions."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from wrenn.sdk.errors import CommandTimeoutError, UnexpectedAnswerError, WrennEr
 from wrenn.sdk.types import CommandResult
 
 
-def check(status: int, body: bytes, request_id: str | None) -> None:
-    """Raise what an answer of `status` stands for, unless it is a success."""
+def raise_for_status(status: int, body: bytes, request_id: str | None) -> None:
+    """Raise the error for a response of `status`, unless it is a success."""
     if not 200 <= status < 300:
-        raise refusal(status, body, request_id)
+        raise error_of_response(status, body, request_id)
 
 
-def refusal(status: int, body: bytes, request_id: str | None) -> WrennError:
-    """What an answer of `status`, which is no success, stands for."""
+def error_of_response(status: int, body: bytes, request_id: str | None) -> WrennError:
+    """Return the error for a response of `status`, which is not a success."""
     try:
         error = cast("dict[str, dict[str, object]]", json_of(body))["error"]
         code, message = str(error["code"]), str(error["message"])
