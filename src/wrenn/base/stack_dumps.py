@@ -1,4 +1,4 @@
-"""Where a program that hangs stands: the stacks of its threads and tasks, written to standard error on request."""
+"""Writes the stacks of all threads and tasks to standard error on request, to diagnose a program that hangs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ SIGNAL: Final = signal.SIGUSR1
 
 
 def dump_stacks_on_signal() -> None:
-    """From now on SIGUSR1 writes all stacks; those of the threads even when the event loop stands still. Call it in the loop."""
+    """Write all stacks on SIGUSR1; those of threads even if the event loop is blocked. Call it in the event loop."""
     asyncio.get_running_loop().add_signal_handler(SIGNAL, _dump_tasks)
     faulthandler.register(SIGNAL, chain=True)
 
 
 def limit_end(limit_s: float) -> None:
-    """End this process with status 1, its stacks written first, unless it has ended by itself within `limit_s` seconds.
+    """Write the stacks and exit with status 1 if the process has not exited by itself within `limit_s` seconds.
 
     For the clean-up at a program's end: a service manager would wait, and then kill it without a word about the reason.
     """

@@ -40,7 +40,7 @@ class Creator:
 
 
 def networks(given: str | Iterable[str]) -> tuple[str, ...]:
-    """The networks of an argument. A text is one of them, and not a list of its letters."""
+    """Normalize an argument to a tuple of networks; a string is one network, not a sequence of characters."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
@@ -57,7 +57,7 @@ class NetworkPolicy:
     deny: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Take lists, and a single network, for what the fields say."""
+        """Accept lists and single networks for the tuple fields."""
         object.__setattr__(self, "allow", networks(self.allow))
         object.__setattr__(self, "deny", networks(self.deny))
 
