@@ -18,6 +18,9 @@ import pytest
 # pytest has no public name for the standard error behind its capturing.
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 
+# Programs that tests start keep their bytecode: one that compiles all that it imports takes some seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 _END_LIMIT = "end_limit"
 _SLOWEST_FILES = 10
 

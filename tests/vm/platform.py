@@ -10,12 +10,16 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
-from wrenn.agent.doctor import Report, examine
+from wrenn.agent.doctor import Leftover, Report, examine
+from wrenn.agent.doctor.leftovers import find_leftovers
+from wrenn.agent.doctor.owners import find_owners
+from wrenn.agent.layout import Layout
 from wrenn.agent.settings import Settings
 from wrenn.base.stack_dumps import SIGNAL as STACK_DUMP_SIGNAL
 from wrenn.cli.up.host import agent_answers
@@ -24,6 +28,7 @@ from wrenn.control.db import embedded
 from wrenn.control.db.migrate import migrate
 from wrenn.control.hosts.pki import ensure_pki
 from wrenn.control.teams import bootstrap
+from wrenn.network import find_block
 from wrenn.testing.server import free_port
 
 START_TIMEOUT_S = 60.0
@@ -197,7 +202,15 @@ class Platform:
             return error
         if unsettled := [row for row in rows if row["status"] not in ("running", "paused")]:
             return unsettled
-        return (await self.examine()).leftovers or None
+        return await self._leftovers() or None
+
+    async def _leftovers(self) -> list[Leftover]:
+        """Those that `wrenn doctor` lists, without all else that it looks at."""
+        block = find_block(self.data_dir)
+        assert block is not None, "an agent has started here"
+        layout = Layout(self.data_dir, block)
+        found, _ = await find_leftovers(layout, partial(find_owners, self.settings, layout))
+        return found
 
     async def restore(self) -> None:
         """Make it as it was before a test: all parts run, no fault is armed, there is no sandbox and nothing left over."""
