@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from wrenn.vm import Confinement, Disk, RestoreRequest, Shape
+from wrenn.base.units import PAGE_B
+from wrenn.storage.folders import Folders
+from wrenn.vm import Confinement, DiskRef, ImageRef, RestoreRequest, Shape
 from wrenn.vm.qemu import QemuDriver
+from wrenn.vm.qemu.base_files import Base
 
 
-@pytest.mark.parametrize("missing", ["state", "overlay"])
+class NoTap:
+    """A link without a network."""
+
+    address = "127.0.0.1"
+
+    def open_tap(self) -> int:
+        return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+
+
+@pytest.mark.parametrize("missing", ["state", "disk.qcow2"])
 async def test_a_restore_that_cannot_start_leaves_no_descriptor(tmp_path: Path, missing: str) -> None:
-    for name in ("state", "overlay", "image"):
-        if name != missing:
-            (tmp_path / name).write_bytes(b"x")
+    folders = Folders(tmp_path)
+    driver = QemuDriver(accelerator="tcg", version="7", folders=folders)
+    draft = folders.bases / ".draft"
+    draft.mkdir(parents=True)
+    base = Base("key", draft)
+    for path in (*base.files, base.image):
+        path.write_bytes(b"x" * PAGE_B)
+    driver.bases.publish(draft, key="key", facts={})
+    (folders.bases / "key" / missing).unlink()
+    folders.layers.mkdir()
+    driver.disks.path("layer-1").write_bytes(b"x")
     before = len(list(Path("/proc/self/fd").iterdir()))
     request = RestoreRequest(
         directory=tmp_path,
         shape=Shape(1, 256),
-        disk=Disk(tmp_path / "overlay", (), tmp_path / "image"),
-        memory_fd=0,
-        state=tmp_path / "state",
-        tap_fd=0,
+        disk=DiskRef(("layer-1",), "key"),
+        image=ImageRef("key"),
+        link=NoTap(),
         confinement=Confinement(0, ()),
-        fill=lambda _memory: None,
     )
     with pytest.raises(FileNotFoundError):
-        await QemuDriver(accelerator="tcg", version="7").restore(request)
+        await driver.restore(request)
+    await driver.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -15,13 +15,13 @@ from tests.performance.inside import slot_of
 from tests.vm.platform import Platform
 from wrenn.agent.tokens import Tokens
 from wrenn.guest import GuestConnection
+from wrenn.linux.files import copy_file
 from wrenn.linux.memfd import sealed_copy
 from wrenn.network import Slots, find_block
-from wrenn.storage.bases import Base
-from wrenn.storage.disks import clone_overlay
 from wrenn.storage.images import load_images
 from wrenn.vm import Shape
 from wrenn.vm.qemu import command_line
+from wrenn.vm.qemu.base_files import Base
 from wrenn.vm.qemu.command_line import Descriptors
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: guest\r\nConnection: close\r\n\r\n"
@@ -76,7 +76,7 @@ class BareRestore:
     async def once_ms(self) -> float:
         """From the start of QEMU until the guest agent answers, in ms."""
         overlay = self._base.directory.parent.parent / "floor.qcow2"
-        clone_overlay(self._base.empty_disk, overlay)
+        copy_file(self._base.empty_disk, overlay)
         layers = [
             os.open(overlay, os.O_RDWR),
             os.open(self._base.disk, os.O_RDONLY),

@@ -14,7 +14,8 @@ from wrenn.agent.sandboxes.running import Passage
 from wrenn.base.errors import InvalidState
 from wrenn.base.secrets import Secret
 from wrenn.guest import GuestConnection
-from wrenn.vm import Vm
+from wrenn.linux.connections import reset_connections
+from wrenn.vm import Machine
 
 NOBODY = "192.0.2.1"
 """An address for documentation: no connection leads there."""
@@ -34,7 +35,9 @@ class Clock:
 @pytest.fixture
 async def running() -> AsyncIterator[RunningSandbox]:
     token = Secret("token")
-    running = RunningSandbox(cast("Vm", None), NOBODY, token, GuestConnection(NOBODY, token), 1000.0)
+    running = RunningSandbox(
+        cast("Machine", None), NOBODY, token, GuestConnection(NOBODY, token), 1000.0, reset_connections
+    )
     yield running
     await running.guest.close()
     await running.ports.close()

@@ -15,7 +15,8 @@ from wrenn.base.errors import InvalidState
 from wrenn.base.secrets import Secret
 from wrenn.guest import GuestConnection
 from wrenn.guest.connect import ENVD_PORT
-from wrenn.vm import Vm
+from wrenn.linux.connections import reset_connections
+from wrenn.vm import Machine
 
 ADDRESS = "127.83.71.9"
 
@@ -46,11 +47,12 @@ async def sandbox(clock: StandingClock):
     # An address of its own: what is connected to the address of a sandbox is reset when the sandbox is cut off.
     guest = GuestConnection(ADDRESS, Secret("token"))
     yield RunningSandbox(
-        vm=cast("Vm", None),
+        vm=cast("Machine", None),
         address=ADDRESS,
         token=Secret("token"),
         guest=guest,
         last_active_at=clock.now().timestamp(),
+        reset_connections=reset_connections,
     )
     await guest.close()
 

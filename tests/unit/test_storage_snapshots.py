@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 
 from wrenn.agent.doctor.owners import find_owners
 from wrenn.agent.layout import Layout
-from wrenn.agent.memory_images import MemoryImages
 from wrenn.agent.sandboxes import journal
 from wrenn.agent.sandboxes.checks import check_whole
 from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
@@ -23,12 +23,12 @@ from wrenn.base.ids import SandboxId
 from wrenn.base.units import PAGE_B
 from wrenn.linux.process_memory import PageRuns, ProcessMemory
 from wrenn.network import Block
-from wrenn.storage import bases, layers, snapshots
+from wrenn.storage import snapshots
 from wrenn.storage.damage import DamagedSnapshot
-from wrenn.storage.memory_diff import DiffSize, write_diff
-from wrenn.storage.snapshots import Manifest, Snapshot
-from wrenn.vm import Shape
+from wrenn.storage.snapshots import Manifest, MemorySeal, Snapshot
+from wrenn.vm import SavedMemory, Shape
 from wrenn.vm.qemu import QemuDriver
+from wrenn.vm.qemu.memory_diff import write_diff
 
 
 @pytest.fixture
@@ -40,13 +40,21 @@ def layout(tmp_path: Path) -> Layout:
     return layout
 
 
+def driver_of(layout: Layout) -> QemuDriver:
+    return QemuDriver(accelerator="tcg", version="7", folders=layout.folders)
+
+
+def whole(layout: Layout, snapshot_id: str) -> Snapshot:
+    return check_whole(layout, driver_of(layout), snapshot_id)
+
+
 def make_base(layout: Layout, state: str) -> None:
     draft = layout.bases / ".draft"
     draft.mkdir()
     for name in ("memory", "disk.qcow2", "empty.qcow2", "rootfs.ext4"):
         (draft / name).write_bytes(name.encode().ljust(PAGE_B))
     (draft / "state").write_text(state)
-    bases.publish(draft, layout.bases, key="key", facts={})
+    driver_of(layout).bases.publish(draft, key="key", facts={})
 
 
 def publish(layout: Layout, name: str = "snap-1") -> Snapshot:
@@ -58,14 +66,15 @@ def publish(layout: Layout, name: str = "snap-1") -> Snapshot:
     size = write_diff(draft / "memory", _Untouched(os.getpid(), 0, PAGE_B), image)
     os.close(image)
     (draft / "state").write_bytes(b"devices")
-    layer = layers.layer_path(layout.layers, "layer-1")
+    disks = driver_of(layout).disks
+    layer = disks.path("layer-1")
     layer.unlink(missing_ok=True)
     layer.write_bytes(b"layer")
-    base = bases.Base("key", layout.bases / "key")
     manifest = Manifest(
         snapshot_id=name, sandbox_id="sb", template="t", vcpus=1, memory_mb=1, vmm="v", accelerator="a", machine="m",
-        base="key", base_digest=bases.content_digest(base), parent="", layers=(layers.seal(layout.layers, "layer-1"),),
+        base="key", base_digest=driver_of(layout).bases.content_digest("key"), parent="", layers=(disks.seal("layer-1"),),
         created_at=1.0, metadata={}, memory_size_b=size.size_b, memory_digest=size.digest,
+        state_size_b=7, state_digest=xxhash.xxh3_128_hexdigest(b"devices"),
     )  # fmt: skip
     return snapshots.publish(draft, layout.snapshots, manifest)
 
@@ -77,16 +86,16 @@ class _Untouched(ProcessMemory):
 
 def test_what_was_published_is_found_whole(layout: Layout) -> None:
     made = publish(layout)
-    assert check_whole(layout, "snap-1").manifest == made.manifest
+    assert whole(layout, "snap-1").manifest == made.manifest
 
 
 def test_a_base_that_was_made_again_is_another_base(layout: Layout) -> None:
     publish(layout)
     make_base(layout, "state")
-    check_whole(layout, "snap-1")
+    whole(layout, "snap-1")
     make_base(layout, "other")
     with pytest.raises(DamagedSnapshot, match="made again"):
-        check_whole(layout, "snap-1")
+        whole(layout, "snap-1")
 
 
 @pytest.mark.parametrize("name", ["disk.qcow2", "rootfs.ext4", "manifest.json"])
@@ -96,7 +105,7 @@ def test_a_torn_base_is_seen(layout: Layout, name: str) -> None:
     damaged.chmod(0o600)
     os.truncate(damaged, 3)
     with pytest.raises(DamagedSnapshot, match="base"):
-        check_whole(layout, "snap-1")
+        whole(layout, "snap-1")
 
 
 def test_another_format_and_an_altered_manifest_are_refused(layout: Layout) -> None:
@@ -111,8 +120,8 @@ def test_another_format_and_an_altered_manifest_are_refused(layout: Layout) -> N
 def test_one_bad_snapshot_does_no_harm_to_others(layout: Layout) -> None:
     publish(layout)
     torn = publish(layout, "snap-2")
-    torn.memory.unlink()
-    torn.state.unlink()
+    (torn.directory / "memory").unlink()
+    (torn.directory / "state").unlink()
     (layout.snapshots / "snap-3").write_text("a file")
     for name in ("snap-1", "snap-2"):
         snapshots.find(layout.snapshots, name).keep()
@@ -121,7 +130,7 @@ def test_one_bad_snapshot_does_no_harm_to_others(layout: Layout) -> None:
     assert found[0].size_b > 0
     assert found[1].size_b == 0
     with pytest.raises(DamagedSnapshot):
-        check_whole(layout, "snap-2")
+        whole(layout, "snap-2")
     with pytest.raises(NotFound):
         snapshots.find(layout.snapshots, "snap-3")
 
@@ -136,24 +145,26 @@ def paused(layout: Layout, layer_ids: tuple[str, ...]) -> Record:
 
 
 async def publish_over(layout: Layout, record: Record, name: str) -> Snapshot:
-    driver = QemuDriver(accelerator="tcg", version="7")
-    saver = Saver(layout, driver, MemoryImages(layout), SystemClock())
+    saver = Saver(layout, driver_of(layout), SystemClock())
     draft = saver.make_draft(name)
+    (draft / "memory").touch()
     (draft / "state").write_bytes(b"devices")
-    return await saver.publish(Saved(draft, "", DiffSize(0, 0, 0, "")), record, name, record.layers)
+    seal = MemorySeal(0, "", 7, xxhash.xxh3_128_hexdigest(b"devices"))
+    return await saver.publish(Saved(draft, SavedMemory("", seal)), record, name, record.layers)
 
 
 async def test_a_frozen_layer_keeps_its_first_seal(layout: Layout) -> None:
     first = publish(layout).manifest.layers[0]
-    layer = layers.layer_path(layout.layers, "layer-1")
+    disks = driver_of(layout).disks
+    layer = disks.path("layer-1")
     layer.chmod(0o600)
     layer.write_bytes(b"LAYER")
-    layers.layer_path(layout.layers, "layer-2").write_bytes(b"new")
+    driver_of(layout).disks.path("layer-2").write_bytes(b"new")
     made = await publish_over(layout, paused(layout, ("layer-2", "layer-1")), "snap-2")
     assert made.manifest.layer_ids == ("layer-2", "layer-1")
     assert made.manifest.layers[1] == first
     with pytest.raises(DamagedSnapshot):
-        check_whole(layout, "snap-2")
+        whole(layout, "snap-2")
     # What the VM wrote until now is sealed as it is now, whatever it was.
     top = await publish_over(layout, paused(layout, ("layer-1",)), "snap-3")
     assert top.manifest.layers[0] != first

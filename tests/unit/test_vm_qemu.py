@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from wrenn.linux.process import ProcessRef
-from wrenn.vm import Shape, VmHandle
-from wrenn.vm.qemu import command_line, probe
+from wrenn.vm import MachineHandle, Shape
+from wrenn.vm.qemu import Qcow2Disks, QemuBases, command_line, probe
 from wrenn.vm.qemu.command_line import Descriptors
-from wrenn.vm.qemu.driver import QemuVm
+from wrenn.vm.qemu.machine import QemuMachine
 from wrenn.vm.qemu.qmp import Qmp, QmpError
 
 FDS = Descriptors(qmp_listener=3, tap=4, memory=5, disk_layers=(6, 7, 8), state=9)
@@ -159,7 +159,8 @@ async def test_a_merge_under_way_is_ended_before_a_vm_is_frozen(tmp_path: Path) 
             writer.write(json.dumps({"return": answer}).encode() + b"\n")
 
     async with vmm(tmp_path / "qmp.sock", serve):
-        vm = QemuVm(VmHandle(ProcessRef(1, 1), tmp_path))
+        disks = Qcow2Disks(tmp_path, QemuBases(tmp_path))
+        vm = QemuMachine(MachineHandle(ProcessRef(1, 1), tmp_path), disks)
         await vm.freeze()
         vm.disconnect()
     assert seen == ["query-jobs", "job-cancel", "query-jobs", "job-dismiss", "query-jobs", "stop"]

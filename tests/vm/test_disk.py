@@ -16,7 +16,7 @@ from wrenn.base.errors import InvalidRequest
 from wrenn.base.ids import SnapshotId
 from wrenn.base.units import GIB, MIB
 from wrenn.linux.spawn import file_limit_of
-from wrenn.storage.layers import layer_path
+from wrenn.vm.qemu import Qcow2Disks, QemuBases
 
 LARGE_MB = 20_480
 
@@ -93,9 +93,8 @@ async def test_a_vmm_makes_no_file_larger_than_its_limit_and_lives_on(agent: Age
     result = await sh(sandbox, "head -c 60000000 /dev/urandom > /root/big; sync /root/big", timeout_s=60)
     assert b"Input/output error" in result.stderr or b"Read-only file system" in result.stderr
     assert await output(sandbox, "echo it runs on") == "it runs on\n"
-    (layer,) = (
-        layer_path(agent.layout.layers, name) for name in agent.sandboxes.look(spec.sandbox_id)[0].layers
-    )
+    disks = Qcow2Disks(agent.layout.layers, QemuBases(agent.layout.bases))
+    (layer,) = map(disks.path, agent.sandboxes.look(spec.sandbox_id)[0].layers)
     assert layer.stat().st_size <= 24 * MIB
     # Memory and state are written by others.
     await agent.sandboxes.pause(spec.sandbox_id)

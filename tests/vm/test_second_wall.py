@@ -16,8 +16,9 @@ from wrenn.linux.command import run
 from wrenn.linux.private_root import build_private_root
 from wrenn.linux.process import kill_and_wait
 from wrenn.linux.spawn import Confinement, spawn_confined
-from wrenn.vm import VmHandle
-from wrenn.vm.qemu.driver import QemuVm
+from wrenn.vm import MachineHandle
+from wrenn.vm.qemu import Qcow2Disks, QemuBases
+from wrenn.vm.qemu.machine import QemuMachine
 
 _PROBES = Path(__file__).with_name("wall_probes.py")
 _KINDS = {
@@ -73,7 +74,8 @@ async def test_a_vmm_that_makes_a_forbidden_call_ends_and_is_logged(
         log=tmp_path / "log",
     )
     root.close()
-    await QemuVm(VmHandle(process, tmp_path)).wait_exit()
+    disks = Qcow2Disks(tmp_path, QemuBases(tmp_path))
+    await QemuMachine(MachineHandle(process, tmp_path), disks).wait_exit()
     assert "VMM ended for a forbidden system call" in caplog.text
 
 

@@ -1,12 +1,14 @@
-"""What a VMM may take of the machine."""
+"""What a VMM may take of the host."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 from wrenn.agent.layout import Layout
 from wrenn.base.units import GIB, MIB
 from wrenn.linux import cgroups
+from wrenn.linux.process import ProcessRef
+from wrenn.linux.spawn import file_limit_of, raise_file_limit
 from wrenn.vm import Confinement, Shape
 
 _VMM_OVERHEAD_B: Final = 320 * MIB
@@ -41,25 +43,60 @@ def file_limit_b(shape: Shape, disk_mb: int, share_b: int) -> int:
     return max(most_b, layer_b, shape.memory_mb * MIB) + _FILE_OVERHEAD_B
 
 
-def confine(
-    layout: Layout, name: str, slot_index: int, shape: Shape, *, file_size_b: int, io_b_per_s: int = 0
-) -> Confinement:
-    """Make the cgroup of `name` and say as whom the VMM in this slot runs."""
-    limits = cgroups.Limits(
-        memory_b=_MEMORY_COPIES * shape.memory_mb * MIB + _VMM_OVERHEAD_B,
-        cpus=shape.vcpus + _CPU_OVERHEAD,
-        pids=_VMM_PIDS,
-        # All alike: who has more vCPUs gets more time by having more threads.
-        io_b_per_s=io_b_per_s,
-        io_device=cgroups.disk_of(layout.data_dir),
-    )
-    return Confinement(
-        uid=layout.vmm_uid(slot_index),
-        cgroup_procs=cgroups.create(layout.cgroup(name), limits),
-        file_size_b=file_size_b,
-    )
+class Confiner(Protocol):
+    """Limits what the processes of one machine may take, and finds them again by the machine's name."""
+
+    def confine(
+        self, name: str, slot_index: int, shape: Shape, *, file_size_b: int, io_b_per_s: int = 0
+    ) -> Confinement:
+        """Prepare the limits of `name` and say as whom the VMM in this slot runs. May be called again for the same name."""
+        ...
+
+    async def release(self, name: str) -> None:
+        """Kill what is left of `name`, wait until it is gone, and forget it; none is fine."""
+        ...
+
+    def names(self) -> list[str]:
+        """Who has processes or limits, journalled or not."""
+        ...
+
+    def allow_files(self, process: ProcessRef, size_b: int, *, at_least_b: int) -> bool:
+        """Let a running VMM make files of this size; whether it may make files of at least `at_least_b` now."""
+        ...
 
 
-async def release_cgroup(layout: Layout, name: str) -> None:
-    """Kill what is left in the cgroup of `name` and remove it; none is fine."""
-    await cgroups.remove(layout.cgroup(name), timeout_s=_REMOVE_TIMEOUT_S)
+class CgroupConfiner:
+    """Confines VMMs by cgroups, and each to a user of its own."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def confine(
+        self, name: str, slot_index: int, shape: Shape, *, file_size_b: int, io_b_per_s: int = 0
+    ) -> Confinement:
+        """Make the cgroup of `name`."""
+        limits = cgroups.Limits(
+            memory_b=_MEMORY_COPIES * shape.memory_mb * MIB + _VMM_OVERHEAD_B,
+            cpus=shape.vcpus + _CPU_OVERHEAD,
+            pids=_VMM_PIDS,
+            # All alike: who has more vCPUs gets more time by having more threads.
+            io_b_per_s=io_b_per_s,
+            io_device=cgroups.disk_of(self._layout.data_dir),
+        )
+        return Confinement(
+            uid=self._layout.vmm_uid(slot_index),
+            cgroup_procs=cgroups.create(self._layout.cgroup(name), limits),
+            file_size_b=file_size_b,
+        )
+
+    async def release(self, name: str) -> None:
+        """Kill what is left in the cgroup of `name` and remove it."""
+        await cgroups.remove(self._layout.cgroup(name), timeout_s=_REMOVE_TIMEOUT_S)
+
+    def names(self) -> list[str]:
+        """Who has a cgroup."""
+        return cgroups.children(self._layout.cgroup_root)
+
+    def allow_files(self, process: ProcessRef, size_b: int, *, at_least_b: int) -> bool:
+        """Raise the limit of the process, as far as the host may."""
+        return raise_file_limit(process.pid, size_b) or file_limit_of(process.pid) >= at_least_b

@@ -8,6 +8,7 @@ from typing import Final
 
 from wrenn.base.ids import SandboxId
 from wrenn.network import Block
+from wrenn.storage.folders import Folders
 
 _FIRST_VMM_UID: Final = 1_900_000_000
 """Far above accounts, containers' subordinate ids and systemd's dynamic users."""
@@ -27,19 +28,24 @@ class Layout:
         return self.data_dir / "sandboxes"
 
     @property
+    def folders(self) -> Folders:
+        """Those that it shares with the driver."""
+        return Folders(self.data_dir)
+
+    @property
     def bases(self) -> Path:
         """One folder a base."""
-        return self.data_dir / "bases"
+        return self.folders.bases
 
     @property
     def snapshots(self) -> Path:
         """One folder a snapshot."""
-        return self.data_dir / "snapshots"
+        return self.folders.snapshots
 
     @property
     def layers(self) -> Path:
-        """Overlays of root disks, written or frozen."""
-        return self.data_dir / "layers"
+        """The layers of root disks, written or frozen."""
+        return self.folders.layers
 
     @property
     def secret(self) -> Path:

@@ -9,8 +9,9 @@ import uvicorn
 import uvloop
 
 from wrenn.agent.host_metrics import HostMetrics
+from wrenn.agent.parts import Host
 from wrenn.agent.settings import Settings
-from wrenn.agent.wiring import running_agent
+from wrenn.agent.wiring import Agent, running_agent
 from wrenn.base.descriptors import raise_descriptor_limit
 from wrenn.base.errors import WrennError
 from wrenn.base.faults import arm_faults
@@ -28,29 +29,35 @@ _END_LIMIT_S = 30
 """How long the clean-up may take after that."""
 
 
-async def serve(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT. Sandboxes run on."""
+def server_config(agent: Agent, settings: Settings, metrics: Metrics) -> uvicorn.Config:
+    """How the host API is served: to whom has a certificate of the internal CA."""
+    pki = agent.layout.pki
+    config = uvicorn.Config(
+        RequestMetrics(agent.app, metrics, "wrenn_agent", agent.app.route_of),
+        host=settings.listen_host,
+        port=settings.listen_port,
+        ssl_certfile=pki / "agent.pem",
+        ssl_keyfile=pki / "agent.key",
+        ssl_ca_certs=str(pki / "ca.pem"),
+        ssl_cert_reqs=ssl.CERT_REQUIRED,
+        # What a guest answers has its own date.
+        date_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=_GRACE_S,
+        **SERVER_OPTIONS,
+    )
+    config.load()
+    assert config.ssl is not None, "TLS was asked for"
+    config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
+    return config
+
+
+async def serve(settings: Settings, host: Host | None = None) -> None:
+    """Run until SIGTERM or SIGINT. Sandboxes run on. Tests may give it another host than this machine with QEMU."""
     metrics = Metrics()
-    async with running_agent(settings) as agent, serving_metrics(metrics, settings.metrics):
+    async with running_agent(settings, host) as agent, serving_metrics(metrics, settings.metrics):
         HostMetrics(metrics, data_dir=settings.data_dir, sandboxes=agent.sandboxes)
-        pki = agent.layout.pki
-        config = uvicorn.Config(
-            RequestMetrics(agent.app, metrics, "wrenn_agent", agent.app.route_of),
-            host=settings.listen_host,
-            port=settings.listen_port,
-            ssl_certfile=pki / "agent.pem",
-            ssl_keyfile=pki / "agent.key",
-            ssl_ca_certs=str(pki / "ca.pem"),
-            ssl_cert_reqs=ssl.CERT_REQUIRED,
-            # What a guest answers has its own date.
-            date_header=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=_GRACE_S,
-            **SERVER_OPTIONS,
-        )
-        config.load()
-        assert config.ssl is not None, "TLS was asked for"
-        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
+        config = server_config(agent, settings, metrics)
         # Its clean-up gives the free network slots back.
         leave_to_server()
         spare_requests()
@@ -64,13 +71,13 @@ async def serve(settings: Settings) -> None:
             await tasks.close()
 
 
-def main() -> None:
+def main(host: Host | None = None) -> None:
     """Entry point; exits with 1 and one sentence when it cannot start."""
     configure_logging()
     raise_descriptor_limit()
     settings = Settings.from_environment()
     arm_faults(settings.faults)
     try:
-        uvloop.run(serve(settings))
+        uvloop.run(serve(settings, host))
     except WrennError as error:
         sys.exit(f"wrenn agent: {error.message}")

@@ -16,7 +16,7 @@ from wrenn.base.errors import NotFound, WrennError
 from wrenn.network import find_block
 from wrenn.storage import snapshots
 from wrenn.storage.damage import DamagedSnapshot
-from wrenn.storage.layers import layer_path
+from wrenn.vm.qemu import Qcow2Disks, QemuBases
 
 _IMAGE: Final = "rootfs.ext4"
 
@@ -88,10 +88,14 @@ def measure_storage(settings: Settings) -> StorageReport:
 
 def _of_sandbox(layout: Layout, record: Record, directory: Path) -> set[Path]:
     paths = {directory, layout.bases / record.base}
-    paths.update(layer_path(layout.layers, layer) for layer in record.layers)
+    paths.update(_disks(layout).path(layer) for layer in record.layers)
     for name in (record.parent, record.snapshot, record.former_snapshot):
         paths |= _needs_of(layout, name)
     return paths
+
+
+def _disks(layout: Layout) -> Qcow2Disks:
+    return Qcow2Disks(layout.layers, QemuBases(layout.bases))
 
 
 def _needs_of(layout: Layout, name: str) -> set[Path]:
@@ -103,7 +107,7 @@ def _needs_of(layout: Layout, name: str) -> set[Path]:
         except (NotFound, DamagedSnapshot):
             break
         paths |= {layout.snapshots / name, layout.bases / manifest.base}
-        paths.update(layer_path(layout.layers, layer) for layer in manifest.layer_ids)
+        paths.update(_disks(layout).path(layer) for layer in manifest.layer_ids)
         name = manifest.parent
     return paths
 

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Awaitable
 
 from wrenn.base.errors import AgentFailure
-from wrenn.vm import Vm
+from wrenn.vm import Machine
 
 
-async def unless_it_ends(vm: Vm, work: Awaitable[None]) -> None:
+async def unless_it_ends(vm: Machine, work: Awaitable[None]) -> None:
     """Wait for `work`, but not longer than the VM lives.
 
     Raises:

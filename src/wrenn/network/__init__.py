@@ -13,6 +13,7 @@ from wrenn.network.block import (
 )
 from wrenn.network.limits import NetworkLimits, plan_flow_table
 from wrenn.network.policy import EgressPolicy
+from wrenn.network.pool import LeasedSlot, SlotPool
 from wrenn.network.reach import HostReach
 from wrenn.network.slots import Slot, Slots
 from wrenn.network.sweep import leftovers, remove_everything, remove_leftovers
@@ -22,8 +23,10 @@ __all__ = [
     "Block",
     "EgressPolicy",
     "HostReach",
+    "LeasedSlot",
     "NetworkLimits",
     "Slot",
+    "SlotPool",
     "Slots",
     "claim_block",
     "ensure_flow_table",

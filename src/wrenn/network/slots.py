@@ -14,6 +14,7 @@ from typing import Final
 
 from wrenn.base.errors import Conflict, DeadlineExceeded, NoCapacity, NotFound
 from wrenn.base.tasks import OwnedTasks
+from wrenn.linux.connections import reset_connections
 from wrenn.linux.nft import apply_batch
 from wrenn.linux.tap import open_tap
 from wrenn.network.apply import bring_up, remove_slot
@@ -127,7 +128,15 @@ class Slots:
         index = self._ready.popleft() if self._ready else await self._prepare()
         self._taken[index] = owner
         self._refill_wanted.set()
-        return Slot(index, self._block.namespace(index), str(self._block.address(index)))
+        return Slot(index, self._block.namespace(index), self.address(index))
+
+    def address(self, index: int) -> str:
+        """Where the host reaches the sandbox in this slot."""
+        return str(self._block.address(index))
+
+    def reset_connections(self, address: str) -> None:
+        """Reset this host's connections to the sandbox at `address`. Blocking."""
+        reset_connections(address)
 
     async def set_egress(self, index: int, policy: EgressPolicy) -> None:
         """Apply `policy` to a taken slot, atomically and to established connections too.

@@ -1,4 +1,4 @@
-"""Snapshots: what a VM was at one moment. A folder with `memory` (diff), `state`, and `manifest.json`, which comes last.
+"""Snapshots: what a VM was at one moment. A folder with what its driver saved, and `manifest.json`, which comes last.
 
 No manifest, no snapshot. It is never changed after that, but for the file `kept`. Formats: docs/design/snapshots.md.
 """
@@ -8,25 +8,32 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
 import xxhash
 
 from wrenn.base.errors import NotFound
-from wrenn.base.units import MIB
-from wrenn.linux.files import fsync_path, translated, write_json
-from wrenn.storage import layers
+from wrenn.linux.files import fsync_path, link_or_copy, translated, write_json
 from wrenn.storage.damage import DamagedSnapshot
 from wrenn.storage.layers import LayerSeal
-from wrenn.storage.memory_diff import check_diff
 
 FORMAT: Final = 1
 _MANIFEST: Final = "manifest.json"
+_KEPT: Final = "kept"
 _DRAFT_PREFIX: Final = ".draft-"
-_STATE_LIMIT_B: Final = 8 * MIB
-"""Device state is some 30 KB; a VMM that a guest has taken over might write more."""
+_BLOCK_B: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySeal:
+    """Sizes and digests of what a driver saved of a VM's memory and devices."""
+
+    memory_size_b: int = 0
+    memory_digest: str = ""
+    state_size_b: int = 0
+    state_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +43,10 @@ class Manifest:
     Attributes:
         sandbox_id: whose access token the guest expects.
         base: key of the base under it all.
-        base_digest: what that base held, see `bases.content_digest`: one made again under the same key is another one.
-        parent: snapshot whose memory image its memory diff lies on; empty: the base's.
+        base_digest: what that base held, see `BaseStore.content_digest`: one made again under the same key is another one.
+        parent: snapshot whose memory image its memory lies on; empty: the base's.
         layers: frozen layers of its disk, newest first.
-        memory_digest: of the diff's tables, see `storage.memory_diff`.
+        memory_size_b, memory_digest, state_size_b, state_digest: as its driver sealed them.
         disk_mb: size of its disk, as its guest knows it; 0: that of the template's image.
     """
 
@@ -77,32 +84,50 @@ class Snapshot:
     directory: Path
 
     @property
-    def memory(self) -> Path:
-        """The memory diff."""
-        return self.directory / "memory"
-
-    @property
-    def state(self) -> Path:
-        """The device state."""
-        return self.directory / "state"
-
-    @property
     def size_b(self) -> int:
-        """Bytes that its own files take on the disk, without layers; a missing one takes none."""
-        size_b = 0
-        for path in (self.memory, self.state):
-            with suppress(FileNotFoundError):
-                size_b += path.stat().st_blocks * 512
-        return size_b
+        """Bytes that what was saved of its VM takes on the disk, without layers."""
+        return allocated_b(self.directory)
 
     def keep(self) -> None:
         """Let it stay until `release`."""
-        (self.directory / "kept").touch(mode=0o600)
+        keep(self.directory)
+
+
+def keep(directory: Path) -> None:
+    """Mark a snapshot, or the draft of one, as kept."""
+    (directory / _KEPT).touch(mode=0o600)
+
+
+def is_kept(root: Path, snapshot_id: str) -> bool:
+    """Whether the snapshot is to stay until `release`."""
+    return (root / snapshot_id / _KEPT).exists()
 
 
 def release(root: Path, snapshot_id: str) -> None:
     """Let a kept snapshot go when nothing needs it. Twice is the same as once; an unknown one is fine."""
-    (root / snapshot_id / "kept").unlink(missing_ok=True)
+    (root / snapshot_id / _KEPT).unlink(missing_ok=True)
+
+
+def allocated_b(directory: Path) -> int:
+    """Bytes that what was saved of a VM takes on the disk. Files that are missing, or being removed, take none."""
+    size_b = 0
+    for path in _saved_in(directory):
+        with suppress(FileNotFoundError):
+            size_b += path.stat().st_blocks * _BLOCK_B
+    return size_b
+
+
+def link_saved(source: Path, destination: Path) -> None:
+    """Have the snapshot folder `destination` hold what `source` holds of its VM. Blocking. Raises StorageFull."""
+    for path in _saved_in(source):
+        link_or_copy(path, destination / path.name)
+
+
+def _saved_in(directory: Path) -> list[Path]:
+    try:
+        return [p for p in directory.iterdir() if p.name not in (_MANIFEST, _KEPT) and p.name[0] != "."]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def draft_path(root: Path, snapshot_id: str) -> Path:
@@ -114,14 +139,8 @@ def publish(draft: Path, root: Path, manifest: Manifest) -> Snapshot:
     """Make the finished folder `draft` the snapshot of this manifest, at once. It survives any process's death.
 
     Raises:
-        StorageFull: no room; the draft is still there. DamagedSnapshot: the VMM wrote what cannot be its state.
+        StorageFull: no room; the draft is still there.
     """
-    made = Snapshot(manifest, draft)
-    size_b = made.state.stat().st_size
-    if not 0 < size_b <= _STATE_LIMIT_B:
-        raise DamagedSnapshot(f"The virtual machine saved a state of {size_b} bytes.")
-    made.state.chmod(0o400)
-    manifest = replace(manifest, state_size_b=size_b, state_digest=_digest(made.state))
     fields = {"format": FORMAT, **asdict(manifest)}
     write_json(draft / _MANIFEST, {**fields, "digest": _seal(fields)}, durable=False)
     final = root / manifest.snapshot_id
@@ -132,13 +151,10 @@ def publish(draft: Path, root: Path, manifest: Manifest) -> Snapshot:
     return Snapshot(manifest, final)
 
 
-def flush(snapshot: Snapshot, layers_root: Path) -> None:
-    """Make it survive a power cut too. Blocking. Files that are gone by now are fine."""
-    for path in (snapshot.memory, snapshot.state, snapshot.directory / _MANIFEST, snapshot.directory):
+def flush(snapshot: Snapshot) -> None:
+    """Make its own files survive a power cut too, not its layers. Blocking. Raises FileNotFoundError: one is gone by now."""
+    for path in (*_saved_in(snapshot.directory), snapshot.directory / _MANIFEST, snapshot.directory):
         fsync_path(path)
-    for layer in snapshot.manifest.layers:
-        layers.flush(layers_root, layer.layer_id)
-    fsync_path(layers_root)
     fsync_path(snapshot.directory.parent)
 
 
@@ -169,26 +185,6 @@ def find(root: Path, snapshot_id: str) -> Snapshot:
     return Snapshot(manifest, directory)
 
 
-def check(snapshot: Snapshot, layers_root: Path) -> None:
-    """Look at all its files; the pages of its memory are looked at when they are laid over.
-
-    Raises:
-        DamagedSnapshot: it is not what was saved.
-    """
-    manifest = snapshot.manifest
-    name = manifest.snapshot_id
-    try:
-        if snapshot.memory.stat().st_size != manifest.memory_size_b:
-            raise DamagedSnapshot(f"The memory of {name} has another size than when it was saved.")
-        if _digest(snapshot.state) != manifest.state_digest:
-            raise DamagedSnapshot(f"The device state of {name} is not what was saved.")
-    except FileNotFoundError as error:
-        raise DamagedSnapshot(f"A file of {name} is missing.") from error
-    check_diff(snapshot.memory, manifest.memory_digest)
-    for layer in manifest.layers:
-        layers.check(layers_root, layer)
-
-
 def snapshots_in(root: Path) -> Iterator[str]:
     """Ids of all snapshots, damaged ones too; none while there is no such folder."""
     for path in sorted(root.iterdir()) if root.is_dir() else ():
@@ -199,7 +195,7 @@ def snapshots_in(root: Path) -> Iterator[str]:
 def kept_in(root: Path) -> Iterator[Snapshot]:
     """All snapshots that are kept and whose manifests can be read."""
     for name in snapshots_in(root):
-        if (root / name / "kept").exists():
+        if is_kept(root, name):
             with suppress(NotFound, DamagedSnapshot):
                 yield find(root, name)
 
@@ -211,8 +207,3 @@ def drafts_in(root: Path) -> list[Path]:
 
 def _seal(fields: dict[str, Any]) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(fields, sort_keys=True).encode())
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return xxhash.xxh3_128_hexdigest(file.read(_STATE_LIMIT_B + 1))

@@ -1,5 +1,27 @@
-"""Virtual machines: what a driver promises (`driver.py`) and the drivers."""
+"""Virtual machines: what a driver promises (`driver.py` and the files of its parts) and the drivers."""
 
-from wrenn.vm.driver import BootRequest, Confinement, Disk, RestoreRequest, Shape, Vm, VmDriver, VmHandle
+from wrenn.vm.bases import BaseStore, Facts
+from wrenn.vm.disks import DiskChain, DiskRef
+from wrenn.vm.driver import BootRequest, Capabilities, Confinement, Driver, Link, RestoreRequest, Shape
+from wrenn.vm.machine import Machine, MachineHandle
+from wrenn.vm.memory import ImageRef, MemoryImages, Passed, SavedMemory
 
-__all__ = ["BootRequest", "Confinement", "Disk", "RestoreRequest", "Shape", "Vm", "VmDriver", "VmHandle"]
+__all__ = [
+    "BaseStore",
+    "BootRequest",
+    "Capabilities",
+    "Confinement",
+    "DiskChain",
+    "DiskRef",
+    "Driver",
+    "Facts",
+    "ImageRef",
+    "Link",
+    "Machine",
+    "MachineHandle",
+    "MemoryImages",
+    "Passed",
+    "RestoreRequest",
+    "SavedMemory",
+    "Shape",
+]

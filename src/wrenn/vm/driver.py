@@ -1,59 +1,71 @@
-"""What a VM driver promises. The agent knows only this page.
+"""What a VM driver promises. The agent knows only this page and those of the parts that it names.
 
-A VM is started in one of two ways: `boot` (cold, once per template and shape, guest memory in a file that becomes the
-base) and `restore` (every sandbox: a memory image mapped privately, device state loaded, running at once). Its process
-outlives the agent; `adopt` finds it again.
+A driver has four parts: it starts machines (`machine.py`), keeps the layers of their disks (`disks.py`), what they remember
+(`memory.py`), and the bases that they are restored from (`bases.py`). A machine is started in one of two ways: `boot` (cold, once
+per template and shape, into the folder of a base) and `restore` (every sandbox). It outlives the agent; `adopt` finds it again.
+docs/design/drivers.md says who owns which file, and what holds after each failure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from wrenn.linux.process import ProcessRef
-from wrenn.linux.process_memory import ProcessMemory
 from wrenn.linux.spawn import Confinement
-
-__all__ = ["BootRequest", "Confinement", "Disk", "RestoreRequest", "Shape", "Vm", "VmDriver", "VmHandle"]
+from wrenn.storage.images import Images
+from wrenn.vm.bases import BaseStore
+from wrenn.vm.disks import DiskChain, DiskRef
+from wrenn.vm.machine import Machine, MachineHandle
+from wrenn.vm.memory import ImageRef, MemoryImages
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Shape:
-    """Size of a VM. A snapshot can only be restored in the shape it was made in."""
+    """Size of a machine. A snapshot can only be restored in the shape it was made in."""
 
     vcpus: int
     memory_mb: int
 
 
 @dataclass(frozen=True, slots=True)
-class Disk:
-    """The layers of a root disk: `overlay` is written, the rest only read.
+class Capabilities:
+    """What not every driver can do.
 
     Attributes:
-        overlay: qcow2 file of this VM alone. The stem of its name is what `Vm.overlay` answers.
-        frozen: qcow2 files under it, newest first.
-        image: the template's raw image.
+        keeps_memory: what ran in a guest goes on after it was saved and restored. Without it only the disk is kept, and a
+            restored guest starts anew: nothing of it needs to stand still before it is saved.
+        merges_layers: `Machine.merge_layers` works, so that a disk does not become ever slower.
+        sized_disks: a disk has a size, and a guest's file system must be grown after `Machine.grow_disk`.
     """
 
-    overlay: Path
-    frozen: tuple[Path, ...]
-    image: Path
+    keeps_memory: bool
+    merges_layers: bool
+    sized_disks: bool
+
+
+class Link(Protocol):
+    """The network of one machine."""
+
+    @property
+    def address(self) -> str:
+        """Where the host reaches the guest."""
+        ...
+
+    def open_tap(self) -> int:
+        """A descriptor of the tap device, for one VMM; the caller closes it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class BootRequest:
-    """A cold boot. `memory` is an empty sparse file of the shape's size that will hold the guest's RAM."""
+    """A cold boot into `directory`, the folder of a base to be: everything that the base consists of is made there."""
 
     directory: Path
     shape: Shape
-    disk: Disk
-    memory: Path
-    kernel: Path
-    initramfs: Path
+    images: Images
     kernel_args: str
-    tap_fd: int
+    link: Link
     confinement: Confinement
 
 
@@ -62,113 +74,23 @@ class RestoreRequest:
     """A restore.
 
     Attributes:
-        memory_fd: sealed memory image; its memfd is named `wrenn-…`.
-        state: device state.
-        fill: blocking; writes into the VM's memory before the device state is loaded. An error of it ends the VM.
+        directory: folder of the machine's socket and log.
+        disk: its layers, all of them created.
+        image: memory image that it runs on from now on.
+        saved: snapshot that lies on `image`, from whose memory and state it goes on; empty: from those of `image` itself.
     """
 
     directory: Path
     shape: Shape
-    disk: Disk
-    memory_fd: int
-    state: Path
-    tap_fd: int
+    disk: DiskRef
+    image: ImageRef
+    link: Link
     confinement: Confinement
-    fill: Callable[[ProcessMemory], None] | None = None
+    saved: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class VmHandle:
-    """What the journal keeps to find a VM again.
-
-    Attributes:
-        process: the VMM.
-        directory: folder of its control socket and log.
-    """
-
-    process: ProcessRef
-    directory: Path
-
-
-class Vm(Protocol):
-    """A running VM. Its methods raise `AgentFailure` when the VMM does not do what it is told."""
-
-    @property
-    def handle(self) -> VmHandle:
-        """How to find it again."""
-        ...
-
-    async def freeze(self) -> None:
-        """Stop the vCPUs; all that the guest wrote is in the files then."""
-        ...
-
-    async def thaw(self) -> None:
-        """Let a frozen VM run on. One that runs is fine."""
-        ...
-
-    def memory(self) -> ProcessMemory:
-        """The guest's RAM in the VMM; to be read while it is frozen.
-
-        Raises:
-            AgentFailure: the VMM is gone.
-        """
-        ...
-
-    async def save_state(self, path: Path) -> None:
-        """Write the device state of the frozen VM to a new file."""
-        ...
-
-    async def put_overlay(self, overlay: Path) -> None:
-        """Have the VM write to the new qcow2 file `overlay` from now on; what it wrote until now only reads."""
-        ...
-
-    async def overlay(self) -> str:
-        """Name of the overlay that the VM writes to."""
-        ...
-
-    async def merge_layers(self) -> None:
-        """Copy what lies between its overlay and the base's disk into the overlay; returns when nothing lies there.
-
-        The VM runs on meanwhile. A cancellation stops it; what was copied is no harm. `freeze` and `put_overlay` end
-        it too.
-        """
-        ...
-
-    async def grow_disk(self, size_b: int) -> None:
-        """Make its disk this large, and tell the guest. One that is so large is fine; the file grows when it is written."""
-        ...
-
-    async def console(self) -> str:
-        """The end of the serial console, at most 64 KiB."""
-        ...
-
-    def log_tail(self) -> str:
-        """The end of the VMM's own messages."""
-        ...
-
-    async def look_after(self, *, may_go_on: bool) -> bool:
-        """Do what a running VM needs every few seconds: what its VMM logs is kept small.
-
-        With `may_go_on` one that has stopped, as it does on a full disk, runs on; returns whether it had. Not to be called
-        while it is frozen on purpose.
-        """
-        ...
-
-    def disconnect(self) -> None:
-        """Let go of the VMM without disturbing it: the agent ends and the VM runs on."""
-        ...
-
-    async def kill(self) -> None:
-        """End the VMM and wait until it is gone. Twice is the same as once."""
-        ...
-
-    async def wait_exit(self) -> None:
-        """Return when the VMM has ended, for whatever reason. No deadline of its own."""
-        ...
-
-
-class VmDriver(Protocol):
-    """Starts VMs with one kind of VMM."""
+class Driver(Protocol):
+    """Starts machines with one kind of VMM, and keeps what they are restored from."""
 
     @property
     def vmm(self) -> str:
@@ -177,7 +99,7 @@ class VmDriver(Protocol):
 
     @property
     def accelerator(self) -> str:
-        """`kvm` or `tcg` (software emulation)."""
+        """`kvm`, `tcg` (software emulation), or `none` (no virtual machine)."""
         ...
 
     @property
@@ -185,14 +107,46 @@ class VmDriver(Protocol):
         """Everything else that a snapshot is bound to: machine type, CPU model, device list."""
         ...
 
-    async def boot(self, request: BootRequest) -> Vm:
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+        ...
+
+    @property
+    def disks(self) -> DiskChain:
+        """The layers of root disks."""
+        ...
+
+    @property
+    def memory(self) -> MemoryImages:
+        """Saved memory, and the images that machines run on."""
+        ...
+
+    @property
+    def bases(self) -> BaseStore:
+        """The stored bases."""
+        ...
+
+    async def boot(self, request: BootRequest) -> Machine:
         """Start a cold boot; returns when the VMM runs, not when the guest is up."""
         ...
 
-    async def restore(self, request: RestoreRequest) -> Vm:
-        """Start a restore; returns when the VMM was started and its memory filled. Whether it runs, the guest says."""
+    async def save_boot(self, machine: Machine, request: BootRequest) -> None:
+        """Freeze a machine that was booted and write what its base still lacks; the machine can then be killed."""
         ...
 
-    async def adopt(self, handle: VmHandle) -> Vm | None:
-        """The VM of a former agent, or None when it no longer runs."""
+    async def restore(self, request: RestoreRequest) -> Machine:
+        """Start a restore; returns when the VMM was started and its memory filled. Whether it runs, the guest says.
+
+        Raises:
+            DamagedBase, DamagedSnapshot: what it starts from is not what was saved. AgentFailure: it did not start.
+        """
+        ...
+
+    async def adopt(self, handle: MachineHandle) -> Machine | None:
+        """The machine of a former agent, or None when it no longer runs."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what the driver holds; machines run on."""
         ...

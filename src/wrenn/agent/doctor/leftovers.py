@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Final
 
 from wrenn import network
-from wrenn.agent.confinement import release_cgroup
+from wrenn.agent.confinement import CgroupConfiner
 from wrenn.agent.doctor.owners import Owners
 from wrenn.agent.layout import Layout
 from wrenn.linux import cgroups
 from wrenn.linux.files import remove_tree
-from wrenn.storage import layers, snapshots
+from wrenn.storage import snapshots
 from wrenn.storage.images import abandoned_scratch, remove_abandoned_scratch
+from wrenn.vm.qemu import Qcow2Disks, QemuBases
 
 _DRAFTS: Final = ".draft-*"
 _DRAFT: Final = "draft"
@@ -88,7 +89,7 @@ async def remove_thing(layout: Layout, thing: Leftover) -> None:
         with suppress(ProcessLookupError):
             os.kill(int(thing.name), signal.SIGKILL)
     elif thing.kind == "cgroup":
-        await release_cgroup(layout, thing.name)
+        await CgroupConfiner(layout).release(thing.name)
     elif thing.kind == _IMAGE_BUILD:
         await remove_abandoned_scratch(layout.data_dir)
     elif thing.kind in ("files", "snapshot"):
@@ -142,13 +143,11 @@ def _folders(layout: Layout) -> list[Leftover]:
     sandboxes = sorted(layout.sandboxes.iterdir()) if layout.sandboxes.is_dir() else []
     drafts = [*layout.bases.glob(_DRAFTS), *layout.snapshots.glob(_DRAFTS)]
     kept = snapshots.snapshots_in(layout.snapshots) if layout.snapshots.is_dir() else ()
+    disks = Qcow2Disks(layout.layers, QemuBases(layout.bases))
     return [
         *(Leftover("files", str(path), path.name) for path in sandboxes),
         *(Leftover("files", str(path), _DRAFT) for path in sorted(drafts)),
         *(Leftover("snapshot", str(layout.snapshots / name), name) for name in kept),
         *(Leftover(_IMAGE_BUILD, str(path)) for path in abandoned_scratch(layout.data_dir)),
-        *(
-            Leftover("layer", str(layers.layer_path(layout.layers, name)), name)
-            for name in layers.layers_in(layout.layers)
-        ),
+        *(Leftover("layer", str(disks.path(name)), name) for name in disks.list_ids()),
     ]

@@ -19,7 +19,7 @@ from wrenn.agent.settings import Settings
 from wrenn.base.errors import InternalError
 from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.host.host_connect import HostAgentClient
-from wrenn.storage.layers import layer_path
+from wrenn.vm.qemu import SAVED_FILES, Qcow2Disks, QemuBases
 
 _CALL_TIMEOUT_MS: Final = 5000
 
@@ -112,14 +112,15 @@ def _records(layout: Layout) -> list[Record]:
 
 def _find_stored(layout: Layout, records: list[Record]) -> Wanted:
     """What is wanted; as missing also files of snapshots, and layers that only journals of paused sandboxes name."""
-    wanted = find_wanted(layout, records)
+    layer_ids = Qcow2Disks(layout.layers, QemuBases(layout.bases)).list_ids()
+    wanted = find_wanted(layout, layer_ids, records)
     for name in wanted.snapshots - wanted.missing:
         directory = layout.snapshots / name
-        gone = [file for file in ("memory", "state") if not (directory / file).exists()]
+        gone = [file for file in SAVED_FILES if not (directory / file).exists()]
         if directory.is_dir():  # else a running agent has removed it since
             wanted.missing.update(f"{name}/{file}" for file in gone)
     named = {layer for record in records if record.state is State.PAUSED for layer in record.layers}
-    wanted.missing.update(layer for layer in named if not layer_path(layout.layers, layer).exists())
+    wanted.missing.update(named.difference(layer_ids))
     return wanted
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from wrenn.agent.confinement import release_cgroup
+from wrenn.agent.confinement import Confiner
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes import Record, RunningSandbox, Sandboxes, State, Verbs, journal
 from wrenn.agent.sandboxes.checks import check_whole
@@ -20,17 +19,13 @@ from wrenn.agent.sandboxes.launch import Save
 from wrenn.agent.tokens import Tokens
 from wrenn.base.errors import InternalError, NotFound, StorageFull
 from wrenn.base.faults import fault_point
-from wrenn.base.units import MIB
 from wrenn.guest import GuestConnection
-from wrenn.linux import cgroups
 from wrenn.linux.files import remove_tree
 from wrenn.linux.process import kill_and_wait
-from wrenn.network import Slots
+from wrenn.network import SlotPool
 from wrenn.storage import snapshots
 from wrenn.storage.damage import DamagedSnapshot
-from wrenn.storage.memory_diff import MemoryFile, lay_over
-from wrenn.storage.snapshots import Snapshot
-from wrenn.vm import VmDriver, VmHandle
+from wrenn.vm import Driver, MachineHandle
 
 _log = logging.getLogger(__name__)
 
@@ -53,8 +48,9 @@ class Recovery:
     """What it takes to bring agent and machine into agreement."""
 
     layout: Layout
-    driver: VmDriver
-    slots: Slots
+    driver: Driver
+    slots: SlotPool
+    confiner: Confiner
     tokens: Tokens
     sandboxes: Sandboxes
     verbs: Verbs
@@ -68,10 +64,10 @@ class Recovery:
         records = (*found.kept, *found.unfinished)
         # Without a journal nobody knows what a VMM is for; it must end before its network is swept.
         names = {str(record.spec.sandbox_id) for record in records}
-        for name in cgroups.children(self.layout.cgroup_root):
+        for name in self.confiner.names():
             if name not in names:
                 with _logging("orphan is not removed", name):
-                    await release_cgroup(self.layout, name)
+                    await self.confiner.release(name)
         await self.slots.start({r.slot: str(r.spec.sandbox_id) for r in records if r.slot is not None})
         await fault_point("agent.recover.after_slots")
         self.verbs.bases.sweep()
@@ -135,12 +131,12 @@ class Recovery:
         """After a power cut the last snapshot may be torn; then the one before is taken if that is whole."""
         former = record.former_snapshot
         try:
-            snapshot = check_whole(self.layout, record.snapshot)
+            snapshot = check_whole(self.layout, self.driver, record.snapshot)
             if former:  # it was not known to be on the disk
-                _read_through(snapshot)
+                self.driver.memory.read_through(snapshot)
         except (NotFound, DamagedSnapshot) as error:
             try:
-                layers = check_whole(self.layout, former).manifest.layer_ids
+                layers = check_whole(self.layout, self.driver, former).manifest.layer_ids
             except (NotFound, DamagedSnapshot):
                 record = record.moved(State.LOST, reason=f"What was saved of it is damaged. {error.message}")
             else:
@@ -157,7 +153,7 @@ class Recovery:
         directory = self.layout.sandbox(record.spec.sandbox_id)
         vm = None
         if record.process is not None:
-            vm = await self.driver.adopt(VmHandle(record.process, directory))
+            vm = await self.driver.adopt(MachineHandle(record.process, directory))
         if vm is None:
             return await self.verbs.lose(record, None, save, reason=LOST_REASON), None
         assert record.slot is not None, "a running sandbox has a slot"
@@ -169,27 +165,18 @@ class Recovery:
         if not renewed:
             # The control plane sees an older revision then, and sends the policy again.
             record = replace(record, network=replace(record.network, revision=0))
-        address = str(self.layout.block.address(slot))
+        address = self.slots.address(slot)
         token = self.tokens.of(str(record.spec.sandbox_id))
         now = self.verbs.clock.now().timestamp()
-        running = RunningSandbox(vm, address, token, GuestConnection(address, token), now)
+        running = RunningSandbox(
+            vm, address, token, GuestConnection(address, token), now, self.slots.reset_connections
+        )
         # The former agent may have died while the VM, or the guest's programs, stood still: the registry's first look lets
         # both go on.
         running.held = True
         with suppress(StorageFull):
             save(record)
         return record, running
-
-
-def _read_through(snapshot: Snapshot) -> None:
-    """Compare every page of its memory with its digest. Raises DamagedSnapshot."""
-    size_b = snapshot.manifest.memory_mb * MIB
-    fd = os.memfd_create("wrenn-check", os.MFD_CLOEXEC)
-    try:
-        os.ftruncate(fd, size_b)
-        lay_over(snapshot.memory, snapshot.manifest.memory_digest, MemoryFile(fd, size_b))
-    finally:
-        os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,17 +9,17 @@ from wrenn.agent.bases import Bases
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes.checks import check_restorable
 from wrenn.agent.sandboxes.journal import NetworkSettings, Record, SandboxSpec, State
-from wrenn.agent.sandboxes.launch import Launch, Origin, Save, image_size_mb
+from wrenn.agent.sandboxes.launch import Launch, Origin, Save
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.base.clock import Clock
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
+from wrenn.base.units import MIB
 from wrenn.linux.files import remove_tree, translated
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
-from wrenn.storage.bases import Base
 from wrenn.storage.layers import new_layer_id
-from wrenn.vm import Shape, VmDriver
+from wrenn.vm import Driver, Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class BringUp:
     """What it takes to bring sandboxes up."""
 
     layout: Layout
-    driver: VmDriver
+    driver: Driver
     bases: Bases
     launch: Launch
     clock: Clock
@@ -65,7 +65,7 @@ class BringUp:
 
     async def _from_template(self, spec: SandboxSpec) -> tuple[Record, Origin]:
         base = await self.bases.get(spec.template, spec.shape)
-        image_mb = image_size_mb(base.files)
+        image_mb = self.driver.disks.image_size_b(base.key) // MIB
         asked_mb = spec.disk_mb
         if asked_mb < image_mb and asked_mb != DEFAULT_DISK_SIZE_MB:
             raise InvalidRequest(
@@ -73,8 +73,8 @@ class BringUp:
             )
         # The size that nobody asks for is that of the template's image, whatever that is.
         disk_mb = asked_mb if asked_mb > image_mb and asked_mb != DEFAULT_DISK_SIZE_MB else 0
-        record = replace(self._new(spec), base=base.files.key, metadata=base.metadata, disk_mb=disk_mb)
-        return record, Origin(base.files.state, base.files.key, base.files.empty_disk, image_mb)
+        record = replace(self._new(spec), base=base.key, metadata=base.metadata, disk_mb=disk_mb)
+        return record, Origin(token_of=base.key, disk_mb=image_mb)
 
     def _from_snapshot(self, spec: SandboxSpec) -> tuple[Record, Origin]:
         snapshot = check_restorable(self.layout, self.driver, spec.snapshot_id)
@@ -93,6 +93,5 @@ class BringUp:
             metadata=manifest.metadata,
             disk_mb=manifest.disk_mb,
         )
-        base = Base(manifest.base, self.layout.bases / manifest.base)
-        disk_mb = manifest.disk_mb or image_size_mb(base)
-        return record, Origin(snapshot.state, manifest.sandbox_id, base.empty_disk, disk_mb)
+        disk_mb = manifest.disk_mb or self.driver.disks.image_size_b(manifest.base) // MIB
+        return record, Origin(token_of=manifest.sandbox_id, disk_mb=disk_mb)

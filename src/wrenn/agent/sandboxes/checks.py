@@ -4,40 +4,40 @@ from __future__ import annotations
 
 from wrenn.agent.layout import Layout
 from wrenn.base.errors import InvalidState
-from wrenn.storage import bases, snapshots
-from wrenn.storage.bases import Base, DamagedBase
-from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage import snapshots
+from wrenn.storage.damage import DamagedBase, DamagedSnapshot
 from wrenn.storage.snapshots import Snapshot
-from wrenn.vm import VmDriver
+from wrenn.vm import Driver
 
 
-def check_whole(layout: Layout, snapshot_id: str) -> Snapshot:
+def check_whole(layout: Layout, driver: Driver, snapshot_id: str) -> Snapshot:
     """The snapshot, with all that it needs.
 
     Raises:
         NotFound: there is none. DamagedSnapshot: it, or what it lies on, is not what was saved.
     """
     snapshot = snapshots.find(layout.snapshots, snapshot_id)
-    snapshots.check(snapshot, layout.layers)
-    key = snapshot.manifest.base
+    driver.memory.check(snapshot)
+    for layer in snapshot.manifest.layers:
+        driver.disks.check(layer)
     try:
-        same = bases.content_digest(Base(key, layout.bases / key)) == snapshot.manifest.base_digest
+        same = driver.bases.content_digest(snapshot.manifest.base) == snapshot.manifest.base_digest
     except DamagedBase as error:
         raise DamagedSnapshot(f"The base of {snapshot_id} is missing or damaged.") from error
     if not same:
         raise DamagedSnapshot(f"The base of {snapshot_id} was made again since; it lies on the former one.")
     if snapshot.manifest.parent:
-        check_whole(layout, snapshot.manifest.parent)
+        check_whole(layout, driver, snapshot.manifest.parent)
     return snapshot
 
 
-def check_restorable(layout: Layout, driver: VmDriver, snapshot_id: str) -> Snapshot:
+def check_restorable(layout: Layout, driver: Driver, snapshot_id: str) -> Snapshot:
     """The snapshot, compared with what was saved and with this host's VMM.
 
     Raises:
         as `check_whole`. InvalidState: it needs another VMM; the message says which.
     """
-    snapshot = check_whole(layout, snapshot_id)
+    snapshot = check_whole(layout, driver, snapshot_id)
     manifest = snapshot.manifest
     needed = f"{manifest.vmm} with {manifest.accelerator}"
     if (manifest.vmm, manifest.accelerator) != (driver.vmm, driver.accelerator):

@@ -20,7 +20,8 @@ from wrenn.base.errors import NoCapacity
 from wrenn.base.ids import SandboxId
 from wrenn.base.units import GIB, MIB
 from wrenn.protocol.disk_share import disk_share_b, promised_b
-from wrenn.storage.layers import layer_path
+from wrenn.storage import snapshots
+from wrenn.vm import DiskChain
 
 FASTEST_B_PER_S: Final = 4 * GIB
 """What all sandboxes of a host together may be able to write: a fast NVMe drive, or the page cache in front of a slow one."""
@@ -96,8 +97,9 @@ def why_held(*, free_b: int, used_b: int, share_b: int, grown_b: int, limits: Di
 class Usage:
     """Bytes that the files of sandboxes take. Frozen layers do not change and are looked at once."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, disks: DiskChain) -> None:
         self._layout = layout
+        self._disks = disks
         self._frozen: dict[str, int] = {}
 
     def of_all(self, records: Sequence[Record]) -> dict[SandboxId, int]:
@@ -110,7 +112,7 @@ class Usage:
         written, *frozen = record.layers
         own = [layer for layer in frozen if layer not in record.origin_layers]
         return (
-            _allocated_b(layer_path(self._layout.layers, written))
+            self._disks.allocated_b(written)
             + sum(self._of_frozen(layer) for layer in own)
             + sum(self._of_snapshot(name) for name in (record.snapshot, record.former_snapshot) if name)
             + _allocated_in_b(self._layout.sandbox(record.spec.sandbox_id))
@@ -122,13 +124,12 @@ class Usage:
 
     def _of_frozen(self, layer: str) -> int:
         if layer not in self._frozen:
-            self._frozen[layer] = _allocated_b(layer_path(self._layout.layers, layer))
+            self._frozen[layer] = self._disks.allocated_b(layer)
         return self._frozen[layer]
 
     def _of_snapshot(self, name: str) -> int:
         if name not in self._frozen:
-            folder = self._layout.snapshots / name
-            self._frozen[name] = sum(_allocated_b(folder / file) for file in ("memory", "state"))
+            self._frozen[name] = snapshots.allocated_b(self._layout.snapshots / name)
         return self._frozen[name]
 
 

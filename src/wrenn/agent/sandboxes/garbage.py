@@ -15,14 +15,14 @@ from typing import Final
 
 from wrenn.agent.bases import Bases
 from wrenn.agent.layout import Layout
-from wrenn.agent.memory_images import ImageRef, MemoryImages
 from wrenn.agent.sandboxes.journal import Record, State
 from wrenn.base.errors import NotFound
 from wrenn.base.ids import random_hex
 from wrenn.linux.files import remove_tree
 from wrenn.linux.threads import run_to_end
-from wrenn.storage import layers, snapshots
+from wrenn.storage import snapshots
 from wrenn.storage.damage import DamagedSnapshot
+from wrenn.vm import Driver, ImageRef
 
 _log = logging.getLogger(__name__)
 
@@ -48,11 +48,13 @@ class Wanted:
     missing: set[str] = field(default_factory=set[str])
 
 
-def find_wanted(layout: Layout, records: Iterable[Record]) -> Wanted:
-    """Follow the names from the journals and the kept snapshots."""
+def find_wanted(layout: Layout, layer_ids: Iterable[str], records: Iterable[Record]) -> Wanted:
+    """Follow the names from the journals and the kept snapshots. `layer_ids` are the layers that are there."""
     wanted = Wanted()
-    there = set(layers.layers_in(layout.layers))
-    todo = [name for name in snapshots.snapshots_in(layout.snapshots) if _is_kept(layout, name)]
+    there = set(layer_ids)
+    todo = [
+        name for name in snapshots.snapshots_in(layout.snapshots) if snapshots.is_kept(layout.snapshots, name)
+    ]
     told: set[str] = set()
     for record in records:
         if record.state is State.PAUSED:
@@ -87,19 +89,15 @@ def find_wanted(layout: Layout, records: Iterable[Record]) -> Wanted:
     return wanted
 
 
-def _is_kept(layout: Layout, name: str) -> bool:
-    return (layout.snapshots / name / "kept").exists()
-
-
 class Garbage:
     """The collector. `records` are the journals of all sandboxes as they are now."""
 
     def __init__(
-        self, *, layout: Layout, bases: Bases, images: MemoryImages, records: Callable[[], Iterable[Record]]
+        self, *, layout: Layout, bases: Bases, driver: Driver, records: Callable[[], Iterable[Record]]
     ) -> None:
         self._layout = layout
         self._bases = bases
-        self._images = images
+        self._driver = driver
         self._records = records
         self._wanted = asyncio.Event()
         self._disabled = False
@@ -138,7 +136,8 @@ class Garbage:
         if self._disabled:
             return gone
         gone.mkdir(mode=0o700)
-        wanted = find_wanted(self._layout, self._records())
+        layer_ids = self._driver.disks.list_ids()
+        wanted = find_wanted(self._layout, layer_ids, self._records())
         for name in list(snapshots.snapshots_in(self._layout.snapshots)):
             if name not in wanted.snapshots:
                 self._forget(name)
@@ -150,9 +149,9 @@ class Garbage:
                 extra={"snapshots": sorted(wanted.unknown)},
             )
             return gone
-        for layer in layers.layers_in(self._layout.layers):
+        for layer in layer_ids:
             if layer not in wanted.layers:
-                layers.layer_path(self._layout.layers, layer).rename(gone / layer)
+                self._driver.disks.move_out(layer, gone)
         for key in self._bases.unwanted(wanted.bases):
             self._bases.remove(key)
             _log.info("base removed", extra={"base": key})
@@ -163,4 +162,4 @@ class Garbage:
             base = snapshots.find(self._layout.snapshots, name).manifest.base
         except (NotFound, DamagedSnapshot):
             return
-        self._images.forget(ImageRef(base, name))
+        self._driver.memory.forget(ImageRef(base, name))

@@ -5,17 +5,14 @@ Creates and resumes are the same work from here on; they differ in where they st
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Final
 
-from wrenn.agent.confinement import confine, file_limit_b, release_cgroup
+from wrenn.agent.confinement import Confiner, file_limit_b
 from wrenn.agent.layout import Layout
-from wrenn.agent.memory_images import ImageRef, MemoryImages
 from wrenn.agent.sandboxes.journal import Record
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.agent.tokens import Tokens
@@ -24,16 +21,9 @@ from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
 from wrenn.guest import GuestConnection, Identity, grow_root, initialise
-from wrenn.linux.files import remove_file
-from wrenn.linux.process_memory import ProcessMemory
-from wrenn.network import EgressPolicy, Slot, Slots
+from wrenn.network import EgressPolicy, LeasedSlot, SlotPool
 from wrenn.protocol.disk_share import disk_share_b
-from wrenn.storage.bases import Base
-from wrenn.storage.disks import lay_overlay
-from wrenn.storage.layers import layer_path
-from wrenn.storage.memory_diff import lay_over
-from wrenn.storage.snapshots import Snapshot
-from wrenn.vm import Disk, RestoreRequest, Vm, VmDriver
+from wrenn.vm import DiskRef, Driver, ImageRef, Machine, RestoreRequest
 
 READY_TIMEOUT_S: Final = 30.0
 """A restore takes a tenth of a second; under load on a small machine it may take many times that."""
@@ -50,18 +40,16 @@ class Origin:
     """What a VM is started from.
 
     Attributes:
-        state: device state.
         token_of: name of the sandbox or base whose token the guest expects.
-        top_layer: file that the new layer starts as a copy of.
         disk_mb: size of the disk as the guest knows it.
-        diff: snapshot whose memory is laid over the image before the VM runs.
+        copy_of: frozen layer that the new layer starts as a copy of; empty: it changes nothing yet.
+        saved: snapshot whose memory the VM goes on with; empty: that of its memory image.
     """
 
-    state: Path
     token_of: str
-    top_layer: Path
     disk_mb: int
-    diff: Snapshot | None = None
+    copy_of: str = ""
+    saved: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +57,9 @@ class Launch:
     """What it takes to start VMs."""
 
     layout: Layout
-    driver: VmDriver
-    slots: Slots
-    images: MemoryImages
+    driver: Driver
+    slots: SlotPool
+    confiner: Confiner
     tokens: Tokens
     io_b_per_s: int = 0
     """What each VM may read from the disk, and write to it, in a second; 0: no limit."""
@@ -90,23 +78,27 @@ class Launch:
             AgentFailure, Unavailable: it did not start.
         """
         name = str(record.spec.sandbox_id)
-        async with self.images.borrowed(ImageRef(record.base, record.parent)) as memory_fd:
-            slot = await self.slots.acquire(name)
-            undo.push("release slot", partial(self.slots.release, slot.index, name))
-            record = replace(record, slot=slot.index)
-            save(record)
-            # Before there is a VM: no program of the guest runs under another policy for a moment.
-            if (policy := record.network.policy) != EgressPolicy():
-                await self.slots.set_egress(slot.index, policy)
-            await fault_point(f"{step}.after_slot")
+        slot = await self.slots.acquire(name)
+        undo.push("release slot", partial(self.slots.release, slot.index, name))
+        record = replace(record, slot=slot.index)
+        save(record)
+        # Before there is a VM: no program of the guest runs under another policy for a moment.
+        if (policy := record.network.policy) != EgressPolicy():
+            await self.slots.set_egress(slot.index, policy)
+        await fault_point(f"{step}.after_slot")
 
-            layer = layer_path(self.layout.layers, record.layers[0])
-            undo.push("remove layer", partial(remove_file, layer))
-            await lay_overlay(origin.top_layer, layer, size_b=origin.disk_mb * MIB)
-            await fault_point(f"{step}.after_disk")
+        layer, *frozen = record.layers
+        undo.push("remove layer", partial(self.driver.disks.remove, layer))
+        await self.driver.disks.create(
+            layer,
+            DiskRef(tuple(frozen), record.base),
+            size_b=origin.disk_mb * MIB,
+            copy_of=origin.copy_of,
+        )
+        await fault_point(f"{step}.after_disk")
 
-            undo.push("remove cgroup", partial(release_cgroup, self.layout, name))
-            vm = await self._restore(record, slot, origin, memory_fd)
+        undo.push("remove cgroup", partial(self.confiner.release, name))
+        vm = await self._restore(record, slot, origin)
         undo.push("kill vm", vm.kill)
         await fault_point(f"{step}.after_spawn")
         record = replace(record, process=vm.handle.process)
@@ -119,38 +111,32 @@ class Launch:
         guest = GuestConnection(slot.address, token)
         undo.push("close guest connections", guest.close)
         if record.disk_mb > origin.disk_mb:
-            await grow_disk(vm, guest, record.disk_mb)
+            await grow_disk(self.driver, vm, guest, record.disk_mb)
             await fault_point(f"{step}.after_grow")
-        return record, RunningSandbox(vm, slot.address, token, guest, record.started_at)
+        return record, RunningSandbox(
+            vm, slot.address, token, guest, record.started_at, self.slots.reset_connections
+        )
 
-    async def _restore(self, record: Record, slot: Slot, origin: Origin, memory_fd: int) -> Vm:
-        base = Base(record.base, self.layout.bases / record.base)
-        overlay, *frozen = (layer_path(self.layout.layers, layer) for layer in record.layers)
+    async def _restore(self, record: Record, slot: LeasedSlot, origin: Origin) -> Machine:
         disk_mb = max(record.disk_mb, origin.disk_mb)
         share_b = disk_share_b(disk_mb, self.usual_share_b)
-        tap = slot.open_tap()
-        try:
-            return await self.driver.restore(
-                RestoreRequest(
-                    directory=self.layout.sandbox(record.spec.sandbox_id),
-                    shape=record.spec.shape,
-                    disk=Disk(overlay, (*frozen, base.disk), base.image),
-                    memory_fd=memory_fd,
-                    state=origin.state,
-                    tap_fd=tap,
-                    confinement=confine(
-                        self.layout,
-                        str(record.spec.sandbox_id),
-                        slot.index,
-                        record.spec.shape,
-                        file_size_b=file_limit_b(record.spec.shape, disk_mb, share_b),
-                        io_b_per_s=self.io_b_per_s,
-                    ),
-                    fill=_filler(origin.diff) if origin.diff is not None else None,
-                )
+        return await self.driver.restore(
+            RestoreRequest(
+                directory=self.layout.sandbox(record.spec.sandbox_id),
+                shape=record.spec.shape,
+                disk=DiskRef(record.layers, record.base),
+                image=ImageRef(record.base, record.parent),
+                saved=origin.saved,
+                link=slot,
+                confinement=self.confiner.confine(
+                    str(record.spec.sandbox_id),
+                    slot.index,
+                    record.spec.shape,
+                    file_size_b=file_limit_b(record.spec.shape, disk_mb, share_b),
+                    io_b_per_s=self.io_b_per_s,
+                ),
             )
-        finally:
-            os.close(tap)
+        )
 
     def _identity(self, record: Record, origin: Origin) -> Identity:
         name = str(record.spec.sandbox_id)
@@ -169,20 +155,12 @@ class Launch:
         )
 
 
-def image_size_mb(base: Base) -> int:
-    """Size of the disk of VMs that were not given a larger one."""
-    return base.image.stat().st_size // MIB
-
-
-async def grow_disk(vm: Vm, guest: GuestConnection, disk_mb: int) -> None:
+async def grow_disk(driver: Driver, vm: Machine, guest: GuestConnection, disk_mb: int) -> None:
     """Make the disk of a running VM this large, and have the guest's file system fill it. May be repeated.
 
     Raises:
         AgentFailure, Unavailable: the VMM or the guest did not do it.
     """
     await vm.grow_disk(disk_mb * MIB)
-    await unless_it_ends(vm, grow_root(guest, disk_mb * MIB, timeout_s=GROW_TIMEOUT_S))
-
-
-def _filler(snapshot: Snapshot) -> Callable[[ProcessMemory], None]:
-    return partial(lay_over, snapshot.memory, snapshot.manifest.memory_digest)
+    if driver.capabilities.sized_disks:
+        await unless_it_ends(vm, grow_root(guest, disk_mb * MIB, timeout_s=GROW_TIMEOUT_S))

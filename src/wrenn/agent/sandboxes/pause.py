@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from wrenn.agent.confinement import release_cgroup
+from wrenn.agent.confinement import Confiner
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes.journal import Record, State
 from wrenn.agent.sandboxes.launch import Save
@@ -26,9 +26,10 @@ from wrenn.base.undo import Undo
 from wrenn.guest import hold, let_go
 from wrenn.linux.files import remove_tree
 from wrenn.linux.process import kill_and_wait
-from wrenn.network import Slots
+from wrenn.network import SlotPool
 from wrenn.storage import snapshots
 from wrenn.storage.damage import DamagedSnapshot
+from wrenn.vm import Driver
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +39,10 @@ HOLD_TIMEOUT_S: Final = 2.0
 _KILL_TIMEOUT_S: Final = 10.0
 
 
-async def hold_guest(running: RunningSandbox, record: Record) -> bool:
-    """Freeze the programs in the guest; whether all of them stand still."""
+async def hold_guest(driver: Driver, running: RunningSandbox, record: Record) -> bool:
+    """Freeze the programs in the guest; whether none of them would run on in a clone before it has its own identity."""
+    if not driver.capabilities.keeps_memory:
+        return True  # no program of it goes on in a clone
     running.held = True
     reason = "some go on"
     try:
@@ -64,7 +67,7 @@ async def with_true_layers(record: Record, running: RunningSandbox) -> Record:
     Raises:
         AgentFailure: the VMM does not say, or says what cannot be; then nothing of it may be saved.
     """
-    written = await running.vm.overlay()
+    written = await running.vm.written_layer()
     if record.next_layer and written == record.next_layer:
         return replace(record, layers=(written, *record.layers), next_layer="")
     if written != record.layers[0]:
@@ -79,7 +82,8 @@ class Pause:
     """What it takes to pause sandboxes."""
 
     layout: Layout
-    slots: Slots
+    slots: SlotPool
+    confiner: Confiner
     saver: Saver
 
     async def run(self, record: Record, running: RunningSandbox, save: Save) -> Record:
@@ -110,7 +114,7 @@ class Pause:
                 "let the guest's programs go",
                 running.unless_doomed(partial(self._reopen_and_let_go, running)),
             )
-            record = replace(record, held=await hold_guest(running, record))
+            record = replace(record, held=await hold_guest(self.saver.driver, running, record))
             await running.disconnect(_cut_off(sandbox_id))
             await fault_point("agent.pause.after_hold")
 
@@ -129,8 +133,7 @@ class Pause:
             extra={
                 "sandbox_id": str(sandbox_id),
                 "snapshot_id": snapshot_id,
-                "data_pages": saved.memory.data_pages,
-                "zero_pages": saved.memory.zero_pages,
+                **saved.memory.figures,
                 "size_b": snapshot.manifest.memory_size_b,
             },
         )
@@ -153,7 +156,7 @@ class Pause:
     async def release(self, record: Record, save: Save) -> Record:
         """Give back what only a running VM needs; `record`, then saved, is PAUSED. May be repeated."""
         name = str(record.spec.sandbox_id)
-        await release_cgroup(self.layout, name)
+        await self.confiner.release(name)
         if record.slot is not None:
             await self.slots.release(record.slot, name)
         await fault_point("agent.pause.after_release")

@@ -78,7 +78,8 @@ class Sandboxes:
         self._verbs = verbs
         self._layout = verbs.layout
         self._disk = disk
-        self._usage = Usage(verbs.layout)
+        self._driver = verbs.driver
+        self._usage = Usage(verbs.layout, verbs.driver.disks)
         self._sizes: dict[SandboxId, int] = {}
         self._look_lock = asyncio.Lock()
         """What sandboxes took when the disk was last above its reserve."""
@@ -89,7 +90,7 @@ class Sandboxes:
         self._garbage = Garbage(
             layout=verbs.layout,
             bases=verbs.bases,
-            images=verbs.images,
+            driver=verbs.driver,
             records=lambda: [entry.record for entry in self._entries.values()],
         )
 
@@ -427,7 +428,9 @@ class Sandboxes:
     async def _flush(self, snapshot: Snapshot) -> bool:
         """Whether it would survive a power cut now; not when it was removed meanwhile."""
         try:
-            await asyncio.to_thread(snapshots.flush, snapshot, self._layout.layers)
+            # The snapshot last: what it names must survive too.
+            await asyncio.to_thread(self._driver.disks.flush, snapshot.manifest.layer_ids)
+            await asyncio.to_thread(snapshots.flush, snapshot)
         except FileNotFoundError:
             return False
         return True
@@ -448,7 +451,8 @@ class Sandboxes:
             self._merge_if_deep(entry)
 
     def _merge_if_deep(self, entry: _Entry) -> None:
-        if entry.running is not None and len(entry.record.layers) > _DEPTH:
+        merges = self._driver.capabilities.merges_layers
+        if merges and entry.running is not None and len(entry.record.layers) > _DEPTH:
             name = f"merge layers of {entry.record.spec.sandbox_id}"
             entry.merging = self._tasks.start(name, self._merge(entry, entry.running))
 

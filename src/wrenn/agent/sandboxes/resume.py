@@ -7,23 +7,21 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes.checks import check_restorable
 from wrenn.agent.sandboxes.journal import Record, State
-from wrenn.agent.sandboxes.launch import Launch, Origin, Save, image_size_mb
+from wrenn.agent.sandboxes.launch import Launch, Origin, Save
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.base.clock import Clock
 from wrenn.base.errors import StorageFull
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
-from wrenn.storage.bases import Base
-from wrenn.storage.layers import layer_path, new_layer_id
+from wrenn.storage.layers import new_layer_id
 from wrenn.storage.snapshots import Manifest
-from wrenn.vm import VmDriver
+from wrenn.vm import Driver
 
 _COPY_LIMIT_B: Final = 16 * MIB
 """A top layer up to this size is copied instead of stacked on: 10 ms, and pausing idle sandboxes adds no layer."""
@@ -34,7 +32,7 @@ class Resume:
     """What it takes to resume sandboxes."""
 
     layout: Layout
-    driver: VmDriver
+    driver: Driver
     launch: Launch
     clock: Clock
 
@@ -48,7 +46,7 @@ class Resume:
         before = record
         snapshot = check_restorable(self.layout, self.driver, record.snapshot)
         manifest = snapshot.manifest
-        top, frozen = self._disk(manifest)
+        copy_of, frozen = self._disk(manifest)
         async with Undo() as undo:
 
             async def forget() -> None:
@@ -65,9 +63,12 @@ class Resume:
             ).moved(State.RESUMING)
             save(record)
             await fault_point("agent.resume.after_journal")
-            base = Base(manifest.base, self.layout.bases / manifest.base)
-            disk_mb = manifest.disk_mb or image_size_mb(base)
-            origin = Origin(snapshot.state, manifest.sandbox_id, top, disk_mb, diff=snapshot)
+            origin = Origin(
+                token_of=manifest.sandbox_id,
+                disk_mb=manifest.disk_mb or self.driver.disks.image_size_b(manifest.base) // MIB,
+                copy_of=copy_of,
+                saved=manifest.snapshot_id,
+            )
             record, running = await self.launch.run(undo, record, origin, save, step="agent.resume")
             record = record.moved(State.RUNNING)
             save(record)
@@ -75,10 +76,9 @@ class Resume:
             undo.keep()
             return record, running
 
-    def _disk(self, manifest: Manifest) -> tuple[Path, tuple[str, ...]]:
-        """The file that the new layer is a copy of, and the frozen layers below it."""
+    def _disk(self, manifest: Manifest) -> tuple[str, tuple[str, ...]]:
+        """The layer that the new one is a copy of, if any, and the frozen layers below it."""
         top, *below = manifest.layer_ids
-        path = layer_path(self.layout.layers, top)
-        if path.stat().st_blocks * 512 <= _COPY_LIMIT_B:
-            return path, tuple(below)
-        return Base(manifest.base, self.layout.bases / manifest.base).empty_disk, manifest.layer_ids
+        if self.driver.disks.allocated_b(top) <= _COPY_LIMIT_B:
+            return top, tuple(below)
+        return "", manifest.layer_ids

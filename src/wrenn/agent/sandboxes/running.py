@@ -18,8 +18,7 @@ from wrenn.base.errors import InvalidState, StorageFull, WrennError
 from wrenn.base.secrets import Secret
 from wrenn.guest import Commands, Files, GuestConnection, GuestPorts, Processes
 from wrenn.linux import threads
-from wrenn.linux.connections import reset_connections
-from wrenn.vm import Vm
+from wrenn.vm import Machine
 
 _CLOSE_TIMEOUT_S: Final = 0.25
 """For each group of connections to end. A close waits until the peer has taken what was sent, and a guest need not take it."""
@@ -73,6 +72,7 @@ class RunningSandbox:
     Attributes:
         address: slot address, reachable from this host only.
         last_active_at: wall time of the last use, seconds.
+        reset_connections: resets this host's connections to an address; blocking.
         closed: why no call may begin now; empty: it may.
         held: the guest's programs may stand still.
         held_for: why its VM stands still: it took too much of the disk. Empty: it runs.
@@ -80,11 +80,12 @@ class RunningSandbox:
         ports: the way to the ports of its programs.
     """
 
-    vm: Vm
+    vm: Machine
     address: str
     token: Secret
     guest: GuestConnection
     last_active_at: float
+    reset_connections: Callable[[str], object]
     closed: str = ""
     held: bool = False
     held_for: str = ""
@@ -197,7 +198,7 @@ class RunningSandbox:
         # After the tasks: the end of a connection would be taken for the end of an answer that has no length.
         await self._close(self.ports.close())
         # What was not closed by now ends here, and the closes with it.
-        await asyncio.wait({threads.start(reset_connections, self.address)}, timeout=_CLOSE_TIMEOUT_S)
+        await asyncio.wait({threads.start(self.reset_connections, self.address)}, timeout=_CLOSE_TIMEOUT_S)
 
     async def _close(self, close: Coroutine[Any, Any, object]) -> None:
         closing = asyncio.create_task(close, name=f"close connections to {self.address}")

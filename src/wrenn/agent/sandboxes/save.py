@@ -1,34 +1,24 @@
-"""Save a stopped VM: memory diff and device state into a draft, and the manifest that makes it a snapshot."""
+"""Save a stopped VM: memory and device state into a draft, and the manifest that makes it a snapshot."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
-
-import numpy as np
 
 from wrenn.agent.layout import Layout
-from wrenn.agent.memory_images import ImageRef, MemoryImages
 from wrenn.agent.sandboxes.journal import Record
 from wrenn.base.clock import Clock
 from wrenn.base.errors import NotFound
 from wrenn.base.faults import fault_point
 from wrenn.linux.files import translated
-from wrenn.linux.process_memory import ProcessMemory
 from wrenn.linux.threads import run_to_end
-from wrenn.storage import bases, layers, snapshots
-from wrenn.storage.bases import Base
+from wrenn.storage import snapshots
 from wrenn.storage.damage import DamagedSnapshot
 from wrenn.storage.layers import LayerSeal
-from wrenn.storage.memory_diff import DiffSize, changed_pages, write_diff
 from wrenn.storage.snapshots import Manifest, Snapshot
-from wrenn.vm import Vm, VmDriver
-
-_IMAGE_DEPTH: Final = 4
-"""Snapshots that a memory image may consist of; each is read when it is loaded. Deeper ones lie on the base again."""
+from wrenn.vm import DiskChain, Driver, ImageRef, Machine, SavedMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +26,7 @@ class Saved:
     """A stopped VM's memory and device state in a draft."""
 
     draft: Path
-    parent: str
-    memory: DiffSize
+    memory: SavedMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +34,7 @@ class Saver:
     """What it takes to save VMs."""
 
     layout: Layout
-    driver: VmDriver
-    images: MemoryImages
+    driver: Driver
     clock: Clock
 
     def make_draft(self, snapshot_id: str) -> Path:
@@ -58,33 +46,18 @@ class Saver:
             raise translated(error, doing="create the snapshot's folder") from error
         return draft
 
-    async def save(self, vm: Vm, record: Record, draft: Path, *, step: str) -> Saved:
+    async def save(self, vm: Machine, record: Record, draft: Path, *, step: str) -> Saved:
         """Write what the frozen VM is into `draft`; `step` begins the names of the fault points.
 
         Raises:
             StorageFull: no room. AgentFailure: the VM ended.
         """
-        lineage = self._lineage(record.parent)
-        parent = record.parent if len(lineage) < _IMAGE_DEPTH else ""
-        async with self.images.borrowed(ImageRef(record.base, parent)) as image:
-            below = [] if parent == record.parent else lineage
-            # A cancelled pause must not close the image while a thread reads it.
-            memory = await run_to_end(partial(_write_memory, draft / "memory", vm.memory(), image, below))
-        await fault_point(f"{step}.after_memory")
-        try:
-            await vm.save_state(draft / "state")
-        except OSError as error:
-            raise translated(error, doing="save the sandbox's devices") from error
-        await fault_point(f"{step}.after_state")
-        return Saved(draft, parent, memory)
 
-    def _lineage(self, parent: str) -> list[Snapshot]:
-        """The snapshots that an image consists of, the topmost first."""
-        lineage: list[Snapshot] = []
-        while parent:
-            lineage.append(snapshots.find(self.layout.snapshots, parent))
-            parent = lineage[-1].manifest.parent
-        return lineage
+        async def passed(part: str) -> None:
+            await fault_point(f"{step}.after_{part}")
+
+        image = ImageRef(record.base, record.parent)
+        return Saved(draft, await self.driver.memory.save(vm, image, draft, passed=passed))
 
     async def publish(
         self, saved: Saved, record: Record, snapshot_id: str, layer_ids: tuple[str, ...]
@@ -94,7 +67,7 @@ class Saver:
         Raises:
             StorageFull: no room. DamagedBase, DamagedSnapshot: what it lies on is not what it ran on.
         """
-        base_digest = bases.content_digest(Base(record.base, self.layout.bases / record.base))
+        base_digest = self.driver.bases.content_digest(record.base)
         former = self._former(record)
         if any(manifest.base_digest != base_digest for manifest in former if manifest.base == record.base):
             raise DamagedSnapshot(
@@ -103,7 +76,7 @@ class Saver:
         # What was sealed once is not read again, and a damage since is not taken for what was written.
         sealed = {seal.layer_id: seal for manifest in former for seal in manifest.layers}
         sealed.pop(layer_ids[0], None)  # written until now
-        seals = await run_to_end(partial(_seal, self.layout.layers, layer_ids, sealed))
+        seals = await run_to_end(partial(_seal, self.driver.disks, layer_ids, sealed))
         manifest = Manifest(
             snapshot_id=snapshot_id,
             sandbox_id=str(record.spec.sandbox_id),
@@ -115,13 +88,12 @@ class Saver:
             machine=self.driver.machine,
             base=record.base,
             base_digest=base_digest,
-            parent=saved.parent,
+            parent=saved.memory.parent,
             layers=seals,
             created_at=self.clock.now().timestamp(),
             metadata=dict(record.metadata),
-            memory_size_b=saved.memory.size_b,
-            memory_digest=saved.memory.digest,
             disk_mb=record.disk_mb,
+            **asdict(saved.memory.seal),
         )
         return snapshots.publish(saved.draft, self.layout.snapshots, manifest)
 
@@ -137,11 +109,7 @@ class Saver:
         return list(found.values())
 
 
-def _seal(root: Path, layer_ids: tuple[str, ...], sealed: dict[str, LayerSeal]) -> tuple[LayerSeal, ...]:
-    return tuple(sealed.get(layer) or layers.seal(root, layer) for layer in layer_ids)
-
-
-def _write_memory(path: Path, memory: ProcessMemory, image: int, below: list[Snapshot]) -> DiffSize:
-    """With `below`: the pages of those diffs are looked at too, because `image` lies under them."""
-    pages = [changed_pages(snapshot.memory, snapshot.manifest.memory_digest) for snapshot in below]
-    return write_diff(path, memory, image, np.concatenate(pages) if pages else None)
+def _seal(
+    disks: DiskChain, layer_ids: tuple[str, ...], sealed: dict[str, LayerSeal]
+) -> tuple[LayerSeal, ...]:
+    return tuple(sealed.get(layer) or disks.seal(layer) for layer in layer_ids)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from wrenn.agent.confinement import file_limit_b, layer_limit_b
-from wrenn.agent.layout import Layout
+from wrenn.agent.confinement import Confiner, file_limit_b, layer_limit_b
 from wrenn.agent.sandboxes.journal import Record, State
-from wrenn.agent.sandboxes.launch import Save, grow_disk, image_size_mb
+from wrenn.agent.sandboxes.launch import Save, grow_disk
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.base.errors import InvalidRequest, InvalidState
-from wrenn.linux.spawn import file_limit_of, raise_file_limit
+from wrenn.base.units import MIB
 from wrenn.protocol.disk_share import disk_share_b
-from wrenn.storage.bases import Base
+from wrenn.vm import Driver
 
 
 @dataclass(frozen=True, slots=True)
 class SetDisk:
     """What it takes to make disks larger. `usual_share_b`: what a sandbox with a disk of the default size may take."""
 
-    layout: Layout
+    driver: Driver
+    confiner: Confiner
     usual_share_b: int
 
     def write_down(self, record: Record, disk_mb: int, save: Save) -> Record:
@@ -30,7 +30,7 @@ class SetDisk:
         """
         if record.state not in (State.RUNNING, State.PAUSED):
             raise InvalidState(f"Sandbox {record.spec.sandbox_id} is {record.state}.")
-        now_mb = record.disk_mb or image_size_mb(Base(record.base, self.layout.bases / record.base))
+        now_mb = record.disk_mb or self.driver.disks.image_size_b(record.base) // MIB
         if disk_mb < now_mb:
             raise InvalidRequest(f"disk_size_mb: the disk has {now_mb} MB and can only be made larger.")
         # Before the disk: a snapshot that says too much is restored, one that says too little would cut the disk off.
@@ -44,14 +44,16 @@ class SetDisk:
         Raises:
             AgentFailure, Unavailable: the VMM or the guest did not do it. InvalidState: not while it runs.
         """
-        pid, shape = running.vm.handle.process.pid, record.spec.shape
+        process, shape = running.vm.handle.process, record.spec.shape
         share_b = disk_share_b(record.disk_mb, self.usual_share_b)
         # Where it may not be raised to what a new VMM would have, it must at least hold the layer.
-        if not raise_file_limit(pid, file_limit_b(shape, record.disk_mb, share_b)) and not (
-            file_limit_of(pid) >= layer_limit_b(record.disk_mb)
+        if not self.confiner.allow_files(
+            process,
+            file_limit_b(shape, record.disk_mb, share_b),
+            at_least_b=layer_limit_b(record.disk_mb),
         ):
             raise InvalidState(
                 f"The host may not raise the limits of {record.spec.sandbox_id} while it runs: pause and resume it, and it has "
                 "the larger disk."
             )
-        await grow_disk(running.vm, running.guest, record.disk_mb)
+        await grow_disk(self.driver, running.vm, running.guest, record.disk_mb)

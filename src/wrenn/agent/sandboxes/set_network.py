@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from wrenn.agent.sandboxes.journal import NetworkSettings, Record, State
 from wrenn.agent.sandboxes.launch import Save
 from wrenn.base.errors import InvalidState
-from wrenn.network import Slots
+from wrenn.network import SlotPool
 
 
 @dataclass(frozen=True, slots=True)
 class SetNetwork:
     """What it takes to change the network settings of sandboxes."""
 
-    slots: Slots
+    slots: SlotPool
 
     async def run(self, record: Record, network: NetworkSettings, save: Save) -> Record:
         """Put `network` in force and write it down; a paused sandbox has it from its next resume on.

@@ -16,7 +16,7 @@ from typing import Final
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes.checks import check_whole
 from wrenn.agent.sandboxes.journal import Record
-from wrenn.agent.sandboxes.launch import Save, image_size_mb
+from wrenn.agent.sandboxes.launch import Save
 from wrenn.agent.sandboxes.pause import hold_guest, let_guest_go, with_true_layers
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.agent.sandboxes.save import Saver
@@ -25,13 +25,11 @@ from wrenn.base.errors import InvalidState, StorageFull, Unavailable
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
-from wrenn.linux.files import link_or_copy, remove_file, remove_tree
+from wrenn.linux.files import remove_tree
 from wrenn.linux.threads import run_to_end
 from wrenn.storage import snapshots
-from wrenn.storage.bases import Base
-from wrenn.storage.disks import lay_overlay
-from wrenn.storage.layers import layer_path, new_layer_id
-from wrenn.storage.snapshots import Snapshot
+from wrenn.storage.layers import new_layer_id
+from wrenn.vm import DiskRef, Driver
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +42,7 @@ class TakeSnapshot:
     """What it takes to keep sandboxes."""
 
     layout: Layout
+    driver: Driver
     saver: Saver
     clock: Clock
 
@@ -63,7 +62,7 @@ class TakeSnapshot:
             )
         record = await with_true_layers(record, running)
         frozen, layer_id = record.layers, new_layer_id()
-        layer = layer_path(self.layout.layers, layer_id)
+        disks = self.driver.disks
         async with Undo() as undo:
             record = replace(record, next_layer=layer_id)
             save(record)
@@ -73,13 +72,13 @@ class TakeSnapshot:
                 # named: the next verb asks again.
                 now = await with_true_layers(record, running)
                 if layer_id not in now.layers:
-                    await remove_file(layer)
+                    await disks.remove(layer_id)
                 with suppress(StorageFull):
                     save(replace(now, next_layer=""))
 
             undo.push("drop layer", running.unless_doomed(drop_layer))
-            base = Base(record.base, self.layout.bases / record.base)
-            await lay_overlay(base.empty_disk, layer, size_b=(record.disk_mb or image_size_mb(base)) * MIB)
+            size_b = record.disk_mb * MIB or disks.image_size_b(record.base)
+            await disks.create(layer_id, DiskRef(frozen, record.base), size_b=size_b)
             draft = self.saver.make_draft(snapshot_id)
             undo.push("remove draft", lambda: asyncio.to_thread(remove_tree, draft))
             await fault_point("agent.snapshot.after_draft")
@@ -89,7 +88,7 @@ class TakeSnapshot:
                 going_on.push(
                     "let the guest's programs go", running.unless_doomed(partial(let_guest_go, running))
                 )
-                if not await hold_guest(running, record):
+                if not await hold_guest(self.driver, running, record):
                     raise Unavailable(
                         f"The programs in {record.spec.sandbox_id} could not be stopped for a snapshot. Try again."
                     )
@@ -98,14 +97,14 @@ class TakeSnapshot:
                 await running.vm.freeze()
                 await fault_point("agent.snapshot.after_freeze")
                 saved = await self.saver.save(running.vm, record, draft, step="agent.snapshot")
-                await running.vm.put_overlay(layer)
+                await running.vm.switch_layer(layer_id)
                 record = replace(record, layers=(layer_id, *frozen), next_layer="")
                 with suppress(StorageFull):  # recovery asks the VM what it writes to
                     save(record)
                 await fault_point("agent.snapshot.after_overlay")
             stopped_ms = (time.monotonic() - stopped) * 1000
             await fault_point("agent.snapshot.after_thaw")
-            (draft / "kept").touch(mode=0o600)
+            snapshots.keep(draft)
             await self.saver.publish(saved, record, snapshot_id, frozen)
             undo.keep()
         await fault_point("agent.snapshot.after_manifest")
@@ -129,15 +128,13 @@ class TakeSnapshot:
             raise InvalidState(
                 f"{record.spec.sandbox_id} was paused while its programs could not be stopped: resume it and try again."
             )
-        found = check_whole(self.layout, record.snapshot)
+        found = check_whole(self.layout, self.driver, record.snapshot)
         async with Undo() as undo:
             draft = self.saver.make_draft(snapshot_id)
             undo.push("remove draft", lambda: asyncio.to_thread(remove_tree, draft))
-            made = Snapshot(found.manifest, draft)
-            await run_to_end(partial(link_or_copy, found.memory, made.memory))
-            await run_to_end(partial(link_or_copy, found.state, made.state))
+            await run_to_end(partial(snapshots.link_saved, found.directory, draft))
             await fault_point("agent.snapshot.after_draft")
-            made.keep()
+            snapshots.keep(draft)
             manifest = replace(
                 found.manifest, snapshot_id=snapshot_id, created_at=self.clock.now().timestamp()
             )

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
-from wrenn.agent.confinement import release_cgroup
+from wrenn.agent.confinement import Confiner
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes import journal
 from wrenn.agent.sandboxes.journal import Record, State
@@ -23,7 +23,7 @@ from wrenn.base.faults import fault_point
 from wrenn.linux.files import remove_tree
 from wrenn.linux.process import kill_and_wait
 from wrenn.linux.threads import run_to_end
-from wrenn.network import Slots
+from wrenn.network import SlotPool
 
 _KILL_TIMEOUT_S = 10.0
 
@@ -33,7 +33,8 @@ class TearDown:
     """What it takes to take sandboxes down."""
 
     layout: Layout
-    slots: Slots
+    slots: SlotPool
+    confiner: Confiner
 
     async def run(self, record: Record, running: RunningSandbox | None) -> None:
         """Remove all that `record` names. May be repeated after a failure at any step."""
@@ -51,7 +52,7 @@ class TearDown:
             )
         elif record.process is not None:
             await kill_and_wait(record.process, timeout_s=_KILL_TIMEOUT_S)
-        await release_cgroup(self.layout, str(record.spec.sandbox_id))
+        await self.confiner.release(str(record.spec.sandbox_id))
         await fault_point("agent.delete.after_kill")
         if record.slot is not None:
             await self.slots.release(record.slot, str(record.spec.sandbox_id))

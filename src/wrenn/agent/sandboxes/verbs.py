@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from wrenn.agent.bases import Bases
 from wrenn.agent.layout import Layout
-from wrenn.agent.memory_images import MemoryImages
 from wrenn.agent.sandboxes.bring_up import BringUp
 from wrenn.agent.sandboxes.journal import Record, State
 from wrenn.agent.sandboxes.launch import Save
@@ -20,6 +19,7 @@ from wrenn.agent.sandboxes.snapshot import TakeSnapshot
 from wrenn.agent.sandboxes.tear_down import TearDown
 from wrenn.base.clock import Clock
 from wrenn.base.errors import StorageFull
+from wrenn.vm import Driver
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Verbs:
 
     layout: Layout
     bases: Bases
-    images: MemoryImages
+    driver: Driver
     clock: Clock
     bring_up: BringUp
     pause: Pause

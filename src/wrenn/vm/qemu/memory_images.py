@@ -10,17 +10,19 @@ import os
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from wrenn.agent.layout import Layout
 from wrenn.base.units import PAGE_B
 from wrenn.linux import memfd
 from wrenn.linux.threads import run_to_end
-from wrenn.storage import bases, snapshots
+from wrenn.storage import snapshots
 from wrenn.storage.damage import DamagedSnapshot
-from wrenn.storage.memory_diff import MemoryFile, lay_over
+from wrenn.storage.folders import Folders
+from wrenn.vm.memory import ImageRef
+from wrenn.vm.qemu.base_files import Base, load_memory
+from wrenn.vm.qemu.memory_diff import MemoryFile, lay_over
+from wrenn.vm.qemu.memory_files import memory_of
 
 _LOADED_LIMIT: Final = 16
 """Images kept loaded, about 100 MB of memory each. VMs hold their own; loading one anew takes a tenth of a second."""
@@ -29,19 +31,11 @@ _SHARE_OF_MEMORY: Final = 4
 was loaded last stays, however large."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageRef:
-    """A base, or with `snapshot` that snapshot over the images below it."""
-
-    base: str
-    snapshot: str = ""
-
-
-class MemoryImages:
+class LoadedImages:
     """See the module head."""
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    def __init__(self, folders: Folders) -> None:
+        self._folders = folders
         self._limit_b = os.sysconf("SC_PHYS_PAGES") * PAGE_B // _SHARE_OF_MEMORY
         self._loaded: dict[ImageRef, int] = {}
         self._last_use: dict[ImageRef, float] = {}
@@ -97,9 +91,9 @@ class MemoryImages:
 
     async def _load(self, image: ImageRef) -> int:
         if not image.snapshot:
-            base = bases.Base(image.base, self._layout.bases / image.base)
-            return await run_to_end(partial(bases.load_memory, base), drop=os.close)
-        snapshot = snapshots.find(self._layout.snapshots, image.snapshot)
+            base = Base(image.base, self._folders.bases / image.base)
+            return await run_to_end(partial(load_memory, base), drop=os.close)
+        snapshot = snapshots.find(self._folders.snapshots, image.snapshot)
         if snapshot.manifest.base != image.base:
             raise DamagedSnapshot(f"{image.snapshot} lies on another base.")
         async with self.borrowed(ImageRef(image.base, snapshot.manifest.parent)) as below:
@@ -128,7 +122,7 @@ def _compose(below: int, snapshot: snapshots.Snapshot) -> int:
     memory = memfd.open_copy(below, name=f"wrenn-{snapshot.manifest.snapshot_id}")
     try:
         size_b = os.fstat(memory).st_size
-        lay_over(snapshot.memory, snapshot.manifest.memory_digest, MemoryFile(memory, size_b))
+        lay_over(memory_of(snapshot.directory), snapshot.manifest.memory_digest, MemoryFile(memory, size_b))
         memfd.seal(memory)
     except BaseException:
         os.close(memory)

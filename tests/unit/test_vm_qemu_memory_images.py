@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from wrenn.agent.layout import Layout
-from wrenn.agent.memory_images import ImageRef, MemoryImages
 from wrenn.base.units import PAGE_B
-from wrenn.network import Block
-from wrenn.storage import bases
+from wrenn.storage.damage import DamagedBase
+from wrenn.storage.folders import Folders
+from wrenn.vm import ImageRef
+from wrenn.vm.qemu import base_files
+from wrenn.vm.qemu.memory_images import LoadedImages
 
 KEYS = [f"base{number:02}" for number in range(24)]
 
@@ -24,20 +25,20 @@ def make_base(root: Path, key: str, content: str) -> None:
     (draft / "memory").write_bytes(content.encode().ljust(PAGE_B, b"."))
     for name in ("state", "disk.qcow2", "empty.qcow2", "rootfs.ext4"):
         (draft / name).write_bytes(name.encode())
-    bases.publish(draft, root, key=key, facts={})
+    base_files.publish(draft, root, key=key, facts={})
 
 
 @pytest.fixture
-async def images(tmp_path: Path) -> AsyncIterator[MemoryImages]:
-    layout = Layout(tmp_path, Block(0))
+async def images(tmp_path: Path) -> AsyncIterator[LoadedImages]:
+    folders = Folders(tmp_path)
     for key in KEYS:
-        make_base(layout.bases, key, key)
-    images = MemoryImages(layout)
+        make_base(folders.bases, key, key)
+    images = LoadedImages(folders)
     yield images
     await images.close()
 
 
-async def content(images: MemoryImages, key: str) -> str:
+async def content(images: LoadedImages, key: str) -> str:
     async with images.borrowed(ImageRef(key)) as fd:
         await asyncio.sleep(0)
         return os.pread(fd, 6, 0).decode()
@@ -47,7 +48,7 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def test_many_images_at_once_never_stand_for_each_other(images: MemoryImages) -> None:
+async def test_many_images_at_once_never_stand_for_each_other(images: LoadedImages) -> None:
     before = descriptors()
     wanted = [key for _ in range(20) for key in KEYS]
     assert await asyncio.gather(*(content(images, key) for key in wanted)) == wanted
@@ -56,7 +57,7 @@ async def test_many_images_at_once_never_stand_for_each_other(images: MemoryImag
 
 
 async def test_an_image_that_is_let_go_while_it_is_loaded_is_loaded_anew(
-    images: MemoryImages, tmp_path: Path
+    images: LoadedImages, tmp_path: Path
 ) -> None:
     reading = asyncio.create_task(content(images, KEYS[0]))
     await asyncio.sleep(0)
@@ -66,12 +67,12 @@ async def test_an_image_that_is_let_go_while_it_is_loaded_is_loaded_anew(
     assert await reading == "second"
 
 
-async def test_a_cancelled_or_failed_load_leaves_nothing(images: MemoryImages, tmp_path: Path) -> None:
+async def test_a_cancelled_or_failed_load_leaves_nothing(images: LoadedImages, tmp_path: Path) -> None:
     before = descriptors()
     memory = tmp_path / "bases" / KEYS[1] / "memory"
     memory.chmod(0o600)
     memory.write_bytes(b"other".ljust(PAGE_B))
-    with pytest.raises(bases.DamagedBase):
+    with pytest.raises(DamagedBase):
         await content(images, KEYS[1])
     reading = asyncio.create_task(content(images, KEYS[0]))
     await asyncio.sleep(0)

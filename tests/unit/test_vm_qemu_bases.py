@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from wrenn.base.units import MIB, PAGE_B
-from wrenn.storage import bases
-from wrenn.storage.page_digest import PageDigest
+from wrenn.storage.damage import DamagedBase
+from wrenn.vm.bases import base_key
+from wrenn.vm.qemu import base_files as bases
+from wrenn.vm.qemu.page_digest import PageDigest
 
 
 def draft_of(root: Path) -> Path:
@@ -80,7 +82,7 @@ DAMAGE: list[Callable[[bases.Base], object]] = [
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_base_is_refused(tmp_path: Path, damage: Callable[[bases.Base], object]) -> None:
     damage(published(tmp_path))
-    with pytest.raises(bases.DamagedBase):
+    with pytest.raises(DamagedBase):
         bases.find(tmp_path, "k")
 
 
@@ -91,19 +93,19 @@ def test_altered_memory_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
         memory.write(b"!")
     found = bases.find(tmp_path, "k")
     assert found is not None
-    with pytest.raises(bases.DamagedBase):
+    with pytest.raises(DamagedBase):
         bases.load_memory(found)
 
 
 def test_the_key_changes_with_every_fact() -> None:
     facts: dict[str, str | int] = {"kernel": "a", "vcpus": 1}
     keys = {
-        bases.base_key(facts),
-        bases.base_key({**facts, "kernel": "b"}),
-        bases.base_key({**facts, "vcpus": 2}),
+        base_key(facts),
+        base_key({**facts, "kernel": "b"}),
+        base_key({**facts, "vcpus": 2}),
     }
     assert len(keys) == 3
-    assert bases.base_key(dict(reversed(facts.items()))) == bases.base_key(facts)
+    assert base_key(dict(reversed(facts.items()))) == base_key(facts)
 
 
 def test_a_page_digest_does_not_see_holes() -> None:

@@ -1,4 +1,4 @@
-"""Bases: warm snapshots of a template in one shape, from which every sandbox is restored.
+"""The files of a base: a warm snapshot of a template in one shape, from which every sandbox is restored.
 
 A base is a folder, named by its key, with `memory` (sparse, the guest's RAM), `state` (device state), `disk.qcow2` (what
 the boot wrote), `empty.qcow2` (what a sandbox's overlay starts as), `rootfs.ext4` (the template's image, a hard link where
@@ -11,23 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from wrenn.base.errors import InternalError
 from wrenn.linux.files import fsync_path, remove_tree, write_json
 from wrenn.linux.memfd import sealed_copy
-from wrenn.storage.page_digest import PageDigest
+from wrenn.storage.damage import DamagedBase
+from wrenn.vm.bases import BASE_FORMAT, Facts
+from wrenn.vm.qemu.page_digest import PageDigest
 
-FORMAT: Final = 2
 _MANIFEST: Final = "manifest.json"
-_KEY_LENGTH: Final = 24
-
-
-class DamagedBase(InternalError):
-    """A base is torn or altered. It must be removed and made again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +62,7 @@ class Base:
         return (self.memory, self.state, self.disk, self.empty_disk)
 
 
-def base_key(facts: Mapping[str, str | int]) -> str:
-    """The name of the base that these facts determine: kernel, agent, VMM, machine, image, shape."""
-    text = json.dumps({"format": FORMAT, **facts}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:_KEY_LENGTH]
-
-
-def publish(draft: Path, root: Path, *, key: str, facts: Mapping[str, str | int]) -> Base:
+def publish(draft: Path, root: Path, *, key: str, facts: Facts) -> Base:
     """Make the finished folder `draft` the base `key` below `root`, durably and at once.
 
     One that was there under this key is replaced; snapshots on it then see that by its `content_digest`.
@@ -89,7 +77,7 @@ def publish(draft: Path, root: Path, *, key: str, facts: Mapping[str, str | int]
         fsync_path(path)
     fsync_path(base.image)  # it may be a copy
     manifest = {
-        "format": FORMAT,
+        "format": BASE_FORMAT,
         "key": key,
         "facts": dict(facts),
         "files": {p.name: _seal_of(p) for p in base.files} | {base.image.name: _size_of(base.image)},
@@ -165,7 +153,7 @@ def _seals(base: Base) -> dict[str, dict[str, Any]]:
     """Sizes and digests of its files, by name. Raises FileNotFoundError without a manifest, DamagedBase."""
     try:
         manifest = json.loads((base.directory / _MANIFEST).read_text())
-        if manifest["format"] != FORMAT or manifest["key"] != base.key:
+        if manifest["format"] != BASE_FORMAT or manifest["key"] != base.key:
             raise DamagedBase(f"The manifest of base {base.key} belongs to another base or version.")
         return {str(name): dict(seal) for name, seal in manifest["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -197,3 +185,30 @@ def _size_of(path: Path) -> dict[str, str | int]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class QemuBases:
+    """The bases of a host. See `wrenn.vm.bases.BaseStore`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def of(self, key: str) -> Base:
+        """The files of a base, whether it is there or not."""
+        return Base(key, self._root / key)
+
+    def publish(self, draft: Path, *, key: str, facts: Facts) -> None:
+        """Make the finished folder `draft` the base of this key."""
+        publish(draft, self._root, key=key, facts=facts)
+
+    def find(self, key: str) -> bool:
+        """Whether there is such a base."""
+        return find(self._root, key) is not None
+
+    def content_digest(self, key: str) -> str:
+        """What the base holds, in short."""
+        return content_digest(self.of(key))
+
+    def facts_of(self, key: str) -> dict[str, str | int]:
+        """What a base was made of."""
+        return facts_of(self._root / key)

@@ -1,0 +1,129 @@
+"""Make a base by a cold boot: wait for the guest agent, warm the guest up, freeze it, save.
+
+It is warmed up by what users run first, so that this is in the guest's page cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from wrenn.agent.confinement import Confiner, file_limit_b
+from wrenn.agent.tokens import Tokens
+from wrenn.agent.vm_end import unless_it_ends
+from wrenn.base.errors import WrennError
+from wrenn.base.faults import fault_point
+from wrenn.base.undo import Undo
+from wrenn.base.units import MIB
+from wrenn.guest import CommandLine, Commands, GuestConnection, Identity, initialise
+from wrenn.network import SlotPool
+from wrenn.storage.images import load_images
+from wrenn.vm import BootRequest, Driver, Facts, Machine, Shape
+
+_BOOT_TIMEOUT_S: Final = 30.0
+"""A cold boot takes 3 s under emulation on an idle machine."""
+_WARM_UP_TIMEOUT_S: Final = 20.0
+_SETTLE_S: Final = 0.5
+"""Time for the guest to fall idle; what is still running would run on in every clone."""
+_WARM_UP: Final = (
+    CommandLine("/bin/sh", ("-c", "true")),
+    CommandLine("/bin/bash", ("-l", "-c", "true")),
+    CommandLine("/usr/bin/python3", ("-c", "import json, os, subprocess, sys, socket, http.client")),
+    CommandLine("/bin/sync"),
+)
+"""What users run first. A template without one of them is as good."""
+
+
+@dataclass(frozen=True, slots=True)
+class BootedBases:
+    """See `wrenn.agent.bases.BaseMaker`. The templates are those in `images_dir`."""
+
+    images_dir: Path
+    driver: Driver
+    slots: SlotPool
+    confiner: Confiner
+    tokens: Tokens
+    guest_dns: str
+
+    def templates(self) -> list[str]:
+        """Names of the templates that are built."""
+        return sorted(p.parent.name for p in (self.images_dir / "templates").glob("*/manifest.json"))
+
+    def facts(self, template: str, shape: Shape) -> Facts:
+        """What a base of today is made of."""
+        images = load_images(self.images_dir, template=template)
+        return {
+            "template": template,
+            "image": images.template_digest,
+            "kernel": images.kernel_digest,
+            "initramfs": images.initramfs_digest,
+            "vmm": self.driver.vmm,
+            "accelerator": self.driver.accelerator,
+            "machine": self.driver.machine,
+            "kernel_args": _kernel_args(self.guest_dns),
+            "warm_up": repr(_WARM_UP),
+            "token": self.tokens.of("bases").sha256_hex(),
+            "vcpus": shape.vcpus,
+            "memory_mb": shape.memory_mb,
+        }
+
+    def metadata(self, template: str) -> Mapping[str, str]:
+        """Versions of kernel and guest agent."""
+        images = load_images(self.images_dir, template=template)
+        return {"kernel_version": images.kernel_version, "envd_version": images.envd_digest[:12]}
+
+    async def make(self, undo: Undo, draft: Path, key: str, template: str, shape: Shape) -> None:
+        """Boot the template in its draft, warm it up, and save it."""
+        images = load_images(self.images_dir, template=template)
+        name = f"base-{key}"
+        slot = await self.slots.acquire(name)
+        undo.push("release slot", partial(self.slots.release, slot.index, name))
+        undo.push("remove cgroup", partial(self.confiner.release, name))
+        disk_mb = images.rootfs.stat().st_size // MIB
+        request = BootRequest(
+            directory=draft,
+            shape=shape,
+            images=images,
+            kernel_args=_kernel_args(self.guest_dns),
+            link=slot,
+            confinement=self.confiner.confine(
+                name, slot.index, shape, file_size_b=file_limit_b(shape, disk_mb, 0)
+            ),
+        )
+        vm = await self.driver.boot(request)
+        undo.push("kill vm", vm.kill)
+        await fault_point("agent.base.after_spawn")
+        await self._warm_up(vm, slot.address, key)
+        await self.driver.save_boot(vm, request)
+        await vm.kill()
+
+    async def _warm_up(self, vm: Machine, address: str, key: str) -> None:
+        token = self.tokens.of(key)
+        identity = Identity(
+            hostname="wrenn", machine_id="0" * 32, envs={}, token=token, former_token=None, lifecycle_id=key
+        )
+        try:
+            await unless_it_ends(vm, initialise(address, identity, timeout_s=_BOOT_TIMEOUT_S))
+        except WrennError as error:
+            error.context.setdefault("console", (await vm.console())[-2000:])
+            raise
+        guest = GuestConnection(address, token)
+        try:
+            for command in _WARM_UP:
+                with suppress(WrennError):
+                    await Commands(guest).run(command, timeout_s=_WARM_UP_TIMEOUT_S)
+        finally:
+            await guest.close()
+        await asyncio.sleep(_SETTLE_S)
+
+
+def _kernel_args(dns: str) -> str:
+    return (
+        "console=ttyS0 quiet panic=-1 reboot=t random.trust_cpu=on net.ifnames=0 "
+        f"wrenn.ip=169.254.0.21/30 wrenn.gw=169.254.0.22 wrenn.dns={dns}"
+    )

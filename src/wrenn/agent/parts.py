@@ -1,0 +1,117 @@
+"""The parts of an agent that reach the machine: those of a real host, and the interface by which tests give it others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from wrenn.agent.base_boot import BootedBases
+from wrenn.agent.bases import BaseMaker
+from wrenn.agent.confinement import CgroupConfiner, Confiner
+from wrenn.agent.inventory import measure
+from wrenn.agent.layout import Layout
+from wrenn.agent.settings import Settings
+from wrenn.agent.tokens import Tokens
+from wrenn.base.errors import InvalidRequest, InvalidState
+from wrenn.linux.cgroups import missing_controllers
+from wrenn.network import (
+    HostReach,
+    NetworkLimits,
+    SlotPool,
+    Slots,
+    claim_block,
+    ensure_flow_table,
+    plan_flow_table,
+)
+from wrenn.storage.images import load_images
+from wrenn.vm import Driver
+from wrenn.vm.qemu import QemuDriver, choose_accelerator, qemu_version
+
+_log = logging.getLogger(__name__)
+
+_PATH_LIMIT: Final = 59
+"""A control socket `sandboxes/cl-…/qmp.sock` below it must fit into the 107 bytes of a socket's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an agent works with."""
+
+    driver: Driver
+    slots: SlotPool
+    confiner: Confiner
+    bases: BaseMaker
+    sandbox_limit: int
+
+
+class Host(Protocol):
+    """Where an agent runs."""
+
+    def layout(self, settings: Settings) -> Layout:
+        """The installation in the data folder, claimed if it is new.
+
+        Raises:
+            InvalidRequest, InvalidState, NoCapacity: no agent can run here.
+        """
+        ...
+
+    def parts(self, settings: Settings, layout: Layout, tokens: Tokens) -> AbstractAsyncContextManager[Parts]:
+        """The parts, until the end of the context, where the driver is closed and VMs run on."""
+        ...
+
+
+class QemuHost:
+    """This machine, with virtual machines under QEMU. See `Host`."""
+
+    def layout(self, settings: Settings) -> Layout:
+        """Claim a network block."""
+        if missing := missing_controllers():
+            raise InvalidState(
+                f"Sandboxes cannot be limited: this machine has no cgroup controller {', '.join(missing)}."
+            )
+        if len(str(settings.data_dir)) > _PATH_LIMIT:
+            raise InvalidRequest(f"The data folder's path is too long: at most {_PATH_LIMIT} characters.")
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Layout(settings.data_dir, claim_block(settings.data_dir))
+
+    @asynccontextmanager
+    async def parts(self, settings: Settings, layout: Layout, tokens: Tokens) -> AsyncGenerator[Parts]:
+        """Find out what this machine can do, and prepare QEMU.
+
+        Raises:
+            NotFound: kernel or template are not built; the message says how.
+        """
+        images = load_images(settings.images_dir)
+        accelerator = await choose_accelerator(
+            kernel=images.kernel, memory_of_choice=settings.accelerator_choice
+        )
+        driver = QemuDriver(accelerator=accelerator, version=await qemu_version(), folders=layout.folders)
+        await driver.prepare()
+        reach = HostReach.parse(name_servers=settings.guest_dns, allowed=settings.private_networks)
+        table = plan_flow_table(memory_b=measure(settings.data_dir).memory_b, flows=settings.sandbox_flows)
+        if before := await ensure_flow_table(table):
+            _log.info("connection table made larger for good", extra={"before": before, "size": table.size})
+        slots = Slots(
+            layout.block,
+            # The tap is opened by root and inherited, so it needs no owner.
+            vmm_uid=0,
+            vmm_gid=0,
+            ready_target=min(settings.ready_slots, table.slots),
+            limit=table.slots,
+            reach=reach,
+            limits=NetworkLimits(settings.sandbox_flows, settings.sandbox_bit_per_s),
+        )
+        confiner = CgroupConfiner(layout)
+        try:
+            yield Parts(
+                driver=driver,
+                slots=slots,
+                confiner=confiner,
+                bases=BootedBases(settings.images_dir, driver, slots, confiner, tokens, settings.guest_dns),
+                sandbox_limit=table.slots,
+            )
+        finally:
+            await driver.close()

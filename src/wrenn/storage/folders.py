@@ -1,0 +1,28 @@
+"""Where an installation keeps what sandboxes are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """The folders below a data folder that the agent and a VM driver share."""
+
+    data_dir: Path
+
+    @property
+    def bases(self) -> Path:
+        """One folder per base."""
+        return self.data_dir / "bases"
+
+    @property
+    def snapshots(self) -> Path:
+        """One folder per snapshot."""
+        return self.data_dir / "snapshots"
+
+    @property
+    def layers(self) -> Path:
+        """The layers of root disks, written or frozen."""
+        return self.data_dir / "layers"

@@ -1,0 +1,237 @@
+"""A running QEMU: its monitor, its process, its log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any, Final, cast
+
+from wrenn.base.errors import AgentFailure
+from wrenn.base.units import MIB
+from wrenn.linux.process import ProcessRef, kill_and_wait
+from wrenn.linux.process_memory import ProcessMemory, find_mapping
+from wrenn.vm.machine import MachineHandle
+from wrenn.vm.qemu import command_line
+from wrenn.vm.qemu.disks import Qcow2Disks
+from wrenn.vm.qemu.qmp import Qmp, QmpError
+
+_log = logging.getLogger(__name__)
+
+SOCKET_NAME: Final = "qmp.sock"
+LOG_NAME: Final = "vmm.log"
+CONSOLE_NAME: Final = "console.log"
+_KILL_TIMEOUT_S: Final = 10.0
+_LOG_TAIL_B: Final = 2000
+_LOG_LIMIT_B: Final = 1024 * 1024
+"""A hostile guest can make QEMU complain without end."""
+_MEMORY_NAME: Final = "/memfd:wrenn-"
+"""How the mapping of a memory image begins in /proc/PID/maps; nothing else of QEMU's is called so."""
+_MERGE: Final = "merge"
+"""Name of the job that merges layers."""
+_MERGE_B_PER_S: Final = 64 * MIB
+"""The guest's own reads and writes go first."""
+_MERGE_POLL_S: Final = 0.2
+_MERGE_END_POLL_S: Final = 0.001
+_MERGE_END_TIMEOUT_S: Final = 5.0
+_STATE_FDSET: Final = 100
+"""Number of the descriptor set for saved state; disks use the low numbers."""
+
+
+class QemuMachine:
+    """A VM run by QEMU. See `wrenn.vm.machine.Machine`."""
+
+    def __init__(self, handle: MachineHandle, disks: Qcow2Disks) -> None:
+        self._handle = handle
+        self._disks = disks
+        self._qmp: Qmp | None = None
+        self._turn = asyncio.Lock()
+        """QEMU serves one monitor at a time, so commands share one connection."""
+
+    @property
+    def handle(self) -> MachineHandle:
+        """How to find it again."""
+        return self._handle
+
+    async def _monitor(self) -> Qmp:
+        if self._qmp is None:
+            self._qmp = await Qmp.connect(self._handle.directory / SOCKET_NAME)
+        return self._qmp
+
+    async def _execute(
+        self, command: str, arguments: dict[str, object] | None = None, *, fds: tuple[int, ...] = ()
+    ) -> object:
+        async with self._turn:
+            qmp = await self._monitor()
+            try:
+                return await qmp.execute(command, arguments, fds=fds)
+            except BaseException:
+                # The connection may be out of step; the next command opens a new one.
+                qmp.close()
+                self._qmp = None
+                raise
+
+    async def _status(self) -> str:
+        answer = await self._execute("query-status")
+        return str(cast("dict[str, object]", answer).get("status")) if isinstance(answer, dict) else "unknown"
+
+    def log_tail(self) -> str:
+        """The end of QEMU's own messages."""
+        with contextlib.suppress(OSError), (self._handle.directory / LOG_NAME).open("rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - _LOG_TAIL_B))
+            return log.read(_LOG_TAIL_B).decode(errors="replace")
+        return ""
+
+    async def freeze(self) -> None:
+        """Stop the vCPUs; QEMU writes out what it holds of the disk as part of it."""
+        await self._end_merge()  # it would go on writing to a layer that is taken to be frozen
+        await self._execute("stop")
+
+    async def thaw(self) -> None:
+        """Let the vCPUs run on."""
+        await self._execute("cont")
+
+    def memory(self) -> ProcessMemory:
+        """The guest's RAM in QEMU; to be read while the VM is frozen.
+
+        Raises:
+            AgentFailure: QEMU is gone.
+        """
+        memory = find_memory(self._handle.process)
+        if memory is None:
+            raise AgentFailure("The virtual machine has ended.", context={"log": self.log_tail()})
+        return memory
+
+    async def save_state(self, path: Path) -> None:
+        """Write the device state of the frozen VM to the new file `path`."""
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            await self._execute("add-fd", {"fdset-id": _STATE_FDSET}, fds=(fd,))
+            # Not `live`: that would mean another process takes over, and close the disk in this one.
+            arguments: dict[str, object] = {"filename": f"/dev/fdset/{_STATE_FDSET}", "live": False}
+            await self._execute("xen-save-devices-state", arguments)
+            await self._execute("remove-fd", {"fdset-id": _STATE_FDSET})
+        finally:
+            os.close(fd)
+
+    async def switch_layer(self, layer_id: str) -> None:
+        """Put the layer's overlay over the one in use."""
+        await self._end_merge()
+        fd = os.open(self._disks.path(layer_id), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            added = cast("dict[str, int]", await self._execute("add-fd", fds=(fd,)))
+        finally:
+            os.close(fd)
+        for node in command_line.overlay_nodes(added["fdset-id"], layer_id):
+            await self._execute("blockdev-add", node)
+        await self._execute("blockdev-snapshot", {"node": await self.written_layer(), "overlay": layer_id})
+
+    async def written_layer(self) -> str:
+        """The block node on which the root disk lies: it is called after the layer."""
+        devices = cast("list[dict[str, Any]]", await self._execute("query-block"))
+        return next(str(d["inserted"]["node-name"]) for d in devices if "inserted" in d)
+
+    async def grow_disk(self, size_b: int) -> None:
+        """Make the overlay larger; the guest is told by an interrupt. What lies beyond the layers below reads as zeros."""
+        await self._end_merge()  # it blocks this
+        await self._execute("block_resize", {"node-name": await self.written_layer(), "size": size_b})
+
+    async def merge_layers(self) -> None:
+        """Stream the layers below into the overlay; QEMU drops them then."""
+        try:
+            await self._end_merge()  # a former agent's
+            await self._merge()
+        finally:
+            await asyncio.shield(self._end_merge())
+
+    async def _merge(self) -> None:
+        arguments: dict[str, object] = {
+            "job-id": _MERGE,
+            "device": await self.written_layer(),
+            "base-node": command_line.BASE_NODE,
+            "speed": _MERGE_B_PER_S,
+            "auto-dismiss": False,
+        }
+        await self._execute("block-stream", arguments)
+        job = await self._merge_job()
+        while job is not None and job["status"] != "concluded":
+            # The events of QEMU are not followed: a new agent has missed them.
+            await asyncio.sleep(_MERGE_POLL_S)
+            job = await self._merge_job()
+        if job is None or "error" in job:
+            raise AgentFailure("The layers of the disk were not merged.", context={"job": str(job)})
+
+    async def _merge_job(self) -> dict[str, Any] | None:
+        jobs = cast("list[dict[str, Any]]", await self._execute("query-jobs"))
+        return next((job for job in jobs if job["id"] == _MERGE), None)
+
+    async def _end_merge(self) -> None:
+        """No merge is under way afterwards; one query if there was none."""
+        try:
+            async with asyncio.timeout(_MERGE_END_TIMEOUT_S):
+                while (job := await self._merge_job()) is not None:
+                    # A job that ended between the look and the command refuses it.
+                    with contextlib.suppress(QmpError):
+                        await self._execute(
+                            "job-dismiss" if job["status"] == "concluded" else "job-cancel", {"id": _MERGE}
+                        )
+                    await asyncio.sleep(_MERGE_END_POLL_S)
+        except TimeoutError as error:
+            raise AgentFailure("The VMM does not stop merging the layers of the disk.") from error
+
+    async def console(self) -> str:
+        """The end of the serial console."""
+        with contextlib.suppress(FileNotFoundError):
+            text = (self._handle.directory / CONSOLE_NAME).read_text(errors="replace")
+            return text[-command_line.CONSOLE_LIMIT_B :]
+        if not self._handle.process.is_alive():
+            return ""
+        arguments: dict[str, object] = {
+            "device": "console",
+            "size": command_line.CONSOLE_LIMIT_B,
+            "format": "utf8",
+        }
+        return str(await self._execute("ringbuf-read", arguments))
+
+    async def look_after(self, *, may_go_on: bool) -> bool:
+        """Let it run on if it stopped on a full disk, or if a verb could not; keep its log short."""
+        log = self._handle.directory / LOG_NAME
+        with contextlib.suppress(FileNotFoundError):
+            if log.stat().st_size > _LOG_LIMIT_B:
+                os.truncate(log, 0)  # QEMU appends
+        if not may_go_on or await self._status() not in ("io-error", "paused"):
+            return False
+        await self._execute("cont")
+        return True
+
+    def disconnect(self) -> None:
+        """Close the control connection; QEMU runs on."""
+        if self._qmp is not None:
+            self._qmp.close()
+            self._qmp = None
+
+    async def kill(self) -> None:
+        """End QEMU and wait until it is gone."""
+        self.disconnect()
+        await kill_and_wait(self._handle.process, timeout_s=_KILL_TIMEOUT_S)
+        self.disconnect()  # a command may have connected meanwhile
+
+    async def wait_exit(self) -> None:
+        """Return when QEMU has ended."""
+        ended_with = await self._handle.process.wait_exit()
+        self.disconnect()
+        if ended_with == -signal.SIGSYS:
+            # No QEMU of ours makes such a call: its guest may have taken it over. The kernel's log names the call.
+            fields = {"vm": self._handle.directory.name, "pid": self._handle.process.pid}
+            _log.warning("VMM ended for a forbidden system call", extra=fields)
+
+
+def find_memory(process: ProcessRef) -> ProcessMemory | None:
+    """Where a restored QEMU has the guest's RAM; None when it has none yet, or has ended."""
+    with contextlib.suppress(OSError):
+        memory = find_mapping(process.pid, _MEMORY_NAME)
+        return memory if process.is_alive() else None
+    return None

@@ -1,0 +1,128 @@
+"""Memory and device state of VMs under QEMU: diffs against an image, and the images themselves.
+
+The driver's side of docs/design/snapshots.md: which pages are saved, over which image, and how each is checked.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import xxhash
+
+from wrenn.base.units import MIB
+from wrenn.linux.files import translated
+from wrenn.linux.process_memory import ProcessMemory
+from wrenn.linux.threads import run_to_end
+from wrenn.storage import snapshots
+from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.folders import Folders
+from wrenn.storage.snapshots import MemorySeal, Snapshot
+from wrenn.vm.machine import Machine
+from wrenn.vm.memory import ImageRef, Passed, SavedMemory
+from wrenn.vm.qemu.machine import QemuMachine
+from wrenn.vm.qemu.memory_diff import DiffSize, MemoryFile, changed_pages, check_diff, lay_over, write_diff
+from wrenn.vm.qemu.memory_files import memory_of, state_of
+from wrenn.vm.qemu.memory_images import LoadedImages
+
+_IMAGE_DEPTH: Final = 4
+"""Snapshots that a memory image may consist of; each is read when it is loaded. Deeper ones lie on the base again."""
+_STATE_LIMIT_B: Final = 8 * MIB
+"""Device state is some 30 KB; a VMM that a guest has taken over might write more."""
+
+
+class QemuMemory:
+    """See `wrenn.vm.memory.MemoryImages`."""
+
+    def __init__(self, folders: Folders) -> None:
+        self._folders = folders
+        self.images = LoadedImages(folders)
+
+    async def load(self, image: ImageRef) -> None:
+        """Have the image ready."""
+        async with self.images.borrowed(image):
+            pass
+
+    async def save(
+        self, machine: Machine, image: ImageRef, directory: Path, *, passed: Passed
+    ) -> SavedMemory:
+        """Write the pages that differ from the image, then the device state."""
+        assert isinstance(machine, QemuMachine), "a machine of this driver"
+        lineage = self._lineage(image.snapshot)
+        parent = image.snapshot if len(lineage) < _IMAGE_DEPTH else ""
+        async with self.images.borrowed(ImageRef(image.base, parent)) as below_fd:
+            between = [] if parent == image.snapshot else lineage
+            # A cancelled pause must not close the image while a thread reads it.
+            size = await run_to_end(
+                partial(_write_memory, memory_of(directory), machine.memory(), below_fd, between)
+            )
+        await passed("memory")
+        state = state_of(directory)
+        try:
+            await machine.save_state(state)
+        except OSError as error:
+            raise translated(error, doing="save the sandbox's devices") from error
+        seal = _seal(state, size)
+        await passed("state")
+        return SavedMemory(parent, seal, {"data_pages": size.data_pages, "zero_pages": size.zero_pages})
+
+    def _lineage(self, snapshot_id: str) -> list[Snapshot]:
+        """The snapshots that an image consists of, the topmost first."""
+        lineage: list[Snapshot] = []
+        while snapshot_id:
+            lineage.append(snapshots.find(self._folders.snapshots, snapshot_id))
+            snapshot_id = lineage[-1].manifest.parent
+        return lineage
+
+    def check(self, snapshot: Snapshot) -> None:
+        """Look at all its files; the pages of its memory are looked at when they are laid over."""
+        manifest, name = snapshot.manifest, snapshot.manifest.snapshot_id
+        memory = memory_of(snapshot.directory)
+        try:
+            if memory.stat().st_size != manifest.memory_size_b:
+                raise DamagedSnapshot(f"The memory of {name} has another size than when it was saved.")
+            if _digest(state_of(snapshot.directory)) != manifest.state_digest:
+                raise DamagedSnapshot(f"The device state of {name} is not what was saved.")
+        except FileNotFoundError as error:
+            raise DamagedSnapshot(f"A file of {name} is missing.") from error
+        check_diff(memory, manifest.memory_digest)
+
+    def read_through(self, snapshot: Snapshot) -> None:
+        """Compare every page of its memory with its digest."""
+        size_b = snapshot.manifest.memory_mb * MIB
+        fd = os.memfd_create("wrenn-check", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, size_b)
+            lay_over(memory_of(snapshot.directory), snapshot.manifest.memory_digest, MemoryFile(fd, size_b))
+        finally:
+            os.close(fd)
+
+    def forget(self, image: ImageRef) -> None:
+        """Let go of an image."""
+        self.images.forget(image)
+
+    async def close(self) -> None:
+        """Stop what is being loaded, let go of the rest."""
+        await self.images.close()
+
+
+def _write_memory(path: Path, memory: ProcessMemory, image: int, between: list[Snapshot]) -> DiffSize:
+    """With `between`: the pages of those diffs are looked at too, because `image` lies under them."""
+    pages = [changed_pages(memory_of(s.directory), s.manifest.memory_digest) for s in between]
+    return write_diff(path, memory, image, np.concatenate(pages) if pages else None)
+
+
+def _seal(state: Path, memory: DiffSize) -> MemorySeal:
+    size_b = state.stat().st_size
+    if not 0 < size_b <= _STATE_LIMIT_B:
+        raise DamagedSnapshot(f"The virtual machine saved a state of {size_b} bytes.")
+    state.chmod(0o400)
+    return MemorySeal(memory.size_b, memory.digest, size_b, _digest(state))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return xxhash.xxh3_128_hexdigest(file.read(_STATE_LIMIT_B + 1))
