@@ -9,8 +9,8 @@ CHECKS := check-tests check-types check-style check-rust
 # `make test` runs two halves side by side, each with its suites in order of speed: what needs no machine of its own, and
 # what makes networks and virtual machines.
 HALVES := programs machines
-programs := unit repo contract envd integration
-machines := host vm attacks
+programs := unit repo contract envd agent integration
+machines := host drivers vm attacks
 
 export WRENN_IMAGES_DIR ?= $(DATA_DIR)
 export PYTHONUNBUFFERED := 1

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import re
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Generator
 
 import pytest
@@ -66,7 +67,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """List the files that took longest, their fixtures included."""
+    """List the files that took longest, and what drivers were spared."""
+    _list_slowest(terminalreporter)
+    _list_spared(terminalreporter)
+
+
+def _list_slowest(terminalreporter: pytest.TerminalReporter) -> None:
+    """The files that took longest, their fixtures included."""
     took_s = defaultdict[str, float](float)
     for reports in terminalreporter.stats.values():
         for report in reports:
@@ -78,3 +85,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         slowest = sorted(took_s.items(), key=lambda item: item[1], reverse=True)
         for name, seconds in slowest[:_SLOWEST_FILES]:
             terminalreporter.write_line(f"{seconds:7.1f} s  {name}")
+
+
+def _list_spared(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many tests a driver was spared, for want of which capability."""
+    skipped: list[pytest.TestReport] = terminalreporter.getreports("skipped")
+    missing = Counter(
+        match[1]
+        for report in skipped
+        if isinstance(report.longrepr, tuple)
+        and (match := re.search(r"capability (\w+) of drivers", report.longrepr[2]))
+    )
+    for capability, count in sorted(missing.items()):
+        terminalreporter.write_line(f"{count} tests skipped: a driver lacks the capability {capability}")

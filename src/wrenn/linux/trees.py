@@ -1,0 +1,87 @@
+"""Folders as a whole: copy, compare, exchange."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import xxhash
+
+from wrenn.base.units import MIB
+from wrenn.linux.command import CommandError, run
+from wrenn.linux.files import remove_tree, translated
+
+_COPY_TIMEOUT_S: Final = 60.0
+_BLOCK_B: Final = 512
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+async def copy_tree(source: Path, destination: Path) -> None:
+    """Copy a folder to a new one with owners, modes, times and links; shares the blocks where the file system can.
+
+    Raises:
+        CommandError: it was not copied; nothing of the destination is left.
+    """
+    try:
+        await run(
+            ["cp", "-a", "--reflink=auto", "--", f"{source}/.", f"{destination}/"],
+            timeout_s=_COPY_TIMEOUT_S,
+        )
+    except CommandError:
+        remove_tree(destination)
+        raise
+
+
+def exchange(first: Path, second: Path) -> None:
+    """Have two folders of one file system change names, in one step.
+
+    Raises:
+        OSError: one is missing, or the file system cannot do it.
+    """
+    if _libc.renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE):
+        code = ctypes.get_errno()
+        raise translated(OSError(code, os.strerror(code), str(first)), doing=f"exchange {first.name}")
+
+
+def _entries(root: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """All entries of a tree by their path below it, in a fixed order. One that goes away meanwhile is passed over."""
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        for name in sorted((*folders, *files)):
+            path = os.path.join(folder, name)  # noqa: PTH118 - a quarter of the time of a Path
+            try:
+                yield path, os.lstat(path)
+            except FileNotFoundError:
+                continue
+
+
+def allocated_b(root: Path) -> int:
+    """Bytes that a tree takes on the disk; 0 when there is none."""
+    return sum(found.st_blocks * _BLOCK_B for _, found in _entries(root))
+
+
+def digest_tree(root: Path) -> tuple[int, str]:
+    """Bytes of all files of a tree, and a digest of names, modes, owners and content.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    root.stat()
+    digest, size_b = xxhash.xxh3_128(), 0
+    for path, found in _entries(root):
+        name = os.path.relpath(path, root)
+        digest.update(os.fsencode(f"{name}\0{found.st_mode:o} {found.st_uid} {found.st_gid}\0"))
+        if stat.S_ISLNK(found.st_mode):
+            digest.update(os.fsencode(os.readlink(path)))  # noqa: PTH115 - as bytes
+        elif stat.S_ISREG(found.st_mode):
+            size_b += found.st_size
+            with open(path, "rb") as file:  # noqa: PTH123 - as bytes
+                while piece := file.read(MIB):
+                    digest.update(piece)
+    return size_b, digest.hexdigest()

@@ -1,0 +1,196 @@
+"""A real host agent over the simulated driver: no root, no hypervisor, real guest agents, real mutual TLS.
+
+`served_agent` runs one inside the test's event loop, `AgentProcess` as a process of its own, which can be killed. Sandboxes outlive
+both, so each has its `remove_everything`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import ssl
+import sys
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from wrenn.agent.layout import Layout
+from wrenn.agent.main import main, server_config
+from wrenn.agent.parts import Parts
+from wrenn.agent.settings import Settings
+from wrenn.agent.tokens import Tokens
+from wrenn.agent.wiring import Agent, running_agent
+from wrenn.cli.up.envd import find_envd
+from wrenn.guest.connect import ENVD_PORT
+from wrenn.network import Block
+from wrenn.network.simulated import LoopbackSlots
+from wrenn.testing.server import free_port, served
+from wrenn.vm.simulated import FolderBaseMaker, ProcessGroups, SimulatedDriver
+
+_GROUPS: Final = "groups"
+_SANDBOX_LIMIT: Final = 254
+_START_TIMEOUT_S: Final = 20.0
+_POLL_S: Final = 0.02
+
+
+class ProcessHost:
+    """This machine, with processes instead of virtual machines. See `wrenn.agent.parts.Host`."""
+
+    def layout(self, settings: Settings) -> Layout:
+        """Nothing is claimed: no name on the machine is used."""
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Layout(settings.data_dir, Block(0))
+
+    @asynccontextmanager
+    async def parts(self, settings: Settings, layout: Layout, tokens: Tokens) -> AsyncGenerator[Parts]:
+        """All of them simulated."""
+        del tokens
+        driver = SimulatedDriver(folders=layout.folders, envd=find_envd(), port=ENVD_PORT)
+        try:
+            yield Parts(
+                driver=driver,
+                slots=LoopbackSlots(settings.data_dir, port=ENVD_PORT),
+                confiner=groups_of(settings.data_dir),
+                bases=FolderBaseMaker(),
+                sandbox_limit=_SANDBOX_LIMIT,
+            )
+        finally:
+            await driver.close()
+
+
+def groups_of(data_dir: Path) -> ProcessGroups:
+    """The processes of all sandboxes of an installation."""
+    return ProcessGroups(data_dir / _GROUPS)
+
+
+def agent_environment(data_dir: Path, *, port: int = 0, faults: str = "") -> dict[str, str]:
+    """Settings for an agent of a test. Port 0: any that is free."""
+    return {
+        "WRENN_DATA_DIR": str(data_dir),
+        "WRENN_AGENT_LISTEN": f"127.0.0.1:{port}",
+        "WRENN_WARM_TEMPLATE": "",
+        "WRENN_DISK_RESERVE_MB": "1",
+        "WRENN_FAULTS": faults,
+    }
+
+
+async def remove_everything(data_dir: Path) -> None:
+    """End all sandboxes of an installation whose agent runs no more, and remove its folder. Twice is the same as once."""
+    if data_dir.exists():
+        groups = groups_of(data_dir)
+        for name in groups.names():
+            await groups.release(name)
+        shutil.rmtree(data_dir)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedAgent:
+    """An agent in this event loop, and where it serves the host API."""
+
+    agent: Agent
+    url: str
+
+
+def _share_pki(pki: Path, data_dir: Path) -> None:
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not (data_dir / "pki").exists():
+        (data_dir / "pki").symlink_to(pki)
+
+
+@asynccontextmanager
+async def served_agent(
+    data_dir: Path, pki: Path, environment: Mapping[str, str] | None = None
+) -> AsyncGenerator[ServedAgent]:
+    """An agent on `data_dir` with the certificates in `pki`, in this event loop; its sandboxes outlive it.
+
+    `environment` has settings that differ from `agent_environment`. Faults are armed by `wrenn.base.faults.arm_faults`.
+    """
+    _share_pki(pki, data_dir)
+    settings = Settings.from_environment({**agent_environment(data_dir), **(environment or {})})
+    async with AsyncExitStack() as stack:
+        agent = await stack.enter_async_context(running_agent(settings, ProcessHost()))
+        port = await stack.enter_async_context(served(server_config(agent, settings)))
+        yield ServedAgent(agent, f"https://127.0.0.1:{port}")
+
+
+class AgentProcess:
+    """An agent as a process of its own, on a data folder that outlives it."""
+
+    def __init__(self, data_dir: Path, pki: Path) -> None:
+        _share_pki(pki, data_dir)
+        self._data_dir = data_dir
+        self._port = free_port()
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it serves the host API."""
+        return f"https://127.0.0.1:{self._port}"
+
+    @property
+    def log(self) -> Path:
+        """What all agents on this folder wrote."""
+        return self._data_dir / "agent.log"
+
+    async def start(self, *, faults: str = "") -> None:
+        """Start it, with these fault points armed; returns when it serves."""
+        assert self._process is None, "it runs already"
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "wrenn.testing.simulated_agent",
+                env={
+                    "PATH": os.environ["PATH"],
+                    **agent_environment(self._data_dir, port=self._port, faults=faults),
+                },
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            while not await self._serves():
+                if self._process.returncode is not None:
+                    raise AssertionError(f"the agent ended: {self.log.read_text()[-4000:]}")
+                await asyncio.sleep(_POLL_S)
+
+    async def _serves(self) -> bool:
+        context = ssl.create_default_context(cafile=str(self._data_dir / "pki/ca.pem"))
+        pki = self._data_dir / "pki"
+        context.load_cert_chain(pki / "control.pem", pki / "control.key")
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self._port, ssl=context)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    async def stop(self) -> None:
+        """End it by SIGTERM, as a service manager does. One that has ended is fine."""
+        await self._end(signal.SIGTERM)
+
+    async def kill(self) -> None:
+        """`kill -9`."""
+        await self._end(signal.SIGKILL)
+
+    async def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            if process.returncode is None:
+                process.send_signal(number)
+            await process.wait()
+
+    async def wait_killed(self) -> None:
+        """Wait until a fault point has killed it."""
+        process, self._process = self._process, None
+        assert process is not None, "it was started"
+        code = await process.wait()
+        assert code == -signal.SIGKILL, f"it ended with {code} instead of at its fault point"
+
+
+if __name__ == "__main__":
+    main(ProcessHost())

@@ -1,0 +1,20 @@
+"""A driver without virtual machines, for tests: the guest is the real guest agent, as a process in a folder of its own.
+
+It needs neither root nor a hypervisor. A layer is a copy of the folder; a restore starts the guest agent anew, so memory is not
+kept. Nothing outside of `wrenn.testing` and the tests may use it.
+"""
+
+from wrenn.vm.simulated.bases import FolderBaseMaker, FolderBases
+from wrenn.vm.simulated.disks import FolderDisks
+from wrenn.vm.simulated.driver import SimulatedDriver
+from wrenn.vm.simulated.groups import ProcessGroups
+from wrenn.vm.simulated.machine import SimulatedMachine
+
+__all__ = [
+    "FolderBaseMaker",
+    "FolderBases",
+    "FolderDisks",
+    "ProcessGroups",
+    "SimulatedDriver",
+    "SimulatedMachine",
+]

@@ -1,0 +1,91 @@
+"""Starts guest agents, and finds them again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from wrenn.base.errors import AgentFailure
+from wrenn.linux.command import CommandError
+from wrenn.linux.container import start_container
+from wrenn.linux.process import ProcessRef
+from wrenn.storage.folders import Folders
+from wrenn.vm.driver import BootRequest, Capabilities, RestoreRequest
+from wrenn.vm.machine import Machine, MachineHandle
+from wrenn.vm.simulated.bases import FolderBases
+from wrenn.vm.simulated.disks import FolderDisks
+from wrenn.vm.simulated.groups import write_process
+from wrenn.vm.simulated.machine import LOG_NAME, SimulatedMachine
+from wrenn.vm.simulated.memory import NoMemory
+
+_NO_BOOT: Final = "a base of the simulated driver is never booted"
+
+
+class SimulatedDriver:
+    """See `wrenn.vm.driver.Driver`."""
+
+    vmm = "simulated 1"
+    accelerator = "none"
+    machine = "processes"
+    capabilities = Capabilities(keeps_memory=False, merges_layers=False, sized_disks=False)
+
+    def __init__(self, *, folders: Folders, envd: Path, port: int) -> None:
+        self._envd = envd
+        self._port = port
+        self._bases = FolderBases(folders.bases)
+        self._disks = FolderDisks(folders.layers, self._bases)
+        self._memory = NoMemory(self._bases)
+
+    @property
+    def disks(self) -> FolderDisks:
+        """The layers of root disks."""
+        return self._disks
+
+    @property
+    def memory(self) -> NoMemory:
+        """Nothing."""
+        return self._memory
+
+    @property
+    def bases(self) -> FolderBases:
+        """The stored bases."""
+        return self._bases
+
+    async def boot(self, request: BootRequest) -> SimulatedMachine:
+        """Not needed, see `FolderBaseMaker`."""
+        del request
+        raise AssertionError(_NO_BOOT)
+
+    async def save_boot(self, machine: Machine, request: BootRequest) -> None:
+        """Not needed either."""
+        del machine, request
+        raise AssertionError(_NO_BOOT)
+
+    async def restore(self, request: RestoreRequest) -> SimulatedMachine:
+        """Start the guest agent in the folder of the topmost layer."""
+        await self._memory.load(request.image)
+        try:
+            process = await start_container(
+                self._disks.path(request.disk.layers[0]),
+                self._envd,
+                ["serve", "--listen", f"{request.link.address}:{self._port}"],
+                log=request.directory / LOG_NAME,
+                on_born=partial(_note, request.confinement.cgroup_procs),
+            )
+        except CommandError as error:
+            raise AgentFailure("The virtual machine did not start.", context=error.context) from error
+        return SimulatedMachine(MachineHandle(process, request.directory), self._disks)
+
+    async def adopt(self, handle: MachineHandle) -> SimulatedMachine | None:
+        """The guest agent of a former agent, or None when it has ended."""
+        return SimulatedMachine(handle, self._disks) if handle.process.is_alive() else None
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def _note(files: Sequence[Path], process: ProcessRef) -> None:
+    for file in files:
+        write_process(file, process)

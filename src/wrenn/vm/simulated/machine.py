@@ -1,0 +1,135 @@
+"""A running guest agent in its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from wrenn.base.errors import AgentFailure
+from wrenn.linux.container import continue_container, is_stopped, root_of, stop_container
+from wrenn.linux.files import remove_tree
+from wrenn.linux.process import kill_and_wait
+from wrenn.linux.threads import run_to_end
+from wrenn.linux.trees import copy_tree, exchange
+from wrenn.vm.machine import MachineHandle
+from wrenn.vm.simulated.disks import FolderDisks
+
+LOG_NAME: Final = "vmm.log"
+_SWITCHED: Final = "switched"
+"""Folder beside the log in which a layer is copied."""
+_KILL_TIMEOUT_S: Final = 10.0
+_LOG_TAIL_B: Final = 2000
+_LOG_LIMIT_B: Final = 1024 * 1024
+_CONSOLE_LIMIT_B: Final = 64 * 1024
+
+
+class SimulatedMachine:
+    """See `wrenn.vm.machine.Machine`."""
+
+    def __init__(self, handle: MachineHandle, disks: FolderDisks) -> None:
+        self._handle = handle
+        self._disks = disks
+
+    @property
+    def handle(self) -> MachineHandle:
+        """How to find it again."""
+        return self._handle
+
+    def check_alive(self) -> None:
+        """Raise AgentFailure when it has ended."""
+        if not self._handle.process.is_alive():
+            raise AgentFailure("The virtual machine has ended.", context={"log": self.log_tail()})
+
+    async def freeze(self) -> None:
+        """Stop all its processes."""
+        self.check_alive()
+        try:
+            await run_to_end(partial(stop_container, self._handle.process))
+        except TimeoutError as error:
+            raise AgentFailure("The programs of the guest do not stop.") from error
+        self.check_alive()
+
+    async def thaw(self) -> None:
+        """Let all its processes go on."""
+        self.check_alive()
+        await run_to_end(partial(continue_container, self._handle.process))
+
+    async def switch_layer(self, layer_id: str) -> None:
+        """Give the guest's folder the name of the new layer, and the former name to a copy of it.
+
+        The processes keep the folder that they have. The two names are exchanged in one step.
+        """
+        former = await self.written_layer()
+        stood_still = is_stopped(self._handle.process)
+        await self.freeze()
+        copy = self._handle.directory / _SWITCHED
+        remove_tree(copy)
+        await copy_tree(self._disks.path(former), copy)
+        exchange(copy, self._disks.path(layer_id))
+        exchange(self._disks.path(former), self._disks.path(layer_id))
+        if not stood_still:
+            await self.thaw()
+        await run_to_end(partial(remove_tree, copy))
+
+    async def written_layer(self) -> str:
+        """The layer whose folder is the root of its processes."""
+        try:
+            root = root_of(self._handle.process)
+        except OSError as error:
+            raise AgentFailure("The virtual machine has ended.", context={"log": self.log_tail()}) from error
+        for layer_id in self._disks.list_ids():
+            with contextlib.suppress(FileNotFoundError):
+                found = self._disks.path(layer_id).stat()
+                if (found.st_dev, found.st_ino) == root:
+                    return layer_id
+        raise AgentFailure("The virtual machine writes to no layer of this host.")
+
+    async def merge_layers(self) -> None:
+        """Nothing: each layer holds everything."""
+
+    async def grow_disk(self, size_b: int) -> None:
+        """Nothing: its files take what they take."""
+        del size_b
+        self.check_alive()
+
+    async def console(self) -> str:
+        """What the guest agent wrote."""
+        return self._log_end(_CONSOLE_LIMIT_B)
+
+    def log_tail(self) -> str:
+        """The end of the same."""
+        return self._log_end(_LOG_TAIL_B)
+
+    def _log_end(self, limit_b: int) -> str:
+        with contextlib.suppress(OSError), self._log.open("rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - limit_b))
+            return log.read(limit_b).decode(errors="replace")[-limit_b:]
+        return ""
+
+    @property
+    def _log(self) -> Path:
+        return self._handle.directory / LOG_NAME
+
+    async def look_after(self, *, may_go_on: bool) -> bool:
+        """Let it run on if it stands still; keep its log short."""
+        with contextlib.suppress(FileNotFoundError):
+            if self._log.stat().st_size > _LOG_LIMIT_B:
+                os.truncate(self._log, 0)  # it is appended to
+        if not may_go_on or not is_stopped(self._handle.process):
+            return False
+        await self.thaw()
+        return True
+
+    def disconnect(self) -> None:
+        """Nothing is held."""
+
+    async def kill(self) -> None:
+        """End its first process, with which all others end."""
+        await kill_and_wait(self._handle.process, timeout_s=_KILL_TIMEOUT_S)
+
+    async def wait_exit(self) -> None:
+        """Return when it has ended."""
+        await self._handle.process.wait_exit()

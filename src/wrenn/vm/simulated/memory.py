@@ -1,0 +1,65 @@
+"""Memory of the simulated driver: none is kept. A note takes the place of the device state, so that damage can be found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+import xxhash
+
+from wrenn.storage.damage import DamagedBase, DamagedSnapshot
+from wrenn.storage.snapshots import MemorySeal, Snapshot
+from wrenn.vm.machine import Machine
+from wrenn.vm.memory import ImageRef, Passed, SavedMemory
+from wrenn.vm.simulated.bases import FolderBases
+from wrenn.vm.simulated.machine import SimulatedMachine
+
+_STATE: Final = "state"
+
+
+class NoMemory:
+    """See `wrenn.vm.memory.MemoryImages`."""
+
+    def __init__(self, bases: FolderBases) -> None:
+        self._bases = bases
+
+    async def load(self, image: ImageRef) -> None:
+        """See that the base is there."""
+        if not self._bases.find(image.base):
+            raise DamagedBase(f"There is no base {image.base}.")
+
+    async def save(
+        self, machine: Machine, image: ImageRef, directory: Path, *, passed: Passed
+    ) -> SavedMemory:
+        """Write the note."""
+        del image  # what is not kept lies on nothing
+        assert isinstance(machine, SimulatedMachine), "a machine of this driver"
+        machine.check_alive()
+        await passed("memory")
+        machine.check_alive()
+        state = json.dumps({"layer": await machine.written_layer()}).encode()
+        (directory / _STATE).write_bytes(state)
+        await passed("state")
+        seal = MemorySeal(state_size_b=len(state), state_digest=xxhash.xxh3_128_hexdigest(state))
+        return SavedMemory("", seal)
+
+    def check(self, snapshot: Snapshot) -> None:
+        """Compare the note with the manifest."""
+        name = snapshot.manifest.snapshot_id
+        try:
+            state = (snapshot.directory / _STATE).read_bytes()
+        except FileNotFoundError as error:
+            raise DamagedSnapshot(f"A file of {name} is missing.") from error
+        if xxhash.xxh3_128_hexdigest(state) != snapshot.manifest.state_digest:
+            raise DamagedSnapshot(f"The device state of {name} is not what was saved.")
+
+    def read_through(self, snapshot: Snapshot) -> None:
+        """The same: there is nothing else."""
+        self.check(snapshot)
+
+    def forget(self, image: ImageRef) -> None:
+        """Nothing is loaded."""
+
+    async def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,1 @@
+"""The real agent over the simulated driver: registry, journal, verbs, garbage, recovery, without root or hypervisor."""

@@ -1,0 +1,52 @@
+"""An agent of each test's own, on a data folder that outlives it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from wrenn.agent.settings import Settings
+from wrenn.agent.wiring import Agent, running_agent
+from wrenn.base.faults import arm_faults
+from wrenn.control.hosts.pki import ensure_pki
+from wrenn.testing.simulated_agent import ProcessHost, agent_environment, remove_everything
+
+
+@pytest.fixture(scope="session")
+def pki() -> Iterator[Path]:
+    """Certificates of an internal CA."""
+    folder = Path(tempfile.mkdtemp(prefix="wrenn-pki-"))
+    ensure_pki(folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Iterator[Path]:
+    """A data folder; at the end no guest of it is left."""
+    folder = tmp_path / "data"
+    yield folder
+    asyncio.run(remove_everything(folder))
+
+
+@pytest.fixture
+def settings(data_dir: Path) -> Settings:
+    return Settings.from_environment(agent_environment(data_dir))
+
+
+@pytest.fixture
+async def agent(settings: Settings) -> AsyncIterator[Agent]:
+    async with running_agent(settings, ProcessHost()) as agent:
+        yield agent
+
+
+@pytest.fixture(autouse=True)
+def disarmed() -> Iterator[None]:
+    """No fault outlives its test."""
+    yield
+    arm_faults("")

@@ -1,0 +1,146 @@
+"""A fault at every named step of every verb: the sandbox is as before the call or as after it, and nothing is left over.
+
+In process: the step raises, as where a call of the kernel fails. As a process of its own: the agent is killed there, and another one
+comes after it. `make test` kills at some points, `make test-faults` at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from connectrpc.errors import ConnectError
+
+from tests.agent.kit import assert_nothing_left, client_of, created, new_spec, output
+from wrenn.agent.sandboxes import SandboxSpec, State
+from wrenn.agent.settings import Settings
+from wrenn.agent.wiring import Agent, running_agent
+from wrenn.base.faults import FaultInjected, arm_faults
+from wrenn.base.ids import SandboxId, SnapshotId
+from wrenn.protocol.host import host_pb as pb
+from wrenn.protocol.host.host_connect import HostAgentClient
+from wrenn.testing.simulated_agent import AgentProcess, ProcessHost
+
+POINTS = [
+    "create.after_journal", "create.after_slot", "create.after_disk", "create.after_spawn", "create.after_ready", "create.after_running",
+    "delete.after_journal", "delete.after_kill", "delete.after_network",
+    "pause.after_journal", "pause.after_hold", "pause.after_freeze", "pause.after_memory", "pause.after_state", "pause.after_manifest", "pause.after_kill", "pause.after_release", "pause.after_paused",
+    "resume.after_journal", "resume.after_slot", "resume.after_disk", "resume.after_spawn", "resume.after_ready", "resume.after_running",
+    "snapshot.after_draft", "snapshot.after_hold", "snapshot.after_freeze", "snapshot.after_memory", "snapshot.after_state", "snapshot.after_overlay", "snapshot.after_thaw", "snapshot.after_manifest",
+]  # fmt: skip
+SAMPLE = {"after_disk", "after_spawn", "after_kill", "after_state", "after_manifest", "after_overlay"}
+
+
+async def call(agent: Agent, verb: str, spec: SandboxSpec) -> None:
+    match verb:
+        case "create":
+            await agent.sandboxes.ensure(spec)
+        case "delete":
+            await agent.sandboxes.remove(spec.sandbox_id)
+        case "pause":
+            await agent.sandboxes.pause(spec.sandbox_id)
+        case "resume":
+            await agent.sandboxes.resume(spec.sandbox_id)
+        case _:
+            await agent.sandboxes.keep(spec.sandbox_id, SnapshotId.new())
+
+
+async def assert_usable(agent: Agent, sandbox_id: SandboxId) -> None:
+    record, _ = agent.sandboxes.look(sandbox_id)
+    if record.state is State.PAUSED:
+        await agent.sandboxes.resume(sandbox_id)
+    sandbox = agent.sandboxes.get(sandbox_id)
+    assert (
+        await output(sandbox, "cat /root/held; echo more >>/root/more; tail -n 1 /root/more")
+        == "held\nmore\n"
+    )
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_step_that_fails_is_taken_back_or_gone_on_with(agent: Agent, point: str) -> None:
+    verb = point.partition(".")[0]
+    spec = new_spec()
+    if verb != "create":
+        spec, sandbox = await created(agent.sandboxes)
+        await output(sandbox, "echo held >/root/held")
+    if verb == "resume":
+        await agent.sandboxes.pause(spec.sandbox_id)
+    arm_faults(f"agent.{point}=error")
+    with pytest.raises(FaultInjected):
+        await call(agent, verb, spec)
+    arm_faults("")
+    if verb in ("create", "delete"):
+        await agent.sandboxes.remove(spec.sandbox_id)
+        assert agent.sandboxes.list() == []
+    else:
+        record, _ = agent.sandboxes.look(spec.sandbox_id)
+        if record.state is State.PAUSING:  # it is saved, and the rest went wrong
+            await agent.sandboxes.pause(spec.sandbox_id)
+        await assert_usable(agent, spec.sandbox_id)
+    for kept in agent.sandboxes.kept():
+        agent.sandboxes.release(SnapshotId.parse(kept.manifest.snapshot_id))
+    await assert_nothing_left(agent)
+
+
+async def call_over_rpc(host: HostAgentClient, verb: str, spec: pb.SandboxSpec) -> None:
+    sandbox_id = spec.sandbox_id
+    match verb:
+        case "create":
+            await host.ensure_sandbox(pb.EnsureSandboxRequest(sandbox=spec))
+        case "delete":
+            await host.remove_sandbox(pb.RemoveSandboxRequest(sandbox_id=sandbox_id))
+        case "pause":
+            await host.pause_sandbox(pb.PauseSandboxRequest(sandbox_id=sandbox_id))
+        case "resume":
+            await host.resume_sandbox(pb.ResumeSandboxRequest(sandbox_id=sandbox_id))
+        case _:
+            request = pb.EnsureSnapshotRequest(sandbox_id=sandbox_id, snapshot_id=str(SnapshotId.new()))
+            await host.ensure_snapshot(request)
+
+
+@pytest.fixture
+async def process(data_dir: Path, pki: Path) -> AsyncIterator[AgentProcess]:
+    process = AgentProcess(data_dir, pki)
+    await process.start()
+    yield process
+    await process.kill()
+
+
+def points() -> list[Any]:
+    return [
+        pytest.param(name, marks=() if name.partition(".")[2] in SAMPLE else pytest.mark.all_faults)
+        for name in POINTS
+    ]
+
+
+@pytest.mark.parametrize("point", points())
+async def test_an_agent_killed_at_any_step_loses_nothing(
+    process: AgentProcess, settings: Settings, pki: Path, point: str
+) -> None:
+    verb = point.partition(".")[0]
+    sandbox_id = str(SandboxId.new())
+    spec = pb.SandboxSpec(sandbox_id=sandbox_id, template="minimal", vcpus=1, memory_mb=256)
+    host = client_of(process.url, pki)
+    if verb != "create":
+        await host.ensure_sandbox(pb.EnsureSandboxRequest(sandbox=spec))
+        command = pb.Command(cmd="sh", args=["-c", "echo held >/root/held"])
+        await host.exec(pb.ExecRequest(sandbox_id=sandbox_id, command=command))
+    if verb == "resume":
+        await host.pause_sandbox(pb.PauseSandboxRequest(sandbox_id=sandbox_id))
+    await process.stop()
+    await process.start(faults=f"agent.{point}=kill")
+    host = client_of(process.url, pki)
+    with pytest.raises(ConnectError):
+        await call_over_rpc(host, verb, spec)
+    await process.wait_killed()
+    async with running_agent(settings, ProcessHost()) as agent:
+        if verb in ("create", "delete"):
+            for record, _ in agent.sandboxes.list():
+                await agent.sandboxes.remove(record.spec.sandbox_id)
+        else:
+            await assert_usable(agent, SandboxId.parse(sandbox_id))
+        for kept in agent.sandboxes.kept():
+            agent.sandboxes.release(SnapshotId.parse(kept.manifest.snapshot_id))
+        await assert_nothing_left(agent)

@@ -1,0 +1,183 @@
+"""What can be done to a sandbox, and what an agent finds that comes after another one."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+
+import pytest
+
+from tests.agent.kit import assert_nothing_left, created, new_spec, output, until
+from wrenn.agent.sandboxes import NetworkSettings, State
+from wrenn.agent.settings import Settings
+from wrenn.agent.wiring import Agent, running_agent
+from wrenn.base.errors import Conflict, InvalidState, NotFound
+from wrenn.base.ids import SnapshotId
+from wrenn.network import EgressPolicy
+from wrenn.network.simulated import LoopbackSlots
+from wrenn.storage.damage import DamagedSnapshot
+from wrenn.testing.simulated_agent import ProcessHost
+
+
+async def test_sandboxes_run_programs_side_by_side_and_leave_nothing(agent: Agent) -> None:
+    (first, one), (second, two) = await asyncio.gather(
+        created(agent.sandboxes, envs={"WHO": "one"}), created(agent.sandboxes, envs={"WHO": "two"})
+    )
+    for sandbox, who in ((one, "one"), (two, "two")):
+        assert (
+            await output(sandbox, "echo $WHO >/root/who; cat /root/who; echo $WRENN_SANDBOX")
+            == f"{who}\ntrue\n"
+        )
+    assert one.address != two.address
+    for spec in (first, second):
+        await agent.sandboxes.remove(spec.sandbox_id)
+    assert agent.sandboxes.list() == []
+    await assert_nothing_left(agent)
+    with pytest.raises(NotFound):
+        agent.sandboxes.get(first.sandbox_id)
+
+
+async def test_a_paused_sandbox_comes_back_with_its_files_and_without_its_programs(agent: Agent) -> None:
+    spec, sandbox = await created(agent.sandboxes)
+    await output(sandbox, "echo kept >/root/file; (setsid sleep 1000 >/dev/null 2>&1 &)")
+    record = await agent.sandboxes.pause(spec.sandbox_id)
+    assert record.state is State.PAUSED
+    assert agent.parts.confiner.names() == []
+    with pytest.raises(InvalidState, match="paused"):
+        agent.sandboxes.get(spec.sandbox_id)
+    await agent.sandboxes.resume(spec.sandbox_id)
+    sandbox = agent.sandboxes.get(spec.sandbox_id)
+    assert await output(sandbox, "cat /root/file; cat /proc/*/comm | grep -c sleep || true") == "kept\n0\n"
+    await agent.sandboxes.remove(spec.sandbox_id)
+    await assert_nothing_left(agent)
+
+
+async def test_a_snapshot_of_a_running_sandbox_makes_others_that_begin_alike(agent: Agent) -> None:
+    spec, sandbox = await created(agent.sandboxes)
+    await output(sandbox, "echo one >/root/file")
+    snapshot_id = SnapshotId.new()
+    await agent.sandboxes.keep(spec.sandbox_id, snapshot_id)
+    await output(sandbox, "echo two >/root/file")
+    copies = [await created(agent.sandboxes, snapshot_id=str(snapshot_id)) for _ in range(2)]
+    for _, copy in copies:
+        assert await output(copy, "cat /root/file") == "one\n"
+    assert await output(sandbox, "cat /root/file") == "two\n"
+    agent.sandboxes.release(snapshot_id)
+    for removed, _ in (*copies, (spec, sandbox)):
+        await agent.sandboxes.remove(removed.sandbox_id)
+    await assert_nothing_left(agent)
+    assert agent.parts.driver.disks.list_ids() == []
+
+
+async def test_a_paused_sandbox_can_be_kept(agent: Agent) -> None:
+    spec, sandbox = await created(agent.sandboxes)
+    await output(sandbox, "echo one >/root/file")
+    await agent.sandboxes.pause(spec.sandbox_id)
+    snapshot_id = SnapshotId.new()
+    await agent.sandboxes.keep(spec.sandbox_id, snapshot_id)
+    await agent.sandboxes.remove(spec.sandbox_id)
+    _, copy = await created(agent.sandboxes, snapshot_id=str(snapshot_id))
+    assert await output(copy, "cat /root/file") == "one\n"
+
+
+async def test_sandboxes_outlive_their_agent(settings: Settings) -> None:
+    async with running_agent(settings, ProcessHost()) as agent:
+        spec, sandbox = await created(agent.sandboxes)
+        paused, other = await created(agent.sandboxes)
+        await output(other, "echo kept >/root/file")
+        await agent.sandboxes.pause(paused.sandbox_id)
+        pid = await output(sandbox, "sleep 1000 >/dev/null 2>&1 & echo $!")
+        await agent.sandboxes.set_network(
+            spec.sandbox_id, NetworkSettings(EgressPolicy(allow_internet=False), 3)
+        )
+        with pytest.raises(Conflict, match="already runs"):
+            async with running_agent(settings, ProcessHost()):
+                pass
+    async with running_agent(settings, ProcessHost()) as agent:
+        again = agent.sandboxes.get(spec.sandbox_id)
+        assert again.address == sandbox.address
+        assert await output(again, f"cat /proc/{pid.strip()}/comm") == "sleep\n"
+        assert isinstance(agent.parts.slots, LoopbackSlots)
+        assert list(agent.parts.slots.policies.values()) == [EgressPolicy(allow_internet=False)]
+        await agent.sandboxes.resume(paused.sandbox_id)
+        assert await output(agent.sandboxes.get(paused.sandbox_id), "cat /root/file") == "kept\n"
+        await assert_nothing_left(agent)
+
+
+async def test_a_guest_that_ends_is_lost_or_what_it_was_at_its_last_pause(agent: Agent) -> None:
+    spec, sandbox = await created(agent.sandboxes)
+    paused_once, other = await created(agent.sandboxes)
+    await output(other, "echo then >/root/file")
+    await agent.sandboxes.pause(paused_once.sandbox_id)
+    await agent.sandboxes.resume(paused_once.sandbox_id)
+    other = agent.sandboxes.get(paused_once.sandbox_id)
+    await output(other, "echo since >/root/file")
+    for running in (sandbox, other):
+        running.vm.handle.process.kill()
+    await until(lambda: all(running is None for _, running in agent.sandboxes.list()))
+    states = {record.spec.sandbox_id: record.state for record, _ in agent.sandboxes.list()}
+    assert states == {spec.sandbox_id: State.LOST, paused_once.sandbox_id: State.PAUSED}
+    await agent.sandboxes.resume(paused_once.sandbox_id)
+    assert await output(agent.sandboxes.get(paused_once.sandbox_id), "cat /root/file") == "then\n"
+
+
+async def test_a_guest_that_ended_while_no_agent_ran_is_found(settings: Settings) -> None:
+    async with running_agent(settings, ProcessHost()) as agent:
+        spec, sandbox = await created(agent.sandboxes)
+    sandbox.vm.handle.process.kill()
+    async with running_agent(settings, ProcessHost()) as agent:
+        ((record, running),) = agent.sandboxes.list()
+        assert (record.state, running) == (State.LOST, None)
+        await agent.sandboxes.remove(spec.sandbox_id)
+        await assert_nothing_left(agent)
+
+
+async def test_a_removal_waits_for_no_guest(agent: Agent) -> None:
+    spec, sandbox = await created(agent.sandboxes)
+    await sandbox.vm.freeze()
+    calling = asyncio.create_task(output(sandbox, "true"))
+    async with asyncio.timeout(5):
+        await agent.sandboxes.remove(spec.sandbox_id)
+    calling.cancel()
+    await asyncio.wait({calling})
+    await assert_nothing_left(agent)
+
+
+async def test_what_stands_still_without_reason_goes_on(agent: Agent) -> None:
+    _, sandbox = await created(agent.sandboxes)
+    await sandbox.vm.freeze()
+    assert await output(sandbox, "echo on") == "on\n"  # the agent looks every two seconds
+
+
+async def test_a_larger_disk_is_written_down_and_a_smaller_one_refused(agent: Agent) -> None:
+    spec, _ = await created(agent.sandboxes, disk_mb=8192)
+    record = await agent.sandboxes.set_disk(spec.sandbox_id, 10_240)
+    assert record.disk_mb == 10_240
+    with pytest.raises(Exception, match="10240 MB"):
+        await agent.sandboxes.set_disk(spec.sandbox_id, 9000)
+
+
+async def test_a_damaged_layer_is_not_resumed(agent: Agent) -> None:
+    spec, sandbox = await created(agent.sandboxes)
+    await output(sandbox, "echo kept >/root/file")
+    record = await agent.sandboxes.pause(spec.sandbox_id)
+    (agent.layout.layers / record.layers[0] / "root/file").write_text("other")
+    with pytest.raises(DamagedSnapshot):
+        await agent.sandboxes.resume(spec.sandbox_id)
+    shutil.rmtree(agent.layout.layers / record.layers[0])
+    with pytest.raises(DamagedSnapshot, match="missing"):
+        await agent.sandboxes.resume(spec.sandbox_id)
+
+
+async def test_a_template_that_is_not_there_is_not_found(agent: Agent) -> None:
+    with pytest.raises(NotFound):
+        await agent.sandboxes.ensure(new_spec(template="other"))
+    await assert_nothing_left(agent)
+
+
+async def test_a_program_that_ignores_signals_ends_with_its_sandbox(agent: Agent) -> None:
+    spec, sandbox = await created(agent.sandboxes)
+    script = "trap '' TERM HUP INT; exec sleep 1000"
+    await output(sandbox, f'(setsid sh -c "{script}" >/dev/null 2>&1 </dev/null &)')
+    await agent.sandboxes.pause(spec.sandbox_id)
+    assert not sandbox.vm.handle.process.is_alive()

@@ -1,0 +1,1 @@
+"""One suite for every VM driver: what docs/design/drivers.md promises."""
