@@ -84,11 +84,13 @@ async def test_a_step_that_fails_is_taken_back_or_gone_on_with(agent: Agent, poi
     await assert_nothing_left(agent)
 
 
-async def call_over_rpc(host: HostAgentClient, verb: str, spec: pb.SandboxSpec) -> None:
-    sandbox_id = spec.sandbox_id
+async def call_over_rpc(host: HostAgentClient, verb: str, spec: SandboxSpec) -> None:
+    sandbox_id = str(spec.sandbox_id)
     match verb:
         case "create":
-            await host.ensure_sandbox(pb.EnsureSandboxRequest(sandbox=spec))
+            shape = {"vcpus": spec.shape.vcpus, "memory_mb": spec.shape.memory_mb}
+            wanted = pb.SandboxSpec(sandbox_id=sandbox_id, template=spec.template, **shape)
+            await host.ensure_sandbox(pb.EnsureSandboxRequest(sandbox=wanted))
         case "delete":
             await host.remove_sandbox(pb.RemoveSandboxRequest(sandbox_id=sandbox_id))
         case "pause":
@@ -103,7 +105,6 @@ async def call_over_rpc(host: HostAgentClient, verb: str, spec: pb.SandboxSpec) 
 @pytest.fixture
 async def process(data_dir: Path, pki: Path) -> AsyncIterator[AgentProcess]:
     process = AgentProcess(data_dir, pki)
-    await process.start()
     yield process
     await process.kill()
 
@@ -120,16 +121,14 @@ async def test_an_agent_killed_at_any_step_loses_nothing(
     process: AgentProcess, settings: Settings, pki: Path, point: str
 ) -> None:
     verb = point.partition(".")[0]
-    sandbox_id = str(SandboxId.new())
-    spec = pb.SandboxSpec(sandbox_id=sandbox_id, template="minimal", vcpus=1, memory_mb=256)
-    host = client_of(process.url, pki)
-    if verb != "create":
-        await host.ensure_sandbox(pb.EnsureSandboxRequest(sandbox=spec))
-        command = pb.Command(cmd="sh", args=["-c", "echo held >/root/held"])
-        await host.exec(pb.ExecRequest(sandbox_id=sandbox_id, command=command))
-    if verb == "resume":
-        await host.pause_sandbox(pb.PauseSandboxRequest(sandbox_id=sandbox_id))
-    await process.stop()
+    spec = new_spec()
+    # What was there before is made in this process: a program of its own takes a second to start.
+    async with running_agent(settings, ProcessHost()) as agent:
+        if verb != "create":
+            await agent.sandboxes.ensure(spec)
+            await output(agent.sandboxes.get(spec.sandbox_id), "echo held >/root/held")
+        if verb == "resume":
+            await agent.sandboxes.pause(spec.sandbox_id)
     await process.start(faults=f"agent.{point}=kill")
     host = client_of(process.url, pki)
     with pytest.raises(ConnectError):
@@ -140,7 +139,7 @@ async def test_an_agent_killed_at_any_step_loses_nothing(
             for record, _ in agent.sandboxes.list():
                 await agent.sandboxes.remove(record.spec.sandbox_id)
         else:
-            await assert_usable(agent, SandboxId.parse(sandbox_id))
+            await assert_usable(agent, spec.sandbox_id)
         for kept in agent.sandboxes.kept():
             agent.sandboxes.release(SnapshotId.parse(kept.manifest.snapshot_id))
         await assert_nothing_left(agent)
