@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ssl
 import sys
+from pathlib import Path
 
 import uvicorn
 import uvloop
 
 from wrenn.agent.host_metrics import HostMetrics
 from wrenn.agent.parts import Host
+from wrenn.agent.rpc.app import App
 from wrenn.agent.settings import Settings
-from wrenn.agent.wiring import Agent, running_agent
+from wrenn.agent.wiring import running_agent
 from wrenn.base.descriptors import raise_descriptor_limit
 from wrenn.base.errors import WrennError
 from wrenn.base.faults import arm_faults
@@ -29,11 +31,10 @@ _END_LIMIT_S = 30
 """How long the clean-up may take after that."""
 
 
-def server_config(agent: Agent, settings: Settings, metrics: Metrics) -> uvicorn.Config:
-    """How the host API is served: to whom has a certificate of the internal CA."""
-    pki = agent.layout.pki
+def server_config(app: App | RequestMetrics, pki: Path, settings: Settings) -> uvicorn.Config:
+    """How the host API is served: to whom has a certificate of the internal CA in `pki`."""
     config = uvicorn.Config(
-        RequestMetrics(agent.app, metrics, "wrenn_agent", agent.app.route_of),
+        app,
         host=settings.listen_host,
         port=settings.listen_port,
         ssl_certfile=pki / "agent.pem",
@@ -57,7 +58,8 @@ async def serve(settings: Settings, host: Host | None = None) -> None:
     metrics = Metrics()
     async with running_agent(settings, host) as agent, serving_metrics(metrics, settings.metrics):
         HostMetrics(metrics, data_dir=settings.data_dir, sandboxes=agent.sandboxes)
-        config = server_config(agent, settings, metrics)
+        app = RequestMetrics(agent.app, metrics, "wrenn_agent", agent.app.route_of)
+        config = server_config(app, agent.layout.pki, settings)
         # Its clean-up gives the free network slots back.
         leave_to_server()
         spare_requests()

@@ -72,6 +72,7 @@ def agent_environment(data_dir: Path, *, port: int = 0, faults: str = "") -> dic
     return {
         "WRENN_DATA_DIR": str(data_dir),
         "WRENN_AGENT_LISTEN": f"127.0.0.1:{port}",
+        "WRENN_AGENT_METRICS_LISTEN": "off",
         "WRENN_WARM_TEMPLATE": "",
         "WRENN_DISK_RESERVE_MB": "1",
         "WRENN_FAULTS": faults,
@@ -113,7 +114,8 @@ async def served_agent(
     settings = Settings.from_environment({**agent_environment(data_dir), **(environment or {})})
     async with AsyncExitStack() as stack:
         agent = await stack.enter_async_context(running_agent(settings, ProcessHost()))
-        port = await stack.enter_async_context(served(server_config(agent, settings)))
+        config = server_config(agent.app, agent.layout.pki, settings)
+        port = await stack.enter_async_context(served(config))
         yield ServedAgent(agent, f"https://127.0.0.1:{port}")
 
 
