@@ -88,8 +88,12 @@ async def call_over_rpc(host: HostAgentClient, verb: str, spec: SandboxSpec) -> 
     sandbox_id = str(spec.sandbox_id)
     match verb:
         case "create":
-            shape = {"vcpus": spec.shape.vcpus, "memory_mb": spec.shape.memory_mb}
-            wanted = pb.SandboxSpec(sandbox_id=sandbox_id, template=spec.template, **shape)
+            wanted = pb.SandboxSpec(
+                sandbox_id=sandbox_id,
+                template=spec.template,
+                vcpus=spec.shape.vcpus,
+                memory_mb=spec.shape.memory_mb,
+            )
             await host.ensure_sandbox(pb.EnsureSandboxRequest(sandbox=wanted))
         case "delete":
             await host.remove_sandbox(pb.RemoveSandboxRequest(sandbox_id=sandbox_id))

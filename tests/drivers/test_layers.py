@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from tests.drivers.adapter import DriverAdapter
+from wrenn.base.units import GIB
 from wrenn.storage.damage import DamagedSnapshot
 from wrenn.storage.layers import new_layer_id
 from wrenn.vm import DiskRef, ImageRef
@@ -12,44 +15,73 @@ from wrenn.vm import DiskRef, ImageRef
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def written(driver: DriverAdapter, content: str, *below: str) -> str:
-    """A frozen layer in which a machine has written a file."""
-    layer = new_layer_id()
-    await driver.create_layer(layer, DiskRef(below, driver.base))
-    await driver.restore(layer, DiskRef((layer, *below), driver.base), ImageRef(driver.base))
-    await driver.run(layer, f"echo {content} >>/root/file; sync")
-    await driver.freeze(layer)
-    await driver.kill(layer)
-    return layer
+@dataclass(frozen=True)
+class Frozen:
+    """A disk that a machine has written, with the memory that goes with it: a guest knows what is on its disk."""
+
+    layers: tuple[str, ...]
+    snapshot: str
+
+    @property
+    def top(self) -> str:
+        return self.layers[0]
 
 
-async def read(driver: DriverAdapter, *below: str, copy_of: str = "") -> str:
-    """What a new machine over these layers finds in the file."""
+async def restored(
+    driver: DriverAdapter, below: tuple[str, ...], snapshot: str, *, copy_of: str = ""
+) -> tuple[str, ...]:
+    """A new machine, called after its layer, over these frozen layers; returns all its layers."""
     layer = new_layer_id()
     await driver.create_layer(layer, DiskRef(below, driver.base), copy_of=copy_of)
-    await driver.restore(layer, DiskRef((layer, *below), driver.base), ImageRef(driver.base))
-    return await driver.run(layer, "cat /root/file")
+    await driver.restore(layer, DiskRef((layer, *below), driver.base), ImageRef(driver.base, snapshot))
+    return layer, *below
+
+
+async def written(driver: DriverAdapter, content: str, below: Frozen | None = None) -> Frozen:
+    """What lies below, with another line in a file."""
+    former = below.snapshot if below else ""
+    layers = await restored(driver, below.layers if below else (), former)
+    await driver.run(layers[0], f"echo {content} >>/root/file; sync")
+    await driver.freeze(layers[0])
+    snapshot = await driver.save(layers[0], ImageRef(driver.base, former), layers)
+    await driver.kill(layers[0])
+    return Frozen(layers, snapshot)
+
+
+async def read(driver: DriverAdapter, machine: str) -> str:
+    """What is in the file on the disk, not in the guest's memory."""
+    forget = "echo 3 >/proc/sys/vm/drop_caches; " if driver.capabilities.keeps_memory else ""
+    return await driver.run(machine, f"{forget}cat /root/file")
 
 
 async def test_a_layer_shows_what_lies_below_it_and_leaves_it_as_it_is(driver: DriverAdapter) -> None:
     first = await written(driver, "one")
-    seal = await driver.seal_layer(first)
+    seal = await driver.seal_layer(first.top)
     second = await written(driver, "two", first)
     await driver.check_layer(seal)
-    assert await read(driver, second, first) == "one\ntwo\n"
-    assert await read(driver, first) == "one\n"
+    for frozen, content in ((second, "one\ntwo\n"), (first, "one\n")):
+        machine, *_ = await restored(driver, frozen.layers, frozen.snapshot)
+        assert await read(driver, machine) == content
 
 
 async def test_a_copy_of_a_layer_needs_only_what_lay_below_that(driver: DriverAdapter) -> None:
     first = await written(driver, "one")
     second = await written(driver, "two", first)
-    assert await read(driver, first, copy_of=second) == "one\ntwo\n"
-    await driver.remove_layer(second)
-    assert await read(driver, first) == "one\n"
+    machine, *_ = await restored(driver, first.layers, second.snapshot, copy_of=second.top)
+    await driver.remove_layer(second.top)
+    assert await read(driver, machine) == "one\ntwo\n"
+
+
+async def test_a_copy_keeps_its_content_where_the_disk_was_made_larger_since(driver: DriverAdapter) -> None:
+    first = await written(driver, "one")
+    layer = new_layer_id()
+    await driver.create_layer(layer, DiskRef((), driver.base), copy_of=first.top, larger_b=GIB)
+    await driver.restore(layer, DiskRef((layer,), driver.base), ImageRef(driver.base, first.snapshot))
+    assert await read(driver, layer) == "one\n"
 
 
 async def test_a_sealed_layer_that_was_altered_or_is_missing_is_damaged(driver: DriverAdapter) -> None:
-    layer = await written(driver, "one")
+    layer = (await written(driver, "one")).top
     seal = await driver.seal_layer(layer)
     assert seal.layer_id == layer
     assert seal == await driver.seal_layer(layer)

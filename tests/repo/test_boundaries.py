@@ -20,7 +20,7 @@ _ONLY_IN = {
     "alembic": ["control/db/*"],
     "fastapi": ["control/http/*", "control/*/*routes.py", "control/auth/dependency.py", "control/wiring.py"],
     "prometheus_client": ["telemetry/*", "agent/host_metrics.py", "control/platform_metrics.py"],
-    "starlette": ["control/http/*", "control/*/*routes.py", "telemetry/*", "testing/simulated_*.py"],
+    "starlette": ["control/http/*", "control/*/*routes.py", "telemetry/*", "testing/*"],
     "httpx2": ["sdk/*", "control/oauth/client.py"],
     "websockets": ["sdk/*"],
     "aiosmtplib": ["control/mail/smtp.py"],

@@ -126,11 +126,11 @@ async def start_container(
         opened.callback(os.close, opener)  # a shell that still waits ends then
         told, tell = os.pipe2(os.O_CLOEXEC)
         opened.callback(os.close, told)
+        argv = [
+            "setsid", "--fork", "unshare", *(_AS_ROOT if is_root else _AS_USER),
+            "/bin/sh", "-c", _SCRIPT, "sh", str(root), str(program), "yes" if is_root else "no", *arguments,
+        ]  # fmt: skip
         try:
-            argv = [
-                "setsid", "--fork", "unshare", *(_AS_ROOT if is_root else _AS_USER),
-                "/bin/sh", "-c", _SCRIPT, "sh", str(root), str(program), "yes" if is_root else "no", *arguments,
-            ]  # fmt: skip
             starting = partial(
                 subprocess.run, argv, stdin=gate, stdout=tell, stderr=log_fd, env=_ENVIRONMENT, check=True
             )

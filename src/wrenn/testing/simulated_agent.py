@@ -96,7 +96,8 @@ class ServedAgent:
     url: str
 
 
-def _share_pki(pki: Path, data_dir: Path) -> None:
+def share_pki(pki: Path, data_dir: Path) -> None:
+    """Have the installation in `data_dir` use these certificates."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (data_dir / "pki").exists():
         (data_dir / "pki").symlink_to(pki)
@@ -110,7 +111,7 @@ async def served_agent(
 
     `environment` has settings that differ from `agent_environment`. Faults are armed by `wrenn.base.faults.arm_faults`.
     """
-    _share_pki(pki, data_dir)
+    share_pki(pki, data_dir)
     settings = Settings.from_environment({**agent_environment(data_dir), **(environment or {})})
     async with AsyncExitStack() as stack:
         agent = await stack.enter_async_context(running_agent(settings, ProcessHost()))
@@ -123,7 +124,7 @@ class AgentProcess:
     """An agent as a process of its own, on a data folder that outlives it."""
 
     def __init__(self, data_dir: Path, pki: Path) -> None:
-        _share_pki(pki, data_dir)
+        share_pki(pki, data_dir)
         self._data_dir = data_dir
         self._port = free_port()
         self._process: asyncio.subprocess.Process | None = None
