@@ -27,9 +27,9 @@ from wrenn.control.db import Database, Transaction
 from wrenn.control.db.embedded import ensure_running, stop
 from wrenn.control.db.migrate import migrate
 from wrenn.control.hosts.pki import ensure_pki
-from wrenn.control.keys import insert_key
+from wrenn.control.identity import insert_key
+from wrenn.control.identity import store as teams
 from wrenn.control.settings import Settings
-from wrenn.control.teams import store as teams
 from wrenn.control.wiring import Control, running_control
 from wrenn.relay import SERVER_OPTIONS
 from wrenn.testing.server import served

@@ -8,9 +8,9 @@ import pytest
 
 from wrenn.base.ids import TeamId
 from wrenn.base.secrets import Secret
-from wrenn.control.accounts import create_admin
+from wrenn.control.administration import create_admin
 from wrenn.control.audit.entries import PLATFORM_TEAM, Entry, Scope
-from wrenn.control.audit.store import Filter, read
+from wrenn.control.audit_log.store import Filter, read
 from wrenn.control.db import Database, settled_moment
 
 from .conftest import refused

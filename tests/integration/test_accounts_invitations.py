@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import text
 
 from wrenn.base.ids import TeamId
-from wrenn.control.accounts.invitations import INVITATIONS_LIMIT
 from wrenn.control.db import Database
+from wrenn.control.teams.invitations import INVITATIONS_LIMIT
 
 from .conftest import client, refused, run_sql
 from .people import People, Person, make_admin, new_email

@@ -16,13 +16,13 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from wrenn.control.accounts import Throttle
-from wrenn.control.accounts.throttle import Policy, Subject
 from wrenn.control.db import Database
 from wrenn.control.mail import MailSender, MailSettings, NewMail, SmtpServer, drop_expired, put, store
 from wrenn.control.mail.message import compose
 from wrenn.control.mail.smtp import MailFailed
 from wrenn.control.settings import Settings
+from wrenn.control.throttle import Throttle
+from wrenn.control.throttle.throttle import Policy, Subject
 from wrenn.testing.simulated_host import running_host
 
 from .conftest import (

@@ -17,8 +17,8 @@ import pytest_asyncio
 from sqlalchemy import func, select
 
 from wrenn.control.db import Database
+from wrenn.control.identity import users
 from wrenn.control.settings import Settings
-from wrenn.control.teams import users
 from wrenn.testing.server import free_port
 from wrenn.testing.simulated_host import running_host
 

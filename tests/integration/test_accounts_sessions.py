@@ -15,10 +15,10 @@ from joserfc.jwk import OctKey
 from sqlalchemy import func, select
 
 from wrenn.base.secrets import Secret
-from wrenn.control.accounts.passwords import Passwords
-from wrenn.control.auth import ensure_secret, sessions
+from wrenn.control.auth import ensure_secret
 from wrenn.control.db import Database
-from wrenn.control.teams import teams, users
+from wrenn.control.identity import sessions, teams, users
+from wrenn.control.users.passwords import Passwords
 
 from .conftest import client, refused, run_sql
 from .people import (

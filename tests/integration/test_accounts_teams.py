@@ -14,8 +14,7 @@ from sqlalchemy import select
 from wrenn.base.ids import TeamId, UserId
 from wrenn.base.secrets import Secret
 from wrenn.control.db import Database
-from wrenn.control.keys import team_api_keys
-from wrenn.control.teams import teams, users_teams
+from wrenn.control.identity import team_api_keys, teams, users_teams
 
 from .conftest import DEADLINE_S, client, refused, run_sql
 from .people import (

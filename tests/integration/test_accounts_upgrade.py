@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from wrenn.base.secrets import Secret
-from wrenn.control.accounts import create_admin
+from wrenn.control.administration import create_admin
 from wrenn.control.db.engine import engine_url
 from wrenn.control.db.migrate import migrate
 from wrenn.control.db.upgrade import alembic_config

@@ -12,9 +12,9 @@ import pytest_asyncio
 from sqlalchemy import select, update
 
 from wrenn.control.db import Database
-from wrenn.control.keys import team_api_keys
-from wrenn.control.teams import bootstrap
-from wrenn.control.teams.tables import teams
+from wrenn.control.identity import team_api_keys
+from wrenn.control.identity.bootstrap import bootstrap
+from wrenn.control.identity.tables import teams
 
 from .conftest import DEADLINE_S, Platform, client, refused
 

@@ -16,8 +16,8 @@ from wrenn.base.errors import InternalError, Unavailable
 from wrenn.base.ids import HostId, SandboxId, TeamId
 from wrenn.control.audit import SYSTEM, Actor, ActorKind, Deed, Resource, Status, record
 from wrenn.control.audit.entries import Scope
-from wrenn.control.audit.retention import Retention
-from wrenn.control.audit.store import Filter, read
+from wrenn.control.audit_log.retention import Retention
+from wrenn.control.audit_log.store import Filter, read
 from wrenn.control.db import Database, Transaction, settled_moment
 from wrenn.control.hosts.store import record_seen, record_silent, register
 from wrenn.protocol.host import host_pb as pb

@@ -26,8 +26,9 @@ from wrenn.control.db.embedded import ensure_running, stop
 from wrenn.control.db.engine import engine_url
 from wrenn.control.db.migrate import migrate
 from wrenn.control.db.upgrade import alembic_config
+from wrenn.control.identity import teams, users
+from wrenn.control.identity.bootstrap import bootstrap
 from wrenn.control.settings import Settings
-from wrenn.control.teams import bootstrap, teams, users
 from wrenn.testing.simulated_host import SimulatedHost
 
 from .conftest import DEADLINE_S, environment_of, make_team, refused, run_sql, running_platform

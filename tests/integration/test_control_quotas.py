@@ -17,11 +17,11 @@ from wrenn.base.secrets import Secret
 from wrenn.base.units import MIB
 from wrenn.control.audit import Actor, ActorKind
 from wrenn.control.db import Database, Transaction
-from wrenn.control.keys import insert_key
+from wrenn.control.identity import insert_key
+from wrenn.control.identity import store as teams
 from wrenn.control.quotas import Limits, QuotaExceeded, Standing, Usage
 from wrenn.control.quotas import store as quotas
 from wrenn.control.settings import Settings
-from wrenn.control.teams import store as teams
 from wrenn.testing.simulated_host import SimulatedHost
 
 from .conftest import Platform, client, make_team, refused, running_platform

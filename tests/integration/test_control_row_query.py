@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from wrenn.base.errors import DatabaseUnavailable
 from wrenn.control.db import Database, RowQuery
-from wrenn.control.keys import team_api_keys as keys
+from wrenn.control.identity import team_api_keys as keys
 
 from .conftest import DEADLINE_S, make_team, run_sql
 

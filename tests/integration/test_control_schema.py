@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from wrenn.base.clock import SystemClock
 from wrenn.base.ids import TeamId, UserId
-from wrenn.control.auth import Claims, Role, Tokens, ensure_secret
+from wrenn.control.auth import Claims, Tokens, ensure_secret
+from wrenn.control.identity import Role
 
 from .conftest import client
 from .people import People, make_admin

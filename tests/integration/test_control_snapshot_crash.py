@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from wrenn.control.db import Database
 from wrenn.control.sandboxes.tables import sandboxes
-from wrenn.control.templates.tables import templates
+from wrenn.control.snapshots.tables import templates
 from wrenn.protocol.host import host_pb as pb
 from wrenn.testing.simulated_host import SimulatedHost
 

@@ -15,7 +15,7 @@ from wrenn.base.ids import SnapshotId
 from wrenn.base.units import MIB
 from wrenn.control.db import Database
 from wrenn.control.settings import Settings
-from wrenn.control.templates.tables import templates
+from wrenn.control.snapshots.tables import templates
 from wrenn.protocol.host import host_pb as pb
 from wrenn.testing.simulated_host import SimulatedHost
 

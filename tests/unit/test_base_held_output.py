@@ -10,7 +10,7 @@ import pytest
 from wrenn.base.errors import RateLimited, TooLarge
 from wrenn.base.held_output import HeldOutput, OutputBudget, OutputShares
 from wrenn.base.signal_names import is_signal, signal_name
-from wrenn.control.sandboxes.exec_answer import body_pieces, encoding_of
+from wrenn.control.guests.exec_response import body_pieces, encoding_of
 
 SHARES = OutputShares(stream_b=100, sandbox_b=150, team_b=220, process_b=300, free_b=0)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from wrenn.base.ids import TeamId
 from wrenn.base.secrets import Secret
-from wrenn.control.accounts import letters
+from wrenn.control.account_mail import messages
 from wrenn.control.mail import is_mailable, shown_name
 from wrenn.control.mail.message import TEXT_LIMIT, Mailbox, compose
 
@@ -30,7 +30,7 @@ def test_a_name_is_one_short_line_without_a_link(name: str):
 @given(st.text(max_size=200), st.text(max_size=200))
 def test_an_invitation_has_one_link_whatever_the_names_are(team: str, inviter: str):
     token = Secret("wri_" + "0" * 64)
-    mail = letters.invitation(
+    mail = messages.invitation(
         TeamId.new(),
         "a@b.example",
         base_url="https://w.example",

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from wrenn.base.errors import RateLimited
-from wrenn.control.accounts import passwords as module
-from wrenn.control.accounts.passwords import Passwords
+from wrenn.control.users import passwords as module
+from wrenn.control.users.passwords import Passwords
 
 
 async def test_few_have_a_turn_at_once_and_all_get_one() -> None:

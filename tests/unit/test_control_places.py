@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from wrenn.control.sandboxes.reconciler import places
-from wrenn.control.sandboxes.work_store import Places
+from wrenn.control.sandboxes.reconcile.reconciler import places
+from wrenn.control.sandboxes.reconcile.work_store import Places
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wrenn.base.errors import InvalidRequest, TooLarge
-from wrenn.control.sandboxes.upload_form import UploadForm
+from wrenn.control.guests.upload_form import UploadForm
 
 TYPE = "multipart/form-data; boundary=edge"
 

@@ -27,7 +27,7 @@ from wrenn.cli.up.options import Address
 from wrenn.control.db import embedded
 from wrenn.control.db.migrate import migrate
 from wrenn.control.hosts.pki import ensure_pki
-from wrenn.control.teams import bootstrap
+from wrenn.control.identity.bootstrap import bootstrap
 from wrenn.network import find_block
 from wrenn.testing.server import free_port
 

@@ -29,7 +29,7 @@ def create(
     `DATABASE_URL`, otherwise the embedded one.
     """
     from wrenn.cli.up import database
-    from wrenn.control.accounts import create_admin
+    from wrenn.control.administration import create_admin
     from wrenn.control.db.migrate import migrate
 
     password = read_password(twice=True)

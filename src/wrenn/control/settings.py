@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.networks import parse_networks
-from wrenn.control.accounts import AccountSettings
 from wrenn.control.http.buckets import Rate
 from wrenn.control.http.rate_limits import RateSettings
 from wrenn.control.mail import MailSettings
 from wrenn.control.oauth import OAuthSettings
 from wrenn.control.quotas import NO_LIMIT, Limits
+from wrenn.control.users import AccountSettings
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
 from wrenn.protocol.disk_share import DISK_OVERCOMMIT
 

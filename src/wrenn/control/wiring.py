@@ -11,27 +11,24 @@ from wrenn.base.clock import SystemClock
 from wrenn.base.held_output import OutputBudget, OutputShares
 from wrenn.base.ids import random_hex
 from wrenn.base.tasks import OwnedTasks
-from wrenn.control import accounts, oauth
-from wrenn.control.accounts import (
-    AccountMails,
-    Administration,
-    Entrance,
-    Invitations,
-    Keys,
-    Passwords,
-    Profiles,
-    Recovery,
-    Sessions,
-    TeamEnd,
-    Teams,
-    Throttle,
-    sweep_forever,
+from wrenn.control import (
+    administration,
+    audit_log,
+    guests,
+    keys,
+    oauth,
+    profile,
+    recovery,
+    sandboxes,
+    sessions,
+    teams,
 )
-from wrenn.control.audit import routes as audit_routes
-from wrenn.control.audit.retention import Retention
-from wrenn.control.audit.service import AuditLog
+from wrenn.control.account_mail import AccountMails
+from wrenn.control.administration import Administration
+from wrenn.control.audit_log import AuditLog, Retention
 from wrenn.control.auth import CHANNEL as ACCESS
-from wrenn.control.auth import Authenticator, OpenCalls, Tokens, ensure_secret
+from wrenn.control.auth import Authenticator, LastUsed, OpenCalls, Tokens, ensure_secret
+from wrenn.control.cleanup import sweep_forever
 from wrenn.control.db import CHANNEL as HINTS
 from wrenn.control.db import Database, Hints, listen
 from wrenn.control.db.embedded import ensure_running
@@ -40,27 +37,28 @@ from wrenn.control.events import CHANNEL as EVENTS
 from wrenn.control.events import Events, Feed
 from wrenn.control.events import Retention as EventRetention
 from wrenn.control.events import routers as event_routers
+from wrenn.control.guests import Commands, Files, Streams
 from wrenn.control.hosts import HostClients, Monitor, ensure_pki, register
 from wrenn.control.http import BehindProxies, Browsers, Rates
 from wrenn.control.http.app import api_router, build_app
-from wrenn.control.keys import LastUsed
+from wrenn.control.keys import Keys
 from wrenn.control.mail import CHANNEL as MAIL
 from wrenn.control.mail import MailSender, SmtpServer
 from wrenn.control.oauth import ProviderClient, SignIn, Tickets, providers_of
 from wrenn.control.placement import Overcommit
+from wrenn.control.profile import Profiles
 from wrenn.control.proxy import Access as PortAccess
 from wrenn.control.proxy import Links, LinkSigner, Places, PortProxy, link_secret
 from wrenn.control.proxy import routers as port_routers
 from wrenn.control.quotas import routes as quota_routes
 from wrenn.control.quotas.service import Quotas
+from wrenn.control.recovery import Recovery
 from wrenn.control.sandboxes import (
     Changes,
-    Commands,
     Comparison,
     ComparisonSettings,
     Creation,
     Disks,
-    Files,
     Forks,
     Lifecycle,
     Lookup,
@@ -71,13 +69,15 @@ from wrenn.control.sandboxes import (
     ReconcilerSettings,
     Room,
     SandboxLimits,
-    Streams,
     Targets,
 )
-from wrenn.control.sandboxes import routers as sandbox_routers
+from wrenn.control.sessions import Entrance, Sessions
 from wrenn.control.settings import Settings
-from wrenn.control.templates import Keeper, KeeperSettings, Snapshots, Sweep
-from wrenn.control.templates import routers as snapshot_routers
+from wrenn.control.snapshots import Keeper, KeeperSettings, Snapshots, Sweep
+from wrenn.control.snapshots import routers as snapshot_routers
+from wrenn.control.teams import Invitations, TeamEnd, Teams
+from wrenn.control.throttle import Throttle
+from wrenn.control.users import Passwords
 from wrenn.protocol.api import (
     ADMIN_AUDIT_PREFIX,
     ADMIN_TEAMS_PREFIX,
@@ -91,11 +91,15 @@ from wrenn.protocol.api import (
 LOCAL_HOST: Final = "local"
 """Name of the one host that comes from the settings."""
 ROUTERS: Final = {
-    SANDBOXES_PREFIX: (*sandbox_routers, *port_routers),
+    SANDBOXES_PREFIX: (*sandboxes.routers, *guests.routers, *port_routers),
     SNAPSHOTS_PREFIX: snapshot_routers,
-    **accounts.ROUTERS,
-    AUDIT_PREFIX: (audit_routes.router,),
-    ADMIN_AUDIT_PREFIX: (audit_routes.admin_router,),
+    "/v1/auth": (sessions.router, recovery.router),
+    "/v1/me": (profile.router,),
+    **teams.ROUTERS,
+    "/v1/api-keys": (keys.router,),
+    "/v1/admin": (administration.router,),
+    AUDIT_PREFIX: (audit_log.router,),
+    ADMIN_AUDIT_PREFIX: (audit_log.admin_router,),
     **oauth.ROUTERS,
     EVENTS_PREFIX: event_routers,
     LIMITS_PREFIX: (quota_routes.own_router,),

@@ -157,7 +157,7 @@ async def _control_answers(listen: Address) -> bool:
 
 async def _ensure_key(layout: Layout, listen: Address) -> None:
     """Make sure that `D/env` has a valid key: the existing one, or a new one."""
-    from wrenn.control.teams import bootstrap
+    from wrenn.control.identity.bootstrap import bootstrap
     from wrenn.sdk import AsyncSandbox
 
     known = read_env(layout.env)

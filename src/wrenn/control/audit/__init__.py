@@ -1,7 +1,6 @@
-"""The audit log: written in the transaction of each change, read by its team, never changed.
+"""Writing the audit log: an entry is made in the transaction of the change that it is about, and never changed.
 
-What is here is for writing, and depends on nothing but the database, so that every feature can use it, authentication too.
-Reading is `service` and `routes`, which know callers.
+This depends on nothing but the database, so that every feature can use it, authentication too. Reading it is `audit_log`.
 """
 
 from wrenn.control.audit.entries import (
@@ -10,12 +9,14 @@ from wrenn.control.audit.entries import (
     Actor,
     ActorKind,
     Deed,
+    Entry,
     Facts,
     Resource,
     Scope,
     Status,
 )
 from wrenn.control.audit.store import actor_json, record, recorded, wire_id
+from wrenn.control.audit.tables import audit_logs
 
 __all__ = [
     "PLATFORM_TEAM",
@@ -23,11 +24,13 @@ __all__ = [
     "Actor",
     "ActorKind",
     "Deed",
+    "Entry",
     "Facts",
     "Resource",
     "Scope",
     "Status",
     "actor_json",
+    "audit_logs",
     "record",
     "recorded",
     "wire_id",

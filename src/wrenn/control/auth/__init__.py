@@ -1,15 +1,9 @@
 """Who is calling."""
 
 from wrenn.control.audit import SYSTEM, Actor, ActorKind
+from wrenn.control.auth.audit_scopes import scopes_of
 from wrenn.control.auth.authenticator import Authenticator
-from wrenn.control.auth.caller import (
-    Account,
-    AccountDeactivated,
-    Caller,
-    Member,
-    Role,
-    caller_of,
-)
+from wrenn.control.auth.caller import Account, AccountDeactivated, Caller, Member, caller_of
 from wrenn.control.auth.credential import Access, ApiKey, Credential, Scope, UserToken
 from wrenn.control.auth.dependency import (
     AccountOf,
@@ -22,10 +16,17 @@ from wrenn.control.auth.dependency import (
     credential_of_socket,
     credential_of_token,
 )
+from wrenn.control.auth.last_used import LastUsed
 from wrenn.control.auth.open_calls import CHANNEL, OpenCalls
 from wrenn.control.auth.store import CALLERS, CallerQuery, arguments_of
-from wrenn.control.auth.tables import sessions
-from wrenn.control.auth.tokens import SECRET_MIN_CHARACTERS, TOKEN_LIFE_S, Claims, Tokens, ensure_secret
+from wrenn.control.auth.tokens import (
+    SECRET_MIN_CHARACTERS,
+    TOKEN_LIFE_S,
+    VISIT_LIFE_S,
+    Claims,
+    Tokens,
+    ensure_secret,
+)
 
 __all__ = [
     "CALLERS",
@@ -33,6 +34,7 @@ __all__ = [
     "SECRET_MIN_CHARACTERS",
     "SYSTEM",
     "TOKEN_LIFE_S",
+    "VISIT_LIFE_S",
     "Access",
     "Account",
     "AccountDeactivated",
@@ -48,11 +50,11 @@ __all__ = [
     "Claims",
     "Credential",
     "CredentialOf",
+    "LastUsed",
     "Member",
     "MemberOf",
     "OpenCalls",
     "OptionalAccountOf",
-    "Role",
     "Scope",
     "Tokens",
     "UserToken",
@@ -62,5 +64,5 @@ __all__ = [
     "credential_of_socket",
     "credential_of_token",
     "ensure_secret",
-    "sessions",
+    "scopes_of",
 ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from wrenn.base.errors import Forbidden
 from wrenn.control.auth.caller import Account, Caller, Member, account_of, caller_of, member_of
 from wrenn.control.auth.credential import Credential, UserToken
+from wrenn.control.auth.last_used import LastUsed
 from wrenn.control.auth.store import find_caller
 from wrenn.control.db import Database
-from wrenn.control.keys import LastUsed
 
 
 class Authenticator:

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final
 
 from wrenn.base.errors import Forbidden, Unauthorized
 from wrenn.base.ids import KeyId, SessionId, TeamId, UserId
 from wrenn.control.audit import Actor, ActorKind
 from wrenn.control.auth.credential import ALLOWED, UNKNOWN_KEY, ApiKey, Credential, Scope
+from wrenn.control.identity import Role
 
 SESSION_OVER: Final = "The session has ended: log in again."
-
-
-class Role(StrEnum):
-    """What a user is in a team."""
-
-    OWNER = "owner"
-    ADMIN = "admin"
-    MEMBER = "member"
-
-    @property
-    def may_administer(self) -> bool:
-        """Change the team, its members and their roles."""
-        return self in (Role.OWNER, Role.ADMIN)
 
 
 class AccountDeactivated(Forbidden):

@@ -6,15 +6,27 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, FromClause, Text, Uuid, and_, any_, bindparam, column, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Text,
+    Uuid,
+    and_,
+    any_,
+    bindparam,
+    column,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from wrenn.base.ids import SessionId, TeamId, UserId
+from wrenn.base.ids import KeyId, SessionId, TeamId, UserId
 from wrenn.control.auth.credential import ApiKey, Credential, UserToken
-from wrenn.control.auth.tables import sessions
 from wrenn.control.db import Database, RowQuery
-from wrenn.control.keys import team_api_keys as keys
-from wrenn.control.teams import teams, users, users_teams
+from wrenn.control.identity import sessions, teams, users, users_teams
+from wrenn.control.identity import team_api_keys as keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,3 +172,9 @@ async def find_callers(database: Database, credentials: Collection[Credential]) 
             )
             found[token] = row
     return found
+
+
+async def set_last_used(database: Database, key_ids: Collection[KeyId]) -> None:
+    """Note that these keys were used now."""
+    ids = [key_id.value for key_id in key_ids]
+    await database.execute(update(keys).where(keys.c.id.in_(ids)).values(last_used=func.now()))

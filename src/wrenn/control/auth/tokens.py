@@ -17,8 +17,8 @@ from wrenn.base.clock import Clock
 from wrenn.base.errors import InvalidRequest, Unauthorized, WrennError
 from wrenn.base.ids import SessionId, TeamId, UserId, random_hex
 from wrenn.base.secrets import Secret
-from wrenn.control.auth.caller import Role
 from wrenn.control.auth.credential import UserToken
+from wrenn.control.identity import Role
 
 TOKEN_LIFE_S: Final = 15 * 60
 VISIT_LIFE_S: Final = 12 * 3600

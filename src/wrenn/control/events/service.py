@@ -7,8 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from wrenn.control.audit.scopes import scopes_of
-from wrenn.control.auth import Authenticator, Caller, Credential, OpenCalls
+from wrenn.control.auth import Authenticator, Caller, Credential, OpenCalls, scopes_of
 from wrenn.control.db import Database
 from wrenn.control.events import store
 from wrenn.control.events.feed import Feed

@@ -6,7 +6,7 @@ from wrenn.control.http.connection import DownloadResponse, Pieces, PiecesRespon
 from wrenn.control.http.domain import DomainOf
 from wrenn.control.http.errors import ErrorBody, told
 from wrenn.control.http.event_stream import EventsResponse, EventStreamResponse
-from wrenn.control.http.messages import RequestBody, plain_text, wire_time
+from wrenn.control.http.messages import RequestBody, nul_free_text, plain_text, wire_time, without_none
 from wrenn.control.http.nearest import unknown_name
 from wrenn.control.http.rate_limits import Rates, digest_of
 from wrenn.control.http.sockets import ClientSocket
@@ -27,10 +27,12 @@ __all__ = [
     "RequestBody",
     "body_of",
     "digest_of",
+    "nul_free_text",
     "plain_text",
     "refusals",
     "told",
     "unknown_name",
     "while_connected",
     "wire_time",
+    "without_none",
 ]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
@@ -14,7 +14,6 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from wrenn.base.errors import AccessLost, Cancelled, InvalidRequest
-from wrenn.control.hosts import Download
 from wrenn.control.http.errors import error_response
 
 T = TypeVar("T")
@@ -107,6 +106,35 @@ class PiecesResponse(Response):
                 raise ConnectionResetError("the client does not read the answer") from error
             finally:
                 gone.cancel()
+
+
+class Download(Protocol):
+    """A file or an archive to send. `status` is 200, 206 for a part of it, or 416 where it has no such part."""
+
+    @property
+    def status(self) -> int:
+        """Of the answer."""
+        ...
+
+    @property
+    def size_b(self) -> int | None:
+        """How many bytes come; None: that is not known."""
+        ...
+
+    @property
+    def content_range(self) -> str:
+        """The header of this name; empty: none."""
+        ...
+
+    @property
+    def etag(self) -> str:
+        """The header of this name; empty: none."""
+        ...
+
+    @property
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The content."""
+        ...
 
 
 class DownloadResponse(Response):

@@ -44,6 +44,26 @@ def plain_text(value: str) -> str:
     return value
 
 
+def nul_free_text(value: str) -> str:
+    """Text that a Linux guest and the database can hold: valid UTF-8 without a NUL character.
+
+    Raises:
+        ValueError: it is not; the text says why.
+    """
+    try:
+        raw = value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be valid UTF-8") from None
+    if b"\0" in raw:
+        raise ValueError("must not hold a NUL character")
+    return value
+
+
+def without_none(fields: Mapping[str, object]) -> dict[str, object]:
+    """The fields that have a value: the API leaves the others out."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def wire_time(moment: datetime | None) -> str | None:
     """RFC 3339 in UTC, to the second."""
     return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,7 +1,6 @@
-"""API keys: `wrn_` + 32 hex digits, of which only the SHA-256 is stored."""
+"""API keys as their team creates, lists and revokes them."""
 
-from wrenn.control.keys.last_used import LastUsed
-from wrenn.control.keys.store import insert_key, replace_key
-from wrenn.control.keys.tables import team_api_keys
+from wrenn.control.keys.routes import router
+from wrenn.control.keys.service import Keys
 
-__all__ = ["LastUsed", "insert_key", "replace_key", "team_api_keys"]
+__all__ = ["Keys", "router"]

@@ -16,17 +16,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from wrenn.base.errors import WrennError
 from wrenn.base.ids import SessionId, TeamId, UserId, random_hex
-from wrenn.control.accounts import (
-    AccountSettings,
-    Email,
-    EmailTaken,
-    Name,
-    Sessions,
-    SignedIn,
-    SignupClosed,
-    add_account,
-    user_store,
-)
 from wrenn.control.auth import Account, AccountDeactivated, Authenticator, UserToken
 from wrenn.control.db import Database, Transaction
 from wrenn.control.oauth.client import ProviderFailed
@@ -34,6 +23,16 @@ from wrenn.control.oauth.identity import Identity, Start
 from wrenn.control.oauth.providers import Providers
 from wrenn.control.oauth.settings import OAuthSettings
 from wrenn.control.oauth.ticket import Ticket, Tickets
+from wrenn.control.sessions import Sessions, SignedIn
+from wrenn.control.users import (
+    AccountSettings,
+    Email,
+    EmailTaken,
+    Name,
+    SignupClosed,
+    add_account,
+    user_store,
+)
 
 _log = logging.getLogger(__name__)
 

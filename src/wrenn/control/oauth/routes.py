@@ -8,11 +8,11 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
 
-from wrenn.control.accounts import CookiesOf
 from wrenn.control.auth import AccountOf
 from wrenn.control.http import Browsers, refusals
 from wrenn.control.oauth.flow import SignIn
 from wrenn.control.oauth.ticket import TICKET_LIFE_S
+from wrenn.control.sessions import CookiesOf
 
 STATE_COOKIE: Final = "oauth_state"
 

@@ -11,9 +11,9 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from wrenn.base.ids import TeamId
 from wrenn.control.audit import PLATFORM_TEAM, Actor, Deed, Resource, Scope, Status, record
 from wrenn.control.db import Database, Transaction
+from wrenn.control.identity import teams, users_teams
 from wrenn.control.quotas.limits import Limits
 from wrenn.control.quotas.tables import team_limits
-from wrenn.control.teams import teams, users_teams
 
 _NAMES: Final = [field.name for field in fields(Limits)]
 _OWNER_LOCK: Final = 0x71756F74

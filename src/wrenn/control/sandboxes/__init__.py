@@ -1,43 +1,36 @@
-"""Sandboxes: their endpoints, their life in the database, and the loops that make hosts agree with it."""
+"""Sandboxes: their endpoints and rows (here), what callers do to them (`operations`), and the loops that carry it out (`reconcile`)."""
 
-from wrenn.control.sandboxes import command_routes, file_routes, lifecycle_routes, routes, stream_routes
+from wrenn.control.sandboxes import operation_routes, routes
 from wrenn.control.sandboxes.changes import Changes
-from wrenn.control.sandboxes.commands import Commands
-from wrenn.control.sandboxes.comparison import Comparison, ComparisonSettings
-from wrenn.control.sandboxes.create import Creation, SandboxLimits
-from wrenn.control.sandboxes.disks import Disks
-from wrenn.control.sandboxes.files import Files
-from wrenn.control.sandboxes.fork import Forks
-from wrenn.control.sandboxes.lifecycle import Lifecycle
 from wrenn.control.sandboxes.lookup import Lookup
-from wrenn.control.sandboxes.network import NetworkRules, Networks
-from wrenn.control.sandboxes.outcomes import Patience
-from wrenn.control.sandboxes.pause_all import pause_all
-from wrenn.control.sandboxes.reconciler import Reconciler
+from wrenn.control.sandboxes.network_policy import NetworkRules
+from wrenn.control.sandboxes.operations.capacity import Room
+from wrenn.control.sandboxes.operations.create import Creation, SandboxLimits
+from wrenn.control.sandboxes.operations.disk import Disks
+from wrenn.control.sandboxes.operations.fork import Forks
+from wrenn.control.sandboxes.operations.lifecycle import Lifecycle
+from wrenn.control.sandboxes.operations.network import Networks
+from wrenn.control.sandboxes.operations.pause_all import pause_all
+from wrenn.control.sandboxes.operations.targets import Target, Targets
+from wrenn.control.sandboxes.operations.waiting import Patience
+from wrenn.control.sandboxes.reconcile.comparison import Comparison, ComparisonSettings
+from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
+from wrenn.control.sandboxes.reconcile.steps import ReconcilerSettings
 from wrenn.control.sandboxes.records import Sandbox
-from wrenn.control.sandboxes.room import Room
-from wrenn.control.sandboxes.steps import ReconcilerSettings
 from wrenn.control.sandboxes.store import find_place
-from wrenn.control.sandboxes.streams import Streams
-from wrenn.control.sandboxes.targets import Targets
+from wrenn.control.sandboxes.types import Envs, GuestText
 
-routers = (
-    routes.router,
-    lifecycle_routes.router,
-    command_routes.router,
-    file_routes.router,
-    stream_routes.router,
-)
+routers = (routes.router, operation_routes.router)
 
 __all__ = [
     "Changes",
-    "Commands",
     "Comparison",
     "ComparisonSettings",
     "Creation",
     "Disks",
-    "Files",
+    "Envs",
     "Forks",
+    "GuestText",
     "Lifecycle",
     "Lookup",
     "NetworkRules",
@@ -48,7 +41,7 @@ __all__ = [
     "Room",
     "Sandbox",
     "SandboxLimits",
-    "Streams",
+    "Target",
     "Targets",
     "find_place",
     "pause_all",

@@ -13,7 +13,7 @@ from wrenn.control.sandboxes import store
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.selection import Which, cursor_after
 from wrenn.control.sandboxes.state import Desired, State
-from wrenn.control.templates import Source
+from wrenn.control.snapshots import Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import CallerOf, CredentialOf
 from wrenn.control.http import DomainOf, refusals, while_connected
-from wrenn.control.sandboxes.create import Creation
 from wrenn.control.sandboxes.lookup import Lookup
+from wrenn.control.sandboxes.operations.create import Creation
+from wrenn.control.sandboxes.operations.targets import Targets
 from wrenn.control.sandboxes.selection import Which
-from wrenn.control.sandboxes.targets import Targets
 from wrenn.control.sandboxes.types import (
     LABELS_LIMIT,
     PAGE_LIMIT,

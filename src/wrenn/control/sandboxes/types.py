@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, StrictBool, StrictInt, model_validator
+from pydantic import AfterValidator, BaseModel, Field, StrictBool, StrictInt
 
-from wrenn.base.file_names import name_of
 from wrenn.base.networks import NETWORKS_LIMIT
-from wrenn.control.http import RequestBody, plain_text, wire_time
+from wrenn.control.http import RequestBody, nul_free_text, plain_text, wire_time
 from wrenn.control.sandboxes.records import OnExpiry, Sandbox, TimeLimits
 from wrenn.control.sandboxes.state import State
 from wrenn.protocol.api import (
@@ -17,10 +16,6 @@ from wrenn.protocol.api import (
     DEFAULT_MEMORY_MB,
     DEFAULT_TEMPLATE,
     DEFAULT_VCPUS,
-    EXEC_TIMEOUT_DEFAULT_S,
-    EXEC_TIMEOUT_LIMIT_S,
-    NAME_LIMIT_B,
-    PATH_LIMIT_B,
     PLATFORM_METADATA,
 )
 
@@ -36,53 +31,16 @@ LABEL_VALUE_LIMIT: Final = 512
 PAGE_LIMIT: Final = 1000
 
 
-def _text(value: str) -> str:
-    try:
-        raw = value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("must be valid UTF-8") from None
-    if b"\0" in raw:
-        raise ValueError("must not hold a NUL character")
-    return value
-
-
-def check_path(value: str) -> str:
-    """An absolute path that a Linux guest can have.
-
-    Raises:
-        ValueError: it is not; the text says why.
-    """
-    # A byte that is no UTF-8 is longer as text than as a name.
-    raw = name_of(_text(value))
-    if not raw.startswith(b"/"):
-        raise ValueError("must be an absolute path")
-    if len(raw) > PATH_LIMIT_B:
-        raise ValueError(f"must have at most {PATH_LIMIT_B} bytes")
-    if any(len(name) > NAME_LIMIT_B for name in raw.split(b"/")):
-        raise ValueError(f"must not hold a name of more than {NAME_LIMIT_B} bytes")
-    return value
-
-
 def _env_name(value: str) -> str:
     if not value or "=" in value:
         raise ValueError("must be names without '='")
-    return _text(value)
+    return nul_free_text(value)
 
 
-GuestText = Annotated[str, AfterValidator(_text)]
-GuestPath = Annotated[str, AfterValidator(check_path)]
+GuestText = Annotated[str, AfterValidator(nul_free_text)]
 Envs = dict[Annotated[str, AfterValidator(_env_name)], GuestText]
 Port = Annotated[StrictInt, Field(ge=1, le=65535)]
 Seconds = Annotated[StrictInt, Field(ge=0, le=2**31 - 1)]
-GuestMode = Annotated[str, Field(pattern=r"^[0-7]{1,4}$", description="Permission bits in octal digits")]
-GuestOwner = Annotated[
-    str,
-    Field(
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?$",
-        description="`user`, `user:group`, or numbers",
-    ),
-]
-GuestUser = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$", description="User in the guest")]
 
 
 Networks = Annotated[
@@ -117,7 +75,7 @@ SandboxName = Annotated[str, Field(max_length=SANDBOX_NAME_LIMIT), AfterValidato
 Labels = Annotated[
     dict[
         Annotated[str, Field(max_length=LABEL_KEY_LIMIT), AfterValidator(_label_key)],
-        Annotated[str, Field(max_length=LABEL_VALUE_LIMIT), AfterValidator(_text)],
+        Annotated[str, Field(max_length=LABEL_VALUE_LIMIT), AfterValidator(nul_free_text)],
     ],
     Field(max_length=LABELS_LIMIT),
 ]
@@ -288,169 +246,3 @@ class SandboxList(BaseModel):
     """Sandboxes."""
 
     sandboxes: list[SandboxView]
-
-
-class Exec(RequestBody):
-    """A program to run, not passed through a shell."""
-
-    cmd: GuestText = Field(
-        min_length=1,
-        description="`$SHELL`, with `args` of `-c` and a text: the sandbox's shell, bash where its image has it, else sh. "
-        "Without `args`: the user's login shell, if it has one",
-    )
-    args: list[GuestText] = Field(default_factory=list)
-    timeout_sec: StrictInt = Field(
-        EXEC_TIMEOUT_DEFAULT_S,
-        ge=0,
-        le=EXEC_TIMEOUT_LIMIT_S,
-        description="Foreground only; then it is killed. 0: no limit but that of this field, a day",
-    )
-    envs: Envs = Field(default_factory=dict)
-    cwd: GuestPath | None = Field(None, description="Default: the user's home")
-    user: GuestUser = "root"
-    background: StrictBool = False
-    tag: Annotated[GuestText, Field(min_length=1, max_length=128)] | None = Field(
-        None, description="Background only; default `proc-` + 8 hex digits"
-    )
-
-    @model_validator(mode="after")
-    def _tag_is_no_pid(self) -> Self:
-        if self.tag is not None and self.tag.isdigit():
-            raise ValueError("tag must not be a number: it could not be told from a pid")
-        return self
-
-
-class ExecResult(BaseModel):
-    """How a program ended. A program that does not exist has exit code 127, one that a signal ended 128 + its number."""
-
-    sandbox_id: str
-    cmd: str
-    stdout: str
-    stderr: str
-    exit_code: int
-    signal: int | None = Field(None, description="Number of the signal that ended it")
-    signal_name: str | None = Field(None, description="Its name, e.g. SIGKILL")
-    out_of_memory: bool = Field(
-        default=False,
-        description="The sandbox's kernel killed it, or a process that it started, because memory ran out",
-    )
-    duration_ms: int
-    encoding: Literal["utf-8", "base64"] = Field(
-        description="Of both streams; base64 if either is not UTF-8, or would grow by more than half as JSON text"
-    )
-
-
-class ExecTimedOutDetail(BaseModel):
-    """Why there is no result. All but the first two fields only when the program was killed at its time limit."""
-
-    code: str
-    message: str
-    timed_out: bool | None = None
-    stdout: str | None = Field(None, description="What it wrote until then")
-    stderr: str | None = None
-    exit_code: int | None = None
-    signal: int | None = None
-    signal_name: str | None = None
-    out_of_memory: bool | None = None
-    duration_ms: int | None = None
-    encoding: Literal["utf-8", "base64"] | None = None
-    sandbox_id: str | None = None
-    cmd: str | None = None
-
-
-class ExecTimedOut(BaseModel):
-    """A program that was killed at its time limit, with what it wrote until then."""
-
-    error: ExecTimedOutDetail
-
-
-class Started(BaseModel):
-    """A program in the background."""
-
-    sandbox_id: str
-    cmd: str
-    pid: int
-    tag: str
-
-
-class ProcessView(BaseModel):
-    """A living process that was started through the API."""
-
-    pid: int
-    tag: str | None = None
-    cmd: str
-    args: list[str] | None = None
-
-
-class ProcessList(BaseModel):
-    """Living processes."""
-
-    processes: list[ProcessView]
-
-
-class _FileRequest(RequestBody):
-    user: GuestUser = "root"
-
-
-class PathOf(_FileRequest):
-    """One path in the sandbox."""
-
-    path: GuestPath
-
-
-class UnpackTo(PathOf):
-    """Where an archive goes, and whose its files become."""
-
-    owner: GuestOwner | None = None
-
-
-class WatchOf(PathOf):
-    """What to watch."""
-
-    recursive: bool = Field(default=False, description="Also all directories below")
-
-
-class ListFiles(PathOf):
-    """A directory."""
-
-    depth: StrictInt = Field(1, ge=0, le=1000, description="0 counts as 1")
-
-
-class Move(_FileRequest):
-    """Two paths in the sandbox."""
-
-    source: GuestPath
-    destination: GuestPath
-
-
-class FileEntry(BaseModel):
-    """A file, directory or link; links are links, wherever they lead.
-
-    `type` has the three words that all clients know: sockets, pipes and devices count as files there, and `kind` says
-    what they are.
-    """
-
-    name: str = Field(description="Bytes that are no UTF-8 are escaped: docs/design/files.md")
-    path: str
-    type: Literal["file", "directory", "symlink"]
-    kind: Literal["file", "directory", "symlink", "socket", "fifo", "char_device", "block_device"]
-    size: int
-    mode: int = Field(description="Permission bits")
-    permissions: str
-    owner: str
-    group: str
-    modified_at: int = Field(description="Unix seconds")
-    symlink_target: str | None = None
-    broken: bool = Field(default=False, description="A link that leads nowhere; absent: false")
-
-
-class Entry(BaseModel):
-    """One entry."""
-
-    entry: FileEntry
-
-
-class Entries(BaseModel):
-    """Entries of a directory."""
-
-    entries: list[FileEntry]

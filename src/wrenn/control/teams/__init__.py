@@ -1,7 +1,15 @@
-"""Users, teams and who belongs to which; the first of them."""
+"""Teams, their members and invitations."""
 
-from wrenn.control.teams.bootstrap import bootstrap
-from wrenn.control.teams.store import hold_team, insert_team
-from wrenn.control.teams.tables import teams, users, users_teams
+from wrenn.control.teams import invitation_routes, routes
+from wrenn.control.teams.deletion import TeamEnd
+from wrenn.control.teams.invitations import Invitations
+from wrenn.control.teams.service import Teams, revoke_keys_by
 
-__all__ = ["bootstrap", "hold_team", "insert_team", "teams", "users", "users_teams"]
+ROUTERS = {
+    "/v1/teams": (routes.router, invitation_routes.team_router),
+    "/v1/invitations": (invitation_routes.router,),
+    "/v1/users": (routes.search_router,),
+}
+"""The endpoints by their prefix."""
+
+__all__ = ["ROUTERS", "Invitations", "TeamEnd", "Teams", "revoke_keys_by"]

@@ -1,68 +1,30 @@
-"""Tables of users and teams (platform reference §3.2)."""
+"""Table of invitations into teams."""
 
 from __future__ import annotations
 
 from sqlalchemy import (
     TIMESTAMP,
-    Boolean,
-    CheckConstraint,
     Column,
     ForeignKey,
-    Index,
     Table,
     Text,
+    UniqueConstraint,
     Uuid,
     func,
-    text,
 )
 
 from wrenn.control.db import metadata
 
-users = Table(
-    "users",
+team_invitations = Table(
+    "team_invitations",
     metadata,
     Column("id", Uuid, primary_key=True),
-    # Trimmed and in lower case. Of a deleted account: a name that no mail can reach.
-    Column("email", Text, nullable=False, unique=True),
-    # When its owner showed that mail to it arrives; null: never.
-    Column("email_verified_at", TIMESTAMP(timezone=True)),
-    Column("password_hash", Text),
-    Column("name", Text, nullable=False, server_default=""),
-    Column("is_admin", Boolean, nullable=False, server_default=text("false")),
+    Column("team_id", Uuid, ForeignKey("teams.id", ondelete="CASCADE"), nullable=False),
+    # As in `users`. Inviting an address again replaces its invitation.
+    Column("email", Text, nullable=False),
+    Column("token_hash", Text, nullable=False, unique=True),
+    Column("invited_by", Uuid, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
-    Column("updated_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
-    # `disabled`: by an admin of the platform. `deleted`: by the user; the row stays, as keys and the audit log name it.
-    Column("status", Text, nullable=False, server_default="active"),
-    Column("deleted_at", TIMESTAMP(timezone=True)),
-    CheckConstraint("status IN ('active', 'disabled', 'deleted')", name="status"),
+    Column("expires_at", TIMESTAMP(timezone=True), nullable=False),
+    UniqueConstraint("team_id", "email", name="uq_team_invitations_team_id"),
 )
-
-Index("ix_users_email_prefix", users.c.email, postgresql_ops={"email": "text_pattern_ops"})
-
-teams = Table(
-    "teams",
-    metadata,
-    Column("id", Uuid, primary_key=True),
-    Column("name", Text, nullable=False),
-    # Stays taken when the team is deleted.
-    Column("slug", Text, nullable=False, unique=True),
-    Column("is_byoc", Boolean, nullable=False, server_default=text("false")),
-    Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
-    Column("deleted_at", TIMESTAMP(timezone=True)),
-    # Whether the keys that a member made outlive the membership.
-    Column("keeps_keys_of_removed", Boolean, nullable=False, server_default=text("false")),
-)
-
-users_teams = Table(
-    "users_teams",
-    metadata,
-    Column("team_id", Uuid, ForeignKey("teams.id", ondelete="CASCADE"), primary_key=True),
-    Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True),
-    Column("is_default", Boolean, nullable=False, server_default=text("false")),
-    Column("role", Text, nullable=False, server_default="member"),
-    Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
-    CheckConstraint("role IN ('owner', 'admin', 'member')", name="role"),
-)
-
-# That a team has at least one owner is held by the lock under which memberships change; that it has no second one, by this.
-Index("uq_users_teams_owner", users_teams.c.team_id, unique=True, postgresql_where=text("role = 'owner'"))

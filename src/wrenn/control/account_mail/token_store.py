@@ -1,0 +1,95 @@
+"""Statements on tokens that are sent by mail, and on requests for them. Time is the database's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import ColumnElement, and_, delete, func, select, tuple_
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from wrenn.base.ids import UserId
+from wrenn.control.account_mail.tables import mailed_tokens as tokens
+from wrenn.control.account_mail.tables import requested_mails as requests
+from wrenn.control.db import Database, Transaction, in_s, span_s
+
+
+class Purpose(StrEnum):
+    """What a token that comes by mail is good for."""
+
+    VERIFY = "verify"
+    RESET = "reset"
+
+
+@dataclass(frozen=True, slots=True)
+class MailedTo:
+    """Whose token was shown, and the address that it was sent to."""
+
+    user_id: UserId
+    email: str
+
+
+async def put(
+    tx: Transaction, user_id: UserId, purpose: Purpose, *, token_hash: str, email: str, life_s: float
+) -> None:
+    """A token, in place of the user's former one of this purpose."""
+    values = {
+        "token_hash": token_hash,
+        "email": email,
+        "created_at": func.now(),
+        "expires_at": in_s(life_s),
+    }
+    wanted = upsert(tokens).values(user_id=user_id.value, purpose=purpose, **values)
+    await tx.execute(wanted.on_conflict_do_update(index_elements=["user_id", "purpose"], set_=values))
+
+
+def _is_valid(purpose: Purpose, token_hash: str) -> ColumnElement[bool]:
+    return and_(
+        tokens.c.token_hash == token_hash, tokens.c.purpose == purpose, tokens.c.expires_at > func.now()
+    )
+
+
+async def find(database: Database, purpose: Purpose, token_hash: str) -> MailedTo | None:
+    """Whose token this is at this moment; None: there is none that is valid."""
+    found = select(tokens.c.user_id, tokens.c.email).where(_is_valid(purpose, token_hash))
+    row = (await database.execute(found, repeatable=True)).one_or_none()
+    return None if row is None else MailedTo(UserId(row.user_id), row.email)
+
+
+async def use(tx: Transaction, purpose: Purpose, token_hash: str) -> bool:
+    """Take the token away, so that nobody uses it again; False: it is not valid any more. Under its user's lock."""
+    used = await tx.execute(delete(tokens).where(_is_valid(purpose, token_hash)).returning(tokens.c.user_id))
+    return used.one_or_none() is not None
+
+
+async def void(tx: Transaction, user_id: UserId, *purposes: Purpose) -> None:
+    """Take away the user's tokens of these purposes."""
+    await tx.execute(delete(tokens).where(tokens.c.user_id == user_id.value, tokens.c.purpose.in_(purposes)))
+
+
+async def request(database: Database, purpose: Purpose, email: str) -> None:
+    """Have a mail be written to this address, should it have an account."""
+    await database.execute(upsert(requests).values(purpose=purpose, email=email).on_conflict_do_nothing())
+
+
+async def take_requests(tx: Transaction, *, most: int) -> list[tuple[Purpose, str]]:
+    """Requests that this transaction answers, and no other one."""
+    oldest = (
+        select(requests.c.purpose, requests.c.email)
+        .order_by(requests.c.created_at)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    key = tuple_(requests.c.purpose, requests.c.email)
+    taken = await tx.execute(
+        delete(requests).where(key.in_(oldest)).returning(requests.c.purpose, requests.c.email)
+    )
+    return [(Purpose(row.purpose), row.email) for row in taken]
+
+
+async def forget_old(database: Database, *, requests_older_s: float) -> None:
+    """Delete expired tokens, and requests that nobody answered, as mail is not set up any more."""
+    await database.execute(delete(tokens).where(tokens.c.expires_at <= func.now()))
+    await database.execute(
+        delete(requests).where(requests.c.created_at < func.now() - span_s(requests_older_s))
+    )

@@ -1,0 +1,127 @@
+"""What admins of the platform see of all users and teams, by the page; newest first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import and_, func, select
+
+from wrenn.base.ids import TeamId, UserId
+from wrenn.control.db import Database
+from wrenn.control.identity import Role, teams, users, users_teams
+
+PAGE_SIZE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class UserRecord:
+    """One user."""
+
+    user_id: UserId
+    email: str
+    name: str
+    status: str
+    is_admin: bool
+    created_at: datetime
+    teams_joined: int
+    teams_owned: int
+
+
+@dataclass(frozen=True, slots=True)
+class TeamRecord:
+    """One team, also a deleted one."""
+
+    team_id: TeamId
+    name: str
+    slug: str
+    is_byoc: bool
+    created_at: datetime
+    deleted_at: datetime | None
+    member_count: int
+    owner_name: str | None
+    owner_email: str | None
+
+
+async def users_page(database: Database, page: int) -> tuple[list[UserRecord], int]:
+    """Users that are not deleted: those of the page (from 1), and how many there are."""
+    joined = (
+        select(
+            users_teams.c.user_id,
+            func.count().label("joined"),
+            func.count().filter(users_teams.c.role == Role.OWNER).label("owned"),
+        )
+        .join(teams, and_(teams.c.id == users_teams.c.team_id, teams.c.deleted_at.is_(None)))
+        .group_by(users_teams.c.user_id)
+        .subquery()
+    )
+    found = await database.execute(
+        select(
+            users,
+            func.coalesce(joined.c.joined, 0).label("joined"),
+            func.coalesce(joined.c.owned, 0).label("owned"),
+        )
+        .outerjoin(joined, joined.c.user_id == users.c.id)
+        .where(users.c.status != "deleted")
+        .order_by(users.c.created_at.desc(), users.c.id)
+        .limit(PAGE_SIZE)
+        .offset((page - 1) * PAGE_SIZE),
+        repeatable=True,
+    )
+    total = await database.execute(
+        select(func.count()).select_from(users).where(users.c.status != "deleted"), repeatable=True
+    )
+    return [
+        UserRecord(
+            UserId(row.id),
+            row.email,
+            row.name,
+            row.status,
+            row.is_admin,
+            row.created_at,
+            row.joined,
+            row.owned,
+        )
+        for row in found
+    ], int(total.scalar_one())
+
+
+async def teams_page(database: Database, page: int) -> tuple[list[TeamRecord], int]:
+    """Teams, also deleted ones: those of the page (from 1), and how many there are."""
+    counted = (
+        select(users_teams.c.team_id, func.count().label("members"))
+        .group_by(users_teams.c.team_id)
+        .subquery()
+    )
+    owner = users_teams.alias("owner")
+    found = await database.execute(
+        select(
+            teams,
+            func.coalesce(counted.c.members, 0).label("members"),
+            users.c.name.label("owner_name"),
+            users.c.email.label("owner_email"),
+        )
+        .outerjoin(counted, counted.c.team_id == teams.c.id)
+        .outerjoin(owner, and_(owner.c.team_id == teams.c.id, owner.c.role == Role.OWNER))
+        .outerjoin(users, users.c.id == owner.c.user_id)
+        .order_by(teams.c.created_at.desc(), teams.c.id)
+        .limit(PAGE_SIZE)
+        .offset((page - 1) * PAGE_SIZE),
+        repeatable=True,
+    )
+    total = await database.execute(select(func.count()).select_from(teams), repeatable=True)
+    return [
+        TeamRecord(
+            TeamId(row.id),
+            row.name,
+            row.slug,
+            row.is_byoc,
+            row.created_at,
+            row.deleted_at,
+            row.members,
+            row.owner_name,
+            row.owner_email,
+        )
+        for row in found
+    ], int(total.scalar_one())

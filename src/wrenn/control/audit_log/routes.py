@@ -1,0 +1,61 @@
+"""The endpoints of the audit log. Each parses, makes one call, answers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import JSONResponse, Response
+
+from wrenn.control.audit_log.service import PAGE_DEFAULT, PAGE_LIMIT, AuditLog, filter_of
+from wrenn.control.audit_log.store import Filter
+from wrenn.control.audit_log.types import AuditPage, page_json
+from wrenn.control.auth import AdminOf, CallerOf
+from wrenn.control.http import refusals
+
+router = APIRouter(tags=["audit"])
+admin_router = APIRouter(tags=["administration"])
+
+
+async def _audit_log(request: Request) -> AuditLog:
+    return request.app.state.audit_log
+
+
+async def _which(
+    *,
+    before: Annotated[
+        str | None, Query(description="RFC 3339: only older entries; `next_before` of the page before")
+    ] = None,
+    before_id: Annotated[str | None, Query(description="`next_before_id` of the page before")] = None,
+    resource_type: Annotated[
+        list[str] | None, Query(description="Only of these; may be repeated or comma-separated")
+    ] = None,
+    action: Annotated[
+        list[str] | None, Query(description="Only of these; may be repeated or comma-separated")
+    ] = None,
+) -> Filter:
+    return filter_of(before=before, before_id=before_id, resources=resource_type or (), actions=action or ())
+
+
+Log = Annotated[AuditLog, Depends(_audit_log)]
+Which = Annotated[Filter, Depends(_which)]
+PageSize = Annotated[int, Query(ge=1, description=f"More than {PAGE_LIMIT} counts as that")]
+
+
+@router.get("", response_model=AuditPage, responses=refusals())
+async def list_audit_logs(
+    caller: CallerOf, audit_log: Log, which: Which, limit: PageSize = PAGE_DEFAULT
+) -> Response:
+    """What was done in the team, by whom, newest first.
+
+    A page is final: entries that are written later are newer than all in it.
+    """
+    return JSONResponse(page_json(await audit_log.page(caller, which, limit=limit)))
+
+
+@admin_router.get("", response_model=AuditPage, responses=refusals(403))
+async def list_platform_audit_logs(
+    _admin: AdminOf, audit_log: Log, which: Which, limit: PageSize = PAGE_DEFAULT
+) -> Response:
+    """What admins of the platform did, what became of hosts and accounts, newest first; pages as of a team's log."""
+    return JSONResponse(page_json(await audit_log.platform_page(which, limit=limit)))

@@ -1,0 +1,97 @@
+"""Reads a team's audit log in pages: each entry once, none left out, whatever is written meanwhile."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from wrenn.base.errors import InvalidRequest
+from wrenn.base.ids import AuditId, TeamId
+from wrenn.control.audit import PLATFORM_TEAM, Entry, Scope, store
+from wrenn.control.audit_log.store import Filter
+from wrenn.control.auth import Caller, scopes_of
+from wrenn.control.db import Database, settled_moment
+
+PAGE_DEFAULT: Final = 50
+PAGE_LIMIT: Final = 200
+_NAMES_LIMIT: Final = 50
+_NAME: Final = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
+
+
+class AuditLog:
+    """See the module head."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        # The latest moment that is known to be settled: the pages after a first one need not ask again.
+        self._settled: datetime | None = None
+
+    async def page(self, caller: Caller, which: Filter, *, limit: int) -> list[Entry]:
+        """Up to `limit` entries (200 at most) that the caller may see, newest first.
+
+        A page is final: nothing will ever appear between its entries, nor above the first of them with an earlier time.
+        """
+        return await self._page(caller.team_id, scopes_of(caller), which, limit)
+
+    async def platform_page(self, which: Filter, *, limit: int) -> list[Entry]:
+        """The same of the platform's own log. The caller is known to be an admin of the platform."""
+        return await self._page(PLATFORM_TEAM, frozenset(Scope), which, limit)
+
+    async def _page(
+        self, team_id: TeamId, scopes: Collection[Scope], which: Filter, limit: int
+    ) -> list[Entry]:
+        until = self._settled
+        if until is None or which.before is None or which.before > until:
+            until = await settled_moment(self._database)
+            self._settled = until if self._settled is None else max(self._settled, until)
+        return await store.read(
+            self._database,
+            team_id,
+            scopes,
+            which,
+            until=until,
+            limit=min(limit, PAGE_LIMIT),
+        )
+
+
+def filter_of(
+    *, before: str | None, before_id: str | None, resources: Sequence[str], actions: Sequence[str]
+) -> Filter:
+    """What a request asks for.
+
+    Raises:
+        InvalidRequest: the message names the parameter.
+    """
+    if before_id is not None and before is None:
+        raise InvalidRequest("before_id: goes with before, which is absent.")
+    try:
+        entry_id = None if before_id is None else AuditId.parse(before_id)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"before_id: {error.message}") from error
+    return Filter(
+        resources=_names("resource_type", resources),
+        actions=_names("action", actions),
+        before=None if before is None else _time(before),
+        before_id=entry_id,
+    )
+
+
+def _time(text: str) -> datetime:
+    try:
+        if _TIME.fullmatch(text):
+            return datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass  # no such day, or outside of what a time can be
+    raise InvalidRequest("before: must be a time as in RFC 3339, like 2026-01-31T12:00:00.123456Z.")
+
+
+def _names(parameter: str, given: Sequence[str]) -> frozenset[str]:
+    names = frozenset(name.strip() for text in given for name in text.split(",") if name.strip())
+    if len(names) > _NAMES_LIMIT or not all(_NAME.fullmatch(name) for name in names):
+        raise InvalidRequest(
+            f"{parameter}: must be at most {_NAMES_LIMIT} names of letters, digits, '_', '.' or '-'."
+        )
+    return names

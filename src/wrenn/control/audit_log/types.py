@@ -1,0 +1,68 @@
+"""Messages of the audit log (platform reference §8.2)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from wrenn.control.audit import Entry
+
+
+class AuditEntry(BaseModel):
+    """One line of the log. Optional fields are absent where they have no value."""
+
+    id: str
+    actor_type: Literal["user", "api_key", "system"]
+    actor_id: str | None = None
+    actor_name: str | None = None
+    resource_type: str
+    resource_id: str | None = None
+    action: str
+    scope: Literal["team", "admin"]
+    status: Literal["success", "info", "warning", "error"]
+    metadata: dict[str, str | int | bool] | None = None
+    created_at: datetime = Field(description="To the microsecond")
+
+
+class AuditPage(BaseModel):
+    """Entries, newest first."""
+
+    items: list[AuditEntry]
+    next_before: datetime | None = Field(
+        None, description="`before` of the next page; absent on an empty one"
+    )
+    next_before_id: str | None = Field(None, description="`before_id` of the next page")
+
+
+def exact_time(moment: datetime) -> str:
+    """RFC 3339 in UTC, to the microsecond: a cursor that is rounded would skip entries."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def entry_json(entry: Entry) -> dict[str, object]:
+    """The wire form of `AuditEntry`."""
+    fields: dict[str, object] = {
+        "id": str(entry.entry_id),
+        "actor_type": entry.actor.kind.value,
+        "actor_id": entry.actor.actor_id,
+        "actor_name": entry.actor.name,
+        "resource_type": entry.resource,
+        "resource_id": entry.resource_id,
+        "action": entry.action,
+        "scope": entry.scope,
+        "status": entry.status,
+        "metadata": dict(entry.facts),
+        "created_at": exact_time(entry.created_at),
+    }
+    return {name: value for name, value in fields.items() if value not in ("", {})}
+
+
+def page_json(entries: list[Entry]) -> dict[str, object]:
+    """The wire form of `AuditPage`."""
+    body: dict[str, object] = {"items": [entry_json(entry) for entry in entries]}
+    if entries:
+        body["next_before"] = exact_time(entries[-1].created_at)
+        body["next_before_id"] = str(entries[-1].entry_id)
+    return body

@@ -1,0 +1,36 @@
+"""Deletes ended sessions, old attempts, expired invitations and tokens, and mails that are too old to be sent."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from wrenn.base.tasks import repeat
+from wrenn.control import mail
+from wrenn.control.account_mail import token_store
+from wrenn.control.db import Database
+from wrenn.control.sessions import session_store
+from wrenn.control.teams import invitation_store
+from wrenn.control.throttle import attempt_store
+
+_log = logging.getLogger(__name__)
+
+_EVERY_S: Final = 600.0
+_ATTEMPTS_OLD_S: Final = 86_400.0
+_SESSIONS_OLD_S: Final = 7 * 86_400.0
+_INVITATIONS_OLD_S: Final = 0.0
+_REQUESTS_OLD_S: Final = 3600.0
+
+
+async def sweep_forever(database: Database) -> None:
+    """Sweep now and then, until cancelled. Several replicas may do so."""
+
+    async def sweep() -> None:
+        await attempt_store.forget_old(database, older_s=_ATTEMPTS_OLD_S)
+        await session_store.forget_old(database, older_s=_SESSIONS_OLD_S)
+        await invitation_store.forget_old(database, older_s=_INVITATIONS_OLD_S)
+        await token_store.forget_old(database, requests_older_s=_REQUESTS_OLD_S)
+        if given_up := await mail.drop_expired(database):
+            _log.warning("mails were given up", extra={"by_kind": dict(given_up)})
+
+    await repeat(sweep, every_s=_EVERY_S, failed="old sessions are not swept")

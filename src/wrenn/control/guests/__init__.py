@@ -1,0 +1,10 @@
+"""Programs, terminals and files inside a running sandbox: endpoints and their calls to the host."""
+
+from wrenn.control.guests import command_routes, file_routes, stream_routes
+from wrenn.control.guests.commands import Commands
+from wrenn.control.guests.files import Files
+from wrenn.control.guests.streams import Streams
+
+routers = (command_routes.router, file_routes.router, stream_routes.router)
+
+__all__ = ["Commands", "Files", "Streams", "routers"]

@@ -1,0 +1,188 @@
+"""Programs in a sandbox, through its host's agent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from protobuf import Oneof
+
+from wrenn.base.errors import DeadlineExceeded, InvalidRequest, NotFound
+from wrenn.base.faults import fault_point
+from wrenn.base.held_output import HeldOutput, OutputBudget, OutputName
+from wrenn.base.ids import SandboxId, random_hex
+from wrenn.base.signal_names import SHELL_BASE
+from wrenn.control.auth import Credential
+from wrenn.control.guests.types import Exec
+from wrenn.control.hosts import ExecNotKnown, HostSilent
+from wrenn.control.sandboxes import Target, Targets
+from wrenn.protocol.api import EXEC_TIMEOUT_LIMIT_S
+from wrenn.protocol.host import host_pb as pb
+from wrenn.protocol.host.streams import Kind, ProcessEnd, StartProcess
+
+_CALL_TIMEOUT_S: Final = 20.0
+_ANSWER_MARGIN_S: Final = 10.0
+"""How much longer than the command's own limit the agent may take to kill it and say so."""
+_PID_LIMIT: Final = 2**22
+_SIGKILL: Final = 9
+SIGNALS: Final = {signal.name: signal for signal in pb.Signal if signal}
+"""By name, all that the guest agent sends."""
+
+
+Wait = Callable[[Coroutine[Any, Any, ProcessEnd]], Awaitable[ProcessEnd]]
+"""Runs a call for as long as somebody waits for its answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a command ended and what it wrote.
+
+    Attributes:
+        late: why it was killed at its time limit; empty: it ended by itself.
+    """
+
+    sandbox_id: SandboxId
+    end: ProcessEnd
+    output: HeldOutput
+    duration_ms: int
+    late: str
+
+
+class Commands:
+    """See the module head."""
+
+    def __init__(self, targets: Targets, budget: OutputBudget) -> None:
+        self._targets = targets
+        self._budget = budget
+
+    @asynccontextmanager
+    async def run(
+        self, credential: Credential, text_id: str, body: Exec, *, while_wanted: Wait
+    ) -> AsyncGenerator[Outcome]:
+        """Run to the end; the output is held, and counted, until the context is left.
+
+        `while_wanted` runs the call to the host and cancels it when nobody waits for the answer any more; the command is
+        killed then.
+
+        Raises:
+            TooLarge, RateLimited: a share of the output that may be held is used up, and the command was killed.
+            DeadlineExceeded: the host did not answer.
+        """
+        # An answer that nobody waits for any more ends the command, so a day bounds only what is waited for.
+        limit_s = body.timeout_sec or EXEC_TIMEOUT_LIMIT_S
+        async with self._targets.opened(credential, text_id) as target:
+            await fault_point("control.exec.before_rpc")
+            begun = time.monotonic()
+            team, sandbox = str(target.team_id), str(target.sandbox_id)
+            with HeldOutput.of(self._budget, sandbox=sandbox, team=team) as output:
+                late, end = "", ProcessEnd(SHELL_BASE + _SIGKILL, _SIGKILL)
+                try:
+                    end = await while_wanted(_run(target, body, limit_s, output))
+                except HostSilent:
+                    raise
+                except DeadlineExceeded as error:
+                    late = error.message
+                duration_ms = round((time.monotonic() - begun) * 1000)
+                yield Outcome(target.sandbox_id, end, output, duration_ms, late)
+
+    async def start(self, credential: Credential, text_id: str, body: Exec) -> dict[str, object]:
+        """Start in the background; the wire form of `Started`.
+
+        Raises:
+            NotFound: no such program.
+        """
+        target = await self._targets.target(credential, text_id)
+        tag = body.tag or f"proc-{random_hex(4)}"
+        await fault_point("control.exec.before_rpc")
+        started = await target.host.call(
+            target.host.rpc.start_process,
+            pb.StartProcessRequest(sandbox_id=str(target.sandbox_id), command=_command(body), tag=tag),
+            timeout_s=_CALL_TIMEOUT_S,
+        )
+        return {"sandbox_id": str(target.sandbox_id), "cmd": body.cmd, "pid": started.pid, "tag": started.tag}
+
+    async def list(self, credential: Credential, text_id: str) -> list[dict[str, object]]:
+        """Living processes that were started through the API; the wire forms of `ProcessView`."""
+        target = await self._targets.target(credential, text_id)
+        answer = await target.host.call(
+            target.host.rpc.list_processes,
+            pb.ListProcessesRequest(sandbox_id=str(target.sandbox_id)),
+            timeout_s=_CALL_TIMEOUT_S,
+        )
+        return [_process(process) for process in answer.processes]
+
+    async def signal(self, credential: Credential, text_id: str, selector: str, signal: str) -> None:
+        """Signal the process of this pid (digits) or tag.
+
+        Raises:
+            NotFound: no such living process. InvalidRequest: a signal that is not one of `SIGNALS`.
+        """
+        number = signal_number(signal)
+        target = await self._targets.target(credential, text_id)
+        request = pb.SignalProcessRequest(
+            sandbox_id=str(target.sandbox_id), selector=selector_of(selector), signal=number
+        )
+        await target.host.call(target.host.rpc.signal_process, request, timeout_s=_CALL_TIMEOUT_S)
+
+
+def signal_number(name: str) -> pb.Signal:
+    """The signal of this name. Raises InvalidRequest."""
+    if (number := SIGNALS.get(name)) is None:
+        raise InvalidRequest(f"signal: must be one of {', '.join(SIGNALS)}.")
+    return number
+
+
+def selector_of(text: str) -> Oneof[Literal["pid"], int] | Oneof[Literal["tag"], str]:
+    """A process by its pid (digits) or its tag. Raises NotFound: a number that no pid has."""
+    if not (text.isascii() and text.isdigit()):
+        return Oneof("tag", text)
+    if len(text) > len(str(_PID_LIMIT)) or int(text) > _PID_LIMIT:
+        raise NotFound(f"There is no process {text[:20]}.")
+    return Oneof("pid", int(text))
+
+
+def _command(body: Exec) -> pb.Command:
+    return pb.Command(cmd=body.cmd, args=body.args, envs=body.envs, cwd=body.cwd or "", user=body.user)
+
+
+def _process(process: pb.Process) -> dict[str, object]:
+    fields: dict[str, object] = {"pid": process.pid, "cmd": process.cmd}
+    if process.tag:
+        fields["tag"] = process.tag
+    if process.args:
+        fields["args"] = list(process.args)
+    return fields
+
+
+def _stream_of(kind: Kind) -> OutputName:
+    return "stderr" if kind is Kind.STDERR else "stdout"
+
+
+async def _run(target: Target, body: Exec, limit_s: int, output: HeldOutput) -> ProcessEnd:
+    start = StartProcess(
+        cmd=body.cmd,
+        args=body.args,
+        envs=body.envs,
+        cwd=body.cwd or "",
+        user=body.user,
+        timeout_ms=limit_s * 1000,
+    )
+    try:
+        return await target.host.execs.run(
+            target.sandbox_id, start, lambda kind, data: output.add(_stream_of(kind), data)
+        )
+    except ExecNotKnown:
+        # An agent of before, until its host is upgraded too.
+        answer = await target.host.call(
+            target.host.rpc.exec,
+            pb.ExecRequest(
+                sandbox_id=str(target.sandbox_id), command=_command(body), timeout_ms=start.timeout_ms
+            ),
+            timeout_s=limit_s + _ANSWER_MARGIN_S,
+        )
+        output.add("stdout", answer.stdout)
+        output.add("stderr", answer.stderr)
+        return ProcessEnd(answer.exit_code)

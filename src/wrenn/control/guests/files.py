@@ -1,0 +1,252 @@
+"""Files of a sandbox, through its host's agent. Contents stream through; at most a chunk is held."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Final, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from wrenn.base.errors import InvalidRequest, TooLarge
+from wrenn.base.units import MIB
+from wrenn.control.auth import Credential
+from wrenn.control.guests.types import (
+    GuestMode,
+    GuestOwner,
+    GuestPath,
+    GuestUser,
+    ListFiles,
+    Move,
+    PathOf,
+    UnpackTo,
+    WatchOf,
+)
+from wrenn.control.guests.upload_form import UploadForm
+from wrenn.control.hosts import Change, Download
+from wrenn.control.http import unknown_name
+from wrenn.control.sandboxes import Target, Targets
+from wrenn.protocol.api import UPLOAD_FORM_LIMIT_B
+from wrenn.protocol.host import host_pb as pb
+
+_CALL_TIMEOUT_S: Final = 60.0
+"""Removing or listing a large tree takes the guest some time."""
+_FIELDS: Final[dict[str, TypeAdapter[str]]] = {
+    "path": TypeAdapter(GuestPath),
+    "user": TypeAdapter(GuestUser),
+    "mode": TypeAdapter(GuestMode),
+    "owner": TypeAdapter(GuestOwner),
+    "atomic": TypeAdapter(Literal["true", "false"]),
+}
+_PART_HEADERS: Final = {
+    "Range": re.compile(r"bytes=[0-9, -]{1,100}"),
+    "If-Range": re.compile(r"[\x21-\x7e, ]{1,200}"),
+}
+_KINDS: Final = {
+    pb.FileKind.DIRECTORY: "directory",
+    pb.FileKind.SYMLINK: "symlink",
+    pb.FileKind.SOCKET: "socket",
+    pb.FileKind.FIFO: "fifo",
+    pb.FileKind.CHAR_DEVICE: "char_device",
+    pb.FileKind.BLOCK_DEVICE: "block_device",
+}
+
+
+class Files:
+    """See the module head."""
+
+    def __init__(self, targets: Targets) -> None:
+        self._targets = targets
+
+    @asynccontextmanager
+    async def open(
+        self, credential: Credential, text_id: str, body: PathOf, headers: Mapping[str, str]
+    ) -> AsyncGenerator[Download]:
+        """A file to read, or the part of it that `Range` and `If-Range` in the headers name.
+
+        Entering raises `NotFound` before any content when there is none.
+        """
+        part = {
+            name: value
+            for name, pattern in _PART_HEADERS.items()
+            if pattern.fullmatch(value := headers.get(name, ""))
+        }
+        # Without a range there is nothing that the other could be about.
+        part = part if "Range" in part else {}
+        query = {"path": body.path, "user": body.user}
+        async with (
+            self._targets.opened(credential, text_id) as target,
+            target.host.transfers.read(target.sandbox_id, "files", query, part) as download,
+        ):
+            yield download
+
+    @asynccontextmanager
+    async def open_tree(self, credential: Credential, text_id: str, body: PathOf) -> AsyncGenerator[Download]:
+        """A directory to read, as a tar archive."""
+        query = {"path": body.path, "user": body.user}
+        async with (
+            self._targets.opened(credential, text_id) as target,
+            target.host.transfers.read(target.sandbox_id, "files/tar", query) as download,
+        ):
+            yield download
+
+    async def write_tree(
+        self, credential: Credential, text_id: str, where: UnpackTo, content: AsyncIterator[bytes]
+    ) -> None:
+        """Unpack a tar archive below a directory."""
+        query = {"path": where.path, "user": where.user, "owner": where.owner or ""}
+        async with self._targets.opened(credential, text_id) as target:
+            await target.host.transfers.write(target.sandbox_id, "files/tar", query, content)
+
+    @asynccontextmanager
+    async def watch(
+        self, credential: Credential, text_id: str, what: WatchOf
+    ) -> AsyncGenerator[AsyncIterator[Mapping[str, str] | None]]:
+        """The changes in a directory, as they happen; None in silence.
+
+        Raises:
+            NotFound: no such directory; on entering or with the first change.
+        """
+        recursive = "true" if what.recursive else ""
+        query = {"path": what.path, "user": what.user, "recursive": recursive}
+        async with (
+            self._targets.opened(credential, text_id) as target,
+            target.host.transfers.watch(target.sandbox_id, query) as changes,
+        ):
+            yield (_event(what.path, change) async for change in changes)
+
+    async def write(
+        self,
+        credential: Credential,
+        text_id: str,
+        content_type: str,
+        content: AsyncIterator[bytes],
+        *,
+        announced_b: int,
+        limit_b: int | None,
+    ) -> None:
+        """Write the form's part `file` to the path in its part `path`, which must stand before it.
+
+        So must `user`, `mode`, `owner` and `atomic`. `announced_b` is the size of the whole form if the client said it, else 0.
+
+        Raises:
+            InvalidRequest: not such a form. TooLarge: the file has more than `limit_b` bytes; nothing was replaced.
+        """
+        if limit_b is not None and announced_b > limit_b + UPLOAD_FORM_LIMIT_B:
+            raise too_large(limit_b)
+        async with self._targets.opened(credential, text_id) as target:
+            form = UploadForm(content_type, content)
+            fields = await form.fields()
+            if "path" not in fields:
+                raise InvalidRequest("The part 'path' must stand before the part 'file'.")
+            query = {name: _field(name, value) for name, value in fields.items()}
+            file = _limited(form.file(), limit_b)
+            await target.host.transfers.write(target.sandbox_id, "files", query, file)
+
+    async def list(self, credential: Credential, text_id: str, body: ListFiles) -> list[dict[str, object]]:
+        """What is in a directory."""
+        target = await self._targets.target(credential, text_id)
+        request = pb.ListDirRequest(
+            sandbox_id=str(target.sandbox_id), path=body.path, depth=body.depth or 1, user=body.user
+        )
+        answer = await target.host.call(target.host.rpc.list_dir, request, timeout_s=_CALL_TIMEOUT_S)
+        return [_entry(entry) for entry in answer.entries]
+
+    async def stat(self, credential: Credential, text_id: str, body: PathOf) -> dict[str, object]:
+        """What is known about one path."""
+        target = await self._targets.target(credential, text_id)
+        rpc = target.host.rpc
+        return _entry(await target.host.call(rpc.stat, _path(target, body), timeout_s=_CALL_TIMEOUT_S))
+
+    async def make_dir(self, credential: Credential, text_id: str, body: PathOf) -> dict[str, object]:
+        """Make a directory and its parents.
+
+        Raises:
+            Conflict: there is something at this path.
+        """
+        target = await self._targets.target(credential, text_id)
+        rpc = target.host.rpc
+        return _entry(await target.host.call(rpc.make_dir, _path(target, body), timeout_s=_CALL_TIMEOUT_S))
+
+    async def remove(self, credential: Credential, text_id: str, body: PathOf) -> None:
+        """Remove a file, or a directory with all that is in it; nothing there is fine."""
+        target = await self._targets.target(credential, text_id)
+        rpc = target.host.rpc
+        await target.host.call(rpc.remove_path, _path(target, body), timeout_s=_CALL_TIMEOUT_S)
+
+    async def move(self, credential: Credential, text_id: str, body: Move) -> dict[str, object]:
+        """Give a file or directory another path."""
+        target = await self._targets.target(credential, text_id)
+        request = pb.MoveRequest(
+            sandbox_id=str(target.sandbox_id),
+            source=body.source,
+            destination=body.destination,
+            user=body.user,
+        )
+        return _entry(await target.host.call(target.host.rpc.move, request, timeout_s=_CALL_TIMEOUT_S))
+
+
+def _path(target: Target, body: PathOf) -> pb.PathRequest:
+    return pb.PathRequest(sandbox_id=str(target.sandbox_id), path=body.path, user=body.user)
+
+
+def _event(top: str, change: Change) -> Mapping[str, str] | None:
+    match change.kind:
+        case "keepalive":
+            return None
+        case "started":
+            return {"type": "started"}
+        case kind:
+            path = f"{top.rstrip('/')}/{change.name}" if change.name else top
+            return {"type": "event", "event": kind, "path": path, "name": change.name}
+
+
+def _field(name: str, value: str) -> str:
+    if name not in _FIELDS:
+        raise InvalidRequest(f"{unknown_name('part', name, [*_FIELDS, 'file'])}.")
+    try:
+        return _FIELDS[name].validate_python(value)
+    except ValidationError as error:
+        raise InvalidRequest(f"{name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from error
+
+
+async def _limited(content: AsyncIterator[bytes], limit_b: int | None) -> AsyncIterator[bytes]:
+    size_b = 0
+    async for chunk in content:
+        size_b += len(chunk)
+        if limit_b is not None and size_b > limit_b:
+            raise too_large(limit_b)
+        yield chunk
+
+
+def too_large(limit_b: int) -> TooLarge:
+    """The refusal of a file above the limit."""
+    return TooLarge(f"The file has more than {limit_b // MIB} MiB: send it to files/stream/write.")
+
+
+def _entry(entry: pb.FileEntry) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "name": entry.name,
+        "path": entry.path,
+        "type": _type(entry),
+        "kind": _KINDS.get(entry.kind, "file"),
+        "size": entry.size_b,
+        "mode": entry.mode,
+        "permissions": entry.permissions,
+        "owner": entry.owner,
+        "group": entry.group,
+        "modified_at": entry.modified_at_unix,
+    }
+    if entry.symlink_target:
+        fields["symlink_target"] = entry.symlink_target
+    if entry.is_broken:
+        fields["broken"] = True
+    return fields
+
+
+def _type(entry: pb.FileEntry) -> str:
+    """One of the three that clients know: a broken link is a link, a socket, pipe or device is a file."""
+    if entry.type == pb.FileType.SYMLINK or entry.symlink_target:
+        return "symlink"
+    return "directory" if entry.type == pb.FileType.DIRECTORY else "file"

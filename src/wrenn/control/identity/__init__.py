@@ -1,0 +1,21 @@
+"""The rows that identify callers: users, teams, memberships, API keys and sessions.
+
+Authentication reads them; the features `users`, `teams`, `keys` and `sessions` change them.
+"""
+
+from wrenn.control.identity.roles import Role
+from wrenn.control.identity.store import hold_team, insert_key, insert_team, replace_key
+from wrenn.control.identity.tables import sessions, team_api_keys, teams, users, users_teams
+
+__all__ = [
+    "Role",
+    "hold_team",
+    "insert_key",
+    "insert_team",
+    "replace_key",
+    "sessions",
+    "team_api_keys",
+    "teams",
+    "users",
+    "users_teams",
+]

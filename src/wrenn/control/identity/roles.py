@@ -1,0 +1,18 @@
+"""What a user may be in a team."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a user is in a team."""
+
+    OWNER = "owner"
+    ADMIN = "admin"
+    MEMBER = "member"
+
+    @property
+    def may_administer(self) -> bool:
+        """Change the team, its members and their roles."""
+        return self in (Role.OWNER, Role.ADMIN)

@@ -1,0 +1,101 @@
+"""Statements that create users, teams and API keys, and that keep a team from being deleted meanwhile."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import delete, insert, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from wrenn.base.errors import Unauthorized
+from wrenn.base.ids import KeyId, TeamId, UserId, random_hex
+from wrenn.base.secrets import Secret
+from wrenn.control.db import Transaction
+from wrenn.control.identity.tables import team_api_keys as keys
+from wrenn.control.identity.tables import teams, users, users_teams
+from wrenn.protocol.api import API_KEY_PREFIX_LENGTH
+
+
+async def ensure_user(tx: Transaction, *, email: str, name: str, is_admin: bool) -> UserId:
+    """The user with this e-mail address, made if there is none."""
+    await tx.execute(
+        upsert(users)
+        .values(id=UserId.new().value, email=email, name=name, is_admin=is_admin)
+        .on_conflict_do_nothing(index_elements=["email"])
+    )
+    # The lock makes two first callers follow each other, so that one team is made and not two.
+    found = await tx.execute(select(users.c.id).where(users.c.email == email).with_for_update())
+    return UserId(found.scalar_one())
+
+
+async def ensure_default_team(tx: Transaction, user_id: UserId, *, name: str) -> TeamId:
+    """The user's default team, made with the user as its owner if there is none."""
+    found = await tx.execute(
+        select(teams.c.id)
+        .join(users_teams)
+        .where(users_teams.c.user_id == user_id.value, users_teams.c.is_default, teams.c.deleted_at.is_(None))
+    )
+    known = found.scalar_one_or_none()
+    if known is not None:
+        return TeamId(known)
+    return await insert_team(tx, user_id, name=name)
+
+
+async def insert_team(tx: Transaction, owner_id: UserId, *, name: str, is_default: bool = True) -> TeamId:
+    """A new team, owned by this user; `is_default`: it is where the user is after a login."""
+    team_id = TeamId.new()
+    slug = f"{random_hex(3)}-{random_hex(3)}"
+    await tx.execute(insert(teams).values(id=team_id.value, name=name, slug=slug))
+    await tx.execute(
+        insert(users_teams).values(
+            team_id=team_id.value, user_id=owner_id.value, is_default=is_default, role="owner"
+        )
+    )
+    return team_id
+
+
+async def hold_team(tx: Transaction, team_id: TeamId) -> None:
+    """Keep the team from ending until this transaction does, so that what is made in it is removed with the team.
+
+    Raises:
+        Unauthorized: it has ended.
+    """
+    held = await tx.execute(
+        select(teams.c.id)
+        .where(teams.c.id == team_id.value, teams.c.deleted_at.is_(None))
+        .with_for_update(read=True)
+    )
+    if held.one_or_none() is None:
+        raise Unauthorized("The team is gone.")
+
+
+async def insert_key(
+    tx: Transaction,
+    *,
+    team_id: TeamId,
+    created_by: UserId,
+    name: str,
+    scope: str = "full",
+    expires_at: datetime | None = None,
+) -> Secret:
+    """A new key of this team. The returned text exists nowhere else."""
+    key = Secret(f"wrn_{random_hex(16)}")
+    await tx.execute(
+        insert(keys).values(
+            id=KeyId.new().value,
+            team_id=team_id.value,
+            name=name,
+            key_hash=key.sha256_hex(),
+            key_prefix=key.reveal()[:API_KEY_PREFIX_LENGTH],
+            created_by=created_by.value,
+            scope=scope,
+            expires_at=expires_at,
+        )
+    )
+    return key
+
+
+async def replace_key(tx: Transaction, *, team_id: TeamId, created_by: UserId, name: str) -> Secret:
+    """A new key in place of the team's keys of this name, which stop working."""
+    await tx.execute(delete(keys).where(keys.c.team_id == team_id.value, keys.c.name == name))
+    return await insert_key(tx, team_id=team_id, created_by=created_by, name=name)

@@ -1,0 +1,73 @@
+"""API keys of a team, as its members make and revoke them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from wrenn.base.clock import Clock
+from wrenn.base.errors import Conflict, InvalidRequest
+from wrenn.base.ids import KeyId
+from wrenn.base.secrets import Secret
+from wrenn.control.audit import record
+from wrenn.control.auth import Member
+from wrenn.control.db import Database, Transaction
+from wrenn.control.identity import audit_actions, insert_key
+from wrenn.control.keys import key_store
+from wrenn.control.keys.key_store import Key
+from wrenn.control.keys.types import CreateKey
+from wrenn.control.teams import team_store
+
+KEYS_LIMIT: Final = 500
+"""Of one team: more is a program that makes one for each call and never revokes."""
+
+
+class Keys:
+    """See the module head."""
+
+    def __init__(self, *, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def create(self, member: Member, body: CreateKey) -> tuple[Key, Secret]:
+        """A new key; its text is shown this once.
+
+        Raises:
+            InvalidRequest: it would have expired already. Conflict: the team has too many.
+        """
+        if body.expires_at is not None and body.expires_at <= self._clock.now():
+            raise InvalidRequest("expires_at: must be in the future.")
+
+        async def create(tx: Transaction) -> tuple[Key, Secret]:
+            await team_store.lock(tx, member.team_id)
+            # Under the lock: a member who is removed in this moment must not leave with a key.
+            await team_store.expect_member(tx, member.team_id, member.user_id)
+            if await key_store.count(tx, member.team_id) >= KEYS_LIMIT:
+                raise Conflict(f"The team has {KEYS_LIMIT} API keys: revoke some first.")
+            secret = await insert_key(
+                tx,
+                team_id=member.team_id,
+                created_by=member.user_id,
+                name=body.name,
+                scope=body.scope,
+                expires_at=body.expires_at,
+            )
+            key = await key_store.by_hash(tx, member.team_id, secret.sha256_hex())
+            deed = audit_actions.key_created(key.name)
+            await record(tx, member.team_id, member.actor, deed, str(key.key_id))
+            return key, secret
+
+        return await self._database.transaction(create)
+
+    async def list(self, member: Member) -> list[Key]:
+        """The team's keys, newest first."""
+        return await key_store.of_team(self._database, member.team_id)
+
+    async def revoke(self, member: Member, text_id: str) -> None:
+        """Have a key of the team not work any more. One that is not there is fine."""
+        key_id = KeyId.parse(text_id)
+
+        async def revoke(tx: Transaction) -> None:
+            if await key_store.revoke(tx, member.team_id, key_id):
+                await record(tx, member.team_id, member.actor, audit_actions.KEY_REVOKED, str(key_id))
+
+        await self._database.transaction(revoke)

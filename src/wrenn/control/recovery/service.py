@@ -1,0 +1,170 @@
+"""What the owner of an account's e-mail address may do without a login: verify the address, choose another password.
+
+Whoever asks for a mail is answered at once, alike for each address: a row is written, and a loop looks afterwards whether the
+address has an account. So neither the answer nor its duration tells, and no mail server is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from contextlib import suppress
+from typing import Final
+
+from wrenn.base.errors import NotFound
+from wrenn.base.secrets import Secret
+from wrenn.control.account_mail import AccountMails, MailedTo, Purpose, token_store
+from wrenn.control.audit import SYSTEM, record
+from wrenn.control.db import Database, Transaction
+from wrenn.control.identity import audit_actions
+from wrenn.control.sessions import session_store
+from wrenn.control.teams import team_store
+from wrenn.control.throttle import Subject, Throttle
+from wrenn.control.users import MailNotConfigured, Passwords, User, user_store
+
+_log = logging.getLogger(__name__)
+
+_FORMS: Final = {
+    Purpose.VERIFY: re.compile(r"wrv_[0-9a-f]{64}"),
+    Purpose.RESET: re.compile(r"wrp_[0-9a-f]{64}"),
+}
+_GONE: Final = "This link cannot be used: it was used before, replaced by a newer one, or has expired."
+_EVERY_S: Final = 2.0
+"""How often requests are looked for that another replica wrote and did not answer."""
+_BATCH: Final = 20
+
+
+class Recovery:
+    """See the module head."""
+
+    def __init__(
+        self, *, database: Database, passwords: Passwords, throttle: Throttle, mails: AccountMails
+    ) -> None:
+        self._database = database
+        self._passwords = passwords
+        self._throttle = throttle
+        self._mails = mails
+        self._woken = asyncio.Event()
+
+    async def request(self, purpose: Purpose, email: str, address: str) -> None:
+        """Have a mail sent to this address, should an account need one.
+
+        Raises:
+            MailNotConfigured. RateLimited: too many for this e-mail address, or from this client's.
+        """
+        if not self._mails.is_configured:
+            raise MailNotConfigured("This platform sends no mail: ask an admin of the platform.")
+        await self._throttle.begin(Subject.mail_client(address), Subject.mail_request(email))
+        await token_store.request(self._database, purpose, email)
+        self._woken.set()
+
+    async def verify_email(self, token: str, address: str) -> None:
+        """Have the address be verified to which this token was sent.
+
+        Raises:
+            NotFound: not a valid token. RateLimited: too many tries from this client.
+        """
+        source = Subject.address(address)
+        await self._throttle.begin(source)
+        token_hash = _hash_of(Purpose.VERIFY, token)
+        sent = await self._find(Purpose.VERIFY, token_hash)
+
+        async def verify(tx: Transaction) -> None:
+            user = await _use(tx, Purpose.VERIFY, token_hash, sent)
+            await user_store.set_email_verified(tx, user.user_id)
+            await audit_actions.of_platform(
+                tx,
+                audit_actions.user_actor(user.user_id, user.name),
+                audit_actions.EMAIL_VERIFIED,
+                user.user_id,
+            )
+            await self._throttle.take_back(tx, source)
+
+        await self._database.transaction(verify)
+
+    async def reset_password(self, token: str, new_password: Secret, address: str) -> None:
+        """Another password for the account to whose address this token was sent. All its sessions end; none begins.
+
+        Where nobody had verified the address, whoever made the account may be somebody else: then the API keys that it made and
+        its sign-in providers end too.
+
+        Raises:
+            NotFound: not a valid token. RateLimited: too many tries from this client, or too many people at once.
+        """
+        source = Subject.address(address)
+        async with self._passwords.turn():
+            await self._throttle.begin(source)
+            token_hash = _hash_of(Purpose.RESET, token)
+            # A hash is dear: none is made for a token that is not valid.
+            sent = await self._find(Purpose.RESET, token_hash)
+            password_hash = await self._passwords.hash(new_password)
+
+            async def reset(tx: Transaction) -> None:
+                user = await _use(tx, Purpose.RESET, token_hash, sent)
+                actor = audit_actions.user_actor(user.user_id, user.name)
+                await user_store.set_password(tx, user.user_id, password_hash)
+                await session_store.end_all(tx, user.user_id)
+                if not user.is_email_verified:
+                    await user_store.unlink_all(tx, user.user_id)
+                    for team_id, key_ids in (await team_store.revoke_all_keys_by(tx, user.user_id)).items():
+                        await record(tx, team_id, actor, audit_actions.KEY_REVOKED, *map(str, key_ids))
+                    await user_store.set_email_verified(tx, user.user_id)
+                await self._mails.void(tx, user.user_id, Purpose.VERIFY)
+                await audit_actions.of_platform(tx, actor, audit_actions.PASSWORD_RESET, user.user_id)
+                await self._throttle.succeeded(tx, Subject.account(user.email), source)
+
+            await self._database.transaction(reset)
+
+    async def run(self) -> None:
+        """Write the mails that were asked for, until cancelled. Any number of replicas may do it."""
+        while True:
+            self._woken.clear()
+            try:
+                while await self.write_requested():
+                    pass
+            except Exception:  # noqa: BLE001 - the loop must go on; the requests are still there
+                _log.exception("mails that were asked for are not written")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_EVERY_S):
+                    await self._woken.wait()
+
+    async def write_requested(self) -> bool:
+        """Answer some requests; whether there may be more."""
+
+        async def write(tx: Transaction) -> bool:
+            asked = await token_store.take_requests(tx, most=_BATCH)
+            # In one order, as each locks a user.
+            for purpose, email in sorted(asked, key=lambda request: request[1]):
+                user = await user_store.lock_by_email(tx, email)
+                if user is None or user.status != "active":
+                    continue
+                if purpose is Purpose.VERIFY:
+                    await self._mails.verify(tx, user)
+                elif await self._mails.reset_password(tx, user):
+                    await audit_actions.of_platform(tx, SYSTEM, audit_actions.RESET_MAILED, user.user_id)
+            return len(asked) == _BATCH
+
+        return await self._database.transaction(write)
+
+    async def _find(self, purpose: Purpose, token_hash: str) -> MailedTo:
+        sent = await token_store.find(self._database, purpose, token_hash)
+        if sent is None:
+            raise NotFound(_GONE)
+        return sent
+
+
+async def _use(tx: Transaction, purpose: Purpose, token_hash: str, sent: MailedTo) -> User:
+    """Use a token up; whose it is, locked. The user is locked first, as by whoever replaces a token."""
+    user = await user_store.lock(tx, sent.user_id)
+    if user is None or user.status != "active" or user.email != sent.email:
+        raise NotFound(_GONE)
+    if not await token_store.use(tx, purpose, token_hash):
+        raise NotFound(_GONE)
+    return user
+
+
+def _hash_of(purpose: Purpose, token: str) -> str:
+    if _FORMS[purpose].fullmatch(token) is None:
+        raise NotFound(_GONE)
+    return Secret(token).sha256_hex()

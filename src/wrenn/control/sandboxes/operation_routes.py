@@ -1,0 +1,134 @@
+"""Endpoints that change what becomes of a sandbox. Each parses, makes one call, answers.
+
+What is begun goes on to its end when the client goes away, but for a fork.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
+
+from wrenn.control.auth import CredentialOf
+from wrenn.control.http import DomainOf, refusals, while_connected
+from wrenn.control.sandboxes.operations.disk import Disks
+from wrenn.control.sandboxes.operations.fork import Forks
+from wrenn.control.sandboxes.operations.lifecycle import Lifecycle
+from wrenn.control.sandboxes.operations.network import Networks
+from wrenn.control.sandboxes.types import (
+    Fork,
+    SandboxList,
+    SandboxView,
+    SetDisk,
+    SetNetwork,
+    SetTimeout,
+    sandbox_json,
+)
+
+router = APIRouter(prefix="/{sandbox_id}", tags=["sandboxes"])
+
+
+async def _lifecycle(request: Request) -> Lifecycle:
+    return request.app.state.lifecycle
+
+
+async def _disks(request: Request) -> Disks:
+    return request.app.state.disks
+
+
+async def _networks(request: Request) -> Networks:
+    return request.app.state.networks
+
+
+async def _forks(request: Request) -> Forks:
+    return request.app.state.forks
+
+
+Service = Annotated[Lifecycle, Depends(_lifecycle)]
+
+
+@router.delete("", status_code=204, responses=refusals(404, 503))
+async def delete_sandbox(sandbox_id: str, credential: CredentialOf, lifecycle: Service) -> Response:
+    """Remove a sandbox; answers when nothing of it is left. Again is fine."""
+    await lifecycle.delete(credential, sandbox_id)
+    return Response(status_code=204)
+
+
+@router.post("/pause", response_model=SandboxView, responses=refusals(404, 409, 502, 503, 504, 507))
+async def pause_sandbox(
+    sandbox_id: str, credential: CredentialOf, lifecycle: Service, domain: DomainOf
+) -> Response:
+    """Put a running sandbox away with its memory, processes and files; answers when it is paused.
+
+    Calls to it that are under way get two seconds to end. If it cannot be paused, it runs on.
+    """
+    return JSONResponse(sandbox_json(await lifecycle.pause(credential, sandbox_id), domain))
+
+
+@router.post("/resume", response_model=SandboxView, responses=refusals(404, 409, 502, 503, 504, 507))
+async def resume_sandbox(
+    sandbox_id: str, credential: CredentialOf, lifecycle: Service, domain: DomainOf
+) -> Response:
+    """Bring a paused sandbox back; answers when it runs. If it cannot be resumed, it stays paused."""
+    return JSONResponse(sandbox_json(await lifecycle.resume(credential, sandbox_id), domain))
+
+
+@router.patch("/timeout", response_model=SandboxView, responses=refusals(404, 409))
+async def set_timeout(
+    sandbox_id: str, body: SetTimeout, credential: CredentialOf, lifecycle: Service, domain: DomainOf
+) -> Response:
+    """Change when a sandbox is put away by itself. Not an activity: the idle time goes on."""
+    return JSONResponse(sandbox_json(await lifecycle.set_timeout(credential, sandbox_id, body), domain))
+
+
+@router.patch("/network", response_model=SandboxView, responses=refusals(404, 409, 502, 503))
+async def set_network(
+    sandbox_id: str,
+    body: SetNetwork,
+    credential: CredentialOf,
+    networks: Annotated[Networks, Depends(_networks)],
+    domain: DomainOf,
+) -> Response:
+    """Change what a running or paused sandbox may reach; answers when it is in force, also for open connections.
+
+    Not an activity. With 503 its host does not answer: the change is stored and comes into force when the host does.
+    """
+    return JSONResponse(sandbox_json(await networks.set_network(credential, sandbox_id, body), domain))
+
+
+@router.patch("/disk", response_model=SandboxView, responses=refusals(404, 409, 502, 503, 504, 507))
+async def set_disk(
+    sandbox_id: str,
+    body: SetDisk,
+    credential: CredentialOf,
+    disks: Annotated[Disks, Depends(_disks)],
+    domain: DomainOf,
+) -> Response:
+    """Make the disk of a sandbox larger, with the share of its host's disk that it may take; answers when a running one has it.
+
+    Not an activity. One that is held because it used up its share goes on if that is enough; else 507. A paused one has it when
+    it is resumed. With 502 to 504 repeat the request.
+    """
+    return JSONResponse(sandbox_json(await disks.set_disk(credential, sandbox_id, body.disk_size_mb), domain))
+
+
+@router.post(
+    "/fork", status_code=201, response_model=SandboxList, responses=refusals(404, 409, 502, 503, 504, 507)
+)
+async def fork_sandbox(
+    request: Request,
+    sandbox_id: str,
+    body: Fork,
+    *,
+    credential: CredentialOf,
+    forks: Annotated[Forks, Depends(_forks)],
+    domain: DomainOf,
+) -> Response:
+    """Make copies of a running sandbox, with its memory, processes and files; answers when all run.
+
+    It goes on itself after one short stop. All copies or none: when one does not start, or the client goes away, those
+    that did are removed.
+    """
+    copies = await while_connected(request, forks.fork(credential, sandbox_id, body.count))
+    return JSONResponse({"sandboxes": [sandbox_json(copy, domain) for copy in copies]}, 201)

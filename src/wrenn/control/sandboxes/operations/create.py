@@ -1,0 +1,243 @@
+"""Create a sandbox: what a request may ask for, where it goes, and waiting until it runs."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+
+from wrenn.base.errors import Conflict, DeadlineExceeded, InvalidRequest, NoCapacity, NotFound, Unavailable
+from wrenn.base.faults import fault_point
+from wrenn.base.ids import SandboxId
+from wrenn.base.tasks import OwnedTasks
+from wrenn.control.audit import SYSTEM
+from wrenn.control.auth import Caller
+from wrenn.control.db import Database, Hints, Transaction
+from wrenn.control.hosts import Monitor
+from wrenn.control.identity import hold_team
+from wrenn.control.placement import Wanted
+from wrenn.control.sandboxes import desired_state_store
+from wrenn.control.sandboxes.changes import Changes
+from wrenn.control.sandboxes.network_policy import NetworkRules
+from wrenn.control.sandboxes.operations import placement_store
+from wrenn.control.sandboxes.operations.capacity import Room, more_running
+from wrenn.control.sandboxes.operations.waiting import Patience, wait_started
+from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
+from wrenn.control.sandboxes.records import Idempotency, Origin, Sandbox, Spec
+from wrenn.control.sandboxes.types import CreateSandbox
+from wrenn.control.snapshots import BAD_NAME, Template, find_template
+from wrenn.protocol.api import (
+    DEFAULT_DISK_SIZE_MB,
+    IDEMPOTENCY_KEY_HEADER,
+    IDEMPOTENCY_KEY_LIMIT,
+    TEMPLATE_NAME_PATTERN,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxLimits:
+    """What one sandbox may be."""
+
+    vcpus: int
+    memory_min_mb: int
+    memory_max_mb: int
+    disk_max_mb: int
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a request says of the size itself; None: nothing."""
+
+    vcpus: int | None
+    memory_mb: int | None
+    disk_size_mb: int | None
+
+    def check(self, template: Template) -> None:
+        """Raises InvalidRequest: a sandbox from this snapshot cannot have that size."""
+        for field, asked, has in (
+            ("vcpus", self.vcpus, template.vcpus),
+            ("memory_mb", self.memory_mb, template.memory_mb),
+            ("disk_size_mb", self.disk_size_mb, template.disk_size_mb),
+        ):
+            if asked is not None and asked != has:
+                raise InvalidRequest(
+                    f"{field}: a sandbox from the snapshot {template.name} has {has}, not {asked}; leave it out."
+                )
+
+
+class Creation:
+    """See the module head."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        hints: Hints,
+        monitor: Monitor,
+        changes: Changes,
+        reconciler: Reconciler,
+        room: Room,
+        limits: SandboxLimits,
+        network_rules: NetworkRules,
+        patience: Patience,
+    ) -> None:
+        self._database = database
+        self._hints = hints
+        self._monitor = monitor
+        self._changes = changes
+        self._reconciler = reconciler
+        self._room = room
+        self._limits = limits
+        self._network_rules = network_rules
+        self._patience = patience
+        self._tasks = OwnedTasks()
+
+    async def close(self) -> None:
+        """End what goes on behind requests."""
+        await self._tasks.close()
+
+    async def create(self, caller: Caller, body: CreateSandbox, idempotency_key: str | None) -> Sandbox:
+        """Create a sandbox and return it when it runs.
+
+        With an idempotency key the same request returns the same sandbox, until that one fails to start. A cancellation
+        (the client went away) leaves a request with a key to go on; without one nobody would know the sandbox, so it is
+        removed. The same holds when it takes too long.
+
+        Raises:
+            InvalidRequest, NotFound: not a template; out of range. Conflict: the key belongs to another request.
+            NoCapacity, QuotaExceeded, RateLimited: nothing was changed. Else the reason why it did not start; nothing of it is left.
+        """
+        spec = self._check(body)
+        asked = Size(
+            vcpus=body.vcpus if "vcpus" in body.model_fields_set else None,
+            memory_mb=body.memory_mb if "memory_mb" in body.model_fields_set else None,
+            disk_size_mb=body.disk_size_mb if "disk_size_mb" in body.model_fields_set else None,
+        )
+        idempotency = _idempotency(idempotency_key, spec)
+        sandbox_id = SandboxId.new()
+        with self._changes.watch(sandbox_id) as change:
+            insertion = asyncio.ensure_future(self._insert(caller, sandbox_id, spec, asked, idempotency))
+            try:
+                repeated = await asyncio.shield(insertion)
+                await fault_point("control.create.after_insert")
+                self._reconciler.wake()
+                if repeated is None:
+                    return await wait_started(change, self._patience)
+                with self._changes.watch(repeated.sandbox_id) as earlier:
+                    earlier.happened()
+                    return await wait_started(earlier, self._patience)
+            except (asyncio.CancelledError, DeadlineExceeded):
+                if idempotency is None:
+                    self._tasks.start("remove abandoned sandbox", self._abandon(sandbox_id, insertion))
+                raise
+
+    def _check(self, body: CreateSandbox) -> Spec:
+        limits = self._limits
+        if TEMPLATE_NAME_PATTERN.fullmatch(body.template) is None:
+            raise InvalidRequest(f"template: {BAD_NAME}")
+        if not 1 <= body.vcpus <= limits.vcpus:
+            raise InvalidRequest(f"vcpus: must be between 1 and {limits.vcpus}.")
+        if not limits.memory_min_mb <= body.memory_mb <= limits.memory_max_mb:
+            raise InvalidRequest(
+                f"memory_mb: must be between {limits.memory_min_mb} and {limits.memory_max_mb}."
+            )
+        # As large as its template's in any case: a file system is never made smaller.
+        if not DEFAULT_DISK_SIZE_MB <= body.disk_size_mb <= limits.disk_max_mb:
+            raise InvalidRequest(
+                f"disk_size_mb: must be between {DEFAULT_DISK_SIZE_MB} and {limits.disk_max_mb}."
+            )
+        return Spec(
+            body.template,
+            body.vcpus,
+            body.memory_mb,
+            body.envs,
+            body.limits,
+            tuple(sorted(set(body.public_ports))),
+            self._network_rules.policy(
+                allow_internet=body.network.allow_internet, allow=body.network.allow, deny=body.network.deny
+            ),
+            body.name,
+            body.metadata,
+            body.disk_size_mb,
+        )
+
+    async def _insert(
+        self,
+        caller: Caller,
+        sandbox_id: SandboxId,
+        spec: Spec,
+        asked: Size,
+        idempotency: Idempotency | None,
+    ) -> Sandbox | None:
+        """Place and write down a new sandbox; or the earlier one, if this is a repetition."""
+
+        async def insert(tx: Transaction) -> Sandbox | None:
+            census = await self._room.count(tx, caller.team_id)
+            await hold_team(tx, caller.team_id)
+            if idempotency is not None:
+                earlier = await placement_store.find_repeated(tx, caller.team_id, idempotency.key)
+                if earlier is not None:
+                    return _same_request(*earlier, idempotency)
+            placed, origin, wanted = spec, Origin(spec.template), _wanted(spec)
+            template = await find_template(tx, caller.team_id, spec.template)
+            if template is not None:
+                # A snapshot has the one shape in which it was taken, and lies on one host.
+                asked.check(template)
+                placed = replace(
+                    spec,
+                    vcpus=template.vcpus,
+                    memory_mb=template.memory_mb,
+                    disk_size_mb=template.disk_size_mb,
+                )
+                origin = Origin(template.image, template.snapshot_id)
+                wanted = replace(_wanted(placed), host_id=template.host_id)
+            census.team.admit(more_running(placed.vcpus, placed.memory_mb, made=1))
+            host = census.choose(wanted)
+            await placement_store.insert_sandboxes(
+                tx,
+                self._hints,
+                by=caller.actor,
+                ids=[sandbox_id],
+                team_id=caller.team_id,
+                host_id=host.host_id,
+                spec=placed,
+                origin=origin,
+                idempotency=idempotency,
+            )
+            return None
+
+        try:
+            return await self._room.transaction(insert)
+        except (NoCapacity, NotFound, Unavailable):
+            # What the hosts said may be some seconds old: a host may be back, or a template new.
+            await self._monitor.look_once()
+            return await self._room.transaction(insert)
+
+    async def _abandon(self, sandbox_id: SandboxId, insertion: asyncio.Future[Sandbox | None]) -> None:
+        # The row may be on its way to the database still.
+        await asyncio.wait({insertion})
+        if insertion.cancelled() or insertion.exception() is not None:
+            return
+        await desired_state_store.want_stopped(
+            self._database, self._hints, [sandbox_id], by=SYSTEM, cause="create_abandoned"
+        )
+        self._reconciler.wake()
+
+
+def _wanted(spec: Spec) -> Wanted:
+    return Wanted(spec.template, spec.memory_mb, spec.disk_size_mb)
+
+
+def _idempotency(key: str | None, spec: Spec) -> Idempotency | None:
+    if key is None:
+        return None
+    if not 1 <= len(key) <= IDEMPOTENCY_KEY_LIMIT or not key.isascii() or not key.isprintable():
+        raise InvalidRequest(
+            f"{IDEMPOTENCY_KEY_HEADER}: must be 1 to {IDEMPOTENCY_KEY_LIMIT} printable ASCII characters."
+        )
+    return Idempotency(key, spec.digest())
+
+
+def _same_request(earlier: Sandbox, digest: bytes, idempotency: Idempotency) -> Sandbox:
+    if digest != idempotency.digest:
+        raise Conflict(f"This {IDEMPOTENCY_KEY_HEADER} was used for another request.")
+    return earlier

@@ -1,0 +1,255 @@
+"""Statements on sandboxes that find room for them: all in the transaction that a service opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, Final
+
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Row,
+    Select,
+    Uuid,
+    bindparam,
+    case,
+    column,
+    func,
+    insert,
+    literal,
+    null,
+    or_,
+    select,
+    true,
+    values,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
+from wrenn.control.audit import Actor, Deed, Facts, Resource, actor_json, record, recorded, wire_id
+from wrenn.control.db import Hints, Transaction, in_s
+from wrenn.control.placement import Load
+from wrenn.control.quotas import (
+    LIMIT_COLUMNS,
+    Limits,
+    Standing,
+    Usage,
+    limits_of,
+    most_of,
+    owned_together,
+    owner_limits_of,
+    team_limits,
+)
+from wrenn.control.sandboxes.records import Idempotency, Origin, Sandbox, Spec
+from wrenn.control.sandboxes.state import Desired, State
+from wrenn.control.sandboxes.store import is_live, sandbox_of, select_sandboxes
+from wrenn.control.sandboxes.tables import sandboxes
+from wrenn.control.snapshots import snapshot_mb, snapshot_mb_of
+
+_LOCK: Final = 0x706C616365
+"""Advisory lock of all placements of one database: "place". Two requests never count the same room twice."""
+
+_c = sandboxes.c
+
+
+# Statements that every create waits for are built once: to build one takes as long as to run it.
+
+_LOCK_PLACEMENT: Final = select(func.pg_advisory_xact_lock(_LOCK))
+
+
+async def lock_placement(tx: Transaction) -> None:
+    """Be the only placement until this transaction ends."""
+    await tx.execute(_LOCK_PLACEMENT)
+
+
+async def find_repeated(tx: Transaction, team_id: TeamId, key: str) -> tuple[Sandbox, bytes] | None:
+    """The sandbox that was created under this idempotency key, with its request's digest."""
+    found = await tx.execute(
+        select_sandboxes()
+        .add_columns(_c.request_digest)
+        .where(_c.team_id == team_id.value, _c.idempotency_key == key)
+    )
+    row = found.one_or_none()
+    return None if row is None else (sandbox_of(row), row.request_digest)
+
+
+def _takes_memory() -> ColumnElement[bool]:
+    return or_(_c.status != State.PAUSED, _c.desired == Desired.RUNNING)
+
+
+def _standing() -> Select[*tuple[Any, ...]]:
+    team_id = bindparam("team_id", type_=Uuid)
+    in_memory = _takes_memory()
+    owned = owned_together(team_id)
+    of_owner = _c.team_id.in_(select(owned.c.team_id))
+
+    def counts(prefix: str, whose: ColumnElement[bool]) -> list[ColumnElement[Any]]:
+        return [
+            func.count().filter(whose, in_memory).label(f"{prefix}running_sandboxes"),
+            func.count().filter(whose).label(f"{prefix}total_sandboxes"),
+            *(
+                func.coalesce(func.sum(_c[name]).filter(whose, in_memory), 0).label(prefix + name)
+                for name in ("vcpus", "memory_mb")
+            ),
+        ]
+
+    is_teams = _c.team_id == team_id
+    has = select(*counts("", is_teams), *counts(_OF_OWNER, true())).where(of_owner, is_live()).subquery("has")
+    recent = (
+        select(
+            func.count().filter(is_teams).label("creates_per_second"),
+            func.count().label(f"{_OF_OWNER}creates_per_second"),
+        )
+        .where(of_owner, _c.created_at > in_s(-1))
+        .subquery("recent")
+    )
+    most = most_of(owned).subquery("most")
+    return select(
+        has,
+        recent,
+        most,
+        snapshot_mb(team_id).label("snapshot_mb"),
+        snapshot_mb_of(owned).label(f"{_OF_OWNER}snapshot_mb"),
+        *LIMIT_COLUMNS,
+    ).select_from(
+        has.join(recent, true()).join(most, true()).outerjoin(team_limits, team_limits.c.team_id == team_id)
+    )
+
+
+_OF_OWNER: Final = "owner_"
+"""Begin of the names of columns that count all teams of the team's owner."""
+STANDING: Final = _standing()
+"""What the team `team_id` has, and its owner over all own teams, with their limits; `standing_of` reads it."""
+
+
+def standing_of(row: Row[Any], defaults: Limits) -> Standing:
+    """The row of `STANDING` as a value."""
+    usage, of_owner = (
+        Usage(**{field.name: int(getattr(row, prefix + field.name)) for field in fields(Usage)})
+        for prefix in ("", _OF_OWNER)
+    )
+    owner = Standing(owner_limits_of(row, defaults), of_owner)
+    return Standing(limits_of(row).over(defaults), usage, owner)
+
+
+def _loads() -> Select[*tuple[Any, ...]]:
+    in_memory = _takes_memory()
+    return (
+        select(
+            _c.host_id,
+            func.count().filter(in_memory),
+            func.coalesce(func.sum(_c.memory_mb).filter(in_memory), 0),
+            func.sum(_c.disk_size_mb),
+            func.count(),
+        )
+        .where(is_live())
+        .group_by(_c.host_id)
+    )
+
+
+_LOADS: Final = _loads()
+
+
+async def loads(tx: Transaction) -> dict[HostId, Load]:
+    """What is promised on each host.
+
+    A sandbox counts until nothing of it is left there; a paused one that nobody resumes takes only its share of the disk.
+    """
+    found = await tx.execute(_LOADS)
+    return {
+        HostId(host_id): Load(count, int(memory), int(disk), disks)
+        for host_id, count, memory, disk, disks in found
+    }
+
+
+def _created(inserted: CTE, by: Actor, facts: Facts) -> CTE:
+    deed = Deed(Resource.SANDBOX, "create", facts=facts)
+    return recorded(inserted, by, deed, resource_id=wire_id(SandboxId.PREFIX, inserted.c.id))
+
+
+async def insert_sandboxes(
+    tx: Transaction,
+    hints: Hints,
+    *,
+    by: Actor,
+    ids: Sequence[SandboxId],
+    team_id: TeamId,
+    host_id: HostId,
+    spec: Spec,
+    origin: Origin,
+    idempotency: Idempotency | None = None,
+) -> None:
+    """New rows, due at once."""
+    limits = spec.limits
+    row: dict[str, Any] = {
+        "team_id": team_id.value,
+        "host_id": host_id.value,
+        "status": State.PENDING,
+        "desired": Desired.RUNNING,
+        "template": spec.template,
+        "image": origin.image,
+        "snapshot_id": origin.snapshot_id.value if origin.snapshot_id else None,
+        "vcpus": spec.vcpus,
+        "memory_mb": spec.memory_mb,
+        "disk_size_mb": spec.disk_size_mb,
+        "timeout_sec": limits.timeout_sec,
+        "expires_at": in_s(limits.lifetime_sec) if limits.lifetime_sec else None,
+        "on_expiry": limits.on_expiry,
+        "lift_on_pause": limits.lift_on_pause,
+        "auto_resume": limits.auto_resume,
+        "public_ports": list(spec.public_ports),
+        "network": spec.network.to_json(),
+        "network_revision": 1,
+        "name": spec.name,
+        "labels": dict(spec.labels),
+        "created_by": actor_json(by) or null(),
+        "envs": dict(spec.envs),
+        "idempotency_key": idempotency.key if idempotency else None,
+        "request_digest": idempotency.digest if idempotency else None,
+    }
+    rows = insert(sandboxes).values([row | {"id": sandbox_id.value} for sandbox_id in ids])
+    inserted = rows.returning(_c.id, _c.team_id).cte("inserted")
+    entry = _created(inserted, by, {"template": spec.template})
+    await tx.execute(select(hints.notify()).select_from(inserted).add_cte(entry))
+
+
+async def insert_copies(
+    tx: Transaction,
+    hints: Hints,
+    *,
+    by: Actor,
+    ids: Sequence[SandboxId],
+    source: Sandbox,
+    snapshot_id: SnapshotId,
+) -> bool:
+    """New rows like that of `source`, restored from a snapshot of it, due at once; whether `source` still is.
+
+    They have its limits, `envs`, name, labels and network policy; what its request and its host say of it is not theirs. Nor is a lifetime that its client
+    renews: nobody would renew theirs.
+    """
+    copies = values(column("id", Uuid), name="copies").data([(sandbox_id.value,) for sandbox_id in ids])
+    same = [
+        _c[name]
+        for name in (
+            "team_id", "host_id", "template", "vcpus", "memory_mb", "disk_size_mb", "timeout_sec", "on_expiry",
+            "auto_resume", "public_ports", "network", "network_revision", "name", "labels", "envs",
+        )
+    ]  # fmt: skip
+    expires_at = case((_c.lift_on_pause, null()), else_=_c.expires_at)
+    maker = literal(actor_json(by), JSONB(none_as_null=True))
+    rows = (
+        select(copies.c.id, literal(source.image), literal(snapshot_id.value, Uuid), expires_at, maker, *same)
+        .select_from(copies.join(sandboxes, true()))
+        .where(_c.id == source.sandbox_id.value, is_live())
+    )
+    names = ["id", "image", "snapshot_id", "expires_at", "created_by", *(copied.name for copied in same)]
+    inserted = insert(sandboxes).from_select(names, rows).returning(_c.id, _c.team_id).cte("inserted")
+    origin = str(source.sandbox_id)
+    entry = _created(inserted, by, {"template": source.template, "forked_from": origin})
+    made = await tx.execute(select(inserted.c.id, hints.notify()).select_from(inserted).add_cte(entry))
+    if not made.all():
+        return False
+    deed = Deed(Resource.SANDBOX, "fork", facts={"count": len(ids)})
+    await record(tx, source.team_id, by, deed, origin)
+    return True

@@ -1,0 +1,233 @@
+"""Compares what the database says of each host with what its agent says, and mends the difference.
+
+The rows are read first, then the agent is asked, and a row is written only if it still has the version that was read: a
+sandbox that begins to run in between is not taken for a lost one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from wrenn.base.clock import Clock
+from wrenn.base.errors import InvalidRequest, WrennError
+from wrenn.base.ids import SandboxId
+from wrenn.control.db import Database, Hints
+from wrenn.control.hosts import Host, HostClient, HostClients, all_hosts
+from wrenn.control.sandboxes.changes import Changes
+from wrenn.control.sandboxes.network_policy import SET_TIMEOUT_S, network_message
+from wrenn.control.sandboxes.reconcile import comparison_store
+from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
+from wrenn.control.sandboxes.records import Sandbox
+from wrenn.control.sandboxes.state import Desired, State
+from wrenn.protocol.host import host_pb as pb
+
+_log = logging.getLogger(__name__)
+
+_LIST_TIMEOUT_S: Final = 10.0
+_REMOVE_TIMEOUT_S: Final = 30.0
+_NETWORKS_AT_ONCE: Final = 16
+"""Policies that one host is told at once."""
+_ACTIVITY_STEP_S: Final = 1.0
+"""Times of last use nearer than this are taken as equal."""
+LOST: Final = "The virtual machine is not on its host any more."
+FILES_LOST: Final = "The files of the paused sandbox are not on its host any more."
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonSettings:
+    """Times of the loop.
+
+    Attributes:
+        interval_s: between two looks.
+        missing_after_s: sandboxes of a host that is silent for so long are `missing`.
+        grace_s: for so long nothing is concluded from a sandbox without a row, or from a paused one that its host does not
+            name.
+    """
+
+    interval_s: float
+    missing_after_s: float
+    grace_s: float
+
+
+class Comparison:
+    """See the module head. Safe to run twice and on two replicas."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        hints: Hints,
+        clients: HostClients,
+        changes: Changes,
+        reconciler: Reconciler,
+        clock: Clock,
+        settings: ComparisonSettings,
+    ) -> None:
+        self._database = database
+        self._hints = hints
+        self._clients = clients
+        self._changes = changes
+        self._reconciler = reconciler
+        self._clock = clock
+        self._settings = settings
+        # Sandboxes without a row, and paused ones that their host does not name, each with the time when that was noticed.
+        self._unknown: dict[SandboxId, float] = {}
+        self._absent: dict[SandboxId, float] = {}
+
+    async def run(self) -> None:
+        """Compare until cancelled."""
+        while True:
+            try:
+                await self.compare_once()
+            except Exception:  # noqa: BLE001 - the loop must go on; what failed is tried again
+                _log.exception("hosts could not be compared with the database")
+            await asyncio.sleep(self._settings.interval_s)
+
+    async def compare_once(self) -> None:
+        """Compare all hosts now."""
+        hosts = await all_hosts(self._database)
+        await asyncio.gather(*(self._compare(host) for host in hosts))
+
+    async def _compare(self, host: Host) -> None:
+        rows = {
+            row.sandbox_id: row for row in await comparison_store.live_on_host(self._database, host.host_id)
+        }
+        client = self._clients.at(host.address)
+        try:
+            answer = await client.call(
+                client.rpc.list_sandboxes, pb.ListSandboxesRequest(), timeout_s=_LIST_TIMEOUT_S
+            )
+        except WrennError:
+            if host.silent_s >= self._settings.missing_after_s:
+                # What is being paused is the reconciler's, which gives up by itself; what is paused needs no host.
+                for row in rows.values():
+                    if row.status is State.RUNNING and row.desired is not Desired.PAUSED:
+                        await self._set_state(row, State.MISSING)
+            return
+        seen = {_id(sandbox): sandbox for sandbox in answer.sandboxes}
+        for row in rows.values():
+            if row.desired is Desired.RUNNING and row.status in (State.RUNNING, State.MISSING):
+                await self._mend(client, row, seen.get(row.sandbox_id))
+            elif row.desired is Desired.PAUSED and row.status is State.PAUSED:
+                await self._mend_paused(client, row, seen.get(row.sandbox_id))
+        await self._remove_unwanted(client, seen, rows)
+        # Last, and several at once: a host may take its time.
+        at_once = asyncio.Semaphore(_NETWORKS_AT_ONCE)
+
+        async def mend_network(row: Sandbox) -> None:
+            async with at_once:
+                await self._mend_network(client, row, seen.get(row.sandbox_id))
+
+        await asyncio.gather(*map(mend_network, rows.values()))
+
+    async def _mend(self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None) -> None:
+        """Make the row of a sandbox that should run say what is true."""
+        if seen is not None and seen.state == pb.SandboxState.RUNNING:
+            if row.status is State.MISSING:
+                await self._set_state(row, State.RUNNING)
+            elif not row.failure and row.reason != seen.reason:
+                await comparison_store.record_held(self._database, self._hints, row, seen.reason)
+                self._changes.tell(row.sandbox_id)
+            last = row.last_active_at.timestamp() if row.last_active_at else 0.0
+            if seen.last_active_at_unix > last + _ACTIVITY_STEP_S:
+                await comparison_store.record_active_at(self._database, row, seen.last_active_at_unix)
+        elif seen is None or seen.state == pb.SandboxState.LOST:
+            await self._record_lost(client, row, seen, LOST)
+        elif seen.state == pb.SandboxState.PAUSED and await comparison_store.record_paused(
+            self._database, self._hints, row, seen.reason
+        ):
+            _log.warning(
+                "sandbox was paused on its host",
+                extra={"sandbox_id": str(row.sandbox_id), "cause": seen.reason},
+            )
+            self._changes.tell(row.sandbox_id)
+
+    async def _mend_network(self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None) -> None:
+        """Tell the host the network policy if it has an older one: it did not answer when that was changed."""
+        has_one = seen is not None and seen.state in (pb.SandboxState.RUNNING, pb.SandboxState.PAUSED)
+        if seen is None or not has_one or seen.network_revision >= row.network_revision:
+            return
+        fields = {"sandbox_id": str(row.sandbox_id), "revision": row.network_revision}
+        request = pb.SetNetworkRequest(
+            sandbox_id=str(row.sandbox_id), network=network_message(row.network, row.network_revision)
+        )
+        try:
+            await client.call(client.rpc.set_network, request, timeout_s=SET_TIMEOUT_S)
+        except WrennError as error:
+            _log.warning("network policy not put in force", extra={**fields, "cause": error.message})
+        else:
+            _log.warning("host had an older network policy", extra=fields)
+
+    async def _mend_paused(self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None) -> None:
+        """The same for one that should be paused."""
+        if seen is None:
+            # What it holds cannot be made anew: a host that has not read all its journals yet must not cost it.
+            now = self._clock.monotonic()
+            if now - self._absent.setdefault(row.sandbox_id, now) < self._settings.grace_s:
+                return
+        self._absent.pop(row.sandbox_id, None)
+        if seen is None or seen.state == pb.SandboxState.LOST:
+            await self._record_lost(client, row, seen, FILES_LOST)
+        elif seen.state == pb.SandboxState.RUNNING and await comparison_store.record_running_unwanted(
+            self._database, self._hints, row
+        ):
+            _log.warning("paused sandbox runs: paused again", extra={"sandbox_id": str(row.sandbox_id)})
+            self._changes.tell(row.sandbox_id)
+            self._reconciler.wake()
+
+    async def _record_lost(
+        self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None, reason: str
+    ) -> None:
+        """Write that it is lost, after what its host still has of it was removed."""
+        if seen is not None:
+            reason = seen.reason or reason
+            if not await self._remove(client, row.sandbox_id):
+                return
+        if await comparison_store.record_lost(self._database, self._hints, row, reason):
+            _log.warning("sandbox lost", extra={"sandbox_id": str(row.sandbox_id), "cause": reason})
+            self._changes.tell(row.sandbox_id)
+
+    async def _remove_unwanted(
+        self, client: HostClient, seen: Mapping[SandboxId, pb.Sandbox], rows: Mapping[SandboxId, Sandbox]
+    ) -> None:
+        """Remove from the host what has ended, and after a grace what nobody knows."""
+        strange = [sandbox_id for sandbox_id in seen if sandbox_id not in rows]
+        if not strange:
+            return
+        ended = await comparison_store.ended_among(self._database, strange)
+        now = self._clock.monotonic()
+        for sandbox_id in strange:
+            if sandbox_id in ended:
+                self._unknown.pop(sandbox_id, None)
+                unwanted = ended[sandbox_id]
+            else:
+                first_met = self._unknown.setdefault(sandbox_id, now)
+                unwanted = now - first_met >= self._settings.grace_s
+            if unwanted and await self._remove(client, sandbox_id):
+                self._unknown.pop(sandbox_id, None)
+                _log.warning("unwanted sandbox removed from host", extra={"sandbox_id": str(sandbox_id)})
+
+    async def _remove(self, client: HostClient, sandbox_id: SandboxId) -> bool:
+        request = pb.RemoveSandboxRequest(sandbox_id=str(sandbox_id))
+        try:
+            await client.call(client.rpc.remove_sandbox, request, timeout_s=_REMOVE_TIMEOUT_S)
+        except WrennError as error:
+            _log.warning("not removed", extra={"sandbox_id": str(sandbox_id), "cause": error.message})
+            return False
+        return True
+
+    async def _set_state(self, row: Sandbox, state: State) -> None:
+        if await comparison_store.record_state(self._database, self._hints, row, state):
+            _log.warning("sandbox is %s", state, extra={"sandbox_id": str(row.sandbox_id)})
+            self._changes.tell(row.sandbox_id)
+
+
+def _id(sandbox: pb.Sandbox) -> SandboxId:
+    try:
+        return SandboxId.parse(sandbox.sandbox_id)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"The host names a sandbox {sandbox.sandbox_id!r}.") from error

@@ -1,0 +1,130 @@
+"""Statements on sandboxes that serve the comparison: a row is written only if it is still the one that was compared."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import and_, case, func, null, select, update
+
+from wrenn.base.ids import HostId, SandboxId
+from wrenn.control.audit import Status
+from wrenn.control.db import Database, Hints
+from wrenn.control.sandboxes.reconcile.work_store import by_system, write_result
+from wrenn.control.sandboxes.records import Sandbox
+from wrenn.control.sandboxes.state import ENDED, Desired, State, move
+from wrenn.control.sandboxes.store import (
+    due_when_paused,
+    due_when_running,
+    is_live,
+    sandbox_of,
+    select_sandboxes,
+)
+from wrenn.control.sandboxes.tables import sandboxes
+
+_c = sandboxes.c
+
+
+async def live_on_host(database: Database, host_id: HostId) -> list[Sandbox]:
+    """The sandboxes that should be, or may still be, on this host."""
+    found = await database.execute(
+        select_sandboxes().where(_c.host_id == host_id.value, is_live()), repeatable=True
+    )
+    return [sandbox_of(row) for row in found]
+
+
+async def ended_among(database: Database, ids: Collection[SandboxId]) -> dict[SandboxId, bool]:
+    """Of those ids that have a row: whether that sandbox has ended."""
+    found = await database.execute(
+        select(_c.id, _c.status.in_(sorted(ENDED)).label("ended")).where(_c.id.in_([i.value for i in ids])),
+        repeatable=True,
+    )
+    return {SandboxId(row.id): row.ended for row in found}
+
+
+def _unchanged(sandbox: Sandbox) -> Sequence[Any]:
+    return _c.id == sandbox.sandbox_id.value, _c.version == sandbox.version
+
+
+async def record_lost(database: Database, hints: Hints, sandbox: Sandbox, reason: str) -> bool:
+    """Its virtual machine ended by itself."""
+    values: dict[str, Any] = {
+        "status": move(sandbox.status, State.ERROR),
+        "failure": "agent_error",
+        "reason": reason,
+        "envs": {},
+    }
+    log = by_system("marked_error", Status.ERROR, {"code": "agent_error", "reason": reason})
+    return await write_result(database, hints, _unchanged(sandbox), values, log)
+
+
+async def record_state(database: Database, hints: Hints, sandbox: Sandbox, state: State) -> bool:
+    """Its host went silent, or answers again."""
+    log = by_system(f"marked_{state}", Status.ERROR if state is State.MISSING else Status.SUCCESS)
+    values = {"status": move(sandbox.status, state)}
+    return await write_result(database, hints, _unchanged(sandbox), values, log)
+
+
+async def record_held(database: Database, hints: Hints, sandbox: Sandbox, reason: str) -> bool:
+    """It stands still on its host for this reason, as a disk is full; without a reason it goes on."""
+    log = (
+        by_system("held", Status.WARNING, {"reason": reason})
+        if reason
+        else by_system("released", Status.SUCCESS)
+    )
+    return await write_result(database, hints, _unchanged(sandbox), {"reason": reason}, log)
+
+
+async def record_paused(database: Database, hints: Hints, sandbox: Sandbox, reason: str) -> bool:
+    """Its host has it paused: the answer to a pause was lost, and everyone had given up.
+
+    With a reason: its virtual machine ended, and it is again what it was at its last pause.
+    """
+    asked_for = and_(_c.lift_on_pause, _c.desired == Desired.PAUSED, _c.desired_by.is_not(None))
+    expires_at = case((asked_for, null()), else_=_c.expires_at)
+    values: dict[str, Any] = {
+        "failure": "agent_error" if reason else "",
+        "reason": reason,
+        "status": move(sandbox.status, State.PAUSED),
+        "desired": Desired.PAUSED,
+        "host_ip": "",
+        "expires_at": expires_at,
+        "due_at": due_when_paused(expires_at=expires_at),
+    }
+    log = by_system("pause", Status.INFO, {"cause": "vm_ended" if reason else "answer_lost"})
+    return await write_result(database, hints, _unchanged(sandbox), values, log)
+
+
+async def record_running_unwanted(database: Database, hints: Hints, sandbox: Sandbox) -> bool:
+    """It runs though it should be paused: the answer to a resume was lost, and everyone had given up.
+
+    It takes memory, so the row says that it runs; as it is wanted paused, it is work for the reconciler at once.
+    """
+    values: dict[str, Any] = {
+        "status": move(sandbox.status, State.RUNNING),
+        "desired_at": func.now(),
+        # Who wanted the pause had it: this one is the system's.
+        "desired_by": null(),
+        "next_attempt_at": func.now(),
+    }
+    log = by_system("marked_running", Status.INFO, {"cause": "answer_lost"})
+    return await write_result(database, hints, _unchanged(sandbox), values, log)
+
+
+async def record_active_at(database: Database, sandbox: Sandbox, unix_s: float) -> None:
+    """When the host saw it in use last; not a change of its state."""
+    last = func.greatest(_c.last_active_at, func.to_timestamp(unix_s))
+    await database.execute(
+        update(sandboxes)
+        .where(_c.id == sandbox.sandbox_id.value, _c.status == State.RUNNING)
+        .values(last_active_at=last, due_at=due_when_running(last))
+    )
+
+
+async def record_ping(database: Database, sandbox_id: SandboxId) -> None:
+    """It was used now."""
+    await database.execute(
+        update(sandboxes)
+        .where(_c.id == sandbox_id.value, _c.status == State.RUNNING)
+        .values(last_active_at=func.now(), due_at=due_when_running(func.now()))
+    )

@@ -1,0 +1,55 @@
+"""Statements on sandboxes whose time is up."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, and_, case, cast, func, literal, not_, or_, select
+
+from wrenn.control.audit import SYSTEM
+from wrenn.control.db import Database, Hints
+from wrenn.control.sandboxes.desired_state_store import destroyed, is_usable, wish
+from wrenn.control.sandboxes.state import Desired, State
+from wrenn.control.sandboxes.store import is_live
+from wrenn.control.sandboxes.tables import sandboxes
+
+_c = sandboxes.c
+
+
+async def want_what_is_due(database: Database, hints: Hints) -> int:
+    """Have paused, or removed, every sandbox whose idle time or life is over; returns how many.
+
+    The last use in the row may be older than the true one, so a pause for idleness holds only if the host agrees.
+    """
+    expired = _c.expires_at <= func.now()
+    # A pause that somebody asked for is under way, and will take the end of this life away.
+    being_lifted = and_(
+        _c.lift_on_pause, _c.desired == Desired.PAUSED, _c.status == State.RUNNING, _c.idle_ms == 0
+    )
+    killed = and_(_c.on_expiry == "kill", expired, not_(being_lifted))
+    due = (
+        wish(
+            case((killed, literal(Desired.STOPPED.value)), else_=literal(Desired.PAUSED.value)),
+            _c.due_at <= func.now(),
+            _c.desired != Desired.STOPPED,
+            or_(is_usable(), and_(killed, _c.status.in_([State.RUNNING, State.PAUSED, State.MISSING]))),
+            by=SYSTEM,
+        )
+        .values(idle_ms=case((expired, 0), else_=cast(_c.timeout_sec, BigInteger) * 1000))
+        .returning(_c.id, _c.team_id, _c.desired)
+        .cte("due")
+    )
+    ended = destroyed(due, SYSTEM, {"cause": "expired"}, where=due.c.desired == Desired.STOPPED)
+    found = await database.execute(select(due.c.id, hints.notify()).select_from(due).add_cte(ended))
+    return len(found.all())
+
+
+async def next_due_s(database: Database) -> float | None:
+    """In how many seconds the next one is due, 0 or less for one that became due just now; None: none is known."""
+    mortal = and_(_c.status == State.PAUSED, _c.desired != Desired.STOPPED, _c.on_expiry == "kill")
+    found = await database.execute(
+        select(func.extract("epoch", func.min(_c.due_at) - func.now())).where(
+            _c.due_at.is_not(None), is_live(), or_(is_usable(), mortal)
+        ),
+        repeatable=True,
+    )
+    seconds = found.scalar_one()
+    return None if seconds is None else float(seconds)

@@ -1,0 +1,134 @@
+"""Does what is due: leases sandboxes and has each one's step done, renews the leases, and writes the wishes of time-outs.
+
+A step (`steps.py`) may be done twice, by one replica or by two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Final
+
+from wrenn.base.tasks import OwnedTasks
+from wrenn.control.db import Database, Hints
+from wrenn.control.hosts import HostClients
+from wrenn.control.sandboxes.changes import Changes
+from wrenn.control.sandboxes.reconcile import work_store
+from wrenn.control.sandboxes.reconcile.expiry import Timeouts
+from wrenn.control.sandboxes.reconcile.steps import ReconcilerSettings, Steps
+from wrenn.control.sandboxes.reconcile.work_store import Places
+from wrenn.control.sandboxes.records import Work
+from wrenn.control.sandboxes.state import Desired
+
+_log = logging.getLogger(__name__)
+
+_AT_ONCE: Final = 64
+"""Calls to hosts that one replica has open for creates, pauses and resumes. The hosts queue what they cannot do at once."""
+_REMOVALS_AT_ONCE: Final = 64
+"""The same for removals. Each kind has places of its own: starts that take their time hold up no removal, and removals from a host
+that is silent hold up no start elsewhere."""
+_TIMER_S: Final = 2.0
+_SHORTEST_WAIT_S: Final = 0.005
+_AFTER_FAILURE_S: Final = 0.25
+
+
+def places(*, removals: int, others: int) -> Places:
+    """What may begin beside so many calls that are under way."""
+    for_removals, for_others = max(0, _REMOVALS_AT_ONCE - removals), max(0, _AT_ONCE - others)
+    limit = min(for_removals or for_others, for_others or for_removals)
+    return Places(limit, removals=for_removals > 0, others=for_others > 0)
+
+
+class Reconciler:
+    """One replica's worker. `owner` names the replica's leases."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        hints: Hints,
+        clients: HostClients,
+        changes: Changes,
+        owner: str,
+        settings: ReconcilerSettings,
+    ) -> None:
+        self._database = database
+        self._changes = changes
+        self._owner = owner
+        self._lease_s = settings.lease_s
+        self._steps = Steps(database=database, hints=hints, clients=clients, owner=owner, settings=settings)
+        self._timeouts = Timeouts(database, hints)
+        self._due = asyncio.Event()
+        self._held: dict[asyncio.Task[object], Work] = {}
+        self._tasks = OwnedTasks()
+
+    def wake(self) -> None:
+        """Something may be due."""
+        self._due.set()
+
+    async def run(self) -> None:
+        """Work until cancelled; then leave what is under way to the leases' end."""
+        self._tasks.start("renew leases", self._renew_leases())
+        try:
+            while True:
+                self._due.clear()
+                wait_s = _TIMER_S
+                try:
+                    await self.reconcile_once()
+                    next_s = await self._timeouts.apply_once()
+                    if next_s is not None:
+                        wait_s = min(_TIMER_S, max(_SHORTEST_WAIT_S, next_s))
+                except Exception:  # noqa: BLE001 - the loop must go on; what failed is tried again
+                    _log.exception("due work could not be taken")
+                    await asyncio.sleep(_AFTER_FAILURE_S)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._due.wait()
+        finally:
+            await self._tasks.close()
+
+    async def reconcile_once(self) -> None:
+        """Lease what is due and begin to work on it."""
+        while True:
+            removals = sum(work.desired is Desired.STOPPED for work in self._held.values())
+            free = places(removals=removals, others=len(self._held) - removals)
+            if not free.limit:
+                return
+            taken = await work_store.take_due(
+                self._database,
+                owner=self._owner,
+                lease_s=self._lease_s,
+                places=free,
+            )
+            for work in taken:
+                task = self._tasks.start(f"work on {work.sandbox_id}", self._work_on(work))
+                self._held[task] = work
+                task.add_done_callback(self._released)
+            if len(taken) < free.limit:
+                return
+
+    def _released(self, task: asyncio.Task[object]) -> None:
+        del self._held[task]
+        self._due.set()
+
+    async def _renew_leases(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease_s / 3)
+            if held := [work.sandbox_id for work in self._held.values()]:
+                try:
+                    await work_store.renew(self._database, held, owner=self._owner, lease_s=self._lease_s)
+                except Exception:  # noqa: BLE001 - another replica may take them over then, which is safe
+                    _log.exception("leases could not be renewed")
+
+    async def _work_on(self, work: Work) -> None:
+        try:
+            again_s = await self._steps.do(work)
+        finally:
+            self._changes.tell(work.sandbox_id)
+        if again_s is not None:
+            self._tasks.start("wake for a retry", self._wake_after(again_s))
+
+    async def _wake_after(self, pause_s: float) -> None:
+        await asyncio.sleep(pause_s)
+        self.wake()

@@ -1,0 +1,227 @@
+"""What a worker does for a leased sandbox: one call to its host, then the result.
+
+Each step may be done twice: the host's calls say what should be. A result is written only by who still holds the lease; the
+host is called outside any transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from wrenn.base.errors import AgentFailure, DeadlineExceeded, InternalError, Unavailable, WrennError
+from wrenn.base.faults import fault_point
+from wrenn.control.db import Database, Hints
+from wrenn.control.hosts import HostClients
+from wrenn.control.sandboxes.network_policy import network_message
+from wrenn.control.sandboxes.reconcile import work_store
+from wrenn.control.sandboxes.records import Work
+from wrenn.control.sandboxes.state import Desired, State
+from wrenn.protocol.host import host_pb as pb
+
+_log = logging.getLogger(__name__)
+
+_REMOVE_TIMEOUT_S: Final = 30.0
+_FIRST_PAUSE_S: Final = 0.25
+_LONGEST_PAUSE_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcilerSettings:
+    """Limits of the work.
+
+    Attributes:
+        lease_s: how long a replica's claim outlives the replica; renewed three times within it.
+        start_timeout_s: longest for a sandbox to run, to be paused or resumed; the first one of a template boots it.
+        start_retry_s: how long a host that does not answer is asked again to do one of these.
+    """
+
+    lease_s: float
+    start_timeout_s: float
+    start_retry_s: float
+
+
+class Steps:
+    """See the module head. `owner` names the replica's leases."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        hints: Hints,
+        clients: HostClients,
+        owner: str,
+        settings: ReconcilerSettings,
+    ) -> None:
+        self._database = database
+        self._hints = hints
+        self._clients = clients
+        self._owner = owner
+        self._settings = settings
+
+    async def do(self, work: Work) -> float | None:
+        """Do what the row asks for. Returns in how many seconds to try again, if the host did not do it."""
+        match work.status, work.desired:
+            case _, Desired.STOPPED:
+                return await self._remove(work)
+            case State.RUNNING, Desired.PAUSED:
+                return await self._pause(work)
+            case State.PAUSED, Desired.RUNNING:
+                return await self._resume(work)
+            case State.STARTING, Desired.RUNNING:
+                return await self._start(work)
+            case _:
+                raise AssertionError(f"nothing is to be done for {work.status}, {work.desired}")
+
+    async def _start(self, work: Work) -> float | None:
+        client = self._clients.at(work.host_address)
+        left_s = self._settings.start_timeout_s - work.age_s
+        try:
+            if left_s <= 0:
+                raise DeadlineExceeded("The sandbox did not start in time.")
+            seen = await client.call(
+                client.rpc.ensure_sandbox, pb.EnsureSandboxRequest(sandbox=_spec(work)), timeout_s=left_s
+            )
+            await fault_point("control.create.after_rpc")
+        except WrennError as error:
+            if isinstance(error, Unavailable) and work.age_s < self._settings.start_retry_s:
+                return await self._postpone(work, error)
+            await self._give_up(work, error)
+            return None
+        kept = await work_store.finish_running(self._database, self._hints, work, seen, owner=self._owner)
+        await fault_point("control.create.after_apply")
+        _log.info(
+            "sandbox running" if kept else "sandbox not wanted any more",
+            extra={"sandbox_id": str(work.sandbox_id), "attempts": work.attempts},
+        )
+        return None
+
+    async def _give_up(self, work: Work, error: WrennError) -> None:
+        """Take back what the host may have begun, then write the error."""
+        client = self._clients.at(work.host_address)
+        try:
+            await client.call(
+                client.rpc.remove_sandbox,
+                pb.RemoveSandboxRequest(sandbox_id=str(work.sandbox_id)),
+                timeout_s=_REMOVE_TIMEOUT_S,
+            )
+        except WrennError as left:
+            # The comparison with the host removes it when the host answers again.
+            _log.warning(
+                "failed sandbox not removed yet",
+                extra={"sandbox_id": str(work.sandbox_id), "cause": left.message},
+            )
+        _log.warning(
+            "sandbox did not start",
+            extra={"sandbox_id": str(work.sandbox_id), "cause": error.message, **error.context},
+        )
+        public = _public(error, "start")
+        await work_store.finish_error(self._database, self._hints, work, public, owner=self._owner)
+
+    async def _remove(self, work: Work) -> float | None:
+        client = self._clients.at(work.host_address)
+        try:
+            await client.call(
+                client.rpc.remove_sandbox,
+                pb.RemoveSandboxRequest(sandbox_id=str(work.sandbox_id)),
+                timeout_s=_REMOVE_TIMEOUT_S,
+            )
+            await fault_point("control.delete.after_rpc")
+        except WrennError as error:
+            return await self._postpone(work, error)
+        await work_store.finish_stopped(self._database, self._hints, work, owner=self._owner)
+        await fault_point("control.delete.after_apply")
+        _log.info("sandbox stopped", extra={"sandbox_id": str(work.sandbox_id)})
+        return None
+
+    async def _pause(self, work: Work) -> float | None:
+        client = self._clients.at(work.host_address)
+        request = pb.PauseSandboxRequest(sandbox_id=str(work.sandbox_id), idle_ms=work.idle_ms)
+        try:
+            seen = await client.call(
+                client.rpc.pause_sandbox, request, timeout_s=self._settings.start_timeout_s
+            )
+            in_use = work.idle_ms > 0 and seen.state == pb.SandboxState.RUNNING
+            if seen.state != pb.SandboxState.PAUSED and not in_use:
+                raise AgentFailure("The host did not pause the sandbox.", context={"state": seen.state})
+            await fault_point("control.pause.after_rpc")
+        except WrennError as error:
+            return await self._refused(work, error, "pause")
+        if in_use:
+            await work_store.finish_in_use(
+                self._database,
+                self._hints,
+                work,
+                active_at_unix=seen.last_active_at_unix,
+                owner=self._owner,
+            )
+            return None
+        await work_store.finish_paused(self._database, self._hints, work, owner=self._owner)
+        await fault_point("control.pause.after_apply")
+        _log.info("sandbox paused", extra={"sandbox_id": str(work.sandbox_id), "idle_ms": work.idle_ms})
+        return None
+
+    async def _resume(self, work: Work) -> float | None:
+        client = self._clients.at(work.host_address)
+        request = pb.ResumeSandboxRequest(sandbox_id=str(work.sandbox_id))
+        try:
+            seen = await client.call(
+                client.rpc.resume_sandbox, request, timeout_s=self._settings.start_timeout_s
+            )
+            await fault_point("control.resume.after_rpc")
+        except WrennError as error:
+            return await self._refused(work, error, "resume")
+        await work_store.finish_running(self._database, self._hints, work, seen, owner=self._owner)
+        await fault_point("control.resume.after_apply")
+        _log.info("sandbox resumed", extra={"sandbox_id": str(work.sandbox_id)})
+        return None
+
+    async def _refused(self, work: Work, error: WrennError, verb: str) -> float | None:
+        """Ask again for a time when the host was silent; else want what it was before.
+
+        Whether it is that, the comparison finds out: the host may have done it and its answer was lost. A time-out does not
+        insist, since it comes back by itself.
+        """
+        silent = isinstance(error, Unavailable | DeadlineExceeded)
+        if silent and work.age_s < self._settings.start_retry_s and not work.idle_ms:
+            return await self._postpone(work, error)
+        _log.warning(
+            "sandbox was not %sd",
+            verb,
+            extra={"sandbox_id": str(work.sandbox_id), "cause": error.message, **error.context},
+        )
+        public = _public(error, verb)
+        await work_store.finish_refused(self._database, self._hints, work, public, owner=self._owner)
+        return None
+
+    async def _postpone(self, work: Work, error: WrennError) -> float:
+        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(work.attempts - 1, 10))
+        _log.warning(
+            "host did not do it, tried again later",
+            extra={"sandbox_id": str(work.sandbox_id), "cause": error.message, "pause_s": pause_s},
+        )
+        await work_store.postpone(self._database, self._hints, work, owner=self._owner, pause_s=pause_s)
+        return pause_s
+
+
+def _public(error: WrennError, verb: str) -> WrennError:
+    """The error as the caller may see it."""
+    if isinstance(error, InternalError):
+        return InternalError(f"The host could not {verb} the sandbox; its log has the reason.")
+    return error
+
+
+def _spec(work: Work) -> pb.SandboxSpec:
+    return pb.SandboxSpec(
+        sandbox_id=str(work.sandbox_id),
+        team_id=str(work.team_id),
+        template=work.origin.image,
+        vcpus=work.spec.vcpus,
+        memory_mb=work.spec.memory_mb,
+        disk_size_mb=work.spec.disk_size_mb,
+        envs=dict(work.spec.envs),
+        snapshot_id=str(work.origin.snapshot_id) if work.origin.snapshot_id else "",
+        template_name=work.spec.template,
+        network=network_message(work.spec.network, work.network_revision),
+    )

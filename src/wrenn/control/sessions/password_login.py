@@ -1,0 +1,89 @@
+"""Sign-up and login with e-mail and password. Neither the text nor the time of a refusal tells whether there is an account."""
+
+from __future__ import annotations
+
+from wrenn.base.errors import Unauthorized
+from wrenn.base.secrets import Secret
+from wrenn.control.account_mail import AccountMails
+from wrenn.control.db import Database, Transaction
+from wrenn.control.sessions.service import Sessions, SignedIn
+from wrenn.control.sessions.types import LogIn, SignUp
+from wrenn.control.throttle import Subject, Throttle
+from wrenn.control.users import AccountDisabled, Passwords, SignupClosed, add_account, user_store
+
+WRONG = "The e-mail address or the password is wrong."
+
+
+class Entrance:
+    """See the module head. A sign-up has to tell that an address is taken; what it tells is slowed down like a login."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        passwords: Passwords,
+        sessions: Sessions,
+        throttle: Throttle,
+        mails: AccountMails,
+        signup_open: bool,
+    ) -> None:
+        self._database = database
+        self._passwords = passwords
+        self._sessions = sessions
+        self._throttle = throttle
+        self._mails = mails
+        self._signup_open = signup_open
+
+    async def sign_up(self, body: SignUp, address: str) -> SignedIn:
+        """A new account with a team of its own. Of many at once with one e-mail address one gets it.
+
+        Where mail is set up the address's owner is asked to verify it.
+
+        Raises:
+            SignupClosed, EmailTaken. RateLimited: too many tries from this address.
+        """
+        if not self._signup_open:
+            raise SignupClosed("Sign-up is closed: ask an admin of the platform for an account.")
+        source = Subject.address(address)
+        async with self._passwords.turn():
+            await self._throttle.begin(source)
+            password_hash = await self._passwords.hash(Secret(body.password))
+
+            async def insert(tx: Transaction) -> SignedIn:
+                user = await add_account(tx, email=body.email, name=body.name, password_hash=password_hash)
+                await self._mails.verify(tx, user)
+                await self._throttle.succeeded(tx, Subject.account(body.email), source)
+                return await self._sessions.open(tx, user)
+
+            return await self._database.transaction(insert)
+
+    async def log_in(self, body: LogIn, address: str) -> SignedIn:
+        """A new session.
+
+        Raises:
+            Unauthorized: unknown address, no password, wrong password. RateLimited: too many tries.
+            AccountDisabled, NoTeam: only to who knows the password.
+        """
+        account, source = Subject.account(body.email), Subject.address(address)
+        async with self._passwords.turn():
+            await self._throttle.begin(account, source)
+            password = Secret(body.password)
+            user = await user_store.find_by_email(self._database, body.email)
+            stored = user.password_hash if user is not None else None
+            is_right = await self._passwords.verify(password, stored)
+            if not is_right or user is None or stored is None or user.status == "deleted":
+                raise Unauthorized(WRONG)
+            renewed = await self._passwords.hash(password) if self._passwords.is_outdated(stored) else None
+
+            async def enter(tx: Transaction) -> SignedIn:
+                now = await user_store.lock(tx, user.user_id)
+                if now is None or now.password_hash != stored:
+                    raise Unauthorized(WRONG)  # changed in this moment
+                if now.status != "active":
+                    raise AccountDisabled("Your account was deactivated by an admin of the platform.")
+                if renewed is not None:
+                    await user_store.set_password(tx, now.user_id, renewed)
+                await self._throttle.succeeded(tx, account, source)
+                return await self._sessions.open(tx, now)
+
+            return await self._database.transaction(enter)

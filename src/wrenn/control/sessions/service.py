@@ -1,0 +1,207 @@
+"""Sessions: a short token for requests, and a refresh token that is used once.
+
+A refresh token names its session and holds two secrets: the family's, which stays, and its own. A token of the family that is
+not the valid one was used before: somebody has a copy, nobody knows who, so the session ends for both.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from wrenn.base.errors import NotFound, Unauthorized
+from wrenn.base.ids import SessionId, TeamId, random_hex
+from wrenn.base.secrets import Secret
+from wrenn.control.auth import Account, AccountDeactivated, Claims, Tokens
+from wrenn.control.db import Database, Transaction
+from wrenn.control.identity import Role
+from wrenn.control.sessions import session_store
+from wrenn.control.teams import team_store
+from wrenn.control.users import NoTeam, Place, User, user_store
+
+_log = logging.getLogger(__name__)
+
+_FORM: Final = re.compile(r"wrr_([0-9a-f]{32})\.([0-9a-f]{32})\.([0-9a-f]{64})")
+_OVER: Final = "The session has ended or is not known: log in again."
+NO_TEAM: Final = "You belong to no team: ask a member of one to add you."
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshToken:
+    """What a browser keeps of a session."""
+
+    session_id: SessionId
+    family: Secret
+    once: Secret
+
+    @classmethod
+    def parse(cls, text: str) -> RefreshToken:
+        """Read the form that `reveal` writes.
+
+        Raises:
+            Unauthorized: it has another form.
+        """
+        match = _FORM.fullmatch(text)
+        if match is None:
+            raise Unauthorized(_OVER)
+        return cls(SessionId(UUID(match[1])), Secret(match[2]), Secret(match[3]))
+
+    @classmethod
+    def new(cls, session_id: SessionId, family: Secret | None = None) -> RefreshToken:
+        """The next of a family, or the first of a new one."""
+        return cls(session_id, family or Secret(random_hex(16)), Secret(random_hex(32)))
+
+    def reveal(self) -> str:
+        """The text, for the cookie."""
+        return f"wrr_{self.session_id.value.hex}.{self.family.reveal()}.{self.once.reveal()}"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """A user who is in, and with what. `refresh` None: the refresh token stays as it is. `visit` opens ports only."""
+
+    token: Secret
+    visit: Secret
+    claims: Claims
+    refresh: RefreshToken | None
+    refresh_life_s: int
+
+
+class Sessions:
+    """See the module head."""
+
+    def __init__(self, *, database: Database, tokens: Tokens, life_s: int) -> None:
+        self._database = database
+        self._tokens = tokens
+        self._life_s = life_s
+
+    async def open(self, tx: Transaction, user: User) -> SignedIn:
+        """A new session of an active user, in the default team, else in the one joined first.
+
+        Raises:
+            NoTeam: there is none.
+        """
+        place = await user_store.place_of(tx, user.user_id)
+        if place is None:
+            raise NoTeam(NO_TEAM)
+        refresh = RefreshToken.new(SessionId.new())
+        await session_store.insert_session(
+            tx,
+            refresh.session_id,
+            user_id=user.user_id,
+            team_id=place.team_id,
+            family_hash=refresh.family.sha256_hex(),
+            refresh_hash=refresh.once.sha256_hex(),
+            life_s=self._life_s,
+        )
+        return self._signed_in(user, place, refresh.session_id, refresh, self._life_s)
+
+    async def refresh(self, cookie: str | None) -> SignedIn:
+        """A new token, and a new refresh token in place of the one shown.
+
+        Raises:
+            Unauthorized: not a refresh token of a session that lasts. If it was used before, the session ends.
+            AccountDeactivated, NoTeam.
+        """
+        shown = RefreshToken.parse(cookie or "")
+        following = RefreshToken.new(shown.session_id, shown.family)
+
+        async def rotate(tx: Transaction) -> SignedIn | None:
+            rotated = await session_store.rotate(
+                tx,
+                shown.session_id,
+                family_hash=shown.family.sha256_hex(),
+                old_hash=shown.once.sha256_hex(),
+                new_hash=following.once.sha256_hex(),
+            )
+            if rotated is None:
+                if await session_store.end_family(
+                    tx, shown.session_id, family_hash=shown.family.sha256_hex()
+                ):
+                    _log.warning(
+                        "a used refresh token was shown again: its session was ended",
+                        extra={"session_id": str(shown.session_id)},
+                    )
+                return None
+            user = await user_store.lock(tx, rotated.user_id)
+            if user is None or user.status == "deleted":
+                return None
+            if user.status != "active":
+                raise AccountDeactivated("Your account was deactivated by an admin of the platform.")
+            place = await user_store.place_of(tx, user.user_id, rotated.team_id)
+            if place is None:
+                raise NoTeam(NO_TEAM)
+            if place.team_id != rotated.team_id:
+                await session_store.set_team(tx, shown.session_id, place.team_id)
+            return self._signed_in(user, place, shown.session_id, following, rotated.life_s)
+
+        # Not raised inside: the end of a session must be committed.
+        signed_in = await self._database.transaction(rotate)
+        if signed_in is None:
+            raise Unauthorized(_OVER)
+        return signed_in
+
+    async def switch(self, account: Account, text_id: str) -> SignedIn:
+        """A token for another team of the user, for which the session is from now on.
+
+        Raises:
+            InvalidRequest, NotFound: no such team. Forbidden: the user is not a member.
+        """
+        team_id = TeamId.parse(text_id)
+
+        async def switch(tx: Transaction) -> SignedIn:
+            if not await team_store.exists(tx, team_id):
+                raise NotFound(f"There is no team {team_id}.")
+            role = await team_store.expect_member(tx, team_id, account.user_id)
+            await session_store.set_team(tx, account.session_id, team_id)
+            user = await user_store.load(tx, account.user_id)
+            return self._signed_in(user, Place(team_id, role), account.session_id, None, 0)
+
+        return await self._database.transaction(switch)
+
+    async def again(self, tx: Transaction, session_id: SessionId, user: User, team_id: TeamId) -> SignedIn:
+        """A token of a session that lasts, after the user was changed; for this team, else another of the user's."""
+        place = await user_store.place_of(tx, user.user_id, team_id)
+        if place is None:
+            raise NoTeam(NO_TEAM)
+        return self._signed_in(user, place, session_id, None, 0)
+
+    async def end(self, *, session_id: SessionId | None = None, cookie: str | None = None) -> None:
+        """End the session of a token, of a refresh token, or of both. One that has ended is fine."""
+
+        async def end(tx: Transaction) -> None:
+            if session_id is not None:
+                await session_store.end(tx, session_id)
+            if cookie is not None and _FORM.fullmatch(cookie):
+                shown = RefreshToken.parse(cookie)
+                await session_store.end_family(tx, shown.session_id, family_hash=shown.family.sha256_hex())
+
+        await self._database.transaction(end)
+
+    def _signed_in(
+        self,
+        user: User,
+        place: Place,
+        session_id: SessionId,
+        refresh: RefreshToken | None,
+        life_s: int,
+    ) -> SignedIn:
+        claims = Claims(
+            user_id=user.user_id,
+            team_id=place.team_id,
+            session_id=session_id,
+            role=Role(place.role),
+            email=user.email,
+            name=user.name,
+            is_admin=user.is_admin,
+        )
+        return SignedIn(
+            token=Secret(self._tokens.issue(claims)),
+            visit=Secret(self._tokens.issue_visit(claims)),
+            claims=claims,
+            refresh=refresh,
+            refresh_life_s=life_s,
+        )

@@ -1,0 +1,57 @@
+"""Endpoints on snapshots and templates. Each parses, makes one call, answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import JSONResponse, Response
+
+from wrenn.control.auth import CallerOf, CredentialOf
+from wrenn.control.http import refusals
+from wrenn.control.snapshots.service import Snapshots
+from wrenn.control.snapshots.types import CreateSnapshot, TemplateView, template_json
+
+router = APIRouter(tags=["snapshots"])
+
+
+async def _snapshots(request: Request) -> Snapshots:
+    return request.app.state.snapshots
+
+
+Service = Annotated[Snapshots, Depends(_snapshots)]
+
+
+@router.post("", status_code=201, response_model=TemplateView, responses=refusals(404, 409, 502, 504, 507))
+async def create_snapshot(
+    body: CreateSnapshot,
+    credential: CredentialOf,
+    snapshots: Service,
+    *,
+    overwrite: Annotated[bool, Query(description="Replace the team's template of this name")] = False,
+) -> Response:
+    """Keep what a running or paused sandbox is now, with memory and processes, as a template.
+
+    A running sandbox goes on after a short stop. Goes on to its end when the client goes away.
+    """
+    template = await snapshots.create(credential, body, overwrite=overwrite)
+    return JSONResponse(template_json(template), 201)
+
+
+@router.get("", response_model=list[TemplateView], responses=refusals())
+async def list_snapshots(
+    caller: CallerOf,
+    snapshots: Service,
+    kind: Annotated[
+        Literal["base", "snapshot"] | None, Query(alias="type", description="Only `base` or `snapshot`")
+    ] = None,
+) -> Response:
+    """The team's templates, newest first, and those of the platform."""
+    return JSONResponse([template_json(template) for template in await snapshots.list(caller, kind)])
+
+
+@router.delete("/{name}", status_code=204, responses=refusals(403, 404))
+async def delete_snapshot(name: str, caller: CallerOf, snapshots: Service) -> Response:
+    """Remove one of the team's templates. Sandboxes that were made from it go on."""
+    await snapshots.delete(caller, name)
+    return Response(status_code=204)

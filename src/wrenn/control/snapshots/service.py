@@ -1,0 +1,97 @@
+"""Templates: snapshots of sandboxes under a name, and those of the platform."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Literal
+
+from wrenn.base.errors import Forbidden, InvalidRequest, NotFound, WrennError
+from wrenn.base.faults import fault_point
+from wrenn.base.ids import TeamId, random_hex
+from wrenn.control.audit import Actor
+from wrenn.control.auth import Caller, Credential
+from wrenn.control.db import Database, Transaction
+from wrenn.control.snapshots import store
+from wrenn.control.snapshots.lifecycle import Keeper
+from wrenn.control.snapshots.records import DEFAULT_TEMPLATE, PlatformTemplate, Source, Template
+from wrenn.control.snapshots.types import CreateSnapshot
+from wrenn.protocol.api import TEMPLATE_NAME_PATTERN
+
+FindSource = Callable[[Credential, str], Awaitable[tuple[Caller, Source]]]
+"""From a caller's credential and the id that the caller gave to the caller and a sandbox of which a snapshot may be taken.
+
+Raises: Unauthorized, InvalidRequest, NotFound; InvalidState: it neither runs nor is paused.
+"""
+
+BAD_NAME: Final = "must be 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit."
+
+
+class Snapshots:
+    """See the module head."""
+
+    def __init__(self, *, database: Database, keeper: Keeper, find_source: FindSource) -> None:
+        self._database = database
+        self._keeper = keeper
+        self._find_source = find_source
+
+    async def create(self, credential: Credential, body: CreateSnapshot, *, overwrite: bool) -> Template:
+        """Keep what a sandbox is now under a name; the sandbox stays what it is.
+
+        With `overwrite` an earlier one of this name is there until the new one is, and goes then.
+
+        Raises:
+            InvalidState: the sandbox neither runs nor is paused. NameReserved, TemplateNameTaken.
+            Else the host's reason. Nothing was kept.
+        """
+        caller, source = await self._find_source(credential, body.sandbox_id)
+        name = f"template-{random_hex(4)}" if body.name is None else body.name
+        _check_name(name)
+        snapshot_id = await self._keeper.begin(source, name=name, may_replace=overwrite)
+        await fault_point("control.snapshot.after_insert")
+        async with self._keeper.held(snapshot_id):
+            try:
+                taken = await self._keeper.take(source, snapshot_id)
+                await fault_point("control.snapshot.after_rpc")
+                template, replaced = await self._keeper.publish(snapshot_id, taken, by=caller.actor)
+            except WrennError:
+                await self._keeper.retire(snapshot_id)
+                await self._keeper.drop(snapshot_id)
+                raise
+        await fault_point("control.snapshot.after_apply")
+        for old in replaced:
+            await self._keeper.drop(old)
+        return template
+
+    async def list(
+        self, caller: Caller, kind: Literal["base", "snapshot"] | None
+    ) -> Sequence[Template | PlatformTemplate]:
+        """The team's own, newest first, and the platform's."""
+        own = await store.of_team(self._database, caller.team_id) if kind != "base" else []
+        images = await store.images(self._database) if kind != "snapshot" else []
+        return [*own, *images]
+
+    async def delete(self, caller: Caller, name: str) -> None:
+        """Have no template of this name any more.
+
+        Sandboxes made from it go on; its files go with the last of them.
+
+        Raises:
+            Forbidden: it is the platform's. NotFound.
+        """
+        _check_name(name)
+        snapshot_id = await store.retire_by_name(self._database, caller.team_id, name, by=caller.actor)
+        if snapshot_id is not None:
+            await self._keeper.drop(snapshot_id)
+        elif name == DEFAULT_TEMPLATE or any(i.name == name for i in await store.images(self._database)):
+            raise Forbidden(f"{name} is a template of the platform.")
+        else:
+            raise NotFound(f"There is no template named {name}.")
+
+    async def remove_all(self, tx: Transaction, team_id: TeamId, by: Actor) -> None:
+        """Have all templates of a team removed that ends in this transaction; the sweep does the rest."""
+        await store.retire_all(tx, team_id, by=by)
+
+
+def _check_name(name: str) -> None:
+    if TEMPLATE_NAME_PATTERN.fullmatch(name) is None:
+        raise InvalidRequest(f"name: {BAD_NAME}")

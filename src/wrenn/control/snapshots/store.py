@@ -1,0 +1,338 @@
+"""Statements on templates.
+
+A snapshot's row is there before its host is asked and goes after its host was told, so nothing on a host is without a row
+but what was made too late. Time is the database's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    Row,
+    ScalarSelect,
+    Uuid,
+    and_,
+    any_,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
+
+from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
+from wrenn.base.units import MIB
+from wrenn.control.audit import Actor, Deed, Resource, Status, record, recorded
+from wrenn.control.db import Database, Transaction, in_s
+from wrenn.control.hosts import hosts
+from wrenn.control.quotas import (
+    LIMIT_COLUMNS,
+    Limits,
+    Standing,
+    Usage,
+    limits_of,
+    lock_owner,
+    most_of,
+    owned_together,
+    owner_limits_of,
+    team_limits,
+)
+from wrenn.control.snapshots.records import Kept, PlatformTemplate, Source, Template, TemplateStatus
+from wrenn.control.snapshots.tables import templates
+from wrenn.protocol.host import host_pb as pb
+
+_NAMES_LOCK: Final = 0x6E616D6573
+"""Advisory lock of whoever claims a name: "names"."""
+
+_c = templates.c
+
+
+def _template(row: Row[Any]) -> Template:
+    return Template(
+        name=row.name,
+        snapshot_id=SnapshotId(row.id),
+        host_id=HostId(row.host_id),
+        image=row.image,
+        vcpus=row.vcpus,
+        memory_mb=row.memory_mb,
+        disk_size_mb=row.disk_size_mb,
+        size_bytes=row.size_bytes,
+        created_at=row.created_at,
+    )
+
+
+def _of_team(team_id: TeamId) -> ColumnElement[bool]:
+    return _ready(literal(team_id.value, Uuid))
+
+
+def _ready(team_id: ColumnElement[Any]) -> ColumnElement[bool]:
+    return _ready_of(_c.team_id == team_id)
+
+
+def _ready_of(whose: ColumnElement[bool]) -> ColumnElement[bool]:
+    return and_(whose, _c.status == TemplateStatus.READY, _c.name.is_not(None))
+
+
+async def find(tx: Transaction, team_id: TeamId, name: str) -> Template | None:
+    """The team's template of this name."""
+    row = (await tx.execute(select(templates).where(_of_team(team_id), _c.name == name))).one_or_none()
+    return None if row is None else _template(row)
+
+
+def snapshot_mb(team_id: ColumnElement[Any]) -> ScalarSelect[int]:
+    """What the files of a team's templates take, in MB."""
+    return _taken_mb(_ready(team_id))
+
+
+def snapshot_mb_of(owned: CTE) -> ScalarSelect[int]:
+    """The same of all these teams."""
+    return _taken_mb(_ready_of(_c.team_id.in_(select(owned.c.team_id))))
+
+
+def _taken_mb(which: ColumnElement[bool]) -> ScalarSelect[int]:
+    taken = func.coalesce(func.sum(_c.size_bytes), 0)
+    return select(cast(func.ceil(taken / float(MIB)), BigInteger)).where(which).scalar_subquery()
+
+
+async def standing(tx: Transaction, team_id: TeamId, defaults: Limits) -> Standing:
+    """What the team's templates may take and take; nobody else counts until the transaction ends."""
+    await lock_owner(tx, team_id)
+    whose = literal(team_id.value, Uuid)
+    owned = owned_together(whose)
+    most = most_of(owned).subquery("most")
+    found = await tx.execute(
+        select(
+            snapshot_mb(whose).label("taken"),
+            snapshot_mb_of(owned).label("owner_taken"),
+            most,
+            *LIMIT_COLUMNS,
+        ).select_from(most.outerjoin(team_limits, team_limits.c.team_id == team_id.value))
+    )
+    row = found.one()
+    owner = Standing(owner_limits_of(row, defaults), Usage(snapshot_mb=row.owner_taken))
+    return Standing(limits_of(row).over(defaults), Usage(snapshot_mb=row.taken), owner)
+
+
+async def of_team(database: Database, team_id: TeamId) -> list[Template]:
+    """The team's templates, newest first."""
+    found = await database.execute(
+        select(templates).where(_of_team(team_id)).order_by(_c.created_at.desc(), _c.name), repeatable=True
+    )
+    return [_template(row) for row in found]
+
+
+async def images(database: Database) -> list[PlatformTemplate]:
+    """The platform's templates: the images that hosts report, by name."""
+    name = func.unnest(hosts.c.templates).label("name")
+    reported = select(name, hosts.c.created_at).subquery()
+    found = await database.execute(
+        select(reported.c.name, func.min(reported.c.created_at).label("created_at"))
+        .group_by(reported.c.name)
+        .order_by(reported.c.name),
+        repeatable=True,
+    )
+    return [PlatformTemplate(row.name, row.created_at) for row in found]
+
+
+async def lock_names(tx: Transaction) -> None:
+    """Be the only one to claim a name until this transaction ends."""
+    await tx.execute(select(func.pg_advisory_xact_lock(_NAMES_LOCK)))
+
+
+async def is_image(tx: Transaction, name: str) -> bool:
+    """Whether a host reports an image of this name."""
+    found = await tx.execute(select(func.count()).where(literal(name) == any_(hosts.c.templates)))
+    return found.scalar_one() > 0
+
+
+async def statuses(tx: Transaction, team_id: TeamId, name: str) -> set[TemplateStatus]:
+    """What there is of this name: a ready one, and perhaps one that will take its place."""
+    found = await tx.execute(
+        select(_c.status).where(
+            _c.team_id == team_id.value, _c.name == name, _c.status != TemplateStatus.REMOVING
+        )
+    )
+    return {TemplateStatus(row.status) for row in found}
+
+
+async def insert_pending(
+    tx: Transaction, snapshot_id: SnapshotId, source: Source, *, name: str | None, owner: str, lease_s: float
+) -> None:
+    """A new row, before its host is asked."""
+    await tx.execute(
+        insert(templates).values(
+            id=snapshot_id.value,
+            team_id=source.team_id.value,
+            host_id=source.host_id.value,
+            name=name,
+            image=source.image,
+            vcpus=source.vcpus,
+            memory_mb=source.memory_mb,
+            disk_size_mb=source.disk_size_mb,
+            sandbox_id=source.sandbox_id.value,
+            status=TemplateStatus.PENDING,
+            lease_owner=owner,
+            lease_until=in_s(lease_s),
+        )
+    )
+
+
+def _held(snapshot_id: SnapshotId, owner: str) -> Sequence[Any]:
+    return _c.id == snapshot_id.value, _c.lease_owner == owner, _c.status == TemplateStatus.PENDING
+
+
+async def renew(database: Database, snapshot_id: SnapshotId, *, owner: str, lease_s: float) -> None:
+    """Hold the lease for longer."""
+    await database.execute(
+        update(templates).where(*_held(snapshot_id, owner)).values(lease_until=in_s(lease_s))
+    )
+
+
+async def hold(tx: Transaction, snapshot_id: SnapshotId, *, owner: str) -> TeamId | None:
+    """Whose it is, if the lease still is this owner's; it stays so until the transaction ends."""
+    found = await tx.execute(select(_c.team_id).where(*_held(snapshot_id, owner)).with_for_update())
+    row = found.one_or_none()
+    return None if row is None else TeamId(row.team_id)
+
+
+async def publish(
+    tx: Transaction, snapshot_id: SnapshotId, taken: pb.Snapshot, *, owner: str, by: Actor, defaults: Limits
+) -> tuple[Template, list[SnapshotId]] | None:
+    """Make it a template, in the place of the one that had its name; None: the lease is over.
+
+    Returns it, and what it replaced, which is now to be removed.
+
+    Raises:
+        QuotaExceeded: it takes more than the team has left.
+    """
+    team_id = await hold(tx, snapshot_id, owner=owner)
+    if team_id is None:
+        return None
+    mine = select(_c.team_id, _c.name).where(_c.id == snapshot_id.value).subquery()
+    replaced = await tx.execute(
+        update(templates)
+        .where(_c.team_id == mine.c.team_id, _c.name == mine.c.name, _c.status == TemplateStatus.READY)
+        .values(status=TemplateStatus.REMOVING)
+        .returning(_c.id)
+    )
+    old = [SnapshotId(row.id) for row in replaced]
+    (await standing(tx, team_id, defaults)).admit(Usage(snapshot_mb=-(-taken.size_b // MIB)))
+    written = await tx.execute(
+        update(templates)
+        .where(_c.id == snapshot_id.value)
+        .values(
+            status=TemplateStatus.READY,
+            size_bytes=taken.size_b,
+            vcpus=taken.vcpus or _c.vcpus,
+            memory_mb=taken.memory_mb or _c.memory_mb,
+            lease_owner=None,
+            lease_until=None,
+            created_at=func.now(),
+        )
+        .returning(*templates.c)
+    )
+    row = written.one()
+    deed = Deed(
+        Resource.SNAPSHOT,
+        "create",
+        facts={"sandbox_id": str(SandboxId(row.sandbox_id)), "replaced": bool(old)},
+    )
+    await record(tx, team_id, by, deed, row.name)
+    return _template(row), old
+
+
+async def retire(database: Database, snapshot_id: SnapshotId, *, owner: str) -> bool:
+    """Of a pending one: not wanted any more, as its owner says; whether the lease still was this owner's."""
+    found = await database.execute(
+        update(templates)
+        .where(*_held(snapshot_id, owner))
+        .values(status=TemplateStatus.REMOVING)
+        .returning(_c.id)
+    )
+    return found.one_or_none() is not None
+
+
+_DELETED: Final = Deed(Resource.SNAPSHOT, "delete", Status.WARNING)
+
+
+async def retire_by_name(database: Database, team_id: TeamId, name: str, *, by: Actor) -> SnapshotId | None:
+    """The team does not want its template of this name any more; which one it was."""
+    retired = (
+        update(templates)
+        .where(_of_team(team_id), _c.name == name)
+        .values(status=TemplateStatus.REMOVING)
+        .returning(_c.id, _c.team_id, _c.name)
+        .cte("retired")
+    )
+    entry = recorded(retired, by, _DELETED, resource_id=retired.c.name)
+    found = await database.execute(select(retired.c.id).add_cte(entry))
+    row = found.one_or_none()
+    return None if row is None else SnapshotId(row.id)
+
+
+async def retire_all(tx: Transaction, team_id: TeamId, *, by: Actor) -> None:
+    """The team ends: nothing that it has, or is making, is wanted any more."""
+    retired = (
+        update(templates)
+        .where(_of_team(team_id))
+        .values(status=TemplateStatus.REMOVING)
+        .returning(_c.team_id, _c.name)
+        .cte("retired")
+    )
+    entry = recorded(retired, by, _DELETED, resource_id=retired.c.name)
+    await tx.execute(select(func.count()).select_from(retired).add_cte(entry))
+    # And what has no name or is not ready, which nobody knows of.
+    await tx.execute(
+        update(templates)
+        .where(_c.team_id == team_id.value, _c.status != TemplateStatus.REMOVING)
+        .values(status=TemplateStatus.REMOVING)
+    )
+
+
+async def retire_abandoned(tx: Transaction) -> list[tuple[SnapshotId, bool]]:
+    """Pending ones whose lease is over are not wanted any more: which, and whether each was a fork's."""
+    found = await tx.execute(
+        update(templates)
+        .where(_c.status == TemplateStatus.PENDING, _c.lease_until < func.now())
+        .values(status=TemplateStatus.REMOVING)
+        .returning(_c.id, _c.name)
+    )
+    return [(SnapshotId(row.id), row.name is None) for row in found]
+
+
+async def on_host(database: Database, host_id: HostId) -> list[Kept]:
+    """All rows of a host."""
+    return await _kept(database, _c.host_id == host_id.value)
+
+
+async def load(database: Database, snapshot_id: SnapshotId) -> Kept | None:
+    """One row."""
+    found = await _kept(database, _c.id == snapshot_id.value)
+    return found[0] if found else None
+
+
+async def _kept(database: Database, *conditions: Any) -> list[Kept]:
+    found = await database.execute(
+        select(_c.id, _c.host_id, _c.status, hosts.c.address)
+        .join_from(templates, hosts, hosts.c.id == _c.host_id)
+        .where(*conditions),
+        repeatable=True,
+    )
+    return [
+        Kept(SnapshotId(row.id), HostId(row.host_id), row.address, TemplateStatus(row.status))
+        for row in found
+    ]
+
+
+async def forget(database: Database, snapshot_id: SnapshotId) -> None:
+    """Its host was told: the row goes."""
+    await database.execute(
+        delete(templates).where(_c.id == snapshot_id.value, _c.status == TemplateStatus.REMOVING)
+    )

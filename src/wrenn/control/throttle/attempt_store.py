@@ -1,0 +1,72 @@
+"""Statements on attempts. Time is the database's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Float, case, cast, delete, extract, func, literal, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from wrenn.control.db import Database, Transaction, in_s, span_s
+from wrenn.control.throttle.tables import attempts
+
+if TYPE_CHECKING:
+    from wrenn.control.throttle.throttle import Policy
+
+_c = attempts.c
+# Not the time of the try: a transaction that began before it, and waited for its row, would find itself too early.
+_NOT_BLOCKED = func.to_timestamp(0)
+
+
+async def count(tx: Transaction, subject: str, policy: Policy) -> float | None:
+    """Count a try unless one is not due yet; the seconds until then, or None: it was counted.
+
+    A try counts as a bad one until `clear` or `take_back` says otherwise: of guesses made at once no more than the free ones get
+    through.
+    """
+    number = case((_c.last_at < func.now() - span_s(policy.forget_s), 1), else_=_c.count + 1)
+    # Bounded, as the power of a long series is no number any more.
+    beyond = func.least(number - policy.free - 1, 30)
+    wait = func.least(
+        cast(literal(policy.first_wait_s), Float) * func.power(2.0, beyond), policy.longest_wait_s
+    )
+    counted = await tx.execute(
+        upsert(attempts)
+        .values(subject=subject, count=1, blocked_until=_NOT_BLOCKED)
+        .on_conflict_do_update(
+            index_elements=["subject"],
+            set_={
+                "count": number,
+                "last_at": func.now(),
+                "blocked_until": case((number > policy.free, in_s(wait)), else_=_NOT_BLOCKED),
+            },
+            where=_c.blocked_until <= func.now(),
+        )
+        .returning(_c.count)
+    )
+    if counted.one_or_none() is not None:
+        return None
+    left = await tx.execute(
+        select(extract("epoch", _c.blocked_until - func.now())).where(_c.subject == subject)
+    )
+    return float(left.scalar_one_or_none() or 0)
+
+
+async def clear(tx: Transaction, subject: str) -> None:
+    """Forget all tries."""
+    await tx.execute(delete(attempts).where(_c.subject == subject))
+
+
+async def take_back(tx: Transaction, subject: str, policy: Policy) -> None:
+    """One try was not a bad one. Nobody waits for the free ones that are left."""
+    left = _c.count - 1
+    await tx.execute(
+        update(attempts)
+        .where(_c.subject == subject, _c.count > 0)
+        .values(count=left, blocked_until=case((left <= policy.free, _NOT_BLOCKED), else_=_c.blocked_until))
+    )
+
+
+async def forget_old(database: Database, *, older_s: float) -> None:
+    """Remove what says nothing any more."""
+    await database.execute(delete(attempts).where(_c.last_at < func.now() - span_s(older_s)))

@@ -1,0 +1,139 @@
+"""Slows down who tries too often: counted in PostgreSQL, so that it holds over all replicas."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from wrenn.base.errors import RateLimited
+from wrenn.control.db import Database, Transaction
+from wrenn.control.throttle import attempt_store
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """So many tries are free; each further one has to wait twice as long as the one before. Quiet makes up for all.
+
+    Attributes:
+        free: tries without a wait.
+        first_wait_s, longest_wait_s: the wait after the first try that is not free, and the limit of its doubling.
+        forget_s: after so long without a try all is forgotten.
+    """
+
+    free: int
+    first_wait_s: float
+    longest_wait_s: float
+    forget_s: float
+
+
+ACCOUNT: Final = Policy(free=10, first_wait_s=1, longest_wait_s=60, forget_s=900)
+"""Of passwords for one account. A minute at the longest: a stranger must not be able to lock the owner out."""
+ADDRESS: Final = Policy(free=50, first_wait_s=1, longest_wait_s=300, forget_s=900)
+"""Of passwords and sign-ups from one address, which an office may share."""
+SEARCH: Final = Policy(free=30, first_wait_s=1, longest_wait_s=30, forget_s=60)
+"""Of searches for users."""
+
+MAIL_REQUESTS: Final = Policy(free=5, first_wait_s=300, longest_wait_s=3600, forget_s=3600)
+"""Of mails that are asked for without a login, to one address: at most nine within an hour."""
+MAIL_CLIENTS: Final = Policy(free=20, first_wait_s=30, longest_wait_s=600, forget_s=3600)
+"""Of the same from one client's address."""
+INVITATION_MAILS: Final = Policy(free=5, first_wait_s=300, longest_wait_s=3600, forget_s=3600)
+"""Of invitations by mail to one address, by whomever."""
+TEAM_MAILS: Final = Policy(free=50, first_wait_s=60, longest_wait_s=3600, forget_s=3600)
+"""Of invitations by mail of one team."""
+INVITATIONS: Final = Policy(free=50, first_wait_s=2, longest_wait_s=300, forget_s=3600)
+"""Of invitations by one user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who or what is counted."""
+
+    name: str
+    policy: Policy
+
+    @classmethod
+    def account(cls, email: str) -> Subject:
+        """The account with this e-mail address, or the absence of one."""
+        return cls(f"account:{_digest(email)}", ACCOUNT)
+
+    @classmethod
+    def address(cls, address: str) -> Subject:
+        """A client's address."""
+        return cls(f"address:{address}", ADDRESS)
+
+    @classmethod
+    def search(cls, user_id: object) -> Subject:
+        """A user who searches for others."""
+        return cls(f"search:{user_id}", SEARCH)
+
+    @classmethod
+    def mail_request(cls, email: str) -> Subject:
+        """Whom mails are asked for."""
+        return cls(f"mail:{_digest(email)}", MAIL_REQUESTS)
+
+    @classmethod
+    def mail_client(cls, address: str) -> Subject:
+        """Who asks for mails."""
+        return cls(f"mail-from:{address}", MAIL_CLIENTS)
+
+    @classmethod
+    def invitation_mail(cls, email: str) -> Subject:
+        """Who is invited by mail."""
+        return cls(f"invite-mail:{_digest(email)}", INVITATION_MAILS)
+
+    @classmethod
+    def team_mails(cls, team_id: object) -> Subject:
+        """The team that invites by mail."""
+        return cls(f"team-mail:{team_id}", TEAM_MAILS)
+
+    @classmethod
+    def invitations(cls, user_id: object) -> Subject:
+        """A user who invites others."""
+        return cls(f"invite:{user_id}", INVITATIONS)
+
+
+def _digest(email: str) -> str:
+    return hashlib.sha256(email.encode()).hexdigest()[:32]
+
+
+class Throttle:
+    """See the module head."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def begin(self, *subjects: Subject) -> None:
+        """Count a try of each, before it is made: of many at once no more get through than one after the other.
+
+        Raises:
+            RateLimited: too many; nothing was counted.
+        """
+
+        async def count(tx: Transaction) -> None:
+            for subject in subjects:
+                wait_s = await attempt_store.count(tx, subject.name, subject.policy)
+                if wait_s is not None:
+                    pause_s = max(1, math.ceil(wait_s))
+                    raise RateLimited(f"Too many attempts: try again in {pause_s} s.", retry_after_s=pause_s)
+
+        await self._database.transaction(count)
+
+    async def allows(self, tx: Transaction, *subjects: Subject) -> bool:
+        """Count one of each in this transaction; False: one is not due yet, and it must not be done."""
+        for subject in subjects:
+            if await attempt_store.count(tx, subject.name, subject.policy) is not None:
+                return False
+        return True
+
+    async def succeeded(self, tx: Transaction, account: Subject, *others: Subject) -> None:
+        """The try was a good one: the account's count is cleared, the others' is one less."""
+        await attempt_store.clear(tx, account.name)
+        await self.take_back(tx, *others)
+
+    async def take_back(self, tx: Transaction, *subjects: Subject) -> None:
+        """The try was a good one: it does not count."""
+        for subject in subjects:
+            await attempt_store.take_back(tx, subject.name, subject.policy)
