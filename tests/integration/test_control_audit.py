@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from wrenn.base.errors import InternalError, Unavailable
 from wrenn.base.ids import HostId, SandboxId, TeamId
-from wrenn.control.audit import SYSTEM, Actor, ActorKind, Deed, Resource, Status, record
+from wrenn.control.audit import SYSTEM, Actor, ActorKind, AuditAction, Resource, Status, record
 from wrenn.control.audit.entries import Scope
 from wrenn.control.audit_log.retention import Retention
 from wrenn.control.audit_log.store import Filter, read
@@ -166,9 +166,9 @@ async def test_filters_and_limits(platform: Platform, database: Database):
     async def write(tx: Transaction) -> None:
         for resource in (Resource.SANDBOX, Resource.SNAPSHOT, Resource.TEAM):
             for action in ("create", "delete"):
-                await record(tx, own, SYSTEM, Deed(resource, action), "x")
-        await record(tx, own, SYSTEM, Deed(Resource.MEMBER, "add", scope=Scope.ADMIN), "hidden")
-        await record(tx, own, SYSTEM, Deed(Resource.HOST, "many"), *(str(n) for n in range(300)))
+                await record(tx, own, SYSTEM, AuditAction(resource, action), "x")
+        await record(tx, own, SYSTEM, AuditAction(Resource.MEMBER, "add", scope=Scope.ADMIN), "hidden")
+        await record(tx, own, SYSTEM, AuditAction(Resource.HOST, "many"), *(str(n) for n in range(300)))
 
     await database.transaction(write)
     assert len(await logged(platform)) == 50
@@ -211,9 +211,9 @@ async def test_pages_have_no_gap_and_no_repeat_while_writers_commit_out_of_order
             async def work(
                 tx: Transaction, name: str = name, hold_s: float = 0.04 * ((number + turn) % 5)
             ) -> None:
-                await record(tx, own, SYSTEM, Deed(Resource.TEAM, "early"), name)
+                await record(tx, own, SYSTEM, AuditAction(Resource.TEAM, "early"), name)
                 await tx.execute(text("SELECT pg_sleep(:s)"), {"s": hold_s})
-                await record(tx, own, SYSTEM, Deed(Resource.TEAM, "late"), name)
+                await record(tx, own, SYSTEM, AuditAction(Resource.TEAM, "late"), name)
 
             await database.transaction(work)
             written += 2
@@ -245,7 +245,7 @@ async def test_pages_have_no_gap_and_no_repeat_while_writers_commit_out_of_order
 
 
 async def test_the_log_cannot_be_changed(database: Database):
-    await database.transaction(lambda tx: record(tx, TEAM, SYSTEM, Deed(Resource.TEAM, "x"), "y"))
+    await database.transaction(lambda tx: record(tx, TEAM, SYSTEM, AuditAction(Resource.TEAM, "x"), "y"))
     for statement in (
         "UPDATE audit_logs SET action = 'z'",
         "UPDATE audit_logs SET action = 'z' WHERE false",
@@ -267,7 +267,7 @@ async def _delete_with_the_setting(tx: Transaction) -> None:
 
 
 async def test_old_entries_go_when_that_is_wanted_and_only_they(database: Database):
-    await database.transaction(lambda tx: record(tx, TEAM, SYSTEM, Deed(Resource.TEAM, "new"), "y"))
+    await database.transaction(lambda tx: record(tx, TEAM, SYSTEM, AuditAction(Resource.TEAM, "new"), "y"))
     await database.execute(text("ALTER TABLE audit_logs DISABLE TRIGGER audit_stamp"))
     await database.execute(
         text(
@@ -289,7 +289,7 @@ async def test_an_entry_is_small_and_has_the_time_of_the_clock(database: Databas
     async def write(tx: Transaction) -> datetime:
         await tx.execute(text("SELECT pg_sleep(0.1)"))
         await record(
-            tx, TEAM, actor, Deed(Resource.TEAM, "x", Status.INFO, facts={"a": "b" * 1000}), "y" * 999
+            tx, TEAM, actor, AuditAction(Resource.TEAM, "x", Status.INFO, facts={"a": "b" * 1000}), "y" * 999
         )
         return (await tx.execute(text("SELECT now()"))).scalar_one()
 
@@ -302,7 +302,7 @@ async def test_an_entry_is_small_and_has_the_time_of_the_clock(database: Databas
 
 async def test_a_failed_change_leaves_no_entry(database: Database):
     async def work(tx: Transaction) -> None:
-        await record(tx, TEAM, SYSTEM, Deed(Resource.TEAM, "x"), "y")
+        await record(tx, TEAM, SYSTEM, AuditAction(Resource.TEAM, "x"), "y")
         raise LookupError
 
     with pytest.raises(LookupError):

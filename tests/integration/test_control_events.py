@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from wrenn.base.errors import Unavailable
 from wrenn.base.ids import TeamId
-from wrenn.control.audit import SYSTEM, Deed, Resource, record
+from wrenn.control.audit import SYSTEM, AuditAction, Resource, record
 from wrenn.control.audit.entries import Scope
 from wrenn.control.db import Database, Transaction
 from wrenn.control.events import store
@@ -126,10 +126,10 @@ async def test_hosts_are_the_platforms_and_teams_are_apart(platform: Platform):
         await platform.create()
         own = await TeamOf(platform).id("eve")
         await platform.control.database.transaction(
-            lambda tx: record(tx, own, SYSTEM, Deed(Resource.TEAM, "hidden", scope=Scope.ADMIN), "x")
+            lambda tx: record(tx, own, SYSTEM, AuditAction(Resource.TEAM, "hidden", scope=Scope.ADMIN), "x")
         )
         await platform.control.database.transaction(
-            lambda tx: record(tx, own, SYSTEM, Deed(Resource.TEAM, "shown"), "x")
+            lambda tx: record(tx, own, SYSTEM, AuditAction(Resource.TEAM, "shown"), "x")
         )
         ((_, event),) = await reader.take(1)
         assert event["data"]["action"] == "shown"
@@ -165,9 +165,9 @@ async def test_late_commits_are_neither_lost_nor_early(platform: Platform, datab
         for turn in range(12):
 
             async def work(tx: Transaction, turn: int = turn) -> None:
-                await record(tx, own, SYSTEM, Deed(Resource.TEAM, "early"), f"{number}.{turn}.early")
+                await record(tx, own, SYSTEM, AuditAction(Resource.TEAM, "early"), f"{number}.{turn}.early")
                 await tx.execute(text("SELECT pg_sleep(:s)"), {"s": 0.02 * ((number + turn) % 4)})
-                await record(tx, own, SYSTEM, Deed(Resource.TEAM, "late"), f"{number}.{turn}.late")
+                await record(tx, own, SYSTEM, AuditAction(Resource.TEAM, "late"), f"{number}.{turn}.late")
 
             await databases[number % 3].transaction(work)
 
@@ -201,14 +201,14 @@ async def test_an_open_transaction_holds_back_what_came_after_it(database: Datab
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow(tx: Transaction) -> None:
-        await record(tx, TEAM, SYSTEM, Deed(Resource.TEAM, "slow"), "x")
+        await record(tx, TEAM, SYSTEM, AuditAction(Resource.TEAM, "slow"), "x")
         begun.set()
         await go_on.wait()
 
     start = await store.now(database)
     task = asyncio.create_task(database.transaction(slow))
     await begun.wait()
-    await database.transaction(lambda tx: record(tx, TEAM, SYSTEM, Deed(Resource.TEAM, "quick"), "x"))
+    await database.transaction(lambda tx: record(tx, TEAM, SYSTEM, AuditAction(Resource.TEAM, "quick"), "x"))
     assert await store.read(database, start, limit=9) == ([], True)
     go_on.set()
     await task
@@ -279,7 +279,7 @@ async def test_a_reader_that_takes_nothing_is_cut_and_loses_nothing(platform: Pl
 
     async def write(tx: Transaction) -> None:
         facts = {f"fact{n}": "x" * 256 for n in range(16)}
-        deed = Deed(Resource.TEAM, "many", facts=facts)
+        deed = AuditAction(Resource.TEAM, "many", facts=facts)
         await record(tx, own, SYSTEM, deed, *(str(number) for number in range(total, total + 250)))
 
     stuck = socket.socket()
@@ -327,7 +327,7 @@ async def test_many_readers_share_one_read(database: Database):
     audience = Audience(TEAM, frozenset({Scope.TEAM}))
     async with AsyncExitStack() as stack:
         readers = [(await stack.enter_async_context(feed.subscribe(audience)))[0] for _ in range(100)]
-        await database.transaction(lambda tx: record(tx, TEAM, SYSTEM, Deed(Resource.TEAM, "x"), "y"))
+        await database.transaction(lambda tx: record(tx, TEAM, SYSTEM, AuditAction(Resource.TEAM, "x"), "y"))
         feed.wake()
         taken = [await reader.take(timeout_s=DEADLINE_S) for reader in readers]
         assert len({id(events[0]) for events in taken}) == 1, "one object for all"

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 import pytest
 
-from wrenn.control.audit import SYSTEM, Deed, Resource, record
+from wrenn.control.audit import SYSTEM, AuditAction, Resource, record
 from wrenn.control.events.subscription import Ended
 from wrenn.control.quotas import Limits
 from wrenn.sdk import (
@@ -94,7 +94,7 @@ async def test_the_log_is_read_page_by_page(platform: Platform):
     await platform.create()
     own, many = await team_id(platform), [str(number) for number in range(230)]
     await platform.control.database.transaction(
-        lambda tx: record(tx, own, SYSTEM, Deed(Resource.TEAM, "many"), *many)
+        lambda tx: record(tx, own, SYSTEM, AuditAction(Resource.TEAM, "many"), *many)
     )
     entries = [entry async for entry in async_audit_log(**reach(platform))]
     assert [entry.action for entry in entries] == ["many"] * 230 + ["create"]

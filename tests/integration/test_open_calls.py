@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from wrenn.base.errors import AccessLost
 from wrenn.base.ids import SessionId, TeamId, UserId
 from wrenn.base.units import MIB
-from wrenn.control.auth import Access, ApiKey, OpenCalls, UserToken
+from wrenn.control.auth import ApiKey, OpenCalls, Operation, UserToken
 from wrenn.control.auth.store import find_callers
 
 from .conftest import client, run_sql
@@ -388,8 +388,8 @@ async def test_thousands_of_open_calls_cost_two_statements_a_look(people: People
     """The cost is bounded by the distinct credentials, a thousand of which are one statement."""
     database = people.second.control.database
     ada = await people.sign_up()
-    key = ApiKey.parse((await ada.make_key())["key"], Access.SEE_SANDBOXES)
-    unknown = [ApiKey(f"{number:064x}", Access.SEE_SANDBOXES) for number in range(1500)]
+    key = ApiKey.parse((await ada.make_key())["key"], Operation.READ_SANDBOXES)
+    unknown = [ApiKey(f"{number:064x}", Operation.READ_SANDBOXES) for number in range(1500)]
     nobody = [UserToken(UserId.new(), TeamId.parse(ada.team_id), SessionId.new()) for _ in range(1500)]
     assert set(await find_callers(database, [*unknown, *nobody, key])) == {key}
 

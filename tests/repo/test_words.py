@@ -26,6 +26,59 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
     assert [m.path for m in modules("src") if Path(m.path).stem in empty_names] == []
 
 
+# Released names of the API.
+_RELEASED = {"StandingView"}
+
+
+def test_the_control_plane_uses_the_words_of_the_glossary() -> None:
+    glossary = (ROOT / "CONTRIBUTING.md").read_text().partition("## Glossary")[2]
+    rows = [line.split("|") for line in glossary.splitlines() if line.startswith("| ")][1:]
+    avoided = {word.strip() for row in rows for word in row[3].split(",") if word.strip()}
+    assert avoided, "the glossary says what not to use"
+    found = {
+        f"{module.path}: {name}"
+        for module in modules("src/wrenn/control")
+        if "/versions/" not in module.path
+        for name in _named_by(module.tree)
+        if avoided.intersection(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
+        and name not in _RELEASED
+    }
+    assert found == set()
+
+
+def _named_by(tree: ast.Module) -> set[str]:
+    """The names that a module gives: to functions, classes, parameters, variables and attributes."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+            case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.Attribute(attr=name, ctx=ast.Store()):
+                names.add(name)
+            case _:
+                pass
+    return names
+
+
+def test_every_file_that_contributing_names_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    paths = re.findall(
+        r"`((?:src/|tests/|docs/|control/|sandboxes/|snapshots/|guests/|base/|base\.|agent/|vm/|audit/)[\w/.-]+)`",
+        text,
+    )
+    places = [ROOT, ROOT / "src/wrenn", ROOT / "src/wrenn/control"]
+    missing = {
+        path
+        for path in paths
+        if not any(
+            (place / path).exists() or (place / f"{path.replace('.', '/')}.py").exists() for place in places
+        )
+    }
+    assert missing == set()
+
+
 def test_no_work_is_left_as_a_note() -> None:
     left = [
         f"{path.relative_to(ROOT)}:{number}"

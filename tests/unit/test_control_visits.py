@@ -11,8 +11,8 @@ from wrenn.base.errors import InvalidRequest
 from wrenn.base.ids import SandboxId
 from wrenn.control.http.domain import domain_of
 from wrenn.control.proxy.links import LinkSigner
-from wrenn.control.proxy.recent import Recent
-from wrenn.control.proxy.visits import Aim, aim_of, own_path, passed_back, visit_of
+from wrenn.control.proxy.recent import RecentLookups
+from wrenn.control.proxy.visits import PortTarget, own_path, port_target_of, response_headers, visit_of
 from wrenn.relay import end_to_end
 
 ID = "cl-" + "0" * 24 + "1"
@@ -33,14 +33,14 @@ def scope(**headers: str) -> dict[str, object]:
     ],
 )
 def test_a_host_names_port_and_sandbox(host: str) -> None:
-    assert aim_of(scope(host=host)) == Aim(SandboxId.parse(ID), 8000)
+    assert port_target_of(scope(host=host)) == PortTarget(SandboxId.parse(ID), 8000)
 
 
 @pytest.mark.parametrize(
     "host", ["example.com", ID, f"8000-{ID}", f"x-{ID}.a", f"-{ID}.a", "8000-x.a", "", "8000"]
 )
 def test_other_hosts_are_the_apis(host: str) -> None:
-    assert aim_of(scope(host=host)) is None
+    assert port_target_of(scope(host=host)) is None
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,15 @@ def test_other_hosts_are_the_apis(host: str) -> None:
 )
 def test_a_port_that_cannot_be_is_refused(host: str) -> None:
     with pytest.raises(InvalidRequest):
-        aim_of(scope(host=host))
+        port_target_of(scope(host=host))
 
 
 def test_headers_name_a_port_only_together() -> None:
     named = {"host": "a", "x_wrenn_sandbox": ID, "x_wrenn_port": "80"}
-    assert aim_of(scope(**named)) == Aim(SandboxId.parse(ID), 80, by_headers=True)
+    assert port_target_of(scope(**named)) == PortTarget(SandboxId.parse(ID), 80, by_headers=True)
     for missing in ("x_wrenn_sandbox", "x_wrenn_port"):
         with pytest.raises(InvalidRequest):
-            aim_of(scope(**{k: v for k, v in named.items() if k != missing}))
+            port_target_of(scope(**{k: v for k, v in named.items() if k != missing}))
 
 
 @pytest.mark.parametrize(
@@ -94,11 +94,11 @@ def test_a_neighbour_that_frames_a_port_uses_no_cookie_of_its_reader(frame: str)
 
 
 def test_only_its_own_pages_frame_a_port_that_is_not_public() -> None:
-    aim = Aim(SandboxId.parse(ID), 80)
+    target = PortTarget(SandboxId.parse(ID), 80)
     own = [(b"content-security-policy", b"default-src 'self'")]
-    private = passed_back(own, scope(host="a"), aim, is_public=False)
+    private = response_headers(own, scope(host="a"), target, is_public=False)
     assert private == [(b"content-security-policy", b"frame-ancestors 'self'"), *own]
-    assert passed_back(own, scope(host="a"), aim, is_public=True) == own
+    assert response_headers(own, scope(host="a"), target, is_public=True) == own
 
 
 def test_what_belongs_to_one_connection_stays_behind_but_not_what_frames_a_message() -> None:
@@ -177,7 +177,7 @@ async def test_what_was_looked_up_is_kept_for_a_moment_and_forgotten_when_told()
         await go_on.wait()
         return value
 
-    recent = Recent[str, int](look, clock)
+    recent = RecentLookups[str, int](look, clock)
     both = [asyncio.create_task(recent.get("a")) for _ in range(2)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -207,7 +207,7 @@ async def test_an_error_and_what_is_not_worth_it_are_not_kept() -> None:
             raise InvalidRequest("no")
         return -1
 
-    recent = Recent[str, int](look, Clock(), keep=lambda value: value > 0)
+    recent = RecentLookups[str, int](look, Clock(), keep=lambda value: value > 0)
     for _ in range(2):
         with pytest.raises(InvalidRequest):
             await recent.get("bad")

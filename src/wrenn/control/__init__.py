@@ -1,1 +1,1 @@
-"""The control plane: the REST API, what should be in PostgreSQL, and the loops that make hosts agree with it."""
+"""The control plane: the REST API, the desired state in PostgreSQL, and the loops that make hosts agree with it."""

@@ -23,7 +23,7 @@ _REQUESTS_OLD_S: Final = 3600.0
 
 
 async def sweep_forever(database: Database) -> None:
-    """Sweep now and then, until cancelled. Several replicas may do so."""
+    """Delete expired rows at an interval, until cancelled. Any number of replicas may do it."""
 
     async def sweep() -> None:
         await attempt_store.forget_old(database, older_s=_ATTEMPTS_OLD_S)

@@ -32,7 +32,7 @@ DEFAULT_DATA_DIR: Final = Path("/var/lib/wrenn")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a control plane must know.
+    """All settings of the control plane.
 
     Attributes:
         database_url: PostgreSQL; None: start the embedded one in the data folder.
@@ -142,7 +142,7 @@ def _number(
     *,
     least: float | None = None,
 ) -> T:
-    """The number of this setting: at least `least`, above 0 where that is None."""
+    """Read a whole number: at least `least`, or above 0 where that is None."""
     text = environment.get(name)
     if not text:
         return default

@@ -1,4 +1,4 @@
-"""The one place where the control plane's objects are built."""
+"""Builds the control plane's objects. No other module does."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ from wrenn.control.quotas import routes as quota_routes
 from wrenn.control.quotas.service import Quotas
 from wrenn.control.recovery import Recovery
 from wrenn.control.sandboxes import (
-    Changes,
+    Capacity,
+    ChangeNotifier,
     Comparison,
     ComparisonSettings,
     Creation,
@@ -64,18 +65,17 @@ from wrenn.control.sandboxes import (
     Lookup,
     NetworkRules,
     Networks,
-    Patience,
     Reconciler,
     ReconcilerSettings,
-    Room,
-    SandboxLimits,
+    SandboxSizeLimits,
     Targets,
+    WaitLimits,
 )
-from wrenn.control.sessions import Entrance, Sessions
+from wrenn.control.sessions import PasswordLogin, Sessions
 from wrenn.control.settings import Settings
-from wrenn.control.snapshots import Keeper, KeeperSettings, Snapshots, Sweep
+from wrenn.control.snapshots import SnapshotLifecycle, SnapshotLifecycleSettings, Snapshots, SnapshotSweep
 from wrenn.control.snapshots import routers as snapshot_routers
-from wrenn.control.teams import Invitations, TeamEnd, Teams
+from wrenn.control.teams import Invitations, TeamDeletion, Teams
 from wrenn.control.throttle import Throttle
 from wrenn.control.users import Passwords
 from wrenn.protocol.api import (
@@ -117,18 +117,18 @@ class Control:
     monitor: Monitor
     comparison: Comparison
     reconciler: Reconciler
-    sweep: Sweep
+    sweep: SnapshotSweep
     feed: Feed
     open_calls: OpenCalls
 
     def begin_shutdown(self) -> None:
-        """End the answers that would never end; to be called before the server waits for the others."""
+        """End event streams, which would never end by themselves. Call it before the server waits for open requests."""
         self.feed.close()
 
 
 @asynccontextmanager
 async def running_control(settings: Settings) -> AsyncGenerator[Control]:
-    """Build the control plane and run its loops; let go of everything at the end. Sandboxes run on.
+    """Build the control plane and run its background loops; stop them and close connections at the end. Sandboxes run on.
 
     Raises:
         DatabaseUnavailable: PostgreSQL does not answer.
@@ -176,7 +176,7 @@ def _build(
     owner = random_hex(8)
     clock = SystemClock()
     hints = Hints(sender=owner)
-    changes = Changes(database)
+    changes = ChangeNotifier(database)
     monitor = Monitor(database, clients, interval_s=settings.host_interval_s)
     last_used = LastUsed(database, clock)
     authenticator = Authenticator(database, last_used)
@@ -207,11 +207,11 @@ def _build(
             grace_s=settings.unknown_grace_s,
         ),
     )
-    keeper = Keeper(
+    keeper = SnapshotLifecycle(
         database=database,
         clients=clients,
         owner=owner,
-        settings=KeeperSettings(
+        settings=SnapshotLifecycleSettings(
             lease_s=settings.lease_s,
             take_timeout_s=settings.start_timeout_s,
             retry_s=settings.start_retry_s,
@@ -219,8 +219,10 @@ def _build(
         ),
     )
     lookup = Lookup(database, authenticator)
-    room = Room(database, Overcommit(settings.memory_overcommit, settings.disk_overcommit), settings.quotas)
-    patience = Patience(
+    capacity = Capacity(
+        database, Overcommit(settings.memory_overcommit, settings.disk_overcommit), settings.quotas
+    )
+    wait_limits = WaitLimits(
         start_s=settings.start_timeout_s, change_s=settings.start_retry_s + settings.start_timeout_s
     )
     network_rules = NetworkRules(settings.private_networks)
@@ -230,12 +232,12 @@ def _build(
         monitor=monitor,
         changes=changes,
         reconciler=reconciler,
-        room=room,
-        limits=SandboxLimits(
+        capacity=capacity,
+        limits=SandboxSizeLimits(
             settings.max_vcpus, settings.min_memory_mb, settings.max_memory_mb, settings.max_disk_mb
         ),
         network_rules=network_rules,
-        patience=patience,
+        wait_limits=wait_limits,
     )
     lifecycle = Lifecycle(
         database=database,
@@ -244,10 +246,12 @@ def _build(
         monitor=monitor,
         changes=changes,
         reconciler=reconciler,
-        room=room,
-        patience=patience,
+        capacity=capacity,
+        wait_limits=wait_limits,
     )
-    disks = Disks(hints=hints, clients=clients, lookup=lookup, room=room, disk_max_mb=settings.max_disk_mb)
+    disks = Disks(
+        hints=hints, clients=clients, lookup=lookup, capacity=capacity, disk_max_mb=settings.max_disk_mb
+    )
     networks = Networks(database=database, hints=hints, clients=clients, lookup=lookup, rules=network_rules)
     forks = Forks(
         database=database,
@@ -257,18 +261,18 @@ def _build(
         changes=changes,
         reconciler=reconciler,
         keeper=keeper,
-        room=room,
-        patience=patience,
+        capacity=capacity,
+        wait_limits=wait_limits,
     )
     targets = Targets(
         database=database, clients=clients, lookup=lookup, lifecycle=lifecycle, open_calls=open_calls
     )
-    sweep = Sweep(
+    sweep = SnapshotSweep(
         database=database,
         clients=clients,
         keeper=keeper,
         clock=clock,
-        take_back=forks.take_back_abandoned,
+        take_back=forks.remove_abandoned_copies,
         interval_s=settings.host_interval_s,
         unknown_grace_s=settings.unknown_grace_s,
     )
@@ -283,7 +287,7 @@ def _build(
 
     def on_hint() -> None:
         reconciler.wake()
-        changes.tell_all()
+        changes.notify_all()
 
     def on_any_hint() -> None:
         places.forget_all()
@@ -303,14 +307,14 @@ def _build(
         else MailSender(database, SmtpServer(settings.mail), settings.mail.sender)
     )
     sessions = Sessions(database=database, tokens=tokens, life_s=settings.accounts.session_life_s)
-    team_end = TeamEnd(removals=(lifecycle.remove_all, snapshots.remove_all), wake=reconciler.wake)
+    team_deletion = TeamDeletion(removals=(lifecycle.remove_all, snapshots.remove_all), wake=reconciler.wake)
     browsers = Browsers(settings.accounts.public_url, settings.accounts.trusted_proxies)
     services = {
         "authenticator": authenticator,
         "tokens": tokens,
         "browsers": browsers,
         "sessions": sessions,
-        "entrance": Entrance(
+        "entrance": PasswordLogin(
             database=database,
             passwords=passwords,
             sessions=sessions,
@@ -333,18 +337,20 @@ def _build(
             sessions=sessions,
             throttle=throttle,
             mails=mails,
-            team_end=team_end,
+            team_deletion=team_deletion,
         ),
         "recovery": recovery,
         "teams": Teams(
             database=database,
             throttle=throttle,
-            team_end=team_end,
+            team_deletion=team_deletion,
             teams_per_user=settings.accounts.teams_per_user,
         ),
         "invitations": Invitations(database=database, throttle=throttle, mails=mails),
         "keys": Keys(database=database, clock=clock),
-        "administration": Administration(database=database, team_end=team_end, count_sandboxes=lookup.count),
+        "administration": Administration(
+            database=database, team_deletion=team_deletion, count_sandboxes=lookup.count
+        ),
         "lookup": lookup,
         "creation": creation,
         "lifecycle": lifecycle,
@@ -359,7 +365,7 @@ def _build(
         "streams": Streams(targets),
         "links": Links(lookup=lookup, signer=signer, clock=clock),
         "domain": settings.domain,
-        "quotas": Quotas(database=database, find_standing=room.standing),
+        "quotas": Quotas(database=database, find_quota_status=capacity.quota_status),
         "events": Events(database=database, authenticator=authenticator, feed=feed, open_calls=open_calls),
     }
     loops = {

@@ -1,4 +1,4 @@
-"""Puts the mails of accounts into the queue, in the transaction that they belong to. Without a mail server it does nothing."""
+"""Queues mails about accounts in the transaction that they belong to. Without a mail server it does nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wrenn.control.users import User
 
 
 class AccountMails:
-    """See the module head. Links in mails lead to `public_url`; None: no mail server is set up."""
+    """Queues the mails about accounts. Links in mails lead to `public_url`; None: no mail server is set up."""
 
     def __init__(self, throttle: Throttle, public_url: str | None) -> None:
         self._throttle = throttle
@@ -25,7 +25,7 @@ class AccountMails:
         return self._public_url is not None
 
     async def verify(self, tx: Transaction, user: User) -> None:
-        """Ask the user to verify the account's address, if that is not done; voids what was sent before."""
+        """Send a mail that verifies the account's address, unless it is verified; earlier tokens become void."""
         if self._public_url is None or user.is_email_verified or not mail.is_mailable(user.email):
             return
         token = Secret(f"wrv_{random_hex(32)}")
@@ -35,7 +35,7 @@ class AccountMails:
         )
 
     async def reset_password(self, tx: Transaction, user: User) -> bool:
-        """Let the user choose another password; voids what was sent before. False: no mail can be sent there."""
+        """Send a mail with which the user can set another password; earlier tokens become void. False: no mail can be sent."""
         if self._public_url is None or not mail.is_mailable(user.email):
             return False
         token = Secret(f"wrp_{random_hex(32)}")
@@ -55,7 +55,7 @@ class AccountMails:
         team_name: str,
         inviter_name: str,
     ) -> bool:
-        """Send an invitation to the invited address; False: not by mail, as there were too many or it cannot be."""
+        """Send an invitation to the invited address; False: too many were sent, or the address cannot get mail."""
         topic = messages.invitation_topic(team_id, email)
         # The link in a mail that still waits is void from now on.
         await mail.cancel(tx, topic)
@@ -79,12 +79,12 @@ class AccountMails:
 
     @staticmethod
     async def uninvite(tx: Transaction, team_id: TeamId, email: str) -> None:
-        """Do not send an invitation that still waits."""
+        """Cancel an invitation mail that was not sent yet."""
         await mail.cancel(tx, messages.invitation_topic(team_id, email))
 
     @staticmethod
     async def void(tx: Transaction, user_id: UserId, *purposes: Purpose) -> None:
-        """Void the user's tokens of these purposes, and do not send the mails with them that still wait."""
+        """Void the user's tokens of these purposes, and cancel mails with them that were not sent yet."""
         topics = {Purpose.VERIFY: messages.verify_topic, Purpose.RESET: messages.reset_topic}
         await token_store.void(tx, user_id, *purposes)
         await mail.cancel(tx, *(topics[purpose](user_id) for purpose in purposes))

@@ -1,4 +1,4 @@
-"""The mails of accounts: what they say. Names in them are other people's text."""
+"""The texts of mails about accounts. Names in them are text that other people chose."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ RESET_PAGE: Final = "/account/reset-password"
 
 
 def link(base_url: str, page: str, token: Secret) -> str:
-    """The address of a page, with the token where browsers send it to nobody."""
+    """Return the URL of a page with the token in its fragment, which browsers send to no server."""
     return f"{base_url}{page}#{token.reveal()}"
 
 
 def verify_topic(user_id: UserId) -> str:
-    """Of the mail that verifies a user's address."""
+    """The topic of the mail that verifies a user's address."""
     return f"verify:{user_id}"
 
 
 def reset_topic(user_id: UserId) -> str:
-    """Of the mail that resets a user's password."""
+    """The topic of the mail that resets a user's password."""
     return f"reset:{user_id}"
 
 
 def invitation_topic(team_id: TeamId, email: str) -> str:
-    """Of the mail that invites this address into a team."""
+    """The topic of the mail that invites this address into a team."""
     return f"invitation:{team_id}:{hashlib.sha256(email.encode()).hexdigest()[:32]}"
 
 
 def verification(user_id: UserId, email: str, *, base_url: str, token: Secret) -> NewMail:
-    """Asks the owner of an address whether the account is theirs."""
+    """Write the mail that asks the owner of an address to confirm it."""
     text = f"""Somebody has made an account with this e-mail address at
 
 {base_url}
@@ -55,7 +55,7 @@ If it was not you, do not open it. You need not do anything.
 
 
 def password_reset(user_id: UserId, email: str, *, base_url: str, token: Secret) -> NewMail:
-    """Lets the owner of an account's address choose another password."""
+    """Write the mail that lets the owner of an address choose another password."""
     text = f"""Somebody has asked for a new password for your account at
 
 {base_url}
@@ -72,7 +72,7 @@ If it was not you, you need not do anything: your password stays as it is.
 def invitation(
     team_id: TeamId, email: str, *, base_url: str, token: Secret, team_name: str, inviter_name: str
 ) -> NewMail:
-    """Invites an address into a team."""
+    """Write the mail that invites an address into a team."""
     team, inviter = shown_name(team_name), shown_name(inviter_name)
     text = f"""You are invited to join a team at
 

@@ -1,4 +1,4 @@
-"""Statements on tokens that are sent by mail, and on requests for them. Time is the database's."""
+"""Statements on tokens that are sent by mail, and on requests for them. Times are the database's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wrenn.control.db import Database, Transaction, in_s, span_s
 
 
 class Purpose(StrEnum):
-    """What a token that comes by mail is good for."""
+    """What a token that is sent by mail may be used for."""
 
     VERIFY = "verify"
     RESET = "reset"
@@ -23,7 +23,7 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MailedTo:
-    """Whose token was shown, and the address that it was sent to."""
+    """The user of a mailed token, and the address that it was sent to."""
 
     user_id: UserId
     email: str
@@ -32,7 +32,7 @@ class MailedTo:
 async def put(
     tx: Transaction, user_id: UserId, purpose: Purpose, *, token_hash: str, email: str, life_s: float
 ) -> None:
-    """A token, in place of the user's former one of this purpose."""
+    """Insert a token, in place of the user's earlier one of this purpose."""
     values = {
         "token_hash": token_hash,
         "email": email,
@@ -50,30 +50,30 @@ def _is_valid(purpose: Purpose, token_hash: str) -> ColumnElement[bool]:
 
 
 async def find(database: Database, purpose: Purpose, token_hash: str) -> MailedTo | None:
-    """Whose token this is at this moment; None: there is none that is valid."""
+    """Return whom this token was sent to; None: it is not valid."""
     found = select(tokens.c.user_id, tokens.c.email).where(_is_valid(purpose, token_hash))
     row = (await database.execute(found, repeatable=True)).one_or_none()
     return None if row is None else MailedTo(UserId(row.user_id), row.email)
 
 
 async def use(tx: Transaction, purpose: Purpose, token_hash: str) -> bool:
-    """Take the token away, so that nobody uses it again; False: it is not valid any more. Under its user's lock."""
+    """Delete the token so that it works only once; False: it is not valid any more. Call it under the user's lock."""
     used = await tx.execute(delete(tokens).where(_is_valid(purpose, token_hash)).returning(tokens.c.user_id))
     return used.one_or_none() is not None
 
 
 async def void(tx: Transaction, user_id: UserId, *purposes: Purpose) -> None:
-    """Take away the user's tokens of these purposes."""
+    """Delete the user's tokens of these purposes."""
     await tx.execute(delete(tokens).where(tokens.c.user_id == user_id.value, tokens.c.purpose.in_(purposes)))
 
 
 async def request(database: Database, purpose: Purpose, email: str) -> None:
-    """Have a mail be written to this address, should it have an account."""
+    """Request a mail to this address, which is written later if the address has an account."""
     await database.execute(upsert(requests).values(purpose=purpose, email=email).on_conflict_do_nothing())
 
 
 async def take_requests(tx: Transaction, *, most: int) -> list[tuple[Purpose, str]]:
-    """Requests that this transaction answers, and no other one."""
+    """Delete and return requests that this transaction answers."""
     oldest = (
         select(requests.c.purpose, requests.c.email)
         .order_by(requests.c.created_at)
@@ -88,7 +88,7 @@ async def take_requests(tx: Transaction, *, most: int) -> list[tuple[Purpose, st
 
 
 async def forget_old(database: Database, *, requests_older_s: float) -> None:
-    """Delete expired tokens, and requests that nobody answered, as mail is not set up any more."""
+    """Delete expired tokens, and requests that nobody answered since mail is no longer configured."""
     await database.execute(delete(tokens).where(tokens.c.expires_at <= func.now()))
     await database.execute(
         delete(requests).where(requests.c.created_at < func.now() - span_s(requests_older_s))

@@ -1,4 +1,4 @@
-"""An admin of the platform, made by the operator on the server."""
+"""Creates an admin of the platform, for `wrenn admin create` on the server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wrenn.control.users import Passwords, add_account, user_store
 
 
 async def create_admin(database_url: str, *, email: str, name: str, password: Secret) -> bool:
-    """Make an admin; whether the account is new. One that exists gets the password and is let in; its sessions end.
+    """Create an admin of the platform; whether the account is new. An existing account gets the password, is activated, and its sessions end.
 
     Raises:
         InvalidRequest: no e-mail address, name or password can be so.
@@ -40,12 +40,14 @@ async def create_admin(database_url: str, *, email: str, name: str, password: Se
                 await user_store.set_password(tx, user.user_id, password_hash)
                 await user_store.set_status(tx, user.user_id, "active")
                 if user.status != "active":
-                    await audit_actions.of_platform(tx, SYSTEM, audit_actions.USER_ACTIVATED, user.user_id)
+                    await audit_actions.record_for_platform(
+                        tx, SYSTEM, audit_actions.USER_ACTIVATED, user.user_id
+                    )
                 await session_store.end_all(tx, user.user_id)
                 await AccountMails.void(tx, user.user_id, Purpose.RESET)
             await user_store.set_admin(tx, user.user_id, is_admin=True)
             if not user.is_admin:
-                await audit_actions.of_platform(tx, SYSTEM, audit_actions.ADMIN_GRANTED, user.user_id)
+                await audit_actions.record_for_platform(tx, SYSTEM, audit_actions.ADMIN_GRANTED, user.user_id)
             return known is None
 
         return await database.transaction(make)

@@ -12,7 +12,7 @@ from wrenn.control.auth import Account
 from wrenn.control.db import Database, Transaction
 from wrenn.control.identity import audit_actions
 from wrenn.control.sessions import session_store
-from wrenn.control.teams import TeamEnd, team_store
+from wrenn.control.teams import TeamDeletion, team_store
 from wrenn.control.users import LastAdmin, User, user_store
 
 CountSandboxes = Callable[[Sequence[TeamId]], Awaitable[Mapping[TeamId, int]]]
@@ -20,25 +20,27 @@ CountSandboxes = Callable[[Sequence[TeamId]], Awaitable[Mapping[TeamId, int]]]
 
 
 class Administration:
-    """See the module head. The caller is known to be an admin."""
+    """Lists users and teams for admins of the platform, and changes their status. The caller is known to be an admin."""
 
-    def __init__(self, *, database: Database, team_end: TeamEnd, count_sandboxes: CountSandboxes) -> None:
+    def __init__(
+        self, *, database: Database, team_deletion: TeamDeletion, count_sandboxes: CountSandboxes
+    ) -> None:
         self._database = database
-        self._team_end = team_end
+        self._team_deletion = team_deletion
         self._count_sandboxes = count_sandboxes
 
     async def users(self, page: int) -> tuple[list[UserRecord], int]:
-        """The users of a page, and how many there are."""
+        """Return one page of users, and how many users there are."""
         return await admin_store.users_page(self._database, page)
 
     async def teams(self, page: int) -> tuple[list[tuple[TeamRecord, int]], int]:
-        """The teams of a page with their sandboxes, and how many there are."""
+        """Return one page of teams with their numbers of sandboxes, and how many teams there are."""
         records, total = await admin_store.teams_page(self._database, page)
         counts = await self._count_sandboxes([record.team_id for record in records])
         return [(record, counts.get(record.team_id, 0)) for record in records], total
 
     async def set_active(self, admin: Account, text_id: str, *, active: bool) -> None:
-        """Let a user in again, or not any more: sessions and the keys that the user made stop working at once.
+        """Activate or deactivate a user. The sessions and API keys of a deactivated user stop working at once.
 
         Raises:
             NotFound. InvalidRequest: oneself. LastAdmin.
@@ -55,13 +57,13 @@ class Administration:
                 await self._expect_another_admin(tx, user)
                 await session_store.end_all(tx, user_id)
             await user_store.set_status(tx, user_id, "active" if active else "disabled")
-            deed = audit_actions.USER_ACTIVATED if active else audit_actions.USER_DEACTIVATED
-            await audit_actions.of_platform(tx, admin.actor, deed, user_id)
+            action = audit_actions.USER_ACTIVATED if active else audit_actions.USER_DEACTIVATED
+            await audit_actions.record_for_platform(tx, admin.actor, action, user_id)
 
         await self._database.transaction(set_active)
 
     async def set_admin(self, admin: Account, text_id: str, *, is_admin: bool) -> None:
-        """Make a user an admin of the platform, or not any more.
+        """Grant or revoke that a user is an admin of the platform.
 
         Raises:
             NotFound. LastAdmin.
@@ -75,13 +77,13 @@ class Administration:
             if not is_admin:
                 await self._expect_another_admin(tx, user)
             await user_store.set_admin(tx, user_id, is_admin=is_admin)
-            deed = audit_actions.ADMIN_GRANTED if is_admin else audit_actions.ADMIN_REVOKED
-            await audit_actions.of_platform(tx, admin.actor, deed, user_id)
+            action = audit_actions.ADMIN_GRANTED if is_admin else audit_actions.ADMIN_REVOKED
+            await audit_actions.record_for_platform(tx, admin.actor, action, user_id)
 
         await self._database.transaction(set_admin)
 
     async def enable_byoc(self, admin: Account, text_id: str, *, enabled: bool) -> None:
-        """Let a team bring its own hosts, for good.
+        """Allow a team to bring its own hosts, which cannot be taken back.
 
         Raises:
             InvalidRequest: to disable it. NotFound.
@@ -94,12 +96,12 @@ class Administration:
             team = await team_store.lock(tx, team_id)
             if not team.is_byoc:
                 await team_store.set_byoc(tx, team_id)
-                await audit_actions.of_platform(tx, admin.actor, audit_actions.BYOC_ENABLED, team_id)
+                await audit_actions.record_for_platform(tx, admin.actor, audit_actions.BYOC_ENABLED, team_id)
 
         await self._database.transaction(enable)
 
     async def delete_team(self, admin: Account, text_id: str) -> None:
-        """End a team, with all that it has.
+        """Delete a team with everything that belongs to it.
 
         Raises:
             NotFound.
@@ -108,11 +110,11 @@ class Administration:
 
         async def delete(tx: Transaction) -> None:
             await team_store.lock(tx, team_id)
-            await self._team_end.end(tx, team_id, by=admin.actor)
-            await audit_actions.of_platform(tx, admin.actor, audit_actions.ANY_TEAM_DELETED, team_id)
+            await self._team_deletion.delete(tx, team_id, by=admin.actor)
+            await audit_actions.record_for_platform(tx, admin.actor, audit_actions.ANY_TEAM_DELETED, team_id)
 
         await self._database.transaction(delete)
-        self._team_end.ended()
+        self._team_deletion.after_commit()
 
     async def _locked(self, tx: Transaction, user_id: UserId) -> User:
         await user_store.lock_admins(tx)

@@ -1,4 +1,4 @@
-"""What admins of the platform see of all users and teams, by the page; newest first."""
+"""Queries for the lists of users and teams that admins of the platform see, newest first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGE_SIZE: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class UserRecord:
-    """One user."""
+    """A user, as admins of the platform see it."""
 
     user_id: UserId
     email: str
@@ -31,7 +31,7 @@ class UserRecord:
 
 @dataclass(frozen=True, slots=True)
 class TeamRecord:
-    """One team, also a deleted one."""
+    """A team, also a deleted one, as admins of the platform see it."""
 
     team_id: TeamId
     name: str
@@ -45,7 +45,7 @@ class TeamRecord:
 
 
 async def users_page(database: Database, page: int) -> tuple[list[UserRecord], int]:
-    """Users that are not deleted: those of the page (from 1), and how many there are."""
+    """Return one page (from 1) of the users that are not deleted, and how many there are."""
     joined = (
         select(
             users_teams.c.user_id,
@@ -88,7 +88,7 @@ async def users_page(database: Database, page: int) -> tuple[list[UserRecord], i
 
 
 async def teams_page(database: Database, page: int) -> tuple[list[TeamRecord], int]:
-    """Teams, also deleted ones: those of the page (from 1), and how many there are."""
+    """Return one page (from 1) of all teams, and how many there are."""
     counted = (
         select(users_teams.c.team_id, func.count().label("members"))
         .group_by(users_teams.c.team_id)

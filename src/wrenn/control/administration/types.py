@@ -13,7 +13,7 @@ PAGE_LIMIT: Final = 1_000_000
 
 
 class SetActive(RequestBody):
-    """Whether the user is let in."""
+    """Whether the user is active."""
 
     active: StrictBool
 

@@ -8,14 +8,14 @@ from wrenn.control.audit.entries import (
     SYSTEM,
     Actor,
     ActorKind,
-    Deed,
+    AuditAction,
     Entry,
     Facts,
     Resource,
     Scope,
     Status,
 )
-from wrenn.control.audit.store import actor_json, record, recorded, wire_id
+from wrenn.control.audit.store import actor_json, record, record_cte, wire_id
 from wrenn.control.audit.tables import audit_logs
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "SYSTEM",
     "Actor",
     "ActorKind",
-    "Deed",
+    "AuditAction",
     "Entry",
     "Facts",
     "Resource",
@@ -32,6 +32,6 @@ __all__ = [
     "actor_json",
     "audit_logs",
     "record",
-    "recorded",
+    "record_cte",
     "wire_id",
 ]

@@ -1,4 +1,4 @@
-"""What is written into the audit log: who did what to which thing, and who may read it."""
+"""Values of the audit log: who did what to which resource, and who may read it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Facts = Mapping[str, str | int | bool]
 
 
 class ActorKind(StrEnum):
-    """Who does something (platform reference §8.1)."""
+    """The kind of an actor (platform reference §8.1)."""
 
     USER = "user"
     API_KEY = "api_key"
@@ -30,7 +30,7 @@ class ActorKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who did something, as the audit log names it: `actor_id` is a wire id, empty for the system."""
+    """Who performed an action. `actor_id` is the id on the wire, empty for the system."""
 
     kind: ActorKind
     actor_id: str
@@ -42,7 +42,7 @@ SYSTEM: Final = Actor(ActorKind.SYSTEM, "", "")
 
 
 class Resource(StrEnum):
-    """What an entry is about."""
+    """The type of the resource that an entry is about."""
 
     SANDBOX = "sandbox"
     SNAPSHOT = "snapshot"
@@ -57,7 +57,7 @@ class Resource(StrEnum):
 
 
 class Scope(StrEnum):
-    """Who of a team may read an entry."""
+    """Which members of a team may read an entry."""
 
     TEAM = "team"
     """Everyone."""
@@ -66,7 +66,7 @@ class Scope(StrEnum):
 
 
 class Status(StrEnum):
-    """How an entry is to be looked at."""
+    """The severity of an entry."""
 
     SUCCESS = "success"
     INFO = "info"
@@ -75,8 +75,8 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
-    """What was done, whoever did it and to whichever thing.
+class AuditAction:
+    """An action as the audit log records it, independent of who performed it on what.
 
     Attributes:
         facts: a few short values. Never a secret: the log is kept, and read by the whole team.
@@ -91,7 +91,7 @@ class Deed:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the log, as it is read."""
+    """One entry of the audit log, as it is read."""
 
     entry_id: AuditId
     actor: Actor
@@ -105,11 +105,11 @@ class Entry:
 
 
 def short(text: str) -> str:
-    """A text cut to what an entry holds."""
+    """Cut a text to the length that an entry may have."""
     return text[:_TEXT_LIMIT]
 
 
 def short_facts(facts: Facts) -> dict[str, str | int | bool]:
-    """Facts cut to what an entry holds."""
+    """Cut facts to what an entry may have."""
     assert len(facts) <= _FACTS_LIMIT, "an entry tells little"
     return {name: short(value) if isinstance(value, str) else value for name, value in facts.items()}

@@ -9,7 +9,7 @@ from sqlalchemy import CTE, ColumnElement, Text, cast, func, insert, literal, se
 from sqlalchemy.dialects.postgresql import JSONB
 
 from wrenn.base.ids import TeamId
-from wrenn.control.audit.entries import Actor, ActorKind, Deed, short, short_facts
+from wrenn.control.audit.entries import Actor, ActorKind, AuditAction, short, short_facts
 from wrenn.control.audit.tables import audit_logs
 from wrenn.control.db import Transaction
 
@@ -20,8 +20,10 @@ _WRITTEN: Final = (
 )  # fmt: skip
 
 
-async def record(tx: Transaction, team_id: TeamId, actor: Actor, deed: Deed, *resource_ids: str) -> None:
-    """Write down what the transaction does to these things of the team; one round trip. No thing, no entry."""
+async def record(
+    tx: Transaction, team_id: TeamId, actor: Actor, action: AuditAction, *resource_ids: str
+) -> None:
+    """Insert entries for an action on these resources of a team, in the transaction that performs it; one query."""
     if not resource_ids:
         return
     row = {
@@ -29,40 +31,42 @@ async def record(tx: Transaction, team_id: TeamId, actor: Actor, deed: Deed, *re
         "actor_type": actor.kind.value,
         "actor_id": actor.actor_id,
         "actor_name": short(actor.name),
-        "resource_type": deed.resource.value,
-        "action": deed.action,
-        "scope": deed.scope.value,
-        "status": deed.status.value,
-        "metadata": short_facts(deed.facts),
+        "resource_type": action.resource.value,
+        "action": action.action,
+        "scope": action.scope.value,
+        "status": action.status.value,
+        "metadata": short_facts(action.facts),
     }
     rows = [row | {"resource_id": short(resource_id)} for resource_id in resource_ids]
     await tx.execute(insert(audit_logs).values(rows))
 
 
-def recorded(
+def record_cte(
     changed: CTE,
     actor: Actor | ColumnElement[Any],
-    deed: Deed,
+    action: AuditAction,
     *,
     resource_id: ColumnElement[str],
     where: ColumnElement[bool] | None = None,
     facts: ColumnElement[Any] | None = None,
     name: str = "recorded",
 ) -> CTE:
-    """The part of a statement that writes an entry for each row of `changed`, to be added with `add_cte`: no round trip.
+    """Build the CTE that inserts an entry for each row of `changed`; add it to the statement with `add_cte`.
 
     `changed` has `team_id`. `actor` may be a column with `actor_json`, NULL for the system. `facts` go beside those of the
-    deed.
+    action.
     """
     rows = select(
         changed.c.team_id,
         *_actor_columns(actor),
-        literal(deed.resource.value, Text),
+        literal(action.resource.value, Text),
         cast(resource_id, Text),
-        literal(deed.action, Text),
-        literal(deed.scope.value, Text),
-        literal(deed.status.value, Text),
-        literal(short_facts(deed.facts), JSONB).op("||")(facts if facts is not None else literal({}, JSONB)),
+        literal(action.action, Text),
+        literal(action.scope.value, Text),
+        literal(action.status.value, Text),
+        literal(short_facts(action.facts), JSONB).op("||")(
+            facts if facts is not None else literal({}, JSONB)
+        ),
     ).select_from(changed)
     if where is not None:
         rows = rows.where(where)
@@ -70,12 +74,12 @@ def recorded(
 
 
 def wire_id(prefix: str, column: ColumnElement[Any]) -> ColumnElement[str]:
-    """The wire form of an id, in the database: as `str(Id)`."""
+    """SQL expression: an id in its form on the wire, as `str(Id)` returns it."""
     return func.wrenn_wire_id(prefix, column, type_=Text)
 
 
 def actor_json(actor: Actor) -> Mapping[str, str] | None:
-    """An actor as a column keeps it until the deed is done; None: the system."""
+    """Convert an actor to the JSON that a column stores until the action is performed; None: the system."""
     if actor.kind is ActorKind.SYSTEM:
         return None
     return {"type": actor.kind.value, "id": actor.actor_id, "name": short(actor.name)}

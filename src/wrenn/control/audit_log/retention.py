@@ -1,4 +1,4 @@
-"""Forgets entries of the audit log that are older than the installation wants to keep."""
+"""Deletes entries of the audit log that are older than the installation keeps."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _BATCH: Final = 1000
 
 
 class Retention:
-    """See the module head. `days` 0: everything is kept. Any number of replicas may do it."""
+    """Deletes entries of the audit log that are older than `days`. `days` 0: everything is kept. Any number of replicas may do it."""
 
     def __init__(self, database: Database, *, days: int) -> None:
         self._database = database
         self._days = days
 
     async def run(self) -> None:
-        """Forget until cancelled."""
+        """Delete old entries at an interval, until cancelled."""
         await repeat(
             self.expire_once, every_s=_EVERY_S, failed="old entries of the audit log could not be deleted"
         )
 
     async def expire_once(self) -> int:
-        """Forget what is too old now; how many entries that was."""
+        """Delete what is too old now; returns how many entries."""
         if self._days == 0:
             return 0
         return await in_batches(lambda: store.expire(self._database, days=self._days, most=_BATCH))

@@ -1,4 +1,4 @@
-"""Reads a team's audit log in pages: each entry once, none left out, whatever is written meanwhile."""
+"""Reads a team's audit log in pages: each entry exactly once, whatever is written meanwhile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|
 
 
 class AuditLog:
-    """See the module head."""
+    """Reads the audit log in pages that never change once they were answered."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -30,14 +30,14 @@ class AuditLog:
         self._settled: datetime | None = None
 
     async def page(self, caller: Caller, which: Filter, *, limit: int) -> list[Entry]:
-        """Up to `limit` entries (200 at most) that the caller may see, newest first.
+        """Return up to `limit` entries (200 at most) that the caller may see, newest first.
 
         A page is final: nothing will ever appear between its entries, nor above the first of them with an earlier time.
         """
         return await self._page(caller.team_id, scopes_of(caller), which, limit)
 
     async def platform_page(self, which: Filter, *, limit: int) -> list[Entry]:
-        """The same of the platform's own log. The caller is known to be an admin of the platform."""
+        """Return a page of the platform's own log. The caller has checked that the user is an admin."""
         return await self._page(PLATFORM_TEAM, frozenset(Scope), which, limit)
 
     async def _page(
@@ -60,7 +60,7 @@ class AuditLog:
 def filter_of(
     *, before: str | None, before_id: str | None, resources: Sequence[str], actions: Sequence[str]
 ) -> Filter:
-    """What a request asks for.
+    """Parse the query parameters of a request.
 
     Raises:
         InvalidRequest: the message names the parameter.

@@ -18,7 +18,7 @@ _c = audit_logs.c
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which entries: of these kinds (all where empty), and older than the cursor.
+    """Which entries to read: of these kinds (empty: all), and older than the cursor.
 
     Attributes:
         before: older than this time, or of this time with an id below `before_id`.
@@ -39,7 +39,7 @@ async def read(
     until: datetime,
     limit: int,
 ) -> list[Entry]:
-    """Up to `limit` entries of the team that are not newer than `until`, newest first."""
+    """Return up to `limit` entries of the team that are not newer than `until`, newest first."""
     query = (
         select(audit_logs)
         .where(_c.team_id == team_id.value, _c.scope.in_(sorted(scopes)), _c.created_at < until)
@@ -72,5 +72,5 @@ def _entry(row: Row[Any]) -> Entry:
 
 
 async def expire(database: Database, *, days: int, most: int) -> int:
-    """Delete up to `most` entries that are older than so many days; how many there were."""
+    """Delete up to `most` entries that are older than this many days; returns how many."""
     return (await database.execute(select(func.wrenn_audit_expire(days, most)))).scalar_one()

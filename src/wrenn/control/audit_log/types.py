@@ -37,12 +37,12 @@ class AuditPage(BaseModel):
 
 
 def exact_time(moment: datetime) -> str:
-    """RFC 3339 in UTC, to the microsecond: a cursor that is rounded would skip entries."""
+    """Format a time as RFC 3339 in UTC, to the microsecond: a rounded cursor would skip entries."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def entry_json(entry: Entry) -> dict[str, object]:
-    """The wire form of `AuditEntry`."""
+    """Convert an entry to the JSON of `AuditEntry`."""
     fields: dict[str, object] = {
         "id": str(entry.entry_id),
         "actor_type": entry.actor.kind.value,
@@ -60,7 +60,7 @@ def entry_json(entry: Entry) -> dict[str, object]:
 
 
 def page_json(entries: list[Entry]) -> dict[str, object]:
-    """The wire form of `AuditPage`."""
+    """Convert entries to the JSON of `AuditPage`."""
     body: dict[str, object] = {"items": [entry_json(entry) for entry in entries]}
     if entries:
         body["next_before"] = exact_time(entries[-1].created_at)

@@ -1,10 +1,10 @@
-"""Who is calling."""
+"""Authentication: who makes a request, and what it may do."""
 
 from wrenn.control.audit import SYSTEM, Actor, ActorKind
 from wrenn.control.auth.audit_scopes import scopes_of
 from wrenn.control.auth.authenticator import Authenticator
 from wrenn.control.auth.caller import Account, AccountDeactivated, Caller, Member, caller_of
-from wrenn.control.auth.credential import Access, ApiKey, Credential, Scope, UserToken
+from wrenn.control.auth.credential import ApiKey, Credential, Operation, Scope, UserToken
 from wrenn.control.auth.dependency import (
     AccountOf,
     AdminOf,
@@ -35,7 +35,6 @@ __all__ = [
     "SYSTEM",
     "TOKEN_LIFE_S",
     "VISIT_LIFE_S",
-    "Access",
     "Account",
     "AccountDeactivated",
     "AccountOf",
@@ -54,6 +53,7 @@ __all__ = [
     "Member",
     "MemberOf",
     "OpenCalls",
+    "Operation",
     "OptionalAccountOf",
     "Scope",
     "Tokens",

@@ -1,4 +1,4 @@
-"""Who may read which entries of a team's log, and which events: the one place that decides it."""
+"""Decides which entries of a team's log, and which events, a caller may see. No other place decides that."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from wrenn.control.auth import Caller
 
 
 def scopes_of(caller: Caller) -> frozenset[Scope]:
-    """What this caller may see of the caller's team.
+    """Return which audit log entries and events of the team the caller may see.
 
     A key speaks for the team, not for one of its people: it sees what every member sees. A user who is owner or admin of
     the team sees `Scope.ADMIN` too.

@@ -1,4 +1,4 @@
-"""Tells who calls by the credential: one round trip."""
+"""Looks up callers by their credential, in one query."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from wrenn.control.db import Database
 
 
 class Authenticator:
-    """See the module head. All methods raise as `caller_of`."""
+    """Looks up the caller that a credential belongs to, in one query. All methods raise as `caller_of`."""
 
     def __init__(self, database: Database, last_used: LastUsed) -> None:
         self._database = database
         self._last_used = last_used
 
     async def identify(self, credential: Credential) -> Caller:
-        """Who calls, and for which team."""
+        """Return the caller and the team it acts for."""
         return self.accept(caller_of(credential, await find_caller(self._database, credential)))
 
     def accept(self, caller: Caller) -> Caller:
-        """Note a caller whom another query has identified, as one that reads the caller and its target together."""
+        """Note the use of an API key by a caller that another query has identified."""
         if caller.key_id is not None:
             self._last_used.note(caller.key_id)
         return caller
 
     async def member(self, token: UserToken) -> Member:
-        """The user who calls, in the token's team."""
+        """Return the calling user as a member of the token's team."""
         return member_of(await find_caller(self._database, token))
 
     async def account(self, token: UserToken) -> Account:
-        """The user who calls, whatever became of the token's team."""
+        """Return the calling user, whether or not the token's team still exists."""
         return account_of(await find_caller(self._database, token))
 
     async def admin(self, token: UserToken) -> Account:
-        """The user who calls, if an admin of the platform.
+        """Return the calling user, who must be an admin of the platform.
 
         Raises:
             Forbidden: not an admin.

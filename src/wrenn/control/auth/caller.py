@@ -1,4 +1,4 @@
-"""Who calls, as services see it, and why a credential is not let in."""
+"""The caller of a request as services see it, and the errors for credentials that are refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class AccountDeactivated(Forbidden):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A user with a session that lasts; of the team nothing is said."""
+    """A user with a valid session, independent of any team."""
 
     user_id: UserId
     session_id: SessionId
@@ -32,13 +32,13 @@ class Account:
 
     @property
     def actor(self) -> Actor:
-        """Who the audit log says it was."""
+        """The user as the audit log names it."""
         return Actor(ActorKind.USER, str(self.user_id), self.name)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls, and for which team.
+    """The user or API key that makes a request, and the team it acts for.
 
     Attributes:
         role: in the team; of a key that of a member.
@@ -55,13 +55,13 @@ class Caller:
 
     @property
     def user_id(self) -> UserId | None:
-        """The user who calls; None: an API key."""
+        """The calling user; None: an API key."""
         return None if self.account is None else self.account.user_id
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A user in a team: who may call what keys may not."""
+    """A user in a team; for calls that API keys may not make."""
 
     account: Account
     team_id: TeamId
@@ -69,17 +69,17 @@ class Member:
 
     @property
     def user_id(self) -> UserId:
-        """The user."""
+        """The id of the user."""
         return self.account.user_id
 
     @property
     def actor(self) -> Actor:
-        """Who the audit log says it was."""
+        """The user as the audit log names it."""
         return self.account.actor
 
 
 def caller_of(credential: Credential, row: Any) -> Caller:
-    """The caller in a row that the credential's `CallerQuery` gave, or None where it gave none.
+    """Convert the row of a `CallerQuery` to a caller; None, if the query found nothing, is refused.
 
     Raises:
         Unauthorized: the key is not valid, the session is over, the account is gone.
@@ -89,7 +89,7 @@ def caller_of(credential: Credential, row: Any) -> Caller:
         if row is None:
             raise Unauthorized(UNKNOWN_KEY)
         scope = Scope(row.caller_scope)
-        if credential.access not in ALLOWED[scope]:
+        if credential.operation not in ALLOWED[scope]:
             raise Forbidden(f"The API key has the scope '{scope}', which does not allow this.")
         key_id = KeyId(row.caller_key_id)
         actor = Actor(ActorKind.API_KEY, str(key_id), row.caller_key_name)
@@ -99,7 +99,7 @@ def caller_of(credential: Credential, row: Any) -> Caller:
 
 
 def member_of(row: Any) -> Member:
-    """The user and team in a row of `USER_CALLER`. Raises as `caller_of`."""
+    """Convert a row of `USER_CALLER` to a team member. Raises as `caller_of`."""
     account = account_of(row)
     if row.caller_role is None:
         raise Forbidden(
@@ -109,7 +109,7 @@ def member_of(row: Any) -> Member:
 
 
 def account_of(row: Any) -> Account:
-    """The user in a row of `USER_CALLER`, whatever became of the token's team. Raises as `caller_of`."""
+    """Convert a row of `USER_CALLER` to an account, whether or not the token's team exists. Raises as `caller_of`."""
     if row is None or row.caller_status == "deleted":
         raise Unauthorized(SESSION_OVER)
     if row.caller_status != "active":

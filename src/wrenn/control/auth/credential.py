@@ -1,4 +1,4 @@
-"""What a request shows of who sends it, read without the database: an API key or a user's token.
+"""The credential of a request, read without the database: an API key or a user's token.
 
 A key stands for its team, within its scope. A token stands for a user in a team; its signature and time are checked here,
 and everything that can change while it lasts (session, account, membership, role, team) is read with the row that the
@@ -30,50 +30,50 @@ USER_NEEDED: Final = "This needs a user, not an API key: log in and send the tok
 
 
 class Scope(StrEnum):
-    """What an API key is for."""
+    """What an API key may be used for."""
 
     FULL = "full"
     SANDBOXES = "sandboxes"
     READ = "read"
 
 
-class Access(StrEnum):
-    """What a request does, as far as scopes tell requests apart."""
+class Operation(StrEnum):
+    """What a request does, as far as the scopes of API keys distinguish it."""
 
-    SEE = "see"
-    CHANGE = "change"
-    SEE_SANDBOXES = "see sandboxes"
-    CHANGE_SANDBOXES = "change sandboxes"
+    READ = "see"
+    WRITE = "change"
+    READ_SANDBOXES = "see sandboxes"
+    WRITE_SANDBOXES = "change sandboxes"
 
 
 ALLOWED: Final = {
-    Scope.FULL: frozenset(Access),
-    Scope.SANDBOXES: frozenset({Access.SEE_SANDBOXES, Access.CHANGE_SANDBOXES}),
-    Scope.READ: frozenset({Access.SEE, Access.SEE_SANDBOXES}),
+    Scope.FULL: frozenset(Operation),
+    Scope.SANDBOXES: frozenset({Operation.READ_SANDBOXES, Operation.WRITE_SANDBOXES}),
+    Scope.READ: frozenset({Operation.READ, Operation.READ_SANDBOXES}),
 }
 assert ALLOWED.keys() == set(Scope), "every scope says what it allows"
 
 
-def access_of(*, is_http: bool, method: str, path: str) -> Access:
-    """What a request does: GET and HEAD see, everything else changes, also what is read from inside a sandbox.
+def operation_of(*, is_http: bool, method: str, path: str) -> Operation:
+    """Classify a request: GET and HEAD read, everything else writes, also reads from inside a sandbox.
 
     A WebSocket begins with GET and may do anything, so it changes.
     """
     sees = is_http and method in ("GET", "HEAD")
     if path.startswith((SANDBOXES_PREFIX, CAPSULES_PREFIX, SNAPSHOTS_PREFIX)):
-        return Access.SEE_SANDBOXES if sees else Access.CHANGE_SANDBOXES
-    return Access.SEE if sees else Access.CHANGE
+        return Operation.READ_SANDBOXES if sees else Operation.WRITE_SANDBOXES
+    return Operation.READ if sees else Operation.WRITE
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """An API key as it is compared: by its hash. Not known to be valid. `access`: what it is shown for."""
+    """The hash of an API key that a request carries, not checked yet, and what the request does."""
 
     key_hash: str
-    access: Access
+    operation: Operation
 
     @classmethod
-    def parse(cls, header: str | None, access: Access = Access.CHANGE) -> ApiKey:
+    def parse(cls, header: str | None, operation: Operation = Operation.WRITE) -> ApiKey:
         """Read the value of the header `X-API-Key`.
 
         Raises:
@@ -83,12 +83,12 @@ class ApiKey:
             raise Unauthorized(NO_CREDENTIAL)
         if API_KEY_PATTERN.fullmatch(header) is None:
             raise Unauthorized(UNKNOWN_KEY)
-        return cls(Secret(header).sha256_hex(), access)
+        return cls(Secret(header).sha256_hex(), operation)
 
 
 @dataclass(frozen=True, slots=True)
 class UserToken:
-    """A user's token, signed by us and not expired. Whether what it says still holds, the database knows."""
+    """The ids in a user's token whose signature and expiry were checked. The database knows whether they are still valid."""
 
     user_id: UserId
     team_id: TeamId

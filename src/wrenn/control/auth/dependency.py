@@ -1,4 +1,4 @@
-"""FastAPI's view of authentication. It has no state: what reads tokens and looks callers up hangs on the application."""
+"""FastAPI dependencies for authentication. They have no state: services are found on the application."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wrenn.control.auth.credential import (
     ApiKey,
     Credential,
     UserToken,
-    access_of,
+    operation_of,
 )
 from wrenn.control.auth.tokens import Tokens
 from wrenn.protocol.api import API_KEY_HEADER, API_KEY_START
@@ -34,7 +34,7 @@ _bearer = HTTPBearer(
 
 
 def credential_of(connection: HTTPConnection) -> Credential:
-    """What a request or a WebSocket shows of who sends it; a key, where there is one, and else a user's token.
+    """Return the credential of a request or WebSocket: its API key if it has one, else its user token.
 
     Raises:
         Unauthorized: nothing, or nothing that can be valid.
@@ -44,7 +44,7 @@ def credential_of(connection: HTTPConnection) -> Credential:
 
 
 def credential_of_socket(socket: HTTPConnection) -> Credential | None:
-    """The credential in the handshake of a WebSocket; None: it has none, so its first message must say it.
+    """Return the credential in the handshake of a WebSocket; None: it must come in the first message.
 
     A browser cannot set headers there. Cookies are not looked at: any page may open a WebSocket with them.
 
@@ -57,7 +57,7 @@ def credential_of_socket(socket: HTTPConnection) -> Credential | None:
 
 
 def credential_of_token(socket: HTTPConnection, token: str) -> Credential:
-    """The credential in the first message of this WebSocket: an API key or a user's token.
+    """Parse the credential in the first message of a WebSocket: an API key or a user's token.
 
     Raises:
         Unauthorized: it cannot be valid.
@@ -70,8 +70,10 @@ def credential_of_token(socket: HTTPConnection, token: str) -> Credential:
 
 def _key_of(connection: HTTPConnection, key: str) -> ApiKey:
     scope = connection.scope
-    access = access_of(is_http=scope["type"] == "http", method=scope.get("method", ""), path=scope["path"])
-    return ApiKey.parse(key, access)
+    operation = operation_of(
+        is_http=scope["type"] == "http", method=scope.get("method", ""), path=scope["path"]
+    )
+    return ApiKey.parse(key, operation)
 
 
 def _token_of(connection: HTTPConnection, otherwise: str) -> UserToken:

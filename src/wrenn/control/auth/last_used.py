@@ -1,4 +1,4 @@
-"""When a key was last used: noted in memory by requests, written in the background, at most once a minute a key."""
+"""Records when API keys were last used: noted in memory by requests, written in the background at most once a minute a key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WRITE_EVERY_S: Final = 60.0
 
 
 class LastUsed:
-    """Collects uses and writes them. Memory is bounded by the number of keys used within a minute."""
+    """Collects the uses of API keys in memory and writes them in the background, at most once a minute a key."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -25,13 +25,13 @@ class LastUsed:
         self._some_due = asyncio.Event()
 
     def note(self, key_id: KeyId) -> None:
-        """This key was used now. Costs a look-up in a dictionary."""
+        """Note that this key was used now."""
         if self._clock.monotonic() - self._written.get(key_id, -_WRITE_EVERY_S) >= _WRITE_EVERY_S:
             self._due.add(key_id)
             self._some_due.set()
 
     async def run(self) -> None:
-        """Write what was noted, until cancelled."""
+        """Write the noted uses, until cancelled."""
         while True:
             await self._some_due.wait()
             self._some_due.clear()

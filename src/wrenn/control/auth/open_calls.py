@@ -1,4 +1,4 @@
-"""Calls that stay open for long, and the credential that each was opened with.
+"""Registry of long-lasting calls, each with the credential that it was opened with.
 
 A request is allowed by the query that finds its target. A terminal, a transfer or an event stream lasts longer than that answer
 is true: this registry looks the credentials up again, all in one query, when the database says that some changed and by a timer,
@@ -39,7 +39,7 @@ class _OpenCall:
 
 
 class OpenCalls:
-    """The open calls of this replica. Its cost is that of the distinct credentials, not of the calls."""
+    """The long-lasting calls of this replica, ended when their credential is no longer valid."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -48,12 +48,12 @@ class OpenCalls:
         self._woken = asyncio.Event()
 
     def wake(self, _payload: str = "") -> None:
-        """Somebody may have lost access: look soon."""
+        """Check the credentials soon: some may have become invalid."""
         self._woken.set()
 
     @asynccontextmanager
     async def while_allowed(self, credential: Credential, caller: Caller) -> AsyncGenerator[None]:
-        """Run the body for as long as the credential speaks for the caller's team with the same scope; then cancel it.
+        """Run the body and cancel it once the credential is no longer valid for the caller's team and scope.
 
         Raises:
             AccessLost: the credential no longer allows the call. The body was cancelled.
@@ -83,7 +83,7 @@ class OpenCalls:
     def watched(
         self, credential: Credential, is_allowed: Callable[[Caller], bool], end: Callable[[AccessLost], None]
     ) -> Generator[None]:
-        """During the body, call `end` once the credential is not valid or `is_allowed` is false of its caller.
+        """While the body runs, call `end` once the credential is not valid or `is_allowed` refuses its caller.
 
         `end` may be called again until the body is left.
         """
@@ -101,7 +101,7 @@ class OpenCalls:
                 self._some.clear()
 
     async def run(self) -> None:
-        """Look until cancelled, as long as there are calls."""
+        """Check the credentials of open calls at an interval and when woken, until cancelled."""
         while True:
             await self._some.wait()
             with suppress(TimeoutError):
@@ -115,7 +115,7 @@ class OpenCalls:
             await asyncio.sleep(_COALESCE_S)
 
     async def look_once(self) -> None:
-        """Look all credentials up now, and end the calls that lost their right."""
+        """Check all credentials now, and end the calls that are no longer allowed."""
         everybody = list(self._calls)
         for begin in range(0, len(everybody), _BATCH):
             credentials = everybody[begin : begin + _BATCH]

@@ -1,4 +1,4 @@
-"""How a credential is looked up: parts of a query, so that a feature may read the caller and its own row in one round trip."""
+"""Queries that look up credentials, in parts, so that a feature can read the caller and its own row in one round trip."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from wrenn.control.identity import team_api_keys as keys
 
 @dataclass(frozen=True, slots=True)
 class CallerQuery:
-    """The parts of a query for the caller of one kind of credential. `team_id` is null where there is no such member."""
+    """The parts of a query that finds the caller of one kind of credential. `team_id` is null where there is no such member."""
 
     columns: Sequence[ColumnElement[Any]]
     source: FromClause
@@ -39,7 +39,7 @@ class CallerQuery:
     team_id: ColumnElement[Any]
 
     def alone(self) -> RowQuery:
-        """The query for the caller and nothing else."""
+        """Return the query for the caller and nothing else."""
         return RowQuery(select(*self.columns).select_from(self.source).where(self.is_valid))
 
 
@@ -82,7 +82,7 @@ _session_lasts: Final = and_(sessions.c.ended_at.is_(None), sessions.c.expires_a
 
 
 def _with_membership(source: FromClause, team_id: ColumnElement[Any]) -> FromClause:
-    """The users of `source`, each with the membership in this team, if there is one."""
+    """Join the users of `source` with their membership in this team, if there is one."""
     return source.outerjoin(
         _membership, and_(users_teams.c.user_id == users.c.id, users_teams.c.team_id == team_id)
     )
@@ -132,7 +132,7 @@ _ALL_USERS: Final = (
 
 
 def arguments_of(credential: Credential) -> dict[str, object]:
-    """The arguments of the `CallerQuery` for this credential."""
+    """Return the arguments of the `CallerQuery` for this credential."""
     if isinstance(credential, ApiKey):
         return {"caller_key_hash": credential.key_hash}
     return {
@@ -143,12 +143,12 @@ def arguments_of(credential: Credential) -> dict[str, object]:
 
 
 async def find_caller(database: Database, credential: Credential) -> Any:
-    """The row of the credential's `CallerQuery`; None where it is not valid."""
+    """Return the row of the credential's `CallerQuery`; None: the credential is not valid."""
     return await database.find(_ALONE[type(credential)], **arguments_of(credential))
 
 
 async def find_callers(database: Database, credentials: Collection[Credential]) -> dict[Credential, Any]:
-    """The rows of many credentials, as `find_caller`; those that are not valid are left out.
+    """Return the rows of many credentials, like `find_caller`; credentials that are not valid are left out.
 
     One statement for all API keys and one for all users' tokens, however many there are.
     """
@@ -175,6 +175,6 @@ async def find_callers(database: Database, credentials: Collection[Credential]) 
 
 
 async def set_last_used(database: Database, key_ids: Collection[KeyId]) -> None:
-    """Note that these keys were used now."""
+    """Store that these keys were used now."""
     ids = [key_id.value for key_id in key_ids]
     await database.execute(update(keys).where(keys.c.id.in_(ids)).values(last_used=func.now()))

@@ -32,7 +32,7 @@ _VISIT: Final = "visit"
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a token says. Only the ids are believed; the rest is for people to see."""
+    """The contents of a user's token. Only the ids are trusted; the rest is for display."""
 
     user_id: UserId
     team_id: TeamId
@@ -44,21 +44,21 @@ class Claims:
 
 
 class Tokens:
-    """Issues tokens and reads them."""
+    """Issues and verifies users' tokens."""
 
     def __init__(self, secret: Secret, clock: Clock) -> None:
         self._key = OctKey.import_key(secret.reveal())
         self._clock = clock
 
     def issue(self, claims: Claims) -> str:
-        """A token that is valid for `TOKEN_LIFE_S`."""
+        """Issue a token that is valid for `TOKEN_LIFE_S`."""
         shown: dict[str, object] = {"role": str(claims.role), "email": claims.email, "name": claims.name}
         if claims.is_admin:
             shown["is_admin"] = True
         return self._sign(claims, shown, TOKEN_LIFE_S)
 
     def issue_visit(self, claims: Claims) -> str:
-        """A token that opens ports of the team's sandboxes and nothing else, for as long as the session lasts."""
+        """Issue a token that opens ports of the team's sandboxes and nothing else, while the session lasts."""
         return self._sign(claims, {"typ": _VISIT}, VISIT_LIFE_S)
 
     def _sign(self, claims: Claims, more: Mapping[str, object], life_s: int) -> str:
@@ -74,7 +74,7 @@ class Tokens:
         return jwt.encode({"alg": _ALGORITHM}, said, self._key, algorithms=[_ALGORITHM])
 
     def read(self, text: str) -> UserToken:
-        """The ids in a token of `issue`.
+        """Verify a token of `issue` and return its ids.
 
         Raises:
             Unauthorized: not signed by us with our algorithm, expired, or of another kind.
@@ -82,7 +82,7 @@ class Tokens:
         return self._read(text, None)
 
     def read_visit(self, text: str) -> UserToken:
-        """The ids in a token of `issue_visit`. Raises as `read`."""
+        """Verify a token of `issue_visit` and return its ids. Raises as `read`."""
         return self._read(text, _VISIT)
 
     def _read(self, text: str, kind: str | None) -> UserToken:
@@ -106,7 +106,7 @@ class Tokens:
 
 
 def ensure_secret(folder: Path) -> Secret:
-    """The secret in `folder/jwt.secret`, made at first with mode 600. Several programs at once agree on one.
+    """Return the secret in `folder/jwt.secret`, creating the file with mode 600 if it is missing. Concurrent programs agree on one.
 
     Raises:
         InvalidRequest: the file does not hold a secret.

@@ -1,4 +1,4 @@
-"""PostgreSQL: the pool, transactions that a cancellation cannot tear, notifications, migrations, the embedded server."""
+"""PostgreSQL: connection pool, transactions that a cancellation cannot interrupt, notifications, migrations, the embedded server."""
 
 from wrenn.control.db.batches import in_batches
 from wrenn.control.db.engine import Database, Transaction

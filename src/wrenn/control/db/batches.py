@@ -1,4 +1,4 @@
-"""Delete many rows without holding locks for long: some at a time, with room for others in between."""
+"""Deletes many rows in batches, so that no lock is held for long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The connection pool and the ways to use it: one statement, a transaction, a row that requests wait for.
+"""The connection pool, and the ways to use it: one statement, a transaction, one row that a request waits for.
 
 A caller's cancellation never reaches a connection: the work runs in a task of its own and is waited for behind a shield,
 so that a commit, a rollback or the return of a connection cannot be cut in two (SQLAlchemy #12099). The server's own time

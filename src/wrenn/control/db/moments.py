@@ -1,4 +1,4 @@
-"""Times as the database has them, so that replicas with different clocks agree."""
+"""SQL expressions for times by the database's clock, so that replicas with different clocks agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A read of one row that every request waits for: compiled once, and run on the driver.
+"""A query for one row, compiled once and run directly on the driver, for reads that every request waits for.
 
 SQLAlchemy's way to a row (build the statement, find its compiled form, wrap the result) costs 1.1 ms of processor time
 between two sandboxes' turns, three times PostgreSQL's answer. Everywhere else it is the right way.

@@ -1,4 +1,4 @@
-"""A moment before which everything is decided: for readers that go by time and must not miss a late commit.
+"""Finds a moment before which all transactions have ended, for readers that go by time and must not miss a late commit.
 
 Rows get their time before their transaction commits, so a row with an earlier time may appear after one with a later. Here
 is found a time such that every transaction which could have written before it has ended.

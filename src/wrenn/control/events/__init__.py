@@ -1,4 +1,4 @@
-"""Events: what changed, for those who may see it, as a stream that can be resumed.
+"""Events: what changed, as a stream that can be resumed, filtered by what the caller may see.
 
 No feature writes them: triggers of the tables do, so that none can be forgotten.
 """

@@ -1,4 +1,4 @@
-"""Reads new events once for a whole replica and hands them to its readers.
+"""Reads new events once for a whole replica and hands them to its subscriptions.
 
 It reads when a trigger has notified, at most once in `_COALESCE_S`, and by a timer; not at all while nobody reads.
 """
@@ -34,7 +34,7 @@ _OF_TEAM: Final = 100
 
 
 class Feed:
-    """See the module head."""
+    """Reads new events from the database and hands them to the streams of this replica."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -47,11 +47,11 @@ class Feed:
         self._closed = False
 
     def wake(self, _payload: str = "") -> None:
-        """There may be new events."""
+        """Read new events soon."""
         self._woken.set()
 
     def subscriptions(self) -> list[Subscription]:
-        """All readers."""
+        """All subscriptions."""
         return [subscription for readers in self._readers.values() for subscription in readers]
 
     def close(self) -> None:
@@ -62,13 +62,13 @@ class Feed:
 
     @asynccontextmanager
     async def subscribe(self, audience: Audience) -> AsyncGenerator[tuple[Subscription, Position]]:
-        """A reader of what comes behind the position that is returned with it.
+        """Subscribe to events after a position, which is returned with the subscription.
 
         Raises:
             RateLimited: the team, or the replica, has too many. Unavailable: the replica is shutting down.
         """
         async with self._reading:
-            self._expect_room(audience.team_id)
+            self._require_capacity(audience.team_id)
             if self._count == 0:
                 self._position = await store.now(self._database)
             subscription, position = Subscription(audience), self._position
@@ -80,7 +80,7 @@ class Feed:
         finally:
             self._remove(subscription)
 
-    def _expect_room(self, team_id: TeamId) -> None:
+    def _require_capacity(self, team_id: TeamId) -> None:
         if self._closed:
             raise Unavailable("This replica is shutting down. Try again.")
         if len(self._readers.get(team_id, ())) >= _OF_TEAM:
@@ -99,7 +99,7 @@ class Feed:
             self._anybody.clear()
 
     async def run(self) -> None:
-        """Read until cancelled."""
+        """Read new events until cancelled."""
         while True:
             await self._anybody.wait()
             self._woken.clear()
@@ -116,7 +116,7 @@ class Feed:
             await asyncio.sleep(wait_s)
 
     async def _read_once(self) -> float:
-        """Hand out what is new; in how many seconds to come again."""
+        """Read and distribute new events; returns in how many seconds to read again."""
         async with self._reading:
             if self._count == 0:
                 return _TIMER_S

@@ -1,4 +1,4 @@
-"""Events as values, and how each is written on the wire."""
+"""Events as values, and their format on the wire."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _POSITION: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """Where an event stands: its transaction, and its place in it. What commits later stands behind, whatever its `number`."""
+    """The position of an event: its transaction, and its number in it. A transaction that commits later has a later position."""
 
     txid: int
     number: int
@@ -42,7 +42,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Event:
-    """Something changed.
+    """Something that changed.
 
     Attributes:
         kind: `sandbox.paused` and the like.
@@ -59,7 +59,7 @@ class Event:
 
     @cached_property
     def frame(self) -> bytes:
-        """As it is sent; made once for all who get it."""
+        """The event in the format of server-sent events; built once for all streams."""
         body = {
             "type": self.kind,
             "resource_id": self.resource_id,
@@ -70,14 +70,14 @@ class Event:
 
 
 def frame(kind: str, position: Position, body: Mapping[str, object]) -> bytes:
-    """One event of a stream. JSON has no line breaks, so no value can begin another field."""
+    """Format one server-sent event. JSON has no line breaks, so no value can start another field."""
     text = json.dumps(body, ensure_ascii=True, separators=(",", ":"))
     return f"id: {position}\nevent: {kind}\ndata: {text}\n\n".encode()
 
 
 @dataclass(frozen=True, slots=True)
 class Audience:
-    """What somebody may see, and wants to.
+    """Which events a subscriber may see and wants to see.
 
     Attributes:
         kinds: `sandbox.paused`, or `sandbox` for all of that; empty: everything.
@@ -88,9 +88,9 @@ class Audience:
     kinds: Collection[str] = ()
 
     def sees(self, event: Event) -> bool:
-        """Whether the event is for them."""
+        """Whether the subscriber gets this event."""
         return event.team_id == self.team_id and event.scope in self.scopes and self.wants(event.kind)
 
     def wants(self, kind: str) -> bool:
-        """Whether they asked for this kind."""
+        """Whether the subscriber asked for this kind of event."""
         return not self.kinds or any(kind == k or kind.startswith(f"{k}.") for k in self.kinds)

@@ -1,4 +1,4 @@
-"""Forgets events that nobody will ask for any more."""
+"""Deletes events that are too old to be resumed from."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _BATCH: Final = 5000
 
 
 class Retention:
-    """See the module head. Any number of replicas may do it."""
+    """Deletes events that are too old to be resumed from. Any number of replicas may do it."""
 
     def __init__(self, database: Database, *, keep_s: float) -> None:
         self._database = database
         self._keep_s = keep_s
 
     async def run(self) -> None:
-        """Forget until cancelled."""
+        """Delete old events at an interval, until cancelled."""
         await repeat(self._run_once, every_s=_EVERY_S, failed="old events could not be deleted")
 
     async def _run_once(self) -> None:
@@ -28,5 +28,5 @@ class Retention:
         await self.prune_once()
 
     async def prune_once(self) -> int:
-        """Forget what is too old now; how many that was."""
+        """Delete what is too old now; returns how many events."""
         return await in_batches(lambda: store.prune(self._database, older_than_s=self._keep_s, most=_BATCH))

@@ -1,4 +1,4 @@
-"""A stream of events for one caller: what was missed from the table, then what comes from the feed."""
+"""Serves one caller's event stream: missed events from the table, then new ones from the feed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Stream:
 
 
 class Events:
-    """See the module head."""
+    """Serves event streams: first the events that the caller missed, then new ones as they happen."""
 
     def __init__(
         self, *, database: Database, authenticator: Authenticator, feed: Feed, open_calls: OpenCalls
@@ -48,7 +48,7 @@ class Events:
     async def stream(
         self, credential: Credential, *, after: str | None, kinds: Sequence[str]
     ) -> AsyncGenerator[Stream]:
-        """The events that the caller may see, from behind the event `after` on, or from now on.
+        """Open a stream of the events that the caller may see, after the event `after`, or from now on.
 
         First comes `ready`; or `reset`, where events behind `after` are forgotten or it is no event of this platform: then
         the caller must look at everything again. Nothing else is left out, and nothing comes twice.

@@ -52,12 +52,12 @@ def _event(row: Row[Any]) -> Event:
 
 
 async def now(database: Database) -> Position:
-    """The position behind all that is settled."""
+    """Return the position after all settled events."""
     return Position((await database.execute(select(_OLDEST), repeatable=True)).scalar_one(), 0)
 
 
 async def read(database: Database, after: Position, *, limit: int) -> tuple[list[Event], bool]:
-    """Up to `limit` settled events of all teams behind a position, in order; whether there are unsettled ones."""
+    """Return up to `limit` settled events of all teams after a position, and whether there are unsettled ones."""
     found = await database.execute(
         select(events, (_c.txid < _OLDEST).label("settled"))
         .where(_behind(after))
@@ -71,7 +71,7 @@ async def read(database: Database, after: Position, *, limit: int) -> tuple[list
 
 
 async def read_for(database: Database, audience: Audience, after: Position, *, limit: int) -> list[Event]:
-    """Up to `limit` settled events of one team behind a position, in order."""
+    """Return up to `limit` settled events of one team after a position."""
     found = await database.execute(
         select(events)
         .where(
@@ -88,7 +88,7 @@ async def read_for(database: Database, audience: Audience, after: Position, *, l
 
 
 async def has_all_behind(database: Database, position: Position) -> bool:
-    """Whether nothing behind the position was forgotten. False also for a position that was never given out."""
+    """Whether all events after the position are still stored. False also for an unknown position."""
     pruned = select(_p.txid, _p.id).subquery()
     row = (
         await database.execute(
@@ -103,7 +103,7 @@ async def has_all_behind(database: Database, position: Position) -> bool:
 
 
 async def prune(database: Database, *, older_than_s: float, most: int) -> int:
-    """Forget up to `most` events that are older than so long; how many there were."""
+    """Delete up to `most` events that are older than this; returns how many."""
     old = (
         select(_c.id)
         .where(_c.created_at < in_s(-older_than_s))
@@ -124,12 +124,12 @@ async def prune(database: Database, *, older_than_s: float, most: int) -> int:
 
 
 async def drop_foreign(database: Database) -> None:
-    """Forget what transactions of another server wrote: a database that was copied keeps their numbers, which are not ours."""
+    """Delete events that another server wrote: a copied database keeps their transaction numbers, which are meaningless here."""
     ours = _number(func.pg_current_xact_id())
     await database.execute(delete(events).where(_c.txid > ours))
     await database.execute(delete(events_pruned).where(_p.txid > ours))
 
 
 def last_of(found: Sequence[Event], before: Position) -> Position:
-    """Where to go on after these; `before` when there are none."""
+    """Return the position of the last event; `before` if there are none."""
     return found[-1].position if found else before

@@ -1,4 +1,4 @@
-"""One reader of the feed: a bounded queue, and the reason why it ended."""
+"""One subscription to the feed: a bounded queue, and the reason why it ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ QUEUE_LIMIT: Final = 512
 
 
 class Ended(StrEnum):
-    """Why a stream is over."""
+    """Why a stream ended."""
 
     SLOW = "slow"
     """It did not take what there was: its reader comes again and gets the rest from the table."""
@@ -25,7 +25,7 @@ class Ended(StrEnum):
 
 
 class Subscription:
-    """See the module head. Filled by the feed, emptied by one stream."""
+    """A bounded queue of events for one stream. Filled by the feed, emptied by one stream."""
 
     def __init__(self, audience: Audience) -> None:
         self.audience = audience
@@ -36,7 +36,7 @@ class Subscription:
         self._some = asyncio.Event()
 
     def offer(self, event: Event) -> None:
-        """Queue an event if it is for this reader; one that has no room left for it is over."""
+        """Queue an event if the subscriber may see it; a full queue ends the subscription."""
         if self.ended is not None or not self.audience.sees(event):
             return
         if len(self._waiting) >= QUEUE_LIMIT:
@@ -46,7 +46,7 @@ class Subscription:
         self._some.set()
 
     def end(self, reason: Ended) -> None:
-        """No more events; what waits is dropped."""
+        """End the subscription; queued events are dropped."""
         if self.ended is None:
             self.ended = reason
             self._waiting.clear()
@@ -54,7 +54,7 @@ class Subscription:
             self.over.set()
 
     async def take(self, *, timeout_s: float) -> list[Event]:
-        """What waits, as soon as there is some; nothing after `timeout_s`, or at the end."""
+        """Return the queued events as soon as there are some; nothing after `timeout_s`, or at the end."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._some.wait()

@@ -12,7 +12,7 @@ _KINDS_LIMIT: Final = 20
 
 
 def kinds_of(text: str | None) -> list[str]:
-    """The types that a request asks for.
+    """Parse the event types that a request asks for.
 
     Raises:
         InvalidRequest: not the form of types.

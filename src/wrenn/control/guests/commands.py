@@ -1,4 +1,4 @@
-"""Programs in a sandbox, through its host's agent."""
+"""Runs programs in a sandbox through its host's agent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wrenn.base.ids import SandboxId, random_hex
 from wrenn.base.signal_names import SHELL_BASE
 from wrenn.control.auth import Credential
 from wrenn.control.guests.types import Exec
-from wrenn.control.hosts import ExecNotKnown, HostSilent
+from wrenn.control.hosts import ExecNotSupported, HostNotResponding
 from wrenn.control.sandboxes import Target, Targets
 from wrenn.protocol.api import EXEC_TIMEOUT_LIMIT_S
 from wrenn.protocol.host import host_pb as pb
@@ -32,13 +32,13 @@ SIGNALS: Final = {signal.name: signal for signal in pb.Signal if signal}
 """By name, all that the guest agent sends."""
 
 
-Wait = Callable[[Coroutine[Any, Any, ProcessEnd]], Awaitable[ProcessEnd]]
+RunWhileWanted = Callable[[Coroutine[Any, Any, ProcessEnd]], Awaitable[ProcessEnd]]
 """Runs a call for as long as somebody waits for its answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a command ended and what it wrote.
+    """How a command ended, and what it wrote.
 
     Attributes:
         late: why it was killed at its time limit; empty: it ended by itself.
@@ -52,7 +52,7 @@ class Outcome:
 
 
 class Commands:
-    """See the module head."""
+    """Runs, lists and signals programs in sandboxes."""
 
     def __init__(self, targets: Targets, budget: OutputBudget) -> None:
         self._targets = targets
@@ -60,9 +60,9 @@ class Commands:
 
     @asynccontextmanager
     async def run(
-        self, credential: Credential, text_id: str, body: Exec, *, while_wanted: Wait
+        self, credential: Credential, text_id: str, body: Exec, *, while_wanted: RunWhileWanted
     ) -> AsyncGenerator[Outcome]:
-        """Run to the end; the output is held, and counted, until the context is left.
+        """Run a command to its end. Its output is held, and counted against the limits, until the context is left.
 
         `while_wanted` runs the call to the host and cancels it when nobody waits for the answer any more; the command is
         killed then.
@@ -81,7 +81,7 @@ class Commands:
                 late, end = "", ProcessEnd(SHELL_BASE + _SIGKILL, _SIGKILL)
                 try:
                     end = await while_wanted(_run(target, body, limit_s, output))
-                except HostSilent:
+                except HostNotResponding:
                     raise
                 except DeadlineExceeded as error:
                     late = error.message
@@ -89,7 +89,7 @@ class Commands:
                 yield Outcome(target.sandbox_id, end, output, duration_ms, late)
 
     async def start(self, credential: Credential, text_id: str, body: Exec) -> dict[str, object]:
-        """Start in the background; the wire form of `Started`.
+        """Start a command in the background.
 
         Raises:
             NotFound: no such program.
@@ -105,7 +105,7 @@ class Commands:
         return {"sandbox_id": str(target.sandbox_id), "cmd": body.cmd, "pid": started.pid, "tag": started.tag}
 
     async def list(self, credential: Credential, text_id: str) -> list[dict[str, object]]:
-        """Living processes that were started through the API; the wire forms of `ProcessView`."""
+        """Return the living processes that were started through the API."""
         target = await self._targets.target(credential, text_id)
         answer = await target.host.call(
             target.host.rpc.list_processes,
@@ -115,7 +115,7 @@ class Commands:
         return [_process(process) for process in answer.processes]
 
     async def signal(self, credential: Credential, text_id: str, selector: str, signal: str) -> None:
-        """Signal the process of this pid (digits) or tag.
+        """Send a signal to the process with this pid (digits) or tag.
 
         Raises:
             NotFound: no such living process. InvalidRequest: a signal that is not one of `SIGNALS`.
@@ -129,14 +129,14 @@ class Commands:
 
 
 def signal_number(name: str) -> pb.Signal:
-    """The signal of this name. Raises InvalidRequest."""
+    """Return the signal of this name. Raises InvalidRequest."""
     if (number := SIGNALS.get(name)) is None:
         raise InvalidRequest(f"signal: must be one of {', '.join(SIGNALS)}.")
     return number
 
 
 def selector_of(text: str) -> Oneof[Literal["pid"], int] | Oneof[Literal["tag"], str]:
-    """A process by its pid (digits) or its tag. Raises NotFound: a number that no pid has."""
+    """Parse the selector of a process: a pid (digits) or a tag. Raises NotFound for a number that is no pid."""
     if not (text.isascii() and text.isdigit()):
         return Oneof("tag", text)
     if len(text) > len(str(_PID_LIMIT)) or int(text) > _PID_LIMIT:
@@ -174,7 +174,7 @@ async def _run(target: Target, body: Exec, limit_s: int, output: HeldOutput) -> 
         return await target.host.execs.run(
             target.sandbox_id, start, lambda kind, data: output.add(_stream_of(kind), data)
         )
-    except ExecNotKnown:
+    except ExecNotSupported:
         # An agent of before, until its host is upgraded too.
         answer = await target.host.call(
             target.host.rpc.exec,

@@ -1,4 +1,4 @@
-"""The answer to a command that was run to its end. Its output is written as JSON piece by piece, out of where it is held."""
+"""The response to a command that was run to its end. Its output is written as JSON in pieces, without a copy of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wrenn.base.held_output import HeldOutput, OutputName
 from wrenn.base.signal_names import signal_name
 from wrenn.base.units import KIB
 from wrenn.control.guests.commands import Outcome
-from wrenn.control.http import Pieces, told
+from wrenn.control.http import Pieces, public_error
 
 Encoding = Literal["utf-8", "base64"]
 
@@ -30,7 +30,7 @@ _TWO_FOLD: Final = b'\b\t\n\f\r"\\'
 
 @asynccontextmanager
 async def exec_answer(running: AbstractAsyncContextManager[Outcome], cmd: str) -> AsyncGenerator[Pieces]:
-    """Run a command; what is sent of how it ended. The output is held until the context is left.
+    """Run a command and return the JSON of its result in pieces. The output is held until the context is left.
 
     Raises:
         WrennError: as `running`.
@@ -48,7 +48,7 @@ async def exec_answer(running: AbstractAsyncContextManager[Outcome], cmd: str) -
         }
         status, inside = 200, None
         if outcome.late:
-            late = told(DeadlineExceeded(outcome.late))
+            late = public_error(DeadlineExceeded(outcome.late))
             facts = {"code": late.code, "message": late.message, "timed_out": True, **facts}
             status, inside = late.http_status, "error"
         is_short = outcome.output.length_b <= _PIECE_B
@@ -56,7 +56,7 @@ async def exec_answer(running: AbstractAsyncContextManager[Outcome], cmd: str) -
 
 
 def encoding_of(output: HeldOutput) -> Encoding:
-    """`utf-8`, unless either stream is not UTF-8 or would grow too much as JSON."""
+    """Choose the encoding of the output: `base64` if either stream is not UTF-8 or would grow too much as JSON, else `utf-8`."""
     return "utf-8" if all(_is_plain(output, name) for name in ("stdout", "stderr")) else "base64"
 
 
@@ -76,7 +76,7 @@ def _is_plain(output: HeldOutput, name: OutputName) -> bool:
 
 
 def body_pieces(output: HeldOutput, facts: dict[str, object], *, inside: str | None) -> Iterator[bytes]:
-    """A JSON object of `facts`, `encoding`, `stdout` and `stderr`.
+    """Write a JSON object of `facts`, `encoding`, `stdout` and `stderr` in pieces.
 
     With `inside`, the body is an object with this one key, and the object above is its value.
     """

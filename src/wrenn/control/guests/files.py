@@ -1,4 +1,4 @@
-"""Files of a sandbox, through its host's agent. Contents stream through; at most a chunk is held."""
+"""Files of a sandbox, through its host's agent. Contents are streamed; at most a chunk is in memory."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _KINDS: Final = {
 
 
 class Files:
-    """See the module head."""
+    """Reads, writes, watches and changes files in sandboxes."""
 
     def __init__(self, targets: Targets) -> None:
         self._targets = targets
@@ -63,7 +63,7 @@ class Files:
     async def open(
         self, credential: Credential, text_id: str, body: PathOf, headers: Mapping[str, str]
     ) -> AsyncGenerator[Download]:
-        """A file to read, or the part of it that `Range` and `If-Range` in the headers name.
+        """Open a file for reading, or the part of it that `Range` and `If-Range` in the headers ask for.
 
         Entering raises `NotFound` before any content when there is none.
         """
@@ -83,7 +83,7 @@ class Files:
 
     @asynccontextmanager
     async def open_tree(self, credential: Credential, text_id: str, body: PathOf) -> AsyncGenerator[Download]:
-        """A directory to read, as a tar archive."""
+        """Open a directory for reading, as a tar archive."""
         query = {"path": body.path, "user": body.user}
         async with (
             self._targets.opened(credential, text_id) as target,
@@ -103,7 +103,7 @@ class Files:
     async def watch(
         self, credential: Credential, text_id: str, what: WatchOf
     ) -> AsyncGenerator[AsyncIterator[Mapping[str, str] | None]]:
-        """The changes in a directory, as they happen; None in silence.
+        """Watch a directory; yields its changes, and None when there were none for a while.
 
         Raises:
             NotFound: no such directory; on entering or with the first change.
@@ -145,7 +145,7 @@ class Files:
             await target.host.transfers.write(target.sandbox_id, "files", query, file)
 
     async def list(self, credential: Credential, text_id: str, body: ListFiles) -> list[dict[str, object]]:
-        """What is in a directory."""
+        """List a directory."""
         target = await self._targets.target(credential, text_id)
         request = pb.ListDirRequest(
             sandbox_id=str(target.sandbox_id), path=body.path, depth=body.depth or 1, user=body.user
@@ -154,13 +154,13 @@ class Files:
         return [_entry(entry) for entry in answer.entries]
 
     async def stat(self, credential: Credential, text_id: str, body: PathOf) -> dict[str, object]:
-        """What is known about one path."""
+        """Return what is known about a path."""
         target = await self._targets.target(credential, text_id)
         rpc = target.host.rpc
         return _entry(await target.host.call(rpc.stat, _path(target, body), timeout_s=_CALL_TIMEOUT_S))
 
     async def make_dir(self, credential: Credential, text_id: str, body: PathOf) -> dict[str, object]:
-        """Make a directory and its parents.
+        """Create a directory and its parents.
 
         Raises:
             Conflict: there is something at this path.
@@ -170,13 +170,13 @@ class Files:
         return _entry(await target.host.call(rpc.make_dir, _path(target, body), timeout_s=_CALL_TIMEOUT_S))
 
     async def remove(self, credential: Credential, text_id: str, body: PathOf) -> None:
-        """Remove a file, or a directory with all that is in it; nothing there is fine."""
+        """Remove a file, or a directory with everything in it; does nothing if there is none."""
         target = await self._targets.target(credential, text_id)
         rpc = target.host.rpc
         await target.host.call(rpc.remove_path, _path(target, body), timeout_s=_CALL_TIMEOUT_S)
 
     async def move(self, credential: Credential, text_id: str, body: Move) -> dict[str, object]:
-        """Give a file or directory another path."""
+        """Rename a file or directory."""
         target = await self._targets.target(credential, text_id)
         request = pb.MoveRequest(
             sandbox_id=str(target.sandbox_id),
@@ -221,7 +221,7 @@ async def _limited(content: AsyncIterator[bytes], limit_b: int | None) -> AsyncI
 
 
 def too_large(limit_b: int) -> TooLarge:
-    """The refusal of a file above the limit."""
+    """Build the error for a file above the limit."""
     return TooLarge(f"The file has more than {limit_b // MIB} MiB: send it to files/stream/write.")
 
 
@@ -246,7 +246,7 @@ def _entry(entry: pb.FileEntry) -> dict[str, object]:
 
 
 def _type(entry: pb.FileEntry) -> str:
-    """One of the three that clients know: a broken link is a link, a socket, pipe or device is a file."""
+    """Return the type that all clients know: sockets, pipes and devices count as files, broken links as links."""
     if entry.type == pb.FileType.SYMLINK or entry.symlink_target:
         return "symlink"
     return "directory" if entry.type == pb.FileType.DIRECTORY else "file"

@@ -30,34 +30,34 @@ _NAMES: Final = {Kind.STDOUT: "stdout", Kind.STDERR: "stderr", Kind.PTY: "pty"}
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Bytes for the process."""
+    """Input for the process."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class CloseInput:
-    """The end of its input."""
+    """Close the input of the process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """A signal for it."""
+    """Send a signal to the process."""
 
     number: pb.Signal
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The client is done."""
+    """The client wants to end the stream."""
 
 
-Wish = Input | CloseInput | Signal | Resize | Stop | None
+ClientCommand = Input | CloseInput | Signal | Resize | Stop | None
 """What a client's message asks for; None: nothing that is known here."""
 
 
 def json_object(message: str | bytes) -> dict[str, Any]:
-    """A message of JSON. Raises InvalidRequest."""
+    """Parse a message as a JSON object. Raises InvalidRequest."""
     if isinstance(message, bytes):
         raise InvalidRequest("The message must be text: a JSON object.")
     try:
@@ -88,7 +88,7 @@ def _pieces(data: bytes, length: int) -> Iterator[bytes]:
 
 
 class ExecFrames:
-    """The dialect of `exec/stream` and of `processes/{selector}/stream`."""
+    """Formats messages of `exec/stream` and of `processes/{selector}/stream`."""
 
     def __init__(self, encoding: Encoding) -> None:
         self._encoding = encoding
@@ -97,11 +97,11 @@ class ExecFrames:
         self._decoders = {kind: new(errors="replace") for kind in _NAMES}
 
     def started(self, pid: int, **replay: int) -> str:
-        """The process runs."""
+        """Format that the process was started."""
         return _json(type="start", pid=pid, **_without_zeros(replay))
 
     def output(self, message: bytes) -> Iterator[str | bytes]:
-        """What it wrote."""
+        """Format output of the process."""
         if self._encoding == "binary":
             yield message
             return
@@ -115,22 +115,22 @@ class ExecFrames:
                 yield _json(type=_NAMES[kind], data=text)
 
     def exited(self, end: ProcessEnd) -> Iterator[str]:
-        """Its end, after what was left of a character."""
+        """Format the end of the process, after the rest of an incomplete character."""
         for kind, decoder in self._decoders.items():
             if text := decoder.decode(b"", final=True):
                 yield _json(type=_NAMES[kind], data=text)
         yield _exit(end)
 
     def failed(self, error: WrennError) -> str:
-        """Why the stream ends without an exit code."""
+        """Format the error that ended the stream."""
         return failed_exec(error)
 
     def ping(self) -> str:
-        """That the other side is there, while input waits for the process."""
+        """Format a ping, sent while input waits for the process."""
         return _json(type="ping")
 
-    def wish(self, message: str | bytes) -> Wish:
-        """Read a client's message. Raises InvalidRequest."""
+    def parse_command(self, message: str | bytes) -> ClientCommand:
+        """Parse a client's message. Raises InvalidRequest."""
         if isinstance(message, bytes):
             return Input(message)
         value = json_object(message)
@@ -154,20 +154,20 @@ class ExecFrames:
 
 
 class TerminalFrames:
-    """The dialect of `pty`. `tag` is told when the process starts; without it nothing is told then."""
+    """Formats messages of `pty`. `tag` is sent when the process starts; without it nothing is sent then."""
 
     def __init__(self, encoding: Encoding, tag: str | None) -> None:
         self._encoding = encoding
         self._tag = tag
 
     def started(self, pid: int, **replay: int) -> str | None:
-        """The process runs."""
+        """Format that the process was started."""
         if self._tag is None:
             return None
         return _json(type="started", tag=self._tag, pid=pid, **_without_zeros(replay))
 
     def output(self, message: bytes) -> Iterator[str | bytes]:
-        """What it wrote."""
+        """Format output of the process."""
         if self._encoding == "binary":
             yield message
             return
@@ -175,19 +175,19 @@ class TerminalFrames:
             yield _json(type="output", data=base64.b64encode(piece).decode())
 
     def exited(self, end: ProcessEnd) -> Iterator[str]:
-        """Its end."""
+        """Format the end of the process."""
         yield _exit(end)
 
     def failed(self, error: WrennError) -> str:
-        """Why the stream ends without an exit code."""
+        """Format the error that ended the stream."""
         return failed_terminal(error)
 
     def ping(self) -> str:
-        """That the other side is there."""
+        """Format a ping."""
         return _json(type="ping")
 
-    def wish(self, message: str | bytes) -> Wish:
-        """Read a client's message. Raises InvalidRequest."""
+    def parse_command(self, message: str | bytes) -> ClientCommand:
+        """Parse a client's message. Raises InvalidRequest."""
         if isinstance(message, bytes):
             return Input(message)
         value = json_object(message)
@@ -208,13 +208,13 @@ Frames = ExecFrames | TerminalFrames
 
 
 def failed_exec(error: WrennError) -> str:
-    """The last message of the first dialect when something went wrong."""
+    """Format an error as the last message of `exec/stream`."""
     late = {"timed_out": True} if isinstance(error, DeadlineExceeded) else {}
     return _json(type="error", data=error.message, code=error.code, **late)
 
 
 def failed_terminal(error: WrennError) -> str:
-    """The same of the second one."""
+    """Format an error as the last message of `pty`."""
     return _json(type="error", data=error.message, fatal=True, code=error.code)
 
 

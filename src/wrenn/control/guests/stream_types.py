@@ -1,4 +1,4 @@
-"""First messages of the WebSockets that follow a process, and what their handshakes may ask for."""
+"""First messages of the WebSockets that follow a process, and the parameters of their handshakes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TERM: Final = "xterm-256color"
 
 
 class _Program(RequestBody):
-    """What both kinds of start say."""
+    """The fields that both start messages have."""
 
     args: list[GuestText] = Field(default_factory=list)
     envs: Envs = Field(default_factory=dict)
@@ -39,7 +39,7 @@ class _Program(RequestBody):
 
 
 class StartExec(_Program):
-    """`start` of `exec/stream`."""
+    """The message `start` of `exec/stream`."""
 
     cmd: GuestText = Field(min_length=1)
     stdin: StrictBool = False
@@ -49,7 +49,7 @@ class StartExec(_Program):
 
 
 class StartTerminal(_Program):
-    """`start` of `pty`."""
+    """The message `start` of `pty`."""
 
     cmd: GuestText = Field("/bin/bash", min_length=1)
     cols: Cells = 80
@@ -59,7 +59,7 @@ class StartTerminal(_Program):
 
 
 class ConnectTerminal(RequestBody):
-    """`connect` of `pty`."""
+    """The message `connect` of `pty`."""
 
     tag: Annotated[GuestText, Field(min_length=1)]
     replay: StrictBool = False
@@ -68,14 +68,14 @@ class ConnectTerminal(RequestBody):
 
 
 class Attach(RequestBody):
-    """The query of `processes/{selector}/stream`."""
+    """The query parameters of `processes/{selector}/stream`."""
 
     encoding: Encoding = "text"
     replay: bool = False
 
 
 class Resize(RequestBody):
-    """`resize` of `pty`."""
+    """The message `resize` of `pty`."""
 
     cols: Cells
     rows: Cells
@@ -85,7 +85,7 @@ M = TypeVar("M", bound=RequestBody)
 
 
 def checked(model: type[M], value: object) -> M:
-    """The message as this type, without its `type`, by which it was told from others. Raises InvalidRequest, which names the field."""
+    """Validate a message as this type, ignoring its `type`. Raises InvalidRequest, which names the field."""
     if isinstance(value, Mapping):
         message = cast("Mapping[str, object]", value)
         value = {name: part for name, part in message.items() if name != "type"}

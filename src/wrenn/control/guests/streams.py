@@ -1,4 +1,4 @@
-"""Processes of a sandbox followed by clients: what comes from the host goes to the client and the other way round.
+"""Relays messages between clients and processes in a sandbox, in both directions.
 
 Nothing is held but the message that is on its way: a client that reads slowly holds the host up, and so the process.
 """
@@ -36,7 +36,7 @@ from wrenn.control.guests.stream_types import (
     checked,
 )
 from wrenn.control.hosts import HostStream
-from wrenn.control.http import ClientSocket, told
+from wrenn.control.http import ClientSocket, public_error
 from wrenn.control.sandboxes import Target, Targets
 from wrenn.protocol.host.streams import (
     OUTPUTS,
@@ -56,24 +56,24 @@ Opening = tuple[Frames, StartProcess | AttachProcess]
 
 
 class Streams:
-    """See the module head. Each call serves one WebSocket to its end, and tells its client what went wrong."""
+    """Follows processes of a sandbox over WebSockets. Each call serves one WebSocket to its end, and tells its client what went wrong."""
 
     def __init__(self, targets: Targets) -> None:
         self._targets = targets
 
     async def exec(self, client: ClientSocket, text_id: str) -> None:
-        """Start a program and follow it."""
+        """Serve a WebSocket that starts a program and follows it."""
         await self._serve(client, text_id, _exec_opening, failed_exec)
 
     async def terminal(self, client: ClientSocket, text_id: str) -> None:
-        """Start a program in a terminal, or follow one that runs there."""
+        """Serve a WebSocket that starts a program in a terminal, or follows one that runs there."""
         await self._serve(client, text_id, _terminal_opening, failed_terminal)
 
     async def attach(
         self, client: ClientSocket, text_id: str, selector: str, *, options: Mapping[str, str]
     ) -> None:
-        """Follow a process that runs."""
-        async with _failures_told(client, failed_exec), AsyncExitStack() as stack:
+        """Serve a WebSocket that follows a running process."""
+        async with _reporting_failures(client, failed_exec), AsyncExitStack() as stack:
             asked = checked(Attach, options)
             process = AttachProcess(selector_of(selector).value, replay=asked.replay)
             target = await stack.enter_async_context(self._admitted(client, text_id))
@@ -91,7 +91,7 @@ class Streams:
         opening_of: Callable[[dict[str, Any]], Opening],
         failed: Callable[[WrennError], str],
     ) -> None:
-        async with _failures_told(client, failed), AsyncExitStack() as stack:
+        async with _reporting_failures(client, failed), AsyncExitStack() as stack:
             target = await stack.enter_async_context(self._admitted(client, text_id))
             await client.accept()
             # Before the client's first message, which is on its way: the connection takes some milliseconds.
@@ -105,7 +105,7 @@ class Streams:
 
     @asynccontextmanager
     async def _admitted(self, client: ClientSocket, text_id: str) -> AsyncGenerator[Target]:
-        """The sandbox that is meant, for as long as the caller of the handshake or of the first message may use it."""
+        """Authenticate by the handshake or the first message, and yield the sandbox while the caller may use it."""
         credential = credential_of_socket(client.handshake)
         if credential is None:
             await client.accept()
@@ -115,14 +115,16 @@ class Streams:
 
 
 @asynccontextmanager
-async def _failures_told(client: ClientSocket, failed: Callable[[WrennError], str]) -> AsyncGenerator[None]:
-    """Leaves without an error: what went wrong is told to the client, and the socket is closed."""
+async def _reporting_failures(
+    client: ClientSocket, failed: Callable[[WrennError], str]
+) -> AsyncGenerator[None]:
+    """Send errors of the body to the client and close the socket; nothing is raised."""
     try:
         yield
     except Cancelled:
         return
     except WrennError as error:
-        public = told(error)
+        public = public_error(error)
         await client.fail(public, failed(public))
     else:
         await client.close()
@@ -192,14 +194,14 @@ def _terminal_opening(value: dict[str, Any]) -> Opening:
 
 
 async def _relay(client: ClientSocket, host: HostStream, frames: Frames, first: bytes) -> None:
-    """Until the process ends, the client leaves, or the host's stream fails.
+    """Relay messages until the process ends, the client leaves, or the host's stream fails.
 
     Raises:
         Cancelled: the client left. WrennError: the stream failed.
     """
     works = (
-        _carry_down(client, host, frames, first),
-        _carry_up(client, host, frames),
+        _forward_to_client(client, host, frames, first),
+        _forward_to_host(client, host, frames),
         _ping(client, host, frames),
     )
     tasks = [asyncio.create_task(work) for work in works]
@@ -213,7 +215,7 @@ async def _relay(client: ClientSocket, host: HostStream, frames: Frames, first: 
         await asyncio.wait(tasks)
 
 
-async def _carry_down(client: ClientSocket, host: HostStream, frames: Frames, message: bytes) -> None:
+async def _forward_to_client(client: ClientSocket, host: HostStream, frames: Frames, message: bytes) -> None:
     while True:
         if message[0] in OUTPUTS:
             for frame in frames.output(message):
@@ -237,18 +239,18 @@ def _whole(value: dict[str, Any], name: str) -> int:
     return number
 
 
-async def _carry_up(client: ClientSocket, host: HostStream, frames: Frames) -> None:
+async def _forward_to_host(client: ClientSocket, host: HostStream, frames: Frames) -> None:
     while True:
-        match frames.wish(await client.receive()):
+        match frames.parse_command(await client.receive()):
             case Input(data):
                 if data:
                     await host.write(data)
             case CloseInput():
                 await host.close_input()
             case Signal(number):
-                await host.tell(Kind.SIGNAL, {"signal": int(number)})
+                await host.send_message(Kind.SIGNAL, {"signal": int(number)})
             case Resize() as size:
-                await host.tell(Kind.RESIZE, {"cols": size.cols, "rows": size.rows})
+                await host.send_message(Kind.RESIZE, {"cols": size.cols, "rows": size.rows})
             case Stop():
                 return
             case None:
@@ -256,7 +258,7 @@ async def _carry_up(client: ClientSocket, host: HostStream, frames: Frames) -> N
 
 
 async def _ping(client: ClientSocket, host: HostStream, frames: Frames) -> None:
-    """In a terminal always; else only while input waits, since nothing is read from a client then that could tell that it left."""
+    """Ping the client: always in a terminal, else only while input is blocked, when nothing is read that would show that the client left."""
     while True:
         await asyncio.sleep(_PING_S)
         if isinstance(frames, TerminalFrames) or host.is_writing:

@@ -1,4 +1,4 @@
-"""A `multipart/form-data` upload read as it arrives: the fields before the file, then the file in chunks.
+"""Parses a `multipart/form-data` upload as it arrives: the fields before the file, then the file in chunks.
 
 Only one chunk of the file is held at a time. What stands before the file is bounded.
 """
@@ -23,7 +23,7 @@ _PARTS_LIMIT: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class _Event:
-    """What the parser met: the head of a part, a piece of its content, its end."""
+    """What the parser found: the head of a part, a piece of its content, or its end."""
 
     kind: Literal["head", "data", "end"]
     name: str = ""
@@ -31,7 +31,7 @@ class _Event:
 
 
 class UploadForm:
-    """One upload. Read `fields()` first, then `file()`."""
+    """Reads one multipart upload. Call `fields()` first, then `file()`."""
 
     def __init__(self, content_type: str, body: AsyncIterator[bytes]) -> None:
         kind, options = parse_options_header(content_type)
@@ -48,7 +48,7 @@ class UploadForm:
         self._events: list[_Event] = []
 
     async def fields(self) -> dict[str, str]:
-        """The text fields that stand before the part `file`, and with that part begun.
+        """Return the text fields before the part `file`, which is then at its beginning.
 
         Raises:
             InvalidRequest: no form; no part `file`; a field that is not UTF-8. TooLarge: too much before the file.
@@ -70,7 +70,7 @@ class UploadForm:
         raise InvalidRequest("The form has no part 'file'.")
 
     async def file(self) -> AsyncIterator[bytes]:
-        """The content of the part `file`. Parts after it are not read.
+        """Yield the content of the part `file`. Later parts are not read.
 
         Raises:
             InvalidRequest: the form breaks off.
@@ -118,7 +118,7 @@ class _Parts:
         }
 
     def taken(self) -> list[_Event]:
-        """The events since the last call."""
+        """Return the events since the last call."""
         events, self._events = self._events, []
         return events
 

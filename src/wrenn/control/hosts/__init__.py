@@ -1,7 +1,7 @@
 """Hosts: where sandboxes run, how to call their agents, and what the monitor knows of them."""
 
 from wrenn.control.hosts.client import HostClient, HostClients
-from wrenn.control.hosts.execs import ExecNotKnown, HostSilent
+from wrenn.control.hosts.execs import ExecNotSupported, HostNotResponding
 from wrenn.control.hosts.monitor import Monitor
 from wrenn.control.hosts.pki import ensure_pki
 from wrenn.control.hosts.store import all_hosts, all_hosts_in, register
@@ -13,11 +13,11 @@ from wrenn.control.hosts.types import Host, HostStatus
 __all__ = [
     "Change",
     "Download",
-    "ExecNotKnown",
+    "ExecNotSupported",
     "Host",
     "HostClient",
     "HostClients",
-    "HostSilent",
+    "HostNotResponding",
     "HostStatus",
     "HostStream",
     "Monitor",

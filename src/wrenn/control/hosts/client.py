@@ -1,4 +1,4 @@
-"""Calls to host agents: the only RPC client of the control plane. Files go another way: `transfers.py`.
+"""Calls to host agents: the only RPC client of the control plane. Files are transferred by `transfers.py`.
 
 Connections are kept and shared per host.
 """
@@ -43,7 +43,7 @@ _ANSWER_LIMIT_B: Final = 2 * OUTPUT_LIMIT_B + 4 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """What the clients of all agents share.
+    """Connection pools and tasks that the clients of all agents share.
 
     Attributes:
         transport, http: of RPCs and uploads.
@@ -60,7 +60,7 @@ class Connections:
 
 
 class HostClient:
-    """One host's agent.
+    """Calls to the agent of one host.
 
     Attributes:
         relays: the HTTP client for what is passed on to ports of sandboxes.
@@ -107,7 +107,7 @@ class HostClient:
         return from_connect(error, code=code or None)
 
     def stream(self) -> AbstractAsyncContextManager[HostStream]:
-        """A connection on which one process of a sandbox is followed; leaving the context leaves the process.
+        """Open a connection that follows one process of a sandbox; leaving the context detaches from the process.
 
         Raises:
             Unavailable: the host does not answer.
@@ -115,11 +115,11 @@ class HostClient:
         return self.streams.stream()
 
     def port_url(self, sandbox_id: SandboxId, port: int, target: str) -> URL:
-        """Where `relays` reaches a request target at a port of the sandbox, exactly as it was asked for."""
+        """Return the URL at which `relays` reaches a port of the sandbox, with the request target unchanged."""
         return URL(f"{self._address}/sandboxes/{sandbox_id}/ports/{port}{target}", encoded=True)
 
     def stream_url(self, sandbox_id: SandboxId, port: int) -> URL:
-        """Where `relays` reaches the bytes of a port of the sandbox, over a WebSocket."""
+        """Return the URL of the WebSocket at which `relays` reaches the bytes of a port of the sandbox."""
         return URL(f"{self._address}/sandboxes/{sandbox_id}/streams/{port}")
 
 
@@ -135,7 +135,7 @@ def _connector(tls: ssl.SSLContext) -> PacedConnector:
 
 
 class HostClients:
-    """All agents, behind one pool of connections with the control plane's certificate."""
+    """The clients of all agents, over shared connection pools with the control plane's certificate."""
 
     def __init__(self, pki: Path) -> None:
         transport = HTTPTransport(
@@ -172,7 +172,7 @@ class HostClients:
         self._clients: dict[str, HostClient] = {}
 
     def at(self, address: str) -> HostClient:
-        """The agent at this URL. Opens no connection yet."""
+        """Return the client for the agent at this URL. Opens no connection yet."""
         client = self._clients.get(address)
         if client is None:
             client = self._clients[address] = HostClient(address, self._connections)

@@ -1,4 +1,4 @@
-"""Commands that are run to their end through their host's agent: `POST /sandboxes/{id}/exec` (docs/design/host-api.md)."""
+"""Runs commands to their end through a host's agent: `POST /sandboxes/{id}/exec` (docs/design/host-api.md)."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 _OLD_AGENT: Final = frozenset({400, 404, 405})
 
 
-class ExecNotKnown(AgentFailure):
-    """The agent is older than this call."""
+class ExecNotSupported(AgentFailure):
+    """The agent is too old to support this call."""
 
 
-class HostSilent(DeadlineExceeded):
-    """The host did not even say that the command was killed."""
+class HostNotResponding(DeadlineExceeded):
+    """The host did not answer within the command's time limit and a margin."""
 
 
 class Execs:
-    """Commands of the sandboxes of one host."""
+    """Runs commands in the sandboxes of one host."""
 
     def __init__(self, address: str, session: aiohttp.ClientSession) -> None:
         self._address = address
@@ -46,13 +46,13 @@ class Execs:
     async def run(
         self, sandbox_id: SandboxId, start: StartProcess, take: Callable[[Kind, bytes], None]
     ) -> ProcessEnd:
-        """Run a command that has a time limit, and give what it writes to `take`.
+        """Run a command to its end, and pass what it writes to `take`.
 
         When `take` raises, and after a cancellation, the command is killed.
 
         Raises:
             WrennError: what the agent said. DeadlineExceeded: the command was killed because its time was up.
-            HostSilent, Unavailable: the host does not answer. ExecNotKnown: its agent is an older one.
+            HostNotResponding, Unavailable: the host does not answer. ExecNotSupported: its agent is an older one.
         """
         timeout_s = start.timeout_ms / 1000 + _ANSWER_MARGIN_S
         try:
@@ -61,7 +61,7 @@ class Execs:
         except aiohttp.ServerTimeoutError as error:
             raise _unavailable(error) from error
         except TimeoutError as error:
-            raise HostSilent(f"The host did not answer within {timeout_s:.0f} s.") from error
+            raise HostNotResponding(f"The host did not answer within {timeout_s:.0f} s.") from error
         except asyncio.IncompleteReadError as error:
             raise Unavailable("The host of this sandbox broke the call off.") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -78,7 +78,7 @@ class Execs:
         )
         try:
             if response.status in _OLD_AGENT:
-                raise ExecNotKnown("The host's agent does not know this call.")
+                raise ExecNotSupported("The host's agent does not know this call.")
             if response.status != 200:
                 raise AgentFailure("The host refused the command.", context={"status": response.status})
             while True:

@@ -1,4 +1,4 @@
-"""Looks at every host every few seconds and writes down what it saw."""
+"""Asks every host for its state every few seconds and stores the answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOOK_TIMEOUT_S = 5.0
 
 
 class Monitor:
-    """See the module head. Several replicas may look at the same host: the last look wins."""
+    """Asks every host for its state at an interval and stores the answers. Several replicas may look at the same host: the last look wins."""
 
     def __init__(self, database: Database, clients: HostClients, *, interval_s: float) -> None:
         self._database = database
@@ -26,7 +26,7 @@ class Monitor:
         self._interval_s = interval_s
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Look at all hosts at an interval, until cancelled."""
         while True:
             try:
                 await self.look_once()

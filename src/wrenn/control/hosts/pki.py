@@ -36,7 +36,7 @@ class _Authority:
 
 
 def ensure_pki(folder: Path) -> None:
-    """Make `ca`, `agent` and `control` (`.pem`, `.key`) where they are missing, foreign to the CA, or soon to expire.
+    """Create `ca`, `agent` and `control` (`.pem`, `.key`) where they are missing, not signed by the CA, or about to expire.
 
     Safe to call again and from several programs at once. Programs that run keep what they loaded.
     """
@@ -52,7 +52,7 @@ def ensure_pki(folder: Path) -> None:
 
 
 def _load(folder: Path, name: str) -> _Authority | None:
-    """A certificate with its key; None when missing, torn, of different pairs, or about to expire."""
+    """Load a certificate with its key; None: missing, not a pair, or about to expire."""
     try:
         certificate = x509.load_pem_x509_certificate((folder / f"{name}.pem").read_bytes())
         key = serialization.load_pem_private_key((folder / f"{name}.key").read_bytes(), password=None)
@@ -150,7 +150,7 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def _save(folder: Path, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
-    """The key first: a certificate without its key would be found torn and made anew."""
+    """Write the key before the certificate: a certificate without its key would be found incomplete and made anew."""
     _write(
         folder / f"{name}.key",
         key.private_bytes(

@@ -8,7 +8,16 @@ from sqlalchemy import CTE, Row, Select, Uuid, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from wrenn.base.ids import HostId
-from wrenn.control.audit import PLATFORM_TEAM, SYSTEM, Deed, Resource, Scope, Status, recorded, wire_id
+from wrenn.control.audit import (
+    PLATFORM_TEAM,
+    SYSTEM,
+    AuditAction,
+    Resource,
+    Scope,
+    Status,
+    record_cte,
+    wire_id,
+)
 from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts.tables import hosts
 from wrenn.control.hosts.types import Host, HostStatus
@@ -16,7 +25,7 @@ from wrenn.protocol.host import host_pb as pb
 
 
 async def register(database: Database, *, name: str, address: str) -> HostId:
-    """Make the host of this name known, or give it its new address. Returns its id, which never changes."""
+    """Register the host of this name, or update its address. Returns its id, which never changes."""
     row = upsert(hosts).values(id=HostId.new().value, name=name, address=address)
     found = await database.execute(
         row.on_conflict_do_update(
@@ -51,18 +60,18 @@ def _host(row: Row[Any]) -> Host:
 
 
 async def all_hosts(database: Database) -> list[Host]:
-    """Every host."""
+    """Return every host."""
     return [_host(row) for row in await database.execute(_ALL, repeatable=True)]
 
 
 async def all_hosts_in(tx: Transaction) -> list[Host]:
-    """Every host, as this transaction sees them."""
+    """Return every host, inside a transaction."""
     return [_host(row) for row in await tx.execute(_ALL)]
 
 
 def _marked(changed: CTE, action: str, status: Status) -> CTE:
-    deed = Deed(Resource.HOST, action, status, Scope.ADMIN)
-    return recorded(changed, SYSTEM, deed, resource_id=wire_id(HostId.PREFIX, changed.c.id))
+    audit_action = AuditAction(Resource.HOST, action, status, Scope.ADMIN)
+    return record_cte(changed, SYSTEM, audit_action, resource_id=wire_id(HostId.PREFIX, changed.c.id))
 
 
 _team: Final = literal(PLATFORM_TEAM.value, Uuid).label("team_id")
@@ -70,7 +79,7 @@ _team: Final = literal(PLATFORM_TEAM.value, Uuid).label("team_id")
 
 
 async def record_seen(database: Database, host_id: HostId, seen: pb.Host) -> None:
-    """Write what the host's agent said just now."""
+    """Store what the host's agent reported just now."""
     was = select(hosts.c.id, hosts.c.status).where(hosts.c.id == host_id.value).with_for_update().cte("was")
     back = select(was.c.id, _team).where(was.c.status == HostStatus.UNREACHABLE).cte("back")
     await database.execute(
@@ -97,7 +106,7 @@ async def record_seen(database: Database, host_id: HostId, seen: pb.Host) -> Non
 
 
 async def record_silent(database: Database, host_id: HostId) -> None:
-    """Write that the host did not answer."""
+    """Store that the host did not answer."""
     silent = (
         update(hosts)
         .where(hosts.c.id == host_id.value, hosts.c.status == HostStatus.ONLINE)

@@ -1,4 +1,4 @@
-"""A process followed through its host's agent, over one WebSocket (docs/design/streams.md).
+"""Follows a process through its host's agent, over one WebSocket (docs/design/streams.md).
 
 A connection costs a TLS handshake with certificates on both sides, some milliseconds before the first byte. So once streams are
 used, one connection to each host is made ahead of need.
@@ -36,7 +36,7 @@ _AHEAD_DELAY_S: Final = 0.1
 
 
 class HostStream:
-    """An open stream. One task reads and one writes.
+    """An open stream to a process. One task reads and one writes.
 
     Attributes:
         is_writing: input is on its way; for long when the process does not read.
@@ -50,15 +50,15 @@ class HostStream:
 
     @property
     def is_idle(self) -> bool:
-        """Nothing has come on it, not even its end."""
+        """Whether nothing has arrived on it, not even its end."""
         return not self._first.done()
 
     async def open(self, sandbox_id: SandboxId, opening: StartProcess | AttachProcess) -> None:
-        """Say which process it is about."""
+        """Send the first message, which says which process the stream is about."""
         await self._send(open_message(str(sandbox_id), opening))
 
     async def receive(self) -> bytes:
-        """The next message, with its kind in the first byte.
+        """Return the next message, whose first byte is its kind.
 
         Raises:
             WrennError: how the stream failed, in the agent's words. Unavailable: the host is not there any more.
@@ -86,7 +86,7 @@ class HostStream:
         return data
 
     async def close(self) -> None:
-        """Leave the process."""
+        """Detach from the process and close the connection."""
         self._first.cancel()
         await asyncio.wait({self._first})
         if not self._first.cancelled():
@@ -94,17 +94,17 @@ class HostStream:
         await self._socket.close()
 
     async def write(self, data: bytes) -> None:
-        """Input for the process; waits while it does not read."""
+        """Send input to the process; waits while the process does not read."""
         self.is_writing = True
         await self._send(bytes((Kind.INPUT,)) + data)
         self.is_writing = False
 
     async def close_input(self) -> None:
-        """End its input."""
+        """Close the input of the process."""
         await self._send(bytes((Kind.CLOSE_INPUT,)))
 
-    async def tell(self, kind: Kind, value: Mapping[str, object]) -> None:
-        """A size or a signal."""
+    async def send_message(self, kind: Kind, value: Mapping[str, object]) -> None:
+        """Send a terminal size or a signal."""
         await self._send(json_message(kind, value))
 
     async def _send(self, data: bytes) -> None:
@@ -117,7 +117,7 @@ class HostStream:
 
 
 class StreamConnections:
-    """Connections to one agent, each for one stream."""
+    """WebSocket connections to one agent, each for one stream."""
 
     def __init__(self, session: aiohttp.ClientSession, address: str, tasks: OwnedTasks) -> None:
         self._session = session
@@ -128,7 +128,7 @@ class StreamConnections:
 
     @asynccontextmanager
     async def stream(self) -> AsyncGenerator[HostStream]:
-        """One of them; leaving the context leaves its process.
+        """Open a stream; leaving the context detaches from its process.
 
         Raises:
             Unavailable: the host does not answer.
@@ -146,7 +146,7 @@ class StreamConnections:
             await stream.close()
 
     async def close(self) -> None:
-        """Let go of the spare one; those in use end with their streams."""
+        """Close the spare connection; those in use end with their streams."""
         self._closed = True
         spare, self._spare = self._spare, None
         if spare is not None:

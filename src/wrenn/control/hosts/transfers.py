@@ -1,4 +1,4 @@
-"""Files on their way between a client and a sandbox: plain HTTP to the host's agent, a few chunks held at a time.
+"""Transfers files between clients and sandboxes: plain HTTP to the host's agent, with a few chunks in memory.
 
 Downloads have an HTTP client of their own: pyqwest reads in a thread of its own and hands over each TLS record of 16 KiB,
 which costs four times the processor time of reading in the event loop and halves the speed (0.5 s for 100 MB).
@@ -71,7 +71,7 @@ class Transfers:
     async def read(
         self, sandbox_id: SandboxId, kind: str, query: Query, headers: Mapping[str, str] | None = None
     ) -> AsyncGenerator[Download]:
-        """Open what is to be read; its content comes as it is asked for. `headers`: `Range` and `If-Range`.
+        """Open a file or archive for reading; its content is fetched as it is consumed. `headers`: `Range` and `If-Range`.
 
         Raises:
             NotFound: no such file, or no such sandbox on the host; before any content.
@@ -88,7 +88,7 @@ class Transfers:
 
     @asynccontextmanager
     async def watch(self, sandbox_id: SandboxId, query: Query) -> AsyncGenerator[AsyncIterator[Change]]:
-        """The changes in a directory, as they happen; the first says that none is missed from now on.
+        """Watch a directory; the first change says that none is missed from now on.
 
         Raises:
             NotFound: no such directory, or no such sandbox on the host; before any change.
@@ -119,7 +119,7 @@ class Transfers:
     async def write(
         self, sandbox_id: SandboxId, kind: str, query: Query, content: AsyncIterator[bytes]
     ) -> None:
-        """Write to the sandbox. When `content` raises, the transfer breaks off and that error is raised.
+        """Write content to the sandbox. When `content` raises, the transfer is aborted and that error is raised.
 
         Raises:
             WrennError: what the agent said.
@@ -189,7 +189,7 @@ async def _changes(response: aiohttp.ClientResponse) -> AsyncIterator[Change]:
 
 
 async def _refusal(status: int, chunks: AsyncIterator[bytes | bytearray | memoryview]) -> WrennError:
-    """The error in the body of a refused transfer."""
+    """Read the error from the body of a refused transfer."""
     body = bytearray()
     try:
         async with asyncio.timeout(IDLE_TIMEOUT_S):

@@ -9,7 +9,7 @@ from wrenn.base.ids import HostId
 
 
 class HostStatus(enum.StrEnum):
-    """What the monitor knows of a host."""
+    """The status of a host, as the monitor knows it."""
 
     PENDING = "pending"
     """Registered, never seen."""
@@ -20,7 +20,7 @@ class HostStatus(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A machine that runs sandboxes, as its agent described it last."""
+    """A machine that runs sandboxes, as its agent last described it."""
 
     host_id: HostId
     name: str

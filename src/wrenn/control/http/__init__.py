@@ -1,10 +1,10 @@
-"""The web's side of the control plane: the application, error shape, request ids, limits."""
+"""The HTTP side of the control plane: the application, error format, request ids, limits."""
 
 from wrenn.control.http.answers import refusals
 from wrenn.control.http.browsers import VISIT_COOKIE, BehindProxies, Browsers
 from wrenn.control.http.connection import DownloadResponse, Pieces, PiecesResponse, body_of, while_connected
 from wrenn.control.http.domain import DomainOf
-from wrenn.control.http.errors import ErrorBody, told
+from wrenn.control.http.errors import ErrorBody, public_error
 from wrenn.control.http.event_stream import EventsResponse, EventStreamResponse
 from wrenn.control.http.messages import RequestBody, nul_free_text, plain_text, wire_time, without_none
 from wrenn.control.http.nearest import unknown_name
@@ -29,8 +29,8 @@ __all__ = [
     "digest_of",
     "nul_free_text",
     "plain_text",
+    "public_error",
     "refusals",
-    "told",
     "unknown_name",
     "while_connected",
     "wire_time",

@@ -1,4 +1,4 @@
-"""What the API description says of refusals."""
+"""The error responses in the description of the API."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CONTENT: Final = {"application/json": {"schema": {"$ref": _SCHEMA.format(model=
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """FastAPI's `responses` for these statuses and for those that every endpoint has.
+    """Return FastAPI's `responses` for these error statuses and for those that every endpoint can return.
 
     They name the body, and `describe_refusals` describes it once: FastAPI would make a serializer of it for each of
     some hundred answers, which none uses.

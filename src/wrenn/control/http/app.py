@@ -1,4 +1,4 @@
-"""The web application: routers under their prefixes, errors, middleware. It holds no state but its services."""
+"""Builds the web application: routers under their prefixes, error handlers, middleware. Its only state is its services."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def build_app(
     services: Mapping[str, object],
     rates: Rates | None = None,
 ) -> FastAPI:
-    """The application with the endpoints of `api_router`; they find their services by name on `app.state`.
+    """Build the application with the endpoints of `api_router`; they find their services by name on `app.state`.
 
     Without services only its description can be had.
     """

@@ -1,4 +1,4 @@
-"""What is said and believed of the other end: its address, its origin, the cookies that it is given."""
+"""The client's address and origin, and the cookies that it gets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _IPV6_SITE_BITS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Browsers:
-    """See the module head.
+    """Determines a client's address and origin, and sets and reads cookies.
 
     Attributes:
         public_url: where people reach the platform, perhaps with a path; None: wherever the request says.
@@ -37,25 +37,25 @@ class Browsers:
     trusted_proxies: Sequence[Network]
 
     def address_of(self, connection: HTTPConnection) -> str:
-        """The client's address; of IPv6 its network. Behind trusted proxies the nearest one that is none of them."""
+        """Return the client's address, for IPv6 its network. Behind trusted proxies it is the nearest one that is no proxy."""
         return site_of(self._client_of(connection))
 
-    def believe(self, scope: Scope) -> Scope:
-        """The scope with the client and the scheme that trusted proxies tell; from anybody else it stays as it is."""
+    def with_forwarded(self, scope: Scope) -> Scope:
+        """Return the scope with the client address and scheme that a trusted proxy forwarded; unchanged for other clients."""
         if not self.trusted_proxies:
             return scope
         connection = HTTPConnection(scope)
         peer = address_in(connection.client.host) if connection.client is not None else None
         if peer is None or not self._is_proxy(peer):
             return scope
-        believed = {**scope, "client": (str(self._client_of(connection)), 0)}
+        forwarded = {**scope, "client": (str(self._client_of(connection)), 0)}
         said = connection.headers.get("x-forwarded-proto", "").strip().lower()
         if said in ("http", "https"):
-            believed["scheme"] = said.replace("http", "ws") if scope["type"] == "websocket" else said
-        return believed
+            forwarded["scheme"] = said.replace("http", "ws") if scope["type"] == "websocket" else said
+        return forwarded
 
     def expect_own_page(self, connection: HTTPConnection) -> None:
-        """Refuse what a page of another origin makes a browser send along with our cookie.
+        """Refuse a request that a page of another origin made a browser send with our cookie.
 
         Only JSON is taken, which such a page cannot send unasked, and where the browser names the page's origin it must
         be ours.
@@ -79,13 +79,13 @@ class Browsers:
             raise Forbidden("The request comes from a page of another origin.")
 
     def base_url(self, connection: HTTPConnection) -> str:
-        """Where people reach the platform, without a slash at its end: as it is configured, else as this request did."""
+        """Return the URL of the platform without a trailing slash: as configured, else as this request used it."""
         if self.public_url:
             return self.public_url
         return f"{connection.url.scheme}://{connection.headers.get('host', '')}"
 
     def set_cookie(self, response: Response, name: str, value: str, *, path: str, life_s: int) -> None:
-        """Give a cookie that programs in the page cannot read, for this path of ours; `life_s` 0 takes it away.
+        """Set an HttpOnly cookie for this path; `life_s` 0 deletes it.
 
         Under https it is a `__Host-` cookie, which no other host name below ours can set, and which browsers take for the path
         `/` only.
@@ -97,7 +97,7 @@ class Browsers:
         self._set_cookie(response, name, value, path=public.path.rstrip("/") + path, life_s=life_s)
 
     def cookie(self, connection: HTTPConnection, name: str) -> str | None:
-        """The value of a cookie of `set_cookie`; None: there is none, or several, of which none can be told to be ours."""
+        """Return the value of a cookie of `set_cookie`; None: it is missing or ambiguous."""
         wanted = f"{_HOST_PREFIX}{name}" if self._is_https() else name
         pairs = ";".join(connection.headers.getlist("cookie")).split(";")
         split = (pair.strip().partition("=") for pair in pairs)
@@ -107,7 +107,7 @@ class Browsers:
     def set_visit_cookie(
         self, connection: HTTPConnection, response: Response, value: str, *, domain: str, life_s: int
     ) -> None:
-        """Give the cookie with which the browser visits ports below `domain`, as `set_cookie`.
+        """Set the cookie with which the browser visits ports below `domain`.
 
         Only where the browser takes it: the API's own host is that domain, or below it. And only over https, where browsers
         say which page a request comes from (`Sec-Fetch-Site`): sandboxes are neighbours below that domain.
@@ -153,12 +153,12 @@ class Browsers:
 
 
 def _name_of(host: str) -> str:
-    """`host[:port]` without the port."""
+    """Return the host name without its port."""
     return host.rpartition(":")[0].lower() if ":" in host else host.lower()
 
 
 class BehindProxies:
-    """Outside of all else, so that rate limits, links and what sandboxes are told know the same client."""
+    """ASGI middleware that applies what trusted proxies forward, outside of everything else."""
 
     def __init__(self, app: ASGIApp, browsers: Browsers) -> None:
         self._app = app
@@ -167,12 +167,12 @@ class BehindProxies:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or WebSocket."""
         if scope["type"] in ("http", "websocket"):
-            scope = self._browsers.believe(scope)
+            scope = self._browsers.with_forwarded(scope)
         await self._app(scope, receive, send)
 
 
 def site_of(address: IPv4Address | IPv6Address | None) -> str:
-    """Whose address it is, as far as limits go: of IPv6 the network. None: of nobody who can be told from others."""
+    """Return the key under which an address is rate-limited: of IPv6 the network; "unknown" for None."""
     if address is None:
         return "unknown"
     if isinstance(address, IPv6Address):
@@ -181,7 +181,7 @@ def site_of(address: IPv4Address | IPv6Address | None) -> str:
 
 
 def address_in(text: str) -> IPv4Address | IPv6Address | None:
-    """The address that this text is, of IPv4 as IPv4 also where IPv6 carries it, and without a zone; None: it is none."""
+    """Parse an IP address, an IPv4-mapped IPv6 address as IPv4; None: the text is not an address."""
     try:
         address = ip_address(text)
     except ValueError:

@@ -10,14 +10,14 @@ from wrenn.base.clock import Clock
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many a second in the long run, and `burst` at once after a pause."""
+    """A rate limit: `per_s` in the long run, and `burst` at once after a pause."""
 
     per_s: float
     burst: float
 
 
 class Buckets:
-    """A bucket for each key that was used lately; of more than `most` the longest unused is forgotten, and full again."""
+    """Token buckets by key. Beyond `most` keys, the bucket that was unused longest is dropped."""
 
     def __init__(self, rate: Rate, clock: Clock, *, most: int) -> None:
         self._rate = rate
@@ -30,7 +30,7 @@ class Buckets:
         return key in self._buckets
 
     def take(self, key: bytes) -> float:
-        """Take one token; returns 0, or in how many seconds there will be one."""
+        """Take one token; returns 0, or in how many seconds a token will be available."""
         now = self._clock.monotonic()
         left, at = self._buckets.pop(key, (self._rate.burst, now))
         left = min(self._rate.burst, left + (now - at) * self._rate.per_s)
@@ -46,5 +46,5 @@ class Buckets:
             self._buckets[key] = (min(self._rate.burst, bucket[0] + 1), bucket[1])
 
     def forget(self, key: bytes) -> None:
-        """Drop a bucket."""
+        """Drop the bucket of a key."""
         self._buckets.pop(key, None)

@@ -1,4 +1,4 @@
-"""The client's end of a request: work that ends when the client goes away, and files sent as they arrive."""
+"""The client's end of a request: work that stops when the client goes away, and responses that are streamed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def client_gone(receive: Receive) -> None:
 
 
 async def body_of(request: Request) -> AsyncIterator[bytes]:
-    """The request's body as it arrives.
+    """Yield the request's body as it arrives.
 
     Raises:
         Cancelled: it broke off.
@@ -66,7 +66,7 @@ async def body_of(request: Request) -> AsyncIterator[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """A JSON body that is made as it is sent. A short one is sent as a whole, with its length."""
+    """A JSON body that is generated while it is sent. A short one is sent as a whole, with its length."""
 
     status: int
     pieces: Iterator[bytes]
@@ -74,14 +74,14 @@ class Pieces:
 
 
 class PiecesResponse(Response):
-    """A JSON answer made of pieces, while what they are made of is held open. What prevents it is an ordinary error answer."""
+    """A JSON response that is generated while it is sent. An error before the first byte becomes an ordinary error response."""
 
     def __init__(self, opening: AbstractAsyncContextManager[Pieces]) -> None:
         self._opening = opening
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the interface's
-        """Send it; stops when the client goes away, or takes longer than `_SEND_TIMEOUT_S` or `_PIECE_TIMEOUT_S`."""
+        """Send the response; stops when the client goes away, or takes longer than `_SEND_TIMEOUT_S` or `_PIECE_TIMEOUT_S`."""
         async with self._opening as body:
             headers = [(b"content-type", b"application/json")]
             if body.is_short:
@@ -138,7 +138,7 @@ class Download(Protocol):
 
 
 class DownloadResponse(Response):
-    """A file or an archive of a sandbox. What prevents it is an ordinary error answer, until the first byte is there."""
+    """A response with a file or an archive. An error before the first byte becomes an ordinary error response."""
 
     def __init__(
         self, opening: AbstractAsyncContextManager[Download], media_type: str = "application/octet-stream"
@@ -148,7 +148,7 @@ class DownloadResponse(Response):
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it; stops reading from the sandbox when the client goes away."""
+        """Send the response; stops reading from the sandbox when the client goes away."""
         has_begun = False
         try:
             async with self._opening as download:

@@ -1,4 +1,4 @@
-"""`/openapi.yaml`, and `/docs`: the API description to read and try, without a foreign host: its programs come from an installed package."""
+"""`/openapi.yaml`, and `/docs`: the API description in Swagger UI, served from an installed package and from no other host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Under which domain the ports of sandboxes are: the setting, or the name by which the API itself was called."""
+"""The domain below which ports of sandboxes are reached: the setting, or the name by which the API itself was called."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LOCAL: Final = "localhost"
 
 
 def domain_of(setting: str, host: str) -> str:
-    """`host[:port]` below which the ports are, for a caller who named the API by this `Host`.
+    """Return `host[:port]` below which ports are reached, for a client that called the API by this `Host`.
 
     An address has no names below it: for one of this machine it is `localhost`; under any other one the ports are reached by
     headers only.

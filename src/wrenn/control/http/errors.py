@@ -1,4 +1,4 @@
-"""Every refusal in the platform's shape: `{"error": {"code", "message"}}`."""
+"""Error responses in the platform's format: `{"error": {"code", "message"}}`."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """The body of every answer that is not a success."""
+    """The body of every error response."""
 
     error: ErrorDetail
 
 
 def error_response(error: WrennError, *, status: int = 0) -> JSONResponse:
-    """The answer for `error`, with its own status or another. A retryable one says when to come again."""
+    """Build the response for `error`, with its own status or another. Retryable errors get a `Retry-After`."""
     pause_s = error.retry_after_s if isinstance(error, RateLimited) else 1
     headers = {"Retry-After": str(pause_s)} if error.retryable else None
     body = {"error": {"code": error.code, "message": error.message, **error.details}}
@@ -53,7 +53,7 @@ class _MethodNotAllowed(InvalidRequest):
 
 
 def install(app: FastAPI) -> None:
-    """Have `app` answer all errors in the platform's shape."""
+    """Make `app` answer all errors in the platform's format."""
     app.add_exception_handler(WrennError, _wrenn_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -61,15 +61,15 @@ def install(app: FastAPI) -> None:
 
 async def _wrenn_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, WrennError), "registered for this class"
-    response = error_response(told(error))
+    response = error_response(public_error(error))
     if isinstance(error, AccessLost):
         # An upload may be on its way, which nobody reads any more.
         response.headers["Connection"] = "close"
     return response
 
 
-def told(error: WrennError) -> WrennError:
-    """What the client is told of `error`; what is only for us goes to the log."""
+def public_error(error: WrennError) -> WrennError:
+    """Return the error that the client may see; internal details are logged instead."""
     if isinstance(error, InternalError):
         _log.error("request failed", extra=error.context, exc_info=error)
         return InternalError("An internal error occurred; the log has it under the request id.")

@@ -1,4 +1,4 @@
-"""Server-sent events: frames sent as they come, to a client that may be slow, gone or stuck."""
+"""Responses of server-sent events, to clients that may be slow, gone or stuck."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Ending(Protocol):
 
 
 class FrameStream(Protocol):
-    """What is sent: `frames`, until they end or `subscription.over` is set."""
+    """What an event stream sends: `frames`, until they end or `subscription.over` is set."""
 
     @property
     def frames(self) -> AsyncIterator[bytes]:
@@ -45,7 +45,7 @@ class FrameStream(Protocol):
 
 
 class EventStreamResponse(Response):
-    """Made by `opened`, which raises what prevents the stream while that still can be an ordinary error answer."""
+    """A response of server-sent events. `opened` raises errors while they can still be ordinary error responses."""
 
     media_type = "text/event-stream"
 
@@ -56,7 +56,7 @@ class EventStreamResponse(Response):
 
     @classmethod
     async def opened(cls, opening: AbstractAsyncContextManager[FrameStream]) -> Self:
-        """The response of a stream that was accepted."""
+        """Open the stream and return its response."""
         async with AsyncExitStack() as stack:
             stream = await stack.enter_async_context(opening)
             return cls(stream, stack.pop_all())
@@ -92,7 +92,7 @@ class EventStreamResponse(Response):
 
 
 class EventsResponse(Response):
-    """Events as they happen; None stands for silence, of which the client is told that it is one.
+    """A response of events as JSON. None is sent as a comment that keeps the connection alive.
 
     What prevents them is an ordinary error answer; what ends them later is the last event.
     """

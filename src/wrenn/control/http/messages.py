@@ -13,7 +13,7 @@ from wrenn.control.http.nearest import unknown_name
 
 
 class RequestBody(BaseModel):
-    """A request's body, or an object in it: a field that is unknown here is refused, null counts as absent."""
+    """Base of request bodies: unknown fields are refused, and null counts as absent."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -30,7 +30,7 @@ class RequestBody(BaseModel):
 
 
 def plain_text(value: str) -> str:
-    """Text for people, on one line: the database and the log can hold it.
+    """Check that a text is one line of valid UTF-8 without control characters.
 
     Raises:
         ValueError: it is not; the text says why.
@@ -45,7 +45,7 @@ def plain_text(value: str) -> str:
 
 
 def nul_free_text(value: str) -> str:
-    """Text that a Linux guest and the database can hold: valid UTF-8 without a NUL character.
+    """Check that a text is valid UTF-8 without a NUL character.
 
     Raises:
         ValueError: it is not; the text says why.
@@ -60,10 +60,10 @@ def nul_free_text(value: str) -> str:
 
 
 def without_none(fields: Mapping[str, object]) -> dict[str, object]:
-    """The fields that have a value: the API leaves the others out."""
+    """Return the fields that have a value: the API leaves the others out."""
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def wire_time(moment: datetime | None) -> str | None:
-    """RFC 3339 in UTC, to the second."""
+    """Format a time as RFC 3339 in UTC, to the second."""
     return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,4 +1,4 @@
-"""What surrounds every request, as plain ASGI: request id, limit of the body, and the last net for our own faults."""
+"""ASGI middleware around every request: request id, limit of the body, and the handler of unexpected exceptions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _HEADS: Final = frozenset({"http.response.start", "websocket.http.response.start
 
 
 class RequestIds:
-    """Names each request and WebSocket, in the log and in the answer, and answers 500 for what nobody caught."""
+    """ASGI middleware that gives each request an id for log and response, and answers 500 for unexpected exceptions."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -59,7 +59,7 @@ class RequestIds:
 
 
 class BodyLimit:
-    """Refuses a body above `limit_b`, before it is read where the client says its size. Uploads have their own limits."""
+    """ASGI middleware that refuses bodies above `limit_b`. Uploads have their own limits."""
 
     def __init__(self, app: ASGIApp, limit_b: int, has_own_limit: Callable[[str], bool]) -> None:
         self._app = app
@@ -91,10 +91,10 @@ class BodyLimit:
 
 
 class RequestIdFilter(logging.Filter):
-    """Adds the request id to each log record."""
+    """Logging filter that adds the request id to each record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Always true."""
+        """Add the request id; always returns True."""
         if (name := request_id.get()) and not hasattr(record, "request_id"):
             record.request_id = name
         return True

@@ -1,4 +1,4 @@
-"""What is said of a name that the API does not know: the nearest that it does."""
+"""Error texts for unknown names, with the most similar known name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LISTED: Final = 12
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """A sentence without its full stop: that there is no `kind` of this name, and which one may be meant."""
+    """Return a sentence, without its full stop, that there is no `kind` of this name, and which name may be meant."""
     names = sorted(known)
     # Characters that the error's own JSON or a terminal would not show are escaped.
     shown = ascii(name[:_SHOWN])

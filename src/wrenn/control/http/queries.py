@@ -1,4 +1,4 @@
-"""Query parameters that an endpoint does not know are refused, as unknown fields of a body are."""
+"""Refuses query parameters that an endpoint does not know, like unknown fields of a body."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OAUTH: Final = "/auth/oauth"
 
 
 async def refuse_unknown_query(connection: HTTPConnection) -> None:
-    """Raises InvalidRequest: the query has a parameter that the endpoint does not know, or a NUL character."""
+    """Refuse query parameters that the endpoint does not know, and NUL characters. Raises InvalidRequest."""
     route = connection.scope.get("route")
     # WebSockets check their own: a refusal is a message there.
     if not isinstance(route, APIRoute) or not connection.scope.get("query_string"):

@@ -39,7 +39,7 @@ _REFUSED_SOCKET: Final = 1008
 
 @dataclass(frozen=True, slots=True)
 class RateSettings:
-    """Rates per second; None: no limit.
+    """Rate limits; None: no limit.
 
     Attributes:
         per_credential: requests and visits with a credential that is known to be valid.
@@ -55,7 +55,7 @@ class RateSettings:
 
 
 class Attempt:
-    """One request on its way through a `Rates`. Exactly one of its methods is called in the end."""
+    """One request that `Rates` has counted. Exactly one of its methods is called in the end."""
 
     def __init__(self, rates: Rates, address: bytes, credential: bytes | None, *, holds_guess: bool) -> None:
         self._rates = rates
@@ -65,7 +65,7 @@ class Attempt:
         self._is_over = False
 
     def succeeded(self, *, proves: bool = True) -> None:
-        """The credential was not refused; `proves`: it was looked at and is valid."""
+        """Report that the credential was not refused; `proves`: it was checked and is valid."""
         if not self._is_over:
             self._is_over = True
             self._rates.close(
@@ -73,7 +73,7 @@ class Attempt:
             )
 
     def failed(self) -> None:
-        """The credential was refused."""
+        """Report that the credential was refused."""
         if not self._is_over:
             self._is_over = True
             self._rates.close(
@@ -82,7 +82,7 @@ class Attempt:
 
 
 class Rates:
-    """The buckets of this replica, for all its entrances."""
+    """The token buckets of this replica, shared by the API and port visits."""
 
     def __init__(self, settings: RateSettings, clock: Clock) -> None:
         self._known = Buckets(settings.per_credential or _UNLIMITED, clock, most=_BUCKETS)
@@ -113,7 +113,7 @@ class Rates:
     def close(
         self, address: bytes, credential: bytes | None, *, holds_guess: bool, failed: bool, proves: bool
     ) -> None:
-        """The end of an `Attempt`."""
+        """Settle an `Attempt`."""
         if credential is None:
             return
         is_last = False
@@ -141,7 +141,7 @@ def _raise_if(wait_s: float, why: str = "Too many requests") -> None:
 
 
 class RateLimits:
-    """The limits of the API, as middleware."""
+    """ASGI middleware that applies the rate limits to the API."""
 
     def __init__(self, app: ASGIApp, rates: Rates) -> None:
         self._app = app
@@ -192,7 +192,7 @@ def _credential_of(scope: Scope) -> bytes | None:
 
 
 def digest_of(credential: bytes, *, kind: bytes = _KEY) -> bytes:
-    """What memory holds of a credential: no secret. The same text of another kind is another one."""
+    """Return the digest under which a credential is remembered; it reveals no secret. `kind` separates kinds of credentials."""
     return hashlib.blake2b(credential, digest_size=16, key=kind).digest()
 
 

@@ -1,4 +1,4 @@
-"""The web server, which tells the application when it is about to wait for the answers under way."""
+"""The web server, which calls the application before it waits for open requests at shutdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import uvicorn
 
 
 class Server(uvicorn.Server):
-    """`before_shutdown` is called once the server takes no more connections: for answers that would never end."""
+    """A uvicorn server that calls `before_shutdown` once it accepts no more connections."""
 
     def __init__(self, config: uvicorn.Config, before_shutdown: Callable[[], None]) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""The client's end of a WebSocket: refused by an ordinary answer before the handshake, by a last message after it."""
+"""The client's end of a WebSocket: errors are the response to the handshake, or a last message after it."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _REFUSED: Final = 1008
 
 
 class ClientSocket:
-    """One WebSocket of a client. One task reads; several may write."""
+    """The WebSocket of one client. One task reads; several may write."""
 
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
 
     @property
     def handshake(self) -> HTTPConnection:
-        """The request that it began with."""
+        """The handshake request."""
         return self._socket
 
     async def accept(self) -> None:
-        """Answer the handshake, unless that is done."""
+        """Accept the handshake, unless that was done."""
         if self._socket.client_state is WebSocketState.CONNECTING:
             await self._socket.accept()
 
     async def receive(self) -> str | bytes:
-        """The next message.
+        """Return the next message.
 
         Raises:
             Cancelled: the client went away. TooLarge: above `CLIENT_MESSAGE_LIMIT_B`.
@@ -70,7 +70,7 @@ class ClientSocket:
             raise Cancelled("The client went away, or does not read.") from error
 
     async def fail(self, error: WrennError, last_message: str) -> None:
-        """End it with what went wrong: as the answer to the handshake, or as a last message after it.
+        """End the connection with an error: as the response to the handshake, or as a last message after it.
 
         A client whose credential is no longer valid, and that does not read, is not waited for.
         """
@@ -87,7 +87,7 @@ class ClientSocket:
         await self.close(_REFUSED, timeout_s=timeout_s)
 
     async def close(self, code: int = 1000, *, timeout_s: float = STALL_LIMIT_S) -> None:
-        """End it. It may have ended."""
+        """Close the connection; does nothing if it was closed."""
         if self._socket.application_state is not WebSocketState.CONNECTED:
             return
         try:

@@ -13,7 +13,7 @@ _WORDS: Final = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y
 
 
 def yaml_of(value: object) -> str:
-    """The value as a YAML document."""
+    """Return the value as a YAML document."""
     return "\n".join(_lines(value)) + "\n"
 
 

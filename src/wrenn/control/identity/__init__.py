@@ -4,14 +4,14 @@ Authentication reads them; the features `users`, `teams`, `keys` and `sessions` 
 """
 
 from wrenn.control.identity.roles import Role
-from wrenn.control.identity.store import hold_team, insert_key, insert_team, replace_key
+from wrenn.control.identity.store import insert_key, insert_team, lock_active_team, replace_key
 from wrenn.control.identity.tables import sessions, team_api_keys, teams, users, users_teams
 
 __all__ = [
     "Role",
-    "hold_team",
     "insert_key",
     "insert_team",
+    "lock_active_team",
     "replace_key",
     "sessions",
     "team_api_keys",

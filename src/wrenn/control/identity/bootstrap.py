@@ -1,4 +1,4 @@
-"""The first user, team and API key of an installation."""
+"""Creates the first user, team and API key of an installation."""
 
 from __future__ import annotations
 

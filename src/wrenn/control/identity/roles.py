@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What a user is in a team."""
+    """The role of a user in a team."""
 
     OWNER = "owner"
     ADMIN = "admin"
@@ -14,5 +14,5 @@ class Role(StrEnum):
 
     @property
     def may_administer(self) -> bool:
-        """Change the team, its members and their roles."""
+        """Whether this role may change the team, its members and their roles."""
         return self in (Role.OWNER, Role.ADMIN)

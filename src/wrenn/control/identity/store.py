@@ -17,7 +17,7 @@ from wrenn.protocol.api import API_KEY_PREFIX_LENGTH
 
 
 async def ensure_user(tx: Transaction, *, email: str, name: str, is_admin: bool) -> UserId:
-    """The user with this e-mail address, made if there is none."""
+    """Return the user with this e-mail address, creating it if there is none."""
     await tx.execute(
         upsert(users)
         .values(id=UserId.new().value, email=email, name=name, is_admin=is_admin)
@@ -29,7 +29,7 @@ async def ensure_user(tx: Transaction, *, email: str, name: str, is_admin: bool)
 
 
 async def ensure_default_team(tx: Transaction, user_id: UserId, *, name: str) -> TeamId:
-    """The user's default team, made with the user as its owner if there is none."""
+    """Return the user's default team, creating it with the user as owner if there is none."""
     found = await tx.execute(
         select(teams.c.id)
         .join(users_teams)
@@ -42,7 +42,7 @@ async def ensure_default_team(tx: Transaction, user_id: UserId, *, name: str) ->
 
 
 async def insert_team(tx: Transaction, owner_id: UserId, *, name: str, is_default: bool = True) -> TeamId:
-    """A new team, owned by this user; `is_default`: it is where the user is after a login."""
+    """Create a team that this user owns. `is_default`: it is the team that the user's sessions begin in."""
     team_id = TeamId.new()
     slug = f"{random_hex(3)}-{random_hex(3)}"
     await tx.execute(insert(teams).values(id=team_id.value, name=name, slug=slug))
@@ -54,8 +54,8 @@ async def insert_team(tx: Transaction, owner_id: UserId, *, name: str, is_defaul
     return team_id
 
 
-async def hold_team(tx: Transaction, team_id: TeamId) -> None:
-    """Keep the team from ending until this transaction does, so that what is made in it is removed with the team.
+async def lock_active_team(tx: Transaction, team_id: TeamId) -> None:
+    """Keep the team from being deleted until this transaction ends, so that what it inserts is removed with the team.
 
     Raises:
         Unauthorized: it has ended.
@@ -78,7 +78,7 @@ async def insert_key(
     scope: str = "full",
     expires_at: datetime | None = None,
 ) -> Secret:
-    """A new key of this team. The returned text exists nowhere else."""
+    """Create an API key of this team and return its text, which is stored nowhere."""
     key = Secret(f"wrn_{random_hex(16)}")
     await tx.execute(
         insert(keys).values(
@@ -96,6 +96,6 @@ async def insert_key(
 
 
 async def replace_key(tx: Transaction, *, team_id: TeamId, created_by: UserId, name: str) -> Secret:
-    """A new key in place of the team's keys of this name, which stop working."""
+    """Create an API key in place of the team's keys of this name, which stop working."""
     await tx.execute(delete(keys).where(keys.c.team_id == team_id.value, keys.c.name == name))
     return await insert_key(tx, team_id=team_id, created_by=created_by, name=name)

@@ -1,4 +1,4 @@
-"""Statements on API keys as their team sees them."""
+"""Statements on API keys, for the endpoints of a team's keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""API keys of a team, as its members make and revoke them."""
+"""API keys of a team, created and revoked by its members."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEYS_LIMIT: Final = 500
 
 
 class Keys:
-    """See the module head."""
+    """Creates, lists and revokes the API keys of a team."""
 
     def __init__(self, *, database: Database, clock: Clock) -> None:
         self._database = database
@@ -52,8 +52,8 @@ class Keys:
                 expires_at=body.expires_at,
             )
             key = await key_store.by_hash(tx, member.team_id, secret.sha256_hex())
-            deed = audit_actions.key_created(key.name)
-            await record(tx, member.team_id, member.actor, deed, str(key.key_id))
+            action = audit_actions.key_created(key.name)
+            await record(tx, member.team_id, member.actor, action, str(key.key_id))
             return key, secret
 
         return await self._database.transaction(create)

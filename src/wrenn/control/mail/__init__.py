@@ -1,4 +1,4 @@
-"""Mail: a queue in PostgreSQL that transactions put mails into, and the loop that hands them to the operator's SMTP server."""
+"""Mail: a queue in PostgreSQL, and the loop that sends it through the operator's SMTP server."""
 
 from wrenn.control.mail.message import is_mailable, shown_name
 from wrenn.control.mail.sender import CHANNEL, MailSender

@@ -1,4 +1,4 @@
-"""What a mail consists of: one recipient, one line of subject, plain text.
+"""The content of a mail: one recipient, a subject of one line, plain text.
 
 Names of users and teams are other people's text. `shown_name` makes them fit for a mail that carries our name: one short line, of
 which no mail program makes a link. Headers are written by the standard library, which refuses line breaks in them.
@@ -29,7 +29,7 @@ _NAME_MARKS: Final = " -_'"
 
 @dataclass(frozen=True, slots=True)
 class Mailbox:
-    """An e-mail address, with the name of whom it belongs to."""
+    """An e-mail address with a display name."""
 
     name: str
     address: str
@@ -47,20 +47,20 @@ def is_mailable(address: str) -> bool:
 
 
 def shown_name(name: str) -> str:
-    """A user's or team's name as a mail shows it: letters, digits, spaces and `-_'` on one line, at most 60 characters.
+    """Return a user's or team's name as mails show it: letters, digits, spaces and `-_'` on one line, at most 60 characters.
 
     Without dots, slashes, colons and at-signs no mail program takes a part of it for an address.
     """
-    kept = (
+    allowed = (
         mark if mark in _NAME_MARKS or unicodedata.category(mark)[0] in "LMN" else " "
         for mark in unicodedata.normalize("NFC", name)
     )
-    words = " ".join("".join(kept).split())
+    words = " ".join("".join(allowed).split())
     return f"{words[: _NAME_LIMIT - 1]}…" if len(words) > _NAME_LIMIT else words or "somebody"
 
 
 def compose(*, mail_id: str, sender: Mailbox, recipient: str, subject: str, text: str) -> EmailMessage:
-    """The message. The id is the queue's, so that two copies of one mail can be told to be that."""
+    """Build the message. Its id is that of the queue, so that duplicates can be recognised."""
     assert is_mailable(recipient), "checked when it was put into the queue"
     message = EmailMessage(policy=SMTP)
     message["From"] = Address(sender.name, addr_spec=sender.address)

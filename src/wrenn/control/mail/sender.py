@@ -1,4 +1,4 @@
-"""The loop that sends what waits in the queue. All replicas run it; each mail is taken by one of them.
+"""The loop that sends queued mails. All replicas run it; each mail is leased by one of them.
 
 A mail is sent at least once: it stays in the queue until the server has taken it, so neither a crash nor a server that is down loses
 one. If a replica dies between the server's word and the removal of the row, the mail is sent a second time, with the same id.
@@ -36,7 +36,7 @@ _LONGEST_PAUSE_S: Final = 900.0
 
 
 class MailSender:
-    """Sends mails until cancelled."""
+    """Sends queued mails."""
 
     def __init__(self, database: Database, server: SmtpServer, sender: Mailbox) -> None:
         self._database = database
@@ -45,11 +45,11 @@ class MailSender:
         self._woken = asyncio.Event()
 
     def wake(self, _payload: str = "") -> None:
-        """There may be a mail to be sent."""
+        """Look for due mails now."""
         self._woken.set()
 
     async def run(self) -> None:
-        """Say once whether the server can be used, then send what is due."""
+        """Check the mail server once, then send due mails until cancelled."""
         try:
             async with asyncio.timeout(_SEND_TIMEOUT_S):
                 await self._server.check()
@@ -69,7 +69,7 @@ class MailSender:
                     await self._woken.wait()
 
     async def send_due(self) -> bool:
-        """Send some of the mails that are due; whether it is worth to go on at once."""
+        """Send a batch of due mails; whether to continue at once."""
         mails = await store.take_due(self._database, most=_AT_ONCE, lease_s=_LEASE_S)
         sending = [asyncio.create_task(self._send(mail)) for mail in mails]
         if not sending:
@@ -86,7 +86,7 @@ class MailSender:
         return all(results)
 
     async def _send(self, mail: TakenMail) -> bool:
-        """Send one mail; False: the server takes none now."""
+        """Send one mail; False: the server accepts no mail now."""
         facts = {"mail_id": str(mail.mail_id), "mail_kind": mail.kind, "attempt": mail.attempts}
         message = compose(
             mail_id=str(mail.mail_id),

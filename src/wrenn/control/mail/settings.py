@@ -33,7 +33,7 @@ _PORTS: Final = {Tls.STARTTLS: 587, Tls.TLS: 465, Tls.NONE: 25}
 
 @dataclass(frozen=True, slots=True)
 class MailSettings:
-    """The operator's mail server, and what mails say of where they come from.
+    """The operator's mail server, and the sender and links of mails.
 
     Attributes:
         user, password: for the server; None: it takes mail without a login.

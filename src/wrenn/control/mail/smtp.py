@@ -1,4 +1,4 @@
-"""The operator's mail server, over SMTP. The one place that speaks with it."""
+"""Sends mail to the operator's SMTP server. No other module talks to it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class MailFailed(Exception):
 
 
 class SmtpServer:
-    """Sends single mails, each on a connection of its own. The server's certificate is checked."""
+    """Sends single mails, each over a new connection. The server's certificate is verified."""
 
     def __init__(self, settings: MailSettings) -> None:
         """Prepare; connects to nobody.

@@ -1,4 +1,4 @@
-"""Statements on mails that wait. Time is the database's."""
+"""Statements on queued mails. Times are the database's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class NewMail:
 
 @dataclass(frozen=True, slots=True)
 class TakenMail:
-    """A mail that this attempt, and no other one, sends."""
+    """A mail that was leased for one attempt to send it."""
 
     mail_id: UUID
     lease: UUID
@@ -49,7 +49,7 @@ class TakenMail:
 
 
 async def put(tx: Transaction, mail: NewMail) -> None:
-    """Have it sent once this transaction is committed."""
+    """Queue a mail; it is sent once this transaction is committed."""
     assert is_mailable(mail.recipient), "whoever writes a mail looks whether it can be sent"
     assert len(mail.subject) <= SUBJECT_LIMIT and len(mail.text) <= TEXT_LIMIT, "a mail of ours is short"  # noqa: PT018
     values = {
@@ -69,12 +69,12 @@ async def put(tx: Transaction, mail: NewMail) -> None:
 
 
 async def cancel(tx: Transaction, *topics: str) -> None:
-    """Have the mails with these topics not be sent, where they still wait."""
+    """Delete queued mails with these topics."""
     await tx.execute(delete(mails).where(_c.topic.in_(topics)))
 
 
 async def take_due(database: Database, *, most: int, lease_s: float) -> list[TakenMail]:
-    """Mails whose time has come, the oldest first, for whoever calls and nobody else while the lease lasts."""
+    """Lease due mails, oldest first."""
     due = (
         select(_c.id)
         .where(_c.due_at <= func.now(), _c.expires_at > func.now())
@@ -104,12 +104,12 @@ async def take_due(database: Database, *, most: int, lease_s: float) -> list[Tak
 
 
 async def remove(database: Database, mail: TakenMail) -> None:
-    """It was sent, or never can be."""
+    """Delete a mail that was sent, or can never be sent."""
     await database.execute(delete(mails).where(_c.id == mail.mail_id, _c.lease == mail.lease))
 
 
 async def try_again(database: Database, mail: TakenMail, *, in_seconds: float) -> None:
-    """It could not be sent now."""
+    """Reschedule a mail that could not be sent."""
     await database.execute(
         update(mails)
         .where(_c.id == mail.mail_id, _c.lease == mail.lease)
@@ -118,6 +118,6 @@ async def try_again(database: Database, mail: TakenMail, *, in_seconds: float) -
 
 
 async def drop_expired(database: Database) -> Counter[str]:
-    """Delete the mails that are not worth sending any more; how many of each kind."""
+    """Delete mails that are too old to be sent; how many of each kind."""
     gone = await database.execute(delete(mails).where(_c.expires_at <= func.now()).returning(_c.topic))
     return Counter(topic.partition(":")[0] for topic in gone.scalars())

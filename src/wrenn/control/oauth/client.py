@@ -1,4 +1,4 @@
-"""Calls to sign-in providers: JSON, each with a deadline and a limit of its size, no redirects."""
+"""HTTP calls to sign-in providers: JSON, each with a deadline and a size limit, no redirects."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ _ANSWER_LIMIT_B: Final = 1 * MIB
 
 
 class ProviderFailed(WrennError):
-    """A provider does not answer, or answers what cannot be used."""
+    """A sign-in provider did not answer, or its answer cannot be used."""
 
     code = "exchange_failed"
     http_status = 502
 
 
 class ProviderClient:
-    """See the module head. One pool of connections, made at the first call: reading the machine's certificates takes a while."""
+    """Sends the requests of a sign-in to providers, within time and size limits.
+
+    It has one pool of connections, made at the first call: reading the machine's certificates takes a while.
+    """
 
     def __init__(self) -> None:
         self._made: httpx2.AsyncClient | None = None
@@ -46,7 +49,7 @@ class ProviderClient:
             await self._made.aclose()
 
     async def get(self, url: str, *, token: str | None = None) -> Any:
-        """The JSON at this address.
+        """Fetch this address and return its JSON.
 
         Raises:
             ProviderFailed.
@@ -57,7 +60,7 @@ class ProviderClient:
     async def post_form(
         self, url: str, form: Mapping[str, str], *, basic: tuple[str, str] | None = None
     ) -> Any:
-        """The JSON that a form is answered with.
+        """Send a form and return the JSON of the answer.
 
         Raises:
             ProviderFailed.
@@ -88,7 +91,7 @@ def _failed(url: str, cause: str) -> ProviderFailed:
 
 
 def text_of(answer: Any, name: str) -> str:
-    """A field of an answer that must be text.
+    """Return a field of an answer, which must be a text.
 
     Raises:
         ProviderFailed.

@@ -1,4 +1,4 @@
-"""Sign in through a provider, or link one to the account that one is in.
+"""Signs users in through a provider, or links a provider to the account that is signed in.
 
 An identity that is linked gets in. Another one gets a new account, unless its address has an account: that one is not
 linked by itself, as an address may have changed hands; its user links it from within.
@@ -49,23 +49,23 @@ class AlreadyLinked(WrennError):
 
 
 @dataclass(frozen=True, slots=True)
-class Away:
-    """A browser that goes to a provider: where, and the cookie that it takes along."""
+class AuthRedirect:
+    """Where to send a browser so that its user signs in at a provider, and the cookie to set."""
 
     url: str
     cookie: str
 
 
 @dataclass(frozen=True, slots=True)
-class Back:
-    """A browser that came back: where it goes on, and signed in or not."""
+class CallbackResult:
+    """Where a browser goes after the provider sent it back, and the new session if it was signed in."""
 
     url: str
     signed_in: SignedIn | None = None
 
 
 class SignIn:
-    """See the module head."""
+    """Signs users in through a provider, or links a provider to the account that the caller is signed in to."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class SignIn:
 
     @property
     def names(self) -> list[str]:
-        """The providers that are set up."""
+        """The names of the providers that are configured."""
         return list(self._providers.names)
 
     @property
@@ -96,8 +96,8 @@ class SignIn:
         """Whether anybody may make an account."""
         return self._signup_open
 
-    async def begin(self, provider: str, account: Account | None = None) -> Away:
-        """Send a browser to a provider; with an account, to link it.
+    async def begin(self, provider: str, account: Account | None = None) -> AuthRedirect:
+        """Start a sign-in, or with an account the linking of a provider to it, and return where the browser goes.
 
         Raises:
             ProviderNotFound, ProviderFailed.
@@ -112,12 +112,12 @@ class SignIn:
             user_id="" if account is None else str(account.user_id),
             session_id="" if account is None else str(account.session_id),
         )
-        return Away(await found.authorize_url(self._start(ticket)), self._tickets.write(ticket))
+        return AuthRedirect(await found.authorize_url(self._start(ticket)), self._tickets.write(ticket))
 
     async def finish(
         self, provider: str, *, cookie: str | None, code: str | None, state: str | None, refusal: str | None
-    ) -> Back:
-        """Take a browser back. What went wrong is a code in the address that it goes on to; no secret ever is.
+    ) -> CallbackResult:
+        """Handle a browser that a provider sent back. Errors are codes in the URL that the browser goes on to; that URL never holds a secret.
 
         Raises:
             ProviderNotFound.
@@ -126,14 +126,14 @@ class SignIn:
         try:
             signed_in = await self._finish(provider, cookie, code, state, refusal)
         except _Refused as refused:
-            return self._back(provider, error=refused.code)
+            return self._callback_result(provider, error=refused.code)
         except WrennError as error:
             if error.http_status >= 500:
                 _log.warning(
                     "sign-in failed", extra={"provider": provider, "code": error.code, **error.context}
                 )
-            return self._back(provider, error=_told(error))
-        return Back(self._back(provider, linked=signed_in is None).url, signed_in)
+            return self._callback_result(provider, error=_error_code(error))
+        return CallbackResult(self._callback_result(provider, linked=signed_in is None).url, signed_in)
 
     async def _finish(
         self, provider: str, cookie: str | None, code: str | None, state: str | None, refusal: str | None
@@ -183,8 +183,8 @@ class SignIn:
     async def _link(self, provider: str, identity: Identity, ticket: Ticket) -> None:
         user_id = UserId.parse(ticket.user_id)
         # Whatever became of the account while its user was away.
-        nowhere = TeamId(user_id.value)
-        await self._authenticator.account(UserToken(user_id, nowhere, SessionId.parse(ticket.session_id)))
+        no_team = TeamId(user_id.value)
+        await self._authenticator.account(UserToken(user_id, no_team, SessionId.parse(ticket.session_id)))
 
         async def link(tx: Transaction) -> None:
             if not await user_store.link(
@@ -199,14 +199,16 @@ class SignIn:
         callback = f"{self._settings.public_url}/auth/oauth/{ticket.provider}/callback"
         return Start(ticket.state, ticket.nonce, ticket.verifier, callback)
 
-    def _back(self, provider: str, *, error: str | None = None, linked: bool = False) -> Back:
+    def _callback_result(
+        self, provider: str, *, error: str | None = None, linked: bool = False
+    ) -> CallbackResult:
         said = {"error": error} if error is not None else {"linked": "true"} if linked else {}
         query = f"?{urlencode(said)}" if said else ""
-        return Back(f"{self._settings.redirect_url}/auth/{provider}/callback{query}")
+        return CallbackResult(f"{self._settings.redirect_url}/auth/{provider}/callback{query}")
 
 
 class _Refused(Exception):
-    """Of no interest to the log: a browser came back with what it should not have."""
+    """The browser came back without a valid ticket, state or code; not worth a log entry."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
@@ -214,13 +216,13 @@ class _Refused(Exception):
 
 
 async def _note_verified(tx: Transaction, user: user_store.User, identity: Identity) -> None:
-    """A provider that vouches for the account's own address has verified it."""
+    """Mark the account's e-mail address as verified if the provider says that this address is."""
     if identity.is_email_verified and identity.email == user.email and not user.is_email_verified:
         await user_store.set_email_verified(tx, user.user_id)
 
 
 def _checked(identity: Identity) -> Identity:
-    """The identity as an account can have it."""
+    """Return the identity with an e-mail address and a name that an account may have."""
     try:
         email = _EMAIL.validate_python(identity.email)
     except ValidationError as error:
@@ -232,7 +234,7 @@ def _checked(identity: Identity) -> Identity:
     return Identity(identity.provider_id[:255], email, name, is_email_verified=identity.is_email_verified)
 
 
-def _told(error: WrennError) -> str:
+def _error_code(error: WrennError) -> str:
     if error.code == "database_unavailable":
         return "db_error"
     return error.code

@@ -1,4 +1,4 @@
-"""GitHub: OAuth without OpenID Connect, so who it is comes from its API."""
+"""Sign-in with GitHub: OAuth without OpenID Connect, so the identity comes from its API."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from wrenn.control.oauth.settings import GithubSettings
 
 
 class Github:
-    """A provider."""
+    """Sign-in with GitHub."""
 
     def __init__(self, settings: GithubSettings, client: ProviderClient) -> None:
         self._settings = settings
         self._client = client
 
     async def authorize_url(self, start: Start) -> str:
-        """Where a browser goes to begin."""
+        """Return the URL at which the browser begins."""
         query = {
             "client_id": self._settings.key.client_id,
             "redirect_uri": start.redirect_uri,
@@ -30,7 +30,7 @@ class Github:
         return f"{self._settings.url}/login/oauth/authorize?{urlencode(query)}"
 
     async def identify(self, start: Start, code: str) -> Identity:
-        """Whom the code is for.
+        """Exchange the code for the identity of the user.
 
         Raises:
             ProviderFailed: also where there is no verified address.

@@ -1,4 +1,4 @@
-"""The two ends of a sign-in: what it begins with, and who it was."""
+"""The values at the beginning and the end of a sign-in: random values to send, and the identity of the user."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What the platform made up for one sign-in.
+    """The random values and the redirect URI of one sign-in.
 
     Attributes:
         state: comes back with the browser.
@@ -31,7 +31,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who somebody is at a provider. `provider_id` never changes; the address may.
+    """A user at a provider. `provider_id` never changes; the e-mail address may.
 
     Attributes:
         is_email_verified: the provider says that the address is this person's. One that says that it is not lets nobody in.

@@ -1,4 +1,4 @@
-"""Any provider that speaks OpenID Connect: found by its discovery document, believed by its signed identity token."""
+"""Sign-in with any provider that speaks OpenID Connect: configured by its discovery document, verified by its signed identity token."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LEEWAY_S: Final = 60
 
 
 class OpenIdConnect:
-    """A provider."""
+    """Sign-in with a provider that speaks OpenID Connect."""
 
     def __init__(self, settings: OidcSettings, client: ProviderClient, clock: Clock) -> None:
         self._settings = settings
@@ -32,7 +32,7 @@ class OpenIdConnect:
         self._discovering = asyncio.Lock()
 
     async def authorize_url(self, start: Start) -> str:
-        """Where a browser goes to begin.
+        """Return the URL at which the browser begins.
 
         Raises:
             ProviderFailed.
@@ -51,7 +51,7 @@ class OpenIdConnect:
         return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(query)}"
 
     async def identify(self, start: Start, code: str) -> Identity:
-        """Whom the code is for.
+        """Exchange the code for the identity of the user.
 
         Raises:
             ProviderFailed: also where the identity token is not for us and this sign-in, or the address is not verified.

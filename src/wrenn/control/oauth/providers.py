@@ -1,4 +1,4 @@
-"""What a sign-in provider must do, and the registry of those that are set up."""
+"""The interface of sign-in providers, and the registry of those that are configured."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from wrenn.control.oauth.settings import GITHUB, OAuthSettings
 
 
 class Provider(Protocol):
-    """Lets people prove to it who they are."""
+    """The interface of a sign-in provider."""
 
     async def authorize_url(self, start: Start) -> str:
-        """Where a browser goes to begin. Raises ProviderFailed."""
+        """Return the URL at which the browser begins. Raises ProviderFailed."""
         ...
 
     async def identify(self, start: Start, code: str) -> Identity:
-        """Whom the code is for, which the browser came back with. Raises ProviderFailed."""
+        """Exchange the code that the browser came back with for the identity of the user. Raises ProviderFailed."""
         ...
 
 
 class ProviderNotFound(NotFound):
-    """No provider of this name is set up."""
+    """No provider of this name is configured."""
 
     code = "provider_not_found"
 
 
 @dataclass(frozen=True, slots=True)
 class Providers:
-    """Providers by name."""
+    """The configured providers, by name."""
 
     by_name: Mapping[str, Provider]
 
     @property
     def names(self) -> Sequence[str]:
-        """All names."""
+        """The names of all providers."""
         return sorted(self.by_name)
 
     def get(self, name: str) -> Provider:
-        """The provider of this name.
+        """Return the provider of this name.
 
         Raises:
             ProviderNotFound.
@@ -57,7 +57,7 @@ class Providers:
 
 
 def providers_of(settings: OAuthSettings, client: ProviderClient, clock: Clock) -> Providers:
-    """The providers that are set up."""
+    """Build the providers that the settings configure."""
     by_name: dict[str, Provider] = {each.name: OpenIdConnect(each, client, clock) for each in settings.oidc}
     if settings.github is not None:
         by_name[GITHUB] = Github(settings.github, client)

@@ -20,7 +20,7 @@ router = APIRouter(tags=["authentication"])
 connect_router = APIRouter(tags=["account"])
 
 
-class WaysIn(BaseModel):
+class SignInOptions(BaseModel):
     """How people get in."""
 
     providers: list[str] = Field(description="Names for `/v1/auth/oauth/{provider}`")
@@ -46,7 +46,7 @@ BrowsersOf = Annotated[Browsers, Depends(_browsers)]
 REDIRECT: Final = {302: {"description": "The browser goes on to the address in `Location`"}}
 
 
-@router.get("", response_model=WaysIn)
+@router.get("", response_model=SignInOptions)
 async def list_ways_in(sign_in: Service) -> Response:
     """The sign-in providers, and whether sign-up is open. Needs no credentials."""
     return JSONResponse({"providers": sign_in.names, "signup_open": sign_in.signup_open})
@@ -57,9 +57,9 @@ async def list_ways_in(sign_in: Service) -> Response:
 )
 async def begin_sign_in(provider: str, sign_in: Service, browsers: BrowsersOf) -> Response:
     """Send the browser to the provider. Needs no credentials."""
-    away = await sign_in.begin(provider)
-    response = RedirectResponse(away.url, 302, {"Cache-Control": "no-store"})
-    browsers.set_cookie(response, STATE_COOKIE, away.cookie, path="/", life_s=TICKET_LIFE_S)
+    redirect = await sign_in.begin(provider)
+    response = RedirectResponse(redirect.url, 302, {"Cache-Control": "no-store"})
+    browsers.set_cookie(response, STATE_COOKIE, redirect.cookie, path="/", life_s=TICKET_LIFE_S)
     return response
 
 
@@ -82,11 +82,11 @@ async def finish_sign_in(
 ) -> Response:
     """Where the provider sends the browser back to. Goes on to the dashboard, with a refresh cookie, or with `?error=`."""
     cookie = browsers.cookie(request, STATE_COOKIE)
-    back = await sign_in.finish(provider, cookie=cookie, code=code, state=state, refusal=error)
-    response = RedirectResponse(back.url, 302, {"Cache-Control": "no-store"})
+    result = await sign_in.finish(provider, cookie=cookie, code=code, state=state, refusal=error)
+    response = RedirectResponse(result.url, 302, {"Cache-Control": "no-store"})
     browsers.set_cookie(response, STATE_COOKIE, "", path="/", life_s=0)
-    if back.signed_in is not None:
-        cookies.give(response, back.signed_in)
+    if result.signed_in is not None:
+        cookies.set(response, result.signed_in)
     return response
 
 
@@ -95,7 +95,7 @@ async def connect_provider(
     provider: str, account: AccountOf, sign_in: Service, browsers: BrowsersOf
 ) -> Response:
     """Begin to link a provider to the own account: the browser goes to `auth_url` with the cookie of this answer."""
-    away = await sign_in.begin(provider, account)
-    response = JSONResponse({"auth_url": away.url}, 200, {"Cache-Control": "no-store"})
-    browsers.set_cookie(response, STATE_COOKIE, away.cookie, path="/", life_s=TICKET_LIFE_S)
+    redirect = await sign_in.begin(provider, account)
+    response = JSONResponse({"auth_url": redirect.url}, 200, {"Cache-Control": "no-store"})
+    browsers.set_cookie(response, STATE_COOKIE, redirect.cookie, path="/", life_s=TICKET_LIFE_S)
     return response

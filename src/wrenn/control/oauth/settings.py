@@ -18,7 +18,7 @@ WELL_KNOWN: Final = "/.well-known/openid-configuration"
 
 @dataclass(frozen=True, slots=True)
 class ClientKey:
-    """What a provider knows the platform by."""
+    """Client id and secret under which a provider knows the platform."""
 
     client_id: str
     client_secret: Secret
@@ -26,7 +26,7 @@ class ClientKey:
 
 @dataclass(frozen=True, slots=True)
 class GithubSettings:
-    """GitHub, or an enterprise's own."""
+    """Settings for GitHub, or for a GitHub Enterprise server."""
 
     key: ClientKey
     url: str
@@ -35,7 +35,7 @@ class GithubSettings:
 
 @dataclass(frozen=True, slots=True)
 class OidcSettings:
-    """A provider that speaks OpenID Connect."""
+    """Settings for a provider that speaks OpenID Connect."""
 
     name: str
     key: ClientKey
@@ -44,13 +44,13 @@ class OidcSettings:
 
     @property
     def issuer(self) -> str:
-        """Who its tokens must be from."""
+        """The issuer that its tokens must name."""
         return self.discovery_url.removesuffix(WELL_KNOWN)
 
 
 @dataclass(frozen=True, slots=True)
 class OAuthSettings:
-    """All providers.
+    """The settings of all providers.
 
     Attributes:
         public_url: where a provider sends people back to.
@@ -121,7 +121,7 @@ def _url(environment: Mapping[str, str], name: str, default: str) -> str:
 
 
 def _provider_url(environment: Mapping[str, str], name: str, default: str) -> str:
-    """One that secrets go to: encrypted, unless it is on this machine."""
+    """Read the URL of a provider, which must be https unless it is on this machine."""
     url = _url(environment, name, default)
     parts = urlsplit(url)
     host = parts.hostname or ""

@@ -1,4 +1,4 @@
-"""What a browser keeps while it is at a provider, in a cookie that only we can have written."""
+"""The state of a sign-in in progress, in a signed cookie of the browser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LIMIT: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """One sign-in under way. `session_id` and `user_id`: of who links the provider to an account; empty: who signs in."""
+    """One sign-in in progress. `session_id` and `user_id` name the account to link the provider to; empty for a sign-in."""
 
     provider: str
     state: str
@@ -32,7 +32,7 @@ class Ticket:
 
 
 class Tickets:
-    """Writes and reads them."""
+    """Encodes tickets as signed cookies and decodes them."""
 
     def __init__(self, secret: Secret, clock: Clock) -> None:
         # A key of its own: what this signs is no token, and no token is this.
@@ -40,16 +40,16 @@ class Tickets:
         self._clock = clock
 
     def expires(self) -> int:
-        """When one that is written now is over."""
+        """Return when a ticket that is issued now expires."""
         return int(self._clock.now().timestamp()) + TICKET_LIFE_S
 
     def write(self, ticket: Ticket) -> str:
-        """The cookie's value."""
+        """Encode a ticket as the value of a cookie."""
         body = urlsafe_b64encode(json.dumps(asdict(ticket)).encode()).decode().rstrip("=")
         return f"{body}.{self._mac(body)}"
 
     def read(self, cookie: str | None) -> Ticket | None:
-        """The ticket; None: there is none, it is not ours, or it is over."""
+        """Decode a cookie; None: missing, not signed by us, or expired."""
         body, _, mac = (cookie or "")[:_LIMIT].partition(".")
         if not body.isascii() or not mac.isascii() or not hmac.compare_digest(mac, self._mac(body)):
             return None

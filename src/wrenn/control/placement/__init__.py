@@ -1,4 +1,4 @@
-"""Which host gets a new sandbox: pure, from values to a choice."""
+"""Chooses the host for a new sandbox: pure functions on values."""
 
 from wrenn.control.placement.choose import Load, Overcommit, Wanted, check_larger_disk, choose_host
 

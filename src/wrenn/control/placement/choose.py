@@ -1,4 +1,4 @@
-"""The choice: the host with the most room among those that have the template, are online and fit the request.
+"""Chooses the host with the most free capacity among those that have the template, are online and fit the request.
 
 Admission counts what was promised, not what is used now: memory and shares of the disk (`protocol.disk_share`) of all
 sandboxes against the machine's size times an overcommit factor (an idle sandbox uses a tenth of its memory, and little of
@@ -23,7 +23,7 @@ BRIEF_SILENCE_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be placed: `count` sandboxes, each of this size.
+    """The sandboxes to be placed: `count` of this size.
 
     Attributes:
         template: image that the host must have; not asked for where `host_id` is given.
@@ -55,7 +55,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Overcommit:
-    """How much may be promised, as a multiple of what the machine has."""
+    """How much may be promised, as a multiple of the machine's size."""
 
     memory: float
     disk: float
@@ -64,7 +64,7 @@ class Overcommit:
 def choose_host(
     hosts: Sequence[Host], loads: Mapping[HostId, Load], wanted: Wanted, overcommit: Overcommit
 ) -> Host:
-    """The host for this sandbox.
+    """Choose the host for this sandbox.
 
     Raises:
         NoCapacity: no host answers, or none has room; the message says what is full.
@@ -75,11 +75,11 @@ def choose_host(
     full: set[str] = set()
     best: tuple[tuple[bool, float], Host] | None = None
     for host in having:
-        room = _room(host, loads.get(host.host_id, Load()), wanted, overcommit)
-        lacking = [what for what, left in room.items() if left < 0]
+        fractions = _fractions_left(host, loads.get(host.host_id, Load()), wanted, overcommit)
+        lacking = [what for what, left in fractions.items() if left < 0]
         full.update(lacking)
         # One that answers goes before one that may be restarting, however much room that has.
-        score = (host.status is HostStatus.ONLINE, min(room.values()))
+        score = (host.status is HostStatus.ONLINE, min(fractions.values()))
         if not lacking and (best is None or score > best[0]):
             best = (score, host)
     if best is None:
@@ -91,7 +91,7 @@ def choose_host(
 
 
 def check_larger_disk(host: Host, load: Load, more_mb: int, overcommit: Overcommit) -> None:
-    """Return if the disks on this host may become so much larger together.
+    """Return if the disks on this host may grow by `more_mb` together.
 
     Raises:
         NoCapacity: they may not.
@@ -117,13 +117,13 @@ def _possible(hosts: Sequence[Host], wanted: Wanted) -> list[Host]:
 
 
 def _answers(host: Host) -> bool:
-    """Online, or silent for so short a time that its agent may be restarting: the create waits for it."""
+    """Whether the host is online, or silent so briefly that its agent may be restarting."""
     briefly = host.status is HostStatus.UNREACHABLE and host.silent_s < BRIEF_SILENCE_S
     return host.status is HostStatus.ONLINE or briefly
 
 
-def _room(host: Host, load: Load, wanted: Wanted, overcommit: Overcommit) -> dict[str, float]:
-    """The fraction of each resource that would be left; negative where the sandbox does not fit."""
+def _fractions_left(host: Host, load: Load, wanted: Wanted, overcommit: Overcommit) -> dict[str, float]:
+    """Compute the fraction of each resource that would be left; negative: the sandbox does not fit."""
     limits: dict[str, tuple[float, float]] = {
         "sandbox slots": (load.sandboxes + wanted.count, host.sandbox_limit),
         "memory": (

@@ -1,4 +1,4 @@
-"""The own account: name, password, linked providers, its end."""
+"""The caller's own account: name, password, linked providers, deletion."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wrenn.control.db import Database, Transaction
 from wrenn.control.identity import audit_actions
 from wrenn.control.profile.types import ChangePassword
 from wrenn.control.sessions import Sessions, SignedIn, session_store
-from wrenn.control.teams import TeamEnd, revoke_keys_by
+from wrenn.control.teams import TeamDeletion, revoke_keys_by
 from wrenn.control.throttle import Subject, Throttle
 from wrenn.control.users import (
     LastAdmin,
@@ -28,14 +28,14 @@ from wrenn.control.users import (
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What users see of themselves."""
+    """A user's own account, with the linked sign-in providers."""
 
     user: User
     providers: list[str]
 
 
 class Profiles:
-    """See the module head."""
+    """Reads and changes the caller's own account, and deletes it."""
 
     def __init__(
         self,
@@ -45,22 +45,22 @@ class Profiles:
         sessions: Sessions,
         throttle: Throttle,
         mails: AccountMails,
-        team_end: TeamEnd,
+        team_deletion: TeamDeletion,
     ) -> None:
         self._database = database
         self._passwords = passwords
         self._sessions = sessions
         self._throttle = throttle
         self._mails = mails
-        self._team_end = team_end
+        self._team_deletion = team_deletion
 
     async def get(self, account: Account) -> Profile:
-        """The caller's own."""
+        """Return the caller's account."""
         user = await user_store.find(self._database, account.user_id)
         return Profile(user, await user_store.providers_of(self._database, account.user_id))
 
     async def rename(self, member: Member, name: str) -> SignedIn:
-        """Another name, and a token that has it."""
+        """Change the name, and return a token that carries it."""
 
         async def rename(tx: Transaction) -> SignedIn:
             await user_store.set_name(tx, member.user_id, name)
@@ -70,7 +70,7 @@ class Profiles:
         return await self._database.transaction(rename)
 
     async def change_password(self, account: Account, body: ChangePassword) -> None:
-        """Another password, or the first one; the user's other sessions end.
+        """Change or set the password; the user's other sessions end.
 
         Raises:
             WrongPassword: the current one is another. InvalidRequest: the first one was not confirmed.
@@ -101,7 +101,7 @@ class Profiles:
             await self._database.transaction(change)
 
     async def unlink(self, account: Account, provider: str) -> None:
-        """Not be let in by this provider any more.
+        """Remove the link to a sign-in provider.
 
         Raises:
             NotFound: not linked. LastLoginMethod: there is no other way in.
@@ -117,7 +117,7 @@ class Profiles:
         await self._database.transaction(unlink)
 
     async def delete(self, account: Account, confirmation: str) -> None:
-        """End the account: its sessions, memberships, and the teams that it alone belongs to, with all that they have.
+        """Delete the account: its sessions, memberships, and the teams that have no other member, with everything in them.
 
         Raises:
             InvalidRequest: not confirmed. OwnsTeamWithMembers, LastAdmin: others depend on it.
@@ -137,14 +137,16 @@ class Profiles:
                     raise OwnsTeamWithMembers(
                         f"You own the team {team_id}, which has other members: transfer or delete it first."
                     )
-                await self._team_end.end(tx, team_id, by=account.actor)
+                await self._team_deletion.delete(tx, team_id, by=account.actor)
             await session_store.end_all(tx, account.user_id)
             await self._mails.void(tx, account.user_id, *Purpose)
             for team_id, keeps_keys in await user_store.erase(tx, account.user_id):
                 await record(tx, team_id, account.actor, audit_actions.MEMBER_LEFT, str(account.user_id))
                 if not keeps_keys:
                     await revoke_keys_by(tx, team_id, account.user_id, account.actor)
-            await audit_actions.of_platform(tx, account.actor, audit_actions.ACCOUNT_DELETED, account.user_id)
+            await audit_actions.record_for_platform(
+                tx, account.actor, audit_actions.ACCOUNT_DELETED, account.user_id
+            )
 
         await self._database.transaction(delete)
-        self._team_end.ended()
+        self._team_deletion.after_commit()

@@ -9,7 +9,7 @@ from wrenn.control.users import Name, NewPassword, ShownPassword
 
 
 class MeView(BaseModel):
-    """The own account."""
+    """The caller's own account."""
 
     user_id: str
     email: str
@@ -29,7 +29,7 @@ class PatchMe(RequestBody):
 
 
 class ChangePassword(RequestBody):
-    """The old and the new one."""
+    """The current and the new password."""
 
     current_password: ShownPassword | None = Field(None, description="Needed where there is one")
     new_password: NewPassword
@@ -39,6 +39,6 @@ class ChangePassword(RequestBody):
 
 
 class DeleteMe(RequestBody):
-    """That it is meant."""
+    """The confirmation that the account is to be deleted."""
 
     confirmation: str = Field(description="The account's e-mail address")

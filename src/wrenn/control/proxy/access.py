@@ -1,4 +1,4 @@
-"""Who may visit a port: whoever has a key of the sandbox's team, a link, or a session of a member; everybody, where it is public.
+"""Decides who may visit a port: API keys of the sandbox's team, links, sessions of members; everybody, if it is public.
 
 Of a sandbox that is not theirs, visitors learn nothing: with a key of another team it does not exist, and without any credential
 it is the same whether it exists.
@@ -10,18 +10,17 @@ from dataclasses import dataclass
 
 from wrenn.base.clock import Clock
 from wrenn.base.errors import Forbidden, NotFound, Unauthorized
-from wrenn.control.auth import SYSTEM, Actor, ApiKey, Authenticator, Caller, Credential, Tokens
-from wrenn.control.auth import Access as Deed
+from wrenn.control.auth import SYSTEM, Actor, ApiKey, Authenticator, Caller, Credential, Operation, Tokens
 from wrenn.control.http import digest_of
 from wrenn.control.proxy.links import LinkSigner
-from wrenn.control.proxy.places import Place, Places
-from wrenn.control.proxy.recent import Recent
-from wrenn.control.proxy.visits import Aim, Visit
+from wrenn.control.proxy.locations import SandboxLocation, SandboxLocations
+from wrenn.control.proxy.recent import RecentLookups
+from wrenn.control.proxy.visits import PortTarget, Visit
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """May visit.
+    """The visitor may visit the port.
 
     Attributes:
         visitor: whom the audit log names, if the visit resumes the sandbox.
@@ -30,68 +29,68 @@ class Admission:
         right: the credential that lets the visitor in, and whose it is; None: a link or a public port does.
     """
 
-    place: Place
+    location: SandboxLocation
     visitor: Actor = SYSTEM
     cookie_s: int = 0
     is_public: bool = False
-    right: tuple[Credential, Caller] | None = None
+    grant: tuple[Credential, Caller] | None = None
 
 
-class Access:
-    """See the module head."""
+class PortAccess:
+    """Decides who may visit a port of a sandbox."""
 
     def __init__(
         self,
         *,
         authenticator: Authenticator,
-        places: Places,
+        locations: SandboxLocations,
         signer: LinkSigner,
         clock: Clock,
         tokens: Tokens,
     ) -> None:
         self._authenticator = authenticator
-        self._places = places
+        self._locations = locations
         self._signer = signer
         self._tokens = tokens
-        self._callers = Recent[Credential, Caller](authenticator.identify, clock)
+        self._callers = RecentLookups[Credential, Caller](authenticator.identify, clock)
 
-    async def admit(self, visit: Visit, aim: Aim) -> Admission:
-        """Let the visitor in.
+    async def admit(self, visit: Visit, target: PortTarget) -> Admission:
+        """Check the visitor's credential, link or cookie against the port.
 
         Raises:
             Unauthorized: no credential, or none that is good. NotFound: no sandbox of the caller's team.
         """
         if visit.key is not None:
-            key = ApiKey.parse(visit.key, Deed.CHANGE_SANDBOXES)
+            key = ApiKey.parse(visit.key, Operation.WRITE_SANDBOXES)
             caller = await self._callers.get(key)
             self._authenticator.accept(caller)
-            place = await self._places.find(aim.sandbox_id)
-            if place is None or place.sandbox.team_id != caller.team_id:
-                raise NotFound(f"There is no sandbox {aim.sandbox_id}.")
-            return Admission(place, caller.actor, right=(key, caller))
-        place = await self._places.find(aim.sandbox_id)
-        if place is not None and not aim.is_tunnel:
-            if left_s := self._signer.seconds_left(visit.link, aim.sandbox_id, aim.port):
-                return Admission(place, cookie_s=left_s)
-            if aim.port in place.sandbox.public_ports:
-                return Admission(place, is_public=True)
+            location = await self._locations.find(target.sandbox_id)
+            if location is None or location.sandbox.team_id != caller.team_id:
+                raise NotFound(f"There is no sandbox {target.sandbox_id}.")
+            return Admission(location, caller.actor, grant=(key, caller))
+        location = await self._locations.find(target.sandbox_id)
+        if location is not None and not target.is_tunnel:
+            if left_s := self._signer.seconds_left(visit.link, target.sandbox_id, target.port):
+                return Admission(location, cookie_s=left_s)
+            if target.port in location.sandbox.public_ports:
+                return Admission(location, is_public=True)
             if not visit.is_foreign:
-                if self._signer.seconds_left(visit.cookie, aim.sandbox_id, aim.port):
-                    return Admission(place)
-                right = await self._person(visit.session) if visit.session else None
-                if right is not None and right[1].team_id == place.sandbox.team_id:
-                    return Admission(place, right[1].actor, right=right)
+                if self._signer.seconds_left(visit.cookie, target.sandbox_id, target.port):
+                    return Admission(location)
+                grant = await self._person(visit.session) if visit.session else None
+                if grant is not None and grant[1].team_id == location.sandbox.team_id:
+                    return Admission(location, grant[1].actor, grant=grant)
         if visit.link:
             raise Unauthorized("This link has expired or is not whole. Ask for a new one.")
         raise Unauthorized(
             "This port is not public: open it by a link of its owner, or send an API key in the header X-API-Key."
         )
 
-    def unproved(self, visit: Visit, aim: Aim) -> bytes | None:
-        """A digest of the credential that must be looked up for this visit; None: it shows none, or one that is signed by us."""
+    def unverified_credential(self, visit: Visit, target: PortTarget) -> bytes | None:
+        """Return a digest of the credential that must be looked up for this visit; None: there is none, or it is signed by us."""
         if visit.key is not None:
             return digest_of(visit.key.encode("latin-1"))
-        if self._signer.seconds_left(visit.link or visit.cookie, aim.sandbox_id, aim.port):
+        if self._signer.seconds_left(visit.link or visit.cookie, target.sandbox_id, target.port):
             return None
         if visit.link:
             return digest_of(visit.link, kind=b"link")
@@ -102,7 +101,7 @@ class Access:
         return digest_of(shown, kind=b"cookie") if shown else None
 
     async def _person(self, text: bytes) -> tuple[Credential, Caller] | None:
-        """Who is signed in, for the team of the session, and by what; None: nobody, or not any more."""
+        """Return the credential and caller of a signed-in visitor; None: not signed in, or not any more."""
         try:
             token = self._tokens.read_visit(text.decode("latin-1"))
             return token, await self._callers.get(token)
@@ -110,5 +109,5 @@ class Access:
             return None
 
     def forget_all(self) -> None:
-        """A key may have gone."""
+        """Forget the remembered callers: an API key may have been revoked."""
         self._callers.forget_all()

@@ -1,4 +1,4 @@
-"""The application in front of the API: what is for a port of a sandbox is passed on to its host, everything else to the API."""
+"""The ASGI application in front of the API: forwards requests for ports of sandboxes to their hosts, everything else to the API."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from wrenn.base.units import KIB
 from wrenn.control.auth import OpenCalls
 from wrenn.control.hosts import HostClient
 from wrenn.control.http import Rates
-from wrenn.control.proxy.access import Access, Admission
+from wrenn.control.proxy.access import Admission, PortAccess
+from wrenn.control.proxy.locations import SandboxLocations
 from wrenn.control.proxy.pages import refusal
-from wrenn.control.proxy.places import Places
 from wrenn.control.proxy.visits import (
-    Aim,
+    PortTarget,
     Visit,
-    aim_of,
     cookie_name,
     own_path,
-    passed_back,
-    passed_on,
+    port_target_of,
+    request_headers,
+    response_headers,
     visit_of,
 )
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, ERROR_TEXT_HEADER
@@ -75,24 +75,24 @@ _REFUSED: Final = 1008
 
 
 def _no_traffic() -> None:
-    """Activity is counted by the host."""
+    """Ignore traffic: the host counts activity."""
 
 
 class PortProxy:
-    """See the module head."""
+    """The ASGI application in front of the API: passes requests for ports on to hosts, everything else to the API."""
 
     def __init__(
         self,
         api: Callable[[Any, Any, Any], Awaitable[None]],
         *,
-        access: Access,
-        places: Places,
+        access: PortAccess,
+        locations: SandboxLocations,
         rates: Rates,
         open_calls: OpenCalls,
     ) -> None:
         self._api = api
         self._access = access
-        self._places = places
+        self._locations = locations
         self._rates = rates
         self._open_calls = open_calls
 
@@ -113,11 +113,11 @@ class PortProxy:
         try:
             if sum(name == b"host" for name, _ in scope["headers"]) > 1:
                 raise InvalidRequest("The request has more than one Host.")
-            aim = aim_of(scope)
-            if aim is None:
+            target = port_target_of(scope)
+            if target is None:
                 await self._api(scope, receive, send)
                 return
-            await self._visit(aim, scope, receive, cast("Send", send_noting))
+            await self._visit(target, scope, receive, cast("Send", send_noting))
             return
         except (Gone, ClientDisconnected):
             return
@@ -144,32 +144,39 @@ class PortProxy:
         if not ended:
             await _refuse(scope, receive, send, failure, request_id=request_id, started=started)
 
-    async def _visit(self, aim: Aim, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _visit(self, target: PortTarget, scope: Scope, receive: Receive, send: Send) -> None:
         visit = visit_of(scope)
-        admission = await self._admit(scope, visit, aim)
+        admission = await self._admit(scope, visit, target)
         async with AsyncExitStack() as stack:
-            if admission.right is not None:
-                await stack.enter_async_context(self._open_calls.while_allowed(*admission.right))
-            await self._admitted(admission, visit, aim, scope=scope, receive=receive, send=send)
+            if admission.grant is not None:
+                await stack.enter_async_context(self._open_calls.while_allowed(*admission.grant))
+            await self._admitted(admission, visit, target, scope=scope, receive=receive, send=send)
 
     async def _admitted(
-        self, admission: Admission, visit: Visit, aim: Aim, *, scope: Scope, receive: Receive, send: Send
+        self,
+        admission: Admission,
+        visit: Visit,
+        target: PortTarget,
+        *,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
         request = Request(scope, receive)
         if scope["type"] == "http":
             if admission.cookie_s and scope["method"] == "GET" and visit.wants_page:
-                await _remember(admission, visit, scope, send)
+                await _set_link_cookie(admission, visit, scope, send)
                 return
             await request.read_small_body()
         else:
             await receive()  # websocket.connect
         for attempt in range(1, _ATTEMPTS + 1):
-            host = await self._places.ready(admission.place, by=admission.visitor)
+            host = await self._locations.ready(admission.location, by=admission.visitor)
             try:
                 if scope["type"] == "websocket":
                     await self._socket(
                         host,
-                        aim,
+                        target,
                         visit,
                         is_public=admission.is_public,
                         scope=scope,
@@ -179,7 +186,7 @@ class PortProxy:
                 else:
                     await self._http(
                         host,
-                        aim,
+                        target,
                         visit,
                         is_public=admission.is_public,
                         scope=scope,
@@ -188,19 +195,19 @@ class PortProxy:
                     )
                 return
             except (InvalidState, NotFound) as error:
-                self._places.forget(aim.sandbox_id)
+                self._locations.forget(target.sandbox_id)
                 if attempt == _ATTEMPTS or not request.is_replayable:
                     raise
                 _log.debug(
-                    "visit looks again", extra={"sandbox_id": str(aim.sandbox_id), "cause": error.message}
+                    "visit looks again", extra={"sandbox_id": str(target.sandbox_id), "cause": error.message}
                 )
 
-    async def _admit(self, scope: Scope, visit: Visit, aim: Aim) -> Admission:
+    async def _admit(self, scope: Scope, visit: Visit, target: PortTarget) -> Admission:
         """Let the visitor in, within the rates: a credential is looked up only while its address has guesses left."""
-        attempt = self._rates.begin(scope, self._access.unproved(visit, aim), is_visit=True)
+        attempt = self._rates.begin(scope, self._access.unverified_credential(visit, target), is_visit=True)
         is_proved = False
         try:
-            admission = await self._access.admit(visit, aim)
+            admission = await self._access.admit(visit, target)
             # A public port is open to every credential.
             is_proved = not admission.is_public
             return admission
@@ -216,7 +223,7 @@ class PortProxy:
     async def _http(
         self,
         host: HostClient,
-        aim: Aim,
+        target: PortTarget,
         visit: Visit,
         *,
         is_public: bool,
@@ -224,25 +231,25 @@ class PortProxy:
         request: Request,
         send: Send,
     ) -> None:
-        url = host.port_url(aim.sandbox_id, aim.port, _target(scope, visit))
+        url = host.port_url(target.sandbox_id, target.port, _request_target(scope, visit))
         begun = False
         try:
-            async with request.asked(host.relays, url, passed_on(scope)) as response:
+            async with request.asked(host.relays, url, request_headers(scope)) as response:
                 if ERROR_CODE_HEADER in response.headers:
                     raise _host_error([(k.lower(), v) for k, v in response.raw_headers])
                 head = head_of(response)
-                headers = passed_back(head.headers, scope, aim, is_public=is_public)
+                headers = response_headers(head.headers, scope, target, is_public=is_public)
                 begun = True
                 await send_answer(response, Head(head.status, headers), send, _no_traffic)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if begun:
                 raise
-            raise self._silent(aim, error) from error
+            raise self._silent(target, error) from error
 
     async def _socket(
         self,
         host: HostClient,
-        aim: Aim,
+        target: PortTarget,
         visit: Visit,
         *,
         is_public: bool,
@@ -251,31 +258,31 @@ class PortProxy:
         send: Send,
     ) -> None:
         url = (
-            host.stream_url(aim.sandbox_id, aim.port)
-            if aim.is_tunnel
-            else host.port_url(aim.sandbox_id, aim.port, _target(scope, visit))
+            host.stream_url(target.sandbox_id, target.port)
+            if target.is_tunnel
+            else host.port_url(target.sandbox_id, target.port, _request_target(scope, visit))
         )
         try:
-            other = await connect_socket(host.relays, scope, url, passed_on(scope))
+            other = await connect_socket(host.relays, scope, url, request_headers(scope))
         except SocketRefused as refused:
             if value_of(refused.headers, _CODE) is not None:
                 raise _host_error(refused.headers) from refused
-            headers = passed_back(end_to_end(refused.headers), scope, aim, is_public=is_public)
-            kept = [(name, value) for name, value in headers if name != b"content-length"]
-            await send_refusal(send, refused.status, kept, b"")
+            headers = response_headers(end_to_end(refused.headers), scope, target, is_public=is_public)
+            remaining = [(name, value) for name, value in headers if name != b"content-length"]
+            await send_refusal(send, refused.status, remaining, b"")
             return
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._silent(aim, error) from error
+            raise self._silent(target, error) from error
         await relay_socket(other, scope, receive, send, traffic=_no_traffic, pace=UNPACED)
 
-    def _silent(self, aim: Aim, error: Exception) -> Unavailable:
-        self._places.forget(aim.sandbox_id)
+    def _silent(self, target: PortTarget, error: Exception) -> Unavailable:
+        self._locations.forget(target.sandbox_id)
         return Unavailable(
-            f"The host of sandbox {aim.sandbox_id} does not answer now.", context={"cause": repr(error)}
+            f"The host of sandbox {target.sandbox_id} does not answer now.", context={"cause": repr(error)}
         )
 
 
-def _target(scope: Scope, visit: Visit) -> str:
+def _request_target(scope: Scope, visit: Visit) -> str:
     path: bytes = scope["raw_path"] or b"/"
     return (path + (b"?" + visit.query if visit.query else b"")).decode("latin-1")
 
@@ -286,8 +293,8 @@ def _host_error(headers: Headers) -> WrennError:
     return error_class(code)(text or "The host refused the connection.")
 
 
-async def _remember(admission: Admission, visit: Visit, scope: Scope, send: Send) -> None:
-    """Send a browser that opened a link to the clean URL, with a cookie of this host name only."""
+async def _set_link_cookie(admission: Admission, visit: Visit, scope: Scope, send: Send) -> None:
+    """Redirect a browser that opened a link to the URL without the token, and set a cookie for this host name."""
     secure = b"; Secure" if scope["scheme"] == "https" else b""
     cookie = b"%s=%s; Max-Age=%d; Path=/; HttpOnly; SameSite=Lax" % (
         cookie_name(scope),

@@ -1,4 +1,4 @@
-"""Signed links: who has one may visit one port of one sandbox until a moment.
+"""Signed links: whoever has one may visit one port of one sandbox until it expires.
 
 A token is `<expiry>.<mac>`: seconds since 1970, and HMAC-SHA256 over what it is for. It is the same in a link's query and in
 the cookie that opening the link sets.
@@ -28,22 +28,22 @@ _TOKEN: Final = re.compile(rb"([1-9][0-9]{0,11})\.([A-Za-z0-9_-]{43})")
 
 
 class LinkSigner:
-    """Signs tokens and checks them. Needs no look at the database."""
+    """Signs and verifies link tokens, without the database."""
 
     def __init__(self, secret: bytes, clock: Clock) -> None:
         self._secret = secret
         self._clock = clock
 
     def sign(self, sandbox_id: SandboxId, port: int, *, expires_at: int) -> str:
-        """A token for this port until then."""
+        """Return a token for this port until `expires_at`."""
         return f"{expires_at}.{self._mac(sandbox_id, port, expires_at).decode()}"
 
     def _mac(self, sandbox_id: SandboxId, port: int, expires_at: int) -> bytes:
-        told = f"port\n{sandbox_id}\n{port}\n{expires_at}".encode()
-        return base64.urlsafe_b64encode(hmac.digest(self._secret, told, hashlib.sha256)).rstrip(b"=")
+        signed_text = f"port\n{sandbox_id}\n{port}\n{expires_at}".encode()
+        return base64.urlsafe_b64encode(hmac.digest(self._secret, signed_text, hashlib.sha256)).rstrip(b"=")
 
     def seconds_left(self, token: bytes, sandbox_id: SandboxId, port: int) -> int:
-        """For how long the token still opens this port; 0: it does not."""
+        """Return how long the token still opens this port; 0: it does not."""
         match = _TOKEN.fullmatch(token)
         if match is None:
             return 0
@@ -55,14 +55,14 @@ class LinkSigner:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What a caller gets."""
+    """A link to a port, and when it expires."""
 
     url: str
     expires_at: datetime
 
 
 class Links:
-    """Makes links for callers who may visit the sandbox anyway."""
+    """Creates links to ports for callers who have access to the sandbox."""
 
     def __init__(self, *, lookup: Lookup, signer: LinkSigner, clock: Clock) -> None:
         self._lookup = lookup
@@ -72,7 +72,7 @@ class Links:
     async def create(
         self, credential: Credential, text_id: str, port: int, *, expires_in_s: int, scheme: str, domain: str
     ) -> Link:
-        """A link to a port of the caller's sandbox, whatever its state.
+        """Create a link to a port of the caller's sandbox, whatever its state.
 
         Raises:
             Unauthorized, InvalidRequest, NotFound.

@@ -1,4 +1,4 @@
-"""What a visitor is told who cannot be let through: a page for browsers, the platform's error shape for programs."""
+"""Error responses for visitors: a page for browsers, the platform's error format for programs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _HINTS: Final = {
 
 
 def refusal(error: WrennError, *, request_id: str, as_page: bool) -> tuple[int, Headers, bytes]:
-    """Status, headers and body of the refusal."""
+    """Build status, headers and body of an error response: a page for browsers, JSON for programs."""
     if as_page:
         hint = _HINTS.get(error.code, "")
         text = _PAGE.format(

@@ -1,4 +1,4 @@
-"""What was looked up a moment ago: one look for all who ask at once, kept for a moment, forgotten when told."""
+"""A cache for a moment: one lookup for concurrent callers, dropped when something may have changed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _LIMIT: Final = 10_000
 """Entries; with more, all are looked up anew."""
 
 
-class Recent(Generic[K, V]):
-    """Answers of `look`, by key. `keep` says which are worth keeping; errors are not."""
+class RecentLookups(Generic[K, V]):
+    """Caches the results of `look` by key for a moment. `keep` says which results to cache; errors are not cached."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Recent(Generic[K, V]):
         self._looking: dict[K, asyncio.Task[V]] = {}
 
     async def get(self, key: K) -> V:
-        """What `look` says, or said within the last moment and since the last `forget`."""
+        """Return the cached result, or look it up; concurrent callers share one lookup."""
         known = self._known.get(key)
         if known is not None and self._clock.monotonic() - known[0] < self._keep_s:
             return known[1]
@@ -63,12 +63,12 @@ class Recent(Generic[K, V]):
                 del self._looking[key]
 
     def forget(self, key: K) -> None:
-        """It may have changed."""
+        """Drop the cached result of a key, and ignore a lookup in progress."""
         self._known.pop(key, None)
         self._looking.pop(key, None)
 
     def forget_all(self) -> None:
-        """Anything may have changed."""
+        """Drop all cached results, and ignore lookups in progress."""
         self._known.clear()
         self._looking.clear()
 

@@ -1,4 +1,4 @@
-"""The endpoint that makes a link. Visits themselves are no endpoints: see `app.py`."""
+"""The endpoint that creates links. Visits themselves are not endpoints: see `app.py`."""
 
 from __future__ import annotations
 

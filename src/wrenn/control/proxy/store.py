@@ -15,7 +15,7 @@ _SECRET_B: Final = 32
 
 
 async def link_secret(database: Database) -> bytes:
-    """The secret of this installation; made by the first replica that asks."""
+    """Return the secret of this installation, creating it if there is none."""
     await database.execute(
         insert(link_secrets).values(id=1, secret=secrets.token_bytes(_SECRET_B)).on_conflict_do_nothing()
     )

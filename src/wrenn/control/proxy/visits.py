@@ -1,4 +1,4 @@
-"""A visitor's request as values: what it is for, what it shows as its right, and what of it and of the answer passes. Pure.
+"""A visitor's request as values: the port it is for, its credentials, and the headers that are forwarded. Pure functions.
 
 What is ours never reaches a sandbox: the API key, our cookies, the token of a link. What a sandbox answers cannot reach beyond its
 own host name.
@@ -42,8 +42,8 @@ _GUEST_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0", "16
 
 
 @dataclass(frozen=True, slots=True)
-class Aim:
-    """What a request is for.
+class PortTarget:
+    """The port that a request is for.
 
     Attributes:
         is_tunnel: the bytes of the port, not what it says in HTTP.
@@ -56,37 +56,39 @@ class Aim:
     by_headers: bool = False
 
 
-def aim_of(scope: Scope) -> Aim | None:
-    """The port that a request is for; None: it is for the API.
+def port_target_of(scope: Scope) -> PortTarget | None:
+    """Return the port that a request is for; None: it is for the API.
 
     Raises:
         InvalidRequest: it is for a port, but for none that can be.
     """
     headers: Headers = scope["headers"]
     if (host := value_of(headers, b"host")) and (match := _HOST.fullmatch(host)):
-        return _aim(match[2].lower(), match[1])
+        return _port_target(match[2].lower(), match[1])
     sandbox, port = value_of(headers, _SANDBOX), value_of(headers, _PORT)
     if sandbox is not None and port is not None:
-        return _aim(sandbox, port, by_headers=True)
+        return _port_target(sandbox, port, by_headers=True)
     if sandbox is not None or port is not None:
         raise InvalidRequest(f"The headers {SANDBOX_HEADER} and {PORT_HEADER} are only good together.")
     if scope["type"] == "websocket" and (match := _TUNNEL.fullmatch(scope["path"])):
-        return _aim(match[1].encode(), match[2].encode(), is_tunnel=True)
+        return _port_target(match[1].encode(), match[2].encode(), is_tunnel=True)
     return None
 
 
-def _aim(sandbox: bytes, port: bytes, *, is_tunnel: bool = False, by_headers: bool = False) -> Aim:
+def _port_target(
+    sandbox: bytes, port: bytes, *, is_tunnel: bool = False, by_headers: bool = False
+) -> PortTarget:
     number = int(port) if port.isdigit() and len(port) <= 5 else 0
     if not 1 <= number <= 65535:
         raise InvalidRequest("A port is a number from 1 to 65535.")
     if number == PLATFORM_PORT:
         raise InvalidRequest(f"Port {PLATFORM_PORT} is the platform's own.")
-    return Aim(SandboxId.parse(sandbox.decode("latin-1")), number, is_tunnel, by_headers)
+    return PortTarget(SandboxId.parse(sandbox.decode("latin-1")), number, is_tunnel, by_headers)
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """What a request shows as its right.
+    """The credentials that a visitor's request carries.
 
     Attributes:
         link: the token of a link, empty where there is none.
@@ -108,7 +110,7 @@ class Visit:
 
 
 def visit_of(scope: Scope) -> Visit:
-    """Read it off the head."""
+    """Read the visitor's credentials from the head of the request."""
     headers: Headers = scope["headers"]
     key = value_of(headers, _KEY)
     mark = f"{LINK_PARAMETER}=".encode()
@@ -153,7 +155,7 @@ def _only(cookies: Sequence[tuple[bytes, bytes]], name: bytes) -> bytes:
 
 
 def cookie_name(scope: Scope) -> bytes:
-    """The name of the cookie that holds a link's token. Under https no neighbour can set one of this name."""
+    """Return the name of the cookie that holds a link's token. Under https no other host name can set one of this name."""
     return b"__Host-" + _COOKIE if scope["scheme"] in ("https", "wss") else _COOKIE
 
 
@@ -168,60 +170,60 @@ def _is_ours(name: bytes) -> bool:
     return plain in _OURS or plain.startswith(_OUR_FAMILIES)
 
 
-def passed_on(scope: Scope) -> Headers:
-    """The request's headers as the program gets them. `Host` is the client's: programs check it, and build URLs of it."""
-    passed: Headers = []
+def request_headers(scope: Scope) -> Headers:
+    """Return the headers that are forwarded to the program. `Host` is the client's: programs check it and build URLs from it."""
+    forwarded: Headers = []
     for name, value in end_to_end(scope["headers"]):
         if _is_ours(name):
             continue
         if name == b"cookie":
-            kept = [p for p in value.split(b";") if not _is_our_cookie(p)]
-            if kept:
-                passed.append((name, b";".join(kept).strip()))
+            remaining = [p for p in value.split(b";") if not _is_our_cookie(p)]
+            if remaining:
+                forwarded.append((name, b";".join(remaining).strip()))
             continue
-        passed.append((name, value))
+        forwarded.append((name, value))
     client = scope["client"][0] if scope["client"] else "unknown"
     scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
     return [
-        *passed,
+        *forwarded,
         (b"x-forwarded-for", client.encode()),
         (b"x-forwarded-proto", scheme.encode()),
         (b"x-forwarded-host", value_of(scope["headers"], b"host") or b""),
     ]
 
 
-def passed_back(headers: Headers, scope: Scope, aim: Aim, *, is_public: bool) -> Headers:
-    """The answer's headers as the client gets them.
+def response_headers(headers: Headers, scope: Scope, target: PortTarget, *, is_public: bool) -> Headers:
+    """Return the headers that are forwarded to the client.
 
     Only pages of its own host name may frame a port that is not public. An answer under a host name that is not the port's own, perhaps that of
     the API's own pages, is not kept by any cache and is no page of that host.
     """
-    passed: Headers = []
+    forwarded: Headers = []
     if not is_public:
-        passed.append((b"content-security-policy", b"frame-ancestors 'self'"))
-    if aim.by_headers:
-        passed += [(b"cache-control", b"no-store"), (b"content-security-policy", b"sandbox")]
+        forwarded.append((b"content-security-policy", b"frame-ancestors 'self'"))
+    if target.by_headers:
+        forwarded += [(b"cache-control", b"no-store"), (b"content-security-policy", b"sandbox")]
     for name, value in headers:
-        if name in _NOT_ANSWERED or (aim.by_headers and name in _NOT_UNDER_OTHER_NAMES):
+        if name in _NOT_ANSWERED or (target.by_headers and name in _NOT_UNDER_OTHER_NAMES):
             continue
         if name == b"set-cookie":
             if not _is_our_cookie(value):
-                passed.append((name, _host_only(value)))
+                forwarded.append((name, _host_only(value)))
         elif name in (b"location", b"content-location"):
-            passed.append((name, _seen_from_outside(value, scope, aim.port)))
+            forwarded.append((name, _seen_from_outside(value, scope, target.port)))
         else:
-            passed.append((name, value))
-    return passed
+            forwarded.append((name, value))
+    return forwarded
 
 
 def _host_only(cookie: bytes) -> bytes:
     first, *attributes = cookie.split(b";")
-    kept = [a for a in attributes if a.partition(b"=")[0].strip().lower() != b"domain"]
-    return b";".join([first, *kept])
+    remaining = [a for a in attributes if a.partition(b"=")[0].strip().lower() != b"domain"]
+    return b";".join([first, *remaining])
 
 
 def _seen_from_outside(location: bytes, scope: Scope, port: int) -> bytes:
-    """An absolute URL of the program's own, as it sees itself, without scheme and host; any other one as it is."""
+    """Remove scheme and host from an absolute URL that names the program itself; return any other URL unchanged."""
     try:
         parts = urlsplit(location.decode("latin-1"))
         own_port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
@@ -238,5 +240,5 @@ def _seen_from_outside(location: bytes, scope: Scope, port: int) -> bytes:
 
 
 def own_path(path: bytes) -> bytes:
-    """A path as a reference to the same host: one that begins with two slashes would be another host's name."""
+    """Return a path as a reference to the same host: two leading slashes would name another host."""
     return b"/." + path if path.startswith((b"//", b"/\\")) else path

@@ -1,9 +1,9 @@
-"""Quotas: what a team may have at once. Features that make things count them, and ask `Standing.admit` under a lock.
+"""Quotas: what a team may have at once. Features count their resources and call `QuotaStatus.admit` under a lock.
 
 The endpoints are `routes`, over `service`; both know callers, what is here does not.
 """
 
-from wrenn.control.quotas.limits import NO_LIMIT, Limits, QuotaExceeded, Standing, Usage
+from wrenn.control.quotas.limits import NO_LIMIT, Limits, QuotaExceeded, QuotaStatus, Usage
 from wrenn.control.quotas.store import (
     LIMIT_COLUMNS,
     limits_of,
@@ -19,7 +19,7 @@ __all__ = [
     "NO_LIMIT",
     "Limits",
     "QuotaExceeded",
-    "Standing",
+    "QuotaStatus",
     "Usage",
     "limits_of",
     "lock_owner",

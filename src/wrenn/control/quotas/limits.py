@@ -1,4 +1,4 @@
-"""What a team may have at once, what it has, and whether more fits: values and one decision."""
+"""Values for a team's limits and usage, and the check whether more fits."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ NO_LIMIT: Final = 0
 
 
 class QuotaExceeded(Conflict):
-    """The team has no room for this; the details say in what, and how much. Trying again does not help."""
+    """The team's quota does not allow this; the details say which limit. Trying again does not help."""
 
     code = "quota_exceeded"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Most of each that a team may have; None: as much as there is.
+    """The limits of a team; None: no limit.
 
     Attributes:
         running_sandboxes: that take memory: all that have not ended and are not paused.
@@ -37,12 +37,12 @@ class Limits:
     creates_per_second: int | None = None
 
     def over(self, defaults: Limits) -> Limits:
-        """These, and the defaults where one is not set."""
+        """Return these limits, with the defaults where one is not set."""
         own = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
         return replace(defaults, **own)
 
     def widened(self, most: Limits) -> Limits:
-        """These, each raised to that of `most` where that is set and higher. None stays: there is no limit."""
+        """Return these limits, each raised to that of `most` where that is higher. None stays None."""
         higher = {
             f.name: max(limit, other)
             for f in fields(self)
@@ -53,7 +53,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a team has now, or wants more of. As the limits."""
+    """What a team uses now, or would use in addition; the fields are those of `Limits`."""
 
     running_sandboxes: int = 0
     total_sandboxes: int = 0
@@ -80,8 +80,8 @@ _REMEDY: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """A team's limits and usage; true until the transaction ends in which it was read under the lock.
+class QuotaStatus:
+    """A team's limits and usage; valid until the transaction ends in which it was read under the lock.
 
     Attributes:
         owner: the limits and usage of all teams of the team's owner together; None: they are not known here.
@@ -89,10 +89,10 @@ class Standing:
 
     limits: Limits
     usage: Usage
-    owner: Standing | None = None
+    owner: QuotaStatus | None = None
 
     def admit(self, wanted: Usage) -> None:
-        """Return if so much more fits the team, and its owner.
+        """Return if the team, and its owner, may use this much more.
 
         Raises:
             QuotaExceeded: it does not, of something that must be given up first. RateLimited: not within this second.

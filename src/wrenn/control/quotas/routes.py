@@ -11,7 +11,7 @@ from wrenn.base.ids import TeamId
 from wrenn.control.auth import AdminOf, CallerOf
 from wrenn.control.http import refusals
 from wrenn.control.quotas.service import Quotas
-from wrenn.control.quotas.types import LimitsView, SetLimits, StandingView, limits_json, standing_json
+from wrenn.control.quotas.types import LimitsView, SetLimits, StandingView, limits_json, quota_status_json
 
 own_router = APIRouter(tags=["limits"])
 admin_router = APIRouter(tags=["admin"])
@@ -27,7 +27,7 @@ Service = Annotated[Quotas, Depends(_quotas)]
 @own_router.get("", response_model=StandingView, responses=refusals())
 async def get_limits(caller: CallerOf, quotas: Service) -> Response:
     """What the team may have at once, and what it has now."""
-    return JSONResponse(standing_json(await quotas.standing(caller)))
+    return JSONResponse(quota_status_json(await quotas.status(caller)))
 
 
 @admin_router.get("/{team_id}/limits", response_model=LimitsView, responses=refusals(403, 404))

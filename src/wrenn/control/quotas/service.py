@@ -1,4 +1,4 @@
-"""What teams may have: looked up by them, set by an admin of the platform."""
+"""A team's limits, read by the team and set by admins of the platform."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from wrenn.base.ids import TeamId
 from wrenn.control.auth import Account, Caller
 from wrenn.control.db import Database
 from wrenn.control.quotas import store
-from wrenn.control.quotas.limits import Limits, Standing
+from wrenn.control.quotas.limits import Limits, QuotaStatus
 
-FindStanding = Callable[[TeamId], Awaitable[Standing]]
+FindQuotaStatus = Callable[[TeamId], Awaitable[QuotaStatus]]
 """A team's limits with what it uses of them."""
 
 
 class Quotas:
-    """See the module head. `find_standing` counts what other features keep."""
+    """Reads and sets the limits of teams. `find_quota_status` counts what other features keep."""
 
-    def __init__(self, *, database: Database, find_standing: FindStanding) -> None:
+    def __init__(self, *, database: Database, find_quota_status: FindQuotaStatus) -> None:
         self._database = database
-        self._find_standing = find_standing
+        self._find_quota_status = find_quota_status
 
-    async def standing(self, caller: Caller) -> Standing:
-        """What the caller's team may have, and what it has."""
-        return await self._find_standing(caller.team_id)
+    async def status(self, caller: Caller) -> QuotaStatus:
+        """Return the limits and usage of the caller's team."""
+        return await self._find_quota_status(caller.team_id)
 
     async def limits(self, team_id: TeamId) -> Limits:
-        """A team's own limits; None in them: the installation's default. For admins of the platform.
+        """Return a team's own limits; None in them: the installation's default. For admins of the platform.
 
         Raises:
             NotFound: no such team.
@@ -38,7 +38,7 @@ class Quotas:
         return limits
 
     async def set_limits(self, admin: Account, team_id: TeamId, limits: Limits) -> Limits:
-        """Set all of them; None: the installation's default again. What a team has already stays.
+        """Set all limits of a team; None: the installation's default. Existing sandboxes and templates stay.
 
         Raises:
             NotFound: no such team.

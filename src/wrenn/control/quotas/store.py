@@ -9,7 +9,7 @@ from sqlalchemy import CTE, ColumnElement, Row, Select, Text, and_, cast, func, 
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from wrenn.base.ids import TeamId
-from wrenn.control.audit import PLATFORM_TEAM, Actor, Deed, Resource, Scope, Status, record
+from wrenn.control.audit import PLATFORM_TEAM, Actor, AuditAction, Resource, Scope, Status, record
 from wrenn.control.db import Database, Transaction
 from wrenn.control.identity import teams, users_teams
 from wrenn.control.quotas.limits import Limits
@@ -24,12 +24,12 @@ LIMIT_COLUMNS: Final = [team_limits.c[name].label(f"limit_{name}") for name in _
 
 
 def limits_of(row: Row[Any]) -> Limits:
-    """The team's own limits in a row with `LIMIT_COLUMNS`."""
+    """Read the team's own limits from a row with `LIMIT_COLUMNS`."""
     return Limits(**{name: getattr(row, f"limit_{name}") for name in _NAMES})
 
 
 def owned_together(team_id: ColumnElement[Any]) -> CTE:
-    """The ids of all teams that this team's owner owns, this one among them."""
+    """SQL: the ids of all teams that this team's owner owns, including this one."""
     mine = users_teams.alias("mine")
     owner = select(mine.c.user_id).where(mine.c.team_id == team_id, mine.c.role == "owner").scalar_subquery()
     return (
@@ -42,19 +42,19 @@ def owned_together(team_id: ColumnElement[Any]) -> CTE:
 
 
 def most_of(owned: CTE) -> Select[*tuple[Any, ...]]:
-    """One row with the highest own limit of each kind among these teams; null where none has one. `owner_limits_of` reads it."""
+    """SQL: one row with the highest own limit of each kind among these teams, read by `owner_limits_of`."""
     return select(*(func.max(team_limits.c[name]).label(f"most_{name}") for name in _NAMES)).where(
         team_limits.c.team_id.in_(select(owned.c.team_id))
     )
 
 
 def owner_limits_of(row: Row[Any], defaults: Limits) -> Limits:
-    """What an owner may have over all own teams: the default, or what an admin gave one of the teams if that is more."""
+    """Return an owner's limits over all own teams: the default, or more if an admin gave one of the teams more."""
     return defaults.widened(Limits(**{name: getattr(row, f"most_{name}") for name in _NAMES}))
 
 
 async def lock_owner(tx: Transaction, team_id: TeamId) -> None:
-    """Be the only one to count the snapshots of this team's owner until the transaction ends."""
+    """Let nobody else count the snapshots of this team's owner until the transaction ends."""
     # One of many owners may wait for another; none is refused for it.
     owner = (
         select(cast(users_teams.c.user_id, Text))
@@ -66,7 +66,7 @@ async def lock_owner(tx: Transaction, team_id: TeamId) -> None:
 
 
 async def load(database: Database, team_id: TeamId) -> Limits | None:
-    """A team's own limits; None: there is no such team."""
+    """Return a team's own limits; None: there is no such team."""
     found = await database.execute(
         select(teams.c.id, *LIMIT_COLUMNS)
         .select_from(teams.outerjoin(team_limits, team_limits.c.team_id == teams.c.id))
@@ -78,7 +78,7 @@ async def load(database: Database, team_id: TeamId) -> Limits | None:
 
 
 async def write(tx: Transaction, team_id: TeamId, limits: Limits, *, by: Actor) -> bool:
-    """Set all limits of a team; whether there is such a team."""
+    """Set all limits of a team; False: there is no such team."""
     found = await tx.execute(
         select(teams.c.id, *LIMIT_COLUMNS)
         .select_from(teams.outerjoin(team_limits, team_limits.c.team_id == teams.c.id))
@@ -94,6 +94,6 @@ async def write(tx: Transaction, team_id: TeamId, limits: Limits, *, by: Actor) 
         wanted.on_conflict_do_update(index_elements=["team_id"], set_=values | {"updated_at": func.now()})
     )
     facts = {name: value for name, value in values.items() if value is not None}
-    deed = Deed(Resource.TEAM, "set_limits", Status.INFO, Scope.ADMIN, facts)
-    await record(tx, PLATFORM_TEAM, by, deed, str(team_id))
+    action = AuditAction(Resource.TEAM, "set_limits", Status.INFO, Scope.ADMIN, facts)
+    await record(tx, PLATFORM_TEAM, by, action, str(team_id))
     return True

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field, StrictInt
 
 from wrenn.control.http import RequestBody
-from wrenn.control.quotas.limits import Limits, Standing
+from wrenn.control.quotas.limits import Limits, QuotaStatus
 
 _Count = Annotated[StrictInt | None, Field(ge=0, le=2**31 - 1)]
 
@@ -67,13 +67,13 @@ class StandingView(BaseModel):
 
 
 def limits_json(limits: Limits) -> dict[str, object]:
-    """The wire form of `LimitsView`."""
+    """Convert limits to the JSON of `LimitsView`."""
     return {name: value for name, value in asdict(limits).items() if value is not None}
 
 
-def standing_json(standing: Standing) -> dict[str, object]:
-    """The wire form of `StandingView`."""
-    fields: dict[str, object] = {"limits": limits_json(standing.limits), "usage": asdict(standing.usage)}
-    if standing.owner is not None:
-        fields["owner"] = standing_json(standing.owner)
+def quota_status_json(status: QuotaStatus) -> dict[str, object]:
+    """Convert a quota status to the JSON of `StandingView`."""
+    fields: dict[str, object] = {"limits": limits_json(status.limits), "usage": asdict(status.usage)}
+    if status.owner is not None:
+        fields["owner"] = quota_status_json(status.owner)
     return fields

@@ -1,4 +1,4 @@
-"""What the owner of an account's e-mail address may do without a login: verify the address, choose another password.
+"""E-mail verification and password reset: what the owner of an address may do without a login.
 
 Whoever asks for a mail is answered at once, alike for each address: a row is written, and a loop looks afterwards whether the
 address has an account. So neither the answer nor its duration tells, and no mail server is waited for.
@@ -36,7 +36,7 @@ _BATCH: Final = 20
 
 
 class Recovery:
-    """See the module head."""
+    """Verifies e-mail addresses and resets passwords with tokens that were sent by mail."""
 
     def __init__(
         self, *, database: Database, passwords: Passwords, throttle: Throttle, mails: AccountMails
@@ -48,7 +48,7 @@ class Recovery:
         self._woken = asyncio.Event()
 
     async def request(self, purpose: Purpose, email: str, address: str) -> None:
-        """Have a mail sent to this address, should an account need one.
+        """Have a mail sent to this address, if it belongs to an account that needs one.
 
         Raises:
             MailNotConfigured. RateLimited: too many for this e-mail address, or from this client's.
@@ -60,7 +60,7 @@ class Recovery:
         self._woken.set()
 
     async def verify_email(self, token: str, address: str) -> None:
-        """Have the address be verified to which this token was sent.
+        """Verify the e-mail address that this token was sent to.
 
         Raises:
             NotFound: not a valid token. RateLimited: too many tries from this client.
@@ -73,7 +73,7 @@ class Recovery:
         async def verify(tx: Transaction) -> None:
             user = await _use(tx, Purpose.VERIFY, token_hash, sent)
             await user_store.set_email_verified(tx, user.user_id)
-            await audit_actions.of_platform(
+            await audit_actions.record_for_platform(
                 tx,
                 audit_actions.user_actor(user.user_id, user.name),
                 audit_actions.EMAIL_VERIFIED,
@@ -84,7 +84,7 @@ class Recovery:
         await self._database.transaction(verify)
 
     async def reset_password(self, token: str, new_password: Secret, address: str) -> None:
-        """Another password for the account to whose address this token was sent. All its sessions end; none begins.
+        """Set another password for the account that this token was sent to. Its sessions end; no new one begins.
 
         Where nobody had verified the address, whoever made the account may be somebody else: then the API keys that it made and
         its sign-in providers end too.
@@ -111,13 +111,13 @@ class Recovery:
                         await record(tx, team_id, actor, audit_actions.KEY_REVOKED, *map(str, key_ids))
                     await user_store.set_email_verified(tx, user.user_id)
                 await self._mails.void(tx, user.user_id, Purpose.VERIFY)
-                await audit_actions.of_platform(tx, actor, audit_actions.PASSWORD_RESET, user.user_id)
+                await audit_actions.record_for_platform(tx, actor, audit_actions.PASSWORD_RESET, user.user_id)
                 await self._throttle.succeeded(tx, Subject.account(user.email), source)
 
             await self._database.transaction(reset)
 
     async def run(self) -> None:
-        """Write the mails that were asked for, until cancelled. Any number of replicas may do it."""
+        """Write the requested mails, until cancelled. Any number of replicas may do it."""
         while True:
             self._woken.clear()
             try:
@@ -130,7 +130,7 @@ class Recovery:
                     await self._woken.wait()
 
     async def write_requested(self) -> bool:
-        """Answer some requests; whether there may be more."""
+        """Answer a batch of requests; whether there may be more."""
 
         async def write(tx: Transaction) -> bool:
             asked = await token_store.take_requests(tx, most=_BATCH)
@@ -142,7 +142,9 @@ class Recovery:
                 if purpose is Purpose.VERIFY:
                     await self._mails.verify(tx, user)
                 elif await self._mails.reset_password(tx, user):
-                    await audit_actions.of_platform(tx, SYSTEM, audit_actions.RESET_MAILED, user.user_id)
+                    await audit_actions.record_for_platform(
+                        tx, SYSTEM, audit_actions.RESET_MAILED, user.user_id
+                    )
             return len(asked) == _BATCH
 
         return await self._database.transaction(write)
@@ -155,7 +157,7 @@ class Recovery:
 
 
 async def _use(tx: Transaction, purpose: Purpose, token_hash: str, sent: MailedTo) -> User:
-    """Use a token up; whose it is, locked. The user is locked first, as by whoever replaces a token."""
+    """Use up a token and return its user, locked. The user is locked first, as everywhere else."""
     user = await user_store.lock(tx, sent.user_id)
     if user is None or user.status != "active" or user.email != sent.email:
         raise NotFound(_GONE)

@@ -1,29 +1,30 @@
 """Sandboxes: their endpoints and rows (here), what callers do to them (`operations`), and the loops that carry it out (`reconcile`)."""
 
 from wrenn.control.sandboxes import operation_routes, routes
-from wrenn.control.sandboxes.changes import Changes
+from wrenn.control.sandboxes.changes import ChangeNotifier
 from wrenn.control.sandboxes.lookup import Lookup
 from wrenn.control.sandboxes.network_policy import NetworkRules
-from wrenn.control.sandboxes.operations.capacity import Room
-from wrenn.control.sandboxes.operations.create import Creation, SandboxLimits
+from wrenn.control.sandboxes.operations.capacity import Capacity
+from wrenn.control.sandboxes.operations.create import Creation, SandboxSizeLimits
 from wrenn.control.sandboxes.operations.disk import Disks
 from wrenn.control.sandboxes.operations.fork import Forks
 from wrenn.control.sandboxes.operations.lifecycle import Lifecycle
 from wrenn.control.sandboxes.operations.network import Networks
 from wrenn.control.sandboxes.operations.pause_all import pause_all
 from wrenn.control.sandboxes.operations.targets import Target, Targets
-from wrenn.control.sandboxes.operations.waiting import Patience
+from wrenn.control.sandboxes.operations.waiting import WaitLimits
 from wrenn.control.sandboxes.reconcile.comparison import Comparison, ComparisonSettings
 from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
 from wrenn.control.sandboxes.reconcile.steps import ReconcilerSettings
 from wrenn.control.sandboxes.records import Sandbox
-from wrenn.control.sandboxes.store import find_place
+from wrenn.control.sandboxes.store import find_location
 from wrenn.control.sandboxes.types import Envs, GuestText
 
 routers = (routes.router, operation_routes.router)
 
 __all__ = [
-    "Changes",
+    "Capacity",
+    "ChangeNotifier",
     "Comparison",
     "ComparisonSettings",
     "Creation",
@@ -35,15 +36,14 @@ __all__ = [
     "Lookup",
     "NetworkRules",
     "Networks",
-    "Patience",
     "Reconciler",
     "ReconcilerSettings",
-    "Room",
     "Sandbox",
-    "SandboxLimits",
+    "SandboxSizeLimits",
     "Target",
     "Targets",
-    "find_place",
+    "WaitLimits",
+    "find_location",
     "pause_all",
     "routers",
 ]

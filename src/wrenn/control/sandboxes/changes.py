@@ -1,4 +1,4 @@
-"""Waiting for a sandbox to change: who waits is woken by this process's own writes, by other replicas' hints, by a timer."""
+"""Waiting for a sandbox to change: waiters are woken by writes of this process, by hints of other replicas, and by a timer."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _LOOK_AGAIN_S: Final = 2.0
 """When no hint comes: the way between replicas may be broken."""
 
 
-class Change:
-    """One waiter's wake-up."""
+class ChangeWaiter:
+    """Waits for changes of one sandbox."""
 
     def __init__(self, database: Database, sandbox_id: SandboxId) -> None:
         self._database = database
         self._sandbox_id = sandbox_id
-        self._happened = asyncio.Event()
+        self._woken = asyncio.Event()
 
-    def happened(self) -> None:
-        """Wake the waiter."""
-        self._happened.set()
+    def wake(self) -> None:
+        """Wake the waiter: the sandbox may have changed."""
+        self._woken.set()
 
     async def wait_until(self, done: Callable[[Sandbox], bool], *, timeout_s: float) -> Sandbox | None:
-        """Look at each change since this waiter began, until `done`; None when there is no such sandbox.
+        """Load the sandbox after each change until `done` accepts it, and return it; None: there is no such sandbox.
 
         Raises:
             TimeoutError: not within `timeout_s`.
@@ -38,24 +38,24 @@ class Change:
             while True:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_AGAIN_S):
-                        await self._happened.wait()
-                self._happened.clear()
+                        await self._woken.wait()
+                self._woken.clear()
                 sandbox = await store.load(self._database, self._sandbox_id)
                 if sandbox is None or done(sandbox):
                     return sandbox
 
 
-class Changes:
-    """Who waits for which sandbox in this process."""
+class ChangeNotifier:
+    """Wakes those in this process who wait for a sandbox to change."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._waiting: dict[SandboxId, set[Change]] = {}
+        self._waiting: dict[SandboxId, set[ChangeWaiter]] = {}
 
     @contextmanager
-    def watch(self, sandbox_id: SandboxId) -> Generator[Change]:
-        """Begin to watch. Begin before the first step whose effect is waited for, or its wake-up is missed."""
-        change = Change(self._database, sandbox_id)
+    def watch(self, sandbox_id: SandboxId) -> Generator[ChangeWaiter]:
+        """Register a waiter while the body runs. Register before the step whose effect is waited for, or its wake-up may be missed."""
+        change = ChangeWaiter(self._database, sandbox_id)
         self._waiting.setdefault(sandbox_id, set()).add(change)
         try:
             yield change
@@ -65,13 +65,13 @@ class Changes:
             if not waiting:
                 del self._waiting[sandbox_id]
 
-    def tell(self, sandbox_id: SandboxId) -> None:
-        """This sandbox changed."""
+    def notify(self, sandbox_id: SandboxId) -> None:
+        """Wake those who wait for this sandbox."""
         for change in self._waiting.get(sandbox_id, ()):
-            change.happened()
+            change.wake()
 
-    def tell_all(self) -> None:
-        """Something changed somewhere."""
+    def notify_all(self) -> None:
+        """Wake everyone who waits."""
         for waiting in self._waiting.values():
             for change in waiting:
-                change.happened()
+                change.wake()

@@ -1,8 +1,8 @@
-"""Statements that write what is wanted of sandboxes: `desired`, and the limits of their time.
+"""Statements that write the desired state of sandboxes and their time limits.
 
-A new wish takes a lease away: its worker's result will not be written, and the new work may begin at once. Of several
-callers at once the row lets one through. The wish names who has it: the end of a sandbox, which is never taken back, is in
-the audit log with the wish; a pause or resume, which a host may refuse, with its result.
+Writing a desired state revokes the lease on the row: the result of the former worker will not be written, and new work may begin at
+once. Of several concurrent callers one succeeds. The row names who made the request. A removal, which is never taken back, is recorded in
+the audit log with the request; a pause or resume, which a host may refuse, with its result.
 """
 
 from __future__ import annotations
@@ -31,7 +31,17 @@ from sqlalchemy import (
 
 from wrenn.base.errors import InvalidState
 from wrenn.base.ids import SandboxId, SnapshotId, TeamId
-from wrenn.control.audit import SYSTEM, Actor, Deed, Facts, Resource, Status, actor_json, recorded, wire_id
+from wrenn.control.audit import (
+    SYSTEM,
+    Actor,
+    AuditAction,
+    Facts,
+    Resource,
+    Status,
+    actor_json,
+    record_cte,
+    wire_id,
+)
 from wrenn.control.db import Database, Hints, Transaction
 from wrenn.control.sandboxes.records import OnExpiry, Sandbox
 from wrenn.control.sandboxes.state import Desired, State
@@ -47,8 +57,8 @@ from wrenn.control.sandboxes.tables import sandboxes
 _c = sandboxes.c
 
 
-def wish(desired: Any, *conditions: Any, by: Actor) -> Update:
-    """The statement that wants this of all sandboxes that have not ended and for which the conditions hold."""
+def update_desired(desired: Any, *conditions: Any, by: Actor) -> Update:
+    """Build the UPDATE that sets the desired state of all live sandboxes that meet the conditions."""
     return (
         update(sandboxes)
         .where(is_live(), *conditions)
@@ -70,79 +80,81 @@ def wish(desired: Any, *conditions: Any, by: Actor) -> Update:
 
 
 def is_usable() -> ColumnElement[bool]:
-    """True for sandboxes that run and are to go on."""
+    """SQL condition: the sandbox is running and should be running."""
     return and_(_c.status == State.RUNNING, _c.desired == Desired.RUNNING)
 
 
 def _can_pause() -> ColumnElement[bool]:
-    """True also where a time-out asks whether the sandbox is idle: who wants it paused does not ask."""
+    """SQL condition: the sandbox can be paused, also while an idle check of its host is in progress."""
     asked = and_(_c.status == State.RUNNING, _c.desired == Desired.PAUSED, _c.idle_ms > 0)
     return or_(is_usable(), asked)
 
 
-def destroyed(wanted: CTE, by: Actor, facts: Facts, where: ColumnElement[bool] | None = None) -> CTE:
-    """The entries of the audit log for sandboxes that are wanted stopped."""
-    deed = Deed(Resource.SANDBOX, "destroy", Status.WARNING, facts=facts)
-    return recorded(wanted, by, deed, resource_id=wire_id(SandboxId.PREFIX, wanted.c.id), where=where)
+def destroy_entries(wanted: CTE, by: Actor, facts: Facts, where: ColumnElement[bool] | None = None) -> CTE:
+    """Build the audit log entries for sandboxes whose desired state became `stopped`."""
+    action = AuditAction(Resource.SANDBOX, "destroy", Status.WARNING, facts=facts)
+    return record_cte(wanted, by, action, resource_id=wire_id(SandboxId.PREFIX, wanted.c.id), where=where)
 
 
-def _want_stopped(hints: Hints, which: ColumnElement[bool], by: Actor, facts: Facts) -> Select[Any]:
+def _stop_statement(hints: Hints, selected: ColumnElement[bool], by: Actor, facts: Facts) -> Select[Any]:
     wanted = (
-        wish(Desired.STOPPED, which, _c.desired != Desired.STOPPED, by=by)
+        update_desired(Desired.STOPPED, selected, _c.desired != Desired.STOPPED, by=by)
         .returning(_c.id, _c.team_id)
         .cte("wanted")
     )
-    return select(hints.notify()).select_from(wanted).add_cte(destroyed(wanted, by, facts))
+    return select(hints.notify()).select_from(wanted).add_cte(destroy_entries(wanted, by, facts))
 
 
-async def want_stopped(
+async def set_desired_stopped(
     database: Database, hints: Hints, ids: Collection[SandboxId], *, by: Actor, cause: str = ""
 ) -> None:
-    """Have these sandboxes removed, whatever else was wanted; those that have ended stay as they are.
+    """Set the desired state of these sandboxes to `stopped`, whatever it was; those that have ended stay as they are.
 
     `cause`: why, where the system does it.
     """
     among = _c.id.in_([sandbox_id.value for sandbox_id in ids])
-    await database.execute(_want_stopped(hints, among, by, {"cause": cause} if cause else {}))
+    await database.execute(_stop_statement(hints, among, by, {"cause": cause} if cause else {}))
 
 
-async def want_all_stopped(tx: Transaction, hints: Hints, team_id: TeamId, *, by: Actor) -> None:
-    """Have all sandboxes of this team removed, as it ends."""
+async def set_desired_stopped_for_team(tx: Transaction, hints: Hints, team_id: TeamId, *, by: Actor) -> None:
+    """Set the desired state of all sandboxes of a team to `stopped`, as the team is deleted."""
     theirs = _c.team_id == team_id.value
-    await tx.execute(_want_stopped(hints, theirs, by, {"cause": "team_deleted"}))
+    await tx.execute(_stop_statement(hints, theirs, by, {"cause": "team_deleted"}))
 
 
-async def want_copies_stopped(tx: Transaction, hints: Hints, snapshot_id: SnapshotId) -> None:
-    """Have all sandboxes that were restored from this snapshot removed."""
+async def set_desired_stopped_for_copies(tx: Transaction, hints: Hints, snapshot_id: SnapshotId) -> None:
+    """Set the desired state of all sandboxes that were restored from this snapshot to `stopped`."""
     copies = _c.snapshot_id == snapshot_id.value
-    await tx.execute(_want_stopped(hints, copies, SYSTEM, {"cause": "fork_abandoned"}))
+    await tx.execute(_stop_statement(hints, copies, SYSTEM, {"cause": "fork_abandoned"}))
 
 
-async def want_paused(database: Database, hints: Hints, sandbox_id: SandboxId, *, by: Actor) -> bool:
-    """Have a sandbox that runs paused; whether it was this call that did it."""
+async def set_desired_paused(database: Database, hints: Hints, sandbox_id: SandboxId, *, by: Actor) -> bool:
+    """Set the desired state of a running sandbox to `paused`; False: it is not running, or is being changed already."""
     wanted = (
-        wish(Desired.PAUSED, _c.id == sandbox_id.value, _can_pause(), by=by).returning(_c.id).cte("wanted")
+        update_desired(Desired.PAUSED, _c.id == sandbox_id.value, _can_pause(), by=by)
+        .returning(_c.id)
+        .cte("wanted")
     )
     found = await database.execute(select(wanted.c.id, hints.notify()).select_from(wanted))
     return found.one_or_none() is not None
 
 
-async def want_all_paused(database: Database, hints: Hints) -> set[SandboxId]:
-    """Have everything that runs paused, of all teams; what this call changed."""
-    wanted = wish(Desired.PAUSED, _can_pause(), by=SYSTEM).returning(_c.id).cte("wanted")
+async def set_desired_paused_for_all(database: Database, hints: Hints) -> set[SandboxId]:
+    """Set the desired state of every running sandbox of all teams to `paused`; returns which."""
+    wanted = update_desired(Desired.PAUSED, _can_pause(), by=SYSTEM).returning(_c.id).cte("wanted")
     found = await database.execute(select(wanted.c.id, hints.notify()).select_from(wanted))
     return {SandboxId(row.id) for row in found}
 
 
-async def want_running(tx: Transaction, hints: Hints, sandbox_id: SandboxId, *, by: Actor) -> bool:
-    """Have a paused sandbox resumed; whether it was this call that did it.
+async def set_desired_running(tx: Transaction, hints: Hints, sandbox_id: SandboxId, *, by: Actor) -> bool:
+    """Set the desired state of a paused sandbox to `running`; False: it is not paused, or is being changed already.
 
     A life whose end was to be paused, and that has ended, goes on without an end: it was paused.
     """
     is_paused = _c.status == State.PAUSED, _c.desired == Desired.PAUSED
     ahead = or_(_c.on_expiry == "kill", _c.expires_at > func.now())
     wanted = (
-        wish(Desired.RUNNING, _c.id == sandbox_id.value, *is_paused, by=by)
+        update_desired(Desired.RUNNING, _c.id == sandbox_id.value, *is_paused, by=by)
         .values(expires_at=case((ahead, _c.expires_at), else_=null()))
         .returning(_c.id)
         .cte("wanted")
@@ -152,7 +164,7 @@ async def want_running(tx: Transaction, hints: Hints, sandbox_id: SandboxId, *, 
 
 
 async def lock(tx: Transaction, sandbox_id: SandboxId) -> tuple[Sandbox, datetime] | None:
-    """The sandbox, which nobody else changes until this transaction ends; and the database's time."""
+    """Return the sandbox, locked until this transaction ends, and the database's time; None: there is no such sandbox."""
     found = await tx.execute(
         select_sandboxes()
         .add_columns(func.now().label("at"))
@@ -164,7 +176,7 @@ async def lock(tx: Transaction, sandbox_id: SandboxId) -> tuple[Sandbox, datetim
 
 
 async def lock_to_change(tx: Transaction, sandbox_id: SandboxId, *, only: str) -> Sandbox:
-    """As `lock`, of a sandbox that runs or is paused, and stays so.
+    """Lock a sandbox that is running or paused, so that its configuration can be changed.
 
     Raises:
         InvalidState: it does not; `only` says what could be done otherwise.
@@ -188,7 +200,7 @@ async def write_limits(
     lift_on_pause: bool,
     by: Actor | None,
 ) -> Sandbox:
-    """New limits of its time; not a change of its state. `by` None: nothing that the audit log should name."""
+    """Store new time limits; the state does not change. `by` None: no entry in the audit log."""
     expiry = cast(expires_at, TIMESTAMP(timezone=True))
     changed = (
         update(sandboxes)
@@ -222,5 +234,5 @@ def _limits_entry(
     facts: dict[str, str | int] = {"timeout_sec": timeout_sec, "on_expiry": on_expiry}
     if expires_at is not None:
         facts["expires_at"] = expires_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    deed = Deed(Resource.SANDBOX, "set_timeout", Status.INFO, facts=facts)
-    return [recorded(changed, by, deed, resource_id=wire_id(SandboxId.PREFIX, changed.c.id))]
+    action = AuditAction(Resource.SANDBOX, "set_timeout", Status.INFO, facts=facts)
+    return [record_cte(changed, by, action, resource_id=wire_id(SandboxId.PREFIX, changed.c.id))]

@@ -1,4 +1,4 @@
-"""Which sandbox a caller means, and whether it is the caller's."""
+"""Finds the sandbox that a caller names, and checks that it is the caller's."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from wrenn.control.auth import Authenticator, Caller, Credential
 from wrenn.control.db import Database
 from wrenn.control.sandboxes import store
 from wrenn.control.sandboxes.records import Sandbox
-from wrenn.control.sandboxes.selection import Which, cursor_after
+from wrenn.control.sandboxes.selection import SandboxFilter, cursor_after
 from wrenn.control.sandboxes.state import Desired, State
-from wrenn.control.snapshots import Source
+from wrenn.control.snapshots import SnapshotSource
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LocatedSandbox:
     """A sandbox of the caller, in any state, and the address of its host."""
 
     caller: Caller
@@ -26,38 +26,38 @@ class Found:
 
 
 class Lookup:
-    """See the module head."""
+    """Finds sandboxes for a caller: checks the credential and that the sandbox belongs to the caller's team."""
 
     def __init__(self, database: Database, authenticator: Authenticator) -> None:
         self._database = database
         self._authenticator = authenticator
 
-    async def list(self, caller: Caller, which: Which) -> tuple[list[Sandbox], str | None]:
-        """Of the caller's sandboxes that have not ended those that `which` names, newest first; and the next page's cursor.
+    async def list(self, caller: Caller, selected: SandboxFilter) -> tuple[list[Sandbox], str | None]:
+        """Return the caller's live sandboxes that match the filter, newest first, and the cursor of the next page.
 
         Sandboxes that are made while pages are read are on none of them, those that end are missing; nothing is on two.
         """
-        if which.limit is None:
-            return await store.live_of_team(self._database, caller.team_id, which), None
-        one_more = replace(which, limit=which.limit + 1)
+        if selected.limit is None:
+            return await store.live_of_team(self._database, caller.team_id, selected), None
+        one_more = replace(selected, limit=selected.limit + 1)
         found = await store.live_of_team(self._database, caller.team_id, one_more)
-        page = found[: which.limit]
+        page = found[: selected.limit]
         return page, cursor_after(page[-1]) if len(found) > len(page) else None
 
     async def count(self, team_ids: Sequence[TeamId]) -> Mapping[TeamId, int]:
-        """How many sandboxes have not ended, of those of these teams that have any."""
+        """Count the live sandboxes of these teams; teams without any are left out."""
         return await store.count_live(self._database, team_ids)
 
     async def get(self, credential: Credential, text_id: str) -> Sandbox:
-        """One sandbox of the caller, in any state.
+        """Return one sandbox of the caller, in any state.
 
         Raises:
             Unauthorized, Forbidden, InvalidRequest, NotFound.
         """
         return (await self.locate(credential, text_id)).sandbox
 
-    async def locate(self, credential: Credential, text_id: str) -> Found:
-        """One sandbox of the caller, in any state; one round trip.
+    async def locate(self, credential: Credential, text_id: str) -> LocatedSandbox:
+        """Return one sandbox of the caller, in any state, with the address of its host; one query.
 
         Raises:
             Unauthorized, Forbidden, InvalidRequest, NotFound.
@@ -72,10 +72,10 @@ class Lookup:
         self._authenticator.accept(caller)
         if sandbox is None:
             raise NotFound(f"There is no sandbox {sandbox_id}.")
-        return Found(caller, sandbox, address)
+        return LocatedSandbox(caller, sandbox, address)
 
-    async def source(self, credential: Credential, text_id: str) -> tuple[Caller, Source]:
-        """Who takes a snapshot, and what it may be taken of.
+    async def source(self, credential: Credential, text_id: str) -> tuple[Caller, SnapshotSource]:
+        """Return the caller and a running or paused sandbox as the source of a snapshot.
 
         Raises:
             Unauthorized, Forbidden, InvalidRequest, NotFound. InvalidState: it neither runs nor is paused.
@@ -87,12 +87,12 @@ class Lookup:
             raise InvalidState(
                 f"Sandbox {sandbox.sandbox_id} is {sandbox.now_is}: a snapshot is taken of one that runs or is paused."
             )
-        return found.caller, source_of(sandbox, found.address)
+        return found.caller, snapshot_source_of(sandbox, found.address)
 
 
-def source_of(sandbox: Sandbox, address: str) -> Source:
-    """The sandbox as the source of a snapshot."""
-    return Source(
+def snapshot_source_of(sandbox: Sandbox, address: str) -> SnapshotSource:
+    """Convert a sandbox to the source of a snapshot."""
+    return SnapshotSource(
         team_id=sandbox.team_id,
         sandbox_id=sandbox.sandbox_id,
         host_id=sandbox.host_id,

@@ -27,7 +27,7 @@ _NOT_PUBLIC: Final = collapsed([*PROTECTED_NETWORKS, *PRIVATE_NETWORKS])
 
 @dataclass(frozen=True, slots=True)
 class NetworkRules:
-    """Which policies make sense on this installation.
+    """Which network policies may be requested on this installation.
 
     Attributes:
         private_networks: parts of private networks that the operator opens to sandboxes. The hosts enforce it; here it is
@@ -37,7 +37,7 @@ class NetworkRules:
     private_networks: tuple[IPv4Network, ...] = ()
 
     def policy(self, *, allow_internet: bool, allow: Sequence[str], deny: Sequence[str]) -> NetworkPolicy:
-        """The policy of a request.
+        """Check the requested lists and return the policy.
 
         Raises:
             InvalidRequest: a list holds what is no IPv4 network, or too much; or it allows what no sandbox can reach.
@@ -71,7 +71,7 @@ def _parsed(field: str, texts: Sequence[str]) -> tuple[IPv4Network, ...]:
 
 
 def network_message(policy: NetworkPolicy, revision: int) -> pb.NetworkPolicy:
-    """The policy as hosts are told it."""
+    """Convert a policy to the message that hosts get."""
     return pb.NetworkPolicy(
         allow_internet=policy.allow_internet,
         allow=list(policy.allow),

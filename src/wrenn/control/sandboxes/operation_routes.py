@@ -1,6 +1,6 @@
-"""Endpoints that change what becomes of a sandbox. Each parses, makes one call, answers.
+"""Endpoints for operations on one sandbox. Each parses, makes one call, answers.
 
-What is begun goes on to its end when the client goes away, but for a fork.
+Operations continue when the client goes away, except a fork.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sandboxes as values: what a row says, what a worker leased, what the owner asked for."""
+"""Values for sandboxes: a row, leased work, the requested configuration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OnExpiry = Literal["pause", "kill"]
 
 @dataclass(frozen=True, slots=True)
 class TimeLimits:
-    """When a sandbox is put away by itself.
+    """When a sandbox is paused or removed automatically.
 
     Attributes:
         timeout_sec: seconds without activity until it is paused; 0: never.
@@ -46,12 +46,12 @@ class NetworkPolicy:
     deny: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        """As the database and the API have it."""
+        """Return the form that the database and the API use."""
         return {"allow_internet": self.allow_internet, "allow": list(self.allow), "deny": list(self.deny)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read `to_json`; what is absent has its default."""
+        """Read the form that `to_json` returns; missing fields get their defaults."""
         return cls(
             bool(value.get("allow_internet", True)),
             tuple(value.get("allow", ())),
@@ -61,7 +61,7 @@ class NetworkPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What the owner asked for, with all defaults filled in."""
+    """The configuration that the owner requested, with all defaults filled in."""
 
     template: str
     vcpus: int
@@ -75,7 +75,7 @@ class Spec:
     disk_size_mb: int = DEFAULT_DISK_SIZE_MB
 
     def digest(self) -> bytes:
-        """The same for the same request: tells a repetition from another request under the same key.
+        """Hash the request, so that a repetition under the same idempotency key can be told from a different request.
 
         What has its default is left out beside the first fields, so that a key outlives a version that adds one.
         """
@@ -113,7 +113,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """The caller's name for a request, and the request's digest."""
+    """The idempotency key of a request, and the digest of the request."""
 
     key: str
     digest: bytes
@@ -121,7 +121,7 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """One row, without the parts that only workers need.
+    """A sandbox as its row in the database describes it, without the columns that only the reconciler needs.
 
     `name` and `labels` are its owner's, `metadata` its host's. `failure` and `reason` say why it is in `error`, or why the last pause or resume was not done.
     """
@@ -160,18 +160,18 @@ class Sandbox:
 
     @property
     def now_is(self) -> str:
-        """What it is now, as a refusal says it."""
+        """Describe the current state for an error message: "paused", "being removed"."""
         return in_words(self.status, self.desired)
 
     @property
     def is_usable(self) -> bool:
-        """It runs and is to go on."""
+        """Whether it is running and should be running."""
         return self.status is State.RUNNING and self.desired is Desired.RUNNING
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A leased sandbox with something to do for it.
+    """A leased sandbox whose desired state has to be carried out.
 
     Attributes:
         network_revision: of the network policy in `spec`.

@@ -1,4 +1,4 @@
-"""Endpoints on sandboxes as a whole. Each parses, makes one call, answers."""
+"""Endpoints that create, list and read sandboxes. Each parses, makes one call, answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wrenn.control.http import DomainOf, refusals, while_connected
 from wrenn.control.sandboxes.lookup import Lookup
 from wrenn.control.sandboxes.operations.create import Creation
 from wrenn.control.sandboxes.operations.targets import Targets
-from wrenn.control.sandboxes.selection import Which
+from wrenn.control.sandboxes.selection import SandboxFilter
 from wrenn.control.sandboxes.types import (
     LABELS_LIMIT,
     PAGE_LIMIT,
@@ -34,7 +34,7 @@ async def _lookup(request: Request) -> Lookup:
     return request.app.state.lookup
 
 
-async def _which(
+async def _sandbox_filter(
     *,
     name: Annotated[
         str | None, Query(max_length=SANDBOX_NAME_LIMIT, description="Only of this name; `*`: any text")
@@ -50,8 +50,10 @@ async def _which(
         int | None, Query(ge=1, le=PAGE_LIMIT, description="So many at a time; absent: all")
     ] = None,
     cursor: Annotated[str | None, Query(description="`X-Next-Cursor` of the page before")] = None,
-) -> Which:
-    return Which.parse(name=name, metadata=metadata or (), state=state or (), limit=limit, cursor=cursor)
+) -> SandboxFilter:
+    return SandboxFilter.parse(
+        name=name, metadata=metadata or (), state=state or (), limit=limit, cursor=cursor
+    )
 
 
 async def _targets(request: Request) -> Targets:
@@ -84,13 +86,13 @@ async def list_sandboxes(
     caller: CallerOf,
     lookup: Annotated[Lookup, Depends(_lookup)],
     domain: DomainOf,
-    which: Annotated[Which, Depends(_which)],
+    selected: Annotated[SandboxFilter, Depends(_sandbox_filter)],
 ) -> Response:
     """The team's sandboxes, newest first, without those in `stopped` and `error`.
 
     With `limit` the answer is a page: its header `X-Next-Cursor`, absent on the last page, is the `cursor` of the next one.
     """
-    found, cursor = await lookup.list(caller, which)
+    found, cursor = await lookup.list(caller, selected)
     headers = {CURSOR_HEADER: cursor} if cursor else None
     return JSONResponse([sandbox_json(sandbox, domain) for sandbox in found], headers=headers)
 

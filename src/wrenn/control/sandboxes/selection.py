@@ -1,4 +1,4 @@
-"""Which of a team's sandboxes a list names, and where a page of it begins."""
+"""Filters and pages of a list of sandboxes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _CURSOR_LIMIT: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Which:
-    """Conditions that all must hold; the default is every sandbox, in one answer.
+class SandboxFilter:
+    """Conditions for listing sandboxes, which must all hold. The default selects every sandbox on one page.
 
     Attributes:
         name: the whole name; `*` in it stands for any text.
@@ -46,7 +46,7 @@ class Which:
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Self:
-        """Read the query of a list.
+        """Parse the query parameters of a list request.
 
         Raises:
             InvalidRequest: a parameter cannot be read; the message names it.
@@ -60,8 +60,8 @@ class Which:
         if any("\0" in text for text in (name or "", *labels, *labels.values())):
             raise InvalidRequest("name, metadata: must not hold a NUL character.")
         words = [word.strip() for part in state for word in part.split(",")]
-        if strange := [word for word in words if word not in LISTED_STATES]:
-            raise InvalidRequest(f"state: {strange[0][:40]!r} is none of {', '.join(LISTED_STATES)}.")
+        if unknown := [word for word in words if word not in LISTED_STATES]:
+            raise InvalidRequest(f"state: {unknown[0][:40]!r} is none of {', '.join(LISTED_STATES)}.")
         if cursor is not None and limit is None:
             raise InvalidRequest("cursor: goes with limit only.")
         return cls(
@@ -70,7 +70,7 @@ class Which:
 
     @property
     def name_pattern(self) -> str:
-        """The name for SQL's LIKE with a backslash as its escape character."""
+        """The name as a pattern for SQL's LIKE, with a backslash as escape character."""
         text = self.name or ""
         for special in "\\%_":
             text = text.replace(special, f"\\{special}")
@@ -78,7 +78,7 @@ class Which:
 
 
 def cursor_after(sandbox: Sandbox) -> str:
-    """The cursor of the page that begins after this sandbox."""
+    """Return the cursor of the page that begins after this sandbox."""
     text = f"{sandbox.created_at.isoformat()}|{sandbox.sandbox_id}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 

@@ -1,4 +1,4 @@
-"""The states of a sandbox and what may follow each; nothing else decides a state.
+"""The states of a sandbox and which may follow which. No other module decides that.
 
                              ┌────► paused
                              │        ▲ │
@@ -28,7 +28,7 @@ from typing import Final
 
 
 class State(enum.StrEnum):
-    """See the module head."""
+    """The status of a sandbox. `NEXT` says which status may follow which."""
 
     PENDING = "pending"
     STARTING = "starting"
@@ -40,7 +40,7 @@ class State(enum.StrEnum):
 
 
 class Desired(enum.StrEnum):
-    """What is wanted. The first two change into each other; the third is never taken back."""
+    """The desired status of a sandbox. `running` and `paused` change into each other; `stopped` is final."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -65,11 +65,11 @@ ENDED: Final = frozenset(state for state, following in NEXT.items() if not follo
 
 
 class IllegalTransition(Exception):
-    """A fault of ours: a state was about to follow one that it may not follow."""
+    """A bug: code tried to set a status that may not follow the current one."""
 
 
 def move(state: State, to: State) -> State:
-    """`to`, if it may follow `state`.
+    """Return `to` if it may follow `state`.
 
     Raises:
         IllegalTransition: it may not.
@@ -80,7 +80,7 @@ def move(state: State, to: State) -> State:
 
 
 def in_words(state: State, desired: Desired) -> str:
-    """What a sandbox is now, as a refusal says it: "paused", "being removed"."""
+    """Describe the current state for an error message: "paused", "being removed"."""
     if state in ENDED:
         return state.value
     match state, desired:

@@ -1,4 +1,4 @@
-"""How sandboxes are read. What is written has stores of its own: `placing_store`, `wish_store`, `work_store`, `comparison_store`.
+"""Queries on sandboxes. Writes are in `placement_store`, `desired_state_store`, `work_store` and `comparison_store`.
 
 A state is written only where the row still has the version on which the decision was made, or under the row's lock.
 """
@@ -15,7 +15,7 @@ from wrenn.control.auth import CALLERS, Caller, CallerQuery, Credential, argumen
 from wrenn.control.db import Database, RowQuery, span_s
 from wrenn.control.hosts import hosts
 from wrenn.control.sandboxes.records import NetworkPolicy, Sandbox
-from wrenn.control.sandboxes.selection import Which
+from wrenn.control.sandboxes.selection import SandboxFilter
 from wrenn.control.sandboxes.state import ENDED, Desired, State
 from wrenn.control.sandboxes.tables import sandboxes
 
@@ -31,12 +31,12 @@ _COLUMNS: Final = [
 
 
 def is_live() -> Any:
-    """True for sandboxes that have not ended."""
+    """SQL condition: the sandbox has not ended."""
     return sandboxes.c.status.not_in(sorted(ENDED))
 
 
 def sandbox_of(row: Row[Any]) -> Sandbox:
-    """The row as a value."""
+    """Convert a row of `select_sandboxes` to a value."""
     return Sandbox(
         sandbox_id=SandboxId(row.id),
         team_id=TeamId(row.team_id),
@@ -74,7 +74,7 @@ def sandbox_of(row: Row[Any]) -> Sandbox:
 
 
 def select_sandboxes() -> Select[Any]:
-    """What `sandbox_of` reads."""
+    """Select the columns that `sandbox_of` reads."""
     return select(*_COLUMNS)
 
 
@@ -83,7 +83,7 @@ def due_when_running(
     timeout_sec: ColumnElement[Any] = sandboxes.c.timeout_sec,
     expires_at: ColumnElement[Any] = sandboxes.c.expires_at,
 ) -> ColumnElement[Any]:
-    """`due_at` of a sandbox that runs, with these values in its row: the end of its idle time or of its life."""
+    """SQL expression for `due_at` of a running sandbox: the end of its idle time or of its lifetime, whichever is earlier."""
     idle = last_active_at + span_s(timeout_sec)
     return func.least(case((timeout_sec > 0, idle), else_=null()), expires_at)
 
@@ -92,7 +92,7 @@ def due_when_paused(
     on_expiry: ColumnElement[Any] = sandboxes.c.on_expiry,
     expires_at: ColumnElement[Any] = sandboxes.c.expires_at,
 ) -> ColumnElement[Any]:
-    """`due_at` of a paused sandbox: only its life can end."""
+    """SQL expression for `due_at` of a paused sandbox: the end of its lifetime if it is to be removed then."""
     return case((on_expiry == "kill", expires_at), else_=null())
 
 
@@ -115,7 +115,7 @@ _LOCATIONS: Final = {kind: _location(caller) for kind, caller in CALLERS.items()
 async def locate(
     database: Database, credential: Credential, sandbox_id: SandboxId
 ) -> tuple[Caller, Sandbox | None, str]:
-    """Caller, sandbox of the caller's team, and its host's address: the one query of most requests.
+    """Return the caller, the sandbox if it is of the caller's team, and its host's address; the one query of most requests.
 
     Raises:
         Unauthorized, Forbidden: as `auth.caller_of`.
@@ -134,8 +134,8 @@ _PLACE: Final = RowQuery(
 )
 
 
-async def find_place(database: Database, sandbox_id: SandboxId) -> tuple[Sandbox, str] | None:
-    """A sandbox of any team and its host's address: for who then asks whose it is."""
+async def find_location(database: Database, sandbox_id: SandboxId) -> tuple[Sandbox, str] | None:
+    """Return a sandbox of any team and its host's address. The caller of this function checks access."""
     row = await database.find(_PLACE, sandbox_id=sandbox_id.value)
     return None if row is None else (sandbox_of(row), row.address)
 
@@ -144,34 +144,34 @@ _ONE: Final = RowQuery(select_sandboxes().where(sandboxes.c.id == bindparam("san
 
 
 async def load(database: Database, sandbox_id: SandboxId) -> Sandbox | None:
-    """One sandbox."""
+    """Return one sandbox; None: there is no such sandbox."""
     row = await database.find(_ONE, sandbox_id=sandbox_id.value)
     return None if row is None else sandbox_of(row)
 
 
-async def live_of_team(database: Database, team_id: TeamId, which: Which) -> list[Sandbox]:
-    """Of the team's sandboxes that have not ended those that `which` names, newest first."""
+async def live_of_team(database: Database, team_id: TeamId, selected: SandboxFilter) -> list[Sandbox]:
+    """Return the team's live sandboxes that match the filter, newest first."""
     c = sandboxes.c
     conditions = [c.team_id == team_id.value, is_live()]
-    if which.name is not None:
-        conditions.append(c.name.like(which.name_pattern, escape="\\"))
-    if which.labels:
-        conditions.append(c.labels.contains(dict(which.labels)))
-    if which.states:
-        conditions.append(c.status.in_(sorted(which.states)))
-    if which.after is not None:
-        created_at, sandbox_id = which.after
+    if selected.name is not None:
+        conditions.append(c.name.like(selected.name_pattern, escape="\\"))
+    if selected.labels:
+        conditions.append(c.labels.contains(dict(selected.labels)))
+    if selected.states:
+        conditions.append(c.status.in_(sorted(selected.states)))
+    if selected.after is not None:
+        created_at, sandbox_id = selected.after
         older = c.created_at < created_at
         conditions.append(or_(older, and_(c.created_at == created_at, c.id > sandbox_id.value)))
     statement = select_sandboxes().where(*conditions).order_by(c.created_at.desc(), c.id)
     found = await database.execute(
-        statement if which.limit is None else statement.limit(which.limit), repeatable=True
+        statement if selected.limit is None else statement.limit(selected.limit), repeatable=True
     )
     return [sandbox_of(row) for row in found]
 
 
 async def count_live(database: Database, team_ids: Sequence[TeamId]) -> dict[TeamId, int]:
-    """How many sandboxes have not ended, of those of these teams that have any."""
+    """Count the live sandboxes of these teams; teams without any are left out."""
     found = await database.execute(
         select(sandboxes.c.team_id, func.count().label("live"))
         .where(sandboxes.c.team_id.in_([team_id.value for team_id in team_ids]), is_live())
@@ -182,7 +182,7 @@ async def count_live(database: Database, team_ids: Sequence[TeamId]) -> dict[Tea
 
 
 async def live(database: Database) -> list[Sandbox]:
-    """The sandboxes of all teams that have not ended."""
+    """Return the live sandboxes of all teams."""
     return [
         sandbox_of(row)
         for row in await database.execute(select_sandboxes().where(is_live()), repeatable=True)

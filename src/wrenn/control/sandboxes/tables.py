@@ -53,7 +53,7 @@ sandboxes = Table(
     Column("labels", JSONB, nullable=False, server_default=text("'{}'")),
     # Who asked for it, as `audit.actor_json`; NULL: not known.
     Column("created_by", JSONB),
-    # When `timeouts.py` must look at it: the end of its idle time or of its life, or later after a pause was not possible.
+    # When `reconcile/expiry.py` must look at it: the end of its idle time or of its life, or later after a pause was not possible.
     # Written whenever last use, limits or state are.
     Column("due_at", TIMESTAMP(timezone=True)),
     # May hold secrets of the user: emptied when the sandbox ends, never in an answer or a log.

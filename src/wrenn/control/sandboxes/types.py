@@ -129,7 +129,7 @@ class CreateSandbox(RequestBody):
 
     @property
     def limits(self) -> TimeLimits:
-        """When it is to be put away by itself."""
+        """The time limits of the request."""
         return TimeLimits(
             self.timeout_sec, self.lifetime_sec, self.on_expiry, self.auto_resume, self.lift_on_pause
         )
@@ -153,7 +153,7 @@ class SetTimeout(RequestBody):
 
     @property
     def is_renewal(self) -> bool:
-        """A client that lives extends the lifetime that would remove its sandbox without it, or with 0 ends it."""
+        """Whether a client renews the lifetime of a sandbox that would otherwise end, or with 0 removes it."""
         return self.extend_only and self.lift_on_pause is True and self.lifetime_sec is not None
 
 
@@ -210,10 +210,10 @@ class SandboxView(BaseModel):
 
 
 def sandbox_json(sandbox: Sandbox, domain: str) -> dict[str, object]:
-    """The wire form of `SandboxView`, where ports are below this domain."""
+    """Convert a sandbox to the JSON of `SandboxView`; its ports are below this domain."""
     is_held = sandbox.status is State.RUNNING and not sandbox.failure
-    told = (is_held or sandbox.status in (State.ERROR, State.PAUSED)) and sandbox.reason
-    reason = {"reason": sandbox.reason} if told else {}
+    shows_reason = (is_held or sandbox.status in (State.ERROR, State.PAUSED)) and sandbox.reason
+    reason = {"reason": sandbox.reason} if shows_reason else {}
     metadata = dict(sandbox.labels) | dict(sandbox.metadata) | reason
     fields: dict[str, object | None] = {
         "id": str(sandbox.sandbox_id),

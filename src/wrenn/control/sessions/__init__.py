@@ -1,7 +1,7 @@
 """Sign-up, login and sessions."""
 
 from wrenn.control.sessions import session_store
-from wrenn.control.sessions.password_login import Entrance
+from wrenn.control.sessions.password_login import PasswordLogin
 from wrenn.control.sessions.routes import CookiesOf, router
 from wrenn.control.sessions.service import Sessions, SignedIn
 from wrenn.control.sessions.types import AuthResponse, SignUp
@@ -10,7 +10,7 @@ from wrenn.control.sessions.views import signed_in_json
 __all__ = [
     "AuthResponse",
     "CookiesOf",
-    "Entrance",
+    "PasswordLogin",
     "Sessions",
     "SignUp",
     "SignedIn",

@@ -1,4 +1,4 @@
-"""Sign-up and login with e-mail and password. Neither the text nor the time of a refusal tells whether there is an account."""
+"""Sign-up and login with e-mail and password. Neither text nor duration of a refusal reveals whether an account exists."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from wrenn.control.users import AccountDisabled, Passwords, SignupClosed, add_ac
 WRONG = "The e-mail address or the password is wrong."
 
 
-class Entrance:
-    """See the module head. A sign-up has to tell that an address is taken; what it tells is slowed down like a login."""
+class PasswordLogin:
+    """Signs users up and logs them in with an e-mail address and a password. A sign-up has to tell that an address is taken; what it tells is slowed down like a login."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Entrance:
         self._signup_open = signup_open
 
     async def sign_up(self, body: SignUp, address: str) -> SignedIn:
-        """A new account with a team of its own. Of many at once with one e-mail address one gets it.
+        """Create an account with a team of its own, and a session. Of concurrent sign-ups with one address one succeeds.
 
         Where mail is set up the address's owner is asked to verify it.
 
@@ -58,7 +58,7 @@ class Entrance:
             return await self._database.transaction(insert)
 
     async def log_in(self, body: LogIn, address: str) -> SignedIn:
-        """A new session.
+        """Check the password and open a session.
 
         Raises:
             Unauthorized: unknown address, no password, wrong password. RateLimited: too many tries.

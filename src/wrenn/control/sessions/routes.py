@@ -1,4 +1,4 @@
-"""Endpoints to come in and go out. Each parses, makes one call, answers.
+"""Endpoints for sign-up, login, refresh and logout. Each parses, makes one call, answers.
 
 Cookies authenticate here, and only what pages of ours send; and where ports are visited (`proxy/access.py`).
 """
@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from wrenn.base.errors import Unauthorized
 from wrenn.control.auth import VISIT_LIFE_S, AccountOf, OptionalAccountOf
 from wrenn.control.http import Browsers, DomainOf, refusals
-from wrenn.control.sessions.password_login import Entrance
+from wrenn.control.sessions.password_login import PasswordLogin
 from wrenn.control.sessions.service import Sessions, SignedIn
 from wrenn.control.sessions.types import AuthResponse, LogIn, SignUp, SwitchTeam
 from wrenn.control.sessions.views import signed_in_json
@@ -24,8 +24,8 @@ COOKIE_PATH: Final = "/v1/auth"
 router = APIRouter(tags=["authentication"])
 
 
-async def _entrance(request: Request) -> Entrance:
-    return request.app.state.entrance
+async def _password_login(request: Request) -> PasswordLogin:
+    return request.app.state.password_login
 
 
 async def _sessions(request: Request) -> Sessions:
@@ -40,14 +40,14 @@ class SessionCookies:
         self._request = request
         self._domain = domain
 
-    def give(self, response: Response, signed_in: SignedIn) -> None:
+    def set(self, response: Response, signed_in: SignedIn) -> None:
         """Those of a session that just began or went on."""
         if signed_in.refresh is not None:
             text, life_s = signed_in.refresh.reveal(), signed_in.refresh_life_s
             self.browsers.set_cookie(response, REFRESH_COOKIE, text, path=COOKIE_PATH, life_s=life_s)
         self._set_visit(response, signed_in.visit.reveal(), VISIT_LIFE_S)
 
-    def take_away(self, response: Response) -> None:
+    def clear(self, response: Response) -> None:
         """The session has ended."""
         self.browsers.set_cookie(response, REFRESH_COOKIE, "", path=COOKIE_PATH, life_s=0)
         self._set_visit(response, "", 0)
@@ -56,7 +56,7 @@ class SessionCookies:
         self.browsers.set_visit_cookie(self._request, response, value, domain=self._domain, life_s=life_s)
 
 
-EntranceOf = Annotated[Entrance, Depends(_entrance)]
+PasswordLoginOf = Annotated[PasswordLogin, Depends(_password_login)]
 SessionsOf = Annotated[Sessions, Depends(_sessions)]
 CookiesOf = Annotated[SessionCookies, Depends()]
 
@@ -80,15 +80,19 @@ RefreshCookie = Annotated[str | None, Depends(_refresh_cookie)]
 
 
 @router.post("/signup", status_code=201, response_model=AuthResponse, responses=refusals(403, 409, 429))
-async def sign_up(request: Request, body: SignUp, entrance: EntranceOf, cookies: CookiesOf) -> Response:
+async def sign_up(
+    request: Request, body: SignUp, password_login: PasswordLoginOf, cookies: CookiesOf
+) -> Response:
     """Make an account, with a team of its own."""
-    return _answer(await entrance.sign_up(body, cookies.browsers.address_of(request)), cookies, 201)
+    return _answer(await password_login.sign_up(body, cookies.browsers.address_of(request)), cookies, 201)
 
 
 @router.post("/login", response_model=AuthResponse, responses=refusals(403, 429))
-async def log_in(request: Request, body: LogIn, entrance: EntranceOf, cookies: CookiesOf) -> Response:
+async def log_in(
+    request: Request, body: LogIn, password_login: PasswordLoginOf, cookies: CookiesOf
+) -> Response:
     """Begin a session, in the default team."""
-    return _answer(await entrance.log_in(body, cookies.browsers.address_of(request)), cookies)
+    return _answer(await password_login.log_in(body, cookies.browsers.address_of(request)), cookies)
 
 
 @router.post("/refresh", response_model=AuthResponse, responses=refusals(403))
@@ -120,7 +124,7 @@ async def log_out(
         cookies.browsers.expect_own_page(request)
     await sessions.end(session_id=account and account.session_id, cookie=cookie)
     response = Response(status_code=204)
-    cookies.take_away(response)
+    cookies.clear(response)
     return response
 
 
@@ -134,5 +138,5 @@ async def switch_team(
 
 def _answer(signed_in: SignedIn, cookies: SessionCookies, status: int = 200) -> Response:
     response = JSONResponse(signed_in_json(signed_in), status, {"Cache-Control": "no-store"})
-    cookies.give(response, signed_in)
+    cookies.set(response, signed_in)
     return response

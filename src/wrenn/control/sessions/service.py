@@ -1,4 +1,4 @@
-"""Sessions: a short token for requests, and a refresh token that is used once.
+"""Sessions: a short-lived token for requests, and a refresh token that can be used once.
 
 A refresh token names its session and holds two secrets: the family's, which stays, and its own. A token of the family that is
 not the valid one was used before: somebody has a copy, nobody knows who, so the session ends for both.
@@ -20,7 +20,7 @@ from wrenn.control.db import Database, Transaction
 from wrenn.control.identity import Role
 from wrenn.control.sessions import session_store
 from wrenn.control.teams import team_store
-from wrenn.control.users import NoTeam, Place, User, user_store
+from wrenn.control.users import NoTeam, TeamRole, User, user_store
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ NO_TEAM: Final = "You belong to no team: ask a member of one to add you."
 
 @dataclass(frozen=True, slots=True)
 class RefreshToken:
-    """What a browser keeps of a session."""
+    """The refresh token of a session, which browsers keep in a cookie."""
 
     session_id: SessionId
     family: Secret
@@ -39,7 +39,7 @@ class RefreshToken:
 
     @classmethod
     def parse(cls, text: str) -> RefreshToken:
-        """Read the form that `reveal` writes.
+        """Parse the text that `reveal` returns.
 
         Raises:
             Unauthorized: it has another form.
@@ -51,17 +51,17 @@ class RefreshToken:
 
     @classmethod
     def new(cls, session_id: SessionId, family: Secret | None = None) -> RefreshToken:
-        """The next of a family, or the first of a new one."""
+        """Create the next token of a family, or the first of a new one."""
         return cls(session_id, family or Secret(random_hex(16)), Secret(random_hex(32)))
 
     def reveal(self) -> str:
-        """The text, for the cookie."""
+        """Return the text for the cookie."""
         return f"wrr_{self.session_id.value.hex}.{self.family.reveal()}.{self.once.reveal()}"
 
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """A user who is in, and with what. `refresh` None: the refresh token stays as it is. `visit` opens ports only."""
+    """The tokens of a signed-in user. `refresh` None: the refresh token does not change. `visit` opens ports only."""
 
     token: Secret
     visit: Secret
@@ -71,7 +71,7 @@ class SignedIn:
 
 
 class Sessions:
-    """See the module head."""
+    """Opens, refreshes, switches and ends the sessions of users."""
 
     def __init__(self, *, database: Database, tokens: Tokens, life_s: int) -> None:
         self._database = database
@@ -79,28 +79,28 @@ class Sessions:
         self._life_s = life_s
 
     async def open(self, tx: Transaction, user: User) -> SignedIn:
-        """A new session of an active user, in the default team, else in the one joined first.
+        """Open a session of an active user in the default team, or else in the team joined first.
 
         Raises:
             NoTeam: there is none.
         """
-        place = await user_store.place_of(tx, user.user_id)
-        if place is None:
+        current = await user_store.current_team_of(tx, user.user_id)
+        if current is None:
             raise NoTeam(NO_TEAM)
         refresh = RefreshToken.new(SessionId.new())
         await session_store.insert_session(
             tx,
             refresh.session_id,
             user_id=user.user_id,
-            team_id=place.team_id,
+            team_id=current.team_id,
             family_hash=refresh.family.sha256_hex(),
             refresh_hash=refresh.once.sha256_hex(),
             life_s=self._life_s,
         )
-        return self._signed_in(user, place, refresh.session_id, refresh, self._life_s)
+        return self._signed_in(user, current, refresh.session_id, refresh, self._life_s)
 
     async def refresh(self, cookie: str | None) -> SignedIn:
-        """A new token, and a new refresh token in place of the one shown.
+        """Return a new token, and a new refresh token in place of the one shown.
 
         Raises:
             Unauthorized: not a refresh token of a session that lasts. If it was used before, the session ends.
@@ -131,12 +131,12 @@ class Sessions:
                 return None
             if user.status != "active":
                 raise AccountDeactivated("Your account was deactivated by an admin of the platform.")
-            place = await user_store.place_of(tx, user.user_id, rotated.team_id)
-            if place is None:
+            current = await user_store.current_team_of(tx, user.user_id, rotated.team_id)
+            if current is None:
                 raise NoTeam(NO_TEAM)
-            if place.team_id != rotated.team_id:
-                await session_store.set_team(tx, shown.session_id, place.team_id)
-            return self._signed_in(user, place, shown.session_id, following, rotated.life_s)
+            if current.team_id != rotated.team_id:
+                await session_store.set_team(tx, shown.session_id, current.team_id)
+            return self._signed_in(user, current, shown.session_id, following, rotated.life_s)
 
         # Not raised inside: the end of a session must be committed.
         signed_in = await self._database.transaction(rotate)
@@ -145,7 +145,7 @@ class Sessions:
         return signed_in
 
     async def switch(self, account: Account, text_id: str) -> SignedIn:
-        """A token for another team of the user, for which the session is from now on.
+        """Move the session to another team of the user and return a token for it.
 
         Raises:
             InvalidRequest, NotFound: no such team. Forbidden: the user is not a member.
@@ -158,19 +158,19 @@ class Sessions:
             role = await team_store.expect_member(tx, team_id, account.user_id)
             await session_store.set_team(tx, account.session_id, team_id)
             user = await user_store.load(tx, account.user_id)
-            return self._signed_in(user, Place(team_id, role), account.session_id, None, 0)
+            return self._signed_in(user, TeamRole(team_id, role), account.session_id, None, 0)
 
         return await self._database.transaction(switch)
 
     async def again(self, tx: Transaction, session_id: SessionId, user: User, team_id: TeamId) -> SignedIn:
-        """A token of a session that lasts, after the user was changed; for this team, else another of the user's."""
-        place = await user_store.place_of(tx, user.user_id, team_id)
-        if place is None:
+        """Return a token of a valid session after the user changed, for this team or else for another of the user's teams."""
+        current = await user_store.current_team_of(tx, user.user_id, team_id)
+        if current is None:
             raise NoTeam(NO_TEAM)
-        return self._signed_in(user, place, session_id, None, 0)
+        return self._signed_in(user, current, session_id, None, 0)
 
     async def end(self, *, session_id: SessionId | None = None, cookie: str | None = None) -> None:
-        """End the session of a token, of a refresh token, or of both. One that has ended is fine."""
+        """End the session of a token, of a refresh token, or of both. Does nothing if it has ended."""
 
         async def end(tx: Transaction) -> None:
             if session_id is not None:
@@ -184,16 +184,16 @@ class Sessions:
     def _signed_in(
         self,
         user: User,
-        place: Place,
+        current: TeamRole,
         session_id: SessionId,
         refresh: RefreshToken | None,
         life_s: int,
     ) -> SignedIn:
         claims = Claims(
             user_id=user.user_id,
-            team_id=place.team_id,
+            team_id=current.team_id,
             session_id=session_id,
-            role=Role(place.role),
+            role=Role(current.role),
             email=user.email,
             name=user.name,
             is_admin=user.is_admin,

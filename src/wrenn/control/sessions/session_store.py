@@ -1,4 +1,4 @@
-"""Statements on sessions. Time is the database's."""
+"""Statements on sessions. Times are the database's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _c = sessions.c
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """Whose session was refreshed, and what is left of it."""
+    """The user and team of a refreshed session, and its remaining lifetime."""
 
     user_id: UserId
     team_id: TeamId
@@ -32,7 +32,7 @@ async def insert_session(
     refresh_hash: str,
     life_s: int,
 ) -> None:
-    """A new session."""
+    """Insert a session."""
     await tx.execute(
         insert(sessions).values(
             id=session_id.value,
@@ -48,7 +48,7 @@ async def insert_session(
 async def rotate(
     tx: Transaction, session_id: SessionId, *, family_hash: str, old_hash: str, new_hash: str
 ) -> Rotated | None:
-    """Put a new refresh token in the place of the old one; None: that is not the one of a session that lasts."""
+    """Replace the refresh token; None: the old one is not the current token of a valid session."""
     found = await tx.execute(
         update(sessions)
         .where(
@@ -66,7 +66,7 @@ async def rotate(
 
 
 async def end_family(tx: Transaction, session_id: SessionId, *, family_hash: str) -> bool:
-    """End the session to which a refresh token, used or not, belongs; whether it lasted until now."""
+    """End the session that a refresh token belongs to, even if the token was used; whether it was still open."""
     found = await tx.execute(
         update(sessions)
         .where(_c.id == session_id.value, _c.family_hash == family_hash, _c.ended_at.is_(None))
@@ -84,7 +84,7 @@ async def end(tx: Transaction, session_id: SessionId) -> None:
 
 
 async def end_all(tx: Transaction, user_id: UserId, *, but: SessionId | None = None) -> None:
-    """End the user's sessions, perhaps but one."""
+    """End the user's sessions, except `but`."""
     conditions = [] if but is None else [_c.id != but.value]
     await tx.execute(
         update(sessions)
@@ -94,11 +94,11 @@ async def end_all(tx: Transaction, user_id: UserId, *, but: SessionId | None = N
 
 
 async def set_team(tx: Transaction, session_id: SessionId, team_id: TeamId) -> None:
-    """Tokens of this session are for this team from now on."""
+    """Set the team of the session's future tokens."""
     await tx.execute(update(sessions).where(_c.id == session_id.value).values(team_id=team_id.value))
 
 
 async def forget_old(database: Database, *, older_s: float) -> None:
-    """Remove sessions that ended or ran out so long ago."""
+    """Delete sessions that ended or expired more than `older_s` ago."""
     before = func.now() - span_s(older_s)
     await database.execute(delete(sessions).where(or_(_c.ended_at < before, _c.expires_at < before)))

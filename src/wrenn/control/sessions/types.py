@@ -26,20 +26,20 @@ class SignUp(RequestBody):
 
 
 class LogIn(RequestBody):
-    """What a user knows."""
+    """The credentials of a user."""
 
     email: Email
     password: ShownPassword
 
 
 class SwitchTeam(RequestBody):
-    """To which team."""
+    """The team to switch to."""
 
     team_id: str
 
 
 class AuthResponse(BaseModel):
-    """Who is in, and the token to show. The refresh token comes as a cookie."""
+    """A signed-in user and the user's token. The refresh token comes as a cookie."""
 
     token: str = Field(description="Show it as `Authorization: Bearer`; valid for a quarter of an hour")
     expires_in: int = Field(description="Seconds")

@@ -1,4 +1,4 @@
-"""Refusals of template names."""
+"""Errors for template names."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from wrenn.base.errors import Conflict
 
 
 class NameReserved(Conflict):
-    """A template of the platform has this name."""
+    """The name belongs to a template of the platform."""
 
     code = "name_reserved"
 
 
 class TemplateNameTaken(Conflict):
-    """The team has a template of this name, or is making one."""
+    """The team already has a template of this name, or is creating one."""
 
     code = "template_name_taken"

@@ -1,6 +1,6 @@
-"""Keeps snapshots of sandboxes on their hosts, each with its row: begun under a lease, taken, published or dropped.
+"""Takes snapshots on hosts and removes them, each with its row: begun under a lease, taken, published or dropped.
 
-Whoever begins one holds its lease until it is published or dropped. When that one dies, the sweep (`reconciler.py`) drops it.
+The replica that begins one holds its lease until it is published or dropped. When that replica dies, the sweep (`reconciler.py`) drops it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,17 @@ from wrenn.base.tasks import OwnedTasks
 from wrenn.control.audit import Actor
 from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts import HostClients
-from wrenn.control.identity import hold_team
+from wrenn.control.identity import lock_active_team
 from wrenn.control.quotas import Limits, Usage
 from wrenn.control.snapshots import store
 from wrenn.control.snapshots.errors import NameReserved, TemplateNameTaken
-from wrenn.control.snapshots.records import DEFAULT_TEMPLATE, Kept, Source, Template, TemplateStatus
+from wrenn.control.snapshots.records import (
+    DEFAULT_TEMPLATE,
+    SnapshotSource,
+    StoredSnapshot,
+    Template,
+    TemplateStatus,
+)
 from wrenn.protocol.host import host_pb as pb
 
 _log = logging.getLogger(__name__)
@@ -32,8 +38,8 @@ _AGAIN_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class KeeperSettings:
-    """Limits of the work.
+class SnapshotLifecycleSettings:
+    """Timeouts and limits for taking snapshots.
 
     Attributes:
         lease_s: how long a snapshot outlives the replica that makes it.
@@ -48,11 +54,11 @@ class KeeperSettings:
     limits: Limits
 
 
-class Keeper:
-    """See the module head. `owner` names the replica's leases."""
+class SnapshotLifecycle:
+    """Creates snapshots on their hosts and removes them, each together with its row in the database. `owner` names the replica's leases."""
 
     def __init__(
-        self, *, database: Database, clients: HostClients, owner: str, settings: KeeperSettings
+        self, *, database: Database, clients: HostClients, owner: str, settings: SnapshotLifecycleSettings
     ) -> None:
         self._database = database
         self._clients = clients
@@ -60,9 +66,9 @@ class Keeper:
         self._settings = settings
 
     async def begin(
-        self, source: Source, *, name: str | None = None, may_replace: bool = False
+        self, source: SnapshotSource, *, name: str | None = None, may_replace: bool = False
     ) -> SnapshotId:
-        """Write down that a snapshot will be; no host is asked yet. Without a name it is seen by nobody.
+        """Insert the row of a new snapshot; no host is called yet. Without a name it is hidden.
 
         Raises:
             NameReserved, TemplateNameTaken, QuotaExceeded: nothing was written.
@@ -70,7 +76,7 @@ class Keeper:
         snapshot_id = SnapshotId.new()
 
         async def insert(tx: Transaction) -> None:
-            await hold_team(tx, source.team_id)
+            await lock_active_team(tx, source.team_id)
             if name is not None:
                 await store.lock_names(tx)
                 if name == DEFAULT_TEMPLATE or await store.is_image(tx, name):
@@ -84,7 +90,7 @@ class Keeper:
                     )
                 if not there:
                     # How much it takes is known only when it is there; with nothing left it need not be begun.
-                    team = await store.standing(tx, source.team_id, self._settings.limits)
+                    team = await store.quota_status(tx, source.team_id, self._settings.limits)
                     team.admit(Usage(snapshot_mb=1))
             await store.insert_pending(
                 tx, snapshot_id, source, name=name, owner=self._owner, lease_s=self._settings.lease_s
@@ -94,8 +100,8 @@ class Keeper:
         return snapshot_id
 
     @asynccontextmanager
-    async def held(self, snapshot_id: SnapshotId) -> AsyncGenerator[None]:
-        """Keep the lease on one that was begun."""
+    async def renewing_lease(self, snapshot_id: SnapshotId) -> AsyncGenerator[None]:
+        """Renew the lease on a snapshot that was begun while the body runs."""
         tasks = OwnedTasks()
         tasks.start("renew a snapshot's lease", self._renew(snapshot_id))
         try:
@@ -112,8 +118,8 @@ class Keeper:
             except Exception:  # noqa: BLE001 - the lease may be over then, which its owner notices
                 _log.exception("the lease of a snapshot could not be renewed")
 
-    async def take(self, source: Source, snapshot_id: SnapshotId) -> pb.Snapshot:
-        """Have the host take it; a host that does not answer is asked again for a time. May be done twice.
+    async def take(self, source: SnapshotSource, snapshot_id: SnapshotId) -> pb.Snapshot:
+        """Have the host take the snapshot; retried for a time while the host does not answer. Safe to repeat.
 
         Raises:
             WrennError: what the host said. Unavailable, DeadlineExceeded: it did not answer.
@@ -139,7 +145,7 @@ class Keeper:
     async def publish(
         self, snapshot_id: SnapshotId, taken: pb.Snapshot, *, by: Actor
     ) -> tuple[Template, list[SnapshotId]]:
-        """Make it a template. Returns it, and what it replaced, which is to be dropped.
+        """Make the snapshot a template. Returns it, and the snapshots that it replaced, which are to be dropped.
 
         Raises:
             Unavailable: the lease is over, and the snapshot with it. QuotaExceeded: the team has not so much room.
@@ -150,40 +156,40 @@ class Keeper:
             )
         )
         if published is None:
-            raise lease_is_over()
+            raise lease_lost()
         return published
 
-    async def hold(self, tx: Transaction, snapshot_id: SnapshotId) -> None:
-        """Nobody takes the lease until this transaction ends.
+    async def lock_lease(self, tx: Transaction, snapshot_id: SnapshotId) -> None:
+        """Lock the lease until this transaction ends, so that nobody takes it over.
 
         Raises:
             Unavailable: somebody took it before.
         """
-        if await store.hold(tx, snapshot_id, owner=self._owner) is None:
-            raise lease_is_over()
+        if await store.lock_lease(tx, snapshot_id, owner=self._owner) is None:
+            raise lease_lost()
 
     async def retire(self, snapshot_id: SnapshotId) -> bool:
-        """Of one that was begun: it is not wanted any more, by this owner's decision; False: the lease is over."""
+        """Mark a snapshot that was begun for removal; False: the lease was lost."""
         return await store.retire(self._database, snapshot_id, owner=self._owner)
 
     async def drop(self, snapshot_id: SnapshotId) -> None:
-        """Have the host remove one that is not wanted any more, then forget it.
+        """Remove a snapshot that is marked for removal from its host, then delete its row.
 
         What the host cannot do now, the sweep does later.
         """
-        kept = await store.load(self._database, snapshot_id)
-        if kept is not None and kept.status is TemplateStatus.REMOVING:
-            await self.remove(kept)
+        stored = await store.load(self._database, snapshot_id)
+        if stored is not None and stored.status is TemplateStatus.REMOVING:
+            await self.remove(stored)
 
-    async def remove(self, kept: Kept) -> bool:
-        """Have the host remove it, then forget it; whether the host did."""
-        if not await self.remove_from_host(kept.host_address, kept.snapshot_id):
+    async def remove(self, stored: StoredSnapshot) -> bool:
+        """Remove the snapshot from its host, then delete its row; False: the host could not."""
+        if not await self.remove_from_host(stored.host_address, stored.snapshot_id):
             return False
-        await store.forget(self._database, kept.snapshot_id)
+        await store.delete_row(self._database, stored.snapshot_id)
         return True
 
     async def remove_from_host(self, address: str, snapshot_id: SnapshotId) -> bool:
-        """Have the host remove it; whether it did."""
+        """Remove a snapshot from a host; False: the host could not."""
         client = self._clients.at(address)
         request = pb.RemoveSnapshotRequest(snapshot_id=str(snapshot_id))
         try:
@@ -197,6 +203,6 @@ class Keeper:
         return True
 
 
-def lease_is_over() -> Unavailable:
-    """The refusal for one whose lease was lost: another replica has taken it back."""
+def lease_lost() -> Unavailable:
+    """Build the error for a snapshot whose lease expired and that was taken over for removal."""
     return Unavailable("It took too long and was taken back. Try again.")

@@ -1,4 +1,4 @@
-"""Removes snapshots that nobody wants: begun by a replica that died, not removed yet by their host, or without a row.
+"""Removes unwanted snapshots: abandoned by a replica that died, not removed by their host yet, or without a row.
 
 The rows are read first, then the host is asked. May run on any number of replicas at once.
 """
@@ -16,7 +16,7 @@ from wrenn.base.ids import SnapshotId
 from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts import Host, HostClients, all_hosts
 from wrenn.control.snapshots import store
-from wrenn.control.snapshots.lifecycle import Keeper
+from wrenn.control.snapshots.lifecycle import SnapshotLifecycle
 from wrenn.control.snapshots.records import TemplateStatus
 from wrenn.protocol.host import host_pb as pb
 
@@ -24,36 +24,36 @@ _log = logging.getLogger(__name__)
 
 _LIST_TIMEOUT_S: Final = 10.0
 
-TakeBack = Callable[[Transaction, SnapshotId], Awaitable[None]]
+RemoveCopies = Callable[[Transaction, SnapshotId], Awaitable[None]]
 """Have the copies of an abandoned fork removed, in the transaction that gives up its snapshot."""
 
 
-class Sweep:
-    """See the module head."""
+class SnapshotSweep:
+    """Removes snapshots that were abandoned, are being removed, or have no row in the database."""
 
     def __init__(
         self,
         *,
         database: Database,
         clients: HostClients,
-        keeper: Keeper,
+        lifecycle: SnapshotLifecycle,
         clock: Clock,
-        take_back: TakeBack,
+        remove_copies: RemoveCopies,
         interval_s: float,
         unknown_grace_s: float,
     ) -> None:
         self._database = database
         self._clients = clients
-        self._keeper = keeper
+        self._lifecycle = lifecycle
         self._clock = clock
-        self._take_back = take_back
+        self._remove_copies = remove_copies
         self._interval_s = interval_s
         self._unknown_grace_s = unknown_grace_s
         # Snapshots without a row, with the time at which each was first met.
         self._unknown: dict[SnapshotId, float] = {}
 
     async def run(self) -> None:
-        """Sweep until cancelled."""
+        """Sweep at an interval, until cancelled."""
         while True:
             try:
                 await self.sweep_once()
@@ -62,7 +62,7 @@ class Sweep:
             await asyncio.sleep(self._interval_s)
 
     async def sweep_once(self) -> None:
-        """Look at everything now."""
+        """Sweep all hosts now."""
         for snapshot_id in await self._database.transaction(self._retire_abandoned):
             _log.warning("abandoned snapshot taken back", extra={"snapshot_id": str(snapshot_id)})
         hosts = await all_hosts(self._database)
@@ -72,11 +72,11 @@ class Sweep:
         abandoned = await store.retire_abandoned(tx)
         for snapshot_id, is_forks in abandoned:
             if is_forks:
-                await self._take_back(tx, snapshot_id)
+                await self._remove_copies(tx, snapshot_id)
         return [snapshot_id for snapshot_id, _ in abandoned]
 
     async def _sweep(self, host: Host) -> None:
-        rows = {kept.snapshot_id: kept for kept in await store.on_host(self._database, host.host_id)}
+        rows = {stored.snapshot_id: stored for stored in await store.on_host(self._database, host.host_id)}
         client = self._clients.at(host.address)
         try:
             answer = await client.call(
@@ -84,16 +84,16 @@ class Sweep:
             )
         except WrennError:
             return
-        for kept in rows.values():
-            if kept.status is TemplateStatus.REMOVING:
-                await self._keeper.remove(kept)
+        for stored in rows.values():
+            if stored.status is TemplateStatus.REMOVING:
+                await self._lifecycle.remove(stored)
         now = self._clock.monotonic()
         unknown = {_id(snapshot) for snapshot in answer.snapshots} - rows.keys()
         for snapshot_id in unknown:
             first_met = self._unknown.setdefault(snapshot_id, now)
             if now - first_met < self._unknown_grace_s:
                 continue
-            if await self._keeper.remove_from_host(host.address, snapshot_id):
+            if await self._lifecycle.remove_from_host(host.address, snapshot_id):
                 _log.warning("unknown snapshot removed from host", extra={"snapshot_id": str(snapshot_id)})
                 self._unknown.pop(snapshot_id, None)
 

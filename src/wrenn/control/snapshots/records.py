@@ -1,4 +1,4 @@
-"""Templates as values."""
+"""Values for snapshots and templates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFAULT_TEMPLATE: Final = "minimal"
 
 
 class TemplateStatus(enum.StrEnum):
-    """What may be done with a snapshot's row."""
+    """The status of a snapshot's row."""
 
     PENDING = "pending"
     """Somebody makes it, under a lease; or a fork needs it, under a lease."""
@@ -25,8 +25,8 @@ class TemplateStatus(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """What a snapshot is taken of: a sandbox that its team may use, running or paused."""
+class SnapshotSource:
+    """The running or paused sandbox that a snapshot is taken of."""
 
     team_id: TeamId
     sandbox_id: SandboxId
@@ -61,15 +61,15 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class PlatformTemplate:
-    """An image that hosts report: for all teams, in any shape. `created_at` is that of the first such host's row."""
+    """An image that hosts report, available to all teams in any size. `created_at` is that of the first such host."""
 
     name: str
     created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A snapshot on its host, as whoever removes it needs it."""
+class StoredSnapshot:
+    """A snapshot with the host that stores it."""
 
     snapshot_id: SnapshotId
     host_id: HostId

@@ -1,4 +1,4 @@
-"""Templates: snapshots of sandboxes under a name, and those of the platform."""
+"""Templates of a team: snapshots of sandboxes under a name; and the templates of the platform."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from wrenn.control.audit import Actor
 from wrenn.control.auth import Caller, Credential
 from wrenn.control.db import Database, Transaction
 from wrenn.control.snapshots import store
-from wrenn.control.snapshots.lifecycle import Keeper
-from wrenn.control.snapshots.records import DEFAULT_TEMPLATE, PlatformTemplate, Source, Template
+from wrenn.control.snapshots.lifecycle import SnapshotLifecycle
+from wrenn.control.snapshots.records import DEFAULT_TEMPLATE, PlatformTemplate, SnapshotSource, Template
 from wrenn.control.snapshots.types import CreateSnapshot
 from wrenn.protocol.api import TEMPLATE_NAME_PATTERN
 
-FindSource = Callable[[Credential, str], Awaitable[tuple[Caller, Source]]]
+FindSnapshotSource = Callable[[Credential, str], Awaitable[tuple[Caller, SnapshotSource]]]
 """From a caller's credential and the id that the caller gave to the caller and a sandbox of which a snapshot may be taken.
 
 Raises: Unauthorized, InvalidRequest, NotFound; InvalidState: it neither runs nor is paused.
@@ -27,15 +27,17 @@ BAD_NAME: Final = "must be 1 to 64 letters, digits, '.', '_' or '-', and begin w
 
 
 class Snapshots:
-    """See the module head."""
+    """Creates, lists and deletes the templates of a team."""
 
-    def __init__(self, *, database: Database, keeper: Keeper, find_source: FindSource) -> None:
+    def __init__(
+        self, *, database: Database, lifecycle: SnapshotLifecycle, find_source: FindSnapshotSource
+    ) -> None:
         self._database = database
-        self._keeper = keeper
+        self._lifecycle = lifecycle
         self._find_source = find_source
 
     async def create(self, credential: Credential, body: CreateSnapshot, *, overwrite: bool) -> Template:
-        """Keep what a sandbox is now under a name; the sandbox stays what it is.
+        """Take a snapshot of a sandbox and publish it as a template; the sandbox does not change.
 
         With `overwrite` an earlier one of this name is there until the new one is, and goes then.
 
@@ -46,32 +48,32 @@ class Snapshots:
         caller, source = await self._find_source(credential, body.sandbox_id)
         name = f"template-{random_hex(4)}" if body.name is None else body.name
         _check_name(name)
-        snapshot_id = await self._keeper.begin(source, name=name, may_replace=overwrite)
+        snapshot_id = await self._lifecycle.begin(source, name=name, may_replace=overwrite)
         await fault_point("control.snapshot.after_insert")
-        async with self._keeper.held(snapshot_id):
+        async with self._lifecycle.renewing_lease(snapshot_id):
             try:
-                taken = await self._keeper.take(source, snapshot_id)
+                taken = await self._lifecycle.take(source, snapshot_id)
                 await fault_point("control.snapshot.after_rpc")
-                template, replaced = await self._keeper.publish(snapshot_id, taken, by=caller.actor)
+                template, replaced = await self._lifecycle.publish(snapshot_id, taken, by=caller.actor)
             except WrennError:
-                await self._keeper.retire(snapshot_id)
-                await self._keeper.drop(snapshot_id)
+                await self._lifecycle.retire(snapshot_id)
+                await self._lifecycle.drop(snapshot_id)
                 raise
         await fault_point("control.snapshot.after_apply")
         for old in replaced:
-            await self._keeper.drop(old)
+            await self._lifecycle.drop(old)
         return template
 
     async def list(
         self, caller: Caller, kind: Literal["base", "snapshot"] | None
     ) -> Sequence[Template | PlatformTemplate]:
-        """The team's own, newest first, and the platform's."""
+        """Return the team's templates, newest first, and the platform's."""
         own = await store.of_team(self._database, caller.team_id) if kind != "base" else []
         images = await store.images(self._database) if kind != "snapshot" else []
         return [*own, *images]
 
     async def delete(self, caller: Caller, name: str) -> None:
-        """Have no template of this name any more.
+        """Delete the team's template of this name.
 
         Sandboxes made from it go on; its files go with the last of them.
 
@@ -81,14 +83,14 @@ class Snapshots:
         _check_name(name)
         snapshot_id = await store.retire_by_name(self._database, caller.team_id, name, by=caller.actor)
         if snapshot_id is not None:
-            await self._keeper.drop(snapshot_id)
+            await self._lifecycle.drop(snapshot_id)
         elif name == DEFAULT_TEMPLATE or any(i.name == name for i in await store.images(self._database)):
             raise Forbidden(f"{name} is a template of the platform.")
         else:
             raise NotFound(f"There is no template named {name}.")
 
     async def remove_all(self, tx: Transaction, team_id: TeamId, by: Actor) -> None:
-        """Have all templates of a team removed that ends in this transaction; the sweep does the rest."""
+        """Mark all snapshots of a team for removal that is deleted in this transaction; the sweep removes them."""
         await store.retire_all(tx, team_id, by=by)
 
 

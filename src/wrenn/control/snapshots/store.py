@@ -1,4 +1,4 @@
-"""Statements on templates.
+"""Statements on snapshots and templates.
 
 A snapshot's row is there before its host is asked and goes after its host was told, so nothing on a host is without a row
 but what was made too late. Time is the database's.
@@ -29,13 +29,13 @@ from sqlalchemy import (
 
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 from wrenn.base.units import MIB
-from wrenn.control.audit import Actor, Deed, Resource, Status, record, recorded
+from wrenn.control.audit import Actor, AuditAction, Resource, Status, record, record_cte
 from wrenn.control.db import Database, Transaction, in_s
 from wrenn.control.hosts import hosts
 from wrenn.control.quotas import (
     LIMIT_COLUMNS,
     Limits,
-    Standing,
+    QuotaStatus,
     Usage,
     limits_of,
     lock_owner,
@@ -44,7 +44,13 @@ from wrenn.control.quotas import (
     owner_limits_of,
     team_limits,
 )
-from wrenn.control.snapshots.records import Kept, PlatformTemplate, Source, Template, TemplateStatus
+from wrenn.control.snapshots.records import (
+    PlatformTemplate,
+    SnapshotSource,
+    StoredSnapshot,
+    Template,
+    TemplateStatus,
+)
 from wrenn.control.snapshots.tables import templates
 from wrenn.protocol.host import host_pb as pb
 
@@ -81,18 +87,18 @@ def _ready_of(whose: ColumnElement[bool]) -> ColumnElement[bool]:
 
 
 async def find(tx: Transaction, team_id: TeamId, name: str) -> Template | None:
-    """The team's template of this name."""
+    """Return the team's template of this name; None: there is none."""
     row = (await tx.execute(select(templates).where(_of_team(team_id), _c.name == name))).one_or_none()
     return None if row is None else _template(row)
 
 
 def snapshot_mb(team_id: ColumnElement[Any]) -> ScalarSelect[int]:
-    """What the files of a team's templates take, in MB."""
+    """SQL expression: the size of the team's templates, in MB."""
     return _taken_mb(_ready(team_id))
 
 
 def snapshot_mb_of(owned: CTE) -> ScalarSelect[int]:
-    """The same of all these teams."""
+    """SQL expression: the size of the templates of all these teams, in MB."""
     return _taken_mb(_ready_of(_c.team_id.in_(select(owned.c.team_id))))
 
 
@@ -101,8 +107,8 @@ def _taken_mb(which: ColumnElement[bool]) -> ScalarSelect[int]:
     return select(cast(func.ceil(taken / float(MIB)), BigInteger)).where(which).scalar_subquery()
 
 
-async def standing(tx: Transaction, team_id: TeamId, defaults: Limits) -> Standing:
-    """What the team's templates may take and take; nobody else counts until the transaction ends."""
+async def quota_status(tx: Transaction, team_id: TeamId, defaults: Limits) -> QuotaStatus:
+    """Read the team's limit and usage of template storage, under a lock until the transaction ends."""
     await lock_owner(tx, team_id)
     whose = literal(team_id.value, Uuid)
     owned = owned_together(whose)
@@ -116,12 +122,12 @@ async def standing(tx: Transaction, team_id: TeamId, defaults: Limits) -> Standi
         ).select_from(most.outerjoin(team_limits, team_limits.c.team_id == team_id.value))
     )
     row = found.one()
-    owner = Standing(owner_limits_of(row, defaults), Usage(snapshot_mb=row.owner_taken))
-    return Standing(limits_of(row).over(defaults), Usage(snapshot_mb=row.taken), owner)
+    owner = QuotaStatus(owner_limits_of(row, defaults), Usage(snapshot_mb=row.owner_taken))
+    return QuotaStatus(limits_of(row).over(defaults), Usage(snapshot_mb=row.taken), owner)
 
 
 async def of_team(database: Database, team_id: TeamId) -> list[Template]:
-    """The team's templates, newest first."""
+    """Return the team's templates, newest first."""
     found = await database.execute(
         select(templates).where(_of_team(team_id)).order_by(_c.created_at.desc(), _c.name), repeatable=True
     )
@@ -129,7 +135,7 @@ async def of_team(database: Database, team_id: TeamId) -> list[Template]:
 
 
 async def images(database: Database) -> list[PlatformTemplate]:
-    """The platform's templates: the images that hosts report, by name."""
+    """Return the platform's templates: the images that hosts report, by name."""
     name = func.unnest(hosts.c.templates).label("name")
     reported = select(name, hosts.c.created_at).subquery()
     found = await database.execute(
@@ -142,7 +148,7 @@ async def images(database: Database) -> list[PlatformTemplate]:
 
 
 async def lock_names(tx: Transaction) -> None:
-    """Be the only one to claim a name until this transaction ends."""
+    """Let nobody else claim a template name until this transaction ends."""
     await tx.execute(select(func.pg_advisory_xact_lock(_NAMES_LOCK)))
 
 
@@ -153,7 +159,7 @@ async def is_image(tx: Transaction, name: str) -> bool:
 
 
 async def statuses(tx: Transaction, team_id: TeamId, name: str) -> set[TemplateStatus]:
-    """What there is of this name: a ready one, and perhaps one that will take its place."""
+    """Return the statuses of the team's snapshots of this name that are not being removed."""
     found = await tx.execute(
         select(_c.status).where(
             _c.team_id == team_id.value, _c.name == name, _c.status != TemplateStatus.REMOVING
@@ -163,9 +169,15 @@ async def statuses(tx: Transaction, team_id: TeamId, name: str) -> set[TemplateS
 
 
 async def insert_pending(
-    tx: Transaction, snapshot_id: SnapshotId, source: Source, *, name: str | None, owner: str, lease_s: float
+    tx: Transaction,
+    snapshot_id: SnapshotId,
+    source: SnapshotSource,
+    *,
+    name: str | None,
+    owner: str,
+    lease_s: float,
 ) -> None:
-    """A new row, before its host is asked."""
+    """Insert a snapshot that is about to be taken."""
     await tx.execute(
         insert(templates).values(
             id=snapshot_id.value,
@@ -184,20 +196,20 @@ async def insert_pending(
     )
 
 
-def _held(snapshot_id: SnapshotId, owner: str) -> Sequence[Any]:
+def _leased(snapshot_id: SnapshotId, owner: str) -> Sequence[Any]:
     return _c.id == snapshot_id.value, _c.lease_owner == owner, _c.status == TemplateStatus.PENDING
 
 
 async def renew(database: Database, snapshot_id: SnapshotId, *, owner: str, lease_s: float) -> None:
-    """Hold the lease for longer."""
+    """Extend the lease."""
     await database.execute(
-        update(templates).where(*_held(snapshot_id, owner)).values(lease_until=in_s(lease_s))
+        update(templates).where(*_leased(snapshot_id, owner)).values(lease_until=in_s(lease_s))
     )
 
 
-async def hold(tx: Transaction, snapshot_id: SnapshotId, *, owner: str) -> TeamId | None:
-    """Whose it is, if the lease still is this owner's; it stays so until the transaction ends."""
-    found = await tx.execute(select(_c.team_id).where(*_held(snapshot_id, owner)).with_for_update())
+async def lock_lease(tx: Transaction, snapshot_id: SnapshotId, *, owner: str) -> TeamId | None:
+    """Lock the snapshot and return its team if this owner holds the lease; None: the lease was lost."""
+    found = await tx.execute(select(_c.team_id).where(*_leased(snapshot_id, owner)).with_for_update())
     row = found.one_or_none()
     return None if row is None else TeamId(row.team_id)
 
@@ -205,14 +217,14 @@ async def hold(tx: Transaction, snapshot_id: SnapshotId, *, owner: str) -> TeamI
 async def publish(
     tx: Transaction, snapshot_id: SnapshotId, taken: pb.Snapshot, *, owner: str, by: Actor, defaults: Limits
 ) -> tuple[Template, list[SnapshotId]] | None:
-    """Make it a template, in the place of the one that had its name; None: the lease is over.
+    """Make the snapshot a template, in place of the one that had its name; None: the lease was lost.
 
     Returns it, and what it replaced, which is now to be removed.
 
     Raises:
         QuotaExceeded: it takes more than the team has left.
     """
-    team_id = await hold(tx, snapshot_id, owner=owner)
+    team_id = await lock_lease(tx, snapshot_id, owner=owner)
     if team_id is None:
         return None
     mine = select(_c.team_id, _c.name).where(_c.id == snapshot_id.value).subquery()
@@ -223,7 +235,7 @@ async def publish(
         .returning(_c.id)
     )
     old = [SnapshotId(row.id) for row in replaced]
-    (await standing(tx, team_id, defaults)).admit(Usage(snapshot_mb=-(-taken.size_b // MIB)))
+    (await quota_status(tx, team_id, defaults)).admit(Usage(snapshot_mb=-(-taken.size_b // MIB)))
     written = await tx.execute(
         update(templates)
         .where(_c.id == snapshot_id.value)
@@ -239,31 +251,31 @@ async def publish(
         .returning(*templates.c)
     )
     row = written.one()
-    deed = Deed(
+    action = AuditAction(
         Resource.SNAPSHOT,
         "create",
         facts={"sandbox_id": str(SandboxId(row.sandbox_id)), "replaced": bool(old)},
     )
-    await record(tx, team_id, by, deed, row.name)
+    await record(tx, team_id, by, action, row.name)
     return _template(row), old
 
 
 async def retire(database: Database, snapshot_id: SnapshotId, *, owner: str) -> bool:
-    """Of a pending one: not wanted any more, as its owner says; whether the lease still was this owner's."""
+    """Mark a pending snapshot for removal; False: this owner does not hold the lease any more."""
     found = await database.execute(
         update(templates)
-        .where(*_held(snapshot_id, owner))
+        .where(*_leased(snapshot_id, owner))
         .values(status=TemplateStatus.REMOVING)
         .returning(_c.id)
     )
     return found.one_or_none() is not None
 
 
-_DELETED: Final = Deed(Resource.SNAPSHOT, "delete", Status.WARNING)
+_DELETED: Final = AuditAction(Resource.SNAPSHOT, "delete", Status.WARNING)
 
 
 async def retire_by_name(database: Database, team_id: TeamId, name: str, *, by: Actor) -> SnapshotId | None:
-    """The team does not want its template of this name any more; which one it was."""
+    """Mark the team's template of this name for removal and return it; None: there is none."""
     retired = (
         update(templates)
         .where(_of_team(team_id), _c.name == name)
@@ -271,14 +283,14 @@ async def retire_by_name(database: Database, team_id: TeamId, name: str, *, by: 
         .returning(_c.id, _c.team_id, _c.name)
         .cte("retired")
     )
-    entry = recorded(retired, by, _DELETED, resource_id=retired.c.name)
+    entry = record_cte(retired, by, _DELETED, resource_id=retired.c.name)
     found = await database.execute(select(retired.c.id).add_cte(entry))
     row = found.one_or_none()
     return None if row is None else SnapshotId(row.id)
 
 
 async def retire_all(tx: Transaction, team_id: TeamId, *, by: Actor) -> None:
-    """The team ends: nothing that it has, or is making, is wanted any more."""
+    """Mark all snapshots of a team for removal, as the team is deleted."""
     retired = (
         update(templates)
         .where(_of_team(team_id))
@@ -286,7 +298,7 @@ async def retire_all(tx: Transaction, team_id: TeamId, *, by: Actor) -> None:
         .returning(_c.team_id, _c.name)
         .cte("retired")
     )
-    entry = recorded(retired, by, _DELETED, resource_id=retired.c.name)
+    entry = record_cte(retired, by, _DELETED, resource_id=retired.c.name)
     await tx.execute(select(func.count()).select_from(retired).add_cte(entry))
     # And what has no name or is not ready, which nobody knows of.
     await tx.execute(
@@ -297,7 +309,7 @@ async def retire_all(tx: Transaction, team_id: TeamId, *, by: Actor) -> None:
 
 
 async def retire_abandoned(tx: Transaction) -> list[tuple[SnapshotId, bool]]:
-    """Pending ones whose lease is over are not wanted any more: which, and whether each was a fork's."""
+    """Mark pending snapshots whose lease expired for removal: which, and whether each belongs to a fork."""
     found = await tx.execute(
         update(templates)
         .where(_c.status == TemplateStatus.PENDING, _c.lease_until < func.now())
@@ -307,18 +319,18 @@ async def retire_abandoned(tx: Transaction) -> list[tuple[SnapshotId, bool]]:
     return [(SnapshotId(row.id), row.name is None) for row in found]
 
 
-async def on_host(database: Database, host_id: HostId) -> list[Kept]:
-    """All rows of a host."""
-    return await _kept(database, _c.host_id == host_id.value)
+async def on_host(database: Database, host_id: HostId) -> list[StoredSnapshot]:
+    """Return all snapshots of a host."""
+    return await _stored(database, _c.host_id == host_id.value)
 
 
-async def load(database: Database, snapshot_id: SnapshotId) -> Kept | None:
-    """One row."""
-    found = await _kept(database, _c.id == snapshot_id.value)
+async def load(database: Database, snapshot_id: SnapshotId) -> StoredSnapshot | None:
+    """Return one snapshot; None: there is none."""
+    found = await _stored(database, _c.id == snapshot_id.value)
     return found[0] if found else None
 
 
-async def _kept(database: Database, *conditions: Any) -> list[Kept]:
+async def _stored(database: Database, *conditions: Any) -> list[StoredSnapshot]:
     found = await database.execute(
         select(_c.id, _c.host_id, _c.status, hosts.c.address)
         .join_from(templates, hosts, hosts.c.id == _c.host_id)
@@ -326,13 +338,13 @@ async def _kept(database: Database, *conditions: Any) -> list[Kept]:
         repeatable=True,
     )
     return [
-        Kept(SnapshotId(row.id), HostId(row.host_id), row.address, TemplateStatus(row.status))
+        StoredSnapshot(SnapshotId(row.id), HostId(row.host_id), row.address, TemplateStatus(row.status))
         for row in found
     ]
 
 
-async def forget(database: Database, snapshot_id: SnapshotId) -> None:
-    """Its host was told: the row goes."""
+async def delete_row(database: Database, snapshot_id: SnapshotId) -> None:
+    """Delete the row of a snapshot that its host has removed."""
     await database.execute(
         delete(templates).where(_c.id == snapshot_id.value, _c.status == TemplateStatus.REMOVING)
     )

@@ -12,7 +12,7 @@ from wrenn.control.snapshots.records import PlatformTemplate, Template
 
 
 class CreateSnapshot(RequestBody):
-    """Of which sandbox, and under which name."""
+    """The sandbox to snapshot, and the name of the template."""
 
     sandbox_id: str
     name: str | None = Field(None, description="Default `template-` + 8 hex digits")
@@ -32,7 +32,7 @@ class TemplateView(BaseModel):
 
 
 def template_json(template: Template | PlatformTemplate) -> dict[str, object]:
-    """The wire form of `TemplateView`."""
+    """Convert a template to the JSON of `TemplateView`."""
     if isinstance(template, PlatformTemplate):
         return {
             "name": template.name,

@@ -1,7 +1,7 @@
 """Teams, their members and invitations."""
 
 from wrenn.control.teams import invitation_routes, routes
-from wrenn.control.teams.deletion import TeamEnd
+from wrenn.control.teams.deletion import TeamDeletion
 from wrenn.control.teams.invitations import Invitations
 from wrenn.control.teams.service import Teams, revoke_keys_by
 
@@ -12,4 +12,4 @@ ROUTERS = {
 }
 """The endpoints by their prefix."""
 
-__all__ = ["ROUTERS", "Invitations", "TeamEnd", "Teams", "revoke_keys_by"]
+__all__ = ["ROUTERS", "Invitations", "TeamDeletion", "Teams", "revoke_keys_by"]

@@ -1,4 +1,4 @@
-"""Statements on invitations into teams. Time is the database's."""
+"""Statements on invitations into teams. Times are the database's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ADMINISTERS = (Role.OWNER, Role.ADMIN)
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """Somebody is asked to join a team, and has not answered yet."""
+    """An invitation into a team that was not accepted yet."""
 
     invitation_id: InvitationId
     team_id: TeamId
@@ -32,7 +32,7 @@ class Invitation:
 
 
 def _select_valid() -> Any:
-    """Invitations that can be accepted: not expired, and made by somebody who may still invite."""
+    """Select invitations that can be accepted: not expired, and made by a user who may still invite."""
     still_administers = and_(
         users_teams.c.team_id == _c.team_id,
         users_teams.c.user_id == _c.invited_by,
@@ -61,7 +61,7 @@ def _invitation(row: Any) -> Invitation:
 async def put(
     tx: Transaction, team_id: TeamId, *, email: str, token_hash: str, invited_by: UserId, life_s: float
 ) -> Invitation:
-    """An invitation of this address, in place of the one it may have had."""
+    """Insert an invitation of this address, in place of an earlier one."""
     values = {
         "id": InvitationId.new().value,
         "token_hash": token_hash,
@@ -75,25 +75,25 @@ async def put(
 
 
 async def of_team(database: Database, team_id: TeamId) -> list[Invitation]:
-    """The team's invitations that can be accepted, newest first."""
+    """Return the team's invitations that can be accepted, newest first."""
     query = _select_valid().where(_c.team_id == team_id.value).order_by(_c.created_at.desc(), _c.id)
     return [_invitation(row) for row in await database.execute(query, repeatable=True)]
 
 
 async def count_others(tx: Transaction, team_id: TeamId, email: str) -> int:
-    """How many addresses but this one the team has invited, as far as they can accept."""
+    """Count the team's valid invitations of other addresses."""
     others = _select_valid().where(_c.team_id == team_id.value, _c.email != email).subquery()
     return int((await tx.execute(select(func.count()).select_from(others))).scalar_one())
 
 
 async def find(tx: Transaction, token_hash: str) -> Invitation | None:
-    """The invitation of this token; None: there is none that can be accepted."""
+    """Return the invitation that this token belongs to; None: there is none that can be accepted."""
     row = (await tx.execute(_select_valid().where(_c.token_hash == token_hash))).one_or_none()
     return None if row is None else _invitation(row)
 
 
 async def remove(tx: Transaction, team_id: TeamId, invitation_id: InvitationId) -> str | None:
-    """Remove an invitation; the address that was invited, or None: there was none."""
+    """Delete an invitation and return the invited address; None: there was no such invitation."""
     gone = await tx.execute(
         delete(invitations)
         .where(_c.team_id == team_id.value, _c.id == invitation_id.value)
@@ -103,5 +103,5 @@ async def remove(tx: Transaction, team_id: TeamId, invitation_id: InvitationId) 
 
 
 async def forget_old(database: Database, *, older_s: float) -> None:
-    """Delete invitations that expired so long ago."""
+    """Delete invitations that expired more than `older_s` ago."""
     await database.execute(delete(invitations).where(_c.expires_at < func.now() - span_s(older_s)))

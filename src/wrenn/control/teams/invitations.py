@@ -37,7 +37,7 @@ _GONE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Invited:
-    """A new invitation, its token, and whether that goes to the invited address by mail."""
+    """A new invitation, its token, and whether it is sent by mail."""
 
     invitation: Invitation
     token: Secret
@@ -45,7 +45,7 @@ class Invited:
 
 
 class Invitations:
-    """Makes, lists, revokes and accepts invitations."""
+    """Creates, lists, revokes and accepts invitations into teams."""
 
     def __init__(self, *, database: Database, throttle: Throttle, mails: AccountMails) -> None:
         self._database = database
@@ -53,7 +53,7 @@ class Invitations:
         self._mails = mails
 
     async def invite(self, member: Member, text_id: str, email: str) -> Invited:
-        """An invitation of this address, in place of a former one. Where mail is set up its token is sent there too.
+        """Invite this address, in place of an earlier invitation. Where mail is configured the link is sent to it.
 
         Raises:
             Forbidden: not an admin. InvalidRequest: is a member. Conflict: the team has too many invitations.
@@ -89,7 +89,7 @@ class Invitations:
         return await self._database.transaction(invite)
 
     async def list(self, member: Member, text_id: str) -> list[Invitation]:
-        """The invitations of the token's team that can be accepted, newest first.
+        """Return the invitations of the token's team that can be accepted, newest first.
 
         Raises:
             Forbidden: not an admin.
@@ -98,7 +98,7 @@ class Invitations:
         return await invitation_store.of_team(self._database, own_team(member, text_id))
 
     async def revoke(self, member: Member, text_id: str, text_invitation_id: str) -> None:
-        """Have an invitation not be accepted any more. One that is not there is fine.
+        """Revoke an invitation; does nothing if there is no such invitation.
 
         Raises:
             Forbidden: not an admin.
@@ -111,8 +111,8 @@ class Invitations:
             email = await invitation_store.remove(tx, team_id, invitation_id)
             if email is not None:
                 await self._mails.uninvite(tx, team_id, email)
-                deed = audit_actions.invitation_revoked(email)
-                await record(tx, team_id, member.actor, deed, str(invitation_id))
+                action = audit_actions.invitation_revoked(email)
+                await record(tx, team_id, member.actor, action, str(invitation_id))
 
         await self._database.transaction(revoke)
 
@@ -139,8 +139,8 @@ class Invitations:
                 raise NotFound(_GONE)
             await invitation_store.remove(tx, team.team_id, shown.invitation_id)
             if await user_store.add_member(tx, team.team_id, account.user_id):
-                deed = audit_actions.member_added(user.email, Role.MEMBER, invited_by=shown.invited_by)
-                await record(tx, team.team_id, account.actor, deed, str(account.user_id))
+                action = audit_actions.member_added(user.email, Role.MEMBER, invited_by=shown.invited_by)
+                await record(tx, team.team_id, account.actor, action, str(account.user_id))
             return team
 
         team = await self._database.transaction(accept)

@@ -1,4 +1,4 @@
-"""Teams and who belongs to them.
+"""Teams and their members.
 
 Every change holds the lock of its team and reads the role of who makes it under that lock, so that of two admins who remove
 each other one does, and a team always has exactly one owner.
@@ -11,13 +11,13 @@ from typing import Final, TypeVar
 
 from wrenn.base.errors import Forbidden, InvalidRequest, NotFound
 from wrenn.base.ids import TeamId, UserId
-from wrenn.control.audit import Actor, Deed, record
+from wrenn.control.audit import Actor, AuditAction, record
 from wrenn.control.auth import Account, Member
 from wrenn.control.db import Database, Transaction
 from wrenn.control.identity import Role, audit_actions, insert_team
 from wrenn.control.quotas import QuotaExceeded
 from wrenn.control.teams import team_store
-from wrenn.control.teams.deletion import TeamEnd
+from wrenn.control.teams.deletion import TeamDeletion
 from wrenn.control.teams.team_store import Membership, Team
 from wrenn.control.teams.types import PatchTeam
 from wrenn.control.throttle import Subject, Throttle
@@ -30,38 +30,43 @@ _SEARCH_LIMIT: Final = 10
 
 
 class Teams:
-    """See the module head."""
+    """Creates, changes and deletes teams and memberships, each change under the lock of its team."""
 
     def __init__(
-        self, *, database: Database, throttle: Throttle, team_end: TeamEnd, teams_per_user: int | None
+        self,
+        *,
+        database: Database,
+        throttle: Throttle,
+        team_deletion: TeamDeletion,
+        teams_per_user: int | None,
     ) -> None:
         self._database = database
         self._throttle = throttle
-        self._team_end = team_end
+        self._team_deletion = team_deletion
         self._teams_per_user = teams_per_user
 
     async def list(self, account: Account) -> list[tuple[Team, Role]]:
-        """The teams that the user belongs to."""
+        """Return the teams that the user belongs to, with the user's role in each."""
         return await team_store.of_user(self._database, account.user_id)
 
     async def create(self, account: Account, name: str) -> tuple[Team, Role]:
-        """A new team, owned by the user.
+        """Create a team that the user owns.
 
         Raises:
             QuotaExceeded: the user owns as many teams as one may.
         """
 
         async def create(tx: Transaction) -> Team:
-            await self._expect_room(tx, account.user_id)
-            place = await user_store.place_of(tx, account.user_id)
-            team_id = await insert_team(tx, account.user_id, name=name, is_default=place is None)
+            await self._require_capacity(tx, account.user_id)
+            current = await user_store.current_team_of(tx, account.user_id)
+            team_id = await insert_team(tx, account.user_id, name=name, is_default=current is None)
             await record(tx, team_id, account.actor, audit_actions.TEAM_CREATED, str(team_id))
             return await team_store.lock(tx, team_id)
 
         return await self._database.transaction(create), Role.OWNER
 
     async def get(self, member: Member, text_id: str) -> tuple[Team, list[Membership]]:
-        """The team of the token, and its members."""
+        """Return the team of the token, and its members."""
         team_id = own_team(member, text_id)
         team = await team_store.load(self._database, team_id)
         if team is None:
@@ -69,18 +74,18 @@ class Teams:
         return team, await team_store.members(self._database, team_id)
 
     async def members(self, member: Member, text_id: str) -> list[Membership]:
-        """Who belongs to the team of the token."""
+        """Return the members of the token's team."""
         return await team_store.members(self._database, own_team(member, text_id))
 
     async def patch(self, member: Member, text_id: str, body: PatchTeam) -> None:
-        """Another name, another choice of what becomes of removed members' keys, or both.
+        """Change the name of the team, or whether the API keys of removed members are revoked.
 
         Raises:
             Forbidden: not an admin.
         """
 
         async def patch(tx: Transaction, team: Team) -> None:
-            changes: list[Deed] = []
+            changes: list[AuditAction] = []
             if body.name is not None and body.name != team.name:
                 await team_store.rename(tx, team.team_id, body.name)
                 changes.append(audit_actions.team_renamed(team.name, body.name))
@@ -88,26 +93,26 @@ class Teams:
             if body.keys_of_removed is not None and keeps != team.keeps_keys_of_removed:
                 await team_store.set_keeps_keys_of_removed(tx, team.team_id, keeps=keeps)
                 changes.append(audit_actions.keys_of_removed_set(body.keys_of_removed))
-            for deed in changes:
-                await record(tx, team.team_id, member.actor, deed, str(team.team_id))
+            for action in changes:
+                await record(tx, team.team_id, member.actor, action, str(team.team_id))
 
         await self._change(member, text_id, expect_admin, patch)
 
     async def delete(self, member: Member, text_id: str) -> None:
-        """End the team: keys stop working at once, sandboxes and templates are removed.
+        """Delete the team: its keys stop working at once, its sandboxes and templates are removed.
 
         Raises:
             Forbidden: not the owner.
         """
 
         async def delete(tx: Transaction, team: Team) -> None:
-            await self._team_end.end(tx, team.team_id, by=member.actor)
+            await self._team_deletion.delete(tx, team.team_id, by=member.actor)
 
         await self._change(member, text_id, _expect_owner, delete)
-        self._team_end.ended()
+        self._team_deletion.after_commit()
 
     async def set_role(self, member: Member, text_id: str, text_user_id: str, role: Role) -> None:
-        """Another role for a member who is not the owner.
+        """Change the role of a member who is not the owner.
 
         Raises:
             Forbidden: not an admin; of the owner. NotFound: no such member.
@@ -127,7 +132,7 @@ class Teams:
     async def remove(
         self, member: Member, text_id: str, text_user_id: str, *, revoke_keys: bool | None
     ) -> None:
-        """Have a member out, at once, and revoke the keys that the member made; `revoke_keys` None: as the team chose.
+        """Remove a member, and revoke the API keys that the member made; `revoke_keys` None: as the team's setting says.
 
         Raises:
             Forbidden: not an admin; of the owner. NotFound: no such member.
@@ -145,7 +150,7 @@ class Teams:
         await self._change(member, text_id, expect_admin, remove)
 
     async def leave(self, member: Member, text_id: str) -> None:
-        """Be no member any more; the keys that one made are revoked, unless the team chose to keep them.
+        """Leave the team; the keys that the user made are revoked unless the team's setting keeps them.
 
         Raises:
             Forbidden: the owner.
@@ -164,7 +169,7 @@ class Teams:
         await self._change(member, text_id, expect_no_owner, leave)
 
     async def transfer(self, member: Member, text_id: str, text_user_id: str) -> None:
-        """Make another member the owner; who was it is an admin then.
+        """Make another member the owner; the former owner becomes an admin.
 
         Raises:
             Forbidden: not the owner. NotFound: no such member. InvalidRequest: to oneself.
@@ -176,16 +181,16 @@ class Teams:
             if user_id == member.user_id:
                 raise InvalidRequest("user_id: is yours already.")
             await _role_of_target(tx, team.team_id, user_id)
-            await self._expect_room(tx, user_id)
+            await self._require_capacity(tx, user_id)
             await team_store.set_role(tx, team.team_id, member.user_id, Role.ADMIN)
             await team_store.set_role(tx, team.team_id, user_id, Role.OWNER)
-            deed = audit_actions.team_transferred(user_id)
-            await record(tx, team.team_id, member.actor, deed, str(team.team_id))
+            action = audit_actions.team_transferred(user_id)
+            await record(tx, team.team_id, member.actor, action, str(team.team_id))
 
         await self._change(member, text_id, _expect_owner, transfer)
 
     async def search(self, account: Account, text: str) -> list[tuple[UserId, str]]:
-        """Users of the caller's teams whose e-mail address begins so, and the one whose address it is.
+        """Return users of the caller's teams whose e-mail address begins with the text, and the user whose address it is.
 
         Raises:
             InvalidRequest: too short. RateLimited: too many searches.
@@ -196,8 +201,8 @@ class Teams:
         await self._throttle.begin(Subject.search(account.user_id))
         return await user_store.search(self._database, account.user_id, wanted, limit=_SEARCH_LIMIT)
 
-    async def _expect_room(self, tx: Transaction, user_id: UserId) -> None:
-        """Return if the user may own one more team; nobody else gives the user one until the transaction ends."""
+    async def _require_capacity(self, tx: Transaction, user_id: UserId) -> None:
+        """Lock the user and return if the user may own one more team."""
         await user_store.lock(tx, user_id)
         owned = await user_store.count_owned(tx, user_id)
         limit = self._teams_per_user
@@ -214,7 +219,7 @@ class Teams:
         expect: Callable[[Role], None],
         change: Callable[[Transaction, Team], Awaitable[T]],
     ) -> T:
-        """Run `change` under the lock of the token's team, if the caller's role there is one that `expect` lets pass."""
+        """Run `change` under the lock of the token's team, after `expect` has accepted the caller's role."""
         team_id = own_team(member, text_id)
 
         async def work(tx: Transaction) -> T:
@@ -226,7 +231,7 @@ class Teams:
 
 
 def own_team(member: Member, text_id: str) -> TeamId:
-    """The team that is meant, which must be that of the token.
+    """Parse the id of a team, which must be the token's team.
 
     Raises:
         InvalidRequest: not the id of a team. Forbidden: another team.
@@ -260,7 +265,7 @@ async def _role_of_target(tx: Transaction, team_id: TeamId, user_id: UserId) -> 
 
 
 async def revoke_keys_by(tx: Transaction, team_id: TeamId, user_id: UserId, by: Actor) -> None:
-    """Revoke the team's keys that this user made."""
+    """Revoke the team's API keys that this user made, with entries in the audit log."""
     revoked = await team_store.revoke_keys_by(tx, team_id, user_id)
     if revoked:
         await record(tx, team_id, by, audit_actions.KEY_REVOKED, *map(str, revoked))

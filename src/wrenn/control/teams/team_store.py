@@ -1,4 +1,4 @@
-"""Statements on teams and memberships. Whoever changes a membership holds the lock of its team."""
+"""Statements on teams and memberships. Callers that change a membership hold the lock of its team."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Team:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """A user in a team."""
+    """A member of a team."""
 
     user_id: UserId
     name: str
@@ -41,7 +41,7 @@ class Membership:
 
 
 def team_of(row: Any) -> Team:
-    """The row as a value."""
+    """Convert a row to a value."""
     return Team(TeamId(row.id), row.name, row.slug, row.is_byoc, row.created_at, row.keeps_keys_of_removed)
 
 
@@ -50,12 +50,12 @@ def _is(team_id: TeamId) -> Any:
 
 
 async def exists(tx: Transaction, team_id: TeamId) -> bool:
-    """Whether there is this team."""
+    """Whether there is such a team."""
     return (await tx.execute(select(_t.id).where(_is(team_id)))).one_or_none() is not None
 
 
 async def lock(tx: Transaction, team_id: TeamId) -> Team:
-    """The team, whose memberships nobody else changes until this transaction ends.
+    """Return the team, locked: nobody else changes its memberships until this transaction ends.
 
     Raises:
         NotFound: it is gone.
@@ -67,7 +67,7 @@ async def lock(tx: Transaction, team_id: TeamId) -> Team:
 
 
 async def role_of(tx: Transaction, team_id: TeamId, user_id: UserId) -> Role | None:
-    """What the user is in the team; None: no member."""
+    """Return the user's role in the team; None: not a member."""
     found = await tx.execute(select(_m.role).where(_m.team_id == team_id.value, _m.user_id == user_id.value))
     role = found.scalar_one_or_none()
     return None if role is None else Role(role)
@@ -80,7 +80,7 @@ async def has_member(tx: Transaction, team_id: TeamId, email: str) -> bool:
 
 
 async def expect_member(tx: Transaction, team_id: TeamId, user_id: UserId) -> Role:
-    """As `role_of`.
+    """Return the user's role in the team.
 
     Raises:
         Forbidden: no member.
@@ -92,7 +92,7 @@ async def expect_member(tx: Transaction, team_id: TeamId, user_id: UserId) -> Ro
 
 
 async def of_user(database: Database, user_id: UserId) -> list[tuple[Team, Role]]:
-    """The user's teams and what the user is in them, in the order of joining."""
+    """Return the user's teams with the user's role in each, in the order of joining."""
     found = await database.execute(
         select(teams, _m.role)
         .join(users_teams, _m.team_id == _t.id)
@@ -104,7 +104,7 @@ async def of_user(database: Database, user_id: UserId) -> list[tuple[Team, Role]
 
 
 async def load(database: Database, team_id: TeamId) -> Team | None:
-    """One team."""
+    """Return one team; None: there is no such team."""
     row = (await database.execute(select(teams).where(_is(team_id)), repeatable=True)).one_or_none()
     return None if row is None else team_of(row)
 
@@ -123,45 +123,45 @@ def _member(row: Any) -> Membership:
 
 
 async def members(database: Database, team_id: TeamId) -> list[Membership]:
-    """Who belongs to the team, in the order of joining."""
+    """Return the members of the team, in the order of joining."""
     return [_member(row) for row in await database.execute(_select_members(team_id), repeatable=True)]
 
 
 async def set_role(tx: Transaction, team_id: TeamId, user_id: UserId, role: Role) -> None:
-    """Another role for a member."""
+    """Change the role of a member."""
     await tx.execute(
         update(users_teams).where(_m.team_id == team_id.value, _m.user_id == user_id.value).values(role=role)
     )
 
 
 async def remove_member(tx: Transaction, team_id: TeamId, user_id: UserId) -> None:
-    """Out of the team."""
+    """Delete a membership."""
     await tx.execute(delete(users_teams).where(_m.team_id == team_id.value, _m.user_id == user_id.value))
 
 
 async def rename(tx: Transaction, team_id: TeamId, name: str) -> None:
-    """Another name."""
+    """Change the name of the team."""
     await tx.execute(update(teams).where(_t.id == team_id.value).values(name=name))
 
 
 async def set_keeps_keys_of_removed(tx: Transaction, team_id: TeamId, *, keeps: bool) -> None:
-    """Whether the keys that a member made outlive the membership."""
+    """Set whether the API keys of removed members are kept."""
     await tx.execute(update(teams).where(_t.id == team_id.value).values(keeps_keys_of_removed=keeps))
 
 
 async def set_byoc(tx: Transaction, team_id: TeamId) -> None:
-    """It may bring its own hosts."""
+    """Allow the team to bring its own hosts."""
     await tx.execute(update(teams).where(_t.id == team_id.value).values(is_byoc=True))
 
 
 async def delete_team(tx: Transaction, team_id: TeamId) -> None:
-    """Mark it as gone and remove its keys; its slug stays taken."""
+    """Mark the team as deleted and delete its API keys; its slug stays taken."""
     await tx.execute(update(teams).where(_t.id == team_id.value).values(deleted_at=func.now()))
     await tx.execute(delete(team_api_keys).where(team_api_keys.c.team_id == team_id.value))
 
 
 async def revoke_keys_by(tx: Transaction, team_id: TeamId, user_id: UserId) -> list[KeyId]:
-    """Revoke the team's keys that this user made; which ones there were."""
+    """Delete the team's API keys that this user made; returns which."""
     gone = await tx.execute(
         delete(team_api_keys)
         .where(team_api_keys.c.team_id == team_id.value, team_api_keys.c.created_by == user_id.value)
@@ -171,7 +171,7 @@ async def revoke_keys_by(tx: Transaction, team_id: TeamId, user_id: UserId) -> l
 
 
 async def revoke_all_keys_by(tx: Transaction, user_id: UserId) -> dict[TeamId, list[KeyId]]:
-    """Revoke the keys that this user made, in every team; which ones there were."""
+    """Delete the API keys that this user made in every team; returns which."""
     gone = await tx.execute(
         delete(team_api_keys)
         .where(team_api_keys.c.created_by == user_id.value)

@@ -27,7 +27,7 @@ TeamName = Annotated[str, BeforeValidator(stripped), AfterValidator(_team_name)]
 
 
 class CreateTeam(RequestBody):
-    """A new team, or a new name."""
+    """The team to create."""
 
     name: TeamName = Field(description=f"1 to {TEAM_NAME_LIMIT} letters, digits, spaces or any of `_-@'`")
 
@@ -102,25 +102,25 @@ class NewInvitation(InvitationView):
 
 
 class AcceptInvitation(RequestBody):
-    """Which invitation."""
+    """The invitation to accept."""
 
     token: str = Field(max_length=200)
 
 
 class SetRole(RequestBody):
-    """What the member is from now on."""
+    """The member's new role."""
 
     role: Literal[Role.ADMIN, Role.MEMBER]
 
 
 class Transfer(RequestBody):
-    """To whom."""
+    """The new owner."""
 
     user_id: str
 
 
 class FoundUser(BaseModel):
-    """A user who was searched for."""
+    """A user that the search found."""
 
     user_id: str
     email: str

@@ -1,4 +1,4 @@
-"""Statements on attempts. Time is the database's."""
+"""Statements on counted attempts. Times are the database's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOT_BLOCKED = func.to_timestamp(0)
 
 
 async def count(tx: Transaction, subject: str, policy: Policy) -> float | None:
-    """Count a try unless one is not due yet; the seconds until then, or None: it was counted.
+    """Count an attempt; returns None if it was counted, or how many seconds to wait if it comes too soon.
 
     A try counts as a bad one until `clear` or `take_back` says otherwise: of guesses made at once no more than the free ones get
     through.
@@ -53,12 +53,12 @@ async def count(tx: Transaction, subject: str, policy: Policy) -> float | None:
 
 
 async def clear(tx: Transaction, subject: str) -> None:
-    """Forget all tries."""
+    """Delete all counted attempts of a subject."""
     await tx.execute(delete(attempts).where(_c.subject == subject))
 
 
 async def take_back(tx: Transaction, subject: str, policy: Policy) -> None:
-    """One try was not a bad one. Nobody waits for the free ones that are left."""
+    """Uncount one attempt."""
     left = _c.count - 1
     await tx.execute(
         update(attempts)
@@ -68,5 +68,5 @@ async def take_back(tx: Transaction, subject: str, policy: Policy) -> None:
 
 
 async def forget_old(database: Database, *, older_s: float) -> None:
-    """Remove what says nothing any more."""
+    """Delete subjects without an attempt for `older_s`."""
     await database.execute(delete(attempts).where(_c.last_at < func.now() - span_s(older_s)))

@@ -1,4 +1,4 @@
-"""Slows down who tries too often: counted in PostgreSQL, so that it holds over all replicas."""
+"""Slows down repeated attempts. They are counted in PostgreSQL, so that the limits hold over all replicas."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wrenn.control.throttle import attempt_store
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """So many tries are free; each further one has to wait twice as long as the one before. Quiet makes up for all.
+    """How many attempts are free, and how long the waits after them are: each is twice as long as the one before.
 
     Attributes:
         free: tries without a wait.
@@ -49,49 +49,49 @@ INVITATIONS: Final = Policy(free=50, first_wait_s=2, longest_wait_s=300, forget_
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Who or what is counted."""
+    """What attempts are counted for."""
 
     name: str
     policy: Policy
 
     @classmethod
     def account(cls, email: str) -> Subject:
-        """The account with this e-mail address, or the absence of one."""
+        """Attempts on the account with this e-mail address, whether or not it exists."""
         return cls(f"account:{_digest(email)}", ACCOUNT)
 
     @classmethod
     def address(cls, address: str) -> Subject:
-        """A client's address."""
+        """Attempts from a client's address."""
         return cls(f"address:{address}", ADDRESS)
 
     @classmethod
     def search(cls, user_id: object) -> Subject:
-        """A user who searches for others."""
+        """Searches by a user."""
         return cls(f"search:{user_id}", SEARCH)
 
     @classmethod
     def mail_request(cls, email: str) -> Subject:
-        """Whom mails are asked for."""
+        """Mails requested for this address."""
         return cls(f"mail:{_digest(email)}", MAIL_REQUESTS)
 
     @classmethod
     def mail_client(cls, address: str) -> Subject:
-        """Who asks for mails."""
+        """Mails requested by a client's address."""
         return cls(f"mail-from:{address}", MAIL_CLIENTS)
 
     @classmethod
     def invitation_mail(cls, email: str) -> Subject:
-        """Who is invited by mail."""
+        """Invitation mails to this address."""
         return cls(f"invite-mail:{_digest(email)}", INVITATION_MAILS)
 
     @classmethod
     def team_mails(cls, team_id: object) -> Subject:
-        """The team that invites by mail."""
+        """Invitation mails of a team."""
         return cls(f"team-mail:{team_id}", TEAM_MAILS)
 
     @classmethod
     def invitations(cls, user_id: object) -> Subject:
-        """A user who invites others."""
+        """Invitations by a user."""
         return cls(f"invite:{user_id}", INVITATIONS)
 
 
@@ -100,13 +100,13 @@ def _digest(email: str) -> str:
 
 
 class Throttle:
-    """See the module head."""
+    """Counts attempts in the database and refuses those that come too soon after too many."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def begin(self, *subjects: Subject) -> None:
-        """Count a try of each, before it is made: of many at once no more get through than one after the other.
+        """Count an attempt for each subject before it is made, so that concurrent attempts cannot exceed the limit.
 
         Raises:
             RateLimited: too many; nothing was counted.
@@ -122,18 +122,18 @@ class Throttle:
         await self._database.transaction(count)
 
     async def allows(self, tx: Transaction, *subjects: Subject) -> bool:
-        """Count one of each in this transaction; False: one is not due yet, and it must not be done."""
+        """Count one attempt for each subject in this transaction; False: one comes too soon, and it must not be made."""
         for subject in subjects:
             if await attempt_store.count(tx, subject.name, subject.policy) is not None:
                 return False
         return True
 
     async def succeeded(self, tx: Transaction, account: Subject, *others: Subject) -> None:
-        """The try was a good one: the account's count is cleared, the others' is one less."""
+        """Report a successful attempt: clear the account's count, and uncount it for the others."""
         await attempt_store.clear(tx, account.name)
         await self.take_back(tx, *others)
 
     async def take_back(self, tx: Transaction, *subjects: Subject) -> None:
-        """The try was a good one: it does not count."""
+        """Uncount a successful attempt."""
         for subject in subjects:
             await attempt_store.take_back(tx, subject.name, subject.policy)

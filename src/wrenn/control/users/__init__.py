@@ -16,7 +16,7 @@ from wrenn.control.users.new_account import add_account
 from wrenn.control.users.passwords import PASSWORD_MAX_B, PASSWORD_MIN_B, Passwords
 from wrenn.control.users.settings import AccountSettings
 from wrenn.control.users.types import NAME_LIMIT_B, Email, Name, NewPassword, ShownPassword, stripped
-from wrenn.control.users.user_store import Place, User
+from wrenn.control.users.user_store import TeamRole, User
 
 __all__ = [
     "NAME_LIMIT_B",
@@ -34,9 +34,9 @@ __all__ = [
     "NoTeam",
     "OwnsTeamWithMembers",
     "Passwords",
-    "Place",
     "ShownPassword",
     "SignupClosed",
+    "TeamRole",
     "User",
     "WrongPassword",
     "add_account",

@@ -1,4 +1,4 @@
-"""Refusals of accounts (platform reference §1.3, §1.4)."""
+"""Errors of accounts (platform reference §1.3, §1.4)."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ class EmailTaken(Conflict):
 
 
 class NoTeam(Forbidden):
-    """The user belongs to no team that is left."""
+    """The user belongs to no team any more."""
 
     code = "no_team"
 
 
 class AccountDisabled(Forbidden):
-    """An admin of the platform has deactivated the account; said only to who knows its password."""
+    """An admin of the platform has deactivated the account; shown only to callers who know its password."""
 
     code = "account_disabled"
 
 
 class SignupClosed(Forbidden):
-    """Accounts are made by admins only."""
+    """Only admins can create accounts on this installation."""
 
     code = "signup_closed"
 
 
 class MailNotConfigured(Conflict):
-    """The operator has set up no mail server."""
+    """No mail server is configured."""
 
     code = "mail_not_configured"
 
 
 class WrongPassword(Unauthorized):
-    """The current password is another one."""
+    """The current password is not correct."""
 
     code = "wrong_password"
 
 
 class OwnsTeamWithMembers(Conflict):
-    """The account cannot go while others depend on a team of its own."""
+    """The account cannot be deleted while it owns a team with other members."""
 
     code = "owns_team_with_members"
 
 
 class LastAdmin(Conflict):
-    """The platform would be without an admin."""
+    """The change would leave the platform without an admin."""
 
     code = "last_admin"
 
 
 class LastLoginMethod(Conflict):
-    """The account could not be entered any more."""
+    """The change would leave the account without a way to log in."""
 
     code = "last_login_method"
     http_status = 400

@@ -11,7 +11,7 @@ from wrenn.control.users.user_store import User
 
 
 async def add_account(tx: Transaction, *, email: str, name: str, password_hash: str | None) -> User:
-    """A new account, and its team.
+    """Create an account and a team that it owns.
 
     Raises:
         EmailTaken.

@@ -1,4 +1,4 @@
-"""Hashes of passwords: made in threads that give way to the loop, by few at once, behind a queue with an end.
+"""Hashes passwords in low-priority threads: a few at a time, with a bounded queue.
 
 A hash takes a tenth of a second of a core and 19 MiB. The threads run at a lower priority than the loop that serves requests,
 and whoever comes with a password takes a turn for all of its work, so that many logins slow each other down and nobody else.
@@ -41,7 +41,7 @@ _BCRYPT_MAX_B: Final = 72
 
 
 class Passwords:
-    """See the module head."""
+    """Hashes and verifies passwords in low-priority threads, a bounded number at a time."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_THREADS, "password", initializer=_give_way)
@@ -51,12 +51,12 @@ class Passwords:
         self._nobodys = _HASHER.hash(random_hex(16))
 
     def close(self) -> None:
-        """Let the hashes under way end."""
+        """Wait until the hashes in progress are done."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     @asynccontextmanager
     async def turn(self) -> AsyncGenerator[None]:
-        """Wait for a turn, and have it for the block: the whole of what one password is shown for.
+        """Wait for one of a bounded number of turns, and keep it while the body runs. Take it for all work of one request.
 
         Raises:
             RateLimited: too many at once.
@@ -71,16 +71,16 @@ class Passwords:
             self._waiting -= 1
 
     async def hash(self, password: Secret) -> str:
-        """What is stored in place of the password."""
+        """Return the hash to store."""
         return await self._run(lambda: _HASHER.hash(password.reveal()))
 
     async def verify(self, password: Secret, stored: str | None) -> bool:
-        """Whether this is the password. With None it never is, and takes as long."""
+        """Whether the password matches the hash. Without a hash it takes as long and is False."""
         return await self._run(lambda: _matches(password, stored or self._nobodys) and stored is not None)
 
     @staticmethod
     def is_outdated(stored: str) -> bool:
-        """Whether the hash was made otherwise than `hash` makes it now."""
+        """Whether the hash was made with other parameters than `hash` uses now."""
         return stored.startswith(_BCRYPT) or _HASHER.check_needs_rehash(stored)
 
     async def _run(self, work: Callable[[], T]) -> T:

@@ -18,7 +18,7 @@ _DAY_S: Final = 86_400
 
 @dataclass(frozen=True, slots=True)
 class AccountSettings:
-    """What accounts need to know.
+    """Settings of accounts and sessions.
 
     Attributes:
         signup_open: anybody may make an account.

@@ -1,4 +1,4 @@
-"""Statements on users: their account, and where they belong."""
+"""Statements on users and the teams that they belong to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _c = users.c
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """An account."""
+    """A user's account."""
 
     user_id: UserId
     email: str
@@ -34,8 +34,8 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A team that a user belongs to."""
+class TeamRole:
+    """A team that a user belongs to, and the user's role in it."""
 
     team_id: TeamId
     role: Role
@@ -54,7 +54,7 @@ def _user(row: Any) -> User:
 
 
 async def insert_user(tx: Transaction, *, email: str, name: str, password_hash: str | None) -> UserId | None:
-    """A new account; None: the e-mail address has one."""
+    """Insert a user and return its id; None: the e-mail address is taken."""
     made = await tx.execute(
         upsert(users)
         .values(id=UserId.new().value, email=email, name=name, password_hash=password_hash)
@@ -66,60 +66,60 @@ async def insert_user(tx: Transaction, *, email: str, name: str, password_hash: 
 
 
 async def find_by_email(database: Database, email: str) -> User | None:
-    """The account with this e-mail address."""
+    """Return the user with this e-mail address; None: there is none."""
     row = (await database.execute(select(users).where(_c.email == email), repeatable=True)).one_or_none()
     return None if row is None else _user(row)
 
 
 async def find(database: Database, user_id: UserId) -> User:
-    """An account that is known to exist."""
+    """Return a user that is known to exist."""
     return _user((await database.execute(select(users).where(_c.id == user_id.value), repeatable=True)).one())
 
 
 async def load(tx: Transaction, user_id: UserId) -> User:
-    """The same, inside a transaction."""
+    """Return a user that is known to exist, inside a transaction."""
     return _user((await tx.execute(select(users).where(_c.id == user_id.value))).one())
 
 
 async def lock(tx: Transaction, user_id: UserId) -> User | None:
-    """The account, which nobody else changes until this transaction ends."""
+    """Return the user, locked until this transaction ends; None: there is none."""
     row = (await tx.execute(select(users).where(_c.id == user_id.value).with_for_update())).one_or_none()
     return None if row is None else _user(row)
 
 
 async def lock_by_email(tx: Transaction, email: str) -> User | None:
-    """The same by its e-mail address."""
+    """Return the user with this e-mail address, locked until this transaction ends; None: there is none."""
     row = (await tx.execute(select(users).where(_c.email == email).with_for_update())).one_or_none()
     return None if row is None else _user(row)
 
 
 async def set_password(tx: Transaction, user_id: UserId, password_hash: str) -> None:
-    """Another password."""
+    """Store another password hash."""
     await _update(tx, user_id, password_hash=password_hash)
 
 
 async def set_email_verified(tx: Transaction, user_id: UserId) -> None:
-    """The owner of the address was shown to be the user, if that was not known before."""
+    """Mark the e-mail address as verified now, unless it was verified before."""
     await _update(tx, user_id, email_verified_at=func.coalesce(_c.email_verified_at, func.now()))
 
 
 async def set_name(tx: Transaction, user_id: UserId, name: str) -> None:
-    """Another name."""
+    """Store another name."""
     await _update(tx, user_id, name=name)
 
 
 async def set_status(tx: Transaction, user_id: UserId, status: str) -> None:
-    """Active or disabled."""
+    """Set the status to active or disabled."""
     await _update(tx, user_id, status=status)
 
 
 async def set_admin(tx: Transaction, user_id: UserId, *, is_admin: bool) -> None:
-    """Whether the user is an admin of the platform."""
+    """Set whether the user is an admin of the platform."""
     await _update(tx, user_id, is_admin=is_admin)
 
 
 async def erase(tx: Transaction, user_id: UserId) -> list[tuple[TeamId, bool]]:
-    """Remove what is personal; the row stays, as keys and the audit log name it.
+    """Erase the personal data of a user; the row stays, since API keys and the audit log refer to it.
 
     Returns the teams that the user was in, and whether each keeps the keys that the user made.
     """
@@ -153,8 +153,10 @@ async def _update(tx: Transaction, user_id: UserId, **values: Any) -> None:
     await tx.execute(update(users).where(_c.id == user_id.value).values(**values, updated_at=func.now()))
 
 
-async def place_of(tx: Transaction, user_id: UserId, preferred: TeamId | None = None) -> Place | None:
-    """The preferred team if the user belongs to it, else the default one, else the one joined first; None: none."""
+async def current_team_of(
+    tx: Transaction, user_id: UserId, preferred: TeamId | None = None
+) -> TeamRole | None:
+    """Return the preferred team if the user belongs to it, else the default team, else the one joined first; None: no team."""
     found = await tx.execute(
         select(users_teams.c.team_id, users_teams.c.role)
         .join(teams, teams.c.id == users_teams.c.team_id)
@@ -168,16 +170,16 @@ async def place_of(tx: Transaction, user_id: UserId, preferred: TeamId | None = 
         .limit(1)
     )
     row = found.one_or_none()
-    return None if row is None else Place(TeamId(row.team_id), Role(row.role))
+    return None if row is None else TeamRole(TeamId(row.team_id), Role(row.role))
 
 
 async def lock_admins(tx: Transaction) -> None:
-    """Be the only one to make the admins fewer until this transaction ends."""
+    """Let no other transaction revoke admin rights until this one ends."""
     await tx.execute(select(func.pg_advisory_xact_lock(_ADMINS_LOCK)))
 
 
 async def is_last_admin(tx: Transaction, user_id: UserId) -> bool:
-    """Whether there is no other active admin of the platform. Under `lock_admins`."""
+    """Whether the user is the only active admin of the platform. Call it under `lock_admins`."""
     others = select(_c.id).where(_c.is_admin, _c.status == "active", _c.id != user_id.value)
     mine = select(_c.is_admin).where(_c.id == user_id.value)
     found = await tx.execute(select(mine.scalar_subquery(), exists(others)))
@@ -186,7 +188,7 @@ async def is_last_admin(tx: Transaction, user_id: UserId) -> bool:
 
 
 async def search(database: Database, user_id: UserId, text: str, *, limit: int) -> list[tuple[UserId, str]]:
-    """Active users whose e-mail begins with `text` and who share a team with this user, and the one who is meant exactly."""
+    """Return active users who share a team with this user and whose address begins with `text`, and the user with exactly this address."""
     mine = select(users_teams.c.team_id).where(users_teams.c.user_id == user_id.value)
     colleagues = (
         select(users_teams.c.user_id)
@@ -204,7 +206,7 @@ async def search(database: Database, user_id: UserId, text: str, *, limit: int) 
 
 
 async def providers_of(database: Database, user_id: UserId) -> list[str]:
-    """Names of the sign-in providers that are linked."""
+    """Return the names of the sign-in providers that the user linked."""
     found = await database.execute(
         select(oauth_providers.c.provider)
         .where(oauth_providers.c.user_id == user_id.value)
@@ -215,7 +217,7 @@ async def providers_of(database: Database, user_id: UserId) -> list[str]:
 
 
 async def user_of_identity(tx: Transaction, provider: str, provider_id: str) -> User | None:
-    """The account that this identity is linked to."""
+    """Return the user that this identity is linked to; None: it is linked to none."""
     found = await tx.execute(
         select(users)
         .join(oauth_providers, oauth_providers.c.user_id == _c.id)
@@ -226,7 +228,7 @@ async def user_of_identity(tx: Transaction, provider: str, provider_id: str) -> 
 
 
 async def link(tx: Transaction, user_id: UserId, *, provider: str, provider_id: str, email: str) -> bool:
-    """Link an identity; False: it, or another one of this provider, is linked already."""
+    """Link an identity to the user; False: it, or another one of this provider, is linked already."""
     made = await tx.execute(
         upsert(oauth_providers)
         .values(provider=provider, provider_id=provider_id, user_id=user_id.value, email=email)
@@ -237,7 +239,7 @@ async def link(tx: Transaction, user_id: UserId, *, provider: str, provider_id: 
 
 
 async def unlink(tx: Transaction, user_id: UserId, provider: str) -> bool:
-    """Whether there was such a link."""
+    """Remove the link to a provider; whether there was one."""
     gone = await tx.execute(
         delete(oauth_providers)
         .where(oauth_providers.c.user_id == user_id.value, oauth_providers.c.provider == provider)
@@ -247,12 +249,12 @@ async def unlink(tx: Transaction, user_id: UserId, provider: str) -> bool:
 
 
 async def unlink_all(tx: Transaction, user_id: UserId) -> None:
-    """No provider lets the user in any more."""
+    """Remove the links to all providers."""
     await tx.execute(delete(oauth_providers).where(oauth_providers.c.user_id == user_id.value))
 
 
 async def count_links(tx: Transaction, user_id: UserId) -> int:
-    """How many providers are linked."""
+    """Count the linked providers."""
     found = await tx.execute(
         select(func.count()).select_from(oauth_providers).where(oauth_providers.c.user_id == user_id.value)
     )
@@ -260,7 +262,7 @@ async def count_links(tx: Transaction, user_id: UserId) -> int:
 
 
 async def add_member(tx: Transaction, team_id: TeamId, user_id: UserId) -> bool:
-    """Into the team as a member; False: is one."""
+    """Add the user to the team as a member; False: the user is one already."""
     made = await tx.execute(
         upsert(users_teams)
         .values(team_id=team_id.value, user_id=user_id.value, role=Role.MEMBER)
@@ -271,7 +273,7 @@ async def add_member(tx: Transaction, team_id: TeamId, user_id: UserId) -> bool:
 
 
 async def count_owned(tx: Transaction, user_id: UserId) -> int:
-    """How many teams the user owns."""
+    """Count the teams that the user owns."""
     found = await tx.execute(
         select(func.count())
         .select_from(users_teams.join(teams, teams.c.id == users_teams.c.team_id))
@@ -285,7 +287,7 @@ async def count_owned(tx: Transaction, user_id: UserId) -> int:
 
 
 async def owned_teams(tx: Transaction, user_id: UserId) -> Sequence[tuple[TeamId, bool]]:
-    """The teams that the user owns, locked, and whether each has other members."""
+    """Lock and return the teams that the user owns, and whether each has other members."""
     found = await tx.execute(
         select(teams.c.id)
         .join(users_teams, users_teams.c.team_id == teams.c.id)

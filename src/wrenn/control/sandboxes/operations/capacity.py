@@ -1,6 +1,6 @@
-"""Finds room for sandboxes, on hosts and within the team's quota, in the caller's transaction and under the placement lock.
+"""Checks capacity for sandboxes, on hosts and within the team's quota, in the caller's transaction under the placement lock.
 
-Two requests never count the same room twice.
+Two requests never count the same capacity twice.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from wrenn.base.ids import HostId, TeamId
 from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts import Host, all_hosts_in
 from wrenn.control.placement import Load, Overcommit, Wanted, check_larger_disk, choose_host
-from wrenn.control.quotas import Limits, Standing, Usage
+from wrenn.control.quotas import Limits, QuotaStatus, Usage
 from wrenn.control.sandboxes.operations import placement_store
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
-    """The hosts, what is promised on each, and what the team may have; true until the transaction ends."""
+class CapacitySnapshot:
+    """Hosts, what is promised on each, and the team's quota; valid until the transaction ends."""
 
     hosts: Sequence[Host]
     loads: Mapping[HostId, Load]
     overcommit: Overcommit
-    team: Standing
+    team: QuotaStatus
 
     def choose(self, wanted: Wanted) -> Host:
-        """A host that has room.
+        """Choose a host with enough free capacity.
 
         Raises:
             NoCapacity, NotFound, Unavailable: as `choose_host`.
         """
         return choose_host(self.hosts, self.loads, wanted, self.overcommit)
 
-    def expect_larger_disk(self, host_id: HostId, *, more_mb: int) -> None:
-        """Return if a disk on this host may become so much larger.
+    def require_larger_disk(self, host_id: HostId, *, more_mb: int) -> None:
+        """Return if a disk on this host may grow by `more_mb`.
 
         Raises:
             NoCapacity: it may not.
@@ -47,8 +47,8 @@ class Census:
         check_larger_disk(host, self.loads.get(host_id, Load()), more_mb, self.overcommit)
 
 
-def more_running(vcpus: int, memory_mb: int, *, count: int = 1, made: int = 0) -> Usage:
-    """What so many sandboxes of this shape add to a team's usage when they run; `made` of them are new."""
+def added_usage(vcpus: int, memory_mb: int, *, count: int = 1, made: int = 0) -> Usage:
+    """Compute what `count` running sandboxes of this size add to a team's usage; `made` of them are new."""
     return Usage(
         running_sandboxes=count,
         total_sandboxes=made,
@@ -58,32 +58,34 @@ def more_running(vcpus: int, memory_mb: int, *, count: int = 1, made: int = 0) -
     )
 
 
-class Room:
-    """See the module head. `defaults`: what a team may have that has no limits of its own."""
+class Capacity:
+    """Checks under the placement lock whether hosts and the team's quota have room for more sandboxes. `defaults`: what a team may have that has no limits of its own."""
 
     def __init__(self, database: Database, overcommit: Overcommit, defaults: Limits) -> None:
         self._database = database
         self._overcommit = overcommit
         self._defaults = defaults
         # The placement lock lets one go on at a time anyway; who waits here holds no connection meanwhile.
-        self._turn = asyncio.Lock()
+        self._one_at_a_time = asyncio.Lock()
 
     async def transaction(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        """Run a transaction that counts, as `Database.transaction`; those of this replica one after the other."""
-        async with self._turn:
+        """Run a transaction that calls `lock_and_read`; this replica runs one at a time."""
+        async with self._one_at_a_time:
             return await self._database.transaction(work)
 
-    async def count(self, tx: Transaction, team_id: TeamId) -> Census:
-        """What there is now; nobody else counts until the transaction ends."""
+    async def lock_and_read(self, tx: Transaction, team_id: TeamId) -> CapacitySnapshot:
+        """Take the placement lock and read what is available; nobody else can until the transaction ends."""
         await placement_store.lock_placement(tx)
         hosts = await all_hosts_in(tx)
         loads = await placement_store.loads(tx)
-        found = (await tx.execute(placement_store.STANDING, {"team_id": team_id.value})).one()
-        return Census(hosts, loads, self._overcommit, placement_store.standing_of(found, self._defaults))
-
-    async def standing(self, team_id: TeamId) -> Standing:
-        """What the team may have and has, to be looked at: others go on meanwhile."""
-        found = await self._database.execute(
-            placement_store.STANDING, {"team_id": team_id.value}, repeatable=True
+        found = (await tx.execute(placement_store.QUOTA_STATUS, {"team_id": team_id.value})).one()
+        return CapacitySnapshot(
+            hosts, loads, self._overcommit, placement_store.quota_status_of(found, self._defaults)
         )
-        return placement_store.standing_of(found.one(), self._defaults)
+
+    async def quota_status(self, team_id: TeamId) -> QuotaStatus:
+        """Read a team's limits and usage without a lock, for display."""
+        found = await self._database.execute(
+            placement_store.QUOTA_STATUS, {"team_id": team_id.value}, repeatable=True
+        )
+        return placement_store.quota_status_of(found.one(), self._defaults)

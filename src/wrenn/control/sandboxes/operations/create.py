@@ -1,4 +1,4 @@
-"""Create a sandbox: what a request may ask for, where it goes, and waiting until it runs."""
+"""Creates a sandbox: checks the request, places it on a host, and waits until it runs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from wrenn.control.audit import SYSTEM
 from wrenn.control.auth import Caller
 from wrenn.control.db import Database, Hints, Transaction
 from wrenn.control.hosts import Monitor
-from wrenn.control.identity import hold_team
+from wrenn.control.identity import lock_active_team
 from wrenn.control.placement import Wanted
 from wrenn.control.sandboxes import desired_state_store
-from wrenn.control.sandboxes.changes import Changes
+from wrenn.control.sandboxes.changes import ChangeNotifier
 from wrenn.control.sandboxes.network_policy import NetworkRules
 from wrenn.control.sandboxes.operations import placement_store
-from wrenn.control.sandboxes.operations.capacity import Room, more_running
-from wrenn.control.sandboxes.operations.waiting import Patience, wait_started
+from wrenn.control.sandboxes.operations.capacity import Capacity, added_usage
+from wrenn.control.sandboxes.operations.waiting import WaitLimits, wait_started
 from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
 from wrenn.control.sandboxes.records import Idempotency, Origin, Sandbox, Spec
 from wrenn.control.sandboxes.types import CreateSandbox
@@ -34,8 +34,8 @@ from wrenn.protocol.api import (
 
 
 @dataclass(frozen=True, slots=True)
-class SandboxLimits:
-    """What one sandbox may be."""
+class SandboxSizeLimits:
+    """The sizes that this installation allows for one sandbox."""
 
     vcpus: int
     memory_min_mb: int
@@ -45,14 +45,14 @@ class SandboxLimits:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What a request says of the size itself; None: nothing."""
+    """The size that a request states explicitly; None: not stated."""
 
     vcpus: int | None
     memory_mb: int | None
     disk_size_mb: int | None
 
     def check(self, template: Template) -> None:
-        """Raises InvalidRequest: a sandbox from this snapshot cannot have that size."""
+        """Refuse a size that differs from the snapshot's. Raises InvalidRequest."""
         for field, asked, has in (
             ("vcpus", self.vcpus, template.vcpus),
             ("memory_mb", self.memory_mb, template.memory_mb),
@@ -65,7 +65,7 @@ class Size:
 
 
 class Creation:
-    """See the module head."""
+    """Creates sandboxes: checks the request, places the sandbox on a host, and waits until it runs."""
 
     def __init__(
         self,
@@ -73,26 +73,26 @@ class Creation:
         database: Database,
         hints: Hints,
         monitor: Monitor,
-        changes: Changes,
+        changes: ChangeNotifier,
         reconciler: Reconciler,
-        room: Room,
-        limits: SandboxLimits,
+        capacity: Capacity,
+        limits: SandboxSizeLimits,
         network_rules: NetworkRules,
-        patience: Patience,
+        wait_limits: WaitLimits,
     ) -> None:
         self._database = database
         self._hints = hints
         self._monitor = monitor
         self._changes = changes
         self._reconciler = reconciler
-        self._room = room
+        self._capacity = capacity
         self._limits = limits
         self._network_rules = network_rules
-        self._patience = patience
+        self._wait_limits = wait_limits
         self._tasks = OwnedTasks()
 
     async def close(self) -> None:
-        """End what goes on behind requests."""
+        """Stop the background tasks of requests."""
         await self._tasks.close()
 
     async def create(self, caller: Caller, body: CreateSandbox, idempotency_key: str | None) -> Sandbox:
@@ -121,10 +121,10 @@ class Creation:
                 await fault_point("control.create.after_insert")
                 self._reconciler.wake()
                 if repeated is None:
-                    return await wait_started(change, self._patience)
+                    return await wait_started(change, self._wait_limits)
                 with self._changes.watch(repeated.sandbox_id) as earlier:
-                    earlier.happened()
-                    return await wait_started(earlier, self._patience)
+                    earlier.wake()
+                    return await wait_started(earlier, self._wait_limits)
             except (asyncio.CancelledError, DeadlineExceeded):
                 if idempotency is None:
                     self._tasks.start("remove abandoned sandbox", self._abandon(sandbox_id, insertion))
@@ -168,11 +168,11 @@ class Creation:
         asked: Size,
         idempotency: Idempotency | None,
     ) -> Sandbox | None:
-        """Place and write down a new sandbox; or the earlier one, if this is a repetition."""
+        """Place the sandbox and insert its row; returns the earlier sandbox if the request is a repetition."""
 
         async def insert(tx: Transaction) -> Sandbox | None:
-            census = await self._room.count(tx, caller.team_id)
-            await hold_team(tx, caller.team_id)
+            available = await self._capacity.lock_and_read(tx, caller.team_id)
+            await lock_active_team(tx, caller.team_id)
             if idempotency is not None:
                 earlier = await placement_store.find_repeated(tx, caller.team_id, idempotency.key)
                 if earlier is not None:
@@ -190,8 +190,8 @@ class Creation:
                 )
                 origin = Origin(template.image, template.snapshot_id)
                 wanted = replace(_wanted(placed), host_id=template.host_id)
-            census.team.admit(more_running(placed.vcpus, placed.memory_mb, made=1))
-            host = census.choose(wanted)
+            available.team.admit(added_usage(placed.vcpus, placed.memory_mb, made=1))
+            host = available.choose(wanted)
             await placement_store.insert_sandboxes(
                 tx,
                 self._hints,
@@ -206,18 +206,18 @@ class Creation:
             return None
 
         try:
-            return await self._room.transaction(insert)
+            return await self._capacity.transaction(insert)
         except (NoCapacity, NotFound, Unavailable):
             # What the hosts said may be some seconds old: a host may be back, or a template new.
             await self._monitor.look_once()
-            return await self._room.transaction(insert)
+            return await self._capacity.transaction(insert)
 
     async def _abandon(self, sandbox_id: SandboxId, insertion: asyncio.Future[Sandbox | None]) -> None:
         # The row may be on its way to the database still.
         await asyncio.wait({insertion})
         if insertion.cancelled() or insertion.exception() is not None:
             return
-        await desired_state_store.want_stopped(
+        await desired_state_store.set_desired_stopped(
             self._database, self._hints, [sandbox_id], by=SYSTEM, cause="create_abandoned"
         )
         self._reconciler.wake()

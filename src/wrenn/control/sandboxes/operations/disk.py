@@ -1,4 +1,4 @@
-"""Making the disk of a sandbox larger, and with it what it may take of its host's disk."""
+"""Makes the disk of a sandbox larger, and with it the sandbox's share of its host's disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wrenn.control.hosts import HostClients
 from wrenn.control.sandboxes import desired_state_store
 from wrenn.control.sandboxes.lookup import Lookup
 from wrenn.control.sandboxes.operations import disk_store
-from wrenn.control.sandboxes.operations.capacity import Room
+from wrenn.control.sandboxes.operations.capacity import Capacity
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.protocol.host import host_pb as pb
 
@@ -21,22 +21,22 @@ _SET_TIMEOUT_S: Final = 60.0
 
 
 class Disks:
-    """Changes disk sizes: first the row, which promises the room, then the host.
+    """Changes disk sizes: first the row, which reserves the space, then the host.
 
     A host that misses a change is told again when the request is repeated; until then the row promises more than there is.
     """
 
     def __init__(
-        self, *, hints: Hints, clients: HostClients, lookup: Lookup, room: Room, disk_max_mb: int
+        self, *, hints: Hints, clients: HostClients, lookup: Lookup, capacity: Capacity, disk_max_mb: int
     ) -> None:
         self._hints = hints
         self._clients = clients
         self._lookup = lookup
-        self._room = room
+        self._capacity = capacity
         self._disk_max_mb = disk_max_mb
 
     async def set_disk(self, credential: Credential, text_id: str, disk_size_mb: int) -> Sandbox:
-        """Make the disk of a running or paused sandbox larger; returns when a running one has it.
+        """Make the disk of a running or paused sandbox larger; returns when the guest of a running one sees it.
 
         Not an activity. The size that it has is told to the host all the same.
 
@@ -47,7 +47,9 @@ class Disks:
         """
         found = await self._lookup.locate(credential, text_id)
         by, sandbox_id = found.caller.actor, found.sandbox.sandbox_id
-        changed = await self._room.transaction(lambda tx: self._write(tx, found.sandbox, disk_size_mb, by))
+        changed = await self._capacity.transaction(
+            lambda tx: self._write(tx, found.sandbox, disk_size_mb, by)
+        )
         client = self._clients.at(found.address)
         request = pb.SetDiskRequest(sandbox_id=str(sandbox_id), disk_size_mb=disk_size_mb)
         await client.call(client.rpc.set_disk, request, timeout_s=_SET_TIMEOUT_S)
@@ -56,7 +58,7 @@ class Disks:
     async def _write(self, tx: Transaction, sandbox: Sandbox, disk_size_mb: int, by: Actor) -> Sandbox:
         sandbox_id = sandbox.sandbox_id
         # The order of locks is that of creates: placement first.
-        census = await self._room.count(tx, sandbox.team_id)
+        available = await self._capacity.lock_and_read(tx, sandbox.team_id)
         now = await desired_state_store.lock_to_change(
             tx, sandbox_id, only="the disk of one that runs or is paused can be made larger"
         )
@@ -66,5 +68,5 @@ class Disks:
             )
         if disk_size_mb == now.disk_size_mb:
             return now
-        census.expect_larger_disk(now.host_id, more_mb=disk_size_mb - now.disk_size_mb)
+        available.require_larger_disk(now.host_id, more_mb=disk_size_mb - now.disk_size_mb)
         return await disk_store.write_disk_size(tx, self._hints, sandbox_id, disk_size_mb, by=by)

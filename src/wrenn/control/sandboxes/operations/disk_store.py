@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import func, select, update
 
 from wrenn.base.ids import SandboxId
-from wrenn.control.audit import Actor, Deed, Resource, Status, recorded, wire_id
+from wrenn.control.audit import Actor, AuditAction, Resource, Status, record_cte, wire_id
 from wrenn.control.db import Hints, Transaction
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.store import sandbox_of, select_sandboxes
@@ -17,7 +17,7 @@ _c = sandboxes.c
 async def write_disk_size(
     tx: Transaction, hints: Hints, sandbox_id: SandboxId, disk_size_mb: int, *, by: Actor
 ) -> Sandbox:
-    """A new size, with its entry in the audit log; not a change of the sandbox's state."""
+    """Store a new disk size with an entry in the audit log; the state does not change."""
     changed = (
         update(sandboxes)
         .where(_c.id == sandbox_id.value)
@@ -25,10 +25,10 @@ async def write_disk_size(
         .returning(_c.id, _c.team_id)
         .cte("changed")
     )
-    entry = recorded(
+    entry = record_cte(
         changed,
         by,
-        Deed(Resource.SANDBOX, "set_disk", Status.INFO, facts={"disk_size_mb": disk_size_mb}),
+        AuditAction(Resource.SANDBOX, "set_disk", Status.INFO, facts={"disk_size_mb": disk_size_mb}),
         resource_id=wire_id(SandboxId.PREFIX, changed.c.id),
     )
     await tx.execute(select(changed.c.id).add_cte(entry))

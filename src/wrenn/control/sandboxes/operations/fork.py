@@ -1,4 +1,4 @@
-"""Fork: copies of a running sandbox, all or none, through a snapshot that is kept while they start."""
+"""Forks a running sandbox: copies of it, all or none, through a snapshot that exists until they run."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from wrenn.control.audit import SYSTEM, Actor
 from wrenn.control.auth import Credential
 from wrenn.control.db import Database, Hints, Transaction
 from wrenn.control.hosts import Monitor
-from wrenn.control.identity import hold_team
+from wrenn.control.identity import lock_active_team
 from wrenn.control.placement import Wanted
 from wrenn.control.sandboxes import desired_state_store
-from wrenn.control.sandboxes.changes import Changes
-from wrenn.control.sandboxes.lookup import Lookup, source_of
+from wrenn.control.sandboxes.changes import ChangeNotifier
+from wrenn.control.sandboxes.lookup import Lookup, snapshot_source_of
 from wrenn.control.sandboxes.operations import placement_store
-from wrenn.control.sandboxes.operations.capacity import Room, more_running
-from wrenn.control.sandboxes.operations.waiting import Patience, wait_ended, wait_started
+from wrenn.control.sandboxes.operations.capacity import Capacity, added_usage
+from wrenn.control.sandboxes.operations.waiting import WaitLimits, wait_ended, wait_started
 from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
 from wrenn.control.sandboxes.records import Sandbox
-from wrenn.control.snapshots import Keeper
+from wrenn.control.snapshots import SnapshotLifecycle
 
 
 class Forks:
-    """See the module head.
+    """Forks running sandboxes: takes a snapshot, starts copies from it, and removes it when all run.
 
     The snapshot's row is pending, under a lease, until all copies run; whoever finds the lease over takes back the copies
     with the snapshot. So a fork either was answered, or leaves nothing.
@@ -39,11 +39,11 @@ class Forks:
         hints: Hints,
         lookup: Lookup,
         monitor: Monitor,
-        changes: Changes,
+        changes: ChangeNotifier,
         reconciler: Reconciler,
-        keeper: Keeper,
-        room: Room,
-        patience: Patience,
+        snapshots: SnapshotLifecycle,
+        capacity: Capacity,
+        wait_limits: WaitLimits,
     ) -> None:
         self._database = database
         self._hints = hints
@@ -51,17 +51,17 @@ class Forks:
         self._monitor = monitor
         self._changes = changes
         self._reconciler = reconciler
-        self._keeper = keeper
-        self._room = room
-        self._patience = patience
+        self._snapshots = snapshots
+        self._capacity = capacity
+        self._wait_limits = wait_limits
         self._tasks = OwnedTasks()
 
     async def close(self) -> None:
-        """End what goes on behind requests; the leases' end does the rest."""
+        """Stop the background tasks of requests; expired leases clean up the rest."""
         await self._tasks.close()
 
     async def fork(self, credential: Credential, text_id: str, count: int) -> list[Sandbox]:
-        """Make `count` copies on the same host and return them when all run. The sandbox itself goes on.
+        """Make `count` copies on the same host and return them when all run. The sandbox itself keeps running.
 
         A cancellation (the client went away) takes the copies back, as nobody would know them.
 
@@ -75,56 +75,56 @@ class Forks:
             raise InvalidState(
                 f"Sandbox {sandbox.sandbox_id} is {sandbox.now_is}: only one that runs can be forked."
             )
-        await self._expect_room(sandbox, count)
-        source = source_of(sandbox, found.address)
-        snapshot_id = await self._keeper.begin(source)
-        async with self._keeper.held(snapshot_id):
+        await self._require_capacity(sandbox, count)
+        source = snapshot_source_of(sandbox, found.address)
+        snapshot_id = await self._snapshots.begin(source)
+        async with self._snapshots.renewing_lease(snapshot_id):
             ids = [SandboxId.new() for _ in range(count)]
             try:
-                await self._keeper.take(source, snapshot_id)
+                await self._snapshots.take(source, snapshot_id)
                 await fault_point("control.fork.after_snapshot")
                 copies = await self._start(sandbox, found.caller.actor, snapshot_id, ids)
-                if not await self._keeper.retire(snapshot_id):
+                if not await self._snapshots.retire(snapshot_id):
                     raise Unavailable("The fork took too long and was taken back. Try again.")
             except WrennError:
-                await self._take_back(snapshot_id, ids)
+                await self._remove_copies(snapshot_id, ids)
                 raise
             except BaseException:
-                self._tasks.start("take a fork back", self._take_back(snapshot_id, ids))
+                self._tasks.start("take a fork back", self._remove_copies(snapshot_id, ids))
                 raise
         await fault_point("control.fork.after_apply")
-        await self._keeper.drop(snapshot_id)
+        await self._snapshots.drop(snapshot_id)
         return copies
 
-    async def take_back_abandoned(self, tx: Transaction, snapshot_id: SnapshotId) -> None:
-        """Have the copies removed of a fork whose lease is over, in the transaction that gives up its snapshot."""
-        await desired_state_store.want_copies_stopped(tx, self._hints, snapshot_id)
+    async def remove_abandoned_copies(self, tx: Transaction, snapshot_id: SnapshotId) -> None:
+        """Stop the copies of a fork whose lease expired, in the transaction that gives up its snapshot."""
+        await desired_state_store.set_desired_stopped_for_copies(tx, self._hints, snapshot_id)
         self._reconciler.wake()
 
-    async def _expect_room(self, sandbox: Sandbox, count: int) -> None:
-        """Look for room before the sandbox is stopped for the snapshot; what is found is not reserved."""
+    async def _require_capacity(self, sandbox: Sandbox, count: int) -> None:
+        """Check for capacity before the sandbox is stopped for the snapshot; nothing is reserved."""
         try:
-            await self._room.transaction(lambda tx: self._find_room(tx, sandbox, count))
+            await self._capacity.transaction(lambda tx: self._check_capacity(tx, sandbox, count))
         except (NoCapacity, Unavailable):
             # What the host said may be some seconds old.
             await self._monitor.look_once()
-            await self._room.transaction(lambda tx: self._find_room(tx, sandbox, count))
+            await self._capacity.transaction(lambda tx: self._check_capacity(tx, sandbox, count))
 
-    async def _find_room(self, tx: Transaction, sandbox: Sandbox, count: int) -> None:
+    async def _check_capacity(self, tx: Transaction, sandbox: Sandbox, count: int) -> None:
         wanted = Wanted(sandbox.image, sandbox.memory_mb, sandbox.disk_size_mb, sandbox.host_id, count)
-        census = await self._room.count(tx, sandbox.team_id)
-        census.team.admit(more_running(sandbox.vcpus, sandbox.memory_mb, count=count, made=count))
-        census.choose(wanted)
+        available = await self._capacity.lock_and_read(tx, sandbox.team_id)
+        available.team.admit(added_usage(sandbox.vcpus, sandbox.memory_mb, count=count, made=count))
+        available.choose(wanted)
 
     async def _start(
         self, sandbox: Sandbox, by: Actor, snapshot_id: SnapshotId, ids: list[SandboxId]
     ) -> list[Sandbox]:
-        """Write the copies down and return them when all run."""
+        """Insert the copies and return them when all run."""
 
         async def insert(tx: Transaction) -> None:
-            await self._keeper.hold(tx, snapshot_id)
-            await hold_team(tx, sandbox.team_id)
-            await self._find_room(tx, sandbox, len(ids))
+            await self._snapshots.lock_lease(tx, snapshot_id)
+            await lock_active_team(tx, sandbox.team_id)
+            await self._check_capacity(tx, sandbox, len(ids))
             if not await placement_store.insert_copies(
                 tx, self._hints, by=by, ids=ids, source=sandbox, snapshot_id=snapshot_id
             ):
@@ -132,24 +132,24 @@ class Forks:
 
         with ExitStack() as watches:
             changes = [watches.enter_context(self._changes.watch(sandbox_id)) for sandbox_id in ids]
-            await self._room.transaction(insert)
+            await self._capacity.transaction(insert)
             await fault_point("control.fork.after_insert")
             self._reconciler.wake()
-            return [await wait_started(change, self._patience) for change in changes]
+            return [await wait_started(change, self._wait_limits) for change in changes]
 
-    async def _take_back(self, snapshot_id: SnapshotId, ids: list[SandboxId]) -> None:
-        """Have no copy and no snapshot left; what cannot be done now is done later."""
-        await self._keeper.retire(snapshot_id)
+    async def _remove_copies(self, snapshot_id: SnapshotId, ids: list[SandboxId]) -> None:
+        """Remove the copies and the snapshot; the reconciler later removes what cannot be removed now."""
+        await self._snapshots.retire(snapshot_id)
         with ExitStack() as watches:
             changes = {i: watches.enter_context(self._changes.watch(i)) for i in ids}
-            await desired_state_store.want_stopped(
+            await desired_state_store.set_desired_stopped(
                 self._database, self._hints, ids, by=SYSTEM, cause="fork_failed"
             )
             self._reconciler.wake()
             for sandbox_id, change in changes.items():
-                change.happened()
+                change.wake()
                 try:
                     await wait_ended(change, sandbox_id)
                 except Unavailable:
                     break
-        await self._keeper.drop(snapshot_id)
+        await self._snapshots.drop(snapshot_id)

@@ -1,4 +1,4 @@
-"""Pause, resume, remove a sandbox, and the limits of its time: a wish is written, then a worker's result is waited for."""
+"""Pauses, resumes and deletes sandboxes: writes the desired state, then waits for the reconciler."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from wrenn.control.db import Database, Hints, Transaction
 from wrenn.control.hosts import Monitor
 from wrenn.control.placement import Wanted
 from wrenn.control.sandboxes import desired_state_store, store
-from wrenn.control.sandboxes.changes import Changes
+from wrenn.control.sandboxes.changes import ChangeNotifier
 from wrenn.control.sandboxes.lookup import Lookup
-from wrenn.control.sandboxes.operations.capacity import Room, more_running
+from wrenn.control.sandboxes.operations.capacity import Capacity, added_usage
 from wrenn.control.sandboxes.operations.waiting import (
-    Patience,
+    WaitLimits,
     wait_ended,
     wait_paused,
     wait_resumed,
@@ -30,7 +30,10 @@ from wrenn.control.sandboxes.types import SetTimeout
 
 
 class Lifecycle:
-    """See the module head."""
+    """Pauses, resumes and deletes sandboxes and changes their time limits.
+
+    A call writes the desired state and waits until the reconciler has carried it out.
+    """
 
     def __init__(
         self,
@@ -39,10 +42,10 @@ class Lifecycle:
         hints: Hints,
         lookup: Lookup,
         monitor: Monitor,
-        changes: Changes,
+        changes: ChangeNotifier,
         reconciler: Reconciler,
-        room: Room,
-        patience: Patience,
+        capacity: Capacity,
+        wait_limits: WaitLimits,
     ) -> None:
         self._database = database
         self._hints = hints
@@ -50,11 +53,11 @@ class Lifecycle:
         self._monitor = monitor
         self._changes = changes
         self._reconciler = reconciler
-        self._room = room
-        self._patience = patience
+        self._capacity = capacity
+        self._wait_limits = wait_limits
 
     async def pause(self, credential: Credential, text_id: str) -> Sandbox:
-        """Put a running sandbox away; returns when it is paused. Of several callers at once one does it.
+        """Pause a running sandbox and return it when it is paused. Of several concurrent callers one succeeds.
 
         Raises:
             InvalidState: it does not run, or somebody else is changing it. Else the host's reason; it runs on.
@@ -62,16 +65,16 @@ class Lifecycle:
         found = await self._lookup.locate(credential, text_id)
         sandbox, by = found.sandbox, found.caller.actor
         with self._changes.watch(sandbox.sandbox_id) as change:
-            if not await desired_state_store.want_paused(
+            if not await desired_state_store.set_desired_paused(
                 self._database, self._hints, sandbox.sandbox_id, by=by
             ):
                 await self._refuse(sandbox, "only one that runs can be paused")
             await fault_point("control.pause.after_desired")
             self._reconciler.wake()
-            return await wait_paused(change, self._patience)
+            return await wait_paused(change, self._wait_limits)
 
     async def resume(self, credential: Credential, text_id: str) -> Sandbox:
-        """Bring a paused sandbox back; returns when it runs. Of several callers at once one does it.
+        """Resume a paused sandbox and return it when it runs. Of several concurrent callers one succeeds.
 
         Raises:
             InvalidState: it is not paused, or somebody else is changing it.
@@ -80,14 +83,14 @@ class Lifecycle:
         found = await self._lookup.locate(credential, text_id)
         sandbox = found.sandbox
         with self._changes.watch(sandbox.sandbox_id) as change:
-            if not await self._want_running(sandbox, found.caller.actor):
+            if not await self._set_desired_running(sandbox, found.caller.actor):
                 await self._refuse(sandbox, "only a paused one can be resumed")
             await fault_point("control.resume.after_desired")
             self._reconciler.wake()
-            return await wait_resumed(change, self._patience)
+            return await wait_resumed(change, self._wait_limits)
 
     async def wake_up(self, sandbox: Sandbox, by: Actor) -> Sandbox:
-        """What becomes of a sandbox that somebody calls while it is being changed, or paused with `auto_resume`.
+        """Wait for a pause or resume in progress; then resume a paused sandbox if it has `auto_resume`.
 
         Waits for a pause or resume under way; then, with `auto_resume`, resumes it if it is paused.
 
@@ -95,24 +98,24 @@ class Lifecycle:
             As `resume`.
         """
         with self._changes.watch(sandbox.sandbox_id) as change:
-            change.happened()
+            change.wake()
             while True:
-                sandbox = await wait_settled(change, self._patience)
+                sandbox = await wait_settled(change, self._wait_limits)
                 if (
                     sandbox.status is not State.PAUSED
                     or sandbox.desired is Desired.STOPPED
                     or not sandbox.auto_resume
                 ):
                     return sandbox
-                if await self._want_running(sandbox, by):
+                if await self._set_desired_running(sandbox, by):
                     self._reconciler.wake()
-                change.happened()
-                resumed = await wait_resumed(change, self._patience)
+                change.wake()
+                resumed = await wait_resumed(change, self._wait_limits)
                 if resumed.is_usable:
                     return resumed
 
-    async def _want_running(self, sandbox: Sandbox, by: Actor) -> bool:
-        """Have it resumed if it is paused and its host has room; whether it was this call that did it.
+    async def _set_desired_running(self, sandbox: Sandbox, by: Actor) -> bool:
+        """Check capacity and set the desired state to `running`; False: it is not paused, or is being changed already.
 
         Raises:
             QuotaExceeded, NoCapacity, Unavailable.
@@ -120,26 +123,26 @@ class Lifecycle:
         wanted = Wanted(sandbox.image, sandbox.memory_mb, 0, host_id=sandbox.host_id)
 
         async def want(tx: Transaction) -> bool:
-            census = await self._room.count(tx, sandbox.team_id)
-            if not await desired_state_store.want_running(tx, self._hints, sandbox.sandbox_id, by=by):
+            available = await self._capacity.lock_and_read(tx, sandbox.team_id)
+            if not await desired_state_store.set_desired_running(tx, self._hints, sandbox.sandbox_id, by=by):
                 return False
-            census.team.admit(more_running(sandbox.vcpus, sandbox.memory_mb))
-            census.choose(wanted)
+            available.team.admit(added_usage(sandbox.vcpus, sandbox.memory_mb))
+            available.choose(wanted)
             return True
 
         try:
-            return await self._room.transaction(want)
+            return await self._capacity.transaction(want)
         except (NoCapacity, Unavailable):
             # What the host said may be some seconds old.
             await self._monitor.look_once()
-            return await self._room.transaction(want)
+            return await self._capacity.transaction(want)
 
     async def _refuse(self, sandbox: Sandbox, rule: str) -> None:
         now = await store.load(self._database, sandbox.sandbox_id) or sandbox
         raise InvalidState(f"Sandbox {sandbox.sandbox_id} is {now.now_is}: {rule}.")
 
     async def delete(self, credential: Credential, text_id: str) -> None:
-        """Remove a sandbox; returns when nothing of it is left. One that has ended is fine.
+        """Remove a sandbox; returns when nothing of it is left. Does nothing if it has ended.
 
         Raises:
             Unavailable: its host does not answer; it will be removed when the host is back.
@@ -149,7 +152,7 @@ class Lifecycle:
         if sandbox.status in ENDED:
             return
         with self._changes.watch(sandbox.sandbox_id) as change:
-            await desired_state_store.want_stopped(
+            await desired_state_store.set_desired_stopped(
                 self._database, self._hints, [sandbox.sandbox_id], by=found.caller.actor
             )
             await fault_point("control.delete.after_desired")
@@ -157,11 +160,11 @@ class Lifecycle:
             await wait_ended(change, sandbox.sandbox_id)
 
     async def remove_all(self, tx: Transaction, team_id: TeamId, by: Actor) -> None:
-        """Have all sandboxes of a team removed that ends in this transaction. Wake the reconciler after it."""
-        await desired_state_store.want_all_stopped(tx, self._hints, team_id, by=by)
+        """Stop all sandboxes of a team that is deleted in this transaction. Wake the reconciler after the commit."""
+        await desired_state_store.set_desired_stopped_for_team(tx, self._hints, team_id, by=by)
 
     async def set_timeout(self, credential: Credential, text_id: str, body: SetTimeout) -> Sandbox:
-        """Change the limits of its time. Not an activity.
+        """Change the time limits of a sandbox. This does not count as activity.
 
         Raises:
             InvalidState: it has ended, or is being removed.
@@ -200,7 +203,7 @@ class Lifecycle:
 def new_expiry(
     expires_at: datetime | None, now: datetime, body: SetTimeout, *, is_usable: bool = True
 ) -> datetime | None:
-    """When the life of a sandbox ends after this request; None: never."""
+    """Compute when the lifetime ends after this request; None: never."""
     if body.lifetime_sec is None:
         return expires_at
     if body.lifetime_sec == 0:

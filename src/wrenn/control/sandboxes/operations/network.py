@@ -18,7 +18,7 @@ from wrenn.protocol.host import host_pb as pb
 
 
 class Networks:
-    """Changes network policies: first the row, which says what should be, then the host.
+    """Changes network policies: first the row, then the host.
 
     A host that misses a change is told again by the comparison, which sees its older revision.
     """
@@ -33,7 +33,7 @@ class Networks:
         self._rules = rules
 
     async def set_network(self, credential: Credential, text_id: str, body: SetNetwork) -> Sandbox:
-        """Change the policy of a running or paused sandbox; returns when it is in force. What is absent stays.
+        """Change the policy of a running or paused sandbox; returns when it is in force. Absent fields keep their values.
 
         Not an activity. A change that changes nothing is told to the host all the same.
 
@@ -44,7 +44,7 @@ class Networks:
         found = await self._lookup.locate(credential, text_id)
         by, sandbox_id = found.caller.actor, found.sandbox.sandbox_id
         changed = await self._database.transaction(lambda tx: self._write(tx, sandbox_id, body, by))
-        await self._tell(changed, found.address)
+        await self._send_to_host(changed, found.address)
         return changed
 
     async def _write(self, tx: Transaction, sandbox_id: SandboxId, body: SetNetwork, by: Actor) -> Sandbox:
@@ -62,7 +62,7 @@ class Networks:
             return now
         return await network_store.write_network(tx, self._hints, sandbox_id, policy, by=by)
 
-    async def _tell(self, sandbox: Sandbox, address: str) -> None:
+    async def _send_to_host(self, sandbox: Sandbox, address: str) -> None:
         client = self._clients.at(address)
         request = pb.SetNetworkRequest(
             sandbox_id=str(sandbox.sandbox_id),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import func, select, update
 
 from wrenn.base.ids import SandboxId
-from wrenn.control.audit import Actor, Deed, Resource, Status, recorded, wire_id
+from wrenn.control.audit import Actor, AuditAction, Resource, Status, record_cte, wire_id
 from wrenn.control.db import Hints, Transaction
 from wrenn.control.sandboxes.records import NetworkPolicy, Sandbox
 from wrenn.control.sandboxes.store import sandbox_of, select_sandboxes
@@ -17,7 +17,7 @@ _c = sandboxes.c
 async def write_network(
     tx: Transaction, hints: Hints, sandbox_id: SandboxId, policy: NetworkPolicy, *, by: Actor
 ) -> Sandbox:
-    """A new policy under the next revision, with its entry in the audit log; not a change of the sandbox's state."""
+    """Store a new policy under the next revision, with an entry in the audit log; the state does not change."""
     changed = (
         update(sandboxes)
         .where(_c.id == sandbox_id.value)
@@ -34,10 +34,10 @@ async def write_network(
         "allow": " ".join(policy.allow),
         "deny": " ".join(policy.deny),
     }
-    entry = recorded(
+    entry = record_cte(
         changed,
         by,
-        Deed(Resource.SANDBOX, "set_network", Status.INFO, facts=facts),
+        AuditAction(Resource.SANDBOX, "set_network", Status.INFO, facts=facts),
         resource_id=wire_id(SandboxId.PREFIX, changed.c.id),
     )
     await tx.execute(select(changed.c.id).add_cte(entry))

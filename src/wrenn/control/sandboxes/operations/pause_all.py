@@ -1,4 +1,4 @@
-"""Everything that runs is put away: for `wrenn down`, which asks through the database; a control plane does the work."""
+"""Pauses every sandbox, for `wrenn down`: it writes the desired state, and a running control plane does the work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ASK_AGAIN_S: Final = 1.0
 
 
 async def pause_all(database_url: str, *, timeout_s: float) -> int:
-    """Have all sandboxes of all teams paused; returns how many were, when none runs or starts any more.
+    """Pause all sandboxes of all teams and return how many were paused, when none is running or starting any more.
 
     A control plane must be running on this database. One that could not be paused is tried again until the time is over.
     When this call is cancelled, what was wanted until then is done all the same.
@@ -35,7 +35,7 @@ async def pause_all(database_url: str, *, timeout_s: float) -> int:
         end, ask_at = now() + timeout_s, now()
         while True:
             if now() >= ask_at:
-                asked |= await desired_state_store.want_all_paused(database, hints)
+                asked |= await desired_state_store.set_desired_paused_for_all(database, hints)
                 ask_at = now() + _ASK_AGAIN_S
             live = await store.live(database)
             up = [sandbox for sandbox in live if sandbox.now_is != State.PAUSED]

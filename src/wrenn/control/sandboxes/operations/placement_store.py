@@ -1,4 +1,4 @@
-"""Statements on sandboxes that find room for them: all in the transaction that a service opened."""
+"""Statements that read what is promised on hosts and insert sandboxes, in a transaction that the service opened."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
-from wrenn.control.audit import Actor, Deed, Facts, Resource, actor_json, record, recorded, wire_id
+from wrenn.control.audit import Actor, AuditAction, Facts, Resource, actor_json, record, record_cte, wire_id
 from wrenn.control.db import Hints, Transaction, in_s
 from wrenn.control.placement import Load
 from wrenn.control.quotas import (
     LIMIT_COLUMNS,
     Limits,
-    Standing,
+    QuotaStatus,
     Usage,
     limits_of,
     most_of,
@@ -48,7 +48,7 @@ from wrenn.control.sandboxes.tables import sandboxes
 from wrenn.control.snapshots import snapshot_mb, snapshot_mb_of
 
 _LOCK: Final = 0x706C616365
-"""Advisory lock of all placements of one database: "place". Two requests never count the same room twice."""
+"""Advisory lock of all placements of one database: "place". Two requests never count the same capacity twice."""
 
 _c = sandboxes.c
 
@@ -59,12 +59,12 @@ _LOCK_PLACEMENT: Final = select(func.pg_advisory_xact_lock(_LOCK))
 
 
 async def lock_placement(tx: Transaction) -> None:
-    """Be the only placement until this transaction ends."""
+    """Take the placement lock until this transaction ends."""
     await tx.execute(_LOCK_PLACEMENT)
 
 
 async def find_repeated(tx: Transaction, team_id: TeamId, key: str) -> tuple[Sandbox, bytes] | None:
-    """The sandbox that was created under this idempotency key, with its request's digest."""
+    """Return the sandbox that was created under this idempotency key, and the digest of its request."""
     found = await tx.execute(
         select_sandboxes()
         .add_columns(_c.request_digest)
@@ -78,7 +78,7 @@ def _takes_memory() -> ColumnElement[bool]:
     return or_(_c.status != State.PAUSED, _c.desired == Desired.RUNNING)
 
 
-def _standing() -> Select[*tuple[Any, ...]]:
+def _quota_status() -> Select[*tuple[Any, ...]]:
     team_id = bindparam("team_id", type_=Uuid)
     in_memory = _takes_memory()
     owned = owned_together(team_id)
@@ -119,18 +119,18 @@ def _standing() -> Select[*tuple[Any, ...]]:
 
 _OF_OWNER: Final = "owner_"
 """Begin of the names of columns that count all teams of the team's owner."""
-STANDING: Final = _standing()
-"""What the team `team_id` has, and its owner over all own teams, with their limits; `standing_of` reads it."""
+QUOTA_STATUS: Final = _quota_status()
+"""What the team `team_id` has, and its owner over all own teams, with their limits; `quota_status_of` reads it."""
 
 
-def standing_of(row: Row[Any], defaults: Limits) -> Standing:
-    """The row of `STANDING` as a value."""
+def quota_status_of(row: Row[Any], defaults: Limits) -> QuotaStatus:
+    """Convert the row of `QUOTA_STATUS` to a value."""
     usage, of_owner = (
         Usage(**{field.name: int(getattr(row, prefix + field.name)) for field in fields(Usage)})
         for prefix in ("", _OF_OWNER)
     )
-    owner = Standing(owner_limits_of(row, defaults), of_owner)
-    return Standing(limits_of(row).over(defaults), usage, owner)
+    owner = QuotaStatus(owner_limits_of(row, defaults), of_owner)
+    return QuotaStatus(limits_of(row).over(defaults), usage, owner)
 
 
 def _loads() -> Select[*tuple[Any, ...]]:
@@ -152,7 +152,7 @@ _LOADS: Final = _loads()
 
 
 async def loads(tx: Transaction) -> dict[HostId, Load]:
-    """What is promised on each host.
+    """Sum up what is promised to sandboxes on each host.
 
     A sandbox counts until nothing of it is left there; a paused one that nobody resumes takes only its share of the disk.
     """
@@ -164,8 +164,8 @@ async def loads(tx: Transaction) -> dict[HostId, Load]:
 
 
 def _created(inserted: CTE, by: Actor, facts: Facts) -> CTE:
-    deed = Deed(Resource.SANDBOX, "create", facts=facts)
-    return recorded(inserted, by, deed, resource_id=wire_id(SandboxId.PREFIX, inserted.c.id))
+    action = AuditAction(Resource.SANDBOX, "create", facts=facts)
+    return record_cte(inserted, by, action, resource_id=wire_id(SandboxId.PREFIX, inserted.c.id))
 
 
 async def insert_sandboxes(
@@ -180,7 +180,7 @@ async def insert_sandboxes(
     origin: Origin,
     idempotency: Idempotency | None = None,
 ) -> None:
-    """New rows, due at once."""
+    """Insert new sandboxes, due for the reconciler at once."""
     limits = spec.limits
     row: dict[str, Any] = {
         "team_id": team_id.value,
@@ -223,7 +223,7 @@ async def insert_copies(
     source: Sandbox,
     snapshot_id: SnapshotId,
 ) -> bool:
-    """New rows like that of `source`, restored from a snapshot of it, due at once; whether `source` still is.
+    """Insert copies of `source` that are restored from a snapshot of it; False: `source` has ended.
 
     They have its limits, `envs`, name, labels and network policy; what its request and its host say of it is not theirs. Nor is a lifetime that its client
     renews: nobody would renew theirs.
@@ -250,6 +250,6 @@ async def insert_copies(
     made = await tx.execute(select(inserted.c.id, hints.notify()).select_from(inserted).add_cte(entry))
     if not made.all():
         return False
-    deed = Deed(Resource.SANDBOX, "fork", facts={"count": len(ids)})
-    await record(tx, source.team_id, by, deed, origin)
+    action = AuditAction(Resource.SANDBOX, "fork", facts={"count": len(ids)})
+    await record(tx, source.team_id, by, action, origin)
     return True

@@ -1,4 +1,4 @@
-"""The sandbox that a call is for: it runs, or is made to run first."""
+"""Finds the running sandbox that a request is about, and resumes it first if it should be."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PING_TIMEOUT_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A running sandbox of the caller, its team, and the agent of its host."""
+    """A running sandbox, its team, and the client for its host."""
 
     sandbox_id: SandboxId
     team_id: TeamId
@@ -32,7 +32,7 @@ class Target:
 
 
 class Targets:
-    """See the module head."""
+    """Finds the running sandbox that a request is about, and resumes it first if it has `auto_resume`."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Targets:
         self._open_calls = open_calls
 
     async def target(self, credential: Credential, text_id: str) -> Target:
-        """The running sandbox that a request is about, with one round trip to the database.
+        """Return the running sandbox that a request is about; one query.
 
         Raises:
             as `ready`.
@@ -61,7 +61,7 @@ class Targets:
 
     @asynccontextmanager
     async def opened(self, credential: Credential, text_id: str) -> AsyncGenerator[Target]:
-        """As `target`, for a call that may last long: the body is cancelled once the credential no longer allows it.
+        """Like `target`, for a call that may last long: the body is cancelled once the credential no longer allows it.
 
         Raises:
             as `ready`. AccessLost: the body was cancelled.
@@ -72,7 +72,7 @@ class Targets:
             yield Target(sandbox.sandbox_id, sandbox.team_id, self._clients.at(found.address))
 
     async def ready(self, sandbox: Sandbox, *, by: Actor) -> Sandbox:
-        """The sandbox once it runs; whoever asks may use it.
+        """Return the sandbox once it is running, and resume it first if it has `auto_resume`. The caller has checked access.
 
         One with `auto_resume` is resumed first. While a time-out asks the host whether the sandbox is idle, the answer is
         waited for: a sandbox in use is not refused.
@@ -91,7 +91,7 @@ class Targets:
         return sandbox
 
     async def ping(self, credential: Credential, text_id: str) -> None:
-        """Count as activity: resets the inactivity timer."""
+        """Reset the idle timer."""
         target = await self.target(credential, text_id)
         await target.host.call(
             target.host.rpc.ping_sandbox,
@@ -102,7 +102,7 @@ class Targets:
 
 
 def _may_run_soon(sandbox: Sandbox) -> bool:
-    """Paused or on the way there, and either `auto_resume`, or only by a time-out that asks whether it is idle."""
+    """Whether it is paused or being paused and has `auto_resume`, or is only being checked for idleness."""
     if sandbox.desired is Desired.STOPPED:
         return False
     asked_whether_idle = sandbox.status is State.RUNNING and sandbox.idle_ms > 0

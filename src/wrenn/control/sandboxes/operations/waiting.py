@@ -1,4 +1,4 @@
-"""What becomes of a wish: waits until a worker has done it, and says why it was not."""
+"""Waits until the reconciler has carried out a request, and raises the reason if it could not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from wrenn.base.errors import DeadlineExceeded, InvalidState, NotFound, Unavailable, error_class
 from wrenn.base.ids import SandboxId
-from wrenn.control.sandboxes.changes import Change
+from wrenn.control.sandboxes.changes import ChangeWaiter
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.state import ENDED, Desired, State
 
@@ -18,8 +18,8 @@ _MARGIN_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a worker may try.
+class WaitLimits:
+    """How long callers wait for the reconciler.
 
     Attributes:
         start_s: for a sandbox to start.
@@ -30,28 +30,28 @@ class Patience:
     change_s: float
 
 
-async def wait_started(change: Change, patience: Patience) -> Sandbox:
-    """Return the sandbox when it runs.
+async def wait_started(change: ChangeWaiter, wait_limits: WaitLimits) -> Sandbox:
+    """Wait until the sandbox is running, and return it.
 
     Raises:
         DeadlineExceeded: not in time. InvalidState: it was removed. Else the reason why it did not start.
     """
-    sandbox = await _wait(change, _is_decided, patience.start_s, "start")
+    sandbox = await _wait(change, _is_decided, wait_limits.start_s, "start")
     _raise_if_over(sandbox)
     return sandbox
 
 
-async def wait_settled(change: Change, patience: Patience) -> Sandbox:
-    """Return the sandbox when it is neither being paused nor resumed.
+async def wait_settled(change: ChangeWaiter, wait_limits: WaitLimits) -> Sandbox:
+    """Wait until the sandbox is neither being paused nor resumed, and return it.
 
     Raises:
         DeadlineExceeded: not in time.
     """
-    return await _wait(change, _is_settled, patience.change_s, "pause or resume")
+    return await _wait(change, _is_settled, wait_limits.change_s, "pause or resume")
 
 
-async def wait_paused(change: Change, patience: Patience) -> Sandbox:
-    """Return the sandbox after it was paused; if somebody resumed it since, it may be running again.
+async def wait_paused(change: ChangeWaiter, wait_limits: WaitLimits) -> Sandbox:
+    """Wait until the sandbox was paused, and return it; it may be running again if somebody resumed it since.
 
     Raises:
         DeadlineExceeded: not in time. InvalidState: it was removed. Else the reason why it was not paused.
@@ -59,7 +59,7 @@ async def wait_paused(change: Change, patience: Patience) -> Sandbox:
     sandbox = await _wait(
         change,
         lambda s: s.status is not State.RUNNING or s.desired is not Desired.PAUSED,
-        patience.change_s,
+        wait_limits.change_s,
         "pause",
     )
     _raise_if_over(sandbox)
@@ -68,8 +68,8 @@ async def wait_paused(change: Change, patience: Patience) -> Sandbox:
     return sandbox
 
 
-async def wait_resumed(change: Change, patience: Patience) -> Sandbox:
-    """Return the sandbox after it was resumed; if somebody paused it since, it may be paused again.
+async def wait_resumed(change: ChangeWaiter, wait_limits: WaitLimits) -> Sandbox:
+    """Wait until the sandbox was resumed, and return it; it may be paused again if somebody paused it since.
 
     Raises:
         DeadlineExceeded: not in time. InvalidState: it was removed. Else the reason why it was not resumed.
@@ -77,7 +77,7 @@ async def wait_resumed(change: Change, patience: Patience) -> Sandbox:
     sandbox = await _wait(
         change,
         lambda s: s.status is not State.PAUSED or s.desired is not Desired.RUNNING,
-        patience.change_s,
+        wait_limits.change_s,
         "resume",
     )
     _raise_if_over(sandbox)
@@ -86,8 +86,8 @@ async def wait_resumed(change: Change, patience: Patience) -> Sandbox:
     return sandbox
 
 
-async def wait_ended(change: Change, sandbox_id: SandboxId) -> None:
-    """Return when nothing of the sandbox is left.
+async def wait_ended(change: ChangeWaiter, sandbox_id: SandboxId) -> None:
+    """Wait until nothing of the sandbox is left.
 
     Raises:
         Unavailable: its host does not answer; it will be removed when the host is back.
@@ -101,7 +101,7 @@ async def wait_ended(change: Change, sandbox_id: SandboxId) -> None:
         ) from error
 
 
-async def _wait(change: Change, done: Callable[[Sandbox], bool], tries_s: float, verb: str) -> Sandbox:
+async def _wait(change: ChangeWaiter, done: Callable[[Sandbox], bool], tries_s: float, verb: str) -> Sandbox:
     timeout_s = tries_s + _MARGIN_S
     try:
         sandbox = await change.wait_until(done, timeout_s=timeout_s)

@@ -1,4 +1,4 @@
-"""Compares what the database says of each host with what its agent says, and mends the difference.
+"""Compares the database with what each host's agent reports, and corrects the differences.
 
 The rows are read first, then the agent is asked, and a row is written only if it still has the version that was read: a
 sandbox that begins to run in between is not taken for a lost one.
@@ -17,7 +17,7 @@ from wrenn.base.errors import InvalidRequest, WrennError
 from wrenn.base.ids import SandboxId
 from wrenn.control.db import Database, Hints
 from wrenn.control.hosts import Host, HostClient, HostClients, all_hosts
-from wrenn.control.sandboxes.changes import Changes
+from wrenn.control.sandboxes.changes import ChangeNotifier
 from wrenn.control.sandboxes.network_policy import SET_TIMEOUT_S, network_message
 from wrenn.control.sandboxes.reconcile import comparison_store
 from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
@@ -39,7 +39,7 @@ FILES_LOST: Final = "The files of the paused sandbox are not on its host any mor
 
 @dataclass(frozen=True, slots=True)
 class ComparisonSettings:
-    """Times of the loop.
+    """Intervals and grace periods of the comparison.
 
     Attributes:
         interval_s: between two looks.
@@ -54,7 +54,7 @@ class ComparisonSettings:
 
 
 class Comparison:
-    """See the module head. Safe to run twice and on two replicas."""
+    """Compares the database with what each host reports, and corrects what differs. Safe to run twice and on two replicas."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Comparison:
         database: Database,
         hints: Hints,
         clients: HostClients,
-        changes: Changes,
+        changes: ChangeNotifier,
         reconciler: Reconciler,
         clock: Clock,
         settings: ComparisonSettings,
@@ -79,7 +79,7 @@ class Comparison:
         self._absent: dict[SandboxId, float] = {}
 
     async def run(self) -> None:
-        """Compare until cancelled."""
+        """Compare all hosts at an interval, until cancelled."""
         while True:
             try:
                 await self.compare_once()
@@ -111,27 +111,27 @@ class Comparison:
         seen = {_id(sandbox): sandbox for sandbox in answer.sandboxes}
         for row in rows.values():
             if row.desired is Desired.RUNNING and row.status in (State.RUNNING, State.MISSING):
-                await self._mend(client, row, seen.get(row.sandbox_id))
+                await self._correct(client, row, seen.get(row.sandbox_id))
             elif row.desired is Desired.PAUSED and row.status is State.PAUSED:
-                await self._mend_paused(client, row, seen.get(row.sandbox_id))
+                await self._correct_paused(client, row, seen.get(row.sandbox_id))
         await self._remove_unwanted(client, seen, rows)
         # Last, and several at once: a host may take its time.
         at_once = asyncio.Semaphore(_NETWORKS_AT_ONCE)
 
-        async def mend_network(row: Sandbox) -> None:
+        async def resend_network(row: Sandbox) -> None:
             async with at_once:
-                await self._mend_network(client, row, seen.get(row.sandbox_id))
+                await self._resend_network(client, row, seen.get(row.sandbox_id))
 
-        await asyncio.gather(*map(mend_network, rows.values()))
+        await asyncio.gather(*map(resend_network, rows.values()))
 
-    async def _mend(self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None) -> None:
-        """Make the row of a sandbox that should run say what is true."""
+    async def _correct(self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None) -> None:
+        """Correct the row of a sandbox that should be running."""
         if seen is not None and seen.state == pb.SandboxState.RUNNING:
             if row.status is State.MISSING:
                 await self._set_state(row, State.RUNNING)
             elif not row.failure and row.reason != seen.reason:
                 await comparison_store.record_held(self._database, self._hints, row, seen.reason)
-                self._changes.tell(row.sandbox_id)
+                self._changes.notify(row.sandbox_id)
             last = row.last_active_at.timestamp() if row.last_active_at else 0.0
             if seen.last_active_at_unix > last + _ACTIVITY_STEP_S:
                 await comparison_store.record_active_at(self._database, row, seen.last_active_at_unix)
@@ -144,10 +144,10 @@ class Comparison:
                 "sandbox was paused on its host",
                 extra={"sandbox_id": str(row.sandbox_id), "cause": seen.reason},
             )
-            self._changes.tell(row.sandbox_id)
+            self._changes.notify(row.sandbox_id)
 
-    async def _mend_network(self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None) -> None:
-        """Tell the host the network policy if it has an older one: it did not answer when that was changed."""
+    async def _resend_network(self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None) -> None:
+        """Send the network policy to a host that has an older one, since it did not answer when the policy changed."""
         has_one = seen is not None and seen.state in (pb.SandboxState.RUNNING, pb.SandboxState.PAUSED)
         if seen is None or not has_one or seen.network_revision >= row.network_revision:
             return
@@ -162,8 +162,8 @@ class Comparison:
         else:
             _log.warning("host had an older network policy", extra=fields)
 
-    async def _mend_paused(self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None) -> None:
-        """The same for one that should be paused."""
+    async def _correct_paused(self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None) -> None:
+        """Correct the row of a sandbox that should be paused."""
         if seen is None:
             # What it holds cannot be made anew: a host that has not read all its journals yet must not cost it.
             now = self._clock.monotonic()
@@ -176,31 +176,31 @@ class Comparison:
             self._database, self._hints, row
         ):
             _log.warning("paused sandbox runs: paused again", extra={"sandbox_id": str(row.sandbox_id)})
-            self._changes.tell(row.sandbox_id)
+            self._changes.notify(row.sandbox_id)
             self._reconciler.wake()
 
     async def _record_lost(
         self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None, reason: str
     ) -> None:
-        """Write that it is lost, after what its host still has of it was removed."""
+        """Remove what its host still has of a lost sandbox, then record that it is lost."""
         if seen is not None:
             reason = seen.reason or reason
             if not await self._remove(client, row.sandbox_id):
                 return
         if await comparison_store.record_lost(self._database, self._hints, row, reason):
             _log.warning("sandbox lost", extra={"sandbox_id": str(row.sandbox_id), "cause": reason})
-            self._changes.tell(row.sandbox_id)
+            self._changes.notify(row.sandbox_id)
 
     async def _remove_unwanted(
         self, client: HostClient, seen: Mapping[SandboxId, pb.Sandbox], rows: Mapping[SandboxId, Sandbox]
     ) -> None:
-        """Remove from the host what has ended, and after a grace what nobody knows."""
-        strange = [sandbox_id for sandbox_id in seen if sandbox_id not in rows]
-        if not strange:
+        """Remove sandboxes from the host that have ended, and after a grace period those without a row."""
+        unknown = [sandbox_id for sandbox_id in seen if sandbox_id not in rows]
+        if not unknown:
             return
-        ended = await comparison_store.ended_among(self._database, strange)
+        ended = await comparison_store.ended_among(self._database, unknown)
         now = self._clock.monotonic()
-        for sandbox_id in strange:
+        for sandbox_id in unknown:
             if sandbox_id in ended:
                 self._unknown.pop(sandbox_id, None)
                 unwanted = ended[sandbox_id]
@@ -223,7 +223,7 @@ class Comparison:
     async def _set_state(self, row: Sandbox, state: State) -> None:
         if await comparison_store.record_state(self._database, self._hints, row, state):
             _log.warning("sandbox is %s", state, extra={"sandbox_id": str(row.sandbox_id)})
-            self._changes.tell(row.sandbox_id)
+            self._changes.notify(row.sandbox_id)
 
 
 def _id(sandbox: pb.Sandbox) -> SandboxId:

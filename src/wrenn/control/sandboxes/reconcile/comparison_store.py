@@ -1,4 +1,4 @@
-"""Statements on sandboxes that serve the comparison: a row is written only if it is still the one that was compared."""
+"""Statements of the comparison: a row is written only if it has not changed since it was compared."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _c = sandboxes.c
 
 
 async def live_on_host(database: Database, host_id: HostId) -> list[Sandbox]:
-    """The sandboxes that should be, or may still be, on this host."""
+    """Return the sandboxes that should be, or may still be, on this host."""
     found = await database.execute(
         select_sandboxes().where(_c.host_id == host_id.value, is_live()), repeatable=True
     )
@@ -34,7 +34,7 @@ async def live_on_host(database: Database, host_id: HostId) -> list[Sandbox]:
 
 
 async def ended_among(database: Database, ids: Collection[SandboxId]) -> dict[SandboxId, bool]:
-    """Of those ids that have a row: whether that sandbox has ended."""
+    """For those ids that have a row: whether that sandbox has ended."""
     found = await database.execute(
         select(_c.id, _c.status.in_(sorted(ENDED)).label("ended")).where(_c.id.in_([i.value for i in ids])),
         repeatable=True,
@@ -47,7 +47,7 @@ def _unchanged(sandbox: Sandbox) -> Sequence[Any]:
 
 
 async def record_lost(database: Database, hints: Hints, sandbox: Sandbox, reason: str) -> bool:
-    """Its virtual machine ended by itself."""
+    """Record that the virtual machine or the files of a sandbox are lost."""
     values: dict[str, Any] = {
         "status": move(sandbox.status, State.ERROR),
         "failure": "agent_error",
@@ -59,14 +59,14 @@ async def record_lost(database: Database, hints: Hints, sandbox: Sandbox, reason
 
 
 async def record_state(database: Database, hints: Hints, sandbox: Sandbox, state: State) -> bool:
-    """Its host went silent, or answers again."""
+    """Record that the host of a sandbox stopped answering, or answers again."""
     log = by_system(f"marked_{state}", Status.ERROR if state is State.MISSING else Status.SUCCESS)
     values = {"status": move(sandbox.status, state)}
     return await write_result(database, hints, _unchanged(sandbox), values, log)
 
 
 async def record_held(database: Database, hints: Hints, sandbox: Sandbox, reason: str) -> bool:
-    """It stands still on its host for this reason, as a disk is full; without a reason it goes on."""
+    """Record why the host holds the sandbox (its disk is full, for instance); without a reason, that it continues."""
     log = (
         by_system("held", Status.WARNING, {"reason": reason})
         if reason
@@ -76,7 +76,7 @@ async def record_held(database: Database, hints: Hints, sandbox: Sandbox, reason
 
 
 async def record_paused(database: Database, hints: Hints, sandbox: Sandbox, reason: str) -> bool:
-    """Its host has it paused: the answer to a pause was lost, and everyone had given up.
+    """Record that the host has the sandbox paused, though nobody waits for that pause any more.
 
     With a reason: its virtual machine ended, and it is again what it was at its last pause.
     """
@@ -96,7 +96,7 @@ async def record_paused(database: Database, hints: Hints, sandbox: Sandbox, reas
 
 
 async def record_running_unwanted(database: Database, hints: Hints, sandbox: Sandbox) -> bool:
-    """It runs though it should be paused: the answer to a resume was lost, and everyone had given up.
+    """Record that the sandbox runs though it should be paused; the reconciler then pauses it.
 
     It takes memory, so the row says that it runs; as it is wanted paused, it is work for the reconciler at once.
     """
@@ -112,7 +112,7 @@ async def record_running_unwanted(database: Database, hints: Hints, sandbox: San
 
 
 async def record_active_at(database: Database, sandbox: Sandbox, unix_s: float) -> None:
-    """When the host saw it in use last; not a change of its state."""
+    """Store the time of last use that the host reported; the state does not change."""
     last = func.greatest(_c.last_active_at, func.to_timestamp(unix_s))
     await database.execute(
         update(sandboxes)
@@ -122,7 +122,7 @@ async def record_active_at(database: Database, sandbox: Sandbox, unix_s: float) 
 
 
 async def record_ping(database: Database, sandbox_id: SandboxId) -> None:
-    """It was used now."""
+    """Store that the sandbox was used now."""
     await database.execute(
         update(sandboxes)
         .where(_c.id == sandbox_id.value, _c.status == State.RUNNING)

@@ -1,4 +1,4 @@
-"""Statements on sandboxes whose time is up."""
+"""Statements on sandboxes that have expired."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from sqlalchemy import BigInteger, and_, case, cast, func, literal, not_, or_, s
 
 from wrenn.control.audit import SYSTEM
 from wrenn.control.db import Database, Hints
-from wrenn.control.sandboxes.desired_state_store import destroyed, is_usable, wish
+from wrenn.control.sandboxes.desired_state_store import destroy_entries, is_usable, update_desired
 from wrenn.control.sandboxes.state import Desired, State
 from wrenn.control.sandboxes.store import is_live
 from wrenn.control.sandboxes.tables import sandboxes
@@ -14,8 +14,8 @@ from wrenn.control.sandboxes.tables import sandboxes
 _c = sandboxes.c
 
 
-async def want_what_is_due(database: Database, hints: Hints) -> int:
-    """Have paused, or removed, every sandbox whose idle time or life is over; returns how many.
+async def set_desired_for_expired(database: Database, hints: Hints) -> int:
+    """Set every sandbox whose idle time or lifetime is over to be paused or stopped; returns how many.
 
     The last use in the row may be older than the true one, so a pause for idleness holds only if the host agrees.
     """
@@ -26,7 +26,7 @@ async def want_what_is_due(database: Database, hints: Hints) -> int:
     )
     killed = and_(_c.on_expiry == "kill", expired, not_(being_lifted))
     due = (
-        wish(
+        update_desired(
             case((killed, literal(Desired.STOPPED.value)), else_=literal(Desired.PAUSED.value)),
             _c.due_at <= func.now(),
             _c.desired != Desired.STOPPED,
@@ -37,13 +37,13 @@ async def want_what_is_due(database: Database, hints: Hints) -> int:
         .returning(_c.id, _c.team_id, _c.desired)
         .cte("due")
     )
-    ended = destroyed(due, SYSTEM, {"cause": "expired"}, where=due.c.desired == Desired.STOPPED)
+    ended = destroy_entries(due, SYSTEM, {"cause": "expired"}, where=due.c.desired == Desired.STOPPED)
     found = await database.execute(select(due.c.id, hints.notify()).select_from(due).add_cte(ended))
     return len(found.all())
 
 
 async def next_due_s(database: Database) -> float | None:
-    """In how many seconds the next one is due, 0 or less for one that became due just now; None: none is known."""
+    """Return in how many seconds the next sandbox expires, at most 0 for one that just did; None: none does."""
     mortal = and_(_c.status == State.PAUSED, _c.desired != Desired.STOPPED, _c.on_expiry == "kill")
     found = await database.execute(
         select(func.extract("epoch", func.min(_c.due_at) - func.now())).where(

@@ -1,4 +1,4 @@
-"""Does what is due: leases sandboxes and has each one's step done, renews the leases, and writes the wishes of time-outs.
+"""Carries out desired states: leases due sandboxes, works on each, renews the leases, and applies expiry.
 
 A step (`steps.py`) may be done twice, by one replica or by two.
 """
@@ -13,11 +13,11 @@ from typing import Final
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.db import Database, Hints
 from wrenn.control.hosts import HostClients
-from wrenn.control.sandboxes.changes import Changes
+from wrenn.control.sandboxes.changes import ChangeNotifier
 from wrenn.control.sandboxes.reconcile import work_store
-from wrenn.control.sandboxes.reconcile.expiry import Timeouts
+from wrenn.control.sandboxes.reconcile.expiry import Expiry
 from wrenn.control.sandboxes.reconcile.steps import ReconcilerSettings, Steps
-from wrenn.control.sandboxes.reconcile.work_store import Places
+from wrenn.control.sandboxes.reconcile.work_store import WorkSlots
 from wrenn.control.sandboxes.records import Work
 from wrenn.control.sandboxes.state import Desired
 
@@ -33,15 +33,15 @@ _SHORTEST_WAIT_S: Final = 0.005
 _AFTER_FAILURE_S: Final = 0.25
 
 
-def places(*, removals: int, others: int) -> Places:
-    """What may begin beside so many calls that are under way."""
+def free_slots(*, removals: int, others: int) -> WorkSlots:
+    """Compute how much work may be taken beside the calls in progress."""
     for_removals, for_others = max(0, _REMOVALS_AT_ONCE - removals), max(0, _AT_ONCE - others)
     limit = min(for_removals or for_others, for_others or for_removals)
-    return Places(limit, removals=for_removals > 0, others=for_others > 0)
+    return WorkSlots(limit, removals=for_removals > 0, others=for_others > 0)
 
 
 class Reconciler:
-    """One replica's worker. `owner` names the replica's leases."""
+    """Leases sandboxes whose desired state has to be carried out and works on them. `owner` names this replica's leases."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Reconciler:
         database: Database,
         hints: Hints,
         clients: HostClients,
-        changes: Changes,
+        changes: ChangeNotifier,
         owner: str,
         settings: ReconcilerSettings,
     ) -> None:
@@ -58,17 +58,17 @@ class Reconciler:
         self._owner = owner
         self._lease_s = settings.lease_s
         self._steps = Steps(database=database, hints=hints, clients=clients, owner=owner, settings=settings)
-        self._timeouts = Timeouts(database, hints)
+        self._expiry = Expiry(database, hints)
         self._due = asyncio.Event()
         self._held: dict[asyncio.Task[object], Work] = {}
         self._tasks = OwnedTasks()
 
     def wake(self) -> None:
-        """Something may be due."""
+        """Look for due work now."""
         self._due.set()
 
     async def run(self) -> None:
-        """Work until cancelled; then leave what is under way to the leases' end."""
+        """Work until cancelled. Work in progress is then left until its lease expires."""
         self._tasks.start("renew leases", self._renew_leases())
         try:
             while True:
@@ -76,7 +76,7 @@ class Reconciler:
                 wait_s = _TIMER_S
                 try:
                     await self.reconcile_once()
-                    next_s = await self._timeouts.apply_once()
+                    next_s = await self._expiry.apply_once()
                     if next_s is not None:
                         wait_s = min(_TIMER_S, max(_SHORTEST_WAIT_S, next_s))
                 except Exception:  # noqa: BLE001 - the loop must go on; what failed is tried again
@@ -89,17 +89,17 @@ class Reconciler:
             await self._tasks.close()
 
     async def reconcile_once(self) -> None:
-        """Lease what is due and begin to work on it."""
+        """Lease due work and start on it."""
         while True:
             removals = sum(work.desired is Desired.STOPPED for work in self._held.values())
-            free = places(removals=removals, others=len(self._held) - removals)
+            free = free_slots(removals=removals, others=len(self._held) - removals)
             if not free.limit:
                 return
             taken = await work_store.take_due(
                 self._database,
                 owner=self._owner,
                 lease_s=self._lease_s,
-                places=free,
+                slots=free,
             )
             for work in taken:
                 task = self._tasks.start(f"work on {work.sandbox_id}", self._work_on(work))
@@ -125,7 +125,7 @@ class Reconciler:
         try:
             again_s = await self._steps.do(work)
         finally:
-            self._changes.tell(work.sandbox_id)
+            self._changes.notify(work.sandbox_id)
         if again_s is not None:
             self._tasks.start("wake for a retry", self._wake_after(again_s))
 

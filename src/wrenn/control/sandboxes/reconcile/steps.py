@@ -1,4 +1,4 @@
-"""What a worker does for a leased sandbox: one call to its host, then the result.
+"""The steps for one leased sandbox: one call to its host, then the result.
 
 Each step may be done twice: the host's calls say what should be. A result is written only by who still holds the lease; the
 host is called outside any transaction.
@@ -29,7 +29,7 @@ _LONGEST_PAUSE_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ReconcilerSettings:
-    """Limits of the work.
+    """Timeouts of the reconciler.
 
     Attributes:
         lease_s: how long a replica's claim outlives the replica; renewed three times within it.
@@ -43,7 +43,7 @@ class ReconcilerSettings:
 
 
 class Steps:
-    """See the module head. `owner` names the replica's leases."""
+    """Carries out the desired state of one leased sandbox: calls its host, then writes the result. `owner` names the replica's leases."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Steps:
         self._settings = settings
 
     async def do(self, work: Work) -> float | None:
-        """Do what the row asks for. Returns in how many seconds to try again, if the host did not do it."""
+        """Carry out the desired state. Returns in how many seconds to try again, if the host could not do it."""
         match work.status, work.desired:
             case _, Desired.STOPPED:
                 return await self._remove(work)
@@ -89,16 +89,18 @@ class Steps:
                 return await self._postpone(work, error)
             await self._give_up(work, error)
             return None
-        kept = await work_store.finish_running(self._database, self._hints, work, seen, owner=self._owner)
+        was_written = await work_store.finish_running(
+            self._database, self._hints, work, seen, owner=self._owner
+        )
         await fault_point("control.create.after_apply")
         _log.info(
-            "sandbox running" if kept else "sandbox not wanted any more",
+            "sandbox running" if was_written else "sandbox not wanted any more",
             extra={"sandbox_id": str(work.sandbox_id), "attempts": work.attempts},
         )
         return None
 
     async def _give_up(self, work: Work, error: WrennError) -> None:
-        """Take back what the host may have begun, then write the error."""
+        """Remove what the host may have started, then record the error."""
         client = self._clients.at(work.host_address)
         try:
             await client.call(
@@ -147,7 +149,7 @@ class Steps:
                 raise AgentFailure("The host did not pause the sandbox.", context={"state": seen.state})
             await fault_point("control.pause.after_rpc")
         except WrennError as error:
-            return await self._refused(work, error, "pause")
+            return await self._handle_failed_change(work, error, "pause")
         if in_use:
             await work_store.finish_in_use(
                 self._database,
@@ -171,14 +173,14 @@ class Steps:
             )
             await fault_point("control.resume.after_rpc")
         except WrennError as error:
-            return await self._refused(work, error, "resume")
+            return await self._handle_failed_change(work, error, "resume")
         await work_store.finish_running(self._database, self._hints, work, seen, owner=self._owner)
         await fault_point("control.resume.after_apply")
         _log.info("sandbox resumed", extra={"sandbox_id": str(work.sandbox_id)})
         return None
 
-    async def _refused(self, work: Work, error: WrennError, verb: str) -> float | None:
-        """Ask again for a time when the host was silent; else want what it was before.
+    async def _handle_failed_change(self, work: Work, error: WrennError, verb: str) -> float | None:
+        """Retry while the host does not answer, for a limited time; otherwise restore the former desired state.
 
         Whether it is that, the comparison finds out: the host may have done it and its answer was lost. A time-out does not
         insist, since it comes back by itself.
@@ -206,7 +208,7 @@ class Steps:
 
 
 def _public(error: WrennError, verb: str) -> WrennError:
-    """The error as the caller may see it."""
+    """Return the error in the form that callers may see."""
     if isinstance(error, InternalError):
         return InternalError(f"The host could not {verb} the sandbox; its log has the reason.")
     return error

@@ -1,4 +1,4 @@
-"""Statements on sandboxes that serve the reconciler: leases, and results that are written only by who still holds one.
+"""Statements of the reconciler: leases, and results that are written only while the lease is held.
 
 Time is the database's, so replicas with different clocks agree on leases.
 """
@@ -27,7 +27,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from wrenn.base.errors import WrennError
 from wrenn.base.ids import SandboxId, SnapshotId, TeamId
-from wrenn.control.audit import SYSTEM, Deed, Facts, Resource, Status, recorded, wire_id
+from wrenn.control.audit import SYSTEM, AuditAction, Facts, Resource, Status, record_cte, wire_id
 from wrenn.control.db import Database, Hints, in_s
 from wrenn.control.hosts import hosts
 from wrenn.control.sandboxes.records import NetworkPolicy, Origin, Spec, Work
@@ -45,8 +45,8 @@ _FREE: Final[dict[str, Any]] = {"lease_owner": None, "lease_until": None}
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """How many sandboxes may be worked on: those to be removed, others, or both."""
+class WorkSlots:
+    """How many sandboxes may be leased, and whether removals, other work, or both."""
 
     limit: int
     removals: bool
@@ -99,14 +99,14 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
 _TAKE_DUE: Final = _take_due()
 
 
-async def take_due(database: Database, *, owner: str, lease_s: float, places: Places) -> list[Work]:
-    """Lease sandboxes that have something to do and that nobody works on; those to be removed go first."""
+async def take_due(database: Database, *, owner: str, lease_s: float, slots: WorkSlots) -> list[Work]:
+    """Lease sandboxes that are due and that nobody else has leased; those to be removed come first."""
     values = {
         "owner": owner,
         "lease_s": lease_s,
-        "most": places.limit,
-        "removals": places.removals,
-        "others": places.others,
+        "most": slots.limit,
+        "removals": slots.removals,
+        "others": slots.others,
     }
     found = await database.execute(_TAKE_DUE, values)
     return [
@@ -138,7 +138,7 @@ async def take_due(database: Database, *, owner: str, lease_s: float, places: Pl
 
 
 async def renew(database: Database, ids: Collection[SandboxId], *, owner: str, lease_s: float) -> None:
-    """Hold the leases on these for longer."""
+    """Extend the leases on these sandboxes."""
     await database.execute(
         update(sandboxes)
         .where(_c.id.in_([i.value for i in ids]), _c.lease_owner == owner)
@@ -155,27 +155,31 @@ def _nothing(_written: CTE) -> Sequence[CTE]:
 
 
 def by_system(action: str, status: Status, facts: Facts | None = None) -> Log:
-    """An entry for what nobody asked for."""
-    deed = Deed(Resource.SANDBOX, action, status, facts=facts or {})
+    """Build an audit log entry for something that nobody requested."""
+    audit_action = AuditAction(Resource.SANDBOX, action, status, facts=facts or {})
 
     def entries(written: CTE) -> Sequence[CTE]:
-        return (recorded(written, SYSTEM, deed, resource_id=wire_id(SandboxId.PREFIX, written.c.id)),)
+        return (
+            record_cte(written, SYSTEM, audit_action, resource_id=wire_id(SandboxId.PREFIX, written.c.id)),
+        )
 
     return entries
 
 
-def by_who_wanted_it(action: str, *, cause: str = "") -> Log:
-    """An entry for what a wish led to: by the caller who had the wish, or by the system, with the cause."""
+def by_requester(action: str, *, cause: str = "") -> Log:
+    """Build an audit log entry for the result of a request: by the caller who made it, or by the system with the cause."""
 
     def entries(written: CTE) -> Sequence[CTE]:
         sandbox_id = wire_id(SandboxId.PREFIX, written.c.id)
-        asked = Deed(Resource.SANDBOX, action)
-        unasked = Deed(Resource.SANDBOX, action, Status.INFO, facts={"cause": cause} if cause else {})
-        wisher = written.c.desired_by
+        asked = AuditAction(Resource.SANDBOX, action)
+        unasked = AuditAction(Resource.SANDBOX, action, Status.INFO, facts={"cause": cause} if cause else {})
+        requester = written.c.desired_by
         return (
-            recorded(written, wisher, asked, resource_id=sandbox_id, where=wisher.is_not(None), name="asked"),
-            recorded(
-                written, SYSTEM, unasked, resource_id=sandbox_id, where=wisher.is_(None), name="unasked"
+            record_cte(
+                written, requester, asked, resource_id=sandbox_id, where=requester.is_not(None), name="asked"
+            ),
+            record_cte(
+                written, SYSTEM, unasked, resource_id=sandbox_id, where=requester.is_(None), name="unasked"
             ),
         )
 
@@ -185,7 +189,7 @@ def by_who_wanted_it(action: str, *, cause: str = "") -> Log:
 async def write_result(
     database: Database, hints: Hints, where: Sequence[Any], values: dict[str, Any], log: Log = _nothing
 ) -> bool:
-    """Write a result with the next version, and tell the other replicas; whether the row was still as expected.
+    """Write a result with the next version and notify the other replicas; False: the row changed meanwhile.
 
     With its entries in the audit log, all in one statement.
     """
@@ -202,7 +206,7 @@ async def write_result(
 
 
 def _not_before(moment: ColumnElement[Any], seconds: float) -> ColumnElement[Any]:
-    """The moment, or the end of so many seconds if that is later; NULL stays NULL."""
+    """SQL expression: the moment, but not before `seconds` from now; NULL stays NULL."""
     return case((moment.is_not(None), func.greatest(moment, in_s(seconds))), else_=null())
 
 
@@ -213,7 +217,7 @@ def _held(work: Work, owner: str) -> Sequence[Any]:
 async def finish_running(
     database: Database, hints: Hints, work: Work, seen: pb.Sandbox, *, owner: str
 ) -> bool:
-    """It runs: started or resumed."""
+    """Record that the sandbox is running: it was started or resumed."""
     values: dict[str, Any] = {
         "status": move(work.status, State.RUNNING),
         "host_ip": seen.host_ip,
@@ -224,12 +228,12 @@ async def finish_running(
         "attempts": 0,
     }
     # A create is in the log since it was asked for.
-    log = by_who_wanted_it("resume") if work.status is State.PAUSED else _nothing
+    log = by_requester("resume") if work.status is State.PAUSED else _nothing
     return await write_result(database, hints, _held(work, owner), values | _FREE, log)
 
 
 async def finish_paused(database: Database, hints: Hints, work: Work, *, owner: str) -> bool:
-    """It is paused. Where that was asked for, a lifetime that its client renews ends with it."""
+    """Record that the sandbox is paused. After a requested pause, a lifetime that a client renews is removed."""
     asked_for = and_(_c.lift_on_pause, _c.desired_by.is_not(None))
     expires_at = case((asked_for, null()), else_=_c.expires_at)
     values: dict[str, Any] = {
@@ -240,14 +244,14 @@ async def finish_paused(database: Database, hints: Hints, work: Work, *, owner: 
         "idle_ms": 0,
         "attempts": 0,
     }
-    log = by_who_wanted_it("pause", cause="idle" if work.idle_ms else "")
+    log = by_requester("pause", cause="idle" if work.idle_ms else "")
     return await write_result(database, hints, _held(work, owner), values | _FREE, log)
 
 
 async def finish_in_use(
     database: Database, hints: Hints, work: Work, *, active_at_unix: float, owner: str
 ) -> bool:
-    """It was not idle and goes on.
+    """Record that the sandbox was not idle and keeps running.
 
     When only the clocks of host and database differ, it is asked again a moment later. A last use that is longer ago is
     the begin of a call that still goes on.
@@ -268,7 +272,7 @@ async def finish_in_use(
 async def finish_refused(
     database: Database, hints: Hints, work: Work, error: WrennError, *, owner: str
 ) -> bool:
-    """The pause or resume was not done: what it was before is wanted again, and the reason stands beside it.
+    """Record that a pause or resume failed: restore the former desired state and store the reason.
 
     A time-out tries again, but not at once.
     """
@@ -285,7 +289,7 @@ async def finish_refused(
 
 
 async def finish_stopped(database: Database, hints: Hints, work: Work, *, owner: str) -> bool:
-    """Nothing of it is left, as its owner wanted."""
+    """Record that the sandbox was removed as requested."""
     values: dict[str, Any] = {"status": move(work.status, State.STOPPED), "envs": {}}
     return await write_result(database, hints, _held(work, owner), values | _FREE)
 
@@ -293,7 +297,7 @@ async def finish_stopped(database: Database, hints: Hints, work: Work, *, owner:
 async def finish_error(
     database: Database, hints: Hints, work: Work, error: WrennError, *, owner: str
 ) -> bool:
-    """It did not start. Its idempotency key is free again: a repetition of the request is a new attempt."""
+    """Record that the sandbox did not start. Its idempotency key becomes free, so a repetition is a new attempt."""
     values: dict[str, Any] = {
         "status": move(work.status, State.ERROR),
         "failure": error.code,

@@ -1,0 +1,59 @@
+"""Finds the host of a sandbox for visitors: looked up once for many requests, and forgotten at each hint of a change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wrenn.base.clock import Clock
+from wrenn.base.ids import SandboxId
+from wrenn.control.auth import Actor
+from wrenn.control.db import Database
+from wrenn.control.hosts import HostClient, HostClients
+from wrenn.control.proxy.recent import RecentLookups
+from wrenn.control.sandboxes import Sandbox, Targets, find_location
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxLocation:
+    """A sandbox of any team, and the client for its host."""
+
+    sandbox: Sandbox
+    host: HostClient
+
+
+class SandboxLocations:
+    """Finds sandboxes and their hosts for visitors, and remembers them for a moment. Only sandboxes that run are remembered: what becomes of the others is looked up each time."""
+
+    def __init__(self, *, database: Database, clients: HostClients, targets: Targets, clock: Clock) -> None:
+        self._database = database
+        self._clients = clients
+        self._targets = targets
+        self._lookups = RecentLookups[SandboxId, SandboxLocation | None](
+            self._look, clock, keep=lambda location: location is not None and location.sandbox.is_usable
+        )
+
+    async def find(self, sandbox_id: SandboxId) -> SandboxLocation | None:
+        """Return the sandbox, in any state; None: there is none. The caller of this function checks access."""
+        return await self._lookups.get(sandbox_id)
+
+    async def _look(self, sandbox_id: SandboxId) -> SandboxLocation | None:
+        found = await find_location(self._database, sandbox_id)
+        return None if found is None else SandboxLocation(found[0], self._clients.at(found[1]))
+
+    async def ready(self, location: SandboxLocation, *, by: Actor) -> HostClient:
+        """Return the client for the host once the sandbox is running; with `auto_resume` it is resumed. The caller has checked access.
+
+        Raises:
+            as `Targets.ready`.
+        """
+        if not location.sandbox.is_usable:
+            await self._targets.ready(location.sandbox, by=by)
+        return location.host
+
+    def forget(self, sandbox_id: SandboxId) -> None:
+        """Forget this sandbox, since its host said that our information is outdated."""
+        self._lookups.forget(sandbox_id)
+
+    def forget_all(self) -> None:
+        """Forget all sandboxes, since something changed."""
+        self._lookups.forget_all()
