@@ -13,7 +13,7 @@ from wrenn.control.http.yaml import yaml_of
 
 
 async def test_the_docs_name_no_host_and_all_that_they_load_is_there():
-    transport = httpx2.ASGITransport(app=build_app(api_router({}), {}))
+    transport = httpx2.ASGITransport(app=build_app(api_router({}), None))
     async with httpx2.AsyncClient(transport=transport, base_url="http://wrenn.test") as api:
         page = await api.get("/docs")
         assert page.headers["content-type"].startswith("text/html")
@@ -28,7 +28,7 @@ async def test_the_docs_name_no_host_and_all_that_they_load_is_there():
 
 
 async def test_the_description_is_served_as_yaml_beside_json():
-    app = build_app(api_router({}), {})
+    app = build_app(api_router({}), None)
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://wrenn.test") as api:
         answer = await api.get("/openapi.yaml")

@@ -7,30 +7,21 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from wrenn.base.clock import SystemClock
+from wrenn.base.clock import Clock, SystemClock
 from wrenn.base.held_output import OutputBudget, OutputShares
 from wrenn.base.ids import random_hex
+from wrenn.base.secrets import Secret
 from wrenn.base.tasks import OwnedTasks
-from wrenn.control import (
-    administration,
-    audit_log,
-    guests,
-    keys,
-    oauth,
-    profile,
-    recovery,
-    sandboxes,
-    sessions,
-    teams,
-)
+from wrenn.control import administration, audit_log, keys, oauth, profile, recovery, sessions, teams
 from wrenn.control.account_mail import AccountMails
 from wrenn.control.administration import Administration
-from wrenn.control.audit_log import AuditLog, Retention
+from wrenn.control.audit_log import AuditLog
+from wrenn.control.audit_log import Retention as AuditRetention
 from wrenn.control.auth import CHANNEL as ACCESS
 from wrenn.control.auth import Authenticator, LastUsed, OpenCalls, Tokens, ensure_secret
 from wrenn.control.cleanup import sweep_forever
 from wrenn.control.db import CHANNEL as HINTS
-from wrenn.control.db import Database, Hints, listen
+from wrenn.control.db import Database, Heard, Hints, listen
 from wrenn.control.db.embedded import ensure_running
 from wrenn.control.db.migrate import migrate
 from wrenn.control.events import CHANNEL as EVENTS
@@ -38,8 +29,9 @@ from wrenn.control.events import Events, Feed
 from wrenn.control.events import Retention as EventRetention
 from wrenn.control.events import routers as event_routers
 from wrenn.control.guests import Commands, Files, Streams
+from wrenn.control.guests import routers as guest_routers
 from wrenn.control.hosts import HostClients, Monitor, ensure_pki, register
-from wrenn.control.http import BehindProxies, Browsers, Rates
+from wrenn.control.http import BehindProxies, Browsers, PortDomain, Rates
 from wrenn.control.http.app import api_router, build_app
 from wrenn.control.keys import Keys
 from wrenn.control.mail import CHANNEL as MAIL
@@ -47,8 +39,7 @@ from wrenn.control.mail import MailSender, SmtpServer
 from wrenn.control.oauth import ProviderClient, SignIn, Tickets, providers_of
 from wrenn.control.placement import Overcommit
 from wrenn.control.profile import Profiles
-from wrenn.control.proxy import Access as PortAccess
-from wrenn.control.proxy import Links, LinkSigner, Places, PortProxy, link_secret
+from wrenn.control.proxy import Links, LinkSigner, PortAccess, PortProxy, SandboxLocations, link_secret
 from wrenn.control.proxy import routers as port_routers
 from wrenn.control.quotas import routes as quota_routes
 from wrenn.control.quotas.service import Quotas
@@ -71,6 +62,8 @@ from wrenn.control.sandboxes import (
     Targets,
     WaitLimits,
 )
+from wrenn.control.sandboxes import routers as sandbox_routers
+from wrenn.control.services import Services
 from wrenn.control.sessions import PasswordLogin, Sessions
 from wrenn.control.settings import Settings
 from wrenn.control.snapshots import SnapshotLifecycle, SnapshotLifecycleSettings, Snapshots, SnapshotSweep
@@ -91,7 +84,7 @@ from wrenn.protocol.api import (
 LOCAL_HOST: Final = "local"
 """Name of the one host that comes from the settings."""
 ROUTERS: Final = {
-    SANDBOXES_PREFIX: (*sandboxes.routers, *guests.routers, *port_routers),
+    SANDBOXES_PREFIX: (*sandbox_routers, *guest_routers, *port_routers),
     SNAPSHOTS_PREFIX: snapshot_routers,
     "/v1/auth": (sessions.router, recovery.router),
     "/v1/me": (profile.router,),
@@ -146,9 +139,7 @@ async def running_control(settings: Settings) -> AsyncGenerator[Control]:
         stack.callback(passwords.close)
         provider_client = await stack.enter_async_context(ProviderClient())
         control, closing, loops = _build(
-            settings,
-            database,
-            clients,
+            _Base(settings, database, clients, SystemClock(), random_hex(8)),
             passwords=passwords,
             provider_client=provider_client,
             link_key=await link_secret(database),
@@ -163,54 +154,162 @@ async def running_control(settings: Settings) -> AsyncGenerator[Control]:
         yield control
 
 
+Loops = Mapping[str, Coroutine[object, object, None]]
+"""What runs in the background, by its name."""
+Closing = Sequence[Callable[[], Awaitable[None]]]
+"""What is to be called at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What every feature needs. `owner` names this replica, in leases and hints."""
+
+    settings: Settings
+    database: Database
+    clients: HostClients
+    clock: Clock
+    owner: str
+
+
 def _build(
-    settings: Settings,
-    database: Database,
-    clients: HostClients,
-    *,
-    passwords: Passwords,
-    provider_client: ProviderClient,
-    link_key: bytes,
-) -> tuple[Control, Sequence[Callable[[], Awaitable[None]]], Mapping[str, Coroutine[object, object, None]]]:
-    """The objects, how to let go of them, and their loops."""
-    owner = random_hex(8)
-    clock = SystemClock()
-    hints = Hints(sender=owner)
-    changes = ChangeNotifier(database)
-    monitor = Monitor(database, clients, interval_s=settings.host_interval_s)
-    last_used = LastUsed(database, clock)
-    authenticator = Authenticator(database, last_used)
+    base: _Base, *, passwords: Passwords, provider_client: ProviderClient, link_key: bytes
+) -> tuple[Control, Closing, Loops]:
+    settings, database = base.settings, base.database
+    auth = _build_auth(base)
+    hosts = Monitor(database, base.clients, interval_s=settings.host_interval_s)
+    sandboxes = _build_sandboxes(base, auth, hosts)
+    ports = _build_ports(base, auth, sandboxes, link_key)
+    mail_sender = _build_mail_sender(base)
+    accounts = _build_accounts(base, auth, sandboxes, passwords=passwords, provider_client=provider_client)
     feed = Feed(database)
-    open_calls = OpenCalls(database)
+    browsers = Browsers(settings.accounts.public_url, settings.accounts.trusted_proxies)
+    services = Services(
+        authenticator=auth.authenticator,
+        tokens=auth.tokens,
+        browsers=browsers,
+        port_domain=PortDomain(settings.domain),
+        password_login=accounts.password_login,
+        sessions=accounts.sessions,
+        sign_in=accounts.sign_in,
+        profiles=accounts.profiles,
+        recovery=accounts.recovery,
+        teams=accounts.teams,
+        invitations=accounts.invitations,
+        keys=Keys(database=database, clock=base.clock),
+        administration=accounts.administration,
+        lookup=sandboxes.lookup,
+        creation=sandboxes.creation,
+        lifecycle=sandboxes.lifecycle,
+        forks=sandboxes.forks,
+        disks=sandboxes.disks,
+        networks=sandboxes.networks,
+        targets=sandboxes.targets,
+        commands=Commands(sandboxes.targets, OutputBudget(OutputShares())),
+        files=Files(sandboxes.targets),
+        streams=Streams(sandboxes.targets),
+        snapshots=sandboxes.snapshots,
+        links=ports.links,
+        quotas=Quotas(database=database, find_quota_status=sandboxes.capacity.quota_status),
+        audit_log=AuditLog(database),
+        events=Events(
+            database=database, authenticator=auth.authenticator, feed=feed, open_calls=auth.open_calls
+        ),
+    )
+    loops = {
+        "look at hosts": hosts.run(),
+        "reconcile": sandboxes.reconciler.run(),
+        "compare with hosts": sandboxes.comparison.run(),
+        "sweep snapshots": sandboxes.sweep.run(),
+        "listen": listen(database, _listeners(auth, sandboxes, ports, feed, mail_sender)),
+        "read events": feed.run(),
+        "look at open calls": auth.open_calls.run(),
+        "forget old events": EventRetention(database, keep_s=settings.event_retention_h * 3600).run(),
+        "write last use of keys": auth.last_used.run(),
+        "sweep accounts": sweep_forever(database),
+        "forget old audit entries": AuditRetention(database, days=settings.audit_retention_days).run(),
+    }
+    if mail_sender is not None:
+        loops |= {"send mails": mail_sender.run(), "write requested mails": accounts.recovery.run()}
+    rates = Rates(settings.rates, base.clock)
+    proxy = PortProxy(
+        build_app(API, services, rates),
+        access=ports.access,
+        locations=ports.locations,
+        rates=rates,
+        open_calls=auth.open_calls,
+    )
+    control = Control(
+        BehindProxies(proxy, browsers),
+        database,
+        hosts,
+        sandboxes.comparison,
+        sandboxes.reconciler,
+        sandboxes.sweep,
+        feed,
+        auth.open_calls,
+    )
+    return control, (sandboxes.creation.close, sandboxes.forks.close), loops
+
+
+@dataclass(frozen=True, slots=True)
+class _Auth:
+    authenticator: Authenticator
+    tokens: Tokens
+    secret: Secret
+    last_used: LastUsed
+    open_calls: OpenCalls
+
+
+def _build_auth(base: _Base) -> _Auth:
+    secret = base.settings.accounts.jwt_secret or ensure_secret(base.settings.data_dir)
+    last_used = LastUsed(base.database, base.clock)
+    return _Auth(
+        authenticator=Authenticator(base.database, last_used),
+        tokens=Tokens(secret, base.clock),
+        secret=secret,
+        last_used=last_used,
+        open_calls=OpenCalls(base.database),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sandboxes:
+    hints: Hints
+    changes: ChangeNotifier
+    reconciler: Reconciler
+    comparison: Comparison
+    capacity: Capacity
+    lookup: Lookup
+    creation: Creation
+    lifecycle: Lifecycle
+    forks: Forks
+    disks: Disks
+    networks: Networks
+    targets: Targets
+    snapshots: Snapshots
+    sweep: SnapshotSweep
+
+
+def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
+    settings, database, clients = base.settings, base.database, base.clients
+    hints = Hints(sender=base.owner)
+    changes = ChangeNotifier(database)
     reconciler = Reconciler(
         database=database,
         hints=hints,
         clients=clients,
         changes=changes,
-        owner=owner,
+        owner=base.owner,
         settings=ReconcilerSettings(
             lease_s=settings.lease_s,
             start_timeout_s=settings.start_timeout_s,
             start_retry_s=settings.start_retry_s,
         ),
     )
-    comparison = Comparison(
-        database=database,
-        hints=hints,
-        clients=clients,
-        changes=changes,
-        reconciler=reconciler,
-        clock=clock,
-        settings=ComparisonSettings(
-            interval_s=settings.host_interval_s,
-            missing_after_s=settings.missing_after_s,
-            grace_s=settings.unknown_grace_s,
-        ),
-    )
-    keeper = SnapshotLifecycle(
+    snapshot_lifecycle = SnapshotLifecycle(
         database=database,
         clients=clients,
-        owner=owner,
+        owner=base.owner,
         settings=SnapshotLifecycleSettings(
             lease_s=settings.lease_s,
             take_timeout_s=settings.start_timeout_s,
@@ -218,7 +317,7 @@ def _build(
             limits=settings.quotas,
         ),
     )
-    lookup = Lookup(database, authenticator)
+    lookup = Lookup(database, auth.authenticator)
     capacity = Capacity(
         database, Overcommit(settings.memory_overcommit, settings.disk_overcommit), settings.quotas
     )
@@ -226,19 +325,6 @@ def _build(
         start_s=settings.start_timeout_s, change_s=settings.start_retry_s + settings.start_timeout_s
     )
     network_rules = NetworkRules(settings.private_networks)
-    creation = Creation(
-        database=database,
-        hints=hints,
-        monitor=monitor,
-        changes=changes,
-        reconciler=reconciler,
-        capacity=capacity,
-        limits=SandboxSizeLimits(
-            settings.max_vcpus, settings.min_memory_mb, settings.max_memory_mb, settings.max_disk_mb
-        ),
-        network_rules=network_rules,
-        wait_limits=wait_limits,
-    )
     lifecycle = Lifecycle(
         database=database,
         hints=hints,
@@ -249,10 +335,6 @@ def _build(
         capacity=capacity,
         wait_limits=wait_limits,
     )
-    disks = Disks(
-        hints=hints, clients=clients, lookup=lookup, capacity=capacity, disk_max_mb=settings.max_disk_mb
-    )
-    networks = Networks(database=database, hints=hints, clients=clients, lookup=lookup, rules=network_rules)
     forks = Forks(
         database=database,
         hints=hints,
@@ -260,61 +342,124 @@ def _build(
         monitor=monitor,
         changes=changes,
         reconciler=reconciler,
-        keeper=keeper,
+        snapshots=snapshot_lifecycle,
         capacity=capacity,
         wait_limits=wait_limits,
     )
-    targets = Targets(
-        database=database, clients=clients, lookup=lookup, lifecycle=lifecycle, open_calls=open_calls
+    return _Sandboxes(
+        hints=hints,
+        changes=changes,
+        reconciler=reconciler,
+        comparison=Comparison(
+            database=database,
+            hints=hints,
+            clients=clients,
+            changes=changes,
+            reconciler=reconciler,
+            clock=base.clock,
+            settings=ComparisonSettings(
+                interval_s=settings.host_interval_s,
+                missing_after_s=settings.missing_after_s,
+                grace_s=settings.unknown_grace_s,
+            ),
+        ),
+        capacity=capacity,
+        lookup=lookup,
+        creation=Creation(
+            database=database,
+            hints=hints,
+            monitor=monitor,
+            changes=changes,
+            reconciler=reconciler,
+            capacity=capacity,
+            limits=SandboxSizeLimits(
+                settings.max_vcpus, settings.min_memory_mb, settings.max_memory_mb, settings.max_disk_mb
+            ),
+            network_rules=network_rules,
+            wait_limits=wait_limits,
+        ),
+        lifecycle=lifecycle,
+        forks=forks,
+        disks=Disks(
+            hints=hints, clients=clients, lookup=lookup, capacity=capacity, disk_max_mb=settings.max_disk_mb
+        ),
+        networks=Networks(
+            database=database, hints=hints, clients=clients, lookup=lookup, rules=network_rules
+        ),
+        targets=Targets(
+            database=database,
+            clients=clients,
+            lookup=lookup,
+            lifecycle=lifecycle,
+            open_calls=auth.open_calls,
+        ),
+        snapshots=Snapshots(database=database, lifecycle=snapshot_lifecycle, find_source=lookup.source),
+        sweep=SnapshotSweep(
+            database=database,
+            clients=clients,
+            lifecycle=snapshot_lifecycle,
+            clock=base.clock,
+            remove_copies=forks.remove_abandoned_copies,
+            interval_s=settings.host_interval_s,
+            unknown_grace_s=settings.unknown_grace_s,
+        ),
     )
-    sweep = SnapshotSweep(
-        database=database,
-        clients=clients,
-        keeper=keeper,
-        clock=clock,
-        take_back=forks.remove_abandoned_copies,
-        interval_s=settings.host_interval_s,
-        unknown_grace_s=settings.unknown_grace_s,
+
+
+@dataclass(frozen=True, slots=True)
+class _Ports:
+    locations: SandboxLocations
+    access: PortAccess
+    links: Links
+
+
+def _build_ports(base: _Base, auth: _Auth, sandboxes: _Sandboxes, link_key: bytes) -> _Ports:
+    signer = LinkSigner(link_key, base.clock)
+    locations = SandboxLocations(
+        database=base.database, clients=base.clients, targets=sandboxes.targets, clock=base.clock
     )
-
-    signer = LinkSigner(link_key, clock)
-    places = Places(database=database, clients=clients, targets=targets, clock=clock)
-    secret = settings.accounts.jwt_secret or ensure_secret(settings.data_dir)
-    tokens = Tokens(secret, clock)
-    port_access = PortAccess(
-        authenticator=authenticator, places=places, signer=signer, clock=clock, tokens=tokens
+    access = PortAccess(
+        authenticator=auth.authenticator,
+        locations=locations,
+        signer=signer,
+        clock=base.clock,
+        tokens=auth.tokens,
     )
+    return _Ports(locations, access, Links(lookup=sandboxes.lookup, signer=signer, clock=base.clock))
 
-    def on_hint() -> None:
-        reconciler.wake()
-        changes.notify_all()
 
-    def on_any_hint() -> None:
-        places.forget_all()
-        port_access.forget_all()
+def _build_mail_sender(base: _Base) -> MailSender | None:
+    mail = base.settings.mail
+    return None if mail is None else MailSender(base.database, SmtpServer(mail), mail.sender)
 
-    def on_access_change(_payload: str) -> None:
-        port_access.forget_all()
-        open_calls.wake()
 
-    snapshots = Snapshots(database=database, keeper=keeper, find_source=lookup.source)
+@dataclass(frozen=True, slots=True)
+class _Accounts:
+    sessions: Sessions
+    password_login: PasswordLogin
+    sign_in: SignIn
+    profiles: Profiles
+    recovery: Recovery
+    teams: Teams
+    invitations: Invitations
+    administration: Administration
+
+
+def _build_accounts(
+    base: _Base, auth: _Auth, sandboxes: _Sandboxes, *, passwords: Passwords, provider_client: ProviderClient
+) -> _Accounts:
+    settings, database = base.settings, base.database
     throttle = Throttle(database)
     mails = AccountMails(throttle, None if settings.mail is None else settings.mail.public_url)
-    recovery = Recovery(database=database, passwords=passwords, throttle=throttle, mails=mails)
-    mail_sender = (
-        None
-        if settings.mail is None
-        else MailSender(database, SmtpServer(settings.mail), settings.mail.sender)
+    sessions = Sessions(database=database, tokens=auth.tokens, life_s=settings.accounts.session_life_s)
+    # What a team has belongs to features that `teams` does not know.
+    team_deletion = TeamDeletion(
+        removals=(sandboxes.lifecycle.remove_all, sandboxes.snapshots.remove_all),
+        wake=sandboxes.reconciler.wake,
     )
-    sessions = Sessions(database=database, tokens=tokens, life_s=settings.accounts.session_life_s)
-    team_deletion = TeamDeletion(removals=(lifecycle.remove_all, snapshots.remove_all), wake=reconciler.wake)
-    browsers = Browsers(settings.accounts.public_url, settings.accounts.trusted_proxies)
-    services = {
-        "authenticator": authenticator,
-        "tokens": tokens,
-        "browsers": browsers,
-        "sessions": sessions,
-        "entrance": PasswordLogin(
+    return _Accounts(
+        sessions=sessions,
+        password_login=PasswordLogin(
             database=database,
             passwords=passwords,
             sessions=sessions,
@@ -322,16 +467,16 @@ def _build(
             mails=mails,
             signup_open=settings.accounts.signup_open,
         ),
-        "sign_in": SignIn(
+        sign_in=SignIn(
             database=database,
             sessions=sessions,
-            authenticator=authenticator,
-            providers=providers_of(settings.oauth, provider_client, clock),
-            tickets=Tickets(secret, clock),
+            authenticator=auth.authenticator,
+            providers=providers_of(settings.oauth, provider_client, base.clock),
+            tickets=Tickets(auth.secret, base.clock),
             settings=settings.oauth,
             accounts=settings.accounts,
         ),
-        "profiles": Profiles(
+        profiles=Profiles(
             database=database,
             passwords=passwords,
             sessions=sessions,
@@ -339,66 +484,40 @@ def _build(
             mails=mails,
             team_deletion=team_deletion,
         ),
-        "recovery": recovery,
-        "teams": Teams(
+        recovery=Recovery(database=database, passwords=passwords, throttle=throttle, mails=mails),
+        teams=Teams(
             database=database,
             throttle=throttle,
             team_deletion=team_deletion,
             teams_per_user=settings.accounts.teams_per_user,
         ),
-        "invitations": Invitations(database=database, throttle=throttle, mails=mails),
-        "keys": Keys(database=database, clock=clock),
-        "administration": Administration(
-            database=database, team_deletion=team_deletion, count_sandboxes=lookup.count
+        invitations=Invitations(database=database, throttle=throttle, mails=mails),
+        administration=Administration(
+            database=database, team_deletion=team_deletion, count_sandboxes=sandboxes.lookup.count
         ),
-        "lookup": lookup,
-        "creation": creation,
-        "lifecycle": lifecycle,
-        "forks": forks,
-        "disks": disks,
-        "networks": networks,
-        "targets": targets,
-        "commands": Commands(targets, OutputBudget(OutputShares())),
-        "files": Files(targets),
-        "snapshots": snapshots,
-        "audit_log": AuditLog(database),
-        "streams": Streams(targets),
-        "links": Links(lookup=lookup, signer=signer, clock=clock),
-        "domain": settings.domain,
-        "quotas": Quotas(database=database, find_quota_status=capacity.quota_status),
-        "events": Events(database=database, authenticator=authenticator, feed=feed, open_calls=open_calls),
-    }
-    loops = {
-        "look at hosts": monitor.run(),
-        "reconcile": reconciler.run(),
-        "compare with hosts": comparison.run(),
-        "sweep snapshots": sweep.run(),
-        "listen": listen(
-            database,
-            {
-                HINTS: hints.heard(on_hint, on_any=on_any_hint),
-                EVENTS: feed.wake,
-                ACCESS: on_access_change,
-                **({} if mail_sender is None else {MAIL: mail_sender.wake}),
-            },
-        ),
-        "read events": feed.run(),
-        "look at open calls": open_calls.run(),
-        "forget old events": EventRetention(database, keep_s=settings.event_retention_h * 3600).run(),
-        "write last use of keys": last_used.run(),
-        "sweep accounts": sweep_forever(database),
-        "forget old audit entries": Retention(database, days=settings.audit_retention_days).run(),
-    }
-    if mail_sender is not None:
-        loops |= {"send mails": mail_sender.run(), "write requested mails": recovery.run()}
-    rates = Rates(settings.rates, clock)
-    proxy = PortProxy(
-        build_app(API, services, rates),
-        access=port_access,
-        places=places,
-        rates=rates,
-        open_calls=open_calls,
     )
-    app = BehindProxies(proxy, browsers)
-    control = Control(app, database, monitor, comparison, reconciler, sweep, feed, open_calls)
-    return control, (creation.close, forks.close), loops
+
+
+def _listeners(
+    auth: _Auth, sandboxes: _Sandboxes, ports: _Ports, feed: Feed, mail_sender: MailSender | None
+) -> Mapping[str, Heard]:
+    """What is called for notifications on each channel of the database."""
+
+    def on_hint() -> None:
+        sandboxes.reconciler.wake()
+        sandboxes.changes.notify_all()
+
+    def on_any_hint() -> None:
+        ports.locations.forget_all()
+        ports.access.forget_all()
+
+    def on_access_change(_payload: str) -> None:
+        ports.access.forget_all()
+        auth.open_calls.wake()
+
+    return {
+        HINTS: sandboxes.hints.heard(on_hint, on_any=on_any_hint),
+        EVENTS: feed.wake,
+        ACCESS: on_access_change,
+        **({} if mail_sender is None else {MAIL: mail_sender.wake}),
+    }

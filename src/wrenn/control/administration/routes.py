@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.administration.service import Administration
 from wrenn.control.administration.types import PAGE_LIMIT, SetActive, SetAdmin, SetByoc, TeamsPage, UsersPage
 from wrenn.control.administration.views import team_record_json, user_record_json
 from wrenn.control.auth import AdminOf
-from wrenn.control.http import refusals
+from wrenn.control.http import refusals, service
 
 router = APIRouter(tags=["administration"])
 
 
-async def _administration(request: Request) -> Administration:
-    return request.app.state.administration
-
-
-Service = Annotated[Administration, Depends(_administration)]
+Service = Annotated[Administration, service(Administration)]
 Page = Annotated[int, Query(ge=1, le=PAGE_LIMIT, description="From 1, of 100 each")]
 
 

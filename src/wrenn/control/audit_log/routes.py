@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.audit_log.service import PAGE_DEFAULT, PAGE_LIMIT, AuditLog, filter_of
 from wrenn.control.audit_log.store import Filter
 from wrenn.control.audit_log.types import AuditPage, page_json
 from wrenn.control.auth import AdminOf, CallerOf
-from wrenn.control.http import refusals
+from wrenn.control.http import refusals, service
 
 router = APIRouter(tags=["audit"])
 admin_router = APIRouter(tags=["administration"])
-
-
-async def _audit_log(request: Request) -> AuditLog:
-    return request.app.state.audit_log
 
 
 async def _which(
@@ -37,7 +33,7 @@ async def _which(
     return filter_of(before=before, before_id=before_id, resources=resource_type or (), actions=action or ())
 
 
-Log = Annotated[AuditLog, Depends(_audit_log)]
+Log = Annotated[AuditLog, service(AuditLog)]
 Which = Annotated[Filter, Depends(_which)]
 PageSize = Annotated[int, Query(ge=1, description=f"More than {PAGE_LIMIT} counts as that")]
 

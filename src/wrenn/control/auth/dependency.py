@@ -20,6 +20,7 @@ from wrenn.control.auth.credential import (
     operation_of,
 )
 from wrenn.control.auth.tokens import Tokens
+from wrenn.control.http import service_of
 from wrenn.protocol.api import API_KEY_HEADER, API_KEY_START
 
 _key_header = APIKeyHeader(
@@ -64,8 +65,7 @@ def credential_of_token(socket: HTTPConnection, token: str) -> Credential:
     """
     if token.startswith(API_KEY_START):
         return _key_of(socket, token)
-    tokens: Tokens = socket.app.state.tokens
-    return tokens.read(token)
+    return service_of(socket, Tokens).read(token)
 
 
 def _key_of(connection: HTTPConnection, key: str) -> ApiKey:
@@ -80,8 +80,7 @@ def _token_of(connection: HTTPConnection, otherwise: str) -> UserToken:
     kind, _, text = connection.headers.get("authorization", "").partition(" ")
     if kind.lower() != "bearer" or not text:
         raise Unauthorized(otherwise)
-    tokens: Tokens = connection.app.state.tokens
-    return tokens.read(text.strip())
+    return service_of(connection, Tokens).read(text.strip())
 
 
 # The parameters without use put the ways to authenticate into the description of the API.
@@ -101,7 +100,7 @@ async def _token(connection: HTTPConnection, _token: Annotated[object, Security(
 
 
 def _authenticator(connection: HTTPConnection) -> Authenticator:
-    return connection.app.state.authenticator
+    return service_of(connection, Authenticator)
 
 
 async def _caller(

@@ -2,7 +2,7 @@
 
 from wrenn.control.db.batches import in_batches
 from wrenn.control.db.engine import Database, Transaction
-from wrenn.control.db.hints import CHANNEL, Hints, listen
+from wrenn.control.db.hints import CHANNEL, Heard, Hints, listen
 from wrenn.control.db.metadata import metadata
 from wrenn.control.db.moments import in_s, span_s
 from wrenn.control.db.row_query import RowQuery
@@ -11,6 +11,7 @@ from wrenn.control.db.settled import settled_moment
 __all__ = [
     "CHANNEL",
     "Database",
+    "Heard",
     "Hints",
     "RowQuery",
     "Transaction",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Header, Query
 from fastapi.responses import Response
 
 from wrenn.control.auth import CredentialOf
 from wrenn.control.events.service import Events
 from wrenn.control.events.types import kinds_of
-from wrenn.control.http import EventStreamResponse, refusals
+from wrenn.control.http import EventStreamResponse, refusals, service
 
 router = APIRouter(tags=["events"])
 
@@ -19,10 +19,6 @@ _FRAME: Final[dict[str, Any]] = {
     "required": ["data"],
     "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
 }
-
-
-async def _events(request: Request) -> Events:
-    return request.app.state.events
 
 
 @router.get(
@@ -39,7 +35,7 @@ async def _events(request: Request) -> Events:
 )
 async def stream_events(
     credential: CredentialOf,
-    events: Annotated[Events, Depends(_events)],
+    events: Annotated[Events, service(Events)],
     *,
     last_event_id: Annotated[
         str | None, Header(alias="Last-Event-ID", description="Go on behind this event")

@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import CredentialOf
 from wrenn.control.guests.commands import Commands
 from wrenn.control.guests.exec_response import exec_answer
 from wrenn.control.guests.types import Exec, ExecResult, ExecTimedOut, ProcessList, Started
-from wrenn.control.http import PiecesResponse, refusals, while_connected
+from wrenn.control.guests.views import process_json, started_json
+from wrenn.control.http import PiecesResponse, refusals, service, while_connected
 from wrenn.protocol.host.streams import ProcessEnd
 
 router = APIRouter(prefix="/{sandbox_id}", tags=["commands"])
 
 
-async def _commands(request: Request) -> Commands:
-    return request.app.state.commands
-
-
-Service = Annotated[Commands, Depends(_commands)]
+Service = Annotated[Commands, service(Commands)]
 
 
 @router.post(
@@ -42,7 +39,7 @@ async def exec_command(
     it wrote until then) and when the client goes away.
     """
     if body.background:
-        return JSONResponse(await commands.start(credential, sandbox_id, body), 202)
+        return JSONResponse(started_json(await commands.start(credential, sandbox_id, body)), 202)
 
     async def while_wanted(call: Coroutine[Any, Any, ProcessEnd]) -> ProcessEnd:
         return await while_connected(request, call)
@@ -54,7 +51,8 @@ async def exec_command(
 @router.get("/processes", response_model=ProcessList, responses=refusals(404, 409, 502))
 async def list_processes(sandbox_id: str, credential: CredentialOf, commands: Service) -> Response:
     """The living processes that were started through the API."""
-    return JSONResponse({"processes": await commands.list(credential, sandbox_id)})
+    found = await commands.list(credential, sandbox_id)
+    return JSONResponse({"processes": [process_json(process) for process in found]})
 
 
 @router.delete("/processes/{selector}", status_code=204, responses=refusals(404, 409, 502))

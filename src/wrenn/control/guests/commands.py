@@ -16,6 +16,7 @@ from wrenn.base.held_output import HeldOutput, OutputBudget, OutputName
 from wrenn.base.ids import SandboxId, random_hex
 from wrenn.base.signal_names import SHELL_BASE
 from wrenn.control.auth import Credential
+from wrenn.control.guests.records import RunningProcess, StartedProcess
 from wrenn.control.guests.types import Exec
 from wrenn.control.hosts import ExecNotSupported, HostNotResponding
 from wrenn.control.sandboxes import Target, Targets
@@ -88,7 +89,7 @@ class Commands:
                 duration_ms = round((time.monotonic() - begun) * 1000)
                 yield Outcome(target.sandbox_id, end, output, duration_ms, late)
 
-    async def start(self, credential: Credential, text_id: str, body: Exec) -> dict[str, object]:
+    async def start(self, credential: Credential, text_id: str, body: Exec) -> StartedProcess:
         """Start a command in the background.
 
         Raises:
@@ -102,9 +103,9 @@ class Commands:
             pb.StartProcessRequest(sandbox_id=str(target.sandbox_id), command=_command(body), tag=tag),
             timeout_s=_CALL_TIMEOUT_S,
         )
-        return {"sandbox_id": str(target.sandbox_id), "cmd": body.cmd, "pid": started.pid, "tag": started.tag}
+        return StartedProcess(target.sandbox_id, body.cmd, started.pid, started.tag)
 
-    async def list(self, credential: Credential, text_id: str) -> list[dict[str, object]]:
+    async def list(self, credential: Credential, text_id: str) -> list[RunningProcess]:
         """Return the living processes that were started through the API."""
         target = await self._targets.target(credential, text_id)
         answer = await target.host.call(
@@ -112,7 +113,7 @@ class Commands:
             pb.ListProcessesRequest(sandbox_id=str(target.sandbox_id)),
             timeout_s=_CALL_TIMEOUT_S,
         )
-        return [_process(process) for process in answer.processes]
+        return [RunningProcess(p.pid, p.tag, p.cmd, list(p.args)) for p in answer.processes]
 
     async def signal(self, credential: Credential, text_id: str, selector: str, signal: str) -> None:
         """Send a signal to the process with this pid (digits) or tag.
@@ -146,15 +147,6 @@ def selector_of(text: str) -> Oneof[Literal["pid"], int] | Oneof[Literal["tag"],
 
 def _command(body: Exec) -> pb.Command:
     return pb.Command(cmd=body.cmd, args=body.args, envs=body.envs, cwd=body.cwd or "", user=body.user)
-
-
-def _process(process: pb.Process) -> dict[str, object]:
-    fields: dict[str, object] = {"pid": process.pid, "cmd": process.cmd}
-    if process.tag:
-        fields["tag"] = process.tag
-    if process.args:
-        fields["args"] = list(process.args)
-    return fields
 
 
 def _stream_of(kind: Kind) -> OutputName:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import CredentialOf
 from wrenn.control.guests.files import Files
 from wrenn.control.guests.types import Entries, Entry, ListFiles, Move, PathOf, UnpackTo, WatchOf
-from wrenn.control.http import DownloadResponse, EventsResponse, body_of, refusals
+from wrenn.control.guests.views import file_json
+from wrenn.control.http import DownloadResponse, EventsResponse, body_of, refusals, service
 from wrenn.protocol.api import UPLOAD_LIMIT_B
 
 router = APIRouter(prefix="/{sandbox_id}/files", tags=["files"])
@@ -68,11 +69,7 @@ _UPLOAD: Final[dict[str, Any]] = {
 }
 
 
-async def _files(request: Request) -> Files:
-    return request.app.state.files
-
-
-Service = Annotated[Files, Depends(_files)]
+Service = Annotated[Files, service(Files)]
 
 
 @router.post("/write", status_code=204, responses=refusals(404, 409, 413, 502, 507), openapi_extra=_UPLOAD)
@@ -163,19 +160,21 @@ async def watch_files(
 @router.post("/list", response_model=Entries, responses=refusals(404, 409, 502))
 async def list_files(sandbox_id: str, body: ListFiles, credential: CredentialOf, files: Service) -> Response:
     """What is in a directory, down to `depth` levels."""
-    return JSONResponse({"entries": await files.list(credential, sandbox_id, body)})
+    return JSONResponse(
+        {"entries": [file_json(file) for file in await files.list(credential, sandbox_id, body)]}
+    )
 
 
 @router.post("/stat", response_model=Entry, responses=refusals(404, 409, 502))
 async def stat_file(sandbox_id: str, body: PathOf, credential: CredentialOf, files: Service) -> Response:
     """What is known about one path."""
-    return JSONResponse({"entry": await files.stat(credential, sandbox_id, body)})
+    return JSONResponse({"entry": file_json(await files.stat(credential, sandbox_id, body))})
 
 
 @router.post("/mkdir", response_model=Entry, responses=refusals(404, 409, 502, 507))
 async def make_dir(sandbox_id: str, body: PathOf, credential: CredentialOf, files: Service) -> Response:
     """Make a directory and its parents; 409 when there is something at this path."""
-    return JSONResponse({"entry": await files.make_dir(credential, sandbox_id, body)})
+    return JSONResponse({"entry": file_json(await files.make_dir(credential, sandbox_id, body))})
 
 
 @router.post("/remove", status_code=204, responses=refusals(404, 409, 502))
@@ -188,4 +187,4 @@ async def remove_file(sandbox_id: str, body: PathOf, credential: CredentialOf, f
 @router.post("/move", response_model=Entry, responses=refusals(404, 409, 502, 507))
 async def move_file(sandbox_id: str, body: Move, credential: CredentialOf, files: Service) -> Response:
     """Give a file or directory another path; missing parents of the new one are made."""
-    return JSONResponse({"entry": await files.move(credential, sandbox_id, body)})
+    return JSONResponse({"entry": file_json(await files.move(credential, sandbox_id, body))})

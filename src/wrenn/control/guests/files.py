@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from wrenn.base.errors import InvalidRequest, TooLarge
 from wrenn.base.units import MIB
 from wrenn.control.auth import Credential
+from wrenn.control.guests.records import FileInfo, FileKind
 from wrenn.control.guests.types import (
     GuestMode,
     GuestOwner,
@@ -43,7 +44,7 @@ _PART_HEADERS: Final = {
     "Range": re.compile(r"bytes=[0-9, -]{1,100}"),
     "If-Range": re.compile(r"[\x21-\x7e, ]{1,200}"),
 }
-_KINDS: Final = {
+_KINDS: Final[dict[pb.FileKind, FileKind]] = {
     pb.FileKind.DIRECTORY: "directory",
     pb.FileKind.SYMLINK: "symlink",
     pb.FileKind.SOCKET: "socket",
@@ -144,22 +145,22 @@ class Files:
             file = _limited(form.file(), limit_b)
             await target.host.transfers.write(target.sandbox_id, "files", query, file)
 
-    async def list(self, credential: Credential, text_id: str, body: ListFiles) -> list[dict[str, object]]:
+    async def list(self, credential: Credential, text_id: str, body: ListFiles) -> list[FileInfo]:
         """List a directory."""
         target = await self._targets.target(credential, text_id)
         request = pb.ListDirRequest(
             sandbox_id=str(target.sandbox_id), path=body.path, depth=body.depth or 1, user=body.user
         )
         answer = await target.host.call(target.host.rpc.list_dir, request, timeout_s=_CALL_TIMEOUT_S)
-        return [_entry(entry) for entry in answer.entries]
+        return [_file_info(entry) for entry in answer.entries]
 
-    async def stat(self, credential: Credential, text_id: str, body: PathOf) -> dict[str, object]:
+    async def stat(self, credential: Credential, text_id: str, body: PathOf) -> FileInfo:
         """Return what is known about a path."""
         target = await self._targets.target(credential, text_id)
         rpc = target.host.rpc
-        return _entry(await target.host.call(rpc.stat, _path(target, body), timeout_s=_CALL_TIMEOUT_S))
+        return _file_info(await target.host.call(rpc.stat, _path(target, body), timeout_s=_CALL_TIMEOUT_S))
 
-    async def make_dir(self, credential: Credential, text_id: str, body: PathOf) -> dict[str, object]:
+    async def make_dir(self, credential: Credential, text_id: str, body: PathOf) -> FileInfo:
         """Create a directory and its parents.
 
         Raises:
@@ -167,7 +168,9 @@ class Files:
         """
         target = await self._targets.target(credential, text_id)
         rpc = target.host.rpc
-        return _entry(await target.host.call(rpc.make_dir, _path(target, body), timeout_s=_CALL_TIMEOUT_S))
+        return _file_info(
+            await target.host.call(rpc.make_dir, _path(target, body), timeout_s=_CALL_TIMEOUT_S)
+        )
 
     async def remove(self, credential: Credential, text_id: str, body: PathOf) -> None:
         """Remove a file, or a directory with everything in it; does nothing if there is none."""
@@ -175,7 +178,7 @@ class Files:
         rpc = target.host.rpc
         await target.host.call(rpc.remove_path, _path(target, body), timeout_s=_CALL_TIMEOUT_S)
 
-    async def move(self, credential: Credential, text_id: str, body: Move) -> dict[str, object]:
+    async def move(self, credential: Credential, text_id: str, body: Move) -> FileInfo:
         """Rename a file or directory."""
         target = await self._targets.target(credential, text_id)
         request = pb.MoveRequest(
@@ -184,7 +187,7 @@ class Files:
             destination=body.destination,
             user=body.user,
         )
-        return _entry(await target.host.call(target.host.rpc.move, request, timeout_s=_CALL_TIMEOUT_S))
+        return _file_info(await target.host.call(target.host.rpc.move, request, timeout_s=_CALL_TIMEOUT_S))
 
 
 def _path(target: Target, body: PathOf) -> pb.PathRequest:
@@ -225,27 +228,24 @@ def too_large(limit_b: int) -> TooLarge:
     return TooLarge(f"The file has more than {limit_b // MIB} MiB: send it to files/stream/write.")
 
 
-def _entry(entry: pb.FileEntry) -> dict[str, object]:
-    fields: dict[str, object] = {
-        "name": entry.name,
-        "path": entry.path,
-        "type": _type(entry),
-        "kind": _KINDS.get(entry.kind, "file"),
-        "size": entry.size_b,
-        "mode": entry.mode,
-        "permissions": entry.permissions,
-        "owner": entry.owner,
-        "group": entry.group,
-        "modified_at": entry.modified_at_unix,
-    }
-    if entry.symlink_target:
-        fields["symlink_target"] = entry.symlink_target
-    if entry.is_broken:
-        fields["broken"] = True
-    return fields
+def _file_info(entry: pb.FileEntry) -> FileInfo:
+    return FileInfo(
+        name=entry.name,
+        path=entry.path,
+        type=_type(entry),
+        kind=_KINDS.get(entry.kind, "file"),
+        size_b=entry.size_b,
+        mode=entry.mode,
+        permissions=entry.permissions,
+        owner=entry.owner,
+        group=entry.group,
+        modified_at_unix=entry.modified_at_unix,
+        symlink_target=entry.symlink_target,
+        is_broken=entry.is_broken,
+    )
 
 
-def _type(entry: pb.FileEntry) -> str:
+def _type(entry: pb.FileEntry) -> Literal["file", "directory", "symlink"]:
     """Return the type that all clients know: sockets, pipes and devices count as files, broken links as links."""
     if entry.type == pb.FileType.SYMLINK or entry.symlink_target:
         return "symlink"

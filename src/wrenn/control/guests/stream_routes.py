@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, WebSocket
 
 from wrenn.control.guests.streams import Streams
-from wrenn.control.http import ClientSocket
+from wrenn.control.http import ClientSocket, service_of
 
 router = APIRouter(prefix="/{sandbox_id}")
 
@@ -31,4 +31,4 @@ async def attach(websocket: WebSocket, sandbox_id: str, selector: str) -> None:
 
 
 def _streams(websocket: WebSocket) -> Streams:
-    return websocket.app.state.streams
+    return service_of(websocket, Streams)

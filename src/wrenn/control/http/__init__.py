@@ -3,12 +3,13 @@
 from wrenn.control.http.answers import refusals
 from wrenn.control.http.browsers import VISIT_COOKIE, BehindProxies, Browsers
 from wrenn.control.http.connection import DownloadResponse, Pieces, PiecesResponse, body_of, while_connected
-from wrenn.control.http.domain import DomainOf
+from wrenn.control.http.domain import DomainOf, PortDomain
 from wrenn.control.http.errors import ErrorBody, public_error
 from wrenn.control.http.event_stream import EventsResponse, EventStreamResponse
 from wrenn.control.http.messages import RequestBody, nul_free_text, plain_text, wire_time, without_none
 from wrenn.control.http.nearest import unknown_name
 from wrenn.control.http.rate_limits import Rates, digest_of
+from wrenn.control.http.services import service, service_of
 from wrenn.control.http.sockets import ClientSocket
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "EventsResponse",
     "Pieces",
     "PiecesResponse",
+    "PortDomain",
     "Rates",
     "RequestBody",
     "body_of",
@@ -31,6 +33,8 @@ __all__ = [
     "plain_text",
     "public_error",
     "refusals",
+    "service",
+    "service_of",
     "unknown_name",
     "while_connected",
     "wire_time",

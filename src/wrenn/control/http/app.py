@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import JSONResponse
@@ -16,7 +16,11 @@ from wrenn.control.http.answers import describe_refusals
 from wrenn.control.http.middleware import BodyLimit, RequestIds
 from wrenn.control.http.queries import refuse_unknown_query
 from wrenn.control.http.rate_limits import RateLimits, Rates
+from wrenn.control.http.services import install as install_services
 from wrenn.protocol.api import CAPSULES_PREFIX, JSON_BODY_LIMIT_B, SANDBOXES_PREFIX
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _DESCRIPTION = """Sandboxes for AI agents: small virtual machines that start in well under a second.
 
@@ -56,12 +60,12 @@ class _Application(FastAPI):
 
 def build_app(
     api: APIRouter,
-    services: Mapping[str, object],
+    services: DataclassInstance | None,
     rates: Rates | None = None,
 ) -> FastAPI:
-    """Build the application with the endpoints of `api_router`; they find their services by name on `app.state`.
+    """Build the application with the endpoints of `api_router`, which find their services by type.
 
-    Without services only its description can be had.
+    Without services the application can only describe itself.
     """
     app = _Application(
         title="Wrenn",
@@ -80,8 +84,8 @@ def build_app(
     if rates is not None:
         app.add_middleware(RateLimits, rates=rates)
     app.add_middleware(RequestIds)
-    for name, service in services.items():
-        setattr(app.state, name, service)
+    if services is not None:
+        install_services(app, services)
     return app
 
 

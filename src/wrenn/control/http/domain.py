@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import dataclass
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
+
+from wrenn.control.http.services import service
 
 _LOCAL: Final = "localhost"
 """Browsers and curl take every name below it for this machine."""
@@ -33,8 +36,15 @@ def domain_of(setting: str, host: str) -> str:
     return name if port is None else f"{name}:{port}"
 
 
-async def _domain(request: Request) -> str:
-    return domain_of(request.app.state.domain, request.headers.get("host", ""))
+@dataclass(frozen=True, slots=True)
+class PortDomain:
+    """The setting for the domain of ports; empty: the name by which the API was called."""
+
+    setting: str
+
+
+async def _domain(request: Request, domain: Annotated[PortDomain, service(PortDomain)]) -> str:
+    return domain_of(domain.setting, request.headers.get("host", ""))
 
 
 DomainOf = Annotated[str, Depends(_domain)]

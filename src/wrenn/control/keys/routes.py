@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import MemberOf
-from wrenn.control.http import refusals
+from wrenn.control.http import refusals, service
 from wrenn.control.keys.service import Keys
 from wrenn.control.keys.types import CreateKey, KeyView, NewKey
 from wrenn.control.keys.views import key_json
@@ -16,11 +16,7 @@ from wrenn.control.keys.views import key_json
 router = APIRouter(tags=["API keys"])
 
 
-async def _keys(request: Request) -> Keys:
-    return request.app.state.keys
-
-
-Service = Annotated[Keys, Depends(_keys)]
+Service = Annotated[Keys, service(Keys)]
 
 
 @router.post("", status_code=201, response_model=NewKey, responses=refusals(403, 404, 409))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
 
 from wrenn.control.auth import AccountOf
-from wrenn.control.http import Browsers, refusals
+from wrenn.control.http import Browsers, refusals, service
 from wrenn.control.oauth.flow import SignIn
 from wrenn.control.oauth.ticket import TICKET_LIFE_S
 from wrenn.control.sessions import CookiesOf
@@ -33,16 +33,8 @@ class AuthUrl(BaseModel):
     auth_url: str
 
 
-async def _sign_in(request: Request) -> SignIn:
-    return request.app.state.sign_in
-
-
-async def _browsers(request: Request) -> Browsers:
-    return request.app.state.browsers
-
-
-Service = Annotated[SignIn, Depends(_sign_in)]
-BrowsersOf = Annotated[Browsers, Depends(_browsers)]
+Service = Annotated[SignIn, service(SignIn)]
+BrowsersOf = Annotated[Browsers, service(Browsers)]
 REDIRECT: Final = {302: {"description": "The browser goes on to the address in `Location`"}}
 
 

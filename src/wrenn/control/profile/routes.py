@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import AccountOf, MemberOf
-from wrenn.control.http import refusals
+from wrenn.control.http import refusals, service
 from wrenn.control.profile.service import Profiles
 from wrenn.control.profile.types import ChangePassword, DeleteMe, MeView, PatchMe
 from wrenn.control.profile.views import me_json
@@ -17,11 +17,7 @@ from wrenn.control.sessions import AuthResponse, signed_in_json
 router = APIRouter(tags=["account"])
 
 
-async def _profiles(request: Request) -> Profiles:
-    return request.app.state.profiles
-
-
-Service = Annotated[Profiles, Depends(_profiles)]
+Service = Annotated[Profiles, service(Profiles)]
 
 
 @router.get("", response_model=MeView, responses=refusals(403))

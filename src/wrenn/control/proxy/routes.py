@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, StrictInt
 
 from wrenn.control.auth import CredentialOf
-from wrenn.control.http import DomainOf, RequestBody, refusals, wire_time
+from wrenn.control.http import DomainOf, RequestBody, refusals, service, wire_time
 from wrenn.control.proxy.links import EXPIRY_LIMIT_S, Links
 
 router = APIRouter(prefix="/{sandbox_id}/ports/{port}", tags=["ports"])
@@ -29,10 +29,6 @@ class LinkView(BaseModel):
     expires_at: datetime
 
 
-async def _links(request: Request) -> Links:
-    return request.app.state.links
-
-
 @router.post("/link", status_code=201, response_model=LinkView, responses=refusals(404))
 async def create_port_link(
     request: Request,
@@ -41,7 +37,7 @@ async def create_port_link(
     *,
     body: MakeLink,
     credential: CredentialOf,
-    links: Annotated[Links, Depends(_links)],
+    links: Annotated[Links, service(Links)],
     domain: DomainOf,
 ) -> Response:
     """Make a link to a port of a sandbox that a browser can open without a key, until it expires."""

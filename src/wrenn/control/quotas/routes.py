@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.base.ids import TeamId
 from wrenn.control.auth import AdminOf, CallerOf
-from wrenn.control.http import refusals
+from wrenn.control.http import refusals, service
 from wrenn.control.quotas.service import Quotas
 from wrenn.control.quotas.types import LimitsView, SetLimits, StandingView, limits_json, quota_status_json
 
@@ -17,11 +17,7 @@ own_router = APIRouter(tags=["limits"])
 admin_router = APIRouter(tags=["admin"])
 
 
-async def _quotas(request: Request) -> Quotas:
-    return request.app.state.quotas
-
-
-Service = Annotated[Quotas, Depends(_quotas)]
+Service = Annotated[Quotas, service(Quotas)]
 
 
 @own_router.get("", response_model=StandingView, responses=refusals())

@@ -9,23 +9,19 @@ from fastapi.responses import Response
 
 from wrenn.base.secrets import Secret
 from wrenn.control.account_mail import Purpose
-from wrenn.control.http import Browsers, refusals
+from wrenn.control.http import Browsers, refusals, service, service_of
 from wrenn.control.recovery.service import Recovery
 from wrenn.control.recovery.types import RequestMail, ResetPassword, VerifyEmail
 
 router = APIRouter(tags=["authentication"])
 
 
-async def _recovery(request: Request) -> Recovery:
-    return request.app.state.recovery
-
-
 async def _client(request: Request) -> str:
-    browsers: Browsers = request.app.state.browsers
+    browsers = service_of(request, Browsers)
     return browsers.address_of(request)
 
 
-Service = Annotated[Recovery, Depends(_recovery)]
+Service = Annotated[Recovery, service(Recovery)]
 Client = Annotated[str, Depends(_client)]
 
 

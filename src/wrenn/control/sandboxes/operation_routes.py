@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import CredentialOf
-from wrenn.control.http import DomainOf, refusals, while_connected
+from wrenn.control.http import DomainOf, refusals, service, while_connected
 from wrenn.control.sandboxes.operations.disk import Disks
 from wrenn.control.sandboxes.operations.fork import Forks
 from wrenn.control.sandboxes.operations.lifecycle import Lifecycle
@@ -29,23 +29,7 @@ from wrenn.control.sandboxes.types import (
 router = APIRouter(prefix="/{sandbox_id}", tags=["sandboxes"])
 
 
-async def _lifecycle(request: Request) -> Lifecycle:
-    return request.app.state.lifecycle
-
-
-async def _disks(request: Request) -> Disks:
-    return request.app.state.disks
-
-
-async def _networks(request: Request) -> Networks:
-    return request.app.state.networks
-
-
-async def _forks(request: Request) -> Forks:
-    return request.app.state.forks
-
-
-Service = Annotated[Lifecycle, Depends(_lifecycle)]
+Service = Annotated[Lifecycle, service(Lifecycle)]
 
 
 @router.delete("", status_code=204, responses=refusals(404, 503))
@@ -87,7 +71,7 @@ async def set_network(
     sandbox_id: str,
     body: SetNetwork,
     credential: CredentialOf,
-    networks: Annotated[Networks, Depends(_networks)],
+    networks: Annotated[Networks, service(Networks)],
     domain: DomainOf,
 ) -> Response:
     """Change what a running or paused sandbox may reach; answers when it is in force, also for open connections.
@@ -102,7 +86,7 @@ async def set_disk(
     sandbox_id: str,
     body: SetDisk,
     credential: CredentialOf,
-    disks: Annotated[Disks, Depends(_disks)],
+    disks: Annotated[Disks, service(Disks)],
     domain: DomainOf,
 ) -> Response:
     """Make the disk of a sandbox larger, with the share of its host's disk that it may take; answers when a running one has it.
@@ -122,7 +106,7 @@ async def fork_sandbox(
     body: Fork,
     *,
     credential: CredentialOf,
-    forks: Annotated[Forks, Depends(_forks)],
+    forks: Annotated[Forks, service(Forks)],
     domain: DomainOf,
 ) -> Response:
     """Make copies of a running sandbox, with its memory, processes and files; answers when all run.

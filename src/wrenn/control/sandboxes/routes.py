@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import CallerOf, CredentialOf
-from wrenn.control.http import DomainOf, refusals, while_connected
+from wrenn.control.http import DomainOf, refusals, service, while_connected
 from wrenn.control.sandboxes.lookup import Lookup
 from wrenn.control.sandboxes.operations.create import Creation
 from wrenn.control.sandboxes.operations.targets import Targets
@@ -24,14 +24,6 @@ from wrenn.control.sandboxes.types import (
 from wrenn.protocol.api import CURSOR_HEADER, IDEMPOTENCY_KEY_HEADER
 
 router = APIRouter(tags=["sandboxes"])
-
-
-async def _creation(request: Request) -> Creation:
-    return request.app.state.creation
-
-
-async def _lookup(request: Request) -> Lookup:
-    return request.app.state.lookup
 
 
 async def _sandbox_filter(
@@ -56,17 +48,13 @@ async def _sandbox_filter(
     )
 
 
-async def _targets(request: Request) -> Targets:
-    return request.app.state.targets
-
-
 @router.post("", status_code=201, response_model=SandboxView, responses=refusals(404, 409, 503, 504, 507))
 async def create_sandbox(
     request: Request,
     body: CreateSandbox,
     *,
     caller: CallerOf,
-    creation: Annotated[Creation, Depends(_creation)],
+    creation: Annotated[Creation, service(Creation)],
     domain: DomainOf,
     idempotency_key: Annotated[
         str | None,
@@ -84,7 +72,7 @@ async def create_sandbox(
 @router.get("", response_model=list[SandboxView], responses=refusals())
 async def list_sandboxes(
     caller: CallerOf,
-    lookup: Annotated[Lookup, Depends(_lookup)],
+    lookup: Annotated[Lookup, service(Lookup)],
     domain: DomainOf,
     selected: Annotated[SandboxFilter, Depends(_sandbox_filter)],
 ) -> Response:
@@ -99,7 +87,7 @@ async def list_sandboxes(
 
 @router.get("/{sandbox_id}", response_model=SandboxView, responses=refusals(404))
 async def get_sandbox(
-    sandbox_id: str, credential: CredentialOf, lookup: Annotated[Lookup, Depends(_lookup)], domain: DomainOf
+    sandbox_id: str, credential: CredentialOf, lookup: Annotated[Lookup, service(Lookup)], domain: DomainOf
 ) -> Response:
     """One sandbox, in any state."""
     return JSONResponse(sandbox_json(await lookup.get(credential, sandbox_id), domain))
@@ -107,7 +95,7 @@ async def get_sandbox(
 
 @router.post("/{sandbox_id}/ping", status_code=204, responses=refusals(404, 409, 502, 503))
 async def ping_sandbox(
-    sandbox_id: str, credential: CredentialOf, targets: Annotated[Targets, Depends(_targets)]
+    sandbox_id: str, credential: CredentialOf, targets: Annotated[Targets, service(Targets)]
 ) -> Response:
     """Reset the inactivity timer."""
     await targets.ping(credential, sandbox_id)

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 
 from wrenn.base.errors import Unauthorized
 from wrenn.control.auth import VISIT_LIFE_S, AccountOf, OptionalAccountOf
-from wrenn.control.http import Browsers, DomainOf, refusals
+from wrenn.control.http import Browsers, DomainOf, refusals, service, service_of
 from wrenn.control.sessions.password_login import PasswordLogin
 from wrenn.control.sessions.service import Sessions, SignedIn
 from wrenn.control.sessions.types import AuthResponse, LogIn, SignUp, SwitchTeam
@@ -24,19 +24,11 @@ COOKIE_PATH: Final = "/v1/auth"
 router = APIRouter(tags=["authentication"])
 
 
-async def _password_login(request: Request) -> PasswordLogin:
-    return request.app.state.password_login
-
-
-async def _sessions(request: Request) -> Sessions:
-    return request.app.state.sessions
-
-
 class SessionCookies:
     """The cookies of a session, for the browser that sent this request."""
 
     def __init__(self, request: Request, domain: DomainOf) -> None:
-        self.browsers: Browsers = request.app.state.browsers
+        self.browsers = service_of(request, Browsers)
         self._request = request
         self._domain = domain
 
@@ -56,8 +48,8 @@ class SessionCookies:
         self.browsers.set_visit_cookie(self._request, response, value, domain=self._domain, life_s=life_s)
 
 
-PasswordLoginOf = Annotated[PasswordLogin, Depends(_password_login)]
-SessionsOf = Annotated[Sessions, Depends(_sessions)]
+PasswordLoginOf = Annotated[PasswordLogin, service(PasswordLogin)]
+SessionsOf = Annotated[Sessions, service(Sessions)]
 CookiesOf = Annotated[SessionCookies, Depends()]
 
 
@@ -72,7 +64,7 @@ async def _refresh_cookie(
         ),
     ] = None,
 ) -> str | None:
-    browsers: Browsers = request.app.state.browsers
+    browsers = service_of(request, Browsers)
     return browsers.cookie(request, REFRESH_COOKIE)
 
 

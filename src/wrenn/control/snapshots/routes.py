@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import CallerOf, CredentialOf
-from wrenn.control.http import refusals
+from wrenn.control.http import refusals, service
 from wrenn.control.snapshots.service import Snapshots
 from wrenn.control.snapshots.types import CreateSnapshot, TemplateView, template_json
 
 router = APIRouter(tags=["snapshots"])
 
 
-async def _snapshots(request: Request) -> Snapshots:
-    return request.app.state.snapshots
-
-
-Service = Annotated[Snapshots, Depends(_snapshots)]
+Service = Annotated[Snapshots, service(Snapshots)]
 
 
 @router.post("", status_code=201, response_model=TemplateView, responses=refusals(404, 409, 502, 504, 507))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.account_mail import messages
 from wrenn.control.auth import AccountOf, MemberOf
-from wrenn.control.http import Browsers, refusals
+from wrenn.control.http import Browsers, refusals, service, service_of
 from wrenn.control.teams.invitations import Invitations
 from wrenn.control.teams.types import AcceptInvitation, AddMember, InvitationView, NewInvitation, TeamView
 from wrenn.control.teams.views import invitation_json, team_json
@@ -18,11 +18,7 @@ team_router = APIRouter(tags=["teams"])
 router = APIRouter(tags=["teams"])
 
 
-async def _invitations(request: Request) -> Invitations:
-    return request.app.state.invitations
-
-
-Service = Annotated[Invitations, Depends(_invitations)]
+Service = Annotated[Invitations, service(Invitations)]
 
 
 @team_router.post(
@@ -38,7 +34,7 @@ async def invite_member(
     difference. Inviting an address again replaces its invitation.
     """
     invited = await invitations.invite(member, team_id, body.email)
-    browsers: Browsers = request.app.state.browsers
+    browsers = service_of(request, Browsers)
     fields = {
         **invitation_json(invited.invitation),
         "token": invited.token.reveal(),

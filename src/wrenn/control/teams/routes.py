@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import AccountOf, MemberOf
-from wrenn.control.http import refusals
+from wrenn.control.http import refusals, service
 from wrenn.control.teams.service import Teams
 from wrenn.control.teams.types import (
     CreateTeam,
@@ -26,11 +26,7 @@ router = APIRouter(tags=["teams"])
 search_router = APIRouter(tags=["teams"])
 
 
-async def _teams(request: Request) -> Teams:
-    return request.app.state.teams
-
-
-Service = Annotated[Teams, Depends(_teams)]
+Service = Annotated[Teams, service(Teams)]
 
 
 @router.get("", response_model=list[TeamView], responses=refusals(403))

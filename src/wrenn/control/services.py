@@ -1,0 +1,56 @@
+"""The services that endpoints call. `wiring` builds them; endpoints find each by its type (`http/services.py`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wrenn.control.administration import Administration
+from wrenn.control.audit_log import AuditLog
+from wrenn.control.auth import Authenticator, Tokens
+from wrenn.control.events import Events
+from wrenn.control.guests import Commands, Files, Streams
+from wrenn.control.http import Browsers, PortDomain
+from wrenn.control.keys import Keys
+from wrenn.control.oauth import SignIn
+from wrenn.control.profile import Profiles
+from wrenn.control.proxy import Links
+from wrenn.control.quotas.service import Quotas
+from wrenn.control.recovery import Recovery
+from wrenn.control.sandboxes import Creation, Disks, Forks, Lifecycle, Lookup, Networks, Targets
+from wrenn.control.sessions import PasswordLogin, Sessions
+from wrenn.control.snapshots import Snapshots
+from wrenn.control.teams import Invitations, Teams
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One service of each type."""
+
+    authenticator: Authenticator
+    tokens: Tokens
+    browsers: Browsers
+    port_domain: PortDomain
+    password_login: PasswordLogin
+    sessions: Sessions
+    sign_in: SignIn
+    profiles: Profiles
+    recovery: Recovery
+    teams: Teams
+    invitations: Invitations
+    keys: Keys
+    administration: Administration
+    lookup: Lookup
+    creation: Creation
+    lifecycle: Lifecycle
+    forks: Forks
+    disks: Disks
+    networks: Networks
+    targets: Targets
+    commands: Commands
+    files: Files
+    streams: Streams
+    snapshots: Snapshots
+    links: Links
+    quotas: Quotas
+    audit_log: AuditLog
+    events: Events
