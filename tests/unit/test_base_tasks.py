@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from wrenn.base.tasks import OwnedTasks, repeat
+from wrenn.base.tasks import EndedFirst, OwnedTasks, first_of, run_unless
 
 
 async def test_close_cancels_all_tasks_and_waits_for_their_end() -> None:
@@ -43,24 +43,38 @@ async def test_one_failure_is_logged_and_ends_no_other_task(caplog: pytest.LogCa
     await tasks.close()
 
 
-async def test_what_is_repeated_goes_on_after_a_failure_which_is_logged(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    times = 0
-    enough = asyncio.Event()
+async def test_of_several_works_the_first_to_end_ends_the_others() -> None:
+    ended: list[str] = []
 
-    async def work() -> None:
-        nonlocal times
-        times += 1
-        if times == 1:
-            raise ValueError("no")
-        enough.set()
+    async def wait_for_ever() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("other")
 
-    repeating = asyncio.create_task(repeat(work, every_s=0, failed="work was not done"))
-    with caplog.at_level(logging.ERROR):
-        async with asyncio.timeout(10):
-            await enough.wait()
-    repeating.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await repeating
-    assert [record.message for record in caplog.records] == ["work was not done"]
+    async def fail() -> None:
+        raise ValueError("no")
+
+    await first_of(asyncio.sleep(0), wait_for_ever())
+    with pytest.raises(ValueError, match="no"):
+        await first_of(fail(), wait_for_ever())
+    assert ended == ["other", "other"]
+
+
+async def test_a_work_is_run_unless_something_else_ends_first() -> None:
+    ended: list[str] = []
+
+    async def wait_for_ever() -> int:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("work")
+        return 1
+
+    async def work() -> int:
+        return 7
+
+    assert await run_unless(asyncio.Event().wait(), work()) == 7
+    with pytest.raises(EndedFirst):
+        await run_unless(asyncio.sleep(0), wait_for_ever())
+    assert ended == ["work"]

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-
-
-async def repeat(work: Callable[[], Awaitable[object]], *, every_s: float, failed: str) -> None:
-    """Do `work` now, and again so long after each end, until cancelled. A failure is logged as `failed`; the next time comes."""
-    while True:
-        try:
-            await work()
-        except Exception:  # noqa: BLE001 - the loop must go on; what failed is tried again
-            _log.exception(failed)
-        await asyncio.sleep(every_s)
 
 
 class OwnedTasks:
@@ -50,3 +43,42 @@ class OwnedTasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+
+async def first_of(*works: Coroutine[Any, Any, object]) -> None:
+    """Run all of these until the first ends; then cancel the others and wait for their end.
+
+    Raises:
+        What those raised that ended first.
+    """
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+class EndedFirst(Exception):
+    """What was waited for ended before the work."""
+
+
+async def run_unless(ended: Coroutine[Any, Any, object], work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` and return its result, unless `ended` returns before: then `work` is cancelled, and its end waited for.
+
+    Raises:
+        EndedFirst: `ended` returned first. Else what `work` raised.
+    """
+    working, ending = asyncio.create_task(work), asyncio.create_task(ended)
+    try:
+        await asyncio.wait({working, ending}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (working, ending):
+            task.cancel()
+        await asyncio.wait({working, ending})
+    if working.cancelled():
+        raise EndedFirst
+    return working.result()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import typer
 
+from wrenn.base.loops import LoopStatus
 from wrenn.cli.exits import Exit
 from wrenn.cli.images import DataDirOption
 from wrenn.cli.output import JsonOption, print_json, print_table
@@ -23,7 +24,8 @@ from wrenn.cli.up.layout import Layout
 class Status:
     """The state of an installation. The pid of a program that does not run is None, as is an unknown number.
 
-    `sandboxes` is the number of the first user's sandboxes that have not ended, of which `paused` are paused.
+    `sandboxes` is the number of the first user's sandboxes that have not ended, of which `paused` are paused. `loops` is what the control
+    plane's background loops did last; empty where it does not run.
     """
 
     data_dir: str
@@ -35,6 +37,7 @@ class Status:
     sandboxes: int | None
     paused: int | None
     disk_free_mb: int | None
+    loops: list[LoopStatus]
 
     @property
     def is_well(self) -> bool:
@@ -59,6 +62,7 @@ def status(data_dir_: DataDirOption = None, *, json: JsonOption = False) -> None
             ("wrenn", found.cli_version),
             ("accelerator", found.accelerator or "unknown"),
             ("sandboxes", _counted(found)),
+            ("background loops", _loops(found)),
             ("disk free", "unknown" if found.disk_free_mb is None else f"{found.disk_free_mb} MB"),
             ("data folder", found.data_dir),
         ]
@@ -71,6 +75,22 @@ def _counted(found: Status) -> str:
     if found.sandboxes is None:
         return "unknown"
     return f"{found.sandboxes}, {found.paused} of them paused" if found.paused else str(found.sandboxes)
+
+
+def _loops(found: Status) -> str:
+    if not found.loops:
+        return "unknown"
+    failing = [f"{loop.name} fails: {loop.error}" for loop in found.loops if loop.error]
+    return "; ".join(failing) or f"{len(found.loops)} run"
+
+
+def _read_loops(layout: Layout) -> list[LoopStatus]:
+    from wrenn.control.loop_report import FILE
+
+    try:
+        return [LoopStatus(**loop) for loop in jsonlib.loads((layout.data_dir / FILE).read_text())]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 async def _look(layout: Layout) -> Status:
@@ -110,4 +130,5 @@ async def _look(layout: Layout) -> Status:
         sandboxes=sandboxes,
         paused=paused,
         disk_free_mb=shutil.disk_usage(layout.data_dir).free // 1024**2 if exists else None,
+        loops=_read_loops(layout) if found[CONTROL] else [],
     )

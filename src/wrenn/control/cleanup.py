@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from wrenn.base.tasks import repeat
+from wrenn.base.loops import Loop
 from wrenn.control import mail
 from wrenn.control.account_mail import token_store
 from wrenn.control.db import Database
@@ -22,15 +22,22 @@ _INVITATIONS_OLD_S: Final = 0.0
 _REQUESTS_OLD_S: Final = 3600.0
 
 
-async def sweep_forever(database: Database) -> None:
-    """Delete expired rows at an interval, until cancelled. Any number of replicas may do it."""
+class Cleanup:
+    """Deletes expired rows at an interval. Any number of replicas may do it."""
 
-    async def sweep() -> None:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.loop = Loop("delete expired rows")
+
+    async def run(self) -> None:
+        """Delete expired rows at an interval, until cancelled."""
+        await self.loop.run(self._clean_up, every_s=_EVERY_S)
+
+    async def _clean_up(self) -> None:
+        database = self._database
         await attempt_store.forget_old(database, older_s=_ATTEMPTS_OLD_S)
         await session_store.forget_old(database, older_s=_SESSIONS_OLD_S)
         await invitation_store.forget_old(database, older_s=_INVITATIONS_OLD_S)
         await token_store.forget_old(database, requests_older_s=_REQUESTS_OLD_S)
         if given_up := await mail.drop_expired(database):
             _log.warning("mails were given up", extra={"by_kind": dict(given_up)})
-
-    await repeat(sweep, every_s=_EVERY_S, failed="old sessions are not swept")

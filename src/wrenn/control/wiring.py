@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from wrenn.base.clock import Clock, SystemClock
 from wrenn.base.held_output import OutputBudget, OutputShares
 from wrenn.base.ids import random_hex
+from wrenn.base.loops import Loop
 from wrenn.base.secrets import Secret
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control import administration, audit_log, keys, oauth, profile, recovery, sessions, teams
@@ -19,9 +20,9 @@ from wrenn.control.audit_log import AuditLog
 from wrenn.control.audit_log import Retention as AuditRetention
 from wrenn.control.auth import CHANNEL as ACCESS
 from wrenn.control.auth import Authenticator, LastUsed, OpenCalls, Tokens, ensure_secret
-from wrenn.control.cleanup import sweep_forever
+from wrenn.control.cleanup import Cleanup
 from wrenn.control.db import CHANNEL as HINTS
-from wrenn.control.db import Database, Heard, Hints, listen
+from wrenn.control.db import Database, Heard, Hints, Listener
 from wrenn.control.db.embedded import ensure_running
 from wrenn.control.db.migrate import migrate
 from wrenn.control.events import CHANNEL as EVENTS
@@ -34,6 +35,7 @@ from wrenn.control.hosts import HostClients, Monitor, ensure_pki, register
 from wrenn.control.http import BehindProxies, Browsers, PortDomain, Rates
 from wrenn.control.http.app import api_router, build_app
 from wrenn.control.keys import Keys
+from wrenn.control.loop_report import LoopReport
 from wrenn.control.mail import CHANNEL as MAIL
 from wrenn.control.mail import MailSender, SmtpServer
 from wrenn.control.oauth import ProviderClient, SignIn, Tickets, providers_of
@@ -149,13 +151,22 @@ async def running_control(settings: Settings) -> AsyncGenerator[Control]:
         await register(database, name=LOCAL_HOST, address=settings.agent_url)
         tasks = OwnedTasks()
         stack.push_async_callback(tasks.close)
-        for name, loop in loops.items():
-            tasks.start(name, loop)
+        for looping in loops:
+            tasks.start(looping.loop.status.name, looping.run())
+        tasks.start("report loops", LoopReport(settings.data_dir, [each.loop for each in loops]).run())
         yield control
 
 
-Loops = Mapping[str, Coroutine[object, object, None]]
-"""What runs in the background, by its name."""
+class _Looping(Protocol):
+    """A service with a background loop."""
+
+    loop: Loop
+
+    async def run(self) -> None:
+        """Run the loop until cancelled."""
+        ...
+
+
 Closing = Sequence[Callable[[], Awaitable[None]]]
 """What is to be called at the end."""
 
@@ -173,7 +184,7 @@ class _Base:
 
 def _build(
     base: _Base, *, passwords: Passwords, provider_client: ProviderClient, link_key: bytes
-) -> tuple[Control, Closing, Loops]:
+) -> tuple[Control, Closing, Sequence[_Looping]]:
     settings, database = base.settings, base.database
     auth = _build_auth(base)
     hosts = Monitor(database, base.clients, interval_s=settings.host_interval_s)
@@ -215,21 +226,21 @@ def _build(
             database=database, authenticator=auth.authenticator, feed=feed, open_calls=auth.open_calls
         ),
     )
-    loops = {
-        "look at hosts": hosts.run(),
-        "reconcile": sandboxes.reconciler.run(),
-        "compare with hosts": sandboxes.comparison.run(),
-        "sweep snapshots": sandboxes.sweep.run(),
-        "listen": listen(database, _listeners(auth, sandboxes, ports, feed, mail_sender)),
-        "read events": feed.run(),
-        "look at open calls": auth.open_calls.run(),
-        "forget old events": EventRetention(database, keep_s=settings.event_retention_h * 3600).run(),
-        "write last use of keys": auth.last_used.run(),
-        "sweep accounts": sweep_forever(database),
-        "forget old audit entries": AuditRetention(database, days=settings.audit_retention_days).run(),
-    }
+    loops: list[_Looping] = [
+        hosts,
+        sandboxes.reconciler,
+        sandboxes.comparison,
+        sandboxes.sweep,
+        Listener(database, _listeners(auth, sandboxes, ports, feed, mail_sender)),
+        feed,
+        auth.open_calls,
+        auth.last_used,
+        EventRetention(database, keep_s=settings.event_retention_h * 3600),
+        AuditRetention(database, days=settings.audit_retention_days),
+        Cleanup(database),
+    ]
     if mail_sender is not None:
-        loops |= {"send mails": mail_sender.run(), "write requested mails": accounts.recovery.run()}
+        loops += [mail_sender, accounts.recovery]
     rates = Rates(settings.rates, base.clock)
     proxy = PortProxy(
         build_app(API, services, rates),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from wrenn.base.tasks import repeat
+from wrenn.base.loops import Loop
 from wrenn.control.audit import store
 from wrenn.control.db import Database, in_batches
 
@@ -19,12 +19,14 @@ class Retention:
     def __init__(self, database: Database, *, days: int) -> None:
         self._database = database
         self._days = days
+        self.loop = Loop("delete old audit entries")
 
     async def run(self) -> None:
         """Delete old entries at an interval, until cancelled."""
-        await repeat(
-            self.expire_once, every_s=_EVERY_S, failed="old entries of the audit log could not be deleted"
-        )
+        await self.loop.run(self._run_once, every_s=_EVERY_S)
+
+    async def _run_once(self) -> None:
+        await self.expire_once()
 
     async def expire_once(self) -> int:
         """Delete what is too old now; returns how many entries."""

@@ -8,6 +8,7 @@ from typing import Final
 from wrenn.base.clock import Clock
 from wrenn.base.errors import DatabaseUnavailable
 from wrenn.base.ids import KeyId
+from wrenn.base.loops import Loop
 from wrenn.control.auth.store import set_last_used
 from wrenn.control.db import Database
 
@@ -23,6 +24,7 @@ class LastUsed:
         self._written: dict[KeyId, float] = {}
         self._due: set[KeyId] = set()
         self._some_due = asyncio.Event()
+        self.loop = Loop("write last use of keys")
 
     def note(self, key_id: KeyId) -> None:
         """Note that this key was used now."""
@@ -35,13 +37,16 @@ class LastUsed:
         while True:
             await self._some_due.wait()
             self._some_due.clear()
-            due, self._due = self._due, set()
-            now = self._clock.monotonic()
-            self._written = {k: t for k, t in self._written.items() if now - t < _WRITE_EVERY_S}
-            self._written.update(dict.fromkeys(due, now))
-            try:
-                await set_last_used(self._database, due)
-            except DatabaseUnavailable:
-                # The next use notes it again; a missing time of use is no loss.
-                for key_id in due:
-                    self._written.pop(key_id, None)
+            await self.loop.attempt(self._write_due, otherwise=None)
+
+    async def _write_due(self) -> None:
+        due, self._due = self._due, set()
+        now = self._clock.monotonic()
+        self._written = {k: t for k, t in self._written.items() if now - t < _WRITE_EVERY_S}
+        self._written.update(dict.fromkeys(due, now))
+        try:
+            await set_last_used(self._database, due)
+        except DatabaseUnavailable:
+            # The next use notes it again; a missing time of use is no loss.
+            for key_id in due:
+                self._written.pop(key_id, None)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from wrenn.base.errors import AccessLost, Forbidden, Unauthorized
+from wrenn.base.loops import Loop
 from wrenn.control.auth.caller import Caller, caller_of
 from wrenn.control.auth.credential import Credential
 from wrenn.control.auth.store import find_callers
@@ -45,11 +46,11 @@ class OpenCalls:
         self._database = database
         self._calls: dict[Credential, set[_OpenCall]] = {}
         self._some = asyncio.Event()
-        self._woken = asyncio.Event()
+        self.loop = Loop("look at open calls")
 
     def wake(self, _payload: str = "") -> None:
         """Check the credentials soon: some may have become invalid."""
-        self._woken.set()
+        self.loop.wake()
 
     @asynccontextmanager
     async def while_allowed(self, credential: Credential, caller: Caller) -> AsyncGenerator[None]:
@@ -104,14 +105,8 @@ class OpenCalls:
         """Check the credentials of open calls at an interval and when woken, until cancelled."""
         while True:
             await self._some.wait()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_EVERY_S):
-                    await self._woken.wait()
-            self._woken.clear()
-            try:
-                await self.look_once()
-            except Exception:  # noqa: BLE001 - the loop must go on; while the database is away nobody's access changes
-                _log.exception("the credentials of open calls could not be looked up")
+            await self.loop.wait(_EVERY_S)
+            await self.loop.attempt(self.look_once, otherwise=None)
             await asyncio.sleep(_COALESCE_S)
 
     async def look_once(self) -> None:

@@ -2,7 +2,7 @@
 
 from wrenn.control.db.batches import in_batches
 from wrenn.control.db.engine import Database, Transaction
-from wrenn.control.db.hints import CHANNEL, Heard, Hints, listen
+from wrenn.control.db.hints import CHANNEL, Heard, Hints, Listener
 from wrenn.control.db.metadata import metadata
 from wrenn.control.db.moments import in_s, span_s
 from wrenn.control.db.row_query import RowQuery
@@ -13,11 +13,11 @@ __all__ = [
     "Database",
     "Heard",
     "Hints",
+    "Listener",
     "RowQuery",
     "Transaction",
     "in_batches",
     "in_s",
-    "listen",
     "metadata",
     "settled_moment",
     "span_s",

@@ -13,6 +13,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, func
 
 from wrenn.base.errors import DatabaseUnavailable
+from wrenn.base.loops import Loop
 from wrenn.control.db.engine import Database
 
 _log = logging.getLogger(__name__)
@@ -47,14 +48,23 @@ class Hints:
         return heard
 
 
-async def listen(database: Database, channels: Mapping[str, Heard]) -> None:
-    """Hear all these channels on one connection, until cancelled. After each new connection all are called with ""."""
-    while True:
-        try:
-            await _listen_once(database, channels)
-        except Exception as error:  # noqa: BLE001 - hints are an optimisation; the timers go on without them
-            _log.warning("not listening for hints", extra={"cause": repr(error)})
-        await asyncio.sleep(_RECONNECT_PAUSE_S)
+class Listener:
+    """Receives the notifications of channels on one connection, and connects again when it breaks.
+
+    Notifications are an optimisation: without them the timers go on.
+    """
+
+    def __init__(self, database: Database, channels: Mapping[str, Heard]) -> None:
+        self._database = database
+        self._channels = channels
+        self.loop = Loop("listen for notifications")
+
+    async def run(self) -> None:
+        """Listen until cancelled. After each new connection the handlers of all channels are called with ""."""
+        await self.loop.run(self._listen, every_s=_RECONNECT_PAUSE_S)
+
+    async def _listen(self) -> None:
+        await _listen_once(self._database, self._channels)
 
 
 async def _listen_once(database: Database, channels: Mapping[str, Heard]) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Final
 
 from wrenn.base.errors import RateLimited, Unavailable
 from wrenn.base.ids import TeamId
+from wrenn.base.loops import Loop
 from wrenn.control.db import Database
 from wrenn.control.events import store
 from wrenn.control.events.records import Audience, Event, Position
@@ -42,13 +43,13 @@ class Feed:
         self._readers: dict[TeamId, set[Subscription]] = {}
         self._count = 0
         self._reading = asyncio.Lock()
-        self._woken = asyncio.Event()
+        self.loop = Loop("read events")
         self._anybody = asyncio.Event()
         self._closed = False
 
     def wake(self, _payload: str = "") -> None:
         """Read new events soon."""
-        self._woken.set()
+        self.loop.wake()
 
     def subscriptions(self) -> list[Subscription]:
         """All subscriptions."""
@@ -102,16 +103,9 @@ class Feed:
         """Read new events until cancelled."""
         while True:
             await self._anybody.wait()
-            self._woken.clear()
-            try:
-                wait_s = await self._read_once()
-            except Exception:  # noqa: BLE001 - the loop must go on; what failed is tried again
-                _log.exception("events could not be read")
-                wait_s = _AFTER_FAILURE_S
+            wait_s = await self.loop.attempt(self._read_once, otherwise=_AFTER_FAILURE_S)
             if wait_s > _UNSETTLED_S:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(wait_s):
-                        await self._woken.wait()
+                await self.loop.wait(wait_s)
                 wait_s = _COALESCE_S
             await asyncio.sleep(wait_s)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from wrenn.base.tasks import repeat
+from wrenn.base.loops import Loop
 from wrenn.control.db import Database, in_batches
 from wrenn.control.events import store
 
@@ -18,10 +18,11 @@ class Retention:
     def __init__(self, database: Database, *, keep_s: float) -> None:
         self._database = database
         self._keep_s = keep_s
+        self.loop = Loop("delete old events")
 
     async def run(self) -> None:
         """Delete old events at an interval, until cancelled."""
-        await repeat(self._run_once, every_s=_EVERY_S, failed="old events could not be deleted")
+        await self.loop.run(self._run_once, every_s=_EVERY_S)
 
     async def _run_once(self) -> None:
         await store.drop_foreign(self._database)

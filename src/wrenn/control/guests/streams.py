@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from wrenn.base.errors import AgentFailure, Cancelled, InvalidRequest, Unauthorized, WrennError
 from wrenn.base.ids import random_hex
+from wrenn.base.tasks import first_of
 from wrenn.control.auth import Credential, credential_of_socket, credential_of_token
 from wrenn.control.guests.commands import selector_of
 from wrenn.control.guests.stream_frames import (
@@ -199,20 +200,11 @@ async def _relay(client: ClientSocket, host: HostStream, frames: Frames, first: 
     Raises:
         Cancelled: the client left. WrennError: the stream failed.
     """
-    works = (
+    await first_of(
         _forward_to_client(client, host, frames, first),
         _forward_to_host(client, host, frames),
         _ping(client, host, frames),
     )
-    tasks = [asyncio.create_task(work) for work in works]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
 
 
 async def _forward_to_client(client: ClientSocket, host: HostStream, frames: Frames, message: bytes) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from wrenn.base.errors import WrennError
+from wrenn.base.loops import Loop
 from wrenn.control.db import Database
 from wrenn.control.hosts import store
 from wrenn.control.hosts.client import HostClients
@@ -24,15 +25,11 @@ class Monitor:
         self._database = database
         self._clients = clients
         self._interval_s = interval_s
+        self.loop = Loop("look at hosts")
 
     async def run(self) -> None:
         """Look at all hosts at an interval, until cancelled."""
-        while True:
-            try:
-                await self.look_once()
-            except Exception:  # noqa: BLE001 - the loop must go on; what failed is tried again
-                _log.exception("hosts could not be looked at")
-            await asyncio.sleep(self._interval_s)
+        await self.loop.run(self.look_once, every_s=self._interval_s)
 
     async def look_once(self) -> None:
         """Look at all hosts now."""

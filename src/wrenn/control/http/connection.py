@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from wrenn.base.errors import AccessLost, Cancelled, InvalidRequest
+from wrenn.base.tasks import EndedFirst, run_unless
 from wrenn.control.http.errors import error_response
 
 T = TypeVar("T")
@@ -30,24 +31,27 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         Cancelled: the client went away; nobody sees the answer.
     """
-    task = asyncio.create_task(work)
-    gone = asyncio.create_task(client_gone(request.receive))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise Cancelled("The client went away.")
-    finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
+        return await run_unless(client_gone(request.receive), work)
+    except EndedFirst as error:
+        raise Cancelled("The client went away.") from error
 
 
 async def client_gone(receive: Receive) -> None:
     """Return when the client has gone away. The body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+@asynccontextmanager
+async def watching_client(receive: Receive) -> AsyncGenerator[Callable[[], bool]]:
+    """Yield a function that tells whether the client has gone away. The body must have been read."""
+    gone = asyncio.create_task(client_gone(receive))
+    try:
+        yield gone.done
+    finally:
+        gone.cancel()
+        await asyncio.wait({gone})
 
 
 async def body_of(request: Request) -> AsyncIterator[bytes]:
@@ -90,12 +94,11 @@ class PiecesResponse(Response):
                 await send({"type": "http.response.start", "status": body.status, "headers": headers})
                 await send({"type": "http.response.body", "body": whole})
                 return
-            gone = asyncio.create_task(client_gone(receive))
             try:
-                async with asyncio.timeout(_SEND_TIMEOUT_S):
+                async with asyncio.timeout(_SEND_TIMEOUT_S), watching_client(receive) as is_gone:
                     await send({"type": "http.response.start", "status": body.status, "headers": headers})
                     for piece in body.pieces:
-                        if gone.done():
+                        if is_gone():
                             return
                         async with asyncio.timeout(_PIECE_TIMEOUT_S):
                             await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -104,8 +107,6 @@ class PiecesResponse(Response):
                     await send({"type": "http.response.body", "body": b""})
             except TimeoutError as error:
                 raise ConnectionResetError("the client does not read the answer") from error
-            finally:
-                gone.cancel()
 
 
 class Download(Protocol):
@@ -157,18 +158,15 @@ class DownloadResponse(Response):
                     refusal.headers["content-range"] = download.content_range
                     await refusal(scope, receive, send)
                     return
-                gone = asyncio.create_task(client_gone(receive))
-                try:
+                async with watching_client(receive) as is_gone:
                     headers = _headers(download, self.media_type or "")
                     has_begun = True
                     await send({"type": "http.response.start", "status": download.status, "headers": headers})
                     async for chunk in download.chunks:
-                        if gone.done():
+                        if is_gone():
                             return
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
                     await send({"type": "http.response.body", "body": b""})
-                finally:
-                    gone.cancel()
         except AccessLost:
             # Of an answer that is not whole the server closes the connection.
             if not has_begun:

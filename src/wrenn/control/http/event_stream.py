@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from typing import Final, Protocol, Self
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from wrenn.base.errors import AccessLost, WrennError
+from wrenn.base.tasks import EndedFirst, run_unless
 from wrenn.control.http.connection import client_gone
 
 _SEND_TIMEOUT_S: Final = 20.0
@@ -105,16 +106,8 @@ class EventsResponse(Response):
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send until they end, the client goes away, or takes nothing for too long."""
-        sending = asyncio.create_task(self._send_all(send))
-        gone = asyncio.create_task(client_gone(receive))
-        try:
-            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (sending, gone):
-                task.cancel()
-            await asyncio.wait({sending, gone})
-        if not sending.cancelled():
-            sending.result()
+        with suppress(EndedFirst):
+            await run_unless(client_gone(receive), self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
         has_begun = False

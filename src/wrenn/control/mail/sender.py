@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from typing import Final
 
+from wrenn.base.loops import Loop
 from wrenn.control.db import Database
 from wrenn.control.mail import store
 from wrenn.control.mail.message import Mailbox, compose
@@ -42,11 +42,11 @@ class MailSender:
         self._database = database
         self._server = server
         self._sender = sender
-        self._woken = asyncio.Event()
+        self.loop = Loop("send mails")
 
     def wake(self, _payload: str = "") -> None:
         """Look for due mails now."""
-        self._woken.set()
+        self.loop.wake()
 
     async def run(self) -> None:
         """Check the mail server once, then send due mails until cancelled."""
@@ -57,16 +57,11 @@ class MailSender:
             _log.warning(
                 "the mail server cannot be used now", extra={"cause": str(error) or "no answer in time"}
             )
-        while True:
-            self._woken.clear()
-            try:
-                while await self.send_due():
-                    pass
-            except Exception:  # noqa: BLE001 - the loop must go on; the mails are still in the queue
-                _log.exception("mails are not sent")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_EVERY_S):
-                    await self._woken.wait()
+        await self.loop.run(self._send_all_due, every_s=_EVERY_S)
+
+    async def _send_all_due(self) -> None:
+        while await self.send_due():
+            pass
 
     async def send_due(self) -> bool:
         """Send a batch of due mails; whether to continue at once."""

@@ -6,13 +6,12 @@ address has an account. So neither the answer nor its duration tells, and no mai
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
-from contextlib import suppress
 from typing import Final
 
 from wrenn.base.errors import NotFound
+from wrenn.base.loops import Loop
 from wrenn.base.secrets import Secret
 from wrenn.control.account_mail import AccountMails, MailedTo, Purpose, token_store
 from wrenn.control.audit import SYSTEM, record
@@ -45,7 +44,7 @@ class Recovery:
         self._passwords = passwords
         self._throttle = throttle
         self._mails = mails
-        self._woken = asyncio.Event()
+        self.loop = Loop("write requested mails")
 
     async def request(self, purpose: Purpose, email: str, address: str) -> None:
         """Have a mail sent to this address, if it belongs to an account that needs one.
@@ -57,7 +56,7 @@ class Recovery:
             raise MailNotConfigured("This platform sends no mail: ask an admin of the platform.")
         await self._throttle.begin(Subject.mail_client(address), Subject.mail_request(email))
         await token_store.request(self._database, purpose, email)
-        self._woken.set()
+        self.loop.wake()
 
     async def verify_email(self, token: str, address: str) -> None:
         """Verify the e-mail address that this token was sent to.
@@ -118,16 +117,11 @@ class Recovery:
 
     async def run(self) -> None:
         """Write the requested mails, until cancelled. Any number of replicas may do it."""
-        while True:
-            self._woken.clear()
-            try:
-                while await self.write_requested():
-                    pass
-            except Exception:  # noqa: BLE001 - the loop must go on; the requests are still there
-                _log.exception("mails that were asked for are not written")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_EVERY_S):
-                    await self._woken.wait()
+        await self.loop.run(self._write_all_requested, every_s=_EVERY_S)
+
+    async def _write_all_requested(self) -> None:
+        while await self.write_requested():
+            pass
 
     async def write_requested(self) -> bool:
         """Answer a batch of requests; whether there may be more."""

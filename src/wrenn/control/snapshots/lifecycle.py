@@ -14,6 +14,7 @@ from typing import Final
 
 from wrenn.base.errors import DeadlineExceeded, InternalError, Unavailable, WrennError
 from wrenn.base.ids import SnapshotId
+from wrenn.base.loops import Loop
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.audit import Actor
 from wrenn.control.db import Database, Transaction
@@ -102,21 +103,19 @@ class SnapshotLifecycle:
     @asynccontextmanager
     async def renewing_lease(self, snapshot_id: SnapshotId) -> AsyncGenerator[None]:
         """Renew the lease on a snapshot that was begun while the body runs."""
+        lease_s = self._settings.lease_s
+
+        async def renew() -> None:
+            # Where that fails the lease may be lost, which `lock_lease` and `retire` notice.
+            await store.renew(self._database, snapshot_id, owner=self._owner, lease_s=lease_s)
+
+        renewals = Loop("renew the lease of a snapshot")
         tasks = OwnedTasks()
-        tasks.start("renew a snapshot's lease", self._renew(snapshot_id))
+        tasks.start("renew a snapshot's lease", renewals.run(renew, every_s=lease_s / 3, at_once=False))
         try:
             yield
         finally:
             await tasks.close()
-
-    async def _renew(self, snapshot_id: SnapshotId) -> None:
-        lease_s = self._settings.lease_s
-        while True:
-            await asyncio.sleep(lease_s / 3)
-            try:
-                await store.renew(self._database, snapshot_id, owner=self._owner, lease_s=lease_s)
-            except Exception:  # noqa: BLE001 - the lease may be over then, which its owner notices
-                _log.exception("the lease of a snapshot could not be renewed")
 
     async def take(self, source: SnapshotSource, snapshot_id: SnapshotId) -> pb.Snapshot:
         """Have the host take the snapshot; retried for a time while the host does not answer. Safe to repeat.

@@ -13,6 +13,7 @@ from typing import Final
 from wrenn.base.clock import Clock
 from wrenn.base.errors import InvalidRequest, WrennError
 from wrenn.base.ids import SnapshotId
+from wrenn.base.loops import Loop
 from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts import Host, HostClients, all_hosts
 from wrenn.control.snapshots import store
@@ -49,17 +50,13 @@ class SnapshotSweep:
         self._remove_copies = remove_copies
         self._interval_s = interval_s
         self._unknown_grace_s = unknown_grace_s
+        self.loop = Loop("sweep snapshots")
         # Snapshots without a row, with the time at which each was first met.
         self._unknown: dict[SnapshotId, float] = {}
 
     async def run(self) -> None:
         """Sweep at an interval, until cancelled."""
-        while True:
-            try:
-                await self.sweep_once()
-            except Exception:  # noqa: BLE001 - the loop must go on; what failed is tried again
-                _log.exception("snapshots could not be swept")
-            await asyncio.sleep(self._interval_s)
+        await self.loop.run(self.sweep_once, every_s=self._interval_s)
 
     async def sweep_once(self) -> None:
         """Sweep all hosts now."""

@@ -15,6 +15,7 @@ from typing import Final
 from wrenn.base.clock import Clock
 from wrenn.base.errors import InvalidRequest, WrennError
 from wrenn.base.ids import SandboxId
+from wrenn.base.loops import Loop
 from wrenn.control.db import Database, Hints
 from wrenn.control.hosts import Host, HostClient, HostClients, all_hosts
 from wrenn.control.sandboxes.changes import ChangeNotifier
@@ -74,18 +75,14 @@ class Comparison:
         self._reconciler = reconciler
         self._clock = clock
         self._settings = settings
+        self.loop = Loop("compare with hosts")
         # Sandboxes without a row, and paused ones that their host does not name, each with the time when that was noticed.
         self._unknown: dict[SandboxId, float] = {}
         self._absent: dict[SandboxId, float] = {}
 
     async def run(self) -> None:
         """Compare all hosts at an interval, until cancelled."""
-        while True:
-            try:
-                await self.compare_once()
-            except Exception:  # noqa: BLE001 - the loop must go on; what failed is tried again
-                _log.exception("hosts could not be compared with the database")
-            await asyncio.sleep(self._settings.interval_s)
+        await self.loop.run(self.compare_once, every_s=self._settings.interval_s)
 
     async def compare_once(self) -> None:
         """Compare all hosts now."""

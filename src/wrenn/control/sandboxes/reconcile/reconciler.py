@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from typing import Final
 
+from wrenn.base.loops import Loop
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.db import Database, Hints
 from wrenn.control.hosts import HostClients
@@ -59,34 +59,28 @@ class Reconciler:
         self._lease_s = settings.lease_s
         self._steps = Steps(database=database, hints=hints, clients=clients, owner=owner, settings=settings)
         self._expiry = Expiry(database, hints)
-        self._due = asyncio.Event()
+        self.loop = Loop("reconcile sandboxes")
+        self._renewals = Loop("renew leases of sandboxes")
         self._held: dict[asyncio.Task[object], Work] = {}
         self._tasks = OwnedTasks()
 
     def wake(self) -> None:
         """Look for due work now."""
-        self._due.set()
+        self.loop.wake()
 
     async def run(self) -> None:
         """Work until cancelled. Work in progress is then left until its lease expires."""
-        self._tasks.start("renew leases", self._renew_leases())
+        self._tasks.start("renew leases", self._renewals.run(self._renew_leases, every_s=self._lease_s / 3))
         try:
-            while True:
-                self._due.clear()
-                wait_s = _TIMER_S
-                try:
-                    await self.reconcile_once()
-                    next_s = await self._expiry.apply_once()
-                    if next_s is not None:
-                        wait_s = min(_TIMER_S, max(_SHORTEST_WAIT_S, next_s))
-                except Exception:  # noqa: BLE001 - the loop must go on; what failed is tried again
-                    _log.exception("due work could not be taken")
-                    await asyncio.sleep(_AFTER_FAILURE_S)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(wait_s):
-                        await self._due.wait()
+            await self.loop.run(self._work, every_s=_TIMER_S, after_failure_s=_AFTER_FAILURE_S)
         finally:
             await self._tasks.close()
+
+    async def _work(self) -> float | None:
+        """Start on what is due. Returns in how many seconds something expires."""
+        await self.reconcile_once()
+        next_s = await self._expiry.apply_once()
+        return None if next_s is None else max(_SHORTEST_WAIT_S, next_s)
 
     async def reconcile_once(self) -> None:
         """Lease due work and start on it."""
@@ -110,16 +104,12 @@ class Reconciler:
 
     def _released(self, task: asyncio.Task[object]) -> None:
         del self._held[task]
-        self._due.set()
+        self.loop.wake()
 
     async def _renew_leases(self) -> None:
-        while True:
-            await asyncio.sleep(self._lease_s / 3)
-            if held := [work.sandbox_id for work in self._held.values()]:
-                try:
-                    await work_store.renew(self._database, held, owner=self._owner, lease_s=self._lease_s)
-                except Exception:  # noqa: BLE001 - another replica may take them over then, which is safe
-                    _log.exception("leases could not be renewed")
+        if leased := [work.sandbox_id for work in self._held.values()]:
+            # Where that fails another replica may take them over, which is safe.
+            await work_store.renew(self._database, leased, owner=self._owner, lease_s=self._lease_s)
 
     async def _work_on(self, work: Work) -> None:
         try:

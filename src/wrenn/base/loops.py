@@ -1,0 +1,95 @@
+"""Background loops: a failure is logged and does not end the loop, and what the last run did can be looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoopStatus:
+    """What a loop did last.
+
+    Attributes:
+        started_at_unix: when its last run began; None: it has not run yet.
+        duration_s: how long that run took; None: it is still going on.
+        error: why its last run failed; empty: it did not.
+        failures: how many runs failed, one after the other, until now.
+    """
+
+    name: str
+    started_at_unix: float | None = None
+    duration_s: float | None = None
+    error: str = ""
+    failures: int = 0
+
+
+class Loop:
+    """One background loop. `name` says what it does, for the log and for `wrenn status`."""
+
+    def __init__(self, name: str) -> None:
+        self.status = LoopStatus(name)
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """End the wait for the next run."""
+        self._woken.set()
+
+    async def run(
+        self,
+        work: Callable[[], Awaitable[float | None]],
+        *,
+        every_s: float,
+        after_failure_s: float = 0.0,
+        at_once: bool = True,
+    ) -> None:
+        """Do `work` now, and again after `every_s`, or earlier when woken or when `work` returns fewer seconds; until cancelled.
+
+        Args:
+            work: one run; it may say in how many seconds the next one is due.
+            every_s: the longest time between two runs.
+            after_failure_s: passes after a failure in any case.
+            at_once: False: the first run too comes after `every_s`.
+        """
+        if not at_once:
+            await self.wait(every_s)
+        while True:
+            failures = self.status.failures
+            wait_s = await self.attempt(work, otherwise=None)
+            if self.status.failures > failures:
+                await asyncio.sleep(after_failure_s)
+            await self.wait(every_s if wait_s is None else min(every_s, wait_s))
+
+    async def attempt(self, work: Callable[[], Awaitable[T]], *, otherwise: T) -> T:
+        """Do `work` once and return its result. A failure is logged, and `otherwise` is returned."""
+        name, failures = self.status.name, self.status.failures
+        started_at, begun = time.time(), time.monotonic()
+        self.status = LoopStatus(name, started_at, None, self.status.error, failures)
+        try:
+            result = await work()
+        except Exception as error:  # noqa: BLE001 - a background loop must go on; its next run tries again
+            text = str(error) or type(error).__name__
+            if failures:
+                _log.warning("background loop still fails", extra={"loop": name, "cause": text})
+            else:
+                _log.exception("background loop failed", extra={"loop": name})
+            self.status = LoopStatus(name, started_at, time.monotonic() - begun, text, failures + 1)
+            return otherwise
+        self.status = LoopStatus(name, started_at, time.monotonic() - begun)
+        return result
+
+    async def wait(self, timeout_s: float) -> None:
+        """Wait until woken, or until `timeout_s` have passed. A call of `wake` since the last wait counts."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._woken.wait()
+        self._woken.clear()
