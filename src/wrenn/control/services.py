@@ -16,7 +16,18 @@ from wrenn.control.profile import Profiles
 from wrenn.control.proxy import Links
 from wrenn.control.quotas.service import Quotas
 from wrenn.control.recovery import Recovery
-from wrenn.control.sandboxes import Creation, Disks, Forks, Lifecycle, Lookup, Networks, Targets
+from wrenn.control.sandboxes import (
+    Creation,
+    Deletions,
+    Disks,
+    Forks,
+    Lookup,
+    Networks,
+    Pauses,
+    Resumes,
+    Targets,
+    TimeLimitChanges,
+)
 from wrenn.control.sessions import PasswordLogin, Sessions
 from wrenn.control.snapshots import Snapshots
 from wrenn.control.teams import Invitations, Teams
@@ -41,7 +52,10 @@ class Services:
     administration: Administration
     lookup: Lookup
     creation: Creation
-    lifecycle: Lifecycle
+    pauses: Pauses
+    resumes: Resumes
+    deletions: Deletions
+    time_limit_changes: TimeLimitChanges
     forks: Forks
     disks: Disks
     networks: Networks

@@ -52,16 +52,19 @@ from wrenn.control.sandboxes import (
     Comparison,
     ComparisonSettings,
     Creation,
+    Deletions,
     Disks,
     Forks,
-    Lifecycle,
     Lookup,
     NetworkRules,
     Networks,
+    Pauses,
     Reconciler,
     ReconcilerSettings,
+    Resumes,
     SandboxSizeLimits,
     Targets,
+    TimeLimitChanges,
     WaitLimits,
 )
 from wrenn.control.sandboxes import routers as sandbox_routers
@@ -210,7 +213,10 @@ def _build(
         administration=accounts.administration,
         lookup=sandboxes.lookup,
         creation=sandboxes.creation,
-        lifecycle=sandboxes.lifecycle,
+        pauses=sandboxes.pauses,
+        resumes=sandboxes.resumes,
+        deletions=sandboxes.deletions,
+        time_limit_changes=sandboxes.time_limit_changes,
         forks=sandboxes.forks,
         disks=sandboxes.disks,
         networks=sandboxes.networks,
@@ -292,7 +298,10 @@ class _Sandboxes:
     capacity: Capacity
     lookup: Lookup
     creation: Creation
-    lifecycle: Lifecycle
+    pauses: Pauses
+    resumes: Resumes
+    deletions: Deletions
+    time_limit_changes: TimeLimitChanges
     forks: Forks
     disks: Disks
     networks: Networks
@@ -330,17 +339,19 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
     )
     lookup = Lookup(database, auth.authenticator)
     capacity = Capacity(
-        database, Overcommit(settings.memory_overcommit, settings.disk_overcommit), settings.quotas
+        database,
+        monitor,
+        Overcommit(settings.memory_overcommit, settings.disk_overcommit),
+        settings.quotas,
     )
     wait_limits = WaitLimits(
         start_s=settings.start_timeout_s, change_s=settings.start_retry_s + settings.start_timeout_s
     )
     network_rules = NetworkRules(settings.private_networks)
-    lifecycle = Lifecycle(
+    resumes = Resumes(
         database=database,
         hints=hints,
         lookup=lookup,
-        monitor=monitor,
         changes=changes,
         reconciler=reconciler,
         capacity=capacity,
@@ -350,7 +361,6 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
         database=database,
         hints=hints,
         lookup=lookup,
-        monitor=monitor,
         changes=changes,
         reconciler=reconciler,
         snapshots=snapshot_lifecycle,
@@ -379,7 +389,6 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
         creation=Creation(
             database=database,
             hints=hints,
-            monitor=monitor,
             changes=changes,
             reconciler=reconciler,
             capacity=capacity,
@@ -389,7 +398,21 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
             network_rules=network_rules,
             wait_limits=wait_limits,
         ),
-        lifecycle=lifecycle,
+        pauses=Pauses(
+            database=database,
+            hints=hints,
+            lookup=lookup,
+            changes=changes,
+            reconciler=reconciler,
+            wait_limits=wait_limits,
+        ),
+        resumes=resumes,
+        deletions=Deletions(
+            database=database, hints=hints, lookup=lookup, changes=changes, reconciler=reconciler
+        ),
+        time_limit_changes=TimeLimitChanges(
+            database=database, hints=hints, lookup=lookup, reconciler=reconciler
+        ),
         forks=forks,
         disks=Disks(
             hints=hints, clients=clients, lookup=lookup, capacity=capacity, disk_max_mb=settings.max_disk_mb
@@ -401,7 +424,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
             database=database,
             clients=clients,
             lookup=lookup,
-            lifecycle=lifecycle,
+            resumes=resumes,
             open_calls=auth.open_calls,
         ),
         snapshots=Snapshots(database=database, lifecycle=snapshot_lifecycle, find_source=lookup.source),
@@ -465,7 +488,7 @@ def _build_accounts(
     sessions = Sessions(database=database, tokens=auth.tokens, life_s=settings.accounts.session_life_s)
     # What a team has belongs to features that `teams` does not know.
     team_deletion = TeamDeletion(
-        removals=(sandboxes.lifecycle.remove_all, sandboxes.snapshots.remove_all),
+        removals=(sandboxes.deletions.remove_all, sandboxes.snapshots.remove_all),
         wake=sandboxes.reconciler.wake,
     )
     return _Accounts(

@@ -6,12 +6,15 @@ from wrenn.control.sandboxes.lookup import Lookup
 from wrenn.control.sandboxes.network_policy import NetworkRules
 from wrenn.control.sandboxes.operations.capacity import Capacity
 from wrenn.control.sandboxes.operations.create import Creation, SandboxSizeLimits
+from wrenn.control.sandboxes.operations.delete import Deletions
 from wrenn.control.sandboxes.operations.disk import Disks
 from wrenn.control.sandboxes.operations.fork import Forks
-from wrenn.control.sandboxes.operations.lifecycle import Lifecycle
 from wrenn.control.sandboxes.operations.network import Networks
+from wrenn.control.sandboxes.operations.pause import Pauses
 from wrenn.control.sandboxes.operations.pause_all import pause_all
+from wrenn.control.sandboxes.operations.resume import Resumes
 from wrenn.control.sandboxes.operations.targets import Target, Targets
+from wrenn.control.sandboxes.operations.time_limits import TimeLimitChanges
 from wrenn.control.sandboxes.operations.waiting import WaitLimits
 from wrenn.control.sandboxes.reconcile.comparison import Comparison, ComparisonSettings
 from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
@@ -28,20 +31,23 @@ __all__ = [
     "Comparison",
     "ComparisonSettings",
     "Creation",
+    "Deletions",
     "Disks",
     "Envs",
     "Forks",
     "GuestText",
-    "Lifecycle",
     "Lookup",
     "NetworkRules",
     "Networks",
+    "Pauses",
     "Reconciler",
     "ReconcilerSettings",
+    "Resumes",
     "Sandbox",
     "SandboxSizeLimits",
     "Target",
     "Targets",
+    "TimeLimitChanges",
     "WaitLimits",
     "find_location",
     "pause_all",

@@ -12,10 +12,13 @@ from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import CredentialOf
 from wrenn.control.http import DomainOf, refusals, service, while_connected
+from wrenn.control.sandboxes.operations.delete import Deletions
 from wrenn.control.sandboxes.operations.disk import Disks
 from wrenn.control.sandboxes.operations.fork import Forks
-from wrenn.control.sandboxes.operations.lifecycle import Lifecycle
 from wrenn.control.sandboxes.operations.network import Networks
+from wrenn.control.sandboxes.operations.pause import Pauses
+from wrenn.control.sandboxes.operations.resume import Resumes
+from wrenn.control.sandboxes.operations.time_limits import TimeLimitChanges
 from wrenn.control.sandboxes.types import (
     Fork,
     SandboxList,
@@ -29,41 +32,44 @@ from wrenn.control.sandboxes.types import (
 router = APIRouter(prefix="/{sandbox_id}", tags=["sandboxes"])
 
 
-Service = Annotated[Lifecycle, service(Lifecycle)]
+PausesOf = Annotated[Pauses, service(Pauses)]
+ResumesOf = Annotated[Resumes, service(Resumes)]
+DeletionsOf = Annotated[Deletions, service(Deletions)]
+TimeLimitChangesOf = Annotated[TimeLimitChanges, service(TimeLimitChanges)]
 
 
 @router.delete("", status_code=204, responses=refusals(404, 503))
-async def delete_sandbox(sandbox_id: str, credential: CredentialOf, lifecycle: Service) -> Response:
+async def delete_sandbox(sandbox_id: str, credential: CredentialOf, deletions: DeletionsOf) -> Response:
     """Remove a sandbox; answers when nothing of it is left. Again is fine."""
-    await lifecycle.delete(credential, sandbox_id)
+    await deletions.delete(credential, sandbox_id)
     return Response(status_code=204)
 
 
 @router.post("/pause", response_model=SandboxView, responses=refusals(404, 409, 502, 503, 504, 507))
 async def pause_sandbox(
-    sandbox_id: str, credential: CredentialOf, lifecycle: Service, domain: DomainOf
+    sandbox_id: str, credential: CredentialOf, pauses: PausesOf, domain: DomainOf
 ) -> Response:
     """Put a running sandbox away with its memory, processes and files; answers when it is paused.
 
     Calls to it that are under way get two seconds to end. If it cannot be paused, it runs on.
     """
-    return JSONResponse(sandbox_json(await lifecycle.pause(credential, sandbox_id), domain))
+    return JSONResponse(sandbox_json(await pauses.pause(credential, sandbox_id), domain))
 
 
 @router.post("/resume", response_model=SandboxView, responses=refusals(404, 409, 502, 503, 504, 507))
 async def resume_sandbox(
-    sandbox_id: str, credential: CredentialOf, lifecycle: Service, domain: DomainOf
+    sandbox_id: str, credential: CredentialOf, resumes: ResumesOf, domain: DomainOf
 ) -> Response:
     """Bring a paused sandbox back; answers when it runs. If it cannot be resumed, it stays paused."""
-    return JSONResponse(sandbox_json(await lifecycle.resume(credential, sandbox_id), domain))
+    return JSONResponse(sandbox_json(await resumes.resume(credential, sandbox_id), domain))
 
 
 @router.patch("/timeout", response_model=SandboxView, responses=refusals(404, 409))
 async def set_timeout(
-    sandbox_id: str, body: SetTimeout, credential: CredentialOf, lifecycle: Service, domain: DomainOf
+    sandbox_id: str, body: SetTimeout, credential: CredentialOf, changes: TimeLimitChangesOf, domain: DomainOf
 ) -> Response:
     """Change when a sandbox is put away by itself. Not an activity: the idle time goes on."""
-    return JSONResponse(sandbox_json(await lifecycle.set_timeout(credential, sandbox_id, body), domain))
+    return JSONResponse(sandbox_json(await changes.set_timeout(credential, sandbox_id, body), domain))
 
 
 @router.patch("/network", response_model=SandboxView, responses=refusals(404, 409, 502, 503))

@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from wrenn.base.errors import NoCapacity, NotFound, Unavailable
 from wrenn.base.ids import HostId, TeamId
 from wrenn.control.db import Database, Transaction
-from wrenn.control.hosts import Host, all_hosts_in
+from wrenn.control.hosts import Host, Monitor, all_hosts_in
 from wrenn.control.placement import Load, Overcommit, Wanted, check_larger_disk, choose_host
 from wrenn.control.quotas import Limits, QuotaStatus, Usage
 from wrenn.control.sandboxes.operations import placement_store
@@ -61,8 +62,11 @@ def added_usage(vcpus: int, memory_mb: int, *, count: int = 1, made: int = 0) ->
 class Capacity:
     """Checks under the placement lock whether hosts and the team's quota have room for more sandboxes. `defaults`: what a team may have that has no limits of its own."""
 
-    def __init__(self, database: Database, overcommit: Overcommit, defaults: Limits) -> None:
+    def __init__(
+        self, database: Database, monitor: Monitor, overcommit: Overcommit, defaults: Limits
+    ) -> None:
         self._database = database
+        self._monitor = monitor
         self._overcommit = overcommit
         self._defaults = defaults
         # The placement lock lets one go on at a time anyway; who waits here holds no connection meanwhile.
@@ -72,6 +76,17 @@ class Capacity:
         """Run a transaction that calls `lock_and_read`; this replica runs one at a time."""
         async with self._one_at_a_time:
             return await self._database.transaction(work)
+
+    async def transaction_asking_hosts(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Like `transaction`; if there is no host for the request, ask all hosts for their state and run it once more.
+
+        What is known of the hosts may be some seconds old: one may be back, or a template new.
+        """
+        try:
+            return await self.transaction(work)
+        except (NoCapacity, NotFound, Unavailable):
+            await self._monitor.look_once()
+            return await self.transaction(work)
 
     async def lock_and_read(self, tx: Transaction, team_id: TeamId) -> CapacitySnapshot:
         """Take the placement lock and read what is available; nobody else can until the transaction ends."""

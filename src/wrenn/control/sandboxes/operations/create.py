@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, replace
 
-from wrenn.base.errors import Conflict, DeadlineExceeded, InvalidRequest, NoCapacity, NotFound, Unavailable
+from wrenn.base.errors import Conflict, DeadlineExceeded, InvalidRequest
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import SandboxId
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.audit import SYSTEM
 from wrenn.control.auth import Caller
 from wrenn.control.db import Database, Hints, Transaction
-from wrenn.control.hosts import Monitor
 from wrenn.control.identity import lock_active_team
 from wrenn.control.placement import Wanted
 from wrenn.control.sandboxes import desired_state_store
@@ -72,7 +71,6 @@ class Creation:
         *,
         database: Database,
         hints: Hints,
-        monitor: Monitor,
         changes: ChangeNotifier,
         reconciler: Reconciler,
         capacity: Capacity,
@@ -82,7 +80,6 @@ class Creation:
     ) -> None:
         self._database = database
         self._hints = hints
-        self._monitor = monitor
         self._changes = changes
         self._reconciler = reconciler
         self._capacity = capacity
@@ -205,12 +202,7 @@ class Creation:
             )
             return None
 
-        try:
-            return await self._capacity.transaction(insert)
-        except (NoCapacity, NotFound, Unavailable):
-            # What the hosts said may be some seconds old: a host may be back, or a template new.
-            await self._monitor.look_once()
-            return await self._capacity.transaction(insert)
+        return await self._capacity.transaction_asking_hosts(insert)
 
     async def _abandon(self, sandbox_id: SandboxId, insertion: asyncio.Future[Sandbox | None]) -> None:
         # The row may be on its way to the database still.

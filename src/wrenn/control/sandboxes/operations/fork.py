@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from wrenn.base.errors import InvalidState, NoCapacity, Unavailable, WrennError
+from wrenn.base.errors import InvalidState, Unavailable, WrennError
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.audit import SYSTEM, Actor
 from wrenn.control.auth import Credential
 from wrenn.control.db import Database, Hints, Transaction
-from wrenn.control.hosts import Monitor
 from wrenn.control.identity import lock_active_team
 from wrenn.control.placement import Wanted
 from wrenn.control.sandboxes import desired_state_store
@@ -38,7 +37,6 @@ class Forks:
         database: Database,
         hints: Hints,
         lookup: Lookup,
-        monitor: Monitor,
         changes: ChangeNotifier,
         reconciler: Reconciler,
         snapshots: SnapshotLifecycle,
@@ -48,7 +46,6 @@ class Forks:
         self._database = database
         self._hints = hints
         self._lookup = lookup
-        self._monitor = monitor
         self._changes = changes
         self._reconciler = reconciler
         self._snapshots = snapshots
@@ -103,12 +100,7 @@ class Forks:
 
     async def _require_capacity(self, sandbox: Sandbox, count: int) -> None:
         """Check for capacity before the sandbox is stopped for the snapshot; nothing is reserved."""
-        try:
-            await self._capacity.transaction(lambda tx: self._check_capacity(tx, sandbox, count))
-        except (NoCapacity, Unavailable):
-            # What the host said may be some seconds old.
-            await self._monitor.look_once()
-            await self._capacity.transaction(lambda tx: self._check_capacity(tx, sandbox, count))
+        await self._capacity.transaction_asking_hosts(lambda tx: self._check_capacity(tx, sandbox, count))
 
     async def _check_capacity(self, tx: Transaction, sandbox: Sandbox, count: int) -> None:
         wanted = Wanted(sandbox.image, sandbox.memory_mb, sandbox.disk_size_mb, sandbox.host_id, count)

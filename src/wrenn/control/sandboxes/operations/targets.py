@@ -13,7 +13,7 @@ from wrenn.control.auth import Actor, Credential, OpenCalls
 from wrenn.control.db import Database
 from wrenn.control.hosts import HostClient, HostClients
 from wrenn.control.sandboxes.lookup import Lookup
-from wrenn.control.sandboxes.operations.lifecycle import Lifecycle
+from wrenn.control.sandboxes.operations.resume import Resumes
 from wrenn.control.sandboxes.reconcile import comparison_store
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.state import Desired, State
@@ -40,13 +40,13 @@ class Targets:
         database: Database,
         clients: HostClients,
         lookup: Lookup,
-        lifecycle: Lifecycle,
+        resumes: Resumes,
         open_calls: OpenCalls,
     ) -> None:
         self._database = database
         self._clients = clients
         self._lookup = lookup
-        self._lifecycle = lifecycle
+        self._resumes = resumes
         self._open_calls = open_calls
 
     async def target(self, credential: Credential, text_id: str) -> Target:
@@ -81,7 +81,7 @@ class Targets:
             InvalidState: it does not run. Unavailable: its host is silent. Else why it could not be resumed.
         """
         if not sandbox.is_usable and _may_run_soon(sandbox):
-            sandbox = await self._lifecycle.wake_up(sandbox, by)
+            sandbox = await self._resumes.wake_up(sandbox, by)
         if sandbox.status is State.MISSING:
             raise Unavailable(f"The host of sandbox {sandbox.sandbox_id} does not answer now.")
         if sandbox.now_is == State.PAUSED:

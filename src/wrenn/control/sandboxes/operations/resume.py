@@ -1,0 +1,104 @@
+"""Resumes a sandbox: checks capacity, writes the desired state, then waits for the reconciler."""
+
+from __future__ import annotations
+
+from wrenn.base.faults import fault_point
+from wrenn.control.audit import Actor
+from wrenn.control.auth import Credential
+from wrenn.control.db import Database, Hints, Transaction
+from wrenn.control.placement import Wanted
+from wrenn.control.sandboxes import desired_state_store
+from wrenn.control.sandboxes.changes import ChangeNotifier
+from wrenn.control.sandboxes.lookup import Lookup
+from wrenn.control.sandboxes.operations.capacity import Capacity, added_usage
+from wrenn.control.sandboxes.operations.refusals import refuse_change
+from wrenn.control.sandboxes.operations.waiting import (
+    WaitLimits,
+    wait_resumed,
+    wait_settled,
+)
+from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
+from wrenn.control.sandboxes.records import Sandbox
+from wrenn.control.sandboxes.state import Desired, State
+
+
+class Resumes:
+    """Resumes paused sandboxes, for callers who ask for it and for calls to sandboxes with `auto_resume`."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        hints: Hints,
+        lookup: Lookup,
+        changes: ChangeNotifier,
+        reconciler: Reconciler,
+        capacity: Capacity,
+        wait_limits: WaitLimits,
+    ) -> None:
+        self._database = database
+        self._hints = hints
+        self._lookup = lookup
+        self._changes = changes
+        self._reconciler = reconciler
+        self._capacity = capacity
+        self._wait_limits = wait_limits
+
+    async def resume(self, credential: Credential, text_id: str) -> Sandbox:
+        """Resume a paused sandbox and return it when it runs. Of several concurrent callers one succeeds.
+
+        Raises:
+            InvalidState: it is not paused, or somebody else is changing it.
+            QuotaExceeded: the team has none left. NoCapacity, Unavailable: its host has no room, or does not answer. Else the host's reason. It stays paused.
+        """
+        found = await self._lookup.locate(credential, text_id)
+        sandbox = found.sandbox
+        with self._changes.watch(sandbox.sandbox_id) as change:
+            if not await self._set_desired_running(sandbox, found.caller.actor):
+                await refuse_change(self._database, sandbox, "only a paused one can be resumed")
+            await fault_point("control.resume.after_desired")
+            self._reconciler.wake()
+            return await wait_resumed(change, self._wait_limits)
+
+    async def wake_up(self, sandbox: Sandbox, by: Actor) -> Sandbox:
+        """Wait for a pause or resume in progress; then resume a paused sandbox if it has `auto_resume`.
+
+        Waits for a pause or resume under way; then, with `auto_resume`, resumes it if it is paused.
+
+        Raises:
+            As `resume`.
+        """
+        with self._changes.watch(sandbox.sandbox_id) as change:
+            change.wake()
+            while True:
+                sandbox = await wait_settled(change, self._wait_limits)
+                if (
+                    sandbox.status is not State.PAUSED
+                    or sandbox.desired is Desired.STOPPED
+                    or not sandbox.auto_resume
+                ):
+                    return sandbox
+                if await self._set_desired_running(sandbox, by):
+                    self._reconciler.wake()
+                change.wake()
+                resumed = await wait_resumed(change, self._wait_limits)
+                if resumed.is_usable:
+                    return resumed
+
+    async def _set_desired_running(self, sandbox: Sandbox, by: Actor) -> bool:
+        """Check capacity and set the desired state to `running`; False: it is not paused, or is being changed already.
+
+        Raises:
+            QuotaExceeded, NoCapacity, Unavailable.
+        """
+        wanted = Wanted(sandbox.image, sandbox.memory_mb, 0, host_id=sandbox.host_id)
+
+        async def want(tx: Transaction) -> bool:
+            available = await self._capacity.lock_and_read(tx, sandbox.team_id)
+            if not await desired_state_store.set_desired_running(tx, self._hints, sandbox.sandbox_id, by=by):
+                return False
+            available.team.admit(added_usage(sandbox.vcpus, sandbox.memory_mb))
+            available.choose(wanted)
+            return True
+
+        return await self._capacity.transaction_asking_hosts(want)
