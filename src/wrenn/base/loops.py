@@ -89,6 +89,8 @@ class Loop:
 
     async def wait(self, timeout_s: float) -> None:
         """Wait until woken, or until `timeout_s` have passed. A call of `wake` since the last wait counts."""
+        # Others get their turn in any case: a loop that is woken all the time, and whose work never waits, would keep it.
+        await asyncio.sleep(0)
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._woken.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from wrenn.base.loops import Loop
-from wrenn.control.audit import store
+from wrenn.control.audit_log import store
 from wrenn.control.db import Database, in_batches
 
 _EVERY_S: Final = 3600.0

@@ -9,7 +9,8 @@ from typing import Final
 
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.ids import AuditId, TeamId
-from wrenn.control.audit import PLATFORM_TEAM, Entry, Scope, store
+from wrenn.control.audit import PLATFORM_TEAM, Entry, Scope
+from wrenn.control.audit_log import store
 from wrenn.control.audit_log.store import Filter
 from wrenn.control.auth import Caller, scopes_of
 from wrenn.control.db import Database, settled_moment

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wrenn.control.audit import Scope
-from wrenn.control.auth import Caller
+from wrenn.control.auth.caller import Caller
 
 
 def scopes_of(caller: Caller) -> frozenset[Scope]:

@@ -18,14 +18,14 @@ S = TypeVar("S")
 class _Find:
     """The dependency on a service of one type."""
 
-    def __init__(self, kind: type) -> None:
+    def __init__(self, kind: type[object]) -> None:
         self.kind = kind
 
-    async def __call__(self, connection: HTTPConnection) -> Any:
+    async def __call__(self, connection: HTTPConnection) -> object:
         return service_of(connection, self.kind)
 
 
-def service(kind: type) -> Any:
+def service(kind: type[object]) -> Any:
     """Return the dependency on the application's service of this type, to be used in `Annotated`."""
     return Depends(_Find(kind))
 

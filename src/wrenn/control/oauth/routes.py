@@ -21,7 +21,7 @@ connect_router = APIRouter(tags=["account"])
 
 
 class SignInOptions(BaseModel):
-    """How people get in."""
+    """The ways to sign in."""
 
     providers: list[str] = Field(description="Names for `/v1/auth/oauth/{provider}`")
     signup_open: bool = Field(description="Anybody may make an account")
