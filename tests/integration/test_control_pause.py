@@ -11,7 +11,7 @@ import pytest
 
 from wrenn.base.errors import AgentFailure, InternalError, StorageFull, Unavailable, WrennError
 from wrenn.base.units import MIB
-from wrenn.control.sandboxes.operations import pause_all
+from wrenn.control.sandboxes import pause_all
 from wrenn.control.settings import Settings
 from wrenn.protocol.host import host_pb as pb
 from wrenn.testing.simulated_host import SimulatedHost

@@ -63,7 +63,7 @@ async def take_down(layout: Layout, progress: Progress, *, purge: bool) -> Taken
 
 
 async def _pause_sandboxes(layout: Layout, progress: Progress) -> TakenDown:
-    from wrenn.control.sandboxes.operations import pause_all
+    from wrenn.control.sandboxes import pause_all
 
     try:
         with progress.step("Pausing the running sandboxes"):
