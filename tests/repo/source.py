@@ -15,23 +15,28 @@ _GENERATED: Final = ("_pb.py", "_connect.py")
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """One Python file, parsed."""
+    """One Python file, parsed.
+
+    Attributes:
+        imported: all modules that it imports anywhere, by full name; `from a import b` counts as `a` and `a.b`.
+    """
 
     path: str
     tree: ast.Module
+    imported: frozenset[str]
 
-    def imported(self) -> set[str]:
-        """All modules that it imports anywhere, by full name; `from a import b` counts as `a` and `a.b`."""
-        names: set[str] = set()
-        for node in ast.walk(self.tree):
-            match node:
-                case ast.Import():
-                    names |= {alias.name for alias in node.names}
-                case ast.ImportFrom(module=str(module)):
-                    names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
-                case _:
-                    pass
-        return names
+
+def _imported(tree: ast.Module) -> frozenset[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import():
+                names |= {alias.name for alias in node.names}
+            case ast.ImportFrom(module=str(module)):
+                names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+            case _:
+                pass
+    return frozenset(names)
 
 
 @cache
@@ -51,7 +56,13 @@ def files(*suffixes: str) -> list[Path]:
 def modules(below: str) -> list[Module]:
     """The written (not generated) Python modules below a folder."""
     return [
-        Module(str(path.relative_to(ROOT)), ast.parse(path.read_bytes()))
+        _module(path)
         for path in files(".py")
         if path.is_relative_to(ROOT / below) and not path.name.endswith(_GENERATED)
     ]
+
+
+@cache
+def _module(path: Path) -> Module:
+    tree = ast.parse(path.read_bytes())
+    return Module(str(path.relative_to(ROOT)), tree, _imported(tree))

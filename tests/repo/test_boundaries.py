@@ -45,7 +45,7 @@ def test_a_library_is_imported_only_where_its_work_is_done(library: str) -> None
     offenders = [
         module.path
         for module in modules("src/wrenn")
-        if any(name == library or name.startswith(f"{library}.") for name in module.imported())
+        if any(name == library or name.startswith(f"{library}.") for name in module.imported)
         and not any(fnmatch(module.path, f"src/wrenn/{place}") for place in _ONLY_IN[library])
     ]
     assert offenders == []
@@ -109,9 +109,7 @@ def test_tasks_have_owners() -> None:
 
 
 def test_programs_are_built_only_by_their_main() -> None:
-    importers = {
-        m.path for m in modules("src/wrenn") if any(name.endswith(".wiring") for name in m.imported())
-    }
+    importers = {m.path for m in modules("src/wrenn") if any(name.endswith(".wiring") for name in m.imported)}
     assert {
         path
         for path in importers
