@@ -80,7 +80,7 @@ class Terminal:
 
     def interrupt(self) -> None:
         """Have the shell run a job, and press Ctrl-C once the job says that it runs, until it says that it was reached."""
-        self.type("sh -c \"trap 'echo caug''ht; exit' INT; echo rea''dy; sleep 600\"\n")
+        self.type("sh -c \"trap 'echo caug''ht; exit' INT; echo rea''dy; while :; do sleep 0.2; done\"\n")
         self.see("ready")
         self.type("\x03")
         self.see("caught")

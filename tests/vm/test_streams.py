@@ -179,7 +179,9 @@ async def test_a_terminal_is_one(sandbox: AsyncSandbox) -> None:
         await terminal.send_input("stty size\n")
         await see("40 100")
         # Said by the job itself: the shell's own word would come before the job is what Ctrl-C reaches.
-        await terminal.send_input("sh -c \"trap 'echo caug''ht; exit' INT; echo rea''dy; sleep 600\"\n")
+        await terminal.send_input(
+            "sh -c \"trap 'echo caug''ht; exit' INT; echo rea''dy; while :; do sleep 0.2; done\"\n"
+        )
         await see("ready")
         await terminal.send_input("\x03")
         await see("caught")
