@@ -153,14 +153,13 @@ async def make_team(database_url: str, name: str) -> Secret:
 
 
 @dataclass
-class Platform:
-    """A control plane with its host. `api` has the key of the team `ada`."""
+class ControlPlane:
+    """A control plane that serves. `api` has the key of the team `ada`."""
 
     api: httpx2.AsyncClient
     url: str
     key: Secret
     control: Control
-    host: SimulatedHost
     settings: Settings
 
     async def create(self, **body: object) -> str:
@@ -181,6 +180,13 @@ class Platform:
         return found
 
 
+@dataclass
+class Platform(ControlPlane):
+    """A control plane with a simulated host."""
+
+    host: SimulatedHost
+
+
 def client(url: str, key: Secret | None) -> httpx2.AsyncClient:
     """A plain HTTP client of the API."""
     headers = {"X-API-Key": key.reveal()} if key is not None else {}
@@ -189,7 +195,7 @@ def client(url: str, key: Secret | None) -> httpx2.AsyncClient:
 
 
 @asynccontextmanager
-async def running_platform(settings: Settings, host: SimulatedHost, key: Secret) -> AsyncGenerator[Platform]:
+async def running_control_plane(settings: Settings, key: Secret) -> AsyncGenerator[ControlPlane]:
     """The control plane in this process, served on loopback."""
     async with AsyncExitStack() as stack:
         control = await stack.enter_async_context(running_control(settings))
@@ -204,7 +210,14 @@ async def running_platform(settings: Settings, host: SimulatedHost, key: Secret)
         url = f"http://127.0.0.1:{port}"
         api = await stack.enter_async_context(client(url, key))
         await control.monitor.look_once()
-        yield Platform(api, url, key, control, host, settings)
+        yield ControlPlane(api, url, key, control, settings)
+
+
+@asynccontextmanager
+async def running_platform(settings: Settings, host: SimulatedHost, key: Secret) -> AsyncGenerator[Platform]:
+    """The same with a host."""
+    async with running_control_plane(settings, key) as control:
+        yield Platform(**vars(control), host=host)
 
 
 @pytest.fixture

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import httpx2
 import pytest
 
+from wrenn.agent.inventory import measure
+from wrenn.agent.sandboxes import State
 from wrenn.base.errors import AgentFailure, InternalError, StorageFull, Unavailable, WrennError
+from wrenn.base.faults import FaultInjected, arm_faults
+from wrenn.base.ids import SandboxId
 from wrenn.base.units import MIB
 from wrenn.control.sandboxes import pause_all
 from wrenn.control.settings import Settings
-from wrenn.protocol.host import host_pb as pb
-from wrenn.testing.simulated_host import SimulatedHost
+from wrenn.testing.agent_host import AgentHost, running_agent_host
 
-from .conftest import DEADLINE_S, Platform, client, make_team, refused, running_platform
+from .agent_platform import AgentPlatform, running_agent_platform
+from .conftest import DEADLINE_S, client, make_team, refused
 
 LIMITS = ("timeout_sec", "on_expiry", "auto_resume", "template", "vcpus", "memory_mb", "created_at")
 
@@ -32,22 +37,48 @@ async def until(done: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-async def quiet(settings: Settings, host: SimulatedHost, database_url: str) -> AsyncIterator[Platform]:
-    """A platform that compares only when a test says so."""
-    key = await make_team(database_url, "ada")
-    async with running_platform(replace(settings, host_interval_s=600.0), host, key) as platform:
+async def host(tmp_path: Path, pki: Path) -> AsyncIterator[AgentHost]:
+    async with running_agent_host(tmp_path / "agent", pki) as host:
+        yield host
+
+
+@pytest.fixture
+async def platform(settings: Settings, host: AgentHost, database_url: str) -> AsyncIterator[AgentPlatform]:
+    async with running_agent_platform(settings, host, await make_team(database_url, "ada")) as platform:
         yield platform
 
 
 @pytest.fixture
-async def paused(platform: Platform) -> str:
+async def second_platform(platform: AgentPlatform) -> AsyncIterator[AgentPlatform]:
+    """A second replica on the same database."""
+    async with running_agent_platform(replace(platform.settings), platform.host, platform.key) as second:
+        yield second
+
+
+@pytest.fixture
+async def quiet(settings: Settings, host: AgentHost, database_url: str) -> AsyncIterator[AgentPlatform]:
+    """A platform that compares only when a test says so."""
+    key = await make_team(database_url, "ada")
+    async with running_agent_platform(replace(settings, host_interval_s=600.0), host, key) as platform:
+        yield platform
+
+
+@pytest.fixture(autouse=True)
+def disarmed() -> Iterator[None]:
+    """No fault outlives its test."""
+    yield
+    arm_faults("")
+
+
+@pytest.fixture
+async def paused(platform: AgentPlatform) -> str:
     path = await platform.create()
     assert (await platform.api.post(f"{path}/pause")).status_code == 200
     return path
 
 
 @pytest.mark.parametrize("prefix", ["sandboxes", "capsules"])
-async def test_a_paused_sandbox_comes_back_with_its_files(platform: Platform, prefix: str):
+async def test_a_paused_sandbox_comes_back_with_its_files(platform: AgentPlatform, prefix: str):
     path = (await platform.create(envs={"A": "1"}, timeout_sec=900)).replace("sandboxes", prefix)
     before = (await platform.api.get(path)).json()
     await platform.api.post(f"{path}/exec", json={"cmd": "touch", "args": ["/root/kept", "kept"]})
@@ -55,18 +86,19 @@ async def test_a_paused_sandbox_comes_back_with_its_files(platform: Platform, pr
     assert answer.status_code == 200
     assert answer.json()["status"] == "paused"
     assert "host_ip" not in answer.json()
-    assert platform.host.state(id_of(path)) == pb.SandboxState.PAUSED
+    assert platform.host.state(id_of(path)) == State.PAUSED
     assert [s["status"] for s in (await platform.api.get(f"/v1/{prefix}")).json()] == ["paused"]
     answer = await platform.api.post(f"{path}/resume")
     assert answer.status_code == 200
     after = answer.json()
-    assert (after["status"], after["host_ip"]) == ("running", before["host_ip"])
+    assert after["status"] == "running"
+    assert after["host_ip"].startswith("127.")
     assert {name: after[name] for name in LIMITS} == {name: before[name] for name in LIMITS}
     body = {"cmd": "sh", "args": ["-c", "ls; echo $A"]}
     assert (await platform.api.post(f"{path}/exec", json=body)).json()["stdout"] == "kept\n1\n"
 
 
-async def test_what_is_paused_says_so_to_every_call(platform: Platform, paused: str):
+async def test_what_is_paused_says_so_to_every_call(platform: AgentPlatform, paused: str):
     said = [
         refused(await platform.api.post(f"{paused}/exec", json={"cmd": "true"}), 409, "invalid_state"),
         refused(await platform.api.post(f"{paused}/ping"), 409, "invalid_state"),
@@ -78,7 +110,7 @@ async def test_what_is_paused_says_so_to_every_call(platform: Platform, paused: 
     assert platform.host.calls["pause_sandbox"] == 1
 
 
-async def test_what_is_being_paused_or_resumed_says_so(platform: Platform):
+async def test_what_is_being_paused_or_resumed_says_so(platform: AgentPlatform):
     path = await platform.create()
     for verb, call in (("pause", "pause_sandbox"), ("resume", "resume_sandbox")):
         platform.host.switches.hold[call] = held = asyncio.Event()
@@ -96,7 +128,7 @@ async def test_what_is_being_paused_or_resumed_says_so(platform: Platform):
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume"])
-async def test_of_many_at_once_one_wins(platform: Platform, second_platform: Platform, verb: str):
+async def test_of_many_at_once_one_wins(platform: AgentPlatform, second_platform: AgentPlatform, verb: str):
     path = await platform.create()
     if verb == "resume":
         await platform.api.post(f"{path}/pause")
@@ -110,7 +142,7 @@ async def test_of_many_at_once_one_wins(platform: Platform, second_platform: Pla
 
 
 async def test_pausing_and_resuming_at_once_ends_in_one_of_both(
-    platform: Platform, second_platform: Platform
+    platform: AgentPlatform, second_platform: AgentPlatform
 ):
     path = await platform.create()
     for _ in range(5):
@@ -120,13 +152,13 @@ async def test_pausing_and_resuming_at_once_ends_in_one_of_both(
         assert all(answer.status_code in (200, 409) for answer in answers)
         status = (await platform.api.get(path)).json()["status"]
         state = platform.host.state(id_of(path))
-        assert (status, state) in (("running", pb.SandboxState.RUNNING), ("paused", pb.SandboxState.PAUSED))
+        assert (status, state) in (("running", State.RUNNING), ("paused", State.PAUSED))
         if status == "paused":
             assert (await platform.api.post(f"{path}/resume")).status_code == 200
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume"])
-async def test_a_delete_wins_over_all(platform: Platform, verb: str):
+async def test_a_delete_wins_over_all(platform: AgentPlatform, verb: str):
     path = await platform.create()
     if verb == "resume":
         await platform.api.post(f"{path}/pause")
@@ -141,7 +173,7 @@ async def test_a_delete_wins_over_all(platform: Platform, verb: str):
 
 
 async def test_deletes_pauses_and_resumes_at_once_leave_nothing(
-    platform: Platform, second_platform: Platform
+    platform: AgentPlatform, second_platform: AgentPlatform
 ):
     paths = [await platform.create() for _ in range(4)]
     calls = [
@@ -159,7 +191,7 @@ async def test_deletes_pauses_and_resumes_at_once_leave_nothing(
         assert (await platform.api.get(path)).json()["status"] == "stopped"
 
 
-async def test_a_paused_sandbox_can_be_deleted(platform: Platform, paused: str):
+async def test_a_paused_sandbox_can_be_deleted(platform: AgentPlatform, paused: str):
     assert (await platform.api.delete(paused)).status_code == 204
     assert not platform.host.sandbox_ids
     assert "stopped" in refused(await platform.api.post(f"{paused}/resume"), 409, "invalid_state")
@@ -172,7 +204,7 @@ REFUSALS = [
 ]
 
 
-async def test_a_refused_pause_leaves_it_running_and_a_refused_resume_paused(platform: Platform):
+async def test_a_refused_pause_leaves_it_running_and_a_refused_resume_paused(platform: AgentPlatform):
     path = await platform.create()
     for verb, status in (("pause", "running"), ("resume", "paused")):
         for failure, code, name in REFUSALS:
@@ -187,7 +219,7 @@ async def test_a_refused_pause_leaves_it_running_and_a_refused_resume_paused(pla
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume"])
-async def test_a_lost_answer_changes_no_outcome(platform: Platform, verb: str):
+async def test_a_lost_answer_changes_no_outcome(platform: AgentPlatform, verb: str):
     path = await platform.create()
     if verb == "resume":
         await platform.api.post(f"{path}/pause")
@@ -204,10 +236,10 @@ async def test_a_lost_answer_changes_no_outcome(platform: Platform, verb: str):
 
 @pytest.mark.parametrize("verb", ["pause", "resume"])
 async def test_answers_that_stay_lost_leave_a_row_that_is_true(
-    settings: Settings, host: SimulatedHost, database_url: str, verb: str
+    settings: Settings, host: AgentHost, database_url: str, verb: str
 ):
     key = await make_team(database_url, "ada")
-    async with running_platform(replace(settings, start_retry_s=0.2), host, key) as platform:
+    async with running_agent_platform(replace(settings, start_retry_s=0.2), host, key) as platform:
         path = await platform.create()
         if verb == "resume":
             await platform.api.post(f"{path}/pause")
@@ -216,11 +248,11 @@ async def test_answers_that_stay_lost_leave_a_row_that_is_true(
         host.switches.lose_answer.clear()
         # The host did it: a pause is found out; what runs though nobody waits for it any more is paused again.
         await platform.wait_status(path, "paused")
-        await until(lambda: host.state(id_of(path)) == pb.SandboxState.PAUSED)
+        await until(lambda: host.state(id_of(path)) == State.PAUSED)
         assert (await platform.api.post(f"{path}/resume")).status_code == 200
 
 
-async def test_a_silent_host_changes_nothing_of_what_is_paused(platform: Platform, paused: str):
+async def test_a_silent_host_changes_nothing_of_what_is_paused(platform: AgentPlatform, paused: str):
     running = await platform.create()
     for call in ("get_host", "list_sandboxes", "resume_sandbox", "pause_sandbox"):
         platform.host.switches.fail[call] = Unavailable("silent")
@@ -235,28 +267,30 @@ async def test_a_silent_host_changes_nothing_of_what_is_paused(platform: Platfor
     assert (await platform.api.post(f"{paused}/resume")).status_code == 200
 
 
-async def test_a_pause_that_a_silent_host_did_shows_when_it_is_back(platform: Platform):
+async def test_a_pause_that_a_silent_host_did_shows_when_it_is_back(platform: AgentPlatform):
     path = await platform.create()
     for call in ("get_host", "list_sandboxes"):
         platform.host.switches.fail[call] = Unavailable("silent")
     await platform.wait_status(path, "missing")
-    platform.host.change(id_of(path), pb.SandboxState.PAUSED)
+    await platform.host.agent.sandboxes.pause(SandboxId.parse(id_of(path)))
     platform.host.switches.fail.clear()
     await platform.wait_status(path, "paused")
     assert (await platform.api.post(f"{path}/resume")).status_code == 200
 
 
-async def test_what_fell_back_to_its_last_pause_says_so_until_it_is_resumed(platform: Platform):
+async def test_what_fell_back_to_its_last_pause_says_so_until_it_is_resumed(platform: AgentPlatform):
     path = await platform.create()
-    reason = "The virtual machine ended. This is what it was at its last pause."
-    platform.host.change(id_of(path), pb.SandboxState.PAUSED, reason)
-    assert (await platform.wait_status(path, "paused"))["metadata"]["reason"] == reason  # type: ignore[index]
+    for verb in ("pause", "resume"):
+        assert (await platform.api.post(f"{path}/{verb}")).status_code == 200
+    platform.host.kill_guest(id_of(path))
+    found = await platform.wait_status(path, "paused")
+    assert "ended by itself or was killed. This is what it was at its last pause." in str(found["metadata"])
     resumed = await platform.api.post(f"{path}/resume")
     assert resumed.status_code == 200
     assert "reason" not in resumed.json()["metadata"]
 
 
-async def test_what_changes_while_a_host_is_compared_is_not_undone(quiet: Platform):
+async def test_what_changes_while_a_host_is_compared_is_not_undone(quiet: AgentPlatform):
     paused, resumed = await quiet.create(), await quiet.create()
     await quiet.api.post(f"{resumed}/pause")
     quiet.host.switches.hold["list_sandboxes"] = held = asyncio.Event()
@@ -273,63 +307,89 @@ async def test_what_changes_while_a_host_is_compared_is_not_undone(quiet: Platfo
     assert (quiet.host.calls["pause_sandbox"], quiet.host.calls["remove_sandbox"]) == (2, 0)
 
 
-async def test_a_host_in_the_middle_of_it_is_left_alone(platform: Platform, paused: str):
+async def test_a_host_in_the_middle_of_it_is_left_alone(platform: AgentPlatform, paused: str):
     running = await platform.create()
-    platform.host.change(id_of(running), pb.SandboxState.PAUSING)
-    platform.host.change(id_of(paused), pb.SandboxState.RESUMING)
+    # Both stand still on their way, and fail there in the end.
+    arm_faults(
+        "agent.pause.after_freeze=sleep:0.5,agent.pause.after_memory=error,"
+        "agent.resume.after_slot=sleep:0.5,agent.resume.after_disk=error"
+    )
+    sandboxes = platform.host.agent.sandboxes
+    on_the_way = [
+        asyncio.create_task(sandboxes.pause(SandboxId.parse(id_of(running)))),
+        asyncio.create_task(sandboxes.resume(SandboxId.parse(id_of(paused)))),
+    ]
+    await until(lambda: platform.host.state(id_of(running)) is State.PAUSING)
+    await until(lambda: platform.host.state(id_of(paused)) is State.RESUMING)
     await platform.control.comparison.compare_once()
     assert (await platform.api.get(running)).json()["status"] == "running"
     assert (await platform.api.get(paused)).json()["status"] == "paused"
-    platform.host.change(id_of(running), pb.SandboxState.RUNNING)
-    platform.host.change(id_of(paused), pb.SandboxState.PAUSED)
+    failed = await asyncio.gather(*on_the_way, return_exceptions=True)
+    assert [type(error) for error in failed] == [FaultInjected, FaultInjected]
     await platform.control.comparison.compare_once()
+    states = [platform.host.state(id_of(path)) for path in (running, paused)]
+    assert states == [State.RUNNING, State.PAUSED]
     assert platform.host.calls["remove_sandbox"] == 0
 
 
 async def test_a_paused_sandbox_whose_files_are_gone_is_an_error_with_the_reason(
-    platform: Platform, paused: str
+    platform: AgentPlatform, paused: str
 ):
     forgotten = await platform.create()
     await platform.api.post(f"{forgotten}/pause")
-    platform.host.lose(id_of(paused))
-    platform.host.forget(id_of(forgotten))
+    host = platform.host
+    (host.agent.layout.snapshots / host.record(id_of(paused)).snapshot / "manifest.json").unlink()
+    await host.remove(id_of(forgotten))
+    await host.restart()  # which looks at what was saved
     found = await platform.wait_status(paused, "error")
-    assert "virtual machine ended" in str(found["metadata"])
+    assert "damaged" in str(found["metadata"])
     found = await platform.wait_status(forgotten, "error")
     assert "files" in str(found["metadata"])
-    assert not platform.host.sandbox_ids
+    await until(lambda: not host.sandbox_ids)
     refused(await platform.api.post(f"{paused}/resume"), 409, "invalid_state")
 
 
 async def test_a_host_that_does_not_name_a_paused_sandbox_for_a_moment_does_not_cost_it(
-    settings: Settings, host: SimulatedHost, database_url: str
+    settings: Settings, host: AgentHost, database_url: str
 ):
     key = await make_team(database_url, "ada")
-    async with running_platform(replace(settings, unknown_grace_s=60.0), host, key) as platform:
+    async with running_agent_platform(replace(settings, unknown_grace_s=60.0), host, key) as platform:
         path = await platform.create()
         await platform.api.post(f"{path}/pause")
-        box = host.take_out(id_of(path))
+        # An agent that cannot read a journal does not know the sandbox, and removes nothing.
+        journal = host.agent.layout.sandboxes / id_of(path) / "journal.json"
+        content = journal.read_text()
+        journal.write_text("{")
+        await host.restart()
+        assert host.sandbox_ids == set()
         for _ in range(3):
             await platform.control.comparison.compare_once()
         assert (await platform.api.get(path)).json()["status"] == "paused"
-        host.put_back(box)
+        journal.write_text(content)
+        await host.restart()
         assert (await platform.api.post(f"{path}/resume")).status_code == 200
 
 
 async def test_a_resume_of_what_the_host_has_lost_is_refused_and_becomes_an_error(
-    platform: Platform, paused: str
+    platform: AgentPlatform, paused: str
 ):
-    platform.host.forget(id_of(paused))
+    await platform.host.remove(id_of(paused))
     refused(await platform.api.post(f"{paused}/resume"), 404, "not_found")
     await platform.wait_status(paused, "error")
 
 
+def with_memory(settings: Settings, memory_b: int) -> Settings:
+    """So much may be promised, on whatever machine this is."""
+    return replace(settings, memory_overcommit=memory_b / measure(settings.data_dir).memory_b)
+
+
 async def test_a_paused_sandbox_takes_no_memory_and_no_slot_until_it_is_resumed(
-    settings: Settings, host: SimulatedHost, database_url: str
+    settings: Settings, host: AgentHost, database_url: str
 ):
-    host.switches.memory_b, host.switches.sandbox_limit = 2 * 512 * MIB, 2
+    host.sandbox_limit = 2
+    await host.restart()
     key = await make_team(database_url, "ada")
-    async with running_platform(replace(settings, memory_overcommit=1.0), host, key) as platform:
+    async with running_agent_platform(with_memory(settings, 2 * 512 * MIB), host, key) as platform:
         first = await platform.create()
         await platform.create()
         assert (await platform.api.post(f"{first}/pause")).status_code == 200
@@ -343,11 +403,10 @@ async def test_a_paused_sandbox_takes_no_memory_and_no_slot_until_it_is_resumed(
 
 
 async def test_resumes_at_once_never_exceed_the_memory(
-    settings: Settings, host: SimulatedHost, database_url: str
+    settings: Settings, host: AgentHost, database_url: str
 ):
-    host.switches.memory_b = 2 * 512 * MIB
     key = await make_team(database_url, "ada")
-    async with running_platform(replace(settings, memory_overcommit=1.0), host, key) as platform:
+    async with running_agent_platform(with_memory(settings, 2 * 512 * MIB), host, key) as platform:
         paths: list[str] = []
         for _ in range(4):
             paths.append(await platform.create())
@@ -357,13 +416,13 @@ async def test_resumes_at_once_never_exceed_the_memory(
 
 
 @pytest.fixture
-async def stranger(platform: Platform, database_url: str) -> AsyncIterator[httpx2.AsyncClient]:
+async def stranger(platform: AgentPlatform, database_url: str) -> AsyncIterator[httpx2.AsyncClient]:
     async with client(platform.url, await make_team(database_url, "eve")) as api:
         yield api
 
 
 async def test_another_teams_sandbox_cannot_be_changed(
-    platform: Platform, paused: str, stranger: httpx2.AsyncClient
+    platform: AgentPlatform, paused: str, stranger: httpx2.AsyncClient
 ):
     running = await platform.create(auto_resume=True)
     for method, path, body in (
@@ -376,7 +435,7 @@ async def test_another_teams_sandbox_cannot_be_changed(
 
 
 async def test_pause_all_puts_away_what_runs_or_starts_of_all_teams(
-    platform: Platform, database_url: str, stranger: httpx2.AsyncClient
+    platform: AgentPlatform, database_url: str, stranger: httpx2.AsyncClient
 ):
     mine, theirs = await platform.create(), (await stranger.post("/v1/sandboxes", json={})).json()["id"]
     paused_before = await platform.create()
@@ -389,12 +448,12 @@ async def test_pause_all_puts_away_what_runs_or_starts_of_all_teams(
     held.set()
     assert await pausing == 3
     for path in (mine, f"/v1/sandboxes/{theirs}", await starting):
-        assert platform.host.state(id_of(path)) == pb.SandboxState.PAUSED
+        assert platform.host.state(id_of(path)) == State.PAUSED
     assert await pause_all(database_url, timeout_s=DEADLINE_S) == 0
     assert (await platform.api.post(f"{mine}/resume")).status_code == 200
 
 
-async def test_pause_all_says_what_it_could_not_do(platform: Platform, database_url: str):
+async def test_pause_all_says_what_it_could_not_do(platform: AgentPlatform, database_url: str):
     await platform.create()
     platform.host.switches.fail["pause_sandbox"] = StorageFull("The disk of the host is full.")
     with pytest.raises(WrennError, match=r"1 of 1 sandboxes were not paused.*disk of the host is full"):

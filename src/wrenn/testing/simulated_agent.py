@@ -32,13 +32,16 @@ from wrenn.testing.server import free_port, served
 from wrenn.vm.simulated import FolderBaseMaker, ProcessGroups, SimulatedDriver
 
 _GROUPS: Final = "groups"
-_SANDBOX_LIMIT: Final = 254
+SANDBOX_LIMIT: Final = 254
 _START_TIMEOUT_S: Final = 20.0
 _POLL_S: Final = 0.02
 
 
 class ProcessHost:
     """This machine, with processes instead of virtual machines. See `wrenn.agent.parts.Host`."""
+
+    def __init__(self, *, sandbox_limit: int = SANDBOX_LIMIT) -> None:
+        self._sandbox_limit = sandbox_limit
 
     def layout(self, settings: Settings) -> Layout:
         """Nothing is claimed: no name on the machine is used."""
@@ -56,7 +59,7 @@ class ProcessHost:
                 slots=LoopbackSlots(settings.data_dir, port=ENVD_PORT),
                 confiner=groups_of(settings.data_dir),
                 bases=FolderBaseMaker(),
-                sandbox_limit=_SANDBOX_LIMIT,
+                sandbox_limit=self._sandbox_limit,
             )
         finally:
             await driver.close()

@@ -1,0 +1,196 @@
+"""The host of a control plane's tests: a real agent over the simulated driver, behind a door that can hold, fail or lose calls.
+
+What goes wrong inside the agent is armed by fault points (`wrenn.base.faults.arm_faults`); what goes wrong on the way to it, by
+`RpcFaults`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wrenn.agent.main import server_config
+from wrenn.agent.sandboxes import Record, State
+from wrenn.agent.settings import Settings
+from wrenn.agent.wiring import Agent, running_agent
+from wrenn.base.errors import WrennError
+from wrenn.base.ids import SandboxId
+from wrenn.protocol.host.errors import ERROR_CODE_HEADER, connect_code
+from wrenn.testing.server import free_port, served
+from wrenn.testing.simulated_agent import (
+    SANDBOX_LIMIT,
+    ProcessHost,
+    agent_environment,
+    remove_everything,
+    share_pki,
+)
+
+_SERVICE: Final = "/wrenn.host.v1.HostAgent/"
+_WAIT_S: Final = 10.0
+_GRACE_S: Final = 1
+
+
+@dataclass(slots=True)
+class RpcFaults:
+    """What goes wrong on the way to an agent, by the name of a call, e.g. `ensure_sandbox`.
+
+    Attributes:
+        fail: the error that is answered in place of the call.
+        lose_answer: calls that are carried out and whose answer is then lost.
+        hold: calls that wait until the event is set before they are carried out.
+    """
+
+    fail: dict[str, WrennError] = field(default_factory=dict[str, WrennError])
+    lose_answer: set[str] = field(default_factory=set[str])
+    hold: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
+
+
+class _Door:
+    """Passes calls on to the agent, unless something is to go wrong."""
+
+    def __init__(self, app: ASGIApp, host: AgentHost) -> None:
+        self._app = app
+        self._host = host
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = str(scope.get("path", ""))
+        if not path.startswith(_SERVICE):
+            await self._app(scope, receive, send)
+            return
+        name = _snake(path.removeprefix(_SERVICE))
+        await self._host.note(name)
+        faults = self._host.switches
+        if (held := faults.hold.get(name)) is not None:
+            await held.wait()
+        if (failure := faults.fail.get(name)) is not None:
+            await _refuse(failure, send)
+        elif name in faults.lose_answer:
+            await self._app(scope, receive, _nowhere)
+            # An answer that begins and never ends: the server closes the connection.
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+        else:
+            await self._app(scope, receive, send)
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
+
+
+async def _nowhere(message: Message) -> None:
+    del message
+
+
+async def _refuse(failure: WrennError, send: Send) -> None:
+    body = json.dumps({"code": connect_code(failure).value, "message": failure.message}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (ERROR_CODE_HEADER.encode(), failure.code.encode()),
+    ]
+    await send({"type": "http.response.start", "status": 500, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class AgentHost:
+    """See the module head. Made by `running_agent_host`.
+
+    Attributes:
+        switches: what goes wrong on the way.
+        calls: how often each call has arrived.
+        agent: the agent that serves now.
+        sandbox_limit: what an agent says that is started from now on.
+    """
+
+    def __init__(self, data_dir: Path, pki: Path, settings: dict[str, str]) -> None:
+        share_pki(pki, data_dir)
+        self._port = free_port()
+        self._settings = Settings.from_environment(
+            {**agent_environment(data_dir, port=self._port), **settings}
+        )
+        self._stack = AsyncExitStack()
+        self._arrived = asyncio.Condition()
+        self.switches = RpcFaults()
+        self.calls: Counter[str] = Counter()
+        self.sandbox_limit = SANDBOX_LIMIT
+        self.agent: Agent
+
+    @property
+    def url(self) -> str:
+        """Where it serves the host API."""
+        return f"https://127.0.0.1:{self._port}"
+
+    async def start(self) -> None:
+        """Start an agent, and serve."""
+        self.agent = await self._stack.enter_async_context(
+            running_agent(self._settings, ProcessHost(sandbox_limit=self.sandbox_limit))
+        )
+        app: Any = _Door(self.agent.app, self)  # type: ignore[arg-type] - the agent has ASGI types of its own
+        config = server_config(app, self.agent.layout.pki, self._settings)
+        config.timeout_graceful_shutdown = _GRACE_S
+        await self._stack.enter_async_context(served(config))
+
+    async def stop(self) -> None:
+        """End the agent; its sandboxes go on."""
+        await self._stack.aclose()
+
+    async def restart(self) -> None:
+        """Have another agent take over, at the same address."""
+        await self.stop()
+        await self.start()
+
+    async def note(self, name: str) -> None:
+        """A call has arrived."""
+        async with self._arrived:
+            self.calls[name] += 1
+            self._arrived.notify_all()
+
+    async def wait_call(self, name: str, *, count: int = 1) -> None:
+        """Return when this call has arrived `count` times."""
+        async with self._arrived, asyncio.timeout(_WAIT_S):
+            await self._arrived.wait_for(lambda: self.calls[name] >= count)
+
+    @property
+    def sandbox_ids(self) -> set[str]:
+        """The sandboxes that it has."""
+        return {str(record.spec.sandbox_id) for record, _ in self.agent.sandboxes.list()}
+
+    @property
+    def snapshot_ids(self) -> set[str]:
+        """The snapshots that are kept."""
+        return {kept.manifest.snapshot_id for kept in self.agent.sandboxes.kept()}
+
+    def record(self, sandbox_id: str) -> Record:
+        """What the agent knows of a sandbox."""
+        return self.agent.sandboxes.look(SandboxId.parse(sandbox_id))[0]
+
+    def state(self, sandbox_id: str) -> State:
+        """What a sandbox is now."""
+        return self.record(sandbox_id).state
+
+    def kill_guest(self, sandbox_id: str) -> None:
+        """End the sandbox's machine, as a fault of the VMM would."""
+        self.agent.sandboxes.get(SandboxId.parse(sandbox_id)).vm.handle.process.kill()
+
+    async def remove(self, sandbox_id: str) -> None:
+        """Remove a sandbox without its control plane."""
+        await self.agent.sandboxes.remove(SandboxId.parse(sandbox_id))
+
+
+@asynccontextmanager
+async def running_agent_host(data_dir: Path, pki: Path, **settings: str) -> AsyncGenerator[AgentHost]:
+    """An agent on `data_dir` with the certificates in `pki`; afterwards nothing of it is left."""
+    host = AgentHost(data_dir, pki, settings)
+    try:
+        await host.start()
+        yield host
+    finally:
+        await host.stop()
+        await remove_everything(data_dir)
