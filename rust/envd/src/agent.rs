@@ -1,47 +1,47 @@
-//! What the parts of the agent share, and what the host told it at `/init`.
+//! State that the parts of the agent share, and the settings from the host's `/init`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use subtle::ConstantTimeEq as _;
 
-use crate::connect::Joined;
+use crate::connect::ForwardedConnections;
 use crate::environment::ImageVariables;
 use crate::filesystem::watch::Watchers;
 use crate::metrics::CpuClock;
-use crate::process::enclosure::Enclosures;
 use crate::process::freezer::Freezer;
+use crate::process::process_cgroup::ProcessCgroups;
 use crate::process::registry::Registry;
 use crate::users::{User, UserError, Users};
 
-/// The user who is meant when nobody is named and `/init` said nothing.
-const USUAL_USER: &str = "user";
-/// The user of an image that has no [`USUAL_USER`].
-const LAST_USER: &str = "root";
+/// The default user until `/init` names another.
+const DEFAULT_USER: &str = "user";
+/// The default user of an image without [`DEFAULT_USER`].
+const FALLBACK_USER: &str = "root";
 
-/// Whose machine this is.
+/// Whether the agent owns the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Process 1 of a guest: the machine is ours.
+    /// Process 1 of a guest: the agent owns the machine.
     Pid1,
-    /// An ordinary process: the machine is somebody else's, so clock, names and power are left alone.
+    /// An ordinary process on another machine, whose clock, names and power are not changed.
     Process,
 }
 
-/// What the host told the guest.
+/// Settings sent by the host.
 #[derive(Debug, Default)]
 pub struct Settings {
-    /// Whether `/init` has been called: before, no program of a user may run.
+    /// Whether `/init` has been called: before that, no user process may run.
     pub initialised: bool,
-    /// The secret that every request carries; `None` or empty: open.
+    /// The secret that every request must have; `None` or empty: no authentication.
     pub access_token: Option<String>,
-    /// Variables of every process.
+    /// Environment variables of every process.
     pub env: BTreeMap<String, String>,
-    /// The user when none is named.
+    /// The user if a request names none.
     pub default_user: Option<String>,
-    /// The working directory when none is named.
+    /// The working directory if a request names none.
     pub default_workdir: Option<String>,
-    /// Which life of the sandbox this is, as the host counts; only given back.
+    /// Identifies the current boot or restore of the sandbox; chosen by the host and only returned to it.
     pub lifecycle_id: Option<String>,
 }
 
@@ -50,37 +50,39 @@ pub struct Settings {
 pub struct Agent {
     /// Whose machine this is.
     pub mode: Mode,
-    /// What the host told.
+    /// Settings sent by the host.
     settings: Mutex<Settings>,
     /// `/etc/passwd` and `/etc/group`.
     pub users: Users,
-    /// Variables that the image sets for all processes.
+    /// Environment variables that the image sets for all processes.
     pub image_variables: ImageVariables,
-    /// Processes that were started here.
+    /// Processes started by the agent.
     pub processes: Registry,
-    /// A cgroup for each of them, in a guest.
-    pub enclosures: Enclosures,
-    /// Stops all of them at once.
+    /// The cgroups of these processes, in a guest.
+    pub process_cgroups: ProcessCgroups,
+    /// Freezes all of them at once.
     pub freezer: Freezer,
     /// Watched directories.
     pub watchers: Watchers,
-    /// Processor times of the last look.
+    /// CPU times at the last reading.
     pub cpu_clock: CpuClock,
-    /// Connections that are joined with programs.
-    pub joined: Joined,
-    /// Held while the files that name this machine are written, after `/init` was answered: see [`Self::named`].
+    /// Connections forwarded to programs on loopback.
+    pub forwarded: ForwardedConnections,
+    /// Held while the files with the machine's names are written, after the response to `/init`: see
+    /// [`Self::named`].
     pub naming: Arc<tokio::sync::Mutex<()>>,
-    /// Told when somebody waits for that: the files are written a little later otherwise, off the way of `/init`.
+    /// Notified when a request waits for these files, which are otherwise written a little later, to keep
+    /// `/init` fast.
     pub naming_wanted: Arc<tokio::sync::Notify>,
 }
 
-/// Takes a lock whether or not another holder panicked: every holder leaves a whole value.
+/// Locks a mutex even if a former holder panicked: every holder leaves a consistent value.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Agent {
-    /// An agent that knows nothing yet.
+    /// Creates an agent without settings.
     pub fn new(mode: Mode) -> Arc<Self> {
         Arc::new(Self {
             mode,
@@ -88,23 +90,24 @@ impl Agent {
             users: Users::default(),
             image_variables: ImageVariables::default(),
             processes: Registry::default(),
-            enclosures: Enclosures::default(),
+            process_cgroups: ProcessCgroups::default(),
             freezer: Freezer::new(mode),
             watchers: Watchers::default(),
             cpu_clock: CpuClock::default(),
-            joined: Joined::default(),
+            forwarded: ForwardedConnections::default(),
             naming: Arc::default(),
             naming_wanted: Arc::default(),
         })
     }
 
-    /// What the host told.
+    /// Returns the settings sent by the host.
     pub fn settings(&self) -> MutexGuard<'_, Settings> {
         lock(&self.settings)
     }
 
-    /// Returns once `/etc/hostname` and its like are what `/init` said. Whoever looks at files waits for it; `/init`
-    /// itself does not, because a write to the disk is most of its time in a machine that was just restored.
+    /// Waits until `/etc/hostname` and similar files are as `/init` requested. Requests that read files wait
+    /// for this; `/init` itself does not, because disk writes are the slowest part in a newly restored
+    /// machine.
     pub async fn named(&self) {
         if self.naming.try_lock().is_err() {
             self.naming_wanted.notify_one();
@@ -112,12 +115,12 @@ impl Agent {
         }
     }
 
-    /// Whether user programs may run.
+    /// Whether user processes may run.
     pub fn is_ready(&self) -> bool {
         self.mode == Mode::Process || self.settings().initialised
     }
 
-    /// Whether this is the secret. Takes the same time for every wrong one of its length.
+    /// Whether this is the secret. The comparison takes constant time for values of its length.
     pub fn accepts_token(&self, offered: Option<&[u8]>) -> bool {
         match self.settings().access_token.as_deref() {
             None | Some("") => true,
@@ -125,12 +128,12 @@ impl Agent {
         }
     }
 
-    /// The secret, when there is one.
+    /// Returns the secret, if there is one.
     pub fn access_token(&self) -> Option<String> {
         self.settings().access_token.clone().filter(|t| !t.is_empty())
     }
 
-    /// The named user, or the default one.
+    /// Returns the named user, or the default one.
     pub fn user(&self, name: Option<&str>) -> Result<User, UserError> {
         if let Some(name) = name.filter(|n| !n.is_empty()) {
             return self.users.find(name);
@@ -138,7 +141,7 @@ impl Agent {
         let chosen = self.settings().default_user.clone().filter(|n| !n.is_empty());
         match chosen {
             Some(name) => self.users.find(&name),
-            None => self.users.find(USUAL_USER).or_else(|_| self.users.find(LAST_USER)),
+            None => self.users.find(DEFAULT_USER).or_else(|_| self.users.find(FALLBACK_USER)),
         }
     }
 }

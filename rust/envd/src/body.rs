@@ -1,4 +1,4 @@
-//! Bodies of requests and answers.
+//! Bodies of requests and responses.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -13,7 +13,8 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 
-/// An answer that cannot be finished. The connection is cut, so that the client does not take it for whole.
+/// A response that cannot be completed. The connection is closed, so that the client does not take it for
+/// complete.
 #[derive(Clone, Copy, Debug)]
 pub struct CutOff;
 
@@ -31,34 +32,34 @@ impl From<Infallible> for CutOff {
     }
 }
 
-/// A part of a streamed answer.
+/// A part of a streamed response.
 #[derive(Debug)]
 pub enum Part {
-    /// Bytes, more follow.
+    /// Bytes that are not the last.
     More(Bytes),
     /// The last bytes.
     Last(Bytes),
 }
 
-/// The body of an answer.
+/// The body of a response.
 #[derive(Debug)]
 pub enum Body {
-    /// Known from the start.
+    /// Complete from the start.
     Whole(Option<Bytes>),
-    /// As it comes. A channel that closes without [`Part::Last`] cuts the connection.
+    /// Streamed. A channel that closes without [`Part::Last`] closes the connection.
     Streamed(Streamed),
 }
 
-/// A body that comes over a channel.
+/// A body streamed over a channel.
 #[derive(Debug)]
 pub struct Streamed {
-    /// Where it comes from.
+    /// The source of its parts.
     parts: mpsc::Receiver<Part>,
-    /// Bytes still to come, when that is known.
+    /// Remaining bytes, if known.
     length: Option<u64>,
-    /// What to say in silence.
+    /// What to send during silence.
     keepalive: Option<Keepalive>,
-    /// Whether the last part has gone.
+    /// Whether the last part was sent.
     done: bool,
 }
 
@@ -66,19 +67,19 @@ pub struct Streamed {
 struct Keepalive {
     /// Longest silence.
     interval: Duration,
-    /// What is said then.
+    /// The keep-alive frame.
     frame: Bytes,
-    /// The alarm.
+    /// The timer.
     alarm: Pin<Box<Sleep>>,
 }
 
 impl Body {
-    /// A body of these bytes.
+    /// A body with these bytes.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Self {
         Self::Whole(Some(bytes.into()))
     }
 
-    /// No body.
+    /// An empty body.
     pub fn empty() -> Self {
         Self::Whole(None)
     }
@@ -88,7 +89,7 @@ impl Body {
         Self::Streamed(Streamed { parts, length, keepalive: None, done: false })
     }
 
-    /// A body that says `frame` after every `interval` of silence.
+    /// A body that sends `frame` after every `interval` of silence.
     pub fn events(parts: mpsc::Receiver<Part>, interval: Duration, frame: Bytes) -> Self {
         let keepalive = Keepalive { interval, frame, alarm: Box::pin(tokio::time::sleep(interval)) };
         Self::Streamed(Streamed { parts, length: None, keepalive: Some(keepalive), done: false })
@@ -156,12 +157,12 @@ impl hyper::body::Body for Body {
 /// Why a request's body could not be read.
 #[derive(Debug)]
 pub enum BodyError {
-    /// It is longer than allowed.
+    /// It exceeds the limit.
     TooLong {
-        /// The bound in bytes.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// The connection broke, or the bytes are no HTTP.
+    /// The connection broke, or the bytes are not valid HTTP.
     Broken(hyper::Error),
 }
 
@@ -183,7 +184,7 @@ impl std::error::Error for BodyError {
     }
 }
 
-/// The next bytes of a body; `None` at its end.
+/// Returns the next bytes of a body; `None` at its end.
 pub async fn next_bytes(body: &mut Incoming) -> Result<Option<Bytes>, BodyError> {
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.map_err(BodyError::Broken)?.into_data() {
@@ -193,7 +194,7 @@ pub async fn next_bytes(body: &mut Incoming) -> Result<Option<Bytes>, BodyError>
     Ok(None)
 }
 
-/// A whole body of at most `limit` bytes.
+/// Reads a whole body of at most `limit` bytes.
 pub async fn read_whole(mut body: Incoming, limit: usize) -> Result<Bytes, BodyError> {
     let Some(first) = next_bytes(&mut body).await? else { return Ok(Bytes::new()) };
     if first.len() > limit {

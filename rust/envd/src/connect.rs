@@ -1,8 +1,9 @@
-//! `GET /connect?port=`: joins the caller's connection with a program that listens on this machine's loopback only.
+//! `GET /connect?port=`: forwards the caller's connection to a program that listens only on this machine's
+//! loopback.
 //!
-//! The answer is 101, and what follows on the connection are the program's bytes. Nothing listens in the program's place:
-//! a listener of ours on its port would be in the way when it starts again on all addresses, and would have to be looked
-//! after while nobody uses it.
+//! The response is 101, after which the connection carries the program's bytes. There is no listener in the
+//! program's place: it would occupy the port when the program restarts on all addresses, and would have to be
+//! managed while it is unused.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,35 +19,36 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::body::Body;
 use crate::server::reply;
 
-/// Joined connections at once: beyond the server's own limit, because an agent's calls must not wait for visitors.
-const MAX_JOINED: usize = 1024;
-/// How long a listener on loopback may take to accept: it only does not when its queue is full.
+/// Concurrent forwarded connections, in addition to the server's own limit, because calls of the host must
+/// not wait for visitors.
+const MAX_FORWARDED: usize = 1024;
+/// How long to wait for a listener on loopback to accept; it does not if its queue is full.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// What the connection is upgraded to.
+/// The protocol of the upgrade.
 const PROTOCOL: &str = "wrenn-stream";
 
-/// Where programs listen that do not want to be reached from outside.
+/// Addresses of programs that are not reachable from outside.
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
-/// The places of joined connections.
+/// Permits for forwarded connections.
 #[derive(Debug)]
-pub struct Joined(Arc<Semaphore>);
+pub struct ForwardedConnections(Arc<Semaphore>);
 
-impl Default for Joined {
+impl Default for ForwardedConnections {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_JOINED)))
+        Self(Arc::new(Semaphore::new(MAX_FORWARDED)))
     }
 }
 
-/// Answers the request. `own` is the port of this server, which is no program's.
-pub async fn answer(joined: &Joined, request: Request<Incoming>, own: u16) -> Response<Body> {
+/// Handles the request. `own` is the port of this server, which cannot be the target.
+pub async fn answer(forwarded: &ForwardedConnections, request: Request<Incoming>, own: u16) -> Response<Body> {
     let Some(port) = port(request.uri().query()).filter(|port| *port != own) else {
         return reply::error(StatusCode::BAD_REQUEST, "port must be a number from 1 to 65535, and not this server's");
     };
     if request.headers().get(header::UPGRADE).is_none_or(|value| value != PROTOCOL) {
         return reply::error(StatusCode::UPGRADE_REQUIRED, "this path is asked for with an upgrade to wrenn-stream");
     }
-    let Ok(place) = joined.0.clone().try_acquire_owned() else {
+    let Ok(place) = forwarded.0.clone().try_acquire_owned() else {
         return reply::error(StatusCode::SERVICE_UNAVAILABLE, "too many connections to programs");
     };
     let program = match to_loopback(port).await {
@@ -63,24 +65,24 @@ pub async fn answer(joined: &Joined, request: Request<Incoming>, own: u16) -> Re
     response
 }
 
-/// The port that a query names.
+/// Returns the port in a query.
 fn port(query: Option<&str>) -> Option<u16> {
     let text = query?.split('&').find_map(|pair| pair.strip_prefix("port="))?;
     text.parse().ok().filter(|port| *port != 0)
 }
 
-/// The first loopback address on which somebody accepts.
+/// Connects to the first loopback address that accepts.
 async fn to_loopback(port: u16) -> io::Result<TcpStream> {
     let mut refusal = io::Error::from(io::ErrorKind::ConnectionRefused);
     for address in LOOPBACK {
         match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(SocketAddr::new(address, port))).await {
             Ok(Ok(stream)) => {
-                // A matter of speed; a connection without it works.
+                // An optimization; the connection works without it.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-            // A guest without IPv6 has no such address: that says nothing about the program.
+            // A guest without IPv6 has no such address, which does not tell anything about the program.
             Ok(Err(_)) if address.is_ipv6() => {}
             Ok(Err(error)) => refusal = error,
             Err(_) => refusal = io::ErrorKind::TimedOut.into(),
@@ -89,10 +91,10 @@ async fn to_loopback(port: u16) -> io::Result<TcpStream> {
     Err(refusal)
 }
 
-/// Passes bytes both ways until both sides have written all, or one breaks off. Then both are closed.
+/// Forwards bytes in both directions until both sides have ended or one fails. Then both are closed.
 async fn join(request: Request<Incoming>, mut program: TcpStream, place: OwnedSemaphorePermit) {
     if let Ok(caller) = hyper::upgrade::on(request).await {
-        // An end in the middle is the two sides' affair: each sees the other's.
+        // An error need not be reported: each side sees the end of its connection.
         let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(caller), &mut program).await;
     }
     drop(place);

@@ -1,6 +1,6 @@
-//! `POST /disk/grow`: the root disk has become larger, and its file system is to fill it.
+//! `POST /disk/grow`: grows the root file system after the host has enlarged its disk.
 //!
-//! The host enlarges the disk first. The kernel hears of it by an interrupt, which may come after this request.
+//! The kernel is informed of the new size by an interrupt, which may arrive after this request.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,11 +16,11 @@ use crate::body::{Body, read_whole};
 use crate::rpc::MAX_MESSAGE_BYTES;
 use crate::server::reply;
 
-/// How long the kernel may take to see the new size.
+/// How long to wait until the kernel sees the new size.
 const SIZE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often its size is looked at.
+/// How often the size is read.
 const SIZE_POLL: Duration = Duration::from_millis(1);
-/// `/sys` counts sizes of block devices in these, whatever the device does.
+/// Unit of block device sizes in `/sys`, for all devices.
 const SECTOR_BYTES: u64 = 512;
 
 /// The body.
@@ -31,7 +31,7 @@ struct GrowRequest {
     size_bytes: u64,
 }
 
-/// Answers 204 when the file system fills a disk of this size. Twice is the same as once.
+/// Responds 204 once the file system fills a disk of this size. Idempotent.
 pub async fn grow(request: Request<Incoming>) -> Response<Body> {
     let bytes = match read_whole(request.into_body(), MAX_MESSAGE_BYTES).await {
         Ok(bytes) => bytes,

@@ -1,7 +1,8 @@
-//! The variables that every process gets before those of the sandbox and of the request.
+//! Environment variables of every process, before those of the sandbox and of the request.
 //!
-//! In order of precedence, lowest first: the agent's defaults, `/etc/default/locale` and `/etc/environment` of the image
-//! (as a login session reads them), the user's (`HOME`, `USER`, `LOGNAME`), the sandbox's (`/init`), the request's.
+//! In order of precedence, lowest first: the agent's defaults, `/etc/default/locale` and `/etc/environment`
+//! of the image (as a login session reads them), the user's (`HOME`, `USER`, `LOGNAME`), the sandbox's
+//! (`/init`), the request's.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -14,25 +15,25 @@ use sys::rustix::fs::OFlags;
 use crate::agent::{Agent, Mode, lock};
 use crate::users::User;
 
-/// Where programs are looked for when nobody says otherwise.
-const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// The locale when nobody says otherwise: programs take text for UTF-8. glibc (since 2.35) and musl have it built in.
-const USUAL_LANG: &str = "C.UTF-8";
-/// Files of the image with variables; a later one takes precedence.
+/// Default of `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Default locale, so that programs use UTF-8. glibc (since 2.35) and musl have it built in.
+const DEFAULT_LANG: &str = "C.UTF-8";
+/// Files of the image with environment variables; later ones take precedence.
 const IMAGE_FILES: [&str; 2] = ["/etc/default/locale", "/etc/environment"];
-/// Bytes read of one file. Root of the guest can write anything there.
+/// Limit for one file: root in the guest can write anything to it.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
-/// Variables taken from one file.
+/// Limit for the variables of one file.
 const MAX_VARIABLES: usize = 256;
 
-/// What identifies the content of a file: device, inode, size, and the time of change.
+/// Identifies the content of a file: device, inode, size, and change time.
 type Version = (u64, u64, u64, i64, i64);
 type Variables = BTreeMap<String, String>;
 
 /// The variables of the image's files, parsed again only when a file has changed.
 #[derive(Debug, Default)]
 pub struct ImageVariables {
-    /// The last state of the files, and what was in them.
+    /// The versions of the files at the last reading, and their variables.
     cached: Mutex<([Option<Version>; 2], Arc<Variables>)>,
 }
 
@@ -45,7 +46,7 @@ impl ImageVariables {
             let mut all = Variables::new();
             for (file, _) in files.into_iter().flatten() {
                 let mut bytes = Vec::new();
-                // A file that cannot be read has no variables, as for a login session.
+                // A file that cannot be read is treated as empty, as in a login session.
                 if file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).is_ok() {
                     all.extend(parse(&String::from_utf8_lossy(&bytes)));
                 }
@@ -56,7 +57,7 @@ impl ImageVariables {
     }
 }
 
-/// Opens a regular file. Anything else, such as a pipe that would never end, counts as missing.
+/// Opens a regular file. Anything else, such as a pipe that never ends, is treated as missing.
 fn open(path: &str) -> Option<(File, Version)> {
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
     let file = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path).ok()?;
@@ -65,7 +66,8 @@ fn open(path: &str) -> Option<(File, Version)> {
     Some((file, version))
 }
 
-/// Reads `NAME=value` lines in the format of `pam_env`: an optional `export`, an optional pair of quotes, `#` comments.
+/// Parses `NAME=value` lines in the format of `pam_env`: an optional `export`, an optional pair of quotes,
+/// `#` comments.
 fn parse(text: &str) -> impl Iterator<Item = (String, String)> {
     text.lines().filter_map(variable).take(MAX_VARIABLES)
 }
@@ -82,15 +84,15 @@ fn variable(line: &str) -> Option<(String, String)> {
     (is_name && !value.contains('\0')).then(|| (name.to_owned(), value.to_owned()))
 }
 
-/// The variables of a process of this user.
+/// Returns the environment of a process of this user.
 pub fn of_process(agent: &Agent, user: &User, request: &Variables) -> Variables {
     let (path, lang) = match agent.mode {
         Mode::Pid1 => (None, None),
         Mode::Process => (std::env::var("PATH").ok(), std::env::var("LANG").ok()),
     };
     let mut all = BTreeMap::from([
-        ("PATH".to_owned(), path.unwrap_or_else(|| USUAL_PATH.to_owned())),
-        ("LANG".to_owned(), lang.unwrap_or_else(|| USUAL_LANG.to_owned())),
+        ("PATH".to_owned(), path.unwrap_or_else(|| DEFAULT_PATH.to_owned())),
+        ("LANG".to_owned(), lang.unwrap_or_else(|| DEFAULT_LANG.to_owned())),
     ]);
     if agent.mode == Mode::Pid1 {
         all.extend(agent.image_variables.read().iter().map(|(name, value)| (name.clone(), value.clone())));

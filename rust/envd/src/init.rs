@@ -1,8 +1,9 @@
-//! `POST /init`: the host tells a guest who it is. Called at create and after every restore, before any program of a
-//! user runs. Also what `/envs` shows.
+//! `POST /init`: the host gives a guest its identity. Called at create and after every restore, before any
+//! user process runs. Also the sandbox's environment variables for `/envs`.
 //!
-//! Order: random numbers, clock, names, connections of the former life, variables, and the token, until which nobody
-//! else is let in. The programs that a snapshot found running go on after all that.
+//! Order: random numbers, clock, names, connections of the former sandbox, environment variables, and the
+//! token, before which no other request is accepted. Processes that were running in a snapshot continue after
+//! all that.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -25,66 +26,67 @@ use crate::body::{Body, BodyError, read_whole};
 use crate::rpc::MAX_MESSAGE_BYTES;
 use crate::server::{Ends, reply};
 
-/// Fewest bytes of randomness worth mixing in.
+/// Fewest bytes of entropy that are accepted.
 const MIN_ENTROPY_BYTES: usize = 32;
-/// Most bytes taken; the kernel's pool holds 256 bits.
+/// Most bytes used; the kernel's pool has 256 bits.
 const MAX_ENTROPY_BYTES: usize = 4096;
-/// How long the files with the machine's names are put off when nobody asks for them.
+/// How long writing the files with the machine's names is delayed if no request needs them.
 const NAMING_DELAY: Duration = Duration::from_millis(100);
-/// How long programs stay stopped for these files. Only a disk that hangs takes longer; it is not worth the sandbox.
+/// How long processes stay frozen for these files. Only a hanging disk takes longer, which must not make the
+/// restore fail.
 const NAMING_LIMIT: Duration = Duration::from_secs(1);
 /// Longest host name Linux takes.
 const MAX_HOSTNAME_BYTES: usize = 64;
 
-/// The body of `/init`. Unknown fields are passed over; absent ones leave things as they are.
+/// The body of `/init`. Unknown fields are ignored; absent ones leave values unchanged.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct InitRequest {
-    /// Variables of every process. Given: replaces those given before.
+    /// Environment variables of every process. If given, they replace the former ones.
     env_vars: Option<BTreeMap<String, String>>,
-    /// The secret for every further request.
+    /// The secret that every further request must have.
     access_token: Option<String>,
-    /// The time now, RFC 3339.
+    /// The current time, RFC 3339.
     timestamp: Option<String>,
-    /// The user when none is named.
+    /// The user if a request names none.
     default_user: Option<String>,
-    /// The working directory when none is named.
+    /// The working directory if a request names none.
     default_workdir: Option<String>,
-    /// The machine's name.
+    /// The host name.
     hostname: Option<String>,
     /// 32 hexadecimal digits.
     machine_id: Option<String>,
     /// Base64 of secret random bytes.
     entropy: Option<String>,
-    /// Which life of the sandbox this is.
+    /// Identifies the boot or restore of the sandbox.
     #[serde(rename = "lifecycleID")]
     lifecycle_id: Option<String>,
 }
 
-/// What is wrong with a body, or what the kernel refused.
+/// An invalid body, or a step that the kernel refused.
 #[derive(Debug)]
 enum InitError {
-    /// The request is wrong.
+    /// The request is invalid.
     Invalid(String),
     /// A step failed.
     Step {
-        /// Which.
+        /// Name of the step.
         step: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
 
-/// A body, checked.
+/// A validated body.
 #[derive(Debug, Default)]
 struct Plan {
     /// Bytes to mix in.
     entropy: Option<Vec<u8>>,
     /// The time.
     time: Option<Timespec>,
-    /// The name.
+    /// The host name.
     hostname: Option<String>,
-    /// The id.
+    /// The machine id.
     machine_id: Option<String>,
 }
 
@@ -122,13 +124,13 @@ fn plan(request: &InitRequest) -> Result<Plan, InitError> {
     Ok(plan)
 }
 
-/// RFC 3339 with up to nanoseconds.
+/// Parses RFC 3339 with up to nanoseconds.
 fn parse_time(text: &str) -> Option<Timespec> {
     let time: wire::Timestamp = serde_json::from_value(serde_json::Value::String(text.to_owned())).ok()?;
     (time.seconds >= 0).then_some(Timespec { tv_sec: time.seconds, tv_nsec: i64::from(time.nanos) })
 }
 
-/// Carries the plan out on a machine that is ours.
+/// Carries out the plan on a machine that the agent owns.
 fn apply(plan: &Plan) -> Result<(), InitError> {
     let step = |step: &'static str| move |source: io::Error| InitError::Step { step, source };
     if let Some(bytes) = &plan.entropy {
@@ -143,15 +145,15 @@ fn apply(plan: &Plan) -> Result<(), InitError> {
     Ok(())
 }
 
-/// Writes the files that say the machine's names.
+/// Writes the files with the machine's names.
 ///
-/// No program runs yet: soon, and other requests wait for the end of it in [`Agent::named`]. Programs were stopped: now,
-/// because they would see the former names.
+/// If no process runs yet: soon, and other requests wait for it in [`Agent::named`]. If processes are frozen:
+/// now, because they would see the former names.
 async fn write_names(agent: &Agent, plan: Plan) {
-    if agent.freezer.is_closed() {
+    if agent.freezer.is_frozen() {
         let written = async {
             let naming = Arc::clone(&agent.naming).lock_owned().await;
-            // The task is not cancelled, so its failure would be a panic, which has been told.
+            // The task is not cancelled, so its failure would be a panic, which was already reported.
             let _ = tokio::task::spawn_blocking(move || write_names_now(&plan, naming)).await;
         };
         if tokio::time::timeout(NAMING_LIMIT, written).await.is_err() {
@@ -162,7 +164,7 @@ async fn write_names(agent: &Agent, plan: Plan) {
     let naming = Arc::clone(&agent.naming).lock_owned().await;
     let wanted = Arc::clone(&agent.naming_wanted);
     tokio::spawn(async move {
-        // Until somebody wants to see the files, the one processor of the guest is better used for the answer.
+        // Until a request needs the files, the guest's only CPU is better used for the response.
         let _ = tokio::time::timeout(NAMING_DELAY, wanted.notified()).await;
         tokio::task::spawn_blocking(move || write_names_now(&plan, naming));
     });
@@ -173,22 +175,22 @@ fn write_names_now(plan: &Plan, naming: tokio::sync::OwnedMutexGuard<()>) {
     let machine_id = plan.machine_id.as_deref().map_or(Ok(()), write_machine_id);
     for (what, written) in [("host name", hostname), ("machine id", machine_id)] {
         if let Err(error) = written {
-            // A read-only image keeps its own files; the kernel has the name all the same.
+            // A read-only image keeps its own files; the kernel has the new name nevertheless.
             eprintln!("envd: init: write the {what}: {error}");
         }
     }
     drop(naming);
 }
 
-/// Replaces the file, not what a link at its place leads to. What says so already stays untouched: a sandbox that
-/// comes back has its own names. Not synced: the disk is a copy that lives with the guest.
+/// Replaces the file, not the target of a link in its place. A file with this content is not touched: a
+/// resumed sandbox has its own names. Not synced: the disk is a copy that lives only as long as the guest.
 fn write_own(path: &str, text: &str) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(about) if !about.is_file() => fs::remove_file(path)?,
         Ok(about) if about.len() == text.len() as u64 && fs::read(path)? == text.as_bytes() => return Ok(()),
         _ => {}
     }
-    // Emptied first, ext4 would give the file a new block and write it to the disk at once.
+    // If it were truncated first, ext4 would allocate a new block and write it to the disk at once.
     let mut file = fs::File::options().write(true).create(true).truncate(false).open(path)?;
     file.write_all(text.as_bytes())?;
     file.set_len(text.len() as u64)
@@ -199,12 +201,12 @@ fn write_hostname(name: &str) -> io::Result<()> {
         return Ok(());
     }
     write_own("/etc/hostname", &format!("{name}\n"))?;
-    // A pipe at its place would never end.
+    // A pipe in its place would never end.
     let hosts = if Path::new("/etc/hosts").is_file() { fs::read("/etc/hosts").unwrap_or_default() } else { Vec::new() };
     write_own("/etc/hosts", &hosts_with(&String::from_utf8_lossy(&hosts), name))
 }
 
-/// The hosts file with this name at 127.0.1.1 and nothing else there.
+/// Returns the hosts file with this name at 127.0.1.1 and no other entry for that address.
 fn hosts_with(hosts: &str, name: &str) -> String {
     let mut text = String::new();
     if hosts.trim().is_empty() {
@@ -224,7 +226,7 @@ fn write_machine_id(id: &str) -> io::Result<()> {
     if Path::new("/etc").is_dir() {
         write_own("/etc/machine-id", &text)?;
     }
-    // Debian links this one to the other; an own copy has to follow.
+    // Debian links this file to the other; a copy has to be updated too.
     let second = "/var/lib/dbus/machine-id";
     if fs::symlink_metadata(second).is_ok_and(|m| m.is_file()) {
         write_own(second, &text)?;
@@ -232,17 +234,19 @@ fn write_machine_id(id: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether connections of a former life may be left: the guest lived before, until a snapshot or under another identity,
-/// and somebody in it may wait in one. Not so when a host asks again because an answer was lost: it names the same life.
+/// Whether connections of a former sandbox may exist: the guest was running before, until a snapshot or under
+/// another identity, and a process in it may wait on one. Not if a host repeats a request because a response
+/// was lost: it sends the same lifecycle id.
 fn has_former_connections(agent: &Agent, request: &InitRequest) -> bool {
     let settings = agent.settings();
     let same_life = request.lifecycle_id.is_some() && request.lifecycle_id == settings.lifecycle_id;
-    let frozen = agent.freezer.is_closed();
+    let frozen = agent.freezer.is_frozen();
     settings.initialised && (frozen || (!same_life && agent.freezer.may_have_programs()))
 }
 
-/// Ends the connections of the former life: their other ends are not there, and whoever waits in one would wait for
-/// ever. That includes the agent's own, so that the streams of callers who are gone end; their processes live on.
+/// Resets the connections of the former sandbox: their peers do not exist, and processes that wait on them
+/// would wait forever. This includes the agent's own, so that streams of former callers end; their processes
+/// keep running.
 fn reset_connections(ends: Ends) {
     static TOLD: AtomicBool = AtomicBool::new(false);
     let refused = match sys::connections::reset_all(ends.local.ip(), ends.peer) {
@@ -256,8 +260,8 @@ fn reset_connections(ends: Ends) {
     }
 }
 
-/// Carries everything out in order.
-async fn become_it(agent: &Agent, request: InitRequest, ends: Ends) -> Result<(), InitError> {
+/// Carries out all steps in order.
+async fn apply_in_order(agent: &Agent, request: InitRequest, ends: Ends) -> Result<(), InitError> {
     let plan = plan(&request)?;
     if agent.mode == Mode::Pid1 {
         apply(&plan)?;
@@ -270,7 +274,7 @@ async fn become_it(agent: &Agent, request: InitRequest, ends: Ends) -> Result<()
     agent.freezer.thaw().map_err(|source| InitError::Step { step: "let programs go on", source })
 }
 
-/// Answers `POST /init`. The same body twice is the same as once.
+/// Handles `POST /init`. Idempotent.
 pub async fn answer(agent: &Agent, request: Request<Incoming>, ends: Ends) -> Response<Body> {
     let bytes = match read_whole(request.into_body(), MAX_MESSAGE_BYTES).await {
         Ok(bytes) => bytes,
@@ -281,7 +285,7 @@ pub async fn answer(agent: &Agent, request: Request<Incoming>, ends: Ends) -> Re
     };
     let parsed = if bytes.is_empty() { Ok(InitRequest::default()) } else { serde_json::from_slice(&bytes) };
     let outcome = match parsed {
-        Ok(request) => become_it(agent, request, ends).await,
+        Ok(request) => apply_in_order(agent, request, ends).await,
         Err(error) => Err(invalid(format!("malformed body: {error}"))),
     };
     match outcome {
@@ -313,7 +317,7 @@ fn replace_if_given(place: &mut Option<String>, given: Option<String>) {
     }
 }
 
-/// The variables of the sandbox, without those of a user.
+/// Returns the environment variables of the sandbox, without those of a user.
 pub fn sandbox_env(agent: &Agent) -> BTreeMap<String, String> {
     let mut env = BTreeMap::from([("E2B_SANDBOX".to_owned(), "true".to_owned())]);
     env.extend(agent.settings().env.clone());

@@ -1,11 +1,12 @@
-//! wrenn's guest agent: one static binary for the three lives of a guest.
+//! wrenn's guest agent: one static binary for the three stages of a guest.
 //!
 //! - [`stage1`]: `/init` of the initramfs: modules, root disk, network, switch of the root.
 //! - [`pid1`]: what only process 1 does: console, limits, power-off.
-//! - [`server`]: connections, access, dispatch to
-//!   [`process`] (`process.Process`), [`filesystem`] (`filesystem.Filesystem`), [`files`] (`/files`),
-//!   [`init`] (`/init`), [`snapshot`] (`/snapshot/…`), [`connect`] (`/connect`), [`metrics`].
-//! - [`agent`]: what all of them share; [`environment`], [`users`], [`paths`], [`body`], [`rpc`], [`reaper`]: their tools.
+//! - [`server`]: connections, access, dispatch to [`process`] (`process.Process`), [`filesystem`]
+//!   (`filesystem.Filesystem`), [`files`] (`/files`), [`init`] (`/init`), [`snapshot`] (`/snapshot/…`),
+//!   [`connect`] (`/connect`), [`metrics`].
+//! - [`agent`]: shared state; [`environment`], [`users`], [`paths`], [`body`], [`rpc`], [`reaper`]: shared
+//!   helpers.
 
 mod agent;
 mod body;
@@ -31,9 +32,9 @@ use std::process::ExitCode;
 
 use agent::Mode;
 
-/// Where the guest serves.
+/// The address on which the guest serves.
 const GUEST_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 49_983);
-/// The argument by which stage 1 starts the second life.
+/// The argument with which stage 1 starts the agent as process 1.
 pub const PID1_ARGUMENT: &str = "pid1-server";
 
 const USAGE: &str = "usage: envd --version | envd serve --listen HOST:PORT [--root-is-me]";
@@ -62,7 +63,7 @@ fn usage() -> ExitCode {
     ExitCode::from(2)
 }
 
-/// `--root-is-me` is accepted for clarity: an ordinary process never touches the machine it runs on.
+/// `--root-is-me` is accepted for clarity: an ordinary process never changes the machine it runs on.
 fn listen_address(args: &[&str]) -> Option<SocketAddr> {
     match args {
         ["--listen", address] | ["--listen", address, "--root-is-me"] | ["--root-is-me", "--listen", address] => {

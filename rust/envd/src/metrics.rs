@@ -1,4 +1,4 @@
-//! `GET /metrics`: how busy the guest is.
+//! `GET /metrics`: resource usage of the guest.
 
 use std::fs;
 use std::sync::Mutex;
@@ -11,30 +11,30 @@ use crate::agent::{Agent, lock};
 use crate::body::Body;
 use crate::server::reply;
 
-/// Bytes in a kibibyte and in a mebibyte, as `/proc/meminfo` and the API count.
+/// Bytes in a kibibyte, the unit of `/proc/meminfo`.
 const KIB: u64 = 1024;
-/// See [`KIB`].
+/// Bytes in a mebibyte, the unit of the API.
 const MIB: u64 = 1024 * 1024;
 
-/// Processor times at the last look: the share is counted between two looks.
+/// CPU times at the last reading: usage is computed between two readings.
 #[derive(Debug, Default)]
 pub struct CpuClock {
     /// `(busy, all)` in ticks.
     last: Mutex<(u64, u64)>,
 }
 
-/// The answer.
+/// The response.
 #[derive(Debug, Serialize)]
 struct Metrics {
     /// Unix seconds.
     ts: u64,
-    /// Processors.
+    /// CPUs.
     cpu_count: usize,
-    /// Share of all processors since the last look, in percent.
+    /// Usage of all CPUs since the last reading, in percent.
     cpu_used_pct: f64,
     /// Bytes of memory.
     mem_total: u64,
-    /// Bytes that cannot be given away.
+    /// Bytes that are in use and not reclaimable.
     mem_used: u64,
     /// Bytes of page cache.
     mem_cache: u64,
@@ -49,8 +49,8 @@ struct Metrics {
 }
 
 impl CpuClock {
-    /// Percent of all processors since the last look.
-    #[allow(clippy::cast_precision_loss)] // Ticks between two looks are few.
+    /// Returns the usage of all CPUs since the last reading, in percent.
+    #[allow(clippy::cast_precision_loss)] // The number of ticks between two readings is small.
     fn share(&self, (busy, all): (u64, u64)) -> f64 {
         let mut last = lock(&self.last);
         let (busy_before, all_before) = std::mem::replace(&mut *last, (busy, all));
@@ -63,7 +63,7 @@ impl CpuClock {
     }
 }
 
-/// `(busy, all)` from the first line of `/proc/stat`: user nice system idle iowait irq softirq steal.
+/// Parses `(busy, all)` from the first line of `/proc/stat`: user nice system idle iowait irq softirq steal.
 fn cpu_ticks(stat: &str) -> (u64, u64) {
     let line = stat.lines().next().unwrap_or_default();
     let ticks: Vec<u64> = line.split_whitespace().skip(1).take(8).filter_map(|f| f.parse().ok()).collect();
@@ -72,13 +72,13 @@ fn cpu_ticks(stat: &str) -> (u64, u64) {
     (all - idle, all)
 }
 
-/// A line of `/proc/meminfo` in bytes.
+/// Returns a value of `/proc/meminfo` in bytes.
 fn memory(meminfo: &str, name: &str) -> u64 {
     let line = meminfo.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
     line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or_default() * KIB
 }
 
-/// Answers with the figures of now.
+/// Responds with the current values.
 pub fn answer(agent: &Agent) -> Response<Body> {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();

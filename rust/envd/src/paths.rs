@@ -1,9 +1,9 @@
-//! Names of files as text and back, and the way from a request's path to an absolute one.
+//! Conversion of file names to text and back, and of a request's path to an absolute path.
 //!
-//! Linux names are bytes; protobuf and JSON carry text. A byte that is no part of valid UTF-8 travels as the
-//! private character U+10FE00 + byte (so U+10FE80 to U+10FEFF), which ordinary names never hold. A name that does hold
-//! one of these characters has each of its four bytes escaped in turn. So every name has exactly one text, and every
-//! text from us leads back to the same name.
+//! Linux names are bytes; protobuf and JSON carry text. A byte that is not part of valid UTF-8 is represented
+//! by the private-use character U+10FE00 + byte (so U+10FE80 to U+10FEFF), which ordinary names never
+//! contain. In a name that does contain one of these characters, each of its four bytes is escaped. So the
+//! mapping is one to one in both directions.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
@@ -22,7 +22,7 @@ fn push_escaped(text: &mut String, bytes: &[u8]) {
     text.extend(bytes.iter().filter_map(|b| char::from_u32(ESCAPE_BASE + u32::from(*b))));
 }
 
-/// A name as text.
+/// Converts a name to text.
 pub fn to_text(name: impl AsRef<OsStr>) -> String {
     let mut text = String::with_capacity(name.as_ref().len());
     for chunk in name.as_ref().as_bytes().utf8_chunks() {
@@ -38,7 +38,7 @@ pub fn to_text(name: impl AsRef<OsStr>) -> String {
     text
 }
 
-/// The name of a text.
+/// Converts a text to a name.
 pub fn to_name(text: &str) -> OsString {
     let mut bytes = Vec::with_capacity(text.len());
     for character in text.chars() {
@@ -51,8 +51,8 @@ pub fn to_name(text: &str) -> OsString {
     OsString::from_vec(bytes)
 }
 
-/// The absolute path meant by a request: `~` is the home, a relative path counts from the home; `.` and `..` are taken
-/// out by the text alone.
+/// Returns the absolute path for a request: `~` is the home, relative paths start at the home; `.` and `..`
+/// are removed lexically.
 pub fn resolve(path: &OsStr, home: &str) -> PathBuf {
     let bytes = path.as_bytes();
     let joined = match bytes {
@@ -63,13 +63,13 @@ pub fn resolve(path: &OsStr, home: &str) -> PathBuf {
     clean(&joined)
 }
 
-/// A rest after `~/` may itself begin with slashes, which must not make it absolute.
+/// The part after `~/` may itself begin with slashes, which must not make it absolute.
 fn without_leading_slashes(bytes: &[u8]) -> &OsStr {
     let start = bytes.iter().position(|b| *b != b'/').unwrap_or(bytes.len());
     OsStr::from_bytes(&bytes[start..])
 }
 
-/// Takes out `.`, `..` and doubled slashes without looking at the disk.
+/// Removes `.`, `..` and doubled slashes lexically.
 fn clean(path: &Path) -> PathBuf {
     let mut result = PathBuf::from("/");
     for part in path.components() {
@@ -84,7 +84,7 @@ fn clean(path: &Path) -> PathBuf {
     result
 }
 
-/// Permissions as Go prints a file mode.
+/// Formats permissions as Go does.
 pub fn permissions_text(mode: u32) -> String {
     let kind = match mode & 0o170_000 {
         0o040_000 => "d",
@@ -120,7 +120,7 @@ pub fn permissions_text(mode: u32) -> String {
     text
 }
 
-/// Percent-encoded text as bytes. Broken escapes stand for themselves.
+/// Decodes percent-encoding to bytes. Invalid escapes are kept.
 pub fn percent_decode(text: &str, plus_is_space: bool) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -141,7 +141,7 @@ pub fn percent_decode(text: &str, plus_is_space: bool) -> Vec<u8> {
     bytes
 }
 
-/// A name for a `Content-Disposition` header (RFC 8187).
+/// Encodes a name for a `Content-Disposition` header (RFC 8187).
 pub fn header_file_name(name: &OsStr) -> String {
     let plain = name.as_bytes().iter().all(|b| b.is_ascii_graphic() && !b"\"\\".contains(b) || *b == b' ');
     if plain {

@@ -1,4 +1,4 @@
-//! What only process 1 does: limits, power-off, and a last word on the console.
+//! What only process 1 does: kernel limits, shutdown and power-off.
 
 use std::fs;
 use std::future::Future;
@@ -14,17 +14,20 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::agent::Mode;
 use crate::server;
 
-/// How long programs may take to end after SIGTERM.
+/// How long processes may take to end after SIGTERM.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often it is looked whether they have.
+/// How often to check whether they have ended.
 const END_POLL: Duration = Duration::from_millis(20);
-/// Open files of the agent: four descriptors for each of [`crate::process::registry::MAX_PROCESSES`].
+/// Limit on open files of the agent: four descriptors for each of
+/// [`crate::process::registry::MAX_PROCESSES`].
 const OPEN_FILES: u64 = 524_288;
 
-/// Files and directories that one user may watch: the kernel's own limit, 8192 in a small guest, is below what one recursive
-/// watch may have ([`crate::filesystem::watch`]), and below what development servers ask for. Each that is used takes 1 KiB.
+/// inotify watches of one user: the kernel's default, 8192 in a small guest, is less than one recursive watch
+/// may need ([`crate::filesystem::watch`]), and less than development servers need. Each watch in use takes 1
+/// KiB.
 const INOTIFY_WATCHES: u64 = 262_144;
-/// Watchers of one user: the agent's own ([`crate::filesystem::watch`]) act as root, beside root's programs.
+/// inotify instances of one user: the agent's own ([`crate::filesystem::watch`]) belong to root, as do those
+/// of root's programs.
 const INOTIFY_INSTANCES: u64 = 1024;
 
 /// Serves until power-off. Never returns: the kernel panics when process 1 ends.
@@ -37,7 +40,7 @@ pub fn run(address: SocketAddr) -> ! {
     power_off()
 }
 
-/// Nothing here is worth not starting for, so failures are told and passed over.
+/// Sets limits. None is essential, so failures are only reported.
 fn prepare() {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let limit = Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) };
@@ -57,14 +60,14 @@ fn prepare() {
     }
 }
 
-/// Raises a limit of the kernel that is lower.
+/// Raises a limit of the kernel if it is lower.
 fn raise(path: &str, wanted: u64) -> io::Result<()> {
     let now = fs::read_to_string(path)?.trim().parse().unwrap_or(0);
     if now < wanted { fs::write(path, wanted.to_string()) } else { Ok(()) }
 }
 
-/// Ends everything when told by SIGTERM.
-pub fn power_off_when_told() -> io::Result<impl Future<Output = ()>> {
+/// Shuts down on SIGTERM.
+pub fn power_off_on_sigterm() -> io::Result<impl Future<Output = ()>> {
     let mut told = signal(SignalKind::terminate())?;
     Ok(async move {
         if told.recv().await.is_none() {
@@ -81,7 +84,7 @@ pub fn power_off_when_told() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// To every process but this one.
+/// Sends a signal to every process but this one.
 fn signal_all(signal: Signal) {
     for pid in other_processes() {
         // It may have ended.
@@ -93,7 +96,7 @@ fn others_live() -> bool {
     !other_processes().is_empty()
 }
 
-/// Programs, not threads of the kernel: those have no executable.
+/// Returns user processes, not kernel threads, which have no executable.
 fn other_processes() -> Vec<rustix::process::Pid> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok()).filter(|p| *p > 1);
@@ -101,7 +104,7 @@ fn other_processes() -> Vec<rustix::process::Pid> {
     programs.filter_map(rustix::process::Pid::from_raw).collect()
 }
 
-/// Writes everything to disk and switches the machine off.
+/// Syncs the disks and powers the machine off.
 pub fn power_off() -> ! {
     rustix::fs::sync();
     let error = rustix::system::reboot(RebootCommand::PowerOff);

@@ -1,8 +1,9 @@
-//! The one place that reaps. Process 1 inherits every orphan, so only a wait for "any child" leaves no zombies; and so
-//! nothing else may wait for a child of its own, or one of the two would miss an exit status.
+//! The only place that reaps children. Process 1 inherits every orphan, so only a wait for "any child" leaves
+//! no zombies; and so nothing else may wait for a child of its own, or one of the two would miss an exit
+//! status.
 //!
-//! No exit is lost: the registry starts a child and notes its pid under the same lock under which this reaps, so a
-//! child is known before its end can be seen.
+//! No exit status is lost: the registry starts a child and registers its pid under the lock under which
+//! children are reaped, so a child is known before its end can be seen.
 
 use std::io;
 use std::sync::Arc;
@@ -11,12 +12,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::agent::Agent;
 
-/// Starts to listen for ends. Must come before the first child.
+/// Starts to listen for SIGCHLD. Must be called before the first child is started.
 pub fn listen() -> io::Result<Signal> {
     signal(SignalKind::child())
 }
 
-/// Reaps for ever.
+/// Reaps forever.
 pub async fn run(agent: Arc<Agent>, mut ends: Signal) {
     loop {
         agent.processes.reap();

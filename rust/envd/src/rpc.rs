@@ -16,17 +16,17 @@ use crate::users::{User, UserError};
 
 /// Longest message in either direction of a call.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
-/// Silence after which a stream says that it lives, when the client names no other.
-const USUAL_KEEPALIVE: Duration = Duration::from_secs(90);
+/// Default interval of keep-alives on a silent stream.
+const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(90);
 
-/// Who calls, and how.
+/// The caller of a request and its options.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// The user named by Basic auth.
     pub user_name: Option<String>,
-    /// How messages are written.
+    /// The encoding of messages.
     pub codec: Codec,
-    /// How long the client wants to wait.
+    /// The client's timeout.
     pub timeout: Option<Duration>,
     /// Longest silence on a stream.
     pub keepalive: Duration,
@@ -43,7 +43,7 @@ impl Caller {
         };
         let timeout = number("connect-timeout-ms")?.map(Duration::from_millis);
         let keepalive = number("keepalive-ping-interval")?.filter(|s| *s > 0).map(Duration::from_secs);
-        Ok(Self { user_name: basic_user(headers), codec, timeout, keepalive: keepalive.unwrap_or(USUAL_KEEPALIVE) })
+        Ok(Self { user_name: basic_user(headers), codec, timeout, keepalive: keepalive.unwrap_or(DEFAULT_KEEPALIVE) })
     }
 
     /// The user to act as.
@@ -72,7 +72,8 @@ impl From<BodyError> for ConnectError {
     }
 }
 
-/// The user name of `Authorization: Basic`; the password is not looked at, the access token is what counts.
+/// Returns the user name of `Authorization: Basic`; the password is ignored, since the access token
+/// authenticates.
 pub fn basic_user(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, encoded) = value.split_once(' ')?;
@@ -127,7 +128,7 @@ fn malformed(error: impl std::fmt::Display) -> ConnectError {
     ConnectError::new(Code::InvalidArgument, error.to_string())
 }
 
-/// Content compressed as a whole was never agreed.
+/// Rejects compressed bodies, which the agent never offers.
 fn refuse_compression(headers: &HeaderMap, name: &str) -> Result<(), ConnectError> {
     match headers.get(name).map(http::HeaderValue::as_bytes) {
         None | Some(b"" | b"identity") => Ok(()),
@@ -135,7 +136,7 @@ fn refuse_compression(headers: &HeaderMap, name: &str) -> Result<(), ConnectErro
     }
 }
 
-/// One message in, one out.
+/// Handles a call with one message in, one out.
 pub async fn unary<I: Message, O: Message>(
     request: Request<Incoming>,
     action: impl AsyncFnOnce(I, Caller) -> Result<O, ConnectError>,
@@ -161,7 +162,8 @@ pub async fn unary<I: Message, O: Message>(
     }
 }
 
-/// One message in, many out. The action gives the body, whose last frame it writes itself.
+/// Handles a call with one message in, many out. The action returns the body, whose last frame it writes
+/// itself.
 pub async fn server_stream<I: Message>(
     request: Request<Incoming>,
     action: impl AsyncFnOnce(I, Caller) -> Result<Body, ConnectError>,
@@ -182,7 +184,7 @@ pub async fn server_stream<I: Message>(
     answer(StatusCode::OK, kind.text(), body)
 }
 
-/// Many messages in, one out. The action takes them as they come.
+/// Handles a call with many messages in, one out. The action receives them as they arrive.
 pub async fn client_stream<I: Message, O: Message>(
     request: Request<Incoming>,
     mut action: impl AsyncFnMut(I, &Caller) -> Result<(), ConnectError>,

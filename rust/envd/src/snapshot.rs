@@ -1,7 +1,8 @@
-//! `/snapshot/prepare` and `/snapshot/finish`: what surrounds a snapshot of the guest.
+//! `/snapshot/prepare` and `/snapshot/finish`, called before and after a snapshot of the guest.
 //!
-//! Nothing is written to disk here: the snapshot holds the memory, and with it all that the kernel has not written yet.
-//! A guest that is restored from the snapshot gets `/init` in place of `/snapshot/finish`.
+//! Nothing is written to disk here: the snapshot contains the memory, and with it everything that the kernel
+//! has not written yet. A guest that is restored from the snapshot gets `/init` instead of
+//! `/snapshot/finish`.
 
 use http::{Response, StatusCode};
 use serde::Serialize;
@@ -10,15 +11,16 @@ use crate::agent::Agent;
 use crate::body::Body;
 use crate::server::reply;
 
-/// The answer when not all programs stand still.
+/// The response if not all processes are frozen.
 #[derive(Serialize)]
 struct Prepared {
-    /// Always false: that all stand still is said by 204.
+    /// Always false: if all are frozen the response is 204.
     frozen: bool,
 }
 
-/// Stops all programs of users. 204: all stand still. 200: some did not in time, or this is no guest of ours; those
-/// stop when they can. Either way none is started until the end of it. Twice is the same as once.
+/// Freezes all user processes. 204: all are frozen. 200: some were not frozen in time, or the agent does not
+/// own the machine; those freeze when they can. In either case none is started until they are thawed.
+/// Idempotent.
 pub async fn prepare(agent: &Agent) -> Response<Body> {
     if agent.freezer.freeze().await {
         return reply::empty(StatusCode::NO_CONTENT);
@@ -26,7 +28,7 @@ pub async fn prepare(agent: &Agent) -> Response<Body> {
     reply::json(StatusCode::OK, &Prepared { frozen: false })
 }
 
-/// Lets them go on. Twice is the same as once, and fine when none was stopped.
+/// Thaws them. Idempotent.
 pub fn finish(agent: &Agent) -> Response<Body> {
     match agent.freezer.thaw() {
         Ok(()) => reply::empty(StatusCode::NO_CONTENT),

@@ -1,4 +1,4 @@
-//! Users and groups, read from `/etc/passwd` and `/etc/group`: a static program has no other way to ask.
+//! Users and groups, parsed from `/etc/passwd` and `/etc/group`: a static program has no other way.
 
 use std::fmt;
 use std::fs;
@@ -11,7 +11,7 @@ use sys::spawn::Ids;
 
 use crate::agent::lock;
 
-/// Longest file read. Real ones hold a few kilobytes.
+/// Longest file that is read. Usual ones have a few kilobytes.
 const MAX_TABLE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// A user.
@@ -23,23 +23,23 @@ pub struct User {
     pub home: String,
     /// Login shell; empty when the table names none.
     pub shell: String,
-    /// User, group and further groups.
+    /// User, group and supplementary groups.
     pub ids: Ids,
 }
 
-/// Why there is no such user.
+/// Why a user could not be found.
 #[derive(Debug)]
 pub enum UserError {
     /// The name is not in the table.
     Unknown {
-        /// The name asked for.
+        /// The requested name.
         name: String,
     },
     /// The table cannot be read.
     Unreadable {
-        /// Which file.
+        /// The file.
         path: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
@@ -84,11 +84,11 @@ struct Group {
     name: String,
     /// Group id.
     gid: u32,
-    /// Login names of further members.
+    /// Login names of members.
     members: Vec<String>,
 }
 
-/// Both tables, read again only when a file has changed.
+/// Both tables, parsed again only when a file has changed.
 #[derive(Debug, Default)]
 pub struct Users {
     /// Accounts.
@@ -97,10 +97,10 @@ pub struct Users {
     groups: Mutex<Table<Group>>,
 }
 
-/// A file's lines and the sign by which a change is seen.
+/// The lines of a file, and its version.
 #[derive(Debug)]
 struct Table<T> {
-    /// Device, inode, size and time of change when the lines were read.
+    /// Device, inode, size and change time when the lines were read.
     seen: Option<(u64, u64, u64, i64, i64)>,
     /// Its lines.
     lines: Arc<Vec<T>>,
@@ -117,7 +117,7 @@ impl<T> Table<T> {
         let unreadable = |source| UserError::Unreadable { path, source };
         let about = match fs::metadata(path) {
             Ok(about) => about,
-            // An image without the file has no such users; the last table must not live on.
+            // An image without the file has no such users; the last table must not be used any longer.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 *self = Self::default();
                 return Ok(self.lines.clone());
@@ -164,7 +164,7 @@ impl Users {
         lock(&self.groups).read("/etc/group", parse_group)
     }
 
-    /// The user of this name. `root` exists in every image, listed or not.
+    /// Returns the user with this name. `root` exists in every image, listed or not.
     pub fn find(&self, name: &str) -> Result<User, UserError> {
         let accounts = self.accounts()?;
         let root = Account { name: "root".into(), uid: 0, gid: 0, home: "/root".into(), shell: String::new() };
@@ -180,10 +180,10 @@ impl Users {
         Ok(User { name: account.name.clone(), home: account.home.clone(), shell: account.shell.clone(), ids })
     }
 
-    /// The user and group whose home this directory is, or lies in; `None` outside of all homes.
+    /// Returns the user and group in whose home this directory is; `None` outside of all homes.
     ///
-    /// A home counts when it belongs to its account. Accounts of services often name a directory of root's, such as
-    /// `/usr/sbin`.
+    /// A home counts only if it belongs to its account. Service accounts often have a directory of root's,
+    /// such as `/usr/sbin`.
     pub fn home_owner(&self, directory: &Path) -> Option<(u32, u32)> {
         let accounts = self.accounts().ok()?;
         let mut homes: Vec<_> =
@@ -193,18 +193,18 @@ impl Users {
         Some((home.uid, home.gid))
     }
 
-    /// The group of this name.
+    /// Returns the id of this group.
     pub fn group_id(&self, name: &str) -> Result<Option<u32>, UserError> {
         Ok(self.groups()?.iter().find(|g| g.name == name).map(|g| g.gid))
     }
 
-    /// The name of a user id; the number when it has none.
+    /// Returns the name of a user id, or the number if it has none.
     pub fn user_name(&self, uid: u32) -> String {
         let accounts = self.accounts().unwrap_or_default();
         accounts.iter().find(|a| a.uid == uid).map_or_else(|| uid.to_string(), |a| a.name.clone())
     }
 
-    /// The name of a group id; the number when it has none.
+    /// Returns the name of a group id, or the number if it has none.
     pub fn group_name(&self, gid: u32) -> String {
         let groups = self.groups().unwrap_or_default();
         groups.iter().find(|g| g.gid == gid).map_or_else(|| gid.to_string(), |g| g.name.clone())

@@ -1,7 +1,9 @@
-//! Ending TCP connections that others hold, by the kernel's `sock_diag`: list those of an address, destroy each.
+//! Resets TCP connections of other processes, by the kernel's `sock_diag`: lists those of an address and
+//! destroys each.
 //!
-//! Both messages are laid out by hand in the kernel's own byte order; addresses and ports are in the network's, as in
-//! `struct inet_diag_sockid`. Needs `CAP_NET_ADMIN`, `inet_diag` and `tcp_diag`, and `CONFIG_INET_DIAG_DESTROY`.
+//! Both messages are laid out manually in native byte order; addresses and ports are in network byte order,
+//! as in `struct inet_diag_sockid`. Needs `CAP_NET_ADMIN`, `inet_diag` and `tcp_diag`, and
+//! `CONFIG_INET_DIAG_DESTROY`.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -12,13 +14,13 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 /// `SOCK_DIAG_BY_FAMILY`: list sockets.
 const LIST: u16 = 20;
-/// `SOCK_DESTROY`: end one.
+/// `SOCK_DESTROY`: reset one.
 const DESTROY: u16 = 21;
 /// `NLM_F_REQUEST`.
 const REQUEST: u16 = 1;
-/// `NLM_F_ACK`: answer even when there is nothing to say.
+/// `NLM_F_ACK`: acknowledge the request.
 const ACK: u16 = 4;
-/// `NLM_F_DUMP`: all that match.
+/// `NLM_F_DUMP`: all matching sockets.
 const DUMP: u16 = 0x300;
 /// `NLMSG_ERROR`: an errno, or 0 as an acknowledgement.
 const ERROR: u16 = 2;
@@ -30,15 +32,15 @@ const HEAD_BYTES: usize = 16;
 const ENTRY_BYTES: usize = 72;
 /// `struct inet_diag_sockid`: two ports, two addresses of 16 bytes, device, cookie.
 const ID_BYTES: usize = 48;
-/// As `TCP_*` count from 1: established, being accepted, and all that one side has closed. Not those that are being
-/// connected: their SYN is sent again and may well find its way.
+/// The states, `TCP_*` counted from 1: established, being accepted, and all that one side has closed. Not
+/// those that are connecting: their SYN is sent again and may succeed.
 const STATES: u32 = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 /// The kernel fills at most 32 KiB at a time.
 const ANSWER_BYTES: usize = 32 * 1024;
-/// The kernel answers within the call; this bounds what cannot happen.
+/// The kernel responds within the call; the timeout is only a safeguard.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A connection as the kernel names it.
+/// A connection as the kernel identifies it.
 #[derive(Clone, Copy, Debug)]
 struct Connection {
     /// `AF_INET` or `AF_INET6`.
@@ -48,7 +50,7 @@ struct Connection {
 }
 
 impl Connection {
-    /// The end at this place of the id: 0 ours, 1 the other.
+    /// Returns the address at this position of the id: 0 ours, 1 the peer's.
     fn end(&self, which: usize) -> SocketAddr {
         let port = u16::from_be_bytes([self.id[2 * which], self.id[2 * which + 1]]);
         let mut address = [0_u8; 16];
@@ -62,17 +64,19 @@ impl Connection {
     }
 }
 
-/// What became of the connections.
+/// The result for the connections.
 #[derive(Debug, Default)]
 pub struct Reset {
-    /// How many were ended.
+    /// The number of connections that were reset.
     pub ended: usize,
-    /// Why the last one was not that could not be: the kernel cannot do it at all, or not in its state.
+    /// Why a connection could not be reset, if any: the kernel does not support it at all, or not in its
+    /// state.
     pub refused: Option<io::Error>,
 }
 
-/// Ends every TCP connection of this address with the outside, but that with the peer `spared`: whoever waits in one
-/// gets `ECONNABORTED`. Those within the machine stay, and so does whoever listens. An error: they cannot be listed.
+/// Resets every TCP connection between this address and the outside, except that with the peer `spared`:
+/// processes that wait on one get `ECONNABORTED`. Connections within the machine and listening sockets are
+/// not affected. An error: connections cannot be listed.
 pub fn reset_all(address: IpAddr, spared: SocketAddr) -> io::Result<Reset> {
     let (address, spared) = (address.to_canonical(), SocketAddr::new(spared.ip().to_canonical(), spared.port()));
     let socket = rustix::net::socket_with(
@@ -83,7 +87,7 @@ pub fn reset_all(address: IpAddr, spared: SocketAddr) -> io::Result<Reset> {
     )?;
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(ANSWER_TIMEOUT))?;
     let mut doomed = Vec::new();
-    // A socket of IPv6 may carry a connection of IPv4.
+    // An IPv6 socket may have an IPv4 connection.
     for family in [libc::AF_INET, libc::AF_INET6] {
         list(&socket, family as u8, |connection| {
             let (own, peer) = (connection.end(0), connection.end(1));
@@ -96,7 +100,7 @@ pub fn reset_all(address: IpAddr, spared: SocketAddr) -> io::Result<Reset> {
     for connection in &doomed {
         match destroy(&socket, connection) {
             Ok(()) => reset.ended += 1,
-            // It has ended by itself.
+            // It has ended meanwhile.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
             Err(error) => reset.refused = Some(error),
         }
@@ -104,7 +108,7 @@ pub fn reset_all(address: IpAddr, spared: SocketAddr) -> io::Result<Reset> {
     Ok(reset)
 }
 
-/// `struct inet_diag_req_v2` in a message.
+/// Encodes a message with `struct inet_diag_req_v2`.
 fn request(kind: u16, flags: u16, family: u8, id: &[u8; ID_BYTES]) -> Vec<u8> {
     let length = HEAD_BYTES + 8 + ID_BYTES;
     let mut bytes = Vec::with_capacity(length);
@@ -145,7 +149,7 @@ fn destroy(socket: &OwnedFd, connection: &Connection) -> io::Result<()> {
     messages(&answer[..length]).find(|(kind, _)| *kind == ERROR).map_or(Ok(()), |(_, contents)| errno_of(contents))
 }
 
-/// The messages of one answer: kind and contents. A length that cannot be ends it.
+/// Splits a response into messages: type and contents. An invalid length ends it.
 fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let (head, _) = rest.split_first_chunk::<HEAD_BYTES>()?;

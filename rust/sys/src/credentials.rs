@@ -1,4 +1,4 @@
-//! Acting as another user in one thread, for file operations: the kernel then checks what that user may do.
+//! Acts as another user in one thread for file operations, so that the kernel checks that user's permissions.
 
 use std::io;
 use std::marker::PhantomData;
@@ -8,23 +8,23 @@ use crate::spawn::Ids;
 
 /// The calling thread acts on files as another user until this is dropped.
 ///
-/// Only the file-system ids and the supplementary groups change: the thread keeps its right to come back, and no
+/// Only the file-system ids and the supplementary groups change: the thread can revert the change, and no
 /// process of that user can signal or trace it.
 #[derive(Debug)]
 pub struct ActingAs {
-    /// Groups to go back to.
+    /// Groups to restore.
     groups: Vec<u32>,
     /// It is bound to its thread.
     _thread: PhantomData<*const ()>,
 }
 
 impl ActingAs {
-    /// Becomes this user for file operations.
+    /// Changes to this user for file operations.
     pub fn user(ids: &Ids) -> io::Result<Self> {
         let before = groups()?;
         set_groups(&ids.groups)?;
         let acting = Self { groups: before, _thread: PhantomData };
-        // Group first: without the root fsuid it may be refused.
+        // Group first: without root's fsuid it may be refused.
         set_fs_id(libc::SYS_setfsgid, ids.gid)?;
         set_fs_id(libc::SYS_setfsuid, ids.uid)?;
         Ok(acting)
@@ -46,7 +46,7 @@ impl Drop for ActingAs {
     }
 }
 
-/// The kernel answers with the former id whatever happened, so a second call is needed to know.
+/// The kernel returns the former id in any case, so a second call is needed to detect a failure.
 fn set_fs_id(call: libc::c_long, id: u32) -> io::Result<()> {
     // SAFETY: takes and returns a number. Raw, so that it holds for this thread only.
     unsafe { libc::syscall(call, id) };

@@ -1,4 +1,5 @@
-//! Feeding the kernel's random numbers, so that clones of one snapshot do not draw the same ones.
+//! Adds entropy to the kernel's random number generator, so that clones of one snapshot do not generate the
+//! same numbers.
 
 use std::fs::File;
 use std::io;
@@ -6,12 +7,12 @@ use std::os::fd::AsRawFd;
 
 use crate::check;
 
-/// `RNDADDENTROPY`: mix bytes in and count them.
+/// `RNDADDENTROPY`: mix bytes in and credit them.
 const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
-/// `RNDRESEEDCRNG`: make the generator take new key material now.
+/// `RNDRESEEDCRNG`: reseed the generator now.
 const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
 
-/// Mixes in secret bytes of full quality and makes the generator use them at once.
+/// Mixes in secret random bytes and reseeds the generator.
 pub fn feed(bytes: &[u8]) -> io::Result<()> {
     let device = File::options().write(true).open("/dev/random")?;
     // struct rand_pool_info: bits of entropy, bytes of data, data.

@@ -1,4 +1,5 @@
-//! Link, address and route of a network device, by the classic ioctls: four calls, no netlink parser.
+//! Configures link, address and route of a network device, by the classic ioctls: four calls, no netlink
+//! parser.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -6,12 +7,12 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use crate::check;
 
-/// A name the kernel does not take.
+/// The error for a name that the kernel does not accept.
 fn bad_name(name: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no name of a network device"))
 }
 
-/// A socket to give the ioctls to.
+/// Opens a socket for the ioctls.
 fn control_socket() -> io::Result<OwnedFd> {
     // SAFETY: no memory is passed.
     let fd =
@@ -53,7 +54,7 @@ pub fn exists(name: &str) -> bool {
     control_socket().and_then(|s| control(&s, libc::SIOCGIFFLAGS, &mut request(name)?)).is_ok()
 }
 
-/// Switches the device on.
+/// Sets the device up.
 pub fn bring_up(name: &str) -> io::Result<()> {
     let socket = control_socket()?;
     let mut request = request(name)?;
@@ -64,7 +65,7 @@ pub fn bring_up(name: &str) -> io::Result<()> {
     control(&socket, libc::SIOCSIFFLAGS, &mut request)
 }
 
-/// Gives the device its address and the length of its network's prefix.
+/// Sets the device's address and prefix length.
 pub fn set_address(name: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
     let socket = control_socket()?;
     let mut order = request(name)?;
@@ -75,7 +76,7 @@ pub fn set_address(name: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> 
     control(&socket, libc::SIOCSIFNETMASK, &mut order)
 }
 
-/// Sends everything without another route to this gateway.
+/// Adds a default route to this gateway.
 pub fn add_default_route(gateway: Ipv4Addr) -> io::Result<()> {
     let socket = control_socket()?;
     // SAFETY: all-zero is a valid rtentry.

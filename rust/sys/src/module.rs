@@ -1,4 +1,4 @@
-//! Loading a kernel module.
+//! Loads a kernel module.
 
 use std::fs::File;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::check;
 
-/// Loads the module in this file. One that is loaded already is fine.
+/// Loads the module in this file. Idempotent.
 pub fn load(path: &Path) -> io::Result<()> {
     let file = File::open(path)?;
     // SAFETY: an open descriptor, a constant C string.

@@ -17,7 +17,7 @@ pub struct Pty {
     pub slave: OwnedFd,
 }
 
-/// Makes a terminal that belongs to `owner`.
+/// Creates a terminal that belongs to `owner`.
 pub fn open(owner: Option<u32>, columns: u16, rows: u16) -> io::Result<Pty> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let master = openpt(flags)?;
@@ -36,7 +36,7 @@ pub fn open(owner: Option<u32>, columns: u16, rows: u16) -> io::Result<Pty> {
     Ok(Pty { master, slave })
 }
 
-/// Sets the size and tells the foreground programs.
+/// Sets the size and notifies the foreground processes.
 pub fn resize(master: &OwnedFd, columns: u16, rows: u16) -> io::Result<()> {
     let size = Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
     Ok(tcsetwinsize(master, size)?)

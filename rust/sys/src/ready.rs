@@ -1,4 +1,4 @@
-//! Waiting for a descriptor in the runtime.
+//! Waits for a descriptor in the runtime.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// A non-blocking descriptor of which the runtime tells when it is ready.
+/// Registers a non-blocking descriptor with the runtime.
 pub fn register(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open and the same until it is dropped, and the `AsyncFd` owns it from here on.
     unsafe { AsyncFd::register_with_interest(descriptor, interest) }.map_err(io::Error::from)

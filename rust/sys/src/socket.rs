@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::check;
 
-/// Gives a connection up when the peer acknowledges nothing for this long, instead of after a quarter of an hour.
+/// Fails a connection if the peer acknowledges nothing for this long, instead of after a quarter of an hour.
 pub fn set_user_timeout(socket: &impl AsFd, timeout: Duration) -> io::Result<()> {
     let millis = timeout.as_millis() as libc::c_uint;
     // SAFETY: `millis` is live and its true size is passed.

@@ -1,6 +1,6 @@
-//! Starting a child by `clone(CLONE_VM | CLONE_VFORK)`: no page table is copied, which is what a fork
-//! costs most, above all under an emulated processor. The parent's thread sleeps until the child has
-//! called `execve` or failed, and the child tells the reason of a failure through shared memory.
+//! Starts a child by `clone(CLONE_VM | CLONE_VFORK)`: no page table is copied, which is the greatest cost of
+//! a fork, above all under an emulated CPU. The parent's thread sleeps until the child has called `execve` or
+//! failed, and the child reports the reason of a failure through shared memory.
 
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::io;
@@ -9,7 +9,7 @@ use std::ptr;
 
 /// Stack of the child between `clone` and `execve`. Its deepest call is a raw system call.
 const CHILD_STACK_BYTES: usize = 64 * 1024;
-/// Signals this program catches or ignores; a child must start with their default action.
+/// Signals that this program catches or ignores; a child must start with their default action.
 const SIGNALS_TO_RESET: [c_int; 6] =
     [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE, libc::SIGUSR1];
 
@@ -24,10 +24,10 @@ pub struct Ids {
     pub groups: Vec<u32>,
 }
 
-/// Everything about a child, prepared so that the child itself needs no memory.
+/// Everything about a child, prepared so that the child itself needs no allocation.
 #[derive(Debug)]
 pub struct Command<'a> {
-    /// Paths to try in this order, as a search along `PATH` gives them.
+    /// Paths to try in this order, as from a search along `PATH`.
     pub programs: &'a [CString],
     /// Arguments, the program's name first.
     pub args: &'a [CString],
@@ -41,18 +41,19 @@ pub struct Command<'a> {
     pub terminal: bool,
     /// `None`: the ids of this program.
     pub ids: Option<&'a Ids>,
-    /// Written to `oom_score_adj`: the child goes before this program when memory ends.
+    /// Written to `oom_score_adj`: the OOM killer prefers the child to this program.
     pub oom_score_adj: Option<&'a CStr>,
-    /// Soft and hard bound of open files.
+    /// Soft and hard limit of open files.
     pub open_files: Option<(u64, u64)>,
-    /// A directory of the cgroup v2 hierarchy that the child is born in, so that nothing it makes can leave it.
+    /// The directory of a cgroup v2 in which the child is started, so that none of its descendants can leave
+    /// it.
     pub cgroup: Option<BorrowedFd<'a>>,
 }
 
 /// The step at which a child failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Making the child.
+    /// Creating the child.
     Clone,
     /// Session, terminal, descriptors, limits.
     Setup,
@@ -64,12 +65,12 @@ pub enum Step {
     Execute,
 }
 
-/// Why there is no child.
+/// Why the child could not be started.
 #[derive(Debug)]
 pub struct SpawnError {
-    /// Where.
+    /// The step.
     pub step: Step,
-    /// Why.
+    /// The cause.
     pub source: io::Error,
 }
 
@@ -85,22 +86,22 @@ impl std::error::Error for SpawnError {
     }
 }
 
-/// What the child reads and where it leaves its failure.
+/// The input of the child, and its failure.
 struct Shared<'a, 'b> {
-    /// The order.
+    /// The command.
     command: &'b Command<'a>,
-    /// `args` as `execve` wants them.
+    /// `args` in the form for `execve`.
     argv: &'b [*const libc::c_char],
-    /// `env` as `execve` wants it.
+    /// `env` in the form for `execve`.
     envp: &'b [*const libc::c_char],
-    /// Set by the child; `None` when it came to `execve`.
+    /// Set by the child; `None` if it reached `execve`.
     failure: Option<(Step, c_int)>,
 }
 
 /// Starts a child in its own session and returns its pid.
 ///
-/// The caller must be ready to reap the pid before it reaps anything else; a child that fails before
-/// `execve` is a zombie of which the caller gets no pid and which it must reap as a stranger.
+/// The caller must be ready to reap the pid before it reaps anything else; a child that fails before `execve`
+/// is a zombie whose pid the caller does not get, and which it must reap as an unknown child.
 pub fn spawn(command: &Command<'_>) -> Result<u32, SpawnError> {
     let mut argv: Vec<_> = command.args.iter().map(|a| a.as_ptr()).collect();
     argv.push(ptr::null());
@@ -122,15 +123,15 @@ pub fn spawn(command: &Command<'_>) -> Result<u32, SpawnError> {
     }
 }
 
-/// Makes the child, in its cgroup when one is given.
+/// Creates the child, in its cgroup if one is given.
 ///
 /// # Safety
-/// `stack` must stay untouched, and `shared` must stay valid, until the child has left this address space.
+/// `stack` must not be touched, and `shared` must stay valid, until the child has left this address space.
 unsafe fn clone_child(stack: &mut [u128], shared: &mut Shared<'_, '_>) -> io::Result<u32> {
     let cgroup = shared.command.cgroup.map(|fd| fd.as_raw_fd());
     let argument = ptr::from_mut(shared).cast::<c_void>();
     if let Some(cgroup) = cgroup {
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller's guarantee is passed on.
         return unsafe { clone_into_cgroup(stack, argument, cgroup) };
     }
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
@@ -152,7 +153,7 @@ struct CloneArgs {
     child_tid: u64,
     /// Not used here.
     parent_tid: u64,
-    /// The signal that tells the child's end.
+    /// The signal that reports the child's end.
     exit_signal: u64,
     /// Lowest address of the child's stack.
     stack: u64,
@@ -168,7 +169,7 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-/// libc has no call that takes a cgroup, so the child's first steps are written out.
+/// libc has no call that takes a cgroup, so the child's first steps are written in assembly.
 ///
 /// # Safety
 /// As for [`clone_child`].
@@ -208,7 +209,7 @@ unsafe fn clone_into_cgroup(stack: &mut [u128], argument: *mut c_void, cgroup: R
     if result < 0 { Err(io::Error::from_raw_os_error(-result as i32)) } else { Ok(result as u32) }
 }
 
-/// Elsewhere the cgroup is done without: the child's descendants are then found by their session.
+/// On other architectures no cgroup is used: the child's descendants are then found by their session.
 ///
 /// # Safety
 /// As for [`clone_child`].
@@ -239,7 +240,7 @@ extern "C" fn child(argument: *mut c_void) -> c_int {
 
 type Failure = (Step, c_int);
 
-/// A raw call that must succeed.
+/// Converts the result of a raw call that must succeed.
 fn must(step: Step, result: libc::c_long) -> Result<libc::c_long, Failure> {
     if result == -1 {
         // SAFETY: the thread's own errno; the parent's thread shares it and sleeps.
@@ -309,7 +310,7 @@ fn change_directory(dirs: &[CString]) -> Result<(), Failure> {
     result
 }
 
-/// Tries the programs in turn, as `execvp` does. Returns only when none could be started.
+/// Tries the programs in turn, as `execvp` does. Returns only if none could be started.
 fn execute(shared: &Shared<'_, '_>) -> Failure {
     let mut answer = libc::ENOENT;
     reset_signals();
@@ -340,7 +341,7 @@ fn reset_signals() {
     }
 }
 
-/// Writes and lets `execve` close. Failure is passed over: the file is a help, not a need.
+/// Writes; `execve` closes the file. Errors are ignored: the setting is optional.
 fn write_file(path: &CStr, text: &[u8]) {
     // SAFETY: live C string and live bytes.
     unsafe {
@@ -351,9 +352,9 @@ fn write_file(path: &CStr, text: &[u8]) {
     }
 }
 
-/// All signals are blocked while this lives, so that no handler runs on the child's small stack.
+/// Blocks all signals while it exists, so that no handler runs on the child's small stack.
 struct BlockedSignals {
-    /// The mask to go back to.
+    /// The mask to restore.
     before: libc::sigset_t,
 }
 

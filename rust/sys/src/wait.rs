@@ -1,11 +1,11 @@
-//! Reaping of children.
+//! Reaps children.
 
 use std::io;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// By itself, with this code.
+    /// By itself, with this exit code.
     Exited(i32),
     /// By this signal.
     Signaled {
@@ -26,7 +26,7 @@ impl Ended {
     }
 }
 
-/// Reaps any child that has ended. `None`: there is none now.
+/// Reaps any child that has ended. `None`: there is none at the moment.
 pub fn reap_any() -> io::Result<Option<(u32, Ended)>> {
     wait(-1, libc::WNOHANG)
 }

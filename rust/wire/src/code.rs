@@ -1,4 +1,4 @@
-//! The error codes of the Connect protocol and the one error type that reaches a client.
+//! The error codes of the Connect protocol and the error type that is sent to clients.
 
 use std::fmt;
 
@@ -8,31 +8,31 @@ use serde::Serialize;
 /// A Connect error code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
-    /// The caller went away.
+    /// The caller disconnected.
     Canceled,
-    /// Anything that has no better code.
+    /// No other code applies.
     Unknown,
-    /// The request can never work as it is.
+    /// The request is invalid and cannot succeed.
     InvalidArgument,
-    /// The time the caller gave is over.
+    /// The caller's timeout was exceeded.
     DeadlineExceeded,
-    /// The thing named does not exist.
+    /// The resource does not exist.
     NotFound,
-    /// The thing to be made exists.
+    /// The resource to create already exists.
     AlreadyExists,
-    /// The named user may not do this.
+    /// The named user lacks the permission.
     PermissionDenied,
     /// A limit is reached.
     ResourceExhausted,
-    /// The thing named is in a state in which this cannot be done.
+    /// The operation is not possible in the current state.
     FailedPrecondition,
     /// The method or option does not exist here.
     Unimplemented,
-    /// The agent failed.
+    /// An error of the agent.
     Internal,
-    /// Not now; try again.
+    /// Not available at the moment; retry.
     Unavailable,
-    /// Token or user are missing or wrong.
+    /// Token or user is missing or wrong.
     Unauthenticated,
 }
 
@@ -56,7 +56,7 @@ impl Code {
         }
     }
 
-    /// The HTTP status of a unary answer with this code.
+    /// The HTTP status of a unary response with this code.
     pub fn http_status(self) -> u16 {
         match self {
             Self::Canceled => 499,
@@ -74,19 +74,19 @@ impl Code {
     }
 }
 
-/// An error as the client sees it.
+/// An error for the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectError {
-    /// What the caller can do about it.
+    /// The code.
     pub code: Code,
     /// What failed, for which thing.
     pub message: String,
-    /// What the code alone does not tell, for our own host: see [`Reason`].
+    /// The reason that refines the code, for our own host: see [`Reason`].
     pub reason: Option<Reason>,
 }
 
-/// Tells apart what has one code in the Connect protocol. On the wire it is the error's only detail, a
-/// `google.protobuf.StringValue`; e2b's clients pass details over.
+/// Distinguishes errors that have one code in the Connect protocol. On the wire it is the error's only
+/// detail, a `google.protobuf.StringValue`; e2b's clients ignore details.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// The guest's disk is full.
@@ -130,7 +130,7 @@ impl ConnectError {
         ErrorBody { code: self.code.name(), message: &self.message, details }
     }
 
-    /// The body of a unary error answer.
+    /// The body of a unary error response.
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(&self.body()).unwrap_or_default()
     }

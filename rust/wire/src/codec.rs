@@ -1,4 +1,4 @@
-//! Frame contents to messages and back, in the two codecs of the Connect protocol.
+//! Converts frame contents to messages and back, in the two encodings of the Connect protocol.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ pub trait Message: prost::Message + Default + Serialize + DeserializeOwned {}
 
 impl<T: prost::Message + Default + Serialize + DeserializeOwned> Message for T {}
 
-/// How messages are written.
+/// The encoding of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Codec {
     /// proto3 JSON.
@@ -19,21 +19,21 @@ pub enum Codec {
     Proto,
 }
 
-/// What a request's content type says.
+/// A parsed content type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContentType {
-    /// How messages are written.
+    /// The encoding of messages.
     pub codec: Codec,
-    /// Whether they come in frames.
+    /// Whether messages are in frames.
     pub streaming: bool,
 }
 
-/// Contents that are no such message.
+/// Contents that cannot be decoded.
 #[derive(Debug)]
 pub enum CodecError {
-    /// Not this message in JSON.
+    /// Invalid JSON for this message.
     Json(serde_json::Error),
-    /// Not this message in protobuf.
+    /// Invalid protobuf for this message.
     Proto(prost::DecodeError),
 }
 
@@ -56,7 +56,7 @@ impl std::error::Error for CodecError {
 }
 
 impl ContentType {
-    /// Reads a `Content-Type` header. `None`: not a type of the Connect protocol.
+    /// Parses a `Content-Type` header. `None`: not a type of the Connect protocol.
     pub fn parse(header: &str) -> Option<Self> {
         let essence = header.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         let (codec, streaming) = match essence.as_str() {
@@ -81,7 +81,7 @@ impl ContentType {
 }
 
 impl Codec {
-    /// A message from its bytes. Unknown fields are passed over.
+    /// Decodes a message. Unknown fields are ignored.
     pub fn decode<M: Message>(self, bytes: &[u8]) -> Result<M, CodecError> {
         match self {
             // An empty body is an empty message in both codecs.
@@ -91,10 +91,11 @@ impl Codec {
         }
     }
 
-    /// The bytes of a message.
+    /// Encodes a message.
     pub fn encode<M: Message>(self, message: &M) -> Vec<u8> {
         match self {
-            // Generated messages have string keys only, so this does not fail; `null` would be refused by any client.
+            // Generated messages have string keys only, so this does not fail; any client would reject
+            // `null`.
             Self::Json => serde_json::to_vec(message).unwrap_or_else(|_| b"null".to_vec()),
             Self::Proto => message.encode_to_vec(),
         }

@@ -1,29 +1,29 @@
-//! Bytes to Connect frames and back: one flag byte, four bytes of length (big endian), contents.
+//! Converts bytes to Connect frames and back: one flag byte, four bytes of length (big endian), contents.
 
 use std::fmt;
 
 /// Length of a frame's head.
 pub const HEAD_LEN: usize = 5;
-/// Flag of a frame whose contents are compressed. We never ask for it and refuse it.
+/// Flag of a frame whose contents are compressed. The agent never offers compression and rejects it.
 pub const FLAG_COMPRESSED: u8 = 0x01;
 /// Flag of the last frame of a stream.
 pub const FLAG_END: u8 = 0x02;
 
-/// What is wrong with the bytes.
+/// Why the bytes are not valid frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FrameError {
-    /// A frame announces more than is allowed.
+    /// A frame exceeds the limit.
     TooLong {
-        /// Announced length.
+        /// The length in its head.
         length: usize,
-        /// The bound.
+        /// The limit.
         limit: usize,
     },
-    /// A frame is compressed, which was never agreed.
+    /// A frame is compressed, which was not negotiated.
     Compressed,
     /// The bytes end inside a frame.
     CutOff {
-        /// Bytes that are there of the unfinished frame.
+        /// Bytes of the incomplete frame.
         have: usize,
     },
 }
@@ -58,7 +58,7 @@ impl Frame {
     }
 }
 
-/// A frame as bytes.
+/// Encodes a frame.
 pub fn encode(flags: u8, contents: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEAD_LEN + contents.len());
     bytes.push(flags);
@@ -67,17 +67,17 @@ pub fn encode(flags: u8, contents: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Takes bytes as they come and gives whole frames.
+/// Splits a byte stream into frames.
 #[derive(Debug)]
 pub struct FrameDecoder {
-    /// Bytes that belong to frames not yet given out.
+    /// Bytes of frames that were not returned yet.
     pending: Vec<u8>,
     /// Longest contents accepted.
     limit: usize,
 }
 
 impl FrameDecoder {
-    /// A decoder that refuses contents longer than `limit`.
+    /// Creates a decoder that rejects contents longer than `limit`.
     pub fn new(limit: usize) -> Self {
         Self { pending: Vec::new(), limit }
     }
@@ -87,7 +87,7 @@ impl FrameDecoder {
         self.pending.extend_from_slice(bytes);
     }
 
-    /// The next whole frame, or `None` when more bytes are needed.
+    /// Returns the next complete frame, or `None` if more bytes are needed.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         let Some((head, rest)) = self.pending.split_first_chunk::<HEAD_LEN>() else {
             return Ok(None);
@@ -108,7 +108,7 @@ impl FrameDecoder {
         Ok(Some(Frame { flags, contents }))
     }
 
-    /// Says that no more bytes come.
+    /// Reports the end of the bytes.
     pub fn finish(&self) -> Result<(), FrameError> {
         if self.pending.is_empty() { Ok(()) } else { Err(FrameError::CutOff { have: self.pending.len() }) }
     }

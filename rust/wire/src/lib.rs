@@ -1,4 +1,4 @@
-//! What goes over the wire between the guest agent and its clients.
+//! The wire format between the guest agent and its clients.
 //!
 //! - [`frame`]: bytes to Connect frames and back.
 //! - [`codec`]: frame contents to messages and back, in JSON or protobuf.

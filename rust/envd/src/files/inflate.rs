@@ -1,4 +1,4 @@
-//! The body of an upload, unpacked if it came packed.
+//! The body of an upload, decompressed if necessary.
 
 use std::io::Write as _;
 
@@ -9,17 +9,18 @@ use hyper::body::Incoming;
 use crate::body::next_bytes;
 use crate::files::FilesError;
 
-/// Packed bytes taken at once: gzip unpacks at most a thousand times, so this bounds the memory of a hostile upload.
+/// Compressed bytes processed at once: gzip expands at most a thousandfold, so this limits the memory for a
+/// hostile upload.
 const STEP: usize = 2048;
 
-/// A body to be read piece by piece.
+/// A body that is read piece by piece.
 #[derive(Debug)]
 pub struct Upload {
-    /// From the client.
+    /// The request body.
     body: Incoming,
-    /// Present while the body is packed and not at its end.
+    /// Present while the body is compressed and not at its end.
     gzip: Option<MultiGzDecoder<Vec<u8>>>,
-    /// Packed bytes not yet unpacked.
+    /// Compressed bytes that were not decompressed yet.
     packed: Bytes,
 }
 
@@ -28,7 +29,7 @@ fn broken(error: &std::io::Error) -> FilesError {
 }
 
 impl Upload {
-    /// A body with this `Content-Encoding`.
+    /// Creates a reader for a body with this `Content-Encoding`.
     pub fn new(body: Incoming, encoding: Option<&str>) -> Result<Self, FilesError> {
         let gzip = match encoding.map(|e| e.trim().to_ascii_lowercase()).as_deref() {
             None | Some("" | "identity") => None,
@@ -40,7 +41,7 @@ impl Upload {
         Ok(Self { body, gzip, packed: Bytes::new() })
     }
 
-    /// The next bytes of content; `None` at the end.
+    /// Returns the next bytes of content; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, FilesError> {
         loop {
             let Some(gzip) = &mut self.gzip else { return Ok(next_bytes(&mut self.body).await?) };
@@ -65,8 +66,8 @@ impl Upload {
         Ok((!rest.is_empty()).then(|| rest.into()))
     }
 
-    /// Reads what is left and throws it away: a client that is still sending would else see a broken connection in
-    /// place of the answer.
+    /// Reads and discards the rest: otherwise a client that is still sending would see a broken connection
+    /// instead of the response.
     pub async fn discard(&mut self) {
         while let Ok(Some(_)) = next_bytes(&mut self.body).await {}
     }

@@ -1,7 +1,8 @@
-//! `GET` and `POST /files`: contents of files, streamed both ways.
+//! `GET` and `POST /files`: contents of files, streamed in both directions.
 //!
-//! - [`read`], [`write`]: the two calls; [`query`]: what both have in the URL; [`signature`]: access without a token.
-//! - [`replace`]: a file that takes another's place as a whole; [`owner`]: whose it becomes.
+//! - [`read`], [`write`]: the two calls; [`query`]: their common query parameters; [`signature`]: access
+//!   without a token.
+//! - [`replace`]: atomic replacement of a file; [`owner`]: ownership of written files.
 //! - [`range`], [`multipart`], [`inflate`]: the formats. [`tar`]: whole directories.
 
 pub mod inflate;
@@ -24,22 +25,22 @@ use crate::filesystem::fault::Fault;
 use crate::server::reply;
 use crate::users::UserError;
 
-/// Why a file could not be given or taken.
+/// Why a file could not be read or written.
 #[derive(Debug)]
 pub enum FilesError {
-    /// The request is wrong.
+    /// The request is invalid.
     Invalid(String),
     /// Neither token nor signature.
     Unauthorized(&'static str),
     /// There is no such user.
     User(UserError),
-    /// The disk refused.
+    /// A file operation failed.
     Disk(Fault),
     /// The body could not be read.
     Body(BodyError),
-    /// No encoding that the client takes.
+    /// The client accepts no available encoding.
     NotAcceptable,
-    /// As many transfers of directories as there may be.
+    /// Too many concurrent directory transfers.
     Busy,
 }
 

@@ -1,4 +1,4 @@
-//! `multipart/form-data`, read as it comes.
+//! `multipart/form-data`, parsed as it arrives.
 
 use bytes::{Bytes, BytesMut};
 
@@ -8,38 +8,38 @@ use crate::files::inflate::Upload;
 /// Longest head of a part: a path of 4 KiB, escaped.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 
-/// What is said about a part.
+/// The headers of a part.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct PartHead {
-    /// The field's name.
+    /// The name of the form field.
     pub name: Option<String>,
-    /// The file's name with all its directories.
+    /// The file name with all its directories.
     pub filename: Option<String>,
 }
 
-/// Where the reader is.
+/// The position of the reader.
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
     /// Before the first boundary.
     Preamble,
     /// Inside a part.
     Part,
-    /// Right behind a boundary.
+    /// Directly after a boundary.
     Boundary,
-    /// Behind the last boundary.
+    /// After the last boundary.
     End,
 }
 
-/// Reads part after part.
+/// Reads one part after another.
 #[derive(Debug)]
 pub struct Multipart {
     /// The body.
     upload: Upload,
     /// `\r\n--` and the boundary.
     delimiter: Vec<u8>,
-    /// Bytes read and not yet given.
+    /// Bytes that were received but not returned yet.
     pending: BytesMut,
-    /// Where the reader is.
+    /// The position of the reader.
     place: Place,
 }
 
@@ -59,7 +59,7 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     None
 }
 
-/// The boundary in a content type; `None`: not multipart.
+/// Returns the boundary in a content type; `None` if it is not multipart.
 pub fn boundary(content_type: &str) -> Option<String> {
     let (kind, _) = content_type.split_once(';')?;
     if !kind.trim().eq_ignore_ascii_case("multipart/form-data") {
@@ -68,7 +68,7 @@ pub fn boundary(content_type: &str) -> Option<String> {
     parameter(content_type, "boundary")
 }
 
-/// A parameter of a header, quoted or not.
+/// Returns a parameter of a header, quoted or not.
 fn parameter(header: &str, wanted: &str) -> Option<String> {
     let mut rest = header.split_once(';')?.1;
     loop {
@@ -86,7 +86,7 @@ fn parameter(header: &str, wanted: &str) -> Option<String> {
     }
 }
 
-/// A quoted text up to its closing quote, and what follows. Only quote and backslash are escaped by a backslash.
+/// Splits a quoted text at its closing quote. Only quote and backslash can be escaped by a backslash.
 fn unquote(text: &str) -> (String, &str) {
     let mut value = String::new();
     let mut characters = text.char_indices().peekable();
@@ -115,7 +115,7 @@ fn parse_head(head: &[u8]) -> PartHead {
             let (_, encoded) = v.rsplit_once('\'')?;
             String::from_utf8(crate::paths::percent_decode(encoded, false)).ok()
         });
-        // Browsers and the SDKs write a quote and line ends in a plain name as %22, %0D and %0A.
+        // In an unquoted name browsers and the SDKs write quotes and line ends as %22, %0D and %0A.
         let plain =
             || parameter(value, "filename").map(|f| f.replace("%22", "\"").replace("%0D", "\r").replace("%0A", "\n"));
         parsed.filename = extended.or_else(plain);
@@ -124,10 +124,10 @@ fn parse_head(head: &[u8]) -> PartHead {
 }
 
 impl Multipart {
-    /// A reader of this body.
+    /// Creates a reader for this body.
     pub fn new(upload: Upload, boundary: &str) -> Self {
         let delimiter = format!("\r\n--{boundary}").into_bytes();
-        // The first boundary may stand at the very start; with a line end before it, it looks like all others.
+        // The first boundary may be at the very start; with a line end before it, it looks like all others.
         Self { upload, delimiter, pending: BytesMut::from(&b"\r\n"[..]), place: Place::Preamble }
     }
 
@@ -137,7 +137,7 @@ impl Multipart {
         Ok(())
     }
 
-    /// The head of the next part, past what is left of this one; `None` at the end.
+    /// Returns the head of the next part, skipping the rest of the current one; `None` at the end.
     pub async fn next_part(&mut self) -> Result<Option<PartHead>, FilesError> {
         while self.place == Place::Preamble || self.place == Place::Part {
             while self.next_bytes().await?.is_some() {}
@@ -152,7 +152,7 @@ impl Multipart {
             self.place = Place::End;
             return Ok(None);
         }
-        // `pending` begins with the line end of the boundary, so that a part without headers is found, too.
+        // `pending` begins with the line end of the boundary, so that a part without headers is found too.
         let length = loop {
             if let Some(at) = find(&self.pending, b"\r\n\r\n") {
                 break at;
@@ -167,7 +167,7 @@ impl Multipart {
         Ok(Some(parse_head(&head)))
     }
 
-    /// The next bytes of this part; `None` at its end.
+    /// Returns the next bytes of this part; `None` at its end.
     pub async fn next_bytes(&mut self) -> Result<Option<Bytes>, FilesError> {
         if self.place == Place::Boundary || self.place == Place::End {
             return Ok(None);
@@ -181,7 +181,7 @@ impl Multipart {
                 self.place = Place::Boundary;
                 return Ok(None);
             }
-            // The last bytes may be the beginning of a boundary.
+            // The last bytes may be the start of a boundary.
             let safe = self.pending.len().saturating_sub(self.delimiter.len() - 1);
             if safe > 0 {
                 return Ok(Some(self.pending.split_to(safe).freeze()));
@@ -190,7 +190,7 @@ impl Multipart {
         }
     }
 
-    /// See [`Upload::discard`].
+    /// Reads and discards the rest of the body, so that a client that is still sending receives the response.
     pub async fn discard(&mut self) {
         self.upload.discard().await;
     }

@@ -1,7 +1,8 @@
-//! Whose a written file becomes.
+//! Ownership of written files.
 //!
-//! What a user writes belongs to that user. What root writes goes by its place: a file that was there keeps its owner,
-//! a new one in somebody's home belongs to that user, and any other to root. A named owner has precedence.
+//! Files written by a user belong to that user. For files written by root the place decides: an existing file
+//! keeps its owner, a new file in a user's home belongs to that user, any other to root. An explicit owner
+//! takes precedence.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd as _};
@@ -12,7 +13,7 @@ use sys::spawn::Ids;
 use crate::agent::Agent;
 use crate::files::FilesError;
 
-/// A user and a group, by number.
+/// A user id and a group id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
     uid: u32,
@@ -20,19 +21,20 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// The user himself.
+    /// The user's own ids.
     pub fn of(ids: &Ids) -> Self {
         Self { uid: ids.uid, gid: ids.gid }
     }
 
-    /// The owner that a file has.
+    /// The owner of an existing file.
     pub fn of_file(about: &Stat) -> Self {
         Self { uid: about.st_uid, gid: about.st_gid }
     }
 
-    /// Whose a new entry of this open directory becomes when `acting` makes it; `None`: whoever acts.
+    /// Returns the owner of a new entry of this open directory that `acting` creates; `None`: `acting`
+    /// itself.
     ///
-    /// The directory's real path counts, so a link out of a home gives nothing away.
+    /// The directory's real path counts, so that a link out of a home does not change ownership elsewhere.
     pub fn of_new_entry(agent: &Agent, acting: &Ids, directory: impl AsFd) -> Option<Self> {
         if acting.uid != 0 {
             return None;
@@ -41,18 +43,18 @@ impl Owner {
         agent.users.home_owner(&path).map(|(uid, gid)| Self { uid, gid })
     }
 
-    /// As the kernel's calls take them.
+    /// In the types of the system calls.
     pub fn ids(self) -> (Option<Uid>, Option<Gid>) {
         (Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))
     }
 }
 
-/// A number that is an id: the last one means "none" to the kernel.
+/// Parses a number as an id; the largest number is not one, since the kernel treats it as "unchanged".
 fn id(text: &str) -> Option<u32> {
     text.parse().ok().filter(|n| *n != u32::MAX && text.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// Reads `user`, `user:group`, or numbers in place of the names. Without a group: the user's own.
+/// Parses `user`, `user:group`, or numbers instead of the names. The default group is the user's own.
 pub fn parse(agent: &Agent, text: &str) -> Result<Owner, FilesError> {
     let unknown = |what: &str, name: &str| FilesError::Invalid(format!("owner: there is no {what} '{name}'"));
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));

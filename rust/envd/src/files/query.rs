@@ -1,4 +1,4 @@
-//! The query of `/files`.
+//! The query parameters of `/files`.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
@@ -8,27 +8,27 @@ use crate::files::{FilesError, signature};
 use crate::paths::{self, percent_decode};
 use crate::users::User;
 
-/// The query, decoded.
+/// The decoded query.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Query {
-    /// As it was signed.
+    /// The path exactly as it was signed.
     pub path: Option<Vec<u8>>,
-    /// The user named.
+    /// The requested user.
     pub username: Option<String>,
-    /// Access without a token.
+    /// The signature for access without a token.
     pub signature: Option<String>,
     /// Unix seconds, as text.
     pub signature_expiration: Option<String>,
     /// Mode of a written file, in octal digits.
     pub mode: Option<String>,
-    /// Whose a written file becomes: `user`, `user:group` or numbers.
+    /// Owner of a written file: `user`, `user:group` or numbers.
     pub owner: Option<String>,
-    /// Whether a written file takes the place of the old one as a whole.
+    /// Whether a written file replaces the old one atomically.
     pub atomic: Option<String>,
 }
 
 impl Query {
-    /// Reads the query of a URL.
+    /// Parses the query of a URL.
     pub fn parse(text: &str) -> Self {
         let mut query = Self::default();
         for pair in text.split('&') {
@@ -49,7 +49,7 @@ impl Query {
         query
     }
 
-    /// The path as a name: bytes that are no UTF-8 stand for themselves, escapes of ours are undone.
+    /// Returns the path as a file name: bytes that are not UTF-8 are kept, our escapes are decoded.
     pub fn name(&self) -> Result<Option<OsString>, FilesError> {
         let Some(path) = self.path.as_ref().filter(|p| !p.is_empty()) else { return Ok(None) };
         if path.contains(&0) {
@@ -61,7 +61,7 @@ impl Query {
         }))
     }
 
-    /// The mode asked for.
+    /// Returns the requested mode.
     pub fn mode_bits(&self) -> Result<Option<u32>, FilesError> {
         let Some(text) = self.mode.as_deref().filter(|t| !t.is_empty()) else { return Ok(None) };
         let digits = text.len() <= 5 && text.bytes().all(|b| b.is_ascii_digit());
@@ -69,7 +69,7 @@ impl Query {
         bits.map(Some).ok_or_else(|| FilesError::Invalid("the mode must be octal digits up to 7777".into()))
     }
 
-    /// Whether the file is to be replaced as a whole.
+    /// Whether the file is to be replaced atomically.
     pub fn is_atomic(&self) -> Result<bool, FilesError> {
         match self.atomic.as_deref() {
             None | Some("" | "false") => Ok(false),
@@ -78,10 +78,10 @@ impl Query {
         }
     }
 
-    /// Lets in by token or signature, and gives the user.
+    /// Authorizes the request by token or signature, and returns the user.
     pub fn admit(&self, agent: &Agent, has_token: bool, operation: &str) -> Result<User, FilesError> {
         if !has_token {
-            // A signature speaks of the path only: it must not let its holder make, say, a setuid program.
+            // A signature covers only the path: it must not allow, for example, to create a setuid program.
             if self.mode.is_some() || self.owner.is_some() || self.atomic.is_some() {
                 return Err(FilesError::Unauthorized("mode, owner and atomic need the access token"));
             }

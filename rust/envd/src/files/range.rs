@@ -1,18 +1,18 @@
 //! The `Range` header.
 
-/// Which part of a file is asked for.
+/// The requested range of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// All of it.
+    /// The whole file.
     Whole,
-    /// From the first to before the second byte; never empty.
+    /// From the first offset to before the second one; never empty.
     Part(u64, u64),
-    /// A part that the file does not have.
+    /// A range outside the file.
     Outside,
 }
 
-/// Reads the header for a file of this size. What is malformed, or asks for several parts, is answered with the whole
-/// file, as RFC 9110 allows.
+/// Parses the header for a file of this size. For a malformed header or several ranges the whole file is
+/// sent, as RFC 9110 allows.
 pub fn parse(header: Option<&str>, size: u64) -> Wanted {
     let spec = header.and_then(|h| h.trim().strip_prefix("bytes=")).map(str::trim);
     let Some((from, to)) = spec.filter(|s| !s.contains(',')).and_then(|s| s.split_once('-')) else {

@@ -23,28 +23,28 @@ use crate::filesystem::fault::Fault;
 use crate::paths;
 use crate::server::access::has_token;
 
-/// Read from the disk at once.
+/// Bytes read from the disk at once.
 const CHUNK: usize = 256 * 1024;
 /// Chunks read ahead of the client.
 const MAX_AHEAD: usize = 2;
 
-/// Opens a file as whoever acts. No link of `/proc` is followed: those would lead past the rights of the directories
-/// to whatever the agent itself has open.
+/// Opens a file as the acting user. Magic links in `/proc` are not followed: they would bypass directory
+/// permissions and lead to files that the agent has open.
 pub fn open(path: &Path, flags: OFlags, mode: Mode) -> io::Result<File> {
-    // Non-blocking, or a pipe would hold the thread until somebody opens its other end.
+    // Non-blocking, otherwise a pipe would block the thread until its other end is opened.
     let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     Ok(File::from(openat2(CWD, path, flags, mode, ResolveFlags::NO_MAGICLINKS)?))
 }
 
-/// An opened file, with its beginning.
+/// An open file with its metadata.
 struct Opened {
     /// The file.
     file: File,
-    /// As the file system says; files of `/proc` say 0.
+    /// Size reported by the file system; 0 for files in `/proc`.
     size: u64,
-    /// Seconds of the last change.
+    /// Modification time in seconds.
     modified: i64,
-    /// Another one after every change.
+    /// Entity tag, which changes with every change of the file.
     tag: String,
 }
 
@@ -58,12 +58,12 @@ fn open_regular(path: &Path) -> Result<Opened, Fault> {
     if !about.is_file() {
         return Err(Fault::errno("read", path, Errno::INVAL));
     }
-    // The time of change is the kernel's own and cannot be set back, unlike that of modification.
+    // The change time is set by the kernel and cannot be set back, unlike the modification time.
     let tag = format!("\"{:x}-{:x}-{:x}.{:x}\"", about.ino(), about.size(), about.ctime(), about.ctime_nsec());
     Ok(Opened { file, size: about.size(), modified: about.mtime(), tag })
 }
 
-/// Up to [`CHUNK`] bytes at a place, fewer only at the end.
+/// Reads up to [`CHUNK`] bytes at an offset, fewer only at the end.
 fn read_chunk(file: &File, offset: u64, longest: usize) -> io::Result<Bytes> {
     let mut buffer = vec![0; longest.min(CHUNK)];
     let mut filled = 0;
@@ -79,7 +79,7 @@ fn read_chunk(file: &File, offset: u64, longest: usize) -> io::Result<Bytes> {
     Ok(buffer.into())
 }
 
-/// A type by the ending of the name; what a browser should not run is never guessed.
+/// Guesses a content type by the file name extension; types that a browser would execute are never returned.
 fn content_type(path: &Path) -> &'static str {
     match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
         Some("txt" | "log" | "md" | "py" | "sh" | "rs" | "toml" | "yaml" | "yml" | "cfg" | "ini") => {
@@ -103,7 +103,7 @@ fn content_type(path: &Path) -> &'static str {
     }
 }
 
-/// Whether the client takes a file as it is.
+/// Whether the client accepts the file without encoding.
 fn takes_identity(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()) else { return true };
     let mut any = true;
@@ -119,7 +119,7 @@ fn takes_identity(headers: &HeaderMap) -> bool {
     any
 }
 
-/// Answers `GET` and `HEAD`.
+/// Handles `GET` and `HEAD`.
 pub async fn answer(agent: &Arc<Agent>, request: Request<Incoming>) -> Response<Body> {
     match give(agent, &request).await {
         Ok(response) => response,
@@ -139,7 +139,7 @@ async fn give(agent: &Arc<Agent>, request: &Request<Incoming>) -> Result<Respons
     let to_open = path.clone();
     let (opened, beginning) = as_user::<_, Fault>(agent, &user, move |_| {
         let opened = open_regular(&to_open)?;
-        // Small files, and those that do not tell their size, are read at once.
+        // Small files, and those without a size, are read at once.
         let small = opened.size <= CHUNK as u64;
         let beginning = small.then(|| read_chunk(&opened.file, 0, CHUNK)).transpose();
         Ok((opened, beginning.map_err(|e| Fault::new("read", &to_open, e))?))
@@ -148,7 +148,7 @@ async fn give(agent: &Arc<Agent>, request: &Request<Incoming>) -> Result<Respons
 
     let untold = opened.size == 0 && beginning.as_ref().is_some_and(|b| !b.is_empty());
     let size = if untold { 0 } else { opened.size };
-    // A part of a file that has changed since would be put together wrongly.
+    // A range of a file that has changed since would be combined with ranges of the old content.
     let unchanged = headers.get(header::IF_RANGE).is_none_or(|tag| tag.as_bytes() == opened.tag.as_bytes());
     let range = headers.get(header::RANGE).filter(|_| unchanged);
     let wanted = match range.and_then(|r| r.to_str().ok()) {
@@ -195,7 +195,7 @@ fn set(response: &mut Response<Body>, name: header::HeaderName, value: &str) {
     }
 }
 
-/// Sends a file piece by piece. `None`: to its end, wherever that is.
+/// Streams a file. `None`: to its end, wherever that is.
 fn stream(file: File, from: u64, length: Option<u64>) -> Body {
     let (parts, receiver) = mpsc::channel(MAX_AHEAD);
     tokio::spawn(async move {
@@ -204,7 +204,7 @@ fn stream(file: File, from: u64, length: Option<u64>) -> Body {
         loop {
             let (reader, longest) = (file.clone(), usize::try_from(left).unwrap_or(usize::MAX));
             let chunk = tokio::task::spawn_blocking(move || read_chunk(&reader, at, longest)).await;
-            // The file became shorter or unreadable: dropping the channel cuts the connection.
+            // The file became shorter or unreadable: dropping the channel closes the connection.
             let Ok(Ok(chunk)) = chunk else { return };
             at += chunk.len() as u64;
             left -= chunk.len() as u64;

@@ -1,7 +1,8 @@
-//! A file that takes another's place as a whole, or not at all.
+//! Atomic replacement of a file.
 //!
-//! It is written under a name of its own in the same directory and renamed, on demand after it was flushed: then readers
-//! see the old content or the new one also after a loss of power. A write that does not get that far leaves nothing behind.
+//! The new content is written to a temporary file in the same directory, which is then renamed, optionally
+//! after a flush: then readers see the old or the new content even after a power failure. A write that fails
+//! before leaves nothing behind.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -19,47 +20,47 @@ use crate::files::owner::Owner;
 use crate::filesystem::become_user;
 use crate::filesystem::fault::Fault;
 
-/// Tries to find a free name; what was left by a machine that lost its power may have some.
+/// Attempts to find a free temporary name; a power failure may have left some.
 const ATTEMPTS: u32 = 64;
 
-/// What the new file takes over from the one whose place it takes.
+/// What the new file inherits from the replaced one.
 #[derive(Clone, Copy, Debug)]
-pub struct Former {
+pub struct Replaced {
     /// Its permission bits.
     pub mode: u32,
     /// Its owner.
     pub owner: Owner,
 }
 
-/// What holds when a file has taken its place.
+/// The guarantee after the file was replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// All programs see it.
+    /// All programs see the new file.
     Written,
-    /// It is on the disk, too.
+    /// It is also on the disk.
     Flushed,
 }
 
-/// A file on its way to its place.
+/// A file that is about to replace another.
 #[derive(Debug)]
 pub struct Replacement {
-    /// For errors.
+    /// The path for error messages.
     path: PathBuf,
-    /// The directory, by descriptor: whatever happens to its name, the file stays in it.
+    /// The directory as a descriptor: the file stays in it even if its name changes.
     directory: OwnedFd,
-    /// Its name until then.
+    /// The temporary name, until the rename.
     temporary: Option<OsString>,
-    /// Its name afterwards.
+    /// The final name.
     name: OsString,
-    /// Who writes.
+    /// The acting user.
     ids: Ids,
 }
 
 impl Replacement {
-    /// Makes the new file beside its place. Also gives mode and owner of the file that is there now.
+    /// Creates the temporary file. Also returns mode and owner of the existing file.
     ///
-    /// A link is followed: what it leads to is replaced, and it stays a link.
-    pub fn begin(path: &Path, ids: &Ids) -> Result<(Self, File, Option<Former>), Fault> {
+    /// A symbolic link is followed: its target is replaced, and the link remains.
+    pub fn begin(path: &Path, ids: &Ids) -> Result<(Self, File, Option<Replaced>), Fault> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let fault = |e: Errno| Fault::errno("write", path, e);
         let place = match fs::symlink_metadata(path) {
@@ -71,7 +72,7 @@ impl Replacement {
         let directory = openat2(CWD, parent, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).map_err(fault)?;
         let former = match statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(about) => match FileType::from_raw_mode(about.st_mode) {
-                FileType::RegularFile => Some(Former { mode: about.st_mode & 0o7777, owner: Owner::of_file(&about) }),
+                FileType::RegularFile => Some(Replaced { mode: about.st_mode & 0o7777, owner: Owner::of_file(&about) }),
                 FileType::Directory => return Err(fault(Errno::ISDIR)),
                 _ => return Err(fault(Errno::INVAL)),
             },
@@ -94,12 +95,12 @@ impl Replacement {
         Err(fault(Errno::EXIST))
     }
 
-    /// Which file is written.
+    /// The path of the file that is replaced.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Puts the file in its place. Blocks on the disk.
+    /// Renames the file to its final name. Blocks on the disk.
     pub fn commit(mut self, file: &File, durability: Durability) -> Result<(), Fault> {
         let fault = |e: Errno| Fault::errno("write", &self.path, e);
         if durability == Durability::Flushed {
@@ -111,7 +112,8 @@ impl Replacement {
         if durability == Durability::Written {
             return Ok(());
         }
-        // A directory that this user may write to but not read cannot be flushed by him; the rename holds all the same.
+        // A directory that this user may write but not read cannot be flushed by them; the rename is valid
+        // nevertheless.
         if let Ok(directory) = openat(&self.directory, ".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
             fsync(&directory).map_err(|e| Fault::errno("write", &self.path, e))?;
         }
@@ -122,7 +124,7 @@ impl Replacement {
 impl Drop for Replacement {
     fn drop(&mut self) {
         let Some(temporary) = self.temporary.take() else { return };
-        // One call, which needs no wait; a directory that went meanwhile took the file with it.
+        // A single call that does not wait; if the directory was removed, so was the file.
         if let Ok(_acting) = become_user(&self.ids) {
             let _ = unlinkat(&self.directory, &temporary, AtFlags::empty());
         }

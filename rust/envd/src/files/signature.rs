@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::files::query::Query;
 
-/// `v1_` and the unpadded base64 of SHA-256 over `path:operation:user:token[:expiration]`.
+/// Computes `v1_` and the unpadded base64 of SHA-256 over `path:operation:user:token[:expiration]`.
 fn sign(query: &Query, operation: &str, token: &str) -> String {
     let mut hash = Sha256::new();
     hash.update(query.path.as_deref().unwrap_or_default());
@@ -23,7 +23,7 @@ fn sign(query: &Query, operation: &str, token: &str) -> String {
     format!("v1_{}", base64::engine::general_purpose::STANDARD_NO_PAD.encode(hash.finalize()))
 }
 
-/// Whether the URL lets its holder in. The expiry is looked at only once the signature is known to be right.
+/// Checks the signature in the URL. The expiry is checked only after the signature was found valid.
 pub fn check(query: &Query, operation: &str, token: &str) -> Result<(), &'static str> {
     let Some(given) = &query.signature else { return Err("missing signature query parameter") };
     if !bool::from(given.as_bytes().ct_eq(sign(query, operation, token).as_bytes())) {

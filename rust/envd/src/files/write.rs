@@ -1,9 +1,10 @@
 //! `POST /files`.
 //!
-//! An upload that breaks off changes nothing. A content of up to [`GATHER`] is received as a whole and then written in
-//! place: the file is made, given to its owner, written. No other order, and no second name: clients count the events that
-//! watchers see. A larger content, and any with `atomic=true`, is written beside its place and then takes it: see
-//! [`replace`]. Without `atomic` a target that cannot be replaced, such as a device, is written in place all the same.
+//! An interrupted upload changes nothing. Content of up to [`GATHER`] is received as a whole and then written
+//! in place: the file is created, its owner set, its content written. The order is fixed, and there is no
+//! temporary name: clients count the events that watchers see. Larger content, and any with `atomic=true`, is
+//! written to a temporary file that then replaces the target: see [`replace`]. Without `atomic`, a target
+//! that cannot be replaced, such as a device, is written in place nevertheless.
 //!
 //! [`replace`]: crate::files::replace
 
@@ -41,53 +42,54 @@ use crate::server::access::has_token;
 use crate::server::reply;
 use crate::users::User;
 
-/// Mode of a file we make.
+/// Mode of new files.
 const FILE_MODE: u32 = 0o644;
-/// Gathered before it is written: a file up to this size is opened when all of it is here, a larger one has few writes.
+/// Bytes buffered before a write: a file up to this size is opened once it is complete, a larger one is
+/// written in few calls.
 const GATHER: usize = 512 * 1024;
 /// The header that carries metadata.
 const METADATA_HEADER: &str = "x-metadata-";
-/// Longest key: Linux takes 255 bytes of name, less the prefix.
+/// Longest key: Linux allows names of 255 bytes, minus the prefix.
 const MAX_KEY_BYTES: usize = 246;
 /// Longest metadata of one file.
 const MAX_METADATA_BYTES: usize = 4096;
-/// Longest value of an extended attribute, and longest list of names of a file: Linux's own bounds.
+/// Longest value of an extended attribute, and longest list of attribute names of a file: Linux's own limits.
 const MAX_ATTRIBUTE_BYTES: usize = 64 * 1024;
-/// How long a client may still send after the answer is known.
+/// How long a client may still send after the response is known.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What is told about a written file.
+/// The description of a written file.
 #[derive(Debug, Serialize)]
 struct Written {
-    /// Its last name.
+    /// Its file name.
     name: String,
     /// Where it is.
     path: String,
     /// Always `file`.
     r#type: &'static str,
-    /// As it was given.
+    /// The metadata as given.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     metadata: BTreeMap<String, String>,
 }
 
 /// A request without its body.
 #[derive(Clone)]
-struct Order {
-    /// Who writes.
+struct UploadRequest {
+    /// The acting user.
     user: User,
-    /// The path of the query.
+    /// The path in the query.
     path: Option<PathBuf>,
     /// For every file of the request.
     metadata: BTreeMap<String, String>,
-    /// Permission bits, when they were named.
+    /// Permission bits, if given.
     mode: Option<u32>,
-    /// Whose file it becomes when it is not the user's.
+    /// The owner, if it is not the acting user.
     owner: Option<Owner>,
-    /// Whether it takes the place of the old file as a whole.
+    /// Whether it replaces the old file atomically.
     atomic: bool,
 }
 
-/// Answers `POST`.
+/// Handles `POST`.
 pub async fn answer(agent: &Arc<Agent>, request: Request<Incoming>) -> Response<Body> {
     match take(agent, request).await {
         Ok(written) => reply::json(StatusCode::OK, &written),
@@ -102,24 +104,24 @@ async fn take(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Vec<Writ
     let path = query.name()?.map(|n| paths::resolve(&n, &user.home));
     let (mode, atomic) = (query.mode_bits()?, query.is_atomic()?);
     let owner = query.owner.as_deref().map(|text| owner::parse(agent, text)).transpose()?;
-    let order = Order { path, metadata: metadata_of(headers)?, user, mode, owner, atomic };
+    let upload = UploadRequest { path, metadata: metadata_of(headers)?, user, mode, owner, atomic };
     let text = |name: header::HeaderName| headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let (encoding, content_type) = (text(header::CONTENT_ENCODING), text(header::CONTENT_TYPE).unwrap_or_default());
-    let mut upload = Upload::new(request.into_body(), encoding.as_deref())?;
+    let mut body = Upload::new(request.into_body(), encoding.as_deref())?;
     if let Some(boundary) = multipart::boundary(&content_type) {
-        let mut form = Multipart::new(upload, &boundary);
-        let outcome = take_form(agent, &order, &mut form).await;
-        // Also the epilogue of a good form.
+        let mut form = Multipart::new(body, &boundary);
+        let outcome = take_form(agent, &upload, &mut form).await;
+        // This also reads the epilogue of a valid form.
         let _ = tokio::time::timeout(DISCARD_TIMEOUT, form.discard()).await;
         outcome
     } else {
-        let outcome = take_raw(agent, &order, &mut upload).await;
-        let _ = tokio::time::timeout(DISCARD_TIMEOUT, upload.discard()).await;
+        let outcome = take_raw(agent, &upload, &mut body).await;
+        let _ = tokio::time::timeout(DISCARD_TIMEOUT, body.discard()).await;
         outcome
     }
 }
 
-/// Keys in lower case, values in printable ASCII.
+/// Parses the metadata headers: keys in lower case, values in printable ASCII.
 fn metadata_of(headers: &HeaderMap) -> Result<BTreeMap<String, String>, FilesError> {
     let mut found = BTreeMap::new();
     let mut length = 0;
@@ -141,34 +143,38 @@ fn metadata_of(headers: &HeaderMap) -> Result<BTreeMap<String, String>, FilesErr
     Ok(found)
 }
 
-async fn take_raw(agent: &Arc<Agent>, order: &Order, upload: &mut Upload) -> Result<Vec<Written>, FilesError> {
-    let path = order.path.clone().ok_or_else(|| FilesError::Invalid("the path is missing".into()))?;
+async fn take_raw(agent: &Arc<Agent>, upload: &UploadRequest, body: &mut Upload) -> Result<Vec<Written>, FilesError> {
+    let path = upload.path.clone().ok_or_else(|| FilesError::Invalid("the path is missing".into()))?;
     let mut sink = Sink::new(path);
-    while let Some(bytes) = upload.next().await? {
-        sink.push(agent, order, bytes).await?;
+    while let Some(bytes) = body.next().await? {
+        sink.push(agent, upload, bytes).await?;
     }
-    Ok(vec![sink.finish(agent, order).await?])
+    Ok(vec![sink.finish(agent, upload).await?])
 }
 
-async fn take_form(agent: &Arc<Agent>, order: &Order, form: &mut Multipart) -> Result<Vec<Written>, FilesError> {
+async fn take_form(
+    agent: &Arc<Agent>,
+    upload: &UploadRequest,
+    form: &mut Multipart,
+) -> Result<Vec<Written>, FilesError> {
     let mut written = Vec::new();
     while let Some(head) = form.next_part().await? {
         if head.name.as_deref() != Some("file") {
             continue;
         }
-        let path = match (&order.path, head.filename.filter(|f| !f.is_empty())) {
+        let path = match (&upload.path, head.filename.filter(|f| !f.is_empty())) {
             (Some(_), _) if !written.is_empty() => {
                 return Err(FilesError::Invalid("with a path in the query there may be only one file".into()));
             }
             (Some(path), _) => path.clone(),
-            (None, Some(name)) => paths::resolve(&paths::to_name(&name), &order.user.home),
+            (None, Some(name)) => paths::resolve(&paths::to_name(&name), &upload.user.home),
             (None, None) => return Err(FilesError::Invalid("a file has no name, and the query has no path".into())),
         };
         let mut sink = Sink::new(path);
         while let Some(bytes) = form.next_bytes().await? {
-            sink.push(agent, order, bytes).await?;
+            sink.push(agent, upload, bytes).await?;
         }
-        written.push(sink.finish(agent, order).await?);
+        written.push(sink.finish(agent, upload).await?);
     }
     if written.is_empty() {
         return Err(FilesError::Invalid("the body holds no part named 'file'".into()));
@@ -178,38 +184,39 @@ async fn take_form(agent: &Arc<Agent>, order: &Order, form: &mut Multipart) -> R
 
 /// A file that is being written.
 struct Sink {
-    /// Where.
+    /// The path.
     path: PathBuf,
-    /// What is to take its place there.
+    /// The temporary file that is to replace it.
     replacement: Option<Replacement>,
-    /// Not there before it was opened, and away while a thread writes to it.
+    /// `None` before it was opened, and while a thread writes to it.
     file: Option<File>,
     /// Whether it was opened.
     is_open: bool,
-    /// Not yet written.
+    /// Not written yet.
     gathered: Vec<u8>,
 }
 
-/// Whether a content of this size fits on the disk in place of what the file holds. Looked at before the file is emptied,
-/// so that a full disk does not cost the old content.
-fn has_room(file: &File, size: u64) -> bool {
+/// Whether content of this size fits on the disk in place of what the file contains. Checked before the file
+/// is truncated, so that a full disk does not cost the old content.
+fn fits_on_disk(file: &File, size: u64) -> bool {
     let (Ok(about), Ok(disk)) = (file.metadata(), rustix::fs::fstatvfs(file)) else { return true };
     let free = if rustix::process::geteuid().is_root() { disk.f_bfree } else { disk.f_bavail };
-    // File systems that hold no files of their own count no blocks.
+    // Virtual file systems report no blocks.
     disk.f_blocks == 0 || size <= free.saturating_mul(disk.f_frsize) + about.blocks() * 512
 }
 
-/// Makes the file or empties the one that is there, for a content of `size`. Also tells whether it is new.
-fn open_in_place(order: &Order, path: &Path, size: u64) -> Result<(File, bool), Fault> {
+/// Creates the file, or truncates the existing one, for content of `size` bytes. Also returns whether it is
+/// new.
+fn open_in_place(upload: &UploadRequest, path: &Path, size: u64) -> Result<(File, bool), Fault> {
     let fault = |e: std::io::Error| Fault::new("write", path, e);
     let attempt = |flags: OFlags| {
-        // The kernel takes a mode only with a file that may be made.
+        // The kernel accepts a mode only with O_CREAT.
         let mode = if flags.contains(OFlags::CREATE) { FILE_MODE } else { 0 };
         read::open(path, OFlags::WRONLY | flags, Mode::from_raw_mode(mode))
     };
     let (file, is_new) = match attempt(OFlags::CREATE | OFlags::EXCL) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => match attempt(OFlags::empty()) {
-            // A link to a file that is not there yet.
+            // A symbolic link to a file that does not exist yet.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 (attempt(OFlags::CREATE).map_err(fault)?, true)
             }
@@ -221,34 +228,40 @@ fn open_in_place(order: &Order, path: &Path, size: u64) -> Result<(File, bool), 
         return Err(Fault::errno("write", path, Errno::INVAL));
     }
     if !is_new {
-        if !has_room(&file, size) {
+        if !fits_on_disk(&file, size) {
             return Err(Fault::errno("write", path, Errno::NOSPC));
         }
         file.set_len(0).map_err(fault)?;
     }
-    for old in entry::metadata(path).into_keys().filter(|k| !order.metadata.contains_key(k)) {
+    for old in entry::metadata(path).into_keys().filter(|k| !upload.metadata.contains_key(k)) {
         rustix::fs::fremovexattr(&file, format!("{METADATA_PREFIX}{old}")).map_err(|e| fault(e.into()))?;
     }
     Ok((file, is_new))
 }
 
-/// Whose a new file becomes when no owner is named.
-fn owner_of_new(agent: &Agent, order: &Order, file: &File) -> Owner {
-    let own = Owner::of(&order.user.ids);
-    // A file is looked for in the homes as if it were a directory: it lies in the same ones.
-    Owner::of_new_entry(agent, &order.user.ids, file).unwrap_or(own)
+/// Returns the owner of a new file if none is given.
+fn owner_of_new(agent: &Agent, upload: &UploadRequest, file: &File) -> Owner {
+    let own = Owner::of(&upload.user.ids);
+    // The home is looked up for the file as for a directory: both are in the same home.
+    Owner::of_new_entry(agent, &upload.user.ids, file).unwrap_or(own)
 }
 
-/// Gives a file its owner, its mode, its metadata, in this order: a change of owner takes setuid away.
-fn furnish(order: &Order, path: &Path, file: &File, usual: Option<Owner>, mode: Option<u32>) -> Result<(), Fault> {
-    let (user, metadata) = (&order.user, &order.metadata);
+/// Sets owner, mode and metadata, in this order: a change of owner clears setuid.
+fn set_attributes(
+    upload: &UploadRequest,
+    path: &Path,
+    file: &File,
+    usual: Option<Owner>,
+    mode: Option<u32>,
+) -> Result<(), Fault> {
+    let (user, metadata) = (&upload.user, &upload.metadata);
     let fault = |e: std::io::Error| Fault::new("write", path, e);
     let about = file.metadata().map_err(fault)?;
-    if let Some(owner) = order.owner.or(usual) {
+    if let Some(owner) = upload.owner.or(usual) {
         let (uid, gid) = owner.ids();
-        // Only root can give a file away: where nobody asked for it, it stays with whoever wrote it.
+        // Only root can change an owner: if it was not requested explicitly, the file keeps the writer's.
         if let Err(error) = rustix::fs::fchown(file, uid, gid)
-            && (order.owner.is_some() || about.uid() == user.ids.uid && owner == Owner::of(&user.ids))
+            && (upload.owner.is_some() || about.uid() == user.ids.uid && owner == Owner::of(&user.ids))
         {
             return Err(fault(error.into()));
         }
@@ -263,51 +276,52 @@ fn furnish(order: &Order, path: &Path, file: &File, usual: Option<Owner>, mode: 
     Ok(())
 }
 
-/// Opens the file for a content of `size`; `None`: for more than was gathered.
+/// Opens the file for content of `size` bytes; `None`: more than was buffered.
 fn open_for(
     agent: &Agent,
-    order: &Order,
+    upload: &UploadRequest,
     path: &Path,
     size: Option<u64>,
 ) -> Result<(File, Option<Replacement>), Fault> {
-    if order.atomic {
-        return replace_for(agent, order, path);
+    if upload.atomic {
+        return replace_for(agent, upload, path);
     }
     if size.is_none() && may_be_replaced(path) {
-        let replaced = replace_for(agent, order, path);
-        // A directory may take no new names while its files may be written to.
+        let replaced = replace_for(agent, upload, path);
+        // A directory may be read-only while its files are writable.
         if replaced.is_ok() {
             return replaced;
         }
     }
-    let (file, is_new) = open_in_place(order, path, size.unwrap_or(0))?;
-    let usual = is_new.then(|| owner_of_new(agent, order, &file));
-    furnish(order, path, &file, usual, order.mode)?;
+    let (file, is_new) = open_in_place(upload, path, size.unwrap_or(0))?;
+    let usual = is_new.then(|| owner_of_new(agent, upload, &file));
+    set_attributes(upload, path, &file, usual, upload.mode)?;
     Ok((file, None))
 }
 
-/// Whether another file may take its place unseen: what has several names, or is no file, keeps being itself.
+/// Whether the file can be replaced without side effects: not if it has several names or is not a regular
+/// file.
 fn may_be_replaced(path: &Path) -> bool {
     match std::fs::metadata(path) {
         Ok(about) => about.is_file() && about.nlink() == 1,
-        // Not a link that leads nowhere.
+        // Not a broken symbolic link.
         Err(_) => std::fs::symlink_metadata(path).is_err(),
     }
 }
 
-fn replace_for(agent: &Agent, order: &Order, path: &Path) -> Result<(File, Option<Replacement>), Fault> {
-    let (replacement, file, former) = Replacement::begin(path, &order.user.ids)?;
+fn replace_for(agent: &Agent, upload: &UploadRequest, path: &Path) -> Result<(File, Option<Replacement>), Fault> {
+    let (replacement, file, former) = Replacement::begin(path, &upload.user.ids)?;
     if former.is_some() {
         copy_attributes(path, &file);
     }
-    let usual = former.map_or_else(|| owner_of_new(agent, order, &file), |former| former.owner);
-    let mode = order.mode.or(former.map(|former| former.mode)).unwrap_or(FILE_MODE);
-    furnish(order, path, &file, Some(usual), Some(mode))?;
+    let usual = former.map_or_else(|| owner_of_new(agent, upload, &file), |former| former.owner);
+    let mode = upload.mode.or(former.map(|former| former.mode)).unwrap_or(FILE_MODE);
+    set_attributes(upload, path, &file, Some(usual), Some(mode))?;
     Ok((file, Some(replacement)))
 }
 
-/// Gives a file that takes another's place the attributes of that one: access lists and what programs keep there. Metadata
-/// comes with the request, and capabilities end with the content that they were given to.
+/// Copies the extended attributes of the replaced file: access lists and attributes set by programs. Metadata
+/// comes with the request, and capabilities are dropped together with the content that they were granted to.
 fn copy_attributes(from: &Path, to: &File) {
     let (mut names, mut value) = (vec![0; MAX_ATTRIBUTE_BYTES], vec![0; MAX_ATTRIBUTE_BYTES]);
     let Ok(length) = rustix::fs::listxattr(from, &mut names) else { return };
@@ -316,17 +330,17 @@ fn copy_attributes(from: &Path, to: &File) {
             continue;
         }
         if let Ok(length) = rustix::fs::getxattr(from, name, &mut value) {
-            // One that this user may not set stays behind.
+            // Attributes that this user may not set are skipped.
             let value = value.get(..length).unwrap_or_default();
             let _ = rustix::fs::fsetxattr(to, name, value, XattrFlags::empty());
         }
     }
 }
 
-/// Puts a whole replacement in its place. One that nobody asked for by name may not be possible there, where a mount or
-/// the rights on a directory stand against it: then the content is copied into the file.
-fn commit(agent: &Agent, order: &Order, replacement: Replacement, mut file: File) -> Result<(), Fault> {
-    if order.atomic {
+/// Replaces the target. If replacement was not requested explicitly and is not possible, because of a mount
+/// or the directory's permissions, the content is copied into the file.
+fn commit(agent: &Agent, upload: &UploadRequest, replacement: Replacement, mut file: File) -> Result<(), Fault> {
+    if upload.atomic {
         return replacement.commit(&file, Durability::Flushed);
     }
     let path = replacement.path().to_owned();
@@ -334,9 +348,9 @@ fn commit(agent: &Agent, order: &Order, replacement: Replacement, mut file: File
     match replacement.commit(&file, Durability::Written) {
         Err(error) if error.is_refusal() => {
             let size = file.metadata().map_err(fault)?.len();
-            let (mut target, is_new) = open_in_place(order, &path, size)?;
-            let usual = is_new.then(|| owner_of_new(agent, order, &target));
-            furnish(order, &path, &target, usual, order.mode)?;
+            let (mut target, is_new) = open_in_place(upload, &path, size)?;
+            let usual = is_new.then(|| owner_of_new(agent, upload, &target));
+            set_attributes(upload, &path, &target, usual, upload.mode)?;
             file.rewind().map_err(fault)?;
             std::io::copy(&mut file, &mut target).map_err(fault)?;
             Ok(())
@@ -350,20 +364,20 @@ impl Sink {
         Self { path, replacement: None, file: None, is_open: false, gathered: Vec::new() }
     }
 
-    async fn open(&mut self, agent: &Arc<Agent>, order: &Order, size: Option<u64>) -> Result<(), FilesError> {
+    async fn open(&mut self, agent: &Arc<Agent>, upload: &UploadRequest, size: Option<u64>) -> Result<(), FilesError> {
         let path = self.path.clone();
         let attempt = async || {
-            let (order, path) = (order.clone(), path.clone());
-            let user = order.user.clone();
-            as_user(agent, &user, move |agent| open_for(agent, &order, &path, size)).await
+            let (upload, path) = (upload.clone(), path.clone());
+            let user = upload.user.clone();
+            as_user(agent, &user, move |agent| open_for(agent, &upload, &path, size)).await
         };
         let (file, replacement) = match attempt().await {
             Err(fault) if fault.is_missing() => {
                 let parent = path.parent().unwrap_or(Path::new("/")).to_owned();
-                let acting = order.user.ids.clone();
-                as_user(agent, &order.user, move |agent| make_all(agent, &acting, &parent)).await?;
-                // A watcher must be on the new directory before the file appears in it.
-                agent.watchers.look(agent);
+                let acting = upload.user.ids.clone();
+                as_user(agent, &upload.user, move |agent| make_all(agent, &acting, &parent)).await?;
+                // A watch must exist on the new directory before the file appears in it.
+                agent.watchers.read_all(agent);
                 attempt().await?
             }
             other => other?,
@@ -372,10 +386,10 @@ impl Sink {
         Ok(())
     }
 
-    async fn push(&mut self, agent: &Arc<Agent>, order: &Order, bytes: Bytes) -> Result<(), FilesError> {
+    async fn push(&mut self, agent: &Arc<Agent>, upload: &UploadRequest, bytes: Bytes) -> Result<(), FilesError> {
         if self.gathered.len() + bytes.len() > GATHER {
             if !self.is_open {
-                self.open(agent, order, None).await?;
+                self.open(agent, upload, None).await?;
             }
             self.flush().await?;
         }
@@ -387,7 +401,7 @@ impl Sink {
         if self.gathered.is_empty() {
             return Ok(());
         }
-        // Only a worker that died can have kept the file.
+        // The file is missing only if a worker died.
         let lost = || Fault::new("write", &self.path, std::io::Error::other("the file was given up"));
         let mut file = self.file.take().ok_or_else(lost)?;
         let bytes = std::mem::take(&mut self.gathered);
@@ -404,22 +418,22 @@ impl Sink {
         Ok(())
     }
 
-    async fn finish(mut self, agent: &Arc<Agent>, order: &Order) -> Result<Written, FilesError> {
+    async fn finish(mut self, agent: &Arc<Agent>, upload: &UploadRequest) -> Result<Written, FilesError> {
         if !self.is_open {
-            self.open(agent, order, Some(self.gathered.len() as u64)).await?;
+            self.open(agent, upload, Some(self.gathered.len() as u64)).await?;
         }
         self.flush().await?;
         if let (Some(replacement), Some(file)) = (self.replacement.take(), self.file.take()) {
-            let order = order.clone();
-            as_user(agent, &order.user.clone(), move |agent| commit(agent, &order, replacement, file)).await?;
+            let upload = upload.clone();
+            as_user(agent, &upload.user.clone(), move |agent| commit(agent, &upload, replacement, file)).await?;
         }
         drop(self.file);
-        agent.watchers.look(agent);
+        agent.watchers.read_all(agent);
         Ok(Written {
             name: paths::to_text(self.path.file_name().unwrap_or(OsStr::new("/"))),
             path: paths::to_text(&self.path),
             r#type: "file",
-            metadata: order.metadata.clone(),
+            metadata: upload.metadata.clone(),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! What is told about a file.
+//! Metadata of files.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
@@ -14,11 +14,11 @@ use crate::agent::Agent;
 use crate::filesystem::fault::Fault;
 use crate::paths;
 
-/// Where metadata given at upload is kept.
+/// Prefix of the attributes that store metadata given at upload.
 pub const METADATA_PREFIX: &str = "user.e2b.";
-/// Room for the attribute names of nearly every file.
+/// Large enough for the attribute names of nearly every file.
 const USUAL_ATTRIBUTES_BYTES: usize = 1024;
-/// Longest list of attribute names that Linux gives, and longest value.
+/// Linux's limit for the list of attribute names, and for a value.
 const MAX_ATTRIBUTES_BYTES: usize = 64 * 1024;
 
 fn file_type(about: &Metadata) -> FileType {
@@ -31,7 +31,7 @@ fn file_type(about: &Metadata) -> FileType {
     }
 }
 
-/// The metadata of a file; empty when it has none or the file system keeps none.
+/// Returns the metadata of a file; empty if it has none or the file system does not support it.
 pub fn metadata(path: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut names = vec![0; USUAL_ATTRIBUTES_BYTES];
@@ -54,13 +54,14 @@ pub fn metadata(path: &Path) -> BTreeMap<String, String> {
     found
 }
 
-/// What is at this path. For a link: kind and mode of what it leads to, the rest of the link itself.
+/// Describes the file at this path. For a symbolic link: type and mode of its target, everything else of the
+/// link itself.
 pub fn entry(agent: &Agent, path: &Path) -> Result<EntryInfo, Fault> {
     let about = fs::symlink_metadata(path).map_err(|e| Fault::new("look at", path, e))?;
     Ok(describe(agent, path, &about))
 }
 
-/// As [`entry`], of a file already looked at.
+/// As [`entry`], for a file whose metadata was already read.
 pub fn describe(agent: &Agent, path: &Path, about: &Metadata) -> EntryInfo {
     let is_symlink = about.is_symlink();
     let (mut kind, mut mode, mut symlink_target) = (file_type(about), about.mode(), None);

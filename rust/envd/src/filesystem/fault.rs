@@ -1,4 +1,4 @@
-//! Why something on the disk failed, and how that is told.
+//! Errors of file operations, and their representation for clients.
 
 use std::fmt;
 use std::io;
@@ -10,39 +10,39 @@ use wire::code::{Code, ConnectError, Reason};
 
 use crate::paths;
 
-/// A failure with its facts.
+/// A failed file operation.
 #[derive(Debug)]
 pub struct Fault {
-    /// What was tried, as a verb.
+    /// The attempted operation, as a verb.
     action: &'static str,
-    /// On which file.
+    /// The file.
     path: PathBuf,
-    /// Why it failed.
+    /// The cause.
     source: io::Error,
 }
 
 impl Fault {
-    /// A failure of the kernel's.
+    /// An error of the kernel.
     pub fn new(action: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
         Self { action, path: path.as_ref().to_owned(), source: source.into() }
     }
 
-    /// A failure that we see ourselves, as the kernel would name it.
+    /// An error detected by the agent, as the kernel would report it.
     pub fn errno(action: &'static str, path: impl AsRef<Path>, errno: Errno) -> Self {
         Self::new(action, path, errno)
     }
 
-    /// Whether the file is not there.
+    /// Whether the file does not exist.
     pub fn is_missing(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
 
-    /// Whether the kernel does not let this be done there, though it may be possible in another way.
+    /// Whether the kernel refuses this operation there, though another way may succeed.
     pub fn is_refusal(&self) -> bool {
         matches!(self.errno_of(), Some(Errno::BUSY | Errno::PERM | Errno::ACCESS | Errno::XDEV))
     }
 
-    /// Whether the other end of the connection went away.
+    /// Whether the connection was closed by the other end.
     pub fn is_cut_off(&self) -> bool {
         self.source.kind() == io::ErrorKind::ConnectionAborted
     }
@@ -51,7 +51,7 @@ impl Fault {
         Errno::from_io_error(&self.source)
     }
 
-    /// What the caller can do about it.
+    /// Returns the Connect code.
     pub fn code(&self) -> Code {
         match self.errno_of() {
             Some(Errno::NOENT) => Code::NotFound,
@@ -77,12 +77,12 @@ impl Fault {
         }
     }
 
-    /// What the code alone does not tell.
+    /// Returns the reason that refines the code.
     fn reason(&self) -> Option<Reason> {
         matches!(self.errno_of(), Some(Errno::NOSPC | Errno::DQUOT)).then_some(Reason::StorageFull)
     }
 
-    /// The status of a plain HTTP answer.
+    /// Returns the status of a plain HTTP response.
     pub fn status(&self) -> StatusCode {
         match self.reason() {
             Some(Reason::StorageFull) => StatusCode::INSUFFICIENT_STORAGE,

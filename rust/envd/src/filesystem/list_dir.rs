@@ -14,10 +14,11 @@ use crate::filesystem::fault::Fault;
 use crate::filesystem::{as_user, entry, target};
 use crate::rpc::Caller;
 
-/// Most entries of one answer: some 20 MB of memory while it is made.
+/// Most entries in one response, which take about 20 MB of memory.
 const MAX_ENTRIES: usize = 20_000;
 
-/// Lists a directory to a depth, each directory's names in order and its contents right behind it.
+/// Lists a directory to a depth, with the names of each directory in order and its contents directly after
+/// it.
 pub async fn list_dir(
     agent: &Arc<Agent>,
     request: ListDirRequest,
@@ -35,7 +36,7 @@ pub async fn list_dir(
     Ok(ListDirResponse { entries: entries.await? })
 }
 
-/// The names in a directory, in order.
+/// Returns the names in a directory, in order.
 fn names(directory: &Path) -> Result<Vec<OsString>, Fault> {
     let fault = |e| Fault::new("list", directory, e);
     let mut names = Vec::new();
@@ -54,7 +55,7 @@ fn too_many(path: &Path) -> ConnectError {
 
 fn walk(agent: &Agent, root: &Path, depth: u32) -> Result<Vec<EntryInfo>, ConnectError> {
     let mut entries = Vec::new();
-    // The next path to visit is last; its depth counts from the root's own entries.
+    // The next path to visit is the last one; depth counts from the root's own entries.
     let mut waiting: Vec<(PathBuf, u32)> = Vec::new();
     let push_all = |waiting: &mut Vec<_>, directory: &Path, names: Vec<OsString>, level| {
         waiting.extend(names.into_iter().rev().map(|n| (directory.join(n), level)));
@@ -64,7 +65,7 @@ fn walk(agent: &Agent, root: &Path, depth: u32) -> Result<Vec<EntryInfo>, Connec
         if entries.len() + waiting.len() >= MAX_ENTRIES {
             return Err(too_many(root));
         }
-        // A file may go while the walk is under way, and a directory may be closed to this user.
+        // A file may be removed during the walk, and a directory may be inaccessible to this user.
         let Ok(about) = fs::symlink_metadata(&path) else { continue };
         entries.push(entry::describe(agent, &path, &about));
         if about.is_dir() && level < depth {

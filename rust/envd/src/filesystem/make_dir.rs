@@ -1,4 +1,4 @@
-//! `MakeDir`, and the making of parents.
+//! `MakeDir`, and creation of parent directories.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -18,10 +18,11 @@ use crate::filesystem::fault::Fault;
 use crate::filesystem::{as_user, entry, target};
 use crate::rpc::Caller;
 
-/// Mode of a directory we make.
+/// Mode of new directories.
 const DIRECTORY_MODE: u32 = 0o755;
 
-/// Makes a directory and what is missing above it; see [`owner`] for whose they become. Whether anything was made.
+/// Creates a directory and its missing parents; see [`owner`] for their ownership. Returns whether anything
+/// was created.
 ///
 /// [`owner`]: crate::files::owner
 pub fn make_all(agent: &Agent, acting: &Ids, path: &Path) -> Result<bool, Fault> {
@@ -51,13 +52,13 @@ fn make(agent: &Agent, acting: &Ids, path: &Path) -> io::Result<()> {
     let Ok(parent) = openat(CWD, parent, flags, Mode::empty()) else { return Ok(()) };
     if let Some(owner) = Owner::of_new_entry(agent, acting, &parent) {
         let (uid, gid) = owner.ids();
-        // Somebody may have moved it away meanwhile, and not all file systems have owners.
+        // It may have been moved meanwhile, and not all file systems support owners.
         let _ = chownat(&parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
     }
     Ok(())
 }
 
-/// Makes a directory with its parents.
+/// Creates a directory with its parents.
 pub async fn make_dir(
     agent: &Arc<Agent>,
     request: MakeDirRequest,
@@ -73,6 +74,6 @@ pub async fn make_dir(
         Ok(entry::entry(agent, &path)?)
     })
     .await?;
-    agent.watchers.look(agent);
+    agent.watchers.read_all(agent);
     Ok(MakeDirResponse { entry: Some(entry) })
 }

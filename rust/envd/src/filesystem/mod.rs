@@ -1,8 +1,9 @@
-//! The service `filesystem.Filesystem`. Every step on the disk is done with the named user's rights: see [`as_user`].
+//! The service `filesystem.Filesystem`. Every file operation runs with the named user's permissions: see
+//! [`as_user`].
 //!
-//! - [`entry`]: what is told about a file; [`fault`]: why something failed.
-//! - One file a method: [`stat`], [`make_dir`], [`rename`] (`Move`), [`list_dir`], [`remove`], [`watch_dir`],
-//!   [`watcher`] (the three polling calls); [`watch`]: what both kinds of watching share.
+//! - [`entry`]: metadata of a file; [`fault`]: errors.
+//! - One file for each method: [`stat`], [`make_dir`], [`rename`] (`Move`), [`list_dir`], [`remove`],
+//!   [`watch_dir`], [`watcher`] (the three polling calls); [`watch`]: shared by both kinds of watching.
 
 pub mod entry;
 pub mod fault;
@@ -28,7 +29,7 @@ use crate::paths;
 use crate::rpc::Caller;
 use crate::users::User;
 
-/// Acts as a user in this thread. Nothing to do for root, and nothing to be done without root.
+/// Acts as a user in this thread. Does nothing for root, or if the agent does not run as root.
 pub fn become_user(ids: &Ids) -> io::Result<Option<ActingAs>> {
     let own = sys::rustix::process::geteuid();
     if own.as_raw() == ids.uid {
@@ -37,7 +38,7 @@ pub fn become_user(ids: &Ids) -> io::Result<Option<ActingAs>> {
     ActingAs::user(ids).map(Some)
 }
 
-/// Does disk work with the rights of a user, away from the thread that serves.
+/// Runs file operations with the permissions of a user, outside the thread that serves requests.
 pub async fn as_user<T, E>(
     agent: &Arc<Agent>,
     user: &User,
@@ -57,7 +58,7 @@ where
     })
 }
 
-/// The caller and the path he means.
+/// Returns the caller's user and the path of the request.
 pub fn target(agent: &Agent, caller: &Caller, path: &str) -> Result<(User, PathBuf), ConnectError> {
     let user = caller.user(agent)?;
     let name = paths::to_name(path);

@@ -13,7 +13,7 @@ use crate::filesystem::fault::Fault;
 use crate::filesystem::{as_user, target};
 use crate::rpc::Caller;
 
-/// Removes a file, or a directory with all in it. One that is missing is removed already.
+/// Removes a file, or a directory with everything in it. A missing path is ignored.
 pub async fn remove(
     agent: &Arc<Agent>,
     request: RemoveRequest,
@@ -37,6 +37,6 @@ pub async fn remove(
         }
     })
     .await?;
-    agent.watchers.look(agent);
+    agent.watchers.read_all(agent);
     Ok(RemoveResponse {})
 }

@@ -12,7 +12,7 @@ use crate::filesystem::make_dir::make_all;
 use crate::filesystem::{as_user, entry, target};
 use crate::rpc::Caller;
 
-/// Moves within one file system and makes what is missing above the destination.
+/// Moves within one file system and creates missing parents of the destination.
 pub async fn rename(agent: &Arc<Agent>, request: MoveRequest, caller: &Caller) -> Result<MoveResponse, ConnectError> {
     let (user, from) = target(agent, caller, &request.source)?;
     let (_, to) = target(agent, caller, &request.destination)?;
@@ -26,6 +26,6 @@ pub async fn rename(agent: &Arc<Agent>, request: MoveRequest, caller: &Caller) -
         entry::entry(agent, &to)
     })
     .await?;
-    agent.watchers.look(agent);
+    agent.watchers.read_all(agent);
     Ok(MoveResponse { entry: Some(entry) })
 }

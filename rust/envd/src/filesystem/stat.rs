@@ -9,7 +9,7 @@ use crate::agent::Agent;
 use crate::filesystem::{as_user, entry, target};
 use crate::rpc::Caller;
 
-/// Tells what is at a path.
+/// Returns the metadata of a path.
 pub async fn stat(agent: &Arc<Agent>, request: StatRequest, caller: &Caller) -> Result<StatResponse, ConnectError> {
     let (user, path) = target(agent, caller, &request.path)?;
     let entry = as_user(agent, &user, move |agent| entry::entry(agent, &path)).await?;

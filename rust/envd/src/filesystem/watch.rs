@@ -1,8 +1,9 @@
-//! Watching directories by inotify; shared by the stream and by polling.
+//! Watches directories by inotify; shared by the stream and by polling.
 //!
-//! A watch is only on one directory, so a recursive watcher puts one on each directory it learns of. What was made in a
-//! new directory before its watch was there is found by listing it. Our own changes go one better: after them the
-//! queues are looked at ([`Watchers::look`]) before the client hears the answer, so its next change meets a watch.
+//! An inotify watch covers only one directory, so a recursive watcher adds one for each directory that it
+//! discovers. Entries created in a new directory before its watch existed are found by listing it. After our
+//! own changes the queues are read ([`Watchers::read_all`]) before the client gets the response, so that its next
+//! change is watched.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
@@ -29,31 +30,31 @@ use crate::filesystem::fault::Fault;
 use crate::filesystem::{become_user, entry};
 use crate::paths;
 
-/// Watchers that may exist at once, streams and polled ones together. The kernel's own bound of inotify instances per
-/// user (128 by default) may come first.
+/// Concurrent watchers, streams and polled ones together. The kernel's own limit of inotify instances per
+/// user (128 by default) may be reached first.
 const MAX_WATCHERS: usize = 256;
 /// Directories of one recursive watcher.
 const MAX_DIRECTORIES: usize = 16_384;
-/// Events that wait for a client.
+/// Queued events for a client.
 const MAX_WAITING: usize = 16_384;
-/// Names found by listing whose own event may still come.
+/// Names found by listing whose own event may still arrive.
 const MAX_EXPECTED: usize = 4096;
-/// File systems that other machines serve; the kernel does not see what those change.
+/// Network file systems; the kernel does not see changes by other machines.
 const NETWORK_MAGICS: [u64; 8] =
     [0x6969, 0xFF53_4D42, 0xFE53_4D42, 0x517B, 0x0102_1997, 0x00C3_6400, 0x5346_414F, 0x6573_5546];
 
-/// What a watcher is to do.
+/// The parameters of a watcher.
 #[derive(Clone, Debug)]
-pub struct Wish {
+pub struct WatchOptions {
     /// The directory.
     pub root: PathBuf,
-    /// With everything below.
+    /// Include all subdirectories.
     pub recursive: bool,
-    /// Tell about the file, too.
+    /// Include the metadata of the file in events.
     pub include_entry: bool,
-    /// Watch even where events of other machines are not seen.
+    /// Watch even if changes by other machines are not seen.
     pub allow_network_mounts: bool,
-    /// With whose rights.
+    /// The acting user.
     pub ids: Ids,
 }
 
@@ -62,21 +63,21 @@ pub struct Wish {
 pub struct Watcher {
     /// The kernel's queue.
     queue: AsyncFd<OwnedFd>,
-    /// What it is to do.
-    wish: Wish,
-    /// What it knows.
+    /// Its parameters.
+    options: WatchOptions,
+    /// Its state.
     state: Mutex<State>,
-    /// Rung when events were read by somebody other than the watcher's own task.
+    /// Notified when events were read by somebody other than the watcher's own task.
     news: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The kernel's number of each watch, and its directory below the root.
+    /// Directories relative to the root, by inotify watch descriptor.
     directories: HashMap<i32, PathBuf>,
-    /// Told by listing; the kernel's own event of it is left out.
+    /// Already reported by listing; the kernel's own event is dropped.
     expected: HashSet<PathBuf>,
-    /// Events for the client.
+    /// Queued events for the client.
     waiting: VecDeque<FilesystemEvent>,
     /// Events were lost.
     overflown: bool,
@@ -85,27 +86,27 @@ struct State {
 /// All watchers.
 #[derive(Debug, Default)]
 pub struct Watchers {
-    /// Those that live; a watcher goes with its last holder.
+    /// Live watchers; a watcher is dropped with its last reference.
     all: Mutex<Vec<Weak<Watcher>>>,
-    /// Those that are polled.
+    /// Watchers that are polled.
     pub polled: Mutex<HashMap<String, (Arc<Watcher>, tokio::task::AbortHandle)>>,
 }
 
 impl Watchers {
-    /// Begins to watch. Blocks on the disk.
-    pub fn create(&self, agent: &Agent, wish: Wish) -> Result<Arc<Watcher>, ConnectError> {
+    /// Starts watching. Blocks on the disk.
+    pub fn create(&self, agent: &Agent, options: WatchOptions) -> Result<Arc<Watcher>, ConnectError> {
         let mut all = lock(&self.all);
         all.retain(|w| w.strong_count() > 0);
         if all.len() >= MAX_WATCHERS {
             return Err(ConnectError::new(Code::ResourceExhausted, format!("{MAX_WATCHERS} watchers exist already")));
         }
-        let watcher = Arc::new(Watcher::new(agent, &wish)?);
+        let watcher = Arc::new(Watcher::new(agent, &options)?);
         all.push(Arc::downgrade(&watcher));
         Ok(watcher)
     }
 
-    /// Reads what the kernel has for every watcher.
-    pub fn look(&self, agent: &Agent) {
+    /// Reads the kernel's events for every watcher.
+    pub fn read_all(&self, agent: &Agent) {
         let all: Vec<_> = lock(&self.all).iter().filter_map(Weak::upgrade).collect();
         for watcher in all {
             watcher.read(agent);
@@ -115,16 +116,16 @@ impl Watchers {
 }
 
 impl Watcher {
-    fn new(agent: &Agent, wish: &Wish) -> Result<Self, ConnectError> {
-        let fault = |e: io::Error| Fault::new("watch", &wish.root, e);
-        let _acting = become_user(&wish.ids).map_err(fault)?;
-        let about = fs::metadata(&wish.root).map_err(fault)?;
+    fn new(agent: &Agent, options: &WatchOptions) -> Result<Self, ConnectError> {
+        let fault = |e: io::Error| Fault::new("watch", &options.root, e);
+        let _acting = become_user(&options.ids).map_err(fault)?;
+        let about = fs::metadata(&options.root).map_err(fault)?;
         if !about.is_dir() {
-            return Err(Fault::errno("watch", &wish.root, Errno::NOTDIR).into());
+            return Err(Fault::errno("watch", &options.root, Errno::NOTDIR).into());
         }
-        let kind = sys::rustix::fs::statfs(&wish.root).map_err(|e| fault(e.into()))?.f_type as u64;
-        if NETWORK_MAGICS.contains(&kind) && !wish.allow_network_mounts {
-            let path = paths::to_text(&wish.root);
+        let kind = sys::rustix::fs::statfs(&options.root).map_err(|e| fault(e.into()))?.f_type as u64;
+        if NETWORK_MAGICS.contains(&kind) && !options.allow_network_mounts {
+            let path = paths::to_text(&options.root);
             let text = format!("cannot watch '{path}': it is on a network mount, where changes may go unseen");
             return Err(ConnectError::new(Code::InvalidArgument, text));
         }
@@ -135,7 +136,7 @@ impl Watcher {
             other => fault(other.into()).into(),
         })?;
         let queue = sys::ready::register(queue, Interest::READABLE).map_err(fault)?;
-        let watcher = Self { queue, wish: wish.clone(), state: Mutex::default(), news: Notify::new() };
+        let watcher = Self { queue, options: options.clone(), state: Mutex::default(), news: Notify::new() };
         watcher.add(agent, &mut lock(&watcher.state), PathBuf::new(), false)?;
         Ok(watcher)
     }
@@ -153,7 +154,7 @@ impl Watcher {
         }
     }
 
-    /// Takes what waits for the client.
+    /// Takes the queued events.
     pub fn take(&self) -> Result<Vec<FilesystemEvent>, ConnectError> {
         let mut state = lock(&self.state);
         if std::mem::take(&mut state.overflown) {
@@ -165,11 +166,11 @@ impl Watcher {
 
     /// Reads the kernel's queue to its end.
     pub fn read(&self, agent: &Agent) {
-        let Ok(_acting) = become_user(&self.wish.ids) else { return };
+        let Ok(_acting) = become_user(&self.options.ids) else { return };
         let mut state = lock(&self.state);
         let mut buffer = [MaybeUninit::<u8>::uninit(); 4096];
         let mut reader = inotify::Reader::new(&self.queue, &mut buffer);
-        // Ends with EAGAIN; any other error ends it as well, there is nothing else to be done.
+        // Ends with EAGAIN; any other error ends it as well, since nothing else can be done.
         while let Ok(event) = reader.next() {
             let name = event.file_name().map(|n| PathBuf::from(OsStr::from_bytes(n.to_bytes())));
             self.take_in(agent, &mut state, event.wd(), event.events(), name);
@@ -189,7 +190,7 @@ impl Watcher {
         let is_root = directory.as_os_str().is_empty();
         let path = match name {
             Some(name) => directory.join(name),
-            // About a watched directory itself: its parent's watch says the same, except for the root.
+            // About a watched directory itself: the parent's watch reports the same, except for the root.
             None if is_root => PathBuf::new(),
             None => return,
         };
@@ -199,13 +200,13 @@ impl Watcher {
         if let Some(kind) = kind_of(flags).filter(|_| !foretold) {
             self.tell(agent, state, &path, kind);
         }
-        if self.wish.recursive && flags.contains(ReadFlags::ISDIR) {
+        if self.options.recursive && flags.contains(ReadFlags::ISDIR) {
             if went {
                 self.forget(state, &path);
             }
             if appeared && !foretold {
-                // It may be gone again, or closed to this user. At a limit the client has to be told: from here on
-                // changes go unseen.
+                // It may have been removed, or be inaccessible to this user. At a limit the client must be
+                // informed: from here on changes are not seen.
                 if self.add(agent, state, path, true).is_err_and(|e| e.code == Code::ResourceExhausted) {
                     state.overflown = true;
                 }
@@ -219,12 +220,14 @@ impl Watcher {
             return;
         }
         let there = matches!(kind, EventType::Create | EventType::Write | EventType::Chmod);
-        let entry = (self.wish.include_entry && there).then(|| entry::entry(agent, &self.wish.root.join(path)).ok());
+        let entry =
+            (self.options.include_entry && there).then(|| entry::entry(agent, &self.options.root.join(path)).ok());
         let name = if path.as_os_str().is_empty() { ".".to_owned() } else { paths::to_text(path) };
         state.waiting.push_back(FilesystemEvent { name, r#type: kind as i32, entry: entry.flatten() });
     }
 
-    /// Watches a directory, with those below it when recursive. `report`: what is found in it is new to the client.
+    /// Watches a directory, including subdirectories if recursive. `report`: entries found in it are new to
+    /// the client.
     fn add(&self, agent: &Agent, state: &mut State, start: PathBuf, report: bool) -> Result<(), ConnectError> {
         let mut flags = WatchFlags::CREATE
             | WatchFlags::MODIFY
@@ -240,22 +243,22 @@ impl Watcher {
         let mut to_do = vec![start];
         let mut first = true;
         while let Some(below) = to_do.pop() {
-            let path = self.wish.root.join(&below);
+            let path = self.options.root.join(&below);
             if state.directories.len() >= MAX_DIRECTORIES {
                 let text =
-                    format!("'{}' holds more than {MAX_DIRECTORIES} directories", paths::to_text(&self.wish.root));
+                    format!("'{}' holds more than {MAX_DIRECTORIES} directories", paths::to_text(&self.options.root));
                 return Err(ConnectError::new(Code::ResourceExhausted, text));
             }
             match inotify::add_watch(&self.queue, &path, flags) {
                 Ok(wd) => drop(state.directories.insert(wd, below.clone())),
-                // The kernel says so of its limit for each user, not of the disk.
-                Err(Errno::NOSPC) => return Err(too_few_watches(&self.wish.root)),
+                // The kernel reports its limit for each user this way; it is not about the disk.
+                Err(Errno::NOSPC) => return Err(too_few_watches(&self.options.root)),
                 Err(error) if first => return Err(Fault::errno("watch", &path, error).into()),
                 Err(_) => continue,
             }
             first = false;
             flags |= WatchFlags::DONT_FOLLOW;
-            if !self.wish.recursive {
+            if !self.options.recursive {
                 return Ok(());
             }
             let Ok(found) = fs::read_dir(&path) else { continue };
@@ -279,12 +282,12 @@ impl Watcher {
         Ok(())
     }
 
-    /// A directory went: its watches would tell of it under its old name.
+    /// Removes the watches of a directory that was moved or removed: they would report it under its old name.
     fn forget(&self, state: &mut State, gone: &Path) {
         let old: Vec<i32> = state.directories.iter().filter(|(_, d)| d.starts_with(gone)).map(|(wd, _)| *wd).collect();
         for wd in old {
             state.directories.remove(&wd);
-            // It may be gone with its directory.
+            // It may have been removed together with its directory.
             let _ = inotify::remove_watch(&self.queue, wd);
         }
     }

@@ -13,33 +13,33 @@ use wire::filesystem::{WatchDirRequest, WatchDirResponse};
 use crate::agent::Agent;
 use crate::body::{Body, Part};
 use crate::filesystem::target;
-use crate::filesystem::watch::{Watcher, Wish};
+use crate::filesystem::watch::{WatchOptions, Watcher};
 use crate::rpc::{Caller, end_frame, message_frame};
 
-/// Events on their way to one client; more wait in the watcher.
+/// Events in transit to one client; more are queued in the watcher.
 const MAX_WAITING_FRAMES: usize = 64;
-/// Changes that follow one another are told together after so long. Each on its own would wake us and send a packet, at
-/// the expense of the program that makes them.
+/// Consecutive changes are sent together after this delay. Sending each on its own would wake the agent and
+/// send a packet, at the expense of the program that makes the changes.
 const GATHER: Duration = Duration::from_millis(5);
 
 fn frame(codec: Codec, event: Event) -> Part {
     Part::More(message_frame(codec, &WatchDirResponse { event: Some(event) }).into())
 }
 
-/// Watches for as long as the client listens.
+/// Watches as long as the client is connected.
 pub fn watch_dir(agent: &Arc<Agent>, request: WatchDirRequest, caller: &Caller) -> Result<Body, ConnectError> {
     let (user, root) = target(agent, caller, &request.path)?;
-    let wish = Wish {
+    let options = WatchOptions {
         root,
         recursive: request.recursive,
         include_entry: request.include_entry,
         allow_network_mounts: request.allow_network_mounts,
         ids: user.ids,
     };
-    let watcher = agent.watchers.create(agent, wish)?;
+    let watcher = agent.watchers.create(agent, options)?;
     let (parts, receiver) = mpsc::channel(MAX_WAITING_FRAMES);
     let codec = caller.codec;
-    // The channel is new and has room.
+    // The channel is new and not full.
     let _ = parts.try_send(frame(codec, Event::Start(StartEvent {})));
     let deadline = caller.timeout.map(|t| Instant::now() + t);
     let agent = agent.clone();
@@ -49,7 +49,7 @@ pub fn watch_dir(agent: &Arc<Agent>, request: WatchDirRequest, caller: &Caller) 
             () = parts.closed() => return,
             () = sleep_until(deadline) => ConnectError::new(Code::DeadlineExceeded, "the stream was open for as long as was asked"),
         };
-        // Nobody may listen any more.
+        // The client may have disconnected.
         let _ = parts.send(Part::Last(end_frame(Some(&error)).into())).await;
     });
     let keepalive = message_frame(codec, &WatchDirResponse { event: Some(Event::Keepalive(KeepAlive {})) });
@@ -63,7 +63,7 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-/// Sends events until it cannot go on.
+/// Sends events until an error occurs.
 async fn forward(agent: &Agent, watcher: &Watcher, parts: &mpsc::Sender<Part>, codec: Codec) -> ConnectError {
     let mut told_at: Option<Instant> = None;
     loop {

@@ -11,14 +11,14 @@ use wire::filesystem::{
 
 use crate::agent::{Agent, lock};
 use crate::filesystem::target;
-use crate::filesystem::watch::Wish;
+use crate::filesystem::watch::WatchOptions;
 use crate::rpc::Caller;
 
 fn not_found(id: &str) -> ConnectError {
     ConnectError::new(Code::NotFound, format!("watcher with id {id} not found"))
 }
 
-/// Begins to watch. The watcher stays until it is removed.
+/// Starts watching. The watcher exists until it is removed.
 pub fn create(
     agent: &Arc<Agent>,
     request: CreateWatcherRequest,
@@ -26,16 +26,16 @@ pub fn create(
 ) -> Result<CreateWatcherResponse, ConnectError> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let (user, root) = target(agent, caller, &request.path)?;
-    let wish = Wish {
+    let options = WatchOptions {
         root,
         recursive: request.recursive,
         include_entry: request.include_entry,
         allow_network_mounts: request.allow_network_mounts,
         ids: user.ids,
     };
-    let watcher = agent.watchers.create(agent, wish)?;
+    let watcher = agent.watchers.create(agent, options)?;
     let id = format!("w{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    // Reads on its own as well, so that new directories are watched between two polls.
+    // Also reads between polls, so that new directories are watched in time.
     let (reader_agent, reader_watcher) = (agent.clone(), watcher.clone());
     let reader = tokio::spawn(async move {
         loop {
@@ -46,16 +46,16 @@ pub fn create(
     Ok(CreateWatcherResponse { watcher_id: id })
 }
 
-/// What happened since the last poll.
+/// Returns the events since the last poll.
 pub fn events(agent: &Arc<Agent>, request: &GetWatcherEventsRequest) -> Result<GetWatcherEventsResponse, ConnectError> {
     let watcher = lock(&agent.watchers.polled).get(&request.watcher_id).map(|(w, _)| w.clone());
     let watcher = watcher.ok_or_else(|| not_found(&request.watcher_id))?;
-    // What the kernel has not told yet belongs to the answer.
+    // Events still queued in the kernel belong to the response.
     watcher.read(agent);
     Ok(GetWatcherEventsResponse { events: watcher.take()? })
 }
 
-/// Ends a watcher.
+/// Removes a watcher.
 pub fn remove(agent: &Arc<Agent>, request: &RemoveWatcherRequest) -> Result<RemoveWatcherResponse, ConnectError> {
     let removed = lock(&agent.watchers.polled).remove(&request.watcher_id);
     let (_, reader) = removed.ok_or_else(|| not_found(&request.watcher_id))?;

@@ -11,7 +11,8 @@ use crate::process::registry::Found;
 use crate::process::{not_found, selector};
 use crate::rpc::Caller;
 
-/// Follows a process from now on, or from the oldest output that is kept. The caller's time ends the stream, not the process.
+/// Follows a process from now on, or from the oldest buffered output. The caller's timeout ends the stream,
+/// not the process.
 pub fn connect(agent: &Arc<Agent>, request: ConnectRequest, caller: &Caller) -> Result<Body, ConnectError> {
     let selector = selector(request.process)?;
     let (Found::Live(process) | Found::Ended(process)) =
@@ -23,7 +24,7 @@ pub fn connect(agent: &Arc<Agent>, request: ConnectRequest, caller: &Caller) -> 
                 () = parts.closed() => {}
                 () = tokio::time::sleep(timeout) => {
                     let late = ConnectError::new(Code::DeadlineExceeded, "the stream was open for as long as was asked");
-                    process.followers.dismiss(&parts, &late);
+                    process.followers.disconnect(&parts, &late);
                 }
             }
         });

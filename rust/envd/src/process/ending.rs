@@ -1,9 +1,9 @@
-//! How an end is told.
+//! The message for the end of a process.
 
 use sys::wait::Ended;
 use wire::process::process_event::EndEvent;
 
-/// The words Go uses, which clients compare with.
+/// The texts that Go uses, which clients compare.
 fn signal_text(signal: i32) -> String {
     let text = match signal {
         1 => "hangup",
@@ -30,7 +30,8 @@ fn signal_text(signal: i32) -> String {
     text.to_owned()
 }
 
-/// The last event of a process. `out_of_memory`: the kernel killed it or one of its descendants for want of memory.
+/// Creates the last event of a process. `out_of_memory`: the kernel killed it or one of its descendants
+/// because memory was exhausted.
 pub fn end_event(ended: Ended, out_of_memory: bool) -> EndEvent {
     match ended {
         Ended::Exited(code) => {

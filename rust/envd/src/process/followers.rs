@@ -1,8 +1,8 @@
-//! Those who read what a process says.
+//! The readers of a process's output.
 //!
-//! Nobody reads: the output is thrown away, so that the process never stops at a full pipe. Somebody reads slowly:
-//! the process waits for him, for at most [`STALL_LIMIT`]; then he is cut off. Somebody is gone: he is forgotten.
-//! Who comes later may ask for what was said last: see [`History`].
+//! Without readers the output is discarded, so that the process never blocks on a full pipe. A slow reader
+//! blocks the process for at most [`STALL_LIMIT`]; then the reader is disconnected. A reader that has
+//! disconnected is removed. Later readers may request the last output: see [`History`].
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -20,49 +20,50 @@ use crate::process::history::History;
 use crate::process::pump::Kind;
 use crate::rpc::{Caller, end_frame, message_frame};
 
-/// Events that may wait for one reader: half a megabyte at the longest chunk.
+/// Events queued for one reader: half a megabyte at the greatest chunk size.
 const MAX_WAITING_EVENTS: usize = 16;
-/// How long a reader may hold a process up.
+/// How long a reader may block a process.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// One reader.
 #[derive(Clone, Debug)]
 struct Follower {
-    /// To his connection.
+    /// The channel to its connection.
     parts: mpsc::Sender<Part>,
-    /// How he reads.
+    /// Its encoding.
     codec: Codec,
-    /// Whether he gets an error in place of the end when the time is over: the one who set the time.
+    /// Whether it gets an error instead of the end if the time limit is exceeded: the reader that set the
+    /// limit.
     starter: bool,
 }
 
 /// The readers of one process.
 #[derive(Debug, Default)]
 pub struct Followers {
-    /// Those of now, and the end once it is known.
+    /// Current readers, and the end once it is known.
     state: Mutex<State>,
-    /// Told when somebody is given the end.
+    /// Notified when a reader gets the end.
     collected: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Those who read now.
+    /// Current readers.
     list: Vec<Follower>,
-    /// How the process ended; from then on `list` is empty.
+    /// The end of the process; from then on `list` is empty.
     end: Option<EndEvent>,
-    /// What was said last.
+    /// The last output.
     history: History,
-    /// Whether somebody was given the end.
+    /// Whether a reader got the end.
     is_collected: bool,
 }
 
-/// Events of `Start` and `Connect` look alike, so one type writes both.
+/// Encodes an event; those of `Start` and `Connect` have the same encoding.
 fn frame(codec: Codec, event: Event) -> Vec<u8> {
     message_frame(codec, &StartResponse { event: Some(ProcessEvent { event: Some(event) }) })
 }
 
-/// The last bytes of a stream: the end of the process and the end of the stream.
+/// Encodes the last bytes of a stream: the end of the process and the end of the stream.
 fn last_frames(codec: Codec, end: &EndEvent) -> Bytes {
     let mut bytes = frame(codec, Event::End(end.clone()));
     bytes.extend(end_frame(None));
@@ -70,12 +71,12 @@ fn last_frames(codec: Codec, end: &EndEvent) -> Bytes {
 }
 
 impl Followers {
-    /// A stream that begins with `start` and with `replay` goes on with what was kept; after the end of the process it
-    /// holds only these and the end.
+    /// Creates a stream that begins with `start` and, with `replay`, the buffered output; after the end of
+    /// the process it contains only these and the end.
     pub fn follow(&self, pid: u32, caller: &Caller, starter: bool, replay: bool) -> (Body, mpsc::Sender<Part>) {
         let (parts, receiver) = mpsc::channel(MAX_WAITING_EVENTS);
         let codec = caller.codec;
-        // Held until the follower is in the list: what is said meanwhile is either in the history or comes to him.
+        // Locked until the follower is in the list: output meanwhile is either in the history or sent to it.
         let mut state = lock(&self.state);
         let (missed, replayed) = if replay { (state.history.missed(), state.history.length()) } else { (0, 0) };
         let mut first = frame(codec, Event::Start(StartEvent { pid, missed, replayed }));
@@ -84,7 +85,7 @@ impl Followers {
                 first.extend(frame(codec, kind.event(bytes.to_vec())));
             }
         }
-        // The channel is new and has room for both.
+        // The channel is new and large enough for both.
         let _ = parts.try_send(Part::More(first.into()));
         match &state.end {
             Some(end) => {
@@ -103,20 +104,20 @@ impl Followers {
         self.collected.notify_one();
     }
 
-    /// Waits until somebody is given the end. For one task.
+    /// Waits until a reader gets the end. Only one task may wait.
     pub async fn wait_collected(&self) {
         while !self.is_collected() {
             self.collected.notified().await;
         }
     }
 
-    /// Whether somebody was given the end.
+    /// Whether a reader got the end.
     pub fn is_collected(&self) -> bool {
         lock(&self.state).is_collected
     }
 
-    /// Bytes of output that are kept.
-    pub fn kept_bytes(&self) -> u64 {
+    /// Bytes of buffered output.
+    pub fn buffered_bytes(&self) -> u64 {
         lock(&self.state).history.length()
     }
 
@@ -129,15 +130,15 @@ impl Followers {
         lock(&self.state).list.retain(|f| !f.parts.same_channel(&follower.parts));
     }
 
-    /// Ends one stream, the process lives on.
-    pub fn dismiss(&self, parts: &mpsc::Sender<Part>, error: &ConnectError) {
+    /// Ends one stream; the process keeps running.
+    pub fn disconnect(&self, parts: &mpsc::Sender<Part>, error: &ConnectError) {
         lock(&self.state).list.retain(|f| !f.parts.same_channel(parts));
-        // A full channel means that nobody reads: closing it cuts the connection.
+        // A full channel means that nobody reads: dropping it closes the connection.
         let _ = parts.try_send(Part::Last(end_frame(Some(error)).into()));
     }
 
-    /// Gives output to all who read.
-    pub async fn say(&self, kind: Kind, bytes: Vec<u8>) {
+    /// Sends output to all readers.
+    pub async fn send_output(&self, kind: Kind, bytes: Vec<u8>) {
         let followers = {
             let mut state = lock(&self.state);
             state.history.push(kind, &bytes);
@@ -154,13 +155,13 @@ impl Followers {
         }
     }
 
-    /// Gives the end to all who read and to all who come later. `overdue` is what the starter gets instead.
+    /// Sends the end to all current and later readers. `overdue` is sent to the starter instead.
     pub async fn finish(&self, end: EndEvent, overdue: Option<&ConnectError>) {
         let followers = {
             let mut state = lock(&self.state);
             state.end = Some(end.clone());
             let followers = std::mem::take(&mut state.list);
-            // Its starter has read all of it: of commands that run one after the other, none is kept.
+            // The starter has read everything: nothing is buffered for commands that run one after another.
             if followers.iter().any(|f| f.starter) {
                 state.history = History::default();
             }
@@ -178,7 +179,7 @@ impl Followers {
     }
 }
 
-/// Whether the reader is still there.
+/// Sends a part; returns whether the reader is still connected.
 async fn deliver(follower: &Follower, part: Part) -> bool {
     match follower.parts.try_send(part) {
         Ok(()) => true,

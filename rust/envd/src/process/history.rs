@@ -1,4 +1,4 @@
-//! The last output of a process, kept for those who come later.
+//! The buffered last output of a process, for later readers.
 
 use std::collections::VecDeque;
 use std::sync::OnceLock;
@@ -8,64 +8,64 @@ use sys::rustix;
 
 use crate::process::pump::Kind;
 
-/// Longest output that is kept of one process.
-const KEEP_BYTES: usize = 1024 * 1024;
-/// What each may keep when all of them together are at their bound.
-const KEEP_AT_LEAST_BYTES: usize = 16 * 1024;
-/// Chunks below this length take up what comes next: output of single bytes must not cost an allocation each.
+/// Most output buffered for one process.
+const MAX_BYTES: usize = 1024 * 1024;
+/// What each process may buffer when the total limit is reached.
+const MIN_BYTES: usize = 16 * 1024;
+/// Chunks below this length are extended: output of single bytes must not cost an allocation each.
 const MERGE_BELOW_BYTES: usize = 16 * 1024;
-/// Of the guest's memory, this part may be taken by output that is kept.
+/// Buffered output may take this fraction (1/n) of the guest's memory,
 const SHARE_OF_MEMORY: usize = 16;
-/// And never more than this.
-const MOST_BYTES: usize = 64 * 1024 * 1024;
+/// but never more than this.
+const MAX_TOTAL_BYTES: usize = 64 * 1024 * 1024;
 
-/// What all histories together keep now.
-static KEPT: AtomicUsize = AtomicUsize::new(0);
+/// Bytes in all histories together.
+static BUFFERED_BYTES: AtomicUsize = AtomicUsize::new(0);
 
-/// What all histories together may keep.
+/// Returns the limit for all histories together.
 pub fn bound() -> usize {
     static BOUND: OnceLock<usize> = OnceLock::new();
     *BOUND.get_or_init(|| {
         let info = rustix::system::sysinfo();
         let memory = (info.totalram as usize).saturating_mul(info.mem_unit as usize);
-        (memory / SHARE_OF_MEMORY).min(MOST_BYTES)
+        (memory / SHARE_OF_MEMORY).min(MAX_TOTAL_BYTES)
     })
 }
 
-/// Output of one kind, in one piece.
+/// A piece of output of one kind.
 #[derive(Debug)]
 struct Chunk {
     kind: Kind,
     bytes: Vec<u8>,
 }
 
-/// The last output of one process, the oldest first. It takes memory as the process writes, not before.
+/// The last output of one process, oldest first. Memory is allocated as the process writes.
 #[derive(Debug, Default)]
 pub struct History {
     chunks: VecDeque<Chunk>,
-    /// In all chunks together; counted in [`KEPT`] too.
+    /// Bytes in all chunks together; counted in [`BUFFERED_BYTES`] too.
     length: usize,
-    /// Bytes that were here once.
+    /// Bytes that were discarded.
     missed: u64,
 }
 
 impl History {
-    /// Bytes that came before the oldest that is kept.
+    /// The number of discarded bytes before the oldest buffered one.
     pub fn missed(&self) -> u64 {
         self.missed
     }
 
-    /// Bytes that are kept.
+    /// The number of buffered bytes.
     pub fn length(&self) -> u64 {
         self.length as u64
     }
 
-    /// What is kept, in its order.
+    /// The buffered output, in order.
     pub fn chunks(&self) -> impl Iterator<Item = (Kind, &[u8])> {
         self.chunks.iter().map(|c| (c.kind, c.bytes.as_slice()))
     }
 
-    /// Adds output, in exchange for the oldest where there is too much.
+    /// Adds output, and discards the oldest if there is too much.
     pub fn push(&mut self, kind: Kind, bytes: &[u8]) {
         let before = self.length;
         match self.chunks.back_mut() {
@@ -80,8 +80,8 @@ impl History {
             }
         }
         self.length += bytes.len();
-        let all = KEPT.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len();
-        let limit = if all <= bound() { KEEP_BYTES } else { before.clamp(KEEP_AT_LEAST_BYTES, KEEP_BYTES) };
+        let all = BUFFERED_BYTES.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len();
+        let limit = if all <= bound() { MAX_BYTES } else { before.clamp(MIN_BYTES, MAX_BYTES) };
         self.trim(limit);
     }
 
@@ -97,14 +97,14 @@ impl History {
             };
             self.length -= gone;
             self.missed += gone as u64;
-            KEPT.fetch_sub(gone, Ordering::Relaxed);
+            BUFFERED_BYTES.fetch_sub(gone, Ordering::Relaxed);
         }
     }
 }
 
 impl Drop for History {
     fn drop(&mut self) {
-        KEPT.fetch_sub(self.length, Ordering::Relaxed);
+        BUFFERED_BYTES.fetch_sub(self.length, Ordering::Relaxed);
     }
 }
 
@@ -119,12 +119,12 @@ mod tests {
     #[test]
     fn the_last_bytes_are_kept_in_their_order() {
         let mut history = History::default();
-        let written: Vec<u8> = (0..3 * KEEP_BYTES).map(|i| (i % 251) as u8).collect();
+        let written: Vec<u8> = (0..3 * MAX_BYTES).map(|i| (i % 251) as u8).collect();
         for chunk in written.chunks(1000) {
             history.push(Kind::Stdout, chunk);
         }
-        assert_eq!(all(&history), &written[written.len() - KEEP_BYTES..]);
-        assert_eq!(history.missed(), 2 * KEEP_BYTES as u64);
+        assert_eq!(all(&history), &written[written.len() - MAX_BYTES..]);
+        assert_eq!(history.missed(), 2 * MAX_BYTES as u64);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::agent::Agent;
 use crate::process::registry::{Found, Input, Process};
 use crate::process::{not_found, selector};
 
-/// Writes all of it. Waits while the process does not read.
+/// Writes all bytes. Waits while the process does not read.
 async fn write_all(end: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         let mut ready = end.writable().await?;
@@ -77,15 +77,15 @@ pub async fn send_input(agent: &Arc<Agent>, request: SendInputRequest) -> Result
     Ok(SendInputResponse {})
 }
 
-/// Takes the messages of one `StreamInput` call in their order.
+/// Processes the messages of one `StreamInput` call in order.
 #[derive(Debug, Default)]
 pub struct InputStream {
-    /// Named by the first message.
+    /// The process named in the first message.
     process: Option<Arc<Process>>,
 }
 
 impl InputStream {
-    /// The next message.
+    /// Processes the next message.
     pub async fn take(&mut self, agent: &Arc<Agent>, request: StreamInputRequest) -> Result<(), ConnectError> {
         match (request.event, &self.process) {
             (Some(Event::Start(start)), None) => {
@@ -104,7 +104,7 @@ impl InputStream {
     }
 }
 
-/// Ends the input of a process. Twice is the same as once.
+/// Closes the input of a process. Idempotent.
 pub async fn close_stdin(agent: &Arc<Agent>, request: CloseStdinRequest) -> Result<CloseStdinResponse, ConnectError> {
     let process = find_live(agent, request.process)?;
     match &process.input {

@@ -4,7 +4,7 @@ use wire::process::{ListResponse, ProcessInfo};
 
 use crate::agent::Agent;
 
-/// The processes that live now.
+/// Lists running processes.
 pub fn list(agent: &Agent) -> ListResponse {
     let info = |p: std::sync::Arc<crate::process::registry::Process>| ProcessInfo {
         config: Some(p.config.clone()),

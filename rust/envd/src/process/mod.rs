@@ -1,19 +1,20 @@
 //! The service `process.Process`.
 //!
-//! - [`start`]: from a request to a child; [`pump`] carries its output to [`followers`] until its end; [`history`] keeps
-//!   the last of it.
-//! - [`enclosure`]: a cgroup for each, so that a kill misses nothing; [`freezer`]: all of them stopped at once.
-//! - [`registry`]: who lives, who has ended; [`signal`]: how they are ended.
-//! - One file a method: [`list`], [`start`], [`connect`], [`update`], [`input`], [`signal`].
+//! - [`start`]: from a request to a child; [`pump`] forwards its output to [`followers`] until its end;
+//!   [`history`] buffers the last output.
+//! - [`process_cgroup`]: a cgroup for each process, so that a kill reaches all descendants; [`freezer`]: freezes
+//!   all processes.
+//! - [`registry`]: running and ended processes; [`signal`]: how they are killed.
+//! - One file for each method: [`list`], [`start`], [`connect`], [`update`], [`input`], [`signal`].
 
 pub mod connect;
-pub mod enclosure;
 pub mod ending;
 pub mod followers;
 pub mod freezer;
 pub mod history;
 pub mod input;
 pub mod list;
+pub mod process_cgroup;
 pub mod pump;
 pub mod registry;
 pub mod shell;
@@ -24,7 +25,7 @@ pub mod update;
 use wire::code::{Code, ConnectError};
 use wire::process::{ProcessSelector, process_selector::Selector};
 
-/// The selector of a request, which must be there.
+/// Returns the required selector of a request.
 pub fn selector(process: Option<ProcessSelector>) -> Result<Selector, ConnectError> {
     process
         .and_then(|p| p.selector)

@@ -1,4 +1,4 @@
-//! The processes that were started here: who lives, and how those ended that did lately.
+//! The processes started by the agent: running ones, and results of those that have ended.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -13,55 +13,55 @@ use wire::process::ProcessConfig;
 use wire::process::process_selector::Selector;
 
 use crate::agent::lock;
-use crate::process::enclosure::Enclosure;
 use crate::process::followers::Followers;
 use crate::process::history;
+use crate::process::process_cgroup::ProcessCgroup;
 
-/// Processes that may live at once; the guest's own bound is lower on small machines.
+/// Limit on running processes; the guest's own limit is lower on small machines.
 pub const MAX_PROCESSES: usize = 4096;
-/// How long the result of a process waits for one more `Connect` after somebody was given it.
+/// How long a result is stored after it was read.
 const KEEP_RESULT: Duration = Duration::from_secs(30);
-/// How long a result waits that nobody was given.
+/// How long an unread result is stored.
 const KEEP_UNREAD_RESULT: Duration = Duration::from_secs(3600);
-/// Results that wait so. The oldest goes first.
+/// Limit on unread results. The oldest is dropped first.
 const MAX_UNREAD_RESULTS: usize = 256;
 
-/// A way to write to a process.
+/// The input of a process.
 #[derive(Debug)]
 pub enum Input {
-    /// Nothing can be written.
+    /// No input.
     None,
     /// A pipe; `None` once closed.
     Pipe(tokio::sync::Mutex<Option<AsyncFd<OwnedFd>>>),
-    /// A terminal, and whose turn it is to write.
+    /// A terminal, and the lock of its writers.
     Terminal(Arc<AsyncFd<OwnedFd>>, tokio::sync::Mutex<()>),
 }
 
-/// A process that was started here.
+/// A process started by the agent.
 #[derive(Debug)]
 pub struct Process {
-    /// Its id, which is also its session and its first process group.
+    /// Its pid, which is also its session and its first process group.
     pub pid: u32,
-    /// As it was asked for.
+    /// The requested configuration.
     pub config: ProcessConfig,
     /// The caller's name for it.
     pub tag: Option<String>,
-    /// How to write to it.
+    /// Its input.
     pub input: Input,
-    /// Who reads what it says.
+    /// The readers of its output.
     pub followers: Followers,
-    /// Told by a signal: after the exit, do not wait for pipes that a child of it still holds.
+    /// Notified by a signal: after the exit, do not wait for pipes that a child still has open.
     pub released: Notify,
-    /// Its result gave way to newer ones.
+    /// Notified when its result is dropped in favour of newer ones.
     displaced: Notify,
-    /// Its cgroup, until the end is told.
-    pub enclosure: Mutex<Option<Enclosure>>,
-    /// Given by the reaper, once.
+    /// Its cgroup, until the end was sent.
+    pub cgroup: Mutex<Option<ProcessCgroup>>,
+    /// Receives the exit status from the reaper, once.
     exit: Mutex<Option<oneshot::Sender<Ended>>>,
 }
 
 impl Process {
-    /// A process and the place where its end will be told.
+    /// Creates a process, and the receiver of its exit status.
     pub fn new(
         pid: u32,
         config: ProcessConfig,
@@ -71,12 +71,13 @@ impl Process {
         let (sender, receiver) = oneshot::channel();
         let followers = Followers::default();
         let exit = Mutex::new(Some(sender));
-        let enclosure = Mutex::new(None);
+        let cgroup = Mutex::new(None);
         let (released, displaced) = (Notify::new(), Notify::new());
-        (Arc::new(Self { pid, config, tag, input, followers, released, displaced, enclosure, exit }), receiver)
+        (Arc::new(Self { pid, config, tag, input, followers, released, displaced, cgroup, exit }), receiver)
     }
 
-    /// Ends its input once it has ended. While a write is under way, the input ends when the process is forgotten.
+    /// Closes the input of an ended process. If a write is in progress, the input is closed when the process
+    /// is removed.
     pub fn close_input(&self) {
         if let Input::Pipe(pipe) = &self.input
             && let Ok(mut pipe) = pipe.try_lock()
@@ -85,7 +86,7 @@ impl Process {
         }
     }
 
-    /// Whether it has ended and nobody was given its result.
+    /// Whether it has ended and its result was not read.
     fn is_unread(&self) -> bool {
         self.followers.is_finished() && !self.followers.is_collected()
     }
@@ -107,32 +108,33 @@ pub struct Registry {
 
 #[derive(Debug, Default)]
 struct Tables {
-    /// Not yet reaped: their pids are theirs.
+    /// Not reaped yet: their pids are valid.
     live: HashMap<u32, Arc<Process>>,
-    /// Reaped, but with output to come or a result to keep; the oldest first. Their pids may belong to others by now.
+    /// Reaped, but with remaining output or a stored result; the oldest first. Their pids may have been
+    /// reused.
     ended: VecDeque<Arc<Process>>,
 }
 
-/// Where a process was found.
+/// The state of a process that was found.
 #[derive(Debug)]
 pub enum Found {
-    /// It lives.
+    /// It is running.
     Live(Arc<Process>),
     /// It was reaped.
     Ended(Arc<Process>),
 }
 
-/// Why no process was started.
+/// Why a process could not be started.
 #[derive(Debug)]
 pub enum StartError {
-    /// [`MAX_PROCESSES`] live.
+    /// [`MAX_PROCESSES`] are running.
     Full,
-    /// The kernel did not make it.
+    /// The kernel could not create it.
     Spawn(SpawnError),
 }
 
 impl Registry {
-    /// Starts a process and notes it, in one step with respect to [`Self::reap`].
+    /// Starts a process and registers it, atomically with respect to [`Self::reap`].
     pub fn start<T>(
         &self,
         spawn: impl FnOnce() -> Result<u32, SpawnError>,
@@ -148,17 +150,17 @@ impl Registry {
         Ok((process, rest))
     }
 
-    /// Reaps every child that has ended and tells those who wait for it.
+    /// Reaps all children that have ended and notifies those who wait for them.
     pub fn reap(&self) {
         loop {
             let mut tables = lock(&self.tables);
             match reap_any() {
                 Ok(Some((pid, ended))) => {
-                    // A pid that is not here is an orphan, or a child that never came to its program.
+                    // A pid that is not here is an orphan, or a child whose exec failed.
                     if let Some(process) = tables.live.remove(&pid) {
                         tables.ended.push_back(process.clone());
                         if let Some(exit) = lock(&process.exit).take() {
-                            // The pump may have gone with the runtime; then nobody waits.
+                            // The pump may be gone with the runtime; then nobody waits.
                             let _ = exit.send(ended);
                         }
                     }
@@ -172,27 +174,27 @@ impl Registry {
         }
     }
 
-    /// Those that live, by age of the pid.
+    /// Returns running processes, ordered by pid.
     pub fn live(&self) -> Vec<Arc<Process>> {
         let mut list: Vec<_> = lock(&self.tables).live.values().cloned().collect();
         list.sort_unstable_by_key(|p| p.pid);
         list
     }
 
-    /// The process meant, living ones first.
+    /// Finds a process, preferring running ones.
     pub fn find(&self, selector: &Selector) -> Option<Found> {
         let tables = lock(&self.tables);
         tables.find(selector)
     }
 
-    /// Looks a process up and acts on it while it cannot be reaped.
+    /// Finds a process and calls `action` while it cannot be reaped.
     pub fn with<T>(&self, selector: &Selector, action: impl FnOnce(Found) -> T) -> Option<T> {
         let tables = lock(&self.tables);
         tables.find(selector).map(action)
     }
 
-    /// Forgets an ended process: a while after its result was given to somebody, or when it has waited long enough for
-    /// that. Called once its last event is out.
+    /// Removes an ended process: some time after its result was read, or when an unread result has expired.
+    /// Called after its last event was sent.
     pub fn forget_later(agent: &Arc<crate::agent::Agent>, process: &Arc<Process>) {
         if process.is_unread() {
             lock(&agent.processes.tables).bound_unread();
@@ -219,19 +221,19 @@ impl Tables {
         live.cloned().map(Found::Live).or_else(|| ended().cloned().map(Found::Ended))
     }
 
-    /// Forgets the oldest results that nobody was given, as far as they are too many or too long together: they may hold
-    /// half of the memory for output, so that processes that live have room for theirs.
+    /// Drops the oldest unread results if there are too many or they are too long: they may take half of the
+    /// memory for output, so that running processes have enough for theirs.
     fn bound_unread(&mut self) {
         let unread = || self.ended.iter().filter(|p| p.is_unread());
         let mut count = unread().count();
-        let mut bytes: u64 = unread().map(|p| p.followers.kept_bytes()).sum();
+        let mut bytes: u64 = unread().map(|p| p.followers.buffered_bytes()).sum();
         let most_bytes = history::bound() as u64 / 2;
         self.ended.retain(|process| {
             let stays = !process.is_unread() || (count <= MAX_UNREAD_RESULTS && (bytes <= most_bytes || count <= 1));
             if !stays {
                 count -= 1;
-                bytes -= process.followers.kept_bytes();
-                // What waits to forget it holds it, with its output.
+                bytes -= process.followers.buffered_bytes();
+                // The task that will remove it still refers to it, with its output.
                 process.displaced.notify_one();
             }
             stays

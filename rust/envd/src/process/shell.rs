@@ -1,20 +1,20 @@
-//! The command `$SHELL`: the shell of the image, whichever it has, or that of the user.
+//! The command `$SHELL`: the shell of the image or the login shell of the user.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-/// The name that stands for it. No program is called so.
+/// The special command name. No program has this name.
 const NAME: &str = "$SHELL";
-/// In order of preference; the last one is taken without a look.
+/// In order of preference; the last one is not checked.
 const SHELLS: [&str; 2] = ["/bin/bash", "/bin/sh"];
-/// What the accounts of services have for a shell, which only ends at once.
+/// Login shells of service accounts, which exit immediately.
 const NO_SHELLS: [&str; 2] = ["nologin", "false"];
 
-/// The path of the shell when `cmd` is the name that stands for it, else `cmd` itself.
+/// Returns the path of the shell if `cmd` is the special name, otherwise `cmd`.
 ///
-/// With arguments it is the shell that the image has, which knows `-c`. Without, somebody will sit at it: the login shell of
-/// the user, if that is one.
+/// With arguments it is the shell of the image, which supports `-c`. Without arguments it is interactive: the
+/// login shell of the user, if valid.
 pub fn resolve(cmd: String, args: &[String], login: &str) -> String {
     if cmd != NAME {
         return cmd;

@@ -1,4 +1,4 @@
-//! `SendSignal`, and the end of a process with all that came from it.
+//! `SendSignal`, and killing a process with all its descendants.
 
 use std::collections::HashSet;
 use std::fs;
@@ -15,14 +15,15 @@ use crate::agent::{Agent, lock};
 use crate::process::registry::{Found, Process};
 use crate::process::{not_found, selector};
 
-/// Looks for new descendants this often, because a process may make children while it is looked at.
+/// Rounds of looking for new descendants, because a process may create children meanwhile.
 const KILL_ROUNDS: usize = 3;
 
-/// Longest that the answer to a kill waits for the end: a process in an uninterruptible wait ends later.
+/// Longest time that the response to a kill waits for the end: a process in an uninterruptible wait ends
+/// later.
 const KILL_WAIT: Duration = Duration::from_secs(1);
 const KILL_POLL: Duration = Duration::from_millis(2);
 
-/// The kernel's signal, and whether it is meant to end the process.
+/// Returns the kernel's signal, and whether it is meant to end the process.
 fn meaning(wanted: i32) -> Option<(Signal, bool)> {
     Some(match Wanted::try_from(wanted).ok()? {
         Wanted::Unspecified => return None,
@@ -38,9 +39,11 @@ fn meaning(wanted: i32) -> Option<(Signal, bool)> {
     })
 }
 
-/// Sends a signal to the process group. After one that is meant to end it, the end does not wait for pipes held by others.
+/// Sends a signal to the process group. After a signal that is meant to end the process, its end does not
+/// wait for pipes that others have open.
 ///
-/// Answers a kill when the process has ended, so that whoever looks at the list next does not find it there.
+/// The response to a kill is sent after the process has ended, so that the process is not in a subsequent
+/// list.
 pub async fn send_signal(agent: &Arc<Agent>, request: SendSignalRequest) -> Result<SendSignalResponse, ConnectError> {
     let kills = request.signal == Wanted::Sigkill as i32;
     let process = deliver(agent, request)?;
@@ -53,7 +56,7 @@ pub async fn send_signal(agent: &Arc<Agent>, request: SendSignalRequest) -> Resu
     Ok(SendSignalResponse {})
 }
 
-/// Returns the process that got the signal.
+/// Sends the signal; returns the process that received it.
 fn deliver(agent: &Arc<Agent>, request: SendSignalRequest) -> Result<Arc<Process>, ConnectError> {
     let Some((signal, ends)) = meaning(request.signal) else {
         let text = format!("signal {} is not supported", request.signal);
@@ -72,7 +75,7 @@ fn deliver(agent: &Arc<Agent>, request: SendSignalRequest) -> Result<Arc<Process
             Ok(process)
         }
         Found::Ended(process) if !process.followers.is_finished() => {
-            // Its pid may be somebody else's by now, but its session is not while anybody is in it.
+            // Its pid may have been reused by now, but not its session while any process is in it.
             if ends {
                 process.released.notify_one();
             }
@@ -105,7 +108,7 @@ fn pid_of(pid: u32) -> Option<Pid> {
 }
 
 fn send_to_group(pid: u32, signal: Signal) {
-    // It may have ended between; then there is nothing to signal.
+    // It may have ended meanwhile; then there is nothing to signal.
     if let Some(pid) = pid_of(pid)
         && kill_process_group(pid, signal).is_err()
     {
@@ -119,18 +122,18 @@ fn send_to_process(pid: u32, signal: Signal) {
     }
 }
 
-/// Kills a process, its group, its session, its descendants, and whatever else is in its cgroup.
+/// Kills a process, its group, its session, its descendants, and everything else in its cgroup.
 pub fn kill_all_of(agent: &Agent, process: &Arc<Process>) {
-    if let Some(enclosure) = lock(&process.enclosure).as_ref() {
-        match enclosure.kill() {
+    if let Some(process_cgroup) = lock(&process.cgroup).as_ref() {
+        match process_cgroup.kill() {
             Ok(()) => return,
             Err(error) => eprintln!("envd: cannot kill a cgroup, going by sessions: {error}"),
         }
     }
     for _ in 0..KILL_ROUNDS {
-        // Looked for before the kill: afterwards orphans have lost the trace to their parent.
+        // Collected before the kill: afterwards orphans no longer refer to their parent.
         let family = family(process.pid);
-        // The pid is its own only as long as it is not reaped.
+        // The pid is valid only as long as the process is not reaped.
         let lives = agent.processes.with(&Selector::Pid(process.pid), |found| {
             if let Found::Live(found) = found
                 && Arc::ptr_eq(&found, process)
@@ -149,7 +152,7 @@ pub fn kill_all_of(agent: &Agent, process: &Arc<Process>) {
     }
 }
 
-/// The members of a session, and their descendants whatever session those are in.
+/// Returns the members of a session, and their descendants in any session.
 fn family(session: u32) -> Vec<u32> {
     let all = all_processes();
     let mut known: HashSet<u32> = all.iter().filter(|p| p.session == session).map(|p| p.pid).collect();
@@ -166,7 +169,7 @@ fn family(session: u32) -> Vec<u32> {
     }
 }
 
-/// What `/proc/PID/stat` says.
+/// The used fields of `/proc/PID/stat`.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     /// Its id.
@@ -183,7 +186,8 @@ fn all_processes() -> Vec<Stat> {
     pids.filter_map(|pid| parse_stat(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)).collect()
 }
 
-/// The name in brackets may hold anything, so the fields count from the last bracket. Zombies are left out.
+/// Parses a stat line. The command name in parentheses may contain anything, so fields are counted from the
+/// last parenthesis. Zombies are skipped.
 fn parse_stat(pid: u32, text: &str) -> Option<Stat> {
     let (_, rest) = text.rsplit_once(") ")?;
     let mut fields = rest.split(' ');

@@ -20,8 +20,8 @@ use crate::agent::{Agent, Mode, lock};
 use crate::body::Body;
 use crate::environment;
 use crate::paths;
-use crate::process::enclosure::Enclosure;
-use crate::process::pump::{self, Kind, Source, Terms};
+use crate::process::process_cgroup::ProcessCgroup;
+use crate::process::pump::{self, Kind, PumpOptions, Source};
 use crate::process::registry::{Input, MAX_PROCESSES, Process, StartError};
 use crate::process::shell;
 use crate::process::signal::kill_all_of;
@@ -29,33 +29,33 @@ use crate::process::update::size;
 use crate::rpc::Caller;
 use crate::users::User;
 
-/// Users' programs go before the agent when memory ends.
+/// The OOM killer prefers user processes to the agent.
 const OOM_SCORE_ADJ: &std::ffi::CStr = c"100";
-/// Open files of a guest's programs, as on a Debian machine.
+/// Limits on open files of user processes, as on a Debian machine.
 const OPEN_FILES: (u64, u64) = (1024, 524_288);
 
 /// Longest wait for the output of a process that has ended.
 const MAX_DRAIN: Duration = Duration::from_secs(60);
 
-/// A request, checked and made ready.
+/// A validated request.
 struct Plan {
     /// Paths to try.
     programs: Vec<CString>,
-    /// Arguments, the name first.
+    /// Arguments, beginning with the name.
     args: Vec<CString>,
     /// `NAME=value`.
     env: Vec<CString>,
-    /// Directories to try.
+    /// Working directories to try.
     dirs: Vec<CString>,
 }
 
-/// The child's three descriptors and our side of them.
+/// The child's three descriptors and our ends of them.
 struct Stdio {
-    /// Given to the child.
+    /// Passed to the child.
     child: [OwnedFd; 3],
-    /// How we write.
+    /// Our end for writing.
     input: Input,
-    /// What we read.
+    /// Our ends for reading.
     sources: [Option<Source>; 2],
 }
 
@@ -67,7 +67,7 @@ fn c_string(bytes: impl Into<Vec<u8>>, what: &str) -> Result<CString, ConnectErr
     CString::new(bytes).map_err(|_| invalid(format!("{what} holds a NUL character")))
 }
 
-/// A name with a slash is itself; another is looked for along `PATH`.
+/// A name with a slash is used unchanged; other names are looked up in `PATH`.
 fn programs(cmd: &OsStr, path: &str) -> Result<Vec<CString>, ConnectError> {
     if cmd.as_bytes().contains(&b'/') {
         return Ok(vec![c_string(cmd.as_bytes(), "the command")?]);
@@ -113,7 +113,7 @@ fn plan(agent: &Agent, user: &User, config: &ProcessConfig) -> Result<Plan, Conn
     Ok(Plan { programs, args, env: lines, dirs: dirs.collect::<Result<_, _>>()? })
 }
 
-/// The null device, opened once.
+/// Opens the null device.
 fn null_device() -> io::Result<OwnedFd> {
     static NULL: OnceLock<OwnedFd> = OnceLock::new();
     if let Some(null) = NULL.get() {
@@ -123,7 +123,7 @@ fn null_device() -> io::Result<OwnedFd> {
     NULL.get_or_init(|| file.into()).try_clone()
 }
 
-/// A pipe of which our end does not block: `(ours, the child's)`, ours reading or writing.
+/// Creates a pipe whose end on our side is non-blocking: `(ours, the child's)`, ours for reading or writing.
 fn pipe(we_read: bool) -> io::Result<(AsyncFd<OwnedFd>, OwnedFd)> {
     let (reading, writing) = pipe_with(PipeFlags::CLOEXEC)?;
     let (ours, theirs, interest) =
@@ -185,7 +185,7 @@ fn refused(config: &ProcessConfig, dirs: &[CString], error: SpawnError) -> Conne
     ConnectError::new(code, text).because(is_full.then_some(Reason::StorageFull))
 }
 
-/// What there is none left of.
+/// Describes the exhausted resource.
 fn exhausted(name: &str, errno: i32, source: &io::Error) -> String {
     match errno {
         libc_errno::EAGAIN => format!("no process is left to start '{name}': the limit of processes is reached"),
@@ -194,7 +194,7 @@ fn exhausted(name: &str, errno: i32, source: &io::Error) -> String {
     }
 }
 
-/// The few numbers that `io::ErrorKind` has no stable name for.
+/// Error numbers for which `io::ErrorKind` has no stable name.
 mod libc_errno {
     pub const EAGAIN: i32 = 11;
     pub const ENOMEM: i32 = 12;
@@ -204,10 +204,10 @@ mod libc_errno {
     pub const EDQUOT: i32 = 122;
 }
 
-/// Starts a process and follows it. It outlives the stream, but not the caller's time.
+/// Starts a process and follows it. The process outlives the stream, but not the caller's timeout.
 pub fn start(agent: &Arc<Agent>, request: StartRequest, caller: &Caller) -> Result<Body, ConnectError> {
-    if agent.freezer.is_closed() {
-        // A child born in a frozen cgroup never comes to its program, and this thread would wait for it.
+    if agent.freezer.is_frozen() {
+        // A child born in a frozen cgroup never reaches its program, and this thread would wait for it.
         return Err(ConnectError::new(Code::Unavailable, "the sandbox is stopped for a snapshot"));
     }
     let user = caller.user(agent)?;
@@ -226,8 +226,9 @@ pub fn start(agent: &Arc<Agent>, request: StartRequest, caller: &Caller) -> Resu
     let Stdio { child, input, sources } = stdio;
     let [child_in, child_out, child_err] = &child;
     let borrowed: [BorrowedFd<'_>; 3] = [child_in.as_fd(), child_out.as_fd(), child_err.as_fd()];
-    let enclosure = if agent.mode == Mode::Pid1 { agent.enclosures.take() } else { None };
-    let shared = if agent.mode == Mode::Pid1 && enclosure.is_none() { agent.enclosures.overflow() } else { None };
+    let process_cgroup = if agent.mode == Mode::Pid1 { agent.process_cgroups.take() } else { None };
+    let shared =
+        if agent.mode == Mode::Pid1 && process_cgroup.is_none() { agent.process_cgroups.overflow() } else { None };
     let command = Command {
         programs: &plan.programs,
         args: &plan.args,
@@ -238,19 +239,19 @@ pub fn start(agent: &Arc<Agent>, request: StartRequest, caller: &Caller) -> Resu
         ids: change_ids(privileged, &user)?.then_some(&user.ids),
         oom_score_adj: Some(OOM_SCORE_ADJ),
         open_files: (agent.mode == Mode::Pid1).then_some(OPEN_FILES),
-        cgroup: enclosure.as_ref().map(Enclosure::directory).or(shared),
+        cgroup: process_cgroup.as_ref().map(ProcessCgroup::directory).or(shared),
     };
     let spawned = agent
         .processes
         .start(|| sys::spawn::spawn(&command), |pid| Process::new(pid, config.clone(), request.tag.clone(), input));
-    let started = match (spawned, enclosure) {
-        (Ok((process, exit)), enclosure) => {
-            *lock(&process.enclosure) = enclosure;
+    let started = match (spawned, process_cgroup) {
+        (Ok((process, exit)), process_cgroup) => {
+            *lock(&process.cgroup) = process_cgroup;
             Ok((process, exit))
         }
-        (Err(error), enclosure) => {
-            if let Some(enclosure) = enclosure {
-                agent.enclosures.give_back(enclosure);
+        (Err(error), process_cgroup) => {
+            if let Some(process_cgroup) = process_cgroup {
+                agent.process_cgroups.give_back(process_cgroup);
             }
             Err(error)
         }
@@ -261,20 +262,20 @@ pub fn start(agent: &Arc<Agent>, request: StartRequest, caller: &Caller) -> Resu
         }
         StartError::Spawn(error) => refused(&config, &plan.dirs, error),
     })?;
-    // The last copies of the child's ends on our side, or the end of its output would never be seen.
+    // Our last copies of the child's ends, or the end of its output would never be seen.
     drop(child);
     let (body, _) = process.followers.follow(process.pid, caller, true, false);
     let overdue = Arc::new(AtomicBool::new(false));
     let drain = (request.drain_ms > 0).then(|| Duration::from_millis(request.drain_ms.into()).min(MAX_DRAIN));
-    let terms = Terms { overdue: overdue.clone(), drain };
-    let pump = tokio::spawn(pump::run(agent.clone(), process.clone(), sources, exit, terms));
+    let options = PumpOptions { overdue: overdue.clone(), drain };
+    let pump = tokio::spawn(pump::run(agent.clone(), process.clone(), sources, exit, options));
     if let Some(timeout) = caller.timeout {
         tokio::spawn(kill_when_late(agent.clone(), process, timeout, overdue, pump));
     }
     Ok(body)
 }
 
-/// Without root, everything runs as the one user there is.
+/// Without root, everything runs as the agent's user.
 fn change_ids(privileged: bool, user: &User) -> Result<bool, ConnectError> {
     let same = sys::rustix::process::geteuid().as_raw() == user.ids.uid;
     if privileged || same {

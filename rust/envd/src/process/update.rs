@@ -9,7 +9,7 @@ use crate::agent::Agent;
 use crate::process::registry::{Found, Input};
 use crate::process::{not_found, selector};
 
-/// The size asked for, in the kernel's width.
+/// Returns the requested size in the kernel's types.
 pub fn size(pty: &Pty) -> (u16, u16) {
     let size = pty.size.unwrap_or_default();
     let narrow = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);

@@ -1,4 +1,4 @@
-//! Who may ask for what.
+//! Authentication of requests.
 
 use http::{HeaderMap, Method, Response, StatusCode};
 
@@ -6,17 +6,17 @@ use crate::agent::{Agent, Mode};
 use crate::body::Body;
 use crate::server::{Ends, reply};
 
-/// The header with the secret.
+/// The header with the access token.
 const TOKEN_HEADER: &str = "x-access-token";
 
-/// What a path needs before it is answered.
+/// What a path requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Need {
     /// Nothing.
     Free,
     /// The rules of `/init`.
     Init,
-    /// The token, or a signature that the endpoint looks at itself.
+    /// The token, or a signature that the endpoint checks itself.
     TokenOrSignature,
     /// The token.
     Token,
@@ -31,13 +31,13 @@ fn need(method: &Method, path: &str) -> Need {
     }
 }
 
-/// Whether the header carries the secret.
+/// Whether the header has the token.
 pub fn has_token(agent: &Agent, headers: &HeaderMap) -> bool {
     agent.accepts_token(headers.get(TOKEN_HEADER).map(http::HeaderValue::as_bytes))
 }
 
-/// `Err`: the refusal.
-#[allow(clippy::result_large_err)] // An answer, not an error: it is moved once and sent.
+/// Checks a request. `Err`: the error response.
+#[allow(clippy::result_large_err)] // A response, not an error: it is moved once and sent.
 pub fn check(
     agent: &Agent,
     method: &Method,
@@ -60,7 +60,7 @@ pub fn check(
     if need == Need::TokenOrSignature || has_token(agent, headers) { Ok(()) } else { Err(unauthorized()) }
 }
 
-/// 401 in the shape of plain errors, for RPC too.
+/// A 401 in the format of plain errors, for RPC too.
 pub fn unauthorized() -> Response<Body> {
     reply::error(
         StatusCode::UNAUTHORIZED,

@@ -1,8 +1,8 @@
-//! Connections in, answers out.
+//! The HTTP server.
 //!
-//! - this file: listening, and the bounds on connections;
-//! - [`access`]: who may ask;
-//! - [`route`]: which part answers.
+//! - this file: listening, and the limits on connections;
+//! - [`access`]: authentication of requests;
+//! - [`route`]: dispatch of requests by path.
 
 pub mod access;
 pub mod reply;
@@ -23,43 +23,43 @@ use tokio::sync::Semaphore;
 use crate::agent::{Agent, Mode};
 use crate::reaper;
 
-/// Connections served at once.
+/// Concurrent connections.
 const MAX_CONNECTIONS: usize = 512;
-/// Of these, how many may come from inside the guest: programs there cannot shut the host out.
+/// Of these, how many may come from inside the guest, so that programs there cannot lock the host out.
 const MAX_LOCAL_CONNECTIONS: usize = 256;
-/// Longest head of a request; file paths and metadata travel in it.
+/// Longest head of a request, which includes file paths and metadata.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// Time for a head to come, counted from the answer before: longer than clients keep idle connections (300 s), so
-/// that no request meets a connection that is just being closed.
+/// Time for a head to arrive, counted from the previous response: longer than clients keep idle connections
+/// (300 s), so that no request races with the close of its connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(330);
-/// Time without any sign of life from a peer that owes us acknowledgements.
+/// Time without an acknowledgement from a peer that has data to acknowledge.
 const PEER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Threads for disk work; they end when idle.
 const MAX_DISK_THREADS: usize = 16;
 /// How long an idle thread waits for more.
 const DISK_THREAD_IDLE: Duration = Duration::from_secs(5);
-/// Deepest disk work is a directory walk with its state on the heap.
+/// Small, because the deepest disk work is a directory walk with its state on the heap.
 const DISK_THREAD_STACK: usize = 256 * 1024;
-/// Pause after the kernel has refused a connection, so that a full descriptor table is no busy loop.
+/// Pause after a failed accept, so that a full descriptor table does not cause a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Where a connection comes from and goes to.
+/// The addresses of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Ends {
-    /// The other side.
+    /// The peer.
     pub peer: SocketAddr,
     /// Our side.
     pub local: SocketAddr,
 }
 
 impl Ends {
-    /// Whether the other side is in this machine.
+    /// Whether the peer is in this machine.
     pub fn is_local(&self) -> bool {
         self.peer.ip().is_loopback() || self.peer.ip() == self.local.ip()
     }
 }
 
-/// One thread for everything that waits: a guest mostly has one processor.
+/// One thread for everything that waits: a guest usually has one CPU.
 pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -69,16 +69,16 @@ pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-/// Serves for ever. `ready` is told the address once connections are taken.
+/// Serves forever. `ready` is called with the address once connections are accepted.
 pub fn run(mode: Mode, address: SocketAddr, ready: impl FnOnce(SocketAddr)) -> io::Result<()> {
-    // Calls borrow across waits in ways that only one thread allows, and there is only one.
+    // Calls borrow across awaits in ways that require a single thread, and there is only one.
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime()?, async move {
         let agent = Agent::new(mode);
         let ends = reaper::listen()?;
         tokio::spawn(reaper::run(agent.clone(), ends));
         if mode == Mode::Pid1 {
-            tokio::spawn(crate::pid1::power_off_when_told()?);
+            tokio::spawn(crate::pid1::power_off_on_sigterm()?);
         }
         let listener = TcpListener::bind(address).await?;
         ready(listener.local_addr()?);
@@ -101,7 +101,7 @@ async fn accept(agent: Arc<Agent>, listener: TcpListener) {
         };
         let (Ok(peer), Ok(own)) = (stream.peer_addr(), stream.local_addr()) else { continue };
         let ends = Ends { peer, local: own };
-        // Full: the connection is closed at once, which a client sees as a failed connection and may try again.
+        // At the limit the connection is closed at once; the client sees a failed connection and may retry.
         let Ok(place) = all.clone().try_acquire_owned() else { continue };
         let local_place = match ends.is_local().then(|| local.clone().try_acquire_owned()) {
             None => None,
@@ -118,14 +118,14 @@ async fn accept(agent: Arc<Agent>, listener: TcpListener) {
 }
 
 async fn serve_connection(agent: Arc<Agent>, stream: TcpStream, ends: Ends) {
-    // Both are a matter of speed and of tidiness; a connection without them works.
+    // Both are optional optimizations.
     let _ = stream.set_nodelay(true);
     let _ = sys::socket::set_user_timeout(&stream, PEER_TIMEOUT);
     let service = service_fn(|request| {
         let agent = agent.clone();
         async move { Ok::<_, Infallible>(route::answer(agent, request, ends).await) }
     });
-    // A broken connection is the client's affair; what it began lives on by its own rules.
+    // Errors of a connection concern only the client; what it started continues independently.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

@@ -1,4 +1,4 @@
-//! Answers of the plain HTTP endpoints.
+//! Responses of the plain HTTP endpoints.
 
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
@@ -14,16 +14,16 @@ struct ErrorBody<'a> {
     message: &'a str,
 }
 
-/// An answer without a body.
+/// A response without a body.
 pub fn empty(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     response
 }
 
-/// A JSON answer.
+/// A JSON response.
 pub fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
-    // Only maps with odd keys fail to serialise, and none is answered with.
+    // Only maps with unusual keys fail to serialize, and no response has one.
     let bytes = serde_json::to_vec(value).unwrap_or_default();
     let mut response = Response::new(Body::from_bytes(bytes));
     *response.status_mut() = status;
@@ -31,7 +31,7 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
     response
 }
 
-/// An error.
+/// An error response.
 pub fn error(status: StatusCode, message: &str) -> Response<Body> {
     json(status, &ErrorBody { code: status.as_u16(), message })
 }

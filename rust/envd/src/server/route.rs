@@ -1,4 +1,4 @@
-//! Which part answers which path.
+//! Dispatch of requests by path.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::rpc::{client_stream, error_answer, server_stream, unary};
 use crate::server::{Ends, access, reply};
 use crate::{connect, disk, files, filesystem, init, metrics, process, snapshot};
 
-/// Answers a request.
+/// Handles a request.
 pub async fn answer(agent: Arc<Agent>, request: Request<Incoming>, ends: Ends) -> Response<Body> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     if let Err(refusal) = access::check(&agent, &method, &path, request.headers(), ends) {
@@ -36,7 +36,7 @@ pub async fn answer(agent: Arc<Agent>, request: Request<Incoming>, ends: Ends) -
         (&Method::GET, "/envs") => reply::json(StatusCode::OK, &init::sandbox_env(&agent)),
         (&Method::GET | &Method::HEAD, "/files") => files::read::answer(&agent, request).await,
         (&Method::POST, "/files") => files::write::answer(&agent, request).await,
-        (&Method::GET, "/connect") => connect::answer(&agent.joined, request, ends.local.port()).await,
+        (&Method::GET, "/connect") => connect::answer(&agent.forwarded, request, ends.local.port()).await,
         (&Method::GET, "/files/tar") => files::tar::read(&agent, &request).await,
         (&Method::POST, "/files/tar") => files::tar::write(&agent, request).await,
         (&Method::POST, "/disk/grow") => disk::grow(request).await,

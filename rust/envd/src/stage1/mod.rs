@@ -1,6 +1,6 @@
 //! `/init` of the initramfs: from a bare kernel to the agent as process 1 of the root disk.
 //!
-//! - [`cmdline`]: what the kernel was told; [`modules`]; [`root`]: the disk and what is mounted on it; [`network`];
+//! - [`cmdline`]: options; [`modules`]; [`root`]: the disk and what is mounted on it; [`network`];
 //!   [`switch`]: leaving the initramfs.
 
 mod cmdline;
@@ -18,9 +18,9 @@ use crate::pid1;
 /// A step that failed.
 #[derive(Debug)]
 pub struct Stage1Error {
-    /// Which.
+    /// Name of the step.
     pub step: String,
-    /// Why.
+    /// The cause.
     pub source: io::Error,
 }
 
@@ -36,9 +36,9 @@ impl std::error::Error for Stage1Error {
     }
 }
 
-/// Names the step of an error.
+/// Adds the name of the step to an error.
 pub trait AtStep<T> {
-    /// The error with its step.
+    /// Returns the error with its step.
     fn at(self, step: impl Into<String>) -> Result<T, Stage1Error>;
 }
 
@@ -48,7 +48,7 @@ impl<T, E: Into<io::Error>> AtStep<T> for Result<T, E> {
     }
 }
 
-/// Brings the guest up to the second stage, or switches the machine off.
+/// Boots the guest up to the second stage, or powers the machine off.
 pub fn run() -> ! {
     let Err(error) = bring_up();
     eprintln!("envd: stage1: {error}");
@@ -58,12 +58,12 @@ pub fn run() -> ! {
 fn bring_up() -> Result<Infallible, Stage1Error> {
     root::mount_kernel_views()?;
     root::open_console();
-    let told = cmdline::read()?;
+    let options = cmdline::read()?;
     modules::load_all()?;
-    root::mount_root(&told.root)?;
-    network::set_up(&told)?;
+    root::mount_root(&options.root)?;
+    network::set_up(&options)?;
     root::mount_tmpfs_and_agent()?;
     modules::offer_to_new_root();
-    root::write_resolv_conf(&told.dns)?;
+    root::write_resolv_conf(&options.dns)?;
     switch::into_new_root()
 }

@@ -1,8 +1,8 @@
 //! The modules that this kernel needs for its disk and network, and those that programs may load later.
 //!
-//! The initramfs has all of them below [`TREE`], laid out for `modprobe`. The tree stays in memory when the rest of the
-//! initramfs is freed, and is seen at its usual place in the new root: modules fit only their own kernel, so no image
-//! has to hold them.
+//! The initramfs contains all of them below [`TREE`], laid out for `modprobe`. The tree stays in memory when
+//! the rest of the initramfs is freed, and is bound to its usual place in the new root: modules fit only
+//! their own kernel, so no image has to contain them.
 
 use std::fs;
 use std::io;
@@ -14,13 +14,13 @@ use sys::rustix::mount::mount_bind;
 use super::root::NEW_ROOT;
 use super::{AtStep as _, Stage1Error};
 
-/// One path a line, in the order of loading.
+/// One path on each line, in the order of loading.
 const LIST: &str = "/modules.list";
 
-/// Modules by version of the kernel, of which there is one.
+/// Modules by kernel version, of which there is one.
 pub const TREE: &str = "/lib/modules";
 
-/// Binds the tree of modules into the new root. An image that cannot take it runs all the same, without.
+/// Binds the module tree into the new root. If that is not possible, the image runs without.
 pub fn offer_to_new_root() {
     let Ok(versions) = fs::read_dir(TREE) else { return };
     for version in versions.flatten() {
@@ -31,7 +31,7 @@ pub fn offer_to_new_root() {
     }
 }
 
-/// Only through directories: a link of the image could lead back into the initramfs.
+/// Only through directories: a symbolic link of the image could lead back into the initramfs.
 fn bind(tree: &Path, place: &Path) -> io::Result<()> {
     let mut above = Path::new(NEW_ROOT).to_owned();
     // On most images `/lib` is a link to `usr/lib`.
@@ -48,7 +48,7 @@ fn bind(tree: &Path, place: &Path) -> io::Result<()> {
     Ok(mount_bind(tree, &above)?)
 }
 
-/// Loads what the list names. No list: nothing to load.
+/// Loads the modules in the list. Without a list nothing is loaded.
 pub fn load_all() -> Result<(), Stage1Error> {
     let list = match fs::read_to_string(LIST) {
         Ok(list) => list,

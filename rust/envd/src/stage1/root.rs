@@ -18,14 +18,15 @@ use super::{AtStep as _, Stage1Error};
 
 /// Where the disk is mounted before it becomes the root.
 pub const NEW_ROOT: &str = "/newroot";
-/// The agent's place in the new root; on a tmpfs, so that the image need not hold it.
+/// The agent's place in the new root; on a tmpfs, so that the image need not contain it.
 pub const AGENT_PATH: &str = "/run/wrenn/envd";
 /// How long the disk may take to appear once its driver is loaded.
 const DISK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Devices whose module the kernel loads when a program opens them, as `kmod static-nodes` lists them: name, mode, numbers.
+/// Devices whose module the kernel loads when a program opens them, as listed by `kmod static-nodes`: name,
+/// mode, numbers.
 const MODULE_DEVICES: [(&str, u32, u32, u32); 3] =
     [("fuse", 0o666, 10, 229), ("net/tun", 0o666, 10, 200), ("loop-control", 0o660, 10, 237)];
-/// Between two looks.
+/// Interval of checks.
 const POLL: Duration = Duration::from_millis(2);
 
 fn make_dir(path: &str, mode: u32) -> io::Result<()> {
@@ -44,7 +45,7 @@ fn mount_new(kind: &str, at: &str, flags: MountFlags, options: &str) -> Result<(
     }
 }
 
-/// `/proc`, `/sys`, `/dev` and what belongs on them; they are moved to the new root later.
+/// Mounts `/proc`, `/sys`, `/dev` and the file systems below them; they are moved to the new root later.
 pub fn mount_kernel_views() -> Result<(), Stage1Error> {
     let plain = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount_new("proc", "/proc", plain, "")?;
@@ -75,10 +76,10 @@ pub fn mount_kernel_views() -> Result<(), Stage1Error> {
             Err(Errno::EXIST) => {}
             other => other.at(format!("make {}", path.display()))?,
         }
-        // Past the umask.
+        // Not affected by the umask.
         rustix::fs::chmod(&path, Mode::from_raw_mode(mode)).at(format!("open {}", path.display()))?;
     }
-    // Without it in the kernel, programs run all the same.
+    // Programs run without it if the kernel lacks it.
     if Path::new("/sys/fs/cgroup").is_dir()
         && let Err(error) = mount_new("cgroup2", "/sys/fs/cgroup", plain, "")
     {
@@ -87,9 +88,9 @@ pub fn mount_kernel_views() -> Result<(), Stage1Error> {
     Ok(())
 }
 
-/// Gives standard input, output and error to the console; the kernel may have started us without.
+/// Connects standard input, output and error to the console; the kernel may have started us without.
 pub fn open_console() {
-    // Without a console there is nobody to tell that there is none.
+    // Without a console there is no place to report that.
     let Ok(console) = File::options().read(true).write(true).open("/dev/console") else { return };
     let _ = rustix::stdio::dup2_stdin(&console);
     let _ = rustix::stdio::dup2_stdout(&console);
@@ -113,7 +114,7 @@ fn in_new_root(path: &str) -> String {
     format!("{NEW_ROOT}{path}")
 }
 
-/// `/run` as a tmpfs, and the agent on it.
+/// Mounts `/run` as a tmpfs, and copies the agent there.
 pub fn mount_tmpfs_and_agent() -> Result<(), Stage1Error> {
     mount_new("tmpfs", &in_new_root("/run"), MountFlags::NOSUID | MountFlags::NODEV, "mode=755")?;
     make_dir(&in_new_root("/run/lock"), 0o1777).at("make /run/lock")?;
@@ -127,7 +128,7 @@ pub fn mount_tmpfs_and_agent() -> Result<(), Stage1Error> {
     rustix::fs::chmod(&tmp, Mode::from_raw_mode(0o1777)).at("open /tmp to all")
 }
 
-/// The name servers, in place of whatever the image has there.
+/// Writes the name servers, replacing the image's.
 pub fn write_resolv_conf(servers: &[Ipv4Addr]) -> Result<(), Stage1Error> {
     let path = in_new_root("/etc/resolv.conf");
     make_dir(&in_new_root("/etc"), 0o755).at("make /etc")?;

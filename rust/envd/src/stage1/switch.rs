@@ -14,7 +14,7 @@ use super::root::{AGENT_PATH, NEW_ROOT};
 use super::{AtStep as _, Stage1Error};
 use crate::PID1_ARGUMENT;
 
-/// Moves the mounts, frees the initramfs, makes the disk the root and becomes the agent there.
+/// Moves the mounts, frees the initramfs, makes the disk the root and executes the agent there.
 pub fn into_new_root() -> Result<Infallible, Stage1Error> {
     for view in ["/proc", "/sys", "/dev"] {
         let to = format!("{NEW_ROOT}{view}");
@@ -30,11 +30,11 @@ pub fn into_new_root() -> Result<Infallible, Stage1Error> {
     Err(error).at(format!("start {AGENT_PATH}"))
 }
 
-/// Its files are memory. What cannot be removed is lost memory and nothing worse.
+/// Its files take memory. What cannot be removed only wastes memory.
 fn free_initramfs() {
     let Ok(root) = fs::symlink_metadata("/") else { return };
     remove_below(Path::new("/"), root.dev());
-    // What is bound into the new root stays: see `modules`.
+    // What is bound into the new root remains: see `modules`.
 }
 
 /// Removes everything on this file system, and nothing that is mounted on it.

@@ -1,23 +1,23 @@
-//! An archive read entry by entry, from anybody: every length in it is checked before it is believed.
+//! Reads an untrusted archive entry by entry: every length is checked before it is used.
 
 use std::fmt;
 use std::io::{self, Read};
 
 use crate::files::tar::header::{BLOCK, Block, Header, Segment, kind, parse_more_sparse, parse_sparse};
 
-/// Longest block of facts about one entry: a path of 4 KiB, a link, some attributes that we pass over.
+/// Longest extended header of one entry: a path of 4 KiB, a link, some attributes that are ignored.
 const MAX_EXTENSION_BYTES: u64 = 256 * 1024;
-/// Most pieces of one file with holes: 1 MiB of memory.
+/// Most segments of one sparse file: 1 MiB of memory.
 const MAX_SEGMENTS: usize = 65_536;
-/// Read at once.
+/// Bytes read at once.
 const CHUNK: usize = 256 * 1024;
 
-/// Why an archive cannot be read on.
+/// Why an archive cannot be read further.
 #[derive(Debug)]
 pub enum ArchiveError {
-    /// Its bytes cannot be had.
+    /// Reading its bytes failed.
     Input(io::Error),
-    /// Its bytes are no archive that we understand.
+    /// It is not an archive of a supported format.
     Malformed(String),
 }
 
@@ -52,18 +52,18 @@ fn malformed(text: impl Into<String>) -> ArchiveError {
     ArchiveError::Malformed(text.into())
 }
 
-/// One entry. Names are as they stand in the archive.
+/// One entry. Names are as stored in the archive.
 #[derive(Debug)]
 pub struct Entry {
-    /// Kind, mode, time, device.
+    /// Type, mode, time, device.
     pub header: Header,
-    /// Bytes of the file, holes counted.
+    /// Size of the file including holes.
     pub size: u64,
-    /// Which of them are stored.
+    /// The stored segments.
     segments: Vec<Segment>,
 }
 
-/// Facts that stand before an entry and hold for it.
+/// Extended headers that apply to the next entry.
 #[derive(Debug, Default)]
 struct Ahead {
     name: Option<Vec<u8>>,
@@ -80,7 +80,7 @@ struct Ahead {
 #[derive(Debug)]
 pub struct Archive<R> {
     input: R,
-    /// Bytes of the present entry that were not read, with what fills its last block.
+    /// Unread bytes of the current entry, including the padding of its last block.
     left: u64,
 }
 
@@ -89,12 +89,12 @@ fn padded(size: u64) -> Result<u64, ArchiveError> {
 }
 
 impl<R: Read> Archive<R> {
-    /// An archive from its first byte on.
+    /// Starts at the first byte of an archive.
     pub fn new(input: R) -> Self {
         Self { input, left: 0 }
     }
 
-    /// The next entry, past what is left of the one before; `None` at the mark that ends an archive.
+    /// Returns the next entry, skipping the rest of the current one; `None` at the end mark of the archive.
     pub fn next(&mut self) -> Result<Option<Entry>, ArchiveError> {
         let mut ahead = Ahead::default();
         loop {
@@ -153,7 +153,7 @@ impl<R: Read> Archive<R> {
         header.name = ahead.sparse_name.or(ahead.name).unwrap_or(header.name);
         header.link = ahead.link.unwrap_or(header.link);
         header.mtime = ahead.mtime.unwrap_or(header.mtime);
-        // Of old: a file whose name ends in a slash is a directory.
+        // In old archives, a file whose name ends in a slash is a directory.
         if matches!(header.kind, 0 | kind::FILE) && header.name.ends_with(b"/") {
             header.kind = kind::DIRECTORY;
         }
@@ -192,7 +192,7 @@ impl<R: Read> Archive<R> {
         Ok(Entry { header, size, segments })
     }
 
-    /// The map of GNU's own format, in blocks behind the header.
+    /// Reads the sparse map of GNU's own format, in blocks after the header.
     fn old_sparse(&mut self, block: &Block) -> Result<(u64, Vec<Segment>), ArchiveError> {
         let bad = || malformed("the map of a file with holes is damaged");
         let (size, mut segments, mut more) = parse_sparse(block).ok_or_else(bad)?;
@@ -210,7 +210,7 @@ impl<R: Read> Archive<R> {
         Ok((size, segments))
     }
 
-    /// The map of POSIX format 1.0: decimal numbers in lines, before the content.
+    /// Reads the sparse map of POSIX format 1.0: decimal numbers in lines, before the content.
     fn posix_sparse(&mut self) -> Result<Vec<Segment>, ArchiveError> {
         let mut lines = Lines { archive: self, block: [0; BLOCK], at: BLOCK };
         let count = lines.number()?;
@@ -224,7 +224,7 @@ impl<R: Read> Archive<R> {
         Ok(segments)
     }
 
-    /// Gives the stored bytes of the present entry, each with its place in the file.
+    /// Passes the stored bytes of the current entry to `write`, each with its offset in the file.
     pub fn content<E: From<ArchiveError>>(
         &mut self,
         entry: &Entry,
@@ -246,7 +246,7 @@ impl<R: Read> Archive<R> {
     }
 }
 
-/// Numbers in lines, from whole blocks of the present entry.
+/// Lines with numbers, read from whole blocks of the current entry.
 struct Lines<'a, R> {
     archive: &'a mut Archive<R>,
     block: Block,
@@ -279,7 +279,7 @@ impl<R: Read> Lines<'_, R> {
 }
 
 impl Ahead {
-    /// Takes in POSIX records: `length key=value`, a line each.
+    /// Parses POSIX extended headers: `length key=value`, one on each line.
     fn read(&mut self, mut records: &[u8]) -> Result<(), ArchiveError> {
         let bad = || malformed("the facts about an entry are damaged");
         while !records.is_empty() && records[0] != 0 {
@@ -324,7 +324,7 @@ fn decimal(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// The whole seconds of a time like `-12.5`, rounded down.
+/// Parses the whole seconds of a time like `-12.5`, rounded down.
 fn seconds(text: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?;
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));

@@ -1,4 +1,4 @@
-//! One header block of a tar archive: bytes and what they mean. ustar, and GNU's additions to it.
+//! One header block of a tar archive: ustar with GNU's additions.
 
 use std::ops::Range;
 
@@ -7,18 +7,18 @@ pub const BLOCK: usize = 512;
 /// A block.
 pub type Block = [u8; BLOCK];
 
-/// A piece of a file that is stored: the rest of it is holes.
+/// A stored segment of a sparse file; everything else is holes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// Where in the file.
+    /// Offset in the file.
     pub offset: u64,
     /// Bytes.
     pub length: u64,
 }
 
-/// Pieces named in a header of type [`SPARSE`].
+/// Segments in a header of type [`SPARSE`].
 const SEGMENTS_IN_HEADER: usize = 4;
-/// Pieces named in each block behind it.
+/// Segments in each block after it.
 const SEGMENTS_IN_BLOCK: usize = 21;
 const SEGMENT_LEN: usize = 24;
 
@@ -43,11 +43,11 @@ const REAL_SIZE: Range<usize> = 483..495;
 const GNU_MAGIC: &[u8; 8] = b"ustar  \0";
 const USTAR_MAGIC: &[u8; 6] = b"ustar\0";
 
-/// The kinds of entries, as the letter in the header.
+/// Entry types, as the letter in the header.
 pub mod kind {
     /// A file; so is 0.
     pub const FILE: u8 = b'0';
-    /// Another name of a file that came before.
+    /// A hard link to a file that came before.
     pub const HARD_LINK: u8 = b'1';
     /// A symbolic link.
     pub const SYMLINK: u8 = b'2';
@@ -57,42 +57,42 @@ pub mod kind {
     pub const BLOCK_DEVICE: u8 = b'4';
     /// A directory.
     pub const DIRECTORY: u8 = b'5';
-    /// A pipe with a name.
+    /// A named pipe.
     pub const FIFO: u8 = b'6';
-    /// A file as in [`FILE`], for a reader that cares how it lies on the disk.
+    /// Treated like [`FILE`].
     pub const CONTIGUOUS: u8 = b'7';
-    /// A file with holes (GNU).
+    /// A sparse file (GNU).
     pub const SPARSE: u8 = b'S';
     /// The name of the next entry (GNU).
     pub const LONG_NAME: u8 = b'L';
-    /// The link's target of the next entry (GNU).
+    /// The link target of the next entry (GNU).
     pub const LONG_LINK: u8 = b'K';
-    /// Facts of the next entry (POSIX).
+    /// Extended header for the next entry (POSIX).
     pub const EXTENDED: u8 = b'x';
-    /// Facts of all entries that follow (POSIX).
+    /// Extended header for all following entries (POSIX).
     pub const GLOBAL: u8 = b'g';
 }
 
-/// What a header says. Names are bytes.
+/// The content of a header. Names are bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Header {
-    /// See [`kind`].
+    /// One of [`kind`].
     pub kind: u8,
-    /// Where in the archive.
+    /// Name in the archive.
     pub name: Vec<u8>,
-    /// Where a link leads.
+    /// Target of a link.
     pub link: Vec<u8>,
     /// Permission bits with setuid, setgid and sticky.
     pub mode: u32,
-    /// Owner and group by number.
+    /// Owner and group ids.
     pub owner: (u32, u32),
-    /// Owner and group by name.
+    /// Owner and group names.
     pub owner_names: (String, String),
-    /// Bytes stored behind the header.
+    /// Size of the data after the header.
     pub size: u64,
     /// Unix seconds.
     pub mtime: i64,
-    /// Numbers of a device.
+    /// Device numbers.
     pub device: (u32, u32),
 }
 
@@ -102,7 +102,7 @@ fn text(block: &Block, range: Range<usize>) -> Vec<u8> {
     field[..end].to_vec()
 }
 
-/// A number: octal digits, or with the highest bit set a big-endian two's complement.
+/// Parses a number: octal digits, or with the highest bit set a big-endian two's complement.
 fn number(field: &[u8]) -> Option<i64> {
     let (first, rest) = field.split_first()?;
     if first & 0x80 != 0 {
@@ -118,14 +118,14 @@ fn number(field: &[u8]) -> Option<i64> {
     })
 }
 
-/// The sum of all bytes, with spaces in the place of the sum itself.
+/// The sum of all bytes, with the checksum field counted as spaces.
 fn checksum(block: &Block) -> u64 {
     let sum = |bytes: &[u8]| bytes.iter().map(|b| u64::from(*b)).sum::<u64>();
     sum(&block[..CHECKSUM.start]) + sum(&block[CHECKSUM.end..]) + 8 * u64::from(b' ')
 }
 
 impl Header {
-    /// Reads a block; the error says what is wrong with it.
+    /// Parses a block; the error describes what is wrong with it.
     pub fn parse(block: &Block) -> Result<Self, &'static str> {
         if number(&block[CHECKSUM]).and_then(|n| u64::try_from(n).ok()) != Some(checksum(block)) {
             return Err("a header is damaged");
@@ -152,7 +152,8 @@ impl Header {
         })
     }
 
-    /// Writes a block. Names that are longer than their field are cut: they have gone before as [`kind::LONG_NAME`].
+    /// Encodes the header. Names longer than their field are truncated: a [`kind::LONG_NAME`] entry precedes
+    /// them.
     pub fn block(&self) -> Block {
         let mut block = [0; BLOCK];
         put_text(&mut block[NAME], &self.name);
@@ -174,7 +175,7 @@ impl Header {
         block
     }
 
-    /// Writes the header of a file with holes, and the blocks that name the rest of its pieces.
+    /// Encodes the header of a sparse file, and the blocks with the rest of its segments.
     pub fn sparse_blocks(&self, real_size: u64, segments: &[Segment]) -> Vec<Block> {
         let mut first = self.block();
         let (here, rest) = segments.split_at(segments.len().min(SEGMENTS_IN_HEADER));
@@ -194,14 +195,14 @@ impl Header {
     }
 }
 
-/// What the header of a file with holes says beyond [`Header`]: its real size, its first pieces, whether more blocks
-/// with pieces follow.
+/// Parses what the header of a sparse file has beyond [`Header`]: its real size, its first segments, whether
+/// more blocks with segments follow.
 pub fn parse_sparse(block: &Block) -> Option<(u64, Vec<Segment>, bool)> {
     let real_size = u64::try_from(number(&block[REAL_SIZE])?).ok()?;
     Some((real_size, segments(&block[SPARSE_MAP..], SEGMENTS_IN_HEADER)?, block[SPARSE_MORE] != 0))
 }
 
-/// A block of pieces, and whether one more follows.
+/// Parses a block of segments, and whether another one follows.
 pub fn parse_more_sparse(block: &Block) -> Option<(Vec<Segment>, bool)> {
     Some((segments(block, SEGMENTS_IN_BLOCK)?, block[SEGMENTS_IN_BLOCK * SEGMENT_LEN] != 0))
 }
@@ -231,7 +232,7 @@ fn put_text(field: &mut [u8], text: &[u8]) {
     field[..length].copy_from_slice(&text[..length]);
 }
 
-/// Octal digits with a NUL behind them where they fit, else base 256.
+/// Writes octal digits with a NUL after them if they fit, otherwise base 256.
 fn put_number(field: &mut [u8], value: i64) {
     let digits = field.len() - 1;
     if (0..1 << (3 * digits).min(62)).contains(&value) {

@@ -1,9 +1,10 @@
-//! `GET` and `POST /files/tar`: a directory out as a tar archive, an archive in as a directory.
+//! `GET` and `POST /files/tar`: reads a directory as a tar archive, unpacks an archive into a directory.
 //!
-//! - [`header`], [`archive`]: the format; [`pack`], [`unpack`]: the disk's side; [`pipe`]: between disk and connection.
+//! - [`header`], [`archive`]: the format; [`pack`], [`unpack`]: the file system's side; [`pipe`]: between
+//!   disk and connection.
 //!
-//! Each transfer has a thread of its own, which acts as the user for as long as it lives; so a client that dawdles
-//! holds up nobody who waits for the shared disk threads.
+//! Each transfer has its own thread, which acts as the user during its whole life; so a slow client does not
+//! block others who wait for the shared disk threads.
 
 pub mod archive;
 pub mod header;
@@ -31,20 +32,20 @@ use crate::paths;
 use crate::server::reply;
 use crate::users::User;
 
-/// Transfers at once; each has a thread and some 2 MiB.
+/// Concurrent transfers; each has a thread and about 2 MiB.
 const MAX_AT_ONCE: usize = 8;
 static PLACES: Semaphore = Semaphore::const_new(MAX_AT_ONCE);
-/// How long a client may still send after the answer is known.
+/// How long a client may still send after the response is known.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(30);
-/// Its deepest work keeps its state on the heap.
+/// Small, because the deepest work keeps its state on the heap.
 const STACK: usize = 256 * 1024;
 
-/// Answers `GET`.
+/// Handles `GET`.
 pub async fn read(agent: &Arc<Agent>, request: &Request<Incoming>) -> Response<Body> {
     give(agent, request).await.unwrap_or_else(|error| error.answer())
 }
 
-/// Answers `POST`.
+/// Handles `POST`.
 pub async fn write(agent: &Arc<Agent>, request: Request<Incoming>) -> Response<Body> {
     match take(agent, request).await {
         Ok(()) => reply::empty(StatusCode::NO_CONTENT),
@@ -52,8 +53,9 @@ pub async fn write(agent: &Arc<Agent>, request: Request<Incoming>) -> Response<B
     }
 }
 
-/// Who asks for which directory. The token was looked at; signatures do not hold here.
-fn order(agent: &Agent, query: &Query) -> Result<(User, PathBuf), FilesError> {
+/// Returns the user and the directory of a request. The token was checked before; signatures are not accepted
+/// here.
+fn authorize(agent: &Agent, query: &Query) -> Result<(User, PathBuf), FilesError> {
     let user = agent.user(query.username.as_deref())?;
     let name = query.name()?.ok_or_else(|| FilesError::Invalid("the path is missing".into()))?;
     let path = paths::resolve(&name, &user.home);
@@ -64,7 +66,7 @@ fn place() -> Result<SemaphorePermit<'static>, FilesError> {
     PLACES.try_acquire().map_err(|_| FilesError::Busy)
 }
 
-/// Runs `work` as the user in a thread of its own.
+/// Runs `work` as the user in its own thread.
 fn spawn(user: &User, work: impl FnOnce(Result<(), Fault>) + Send + 'static) -> Result<(), FilesError> {
     let ids = user.ids.clone();
     let run = move || match become_user(&ids) {
@@ -72,7 +74,7 @@ fn spawn(user: &User, work: impl FnOnce(Result<(), Fault>) + Send + 'static) -> 
         Err(error) => work(Err(Fault::new("act as the user on", "/", error))),
     };
     let thread = std::thread::Builder::new().name("tar".into()).stack_size(STACK).spawn(run);
-    // It ends by itself: with its work, or when the connection's end of its channel goes.
+    // The thread ends by itself: with its work, or when the connection drops its end of the channel.
     thread.map(drop).map_err(|e| Fault::new("begin a transfer of", "/", e).into())
 }
 
@@ -82,7 +84,7 @@ fn died<E>(_: E) -> FilesError {
 
 async fn give(agent: &Arc<Agent>, request: &Request<Incoming>) -> Result<Response<Body>, FilesError> {
     let query = Query::parse(request.uri().query().unwrap_or_default());
-    let (user, path) = order(agent, &query)?;
+    let (user, path) = authorize(agent, &query)?;
     let place = place()?;
     let (parts, receiver) = mpsc::channel(pipe::MAX_AHEAD);
     let (opened, is_open) = oneshot::channel();
@@ -91,7 +93,7 @@ async fn give(agent: &Arc<Agent>, request: &Request<Incoming>) -> Result<Respons
         let _place = place;
         let source = match acting.and_then(|()| pack::open(&path)) {
             Ok(source) => source,
-            // Nobody may wait any more.
+            // The receiver may be gone.
             Err(fault) => return drop(opened.send(Err(fault))),
         };
         if opened.send(Ok(())).is_err() {
@@ -100,7 +102,7 @@ async fn give(agent: &Arc<Agent>, request: &Request<Incoming>) -> Result<Respons
         let mut output = pipe::Outflow::new(parts);
         match pack::pack(&worker, source, &mut output) {
             Ok(()) => drop(output.finish()),
-            // Dropping the channel cuts the connection; the reason can only be told here.
+            // Dropping the channel closes the connection; the reason can only be logged here.
             Err(fault) if !fault.is_cut_off() => eprintln!("envd: a download broke off: {fault}"),
             Err(_) => {}
         }
@@ -113,13 +115,13 @@ async fn give(agent: &Arc<Agent>, request: &Request<Incoming>) -> Result<Respons
 
 async fn take(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<(), FilesError> {
     let query = Query::parse(request.uri().query().unwrap_or_default());
-    let (user, path) = order(agent, &query)?;
+    let (user, path) = authorize(agent, &query)?;
     let owner = query.owner.as_deref().map(|text| owner::parse(agent, text)).transpose()?;
     let encoding = request.headers().get(names::CONTENT_ENCODING).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let mut upload = Upload::new(request.into_body(), encoding.as_deref())?;
     let outcome = feed(agent, &mut upload, &user, path, owner).await;
     let _ = tokio::time::timeout(DISCARD_TIMEOUT, upload.discard()).await;
-    agent.watchers.look(agent);
+    agent.watchers.read_all(agent);
     outcome
 }
 
@@ -139,14 +141,14 @@ async fn feed(
         let input = pipe::Inflow::new(receiver);
         let unpacked =
             acting.map_err(FilesError::from).and_then(|()| unpack::unpack(&worker, &acting_ids, input, &path, owner));
-        // Nobody may wait any more.
+        // The receiver may be gone.
         drop(done.send(unpacked));
     })?;
     let mut broken = None;
     loop {
         match upload.next().await {
             Ok(Some(bytes)) => {
-                // The worker has its outcome already.
+                // The worker has already ended.
                 if chunks.send(pipe::Chunk::Bytes(bytes)).await.is_err() {
                     break;
                 }

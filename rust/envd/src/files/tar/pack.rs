@@ -1,7 +1,7 @@
-//! A directory as an archive, written while it is read: memory grows with its depth only.
+//! Packs a directory as an archive while it is read: memory grows only with its depth.
 //!
-//! GNU's format, because it carries any bytes as a name, any length and files with holes, and every tar reads it. Names
-//! are below the directory, which itself is the first entry, `./`.
+//! GNU format, because it supports any bytes in names, any length and sparse files, and every tar can read
+//! it. Names are relative to the directory, which is the first entry, `./`.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -22,20 +22,20 @@ use crate::agent::Agent;
 use crate::files::tar::header::{BLOCK, Header, Segment, kind};
 use crate::filesystem::fault::Fault;
 
-/// Directories within directories; each holds a descriptor while it is read.
+/// Depth of nested directories; each has an open descriptor while it is read.
 const MAX_DEPTH: usize = 512;
-/// Files with several names whose first one is remembered. Beyond that their content is written again.
+/// Files with several hard links that are remembered. Beyond that their content is written again.
 const MAX_LINKED: usize = 65_536;
-/// Pieces of a file with holes. One with more is written whole, with zeros for the holes.
+/// Segments of a sparse file. One with more is written in full, with zeros for the holes.
 const MAX_SEGMENTS: usize = 16_384;
-/// Read at once.
+/// Bytes read at once.
 const CHUNK: usize = 256 * 1024;
 /// Longest name in a header.
 const NAME_LEN: usize = 100;
 const LONG_NAME: &[u8] = b"././@LongLink";
-/// File systems that hold no files but views of the kernel: proc, sysfs, cgroup, cgroup2, devpts, debugfs, tracefs,
-/// securityfs, bpf. Of these only the empty directory is written.
-const VIEWS: [u64; 9] =
+/// Virtual file systems of the kernel: proc, sysfs, cgroup, cgroup2, devpts, debugfs, tracefs, securityfs,
+/// bpf. Of these only the empty directory is written.
+const VIRTUAL_FILE_SYSTEMS: [u64; 9] =
     [0x9FA0, 0x6265_6572, 0x0027_E0EB, 0x6367_7270, 0x1CD1, 0x6462_6720, 0x7472_6163, 0x7363_6673, 0xCAFE_4A11];
 
 /// A directory that is being read.
@@ -43,7 +43,7 @@ struct Level {
     directory: OwnedFd,
     names: Dir,
     device: u64,
-    /// Its name in the archive, with the slash at its end.
+    /// Its name in the archive, with a trailing slash.
     name: Vec<u8>,
 }
 
@@ -60,7 +60,7 @@ impl std::fmt::Debug for Source {
     }
 }
 
-/// Opens the directory: what can be refused is refused here, before the first byte.
+/// Opens the directory: errors that can be detected early occur here, before the first byte.
 pub fn open(path: &Path) -> Result<Source, Fault> {
     let fault = |e: Errno| Fault::errno("pack", path, e);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -70,7 +70,7 @@ pub fn open(path: &Path) -> Result<Source, Fault> {
     Ok(Source { path: path.to_owned(), top: Level { directory, names, device: about.st_dev, name: Vec::new() }, about })
 }
 
-/// Writes the archive to its end.
+/// Writes the whole archive.
 pub fn pack(agent: &Agent, source: Source, output: &mut impl Write) -> Result<(), Fault> {
     let Source { path, top, about } = source;
     let mut packer = Packer { agent, root: &path, output, linked: HashMap::new() };
@@ -103,7 +103,7 @@ struct Packer<'a, W> {
     agent: &'a Agent,
     root: &'a Path,
     output: &'a mut W,
-    /// First names of files that have several, by device and inode.
+    /// First names of files with several hard links, by device and inode.
     linked: HashMap<(u64, u64), Vec<u8>>,
 }
 
@@ -112,10 +112,10 @@ impl<W: Write> Packer<'_, W> {
         Fault::new("pack", self.root.join(OsStr::from_bytes(name)), error)
     }
 
-    /// Writes one entry; a directory is given back to be gone into.
+    /// Writes one entry; returns a directory that is to be entered.
     fn entry(&mut self, level: &Level, name: &OsStr, whole: &[u8]) -> io::Result<Option<Level>> {
         let about = match statat(&level.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-            // It went while the directory was read.
+            // It was removed while the directory was read.
             Err(Errno::NOENT) => return Ok(None),
             other => other?,
         };
@@ -126,7 +126,7 @@ impl<W: Write> Packer<'_, W> {
             FileType::Fifo => kind::FIFO,
             FileType::CharacterDevice => kind::CHAR_DEVICE,
             FileType::BlockDevice => kind::BLOCK_DEVICE,
-            // A socket is of no use without the program that listens on it, and archives have no kind for it.
+            // A socket is useless without the program that listens on it, and archives have no type for it.
             _ => return Ok(None),
         };
         let mut header = self.head(kind, whole, &about);
@@ -149,7 +149,8 @@ impl<W: Write> Packer<'_, W> {
         let about = fstat(&directory)?;
         let name = [whole, b"/"].concat();
         self.write(self.head(kind::DIRECTORY, &name, &about))?;
-        let is_view = about.st_dev != level.device && VIEWS.contains(&(fstatfs(&directory)?.f_type as u64));
+        let is_view =
+            about.st_dev != level.device && VIRTUAL_FILE_SYSTEMS.contains(&(fstatfs(&directory)?.f_type as u64));
         if is_view {
             return Ok(None);
         }
@@ -180,7 +181,7 @@ impl<W: Write> Packer<'_, W> {
             }
         }
         let size = about.st_size as u64;
-        // Fewer blocks than its length needs: there are holes.
+        // Fewer blocks than its length requires: there are holes.
         let segments = if (about.st_blocks as u64) * 512 < size { pieces(&file, size)? } else { None };
         if let Some(segments) = segments {
             header.kind = kind::SPARSE;
@@ -198,7 +199,8 @@ impl<W: Write> Packer<'_, W> {
         self.pad(size)
     }
 
-    /// A file that becomes shorter meanwhile is an error: the archive would hold bytes that never were in it.
+    /// Writes the content. A file that becomes shorter meanwhile is an error: the archive would contain bytes
+    /// that were never in it.
     fn content(&mut self, file: &File, segments: &[Segment]) -> io::Result<()> {
         let longest = segments.iter().map(|s| s.length).max().unwrap_or(0);
         let mut buffer = vec![0; CHUNK.min(usize::try_from(longest).unwrap_or(CHUNK))];
@@ -256,14 +258,15 @@ impl<W: Write> Packer<'_, W> {
     }
 }
 
-/// The pieces of a file that hold data, with an empty one at its end as GNU's tar wants it. `None`: it is not worth it.
+/// Returns the segments of a file that contain data, with an empty one at its end as GNU tar expects. `None`:
+/// not worthwhile.
 fn pieces(file: impl AsFd, size: u64) -> io::Result<Option<Vec<Segment>>> {
     let mut segments = Vec::new();
     let mut at = 0;
     while at < size {
         let start = match seek(&file, SeekFrom::Data(at)) {
             Err(Errno::NXIO) => break,
-            // This file system does not tell.
+            // This file system does not support it.
             Err(Errno::INVAL) => return Ok(None),
             other => other?,
         };

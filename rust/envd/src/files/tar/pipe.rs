@@ -1,4 +1,4 @@
-//! Between a thread that works on the disk and the connection: a few chunks in either direction, no more.
+//! Connects a thread that works on the disk with the connection, with a few chunks in either direction.
 
 use std::io::{self, Read, Write};
 
@@ -7,19 +7,19 @@ use tokio::sync::mpsc;
 
 use crate::body::Part;
 
-/// Chunks on their way.
+/// Chunks in transit.
 pub const MAX_AHEAD: usize = 2;
-/// Small pieces are gathered up to this before they are sent.
+/// Small pieces are merged up to this size before they are sent.
 const GATHER: usize = 256 * 1024;
 
-/// The bytes of an upload. A sender that goes away without [`Chunk::End`] is an error, never an end.
+/// The bytes of an upload. A sender that is dropped without [`Chunk::End`] is an error, never an end.
 #[derive(Debug)]
 pub struct Inflow {
     /// From the connection.
     chunks: mpsc::Receiver<Chunk>,
-    /// Not yet read.
+    /// Received but not read yet.
     rest: Bytes,
-    /// Whether the end has come.
+    /// Whether the end was received.
     ended: bool,
 }
 
@@ -28,12 +28,12 @@ pub struct Inflow {
 pub enum Chunk {
     /// Bytes.
     Bytes(Bytes),
-    /// There are no more.
+    /// The end of the upload.
     End,
 }
 
 impl Inflow {
-    /// What comes over this channel.
+    /// Creates a reader for this channel.
     pub fn new(chunks: mpsc::Receiver<Chunk>) -> Self {
         Self { chunks, rest: Bytes::new(), ended: false }
     }
@@ -54,17 +54,17 @@ impl Read for Inflow {
     }
 }
 
-/// The bytes of an answer. Dropped without [`Outflow::finish`], it cuts the connection.
+/// The bytes of a response. Dropped without [`Outflow::finish`], it closes the connection.
 #[derive(Debug)]
 pub struct Outflow {
     /// To the connection.
     parts: mpsc::Sender<Part>,
-    /// Not yet sent.
+    /// Not sent yet.
     gathered: Vec<u8>,
 }
 
 impl Outflow {
-    /// What goes into this channel.
+    /// Creates a writer for this channel.
     pub fn new(parts: mpsc::Sender<Part>) -> Self {
         Self { parts, gathered: Vec::with_capacity(GATHER) }
     }
@@ -74,7 +74,7 @@ impl Outflow {
         self.parts.blocking_send(part(bytes.into())).map_err(|_| io::ErrorKind::ConnectionAborted.into())
     }
 
-    /// Sends what is left and says that it is all.
+    /// Sends the rest and marks the response as complete.
     pub fn finish(mut self) -> io::Result<()> {
         self.send(Part::Last, Vec::new())
     }

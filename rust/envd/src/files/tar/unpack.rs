@@ -1,8 +1,8 @@
-//! An archive onto the disk, below one directory whatever it says.
+//! Unpacks an archive into a directory, and nowhere else.
 //!
-//! Every name is looked up from a descriptor of that directory with `RESOLVE_BENEATH`: absolute names, `..` and links
-//! that lead outside are refused by the kernel, also when somebody changes the tree meanwhile. The last name is never
-//! followed: what is there makes way, unless it is a directory.
+//! Every name is looked up from a descriptor of that directory with `RESOLVE_BENEATH`: the kernel rejects
+//! absolute names, `..` and links that lead outside, also when somebody changes the tree meanwhile. The last
+//! component is never followed: whatever exists there is removed, unless it is a directory.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -27,7 +27,7 @@ use crate::files::tar::header::kind;
 use crate::filesystem::fault::Fault;
 use crate::filesystem::make_dir::make_all;
 
-/// Zeros are looked for in pieces of this size: a block of the usual file systems.
+/// Zeros are detected in pieces of this size: a block of common file systems.
 const HOLE: usize = 4096;
 /// Longest name of an entry.
 const MAX_PATH_BYTES: usize = 4096;
@@ -39,19 +39,20 @@ impl From<ArchiveError> for FilesError {
     }
 }
 
-/// Where an archive goes.
+/// The target of an archive.
 struct Target<'a> {
     path: &'a Path,
     root: OwnedFd,
     agent: &'a Agent,
-    /// Who unpacks.
+    /// The acting user.
     acting: &'a Ids,
-    /// The owner that was named.
+    /// The explicit owner, if any.
     owner: Option<Owner>,
-    /// Directories that we made and that entries may still come for, each within the one before: mode and time are set
-    /// when the archive leaves them.
+    /// Directories that were created and may still get entries, each within the one before: mode and time are
+    /// set when the archive leaves them.
     made: Vec<Made>,
-    /// The directory of the last entry, mostly the next one's too, and whose its new entries become.
+    /// The directory of the last entry, which is usually the next one's too, and the owner of new entries in
+    /// it.
     last: Option<(PathBuf, OwnedFd, Option<Owner>)>,
 }
 
@@ -61,9 +62,9 @@ struct Made {
     mtime: i64,
 }
 
-/// Unpacks all of it below `path`, which is made when it is not there.
+/// Unpacks everything into `path`, which is created if it does not exist.
 ///
-/// What was unpacked before an error stays.
+/// Entries unpacked before an error remain.
 pub fn unpack(
     agent: &Agent,
     acting: &Ids,
@@ -98,7 +99,7 @@ pub fn unpack(
     Ok(())
 }
 
-/// The name of an entry below the target, without `.` and doubled slashes.
+/// Returns the name of an entry relative to the target, without `.` and doubled slashes.
 fn inner(name: &[u8]) -> Result<PathBuf, FilesError> {
     let text = || crate::paths::to_text(OsStr::from_bytes(name));
     let refused = |why: &str| Err(FilesError::Invalid(format!("the entry '{}' of the archive {why}", text())));
@@ -132,7 +133,7 @@ impl Target<'_> {
         openat2(&self.root, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
     }
 
-    /// The directory of an entry, made with what is missing above it.
+    /// Opens the directory of an entry and creates missing parents.
     fn parent(&mut self, name: &Path) -> Result<(), FilesError> {
         let parent = name.parent().unwrap_or(Path::new(""));
         if self.last.as_ref().is_some_and(|(last, _, _)| last == parent) {
@@ -163,12 +164,12 @@ impl Target<'_> {
         Ok(())
     }
 
-    /// Whose new entries of a directory become; `None`: whoever unpacks.
+    /// Returns the owner of new entries of a directory; `None`: the acting user.
     fn owner_in(&self, directory: impl AsFd) -> Option<Owner> {
         self.owner.or_else(|| Owner::of_new_entry(self.agent, self.acting, directory))
     }
 
-    /// Whose an entry becomes that takes the place of a file of `former`'s.
+    /// Returns the owner of an entry that replaces a file of `former`.
     fn owner_after(&self, former: Option<Owner>, usual: Option<Owner>) -> Option<Owner> {
         self.owner.or(former.filter(|_| self.acting.uid == 0)).or(usual)
     }
@@ -261,13 +262,13 @@ impl Target<'_> {
                 self.made.push(Made { name: name.to_owned(), mode: header.mode, mtime: header.mtime });
                 Ok(())
             }
-            // One that is there stays as it is, also behind a link within the target.
+            // An existing directory is not changed, also behind a link within the target.
             Err(Errno::EXIST) => self.beneath(name, PATH_FLAGS).map(drop).map_err(|e| self.fault(name, e)),
             Err(errno) => Err(self.fault(name, errno)),
         }
     }
 
-    /// Settles the directories that `name` is not within.
+    /// Sets mode and time of the directories that do not contain `name`.
     fn leave(&mut self, name: &Path) -> Result<(), FilesError> {
         while let Some(made) = self.made.pop_if(|made| !name.starts_with(&made.name)) {
             self.settle(&made).map_err(|e| self.fault(&made.name, e))?;
@@ -277,7 +278,7 @@ impl Target<'_> {
 
     fn settle(&self, made: &Made) -> Result<(), Errno> {
         let directory = match self.beneath(&made.name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW) {
-            // Somebody took it away meanwhile, or the archive put something else in its place.
+            // It was removed meanwhile, or the archive put something else in its place.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
             other => other?,
         };
@@ -287,7 +288,7 @@ impl Target<'_> {
     }
 }
 
-/// Gives what was just made to its owner.
+/// Sets the owner of a new entry.
 fn own(directory: impl AsFd, name: &OsStr, owner: Option<Owner>) -> Result<(), Errno> {
     let Some(owner) = owner else { return Ok(()) };
     let (uid, gid) = owner.ids();
@@ -308,7 +309,8 @@ fn at(seconds: i64) -> Timespec {
     Timespec { tv_sec: seconds, tv_nsec: 0 }
 }
 
-/// Makes something under a name. What is there is removed first, and its owner given; a directory stays and is an error.
+/// Creates an entry. Whatever exists there is removed first, and its owner returned; a directory remains and
+/// is an error.
 fn making_way(
     parent: &OwnedFd,
     name: &OsStr,
@@ -327,7 +329,7 @@ fn making_way(
     }
 }
 
-/// Writes bytes at a place; whole blocks of zeros are left out. `end` becomes the end of what was written.
+/// Writes bytes at an offset, skipping whole blocks of zeros. `end` becomes the end of what was written.
 fn write_with_holes(file: &File, at: u64, bytes: &[u8], end: &mut u64) -> std::io::Result<()> {
     let mut start = 0;
     while start < bytes.len() {

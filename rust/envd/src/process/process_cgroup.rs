@@ -1,7 +1,7 @@
-//! A cgroup for each process, so that a kill reaches everything that came from it, whatever session it went to.
+//! A cgroup for each process, so that a kill reaches all its descendants, whatever their session.
 //!
-//! Making a cgroup takes time, so those that are empty again are used again. Only in a guest with cgroup v2; elsewhere
-//! descendants are found by session and parent ([`crate::process::signal`]). All of them are below one parent, so that
+//! Creating a cgroup takes time, so empty ones are reused. Only in a guest with cgroup v2; elsewhere
+//! descendants are found by session and parent ([`crate::process::signal`]). All have one parent, so that
 //! [`crate::process::freezer`] reaches everything.
 
 use std::fs::{self, File};
@@ -13,52 +13,52 @@ use std::sync::{Mutex, OnceLock};
 
 use crate::agent::lock;
 
-/// The topmost cgroup.
+/// The root cgroup.
 pub const ROOT: &str = "/sys/fs/cgroup";
-/// The parent of all.
+/// The parent of all cgroups of processes.
 pub const PARENT: &str = "/sys/fs/cgroup/wrenn";
-/// The cgroup of those that have none of their own.
+/// The shared cgroup of processes that have none of their own.
 const OVERFLOW: &str = "overflow";
-/// Cgroups kept; beyond, processes share one.
-const MAX_ENCLOSURES: usize = 1024;
-/// Occupied ones looked at when a free one is wanted.
-const MAX_LOOKS: usize = 4;
+/// Limit on cgroups; beyond it, processes share one.
+const MAX_CGROUPS: usize = 1024;
+/// Occupied cgroups that are checked when a free one is needed.
+const MAX_OCCUPIED_CHECKS: usize = 4;
 
 /// One cgroup.
 #[derive(Debug)]
-pub struct Enclosure {
-    /// Its directory, to be born in.
+pub struct ProcessCgroup {
+    /// Its directory, in which a process is started.
     directory: File,
-    /// `cgroup.events`, which says whether anybody is in it.
+    /// `cgroup.events`, which reports whether it contains processes.
     events: File,
-    /// `memory.events`, which counts the kernel's kills for want of memory; `None` without the memory controller.
+    /// `memory.events`, which counts OOM kills; `None` without the memory controller.
     memory_events: Option<File>,
-    /// What it counted before the process of now.
+    /// The count before the current process was started.
     oom_kills_before: u64,
-    /// Where it is.
+    /// Its path.
     path: PathBuf,
 }
 
-/// The cgroups of processes that have ended.
+/// The pool of cgroups.
 #[derive(Debug, Default)]
-pub struct Enclosures {
-    /// Those and how many were made in all.
+pub struct ProcessCgroups {
+    /// The cgroups that are not in use, and the number of all.
     state: Mutex<State>,
-    /// The directory of [`OVERFLOW`], once it was wanted.
+    /// The directory of [`OVERFLOW`], once it was needed.
     overflow: OnceLock<File>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// Empty.
-    free: Vec<Enclosure>,
-    /// Their process has ended, but something that came from it has not.
-    occupied: std::collections::VecDeque<Enclosure>,
-    /// How many there are in all.
+    free: Vec<ProcessCgroup>,
+    /// Their process has ended, but some of its descendants have not.
+    occupied: std::collections::VecDeque<ProcessCgroup>,
+    /// The number of all cgroups.
     made: usize,
 }
 
-impl Enclosure {
+impl ProcessCgroup {
     fn make(number: usize) -> io::Result<Self> {
         let path = Path::new(PARENT).join(number.to_string());
         fs::create_dir(&path)?;
@@ -68,17 +68,17 @@ impl Enclosure {
         Ok(Self { directory, events, memory_events, oom_kills_before: 0, path })
     }
 
-    /// To be born in.
+    /// The directory in which a process is started.
     pub fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }
 
-    /// Kills everything in it.
+    /// Kills all processes in it.
     pub fn kill(&self) -> io::Result<()> {
         fs::write(self.path.join("cgroup.kill"), "1")
     }
 
-    /// Whether the kernel has killed something in it for want of memory since [`Enclosures::take`].
+    /// Whether there was an OOM kill in it since [`ProcessCgroups::take`].
     pub fn ran_out_of_memory(&self) -> bool {
         self.oom_kills() > self.oom_kills_before
     }
@@ -96,57 +96,57 @@ impl Enclosure {
     }
 }
 
-impl Enclosures {
-    /// An empty cgroup; `None` when there can be no more, or none at all.
-    pub fn take(&self) -> Option<Enclosure> {
+impl ProcessCgroups {
+    /// Returns an empty cgroup; `None` if the limit is reached, or if there are no cgroups.
+    pub fn take(&self) -> Option<ProcessCgroup> {
         let mut taken = self.take_empty()?;
         taken.oom_kills_before = taken.oom_kills();
         Some(taken)
     }
 
-    fn take_empty(&self) -> Option<Enclosure> {
+    fn take_empty(&self) -> Option<ProcessCgroup> {
         let mut state = lock(&self.state);
         if let Some(free) = state.free.pop() {
             return Some(free);
         }
-        for _ in 0..MAX_LOOKS.min(state.occupied.len()) {
+        for _ in 0..MAX_OCCUPIED_CHECKS.min(state.occupied.len()) {
             let oldest = state.occupied.pop_front()?;
             if oldest.is_empty() {
                 return Some(oldest);
             }
             state.occupied.push_back(oldest);
         }
-        if state.made >= MAX_ENCLOSURES {
+        if state.made >= MAX_CGROUPS {
             return None;
         }
-        let made = Enclosure::make(state.made).ok()?;
+        let made = ProcessCgroup::make(state.made).ok()?;
         state.made += 1;
         Some(made)
     }
 
-    /// To be born in for want of an own one. `None` when there are no cgroups at all.
+    /// Returns the shared cgroup. `None` if there are no cgroups.
     pub fn overflow(&self) -> Option<BorrowedFd<'_>> {
         if self.overflow.get().is_none() {
             let path = Path::new(PARENT).join(OVERFLOW);
-            // It may be there already; if not, opening it fails.
+            // It may already exist; if it cannot be created, opening it fails.
             let _ = fs::create_dir(&path);
             let _ = self.overflow.set(File::open(path).ok()?);
         }
         self.overflow.get().map(|directory| directory.as_fd())
     }
 
-    /// Takes back the cgroup of a process that has ended.
-    pub fn give_back(&self, enclosure: Enclosure) {
+    /// Returns the cgroup of a process that has ended to the pool.
+    pub fn give_back(&self, process_cgroup: ProcessCgroup) {
         let mut state = lock(&self.state);
-        if enclosure.is_empty() {
-            state.free.push(enclosure);
+        if process_cgroup.is_empty() {
+            state.free.push(process_cgroup);
         } else {
-            state.occupied.push_back(enclosure);
+            state.occupied.push_back(process_cgroup);
         }
     }
 }
 
-/// The count behind `oom_kill` in the text of a `memory.events`.
+/// Parses the value of `oom_kill` in a `memory.events`.
 fn oom_kills_in(text: &[u8]) -> u64 {
     let text = str::from_utf8(text).unwrap_or_default();
     text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0)
