@@ -229,6 +229,6 @@ def _print_result(stream: ProcessStream) -> int:
     result = CommandResult(tails["stdout"].data(), tails["stderr"].data(), code, duration_ms)
     fields = {name: getattr(result, name) for name in ("stdout", "stderr", "exit_code", "duration_ms")}
     how = {"signal": stream.exit_signal, "out_of_memory": stream.out_of_memory}
-    truncated = any(tail.is_cut for tail in tails.values())
+    truncated = any(tail.is_truncated for tail in tails.values())
     print_json(fields | how | {"timed_out": timed_out, "truncated": truncated})
     return code
