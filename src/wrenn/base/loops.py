@@ -34,10 +34,18 @@ class LoopStatus:
 
 
 class Loop:
-    """One background loop. `name` says what it does, for the log and for `wrenn status`."""
+    """One background loop. `name` says what it does, for the log and for `wrenn status`.
+
+    Attributes:
+        status: what it did last.
+        total_failures: how many runs failed since the program started.
+        last_success_at_unix: when its last successful run began; None: there was none yet.
+    """
 
     def __init__(self, name: str) -> None:
         self.status = LoopStatus(name)
+        self.total_failures = 0
+        self.last_success_at_unix: float | None = None
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -83,8 +91,10 @@ class Loop:
             else:
                 _log.exception("background loop failed", extra={"loop": name})
             self.status = LoopStatus(name, started_at, time.monotonic() - begun, text, failures + 1)
+            self.total_failures += 1
             return otherwise
         self.status = LoopStatus(name, started_at, time.monotonic() - begun)
+        self.last_success_at_unix = started_at
         return result
 
     async def wait(self, timeout_s: float) -> None:

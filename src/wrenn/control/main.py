@@ -25,6 +25,7 @@ from wrenn.control.http.server import Server
 from wrenn.control.settings import Settings
 from wrenn.control.wiring import running_control
 from wrenn.relay import SERVER_OPTIONS
+from wrenn.telemetry import serving_metrics
 
 _GRACE_S: Final = 10
 """How long requests in flight may go on at shutdown."""
@@ -36,7 +37,7 @@ _KEEP_ALIVE_S: Final = 75
 
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Sandboxes run on."""
-    async with running_control(settings) as control:
+    async with running_control(settings) as control, serving_metrics(control.metrics, settings.metrics):
         config = uvicorn.Config(
             control.app,
             host=settings.listen_host,

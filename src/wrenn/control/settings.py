@@ -21,10 +21,12 @@ from wrenn.control.quotas import NO_LIMIT, Limits
 from wrenn.control.users import AccountSettings
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
 from wrenn.protocol.disk_share import DISK_OVERCOMMIT
+from wrenn.telemetry import MetricsAddress
 
 T = TypeVar("T")
 
 _DOMAIN: Final = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
+_METRICS_PORT: Final = 8001
 _BURST_S: Final = 5.0
 """What a caller who was quiet may have at once, in seconds of the rate."""
 DEFAULT_DATA_DIR: Final = Path("/var/lib/wrenn")
@@ -58,6 +60,7 @@ class Settings:
         event_retention_h: for so many hours a stream of events can be resumed.
         quotas: what a team may have that has no limits of its own.
         rates: how many requests are answered in a second.
+        metrics: where `/metrics` is served.
         faults: fault points to arm (tests only).
     """
 
@@ -87,6 +90,7 @@ class Settings:
     event_retention_h: float
     quotas: Limits
     rates: RateSettings
+    metrics: MetricsAddress
     faults: str
 
     @classmethod
@@ -129,6 +133,11 @@ class Settings:
                 _rate(environment, "WRENN_RATE_PER_ADDRESS", 200.0),
                 _rate(environment, "WRENN_RATE_VISITS_PER_ADDRESS", 1000.0),
                 _rate(environment, "WRENN_RATE_FAILURES_PER_ADDRESS", 10.0),
+            ),
+            metrics=MetricsAddress.parse(
+                "WRENN_METRICS_LISTEN",
+                environment.get("WRENN_METRICS_LISTEN", ""),
+                default_port=_METRICS_PORT,
             ),
             faults=environment.get("WRENN_FAULTS", ""),
         )

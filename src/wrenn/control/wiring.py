@@ -33,13 +33,14 @@ from wrenn.control.guests import Commands, Files, Streams
 from wrenn.control.guests import routers as guest_routers
 from wrenn.control.hosts import HostClients, Monitor, ensure_pki, register
 from wrenn.control.http import BehindProxies, Browsers, PortDomain, Rates
-from wrenn.control.http.app import api_router, build_app
+from wrenn.control.http.app import api_router, build_app, route_of
 from wrenn.control.keys import Keys
 from wrenn.control.loop_report import LoopReport
 from wrenn.control.mail import CHANNEL as MAIL
 from wrenn.control.mail import MailSender, SmtpServer
 from wrenn.control.oauth import ProviderClient, SignIn, Tickets, providers_of
 from wrenn.control.placement import Overcommit
+from wrenn.control.platform_metrics import PlatformMetrics
 from wrenn.control.profile import Profiles
 from wrenn.control.proxy import Links, LinkSigner, PortAccess, PortProxy, SandboxLocations, link_secret
 from wrenn.control.proxy import routers as port_routers
@@ -85,6 +86,7 @@ from wrenn.protocol.api import (
     SANDBOXES_PREFIX,
     SNAPSHOTS_PREFIX,
 )
+from wrenn.telemetry import Metrics, RequestMetrics
 
 LOCAL_HOST: Final = "local"
 """Name of the one host that comes from the settings."""
@@ -118,6 +120,7 @@ class Control:
     sweep: SnapshotSweep
     feed: Feed
     open_calls: OpenCalls
+    metrics: Metrics
 
     def begin_shutdown(self) -> None:
         """End event streams, which would never end by themselves. Call it before the server waits for open requests."""
@@ -143,8 +146,11 @@ async def running_control(settings: Settings) -> AsyncGenerator[Control]:
         passwords = Passwords()
         stack.callback(passwords.close)
         provider_client = await stack.enter_async_context(ProviderClient())
+        metrics = Metrics()
+        platform_metrics = PlatformMetrics(metrics, database)
         control, closing, loops = _build(
-            _Base(settings, database, clients, SystemClock(), random_hex(8)),
+            _Base(settings, database, clients, SystemClock(), random_hex(8), platform_metrics),
+            metrics,
             passwords=passwords,
             provider_client=provider_client,
             link_key=await link_secret(database),
@@ -183,10 +189,11 @@ class _Base:
     clients: HostClients
     clock: Clock
     owner: str
+    metrics: PlatformMetrics
 
 
 def _build(
-    base: _Base, *, passwords: Passwords, provider_client: ProviderClient, link_key: bytes
+    base: _Base, metrics: Metrics, *, passwords: Passwords, provider_client: ProviderClient, link_key: bytes
 ) -> tuple[Control, Closing, Sequence[_Looping]]:
     settings, database = base.settings, base.database
     auth = _build_auth(base)
@@ -247,6 +254,7 @@ def _build(
     ]
     if mail_sender is not None:
         loops += [mail_sender, accounts.recovery]
+    base.metrics.watch_loops([each.loop for each in loops])
     rates = Rates(settings.rates, base.clock)
     proxy = PortProxy(
         build_app(API, services, rates),
@@ -256,7 +264,7 @@ def _build(
         open_calls=auth.open_calls,
     )
     control = Control(
-        BehindProxies(proxy, browsers),
+        BehindProxies(RequestMetrics(proxy, metrics, "wrenn_http", route_of), browsers),
         database,
         hosts,
         sandboxes.comparison,
@@ -264,6 +272,7 @@ def _build(
         sandboxes.sweep,
         feed,
         auth.open_calls,
+        metrics,
     )
     return control, (sandboxes.creation.close, sandboxes.forks.close), loops
 
@@ -397,6 +406,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
             ),
             network_rules=network_rules,
             wait_limits=wait_limits,
+            observe=base.metrics.observe_create,
         ),
         pauses=Pauses(
             database=database,

@@ -11,6 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wrenn.telemetry.metrics import Metrics
 
+ROUTE: Final = "wrenn.route"
+"""Key in the scope under which an application may name the route itself."""
 _BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _STATUS_OF: Final = {
@@ -72,7 +74,7 @@ class RequestMetrics:
             self._open.dec()
             method = scope.get("method", "WEBSOCKET")
             method = method if method in _METHODS or scope["type"] == "websocket" else "other"
-            route = self._route_of(scope)
+            route = scope.get(ROUTE) or self._route_of(scope)
             self._requests.labels(method, route, str(status)).inc()
             if status:
                 self._duration.labels(method, route).observe(answered_s)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from asyncpg import InterfaceError as DriverMisused
 from asyncpg import InternalClientError, PostgresError
@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from wrenn.base.errors import DatabaseUnavailable, InvalidRequest
 from wrenn.control.db.row_query import RowQuery
@@ -149,6 +150,11 @@ class Database:
         """A connection of the pool for as long as the caller wants it: for LISTEN. Each statement commits by itself."""
         async with self._single.connect() as connection:
             yield connection
+
+    def connections(self) -> tuple[int, int]:
+        """How many pooled connections are in use, and how many are idle."""
+        pool = cast("QueuePool", self._engine.pool)
+        return pool.checkedout(), pool.checkedin()
 
     async def close(self) -> None:
         """Wait for what runs, then close the connections."""

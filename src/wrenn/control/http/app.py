@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, APIWebSocketRoute
 from pydantic import BaseModel
+from starlette.types import Scope
 
 from wrenn.control.http import docs, errors, pages
 from wrenn.control.http.answers import describe_refusals
@@ -110,3 +111,9 @@ def _operation_id(route: APIRoute) -> str:
 
 def _is_upload(path: str) -> bool:
     return path.endswith(("/files/write", "/files/stream/write", "/files/tar/write"))
+
+
+def route_of(scope: Scope) -> str:
+    """Return the path pattern of the endpoint that served a request, for metrics; `other` where there was none."""
+    route = scope.get("route")
+    return route.path_format if isinstance(route, APIRoute | APIWebSocketRoute) else "other"

@@ -62,6 +62,7 @@ from wrenn.relay import (
     send_refusal,
     value_of,
 )
+from wrenn.telemetry import ROUTE
 
 _log = logging.getLogger(__name__)
 
@@ -117,6 +118,7 @@ class PortProxy:
             if target is None:
                 await self._api(scope, receive, send)
                 return
+            scope[ROUTE] = "port"
             await self._visit(target, scope, receive, cast("Send", send_noting))
             return
         except (Gone, ClientDisconnected):

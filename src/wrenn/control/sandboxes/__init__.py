@@ -20,7 +20,8 @@ from wrenn.control.sandboxes.reconcile.comparison import Comparison, ComparisonS
 from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
 from wrenn.control.sandboxes.reconcile.steps import ReconcilerSettings
 from wrenn.control.sandboxes.records import Sandbox
-from wrenn.control.sandboxes.store import find_location
+from wrenn.control.sandboxes.state import State
+from wrenn.control.sandboxes.store import count_by_status, find_location
 from wrenn.control.sandboxes.types import Envs, GuestText
 
 routers = (routes.router, operation_routes.router)
@@ -45,10 +46,12 @@ __all__ = [
     "Resumes",
     "Sandbox",
     "SandboxSizeLimits",
+    "State",
     "Target",
     "Targets",
     "TimeLimitChanges",
     "WaitLimits",
+    "count_by_status",
     "find_location",
     "pause_all",
     "routers",

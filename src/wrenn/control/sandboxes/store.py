@@ -181,6 +181,15 @@ async def count_live(database: Database, team_ids: Sequence[TeamId]) -> dict[Tea
     return {TeamId(row.team_id): row.live for row in found}
 
 
+async def count_by_status(database: Database) -> dict[State, int]:
+    """Count the live sandboxes of all teams by status; a status without any is left out."""
+    found = await database.execute(
+        select(sandboxes.c.status, func.count().label("live")).where(is_live()).group_by(sandboxes.c.status),
+        repeatable=True,
+    )
+    return {State(row.status): row.live for row in found}
+
+
 async def live(database: Database) -> list[Sandbox]:
     """Return the live sandboxes of all teams."""
     return [
