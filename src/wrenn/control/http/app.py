@@ -116,4 +116,9 @@ def _is_upload(path: str) -> bool:
 def route_of(scope: Scope) -> str:
     """Return the path pattern of the endpoint that served a request, for metrics; `other` where there was none."""
     route = scope.get("route")
-    return route.path_format if isinstance(route, APIRoute | APIWebSocketRoute) else "other"
+    if not isinstance(route, APIRoute | APIWebSocketRoute):
+        return "other"
+    # A route knows its path without the prefix of its router, which has no parameters.
+    own = route.path_format.count("/")
+    prefix = scope["path"].split("/")[: scope["path"].count("/") + 1 - own]
+    return "/".join(prefix) + route.path_format
