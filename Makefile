@@ -1,4 +1,4 @@
-# The one door to every chore. `make help` lists the recipes; CI runs the same ones.
+# All developer tasks. `make help` lists the recipes; CI runs the same ones.
 
 # Where `make up` keeps its data, and where the tests find the guest images.
 DATA_DIR ?= /var/lib/wrenn
@@ -31,7 +31,7 @@ setup: ## install what is missing: Debian packages, Python, Rust
 test-tools: ## install what only tests need: a browser
 	@$(PYTHON) tools/setup.py --tests
 
-images: setup ## build guest kernel, initramfs and template where they are missing or old
+images: setup ## build guest kernel, initramfs and template if they are missing or out of date
 	@$(BIN)/wrenn images build --data-dir $(WRENN_IMAGES_DIR)
 
 up: setup ## start the platform and run the main job once
@@ -40,7 +40,7 @@ up: setup ## start the platform and run the main job once
 down: ## stop the platform
 	@$(BIN)/wrenn down --data-dir $(DATA_DIR)
 
-test: test-tools images ## run everything that this machine can, and say what it cannot
+test: test-tools images ## run all tests that this machine supports, and list those that it does not
 	cargo test --manifest-path rust/Cargo.toml --locked --quiet
 	@mkdir -p build
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(addprefix test-half-,$(HALVES)); status=$$?; \
@@ -50,13 +50,13 @@ test-half-%:
 	@set -o pipefail; $(BIN)/pytest -m "not all_faults and not all_attacks and not packages" \
 	$(wildcard $(addprefix tests/,$($*))) 2>&1 | tee build/test-$*.log | sed --unbuffered 's/^/$*: /'
 
-test-faults: images ## kill every process at every named step; `make test` does a part of it
+test-faults: images ## kill every process at every fault point; `make test` runs a sample
 	$(BIN)/pytest tests/vm/test_faults.py tests/vm/test_snapshot_faults.py
 
-test-attacks: images ## let hostile guests and greedy tenants loose on a platform; `make test` does a part of it
+test-attacks: images ## run hostile guests and tenants against a platform; `make test` runs a sample
 	$(BIN)/pytest tests/attacks
 
-test-packages: images ## run what installs Debian packages in a sandbox: containers; minutes under emulation
+test-packages: images ## run tests that install Debian packages in a sandbox (containers); takes minutes under emulation
 	$(BIN)/pytest -m packages tests/vm
 
 check: setup ## before every commit: format, lint, types, layering, fast tests, side by side
@@ -77,7 +77,7 @@ check-rust: ## a part of it: format and lint of Rust
 	cargo fmt --check --manifest-path rust/Cargo.toml --all
 	cargo clippy --manifest-path rust/Cargo.toml --locked --all-targets --quiet -- -D warnings
 
-fmt: ## put all code into its form
+fmt: ## format all code
 	$(BIN)/ruff check --fix --quiet || true
 	$(BIN)/ruff format
 	cargo fmt --manifest-path rust/Cargo.toml --all
@@ -88,10 +88,10 @@ host-test: setup ## tests that need root: namespaces, cgroups, firewall
 vm-test: test-tools images ## tests that need a hypervisor
 	$(BIN)/pytest -m "not packages" tests/vm
 
-schema-test: setup ## hold the served API against its description, 100 made-up requests of each operation
+schema-test: setup ## check the served API against its description with 100 generated requests for each operation
 	WRENN_SCHEMA_EXAMPLES=100 $(BIN)/pytest tests/integration/test_control_schema.py
 
-bench: images ## measure the figures of SPECIFICATION.md, each beside its floor
+bench: images ## measure the figures of SPECIFICATION.md, each next to its floor
 	$(BIN)/python -m tests.performance
 
 protos: setup ## generate the messages from proto/

@@ -1,4 +1,4 @@
-"""Background loops: a failure is logged and does not end the loop, and what the last run did can be looked at."""
+"""Background loops: failures are logged and do not end the loop, and the result of the last run can be read."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoopStatus:
-    """What a loop did last.
+    """The result of a loop's last run.
 
     Attributes:
-        started_at_unix: when its last run began; None: it has not run yet.
-        duration_s: how long that run took; None: it is still going on.
-        error: why its last run failed; empty: it did not.
-        failures: how many runs failed, one after the other, until now.
+        started_at_unix: start of the last run; None: it has not run yet.
+        duration_s: duration of that run; None: it is still in progress.
+        error: why it failed; empty: it did not fail.
+        failures: number of consecutive failed runs up to now.
     """
 
     name: str
@@ -34,12 +34,12 @@ class LoopStatus:
 
 
 class Loop:
-    """One background loop. `name` says what it does, for the log and for `wrenn status`.
+    """One background loop. `name` describes it in logs and in `wrenn status`.
 
     Attributes:
-        status: what it did last.
-        total_failures: how many runs failed since the program started.
-        last_success_at_unix: when its last successful run began; None: there was none yet.
+        status: the result of its last run.
+        total_failures: number of failed runs since the program started.
+        last_success_at_unix: start of the last successful run; None: there was none yet.
     """
 
     def __init__(self, name: str) -> None:
@@ -49,7 +49,7 @@ class Loop:
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
-        """End the wait for the next run."""
+        """Start the next run without waiting for its time."""
         self._woken.set()
 
     async def run(
@@ -60,13 +60,13 @@ class Loop:
         after_failure_s: float = 0.0,
         at_once: bool = True,
     ) -> None:
-        """Do `work` now, and again after `every_s`, or earlier when woken or when `work` returns fewer seconds; until cancelled.
+        """Run `work` now, and again after `every_s`, or earlier when woken or if `work` returns fewer seconds; until cancelled.
 
         Args:
-            work: one run; it may say in how many seconds the next one is due.
-            every_s: the longest time between two runs.
-            after_failure_s: passes after a failure in any case.
-            at_once: False: the first run too comes after `every_s`.
+            work: one run; it may return the seconds until the next one is due.
+            every_s: longest time between two runs.
+            after_failure_s: shortest time before the next run after a failure.
+            at_once: False: the first run is also delayed by `every_s`.
         """
         if not at_once:
             await self.wait(every_s)
@@ -78,7 +78,7 @@ class Loop:
             await self.wait(every_s if wait_s is None else min(every_s, wait_s))
 
     async def attempt(self, work: Callable[[], Awaitable[T]], *, otherwise: T) -> T:
-        """Do `work` once and return its result. A failure is logged, and `otherwise` is returned."""
+        """Run `work` once and return its result. A failure is logged, and `otherwise` is returned."""
         name, failures = self.status.name, self.status.failures
         started_at, begun = time.time(), time.monotonic()
         self.status = LoopStatus(name, started_at, None, self.status.error, failures)
@@ -99,7 +99,8 @@ class Loop:
 
     async def wait(self, timeout_s: float) -> None:
         """Wait until woken, or until `timeout_s` have passed. A call of `wake` since the last wait counts."""
-        # Others get their turn in any case: a loop that is woken all the time, and whose work never waits, would keep it.
+        # Always yield: a loop that is woken all the time, and whose work never waits, would block the event
+        # loop.
         await asyncio.sleep(0)
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):

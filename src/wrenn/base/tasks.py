@@ -1,4 +1,4 @@
-"""Tasks with an owner: started in one place, ended in one place, never lost with their error."""
+"""Tasks with an owner, which cancels them and logs their errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class OwnedTasks:
             _log.error("background task failed", extra={"task": task.get_name()}, exc_info=error)
 
     async def close(self) -> None:
-        """Cancel all tasks and wait for their end. May be called twice."""
+        """Cancel all tasks and wait for their end. Idempotent."""
         self._closed = True
         tasks = list(self._tasks)
         for task in tasks:
@@ -46,10 +46,10 @@ class OwnedTasks:
 
 
 async def first_of(*works: Coroutine[Any, Any, object]) -> None:
-    """Run all of these until the first ends; then cancel the others and wait for their end.
+    """Run all of these until the first one ends; then cancel the others and wait for their end.
 
     Raises:
-        What those raised that ended first.
+        Exception: an error of one that ended first.
     """
     tasks = [asyncio.create_task(work) for work in works]
     try:
@@ -63,14 +63,15 @@ async def first_of(*works: Coroutine[Any, Any, object]) -> None:
 
 
 class EndedFirst(Exception):
-    """What was waited for ended before the work."""
+    """The awaited condition occurred before the work was done."""
 
 
 async def run_unless(ended: Coroutine[Any, Any, object], work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` and return its result, unless `ended` returns before: then `work` is cancelled, and its end waited for.
+    """Run `work` and return its result. If `ended` returns first, cancel `work` and wait for its end.
 
     Raises:
-        EndedFirst: `ended` returned first. Else what `work` raised.
+        EndedFirst: `ended` returned first.
+        Exception: an error of `work`.
     """
     working, ending = asyncio.create_task(work), asyncio.create_task(ended)
     try:

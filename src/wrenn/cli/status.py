@@ -24,8 +24,8 @@ from wrenn.cli.up.layout import Layout
 class Status:
     """The state of an installation. The pid of a program that does not run is None, as is an unknown number.
 
-    `sandboxes` is the number of the first user's sandboxes that have not ended, of which `paused` are paused. `loops` is what the control
-    plane's background loops did last; empty where it does not run.
+    `sandboxes` is the number of the first user's sandboxes that have not ended, of which `paused` are paused.
+    `loops` has the last results of the control plane's background loops; empty if it does not run.
     """
 
     data_dir: str

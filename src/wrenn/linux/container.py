@@ -1,10 +1,10 @@
-"""A tree of processes in a folder of its own, without a hypervisor: what stands for a virtual machine in tests.
+"""Runs a process tree in its own folder, without a hypervisor: the substitute for a virtual machine in tests.
 
-Its first process is process 1 of a pid namespace, so that its end is the end of all, and has a mount namespace in which the folder
-is the root. Nothing else is confined: it has the host's network, and as root the host's devices. Without root it runs in a user
-namespace, where its only user is the caller.
+Its first process is process 1 of a pid namespace, so that all processes end with it, and has a mount
+namespace in which the folder is the root. Nothing else is confined: it has the host's network, and as root
+the host's devices. Without root it runs in a user namespace, whose only user is the caller.
 
-The tree is no child of ours and outlives us: `setsid` and `unshare` of util-linux start it.
+The tree is not a child of ours and outlives us: `setsid` and `unshare` of util-linux start it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ _STOP_TIMEOUT_S: Final = 5.0
 _POLL_S: Final = 0.001
 _ALTERNATIVES: Final = "etc/alternatives"
 _LINKED: Final = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-"""Folders that are links into `/usr` where the distribution has merged them; where it has not, they are bound as well."""
+"""Folders that are links into `/usr` if the distribution has merged them; otherwise they are bound as well."""
 _FOLDERS: Final = ("dev", "etc", "home", "proc", "root", "run", "tmp", "usr", "var", _ALTERNATIVES)
 _ETC: Final = ("ld.so.cache", "profile", "bash.bashrc")
-"""Files that programs of the host need of its `/etc`. Copied, and few: a copy of the folder is made for each layer."""
+"""Files in the host's `/etc` that its programs need. They are copied, and few, because each layer is a copy
+of the folder."""
 _PROGRAM: Final = "/run/program"
 _ENVIRONMENT: Final = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -75,13 +76,13 @@ class User:
 
 
 def users() -> tuple[User, ...]:
-    """`root` and `user`. Without root both are the caller, the only one there is."""
+    """Return `root` and `user`. Without root both are the caller, the only user."""
     uid = os.geteuid()
     return User("root", uid, "/root"), User("user", uid or 1000, "/home/user")
 
 
 async def make_root(root: Path) -> None:
-    """Make a new folder that can be the root of a container: nearly empty, since the host's programs are bound into it.
+    """Create a folder that can be the root of a container: nearly empty, since the host's programs are bound into it.
 
     Raises:
         CommandError: a file of the host cannot be copied.
@@ -113,7 +114,8 @@ async def start_container(
 ) -> ProcessRef:
     """Start the host's static `program` as process 1 in the folder `root`; its output goes to the file `log`.
 
-    `on_born` is told of the process before it runs. If it raises, or we die before that, the program never runs.
+    `on_born` is called with the process before the program runs. If it raises, or we die before that, the
+    program never runs.
 
     Raises:
         CommandError: it did not start.
@@ -123,7 +125,7 @@ async def start_container(
         log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         opened.callback(os.close, log_fd)
         gate, opener = os.pipe2(os.O_CLOEXEC)
-        opened.callback(os.close, opener)  # a shell that still waits ends then
+        opened.callback(os.close, opener)  # a shell that still waits exits then
         told, tell = os.pipe2(os.O_CLOEXEC)
         opened.callback(os.close, told)
         argv = [
@@ -166,7 +168,7 @@ async def _read_pid(told: int, log: Path) -> int:
 
 
 def _members(process: ProcessRef) -> Iterator[tuple[int, int]]:
-    """Pid and pidfd of all processes in the pid namespace of a container; a pidfd is good until the next one is asked for."""
+    """Yield pid and pidfd of all processes in the pid namespace of a container; a pidfd is valid until the next one is yielded."""
     with contextlib.suppress(OSError):
         namespace = Path(f"/proc/{process.pid}/ns/pid").stat().st_ino
         if not process.is_alive():
@@ -177,7 +179,7 @@ def _members(process: ProcessRef) -> Iterator[tuple[int, int]]:
             with contextlib.suppress(OSError):
                 pidfd = os.pidfd_open(int(entry.name))
                 try:
-                    # After opening: from here on the descriptor cannot mean another process.
+                    # After opening: from here on the descriptor cannot refer to another process.
                     if (entry / "ns/pid").stat().st_ino == namespace:
                         yield int(entry.name), pidfd
                 finally:
@@ -191,12 +193,12 @@ def _signal_all(process: ProcessRef, number: signal.Signals) -> None:
 
 
 def is_stopped(process: ProcessRef) -> bool:
-    """Whether the first process of a container stands still."""
+    """Whether the first process of a container is stopped."""
     return _state(process.pid) in "Tt"
 
 
 def _state(pid: int) -> str:
-    """The state letter of a process; that of a dead one when there is none."""
+    """Return the state letter of a process, or that of a dead one if it does not exist."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -205,13 +207,13 @@ def _state(pid: int) -> str:
 
 
 def stop_container(process: ProcessRef) -> None:
-    """Have all processes of a container stand still. Blocking. Stopped ones are fine, and so is one that has ended.
+    """Stop all processes of a container with SIGSTOP. Blocking and idempotent; does nothing if it has ended.
 
     Raises:
-        TimeoutError: some go on.
+        TimeoutError: some are still running.
     """
     deadline = time.monotonic() + _STOP_TIMEOUT_S
-    # Again and again, since those that are not stopped yet may start others.
+    # Repeatedly, since processes that are not stopped yet may start others.
     while any(_state(pid) not in "TtZX" for pid, _ in _members(process)):
         if time.monotonic() > deadline:
             raise TimeoutError("some processes of the container do not stop")
@@ -220,12 +222,12 @@ def stop_container(process: ProcessRef) -> None:
 
 
 def continue_container(process: ProcessRef) -> None:
-    """Let all processes of a container go on. Blocking. What its own programs had stopped goes on too."""
+    """Continue all processes of a container. Blocking. Processes stopped by its own programs continue too."""
     _signal_all(process, signal.SIGCONT)
 
 
 def root_of(process: ProcessRef) -> tuple[int, int]:
-    """Device and inode of the folder that is the root of a container, by whatever name it is known now.
+    """Return device and inode of the folder that is the root of a container, whatever its current name.
 
     Raises:
         OSError: it has ended.

@@ -1,4 +1,4 @@
-"""Folders as a whole: copy, compare, exchange."""
+"""Operations on whole directory trees: copy, compare, exchange."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 async def copy_tree(source: Path, destination: Path) -> None:
-    """Copy a folder to a new one with owners, modes, times and links; shares the blocks where the file system can.
+    """Copy a folder to a new one with owners, modes, times and links. Blocks are shared (reflink) if the file system supports it.
 
     Raises:
-        CommandError: it was not copied; nothing of the destination is left.
+        CommandError: copying failed; nothing of the destination remains.
     """
     try:
         await run(
@@ -39,10 +39,10 @@ async def copy_tree(source: Path, destination: Path) -> None:
 
 
 def exchange(first: Path, second: Path) -> None:
-    """Have two folders of one file system change names, in one step.
+    """Exchange the names of two folders of one file system atomically.
 
     Raises:
-        OSError: one is missing, or the file system cannot do it.
+        OSError: one is missing, or the file system does not support it.
     """
     if _libc.renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE):
         code = ctypes.get_errno()
@@ -50,7 +50,7 @@ def exchange(first: Path, second: Path) -> None:
 
 
 def _entries(root: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """All entries of a tree by their path below it, in a fixed order. One that goes away meanwhile is passed over."""
+    """Yield all entries of a tree by their relative paths, in a fixed order. Entries that are removed meanwhile are skipped."""
     for folder, folders, files in os.walk(root):
         folders.sort()
         for name in sorted((*folders, *files)):
@@ -62,15 +62,15 @@ def _entries(root: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def allocated_b(root: Path) -> int:
-    """Bytes that a tree takes on the disk; 0 when there is none."""
+    """Return the bytes that a tree takes on the disk; 0 if it does not exist."""
     return sum(found.st_blocks * _BLOCK_B for _, found in _entries(root))
 
 
 def digest_tree(root: Path) -> tuple[int, str]:
-    """Bytes of all files of a tree, and a digest of names, modes, owners and content.
+    """Return the bytes of all files of a tree, and a digest of names, modes, owners and content.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: no such folder.
     """
     root.stat()
     digest, size_b = xxhash.xxh3_128(), 0

@@ -1,4 +1,4 @@
-"""What the agent needs of the network of sandboxes: one slot for each sandbox that runs."""
+"""Interface of the agent to the network of sandboxes: one slot for each running sandbox."""
 
 from __future__ import annotations
 
@@ -8,49 +8,49 @@ from wrenn.network.policy import EgressPolicy
 
 
 class LeasedSlot(Protocol):
-    """A slot that somebody has."""
+    """A slot that is taken."""
 
     @property
     def index(self) -> int:
-        """Its number, by which it is found again."""
+        """Its number, which identifies it."""
         ...
 
     @property
     def address(self) -> str:
-        """Where the host reaches the sandbox in it."""
+        """The address at which the host reaches the sandbox in it."""
         ...
 
     def open_tap(self) -> int:
-        """A descriptor of its tap device, for one VMM; the caller closes it."""
+        """Open its tap device for one VMM; the caller closes the descriptor."""
         ...
 
 
 class SlotPool(Protocol):
-    """The slots of a host. `wrenn.network.slots.Slots` says what each method promises."""
+    """The slots of a host. `wrenn.network.slots.Slots` documents each method in detail."""
 
     @property
     def held(self) -> frozenset[int]:
-        """Every slot that this pool answers for, the free ones too."""
+        """All slots that this pool manages, including the free ones."""
         ...
 
     async def start(self, adopted: dict[int, str]) -> None:
-        """Take over the machine: keep the slots in `adopted` for their owners, remove all others."""
+        """Adopt the slots in `adopted` for their owners, and remove all others."""
         ...
 
     def address(self, index: int) -> str:
-        """Where the host reaches the sandbox in this slot."""
+        """Return the address at which the host reaches the sandbox in this slot."""
         ...
 
     async def acquire(self, owner: str) -> LeasedSlot:
-        """A fresh slot for `owner`. Raises NoCapacity."""
+        """Take a new slot for `owner`. Raises NoCapacity."""
         ...
 
     async def set_egress(self, index: int, policy: EgressPolicy) -> None:
-        """Put `policy` in force for a slot that somebody has. Raises NotFound: nobody has it."""
+        """Apply `policy` to a taken slot. Raises NotFound if it is not taken."""
         ...
 
     async def release(self, index: int, owner: str) -> None:
-        """Give a slot back. Twice is the same as once; one that is somebody else's by now is left alone."""
+        """Release a slot. Idempotent; a slot that has another owner by now is not touched."""
         ...
 
     def reset_connections(self, address: str) -> None:
@@ -58,5 +58,5 @@ class SlotPool(Protocol):
         ...
 
     async def close(self) -> None:
-        """Remove the free slots. Those that somebody has keep working."""
+        """Remove the free slots. Taken slots keep working."""
         ...

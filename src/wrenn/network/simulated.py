@@ -1,6 +1,6 @@
 """Slots without networks, for tests: each is one loopback address. Egress policies are only recorded.
 
-Nothing outside of `wrenn.testing` and the tests may use it.
+Only `wrenn.testing` and the tests may use it.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ _NET: Final = "loopback"
 
 @dataclass(frozen=True, slots=True)
 class LoopbackSlot:
-    """See `wrenn.network.pool.LeasedSlot`."""
+    """A slot that is a loopback address (`wrenn.network.pool.LeasedSlot`)."""
 
     index: int
     address: str
 
     def open_tap(self) -> int:
-        """There is none."""
+        """Raise an error: there is no tap device."""
         raise AssertionError("a simulated slot has no tap")
 
 
 class LoopbackSlots:
-    """A 127.x.y.0/24 of one installation, chosen by chance. See `wrenn.network.pool.SlotPool`.
+    """A random 127.x.y.0/24 for one installation (`wrenn.network.pool.SlotPool`).
 
     Attributes:
-        policies: the egress policy of each slot that somebody has and that was given one.
+        policies: the egress policies of taken slots that were given one.
     """
 
     def __init__(self, data_dir: Path, *, port: int) -> None:
@@ -49,22 +49,22 @@ class LoopbackSlots:
 
     @property
     def held(self) -> frozenset[int]:
-        """Those that somebody has: none is prepared ahead."""
+        """The taken slots: none is prepared in advance."""
         return frozenset(self._taken)
 
     async def start(self, adopted: dict[int, str]) -> None:
-        """Keep the slots in `adopted`; there is nothing to be removed of others."""
+        """Keep the slots in `adopted`; others need not be removed."""
         for index, owner in adopted.items():
             if index in self._taken:
                 raise Conflict(f"Network slot {index} is already in use.")
             self._taken[index] = owner
 
     def address(self, index: int) -> str:
-        """An address of this network."""
+        """Return an address of this network."""
         return f"{self._net}.{index}"
 
     async def acquire(self, owner: str) -> LoopbackSlot:
-        """The next slot that is free, and whose address nobody else on this machine uses."""
+        """Take the next free slot whose address is not in use by another program on this machine."""
         for _ in range(_SLOTS):
             self._last_index = self._last_index % _SLOTS + 1
             index = self._last_index
@@ -89,18 +89,18 @@ class LoopbackSlots:
         self.policies[index] = policy
 
     async def release(self, index: int, owner: str) -> None:
-        """Give a slot back."""
+        """Release a slot."""
         if self._taken.get(index) == owner:
             del self._taken[index]
             self.policies.pop(index, None)
 
     def reset_connections(self, address: str) -> None:
-        """Reset this host's connections to the address. Without root they end when the guest agent does."""
+        """Reset this host's connections to the address. Without root they end together with the guest agent."""
         if os.geteuid() == 0:
             reset_connections(address)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there are no resources."""
 
 
 def _network_of(data_dir: Path) -> str:

@@ -1,1 +1,1 @@
-"""For tests, ours and users': a simulated host and servers inside the test's event loop."""
+"""Test utilities, for our tests and users': simulated hosts and servers inside the test's event loop."""

@@ -1,7 +1,7 @@
-"""The host of a control plane's tests: a real agent over the simulated driver, behind a door that can hold, fail or lose calls.
+"""The host in tests of the control plane: a real agent over the simulated driver, behind a proxy that delays, fails or drops calls.
 
-What goes wrong inside the agent is armed by fault points (`wrenn.base.faults.arm_faults`); what goes wrong on the way to it, by
-`RpcFaults`.
+Failures inside the agent are injected by fault points (`wrenn.base.faults.arm_faults`); failures of calls to
+it by `RpcFaults`.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _GRACE_S: Final = 1
 
 @dataclass(slots=True)
 class RpcFaults:
-    """What goes wrong on the way to an agent, by the name of a call, e.g. `ensure_sandbox`.
+    """Failures of calls to an agent, by the name of a call, e.g. `ensure_sandbox`.
 
     Attributes:
-        fail: the error that is answered in place of the call.
-        lose_answer: calls that are carried out and whose answer is then lost.
+        fail: the error that is returned instead of making the call.
+        lose_answer: calls that are carried out and whose response is then lost.
         hold: calls that wait until the event is set before they are carried out.
     """
 
@@ -54,7 +54,7 @@ class RpcFaults:
 
 
 class _Door:
-    """Passes calls on to the agent, unless something is to go wrong."""
+    """Forwards calls to the agent, and injects failures."""
 
     def __init__(self, app: ASGIApp, host: AgentHost) -> None:
         self._app = app
@@ -74,7 +74,7 @@ class _Door:
             await _refuse(failure, send)
         elif name in faults.lose_answer:
             await self._app(scope, receive, _nowhere)
-            # An answer that begins and never ends: the server closes the connection.
+            # A response that begins and never ends: the server closes the connection.
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
         else:
             await self._app(scope, receive, send)
@@ -100,13 +100,13 @@ async def _refuse(failure: WrennError, send: Send) -> None:
 
 
 class AgentHost:
-    """See the module head. Made by `running_agent_host`.
+    """An agent with injectable failures, made by `running_agent_host`.
 
     Attributes:
-        switches: what goes wrong on the way.
+        switches: the failures to inject.
         calls: how often each call has arrived.
-        agent: the agent that serves now.
-        sandbox_limit: what an agent says that is started from now on.
+        agent: the current agent.
+        sandbox_limit: the limit reported by agents that are started from now on.
     """
 
     def __init__(self, data_dir: Path, pki: Path, settings: dict[str, str]) -> None:
@@ -124,7 +124,7 @@ class AgentHost:
 
     @property
     def url(self) -> str:
-        """Where it serves the host API."""
+        """The URL of the host API."""
         return f"https://127.0.0.1:{self._port}"
 
     async def start(self) -> None:
@@ -138,16 +138,16 @@ class AgentHost:
         await self._stack.enter_async_context(served(config))
 
     async def stop(self) -> None:
-        """End the agent; its sandboxes go on."""
+        """Stop the agent; its sandboxes keep running."""
         await self._stack.aclose()
 
     async def restart(self) -> None:
-        """Have another agent take over, at the same address."""
+        """Replace the agent by another one at the same address."""
         await self.stop()
         await self.start()
 
     async def note(self, name: str) -> None:
-        """A call has arrived."""
+        """Count a call that has arrived."""
         async with self._arrived:
             self.calls[name] += 1
             self._arrived.notify_all()
@@ -159,24 +159,24 @@ class AgentHost:
 
     @property
     def sandbox_ids(self) -> set[str]:
-        """The sandboxes that it has."""
+        """The sandboxes of the agent."""
         return {str(record.spec.sandbox_id) for record, _ in self.agent.sandboxes.list()}
 
     @property
     def snapshot_ids(self) -> set[str]:
-        """The snapshots that are kept."""
+        """The snapshots of the agent."""
         return {kept.manifest.snapshot_id for kept in self.agent.sandboxes.kept()}
 
     def record(self, sandbox_id: str) -> Record:
-        """What the agent knows of a sandbox."""
+        """Return the agent's journal record of a sandbox."""
         return self.agent.sandboxes.look(SandboxId.parse(sandbox_id))[0]
 
     def state(self, sandbox_id: str) -> State:
-        """What a sandbox is now."""
+        """Return the current state of a sandbox."""
         return self.record(sandbox_id).state
 
     def kill_guest(self, sandbox_id: str) -> None:
-        """End the sandbox's machine, as a fault of the VMM would."""
+        """Kill the sandbox's machine, as a fault of the VMM would."""
         self.agent.sandboxes.get(SandboxId.parse(sandbox_id)).vm.handle.process.kill()
 
     async def remove(self, sandbox_id: str) -> None:
@@ -186,7 +186,7 @@ class AgentHost:
 
 @asynccontextmanager
 async def running_agent_host(data_dir: Path, pki: Path, **settings: str) -> AsyncGenerator[AgentHost]:
-    """An agent on `data_dir` with the certificates in `pki`; afterwards nothing of it is left."""
+    """Run an agent on `data_dir` with the certificates in `pki`; afterwards everything is removed."""
     host = AgentHost(data_dir, pki, settings)
     try:
         await host.start()

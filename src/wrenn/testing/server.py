@@ -14,7 +14,7 @@ _POLL_S = 0.005
 
 
 class _Server(uvicorn.Server):
-    """Leaves the process's signal handlers alone, and ends when told instead of at its next look at the clock."""
+    """Does not handle signals, and stops as soon as it is told to, without polling."""
 
     def __init__(self, config: uvicorn.Config, before_shutdown: Callable[[], None]) -> None:
         super().__init__(config)
@@ -22,12 +22,12 @@ class _Server(uvicorn.Server):
         self._before_shutdown = before_shutdown
 
     async def main_loop(self) -> None:
-        """Serve until told."""
+        """Serve until stopped."""
         await self.on_tick(0)
         await self.told.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - closed below
-        """Let the answers under way end. uvicorn's own waits in steps of 0.1 s, and one step in any case."""
+        """Let the requests in progress end. uvicorn's own method polls in steps of 0.1 s, at least once."""
         self._before_shutdown()
         for server in self.servers:
             server.close()
@@ -36,7 +36,7 @@ class _Server(uvicorn.Server):
             connection.shutdown()
         try:
             async with asyncio.timeout(self.config.timeout_graceful_shutdown):
-                while state.connections or state.tasks:  # noqa: ASYNC110 - uvicorn tells nobody
+                while state.connections or state.tasks:  # noqa: ASYNC110 - uvicorn sends no notification
                     await asyncio.sleep(_POLL_S)
                 for server in self.servers:
                     await server.wait_closed()
@@ -47,7 +47,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self):
-        """Nothing to capture."""
+        """Do nothing: no signals are captured."""
         yield
 
 
@@ -55,8 +55,8 @@ class _Server(uvicorn.Server):
 async def served(
     config: uvicorn.Config, before_shutdown: Callable[[], None] = lambda: None
 ) -> AsyncGenerator[int]:
-    """Serve until the block ends; gives the port, which is chosen by the kernel when the config says 0."""
-    # With the protocol named, asyncio sets TCP_NODELAY; without it each small answer waits 40 ms.
+    """Serve until the block ends; yields the port, which the kernel chooses if the config has 0."""
+    # With the protocol given, asyncio sets TCP_NODELAY; without it each small response is delayed by 40 ms.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((config.host, config.port))
@@ -72,6 +72,6 @@ async def served(
 
 
 def free_port() -> int:
-    """A TCP port of loopback that is free now."""
+    """Return a TCP port of loopback that is free at the moment."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]

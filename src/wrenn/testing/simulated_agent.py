@@ -1,7 +1,7 @@
 """A real host agent over the simulated driver: no root, no hypervisor, real guest agents, real mutual TLS.
 
-`served_agent` runs one inside the test's event loop, `AgentProcess` as a process of its own, which can be killed. Sandboxes outlive
-both, so each has its `remove_everything`.
+`served_agent` runs one inside the test's event loop, `AgentProcess` as a separate process that can be killed.
+Sandboxes outlive both, so each has its `remove_everything`.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ _POLL_S: Final = 0.02
 
 
 class ProcessHost:
-    """This machine, with processes instead of virtual machines. See `wrenn.agent.parts.Host`."""
+    """This machine, with processes instead of virtual machines (`wrenn.agent.parts.Host`)."""
 
     def __init__(self, *, sandbox_limit: int = SANDBOX_LIMIT) -> None:
         self._sandbox_limit = sandbox_limit
 
     def layout(self, settings: Settings) -> Layout:
-        """Nothing is claimed: no name on the machine is used."""
+        """Return the layout; no names on the machine are claimed."""
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Layout(settings.data_dir, Block(0))
 
     @asynccontextmanager
     async def parts(self, settings: Settings, layout: Layout, tokens: Tokens) -> AsyncGenerator[Parts]:
-        """All of them simulated."""
+        """Build the simulated parts."""
         del tokens
         driver = SimulatedDriver(folders=layout.folders, envd=find_envd(), port=ENVD_PORT)
         try:
@@ -66,12 +66,12 @@ class ProcessHost:
 
 
 def groups_of(data_dir: Path) -> ProcessGroups:
-    """The processes of all sandboxes of an installation."""
+    """Return the processes of all sandboxes of an installation."""
     return ProcessGroups(data_dir / _GROUPS)
 
 
 def agent_environment(data_dir: Path, *, port: int = 0, faults: str = "") -> dict[str, str]:
-    """Settings for an agent of a test. Port 0: any that is free."""
+    """Return the settings for an agent in a test. Port 0: any free one."""
     return {
         "WRENN_DATA_DIR": str(data_dir),
         "WRENN_AGENT_LISTEN": f"127.0.0.1:{port}",
@@ -83,7 +83,7 @@ def agent_environment(data_dir: Path, *, port: int = 0, faults: str = "") -> dic
 
 
 async def remove_everything(data_dir: Path) -> None:
-    """End all sandboxes of an installation whose agent runs no more, and remove its folder. Twice is the same as once."""
+    """Kill all sandboxes of an installation whose agent no longer runs, and remove its folder. Idempotent."""
     if data_dir.exists():
         groups = groups_of(data_dir)
         for name in groups.names():
@@ -93,14 +93,14 @@ async def remove_everything(data_dir: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ServedAgent:
-    """An agent in this event loop, and where it serves the host API."""
+    """An agent in this event loop, with the URL of its host API."""
 
     agent: Agent
     url: str
 
 
 def share_pki(pki: Path, data_dir: Path) -> None:
-    """Have the installation in `data_dir` use these certificates."""
+    """Make the installation in `data_dir` use these certificates."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (data_dir / "pki").exists():
         (data_dir / "pki").symlink_to(pki)
@@ -110,9 +110,10 @@ def share_pki(pki: Path, data_dir: Path) -> None:
 async def served_agent(
     data_dir: Path, pki: Path, environment: Mapping[str, str] | None = None
 ) -> AsyncGenerator[ServedAgent]:
-    """An agent on `data_dir` with the certificates in `pki`, in this event loop; its sandboxes outlive it.
+    """Run an agent on `data_dir` with the certificates in `pki`, in this event loop; its sandboxes outlive it.
 
-    `environment` has settings that differ from `agent_environment`. Faults are armed by `wrenn.base.faults.arm_faults`.
+    `environment` has settings that differ from `agent_environment`. Faults are armed by
+    `wrenn.base.faults.arm_faults`.
     """
     share_pki(pki, data_dir)
     settings = Settings.from_environment({**agent_environment(data_dir), **(environment or {})})
@@ -124,7 +125,7 @@ async def served_agent(
 
 
 class AgentProcess:
-    """An agent as a process of its own, on a data folder that outlives it."""
+    """An agent as a separate process, on a data folder that outlives it."""
 
     def __init__(self, data_dir: Path, pki: Path) -> None:
         share_pki(pki, data_dir)
@@ -134,16 +135,16 @@ class AgentProcess:
 
     @property
     def url(self) -> str:
-        """Where it serves the host API."""
+        """The URL of the host API."""
         return f"https://127.0.0.1:{self._port}"
 
     @property
     def log(self) -> Path:
-        """What all agents on this folder wrote."""
+        """The log of all agents on this folder."""
         return self._data_dir / "agent.log"
 
     async def start(self, *, faults: str = "") -> None:
-        """Start it, with these fault points armed; returns when it serves."""
+        """Start the agent with these fault points armed; returns when it serves."""
         assert self._process is None, "it runs already"
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -176,7 +177,7 @@ class AgentProcess:
         return True
 
     async def stop(self) -> None:
-        """End it by SIGTERM, as a service manager does. One that has ended is fine."""
+        """Stop it by SIGTERM, as a service manager does. Idempotent."""
         await self._end(signal.SIGTERM)
 
     async def kill(self) -> None:
