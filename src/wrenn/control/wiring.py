@@ -22,7 +22,7 @@ from wrenn.control.auth import CHANNEL as ACCESS
 from wrenn.control.auth import Authenticator, LastUsed, OpenCalls, Tokens, ensure_secret
 from wrenn.control.cleanup import Cleanup
 from wrenn.control.db import CHANNEL as HINTS
-from wrenn.control.db import Database, Heard, Hints, Listener
+from wrenn.control.db import Database, Heard, HeldLeases, Hints, Listener
 from wrenn.control.db.embedded import ensure_running
 from wrenn.control.db.migrate import migrate
 from wrenn.control.events import CHANNEL as EVENTS
@@ -242,6 +242,8 @@ def _build(
     loops: list[_Looping] = [
         hosts,
         sandboxes.reconciler,
+        sandboxes.reconciler.leases,
+        sandboxes.snapshot_leases,
         sandboxes.comparison,
         sandboxes.sweep,
         Listener(database, _listeners(auth, sandboxes, ports, feed, mail_sender)),
@@ -316,6 +318,7 @@ class _Sandboxes:
     networks: Networks
     targets: Targets
     snapshots: Snapshots
+    snapshot_leases: HeldLeases
     sweep: SnapshotSweep
 
 
@@ -438,6 +441,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
             open_calls=auth.open_calls,
         ),
         snapshots=Snapshots(database=database, lifecycle=snapshot_lifecycle, find_source=lookup.source),
+        snapshot_leases=snapshot_lifecycle.leases,
         sweep=SnapshotSweep(
             database=database,
             clients=clients,

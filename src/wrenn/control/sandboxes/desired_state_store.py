@@ -42,7 +42,7 @@ from wrenn.control.audit import (
     record_cte,
     wire_id,
 )
-from wrenn.control.db import Database, Hints, Transaction
+from wrenn.control.db import RELEASED, Database, Hints, Transaction
 from wrenn.control.sandboxes.records import OnExpiry, Sandbox
 from wrenn.control.sandboxes.state import Desired, State
 from wrenn.control.sandboxes.store import (
@@ -70,8 +70,7 @@ def update_desired(desired: Any, *conditions: Any, by: Actor) -> Update:
             failure="",
             reason="",
             version=_c.version + 1,
-            lease_owner=None,
-            lease_until=None,
+            **RELEASED,
             attempts=0,
             next_attempt_at=func.now(),
             last_updated=func.now(),

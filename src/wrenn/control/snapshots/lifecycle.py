@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
 from wrenn.base.errors import DeadlineExceeded, InternalError, Unavailable, WrennError
 from wrenn.base.ids import SnapshotId
-from wrenn.base.loops import Loop
-from wrenn.base.tasks import OwnedTasks
 from wrenn.control.audit import Actor
-from wrenn.control.db import Database, Transaction
+from wrenn.control.db import Database, HeldLeases, Transaction
 from wrenn.control.hosts import HostClients
 from wrenn.control.identity import lock_active_team
 from wrenn.control.quotas import Limits, Usage
@@ -63,7 +60,7 @@ class SnapshotLifecycle:
     ) -> None:
         self._database = database
         self._clients = clients
-        self._owner = owner
+        self.leases = HeldLeases(database, store.LEASES, owner=owner, lease_s=settings.lease_s)
         self._settings = settings
 
     async def begin(
@@ -94,28 +91,18 @@ class SnapshotLifecycle:
                     team = await store.quota_status(tx, source.team_id, self._settings.limits)
                     team.admit(Usage(snapshot_mb=1))
             await store.insert_pending(
-                tx, snapshot_id, source, name=name, owner=self._owner, lease_s=self._settings.lease_s
+                tx, snapshot_id, source, name=name, owner=self.leases.owner, lease_s=self.leases.lease_s
             )
 
         await self._database.transaction(insert)
         return snapshot_id
 
-    @asynccontextmanager
-    async def renewing_lease(self, snapshot_id: SnapshotId) -> AsyncGenerator[None]:
-        """Renew the lease on a snapshot that was begun while the body runs."""
-        lease_s = self._settings.lease_s
+    def renewing_lease(self, snapshot_id: SnapshotId) -> AbstractContextManager[None]:
+        """Renew the lease on a snapshot that was begun while the body runs.
 
-        async def renew() -> None:
-            # Where that fails the lease may be lost, which `lock_lease` and `retire` notice.
-            await store.renew(self._database, snapshot_id, owner=self._owner, lease_s=lease_s)
-
-        renewals = Loop("renew the lease of a snapshot")
-        tasks = OwnedTasks()
-        tasks.start("renew a snapshot's lease", renewals.run(renew, every_s=lease_s / 3, at_once=False))
-        try:
-            yield
-        finally:
-            await tasks.close()
+        Where that fails the lease may be lost, which `lock_lease` and `retire` notice.
+        """
+        return self.leases.renewed(snapshot_id.value)
 
     async def take(self, source: SnapshotSource, snapshot_id: SnapshotId) -> pb.Snapshot:
         """Have the host take the snapshot; retried for a time while the host does not answer. Safe to repeat.
@@ -151,7 +138,7 @@ class SnapshotLifecycle:
         """
         published = await self._database.transaction(
             lambda tx: store.publish(
-                tx, snapshot_id, taken, owner=self._owner, by=by, defaults=self._settings.limits
+                tx, snapshot_id, taken, owner=self.leases.owner, by=by, defaults=self._settings.limits
             )
         )
         if published is None:
@@ -164,12 +151,12 @@ class SnapshotLifecycle:
         Raises:
             Unavailable: somebody took it before.
         """
-        if await store.lock_lease(tx, snapshot_id, owner=self._owner) is None:
+        if await store.lock_lease(tx, snapshot_id, owner=self.leases.owner) is None:
             raise lease_lost()
 
     async def retire(self, snapshot_id: SnapshotId) -> bool:
         """Mark a snapshot that was begun for removal; False: the lease was lost."""
-        return await store.retire(self._database, snapshot_id, owner=self._owner)
+        return await store.retire(self._database, snapshot_id, owner=self.leases.owner)
 
     async def drop(self, snapshot_id: SnapshotId) -> None:
         """Remove a snapshot that is marked for removal from its host, then delete its row.

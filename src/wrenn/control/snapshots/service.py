@@ -50,7 +50,7 @@ class Snapshots:
         _check_name(name)
         snapshot_id = await self._lifecycle.begin(source, name=name, may_replace=overwrite)
         await fault_point("control.snapshot.after_insert")
-        async with self._lifecycle.renewing_lease(snapshot_id):
+        with self._lifecycle.renewing_lease(snapshot_id):
             try:
                 taken = await self._lifecycle.take(source, snapshot_id)
                 await fault_point("control.snapshot.after_rpc")

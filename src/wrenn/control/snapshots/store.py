@@ -30,7 +30,7 @@ from sqlalchemy import (
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 from wrenn.base.units import MIB
 from wrenn.control.audit import Actor, AuditAction, Resource, Status, record, record_cte
-from wrenn.control.db import Database, Transaction, in_s
+from wrenn.control.db import RELEASED, Database, Leases, Transaction
 from wrenn.control.hosts import hosts
 from wrenn.control.quotas import (
     LIMIT_COLUMNS,
@@ -58,6 +58,7 @@ _NAMES_LOCK: Final = 0x6E616D6573
 """Advisory lock of whoever claims a name: "names"."""
 
 _c = templates.c
+LEASES: Final = Leases(templates)
 
 
 def _template(row: Row[Any]) -> Template:
@@ -190,21 +191,13 @@ async def insert_pending(
             disk_size_mb=source.disk_size_mb,
             sandbox_id=source.sandbox_id.value,
             status=TemplateStatus.PENDING,
-            lease_owner=owner,
-            lease_until=in_s(lease_s),
+            **LEASES.grant(owner, lease_s),
         )
     )
 
 
 def _leased(snapshot_id: SnapshotId, owner: str) -> Sequence[Any]:
-    return _c.id == snapshot_id.value, _c.lease_owner == owner, _c.status == TemplateStatus.PENDING
-
-
-async def renew(database: Database, snapshot_id: SnapshotId, *, owner: str, lease_s: float) -> None:
-    """Extend the lease."""
-    await database.execute(
-        update(templates).where(*_leased(snapshot_id, owner)).values(lease_until=in_s(lease_s))
-    )
+    return LEASES.is_held(snapshot_id.value, owner), _c.status == TemplateStatus.PENDING
 
 
 async def lock_lease(tx: Transaction, snapshot_id: SnapshotId, *, owner: str) -> TeamId | None:
@@ -244,8 +237,7 @@ async def publish(
             size_bytes=taken.size_b,
             vcpus=taken.vcpus or _c.vcpus,
             memory_mb=taken.memory_mb or _c.memory_mb,
-            lease_owner=None,
-            lease_until=None,
+            **RELEASED,
             created_at=func.now(),
         )
         .returning(*templates.c)

@@ -75,7 +75,7 @@ class Forks:
         await self._require_capacity(sandbox, count)
         source = snapshot_source_of(sandbox, found.address)
         snapshot_id = await self._snapshots.begin(source)
-        async with self._snapshots.renewing_lease(snapshot_id):
+        with self._snapshots.renewing_lease(snapshot_id):
             ids = [SandboxId.new() for _ in range(count)]
             try:
                 await self._snapshots.take(source, snapshot_id)

@@ -1,4 +1,4 @@
-"""Carries out desired states: leases due sandboxes, works on each, renews the leases, and applies expiry.
+"""Carries out desired states: leases due sandboxes, works on each, and applies expiry.
 
 A step (`steps.py`) may be done twice, by one replica or by two.
 """
@@ -11,7 +11,7 @@ from typing import Final
 
 from wrenn.base.loops import Loop
 from wrenn.base.tasks import OwnedTasks
-from wrenn.control.db import Database, Hints
+from wrenn.control.db import Database, HeldLeases, Hints
 from wrenn.control.hosts import HostClients
 from wrenn.control.sandboxes.changes import ChangeNotifier
 from wrenn.control.sandboxes.reconcile import work_store
@@ -55,13 +55,11 @@ class Reconciler:
     ) -> None:
         self._database = database
         self._changes = changes
-        self._owner = owner
-        self._lease_s = settings.lease_s
+        self.leases = HeldLeases(database, work_store.LEASES, owner=owner, lease_s=settings.lease_s)
         self._steps = Steps(database=database, hints=hints, clients=clients, owner=owner, settings=settings)
         self._expiry = Expiry(database, hints)
         self.loop = Loop("reconcile sandboxes")
-        self._renewals = Loop("renew leases of sandboxes")
-        self._held: dict[asyncio.Task[object], Work] = {}
+        self._working: dict[asyncio.Task[object], Work] = {}
         self._tasks = OwnedTasks()
 
     def wake(self) -> None:
@@ -70,7 +68,6 @@ class Reconciler:
 
     async def run(self) -> None:
         """Work until cancelled. Work in progress is then left until its lease expires."""
-        self._tasks.start("renew leases", self._renewals.run(self._renew_leases, every_s=self._lease_s / 3))
         try:
             await self.loop.run(self._work, every_s=_TIMER_S, after_failure_s=_AFTER_FAILURE_S)
         finally:
@@ -85,35 +82,31 @@ class Reconciler:
     async def reconcile_once(self) -> None:
         """Lease due work and start on it."""
         while True:
-            removals = sum(work.desired is Desired.STOPPED for work in self._held.values())
-            free = free_slots(removals=removals, others=len(self._held) - removals)
+            removals = sum(work.desired is Desired.STOPPED for work in self._working.values())
+            free = free_slots(removals=removals, others=len(self._working) - removals)
             if not free.limit:
                 return
             taken = await work_store.take_due(
                 self._database,
-                owner=self._owner,
-                lease_s=self._lease_s,
+                owner=self.leases.owner,
+                lease_s=self.leases.lease_s,
                 slots=free,
             )
             for work in taken:
                 task = self._tasks.start(f"work on {work.sandbox_id}", self._work_on(work))
-                self._held[task] = work
+                self._working[task] = work
                 task.add_done_callback(self._released)
             if len(taken) < free.limit:
                 return
 
     def _released(self, task: asyncio.Task[object]) -> None:
-        del self._held[task]
+        del self._working[task]
         self.loop.wake()
-
-    async def _renew_leases(self) -> None:
-        if leased := [work.sandbox_id for work in self._held.values()]:
-            # Where that fails another replica may take them over, which is safe.
-            await work_store.renew(self._database, leased, owner=self._owner, lease_s=self._lease_s)
 
     async def _work_on(self, work: Work) -> None:
         try:
-            again_s = await self._steps.do(work)
+            with self.leases.renewed(work.sandbox_id.value):
+                again_s = await self._steps.do(work)
         finally:
             self._changes.notify(work.sandbox_id)
         if again_s is not None:

@@ -5,7 +5,7 @@ Time is the database's, so replicas with different clocks agree on leases.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from wrenn.base.errors import WrennError
 from wrenn.base.ids import SandboxId, SnapshotId, TeamId
 from wrenn.control.audit import SYSTEM, AuditAction, Facts, Resource, Status, record_cte, wire_id
-from wrenn.control.db import Database, Hints, in_s
+from wrenn.control.db import RELEASED, Database, Hints, Leases, in_s
 from wrenn.control.hosts import hosts
 from wrenn.control.sandboxes.records import NetworkPolicy, Origin, Spec, Work
 from wrenn.control.sandboxes.state import Desired, State, move
@@ -41,7 +41,7 @@ _ASK_AGAIN_S: Final = 0.2
 _CLOCKS_DIFFER_S: Final = 2.0
 _TRY_AGAIN_S: Final = 10.0
 """After a host could not pause an idle sandbox."""
-_FREE: Final[dict[str, Any]] = {"lease_owner": None, "lease_until": None}
+LEASES: Final = Leases(sandboxes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
             or_(bindparam("removals", type_=Boolean), _c.desired != Desired.STOPPED),
             or_(bindparam("others", type_=Boolean), _c.desired == Desired.STOPPED),
             _c.next_attempt_at <= func.now(),
-            or_(_c.lease_until.is_(None), _c.lease_until < func.now()),
+            LEASES.is_free(),
         )
         .order_by(_c.desired != Desired.STOPPED, _c.next_attempt_at)
         .limit(bindparam("most"))
@@ -77,8 +77,7 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
         .where(_c.id.in_(due.scalar_subquery()), hosts.c.id == _c.host_id)
         .values(
             status=case((starts, move(State.PENDING, State.STARTING)), else_=_c.status),
-            lease_owner=bindparam("owner"),
-            lease_until=in_s(bindparam("lease_s", type_=Float)),
+            **LEASES.grant(bindparam("owner"), bindparam("lease_s", type_=Float)),
             attempts=_c.attempts + 1,
             version=_c.version + 1,
         )
@@ -135,15 +134,6 @@ async def take_due(database: Database, *, owner: str, lease_s: float, slots: Wor
         )
         for row in found
     ]
-
-
-async def renew(database: Database, ids: Collection[SandboxId], *, owner: str, lease_s: float) -> None:
-    """Extend the leases on these sandboxes."""
-    await database.execute(
-        update(sandboxes)
-        .where(_c.id.in_([i.value for i in ids]), _c.lease_owner == owner)
-        .values(lease_until=in_s(lease_s))
-    )
 
 
 Log = Callable[[CTE], Sequence[CTE]]
@@ -211,7 +201,7 @@ def _not_before(moment: ColumnElement[Any], seconds: float) -> ColumnElement[Any
 
 
 def _held(work: Work, owner: str) -> Sequence[Any]:
-    return _c.id == work.sandbox_id.value, _c.lease_owner == owner, _c.version == work.version
+    return (LEASES.is_held(work.sandbox_id.value, owner, version=work.version),)
 
 
 async def finish_running(
@@ -229,7 +219,7 @@ async def finish_running(
     }
     # A create is in the log since it was asked for.
     log = by_requester("resume") if work.status is State.PAUSED else _nothing
-    return await write_result(database, hints, _held(work, owner), values | _FREE, log)
+    return await write_result(database, hints, _held(work, owner), values | RELEASED, log)
 
 
 async def finish_paused(database: Database, hints: Hints, work: Work, *, owner: str) -> bool:
@@ -245,7 +235,7 @@ async def finish_paused(database: Database, hints: Hints, work: Work, *, owner: 
         "attempts": 0,
     }
     log = by_requester("pause", cause="idle" if work.idle_ms else "")
-    return await write_result(database, hints, _held(work, owner), values | _FREE, log)
+    return await write_result(database, hints, _held(work, owner), values | RELEASED, log)
 
 
 async def finish_in_use(
@@ -266,7 +256,7 @@ async def finish_in_use(
         "idle_ms": 0,
         "attempts": 0,
     }
-    return await write_result(database, hints, _held(work, owner), values | _FREE)
+    return await write_result(database, hints, _held(work, owner), values | RELEASED)
 
 
 async def finish_refused(
@@ -285,13 +275,13 @@ async def finish_refused(
         "idle_ms": 0,
         "attempts": 0,
     }
-    return await write_result(database, hints, _held(work, owner), values | _FREE)
+    return await write_result(database, hints, _held(work, owner), values | RELEASED)
 
 
 async def finish_stopped(database: Database, hints: Hints, work: Work, *, owner: str) -> bool:
     """Record that the sandbox was removed as requested."""
     values: dict[str, Any] = {"status": move(work.status, State.STOPPED), "envs": {}}
-    return await write_result(database, hints, _held(work, owner), values | _FREE)
+    return await write_result(database, hints, _held(work, owner), values | RELEASED)
 
 
 async def finish_error(
@@ -306,9 +296,11 @@ async def finish_error(
         "envs": {},
     }
     log = by_system("marked_error", Status.ERROR, {"code": error.code, "reason": error.message})
-    return await write_result(database, hints, _held(work, owner), values | _FREE, log)
+    return await write_result(database, hints, _held(work, owner), values | RELEASED, log)
 
 
 async def postpone(database: Database, hints: Hints, work: Work, *, owner: str, pause_s: float) -> bool:
     """Try again later."""
-    return await write_result(database, hints, _held(work, owner), {"next_attempt_at": in_s(pause_s)} | _FREE)
+    return await write_result(
+        database, hints, _held(work, owner), {"next_attempt_at": in_s(pause_s)} | RELEASED
+    )
