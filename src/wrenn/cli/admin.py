@@ -42,3 +42,27 @@ def create(
     is_new = asyncio.run(make())
     done = "was made" if is_new else "has a new password"
     sys.stderr.write(f"{email} {done} and is an admin of the platform.\n")
+
+
+@app.command("set-password")
+def set_password(
+    email: Annotated[str, typer.Argument(metavar="EMAIL", help="The address of the account.")],
+    *,
+    data_dir_: DataDirOption = None,
+) -> None:
+    """Give a user who forgot the password a new one; asks for it. All sessions of that user end.
+
+    For platforms without a mail server: with one, users do it themselves (`wrenn account reset-password`). The password comes from
+    standard input where that is no terminal. The database is that of `DATABASE_URL`, else the embedded one.
+    """
+    from wrenn.cli.up import database
+    from wrenn.control import administration
+
+    password = read_password(twice=True)
+
+    async def change() -> None:
+        url = await database.ensure(data_dir(data_dir_))
+        await administration.set_password(url, email=email, password=password)
+
+    asyncio.run(change())
+    sys.stderr.write(f"{email} has a new password, and all sessions under the old one have ended.\n")
