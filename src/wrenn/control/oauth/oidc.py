@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, cast
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from joserfc import jwt
-from joserfc.errors import JoseError
+from joserfc.errors import ClaimError, JoseError
 from joserfc.jwk import KeySet
 
 from wrenn.base.clock import Clock
@@ -86,25 +86,28 @@ class OpenIdConnect:
         )
 
     async def _claims(self, id_token: str, jwks_uri: str, nonce: str) -> dict[str, Any]:
+        """Return the claims of an identity token that is valid for this client and this sign-in (OpenID Connect Core 1.0 §3.1.3.7)."""
         jwks = await self._client.get(jwks_uri)
+        client_id = self._settings.key.client_id
+        checks = jwt.JWTClaimsRegistry(
+            now=int(self._clock.now().timestamp()),
+            leeway=_LEEWAY_S,
+            iss={"essential": True, "value": self._settings.issuer},
+            sub={"essential": True},
+            aud={"essential": True, "value": client_id},
+            exp={"essential": True},
+            nonce={"essential": True, "value": nonce},
+        )
         try:
             claims = jwt.decode(id_token, KeySet.import_key_set(jwks), algorithms=_ALGORITHMS).claims
+            checks.validate(claims)
+        except ClaimError as error:
+            raise _not_ours(error.claim) from error
         except (JoseError, ValueError, TypeError, KeyError) as error:
             raise _not_ours("signature") from error
-        audience: Any = claims.get("aud")
-        audiences = cast("list[object]", audience) if isinstance(audience, list) else [audience]
-        now = self._clock.now().timestamp()
-        expires = claims.get("exp")
-        if claims.get("iss") != self._settings.issuer:
-            raise _not_ours("iss")
-        if self._settings.key.client_id not in audiences:
-            raise _not_ours("aud")
-        if len(audiences) > 1 and claims.get("azp") != self._settings.key.client_id:
+        audience = claims.get("aud")
+        if isinstance(audience, list) and len(audience) > 1 and claims.get("azp") != client_id:  # pyright: ignore[reportUnknownArgumentType]
             raise _not_ours("azp")
-        if not isinstance(expires, int | float) or expires + _LEEWAY_S < now:
-            raise _not_ours("exp")
-        if claims.get("nonce") != nonce:
-            raise _not_ours("nonce")
         return claims
 
     async def _discovery(self) -> Any:
