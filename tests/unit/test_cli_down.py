@@ -45,7 +45,7 @@ async def test_sandboxes_that_cannot_be_paused_are_told_and_hold_nothing_up(
     ended = await asyncio.to_thread(down, tmp_path)
     assert ended.returncode == 1
     assert "database" in ended.stderr
-    assert "the next `wrenn up` takes it over" in ended.stderr
+    assert "the next `wrenn up` adopts them" in ended.stderr
     assert ended.stdout == ""
     assert running(layout, SUPERVISOR) is None
 

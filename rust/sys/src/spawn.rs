@@ -185,7 +185,7 @@ unsafe fn clone_into_cgroup(stack: &mut [u128], argument: *mut c_void, cgroup: R
         ..CloneArgs::default()
     };
     let result: i64;
-    // SAFETY: `order` is live; the child goes on at the same place with the end of `stack` as its stack, where it calls
+    // SAFETY: `order` is live; the child continues at the same place with the end of `stack` as its stack, where it calls
     // `child`, which does not return. The parent's registers are its own; `syscall` itself changes rcx and r11.
     unsafe {
         std::arch::asm!(

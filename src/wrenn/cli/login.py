@@ -91,12 +91,10 @@ def logout(*, profile: ProfileOption = None) -> None:
         if known is None:
             sys.stderr.write(f"Nobody is logged in (profile {name}).\n")
             return
-        told = _forget(known)
+        was_revoked = _forget(known)
         credentials.save(name, None)
-    if not told:
-        sys.stderr.write(
-            f"wrenn: The platform could not be told: the API key {known.key_id} may still be valid there.\n"
-        )
+    if not was_revoked:
+        sys.stderr.write(f"wrenn: The API key {known.key_id} could not be revoked and may still be valid.\n")
     sys.stderr.write(f"Logged out of {known.base_url} (profile {name}).\n")
 
 

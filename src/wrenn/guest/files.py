@@ -204,7 +204,7 @@ class Files:
         field_limit = ENTRIES_LIMIT * _ENTRY_FIELDS
         answer = await self._call("ListDir", request, pb.ListDirResponse, user, field_limit=field_limit)
         if len(answer.entries) > ENTRIES_LIMIT:
-            raise e.AgentFailure(f"The sandbox told of more than {ENTRIES_LIMIT} files.")
+            raise e.AgentFailure(f"The sandbox reported more than {ENTRIES_LIMIT} files.")
         return list(answer.entries)
 
     async def make_dir(self, path: str, *, user: str) -> pb.EntryInfo:

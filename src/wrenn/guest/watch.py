@@ -100,5 +100,5 @@ async def _answers(
 def _event(event: pb.FilesystemEvent) -> FileEvent:
     kind = _KINDS.get(event.type)
     if kind is None or len(event.name) > _NAME_LIMIT:
-        raise e.AgentFailure("The sandbox told of a change that cannot be read.")
+        raise e.AgentFailure("The sandbox reported a change that cannot be read.")
     return FileEvent(kind, "" if event.name == _ROOT else event.name)

@@ -126,23 +126,29 @@ async def start_container(
         opened.callback(os.close, log_fd)
         gate, opener = os.pipe2(os.O_CLOEXEC)
         opened.callback(os.close, opener)  # a shell that still waits exits then
-        told, tell = os.pipe2(os.O_CLOEXEC)
-        opened.callback(os.close, told)
+        reader_fd, writer_fd = os.pipe2(os.O_CLOEXEC)
+        opened.callback(os.close, reader_fd)
         argv = [
             "setsid", "--fork", "unshare", *(_AS_ROOT if is_root else _AS_USER),
             "/bin/sh", "-c", _SCRIPT, "sh", str(root), str(program), "yes" if is_root else "no", *arguments,
         ]  # fmt: skip
         try:
             starting = partial(
-                subprocess.run, argv, stdin=gate, stdout=tell, stderr=log_fd, env=_ENVIRONMENT, check=True
+                subprocess.run,
+                argv,
+                stdin=gate,
+                stdout=writer_fd,
+                stderr=log_fd,
+                env=_ENVIRONMENT,
+                check=True,
             )
             await run_to_end(starting)
         except (OSError, subprocess.CalledProcessError) as error:
             raise CommandError("The container did not start.", context={"argv": argv}) from error
         finally:
             os.close(gate)
-            os.close(tell)
-        pid = await _read_pid(told, log)
+            os.close(writer_fd)
+        pid = await _read_pid(reader_fd, log)
         process = ProcessRef.of(pid)
         if process is None:
             raise CommandError("The container ended at once.", context={"log": str(log)})
@@ -151,11 +157,11 @@ async def start_container(
     return process
 
 
-async def _read_pid(told: int, log: Path) -> int:
+async def _read_pid(reader_fd: int, log: Path) -> int:
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     transport, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(os.dup(told), "rb", 0)
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(os.dup(reader_fd), "rb", 0)
     )
     try:
         async with asyncio.timeout(_START_TIMEOUT_S):

@@ -75,12 +75,12 @@ async def connect_socket(
                 connection.count_messages()
             return other
     except aiohttp.WSServerHandshakeError as error:
-        told = from_client(error.headers.items()) if error.headers is not None else []
-        if not all(is_sound(name, value) for name, value in told):
+        response_headers = from_client(error.headers.items()) if error.headers is not None else []
+        if not all(is_sound(name, value) for name, value in response_headers):
             raise AgentFailure(
                 "The program in the sandbox refused the WebSocket with a malformed header."
             ) from error
-        raise SocketRefused(error.status, told) from error
+        raise SocketRefused(error.status, response_headers) from error
 
 
 _Ending = tuple[int, str]

@@ -14,13 +14,13 @@ class Fields:
 
     def __init__(self, what: str, value: object) -> None:
         if not isinstance(value, dict):
-            raise UnexpectedAnswerError(f"The platform's answer holds no {what}: is the base URL right?")
+            raise UnexpectedAnswerError(f"The platform's response contains no {what}: is the base URL right?")
         self._what = what
         self._values = cast("dict[str, object]", value)
 
     def _bad(self, name: str, expected: str) -> UnexpectedAnswerError:
         return UnexpectedAnswerError(
-            f"The platform's answer is unexpected: {self._what}.{name} is not {expected}."
+            f"The platform's response is unexpected: {self._what}.{name} is not {expected}."
         )
 
     def text(self, name: str) -> str:

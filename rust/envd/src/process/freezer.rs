@@ -223,7 +223,7 @@ mod tests {
         assert!(!freezer.freeze().await);
         assert!(freezer.is_frozen());
         freezer.thaw().expect("nothing to do");
-        freezer.thaw().expect("twice is the same as once");
+        freezer.thaw().expect("idempotent");
         assert!(!freezer.is_frozen());
     }
 }

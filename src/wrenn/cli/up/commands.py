@@ -84,7 +84,7 @@ def down(
     outcome = asyncio.run(take_down(layout, Progress(), purge=purge))
     if outcome.still_running is not None:
         sys.stderr.write(
-            f"wrenn: {outcome.still_running} What still runs goes on, and the next `wrenn up` takes it over.\n"
+            f"wrenn: {outcome.still_running} They keep running, and the next `wrenn up` adopts them.\n"
         )
         raise typer.Exit(Exit.ERROR)
     sys.stdout.write(f"Stopped{_paused_text(outcome.paused)}.\n")

@@ -54,9 +54,9 @@ async def events(
             headers = {"Last-Event-ID": last} if last else None
             try:
                 async for frame in _frames(api, params, headers):
-                    told = frame.type != "ready" or ("ready" in wanted and not connected)
+                    is_forwarded = frame.type != "ready" or ("ready" in wanted and not connected)
                     last, connected, pause_s = frame.id or last, True, _FIRST_PAUSE_S
-                    if told:
+                    if is_forwarded:
                         yield _event(frame)
             except WrennError as error:
                 if not connected or not isinstance(error, _PASSING):
