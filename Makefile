@@ -51,7 +51,7 @@ test-half-%:
 	$(wildcard $(addprefix tests/,$($*))) 2>&1 | tee build/test-$*.log | sed --unbuffered 's/^/$*: /'
 
 test-faults: images ## kill every process at every fault point; `make test` runs a sample
-	$(BIN)/pytest tests/vm/test_faults.py tests/vm/test_snapshot_faults.py
+	$(BIN)/pytest tests/agent/test_faults.py tests/vm/test_faults.py tests/vm/test_snapshot_faults.py
 
 test-attacks: images ## run hostile guests and tenants against a platform; `make test` runs a sample
 	$(BIN)/pytest tests/attacks

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from pathlib import Path
 
 import httpx2
 import pytest
 
-from wrenn.agent.inventory import measure
 from wrenn.agent.sandboxes import State
 from wrenn.base.errors import AgentFailure, InternalError, StorageFull, Unavailable, WrennError
 from wrenn.base.faults import FaultInjected, arm_faults
@@ -18,9 +16,10 @@ from wrenn.base.ids import SandboxId
 from wrenn.base.units import MIB
 from wrenn.control.sandboxes import pause_all
 from wrenn.control.settings import Settings
-from wrenn.testing.agent_host import AgentHost, running_agent_host
+from wrenn.testing.agent_host import AgentHost
 
-from .agent_platform import AgentPlatform, running_agent_platform
+from . import agent_platform
+from .agent_platform import AgentPlatform, running_agent_platform, with_memory
 from .conftest import DEADLINE_S, client, make_team, refused
 
 LIMITS = ("timeout_sec", "on_expiry", "auto_resume", "template", "vcpus", "memory_mb", "created_at")
@@ -36,23 +35,10 @@ async def until(done: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-@pytest.fixture
-async def host(tmp_path: Path, pki: Path) -> AsyncIterator[AgentHost]:
-    async with running_agent_host(tmp_path / "agent", pki) as host:
-        yield host
-
-
-@pytest.fixture
-async def platform(settings: Settings, host: AgentHost, database_url: str) -> AsyncIterator[AgentPlatform]:
-    async with running_agent_platform(settings, host, await make_team(database_url, "ada")) as platform:
-        yield platform
-
-
-@pytest.fixture
-async def second_platform(platform: AgentPlatform) -> AsyncIterator[AgentPlatform]:
-    """A second replica on the same database."""
-    async with running_agent_platform(replace(platform.settings), platform.host, platform.key) as second:
-        yield second
+host = agent_platform.host
+platform = agent_platform.platform
+second_platform = agent_platform.second_platform
+disarmed = agent_platform.disarmed
 
 
 @pytest.fixture
@@ -61,13 +47,6 @@ async def quiet(settings: Settings, host: AgentHost, database_url: str) -> Async
     key = await make_team(database_url, "ada")
     async with running_agent_platform(replace(settings, host_interval_s=600.0), host, key) as platform:
         yield platform
-
-
-@pytest.fixture(autouse=True)
-def disarmed() -> Iterator[None]:
-    """No fault outlives its test."""
-    yield
-    arm_faults("")
 
 
 @pytest.fixture
@@ -307,6 +286,7 @@ async def test_what_changes_while_a_host_is_compared_is_not_undone(quiet: AgentP
     assert (quiet.host.calls["pause_sandbox"], quiet.host.calls["remove_sandbox"]) == (2, 0)
 
 
+@pytest.mark.usefixtures("disarmed")
 async def test_a_host_in_the_middle_of_it_is_left_alone(platform: AgentPlatform, paused: str):
     running = await platform.create()
     # Both stand still on their way, and fail there in the end.
@@ -376,11 +356,6 @@ async def test_a_resume_of_what_the_host_has_lost_is_refused_and_becomes_an_erro
     await platform.host.remove(id_of(paused))
     refused(await platform.api.post(f"{paused}/resume"), 404, "not_found")
     await platform.wait_status(paused, "error")
-
-
-def with_memory(settings: Settings, memory_b: int) -> Settings:
-    """So much may be promised, on whatever machine this is."""
-    return replace(settings, memory_overcommit=memory_b / measure(settings.data_dir).memory_b)
 
 
 async def test_a_paused_sandbox_takes_no_memory_and_no_slot_until_it_is_resumed(

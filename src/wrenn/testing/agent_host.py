@@ -106,7 +106,7 @@ class AgentHost:
         switches: the failures to inject.
         calls: how often each call has arrived.
         agent: the current agent.
-        sandbox_limit: the limit reported by agents that are started from now on.
+        sandbox_limit, templates: the limit and the templates reported by agents that are started from now on.
     """
 
     def __init__(self, data_dir: Path, pki: Path, settings: dict[str, str]) -> None:
@@ -120,6 +120,7 @@ class AgentHost:
         self.switches = RpcFaults()
         self.calls: Counter[str] = Counter()
         self.sandbox_limit = SANDBOX_LIMIT
+        self.templates: tuple[str, ...] = ("minimal",)
         self.agent: Agent
 
     @property
@@ -129,9 +130,8 @@ class AgentHost:
 
     async def start(self) -> None:
         """Start an agent, and serve."""
-        self.agent = await self._stack.enter_async_context(
-            running_agent(self._settings, ProcessHost(sandbox_limit=self.sandbox_limit))
-        )
+        machine = ProcessHost(sandbox_limit=self.sandbox_limit, templates=self.templates)
+        self.agent = await self._stack.enter_async_context(running_agent(self._settings, machine))
         app: Any = _Door(self.agent.app, self)  # type: ignore[arg-type] - the agent has ASGI types of its own
         config = server_config(app, self.agent.layout.pki, self._settings)
         config.timeout_graceful_shutdown = _GRACE_S

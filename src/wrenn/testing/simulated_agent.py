@@ -12,7 +12,7 @@ import shutil
 import signal
 import ssl
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +40,11 @@ _POLL_S: Final = 0.02
 class ProcessHost:
     """This machine, with processes instead of virtual machines (`wrenn.agent.parts.Host`)."""
 
-    def __init__(self, *, sandbox_limit: int = SANDBOX_LIMIT) -> None:
+    def __init__(
+        self, *, sandbox_limit: int = SANDBOX_LIMIT, templates: Sequence[str] = ("minimal",)
+    ) -> None:
         self._sandbox_limit = sandbox_limit
+        self._templates = templates
 
     def layout(self, settings: Settings) -> Layout:
         """Return the layout; no names on the machine are claimed."""
@@ -58,7 +61,7 @@ class ProcessHost:
                 driver=driver,
                 slots=LoopbackSlots(settings.data_dir, port=ENVD_PORT),
                 confiner=groups_of(settings.data_dir),
-                bases=FolderBaseMaker(),
+                bases=FolderBaseMaker(self._templates),
                 sandbox_limit=self._sandbox_limit,
             )
         finally:
