@@ -12,6 +12,7 @@ from wrenn.agent.sandboxes import NetworkSettings, State
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
 from wrenn.base.errors import Conflict, InvalidState, NotFound
+from wrenn.base.faults import arm_faults
 from wrenn.base.ids import SnapshotId
 from wrenn.network import EgressPolicy
 from wrenn.network.simulated import LoopbackSlots
@@ -102,6 +103,25 @@ async def test_sandboxes_outlive_their_agent(settings: Settings) -> None:
         await agent.sandboxes.resume(paused.sandbox_id)
         assert await output(agent.sandboxes.get(paused.sandbox_id), "cat /root/file") == "kept\n"
         await assert_nothing_left(agent)
+
+
+async def test_a_policy_that_cannot_be_put_in_force_at_adoption_is_asked_for_again(
+    settings: Settings,
+) -> None:
+    policy = EgressPolicy(allow_internet=False)
+    async with running_agent(settings, ProcessHost()) as agent:
+        spec, _ = await created(agent.sandboxes)
+        await agent.sandboxes.set_network(spec.sandbox_id, NetworkSettings(policy, 3))
+    arm_faults("network.egress.before=error")
+    async with running_agent(settings, ProcessHost()) as agent:
+        record, running = agent.sandboxes.look(spec.sandbox_id)
+        assert (record.state, record.network) == (State.RUNNING, NetworkSettings(policy, 0))
+        assert running is not None
+        arm_faults("")
+        # The control plane sees the older revision, and sends the policy again.
+        await agent.sandboxes.set_network(spec.sandbox_id, NetworkSettings(policy, 3))
+        assert isinstance(agent.parts.slots, LoopbackSlots)
+        assert list(agent.parts.slots.policies.values()) == [policy]
 
 
 async def test_a_guest_that_ends_is_lost_or_what_it_was_at_its_last_pause(agent: Agent) -> None:

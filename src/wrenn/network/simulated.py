@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from wrenn.base.errors import Conflict, NoCapacity, NotFound
+from wrenn.base.faults import fault_point
 from wrenn.linux.connections import reset_connections
 from wrenn.network.policy import EgressPolicy
 
@@ -86,6 +87,7 @@ class LoopbackSlots:
         """Record the policy."""
         if index not in self._taken:
             raise NotFound(f"Network slot {index} is not in use.")
+        await fault_point("network.egress.before")
         self.policies[index] = policy
 
     async def release(self, index: int, owner: str) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from wrenn.base.errors import Conflict, DeadlineExceeded, NoCapacity, NotFound
+from wrenn.base.faults import fault_point
 from wrenn.base.tasks import OwnedTasks
 from wrenn.linux.connections import reset_connections
 from wrenn.linux.nft import apply_batch
@@ -148,6 +149,7 @@ class Slots:
         """
         if index not in self._taken:
             raise NotFound(f"Network slot {index} is not in use.")
+        await fault_point("network.egress.before")
         await apply_batch(egress_change(policy, self._reach), namespace=self._block.namespace(index))
 
     async def release(self, index: int, owner: str) -> None:
