@@ -167,7 +167,7 @@ async def test_a_terminal_is_one(sandbox: AsyncSandbox) -> None:
         async def see(text: str) -> None:
             nonlocal shown
             while text not in shown:
-                output = await terminal.read()
+                output = await terminal.read(timeout_s=DEADLINE_S)
                 assert output is not None
                 shown += output.text
             shown = shown.partition(text)[2]
