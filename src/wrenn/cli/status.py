@@ -62,7 +62,7 @@ def status(data_dir_: DataDirOption = None, *, json: JsonOption = False) -> None
             ("wrenn", found.cli_version),
             ("accelerator", found.accelerator or "unknown"),
             ("sandboxes", _counted(found)),
-            ("background loops", _loops(found)),
+            ("background loops", loops_in_words(found)),
             ("disk free", "unknown" if found.disk_free_mb is None else f"{found.disk_free_mb} MB"),
             ("data folder", found.data_dir),
         ]
@@ -77,18 +77,20 @@ def _counted(found: Status) -> str:
     return f"{found.sandboxes}, {found.paused} of them paused" if found.paused else str(found.sandboxes)
 
 
-def _loops(found: Status) -> str:
+def loops_in_words(found: Status) -> str:
+    """Say how many background loops run, or which of them fail and why."""
     if not found.loops:
         return "unknown"
     failing = [f"{loop.name} fails: {loop.error}" for loop in found.loops if loop.error]
     return "; ".join(failing) or f"{len(found.loops)} run"
 
 
-def _read_loops(layout: Layout) -> list[LoopStatus]:
+def read_loops(folder: Path) -> list[LoopStatus]:
+    """Read what the background loops of the control plane with this data folder did last; empty: that is not known."""
     from wrenn.control.loop_report import FILE
 
     try:
-        return [LoopStatus(**loop) for loop in jsonlib.loads((layout.data_dir / FILE).read_text())]
+        return [LoopStatus(**loop) for loop in jsonlib.loads((folder / FILE).read_text())]
     except (OSError, ValueError, TypeError):
         return []
 
@@ -130,5 +132,5 @@ async def _look(layout: Layout) -> Status:
         sandboxes=sandboxes,
         paused=paused,
         disk_free_mb=shutil.disk_usage(layout.data_dir).free // 1024**2 if exists else None,
-        loops=_read_loops(layout) if found[CONTROL] else [],
+        loops=read_loops(layout.data_dir) if found[CONTROL] else [],
     )
