@@ -7,6 +7,8 @@ import itertools
 import pytest
 
 from wrenn.control.sandboxes.state import ENDED, NEXT, Desired, IllegalTransition, State, in_words, move
+from wrenn.control.snapshots.records import TemplateStatus
+from wrenn.control.snapshots.records import move as move_snapshot
 
 LEGAL = {
     ("pending", "starting"), ("pending", "stopped"), ("pending", "error"),
@@ -48,3 +50,16 @@ def test_what_a_sandbox_is_now_can_be_said(state: State, desired: Desired):
         assert said == "being removed"
     else:
         assert said == SPOKEN.get((state.value, desired.value), state.value)
+
+
+@pytest.mark.parametrize("status", TemplateStatus)
+@pytest.mark.parametrize("to", TemplateStatus)
+def test_a_snapshot_is_pending_then_perhaps_ready_then_removed(
+    status: TemplateStatus, to: TemplateStatus
+) -> None:
+    order = list(TemplateStatus)
+    if order.index(to) > order.index(status):
+        assert move_snapshot(status, to) is to
+    else:
+        with pytest.raises(AssertionError):
+            move_snapshot(status, to)

@@ -24,6 +24,20 @@ class TemplateStatus(enum.StrEnum):
     """Nobody sees it any more; its host must be told."""
 
 
+NEXT: Final[dict[TemplateStatus, frozenset[TemplateStatus]]] = {
+    TemplateStatus.PENDING: frozenset({TemplateStatus.READY, TemplateStatus.REMOVING}),
+    TemplateStatus.READY: frozenset({TemplateStatus.REMOVING}),
+    TemplateStatus.REMOVING: frozenset(),
+}
+assert NEXT.keys() == set(TemplateStatus), "every status says what may follow it"
+
+
+def move(status: TemplateStatus, to: TemplateStatus) -> TemplateStatus:
+    """Return `to`, which may follow `status`; that it may is a matter of the program, not of its input."""
+    assert to in NEXT[status], f"{status} -> {to}"
+    return to
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotSource:
     """The running or paused sandbox that a snapshot is taken of."""

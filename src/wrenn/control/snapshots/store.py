@@ -50,6 +50,7 @@ from wrenn.control.snapshots.records import (
     StoredSnapshot,
     Template,
     TemplateStatus,
+    move,
 )
 from wrenn.control.snapshots.tables import templates
 from wrenn.protocol.host import host_pb as pb
@@ -224,7 +225,7 @@ async def publish(
     replaced = await tx.execute(
         update(templates)
         .where(_c.team_id == mine.c.team_id, _c.name == mine.c.name, _c.status == TemplateStatus.READY)
-        .values(status=TemplateStatus.REMOVING)
+        .values(status=move(TemplateStatus.READY, TemplateStatus.REMOVING))
         .returning(_c.id)
     )
     old = [SnapshotId(row.id) for row in replaced]
@@ -233,7 +234,7 @@ async def publish(
         update(templates)
         .where(_c.id == snapshot_id.value)
         .values(
-            status=TemplateStatus.READY,
+            status=move(TemplateStatus.PENDING, TemplateStatus.READY),
             size_bytes=taken.size_b,
             vcpus=taken.vcpus or _c.vcpus,
             memory_mb=taken.memory_mb or _c.memory_mb,
@@ -257,7 +258,7 @@ async def retire(database: Database, snapshot_id: SnapshotId, *, owner: str) -> 
     found = await database.execute(
         update(templates)
         .where(*_leased(snapshot_id, owner))
-        .values(status=TemplateStatus.REMOVING)
+        .values(status=move(TemplateStatus.PENDING, TemplateStatus.REMOVING))
         .returning(_c.id)
     )
     return found.one_or_none() is not None
@@ -271,7 +272,7 @@ async def retire_by_name(database: Database, team_id: TeamId, name: str, *, by: 
     retired = (
         update(templates)
         .where(_of_team(team_id), _c.name == name)
-        .values(status=TemplateStatus.REMOVING)
+        .values(status=move(TemplateStatus.READY, TemplateStatus.REMOVING))
         .returning(_c.id, _c.team_id, _c.name)
         .cte("retired")
     )
@@ -286,18 +287,19 @@ async def retire_all(tx: Transaction, team_id: TeamId, *, by: Actor) -> None:
     retired = (
         update(templates)
         .where(_of_team(team_id))
-        .values(status=TemplateStatus.REMOVING)
+        .values(status=move(TemplateStatus.READY, TemplateStatus.REMOVING))
         .returning(_c.team_id, _c.name)
         .cte("retired")
     )
     entry = record_cte(retired, by, _DELETED, resource_id=retired.c.name)
     await tx.execute(select(func.count()).select_from(retired).add_cte(entry))
     # And what has no name or is not ready, which nobody knows of.
-    await tx.execute(
-        update(templates)
-        .where(_c.team_id == team_id.value, _c.status != TemplateStatus.REMOVING)
-        .values(status=TemplateStatus.REMOVING)
-    )
+    for status in (TemplateStatus.PENDING, TemplateStatus.READY):
+        await tx.execute(
+            update(templates)
+            .where(_c.team_id == team_id.value, _c.status == status)
+            .values(status=move(status, TemplateStatus.REMOVING))
+        )
 
 
 async def retire_abandoned(tx: Transaction) -> list[tuple[SnapshotId, bool]]:
@@ -305,7 +307,7 @@ async def retire_abandoned(tx: Transaction) -> list[tuple[SnapshotId, bool]]:
     found = await tx.execute(
         update(templates)
         .where(_c.status == TemplateStatus.PENDING, _c.lease_until < func.now())
-        .values(status=TemplateStatus.REMOVING)
+        .values(status=move(TemplateStatus.PENDING, TemplateStatus.REMOVING))
         .returning(_c.id, _c.name)
     )
     return [(SnapshotId(row.id), row.name is None) for row in found]
