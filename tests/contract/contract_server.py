@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from wrenn.base.file_names import name_of, text_of
+from wrenn.base.file_names import name_to_text, text_to_name
 from wrenn.testing.local_processes import resolved
 
 KEY = "wrn_test"
@@ -364,7 +364,7 @@ class Contract:
                     if path.name == "stop":
                         yield 'data: {"type":"error","code":"invalid_state","message":"It is paused."}\n\n'
                         return
-                    name = text_of(os.fsencode(path.name))
+                    name = name_to_text(os.fsencode(path.name))
                     event = {
                         "type": "event",
                         "event": "create",
@@ -393,7 +393,7 @@ class Contract:
         return Response(archive.getvalue(), media_type="application/x-tar")
 
     def local(self, box: Box, path: str) -> Path:
-        return box.root / os.fsdecode(name_of(path)).lstrip("/")
+        return box.root / os.fsdecode(text_to_name(path)).lstrip("/")
 
     async def files(self, request: Request) -> Response:
         box, verb = self.usable(request), request.path_params["verb"]
@@ -434,7 +434,7 @@ class Contract:
         kinds = {stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink", stat.S_IFIFO: "fifo"}
         kind = kinds.get(stat.S_IFMT(facts.st_mode), "file")
         return {
-            "name": text_of(os.fsencode(path.name)), "path": text_of(os.fsencode(f"/{path.relative_to(box.root)}")),
+            "name": name_to_text(os.fsencode(path.name)), "path": name_to_text(os.fsencode(f"/{path.relative_to(box.root)}")),
             "type": "file" if kind == "fifo" else kind, "kind": kind, "broken": kind == "symlink" and not path.exists(),
             "size": facts.st_size, "mode": stat.S_IMODE(facts.st_mode), "permissions": stat.filemode(facts.st_mode),
             "owner": "root", "group": "root", "modified_at": int(facts.st_mtime),

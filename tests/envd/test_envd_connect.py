@@ -66,7 +66,7 @@ async def test_a_program_on_loopback_is_reached(ports: GuestPorts, address: str)
         writer.write(b"abc" * 100_000)
         writer.write_eof()
         assert await reader.read() == b"cba" * 100_000
-        ports.hang_up(writer)
+        ports.abort_stream(writer)
         server.close()
         with pytest.raises(PortClosed):
             await ports.dial(port)
@@ -112,4 +112,4 @@ async def test_the_end_of_a_program_ends_its_callers(ports: GuestPorts) -> None:
                 assert await reader.read() == b""
             except ConnectionError:
                 pass
-            ports.hang_up(writer)
+            ports.abort_stream(writer)

@@ -41,8 +41,8 @@ from wrenn.linux.nft import apply_batch
 from wrenn.network import (
     Block,
     EgressPolicy,
-    HostReach,
     NetworkLimits,
+    ReachableNetworks,
     Slot,
     Slots,
     claim_block,
@@ -73,13 +73,13 @@ class World:
 
 
 @pytest.fixture
-def reach() -> HostReach:
+def reach() -> ReachableNetworks:
     """The operator's settings; tests replace them by parametrisation."""
-    return HostReach()
+    return ReachableNetworks()
 
 
 @pytest.fixture
-async def world(tmp_path: Path, reach: HostReach) -> AsyncGenerator[World]:
+async def world(tmp_path: Path, reach: ReachableNetworks) -> AsyncGenerator[World]:
     block = claim_block(tmp_path)
     try:
         with private_host():
@@ -135,7 +135,7 @@ async def test_sandboxes_stay_apart_when_the_host_has_lost_its_rules(world: Worl
         assert not await is_reachable(world.guest, world.theirs.address)
         assert not await is_reachable(world.guest, METADATA)
         assert not await is_reachable(world.guest, PRIVATE[0])
-        firewall = RootFirewall(world.block, HostReach())
+        firewall = RootFirewall(world.block, ReachableNetworks())
         assert await firewall.ensure() == "gone"
         assert await firewall.ensure() is None
         assert await is_reachable(world.guest, INTERNET)
@@ -253,9 +253,11 @@ async def test_either_table_drops_ipv6_where_the_kernel_would_forward_it(world: 
         await run(["ip", "-netns", namespace, "-6", *words], timeout_s=DEADLINE_S)
     await run(["ip", "-6", "address", "add", "fd00:2::1/64", "dev", host_link, "nodad"], timeout_s=DEADLINE_S)
     await run(["ip", "-6", "route", "add", "fd00:1::/64", "via", "fd00:2::2"], timeout_s=DEADLINE_S)
-    slot_rules = slot_table(world.block.address(world.ours.index), EgressPolicy(), HostReach(), flows=FLOWS)
+    slot_rules = slot_table(
+        world.block.address(world.ours.index), EgressPolicy(), ReachableNetworks(), flows=FLOWS
+    )
     no_slot_rules = [{"delete": {"table": {"family": "inet", "name": "wrenn"}}}]
-    root_rules = RootFirewall(world.block, HostReach())
+    root_rules = RootFirewall(world.block, ReachableNetworks())
 
     async def is_answered(within_s: float = REFUSED_WITHIN_S) -> bool:
         make = partial(socket.socket, socket.AF_INET6, socket.SOCK_STREAM)
@@ -296,7 +298,7 @@ async def test_private_networks_are_out_of_reach_by_default_whatever_a_sandbox_a
 
 
 @pytest.mark.parametrize(
-    "reach", [HostReach.parse(name_servers="", allowed="10.20.0.0/24, 192.168.7.1,44.99.1.0/24")]
+    "reach", [ReachableNetworks.parse(name_servers="", allowed="10.20.0.0/24, 192.168.7.1,44.99.1.0/24")]
 )
 async def test_the_operator_opens_named_ranges_and_no_others(world: World):
     async with server(world.internet):
@@ -310,7 +312,7 @@ async def test_the_operator_opens_named_ranges_and_no_others(world: World):
         assert await is_reachable(world.guest, "192.168.7.1")
 
 
-@pytest.mark.parametrize("reach", [HostReach.parse(name_servers="", allowed="0.0.0.0/0")])
+@pytest.mark.parametrize("reach", [ReachableNetworks.parse(name_servers="", allowed="0.0.0.0/0")])
 async def test_protected_destinations_stay_out_of_reach_when_everybody_allows_them(world: World):
     await world.slots.set_egress(
         world.ours.index, EgressPolicy.parse(allow=["0.0.0.0/0", METADATA, "10.11.0.0/16"])
@@ -322,7 +324,7 @@ async def test_protected_destinations_stay_out_of_reach_when_everybody_allows_th
 
 
 @pytest.mark.parametrize(
-    "reach", [HostReach.parse(name_servers=f"10.20.0.1,{METADATA},{HOST_UPLINK}", allowed="")]
+    "reach", [ReachableNetworks.parse(name_servers=f"10.20.0.1,{METADATA},{HOST_UPLINK}", allowed="")]
 )
 @pytest.mark.parametrize("policy", [EgressPolicy(), EgressPolicy(allow_internet=False)])
 async def test_name_servers_are_reachable_on_port_53_only(world: World, policy: EgressPolicy):
@@ -341,7 +343,7 @@ async def test_a_network_that_the_host_joins_later_is_out_of_reach(world: World)
     await send_all([AddAddress("net0", joined, 24)], namespace=world.internet)
     async with server(world.internet):
         assert await is_reachable(world.guest, joined)
-        firewall = RootFirewall(world.block, HostReach())
+        firewall = RootFirewall(world.block, ReachableNetworks())
         await firewall.install()
         await run(["ip", "address", "add", "44.77.1.2/24", "dev", "up0"], timeout_s=DEADLINE_S)
         assert await firewall.ensure() == "host networks changed"

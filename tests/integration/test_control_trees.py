@@ -17,7 +17,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from wrenn.base.file_names import text_of
+from wrenn.base.file_names import name_to_text
 from wrenn.base.units import MIB
 
 from .conftest import DEADLINE_S, Platform, client, refused
@@ -106,7 +106,7 @@ async def test_a_wrong_option_is_refused_and_changes_nothing(
 async def test_names_of_any_bytes_go_all_ways(platform: Platform, path: str, root: Path):
     longest = b"\xff" * 255
     for name in (b"new\nline", b"\xff\xfe", longest):
-        text = f"/root/{text_of(name)}"
+        text = f"/root/{name_to_text(name)}"
         body = part("path", text.encode()) + part("file", CONTENT) + END
         answer = await platform.api.post(f"{path}/files/write", content=body, headers=FORM)
         assert answer.status_code == 204, answer.text
@@ -122,7 +122,9 @@ async def test_names_of_any_bytes_go_all_ways(platform: Platform, path: str, roo
         assert (
             await platform.api.post(f"{path}/files/remove", json={"path": "/root/plain"})
         ).status_code == 204
-    answer = await platform.api.post(f"{path}/files/stat", json={"path": f"/root/{text_of(longest + b'x')}"})
+    answer = await platform.api.post(
+        f"{path}/files/stat", json={"path": f"/root/{name_to_text(longest + b'x')}"}
+    )
     assert "255" in refused(answer, 400, "invalid_request")
 
 
@@ -204,7 +206,7 @@ async def test_changes_are_told_as_they_happen(platform: Platform, path: str):
             assert answer.headers["content-type"].startswith("text/event-stream")
             events = events_of(answer)
             assert await anext(events) == {"type": "started"}
-            odd = text_of(b"a\n\xff")
+            odd = name_to_text(b"a\n\xff")
             await platform.host.tell_change(sandbox_id, kind="create", name=odd)
             await platform.host.tell_change(sandbox_id, kind="overflow", name="")
             await platform.host.tell_change(sandbox_id, kind="chmod", name="")

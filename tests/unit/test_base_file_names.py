@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wrenn.base.file_names import as_text, name_of, text_of
+from wrenn.base.file_names import name_to_text, path_to_text, text_to_name
 
 
 @given(st.binary())
 def test_every_name_comes_back_from_its_text(name: bytes) -> None:
-    text = text_of(name)
+    text = name_to_text(name)
     text.encode()
-    assert name_of(text) == name
-    assert as_text(name) == text == as_text(text)
+    assert text_to_name(text) == name
+    assert path_to_text(name) == text == path_to_text(text)
 
 
 @given(st.binary())
@@ -25,22 +25,22 @@ def test_names_of_python_are_the_same_name(name: bytes) -> None:
     decoded = os.fsdecode(name)
     # Text that looks like an escape of ours is taken for one: such names must be given as bytes.
     if not re.search("[\U0010fe80-\U0010feff]", decoded):
-        assert name_of(as_text(decoded)) == name
+        assert text_to_name(path_to_text(decoded)) == name
 
 
 def test_the_guest_agent_writes_them_alike() -> None:
     """The examples of `rust/envd/src/paths.rs`."""
-    assert text_of(b"\xff") == "\U0010feff"
-    assert text_of("\U0010fe80x".encode()) == "\U0010fef4\U0010fe8f\U0010feba\U0010fe80x"
-    assert text_of("grün-€\n".encode()) == "grün-€\n"
-    assert text_of(b"half \xe2\x82") == "half \U0010fee2\U0010fe82"
+    assert name_to_text(b"\xff") == "\U0010feff"
+    assert name_to_text("\U0010fe80x".encode()) == "\U0010fef4\U0010fe8f\U0010feba\U0010fe80x"
+    assert name_to_text("grün-€\n".encode()) == "grün-€\n"
+    assert name_to_text(b"half \xe2\x82") == "half \U0010fee2\U0010fe82"
 
 
 def test_a_text_that_is_no_text_is_refused() -> None:
     for broken in ("\ud800", "a\udfff"):
         with pytest.raises(UnicodeEncodeError):
-            name_of(broken)
+            text_to_name(broken)
         with pytest.raises(UnicodeEncodeError):
-            as_text(broken)
+            path_to_text(broken)
     with pytest.raises(UnicodeEncodeError):
-        name_of("\udc80")
+        text_to_name("\udc80")

@@ -10,7 +10,7 @@ import pytest
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.networks import PRIVATE_NETWORKS, PROTECTED_NETWORKS
 from wrenn.linux.netlink import AddAddress, AddHostRoute, AddNeighbour, AddVeth, BringUp
-from wrenn.network import Block, EgressPolicy, HostReach
+from wrenn.network import Block, EgressPolicy, ReachableNetworks
 from wrenn.network.firewall import egress_change, root_table, slot_table
 from wrenn.network.plan import TAP_MAC, plan_slot
 
@@ -42,7 +42,7 @@ def test_no_two_slots_share_a_name_or_hardware_address():
 
 def test_what_no_sandbox_may_reach_comes_before_any_policy():
     for policy in (EgressPolicy(), EgressPolicy.parse(allow=["10.0.0.0/8", "169.254.169.254"])):
-        flush, *rules = egress_change(policy, HostReach())
+        flush, *rules = egress_change(policy, ReachableNetworks())
         assert "flush" in flush
         texts = [json.dumps(rule) for rule in rules]
         assert ["reject" in text for text in texts[:3]] == [True, True, True]
@@ -62,26 +62,26 @@ def test_what_no_sandbox_may_reach_comes_before_any_policy():
     ],
 )
 def test_what_is_allowed_wins_over_what_is_denied(policy: EgressPolicy, verdicts: list[str]):
-    rules = json.loads(json.dumps(egress_change(policy, HostReach())[1:]))
+    rules = json.loads(json.dumps(egress_change(policy, ReachableNetworks())[1:]))
     assert [next(iter(rule["add"]["rule"]["expr"][-1])) for rule in rules[3:]] == verdicts
 
 
 def test_a_policy_is_part_of_the_one_batch_of_its_slot():
-    policy, reach = EgressPolicy.parse(deny=["44.0.2.0/24"]), HostReach()
+    policy, reach = EgressPolicy.parse(deny=["44.0.2.0/24"]), ReachableNetworks()
     batch = slot_table(BLOCK.address(1), policy, reach, flows=1000)
     assert all(rule in batch for rule in egress_change(policy, reach)[1:])
 
 
 def test_overlapping_networks_are_merged_for_nft():
     policy = EgressPolicy.parse(allow=["44.0.2.0/25", "44.0.2.128/25", "44.0.2.7"])
-    assert '"addr": "44.0.2.0", "len": 24' in json.dumps(egress_change(policy, HostReach()))
+    assert '"addr": "44.0.2.0", "len": 24' in json.dumps(egress_change(policy, ReachableNetworks()))
 
 
 def test_the_operators_ranges_are_cut_out_of_what_is_blocked():
-    reach = HostReach.parse(name_servers="10.0.0.53", allowed="10.1.0.0/16,192.168.1.7")
+    reach = ReachableNetworks.parse(name_servers="10.0.0.53", allowed="10.1.0.0/16,192.168.1.7")
     blocked = reach.blocked([IPv4Network("44.0.2.0/24")])
     assert not any(net.overlaps(hole) for net in blocked for hole in reach.allowed)
-    before = sum(net.num_addresses for net in HostReach().blocked())
+    before = sum(net.num_addresses for net in ReachableNetworks().blocked())
     assert sum(net.num_addresses for net in blocked) == before + 256 - 65536 - 1
 
 
@@ -90,11 +90,11 @@ def test_the_operators_ranges_are_cut_out_of_what_is_blocked():
 )
 def test_wrong_settings_of_the_operator_are_refused(servers: str, allowed: str):
     with pytest.raises(InvalidRequest):
-        HostReach.parse(name_servers=servers, allowed=allowed)
+        ReachableNetworks.parse(name_servers=servers, allowed=allowed)
 
 
 def test_the_root_table_names_no_single_slot():
-    text = json.dumps(root_table(BLOCK, HostReach(), ()))
+    text = json.dumps(root_table(BLOCK, ReachableNetworks(), ()))
     assert '"wr15v*"' in text
     assert "10.11.240.0" in text
     assert "169.254.0.21" not in text

@@ -29,14 +29,14 @@ from wrenn.guest import (
     GuestConnection,
     GuestPorts,
     Processes,
-    dial_failure,
+    dial_error,
     watch,
 )
 from wrenn.guest import connect as guest_connect
-from wrenn.relay import Pace, PacedConnector, connect_socket, relay_socket
+from wrenn.relay import Pace, PacedConnector, connect_websocket, relay_websocket
 from wrenn.relay.connections import HEAD_LIMIT_B, INTERIM_LIMIT
 from wrenn.relay.pace import BURST_S, MOST_AT_ONCE_S, MOST_DEBT_S, LoopShare
-from wrenn.relay.sockets import TOO_MANY_PINGS, cut_socket
+from wrenn.relay.sockets import TOO_MANY_PINGS, abort_websocket
 
 GUEST = "127.0.0.1"
 TURN_LIMIT_S = 0.1
@@ -173,7 +173,7 @@ async def test_a_head_that_never_comes_is_cut(name: str) -> None:
         async with neighbour(), ports() as guest_ports:
             with pytest.raises(aiohttp.ClientError) as raised:
                 await guest_ports.session.get(guest_ports.url(program.port, "/"))
-            assert isinstance(dial_failure(raised.value, program.port), e.AgentFailure)
+            assert isinstance(dial_error(raised.value, program.port), e.AgentFailure)
             await asyncio.to_thread(program.ended.wait, DEADLINE_S)
         assert program.ended.is_set()
 
@@ -297,8 +297,10 @@ class Visitor:
         self.got = [*self.got[-9:], message]
 
     async def visit(self, ports: GuestPorts, port: int) -> None:
-        other = await connect_socket(ports.session, self.scope, ports.url(port, "/"), [])
-        await relay_socket(other, self.scope, self.receive, self.send, traffic=lambda: None, pace=ports.pace)
+        other = await connect_websocket(ports.session, self.scope, ports.url(port, "/"), [])
+        await relay_websocket(
+            other, self.scope, self.receive, self.send, traffic=lambda: None, pace=ports.pace
+        )
 
 
 @pytest.mark.parametrize("frame", [b"\x89\x00", b"\x8a\x00"], ids=["pings", "pongs"])
@@ -343,7 +345,7 @@ async def test_a_reader_that_pauses_gets_all_messages() -> None:
                 if n % 60 == 0:
                     # The buffers fill: whoever reads no more, reads on when there is room.
                     await asyncio.sleep(0.1)
-            cut_socket(other)
+            abort_websocket(other)
 
 
 async def test_a_reader_that_pauses_gets_the_whole_body() -> None:

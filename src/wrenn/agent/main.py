@@ -17,9 +17,9 @@ from wrenn.agent.wiring import running_agent
 from wrenn.base.descriptors import raise_descriptor_limit
 from wrenn.base.errors import WrennError
 from wrenn.base.faults import arm_faults
-from wrenn.base.garbage import spare_requests
+from wrenn.base.gc_tuning import freeze_gc
 from wrenn.base.logging import configure_logging
-from wrenn.base.signals import leave_to_server
+from wrenn.base.signals import leave_signals_to_uvicorn
 from wrenn.base.stack_dumps import dump_stacks_on_signal, limit_end
 from wrenn.base.tasks import OwnedTasks
 from wrenn.relay import SERVER_OPTIONS
@@ -61,8 +61,8 @@ async def serve(settings: Settings, host: Host | None = None) -> None:
         app = RequestMetrics(agent.app, metrics, "wrenn_agent", agent.app.route_of)
         config = server_config(app, agent.layout.pki, settings)
         # Its clean-up gives the free network slots back.
-        leave_to_server()
-        spare_requests()
+        leave_signals_to_uvicorn()
+        freeze_gc()
         dump_stacks_on_signal()
         tasks = OwnedTasks()
         tasks.start("warm up", agent.warm_up.run())

@@ -18,8 +18,8 @@ from wrenn.agent.tokens import Tokens
 from wrenn.base.errors import InvalidRequest, InvalidState
 from wrenn.linux.cgroups import missing_controllers
 from wrenn.network import (
-    HostReach,
     NetworkLimits,
+    ReachableNetworks,
     SlotPool,
     Slots,
     claim_block,
@@ -90,7 +90,7 @@ class QemuHost:
         )
         driver = QemuDriver(accelerator=accelerator, version=await qemu_version(), folders=layout.folders)
         await driver.prepare()
-        reach = HostReach.parse(name_servers=settings.guest_dns, allowed=settings.private_networks)
+        reach = ReachableNetworks.parse(name_servers=settings.guest_dns, allowed=settings.private_networks)
         table = plan_flow_table(memory_b=measure(settings.data_dir).memory_b, flows=settings.sandbox_flows)
         if before := await ensure_flow_table(table):
             _log.info("connection table made larger for good", extra={"before": before, "size": table.size})

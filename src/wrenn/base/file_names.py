@@ -16,7 +16,7 @@ _ESCAPES: Final = re.compile("[\U0010fe80-\U0010feff]")
 _SURROGATES: Final = re.compile("[\udc80-\udcff]")
 
 
-def text_of(name: bytes) -> str:
+def name_to_text(name: bytes) -> str:
     """Return the text for a file name."""
     text = name.decode(errors="surrogateescape")
     # First escape the characters that look like an escape, then the bytes that are not valid UTF-8.
@@ -24,7 +24,7 @@ def text_of(name: bytes) -> str:
     return _SURROGATES.sub(lambda match: chr(ord(match.group()) - 0xDC00 + _BASE), text)
 
 
-def name_of(text: str) -> bytes:
+def text_to_name(text: str) -> bytes:
     """Return the file name for a text.
 
     Raises:
@@ -35,14 +35,14 @@ def name_of(text: str) -> bytes:
     )
 
 
-def as_text(path: str | bytes) -> str:
+def path_to_text(path: str | bytes) -> str:
     """Return the text for a path that a Python program passes: bytes, our text form, or a result of `os.fsdecode`.
 
     Raises:
         UnicodeEncodeError: the text contains other lone surrogates than those of `os.fsdecode`.
     """
     if isinstance(path, bytes):
-        return text_of(path)
+        return name_to_text(path)
     return _strict(_SURROGATES.sub(lambda match: chr(ord(match.group()) - 0xDC00 + _BASE), path))
 
 

@@ -93,11 +93,11 @@ def without(networks: Iterable[IPv4Network], holes: Iterable[IPv4Network]) -> tu
     return tuple(collapse_addresses(left))
 
 
-def collapsed(networks: Iterable[IPv4Network]) -> tuple[IPv4Network, ...]:
+def collapse_networks(networks: Iterable[IPv4Network]) -> tuple[IPv4Network, ...]:
     """Return the smallest list of networks with the same addresses, in ascending order."""
     return tuple(collapse_addresses(networks))
 
 
 def is_within(network: IPv4Network, networks: tuple[IPv4Network, ...]) -> bool:
-    """Whether every address of `network` is in `networks`, which must be a result of `collapsed`."""
+    """Whether every address of `network` is in `networks`, which must be a result of `collapse_networks`."""
     return any(network.subnet_of(other) for other in networks)

@@ -39,7 +39,7 @@ _NAMES: Final = [
 ]
 _FIRST_REALTIME: Final = 34
 _LAST: Final = 64
-SHELL_BASE: Final = 128
+SIGNAL_EXIT_BASE: Final = 128
 """A shell reports the exit code 128 + n for a command that was terminated by signal n."""
 
 

@@ -6,7 +6,7 @@ import signal
 from types import FrameType
 
 
-def leave_to_server() -> None:
+def leave_signals_to_uvicorn() -> None:
     """From now on let only uvicorn handle SIGTERM and SIGINT.
 
     uvicorn shuts down on them and then raises them again for the previous handler. The default handler would

@@ -14,9 +14,9 @@ import uvloop
 from wrenn.base.descriptors import raise_descriptor_limit
 from wrenn.base.errors import WrennError
 from wrenn.base.faults import arm_faults
-from wrenn.base.garbage import spare_requests
+from wrenn.base.gc_tuning import freeze_gc
 from wrenn.base.logging import configure_logging
-from wrenn.base.signals import leave_to_server
+from wrenn.base.signals import leave_signals_to_uvicorn
 from wrenn.base.stack_dumps import dump_stacks_on_signal, limit_end
 from wrenn.control.db.embedded import ensure_running
 from wrenn.control.db.migrate import migrate
@@ -46,8 +46,8 @@ async def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=_GRACE_S,
             **SERVER_OPTIONS,
         )
-        leave_to_server()
-        spare_requests()
+        leave_signals_to_uvicorn()
+        freeze_gc()
         dump_stacks_on_signal()
         try:
             await Server(config, control.begin_shutdown).serve()

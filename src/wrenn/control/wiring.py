@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from wrenn.base.clock import Clock, SystemClock
-from wrenn.base.held_output import OutputBudget, OutputShares
 from wrenn.base.ids import random_hex
 from wrenn.base.loops import Loop
+from wrenn.base.output_buffer import OutputBudget, OutputLimits
 from wrenn.base.secrets import Secret
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control import administration, audit_log, keys, oauth, profile, recovery, sessions, teams
@@ -228,7 +228,7 @@ def _build(
         disks=sandboxes.disks,
         networks=sandboxes.networks,
         targets=sandboxes.targets,
-        commands=Commands(sandboxes.targets, OutputBudget(OutputShares())),
+        commands=Commands(sandboxes.targets, OutputBudget(OutputLimits())),
         files=Files(sandboxes.targets),
         streams=Streams(sandboxes.targets),
         snapshots=sandboxes.snapshots,

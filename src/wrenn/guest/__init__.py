@@ -5,13 +5,13 @@ output, `files.py` transfers files, `ports.py` connects to ports of the guest, `
 and `ready.py` freezes a guest's processes for a snapshot and gives a restored guest its identity.
 """
 
-from wrenn.guest.commands import CommandLine, Commands, ExecResult, ProcessInfo, not_run
+from wrenn.guest.commands import CommandLine, Commands, ExecResult, ProcessInfo, failed_to_start
 from wrenn.guest.connect import GuestConnection
 from wrenn.guest.exit_events import Exited
 from wrenn.guest.files import Download, Files, Part, WriteOptions
-from wrenn.guest.ports import GuestPorts, dial_failure
+from wrenn.guest.ports import GuestPorts, dial_error
 from wrenn.guest.processes import Event, FollowedProcess, Output, Processes, Started
-from wrenn.guest.ready import Identity, grow_root, hold, initialise, let_go
+from wrenn.guest.ready import Identity, freeze_processes, grow_root, initialise, thaw_processes
 from wrenn.guest.watch import FileEvent, watch
 
 __all__ = [
@@ -33,11 +33,11 @@ __all__ = [
     "Processes",
     "Started",
     "WriteOptions",
-    "dial_failure",
+    "dial_error",
+    "failed_to_start",
+    "freeze_processes",
     "grow_root",
-    "hold",
     "initialise",
-    "let_go",
-    "not_run",
+    "thaw_processes",
     "watch",
 ]

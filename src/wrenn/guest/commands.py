@@ -11,8 +11,8 @@ from typing import Final
 from protobuf import Oneof
 
 from wrenn.base import errors as e
-from wrenn.base.held_output import HeldOutput, OutputBudget, OutputShares
 from wrenn.base.ids import random_hex
+from wrenn.base.output_buffer import OutputBudget, OutputBuffer, OutputLimits
 from wrenn.guest.connect import GuestConnection
 from wrenn.guest.exit_events import parse_exit
 from wrenn.protocol.guest import process_pb as pb
@@ -71,7 +71,7 @@ class Commands:
         self._guest = guest
 
     async def run(
-        self, command: CommandLine, *, timeout_s: float, held: HeldOutput | None = None
+        self, command: CommandLine, *, timeout_s: float, held: OutputBuffer | None = None
     ) -> ExecResult:
         """Run a program to its end and collect its output, in `held` if its memory is to be counted.
 
@@ -82,7 +82,7 @@ class Commands:
             DeadlineExceeded: it ran longer than `timeout_s` and was killed with all its descendants.
             TooLarge, RateLimited: its output exceeds a limit; it was killed.
         """
-        output = held or HeldOutput.of(OutputBudget(OutputShares()), sandbox="")
+        output = held or OutputBuffer.of(OutputBudget(OutputLimits()), sandbox="")
         # Identifies the process before its pid is known; `list` does not show it.
         tag = _OWN_TAG + random_hex(8)
         process: int | str = tag
@@ -108,7 +108,7 @@ class Commands:
                             case _:
                                 pass
         except (e.NotFound, e.Forbidden) as error:
-            return not_run(command, error)
+            return failed_to_start(command, error)
         except (TimeoutError, e.DeadlineExceeded) as error:
             await self._kill_quietly(process)
             raise e.DeadlineExceeded(
@@ -238,7 +238,7 @@ def process_selector(selector: int | str) -> pb.ProcessSelector:
     return pb.ProcessSelector(selector=Oneof("tag", selector))
 
 
-def _collect(output: HeldOutput, data: pb.ProcessEvent.DataEvent) -> None:
+def _collect(output: OutputBuffer, data: pb.ProcessEvent.DataEvent) -> None:
     match data.output:
         case Oneof(field="stdout", value=written):
             output.add("stdout", written)
@@ -248,7 +248,7 @@ def _collect(output: HeldOutput, data: pb.ProcessEvent.DataEvent) -> None:
             pass
 
 
-def not_run(command: CommandLine, error: e.NotFound | e.Forbidden) -> ExecResult:
+def failed_to_start(command: CommandLine, error: e.NotFound | e.Forbidden) -> ExecResult:
     """Return what a shell reports for a program that does not exist or may not be executed."""
     if isinstance(error, e.NotFound):
         what, code = "not found", _COMMAND_NOT_FOUND

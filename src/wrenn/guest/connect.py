@@ -30,7 +30,7 @@ from wrenn.guest.values import (
     json_object_or_empty,
 )
 from wrenn.linux.threads import run_to_end
-from wrenn.relay import NoCookies, Pace, PacedConnector
+from wrenn.relay import IgnoredCookies, Pace, PacedConnector
 
 ENVD_PORT: Final = 49983
 _MESSAGE_LIMIT_B: Final = 4 * MIB
@@ -87,7 +87,7 @@ class GuestConnection:
         self.session = aiohttp.ClientSession(
             connector=self._connector,
             auto_decompress=False,
-            cookie_jar=NoCookies(),
+            cookie_jar=IgnoredCookies(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
             trust_env=False,
         )

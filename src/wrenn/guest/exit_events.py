@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wrenn.base.signal_names import SHELL_BASE, is_signal
+from wrenn.base.signal_names import SIGNAL_EXIT_BASE, is_signal
 from wrenn.protocol.guest import process_pb as pb
 
 
@@ -27,5 +27,5 @@ class Exited:
 def parse_exit(end: pb.ProcessEvent.EndEvent) -> Exited:
     """Parse the guest's last event of a process. A signal number that Linux does not have is ignored."""
     if is_signal(end.signal):
-        return Exited(SHELL_BASE + int(end.signal), int(end.signal), bool(end.out_of_memory))
+        return Exited(SIGNAL_EXIT_BASE + int(end.signal), int(end.signal), bool(end.out_of_memory))
     return Exited(int(end.exit_code), 0, bool(end.out_of_memory))

@@ -89,7 +89,7 @@ class GuestPorts:
         self._streams.add(writer)
         return reader, writer
 
-    def hang_up(self, writer: asyncio.StreamWriter) -> None:
+    def abort_stream(self, writer: asyncio.StreamWriter) -> None:
         """Abort a stream opened by `dial`."""
         self._streams.discard(writer)
         writer.transport.abort()
@@ -135,7 +135,7 @@ def port_closed(port: int) -> PortClosed:
     return PortClosed(f"Nothing listens on port {port} in the sandbox.")
 
 
-def dial_failure(error: Exception, port: int) -> WrennError:
+def dial_error(error: Exception, port: int) -> WrennError:
     """Translate an error of the HTTP client that occurred before there was a response."""
     if isinstance(error, WrennError):
         return error

@@ -18,7 +18,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from wrenn.base.errors import AgentFailure, Unavailable
 from wrenn.base.secrets import Secret
 from wrenn.guest.connect import ENVD_PORT, GuestConnection, unreachable
-from wrenn.relay import NoCookies, Pace, PacedConnector
+from wrenn.relay import IgnoredCookies, Pace, PacedConnector
 
 _CONNECT_EVERY_S: Final = 0.005
 _CONNECTS: Final = 40
@@ -82,7 +82,7 @@ async def initialise(address: str, identity: Identity, *, timeout_s: float) -> N
         async with (
             asyncio.timeout(timeout_s),
             aiohttp.ClientSession(
-                connector=connector, timeout=timeout, trust_env=False, cookie_jar=NoCookies()
+                connector=connector, timeout=timeout, trust_env=False, cookie_jar=IgnoredCookies()
             ) as session,
         ):
             corrections = _CORRECTIONS
@@ -140,7 +140,7 @@ class _RepeatingResolver(AbstractResolver):
         """Do nothing: there is nothing to close."""
 
 
-async def hold(guest: GuestConnection, *, timeout_s: float) -> bool:
+async def freeze_processes(guest: GuestConnection, *, timeout_s: float) -> bool:
     """Freeze the guest's user processes, so that none runs in a clone before the clone has its own identity. Idempotent.
 
     Returns whether all of them are frozen.
@@ -151,8 +151,8 @@ async def hold(guest: GuestConnection, *, timeout_s: float) -> bool:
     return await _snapshot_call(guest, "prepare", timeout_s=timeout_s) == _DONE
 
 
-async def let_go(guest: GuestConnection, *, timeout_s: float) -> None:
-    """Thaw the guest's user processes after `hold`. Idempotent.
+async def thaw_processes(guest: GuestConnection, *, timeout_s: float) -> None:
+    """Thaw the guest's user processes after `freeze_processes`. Idempotent.
 
     Raises:
         Unavailable, AgentFailure: the guest did not respond, or with an error.
@@ -185,7 +185,7 @@ async def _call(guest: GuestConnection, path: str, body: object, *, timeout_s: f
         async with (
             asyncio.timeout(timeout_s),
             aiohttp.ClientSession(
-                connector=PacedConnector(guest.pace), trust_env=False, cookie_jar=NoCookies()
+                connector=PacedConnector(guest.pace), trust_env=False, cookie_jar=IgnoredCookies()
             ) as session,
             session.post(
                 f"{guest.base_url}/{path}",

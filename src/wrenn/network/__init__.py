@@ -6,7 +6,7 @@ from wrenn.network.block import (
     Block,
     claim_block,
     find_block,
-    reclaiming,
+    reclaim_block,
     release_block,
     unclaimed_blocks,
     vanished_blocks,
@@ -14,7 +14,7 @@ from wrenn.network.block import (
 from wrenn.network.limits import NetworkLimits, plan_flow_table
 from wrenn.network.policy import EgressPolicy
 from wrenn.network.pool import LeasedSlot, SlotPool
-from wrenn.network.reach import HostReach
+from wrenn.network.reachable_networks import ReachableNetworks
 from wrenn.network.slots import Slot, Slots
 from wrenn.network.sweep import leftovers, remove_everything, remove_leftovers
 
@@ -22,9 +22,9 @@ __all__ = [
     "SLOT_LIMIT",
     "Block",
     "EgressPolicy",
-    "HostReach",
     "LeasedSlot",
     "NetworkLimits",
+    "ReachableNetworks",
     "Slot",
     "SlotPool",
     "Slots",
@@ -33,7 +33,7 @@ __all__ = [
     "find_block",
     "leftovers",
     "plan_flow_table",
-    "reclaiming",
+    "reclaim_block",
     "release_block",
     "remove_everything",
     "remove_leftovers",

@@ -16,7 +16,7 @@ from wrenn.network.block import Block
 from wrenn.network.firewall import TAP, root_table
 from wrenn.network.limits import FlowTable
 from wrenn.network.plan import FORWARDING, SlotPlan
-from wrenn.network.reach import HostReach
+from wrenn.network.reachable_networks import ReachableNetworks
 
 
 async def bring_up(plan: SlotPlan) -> None:
@@ -72,7 +72,7 @@ async def ensure_flow_table(table: FlowTable) -> dict[str, str]:
 
 
 async def install_root_table(
-    block: Block, reach: HostReach, on_link: Iterable[IPv4Network]
+    block: Block, reach: ReachableNetworks, on_link: Iterable[IPv4Network]
 ) -> dict[str, str]:
     """Install the block's table, or replace it atomically, and enable IPv4 forwarding.
 

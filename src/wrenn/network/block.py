@@ -127,7 +127,7 @@ def unclaimed_blocks(*, run_dir: Path = _RUN_DIR) -> list[Block]:
 
 
 @contextmanager
-def reclaiming(block: Block, *, run_dir: Path = _RUN_DIR) -> Generator[bool]:
+def reclaim_block(block: Block, *, run_dir: Path = _RUN_DIR) -> Generator[bool]:
     """Reclaim the block of a vanished installation: nobody can claim it within the context, and it is free afterwards.
 
     Yields False if its data folder exists (again) or another installation has claimed the block; then it is

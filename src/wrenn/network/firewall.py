@@ -15,7 +15,7 @@ from wrenn.base.networks import ALL_SLOTS, PROTECTED_NETWORKS
 from wrenn.linux.nft import NftCommand
 from wrenn.network.block import Block
 from wrenn.network.policy import EgressPolicy
-from wrenn.network.reach import HostReach
+from wrenn.network.reachable_networks import ReachableNetworks
 
 GUEST: Final = "169.254.0.21"
 HOST_GATEWAY: Final = "169.254.1.1"
@@ -35,7 +35,7 @@ _REJECT: Final[_Statement] = {"reject": {"type": "icmpx", "expr": "admin-prohibi
 
 
 def slot_table(
-    address: IPv4Address, policy: EgressPolicy, reach: HostReach, *, flows: int
+    address: IPv4Address, policy: EgressPolicy, reach: ReachableNetworks, *, flows: int
 ) -> list[NftCommand]:
     """Return the commands that replace the table in the namespace of the slot at `address`. `flows` limits the guest's connections."""
     from_guest, to_uplink = _meta("iifname", TAP), _meta("oifname", UPLINK)
@@ -75,13 +75,13 @@ def slot_table(
     ]
 
 
-def egress_change(policy: EgressPolicy, reach: HostReach) -> list[NftCommand]:
+def egress_change(policy: EgressPolicy, reach: ReachableNetworks) -> list[NftCommand]:
     """Return the commands that apply `policy` to a slot that has a `slot_table`."""
     table = _Table(SLOT_TABLE)
     return [{"flush": {"chain": table.name_chain("egress")}}, *_egress_rules(policy, reach)]
 
 
-def root_table(block: Block, reach: HostReach, on_link: Iterable[IPv4Network]) -> list[NftCommand]:
+def root_table(block: Block, reach: ReachableNetworks, on_link: Iterable[IPv4Network]) -> list[NftCommand]:
     """Return the commands that replace the block's table in the root namespace. Established connections are not interrupted.
 
     `on_link`: the networks that the host is directly connected to.
@@ -134,7 +134,7 @@ def root_table_removal(block: Block) -> list[NftCommand]:
     return [{"add": table}, {"delete": table}]
 
 
-def _egress_rules(policy: EgressPolicy, reach: HostReach) -> list[NftCommand]:
+def _egress_rules(policy: EgressPolicy, reach: ReachableNetworks) -> list[NftCommand]:
     """First the rules for all sandboxes, then the policy: allowed before denied networks, `allow_internet` last."""
     table = _Table(SLOT_TABLE)
     steps = [
@@ -214,7 +214,7 @@ def _to(networks: Iterable[IPv4Network]) -> list[tuple[_Statement, ...]]:
     return [(_ip("daddr", "==", _networks(listed)),)] if listed else []
 
 
-def _to_name_servers(reach: HostReach) -> list[tuple[_Statement, ...]]:
+def _to_name_servers(reach: ReachableNetworks) -> list[tuple[_Statement, ...]]:
     return [
         (
             *match,

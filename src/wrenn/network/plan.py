@@ -22,7 +22,7 @@ from wrenn.network.block import Block
 from wrenn.network.firewall import GUEST, HOST_GATEWAY, TAP, UPLINK, slot_table
 from wrenn.network.limits import NetworkLimits
 from wrenn.network.policy import EgressPolicy
-from wrenn.network.reach import HostReach
+from wrenn.network.reachable_networks import ReachableNetworks
 
 GUEST_MAC: Final = "02:fc:00:00:00:05"
 TAP_MAC: Final = "02:fc:00:00:00:06"
@@ -68,7 +68,7 @@ def plan_slot(
     *,
     vmm_uid: int,
     vmm_gid: int,
-    reach: HostReach | None = None,
+    reach: ReachableNetworks | None = None,
     limits: NetworkLimits = NO_RATE,
 ) -> SlotPlan:
     """Plan a new slot: the tap belongs to the VMM's user, and the egress policy is the default."""
@@ -94,7 +94,7 @@ def plan_slot(
             *_rate(UPLINK, limits),
         ),
         firewall=tuple(
-            slot_table(block.address(slot), EgressPolicy(), reach or HostReach(), flows=limits.flows)
+            slot_table(block.address(slot), EgressPolicy(), reach or ReachableNetworks(), flows=limits.flows)
         ),
         host_sysctls={f"ipv6/conf/{host_link}/disable_ipv6": "1"},
         outside=(

@@ -16,7 +16,7 @@ class EgressPolicy:
 
     The default allows everything that the host allows. A policy cannot allow what the host blocks for all its
     sandboxes: protected destinations (the host, other sandboxes, metadata services) and private networks
-    (`HostReach`).
+    (`ReachableNetworks`).
     """
 
     allow_internet: bool = True

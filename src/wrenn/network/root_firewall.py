@@ -10,13 +10,13 @@ from wrenn.linux.netlink import on_link_networks
 from wrenn.linux.nft import list_tables
 from wrenn.network.apply import install_root_table
 from wrenn.network.block import Block
-from wrenn.network.reach import HostReach
+from wrenn.network.reachable_networks import ReachableNetworks
 
 
 class RootFirewall:
     """Installs the table and maintains it. Calls must not overlap."""
 
-    def __init__(self, block: Block, reach: HostReach) -> None:
+    def __init__(self, block: Block, reach: ReachableNetworks) -> None:
         self._block = block
         self._reach = reach
         self._on_link: frozenset[IPv4Network] = frozenset()

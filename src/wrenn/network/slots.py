@@ -24,7 +24,7 @@ from wrenn.network.firewall import TAP, egress_change, root_table_removal
 from wrenn.network.limits import NetworkLimits
 from wrenn.network.plan import NO_RATE, plan_slot
 from wrenn.network.policy import EgressPolicy
-from wrenn.network.reach import HostReach
+from wrenn.network.reachable_networks import ReachableNetworks
 from wrenn.network.root_firewall import RootFirewall
 from wrenn.network.sweep import remove_stray_slots
 
@@ -64,12 +64,12 @@ class Slots:
         vmm_gid: int,
         ready_target: int = 4,
         limit: int = SLOT_LIMIT,
-        reach: HostReach | None = None,
+        reach: ReachableNetworks | None = None,
         limits: NetworkLimits = NO_RATE,
     ) -> None:
         assert 0 <= ready_target <= limit <= SLOT_LIMIT, "a block has no more slots than its addresses"
         self._block = block
-        self._reach = reach or HostReach()
+        self._reach = reach or ReachableNetworks()
         self._firewall = RootFirewall(block, self._reach)
         self._vmm_uid = vmm_uid
         self._vmm_gid = vmm_gid

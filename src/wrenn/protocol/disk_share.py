@@ -20,6 +20,6 @@ def disk_share_b(disk_size_mb: int, usual_b: int) -> int:
     return usual_b + max(0, disk_size_mb - DEFAULT_DISK_SIZE_MB) * MIB if usual_b else 0
 
 
-def promised_b(disk_size_mb: int, usual_b: int, *, count: int = 1) -> int:
+def committed_b(disk_size_mb: int, usual_b: int, *, count: int = 1) -> int:
     """Return the sum of the shares of `count` sandboxes with disks of `disk_size_mb` in total; without a limit, of their disks."""
     return disk_size_mb * MIB + count * (usual_b - DEFAULT_DISK_SIZE_MB * MIB if usual_b else 0)

@@ -7,14 +7,20 @@ Both sides are assumed to be hostile: every head, message and wait has a limit, 
 Authorization and routing are the caller's job.
 """
 
-from wrenn.relay.asgi import Gone, Receive, Scope, Send, gone_of, unless_gone
-from wrenn.relay.connections import NoCookies, PacedConnector, noticing_socket
-from wrenn.relay.headers import Headers, end_to_end, value_of
-from wrenn.relay.http import BrokenOff, Head, Request, head_of, send_answer
+from wrenn.relay.asgi import CallerDisconnected, Receive, Scope, Send, cancel_on_disconnect, disconnect_event
+from wrenn.relay.connections import IgnoredCookies, PacedConnector, keepalive_socket
+from wrenn.relay.headers import Headers, end_to_end, header_value
+from wrenn.relay.http import Head, IncompleteResponse, Request, head_of, send_response
 from wrenn.relay.pace import UNPACED, Pace
-from wrenn.relay.server import HEADER_LIMIT, SERVER_OPTIONS, BoundedHttp, break_off
+from wrenn.relay.server import HEADER_LIMIT, SERVER_OPTIONS, BoundedHttp, abort_response
 from wrenn.relay.session import new_session
-from wrenn.relay.sockets import SocketRefused, connect_socket, cut_socket, relay_socket, send_refusal
+from wrenn.relay.sockets import (
+    WebSocketRefused,
+    abort_websocket,
+    connect_websocket,
+    relay_websocket,
+    send_refusal,
+)
 from wrenn.relay.streams import END_OF_STREAM, relay_stream
 
 __all__ = [
@@ -23,30 +29,30 @@ __all__ = [
     "SERVER_OPTIONS",
     "UNPACED",
     "BoundedHttp",
-    "BrokenOff",
-    "Gone",
+    "CallerDisconnected",
     "Head",
     "Headers",
-    "NoCookies",
+    "IgnoredCookies",
+    "IncompleteResponse",
     "Pace",
     "PacedConnector",
     "Receive",
     "Request",
     "Scope",
     "Send",
-    "SocketRefused",
-    "break_off",
-    "connect_socket",
-    "cut_socket",
+    "WebSocketRefused",
+    "abort_response",
+    "abort_websocket",
+    "cancel_on_disconnect",
+    "connect_websocket",
+    "disconnect_event",
     "end_to_end",
-    "gone_of",
     "head_of",
+    "header_value",
+    "keepalive_socket",
     "new_session",
-    "noticing_socket",
-    "relay_socket",
     "relay_stream",
-    "send_answer",
+    "relay_websocket",
     "send_refusal",
-    "unless_gone",
-    "value_of",
+    "send_response",
 ]

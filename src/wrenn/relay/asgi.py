@@ -19,21 +19,21 @@ _SOON_S: Final = 0.25
 """How long to wait before a task watches the client. Most responses are done by then, so no task is needed."""
 
 
-class Gone(Exception):
+class CallerDisconnected(Exception):
     """The client has disconnected, so nobody would receive the response."""
 
 
-def gone_of(scope: Scope) -> asyncio.Event:
+def disconnect_event(scope: Scope) -> asyncio.Event:
     """Return the event that is set when the client disconnects. With a server that has no such extension it is never set."""
     return scope.get("extensions", {}).get(GONE) or asyncio.Event()
 
 
 @asynccontextmanager
-async def unless_gone(receive: Receive, *, after: asyncio.Event) -> AsyncGenerator[None]:
+async def cancel_on_disconnect(receive: Receive, *, after: asyncio.Event) -> AsyncGenerator[None]:
     """Run the block, and cancel it when the client disconnects. The client is watched once `after` is set, when its body was read.
 
     Raises:
-        Gone: the client disconnected, and the block was cancelled.
+        CallerDisconnected: the client disconnected, and the block was cancelled.
     """
     task = asyncio.current_task()
     assert task is not None, "requests are served by tasks"
@@ -59,7 +59,7 @@ async def unless_gone(receive: Receive, *, after: asyncio.Event) -> AsyncGenerat
     except asyncio.CancelledError as error:
         if not is_gone or task.uncancel() > cancelling:
             raise
-        raise Gone from error
+        raise CallerDisconnected from error
     finally:
         beginning.cancel()
         if watcher is not None:

@@ -337,7 +337,7 @@ class PacedConnector(aiohttp.TCPConnector):
             connection.abort()
 
 
-def noticing_socket(address: tuple[Any, ...]) -> socket.socket:
+def keepalive_socket(address: tuple[Any, ...]) -> socket.socket:
     """Return a socket with TCP keep-alive, so that a vanished peer is detected within about a minute. For connectors."""
     made = socket.socket(*address[:3])
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -347,7 +347,7 @@ def noticing_socket(address: tuple[Any, ...]) -> socket.socket:
     return made
 
 
-class NoCookies(aiohttp.DummyCookieJar):
+class IgnoredCookies(aiohttp.DummyCookieJar):
     """Ignores cookies without parsing them: a guest could send long headers that are slow to parse."""
 
     def update_cookies_from_headers(self, headers: Any, response_url: URL) -> None:

@@ -35,7 +35,7 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     return [(name, value) for name, value in lower if name not in dropped]
 
 
-def value_of(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+def header_value(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
     """Return the first value of the header `name`, which is given in lower case, or None."""
     return next((value for key, value in headers if key == name), None)
 

@@ -13,8 +13,8 @@ from yarl import URL
 
 from wrenn.base.errors import AgentFailure
 from wrenn.base.units import KIB
-from wrenn.relay.asgi import Gone, Receive, Scope, Send, unless_gone
-from wrenn.relay.headers import Headers, end_to_end, for_client, is_sound, value_of
+from wrenn.relay.asgi import CallerDisconnected, Receive, Scope, Send, cancel_on_disconnect
+from wrenn.relay.headers import Headers, end_to_end, for_client, header_value, is_sound
 
 SMALL_BODY_B: Final = 64 * KIB
 """A body up to this size is read before it is forwarded, so that it takes one packet and can be sent again."""
@@ -29,7 +29,7 @@ Traffic = Callable[[], None]
 """Called whenever bytes are forwarded, in either direction."""
 
 
-class BrokenOff(ConnectionResetError):
+class IncompleteResponse(ConnectionResetError):
     """The response ended early after its head was sent. The connection is closed, so that the client notices."""
 
 
@@ -60,11 +60,11 @@ class Request:
         """Read the body if it is small; otherwise it is streamed later. The server has checked its length.
 
         Raises:
-            Gone: the client disconnected.
+            CallerDisconnected: the client disconnected.
         """
         headers: Headers = self._scope["headers"]
-        length = value_of(headers, b"content-length") or b"0"
-        if value_of(headers, b"transfer-encoding") is not None or int(length[:19]) > SMALL_BODY_B:
+        length = header_value(headers, b"content-length") or b"0"
+        if header_value(headers, b"transfer-encoding") is not None or int(length[:19]) > SMALL_BODY_B:
             self._small = None
             return
         if int(length):
@@ -77,9 +77,9 @@ class Request:
                 async with asyncio.timeout(BODY_SILENCE_S):
                     message = await self._receive()
             except TimeoutError as error:
-                raise Gone from error
+                raise CallerDisconnected from error
             if message["type"] == "http.disconnect":
-                raise Gone
+                raise CallerDisconnected
             if chunk := message.get("body"):
                 self._traffic()
                 yield chunk
@@ -87,12 +87,12 @@ class Request:
                 self._was_read.set()
                 return
 
-    async def _streamed(self, gone: list[Gone]) -> AsyncIterator[bytes]:
+    async def _streamed(self, gone: list[CallerDisconnected]) -> AsyncIterator[bytes]:
         self.is_replayable = False
         try:
             async for chunk in self._chunks():
                 yield chunk
-        except Gone as error:
+        except CallerDisconnected as error:
             # aiohttp would raise it as an error of its own.
             gone.append(error)
             raise
@@ -104,14 +104,14 @@ class Request:
         """Send this request to `url` and yield the response, whose body is not read yet. Leaving the block ends the exchange.
 
         Raises:
-            Gone: the client disconnected, possibly while the block runs.
+            CallerDisconnected: the client disconnected, possibly while the block runs.
             aiohttp.ClientError, OSError: the exchange failed.
         """
-        gone: list[Gone] = []
+        gone: list[CallerDisconnected] = []
         data = self._small or None if self._small is not None else self._streamed(gone)
         response = None
         try:
-            async with unless_gone(self._receive, after=self._was_read):
+            async with cancel_on_disconnect(self._receive, after=self._was_read):
                 try:
                     response = await session.request(
                         self._scope["method"],
@@ -158,11 +158,11 @@ def _unsound(why: str) -> AgentFailure:
     return AgentFailure(f"The program in the sandbox sent no valid HTTP answer: {why}.")
 
 
-async def send_answer(response: aiohttp.ClientResponse, head: Head, send: Send, traffic: Traffic) -> None:
+async def send_response(response: aiohttp.ClientResponse, head: Head, send: Send, traffic: Traffic) -> None:
     """Stream the response to the client.
 
     Raises:
-        BrokenOff: the response ended early, or the client does not take it.
+        IncompleteResponse: the response ended early, or the client does not take it.
     """
     await send({"type": "http.response.start", "status": head.status, "headers": head.headers})
     try:
@@ -171,5 +171,5 @@ async def send_answer(response: aiohttp.ClientResponse, head: Head, send: Send, 
             async with asyncio.timeout(READER_STALL_S):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise BrokenOff(f"the answer broke off: {error!r}") from error
+        raise IncompleteResponse(f"the answer broke off: {error!r}") from error
     await send({"type": "http.response.body", "body": b""})

@@ -17,7 +17,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from wrenn.base.units import KIB
 from wrenn.relay.asgi import GONE, Receive, Scope
-from wrenn.relay.http import BrokenOff
+from wrenn.relay.http import IncompleteResponse
 from wrenn.relay.message_budget import FRAGMENT_B, IncompleteMessage
 from wrenn.relay.sockets import MESSAGE_LIMIT_B
 
@@ -272,11 +272,11 @@ _QUIET: Final = logging.getLogger("wrenn.relay.sockets")
 _QUIET.setLevel(logging.WARNING)
 
 
-async def break_off(scope: Scope, receive: Receive, error: BrokenOff) -> None:
+async def abort_response(scope: Scope, receive: Receive, error: IncompleteResponse) -> None:
     """Close the client's connection in the middle of a response, so that the client notices that the response is incomplete.
 
     Raises:
-        BrokenOff: the server has no such extension, and closes the connection itself when it sees this error.
+        IncompleteResponse: the server has no such extension, and closes the connection itself when it sees this error.
     """
     abort = scope.get("extensions", {}).get(_ABORT)
     if abort is None:

@@ -7,7 +7,7 @@ from typing import Final
 import aiohttp
 
 from wrenn.base.units import KIB
-from wrenn.relay.connections import NoCookies
+from wrenn.relay.connections import IgnoredCookies
 
 CONNECT_TIMEOUT_S: Final = 5.0
 SILENCE_S: Final = 3600.0
@@ -26,7 +26,7 @@ def new_session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=connector,
         auto_decompress=False,
-        cookie_jar=NoCookies(),
+        cookie_jar=IgnoredCookies(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_S),
         trust_env=False,
         read_bufsize=READ_AHEAD_B,

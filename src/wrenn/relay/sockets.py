@@ -13,7 +13,7 @@ from yarl import URL
 
 from wrenn.base.errors import AgentFailure
 from wrenn.base.units import MIB
-from wrenn.relay.asgi import Receive, Scope, Send, gone_of
+from wrenn.relay.asgi import Receive, Scope, Send, disconnect_event
 from wrenn.relay.connections import PacedConnection
 from wrenn.relay.headers import Headers, end_to_end, for_client, from_client, is_sound
 from wrenn.relay.pace import Pace
@@ -41,7 +41,7 @@ RESTART: Final = 1012
 """The close code for the client when the sandbox is paused or stopped: it may connect again."""
 
 
-class SocketRefused(Exception):
+class WebSocketRefused(Exception):
     """The peer answered the handshake with an ordinary HTTP response."""
 
     def __init__(self, status: int, headers: Headers) -> None:
@@ -50,13 +50,13 @@ class SocketRefused(Exception):
         self.headers = headers
 
 
-async def connect_socket(
+async def connect_websocket(
     session: aiohttp.ClientSession, scope: Scope, url: URL, headers: Headers
 ) -> aiohttp.ClientWebSocketResponse:
     """Open the WebSocket of `scope` at `url`, with its subprotocols. Extensions are negotiated for each connection separately.
 
     Raises:
-        SocketRefused: the peer declined the handshake.
+        WebSocketRefused: the peer declined the handshake.
         TimeoutError, aiohttp.ClientError: the connection failed.
     """
     passed = [(name, value) for name, value in end_to_end(headers) if not name.startswith(b"sec-websocket-")]
@@ -80,14 +80,14 @@ async def connect_socket(
             raise AgentFailure(
                 "The program in the sandbox refused the WebSocket with a malformed header."
             ) from error
-        raise SocketRefused(error.status, response_headers) from error
+        raise WebSocketRefused(error.status, response_headers) from error
 
 
 _Ending = tuple[int, str]
 """Close code and reason."""
 
 
-async def relay_socket(
+async def relay_websocket(
     other: aiohttp.ClientWebSocketResponse,
     scope: Scope,
     receive: Receive,
@@ -104,11 +104,11 @@ async def relay_socket(
     ending: _Ending | None = None
     try:
         await send({"type": "websocket.accept", "subprotocol": other.protocol, "headers": []})
-        ending = await _forward(other, gone_of(scope), receive, send, traffic=traffic, pace=pace)
+        ending = await _forward(other, disconnect_event(scope), receive, send, traffic=traffic, pace=pace)
         if ending is not None:
             await _send_close(other, ending, pace)
     finally:
-        cut_socket(other)
+        abort_websocket(other)
 
 
 async def _forward(
@@ -249,7 +249,7 @@ _NOT_A_CLOSE: Final = frozenset(
 )
 
 
-def cut_socket(other: aiohttp.ClientWebSocketResponse) -> None:
+def abort_websocket(other: aiohttp.ClientWebSocketResponse) -> None:
     """Close the connection without a handshake. aiohttp's `close` waits for the handshake as long as data arrives."""
     other._response.close()  # pyright: ignore[reportPrivateUsage] - there is no public way
 

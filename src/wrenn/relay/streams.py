@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Final
 
 from wrenn.base.units import KIB
-from wrenn.relay.asgi import Receive, Scope, Send, gone_of
+from wrenn.relay.asgi import Receive, Scope, Send, disconnect_event
 from wrenn.relay.pace import Pace
 
 END_OF_STREAM: Final = "eof"
@@ -36,7 +36,7 @@ async def relay_stream(
     to_peer = asyncio.create_task(_client_to_peer(writer, receive, traffic, written))
     to_client = asyncio.create_task(_peer_to_client(reader, send, traffic, pace))
     client_eof = asyncio.create_task(written.wait())
-    disconnect = asyncio.create_task(gone_of(scope).wait())
+    disconnect = asyncio.create_task(disconnect_event(scope).wait())
     try:
         await asyncio.wait({to_peer, to_client, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if not to_peer.done() and to_client.done() and to_client.result():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from wrenn.base.file_names import as_text
+from wrenn.base.file_names import path_to_text
 from wrenn.sdk.errors import InvalidRequestError
 
 RemotePath = str | bytes
@@ -23,7 +23,7 @@ def remote(path: RemotePath) -> str:
         InvalidRequestError: it is not a valid path.
     """
     try:
-        return as_text(path)
+        return path_to_text(path)
     except UnicodeEncodeError as error:
         raise InvalidRequestError(
             "The path is no valid text: give bytes, or what os.fsdecode gives."

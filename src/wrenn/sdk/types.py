@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-from wrenn.base.file_names import name_of
+from wrenn.base.file_names import text_to_name
 from wrenn.sdk._parse import Fields
 from wrenn.sdk.errors import UnexpectedAnswerError
 
@@ -304,12 +304,12 @@ class FileEntry:
     @property
     def name_bytes(self) -> bytes:
         """The name as bytes, as stored on the sandbox's disk."""
-        return name_of(self.name)
+        return text_to_name(self.name)
 
     @property
     def path_bytes(self) -> bytes:
         """The path as bytes, as stored on the sandbox's disk."""
-        return name_of(self.path)
+        return text_to_name(self.path)
 
     @classmethod
     def parse(cls, fields: Fields) -> FileEntry:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from wrenn.base.errors import DeadlineExceeded, InvalidState, NotFound
-from wrenn.base.signal_names import SHELL_BASE
+from wrenn.base.signal_names import SIGNAL_EXIT_BASE
 from wrenn.base.units import KIB, MIB
 from wrenn.guest import CommandLine, Event, Exited, Output, Started
 from wrenn.protocol.api import SHELL
@@ -55,7 +55,7 @@ class LocalProcess:
         """Carry output to the followers until its end."""
         await asyncio.gather(*(self._carry(stream, source) for stream, source in sources.items()))
         code = await self.process.wait()
-        self.end = Exited(code) if code >= 0 else Exited(SHELL_BASE - code, -code)
+        self.end = Exited(code) if code >= 0 else Exited(SIGNAL_EXIT_BASE - code, -code)
         for queue in list(self._followers):
             await queue.put(self.end)
         if self.terminal is not None:

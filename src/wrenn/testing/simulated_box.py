@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from wrenn.base.errors import NotFound, PortClosed, WrennError
-from wrenn.base.file_names import text_of
+from wrenn.base.file_names import name_to_text
 from wrenn.base.units import GIB
 from wrenn.guest import GuestPorts, Processes
 from wrenn.protocol.host import host_pb as pb
@@ -175,4 +175,4 @@ def file_entry(box: Box, path: Path) -> pb.FileEntry:
 
 
 def _text(name: str | Path) -> str:
-    return text_of(os.fsencode(name))
+    return name_to_text(os.fsencode(name))

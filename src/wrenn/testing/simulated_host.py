@@ -40,7 +40,7 @@ from wrenn.base.errors import (
     NotFound,
     WrennError,
 )
-from wrenn.base.file_names import name_of
+from wrenn.base.file_names import text_to_name
 from wrenn.base.ids import SandboxId
 from wrenn.base.units import GIB
 from wrenn.guest import CommandLine, Processes
@@ -504,7 +504,7 @@ class SimulatedHost(HostAgent):
     def _path(self, sandbox_id: str, path: str) -> Path:
         root = self._box(sandbox_id).root
         # As in a guest: `..` at the top stays at the top.
-        inside = Path(os.path.normpath(os.fsdecode(name_of(path)))).relative_to("/")
+        inside = Path(os.path.normpath(os.fsdecode(text_to_name(path)))).relative_to("/")
         if path.startswith("//") or inside.is_absolute():
             raise InvalidRequest("not a path")
         return root / inside

@@ -34,7 +34,7 @@ async def remove_vanished() -> None:
 
 async def remove_installation(block: network.Block, data_dir: Path) -> None:
     """End and remove everything of the block, if the installation in `data_dir`, which has it, is gone."""
-    with network.reclaiming(block) as vanished:
+    with network.reclaim_block(block) as vanished:
         if vanished:
             layout = Layout(data_dir, block)
             for thing in await list_everything(layout):

@@ -26,7 +26,7 @@ from wrenn.base.errors import (
 )
 from wrenn.base.ids import SandboxId
 from wrenn.base.units import KIB
-from wrenn.guest import Event, Exited, Started, not_run
+from wrenn.guest import Event, Exited, Started, failed_to_start
 from wrenn.protocol.host.streams import (
     MESSAGE_HEAD,
     MESSAGE_LIMIT_B,
@@ -95,7 +95,7 @@ class Execs:
             except (NotFound, Forbidden) as error:
                 if process.pid:
                     raise
-                said = not_run(command_of(opening), error)
+                said = failed_to_start(command_of(opening), error)
                 await answer.add(bytes((Kind.STDERR,)) + said.stderr)
                 await answer.add_events([Exited(said.exit_code)])
             except (TimeoutError, DeadlineExceeded) as error:

@@ -18,7 +18,7 @@ from wrenn.base.errors import Cancelled, InternalError, InvalidRequest, NotFound
 from wrenn.base.ids import SandboxId
 from wrenn.guest import Download, FileEvent, Part, WriteOptions, watch
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER
-from wrenn.relay import Gone, unless_gone
+from wrenn.relay import CallerDisconnected, cancel_on_disconnect
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class FileStreams:
 
         try:
             await self._serve(scope, receive, send_noting)
-        except Gone:
+        except CallerDisconnected:
             return
         except WrennError as error:
             failure = error
@@ -88,7 +88,7 @@ class FileStreams:
             case "GET", "files/watch":
                 await receive()  # the empty body
                 # The server tells nobody who only sends that the other side is gone.
-                async with unless_gone(receive, after=_now()):
+                async with cancel_on_disconnect(receive, after=_now()):
                     await self._watch(sandbox_id, query, send)
             case _, "files" | "files/tar" | "files/watch":
                 raise InvalidRequest("Files are read and watched with GET, and written with PUT.")
@@ -147,7 +147,7 @@ def _header(scope: Scope, name: bytes) -> str:
 
 async def _download(opening: AbstractAsyncContextManager[Download], receive: Receive, send: Send) -> None:
     await receive()  # the empty body: behind it comes only that the caller went away
-    async with unless_gone(receive, after=_now()), opening as download:
+    async with cancel_on_disconnect(receive, after=_now()), opening as download:
         headers = [(b"content-type", b"application/octet-stream")]
         if download.size_b is not None:
             headers.append((b"content-length", str(download.size_b).encode()))

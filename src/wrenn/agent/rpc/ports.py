@@ -17,26 +17,26 @@ import aiohttp
 from wrenn.agent.rpc.passages import Passage, Reach
 from wrenn.base.errors import InternalError, InvalidRequest, InvalidState, WrennError
 from wrenn.base.ids import SandboxId
-from wrenn.guest import dial_failure
+from wrenn.guest import dial_error
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, ERROR_TEXT_HEADER
 from wrenn.relay import (
-    BrokenOff,
-    Gone,
+    CallerDisconnected,
     Head,
     Headers,
+    IncompleteResponse,
     Receive,
     Request,
     Scope,
     Send,
-    SocketRefused,
-    break_off,
-    connect_socket,
+    WebSocketRefused,
+    abort_response,
+    connect_websocket,
     end_to_end,
     head_of,
-    relay_socket,
     relay_stream,
-    send_answer,
+    relay_websocket,
     send_refusal,
+    send_response,
 )
 
 _log = logging.getLogger(__name__)
@@ -71,10 +71,10 @@ class PortStreams:
 
         try:
             await self._serve(scope, receive, send_noting)  # type: ignore[arg-type]
-        except Gone:
+        except CallerDisconnected:
             return
-        except BrokenOff as error:
-            await break_off(scope, receive, error)
+        except IncompleteResponse as error:
+            await abort_response(scope, receive, error)
             return
         except WrennError as error:
             failure = error
@@ -84,7 +84,7 @@ class PortStreams:
         else:
             return
         if started and scope["type"] == "http":
-            await break_off(scope, receive, BrokenOff(failure.message))
+            await abort_response(scope, receive, IncompleteResponse(failure.message))
         elif not ended:
             await _refuse(scope, send, failure, started=started)
 
@@ -126,11 +126,11 @@ async def _request(
             passage.opened(has_end=True)
             passage.moved()
             head = Head(head.status, _without_ours(head.headers))
-            await send_answer(response, head, send, passage.moved)
+            await send_response(response, head, send, passage.moved)
     except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError) as error:
         if answered:
             raise
-        raise dial_failure(error, port) from error
+        raise dial_error(error, port) from error
 
 
 async def _socket(
@@ -139,15 +139,15 @@ async def _socket(
     await receive()  # websocket.connect
     url = passage.ports.url(port, target)
     try:
-        other = await connect_socket(passage.ports.session, scope, url, scope["headers"])
-    except SocketRefused as refused:
+        other = await connect_websocket(passage.ports.session, scope, url, scope["headers"])
+    except WebSocketRefused as refused:
         headers = [(n, v) for n, v in _without_ours(end_to_end(refused.headers)) if n != b"content-length"]
         await send_refusal(send, refused.status if 200 <= refused.status <= 599 else 502, headers, b"")
         return
     except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError) as error:
-        raise dial_failure(error, port) from error
+        raise dial_error(error, port) from error
     passage.opened(has_end=False)
-    await relay_socket(other, scope, receive, send, traffic=passage.moved, pace=passage.ports.pace)
+    await relay_websocket(other, scope, receive, send, traffic=passage.moved, pace=passage.ports.pace)
 
 
 async def _stream(passage: Passage, port: int, scope: Scope, receive: Receive, send: Send) -> None:
@@ -161,7 +161,7 @@ async def _stream(passage: Passage, port: int, scope: Scope, receive: Receive, s
             reader, writer, scope, receive, send, traffic=passage.moved, pace=passage.ports.pace
         )
     finally:
-        passage.ports.hang_up(writer)
+        passage.ports.abort_stream(writer)
 
 
 def _without_ours(headers: Headers) -> Headers:

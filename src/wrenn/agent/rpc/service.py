@@ -14,8 +14,8 @@ from wrenn.agent.facts import HostFacts
 from wrenn.agent.inventory import measure
 from wrenn.agent.sandboxes import NetworkSettings, Record, RunningSandbox, Sandboxes, SandboxSpec, State
 from wrenn.base.errors import AgentFailure, InternalError, InvalidRequest, WrennError
-from wrenn.base.held_output import HeldOutput, OutputBudget, OutputShares
 from wrenn.base.ids import SandboxId, SnapshotId
+from wrenn.base.output_buffer import OutputBudget, OutputBuffer, OutputLimits
 from wrenn.guest import CommandLine
 from wrenn.network import EgressPolicy
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
@@ -94,7 +94,7 @@ class HostAgentService(HostAgent):
     def __init__(self, *, sandboxes: Sandboxes, facts: HostFacts) -> None:
         self._sandboxes = sandboxes
         self._facts = facts
-        self._budget = OutputBudget(OutputShares())
+        self._budget = OutputBudget(OutputLimits())
 
     async def get_host(self, request: pb.GetHostRequest, ctx: Any, /) -> pb.Host:
         """What this machine is."""
@@ -195,7 +195,7 @@ class HostAgentService(HostAgent):
         """Run a command to its end."""
         timeout_s = (request.timeout_ms or _EXEC_TIMEOUT_MS) / 1000
         async with self._use(request.sandbox_id) as sandbox:
-            with HeldOutput.of(self._budget, sandbox=request.sandbox_id) as held:
+            with OutputBuffer.of(self._budget, sandbox=request.sandbox_id) as held:
                 result = await sandbox.commands.run(_command(request.command), timeout_s=timeout_s, held=held)
         return pb.ExecResponse(stdout=result.stdout, stderr=result.stderr, exit_code=result.exit_code)
 

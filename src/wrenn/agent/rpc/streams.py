@@ -13,9 +13,18 @@ from wrenn.agent.rpc.passages import Passage, Reach
 from wrenn.agent.rpc.sockets import Receive, Scope, Send, Socket, SocketLeft
 from wrenn.base.errors import DeadlineExceeded, Forbidden, InternalError, InvalidRequest, NotFound, WrennError
 from wrenn.base.ids import SandboxId
-from wrenn.guest import CommandLine, Event, Exited, FollowedProcess, Output, Processes, Started, not_run
+from wrenn.guest import (
+    CommandLine,
+    Event,
+    Exited,
+    FollowedProcess,
+    Output,
+    Processes,
+    Started,
+    failed_to_start,
+)
 from wrenn.protocol.host.streams import (
-    LEAVING_FOR_A_RESTART,
+    SERVICE_RESTART,
     AttachProcess,
     Kind,
     ProcessEnd,
@@ -99,7 +108,7 @@ class ProcessStreams:
                     f"The command did not end within {timeout_s:g} s and was killed."
                 ) from error
             except SocketLeft as left:
-                left_alone = left.close_code == LEAVING_FOR_A_RESTART
+                left_alone = left.close_code == SERVICE_RESTART
                 if isinstance(opening, StartProcess) and opening.kill_when_left and not left_alone:
                     await process.kill_quietly()
                 raise
@@ -147,7 +156,7 @@ async def _outputs(
         if isinstance(opening, AttachProcess) or opening.terminal is not None or process.pid:
             raise
         # As of a command that is run to its end.
-        said = not_run(command_of(opening), error)
+        said = failed_to_start(command_of(opening), error)
         await socket.send(bytes((Kind.STDERR,)) + said.stderr)
         await socket.send(message_of(Exited(said.exit_code)))
 

@@ -19,7 +19,7 @@ from wrenn.agent.sandboxes.journal import Record, SandboxSpec
 from wrenn.base.errors import NoCapacity
 from wrenn.base.ids import SandboxId
 from wrenn.base.units import GIB, MIB
-from wrenn.protocol.disk_share import disk_share_b, promised_b
+from wrenn.protocol.disk_share import committed_b, disk_share_b
 from wrenn.storage import snapshots
 from wrenn.vm import DiskChain
 
@@ -56,8 +56,8 @@ class DiskLimits:
         Raises:
             NoCapacity: it does not.
         """
-        wanted_b = promised_b(spec.disk_mb, self.sandbox_b)
-        promised = sum(promised_b(_disk_mb(record), self.sandbox_b) for record in records)
+        wanted_b = committed_b(spec.disk_mb, self.sandbox_b)
+        promised = sum(committed_b(_disk_mb(record), self.sandbox_b) for record in records)
         if self.overcommit and promised + wanted_b > disk_b * self.overcommit:
             raise NoCapacity(
                 "The host has no room for this sandbox: its disk is promised to others (WRENN_DISK_OVERCOMMIT)."

@@ -23,7 +23,7 @@ from wrenn.base.errors import AgentFailure, NotFound, StorageFull, WrennError
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.base.undo import Undo
-from wrenn.guest import hold, let_go
+from wrenn.guest import freeze_processes, thaw_processes
 from wrenn.linux.files import remove_tree
 from wrenn.linux.process import kill_and_wait
 from wrenn.network import SlotPool
@@ -46,7 +46,7 @@ async def hold_guest(driver: Driver, running: RunningSandbox, record: Record) ->
     running.held = True
     reason = "some go on"
     try:
-        if await hold(running.guest, timeout_s=HOLD_TIMEOUT_S):
+        if await freeze_processes(running.guest, timeout_s=HOLD_TIMEOUT_S):
             return True
     except WrennError as error:
         reason = error.message
@@ -57,7 +57,7 @@ async def hold_guest(driver: Driver, running: RunningSandbox, record: Record) ->
 
 async def let_guest_go(running: RunningSandbox) -> None:
     """Let the programs in the guest run on. What fails here is tried again as long as the sandbox runs."""
-    await let_go(running.guest, timeout_s=HOLD_TIMEOUT_S)
+    await thaw_processes(running.guest, timeout_s=HOLD_TIMEOUT_S)
     running.held = False
 
 

@@ -12,9 +12,9 @@ from protobuf import Oneof
 
 from wrenn.base.errors import DeadlineExceeded, InvalidRequest, NotFound
 from wrenn.base.faults import fault_point
-from wrenn.base.held_output import HeldOutput, OutputBudget, OutputName
 from wrenn.base.ids import SandboxId, random_hex
-from wrenn.base.signal_names import SHELL_BASE
+from wrenn.base.output_buffer import OutputBudget, OutputBuffer, OutputName
+from wrenn.base.signal_names import SIGNAL_EXIT_BASE
 from wrenn.control.auth import Credential
 from wrenn.control.guests.records import RunningProcess, StartedProcess
 from wrenn.control.guests.types import Exec
@@ -47,7 +47,7 @@ class Outcome:
 
     sandbox_id: SandboxId
     end: ProcessEnd
-    output: HeldOutput
+    output: OutputBuffer
     duration_ms: int
     late: str
 
@@ -78,8 +78,8 @@ class Commands:
             await fault_point("control.exec.before_rpc")
             begun = time.monotonic()
             team, sandbox = str(target.team_id), str(target.sandbox_id)
-            with HeldOutput.of(self._budget, sandbox=sandbox, team=team) as output:
-                late, end = "", ProcessEnd(SHELL_BASE + _SIGKILL, _SIGKILL)
+            with OutputBuffer.of(self._budget, sandbox=sandbox, team=team) as output:
+                late, end = "", ProcessEnd(SIGNAL_EXIT_BASE + _SIGKILL, _SIGKILL)
                 try:
                     end = await while_wanted(_run(target, body, limit_s, output))
                 except HostNotResponding:
@@ -153,7 +153,7 @@ def _stream_of(kind: Kind) -> OutputName:
     return "stderr" if kind is Kind.STDERR else "stdout"
 
 
-async def _run(target: Target, body: Exec, limit_s: int, output: HeldOutput) -> ProcessEnd:
+async def _run(target: Target, body: Exec, limit_s: int, output: OutputBuffer) -> ProcessEnd:
     start = StartProcess(
         cmd=body.cmd,
         args=body.args,

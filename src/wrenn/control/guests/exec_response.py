@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, Literal
 
 from wrenn.base.errors import DeadlineExceeded
-from wrenn.base.held_output import HeldOutput, OutputName
+from wrenn.base.output_buffer import OutputBuffer, OutputName
 from wrenn.base.signal_names import signal_name
 from wrenn.base.units import KIB
 from wrenn.control.guests.commands import Outcome
@@ -55,12 +55,12 @@ async def exec_answer(running: AbstractAsyncContextManager[Outcome], cmd: str) -
         yield Pieces(status, body_pieces(outcome.output, facts, inside=inside), is_short)
 
 
-def encoding_of(output: HeldOutput) -> Encoding:
+def encoding_of(output: OutputBuffer) -> Encoding:
     """Choose the encoding of the output: `base64` if either stream is not UTF-8 or would grow too much as JSON, else `utf-8`."""
     return "utf-8" if all(_is_plain(output, name) for name in ("stdout", "stderr")) else "base64"
 
 
-def _is_plain(output: HeldOutput, name: OutputName) -> bool:
+def _is_plain(output: OutputBuffer, name: OutputName) -> bool:
     decoder = codecs.getincrementaldecoder("utf-8")()
     length, growth = 0, 0
     try:
@@ -75,7 +75,7 @@ def _is_plain(output: HeldOutput, name: OutputName) -> bool:
     return growth <= max(_GROWTH_B, length // 2)
 
 
-def body_pieces(output: HeldOutput, facts: dict[str, object], *, inside: str | None) -> Iterator[bytes]:
+def body_pieces(output: OutputBuffer, facts: dict[str, object], *, inside: str | None) -> Iterator[bytes]:
     """Write a JSON object of `facts`, `encoding`, `stdout` and `stderr` in pieces.
 
     With `inside`, the body is an object with this one key, and the object above is its value.

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, StrictBool, StrictInt, model_validator
 
-from wrenn.base.file_names import name_of
+from wrenn.base.file_names import text_to_name
 from wrenn.control.http import RequestBody, nul_free_text
 from wrenn.control.sandboxes import Envs, GuestText
 from wrenn.protocol.api import (
@@ -24,7 +24,7 @@ def check_path(value: str) -> str:
         ValueError: it is not; the text says why.
     """
     # A byte that is no UTF-8 is longer as text than as a name.
-    raw = name_of(nul_free_text(value))
+    raw = text_to_name(nul_free_text(value))
     if not raw.startswith(b"/"):
         raise ValueError("must be an absolute path")
     if len(raw) > PATH_LIMIT_B:

@@ -30,7 +30,7 @@ from wrenn.control.hosts.transfers import IDLE_TIMEOUT_S, READ_BUFFER_B, Transfe
 from wrenn.protocol.api import OUTPUT_LIMIT_B
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, from_connect
 from wrenn.protocol.host.host_connect import HostAgentClient
-from wrenn.relay import UNPACED, NoCookies, PacedConnector, new_session, noticing_socket
+from wrenn.relay import UNPACED, IgnoredCookies, PacedConnector, keepalive_socket, new_session
 
 R = TypeVar("R")
 
@@ -130,7 +130,7 @@ def _connector(tls: ssl.SSLContext) -> PacedConnector:
         limit=0,
         keepalive_timeout=_POOL_IDLE_S,
         use_dns_cache=False,
-        socket_factory=noticing_socket,
+        socket_factory=keepalive_socket,
     )
 
 
@@ -160,7 +160,7 @@ class HostClients:
             connector=_connector(tls),
             headers={"Accept-Encoding": "identity"},
             auto_decompress=False,
-            cookie_jar=NoCookies(),
+            cookie_jar=IgnoredCookies(),
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=IDLE_TIMEOUT_S
             ),

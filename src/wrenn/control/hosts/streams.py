@@ -17,8 +17,8 @@ from wrenn.base.errors import AgentFailure, Unavailable
 from wrenn.base.ids import SandboxId
 from wrenn.base.tasks import OwnedTasks
 from wrenn.protocol.host.streams import (
-    LEAVING_FOR_A_RESTART,
     MESSAGE_LIMIT_B,
+    SERVICE_RESTART,
     STREAM_PATH,
     AttachProcess,
     Kind,
@@ -73,7 +73,7 @@ class HostStream:
         except TimeoutError as error:
             raise Unavailable("The host of this sandbox does not answer any more.") from error
         if message.type is not aiohttp.WSMsgType.BINARY:
-            if self._socket.close_code == LEAVING_FOR_A_RESTART:
+            if self._socket.close_code == SERVICE_RESTART:
                 raise Unavailable("The host ended the stream because it restarts; the process goes on.")
             raise Unavailable(
                 "The host of this sandbox ended the stream.", context={"close_code": self._socket.close_code}

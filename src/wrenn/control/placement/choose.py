@@ -15,7 +15,7 @@ from wrenn.base.errors import NoCapacity, NotFound, Unavailable
 from wrenn.base.ids import HostId
 from wrenn.base.units import MIB
 from wrenn.control.hosts import Host, HostStatus
-from wrenn.protocol.disk_share import promised_b
+from wrenn.protocol.disk_share import committed_b
 
 BRIEF_SILENCE_S: Final = 10.0
 """An agent is back within some seconds of a restart; a create asks a silent host again for longer than that."""
@@ -96,7 +96,7 @@ def check_larger_disk(host: Host, load: Load, more_mb: int, overcommit: Overcomm
     Raises:
         NoCapacity: they may not.
     """
-    promised = promised_b(load.disk_mb + more_mb, host.sandbox_disk_b, count=load.disks)
+    promised = committed_b(load.disk_mb + more_mb, host.sandbox_disk_b, count=load.disks)
     if promised > host.disk_b * overcommit.disk:
         raise NoCapacity("Its host has no room for a larger disk: disk full.")
 
@@ -132,7 +132,7 @@ def _fractions_left(host: Host, load: Load, wanted: Wanted, overcommit: Overcomm
         ),
     }
     if wanted.disk_mb:
-        promised = promised_b(
+        promised = committed_b(
             load.disk_mb + wanted.count * wanted.disk_mb,
             host.sandbox_disk_b,
             count=load.disks + wanted.count,

@@ -44,23 +44,23 @@ from wrenn.control.proxy.visits import (
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, ERROR_TEXT_HEADER
 from wrenn.relay import (
     UNPACED,
-    BrokenOff,
-    Gone,
+    CallerDisconnected,
     Head,
     Headers,
+    IncompleteResponse,
     Receive,
     Request,
     Scope,
     Send,
-    SocketRefused,
-    break_off,
-    connect_socket,
+    WebSocketRefused,
+    abort_response,
+    connect_websocket,
     end_to_end,
     head_of,
-    relay_socket,
-    send_answer,
+    header_value,
+    relay_websocket,
     send_refusal,
-    value_of,
+    send_response,
 )
 from wrenn.telemetry import ROUTE
 
@@ -121,10 +121,10 @@ class PortProxy:
             scope[ROUTE] = "port"
             await self._visit(target, scope, receive, cast("Send", send_noting))
             return
-        except (Gone, ClientDisconnected):
+        except (CallerDisconnected, ClientDisconnected):
             return
-        except BrokenOff as error:
-            await break_off(scope, receive, error)
+        except IncompleteResponse as error:
+            await abort_response(scope, receive, error)
             return
         except WrennError as error:
             failure = error
@@ -242,7 +242,7 @@ class PortProxy:
                 head = head_of(response)
                 headers = response_headers(head.headers, scope, target, is_public=is_public)
                 begun = True
-                await send_answer(response, Head(head.status, headers), send, _no_traffic)
+                await send_response(response, Head(head.status, headers), send, _no_traffic)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if begun:
                 raise
@@ -265,9 +265,9 @@ class PortProxy:
             else host.port_url(target.sandbox_id, target.port, _request_target(scope, visit))
         )
         try:
-            other = await connect_socket(host.relays, scope, url, request_headers(scope))
-        except SocketRefused as refused:
-            if value_of(refused.headers, _CODE) is not None:
+            other = await connect_websocket(host.relays, scope, url, request_headers(scope))
+        except WebSocketRefused as refused:
+            if header_value(refused.headers, _CODE) is not None:
                 raise _host_error(refused.headers) from refused
             headers = response_headers(end_to_end(refused.headers), scope, target, is_public=is_public)
             remaining = [(name, value) for name, value in headers if name != b"content-length"]
@@ -275,7 +275,7 @@ class PortProxy:
             return
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._silent(target, error) from error
-        await relay_socket(other, scope, receive, send, traffic=_no_traffic, pace=UNPACED)
+        await relay_websocket(other, scope, receive, send, traffic=_no_traffic, pace=UNPACED)
 
     def _silent(self, target: PortTarget, error: Exception) -> Unavailable:
         self._locations.forget(target.sandbox_id)
@@ -290,8 +290,8 @@ def _request_target(scope: Scope, visit: Visit) -> str:
 
 
 def _host_error(headers: Headers) -> WrennError:
-    code = (value_of(headers, _CODE) or b"").decode("latin-1")
-    text = unquote((value_of(headers, _TEXT) or b"").decode("latin-1")[:_TEXT_LIMIT])
+    code = (header_value(headers, _CODE) or b"").decode("latin-1")
+    text = unquote((header_value(headers, _TEXT) or b"").decode("latin-1")[:_TEXT_LIMIT])
     return error_class(code)(text or "The host refused the connection.")
 
 
@@ -319,20 +319,22 @@ async def _refuse(
     scope: Scope, receive: Receive, send: Send, error: WrennError, *, request_id: str, started: bool
 ) -> None:
     if started and scope["type"] == "http":
-        await break_off(scope, receive, BrokenOff(error.message))
+        await abort_response(scope, receive, IncompleteResponse(error.message))
         return
     if started:
         code = _REFUSED if isinstance(error, AccessLost) else _BROKEN
         await send({"type": "websocket.close", "code": code, "reason": ""})
         return
-    accept = value_of(scope["headers"], b"accept") or b""
+    accept = header_value(scope["headers"], b"accept") or b""
     as_page = scope["type"] == "http" and b"text/html" in accept
     status, headers, body = refusal(error, request_id=request_id, as_page=as_page)
     if scope["type"] == "websocket":
         await send_refusal(send, status, headers, body)
         return
     # A body may be on the way still.
-    if value_of(scope["headers"], b"content-length") or value_of(scope["headers"], b"transfer-encoding"):
+    if header_value(scope["headers"], b"content-length") or header_value(
+        scope["headers"], b"transfer-encoding"
+    ):
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

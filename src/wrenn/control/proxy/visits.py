@@ -17,7 +17,7 @@ from wrenn.base.ids import SandboxId
 from wrenn.control.http import VISIT_COOKIE
 from wrenn.control.proxy.links import LINK_PARAMETER, PLATFORM_PORT
 from wrenn.protocol.api import API_KEY_HEADER, PORT_HEADER, SANDBOX_HEADER
-from wrenn.relay import Headers, Scope, end_to_end, value_of
+from wrenn.relay import Headers, Scope, end_to_end, header_value
 
 _COOKIE: Final = b"wrenn_link"
 _SESSION: Final = VISIT_COOKIE.encode()
@@ -63,9 +63,9 @@ def port_target_of(scope: Scope) -> PortTarget | None:
         InvalidRequest: it is for a port, but for none that can be.
     """
     headers: Headers = scope["headers"]
-    if (host := value_of(headers, b"host")) and (match := _HOST.fullmatch(host)):
+    if (host := header_value(headers, b"host")) and (match := _HOST.fullmatch(host)):
         return _port_target(match[2].lower(), match[1])
-    sandbox, port = value_of(headers, _SANDBOX), value_of(headers, _PORT)
+    sandbox, port = header_value(headers, _SANDBOX), header_value(headers, _PORT)
     if sandbox is not None and port is not None:
         return _port_target(sandbox, port, by_headers=True)
     if sandbox is not None or port is not None:
@@ -112,7 +112,7 @@ class Visit:
 def visit_of(scope: Scope) -> Visit:
     """Read the visitor's credentials from the head of the request."""
     headers: Headers = scope["headers"]
-    key = value_of(headers, _KEY)
+    key = header_value(headers, _KEY)
     mark = f"{LINK_PARAMETER}=".encode()
     pairs: list[bytes] = scope["query_string"].split(b"&")
     links = [pair[len(mark) :] for pair in pairs if pair.startswith(mark)]
@@ -126,21 +126,21 @@ def visit_of(scope: Scope) -> Visit:
         if links
         else scope["query_string"],
         is_foreign=_is_foreign(headers),
-        wants_page=b"text/html" in (value_of(headers, b"accept") or b""),
+        wants_page=b"text/html" in (header_value(headers, b"accept") or b""),
     )
 
 
 def _is_foreign(headers: Headers) -> bool:
     # Sandboxes are neighbours below one domain: for the browser's cookie rules they are the same site.
-    origin, host = value_of(headers, b"origin"), value_of(headers, b"host") or b""
+    origin, host = header_value(headers, b"origin"), header_value(headers, b"host") or b""
     if origin is not None and origin.partition(b"://")[2].lower() != host.lower():
         return True
     if (
-        value_of(headers, b"sec-fetch-mode") == b"navigate"
-        and value_of(headers, b"sec-fetch-dest") not in _FRAMES
+        header_value(headers, b"sec-fetch-mode") == b"navigate"
+        and header_value(headers, b"sec-fetch-dest") not in _FRAMES
     ):
         return False
-    return (value_of(headers, b"sec-fetch-site") or b"none") not in (b"same-origin", b"none")
+    return (header_value(headers, b"sec-fetch-site") or b"none") not in (b"same-origin", b"none")
 
 
 def _cookies(headers: Headers) -> list[tuple[bytes, bytes]]:
@@ -188,7 +188,7 @@ def request_headers(scope: Scope) -> Headers:
         *forwarded,
         (b"x-forwarded-for", client.encode()),
         (b"x-forwarded-proto", scheme.encode()),
-        (b"x-forwarded-host", value_of(scope["headers"], b"host") or b""),
+        (b"x-forwarded-host", header_value(scope["headers"], b"host") or b""),
     ]
 
 
@@ -231,7 +231,7 @@ def _seen_from_outside(location: bytes, scope: Scope, port: int) -> bytes:
         return location
     if parts.scheme not in ("http", "https"):
         return location
-    host = (value_of(scope["headers"], b"host") or b"").decode("latin-1").lower()
+    host = (header_value(scope["headers"], b"host") or b"").decode("latin-1").lower()
     is_inner = parts.hostname in _GUEST_NAMES and own_port == port
     if not is_inner and parts.netloc.lower() != host:
         return location

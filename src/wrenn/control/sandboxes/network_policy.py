@@ -11,7 +11,7 @@ from wrenn.base.errors import InvalidRequest
 from wrenn.base.networks import (
     PRIVATE_NETWORKS,
     PROTECTED_NETWORKS,
-    collapsed,
+    collapse_networks,
     is_within,
     network_text,
     parse_networks,
@@ -21,8 +21,8 @@ from wrenn.protocol.host import host_pb as pb
 
 SET_TIMEOUT_S: Final = 15.0
 """A change takes 25 ms; one of a sandbox that is being paused or resumed waits for that."""
-_PROTECTED: Final = collapsed(PROTECTED_NETWORKS)
-_NOT_PUBLIC: Final = collapsed([*PROTECTED_NETWORKS, *PRIVATE_NETWORKS])
+_PROTECTED: Final = collapse_networks(PROTECTED_NETWORKS)
+_NOT_PUBLIC: Final = collapse_networks([*PROTECTED_NETWORKS, *PRIVATE_NETWORKS])
 
 
 @dataclass(frozen=True, slots=True)

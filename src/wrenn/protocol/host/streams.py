@@ -29,7 +29,7 @@ for its readers."""
 MESSAGE_HEAD: Final = struct.Struct(">I")
 """Length prefix of each message in the response to `POST /sandboxes/{id}/exec`."""
 
-LEAVING_FOR_A_RESTART: Final = 1012
+SERVICE_RESTART: Final = 1012
 """Close code of a server that shuts down: the caller has not abandoned the process."""
 
 

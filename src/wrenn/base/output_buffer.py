@@ -23,7 +23,7 @@ _CHUNK_B: Final = 64 * KIB
 
 
 @dataclass(frozen=True, slots=True)
-class OutputShares:
+class OutputLimits:
     """Limits on the bytes buffered at once: for one stream of a command, one sandbox, one team, and the process.
 
     Attributes:
@@ -38,9 +38,9 @@ class OutputShares:
 
 
 class OutputBudget:
-    """Counts the bytes of all `HeldOutput`s of this process."""
+    """Counts the bytes of all `OutputBuffer`s of this process."""
 
-    def __init__(self, shares: OutputShares) -> None:
+    def __init__(self, shares: OutputLimits) -> None:
         self.shares = shares
         self._held_b: Counter[tuple[str, str]] = Counter()
 
@@ -88,7 +88,7 @@ _WHOSE: Final = {
 
 
 @dataclass(slots=True)
-class HeldOutput:
+class OutputBuffer:
     """The output of one command. As a context manager it frees its bytes and their share of the budget at exit."""
 
     _budget: OutputBudget

@@ -8,20 +8,20 @@ import json
 import pytest
 
 from wrenn.base.errors import RateLimited, TooLarge
-from wrenn.base.held_output import HeldOutput, OutputBudget, OutputShares
+from wrenn.base.output_buffer import OutputBudget, OutputBuffer, OutputLimits
 from wrenn.base.signal_names import is_signal, signal_name
 from wrenn.control.guests.exec_response import body_pieces, encoding_of
 
-SHARES = OutputShares(stream_b=100, sandbox_b=150, team_b=220, process_b=300, free_b=0)
+SHARES = OutputLimits(stream_b=100, sandbox_b=150, team_b=220, process_b=300, free_b=0)
 
 
 def test_each_level_has_its_own_bound() -> None:
     budget = OutputBudget(SHARES)
     with (
-        HeldOutput.of(budget, sandbox="a", team="t") as first,
-        HeldOutput.of(budget, sandbox="a", team="t") as second,
-        HeldOutput.of(budget, sandbox="b", team="t") as third,
-        HeldOutput.of(budget, sandbox="c", team="u") as fourth,
+        OutputBuffer.of(budget, sandbox="a", team="t") as first,
+        OutputBuffer.of(budget, sandbox="a", team="t") as second,
+        OutputBuffer.of(budget, sandbox="b", team="t") as third,
+        OutputBuffer.of(budget, sandbox="c", team="u") as fourth,
     ):
         first.add("stdout", bytes(100))
         with pytest.raises(TooLarge, match="stdout"):
@@ -39,8 +39,8 @@ def test_each_level_has_its_own_bound() -> None:
 
 
 def test_the_first_bytes_of_a_command_always_have_room() -> None:
-    budget = OutputBudget(OutputShares(stream_b=100, sandbox_b=150, team_b=150, process_b=150, free_b=20))
-    with HeldOutput.of(budget, sandbox="a") as one, HeldOutput.of(budget, sandbox="b") as other:
+    budget = OutputBudget(OutputLimits(stream_b=100, sandbox_b=150, team_b=150, process_b=150, free_b=20))
+    with OutputBuffer.of(budget, sandbox="a") as one, OutputBuffer.of(budget, sandbox="b") as other:
         one.add("stdout", bytes(100))
         one.add("stderr", bytes(70))
         assert budget.held_b == 150
@@ -54,7 +54,7 @@ def test_the_first_bytes_of_a_command_always_have_room() -> None:
 
 def test_a_failure_lets_go_of_all() -> None:
     budget = OutputBudget(SHARES)
-    with HeldOutput.of(budget, sandbox="a") as held:
+    with OutputBuffer.of(budget, sandbox="a") as held:
         held.add("stdout", bytes(90))
         with pytest.raises(TooLarge):
             held.add("stdout", bytes(90))
@@ -62,15 +62,15 @@ def test_a_failure_lets_go_of_all() -> None:
 
 
 def test_single_bytes_share_an_object() -> None:
-    held = HeldOutput.of(OutputBudget(OutputShares()), sandbox="a")
+    held = OutputBuffer.of(OutputBudget(OutputLimits()), sandbox="a")
     for _ in range(200_000):
         held.add("stdout", b"x")
     assert len(list(held.chunks("stdout"))) <= 4
     assert held.joined("stdout") == b"x" * 200_000
 
 
-def written(stdout: bytes, stderr: bytes = b"") -> HeldOutput:
-    held = HeldOutput.of(OutputBudget(OutputShares()), sandbox="a")
+def written(stdout: bytes, stderr: bytes = b"") -> OutputBuffer:
+    held = OutputBuffer.of(OutputBudget(OutputLimits()), sandbox="a")
     held.add("stdout", stdout)
     held.add("stderr", stderr)
     return held

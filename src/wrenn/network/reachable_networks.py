@@ -12,7 +12,7 @@ from wrenn.base.networks import PRIVATE_NETWORKS, parse_networks, without
 
 
 @dataclass(frozen=True, slots=True)
-class HostReach:
+class ReachableNetworks:
     """The operator's settings: name servers of the guests, and private networks that guests may reach.
 
     Attributes:

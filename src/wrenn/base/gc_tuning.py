@@ -10,7 +10,7 @@ _YOUNG: Final = 20_000
 one request allocates."""
 
 
-def spare_requests() -> None:
+def freeze_gc() -> None:
     """Freeze all existing objects. Call this once everything is imported and wired, before the first request.
 
     A full collection over the several hundred thousand objects of our libraries would stop every request for
