@@ -72,12 +72,22 @@ async def test_a_copy_of_a_layer_needs_only_what_lay_below_that(driver: DriverAd
     assert await read(driver, machine) == "one\ntwo\n"
 
 
-async def test_a_copy_keeps_its_content_where_the_disk_was_made_larger_since(driver: DriverAdapter) -> None:
+async def test_a_larger_disk_lies_on_a_layer_of_a_smaller_one(driver: DriverAdapter) -> None:
     first = await written(driver, "one")
     layer = new_layer_id()
-    await driver.create_layer(layer, DiskRef((), driver.base), copy_of=first.top, larger_b=GIB)
-    await driver.restore(layer, DiskRef((layer,), driver.base), ImageRef(driver.base, first.snapshot))
+    await driver.create_layer(layer, DiskRef(first.layers, driver.base), larger_b=GIB)
+    disk = DiskRef((layer, *first.layers), driver.base)
+    await driver.restore(layer, disk, ImageRef(driver.base, first.snapshot))
     assert await read(driver, layer) == "one\n"
+
+
+@pytest.mark.needs("sized_disks")
+async def test_a_copy_is_as_large_as_its_disk(driver: DriverAdapter) -> None:
+    first = await written(driver, "one")
+    before = await driver.layer_ids()
+    with pytest.raises(DamagedSnapshot, match="smaller"):
+        await driver.create_layer(new_layer_id(), DiskRef((), driver.base), copy_of=first.top, larger_b=GIB)
+    assert await driver.layer_ids() == before
 
 
 async def test_a_sealed_layer_that_was_altered_or_is_missing_is_damaged(driver: DriverAdapter) -> None:

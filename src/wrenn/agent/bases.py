@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from wrenn.agent.layout import Layout
-from wrenn.base.errors import WrennError
+from wrenn.base.errors import Unavailable, WrennError
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
 from wrenn.linux.files import remove_tree, translated
@@ -156,6 +156,11 @@ class Bases:
         except DamagedBase as error:
             _log.warning("base is damaged and made again", extra={"base": key, "reason": error.message})
         await self._make(key, facts, template, shape)
+        if self._maker.facts(template, shape) != facts:
+            # Made of other images than its key says: it is no base of a create of today, and is collected.
+            self._driver.memory.forget(ImageRef(key))
+            remove_tree(self._layout.bases / key)
+            raise Unavailable(f"The images of {template} were replaced while it was prepared. Try again.")
         self._driver.memory.forget(ImageRef(key))  # one of this key that was loaded is another base's
         return await self._loaded(key, template)
 

@@ -55,6 +55,7 @@ def server_config(app: App | RequestMetrics, pki: Path, settings: Settings) -> u
 
 async def serve(settings: Settings, host: Host | None = None) -> None:
     """Run until SIGTERM or SIGINT. Sandboxes run on. Tests may give it another host than this machine with QEMU."""
+    dump_stacks_on_signal()
     metrics = Metrics()
     async with running_agent(settings, host) as agent, serving_metrics(metrics, settings.metrics):
         HostMetrics(metrics, data_dir=settings.data_dir, sandboxes=agent.sandboxes)
@@ -63,7 +64,6 @@ async def serve(settings: Settings, host: Host | None = None) -> None:
         # Its clean-up gives the free network slots back.
         leave_signals_to_uvicorn()
         freeze_gc()
-        dump_stacks_on_signal()
         tasks = OwnedTasks()
         tasks.start("warm up", agent.warm_up.run())
         try:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -52,6 +52,15 @@ class Loop:
         """Start the next run without waiting for its time."""
         self._woken.set()
 
+    def succeeded(self) -> None:
+        """Record that a run which does not end by itself works."""
+        self.clear_error()
+        self.last_success_at_unix = time.time()
+
+    def clear_error(self) -> None:
+        """Forget former failures: nobody needs the work that failed any more."""
+        self.status = replace(self.status, error="", failures=0)
+
     async def run(
         self,
         work: Callable[[], Awaitable[float | None]],
@@ -65,7 +74,7 @@ class Loop:
         Args:
             work: one run; it may return the seconds until the next one is due.
             every_s: longest time between two runs.
-            after_failure_s: shortest time before the next run after a failure.
+            after_failure_s: passes after a failure in addition, woken or not.
             at_once: False: the first run is also delayed by `every_s`.
         """
         if not at_once:
@@ -85,7 +94,8 @@ class Loop:
         try:
             result = await work()
         except Exception as error:  # noqa: BLE001 - a background loop must go on; its next run tries again
-            text = str(error) or type(error).__name__
+            # The first line only: database drivers add statements and details.
+            text = next(iter(str(error).splitlines()), type(error).__name__)
             if failures:
                 _log.warning("background loop still fails", extra={"loop": name, "cause": text})
             else:

@@ -57,11 +57,13 @@ def set_password(
     """
     from wrenn.cli.up import database
     from wrenn.control import administration
+    from wrenn.control.db.migrate import migrate
 
     password = read_password(twice=True)
 
     async def change() -> None:
         url = await database.ensure(data_dir(data_dir_))
+        await migrate(url)
         await administration.set_password(url, email=email, password=password)
 
     asyncio.run(change())

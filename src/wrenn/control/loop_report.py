@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +29,7 @@ class LoopReport:
 
     async def _write(self) -> None:
         # A few hundred bytes: not worth a thread. Readers see the former report or this one, never a part.
-        scratch = self._path.with_name(f".{FILE}.new")
+        scratch = self._path.with_name(f".{FILE}.{os.getpid()}")
         scratch.touch(mode=0o600)
         scratch.write_text(json.dumps([asdict(loop.status) for loop in self._loops]))
         scratch.replace(self._path)

@@ -37,6 +37,7 @@ _KEEP_ALIVE_S: Final = 75
 
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Sandboxes run on."""
+    dump_stacks_on_signal()
     async with running_control(settings) as control, serving_metrics(control.metrics, settings.metrics):
         config = uvicorn.Config(
             control.app,
@@ -48,7 +49,6 @@ async def serve(settings: Settings) -> None:
         )
         leave_signals_to_uvicorn()
         freeze_gc()
-        dump_stacks_on_signal()
         try:
             await Server(config, control.begin_shutdown).serve()
         finally:

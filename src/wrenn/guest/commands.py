@@ -26,6 +26,7 @@ _GRACE_S: Final = 5.0
 """How much longer than the command's own time limit we wait for the guest to report it."""
 _START_TIMEOUT_S: Final = 15.0
 _OWN_TAG: Final = "wrenn-exec-"
+_KILL_TIMEOUT_S: Final = 4.0
 _START_MARGIN_S: Final = 0.5
 """Time for the guest to start a program that was requested just before the call was cancelled."""
 _COMMAND_NOT_FOUND: Final = 127
@@ -190,9 +191,10 @@ class Commands:
         )
 
     async def _kill_quietly(self, process: int | str) -> None:
-        """Kill a process that is no longer wanted. Errors are ignored: the guest may no longer respond."""
-        with contextlib.suppress(e.WrennError):
-            await asyncio.shield(self._kill(process))
+        """Kill a process that we started and no longer need. Errors are ignored: the guest may not answer any more."""
+        with contextlib.suppress(e.WrennError, TimeoutError):
+            async with asyncio.timeout(_KILL_TIMEOUT_S):
+                await asyncio.shield(self._kill(process))
 
     async def _kill(self, process: int | str) -> None:
         """Kill a process by pid, or the process that has this tag or is about to start with it."""

@@ -2,7 +2,7 @@
 
 A new thread enters the new namespaces and changes its user, so that the process is created inside them, as
 process 1 of its pid namespace and as our child: no helper process is needed, and its pid on the host is
-known. It starts as a shell that waits for end of file on its standard input. Meanwhile the process is put
+known. It starts as a shell that waits for a line on its standard input. Meanwhile the process is put
 into its cgroups, gets its own descriptors below `/proc/self/fd`, and the shell is removed from its root. If
 we die before that, the shell reads the end of the file and exits.
 """
@@ -154,7 +154,7 @@ class _ConfinedStart:
     log: int
 
     def run(self) -> int:
-        """Start the process and return its pid. It waits for end of file on its standard input."""
+        """Start the process and return its pid. It waits for a line on its standard input."""
         syscalls.unshare(_NAMESPACES)
         kept = {0, 1, 2, self.gate, self.log, self.root.namespace, *self.pass_fds}
         syscalls.close_all_but(kept)

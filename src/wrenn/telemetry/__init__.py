@@ -1,7 +1,7 @@
 """What a program tells Prometheus: its metrics, how requests are counted, and the port where they are read."""
 
 from wrenn.telemetry.metrics import Metrics
-from wrenn.telemetry.requests import ROUTE, RequestMetrics
+from wrenn.telemetry.requests import PORT, ROUTE, RequestMetrics
 from wrenn.telemetry.server import MetricsAddress, serving_metrics
 
-__all__ = ["ROUTE", "Metrics", "MetricsAddress", "RequestMetrics", "serving_metrics"]
+__all__ = ["PORT", "ROUTE", "Metrics", "MetricsAddress", "RequestMetrics", "serving_metrics"]

@@ -13,6 +13,8 @@ from wrenn.telemetry.metrics import Metrics
 
 ROUTE: Final = "wrenn.route"
 """Key in the scope under which an application may name the route itself."""
+PORT: Final = "port"
+"""The route of visits of ports of sandboxes."""
 _BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _STATUS_OF: Final = {
@@ -75,6 +77,8 @@ class RequestMetrics:
             method = scope.get("method", "WEBSOCKET")
             method = method if method in _METHODS or scope["type"] == "websocket" else "other"
             route = scope.get(ROUTE) or self._route_of(scope)
-            self._requests.labels(method, route, str(status)).inc()
+            # Programs in sandboxes may answer anything.
+            label = f"{status // 100}xx" if route == PORT and status else str(status)
+            self._requests.labels(method, route, label).inc()
             if status:
                 self._duration.labels(method, route).observe(answered_s)

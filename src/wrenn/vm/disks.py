@@ -37,10 +37,10 @@ class DiskChain(Protocol):
             layer_id: its id.
             below: what it lies on: the frozen layers and the base.
             size_b: size of the disk, at least that of everything below.
-            copy_of: a frozen layer that it begins as a copy of; without one it changes nothing yet.
+            copy_of: a frozen layer of at least this size that it begins as a copy of; without one it changes nothing yet.
 
         Raises:
-            StorageFull: no room.
+            StorageFull: no room. DamagedSnapshot: `copy_of` is smaller.
         """
         ...
 
@@ -62,6 +62,14 @@ class DiskChain(Protocol):
 
     def allocated_b(self, layer_id: str) -> int:
         """Bytes that a layer takes on the host's disk; 0 when it is gone."""
+        ...
+
+    def size_b(self, layer_id: str) -> int:
+        """Size of the disk that the frozen layer was made for; a machine that was taken over may have written another one.
+
+        Raises:
+            FileNotFoundError: it is gone.
+        """
         ...
 
     def image_size_b(self, base: str) -> int:

@@ -15,6 +15,7 @@ from wrenn.agent.rpc.streams import ProcessStreams
 from wrenn.agent.sandboxes import Sandboxes
 from wrenn.protocol.host.host_connect import HostAgent, HostAgentASGIApplication
 from wrenn.protocol.host.streams import STREAM_PATH
+from wrenn.telemetry import PORT
 
 _EXEC: Final = "/Exec"
 _METHODS: Final = frozenset(
@@ -62,7 +63,7 @@ class App:
     def route_of(self, scope: Scope) -> str:
         """What a request is called in metrics: the method of an RPC, or the kind of a stream."""
         if self._ports.serves(scope):
-            return "port"
+            return PORT
         if scope["type"] == "websocket" or scope["path"].startswith(PREFIX):
             return "stream" if scope["type"] == "websocket" else "files"
         method = str(scope["path"]).rpartition("/")[2]

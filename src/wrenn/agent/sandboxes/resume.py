@@ -46,7 +46,8 @@ class Resume:
         before = record
         snapshot = check_restorable(self.layout, self.driver, record.snapshot)
         manifest = snapshot.manifest
-        copy_of, frozen = self._disk(manifest)
+        disk_mb = manifest.disk_mb or self.driver.disks.image_size_b(manifest.base) // MIB
+        copy_of, frozen = self._disk(manifest, disk_mb)
         async with Undo() as undo:
 
             async def forget() -> None:
@@ -65,7 +66,7 @@ class Resume:
             await fault_point("agent.resume.after_journal")
             origin = Origin(
                 token_of=manifest.sandbox_id,
-                disk_mb=manifest.disk_mb or self.driver.disks.image_size_b(manifest.base) // MIB,
+                disk_mb=disk_mb,
                 copy_of=copy_of,
                 saved=manifest.snapshot_id,
             )
@@ -76,9 +77,11 @@ class Resume:
             undo.keep()
             return record, running
 
-    def _disk(self, manifest: Manifest) -> tuple[str, tuple[str, ...]]:
+    def _disk(self, manifest: Manifest, disk_mb: int) -> tuple[str, tuple[str, ...]]:
         """The layer that the new one is a copy of, if any, and the frozen layers below it."""
         top, *below = manifest.layer_ids
-        if self.driver.disks.allocated_b(top) <= _COPY_LIMIT_B:
+        disks = self.driver.disks
+        # A layer of a smaller disk cannot become a larger one: the sandbox was promised more than it had when it was saved.
+        if disks.allocated_b(top) <= _COPY_LIMIT_B and disks.size_b(top) >= disk_mb * MIB:
             return top, tuple(below)
         return "", manifest.layer_ids

@@ -14,6 +14,7 @@ from wrenn.control.audit import SYSTEM
 from wrenn.control.db import Database, Transaction
 from wrenn.control.identity import audit_actions
 from wrenn.control.sessions import SignUp, session_store
+from wrenn.control.throttle import Subject, Throttle
 from wrenn.control.users import Passwords, User, add_account, user_store
 
 T = TypeVar("T")
@@ -77,6 +78,7 @@ async def _replace_password(tx: Transaction, user: User, password_hash: str) -> 
     await user_store.set_password(tx, user.user_id, password_hash)
     await session_store.end_all(tx, user.user_id)
     await AccountMails.void(tx, user.user_id, Purpose.RESET)
+    await Throttle.clear(tx, Subject.account(user.email))
 
 
 async def _run(database_url: str, password: str, work: Callable[[Transaction, str], Awaitable[T]]) -> T:

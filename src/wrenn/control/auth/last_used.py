@@ -50,3 +50,4 @@ class LastUsed:
             # The next use notes it again; a missing time of use is no loss.
             for key_id in due:
                 self._written.pop(key_id, None)
+            raise

@@ -100,6 +100,7 @@ class OpenCalls:
                 del self._calls[credential]
             if not self._calls:
                 self._some.clear()
+                self.loop.clear_error()
 
     async def run(self) -> None:
         """Check the credentials of open calls at an interval and when woken, until cancelled."""

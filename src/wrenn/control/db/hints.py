@@ -64,26 +64,26 @@ class Listener:
         await self.loop.run(self._listen, every_s=_RECONNECT_PAUSE_S)
 
     async def _listen(self) -> None:
-        await _listen_once(self._database, self._channels)
+        """Listen until the connection breaks."""
+        channels = self._channels
 
+        def received(_connection: Any, _pid: int, channel: str, payload: object) -> None:
+            channels[channel](str(payload))
 
-async def _listen_once(database: Database, channels: Mapping[str, Heard]) -> None:
-    def received(_connection: Any, _pid: int, channel: str, payload: object) -> None:
-        channels[channel](str(payload))
-
-    async with database.session() as session:
-        driver = (await session.get_raw_connection()).driver_connection
-        if driver is None:
-            raise DatabaseUnavailable("The listening connection is closed.")
-        for channel in channels:
-            await driver.add_listener(channel, received)
-        try:
-            for heard in channels.values():
-                heard("")
-            while True:
-                await asyncio.sleep(_PROBE_S)
-                await session.exec_driver_sql("SELECT 1")
-        finally:
-            if not driver.is_closed():
-                for channel in channels:
-                    await asyncio.shield(driver.remove_listener(channel, received))
+        async with self._database.session() as session:
+            driver = (await session.get_raw_connection()).driver_connection
+            if driver is None:
+                raise DatabaseUnavailable("The listening connection is closed.")
+            for channel in channels:
+                await driver.add_listener(channel, received)
+            try:
+                for heard in channels.values():
+                    heard("")
+                self.loop.succeeded()
+                while True:
+                    await asyncio.sleep(_PROBE_S)
+                    await session.exec_driver_sql("SELECT 1")
+            finally:
+                if not driver.is_closed():
+                    for channel in channels:
+                        await asyncio.shield(driver.remove_listener(channel, received))

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Table, and_, func, or_, update
+from sqlalchemy import ColumnElement, Table, and_, func, or_, select, update
 
 from wrenn.base.loops import Loop
 from wrenn.control.db.engine import Database
@@ -47,11 +47,18 @@ class Leases:
         return and_(*conditions)
 
     async def renew(self, database: Database, ids: Collection[UUID], *, owner: str, lease_s: float) -> None:
-        """Extend the leases that `owner` still has on these rows."""
-        await database.execute(
-            update(self.table)
+        """Extend the leases that `owner` still has on these rows; a row that is locked now is left for the next renewal.
+
+        It could otherwise keep the leases on all the others from being renewed.
+        """
+        renewable = (
+            select(self._c.id)
             .where(self._c.id.in_(list(ids)), self._c.lease_owner == owner)
-            .values(lease_until=in_s(lease_s))
+            .order_by(self._c.id)
+            .with_for_update(skip_locked=True)
+        )
+        await database.execute(
+            update(self.table).where(self._c.id.in_(renewable)).values(lease_until=in_s(lease_s))
         )
 
 

@@ -98,6 +98,7 @@ class Feed:
         self._count -= 1
         if self._count == 0:
             self._anybody.clear()
+            self.loop.clear_error()
 
     async def run(self) -> None:
         """Read new events until cancelled."""

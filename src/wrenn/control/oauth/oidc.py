@@ -105,6 +105,8 @@ class OpenIdConnect:
             raise _not_ours(error.claim) from error
         except (JoseError, ValueError, TypeError, KeyError) as error:
             raise _not_ours("signature") from error
+        if not isinstance(claims["nonce"], str):
+            raise _not_ours("nonce")
         audience = claims.get("aud")
         if isinstance(audience, list) and len(audience) > 1 and claims.get("azp") != client_id:  # pyright: ignore[reportUnknownArgumentType]
             raise _not_ours("azp")

@@ -62,7 +62,7 @@ from wrenn.relay import (
     send_refusal,
     send_response,
 )
-from wrenn.telemetry import ROUTE
+from wrenn.telemetry import PORT, ROUTE
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class PortProxy:
             if target is None:
                 await self._api(scope, receive, send)
                 return
-            scope[ROUTE] = "port"
+            scope[ROUTE] = PORT
             await self._visit(target, scope, receive, cast("Send", send_noting))
             return
         except (CallerDisconnected, ClientDisconnected):

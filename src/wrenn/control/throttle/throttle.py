@@ -130,8 +130,13 @@ class Throttle:
 
     async def succeeded(self, tx: Transaction, account: Subject, *others: Subject) -> None:
         """Report a successful attempt: clear the account's count, and uncount it for the others."""
-        await attempt_store.clear(tx, account.name)
+        await self.clear(tx, account)
         await self.take_back(tx, *others)
+
+    @staticmethod
+    async def clear(tx: Transaction, subject: Subject) -> None:
+        """Forget the failed attempts that were counted for this subject."""
+        await attempt_store.clear(tx, subject.name)
 
     async def take_back(self, tx: Transaction, *subjects: Subject) -> None:
         """Uncount a successful attempt."""

@@ -227,7 +227,7 @@ def _argv(cmd: str | Sequence[str]) -> builtins.list[str]:
         argv = [SHELL, "-c", cmd] if isinstance(cmd, str) else list(cmd)
     except TypeError as error:
         raise InvalidRequestError(f"cmd must be a text or a list of texts, not {cmd!r}.") from error
-    if not cmd or not argv[0]:
+    if not argv or not argv[0]:
         raise InvalidRequestError("The command is empty.")
     return argv
 

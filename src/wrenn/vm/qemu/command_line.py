@@ -18,7 +18,7 @@ GUEST_MAC: Final = "02:FC:00:00:00:05"
 CONSOLE_LIMIT_B: Final = 64 * 1024
 
 # Only what a guest of ours uses; each device less is state less to save and code less to attack. Any change of this
-# page changes `machine_digest_text` and so makes new bases.
+# page changes `machine_text` and so makes new bases.
 _MACHINE: Final = "q35,usb=off,smbus=off,sata=off,vmport=off,suppress-vmdesc=on,memory-backend=ram"
 # What emulation is slow at is switched off: string instructions that TCG runs byte by byte, and wide vectors. With
 # them, copying in the guest takes 2.5 times as long (docs/design/vm-qemu.md).

@@ -152,6 +152,7 @@ class QemuDriver:
 
     async def restore(self, request: RestoreRequest) -> QemuMachine:
         """Start a restore; with pages of its own the device state waits in a pipe until the memory is what it belongs to."""
+        await self.prepare()
         async with self._memory.images.borrowed(request.image) as memory:
             if request.saved:
                 return await self._restore_saved(request, memory)

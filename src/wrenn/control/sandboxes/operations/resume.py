@@ -63,8 +63,6 @@ class Resumes:
     async def wake_up(self, sandbox: Sandbox, by: Actor) -> Sandbox:
         """Wait for a pause or resume in progress; then resume a paused sandbox if it has `auto_resume`.
 
-        Waits for a pause or resume under way; then, with `auto_resume`, resumes it if it is paused.
-
         Raises:
             As `resume`.
         """
