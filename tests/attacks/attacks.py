@@ -61,8 +61,10 @@ async def _open_socket(target: Target) -> None:
             socket = await connect(
                 url, additional_headers=headers, proxy=None, max_queue=4, ping_interval=None
             )
-            await asyncio.sleep(CLIENT_STAYS_S)
-            socket.transport.abort()
+            try:
+                await asyncio.sleep(CLIENT_STAYS_S)
+            finally:
+                socket.transport.abort()
         except Exception:  # noqa: BLE001 - whatever the attacked connection raises, the client comes again
             await asyncio.sleep(0.05)
 
