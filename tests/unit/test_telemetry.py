@@ -9,8 +9,9 @@ import httpx2
 import pytest
 from prometheus_client import Gauge
 
+from wrenn.base.addresses import MetricsAddress
 from wrenn.base.errors import InvalidRequest
-from wrenn.telemetry import Metrics, MetricsAddress, RequestMetrics, serving_metrics
+from wrenn.telemetry import Metrics, RequestMetrics, serving_metrics
 
 HERE = MetricsAddress("127.0.0.1")
 

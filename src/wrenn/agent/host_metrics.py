@@ -10,6 +10,7 @@ from prometheus_client import Gauge
 
 from wrenn.agent.inventory import measure
 from wrenn.agent.sandboxes import Sandboxes, State
+from wrenn.base.units import MIB
 from wrenn.telemetry import Metrics
 
 
@@ -47,7 +48,7 @@ class HostMetrics:
         for state in State:
             self._states.labels(state.value).set(states[state])
         running_mb = sum(r.spec.shape.memory_mb for r in records if r.state is State.RUNNING)
-        self._promised.set(running_mb * 1024 * 1024)
+        self._promised.set(running_mb * MIB)
         machine = await asyncio.to_thread(measure, self._data_dir)
         self._cores.set(machine.cpu_cores)
         self._memory.set(machine.memory_b)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from wrenn.base.addresses import MetricsAddress
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.units import MIB
 from wrenn.protocol.api import DEFAULT_MEMORY_MB, DEFAULT_TEMPLATE, DEFAULT_VCPUS
 from wrenn.protocol.disk_share import DISK_OVERCOMMIT
-from wrenn.telemetry import MetricsAddress
 from wrenn.vm import Shape
 
 DEFAULT_DATA_DIR: Final = Path("/var/lib/wrenn")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Self, TypeVar
 from urllib.parse import urlsplit
 
+from wrenn.base.addresses import MetricsAddress, host_and_port
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.networks import parse_networks
 from wrenn.control.http.buckets import Rate
@@ -21,7 +22,6 @@ from wrenn.control.quotas import NO_LIMIT, Limits
 from wrenn.control.users import AccountSettings
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
 from wrenn.protocol.disk_share import DISK_OVERCOMMIT
-from wrenn.telemetry import MetricsAddress
 
 T = TypeVar("T")
 
@@ -196,13 +196,9 @@ def _rate(environment: Mapping[str, str], name: str, default: float) -> Rate | N
 
 def _address(environment: Mapping[str, str], name: str, default: str) -> tuple[str, int]:
     text = environment.get(name) or default
-    try:
-        parts = urlsplit(f"//{text}")
-        if parts.hostname and parts.port is not None and not parts.path:
-            return parts.hostname, parts.port
-    except ValueError:
-        pass  # not a port
-    raise InvalidRequest(f"{name} must be HOST:PORT, not {text!r}.")
+    if (found := host_and_port(text)) is None:
+        raise InvalidRequest(f"{name} must be HOST:PORT, not {text!r}.")
+    return found
 
 
 def _domain(environment: Mapping[str, str]) -> str:

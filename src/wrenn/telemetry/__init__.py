@@ -2,6 +2,6 @@
 
 from wrenn.telemetry.metrics import Metrics
 from wrenn.telemetry.requests import PORT, ROUTE, RequestMetrics
-from wrenn.telemetry.server import MetricsAddress, serving_metrics
+from wrenn.telemetry.server import serving_metrics
 
-__all__ = ["PORT", "ROUTE", "Metrics", "MetricsAddress", "RequestMetrics", "serving_metrics"]
+__all__ = ["PORT", "ROUTE", "Metrics", "RequestMetrics", "serving_metrics"]

@@ -7,13 +7,13 @@ import logging
 import socket
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from wrenn.base.addresses import MetricsAddress
 from wrenn.base.errors import InvalidRequest
 from wrenn.telemetry.metrics import Metrics
 
@@ -22,38 +22,6 @@ _log = logging.getLogger(__name__)
 _KEEP_ALIVE_S: Final = 75
 _GRACE_S: Final = 1
 _CONNECTIONS: Final = 20
-_OFF: Final = "off"
-
-
-@dataclass(frozen=True, slots=True)
-class MetricsAddress:
-    """Where metrics are served.
-
-    Attributes:
-        host: empty: nowhere.
-        port: 0: a free one.
-        is_default: nobody chose it, so that a port which is taken is no reason not to start.
-    """
-
-    host: str
-    port: int = 0
-    is_default: bool = False
-
-    @classmethod
-    def parse(cls, name: str, text: str, *, default_port: int) -> MetricsAddress:
-        """`HOST:PORT`, `off`, or empty for `default_port` of the loopback address; `name` is that of the setting.
-
-        Raises:
-            InvalidRequest: neither of them.
-        """
-        if not text:
-            return cls("127.0.0.1", default_port, is_default=True)
-        if text == _OFF:
-            return cls("")
-        host, _, port = text.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > 65_535:
-            raise InvalidRequest(f"{name} must be HOST:PORT, such as 127.0.0.1:{default_port}, or {_OFF}.")
-        return cls(host.strip("[]"), int(port))
 
 
 class _Server(uvicorn.Server):

@@ -1,7 +1,7 @@
 """A real host agent over the simulated driver: no root, no hypervisor, real guest agents, real mutual TLS.
 
-`served_agent` runs one inside the test's event loop, `AgentProcess` as a separate process that can be killed.
-Sandboxes outlive both, so each has its `remove_everything`.
+`ProcessHost` is given to one in the test's event loop, `AgentProcess` runs one as a separate process that can be killed.
+Sandboxes outlive both: see `remove_everything`.
 """
 
 from __future__ import annotations
@@ -12,23 +12,21 @@ import shutil
 import signal
 import ssl
 import sys
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 from wrenn.agent.layout import Layout
-from wrenn.agent.main import main, server_config
+from wrenn.agent.main import main
 from wrenn.agent.parts import Parts
 from wrenn.agent.settings import Settings
 from wrenn.agent.tokens import Tokens
-from wrenn.agent.wiring import Agent, running_agent
 from wrenn.cli.up.envd import find_envd
 from wrenn.guest.connect import ENVD_PORT
 from wrenn.network import Block
 from wrenn.network.simulated import LoopbackSlots
-from wrenn.testing.server import free_port, served
+from wrenn.testing.server import free_port
 from wrenn.vm.simulated import FolderBaseMaker, ProcessGroups, SimulatedDriver
 
 _GROUPS: Final = "groups"
@@ -94,37 +92,11 @@ async def remove_everything(data_dir: Path) -> None:
         shutil.rmtree(data_dir)
 
 
-@dataclass(frozen=True, slots=True)
-class ServedAgent:
-    """An agent in this event loop, with the URL of its host API."""
-
-    agent: Agent
-    url: str
-
-
 def share_pki(pki: Path, data_dir: Path) -> None:
     """Make the installation in `data_dir` use these certificates."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (data_dir / "pki").exists():
         (data_dir / "pki").symlink_to(pki)
-
-
-@asynccontextmanager
-async def served_agent(
-    data_dir: Path, pki: Path, environment: Mapping[str, str] | None = None
-) -> AsyncGenerator[ServedAgent]:
-    """Run an agent on `data_dir` with the certificates in `pki`, in this event loop; its sandboxes outlive it.
-
-    `environment` has settings that differ from `agent_environment`. Faults are armed by
-    `wrenn.base.faults.arm_faults`.
-    """
-    share_pki(pki, data_dir)
-    settings = Settings.from_environment({**agent_environment(data_dir), **(environment or {})})
-    async with AsyncExitStack() as stack:
-        agent = await stack.enter_async_context(running_agent(settings, ProcessHost()))
-        config = server_config(agent.app, agent.layout.pki, settings)
-        port = await stack.enter_async_context(served(config))
-        yield ServedAgent(agent, f"https://127.0.0.1:{port}")
 
 
 class AgentProcess:
