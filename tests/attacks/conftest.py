@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 
 from tests.attacks.kit import Target, new_target
+from tests.installations import remove_installation
 from tests.vm.platform import Platform, running_platform
-from wrenn.network import claim_block, release_block, remove_everything
 from wrenn.storage.images import load_images
 
 
@@ -34,8 +34,7 @@ def data_dir() -> Iterator[Path]:
     """A data folder of this module. Short, because control sockets live below it."""
     folder = Path(tempfile.mkdtemp(prefix="wrenn-attack-"))
     yield folder
-    asyncio.run(remove_everything(claim_block(folder)))
-    release_block(folder)
+    asyncio.run(remove_installation(folder))
     shutil.rmtree(folder)
 
 

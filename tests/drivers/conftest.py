@@ -12,9 +12,9 @@ import pytest
 import pytest_asyncio
 
 from tests.drivers.adapter import DriverAdapter, local_adapter
+from tests.installations import remove_installation
 from wrenn.agent.parts import QemuHost
 from wrenn.agent.settings import Settings
-from wrenn.network import claim_block, release_block, remove_everything
 from wrenn.storage.layers import new_layer_id
 from wrenn.testing.simulated_agent import ProcessHost, agent_environment
 from wrenn.vm import DiskRef, ImageRef
@@ -36,8 +36,7 @@ async def host(request: pytest.FixtureRequest) -> AsyncIterator[DriverAdapter]:
             yield adapter
     finally:
         if request.param == "qemu":
-            await remove_everything(claim_block(folder))
-            release_block(folder)
+            await remove_installation(folder)
         shutil.rmtree(folder)
 
 

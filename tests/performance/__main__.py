@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from tests.installations import remove_installation
 from tests.performance.accounts import accounts
 from tests.performance.attacks import attacks
 from tests.performance.creates import creates
@@ -26,7 +27,6 @@ from tests.performance.stops import stops
 from tests.performance.streams import streams
 from tests.performance.transfers import transfers
 from tests.vm.platform import Platform, running_platform
-from wrenn.network import claim_block, release_block, remove_everything
 
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -70,8 +70,7 @@ async def main() -> None:
             print(figure.row(), flush=True)
             figures.append(figure)
     finally:
-        await remove_everything(claim_block(folder))
-        release_block(folder)
+        await remove_installation(folder)
         shutil.rmtree(folder)
     if options.write:
         _write(facts, figures, keep_others=bool(options.only))

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.installations import remove_installation
 from tests.vm.kit import DEFAULT_SHAPE
 from tests.vm.platform import Platform, running_platform
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
 from wrenn.base.ids import SnapshotId
-from wrenn.network import claim_block, release_block, remove_everything
 from wrenn.storage.images import load_images
 from wrenn.testing.server import free_port
 
@@ -50,9 +50,7 @@ def data_dir(images_dir: Path) -> Iterator[Path]:
 
     folder = Path(tempfile.mkdtemp(prefix="wrenn-test-"))
     yield folder
-    block = claim_block(folder)
-    asyncio.run(remove_everything(block))
-    release_block(folder)
+    asyncio.run(remove_installation(folder))
     shutil.rmtree(folder)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.installations import remove_installation
 from tests.vm.kit import created, new_spec, output, sh
 from wrenn.agent.doctor import examine
 from wrenn.agent.sandboxes import SandboxSpec, State
@@ -21,7 +22,6 @@ from wrenn.base.errors import InvalidState, StorageFull
 from wrenn.base.ids import SnapshotId
 from wrenn.base.units import MIB
 from wrenn.linux.disk_space import free_b
-from wrenn.network import claim_block, release_block, remove_everything
 from wrenn.testing.server import free_port
 
 
@@ -41,8 +41,7 @@ def small_disk(images_dir: Path) -> Iterator[Settings]:
             }
         )
     finally:
-        asyncio.run(remove_everything(claim_block(folder)))
-        release_block(folder)
+        asyncio.run(remove_installation(folder))
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
         folder.rmdir()
 
