@@ -20,14 +20,13 @@ async def wait_warm(pki: Path, address: Address) -> str:
         Unavailable, DeadlineExceeded: the agent does not respond.
     """
     from wrenn.control.hosts import HostClients
-    from wrenn.protocol.host import host_pb as pb
 
     clients = HostClients(pki)
     try:
         agent = clients.at(f"https://{address}")
         while True:
-            host = await agent.call(agent.rpc.get_host, pb.GetHostRequest(), timeout_s=_CALL_TIMEOUT_S)
-            if not host.warming_up:
+            host = await agent.report(timeout_s=_CALL_TIMEOUT_S)
+            if not host.is_warming_up:
                 return host.warm_up_failure
             await asyncio.sleep(_POLL_S)
     finally:

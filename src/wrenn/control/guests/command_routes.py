@@ -13,8 +13,8 @@ from wrenn.control.guests.commands import Commands
 from wrenn.control.guests.exec_response import exec_answer
 from wrenn.control.guests.types import Exec, ExecResult, ExecTimedOut, ProcessList, Started
 from wrenn.control.guests.views import process_json, started_json
+from wrenn.control.hosts import ProcessEnd
 from wrenn.control.http import PiecesResponse, refusals, service, while_connected
-from wrenn.protocol.host.streams import ProcessEnd
 
 router = APIRouter(prefix="/{sandbox_id}", tags=["commands"])
 

@@ -6,9 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal
-
-from protobuf import Oneof
+from typing import Any, Final
 
 from wrenn.base.errors import DeadlineExceeded, InvalidRequest, NotFound
 from wrenn.base.faults import fault_point
@@ -16,22 +14,23 @@ from wrenn.base.ids import SandboxId, random_hex
 from wrenn.base.output_buffer import OutputBudget, OutputBuffer, OutputName
 from wrenn.base.signal_names import SIGNAL_EXIT_BASE
 from wrenn.control.auth import Credential
-from wrenn.control.guests.records import RunningProcess, StartedProcess
+from wrenn.control.guests.records import StartedProcess
 from wrenn.control.guests.types import Exec
-from wrenn.control.hosts import ExecNotSupported, HostNotResponding
+from wrenn.control.hosts import (
+    SIGNALS,
+    Command,
+    HostNotResponding,
+    Kind,
+    ProcessEnd,
+    RunningProcess,
+    StartProcess,
+)
 from wrenn.control.sandboxes import Target, Targets
 from wrenn.protocol.api import EXEC_TIMEOUT_LIMIT_S
-from wrenn.protocol.host import host_pb as pb
-from wrenn.protocol.host.streams import Kind, ProcessEnd, StartProcess
 
 _CALL_TIMEOUT_S: Final = 20.0
-_ANSWER_MARGIN_S: Final = 10.0
-"""How much longer than the command's own limit the agent may take to kill it and say so."""
 _PID_LIMIT: Final = 2**22
 _SIGKILL: Final = 9
-SIGNALS: Final = {signal.name: signal for signal in pb.Signal if signal}
-"""By name, all that the guest agent sends."""
-
 
 RunWhileWanted = Callable[[Coroutine[Any, Any, ProcessEnd]], Awaitable[ProcessEnd]]
 """Runs a call for as long as somebody waits for its answer."""
@@ -98,22 +97,16 @@ class Commands:
         target = await self._targets.target(credential, text_id)
         tag = body.tag or f"proc-{random_hex(4)}"
         await fault_point("control.exec.before_rpc")
-        started = await target.host.call(
-            target.host.rpc.start_process,
-            pb.StartProcessRequest(sandbox_id=str(target.sandbox_id), command=_command(body), tag=tag),
-            timeout_s=_CALL_TIMEOUT_S,
+        command = Command(body.cmd, body.args, body.envs, body.cwd or "", body.user)
+        pid, tag = await target.host.start_process(
+            target.sandbox_id, command, tag=tag, timeout_s=_CALL_TIMEOUT_S
         )
-        return StartedProcess(target.sandbox_id, body.cmd, started.pid, started.tag)
+        return StartedProcess(target.sandbox_id, body.cmd, pid, tag)
 
     async def list(self, credential: Credential, text_id: str) -> list[RunningProcess]:
         """Return the living processes that were started through the API."""
         target = await self._targets.target(credential, text_id)
-        answer = await target.host.call(
-            target.host.rpc.list_processes,
-            pb.ListProcessesRequest(sandbox_id=str(target.sandbox_id)),
-            timeout_s=_CALL_TIMEOUT_S,
-        )
-        return [RunningProcess(p.pid, p.tag, p.cmd, list(p.args)) for p in answer.processes]
+        return await target.host.list_processes(target.sandbox_id, timeout_s=_CALL_TIMEOUT_S)
 
     async def signal(self, credential: Credential, text_id: str, selector: str, signal: str) -> None:
         """Send a signal to the process with this pid (digits) or tag.
@@ -123,30 +116,25 @@ class Commands:
         """
         number = signal_number(signal)
         target = await self._targets.target(credential, text_id)
-        request = pb.SignalProcessRequest(
-            sandbox_id=str(target.sandbox_id), selector=selector_of(selector), signal=number
+        await target.host.signal_process(
+            target.sandbox_id, selector_of(selector), number, timeout_s=_CALL_TIMEOUT_S
         )
-        await target.host.call(target.host.rpc.signal_process, request, timeout_s=_CALL_TIMEOUT_S)
 
 
-def signal_number(name: str) -> pb.Signal:
-    """Return the signal of this name. Raises InvalidRequest."""
+def signal_number(name: str) -> int:
+    """Return the number of the signal of this name. Raises InvalidRequest."""
     if (number := SIGNALS.get(name)) is None:
         raise InvalidRequest(f"signal: must be one of {', '.join(SIGNALS)}.")
     return number
 
 
-def selector_of(text: str) -> Oneof[Literal["pid"], int] | Oneof[Literal["tag"], str]:
+def selector_of(text: str) -> int | str:
     """Parse the selector of a process: a pid (digits) or a tag. Raises NotFound for a number that is no pid."""
     if not (text.isascii() and text.isdigit()):
-        return Oneof("tag", text)
+        return text
     if len(text) > len(str(_PID_LIMIT)) or int(text) > _PID_LIMIT:
         raise NotFound(f"There is no process {text[:20]}.")
-    return Oneof("pid", int(text))
-
-
-def _command(body: Exec) -> pb.Command:
-    return pb.Command(cmd=body.cmd, args=body.args, envs=body.envs, cwd=body.cwd or "", user=body.user)
+    return int(text)
 
 
 def _stream_of(kind: Kind) -> OutputName:
@@ -162,19 +150,6 @@ async def _run(target: Target, body: Exec, limit_s: int, output: OutputBuffer) -
         user=body.user,
         timeout_ms=limit_s * 1000,
     )
-    try:
-        return await target.host.execs.run(
-            target.sandbox_id, start, lambda kind, data: output.add(_stream_of(kind), data)
-        )
-    except ExecNotSupported:
-        # An agent of before, until its host is upgraded too.
-        answer = await target.host.call(
-            target.host.rpc.exec,
-            pb.ExecRequest(
-                sandbox_id=str(target.sandbox_id), command=_command(body), timeout_ms=start.timeout_ms
-            ),
-            timeout_s=limit_s + _ANSWER_MARGIN_S,
-        )
-        output.add("stdout", answer.stdout)
-        output.add("stderr", answer.stderr)
-        return ProcessEnd(answer.exit_code)
+    return await target.host.exec(
+        target.sandbox_id, start, lambda kind, data: output.add(_stream_of(kind), data)
+    )

@@ -12,7 +12,6 @@ from pydantic import TypeAdapter, ValidationError
 from wrenn.base.errors import InvalidRequest, TooLarge
 from wrenn.base.units import MIB
 from wrenn.control.auth import Credential
-from wrenn.control.guests.records import FileInfo, FileKind
 from wrenn.control.guests.types import (
     GuestMode,
     GuestOwner,
@@ -25,11 +24,10 @@ from wrenn.control.guests.types import (
     WatchOf,
 )
 from wrenn.control.guests.upload_form import UploadForm
-from wrenn.control.hosts import Change, Download
+from wrenn.control.hosts import Change, Download, FileInfo
 from wrenn.control.http import unknown_name
-from wrenn.control.sandboxes import Target, Targets
+from wrenn.control.sandboxes import Targets
 from wrenn.protocol.api import UPLOAD_FORM_LIMIT_B
-from wrenn.protocol.host import host_pb as pb
 
 _CALL_TIMEOUT_S: Final = 60.0
 """Removing or listing a large tree takes the guest some time."""
@@ -43,14 +41,6 @@ _FIELDS: Final[dict[str, TypeAdapter[str]]] = {
 _PART_HEADERS: Final = {
     "Range": re.compile(r"bytes=[0-9, -]{1,100}"),
     "If-Range": re.compile(r"[\x21-\x7e, ]{1,200}"),
-}
-_KINDS: Final[dict[pb.FileKind, FileKind]] = {
-    pb.FileKind.DIRECTORY: "directory",
-    pb.FileKind.SYMLINK: "symlink",
-    pb.FileKind.SOCKET: "socket",
-    pb.FileKind.FIFO: "fifo",
-    pb.FileKind.CHAR_DEVICE: "char_device",
-    pb.FileKind.BLOCK_DEVICE: "block_device",
 }
 
 
@@ -148,17 +138,18 @@ class Files:
     async def list(self, credential: Credential, text_id: str, body: ListFiles) -> list[FileInfo]:
         """List a directory."""
         target = await self._targets.target(credential, text_id)
-        request = pb.ListDirRequest(
-            sandbox_id=str(target.sandbox_id), path=body.path, depth=body.depth or 1, user=body.user
+        return await target.host.list_dir(
+            target.sandbox_id,
+            body.path,
+            depth=body.depth or 1,
+            user=body.user,
+            timeout_s=_CALL_TIMEOUT_S,
         )
-        answer = await target.host.call(target.host.rpc.list_dir, request, timeout_s=_CALL_TIMEOUT_S)
-        return [_file_info(entry) for entry in answer.entries]
 
     async def stat(self, credential: Credential, text_id: str, body: PathOf) -> FileInfo:
         """Return what is known about a path."""
         target = await self._targets.target(credential, text_id)
-        rpc = target.host.rpc
-        return _file_info(await target.host.call(rpc.stat, _path(target, body), timeout_s=_CALL_TIMEOUT_S))
+        return await target.host.stat(target.sandbox_id, body.path, user=body.user, timeout_s=_CALL_TIMEOUT_S)
 
     async def make_dir(self, credential: Credential, text_id: str, body: PathOf) -> FileInfo:
         """Create a directory and its parents.
@@ -167,31 +158,25 @@ class Files:
             Conflict: there is something at this path.
         """
         target = await self._targets.target(credential, text_id)
-        rpc = target.host.rpc
-        return _file_info(
-            await target.host.call(rpc.make_dir, _path(target, body), timeout_s=_CALL_TIMEOUT_S)
+        return await target.host.make_dir(
+            target.sandbox_id, body.path, user=body.user, timeout_s=_CALL_TIMEOUT_S
         )
 
     async def remove(self, credential: Credential, text_id: str, body: PathOf) -> None:
         """Remove a file, or a directory with everything in it; does nothing if there is none."""
         target = await self._targets.target(credential, text_id)
-        rpc = target.host.rpc
-        await target.host.call(rpc.remove_path, _path(target, body), timeout_s=_CALL_TIMEOUT_S)
+        await target.host.remove_path(target.sandbox_id, body.path, user=body.user, timeout_s=_CALL_TIMEOUT_S)
 
     async def move(self, credential: Credential, text_id: str, body: Move) -> FileInfo:
         """Rename a file or directory."""
         target = await self._targets.target(credential, text_id)
-        request = pb.MoveRequest(
-            sandbox_id=str(target.sandbox_id),
+        return await target.host.move(
+            target.sandbox_id,
             source=body.source,
             destination=body.destination,
             user=body.user,
+            timeout_s=_CALL_TIMEOUT_S,
         )
-        return _file_info(await target.host.call(target.host.rpc.move, request, timeout_s=_CALL_TIMEOUT_S))
-
-
-def _path(target: Target, body: PathOf) -> pb.PathRequest:
-    return pb.PathRequest(sandbox_id=str(target.sandbox_id), path=body.path, user=body.user)
 
 
 def _event(top: str, change: Change) -> Mapping[str, str] | None:
@@ -226,27 +211,3 @@ async def _limited(content: AsyncIterator[bytes], limit_b: int | None) -> AsyncI
 def too_large(limit_b: int) -> TooLarge:
     """Build the error for a file above the limit."""
     return TooLarge(f"The file has more than {limit_b // MIB} MiB: send it to files/stream/write.")
-
-
-def _file_info(entry: pb.FileEntry) -> FileInfo:
-    return FileInfo(
-        name=entry.name,
-        path=entry.path,
-        type=_type(entry),
-        kind=_KINDS.get(entry.kind, "file"),
-        size_b=entry.size_b,
-        mode=entry.mode,
-        permissions=entry.permissions,
-        owner=entry.owner,
-        group=entry.group,
-        modified_at_unix=entry.modified_at_unix,
-        symlink_target=entry.symlink_target,
-        is_broken=entry.is_broken,
-    )
-
-
-def _type(entry: pb.FileEntry) -> Literal["file", "directory", "symlink"]:
-    """Return the type that all clients know: sockets, pipes and devices count as files, broken links as links."""
-    if entry.type == pb.FileType.SYMLINK or entry.symlink_target:
-        return "symlink"
-    return "directory" if entry.type == pb.FileType.DIRECTORY else "file"

@@ -18,8 +18,7 @@ from wrenn.base.signal_names import signal_name
 from wrenn.base.units import KIB
 from wrenn.control.guests.commands import signal_number
 from wrenn.control.guests.stream_types import Encoding, Resize, checked
-from wrenn.protocol.host import host_pb as pb
-from wrenn.protocol.host.streams import Kind, ProcessEnd
+from wrenn.control.hosts import SIGNALS, Kind, ProcessEnd
 
 _TEXT_PIECE_B: Final = 32 * KIB
 _BASE64_PIECE_B: Final = 24 * KIB
@@ -44,7 +43,7 @@ class CloseInput:
 class Signal:
     """Send a signal to the process."""
 
-    number: pb.Signal
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +196,7 @@ class TerminalFrames:
             case "resize":
                 return checked(Resize, value)
             case "kill":
-                return Signal(pb.Signal.SIGKILL)
+                return Signal(SIGNALS["SIGKILL"])
             case "signal":
                 return Signal(signal_number(_text(value, "signal")))
             case _:

@@ -36,18 +36,18 @@ from wrenn.control.guests.stream_types import (
     StartTerminal,
     checked,
 )
-from wrenn.control.hosts import HostStream
-from wrenn.control.http import ClientSocket, public_error
-from wrenn.control.sandboxes import Target, Targets
-from wrenn.protocol.host.streams import (
+from wrenn.control.hosts import (
     OUTPUTS,
     AttachProcess,
+    HostStream,
     Kind,
     Size,
     StartProcess,
     parse_end,
     parse_json,
 )
+from wrenn.control.http import ClientSocket, public_error
+from wrenn.control.sandboxes import Target, Targets
 
 _AUTH_TIMEOUT_S: Final = 5.0
 _START_TIMEOUT_S: Final = 30.0
@@ -76,7 +76,7 @@ class Streams:
         """Serve a WebSocket that follows a running process."""
         async with _reporting_failures(client, failed_exec), AsyncExitStack() as stack:
             asked = checked(Attach, options)
-            process = AttachProcess(selector_of(selector).value, replay=asked.replay)
+            process = AttachProcess(selector_of(selector), replay=asked.replay)
             target = await stack.enter_async_context(self._admitted(client, text_id))
             host = await stack.enter_async_context(target.host.stream())
             await host.open(target.sandbox_id, process)
@@ -187,7 +187,7 @@ def _terminal_opening(value: dict[str, Any]) -> Opening:
             return TerminalFrames(start.encoding, tag), process
         case "connect":
             connect = checked(ConnectTerminal, value)
-            selector = selector_of(connect.tag).value
+            selector = selector_of(connect.tag)
             process = AttachProcess(selector, replay=connect.replay, terminal=True)
             return TerminalFrames(connect.encoding, connect.tag if connect.confirm else None), process
         case _:
@@ -240,7 +240,7 @@ async def _forward_to_host(client: ClientSocket, host: HostStream, frames: Frame
             case CloseInput():
                 await host.close_input()
             case Signal(number):
-                await host.send_message(Kind.SIGNAL, {"signal": int(number)})
+                await host.send_message(Kind.SIGNAL, {"signal": number})
             case Resize() as size:
                 await host.send_message(Kind.RESIZE, {"cols": size.cols, "rows": size.rows})
             case Stop():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from wrenn.control.guests.records import FileInfo, RunningProcess, StartedProcess
+from wrenn.control.guests.records import StartedProcess
+from wrenn.control.hosts import FileInfo, RunningProcess
 
 
 def started_json(started: StartedProcess) -> dict[str, object]:

@@ -21,15 +21,38 @@ from pyqwest import Client, HTTPTransport, HTTPVersion, Proxy
 from yarl import URL
 
 from wrenn.base.errors import DeadlineExceeded, Unavailable, WrennError
-from wrenn.base.ids import SandboxId
+from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.base.tasks import OwnedTasks
 from wrenn.base.units import MIB
-from wrenn.control.hosts.execs import Execs
+from wrenn.control.hosts.execs import EXEC_MARGIN_S, ExecNotSupported, Execs
+from wrenn.control.hosts.messages import (
+    command_message,
+    file_of,
+    network_message,
+    process_of,
+    report_of,
+    sandbox_of,
+    selector_message,
+    snapshot_of,
+    spec_message,
+)
 from wrenn.control.hosts.streams import HostStream, StreamConnections
 from wrenn.control.hosts.transfers import IDLE_TIMEOUT_S, READ_BUFFER_B, Transfers
+from wrenn.control.hosts.types import (
+    Command,
+    FileInfo,
+    HostNetworkPolicy,
+    HostReport,
+    HostSandbox,
+    HostSandboxSpec,
+    HostSnapshot,
+    RunningProcess,
+)
 from wrenn.protocol.api import OUTPUT_LIMIT_B
+from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, from_connect
 from wrenn.protocol.host.host_connect import HostAgentClient
+from wrenn.protocol.host.streams import Kind, ProcessEnd, StartProcess
 from wrenn.relay import UNPACED, IgnoredCookies, PacedConnector, keepalive_socket, new_session
 
 R = TypeVar("R")
@@ -62,6 +85,8 @@ class Connections:
 class HostClient:
     """Calls to the agent of one host.
 
+    Every call raises a `WrennError` with what the agent said, `Unavailable` if it did not answer, or `DeadlineExceeded`.
+
     Attributes:
         relays: the HTTP client for what is passed on to ports of sandboxes.
     """
@@ -70,9 +95,9 @@ class HostClient:
         self._address = address
         self.relays = connections.relays
         self.transfers = Transfers(address, connections.transport, connections.downloads)
-        self.execs = Execs(address, connections.downloads)
+        self._execs = Execs(address, connections.downloads)
         self.streams = StreamConnections(connections.downloads, address, connections.tasks)
-        self.rpc = HostAgentClient(
+        self._rpc = HostAgentClient(
             address,
             http_client=connections.http,
             accept_compression=[],
@@ -80,12 +105,157 @@ class HostClient:
             read_max_bytes=_ANSWER_LIMIT_B,
         )
 
-    async def call(self, method: Callable[..., Awaitable[R]], request: object, *, timeout_s: float) -> R:
-        """Call `method` of `self.rpc`.
+    async def report(self, *, timeout_s: float) -> HostReport:
+        """Return what the agent reports about its machine."""
+        return report_of(await self._call(self._rpc.get_host, pb.GetHostRequest(), timeout_s=timeout_s))
+
+    async def ensure_sandbox(self, spec: HostSandboxSpec, *, timeout_s: float) -> HostSandbox:
+        """Start the sandbox if it does not run; returns when its guest agent answers."""
+        request = pb.EnsureSandboxRequest(sandbox=spec_message(spec))
+        return sandbox_of(await self._call(self._rpc.ensure_sandbox, request, timeout_s=timeout_s))
+
+    async def remove_sandbox(self, sandbox_id: SandboxId, *, timeout_s: float) -> None:
+        """Remove the sandbox with everything that belongs to it; does nothing if there is none."""
+        request = pb.RemoveSandboxRequest(sandbox_id=str(sandbox_id))
+        await self._call(self._rpc.remove_sandbox, request, timeout_s=timeout_s)
+
+    async def list_sandboxes(self, *, timeout_s: float) -> list[HostSandbox]:
+        """Return every sandbox that the host knows."""
+        answer = await self._call(self._rpc.list_sandboxes, pb.ListSandboxesRequest(), timeout_s=timeout_s)
+        return [sandbox_of(sandbox) for sandbox in answer.sandboxes]
+
+    async def pause_sandbox(self, sandbox_id: SandboxId, *, idle_ms: int, timeout_s: float) -> HostSandbox:
+        """Pause the sandbox; with `idle_ms` only if it was not in use for so long, otherwise it stays running."""
+        request = pb.PauseSandboxRequest(sandbox_id=str(sandbox_id), idle_ms=idle_ms)
+        return sandbox_of(await self._call(self._rpc.pause_sandbox, request, timeout_s=timeout_s))
+
+    async def resume_sandbox(self, sandbox_id: SandboxId, *, timeout_s: float) -> HostSandbox:
+        """Resume the sandbox; returns when its guest agent answers."""
+        request = pb.ResumeSandboxRequest(sandbox_id=str(sandbox_id))
+        return sandbox_of(await self._call(self._rpc.resume_sandbox, request, timeout_s=timeout_s))
+
+    async def set_network(
+        self, sandbox_id: SandboxId, policy: HostNetworkPolicy, *, timeout_s: float
+    ) -> None:
+        """Put a network policy in force, unless the sandbox has a newer one."""
+        request = pb.SetNetworkRequest(sandbox_id=str(sandbox_id), network=network_message(policy))
+        await self._call(self._rpc.set_network, request, timeout_s=timeout_s)
+
+    async def set_disk(self, sandbox_id: SandboxId, *, disk_size_mb: int, timeout_s: float) -> None:
+        """Make the disk as large as this; never smaller."""
+        request = pb.SetDiskRequest(sandbox_id=str(sandbox_id), disk_size_mb=disk_size_mb)
+        await self._call(self._rpc.set_disk, request, timeout_s=timeout_s)
+
+    async def ping_sandbox(self, sandbox_id: SandboxId, *, timeout_s: float) -> None:
+        """Reset the sandbox's idle timer."""
+        request = pb.PingSandboxRequest(sandbox_id=str(sandbox_id))
+        await self._call(self._rpc.ping_sandbox, request, timeout_s=timeout_s)
+
+    async def ensure_snapshot(
+        self, snapshot_id: SnapshotId, sandbox_id: SandboxId, *, timeout_s: float
+    ) -> HostSnapshot:
+        """Take a snapshot of the sandbox under this id, unless there is one."""
+        request = pb.EnsureSnapshotRequest(snapshot_id=str(snapshot_id), sandbox_id=str(sandbox_id))
+        return snapshot_of(await self._call(self._rpc.ensure_snapshot, request, timeout_s=timeout_s))
+
+    async def remove_snapshot(self, snapshot_id: SnapshotId, *, timeout_s: float) -> None:
+        """Remove the snapshot; does nothing if there is none."""
+        request = pb.RemoveSnapshotRequest(snapshot_id=str(snapshot_id))
+        await self._call(self._rpc.remove_snapshot, request, timeout_s=timeout_s)
+
+    async def list_snapshots(self, *, timeout_s: float) -> list[HostSnapshot]:
+        """Return every snapshot that was taken on the host and not removed."""
+        answer = await self._call(self._rpc.list_snapshots, pb.ListSnapshotsRequest(), timeout_s=timeout_s)
+        return [snapshot_of(snapshot) for snapshot in answer.snapshots]
+
+    async def exec(
+        self, sandbox_id: SandboxId, start: StartProcess, take: Callable[[Kind, bytes], None]
+    ) -> ProcessEnd:
+        """Run a command to its end, and pass what it writes to `take`.
+
+        When `take` raises, and after a cancellation, the command is killed.
 
         Raises:
-            WrennError: what the agent said; `Unavailable` when it did not answer; `DeadlineExceeded`.
+            WrennError: what the agent said. DeadlineExceeded: the command was killed because its time was up.
+            HostNotResponding, Unavailable: the host does not answer.
         """
+        try:
+            return await self._execs.run(sandbox_id, start, take)
+        except ExecNotSupported:
+            # An agent of before, until its host is upgraded too.
+            return await self._exec_in_one_call(sandbox_id, start, take)
+
+    async def _exec_in_one_call(
+        self, sandbox_id: SandboxId, start: StartProcess, take: Callable[[Kind, bytes], None]
+    ) -> ProcessEnd:
+        command = Command(start.cmd, start.args, start.envs, start.cwd, start.user)
+        request = pb.ExecRequest(
+            sandbox_id=str(sandbox_id), command=command_message(command), timeout_ms=start.timeout_ms
+        )
+        timeout_s = start.timeout_ms / 1000 + EXEC_MARGIN_S
+        answer = await self._call(self._rpc.exec, request, timeout_s=timeout_s)
+        take(Kind.STDOUT, answer.stdout)
+        take(Kind.STDERR, answer.stderr)
+        return ProcessEnd(answer.exit_code)
+
+    async def start_process(
+        self, sandbox_id: SandboxId, command: Command, *, tag: str, timeout_s: float
+    ) -> tuple[int, str]:
+        """Start a command in the background. Returns its pid and tag."""
+        request = pb.StartProcessRequest(
+            sandbox_id=str(sandbox_id), command=command_message(command), tag=tag
+        )
+        started = await self._call(self._rpc.start_process, request, timeout_s=timeout_s)
+        return started.pid, started.tag
+
+    async def list_processes(self, sandbox_id: SandboxId, *, timeout_s: float) -> list[RunningProcess]:
+        """Return the living processes that were started through the API."""
+        request = pb.ListProcessesRequest(sandbox_id=str(sandbox_id))
+        answer = await self._call(self._rpc.list_processes, request, timeout_s=timeout_s)
+        return [process_of(process) for process in answer.processes]
+
+    async def signal_process(
+        self, sandbox_id: SandboxId, selector: int | str, signal: int, *, timeout_s: float
+    ) -> None:
+        """Send one of `SIGNALS` to the process with this pid or tag."""
+        request = pb.SignalProcessRequest(
+            sandbox_id=str(sandbox_id), selector=selector_message(selector), signal=pb.Signal(signal)
+        )
+        await self._call(self._rpc.signal_process, request, timeout_s=timeout_s)
+
+    async def list_dir(
+        self, sandbox_id: SandboxId, path: str, *, depth: int, user: str, timeout_s: float
+    ) -> list[FileInfo]:
+        """List a directory."""
+        request = pb.ListDirRequest(sandbox_id=str(sandbox_id), path=path, depth=depth, user=user)
+        answer = await self._call(self._rpc.list_dir, request, timeout_s=timeout_s)
+        return [file_of(entry) for entry in answer.entries]
+
+    async def stat(self, sandbox_id: SandboxId, path: str, *, user: str, timeout_s: float) -> FileInfo:
+        """Return what is known about a path."""
+        request = pb.PathRequest(sandbox_id=str(sandbox_id), path=path, user=user)
+        return file_of(await self._call(self._rpc.stat, request, timeout_s=timeout_s))
+
+    async def make_dir(self, sandbox_id: SandboxId, path: str, *, user: str, timeout_s: float) -> FileInfo:
+        """Create a directory and its parents. Raises Conflict if there is something at this path."""
+        request = pb.PathRequest(sandbox_id=str(sandbox_id), path=path, user=user)
+        return file_of(await self._call(self._rpc.make_dir, request, timeout_s=timeout_s))
+
+    async def remove_path(self, sandbox_id: SandboxId, path: str, *, user: str, timeout_s: float) -> None:
+        """Remove a file, or a directory with everything in it; does nothing if there is none."""
+        request = pb.PathRequest(sandbox_id=str(sandbox_id), path=path, user=user)
+        await self._call(self._rpc.remove_path, request, timeout_s=timeout_s)
+
+    async def move(
+        self, sandbox_id: SandboxId, *, source: str, destination: str, user: str, timeout_s: float
+    ) -> FileInfo:
+        """Rename a file or directory."""
+        request = pb.MoveRequest(
+            sandbox_id=str(sandbox_id), source=source, destination=destination, user=user
+        )
+        return file_of(await self._call(self._rpc.move, request, timeout_s=timeout_s))
+
+    async def _call(self, method: Callable[..., Awaitable[R]], request: object, *, timeout_s: float) -> R:
         with ResponseMetadata() as answer:
             try:
                 return await method(request, timeout_ms=int(timeout_s * 1000))

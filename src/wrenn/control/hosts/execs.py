@@ -22,7 +22,7 @@ from wrenn.protocol.host.streams import (
     parse_failure,
 )
 
-_ANSWER_MARGIN_S: Final = 10.0
+EXEC_MARGIN_S: Final = 10.0
 """How much longer than the command's own limit the agent may take to kill it and say so."""
 _CONNECT_TIMEOUT_S: Final = 5.0
 _OLD_AGENT: Final = frozenset({400, 404, 405})
@@ -54,7 +54,7 @@ class Execs:
             WrennError: what the agent said. DeadlineExceeded: the command was killed because its time was up.
             HostNotResponding, Unavailable: the host does not answer. ExecNotSupported: its agent is an older one.
         """
-        timeout_s = start.timeout_ms / 1000 + _ANSWER_MARGIN_S
+        timeout_s = start.timeout_ms / 1000 + EXEC_MARGIN_S
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._run(sandbox_id, start, take)

@@ -11,7 +11,6 @@ from wrenn.control.db import Database
 from wrenn.control.hosts import store
 from wrenn.control.hosts.client import HostClients
 from wrenn.control.hosts.types import Host, HostStatus
-from wrenn.protocol.host import host_pb as pb
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ class Monitor:
     async def _look(self, host: Host) -> None:
         client = self._clients.at(host.address)
         try:
-            seen = await client.call(client.rpc.get_host, pb.GetHostRequest(), timeout_s=_LOOK_TIMEOUT_S)
+            seen = await client.report(timeout_s=_LOOK_TIMEOUT_S)
         except WrennError as error:
             if host.status is not HostStatus.UNREACHABLE:
                 _log.warning(

@@ -20,8 +20,7 @@ from wrenn.control.audit import (
 )
 from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts.tables import hosts
-from wrenn.control.hosts.types import Host, HostStatus
-from wrenn.protocol.host import host_pb as pb
+from wrenn.control.hosts.types import Host, HostReport, HostStatus
 
 
 async def register(database: Database, *, name: str, address: str) -> HostId:
@@ -78,7 +77,7 @@ _team: Final = literal(PLATFORM_TEAM.value, Uuid).label("team_id")
 """In whose audit log hosts stand: they are the platform's."""
 
 
-async def record_seen(database: Database, host_id: HostId, seen: pb.Host) -> None:
+async def record_seen(database: Database, host_id: HostId, seen: HostReport) -> None:
     """Store what the host's agent reported just now."""
     was = select(hosts.c.id, hosts.c.status).where(hosts.c.id == host_id.value).with_for_update().cte("was")
     back = select(was.c.id, _team).where(was.c.status == HostStatus.UNREACHABLE).cte("back")

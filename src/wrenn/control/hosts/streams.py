@@ -16,6 +16,7 @@ import aiohttp
 from wrenn.base.errors import AgentFailure, Unavailable
 from wrenn.base.ids import SandboxId
 from wrenn.base.tasks import OwnedTasks
+from wrenn.protocol.api import STREAM_MESSAGE_LIMIT_B
 from wrenn.protocol.host.streams import (
     MESSAGE_LIMIT_B,
     SERVICE_RESTART,
@@ -28,6 +29,9 @@ from wrenn.protocol.host.streams import (
     parse_failure,
 )
 
+assert STREAM_MESSAGE_LIMIT_B < MESSAGE_LIMIT_B, (
+    "a client's message fits into one to the agent, with its kind"
+)
 _SILENCE_LIMIT_S: Final = 90.0
 """The agent pings every 20 s; without that for so long it is not there any more."""
 _CLOSE_TIMEOUT_S: Final = 5.0

@@ -1,11 +1,15 @@
-"""Values of the hosts feature."""
+"""Values of the hosts feature: hosts, and what their agents are asked and report."""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from wrenn.base.ids import HostId
+from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
+
+FileKind = Literal["file", "directory", "symlink", "socket", "fifo", "char_device", "block_device"]
 
 
 class HostStatus(enum.StrEnum):
@@ -35,3 +39,155 @@ class Host:
     templates: frozenset[str]
     silent_s: float
     """Seconds since it answered last, or since it was registered."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostReport:
+    """What an agent reports about its machine.
+
+    Attributes:
+        vmm: name and version of the hypervisor.
+        accelerator: `kvm` or `tcg`.
+        memory_b, disk_b: of the machine, and of the file system with the data folder.
+        sandbox_disk_b: what a sandbox of the default disk size may take; 0: no limit.
+        sandbox_limit: number of network slots.
+        is_warming_up: the default template is being booted.
+        warm_up_failure: why it could not be booted; empty: it was.
+    """
+
+    agent_version: str = ""
+    vmm: str = ""
+    accelerator: str = ""
+    cpu_cores: int = 0
+    memory_b: int = 0
+    memory_available_b: int = 0
+    disk_b: int = 0
+    disk_available_b: int = 0
+    sandbox_disk_b: int = 0
+    sandbox_limit: int = 0
+    templates: Sequence[str] = ()
+    is_warming_up: bool = False
+    warm_up_failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostNetworkPolicy:
+    """A network policy in the form that hosts get. `revision` grows with each change; a host ignores an older one."""
+
+    allow_internet: bool
+    allow: Sequence[str]
+    deny: Sequence[str]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostSandboxSpec:
+    """What a host needs to start a sandbox; the same in every call for one sandbox.
+
+    Attributes:
+        image: name of an image on the host.
+        snapshot_id: the sandbox is restored from this snapshot, in its shape; None: started from the image.
+        template_name: the template as its user knows it.
+    """
+
+    sandbox_id: SandboxId
+    team_id: TeamId
+    image: str
+    template_name: str
+    snapshot_id: SnapshotId | None
+    vcpus: int
+    memory_mb: int
+    disk_size_mb: int
+    envs: Mapping[str, str]
+    network: HostNetworkPolicy
+
+
+class HostSandboxState(enum.StrEnum):
+    """The state of a sandbox as its host reports it."""
+
+    UNKNOWN = "unknown"
+    """A state that this version does not know."""
+    STARTING = "starting"
+    RUNNING = "running"
+    LOST = "lost"
+    """Its virtual machine ended unexpectedly."""
+    REMOVING = "removing"
+    PAUSED = "paused"
+    PAUSING = "pausing"
+    RESUMING = "resuming"
+
+
+@dataclass(frozen=True, slots=True)
+class HostSandbox:
+    """A sandbox as its host reports it.
+
+    Attributes:
+        reason: why it is lost, was paused, or cannot go on; empty: nothing is wrong.
+        host_ip: its address on the host.
+        network_revision: of the network policy that it has.
+    """
+
+    sandbox_id: SandboxId
+    state: HostSandboxState
+    reason: str
+    host_ip: str
+    last_active_at_unix: float
+    metadata: Mapping[str, str]
+    network_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostSnapshot:
+    """A snapshot as its host reports it. `size_b`: of its own files on the disk."""
+
+    snapshot_id: SnapshotId
+    vcpus: int
+    memory_mb: int
+    size_b: int
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A program to run in a sandbox. `cwd` may be empty: the home directory of `user`."""
+
+    cmd: str
+    args: Sequence[str]
+    envs: Mapping[str, str]
+    cwd: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunningProcess:
+    """A living process that was started through the API. `tag` may be empty."""
+
+    pid: int
+    tag: str
+    cmd: str
+    args: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """What is known about a path.
+
+    Attributes:
+        type: one of the three that all clients know: sockets, pipes and devices count as files, broken links as links.
+        kind: what it really is.
+        mode: permission bits.
+        symlink_target: empty: not a link.
+        is_broken: a link that leads nowhere.
+    """
+
+    name: str
+    path: str
+    type: Literal["file", "directory", "symlink"]
+    kind: FileKind
+    size_b: int
+    mode: int
+    permissions: str
+    owner: str
+    group: str
+    modified_at_unix: int
+    symlink_target: str
+    is_broken: bool

@@ -11,14 +11,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from wrenn.base.errors import AccessLost, Cancelled, TooLarge, WrennError
 from wrenn.base.units import KIB
 from wrenn.control.http.errors import error_response
-from wrenn.protocol.host.streams import MESSAGE_LIMIT_B
+from wrenn.protocol.api import STREAM_MESSAGE_LIMIT_B
 
 STALL_LIMIT_S: Final = 60.0
 """How long a client may take for one message before it is given up. A process never waits longer for a reader either."""
 _REVOKED_LIMIT_S: Final = 1.0
 """The same where the client has no right any more."""
-CLIENT_MESSAGE_LIMIT_B: Final = MESSAGE_LIMIT_B - KIB
-"""It goes on to the host in one message."""
 _REFUSED: Final = 1008
 """Close code after a message that says what went wrong."""
 
@@ -43,15 +41,15 @@ class ClientSocket:
         """Return the next message.
 
         Raises:
-            Cancelled: the client went away. TooLarge: above `CLIENT_MESSAGE_LIMIT_B`.
+            Cancelled: the client went away. TooLarge: above `STREAM_MESSAGE_LIMIT_B`.
         """
         received = await self._socket.receive()
         if received["type"] == "websocket.disconnect":
             raise Cancelled("The client went away.")
         text = received.get("text")
         message = text if text is not None else received["bytes"]
-        if len(message) > CLIENT_MESSAGE_LIMIT_B:
-            raise TooLarge(f"A message has more than {CLIENT_MESSAGE_LIMIT_B // KIB} KiB: send it in pieces.")
+        if len(message) > STREAM_MESSAGE_LIMIT_B:
+            raise TooLarge(f"A message has more than {STREAM_MESSAGE_LIMIT_B // KIB} KiB: send it in pieces.")
         return message
 
     async def send(self, message: str | bytes) -> None:

@@ -26,7 +26,7 @@ from wrenn.base.errors import (
 from wrenn.base.ids import random_hex
 from wrenn.base.units import KIB
 from wrenn.control.auth import OpenCalls
-from wrenn.control.hosts import HostClient
+from wrenn.control.hosts import ERROR_CODE_HEADER, ERROR_TEXT_HEADER, HostClient
 from wrenn.control.http import Rates
 from wrenn.control.proxy.access import Admission, PortAccess
 from wrenn.control.proxy.locations import SandboxLocations
@@ -41,7 +41,6 @@ from wrenn.control.proxy.visits import (
     response_headers,
     visit_of,
 )
-from wrenn.protocol.host.errors import ERROR_CODE_HEADER, ERROR_TEXT_HEADER
 from wrenn.relay import (
     UNPACED,
     CallerDisconnected,

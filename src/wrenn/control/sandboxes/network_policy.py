@@ -16,8 +16,8 @@ from wrenn.base.networks import (
     network_text,
     parse_networks,
 )
+from wrenn.control.hosts import HostNetworkPolicy
 from wrenn.control.sandboxes.records import NetworkPolicy
-from wrenn.protocol.host import host_pb as pb
 
 SET_TIMEOUT_S: Final = 15.0
 """A change takes 25 ms; one of a sandbox that is being paused or resumed waits for that."""
@@ -70,11 +70,6 @@ def _parsed(field: str, texts: Sequence[str]) -> tuple[IPv4Network, ...]:
         raise InvalidRequest(f"network.{field}: {error.message}") from error
 
 
-def network_message(policy: NetworkPolicy, revision: int) -> pb.NetworkPolicy:
-    """Convert a policy to the message that hosts get."""
-    return pb.NetworkPolicy(
-        allow_internet=policy.allow_internet,
-        allow=list(policy.allow),
-        deny=list(policy.deny),
-        revision=revision,
-    )
+def host_policy(policy: NetworkPolicy, revision: int) -> HostNetworkPolicy:
+    """Convert a policy to the form that hosts get."""
+    return HostNetworkPolicy(policy.allow_internet, policy.allow, policy.deny, revision)

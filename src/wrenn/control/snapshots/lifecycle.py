@@ -15,7 +15,7 @@ from wrenn.base.errors import DeadlineExceeded, InternalError, Unavailable, Wren
 from wrenn.base.ids import SnapshotId
 from wrenn.control.audit import Actor
 from wrenn.control.db import Database, HeldLeases, Transaction
-from wrenn.control.hosts import HostClients
+from wrenn.control.hosts import HostClients, HostSnapshot
 from wrenn.control.identity import lock_active_team
 from wrenn.control.quotas import Limits, Usage
 from wrenn.control.snapshots import store
@@ -27,7 +27,6 @@ from wrenn.control.snapshots.records import (
     Template,
     TemplateStatus,
 )
-from wrenn.protocol.host import host_pb as pb
 
 _log = logging.getLogger(__name__)
 
@@ -104,19 +103,18 @@ class SnapshotLifecycle:
         """
         return self.leases.renewed(snapshot_id.value)
 
-    async def take(self, source: SnapshotSource, snapshot_id: SnapshotId) -> pb.Snapshot:
+    async def take(self, source: SnapshotSource, snapshot_id: SnapshotId) -> HostSnapshot:
         """Have the host take the snapshot; retried for a time while the host does not answer. Safe to repeat.
 
         Raises:
             WrennError: what the host said. Unavailable, DeadlineExceeded: it did not answer.
         """
         client = self._clients.at(source.host_address)
-        request = pb.EnsureSnapshotRequest(snapshot_id=str(snapshot_id), sandbox_id=str(source.sandbox_id))
         end = asyncio.get_running_loop().time() + self._settings.retry_s
         while True:
             try:
-                return await client.call(
-                    client.rpc.ensure_snapshot, request, timeout_s=self._settings.take_timeout_s
+                return await client.ensure_snapshot(
+                    snapshot_id, source.sandbox_id, timeout_s=self._settings.take_timeout_s
                 )
             except (Unavailable, DeadlineExceeded):
                 if asyncio.get_running_loop().time() >= end:
@@ -129,7 +127,7 @@ class SnapshotLifecycle:
                 ) from error
 
     async def publish(
-        self, snapshot_id: SnapshotId, taken: pb.Snapshot, *, by: Actor
+        self, snapshot_id: SnapshotId, taken: HostSnapshot, *, by: Actor
     ) -> tuple[Template, list[SnapshotId]]:
         """Make the snapshot a template. Returns it, and the snapshots that it replaced, which are to be dropped.
 
@@ -177,9 +175,8 @@ class SnapshotLifecycle:
     async def remove_from_host(self, address: str, snapshot_id: SnapshotId) -> bool:
         """Remove a snapshot from a host; False: the host could not."""
         client = self._clients.at(address)
-        request = pb.RemoveSnapshotRequest(snapshot_id=str(snapshot_id))
         try:
-            await client.call(client.rpc.remove_snapshot, request, timeout_s=_REMOVE_TIMEOUT_S)
+            await client.remove_snapshot(snapshot_id, timeout_s=_REMOVE_TIMEOUT_S)
         except WrennError as error:
             _log.warning(
                 "snapshot not removed yet",

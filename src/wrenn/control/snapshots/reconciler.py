@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from wrenn.base.clock import Clock
-from wrenn.base.errors import InvalidRequest, WrennError
+from wrenn.base.errors import DeadlineExceeded, Unavailable, WrennError
 from wrenn.base.ids import SnapshotId
 from wrenn.base.loops import Loop
 from wrenn.control.db import Database, Transaction
@@ -19,7 +19,6 @@ from wrenn.control.hosts import Host, HostClients, all_hosts
 from wrenn.control.snapshots import store
 from wrenn.control.snapshots.lifecycle import SnapshotLifecycle
 from wrenn.control.snapshots.records import TemplateStatus
-from wrenn.protocol.host import host_pb as pb
 
 _log = logging.getLogger(__name__)
 
@@ -76,16 +75,19 @@ class SnapshotSweep:
         rows = {stored.snapshot_id: stored for stored in await store.on_host(self._database, host.host_id)}
         client = self._clients.at(host.address)
         try:
-            answer = await client.call(
-                client.rpc.list_snapshots, pb.ListSnapshotsRequest(), timeout_s=_LIST_TIMEOUT_S
-            )
-        except WrennError:
+            reported = await client.list_snapshots(timeout_s=_LIST_TIMEOUT_S)
+        except WrennError as error:
+            if not isinstance(error, Unavailable | DeadlineExceeded):
+                _log.warning(
+                    "host did not list its snapshots",
+                    extra={"host_id": str(host.host_id), "cause": error.message},
+                )
             return
         for stored in rows.values():
             if stored.status is TemplateStatus.REMOVING:
                 await self._lifecycle.remove(stored)
         now = self._clock.monotonic()
-        unknown = {_id(snapshot) for snapshot in answer.snapshots} - rows.keys()
+        unknown = {snapshot.snapshot_id for snapshot in reported} - rows.keys()
         for snapshot_id in unknown:
             first_met = self._unknown.setdefault(snapshot_id, now)
             if now - first_met < self._unknown_grace_s:
@@ -93,10 +95,3 @@ class SnapshotSweep:
             if await self._lifecycle.remove_from_host(host.address, snapshot_id):
                 _log.warning("unknown snapshot removed from host", extra={"snapshot_id": str(snapshot_id)})
                 self._unknown.pop(snapshot_id, None)
-
-
-def _id(snapshot: pb.Snapshot) -> SnapshotId:
-    try:
-        return SnapshotId.parse(snapshot.snapshot_id)
-    except InvalidRequest as error:
-        raise InvalidRequest(f"The host names a snapshot {snapshot.snapshot_id!r}.") from error

@@ -31,7 +31,7 @@ from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 from wrenn.base.units import MIB
 from wrenn.control.audit import Actor, AuditAction, Resource, Status, record, record_cte
 from wrenn.control.db import RELEASED, Database, Leases, Transaction
-from wrenn.control.hosts import hosts
+from wrenn.control.hosts import HostSnapshot, hosts
 from wrenn.control.quotas import (
     LIMIT_COLUMNS,
     Limits,
@@ -53,7 +53,6 @@ from wrenn.control.snapshots.records import (
     move,
 )
 from wrenn.control.snapshots.tables import templates
-from wrenn.protocol.host import host_pb as pb
 
 _NAMES_LOCK: Final = 0x6E616D6573
 """Advisory lock of whoever claims a name: "names"."""
@@ -209,7 +208,7 @@ async def lock_lease(tx: Transaction, snapshot_id: SnapshotId, *, owner: str) ->
 
 
 async def publish(
-    tx: Transaction, snapshot_id: SnapshotId, taken: pb.Snapshot, *, owner: str, by: Actor, defaults: Limits
+    tx: Transaction, snapshot_id: SnapshotId, taken: HostSnapshot, *, owner: str, by: Actor, defaults: Limits
 ) -> tuple[Template, list[SnapshotId]] | None:
     """Make the snapshot a template, in place of the one that had its name; None: the lease was lost.
 

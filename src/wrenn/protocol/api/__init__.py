@@ -46,6 +46,8 @@ UPLOAD_FORM_LIMIT_B: Final = 64 * 1024
 """Allowance for the multipart form around an upload: boundaries, part headers, the path."""
 OUTPUT_LIMIT_B: Final = 16 * MIB
 """Limit for each output stream of a foreground command."""
+STREAM_MESSAGE_LIMIT_B: Final = 1 * MIB - 1024
+"""Limit for one message of a client on a WebSocket; the control plane forwards it to the host in one message of at most 1 MiB."""
 PATH_LIMIT_B: Final = 4096
 NAME_LIMIT_B: Final = 255
 IDEMPOTENCY_KEY_LIMIT: Final = 255

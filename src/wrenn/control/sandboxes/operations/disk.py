@@ -14,7 +14,6 @@ from wrenn.control.sandboxes.lookup import Lookup
 from wrenn.control.sandboxes.operations import disk_store
 from wrenn.control.sandboxes.operations.capacity import Capacity
 from wrenn.control.sandboxes.records import Sandbox
-from wrenn.protocol.host import host_pb as pb
 
 _SET_TIMEOUT_S: Final = 60.0
 """A second for some ten GB under emulation; one of a sandbox that is being paused or resumed waits for that."""
@@ -51,8 +50,7 @@ class Disks:
             lambda tx: self._write(tx, found.sandbox, disk_size_mb, by)
         )
         client = self._clients.at(found.address)
-        request = pb.SetDiskRequest(sandbox_id=str(sandbox_id), disk_size_mb=disk_size_mb)
-        await client.call(client.rpc.set_disk, request, timeout_s=_SET_TIMEOUT_S)
+        await client.set_disk(sandbox_id, disk_size_mb=disk_size_mb, timeout_s=_SET_TIMEOUT_S)
         return changed
 
     async def _write(self, tx: Transaction, sandbox: Sandbox, disk_size_mb: int, by: Actor) -> Sandbox:

@@ -10,11 +10,10 @@ from wrenn.control.db import Database, Hints, Transaction
 from wrenn.control.hosts import HostClients
 from wrenn.control.sandboxes import desired_state_store
 from wrenn.control.sandboxes.lookup import Lookup
-from wrenn.control.sandboxes.network_policy import SET_TIMEOUT_S, NetworkRules, network_message
+from wrenn.control.sandboxes.network_policy import SET_TIMEOUT_S, NetworkRules, host_policy
 from wrenn.control.sandboxes.operations import network_store
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.types import SetNetwork
-from wrenn.protocol.host import host_pb as pb
 
 
 class Networks:
@@ -64,12 +63,9 @@ class Networks:
 
     async def _send_to_host(self, sandbox: Sandbox, address: str) -> None:
         client = self._clients.at(address)
-        request = pb.SetNetworkRequest(
-            sandbox_id=str(sandbox.sandbox_id),
-            network=network_message(sandbox.network, sandbox.network_revision),
-        )
+        policy = host_policy(sandbox.network, sandbox.network_revision)
         try:
-            await client.call(client.rpc.set_network, request, timeout_s=SET_TIMEOUT_S)
+            await client.set_network(sandbox.sandbox_id, policy, timeout_s=SET_TIMEOUT_S)
         except (Unavailable, DeadlineExceeded) as error:
             raise Unavailable(
                 f"The host of sandbox {sandbox.sandbox_id} does not answer now. Its new network policy is stored and comes"

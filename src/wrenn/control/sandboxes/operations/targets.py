@@ -17,7 +17,6 @@ from wrenn.control.sandboxes.operations.resume import Resumes
 from wrenn.control.sandboxes.reconcile import comparison_store
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.state import Desired, State
-from wrenn.protocol.host import host_pb as pb
 
 _PING_TIMEOUT_S: Final = 10.0
 
@@ -93,11 +92,7 @@ class Targets:
     async def ping(self, credential: Credential, text_id: str) -> None:
         """Reset the idle timer."""
         target = await self.target(credential, text_id)
-        await target.host.call(
-            target.host.rpc.ping_sandbox,
-            pb.PingSandboxRequest(sandbox_id=str(target.sandbox_id)),
-            timeout_s=_PING_TIMEOUT_S,
-        )
+        await target.host.ping_sandbox(target.sandbox_id, timeout_s=_PING_TIMEOUT_S)
         await comparison_store.record_ping(self._database, target.sandbox_id)
 
 

@@ -13,18 +13,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from wrenn.base.clock import Clock
-from wrenn.base.errors import InvalidRequest, WrennError
+from wrenn.base.errors import DeadlineExceeded, Unavailable, WrennError
 from wrenn.base.ids import SandboxId
 from wrenn.base.loops import Loop
 from wrenn.control.db import Database, Hints
-from wrenn.control.hosts import Host, HostClient, HostClients, all_hosts
+from wrenn.control.hosts import Host, HostClient, HostClients, HostSandbox, HostSandboxState, all_hosts
 from wrenn.control.sandboxes.changes import ChangeNotifier
-from wrenn.control.sandboxes.network_policy import SET_TIMEOUT_S, network_message
+from wrenn.control.sandboxes.network_policy import SET_TIMEOUT_S, host_policy
 from wrenn.control.sandboxes.reconcile import comparison_store
 from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.state import Desired, State
-from wrenn.protocol.host import host_pb as pb
 
 _log = logging.getLogger(__name__)
 
@@ -95,17 +94,20 @@ class Comparison:
         }
         client = self._clients.at(host.address)
         try:
-            answer = await client.call(
-                client.rpc.list_sandboxes, pb.ListSandboxesRequest(), timeout_s=_LIST_TIMEOUT_S
-            )
-        except WrennError:
+            reported = await client.list_sandboxes(timeout_s=_LIST_TIMEOUT_S)
+        except WrennError as error:
+            if not isinstance(error, Unavailable | DeadlineExceeded):
+                _log.warning(
+                    "host did not list its sandboxes",
+                    extra={"host_id": str(host.host_id), "cause": error.message},
+                )
             if host.silent_s >= self._settings.missing_after_s:
                 # What is being paused is the reconciler's, which gives up by itself; what is paused needs no host.
                 for row in rows.values():
                     if row.status is State.RUNNING and row.desired is not Desired.PAUSED:
                         await self._set_state(row, State.MISSING)
             return
-        seen = {_id(sandbox): sandbox for sandbox in answer.sandboxes}
+        seen = {sandbox.sandbox_id: sandbox for sandbox in reported}
         for row in rows.values():
             if row.desired is Desired.RUNNING and row.status in (State.RUNNING, State.MISSING):
                 await self._correct(client, row, seen.get(row.sandbox_id))
@@ -121,9 +123,9 @@ class Comparison:
 
         await asyncio.gather(*map(resend_network, rows.values()))
 
-    async def _correct(self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None) -> None:
+    async def _correct(self, client: HostClient, row: Sandbox, seen: HostSandbox | None) -> None:
         """Correct the row of a sandbox that should be running."""
-        if seen is not None and seen.state == pb.SandboxState.RUNNING:
+        if seen is not None and seen.state is HostSandboxState.RUNNING:
             if row.status is State.MISSING:
                 await self._set_state(row, State.RUNNING)
             elif not row.failure and row.reason != seen.reason:
@@ -132,9 +134,9 @@ class Comparison:
             last = row.last_active_at.timestamp() if row.last_active_at else 0.0
             if seen.last_active_at_unix > last + _ACTIVITY_STEP_S:
                 await comparison_store.record_active_at(self._database, row, seen.last_active_at_unix)
-        elif seen is None or seen.state == pb.SandboxState.LOST:
+        elif seen is None or seen.state is HostSandboxState.LOST:
             await self._record_lost(client, row, seen, LOST)
-        elif seen.state == pb.SandboxState.PAUSED and await comparison_store.record_paused(
+        elif seen.state is HostSandboxState.PAUSED and await comparison_store.record_paused(
             self._database, self._hints, row, seen.reason
         ):
             _log.warning(
@@ -143,23 +145,21 @@ class Comparison:
             )
             self._changes.notify(row.sandbox_id)
 
-    async def _resend_network(self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None) -> None:
+    async def _resend_network(self, client: HostClient, row: Sandbox, seen: HostSandbox | None) -> None:
         """Send the network policy to a host that has an older one, since it did not answer when the policy changed."""
-        has_one = seen is not None and seen.state in (pb.SandboxState.RUNNING, pb.SandboxState.PAUSED)
+        has_one = seen is not None and seen.state in (HostSandboxState.RUNNING, HostSandboxState.PAUSED)
         if seen is None or not has_one or seen.network_revision >= row.network_revision:
             return
         fields = {"sandbox_id": str(row.sandbox_id), "revision": row.network_revision}
-        request = pb.SetNetworkRequest(
-            sandbox_id=str(row.sandbox_id), network=network_message(row.network, row.network_revision)
-        )
+        policy = host_policy(row.network, row.network_revision)
         try:
-            await client.call(client.rpc.set_network, request, timeout_s=SET_TIMEOUT_S)
+            await client.set_network(row.sandbox_id, policy, timeout_s=SET_TIMEOUT_S)
         except WrennError as error:
             _log.warning("network policy not put in force", extra={**fields, "cause": error.message})
         else:
             _log.warning("host had an older network policy", extra=fields)
 
-    async def _correct_paused(self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None) -> None:
+    async def _correct_paused(self, client: HostClient, row: Sandbox, seen: HostSandbox | None) -> None:
         """Correct the row of a sandbox that should be paused."""
         if seen is None:
             # What it holds cannot be made anew: a host that has not read all its journals yet must not cost it.
@@ -167,9 +167,9 @@ class Comparison:
             if now - self._absent.setdefault(row.sandbox_id, now) < self._settings.grace_s:
                 return
         self._absent.pop(row.sandbox_id, None)
-        if seen is None or seen.state == pb.SandboxState.LOST:
+        if seen is None or seen.state is HostSandboxState.LOST:
             await self._record_lost(client, row, seen, FILES_LOST)
-        elif seen.state == pb.SandboxState.RUNNING and await comparison_store.record_running_unwanted(
+        elif seen.state is HostSandboxState.RUNNING and await comparison_store.record_running_unwanted(
             self._database, self._hints, row
         ):
             _log.warning("paused sandbox runs: paused again", extra={"sandbox_id": str(row.sandbox_id)})
@@ -177,7 +177,7 @@ class Comparison:
             self._reconciler.wake()
 
     async def _record_lost(
-        self, client: HostClient, row: Sandbox, seen: pb.Sandbox | None, reason: str
+        self, client: HostClient, row: Sandbox, seen: HostSandbox | None, reason: str
     ) -> None:
         """Remove what its host still has of a lost sandbox, then record that it is lost."""
         if seen is not None:
@@ -189,7 +189,7 @@ class Comparison:
             self._changes.notify(row.sandbox_id)
 
     async def _remove_unwanted(
-        self, client: HostClient, seen: Mapping[SandboxId, pb.Sandbox], rows: Mapping[SandboxId, Sandbox]
+        self, client: HostClient, seen: Mapping[SandboxId, HostSandbox], rows: Mapping[SandboxId, Sandbox]
     ) -> None:
         """Remove sandboxes from the host that have ended, and after a grace period those without a row."""
         unknown = [sandbox_id for sandbox_id in seen if sandbox_id not in rows]
@@ -209,9 +209,8 @@ class Comparison:
                 _log.warning("unwanted sandbox removed from host", extra={"sandbox_id": str(sandbox_id)})
 
     async def _remove(self, client: HostClient, sandbox_id: SandboxId) -> bool:
-        request = pb.RemoveSandboxRequest(sandbox_id=str(sandbox_id))
         try:
-            await client.call(client.rpc.remove_sandbox, request, timeout_s=_REMOVE_TIMEOUT_S)
+            await client.remove_sandbox(sandbox_id, timeout_s=_REMOVE_TIMEOUT_S)
         except WrennError as error:
             _log.warning("not removed", extra={"sandbox_id": str(sandbox_id), "cause": error.message})
             return False
@@ -221,10 +220,3 @@ class Comparison:
         if await comparison_store.record_state(self._database, self._hints, row, state):
             _log.warning("sandbox is %s", state, extra={"sandbox_id": str(row.sandbox_id)})
             self._changes.notify(row.sandbox_id)
-
-
-def _id(sandbox: pb.Sandbox) -> SandboxId:
-    try:
-        return SandboxId.parse(sandbox.sandbox_id)
-    except InvalidRequest as error:
-        raise InvalidRequest(f"The host names a sandbox {sandbox.sandbox_id!r}.") from error

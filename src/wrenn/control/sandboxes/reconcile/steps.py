@@ -13,12 +13,11 @@ from typing import Final
 from wrenn.base.errors import AgentFailure, DeadlineExceeded, InternalError, Unavailable, WrennError
 from wrenn.base.faults import fault_point
 from wrenn.control.db import Database, Hints
-from wrenn.control.hosts import HostClients
-from wrenn.control.sandboxes.network_policy import network_message
+from wrenn.control.hosts import HostClients, HostSandboxSpec, HostSandboxState
+from wrenn.control.sandboxes.network_policy import host_policy
 from wrenn.control.sandboxes.reconcile import work_store
 from wrenn.control.sandboxes.records import Work
 from wrenn.control.sandboxes.state import Desired, State
-from wrenn.protocol.host import host_pb as pb
 
 _log = logging.getLogger(__name__)
 
@@ -80,9 +79,7 @@ class Steps:
         try:
             if left_s <= 0:
                 raise DeadlineExceeded("The sandbox did not start in time.")
-            seen = await client.call(
-                client.rpc.ensure_sandbox, pb.EnsureSandboxRequest(sandbox=_spec(work)), timeout_s=left_s
-            )
+            seen = await client.ensure_sandbox(_spec(work), timeout_s=left_s)
             await fault_point("control.create.after_rpc")
         except WrennError as error:
             if isinstance(error, Unavailable) and work.age_s < self._settings.start_retry_s:
@@ -103,11 +100,7 @@ class Steps:
         """Remove what the host may have started, then record the error."""
         client = self._clients.at(work.host_address)
         try:
-            await client.call(
-                client.rpc.remove_sandbox,
-                pb.RemoveSandboxRequest(sandbox_id=str(work.sandbox_id)),
-                timeout_s=_REMOVE_TIMEOUT_S,
-            )
+            await client.remove_sandbox(work.sandbox_id, timeout_s=_REMOVE_TIMEOUT_S)
         except WrennError as left:
             # The comparison with the host removes it when the host answers again.
             _log.warning(
@@ -124,11 +117,7 @@ class Steps:
     async def _remove(self, work: Work) -> float | None:
         client = self._clients.at(work.host_address)
         try:
-            await client.call(
-                client.rpc.remove_sandbox,
-                pb.RemoveSandboxRequest(sandbox_id=str(work.sandbox_id)),
-                timeout_s=_REMOVE_TIMEOUT_S,
-            )
+            await client.remove_sandbox(work.sandbox_id, timeout_s=_REMOVE_TIMEOUT_S)
             await fault_point("control.delete.after_rpc")
         except WrennError as error:
             return await self._postpone(work, error)
@@ -139,13 +128,12 @@ class Steps:
 
     async def _pause(self, work: Work) -> float | None:
         client = self._clients.at(work.host_address)
-        request = pb.PauseSandboxRequest(sandbox_id=str(work.sandbox_id), idle_ms=work.idle_ms)
         try:
-            seen = await client.call(
-                client.rpc.pause_sandbox, request, timeout_s=self._settings.start_timeout_s
+            seen = await client.pause_sandbox(
+                work.sandbox_id, idle_ms=work.idle_ms, timeout_s=self._settings.start_timeout_s
             )
-            in_use = work.idle_ms > 0 and seen.state == pb.SandboxState.RUNNING
-            if seen.state != pb.SandboxState.PAUSED and not in_use:
+            in_use = work.idle_ms > 0 and seen.state is HostSandboxState.RUNNING
+            if seen.state is not HostSandboxState.PAUSED and not in_use:
                 raise AgentFailure("The host did not pause the sandbox.", context={"state": seen.state})
             await fault_point("control.pause.after_rpc")
         except WrennError as error:
@@ -166,11 +154,8 @@ class Steps:
 
     async def _resume(self, work: Work) -> float | None:
         client = self._clients.at(work.host_address)
-        request = pb.ResumeSandboxRequest(sandbox_id=str(work.sandbox_id))
         try:
-            seen = await client.call(
-                client.rpc.resume_sandbox, request, timeout_s=self._settings.start_timeout_s
-            )
+            seen = await client.resume_sandbox(work.sandbox_id, timeout_s=self._settings.start_timeout_s)
             await fault_point("control.resume.after_rpc")
         except WrennError as error:
             return await self._handle_failed_change(work, error, "resume")
@@ -214,16 +199,16 @@ def _public(error: WrennError, verb: str) -> WrennError:
     return error
 
 
-def _spec(work: Work) -> pb.SandboxSpec:
-    return pb.SandboxSpec(
-        sandbox_id=str(work.sandbox_id),
-        team_id=str(work.team_id),
-        template=work.origin.image,
+def _spec(work: Work) -> HostSandboxSpec:
+    return HostSandboxSpec(
+        sandbox_id=work.sandbox_id,
+        team_id=work.team_id,
+        image=work.origin.image,
+        template_name=work.spec.template,
+        snapshot_id=work.origin.snapshot_id,
         vcpus=work.spec.vcpus,
         memory_mb=work.spec.memory_mb,
         disk_size_mb=work.spec.disk_size_mb,
-        envs=dict(work.spec.envs),
-        snapshot_id=str(work.origin.snapshot_id) if work.origin.snapshot_id else "",
-        template_name=work.spec.template,
-        network=network_message(work.spec.network, work.network_revision),
+        envs=work.spec.envs,
+        network=host_policy(work.spec.network, work.network_revision),
     )

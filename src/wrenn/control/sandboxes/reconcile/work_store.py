@@ -29,12 +29,11 @@ from wrenn.base.errors import WrennError
 from wrenn.base.ids import SandboxId, SnapshotId, TeamId
 from wrenn.control.audit import SYSTEM, AuditAction, Facts, Resource, Status, record_cte, wire_id
 from wrenn.control.db import RELEASED, Database, Hints, Leases, in_s
-from wrenn.control.hosts import hosts
+from wrenn.control.hosts import HostSandbox, hosts
 from wrenn.control.sandboxes.records import NetworkPolicy, Origin, Spec, Work
 from wrenn.control.sandboxes.state import Desired, State, move
 from wrenn.control.sandboxes.store import due_when_paused, due_when_running
 from wrenn.control.sandboxes.tables import sandboxes
-from wrenn.protocol.host import host_pb as pb
 
 _c = sandboxes.c
 _ASK_AGAIN_S: Final = 0.2
@@ -205,7 +204,7 @@ def _held(work: Work, owner: str) -> Sequence[Any]:
 
 
 async def finish_running(
-    database: Database, hints: Hints, work: Work, seen: pb.Sandbox, *, owner: str
+    database: Database, hints: Hints, work: Work, seen: HostSandbox, *, owner: str
 ) -> bool:
     """Record that the sandbox is running: it was started or resumed."""
     values: dict[str, Any] = {
