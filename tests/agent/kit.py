@@ -9,7 +9,7 @@ from pathlib import Path
 import pyqwest
 
 from tests.vm.kit import created, new_spec, output, sh
-from wrenn.agent.sandboxes.garbage import find_wanted
+from wrenn.agent.sandboxes.garbage_collector import find_referenced
 from wrenn.agent.wiring import Agent
 from wrenn.protocol.host.host_connect import HostAgentClient
 from wrenn.storage import snapshots
@@ -31,14 +31,14 @@ def leftovers(agent: Agent) -> list[str]:
     entries = agent.sandboxes.list()
     known = {str(record.spec.sandbox_id) for record, _ in entries}
     running = {record.slot for record, _ in entries if record.slot is not None}
-    wanted = find_wanted(layout, parts.driver.disks.list_ids(), [record for record, _ in entries])
+    wanted = find_referenced(layout, parts.driver.disks.list_ids(), [record for record, _ in entries])
     return [
         *(f"process of {name}" for name in parts.confiner.names() if name not in known),
         *(f"slot {index}" for index in parts.slots.held if index not in running),
         *(f"layer {layer}" for layer in parts.driver.disks.list_ids() if layer not in wanted.layers),
         *(
             f"snapshot {name}"
-            for name in snapshots.snapshots_in(layout.snapshots)
+            for name in snapshots.snapshot_ids(layout.snapshots)
             if name not in wanted.snapshots
         ),
         *(str(path) for folder in (layout.snapshots, layout.bases) for path in folder.glob(".*")),

@@ -44,11 +44,11 @@ async def call(agent: Agent, verb: str, spec: SandboxSpec) -> None:
         case "resume":
             await agent.sandboxes.resume(spec.sandbox_id)
         case _:
-            await agent.sandboxes.keep(spec.sandbox_id, SnapshotId.new())
+            await agent.sandboxes.ensure_snapshot(spec.sandbox_id, SnapshotId.new())
 
 
 async def assert_usable(agent: Agent, sandbox_id: SandboxId) -> None:
-    record, _ = agent.sandboxes.look(sandbox_id)
+    record, _ = agent.sandboxes.inspect(sandbox_id)
     if record.state is State.PAUSED:
         await agent.sandboxes.resume(sandbox_id)
     sandbox = agent.sandboxes.get(sandbox_id)
@@ -75,12 +75,12 @@ async def test_a_step_that_fails_is_taken_back_or_gone_on_with(agent: Agent, poi
         await agent.sandboxes.remove(spec.sandbox_id)
         assert agent.sandboxes.list() == []
     else:
-        record, _ = agent.sandboxes.look(spec.sandbox_id)
+        record, _ = agent.sandboxes.inspect(spec.sandbox_id)
         if record.state is State.PAUSING:  # it is saved, and the rest went wrong
             await agent.sandboxes.pause(spec.sandbox_id)
         await assert_usable(agent, spec.sandbox_id)
-    for kept in agent.sandboxes.kept():
-        agent.sandboxes.release(SnapshotId.parse(kept.manifest.snapshot_id))
+    for kept in agent.sandboxes.list_snapshots():
+        agent.sandboxes.remove_snapshot(SnapshotId.parse(kept.manifest.snapshot_id))
     await assert_nothing_left(agent)
 
 
@@ -144,6 +144,6 @@ async def test_an_agent_killed_at_any_step_loses_nothing(
                 await agent.sandboxes.remove(record.spec.sandbox_id)
         else:
             await assert_usable(agent, spec.sandbox_id)
-        for kept in agent.sandboxes.kept():
-            agent.sandboxes.release(SnapshotId.parse(kept.manifest.snapshot_id))
+        for kept in agent.sandboxes.list_snapshots():
+            agent.sandboxes.remove_snapshot(SnapshotId.parse(kept.manifest.snapshot_id))
         await assert_nothing_left(agent)

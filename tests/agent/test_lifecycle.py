@@ -57,13 +57,13 @@ async def test_a_snapshot_of_a_running_sandbox_makes_others_that_begin_alike(age
     spec, sandbox = await created(agent.sandboxes)
     await output(sandbox, "echo one >/root/file")
     snapshot_id = SnapshotId.new()
-    await agent.sandboxes.keep(spec.sandbox_id, snapshot_id)
+    await agent.sandboxes.ensure_snapshot(spec.sandbox_id, snapshot_id)
     await output(sandbox, "echo two >/root/file")
     copies = [await created(agent.sandboxes, snapshot_id=str(snapshot_id)) for _ in range(2)]
     for _, copy in copies:
         assert await output(copy, "cat /root/file") == "one\n"
     assert await output(sandbox, "cat /root/file") == "two\n"
-    agent.sandboxes.release(snapshot_id)
+    agent.sandboxes.remove_snapshot(snapshot_id)
     for removed, _ in (*copies, (spec, sandbox)):
         await agent.sandboxes.remove(removed.sandbox_id)
     await assert_nothing_left(agent)
@@ -75,7 +75,7 @@ async def test_a_paused_sandbox_can_be_kept(agent: Agent) -> None:
     await output(sandbox, "echo one >/root/file")
     await agent.sandboxes.pause(spec.sandbox_id)
     snapshot_id = SnapshotId.new()
-    await agent.sandboxes.keep(spec.sandbox_id, snapshot_id)
+    await agent.sandboxes.ensure_snapshot(spec.sandbox_id, snapshot_id)
     await agent.sandboxes.remove(spec.sandbox_id)
     _, copy = await created(agent.sandboxes, snapshot_id=str(snapshot_id))
     assert await output(copy, "cat /root/file") == "one\n"
@@ -114,7 +114,7 @@ async def test_a_policy_that_cannot_be_put_in_force_at_adoption_is_asked_for_aga
         await agent.sandboxes.set_network(spec.sandbox_id, NetworkSettings(policy, 3))
     arm_faults("network.egress.before=error")
     async with running_agent(settings, ProcessHost()) as agent:
-        record, running = agent.sandboxes.look(spec.sandbox_id)
+        record, running = agent.sandboxes.inspect(spec.sandbox_id)
         assert (record.state, record.network) == (State.RUNNING, NetworkSettings(policy, 0))
         assert running is not None
         arm_faults("")
@@ -154,7 +154,7 @@ async def test_a_guest_that_ended_while_no_agent_ran_is_found(settings: Settings
 
 async def test_a_removal_waits_for_no_guest(agent: Agent) -> None:
     spec, sandbox = await created(agent.sandboxes)
-    await sandbox.vm.freeze()
+    await sandbox.vm.suspend()
     calling = asyncio.create_task(output(sandbox, "true"))
     async with asyncio.timeout(5):
         await agent.sandboxes.remove(spec.sandbox_id)
@@ -165,7 +165,7 @@ async def test_a_removal_waits_for_no_guest(agent: Agent) -> None:
 
 async def test_what_stands_still_without_reason_goes_on(agent: Agent) -> None:
     _, sandbox = await created(agent.sandboxes)
-    await sandbox.vm.freeze()
+    await sandbox.vm.suspend()
     assert await output(sandbox, "echo on") == "on\n"  # the agent looks every two seconds
 
 

@@ -18,7 +18,7 @@ from wrenn.agent.layout import Layout
 from wrenn.agent.parts import Host, Parts
 from wrenn.agent.settings import Settings
 from wrenn.agent.tokens import Tokens
-from wrenn.agent.vm_end import unless_it_ends
+from wrenn.agent.vm_exit import fail_if_vm_exits
 from wrenn.base.units import GIB
 from wrenn.guest import CommandLine, Commands, GuestConnection, Identity, initialise
 from wrenn.linux.files import remove_tree
@@ -59,8 +59,8 @@ class DriverAdapter(Protocol):
     async def restore(self, machine: str, disk: DiskRef, image: ImageRef, saved: str = "") -> None: ...
     async def start(self, machine: str, disk: DiskRef, image: ImageRef, saved: str = "") -> None: ...
     async def run(self, machine: str, script: str) -> str: ...
-    async def freeze(self, machine: str) -> None: ...
-    async def thaw(self, machine: str) -> None: ...
+    async def suspend(self, machine: str) -> None: ...
+    async def unsuspend(self, machine: str) -> None: ...
     async def save(
         self, machine: str, image: ImageRef, layers: tuple[str, ...], *, kill_at: str = ""
     ) -> str: ...
@@ -74,7 +74,7 @@ class DriverAdapter(Protocol):
     async def log_tail(self, machine: str) -> str: ...
     async def fill_log(self, machine: str, size_b: int) -> None: ...
     async def log_b(self, machine: str) -> int: ...
-    async def look_after(self, machine: str, *, may_go_on: bool) -> bool: ...
+    async def maintain(self, machine: str, *, may_unsuspend: bool) -> bool: ...
     async def disconnect(self, machine: str) -> None: ...
     async def adopt(self, machine: str) -> bool: ...
     async def lose(self, machine: str) -> None: ...
@@ -198,7 +198,7 @@ class LocalAdapter:
             lifecycle_id=secrets.token_hex(8),
         )
         address = self._machines[machine].address
-        await unless_it_ends(self._vm(machine), initialise(address, identity, timeout_s=READY_TIMEOUT_S))
+        await fail_if_vm_exits(self._vm(machine), initialise(address, identity, timeout_s=READY_TIMEOUT_S))
 
     async def run(self, machine: str, script: str) -> str:
         command = CommandLine("/bin/sh", ("-c", script))
@@ -206,11 +206,11 @@ class LocalAdapter:
         assert result.exit_code == 0, result
         return result.stdout.decode()
 
-    async def freeze(self, machine: str) -> None:
-        await self._vm(machine).freeze()
+    async def suspend(self, machine: str) -> None:
+        await self._vm(machine).suspend()
 
-    async def thaw(self, machine: str) -> None:
-        await self._vm(machine).thaw()
+    async def unsuspend(self, machine: str) -> None:
+        await self._vm(machine).unsuspend()
 
     async def save(self, machine: str, image: ImageRef, layers: tuple[str, ...], *, kill_at: str = "") -> str:
         """Save the frozen machine as a snapshot; with `kill_at` it is killed when that part was written."""
@@ -219,12 +219,12 @@ class LocalAdapter:
         draft.mkdir()
         vm = self._vm(machine)
 
-        async def passed(part: str) -> None:
+        async def on_part_saved(part: str) -> None:
             if part == kill_at:
                 await vm.kill()
 
         try:
-            saved = await self.parts.driver.memory.save(vm, image, draft, passed=passed)
+            saved = await self.parts.driver.memory.save(vm, image, draft, on_part_saved=on_part_saved)
             manifest = Manifest(
                 snapshot_id=snapshot, sandbox_id=machine, template="minimal",
                 vcpus=SHAPE.vcpus, memory_mb=SHAPE.memory_mb,
@@ -242,7 +242,7 @@ class LocalAdapter:
     async def check_snapshot(self, snapshot: str) -> None:
         found = snapshots.find(self.layout.snapshots, snapshot)
         self.parts.driver.memory.check(found)
-        self.parts.driver.memory.read_through(found)
+        self.parts.driver.memory.verify_memory(found)
 
     async def damage_snapshot(self, snapshot: str) -> None:
         _damage(self.layout.snapshots / snapshot / "state")
@@ -275,8 +275,8 @@ class LocalAdapter:
     async def log_b(self, machine: str) -> int:
         return self._log(machine).stat().st_size
 
-    async def look_after(self, machine: str, *, may_go_on: bool) -> bool:
-        return await self._vm(machine).look_after(may_go_on=may_go_on)
+    async def maintain(self, machine: str, *, may_unsuspend: bool) -> bool:
+        return await self._vm(machine).maintain(may_unsuspend=may_unsuspend)
 
     async def disconnect(self, machine: str) -> None:
         self._vm(machine).disconnect()
@@ -319,7 +319,7 @@ class LocalAdapter:
         self._machines.clear()
         for name in self.parts.confiner.names():
             await self.parts.confiner.release(name)
-        for snapshot in list(snapshots.snapshots_in(self.layout.snapshots)):
+        for snapshot in list(snapshots.snapshot_ids(self.layout.snapshots)):
             self.parts.driver.memory.forget(ImageRef(self.base, snapshot))
         for folder in (self.layout.sandboxes, self.layout.snapshots):
             for path in folder.iterdir():

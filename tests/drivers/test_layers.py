@@ -42,7 +42,7 @@ async def written(driver: DriverAdapter, content: str, below: Frozen | None = No
     former = below.snapshot if below else ""
     layers = await restored(driver, below.layers if below else (), former)
     await driver.run(layers[0], f"echo {content} >>/root/file; sync")
-    await driver.freeze(layers[0])
+    await driver.suspend(layers[0])
     snapshot = await driver.save(layers[0], ImageRef(driver.base, former), layers)
     await driver.kill(layers[0])
     return Frozen(layers, snapshot)

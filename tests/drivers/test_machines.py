@@ -43,7 +43,7 @@ async def restored(
 
 
 async def saved(driver: DriverAdapter, name: str, *layers: str) -> str:
-    await driver.freeze(name)
+    await driver.suspend(name)
     return await driver.save(name, ImageRef(driver.base), layers)
 
 
@@ -82,12 +82,12 @@ async def test_a_frozen_machine_stands_still_and_a_thawed_one_goes_on(
     await driver.run(name, f"(setsid sh -c '{COUNT}' >/dev/null 2>&1 </dev/null &)")
     await counts_on(driver, name)
     for _ in range(2):
-        await driver.freeze(name)
+        await driver.suspend(name)
     calling = asyncio.create_task(counts_on(driver, name))
     await asyncio.sleep(0.4)
     assert not calling.done(), "a program went on while its machine was frozen"
     for _ in range(2):
-        await driver.thaw(name)
+        await driver.unsuspend(name)
     await calling
     await counts_on(driver, name)
 
@@ -131,7 +131,7 @@ async def test_clones_of_a_snapshot_go_ways_of_their_own_and_a_clone_can_be_save
     layers = {clone: await restored(driver, clone, snapshot, layer) for clone in ("left", "right")}
     for clone in layers:
         await driver.run(clone, f"echo {clone} >/root/two; sync")
-    await driver.freeze("left")
+    await driver.suspend("left")
     below = (layers["left"], layer)
     second = await driver.save("left", ImageRef(driver.base, snapshot), below)
     await driver.kill("left")
@@ -143,9 +143,9 @@ async def test_clones_of_a_snapshot_go_ways_of_their_own_and_a_clone_can_be_save
 async def test_a_machine_that_was_saved_can_run_on(driver: DriverAdapter, started: Started) -> None:
     name, _ = started
     await driver.run(name, "echo before >/root/file")
-    await driver.freeze(name)
+    await driver.suspend(name)
     await driver.save(name, ImageRef(driver.base), ())
-    await driver.thaw(name)
+    await driver.unsuspend(name)
     assert await driver.run(name, "cat /root/file") == "before\n"
 
 
@@ -166,10 +166,10 @@ async def test_a_switch_of_layers_freezes_what_was_written_and_changes_nothing_f
     second = new_layer_id()
     await driver.create_layer(second, DiskRef((first,), driver.base))
     if frozen:
-        await driver.freeze(name)
+        await driver.suspend(name)
     await driver.switch_layer(name, second)
     if frozen:
-        await driver.thaw(name)
+        await driver.unsuspend(name)
     assert await driver.written_layer(name) == second
     seal = await driver.seal_layer(first)
     assert (
@@ -192,10 +192,10 @@ async def test_a_snapshot_is_what_the_disk_was_before_the_switch(
     await driver.run(name, "echo one >/root/file; sync")
     second = new_layer_id()
     await driver.create_layer(second, DiskRef((first,), driver.base))
-    await driver.freeze(name)
+    await driver.suspend(name)
     snapshot = await driver.save(name, ImageRef(driver.base), ())
     await driver.switch_layer(name, second)
-    await driver.thaw(name)
+    await driver.unsuspend(name)
     await driver.run(name, "echo two >/root/file; sync")
     await restored(driver, "clone", snapshot, first)
     assert await driver.run("clone", "cat /root/file") == "one\n"
@@ -208,7 +208,7 @@ async def test_a_switch_to_a_layer_that_is_missing_fails_and_changes_nothing(
     name, layer = started
     with pytest.raises((AgentFailure, OSError)):
         await driver.switch_layer(name, new_layer_id())
-    await driver.thaw(name)
+    await driver.unsuspend(name)
     assert await driver.written_layer(name) == layer
     assert await driver.run(name, "echo on") == "on\n"
 
@@ -236,12 +236,12 @@ async def test_a_machine_outlives_its_agent_and_is_adopted(driver: DriverAdapter
     assert await driver.adopt(name)
     assert await driver.run(name, "cat /dev/shm/here") == "here\n"
     assert await driver.written_layer(name) == layer
-    await driver.freeze(name)
+    await driver.suspend(name)
     # A former agent may have ended while it stood still.
     assert await driver.adopt(name)
-    assert not await driver.look_after(name, may_go_on=False)
-    assert await driver.look_after(name, may_go_on=True)
-    assert not await driver.look_after(name, may_go_on=True)
+    assert not await driver.maintain(name, may_unsuspend=False)
+    assert await driver.maintain(name, may_unsuspend=True)
+    assert not await driver.maintain(name, may_unsuspend=True)
     assert await driver.run(name, "echo on") == "on\n"
     await driver.kill(name)
     assert not await driver.adopt(name)
@@ -270,7 +270,7 @@ async def assert_ended(driver: DriverAdapter, name: str) -> None:
     """Everything that a machine that has ended must still do."""
     await driver.wait_exit(name)
     assert not await driver.is_alive(name)
-    for call in (driver.freeze(name), driver.thaw(name), driver.written_layer(name)):
+    for call in (driver.suspend(name), driver.unsuspend(name), driver.written_layer(name)):
         with pytest.raises(AgentFailure):
             await call
     for _ in range(2):
@@ -296,7 +296,7 @@ async def test_a_machine_that_is_killed_at_any_moment_is_gone(
 ) -> None:
     name, layer = started
     if at != "running":
-        await driver.freeze(name)
+        await driver.suspend(name)
     if at == "memory":
         with pytest.raises(AgentFailure):
             await driver.save(name, ImageRef(driver.base), (layer,), kill_at=at)
@@ -320,7 +320,7 @@ async def test_log_and_console_are_bounded(driver: DriverAdapter, started: Start
     await driver.fill_log(name, 2 * MIB)
     assert len(await driver.log_tail(name)) <= 4 * KIB
     assert len(await driver.console(name)) <= 64 * KIB
-    await driver.look_after(name, may_go_on=True)
+    await driver.maintain(name, may_unsuspend=True)
     assert await driver.log_b(name) <= MIB
     await driver.fill_log(name, 100)
     assert await driver.log_b(name) <= MIB

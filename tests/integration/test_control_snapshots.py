@@ -298,7 +298,7 @@ async def test_a_snapshot_without_a_row_is_removed_after_a_grace(platform: Agent
     path = await platform.create()
     await snapshot(platform, path, "own")
     (kept,) = platform.host.snapshot_ids
-    await platform.host.agent.sandboxes.keep(SandboxId.parse(id_of(path)), SnapshotId.new())
+    await platform.host.agent.sandboxes.ensure_snapshot(SandboxId.parse(id_of(path)), SnapshotId.new())
     await platform.control.sweep.sweep_once()
     assert len(platform.host.snapshot_ids) == 2
     await until(lambda: platform.host.snapshot_ids == {kept})
@@ -322,7 +322,7 @@ async def test_a_create_whose_snapshot_is_gone_from_the_host_says_so_and_leaves_
     path = await platform.create()
     await snapshot(platform, path, "own")
     (kept,) = platform.host.snapshot_ids
-    platform.host.agent.sandboxes.release(SnapshotId.parse(kept))
+    platform.host.agent.sandboxes.remove_snapshot(SnapshotId.parse(kept))
     await until(lambda: not (platform.host.agent.layout.snapshots / kept).exists())
     assert kept in refused(
         await platform.api.post("/v1/sandboxes", json={"template": "own"}), 404, "not_found"

@@ -8,10 +8,10 @@ import pytest
 
 from wrenn.agent.sandboxes.disk_watch import (
     FASTEST_B_PER_S,
-    SHORTEST_LOOK_S,
+    MIN_CHECK_INTERVAL_S,
     DiskLimits,
-    next_look_s,
-    why_held,
+    next_check_s,
+    suspend_reason,
 )
 from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
 from wrenn.base.errors import NoCapacity
@@ -23,7 +23,7 @@ LIMITS = DiskLimits(reserve_b=1 * GIB, sandbox_b=8 * GIB)
 
 
 def held(*, free_b: int, used_b: int = 0, grown_b: int = 0, before: bool = False) -> str:
-    return why_held(
+    return suspend_reason(
         free_b=free_b, used_b=used_b, share_b=8 * GIB, grown_b=grown_b, limits=LIMITS, held=before
     )
 
@@ -31,9 +31,9 @@ def held(*, free_b: int, used_b: int = 0, grown_b: int = 0, before: bool = False
 @pytest.mark.parametrize("free_b", [100 * GIB, 8 * GIB, 2 * GIB, 1 * GIB, 700 * MIB, 600 * MIB])
 def test_the_fastest_disk_cannot_write_the_reserve_between_two_looks(free_b: int) -> None:
     """Each look finds writers above the floor of half the reserve, whatever was written since the one before."""
-    written_b = next_look_s(free_b, LIMITS.reserve_b) * FASTEST_B_PER_S
+    written_b = next_check_s(free_b, LIMITS.reserve_b) * FASTEST_B_PER_S
     floor_b = LIMITS.reserve_b // 2
-    assert written_b <= max((free_b - floor_b) / 2, SHORTEST_LOOK_S * FASTEST_B_PER_S)
+    assert written_b <= max((free_b - floor_b) / 2, MIN_CHECK_INTERVAL_S * FASTEST_B_PER_S)
     assert free_b - written_b > LIMITS.reserve_b // 4
 
 
@@ -54,7 +54,7 @@ def test_a_share_that_is_used_up_holds_however_much_is_free() -> None:
     assert not held(free_b=500 * GIB, used_b=8 * GIB)
     unlimited = DiskLimits(reserve_b=GIB, sandbox_b=0)
     share_b = unlimited.share_b(record(5120))
-    assert not why_held(
+    assert not suspend_reason(
         free_b=5 * GIB, used_b=900 * GIB, share_b=share_b, grown_b=0, limits=unlimited, held=False
     )
 

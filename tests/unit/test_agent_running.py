@@ -69,12 +69,12 @@ async def test_what_is_attached_is_activity_only_while_it_moves(
     sandbox: RunningSandbox, clock: StandingClock
 ):
     clock.go(7)
-    async with sandbox.pass_through(cast("Clock", clock)) as passage:
-        passage.opened(has_end=False)
+    async with sandbox.open_stream(cast("Clock", clock)) as stream:
+        stream.mark_open(is_finite=False)
         assert sandbox.idle_s(cast("Clock", clock)) == 0, "to attach is activity"
         clock.go(100)
         assert sandbox.idle_s(cast("Clock", clock)) == 100
-        passage.moved()
+        stream.mark_active()
         clock.go(3)
         assert sandbox.idle_s(cast("Clock", clock)) == 3
     clock.go(2)
@@ -82,8 +82,8 @@ async def test_what_is_attached_is_activity_only_while_it_moves(
 
 
 async def test_a_call_beside_what_is_attached_counts(sandbox: RunningSandbox, clock: StandingClock):
-    async with sandbox.pass_through(cast("Clock", clock)) as passage:
-        passage.opened(has_end=False)
+    async with sandbox.open_stream(cast("Clock", clock)) as stream:
+        stream.mark_open(is_finite=False)
         begun, end = asyncio.Event(), asyncio.Event()
 
         async def call() -> None:
@@ -103,8 +103,8 @@ async def test_a_pause_cuts_what_is_attached_at_once(sandbox: RunningSandbox, cl
     begun = asyncio.Event()
 
     async def follow() -> None:
-        async with sandbox.pass_through(cast("Clock", clock)) as passage:
-            passage.opened(has_end=False)
+        async with sandbox.open_stream(cast("Clock", clock)) as stream:
+            stream.mark_open(is_finite=False)
             begun.set()
             await asyncio.Event().wait()
 

@@ -15,7 +15,7 @@ from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes import journal
 from wrenn.agent.sandboxes.checks import check_whole
 from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
-from wrenn.agent.sandboxes.save import Saved, Saver
+from wrenn.agent.sandboxes.save import SavedVm, Saver
 from wrenn.agent.settings import Settings
 from wrenn.base.clock import SystemClock
 from wrenn.base.errors import NotFound
@@ -124,8 +124,8 @@ def test_one_bad_snapshot_does_no_harm_to_others(layout: Layout) -> None:
     (torn.directory / "state").unlink()
     (layout.snapshots / "snap-3").write_text("a file")
     for name in ("snap-1", "snap-2"):
-        snapshots.find(layout.snapshots, name).keep()
-    found = list(snapshots.kept_in(layout.snapshots))
+        snapshots.find(layout.snapshots, name).pin()
+    found = list(snapshots.pinned_snapshots(layout.snapshots))
     assert [snapshot.manifest.snapshot_id for snapshot in found] == ["snap-1", "snap-2"]
     assert found[0].size_b > 0
     assert found[1].size_b == 0
@@ -136,7 +136,7 @@ def test_one_bad_snapshot_does_no_harm_to_others(layout: Layout) -> None:
 
 
 def test_without_a_folder_there_are_no_snapshots(tmp_path: Path) -> None:
-    assert list(snapshots.snapshots_in(tmp_path / "none")) == []
+    assert list(snapshots.snapshot_ids(tmp_path / "none")) == []
 
 
 def paused(layout: Layout, layer_ids: tuple[str, ...]) -> Record:
@@ -150,7 +150,7 @@ async def publish_over(layout: Layout, record: Record, name: str) -> Snapshot:
     (draft / "memory").touch()
     (draft / "state").write_bytes(b"devices")
     seal = MemorySeal(0, "", 7, xxhash.xxh3_128_hexdigest(b"devices"))
-    return await saver.publish(Saved(draft, SavedMemory("", seal)), record, name, record.layers)
+    return await saver.publish(SavedVm(draft, SavedMemory("", seal)), record, name, record.layers)
 
 
 async def test_a_frozen_layer_keeps_its_first_seal(layout: Layout) -> None:
@@ -178,7 +178,7 @@ async def test_a_sandbox_is_not_saved_over_a_base_made_again(layout: Layout) -> 
 
 
 async def test_doctor_names_the_files_that_paused_sandboxes_miss(layout: Layout) -> None:
-    publish(layout).keep()
+    publish(layout).pin()
     (layout.snapshots / "snap-1" / "memory").unlink()
     record = paused(layout, ("layer-9", "layer-1"))
     directory = layout.sandbox(record.spec.sandbox_id)

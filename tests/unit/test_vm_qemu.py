@@ -161,7 +161,7 @@ async def test_a_merge_under_way_is_ended_before_a_vm_is_frozen(tmp_path: Path) 
     async with vmm(tmp_path / "qmp.sock", serve):
         disks = Qcow2Disks(tmp_path, QemuBases(tmp_path))
         vm = QemuMachine(MachineHandle(ProcessRef(1, 1), tmp_path), disks)
-        await vm.freeze()
+        await vm.suspend()
         vm.disconnect()
     assert seen == ["query-jobs", "job-cancel", "query-jobs", "job-dismiss", "query-jobs", "stop"]
 
@@ -176,7 +176,7 @@ async def test_nobody_at_the_socket_is_an_error(tmp_path: Path) -> None:
 )
 def test_a_kvm_that_only_root_may_open_is_not_used(mode: int, gid: int, group: int | None) -> None:
     device = os.stat_result((stat.S_IFCHR | mode, 0, 0, 1, 0, gid, 0, 0, 0, 0))
-    assert probe.group_that_may_use(device) == group
+    assert probe.group_with_access(device) == group
 
 
 async def test_what_was_chosen_can_be_read_also_where_kvm_cannot_be_used(

@@ -18,7 +18,7 @@ import xxhash
 from wrenn.base.units import MIB, PAGE_B
 from wrenn.linux.process_memory import ProcessMemory, find_mapping, pages_of, read_pagemap, runs_of
 from wrenn.storage.damage import DamagedSnapshot
-from wrenn.vm.qemu.memory_diff import MemoryFile, check_diff, lay_over, write_diff
+from wrenn.vm.qemu.memory_diff import MemoryFile, apply_diff, check_diff, write_diff
 
 SIZE_B = 16 * MIB
 HOLDER = """
@@ -77,7 +77,7 @@ memory[50 * 4096]                          # only read
         wanted = content(memory)
     assert (tmp_path / "memory").stat().st_size == size.size_b < 6 * PAGE_B
     with holder(image, "memory[8 * 4096 : 9 * 4096] = memory[8 * 4096 : 9 * 4096]") as memory:
-        lay_over(tmp_path / "memory", size.digest, memory)
+        apply_diff(tmp_path / "memory", size.digest, memory)
         assert content(memory) == wanted
 
 
@@ -96,7 +96,7 @@ for _ in range(900):
         size = write_diff(tmp_path / "memory", memory, image)
         wanted = hashlib.sha256(content(memory)).hexdigest()
     with holder(image, "") as memory:
-        lay_over(tmp_path / "memory", size.digest, memory)
+        apply_diff(tmp_path / "memory", size.digest, memory)
         assert hashlib.sha256(content(memory)).hexdigest() == wanted, f"seed {seed}"
         again = write_diff(tmp_path / "again", memory, image)
         assert again.data_pages == size.data_pages, "restored pages are in the next diff again, and only they"
@@ -104,7 +104,7 @@ for _ in range(900):
     os.ftruncate(copy, SIZE_B)
     for page in range(1, 100):
         os.pwrite(copy, bytes([page]) * PAGE_B, page * PAGE_B)
-    lay_over(tmp_path / "memory", size.digest, MemoryFile(copy, SIZE_B))
+    apply_diff(tmp_path / "memory", size.digest, MemoryFile(copy, SIZE_B))
     assert hashlib.sha256(os.pread(copy, SIZE_B, 0)).hexdigest() == wanted, f"seed {seed}"
     os.close(copy)
 
@@ -113,7 +113,7 @@ def test_untouched_memory_is_an_empty_diff(tmp_path: Path, image: int) -> None:
     with holder(image, "") as memory:
         size = write_diff(tmp_path / "memory", memory, image)
         assert (size.data_pages, size.zero_pages, size.size_b) == (0, 0, PAGE_B)
-        lay_over(tmp_path / "memory", size.digest, memory)
+        apply_diff(tmp_path / "memory", size.digest, memory)
         assert len(memory.own_pages()) == 0
 
 
@@ -147,7 +147,7 @@ def test_a_damaged_or_foreign_diff_is_refused(tmp_path: Path, image: int, where:
         path.write_bytes({"cut": raw[:-1], "longer": raw + b"x"}.get(where, raw))
         digest = "00" * 16 if where == "other" else size.digest
         with pytest.raises(DamagedSnapshot):
-            lay_over(path, digest, memory)
+            apply_diff(path, digest, memory)
         if where != "data":
             with pytest.raises(DamagedSnapshot):
                 check_diff(path, digest)

@@ -39,7 +39,7 @@ async def images(tmp_path: Path) -> AsyncIterator[LoadedImages]:
 
 
 async def content(images: LoadedImages, key: str) -> str:
-    async with images.borrowed(ImageRef(key)) as fd:
+    async with images.descriptor(ImageRef(key)) as fd:
         await asyncio.sleep(0)
         return os.pread(fd, 6, 0).decode()
 

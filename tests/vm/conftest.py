@@ -89,5 +89,5 @@ async def agent(settings: Settings) -> AsyncIterator[Agent]:
         yield agent
         for record, _ in agent.sandboxes.list():
             await agent.sandboxes.remove(record.spec.sandbox_id)
-        for snapshot in agent.sandboxes.kept():
-            agent.sandboxes.release(SnapshotId.parse(snapshot.manifest.snapshot_id))
+        for snapshot in agent.sandboxes.list_snapshots():
+            agent.sandboxes.remove_snapshot(SnapshotId.parse(snapshot.manifest.snapshot_id))

@@ -73,7 +73,7 @@ async def test_a_vmm_inherits_only_what_it_needs(agent: Agent) -> None:
         target for target in targets if target.startswith("/") and not target.startswith(("/dev/", "/memfd:"))
     }
     names = {Path(target).name for target in files}
-    (layer,) = agent.sandboxes.look(spec.sandbox_id)[0].layers
+    (layer,) = agent.sandboxes.inspect(spec.sandbox_id)[0].layers
     assert names <= {f"{layer}.qcow2", "disk.qcow2", "rootfs.ext4", "vmm.log", "state"}, names
 
 

@@ -51,7 +51,7 @@ async def test_a_larger_disk_is_there_from_the_first_command_on_and_stays(agent:
             sandbox, "echo 3 > /proc/sys/vm/drop_caches; head -c 3000000 /dev/urandom > /root/d; sync"
         )
     snapshot_id = SnapshotId.new()
-    await sandboxes.keep(spec.sandbox_id, snapshot_id)
+    await sandboxes.ensure_snapshot(spec.sandbox_id, snapshot_id)
     await output(sandbox, "echo 3 > /proc/sys/vm/drop_caches; echo more > /root/e; sync")
     assert await output(sandbox, "md5sum /root/a /root/b /root/c") == sums
     _, copy = await created(sandboxes, snapshot_id=str(snapshot_id), disk_mb=LARGE_MB)
@@ -94,7 +94,7 @@ async def test_a_vmm_makes_no_file_larger_than_its_limit_and_lives_on(agent: Age
     assert b"Input/output error" in result.stderr or b"Read-only file system" in result.stderr
     assert await output(sandbox, "echo it runs on") == "it runs on\n"
     disks = Qcow2Disks(agent.layout.layers, QemuBases(agent.layout.bases))
-    (layer,) = map(disks.path, agent.sandboxes.look(spec.sandbox_id)[0].layers)
+    (layer,) = map(disks.path, agent.sandboxes.inspect(spec.sandbox_id)[0].layers)
     assert layer.stat().st_size <= 24 * MIB
     # Memory and state are written by others.
     await agent.sandboxes.pause(spec.sandbox_id)

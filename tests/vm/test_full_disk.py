@@ -114,7 +114,7 @@ async def test_a_sandbox_that_writes_without_end_is_held_before_the_reserve_is_g
         writing = asyncio.create_task(called(agent, writer_spec, command))
         lowest_b = free_b(small_disk.data_dir)
         async with asyncio.timeout(60):
-            while not writer.held_for:
+            while not writer.suspend_reason:
                 lowest_b = min(lowest_b, free_b(small_disk.data_dir))
                 await asyncio.sleep(0.01)
         assert lowest_b > reserve_b // 2
@@ -126,7 +126,7 @@ async def test_a_sandbox_that_writes_without_end_is_held_before_the_reserve_is_g
         assert free_b(small_disk.data_dir) > reserve_b // 2
         filler.unlink()
         async with asyncio.timeout(30):
-            while writer.held_for:
+            while writer.suspend_reason:
                 await asyncio.sleep(0.02)
         await agent.sandboxes.resume(spec.sandbox_id)
         await agent.sandboxes.remove(writer_spec.sandbox_id)
@@ -144,7 +144,7 @@ async def test_a_sandbox_that_used_up_its_share_is_held(small_disk: Settings) ->
             called(agent, spec, "head -c 40000000 /dev/zero | tr '\\0' x > /root/big; sync")
         )
         async with asyncio.timeout(60):
-            while not sandbox.held_for:
+            while not sandbox.suspend_reason:
                 await asyncio.sleep(0.02)
         with pytest.raises(StorageFull, match="used up the 20 MB"):
             async with agent.sandboxes.use(spec.sandbox_id):
@@ -154,7 +154,7 @@ async def test_a_sandbox_that_used_up_its_share_is_held(small_disk: Settings) ->
         with pytest.raises(StorageFull, match="used up the 21 MB"):
             await agent.sandboxes.set_disk(spec.sandbox_id, 5121)
         await agent.sandboxes.set_disk(spec.sandbox_id, 5170)
-        assert not sandbox.held_for
+        assert not sandbox.suspend_reason
         await writing
         assert await output(sandbox, "stat -c %s /root/big") == "40000000\n"
         for each in (spec, other):
@@ -174,9 +174,9 @@ async def test_a_pause_or_snapshot_without_room_fails_cleanly_and_the_sandbox_ru
             with pytest.raises(StorageFull):
                 await agent.sandboxes.pause(spec.sandbox_id)
             with pytest.raises(StorageFull):
-                await agent.sandboxes.keep(spec.sandbox_id, SnapshotId.new())
+                await agent.sandboxes.ensure_snapshot(spec.sandbox_id, SnapshotId.new())
             filler.unlink()
-            record, running = agent.sandboxes.look(spec.sandbox_id)
+            record, running = agent.sandboxes.inspect(spec.sandbox_id)
             assert (record.state, running) == (State.RUNNING, sandbox)
             assert await output(sandbox, "md5sum < /dev/shm/kept") == seen
             assert list(agent.layout.snapshots.iterdir()) == []
@@ -184,7 +184,7 @@ async def test_a_pause_or_snapshot_without_room_fails_cleanly_and_the_sandbox_ru
         fill(filler, leave_b=24 * MIB)
         with pytest.raises(StorageFull):
             await agent.sandboxes.resume(spec.sandbox_id)
-        assert agent.sandboxes.look(spec.sandbox_id)[0].state is State.PAUSED
+        assert agent.sandboxes.inspect(spec.sandbox_id)[0].state is State.PAUSED
         filler.unlink()
         await agent.sandboxes.resume(spec.sandbox_id)
         assert await output(agent.sandboxes.get(spec.sandbox_id), "md5sum < /dev/shm/kept") == seen

@@ -213,7 +213,7 @@ async def test_the_time_in_which_a_machine_stands_still_counts_for_no_deadline(a
     _, sandbox = await created(agent.sandboxes)
     running = asyncio.create_task(sh(sandbox, "sleep 1; echo done", timeout_s=3))
     await output(sandbox, "until pgrep -x sleep; do sleep 0.02; done")
-    await sandbox.vm.freeze()
+    await sandbox.vm.suspend()
     await asyncio.sleep(3.5)  # longer than the command's time, shorter than the grace of its caller
-    await sandbox.vm.thaw()
+    await sandbox.vm.unsuspend()
     assert (await running).stdout == b"done\n"

@@ -90,7 +90,7 @@ async def test_a_policy_holds_from_the_first_instruction_on_across_pause_resume_
                 await asyncio.sleep(0.02)
 
         snapshot_id = SnapshotId.new()
-        await sandboxes.keep(spec.sandbox_id, snapshot_id)
+        await sandboxes.ensure_snapshot(spec.sandbox_id, snapshot_id)
         await sandboxes.remove(spec.sandbox_id)
         outside.connections = 0
         copy = new_spec(snapshot_id=str(snapshot_id))
@@ -126,4 +126,4 @@ async def test_a_policy_holds_from_the_first_instruction_on_across_pause_resume_
         sandboxes = opened_again.sandboxes
         assert await call(sandboxes.get(copy.sandbox_id)) == "open"
         await sandboxes.remove(copy.sandbox_id)
-        sandboxes.release(snapshot_id)
+        sandboxes.remove_snapshot(snapshot_id)

@@ -64,7 +64,7 @@ async def test_processes_memory_and_files_go_on(agent: Agent) -> None:
     await agent.sandboxes.pause(spec.sandbox_id)
     with pytest.raises(e.InvalidState, match="is paused"):
         agent.sandboxes.get(spec.sandbox_id)
-    record, running = agent.sandboxes.look(spec.sandbox_id)
+    record, running = agent.sandboxes.inspect(spec.sandbox_id)
     assert (record.state, record.slot, record.process, running) == (State.PAUSED, None, None, None)
     assert not sandbox.vm.handle.process.is_alive()
     await agent.sandboxes.resume(spec.sandbox_id)
@@ -194,11 +194,13 @@ async def test_each_pause_leaves_one_snapshot_and_frees_the_one_before(agent: Ag
     seen: set[str] = set()
     for _ in range(3):
         sandbox = await cycle(agent, spec.sandbox_id)
-        seen.add(agent.sandboxes.look(spec.sandbox_id)[0].snapshot)
+        seen.add(agent.sandboxes.inspect(spec.sandbox_id)[0].snapshot)
         await until(lambda: len(list(agent.layout.snapshots.iterdir())) == 1)
     assert len(seen) == 3
     assert len(list(agent.layout.layers.iterdir())) == 2, "what it writes, and what the snapshot has"
-    assert len(agent.sandboxes.look(spec.sandbox_id)[0].layers) == 1, "small layers are copied, not stacked"
+    assert len(agent.sandboxes.inspect(spec.sandbox_id)[0].layers) == 1, (
+        "small layers are copied, not stacked"
+    )
     await output(sandbox, "true")
     await agent.sandboxes.remove(spec.sandbox_id)
     await until(lambda: not any((*agent.layout.snapshots.iterdir(), *agent.layout.layers.iterdir())))
@@ -235,8 +237,8 @@ async def test_a_vmm_that_ends_after_a_resume_leaves_the_last_pause(agent: Agent
     sandbox = await cycle(agent, spec.sandbox_id)
     await output(sandbox, "echo second > /root/file; sync")
     sandbox.vm.handle.process.kill()
-    await until(lambda: agent.sandboxes.look(spec.sandbox_id)[0].state is State.PAUSED)
-    assert "last pause" in agent.sandboxes.look(spec.sandbox_id)[0].reason
+    await until(lambda: agent.sandboxes.inspect(spec.sandbox_id)[0].state is State.PAUSED)
+    assert "last pause" in agent.sandboxes.inspect(spec.sandbox_id)[0].reason
     await agent.sandboxes.resume(spec.sandbox_id)
     assert await output(agent.sandboxes.get(spec.sandbox_id), "cat /root/file") == "first\n"
 
@@ -247,7 +249,7 @@ async def test_paused_sandboxes_survive_the_agent(settings: Settings) -> None:
         await output(sandbox, "echo kept > /dev/shm/file")
         await first.sandboxes.pause(spec.sandbox_id)
     async with running_agent(settings) as second:
-        assert second.sandboxes.look(spec.sandbox_id)[0].state is State.PAUSED
+        assert second.sandboxes.inspect(spec.sandbox_id)[0].state is State.PAUSED
         await second.sandboxes.resume(spec.sandbox_id)
         assert await output(second.sandboxes.get(spec.sandbox_id), "cat /dev/shm/file") == "kept\n"
         await second.sandboxes.remove(spec.sandbox_id)
@@ -317,7 +319,7 @@ async def test_a_damaged_snapshot_is_refused_and_never_restored(settings: Settin
         spec, sandbox = await created(agent.sandboxes)
         await output(sandbox, "echo kept > /root/file; sync")
         await agent.sandboxes.pause(spec.sandbox_id)
-        record: Record = agent.sandboxes.look(spec.sandbox_id)[0]
+        record: Record = agent.sandboxes.inspect(spec.sandbox_id)[0]
         snapshot = agent.layout.snapshots / record.snapshot
         (layer,) = agent.layout.layers.iterdir()
         for what, damage in DAMAGE.items():
@@ -325,7 +327,7 @@ async def test_a_damaged_snapshot_is_refused_and_never_restored(settings: Settin
             damage(snapshot, layer)
             with pytest.raises(e.AgentFailure):
                 await agent.sandboxes.resume(spec.sandbox_id)
-            assert agent.sandboxes.look(spec.sandbox_id)[0].state is State.PAUSED, what
+            assert agent.sandboxes.inspect(spec.sandbox_id)[0].state is State.PAUSED, what
             for path, content in whole.items():
                 if path.exists():
                     path.chmod(0o600)
@@ -333,11 +335,11 @@ async def test_a_damaged_snapshot_is_refused_and_never_restored(settings: Settin
         await agent.sandboxes.resume(spec.sandbox_id)
         assert await output(agent.sandboxes.get(spec.sandbox_id), "cat /root/file") == "kept\n"
         await agent.sandboxes.pause(spec.sandbox_id)
-        await until(lambda: not agent.sandboxes.look(spec.sandbox_id)[0].former_snapshot)
-        record = agent.sandboxes.look(spec.sandbox_id)[0]
+        await until(lambda: not agent.sandboxes.inspect(spec.sandbox_id)[0].former_snapshot)
+        record = agent.sandboxes.inspect(spec.sandbox_id)[0]
         cut(agent.layout.snapshots / record.snapshot / "memory")
     async with running_agent(settings) as agent:
-        record, running = agent.sandboxes.look(spec.sandbox_id)
+        record, running = agent.sandboxes.inspect(spec.sandbox_id)
         assert (record.state, running) == (State.LOST, None)
         assert "damaged" in record.reason
         await agent.sandboxes.remove(spec.sandbox_id)

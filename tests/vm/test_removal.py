@@ -36,7 +36,7 @@ async def removed_soon(agent: Agent, sandbox: RunningSandbox) -> None:
     async with asyncio.timeout(REMOVED_WITHIN_S):
         await agent.sandboxes.remove(spec.sandbox_id)
     with pytest.raises(NotFound):
-        agent.sandboxes.look(spec.sandbox_id)
+        agent.sandboxes.inspect(spec.sandbox_id)
 
 
 @pytest.mark.parametrize("verb", ["pause", "snapshot"])
@@ -46,7 +46,7 @@ async def test_a_removal_breaks_off_another_verb(agent: Agent, settings: Setting
         if verb == "pause":
             work = asyncio.ensure_future(agent.sandboxes.pause(spec.sandbox_id))
         else:
-            work = asyncio.ensure_future(agent.sandboxes.keep(spec.sandbox_id, SnapshotId.new()))
+            work = asyncio.ensure_future(agent.sandboxes.ensure_snapshot(spec.sandbox_id, SnapshotId.new()))
         done, _ = await asyncio.wait({work}, timeout=0.3)
         assert not done, "it waits for the VMM"
         await removed_soon(agent, sandbox)

@@ -30,7 +30,7 @@ async def test_code_in_a_vmm_reaches_nothing_of_the_host(agent: Agent, settings:
     _, first = await created(agent.sandboxes)
     spec, other = await created(agent.sandboxes)
     base = next(folder for folder in agent.layout.bases.iterdir() if (folder / "memory").exists())
-    (layer,) = agent.sandboxes.look(spec.sandbox_id)[0].layers
+    (layer,) = agent.sandboxes.inspect(spec.sandbox_id)[0].layers
     target = {
         "vmm": first.vm.handle.process.pid,
         "other": other.vm.handle.process.pid,

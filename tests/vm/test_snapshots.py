@@ -21,7 +21,7 @@ from wrenn.vm import Shape
 
 async def kept(agent: Agent, sandbox_id: SandboxId) -> str:
     snapshot_id = SnapshotId.new()
-    await agent.sandboxes.keep(sandbox_id, snapshot_id)
+    await agent.sandboxes.ensure_snapshot(sandbox_id, snapshot_id)
     return str(snapshot_id)
 
 
@@ -32,7 +32,7 @@ async def clone(agent: Agent, snapshot_id: str) -> tuple[SandboxSpec, RunningSan
 async def forks(agent: Agent, sandbox_id: SandboxId, count: int) -> list[tuple[SandboxSpec, RunningSandbox]]:
     snapshot_id = await kept(agent, sandbox_id)
     made = await asyncio.gather(*(clone(agent, snapshot_id) for _ in range(count)))
-    agent.sandboxes.release(SnapshotId.parse(snapshot_id))
+    agent.sandboxes.remove_snapshot(SnapshotId.parse(snapshot_id))
     return made
 
 
@@ -111,7 +111,7 @@ async def test_a_paused_sandbox_can_be_kept_and_stays_paused(agent: Agent) -> No
     await output(sandbox, "echo held > /dev/shm/file")
     await agent.sandboxes.pause(spec.sandbox_id)
     snapshot_id = await kept(agent, spec.sandbox_id)
-    assert agent.sandboxes.look(spec.sandbox_id)[0].state is State.PAUSED
+    assert agent.sandboxes.inspect(spec.sandbox_id)[0].state is State.PAUSED
     await agent.sandboxes.remove(spec.sandbox_id)
     _, copy = await clone(agent, snapshot_id)
     assert await output(copy, "cat /dev/shm/file") == "held\n"
@@ -120,22 +120,24 @@ async def test_a_paused_sandbox_can_be_kept_and_stays_paused(agent: Agent) -> No
 async def test_keeping_twice_is_the_same_as_once_and_the_wrong_shape_is_refused(agent: Agent) -> None:
     spec, _ = await created(agent.sandboxes)
     snapshot_id = SnapshotId.new()
-    both = await asyncio.gather(*(agent.sandboxes.keep(spec.sandbox_id, snapshot_id) for _ in range(2)))
+    both = await asyncio.gather(
+        *(agent.sandboxes.ensure_snapshot(spec.sandbox_id, snapshot_id) for _ in range(2))
+    )
     assert both[0].manifest == both[1].manifest
-    assert [s.manifest.snapshot_id for s in agent.sandboxes.kept()] == [str(snapshot_id)]
+    assert [s.manifest.snapshot_id for s in agent.sandboxes.list_snapshots()] == [str(snapshot_id)]
     other = new_spec(snapshot_id=str(snapshot_id), shape=Shape(2, 256))
     with pytest.raises(e.InvalidRequest, match="1 vCPUs and 256 MB"):
         await agent.sandboxes.ensure(other)
     with pytest.raises(e.NotFound):
         await agent.sandboxes.ensure(new_spec(snapshot_id=str(SnapshotId.new())))
     assert len(agent.sandboxes.list()) == 1
-    agent.sandboxes.release(snapshot_id)
+    agent.sandboxes.remove_snapshot(snapshot_id)
 
 
 async def test_keeping_and_removing_at_once_leave_one_outcome(agent: Agent) -> None:
     spec, _ = await created(agent.sandboxes)
     snapshot_id = SnapshotId.new()
-    keeping = asyncio.create_task(agent.sandboxes.keep(spec.sandbox_id, snapshot_id))
+    keeping = asyncio.create_task(agent.sandboxes.ensure_snapshot(spec.sandbox_id, snapshot_id))
     await asyncio.sleep(0.02)
     await agent.sandboxes.remove(spec.sandbox_id)
     await asyncio.wait({keeping})
@@ -143,7 +145,7 @@ async def test_keeping_and_removing_at_once_leave_one_outcome(agent: Agent) -> N
     if keeping.exception() is None:
         await clone(agent, str(snapshot_id))
     else:
-        assert agent.sandboxes.kept() == []
+        assert agent.sandboxes.list_snapshots() == []
     assert list(agent.layout.snapshots.glob(".draft-*")) == []
 
 
@@ -166,10 +168,10 @@ async def test_a_long_chain_of_layers_is_merged_while_the_sandbox_runs(agent: Ag
         await output(
             sandbox, f"head -c 2000000 /dev/urandom > /root/{number}; rm -f /root/{number - 5}; sync"
         )
-        agent.sandboxes.release(SnapshotId.parse(await kept(agent, spec.sandbox_id)))
+        agent.sandboxes.remove_snapshot(SnapshotId.parse(await kept(agent, spec.sandbox_id)))
     seen = await output(sandbox, "sha256sum /root/*")
     # A snapshot right after a merge adds one again.
-    await until(lambda: len(agent.sandboxes.look(spec.sandbox_id)[0].layers) <= 3)
+    await until(lambda: len(agent.sandboxes.inspect(spec.sandbox_id)[0].layers) <= 3)
     await until(lambda: len(list(agent.layout.layers.iterdir())) <= 3)
     await output(sandbox, "echo 3 > /proc/sys/vm/drop_caches")
     assert await output(sandbox, "sha256sum /root/*") == seen
@@ -182,14 +184,14 @@ async def test_a_pause_need_not_wait_for_a_merge(agent: Agent) -> None:
     spec, sandbox = await created(agent.sandboxes)
     seen = await output(sandbox, "head -c 150000000 /dev/urandom > /root/large; sync; sha256sum /root/large")
     for _ in range(9):
-        agent.sandboxes.release(SnapshotId.parse(await kept(agent, spec.sandbox_id)))
+        agent.sandboxes.remove_snapshot(SnapshotId.parse(await kept(agent, spec.sandbox_id)))
     await agent.sandboxes.pause(spec.sandbox_id)
     assert len(list(agent.layout.layers.iterdir())) == 10
     await agent.sandboxes.resume(spec.sandbox_id)
     sandbox = agent.sandboxes.get(spec.sandbox_id)
     await output(sandbox, "echo 3 > /proc/sys/vm/drop_caches")
     assert await output(sandbox, "sha256sum /root/large") == seen
-    await until(lambda: len(agent.sandboxes.look(spec.sandbox_id)[0].layers) == 1)
+    await until(lambda: len(agent.sandboxes.inspect(spec.sandbox_id)[0].layers) == 1)
 
 
 class Model:

@@ -15,7 +15,7 @@ from typing import Final
 
 from wrenn.agent.confinement import Confiner, file_limit_b
 from wrenn.agent.tokens import Tokens
-from wrenn.agent.vm_end import unless_it_ends
+from wrenn.agent.vm_exit import fail_if_vm_exits
 from wrenn.base.errors import WrennError
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
@@ -108,7 +108,7 @@ class BootedBases:
             hostname="wrenn", machine_id="0" * 32, envs={}, token=token, former_token=None, lifecycle_id=key
         )
         try:
-            await unless_it_ends(vm, initialise(address, identity, timeout_s=_BOOT_TIMEOUT_S))
+            await fail_if_vm_exits(vm, initialise(address, identity, timeout_s=_BOOT_TIMEOUT_S))
         except WrennError as error:
             error.context.setdefault("console", (await vm.console())[-2000:])
             raise

@@ -84,7 +84,7 @@ class Bases:
         for draft in self._layout.bases.glob(f"{_DRAFT_PREFIX}*"):
             remove_tree(draft)
 
-    def unwanted(self, named: Container[str]) -> list[str]:
+    def unreferenced(self, named: Container[str]) -> list[str]:
         """Keys of the bases that may go: not `named`, and of no use to a create of today, or too many.
 
         Every shape costs disk, and anybody may ask for any shape: only so many are kept.

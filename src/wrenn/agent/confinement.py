@@ -60,7 +60,7 @@ class Confiner(Protocol):
         """Who has processes or limits, journalled or not."""
         ...
 
-    def allow_files(self, process: ProcessRef, size_b: int, *, at_least_b: int) -> bool:
+    def raise_file_limit(self, process: ProcessRef, size_b: int, *, at_least_b: int) -> bool:
         """Let a running VMM make files of this size; whether it may make files of at least `at_least_b` now."""
         ...
 
@@ -97,6 +97,6 @@ class CgroupConfiner:
         """Who has a cgroup."""
         return cgroups.children(self._layout.cgroup_root)
 
-    def allow_files(self, process: ProcessRef, size_b: int, *, at_least_b: int) -> bool:
+    def raise_file_limit(self, process: ProcessRef, size_b: int, *, at_least_b: int) -> bool:
         """Raise the limit of the process, as far as the host may."""
         return raise_file_limit(process.pid, size_b) or file_limit_of(process.pid) >= at_least_b

@@ -63,7 +63,7 @@ def measure_storage(settings: Settings) -> StorageReport:
     for directory in sorted(layout.bases.iterdir()):
         if not directory.name.startswith("."):
             needs["base", directory.name, ""] = {directory}
-    for snapshot in snapshots.kept_in(layout.snapshots):
+    for snapshot in snapshots.pinned_snapshots(layout.snapshots):
         name = snapshot.manifest.snapshot_id
         needs["snapshot", name, f"of {snapshot.manifest.sandbox_id}"] = _needs_of(layout, name)
     for directory in sorted(layout.sandboxes.iterdir()):

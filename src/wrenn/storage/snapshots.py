@@ -21,7 +21,7 @@ from wrenn.storage.layers import LayerSeal
 
 FORMAT: Final = 1
 _MANIFEST: Final = "manifest.json"
-_KEPT: Final = "kept"
+_PIN: Final = "kept"
 _DRAFT_PREFIX: Final = ".draft-"
 _BLOCK_B: Final = 512
 
@@ -88,44 +88,44 @@ class Snapshot:
         """Bytes that what was saved of its VM takes on the disk, without layers."""
         return allocated_b(self.directory)
 
-    def keep(self) -> None:
-        """Let it stay until `release`."""
-        keep(self.directory)
+    def pin(self) -> None:
+        """Protect it from garbage collection until `unpin`."""
+        pin(self.directory)
 
 
-def keep(directory: Path) -> None:
-    """Mark a snapshot, or the draft of one, as kept."""
-    (directory / _KEPT).touch(mode=0o600)
+def pin(directory: Path) -> None:
+    """Protect a snapshot, or the draft of one, from garbage collection until `unpin`."""
+    (directory / _PIN).touch(mode=0o600)
 
 
-def is_kept(root: Path, snapshot_id: str) -> bool:
-    """Whether the snapshot is to stay until `release`."""
-    return (root / snapshot_id / _KEPT).exists()
+def is_pinned(root: Path, snapshot_id: str) -> bool:
+    """Whether the snapshot is protected from garbage collection."""
+    return (root / snapshot_id / _PIN).exists()
 
 
-def release(root: Path, snapshot_id: str) -> None:
-    """Let a kept snapshot go when nothing needs it. Twice is the same as once; an unknown one is fine."""
-    (root / snapshot_id / _KEPT).unlink(missing_ok=True)
+def unpin(root: Path, snapshot_id: str) -> None:
+    """Let the garbage collector remove the snapshot once nothing references it. Idempotent; an unknown id is ignored."""
+    (root / snapshot_id / _PIN).unlink(missing_ok=True)
 
 
 def allocated_b(directory: Path) -> int:
     """Bytes that what was saved of a VM takes on the disk. Files that are missing, or being removed, take none."""
     size_b = 0
-    for path in _saved_in(directory):
+    for path in _vm_files(directory):
         with suppress(FileNotFoundError):
             size_b += path.stat().st_blocks * _BLOCK_B
     return size_b
 
 
-def link_saved(source: Path, destination: Path) -> None:
+def link_files(source: Path, destination: Path) -> None:
     """Have the snapshot folder `destination` hold what `source` holds of its VM. Blocking. Raises StorageFull."""
-    for path in _saved_in(source):
+    for path in _vm_files(source):
         link_or_copy(path, destination / path.name)
 
 
-def _saved_in(directory: Path) -> list[Path]:
+def _vm_files(directory: Path) -> list[Path]:
     try:
-        return [p for p in directory.iterdir() if p.name not in (_MANIFEST, _KEPT) and p.name[0] != "."]
+        return [p for p in directory.iterdir() if p.name not in (_MANIFEST, _PIN) and p.name[0] != "."]
     except (FileNotFoundError, NotADirectoryError):
         return []
 
@@ -153,7 +153,7 @@ def publish(draft: Path, root: Path, manifest: Manifest) -> Snapshot:
 
 def flush(snapshot: Snapshot) -> None:
     """Make its own files survive a power cut too, not its layers. Blocking. Raises FileNotFoundError: one is gone by now."""
-    for path in (*_saved_in(snapshot.directory), snapshot.directory / _MANIFEST, snapshot.directory):
+    for path in (*_vm_files(snapshot.directory), snapshot.directory / _MANIFEST, snapshot.directory):
         fsync_path(path)
     fsync_path(snapshot.directory.parent)
 
@@ -185,22 +185,22 @@ def find(root: Path, snapshot_id: str) -> Snapshot:
     return Snapshot(manifest, directory)
 
 
-def snapshots_in(root: Path) -> Iterator[str]:
+def snapshot_ids(root: Path) -> Iterator[str]:
     """Ids of all snapshots, damaged ones too; none while there is no such folder."""
     for path in sorted(root.iterdir()) if root.is_dir() else ():
         if not path.name.startswith("."):
             yield path.name
 
 
-def kept_in(root: Path) -> Iterator[Snapshot]:
+def pinned_snapshots(root: Path) -> Iterator[Snapshot]:
     """All snapshots that are kept and whose manifests can be read."""
-    for name in snapshots_in(root):
-        if is_kept(root, name):
+    for name in snapshot_ids(root):
+        if is_pinned(root, name):
             with suppress(NotFound, DamagedSnapshot):
                 yield find(root, name)
 
 
-def drafts_in(root: Path) -> list[Path]:
+def drafts(root: Path) -> list[Path]:
     """Folders of snapshots that were never finished, or are being made now."""
     return sorted(root.glob(f"{_DRAFT_PREFIX}*"))
 

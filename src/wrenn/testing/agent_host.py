@@ -165,11 +165,11 @@ class AgentHost:
     @property
     def snapshot_ids(self) -> set[str]:
         """The snapshots of the agent."""
-        return {kept.manifest.snapshot_id for kept in self.agent.sandboxes.kept()}
+        return {kept.manifest.snapshot_id for kept in self.agent.sandboxes.list_snapshots()}
 
     def record(self, sandbox_id: str) -> Record:
         """Return the agent's journal record of a sandbox."""
-        return self.agent.sandboxes.look(SandboxId.parse(sandbox_id))[0]
+        return self.agent.sandboxes.inspect(SandboxId.parse(sandbox_id))[0]
 
     def state(self, sandbox_id: str) -> State:
         """Return the current state of a sandbox."""

@@ -90,7 +90,7 @@ class BoxPassage:
     _is_waiting: bool = True
 
     def __post_init__(self) -> None:
-        self.moved()
+        self.mark_active()
         self.box.calls_open += 1
 
     @property
@@ -98,11 +98,11 @@ class BoxPassage:
         """Those of this machine."""
         return self.box.ports
 
-    def moved(self) -> None:
+    def mark_active(self) -> None:
         """The sandbox is in use now."""
         self.box.last_active_at = time.time()
 
-    def opened(self, *, has_end: bool) -> None:  # noqa: ARG002 - a pause waits for nothing here
+    def mark_open(self, *, is_finite: bool) -> None:  # noqa: ARG002 - a pause waits for nothing here
         """Only what moves is activity from here on."""
         self.end()
 

@@ -444,7 +444,7 @@ class SimulatedHost(HostAgent):
         return pb.RemovePathResponse()
 
     @asynccontextmanager
-    async def pass_through(self, sandbox_id: SandboxId) -> AsyncGenerator[BoxPassage]:
+    async def open_stream(self, sandbox_id: SandboxId) -> AsyncGenerator[BoxPassage]:
         """As of `wrenn.agent.sandboxes.Sandboxes`; ports of the sandbox are those of this machine. A pause ends it."""
         box = self._box(str(sandbox_id))
         task = asyncio.current_task()

@@ -4,7 +4,7 @@ from wrenn.vm.bases import BaseStore, Facts
 from wrenn.vm.disks import DiskChain, DiskRef
 from wrenn.vm.driver import BootRequest, Capabilities, Confinement, Driver, Link, RestoreRequest, Shape
 from wrenn.vm.machine import Machine, MachineHandle
-from wrenn.vm.memory import ImageRef, MemoryImages, Passed, SavedMemory
+from wrenn.vm.memory import ImageRef, MemoryImages, OnPartSaved, SavedMemory
 
 __all__ = [
     "BaseStore",
@@ -20,7 +20,7 @@ __all__ = [
     "Machine",
     "MachineHandle",
     "MemoryImages",
-    "Passed",
+    "OnPartSaved",
     "RestoreRequest",
     "SavedMemory",
     "Shape",

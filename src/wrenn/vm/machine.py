@@ -30,11 +30,11 @@ class Machine(Protocol):
         """How to find it again."""
         ...
 
-    async def freeze(self) -> None:
+    async def suspend(self) -> None:
         """Stop the guest; all that it wrote is in its layer then. A frozen machine stays frozen."""
         ...
 
-    async def thaw(self) -> None:
+    async def unsuspend(self) -> None:
         """Let a frozen machine run on. One that runs is fine."""
         ...
 
@@ -69,10 +69,10 @@ class Machine(Protocol):
         """The end of the VMM's own messages, at most some kilobytes."""
         ...
 
-    async def look_after(self, *, may_go_on: bool) -> bool:
+    async def maintain(self, *, may_unsuspend: bool) -> bool:
         """Do what a running machine needs every few seconds: what its VMM logs is kept small.
 
-        With `may_go_on` one that has stopped, as it does on a full disk, runs on; returns whether it had. Not to be called
+        With `may_unsuspend` one that has stopped, as it does on a full disk, runs on; returns whether it had. Not to be called
         while it is frozen on purpose.
         """
         ...

@@ -10,7 +10,7 @@ from typing import Protocol
 from wrenn.storage.snapshots import MemorySeal, Snapshot
 from wrenn.vm.machine import Machine
 
-Passed = Callable[[str], Awaitable[None]]
+OnPartSaved = Callable[[str], Awaitable[None]]
 """Awaited with `memory` and `state` when that was written: tests inject faults there."""
 
 
@@ -49,7 +49,7 @@ class MemoryImages(Protocol):
         ...
 
     async def save(
-        self, machine: Machine, image: ImageRef, directory: Path, *, passed: Passed
+        self, machine: Machine, image: ImageRef, directory: Path, *, on_part_saved: OnPartSaved
     ) -> SavedMemory:
         """Write memory and device state of the frozen `machine`, which runs on `image`, into the folder of a snapshot.
 
@@ -68,7 +68,7 @@ class MemoryImages(Protocol):
         """
         ...
 
-    def read_through(self, snapshot: Snapshot) -> None:
+    def verify_memory(self, snapshot: Snapshot) -> None:
         """Compare all of the memory with its digests. Raises as `check`."""
         ...
 

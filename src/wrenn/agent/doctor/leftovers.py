@@ -142,7 +142,7 @@ def _processes(layout: Layout, groups: list[str]) -> list[Leftover]:
 def _folders(layout: Layout) -> list[Leftover]:
     sandboxes = sorted(layout.sandboxes.iterdir()) if layout.sandboxes.is_dir() else []
     drafts = [*layout.bases.glob(_DRAFTS), *layout.snapshots.glob(_DRAFTS)]
-    kept = snapshots.snapshots_in(layout.snapshots) if layout.snapshots.is_dir() else ()
+    kept = snapshots.snapshot_ids(layout.snapshots) if layout.snapshots.is_dir() else ()
     disks = Qcow2Disks(layout.layers, QemuBases(layout.bases))
     return [
         *(Leftover("files", str(path), path.name) for path in sandboxes),

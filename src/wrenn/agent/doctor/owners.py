@@ -13,7 +13,7 @@ from connectrpc.errors import ConnectError
 from wrenn.agent.doctor.checks import Check
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes import Record, journal
-from wrenn.agent.sandboxes.garbage import Wanted, find_wanted
+from wrenn.agent.sandboxes.garbage_collector import Referenced, find_referenced
 from wrenn.agent.sandboxes.journal import State
 from wrenn.agent.settings import Settings
 from wrenn.base.errors import InternalError
@@ -36,7 +36,7 @@ class Owners:
 
     sandboxes: frozenset[str]
     slots: frozenset[int]
-    stored: Wanted
+    stored: Referenced
     agent_runs: bool
     complete: bool
     check: Check
@@ -52,7 +52,7 @@ async def find_owners(settings: Settings, layout: Layout) -> Owners:
     except InternalError as error:
         detail, hint = error.message, "Mend the file, or remove its folder and with it the sandbox."
     check = Check("agent", ok=False, detail=detail, hint=hint)
-    return Owners(frozenset(), frozenset(), Wanted(), agent_runs=runs, complete=False, check=check)
+    return Owners(frozenset(), frozenset(), Referenced(), agent_runs=runs, complete=False, check=check)
 
 
 def _agent_runs(layout: Layout) -> bool:
@@ -110,10 +110,10 @@ def _records(layout: Layout) -> list[Record]:
     return [record for record in found if record is not None]
 
 
-def _find_stored(layout: Layout, records: list[Record]) -> Wanted:
+def _find_stored(layout: Layout, records: list[Record]) -> Referenced:
     """What is wanted; as missing also files of snapshots, and layers that only journals of paused sandboxes name."""
     layer_ids = Qcow2Disks(layout.layers, QemuBases(layout.bases)).list_ids()
-    wanted = find_wanted(layout, layer_ids, records)
+    wanted = find_referenced(layout, layer_ids, records)
     for name in wanted.snapshots - wanted.missing:
         directory = layout.snapshots / name
         gone = [file for file in SAVED_FILES if not (directory / file).exists()]

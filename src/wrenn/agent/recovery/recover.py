@@ -71,7 +71,7 @@ class Recovery:
         await self.slots.start({r.slot: str(r.spec.sandbox_id) for r in records if r.slot is not None})
         await fault_point("agent.recover.after_slots")
         self.verbs.bases.sweep()
-        for draft in snapshots.drafts_in(self.layout.snapshots):
+        for draft in snapshots.drafts(self.layout.snapshots):
             remove_tree(draft)
         for name in found.empty:
             with _logging("folder is not removed", name):
@@ -109,11 +109,11 @@ class Recovery:
             if self._exists(record.snapshot):
                 return await self.verbs.pause.finish(record, None, save), None
             former = record.former_snapshot
-            record = replace(record.moved(State.RUNNING), snapshot=former, former_snapshot="")
+            record = replace(record.with_state(State.RUNNING), snapshot=former, former_snapshot="")
         if record.state is State.RESUMING:
             if record.process is not None:
                 await kill_and_wait(record.process, timeout_s=_KILL_TIMEOUT_S)
-            return await self.verbs.pause.release(record.moved(State.PAUSED), save), None
+            return await self.verbs.pause.release(record.with_state(State.PAUSED), save), None
         if record.state is State.PAUSED:
             return await asyncio.to_thread(self._whole, record, save), None
         if record.state is State.RUNNING:
@@ -133,12 +133,14 @@ class Recovery:
         try:
             snapshot = check_whole(self.layout, self.driver, record.snapshot)
             if former:  # it was not known to be on the disk
-                self.driver.memory.read_through(snapshot)
+                self.driver.memory.verify_memory(snapshot)
         except (NotFound, DamagedSnapshot) as error:
             try:
                 layers = check_whole(self.layout, self.driver, former).manifest.layer_ids
             except (NotFound, DamagedSnapshot):
-                record = record.moved(State.LOST, reason=f"What was saved of it is damaged. {error.message}")
+                record = record.with_state(
+                    State.LOST, reason=f"What was saved of it is damaged. {error.message}"
+                )
             else:
                 reason = (
                     "Its last pause was not whole after a power cut. This is what it was at the pause before."
@@ -155,7 +157,7 @@ class Recovery:
         if record.process is not None:
             vm = await self.driver.adopt(MachineHandle(record.process, directory))
         if vm is None:
-            return await self.verbs.lose(record, None, save, reason=LOST_REASON), None
+            return await self.verbs.record_vm_exit(record, None, save, reason=LOST_REASON), None
         assert record.slot is not None, "a running sandbox has a slot"
         # The operator's settings may be others than the former agent's, and that one may have died within a change.
         slot, renewed = record.slot, False
@@ -173,7 +175,7 @@ class Recovery:
         )
         # The former agent may have died while the VM, or the guest's programs, stood still: the registry's first look lets
         # both go on.
-        running.held = True
+        running.guest_frozen = True
         with suppress(StorageFull):
             save(record)
         return record, running

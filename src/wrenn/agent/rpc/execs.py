@@ -12,9 +12,9 @@ from contextlib import suppress
 from typing import Final
 
 from wrenn.agent.rpc.files import PREFIX
-from wrenn.agent.rpc.passages import Passage, Reach
-from wrenn.agent.rpc.sockets import Receive, Scope, Send
+from wrenn.agent.rpc.guest_streams import GuestStream, StreamOpener
 from wrenn.agent.rpc.streams import command_of, message_of, opened
+from wrenn.agent.rpc.websocket import Receive, Scope, Send
 from wrenn.base.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -49,7 +49,7 @@ _PIECE_B: Final = 64 * KIB
 class Execs:
     """ASGI application for the path above. The caller ends it when nobody waits for the answer any more."""
 
-    def __init__(self, sandboxes: Reach) -> None:
+    def __init__(self, sandboxes: StreamOpener) -> None:
         self._sandboxes = sandboxes
 
     def serves(self, scope: Scope) -> bool:
@@ -68,8 +68,8 @@ class Execs:
         try:
             opening = await _opening(receive)
             sandbox_id = SandboxId.parse(scope["path"].removeprefix(PREFIX).removesuffix(EXEC))
-            async with self._sandboxes.pass_through(sandbox_id) as passage:
-                await self._run(passage, opening, answer)
+            async with self._sandboxes.open_stream(sandbox_id) as stream:
+                await self._run(stream, opening, answer)
         except _NobodyReads:
             # The server cuts a connection whose answer is not whole.
             return
@@ -85,9 +85,9 @@ class Execs:
         with suppress(_NobodyReads):
             await answer.finish()
 
-    async def _run(self, passage: Passage, opening: StartProcess, answer: _Answer) -> None:
+    async def _run(self, stream: GuestStream, opening: StartProcess, answer: _Answer) -> None:
         timeout_s = opening.timeout_ms / 1000
-        async with opened(passage.processes, opening) as process:
+        async with opened(stream.processes, opening) as process:
             try:
                 async with asyncio.timeout(timeout_s + _GRACE_S):
                     async for events in process.events():

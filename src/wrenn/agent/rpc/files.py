@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from wrenn.agent.sandboxes import Passage, Sandboxes
+from wrenn.agent.sandboxes import GuestStream, Sandboxes
 from wrenn.base.errors import Cancelled, InternalError, InvalidRequest, NotFound, WrennError
 from wrenn.base.ids import SandboxId
 from wrenn.guest import Download, FileEvent, Part, WriteOptions, watch
@@ -100,11 +100,11 @@ class FileStreams:
         started = False
         try:
             async with (
-                self._sandboxes.pass_through(sandbox_id) as passage,
-                aclosing(_events(passage, query)) as events,
+                self._sandboxes.open_stream(sandbox_id) as stream,
+                aclosing(_events(stream, query)) as events,
             ):
                 # To look on is no activity, and has no end of its own.
-                passage.opened(has_end=False)
+                stream.mark_open(is_finite=False)
                 async for event in events:
                     if not started:
                         started = True
@@ -137,8 +137,8 @@ class _Query:
         return self._values.get(name, [""])[0]
 
 
-def _events(passage: Passage, query: _Query) -> AsyncGenerator[FileEvent]:
-    return watch(passage.guest, query.path, recursive=query["recursive"] == "true", user=query.user)
+def _events(stream: GuestStream, query: _Query) -> AsyncGenerator[FileEvent]:
+    return watch(stream.guest, query.path, recursive=query["recursive"] == "true", user=query.user)
 
 
 def _header(scope: Scope, name: bytes) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import aiohttp
 
-from wrenn.agent.rpc.passages import Passage, Reach
+from wrenn.agent.rpc.guest_streams import GuestStream, StreamOpener
 from wrenn.base.errors import InternalError, InvalidRequest, InvalidState, WrennError
 from wrenn.base.ids import SandboxId
 from wrenn.guest import dial_error
@@ -51,7 +51,7 @@ _BROKEN: Final = 1011
 class PortStreams:
     """ASGI application for the paths that `serves` names."""
 
-    def __init__(self, sandboxes: Reach) -> None:
+    def __init__(self, sandboxes: StreamOpener) -> None:
         self._sandboxes = sandboxes
 
     @staticmethod
@@ -94,13 +94,13 @@ class PortStreams:
         sandbox_id, port = SandboxId.parse(place[1]), int(place[3])
         if not 1 <= port <= 65535:
             raise InvalidRequest("A port is a number from 1 to 65535.")
-        async with self._sandboxes.pass_through(sandbox_id) as passage:
+        async with self._sandboxes.open_stream(sandbox_id) as stream:
             if place[2] == "streams":
-                await _stream(passage, port, scope, receive, send)
+                await _stream(stream, port, scope, receive, send)
             elif scope["type"] == "websocket":
-                await _socket(passage, port, _target(place, scope), scope=scope, receive=receive, send=send)
+                await _socket(stream, port, _target(place, scope), scope=scope, receive=receive, send=send)
             else:
-                await _request(passage, port, _target(place, scope), scope=scope, receive=receive, send=send)
+                await _request(stream, port, _target(place, scope), scope=scope, receive=receive, send=send)
 
 
 def _raw_path(scope: Scope) -> str:
@@ -113,20 +113,20 @@ def _target(place: re.Match[str], scope: Scope) -> str:
 
 
 async def _request(
-    passage: Passage, port: int, target: str, *, scope: Scope, receive: Receive, send: Send
+    stream: GuestStream, port: int, target: str, *, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    request = Request(scope, receive, passage.moved)
+    request = Request(scope, receive, stream.mark_active)
     await request.read_small_body()
-    url = passage.ports.url(port, target)
+    url = stream.ports.url(port, target)
     answered = False
     try:
-        async with request.asked(passage.ports.session, url, end_to_end(scope["headers"])) as response:
+        async with request.asked(stream.ports.session, url, end_to_end(scope["headers"])) as response:
             answered = True
             head = head_of(response)
-            passage.opened(has_end=True)
-            passage.moved()
+            stream.mark_open(is_finite=True)
+            stream.mark_active()
             head = Head(head.status, _without_ours(head.headers))
-            await send_response(response, head, send, passage.moved)
+            await send_response(response, head, send, stream.mark_active)
     except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError) as error:
         if answered:
             raise
@@ -134,34 +134,34 @@ async def _request(
 
 
 async def _socket(
-    passage: Passage, port: int, target: str, *, scope: Scope, receive: Receive, send: Send
+    stream: GuestStream, port: int, target: str, *, scope: Scope, receive: Receive, send: Send
 ) -> None:
     await receive()  # websocket.connect
-    url = passage.ports.url(port, target)
+    url = stream.ports.url(port, target)
     try:
-        other = await connect_websocket(passage.ports.session, scope, url, scope["headers"])
+        other = await connect_websocket(stream.ports.session, scope, url, scope["headers"])
     except WebSocketRefused as refused:
         headers = [(n, v) for n, v in _without_ours(end_to_end(refused.headers)) if n != b"content-length"]
         await send_refusal(send, refused.status if 200 <= refused.status <= 599 else 502, headers, b"")
         return
     except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError) as error:
         raise dial_error(error, port) from error
-    passage.opened(has_end=False)
-    await relay_websocket(other, scope, receive, send, traffic=passage.moved, pace=passage.ports.pace)
+    stream.mark_open(is_finite=False)
+    await relay_websocket(other, scope, receive, send, traffic=stream.mark_active, pace=stream.ports.pace)
 
 
-async def _stream(passage: Passage, port: int, scope: Scope, receive: Receive, send: Send) -> None:
+async def _stream(stream: GuestStream, port: int, scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] != "websocket":
         raise InvalidRequest("A stream is opened as a WebSocket.")
     await receive()  # websocket.connect
-    reader, writer = await passage.ports.dial(port)
+    reader, writer = await stream.ports.dial(port)
     try:
-        passage.opened(has_end=False)
+        stream.mark_open(is_finite=False)
         await relay_stream(
-            reader, writer, scope, receive, send, traffic=passage.moved, pace=passage.ports.pace
+            reader, writer, scope, receive, send, traffic=stream.mark_active, pace=stream.ports.pace
         )
     finally:
-        passage.ports.abort_stream(writer)
+        stream.ports.abort_stream(writer)
 
 
 def _without_ours(headers: Headers) -> Headers:

@@ -173,18 +173,20 @@ class HostAgentService(HostAgent):
     async def ensure_snapshot(self, request: pb.EnsureSnapshotRequest, ctx: Any, /) -> pb.Snapshot:
         """Keep what a sandbox is now."""
         sandbox_id, snapshot_id = SandboxId.parse(request.sandbox_id), SnapshotId.parse(request.snapshot_id)
-        return _snapshot(await self._sandboxes.keep(sandbox_id, snapshot_id))
+        return _snapshot(await self._sandboxes.ensure_snapshot(sandbox_id, snapshot_id))
 
     async def remove_snapshot(
         self, request: pb.RemoveSnapshotRequest, ctx: Any, /
     ) -> pb.RemoveSnapshotResponse:
         """Keep a snapshot no longer."""
-        self._sandboxes.release(SnapshotId.parse(request.snapshot_id))
+        self._sandboxes.remove_snapshot(SnapshotId.parse(request.snapshot_id))
         return pb.RemoveSnapshotResponse()
 
     async def list_snapshots(self, request: pb.ListSnapshotsRequest, ctx: Any, /) -> pb.ListSnapshotsResponse:
         """All snapshots that are kept."""
-        return pb.ListSnapshotsResponse(snapshots=[_snapshot(kept) for kept in self._sandboxes.kept()])
+        return pb.ListSnapshotsResponse(
+            snapshots=[_snapshot(kept) for kept in self._sandboxes.list_snapshots()]
+        )
 
     async def ping_sandbox(self, request: pb.PingSandboxRequest, ctx: Any, /) -> pb.PingSandboxResponse:
         """Count as activity."""
@@ -255,7 +257,7 @@ class HostAgentService(HostAgent):
         return self._sandboxes.use(SandboxId.parse(sandbox_id))
 
     def _described(self, sandbox_id: SandboxId) -> pb.Sandbox:
-        return _sandbox(*self._sandboxes.look(sandbox_id))
+        return _sandbox(*self._sandboxes.inspect(sandbox_id))
 
 
 def _network(policy: pb.NetworkPolicy | None) -> NetworkSettings:
@@ -279,7 +281,7 @@ def _sandbox(record: Record, running: RunningSandbox | None) -> pb.Sandbox:
     return pb.Sandbox(
         sandbox_id=str(record.spec.sandbox_id),
         state=_STATES[record.state],
-        reason=record.reason or (running.held_for if running else ""),
+        reason=record.reason or (running.suspend_reason if running else ""),
         host_ip=running.address if running else "",
         template=record.spec.template,
         vcpus=record.spec.shape.vcpus,

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
-from wrenn.agent.rpc.inputs import Inputs
-from wrenn.agent.rpc.passages import Passage, Reach
-from wrenn.agent.rpc.sockets import Receive, Scope, Send, Socket, SocketLeft
+from wrenn.agent.rpc.guest_streams import GuestStream, StreamOpener
+from wrenn.agent.rpc.process_input import InputForwarder
+from wrenn.agent.rpc.websocket import PeerDisconnected, Receive, Scope, Send, WebSocket
 from wrenn.base.errors import DeadlineExceeded, Forbidden, InternalError, InvalidRequest, NotFound, WrennError
 from wrenn.base.ids import SandboxId
 from wrenn.guest import (
@@ -47,16 +47,16 @@ _OUTPUT_KIND: Final = {"stdout": Kind.STDOUT, "stderr": Kind.STDERR, "pty": Kind
 class ProcessStreams:
     """ASGI application for WebSockets at `STREAM_PATH`."""
 
-    def __init__(self, sandboxes: Reach) -> None:
+    def __init__(self, sandboxes: StreamOpener) -> None:
         self._sandboxes = sandboxes
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one stream."""
-        socket = Socket(receive, send)
+        socket = WebSocket(receive, send)
         await socket.accept()
         try:
             await self._serve(socket)
-        except SocketLeft:
+        except PeerDisconnected:
             return
         except WrennError as error:
             failure = error
@@ -68,11 +68,11 @@ class ProcessStreams:
             return
         try:
             await socket.send(failure_message(failure))
-        except SocketLeft:
+        except PeerDisconnected:
             return
         await socket.close()
 
-    async def _serve(self, socket: Socket) -> None:
+    async def _serve(self, socket: WebSocket) -> None:
         try:
             async with asyncio.timeout(_OPENING_TIMEOUT_S):
                 message = await socket.receive()
@@ -83,17 +83,21 @@ class ProcessStreams:
         text_id, opening = parse_opening(message[1:])
         sandbox_id = SandboxId.parse(text_id)
         attached = isinstance(opening, AttachProcess) or opening.terminal is not None
-        async with self._sandboxes.pass_through(sandbox_id) as passage:
+        async with self._sandboxes.open_stream(sandbox_id) as stream:
             if attached:
-                passage.opened(has_end=False)
-            await self._follow(passage, opening, socket)
+                stream.mark_open(is_finite=False)
+            await self._follow(stream, opening, socket)
 
-    async def _follow(self, passage: Passage, opening: StartProcess | AttachProcess, socket: Socket) -> None:
+    async def _follow(
+        self, stream: GuestStream, opening: StartProcess | AttachProcess, socket: WebSocket
+    ) -> None:
         """Until the end of the process, or until the control plane leaves."""
         timeout_s = opening.timeout_ms / 1000 if isinstance(opening, StartProcess) else 0.0
-        async with opened(passage.processes, opening) as process:
-            inputs = Inputs(process, socket, passage.moved)
-            outputs = asyncio.create_task(_outputs(process, opening, socket, inputs.begin, passage.moved))
+        async with opened(stream.processes, opening) as process:
+            inputs = InputForwarder(process, socket, stream.mark_active)
+            outputs = asyncio.create_task(
+                _outputs(process, opening, socket, inputs.begin, stream.mark_active)
+            )
             reading = asyncio.create_task(inputs.run())
             try:
                 async with asyncio.timeout(timeout_s + _GRACE_S if timeout_s else None):
@@ -107,7 +111,7 @@ class ProcessStreams:
                 raise DeadlineExceeded(
                     f"The command did not end within {timeout_s:g} s and was killed."
                 ) from error
-            except SocketLeft as left:
+            except PeerDisconnected as left:
                 left_alone = left.close_code == SERVICE_RESTART
                 if isinstance(opening, StartProcess) and opening.kill_when_left and not left_alone:
                     await process.kill_quietly()
@@ -142,16 +146,16 @@ def command_of(opening: StartProcess) -> CommandLine:
 async def _outputs(
     process: FollowedProcess,
     opening: StartProcess | AttachProcess,
-    socket: Socket,
+    socket: WebSocket,
     begin: asyncio.Event,
-    moved: Callable[[], None],
+    mark_active: Callable[[], None],
 ) -> None:
     try:
         async for events in process.events():
             for event in events:
                 await socket.send(message_of(event))
             begin.set()
-            moved()
+            mark_active()
     except (NotFound, Forbidden) as error:
         if isinstance(opening, AttachProcess) or opening.terminal is not None or process.pid:
             raise

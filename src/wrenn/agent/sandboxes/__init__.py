@@ -5,12 +5,12 @@
 
 from wrenn.agent.sandboxes.journal import NetworkSettings, Record, SandboxSpec, State
 from wrenn.agent.sandboxes.registry import Sandboxes
-from wrenn.agent.sandboxes.running import Passage, RunningSandbox
+from wrenn.agent.sandboxes.running import GuestStream, RunningSandbox
 from wrenn.agent.sandboxes.verbs import Verbs
 
 __all__ = [
+    "GuestStream",
     "NetworkSettings",
-    "Passage",
     "Record",
     "RunningSandbox",
     "SandboxSpec",

@@ -54,7 +54,7 @@ class BringUp:
             save(record)
             await fault_point("agent.create.after_journal")
             record, running = await self.launch.run(undo, record, origin, save, step="agent.create")
-            record = record.moved(State.RUNNING)
+            record = record.with_state(State.RUNNING)
             save(record)
             await fault_point("agent.create.after_running")
             undo.keep()

@@ -3,7 +3,7 @@
 A sandbox that has used up its share, or that goes on writing while the disk is below the reserve, is held: its VM stands still, calls
 to it get 507, and it goes on when there is room again. The reserve is left to PostgreSQL, journals and pauses.
 
-The watch cannot be outrun: the less is left, the sooner it looks again (`next_look_s`), so that the fastest disk cannot write half
+The watch cannot be outrun: the less is left, the sooner it looks again (`next_check_s`), so that the fastest disk cannot write half
 of the reserve between two looks. `docs/design/snapshots.md` has the sums.
 """
 
@@ -25,8 +25,8 @@ from wrenn.vm import DiskChain
 
 FASTEST_B_PER_S: Final = 4 * GIB
 """What all sandboxes of a host together may be able to write: a fast NVMe drive, or the page cache in front of a slow one."""
-LONGEST_LOOK_S: Final = 0.5
-SHORTEST_LOOK_S: Final = 0.02
+MAX_CHECK_INTERVAL_S: Final = 0.5
+MIN_CHECK_INTERVAL_S: Final = 0.02
 _SMALL_WRITES_B: Final = 4 * MIB
 """What each sandbox may still write below the reserve: logs, a shell's history. With it, one that hardly writes is not held."""
 _BLOCK_B: Final = 512
@@ -68,13 +68,15 @@ def _disk_mb(record: Record) -> int:
     return record.disk_mb or record.spec.disk_mb
 
 
-def next_look_s(free_b: int, reserve_b: int) -> float:
+def next_check_s(free_b: int, reserve_b: int) -> float:
     """After what time to look again: until then no more than half of what lies above half the reserve can be written."""
     headroom_b = free_b - reserve_b // 2
-    return min(LONGEST_LOOK_S, max(SHORTEST_LOOK_S, headroom_b / 2 / FASTEST_B_PER_S))
+    return min(MAX_CHECK_INTERVAL_S, max(MIN_CHECK_INTERVAL_S, headroom_b / 2 / FASTEST_B_PER_S))
 
 
-def why_held(*, free_b: int, used_b: int, share_b: int, grown_b: int, limits: DiskLimits, held: bool) -> str:
+def suspend_reason(
+    *, free_b: int, used_b: int, share_b: int, grown_b: int, limits: DiskLimits, held: bool
+) -> str:
     """Why a sandbox may not write now; empty: it may.
 
     `used_b` is what its files take on the host, of which `share_b` is allowed (0: all of it), and `grown_b` what they grew by since the
@@ -94,7 +96,7 @@ def why_held(*, free_b: int, used_b: int, share_b: int, grown_b: int, limits: Di
     return ""
 
 
-class Usage:
+class DiskUsage:
     """Bytes that the files of sandboxes take. Frozen layers do not change and are looked at once."""
 
     def __init__(self, layout: Layout, disks: DiskChain) -> None:
@@ -102,7 +104,7 @@ class Usage:
         self._disks = disks
         self._frozen: dict[str, int] = {}
 
-    def of_all(self, records: Sequence[Record]) -> dict[SandboxId, int]:
+    def measure(self, records: Sequence[Record]) -> dict[SandboxId, int]:
         """What each of these running sandboxes takes. What others took is forgotten. Blocks on the disk; one call at a time."""
         self._forget_all_but(records)
         return {record.spec.sandbox_id: self._of(record) for record in records}

@@ -125,7 +125,7 @@ class Record:
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     network: NetworkSettings = field(default_factory=NetworkSettings)
 
-    def moved(self, state: State, *, reason: str = "") -> Self:
+    def with_state(self, state: State, *, reason: str = "") -> Self:
         """The same record in another state."""
         assert state in NEXT[self.state], f"no way from {self.state} to {state}"
         return replace(self, state=state, reason=reason)

@@ -16,7 +16,7 @@ from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes.journal import Record
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.agent.tokens import Tokens
-from wrenn.agent.vm_end import unless_it_ends
+from wrenn.agent.vm_exit import fail_if_vm_exits
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
@@ -105,7 +105,7 @@ class Launch:
         save(record)
 
         identity = self._identity(record, origin)
-        await unless_it_ends(vm, initialise(slot.address, identity, timeout_s=READY_TIMEOUT_S))
+        await fail_if_vm_exits(vm, initialise(slot.address, identity, timeout_s=READY_TIMEOUT_S))
         await fault_point(f"{step}.after_ready")
         token = self.tokens.of(name)
         guest = GuestConnection(slot.address, token)
@@ -163,4 +163,4 @@ async def grow_disk(driver: Driver, vm: Machine, guest: GuestConnection, disk_mb
     """
     await vm.grow_disk(disk_mb * MIB)
     if driver.capabilities.sized_disks:
-        await unless_it_ends(vm, grow_root(guest, disk_mb * MIB, timeout_s=GROW_TIMEOUT_S))
+        await fail_if_vm_exits(vm, grow_root(guest, disk_mb * MIB, timeout_s=GROW_TIMEOUT_S))

@@ -35,18 +35,18 @@ _log = logging.getLogger(__name__)
 
 GRACE_S: Final = 2.0
 """How long calls under way may go on."""
-HOLD_TIMEOUT_S: Final = 2.0
+FREEZE_TIMEOUT_S: Final = 2.0
 _KILL_TIMEOUT_S: Final = 10.0
 
 
-async def hold_guest(driver: Driver, running: RunningSandbox, record: Record) -> bool:
+async def freeze_guest(driver: Driver, running: RunningSandbox, record: Record) -> bool:
     """Freeze the programs in the guest; whether none of them would run on in a clone before it has its own identity."""
     if not driver.capabilities.keeps_memory:
         return True  # no program of it goes on in a clone
-    running.held = True
+    running.guest_frozen = True
     reason = "some go on"
     try:
-        if await freeze_processes(running.guest, timeout_s=HOLD_TIMEOUT_S):
+        if await freeze_processes(running.guest, timeout_s=FREEZE_TIMEOUT_S):
             return True
     except WrennError as error:
         reason = error.message
@@ -55,13 +55,13 @@ async def hold_guest(driver: Driver, running: RunningSandbox, record: Record) ->
     return False
 
 
-async def let_guest_go(running: RunningSandbox) -> None:
+async def thaw_guest(running: RunningSandbox) -> None:
     """Let the programs in the guest run on. What fails here is tried again as long as the sandbox runs."""
-    await thaw_processes(running.guest, timeout_s=HOLD_TIMEOUT_S)
-    running.held = False
+    await thaw_processes(running.guest, timeout_s=FREEZE_TIMEOUT_S)
+    running.guest_frozen = False
 
 
-async def with_true_layers(record: Record, running: RunningSandbox) -> Record:
+async def with_actual_layers(record: Record, running: RunningSandbox) -> Record:
     """The record with the layers that the VM really has: a change of them may have been cut off half way.
 
     Raises:
@@ -95,12 +95,12 @@ class Pause:
         before = record
         sandbox_id = record.spec.sandbox_id
         async with Undo() as undo:
-            record = before = await with_true_layers(record, running)
-            undo.push("take calls again", running.unless_doomed(running.reopen))
+            record = before = await with_actual_layers(record, running)
+            undo.push("take calls again", running.unless_being_removed(running.reopen))
             await running.drain(_pausing(sandbox_id), grace_s=GRACE_S)
             snapshot_id = str(SnapshotId.new())
             record = replace(record, snapshot=snapshot_id, former_snapshot=record.snapshot)
-            record = record.moved(State.PAUSING)
+            record = record.with_state(State.PAUSING)
 
             async def forget() -> None:
                 with suppress(StorageFull):  # the journal then says PAUSING, and recovery finds no manifest
@@ -112,14 +112,14 @@ class Pause:
 
             undo.push(
                 "let the guest's programs go",
-                running.unless_doomed(partial(self._reopen_and_let_go, running)),
+                running.unless_being_removed(partial(self._reopen_and_let_go, running)),
             )
-            record = replace(record, held=await hold_guest(self.saver.driver, running, record))
+            record = replace(record, held=await freeze_guest(self.saver.driver, running, record))
             await running.disconnect(_cut_off(sandbox_id))
             await fault_point("agent.pause.after_hold")
 
-            undo.push("let the VM run on", running.run_on)
-            await running.vm.freeze()
+            undo.push("let the VM run on", running.unsuspend_vm)
+            await running.vm.suspend()
             await fault_point("agent.pause.after_freeze")
 
             draft = self.saver.make_draft(snapshot_id)
@@ -141,7 +141,7 @@ class Pause:
 
     async def _reopen_and_let_go(self, running: RunningSandbox) -> None:
         await running.reopen()
-        await let_guest_go(running)
+        await thaw_guest(running)
 
     async def finish(self, record: Record, running: RunningSandbox | None, save: Save) -> Record:
         """Take down what a saved sandbox does not need. May be repeated, by another agent too."""
@@ -151,7 +151,7 @@ class Pause:
         elif record.process is not None:
             await kill_and_wait(record.process, timeout_s=_KILL_TIMEOUT_S)
         await fault_point("agent.pause.after_kill")
-        return await self.release(record.moved(State.PAUSED), save)
+        return await self.release(record.with_state(State.PAUSED), save)
 
     async def release(self, record: Record, save: Save) -> Record:
         """Give back what only a running VM needs; `record`, then saved, is PAUSED. May be repeated."""

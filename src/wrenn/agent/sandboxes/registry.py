@@ -16,11 +16,11 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from wrenn.agent.sandboxes import journal
-from wrenn.agent.sandboxes.disk_watch import DiskLimits, Usage, next_look_s, why_held
-from wrenn.agent.sandboxes.garbage import Garbage
+from wrenn.agent.sandboxes.disk_watch import DiskLimits, DiskUsage, next_check_s, suspend_reason
+from wrenn.agent.sandboxes.garbage_collector import GarbageCollector
 from wrenn.agent.sandboxes.journal import NetworkSettings, Record, SandboxSpec, State
-from wrenn.agent.sandboxes.pause import let_guest_go
-from wrenn.agent.sandboxes.running import Passage, RunningSandbox
+from wrenn.agent.sandboxes.pause import thaw_guest
+from wrenn.agent.sandboxes.running import GuestStream, RunningSandbox
 from wrenn.agent.sandboxes.verbs import Verbs
 from wrenn.base.errors import (
     AgentFailure,
@@ -41,18 +41,18 @@ from wrenn.storage.snapshots import Snapshot
 
 _log = logging.getLogger(__name__)
 
-_STALL_CHECK_S: Final = 2.0
-_LOOK_TIMEOUT_S: Final = 5.0
-_HOLD_TIMEOUT_S: Final = 2.0
-_NO_ROOM_B: Final = 4 * MIB
+_MAINTENANCE_INTERVAL_S: Final = 2.0
+_MAINTENANCE_TIMEOUT_S: Final = 5.0
+_SUSPEND_TIMEOUT_S: Final = 2.0
+_DISK_FULL_B: Final = 4 * MIB
 """With less than this free, a VMM that fails while it is saved failed for want of room: it says no more than that it failed."""
-_AT_ONCE: Final = 16
+_CONCURRENCY: Final = 16
 """VMs that are looked after at a time."""
 _ENDED: Final = "The virtual machine ended by itself or was killed."
 
 _FLUSH_DELAY_S: Final = 1.0
 """The database's commit of "paused" waits for the same disk; it goes first."""
-_DEPTH: Final = 8
+_MERGE_DEPTH: Final = 8
 """Layers of a disk up to which a read costs no more than one; beyond, they are merged in the background."""
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ class _Entry:
     """Bring-up or resume."""
     merging: asyncio.Task[object] | None = None
     removing: asyncio.Task[None] | None = None
-    holder: asyncio.Task[Any] | None = None
+    lock_holder: asyncio.Task[Any] | None = None
     """The verb that has the lock; a removal cancels it."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -79,15 +79,15 @@ class Sandboxes:
         self._layout = verbs.layout
         self._disk = disk
         self._driver = verbs.driver
-        self._usage = Usage(verbs.layout, verbs.driver.disks)
+        self._usage = DiskUsage(verbs.layout, verbs.driver.disks)
         self._sizes: dict[SandboxId, int] = {}
-        self._look_lock = asyncio.Lock()
+        self._disk_check_lock = asyncio.Lock()
         """What sandboxes took when the disk was last above its reserve."""
         self._entries: dict[SandboxId, _Entry] = {}
         self._tasks = OwnedTasks()
         self._work: set[asyncio.Task[Any]] = set()
-        self._looking = False
-        self._garbage = Garbage(
+        self._started_loops = False
+        self._garbage = GarbageCollector(
             layout=verbs.layout,
             bases=verbs.bases,
             driver=verbs.driver,
@@ -99,8 +99,8 @@ class Sandboxes:
 
         Only when every sandbox of a former agent was adopted: what an unknown one needs must not be collected.
         """
-        self._looking = True
-        self._tasks.start("look after VMs", self._look_after_all())
+        self._started_loops = True
+        self._tasks.start("look after VMs", self._maintain_all())
         self._tasks.start("watch the disk", self._watch_disk())
         if collect:
             await self._garbage.collect()
@@ -115,7 +115,7 @@ class Sandboxes:
         if self._work:
             await asyncio.wait(self._work)
         await self._tasks.close()
-        if self._looking:
+        if self._started_loops:
             await self._garbage.collect()
         for entry in list(self._entries.values()):
             if entry.running is not None:
@@ -123,7 +123,7 @@ class Sandboxes:
                 await entry.running.guest.close()
                 await entry.running.ports.close()
 
-    def _begin(self, name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def _start_work(self, name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work, name=name)
         self._work.add(task)
         task.add_done_callback(self._ended)
@@ -139,19 +139,19 @@ class Sandboxes:
         entry.record = record
         journal.save(self._layout.sandbox(record.spec.sandbox_id), record)
 
-    def _room(self) -> None:
+    def _require_free_disk(self) -> None:
         if free_b(self._layout.data_dir) < self._disk.reserve_b:
             raise StorageFull("The disk of the host is full: no sandbox can be created until space is freed.")
 
     def _raise_if_full(self, error: BaseException) -> None:
         """Raise StorageFull when that is why a VM was not saved."""
-        if isinstance(error, AgentFailure) and free_b(self._layout.data_dir) < _NO_ROOM_B:
+        if isinstance(error, AgentFailure) and free_b(self._layout.data_dir) < _DISK_FULL_B:
             raise StorageFull(
                 "The disk of the host is full: the sandbox could not be saved. It runs on."
             ) from error
 
     @asynccontextmanager
-    async def _turn(self, entry: _Entry) -> AsyncGenerator[None]:
+    async def _locked(self, entry: _Entry) -> AsyncGenerator[None]:
         """The lock of the entry, for a verb that a removal may break off.
 
         Raises:
@@ -160,13 +160,13 @@ class Sandboxes:
         async with entry.lock:
             if entry.removing is not None:
                 raise _being_removed(entry)
-            entry.holder = asyncio.current_task()
+            entry.lock_holder = asyncio.current_task()
             try:
                 yield
             finally:
-                entry.holder = None
+                entry.lock_holder = None
 
-    async def _outcome(self, entry: _Entry, work: asyncio.Task[T]) -> T:
+    async def _wait_outcome(self, entry: _Entry, work: asyncio.Task[T]) -> T:
         """What came of `work`, which a removal or the agent's end may break off. The caller's cancellation does not stop it."""
         await asyncio.wait({work})
         if work.cancelled():
@@ -187,12 +187,12 @@ class Sandboxes:
         network = network or NetworkSettings()
         entry = self._entries.get(spec.sandbox_id)
         if entry is None:
-            self._room()
+            self._require_free_disk()
             records = [known.record for known in self._entries.values()]
             self._disk.admit(spec, records, total_b(self._layout.data_dir))
             entry = _Entry(Record(spec, State.STARTING, network=network))
             self._entries[spec.sandbox_id] = entry
-            entry.starting = self._begin(f"bring up {spec.sandbox_id}", self._bring_up(entry))
+            entry.starting = self._start_work(f"bring up {spec.sandbox_id}", self._bring_up(entry))
         if entry.record.spec != spec:
             raise Conflict(f"Sandbox {spec.sandbox_id} exists with other settings.")
         record = await self._started(entry)
@@ -235,10 +235,12 @@ class Sandboxes:
             NotFound: unknown. InvalidState: neither running nor paused. As `Pause.run` besides.
         """
         entry = self._known(sandbox_id)
-        return await self._outcome(entry, self._begin(f"pause {sandbox_id}", self._pause(entry, idle_s)))
+        return await self._wait_outcome(
+            entry, self._start_work(f"pause {sandbox_id}", self._pause(entry, idle_s))
+        )
 
     async def _pause(self, entry: _Entry, idle_s: float) -> Record:
-        async with self._turn(entry):
+        async with self._locked(entry):
             if entry.record.state is State.PAUSED:
                 return entry.record
             save = partial(self._save, entry)
@@ -268,13 +270,13 @@ class Sandboxes:
         """
         entry = self._known(sandbox_id)
         if entry.starting is None and entry.record.state is not State.RUNNING:
-            self._room()
-            entry.starting = self._begin(f"resume {sandbox_id}", self._resume(entry))
+            self._require_free_disk()
+            entry.starting = self._start_work(f"resume {sandbox_id}", self._resume(entry))
         return await self._started(entry)
 
     async def _resume(self, entry: _Entry) -> None:
         try:
-            async with self._turn(entry):
+            async with self._locked(entry):
                 if entry.record.state is State.RUNNING:
                     return
                 if entry.record.state is not State.PAUSED:
@@ -296,13 +298,13 @@ class Sandboxes:
             NotFound: unknown. InvalidState: it has ended. As `SetNetwork.run` besides.
         """
         entry = self._known(sandbox_id)
-        change = self._begin(f"set network of {sandbox_id}", self._set_network(entry, network))
-        return await self._outcome(entry, change)
+        change = self._start_work(f"set network of {sandbox_id}", self._set_network(entry, network))
+        return await self._wait_outcome(entry, change)
 
     async def _set_network(self, entry: _Entry, network: NetworkSettings) -> Record:
         if (work := entry.starting) is not None:
             await asyncio.wait({work})
-        async with self._turn(entry):
+        async with self._locked(entry):
             if self._entries.get(entry.record.spec.sandbox_id) is not entry:
                 raise NotFound(f"Sandbox {entry.record.spec.sandbox_id} is not on this host.")
             before = entry.record
@@ -327,50 +329,50 @@ class Sandboxes:
             As `SetDisk` besides.
         """
         entry = self._known(sandbox_id)
-        change = self._begin(f"set disk of {sandbox_id}", self._set_disk(entry, disk_mb))
-        return await self._outcome(entry, change)
+        change = self._start_work(f"set disk of {sandbox_id}", self._set_disk(entry, disk_mb))
+        return await self._wait_outcome(entry, change)
 
     async def _set_disk(self, entry: _Entry, disk_mb: int) -> Record:
         others = [other.record for other in self._entries.values() if other is not entry]
         wanted = replace(entry.record.spec, disk_mb=disk_mb)
         self._disk.admit(wanted, others, total_b(self._layout.data_dir))
-        async with self._turn(entry):
-            entry.record = self._verbs.set_disk.write_down(entry.record, disk_mb, partial(self._save, entry))
+        async with self._locked(entry):
+            entry.record = self._verbs.set_disk.record_size(entry.record, disk_mb, partial(self._save, entry))
             if entry.record.state is State.PAUSED:  # as all that is kept of a paused sandbox
                 directory = self._layout.sandbox(entry.record.spec.sandbox_id)
                 await asyncio.to_thread(journal.flush, directory)
                 return entry.record
-        if entry.running is not None and entry.running.held_for:
-            await self._look_at_disk(free_b(self._layout.data_dir))
-        async with self._turn(entry):
+        if entry.running is not None and entry.running.suspend_reason:
+            await self._check_disk_use(free_b(self._layout.data_dir))
+        async with self._locked(entry):
             if entry.running is None or entry.record.state is not State.RUNNING:
                 raise _not_running(entry.record)
-            if entry.running.held_for:
-                raise StorageFull(entry.running.held_for)
+            if entry.running.suspend_reason:
+                raise StorageFull(entry.running.suspend_reason)
             try:
-                await self._verbs.set_disk.carry_out(entry.record, entry.running)
+                await self._verbs.set_disk.apply(entry.record, entry.running)
             except BaseException as error:
                 _log_failure("disk not made larger", entry, error)
                 raise
             return entry.record
 
-    async def keep(self, sandbox_id: SandboxId, snapshot_id: SnapshotId) -> Snapshot:
+    async def ensure_snapshot(self, sandbox_id: SandboxId, snapshot_id: SnapshotId) -> Snapshot:
         """Keep what a running or paused sandbox is now; the sandbox stays what it is. Kept already is fine.
 
         Raises:
             NotFound: unknown. InvalidState: neither running nor paused. As `TakeSnapshot` besides.
         """
-        if (found := self._kept(sandbox_id, str(snapshot_id))) is not None:
+        if (found := self._find_and_pin(sandbox_id, str(snapshot_id))) is not None:
             return found
         entry = self._known(sandbox_id)
-        return await self._outcome(
-            entry, self._begin(f"keep {sandbox_id}", self._keep(entry, str(snapshot_id)))
+        return await self._wait_outcome(
+            entry, self._start_work(f"keep {sandbox_id}", self._take_snapshot(entry, str(snapshot_id)))
         )
 
-    async def _keep(self, entry: _Entry, snapshot_id: str) -> Snapshot:
-        self._room()
-        async with self._turn(entry):
-            if (found := self._kept(entry.record.spec.sandbox_id, snapshot_id)) is not None:
+    async def _take_snapshot(self, entry: _Entry, snapshot_id: str) -> Snapshot:
+        self._require_free_disk()
+        async with self._locked(entry):
+            if (found := self._find_and_pin(entry.record.spec.sandbox_id, snapshot_id)) is not None:
                 return found  # another call was quicker
             try:
                 if entry.record.state is State.PAUSED:
@@ -393,7 +395,7 @@ class Sandboxes:
         self._tasks.start(f"flush {snapshot_id}", self._flush(found))
         return found
 
-    def _kept(self, sandbox_id: SandboxId, snapshot_id: str) -> Snapshot | None:
+    def _find_and_pin(self, sandbox_id: SandboxId, snapshot_id: str) -> Snapshot | None:
         """The snapshot of this id, kept from now on if it was not. Raises Conflict: it is another sandbox's."""
         try:
             found = snapshots.find(self._layout.snapshots, snapshot_id)
@@ -401,17 +403,17 @@ class Sandboxes:
             return None
         if found.manifest.sandbox_id != str(sandbox_id):
             raise Conflict(f"{snapshot_id} is a snapshot of another sandbox.")
-        found.keep()
+        found.pin()
         return found
 
-    def release(self, snapshot_id: SnapshotId) -> None:
+    def remove_snapshot(self, snapshot_id: SnapshotId) -> None:
         """This snapshot is not wanted for its own sake any more. An unknown one is fine."""
-        snapshots.release(self._layout.snapshots, str(snapshot_id))
+        snapshots.unpin(self._layout.snapshots, str(snapshot_id))
         self._garbage.wake()
 
-    def kept(self) -> list[Snapshot]:
+    def list_snapshots(self) -> list[Snapshot]:
         """The snapshots that are kept; not those whose manifest is damaged."""
-        return list(snapshots.kept_in(self._layout.snapshots))
+        return list(snapshots.pinned_snapshots(self._layout.snapshots))
 
     def _make_durable(self, entry: _Entry, snapshot_id: str) -> None:
         async def flush() -> None:
@@ -452,7 +454,7 @@ class Sandboxes:
 
     def _merge_if_deep(self, entry: _Entry) -> None:
         merges = self._driver.capabilities.merges_layers
-        if merges and entry.running is not None and len(entry.record.layers) > _DEPTH:
+        if merges and entry.running is not None and len(entry.record.layers) > _MERGE_DEPTH:
             name = f"merge layers of {entry.record.spec.sandbox_id}"
             entry.merging = self._tasks.start(name, self._merge(entry, entry.running))
 
@@ -484,7 +486,7 @@ class Sandboxes:
             fields = {"sandbox_id": str(entry.record.spec.sandbox_id)}
             _log.warning("sandbox lost", extra={**fields, "vmm_log": running.vm.log_tail()})
             entry.running = None  # whatever fails from here on, it does not run
-            await self._verbs.lose(entry.record, running, partial(self._save, entry), reason=_ENDED)
+            await self._verbs.record_vm_exit(entry.record, running, partial(self._save, entry), reason=_ENDED)
         self._garbage.wake()
 
     async def remove(self, sandbox_id: SandboxId) -> None:
@@ -493,7 +495,7 @@ class Sandboxes:
         if entry is None:
             return
         if entry.removing is None:
-            entry.removing = self._begin(f"remove {sandbox_id}", self._remove(entry))
+            entry.removing = self._start_work(f"remove {sandbox_id}", self._remove(entry))
         removing = entry.removing
         await asyncio.wait({removing})
         if removing.cancelled():
@@ -507,19 +509,19 @@ class Sandboxes:
                 task.cancel()
                 await asyncio.wait({task})
             if entry.running is not None:
-                entry.running.doomed = True
-            if entry.holder is not None:
+                entry.running.being_removed = True
+            if entry.lock_holder is not None:
                 # First its VMM: a verb that waits for the guest, or for the VMM, then waits no longer.
                 if entry.running is not None:
                     await entry.running.vm.kill()
-                _cancel(entry.holder)
+                _cancel(entry.lock_holder)
             async with entry.lock:
                 if self._entries.get(sandbox_id) is not entry:
                     return  # the bring-up was taken back
                 if (merging := entry.merging) is not None:
                     merging.cancel()  # it ends with the VMM
                 if entry.record.state is not State.REMOVING:
-                    entry.record = entry.record.moved(State.REMOVING)
+                    entry.record = entry.record.with_state(State.REMOVING)
                 await self._verbs.tear_down.run(entry.record, entry.running)
                 if merging is not None:
                     await asyncio.wait({merging})
@@ -561,16 +563,16 @@ class Sandboxes:
             yield running
 
     @asynccontextmanager
-    async def pass_through(self, sandbox_id: SandboxId) -> AsyncGenerator[Passage]:
+    async def open_stream(self, sandbox_id: SandboxId) -> AsyncGenerator[GuestStream]:
         """A caller's connection with a program in the running sandbox, which a pause cuts.
 
         Raises:
             as `use`.
         """
-        async with self.get(sandbox_id).pass_through(self._verbs.clock) as passage:
-            yield passage
+        async with self.get(sandbox_id).open_stream(self._verbs.clock) as stream:
+            yield stream
 
-    def look(self, sandbox_id: SandboxId) -> tuple[Record, RunningSandbox | None]:
+    def inspect(self, sandbox_id: SandboxId) -> tuple[Record, RunningSandbox | None]:
         """What is known of one sandbox. Raises NotFound."""
         entry = self._known(sandbox_id)
         return entry.record, entry.running
@@ -584,21 +586,21 @@ class Sandboxes:
         while True:
             free = free_b(self._layout.data_dir)
             try:
-                await self._look_at_disk(free)
+                await self._check_disk_use(free)
             except Exception:  # noqa: BLE001 - the watch must go on
                 _log.exception("disk not watched")
-            await asyncio.sleep(next_look_s(free, self._disk.reserve_b))
+            await asyncio.sleep(next_check_s(free, self._disk.reserve_b))
 
-    async def _look_at_disk(self, free: int) -> None:
-        async with self._look_lock:
-            await self._hold_by_usage(free)
+    async def _check_disk_use(self, free: int) -> None:
+        async with self._disk_check_lock:
+            await self._suspend_by_usage(free)
 
-    async def _hold_by_usage(self, free: int) -> None:
+    async def _suspend_by_usage(self, free: int) -> None:
         entries = [
             entry for entry in self._entries.values() if entry.running is not None and entry.removing is None
         ]
         # In a thread: on a busy disk each file may take its time, and the more so the more sandboxes there are.
-        sizes = await run_to_end(partial(self._usage.of_all, [entry.record for entry in entries]))
+        sizes = await run_to_end(partial(self._usage.measure, [entry.record for entry in entries]))
         if free >= self._disk.reserve_b:
             self._sizes = sizes
         changes: list[Coroutine[Any, Any, None]] = []
@@ -607,67 +609,67 @@ class Sandboxes:
             if running is None or entry.removing is not None:
                 continue
             used = sizes[name]
-            reason = why_held(
+            reason = suspend_reason(
                 free_b=free,
                 used_b=used,
                 share_b=self._disk.share_b(entry.record),
                 grown_b=used - self._sizes.setdefault(name, used),
                 limits=self._disk,
-                held=bool(running.held_for),
+                held=bool(running.suspend_reason),
             )
-            if bool(reason) != bool(running.held_for):
-                changes.append(self._hold(entry, running, reason))
+            if bool(reason) != bool(running.suspend_reason):
+                changes.append(self._set_suspended(entry, running, reason))
             else:
-                running.held_for = reason  # its numbers may have changed
+                running.suspend_reason = reason  # its numbers may have changed
         await asyncio.gather(*changes, return_exceptions=True)
 
-    async def _hold(self, entry: _Entry, running: RunningSandbox, reason: str) -> None:
+    async def _set_suspended(self, entry: _Entry, running: RunningSandbox, reason: str) -> None:
         """Let its VM stand still for this reason, or run on without one."""
         fields = {"sandbox_id": str(entry.record.spec.sandbox_id), "reason": reason}
         if not reason and entry.lock.locked():
             return  # the verb may need it frozen; the next look comes soon
-        before, running.held_for = running.held_for, reason
+        before, running.suspend_reason = running.suspend_reason, reason
         try:
-            async with asyncio.timeout(_HOLD_TIMEOUT_S):
+            async with asyncio.timeout(_SUSPEND_TIMEOUT_S):
                 if reason:
                     # Not in turn: the verb that has the lock lets the guest write for seconds yet. `stop` twice does no harm.
-                    await running.vm.freeze()
+                    await running.vm.suspend()
                 else:
-                    async with self._turn(entry):
-                        await running.vm.thaw()
+                    async with self._locked(entry):
+                        await running.vm.unsuspend()
         except (WrennError, TimeoutError) as error:
-            running.held_for = before  # the next look tries again
+            running.suspend_reason = before  # the next look tries again
             _log.warning("sandbox is not held", extra={**fields, "cause": str(error)})
             return
         _log.warning("sandbox is held" if reason else "sandbox goes on", extra=fields)
 
-    async def _look_after_all(self) -> None:
+    async def _maintain_all(self) -> None:
         """A VM that stopped because the disk was full goes on once there is room."""
         while True:
             room = free_b(self._layout.data_dir) >= self._disk.reserve_b // 2
             entries = list(self._entries.values())
-            for start in range(0, len(entries), _AT_ONCE):
-                some = entries[start : start + _AT_ONCE]
+            for start in range(0, len(entries), _CONCURRENCY):
+                some = entries[start : start + _CONCURRENCY]
                 # A removal cancels the look at its sandbox; that is no error of the others.
-                looks = (self._look_after(entry, may_go_on=room) for entry in some)
+                looks = (self._maintain(entry, may_unsuspend=room) for entry in some)
                 await asyncio.gather(*looks, return_exceptions=True)
-            await asyncio.sleep(_STALL_CHECK_S)
+            await asyncio.sleep(_MAINTENANCE_INTERVAL_S)
 
-    async def _look_after(self, entry: _Entry, *, may_go_on: bool) -> None:
+    async def _maintain(self, entry: _Entry, *, may_unsuspend: bool) -> None:
         # A verb may have stopped the VM on purpose.
         if entry.running is None or entry.removing is not None or entry.lock.locked():
             return
         fields: dict[str, object] = {"sandbox_id": str(entry.record.spec.sandbox_id)}
         try:
-            async with self._turn(entry), asyncio.timeout(_LOOK_TIMEOUT_S):
-                may_go_on = may_go_on and not entry.running.held_for
-                if await entry.running.vm.look_after(may_go_on=may_go_on):
+            async with self._locked(entry), asyncio.timeout(_MAINTENANCE_TIMEOUT_S):
+                may_unsuspend = may_unsuspend and not entry.running.suspend_reason
+                if await entry.running.vm.maintain(may_unsuspend=may_unsuspend):
                     _log.warning("sandbox went on after it had stopped", extra=fields)
-                if may_go_on and entry.running.held_for:
+                if may_unsuspend and entry.running.suspend_reason:
                     # It was held meanwhile, and this look may have let it go on after that.
-                    await entry.running.vm.freeze()
-                if entry.running.held and not entry.running.held_for:
-                    await let_guest_go(entry.running)
+                    await entry.running.vm.suspend()
+                if entry.running.guest_frozen and not entry.running.suspend_reason:
+                    await thaw_guest(entry.running)
         except Exception as error:  # noqa: BLE001 - one VMM that misbehaves must not end the care for the others
             _log.info("VMM does not answer", extra={**fields, "reason": repr(error)})
 

@@ -61,7 +61,7 @@ class Resume:
                 base=manifest.base,
                 parent=manifest.parent,
                 layers=(new_layer_id(), *frozen),
-            ).moved(State.RESUMING)
+            ).with_state(State.RESUMING)
             save(record)
             await fault_point("agent.resume.after_journal")
             origin = Origin(
@@ -71,7 +71,7 @@ class Resume:
                 saved=manifest.snapshot_id,
             )
             record, running = await self.launch.run(undo, record, origin, save, step="agent.resume")
-            record = record.moved(State.RUNNING)
+            record = record.with_state(State.RUNNING)
             save(record)
             await fault_point("agent.resume.after_running")
             undo.keep()

@@ -1,6 +1,6 @@
 """A sandbox that runs: its VM, its network address, the way to its guest, and the calls under way in it.
 
-What counts as activity: a call from its begin to its end, however silent it is in between. Only a passage whose other end goes
+What counts as activity: a call from its begin to its end, however silent it is in between. Only a stream whose other end goes
 on without it (a terminal, the output of something in the background, a port's answer or WebSocket) counts when it begins, and
 then only while it moves: a terminal that somebody forgot to close does not keep its sandbox up.
 """
@@ -25,20 +25,20 @@ _CLOSE_TIMEOUT_S: Final = 0.25
 
 
 @dataclass(slots=True, eq=False)
-class Passage:
+class GuestStream:
     """A caller's connection with a program in the guest: a process that is followed, an HTTP request, a WebSocket, bytes.
 
     It is in use until it is `opened`; from then on only when bytes pass.
 
     Attributes:
-        is_waiting: in use, however silent it is.
-        has_end: a pause gives it time to end.
+        counts_as_active: in use, however silent it is.
+        is_finite: a pause gives it time to end.
     """
 
     _running: RunningSandbox
     _clock: Clock
-    is_waiting: bool = True
-    has_end: bool = True
+    counts_as_active: bool = True
+    is_finite: bool = True
 
     @property
     def guest(self) -> GuestConnection:
@@ -55,14 +55,14 @@ class Passage:
         """The way to the guest's processes, of this generation."""
         return self._running.processes
 
-    def moved(self) -> None:
+    def mark_active(self) -> None:
         """Bytes passed: the sandbox is in use now."""
         self._running.last_active_at = self._clock.now().timestamp()
 
-    def opened(self, *, has_end: bool) -> None:
+    def mark_open(self, *, is_finite: bool) -> None:
         """The other end goes on without it from here. A pause does not wait for what has no end of its own."""
-        self.is_waiting = False
-        self.has_end = has_end
+        self.counts_as_active = False
+        self.is_finite = is_finite
 
 
 @dataclass(slots=True)
@@ -74,9 +74,9 @@ class RunningSandbox:
         last_active_at: wall time of the last use, seconds.
         reset_connections: resets this host's connections to an address; blocking.
         closed: why no call may begin now; empty: it may.
-        held: the guest's programs may stand still.
-        held_for: why its VM stands still: it took too much of the disk. Empty: it runs.
-        doomed: it is being removed: nobody asks the guest or its VM for anything any more.
+        guest_frozen: the processes of the guest may be frozen.
+        suspend_reason: why its VM stands still: it took too much of the disk. Empty: it runs.
+        being_removed: it is being removed: nobody asks the guest or its VM for anything any more.
         ports: the way to the ports of its programs.
     """
 
@@ -87,14 +87,14 @@ class RunningSandbox:
     last_active_at: float
     reset_connections: Callable[[str], object]
     closed: str = ""
-    held: bool = False
-    held_for: str = ""
-    doomed: bool = False
+    guest_frozen: bool = False
+    suspend_reason: str = ""
+    being_removed: bool = False
     ports: GuestPorts = field(init=False)
-    _users: dict[asyncio.Task[object], Passage | None] = field(
-        default_factory=dict[asyncio.Task[object], "Passage | None"]
+    _users: dict[asyncio.Task[object], GuestStream | None] = field(
+        default_factory=dict[asyncio.Task[object], "GuestStream | None"]
     )
-    """Who makes a call now, and whether it is a passage."""
+    """Who makes a call now, and whether it is a stream."""
     _cut: dict[asyncio.Task[object], str] = field(default_factory=dict[asyncio.Task[object], str])
     """Whose call was broken off, and what it is told."""
     _unused: asyncio.Event = field(default_factory=asyncio.Event)
@@ -127,8 +127,8 @@ class RunningSandbox:
             InvalidState: no call may begin; or the call was cut off, for the reason that `disconnect` was given.
             StorageFull: the sandbox is held, as the disk is full.
         """
-        if self.held_for:
-            raise StorageFull(f"The sandbox stands still. {self.held_for}")
+        if self.suspend_reason:
+            raise StorageFull(f"The sandbox stands still. {self.suspend_reason}")
         if self.closed:
             raise InvalidState(self.closed)
         task = asyncio.current_task()
@@ -146,15 +146,15 @@ class RunningSandbox:
                 raise  # somebody else cancelled it too
             raise InvalidState(self._cut[task]) from error
         finally:
-            passage = self._users.pop(task)
+            stream = self._users.pop(task)
             self._cut.pop(task, None)
-            if passage is None or passage.is_waiting:
+            if stream is None or stream.counts_as_active:
                 self.last_active_at = clock.now().timestamp()
             if not self._waited_for():
                 self._unused.set()
 
     @asynccontextmanager
-    async def pass_through(self, clock: Clock) -> AsyncGenerator[Passage]:
+    async def open_stream(self, clock: Clock) -> AsyncGenerator[GuestStream]:
         """A connection with a program in the guest.
 
         Raises:
@@ -163,16 +163,16 @@ class RunningSandbox:
         task = asyncio.current_task()
         assert task is not None, "connections are served by tasks"
         async with self.use(clock):
-            passage = self._users[task] = Passage(self, clock)
-            yield passage
+            stream = self._users[task] = GuestStream(self, clock)
+            yield stream
 
     def _waited_for(self) -> bool:
         """Whether anything is under way that a pause gives time to end."""
-        return any(passage is None or passage.has_end for passage in self._users.values())
+        return any(stream is None or stream.is_finite for stream in self._users.values())
 
     def idle_s(self, clock: Clock) -> float:
         """For how long nobody has used it."""
-        in_use = any(passage is None or passage.is_waiting for passage in self._users.values())
+        in_use = any(stream is None or stream.counts_as_active for stream in self._users.values())
         return 0.0 if in_use else clock.now().timestamp() - self.last_active_at
 
     async def drain(self, reason: str, *, grace_s: float) -> None:
@@ -206,16 +206,16 @@ class RunningSandbox:
         closing.add_done_callback(self._closing.discard)
         await asyncio.wait({closing}, timeout=_CLOSE_TIMEOUT_S)
 
-    async def run_on(self) -> None:
+    async def unsuspend_vm(self) -> None:
         """Let the VM run on after a verb; not one that is held or being removed."""
-        if not self.doomed and not self.held_for:
-            await self.vm.thaw()
+        if not self.being_removed and not self.suspend_reason:
+            await self.vm.unsuspend()
 
-    def unless_doomed(self, step: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[None]]:
+    def unless_being_removed(self, step: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[None]]:
         """An undo step that lets the guest or its VM go on: not done when it is being removed, as nobody would answer."""
 
         async def undo() -> None:
-            if not self.doomed:
+            if not self.being_removed:
                 await step()
 
         return undo

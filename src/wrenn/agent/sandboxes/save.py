@@ -22,7 +22,7 @@ from wrenn.vm import DiskChain, Driver, ImageRef, Machine, SavedMemory
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class SavedVm:
     """A stopped VM's memory and device state in a draft."""
 
     draft: Path
@@ -46,21 +46,21 @@ class Saver:
             raise translated(error, doing="create the snapshot's folder") from error
         return draft
 
-    async def save(self, vm: Machine, record: Record, draft: Path, *, step: str) -> Saved:
+    async def save(self, vm: Machine, record: Record, draft: Path, *, step: str) -> SavedVm:
         """Write what the frozen VM is into `draft`; `step` begins the names of the fault points.
 
         Raises:
             StorageFull: no room. AgentFailure: the VM ended.
         """
 
-        async def passed(part: str) -> None:
+        async def on_part_saved(part: str) -> None:
             await fault_point(f"{step}.after_{part}")
 
         image = ImageRef(record.base, record.parent)
-        return Saved(draft, await self.driver.memory.save(vm, image, draft, passed=passed))
+        return SavedVm(draft, await self.driver.memory.save(vm, image, draft, on_part_saved=on_part_saved))
 
     async def publish(
-        self, saved: Saved, record: Record, snapshot_id: str, layer_ids: tuple[str, ...]
+        self, saved: SavedVm, record: Record, snapshot_id: str, layer_ids: tuple[str, ...]
     ) -> Snapshot:
         """Make the draft the snapshot of this id, with these frozen layers. After a cancellation there is none.
 

@@ -22,7 +22,7 @@ class SetDisk:
     confiner: Confiner
     usual_share_b: int
 
-    def write_down(self, record: Record, disk_mb: int, save: Save) -> Record:
+    def record_size(self, record: Record, disk_mb: int, save: Save) -> Record:
         """Promise it: from now on the sandbox may take what a disk of this size may. Twice is the same as once.
 
         Raises:
@@ -38,7 +38,7 @@ class SetDisk:
         save(changed)
         return changed
 
-    async def carry_out(self, record: Record, running: RunningSandbox) -> None:
+    async def apply(self, record: Record, running: RunningSandbox) -> None:
         """Make disk and file system of the running sandbox as large as its record says. May be repeated.
 
         Raises:
@@ -47,7 +47,7 @@ class SetDisk:
         process, shape = running.vm.handle.process, record.spec.shape
         share_b = disk_share_b(record.disk_mb, self.usual_share_b)
         # Where it may not be raised to what a new VMM would have, it must at least hold the layer.
-        if not self.confiner.allow_files(
+        if not self.confiner.raise_file_limit(
             process,
             file_limit_b(shape, record.disk_mb, share_b),
             at_least_b=layer_limit_b(record.disk_mb),

@@ -17,7 +17,7 @@ from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes.checks import check_whole
 from wrenn.agent.sandboxes.journal import Record
 from wrenn.agent.sandboxes.launch import Save
-from wrenn.agent.sandboxes.pause import hold_guest, let_guest_go, with_true_layers
+from wrenn.agent.sandboxes.pause import freeze_guest, thaw_guest, with_actual_layers
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.agent.sandboxes.save import Saver
 from wrenn.base.clock import Clock
@@ -60,7 +60,7 @@ class TakeSnapshot:
             raise InvalidState(
                 f"{record.spec.sandbox_id} was kept {_DEPTH_LIMIT} times since its last pause: wait a little, or pause and resume it."
             )
-        record = await with_true_layers(record, running)
+        record = await with_actual_layers(record, running)
         frozen, layer_id = record.layers, new_layer_id()
         disks = self.driver.disks
         async with Undo() as undo:
@@ -70,13 +70,13 @@ class TakeSnapshot:
             async def drop_layer() -> None:
                 # The VM may write to it by now, whatever became of the answer. While that is not known it stays, and stays
                 # named: the next verb asks again.
-                now = await with_true_layers(record, running)
+                now = await with_actual_layers(record, running)
                 if layer_id not in now.layers:
                     await disks.remove(layer_id)
                 with suppress(StorageFull):
                     save(replace(now, next_layer=""))
 
-            undo.push("drop layer", running.unless_doomed(drop_layer))
+            undo.push("drop layer", running.unless_being_removed(drop_layer))
             size_b = record.disk_mb * MIB or disks.image_size_b(record.base)
             await disks.create(layer_id, DiskRef(frozen, record.base), size_b=size_b)
             draft = self.saver.make_draft(snapshot_id)
@@ -86,15 +86,15 @@ class TakeSnapshot:
             stopped = time.monotonic()
             async with Undo() as going_on:
                 going_on.push(
-                    "let the guest's programs go", running.unless_doomed(partial(let_guest_go, running))
+                    "let the guest's programs go", running.unless_being_removed(partial(thaw_guest, running))
                 )
-                if not await hold_guest(self.driver, running, record):
+                if not await freeze_guest(self.driver, running, record):
                     raise Unavailable(
                         f"The programs in {record.spec.sandbox_id} could not be stopped for a snapshot. Try again."
                     )
                 await fault_point("agent.snapshot.after_hold")
-                going_on.push("let the VM run on", running.run_on)
-                await running.vm.freeze()
+                going_on.push("let the VM run on", running.unsuspend_vm)
+                await running.vm.suspend()
                 await fault_point("agent.snapshot.after_freeze")
                 saved = await self.saver.save(running.vm, record, draft, step="agent.snapshot")
                 await running.vm.switch_layer(layer_id)
@@ -104,7 +104,7 @@ class TakeSnapshot:
                 await fault_point("agent.snapshot.after_overlay")
             stopped_ms = (time.monotonic() - stopped) * 1000
             await fault_point("agent.snapshot.after_thaw")
-            snapshots.keep(draft)
+            snapshots.pin(draft)
             await self.saver.publish(saved, record, snapshot_id, frozen)
             undo.keep()
         await fault_point("agent.snapshot.after_manifest")
@@ -132,9 +132,9 @@ class TakeSnapshot:
         async with Undo() as undo:
             draft = self.saver.make_draft(snapshot_id)
             undo.push("remove draft", lambda: asyncio.to_thread(remove_tree, draft))
-            await run_to_end(partial(snapshots.link_saved, found.directory, draft))
+            await run_to_end(partial(snapshots.link_files, found.directory, draft))
             await fault_point("agent.snapshot.after_draft")
-            snapshots.keep(draft)
+            snapshots.pin(draft)
             manifest = replace(
                 found.manifest, snapshot_id=snapshot_id, created_at=self.clock.now().timestamp()
             )

@@ -45,7 +45,7 @@ class TearDown:
         await fault_point("agent.delete.after_journal")
         # The VMM must be gone before its disk and its network are: it would write into what is freed.
         if running is not None:
-            running.doomed = True
+            running.being_removed = True
             await running.vm.kill()
             await running.disconnect(
                 f"Sandbox {record.spec.sandbox_id} is being removed. The call was cut off."

@@ -38,14 +38,16 @@ class Verbs:
     set_network: SetNetwork
     tear_down: TearDown
 
-    async def lose(
+    async def record_vm_exit(
         self, record: Record, running: RunningSandbox | None, save: Save, *, reason: str
     ) -> Record:
         """The VM of this sandbox ended by itself. With a snapshot it is paused as it was then, else it is lost."""
         if record.snapshot:
-            record = record.moved(State.PAUSED, reason=f"{reason} This is what it was at its last pause.")
+            record = record.with_state(
+                State.PAUSED, reason=f"{reason} This is what it was at its last pause."
+            )
         else:
-            record = record.moved(State.LOST, reason=reason)
+            record = record.with_state(State.LOST, reason=reason)
         with suppress(StorageFull):  # found out again at the next start
             save(record)
         if running is not None:

@@ -33,8 +33,8 @@ from wrenn.vm.qemu.disks import Qcow2Disks, create_empty_overlay
 from wrenn.vm.qemu.installation import build_root
 from wrenn.vm.qemu.machine import CONSOLE_NAME, LOG_NAME, SOCKET_NAME, QemuMachine, find_memory
 from wrenn.vm.qemu.memory import QemuMemory
-from wrenn.vm.qemu.memory_diff import lay_over
-from wrenn.vm.qemu.memory_files import memory_of, state_of
+from wrenn.vm.qemu.memory_diff import apply_diff
+from wrenn.vm.qemu.memory_files import memory_path, state_path
 from wrenn.vm.qemu.probe import kvm_group
 
 _MAPPING_TIMEOUT_S: Final = 10.0
@@ -147,17 +147,19 @@ class QemuDriver:
     async def save_boot(self, machine: Machine, request: BootRequest) -> None:
         """Freeze the VM and write its device state; its memory and disk are in the base's folder."""
         assert isinstance(machine, QemuMachine), "a machine of this driver"
-        await machine.freeze()
+        await machine.suspend()
         await machine.save_state(Base(request.directory.name, request.directory).state)
 
     async def restore(self, request: RestoreRequest) -> QemuMachine:
         """Start a restore; with pages of its own the device state waits in a pipe until the memory is what it belongs to."""
         await self.prepare()
-        async with self._memory.images.borrowed(request.image) as memory:
+        async with self._memory.images.descriptor(request.image) as memory:
             if request.saved:
                 return await self._restore_saved(request, memory)
             image = request.image
-            state = state_of(self._snapshots / image.snapshot) if image.snapshot else self._base_state(image)
+            state = (
+                state_path(self._snapshots / image.snapshot) if image.snapshot else self._base_state(image)
+            )
             with _Opened() as opened:
                 return await self._start_restore(request, memory, opened, opened.open(state, os.O_RDONLY))
 
@@ -166,7 +168,7 @@ class QemuDriver:
 
     async def _restore_saved(self, request: RestoreRequest, memory: int) -> QemuMachine:
         saved = snapshots.find(self._snapshots, request.saved)
-        content = state_of(saved.directory).read_bytes()
+        content = state_path(saved.directory).read_bytes()
         with contextlib.ExitStack() as until_filled:
             with _Opened() as opened:
                 state, feed = opened.pipe()
@@ -252,7 +254,7 @@ def _fill(machine: QemuMachine, saved: Snapshot, state: bytes, feed: int) -> Non
         if not process.is_alive() or time.monotonic() > deadline:
             raise AgentFailure("The virtual machine did not start.", context={"log": machine.log_tail()})
         time.sleep(_MAPPING_POLL_S)
-    lay_over(memory_of(saved.directory), saved.manifest.memory_digest, memory)
+    apply_diff(memory_path(saved.directory), saved.manifest.memory_digest, memory)
     try:
         with open(feed, "wb", closefd=False) as pipe:
             pipe.write(state)

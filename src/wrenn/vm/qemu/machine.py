@@ -85,12 +85,12 @@ class QemuMachine:
             return log.read(_LOG_TAIL_B).decode(errors="replace")
         return ""
 
-    async def freeze(self) -> None:
+    async def suspend(self) -> None:
         """Stop the vCPUs; QEMU writes out what it holds of the disk as part of it."""
         await self._end_merge()  # it would go on writing to a layer that is taken to be frozen
         await self._execute("stop")
 
-    async def thaw(self) -> None:
+    async def unsuspend(self) -> None:
         """Let the vCPUs run on."""
         await self._execute("cont")
 
@@ -196,13 +196,13 @@ class QemuMachine:
         }
         return str(await self._execute("ringbuf-read", arguments))
 
-    async def look_after(self, *, may_go_on: bool) -> bool:
+    async def maintain(self, *, may_unsuspend: bool) -> bool:
         """Let it run on if it stopped on a full disk, or if a verb could not; keep its log short."""
         log = self._handle.directory / LOG_NAME
         with contextlib.suppress(FileNotFoundError):
             if log.stat().st_size > _LOG_LIMIT_B:
                 os.truncate(log, 0)  # QEMU appends
-        if not may_go_on or await self._status() not in ("io-error", "paused"):
+        if not may_unsuspend or await self._status() not in ("io-error", "paused"):
             return False
         await self._execute("cont")
         return True

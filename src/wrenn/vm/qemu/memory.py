@@ -22,10 +22,10 @@ from wrenn.storage.damage import DamagedSnapshot
 from wrenn.storage.folders import Folders
 from wrenn.storage.snapshots import MemorySeal, Snapshot
 from wrenn.vm.machine import Machine
-from wrenn.vm.memory import ImageRef, Passed, SavedMemory
+from wrenn.vm.memory import ImageRef, OnPartSaved, SavedMemory
 from wrenn.vm.qemu.machine import QemuMachine
-from wrenn.vm.qemu.memory_diff import DiffSize, MemoryFile, changed_pages, check_diff, lay_over, write_diff
-from wrenn.vm.qemu.memory_files import memory_of, state_of
+from wrenn.vm.qemu.memory_diff import DiffSize, MemoryFile, apply_diff, changed_pages, check_diff, write_diff
+from wrenn.vm.qemu.memory_files import memory_path, state_path
 from wrenn.vm.qemu.memory_images import LoadedImages
 
 _IMAGE_DEPTH: Final = 4
@@ -43,30 +43,30 @@ class QemuMemory:
 
     async def load(self, image: ImageRef) -> None:
         """Have the image ready."""
-        async with self.images.borrowed(image):
+        async with self.images.descriptor(image):
             pass
 
     async def save(
-        self, machine: Machine, image: ImageRef, directory: Path, *, passed: Passed
+        self, machine: Machine, image: ImageRef, directory: Path, *, on_part_saved: OnPartSaved
     ) -> SavedMemory:
         """Write the pages that differ from the image, then the device state."""
         assert isinstance(machine, QemuMachine), "a machine of this driver"
         lineage = self._lineage(image.snapshot)
         parent = image.snapshot if len(lineage) < _IMAGE_DEPTH else ""
-        async with self.images.borrowed(ImageRef(image.base, parent)) as below_fd:
+        async with self.images.descriptor(ImageRef(image.base, parent)) as below_fd:
             between = [] if parent == image.snapshot else lineage
             # A cancelled pause must not close the image while a thread reads it.
             size = await run_to_end(
-                partial(_write_memory, memory_of(directory), machine.memory(), below_fd, between)
+                partial(_write_memory, memory_path(directory), machine.memory(), below_fd, between)
             )
-        await passed("memory")
-        state = state_of(directory)
+        await on_part_saved("memory")
+        state = state_path(directory)
         try:
             await machine.save_state(state)
         except OSError as error:
             raise translated(error, doing="save the sandbox's devices") from error
         seal = _seal(state, size)
-        await passed("state")
+        await on_part_saved("state")
         return SavedMemory(parent, seal, {"data_pages": size.data_pages, "zero_pages": size.zero_pages})
 
     def _lineage(self, snapshot_id: str) -> list[Snapshot]:
@@ -80,23 +80,25 @@ class QemuMemory:
     def check(self, snapshot: Snapshot) -> None:
         """Look at all its files; the pages of its memory are looked at when they are laid over."""
         manifest, name = snapshot.manifest, snapshot.manifest.snapshot_id
-        memory = memory_of(snapshot.directory)
+        memory = memory_path(snapshot.directory)
         try:
             if memory.stat().st_size != manifest.memory_size_b:
                 raise DamagedSnapshot(f"The memory of {name} has another size than when it was saved.")
-            if _digest(state_of(snapshot.directory)) != manifest.state_digest:
+            if _digest(state_path(snapshot.directory)) != manifest.state_digest:
                 raise DamagedSnapshot(f"The device state of {name} is not what was saved.")
         except FileNotFoundError as error:
             raise DamagedSnapshot(f"A file of {name} is missing.") from error
         check_diff(memory, manifest.memory_digest)
 
-    def read_through(self, snapshot: Snapshot) -> None:
+    def verify_memory(self, snapshot: Snapshot) -> None:
         """Compare every page of its memory with its digest."""
         size_b = snapshot.manifest.memory_mb * MIB
         fd = os.memfd_create("wrenn-check", os.MFD_CLOEXEC)
         try:
             os.ftruncate(fd, size_b)
-            lay_over(memory_of(snapshot.directory), snapshot.manifest.memory_digest, MemoryFile(fd, size_b))
+            apply_diff(
+                memory_path(snapshot.directory), snapshot.manifest.memory_digest, MemoryFile(fd, size_b)
+            )
         finally:
             os.close(fd)
 
@@ -111,7 +113,7 @@ class QemuMemory:
 
 def _write_memory(path: Path, memory: ProcessMemory, image: int, between: list[Snapshot]) -> DiffSize:
     """With `between`: the pages of those diffs are looked at too, because `image` lies under them."""
-    pages = [changed_pages(memory_of(s.directory), s.manifest.memory_digest) for s in between]
+    pages = [changed_pages(memory_path(s.directory), s.manifest.memory_digest) for s in between]
     return write_diff(path, memory, image, np.concatenate(pages) if pages else None)
 
 

@@ -266,7 +266,7 @@ def _spans(rows: NDArray[np.void]) -> NDArray[np.int64]:
     return np.stack([rows["data"].astype(np.int64), rows["count"].astype(np.int64)], 1)
 
 
-def lay_over(path: Path, digest: str, destination: ProcessMemory | MemoryFile) -> None:
+def apply_diff(path: Path, digest: str, destination: ProcessMemory | MemoryFile) -> None:
     """Write the pages of the diff to `destination`. Blocking. `digest` is what `write_diff` returned.
 
     Raises:

@@ -10,11 +10,11 @@ STATE: Final = "state"
 SAVED_FILES: Final = (MEMORY, STATE)
 
 
-def memory_of(directory: Path) -> Path:
+def memory_path(directory: Path) -> Path:
     """The memory diff."""
     return directory / MEMORY
 
 
-def state_of(directory: Path) -> Path:
+def state_path(directory: Path) -> Path:
     """The device state."""
     return directory / STATE

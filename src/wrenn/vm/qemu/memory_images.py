@@ -21,8 +21,8 @@ from wrenn.storage.damage import DamagedSnapshot
 from wrenn.storage.folders import Folders
 from wrenn.vm.memory import ImageRef
 from wrenn.vm.qemu.base_files import Base, load_memory
-from wrenn.vm.qemu.memory_diff import MemoryFile, lay_over
-from wrenn.vm.qemu.memory_files import memory_of
+from wrenn.vm.qemu.memory_diff import MemoryFile, apply_diff
+from wrenn.vm.qemu.memory_files import memory_path
 
 _LOADED_LIMIT: Final = 16
 """Images kept loaded, about 100 MB of memory each. VMs hold their own; loading one anew takes a tenth of a second."""
@@ -44,7 +44,7 @@ class LoadedImages:
         """Being loaded, and meanwhile let go."""
 
     @asynccontextmanager
-    async def borrowed(self, image: ImageRef) -> AsyncGenerator[int]:
+    async def descriptor(self, image: ImageRef) -> AsyncGenerator[int]:
         """A descriptor of the image, good until the end of the context.
 
         Raises:
@@ -96,7 +96,7 @@ class LoadedImages:
         snapshot = snapshots.find(self._folders.snapshots, image.snapshot)
         if snapshot.manifest.base != image.base:
             raise DamagedSnapshot(f"{image.snapshot} lies on another base.")
-        async with self.borrowed(ImageRef(image.base, snapshot.manifest.parent)) as below:
+        async with self.descriptor(ImageRef(image.base, snapshot.manifest.parent)) as below:
             return await run_to_end(partial(_compose, below, snapshot), drop=os.close)
 
     def forget(self, image: ImageRef) -> None:
@@ -122,7 +122,9 @@ def _compose(below: int, snapshot: snapshots.Snapshot) -> int:
     memory = memfd.open_copy(below, name=f"wrenn-{snapshot.manifest.snapshot_id}")
     try:
         size_b = os.fstat(memory).st_size
-        lay_over(memory_of(snapshot.directory), snapshot.manifest.memory_digest, MemoryFile(memory, size_b))
+        apply_diff(
+            memory_path(snapshot.directory), snapshot.manifest.memory_digest, MemoryFile(memory, size_b)
+        )
         memfd.seal(memory)
     except BaseException:
         os.close(memory)

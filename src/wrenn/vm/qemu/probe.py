@@ -49,12 +49,12 @@ def kvm_group() -> int | None:
     Debian and Ubuntu make the device `root:kvm`, mode 660. QEMU opens it itself, and it does not run as root.
     """
     try:
-        return group_that_may_use(_KVM.stat())
+        return group_with_access(_KVM.stat())
     except FileNotFoundError:
         return None
 
 
-def group_that_may_use(device: os.stat_result) -> int | None:
+def group_with_access(device: os.stat_result) -> int | None:
     """The group other than root's that may read and write the device, if there is one."""
     may_group = device.st_gid != 0 and device.st_mode & _GROUP_RW == _GROUP_RW
     return device.st_gid if may_group else None

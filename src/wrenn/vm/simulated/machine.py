@@ -43,7 +43,7 @@ class SimulatedMachine:
         if not self._handle.process.is_alive():
             raise AgentFailure("The virtual machine has ended.", context={"log": self.log_tail()})
 
-    async def freeze(self) -> None:
+    async def suspend(self) -> None:
         """Stop all its processes."""
         self.check_alive()
         try:
@@ -52,7 +52,7 @@ class SimulatedMachine:
             raise AgentFailure("The programs of the guest do not stop.") from error
         self.check_alive()
 
-    async def thaw(self) -> None:
+    async def unsuspend(self) -> None:
         """Let all its processes go on."""
         self.check_alive()
         await run_to_end(partial(continue_container, self._handle.process))
@@ -64,14 +64,14 @@ class SimulatedMachine:
         """
         former = await self.written_layer()
         stood_still = is_stopped(self._handle.process)
-        await self.freeze()
+        await self.suspend()
         copy = self._handle.directory / _SWITCHED
         remove_tree(copy)
         await copy_tree(self._disks.path(former), copy)
         exchange(copy, self._disks.path(layer_id))
         exchange(self._disks.path(former), self._disks.path(layer_id))
         if not stood_still:
-            await self.thaw()
+            await self.unsuspend()
         await run_to_end(partial(remove_tree, copy))
 
     async def written_layer(self) -> str:
@@ -113,14 +113,14 @@ class SimulatedMachine:
     def _log(self) -> Path:
         return self._handle.directory / LOG_NAME
 
-    async def look_after(self, *, may_go_on: bool) -> bool:
+    async def maintain(self, *, may_unsuspend: bool) -> bool:
         """Let it run on if it stands still; keep its log short."""
         with contextlib.suppress(FileNotFoundError):
             if self._log.stat().st_size > _LOG_LIMIT_B:
                 os.truncate(self._log, 0)  # it is appended to
-        if not may_go_on or not is_stopped(self._handle.process):
+        if not may_unsuspend or not is_stopped(self._handle.process):
             return False
-        await self.thaw()
+        await self.unsuspend()
         return True
 
     def disconnect(self) -> None:

@@ -11,7 +11,7 @@ import xxhash
 from wrenn.storage.damage import DamagedBase, DamagedSnapshot
 from wrenn.storage.snapshots import MemorySeal, Snapshot
 from wrenn.vm.machine import Machine
-from wrenn.vm.memory import ImageRef, Passed, SavedMemory
+from wrenn.vm.memory import ImageRef, OnPartSaved, SavedMemory
 from wrenn.vm.simulated.bases import FolderBases
 from wrenn.vm.simulated.machine import SimulatedMachine
 
@@ -30,17 +30,17 @@ class NoMemory:
             raise DamagedBase(f"There is no base {image.base}.")
 
     async def save(
-        self, machine: Machine, image: ImageRef, directory: Path, *, passed: Passed
+        self, machine: Machine, image: ImageRef, directory: Path, *, on_part_saved: OnPartSaved
     ) -> SavedMemory:
         """Write the note."""
         del image  # what is not kept lies on nothing
         assert isinstance(machine, SimulatedMachine), "a machine of this driver"
         machine.check_alive()
-        await passed("memory")
+        await on_part_saved("memory")
         machine.check_alive()
         state = json.dumps({"layer": await machine.written_layer()}).encode()
         (directory / _STATE).write_bytes(state)
-        await passed("state")
+        await on_part_saved("state")
         seal = MemorySeal(state_size_b=len(state), state_digest=xxhash.xxh3_128_hexdigest(state))
         return SavedMemory("", seal)
 
@@ -54,7 +54,7 @@ class NoMemory:
         if xxhash.xxh3_128_hexdigest(state) != snapshot.manifest.state_digest:
             raise DamagedSnapshot(f"The device state of {name} is not what was saved.")
 
-    def read_through(self, snapshot: Snapshot) -> None:
+    def verify_memory(self, snapshot: Snapshot) -> None:
         """The same: there is nothing else."""
         self.check(snapshot)
 

@@ -9,7 +9,7 @@ from wrenn.base.errors import AgentFailure
 from wrenn.vm import Machine
 
 
-async def unless_it_ends(vm: Machine, work: Awaitable[None]) -> None:
+async def fail_if_vm_exits(vm: Machine, work: Awaitable[None]) -> None:
     """Wait for `work`, but not longer than the VM lives.
 
     Raises:

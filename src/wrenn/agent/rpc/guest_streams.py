@@ -9,7 +9,7 @@ from wrenn.base.ids import SandboxId
 from wrenn.guest import GuestPorts, Processes
 
 
-class Passage(Protocol):
+class GuestStream(Protocol):
     """As agent/sandboxes/running.py has it."""
 
     @property
@@ -22,18 +22,18 @@ class Passage(Protocol):
         """The way to the guest's processes."""
         ...
 
-    def moved(self) -> None:
+    def mark_active(self) -> None:
         """Bytes passed."""
         ...
 
-    def opened(self, *, has_end: bool) -> None:
+    def mark_open(self, *, is_finite: bool) -> None:
         """The other end goes on without it from here."""
         ...
 
 
-class Reach(Protocol):
+class StreamOpener(Protocol):
     """Who knows the sandboxes."""
 
-    def pass_through(self, sandbox_id: SandboxId, /) -> AbstractAsyncContextManager[Passage]:
+    def open_stream(self, sandbox_id: SandboxId, /) -> AbstractAsyncContextManager[GuestStream]:
         """A connection with a program in the running sandbox."""
         ...

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-from wrenn.agent.rpc.sockets import Socket
+from wrenn.agent.rpc.websocket import WebSocket
 from wrenn.base.errors import InvalidRequest, WrennError
 from wrenn.base.units import MIB
 from wrenn.guest import FollowedProcess
@@ -16,7 +16,7 @@ _WAITING_B: Final = 1 * MIB
 """Input that may wait for the process to read it; with more, nothing is read from the control plane any more."""
 
 
-class Inputs:
+class InputForwarder:
     """Carries input from the WebSocket to the process.
 
     Input that the process cannot take is dropped, as by a pipe whose reader is gone: it has closed its input, has none, or
@@ -26,10 +26,10 @@ class Inputs:
         begin: set once the process has started; until then nothing is passed on.
     """
 
-    def __init__(self, process: FollowedProcess, socket: Socket, moved: Callable[[], None]) -> None:
+    def __init__(self, process: FollowedProcess, socket: WebSocket, mark_active: Callable[[], None]) -> None:
         self._process = process
         self._socket = socket
-        self._moved = moved
+        self._mark_active = mark_active
         self._waiting = bytearray()
         self._ended = False
         self._refused = False
@@ -39,7 +39,7 @@ class Inputs:
         self.begin = asyncio.Event()
 
     async def run(self) -> None:
-        """Until the control plane leaves. Raises SocketLeft then."""
+        """Until the control plane leaves. Raises PeerDisconnected then."""
         writing = asyncio.create_task(self._write())
         try:
             while True:
@@ -57,10 +57,10 @@ class Inputs:
                 self._more.set()
             case Kind.RESIZE | Kind.SIGNAL:
                 await self.begin.wait()
-                await self._carry_out(message[0], parse_json(message[1:]))
+                await self._apply(message[0], parse_json(message[1:]))
             case _:
                 raise InvalidRequest("A message of the stream has an unknown kind.")
-        self._moved()
+        self._mark_active()
 
     async def _put(self, data: bytes) -> None:
         while len(self._waiting) >= _WAITING_B and not self._refused:
@@ -90,7 +90,7 @@ class Inputs:
             self._waiting.clear()
             self._room.set()
 
-    async def _carry_out(self, kind: int, value: dict[str, Any]) -> None:
+    async def _apply(self, kind: int, value: dict[str, Any]) -> None:
         try:
             if kind == Kind.RESIZE:
                 await self._process.resize(int(value["cols"]), int(value["rows"]))

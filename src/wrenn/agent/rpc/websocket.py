@@ -14,7 +14,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-class SocketLeft(Cancelled):
+class PeerDisconnected(Cancelled):
     """The other side left, or does not take what it is sent. `close_code` is its own, or 1006."""
 
     def __init__(self, close_code: int) -> None:
@@ -22,7 +22,7 @@ class SocketLeft(Cancelled):
         self.close_code = close_code
 
 
-class Socket:
+class WebSocket:
     """An accepted WebSocket. One task reads and one writes."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
@@ -38,11 +38,11 @@ class Socket:
         """The next message, never empty.
 
         Raises:
-            SocketLeft. InvalidRequest: text, nothing, or too much.
+            PeerDisconnected. InvalidRequest: text, nothing, or too much.
         """
         message = await self._receive()
         if message["type"] == "websocket.disconnect":
-            raise SocketLeft(message.get("code", 1006))
+            raise PeerDisconnected(message.get("code", 1006))
         if not (data := message.get("bytes")):
             raise InvalidRequest("A message of the stream is not binary.")
         if len(data) > MESSAGE_LIMIT_B:
@@ -53,13 +53,13 @@ class Socket:
         """Send a message; waits while the other side is behind.
 
         Raises:
-            SocketLeft: also when it took nothing for `STALL_LIMIT_S`.
+            PeerDisconnected: also when it took nothing for `STALL_LIMIT_S`.
         """
         try:
             async with asyncio.timeout(STALL_LIMIT_S):
                 await self._send({"type": "websocket.send", "bytes": data})
         except OSError as error:  # the server's own error for a client that is gone, and the timeout
-            raise SocketLeft(1006) from error
+            raise PeerDisconnected(1006) from error
 
     async def close(self) -> None:
         """End it. It may have ended."""

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from wrenn.agent.sandboxes import RunningSandbox
-from wrenn.agent.sandboxes.running import Passage
+from wrenn.agent.sandboxes.running import GuestStream
 from wrenn.base.errors import InvalidState
 from wrenn.base.secrets import Secret
 from wrenn.guest import GuestConnection
@@ -45,12 +45,12 @@ async def running() -> AsyncIterator[RunningSandbox]:
 
 async def test_only_a_request_without_answer_and_traffic_are_use(running: RunningSandbox) -> None:
     clock = Clock()
-    async with running.pass_through(clock) as passage:
+    async with running.open_stream(clock) as stream:
         clock.time += 50
         assert running.idle_s(clock) == 0
-        passage.opened(has_end=True)
+        stream.mark_open(is_finite=True)
         assert running.idle_s(clock) == 50
-        passage.moved()
+        stream.mark_active()
         clock.time += 7
         assert running.idle_s(clock) == 7
 
@@ -63,22 +63,22 @@ async def test_only_a_request_without_answer_and_traffic_are_use(running: Runnin
         assert running.idle_s(clock) == 3
     # That a silent connection ends is no use either.
     assert running.idle_s(clock) == 3
-    async with running.pass_through(clock):
+    async with running.open_stream(clock):
         clock.time += 5
     assert running.idle_s(clock) == 0
 
 
-@pytest.mark.parametrize("has_end", [True, False])
+@pytest.mark.parametrize("is_finite", [True, False])
 async def test_a_pause_waits_for_what_ends_and_cuts_the_rest(
-    running: RunningSandbox, *, has_end: bool
+    running: RunningSandbox, *, is_finite: bool
 ) -> None:
     opened, go_on = asyncio.Event(), asyncio.Event()
-    passages: list[Passage] = []
+    guest_streams: list[GuestStream] = []
 
     async def visit() -> None:
-        async with running.pass_through(Clock()) as passage:
-            passages.append(passage)
-            passage.opened(has_end=has_end)
+        async with running.open_stream(Clock()) as stream:
+            guest_streams.append(stream)
+            stream.mark_open(is_finite=is_finite)
             opened.set()
             await go_on.wait()
 
@@ -88,15 +88,15 @@ async def test_a_pause_waits_for_what_ends_and_cuts_the_rest(
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     with pytest.raises(InvalidState, match="being paused"):
-        async with running.pass_through(Clock()):
+        async with running.open_stream(Clock()):
             pass
-    if has_end:
+    if is_finite:
         assert not draining.done()
         go_on.set()
         await task
     await draining
     await running.disconnect("The call was cut off.")
-    if not has_end:
+    if not is_finite:
         with pytest.raises(InvalidState, match="cut off"):
             await task
-    assert running.ports is passages[0].ports
+    assert running.ports is guest_streams[0].ports

@@ -1,6 +1,6 @@
 """What of bases, snapshots and layers is wanted, and the collector that removes the rest.
 
-Wanted is what journals and kept snapshots name, and what wanted snapshots name in turn. There are no counters.
+Referenced is what journals and kept snapshots name, and what wanted snapshots name in turn. There are no counters.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _REST_S: Final = 0.2
 
 
 @dataclass(slots=True)
-class Wanted:
+class Referenced:
     """Names of what must stay.
 
     Attributes:
@@ -48,12 +48,14 @@ class Wanted:
     missing: set[str] = field(default_factory=set[str])
 
 
-def find_wanted(layout: Layout, layer_ids: Iterable[str], records: Iterable[Record]) -> Wanted:
+def find_referenced(layout: Layout, layer_ids: Iterable[str], records: Iterable[Record]) -> Referenced:
     """Follow the names from the journals and the kept snapshots. `layer_ids` are the layers that are there."""
-    wanted = Wanted()
+    wanted = Referenced()
     there = set(layer_ids)
     todo = [
-        name for name in snapshots.snapshots_in(layout.snapshots) if snapshots.is_kept(layout.snapshots, name)
+        name
+        for name in snapshots.snapshot_ids(layout.snapshots)
+        if snapshots.is_pinned(layout.snapshots, name)
     ]
     told: set[str] = set()
     for record in records:
@@ -89,7 +91,7 @@ def find_wanted(layout: Layout, layer_ids: Iterable[str], records: Iterable[Reco
     return wanted
 
 
-class Garbage:
+class GarbageCollector:
     """The collector. `records` are the journals of all sandboxes as they are now."""
 
     def __init__(
@@ -137,8 +139,8 @@ class Garbage:
             return gone
         gone.mkdir(mode=0o700)
         layer_ids = self._driver.disks.list_ids()
-        wanted = find_wanted(self._layout, layer_ids, self._records())
-        for name in list(snapshots.snapshots_in(self._layout.snapshots)):
+        wanted = find_referenced(self._layout, layer_ids, self._records())
+        for name in list(snapshots.snapshot_ids(self._layout.snapshots)):
             if name not in wanted.snapshots:
                 self._forget(name)
                 (self._layout.snapshots / name).rename(gone / name)
@@ -152,7 +154,7 @@ class Garbage:
         for layer in layer_ids:
             if layer not in wanted.layers:
                 self._driver.disks.move_out(layer, gone)
-        for key in self._bases.unwanted(wanted.bases):
+        for key in self._bases.unreferenced(wanted.bases):
             self._bases.remove(key)
             _log.info("base removed", extra={"base": key})
         return gone
