@@ -1,4 +1,4 @@
-"""Host agent: one per machine, owns its VMs. It knows what runs; the database knows what should.
+"""Host agent: one per machine; starts and supervises its VMs.
 
 `sandboxes/` a file a verb, `bases.py` warm snapshots, `recovery/` after a restart, `rpc/` the thin edge, `doctor/` what
 nobody owns.

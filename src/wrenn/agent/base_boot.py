@@ -1,4 +1,4 @@
-"""Make a base by a cold boot: wait for the guest agent, warm the guest up, freeze it, save.
+"""Makes a base by a cold boot: waits for the guest agent, warms the guest up, suspends the VM, and saves it.
 
 It is warmed up by what users run first, so that this is in the guest's page cache.
 """
@@ -41,7 +41,7 @@ _WARM_UP: Final = (
 
 @dataclass(frozen=True, slots=True)
 class BootedBases:
-    """See `wrenn.agent.bases.BaseMaker`. The templates are those in `images_dir`."""
+    """Makes bases by booting the templates in `images_dir`. Implements `wrenn.agent.bases.BaseMaker`."""
 
     images_dir: Path
     driver: Driver
@@ -51,11 +51,11 @@ class BootedBases:
     guest_dns: str
 
     def templates(self) -> list[str]:
-        """Names of the templates that are built."""
+        """Return the names of the templates that are built, sorted."""
         return sorted(p.parent.name for p in (self.images_dir / "templates").glob("*/manifest.json"))
 
     def facts(self, template: str, shape: Shape) -> Facts:
-        """What a base of today is made of."""
+        """Return everything that determines the content of a base made now: image, kernel, VMM, shape and so on."""
         images = load_images(self.images_dir, template=template)
         return {
             "template": template,
@@ -73,12 +73,12 @@ class BootedBases:
         }
 
     def metadata(self, template: str) -> Mapping[str, str]:
-        """Versions of kernel and guest agent."""
+        """Return the versions of the kernel and the guest agent."""
         images = load_images(self.images_dir, template=template)
         return {"kernel_version": images.kernel_version, "envd_version": images.envd_digest[:12]}
 
     async def make(self, undo: Undo, draft: Path, key: str, template: str, shape: Shape) -> None:
-        """Boot the template in its draft, warm it up, and save it."""
+        """Boot the template in `draft`, run the warm-up commands in it, and save memory and device state."""
         images = load_images(self.images_dir, template=template)
         name = f"base-{key}"
         slot = await self.slots.acquire(name)

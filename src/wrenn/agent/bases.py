@@ -1,4 +1,4 @@
-"""The bases of a host: every template is booted once per shape, and from then on every create is a restore.
+"""The bases of a host: each template is booted once per shape; every later create restores that base.
 
 This file decides when a base is made, found damaged, or no longer kept; how one is made is its maker's business (`base_boot.py`).
 Single-flight: however many ask at once, one is made.
@@ -33,14 +33,14 @@ _DRAFT_PREFIX: Final = ".draft-"
 
 
 class BaseMaker(Protocol):
-    """Makes bases: knows the templates, and what a base of one depends on."""
+    """Makes bases. It knows the templates and everything that a base of one depends on."""
 
     def templates(self) -> list[str]:
-        """Names of the templates of this host."""
+        """Return the names of the templates of this host."""
         ...
 
     def facts(self, template: str, shape: Shape) -> Facts:
-        """What a base of today is made of.
+        """Return everything that determines the content of a base made now.
 
         Raises:
             NotFound: no such template. InvalidState: it is damaged.
@@ -48,24 +48,24 @@ class BaseMaker(Protocol):
         ...
 
     def metadata(self, template: str) -> Mapping[str, str]:
-        """The versions that a base of today is made with, for people. Raises as `facts`."""
+        """Return the versions that a base made now would contain, for display. Raises as `facts`."""
         ...
 
     async def make(self, undo: Undo, draft: Path, key: str, template: str, shape: Shape) -> None:
-        """Make all files of the base in the folder `draft`, but for the manifest. Its undo steps are pushed on `undo`."""
+        """Make all files of the base in `draft`, except for the manifest, and push the undo steps onto `undo`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ReadyBase:
-    """A base that was found whole, and the versions that it was made with, for people."""
+    """A base that was checked, with the versions that it was made from, for display."""
 
     key: str
     metadata: Mapping[str, str]
 
 
 class Bases:
-    """The bases of this host."""
+    """The bases of this host: finds, makes, and removes them."""
 
     def __init__(
         self, *, layout: Layout, driver: Driver, maker: BaseMaker, metadata: Mapping[str, str]
@@ -79,13 +79,13 @@ class Bases:
         self._making: dict[str, asyncio.Task[ReadyBase]] = {}
 
     def sweep(self) -> None:
-        """Remove what a killed agent left half made."""
+        """Remove drafts that a killed agent left behind."""
         self._layout.bases.mkdir(mode=0o700, exist_ok=True)
         for draft in self._layout.bases.glob(f"{_DRAFT_PREFIX}*"):
             remove_tree(draft)
 
     def unreferenced(self, named: Container[str]) -> list[str]:
-        """Keys of the bases that may go: not `named`, and of no use to a create of today, or too many.
+        """Return the keys of bases that can be removed: not in `named`, and outdated or beyond the limit of unused ones.
 
         Every shape costs disk, and anybody may ask for any shape: only so many are kept.
         """
@@ -101,14 +101,14 @@ class Bases:
         return [key for key in (*outdated, *surplus) if self._last_use.get(key, -_IN_USE_S) < recent]
 
     def remove(self, key: str) -> None:
-        """Remove a base. VMs that were made of it run on: they hold what they need open."""
+        """Remove a base. VMs that were restored from it keep running: their files stay open."""
         self._ready.pop(key, None)
         self._last_use.pop(key, None)
         self._driver.memory.forget(ImageRef(key))
         remove_tree(self._layout.bases / key)
 
     def _is_current(self, key: str) -> bool:
-        """Whether a create of today would use it: not a draft, and made of the kernel, image, VMM and so on of today."""
+        """Return whether a create made now would use this base."""
         facts = self._driver.bases.facts_of(key)
         try:
             template, shape = str(facts["template"]), Shape(int(facts["vcpus"]), int(facts["memory_mb"]))
@@ -117,7 +117,7 @@ class Bases:
             return False
 
     async def get(self, template: str, shape: Shape) -> ReadyBase:
-        """The base of `template` in `shape`, made now if there is none.
+        """Return the base of `template` in `shape`; make it first if there is none.
 
         A caller's cancellation does not stop the making: others wait for it too.
 
@@ -137,7 +137,7 @@ class Bases:
         return await asyncio.shield(task)
 
     async def close(self) -> None:
-        """Stop what is being made."""
+        """Cancel all bases that are being made."""
         tasks = list(self._making.values())
         for task in tasks:
             task.cancel()

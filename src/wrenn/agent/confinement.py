@@ -1,4 +1,4 @@
-"""What a VMM may take of the host."""
+"""Limits for VMM processes: cgroup, user and maximum file size."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _REMOVE_TIMEOUT_S: Final = 10.0
 
 
 def layer_limit_b(disk_mb: int) -> int:
-    """What the layer of a disk of this size can come to when all of it was written."""
+    """Return the largest size of a layer file, in bytes, for a disk of this size."""
     return disk_mb * MIB + disk_mb * MIB // _LAYER_OVERHEAD
 
 
 def file_limit_b(shape: Shape, disk_mb: int, share_b: int) -> int:
-    """Size up to which a VMM may make a file larger, however late the watch of the disk is.
+    """Return the largest file that a VMM may write (RLIMIT_FSIZE), in bytes.
 
     That is the sandbox's share of the host's disk and what the watch may miss; at least what the layer of a disk of this size, or
     a memory image, can come to. A VMM that does what it should never meets it.
@@ -44,29 +44,29 @@ def file_limit_b(shape: Shape, disk_mb: int, share_b: int) -> int:
 
 
 class Confiner(Protocol):
-    """Limits what the processes of one machine may take, and finds them again by the machine's name."""
+    """Limits the processes of a machine, and finds them by the machine's name."""
 
     def confine(
         self, name: str, slot_index: int, shape: Shape, *, file_size_b: int, io_b_per_s: int = 0
     ) -> Confinement:
-        """Prepare the limits of `name` and say as whom the VMM in this slot runs. May be called again for the same name."""
+        """Create the limits of `name` and return the user and cgroup for the VMM in this slot. Idempotent."""
         ...
 
     async def release(self, name: str) -> None:
-        """Kill what is left of `name`, wait until it is gone, and forget it; none is fine."""
+        """Kill all processes of `name`, wait for their exit, and remove the limits. An unknown name is ignored."""
         ...
 
     def names(self) -> list[str]:
-        """Who has processes or limits, journalled or not."""
+        """Return the names that have processes or limits, whether or not a journal mentions them."""
         ...
 
     def raise_file_limit(self, process: ProcessRef, size_b: int, *, at_least_b: int) -> bool:
-        """Let a running VMM make files of this size; whether it may make files of at least `at_least_b` now."""
+        """Raise the file size limit of a running VMM. Return whether the limit is now at least `at_least_b`."""
         ...
 
 
 class CgroupConfiner:
-    """Confines VMMs by cgroups, and each to a user of its own."""
+    """Limits VMMs with one cgroup and one user id each."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -74,7 +74,7 @@ class CgroupConfiner:
     def confine(
         self, name: str, slot_index: int, shape: Shape, *, file_size_b: int, io_b_per_s: int = 0
     ) -> Confinement:
-        """Make the cgroup of `name`."""
+        """Create the cgroup of `name`."""
         limits = cgroups.Limits(
             memory_b=_MEMORY_COPIES * shape.memory_mb * MIB + _VMM_OVERHEAD_B,
             cpus=shape.vcpus + _CPU_OVERHEAD,
@@ -90,13 +90,13 @@ class CgroupConfiner:
         )
 
     async def release(self, name: str) -> None:
-        """Kill what is left in the cgroup of `name` and remove it."""
+        """Kill the processes in the cgroup of `name` and remove it."""
         await cgroups.remove(self._layout.cgroup(name), timeout_s=_REMOVE_TIMEOUT_S)
 
     def names(self) -> list[str]:
-        """Who has a cgroup."""
+        """Return the names that have a cgroup."""
         return cgroups.children(self._layout.cgroup_root)
 
     def raise_file_limit(self, process: ProcessRef, size_b: int, *, at_least_b: int) -> bool:
-        """Raise the limit of the process, as far as the host may."""
+        """Raise RLIMIT_FSIZE of the process as far as this host permits."""
         return raise_file_limit(process.pid, size_b) or file_limit_of(process.pid) >= at_least_b

@@ -1,4 +1,4 @@
-"""What does not change while the agent runs, and the few lists that do."""
+"""Facts about this host for `GetHost`: constants, and functions for the few lists that change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wrenn.agent.warm_up import WarmUp
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """Identity of this host for `GetHost`."""
+    """Facts about this host for `GetHost`."""
 
     data_dir: Path
     agent_version: str

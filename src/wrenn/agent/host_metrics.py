@@ -1,4 +1,4 @@
-"""What the agent tells Prometheus: its sandboxes by state, and how much of the host is taken."""
+"""Prometheus metrics of the agent: sandboxes by state, and use of the host's resources."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wrenn.telemetry import Metrics
 
 
 class HostMetrics:
-    """Gauges of one host, brought up to date before each scrape."""
+    """Gauges of one host, updated before each scrape."""
 
     def __init__(self, metrics: Metrics, *, data_dir: Path, sandboxes: Sandboxes) -> None:
         self._data_dir = data_dir

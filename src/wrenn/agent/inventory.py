@@ -1,4 +1,4 @@
-"""What this machine is and how much of it is taken."""
+"""Measures the machine: CPU cores, memory and disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MEMINFO: Final = Path("/proc/meminfo")
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Size of the machine and what is free now."""
+    """The machine's size and free resources."""
 
     cpu_cores: int
     memory_b: int
@@ -25,7 +25,7 @@ class Machine:
 
 
 def measure(data_dir: Path) -> Machine:
-    """Look at the machine; the disk is the one that holds `data_dir`."""
+    """Measure the machine; disk figures are for the file system of `data_dir`."""
     meminfo = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
 
     def kilobytes(name: str) -> int:

@@ -1,4 +1,4 @@
-"""Where the agent keeps things in the data folder, and what it calls things on the machine."""
+"""Paths in the data folder and names of resources on the machine."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ _SLOTS_PER_BLOCK: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Paths and names of one installation."""
+    """Paths and resource names of one installation."""
 
     data_dir: Path
     block: Block
 
     @property
     def sandboxes(self) -> Path:
-        """One folder a sandbox."""
+        """Parent of the folders of all sandboxes."""
         return self.data_dir / "sandboxes"
 
     @property
     def folders(self) -> Folders:
-        """Those that it shares with the driver."""
+        """The folders that the agent shares with the driver."""
         return Folders(self.data_dir)
 
     @property
     def bases(self) -> Path:
-        """One folder a base."""
+        """Parent of the folders of all bases."""
         return self.folders.bases
 
     @property
     def snapshots(self) -> Path:
-        """One folder a snapshot."""
+        """Parent of the folders of all snapshots."""
         return self.folders.snapshots
 
     @property
     def layers(self) -> Path:
-        """The layers of root disks, written or frozen."""
+        """Folder of the root disks' layers."""
         return self.folders.layers
 
     @property
@@ -54,16 +54,16 @@ class Layout:
 
     @property
     def lock(self) -> Path:
-        """Held by the one agent of this installation."""
+        """Lock file that permits one agent per installation."""
         return self.data_dir / "agent.lock"
 
     @property
     def pki(self) -> Path:
-        """Certificates."""
+        """Folder of the certificates."""
         return self.data_dir / "pki"
 
     def sandbox(self, sandbox_id: SandboxId) -> Path:
-        """Folder of one sandbox."""
+        """Return the folder of one sandbox."""
         return self.sandboxes / str(sandbox_id)
 
     @property
@@ -72,9 +72,9 @@ class Layout:
         return f"wrenn-{self.block.index}"
 
     def cgroup(self, name: str) -> str:
-        """Cgroup of a sandbox or base."""
+        """Return the cgroup of a sandbox or base."""
         return f"{self.cgroup_root}/{name}"
 
     def vmm_uid(self, slot_index: int) -> int:
-        """The user that the VMM in this slot runs as: no two VMMs on the machine share one."""
+        """Return the user id for the VMM in this slot, unique among all VMMs on the machine."""
         return _FIRST_VMM_UID + self.block.index * _SLOTS_PER_BLOCK + slot_index

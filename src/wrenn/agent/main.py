@@ -1,4 +1,4 @@
-"""`wrenn agent`: serve the host API over mutual TLS until told to stop."""
+"""`wrenn agent`: serves the host API over mutual TLS until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _END_LIMIT_S = 30
 
 
 def server_config(app: App | RequestMetrics, pki: Path, settings: Settings) -> uvicorn.Config:
-    """How the host API is served: to whom has a certificate of the internal CA in `pki`."""
+    """Return the server configuration: mutual TLS with the internal CA in `pki`."""
     config = uvicorn.Config(
         app,
         host=settings.listen_host,
@@ -54,7 +54,7 @@ def server_config(app: App | RequestMetrics, pki: Path, settings: Settings) -> u
 
 
 async def serve(settings: Settings, host: Host | None = None) -> None:
-    """Run until SIGTERM or SIGINT. Sandboxes run on. Tests may give it another host than this machine with QEMU."""
+    """Serve until SIGTERM or SIGINT; sandboxes keep running afterwards. Tests may pass another `host` than this machine."""
     dump_stacks_on_signal()
     metrics = Metrics()
     async with running_agent(settings, host) as agent, serving_metrics(metrics, settings.metrics):
@@ -74,7 +74,7 @@ async def serve(settings: Settings, host: Host | None = None) -> None:
 
 
 def main(host: Host | None = None) -> None:
-    """Entry point; exits with 1 and one sentence when it cannot start."""
+    """Entry point; exits with 1 and a one-sentence message if the agent cannot start."""
     configure_logging()
     raise_descriptor_limit()
     settings = Settings.from_environment()

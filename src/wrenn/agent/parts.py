@@ -1,4 +1,4 @@
-"""The parts of an agent that reach the machine: those of a real host, and the interface by which tests give it others."""
+"""Interface between the agent and the machine it runs on, and its implementation for a real host with QEMU."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _PATH_LIMIT: Final = 59
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What an agent works with."""
+    """The machine-dependent parts of an agent: driver, network slots, confinement and base maker."""
 
     driver: Driver
     slots: SlotPool
@@ -48,10 +48,10 @@ class Parts:
 
 
 class Host(Protocol):
-    """Where an agent runs."""
+    """Provides the machine-dependent parts of an agent."""
 
     def layout(self, settings: Settings) -> Layout:
-        """The installation in the data folder, claimed if it is new.
+        """Return the layout of the installation in the data folder; claim resources for a new one.
 
         Raises:
             InvalidRequest, InvalidState, NoCapacity: no agent can run here.
@@ -59,15 +59,15 @@ class Host(Protocol):
         ...
 
     def parts(self, settings: Settings, layout: Layout, tokens: Tokens) -> AbstractAsyncContextManager[Parts]:
-        """The parts, until the end of the context, where the driver is closed and VMs run on."""
+        """Return a context that provides the parts; leaving it closes the driver. VMs keep running."""
         ...
 
 
 class QemuHost:
-    """This machine, with virtual machines under QEMU. See `Host`."""
+    """The real machine, with VMs under QEMU. Implements `Host`."""
 
     def layout(self, settings: Settings) -> Layout:
-        """Claim a network block."""
+        """Check the machine's prerequisites and claim a network block for the data folder."""
         if missing := missing_controllers():
             raise InvalidState(
                 f"Sandboxes cannot be limited: this machine has no cgroup controller {', '.join(missing)}."
@@ -79,7 +79,7 @@ class QemuHost:
 
     @asynccontextmanager
     async def parts(self, settings: Settings, layout: Layout, tokens: Tokens) -> AsyncGenerator[Parts]:
-        """Find out what this machine can do, and prepare QEMU.
+        """Choose the accelerator, prepare QEMU and the network, and yield the parts.
 
         Raises:
             NotFound: kernel or template are not built; the message says how.

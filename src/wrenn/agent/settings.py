@@ -1,4 +1,4 @@
-"""Settings of the agent, from the environment. Documented in docs/reference/settings.md."""
+"""Settings of the agent from the environment; docs/reference/settings.md lists them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WARM_TEMPLATE: Final = f"{DEFAULT_TEMPLATE}:{DEFAULT_VCPUS}:{DEFAULT_MEMORY_MB}
 
 @dataclass(frozen=True, slots=True)
 class WarmTemplate:
-    """A template and the shape that it is booted in."""
+    """The template and shape that the agent boots at start-up."""
 
     template: str
     shape: Shape
@@ -30,7 +30,7 @@ class WarmTemplate:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What an agent must know.
+    """Settings of the agent.
 
     Attributes:
         data_dir: the installation's folder.
@@ -70,12 +70,12 @@ class Settings:
 
     @property
     def accelerator_choice(self) -> Path:
-        """What the KVM probe found."""
+        """File that caches the result of the KVM probe."""
         return self.data_dir / "accelerator.json"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """Read `WRENN_*`; see docs/reference/settings.md."""
+        """Read the `WRENN_*` environment variables; docs/reference/settings.md lists them."""
         data_dir = Path(environment.get("WRENN_DATA_DIR", str(DEFAULT_DATA_DIR)))
         host, _, port = environment.get("WRENN_AGENT_LISTEN", "127.0.0.1:8010").rpartition(":")
         return cls(
@@ -103,7 +103,7 @@ class Settings:
 
 
 def _warm_template(text: str) -> WarmTemplate | None:
-    """`template:vcpus:memory_mb`, or empty for none. Raises InvalidRequest."""
+    """Parse `template:vcpus:memory_mb`; empty means none. Raises InvalidRequest."""
     if not text:
         return None
     try:

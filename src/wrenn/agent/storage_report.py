@@ -1,4 +1,4 @@
-"""`wrenn storage`: what uses the disk, with shared parts counted once."""
+"""`wrenn storage`: reports disk use; files shared by several users are counted once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _IMAGE: Final = "rootfs.ext4"
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """One user of the disk.
+    """The disk use of one sandbox, snapshot or base.
 
     Attributes:
         kind: `sandbox`, `snapshot` (one that is kept: a template) or `base`.
@@ -40,14 +40,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class StorageReport:
-    """Who uses the disk, and all of it together."""
+    """Disk use by user, and in total."""
 
     usages: list[Usage]
     total_b: int
 
 
 def measure_storage(settings: Settings) -> StorageReport:
-    """Look at the data folder. Changes nothing, needs no running agent.
+    """Measure the data folder. Read-only; works without a running agent.
 
     Raises:
         NotFound: no agent ran on this folder since the machine's boot.
@@ -99,7 +99,7 @@ def _disks(layout: Layout) -> Qcow2Disks:
 
 
 def _needs_of(layout: Layout, name: str) -> set[Path]:
-    """A snapshot's folder and all that it lies on."""
+    """Return a snapshot's folder and everything that it depends on."""
     paths: set[Path] = set()
     while name:
         try:
@@ -113,7 +113,7 @@ def _needs_of(layout: Layout, name: str) -> set[Path]:
 
 
 def _files(paths: Iterable[Path]) -> dict[int, int]:
-    """Bytes on the disk by inode: a file with two names counts once. Templates' images are not counted."""
+    """Return allocated bytes by inode, so that hard links count once. Images of templates are not included."""
     sizes: dict[int, int] = {}
     for path in paths:
         for file in path.iterdir() if path.is_dir() else (path,):

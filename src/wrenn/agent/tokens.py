@@ -1,4 +1,4 @@
-"""Access tokens of the guests: derived, so that none is stored."""
+"""Access tokens of guests, derived from a key, so that no token is stored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KEY_B: Final = 32
 
 
 class Tokens:
-    """HMAC-SHA256 of a name under a key that only root can read."""
+    """Derives tokens: HMAC-SHA256 of a name with a key that only root can read."""
 
     def __init__(self, key: bytes) -> None:
         assert len(key) == _KEY_B, "the agent's key is torn"
@@ -24,7 +24,7 @@ class Tokens:
 
     @classmethod
     def load(cls, path: Path) -> Tokens:
-        """Read the key, made at the first start."""
+        """Read the key; create it if it does not exist."""
         if not path.exists():
             scratch = path.with_name(f".{path.name}.new")
             with contextlib.suppress(FileNotFoundError):
@@ -38,5 +38,5 @@ class Tokens:
         return cls(path.read_bytes())
 
     def of(self, name: str) -> Secret:
-        """The token of the sandbox or base called `name`."""
+        """Return the token of the sandbox or base `name`."""
         return Secret(hmac.new(self._key, name.encode(), hashlib.sha256).hexdigest())

@@ -1,4 +1,4 @@
-"""Waiting for a guest that may never come: its VMM can end first."""
+"""Waits for a guest, but no longer than its VM runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wrenn.vm import Machine
 
 
 async def fail_if_vm_exits(vm: Machine, work: Awaitable[None]) -> None:
-    """Wait for `work`, but not longer than the VM lives.
+    """Wait for `work`; raise AgentFailure if the VM ends first.
 
     Raises:
         AgentFailure: the VM ended first; `context` has the ends of its log and console.

@@ -1,4 +1,4 @@
-"""The template that most sandboxes are created from is booted when the agent starts, so that the first create is a restore."""
+"""Boots the default template when the agent starts, so that the first create can restore it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class WarmUp:
-    """Makes one base in the background. A create that needs the same base joins in.
+    """Makes one base in the background. A create that needs the same base waits for it.
 
     Attributes:
         is_running: whether it has still to end.
@@ -27,7 +27,7 @@ class WarmUp:
     failure: str = ""
 
     async def run(self) -> None:
-        """Make the base. Never raises but on cancellation."""
+        """Make the base. Errors are stored in `failure`, not raised."""
         if self.wanted is None:
             return
         self.is_running = True

@@ -1,4 +1,4 @@
-"""The one place where the agent's objects are built."""
+"""Builds all objects of the agent."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from wrenn.base.errors import Conflict
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """A running agent: its application and what the application serves."""
+    """A running agent: its ASGI application and the objects behind it."""
 
     app: App
     sandboxes: Sandboxes
@@ -47,7 +47,7 @@ class Agent:
 
 @asynccontextmanager
 async def running_agent(settings: Settings, host: Host | None = None) -> AsyncGenerator[Agent]:
-    """Build the agent, recover what a former one left, and let go of everything at the end; VMs run on.
+    """Build the agent, recover sandboxes of a former one, and close everything at the end; VMs keep running.
 
     Tests may give it another `host` than this machine with QEMU.
 

@@ -1,4 +1,4 @@
-"""Errors about stored things that are not what was written."""
+"""Errors for stored files that are missing or differ from what was written."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from wrenn.base.errors import AgentFailure, InternalError
 
 
 class DamagedSnapshot(AgentFailure):
-    """A file of a snapshot is missing, torn, altered, or of another version. It is never restored."""
+    """A file of a snapshot is missing, truncated, altered, or of another version. The snapshot is never restored."""
 
 
 class DamagedBase(InternalError):
-    """A base is torn or altered. It must be removed and made again."""
+    """A file of a base is missing or altered. The base must be made again."""

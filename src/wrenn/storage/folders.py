@@ -1,4 +1,4 @@
-"""Where an installation keeps what sandboxes are made of."""
+"""The folders of an installation that hold bases, snapshots and layers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """The folders below a data folder that the agent and a VM driver share."""
+    """The folders that the agent and a VM driver share."""
 
     data_dir: Path
 

@@ -1,4 +1,4 @@
-"""Layers of root disks: one VM writes a layer; once frozen it never changes and may be shared.
+"""Layers of root disks. One VM writes a layer; a frozen layer never changes and may be shared.
 
 What a layer is on the disk only its driver knows (`wrenn.vm.disks`). Rules: docs/design/snapshots.md.
 """
@@ -15,7 +15,7 @@ LAYER_PREFIX: Final = "layer-"
 
 @dataclass(frozen=True, slots=True)
 class LayerSeal:
-    """What a frozen layer was: its name, its size, and a digest of its content; empty where it is too large for one."""
+    """Identifies a frozen layer's content: id, size, and a digest, which is empty for large layers."""
 
     layer_id: str
     size_b: int
@@ -23,5 +23,5 @@ class LayerSeal:
 
 
 def new_layer_id() -> str:
-    """A name for a new layer; short enough for a block node of QEMU (31 characters)."""
+    """Return a new layer id; short enough for a QEMU block node name (31 characters)."""
     return LAYER_PREFIX + random_hex(8)

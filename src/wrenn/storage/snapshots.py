@@ -1,4 +1,4 @@
-"""Snapshots: what a VM was at one moment. A folder with what its driver saved, and `manifest.json`, which comes last.
+"""Snapshots: saved states of VMs. A folder with the driver's files and `manifest.json`, which is written last.
 
 No manifest, no snapshot. It is never changed after that, but for the file `kept`. Formats: docs/design/snapshots.md.
 """
@@ -28,7 +28,7 @@ _BLOCK_B: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class MemorySeal:
-    """Sizes and digests of what a driver saved of a VM's memory and devices."""
+    """Sizes and digests of a VM's saved memory and device state."""
 
     memory_size_b: int = 0
     memory_digest: str = ""
@@ -38,7 +38,7 @@ class MemorySeal:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a snapshot is made of and bound to.
+    """The content of a snapshot's manifest.
 
     Attributes:
         sandbox_id: whose access token the guest expects.
@@ -72,20 +72,20 @@ class Manifest:
 
     @property
     def layer_ids(self) -> tuple[str, ...]:
-        """Names of its layers, newest first."""
+        """Ids of its layers, newest first."""
         return tuple(layer.layer_id for layer in self.layers)
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A snapshot on the disk."""
+    """A snapshot on disk."""
 
     manifest: Manifest
     directory: Path
 
     @property
     def size_b(self) -> int:
-        """Bytes that what was saved of its VM takes on the disk, without layers."""
+        """Bytes that the VM's saved files take on disk, without layers."""
         return allocated_b(self.directory)
 
     def pin(self) -> None:
@@ -109,7 +109,7 @@ def unpin(root: Path, snapshot_id: str) -> None:
 
 
 def allocated_b(directory: Path) -> int:
-    """Bytes that what was saved of a VM takes on the disk. Files that are missing, or being removed, take none."""
+    """Return the bytes that a VM's saved files take on disk. Files that are missing or being removed count as 0."""
     size_b = 0
     for path in _vm_files(directory):
         with suppress(FileNotFoundError):
@@ -118,7 +118,7 @@ def allocated_b(directory: Path) -> int:
 
 
 def link_files(source: Path, destination: Path) -> None:
-    """Have the snapshot folder `destination` hold what `source` holds of its VM. Blocking. Raises StorageFull."""
+    """Hard-link or copy the VM's saved files from the snapshot folder `source` to `destination`. Blocking. Raises StorageFull."""
     for path in _vm_files(source):
         link_or_copy(path, destination / path.name)
 
@@ -131,12 +131,12 @@ def _vm_files(directory: Path) -> list[Path]:
 
 
 def draft_path(root: Path, snapshot_id: str) -> Path:
-    """Where a snapshot is put together."""
+    """Return the folder in which a snapshot is prepared."""
     return root / f"{_DRAFT_PREFIX}{snapshot_id}"
 
 
 def publish(draft: Path, root: Path, manifest: Manifest) -> Snapshot:
-    """Make the finished folder `draft` the snapshot of this manifest, at once. It survives any process's death.
+    """Atomically make the finished folder `draft` the snapshot of this manifest. It survives the death of any process.
 
     Raises:
         StorageFull: no room; the draft is still there.
@@ -152,14 +152,14 @@ def publish(draft: Path, root: Path, manifest: Manifest) -> Snapshot:
 
 
 def flush(snapshot: Snapshot) -> None:
-    """Make its own files survive a power cut too, not its layers. Blocking. Raises FileNotFoundError: one is gone by now."""
+    """Flush the snapshot's own files, without layers, to disk. Blocking. Raises FileNotFoundError if one is missing."""
     for path in (*_vm_files(snapshot.directory), snapshot.directory / _MANIFEST, snapshot.directory):
         fsync_path(path)
     fsync_path(snapshot.directory.parent)
 
 
 def find(root: Path, snapshot_id: str) -> Snapshot:
-    """The snapshot of this id. Only its manifest is looked at.
+    """Return the snapshot of this id. Only its manifest is checked.
 
     Raises:
         NotFound: there is none. DamagedSnapshot: its manifest is not what was written.
@@ -186,14 +186,14 @@ def find(root: Path, snapshot_id: str) -> Snapshot:
 
 
 def snapshot_ids(root: Path) -> Iterator[str]:
-    """Ids of all snapshots, damaged ones too; none while there is no such folder."""
+    """Yield the ids of all snapshots, including damaged ones."""
     for path in sorted(root.iterdir()) if root.is_dir() else ():
         if not path.name.startswith("."):
             yield path.name
 
 
 def pinned_snapshots(root: Path) -> Iterator[Snapshot]:
-    """All snapshots that are kept and whose manifests can be read."""
+    """Yield all pinned snapshots whose manifests can be read."""
     for name in snapshot_ids(root):
         if is_pinned(root, name):
             with suppress(NotFound, DamagedSnapshot):
@@ -201,7 +201,7 @@ def pinned_snapshots(root: Path) -> Iterator[Snapshot]:
 
 
 def drafts(root: Path) -> list[Path]:
-    """Folders of snapshots that were never finished, or are being made now."""
+    """Return folders of snapshots that were never finished, or are being prepared now."""
     return sorted(root.glob(f"{_DRAFT_PREFIX}*"))
 
 

@@ -1,4 +1,4 @@
-"""Virtual machines: what a driver promises (`driver.py` and the files of its parts) and the drivers."""
+"""Virtual machines: the interface of VM drivers (`driver.py` and the modules it imports), and the drivers."""
 
 from wrenn.vm.bases import BaseStore, Facts
 from wrenn.vm.disks import DiskChain, DiskRef

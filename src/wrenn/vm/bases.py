@@ -1,4 +1,4 @@
-"""The stored bases of a host: what machines of one template and shape are restored from."""
+"""Interface to the stored bases of a host, from which VMs of one template and shape are restored."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Facts = Mapping[str, str | int]
 
 
 def base_key(facts: Facts) -> str:
-    """The name of the base that these facts determine: a new kernel, guest agent, VMM or image is another base."""
+    """Return the base's name, a digest of its facts: a new kernel, guest agent, VMM or image gives another name."""
     text = json.dumps({"format": BASE_FORMAT, **facts}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:_KEY_LENGTH]
 
 
 class BaseStore(Protocol):
-    """Bases, each a folder named by its key. A base is never changed after it was published. All methods block."""
+    """The stored bases of a host, each a folder named by its key. A published base never changes. All methods block."""
 
     def publish(self, draft: Path, *, key: str, facts: Facts) -> None:
-        """Make the finished folder `draft` the base of this key, durably and at once; one that was there is replaced.
+        """Atomically and durably make the finished folder `draft` the base `key`, replacing an existing one.
 
         Raises:
             StorageFull: no room; the draft is still there.
@@ -34,7 +34,7 @@ class BaseStore(Protocol):
         ...
 
     def find(self, key: str) -> bool:
-        """Whether there is such a base. Small files are checked; memory is checked when it is loaded.
+        """Return whether the base exists. Small files are checked here, memory when it is loaded.
 
         Raises:
             DamagedBase: it is there and not as it was made.
@@ -42,7 +42,7 @@ class BaseStore(Protocol):
         ...
 
     def content_digest(self, key: str) -> str:
-        """What the base holds, in short: one that was made again under the same key has another digest.
+        """Return a digest of the base's content; a base that was made again under the same key has another one.
 
         Raises:
             DamagedBase: it is missing, or not as it was made.
@@ -50,5 +50,5 @@ class BaseStore(Protocol):
         ...
 
     def facts_of(self, key: str) -> dict[str, str | int]:
-        """What a base was made of; empty when it is no whole base."""
+        """Return the facts that a base was made from; empty if it is missing or damaged."""
         ...

@@ -1,4 +1,4 @@
-"""The root disks of a host. The agent knows layers by id and decides their order; only a driver knows what a layer is."""
+"""Interface to root disks. The agent orders layers by id; only a driver knows their format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wrenn.storage.layers import LayerSeal
 
 @dataclass(frozen=True, slots=True)
 class DiskRef:
-    """A root disk.
+    """A root disk: a chain of layers on a base.
 
     Attributes:
         layers: ids, newest first. The first one is written, the others are frozen.
@@ -24,14 +24,14 @@ class DiskRef:
 
 
 class DiskChain(Protocol):
-    """The layers of all root disks of a host. What is not `async` blocks; a layer that is read is frozen."""
+    """The layers of all root disks of a host. Methods that are not `async` block."""
 
     def list_ids(self) -> list[str]:
-        """Ids of all layers, in ascending order."""
+        """Return the ids of all layers, sorted."""
         ...
 
     async def create(self, layer_id: str, below: DiskRef, *, size_b: int, copy_of: str = "") -> None:
-        """Make a new layer, to be written by one machine.
+        """Create a layer, to be written by one VM.
 
         Args:
             layer_id: its id.
@@ -45,7 +45,7 @@ class DiskChain(Protocol):
         ...
 
     def seal(self, layer_id: str) -> LayerSeal:
-        """What the frozen layer is now. Nobody can write it from here on, except who has it open."""
+        """Return the seal of a frozen layer and make its file read-only for everybody who does not have it open."""
         ...
 
     def check(self, expected: LayerSeal) -> None:
@@ -57,15 +57,15 @@ class DiskChain(Protocol):
         ...
 
     def flush(self, layer_ids: Iterable[str]) -> None:
-        """Make frozen layers survive a power cut. Raises FileNotFoundError: one is gone."""
+        """Flush frozen layers to disk, so that they survive a power cut. Raises FileNotFoundError if one is missing."""
         ...
 
     def allocated_b(self, layer_id: str) -> int:
-        """Bytes that a layer takes on the host's disk; 0 when it is gone."""
+        """Return the bytes that a layer takes on the host's disk; 0 if it is missing."""
         ...
 
     def size_b(self, layer_id: str) -> int:
-        """Size of the disk that the frozen layer was made for; a machine that was taken over may have written another one.
+        """Return the disk size that a frozen layer was created for. Untrusted: a compromised VMM can write any value.
 
         Raises:
             FileNotFoundError: it is gone.
@@ -73,13 +73,13 @@ class DiskChain(Protocol):
         ...
 
     def image_size_b(self, base: str) -> int:
-        """Size of the disks over this base that were not given a larger one."""
+        """Return the default size of disks on this base."""
         ...
 
     async def remove(self, layer_id: str) -> None:
-        """Remove a layer. A missing one is fine."""
+        """Remove a layer. A missing one is ignored."""
         ...
 
     def move_out(self, layer_id: str, folder: Path) -> None:
-        """Move a layer into `folder` under its id, in one step: it is no layer any more. The caller removes the folder."""
+        """Atomically move a layer into `folder` under its id; it then no longer exists as a layer."""
         ...

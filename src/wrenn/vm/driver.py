@@ -1,4 +1,4 @@
-"""What a VM driver promises. The agent knows only this page and those of the parts that it names.
+"""Interface of a VM driver. The agent depends only on this module and those that it imports.
 
 A driver has four parts: it starts machines (`machine.py`), keeps the layers of their disks (`disks.py`), what they remember
 (`memory.py`), and the bases that they are restored from (`bases.py`). A machine is started in one of two ways: `boot` (cold, once
@@ -22,7 +22,7 @@ from wrenn.vm.memory import ImageRef, MemoryImages
 
 @dataclass(frozen=True, slots=True, order=True)
 class Shape:
-    """Size of a machine. A snapshot can only be restored in the shape it was made in."""
+    """Size of a VM. A snapshot can only be restored in the shape in which it was saved."""
 
     vcpus: int
     memory_mb: int
@@ -30,7 +30,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What not every driver can do.
+    """Features that not every driver has.
 
     Attributes:
         keeps_memory: what ran in a guest goes on after it was saved and restored. Without it only the disk is kept, and a
@@ -45,21 +45,21 @@ class Capabilities:
 
 
 class Link(Protocol):
-    """The network of one machine."""
+    """The network of one VM."""
 
     @property
     def address(self) -> str:
-        """Where the host reaches the guest."""
+        """Address at which the host reaches the guest."""
         ...
 
     def open_tap(self) -> int:
-        """A descriptor of the tap device, for one VMM; the caller closes it."""
+        """Open the tap device for one VMM and return the descriptor, which the caller closes."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class BootRequest:
-    """A cold boot into `directory`, the folder of a base to be: everything that the base consists of is made there."""
+    """Parameters of a cold boot. All files of the new base are made in `directory`."""
 
     directory: Path
     shape: Shape
@@ -71,7 +71,7 @@ class BootRequest:
 
 @dataclass(frozen=True, slots=True)
 class RestoreRequest:
-    """A restore.
+    """Parameters of a restore.
 
     Attributes:
         directory: folder of the machine's socket and log.
@@ -90,11 +90,11 @@ class RestoreRequest:
 
 
 class Driver(Protocol):
-    """Starts machines with one kind of VMM, and keeps what they are restored from."""
+    """Starts VMs with one kind of VMM, and stores the disks, memory and bases that they are restored from."""
 
     @property
     def vmm(self) -> str:
-        """Name and version, part of what a snapshot is bound to, e.g. `qemu 7.2.22`."""
+        """Name and version of the VMM, e.g. `qemu 7.2.22`. A snapshot can only be restored with the same one."""
         ...
 
     @property
@@ -104,12 +104,12 @@ class Driver(Protocol):
 
     @property
     def machine(self) -> str:
-        """Everything else that a snapshot is bound to: machine type, CPU model, device list."""
+        """Machine type, CPU model and device list. A snapshot can only be restored on the same ones."""
         ...
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do."""
+        """The features of this driver."""
         ...
 
     @property
@@ -119,7 +119,7 @@ class Driver(Protocol):
 
     @property
     def memory(self) -> MemoryImages:
-        """Saved memory, and the images that machines run on."""
+        """Saved memory, and the memory images of running VMs."""
         ...
 
     @property
@@ -128,15 +128,15 @@ class Driver(Protocol):
         ...
 
     async def boot(self, request: BootRequest) -> Machine:
-        """Start a cold boot; returns when the VMM runs, not when the guest is up."""
+        """Start a cold boot; returns when the VMM runs, before the guest is ready."""
         ...
 
     async def save_boot(self, machine: Machine, request: BootRequest) -> None:
-        """Freeze a machine that was booted and write what its base still lacks; the machine can then be killed."""
+        """Suspend a booted VM and write the missing files of its base. The VM can then be killed."""
         ...
 
     async def restore(self, request: RestoreRequest) -> Machine:
-        """Start a restore; returns when the VMM was started and its memory filled. Whether it runs, the guest says.
+        """Start a VM from saved memory; returns when the memory is filled, before the guest has answered.
 
         Raises:
             DamagedBase, DamagedSnapshot: what it starts from is not what was saved. AgentFailure: it did not start.
@@ -144,9 +144,9 @@ class Driver(Protocol):
         ...
 
     async def adopt(self, handle: MachineHandle) -> Machine | None:
-        """The machine of a former agent, or None when it no longer runs."""
+        """Return the VM that a former agent started, or None if it no longer runs."""
         ...
 
     async def close(self) -> None:
-        """Let go of what the driver holds; machines run on."""
+        """Release the driver's resources; VMs keep running."""
         ...

@@ -1,4 +1,4 @@
-"""One running virtual machine, as the agent sees it."""
+"""Interface to one running VM."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wrenn.linux.process import ProcessRef
 
 @dataclass(frozen=True, slots=True)
 class MachineHandle:
-    """What the journal keeps to find a machine again.
+    """What identifies a VM across restarts of the agent; stored in the journal.
 
     Attributes:
         process: the process that ends when the machine does, and with which the machine ends.
@@ -23,34 +23,34 @@ class MachineHandle:
 
 
 class Machine(Protocol):
-    """A running machine. Its methods raise `AgentFailure` when it does not do what it is told."""
+    """A running VM. Its methods raise `AgentFailure` when the VMM fails or has ended."""
 
     @property
     def handle(self) -> MachineHandle:
-        """How to find it again."""
+        """What identifies this VM across restarts of the agent."""
         ...
 
     async def suspend(self) -> None:
-        """Stop the guest; all that it wrote is in its layer then. A frozen machine stays frozen."""
+        """Stop the vCPUs; all data that the guest wrote is then in its layer. Idempotent."""
         ...
 
     async def unsuspend(self) -> None:
-        """Let a frozen machine run on. One that runs is fine."""
+        """Let a suspended VM continue. Ignored if it runs."""
         ...
 
     async def switch_layer(self, layer_id: str) -> None:
-        """Write to this new layer from now on; what was written until now is only read.
+        """Write to the new layer `layer_id` from now on; the former one becomes read-only.
 
         The layer was created over those that the machine has. If this fails, `written_layer` says which one is written.
         """
         ...
 
     async def written_layer(self) -> str:
-        """Id of the layer that the machine writes to. The machine itself is asked, not a record."""
+        """Return the id of the layer that the VM writes to, as reported by the VMM itself."""
         ...
 
     async def merge_layers(self) -> None:
-        """Copy what lies between its layer and the base's disk into its layer; returns when nothing lies there.
+        """Copy the frozen layers above the base's disk into the written layer; returns when none is left between them.
 
         Only where `Capabilities.merges_layers`. The machine runs on meanwhile. A cancellation stops it; what was copied is no
         harm. `freeze` and `switch_layer` end it too.
@@ -58,19 +58,19 @@ class Machine(Protocol):
         ...
 
     async def grow_disk(self, size_b: int) -> None:
-        """Make its disk this large, and tell the guest. One that is so large is fine; the layer grows when it is written."""
+        """Enlarge the disk to `size_b` and notify the guest. Idempotent."""
         ...
 
     async def console(self) -> str:
-        """The end of what the guest wrote to its console, at most 64 KiB."""
+        """Return the end of the guest's console output, at most 64 KiB."""
         ...
 
     def log_tail(self) -> str:
-        """The end of the VMM's own messages, at most some kilobytes."""
+        """Return the end of the VMM's log, at most some kilobytes."""
         ...
 
     async def maintain(self, *, may_unsuspend: bool) -> bool:
-        """Do what a running machine needs every few seconds: what its VMM logs is kept small.
+        """Do the periodic maintenance of a running VM: truncate its log and check whether it stopped.
 
         With `may_unsuspend` one that has stopped, as it does on a full disk, runs on; returns whether it had. Not to be called
         while it is frozen on purpose.
@@ -78,13 +78,13 @@ class Machine(Protocol):
         ...
 
     def disconnect(self) -> None:
-        """Let go of the machine without disturbing it: the agent ends and the machine runs on."""
+        """Close the connection to the VMM; the VM keeps running."""
         ...
 
     async def kill(self) -> None:
-        """End the machine with all its processes and wait until they are gone. Twice is the same as once."""
+        """Kill all processes of the VM and wait until they have exited. Idempotent."""
         ...
 
     async def wait_exit(self) -> None:
-        """Return when the machine has ended, for whatever reason. No deadline of its own."""
+        """Return when the VM has ended, for whatever reason. Has no timeout."""
         ...

@@ -1,4 +1,4 @@
-"""The memory of machines: what is saved of a frozen one, and what machines are restored from."""
+"""Interface to VM memory: saving a suspended VM, and the images that VMs are restored from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OnPartSaved = Callable[[str], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """A memory image: a base, or with `snapshot` that snapshot over the images below it."""
+    """Names a memory image: a base, or with `snapshot` a snapshot on top of the images below it."""
 
     base: str
     snapshot: str = ""
@@ -24,7 +24,7 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class SavedMemory:
-    """What was saved of a machine.
+    """The result of saving a VM's memory.
 
     Attributes:
         parent: snapshot whose image the saved memory lies on; empty: the base's.
@@ -38,10 +38,10 @@ class SavedMemory:
 
 
 class MemoryImages(Protocol):
-    """The memory of all machines of a host. A memory image is never changed. What is not `async` blocks."""
+    """The memory images of a host. A memory image never changes. Methods that are not `async` block."""
 
     async def load(self, image: ImageRef) -> None:
-        """Have the image ready, so that machines on it start at once.
+        """Load the image, so that VMs can be started from it at once.
 
         Raises:
             DamagedBase, DamagedSnapshot: it is not what was saved.
@@ -51,7 +51,7 @@ class MemoryImages(Protocol):
     async def save(
         self, machine: Machine, image: ImageRef, directory: Path, *, on_part_saved: OnPartSaved
     ) -> SavedMemory:
-        """Write memory and device state of the frozen `machine`, which runs on `image`, into the folder of a snapshot.
+        """Write memory and device state of the suspended `machine`, which runs on `image`, to a snapshot's folder.
 
         A driver may store them over another image than `image`; then `SavedMemory.parent` says which.
 
@@ -61,7 +61,7 @@ class MemoryImages(Protocol):
         ...
 
     def check(self, snapshot: Snapshot) -> None:
-        """Compare the files of memory and state with the manifest. The content of large files is checked when it is used.
+        """Compare the sizes and small files with the manifest. Large files are verified when they are used.
 
         Raises:
             DamagedSnapshot: they are not what was saved.
@@ -69,13 +69,13 @@ class MemoryImages(Protocol):
         ...
 
     def verify_memory(self, snapshot: Snapshot) -> None:
-        """Compare all of the memory with its digests. Raises as `check`."""
+        """Verify the digests of all of the memory. Raises as `check`."""
         ...
 
     def forget(self, image: ImageRef) -> None:
-        """Let go of an image that may be removed or replaced; machines on it go on."""
+        """Unload an image that may be removed or replaced; VMs on it keep running."""
         ...
 
     async def close(self) -> None:
-        """Let go of everything that was loaded."""
+        """Unload all images."""
         ...

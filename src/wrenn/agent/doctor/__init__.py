@@ -1,4 +1,4 @@
-"""`wrenn doctor`: is this machine fit, and does it hold anything of ours that nobody owns?
+"""`wrenn doctor`: checks that this machine can run sandboxes, and lists resources of ours that nothing owns.
 
 `machine.py` checks the machine, `owners.py` finds out what is owned, `leftovers.py` lists and removes the rest.
 """
@@ -22,7 +22,7 @@ __all__ = ["Check", "Leftover", "Report", "Severity", "examine", "fix"]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found. The machine is in order when no check failed and nothing is left over.
+    """The result of an examination. The machine is healthy when no check failed and there are no leftovers.
 
     Attributes:
         leftovers: what belongs to this installation and has no owner.
@@ -35,12 +35,12 @@ class Report:
 
     @property
     def healthy(self) -> bool:
-        """Whether `wrenn doctor` may exit with 0."""
+        """Whether `wrenn doctor` exits with 0."""
         return not self.leftovers and not any(check.failed for check in self.checks)
 
 
 async def examine(settings: Settings) -> Report:
-    """Look at the machine and at everything named after this installation. Changes nothing."""
+    """Check the machine and list every leftover of this installation. Changes nothing."""
     checks = await check_machine(settings)
     vanished = await find_vanished()
     block = find_block(settings.data_dir)
@@ -53,7 +53,7 @@ async def examine(settings: Settings) -> Report:
 
 
 def _stored(owners: Owners) -> Check:
-    """Whether all that paused sandboxes and kept snapshots need is there."""
+    """Check that all files that paused sandboxes and snapshots need exist."""
     broken = sorted(owners.stored.missing | owners.stored.unreadable)
     return Check(
         "snapshots",
@@ -66,7 +66,7 @@ def _stored(owners: Owners) -> Check:
 
 
 async def fix(settings: Settings) -> Report:
-    """Remove what nobody owns, and what vanished installations left, and look again."""
+    """Remove leftovers of this and of vanished installations, then examine the machine again."""
     if (block := find_block(settings.data_dir)) is not None:
         layout = Layout(settings.data_dir, block)
         await remove_leftovers(layout, partial(find_owners, settings, layout))

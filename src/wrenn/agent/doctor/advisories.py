@@ -1,4 +1,4 @@
-"""Known ways out of a virtual machine, and whether this machine's kernel and QEMU have the fixes.
+"""Known VM escapes, and whether this machine's kernel and QEMU have the fixes.
 
 The table is dated: it knows nothing of what was published after `AS_OF`. It compares version numbers, so it cannot see a fix
 that a distribution has carried back without a new number; such kernels are reported as unknown, not as bad.
@@ -25,7 +25,7 @@ Version = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class KernelFix:
-    """In which releases of the kernel a fault is mended.
+    """The kernel releases that contain the fix of one vulnerability.
 
     Attributes:
         fixed: by stable line, the first patch level with the fix. Lines after the newest have it.
@@ -61,7 +61,7 @@ _QEMU_PACKAGE: Final = "qemu-system-x86"
 
 
 async def check_advisories() -> list[Check]:
-    """One check for each entry of the table, and one for the installed QEMU."""
+    """Return one check for each known kernel vulnerability, and one for the installed QEMU."""
     release, build = os.uname().release, os.uname().version
     signature = Path("/proc/version_signature")
     version = kernel_version(release, build, signature.read_text() if signature.exists() else "")
@@ -70,7 +70,7 @@ async def check_advisories() -> list[Check]:
 
 
 def kernel_version(release: str, build: str, signature: str) -> Version | None:
-    """The upstream version that a kernel is made from; None when it cannot be told.
+    """Return the upstream version that a kernel is built from; None if it cannot be determined.
 
     Debian says it in the build (`uname -v`), Ubuntu in `/proc/version_signature`; both have numbers of their own in the release.
     Red Hat's kernels keep one number and carry fixes back.
@@ -85,13 +85,13 @@ def kernel_version(release: str, build: str, signature: str) -> Version | None:
 
 
 def is_nested(modules: Path) -> bool:
-    """Whether KVM of this host offers virtualisation to its guests."""
+    """Return whether KVM on this host offers nested virtualisation to guests."""
     settings = [modules / module / "parameters" / "nested" for module in _NESTED]
     return any(setting.read_text().strip() in ("Y", "1") for setting in settings if setting.exists())
 
 
 def check_kernel(fix: KernelFix, version: Version | None, *, nested: bool) -> Check:
-    """Whether the kernel has a fix. A fault of nested virtualisation is an error, any other a warning."""
+    """Return whether the kernel has a fix: an error if nested virtualisation is affected, otherwise a warning."""
     severity = Severity.ERROR if fix.only_nested else Severity.WARNING
     if fix.only_nested and not nested:
         return Check(fix.cve, ok=True, detail="nested virtualisation is off", severity=severity)

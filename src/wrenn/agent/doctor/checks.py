@@ -1,4 +1,4 @@
-"""What a check of the machine found."""
+"""The result type of the doctor's checks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """What it means when a check is not ok: an error makes the machine unfit, a warning is to be known."""
+    """How a failed check counts: an error makes the machine unfit, a warning does not."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -15,7 +15,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding; `hint` says what to do when it is not ok."""
+    """The result of one check. `hint` says how to fix a failure."""
 
     name: str
     ok: bool
@@ -25,5 +25,5 @@ class Check:
 
     @property
     def failed(self) -> bool:
-        """Whether the machine is not in order because of it."""
+        """Whether the check makes the machine unfit."""
         return not self.ok and self.severity is Severity.ERROR

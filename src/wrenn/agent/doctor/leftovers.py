@@ -1,4 +1,4 @@
-"""Everything on the machine that is named after this installation and owned by nobody."""
+"""Finds and removes leftovers: resources named after this installation that nothing owns."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FindOwners = Callable[[], Awaitable[Owners]]
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """One thing that nobody owns.
+    """One resource without an owner.
 
     Attributes:
         owner: the sandbox, base, slot, snapshot or layer that it is named after.
@@ -45,7 +45,7 @@ class Leftover:
 
 
 async def find_leftovers(layout: Layout, find_owners: FindOwners) -> tuple[list[Leftover], Owners]:
-    """List them, and say who owns the rest; empty when that cannot be known, which `owners.check` then says.
+    """Return all leftovers and the owners of the rest; empty if owners cannot be determined (`owners.check` then says why).
 
     The machine is looked at before and after the owners are asked: what is new after has an owner that was not asked,
     what is gone after is no leftover.
@@ -69,7 +69,7 @@ async def _look(layout: Layout, find_owners: FindOwners) -> tuple[list[Leftover]
 
 
 async def remove_leftovers(layout: Layout, find_owners: FindOwners) -> None:
-    """Remove what `find_leftovers` lists."""
+    """Remove the leftovers that `find_leftovers` returned."""
     found, owners = await find_leftovers(layout, find_owners)
     for thing in found:
         await remove_thing(layout, thing)
@@ -84,7 +84,7 @@ async def remove_leftovers(layout: Layout, find_owners: FindOwners) -> None:
 
 
 async def remove_thing(layout: Layout, thing: Leftover) -> None:
-    """Remove one thing; networks go by slot, not one by one."""
+    """Remove one leftover. Networks are removed per slot by `remove_leftovers`."""
     if thing.kind == "process":
         with suppress(ProcessLookupError):
             os.kill(int(thing.name), signal.SIGKILL)
@@ -111,7 +111,7 @@ def _is_owned(thing: Leftover, owners: Owners) -> bool:
 
 
 async def list_everything(layout: Layout) -> list[Leftover]:
-    """All that is named after this installation, owned or not."""
+    """Return all resources named after this installation, whether owned or not."""
     groups = cgroups.children(layout.cgroup_root)
     return [
         *_processes(layout, groups),
@@ -127,7 +127,7 @@ async def _networks(layout: Layout) -> list[Leftover]:
 
 
 def _processes(layout: Layout, groups: list[str]) -> list[Leftover]:
-    """VMMs are known by their user ids, which nothing else on the machine has."""
+    """Return VMM processes, recognised by user ids that nothing else on the machine has."""
     group_of = {pid: name for name in groups for pid in cgroups.members(layout.cgroup(name))}
     first = layout.vmm_uid(0)
     uids = range(first, first + network.SLOT_LIMIT + 1)

@@ -1,4 +1,4 @@
-"""Checks of the machine itself. Each says what was found and, when it is not good, what to do."""
+"""Checks of the machine: each returns what it found and how to fix a failure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MEMORY_WANTED_B: Final = 1 * GIB
 
 
 async def check_machine(settings: Settings) -> list[Check]:
-    """All checks of the machine, in the order in which one would mend things."""
+    """Run all checks of the machine, in the order in which failures should be fixed."""
     return [
         Check("root", ok=os.geteuid() == 0, detail=f"uid {os.geteuid()}", hint="Run it as root."),
         _check_commands(),
@@ -97,7 +97,7 @@ def _check_sizes(settings: Settings) -> list[Check]:
 
 
 def _check_port(settings: Settings) -> Check:
-    """The agent's port is either free or answered by an agent; who answers is asked in `owners.py`."""
+    """Check that the agent's port is free or that an agent answers on it; `owners.py` identifies which agent."""
     with socket.socket() as probe:
         probe.settimeout(1)
         taken = probe.connect_ex((settings.listen_host, settings.listen_port)) == 0

@@ -1,4 +1,4 @@
-"""Who owns what: the running agent says it, or, when none runs, the journals of VMs that still live."""
+"""Determines who owns which resource: the running agent reports it; without one, the journals do."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CALL_TIMEOUT_MS: Final = 5000
 
 @dataclass(frozen=True, slots=True)
 class Owners:
-    """What must not be called a leftover.
+    """The resources that are not leftovers, by kind.
 
     Attributes:
         complete: False when an agent runs and does not answer, or a journal cannot be read: then nothing can be said.
@@ -43,7 +43,7 @@ class Owners:
 
 
 async def find_owners(settings: Settings, layout: Layout) -> Owners:
-    """Ask the agent; without one read the journals."""
+    """Ask the running agent which resources it owns; if none runs, read the journals."""
     runs = _agent_runs(layout)
     try:
         return await _from_agent(settings, layout) if runs else _from_journals(layout)
@@ -100,7 +100,7 @@ async def _from_agent(settings: Settings, layout: Layout) -> Owners:
 
 
 def _records(layout: Layout) -> list[Record]:
-    """All journals.
+    """Read all journals.
 
     Raises:
         InternalError: one cannot be read; what it needs is not known then.
@@ -111,7 +111,7 @@ def _records(layout: Layout) -> list[Record]:
 
 
 def _find_stored(layout: Layout, records: list[Record]) -> Referenced:
-    """What is wanted; as missing also files of snapshots, and layers that only journals of paused sandboxes name."""
+    """Return referenced files; as missing also snapshot files, and layers that only journals of paused sandboxes name."""
     layer_ids = Qcow2Disks(layout.layers, QemuBases(layout.bases)).list_ids()
     wanted = find_referenced(layout, layer_ids, records)
     for name in wanted.snapshots - wanted.missing:

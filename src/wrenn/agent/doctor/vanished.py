@@ -1,4 +1,4 @@
-"""What installations have left on the machine whose data folder is gone: nobody else looks after it any more.
+"""Leftovers of vanished installations, whose data folder is gone and which therefore have no doctor of their own.
 
 Their sandboxes cannot be adopted, since journals and disks went with the folder, so `remove_vanished` ends them.
 """
@@ -14,7 +14,7 @@ from wrenn.linux import cgroups
 
 
 async def find_vanished() -> list[Leftover]:
-    """Network blocks, namespaces, firewall tables, processes and cgroups of vanished installations, and empty cgroups."""
+    """Return resources of vanished installations (network blocks, processes, cgroups, …) and empty cgroups."""
     found: list[Leftover] = []
     for block, data_dir in network.vanished_blocks().items():
         layout = Layout(data_dir, block)
@@ -25,7 +25,7 @@ async def find_vanished() -> list[Leftover]:
 
 
 async def remove_vanished() -> None:
-    """Remove what `find_vanished` lists. An installation that comes back meanwhile keeps its things."""
+    """Remove what `find_vanished` returned. An installation whose data folder has reappeared is left alone."""
     for block, data_dir in network.vanished_blocks().items():
         await remove_installation(block, data_dir)
     for name in _empty_groups():
@@ -33,7 +33,7 @@ async def remove_vanished() -> None:
 
 
 async def remove_installation(block: network.Block, data_dir: Path) -> None:
-    """End and remove everything of the block, if the installation in `data_dir`, which has it, is gone."""
+    """Remove all resources of the network block if the installation in `data_dir` that claimed it is gone."""
     with network.reclaim_block(block) as vanished:
         if vanished:
             layout = Layout(data_dir, block)
@@ -44,7 +44,7 @@ async def remove_installation(block: network.Block, data_dir: Path) -> None:
 
 
 def _empty_groups() -> list[str]:
-    """Top groups of blocks that no installation has, with no process in them."""
+    """Return top-level cgroups without processes of network blocks that no installation claims."""
     nowhere = Path("/nonexistent")
     names = [Layout(nowhere, block).cgroup_root for block in network.unclaimed_blocks()]
     return [name for name in names if cgroups.exists(name) and not cgroups.members(name)]

@@ -1,4 +1,4 @@
-"""What a new agent does with what a former one left: adopt what runs, settle what is half done, sweep the rest."""
+"""Agent start-up: adopts running VMs of a former agent, completes or undoes interrupted operations, removes the rest."""
 
 from wrenn.agent.recovery.recover import Recovery
 

@@ -1,4 +1,4 @@
-"""Compare the journals with the machine, once, before the agent serves."""
+"""Reconciles journals and machine once, before the agent starts to serve."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _AT_ONCE: Final = 16
 
 @contextmanager
 def _logging(event: str, name: str) -> Generator[None]:
-    """One sandbox that cannot be cleaned up must not keep the agent from serving the others."""
+    """Log an exception and continue, so that one broken sandbox does not stop recovery of the others."""
     try:
         yield
     except Exception:  # noqa: BLE001 - whatever it is, the rest goes on; `wrenn doctor` lists what is left
@@ -45,7 +45,7 @@ def _logging(event: str, name: str) -> Generator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What it takes to bring agent and machine into agreement."""
+    """Reconciles the journals of a former agent with what exists on the machine."""
 
     layout: Layout
     driver: Driver
@@ -56,7 +56,7 @@ class Recovery:
     verbs: Verbs
 
     async def run(self) -> bool:
-        """Afterwards everything named after this block has an owner.
+        """Recover all sandboxes; afterwards every resource of this network block has an owner.
 
         Returns whether every journal could be read: else nobody knows what of snapshots and layers is wanted.
         """
@@ -103,7 +103,7 @@ class Recovery:
             self.sandboxes.adopt(record, running)
 
     async def _settled(self, record: Record) -> tuple[Record, RunningSandbox | None]:
-        """What a sandbox of a former agent is now: a half-done pause or resume is finished or taken back."""
+        """Complete or undo an interrupted pause or resume, and return the sandbox as it is now."""
         save = partial(journal.save, self.layout.sandbox(record.spec.sandbox_id))
         if record.state is State.PAUSING:
             if self._exists(record.snapshot):
@@ -128,7 +128,7 @@ class Recovery:
         return True
 
     def _whole(self, record: Record, save: Save) -> Record:
-        """After a power cut the last snapshot may be torn; then the one before is taken if that is whole."""
+        """Check a paused sandbox. If a power cut damaged its last snapshot, go back to the one before, or mark it LOST."""
         former = record.former_snapshot
         try:
             snapshot = check_whole(self.layout, self.driver, record.snapshot)

@@ -1,1 +1,1 @@
-"""The agent's edge: translates and delegates. `service.py` the calls, `files.py` and `streams.py` the streams, `app.py` all on one port."""
+"""The agent's API: `service.py` has the RPCs; `files.py`, `streams.py`, `execs.py` and `ports.py` the streams; `app.py` routes."""

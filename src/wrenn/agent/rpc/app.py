@@ -1,4 +1,4 @@
-"""RPCs, file streams, process streams and the ports of guests as one ASGI application."""
+"""The agent's ASGI application: RPCs, file streams, process streams and guest ports on one TCP port."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _METHODS: Final = frozenset(
 
 
 class App:
-    """Routes by path: process streams, ports, file streams, else RPC."""
+    """Routes requests by path to process streams, ports, file streams or RPCs."""
 
     def __init__(self, *, sandboxes: Sandboxes, facts: HostFacts) -> None:
         self._rpc = HostAgentASGIApplication(
@@ -61,7 +61,7 @@ class App:
             await self._rpc(scope, receive, send)  # type: ignore[arg-type] - its ASGI types are a TypedDict tree
 
     def route_of(self, scope: Scope) -> str:
-        """What a request is called in metrics: the method of an RPC, or the kind of a stream."""
+        """Return the request's label in metrics: the RPC's name, or the kind of stream."""
         if self._ports.serves(scope):
             return PORT
         if scope["type"] == "websocket" or scope["path"].startswith(PREFIX):
@@ -71,7 +71,7 @@ class App:
 
 
 async def _while_connected(application: Any, scope: Scope, receive: Receive, send: Send) -> None:
-    """Serve one request, but not longer than somebody waits for its answer: an exec whose caller left is killed, a download ends."""
+    """Serve one request and cancel it if the client disconnects: an exec is killed, a download stops."""
     asked = asyncio.Event()
 
     async def receive_noting_the_end() -> MutableMapping[str, Any]:

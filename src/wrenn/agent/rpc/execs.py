@@ -1,4 +1,4 @@
-"""Commands that are run to their end: `POST /sandboxes/{id}/exec`; rules in docs/design/host-api.md.
+"""Runs a command to its end: `POST /sandboxes/{id}/exec`. Contract: docs/design/host-api.md.
 
 The answer is the messages of a process stream, each behind its length, written as the command writes: the agent holds no more
 of the output than one piece, and a control plane that has read enough leaves, which kills the command.
@@ -47,13 +47,13 @@ _PIECE_B: Final = 64 * KIB
 
 
 class Execs:
-    """ASGI application for the path above. The caller ends it when nobody waits for the answer any more."""
+    """ASGI application for `POST /sandboxes/{id}/exec`. The caller cancels it when the client disconnects."""
 
     def __init__(self, sandboxes: StreamOpener) -> None:
         self._sandboxes = sandboxes
 
     def serves(self, scope: Scope) -> bool:
-        """Whether a request is one of these."""
+        """Return whether a request is an exec."""
         path = scope["path"]
         return (
             scope["type"] == "http"
@@ -109,11 +109,11 @@ class Execs:
 
 
 class _NobodyReads(Cancelled):
-    """The control plane is gone, or takes nothing any more."""
+    """The client disconnected or no longer reads the response."""
 
 
 class _Answer:
-    """The body, gathered into pieces."""
+    """Collects the response body into chunks and sends them."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -126,7 +126,7 @@ class _Answer:
                 await self.add(message_of(event))
 
     async def add(self, message: bytes) -> None:
-        """Raises _NobodyReads."""
+        """Add one message; sends a chunk when enough has accumulated. Raises _NobodyReads."""
         self._waiting += MESSAGE_HEAD.pack(len(message)) + message
         if len(self._waiting) >= _PIECE_B:
             await self._begin([])

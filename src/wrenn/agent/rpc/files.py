@@ -1,4 +1,4 @@
-"""Files as plain HTTP: contents and directories streamed through, never held whole; changes as lines.
+"""Serves guest files over plain HTTP. Contents and archives are streamed, never buffered whole; changes are JSON lines.
 
 `GET` and `PUT /sandboxes/{id}/files` and `…/files/tar`, `GET …/files/watch`; rules in docs/design/host-api.md.
 """
@@ -32,7 +32,7 @@ _GENERAL: Final = "The host could not carry out the transfer; its log has the re
 
 
 class FileStreams:
-    """ASGI application for the paths below `PREFIX`."""
+    """ASGI application for file transfers and watches below `PREFIX`."""
 
     def __init__(self, sandboxes: Sandboxes) -> None:
         self._sandboxes = sandboxes
@@ -96,7 +96,7 @@ class FileStreams:
                 raise NotFound("No such path.")
 
     async def _watch(self, sandbox_id: SandboxId, query: _Query, send: Send) -> None:
-        """Changes as JSON lines. An error after the first line is the last one: whoever waits is told the reason."""
+        """Stream changes as JSON lines. An error after the first line is sent as the last line."""
         started = False
         try:
             async with (
@@ -119,7 +119,7 @@ class FileStreams:
 
 
 class _Query:
-    """What stands behind the question mark."""
+    """The parsed query string."""
 
     def __init__(self, query_string: bytes) -> None:
         try:

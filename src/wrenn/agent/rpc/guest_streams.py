@@ -1,4 +1,4 @@
-"""What is asked of whoever knows the sandboxes, where a caller's bytes pass to and from a program in one of them."""
+"""Interface to the sandbox registry that the port, stream and exec handlers use."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from wrenn.guest import GuestPorts, Processes
 
 
 class GuestStream(Protocol):
-    """As agent/sandboxes/running.py has it."""
+    """A caller's connection with a program in a guest (interface of `wrenn.agent.sandboxes.running.GuestStream`)."""
 
     @property
     def ports(self) -> GuestPorts:
-        """The way to the guest's ports."""
+        """Client for the guest's ports."""
         ...
 
     @property
     def processes(self) -> Processes:
-        """The way to the guest's processes."""
+        """Client for the guest's processes."""
         ...
 
     def mark_active(self) -> None:
-        """Bytes passed."""
+        """Record that bytes passed: the sandbox is in use now."""
         ...
 
     def mark_open(self, *, is_finite: bool) -> None:
-        """The other end goes on without it from here."""
+        """Count the stream as activity only when bytes pass. A pause waits for it only if `is_finite`."""
         ...
 
 
 class StreamOpener(Protocol):
-    """Who knows the sandboxes."""
+    """Opens streams to programs in sandboxes. Implemented by the sandbox registry."""
 
     def open_stream(self, sandbox_id: SandboxId, /) -> AbstractAsyncContextManager[GuestStream]:
-        """A connection with a program in the running sandbox."""
+        """Return a context with a stream to a program in the running sandbox."""
         ...

@@ -1,4 +1,4 @@
-"""Ports of guests as plain HTTP and WebSocket: streamed through, never held whole.
+"""Serves ports of guests over plain HTTP and WebSocket. Bodies are streamed, never buffered whole.
 
 `/sandboxes/{id}/ports/{port}/…` is the program's own `/…`; `/sandboxes/{id}/streams/{port}` (WebSocket) its bytes. Rules in
 docs/design/ports.md.
@@ -49,14 +49,14 @@ _BROKEN: Final = 1011
 
 
 class PortStreams:
-    """ASGI application for the paths that `serves` names."""
+    """ASGI application that forwards requests to ports of guests."""
 
     def __init__(self, sandboxes: StreamOpener) -> None:
         self._sandboxes = sandboxes
 
     @staticmethod
     def serves(scope: Scope) -> bool:
-        """Whether this request is for a port."""
+        """Return whether a request is for a guest's port."""
         return scope["type"] in ("http", "websocket") and _PLACE.fullmatch(_raw_path(scope)) is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""What the control plane sends to a process that is followed: input in its order, sizes and signals beside it."""
+"""Forwards input, terminal sizes and signals from the control plane to a followed process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WAITING_B: Final = 1 * MIB
 
 
 class InputForwarder:
-    """Carries input from the WebSocket to the process.
+    """Forwards messages from the WebSocket to the process.
 
     Input that the process cannot take is dropped, as by a pipe whose reader is gone: it has closed its input, has none, or
     has ended. So are sizes and signals for one that has ended or has no terminal.
@@ -39,7 +39,7 @@ class InputForwarder:
         self.begin = asyncio.Event()
 
     async def run(self) -> None:
-        """Until the control plane leaves. Raises PeerDisconnected then."""
+        """Forward messages until the client disconnects; then raise PeerDisconnected."""
         writing = asyncio.create_task(self._write())
         try:
             while True:
@@ -71,7 +71,7 @@ class InputForwarder:
             self._more.set()
 
     async def _write(self) -> None:
-        """One call at a time keeps the order; all that has come meanwhile goes with the next."""
+        """Write buffered input. One write at a time keeps the order; whatever arrives meanwhile joins the next one."""
         await self.begin.wait()
         try:
             while True:

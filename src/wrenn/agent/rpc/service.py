@@ -1,4 +1,4 @@
-"""The RPCs of `proto/wrenn/host/v1/host.proto`: one call, one verb."""
+"""Implements the RPCs of `proto/wrenn/host/v1/host.proto`; each makes one call to the registry or a guest."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ A = TypeVar("A")
 
 
 class Translate:
-    """Interceptor: our errors leave as Connect errors with our code; anything else as `internal`, logged here."""
+    """Interceptor: converts our errors to Connect errors with their code; logs any other and returns `internal`."""
 
     async def intercept_unary(
         self,
@@ -89,7 +89,7 @@ class Translate:
 
 
 class HostAgentService(HostAgent):
-    """See the proto file for what each call promises."""
+    """The RPC service; `host.proto` documents each call."""
 
     def __init__(self, *, sandboxes: Sandboxes, facts: HostFacts) -> None:
         self._sandboxes = sandboxes
@@ -97,7 +97,7 @@ class HostAgentService(HostAgent):
         self._budget = OutputBudget(OutputLimits())
 
     async def get_host(self, request: pb.GetHostRequest, ctx: Any, /) -> pb.Host:
-        """What this machine is."""
+        """Return facts about this host and the use of its resources."""
         machine = measure(self._facts.data_dir)
         return pb.Host(
             agent_version=self._facts.agent_version,
@@ -118,7 +118,7 @@ class HostAgentService(HostAgent):
         )
 
     async def ensure_sandbox(self, request: pb.EnsureSandboxRequest, ctx: Any, /) -> pb.Sandbox:
-        """Bring a sandbox up."""
+        """Start a sandbox unless it runs."""
         wanted = request.sandbox
         if wanted is None or not wanted.vcpus or not wanted.memory_mb:
             raise InvalidRequest("A sandbox needs at least one vCPU and some memory.")
@@ -136,28 +136,28 @@ class HostAgentService(HostAgent):
         return self._described(spec.sandbox_id)
 
     async def remove_sandbox(self, request: pb.RemoveSandboxRequest, ctx: Any, /) -> pb.RemoveSandboxResponse:
-        """Take a sandbox down."""
+        """Remove a sandbox."""
         await self._sandboxes.remove(SandboxId.parse(request.sandbox_id))
         return pb.RemoveSandboxResponse()
 
     async def list_sandboxes(self, request: pb.ListSandboxesRequest, ctx: Any, /) -> pb.ListSandboxesResponse:
-        """All sandboxes of this host."""
+        """Return all sandboxes of this host."""
         return pb.ListSandboxesResponse(sandboxes=[_sandbox(*entry) for entry in self._sandboxes.list()])
 
     async def pause_sandbox(self, request: pb.PauseSandboxRequest, ctx: Any, /) -> pb.Sandbox:
-        """Put a sandbox away with its memory."""
+        """Save a sandbox's memory and stop its VM."""
         sandbox_id = SandboxId.parse(request.sandbox_id)
         await self._sandboxes.pause(sandbox_id, idle_s=request.idle_ms / 1000)
         return self._described(sandbox_id)
 
     async def resume_sandbox(self, request: pb.ResumeSandboxRequest, ctx: Any, /) -> pb.Sandbox:
-        """Bring a paused sandbox back."""
+        """Restore a paused sandbox."""
         sandbox_id = SandboxId.parse(request.sandbox_id)
         await self._sandboxes.resume(sandbox_id)
         return self._described(sandbox_id)
 
     async def set_network(self, request: pb.SetNetworkRequest, ctx: Any, /) -> pb.Sandbox:
-        """Put a network policy in force."""
+        """Apply a network policy to a sandbox."""
         if request.network is None:
             raise InvalidRequest("A network policy is needed.")
         sandbox_id = SandboxId.parse(request.sandbox_id)
@@ -165,36 +165,36 @@ class HostAgentService(HostAgent):
         return self._described(sandbox_id)
 
     async def set_disk(self, request: pb.SetDiskRequest, ctx: Any, /) -> pb.Sandbox:
-        """Make a disk larger."""
+        """Enlarge a sandbox's disk."""
         sandbox_id = SandboxId.parse(request.sandbox_id)
         await self._sandboxes.set_disk(sandbox_id, request.disk_size_mb)
         return self._described(sandbox_id)
 
     async def ensure_snapshot(self, request: pb.EnsureSnapshotRequest, ctx: Any, /) -> pb.Snapshot:
-        """Keep what a sandbox is now."""
+        """Take a snapshot of a sandbox unless it exists."""
         sandbox_id, snapshot_id = SandboxId.parse(request.sandbox_id), SnapshotId.parse(request.snapshot_id)
         return _snapshot(await self._sandboxes.ensure_snapshot(sandbox_id, snapshot_id))
 
     async def remove_snapshot(
         self, request: pb.RemoveSnapshotRequest, ctx: Any, /
     ) -> pb.RemoveSnapshotResponse:
-        """Keep a snapshot no longer."""
+        """Unpin a snapshot; its files are removed when nothing references them."""
         self._sandboxes.remove_snapshot(SnapshotId.parse(request.snapshot_id))
         return pb.RemoveSnapshotResponse()
 
     async def list_snapshots(self, request: pb.ListSnapshotsRequest, ctx: Any, /) -> pb.ListSnapshotsResponse:
-        """All snapshots that are kept."""
+        """Return all pinned snapshots."""
         return pb.ListSnapshotsResponse(
             snapshots=[_snapshot(kept) for kept in self._sandboxes.list_snapshots()]
         )
 
     async def ping_sandbox(self, request: pb.PingSandboxRequest, ctx: Any, /) -> pb.PingSandboxResponse:
-        """Count as activity."""
+        """Reset a sandbox's idle timer."""
         async with self._use(request.sandbox_id):
             return pb.PingSandboxResponse()
 
     async def exec(self, request: pb.ExecRequest, ctx: Any, /) -> pb.ExecResponse:
-        """Run a command to its end."""
+        """Run a command to its end and return its output."""
         timeout_s = (request.timeout_ms or _EXEC_TIMEOUT_MS) / 1000
         async with self._use(request.sandbox_id) as sandbox:
             with OutputBuffer.of(self._budget, sandbox=request.sandbox_id) as held:
@@ -208,7 +208,7 @@ class HostAgentService(HostAgent):
         return pb.StartProcessResponse(pid=pid, tag=request.tag)
 
     async def list_processes(self, request: pb.ListProcessesRequest, ctx: Any, /) -> pb.ListProcessesResponse:
-        """Living processes."""
+        """Return the processes that run in a sandbox."""
         async with self._use(request.sandbox_id) as sandbox:
             processes = await sandbox.commands.list()
         return pb.ListProcessesResponse(
@@ -216,7 +216,7 @@ class HostAgentService(HostAgent):
         )
 
     async def signal_process(self, request: pb.SignalProcessRequest, ctx: Any, /) -> pb.SignalProcessResponse:
-        """Signal a process."""
+        """Send a signal to a process."""
         if request.selector is None:
             raise InvalidRequest("Name the process by its pid or its tag.")
         signal = int(request.signal) or int(pb.Signal.SIGKILL)
@@ -225,30 +225,30 @@ class HostAgentService(HostAgent):
         return pb.SignalProcessResponse()
 
     async def stat(self, request: pb.PathRequest, ctx: Any, /) -> pb.FileEntry:
-        """One entry."""
+        """Return the metadata of one file."""
         async with self._use(request.sandbox_id) as sandbox:
             return _entry(await sandbox.files.stat(request.path, user=_user(request.user)))
 
     async def list_dir(self, request: pb.ListDirRequest, ctx: Any, /) -> pb.ListDirResponse:
-        """Entries of a directory."""
+        """Return the entries of a directory."""
         user = _user(request.user)
         async with self._use(request.sandbox_id) as sandbox:
             entries = await sandbox.files.list(request.path, depth=request.depth or 1, user=user)
         return pb.ListDirResponse(entries=[_entry(entry) for entry in entries])
 
     async def make_dir(self, request: pb.PathRequest, ctx: Any, /) -> pb.FileEntry:
-        """Make a directory."""
+        """Create a directory and its parents."""
         async with self._use(request.sandbox_id) as sandbox:
             return _entry(await sandbox.files.make_dir(request.path, user=_user(request.user)))
 
     async def move(self, request: pb.MoveRequest, ctx: Any, /) -> pb.FileEntry:
-        """Rename."""
+        """Rename a file or directory."""
         user = _user(request.user)
         async with self._use(request.sandbox_id) as sandbox:
             return _entry(await sandbox.files.move(request.source, request.destination, user=user))
 
     async def remove_path(self, request: pb.PathRequest, ctx: Any, /) -> pb.RemovePathResponse:
-        """Remove a file or a tree."""
+        """Remove a file or a directory tree."""
         async with self._use(request.sandbox_id) as sandbox:
             await sandbox.files.remove(request.path, user=_user(request.user))
         return pb.RemovePathResponse()
@@ -327,6 +327,6 @@ def _entry(entry: guest_pb.EntryInfo | None) -> pb.FileEntry:
 
 
 def _kind(permissions: str) -> pb.FileKind:
-    """What a file itself is. The guest tells types of targets; only its permissions, as Go writes them, tell all kinds."""
+    """Return the type of the file itself. The guest reports a link target's type; only the mode string has all types."""
     letters = permissions[:-_LETTERS_OF_BITS].translate(_NO_BITS)
     return _KINDS.get(letters, pb.FileKind.FILE)

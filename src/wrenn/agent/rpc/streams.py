@@ -1,4 +1,4 @@
-"""A process followed over a WebSocket: `/processes/stream`; rules in docs/design/streams.md."""
+"""Follows a process over a WebSocket (`/processes/stream`). Contract: docs/design/streams.md."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class ProcessStreams:
     async def _follow(
         self, stream: GuestStream, opening: StartProcess | AttachProcess, socket: WebSocket
     ) -> None:
-        """Until the end of the process, or until the control plane leaves."""
+        """Forward output and input until the process ends or the client disconnects."""
         timeout_s = opening.timeout_ms / 1000 if isinstance(opening, StartProcess) else 0.0
         async with opened(stream.processes, opening) as process:
             inputs = InputForwarder(process, socket, stream.mark_active)
@@ -125,7 +125,7 @@ class ProcessStreams:
 def opened(
     processes: Processes, opening: StartProcess | AttachProcess
 ) -> AbstractAsyncContextManager[FollowedProcess]:
-    """Start or attach to the process that an opening names."""
+    """Return a context that starts the requested process or attaches to it."""
     if isinstance(opening, AttachProcess):
         return processes.attach(opening.selector, replay=opening.replay, in_terminal=opening.terminal)
     terminal = opening.terminal
@@ -139,7 +139,7 @@ def opened(
 
 
 def command_of(opening: StartProcess) -> CommandLine:
-    """The program of an opening."""
+    """Return the command line that a start request names."""
     return CommandLine(opening.cmd, opening.args, opening.envs, opening.cwd, opening.user or "root")
 
 
@@ -166,7 +166,7 @@ async def _outputs(
 
 
 def message_of(event: Event) -> bytes:
-    """An event as a message of the stream."""
+    """Encode a process event as a message of the stream."""
     match event:
         case Output(stream, pieces):
             return b"".join((bytes((_OUTPUT_KIND[stream],)), *pieces))

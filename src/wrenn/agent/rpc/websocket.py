@@ -1,4 +1,4 @@
-"""A WebSocket of ASGI: binary messages in and out."""
+"""An accepted ASGI WebSocket that carries binary messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class PeerDisconnected(Cancelled):
-    """The other side left, or does not take what it is sent. `close_code` is its own, or 1006."""
+    """The peer disconnected, or stopped reading. `close_code` is the peer's, or 1006."""
 
     def __init__(self, close_code: int) -> None:
         super().__init__("The control plane left the stream.")
@@ -23,19 +23,19 @@ class PeerDisconnected(Cancelled):
 
 
 class WebSocket:
-    """An accepted WebSocket. One task reads and one writes."""
+    """An accepted WebSocket. One task may read and one may write at a time."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
 
     async def accept(self) -> None:
-        """Answer the handshake."""
+        """Accept the handshake."""
         await self._receive()
         await self._send({"type": "websocket.accept"})
 
     async def receive(self) -> bytes:
-        """The next message, never empty.
+        """Return the next message, which is never empty.
 
         Raises:
             PeerDisconnected. InvalidRequest: text, nothing, or too much.
@@ -50,7 +50,7 @@ class WebSocket:
         return data
 
     async def send(self, data: bytes) -> None:
-        """Send a message; waits while the other side is behind.
+        """Send a message; waits while the peer is behind.
 
         Raises:
             PeerDisconnected: also when it took nothing for `STALL_LIMIT_S`.
@@ -62,7 +62,7 @@ class WebSocket:
             raise PeerDisconnected(1006) from error
 
     async def close(self) -> None:
-        """End it. It may have ended."""
+        """Close the connection. Ignored if it is closed already."""
         try:
             async with asyncio.timeout(STALL_LIMIT_S):
                 await self._send({"type": "websocket.close"})

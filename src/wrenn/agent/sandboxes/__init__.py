@@ -1,4 +1,4 @@
-"""Sandboxes of this host: `registry.py` knows them and decides when, `verbs.py` and a file a verb do it.
+"""Sandboxes of this host: `registry.py` tracks and locks them; each operation has its own file.
 
 `journal.py` is what outlives the agent, `launch.py` what create and resume share, `save.py` what pause and snapshot share.
 """

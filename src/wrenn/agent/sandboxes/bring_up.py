@@ -1,4 +1,4 @@
-"""Bring a new sandbox up: base or snapshot → journal → launch."""
+"""Starts a new sandbox from a base or a snapshot: journal, then `launch.py`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from wrenn.vm import Driver, Shape
 
 @dataclass(frozen=True, slots=True)
 class BringUp:
-    """What it takes to bring sandboxes up."""
+    """Starts new sandboxes."""
 
     layout: Layout
     driver: Driver
@@ -35,7 +35,7 @@ class BringUp:
     async def run(
         self, spec: SandboxSpec, network: NetworkSettings, save: Save
     ) -> tuple[Record, RunningSandbox]:
-        """Bring `spec` up. On any failure or cancellation nothing of it is left.
+        """Start the sandbox. After a failure or cancellation nothing of it remains.
 
         Raises:
             NotFound: no such template or snapshot. InvalidRequest: not in this size. NoCapacity, StorageFull: no room.

@@ -1,4 +1,4 @@
-"""Whether a snapshot is whole, and can be restored here."""
+"""Checks that a snapshot is undamaged and can be restored on this host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wrenn.vm import Driver
 
 
 def check_whole(layout: Layout, driver: Driver, snapshot_id: str) -> Snapshot:
-    """The snapshot, with all that it needs.
+    """Return the snapshot after checking its files, layers, base and parents.
 
     Raises:
         NotFound: there is none. DamagedSnapshot: it, or what it lies on, is not what was saved.
@@ -32,7 +32,7 @@ def check_whole(layout: Layout, driver: Driver, snapshot_id: str) -> Snapshot:
 
 
 def check_restorable(layout: Layout, driver: Driver, snapshot_id: str) -> Snapshot:
-    """The snapshot, compared with what was saved and with this host's VMM.
+    """Return the snapshot after `check_whole` and after comparing its VMM and machine type with this host's.
 
     Raises:
         as `check_whole`. InvalidState: it needs another VMM; the message says which.

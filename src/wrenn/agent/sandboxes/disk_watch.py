@@ -1,4 +1,4 @@
-"""Keeps sandboxes within their share of the host's disk, and all of them together out of its reserve.
+"""Keeps each sandbox within its share of the host's disk, and all of them out of the disk's reserve.
 
 A sandbox that has used up its share, or that goes on writing while the disk is below the reserve, is held: its VM stands still, calls
 to it get 507, and it goes on when there is room again. The reserve is left to PostgreSQL, journals and pauses.
@@ -34,7 +34,7 @@ _BLOCK_B: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class DiskLimits:
-    """What sandboxes leave to the host.
+    """Limits on the disk space that sandboxes may use.
 
     Attributes:
         reserve_b: of the host's disk, for PostgreSQL, journals and pauses.
@@ -47,11 +47,11 @@ class DiskLimits:
     overcommit: float = 0.0
 
     def share_b(self, record: Record) -> int:
-        """What this sandbox may take; 0: no limit."""
+        """Return the bytes that this sandbox may use; 0 means no limit."""
         return disk_share_b(_disk_mb(record), self.sandbox_b)
 
     def admit(self, spec: SandboxSpec, records: Sequence[Record], disk_b: int) -> None:
-        """Return if the share of a new sandbox fits beside those that are promised already, as the control plane counts.
+        """Check that the share of a new sandbox fits beside the shares of the others, as the control plane counts.
 
         Raises:
             NoCapacity: it does not.
@@ -69,7 +69,7 @@ def _disk_mb(record: Record) -> int:
 
 
 def next_check_s(free_b: int, reserve_b: int) -> float:
-    """After what time to look again: until then no more than half of what lies above half the reserve can be written."""
+    """Return the time until the next check, in which at most half the space above half the reserve can be written."""
     headroom_b = free_b - reserve_b // 2
     return min(MAX_CHECK_INTERVAL_S, max(MIN_CHECK_INTERVAL_S, headroom_b / 2 / FASTEST_B_PER_S))
 
@@ -77,7 +77,7 @@ def next_check_s(free_b: int, reserve_b: int) -> float:
 def suspend_reason(
     *, free_b: int, used_b: int, share_b: int, grown_b: int, limits: DiskLimits, held: bool
 ) -> str:
-    """Why a sandbox may not write now; empty: it may.
+    """Return why a sandbox must be suspended; empty if it may run.
 
     `used_b` is what its files take on the host, of which `share_b` is allowed (0: all of it), and `grown_b` what they grew by since the
     disk was last above its reserve. One that is `held` goes on only when there is an eighth more room than it takes to be held.
@@ -97,7 +97,7 @@ def suspend_reason(
 
 
 class DiskUsage:
-    """Bytes that the files of sandboxes take. Frozen layers do not change and are looked at once."""
+    """Measures the disk space of sandboxes, in bytes. Frozen layers do not change and are measured once."""
 
     def __init__(self, layout: Layout, disks: DiskChain) -> None:
         self._layout = layout
@@ -105,12 +105,12 @@ class DiskUsage:
         self._frozen: dict[str, int] = {}
 
     def measure(self, records: Sequence[Record]) -> dict[SandboxId, int]:
-        """What each of these running sandboxes takes. What others took is forgotten. Blocks on the disk; one call at a time."""
+        """Return the disk use of each of these running sandboxes. Blocks on the disk; must not run concurrently."""
         self._forget_all_but(records)
         return {record.spec.sandbox_id: self._of(record) for record in records}
 
     def _of(self, record: Record) -> int:
-        """The layers that it wrote, its memory at its last pause, its journal and logs."""
+        """Return the bytes in the layers that it wrote, its memory at its last pause, its journal and logs."""
         written, *frozen = record.layers
         own = [layer for layer in frozen if layer not in record.origin_layers]
         return (

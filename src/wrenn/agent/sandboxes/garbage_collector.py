@@ -1,4 +1,4 @@
-"""What of bases, snapshots and layers is wanted, and the collector that removes the rest.
+"""Garbage collection of bases, snapshots and layers: finds what is referenced and removes the rest.
 
 Referenced is what journals and kept snapshots name, and what wanted snapshots name in turn. There are no counters.
 """
@@ -32,7 +32,7 @@ _REST_S: Final = 0.2
 
 @dataclass(slots=True)
 class Referenced:
-    """Names of what must stay.
+    """The names of bases, snapshots and layers that are referenced.
 
     Attributes:
         unreadable: wanted snapshots whose manifests cannot be read.
@@ -49,7 +49,7 @@ class Referenced:
 
 
 def find_referenced(layout: Layout, layer_ids: Iterable[str], records: Iterable[Record]) -> Referenced:
-    """Follow the names from the journals and the kept snapshots. `layer_ids` are the layers that are there."""
+    """Follow references from the journals and the pinned snapshots. `layer_ids` are the layers that exist."""
     wanted = Referenced()
     there = set(layer_ids)
     todo = [
@@ -92,7 +92,7 @@ def find_referenced(layout: Layout, layer_ids: Iterable[str], records: Iterable[
 
 
 class GarbageCollector:
-    """The collector. `records` are the journals of all sandboxes as they are now."""
+    """Removes unreferenced bases, snapshots and layers. `records` returns the current journals of all sandboxes."""
 
     def __init__(
         self, *, layout: Layout, bases: Bases, driver: Driver, records: Callable[[], Iterable[Record]]
@@ -105,15 +105,15 @@ class GarbageCollector:
         self._disabled = False
 
     def disable(self) -> None:
-        """Collect nothing from now on: what is wanted cannot be known."""
+        """Stop collecting, because not all references are known."""
         self._disabled = True
 
     def wake(self) -> None:
-        """Something may be wanted no more."""
+        """Ask for a collection, because a reference may have gone."""
         self._wanted.set()
 
     async def run(self) -> None:
-        """Collect when woken, until cancelled."""
+        """Collect whenever woken, until cancelled."""
         while True:
             await self._wanted.wait()
             self._wanted.clear()
@@ -121,7 +121,7 @@ class GarbageCollector:
             await asyncio.sleep(_REST_S)
 
     async def collect(self) -> None:
-        """Remove what is not wanted."""
+        """Remove everything unreferenced. Never raises; failures are logged."""
         try:
             # No await inside: nothing can become wanted between the look and the removal. Large files take long to remove,
             # so here they only lose their names.
@@ -133,7 +133,7 @@ class GarbageCollector:
             _log.exception("garbage is not collected")
 
     def _collect(self) -> Path:
-        """Move what is not wanted into one folder, which is then to be removed."""
+        """Move everything unreferenced into one folder and return it; the caller removes the folder."""
         gone = snapshots.draft_path(self._layout.snapshots, f"gone-{random_hex(8)}")
         if self._disabled:
             return gone

@@ -1,4 +1,4 @@
-"""The journal: one file a sandbox, written before each side effect, so that a new agent knows what the former one did.
+"""The journal: one file per sandbox, written before each side effect, so that a restarted agent can recover.
 
 It is replaced atomically. Of a running sandbox it need not survive a power cut (no VM does); of a paused one it is flushed
 with the snapshot.
@@ -38,7 +38,7 @@ _PLAIN: Final = (
 
 
 class State(enum.StrEnum):
-    """What a sandbox on this host is."""
+    """The state of a sandbox on this host."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -64,7 +64,7 @@ assert NEXT.keys() == set(State), "every state says what may follow it"
 
 @dataclass(frozen=True, slots=True)
 class SandboxSpec:
-    """What the control plane decided; the same in every call for one id."""
+    """The control plane's specification of a sandbox; equal in all calls for one id."""
 
     sandbox_id: SandboxId
     team_id: str
@@ -81,7 +81,7 @@ class SandboxSpec:
 
 @dataclass(frozen=True, slots=True)
 class NetworkSettings:
-    """The egress policy of a sandbox. Of two, the one with the higher `revision` is the newer one."""
+    """The egress policy of a sandbox. Settings with a higher `revision` are newer."""
 
     policy: EgressPolicy = field(default_factory=EgressPolicy)
     revision: int = 0
@@ -89,7 +89,7 @@ class NetworkSettings:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The journal of one sandbox.
+    """The journal's content for one sandbox.
 
     Attributes:
         network: its network settings, which outlive its slots.
@@ -126,7 +126,7 @@ class Record:
     network: NetworkSettings = field(default_factory=NetworkSettings)
 
     def with_state(self, state: State, *, reason: str = "") -> Self:
-        """The same record in another state."""
+        """Return a copy in another state. The transition must be in `NEXT`."""
         assert state in NEXT[self.state], f"no way from {self.state} to {state}"
         return replace(self, state=state, reason=reason)
 
@@ -146,14 +146,14 @@ def save(directory: Path, record: Record) -> None:
 
 
 def flush(directory: Path) -> None:
-    """Have the journal survive a power cut. Blocking. One that is gone is fine."""
+    """Flush the journal to disk, so that it survives a power cut. Blocking. A missing file is ignored."""
     with suppress(FileNotFoundError):
         fsync_path(directory / _NAME)
         fsync_path(directory)
 
 
 def load(directory: Path) -> Record | None:
-    """The journal in `directory`, or None when there is none.
+    """Return the journal in `directory`, or None if there is none.
 
     Raises:
         InternalError: it cannot be read, or is of another version.
@@ -189,7 +189,7 @@ def load(directory: Path) -> Record | None:
 
 
 def _network_settings(fields: Mapping[str, Any] | None) -> NetworkSettings:
-    """What the journal says; the default where an agent wrote it that knew no policies."""
+    """Parse network settings; return the default for journals of versions that had none."""
     if fields is None:
         return NetworkSettings()
     policy = EgressPolicy.parse(

@@ -1,4 +1,4 @@
-"""Start a VM from what was kept of one: slot, firewall → layer → VMM → guest ready. Each step's undo stands on its next line.
+"""Starts a VM from a base or snapshot: slot, firewall, layer, VMM, guest ready; each step pushes its undo.
 
 Creates and resumes are the same work from here on; they differ in where they start (`Origin`).
 """
@@ -54,7 +54,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What it takes to start VMs."""
+    """Starts VMs."""
 
     layout: Layout
     driver: Driver
@@ -69,7 +69,7 @@ class Launch:
     async def run(
         self, undo: Undo, record: Record, origin: Origin, save: Save, *, step: str
     ) -> tuple[Record, RunningSandbox]:
-        """Start the VM of `record`, whose layers and memory image are decided. Its undo steps are pushed on `undo`.
+        """Start the VM of `record`, whose layers and memory image are set, and push the undo steps onto `undo`.
 
         `step` begins the names of the fault points. The journal is not yet RUNNING at the end.
 
@@ -156,7 +156,7 @@ class Launch:
 
 
 async def grow_disk(driver: Driver, vm: Machine, guest: GuestConnection, disk_mb: int) -> None:
-    """Make the disk of a running VM this large, and have the guest's file system fill it. May be repeated.
+    """Enlarge the disk of a running VM and the guest's file system on it. Idempotent.
 
     Raises:
         AgentFailure, Unavailable: the VMM or the guest did not do it.

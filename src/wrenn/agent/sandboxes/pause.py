@@ -1,4 +1,4 @@
-"""Pause: drain → journal → guest held → VM frozen → memory, state, manifest → VMM gone, network released.
+"""Pause: drain calls, freeze the guest's processes, suspend the VM, save it, kill the VMM, release the network.
 
 Until the manifest is in place every failure lets the VM run on; from then on it is paused, whatever happens.
 Order and failure table: docs/design/snapshots.md.
@@ -40,7 +40,7 @@ _KILL_TIMEOUT_S: Final = 10.0
 
 
 async def freeze_guest(driver: Driver, running: RunningSandbox, record: Record) -> bool:
-    """Freeze the programs in the guest; whether none of them would run on in a clone before it has its own identity."""
+    """Freeze the guest's processes. Return False if some still run and would continue in clones under the old identity."""
     if not driver.capabilities.keeps_memory:
         return True  # no program of it goes on in a clone
     running.guest_frozen = True
@@ -56,13 +56,13 @@ async def freeze_guest(driver: Driver, running: RunningSandbox, record: Record) 
 
 
 async def thaw_guest(running: RunningSandbox) -> None:
-    """Let the programs in the guest run on. What fails here is tried again as long as the sandbox runs."""
+    """Thaw the guest's processes. After a failure the registry retries for as long as the sandbox runs."""
     await thaw_processes(running.guest, timeout_s=FREEZE_TIMEOUT_S)
     running.guest_frozen = False
 
 
 async def with_actual_layers(record: Record, running: RunningSandbox) -> Record:
-    """The record with the layers that the VM really has: a change of them may have been cut off half way.
+    """Return the record with the layers that the VM really uses: a layer switch may have been interrupted.
 
     Raises:
         AgentFailure: the VMM does not say, or says what cannot be; then nothing of it may be saved.
@@ -79,7 +79,7 @@ async def with_actual_layers(record: Record, running: RunningSandbox) -> Record:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """What it takes to pause sandboxes."""
+    """Pauses sandboxes."""
 
     layout: Layout
     slots: SlotPool
@@ -87,7 +87,7 @@ class Pause:
     saver: Saver
 
     async def run(self, record: Record, running: RunningSandbox, save: Save) -> Record:
-        """Pause a running sandbox. On failure or cancellation it runs on.
+        """Pause a running sandbox. After a failure or cancellation it keeps running.
 
         Raises:
             StorageFull: no room for its memory. AgentFailure: its VM ended.
@@ -144,7 +144,7 @@ class Pause:
         await thaw_guest(running)
 
     async def finish(self, record: Record, running: RunningSandbox | None, save: Save) -> Record:
-        """Take down what a saved sandbox does not need. May be repeated, by another agent too."""
+        """Kill the VMM of a sandbox whose snapshot is published, and release its resources. Idempotent."""
         if running is not None:
             await running.vm.kill()
             await running.disconnect(_cut_off(record.spec.sandbox_id))
@@ -154,7 +154,7 @@ class Pause:
         return await self.release(record.with_state(State.PAUSED), save)
 
     async def release(self, record: Record, save: Save) -> Record:
-        """Give back what only a running VM needs; `record`, then saved, is PAUSED. May be repeated."""
+        """Release the resources that only a running VM needs, and save `record` as PAUSED. Idempotent."""
         name = str(record.spec.sandbox_id)
         await self.confiner.release(name)
         if record.slot is not None:

@@ -1,4 +1,4 @@
-"""The sandboxes of this host, and the verbs on them as a whole: ensure, pause, resume, set the network, set the disk, keep, remove, list.
+"""The registry of this host's sandboxes: runs operations on them, one at a time for each sandbox.
 
 Each sandbox has one entry with one lock; a verb that changes it holds the lock. The work of a verb is a task of its own: a
 caller that goes away does not stop it. All callers of `ensure`, `resume` or `remove` for one id wait for the same work. A
@@ -72,7 +72,7 @@ class _Entry:
 
 
 class Sandboxes:
-    """See the module head."""
+    """The sandboxes of this host, and the operations on them."""
 
     def __init__(self, *, verbs: Verbs, disk: DiskLimits) -> None:
         self._verbs = verbs
@@ -95,7 +95,7 @@ class Sandboxes:
         )
 
     async def start(self, *, collect: bool) -> None:
-        """Begin to look after VMs, and with `collect` to remove what is wanted no more.
+        """Start the background loops, and with `collect` also garbage collection.
 
         Only when every sandbox of a former agent was adopted: what an unknown one needs must not be collected.
         """
@@ -109,7 +109,7 @@ class Sandboxes:
             self._garbage.disable()
 
     async def close(self) -> None:
-        """Let go of all sandboxes without disturbing them; what is under way is taken back."""
+        """Cancel operations that are under way and disconnect from all VMs, which keep running."""
         for task in self._work:
             task.cancel()
         if self._work:
@@ -135,7 +135,7 @@ class Sandboxes:
             task.exception()  # all callers may be gone; `_log_failure` told of it
 
     def _save(self, entry: _Entry, record: Record) -> None:
-        """Write a record. In memory first: the undo of a verb brings both back."""
+        """Write a record, in memory first; the undo steps of an operation restore both."""
         entry.record = record
         journal.save(self._layout.sandbox(record.spec.sandbox_id), record)
 
@@ -144,7 +144,7 @@ class Sandboxes:
             raise StorageFull("The disk of the host is full: no sandbox can be created until space is freed.")
 
     def _raise_if_full(self, error: BaseException) -> None:
-        """Raise StorageFull when that is why a VM was not saved."""
+        """Raise StorageFull if the disk is full, which then explains why a VM was not saved."""
         if isinstance(error, AgentFailure) and free_b(self._layout.data_dir) < _DISK_FULL_B:
             raise StorageFull(
                 "The disk of the host is full: the sandbox could not be saved. It runs on."
@@ -152,7 +152,7 @@ class Sandboxes:
 
     @asynccontextmanager
     async def _locked(self, entry: _Entry) -> AsyncGenerator[None]:
-        """The lock of the entry, for a verb that a removal may break off.
+        """Hold the entry's lock for an operation that a removal may cancel.
 
         Raises:
             InvalidState: the sandbox is being removed.
@@ -167,7 +167,7 @@ class Sandboxes:
                 entry.lock_holder = None
 
     async def _wait_outcome(self, entry: _Entry, work: asyncio.Task[T]) -> T:
-        """What came of `work`, which a removal or the agent's end may break off. The caller's cancellation does not stop it."""
+        """Wait for `work` and return its result. Cancelling the caller does not cancel the work; a removal does."""
         await asyncio.wait({work})
         if work.cancelled():
             if entry.removing is not None:
@@ -178,7 +178,7 @@ class Sandboxes:
         return work.result()
 
     async def ensure(self, spec: SandboxSpec, network: NetworkSettings | None = None) -> Record:
-        """Bring the sandbox up unless it is, with these network settings; returns when it runs.
+        """Start the sandbox with these network settings unless it exists; returns when it runs.
 
         Raises:
             Conflict: it exists with another spec. InvalidState: it is not running and not starting.
@@ -229,7 +229,7 @@ class Sandboxes:
         self._watch(entry)
 
     async def pause(self, sandbox_id: SandboxId, *, idle_s: float = 0.0) -> Record:
-        """Put the sandbox away with its memory. With `idle_s` only if nobody used it for so long; else it runs on.
+        """Save the sandbox's memory and stop its VM. With `idle_s`, only if it has been idle for that long.
 
         Raises:
             NotFound: unknown. InvalidState: neither running nor paused. As `Pause.run` besides.
@@ -263,7 +263,7 @@ class Sandboxes:
         return entry.record
 
     async def resume(self, sandbox_id: SandboxId) -> Record:
-        """Bring a paused sandbox back; returns when it runs.
+        """Restore a paused sandbox; returns when it runs.
 
         Raises:
             NotFound: unknown. InvalidState: neither paused nor running. As `Resume.run` besides.
@@ -292,7 +292,7 @@ class Sandboxes:
         self._watch(entry)
 
     async def set_network(self, sandbox_id: SandboxId, network: NetworkSettings) -> Record:
-        """Put newer network settings in force; they hold across pause and resume. If cancelled, the change goes on.
+        """Apply newer network settings, which persist across pause and resume. Not undone when the caller is cancelled.
 
         Raises:
             NotFound: unknown. InvalidState: it has ended. As `SetNetwork.run` besides.
@@ -320,7 +320,7 @@ class Sandboxes:
             return entry.record
 
     async def set_disk(self, sandbox_id: SandboxId, disk_mb: int) -> Record:
-        """Make its disk larger; returns when a running guest has it. A paused one has it from its resume on.
+        """Enlarge the disk; returns when a running guest sees it. A paused sandbox gets it when it is resumed.
 
         One that is held because it used up its share goes on if its larger share has room. If cancelled, the change goes on.
 
@@ -357,7 +357,7 @@ class Sandboxes:
             return entry.record
 
     async def ensure_snapshot(self, sandbox_id: SandboxId, snapshot_id: SnapshotId) -> Snapshot:
-        """Keep what a running or paused sandbox is now; the sandbox stays what it is. Kept already is fine.
+        """Take and pin a snapshot of a running or paused sandbox, whose state does not change. Idempotent.
 
         Raises:
             NotFound: unknown. InvalidState: neither running nor paused. As `TakeSnapshot` besides.
@@ -396,7 +396,7 @@ class Sandboxes:
         return found
 
     def _find_and_pin(self, sandbox_id: SandboxId, snapshot_id: str) -> Snapshot | None:
-        """The snapshot of this id, kept from now on if it was not. Raises Conflict: it is another sandbox's."""
+        """Return the snapshot of this id after pinning it, or None. Raises Conflict if it is of another sandbox."""
         try:
             found = snapshots.find(self._layout.snapshots, snapshot_id)
         except NotFound:
@@ -407,12 +407,12 @@ class Sandboxes:
         return found
 
     def remove_snapshot(self, snapshot_id: SnapshotId) -> None:
-        """This snapshot is not wanted for its own sake any more. An unknown one is fine."""
+        """Unpin a snapshot; its files are removed when nothing references them. An unknown id is ignored."""
         snapshots.unpin(self._layout.snapshots, str(snapshot_id))
         self._garbage.wake()
 
     def list_snapshots(self) -> list[Snapshot]:
-        """The snapshots that are kept; not those whose manifest is damaged."""
+        """Return the pinned snapshots, without those whose manifest is damaged."""
         return list(snapshots.pinned_snapshots(self._layout.snapshots))
 
     def _make_durable(self, entry: _Entry, snapshot_id: str) -> None:
@@ -428,7 +428,7 @@ class Sandboxes:
         self._tasks.start(f"flush {snapshot_id}", flush())
 
     async def _flush(self, snapshot: Snapshot) -> bool:
-        """Whether it would survive a power cut now; not when it was removed meanwhile."""
+        """Flush a snapshot and its layers to disk. Return False if it was removed meanwhile."""
         try:
             # The snapshot last: what it names must survive too.
             await asyncio.to_thread(self._driver.disks.flush, snapshot.manifest.layer_ids)
@@ -438,7 +438,7 @@ class Sandboxes:
         return True
 
     def adopt(self, record: Record, running: RunningSandbox | None) -> None:
-        """Take over a sandbox of a former agent; without `running` it has no VM."""
+        """Register a sandbox of a former agent; `running` is None if it has no VM."""
         entry = _Entry(record, running)
         self._entries[record.spec.sandbox_id] = entry
         if running is not None:
@@ -490,7 +490,7 @@ class Sandboxes:
         self._garbage.wake()
 
     async def remove(self, sandbox_id: SandboxId) -> None:
-        """Take the sandbox down with all that belongs to it. An unknown one is fine; a start is taken back."""
+        """Remove the sandbox and all its resources, and cancel a start that is under way. An unknown id is ignored."""
         entry = self._entries.get(sandbox_id)
         if entry is None:
             return
@@ -540,7 +540,7 @@ class Sandboxes:
         return entry
 
     def get(self, sandbox_id: SandboxId) -> RunningSandbox:
-        """The running sandbox. Calls in it are made within `use`.
+        """Return the running sandbox. Calls in it must be made within `use`.
 
         Raises:
             NotFound: unknown. InvalidState: not running.
@@ -554,7 +554,7 @@ class Sandboxes:
 
     @asynccontextmanager
     async def use(self, sandbox_id: SandboxId) -> AsyncGenerator[RunningSandbox]:
-        """A call in the running sandbox, which counts as activity and which a pause waits for.
+        """Make a call in the running sandbox. It counts as activity, and a pause waits for it.
 
         Raises:
             NotFound: unknown. InvalidState: not running, or the call was cut off by a pause.
@@ -564,7 +564,7 @@ class Sandboxes:
 
     @asynccontextmanager
     async def open_stream(self, sandbox_id: SandboxId) -> AsyncGenerator[GuestStream]:
-        """A caller's connection with a program in the running sandbox, which a pause cuts.
+        """Open a caller's stream to a program in the running sandbox. A pause ends it.
 
         Raises:
             as `use`.
@@ -573,16 +573,16 @@ class Sandboxes:
             yield stream
 
     def inspect(self, sandbox_id: SandboxId) -> tuple[Record, RunningSandbox | None]:
-        """What is known of one sandbox. Raises NotFound."""
+        """Return the record of a sandbox and, if it runs, its VM. Raises NotFound."""
         entry = self._known(sandbox_id)
         return entry.record, entry.running
 
     def list(self) -> list[tuple[Record, RunningSandbox | None]]:
-        """All sandboxes this agent knows."""
+        """Return the record and, if running, the VM of each sandbox."""
         return [(entry.record, entry.running) for entry in self._entries.values()]
 
     async def _watch_disk(self) -> None:
-        """Hold sandboxes that take too much of the disk, and let them go on; see `disk_watch`."""
+        """Suspend sandboxes that use too much disk and unsuspend them when there is space; rules in `disk_watch.py`."""
         while True:
             free = free_b(self._layout.data_dir)
             try:
@@ -624,7 +624,7 @@ class Sandboxes:
         await asyncio.gather(*changes, return_exceptions=True)
 
     async def _set_suspended(self, entry: _Entry, running: RunningSandbox, reason: str) -> None:
-        """Let its VM stand still for this reason, or run on without one."""
+        """Suspend the VM for this reason; with an empty reason, unsuspend it."""
         fields = {"sandbox_id": str(entry.record.spec.sandbox_id), "reason": reason}
         if not reason and entry.lock.locked():
             return  # the verb may need it frozen; the next look comes soon
@@ -644,7 +644,7 @@ class Sandboxes:
         _log.warning("sandbox is held" if reason else "sandbox goes on", extra=fields)
 
     async def _maintain_all(self) -> None:
-        """A VM that stopped because the disk was full goes on once there is room."""
+        """Maintain each running VM every few seconds; a VM that stopped on a full disk continues when there is space."""
         while True:
             room = free_b(self._layout.data_dir) >= self._disk.reserve_b // 2
             entries = list(self._entries.values())

@@ -1,4 +1,4 @@
-"""Resume: snapshot checked → journal → launch with its memory.
+"""Resume: check the snapshot, write the journal, start a VM with the saved memory.
 
 Until the journal says RUNNING the snapshot is untouched, and every failure leaves the sandbox paused.
 """
@@ -29,7 +29,7 @@ _COPY_LIMIT_B: Final = 16 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """What it takes to resume sandboxes."""
+    """Resumes paused sandboxes."""
 
     layout: Layout
     driver: Driver
@@ -37,7 +37,7 @@ class Resume:
     clock: Clock
 
     async def run(self, record: Record, save: Save) -> tuple[Record, RunningSandbox]:
-        """Resume a paused sandbox. On failure or cancellation it is still paused.
+        """Resume a paused sandbox. After a failure or cancellation it is still paused.
 
         Raises:
             DamagedSnapshot: what was saved is not whole. InvalidState: it needs another VMM. NoCapacity, StorageFull.
@@ -78,7 +78,7 @@ class Resume:
             return record, running
 
     def _disk(self, manifest: Manifest, disk_mb: int) -> tuple[str, tuple[str, ...]]:
-        """The layer that the new one is a copy of, if any, and the frozen layers below it."""
+        """Return the layer that the new one starts as a copy of (empty for none), and the frozen layers below."""
         top, *below = manifest.layer_ids
         disks = self.driver.disks
         # A layer of a smaller disk cannot become a larger one: the sandbox was promised more than it had when it was saved.

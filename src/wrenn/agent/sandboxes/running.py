@@ -1,4 +1,4 @@
-"""A sandbox that runs: its VM, its network address, the way to its guest, and the calls under way in it.
+"""A running sandbox: its VM, address, clients for its guest, and the calls that are under way in it.
 
 What counts as activity: a call from its begin to its end, however silent it is in between. Only a stream whose other end goes
 on without it (a terminal, the output of something in the background, a port's answer or WebSocket) counts when it begins, and
@@ -26,7 +26,7 @@ _CLOSE_TIMEOUT_S: Final = 0.25
 
 @dataclass(slots=True, eq=False)
 class GuestStream:
-    """A caller's connection with a program in the guest: a process that is followed, an HTTP request, a WebSocket, bytes.
+    """A caller's connection with a program in the guest: a followed process, an HTTP request, a WebSocket, raw bytes.
 
     It is in use until it is `opened`; from then on only when bytes pass.
 
@@ -42,32 +42,32 @@ class GuestStream:
 
     @property
     def guest(self) -> GuestConnection:
-        """The way to the guest agent, of this generation."""
+        """Connection to the guest agent of this VM."""
         return self._running.guest
 
     @property
     def ports(self) -> GuestPorts:
-        """The way to the guest's ports, of this generation."""
+        """Client for the guest's ports."""
         return self._running.ports
 
     @property
     def processes(self) -> Processes:
-        """The way to the guest's processes, of this generation."""
+        """Client for the guest's processes."""
         return self._running.processes
 
     def mark_active(self) -> None:
-        """Bytes passed: the sandbox is in use now."""
+        """Record that bytes passed: the sandbox is in use now."""
         self._running.last_active_at = self._clock.now().timestamp()
 
     def mark_open(self, *, is_finite: bool) -> None:
-        """The other end goes on without it from here. A pause does not wait for what has no end of its own."""
+        """Count the stream as activity only when bytes pass from now on. A pause waits for it only if `is_finite`."""
         self.counts_as_active = False
         self.is_finite = is_finite
 
 
 @dataclass(slots=True)
 class RunningSandbox:
-    """What the verbs of a running sandbox need. One object a generation of the VM.
+    """A sandbox with a running VM. Each resume makes a new object.
 
     Attributes:
         address: slot address, reachable from this host only.
@@ -106,22 +106,22 @@ class RunningSandbox:
 
     @property
     def commands(self) -> Commands:
-        """Programs in the guest."""
+        """Client that runs commands in the guest."""
         return Commands(self.guest)
 
     @property
     def processes(self) -> Processes:
-        """Programs in the guest, to be followed while they run."""
+        """Client that starts and follows processes in the guest."""
         return Processes(self.guest)
 
     @property
     def files(self) -> Files:
-        """Files in the guest."""
+        """Client for files in the guest."""
         return Files(self.guest)
 
     @asynccontextmanager
     async def use(self, clock: Clock) -> AsyncGenerator[RunningSandbox]:
-        """A call: activity from its begin to its end, and what a pause waits for.
+        """Make a call: it counts as activity from begin to end, and a pause waits for it.
 
         Raises:
             InvalidState: no call may begin; or the call was cut off, for the reason that `disconnect` was given.
@@ -155,7 +155,7 @@ class RunningSandbox:
 
     @asynccontextmanager
     async def open_stream(self, clock: Clock) -> AsyncGenerator[GuestStream]:
-        """A connection with a program in the guest.
+        """Open a caller's stream to a program in the guest.
 
         Raises:
             as `use`.
@@ -167,16 +167,16 @@ class RunningSandbox:
             yield stream
 
     def _waited_for(self) -> bool:
-        """Whether anything is under way that a pause gives time to end."""
+        """Return whether any call is under way that a pause waits for."""
         return any(stream is None or stream.is_finite for stream in self._users.values())
 
     def idle_s(self, clock: Clock) -> float:
-        """For how long nobody has used it."""
+        """Return how long the sandbox has been idle, in seconds."""
         in_use = any(stream is None or stream.counts_as_active for stream in self._users.values())
         return 0.0 if in_use else clock.now().timestamp() - self.last_active_at
 
     async def drain(self, reason: str, *, grace_s: float) -> None:
-        """Let no call begin, and wait until those under way have ended, but not longer than `grace_s`."""
+        """Refuse new calls with `reason`, and wait up to `grace_s` for those under way."""
         self.closed = reason
         if self._waited_for():
             self._unused.clear()
@@ -185,7 +185,7 @@ class RunningSandbox:
                     await self._unused.wait()
 
     async def disconnect(self, reason: str) -> None:
-        """Break off whatever is connected to the guest from this host; calls under way end with `reason` as their error.
+        """Close all connections from this host to the guest; calls under way fail with `reason`.
 
         Takes less than a second, whatever the other ends do.
         """
@@ -207,12 +207,12 @@ class RunningSandbox:
         await asyncio.wait({closing}, timeout=_CLOSE_TIMEOUT_S)
 
     async def unsuspend_vm(self) -> None:
-        """Let the VM run on after a verb; not one that is held or being removed."""
+        """Unsuspend the VM after an operation, unless the disk watch has suspended it or it is being removed."""
         if not self.being_removed and not self.suspend_reason:
             await self.vm.unsuspend()
 
     def unless_being_removed(self, step: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[None]]:
-        """An undo step that lets the guest or its VM go on: not done when it is being removed, as nobody would answer."""
+        """Wrap an undo step that talks to the guest or VM; it is skipped during removal, when neither may answer."""
 
         async def undo() -> None:
             if not self.being_removed:
@@ -221,7 +221,7 @@ class RunningSandbox:
         return undo
 
     async def reopen(self) -> None:
-        """Let calls begin again."""
+        """Accept calls again."""
         if self.guest.session.closed:
             self.guest = GuestConnection(self.address, self.token)
         self.closed = ""

@@ -1,4 +1,4 @@
-"""Save a stopped VM: memory and device state into a draft, and the manifest that makes it a snapshot."""
+"""Saves a suspended VM: writes memory and device state to a draft, then publishes it as a snapshot."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from wrenn.vm import DiskChain, Driver, ImageRef, Machine, SavedMemory
 
 @dataclass(frozen=True, slots=True)
 class SavedVm:
-    """A stopped VM's memory and device state in a draft."""
+    """Memory and device state of a suspended VM, saved in a draft."""
 
     draft: Path
     memory: SavedMemory
@@ -31,14 +31,14 @@ class SavedVm:
 
 @dataclass(frozen=True, slots=True)
 class Saver:
-    """What it takes to save VMs."""
+    """Saves suspended VMs as snapshots."""
 
     layout: Layout
     driver: Driver
     clock: Clock
 
     def make_draft(self, snapshot_id: str) -> Path:
-        """The folder of a snapshot to be. Raises StorageFull."""
+        """Create the draft folder of a snapshot. Raises StorageFull."""
         draft = snapshots.draft_path(self.layout.snapshots, snapshot_id)
         try:
             draft.mkdir(mode=0o700)
@@ -47,7 +47,7 @@ class Saver:
         return draft
 
     async def save(self, vm: Machine, record: Record, draft: Path, *, step: str) -> SavedVm:
-        """Write what the frozen VM is into `draft`; `step` begins the names of the fault points.
+        """Write memory and device state of the suspended VM to `draft`; `step` prefixes the names of the fault points.
 
         Raises:
             StorageFull: no room. AgentFailure: the VM ended.
@@ -62,7 +62,7 @@ class Saver:
     async def publish(
         self, saved: SavedVm, record: Record, snapshot_id: str, layer_ids: tuple[str, ...]
     ) -> Snapshot:
-        """Make the draft the snapshot of this id, with these frozen layers. After a cancellation there is none.
+        """Publish the draft as the snapshot of this id with these frozen layers. After a cancellation there is none.
 
         Raises:
             StorageFull: no room. DamagedBase, DamagedSnapshot: what it lies on is not what it ran on.
@@ -98,7 +98,7 @@ class Saver:
         return snapshots.publish(saved.draft, self.layout.snapshots, manifest)
 
     def _former(self, record: Record) -> list[Manifest]:
-        """Manifests of the snapshots that the sandbox came from, as far as they are there."""
+        """Return the manifests of the snapshots that the sandbox was restored from, as far as they exist."""
         todo, found = [record.snapshot, record.former_snapshot, record.parent], dict[str, Manifest]()
         while todo:
             name = todo.pop()

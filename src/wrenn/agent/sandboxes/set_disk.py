@@ -1,4 +1,4 @@
-"""Make the disk of a sandbox larger: journal, then disk and file system of a running one. A paused one follows at its resume."""
+"""Enlarges the disk of a sandbox: first the journal, then disk and file system of a running one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from wrenn.vm import Driver
 
 @dataclass(frozen=True, slots=True)
 class SetDisk:
-    """What it takes to make disks larger. `usual_share_b`: what a sandbox with a disk of the default size may take."""
+    """Enlarges disks. `usual_share_b` is the disk share of a sandbox with the default disk size."""
 
     driver: Driver
     confiner: Confiner
     usual_share_b: int
 
     def record_size(self, record: Record, disk_mb: int, save: Save) -> Record:
-        """Promise it: from now on the sandbox may take what a disk of this size may. Twice is the same as once.
+        """Write the new size to the journal; it counts for the sandbox's share from now on. Idempotent.
 
         Raises:
             InvalidRequest: its disk is larger. InvalidState: it has ended. StorageFull.
@@ -39,7 +39,7 @@ class SetDisk:
         return changed
 
     async def apply(self, record: Record, running: RunningSandbox) -> None:
-        """Make disk and file system of the running sandbox as large as its record says. May be repeated.
+        """Enlarge disk and file system of the running sandbox to the size in its record. Idempotent.
 
         Raises:
             AgentFailure, Unavailable: the VMM or the guest did not do it. InvalidState: not while it runs.

@@ -1,4 +1,4 @@
-"""Change the egress policy of a sandbox: firewall, then journal."""
+"""Changes the egress policy of a sandbox: first the firewall, then the journal."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from wrenn.network import SlotPool
 
 @dataclass(frozen=True, slots=True)
 class SetNetwork:
-    """What it takes to change the network settings of sandboxes."""
+    """Changes network settings of sandboxes."""
 
     slots: SlotPool
 
     async def run(self, record: Record, network: NetworkSettings, save: Save) -> Record:
-        """Put `network` in force and write it down; a paused sandbox has it from its next resume on.
+        """Apply the network settings and save them; for a paused sandbox they apply from its next resume.
 
         Settings that are not newer change nothing. After a failure or a crash the firewall may be ahead of the journal;
         the revision then shows the control plane that the change is to be made again.

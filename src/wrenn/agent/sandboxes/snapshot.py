@@ -1,4 +1,4 @@
-"""Keep what a sandbox is now, while it goes on: the short stop of a running one, or the files of a paused one.
+"""Takes a snapshot of a sandbox: a running one is suspended for a moment, of a paused one the files are linked.
 
 The stop is what lies between the guest's programs being held and let go. Order and failure table: docs/design/snapshots.md.
 """
@@ -39,7 +39,7 @@ _DEPTH_LIMIT: Final = 48
 
 @dataclass(frozen=True, slots=True)
 class TakeSnapshot:
-    """What it takes to keep sandboxes."""
+    """Takes snapshots of sandboxes."""
 
     layout: Layout
     driver: Driver
@@ -49,7 +49,7 @@ class TakeSnapshot:
     async def of_running(
         self, record: Record, running: RunningSandbox, snapshot_id: str, save: Save
     ) -> Record:
-        """Keep a running sandbox under this id; it runs on. On failure or cancellation nothing is kept.
+        """Take a snapshot of a running sandbox, which keeps running. After a failure or cancellation there is none.
 
         Returns its record with the new layer that it writes to.
 
@@ -119,7 +119,7 @@ class TakeSnapshot:
         return record
 
     async def of_paused(self, record: Record, snapshot_id: str) -> None:
-        """Keep a paused sandbox under this id: the same files under another name.
+        """Take a snapshot of a paused sandbox by linking its files under the new id.
 
         Raises:
             DamagedSnapshot, NotFound: it is not whole. StorageFull: no room.

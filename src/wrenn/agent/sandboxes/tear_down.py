@@ -1,4 +1,4 @@
-"""Take a sandbox down: journal → VM killed and gone → connections cut → cgroup → network → files, the journal last of them.
+"""Removes a sandbox: journal, VMM, connections, cgroup, network, then files, of which the journal is last.
 
 Nothing waits for the guest or for who is connected to it: the VMM is killed before anything of it is closed.
 
@@ -30,14 +30,14 @@ _KILL_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class TearDown:
-    """What it takes to take sandboxes down."""
+    """Removes sandboxes."""
 
     layout: Layout
     slots: SlotPool
     confiner: Confiner
 
     async def run(self, record: Record, running: RunningSandbox | None) -> None:
-        """Remove all that `record` names. May be repeated after a failure at any step."""
+        """Remove all resources that `record` names. Idempotent: may be repeated after a failure at any step."""
         directory = self.layout.sandbox(record.spec.sandbox_id)
         if directory.exists():
             with suppress(StorageFull):  # removing is what a full disk needs most

@@ -1,4 +1,4 @@
-"""What can be done to a sandbox, a file each; the registry decides when."""
+"""The operations on a sandbox, one file each. The registry decides when they run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from wrenn.vm import Driver
 
 @dataclass(frozen=True, slots=True)
 class Verbs:
-    """All verbs, and what they share."""
+    """All operations on a sandbox, and the objects that they share."""
 
     layout: Layout
     bases: Bases
@@ -41,7 +41,7 @@ class Verbs:
     async def record_vm_exit(
         self, record: Record, running: RunningSandbox | None, save: Save, *, reason: str
     ) -> Record:
-        """The VM of this sandbox ended by itself. With a snapshot it is paused as it was then, else it is lost."""
+        """Record that the VM ended by itself: with a snapshot the sandbox becomes PAUSED, otherwise LOST."""
         if record.snapshot:
             record = record.with_state(
                 State.PAUSED, reason=f"{reason} This is what it was at its last pause."

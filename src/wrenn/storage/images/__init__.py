@@ -1,4 +1,4 @@
-"""Kernel, initramfs and templates: built from the machine's own apt, named by their digests, never half there.
+"""Kernel, initramfs and templates: built with the machine's apt, named by digest, published atomically.
 
 `build.ensure_images` decides what is missing; `kernel`, `initramfs` and `template` each build one part; `manifest` has
 the rules of how a part comes into place; `images.load_images` reads what is there.

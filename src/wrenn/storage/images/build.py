@@ -1,4 +1,4 @@
-"""Build what is missing, once, however many processes ask for it."""
+"""Builds missing images once, however many processes ask for them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def ensure_images(
     progress: Callable[[str], None],
     refresh: bool = False,
 ) -> Images:
-    """Build kernel, initramfs and template in `data_dir` where they are missing, damaged or out of date.
+    """Build the kernel, initramfs and template in `data_dir` that are missing, damaged or out of date.
 
     Takes milliseconds when all is there. Processes that ask at the same time build once. A death at any moment leaves
     only scratch files, which the next call removes. With `refresh` the newest kernel and packages are fetched again.
@@ -75,7 +75,7 @@ async def ensure_images(
 async def lock_packages(
     data_dir: Path, *, template: str = "minimal", progress: Callable[[str], None]
 ) -> Path:
-    """Write the versions that apt chooses today into the recipe's lock, and return its path.
+    """Write the versions that apt would install now to the recipe's lock file, and return its path.
 
     Raises:
         Forbidden: this is not root.
@@ -98,7 +98,7 @@ async def lock_packages(
 
 
 def abandoned_scratch(data_dir: Path) -> list[Path]:
-    """Folders that a killed build left behind; empty while a build runs. Changes nothing."""
+    """Return folders that a killed build left behind; empty while a build runs."""
     found = sorted(path for folder in _FOLDERS for path in (data_dir / folder).glob(f"{SCRATCH_PREFIX}*"))
     lock = data_dir / KERNELS / _LOCK_FILE
     if not found or not lock.exists():
@@ -111,7 +111,7 @@ def abandoned_scratch(data_dir: Path) -> list[Path]:
 
 
 async def remove_abandoned_scratch(data_dir: Path) -> None:
-    """Remove what `abandoned_scratch` lists; waits for a build that runs."""
+    """Remove what `abandoned_scratch` returns; waits for a build that runs."""
     if abandoned_scratch(data_dir):
         async with _build_lock(data_dir, lambda _text: None):
             await _sweep(data_dir)
@@ -141,7 +141,7 @@ def _current(data_dir: Path, envd: Path, template: str) -> Images | None:
 async def _ensure_kernel(
     data_dir: Path, distribution: Distribution, progress: Callable[[str], None], *, refresh: bool
 ) -> Kernel:
-    """The kernel in use if it is whole, else the newest."""
+    """Return the current kernel if it is undamaged; otherwise build the newest."""
     kernels = data_dir / KERNELS
     if refresh:
         progress("fetching the package lists")
@@ -180,7 +180,7 @@ def _require_root_and_tools() -> None:
 
 @asynccontextmanager
 async def _build_lock(data_dir: Path, progress: Callable[[str], None]) -> AsyncGenerator[int]:
-    """Hold the only right to build in `data_dir`; yields the lock's descriptor."""
+    """Hold the build lock of `data_dir`; yields its descriptor."""
     folder = data_dir / KERNELS
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     fd = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

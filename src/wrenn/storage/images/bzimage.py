@@ -1,4 +1,4 @@
-"""From a distribution's `vmlinuz` to the ELF kernel that a VMM can start directly (PVH)."""
+"""Extracts the ELF kernel, which a VMM can start directly (PVH), from a distribution's `vmlinuz`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _XEN_ELFNOTE_PHYS32_ENTRY: Final = 18
 
 
 async def unpack_vmlinux(vmlinuz: Path, vmlinux: Path) -> None:
-    """Write the ELF kernel inside `vmlinuz` to `vmlinux`; `vmlinux.packed` beside it is used and removed.
+    """Write the ELF kernel inside `vmlinuz` to `vmlinux`, using `vmlinux.packed` beside it as a temporary file.
 
     Raises:
         InvalidState: not a bzImage, an unknown compression, or a kernel without a PVH entry.
@@ -55,7 +55,7 @@ async def unpack_vmlinux(vmlinuz: Path, vmlinux: Path) -> None:
 
 
 def _payload(image: bytes, *, name: str) -> tuple[bytes, int]:
-    """The packed kernel and its size when unpacked, which the build appends as four bytes."""
+    """Return the compressed kernel and its uncompressed size, which the build appends as four bytes."""
     if image[_HEADER_MAGIC : _HEADER_MAGIC + 4] != b"HdrS":
         raise InvalidState(f"The kernel {name} is not an x86 bzImage.")
     offset, length = struct.unpack_from("<II", image, _PAYLOAD_OFFSET)

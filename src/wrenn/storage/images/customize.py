@@ -1,4 +1,4 @@
-"""From a bare system to a template: the user, names, locale; and nothing of the machine that it was built on."""
+"""Turns an installed base system into a template: user, names and locale, and nothing specific to the build machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EMPTY_FOLDERS: Final = (
 
 
 async def customize(root: Path, recipe: Recipe) -> None:
-    """Make the installed system in `root` the template that the recipe describes. Nothing here may run twice."""
+    """Customise the installed system in `root` as the recipe says. Not idempotent."""
     user = recipe.user
     await run(
         [

@@ -1,4 +1,4 @@
-"""What differs between the distributions that images can be built on."""
+"""Differences between the distributions that images can be built on."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _KNOWN: Final = {
 
 
 def this_distribution() -> Distribution:
-    """The distribution of this machine.
+    """Return the distribution of this machine.
 
     Raises:
         InvalidState: images cannot be built on it.

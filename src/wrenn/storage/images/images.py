@@ -1,4 +1,4 @@
-"""What is built, and where."""
+"""The built images of a data folder and their digests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEMPLATES: Final = "templates"
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """All that a machine boots from. The digests say when a warm snapshot no longer fits.
+    """Everything that a VM boots from. The digests decide whether a base is still current.
 
     Attributes:
         kernel: unpacked ELF kernel.
@@ -41,7 +41,7 @@ class Images:
 
 
 def load_images(data_dir: Path, template: str = "minimal") -> Images:
-    """What is built in `data_dir`, after a look at each file's size.
+    """Return the images in `data_dir` after checking the size of each file.
 
     Raises:
         NotFound: something is not built; the message says how to build it.

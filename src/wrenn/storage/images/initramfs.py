@@ -1,4 +1,4 @@
-"""The initramfs: the guest agent as `/init`, and the kernel's modules.
+"""The initramfs: the guest agent as `/init`, and kernel modules.
 
 Some of them the agent loads to find disk and network; the others stay in memory for programs to load: see
 `rust/envd/src/stage1/modules.rs`.
@@ -30,7 +30,7 @@ _SIZE_LIMIT_B: Final = 20 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Initramfs:
-    """A built initramfs and what went into it."""
+    """A built initramfs and the digests of its inputs."""
 
     path: Path
     digest: str
@@ -39,7 +39,7 @@ class Initramfs:
 
 
 def envd_digest(envd: Path) -> str:
-    """SHA-256 of the guest agent's binary.
+    """Return the SHA-256 digest of the guest agent's binary.
 
     Raises:
         NotFound: there is no such file.
@@ -53,7 +53,7 @@ def envd_digest(envd: Path) -> str:
 
 
 def load_initramfs(folder: Path) -> Initramfs:
-    """Read the initramfs in use.
+    """Return the current initramfs.
 
     Raises:
         NotFound: none is built.
@@ -72,7 +72,7 @@ def load_initramfs(folder: Path) -> Initramfs:
 
 
 def _tree(kernel: Kernel) -> list[Entry]:
-    """The modules that programs may load, where `modprobe` looks for them."""
+    """Return the modules that programs may load, at the paths where `modprobe` searches."""
     if kernel.tree is None:
         return []
     top = f"lib/modules/{kernel.version}"
@@ -84,7 +84,7 @@ def _tree(kernel: Kernel) -> list[Entry]:
 
 
 async def build_initramfs(folder: Path, kernel: Kernel, envd: Path) -> Initramfs:
-    """Pack an initramfs and make it the one in use. Older ones stay: running machines name them. Under the build lock.
+    """Build an initramfs and make it current. Older ones stay, as running VMs refer to them. Requires the build lock.
 
     Raises:
         InvalidState: it would be too large.

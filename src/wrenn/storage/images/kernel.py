@@ -1,4 +1,4 @@
-"""The guest's kernel: the distribution's own, fetched with the machine's apt and unpacked, never installed."""
+"""The guest's kernel: the distribution's own package, downloaded with apt and unpacked, never installed."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ class Kernel:
 
     @property
     def is_current(self) -> bool:
-        """Whether it has the modules that a build would take today. An older one works, with less."""
+        """Return whether it has the modules that a build would select now. An older one works, with fewer features."""
         return self.wanted == (*MODULES, *LOADABLE)
 
 
 def load_kernel(kernels: Path, version: str) -> Kernel:
-    """Read the kernel's manifest and check that its files are there.
+    """Return the current kernel after checking that its files exist.
 
     Raises:
         NotFound: not built.
@@ -120,7 +120,7 @@ def _facts(manifest: Manifest, name: str) -> Manifest:
 
 
 async def newest_version(distribution: Distribution) -> str:
-    """The version of the kernel that apt would install now.
+    """Return the version of the kernel that apt would install now.
 
     Raises:
         Unavailable: apt does not know.
@@ -137,7 +137,7 @@ async def newest_version(distribution: Distribution) -> str:
 async def build_kernel(
     kernels: Path, version: str, distribution: Distribution, progress: Callable[[str], None]
 ) -> Kernel:
-    """Fetch and unpack one kernel into `kernels/<version>`. Only under the build lock.
+    """Download and unpack a kernel to `kernels/<version>`. Requires the build lock.
 
     Raises:
         Unavailable: apt cannot fetch it.
@@ -182,7 +182,7 @@ async def _indexed_tree(root: Path, version: str) -> Path:
 
 
 def _needs(tree: Path) -> dict[str, list[str]]:
-    """By path of a module the paths of those that it depends on, the deepest need last."""
+    """Return the dependencies of each module by path, the deepest dependency last."""
     lines = (line.split(":") for line in (tree / "modules.dep").read_text().splitlines())
     return {name: rest.split() for name, rest in lines}
 
@@ -192,7 +192,7 @@ def _builtin(tree: Path) -> set[str]:
 
 
 async def _copy_modules(tree: Path, version: str, into: Path) -> list[str]:
-    """Copy `MODULES` with all that they depend on, unpacked; returns the file names in load order."""
+    """Copy `MODULES` and their dependencies, decompressed; return the file names in load order."""
     needs, builtin = _needs(tree), _builtin(tree)
     by_name = {_module_name(path): path for path in needs}
     ordered: list[str] = []
@@ -210,7 +210,7 @@ async def _copy_modules(tree: Path, version: str, into: Path) -> list[str]:
 
 
 async def _copy_tree(tree: Path, version: str, into: Path) -> list[str]:
-    """Copy `LOADABLE` and `MODULES` with all that they depend on, unpacked, and index them anew; returns the files."""
+    """Copy `LOADABLE` and `MODULES` with their dependencies, decompressed, and index them; return the files."""
     needs, builtin = _needs(tree), _builtin(tree)
     chosen: set[str] = set()
     for path, needed in needs.items():

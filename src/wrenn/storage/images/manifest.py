@@ -1,4 +1,4 @@
-"""Manifests: what a built image is, written last. A folder without one is not there.
+"""Manifests of built images. The manifest is written last: a folder without one does not count as an image.
 
 Everything is built in a scratch folder beside its place, flushed to the disk, and renamed into place whole.
 """
@@ -39,12 +39,12 @@ class FileFacts:
     digest: str
 
     def to_json(self) -> dict[str, object]:
-        """The form in the manifest."""
+        """Return the manifest's form."""
         return {"size_b": self.size_b, "digest": self.digest}
 
     @classmethod
     def of(cls, path: Path) -> FileFacts:
-        """Read the file and compute its digest.
+        """Read the file and compute its facts.
 
         The digest is the SHA-256 of the content; a hole in a sparse file is left out together with any chunk of
         zeros, and each chunk is preceded by its offset, so that 5 GiB of nothing cost nothing.
@@ -71,7 +71,7 @@ def _next_data(fd: int, offset: int, end: int) -> int:
 
 
 def checked_template_name(name: str) -> str:
-    """`name`, which is safe as the name of a folder.
+    """Return `name` after checking that it is safe as a folder's name.
 
     Raises:
         NotFound: no template can have such a name.
@@ -105,7 +105,7 @@ def read_manifest(path: Path, *, what: str) -> Manifest:
 
 
 def text(manifest: Manifest, key: str, *, what: str) -> str:
-    """The text field `key`.
+    """Return the text field `key`.
 
     Raises:
         InvalidState: there is no such field.
@@ -117,7 +117,7 @@ def text(manifest: Manifest, key: str, *, what: str) -> str:
 
 
 def checked_file(path: Path, facts: object, *, what: str) -> FileFacts:
-    """The facts of `path` from its manifest, after a look at the file's size.
+    """Return the facts of `path` from its manifest after checking the file's size.
 
     Raises:
         InvalidState: the file is missing or has another size.
@@ -134,7 +134,7 @@ def checked_file(path: Path, facts: object, *, what: str) -> FileFacts:
 
 
 async def publish(scratch: Path, place: Path, manifest: Manifest) -> None:
-    """Turn a finished scratch folder, itself inside a scratch folder beside `place`, into `place`.
+    """Atomically move a finished scratch folder to `place`.
 
     A death at any moment leaves the old one, the new one, or none; never a mixture.
     """
@@ -152,7 +152,7 @@ async def publish(scratch: Path, place: Path, manifest: Manifest) -> None:
 
 
 async def sweep(folder: Path) -> None:
-    """Make `folder` if it is missing, and remove what a killed build left in it. Only under the build lock."""
+    """Create `folder` if it is missing, and remove what a killed build left in it. Requires the build lock."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for scratch in folder.glob(f"{SCRATCH_PREFIX}*"):
         # A build that was killed may have left a mount below: never follow one.

@@ -1,4 +1,4 @@
-"""Recipes of templates: data in `images/<name>/` beside the code, or inside the installed package."""
+"""Recipes of templates: data in `images/<name>/` of the repository, or inside the installed package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PLACES: Final = (_PACKAGE / "_images", _PACKAGE.parents[1] / "images")
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """The ordinary user of a template, who may use sudo without a password."""
+    """The unprivileged user of a template, who may use sudo without a password."""
 
     name: str
     uid: int
@@ -27,7 +27,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a template is made of.
+    """Packages and settings of a template.
 
     Attributes:
         folder: where the recipe and its locks are.
@@ -54,12 +54,12 @@ class Recipe:
 
     @property
     def lock(self) -> Path:
-        """The file with the exact versions for this suite."""
+        """The lock file with exact package versions for this suite."""
         return lock_path(self.folder, self.suite)
 
 
 def lock_path(folder: Path, suite: str) -> Path:
-    """Where the lock for a suite is kept."""
+    """Return the path of the lock file for a suite."""
     return folder / f"packages.{suite}.lock"
 
 

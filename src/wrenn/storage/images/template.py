@@ -1,4 +1,4 @@
-"""Templates: a root file system made by mmdebstrap from the machine's own apt sources, packed as a sparse ext4 image."""
+"""Templates: root file systems built with mmdebstrap from the machine's apt sources, packed as sparse ext4 images."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Template:
 
 
 def load_template(templates: Path, name: str) -> Template:
-    """Read a template's manifest and check that its image is there.
+    """Return a template after checking that its image exists.
 
     Raises:
         NotFound: not built, or no name of a template.
@@ -69,7 +69,7 @@ async def build_template(
     *,
     lock_fd: int,
 ) -> Template:
-    """Make `templates/<name>` from a recipe. Only under the build lock, whose descriptor is `lock_fd`.
+    """Build `templates/<name>` from a recipe. Requires the build lock, whose descriptor is `lock_fd`.
 
     Raises:
         Unavailable: apt cannot fetch or install the packages.
@@ -108,12 +108,12 @@ async def build_template(
 async def resolve_versions(
     scratch: Path, recipe: Recipe, distribution: Distribution, *, lock_fd: int
 ) -> dict[str, str]:
-    """The versions that apt would choose today, without regard to the lock. Installs into `scratch`."""
+    """Return the versions that apt would choose now, ignoring the lock file. Installs into `scratch`."""
     return await _install(scratch / "root", replace(recipe, pins={}), distribution, lock_fd=lock_fd)
 
 
 async def _install(root: Path, recipe: Recipe, distribution: Distribution, *, lock_fd: int) -> dict[str, str]:
-    """Fill `root` with the packages; returns the installed versions by name."""
+    """Install the packages into `root`; return the installed versions by name."""
     # A pin at priority 1001 makes apt take exactly this version, also for what the packages need in turn; a version
     # that the archive no longer has is passed over, and the newest is taken.
     pins = root.with_name("pins")

@@ -1,4 +1,4 @@
-"""QEMU driver: q35, KVM where it really works, else software emulation. Facts in docs/design/vm-qemu.md."""
+"""QEMU driver: q35 machine with KVM where it works, otherwise software emulation. Details: docs/design/vm-qemu.md."""
 
 from wrenn.vm.qemu.base_files import QemuBases
 from wrenn.vm.qemu.disks import Qcow2Disks

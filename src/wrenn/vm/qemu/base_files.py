@@ -1,4 +1,4 @@
-"""The files of a base: a warm snapshot of a template in one shape, from which every sandbox is restored.
+"""The files of a base: a snapshot of a booted template in one shape, from which every sandbox is restored.
 
 A base is a folder, named by its key, with `memory` (sparse, the guest's RAM), `state` (device state), `disk.qcow2` (what
 the boot wrote), `empty.qcow2` (what a sandbox's overlay starts as), `rootfs.ext4` (the template's image, a hard link where
@@ -26,7 +26,7 @@ _MANIFEST: Final = "manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The files of one base."""
+    """Paths of the files of one base."""
 
     key: str
     directory: Path
@@ -58,12 +58,12 @@ class Base:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All that the manifest vouches for, beside the image's size."""
+        """All files whose digests the manifest has, besides the image's size."""
         return (self.memory, self.state, self.disk, self.empty_disk)
 
 
 def publish(draft: Path, root: Path, *, key: str, facts: Facts) -> Base:
-    """Make the finished folder `draft` the base `key` below `root`, durably and at once.
+    """Atomically and durably make the finished folder `draft` the base `key` below `root`.
 
     One that was there under this key is replaced; snapshots on it then see that by its `content_digest`.
 
@@ -91,7 +91,7 @@ def publish(draft: Path, root: Path, *, key: str, facts: Facts) -> Base:
 
 
 def find(root: Path, key: str) -> Base | None:
-    """The base `key`, or None when there is none. Its small files are checked; its memory is checked when it is loaded.
+    """Return the base `key`, or None. Small files are checked here, memory when it is loaded.
 
     Raises:
         DamagedBase: it is there and not as it was made.
@@ -109,7 +109,7 @@ def find(root: Path, key: str) -> Base | None:
 
 
 def content_digest(base: Base) -> str:
-    """What the base holds, in short. The files that VMs read without a digest have the sizes that they were made with.
+    """Return a digest of the base's content. Files that VMs read without a digest must have their original sizes.
 
     Raises:
         DamagedBase: it is missing, or not as it was made.
@@ -124,7 +124,7 @@ def content_digest(base: Base) -> str:
 
 
 def facts_of(directory: Path) -> dict[str, str | int]:
-    """What a base was made of; empty when the folder is no whole base."""
+    """Return the facts that a base was made from; empty if it is missing or damaged."""
     try:
         return dict(json.loads((directory / _MANIFEST).read_text())["facts"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -132,7 +132,7 @@ def facts_of(directory: Path) -> dict[str, str | int]:
 
 
 def load_memory(base: Base) -> int:
-    """A sealed memfd with the base's memory; the caller owns it.
+    """Return a sealed memfd with the base's memory; the caller owns it.
 
     Raises:
         DamagedBase: the content is not what was saved.
@@ -150,7 +150,7 @@ def load_memory(base: Base) -> int:
 
 
 def _seals(base: Base) -> dict[str, dict[str, Any]]:
-    """Sizes and digests of its files, by name. Raises FileNotFoundError without a manifest, DamagedBase."""
+    """Return sizes and digests of the base's files by name. Raises FileNotFoundError without a manifest, DamagedBase."""
     try:
         manifest = json.loads((base.directory / _MANIFEST).read_text())
         if manifest["format"] != BASE_FORMAT or manifest["key"] != base.key:
@@ -188,13 +188,13 @@ def _sha256(path: Path) -> str:
 
 
 class QemuBases:
-    """The bases of a host. See `wrenn.vm.bases.BaseStore`."""
+    """The bases of a host as files for QEMU. Implements `wrenn.vm.bases.BaseStore`."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def of(self, key: str) -> Base:
-        """The files of a base, whether it is there or not."""
+        """Return the paths of a base, whether or not it exists."""
         return Base(key, self._root / key)
 
     def publish(self, draft: Path, *, key: str, facts: Facts) -> None:
@@ -202,13 +202,13 @@ class QemuBases:
         publish(draft, self._root, key=key, facts=facts)
 
     def find(self, key: str) -> bool:
-        """Whether there is such a base."""
+        """Return whether the base exists."""
         return find(self._root, key) is not None
 
     def content_digest(self, key: str) -> str:
-        """What the base holds, in short."""
+        """Return a digest of the base's content."""
         return content_digest(self.of(key))
 
     def facts_of(self, key: str) -> dict[str, str | int]:
-        """What a base was made of."""
+        """Return the facts that a base was made from."""
         return facts_of(self._root / key)

@@ -1,4 +1,4 @@
-"""The command line of a VM, from values. Pure: what the tests of a snapshot's compatibility compare.
+"""Builds QEMU's command line from values, without side effects.
 
 All that the VMM opens it gets as a descriptor: it runs as a user that owns nothing.
 """
@@ -46,7 +46,7 @@ _SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourceco
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """Inherited descriptors, by what they are.
+    """The descriptors that QEMU inherits, by purpose.
 
     Attributes:
         disk_layers: overlay (read-write) first, then the frozen layers, the raw image last (all read-only).
@@ -68,12 +68,12 @@ class Descriptors:
 
 
 def machine_text(accelerator: str) -> str:
-    """What of the machine a snapshot is bound to, besides VMM version and shape."""
+    """Return the machine type, CPU model and devices that a snapshot can only be restored with."""
     return "|".join((_MACHINE, CPU_MODEL[accelerator], *_DEVICES, "isa-serial"))
 
 
 def build(*, accelerator: str, shape: Shape, fds: Descriptors, kernel_args: str = "") -> list[str]:
-    """The whole command line."""
+    """Return the whole command line."""
     cold = fds.kernel is not None
     argv = [
         BINARY, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
@@ -106,7 +106,7 @@ def build(*, accelerator: str, shape: Shape, fds: Descriptors, kernel_args: str 
 
 
 def overlay_nodes(fdset: int, name: str) -> tuple[dict[str, object], dict[str, object]]:
-    """Arguments of `blockdev-add` for an overlay that is put over the present one: its file, and itself."""
+    """Return the `blockdev-add` arguments for an overlay on top of the present one: its file, and the overlay itself."""
     writable: dict[str, object] = {"discard": "unmap", "cache": {"no-flush": True}}
     file = f"file-{name}"
     protocol = {"driver": "file", "node-name": file, "filename": f"/dev/fdset/{fdset}", "locking": "off"}
@@ -131,7 +131,7 @@ def _console(fd: int | None) -> list[str]:
 
 
 def _block_devices(layers: tuple[int, ...], overlay_name: str) -> list[str]:
-    """Block nodes from the raw image (last layer), `below0`, up to the overlay. A restored VM's base is `below1`."""
+    """Return block nodes from the raw image (last layer), `below0`, to the overlay. A restored VM's base is `below1`."""
     argv: list[str] = []
     for number, fd in enumerate(layers):
         argv += ["-add-fd", f"fd={fd},set={number}"]

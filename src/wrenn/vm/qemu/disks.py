@@ -1,4 +1,4 @@
-"""Root disks: qcow2 overlays over a template's raw image.
+"""Root disks as qcow2 overlays on a template's raw image.
 
 An overlay names no backing file: the VMM is told the layers by descriptor, and a folder can be moved as a whole.
 """
@@ -30,14 +30,14 @@ _BLOCK_B: Final = 512
 
 
 async def create_empty_overlay(path: Path, *, size_b: int) -> None:
-    """Make an overlay that changes nothing yet: about 200 KB."""
+    """Create an overlay without content: about 200 KB."""
     await run(
         ["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(size_b)], timeout_s=_COMMAND_TIMEOUT_S
     )
 
 
 def disk_size_b(overlay: Path) -> int:
-    """Size of the disk that a guest sees with this overlay on top."""
+    """Return the size of the disk that a guest sees with this overlay on top."""
     with overlay.open("rb") as file:
         file.seek(_SIZE_AT)
         field = file.read(8)
@@ -46,18 +46,18 @@ def disk_size_b(overlay: Path) -> int:
 
 
 class Qcow2Disks:
-    """The layers of a host, a file each. See `wrenn.vm.disks.DiskChain`."""
+    """The layers of a host, one qcow2 file each. Implements `wrenn.vm.disks.DiskChain`."""
 
     def __init__(self, root: Path, bases: QemuBases) -> None:
         self._root = root
         self._bases = bases
 
     def path(self, layer_id: str) -> Path:
-        """File of a layer."""
+        """Return the path of a layer's file."""
         return self._root / f"{layer_id}{_SUFFIX}"
 
     def files_of(self, disk: DiskRef) -> tuple[Path, ...]:
-        """The files of a disk: its layers, newest first, what the base's boot wrote, and the raw image under it all."""
+        """Return the files of a disk: layers, newest first, then the base's overlay and the raw image."""
         base = self._base(disk.base)
         return (*(self.path(layer) for layer in disk.layers), base.disk, base.image)
 
@@ -85,7 +85,7 @@ class Qcow2Disks:
             copy_file(empty, path)
 
     def seal(self, layer_id: str) -> LayerSeal:
-        """What the frozen layer is now."""
+        """Return the seal of a frozen layer and make its file read-only."""
         path = self.path(layer_id)
         path.chmod(0o400)
         return LayerSeal(layer_id, path.stat().st_size, _digest(path))
@@ -101,7 +101,7 @@ class Qcow2Disks:
             raise DamagedSnapshot(f"A part of the disk, {expected.layer_id}, is not what was saved.")
 
     def flush(self, layer_ids: Iterable[str]) -> None:
-        """Make frozen layers survive a power cut."""
+        """Flush frozen layers to disk."""
         for layer_id in layer_ids:
             fsync_path(self.path(layer_id))
         fsync_path(self._root)
@@ -114,7 +114,7 @@ class Qcow2Disks:
             return 0
 
     def size_b(self, layer_id: str) -> int:
-        """Size of the disk that the layer was made for, as its header says: a VMM that was taken over may write anything there."""
+        """Return the disk size in the layer's header. Untrusted: a compromised VMM can write any value there."""
         return disk_size_b(self.path(layer_id))
 
     def image_size_b(self, base: str) -> int:

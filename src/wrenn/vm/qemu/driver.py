@@ -1,4 +1,4 @@
-"""Start QEMU VMs, and find them again."""
+"""Starts QEMU VMs and adopts those of a former agent."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _MAPPING_POLL_S: Final = 0.001
 
 
 class QemuDriver:
-    """See `wrenn.vm.driver.Driver`."""
+    """Runs VMs with QEMU. Implements `wrenn.vm.driver.Driver`."""
 
     def __init__(self, *, accelerator: str, version: str, folders: Folders) -> None:
         self._accelerator = accelerator
@@ -58,7 +58,7 @@ class QemuDriver:
         self._preparing = asyncio.Lock()
 
     async def prepare(self) -> None:
-        """Make the root file system of all VMs of this driver, if it is not made yet.
+        """Create the root file system for QEMU processes, unless it exists.
 
         It holds the QEMU that is installed now, even after an upgrade: `vmm` stays true until the agent restarts.
 
@@ -70,7 +70,7 @@ class QemuDriver:
                 self._root = await build_root(self._accelerator)
 
     async def close(self) -> None:
-        """Let go of memory images and of the root file system of new VMs; VMs run on."""
+        """Unload memory images and the root file system for new VMs; VMs keep running."""
         await self._memory.close()
         if self._root is not None:
             self._root.close()
@@ -93,7 +93,7 @@ class QemuDriver:
 
     @property
     def capabilities(self) -> Capabilities:
-        """All of them."""
+        """All capabilities: QEMU supports each of them."""
         return Capabilities(keeps_memory=True, merges_layers=True, sized_disks=True)
 
     @property
@@ -103,7 +103,7 @@ class QemuDriver:
 
     @property
     def memory(self) -> QemuMemory:
-        """Saved memory, and the images that VMs run on."""
+        """Saved memory, and the memory images of running VMs."""
         return self._memory
 
     @property
@@ -112,7 +112,7 @@ class QemuDriver:
         return self._bases
 
     async def boot(self, request: BootRequest) -> QemuMachine:
-        """Start a cold boot, with the guest's RAM in a file that becomes the base's memory."""
+        """Start a cold boot whose guest RAM is a file that becomes the base's memory."""
         base, images = Base(request.directory.name, request.directory), request.images
         with base.memory.open("wb") as memory:
             memory.truncate(request.shape.memory_mb * MIB)
@@ -145,13 +145,13 @@ class QemuDriver:
             )
 
     async def save_boot(self, machine: Machine, request: BootRequest) -> None:
-        """Freeze the VM and write its device state; its memory and disk are in the base's folder."""
+        """Suspend the VM and write its device state; its memory and disk are in the base's folder already."""
         assert isinstance(machine, QemuMachine), "a machine of this driver"
         await machine.suspend()
         await machine.save_state(Base(request.directory.name, request.directory).state)
 
     async def restore(self, request: RestoreRequest) -> QemuMachine:
-        """Start a restore; with pages of its own the device state waits in a pipe until the memory is what it belongs to."""
+        """Start a restore. With a memory diff the device state waits in a pipe until the memory is complete."""
         await self.prepare()
         async with self._memory.images.descriptor(request.image) as memory:
             if request.saved:
@@ -235,19 +235,19 @@ class QemuDriver:
         return QemuMachine(MachineHandle(process, directory), self._disks)
 
     async def adopt(self, handle: MachineHandle) -> QemuMachine | None:
-        """The VM of a former agent, or None when it has ended."""
+        """Return the VM that a former agent started, or None if it has ended."""
         # A VMM that is slow to answer, or stopped on a full disk, has not ended: only its process says that.
         return QemuMachine(handle, self._disks) if handle.process.is_alive() else None
 
 
 def _discard(process: ProcessRef) -> None:
-    """End a VMM that has only begun, and that nobody waits for any more."""
+    """Kill a VMM whose start was cancelled or failed."""
     process.kill()
     os.waitpid(process.pid, 0)
 
 
 def _fill(machine: QemuMachine, saved: Snapshot, state: bytes, feed: int) -> None:
-    """Wait for the VM's memory, lay the saved pages over it, then let it load its state. Blocking; in a thread."""
+    """Wait for the VM's memory, apply the saved diff to it, then send the device state. Blocking; run in a thread."""
     process = machine.handle.process
     deadline = time.monotonic() + _MAPPING_TIMEOUT_S
     while (memory := find_memory(process)) is None:

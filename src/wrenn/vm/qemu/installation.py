@@ -1,4 +1,4 @@
-"""Which files of the installed QEMU a VM needs: the program, its libraries, its accelerator's module and its firmware."""
+"""Lists the files of the installed QEMU that a VM needs: program, libraries, accelerator module and firmware."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TIMEOUT_S: Final = 10.0
 
 
 async def build_root(accelerator: str) -> PrivateRoot:
-    """The root file system in which this QEMU runs.
+    """Build the root file system in which this QEMU runs.
 
     Raises:
         CommandError: QEMU, one of its libraries or its firmware is not installed.

@@ -1,4 +1,4 @@
-"""A running QEMU: its monitor, its process, its log."""
+"""A running QEMU process: its control connection, its process, its log."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _STATE_FDSET: Final = 100
 
 
 class QemuMachine:
-    """A VM run by QEMU. See `wrenn.vm.machine.Machine`."""
+    """A VM run by QEMU. Implements `wrenn.vm.machine.Machine`."""
 
     def __init__(self, handle: MachineHandle, disks: Qcow2Disks) -> None:
         self._handle = handle
@@ -53,7 +53,7 @@ class QemuMachine:
 
     @property
     def handle(self) -> MachineHandle:
-        """How to find it again."""
+        """What identifies this VM across restarts of the agent."""
         return self._handle
 
     async def _monitor(self) -> Qmp:
@@ -79,23 +79,23 @@ class QemuMachine:
         return str(cast("dict[str, object]", answer).get("status")) if isinstance(answer, dict) else "unknown"
 
     def log_tail(self) -> str:
-        """The end of QEMU's own messages."""
+        """Return the end of QEMU's log."""
         with contextlib.suppress(OSError), (self._handle.directory / LOG_NAME).open("rb") as log:
             log.seek(max(0, os.fstat(log.fileno()).st_size - _LOG_TAIL_B))
             return log.read(_LOG_TAIL_B).decode(errors="replace")
         return ""
 
     async def suspend(self) -> None:
-        """Stop the vCPUs; QEMU writes out what it holds of the disk as part of it."""
+        """Stop the vCPUs; QEMU flushes pending disk writes as part of that."""
         await self._end_merge()  # it would go on writing to a layer that is taken to be frozen
         await self._execute("stop")
 
     async def unsuspend(self) -> None:
-        """Let the vCPUs run on."""
+        """Let the vCPUs continue."""
         await self._execute("cont")
 
     def memory(self) -> ProcessMemory:
-        """The guest's RAM in QEMU; to be read while the VM is frozen.
+        """The guest's RAM in QEMU; may be read while the VM is suspended.
 
         Raises:
             AgentFailure: QEMU is gone.
@@ -106,7 +106,7 @@ class QemuMachine:
         return memory
 
     async def save_state(self, path: Path) -> None:
-        """Write the device state of the frozen VM to the new file `path`."""
+        """Write the device state of the suspended VM to the new file `path`."""
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             await self._execute("add-fd", {"fdset-id": _STATE_FDSET}, fds=(fd,))
@@ -118,7 +118,7 @@ class QemuMachine:
             os.close(fd)
 
     async def switch_layer(self, layer_id: str) -> None:
-        """Put the layer's overlay over the one in use."""
+        """Add the layer's overlay on top of the present one."""
         await self._end_merge()
         fd = os.open(self._disks.path(layer_id), os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -130,17 +130,17 @@ class QemuMachine:
         await self._execute("blockdev-snapshot", {"node": await self.written_layer(), "overlay": layer_id})
 
     async def written_layer(self) -> str:
-        """The block node on which the root disk lies: it is called after the layer."""
+        """Return the name of the root disk's top block node, which is the layer's id."""
         devices = cast("list[dict[str, Any]]", await self._execute("query-block"))
         return next(str(d["inserted"]["node-name"]) for d in devices if "inserted" in d)
 
     async def grow_disk(self, size_b: int) -> None:
-        """Make the overlay larger; the guest is told by an interrupt. What lies beyond the layers below reads as zeros."""
+        """Enlarge the overlay; QEMU notifies the guest. Beyond the layers below, the disk reads as zeros."""
         await self._end_merge()  # it blocks this
         await self._execute("block_resize", {"node-name": await self.written_layer(), "size": size_b})
 
     async def merge_layers(self) -> None:
-        """Stream the layers below into the overlay; QEMU drops them then."""
+        """Stream the layers below into the overlay; QEMU then drops them."""
         try:
             await self._end_merge()  # a former agent's
             await self._merge()
@@ -169,7 +169,7 @@ class QemuMachine:
         return next((job for job in jobs if job["id"] == _MERGE), None)
 
     async def _end_merge(self) -> None:
-        """No merge is under way afterwards; one query if there was none."""
+        """Cancel a merge that is under way; costs one query if there is none."""
         try:
             async with asyncio.timeout(_MERGE_END_TIMEOUT_S):
                 while (job := await self._merge_job()) is not None:
@@ -183,7 +183,7 @@ class QemuMachine:
             raise AgentFailure("The VMM does not stop merging the layers of the disk.") from error
 
     async def console(self) -> str:
-        """The end of the serial console."""
+        """Return the end of the serial console's output."""
         with contextlib.suppress(FileNotFoundError):
             text = (self._handle.directory / CONSOLE_NAME).read_text(errors="replace")
             return text[-command_line.CONSOLE_LIMIT_B :]
@@ -197,7 +197,7 @@ class QemuMachine:
         return str(await self._execute("ringbuf-read", arguments))
 
     async def maintain(self, *, may_unsuspend: bool) -> bool:
-        """Let it run on if it stopped on a full disk, or if a verb could not; keep its log short."""
+        """Truncate the log, and unsuspend a VM that stopped on a full disk or after a failed operation."""
         log = self._handle.directory / LOG_NAME
         with contextlib.suppress(FileNotFoundError):
             if log.stat().st_size > _LOG_LIMIT_B:
@@ -230,7 +230,7 @@ class QemuMachine:
 
 
 def find_memory(process: ProcessRef) -> ProcessMemory | None:
-    """Where a restored QEMU has the guest's RAM; None when it has none yet, or has ended."""
+    """Return where a restored QEMU has the guest's RAM; None if it has none yet, or has ended."""
     with contextlib.suppress(OSError):
         memory = find_mapping(process.pid, _MEMORY_NAME)
         return memory if process.is_alive() else None

@@ -1,4 +1,4 @@
-"""Memory and device state of VMs under QEMU: diffs against an image, and the images themselves.
+"""Memory and device state of QEMU VMs: diffs against a memory image, and the images themselves.
 
 The driver's side of docs/design/snapshots.md: which pages are saved, over which image, and how each is checked.
 """
@@ -35,14 +35,14 @@ _STATE_LIMIT_B: Final = 8 * MIB
 
 
 class QemuMemory:
-    """See `wrenn.vm.memory.MemoryImages`."""
+    """Saves and loads memory of QEMU VMs. Implements `wrenn.vm.memory.MemoryImages`."""
 
     def __init__(self, folders: Folders) -> None:
         self._folders = folders
         self.images = LoadedImages(folders)
 
     async def load(self, image: ImageRef) -> None:
-        """Have the image ready."""
+        """Load the image."""
         async with self.images.descriptor(image):
             pass
 
@@ -70,7 +70,7 @@ class QemuMemory:
         return SavedMemory(parent, seal, {"data_pages": size.data_pages, "zero_pages": size.zero_pages})
 
     def _lineage(self, snapshot_id: str) -> list[Snapshot]:
-        """The snapshots that an image consists of, the topmost first."""
+        """Return the snapshots that an image consists of, topmost first."""
         lineage: list[Snapshot] = []
         while snapshot_id:
             lineage.append(snapshots.find(self._folders.snapshots, snapshot_id))
@@ -78,7 +78,7 @@ class QemuMemory:
         return lineage
 
     def check(self, snapshot: Snapshot) -> None:
-        """Look at all its files; the pages of its memory are looked at when they are laid over."""
+        """Check all files of the snapshot; pages of memory are verified when the diff is applied."""
         manifest, name = snapshot.manifest, snapshot.manifest.snapshot_id
         memory = memory_path(snapshot.directory)
         try:
@@ -91,7 +91,7 @@ class QemuMemory:
         check_diff(memory, manifest.memory_digest)
 
     def verify_memory(self, snapshot: Snapshot) -> None:
-        """Compare every page of its memory with its digest."""
+        """Verify the digest of each page."""
         size_b = snapshot.manifest.memory_mb * MIB
         fd = os.memfd_create("wrenn-check", os.MFD_CLOEXEC)
         try:
@@ -103,16 +103,16 @@ class QemuMemory:
             os.close(fd)
 
     def forget(self, image: ImageRef) -> None:
-        """Let go of an image."""
+        """Unload an image."""
         self.images.forget(image)
 
     async def close(self) -> None:
-        """Stop what is being loaded, let go of the rest."""
+        """Cancel loads that are under way and unload all images."""
         await self.images.close()
 
 
 def _write_memory(path: Path, memory: ProcessMemory, image: int, between: list[Snapshot]) -> DiffSize:
-    """With `between`: the pages of those diffs are looked at too, because `image` lies under them."""
+    """Write the diff. Pages that the diffs in `between` contain are compared too, as they are part of `image`."""
     pages = [changed_pages(memory_path(s.directory), s.manifest.memory_digest) for s in between]
     return write_diff(path, memory, image, np.concatenate(pages) if pages else None)
 

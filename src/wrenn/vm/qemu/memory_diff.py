@@ -44,7 +44,7 @@ Words = NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True)
 class DiffSize:
-    """What a diff holds. `digest` is that of its tables, which hold the digests of the data."""
+    """Size of a diff. `digest` covers its tables, which in turn have the digests of the data."""
 
     data_pages: int
     zero_pages: int
@@ -67,7 +67,7 @@ class _Image:
         self._map.close()
 
     def same(self, pages: NDArray[np.int64], content: Words, zero: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which pages are what the image has there."""
+        """Return which pages are equal to the image's."""
         there = self.has_data[pages]
         same = zero & ~there
         # Most pages differ in their first words already: only the others are compared whole.
@@ -87,7 +87,7 @@ def _image(fd: int, size_b: int) -> Generator[_Image]:
 
 
 class _Writer:
-    """One diff being written, by several threads."""
+    """Writes one diff with several threads."""
 
     def __init__(self, fd: int, memory: ProcessMemory, image: _Image) -> None:
         self._fd = fd
@@ -106,7 +106,7 @@ class _Writer:
         return buffer
 
     def take(self, runs: PageRuns) -> None:
-        """Read these pages, keep those that differ."""
+        """Read these pages and write those that differ."""
         pages = pages_of(runs)
         buffer = self._buffer()
         self._memory.read(runs, buffer)
@@ -140,7 +140,7 @@ def _zero(content: Words) -> NDArray[np.bool_]:
 
 
 def _rows(pages: NDArray[np.int64], first: int) -> NDArray[np.void]:
-    """Runs of pages whose data lies in a row from `first`."""
+    """Group pages whose data is contiguous, as runs from `first`."""
     runs = runs_of(pages)
     rows = np.empty(len(runs), dtype=_RUN)
     rows["page"], rows["count"] = runs[:, 0], runs[:, 1]
@@ -161,7 +161,7 @@ def _write(fd: int, content: memoryview, offset: int) -> None:
 
 
 def _pieces(runs: PageRuns) -> Iterator[PageRuns]:
-    """The runs again, cut into pieces of at most `_PIECE_PAGES`."""
+    """Split runs into pieces of at most `_PIECE_PAGES`."""
     ends = np.cumsum(runs[:, 1])
     begins = ends - runs[:, 1]
     total = int(ends[-1]) if len(ends) else 0
@@ -184,7 +184,7 @@ def _in_threads(work: Callable[[PageRuns], None], pieces: Iterator[PageRuns]) ->
 def write_diff(
     path: Path, memory: ProcessMemory, image_fd: int, further: NDArray[np.int64] | None = None
 ) -> DiffSize:
-    """Write the new file `path` with what of the stopped `memory` differs from the image. Blocking.
+    """Write the pages of the suspended VM's `memory` that differ from the image to the new file `path`. Blocking.
 
     `further` are pages to look at beside the process's own: those in which the image that it maps differs from this one.
 
@@ -225,7 +225,7 @@ class _Tables:
 
 
 def _tables(fd: int, name: str, digest: str) -> _Tables:
-    """The tables of a diff, checked: every number is within its bounds and every page has its digest."""
+    """Read the tables of a diff and check that every number is in bounds and every page has a digest."""
     size_b = os.fstat(fd).st_size
     head = os.pread(fd, _HEADER.size, 0)
     seal = os.pread(fd, _DIGEST_B, _HEADER.size)
@@ -249,7 +249,7 @@ def _tables(fd: int, name: str, digest: str) -> _Tables:
 
 
 def _within_bounds(tables: _Tables, data_pages: int) -> bool:
-    """Whether runs lie in the RAM, and runs with data and chunks each are all of the data, no run in two chunks."""
+    """Return whether all runs are within the RAM, and runs and chunks each cover all data without overlap."""
     runs, chunks = _spans(tables.runs), _spans(tables.chunks)
     if ((tables.runs["page"].astype(np.int64) + runs[:, 1]) > tables.pages).any():
         return False
@@ -299,7 +299,7 @@ def apply_diff(path: Path, digest: str, destination: ProcessMemory | MemoryFile)
 
 
 def changed_pages(path: Path, digest: str) -> NDArray[np.int64]:
-    """Numbers of the pages in a diff.
+    """Return the numbers of the pages in a diff.
 
     Raises:
         DamagedSnapshot: its page map is not what was written.
@@ -312,7 +312,7 @@ def changed_pages(path: Path, digest: str) -> NDArray[np.int64]:
 
 
 def check_diff(path: Path, digest: str) -> None:
-    """Check header and page map; the data is checked when it is laid over.
+    """Check header and page map; the data is verified when the diff is applied.
 
     Raises:
         DamagedSnapshot: missing, torn, or not what was written.
@@ -333,18 +333,18 @@ def _as_runs(rows: NDArray[np.void]) -> PageRuns:
 
 @dataclass(frozen=True, slots=True)
 class MemoryFile:
-    """A memory image being made: pages are written to an open file."""
+    """A memory image under construction: pages are written to an open file."""
 
     fd: int
     size_b: int
 
     @property
     def pages(self) -> int:
-        """Its size in pages."""
+        """The image's size in pages."""
         return self.size_b // PAGE_B
 
     def write(self, runs: PageRuns, content: NDArray[np.uint8]) -> None:
-        """Write the start of `content` to the pages of `runs`, one after the other."""
+        """Write the start of `content` to the pages of `runs`, in order."""
         view, at = content.data, 0
         for page, count in runs.tolist():
             _write(self.fd, view[at : at + count * PAGE_B], page * PAGE_B)

@@ -1,4 +1,4 @@
-"""Names of the files in a snapshot's folder: what QEMU's driver saves of a VM."""
+"""Names of the files in a snapshot's folder that the QEMU driver writes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ SAVED_FILES: Final = (MEMORY, STATE)
 
 
 def memory_path(directory: Path) -> Path:
-    """The memory diff."""
+    """Return the path of the memory diff."""
     return directory / MEMORY
 
 
 def state_path(directory: Path) -> Path:
-    """The device state."""
+    """Return the path of the device state."""
     return directory / STATE

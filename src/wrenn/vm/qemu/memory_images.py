@@ -1,4 +1,4 @@
-"""Memory images in use: each base, and each snapshot that sandboxes run on, as one sealed memfd.
+"""Cache of loaded memory images: each base, and each snapshot that VMs run on, as one sealed memfd.
 
 All VMs on an image map it privately and so share its pages. An image is loaded when it is first wanted, single-flight.
 """
@@ -32,7 +32,7 @@ was loaded last stays, however large."""
 
 
 class LoadedImages:
-    """See the module head."""
+    """A cache of memory images, bounded in number and size; concurrent requests for one image load it once."""
 
     def __init__(self, folders: Folders) -> None:
         self._folders = folders
@@ -45,7 +45,7 @@ class LoadedImages:
 
     @asynccontextmanager
     async def descriptor(self, image: ImageRef) -> AsyncGenerator[int]:
-        """A descriptor of the image, good until the end of the context.
+        """Return a context with a descriptor of the image, valid until the context ends.
 
         Raises:
             DamagedBase, DamagedSnapshot: the image is not what was saved.
@@ -100,7 +100,7 @@ class LoadedImages:
             return await run_to_end(partial(_compose, below, snapshot), drop=os.close)
 
     def forget(self, image: ImageRef) -> None:
-        """Let go of an image; VMs on it go on. One that is being loaded is loaded again for who waits for it."""
+        """Unload an image; VMs on it keep running. A load under way is repeated for those who wait for it."""
         if (fd := self._loaded.pop(image, None)) is not None:
             os.close(fd)
         self._last_use.pop(image, None)
@@ -108,7 +108,7 @@ class LoadedImages:
             self._outdated.add(image)
 
     async def close(self) -> None:
-        """Stop what is being loaded, let go of the rest."""
+        """Cancel loads that are under way and unload all images."""
         tasks = list(self._loading.values())
         for task in tasks:
             task.cancel()

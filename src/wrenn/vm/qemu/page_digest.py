@@ -1,4 +1,4 @@
-"""A digest of a memory image that does not depend on where its file has holes."""
+"""A digest of a memory image that does not depend on holes in its file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _OFFSET: Final = struct.Struct("<Q")
 
 
 class PageDigest:
-    """SHA-256 over (offset, content) of every page that is not all zero, in order of offset."""
+    """SHA-256 over (offset, content) of each page that is not all zero, in order of offset."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
 
     def update(self, offset: int, data: bytes) -> None:
-        """Add `data` found at `offset`, a multiple of the page size; holes need not be given."""
+        """Add `data` at `offset`, a multiple of the page size; holes may be omitted."""
         assert offset % PAGE_B == 0, "data of a memory image starts on a page"
         for start in range(0, len(data), PAGE_B):
             page = data[start : start + PAGE_B]
@@ -28,5 +28,5 @@ class PageDigest:
                 self._hash.update(page)
 
     def hexdigest(self) -> str:
-        """The digest so far."""
+        """Return the digest so far."""
         return self._hash.hexdigest()

@@ -1,4 +1,4 @@
-"""Which accelerator really works here: found out by booting a guest kernel, once, and remembered.
+"""Chooses the accelerator by booting a guest kernel with KVM once; the result is cached.
 
 A machine can have `/dev/kvm` and yet boot no Linux guest with it (nested virtualisation without hardware support):
 the file proves nothing, a booted kernel does.
@@ -55,13 +55,13 @@ def kvm_group() -> int | None:
 
 
 def group_with_access(device: os.stat_result) -> int | None:
-    """The group other than root's that may read and write the device, if there is one."""
+    """Return the group, other than root's, that may read and write the device, if there is one."""
     may_group = device.st_gid != 0 and device.st_mode & _GROUP_RW == _GROUP_RW
     return device.st_gid if may_group else None
 
 
 async def choose_accelerator(*, kernel: Path, memory_of_choice: Path) -> str:
-    """`kvm` when a guest kernel boots with it, else `tcg`.
+    """Return `kvm` if a guest kernel boots with it, otherwise `tcg`.
 
     The answer is kept in the file `memory_of_choice` for this boot of the machine and this QEMU.
     """

@@ -1,4 +1,4 @@
-"""QMP, QEMU's control protocol: JSON lines over a unix socket, descriptors beside them.
+"""Client for QMP, QEMU's control protocol: JSON lines over a Unix socket, with descriptors as ancillary data.
 
 Source: QEMU's "QEMU Machine Protocol Specification". The VMM is not trusted (a guest may have taken it over): lines are
 bounded, and every command has a deadline.
@@ -22,11 +22,11 @@ COMMAND_TIMEOUT_S: Final = 10.0
 
 
 class QmpError(AgentFailure):
-    """The VMM refused a command, broke the protocol or does not answer."""
+    """The VMM refused a command, violated the protocol, or does not answer."""
 
 
 class Qmp:
-    """One connection. Commands run one at a time; events are dropped (state is asked for, not remembered)."""
+    """One QMP connection. Commands run one at a time; events are ignored (state is queried instead)."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -35,7 +35,7 @@ class Qmp:
 
     @classmethod
     async def connect(cls, path: Path, *, timeout_s: float = COMMAND_TIMEOUT_S) -> Qmp:
-        """Connect to the VMM that listens at `path` and greet it.
+        """Connect to the VMM that listens at `path` and negotiate capabilities.
 
         Raises:
             QmpError: nobody answers there.
@@ -66,7 +66,7 @@ class Qmp:
         fds: Sequence[int] = (),
         timeout_s: float = COMMAND_TIMEOUT_S,
     ) -> Any:
-        """Run one command and return its `return` value. After a deadline or cancellation the connection is closed.
+        """Run one command and return its `return` value. A timeout or cancellation closes the connection.
 
         Raises:
             QmpError: refused (message of QEMU in `context`), broken, or no answer in time.
@@ -115,7 +115,7 @@ class Qmp:
         return line
 
     def close(self) -> None:
-        """Close the connection; the VMM goes on and takes a new one. A command under way fails."""
+        """Close the connection; the VMM accepts a new one. A command under way fails."""
         if self._turn.locked():
             # Closed under a waiting read, its number could come to mean another socket, which then never wakes.
             with contextlib.suppress(OSError):

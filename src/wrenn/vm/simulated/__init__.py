@@ -1,4 +1,4 @@
-"""A driver without virtual machines, for tests: the guest is the real guest agent, as a process in a folder of its own.
+"""A driver for tests without virtual machines: each guest is the real guest agent, run as a process in its own folder.
 
 It needs neither root nor a hypervisor. A layer is a copy of the folder; a restore starts the guest agent anew, so memory is not
 kept. Nothing outside of `wrenn.testing` and the tests may use it.

@@ -1,4 +1,4 @@
-"""Bases of the simulated driver: a folder that nobody has ever booted."""
+"""Bases of the simulated driver: almost empty folders, made without a boot."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _ROOT: Final = "root"
 
 
 class FolderBases:
-    """The bases of a host. See `wrenn.vm.bases.BaseStore`."""
+    """The bases of a host as folders. Implements `wrenn.vm.bases.BaseStore`."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def root_of(self, key: str) -> Path:
-        """The folder that guests start with a copy of."""
+        """Return the folder that guests start with a copy of."""
         return self._root / key / _ROOT
 
     def publish(self, draft: Path, *, key: str, facts: Facts) -> None:
@@ -39,7 +39,7 @@ class FolderBases:
         draft.rename(self._root / key)
 
     def find(self, key: str) -> bool:
-        """Whether there is such a base."""
+        """Return whether the base exists."""
         if not (self._root / key / _MANIFEST).exists():
             return False
         if not self.root_of(key).is_dir() or self.facts_of(key) == {}:
@@ -47,7 +47,7 @@ class FolderBases:
         return True
 
     def content_digest(self, key: str) -> str:
-        """Of the manifest, which differs each time that a base is made."""
+        """Return a digest of the manifest, which differs each time that a base is made."""
         if not self.root_of(key).is_dir():
             raise DamagedBase(f"There is no base {key}.")
         try:
@@ -56,7 +56,7 @@ class FolderBases:
             raise DamagedBase(f"There is no base {key}.") from error
 
     def facts_of(self, key: str) -> dict[str, str | int]:
-        """What a base was made of."""
+        """Return the facts that a base was made from."""
         try:
             return dict(json.loads((self._root / key / _MANIFEST).read_text())["facts"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -64,27 +64,27 @@ class FolderBases:
 
 
 class FolderBaseMaker:
-    """Makes them in some milliseconds. See `wrenn.agent.bases.BaseMaker`."""
+    """Makes bases in some milliseconds. Implements `wrenn.agent.bases.BaseMaker`."""
 
     def __init__(self, templates: Sequence[str] = ("minimal",)) -> None:
         self._templates = templates
 
     def templates(self) -> list[str]:
-        """Names that are given; all templates are alike."""
+        """Return the configured names; all templates are alike."""
         return sorted(self._templates)
 
     def facts(self, template: str, shape: Shape) -> Facts:
-        """Template and shape."""
+        """Return template and shape."""
         if template not in self._templates:
             raise NotFound(f"There is no template {template!r}.")
         return {"template": template, "vcpus": shape.vcpus, "memory_mb": shape.memory_mb}
 
     def metadata(self, template: str) -> Mapping[str, str]:
-        """That there is no kernel."""
+        """Return versions that say that there is no kernel."""
         del template
         return {"kernel_version": "none", "envd_version": "simulated"}
 
     async def make(self, undo: Undo, draft: Path, key: str, template: str, shape: Shape) -> None:
-        """A folder with hardly anything in it."""
+        """Make an almost empty folder."""
         del undo, key, template, shape
         await make_root(draft / _ROOT)

@@ -1,4 +1,4 @@
-"""Root disks of the simulated driver: a layer is a folder with all of a guest's files, and never a difference."""
+"""Root disks of the simulated driver: each layer is a folder with all files of a guest, not a difference."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _IMAGE_B: Final = 5 * GIB
 
 
 class FolderDisks:
-    """The layers of a host. See `wrenn.vm.disks.DiskChain`."""
+    """The layers of a host, one folder each. Implements `wrenn.vm.disks.DiskChain`."""
 
     def __init__(self, root: Path, bases: FolderBases) -> None:
         self._root = root
         self._bases = bases
 
     def path(self, layer_id: str) -> Path:
-        """Folder of a layer."""
+        """Return the path of a layer's folder."""
         return self._root / layer_id
 
     def list_ids(self) -> list[str]:
@@ -35,7 +35,7 @@ class FolderDisks:
         return sorted(path.name for path in self._root.glob(f"{LAYER_PREFIX}*"))
 
     async def create(self, layer_id: str, below: DiskRef, *, size_b: int, copy_of: str = "") -> None:
-        """Make a new layer: a copy of that below it."""
+        """Create a layer as a copy of the one below it."""
         del size_b
         if copy_of:
             source = self.path(copy_of)
@@ -46,7 +46,7 @@ class FolderDisks:
         await copy_tree(source, self.path(layer_id))
 
     def seal(self, layer_id: str) -> LayerSeal:
-        """What the frozen layer is now."""
+        """Return the seal of a frozen layer."""
         return LayerSeal(layer_id, *digest_tree(self.path(layer_id)))
 
     def check(self, expected: LayerSeal) -> None:
@@ -59,7 +59,7 @@ class FolderDisks:
             raise DamagedSnapshot(f"A part of the disk, {expected.layer_id}, is not what was saved.")
 
     def flush(self, layer_ids: Iterable[str]) -> None:
-        """See that they are there. The machine of a test does not lose its power."""
+        """Check that the layers exist; nothing is flushed, as tests have no power cuts."""
         for layer_id in layer_ids:
             self.path(layer_id).stat()
 
@@ -68,12 +68,12 @@ class FolderDisks:
         return allocated_b(self.path(layer_id))
 
     def size_b(self, layer_id: str) -> int:
-        """The same for all."""
+        """Return the size that all disks of this driver have."""
         self.path(layer_id).stat()
         return _IMAGE_B
 
     def image_size_b(self, base: str) -> int:
-        """The same for all."""
+        """Return the size that all disks of this driver have."""
         del base
         return _IMAGE_B
 

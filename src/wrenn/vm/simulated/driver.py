@@ -1,4 +1,4 @@
-"""Starts guest agents, and finds them again."""
+"""Starts guest agents as processes and adopts those of a former agent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NO_BOOT: Final = "a base of the simulated driver is never booted"
 
 
 class SimulatedDriver:
-    """See `wrenn.vm.driver.Driver`."""
+    """Runs guest agents as processes. Implements `wrenn.vm.driver.Driver`."""
 
     vmm = "simulated 1"
     accelerator = "none"
@@ -45,7 +45,7 @@ class SimulatedDriver:
 
     @property
     def memory(self) -> NoMemory:
-        """Nothing."""
+        """Memory images; this driver saves no memory."""
         return self._memory
 
     @property
@@ -54,12 +54,12 @@ class SimulatedDriver:
         return self._bases
 
     async def boot(self, request: BootRequest) -> SimulatedMachine:
-        """Not needed, see `FolderBaseMaker`."""
+        """Not supported: `FolderBaseMaker` makes bases without a boot."""
         del request
         raise AssertionError(_NO_BOOT)
 
     async def save_boot(self, machine: Machine, request: BootRequest) -> None:
-        """Not needed either."""
+        """Not supported, as `boot`."""
         del machine, request
         raise AssertionError(_NO_BOOT)
 
@@ -79,11 +79,11 @@ class SimulatedDriver:
         return SimulatedMachine(MachineHandle(process, request.directory), self._disks)
 
     async def adopt(self, handle: MachineHandle) -> SimulatedMachine | None:
-        """The guest agent of a former agent, or None when it has ended."""
+        """Return the guest that a former agent started, or None if it has ended."""
         return SimulatedMachine(handle, self._disks) if handle.process.is_alive() else None
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the driver has no resources."""
 
 
 def _note(files: Sequence[Path], process: ProcessRef) -> None:

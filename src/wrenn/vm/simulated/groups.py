@@ -1,4 +1,4 @@
-"""Finds processes again by the name of their sandbox: what cgroups are for real VMMs. Limits nothing."""
+"""Finds processes by the name of their sandbox, as cgroups do for real VMMs, but without limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KILL_TIMEOUT_S: Final = 10.0
 
 
 class ProcessGroups:
-    """One file per sandbox with its process. See `wrenn.agent.confinement.Confiner`."""
+    """One file per sandbox that names its process. Implements `wrenn.agent.confinement.Confiner`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -22,38 +22,38 @@ class ProcessGroups:
     def confine(
         self, name: str, slot_index: int, shape: Shape, *, file_size_b: int, io_b_per_s: int = 0
     ) -> Confinement:
-        """Say into which file the process is written before it runs."""
+        """Return the file to which the process is written before it runs."""
         del slot_index, shape, io_b_per_s
         file = self._folder / name
         file.touch()
         return Confinement(uid=0, cgroup_procs=(file,), file_size_b=file_size_b)
 
     async def release(self, name: str) -> None:
-        """Kill what is left of `name`, wait until it is gone, and forget it."""
+        """Kill the process of `name`, wait for its exit, and remove the file."""
         file = self._folder / name
         if (process := read_process(file)) is not None:
             await kill_and_wait(process, timeout_s=_KILL_TIMEOUT_S)
         file.unlink(missing_ok=True)
 
     def names(self) -> list[str]:
-        """Who has a process, or had one."""
+        """Return the names that have a process, or had one."""
         return sorted(path.name for path in self._folder.iterdir())
 
     def raise_file_limit(self, process: ProcessRef, size_b: int, *, at_least_b: int) -> bool:
-        """Nothing is forbidden."""
+        """Return True: there are no limits."""
         del process, size_b, at_least_b
         return True
 
 
 def write_process(file: Path, process: ProcessRef) -> None:
-    """Note a process, whole or not at all."""
+    """Atomically write a process reference to `file`."""
     scratch = file.with_name(f".{file.name}")
     scratch.write_text(f"{process.pid} {process.start_ticks}")
     scratch.rename(file)
 
 
 def read_process(file: Path) -> ProcessRef | None:
-    """The process that was noted, alive or not; None when none was."""
+    """Return the process in `file`, alive or not; None if there is none."""
     try:
         pid, start_ticks = file.read_text().split()
     except (FileNotFoundError, ValueError):

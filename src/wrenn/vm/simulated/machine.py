@@ -1,4 +1,4 @@
-"""A running guest agent in its folder."""
+"""A simulated VM: a guest agent process in its folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CONSOLE_LIMIT_B: Final = 64 * 1024
 
 
 class SimulatedMachine:
-    """See `wrenn.vm.machine.Machine`."""
+    """A guest agent as a process. Implements `wrenn.vm.machine.Machine`."""
 
     def __init__(self, handle: MachineHandle, disks: FolderDisks) -> None:
         self._handle = handle
@@ -35,16 +35,16 @@ class SimulatedMachine:
 
     @property
     def handle(self) -> MachineHandle:
-        """How to find it again."""
+        """What identifies this guest across restarts of the agent."""
         return self._handle
 
     def check_alive(self) -> None:
-        """Raise AgentFailure when it has ended."""
+        """Raise AgentFailure if the process has ended."""
         if not self._handle.process.is_alive():
             raise AgentFailure("The virtual machine has ended.", context={"log": self.log_tail()})
 
     async def suspend(self) -> None:
-        """Stop all its processes."""
+        """Stop all processes of the guest."""
         self.check_alive()
         try:
             await run_to_end(partial(stop_container, self._handle.process))
@@ -53,12 +53,12 @@ class SimulatedMachine:
         self.check_alive()
 
     async def unsuspend(self) -> None:
-        """Let all its processes go on."""
+        """Let all processes of the guest continue."""
         self.check_alive()
         await run_to_end(partial(continue_container, self._handle.process))
 
     async def switch_layer(self, layer_id: str) -> None:
-        """Give the guest's folder the name of the new layer, and the former name to a copy of it.
+        """Give the guest's folder the name of the new layer, and the former name to a copy of the folder.
 
         The processes keep the folder that they have. The two names are exchanged in one step.
         """
@@ -75,7 +75,7 @@ class SimulatedMachine:
         await run_to_end(partial(remove_tree, copy))
 
     async def written_layer(self) -> str:
-        """The layer whose folder is the root of its processes."""
+        """Return the layer whose folder is the root directory of the processes."""
         try:
             root = root_of(self._handle.process)
         except OSError as error:
@@ -88,19 +88,19 @@ class SimulatedMachine:
         raise AgentFailure("The virtual machine writes to no layer of this host.")
 
     async def merge_layers(self) -> None:
-        """Nothing: each layer holds everything."""
+        """Do nothing: each layer holds all files."""
 
     async def grow_disk(self, size_b: int) -> None:
-        """Nothing: its files take what they take."""
+        """Do nothing: disks of this driver have no size."""
         del size_b
         self.check_alive()
 
     async def console(self) -> str:
-        """What the guest agent wrote."""
+        """Return the end of the guest agent's output."""
         return self._log_end(_CONSOLE_LIMIT_B)
 
     def log_tail(self) -> str:
-        """The end of the same."""
+        """Return a shorter end of the same output."""
         return self._log_end(_LOG_TAIL_B)
 
     def _log_end(self, limit_b: int) -> str:
@@ -114,7 +114,7 @@ class SimulatedMachine:
         return self._handle.directory / LOG_NAME
 
     async def maintain(self, *, may_unsuspend: bool) -> bool:
-        """Let it run on if it stands still; keep its log short."""
+        """Truncate the log, and let a stopped guest continue."""
         with contextlib.suppress(FileNotFoundError):
             if self._log.stat().st_size > _LOG_LIMIT_B:
                 os.truncate(self._log, 0)  # it is appended to
@@ -124,12 +124,12 @@ class SimulatedMachine:
         return True
 
     def disconnect(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is no connection."""
 
     async def kill(self) -> None:
-        """End its first process, with which all others end."""
+        """Kill the first process, with which all others end."""
         await kill_and_wait(self._handle.process, timeout_s=_KILL_TIMEOUT_S)
 
     async def wait_exit(self) -> None:
-        """Return when it has ended."""
+        """Return when the guest has ended."""
         await self._handle.process.wait_exit()

@@ -1,4 +1,4 @@
-"""Memory of the simulated driver: none is kept. A note takes the place of the device state, so that damage can be found."""
+"""Memory of the simulated driver: none is saved. A small file replaces the device state, so that tests can damage it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _STATE: Final = "state"
 
 
 class NoMemory:
-    """See `wrenn.vm.memory.MemoryImages`."""
+    """Memory images without memory. Implements `wrenn.vm.memory.MemoryImages`."""
 
     def __init__(self, bases: FolderBases) -> None:
         self._bases = bases
 
     async def load(self, image: ImageRef) -> None:
-        """See that the base is there."""
+        """Check that the base exists."""
         if not self._bases.find(image.base):
             raise DamagedBase(f"There is no base {image.base}.")
 
     async def save(
         self, machine: Machine, image: ImageRef, directory: Path, *, on_part_saved: OnPartSaved
     ) -> SavedMemory:
-        """Write the note."""
+        """Write the file that replaces the device state."""
         del image  # what is not kept lies on nothing
         assert isinstance(machine, SimulatedMachine), "a machine of this driver"
         machine.check_alive()
@@ -45,7 +45,7 @@ class NoMemory:
         return SavedMemory("", seal)
 
     def check(self, snapshot: Snapshot) -> None:
-        """Compare the note with the manifest."""
+        """Compare that file with the manifest."""
         name = snapshot.manifest.snapshot_id
         try:
             state = (snapshot.directory / _STATE).read_bytes()
@@ -55,11 +55,11 @@ class NoMemory:
             raise DamagedSnapshot(f"The device state of {name} is not what was saved.")
 
     def verify_memory(self, snapshot: Snapshot) -> None:
-        """The same: there is nothing else."""
+        """Do the same as `check`: there is no memory."""
         self.check(snapshot)
 
     def forget(self, image: ImageRef) -> None:
-        """Nothing is loaded."""
+        """Do nothing: no image is loaded."""
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no image is loaded."""
