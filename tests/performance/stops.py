@@ -142,7 +142,7 @@ class _Stops:
 
     def add(self, trace: Trace, silence_ms: float) -> None:
         """One round."""
-        self._stopped.append(float(trace.event("sandbox kept")["stopped_ms"]))
+        self._stopped.append(float(trace.event("snapshot taken")["stopped_ms"]))
         self._silences.append(silence_ms)
         for point, step_ms in trace.steps_ms(of="snapshot").items():
             if (name := point.rpartition(".")[2]) in self._steps:

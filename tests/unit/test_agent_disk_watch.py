@@ -24,7 +24,7 @@ LIMITS = DiskLimits(reserve_b=1 * GIB, sandbox_b=8 * GIB)
 
 def held(*, free_b: int, used_b: int = 0, grown_b: int = 0, before: bool = False) -> str:
     return suspend_reason(
-        free_b=free_b, used_b=used_b, share_b=8 * GIB, grown_b=grown_b, limits=LIMITS, held=before
+        free_b=free_b, used_b=used_b, share_b=8 * GIB, grown_b=grown_b, limits=LIMITS, suspended=before
     )
 
 
@@ -55,7 +55,7 @@ def test_a_share_that_is_used_up_holds_however_much_is_free() -> None:
     unlimited = DiskLimits(reserve_b=GIB, sandbox_b=0)
     share_b = unlimited.share_b(record(5120))
     assert not suspend_reason(
-        free_b=5 * GIB, used_b=900 * GIB, share_b=share_b, grown_b=0, limits=unlimited, held=False
+        free_b=5 * GIB, used_b=900 * GIB, share_b=share_b, grown_b=0, limits=unlimited, suspended=False
     )
 
 

@@ -29,7 +29,7 @@ _BOOT_TIMEOUT_S: Final = 30.0
 """A cold boot takes 3 s under emulation on an idle machine."""
 _WARM_UP_TIMEOUT_S: Final = 20.0
 _SETTLE_S: Final = 0.5
-"""Time for the guest to fall idle; what is still running would run on in every clone."""
+"""Time for the guest to become idle: processes that still run would continue in every clone."""
 _WARM_UP: Final = (
     CommandLine("/bin/sh", ("-c", "true")),
     CommandLine("/bin/bash", ("-l", "-c", "true")),

@@ -1,7 +1,7 @@
 """The bases of a host: each template is booted once per shape; every later create restores that base.
 
-This file decides when a base is made, found damaged, or no longer kept; how one is made is its maker's business (`base_boot.py`).
-Single-flight: however many ask at once, one is made.
+This module decides when a base is made, replaced or removed; `base_boot.py` makes it.
+Concurrent requests for one base share one task that makes it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from wrenn.vm.bases import base_key
 
 _log = logging.getLogger(__name__)
 
-_KEPT: Final = 16
-"""Bases that no sandbox or snapshot needs kept at most, about 100 MB of disk each."""
+_UNUSED_LIMIT: Final = 16
+"""Bases without a sandbox or snapshot that are retained; about 100 MB of disk each."""
 _IN_USE_S: Final = 60.0
 _DRAFT_PREFIX: Final = ".draft-"
 
@@ -87,7 +87,7 @@ class Bases:
     def unreferenced(self, named: Container[str]) -> list[str]:
         """Return the keys of bases that can be removed: not in `named`, and outdated or beyond the limit of unused ones.
 
-        Every shape costs disk, and anybody may ask for any shape: only so many are kept.
+        Any user may ask for any shape, and each costs disk, so the number of unused bases is limited.
         """
         keys = [d.name for d in self._layout.bases.iterdir()]
         free = [key for key in keys if key not in named and not key.startswith(".")]
@@ -97,7 +97,7 @@ class Bases:
         # A create that took one just now has not written it into its journal yet.
         recent = time.monotonic() - _IN_USE_S
         outdated = [key for key in free if key not in current]
-        surplus = current[: max(0, len(current) - _KEPT)]
+        surplus = current[: max(0, len(current) - _UNUSED_LIMIT)]
         return [key for key in (*outdated, *surplus) if self._last_use.get(key, -_IN_USE_S) < recent]
 
     def remove(self, key: str) -> None:
@@ -182,7 +182,7 @@ class Bases:
             await fault_point("agent.base.after_draft")
             await self._maker.make(undo, draft, key, template, shape)
             await fault_point("agent.base.after_save")
-            # The undo steps run on success too: the VM's resources are needed no more, and the draft has moved away.
+            # The undo steps run on success too: they release the VM's resources; the draft has been renamed by then.
             try:
                 await asyncio.to_thread(self._driver.bases.publish, draft, key=key, facts=facts)
             except OSError as error:

@@ -1,6 +1,6 @@
 """Snapshots: saved states of VMs. A folder with the driver's files and `manifest.json`, which is written last.
 
-No manifest, no snapshot. It is never changed after that, but for the file `kept`. Formats: docs/design/snapshots.md.
+A folder without a manifest is not a snapshot. It never changes afterwards, except for the file `kept`, which pins it. Formats: docs/design/snapshots.md.
 """
 
 from __future__ import annotations

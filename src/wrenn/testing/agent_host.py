@@ -53,7 +53,7 @@ class RpcFaults:
     hold: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
 
 
-class _Door:
+class _FaultInjector:
     """Forwards calls to the agent, and injects failures."""
 
     def __init__(self, app: ASGIApp, host: AgentHost) -> None:
@@ -132,7 +132,7 @@ class AgentHost:
         """Start an agent, and serve."""
         machine = ProcessHost(sandbox_limit=self.sandbox_limit, templates=self.templates)
         self.agent = await self._stack.enter_async_context(running_agent(self._settings, machine))
-        app: Any = _Door(self.agent.app, self)  # type: ignore[arg-type] - the agent has ASGI types of its own
+        app: Any = _FaultInjector(self.agent.app, self)  # type: ignore[arg-type] - the agent has ASGI types of its own
         config = server_config(app, self.agent.layout.pki, self._settings)
         config.timeout_graceful_shutdown = _GRACE_S
         await self._stack.enter_async_context(served(config))

@@ -1,8 +1,8 @@
 """Interface of a VM driver. The agent depends only on this module and those that it imports.
 
-A driver has four parts: it starts machines (`machine.py`), keeps the layers of their disks (`disks.py`), what they remember
-(`memory.py`), and the bases that they are restored from (`bases.py`). A machine is started in one of two ways: `boot` (cold, once
-per template and shape, into the folder of a base) and `restore` (every sandbox). It outlives the agent; `adopt` finds it again.
+A driver starts machines (`machine.py`) and stores the layers of their disks (`disks.py`), their memory
+(`memory.py`), and the bases that they are restored from (`bases.py`). A machine is started by `boot` (cold, once
+per template and shape, into the folder of a base) or by `restore` (every sandbox). It survives the agent; `adopt` finds it again.
 docs/design/drivers.md says who owns which file, and what holds after each failure.
 """
 
@@ -33,8 +33,8 @@ class Capabilities:
     """Features that not every driver has.
 
     Attributes:
-        keeps_memory: what ran in a guest goes on after it was saved and restored. Without it only the disk is kept, and a
-            restored guest starts anew: nothing of it needs to stand still before it is saved.
+        keeps_memory: memory and processes are saved and restored. Without it only the disk is saved, and a
+            restored guest boots anew, so its processes need not be frozen before.
         merges_layers: `Machine.merge_layers` works, so that a disk does not become ever slower.
         sized_disks: a disk has a size, and a guest's file system must be grown after `Machine.grow_disk`.
     """
@@ -76,8 +76,8 @@ class RestoreRequest:
     Attributes:
         directory: folder of the machine's socket and log.
         disk: its layers, all of them created.
-        image: memory image that it runs on from now on.
-        saved: snapshot that lies on `image`, from whose memory and state it goes on; empty: from those of `image` itself.
+        image: memory image that it runs on.
+        saved: snapshot on top of `image` whose memory and state it continues with; empty for those of `image` itself.
     """
 
     directory: Path

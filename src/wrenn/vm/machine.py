@@ -52,8 +52,8 @@ class Machine(Protocol):
     async def merge_layers(self) -> None:
         """Copy the frozen layers above the base's disk into the written layer; returns when none is left between them.
 
-        Only where `Capabilities.merges_layers`. The machine runs on meanwhile. A cancellation stops it; what was copied is no
-        harm. `freeze` and `switch_layer` end it too.
+        Only with `Capabilities.merges_layers`. The machine keeps running meanwhile. A cancellation stops the merge, which is
+        harmless. `suspend` and `switch_layer` stop it too.
         """
         ...
 
@@ -72,8 +72,8 @@ class Machine(Protocol):
     async def maintain(self, *, may_unsuspend: bool) -> bool:
         """Do the periodic maintenance of a running VM: truncate its log and check whether it stopped.
 
-        With `may_unsuspend` one that has stopped, as it does on a full disk, runs on; returns whether it had. Not to be called
-        while it is frozen on purpose.
+        With `may_unsuspend`, a VM that has stopped, as it does on a full disk, continues; returns whether it had stopped. Must
+        not be called while it is suspended on purpose.
         """
         ...
 

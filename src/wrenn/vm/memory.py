@@ -11,7 +11,7 @@ from wrenn.storage.snapshots import MemorySeal, Snapshot
 from wrenn.vm.machine import Machine
 
 OnPartSaved = Callable[[str], Awaitable[None]]
-"""Awaited with `memory` and `state` when that was written: tests inject faults there."""
+"""Awaited with `memory` and `state` after that part is written, so that tests can inject faults."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,15 +31,15 @@ _log = logging.getLogger(__name__)
 
 LOST_REASON: Final = "The virtual machine ended while the agent was down."
 _KILL_TIMEOUT_S: Final = 10.0
-_AT_ONCE: Final = 16
+_CONCURRENCY: Final = 16
 
 
 @contextmanager
-def _logging(event: str, name: str) -> Generator[None]:
+def _log_and_continue(event: str, name: str) -> Generator[None]:
     """Log an exception and continue, so that one broken sandbox does not stop recovery of the others."""
     try:
         yield
-    except Exception:  # noqa: BLE001 - whatever it is, the rest goes on; `wrenn doctor` lists what is left
+    except Exception:  # noqa: BLE001 - recovery continues with the others; `wrenn doctor` lists leftovers
         _log.exception(event, extra={"sandbox_id": name})
 
 
@@ -58,15 +58,15 @@ class Recovery:
     async def run(self) -> bool:
         """Recover all sandboxes; afterwards every resource of this network block has an owner.
 
-        Returns whether every journal could be read: else nobody knows what of snapshots and layers is wanted.
+        Returns whether every journal could be read: otherwise it is unknown which snapshots and layers are referenced.
         """
         found = _read_journals(self.layout)
-        records = (*found.kept, *found.unfinished)
-        # Without a journal nobody knows what a VMM is for; it must end before its network is swept.
+        records = (*found.live, *found.unfinished)
+        # A VMM without a journal cannot be adopted; it must end before its network is removed.
         names = {str(record.spec.sandbox_id) for record in records}
         for name in self.confiner.names():
             if name not in names:
-                with _logging("orphan is not removed", name):
+                with _log_and_continue("orphan is not removed", name):
                     await self.confiner.release(name)
         await self.slots.start({r.slot: str(r.spec.sandbox_id) for r in records if r.slot is not None})
         await fault_point("agent.recover.after_slots")
@@ -74,20 +74,20 @@ class Recovery:
         for draft in snapshots.drafts(self.layout.snapshots):
             remove_tree(draft)
         for name in found.empty:
-            with _logging("folder is not removed", name):
+            with _log_and_continue("folder is not removed", name):
                 remove_tree(self.layout.sandboxes / name)
         for record in found.unfinished:
-            with _logging("sandbox is not taken down", str(record.spec.sandbox_id)):
+            with _log_and_continue("sandbox is not taken down", str(record.spec.sandbox_id)):
                 await self.verbs.tear_down.run(record, None)
                 continue
-            # Known and to be removed: the control plane's next call goes on with it.
+            # Registered as REMOVING: the control plane's next call retries the removal.
             self.sandboxes.adopt(replace(record, state=State.REMOVING), None)
-        turns = asyncio.Semaphore(_AT_ONCE)
-        await asyncio.gather(*(self._adopt(record, turns) for record in found.kept))
+        turns = asyncio.Semaphore(_CONCURRENCY)
+        await asyncio.gather(*(self._adopt(record, turns) for record in found.live))
         _log.info(
             "recovered",
             extra={
-                "adopted": len(found.kept),
+                "adopted": len(found.live),
                 "removed": len(found.unfinished) + len(found.empty),
                 "unreadable": found.unreadable,
             },
@@ -97,12 +97,12 @@ class Recovery:
     async def _adopt(self, record: Record, turns: asyncio.Semaphore) -> None:
         async with turns:
             running: RunningSandbox | None = None
-            # One that cannot be settled is known as it was: what it needs stays, and the next start tries again.
-            with _logging("sandbox is not settled", str(record.spec.sandbox_id)):
-                record, running = await self._settled(record)
+            # A sandbox whose recovery fails is registered unchanged: its files stay, and the next start tries again.
+            with _log_and_continue("sandbox is not recovered", str(record.spec.sandbox_id)):
+                record, running = await self._recover_sandbox(record)
             self.sandboxes.adopt(record, running)
 
-    async def _settled(self, record: Record) -> tuple[Record, RunningSandbox | None]:
+    async def _recover_sandbox(self, record: Record) -> tuple[Record, RunningSandbox | None]:
         """Complete or undo an interrupted pause or resume, and return the sandbox as it is now."""
         save = partial(journal.save, self.layout.sandbox(record.spec.sandbox_id))
         if record.state is State.PAUSING:
@@ -115,9 +115,9 @@ class Recovery:
                 await kill_and_wait(record.process, timeout_s=_KILL_TIMEOUT_S)
             return await self.verbs.pause.release(record.with_state(State.PAUSED), save), None
         if record.state is State.PAUSED:
-            return await asyncio.to_thread(self._whole, record, save), None
+            return await asyncio.to_thread(self._check_paused, record, save), None
         if record.state is State.RUNNING:
-            return await self._adopted(record, save)
+            return await self._adopt_running(record, save)
         return record, None
 
     def _exists(self, snapshot_id: str) -> bool:
@@ -127,7 +127,7 @@ class Recovery:
             return False
         return True
 
-    def _whole(self, record: Record, save: Save) -> Record:
+    def _check_paused(self, record: Record, save: Save) -> Record:
         """Check a paused sandbox. If a power cut damaged its last snapshot, go back to the one before, or mark it LOST."""
         former = record.former_snapshot
         try:
@@ -151,7 +151,7 @@ class Recovery:
                 save(record)
         return record
 
-    async def _adopted(self, record: Record, save: Save) -> tuple[Record, RunningSandbox | None]:
+    async def _adopt_running(self, record: Record, save: Save) -> tuple[Record, RunningSandbox | None]:
         directory = self.layout.sandbox(record.spec.sandbox_id)
         vm = None
         if record.process is not None:
@@ -161,7 +161,7 @@ class Recovery:
         assert record.slot is not None, "a running sandbox has a slot"
         # The operator's settings may be others than the former agent's, and that one may have died within a change.
         slot, renewed = record.slot, False
-        with _logging("egress policy is not renewed", str(record.spec.sandbox_id)):
+        with _log_and_continue("egress policy is not renewed", str(record.spec.sandbox_id)):
             await self.slots.set_egress(slot, record.network.policy)
             renewed = True
         if not renewed:
@@ -173,8 +173,8 @@ class Recovery:
         running = RunningSandbox(
             vm, address, token, GuestConnection(address, token), now, self.slots.reset_connections
         )
-        # The former agent may have died while the VM, or the guest's programs, stood still: the registry's first look lets
-        # both go on.
+        # The former agent may have died while the VM was suspended or the guest frozen: the registry's first maintenance
+        # continues both.
         running.guest_frozen = True
         with suppress(StorageFull):
             save(record)
@@ -183,7 +183,7 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    kept: list[Record]
+    live: list[Record]
     unfinished: list[Record]
     empty: list[str]
     unreadable: list[str]
@@ -197,7 +197,7 @@ def _read_journals(layout: Layout) -> _Found:
         except InternalError as error:
             # Its cgroup and slot are found and freed without it; only a rebuilt agent of another version writes such.
             _log.exception(
-                "journal cannot be read: nothing is collected until it is mended or its folder removed",
+                "journal cannot be read: nothing is collected until it is repaired or its folder removed",
                 extra={"sandbox_id": directory.name, "reason": error.message},
             )
             found.unreadable.append(directory.name)
@@ -207,5 +207,5 @@ def _read_journals(layout: Layout) -> _Found:
         elif record.state in (State.STARTING, State.REMOVING):
             found.unfinished.append(record)
         else:
-            found.kept.append(record)
+            found.live.append(record)
     return found

@@ -51,7 +51,7 @@ class App:
             await _while_connected(self._execs, scope, receive, send)
         elif scope["type"] == "http" and scope["path"].startswith(PREFIX):
             if scope["method"] == "GET":
-                # What nobody reads any more need not be read from the guest either.
+                # Nothing is read from the guest when the client has disconnected.
                 await _while_connected(self._files, scope, receive, send)
             else:
                 await self._files(scope, receive, send)

@@ -58,8 +58,8 @@ class FileStreams:
         else:
             return
         if started:
-            # The only way to say "broken off" after the status: end without the last chunk.
-            raise ConnectionResetError("transfer broke off") from failure
+            # After the status line, an error can only be signalled by a missing last chunk.
+            raise ConnectionResetError("transfer aborted") from failure
         await _send_error(send, failure)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,7 +87,7 @@ class FileStreams:
                     await _done(send)
             case "GET", "files/watch":
                 await receive()  # the empty body
-                # The server tells nobody who only sends that the other side is gone.
+                # The server reports a disconnect only to handlers that receive.
                 async with cancel_on_disconnect(receive, after=_now()):
                     await self._watch(sandbox_id, query, send)
             case _, "files" | "files/tar" | "files/watch":

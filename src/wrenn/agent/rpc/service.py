@@ -81,7 +81,7 @@ class Translate:
                 failure = InternalError(_GENERAL)
         except ConnectError:
             raise
-        except Exception:  # noqa: BLE001 - the edge: a fault of ours is logged here and told in general words
+        except Exception:  # noqa: BLE001 - the API boundary: an internal error is logged here and reported without details
             _log.exception("call failed", extra={"method": ctx.method.name})
             failure = InternalError(_GENERAL)
         ctx.response_headers[ERROR_CODE_HEADER] = failure.code
@@ -197,8 +197,10 @@ class HostAgentService(HostAgent):
         """Run a command to its end and return its output."""
         timeout_s = (request.timeout_ms or _EXEC_TIMEOUT_MS) / 1000
         async with self._use(request.sandbox_id) as sandbox:
-            with OutputBuffer.of(self._budget, sandbox=request.sandbox_id) as held:
-                result = await sandbox.commands.run(_command(request.command), timeout_s=timeout_s, held=held)
+            with OutputBuffer.of(self._budget, sandbox=request.sandbox_id) as output:
+                result = await sandbox.commands.run(
+                    _command(request.command), timeout_s=timeout_s, held=output
+                )
         return pb.ExecResponse(stdout=result.stdout, stderr=result.stderr, exit_code=result.exit_code)
 
     async def start_process(self, request: pb.StartProcessRequest, ctx: Any, /) -> pb.StartProcessResponse:

@@ -41,7 +41,7 @@ class BringUp:
             NotFound: no such template or snapshot. InvalidRequest: not in this size. NoCapacity, StorageFull: no room.
             AgentFailure, Unavailable: it did not start.
         """
-        # No await between the look at a snapshot and the journal that names it, or it might be collected in between.
+        # No await between checking the snapshot and writing the journal that references it: it could be collected in between.
         record, origin = self._from_snapshot(spec) if spec.snapshot_id else await self._from_template(spec)
         record = replace(record, network=network)
         directory = self.layout.sandbox(spec.sandbox_id)
@@ -71,7 +71,7 @@ class BringUp:
             raise InvalidRequest(
                 f"disk_size_mb: the disk of {spec.template_name or spec.template} has {image_mb} MB and can only be made larger."
             )
-        # The size that nobody asks for is that of the template's image, whatever that is.
+        # With the default size the disk has the size of the template's image.
         disk_mb = asked_mb if asked_mb > image_mb and asked_mb != DEFAULT_DISK_SIZE_MB else 0
         record = replace(self._new(spec), base=base.key, metadata=base.metadata, disk_mb=disk_mb)
         return record, Origin(token_of=base.key, disk_mb=image_mb)

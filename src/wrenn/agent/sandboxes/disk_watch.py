@@ -1,10 +1,10 @@
 """Keeps each sandbox within its share of the host's disk, and all of them out of the disk's reserve.
 
-A sandbox that has used up its share, or that goes on writing while the disk is below the reserve, is held: its VM stands still, calls
-to it get 507, and it goes on when there is room again. The reserve is left to PostgreSQL, journals and pauses.
+A sandbox that has used up its share, or that continues to write while free space is below the reserve, is suspended: its VM stops, calls
+fail with 507, and it continues when there is space again. The reserve is for PostgreSQL, journals and pauses.
 
-The watch cannot be outrun: the less is left, the sooner it looks again (`next_check_s`), so that the fastest disk cannot write half
-of the reserve between two looks. `docs/design/snapshots.md` has the sums.
+The less space is left, the shorter the time to the next check (`next_check_s`), so that the fastest disk cannot write half
+of the reserve between two checks. `docs/design/snapshots.md` has the calculation.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FASTEST_B_PER_S: Final = 4 * GIB
 MAX_CHECK_INTERVAL_S: Final = 0.5
 MIN_CHECK_INTERVAL_S: Final = 0.02
 _SMALL_WRITES_B: Final = 4 * MIB
-"""What each sandbox may still write below the reserve: logs, a shell's history. With it, one that hardly writes is not held."""
+"""Bytes that each sandbox may write while free space is below the reserve, so that mostly idle ones are not suspended."""
 _BLOCK_B: Final = 512
 
 
@@ -75,24 +75,24 @@ def next_check_s(free_b: int, reserve_b: int) -> float:
 
 
 def suspend_reason(
-    *, free_b: int, used_b: int, share_b: int, grown_b: int, limits: DiskLimits, held: bool
+    *, free_b: int, used_b: int, share_b: int, grown_b: int, limits: DiskLimits, suspended: bool
 ) -> str:
     """Return why a sandbox must be suspended; empty if it may run.
 
     `used_b` is what its files take on the host, of which `share_b` is allowed (0: all of it), and `grown_b` what they grew by since the
-    disk was last above its reserve. One that is `held` goes on only when there is an eighth more room than it takes to be held.
+    disk was last above its reserve. A `suspended` one continues only when there is an eighth more space than the reserve.
     """
     if share_b and used_b > share_b:
         return (
-            f"It has used up the {share_b // MIB} MB that a sandbox may take of its host's disk, and is held: "
+            f"It has used up the {share_b // MIB} MB that a sandbox may take of its host's disk, and is suspended: "
             "make its disk larger (PATCH …/disk), which lets it take as much more, or delete it."
         )
     reserve_b = limits.reserve_b
-    if free_b >= reserve_b + (reserve_b // 8 if held else 0):
+    if free_b >= reserve_b + (reserve_b // 8 if suspended else 0):
         return ""
     allowed_b = _SMALL_WRITES_B if free_b >= reserve_b // 4 else 0
-    if grown_b > allowed_b or held:
-        return "The disk of its host is full, and it is held until space is freed there."
+    if grown_b > allowed_b or suspended:
+        return "The disk of its host is full, and it is suspended until space is freed there."
     return ""
 
 

@@ -1,6 +1,6 @@
 """Garbage collection of bases, snapshots and layers: finds what is referenced and removes the rest.
 
-Referenced is what journals and kept snapshots name, and what wanted snapshots name in turn. There are no counters.
+Roots are the journals and the pinned snapshots; snapshots reference layers, a base and a parent. There are no reference counts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from wrenn.vm import Driver, ImageRef
 _log = logging.getLogger(__name__)
 
 _REST_S: Final = 0.2
-"""Between two collections: a burst of removals is one."""
+"""Pause between two collections, so that a burst of removals causes one."""
 
 
 @dataclass(slots=True)
@@ -35,9 +35,9 @@ class Referenced:
     """The names of bases, snapshots and layers that are referenced.
 
     Attributes:
-        unreadable: wanted snapshots whose manifests cannot be read.
-        unknown: those of them of which no journal says what they need.
-        missing: what is named and not there, for `wrenn doctor`.
+        unreadable: referenced snapshots whose manifests cannot be read.
+        unknown: those of them whose references no journal names either.
+        missing: files that are referenced but do not exist, for `wrenn doctor`.
     """
 
     bases: set[str] = field(default_factory=set[str])
@@ -50,45 +50,45 @@ class Referenced:
 
 def find_referenced(layout: Layout, layer_ids: Iterable[str], records: Iterable[Record]) -> Referenced:
     """Follow references from the journals and the pinned snapshots. `layer_ids` are the layers that exist."""
-    wanted = Referenced()
+    found = Referenced()
     there = set(layer_ids)
     todo = [
         name
         for name in snapshots.snapshot_ids(layout.snapshots)
         if snapshots.is_pinned(layout.snapshots, name)
     ]
-    told: set[str] = set()
+    in_journals: set[str] = set()
     for record in records:
         if record.state is State.PAUSED:
-            told.add(record.snapshot)
-        wanted.bases.add(record.base)
-        wanted.layers.update(record.layers)
+            in_journals.add(record.snapshot)
+        found.bases.add(record.base)
+        found.layers.update(record.layers)
         todo += [record.parent, record.former_snapshot]
         if record.next_layer:
-            wanted.layers.add(record.next_layer)
+            found.layers.add(record.next_layer)
         if record.state is not State.PAUSING or (layout.snapshots / record.snapshot).exists():
             todo.append(record.snapshot)
     while todo:
         name = todo.pop()
-        if not name or name in wanted.snapshots:
+        if not name or name in found.snapshots:
             continue
-        wanted.snapshots.add(name)
+        found.snapshots.add(name)
         try:
             manifest = snapshots.find(layout.snapshots, name).manifest
         except NotFound:
-            wanted.missing.add(name)
+            found.missing.add(name)
         except DamagedSnapshot:
-            wanted.unreadable.add(name)
-            if name not in told:
-                wanted.unknown.add(name)
+            found.unreadable.add(name)
+            if name not in in_journals:
+                found.unknown.add(name)
         else:
-            wanted.bases.add(manifest.base)
-            wanted.layers.update(manifest.layer_ids)
+            found.bases.add(manifest.base)
+            found.layers.update(manifest.layer_ids)
             todo.append(manifest.parent)
-            wanted.missing.update(layer for layer in manifest.layer_ids if layer not in there)
+            found.missing.update(layer for layer in manifest.layer_ids if layer not in there)
             if not (layout.bases / manifest.base).is_dir():
-                wanted.missing.add(f"base {manifest.base}")
-    return wanted
+                found.missing.add(f"base {manifest.base}")
+    return found
 
 
 class GarbageCollector:
@@ -101,7 +101,7 @@ class GarbageCollector:
         self._bases = bases
         self._driver = driver
         self._records = records
-        self._wanted = asyncio.Event()
+        self._wake_up = asyncio.Event()
         self._disabled = False
 
     def disable(self) -> None:
@@ -110,26 +110,26 @@ class GarbageCollector:
 
     def wake(self) -> None:
         """Ask for a collection, because a reference may have gone."""
-        self._wanted.set()
+        self._wake_up.set()
 
     async def run(self) -> None:
         """Collect whenever woken, until cancelled."""
         while True:
-            await self._wanted.wait()
-            self._wanted.clear()
+            await self._wake_up.wait()
+            self._wake_up.clear()
             await self.collect()
             await asyncio.sleep(_REST_S)
 
     async def collect(self) -> None:
         """Remove everything unreferenced. Never raises; failures are logged."""
         try:
-            # No await inside: nothing can become wanted between the look and the removal. Large files take long to remove,
+            # No await inside: nothing can become referenced between the search and the removal. Removing large files takes long,
             # so here they only lose their names.
             gone = self._collect()
             await run_to_end(
                 partial(remove_tree, gone)
             )  # the agent's end waits for it: else it would be found as left over
-        except Exception:  # noqa: BLE001 - the agent must go on; what is left is listed by `wrenn doctor`
+        except Exception:  # noqa: BLE001 - the agent must keep serving; `wrenn doctor` lists leftovers
             _log.exception("garbage is not collected")
 
     def _collect(self) -> Path:
@@ -139,22 +139,22 @@ class GarbageCollector:
             return gone
         gone.mkdir(mode=0o700)
         layer_ids = self._driver.disks.list_ids()
-        wanted = find_referenced(self._layout, layer_ids, self._records())
+        found = find_referenced(self._layout, layer_ids, self._records())
         for name in list(snapshots.snapshot_ids(self._layout.snapshots)):
-            if name not in wanted.snapshots:
+            if name not in found.snapshots:
                 self._forget(name)
                 (self._layout.snapshots / name).rename(gone / name)
                 _log.info("snapshot removed", extra={"snapshot_id": name})
-        if wanted.unknown:
+        if found.unknown:
             _log.warning(
                 "layers and bases are kept: manifests cannot be read",
-                extra={"snapshots": sorted(wanted.unknown)},
+                extra={"snapshots": sorted(found.unknown)},
             )
             return gone
         for layer in layer_ids:
-            if layer not in wanted.layers:
+            if layer not in found.layers:
                 self._driver.disks.move_out(layer, gone)
-        for key in self._bases.unreferenced(wanted.bases):
+        for key in self._bases.unreferenced(found.bases):
             self._bases.remove(key)
             _log.info("base removed", extra={"base": key})
         return gone

@@ -95,7 +95,7 @@ class Record:
         network: its network settings, which outlive its slots.
         slot: index of its network slot, once it has one.
         process: its VMM, once started.
-        reason: why it is lost, or paused though nobody paused it.
+        reason: why it is LOST, or PAUSED without a pause.
         metadata: versions it runs with, for people.
         base, parent: the memory image it runs on: a base, and the snapshot over it if any.
         layers: its disk, newest first; while it runs the first one is written.
@@ -103,7 +103,7 @@ class Record:
         next_layer: a layer that is being put over those.
         snapshot: what it was at its last pause; while PAUSING the one that is being made.
         disk_mb: size of its disk, where it was made larger than its template's image; else 0.
-        held: whether the guest's programs stood still at its last pause; else clones of it would begin alike.
+        held: whether the guest's processes were frozen at its last pause; otherwise it cannot be cloned safely.
         former_snapshot: the one before, until `snapshot` would survive a power cut.
     """
 

@@ -42,8 +42,8 @@ class Origin:
     Attributes:
         token_of: name of the sandbox or base whose token the guest expects.
         disk_mb: size of the disk as the guest knows it.
-        copy_of: frozen layer that the new layer starts as a copy of; empty: it changes nothing yet.
-        saved: snapshot whose memory the VM goes on with; empty: that of its memory image.
+        copy_of: frozen layer that the new layer starts as a copy of; empty for an empty layer.
+        saved: snapshot whose memory the VM continues with; empty for the memory of its image.
     """
 
     token_of: str

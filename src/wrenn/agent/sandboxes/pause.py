@@ -1,6 +1,6 @@
 """Pause: drain calls, freeze the guest's processes, suspend the VM, save it, kill the VMM, release the network.
 
-Until the manifest is in place every failure lets the VM run on; from then on it is paused, whatever happens.
+A failure before the manifest is published leaves the VM running; after that the sandbox is paused in any case.
 Order and failure table: docs/design/snapshots.md.
 """
 
@@ -34,7 +34,7 @@ from wrenn.vm import Driver
 _log = logging.getLogger(__name__)
 
 GRACE_S: Final = 2.0
-"""How long calls under way may go on."""
+"""How long a pause waits for calls that are under way."""
 FREEZE_TIMEOUT_S: Final = 2.0
 _KILL_TIMEOUT_S: Final = 10.0
 
@@ -42,16 +42,16 @@ _KILL_TIMEOUT_S: Final = 10.0
 async def freeze_guest(driver: Driver, running: RunningSandbox, record: Record) -> bool:
     """Freeze the guest's processes. Return False if some still run and would continue in clones under the old identity."""
     if not driver.capabilities.keeps_memory:
-        return True  # no program of it goes on in a clone
+        return True  # processes do not continue in clones
     running.guest_frozen = True
-    reason = "some go on"
+    reason = "some still run"
     try:
         if await freeze_processes(running.guest, timeout_s=FREEZE_TIMEOUT_S):
             return True
     except WrennError as error:
         reason = error.message
     fields = {"sandbox_id": str(record.spec.sandbox_id), "reason": reason}
-    _log.warning("programs of the guest do not stand still", extra=fields)
+    _log.warning("processes of the guest are not frozen", extra=fields)
     return False
 
 
@@ -102,23 +102,23 @@ class Pause:
             record = replace(record, snapshot=snapshot_id, former_snapshot=record.snapshot)
             record = record.with_state(State.PAUSING)
 
-            async def forget() -> None:
+            async def restore_journal() -> None:
                 with suppress(StorageFull):  # the journal then says PAUSING, and recovery finds no manifest
                     save(before)
 
-            undo.push("journal", forget)
+            undo.push("restore the journal", restore_journal)
             save(record)
             await fault_point("agent.pause.after_journal")
 
             undo.push(
-                "let the guest's programs go",
-                running.unless_being_removed(partial(self._reopen_and_let_go, running)),
+                "thaw the guest's processes",
+                running.unless_being_removed(partial(self._reopen_and_thaw, running)),
             )
             record = replace(record, held=await freeze_guest(self.saver.driver, running, record))
             await running.disconnect(_cut_off(sandbox_id))
             await fault_point("agent.pause.after_hold")
 
-            undo.push("let the VM run on", running.unsuspend_vm)
+            undo.push("unsuspend the VM", running.unsuspend_vm)
             await running.vm.suspend()
             await fault_point("agent.pause.after_freeze")
 
@@ -139,7 +139,7 @@ class Pause:
         )
         return await self.finish(record, running, save)
 
-    async def _reopen_and_let_go(self, running: RunningSandbox) -> None:
+    async def _reopen_and_thaw(self, running: RunningSandbox) -> None:
         await running.reopen()
         await thaw_guest(running)
 

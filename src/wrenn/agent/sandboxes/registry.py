@@ -1,8 +1,8 @@
 """The registry of this host's sandboxes: runs operations on them, one at a time for each sandbox.
 
-Each sandbox has one entry with one lock; a verb that changes it holds the lock. The work of a verb is a task of its own: a
-caller that goes away does not stop it. All callers of `ensure`, `resume` or `remove` for one id wait for the same work. A
-removal breaks off whatever else is under way, after it has killed the VMM: nothing that a guest does can delay it.
+Each sandbox has one entry with one lock, which an operation that changes it holds. Each operation runs in its own task: a
+caller that disconnects does not stop it. All callers of `ensure`, `resume` or `remove` for one id wait for the same task. A
+removal kills the VMM and then cancels any other operation, so nothing that a guest does can delay it.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Sandboxes:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._work.discard(task)
         if not task.cancelled():
-            task.exception()  # all callers may be gone; `_log_failure` told of it
+            task.exception()  # all callers may be gone; `_log_failure` has logged it
 
     def _save(self, entry: _Entry, record: Record) -> None:
         """Write a record, in memory first; the undo steps of an operation restore both."""
@@ -147,7 +147,7 @@ class Sandboxes:
         """Raise StorageFull if the disk is full, which then explains why a VM was not saved."""
         if isinstance(error, AgentFailure) and free_b(self._layout.data_dir) < _DISK_FULL_B:
             raise StorageFull(
-                "The disk of the host is full: the sandbox could not be saved. It runs on."
+                "The disk of the host is full: the sandbox could not be saved. It keeps running."
             ) from error
 
     @asynccontextmanager
@@ -314,7 +314,7 @@ class Sandboxes:
                 entry.record = before
                 _log_failure("network settings not changed", entry, error)
                 raise
-            if entry.record.state is State.PAUSED:  # as all that is kept of a paused sandbox
+            if entry.record.state is State.PAUSED:  # a paused sandbox must survive a power cut
                 directory = self._layout.sandbox(entry.record.spec.sandbox_id)
                 await asyncio.to_thread(journal.flush, directory)
             return entry.record
@@ -322,10 +322,10 @@ class Sandboxes:
     async def set_disk(self, sandbox_id: SandboxId, disk_mb: int) -> Record:
         """Enlarge the disk; returns when a running guest sees it. A paused sandbox gets it when it is resumed.
 
-        One that is held because it used up its share goes on if its larger share has room. If cancelled, the change goes on.
+        A sandbox that was suspended for using up its share continues if the larger share has space. Not undone when cancelled.
 
         Raises:
-            NotFound: unknown. StorageFull: it is held still. NoCapacity: the host's disk is promised to others.
+            NotFound: unknown. StorageFull: it is still suspended. NoCapacity: the host's disk is promised to others.
             As `SetDisk` besides.
         """
         entry = self._known(sandbox_id)
@@ -338,7 +338,7 @@ class Sandboxes:
         self._disk.admit(wanted, others, total_b(self._layout.data_dir))
         async with self._locked(entry):
             entry.record = self._verbs.set_disk.record_size(entry.record, disk_mb, partial(self._save, entry))
-            if entry.record.state is State.PAUSED:  # as all that is kept of a paused sandbox
+            if entry.record.state is State.PAUSED:  # a paused sandbox must survive a power cut
                 directory = self._layout.sandbox(entry.record.spec.sandbox_id)
                 await asyncio.to_thread(journal.flush, directory)
                 return entry.record
@@ -386,7 +386,7 @@ class Sandboxes:
                 else:
                     raise _not_running(entry.record)
             except BaseException as error:
-                _log_failure("sandbox not kept", entry, error)
+                _log_failure("snapshot not taken", entry, error)
                 self._raise_if_full(error)
                 raise
             finally:
@@ -517,7 +517,7 @@ class Sandboxes:
                 _cancel(entry.lock_holder)
             async with entry.lock:
                 if self._entries.get(sandbox_id) is not entry:
-                    return  # the bring-up was taken back
+                    return  # the bring-up was undone
                 if (merging := entry.merging) is not None:
                     merging.cancel()  # it ends with the VMM
                 if entry.record.state is not State.REMOVING:
@@ -587,7 +587,7 @@ class Sandboxes:
             free = free_b(self._layout.data_dir)
             try:
                 await self._check_disk_use(free)
-            except Exception:  # noqa: BLE001 - the watch must go on
+            except Exception:  # noqa: BLE001 - the watch must survive
                 _log.exception("disk not watched")
             await asyncio.sleep(next_check_s(free, self._disk.reserve_b))
 
@@ -615,7 +615,7 @@ class Sandboxes:
                 share_b=self._disk.share_b(entry.record),
                 grown_b=used - self._sizes.setdefault(name, used),
                 limits=self._disk,
-                held=bool(running.suspend_reason),
+                suspended=bool(running.suspend_reason),
             )
             if bool(reason) != bool(running.suspend_reason):
                 changes.append(self._set_suspended(entry, running, reason))
@@ -627,21 +627,21 @@ class Sandboxes:
         """Suspend the VM for this reason; with an empty reason, unsuspend it."""
         fields = {"sandbox_id": str(entry.record.spec.sandbox_id), "reason": reason}
         if not reason and entry.lock.locked():
-            return  # the verb may need it frozen; the next look comes soon
+            return  # the operation may need it suspended; the next check comes soon
         before, running.suspend_reason = running.suspend_reason, reason
         try:
             async with asyncio.timeout(_SUSPEND_TIMEOUT_S):
                 if reason:
-                    # Not in turn: the verb that has the lock lets the guest write for seconds yet. `stop` twice does no harm.
+                    # Without the lock: its holder may let the guest write for seconds. Suspending twice is harmless.
                     await running.vm.suspend()
                 else:
                     async with self._locked(entry):
                         await running.vm.unsuspend()
         except (WrennError, TimeoutError) as error:
             running.suspend_reason = before  # the next look tries again
-            _log.warning("sandbox is not held", extra={**fields, "cause": str(error)})
+            _log.warning("sandbox is not suspended", extra={**fields, "cause": str(error)})
             return
-        _log.warning("sandbox is held" if reason else "sandbox goes on", extra=fields)
+        _log.warning("sandbox suspended" if reason else "sandbox unsuspended", extra=fields)
 
     async def _maintain_all(self) -> None:
         """Maintain each running VM every few seconds; a VM that stopped on a full disk continues when there is space."""
@@ -666,7 +666,7 @@ class Sandboxes:
                 if await entry.running.vm.maintain(may_unsuspend=may_unsuspend):
                     _log.warning("sandbox went on after it had stopped", extra=fields)
                 if may_unsuspend and entry.running.suspend_reason:
-                    # It was held meanwhile, and this look may have let it go on after that.
+                    # The disk watch suspended it meanwhile, and this maintenance may have unsuspended it after that.
                     await entry.running.vm.suspend()
                 if entry.running.guest_frozen and not entry.running.suspend_reason:
                     await thaw_guest(entry.running)

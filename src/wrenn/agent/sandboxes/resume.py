@@ -50,11 +50,11 @@ class Resume:
         copy_of, frozen = self._disk(manifest, disk_mb)
         async with Undo() as undo:
 
-            async def forget() -> None:
+            async def restore_journal() -> None:
                 with suppress(StorageFull):  # the journal then says RESUMING, and recovery takes it back
                     save(before)
 
-            undo.push("journal", forget)
+            undo.push("restore the journal", restore_journal)
             record = replace(
                 record,
                 started_at=self.clock.now().timestamp(),

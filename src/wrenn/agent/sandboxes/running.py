@@ -1,8 +1,8 @@
 """A running sandbox: its VM, address, clients for its guest, and the calls that are under way in it.
 
-What counts as activity: a call from its begin to its end, however silent it is in between. Only a stream whose other end goes
-on without it (a terminal, the output of something in the background, a port's answer or WebSocket) counts when it begins, and
-then only while it moves: a terminal that somebody forgot to close does not keep its sandbox up.
+What counts as activity: a call, from its begin to its end, even if no data flows. The exception is a stream whose process or
+server continues without it (a terminal, a background process's output, a port's response or WebSocket): it counts when it begins,
+and then only when bytes pass. A forgotten terminal therefore does not keep its sandbox awake.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ class RunningSandbox:
         address: slot address, reachable from this host only.
         last_active_at: wall time of the last use, seconds.
         reset_connections: resets this host's connections to an address; blocking.
-        closed: why no call may begin now; empty: it may.
+        closed: why new calls are refused; empty if they are not.
         guest_frozen: the processes of the guest may be frozen.
-        suspend_reason: why its VM stands still: it took too much of the disk. Empty: it runs.
-        being_removed: it is being removed: nobody asks the guest or its VM for anything any more.
-        ports: the way to the ports of its programs.
+        suspend_reason: why the disk watch has suspended its VM; empty if it has not.
+        being_removed: whether it is being removed: the guest and its VM are not asked for anything any more.
+        ports: client for the guest's ports.
     """
 
     vm: Machine
@@ -94,9 +94,9 @@ class RunningSandbox:
     _users: dict[asyncio.Task[object], GuestStream | None] = field(
         default_factory=dict[asyncio.Task[object], "GuestStream | None"]
     )
-    """Who makes a call now, and whether it is a stream."""
+    """The tasks that make a call now, with their stream if they have one."""
     _cut: dict[asyncio.Task[object], str] = field(default_factory=dict[asyncio.Task[object], str])
-    """Whose call was broken off, and what it is told."""
+    """Tasks whose calls were cut off, with the reason that their callers get."""
     _unused: asyncio.Event = field(default_factory=asyncio.Event)
     _closing: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
     """Closes of connections that were not waited for to their end."""
@@ -125,10 +125,10 @@ class RunningSandbox:
 
         Raises:
             InvalidState: no call may begin; or the call was cut off, for the reason that `disconnect` was given.
-            StorageFull: the sandbox is held, as the disk is full.
+            StorageFull: the sandbox is suspended because of its disk use.
         """
         if self.suspend_reason:
-            raise StorageFull(f"The sandbox stands still. {self.suspend_reason}")
+            raise StorageFull(f"The sandbox is suspended. {self.suspend_reason}")
         if self.closed:
             raise InvalidState(self.closed)
         task = asyncio.current_task()
@@ -150,7 +150,7 @@ class RunningSandbox:
             self._cut.pop(task, None)
             if stream is None or stream.counts_as_active:
                 self.last_active_at = clock.now().timestamp()
-            if not self._waited_for():
+            if not self._has_calls_to_drain():
                 self._unused.set()
 
     @asynccontextmanager
@@ -166,7 +166,7 @@ class RunningSandbox:
             stream = self._users[task] = GuestStream(self, clock)
             yield stream
 
-    def _waited_for(self) -> bool:
+    def _has_calls_to_drain(self) -> bool:
         """Return whether any call is under way that a pause waits for."""
         return any(stream is None or stream.is_finite for stream in self._users.values())
 
@@ -178,7 +178,7 @@ class RunningSandbox:
     async def drain(self, reason: str, *, grace_s: float) -> None:
         """Refuse new calls with `reason`, and wait up to `grace_s` for those under way."""
         self.closed = reason
-        if self._waited_for():
+        if self._has_calls_to_drain():
             self._unused.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):

@@ -1,6 +1,6 @@
 """Takes a snapshot of a sandbox: a running one is suspended for a moment, of a paused one the files are linked.
 
-The stop is what lies between the guest's programs being held and let go. Order and failure table: docs/design/snapshots.md.
+The guest stops from the freeze of its processes until their thaw. Order and failure table: docs/design/snapshots.md.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class TakeSnapshot:
         """
         if len(record.layers) >= _DEPTH_LIMIT:
             raise InvalidState(
-                f"{record.spec.sandbox_id} was kept {_DEPTH_LIMIT} times since its last pause: wait a little, or pause and resume it."
+                f"{record.spec.sandbox_id} has had {_DEPTH_LIMIT} snapshots since its last pause: wait a little, or pause and resume it."
             )
         record = await with_actual_layers(record, running)
         frozen, layer_id = record.layers, new_layer_id()
@@ -84,16 +84,16 @@ class TakeSnapshot:
             await fault_point("agent.snapshot.after_draft")
 
             stopped = time.monotonic()
-            async with Undo() as going_on:
-                going_on.push(
-                    "let the guest's programs go", running.unless_being_removed(partial(thaw_guest, running))
+            async with Undo() as continue_guest:
+                continue_guest.push(
+                    "thaw the guest's processes", running.unless_being_removed(partial(thaw_guest, running))
                 )
                 if not await freeze_guest(self.driver, running, record):
                     raise Unavailable(
                         f"The programs in {record.spec.sandbox_id} could not be stopped for a snapshot. Try again."
                     )
                 await fault_point("agent.snapshot.after_hold")
-                going_on.push("let the VM run on", running.unsuspend_vm)
+                continue_guest.push("unsuspend the VM", running.unsuspend_vm)
                 await running.vm.suspend()
                 await fault_point("agent.snapshot.after_freeze")
                 saved = await self.saver.save(running.vm, record, draft, step="agent.snapshot")
@@ -109,7 +109,7 @@ class TakeSnapshot:
             undo.keep()
         await fault_point("agent.snapshot.after_manifest")
         _log.info(
-            "sandbox kept",
+            "snapshot taken",
             extra={
                 "sandbox_id": str(record.spec.sandbox_id),
                 "snapshot_id": snapshot_id,

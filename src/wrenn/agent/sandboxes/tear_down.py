@@ -1,10 +1,10 @@
 """Removes a sandbox: journal, VMM, connections, cgroup, network, then files, of which the journal is last.
 
-Nothing waits for the guest or for who is connected to it: the VMM is killed before anything of it is closed.
+Nothing waits for the guest or its clients: the VMM is killed before connections are closed.
 
-Its layers and snapshots are nobody's then, unless others share them: the collector's business.
+Its layers and snapshots are removed by the garbage collector, unless other sandboxes reference them.
 
-Every step may find its thing gone already: the same code serves a removal, a retry, and what a killed agent left.
+Every step is idempotent: the same code serves a removal, a retry, and recovery after the agent was killed.
 """
 
 from __future__ import annotations

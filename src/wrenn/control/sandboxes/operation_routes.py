@@ -97,7 +97,7 @@ async def set_disk(
 ) -> Response:
     """Make the disk of a sandbox larger, with the share of its host's disk that it may take; answers when a running one has it.
 
-    Not an activity. One that is held because it used up its share goes on if that is enough; else 507. A paused one has it when
+    Does not count as activity. A sandbox that is suspended for using up its share continues if that is enough; otherwise 507. A paused one has it when
     it is resumed. With 502 to 504 repeat the request.
     """
     return JSONResponse(sandbox_json(await disks.set_disk(credential, sandbox_id, body.disk_size_mb), domain))

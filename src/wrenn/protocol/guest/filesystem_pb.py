@@ -31,7 +31,7 @@ class EntryInfo(Message[_EntryInfoFields]):
             string name = 1;
             ```
         type:
-            Of a link: the type of what it leads to; unspecified when that is missing.
+            For a symbolic link, the type of its target; unspecified if that is missing.
 
             ```proto
             filesystem.FileType type = 2;
@@ -423,7 +423,7 @@ class FilesystemEvent(Message[_FilesystemEventFields]):
             filesystem.EventType type = 2;
             ```
         entry:
-            Only when asked for, and only when the entry is still there.
+            Only on request, and only if the entry still exists.
 
             ```proto
             optional filesystem.EntryInfo entry = 3;

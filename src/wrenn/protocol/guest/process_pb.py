@@ -115,7 +115,7 @@ class ProcessConfig(Message[_ProcessConfigFields]):
 
     Attributes:
         cmd:
-            Ours: `$SHELL` is the image's shell, bash where there is one, else sh; without args the user's login shell, if that is one.
+            Ours: `$SHELL` is the image's shell, bash if installed, otherwise sh; without args it is the user's login shell, if that is a shell.
 
             ```proto
             string cmd = 1;
@@ -267,8 +267,8 @@ class StartRequest(Message[_StartRequestFields]):
             optional bool stdin = 4;
             ```
         drain_ms:
-            Ours. Not 0: the end is sent at most this long after the process itself has ended, even if children of it still
-            hold its output; they live on, and what they write from then on is dropped. 0: the end waits for the end of the
+            Ours. If not 0, the end is sent at most this long after the process itself has ended, even if its children still
+            have its output open; they continue, and their further output is dropped. If 0, the end is sent after the end of the
             output.
 
             ```proto
@@ -339,7 +339,7 @@ class ConnectRequest(Message[_ConnectRequestFields]):
             optional process.ProcessSelector process = 1;
             ```
         replay:
-            Ours: first the output that was kept, at most the last 1 MiB.
+            Ours: begin with the buffered output, at most the last 1 MiB.
 
             ```proto
             bool replay = 100;
@@ -431,13 +431,13 @@ class ProcessEvent(Message[_ProcessEventFields]):
                 uint32 pid = 1;
                 ```
             missed:
-                Ours, with `replay`: bytes of output that came before those that were kept.
+                Ours, with `replay`: bytes of output that were dropped before the buffered ones.
 
                 ```proto
                 uint64 missed = 100;
                 ```
             replayed:
-                Ours, with `replay`: bytes of the output that follows which were written before this call.
+                Ours, with `replay`: bytes of the following output that were written before this call.
 
                 ```proto
                 uint64 replayed = 101;
@@ -841,7 +841,7 @@ class SendSignalRequest(Message[_SendSignalRequestFields]):
             process.Signal signal = 2;
             ```
         descendants:
-            Ours, with SIGKILL: not only its process group, but all that came from it.
+            Ours, with SIGKILL: also kill all descendants outside its process group.
 
             ```proto
             bool descendants = 100;

@@ -30,52 +30,52 @@ if TYPE_CHECKING:
 class HostAgent(Protocol):
     async def get_host(self, request: GetHostRequest, ctx: RequestContext[GetHostRequest, Host], /) -> Host:
         """
-        What this machine is and how much of it is taken.
+        Returns facts about this machine and the use of its resources.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def ensure_sandbox(self, request: EnsureSandboxRequest, ctx: RequestContext[EnsureSandboxRequest, Sandbox], /) -> Sandbox:
         """
-        Bring the sandbox up if it is not; returns when its guest agent answers. Concurrent calls for one id share the work.
+        Starts the sandbox unless it runs; returns when its guest agent answers. Concurrent calls for one id share the work.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def remove_sandbox(self, request: RemoveSandboxRequest, ctx: RequestContext[RemoveSandboxRequest, RemoveSandboxResponse], /) -> RemoveSandboxResponse:
         """
-        Take the sandbox down with all that belongs to it. An unknown id is a success.
+        Removes the sandbox and all its resources. An unknown id is a success.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def list_sandboxes(self, request: ListSandboxesRequest, ctx: RequestContext[ListSandboxesRequest, ListSandboxesResponse], /) -> ListSandboxesResponse:
         """
-        Every sandbox that this agent knows, running or lost.
+        Returns every sandbox of this host, in any state.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def pause_sandbox(self, request: PauseSandboxRequest, ctx: RequestContext[PauseSandboxRequest, Sandbox], /) -> Sandbox:
         """
-        Put the sandbox away with its memory; paused already is a success. With `idle_ms`: only if it was not in use for so
-        long, else the answer is RUNNING with the time of its last use.
+        Saves the sandbox's memory and stops its VM; a paused one is a success. With `idle_ms`, only if it has been idle for
+        that long; otherwise the response is RUNNING with the time of its last use.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def resume_sandbox(self, request: ResumeSandboxRequest, ctx: RequestContext[ResumeSandboxRequest, Sandbox], /) -> Sandbox:
         """
-        Bring a paused sandbox back; returns when its guest agent answers. Running already is a success.
+        Restores a paused sandbox; returns when its guest agent answers. A running one is a success.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def set_network(self, request: SetNetworkRequest, ctx: RequestContext[SetNetworkRequest, Sandbox], /) -> Sandbox:
         """
-        Put a network policy in force, for open connections too, and keep it: a paused sandbox has it when it is resumed. One
-        whose revision is not newer than what the sandbox has changes nothing and is a success.
+        Applies a network policy, to open connections too, and saves it; a paused sandbox gets it when it is resumed. A policy
+        whose revision is not newer than the present one changes nothing and is a success.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def set_disk(self, request: SetDiskRequest, ctx: RequestContext[SetDiskRequest, Sandbox], /) -> Sandbox:
         """
-        Make a disk larger, and the file system of a running guest with it; a paused one follows when it is resumed. What it has
-        already is a success. One that is held because it used up its share goes on if the larger share has room.
+        Enlarges a disk, and the file system of a running guest on it; a paused one follows when it is resumed. The present
+        size is a success. A sandbox that is suspended for using up its share continues if the larger share has space.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -87,31 +87,31 @@ class HostAgent(Protocol):
 
     async def ensure_snapshot(self, request: EnsureSnapshotRequest, ctx: RequestContext[EnsureSnapshotRequest, Snapshot], /) -> Snapshot:
         """
-        Keep what a running or paused sandbox is now, under this id; the sandbox stays what it is. Kept already is a success.
+        Takes a snapshot of a running or paused sandbox, whose state does not change. An existing snapshot is a success.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def remove_snapshot(self, request: RemoveSnapshotRequest, ctx: RequestContext[RemoveSnapshotRequest, RemoveSnapshotResponse], /) -> RemoveSnapshotResponse:
         """
-        Not wanted any more: its files go when nothing depends on them. An unknown id is a success.
+        Unpins a snapshot: its files are removed when nothing references them. An unknown id is a success.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def list_snapshots(self, request: ListSnapshotsRequest, ctx: RequestContext[ListSnapshotsRequest, ListSnapshotsResponse], /) -> ListSnapshotsResponse:
         """
-        The snapshots that `EnsureSnapshot` made and that were not removed.
+        Returns the snapshots that `EnsureSnapshot` made and `RemoveSnapshot` did not remove.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def exec(self, request: ExecRequest, ctx: RequestContext[ExecRequest, ExecResponse], /) -> ExecResponse:
         """
-        Run a command to its end and collect its output. For control planes of before `POST /sandboxes/{id}/exec`.
+        Runs a command to its end and returns its output. For control planes older than `POST /sandboxes/{id}/exec`.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def start_process(self, request: StartProcessRequest, ctx: RequestContext[StartProcessRequest, StartProcessResponse], /) -> StartProcessResponse:
         """
-        Start a command that goes on in the background.
+        Starts a command in the background.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -129,7 +129,7 @@ class HostAgent(Protocol):
 
     async def make_dir(self, request: PathRequest, ctx: RequestContext[PathRequest, FileEntry], /) -> FileEntry:
         """
-        Parents are made too. `already_exists` when the path is a directory.
+        Creates a directory and its parents. `already_exists` if the path is a directory.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -392,7 +392,7 @@ class HostAgentClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> Host:
         """
-        What this machine is and how much of it is taken.
+        Returns facts about this machine and the use of its resources.
         """
         return await self.execute_unary(
             request=request,
@@ -415,7 +415,7 @@ class HostAgentClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> Sandbox:
         """
-        Bring the sandbox up if it is not; returns when its guest agent answers. Concurrent calls for one id share the work.
+        Starts the sandbox unless it runs; returns when its guest agent answers. Concurrent calls for one id share the work.
         """
         return await self.execute_unary(
             request=request,
@@ -438,7 +438,7 @@ class HostAgentClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> RemoveSandboxResponse:
         """
-        Take the sandbox down with all that belongs to it. An unknown id is a success.
+        Removes the sandbox and all its resources. An unknown id is a success.
         """
         return await self.execute_unary(
             request=request,
@@ -461,7 +461,7 @@ class HostAgentClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> ListSandboxesResponse:
         """
-        Every sandbox that this agent knows, running or lost.
+        Returns every sandbox of this host, in any state.
         """
         return await self.execute_unary(
             request=request,
@@ -484,8 +484,8 @@ class HostAgentClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> Sandbox:
         """
-        Put the sandbox away with its memory; paused already is a success. With `idle_ms`: only if it was not in use for so
-        long, else the answer is RUNNING with the time of its last use.
+        Saves the sandbox's memory and stops its VM; a paused one is a success. With `idle_ms`, only if it has been idle for
+        that long; otherwise the response is RUNNING with the time of its last use.
         """
         return await self.execute_unary(
             request=request,
@@ -508,7 +508,7 @@ class HostAgentClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> Sandbox:
         """
-        Bring a paused sandbox back; returns when its guest agent answers. Running already is a success.
+        Restores a paused sandbox; returns when its guest agent answers. A running one is a success.
         """
         return await self.execute_unary(
             request=request,
@@ -531,8 +531,8 @@ class HostAgentClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> Sandbox:
         """
-        Put a network policy in force, for open connections too, and keep it: a paused sandbox has it when it is resumed. One
-        whose revision is not newer than what the sandbox has changes nothing and is a success.
+        Applies a network policy, to open connections too, and saves it; a paused sandbox gets it when it is resumed. A policy
+        whose revision is not newer than the present one changes nothing and is a success.
         """
         return await self.execute_unary(
             request=request,
@@ -555,8 +555,8 @@ class HostAgentClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> Sandbox:
         """
-        Make a disk larger, and the file system of a running guest with it; a paused one follows when it is resumed. What it has
-        already is a success. One that is held because it used up its share goes on if the larger share has room.
+        Enlarges a disk, and the file system of a running guest on it; a paused one follows when it is resumed. The present
+        size is a success. A sandbox that is suspended for using up its share continues if the larger share has space.
         """
         return await self.execute_unary(
             request=request,
@@ -602,7 +602,7 @@ class HostAgentClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> Snapshot:
         """
-        Keep what a running or paused sandbox is now, under this id; the sandbox stays what it is. Kept already is a success.
+        Takes a snapshot of a running or paused sandbox, whose state does not change. An existing snapshot is a success.
         """
         return await self.execute_unary(
             request=request,
@@ -625,7 +625,7 @@ class HostAgentClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> RemoveSnapshotResponse:
         """
-        Not wanted any more: its files go when nothing depends on them. An unknown id is a success.
+        Unpins a snapshot: its files are removed when nothing references them. An unknown id is a success.
         """
         return await self.execute_unary(
             request=request,
@@ -648,7 +648,7 @@ class HostAgentClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> ListSnapshotsResponse:
         """
-        The snapshots that `EnsureSnapshot` made and that were not removed.
+        Returns the snapshots that `EnsureSnapshot` made and `RemoveSnapshot` did not remove.
         """
         return await self.execute_unary(
             request=request,
@@ -671,7 +671,7 @@ class HostAgentClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> ExecResponse:
         """
-        Run a command to its end and collect its output. For control planes of before `POST /sandboxes/{id}/exec`.
+        Runs a command to its end and returns its output. For control planes older than `POST /sandboxes/{id}/exec`.
         """
         return await self.execute_unary(
             request=request,
@@ -694,7 +694,7 @@ class HostAgentClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> StartProcessResponse:
         """
-        Start a command that goes on in the background.
+        Starts a command in the background.
         """
         return await self.execute_unary(
             request=request,
@@ -797,7 +797,7 @@ class HostAgentClient(ConnectClient):
         timeout_ms: int | None = None,
     ) -> FileEntry:
         """
-        Parents are made too. `already_exists` when the path is a directory.
+        Creates a directory and its parents. `already_exists` if the path is a directory.
         """
         return await self.execute_unary(
             request=request,
@@ -858,52 +858,52 @@ class HostAgentClient(ConnectClient):
 class HostAgentSync(Protocol):
     def get_host(self, request: GetHostRequest, ctx: RequestContext[GetHostRequest, Host], /) -> Host:
         """
-        What this machine is and how much of it is taken.
+        Returns facts about this machine and the use of its resources.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def ensure_sandbox(self, request: EnsureSandboxRequest, ctx: RequestContext[EnsureSandboxRequest, Sandbox], /) -> Sandbox:
         """
-        Bring the sandbox up if it is not; returns when its guest agent answers. Concurrent calls for one id share the work.
+        Starts the sandbox unless it runs; returns when its guest agent answers. Concurrent calls for one id share the work.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def remove_sandbox(self, request: RemoveSandboxRequest, ctx: RequestContext[RemoveSandboxRequest, RemoveSandboxResponse], /) -> RemoveSandboxResponse:
         """
-        Take the sandbox down with all that belongs to it. An unknown id is a success.
+        Removes the sandbox and all its resources. An unknown id is a success.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def list_sandboxes(self, request: ListSandboxesRequest, ctx: RequestContext[ListSandboxesRequest, ListSandboxesResponse], /) -> ListSandboxesResponse:
         """
-        Every sandbox that this agent knows, running or lost.
+        Returns every sandbox of this host, in any state.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def pause_sandbox(self, request: PauseSandboxRequest, ctx: RequestContext[PauseSandboxRequest, Sandbox], /) -> Sandbox:
         """
-        Put the sandbox away with its memory; paused already is a success. With `idle_ms`: only if it was not in use for so
-        long, else the answer is RUNNING with the time of its last use.
+        Saves the sandbox's memory and stops its VM; a paused one is a success. With `idle_ms`, only if it has been idle for
+        that long; otherwise the response is RUNNING with the time of its last use.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def resume_sandbox(self, request: ResumeSandboxRequest, ctx: RequestContext[ResumeSandboxRequest, Sandbox], /) -> Sandbox:
         """
-        Bring a paused sandbox back; returns when its guest agent answers. Running already is a success.
+        Restores a paused sandbox; returns when its guest agent answers. A running one is a success.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def set_network(self, request: SetNetworkRequest, ctx: RequestContext[SetNetworkRequest, Sandbox], /) -> Sandbox:
         """
-        Put a network policy in force, for open connections too, and keep it: a paused sandbox has it when it is resumed. One
-        whose revision is not newer than what the sandbox has changes nothing and is a success.
+        Applies a network policy, to open connections too, and saves it; a paused sandbox gets it when it is resumed. A policy
+        whose revision is not newer than the present one changes nothing and is a success.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def set_disk(self, request: SetDiskRequest, ctx: RequestContext[SetDiskRequest, Sandbox], /) -> Sandbox:
         """
-        Make a disk larger, and the file system of a running guest with it; a paused one follows when it is resumed. What it has
-        already is a success. One that is held because it used up its share goes on if the larger share has room.
+        Enlarges a disk, and the file system of a running guest on it; a paused one follows when it is resumed. The present
+        size is a success. A sandbox that is suspended for using up its share continues if the larger share has space.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -915,31 +915,31 @@ class HostAgentSync(Protocol):
 
     def ensure_snapshot(self, request: EnsureSnapshotRequest, ctx: RequestContext[EnsureSnapshotRequest, Snapshot], /) -> Snapshot:
         """
-        Keep what a running or paused sandbox is now, under this id; the sandbox stays what it is. Kept already is a success.
+        Takes a snapshot of a running or paused sandbox, whose state does not change. An existing snapshot is a success.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def remove_snapshot(self, request: RemoveSnapshotRequest, ctx: RequestContext[RemoveSnapshotRequest, RemoveSnapshotResponse], /) -> RemoveSnapshotResponse:
         """
-        Not wanted any more: its files go when nothing depends on them. An unknown id is a success.
+        Unpins a snapshot: its files are removed when nothing references them. An unknown id is a success.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def list_snapshots(self, request: ListSnapshotsRequest, ctx: RequestContext[ListSnapshotsRequest, ListSnapshotsResponse], /) -> ListSnapshotsResponse:
         """
-        The snapshots that `EnsureSnapshot` made and that were not removed.
+        Returns the snapshots that `EnsureSnapshot` made and `RemoveSnapshot` did not remove.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def exec(self, request: ExecRequest, ctx: RequestContext[ExecRequest, ExecResponse], /) -> ExecResponse:
         """
-        Run a command to its end and collect its output. For control planes of before `POST /sandboxes/{id}/exec`.
+        Runs a command to its end and returns its output. For control planes older than `POST /sandboxes/{id}/exec`.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def start_process(self, request: StartProcessRequest, ctx: RequestContext[StartProcessRequest, StartProcessResponse], /) -> StartProcessResponse:
         """
-        Start a command that goes on in the background.
+        Starts a command in the background.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -957,7 +957,7 @@ class HostAgentSync(Protocol):
 
     def make_dir(self, request: PathRequest, ctx: RequestContext[PathRequest, FileEntry], /) -> FileEntry:
         """
-        Parents are made too. `already_exists` when the path is a directory.
+        Creates a directory and its parents. `already_exists` if the path is a directory.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -1218,7 +1218,7 @@ class HostAgentClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> Host:
         """
-        What this machine is and how much of it is taken.
+        Returns facts about this machine and the use of its resources.
         """
         return self.execute_unary(
             request=request,
@@ -1240,7 +1240,7 @@ class HostAgentClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> Sandbox:
         """
-        Bring the sandbox up if it is not; returns when its guest agent answers. Concurrent calls for one id share the work.
+        Starts the sandbox unless it runs; returns when its guest agent answers. Concurrent calls for one id share the work.
         """
         return self.execute_unary(
             request=request,
@@ -1262,7 +1262,7 @@ class HostAgentClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> RemoveSandboxResponse:
         """
-        Take the sandbox down with all that belongs to it. An unknown id is a success.
+        Removes the sandbox and all its resources. An unknown id is a success.
         """
         return self.execute_unary(
             request=request,
@@ -1284,7 +1284,7 @@ class HostAgentClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> ListSandboxesResponse:
         """
-        Every sandbox that this agent knows, running or lost.
+        Returns every sandbox of this host, in any state.
         """
         return self.execute_unary(
             request=request,
@@ -1306,8 +1306,8 @@ class HostAgentClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> Sandbox:
         """
-        Put the sandbox away with its memory; paused already is a success. With `idle_ms`: only if it was not in use for so
-        long, else the answer is RUNNING with the time of its last use.
+        Saves the sandbox's memory and stops its VM; a paused one is a success. With `idle_ms`, only if it has been idle for
+        that long; otherwise the response is RUNNING with the time of its last use.
         """
         return self.execute_unary(
             request=request,
@@ -1329,7 +1329,7 @@ class HostAgentClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> Sandbox:
         """
-        Bring a paused sandbox back; returns when its guest agent answers. Running already is a success.
+        Restores a paused sandbox; returns when its guest agent answers. A running one is a success.
         """
         return self.execute_unary(
             request=request,
@@ -1351,8 +1351,8 @@ class HostAgentClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> Sandbox:
         """
-        Put a network policy in force, for open connections too, and keep it: a paused sandbox has it when it is resumed. One
-        whose revision is not newer than what the sandbox has changes nothing and is a success.
+        Applies a network policy, to open connections too, and saves it; a paused sandbox gets it when it is resumed. A policy
+        whose revision is not newer than the present one changes nothing and is a success.
         """
         return self.execute_unary(
             request=request,
@@ -1374,8 +1374,8 @@ class HostAgentClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> Sandbox:
         """
-        Make a disk larger, and the file system of a running guest with it; a paused one follows when it is resumed. What it has
-        already is a success. One that is held because it used up its share goes on if the larger share has room.
+        Enlarges a disk, and the file system of a running guest on it; a paused one follows when it is resumed. The present
+        size is a success. A sandbox that is suspended for using up its share continues if the larger share has space.
         """
         return self.execute_unary(
             request=request,
@@ -1419,7 +1419,7 @@ class HostAgentClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> Snapshot:
         """
-        Keep what a running or paused sandbox is now, under this id; the sandbox stays what it is. Kept already is a success.
+        Takes a snapshot of a running or paused sandbox, whose state does not change. An existing snapshot is a success.
         """
         return self.execute_unary(
             request=request,
@@ -1441,7 +1441,7 @@ class HostAgentClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> RemoveSnapshotResponse:
         """
-        Not wanted any more: its files go when nothing depends on them. An unknown id is a success.
+        Unpins a snapshot: its files are removed when nothing references them. An unknown id is a success.
         """
         return self.execute_unary(
             request=request,
@@ -1463,7 +1463,7 @@ class HostAgentClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> ListSnapshotsResponse:
         """
-        The snapshots that `EnsureSnapshot` made and that were not removed.
+        Returns the snapshots that `EnsureSnapshot` made and `RemoveSnapshot` did not remove.
         """
         return self.execute_unary(
             request=request,
@@ -1485,7 +1485,7 @@ class HostAgentClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> ExecResponse:
         """
-        Run a command to its end and collect its output. For control planes of before `POST /sandboxes/{id}/exec`.
+        Runs a command to its end and returns its output. For control planes older than `POST /sandboxes/{id}/exec`.
         """
         return self.execute_unary(
             request=request,
@@ -1507,7 +1507,7 @@ class HostAgentClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> StartProcessResponse:
         """
-        Start a command that goes on in the background.
+        Starts a command in the background.
         """
         return self.execute_unary(
             request=request,
@@ -1605,7 +1605,7 @@ class HostAgentClientSync(ConnectClientSync):
         timeout_ms: int | None = None,
     ) -> FileEntry:
         """
-        Parents are made too. `already_exists` when the path is a directory.
+        Creates a directory and its parents. `already_exists` if the path is a directory.
         """
         return self.execute_unary(
             request=request,

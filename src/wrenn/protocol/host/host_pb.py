@@ -107,25 +107,25 @@ class Host(Message[_HostFields]):
             repeated string templates = 13;
             ```
         owned_slots:
-            taken, ready and in preparation: what `wrenn doctor` must not call a leftover
+            in use, ready, or being prepared: not leftovers for `wrenn doctor`
 
             ```proto
             repeated uint32 owned_slots = 14 [packed = true];
             ```
         warming_up:
-            the default template is being booted; creates from it wait for the end of that
+            the default template is being booted; creates from it wait until that is done
 
             ```proto
             bool warming_up = 15;
             ```
         sandbox_disk_b:
-            what a sandbox of the default disk size may take; 0: no limit
+            disk share of a sandbox with the default disk size; 0: no limit
 
             ```proto
             uint64 sandbox_disk_b = 17;
             ```
         warm_up_failure:
-            why it could not be booted; the next create tries again
+            why the default template could not be booted; the next create tries again
 
             ```proto
             string warm_up_failure = 16;
@@ -255,13 +255,13 @@ class SandboxSpec(Message[_SandboxSpecFields]):
             string snapshot_id = 8;
             ```
         template_name:
-            the template as the user knows it; empty: the same as `template`
+            the template's name as the user knows it; empty: the same as `template`
 
             ```proto
             string template_name = 9;
             ```
         network:
-            in force before the guest runs; absent: everything that the host lets sandboxes reach
+            applied before the guest runs; absent: everything that the host permits
 
             ```proto
             optional wrenn.host.v1.NetworkPolicy network = 10;
@@ -303,8 +303,8 @@ _NetworkPolicyFields: TypeAlias = Literal["allow_internet", "allow", "deny", "re
 
 class NetworkPolicy(Message[_NetworkPolicyFields]):
     """
-    A destination in `allow` is reachable; else one in `deny` is not; else `allow_internet` decides. It opens nothing that the
-    host keeps from all its sandboxes.
+    A destination in `allow` is reachable; otherwise one in `deny` is not; otherwise `allow_internet` decides. A policy
+    cannot permit what the host denies to all its sandboxes.
 
     ```proto
     message wrenn.host.v1.NetworkPolicy
@@ -400,7 +400,7 @@ class SetDiskRequest(Message[_SetDiskRequestFields]):
             string sandbox_id = 1;
             ```
         disk_size_mb:
-            never less than it has
+            at least the present size
 
             ```proto
             uint32 disk_size_mb = 2;
@@ -476,7 +476,7 @@ class Sandbox(Message[_SandboxFields]):
             map<string, string> metadata = 10;
             ```
         network_revision:
-            of the network policy that it has
+            of its present network policy
 
             ```proto
             uint64 network_revision = 11;
@@ -622,7 +622,7 @@ class PauseSandboxRequest(Message[_PauseSandboxRequestFields]):
             string sandbox_id = 1;
             ```
         idle_ms:
-            0: whether in use or not
+            0: even if it is in use
 
             ```proto
             uint64 idle_ms = 2;
@@ -722,7 +722,7 @@ class Snapshot(Message[_SnapshotFields]):
             string snapshot_id = 1;
             ```
         sandbox_id:
-            what it was taken of
+            the sandbox it was taken of
 
             ```proto
             string sandbox_id = 2;
@@ -740,7 +740,7 @@ class Snapshot(Message[_SnapshotFields]):
             uint32 memory_mb = 5;
             ```
         size_b:
-            of its own files on the disk
+            of its own files on disk
 
             ```proto
             uint64 size_b = 6;
@@ -1478,7 +1478,7 @@ class FileEntry(Message[_FileEntryFields]):
             wrenn.host.v1.FileKind kind = 11;
             ```
         is_broken:
-            a link that leads nowhere
+            a symbolic link without a target
 
             ```proto
             bool is_broken = 12;
@@ -1586,7 +1586,7 @@ class SandboxState(Enum):
             SANDBOX_STATE_RUNNING = 2
             ```
         LOST:
-            Its VMM ended by itself or was killed; `reason` says what is known. RemoveSandbox cleans up.
+            Its VMM ended by itself or was killed; `reason` says why. RemoveSandbox cleans up.
 
             ```proto
             SANDBOX_STATE_LOST = 3

@@ -33,7 +33,7 @@ _ACCELERATOR: Final = {"kvm": "kvm", "tcg": "tcg,thread=multi,tb-size=128"}
 """Translated code may take 128 MiB, which the cgroup's overhead has room for; QEMU's own limit is a gigabyte."""
 _DEVICES: Final = (
     "virtio-net-pci,netdev=net,mac={mac},romfile=,addr=0x2",
-    # A full host disk stops the VM instead of failing the guest's write; it goes on when there is room again.
+    # A full host disk stops the VM instead of failing the guest's write; it continues when there is space again.
     "virtio-blk-pci,id=root,drive={overlay},addr=0x3,werror=enospc,rerror=report",
 )
 BASE_NODE: Final = "below1"

@@ -41,7 +41,7 @@ _MAPPING_TIMEOUT_S: Final = 10.0
 _FILL_TIMEOUT_S: Final = 30.0
 """A gigabyte takes half a second from memory, some seconds from a slow disk."""
 _MAPPING_POLL_S: Final = 0.001
-"""QEMU maps its memory some 20 ms after it was started, and tells nobody."""
+"""QEMU maps its memory some 20 ms after its start, without a notification."""
 
 
 class QemuDriver:

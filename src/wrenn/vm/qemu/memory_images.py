@@ -1,6 +1,6 @@
 """Cache of loaded memory images: each base, and each snapshot that VMs run on, as one sealed memfd.
 
-All VMs on an image map it privately and so share its pages. An image is loaded when it is first wanted, single-flight.
+All VMs on an image map it privately and so share its pages. An image is loaded on first use.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class LoadedImages:
         self._last_use: dict[ImageRef, float] = {}
         self._loading: dict[ImageRef, asyncio.Task[int]] = {}
         self._outdated: set[ImageRef] = set()
-        """Being loaded, and meanwhile let go."""
+        """Images that were forgotten while they were being loaded."""
 
     @asynccontextmanager
     async def descriptor(self, image: ImageRef) -> AsyncGenerator[int]:
@@ -57,7 +57,7 @@ class LoadedImages:
             os.close(fd)
 
     async def _dup(self, image: ImageRef) -> int:
-        # Between the look and the dup nothing may be awaited: the image could be let go, and its number come to mean another.
+        # No await between the lookup and the dup: the image could be closed, and its descriptor number reused.
         while (fd := self._loaded.get(image)) is None:
             task = self._loading.get(image)
             if task is None:

@@ -38,7 +38,7 @@ class Qmp:
         """Connect to the VMM that listens at `path` and negotiate capabilities.
 
         Raises:
-            QmpError: nobody answers there.
+            QmpError: the VMM does not answer.
         """
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         connection.setblocking(False)  # noqa: FBT003 - the standard library's signature
@@ -100,7 +100,7 @@ class Qmp:
         await asyncio.get_running_loop().sock_sendall(self._socket, data)
 
     async def _read_line(self) -> bytes:
-        # A VMM that floods us always has data ready, and a read that need not wait does not let go of the event loop.
+        # A VMM that floods us always has data ready, and a read that need not wait does not yield to the event loop.
         await asyncio.sleep(0)
         while (end := self._buffer.find(b"\n")) < 0:
             if len(self._buffer) > _LINE_LIMIT_B:

@@ -33,7 +33,7 @@ class NoMemory:
         self, machine: Machine, image: ImageRef, directory: Path, *, on_part_saved: OnPartSaved
     ) -> SavedMemory:
         """Write the file that replaces the device state."""
-        del image  # what is not kept lies on nothing
+        del image  # memory that is not saved has no parent image
         assert isinstance(machine, SimulatedMachine), "a machine of this driver"
         machine.check_alive()
         await on_part_saved("memory")
