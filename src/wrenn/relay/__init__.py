@@ -13,7 +13,7 @@ from wrenn.relay.headers import Headers, end_to_end, header_value
 from wrenn.relay.http import Head, IncompleteResponse, Request, head_of, send_response
 from wrenn.relay.pace import UNPACED, Pace
 from wrenn.relay.server import HEADER_LIMIT, SERVER_OPTIONS, BoundedHttp, abort_response
-from wrenn.relay.session import new_session
+from wrenn.relay.session import CONNECT_TIMEOUT_S, new_session
 from wrenn.relay.sockets import (
     WebSocketRefused,
     abort_websocket,
@@ -24,6 +24,7 @@ from wrenn.relay.sockets import (
 from wrenn.relay.streams import END_OF_STREAM, relay_stream
 
 __all__ = [
+    "CONNECT_TIMEOUT_S",
     "END_OF_STREAM",
     "HEADER_LIMIT",
     "SERVER_OPTIONS",

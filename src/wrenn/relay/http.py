@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ class Request:
 
     @asynccontextmanager
     async def asked(
-        self, session: aiohttp.ClientSession, url: URL, headers: Headers
+        self, session: aiohttp.ClientSession, url: URL, headers: Headers, *, tls: ssl.SSLContext | bool = True
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
         """Send this request to `url` and yield the response, whose body is not read yet. Leaving the block ends the exchange.
 
@@ -119,6 +120,7 @@ class Request:
                         data=data,
                         headers=for_client(headers),
                         allow_redirects=False,
+                        ssl=tls,
                     )
                 except aiohttp.ClientError:
                     if gone:

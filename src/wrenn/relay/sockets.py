@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -51,7 +52,12 @@ class WebSocketRefused(Exception):
 
 
 async def connect_websocket(
-    session: aiohttp.ClientSession, scope: Scope, url: URL, headers: Headers
+    session: aiohttp.ClientSession,
+    scope: Scope,
+    url: URL,
+    headers: Headers,
+    *,
+    tls: ssl.SSLContext | bool = True,
 ) -> aiohttp.ClientWebSocketResponse:
     """Open the WebSocket of `scope` at `url`, with its subprotocols. Extensions are negotiated for each connection separately.
 
@@ -69,6 +75,7 @@ async def connect_websocket(
                 timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT_S),  # pyright: ignore[reportCallIssue] - attrs
                 max_msg_size=MESSAGE_LIMIT_B,
                 autoclose=False,  # aiohttp would close with 1000, whatever the code
+                ssl=tls,
                 autoping=False,  # aiohttp would answer any number of pings without yielding to other tasks
             )
             if (connection := _connection_of(other)) is not None:

@@ -3,7 +3,7 @@
 Only this package uses the agents' protocol; other features use the values and calls below.
 """
 
-from wrenn.control.hosts.client import HostClient, HostClients
+from wrenn.control.hosts.client import HostClient, HostClients, PortPlace
 from wrenn.control.hosts.execs import HostNotResponding
 from wrenn.control.hosts.messages import SIGNALS
 from wrenn.control.hosts.monitor import Monitor
@@ -61,6 +61,7 @@ __all__ = [
     "HostStream",
     "Kind",
     "Monitor",
+    "PortPlace",
     "ProcessEnd",
     "RunningProcess",
     "Size",

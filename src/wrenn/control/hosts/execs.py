@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Final
 
 import aiohttp
+from yarl import URL
 
 from wrenn.base.errors import AgentFailure, DeadlineExceeded, Unavailable
 from wrenn.base.ids import SandboxId
+from wrenn.control.hosts.transport import HostTransport, not_answering
 from wrenn.protocol.host.streams import (
     MESSAGE_HEAD,
     MESSAGE_LIMIT_B,
@@ -24,7 +26,6 @@ from wrenn.protocol.host.streams import (
 
 EXEC_MARGIN_S: Final = 10.0
 """How much longer than the command's own limit the agent may take to kill it and say so."""
-_CONNECT_TIMEOUT_S: Final = 5.0
 _OLD_AGENT: Final = frozenset({400, 404, 405})
 
 
@@ -39,9 +40,9 @@ class HostNotResponding(DeadlineExceeded):
 class Execs:
     """Runs commands in the sandboxes of one host."""
 
-    def __init__(self, address: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, address: str, transport: HostTransport) -> None:
         self._address = address
-        self._session = session
+        self._transport = transport
 
     async def run(
         self, sandbox_id: SandboxId, start: StartProcess, take: Callable[[Kind, bytes], None]
@@ -59,22 +60,22 @@ class Execs:
             async with asyncio.timeout(timeout_s):
                 return await self._run(sandbox_id, start, take)
         except aiohttp.ServerTimeoutError as error:
-            raise _unavailable(error) from error
+            raise not_answering(error) from error
         except TimeoutError as error:
             raise HostNotResponding(f"The host did not answer within {timeout_s:.0f} s.") from error
         except asyncio.IncompleteReadError as error:
             raise Unavailable("The host of this sandbox broke the call off.") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise _unavailable(error) from error
+            raise not_answering(error) from error
 
     async def _run(
         self, sandbox_id: SandboxId, start: StartProcess, take: Callable[[Kind, bytes], None]
     ) -> ProcessEnd:
-        response = await self._session.post(
-            f"{self._address}/sandboxes/{sandbox_id}/exec",
+        response = await self._transport.request(
+            "POST",
+            URL(f"{self._address}/sandboxes/{sandbox_id}/exec"),
             data=open_message(str(sandbox_id), start)[1:],
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=None),
-            allow_redirects=False,
+            headers={"Content-Type": "application/octet-stream"},
         )
         try:
             if response.status in _OLD_AGENT:
@@ -95,10 +96,6 @@ class Execs:
                     raise parse_failure(payload)
         finally:
             response.close()
-
-
-def _unavailable(error: Exception) -> Unavailable:
-    return Unavailable("The host of this sandbox does not answer now.", context={"cause": repr(error)})
 
 
 async def _message(content: aiohttp.StreamReader) -> bytes:

@@ -12,10 +12,12 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import aiohttp
+from yarl import URL
 
 from wrenn.base.errors import AgentFailure, Unavailable
 from wrenn.base.ids import SandboxId
 from wrenn.base.tasks import OwnedTasks
+from wrenn.control.hosts.transport import HostTransport, not_answering
 from wrenn.protocol.api import STREAM_MESSAGE_LIMIT_B
 from wrenn.protocol.host.streams import (
     MESSAGE_LIMIT_B,
@@ -34,7 +36,6 @@ assert STREAM_MESSAGE_LIMIT_B < MESSAGE_LIMIT_B, (
 )
 _SILENCE_LIMIT_S: Final = 90.0
 """The agent pings every 20 s; without that for so long it is not there any more."""
-_CLOSE_TIMEOUT_S: Final = 5.0
 _AHEAD_DELAY_S: Final = 0.1
 """So that the handshake for the next stream does not hold up the first byte of this one."""
 
@@ -123,9 +124,9 @@ class HostStream:
 class StreamConnections:
     """WebSocket connections to one agent, each for one stream."""
 
-    def __init__(self, session: aiohttp.ClientSession, address: str, tasks: OwnedTasks) -> None:
-        self._session = session
-        self._address = address
+    def __init__(self, address: str, transport: HostTransport, tasks: OwnedTasks) -> None:
+        self._url = URL(address + STREAM_PATH)
+        self._transport = transport
         self._tasks = tasks
         self._spare: HostStream | None = None
         self._closed = False
@@ -169,13 +170,7 @@ class StreamConnections:
 
     async def _connected(self) -> HostStream:
         try:
-            socket = await self._session.ws_connect(
-                self._address + STREAM_PATH,
-                max_msg_size=MESSAGE_LIMIT_B,
-                timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT_S),  # pyright: ignore[reportCallIssue]
-            )
+            socket = await self._transport.connect_stream(self._url)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise Unavailable(
-                "The host of this sandbox does not answer now.", context={"cause": repr(error)}
-            ) from error
+            raise not_answering(error) from error
         return HostStream(socket)

@@ -1,8 +1,4 @@
-"""Transfers files between clients and sandboxes: plain HTTP to the host's agent, with a few chunks in memory.
-
-Downloads have an HTTP client of their own: pyqwest reads in a thread of its own and hands over each TLS record of 16 KiB,
-which costs four times the processor time of reading in the event loop and halves the speed (0.5 s for 100 MB).
-"""
+"""Transfers files between clients and sandboxes: plain HTTP to the host's agent, with a few chunks in memory."""
 
 from __future__ import annotations
 
@@ -15,18 +11,16 @@ from typing import Any, Final, cast
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
-from pyqwest import Headers, HTTPTransport, ReadError, RemoteProtocolError, Request, Response, WriteError
 from yarl import URL
 
 from wrenn.base.errors import AgentFailure, DeadlineExceeded, Unavailable, WrennError, error_class
 from wrenn.base.ids import SandboxId
 from wrenn.base.units import KIB
+from wrenn.control.hosts.rpc import read_bounded
+from wrenn.control.hosts.transport import HostTransport, not_answering
 
-_TRANSPORT_ERRORS: Final = (OSError, RuntimeError, ReadError, WriteError, RemoteProtocolError)
 IDLE_TIMEOUT_S: Final = 60.0
 """Longest silence within a transfer, and of a host whose sandbox is watched."""
-READ_BUFFER_B: Final = 256 * KIB
-"""What is read ahead of the client of a download; up to twice as much is handed on at once."""
 _ERROR_LIMIT_B: Final = 64 * 1024
 _LINE_LIMIT_B: Final = 256 * KIB
 """Of one change: a path of 4 KiB, each byte escaped for text and that for JSON."""
@@ -62,10 +56,9 @@ class Change:
 class Transfers:
     """Files of the sandboxes of one host. `kind` is `files`, `files/tar` or `files/watch`: see docs/design/host-api.md."""
 
-    def __init__(self, address: str, transport: HTTPTransport, downloads: aiohttp.ClientSession) -> None:
+    def __init__(self, address: str, transport: HostTransport) -> None:
         self._address = address
         self._transport = transport
-        self._downloads = downloads
 
     @asynccontextmanager
     async def read(
@@ -101,16 +94,17 @@ class Transfers:
     async def _opened(
         self, sandbox_id: SandboxId, kind: str, query: Query, headers: Mapping[str, str]
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
-        url = URL(self._url(sandbox_id, kind)).with_query(query)
+        url = self._url(sandbox_id, kind, query)
+        headers = {"Accept-Encoding": "identity", **headers}
         try:
-            response = await self._downloads.get(url, headers=headers, allow_redirects=False)
+            response = await self._transport.request("GET", url, headers=headers, silence_s=IDLE_TIMEOUT_S)
         except TimeoutError as error:
             raise DeadlineExceeded(f"The host did not answer within {IDLE_TIMEOUT_S:.0f} s.") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise _no_answer(error) from error
+            raise not_answering(error) from error
         try:
-            if response.status not in ((200, 206, 416) if headers else (200,)):
-                raise await _refusal(response.status, response.content.iter_any())
+            if response.status not in ((200, 206, 416) if "Range" in headers else (200,)):
+                raise await _refusal(response)
             yield response
         finally:
             # Of a content that was read to its end the connection is kept already.
@@ -136,28 +130,24 @@ class Transfers:
                 raise
 
         try:
-            async with await self._upload(self._url(sandbox_id, kind), query, noting()) as response:
-                if response.status >= 300:
-                    raise await _refusal(response.status, response.content)
-        except Unavailable:
+            response = await self._transport.request(
+                "PUT",
+                self._url(sandbox_id, kind, query),
+                data=noting(),
+                headers={"Content-Type": "application/octet-stream"},
+            )
+        except (aiohttp.ClientError, OSError) as error:
             if failure:
                 raise failure[0] from None
-            raise
-
-    async def _upload(self, url: str, query: Query, content: AsyncIterator[bytes]) -> Response:
-        headers = Headers({"content-type": "application/octet-stream"})
-        request = Request("PUT", url, headers, content, params=dict(query))
+            raise not_answering(error) from error
         try:
-            return await self._transport.execute(request)
-        except _TRANSPORT_ERRORS as error:
-            raise _no_answer(error) from error
+            if response.status >= 300:
+                raise await _refusal(response)
+        finally:
+            response.close()
 
-    def _url(self, sandbox_id: SandboxId, kind: str) -> str:
-        return f"{self._address}/sandboxes/{sandbox_id}/{kind}"
-
-
-def _no_answer(cause: Exception) -> Unavailable:
-    return Unavailable("The host of this sandbox does not answer now.", context={"cause": repr(cause)})
+    def _url(self, sandbox_id: SandboxId, kind: str, query: Query) -> URL:
+        return URL(f"{self._address}/sandboxes/{sandbox_id}/{kind}").with_query(query)
 
 
 async def _content(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
@@ -188,16 +178,14 @@ async def _changes(response: aiohttp.ClientResponse) -> AsyncIterator[Change]:
     raise AgentFailure("The host ended the watch without a reason.")
 
 
-async def _refusal(status: int, chunks: AsyncIterator[bytes | bytearray | memoryview]) -> WrennError:
+async def _refusal(response: aiohttp.ClientResponse) -> WrennError:
     """Read the error from the body of a refused transfer."""
-    body = bytearray()
     try:
         async with asyncio.timeout(IDLE_TIMEOUT_S):
-            async for chunk in chunks:
-                body += chunk
-                if len(body) > _ERROR_LIMIT_B:
-                    break
+            body = await read_bounded(response, _ERROR_LIMIT_B)
         error = cast("dict[str, Any]", json.loads(body))
         return error_class(str(error["code"]))(str(error["message"]))
-    except (ValueError, KeyError, TypeError, aiohttp.ClientError, *_TRANSPORT_ERRORS):
-        return AgentFailure("The host refused the transfer without a reason.", context={"status": status})
+    except (ValueError, KeyError, TypeError, AgentFailure, aiohttp.ClientError, OSError):
+        return AgentFailure(
+            "The host refused the transfer without a reason.", context={"status": response.status}
+        )

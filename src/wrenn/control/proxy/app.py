@@ -26,7 +26,7 @@ from wrenn.base.errors import (
 from wrenn.base.ids import random_hex
 from wrenn.base.units import KIB
 from wrenn.control.auth import OpenCalls
-from wrenn.control.hosts import ERROR_CODE_HEADER, ERROR_TEXT_HEADER, HostClient
+from wrenn.control.hosts import ERROR_CODE_HEADER, ERROR_TEXT_HEADER, HostClient, PortPlace
 from wrenn.control.http import Rates
 from wrenn.control.proxy.access import Admission, PortAccess
 from wrenn.control.proxy.locations import SandboxLocations
@@ -53,7 +53,6 @@ from wrenn.relay import (
     Send,
     WebSocketRefused,
     abort_response,
-    connect_websocket,
     end_to_end,
     head_of,
     header_value,
@@ -232,10 +231,10 @@ class PortProxy:
         request: Request,
         send: Send,
     ) -> None:
-        url = host.port_url(target.sandbox_id, target.port, _request_target(scope, visit))
+        place = PortPlace(target.sandbox_id, target.port, _request_target(scope, visit))
         begun = False
         try:
-            async with request.asked(host.relays, url, request_headers(scope)) as response:
+            async with host.forward(request, place, request_headers(scope)) as response:
                 if ERROR_CODE_HEADER in response.headers:
                     raise _host_error([(k.lower(), v) for k, v in response.raw_headers])
                 head = head_of(response)
@@ -258,13 +257,11 @@ class PortProxy:
         receive: Receive,
         send: Send,
     ) -> None:
-        url = (
-            host.stream_url(target.sandbox_id, target.port)
-            if target.is_tunnel
-            else host.port_url(target.sandbox_id, target.port, _request_target(scope, visit))
+        place = PortPlace(
+            target.sandbox_id, target.port, _request_target(scope, visit), is_tunnel=target.is_tunnel
         )
         try:
-            other = await connect_websocket(host.relays, scope, url, request_headers(scope))
+            other = await host.forward_websocket(scope, place, request_headers(scope))
         except WebSocketRefused as refused:
             if header_value(refused.headers, _CODE) is not None:
                 raise _host_error(refused.headers) from refused

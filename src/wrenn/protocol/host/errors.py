@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from connectrpc.code import Code
-from connectrpc.errors import ConnectError
 
 from wrenn.base import errors as e
 
@@ -26,16 +25,16 @@ _CODES: Final[list[tuple[type[e.WrennError], Code]]] = [
     (e.Cancelled, Code.CANCELED),
     (e.AgentFailure, Code.UNKNOWN),
 ]
-_CLASSES: Final[dict[Code, type[e.WrennError]]] = {
-    Code.FAILED_PRECONDITION: e.InvalidState,
-    Code.ALREADY_EXISTS: e.Conflict,
-    Code.INVALID_ARGUMENT: e.InvalidRequest,
-    Code.NOT_FOUND: e.NotFound,
-    Code.PERMISSION_DENIED: e.Forbidden,
-    Code.RESOURCE_EXHAUSTED: e.NoCapacity,
-    Code.UNAVAILABLE: e.Unavailable,
-    Code.DEADLINE_EXCEEDED: e.DeadlineExceeded,
-    Code.CANCELED: e.Cancelled,
+_CLASSES: Final[dict[str, type[e.WrennError]]] = {
+    Code.FAILED_PRECONDITION.value: e.InvalidState,
+    Code.ALREADY_EXISTS.value: e.Conflict,
+    Code.INVALID_ARGUMENT.value: e.InvalidRequest,
+    Code.NOT_FOUND.value: e.NotFound,
+    Code.PERMISSION_DENIED.value: e.Forbidden,
+    Code.RESOURCE_EXHAUSTED.value: e.NoCapacity,
+    Code.UNAVAILABLE.value: e.Unavailable,
+    Code.DEADLINE_EXCEEDED.value: e.DeadlineExceeded,
+    Code.CANCELED.value: e.Cancelled,
 }
 
 
@@ -44,12 +43,8 @@ def connect_code(error: e.WrennError) -> Code:
     return next((code for cls, code in _CODES if isinstance(error, cls)), Code.INTERNAL)
 
 
-def from_connect(error: ConnectError, *, code: str | None) -> e.WrennError:
-    """Return the error behind a failed call. `code` is the value of `ERROR_CODE_HEADER` in the response, if present.
-
-    A failure of the transport itself (no response, TLS error) has the Connect code `unavailable` and no
-    header.
-    """
-    if code is not None:
-        return e.error_class(code)(error.message)
-    return _CLASSES.get(error.code, e.AgentFailure)(error.message)
+def error_of(code: str, message: str, *, wrenn_code: str) -> e.WrennError:
+    """Return the error of a failed call: by the value of `ERROR_CODE_HEADER` if the response has it, else by its Connect code."""
+    if wrenn_code:
+        return e.error_class(wrenn_code)(message)
+    return _CLASSES.get(code, e.AgentFailure)(message)

@@ -1,0 +1,96 @@
+"""Calls of the agents' RPC interface: the Connect protocol's unary calls (https://connectrpc.com/docs/protocol)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, Final, TypeVar, cast
+
+import aiohttp
+from protobuf import Message
+from yarl import URL
+
+from wrenn.base.errors import AgentFailure, DeadlineExceeded, WrennError
+from wrenn.base.units import KIB, MIB
+from wrenn.control.hosts.transport import HostTransport, not_answering
+from wrenn.protocol.api import OUTPUT_LIMIT_B
+from wrenn.protocol.host.errors import ERROR_CODE_HEADER, error_of
+
+_SERVICE: Final = "wrenn.host.v1.HostAgent"
+_ANSWER_LIMIT_B: Final = 2 * OUTPUT_LIMIT_B + 4 * MIB
+_ERROR_LIMIT_B: Final = 64 * KIB
+
+Answer = TypeVar("Answer", bound=Message[Any])
+
+
+class HostRpc:
+    """The RPC interface of one agent."""
+
+    def __init__(self, address: str, transport: HostTransport) -> None:
+        self._address = address
+        self._transport = transport
+
+    async def call(
+        self, method: str, request: Message[Any], answer: type[Answer], *, timeout_s: float
+    ) -> Answer:
+        """Call `method` ("RemoveSandbox").
+
+        Raises:
+            WrennError: what the agent said. Unavailable, DeadlineExceeded: it did not answer.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._call(method, request, answer, timeout_s)
+        except WrennError as error:
+            error.context.setdefault("host", self._address)
+            raise
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise not_answering(error) from error
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"The host did not answer within {timeout_s:.0f} s.", context={"host": self._address}
+            ) from error
+        except OSError as error:
+            raise not_answering(error) from error
+
+    async def _call(
+        self, method: str, request: Message[Any], answer: type[Answer], timeout_s: float
+    ) -> Answer:
+        response = await self._transport.request(
+            "POST",
+            URL(f"{self._address}/{_SERVICE}/{method}"),
+            data=request.to_binary(),
+            headers={
+                "Content-Type": "application/proto",
+                "Connect-Protocol-Version": "1",
+                "Connect-Timeout-Ms": str(int(timeout_s * 1000)),
+            },
+        )
+        try:
+            if response.status != 200:
+                raise _error_of(response, await read_bounded(response, _ERROR_LIMIT_B))
+            return answer.from_binary(await read_bounded(response, _ANSWER_LIMIT_B))
+        finally:
+            # A connection whose response was read to its end is back in the pool already.
+            response.close()
+
+
+def _error_of(response: aiohttp.ClientResponse, body: bytes) -> WrennError:
+    wrenn_code = response.headers.get(ERROR_CODE_HEADER, "")
+    try:
+        error = cast("dict[str, Any]", json.loads(body))
+        return error_of(str(error["code"]), str(error.get("message", "")), wrenn_code=wrenn_code)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return AgentFailure(
+            "The host refused the call without a reason.", context={"status": response.status}
+        )
+
+
+async def read_bounded(response: aiohttp.ClientResponse, limit_b: int) -> bytes:
+    """Return the whole body. Raises AgentFailure if it is longer than `limit_b`."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > limit_b:
+            raise AgentFailure("The host sent an over-long answer.", context={"limit_b": limit_b})
+    return bytes(body)

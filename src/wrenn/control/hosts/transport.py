@@ -1,0 +1,124 @@
+"""HTTP connections to the agents of all hosts: one client, one pool, one TLS context for calls, streams, files and ports."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from wrenn.base.errors import Unavailable
+from wrenn.protocol.host.streams import MESSAGE_LIMIT_B
+from wrenn.relay import (
+    CONNECT_TIMEOUT_S,
+    UNPACED,
+    Headers,
+    PacedConnector,
+    Request,
+    Scope,
+    connect_websocket,
+    keepalive_socket,
+    new_session,
+)
+
+_POOL_IDLE_S: Final = 60.0
+"""Below the agent's keep-alive of 75 s, so that no request is sent on a connection that the agent is closing."""
+_CLOSE_TIMEOUT_S: Final = 5.0
+
+
+class HostTransport:
+    """Opens connections to agents, with the control plane's certificate, and keeps idle ones for the next request."""
+
+    def __init__(self, pki: Path) -> None:
+        self._pki = pki
+        self._tls = _tls_context(pki)
+        connector = PacedConnector(
+            UNPACED,
+            limit=0,
+            keepalive_timeout=_POOL_IDLE_S,
+            use_dns_cache=False,
+            socket_factory=keepalive_socket,
+        )
+        self._session = new_session(connector)
+
+    def reload_tls(self) -> None:
+        """Read the CA and the control plane's certificate again. From now on every request uses a connection made with them.
+
+        What goes on over connections made before goes on unchanged; they are not used for anything new.
+
+        Raises:
+            OSError: the files cannot be read or do not fit together; the former certificate stays in use.
+        """
+        # Connections are pooled by their context, so idle ones of the former context find no request any more.
+        self._tls = _tls_context(self._pki)
+
+    async def request(
+        self,
+        method: str,
+        url: URL,
+        *,
+        data: bytes | AsyncIterator[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        silence_s: float | None = None,
+    ) -> aiohttp.ClientResponse:
+        """Send a request and return the response, whose body is not read yet. The caller closes it.
+
+        `silence_s` limits each wait for more of the response; None: the caller limits it.
+
+        Raises:
+            TimeoutError: nothing was received for `silence_s`.
+            aiohttp.ClientError, OSError: the exchange failed.
+        """
+        return await self._session.request(
+            method,
+            url,
+            data=data,
+            headers=headers,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=silence_s),
+            ssl=self._tls,
+        )
+
+    async def connect_stream(self, url: URL) -> aiohttp.ClientWebSocketResponse:
+        """Open a WebSocket for messages of at most `MESSAGE_LIMIT_B`.
+
+        Raises:
+            TimeoutError, aiohttp.ClientError, OSError: the connection failed.
+        """
+        return await self._session.ws_connect(
+            url,
+            max_msg_size=MESSAGE_LIMIT_B,
+            timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT_S),  # pyright: ignore[reportCallIssue] - attrs
+            ssl=self._tls,
+        )
+
+    def forward(
+        self, request: Request, url: URL, headers: Headers
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Forward a client's request; as `Request.asked`."""
+        return request.asked(self._session, url, headers, tls=self._tls)
+
+    async def forward_websocket(
+        self, scope: Scope, url: URL, headers: Headers
+    ) -> aiohttp.ClientWebSocketResponse:
+        """Open the WebSocket that a client asks for; as `connect_websocket`."""
+        return await connect_websocket(self._session, scope, url, headers, tls=self._tls)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+
+def _tls_context(pki: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=pki / "ca.pem")
+    context.load_cert_chain(pki / "control.pem", pki / "control.key")
+    return context
+
+
+def not_answering(cause: BaseException) -> Unavailable:
+    """Build the error for a failed connection. The cause is for the log only, since it names addresses."""
+    return Unavailable("The host of this sandbox does not answer now.", context={"cause": repr(cause)})
