@@ -10,9 +10,9 @@ import pytest
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.ids import SandboxId
 from wrenn.control.http.domain import domain_of
+from wrenn.control.proxy.heads import PortTarget, own_path, port_target_of, response_headers, visit_of
 from wrenn.control.proxy.links import LinkSigner
 from wrenn.control.proxy.recent import RecentLookups
-from wrenn.control.proxy.visits import PortTarget, own_path, port_target_of, response_headers, visit_of
 from wrenn.relay import end_to_end
 
 ID = "cl-" + "0" * 24 + "1"

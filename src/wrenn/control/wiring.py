@@ -42,7 +42,15 @@ from wrenn.control.oauth import ProviderClient, SignIn, Tickets, providers_of
 from wrenn.control.placement import Overcommit
 from wrenn.control.platform_metrics import PlatformMetrics
 from wrenn.control.profile import Profiles
-from wrenn.control.proxy import Links, LinkSigner, PortAccess, PortProxy, SandboxLocations, link_secret
+from wrenn.control.proxy import (
+    Links,
+    LinkSigner,
+    PortAccess,
+    PortProxy,
+    SandboxLocations,
+    Visits,
+    link_secret,
+)
 from wrenn.control.proxy import routers as port_routers
 from wrenn.control.quotas import routes as quota_routes
 from wrenn.control.quotas.service import Quotas
@@ -260,10 +268,7 @@ def _build(
     rates = Rates(settings.rates, base.clock)
     proxy = PortProxy(
         build_app(API, services, rates),
-        access=ports.access,
-        locations=ports.locations,
-        rates=rates,
-        open_calls=auth.open_calls,
+        Visits(access=ports.access, locations=ports.locations, rates=rates, open_calls=auth.open_calls),
     )
     control = Control(
         BehindProxies(RequestMetrics(proxy, metrics, "wrenn_http", route_of), browsers),

@@ -20,23 +20,20 @@ from wrenn.base.ids import SandboxId
 from wrenn.guest import dial_error
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, ERROR_TEXT_HEADER
 from wrenn.relay import (
-    CallerDisconnected,
     Head,
     Headers,
-    IncompleteResponse,
     Receive,
+    Refusal,
     Request,
     Scope,
     Send,
-    WebSocketRefused,
-    abort_response,
     connect_websocket,
     end_to_end,
+    forward_request,
+    forward_websocket,
     head_of,
     relay_stream,
-    relay_websocket,
-    send_refusal,
-    send_response,
+    serve_exchange,
 )
 
 _log = logging.getLogger(__name__)
@@ -61,32 +58,7 @@ class PortStreams:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        started = ended = False
-
-        async def send_noting(message: dict[str, object]) -> None:
-            nonlocal started, ended
-            started = True
-            ended = message["type"] == "websocket.close"
-            await send(message)
-
-        try:
-            await self._serve(scope, receive, send_noting)  # type: ignore[arg-type]
-        except CallerDisconnected:
-            return
-        except IncompleteResponse as error:
-            await abort_response(scope, receive, error)
-            return
-        except WrennError as error:
-            failure = error
-        except Exception:  # noqa: BLE001 - as in service.py
-            _log.exception("connection to a port failed")
-            failure = InternalError("The host could not pass the connection on; its log has the reason.")
-        else:
-            return
-        if started and scope["type"] == "http":
-            await abort_response(scope, receive, IncompleteResponse(failure.message))
-        elif not ended:
-            await _refuse(scope, send, failure, started=started)
+        await serve_exchange(self._serve, scope, receive, send, refusal_of=_refusal)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         place = _PLACE.fullmatch(_raw_path(scope))
@@ -115,39 +87,42 @@ def _target(place: re.Match[str], scope: Scope) -> str:
 async def _request(
     stream: GuestStream, port: int, target: str, *, scope: Scope, receive: Receive, send: Send
 ) -> None:
+    def answered(response: aiohttp.ClientResponse) -> Head:
+        head = head_of(response)
+        stream.mark_open(is_finite=True)
+        stream.mark_active()
+        return Head(head.status, _response_headers(head.headers))
+
     request = Request(scope, receive, stream.mark_active)
     await request.read_small_body()
-    url = stream.ports.url(port, target)
-    answered = False
-    try:
-        async with request.asked(stream.ports.session, url, end_to_end(scope["headers"])) as response:
-            answered = True
-            head = head_of(response)
-            stream.mark_open(is_finite=True)
-            stream.mark_active()
-            head = Head(head.status, _without_ours(head.headers))
-            await send_response(response, head, send, stream.mark_active)
-    except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError) as error:
-        if answered:
-            raise
-        raise dial_error(error, port) from error
+    await forward_request(
+        request.asked(
+            stream.ports.session, stream.ports.url(port, target), _without_ours(end_to_end(scope["headers"]))
+        ),
+        send,
+        head_of=answered,
+        unreachable=lambda error: dial_error(error, port),
+        traffic=stream.mark_active,
+    )
 
 
 async def _socket(
     stream: GuestStream, port: int, target: str, *, scope: Scope, receive: Receive, send: Send
 ) -> None:
     await receive()  # websocket.connect
-    url = stream.ports.url(port, target)
-    try:
-        other = await connect_websocket(stream.ports.session, scope, url, scope["headers"])
-    except WebSocketRefused as refused:
-        headers = [(n, v) for n, v in _without_ours(end_to_end(refused.headers)) if n != b"content-length"]
-        await send_refusal(send, refused.status if 200 <= refused.status <= 599 else 502, headers, b"")
-        return
-    except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError) as error:
-        raise dial_error(error, port) from error
-    stream.mark_open(is_finite=False)
-    await relay_websocket(other, scope, receive, send, traffic=stream.mark_active, pace=stream.ports.pace)
+    await forward_websocket(
+        connect_websocket(
+            stream.ports.session, scope, stream.ports.url(port, target), _without_ours(scope["headers"])
+        ),
+        scope,
+        receive,
+        send,
+        refused_headers=lambda headers: _response_headers(end_to_end(headers)),
+        opened=lambda: stream.mark_open(is_finite=False),
+        unreachable=lambda error: dial_error(error, port),
+        traffic=stream.mark_active,
+        pace=stream.ports.pace,
+    )
 
 
 async def _stream(stream: GuestStream, port: int, scope: Scope, receive: Receive, send: Send) -> None:
@@ -165,15 +140,18 @@ async def _stream(stream: GuestStream, port: int, scope: Scope, receive: Receive
 
 
 def _without_ours(headers: Headers) -> Headers:
+    return [(name, value) for name, value in headers if not name.startswith(_OURS)]
+
+
+def _response_headers(headers: Headers) -> Headers:
     # The control plane's server writes the date itself.
-    return [(name, value) for name, value in headers if not name.startswith(_OURS) and name != b"date"]
+    return [(name, value) for name, value in _without_ours(headers) if name != b"date"]
 
 
-async def _refuse(scope: Scope, send: Send, error: WrennError, *, started: bool) -> None:
-    if started:
-        code = _RESTART if isinstance(error, InvalidState) else _BROKEN
-        await send({"type": "websocket.close", "code": code, "reason": error.message[:100]})
-        return
+def _refusal(error: Exception) -> Refusal:
+    if not isinstance(error, WrennError):
+        _log.error("connection to a port failed", exc_info=error)
+        error = InternalError("The host could not pass the connection on; its log has the reason.")
     body = json.dumps({"code": error.code, "message": error.message}).encode()
     headers = [
         (b"content-type", b"application/json"),
@@ -182,10 +160,5 @@ async def _refuse(scope: Scope, send: Send, error: WrennError, *, started: bool)
         # A WebSocket's client is not shown the body.
         (ERROR_TEXT_HEADER.encode(), quote(error.message).encode()),
     ]
-    if scope["type"] == "websocket":
-        await send_refusal(send, error.http_status, headers, body)
-        return
-    # A body may have been refused while it is still on the way: the connection cannot be used again.
-    headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": error.http_status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    close_code = _RESTART if isinstance(error, InvalidState) else _BROKEN
+    return Refusal(error.http_status, headers, body, close_code, error.message[:100])

@@ -1,7 +1,7 @@
 """The ports of sandboxes to the outside: `{port}-{sandbox}.{domain}`, or any host with the headers that name both.
 
-`visits.py` says what a request is for and what passes; `access.py` who may; `locations.py` where the sandbox is; `links.py` signs links;
-`app.py` puts them together and passes on. Rules in docs/design/ports.md.
+`app.py` tells visits from calls of the API; `visits.py` serves a visit: `heads.py` reads the head of the request, `access.py` decides who
+may, `locations.py` finds the host. `links.py` signs links. Rules in docs/design/ports.md.
 """
 
 from wrenn.control.proxy import routes
@@ -11,6 +11,7 @@ from wrenn.control.proxy.links import Links, LinkSigner
 from wrenn.control.proxy.locations import SandboxLocations
 from wrenn.control.proxy.recent import RecentLookups
 from wrenn.control.proxy.store import link_secret
+from wrenn.control.proxy.visits import Visits
 
 routers = (routes.router,)
 
@@ -21,6 +22,7 @@ __all__ = [
     "PortProxy",
     "RecentLookups",
     "SandboxLocations",
+    "Visits",
     "link_secret",
     "routers",
 ]

@@ -12,10 +12,10 @@ from wrenn.base.clock import Clock
 from wrenn.base.errors import Forbidden, NotFound, Unauthorized
 from wrenn.control.auth import SYSTEM, Actor, ApiKey, Authenticator, Caller, Credential, Operation, Tokens
 from wrenn.control.http import digest_of
+from wrenn.control.proxy.heads import PortTarget, Visit
 from wrenn.control.proxy.links import LinkSigner
 from wrenn.control.proxy.locations import SandboxLocation, SandboxLocations
 from wrenn.control.proxy.recent import RecentLookups
-from wrenn.control.proxy.visits import PortTarget, Visit
 
 
 @dataclass(frozen=True, slots=True)

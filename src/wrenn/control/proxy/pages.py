@@ -32,7 +32,7 @@ _HINTS: Final = {
 }
 
 
-def refusal(error: WrennError, *, request_id: str, as_page: bool) -> tuple[int, Headers, bytes]:
+def error_response(error: WrennError, *, request_id: str, as_page: bool) -> tuple[int, Headers, bytes]:
     """Build status, headers and body of an error response: a page for browsers, JSON for programs."""
     if as_page:
         hint = _HINTS.get(error.code, "")

@@ -1,0 +1,250 @@
+"""The head of a visitor's request as values: the port it is for, its credentials, and what is forwarded of it. Pure functions.
+
+What is ours never reaches a sandbox: the API key, our cookies, the token of a link. What a sandbox answers cannot reach beyond its
+own host name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from wrenn.base.errors import InvalidRequest
+from wrenn.base.ids import SandboxId
+from wrenn.control.http import VISIT_COOKIE
+from wrenn.control.proxy.links import LINK_PARAMETER, PLATFORM_PORT
+from wrenn.protocol.api import API_KEY_HEADER, PORT_HEADER, SANDBOX_HEADER
+from wrenn.relay import Headers, Scope, end_to_end, header_value
+
+_COOKIE: Final = b"wrenn_link"
+_SESSION: Final = VISIT_COOKIE.encode()
+_OUR_COOKIES: Final = (b"wrenn_", b"__host-wrenn_", b"__secure-wrenn_")
+_HOST: Final = re.compile(rb"([0-9]+)-(cl-[0-9a-z]+)\..*", re.IGNORECASE | re.DOTALL)
+_TUNNEL: Final = re.compile(r"/v1/(?:sandboxes|capsules)/([^/]+)/ports/([0-9]+)/tunnel", re.ASCII)
+_KEY: Final = API_KEY_HEADER.lower().encode()
+_SANDBOX: Final = SANDBOX_HEADER.lower().encode()
+_PORT: Final = PORT_HEADER.lower().encode()
+_OURS: Final = frozenset({_KEY, b"expect", b"forwarded"})
+"""Of a request. `Expect` was answered by our server; the others are said anew or are nobody's business."""
+_OUR_FAMILIES: Final = (b"x-wrenn-", b"wrenn-", b"x-forwarded-")
+_FRAMES: Final = frozenset({b"iframe", b"frame", b"embed", b"object", b"fencedframe"})
+"""What a page shows within itself (`Sec-Fetch-Dest`)."""
+_NOT_ANSWERED: Final = frozenset({b"alt-svc", b"clear-site-data", b"date"})
+"""Of an answer: they would hold for more than the one host name, or are said by our server."""
+_NOT_UNDER_OTHER_NAMES: Final = frozenset(
+    {b"cache-control", b"expires", b"pragma", b"age", b"service-worker-allowed"}
+)
+_GUEST_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0", "169.254.0.21"})  # noqa: S104
+"""How a program may call the host that it serves on."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortTarget:
+    """The port that a request is for.
+
+    Attributes:
+        is_tunnel: the bytes of the port, not what it says in HTTP.
+        by_headers: named by headers, so that the host name is not the port's own.
+    """
+
+    sandbox_id: SandboxId
+    port: int
+    is_tunnel: bool = False
+    by_headers: bool = False
+
+
+def port_target_of(scope: Scope) -> PortTarget | None:
+    """Return the port that a request is for; None: it is for the API.
+
+    Raises:
+        InvalidRequest: it is for a port, but for none that can be.
+    """
+    headers: Headers = scope["headers"]
+    if (host := header_value(headers, b"host")) and (match := _HOST.fullmatch(host)):
+        return _port_target(match[2].lower(), match[1])
+    sandbox, port = header_value(headers, _SANDBOX), header_value(headers, _PORT)
+    if sandbox is not None and port is not None:
+        return _port_target(sandbox, port, by_headers=True)
+    if sandbox is not None or port is not None:
+        raise InvalidRequest(f"The headers {SANDBOX_HEADER} and {PORT_HEADER} are only good together.")
+    if scope["type"] == "websocket" and (match := _TUNNEL.fullmatch(scope["path"])):
+        return _port_target(match[1].encode(), match[2].encode(), is_tunnel=True)
+    return None
+
+
+def _port_target(
+    sandbox: bytes, port: bytes, *, is_tunnel: bool = False, by_headers: bool = False
+) -> PortTarget:
+    number = int(port) if port.isdigit() and len(port) <= 5 else 0
+    if not 1 <= number <= 65535:
+        raise InvalidRequest("A port is a number from 1 to 65535.")
+    if number == PLATFORM_PORT:
+        raise InvalidRequest(f"Port {PLATFORM_PORT} is the platform's own.")
+    return PortTarget(SandboxId.parse(sandbox.decode("latin-1")), number, is_tunnel, by_headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """The credentials that a visitor's request carries.
+
+    Attributes:
+        link: the token of a link, empty where there is none.
+        cookie: the token of a link in a cookie, empty where there is none.
+        session: in a cookie, the token of a signed-in person, empty where there is none. Of two cookies of one name neither
+            counts: a neighbour's page can set one, and it cannot be told which one that is.
+        query: what the program is asked, without the link's token.
+        is_foreign: a page of another host asks in the browser's name; then a cookie says nothing.
+        wants_page: a browser that shows what it gets.
+    """
+
+    key: str | None
+    link: bytes
+    cookie: bytes
+    session: bytes
+    query: bytes
+    is_foreign: bool
+    wants_page: bool
+
+
+def visit_of(scope: Scope) -> Visit:
+    """Read the visitor's credentials from the head of the request."""
+    headers: Headers = scope["headers"]
+    key = header_value(headers, _KEY)
+    mark = f"{LINK_PARAMETER}=".encode()
+    pairs: list[bytes] = scope["query_string"].split(b"&")
+    links = [pair[len(mark) :] for pair in pairs if pair.startswith(mark)]
+    cookies = _cookies(headers)
+    return Visit(
+        key=None if key is None else key.decode("latin-1"),
+        link=links[0] if links else b"",
+        cookie=_only(cookies, cookie_name(scope)),
+        session=_only(cookies, _SESSION),
+        query=b"&".join(pair for pair in pairs if not pair.startswith(mark))
+        if links
+        else scope["query_string"],
+        is_foreign=_is_foreign(headers),
+        wants_page=b"text/html" in (header_value(headers, b"accept") or b""),
+    )
+
+
+def _is_foreign(headers: Headers) -> bool:
+    # Sandboxes are neighbours below one domain: for the browser's cookie rules they are the same site.
+    origin, host = header_value(headers, b"origin"), header_value(headers, b"host") or b""
+    if origin is not None and origin.partition(b"://")[2].lower() != host.lower():
+        return True
+    if (
+        header_value(headers, b"sec-fetch-mode") == b"navigate"
+        and header_value(headers, b"sec-fetch-dest") not in _FRAMES
+    ):
+        return False
+    return (header_value(headers, b"sec-fetch-site") or b"none") not in (b"same-origin", b"none")
+
+
+def _cookies(headers: Headers) -> list[tuple[bytes, bytes]]:
+    pairs = [pair.strip() for name, value in headers if name == b"cookie" for pair in value.split(b";")]
+    split = [pair.partition(b"=") for pair in pairs if pair]
+    return [(name, value) for name, _, value in split]
+
+
+def _only(cookies: Sequence[tuple[bytes, bytes]], name: bytes) -> bytes:
+    values = [value for key, value in cookies if key == name]
+    return values[0] if len(values) == 1 else b""
+
+
+def cookie_name(scope: Scope) -> bytes:
+    """Return the name of the cookie that holds a link's token. Under https no other host name can set one of this name."""
+    return b"__Host-" + _COOKIE if scope["scheme"] in ("https", "wss") else _COOKIE
+
+
+def _is_our_cookie(cookie: bytes) -> bool:
+    # A cookie without a name is sent back as its value alone: of `=wrenn_link=x` the browser makes `wrenn_link=x`.
+    return cookie.lstrip(b" \t=").lower().startswith(_OUR_COOKIES)
+
+
+def _is_ours(name: bytes) -> bool:
+    # Programs behind CGI and WSGI cannot tell an underscore from a hyphen.
+    plain = name.replace(b"_", b"-")
+    return plain in _OURS or plain.startswith(_OUR_FAMILIES)
+
+
+def request_headers(scope: Scope) -> Headers:
+    """Return the headers that are forwarded to the program. `Host` is the client's: programs check it and build URLs from it."""
+    forwarded: Headers = []
+    for name, value in end_to_end(scope["headers"]):
+        if _is_ours(name):
+            continue
+        if name == b"cookie":
+            remaining = [p for p in value.split(b";") if not _is_our_cookie(p)]
+            if remaining:
+                forwarded.append((name, b";".join(remaining).strip()))
+            continue
+        forwarded.append((name, value))
+    client = scope["client"][0] if scope["client"] else "unknown"
+    scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
+    return [
+        *forwarded,
+        (b"x-forwarded-for", client.encode()),
+        (b"x-forwarded-proto", scheme.encode()),
+        (b"x-forwarded-host", header_value(scope["headers"], b"host") or b""),
+    ]
+
+
+def response_headers(headers: Headers, scope: Scope, target: PortTarget, *, is_public: bool) -> Headers:
+    """Return the headers that are forwarded to the client.
+
+    Only pages of its own host name may frame a port that is not public. An answer under a host name that is not the port's own, perhaps that of
+    the API's own pages, is not kept by any cache and is no page of that host.
+    """
+    forwarded: Headers = []
+    if not is_public:
+        forwarded.append((b"content-security-policy", b"frame-ancestors 'self'"))
+    if target.by_headers:
+        forwarded += [(b"cache-control", b"no-store"), (b"content-security-policy", b"sandbox")]
+    for name, value in headers:
+        if name in _NOT_ANSWERED or (target.by_headers and name in _NOT_UNDER_OTHER_NAMES):
+            continue
+        if name == b"set-cookie":
+            if not _is_our_cookie(value):
+                forwarded.append((name, _host_only(value)))
+        elif name in (b"location", b"content-location"):
+            forwarded.append((name, _seen_from_outside(value, scope, target.port)))
+        else:
+            forwarded.append((name, value))
+    return forwarded
+
+
+def request_target(scope: Scope, visit: Visit) -> str:
+    """Return the request target that is forwarded: without the token of a link."""
+    path: bytes = scope["raw_path"] or b"/"
+    return (path + (b"?" + visit.query if visit.query else b"")).decode("latin-1")
+
+
+def _host_only(cookie: bytes) -> bytes:
+    first, *attributes = cookie.split(b";")
+    remaining = [a for a in attributes if a.partition(b"=")[0].strip().lower() != b"domain"]
+    return b";".join([first, *remaining])
+
+
+def _seen_from_outside(location: bytes, scope: Scope, port: int) -> bytes:
+    """Remove scheme and host from an absolute URL that names the program itself; return any other URL unchanged."""
+    try:
+        parts = urlsplit(location.decode("latin-1"))
+        own_port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return location
+    if parts.scheme not in ("http", "https"):
+        return location
+    host = (header_value(scope["headers"], b"host") or b"").decode("latin-1").lower()
+    is_inner = parts.hostname in _GUEST_NAMES and own_port == port
+    if not is_inner and parts.netloc.lower() != host:
+        return location
+    rest = location.split(b"/", 3)[3:]
+    return own_path(b"/" + (rest[0] if rest else b""))
+
+
+def own_path(path: bytes) -> bytes:
+    """Return a path as a reference to the same host: two leading slashes would name another host."""
+    return b"/." + path if path.startswith((b"//", b"/\\")) else path
