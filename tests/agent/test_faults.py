@@ -59,7 +59,7 @@ async def assert_usable(agent: Agent, sandbox_id: SandboxId) -> None:
 
 
 @pytest.mark.parametrize("point", POINTS)
-async def test_a_step_that_fails_is_taken_back_or_gone_on_with(agent: Agent, point: str) -> None:
+async def test_a_step_that_fails_is_undone_or_completed(agent: Agent, point: str) -> None:
     verb = point.partition(".")[0]
     spec = new_spec()
     if verb != "create":

@@ -53,7 +53,7 @@ async def test_a_paused_sandbox_comes_back_with_its_files_and_without_its_progra
     await assert_nothing_left(agent)
 
 
-async def test_a_snapshot_of_a_running_sandbox_makes_others_that_begin_alike(agent: Agent) -> None:
+async def test_a_snapshot_of_a_running_sandbox_can_be_cloned(agent: Agent) -> None:
     spec, sandbox = await created(agent.sandboxes)
     await output(sandbox, "echo one >/root/file")
     snapshot_id = SnapshotId.new()
@@ -70,7 +70,7 @@ async def test_a_snapshot_of_a_running_sandbox_makes_others_that_begin_alike(age
     assert agent.parts.driver.disks.list_ids() == []
 
 
-async def test_a_paused_sandbox_can_be_kept(agent: Agent) -> None:
+async def test_a_snapshot_of_a_paused_sandbox_can_be_taken(agent: Agent) -> None:
     spec, sandbox = await created(agent.sandboxes)
     await output(sandbox, "echo one >/root/file")
     await agent.sandboxes.pause(spec.sandbox_id)
@@ -105,7 +105,7 @@ async def test_sandboxes_outlive_their_agent(settings: Settings) -> None:
         await assert_nothing_left(agent)
 
 
-async def test_a_policy_that_cannot_be_put_in_force_at_adoption_is_asked_for_again(
+async def test_a_policy_that_cannot_be_applied_at_adoption_is_requested_again(
     settings: Settings,
 ) -> None:
     policy = EgressPolicy(allow_internet=False)
@@ -124,7 +124,7 @@ async def test_a_policy_that_cannot_be_put_in_force_at_adoption_is_asked_for_aga
         assert list(agent.parts.slots.policies.values()) == [policy]
 
 
-async def test_a_guest_that_ends_is_lost_or_what_it_was_at_its_last_pause(agent: Agent) -> None:
+async def test_a_sandbox_whose_guest_ends_is_lost_or_paused_as_it_was(agent: Agent) -> None:
     spec, sandbox = await created(agent.sandboxes)
     paused_once, other = await created(agent.sandboxes)
     await output(other, "echo then >/root/file")
@@ -152,7 +152,7 @@ async def test_a_guest_that_ended_while_no_agent_ran_is_found(settings: Settings
         await assert_nothing_left(agent)
 
 
-async def test_a_removal_waits_for_no_guest(agent: Agent) -> None:
+async def test_a_removal_does_not_wait_for_the_guest(agent: Agent) -> None:
     spec, sandbox = await created(agent.sandboxes)
     await sandbox.vm.suspend()
     calling = asyncio.create_task(output(sandbox, "true"))
@@ -163,13 +163,13 @@ async def test_a_removal_waits_for_no_guest(agent: Agent) -> None:
     await assert_nothing_left(agent)
 
 
-async def test_what_stands_still_without_reason_goes_on(agent: Agent) -> None:
+async def test_a_vm_suspended_without_reason_is_unsuspended(agent: Agent) -> None:
     _, sandbox = await created(agent.sandboxes)
     await sandbox.vm.suspend()
     assert await output(sandbox, "echo on") == "on\n"  # the agent looks every two seconds
 
 
-async def test_a_larger_disk_is_written_down_and_a_smaller_one_refused(agent: Agent) -> None:
+async def test_a_larger_disk_is_recorded_and_a_smaller_one_refused(agent: Agent) -> None:
     spec, _ = await created(agent.sandboxes, disk_mb=8192)
     record = await agent.sandboxes.set_disk(spec.sandbox_id, 10_240)
     assert record.disk_mb == 10_240
@@ -189,7 +189,7 @@ async def test_a_damaged_layer_is_not_resumed(agent: Agent) -> None:
         await agent.sandboxes.resume(spec.sandbox_id)
 
 
-async def test_a_template_that_is_not_there_is_not_found(agent: Agent) -> None:
+async def test_an_unknown_template_is_not_found(agent: Agent) -> None:
     with pytest.raises(NotFound):
         await agent.sandboxes.ensure(new_spec(template="other"))
     await assert_nothing_left(agent)

@@ -34,7 +34,7 @@ PARAMETERS = [
 
 
 @pytest.mark.parametrize("attack", PARAMETERS)
-async def test_a_neighbour_works_on_and_the_attacker_is_deleted(
+async def test_a_neighbour_is_unaffected_and_the_attacker_can_be_deleted(
     platform: Platform, neighbour: Target, target: Target, attack: Attack
 ) -> None:
     before = {name: reset_peak(process.pid) for name, process in platform.processes.items()}

@@ -187,7 +187,7 @@ async def test_top_is_printed_once_where_there_is_no_terminal(box: str) -> None:
     assert box in [one["id"] for one in json.loads((await wrenn("top", "--json")).out)]
 
 
-async def test_a_shell_is_told_what_may_come_next(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_shell_completion_lists_possible_words(monkeypatch: pytest.MonkeyPatch) -> None:
     for shell in ("bash", "zsh", "fish"):
         assert b"_WRENN_COMPLETE" in (await wrenn("completion", shell)).out
     monkeypatch.setenv("_WRENN_COMPLETE", "complete_bash")
@@ -281,7 +281,7 @@ async def test_credentials_come_from_the_data_folder(
     assert (await wrenn("list", "--json")).code == 0
 
 
-async def test_a_platform_that_is_away_has_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreachable_platform_has_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WRENN_BASE_URL", "http://127.0.0.1:9")
     ended = await wrenn("list")
     assert ended.code == 5

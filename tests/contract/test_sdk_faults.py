@@ -128,7 +128,7 @@ async def test_a_create_is_repeated_with_the_same_idempotency_key(
         assert (box.id, len(script.requests), len(keys(script))) == ("cl-x", 3, 1)
 
 
-async def test_repetitions_are_bounded_and_the_last_error_is_told(client: Client, scripted: Serving) -> None:
+async def test_retries_are_bounded_and_the_last_error_is_raised(client: Client, scripted: Serving) -> None:
     async with scripted(Script(*[answer(503, FULL)] * 20)) as script:
         with pytest.raises(CapacityError, match="All memory is taken") as refused:
             await client.create(lifetime_sec=0)
@@ -206,7 +206,7 @@ async def test_a_download_that_breaks_off_is_an_error_and_no_short_success(
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"id": 1}', b'{"status":"running"}'])
-async def test_an_answer_of_somebody_else_is_told_as_such(
+async def test_a_response_from_another_server_is_reported_as_such(
     client: Client, scripted: Serving, body: bytes
 ) -> None:
     async with scripted(Script(answer(201, body))):

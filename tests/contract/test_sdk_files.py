@@ -83,7 +83,7 @@ async def test_names_of_any_bytes_go_all_ways(box: Box) -> None:
         await box.read("/\ud800")
 
 
-async def test_kinds_and_broken_links_are_told(box: Box) -> None:
+async def test_file_types_and_broken_links_are_reported(box: Box) -> None:
     await box.run("mkfifo pipe; ln -s nowhere broken; ln -s pipe link; mkdir folder")
     entries = {entry.name: entry for entry in await box.ls("/")}
     kinds = {name: (entry.type, entry.kind, entry.broken) for name, entry in entries.items()}
@@ -139,7 +139,7 @@ async def test_a_directory_is_copied_both_ways(box: Box, tmp_path: Path) -> None
     assert names == {"a", "link", "own", "new"}
 
 
-async def test_what_cannot_be_copied_is_told_and_leaves_nothing(box: Box, tmp_path: Path) -> None:
+async def test_a_copy_that_fails_is_reported_and_leaves_nothing(box: Box, tmp_path: Path) -> None:
     for source in (tmp_path / "missing", tmp_path / "missing/below"):
         with pytest.raises(InvalidRequestError, match="missing"):
             await box.upload(source, "/x")
@@ -177,7 +177,7 @@ async def test_changes_are_heard_from_the_moment_it_returns(box: Box) -> None:
         assert await watch.next() is None
 
 
-async def test_what_cannot_be_watched_is_told(box: Box) -> None:
+async def test_a_watch_that_is_impossible_is_refused(box: Box) -> None:
     with pytest.raises(NotFoundError):
         await box.watch("/missing")
 

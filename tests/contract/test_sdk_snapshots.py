@@ -71,7 +71,7 @@ async def test_a_call_to_a_paused_sandbox_is_refused_by_its_state(box: Box) -> N
             await call
 
 
-async def test_connecting_resumes_unless_told_not_to(client: Client, box: Box) -> None:
+async def test_connecting_resumes_unless_disabled(client: Client, box: Box) -> None:
     await box.pause()
     asleep = await client.connect(box.id, resume=False)
     assert (await asleep.info()).status == "paused"

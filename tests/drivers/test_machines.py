@@ -75,7 +75,7 @@ async def test_machines_of_one_base_do_not_see_each_others_files(
     assert await driver.run("second", "cat /root/whose") == "second\n"
 
 
-async def test_a_frozen_machine_stands_still_and_a_thawed_one_goes_on(
+async def test_a_suspended_machine_stops_and_an_unsuspended_one_continues(
     driver: DriverAdapter, started: Started
 ) -> None:
     name, _ = started
@@ -121,7 +121,7 @@ async def test_memory_and_programs_survive_a_save_and_a_restore(
         await counts_on(driver, again)
 
 
-async def test_clones_of_a_snapshot_go_ways_of_their_own_and_a_clone_can_be_saved(
+async def test_clones_of_a_snapshot_are_independent_and_can_be_saved(
     driver: DriverAdapter, started: Started
 ) -> None:
     name, layer = started
@@ -140,7 +140,7 @@ async def test_clones_of_a_snapshot_go_ways_of_their_own_and_a_clone_can_be_save
     assert await driver.run("right", "cat /root/two") == "right\n"
 
 
-async def test_a_machine_that_was_saved_can_run_on(driver: DriverAdapter, started: Started) -> None:
+async def test_a_machine_can_continue_after_a_save(driver: DriverAdapter, started: Started) -> None:
     name, _ = started
     await driver.run(name, "echo before >/root/file")
     await driver.suspend(name)
@@ -247,7 +247,7 @@ async def test_a_machine_outlives_its_agent_and_is_adopted(driver: DriverAdapter
     assert not await driver.adopt(name)
 
 
-async def test_one_that_nobody_wrote_down_is_found_by_its_name(driver: DriverAdapter) -> None:
+async def test_a_machine_without_a_journal_is_found_by_its_name(driver: DriverAdapter) -> None:
     layer = new_layer_id()
     await driver.create_layer(layer, DiskRef((), driver.base))
     await driver.start("unknown", DiskRef((layer,), driver.base), ImageRef(driver.base))
@@ -326,7 +326,7 @@ async def test_log_and_console_are_bounded(driver: DriverAdapter, started: Start
     assert await driver.log_b(name) <= MIB
 
 
-async def test_a_disk_is_made_larger_twice_alike(driver: DriverAdapter, started: Started) -> None:
+async def test_enlarging_a_disk_is_idempotent(driver: DriverAdapter, started: Started) -> None:
     name, _ = started
     for _ in range(2):
         await driver.grow_disk(name, 6 * GIB)

@@ -65,7 +65,7 @@ def test_a_bad_init_changes_nothing(envd: Envd) -> None:
     assert envd.request("GET", "/envs").status == 200
 
 
-def test_metrics_tell_the_machine(envd: Envd) -> None:
+def test_metrics_describe_the_machine(envd: Envd) -> None:
     metrics = envd.request("GET", "/metrics").json()
     names = {
         "ts",

@@ -128,7 +128,7 @@ def test_mode_and_owner_are_set_when_they_are_named(envd: Envd, place: Path) -> 
 
 
 @needs_root
-def test_a_file_is_given_away_by_root_only(envd: Envd, place: Path) -> None:
+def test_only_root_changes_the_owner_of_a_file(envd: Envd, place: Path) -> None:
     file = place / "f"
     assert post(envd, b"x", {}, path=str(file), owner="nobody:daemon", mode="4755").status == 200
     assert (file.owner(), file.group(), file.stat().st_mode & 0o7777) == ("nobody", "daemon", 0o4755)
@@ -229,7 +229,7 @@ def test_files_of_the_kernel_are_read_to_their_end(envd: Envd) -> None:
     assert b"MemTotal" in envd.read("/proc/meminfo").body
 
 
-def test_wrong_reads_are_told_apart(envd: Envd, place: Path) -> None:
+def test_invalid_reads_have_different_errors(envd: Envd, place: Path) -> None:
     os.mkfifo(place / "pipe")
     missing = envd.read(place / "missing")
     assert (missing.status, missing.json()["code"]) == (404, 404)
@@ -241,7 +241,7 @@ def test_wrong_reads_are_told_apart(envd: Envd, place: Path) -> None:
     assert (answer.status, answer.json()["message"]) == (401, "invalid username: 'nobody-here'")
 
 
-def test_wrong_writes_are_told_apart(envd: Envd, place: Path) -> None:
+def test_invalid_writes_have_different_errors(envd: Envd, place: Path) -> None:
     os.mkfifo(place / "pipe")
     (place / "file").touch()
     assert envd.write(place, b"x").status == 400
@@ -282,7 +282,7 @@ def test_a_user_may_only_what_the_user_may(envd: Envd, place: Path) -> None:
     assert ((place / "d/own").owner(), (place / "d").owner()) == ("nobody", "nobody")
 
 
-def test_metadata_is_kept_and_replaced(envd: Envd, place: Path) -> None:
+def test_metadata_is_stored_and_replaced(envd: Envd, place: Path) -> None:
     file = str(place / "f")
     probe = envd.write(file, b"x", **{"X-Metadata-Author": "me", "X-Metadata-Kind": "draft"})
     if probe.status != 200:

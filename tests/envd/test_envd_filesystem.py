@@ -30,7 +30,7 @@ def watch(envd: Envd, path: Path, **options: bool) -> str:
     return call(envd, "CreateWatcher", path=str(path), **options).json()["watcherId"]
 
 
-def test_stat_tells_everything_about_a_file(envd: Envd, place: Path) -> None:
+def test_stat_reports_everything_about_a_file(envd: Envd, place: Path) -> None:
     file = place / "a.txt"
     file.write_bytes(b"12345")
     file.chmod(0o640)
@@ -47,7 +47,7 @@ def test_stat_tells_everything_about_a_file(envd: Envd, place: Path) -> None:
     assert "symlinkTarget" not in entry
 
 
-def test_a_link_is_told_with_what_it_leads_to(envd: Envd, place: Path) -> None:
+def test_a_link_is_reported_with_its_target(envd: Envd, place: Path) -> None:
     (place / "dir").mkdir(mode=0o755)
     (place / "link").symlink_to("dir")
     (place / "dangling").symlink_to("nowhere")
@@ -173,7 +173,7 @@ def test_what_a_process_makes_in_a_new_directory_is_seen(envd: Envd, place: Path
     assert ("a/b/c/file", "CREATE") in events(envd, watcher)
 
 
-def test_moves_and_removals_are_told(envd: Envd, place: Path) -> None:
+def test_moves_and_removals_are_reported(envd: Envd, place: Path) -> None:
     (place / "a").touch()
     watcher = watch(envd, place)
     call(envd, "Move", source=str(place / "a"), destination=str(place / "b"))
@@ -184,7 +184,7 @@ def test_moves_and_removals_are_told(envd: Envd, place: Path) -> None:
     assert seen[-1] == ("b", "REMOVE")
 
 
-def test_an_event_tells_its_file_when_asked(envd: Envd, place: Path) -> None:
+def test_an_event_contains_its_file_on_request(envd: Envd, place: Path) -> None:
     watcher = watch(envd, place, includeEntry=True)
     envd.write(place / "f", b"12")
     (created, *_) = call(envd, "GetWatcherEvents", watcherId=watcher).json()["events"]

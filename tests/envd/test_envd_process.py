@@ -31,13 +31,13 @@ def test_events_come_as_start_data_end(envd: Envd) -> None:
     assert outcome.error is None
 
 
-def test_an_exit_code_is_told(envd: Envd) -> None:
+def test_an_exit_code_is_reported(envd: Envd) -> None:
     end = envd.shell("exit 7").end
     assert end is not None
     assert (end["exitCode"], end["exited"], end["status"]) == (7, True, "exit status 7")
 
 
-def test_a_death_by_signal_is_told_in_gos_words(envd: Envd) -> None:
+def test_a_death_by_signal_is_reported_in_gos_format(envd: Envd) -> None:
     end = envd.shell("kill -9 $$").end
     assert end is not None
     assert end["exitCode"] == -1
@@ -348,7 +348,7 @@ def test_a_follower_who_asks_for_it_gets_what_was_said_before(envd: Envd, place:
     assert (late.stdout, late.stderr) == (b"one\nthree\n", b"two\n")
 
 
-def test_the_last_mebibyte_is_kept_and_the_rest_counted(envd: Envd) -> None:
+def test_the_last_mebibyte_is_buffered_and_the_rest_counted(envd: Envd) -> None:
     code = "import sys, time; sys.stdout.write('x' * 3000000 + 'end'); sys.stdout.flush(); time.sleep(60)"
     started = envd.start("python3", "-c", code)
     pid = started.next()["event"]["start"]["pid"]
@@ -372,7 +372,7 @@ def test_the_last_mebibyte_is_kept_and_the_rest_counted(envd: Envd) -> None:
     assert outcome.stdout.endswith(b"xend")
 
 
-def test_output_that_its_starter_read_to_the_end_is_not_kept(envd: Envd) -> None:
+def test_output_that_was_read_to_the_end_is_not_buffered(envd: Envd) -> None:
     pid = envd.shell("echo said").pid
     late = envd.stream("process.Process/Connect", {"process": {"pid": pid}, "replay": True}).finish()
     assert late.stdout == b""
@@ -458,13 +458,13 @@ def test_a_terminal_ends_with_its_shell_and_its_child_lives_on(envd: Envd) -> No
     wait_until_gone(pid)
 
 
-def test_the_signal_that_ended_a_process_is_told_as_a_number(envd: Envd) -> None:
+def test_the_signal_that_ended_a_process_is_reported_as_a_number(envd: Envd) -> None:
     end = envd.shell("kill -TERM $$").end
     assert end is not None
     assert (end["signal"], end["exitCode"]) == (15, -1)
 
 
-def test_results_that_nobody_was_given_are_kept_in_number_and_lose_the_oldest(envd: Envd) -> None:
+def test_unread_results_are_limited_in_number_and_the_oldest_are_dropped(envd: Envd) -> None:
     # Each is left before it writes, so that nobody is given its end.
     pids = list[int]()
     for n in range(258):

@@ -264,7 +264,7 @@ def test_an_upload_that_breaks_off_is_no_success(envd: Envd, place: Path) -> Non
     assert not answer.startswith(b"HTTP/1.1 2")
 
 
-def test_wrong_requests_are_told_before_any_byte(envd: Envd, place: Path) -> None:
+def test_invalid_requests_are_refused_before_any_byte(envd: Envd, place: Path) -> None:
     (place / "file").touch()
     assert pack(envd, place / "missing").status == 404
     assert pack(envd, place / "file").status == 400

@@ -40,7 +40,7 @@ async def test_what_a_killed_build_left_is_removed(built: Path, tmp_path: Path) 
     assert list(built.rglob(f"{SCRATCH_PREFIX}*")) == []
 
 
-async def test_the_doctor_takes_nothing_from_a_build_that_runs(built: Path) -> None:
+async def test_the_doctor_removes_nothing_of_a_running_build(built: Path) -> None:
     left = built / "templates" / f"{SCRATCH_PREFIX}left"
     left.mkdir()
     with (built / "kernels" / ".build-lock").open("w") as lock:

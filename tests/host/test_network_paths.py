@@ -114,13 +114,13 @@ async def test_host_reaches_guest_and_guest_reaches_internet(world: World, rp_fi
 
 
 @pytest.mark.parametrize("destination", [HOST_UPLINK, "169.254.1.1", "169.254.0.22"])
-async def test_the_host_is_out_of_a_guests_reach(world: World, destination: str):
+async def test_a_guest_cannot_reach_the_host(world: World, destination: str):
     async with server(None), server(world.ours.namespace):
         assert await is_reachable(None, HOST_UPLINK)
         assert not await is_reachable(world.guest, destination)
 
 
-async def test_sandboxes_are_out_of_each_others_reach(world: World):
+async def test_sandboxes_cannot_reach_each_other(world: World):
     async with server(world.other_guest):
         assert await is_reachable(None, world.theirs.address)
         assert not await is_reachable(world.guest, world.theirs.address)
@@ -154,13 +154,13 @@ async def test_the_root_table_alone_protects_too(world: World):
             assert not await is_reachable(world.guest, destination)
 
 
-async def test_metadata_services_are_out_of_reach(world: World):
+async def test_metadata_services_are_unreachable(world: World):
     async with server(world.internet):
         assert await is_reachable(None, METADATA)
         assert not await is_reachable(world.guest, METADATA)
 
 
-async def test_a_port_that_the_host_publishes_elsewhere_is_out_of_reach(world: World):
+async def test_a_port_that_the_host_forwards_elsewhere_is_unreachable(world: World):
     table: dict[str, object] = {"family": "inet", "name": "published"}
     chain = {"family": "inet", "table": "published", "name": "in"}
     port = {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 7001}}
@@ -173,14 +173,14 @@ async def test_a_port_that_the_host_publishes_elsewhere_is_out_of_reach(world: W
         assert not await is_reachable(world.guest, HOST_UPLINK, 7001)
 
 
-async def test_nobody_but_the_host_reaches_a_guest(world: World):
+async def test_only_the_host_reaches_a_guest(world: World):
     await send_all([AddDefaultRoute("net0", HOST_UPLINK, INTERNET)], namespace=world.internet)
     async with server(world.guest):
         assert await is_reachable(None, world.ours.address)
         assert not await is_reachable(world.internet, world.ours.address)
 
 
-async def test_the_root_table_alone_lets_nobody_into_a_slot(world: World):
+async def test_the_root_table_alone_blocks_access_to_a_slot(world: World):
     table = {"table": {"family": "inet", "name": "wrenn"}}
     await apply_batch([{"delete": table}], namespace=world.ours.namespace)
     await send_all([AddDefaultRoute("net0", HOST_UPLINK, INTERNET)], namespace=world.internet)
@@ -189,7 +189,7 @@ async def test_the_root_table_alone_lets_nobody_into_a_slot(world: World):
         assert not await is_reachable(world.internet, world.ours.address)
 
 
-async def test_packets_under_a_false_address_go_nowhere(world: World):
+async def test_packets_with_a_spoofed_address_are_dropped(world: World):
     await send_all([AddAddress("eth0", "203.0.113.9", 32)], namespace=world.guest)
     receiver = await socket_in(world.internet, socket.SOCK_DGRAM)
     false, honest = [await socket_in(world.guest, socket.SOCK_DGRAM) for _ in range(2)]
@@ -223,7 +223,7 @@ async def test_a_guest_cannot_fill_the_hosts_neighbour_table(world: World):
     assert {entry["dst"] for entry in json.loads(listing)} == {"169.254.0.21", "169.254.1.1"}
 
 
-async def test_segments_fit_a_narrow_way_out(world: World):
+async def test_tcp_segments_fit_a_smaller_uplink_mtu(world: World):
     await run(["ip", "link", "set", "up0", "mtu", "1300"], timeout_s=5)
     async with server(world.internet):
         with await socket_in(world.guest) as client:
@@ -232,7 +232,7 @@ async def test_segments_fit_a_narrow_way_out(world: World):
             assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) <= 1260
 
 
-async def test_nothing_leaves_by_ipv6(world: World):
+async def test_no_ipv6_packet_leaves(world: World):
     disabled = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
     assert await in_namespace(world.ours.namespace, disabled.read_text) == "1\n"
 
@@ -286,7 +286,7 @@ async def test_either_table_drops_ipv6_where_the_kernel_would_forward_it(world: 
 
 
 @pytest.mark.parametrize("policy", [EgressPolicy(), EgressPolicy.parse(allow=["0.0.0.0/0"])])
-async def test_private_networks_are_out_of_reach_by_default_whatever_a_sandbox_allows_itself(
+async def test_private_networks_are_unreachable_by_default_whatever_a_policy_allows(
     world: World, policy: EgressPolicy
 ):
     await world.slots.set_egress(world.ours.index, policy)
@@ -313,7 +313,7 @@ async def test_the_operator_opens_named_ranges_and_no_others(world: World):
 
 
 @pytest.mark.parametrize("reach", [ReachableNetworks.parse(name_servers="", allowed="0.0.0.0/0")])
-async def test_protected_destinations_stay_out_of_reach_when_everybody_allows_them(world: World):
+async def test_protected_destinations_stay_unreachable_even_if_operator_and_policy_allow_them(world: World):
     await world.slots.set_egress(
         world.ours.index, EgressPolicy.parse(allow=["0.0.0.0/0", METADATA, "10.11.0.0/16"])
     )
@@ -338,7 +338,7 @@ async def test_name_servers_are_reachable_on_port_53_only(world: World, policy: 
         assert not await is_reachable(world.guest, "192.168.7.1", 53)
 
 
-async def test_a_network_that_the_host_joins_later_is_out_of_reach(world: World):
+async def test_a_network_that_the_host_joins_later_is_unreachable(world: World):
     joined = "44.77.1.1"
     await send_all([AddAddress("net0", joined, 24)], namespace=world.internet)
     async with server(world.internet):
@@ -352,7 +352,7 @@ async def test_a_network_that_the_host_joins_later_is_out_of_reach(world: World)
         assert not await is_reachable(world.guest, joined)
 
 
-async def test_a_stricter_policy_ends_what_is_open_and_spares_the_host(world: World):
+async def test_a_stricter_policy_ends_open_connections_but_not_those_of_the_host(world: World):
     async with server(world.internet), server(world.guest), connection(world.guest, INTERNET) as (_, echo):
         assert await echo("before") == "before"
         await world.slots.set_egress(world.ours.index, EgressPolicy(allow_internet=False))

@@ -93,7 +93,7 @@ async def test_simultaneous_acquires_get_different_slots(block: Block):
     await slots.close()
 
 
-async def test_a_used_slot_is_destroyed_and_its_number_rests(block: Block):
+async def test_a_used_slot_is_destroyed_and_its_number_is_not_reused_at_once(block: Block):
     slots = slots_of(block)
     await slots.start({})
     first = await slots.acquire("a")
@@ -106,7 +106,7 @@ async def test_a_used_slot_is_destroyed_and_its_number_rests(block: Block):
     await slots.close()
 
 
-async def test_the_pool_says_what_is_full(block: Block):
+async def test_a_full_pool_reports_its_limit(block: Block):
     slots = slots_of(block, limit=1)
     await slots.start({})
     slot = await slots.acquire("a")
@@ -117,7 +117,7 @@ async def test_the_pool_says_what_is_full(block: Block):
     await slots.close()
 
 
-async def test_a_start_keeps_adopted_slots_and_sweeps_the_rest(block: Block):
+async def test_a_start_retains_adopted_slots_and_removes_the_rest(block: Block):
     before = slots_of(block)
     await before.start({})
     kept, lost = await before.acquire("kept"), await before.acquire("lost")

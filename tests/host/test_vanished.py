@@ -11,7 +11,7 @@ from wrenn.linux import cgroups
 from wrenn.linux.namespaces import create_namespace, list_namespaces
 
 
-async def test_the_things_of_an_installation_whose_folder_is_gone_are_found_and_removed(
+async def test_leftovers_of_a_deleted_installation_are_found_and_removed(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "data"

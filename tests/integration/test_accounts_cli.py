@@ -62,7 +62,7 @@ def cli(people: People, tmp_path: Path) -> Cli:
     return Cli(tmp_path, people.url, people.database_url)
 
 
-async def test_a_login_is_kept_for_the_command_and_the_sdk(people: People, cli: Cli):
+async def test_a_login_is_stored_for_the_command_and_the_sdk(people: People, cli: Cli):
     assert "wrenn login" in await cli("list", code=4)
     ada = await people.sign_up()
     await cli.log_in(ada)
@@ -87,7 +87,7 @@ async def test_a_login_is_kept_for_the_command_and_the_sdk(people: People, cli: 
     await cli("logout")
 
 
-async def test_a_wrong_password_keeps_nothing(people: People, cli: Cli):
+async def test_a_wrong_password_stores_nothing(people: People, cli: Cli):
     ada = await people.sign_up()
     said = await cli("login", "--url", people.url, "--email", ada.email, stdin="wrong password\n", code=4)
     assert "wrong" in said

@@ -559,7 +559,7 @@ async def test_a_mail_that_is_being_sent_when_the_program_ends_is_sent_once(
     assert (await people_database.execute(text("SELECT count(*) FROM mails"))).scalar_one() == 0
 
 
-async def test_an_error_of_the_database_tells_no_parameter(place: Place):
+async def test_a_database_error_contains_no_parameter(place: Place):
     with pytest.raises(Exception, match="division by zero") as failure:
         await place.database.execute(text("SELECT length(:secret) / 0"), {"secret": "wrv_secret"})
     assert "wrv_secret" not in str(failure.value)

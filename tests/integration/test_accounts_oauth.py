@@ -204,7 +204,7 @@ async def test_a_new_identity_gets_an_account_and_is_known_the_next_time(
     refused(await log_in(place.url, email), 401, "unauthorized")
 
 
-async def test_the_ways_in_are_told(place: Place):
+async def test_the_sign_in_options_are_listed(place: Place):
     async with client(place.url, None) as api:
         assert (await api.get("/v1/auth/oauth")).json() == {
             "providers": ["corp", "github"], "signup_open": True,
@@ -341,6 +341,6 @@ async def test_a_deactivated_user_does_not_get_in(place: Place):
     assert said(await Browser(place).sign_in("github")) == "account_deactivated"
 
 
-async def test_who_refuses_at_the_provider_is_told_so(place: Place):
+async def test_a_user_who_refuses_at_the_provider_gets_an_error(place: Place):
     await place.switch(deny=1)
     assert said(await Browser(place).sign_in("corp")) == "access_denied"

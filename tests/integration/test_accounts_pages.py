@@ -34,7 +34,7 @@ async def mailed_token(people: People, email: str, purpose: str) -> str:
     return token
 
 
-async def test_pages_are_kept_by_nobody_and_load_nothing_from_elsewhere(people: People):
+async def test_pages_are_not_cached_and_load_nothing_from_other_origins(people: People):
     async with client(people.url, None) as api:
         for name in ("invitation", "verify-email", "reset-password", "parts/account.js", "parts/account.css"):
             answer = await api.get(f"/account/{name}")

@@ -323,7 +323,7 @@ async def test_a_deactivated_user_is_out_at_once_with_all_keys(people: People):
     assert (await log_in(people.url, ada.email)).status_code == 200
 
 
-async def test_a_user_without_a_team_is_told_so(people: People):
+async def test_a_user_without_a_team_gets_an_error(people: People):
     ada = await people.sign_up()
     assert (await ada.delete(f"/v1/teams/{ada.team_id}")).status_code == 204
     refused(await log_in(people.url, ada.email), 403, "no_team")

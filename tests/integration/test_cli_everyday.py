@@ -66,7 +66,7 @@ async def test_several_files_are_copied_and_a_dash_is_a_pipe(platform: Platform,
         assert (await wrenn(platform, "cp", *wrong))[0] == 2
 
 
-async def test_mistakes_are_told_in_words(platform: Platform):
+async def test_mistakes_have_readable_messages(platform: Platform):
     box = sandbox_id(await platform.create())
     code, _, err = await wrenn(platform, "exec", "", "true")
     assert (code, err) == (2, "wrenn: The sandbox id is empty.\n")

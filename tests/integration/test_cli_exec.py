@@ -138,7 +138,7 @@ async def test_a_time_limit_keeps_what_was_written(platform: Platform):
     assert (code, result["stdout"], result["exit_code"], result["timed_out"]) == (2, "in", 2, False)
 
 
-async def test_the_exit_code_tells_the_signal_that_ended_the_command(platform: Platform):
+async def test_the_exit_code_contains_the_signal_that_ended_the_command(platform: Platform):
     box = sandbox_id(await platform.create())
     for name in ("KILL", "TERM"):
         number = signal.Signals[f"SIG{name}"]

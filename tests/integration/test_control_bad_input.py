@@ -107,7 +107,7 @@ async def test_a_malformed_id_is_a_bad_request_and_an_unknown_one_not_found(
 BAD_KEYS = [None, "", "wrn_", "wrn_" + "0" * 32, "Bearer x", "wrn_" + "0" * 5000, "\xe9"]
 
 
-async def test_without_a_valid_key_nothing_is_told(platform: Platform, subtests: pytest.Subtests):
+async def test_without_a_valid_key_nothing_is_returned(platform: Platform, subtests: pytest.Subtests):
     for key in BAD_KEYS:
         with subtests.test(f"{key!r}"[:120]):
             headers = [] if key is None else [(b"X-API-Key", key.encode("latin-1"))]

@@ -149,7 +149,7 @@ async def test_a_data_folder_with_a_long_name_works(own_dir: Path):
     assert not sockets.exists()
 
 
-async def test_while_postgresql_is_away_requests_say_so_and_then_work_again(
+async def test_requests_fail_with_an_error_while_postgresql_is_down_and_then_work_again(
     own_dir: Path, own_url: str, pki: Path, data_dir: Path, host: SimulatedHost
 ):
     await migrate(own_url)
@@ -208,7 +208,7 @@ async def test_what_is_under_way_when_postgresql_dies_goes_on_when_it_is_back(
                 await asyncio.sleep(0.05)
 
 
-async def test_who_waits_too_long_for_a_lock_is_told_to_come_again(database: Database):
+async def test_a_request_that_waits_too_long_for_a_lock_must_be_retried(database: Database):
     held, go_on = asyncio.Event(), asyncio.Event()
 
     async def hold(tx: Transaction) -> None:

@@ -35,7 +35,7 @@ def id_of(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-async def test_a_sandboxs_life_is_told_as_it_happens(platform: Platform):
+async def test_the_lifecycle_of_a_sandbox_is_streamed_as_it_happens(platform: Platform):
     async with reading(platform.api, types="sandbox") as reader:
         path = await platform.create()
         for verb in ("pause", "resume"):
@@ -55,7 +55,7 @@ async def test_a_sandboxs_life_is_told_as_it_happens(platform: Platform):
     assert found[4][1]["data"]["timeout_sec"] == 99
 
 
-async def test_templates_and_the_audit_log_are_told_too(platform: Platform):
+async def test_events_of_templates_and_the_audit_log_are_streamed_too(platform: Platform):
     async with reading(platform.api, types="template,audit") as reader:
         path = await platform.create()
         await platform.api.post("/v1/snapshots", json={"sandbox_id": id_of(path), "name": "one"})
@@ -96,7 +96,7 @@ async def count(platform: Platform) -> int:
     return (await platform.control.database.execute(text("SELECT count(*) FROM events"))).scalar_one()
 
 
-async def test_every_replica_tells_and_a_stream_goes_on_at_another(
+async def test_every_replica_streams_events_and_a_stream_continues_at_another(
     platform: Platform, second_platform: Platform
 ):
     async with (
@@ -223,7 +223,7 @@ async def test_an_id_that_is_none_is_refused(platform: Platform, after: str):
     refused(await platform.api.get(EVENTS, params={"types": "sandbox;x"}), 400, "invalid_request")
 
 
-async def test_who_comes_back_too_late_is_told_to_look_at_everything(platform: Platform):
+async def test_a_client_that_reconnects_too_late_must_reload_everything(platform: Platform):
     await platform.create()
     async with reading(platform.api) as reader:
         early = reader.last_id

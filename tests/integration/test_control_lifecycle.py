@@ -42,7 +42,7 @@ async def test_an_idempotency_key_belongs_to_its_team(platform: Platform, databa
     assert theirs.json()["id"] != mine.json()["id"]
 
 
-async def test_the_key_of_a_removed_sandbox_tells_so(platform: Platform):
+async def test_the_key_of_a_removed_sandbox_returns_that_it_was_removed(platform: Platform):
     first = await platform.api.post("/v1/sandboxes", json={}, headers=KEY)
     await platform.api.delete(f"/v1/sandboxes/{first.json()['id']}")
     refused(await platform.api.post("/v1/sandboxes", json={}, headers=KEY), 409, "invalid_state")
@@ -124,7 +124,7 @@ async def test_a_sandbox_that_is_removed_while_it_starts_is_gone(platform: Platf
 
 
 @pytest.mark.parametrize("headers", [{}, KEY], ids=["without key", "with key"])
-async def test_a_client_that_goes_away_leaves_a_sandbox_only_under_its_key(
+async def test_a_client_that_disconnects_leaves_a_sandbox_only_under_its_key(
     platform: Platform, headers: dict[str, str]
 ):
     platform.host.switches.hold["ensure_sandbox"] = held = asyncio.Event()
@@ -144,7 +144,7 @@ async def test_a_client_that_goes_away_leaves_a_sandbox_only_under_its_key(
         assert not platform.host.sandbox_ids
 
 
-async def test_a_command_whose_client_goes_away_is_broken_off_on_the_host(platform: Platform):
+async def test_a_command_whose_client_disconnects_is_cancelled_on_the_host(platform: Platform):
     path = await platform.create()
     body = {"cmd": "sleep", "args": ["60"], "timeout_sec": 60}
     call = asyncio.create_task(platform.api.post(f"{path}/exec", json=body))
@@ -268,7 +268,7 @@ async def until(done: Callable[[], bool]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_the_owner_of_a_sandbox_that_its_host_holds_is_told_why(platform: Platform):
+async def test_the_owner_of_a_suspended_sandbox_gets_the_reason(platform: Platform):
     path = await platform.create()
     sandbox_id = path.rpartition("/")[2]
     for reason in ("The disk of its host is full.", ""):
@@ -281,7 +281,7 @@ async def test_the_owner_of_a_sandbox_that_its_host_holds_is_told_why(platform: 
     assert {"held", "released"} <= set(actions)
 
 
-async def test_a_pause_on_a_full_disk_is_told_as_such_and_the_sandbox_runs_on(platform: Platform):
+async def test_a_pause_on_a_full_disk_fails_as_such_and_the_sandbox_keeps_running(platform: Platform):
     path = await platform.create()
     platform.host.switches.fail["pause_sandbox"] = StorageFull("The disk of the host is full.")
     refused(await platform.api.post(f"{path}/pause"), 507, "storage_full")

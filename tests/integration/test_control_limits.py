@@ -64,7 +64,7 @@ async def guarded(settings: Settings, host: SimulatedHost, database_url: str) ->
         yield platform
 
 
-async def test_wrong_credentials_are_counted_before_they_are_looked_up_at_every_entrance(guarded: Platform):
+async def test_invalid_credentials_are_counted_before_the_lookup_for_each_kind_of_login(guarded: Platform):
     async with program(answering(OK)) as port, client(guarded.url, None) as nobody:
         path = await guarded.create()
 

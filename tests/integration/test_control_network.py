@@ -154,7 +154,7 @@ async def test_the_client_sets_and_shows_policies(shared: Platform):
 
 
 @pytest.mark.asyncio(loop_scope="function")
-async def test_a_host_that_missed_a_change_is_told_when_it_answers(
+async def test_a_host_that_missed_a_change_gets_it_when_it_answers(
     settings: Settings, host: SimulatedHost, database_url: str
 ):
     key = await make_team(database_url, "ada")

@@ -409,7 +409,7 @@ async def test_another_teams_sandbox_cannot_be_changed(
     assert [(s["status"], s["timeout_sec"]) for s in found] == [("running", 0), ("paused", 0)]
 
 
-async def test_pause_all_puts_away_what_runs_or_starts_of_all_teams(
+async def test_pause_all_pauses_running_and_starting_sandboxes_of_all_teams(
     platform: AgentPlatform, database_url: str, stranger: httpx2.AsyncClient
 ):
     mine, theirs = await platform.create(), (await stranger.post("/v1/sandboxes", json={})).json()["id"]

@@ -75,7 +75,7 @@ async def test_of_fifty_creates_at_once_as_many_succeed_as_may(tight: Platform):
         assert (await api.post("/v1/sandboxes", json={})).status_code == 201
 
 
-async def test_a_paused_sandbox_makes_room_and_a_resume_needs_it(tight: Platform):
+async def test_a_paused_sandbox_frees_capacity_and_a_resume_needs_it(tight: Platform):
     paths = [await tight.create() for _ in range(5)]
     for path in paths[:2]:
         await tight.api.post(f"{path}/pause")

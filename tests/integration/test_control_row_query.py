@@ -63,7 +63,7 @@ async def test_a_connection_that_the_server_closed_is_replaced(database: Databas
     assert await database.find(SLEEP, seconds=0) is not None
 
 
-async def test_a_server_that_is_not_there_is_told_as_such():
+async def test_a_missing_server_is_reported_as_such():
     nowhere = Database("postgresql://postgres@127.0.0.1:1/wrenn")
     with pytest.raises(DatabaseUnavailable):
         await nowhere.find(SLEEP, seconds=0)

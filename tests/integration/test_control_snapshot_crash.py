@@ -87,7 +87,7 @@ async def test_a_snapshot_is_whole_or_not_there_after_a_kill(
 
 
 @pytest.mark.parametrize("point", ["after_snapshot", "after_insert", "after_apply"])
-async def test_a_fork_is_whole_or_not_there_after_a_kill(
+async def test_a_fork_is_complete_or_absent_after_a_kill(
     crashing: Crashing, host: SimulatedHost, database: Database, point: str
 ):
     path = await killed(crashing, f"control.fork.{point}", "fork", {"count": 3})

@@ -304,7 +304,7 @@ async def test_a_snapshot_without_a_row_is_removed_after_a_grace(platform: Agent
     await until(lambda: platform.host.snapshot_ids == {kept})
 
 
-async def test_a_create_from_a_template_needs_room_on_its_host(
+async def test_a_create_from_a_template_needs_capacity_on_its_host(
     settings: Settings, host: AgentHost, database_url: str
 ):
     key = await make_team(database_url, "ada")
@@ -422,7 +422,7 @@ async def test_a_fork_is_all_or_nothing(platform: AgentPlatform, database: Datab
     await alone(platform, path, database)
 
 
-async def test_a_fork_whose_client_goes_away_is_taken_back(platform: AgentPlatform, database: Database):
+async def test_a_fork_whose_client_disconnects_is_undone(platform: AgentPlatform, database: Database):
     path = await platform.create()
     platform.host.switches.hold["ensure_sandbox"] = held = asyncio.Event()
     forking = asyncio.create_task(platform.api.post(f"{path}/fork", json={"count": 2}))

@@ -214,14 +214,16 @@ async def test_a_program_that_does_not_exist_ends_as_in_a_shell(platform: Platfo
     assert found[-1] == {"type": "exit", "exit_code": 127}
 
 
-async def test_a_program_that_takes_too_long_is_killed_and_it_is_told(platform: Platform, path: str):
+async def test_a_program_that_takes_too_long_is_killed_with_an_error(platform: Platform, path: str):
     found = await run(platform, path, cmd="sleep", args=["60"], timeout_sec=1)
     assert (found[-1]["type"], found[-1]["code"]) == ("error", "deadline_exceeded")
     await wait_gone(found[0]["pid"])
 
 
 @pytest.mark.parametrize("policy", ["kill", "keep"])
-async def test_who_leaves_kills_the_program_or_keeps_it(platform: Platform, path: str, policy: str):
+async def test_a_client_that_disconnects_kills_the_program_or_leaves_it_running(
+    platform: Platform, path: str, policy: str
+):
     for leaves_by in ["stop", "close"]:
         await leave(platform, path, leaves_by, policy)
 
@@ -242,7 +244,7 @@ async def leave(platform: Platform, path: str, leaves_by: str, policy: str) -> N
     assert (await platform.api.delete(f"{path}/processes/sleeper")).status_code == 204
 
 
-async def test_a_process_is_followed_with_what_it_wrote_before(platform: Platform, path: str):
+async def test_attaching_replays_buffered_output(platform: Platform, path: str):
     script = "echo before; while [ ! -e go ]; do sleep 0.02; done; echo after"
     body = {"cmd": "/bin/sh", "args": ["-c", script], "background": True, "tag": "job"}
     started = (await platform.api.post(f"{path}/exec", json=body)).json()
@@ -263,7 +265,7 @@ def _root(platform: Platform, path: str) -> Path:
     return platform.host.root_of(path.rpartition("/")[2])
 
 
-async def test_more_than_is_kept_is_told_as_missed(platform: Platform, path: str):
+async def test_output_beyond_the_buffer_is_reported_as_missed(platform: Platform, path: str):
     code = "print('x' * 3_000_000, flush=True); import time; time.sleep(60)"
     body = {"cmd": "python3", "args": ["-c", code], "background": True, "tag": "job"}
     await platform.api.post(f"{path}/exec", json=body)
@@ -351,7 +353,7 @@ async def test_a_terminal_outlives_its_viewers_and_has_several(platform: Platfor
         assert (await frames(one))[-1] == (await frames(two))[-1] == {"type": "exit", "exit_code": 0}
 
 
-async def test_a_terminal_may_be_told_to_end_with_its_viewer(platform: Platform, path: str):
+async def test_a_terminal_can_end_with_its_viewer(platform: Platform, path: str):
     async with socket(platform, f"{path}/pty") as opened:
         await send(opened, type="start", cmd="/bin/sh", on_disconnect="kill")
         started = await frame(opened)

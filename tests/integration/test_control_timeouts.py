@@ -161,7 +161,7 @@ async def test_the_comparison_brings_the_last_use_so_that_a_busy_sandbox_is_not_
     assert platform.host.calls["pause_sandbox"] == 0
 
 
-async def test_a_host_that_is_away_or_cannot_loses_no_sandbox_and_is_asked_again(
+async def test_an_unreachable_or_failing_host_loses_no_sandbox_and_is_asked_again(
     quiet: Platform, database: Database
 ):
     path = await quiet.create(timeout_sec=1)

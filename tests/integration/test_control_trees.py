@@ -128,7 +128,7 @@ async def test_names_of_any_bytes_go_all_ways(platform: Platform, path: str, roo
     assert "255" in refused(answer, 400, "invalid_request")
 
 
-async def test_every_kind_is_told(platform: Platform, path: str, root: Path):
+async def test_every_kind_of_change_is_reported(platform: Platform, path: str, root: Path):
     (root / "file").touch()
     (root / "folder").mkdir()
     (root / "link").symlink_to("file")
@@ -198,7 +198,7 @@ async def events_of(answer: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
             yield json.loads(line.removeprefix("data: "))
 
 
-async def test_changes_are_told_as_they_happen(platform: Platform, path: str):
+async def test_changes_are_reported_as_they_happen(platform: Platform, path: str):
     sandbox_id = path.rpartition("/")[2]
     query = {"path": "/root", "recursive": "true"}
     async with asyncio.timeout(DEADLINE_S):
@@ -225,7 +225,9 @@ async def test_changes_are_told_as_they_happen(platform: Platform, path: str):
             assert [event async for event in events] == []
 
 
-async def test_silence_is_told_and_a_listener_that_goes_ends_the_watch(platform: Platform, path: str):
+async def test_silence_is_reported_and_a_client_that_disconnects_ends_the_watch(
+    platform: Platform, path: str
+):
     sandbox_id = path.rpartition("/")[2]
     async with asyncio.timeout(DEADLINE_S):
         async with platform.api.stream("GET", f"{path}/files/watch", params={"path": "/root"}) as answer:

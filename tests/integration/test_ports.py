@@ -267,7 +267,7 @@ async def test_messages_pass_both_ways(platform: Platform, path: str):
                 assert await ws.recv() == message
 
 
-async def test_the_end_of_a_socket_is_told_with_its_code(platform: Platform, path: str):
+async def test_the_end_of_a_websocket_is_reported_with_its_code(platform: Platform, path: str):
     codes: asyncio.Queue[int | None] = asyncio.Queue()
 
     async def handler(ws: websockets.ServerConnection) -> None:
@@ -402,7 +402,7 @@ async def test_a_port_without_a_program_says_so(platform: Platform, path: str):
 
 
 @pytest.mark.asyncio(loop_scope="function")
-async def test_a_silent_host_is_told(own_platform: Platform, database_url: str):
+async def test_a_silent_host_is_reported(own_platform: Platform, database_url: str):
     platform, path = own_platform, await own_platform.create()
     async with program(answering(OK)) as port, asyncio.timeout(DEADLINE_S):
         await run_sql(database_url, "UPDATE hosts SET address = 'https://127.0.0.1:9'")

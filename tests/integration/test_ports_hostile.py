@@ -191,7 +191,7 @@ BAD_ANSWERS: dict[str, bytes] = {
 }
 
 
-async def test_an_answer_that_is_none_is_told(platform: Platform, path: str, subtests: pytest.Subtests):
+async def test_an_invalid_response_is_reported(platform: Platform, path: str, subtests: pytest.Subtests):
     for name, answer in BAD_ANSWERS.items():
         with subtests.test(name):
             async with program(sending(answer)) as port, asyncio.timeout(DEADLINE_S):
@@ -373,7 +373,7 @@ REFUSED_HANDSHAKES: dict[str, tuple[bytes, int]] = {
 }
 
 
-async def test_a_refused_handshake_is_told_whatever_its_headers_are(
+async def test_a_refused_handshake_is_reported_whatever_its_headers_are(
     platform: Platform, path: str, subtests: pytest.Subtests
 ):
     for name, (header, status) in REFUSED_HANDSHAKES.items():

@@ -99,7 +99,7 @@ async def test_many_connections_at_once_stay_apart(platform: Platform, sandbox_i
         await asyncio.gather(*(one(number) for number in range(20)))
 
 
-async def test_a_connection_that_cannot_be_is_told_and_closed(platform: Platform, sandbox_id: str):
+async def test_a_connection_that_fails_is_reported_and_closed(platform: Platform, sandbox_id: str):
     stranger = (await platform.other_team()).reveal()
     async with program(echo) as port:
         pass

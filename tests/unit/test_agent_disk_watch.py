@@ -37,14 +37,14 @@ def test_the_fastest_disk_cannot_write_the_reserve_between_two_looks(free_b: int
     assert free_b - written_b > LIMITS.reserve_b // 4
 
 
-def test_who_writes_below_the_reserve_is_held_and_who_hardly_does_is_not() -> None:
+def test_a_sandbox_that_writes_below_the_reserve_is_suspended_and_one_that_hardly_writes_is_not() -> None:
     assert not held(free_b=2 * GIB, grown_b=GIB)
     assert not held(free_b=900 * MIB, grown_b=1 * MIB)
     assert "host is full" in held(free_b=900 * MIB, grown_b=5 * MIB)
     assert "host is full" in held(free_b=200 * MIB, grown_b=1)
 
 
-def test_one_that_is_held_goes_on_only_when_there_is_clearly_room() -> None:
+def test_a_suspended_sandbox_continues_only_when_there_is_clearly_space() -> None:
     assert held(free_b=1 * GIB, before=True)
     assert not held(free_b=1 * GIB + 129 * MIB, before=True)
 

@@ -38,7 +38,7 @@ def test_each_level_has_its_own_bound() -> None:
     assert budget.held_b == 0
 
 
-def test_the_first_bytes_of_a_command_always_have_room() -> None:
+def test_the_first_bytes_of_a_command_are_always_accepted() -> None:
     budget = OutputBudget(OutputLimits(stream_b=100, sandbox_b=150, team_b=150, process_b=150, free_b=20))
     with OutputBuffer.of(budget, sandbox="a") as one, OutputBuffer.of(budget, sandbox="b") as other:
         one.add("stdout", bytes(100))

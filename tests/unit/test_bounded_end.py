@@ -31,7 +31,7 @@ def test_it():
 
 
 @pytest.mark.parametrize("program", [TEARDOWN, THREAD], ids=["teardown", "thread"])
-def test_what_hangs_at_the_end_is_told_and_cut_off(tmp_path: Path, program: str) -> None:
+def test_a_teardown_that_hangs_is_reported_and_cut_off(tmp_path: Path, program: str) -> None:
     shutil.copy(Path(__file__).parent.parent / "conftest.py", tmp_path / "conftest.py")
     (tmp_path / "pytest.ini").write_text("[pytest]\nend_limit = 0.5\n")
     (tmp_path / "test_it.py").write_text(program)

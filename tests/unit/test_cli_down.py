@@ -30,7 +30,7 @@ async def test_where_nothing_runs_nothing_is_done(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_sandboxes_that_cannot_be_paused_are_told_and_hold_nothing_up(
+async def test_sandboxes_that_cannot_be_paused_are_reported_and_delay_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout = Layout(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from wrenn.cli.port import hint_unresolved
 
 
-def test_a_name_that_this_machine_does_not_resolve_is_told_with_what_helps(
+def test_a_name_that_this_machine_does_not_resolve_is_reported_with_a_fix(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     hint_unresolved("http://8000-cl-x.localhost:8000/?wrenn_link=secret", lambda _: False)

@@ -47,7 +47,7 @@ def test_a_port_in_use_is_named_with_its_program_and_what_to_do(
     )
 
 
-def test_the_port_of_the_agent_in_use_is_told_too(layout: Layout) -> None:
+def test_an_agent_port_that_is_in_use_is_reported_too(layout: Layout) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(Conflict, match=f"Port {port}, which the agent needs, is in use by"):

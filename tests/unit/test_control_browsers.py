@@ -55,7 +55,7 @@ def test_the_address_is_the_nearest_one_that_is_no_proxy(client: str, forwarded:
         ("http", "127.0.0.1", ("198.51.100.7", "https"), ("127.0.0.1", "http")),
     ],
 )
-async def test_all_that_is_served_knows_the_client_that_trusted_proxies_tell(
+async def test_every_request_has_the_client_that_trusted_proxies_forward(
     kind: str, client: str, said: tuple[str, str], believed: tuple[str, str]
 ):
     seen: list[Scope] = []
@@ -103,7 +103,7 @@ def test_a_form_cannot_use_the_cookie():
         Browsers(None, ()).expect_own_page(connection("127.0.0.1", content_type="text/plain"))
 
 
-async def test_clients_of_ipv4_are_told_apart_where_ipv6_carries_them():
+async def test_ipv4_mapped_clients_are_distinguished():
     """A socket for both hands IPv4 addresses over as IPv6, all of one network."""
     served: list[str] = []
 

@@ -31,7 +31,7 @@ async def test_few_have_a_turn_at_once_and_all_get_one() -> None:
     assert (most, done) == (module._TURNS, module._WAITING_LIMIT)
 
 
-async def test_who_comes_while_too_many_wait_is_told_to_come_again() -> None:
+async def test_a_request_while_too_many_wait_must_be_retried() -> None:
     passwords = Passwords()
     go_on = asyncio.Event()
 

@@ -41,7 +41,7 @@ def host(
     )
 
 
-def test_the_host_with_the_most_room_is_chosen():
+def test_the_host_with_the_most_capacity_is_chosen():
     small, large = host(memory_gib=2), host(memory_gib=8)
     assert choose_host([small, large], {}, WANTED, ONCE) is large
     busy = {large.host_id: Load(sandboxes=9, memory_mb=4608, disk_mb=0)}
@@ -77,7 +77,7 @@ def test_memory_and_disk_may_be_promised_more_than_once():
     assert choose_host([one], load, WANTED, Overcommit(memory=4, disk=4)) is one
 
 
-def test_silent_hosts_and_hosts_without_the_template_are_passed_over():
+def test_silent_hosts_and_hosts_without_the_template_are_skipped():
     silent = host(status=HostStatus.UNREACHABLE, silent_s=60)
     other, good = host(templates=frozenset()), host()
     assert choose_host([silent, other, good], {}, WANTED, ONCE) is good
@@ -104,7 +104,7 @@ def test_what_lies_on_one_host_goes_there_or_nowhere():
         choose_host([larger], {}, pinned, ONCE)
 
 
-def test_many_at_once_need_room_for_all():
+def test_a_batch_needs_capacity_for_all():
     one = host(memory_gib=2)
     four = Wanted("minimal", memory_mb=512, disk_mb=5120, host_id=one.host_id, count=4)
     assert choose_host([one], {}, four, ONCE) is one

@@ -43,7 +43,7 @@ def test_a_request_of_the_first_version_keeps_its_digest():
     assert Spec("minimal", 1, 512, {"A": "1"}, TimeLimits(60)).digest() == first
 
 
-def test_every_limit_tells_requests_apart():
+def test_every_limit_is_part_of_the_digest():
     many = [
         TimeLimits(),
         TimeLimits(timeout_sec=1),

@@ -167,7 +167,7 @@ def test_a_token_opens_one_port_until_its_moment() -> None:
     assert signer.seconds_left(token, sandbox, 80) == 0
 
 
-async def test_what_was_looked_up_is_kept_for_a_moment_and_forgotten_when_told() -> None:
+async def test_a_lookup_is_cached_for_a_moment_and_dropped_on_a_notification() -> None:
     clock = Clock()
     answers = iter(range(100))
     go_on = asyncio.Event()
@@ -197,7 +197,7 @@ async def test_what_was_looked_up_is_kept_for_a_moment_and_forgotten_when_told()
     assert await recent.get("a") == 3
 
 
-async def test_an_error_and_what_is_not_worth_it_are_not_kept() -> None:
+async def test_errors_and_uncacheable_results_are_not_cached() -> None:
     looks = 0
 
     async def look(key: str) -> int:

@@ -68,7 +68,7 @@ def test_escapes_through_nested_virtualisation_matter_only_where_it_is_on() -> N
 
 
 @pytest.mark.parametrize("version", [None, (6, 6, 200)])
-def test_what_cannot_be_told_is_a_warning(version: tuple[int, int, int] | None) -> None:
+def test_an_unknown_version_is_a_warning(version: tuple[int, int, int] | None) -> None:
     check = check_kernel(FIXES[FRAGMENTS], version, nested=False)
     assert not check.ok
     assert not check.failed

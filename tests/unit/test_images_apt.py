@@ -24,5 +24,5 @@ from wrenn.linux.command import CommandError
         ("", "The host command apt-get failed."),
     ],
 )
-def test_the_complaint_is_the_line_that_tells_most(stderr: str, reason: str) -> None:
+def test_the_error_is_the_most_informative_line(stderr: str, reason: str) -> None:
     assert reason_of(CommandError("The host command apt-get failed.", context={"stderr": stderr})) == reason

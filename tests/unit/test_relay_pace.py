@@ -178,7 +178,7 @@ async def test_a_head_that_never_comes_is_cut(name: str) -> None:
         assert program.ended.is_set()
 
 
-async def test_interim_answers_up_to_their_limit_are_passed_over() -> None:
+async def test_interim_responses_are_skipped_up_to_a_limit() -> None:
     answer = INTERIM * INTERIM_LIMIT + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     with flood(answer, b"") as program:
         async with ports() as guest_ports:

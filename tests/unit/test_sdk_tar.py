@@ -136,7 +136,7 @@ def test_an_archive_that_lies_or_breaks_off_is_refused(tmp_path: Path) -> None:
             unpack(body, tmp_path / "top")
 
 
-def test_holes_are_kept(tmp_path: Path) -> None:
+def test_holes_are_preserved(tmp_path: Path) -> None:
     """Whether the archive says them or not."""
     header = tarfile.TarInfo("sparse")
     header.size = 8 << 20

@@ -90,7 +90,7 @@ async def vmm(path: Path, serve: Serve) -> AsyncGenerator[None]:
         server.close()
 
 
-async def test_events_between_command_and_answer_are_passed_over(tmp_path: Path) -> None:
+async def test_events_between_command_and_response_are_skipped(tmp_path: Path) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         command = json.loads(await reader.readline())["execute"]
         writer.write(b'{"event": "STOP"}\n' + json.dumps({"return": command}).encode() + b"\n")

@@ -19,7 +19,7 @@ async def exec_(api: httpx2.AsyncClient, sandbox_id: str, script: str) -> dict[s
     return answer.json()
 
 
-async def test_a_client_that_goes_away_takes_its_command_with_it(platform: Platform) -> None:
+async def test_a_client_that_disconnects_ends_its_command(platform: Platform) -> None:
     async with platform.client() as api:
         sandbox_id = (await api.post("/v1/capsules", json={"memory_mb": 256})).json()["id"]
         path = f"/v1/sandboxes/{sandbox_id}/exec"
@@ -31,7 +31,7 @@ async def test_a_client_that_goes_away_takes_its_command_with_it(platform: Platf
                 await asyncio.sleep(0.1)
 
 
-async def test_odd_names_and_bytes_survive_the_whole_way(platform: Platform) -> None:
+async def test_non_utf_8_names_and_bytes_pass_unchanged(platform: Platform) -> None:
     async with platform.client() as api:
         sandbox_id = (await api.post("/v1/sandboxes", json={"memory_mb": 256})).json()["id"]
         base = f"/v1/sandboxes/{sandbox_id}/files"

@@ -44,7 +44,7 @@ async def last_words(watch: AsyncWatch) -> None:
         pass
 
 
-async def test_parts_options_names_and_kinds(sandbox: AsyncSandbox) -> None:
+async def test_ranges_write_options_names_and_file_types(sandbox: AsyncSandbox) -> None:
     files = sandbox.files
     await files.write("/srv/f", b"0123456789", mode=0o640, owner="user:users")
     assert await files.read("/srv/f", offset=3, length=4) == "3456"
@@ -81,7 +81,9 @@ async def test_parts_options_names_and_kinds(sandbox: AsyncSandbox) -> None:
     }
 
 
-async def test_what_root_writes_belongs_to_whom_the_place_says(sandbox: AsyncSandbox, tmp_path: Path) -> None:
+async def test_files_written_by_root_get_the_owner_of_their_directory(
+    sandbox: AsyncSandbox, tmp_path: Path
+) -> None:
     files = sandbox.files
 
     async def owners(*paths: str) -> list[str]:
@@ -227,7 +229,7 @@ async def test_directories_go_both_ways(sandbox: AsyncSandbox, tmp_path: Path) -
         await sandbox.files.upload(top, "/srv/copy/a/big")
 
 
-async def test_changes_are_heard_until_the_pause(sandbox: AsyncSandbox) -> None:
+async def test_changes_are_reported_until_the_pause(sandbox: AsyncSandbox) -> None:
     await sandbox.files.make_dir("/srv/w/below")
     async with asyncio.timeout(DEADLINE_S):
         watch = await sandbox.files.watch("/srv/w", recursive=True)
@@ -268,7 +270,7 @@ async def test_a_watch_does_not_keep_a_sandbox_awake(platform: Platform) -> None
     await sandbox.kill()
 
 
-async def test_a_directory_that_goes_ends_its_watch(sandbox: AsyncSandbox) -> None:
+async def test_removing_a_directory_ends_its_watch(sandbox: AsyncSandbox) -> None:
     async with asyncio.timeout(DEADLINE_S):
         await sandbox.files.make_dir("/srv/gone")
         watch = await sandbox.files.watch("/srv/gone")

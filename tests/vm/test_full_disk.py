@@ -77,7 +77,7 @@ async def test_a_create_fails_cleanly_and_others_go_on(small_disk: Settings) -> 
     assert (await examine(small_disk)).leftovers == []
 
 
-async def test_a_sandbox_that_fills_the_host_stops_and_goes_on_when_there_is_room(
+async def test_a_sandbox_that_fills_the_host_stops_and_continues_when_there_is_space(
     small_disk: Settings,
 ) -> None:
     async with running_agent(small_disk) as agent:
@@ -100,7 +100,7 @@ async def test_a_sandbox_that_fills_the_host_stops_and_goes_on_when_there_is_roo
         await agent.sandboxes.remove(spec.sandbox_id)
 
 
-async def test_a_sandbox_that_writes_without_end_is_held_before_the_reserve_is_gone(
+async def test_a_sandbox_that_writes_without_end_is_suspended_before_the_reserve_is_used_up(
     small_disk: Settings,
 ) -> None:
     """Its neighbour goes on, is paused and resumed meanwhile; with room again the writer goes on, or is removed."""
@@ -136,7 +136,7 @@ async def test_a_sandbox_that_writes_without_end_is_held_before_the_reserve_is_g
     assert (await examine(small_disk)).leftovers == []
 
 
-async def test_a_sandbox_that_used_up_its_share_is_held(small_disk: Settings) -> None:
+async def test_a_sandbox_that_used_up_its_share_is_suspended(small_disk: Settings) -> None:
     async with running_agent(replace(small_disk, sandbox_disk_b=20 * MIB)) as agent:
         spec, sandbox = await created(agent.sandboxes)
         other, neighbour = await created(agent.sandboxes)
@@ -161,7 +161,7 @@ async def test_a_sandbox_that_used_up_its_share_is_held(small_disk: Settings) ->
             await agent.sandboxes.remove(each.sandbox_id)
 
 
-async def test_a_pause_or_snapshot_without_room_fails_cleanly_and_the_sandbox_runs_on(
+async def test_a_pause_or_snapshot_without_space_fails_cleanly_and_the_sandbox_keeps_running(
     small_disk: Settings,
 ) -> None:
     async with running_agent(small_disk) as agent:

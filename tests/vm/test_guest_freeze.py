@@ -94,7 +94,7 @@ async def start_python(sandbox: RunningSandbox, program: str, tag: str) -> None:
     await sandbox.commands.start(line, tag=tag)
 
 
-async def test_programs_stand_still_from_prepare_to_finish(agent: Agent) -> None:
+async def test_processes_are_frozen_from_prepare_to_finish(agent: Agent) -> None:
     _, sandbox = await created(agent.sandboxes)
     await start_python(sandbox, COUNTER, "counter")
     await wait_text(sandbox, "/run/count", "1")
@@ -110,7 +110,7 @@ async def test_programs_stand_still_from_prepare_to_finish(agent: Agent) -> None
             await asyncio.sleep(0.02)
 
 
-async def test_programs_that_root_put_into_other_cgroups_stand_still_too(agent: Agent) -> None:
+async def test_processes_in_cgroups_made_by_root_are_frozen_too(agent: Agent) -> None:
     _, sandbox = await created(agent.sandboxes)
     await start_python(sandbox, COUNTER, "counter")
     await wait_text(sandbox, "/run/count", "1")
@@ -157,7 +157,9 @@ async def test_a_program_that_was_stopped_never_sees_new_and_former_names_mixed(
     )
 
 
-async def test_a_stream_of_a_former_life_breaks_at_once_and_its_process_lives_on(agent: Agent) -> None:
+async def test_a_stream_of_before_a_restore_breaks_at_once_and_its_process_keeps_running(
+    agent: Agent,
+) -> None:
     _, sandbox = await created(agent.sandboxes)
     for frozen in (True, False):
         running = asyncio.create_task(sh(sandbox, "exec sleep 777", timeout_s=60))
@@ -209,7 +211,7 @@ async def test_a_programs_connections_with_the_outside_end_and_the_rest_stays(ag
     writer.close()
 
 
-async def test_the_time_in_which_a_machine_stands_still_counts_for_no_deadline(agent: Agent) -> None:
+async def test_suspended_time_does_not_count_towards_deadlines(agent: Agent) -> None:
     _, sandbox = await created(agent.sandboxes)
     running = asyncio.create_task(sh(sandbox, "sleep 1; echo done", timeout_s=3))
     await output(sandbox, "until pgrep -x sleep; do sleep 0.02; done")

@@ -75,7 +75,7 @@ async def call(sandbox: RunningSandbox) -> str:
     return (await output(sandbox, f"python3 -c '{_CALL}\nprint(call())'")).strip()
 
 
-async def test_a_policy_holds_from_the_first_instruction_on_across_pause_resume_copy_and_agent(
+async def test_a_policy_applies_from_the_first_instruction_across_pause_resume_fork_and_agent_restart(
     settings: Settings, outside: Outside
 ) -> None:
     settings = replace(settings, private_networks="44.31.7.0/24")

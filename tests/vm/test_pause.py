@@ -56,7 +56,7 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_processes_memory_and_files_go_on(agent: Agent) -> None:
+async def test_processes_memory_and_files_survive(agent: Agent) -> None:
     spec, sandbox = await created(agent.sandboxes)
     await sandbox.commands.start(CommandLine("python3", ("-c", COUNTER)), tag="counter")
     await output(sandbox, "head -c 3000000 /dev/urandom > /root/file; cp /root/file /dev/shm/file; sync")
@@ -76,7 +76,7 @@ async def test_processes_memory_and_files_go_on(agent: Agent) -> None:
     assert [p.tag for p in await sandbox.commands.list()] == ["counter"]
 
 
-async def test_the_clock_is_right_after_a_pause_and_timers_stood_still(agent: Agent) -> None:
+async def test_the_clock_is_right_after_a_pause_and_timers_did_not_run(agent: Agent) -> None:
     spec, sandbox = await created(agent.sandboxes)
     await agent.sandboxes.pause(spec.sandbox_id)
     await asyncio.sleep(2)
@@ -87,7 +87,7 @@ async def test_the_clock_is_right_after_a_pause_and_timers_stood_still(agent: Ag
     assert not sandbox.vm.handle.process.is_alive()
 
 
-async def test_a_server_in_the_guest_answers_after_a_resume_and_held_connections_break_at_once(
+async def test_a_server_in_the_guest_answers_after_a_resume_and_open_connections_break_at_once(
     agent: Agent,
 ) -> None:
     spec, sandbox = await created(agent.sandboxes)
@@ -114,7 +114,7 @@ async def test_a_server_in_the_guest_answers_after_a_resume_and_held_connections
     writer.close()
 
 
-async def test_a_call_under_way_is_cut_with_a_clear_error_and_what_it_began_goes_on(agent: Agent) -> None:
+async def test_a_call_under_way_is_cut_with_an_error_and_its_process_survives(agent: Agent) -> None:
     spec, sandbox = await created(agent.sandboxes)
 
     async def call() -> None:
@@ -206,7 +206,7 @@ async def test_each_pause_leaves_one_snapshot_and_frees_the_one_before(agent: Ag
     await until(lambda: not any((*agent.layout.snapshots.iterdir(), *agent.layout.layers.iterdir())))
 
 
-async def test_pausing_and_resuming_at_once_are_one(agent: Agent) -> None:
+async def test_concurrent_pauses_and_resumes_share_one_operation(agent: Agent) -> None:
     spec, _ = await created(agent.sandboxes)
     pauses = await asyncio.gather(*(agent.sandboxes.pause(spec.sandbox_id) for _ in range(4)))
     assert len({record.snapshot for record in pauses}) == 1
@@ -220,7 +220,7 @@ async def test_pausing_and_resuming_at_once_are_one(agent: Agent) -> None:
     assert agent.sandboxes.list() == []
 
 
-async def test_removing_while_it_resumes_takes_it_away(agent: Agent) -> None:
+async def test_removing_during_a_resume_removes_the_sandbox(agent: Agent) -> None:
     spec, _ = await created(agent.sandboxes)
     await agent.sandboxes.pause(spec.sandbox_id)
     resuming = asyncio.create_task(agent.sandboxes.resume(spec.sandbox_id))
@@ -231,7 +231,7 @@ async def test_removing_while_it_resumes_takes_it_away(agent: Agent) -> None:
     assert agent.sandboxes.list() == []
 
 
-async def test_a_vmm_that_ends_after_a_resume_leaves_the_last_pause(agent: Agent) -> None:
+async def test_a_vmm_that_ends_after_a_resume_leaves_the_state_of_the_last_pause(agent: Agent) -> None:
     spec, sandbox = await created(agent.sandboxes)
     await output(sandbox, "echo first > /root/file; sync")
     sandbox = await cycle(agent, spec.sandbox_id)
@@ -255,7 +255,9 @@ async def test_paused_sandboxes_survive_the_agent(settings: Settings) -> None:
         await second.sandboxes.remove(spec.sandbox_id)
 
 
-async def test_a_start_that_is_cut_off_or_cannot_read_a_journal_collects_nothing(settings: Settings) -> None:
+async def test_an_agent_start_that_fails_or_cannot_read_a_journal_collects_no_garbage(
+    settings: Settings,
+) -> None:
     async with running_agent(settings) as agent:
         whole, _ = await created(agent.sandboxes)
         torn, sandbox = await created(agent.sandboxes)

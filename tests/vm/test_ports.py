@@ -149,7 +149,7 @@ async def test_a_server_on_loopback_is_reached_and_leaves_its_port_free(guest: G
     assert await guest.peer(LOOPBACK_PORT) == "169.254.1.1"
 
 
-async def test_a_pause_cuts_what_is_held_and_a_resume_serves_new_connections(guest: Guest) -> None:
+async def test_a_pause_cuts_open_connections_and_a_resume_serves_new_ones(guest: Guest) -> None:
     async with asyncio.timeout(DEADLINE_S):
         async with (
             guest.socket() as ws,

@@ -40,7 +40,7 @@ async def removed_soon(agent: Agent, sandbox: RunningSandbox) -> None:
 
 
 @pytest.mark.parametrize("verb", ["pause", "snapshot"])
-async def test_a_removal_breaks_off_another_verb(agent: Agent, settings: Settings, verb: str) -> None:
+async def test_a_removal_cancels_another_operation(agent: Agent, settings: Settings, verb: str) -> None:
     spec, sandbox = await created(agent.sandboxes)
     with silent(sandbox):
         if verb == "pause":

@@ -107,7 +107,9 @@ async def test_the_shell_of_text_commands_is_bash_where_the_image_has_it(agent: 
     assert (await sandbox.commands.run(plain, timeout_s=30)).stdout == b"none\n"
 
 
-async def test_a_template_that_cannot_be_made_warm_is_told_and_keeps_nobody_else(agent: Agent) -> None:
+async def test_a_template_that_cannot_be_warmed_up_is_reported_and_does_not_affect_others(
+    agent: Agent,
+) -> None:
     warm_up = WarmUp(agent.bases, WarmTemplate("unheard-of", DEFAULT_SHAPE))
     await warm_up.run()
     assert (warm_up.is_running, "unheard-of" in warm_up.failure) == (False, True)
@@ -116,7 +118,7 @@ async def test_a_template_that_cannot_be_made_warm_is_told_and_keeps_nobody_else
     assert warm_up.failure == ""
 
 
-async def test_clones_differ_in_everything_that_must_differ(agent: Agent) -> None:
+async def test_clones_have_their_own_identity(agent: Agent) -> None:
     script = "hostname; cat /etc/machine-id; head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'"
     sandboxes = [(await created(agent.sandboxes))[1] for _ in range(3)]
     seen = [tuple((await output(sandbox, script)).split()) for sandbox in sandboxes]
@@ -235,7 +237,7 @@ async def test_an_unknown_template_leaves_nothing(agent: Agent) -> None:
     assert not agent.layout.sandbox(spec.sandbox_id).exists()
 
 
-async def test_removing_while_it_starts_takes_it_back(agent: Agent) -> None:
+async def test_removing_during_a_start_undoes_it(agent: Agent) -> None:
     spec = new_spec()
     starting = asyncio.create_task(agent.sandboxes.ensure(spec))
     await asyncio.sleep(0)
@@ -294,7 +296,7 @@ async def test_a_vm_that_died_without_the_agent_is_lost_and_can_be_removed(setti
     assert (await examine(settings)).leftovers == []
 
 
-async def test_a_base_of_another_time_is_removed_at_start(settings: Settings) -> None:
+async def test_an_outdated_base_is_removed_at_start(settings: Settings) -> None:
     stale = settings.data_dir / "bases" / "0123456789abcdef01234567"
     async with running_agent(settings) as agent:
         await created(agent.sandboxes)

@@ -36,7 +36,7 @@ async def forks(agent: Agent, sandbox_id: SandboxId, count: int) -> list[tuple[S
     return made
 
 
-async def test_a_running_sandbox_goes_on_while_it_is_kept(agent: Agent) -> None:
+async def test_a_running_sandbox_keeps_running_during_a_snapshot(agent: Agent) -> None:
     spec, sandbox = await created(agent.sandboxes)
     await sandbox.commands.start(CommandLine("python3", ("-c", COUNTER)), tag="counter")
     running = asyncio.create_task(sh(sandbox, "sleep 1; echo whole; sleep 1; echo answer"))
@@ -69,7 +69,7 @@ async def test_a_sandbox_knows_its_template_by_the_name_that_was_asked_for_also_
     assert await output(agent.sandboxes.get(spec.sandbox_id), "echo $WRENN_TEMPLATE") == "my-tools\n"
 
 
-async def test_clones_of_one_snapshot_are_not_alike(agent: Agent) -> None:
+async def test_clones_of_one_snapshot_have_their_own_identity(agent: Agent) -> None:
     spec, sandbox = await created(agent.sandboxes, envs={"KEPT": "yes"})
     # Programs that wait at the moment of the snapshot, and take random numbers, names and the time right after it.
     waiting = """
@@ -106,7 +106,7 @@ open("/dev/shm/facts", "w").write(f"{uuid.uuid4()} {os.urandom(16).hex()} {socke
     assert len({copy.token.reveal() for _, copy in copies} | {sandbox.token.reveal()}) == 4
 
 
-async def test_a_paused_sandbox_can_be_kept_and_stays_paused(agent: Agent) -> None:
+async def test_a_snapshot_of_a_paused_sandbox_leaves_it_paused(agent: Agent) -> None:
     spec, sandbox = await created(agent.sandboxes)
     await output(sandbox, "echo held > /dev/shm/file")
     await agent.sandboxes.pause(spec.sandbox_id)
@@ -117,7 +117,7 @@ async def test_a_paused_sandbox_can_be_kept_and_stays_paused(agent: Agent) -> No
     assert await output(copy, "cat /dev/shm/file") == "held\n"
 
 
-async def test_keeping_twice_is_the_same_as_once_and_the_wrong_shape_is_refused(agent: Agent) -> None:
+async def test_taking_a_snapshot_is_idempotent_and_a_wrong_shape_is_refused(agent: Agent) -> None:
     spec, _ = await created(agent.sandboxes)
     snapshot_id = SnapshotId.new()
     both = await asyncio.gather(
@@ -134,7 +134,7 @@ async def test_keeping_twice_is_the_same_as_once_and_the_wrong_shape_is_refused(
     agent.sandboxes.remove_snapshot(snapshot_id)
 
 
-async def test_keeping_and_removing_at_once_leave_one_outcome(agent: Agent) -> None:
+async def test_taking_a_snapshot_during_a_removal_has_one_outcome(agent: Agent) -> None:
     spec, _ = await created(agent.sandboxes)
     snapshot_id = SnapshotId.new()
     keeping = asyncio.create_task(agent.sandboxes.ensure_snapshot(spec.sandbox_id, snapshot_id))

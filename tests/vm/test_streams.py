@@ -88,7 +88,7 @@ async def test_a_command_and_a_terminal_run_as_the_user_that_is_named(
     assert b"I am daemon in /bin/bash" in await shown("daemon")
 
 
-async def test_who_leaves_takes_the_command_and_all_that_came_from_it_along(sandbox: AsyncSandbox) -> None:
+async def test_a_client_that_disconnects_kills_the_command_and_its_descendants(sandbox: AsyncSandbox) -> None:
     # In a session of its own, so that a signal to the group would miss it.
     script = "setsid sleep 4711 & echo up; wait"
     async with await sandbox.commands.stream(script) as stream:
@@ -97,7 +97,7 @@ async def test_who_leaves_takes_the_command_and_all_that_came_from_it_along(sand
         await asyncio.sleep(0.1)
 
 
-async def test_a_process_is_followed_with_what_it_wrote_before(sandbox: AsyncSandbox) -> None:
+async def test_attaching_replays_buffered_output(sandbox: AsyncSandbox) -> None:
     script = "import time; print('x' * 3_000_000, flush=True); time.sleep(600)"
     job = await sandbox.commands.run(["python3", "-c", script], background=True, tag="job")
     while True:
@@ -116,7 +116,9 @@ async def test_a_process_is_followed_with_what_it_wrote_before(sandbox: AsyncSan
     assert stream.exit_code == 3
 
 
-async def test_a_call_ends_with_its_command_and_what_that_left_behind_lives_on(sandbox: AsyncSandbox) -> None:
+async def test_a_call_ends_with_its_command_and_background_children_keep_running(
+    sandbox: AsyncSandbox,
+) -> None:
     server = "nohup python3 -m http.server 8000 & sleep 1; echo started"
     result = await sandbox.commands.run(server)
     assert (result.stdout, result.exit_code) == ("started\n", 0)
@@ -135,7 +137,7 @@ async def test_a_call_ends_with_its_command_and_what_that_left_behind_lives_on(s
 HOG = "held = []\nwhile True: held.append(b'x' * 10_000_000)"
 
 
-async def test_a_command_that_ran_out_of_memory_is_told_so(sandbox: AsyncSandbox) -> None:
+async def test_a_command_that_ran_out_of_memory_is_reported_as_such(sandbox: AsyncSandbox) -> None:
     result = await sandbox.commands.run(["python3", "-c", HOG])
     assert (result.out_of_memory, result.exit_code, result.signal_name) == (True, 137, "SIGKILL")
     async with await sandbox.commands.stream(f'python3 -c "{HOG}"; echo the shell lives') as stream:
@@ -145,7 +147,7 @@ async def test_a_command_that_ran_out_of_memory_is_told_so(sandbox: AsyncSandbox
     assert (result.out_of_memory, result.signal) == (False, 9)
 
 
-async def test_no_process_left_has_a_code_and_words_of_its_own(sandbox: AsyncSandbox) -> None:
+async def test_too_many_processes_is_an_error_of_its_own(sandbox: AsyncSandbox) -> None:
     limit = "/proc/sys/kernel/threads-max"
     before = await sandbox.files.read(limit)
     # A shell that needs no other process puts it right again.
@@ -160,7 +162,7 @@ async def test_no_process_left_has_a_code_and_words_of_its_own(sandbox: AsyncSan
     assert (await sandbox.commands.run("true")).exit_code == 0
 
 
-async def test_a_terminal_is_one(sandbox: AsyncSandbox) -> None:
+async def test_a_terminal_behaves_like_a_tty(sandbox: AsyncSandbox) -> None:
     async with await sandbox.pty.create("/bin/bash", cols=90, rows=30, tag="mine") as terminal:
         shown = ""
 
@@ -199,7 +201,7 @@ async def test_a_terminal_is_one(sandbox: AsyncSandbox) -> None:
             assert await second.wait() == await terminal.wait() == 5
 
 
-async def test_a_pause_cuts_streams_and_says_so_and_their_processes_live_on(sandbox: AsyncSandbox) -> None:
+async def test_a_pause_cuts_streams_with_an_error_and_their_processes_survive(sandbox: AsyncSandbox) -> None:
     stream = await sandbox.commands.stream(["sleep", "600"], tag="job")
     terminal = await sandbox.pty.create(on_disconnect="kill", tag="shell")
     await terminal.read()
@@ -229,7 +231,7 @@ async def agent_of_guest_b(sandbox: AsyncSandbox) -> int:
     return int(re.findall(r"RssAnon:\s+(\d+) kB", status)[0]) * 1024
 
 
-async def test_a_slow_reader_holds_the_program_up_and_costs_no_memory(
+async def test_a_slow_reader_blocks_the_program_and_costs_no_memory(
     platform: Platform, sandbox: AsyncSandbox
 ) -> None:
     pids = {name: process.pid for name, process in platform.processes.items()}

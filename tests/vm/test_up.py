@@ -44,7 +44,7 @@ async def wrenn(place: Path, *arguments: str) -> tuple[int, str]:
     return process.returncode, output.decode(errors="replace")
 
 
-async def test_up_runs_the_main_job_twice_heals_and_goes_down_without_a_trace(place: Path) -> None:
+async def test_up_runs_the_main_job_twice_repairs_itself_and_down_leaves_nothing(place: Path) -> None:
     listen = f"127.0.0.1:{free_port()}"
     try:
         code, output = await wrenn(place, "up", "--listen", listen)
