@@ -119,13 +119,13 @@ def version_of(python: Path) -> str | None:
     """`sys.version` of another interpreter, or None when it does not run."""
     if not python.exists():
         return None
-    told = subprocess.run(
+    result = subprocess.run(
         [python, "-c", "import sys; sys.stdout.write(sys.version)"],
         capture_output=True,
         text=True,
         check=False,
     )
-    return told.stdout if told.returncode == 0 else None
+    return result.stdout if result.returncode == 0 else None
 
 
 def locked(package: str) -> str:

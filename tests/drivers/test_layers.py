@@ -64,7 +64,7 @@ async def test_a_layer_shows_what_lies_below_it_and_leaves_it_as_it_is(driver: D
         assert await read(driver, machine) == content
 
 
-async def test_a_copy_of_a_layer_needs_only_what_lay_below_that(driver: DriverAdapter) -> None:
+async def test_a_copy_of_a_layer_needs_only_the_layers_below(driver: DriverAdapter) -> None:
     first = await written(driver, "one")
     second = await written(driver, "two", first)
     machine, *_ = await restored(driver, first.layers, second.snapshot, copy_of=second.top)

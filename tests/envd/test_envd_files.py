@@ -289,13 +289,13 @@ def test_metadata_is_stored_and_replaced(envd: Envd, place: Path) -> None:
         pytest.skip("this file system keeps no attributes")
     assert probe.json()[0]["metadata"] == {"author": "me", "kind": "draft"}
 
-    def kept() -> dict[str, str]:
+    def stored_metadata() -> dict[str, str]:
         entry = envd.call("filesystem.Filesystem/Stat", {"path": file}).json()["entry"]
         return entry.get("metadata", {})
 
-    assert kept() == {"author": "me", "kind": "draft"}
+    assert stored_metadata() == {"author": "me", "kind": "draft"}
     envd.write(file, b"y")
-    assert kept() == {}
+    assert stored_metadata() == {}
     assert envd.write(file, b"x", **{"X-Metadata-A": "v" * 5000}).status == 400
 
 

@@ -61,9 +61,9 @@ class Person:
         assert answer.status_code == 200, answer.text
         return replace(self, team_id=team_id, token=answer.json()["token"])
 
-    async def make_key(self, **wishes: Any) -> dict[str, Any]:
+    async def make_key(self, **fields: Any) -> dict[str, Any]:
         """An API key of the team."""
-        answer = await self.post("/v1/api-keys", wishes)
+        answer = await self.post("/v1/api-keys", fields)
         assert answer.status_code == 201, answer.text
         return answer.json()
 

@@ -22,23 +22,23 @@ async def shared(people: People) -> AsyncIterator[Platform]:
         await platform.api.delete(f"/v1/sandboxes/{sandbox['id']}")
 
 
-def told(platform: Platform, path: str) -> int:
-    """What the host was told of the disk of this sandbox."""
+def disk_on_host(platform: Platform, path: str) -> int:
+    """The size of the sandbox's disk on its host, in MB."""
     return platform.host.spec(path.rsplit("/", 1)[1]).disk_size_mb
 
 
 async def test_a_disk_has_the_size_of_the_request_and_copies_have_it_too(shared: Platform):
     path = await shared.create(disk_size_mb=20_480)
-    assert (await shared.api.get(path)).json()["disk_size_mb"] == told(shared, path) == 20_480
+    assert (await shared.api.get(path)).json()["disk_size_mb"] == disk_on_host(shared, path) == 20_480
     copy = (await shared.api.post(f"{path}/fork", json={})).json()["sandboxes"][0]
-    assert copy["disk_size_mb"] == told(shared, f"/{copy['id']}") == 20_480
+    assert copy["disk_size_mb"] == disk_on_host(shared, f"/{copy['id']}") == 20_480
     made = await shared.api.post(
         "/v1/snapshots", json={"sandbox_id": path.rsplit("/", 1)[1], "name": "large"}
     )
     assert (made.status_code, made.json()["disk_size_mb"]) == (201, 20_480)
     for size in ({}, {"disk_size_mb": 20_480}):
         restored = await shared.create(template="large", **size)
-        assert told(shared, restored) == 20_480
+        assert disk_on_host(shared, restored) == 20_480
     for size_mb in (5120, 30_000):
         answer = await shared.api.post("/v1/sandboxes", json={"template": "large", "disk_size_mb": size_mb})
         refused(answer, 400, "invalid_request")
@@ -59,7 +59,7 @@ async def test_a_disk_is_made_larger_and_never_smaller(shared: Platform):
     path = await shared.create()
     larger = await shared.api.patch(f"{path}/disk", json={"disk_size_mb": 8000})
     assert (larger.status_code, larger.json()["disk_size_mb"]) == (200, 8000)
-    assert told(shared, path) == 8000
+    assert disk_on_host(shared, path) == 8000
     for size_mb in (5120, 7999, 65_537):
         refused(
             await shared.api.patch(f"{path}/disk", json={"disk_size_mb": size_mb}), 400, "invalid_request"

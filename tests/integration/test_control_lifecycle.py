@@ -42,7 +42,7 @@ async def test_an_idempotency_key_belongs_to_its_team(platform: Platform, databa
     assert theirs.json()["id"] != mine.json()["id"]
 
 
-async def test_the_key_of_a_removed_sandbox_returns_that_it_was_removed(platform: Platform):
+async def test_the_idempotency_key_of_a_removed_sandbox_is_refused(platform: Platform):
     first = await platform.api.post("/v1/sandboxes", json={}, headers=KEY)
     await platform.api.delete(f"/v1/sandboxes/{first.json()['id']}")
     refused(await platform.api.post("/v1/sandboxes", json={}, headers=KEY), 409, "invalid_state")

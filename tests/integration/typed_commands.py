@@ -153,7 +153,7 @@ async def person(use: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
 
-    def tell(error: BaseException | None) -> None:
+    def set_result(error: BaseException | None) -> None:
         if ended.done():
             return
         if error is None:
@@ -168,7 +168,7 @@ async def person(use: Callable[[], None]) -> None:
         except BaseException as error:  # noqa: BLE001 - raised in the test
             failure = error
         with suppress(RuntimeError):  # the test, and its event loop, have ended before
-            loop.call_soon_threadsafe(tell, failure)
+            loop.call_soon_threadsafe(set_result, failure)
 
     threading.Thread(target=run, name="person", daemon=True).start()
     await ended

@@ -9,9 +9,9 @@ from typing import Any
 import httpx2
 
 
-async def create(api: httpx2.AsyncClient, **wishes: object) -> str:
+async def create(api: httpx2.AsyncClient, **fields: object) -> str:
     """A new sandbox; returns its id."""
-    return str((await _post(api, "/v1/sandboxes", wishes, 201))["id"])
+    return str((await _post(api, "/v1/sandboxes", fields, 201))["id"])
 
 
 async def remove(api: httpx2.AsyncClient, sandbox_id: str) -> None:

@@ -26,37 +26,53 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
     assert [m.path for m in modules("src") if Path(m.path).stem in empty_names] == []
 
 
-# Released names of the API.
-_RELEASED = {"StandingView"}
+# Released names of the API, and names of RFC 6455.
+_EXCEPTIONS = {"StandingView", "GOING_AWAY"}
+# Imitations of an agent that the simulated driver replaces; they go with their last user.
+_REPLACED = tuple(
+    f"src/wrenn/testing/{name}.py"
+    for name in ("local_processes", "simulated_box", "simulated_files", "simulated_host")
+)
 
 
-def test_the_control_plane_uses_the_words_of_the_glossary() -> None:
+def _avoided_words() -> set[str]:
+    """The last column of the glossary; `passed_on` is two words that follow each other in a name."""
     glossary = (ROOT / "CONTRIBUTING.md").read_text().partition("## Glossary")[2]
     rows = [line.split("|") for line in glossary.splitlines() if line.startswith("| ")][1:]
-    avoided = {word.strip() for row in rows for word in row[3].split(",") if word.strip()}
+    return {word.strip() for row in rows for word in row[3].split(",") if word.strip()}
+
+
+def _words(name: str) -> str:
+    """A name in lower case with `_` around each word, so that `_word_` is in it only as a whole word."""
+    return f"_{re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', name).lower()}_"
+
+
+@pytest.mark.parametrize("below", ["src", "tests", "tools"])
+def test_names_use_the_words_of_the_glossary(below: str) -> None:
+    avoided = _avoided_words()
     assert avoided, "the glossary says what not to use"
     found = {
         f"{module.path}: {name}"
-        for module in modules("src/wrenn/control")
-        if "/versions/" not in module.path
-        for name in _named_by(module.tree)
-        if avoided.intersection(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
-        and name not in _RELEASED
+        for module in modules(below)
+        if "/versions/" not in module.path and module.path not in _REPLACED
+        for name in _named_by(module.tree, with_variables=below != "tests")
+        if any(f"_{word}_" in _words(name) for word in avoided) and name not in _EXCEPTIONS
     }
     assert found == set()
 
 
-def _named_by(tree: ast.Module) -> set[str]:
-    """The names that a module gives: to functions, classes, parameters, variables and attributes."""
+def _named_by(tree: ast.Module, *, with_variables: bool) -> set[str]:
+    """The names that a module gives to functions, classes and parameters, and with variables also to those and attributes."""
     names: set[str] = set()
     for node in ast.walk(tree):
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 names.add(name)
-            case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()):
+            case ast.arg(arg=name):
                 names.add(name)
-            case ast.Attribute(attr=name, ctx=ast.Store()):
-                names.add(name)
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                if with_variables:
+                    names.add(name)
             case _:
                 pass
     return names

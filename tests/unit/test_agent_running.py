@@ -21,7 +21,7 @@ from wrenn.vm import Machine
 ADDRESS = "127.83.71.9"
 
 
-class StandingClock:
+class StoppedClock:
     """Goes when it is told."""
 
     def __init__(self) -> None:
@@ -38,12 +38,12 @@ class StandingClock:
 
 
 @pytest.fixture
-def clock() -> StandingClock:
-    return StandingClock()
+def clock() -> StoppedClock:
+    return StoppedClock()
 
 
 @pytest.fixture
-async def sandbox(clock: StandingClock):
+async def sandbox(clock: StoppedClock):
     # An address of its own: what is connected to the address of a sandbox is reset when the sandbox is cut off.
     guest = GuestConnection(ADDRESS, Secret("token"))
     yield RunningSandbox(
@@ -57,7 +57,7 @@ async def sandbox(clock: StandingClock):
     await guest.close()
 
 
-async def test_a_call_is_activity_from_its_begin_to_its_end(sandbox: RunningSandbox, clock: StandingClock):
+async def test_a_call_is_activity_from_its_begin_to_its_end(sandbox: RunningSandbox, clock: StoppedClock):
     async with sandbox.use(cast("Clock", clock)):
         clock.go(100)
         assert sandbox.idle_s(cast("Clock", clock)) == 0
@@ -65,9 +65,7 @@ async def test_a_call_is_activity_from_its_begin_to_its_end(sandbox: RunningSand
     assert sandbox.idle_s(cast("Clock", clock)) == 5
 
 
-async def test_what_is_attached_is_activity_only_while_it_moves(
-    sandbox: RunningSandbox, clock: StandingClock
-):
+async def test_what_is_attached_is_activity_only_while_it_moves(sandbox: RunningSandbox, clock: StoppedClock):
     clock.go(7)
     async with sandbox.open_stream(cast("Clock", clock)) as stream:
         stream.mark_open(is_finite=False)
@@ -81,7 +79,7 @@ async def test_what_is_attached_is_activity_only_while_it_moves(
     assert sandbox.idle_s(cast("Clock", clock)) == 5, "to leave is none"
 
 
-async def test_a_call_beside_what_is_attached_counts(sandbox: RunningSandbox, clock: StandingClock):
+async def test_a_call_beside_what_is_attached_counts(sandbox: RunningSandbox, clock: StoppedClock):
     async with sandbox.open_stream(cast("Clock", clock)) as stream:
         stream.mark_open(is_finite=False)
         begun, end = asyncio.Event(), asyncio.Event()
@@ -99,7 +97,7 @@ async def test_a_call_beside_what_is_attached_counts(sandbox: RunningSandbox, cl
         await calling
 
 
-async def test_a_pause_cuts_what_is_attached_at_once(sandbox: RunningSandbox, clock: StandingClock):
+async def test_a_pause_cuts_what_is_attached_at_once(sandbox: RunningSandbox, clock: StoppedClock):
     begun = asyncio.Event()
 
     async def follow() -> None:
@@ -121,7 +119,7 @@ async def test_a_pause_cuts_what_is_attached_at_once(sandbox: RunningSandbox, cl
 
 
 async def test_a_guest_that_takes_nothing_cannot_hold_up_the_cut(
-    sandbox: RunningSandbox, clock: StandingClock
+    sandbox: RunningSandbox, clock: StoppedClock
 ):
     """To close a connection waits until the peer has read what was sent; this peer reads nothing."""
     connected = asyncio.Event()

@@ -158,12 +158,12 @@ async def test_a_killed_program_runs_again_and_a_failed_start_is_tried_again() -
         started.put_nowait(process)
         return process
 
-    keeper = asyncio.create_task(keep_running("sleeper", ensure))
+    task = asyncio.create_task(keep_running("sleeper", ensure))
     async with asyncio.timeout(20):
         first = await started.get()
         os.kill(first.pid, signal.SIGKILL)
         second = await started.get()
-    keeper.cancel()
-    await asyncio.gather(keeper, return_exceptions=True)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
     assert second != first
     assert await stop(second, timeout_s=10)

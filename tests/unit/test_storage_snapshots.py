@@ -13,7 +13,7 @@ import xxhash
 from wrenn.agent.doctor.owners import find_owners
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes import journal
-from wrenn.agent.sandboxes.checks import check_whole
+from wrenn.agent.sandboxes.checks import check_intact
 from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
 from wrenn.agent.sandboxes.save import SavedVm, Saver
 from wrenn.agent.settings import Settings
@@ -45,7 +45,7 @@ def driver_of(layout: Layout) -> QemuDriver:
 
 
 def whole(layout: Layout, snapshot_id: str) -> Snapshot:
-    return check_whole(layout, driver_of(layout), snapshot_id)
+    return check_intact(layout, driver_of(layout), snapshot_id)
 
 
 def make_base(layout: Layout, state: str) -> None:

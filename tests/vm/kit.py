@@ -28,9 +28,9 @@ def new_spec(
     )
 
 
-async def created(sandboxes: Sandboxes, **wishes: object) -> tuple[SandboxSpec, RunningSandbox]:
+async def created(sandboxes: Sandboxes, **fields: object) -> tuple[SandboxSpec, RunningSandbox]:
     """A new running sandbox."""
-    spec = new_spec(**wishes)  # type: ignore[arg-type]
+    spec = new_spec(**fields)  # type: ignore[arg-type]
     await sandboxes.ensure(spec)
     return spec, sandboxes.get(spec.sandbox_id)
 

@@ -19,7 +19,7 @@ from wrenn.guest import CommandLine
 from wrenn.vm import Shape
 
 
-async def kept(agent: Agent, sandbox_id: SandboxId) -> str:
+async def take_snapshot(agent: Agent, sandbox_id: SandboxId) -> str:
     snapshot_id = SnapshotId.new()
     await agent.sandboxes.ensure_snapshot(sandbox_id, snapshot_id)
     return str(snapshot_id)
@@ -30,7 +30,7 @@ async def clone(agent: Agent, snapshot_id: str) -> tuple[SandboxSpec, RunningSan
 
 
 async def forks(agent: Agent, sandbox_id: SandboxId, count: int) -> list[tuple[SandboxSpec, RunningSandbox]]:
-    snapshot_id = await kept(agent, sandbox_id)
+    snapshot_id = await take_snapshot(agent, sandbox_id)
     made = await asyncio.gather(*(clone(agent, snapshot_id) for _ in range(count)))
     agent.sandboxes.remove_snapshot(SnapshotId.parse(snapshot_id))
     return made
@@ -42,7 +42,7 @@ async def test_a_running_sandbox_keeps_running_during_a_snapshot(agent: Agent) -
     running = asyncio.create_task(sh(sandbox, "sleep 1; echo whole; sleep 1; echo answer"))
     await asyncio.sleep(0.5)
     await output(sandbox, "echo before > /root/file; sync")
-    snapshot_id = await kept(agent, spec.sandbox_id)
+    snapshot_id = await take_snapshot(agent, spec.sandbox_id)
     assert agent.sandboxes.get(spec.sandbox_id) is sandbox
     assert (await running).stdout == b"whole\nanswer\n", "a call under way is not disturbed"
     await output(sandbox, "echo after > /root/file; sync")
@@ -61,7 +61,7 @@ async def test_a_sandbox_knows_its_template_by_the_name_that_was_asked_for_also_
 ) -> None:
     spec, sandbox = await created(agent.sandboxes)
     assert await output(sandbox, "echo $WRENN_TEMPLATE") == "minimal\n"
-    snapshot_id = await kept(agent, spec.sandbox_id)
+    snapshot_id = await take_snapshot(agent, spec.sandbox_id)
     spec, copy = await created(agent.sandboxes, snapshot_id=snapshot_id, template_name="my-tools")
     assert await output(copy, "echo $WRENN_TEMPLATE") == "my-tools\n"
     await agent.sandboxes.pause(spec.sandbox_id)
@@ -81,7 +81,7 @@ open("/dev/shm/facts", "w").write(f"{uuid.uuid4()} {os.urandom(16).hex()} {socke
     await sandbox.commands.start(CommandLine("python3", ("-c", waiting)), tag="waiting")
     await output(sandbox, "touch /dev/shm/early")
     # The program is let go by the snapshot itself: the file is there when its clones begin to run.
-    snapshot_id = await kept(agent, spec.sandbox_id)
+    snapshot_id = await take_snapshot(agent, spec.sandbox_id)
     copies = await asyncio.gather(*(clone(agent, snapshot_id) for _ in range(3)))
     seen: list[tuple[str, ...]] = []
     for _, copy in copies:
@@ -110,7 +110,7 @@ async def test_a_snapshot_of_a_paused_sandbox_leaves_it_paused(agent: Agent) -> 
     spec, sandbox = await created(agent.sandboxes)
     await output(sandbox, "echo held > /dev/shm/file")
     await agent.sandboxes.pause(spec.sandbox_id)
-    snapshot_id = await kept(agent, spec.sandbox_id)
+    snapshot_id = await take_snapshot(agent, spec.sandbox_id)
     assert agent.sandboxes.inspect(spec.sandbox_id)[0].state is State.PAUSED
     await agent.sandboxes.remove(spec.sandbox_id)
     _, copy = await clone(agent, snapshot_id)
@@ -168,7 +168,7 @@ async def test_a_long_chain_of_layers_is_merged_while_the_sandbox_runs(agent: Ag
         await output(
             sandbox, f"head -c 2000000 /dev/urandom > /root/{number}; rm -f /root/{number - 5}; sync"
         )
-        agent.sandboxes.remove_snapshot(SnapshotId.parse(await kept(agent, spec.sandbox_id)))
+        agent.sandboxes.remove_snapshot(SnapshotId.parse(await take_snapshot(agent, spec.sandbox_id)))
     seen = await output(sandbox, "sha256sum /root/*")
     # A snapshot right after a merge adds one again.
     await until(lambda: len(agent.sandboxes.inspect(spec.sandbox_id)[0].layers) <= 3)
@@ -184,7 +184,7 @@ async def test_a_pause_need_not_wait_for_a_merge(agent: Agent) -> None:
     spec, sandbox = await created(agent.sandboxes)
     seen = await output(sandbox, "head -c 150000000 /dev/urandom > /root/large; sync; sha256sum /root/large")
     for _ in range(9):
-        agent.sandboxes.remove_snapshot(SnapshotId.parse(await kept(agent, spec.sandbox_id)))
+        agent.sandboxes.remove_snapshot(SnapshotId.parse(await take_snapshot(agent, spec.sandbox_id)))
     await agent.sandboxes.pause(spec.sandbox_id)
     assert len(list(agent.layout.layers.iterdir())) == 10
     await agent.sandboxes.resume(spec.sandbox_id)

@@ -22,7 +22,7 @@ _CPU_OVERHEAD: Final = 0.5
 _LAYER_OVERHEAD: Final = 1000
 """A qcow2 file has 10 bytes of tables for each 64 KiB: a thousandth is several times that."""
 _FILE_OVERHEAD_B: Final = 64 * MIB
-_BETWEEN_LOOKS_B: Final = 2 * GIB
+_BETWEEN_CHECKS_B: Final = 2 * GIB
 """What the fastest disk writes between two looks of the disk watch."""
 _REMOVE_TIMEOUT_S: Final = 10.0
 
@@ -39,7 +39,7 @@ def file_limit_b(shape: Shape, disk_mb: int, share_b: int) -> int:
     a memory image, can come to. A VMM that does what it should never meets it.
     """
     layer_b = layer_limit_b(disk_mb)
-    most_b = share_b + _BETWEEN_LOOKS_B if share_b else 0
+    most_b = share_b + _BETWEEN_CHECKS_B if share_b else 0
     return max(most_b, layer_b, shape.memory_mb * MIB) + _FILE_OVERHEAD_B
 
 

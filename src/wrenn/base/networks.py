@@ -84,12 +84,12 @@ def without(networks: Iterable[IPv4Network], holes: Iterable[IPv4Network]) -> tu
     """Return `networks` minus all addresses of `holes`: disjoint and in ascending order."""
     left = list(collapse_addresses(networks))
     for hole in holes:
-        kept: list[IPv4Network] = []
+        remaining: list[IPv4Network] = []
         for network in left:
             if hole.supernet_of(network):
                 continue
-            kept.extend(network.address_exclude(hole) if network.supernet_of(hole) else (network,))
-        left = kept
+            remaining.extend(network.address_exclude(hole) if network.supernet_of(hole) else (network,))
+        left = remaining
     return tuple(collapse_addresses(left))
 
 

@@ -65,10 +65,10 @@ def login(
         with credentials.locked():
             former = load_profile(name)
             made = Fields("key", account.call("POST", "/v1/api-keys", {"name": _key_name()}))
-            kept = Profile(
+            new_profile = Profile(
                 base_url, account.email, Secret(made.text("key")), made.text("id"), account.refresh_token
             )
-            credentials.save(name, kept)
+            credentials.save(name, new_profile)
         if former is not None and former.base_url == base_url:
             _forget(former)
     finally:

@@ -156,8 +156,8 @@ class _ConfinedStart:
     def run(self) -> int:
         """Start the process and return its pid. It waits for a line on its standard input."""
         syscalls.unshare(_NAMESPACES)
-        kept = {0, 1, 2, self.gate, self.log, self.root.namespace, *self.pass_fds}
-        syscalls.close_all_but(kept)
+        needed = {0, 1, 2, self.gate, self.log, self.root.namespace, *self.pass_fds}
+        syscalls.close_all_but(needed)
         for descriptor in self.pass_fds:
             os.set_inheritable(descriptor, True)  # noqa: FBT003 - the standard library's signature
         syscalls.set_host_name(_HOST_NAME)

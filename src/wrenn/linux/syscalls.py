@@ -114,10 +114,10 @@ def set_host_name(name: bytes) -> None:
     _check(_libc.syscall(_SYS_SETHOSTNAME, name, len(name)))
 
 
-def close_all_but(kept: Iterable[int]) -> None:
-    """Close every descriptor of the calling thread except `kept`. The thread must have its own descriptor table (CLONE_FILES)."""
+def close_all_but(exceptions: Iterable[int]) -> None:
+    """Close every descriptor of the calling thread except `exceptions`. The thread must have its own descriptor table (CLONE_FILES)."""
     first = 0
-    for descriptor in (*sorted(kept), _LAST_DESCRIPTOR):
+    for descriptor in (*sorted(exceptions), _LAST_DESCRIPTOR):
         if descriptor > first:
             last = ctypes.c_uint(descriptor - 1)
             _check(_libc.syscall(_SYS_CLOSE_RANGE, ctypes.c_uint(first), last, 0))

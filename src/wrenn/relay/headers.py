@@ -17,7 +17,7 @@ HOP_BY_HOP: Final = frozenset(
         b"trailer", b"transfer-encoding", b"upgrade",
     }
 )  # fmt: skip
-_KEPT: Final = frozenset({b"content-length", b"content-type", b"cookie", b"host", b"set-cookie"})
+_ALWAYS_FORWARDED: Final = frozenset({b"content-length", b"content-type", b"cookie", b"host", b"set-cookie"})
 """Headers that `Connection` cannot remove: otherwise a sender could make the two sides disagree about where a
 message ends or which host it is for."""
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -31,7 +31,7 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     for name, value in lower:
         if name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
             named = {token.strip().lower() for token in value.split(b",")}
-            dropped = {*dropped, *(named - _KEPT)}
+            dropped = {*dropped, *(named - _ALWAYS_FORWARDED)}
     return [(name, value) for name, value in lower if name not in dropped]
 
 

@@ -165,7 +165,7 @@ class AgentHost:
     @property
     def snapshot_ids(self) -> set[str]:
         """The snapshots of the agent."""
-        return {kept.manifest.snapshot_id for kept in self.agent.sandboxes.list_snapshots()}
+        return {snapshot.manifest.snapshot_id for snapshot in self.agent.sandboxes.list_snapshots()}
 
     def record(self, sandbox_id: str) -> Record:
         """Return the agent's journal record of a sandbox."""

@@ -18,13 +18,13 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, before_shutdown: Callable[[], None]) -> None:
         super().__init__(config)
-        self.told = asyncio.Event()
+        self.stop_requested = asyncio.Event()
         self._before_shutdown = before_shutdown
 
     async def main_loop(self) -> None:
         """Serve until stopped."""
         await self.on_tick(0)
-        await self.told.wait()
+        await self.stop_requested.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - closed below
         """Let the requests in progress end. uvicorn's own method polls in steps of 0.1 s, at least once."""
@@ -66,7 +66,7 @@ async def served(
     try:
         yield listener.getsockname()[1]
     finally:
-        server.told.set()
+        server.stop_requested.set()
         await task
         listener.close()
 

@@ -55,7 +55,7 @@ async def find_leftovers(layout: Layout, find_owners: FindOwners) -> tuple[list[
         # Its collector may be about to remove them.
         await asyncio.sleep(_COLLECTION_S)
         again, owners = await _look(layout, find_owners)
-        found = [thing for thing in found if thing in again]
+        found = [leftover for leftover in found if leftover in again]
     return found, owners
 
 
@@ -65,17 +65,17 @@ async def _look(layout: Layout, find_owners: FindOwners) -> tuple[list[Leftover]
     if not owners.complete:
         return [], owners
     after = set(await list_everything(layout))
-    return [thing for thing in before if thing in after and not _is_owned(thing, owners)], owners
+    return [leftover for leftover in before if leftover in after and not _is_owned(leftover, owners)], owners
 
 
 async def remove_leftovers(layout: Layout, find_owners: FindOwners) -> None:
     """Remove the leftovers that `find_leftovers` returned."""
     found, owners = await find_leftovers(layout, find_owners)
-    for thing in found:
-        await remove_thing(layout, thing)
-    strays = {thing.owner for thing in found if thing.kind == "network"}
+    for leftover in found:
+        await remove_leftover(layout, leftover)
+    strays = {leftover.owner for leftover in found if leftover.kind == "network"}
     if strays:
-        names = [thing.name for thing in await _networks(layout) if thing.owner not in strays]
+        names = [leftover.name for leftover in await _networks(layout) if leftover.owner not in strays]
         held = {slot for name in names if (slot := layout.block.slot_of(name)) is not None}
         await network.remove_leftovers(layout.block, held | owners.slots)
     if not owners.agent_runs:
@@ -83,31 +83,31 @@ async def remove_leftovers(layout: Layout, find_owners: FindOwners) -> None:
         cgroups.remove_if_empty(layout.cgroup_root)
 
 
-async def remove_thing(layout: Layout, thing: Leftover) -> None:
+async def remove_leftover(layout: Layout, leftover: Leftover) -> None:
     """Remove one leftover. Networks are removed per slot by `remove_leftovers`."""
-    if thing.kind == "process":
+    if leftover.kind == "process":
         with suppress(ProcessLookupError):
-            os.kill(int(thing.name), signal.SIGKILL)
-    elif thing.kind == "cgroup":
-        await CgroupConfiner(layout).release(thing.name)
-    elif thing.kind == _IMAGE_BUILD:
+            os.kill(int(leftover.name), signal.SIGKILL)
+    elif leftover.kind == "cgroup":
+        await CgroupConfiner(layout).release(leftover.name)
+    elif leftover.kind == _IMAGE_BUILD:
         await remove_abandoned_scratch(layout.data_dir)
-    elif thing.kind in ("files", "snapshot"):
-        remove_tree(Path(thing.name))
-    elif thing.kind == "layer":
-        Path(thing.name).unlink(missing_ok=True)
+    elif leftover.kind in ("files", "snapshot"):
+        remove_tree(Path(leftover.name))
+    elif leftover.kind == "layer":
+        Path(leftover.name).unlink(missing_ok=True)
 
 
-def _is_owned(thing: Leftover, owners: Owners) -> bool:
-    if thing.kind == "network":
-        return bool(owners.slots) if not thing.owner else int(thing.owner) in owners.slots
-    if thing.kind == "snapshot":
-        return thing.owner in owners.stored.snapshots
-    if thing.kind == "layer":
+def _is_owned(leftover: Leftover, owners: Owners) -> bool:
+    if leftover.kind == "network":
+        return bool(owners.slots) if not leftover.owner else int(leftover.owner) in owners.slots
+    if leftover.kind == "snapshot":
+        return leftover.owner in owners.stored.snapshots
+    if leftover.kind == "layer":
         # What a manifest that cannot be read needs is not known.
-        return thing.owner in owners.stored.layers or bool(owners.stored.unreadable)
-    by_agent = owners.agent_runs and thing.owner.startswith(_BY_AGENT)
-    return by_agent or thing.owner in owners.sandboxes
+        return leftover.owner in owners.stored.layers or bool(owners.stored.unreadable)
+    by_agent = owners.agent_runs and leftover.owner.startswith(_BY_AGENT)
+    return by_agent or leftover.owner in owners.sandboxes
 
 
 async def list_everything(layout: Layout) -> list[Leftover]:
@@ -142,12 +142,12 @@ def _processes(layout: Layout, groups: list[str]) -> list[Leftover]:
 def _folders(layout: Layout) -> list[Leftover]:
     sandboxes = sorted(layout.sandboxes.iterdir()) if layout.sandboxes.is_dir() else []
     drafts = [*layout.bases.glob(_DRAFTS), *layout.snapshots.glob(_DRAFTS)]
-    kept = snapshots.snapshot_ids(layout.snapshots) if layout.snapshots.is_dir() else ()
+    all_ids = snapshots.snapshot_ids(layout.snapshots) if layout.snapshots.is_dir() else ()
     disks = Qcow2Disks(layout.layers, QemuBases(layout.bases))
     return [
         *(Leftover("files", str(path), path.name) for path in sandboxes),
         *(Leftover("files", str(path), _DRAFT) for path in sorted(drafts)),
-        *(Leftover("snapshot", str(layout.snapshots / name), name) for name in kept),
+        *(Leftover("snapshot", str(layout.snapshots / name), name) for name in all_ids),
         *(Leftover(_IMAGE_BUILD, str(path)) for path in abandoned_scratch(layout.data_dir)),
         *(Leftover("layer", str(disks.path(name)), name) for name in disks.list_ids()),
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from wrenn import network
-from wrenn.agent.doctor.leftovers import Leftover, list_everything, remove_thing
+from wrenn.agent.doctor.leftovers import Leftover, list_everything, remove_leftover
 from wrenn.agent.layout import Layout
 from wrenn.linux import cgroups
 
@@ -37,8 +37,8 @@ async def remove_installation(block: network.Block, data_dir: Path) -> None:
     with network.reclaim_block(block) as vanished:
         if vanished:
             layout = Layout(data_dir, block)
-            for thing in await list_everything(layout):
-                await remove_thing(layout, thing)
+            for leftover in await list_everything(layout):
+                await remove_leftover(layout, leftover)
             await network.remove_everything(block)
             cgroups.remove_if_empty(layout.cgroup_root)
 

@@ -14,7 +14,7 @@ from typing import Final
 from wrenn.agent.confinement import Confiner
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes import Record, RunningSandbox, Sandboxes, State, Verbs, journal
-from wrenn.agent.sandboxes.checks import check_whole
+from wrenn.agent.sandboxes.checks import check_intact
 from wrenn.agent.sandboxes.launch import Save
 from wrenn.agent.tokens import Tokens
 from wrenn.base.errors import InternalError, NotFound, StorageFull
@@ -131,12 +131,12 @@ class Recovery:
         """Check a paused sandbox. If a power cut damaged its last snapshot, go back to the one before, or mark it LOST."""
         former = record.former_snapshot
         try:
-            snapshot = check_whole(self.layout, self.driver, record.snapshot)
+            snapshot = check_intact(self.layout, self.driver, record.snapshot)
             if former:  # it was not known to be on the disk
                 self.driver.memory.verify_memory(snapshot)
         except (NotFound, DamagedSnapshot) as error:
             try:
-                layers = check_whole(self.layout, self.driver, former).manifest.layer_ids
+                layers = check_intact(self.layout, self.driver, former).manifest.layer_ids
             except (NotFound, DamagedSnapshot):
                 record = record.with_state(
                     State.LOST, reason=f"What was saved of it is damaged. {error.message}"

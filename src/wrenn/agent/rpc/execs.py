@@ -70,7 +70,7 @@ class Execs:
             sandbox_id = SandboxId.parse(scope["path"].removeprefix(PREFIX).removesuffix(EXEC))
             async with self._sandboxes.open_stream(sandbox_id) as stream:
                 await self._run(stream, opening, answer)
-        except _NobodyReads:
+        except _ClientGone:
             # The server cuts a connection whose answer is not whole.
             return
         except WrennError as error:
@@ -82,7 +82,7 @@ class Execs:
                     InternalError("The host could not carry out the call; its log has the reason.")
                 )
             )
-        with suppress(_NobodyReads):
+        with suppress(_ClientGone):
             await answer.finish()
 
     async def _run(self, stream: GuestStream, opening: StartProcess, answer: _Answer) -> None:
@@ -108,7 +108,7 @@ class Execs:
                 raise
 
 
-class _NobodyReads(Cancelled):
+class _ClientGone(Cancelled):
     """The client disconnected or no longer reads the response."""
 
 
@@ -126,7 +126,7 @@ class _Answer:
                 await self.add(message_of(event))
 
     async def add(self, message: bytes) -> None:
-        """Add one message; sends a chunk when enough has accumulated. Raises _NobodyReads."""
+        """Add one message; sends a chunk when enough has accumulated. Raises _ClientGone."""
         self._waiting += MESSAGE_HEAD.pack(len(message)) + message
         if len(self._waiting) >= _PIECE_B:
             await self._begin([])
@@ -149,7 +149,7 @@ class _Answer:
             async with asyncio.timeout(STALL_LIMIT_S):
                 await self._send({"type": "http.response.body", "body": body, "more_body": more})
         except TimeoutError as error:
-            raise _NobodyReads("The control plane does not read the answer.") from error
+            raise _ClientGone("The control plane does not read the answer.") from error
 
 
 async def _opening(receive: Receive) -> StartProcess:
@@ -157,7 +157,7 @@ async def _opening(receive: Receive) -> StartProcess:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise _NobodyReads("The control plane broke the call off.")
+            raise _ClientGone("The control plane broke the call off.")
         body += message.get("body", b"")
         if len(body) > MESSAGE_LIMIT_B:
             raise InvalidRequest("The command is over-long.")

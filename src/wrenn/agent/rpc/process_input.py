@@ -35,7 +35,7 @@ class InputForwarder:
         self._refused = False
         # One writes and one reads, so two events do; a condition would take three more turns of the loop for each key.
         self._more = asyncio.Event()
-        self._room = asyncio.Event()
+        self._has_space = asyncio.Event()
         self.begin = asyncio.Event()
 
     async def run(self) -> None:
@@ -64,8 +64,8 @@ class InputForwarder:
 
     async def _put(self, data: bytes) -> None:
         while len(self._waiting) >= _WAITING_B and not self._refused:
-            self._room.clear()
-            await self._room.wait()
+            self._has_space.clear()
+            await self._has_space.wait()
         if not self._ended and not self._refused:
             self._waiting += data
             self._more.set()
@@ -79,7 +79,7 @@ class InputForwarder:
                 self._more.clear()
                 data, closes = bytes(self._waiting), self._ended
                 self._waiting.clear()
-                self._room.set()
+                self._has_space.set()
                 if data:
                     await self._process.write(data)
                 if closes:
@@ -88,7 +88,7 @@ class InputForwarder:
         except WrennError:
             self._refused = True
             self._waiting.clear()
-            self._room.set()
+            self._has_space.set()
 
     async def _apply(self, kind: int, value: dict[str, Any]) -> None:
         try:

@@ -185,7 +185,7 @@ class HostAgentService(HostAgent):
     async def list_snapshots(self, request: pb.ListSnapshotsRequest, ctx: Any, /) -> pb.ListSnapshotsResponse:
         """Return all pinned snapshots."""
         return pb.ListSnapshotsResponse(
-            snapshots=[_snapshot(kept) for kept in self._sandboxes.list_snapshots()]
+            snapshots=[_snapshot(snapshot) for snapshot in self._sandboxes.list_snapshots()]
         )
 
     async def ping_sandbox(self, request: pb.PingSandboxRequest, ctx: Any, /) -> pb.PingSandboxResponse:
@@ -295,15 +295,15 @@ def _sandbox(record: Record, running: RunningSandbox | None) -> pb.Sandbox:
     )
 
 
-def _snapshot(kept: Snapshot) -> pb.Snapshot:
-    manifest = kept.manifest
+def _snapshot(snapshot: Snapshot) -> pb.Snapshot:
+    manifest = snapshot.manifest
     return pb.Snapshot(
         snapshot_id=manifest.snapshot_id,
         sandbox_id=manifest.sandbox_id,
         template=manifest.template,
         vcpus=manifest.vcpus,
         memory_mb=manifest.memory_mb,
-        size_b=kept.size_b,
+        size_b=snapshot.size_b,
         created_at_unix=manifest.created_at,
     )
 

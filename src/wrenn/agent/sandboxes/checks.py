@@ -10,7 +10,7 @@ from wrenn.storage.snapshots import Snapshot
 from wrenn.vm import Driver
 
 
-def check_whole(layout: Layout, driver: Driver, snapshot_id: str) -> Snapshot:
+def check_intact(layout: Layout, driver: Driver, snapshot_id: str) -> Snapshot:
     """Return the snapshot after checking its files, layers, base and parents.
 
     Raises:
@@ -27,17 +27,17 @@ def check_whole(layout: Layout, driver: Driver, snapshot_id: str) -> Snapshot:
     if not same:
         raise DamagedSnapshot(f"The base of {snapshot_id} was made again since; it lies on the former one.")
     if snapshot.manifest.parent:
-        check_whole(layout, driver, snapshot.manifest.parent)
+        check_intact(layout, driver, snapshot.manifest.parent)
     return snapshot
 
 
 def check_restorable(layout: Layout, driver: Driver, snapshot_id: str) -> Snapshot:
-    """Return the snapshot after `check_whole` and after comparing its VMM and machine type with this host's.
+    """Return the snapshot after `check_intact` and after comparing its VMM and machine type with this host's.
 
     Raises:
-        as `check_whole`. InvalidState: it needs another VMM; the message says which.
+        as `check_intact`. InvalidState: it needs another VMM; the message says which.
     """
-    snapshot = check_whole(layout, driver, snapshot_id)
+    snapshot = check_intact(layout, driver, snapshot_id)
     manifest = snapshot.manifest
     needed = f"{manifest.vmm} with {manifest.accelerator}"
     if (manifest.vmm, manifest.accelerator) != (driver.vmm, driver.accelerator):

@@ -646,13 +646,13 @@ class Sandboxes:
     async def _maintain_all(self) -> None:
         """Maintain each running VM every few seconds; a VM that stopped on a full disk continues when there is space."""
         while True:
-            room = free_b(self._layout.data_dir) >= self._disk.reserve_b // 2
+            has_space = free_b(self._layout.data_dir) >= self._disk.reserve_b // 2
             entries = list(self._entries.values())
             for start in range(0, len(entries), _CONCURRENCY):
                 some = entries[start : start + _CONCURRENCY]
                 # A removal cancels the look at its sandbox; that is no error of the others.
-                looks = (self._maintain(entry, may_unsuspend=room) for entry in some)
-                await asyncio.gather(*looks, return_exceptions=True)
+                checks = (self._maintain(entry, may_unsuspend=has_space) for entry in some)
+                await asyncio.gather(*checks, return_exceptions=True)
             await asyncio.sleep(_MAINTENANCE_INTERVAL_S)
 
     async def _maintain(self, entry: _Entry, *, may_unsuspend: bool) -> None:

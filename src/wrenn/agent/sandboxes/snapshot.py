@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final
 
 from wrenn.agent.layout import Layout
-from wrenn.agent.sandboxes.checks import check_whole
+from wrenn.agent.sandboxes.checks import check_intact
 from wrenn.agent.sandboxes.journal import Record
 from wrenn.agent.sandboxes.launch import Save
 from wrenn.agent.sandboxes.pause import freeze_guest, thaw_guest, with_actual_layers
@@ -128,7 +128,7 @@ class TakeSnapshot:
             raise InvalidState(
                 f"{record.spec.sandbox_id} was paused while its programs could not be stopped: resume it and try again."
             )
-        found = check_whole(self.layout, self.driver, record.snapshot)
+        found = check_intact(self.layout, self.driver, record.snapshot)
         async with Undo() as undo:
             draft = self.saver.make_draft(snapshot_id)
             undo.push("remove draft", lambda: asyncio.to_thread(remove_tree, draft))

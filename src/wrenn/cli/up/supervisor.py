@@ -47,13 +47,13 @@ async def supervise(layout: Layout, listen: Address) -> int:
 
     url = await database.ensure(layout.data_dir)
     daemons = services(layout.data_dir, listen, url)
-    keepers = [asyncio.create_task(keep_running(daemon.name, _starter(layout, daemon))) for daemon in daemons]
+    tasks = [asyncio.create_task(keep_running(daemon.name, _starter(layout, daemon))) for daemon in daemons]
     if database.is_embedded():
-        keepers.append(asyncio.create_task(keep_running("postgres", lambda: _database_process(layout))))
+        tasks.append(asyncio.create_task(keep_running("postgres", lambda: _database_process(layout))))
     await end.wait()
-    for keeper in keepers:
-        keeper.cancel()
-    await asyncio.gather(*keepers, return_exceptions=True)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
     for daemon in reversed(daemons):
         await stop_daemon(layout, daemon)
     layout.pid_file(SUPERVISOR).unlink(missing_ok=True)

@@ -114,22 +114,22 @@ class _Writer:
         zero = _zero(content)
         same = self._image.same(pages, content, zero)
         holds = ~zero & ~same
-        kept = np.flatnonzero(holds)
+        stored = np.flatnonzero(holds)
         with self._lock:
             first = self.data_pages
-            self.data_pages += len(kept)
-        if len(kept):
-            data = content if len(kept) == len(pages) else content[kept]
+            self.data_pages += len(stored)
+        if len(stored):
+            data = content if len(stored) == len(pages) else content[stored]
             view = data.data.cast("B")
             _write(self._fd, view, (first + 1) * PAGE_B)
             digest = xxhash.xxh3_64_intdigest(view)
         else:
             digest = 0
-        rows = _rows(pages[kept], first), _zero_rows(pages[zero & ~same])
+        rows = _rows(pages[stored], first), _zero_rows(pages[zero & ~same])
         with self._lock:
             self.runs.extend(rows)
-            if len(kept):
-                self.chunks.append((first, len(kept), digest))
+            if len(stored):
+                self.chunks.append((first, len(stored), digest))
 
 
 def _zero(content: Words) -> NDArray[np.bool_]:
@@ -280,7 +280,7 @@ def apply_diff(path: Path, digest: str, destination: ProcessMemory | MemoryFile)
         data_runs = tables.runs[tables.runs["data"] != _ZEROS]
         starts = data_runs["data"].astype(np.int64)
 
-        def lay(chunk: NDArray[np.void]) -> None:
+        def apply_chunk(chunk: NDArray[np.void]) -> None:
             first, count = int(chunk["data"]), int(chunk["count"])
             content = np.frombuffer(os.pread(fd, count * PAGE_B, (first + 1) * PAGE_B), dtype=np.uint8)
             if xxhash.xxh3_64_intdigest(content.data) != int(chunk["digest"]):
@@ -289,7 +289,7 @@ def apply_diff(path: Path, digest: str, destination: ProcessMemory | MemoryFile)
             destination.write(_as_runs(data_runs[low:high]), content)
 
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="memory-diff") as pool:
-            for _ in pool.map(lay, tables.chunks):
+            for _ in pool.map(apply_chunk, tables.chunks):
                 pass
         zeros = np.zeros(_PIECE_PAGES * PAGE_B, dtype=np.uint8)
         for piece in _pieces(_as_runs(tables.runs[tables.runs["data"] == _ZEROS])):
