@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Protocol
 
 from wrenn.agent.bases import Bases
+from wrenn.agent.guest_tokens import Tokens
 from wrenn.agent.layout import Layout
 from wrenn.agent.parts import Host, Parts
 from wrenn.agent.settings import Settings
-from wrenn.agent.tokens import Tokens
 from wrenn.agent.vm_exit import fail_if_vm_exits
 from wrenn.base.units import GIB
 from wrenn.guest import CommandLine, Commands, GuestConnection, Identity, initialise

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.performance.inside import slot_of
 from tests.vm.platform import Platform
-from wrenn.agent.tokens import Tokens
+from wrenn.agent.guest_tokens import Tokens
 from wrenn.guest import GuestConnection
 from wrenn.linux.files import copy_file
 from wrenn.linux.memfd import sealed_copy

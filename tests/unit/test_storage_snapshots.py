@@ -13,9 +13,9 @@ import xxhash
 from wrenn.agent.doctor.owners import find_owners
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes import journal
-from wrenn.agent.sandboxes.checks import check_intact
+from wrenn.agent.sandboxes.check_snapshot import check_intact
 from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
-from wrenn.agent.sandboxes.save import SavedVm, Saver
+from wrenn.agent.sandboxes.save_vm import SavedVm, Saver
 from wrenn.agent.settings import Settings
 from wrenn.base.clock import SystemClock
 from wrenn.base.errors import NotFound

@@ -14,7 +14,7 @@ import pytest
 
 from wrenn.linux.process import ProcessRef
 from wrenn.vm import MachineHandle, Shape
-from wrenn.vm.qemu import Qcow2Disks, QemuBases, command_line, probe
+from wrenn.vm.qemu import Qcow2Disks, QemuBases, accelerator, command_line
 from wrenn.vm.qemu.command_line import Descriptors
 from wrenn.vm.qemu.machine import QemuMachine
 from wrenn.vm.qemu.qmp import Qmp, QmpError
@@ -176,12 +176,12 @@ async def test_nobody_at_the_socket_is_an_error(tmp_path: Path) -> None:
 )
 def test_a_kvm_that_only_root_may_open_is_not_used(mode: int, gid: int, group: int | None) -> None:
     device = os.stat_result((stat.S_IFCHR | mode, 0, 0, 1, 0, gid, 0, 0, 0, 0))
-    assert probe.group_with_access(device) == group
+    assert accelerator.group_with_access(device) == group
 
 
 async def test_what_was_chosen_can_be_read_also_where_kvm_cannot_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "_KVM", tmp_path / "kvm")
-    chosen = await probe.choose_accelerator(kernel=tmp_path, memory_of_choice=tmp_path / "choice")
+    monkeypatch.setattr(accelerator, "_KVM", tmp_path / "kvm")
+    chosen = await accelerator.choose_accelerator(kernel=tmp_path, memory_of_choice=tmp_path / "choice")
     assert chosen == json.loads((tmp_path / "choice").read_text())["accelerator"] == "tcg"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from wrenn.agent.confinement import Confiner, file_limit_b
-from wrenn.agent.tokens import Tokens
+from wrenn.agent.guest_tokens import Tokens
 from wrenn.agent.vm_exit import fail_if_vm_exits
 from wrenn.base.errors import WrennError
 from wrenn.base.faults import fault_point

@@ -11,10 +11,10 @@ from typing import Final, Protocol
 from wrenn.agent.base_boot import BootedBases
 from wrenn.agent.bases import BaseMaker
 from wrenn.agent.confinement import CgroupConfiner, Confiner
+from wrenn.agent.guest_tokens import Tokens
 from wrenn.agent.inventory import measure
 from wrenn.agent.layout import Layout
 from wrenn.agent.settings import Settings
-from wrenn.agent.tokens import Tokens
 from wrenn.base.errors import InvalidRequest, InvalidState
 from wrenn.linux.cgroups import missing_controllers
 from wrenn.network import (

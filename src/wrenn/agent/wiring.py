@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from wrenn.agent.bases import Bases
-from wrenn.agent.facts import HostFacts
+from wrenn.agent.guest_tokens import Tokens
+from wrenn.agent.host_facts import HostFacts
 from wrenn.agent.layout import Layout
 from wrenn.agent.parts import Host, Parts, QemuHost
 from wrenn.agent.recovery import Recovery
@@ -21,13 +22,12 @@ from wrenn.agent.sandboxes.disk_watch import DiskLimits
 from wrenn.agent.sandboxes.launch import Launch
 from wrenn.agent.sandboxes.pause import Pause
 from wrenn.agent.sandboxes.resume import Resume
-from wrenn.agent.sandboxes.save import Saver
+from wrenn.agent.sandboxes.save_vm import Saver
 from wrenn.agent.sandboxes.set_disk import SetDisk
 from wrenn.agent.sandboxes.set_network import SetNetwork
 from wrenn.agent.sandboxes.snapshot import TakeSnapshot
 from wrenn.agent.sandboxes.tear_down import TearDown
 from wrenn.agent.settings import Settings
-from wrenn.agent.tokens import Tokens
 from wrenn.agent.warm_up import WarmUp
 from wrenn.base.clock import Clock, SystemClock
 from wrenn.base.errors import Conflict

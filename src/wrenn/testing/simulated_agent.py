@@ -17,11 +17,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+from wrenn.agent.guest_tokens import Tokens
 from wrenn.agent.layout import Layout
 from wrenn.agent.main import main
 from wrenn.agent.parts import Parts
 from wrenn.agent.settings import Settings
-from wrenn.agent.tokens import Tokens
 from wrenn.cli.up.envd import find_envd
 from wrenn.guest.connect import ENVD_PORT
 from wrenn.network import Block

@@ -31,7 +31,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from wrenn.agent.rpc.execs import EXEC, Execs
 from wrenn.agent.rpc.ports import PortStreams
-from wrenn.agent.rpc.streams import ProcessStreams
+from wrenn.agent.rpc.process_streams import ProcessStreams
 from wrenn.base.errors import (
     Conflict,
     DeadlineExceeded,

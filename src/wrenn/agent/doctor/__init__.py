@@ -1,6 +1,7 @@
 """`wrenn doctor`: checks that this machine can run sandboxes, and lists resources of ours that nothing owns.
 
-`machine.py` checks the machine, `owners.py` finds out what is owned, `leftovers.py` lists and removes the rest.
+`machine.py` checks the machine, `stored_files.py` the files of snapshots; `owners.py` determines what is owned, `leftovers.py` lists
+and removes the rest, `vanished.py` that of deleted installations.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from wrenn.agent.doctor.checks import Check, Severity
+from wrenn.agent.doctor.check_result import Check, Severity
 from wrenn.agent.doctor.leftovers import Leftover, find_leftovers, remove_leftovers
 from wrenn.agent.doctor.machine import check_machine
-from wrenn.agent.doctor.owners import Owners, find_owners
+from wrenn.agent.doctor.owners import find_owners
+from wrenn.agent.doctor.stored_files import check_stored_files
 from wrenn.agent.doctor.vanished import find_vanished, remove_vanished
 from wrenn.agent.layout import Layout
 from wrenn.agent.settings import Settings
@@ -49,20 +51,7 @@ async def examine(settings: Settings) -> Report:
         return Report(checks, [], vanished)
     layout = Layout(settings.data_dir, block)
     leftovers, owners = await find_leftovers(layout, partial(find_owners, settings, layout))
-    return Report([*checks, _stored(owners), owners.check], leftovers, vanished)
-
-
-def _stored(owners: Owners) -> Check:
-    """Check that all files that paused sandboxes and snapshots need exist."""
-    broken = sorted(owners.stored.missing | owners.stored.unreadable)
-    return Check(
-        "snapshots",
-        ok=not broken,
-        detail=f"missing or damaged: {', '.join(broken)}"
-        if broken
-        else f"{len(owners.stored.snapshots)} whole",
-        hint="What needs them cannot be resumed: remove those sandboxes or templates, or restore a backup.",
-    )
+    return Report([*checks, check_stored_files(owners.stored), owners.check], leftovers, vanished)
 
 
 async def fix(settings: Settings) -> Report:

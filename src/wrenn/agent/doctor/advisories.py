@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from wrenn.agent.doctor.checks import Check, Severity
+from wrenn.agent.doctor.check_result import Check, Severity
 from wrenn.linux import apt
 from wrenn.linux.command import CommandError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from wrenn.agent.doctor.advisories import check_advisories
-from wrenn.agent.doctor.checks import Check
+from wrenn.agent.doctor.check_result import Check
 from wrenn.agent.inventory import measure
 from wrenn.agent.settings import Settings
 from wrenn.base.errors import WrennError

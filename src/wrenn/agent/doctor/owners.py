@@ -10,16 +10,15 @@ from typing import Final
 import pyqwest
 from connectrpc.errors import ConnectError
 
-from wrenn.agent.doctor.checks import Check
+from wrenn.agent.doctor.check_result import Check
+from wrenn.agent.doctor.stored_files import find_stored_files
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes import Record, journal
-from wrenn.agent.sandboxes.garbage_collector import Referenced, find_referenced
-from wrenn.agent.sandboxes.journal import State
+from wrenn.agent.sandboxes.garbage_collector import Referenced
 from wrenn.agent.settings import Settings
 from wrenn.base.errors import InternalError
 from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.host.host_connect import HostAgentClient
-from wrenn.vm.qemu import SAVED_FILES, Qcow2Disks, QemuBases
 
 _CALL_TIMEOUT_MS: Final = 5000
 
@@ -29,9 +28,9 @@ class Owners:
     """The resources that are not leftovers, by kind.
 
     Attributes:
-        complete: False when an agent runs and does not answer, or a journal cannot be read: then nothing can be said.
-        agent_runs: a running agent answers for drafts of bases and snapshots.
-        stored: what of snapshots and layers is wanted, and what of it is missing.
+        complete: False if an agent runs and does not answer, or a journal cannot be read: then owners are unknown.
+        agent_runs: whether an agent runs, which owns the drafts of bases and snapshots.
+        stored: the referenced snapshots and layers, and which of them are missing.
     """
 
     sandboxes: frozenset[str]
@@ -50,7 +49,7 @@ async def find_owners(settings: Settings, layout: Layout) -> Owners:
     except (ConnectError, OSError) as error:
         detail, hint = f"runs and does not answer: {error}", "Look at its log; restart it."
     except InternalError as error:
-        detail, hint = error.message, "Mend the file, or remove its folder and with it the sandbox."
+        detail, hint = error.message, "Repair the file, or remove its folder and with it the sandbox."
     check = Check("agent", ok=False, detail=detail, hint=hint)
     return Owners(frozenset(), frozenset(), Referenced(), agent_runs=runs, complete=False, check=check)
 
@@ -88,7 +87,7 @@ async def _from_agent(settings: Settings, layout: Layout) -> Owners:
     return Owners(
         sandboxes=frozenset(sandbox.sandbox_id for sandbox in listed.sandboxes),
         slots=frozenset(host.owned_slots),
-        stored=_find_stored(layout, _records(layout)),
+        stored=find_stored_files(layout, _records(layout)),
         agent_runs=True,
         complete=True,
         check=Check(
@@ -103,25 +102,11 @@ def _records(layout: Layout) -> list[Record]:
     """Read all journals.
 
     Raises:
-        InternalError: one cannot be read; what it needs is not known then.
+        InternalError: a journal cannot be read, so its references are unknown.
     """
     directories = layout.sandboxes.iterdir() if layout.sandboxes.is_dir() else ()
     found = [journal.load(directory) for directory in directories if directory.is_dir()]
     return [record for record in found if record is not None]
-
-
-def _find_stored(layout: Layout, records: list[Record]) -> Referenced:
-    """Return referenced files; as missing also snapshot files, and layers that only journals of paused sandboxes name."""
-    layer_ids = Qcow2Disks(layout.layers, QemuBases(layout.bases)).list_ids()
-    wanted = find_referenced(layout, layer_ids, records)
-    for name in wanted.snapshots - wanted.missing:
-        directory = layout.snapshots / name
-        gone = [file for file in SAVED_FILES if not (directory / file).exists()]
-        if directory.is_dir():  # else a running agent has removed it since
-            wanted.missing.update(f"{name}/{file}" for file in gone)
-    named = {layer for record in records if record.state is State.PAUSED for layer in record.layers}
-    wanted.missing.update(named.difference(layer_ids))
-    return wanted
 
 
 def _from_journals(layout: Layout) -> Owners:
@@ -137,7 +122,7 @@ def _from_journals(layout: Layout) -> Owners:
     return Owners(
         sandboxes=frozenset(str(r.spec.sandbox_id) for r in (*living, *resting)),
         slots=frozenset(r.slot for r in living if r.slot is not None),
-        stored=_find_stored(layout, records),
+        stored=find_stored_files(layout, records),
         agent_runs=False,
         complete=True,
         check=check,

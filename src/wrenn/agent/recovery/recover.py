@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from wrenn.agent.confinement import Confiner
+from wrenn.agent.guest_tokens import Tokens
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes import Record, RunningSandbox, Sandboxes, State, Verbs, journal
-from wrenn.agent.sandboxes.checks import check_intact
+from wrenn.agent.sandboxes.check_snapshot import check_intact
 from wrenn.agent.sandboxes.launch import Save
-from wrenn.agent.tokens import Tokens
 from wrenn.base.errors import InternalError, NotFound, StorageFull
 from wrenn.base.faults import fault_point
 from wrenn.guest import GuestConnection

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import MutableMapping
 from typing import Any, Final
 
-from wrenn.agent.facts import HostFacts
+from wrenn.agent.host_facts import HostFacts
 from wrenn.agent.rpc.execs import Execs
 from wrenn.agent.rpc.files import PREFIX, FileStreams, Receive, Scope, Send
 from wrenn.agent.rpc.ports import PortStreams
+from wrenn.agent.rpc.process_streams import ProcessStreams
 from wrenn.agent.rpc.service import HostAgentService, Translate
-from wrenn.agent.rpc.streams import ProcessStreams
 from wrenn.agent.sandboxes import Sandboxes
 from wrenn.protocol.host.host_connect import HostAgent, HostAgentASGIApplication
 from wrenn.protocol.host.streams import STREAM_PATH

@@ -13,7 +13,7 @@ from typing import Final
 
 from wrenn.agent.rpc.files import PREFIX
 from wrenn.agent.rpc.guest_streams import GuestStream, StreamOpener
-from wrenn.agent.rpc.streams import command_of, message_of, opened
+from wrenn.agent.rpc.process_streams import command_of, message_of, opened
 from wrenn.agent.rpc.websocket import Receive, Scope, Send
 from wrenn.base.errors import (
     Cancelled,

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 from connectrpc.errors import ConnectError
 from connectrpc.request import RequestContext
 
-from wrenn.agent.facts import HostFacts
+from wrenn.agent.host_facts import HostFacts
 from wrenn.agent.inventory import measure
 from wrenn.agent.sandboxes import NetworkSettings, Record, RunningSandbox, Sandboxes, SandboxSpec, State
 from wrenn.base.errors import AgentFailure, InternalError, InvalidRequest, WrennError

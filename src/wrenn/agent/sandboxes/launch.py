@@ -12,10 +12,10 @@ from functools import partial
 from typing import Final
 
 from wrenn.agent.confinement import Confiner, file_limit_b
+from wrenn.agent.guest_tokens import Tokens
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes.journal import Record
 from wrenn.agent.sandboxes.running import RunningSandbox
-from wrenn.agent.tokens import Tokens
 from wrenn.agent.vm_exit import fail_if_vm_exits
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo

@@ -18,7 +18,7 @@ from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes.journal import Record, State
 from wrenn.agent.sandboxes.launch import Save
 from wrenn.agent.sandboxes.running import RunningSandbox
-from wrenn.agent.sandboxes.save import Saver
+from wrenn.agent.sandboxes.save_vm import Saver
 from wrenn.base.errors import AgentFailure, NotFound, StorageFull, WrennError
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import SandboxId, SnapshotId

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from wrenn.agent.layout import Layout
-from wrenn.agent.sandboxes.checks import check_restorable
+from wrenn.agent.sandboxes.check_snapshot import check_restorable
 from wrenn.agent.sandboxes.journal import Record, State
 from wrenn.agent.sandboxes.launch import Launch, Origin, Save
 from wrenn.agent.sandboxes.running import RunningSandbox

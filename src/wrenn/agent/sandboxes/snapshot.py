@@ -14,12 +14,12 @@ from functools import partial
 from typing import Final
 
 from wrenn.agent.layout import Layout
-from wrenn.agent.sandboxes.checks import check_intact
+from wrenn.agent.sandboxes.check_snapshot import check_intact
 from wrenn.agent.sandboxes.journal import Record
 from wrenn.agent.sandboxes.launch import Save
 from wrenn.agent.sandboxes.pause import freeze_guest, thaw_guest, with_actual_layers
 from wrenn.agent.sandboxes.running import RunningSandbox
-from wrenn.agent.sandboxes.save import Saver
+from wrenn.agent.sandboxes.save_vm import Saver
 from wrenn.base.clock import Clock
 from wrenn.base.errors import InvalidState, StorageFull, Unavailable
 from wrenn.base.faults import fault_point

@@ -27,6 +27,7 @@ from wrenn.vm.driver import BootRequest, Capabilities, RestoreRequest, Shape
 from wrenn.vm.machine import Machine, MachineHandle
 from wrenn.vm.memory import ImageRef
 from wrenn.vm.qemu import command_line
+from wrenn.vm.qemu.accelerator import kvm_group
 from wrenn.vm.qemu.base_files import Base, QemuBases
 from wrenn.vm.qemu.command_line import Descriptors
 from wrenn.vm.qemu.disks import Qcow2Disks, create_empty_overlay
@@ -35,7 +36,6 @@ from wrenn.vm.qemu.machine import CONSOLE_NAME, LOG_NAME, SOCKET_NAME, QemuMachi
 from wrenn.vm.qemu.memory import QemuMemory
 from wrenn.vm.qemu.memory_diff import apply_diff
 from wrenn.vm.qemu.memory_files import memory_path, state_path
-from wrenn.vm.qemu.probe import kvm_group
 
 _MAPPING_TIMEOUT_S: Final = 10.0
 _FILL_TIMEOUT_S: Final = 30.0

@@ -1,0 +1,35 @@
+"""Checks that all files that paused sandboxes and snapshots need exist, and reports those that are missing."""
+
+from __future__ import annotations
+
+from wrenn.agent.doctor.check_result import Check
+from wrenn.agent.layout import Layout
+from wrenn.agent.sandboxes import Record
+from wrenn.agent.sandboxes.garbage_collector import Referenced, find_referenced
+from wrenn.agent.sandboxes.journal import State
+from wrenn.vm.qemu import SAVED_FILES, Qcow2Disks, QemuBases
+
+
+def check_stored_files(stored: Referenced) -> Check:
+    """Check that all files that paused sandboxes and snapshots need exist."""
+    broken = sorted(stored.missing | stored.unreadable)
+    return Check(
+        "snapshots",
+        ok=not broken,
+        detail=f"missing or damaged: {', '.join(broken)}" if broken else f"{len(stored.snapshots)} whole",
+        hint="Sandboxes and templates that need them cannot be used: remove those, or restore a backup.",
+    )
+
+
+def find_stored_files(layout: Layout, records: list[Record]) -> Referenced:
+    """Return referenced files; as missing also snapshot files, and layers that only journals of paused sandboxes name."""
+    layer_ids = Qcow2Disks(layout.layers, QemuBases(layout.bases)).list_ids()
+    found = find_referenced(layout, layer_ids, records)
+    for name in found.snapshots - found.missing:
+        directory = layout.snapshots / name
+        missing = [file for file in SAVED_FILES if not (directory / file).exists()]
+        if directory.is_dir():  # otherwise a running agent has removed it meanwhile
+            found.missing.update(f"{name}/{file}" for file in missing)
+    named = {layer for record in records if record.state is State.PAUSED for layer in record.layers}
+    found.missing.update(named.difference(layer_ids))
+    return found
