@@ -98,6 +98,7 @@ async def test_the_program_sees_the_clients_host_and_nothing_of_ours(platform: P
     assert named["x-forwarded-for"] == "127.0.0.1"
     assert named["x-forwarded-proto"] == "http"
     assert named["x-forwarded-host"] == host_of(path, port)
+    assert not [name for name in named if name.startswith("wrenn-")]
     plain = {name.replace("_", "-") for name in names}
     assert not plain & {"x-api-key", "x-private", "te", "forwarded"}
     assert not any(name.startswith("x-wrenn-") for name in plain)

@@ -12,6 +12,7 @@ use wire::frame::{FLAG_END, FrameDecoder, encode};
 
 use crate::agent::Agent;
 use crate::body::{Body, BodyError, read_whole};
+use crate::server::request_log::Failed;
 use crate::users::{User, UserError};
 
 /// Longest message in either direction of a call.
@@ -100,7 +101,9 @@ fn answer(status: StatusCode, content_type: &'static str, body: Body) -> Respons
 /// A unary error.
 pub fn error_answer(error: &ConnectError) -> Response<Body> {
     let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    answer(status, "application/json", Body::from_bytes(error.to_json()))
+    let mut response = answer(status, "application/json", Body::from_bytes(error.to_json()));
+    response.extensions_mut().insert(Failed(error.code));
+    response
 }
 
 /// The end-of-stream frame.
@@ -180,8 +183,10 @@ pub async fn server_stream<I: Message>(
         let input = kind.codec.decode(&frame.contents).map_err(malformed)?;
         action(input, caller).await
     };
-    let body = outcome.await.unwrap_or_else(|error| Body::from_bytes(end_frame(Some(&error))));
-    answer(StatusCode::OK, kind.text(), body)
+    match outcome.await {
+        Ok(body) => answer(StatusCode::OK, kind.text(), body),
+        Err(error) => failed_stream(kind, &error),
+    }
 }
 
 /// Handles a call with many messages in, one out. The action receives them as they arrive.
@@ -206,15 +211,19 @@ pub async fn client_stream<I: Message, O: Message>(
         }
         frames.finish().map_err(malformed)
     };
-    let bytes = match outcome.await {
-        Ok(()) => {
-            let mut bytes = message_frame(kind.codec, &O::default());
-            bytes.extend(end_frame(None));
-            bytes
-        }
-        Err(error) => end_frame(Some(&error)),
-    };
+    if let Err(error) = outcome.await {
+        return failed_stream(kind, &error);
+    }
+    let mut bytes = message_frame(kind.codec, &O::default());
+    bytes.extend(end_frame(None));
     answer(StatusCode::OK, kind.text(), Body::from_bytes(Bytes::from(bytes)))
+}
+
+/// A stream that is an error and nothing else.
+fn failed_stream(kind: ContentType, error: &ConnectError) -> Response<Body> {
+    let mut response = answer(StatusCode::OK, kind.text(), Body::from_bytes(end_frame(Some(error))));
+    response.extensions_mut().insert(Failed(error.code));
+    response
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Final
 
+from wrenn.base.request_ids import RequestIdFilter
+
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
     "asctime",
@@ -40,6 +42,7 @@ def configure_logging(*, level: str = "INFO") -> None:
     """Send all logs of this process to standard error as JSON lines. A program's `main` calls this once."""
     stderr = logging.StreamHandler(sys.stderr)
     stderr.setFormatter(JsonFormatter())
+    stderr.addFilter(RequestIdFilter())
     root = logging.getLogger()
     root.handlers[:] = [stderr]
     root.setLevel(level)

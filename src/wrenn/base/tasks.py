@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextvars import copy_context
 from typing import Any, TypeVar
+
+from wrenn.base.request_ids import request_id
 
 T = TypeVar("T")
 
@@ -23,9 +26,11 @@ class OwnedTasks:
         self._closed = False
 
     def start(self, name: str, work: Coroutine[object, object, object]) -> asyncio.Task[object]:
-        """Run `work` until it ends or `close()` is called."""
+        """Run `work` until it ends or `close()` is called. It is not part of the request that starts it, for logs."""
         assert not self._closed, "a task was started after its owner closed"
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        context = copy_context()
+        context.run(request_id.set, "")
+        task = asyncio.get_running_loop().create_task(work, name=name, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return task

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from dataclasses import replace
 from typing import Final
@@ -20,7 +19,6 @@ from wrenn.base.signals import leave_signals_to_uvicorn
 from wrenn.base.stack_dumps import dump_stacks_on_signal, limit_end
 from wrenn.control.db.embedded import ensure_running
 from wrenn.control.db.migrate import migrate
-from wrenn.control.http.middleware import RequestIdFilter
 from wrenn.control.http.server import Server
 from wrenn.control.settings import Settings
 from wrenn.control.wiring import running_control
@@ -82,8 +80,6 @@ def main() -> None:
     """Entry point; exits with 1 and one sentence when it cannot start."""
     configure_logging()
     raise_descriptor_limit()
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(RequestIdFilter())
     try:
         run(Settings.from_environment())
     except WrennError as error:

@@ -20,6 +20,7 @@ import aiohttp
 from protobuf import Message
 
 from wrenn.base import errors as e
+from wrenn.base.request_ids import request_id_headers
 from wrenn.base.secrets import Secret
 from wrenn.base.units import KIB, MIB
 from wrenn.guest.values import (
@@ -104,7 +105,7 @@ class GuestConnection:
     def headers(self, user: str) -> dict[str, str]:
         """Return the authentication headers for a call as `user`."""
         basic = base64.b64encode(f"{user}:".encode()).decode()
-        return {**self._headers, "Authorization": f"Basic {basic}"}
+        return {**self._headers, **request_id_headers(), "Authorization": f"Basic {basic}"}
 
     async def unary(
         self,

@@ -2,10 +2,12 @@
 //!
 //! - this file: listening, and the limits on connections;
 //! - [`access`]: authentication of requests;
+//! - [`request_log`]: failed requests in the log;
 //! - [`route`]: dispatch of requests by path.
 
 pub mod access;
 pub mod reply;
+pub mod request_log;
 pub mod route;
 
 use std::convert::Infallible;

@@ -11,7 +11,7 @@ use crate::agent::Agent;
 use crate::body::Body;
 use crate::process::input::InputStream;
 use crate::rpc::{client_stream, error_answer, server_stream, unary};
-use crate::server::{Ends, access, reply};
+use crate::server::{Ends, access, reply, request_log};
 use crate::{connect, disk, files, filesystem, init, metrics, process, snapshot};
 
 /// Handles a request.
@@ -20,7 +20,23 @@ pub async fn answer(agent: Arc<Agent>, request: Request<Incoming>, ends: Ends) -
     if let Err(refusal) = access::check(&agent, &method, &path, request.headers(), ends) {
         return refusal;
     }
-    if !matches!(path.as_str(), "/health" | "/init" | "/snapshot/finish") {
+    // Only the host has ids for requests; programs in the guest do not write into the log.
+    let id = request_log::id_of(request.headers()).filter(|_| access::has_token(&agent, request.headers()));
+    let response = dispatch(agent, method, &path, request, ends).await;
+    if let Some(id) = id {
+        request_log::log(&id, &path, &response);
+    }
+    response
+}
+
+async fn dispatch(
+    agent: Arc<Agent>,
+    method: Method,
+    path: &str,
+    request: Request<Incoming>,
+    ends: Ends,
+) -> Response<Body> {
+    if !matches!(path, "/health" | "/init" | "/snapshot/finish") {
         agent.named().await;
     }
     if let Some(name) = path.strip_prefix("/process.Process/") {
@@ -29,7 +45,7 @@ pub async fn answer(agent: Arc<Agent>, request: Request<Incoming>, ends: Ends) -
     if let Some(name) = path.strip_prefix("/filesystem.Filesystem/") {
         return filesystem_call(&agent, &method, name, request).await;
     }
-    match (&method, path.as_str()) {
+    match (&method, path) {
         (&Method::GET | &Method::HEAD, "/health") => reply::empty(StatusCode::NO_CONTENT),
         (&Method::POST, "/init") => init::answer(&agent, request, ends).await,
         (&Method::GET, "/metrics") => metrics::answer(&agent),

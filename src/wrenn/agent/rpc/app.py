@@ -13,10 +13,13 @@ from wrenn.agent.rpc.ports import PortStreams
 from wrenn.agent.rpc.process_streams import ProcessStreams
 from wrenn.agent.rpc.service import HostAgentService, Translate
 from wrenn.agent.sandboxes import Sandboxes
+from wrenn.base.request_ids import REQUEST_ID_HEADER, accept_request_id
 from wrenn.protocol.host.host_connect import HostAgent, HostAgentASGIApplication
 from wrenn.protocol.host.streams import STREAM_PATH
+from wrenn.relay import header_value
 from wrenn.telemetry import PORT
 
+_REQUEST_ID: Final = REQUEST_ID_HEADER.encode()
 _EXEC: Final = "/Exec"
 _METHODS: Final = frozenset(
     "".join(part.capitalize() for part in name.split("_"))
@@ -40,6 +43,8 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
+        if scope["type"] in ("http", "websocket"):
+            accept_request_id((header_value(scope["headers"], _REQUEST_ID) or b"").decode("latin-1"))
         if self._ports.serves(scope):
             await self._ports(scope, receive, send)
         elif scope["type"] == "websocket":

@@ -163,7 +163,7 @@ async def _opening(receive: Receive) -> StartProcess:
             raise InvalidRequest("The command is over-long.")
         if not message.get("more_body"):
             break
-    _, opening = parse_opening(bytes(body))
+    opening = parse_opening(bytes(body)).process
     if not isinstance(opening, StartProcess) or opening.terminal is not None or not opening.timeout_ms:
         raise InvalidRequest("The call does not begin with a command that has a time limit.")
     return opening

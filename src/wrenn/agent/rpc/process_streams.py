@@ -13,6 +13,7 @@ from wrenn.agent.rpc.process_input import InputForwarder
 from wrenn.agent.rpc.websocket import PeerDisconnected, Receive, Scope, Send, WebSocket
 from wrenn.base.errors import DeadlineExceeded, Forbidden, InternalError, InvalidRequest, NotFound, WrennError
 from wrenn.base.ids import SandboxId
+from wrenn.base.request_ids import accept_request_id
 from wrenn.guest import (
     CommandLine,
     Event,
@@ -80,8 +81,9 @@ class ProcessStreams:
             raise InvalidRequest("The stream did not begin in time.") from error
         if message[0] != Kind.OPEN:
             raise InvalidRequest("The stream does not begin with its opening.")
-        text_id, opening = parse_opening(message[1:])
-        sandbox_id = SandboxId.parse(text_id)
+        parsed = parse_opening(message[1:])
+        accept_request_id(parsed.request_id)
+        opening, sandbox_id = parsed.process, SandboxId.parse(parsed.sandbox_id)
         attached = isinstance(opening, AttachProcess) or opening.terminal is not None
         async with self._sandboxes.open_stream(sandbox_id) as stream:
             if attached:

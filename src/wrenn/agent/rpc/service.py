@@ -79,6 +79,8 @@ class Translate:
             if error.code == InternalError.code:
                 _log.exception("call failed", extra={"method": ctx.method.name, **error.context})
                 failure = InternalError(_GENERAL)
+            else:
+                _log.debug("call refused", extra={"method": ctx.method.name, "code": error.code})
         except ConnectError:
             raise
         except Exception:  # noqa: BLE001 - the API boundary: an internal error is logged here and reported without details

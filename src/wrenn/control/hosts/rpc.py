@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from typing import Any, Final, TypeVar, cast
 
 import aiohttp
@@ -15,6 +16,8 @@ from wrenn.base.units import KIB, MIB
 from wrenn.control.hosts.transport import HostTransport, not_answering
 from wrenn.protocol.api import OUTPUT_LIMIT_B
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, error_of
+
+_log = logging.getLogger(__name__)
 
 _SERVICE: Final = "wrenn.host.v1.HostAgent"
 _ANSWER_LIMIT_B: Final = 2 * OUTPUT_LIMIT_B + 4 * MIB
@@ -68,7 +71,9 @@ class HostRpc:
         )
         try:
             if response.status != 200:
-                raise _error_of(response, await read_bounded(response, _ERROR_LIMIT_B))
+                error = _error_of(response, await read_bounded(response, _ERROR_LIMIT_B))
+                _log.debug("host refused a call", extra={"method": method, "code": error.code})
+                raise error
             return answer.from_binary(await read_bounded(response, _ANSWER_LIMIT_B))
         finally:
             # A connection whose response was read to its end is back in the pool already.

@@ -16,6 +16,7 @@ from yarl import URL
 
 from wrenn.base.errors import AgentFailure, Unavailable
 from wrenn.base.ids import SandboxId
+from wrenn.base.request_ids import request_id
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.hosts.transport import HostTransport, not_answering
 from wrenn.protocol.api import STREAM_MESSAGE_LIMIT_B
@@ -60,7 +61,7 @@ class HostStream:
 
     async def open(self, sandbox_id: SandboxId, opening: StartProcess | AttachProcess) -> None:
         """Send the first message, which says which process the stream is about."""
-        await self._send(open_message(str(sandbox_id), opening))
+        await self._send(open_message(str(sandbox_id), opening, request_id=request_id.get()))
 
     async def receive(self) -> bytes:
         """Return the next message, whose first byte is its kind.

@@ -12,6 +12,7 @@ import aiohttp
 from yarl import URL
 
 from wrenn.base.errors import Unavailable
+from wrenn.base.request_ids import request_id_headers
 from wrenn.protocol.host.streams import MESSAGE_LIMIT_B
 from wrenn.relay import (
     CONNECT_TIMEOUT_S,
@@ -31,7 +32,10 @@ _CLOSE_TIMEOUT_S: Final = 5.0
 
 
 class HostTransport:
-    """Opens connections to agents, with the control plane's certificate, and keeps idle ones for the next request."""
+    """Opens connections to agents, with the control plane's certificate, and keeps idle ones for the next request.
+
+    Each request carries the id of the request that this task serves.
+    """
 
     def __init__(self, pki: Path) -> None:
         self._pki = pki
@@ -77,7 +81,7 @@ class HostTransport:
             method,
             url,
             data=data,
-            headers=headers,
+            headers={**(headers or {}), **request_id_headers()},
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=silence_s),
             ssl=self._tls,
@@ -100,17 +104,21 @@ class HostTransport:
         self, request: Request, url: URL, headers: Headers
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """Forward a client's request; as `Request.asked`."""
-        return request.asked(self._session, url, headers, tls=self._tls)
+        return request.asked(self._session, url, _with_request_id(headers), tls=self._tls)
 
     async def forward_websocket(
         self, scope: Scope, url: URL, headers: Headers
     ) -> aiohttp.ClientWebSocketResponse:
         """Open the WebSocket that a client asks for; as `connect_websocket`."""
-        return await connect_websocket(self._session, scope, url, headers, tls=self._tls)
+        return await connect_websocket(self._session, scope, url, _with_request_id(headers), tls=self._tls)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
+
+
+def _with_request_id(headers: Headers) -> Headers:
+    return [*headers, *((name.encode(), value.encode()) for name, value in request_id_headers().items())]
 
 
 def _tls_context(pki: Path) -> ssl.SSLContext:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,14 +12,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wrenn.base.errors import InternalError, TooLarge
 from wrenn.base.ids import random_hex
+from wrenn.base.request_ids import request_id
 from wrenn.base.units import MIB
 from wrenn.control.http.errors import error_response
 from wrenn.protocol.api import REQUEST_ID_HEADER
 
 _log = logging.getLogger(__name__)
 
-request_id: Final[ContextVar[str]] = ContextVar("request_id", default="")
-"""Of the request that this task serves; goes into every log line."""
 _HEADS: Final = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
 """Messages that begin an answer."""
 
@@ -36,7 +34,7 @@ class RequestIds:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        name = random_hex(8)
+        name = request_id.get() or random_hex(8)
         request_id.set(name)
         started = False
 
@@ -88,13 +86,3 @@ class BodyLimit:
             return message
 
         await self._app(scope, receive_limited, send)
-
-
-class RequestIdFilter(logging.Filter):
-    """Logging filter that adds the request id to each record."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Add the request id; always returns True."""
-        if (name := request_id.get()) and not hasattr(record, "request_id"):
-            record.request_id = name
-        return True

@@ -16,6 +16,7 @@ from wrenn.base.errors import (
     WrennError,
 )
 from wrenn.base.ids import random_hex
+from wrenn.base.request_ids import request_id
 from wrenn.control.proxy.heads import port_target_of
 from wrenn.control.proxy.pages import error_response
 from wrenn.control.proxy.visits import Visits
@@ -40,6 +41,7 @@ class PortProxy:
         if scope["type"] not in ("http", "websocket"):
             await self._api(scope, receive, send)
             return
+        request_id.set(random_hex(8))
         await serve_exchange(self._serve, scope, receive, send, refusal_of=partial(_refusal, scope))
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,16 +56,16 @@ class PortProxy:
 
 
 def _refusal(scope: Scope, error: Exception) -> Refusal:
-    request_id = random_hex(8)
+    name = request_id.get()
     if not isinstance(error, WrennError):
-        _log.error("visit failed", extra={"request_id": request_id}, exc_info=error)
-        error = InternalError(f"An internal error occurred; the log has it under request id {request_id}.")
+        _log.error("visit failed", exc_info=error)
+        error = InternalError(f"An internal error occurred; the log has it under request id {name}.")
     elif isinstance(error, InternalError | AgentFailure | Unavailable):
         _log.info(
             "visit refused",
-            extra={"request_id": request_id, "code": error.code, "cause": error.message, **error.context},
+            extra={"code": error.code, "cause": error.message, **error.context},
         )
     accept = header_value(scope["headers"], b"accept") or b""
     as_page = scope["type"] == "http" and b"text/html" in accept
-    status, headers, body = error_response(error, request_id=request_id, as_page=as_page)
+    status, headers, body = error_response(error, request_id=name, as_page=as_page)
     return Refusal(status, headers, body, _REFUSED if isinstance(error, AccessLost) else _BROKEN)

@@ -96,26 +96,38 @@ class AttachProcess:
     terminal: bool = False
 
 
-def open_message(sandbox_id: str, opening: StartProcess | AttachProcess) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The first message: in which sandbox to start or follow a process. `request_id`: for the log; from the caller, unchecked."""
+
+    sandbox_id: str
+    process: StartProcess | AttachProcess
+    request_id: str = ""
+
+
+def open_message(sandbox_id: str, process: StartProcess | AttachProcess, *, request_id: str = "") -> bytes:
     """Encode the first message."""
-    name = "start" if isinstance(opening, StartProcess) else "attach"
-    return json_message(Kind.OPEN, {"sandbox_id": sandbox_id, name: asdict(opening)})
+    name = "start" if isinstance(process, StartProcess) else "attach"
+    value: dict[str, object] = {"sandbox_id": sandbox_id, name: asdict(process)}
+    # The connection may have been made ahead of need, so its handshake has no request id.
+    return json_message(Kind.OPEN, value | ({"request_id": request_id} if request_id else {}))
 
 
-def parse_opening(payload: bytes) -> tuple[str, StartProcess | AttachProcess]:
-    """Parse the first message into a sandbox id and the request.
+def parse_opening(payload: bytes) -> Opening:
+    """Parse the first message.
 
     Raises:
         InvalidRequest: it is not valid in this version.
     """
     try:
         value = parse_json(payload)
+        request_id = str(value.get("request_id", ""))
         if "attach" in value:
-            return str(value["sandbox_id"]), AttachProcess(**value["attach"])
+            return Opening(str(value["sandbox_id"]), AttachProcess(**value["attach"]), request_id)
         fields = dict(value["start"])
         terminal = fields.pop("terminal")
         start = StartProcess(**fields, terminal=Size(**terminal) if terminal else None)
-        return str(value["sandbox_id"]), start
+        return Opening(str(value["sandbox_id"]), start, request_id)
     except (KeyError, TypeError) as error:
         raise InvalidRequest("The stream does not begin with a process to start or to follow.") from error
 
