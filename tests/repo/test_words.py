@@ -95,6 +95,21 @@ def test_every_file_that_contributing_names_exists() -> None:
     assert missing == set()
 
 
+def test_every_setting_of_the_programs_is_documented() -> None:
+    page = (ROOT / "docs/reference/settings.md").read_text()
+    read = {
+        node.value
+        for module in modules("src")
+        if module.path.endswith("/settings.py")
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if re.fullmatch(r"WRENN_[A-Z0-9_]*[A-Z0-9]", node.value)
+    }
+    assert read, "settings are found by their names"
+    # `WRENN_FAULTS` is for tests only.
+    assert {name for name in read if f"`{name}`" not in page} - {"WRENN_FAULTS"} == set()
+
+
 def test_no_work_is_left_as_a_note() -> None:
     left = [
         f"{path.relative_to(ROOT)}:{number}"
