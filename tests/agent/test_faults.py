@@ -1,14 +1,13 @@
 """A fault at every named step of every verb: the sandbox is as before the call or as after it, and nothing is left over.
 
-In process: the step raises, as where a call of the kernel fails. As a process of its own: the agent is killed there, and another one
-comes after it. `make test` kills at some points, `make test-faults` at all.
+In process: the step raises, as where a call of the kernel fails. As a separate process: the agent is killed there, and another one
+takes over.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from connectrpc.errors import ConnectError
@@ -30,7 +29,6 @@ POINTS = [
     "resume.after_journal", "resume.after_slot", "resume.after_disk", "resume.after_spawn", "resume.after_ready", "resume.after_running",
     "snapshot.after_draft", "snapshot.after_hold", "snapshot.after_freeze", "snapshot.after_memory", "snapshot.after_state", "snapshot.after_overlay", "snapshot.after_thaw", "snapshot.after_manifest",
 ]  # fmt: skip
-SAMPLE = {"after_disk", "after_spawn", "after_kill", "after_state", "after_manifest", "after_overlay"}
 
 
 async def call(agent: Agent, verb: str, spec: SandboxSpec) -> None:
@@ -113,14 +111,7 @@ async def process(data_dir: Path, pki: Path) -> AsyncIterator[AgentProcess]:
     await process.kill()
 
 
-def points() -> list[Any]:
-    return [
-        pytest.param(name, marks=() if name.partition(".")[2] in SAMPLE else pytest.mark.all_faults)
-        for name in POINTS
-    ]
-
-
-@pytest.mark.parametrize("point", points())
+@pytest.mark.parametrize("point", POINTS)
 async def test_an_agent_killed_at_any_step_loses_nothing(
     process: AgentProcess, settings: Settings, pki: Path, point: str
 ) -> None:

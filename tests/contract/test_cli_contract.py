@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import sys
-from asyncio.subprocess import DEVNULL, PIPE
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 from sdk_clients import Platform
 
 from wrenn import AsyncSandbox
+from wrenn.testing.fork_server import run_program
 
 pytestmark = pytest.mark.usefixtures("platform")
 
@@ -30,13 +31,11 @@ class Ended:
 
 
 async def wrenn(*arguments: str, cwd: Path | None = None) -> Ended:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "wrenn.cli.main", *arguments, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, cwd=cwd
-    )
     async with asyncio.timeout(30):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return Ended(process.returncode, out, err.decode())
+        code, out, err = await run_program(
+            "wrenn.cli.main:main", arguments, environment=os.environ, folder=cwd
+        )
+    return Ended(code, out, err.decode())
 
 
 @pytest.fixture

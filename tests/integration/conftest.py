@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import os
 import shutil
-import sys
 import tempfile
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -32,6 +31,7 @@ from wrenn.control.identity import store as teams
 from wrenn.control.settings import Settings
 from wrenn.control.wiring import Control, running_control
 from wrenn.relay import SERVER_OPTIONS
+from wrenn.testing.fork_server import ForkedProgram, start_program
 from wrenn.testing.server import served
 from wrenn.testing.simulated_host import SimulatedHost, Switches, running_host
 
@@ -282,16 +282,11 @@ async def second_platform(platform: Platform) -> AsyncIterator[Platform]:
 
 
 @asynccontextmanager
-async def control_process(
-    environment: dict[str, str], port: int
-) -> AsyncGenerator[asyncio.subprocess.Process]:
-    """`wrenn control` as a process of its own; killed at the end if it still runs."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        "from wrenn.control.main import main; main()",
-        env={**os.environ, **environment, "WRENN_LISTEN": f"127.0.0.1:{port}"},
-        stderr=asyncio.subprocess.DEVNULL,
+async def control_process(environment: dict[str, str], port: int) -> AsyncGenerator[ForkedProgram]:
+    """`wrenn control` as a separate process; killed at the end if it still runs."""
+    process = start_program(
+        "wrenn.control.main:main",
+        environment={**os.environ, **environment, "WRENN_LISTEN": f"127.0.0.1:{port}"},
     )
     try:
         async with asyncio.timeout(DEADLINE_S), client(f"http://127.0.0.1:{port}", None) as probe:
@@ -300,13 +295,12 @@ async def control_process(
                     await probe.get("/health")
                     break
                 except httpx2.TransportError:
-                    assert process.returncode is None, "the control plane did not start"
+                    assert process.poll() is None, "the control plane did not start"
                     await asyncio.sleep(0.05)
         yield process
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        process.kill()
+        await process.wait_ended()
 
 
 def refused(answer: httpx2.Response, status: int, code: str) -> str:

@@ -7,13 +7,13 @@ import hashlib
 import json
 import os
 import stat
-import sys
 import tomllib
-from asyncio.subprocess import PIPE
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from wrenn.testing.fork_server import run_program
 
 from .conftest import client, run_sql
 from .people import PASSWORD, People, Person, log_in, new_email
@@ -32,21 +32,19 @@ class Cli:
 
     async def __call__(self, *arguments: str, stdin: str = "", code: int = 0, **environment: str) -> str:
         """Run it; what it prints. `code` is how it must end; the error text otherwise."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "wrenn.cli.main", *arguments,
-            stdin=PIPE, stdout=PIPE, stderr=PIPE,
-            env={
-                "PATH": os.environ["PATH"],
-                "XDG_CONFIG_HOME": str(self.config),
-                "WRENN_DATA_DIR": str(self.config / "none"),
-                "DATABASE_URL": self.database_url,
-                **({"WRENN_API_KEY": self.api_key, "WRENN_BASE_URL": self.url} if self.api_key else {}),
-                **environment,
-            },
-        )  # fmt: skip
+        env = {
+            "PATH": os.environ["PATH"],
+            "XDG_CONFIG_HOME": str(self.config),
+            "WRENN_DATA_DIR": str(self.config / "none"),
+            "DATABASE_URL": self.database_url,
+            **({"WRENN_API_KEY": self.api_key, "WRENN_BASE_URL": self.url} if self.api_key else {}),
+            **environment,
+        }
         async with asyncio.timeout(60):
-            out, err = await process.communicate(stdin.encode())
-        assert process.returncode == code, err.decode()
+            ended, out, err = await run_program(
+                "wrenn.cli.main:main", arguments, environment=env, stdin=stdin.encode()
+            )
+        assert ended == code, err.decode()
         return out.decode() if code == 0 else err.decode()
 
     @property

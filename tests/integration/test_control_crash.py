@@ -49,7 +49,7 @@ async def crashing(data_dir: Path, database_url: str, host: SimulatedHost, unuse
 
 async def died(process: asyncio.subprocess.Process) -> None:
     async with asyncio.timeout(DEADLINE_S):
-        assert await process.wait() == -signal.SIGKILL
+        assert await process.wait_ended() == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("point", ["after_insert", "after_rpc", "after_apply"])
@@ -96,5 +96,5 @@ async def test_a_stop_ends_the_program_and_leaves_the_sandboxes(crashing: Crashi
         await api.post("/v1/sandboxes", json={})
         process.terminate()
         async with asyncio.timeout(DEADLINE_S):
-            assert await process.wait() == 0, "its clean-up was cut short"
+            assert await process.wait_ended() == 0, "its clean-up was cut short"
     assert len(host.sandbox_ids) == 1

@@ -18,6 +18,8 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from wrenn.testing.fork_server import run_program
+
 from .conftest import DEADLINE_S, Platform
 
 TYPED_DEADLINE_S = 4 * DEADLINE_S
@@ -40,17 +42,11 @@ def command(*arguments: str) -> list[str]:
 
 async def wrenn(platform: Platform, *arguments: str, stdin: bytes | None = None) -> tuple[int, str, str]:
     """The command's exit code, output and errors."""
-    process = await asyncio.create_subprocess_exec(
-        *command(*arguments),
-        env=environment(platform),
-        stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
     async with asyncio.timeout(TYPED_DEADLINE_S):
-        out, err = await process.communicate(stdin)
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+        code, out, err = await run_program(
+            "wrenn.cli.main:main", arguments, environment=environment(platform), stdin=stdin
+        )
+    return code, out.decode(), err.decode()
 
 
 @dataclass

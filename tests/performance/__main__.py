@@ -57,7 +57,7 @@ async def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="wrenn-bench-"))
     figures: list[Figure] = []
     try:
-        async with running_platform(folder, images) as platform:
+        async with running_platform(folder, images, measured=True) as platform:
             facts = await _facts(platform, options.rounds)
             print(f"{facts}\n\n{HEAD}", flush=True)
             for name, bench in BENCHES.items():

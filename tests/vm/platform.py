@@ -29,6 +29,7 @@ from wrenn.control.db.migrate import migrate
 from wrenn.control.hosts.pki import ensure_pki
 from wrenn.control.identity.bootstrap import bootstrap
 from wrenn.network import find_block
+from wrenn.testing.fork_server import ForkedProgram, start_program
 from wrenn.testing.server import free_port
 
 START_TIMEOUT_S = 60.0
@@ -45,6 +46,7 @@ class Platform:
     """Its parts by name: `agent`, `control`; PostgreSQL is embedded.
 
     Attributes:
+        measured: its programs are executed, as in production; else they are forked, which is faster.
         armable: `arm` works on a part that runs. Each fault point then reads a file, so not where times are measured.
     """
 
@@ -55,9 +57,10 @@ class Platform:
     database_url: str = ""
     key: str = ""
     private_networks: str = ""
+    measured: bool = False
     armable: bool = False
-    processes: dict[str, subprocess.Popen[bytes]] = field(
-        default_factory=dict[str, "subprocess.Popen[bytes]"]
+    processes: dict[str, subprocess.Popen[bytes] | ForkedProgram] = field(
+        default_factory=dict[str, "subprocess.Popen[bytes] | ForkedProgram"]
     )
 
     @property
@@ -114,13 +117,18 @@ class Platform:
             self.arm(name, "")
         log = (self.data_dir / f"{name}.log").open("ab")
         with log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "wrenn.cli.main", name],
-                env=self.environment(name),
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            if self.measured:
+                self.processes[name] = subprocess.Popen(
+                    [sys.executable, "-m", "wrenn.cli.main", name],
+                    env=self.environment(name),
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            else:
+                self.processes[name] = start_program(
+                    "wrenn.cli.main:main", [name], environment=self.environment(name), stdout=log, stderr=log
+                )
 
     async def kill(self, name: str) -> None:
         """`kill -9`."""
@@ -242,10 +250,17 @@ class Platform:
 
 @asynccontextmanager
 async def running_platform(
-    data_dir: Path, images_dir: Path, *, private_networks: str = "", armable: bool = False
+    data_dir: Path,
+    images_dir: Path,
+    *,
+    private_networks: str = "",
+    measured: bool = False,
+    armable: bool = False,
 ) -> AsyncGenerator[Platform]:
     """A platform that serves; at the end its sandboxes are removed and all of it is stopped."""
-    platform = Platform(data_dir, images_dir, private_networks=private_networks, armable=armable)
+    platform = Platform(
+        data_dir, images_dir, private_networks=private_networks, measured=measured, armable=armable
+    )
     await platform.prepare()
     for name in PARTS:
         platform.start(name)

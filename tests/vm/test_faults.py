@@ -1,5 +1,8 @@
 """Kill each process at each named step of create, exec and delete. Afterwards: the database is true, `wrenn doctor` lists
 nothing, and a sandbox that ran before still answers with its files.
+
+`make test` kills at some points here, and at all of them over the simulated driver (`tests/agent/test_faults.py`,
+`tests/integration/test_control_crash.py`); `make test-faults` kills at all of them here too.
 """
 
 from __future__ import annotations
@@ -37,6 +40,19 @@ CONTROL = [
     "control.delete.after_rpc",
     "control.exec.before_rpc",
 ]
+SAMPLE = {
+    "agent.create.after_spawn",
+    "agent.delete.after_kill",
+    "agent.base.after_spawn",
+    "control.create.after_rpc",
+    "control.delete.after_rpc",
+    "control.exec.before_rpc",
+}
+
+
+def points(names: list[str], sample: set[str]) -> list[Any]:
+    """Every step; those outside the sample only run with `make test-faults`."""
+    return [pytest.param(name, marks=() if name in sample else pytest.mark.all_faults) for name in names]
 
 
 async def create(api: httpx2.AsyncClient) -> dict[str, Any]:
@@ -71,7 +87,7 @@ async def quietly(call: Any) -> httpx2.Response | None:
         return None
 
 
-@pytest.mark.parametrize("point", AGENT)
+@pytest.mark.parametrize("point", points(AGENT, SAMPLE))
 async def test_an_agent_killed_at_any_step_leaves_nothing_and_disturbs_nobody(
     platform: Platform, point: str
 ) -> None:
@@ -95,7 +111,7 @@ async def test_an_agent_killed_at_any_step_leaves_nothing_and_disturbs_nobody(
         await api.delete(f"/v1/sandboxes/{bystander}")
 
 
-@pytest.mark.parametrize("point", CONTROL)
+@pytest.mark.parametrize("point", points(CONTROL, SAMPLE))
 async def test_a_control_plane_killed_at_any_step_goes_on_where_it_was(
     platform: Platform, point: str
 ) -> None:
@@ -127,7 +143,7 @@ async def test_a_control_plane_killed_at_any_step_goes_on_where_it_was(
             await api.delete(f"/v1/sandboxes/{bystander}")
 
 
-@pytest.mark.parametrize("point", BASE)
+@pytest.mark.parametrize("point", points(BASE, SAMPLE))
 async def test_an_agent_killed_while_it_makes_a_base_makes_it_again(platform: Platform, point: str) -> None:
     shape = {"memory_mb": 160 + BASE.index(point)}  # a shape of its own, so that there is no base yet
     async with platform.client() as api:

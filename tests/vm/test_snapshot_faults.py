@@ -1,7 +1,8 @@
 """Kill each process at each named step of pause, resume, snapshot and fork. The rule: afterwards the sandbox is as before the
 call or as after it, it can be used, what it held is there, and `wrenn doctor` lists nothing.
 
-`make test` runs a part, `make test-faults` all.
+`make test` kills at some points here, and at all of them over the simulated driver (`tests/agent/test_faults.py`,
+`tests/integration/test_control_snapshot_crash.py`); `make test-faults` kills at all of them here too.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ import json
 import os
 import signal
 import uuid
-from typing import Any
 
 import httpx2
 import pytest
 
 from tests.vm.platform import Platform
-from tests.vm.test_faults import create, quietly, wait_status
+from tests.vm.test_faults import create, points, quietly, wait_status
 
 AGENT = [
     "pause.after_journal", "pause.after_hold", "pause.after_freeze", "pause.after_memory", "pause.after_state", "pause.after_manifest", "pause.after_kill", "pause.after_release", "pause.after_paused",
@@ -35,15 +35,9 @@ VMM = [
     "resume.after_spawn", "resume.after_ready",
     "snapshot.after_hold", "snapshot.after_memory", "snapshot.after_overlay",
 ]  # fmt: skip
-SAMPLE = {"after_memory", "after_manifest", "after_spawn", "after_overlay", "after_rpc", "after_snapshot"}
-
-
-def points(names: list[str]) -> list[Any]:
-    """Every step of every verb; those outside the sample only run with `make test-faults`."""
-    return [
-        pytest.param(name, marks=() if name.partition(".")[2] in SAMPLE else pytest.mark.all_faults)
-        for name in names
-    ]
+AGENT_SAMPLE = {"pause.after_memory", "resume.after_spawn", "snapshot.after_overlay"}
+CONTROL_SAMPLE = {"pause.after_rpc", "resume.after_rpc", "fork.after_snapshot"}
+VMM_SAMPLE = {"pause.after_memory", "resume.after_spawn", "snapshot.after_overlay"}
 
 
 async def sh(api: httpx2.AsyncClient, sandbox_id: str, script: str) -> str:
@@ -101,7 +95,7 @@ async def clean_up(platform: Platform, api: httpx2.AsyncClient) -> None:
     await platform.settled()
 
 
-@pytest.mark.parametrize("point", points(AGENT))
+@pytest.mark.parametrize("point", points(AGENT, AGENT_SAMPLE))
 async def test_an_agent_killed_at_any_step_loses_nothing(platform: Platform, point: str) -> None:
     verb = point.partition(".")[0]
     async with platform.client() as api:
@@ -121,7 +115,7 @@ async def test_an_agent_killed_at_any_step_loses_nothing(platform: Platform, poi
         await clean_up(platform, api)
 
 
-@pytest.mark.parametrize("point", points(CONTROL))
+@pytest.mark.parametrize("point", points(CONTROL, CONTROL_SAMPLE))
 async def test_a_control_plane_killed_at_any_step_loses_nothing(platform: Platform, point: str) -> None:
     verb = point.partition(".")[0]
     async with platform.client() as api:
@@ -139,7 +133,7 @@ async def test_a_control_plane_killed_at_any_step_loses_nothing(platform: Platfo
         await clean_up(platform, api)
 
 
-@pytest.mark.parametrize("point", points(VMM))
+@pytest.mark.parametrize("point", points(VMM, VMM_SAMPLE))
 async def test_a_vmm_killed_at_any_step_leaves_what_was_saved_last(platform: Platform, point: str) -> None:
     verb = point.partition(".")[0]
     async with platform.client() as api:

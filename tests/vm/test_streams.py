@@ -19,6 +19,7 @@ from websockets.asyncio.client import connect
 from tests.vm.platform import Platform
 from wrenn import AsyncSandbox, DeadlineExceededError, InvalidStateError, ProcessLimitError
 from wrenn.base.units import MIB
+from wrenn.testing.fork_server import run_program
 
 DEADLINE_S = 90.0
 LARGE_B = 96 * MIB
@@ -56,14 +57,9 @@ async def test_a_command_and_a_terminal_run_as_the_user_that_is_named(
     platform: Platform, sandbox: AsyncSandbox
 ) -> None:
     async def wrenn(*arguments: str) -> tuple[int, str, str]:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "wrenn.cli.main", *arguments,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, "WRENN_API_KEY": platform.key, "WRENN_BASE_URL": platform.base_url},
-        )  # fmt: skip
-        out, err = await process.communicate()
-        assert process.returncode is not None
-        return process.returncode, out.decode(), err.decode()
+        environment = {**os.environ, "WRENN_API_KEY": platform.key, "WRENN_BASE_URL": platform.base_url}
+        code, out, err = await run_program("wrenn.cli.main:main", arguments, environment=environment)
+        return code, out.decode(), err.decode()
 
     who = "id -un; echo $HOME $USER; touch ~/made; stat -c %U ~/made"
     assert await wrenn("exec", "--user", "user", sandbox.id, who) == (

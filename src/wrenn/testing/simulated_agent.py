@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import ssl
-import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from wrenn.cli.up.envd import find_envd
 from wrenn.guest.connect import ENVD_PORT
 from wrenn.network import Block
 from wrenn.network.simulated import LoopbackSlots
+from wrenn.testing.fork_server import ForkedProgram, start_program
 from wrenn.testing.server import free_port
 from wrenn.vm.simulated import FolderBaseMaker, ProcessGroups, SimulatedDriver
 
@@ -106,7 +106,7 @@ class AgentProcess:
         share_pki(pki, data_dir)
         self._data_dir = data_dir
         self._port = free_port()
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: ForkedProgram | None = None
 
     @property
     def url(self) -> str:
@@ -122,21 +122,18 @@ class AgentProcess:
         """Start the agent with these fault points armed; returns when it serves."""
         assert self._process is None, "it runs already"
         with self.log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "wrenn.testing.simulated_agent",
-                env={
+            self._process = start_program(
+                "wrenn.testing.simulated_agent:run",
+                environment={
                     "PATH": os.environ["PATH"],
                     **agent_environment(self._data_dir, port=self._port, faults=faults),
                 },
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
             )
         async with asyncio.timeout(_START_TIMEOUT_S):
             while not await self._serves():
-                if self._process.returncode is not None:
+                if self._process.poll() is not None:
                     raise AssertionError(f"the agent ended: {self.log.read_text()[-4000:]}")
                 await asyncio.sleep(_POLL_S)
 
@@ -162,17 +159,17 @@ class AgentProcess:
     async def _end(self, number: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is not None:
-            if process.returncode is None:
-                process.send_signal(number)
-            await process.wait()
+            process.send_signal(number)
+            await process.wait_ended()
 
     async def wait_killed(self) -> None:
         """Wait until a fault point has killed it."""
         process, self._process = self._process, None
         assert process is not None, "it was started"
-        code = await process.wait()
+        code = await process.wait_ended()
         assert code == -signal.SIGKILL, f"it ended with {code} instead of at its fault point"
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Run the agent of this environment: what `AgentProcess` starts."""
     main(ProcessHost())
