@@ -183,7 +183,7 @@ async def test_the_pool_goes_on_after_a_failure(block: Block, faults: None, capl
     arm_faults("network.slot.after_tap#1=error")
     slots = slots_of(block, ready_target=1)
     await slots.start({})
-    await wait_until(lambda: "network slot not prepared" in caplog.messages)
+    await wait_until(lambda: "background loop failed" in caplog.messages)
     assert await leftovers(block, {0}) == []
     await slots.acquire("a")
     await wait_until(lambda: len(slots.held) == 2)

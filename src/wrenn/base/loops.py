@@ -107,8 +107,8 @@ class Loop:
         self.last_success_at_unix = started_at
         return result
 
-    async def wait(self, timeout_s: float) -> None:
-        """Wait until woken, or until `timeout_s` have passed. A call of `wake` since the last wait counts."""
+    async def wait(self, timeout_s: float | None) -> None:
+        """Wait until woken, or until `timeout_s` have passed (None: without limit). A call of `wake` since the last wait counts."""
         # Always yield: a loop that is woken all the time, and whose work never waits, would block the event
         # loop.
         await asyncio.sleep(0)

@@ -17,6 +17,7 @@ from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from wrenn.base.errors import AgentFailure, Forbidden, PortClosed, Unavailable, WrennError
+from wrenn.base.on_failure import on_failure
 from wrenn.base.units import KIB
 from wrenn.guest.connect import ENVD_PORT, unreachable
 from wrenn.relay import Pace, PacedConnector, new_session
@@ -103,7 +104,7 @@ class GuestPorts:
         """
         loop = asyncio.get_running_loop()
         transport, handshake = await loop.create_connection(_LoopbackHandshake, self._address, ENVD_PORT)
-        try:
+        with on_failure(transport.abort):
             head = [f"GET /connect?port={port} HTTP/1.1", f"Host: {self._address}"]
             head += ["Connection: Upgrade", "Upgrade: wrenn-stream"]
             head += [f"{name}: {value}" for name, value in self._headers.items()]
@@ -113,9 +114,6 @@ class GuestPorts:
                 raise port_closed(port)
             if status != 101:
                 raise AgentFailure("The sandbox does not join connections.", context={"status": status})
-        except BaseException:
-            transport.abort()
-            raise
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         if rest:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from wrenn.base.on_failure import on_failure
 from wrenn.linux.files import read_data, write_at
 
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -23,11 +25,8 @@ def sealed_copy(path: Path, *, name: str, on_data: Callable[[int, bytes], None])
     source = os.open(path, os.O_RDONLY)
     try:
         memory = open_copy(source, name=name, on_data=on_data)
-        try:
+        with on_failure(partial(os.close, memory)):
             seal(memory)
-        except BaseException:
-            os.close(memory)
-            raise
         return memory
     finally:
         os.close(source)
@@ -38,14 +37,11 @@ def open_copy(
 ) -> int:
     """As `sealed_copy`, for an open file and without sealing."""
     memory = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
+    with on_failure(partial(os.close, memory)):
         os.ftruncate(memory, os.fstat(source).st_size)
         for offset, data in read_data(source):
             write_at(memory, data, offset)
             on_data(offset, data)
-    except BaseException:
-        os.close(memory)
-        raise
     return memory
 
 

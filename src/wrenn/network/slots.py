@@ -14,6 +14,7 @@ from typing import Final
 
 from wrenn.base.errors import Conflict, DeadlineExceeded, NoCapacity, NotFound
 from wrenn.base.faults import fault_point
+from wrenn.base.loops import Loop
 from wrenn.base.tasks import OwnedTasks
 from wrenn.linux.connections import reset_connections
 from wrenn.linux.nft import apply_batch
@@ -82,7 +83,7 @@ class Slots:
         self._removals: dict[int, asyncio.Task[object]] = {}
         """A failed removal stays here, so that its index is not used again; `remove` retries it."""
         self._last_index = 0
-        self._refill_wanted = asyncio.Event()
+        self._refilling = Loop("prepare network slots")
         self._background = OwnedTasks()
         self._removers = OwnedTasks()
 
@@ -128,7 +129,7 @@ class Slots:
         """
         index = self._ready.popleft() if self._ready else await self._prepare()
         self._taken[index] = owner
-        self._refill_wanted.set()
+        self._refilling.wake()
         return Slot(index, self._block.namespace(index), self.address(index))
 
     def address(self, index: int) -> str:
@@ -228,32 +229,26 @@ class Slots:
         async with asyncio.timeout(REMOVE_TIMEOUT_S):
             await remove_slot(self._block.namespace(index), self._block.host_link(index))
         del self._removals[index]
-        self._refill_wanted.set()
+        self._refilling.wake()
 
     async def _refill(self) -> None:
         """Keep `ready_target` slots ready. They are prepared one at a time, so that refilling does not slow down a burst of creates."""
         while True:
-            self._refill_wanted.clear()
-            retry_s = None
-            try:
-                while len(self._ready) < self._ready_target and len(self.held) < self._limit:
-                    self._ready.append(await self._prepare())
-            except Exception:  # noqa: BLE001 - the pool must go on; a create that needs a slot raises the error itself
-                _log.exception("network slot not prepared", extra={"retry_s": RETRY_S})
-                retry_s = RETRY_S
-            try:
-                async with asyncio.timeout(retry_s):
-                    await self._refill_wanted.wait()
-            except TimeoutError:
-                continue
+            await self._refilling.attempt(self._prepare_missing, otherwise=None)
+            # A create that needs a slot raises the error itself.
+            await self._refilling.wait(RETRY_S if self._refilling.status.failures else None)
+
+    async def _prepare_missing(self) -> None:
+        while len(self._ready) < self._ready_target and len(self.held) < self._limit:
+            self._ready.append(await self._prepare())
 
     async def _keep_firewall(self) -> None:
         """Check the root table regularly: a restart of the host's firewall service flushes all rules, and the host may join or leave networks."""
-        while True:
-            await asyncio.sleep(FIREWALL_CHECK_S)
-            try:
-                if (reason := await self._firewall.ensure()) is not None:
-                    fields = {"table": self._block.table, "reason": reason}
-                    _log.warning("firewall table was written again", extra=fields)
-            except Exception:  # noqa: BLE001 - checked again in a moment
-                _log.exception("firewall not checked", extra={"table": self._block.table})
+        loop = Loop("check the firewall")
+        await loop.run(self._ensure_firewall, every_s=FIREWALL_CHECK_S, at_once=False)
+
+    async def _ensure_firewall(self) -> None:
+        if (reason := await self._firewall.ensure()) is not None:
+            _log.warning(
+                "firewall table was written again", extra={"table": self._block.table, "reason": reason}
+            )

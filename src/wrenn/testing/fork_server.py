@@ -197,8 +197,10 @@ async def run_program(
                 giving.write(stdin or b"")
 
         try:
-            _, printed, complained = await asyncio.gather(
-                *(asyncio.to_thread(act) for act in (give, reading_out.read, reading_errors.read))
+            printed, complained, _ = await asyncio.gather(
+                asyncio.to_thread(reading_out.read),
+                asyncio.to_thread(reading_errors.read),
+                asyncio.to_thread(give),
             )
             return await process.wait_ended(), printed, complained
         finally:

@@ -18,6 +18,7 @@ from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes.journal import Record, State
 from wrenn.base.errors import NotFound
 from wrenn.base.ids import random_hex
+from wrenn.base.loops import Loop
 from wrenn.linux.files import remove_tree
 from wrenn.linux.threads import run_to_end
 from wrenn.storage import snapshots
@@ -102,6 +103,7 @@ class GarbageCollector:
         self._driver = driver
         self._records = records
         self._wake_up = asyncio.Event()
+        self._loop = Loop("collect garbage")
         self._disabled = False
 
     def disable(self) -> None:
@@ -121,16 +123,15 @@ class GarbageCollector:
             await asyncio.sleep(_REST_S)
 
     async def collect(self) -> None:
-        """Remove everything unreferenced. Never raises; failures are logged."""
-        try:
-            # No await inside: nothing can become referenced between the search and the removal. Removing large files takes long,
-            # so here they only lose their names.
-            gone = self._collect()
-            await run_to_end(
-                partial(remove_tree, gone)
-            )  # the agent's end waits for it: else it would be found as left over
-        except Exception:  # noqa: BLE001 - the agent must keep serving; `wrenn doctor` lists leftovers
-            _log.exception("garbage is not collected")
+        """Remove everything unreferenced. Never raises; failures are logged, and `wrenn doctor` lists what is left over."""
+        await self._loop.attempt(self._collect_and_remove, otherwise=None)
+
+    async def _collect_and_remove(self) -> None:
+        # No await inside: nothing can become referenced between the search and the removal. Removing large files takes long,
+        # so here they only lose their names.
+        gone = self._collect()
+        # The agent's end waits for it: else it would be found as left over.
+        await run_to_end(partial(remove_tree, gone))
 
     def _collect(self) -> Path:
         """Move everything unreferenced into one folder and return it; the caller removes the folder."""

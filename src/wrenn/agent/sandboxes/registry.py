@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Coroutine, Generator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from wrenn.agent.sandboxes import journal
-from wrenn.agent.sandboxes.disk_watch import DiskLimits, DiskUsage, next_check_s, suspend_reason
+from wrenn.agent.sandboxes.disk_watch import DiskLimits
+from wrenn.agent.sandboxes.entry import Entry
 from wrenn.agent.sandboxes.garbage_collector import GarbageCollector
 from wrenn.agent.sandboxes.journal import NetworkSettings, Record, SandboxSpec, State
-from wrenn.agent.sandboxes.pause import thaw_guest
+from wrenn.agent.sandboxes.maintenance import Maintenance
 from wrenn.agent.sandboxes.running import GuestStream, RunningSandbox
+from wrenn.agent.sandboxes.suspension import DiskSuspension
 from wrenn.agent.sandboxes.verbs import Verbs
 from wrenn.base.errors import (
     AgentFailure,
@@ -35,19 +37,13 @@ from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.base.tasks import OwnedTasks
 from wrenn.base.units import MIB
 from wrenn.linux.disk_space import free_b, total_b
-from wrenn.linux.threads import run_to_end
 from wrenn.storage import snapshots
 from wrenn.storage.snapshots import Snapshot
 
 _log = logging.getLogger(__name__)
 
-_MAINTENANCE_INTERVAL_S: Final = 2.0
-_MAINTENANCE_TIMEOUT_S: Final = 5.0
-_SUSPEND_TIMEOUT_S: Final = 2.0
 _DISK_FULL_B: Final = 4 * MIB
 """With less than this free, a VMM that fails while it is saved failed for want of room: it says no more than that it failed."""
-_CONCURRENCY: Final = 16
-"""VMs that are looked after at a time."""
 _ENDED: Final = "The virtual machine ended by itself or was killed."
 
 _FLUSH_DELAY_S: Final = 1.0
@@ -58,19 +54,6 @@ _MERGE_DEPTH: Final = 8
 T = TypeVar("T")
 
 
-@dataclass(slots=True, eq=False)
-class _Entry:
-    record: Record
-    running: RunningSandbox | None = None
-    starting: asyncio.Task[None] | None = None
-    """Bring-up or resume."""
-    merging: asyncio.Task[object] | None = None
-    removing: asyncio.Task[None] | None = None
-    lock_holder: asyncio.Task[Any] | None = None
-    """The verb that has the lock; a removal cancels it."""
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
 class Sandboxes:
     """The sandboxes of this host, and the operations on them."""
 
@@ -79,11 +62,7 @@ class Sandboxes:
         self._layout = verbs.layout
         self._disk = disk
         self._driver = verbs.driver
-        self._usage = DiskUsage(verbs.layout, verbs.driver.disks)
-        self._sizes: dict[SandboxId, int] = {}
-        self._disk_check_lock = asyncio.Lock()
-        """What sandboxes took when the disk was last above its reserve."""
-        self._entries: dict[SandboxId, _Entry] = {}
+        self._entries: dict[SandboxId, Entry] = {}
         self._tasks = OwnedTasks()
         self._work: set[asyncio.Task[Any]] = set()
         self._started_loops = False
@@ -93,6 +72,12 @@ class Sandboxes:
             driver=verbs.driver,
             records=lambda: [entry.record for entry in self._entries.values()],
         )
+        self._suspension = DiskSuspension(
+            layout=verbs.layout, disks=verbs.driver.disks, limits=disk, entries=self._entries.values
+        )
+        self._maintenance = Maintenance(
+            data_dir=verbs.layout.data_dir, reserve_b=disk.reserve_b, entries=self._entries.values
+        )
 
     async def start(self, *, collect: bool) -> None:
         """Start the background loops, and with `collect` also garbage collection.
@@ -100,8 +85,8 @@ class Sandboxes:
         Only when every sandbox of a former agent was adopted: what an unknown one needs must not be collected.
         """
         self._started_loops = True
-        self._tasks.start("look after VMs", self._maintain_all())
-        self._tasks.start("watch the disk", self._watch_disk())
+        self._tasks.start("maintain VMs", self._maintenance.run())
+        self._tasks.start("watch the disk", self._suspension.run())
         if collect:
             await self._garbage.collect()
             self._tasks.start("collect garbage", self._garbage.run())
@@ -132,9 +117,9 @@ class Sandboxes:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._work.discard(task)
         if not task.cancelled():
-            task.exception()  # all callers may be gone; `_log_failure` has logged it
+            task.exception()  # all callers may be gone; it is in the log (`Entry.logging_failure`)
 
-    def _save(self, entry: _Entry, record: Record) -> None:
+    def _save(self, entry: Entry, record: Record) -> None:
         """Write a record, in memory first; the undo steps of an operation restore both."""
         entry.record = record
         journal.save(self._layout.sandbox(record.spec.sandbox_id), record)
@@ -143,38 +128,27 @@ class Sandboxes:
         if free_b(self._layout.data_dir) < self._disk.reserve_b:
             raise StorageFull("The disk of the host is full: no sandbox can be created until space is freed.")
 
-    def _raise_if_full(self, error: BaseException) -> None:
-        """Raise StorageFull if the disk is full, which then explains why a VM was not saved."""
-        if isinstance(error, AgentFailure) and free_b(self._layout.data_dir) < _DISK_FULL_B:
+    @contextmanager
+    def _explaining_full_disk(self) -> Generator[None]:
+        """Raise StorageFull instead of AgentFailure if the disk is full, which then explains why a VM was not saved."""
+        try:
+            yield
+        except AgentFailure as error:
+            if free_b(self._layout.data_dir) >= _DISK_FULL_B:
+                raise
             raise StorageFull(
                 "The disk of the host is full: the sandbox could not be saved. It keeps running."
             ) from error
 
-    @asynccontextmanager
-    async def _locked(self, entry: _Entry) -> AsyncGenerator[None]:
-        """Hold the entry's lock for an operation that a removal may cancel.
-
-        Raises:
-            InvalidState: the sandbox is being removed.
-        """
-        async with entry.lock:
-            if entry.removing is not None:
-                raise _being_removed(entry)
-            entry.lock_holder = asyncio.current_task()
-            try:
-                yield
-            finally:
-                entry.lock_holder = None
-
-    async def _wait_outcome(self, entry: _Entry, work: asyncio.Task[T]) -> T:
+    async def _wait_outcome(self, entry: Entry, work: asyncio.Task[T]) -> T:
         """Wait for `work` and return its result. Cancelling the caller does not cancel the work; a removal does."""
         await asyncio.wait({work})
         if work.cancelled():
             if entry.removing is not None:
-                raise _being_removed(entry)
+                raise entry.being_removed()
             raise Unavailable("The agent of this host is stopping. Try again in some seconds.")
         if entry.removing is not None and (error := work.exception()) is not None:
-            raise _being_removed(entry) from error  # it met what the removal had ended already
+            raise entry.being_removed() from error  # it met what the removal had ended already
         return work.result()
 
     async def ensure(self, spec: SandboxSpec, network: NetworkSettings | None = None) -> Record:
@@ -190,7 +164,7 @@ class Sandboxes:
             self._require_free_disk()
             records = [known.record for known in self._entries.values()]
             self._disk.admit(spec, records, total_b(self._layout.data_dir))
-            entry = _Entry(Record(spec, State.STARTING, network=network))
+            entry = Entry(Record(spec, State.STARTING, network=network))
             self._entries[spec.sandbox_id] = entry
             entry.starting = self._start_work(f"bring up {spec.sandbox_id}", self._bring_up(entry))
         if entry.record.spec != spec:
@@ -200,32 +174,31 @@ class Sandboxes:
             return await self.set_network(spec.sandbox_id, network)
         return record
 
-    async def _started(self, entry: _Entry) -> Record:
+    async def _started(self, entry: Entry) -> Record:
         if (work := entry.starting) is not None:
             # Others wait for it too; its cancellation is not ours.
             await asyncio.wait({work})
             if work.cancelled():
-                raise InvalidState(f"Sandbox {entry.record.spec.sandbox_id} was removed while it started.")
+                raise InvalidState(f"Sandbox {entry.sandbox_id} was removed while it started.")
             work.result()
         if entry.removing is not None:
-            raise _being_removed(entry)
+            raise entry.being_removed()
         if entry.record.state is not State.RUNNING:
-            raise _not_running(entry.record)
+            raise entry.not_running()
         return entry.record
 
-    async def _bring_up(self, entry: _Entry) -> None:
-        sandbox_id = entry.record.spec.sandbox_id
-        try:
-            entry.record, entry.running = await self._verbs.bring_up.run(
-                entry.record.spec, entry.record.network, partial(self._save, entry)
-            )
-        except BaseException as error:
-            self._entries.pop(sandbox_id, None)
-            self._garbage.wake()
-            _log_failure("sandbox did not start", entry, error)
-            raise
-        finally:
-            entry.starting = None
+    async def _bring_up(self, entry: Entry) -> None:
+        sandbox_id = entry.sandbox_id
+        with ExitStack() as on_failure, entry.logging_failure("sandbox did not start"):
+            on_failure.callback(self._garbage.wake)
+            on_failure.callback(self._entries.pop, sandbox_id, None)
+            try:
+                entry.record, entry.running = await self._verbs.bring_up.run(
+                    entry.record.spec, entry.record.network, partial(self._save, entry)
+                )
+            finally:
+                entry.starting = None
+            on_failure.pop_all()
         self._watch(entry)
 
     async def pause(self, sandbox_id: SandboxId, *, idle_s: float = 0.0) -> Record:
@@ -239,25 +212,21 @@ class Sandboxes:
             entry, self._start_work(f"pause {sandbox_id}", self._pause(entry, idle_s))
         )
 
-    async def _pause(self, entry: _Entry, idle_s: float) -> Record:
-        async with self._locked(entry):
+    async def _pause(self, entry: Entry, idle_s: float) -> Record:
+        async with entry.locked():
             if entry.record.state is State.PAUSED:
                 return entry.record
             save = partial(self._save, entry)
             if entry.record.state is State.PAUSING:  # it is saved, and the rest went wrong
                 entry.record = await self._verbs.pause.finish(entry.record, entry.running, save)
             elif entry.record.state is not State.RUNNING or entry.running is None:
-                raise _not_running(entry.record)
+                raise entry.not_running()
             elif entry.running.idle_s(self._verbs.clock) < idle_s:
                 return entry.record
             else:
                 await self._stop_merge(entry)
-                try:
+                with entry.logging_failure("sandbox not paused"), self._explaining_full_disk():
                     entry.record = await self._verbs.pause.run(entry.record, entry.running, save)
-                except BaseException as error:
-                    _log_failure("sandbox not paused", entry, error)
-                    self._raise_if_full(error)
-                    raise
             entry.running = None
         self._make_durable(entry, entry.record.snapshot)
         return entry.record
@@ -274,21 +243,20 @@ class Sandboxes:
             entry.starting = self._start_work(f"resume {sandbox_id}", self._resume(entry))
         return await self._started(entry)
 
-    async def _resume(self, entry: _Entry) -> None:
-        try:
-            async with self._locked(entry):
-                if entry.record.state is State.RUNNING:
-                    return
-                if entry.record.state is not State.PAUSED:
-                    raise _not_running(entry.record)
-                save = partial(self._save, entry)
-                entry.record, entry.running = await self._verbs.resume.run(entry.record, save)
-        except BaseException as error:
-            self._garbage.wake()
-            _log_failure("sandbox not resumed", entry, error)
-            raise
-        finally:
-            entry.starting = None
+    async def _resume(self, entry: Entry) -> None:
+        with ExitStack() as on_failure, entry.logging_failure("sandbox not resumed"):
+            on_failure.callback(self._garbage.wake)
+            try:
+                async with entry.locked():
+                    if entry.record.state is State.RUNNING:
+                        return
+                    if entry.record.state is not State.PAUSED:
+                        raise entry.not_running()
+                    save = partial(self._save, entry)
+                    entry.record, entry.running = await self._verbs.resume.run(entry.record, save)
+            finally:
+                entry.starting = None
+            on_failure.pop_all()
         self._watch(entry)
 
     async def set_network(self, sandbox_id: SandboxId, network: NetworkSettings) -> Record:
@@ -301,21 +269,19 @@ class Sandboxes:
         change = self._start_work(f"set network of {sandbox_id}", self._set_network(entry, network))
         return await self._wait_outcome(entry, change)
 
-    async def _set_network(self, entry: _Entry, network: NetworkSettings) -> Record:
+    async def _set_network(self, entry: Entry, network: NetworkSettings) -> Record:
         if (work := entry.starting) is not None:
             await asyncio.wait({work})
-        async with self._locked(entry):
-            if self._entries.get(entry.record.spec.sandbox_id) is not entry:
-                raise NotFound(f"Sandbox {entry.record.spec.sandbox_id} is not on this host.")
+        async with entry.locked():
+            if self._entries.get(entry.sandbox_id) is not entry:
+                raise NotFound(f"Sandbox {entry.sandbox_id} is not on this host.")
             before = entry.record
-            try:
+            with ExitStack() as on_failure, entry.logging_failure("network settings not changed"):
+                on_failure.callback(setattr, entry, "record", before)
                 entry.record = await self._verbs.set_network.run(before, network, partial(self._save, entry))
-            except BaseException as error:
-                entry.record = before
-                _log_failure("network settings not changed", entry, error)
-                raise
+                on_failure.pop_all()
             if entry.record.state is State.PAUSED:  # a paused sandbox must survive a power cut
-                directory = self._layout.sandbox(entry.record.spec.sandbox_id)
+                directory = self._layout.sandbox(entry.sandbox_id)
                 await asyncio.to_thread(journal.flush, directory)
             return entry.record
 
@@ -332,28 +298,24 @@ class Sandboxes:
         change = self._start_work(f"set disk of {sandbox_id}", self._set_disk(entry, disk_mb))
         return await self._wait_outcome(entry, change)
 
-    async def _set_disk(self, entry: _Entry, disk_mb: int) -> Record:
+    async def _set_disk(self, entry: Entry, disk_mb: int) -> Record:
         others = [other.record for other in self._entries.values() if other is not entry]
         wanted = replace(entry.record.spec, disk_mb=disk_mb)
         self._disk.admit(wanted, others, total_b(self._layout.data_dir))
-        async with self._locked(entry):
+        async with entry.locked():
             entry.record = self._verbs.set_disk.record_size(entry.record, disk_mb, partial(self._save, entry))
             if entry.record.state is State.PAUSED:  # a paused sandbox must survive a power cut
-                directory = self._layout.sandbox(entry.record.spec.sandbox_id)
+                directory = self._layout.sandbox(entry.sandbox_id)
                 await asyncio.to_thread(journal.flush, directory)
                 return entry.record
         if entry.running is not None and entry.running.suspend_reason:
-            await self._check_disk_use(free_b(self._layout.data_dir))
-        async with self._locked(entry):
-            if entry.running is None or entry.record.state is not State.RUNNING:
-                raise _not_running(entry.record)
-            if entry.running.suspend_reason:
-                raise StorageFull(entry.running.suspend_reason)
-            try:
-                await self._verbs.set_disk.apply(entry.record, entry.running)
-            except BaseException as error:
-                _log_failure("disk not made larger", entry, error)
-                raise
+            await self._suspension.check()
+        async with entry.locked():
+            running = entry.require_running()
+            if running.suspend_reason:
+                raise StorageFull(running.suspend_reason)
+            with entry.logging_failure("disk not made larger"):
+                await self._verbs.set_disk.apply(entry.record, running)
             return entry.record
 
     async def ensure_snapshot(self, sandbox_id: SandboxId, snapshot_id: SnapshotId) -> Snapshot:
@@ -369,28 +331,26 @@ class Sandboxes:
             entry, self._start_work(f"keep {sandbox_id}", self._take_snapshot(entry, str(snapshot_id)))
         )
 
-    async def _take_snapshot(self, entry: _Entry, snapshot_id: str) -> Snapshot:
+    async def _take_snapshot(self, entry: Entry, snapshot_id: str) -> Snapshot:
         self._require_free_disk()
-        async with self._locked(entry):
-            if (found := self._find_and_pin(entry.record.spec.sandbox_id, snapshot_id)) is not None:
+        async with entry.locked():
+            if (found := self._find_and_pin(entry.sandbox_id, snapshot_id)) is not None:
                 return found  # another call was quicker
-            try:
+            with (
+                entry.logging_failure("snapshot not taken"),
+                self._explaining_full_disk(),
+                ExitStack() as afterwards,
+            ):
+                # A layer that a former agent began to put over the others is garbage by now.
+                afterwards.callback(self._garbage.wake)
                 if entry.record.state is State.PAUSED:
                     await self._verbs.snapshot.of_paused(entry.record, snapshot_id)
-                elif entry.record.state is State.RUNNING and entry.running is not None:
-                    await self._stop_merge(entry)
-                    await self._verbs.snapshot.of_running(
-                        entry.record, entry.running, snapshot_id, partial(self._save, entry)
-                    )
-                    self._merge_if_deep(entry)
                 else:
-                    raise _not_running(entry.record)
-            except BaseException as error:
-                _log_failure("snapshot not taken", entry, error)
-                self._raise_if_full(error)
-                raise
-            finally:
-                self._garbage.wake()  # a layer that a former agent began to put over the others
+                    running = entry.require_running()
+                    await self._stop_merge(entry)
+                    save = partial(self._save, entry)
+                    await self._verbs.snapshot.of_running(entry.record, running, snapshot_id, save)
+                    self._merge_if_deep(entry)
         found = snapshots.find(self._layout.snapshots, snapshot_id)
         self._tasks.start(f"flush {snapshot_id}", self._flush(found))
         return found
@@ -415,11 +375,11 @@ class Sandboxes:
         """Return the pinned snapshots, without those whose manifest is damaged."""
         return list(snapshots.pinned_snapshots(self._layout.snapshots))
 
-    def _make_durable(self, entry: _Entry, snapshot_id: str) -> None:
+    def _make_durable(self, entry: Entry, snapshot_id: str) -> None:
         async def flush() -> None:
             await asyncio.sleep(_FLUSH_DELAY_S)
             if await self._flush(snapshots.find(self._layout.snapshots, snapshot_id)):
-                await asyncio.to_thread(journal.flush, self._layout.sandbox(entry.record.spec.sandbox_id))
+                await asyncio.to_thread(journal.flush, self._layout.sandbox(entry.sandbox_id))
                 async with entry.lock:  # a verb has a record of its own under way
                     if entry.record.snapshot == snapshot_id and entry.record.former_snapshot:
                         self._save(entry, replace(entry.record, former_snapshot=""))
@@ -439,30 +399,30 @@ class Sandboxes:
 
     def adopt(self, record: Record, running: RunningSandbox | None) -> None:
         """Register a sandbox of a former agent; `running` is None if it has no VM."""
-        entry = _Entry(record, running)
+        entry = Entry(record, running)
         self._entries[record.spec.sandbox_id] = entry
         if running is not None:
             self._watch(entry)
         if record.former_snapshot and record.state is State.PAUSED:
             self._make_durable(entry, record.snapshot)
 
-    def _watch(self, entry: _Entry) -> None:
+    def _watch(self, entry: Entry) -> None:
         if entry.running is not None:
-            name = f"watch {entry.record.spec.sandbox_id}"
+            name = f"watch {entry.sandbox_id}"
             self._tasks.start(name, self._wait_end(entry, entry.running))
             self._merge_if_deep(entry)
 
-    def _merge_if_deep(self, entry: _Entry) -> None:
+    def _merge_if_deep(self, entry: Entry) -> None:
         merges = self._driver.capabilities.merges_layers
         if merges and entry.running is not None and len(entry.record.layers) > _MERGE_DEPTH:
-            name = f"merge layers of {entry.record.spec.sandbox_id}"
+            name = f"merge layers of {entry.sandbox_id}"
             entry.merging = self._tasks.start(name, self._merge(entry, entry.running))
 
-    async def _merge(self, entry: _Entry, running: RunningSandbox) -> None:
+    async def _merge(self, entry: Entry, running: RunningSandbox) -> None:
         try:
             await running.vm.merge_layers()
         except (WrennError, TimeoutError) as error:
-            fields = {"sandbox_id": str(entry.record.spec.sandbox_id), "reason": str(error)}
+            fields = {"sandbox_id": str(entry.sandbox_id), "reason": str(error)}
             _log.warning("layers are not merged", extra=fields)
             return
         if entry.running is running and entry.record.state is State.RUNNING:
@@ -470,20 +430,20 @@ class Sandboxes:
                 self._save(entry, replace(entry.record, layers=entry.record.layers[:1]))
             self._garbage.wake()
 
-    async def _stop_merge(self, entry: _Entry) -> None:
+    async def _stop_merge(self, entry: Entry) -> None:
         if entry.merging is not None:
             entry.merging.cancel()
             await asyncio.wait({entry.merging})
             entry.merging = None
 
-    async def _wait_end(self, entry: _Entry, running: RunningSandbox) -> None:
+    async def _wait_end(self, entry: Entry, running: RunningSandbox) -> None:
         await running.vm.wait_exit()
         async with entry.lock:
             # A pause or removal ended it, and it may run again by now.
             ended_on_purpose = entry.removing is not None or entry.record.state is not State.RUNNING
             if ended_on_purpose or entry.running is not running:
                 return
-            fields = {"sandbox_id": str(entry.record.spec.sandbox_id)}
+            fields = {"sandbox_id": str(entry.sandbox_id)}
             _log.warning("sandbox lost", extra={**fields, "vmm_log": running.vm.log_tail()})
             entry.running = None  # whatever fails from here on, it does not run
             await self._verbs.record_vm_exit(entry.record, running, partial(self._save, entry), reason=_ENDED)
@@ -502,38 +462,37 @@ class Sandboxes:
             raise Unavailable("The agent of this host is stopping. The sandbox is removed when it is back.")
         removing.result()
 
-    async def _remove(self, entry: _Entry) -> None:
-        sandbox_id = entry.record.spec.sandbox_id
-        try:
+    async def _remove(self, entry: Entry) -> None:
+        with ExitStack() as on_failure, entry.logging_failure("sandbox not removed"):
+            on_failure.callback(setattr, entry, "removing", None)  # the next call tries again
             if (task := entry.starting) is not None:
                 task.cancel()
                 await asyncio.wait({task})
             if entry.running is not None:
                 entry.running.being_removed = True
             if entry.lock_holder is not None:
-                # First its VMM: a verb that waits for the guest, or for the VMM, then waits no longer.
+                # First its VMM: an operation that waits for the guest, or for the VMM, then waits no longer.
                 if entry.running is not None:
                     await entry.running.vm.kill()
-                _cancel(entry.lock_holder)
+                entry.cancel_operation()
             async with entry.lock:
-                if self._entries.get(sandbox_id) is not entry:
-                    return  # the bring-up was undone
-                if (merging := entry.merging) is not None:
-                    merging.cancel()  # it ends with the VMM
-                if entry.record.state is not State.REMOVING:
-                    entry.record = entry.record.with_state(State.REMOVING)
-                await self._verbs.tear_down.run(entry.record, entry.running)
-                if merging is not None:
-                    await asyncio.wait({merging})
-                entry.running = None
-                del self._entries[sandbox_id]
-        except BaseException as error:
-            entry.removing = None  # the next call tries again
-            _log_failure("sandbox not removed", entry, error)
-            raise
+                if self._entries.get(entry.sandbox_id) is entry:
+                    await self._tear_down(entry)
+            on_failure.pop_all()
         self._garbage.wake()
 
-    def _known(self, sandbox_id: SandboxId) -> _Entry:
+    async def _tear_down(self, entry: Entry) -> None:
+        if (merging := entry.merging) is not None:
+            merging.cancel()  # it ends with the VMM
+        if entry.record.state is not State.REMOVING:
+            entry.record = entry.record.with_state(State.REMOVING)
+        await self._verbs.tear_down.run(entry.record, entry.running)
+        if merging is not None:
+            await asyncio.wait({merging})
+        entry.running = None
+        del self._entries[entry.sandbox_id]
+
+    def _known(self, sandbox_id: SandboxId) -> Entry:
         entry = self._entries.get(sandbox_id)
         if entry is None:
             raise NotFound(f"Sandbox {sandbox_id} is not on this host.")
@@ -547,10 +506,8 @@ class Sandboxes:
         """
         entry = self._known(sandbox_id)
         if entry.removing is not None:
-            raise _being_removed(entry)
-        if entry.running is None or entry.record.state is not State.RUNNING:
-            raise _not_running(entry.record)
-        return entry.running
+            raise entry.being_removed()
+        return entry.require_running()
 
     @asynccontextmanager
     async def use(self, sandbox_id: SandboxId) -> AsyncGenerator[RunningSandbox]:
@@ -580,115 +537,3 @@ class Sandboxes:
     def list(self) -> list[tuple[Record, RunningSandbox | None]]:
         """Return the record and, if running, the VM of each sandbox."""
         return [(entry.record, entry.running) for entry in self._entries.values()]
-
-    async def _watch_disk(self) -> None:
-        """Suspend sandboxes that use too much disk and unsuspend them when there is space; rules in `disk_watch.py`."""
-        while True:
-            free = free_b(self._layout.data_dir)
-            try:
-                await self._check_disk_use(free)
-            except Exception:  # noqa: BLE001 - the watch must survive
-                _log.exception("disk not watched")
-            await asyncio.sleep(next_check_s(free, self._disk.reserve_b))
-
-    async def _check_disk_use(self, free: int) -> None:
-        async with self._disk_check_lock:
-            await self._suspend_by_usage(free)
-
-    async def _suspend_by_usage(self, free: int) -> None:
-        entries = [
-            entry for entry in self._entries.values() if entry.running is not None and entry.removing is None
-        ]
-        # In a thread: on a busy disk each file may take its time, and the more so the more sandboxes there are.
-        sizes = await run_to_end(partial(self._usage.measure, [entry.record for entry in entries]))
-        if free >= self._disk.reserve_b:
-            self._sizes = sizes
-        changes: list[Coroutine[Any, Any, None]] = []
-        for entry in entries:
-            running, name = entry.running, entry.record.spec.sandbox_id
-            if running is None or entry.removing is not None:
-                continue
-            used = sizes[name]
-            reason = suspend_reason(
-                free_b=free,
-                used_b=used,
-                share_b=self._disk.share_b(entry.record),
-                grown_b=used - self._sizes.setdefault(name, used),
-                limits=self._disk,
-                suspended=bool(running.suspend_reason),
-            )
-            if bool(reason) != bool(running.suspend_reason):
-                changes.append(self._set_suspended(entry, running, reason))
-            else:
-                running.suspend_reason = reason  # its numbers may have changed
-        await asyncio.gather(*changes, return_exceptions=True)
-
-    async def _set_suspended(self, entry: _Entry, running: RunningSandbox, reason: str) -> None:
-        """Suspend the VM for this reason; with an empty reason, unsuspend it."""
-        fields = {"sandbox_id": str(entry.record.spec.sandbox_id), "reason": reason}
-        if not reason and entry.lock.locked():
-            return  # the operation may need it suspended; the next check comes soon
-        before, running.suspend_reason = running.suspend_reason, reason
-        try:
-            async with asyncio.timeout(_SUSPEND_TIMEOUT_S):
-                if reason:
-                    # Without the lock: its holder may let the guest write for seconds. Suspending twice is harmless.
-                    await running.vm.suspend()
-                else:
-                    async with self._locked(entry):
-                        await running.vm.unsuspend()
-        except (WrennError, TimeoutError) as error:
-            running.suspend_reason = before  # the next look tries again
-            _log.warning("sandbox is not suspended", extra={**fields, "cause": str(error)})
-            return
-        _log.warning("sandbox suspended" if reason else "sandbox unsuspended", extra=fields)
-
-    async def _maintain_all(self) -> None:
-        """Maintain each running VM every few seconds; a VM that stopped on a full disk continues when there is space."""
-        while True:
-            has_space = free_b(self._layout.data_dir) >= self._disk.reserve_b // 2
-            entries = list(self._entries.values())
-            for start in range(0, len(entries), _CONCURRENCY):
-                some = entries[start : start + _CONCURRENCY]
-                # A removal cancels the look at its sandbox; that is no error of the others.
-                checks = (self._maintain(entry, may_unsuspend=has_space) for entry in some)
-                await asyncio.gather(*checks, return_exceptions=True)
-            await asyncio.sleep(_MAINTENANCE_INTERVAL_S)
-
-    async def _maintain(self, entry: _Entry, *, may_unsuspend: bool) -> None:
-        # A verb may have stopped the VM on purpose.
-        if entry.running is None or entry.removing is not None or entry.lock.locked():
-            return
-        fields: dict[str, object] = {"sandbox_id": str(entry.record.spec.sandbox_id)}
-        try:
-            async with self._locked(entry), asyncio.timeout(_MAINTENANCE_TIMEOUT_S):
-                may_unsuspend = may_unsuspend and not entry.running.suspend_reason
-                if await entry.running.vm.maintain(may_unsuspend=may_unsuspend):
-                    _log.warning("sandbox went on after it had stopped", extra=fields)
-                if may_unsuspend and entry.running.suspend_reason:
-                    # The disk watch suspended it meanwhile, and this maintenance may have unsuspended it after that.
-                    await entry.running.vm.suspend()
-                if entry.running.guest_frozen and not entry.running.suspend_reason:
-                    await thaw_guest(entry.running)
-        except Exception as error:  # noqa: BLE001 - one VMM that misbehaves must not end the care for the others
-            _log.info("VMM does not answer", extra={**fields, "reason": repr(error)})
-
-
-def _not_running(record: Record) -> InvalidState:
-    return InvalidState(f"Sandbox {record.spec.sandbox_id} is {record.state}.")
-
-
-def _cancel(task: asyncio.Task[Any] | None) -> None:
-    if task is not None:
-        task.cancel()
-
-
-def _being_removed(entry: _Entry) -> InvalidState:
-    return InvalidState(f"Sandbox {entry.record.spec.sandbox_id} is being removed.")
-
-
-def _log_failure(event: str, entry: _Entry, error: BaseException) -> None:
-    if isinstance(error, Exception):
-        context = error.context if isinstance(error, WrennError) else {}
-        fields = {"sandbox_id": str(entry.record.spec.sandbox_id), **context}
-        _log.warning(event, extra=fields, exc_info=error)

@@ -9,10 +9,12 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from wrenn.base.errors import DeadlineExceeded, Forbidden
+from wrenn.base.on_failure import on_failure
 
 LOCK_TIMEOUT_S: Final = 1800.0
 """Longest time that one `wrenn up` waits for another, which may be building the images."""
@@ -91,13 +93,10 @@ def write_private(path: Path, text: str) -> None:
     """Write a file atomically; only its owner can read it, from the moment it is created."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    try:
+    with on_failure(partial(scratch.unlink, missing_ok=True)):
         with os.fdopen(descriptor, "w") as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise

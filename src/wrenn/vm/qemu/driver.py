@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from wrenn.base.errors import AgentFailure
+from wrenn.base.on_failure import on_failure
 from wrenn.base.units import MIB
 from wrenn.linux import threads
 from wrenn.linux.files import link_or_copy
@@ -176,18 +177,16 @@ class QemuDriver:
                 machine = await self._start_restore(request, memory, opened, state)
             filling = threads.start(_fill, machine, saved, content, feed)
             try:
-                async with asyncio.timeout(_FILL_TIMEOUT_S):
-                    await asyncio.shield(filling)
-            except BaseException as error:
-                try:
-                    await machine.kill()  # whatever the thread waits for ends with it
-                finally:
-                    await threads.wait_ended(filling)
-                if isinstance(error, TimeoutError):
-                    raise AgentFailure(
-                        "The virtual machine was not filled in time.", context={"log": machine.log_tail()}
-                    ) from error
-                raise
+                async with contextlib.AsyncExitStack() as stack:
+                    stack.push_async_callback(threads.wait_ended, filling)
+                    stack.push_async_callback(machine.kill)  # whatever the thread waits for ends with it
+                    async with asyncio.timeout(_FILL_TIMEOUT_S):
+                        await asyncio.shield(filling)
+                    stack.pop_all()
+            except TimeoutError as error:
+                raise AgentFailure(
+                    "The virtual machine was not filled in time.", context={"log": machine.log_tail()}
+                ) from error
         return machine
 
     async def _start_restore(
@@ -305,11 +304,8 @@ class _Opened:
         """A listening socket made by us: root alone may connect, whoever the VMM is."""
         path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
+        with on_failure(listener.close):
             listener.bind(str(path))
             path.chmod(0o600)
             listener.listen(4)
-        except BaseException:
-            listener.close()
-            raise
         return self.take(listener.detach())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from wrenn.base.errors import AgentFailure
+from wrenn.base.on_failure import on_failure
 from wrenn.base.units import MIB
 from wrenn.linux.process import ProcessRef, kill_and_wait
 from wrenn.linux.process_memory import ProcessMemory, find_mapping
@@ -66,13 +67,9 @@ class QemuMachine:
     ) -> object:
         async with self._turn:
             qmp = await self._monitor()
-            try:
+            with on_failure(self.disconnect):
+                # After a failure, the connection may be out of step; the next command opens a new one.
                 return await qmp.execute(command, arguments, fds=fds)
-            except BaseException:
-                # The connection may be out of step; the next command opens a new one.
-                qmp.close()
-                self._qmp = None
-                raise
 
     async def _status(self) -> str:
         answer = await self._execute("query-status")

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
+from wrenn.base.on_failure import on_failure
 from wrenn.base.units import PAGE_B
 from wrenn.linux import memfd
 from wrenn.linux.threads import run_to_end
@@ -120,13 +121,10 @@ class LoadedImages:
 
 def _compose(below: int, snapshot: snapshots.Snapshot) -> int:
     memory = memfd.open_copy(below, name=f"wrenn-{snapshot.manifest.snapshot_id}")
-    try:
+    with on_failure(partial(os.close, memory)):
         size_b = os.fstat(memory).st_size
         apply_diff(
             memory_path(snapshot.directory), snapshot.manifest.memory_digest, MemoryFile(memory, size_b)
         )
         memfd.seal(memory)
-    except BaseException:
-        os.close(memory)
-        raise
     return memory

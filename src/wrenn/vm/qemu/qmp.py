@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from wrenn.base.errors import AgentFailure
+from wrenn.base.on_failure import on_failure
 
 _LINE_LIMIT_B: Final = 1024 * 1024
 _READ_B: Final = 64 * 1024
@@ -43,19 +44,16 @@ class Qmp:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         connection.setblocking(False)  # noqa: FBT003 - the standard library's signature
         qmp = cls(connection)
-        try:
-            async with asyncio.timeout(timeout_s):
-                await asyncio.get_running_loop().sock_connect(connection, str(path))
-                await qmp._read_line()
-                await qmp.execute("qmp_capabilities", timeout_s=timeout_s)
-        except (OSError, TimeoutError) as error:
-            connection.close()
-            raise QmpError(
-                "The VMM does not answer on its control socket.", context={"path": str(path)}
-            ) from error
-        except BaseException:
-            connection.close()
-            raise
+        with on_failure(connection.close):
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await asyncio.get_running_loop().sock_connect(connection, str(path))
+                    await qmp._read_line()
+                    await qmp.execute("qmp_capabilities", timeout_s=timeout_s)
+            except (OSError, TimeoutError) as error:
+                raise QmpError(
+                    "The VMM does not answer on its control socket.", context={"path": str(path)}
+                ) from error
         return qmp
 
     async def execute(
@@ -73,23 +71,21 @@ class Qmp:
         """
         request = json.dumps({"execute": command, "arguments": dict(arguments or {})}).encode() + b"\n"
         async with self._turn:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._send(request, fds)
-                    while True:
-                        message = _object(await self._read_line())
-                        if "return" in message:
-                            return message["return"]
-                        if "error" in message:
-                            break
-            except (OSError, TimeoutError, ValueError, RecursionError) as error:
-                self._socket.close()  # an answer that comes late would be taken for the next command's
-                raise QmpError(
-                    f"The VMM did not carry out {command}.", context={"command": command}
-                ) from error
-            except BaseException:
-                self._socket.close()
-                raise
+            # After a failure, an answer that comes late would be taken for the next command's.
+            with on_failure(self._socket.close):
+                try:
+                    async with asyncio.timeout(timeout_s):
+                        await self._send(request, fds)
+                        while True:
+                            message = _object(await self._read_line())
+                            if "return" in message:
+                                return message["return"]
+                            if "error" in message:
+                                break
+                except (OSError, TimeoutError, ValueError, RecursionError) as error:
+                    raise QmpError(
+                        f"The VMM did not carry out {command}.", context={"command": command}
+                    ) from error
         raise QmpError(f"The VMM refused {command}.", context={"command": command, "error": message["error"]})
 
     async def _send(self, data: bytes, fds: Sequence[int]) -> None:

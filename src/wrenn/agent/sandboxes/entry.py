@@ -1,0 +1,92 @@
+"""The entry of one sandbox in this host's registry: its record, its VM, and the work that is under way on it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from wrenn.agent.sandboxes.journal import Record, State
+from wrenn.agent.sandboxes.running import RunningSandbox
+from wrenn.base.errors import InvalidState, WrennError
+from wrenn.base.ids import SandboxId
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A sandbox of this host.
+
+    Attributes:
+        starting: its bring-up or resume, while it is under way.
+        merging: the merge of its disk's layers, while it is under way.
+        removing: its removal, while it is under way.
+        lock: held by the operation that changes it.
+        lock_holder: that operation, if a removal may cancel it.
+    """
+
+    record: Record
+    running: RunningSandbox | None = None
+    starting: asyncio.Task[None] | None = None
+    merging: asyncio.Task[object] | None = None
+    removing: asyncio.Task[None] | None = None
+    lock_holder: asyncio.Task[Any] | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def sandbox_id(self) -> SandboxId:
+        """The sandbox's id."""
+        return self.record.spec.sandbox_id
+
+    @asynccontextmanager
+    async def locked(self) -> AsyncGenerator[None]:
+        """Hold the lock for an operation that a removal may cancel.
+
+        Raises:
+            InvalidState: the sandbox is being removed.
+        """
+        async with self.lock:
+            if self.removing is not None:
+                raise self.being_removed()
+            self.lock_holder = asyncio.current_task()
+            try:
+                yield
+            finally:
+                self.lock_holder = None
+
+    def cancel_operation(self) -> None:
+        """Cancel the operation that holds the lock, if there is one."""
+        if self.lock_holder is not None:
+            self.lock_holder.cancel()
+
+    def not_running(self) -> InvalidState:
+        """Return the error of an operation that the sandbox's state does not allow."""
+        return InvalidState(f"Sandbox {self.sandbox_id} is {self.record.state}.")
+
+    def being_removed(self) -> InvalidState:
+        """Return the error of an operation on a sandbox that is being removed."""
+        return InvalidState(f"Sandbox {self.sandbox_id} is being removed.")
+
+    def require_running(self) -> RunningSandbox:
+        """Return its VM.
+
+        Raises:
+            InvalidState: it does not run.
+        """
+        if self.running is None or self.record.state is not State.RUNNING:
+            raise self.not_running()
+        return self.running
+
+    @contextmanager
+    def logging_failure(self, event: str) -> Generator[None]:
+        """Log `event` with the error that leaves the block. All callers may be gone by then, so the log must have it."""
+        try:
+            yield
+        except Exception as error:
+            context = error.context if isinstance(error, WrennError) else {}
+            _log.warning(event, extra={"sandbox_id": str(self.sandbox_id), **context}, exc_info=error)
+            raise
