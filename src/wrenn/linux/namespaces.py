@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
@@ -19,6 +18,7 @@ from typing import Final, TypeVar
 
 from wrenn.base.errors import WrennError
 from wrenn.linux import syscalls
+from wrenn.linux.threads import start_in_own_thread
 
 T = TypeVar("T")
 
@@ -49,19 +49,13 @@ def start_in_namespace(name: str | None, work: Callable[[], T]) -> Future[T]:
 
     For kernel calls that take milliseconds; they cannot be interrupted.
     """
-    outcome: Future[T] = Future()
 
-    def body() -> None:
-        try:
-            if name is not None:
-                _enter(name)
-            outcome.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - raised again where the outcome is read
-            outcome.set_exception(error)
+    def enter_and_work() -> T:
+        if name is not None:
+            _enter(name)
+        return work()
 
-    outcome.set_running_or_notify_cancel()
-    threading.Thread(target=body, name=f"netns {name}", daemon=True).start()
-    return outcome
+    return start_in_own_thread(enter_and_work)
 
 
 async def in_namespace(name: str | None, work: Callable[[], T]) -> T:

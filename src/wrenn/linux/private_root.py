@@ -12,16 +12,15 @@ import asyncio
 import contextlib
 import os
 import re
-import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
 from wrenn.linux import syscalls
 from wrenn.linux.command import CommandError, run
+from wrenn.linux.threads import start_in_own_thread
 
 T = TypeVar("T")
 
@@ -83,7 +82,7 @@ async def build_private_root(programs: Sequence[Path], *, files: Iterable[RootFi
     folders = sorted({str(_canonical(library).parent) for library in libraries})
     contents = [*(RootFile(path) for path in (*loaded, *sorted(libraries))), *files]
     try:
-        namespace = in_own_thread(lambda: _assemble(contents)).result()
+        namespace = start_in_own_thread(lambda: _assemble(contents)).result()
     except OSError as error:
         raise CommandError(
             "The root file system of virtual machine monitors could not be made.",
@@ -95,20 +94,6 @@ async def build_private_root(programs: Sequence[Path], *, files: Iterable[RootFi
 async def _libraries(program: Path) -> list[Path]:
     text = (await run([str(LOADER), "--list", str(program)], timeout_s=_LIST_TIMEOUT_S)).decode()
     return [Path(path) for path in _LISTED.findall(text)]
-
-
-def in_own_thread(work: Callable[[], T]) -> Future[T]:
-    """Run `work` in a new thread, which may change its namespaces and credentials because it ends afterwards."""
-    outcome: Future[T] = Future()
-
-    def body() -> None:
-        try:
-            outcome.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - raised again where the outcome is read
-            outcome.set_exception(error)
-
-    threading.Thread(target=body, name="confinement", daemon=True).start()
-    return outcome
 
 
 def _canonical(path: Path) -> Path:

@@ -22,8 +22,9 @@ from typing import Final
 
 from wrenn.linux import seccomp, syscalls
 from wrenn.linux.command import CommandError
-from wrenn.linux.private_root import OWN_DESCRIPTORS, PrivateRoot, in_own_thread
+from wrenn.linux.private_root import OWN_DESCRIPTORS, PrivateRoot
 from wrenn.linux.process import ProcessRef
+from wrenn.linux.threads import start_in_own_thread
 
 _WAIT_AND_EXEC: Final = (
     'ulimit -c 0; ulimit -n 1024; ulimit -f "$1"; shift; trap "" XFSZ; read -r gate || exit 125; exec "$@"'
@@ -92,14 +93,14 @@ def spawn_confined(
         opened.callback(os.close, opener)
         start = _ConfinedStart(argv, root, confinement, pass_fds, gate, log_fd)
         try:
-            pid = in_own_thread(start.run).result()
+            pid = start_in_own_thread(start.run).result()
         except OSError as error:
             raise CommandError(f"{name} could not be started.", context={"argv": list(argv)}) from error
         try:
             reference = ProcessRef.of(pid)
             if reference is None:
                 raise ProcessLookupError
-            in_own_thread(lambda: _finish_root(pid, root)).result()
+            start_in_own_thread(lambda: _finish_root(pid, root)).result()
             _limit(pid, confinement)
             os.write(opener, b"\n")
         except OSError as error:

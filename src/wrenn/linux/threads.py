@@ -1,4 +1,4 @@
-"""Runs blocking work for a stopped VM in a separate thread pool, and always waits for its end despite cancellation.
+"""Runs blocking work in threads: in a new one, or for a stopped VM in a separate pool, always waiting for its end despite cancellation.
 
 Slow work in the background (flushes, removals of folders) may fill the event loop's own threads, and a
 stopped VM must not wait for that.
@@ -7,8 +7,9 @@ stopped VM must not wait for that.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
@@ -20,6 +21,21 @@ _THREADS: Final = 32
 """More concurrent VMs do not start or stop faster, because the work is copying."""
 _pool: Final = ThreadPoolExecutor(_THREADS, thread_name_prefix="wrenn-vm")
 """Starts its threads on demand."""
+
+
+def start_in_own_thread(work: Callable[[], _T]) -> Future[_T]:
+    """Run `work` in a new thread, which may change its namespaces and credentials because it ends afterwards."""
+    outcome: Future[_T] = Future()
+    outcome.set_running_or_notify_cancel()
+
+    def body() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised again where the outcome is read
+            outcome.set_exception(error)
+
+    threading.Thread(target=body, name="own-thread", daemon=True).start()
+    return outcome
 
 
 def start(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> asyncio.Future[_T]:

@@ -20,6 +20,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.frames import CloseCode
 
 from wrenn.sdk._error_response import raise_for_status
+from wrenn.sdk._io import on_failure
 from wrenn.sdk.errors import ConnectionFailedError, DeadlineExceededError
 from wrenn.sdk.settings import ClientSettings
 
@@ -159,12 +160,11 @@ class _LoopThread:
                 raise ConnectionFailedError("The connection has been closed.", request_sent=True)
             future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            return future.result()
+            # An interrupt ends the wait, not the work.
+            with on_failure(future.cancel):
+                return future.result()
         except CancelledError as error:
             raise ConnectionFailedError("The connection has been closed.", request_sent=True) from error
-        except BaseException:
-            future.cancel()
-            raise
 
     def close(self) -> None:
         """Cancel all tasks and end the thread. Idempotent."""
@@ -193,11 +193,8 @@ class Socket:
     ) -> Self:
         """Connect within `timeout_s`."""
         loop = _LoopThread()
-        try:
+        with on_failure(loop.close):
             return cls(loop.run(AsyncSocket.open(settings, path, params, timeout_s=timeout_s)), loop)
-        except BaseException:
-            loop.close()
-            raise
 
     def send(self, message: str | bytes) -> None:
         """Send a message; waits while the platform does not read it."""

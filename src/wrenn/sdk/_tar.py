@@ -10,10 +10,12 @@ import os
 import secrets
 import stat
 from collections.abc import Generator, Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
+from wrenn.sdk._io import on_failure
 from wrenn.sdk._source import CHUNK_B
 from wrenn.sdk.errors import ConflictError, UnexpectedAnswerError
 
@@ -208,7 +210,7 @@ class Unpacker:
             size, segments = yield from self._sparse(block)
         # Write to a temporary file first: an archive that ends early leaves the previous file unchanged.
         temporary = path.with_name(f".{secrets.token_hex(8)}.part")
-        try:
+        with on_failure(partial(temporary.unlink, missing_ok=True)):
             with temporary.open("xb") as file:
                 for offset, length in segments:
                     file.seek(offset)
@@ -218,9 +220,6 @@ class Unpacker:
             temporary.chmod(head.mode)
             os.utime(temporary, (head.mtime, head.mtime))
             temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
 
     def _content(self, file: BinaryIO, left: int) -> Generator[None]:
         while left:

@@ -13,13 +13,13 @@ from typing import Final
 
 from wrenn.agent.rpc.files import PREFIX
 from wrenn.agent.rpc.guest_streams import GuestStream, StreamOpener
+from wrenn.agent.rpc.internal_errors import hiding_internal_errors
 from wrenn.agent.rpc.process_streams import command_of, message_of, opened
 from wrenn.agent.rpc.websocket import Receive, Scope, Send
 from wrenn.base.errors import (
     Cancelled,
     DeadlineExceeded,
     Forbidden,
-    InternalError,
     InvalidRequest,
     NotFound,
     WrennError,
@@ -66,22 +66,16 @@ class Execs:
         """Run one command. What goes wrong is the last message of an answer whose status is always 200."""
         answer = _Answer(send)
         try:
-            opening = await _opening(receive)
-            sandbox_id = SandboxId.parse(scope["path"].removeprefix(PREFIX).removesuffix(EXEC))
-            async with self._sandboxes.open_stream(sandbox_id) as stream:
-                await self._run(stream, opening, answer)
+            with hiding_internal_errors("exec failed", _ClientGone):
+                opening = await _opening(receive)
+                sandbox_id = SandboxId.parse(scope["path"].removeprefix(PREFIX).removesuffix(EXEC))
+                async with self._sandboxes.open_stream(sandbox_id) as stream:
+                    await self._run(stream, opening, answer)
         except _ClientGone:
             # The server cuts a connection whose answer is not whole.
             return
         except WrennError as error:
             await answer.add(failure_message(error))
-        except Exception:  # noqa: BLE001 - as in service.py
-            _log.exception("exec failed")
-            await answer.add(
-                failure_message(
-                    InternalError("The host could not carry out the call; its log has the reason.")
-                )
-            )
         with suppress(_ClientGone):
             await answer.finish()
 

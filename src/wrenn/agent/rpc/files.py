@@ -13,8 +13,9 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, Final
 from urllib.parse import parse_qs
 
+from wrenn.agent.rpc.internal_errors import hiding_internal_errors
 from wrenn.agent.sandboxes import GuestStream, Sandboxes
-from wrenn.base.errors import Cancelled, InternalError, InvalidRequest, NotFound, WrennError
+from wrenn.base.errors import Cancelled, InvalidRequest, NotFound, WrennError
 from wrenn.base.ids import SandboxId
 from wrenn.guest import Download, FileEvent, Part, WriteOptions, watch
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER
@@ -28,7 +29,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 PREFIX: Final = "/sandboxes/"
-_GENERAL: Final = "The host could not carry out the transfer; its log has the reason."
 
 
 class FileStreams:
@@ -47,14 +47,12 @@ class FileStreams:
             await send(message)
 
         try:
-            await self._serve(scope, receive, send_noting)
+            with hiding_internal_errors("transfer failed", CallerDisconnected):
+                await self._serve(scope, receive, send_noting)
         except CallerDisconnected:
             return
         except WrennError as error:
             failure = error
-        except Exception:  # noqa: BLE001 - as in service.py
-            _log.exception("transfer failed")
-            failure = InternalError(_GENERAL)
         else:
             return
         if started:

@@ -9,9 +9,10 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from wrenn.agent.rpc.guest_streams import GuestStream, StreamOpener
+from wrenn.agent.rpc.internal_errors import hiding_internal_errors
 from wrenn.agent.rpc.process_input import InputForwarder
 from wrenn.agent.rpc.websocket import PeerDisconnected, Receive, Scope, Send, WebSocket
-from wrenn.base.errors import DeadlineExceeded, Forbidden, InternalError, InvalidRequest, NotFound, WrennError
+from wrenn.base.errors import DeadlineExceeded, Forbidden, InvalidRequest, NotFound, WrennError
 from wrenn.base.ids import SandboxId
 from wrenn.base.request_ids import accept_request_id
 from wrenn.guest import (
@@ -56,14 +57,12 @@ class ProcessStreams:
         socket = WebSocket(receive, send)
         await socket.accept()
         try:
-            await self._serve(socket)
+            with hiding_internal_errors("stream failed", PeerDisconnected):
+                await self._serve(socket)
         except PeerDisconnected:
             return
         except WrennError as error:
             failure = error
-        except Exception:  # noqa: BLE001 - as in service.py
-            _log.exception("stream failed")
-            failure = InternalError("The host could not carry out the call; its log has the reason.")
         else:
             await socket.close()
             return

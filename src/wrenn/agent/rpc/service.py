@@ -12,8 +12,9 @@ from connectrpc.request import RequestContext
 
 from wrenn.agent.host_facts import HostFacts
 from wrenn.agent.inventory import measure
+from wrenn.agent.rpc.internal_errors import hiding_internal_errors
 from wrenn.agent.sandboxes import NetworkSettings, Record, RunningSandbox, Sandboxes, SandboxSpec, State
-from wrenn.base.errors import AgentFailure, InternalError, InvalidRequest, WrennError
+from wrenn.base.errors import AgentFailure, InvalidRequest, WrennError
 from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.base.output_buffer import OutputBudget, OutputBuffer, OutputLimits
 from wrenn.guest import CommandLine
@@ -28,7 +29,6 @@ from wrenn.vm import Shape
 
 _log = logging.getLogger(__name__)
 
-_GENERAL: Final = "The host could not carry out the call; its log has the reason."
 _EXEC_TIMEOUT_MS: Final = 24 * 3600 * 1000
 _STATES: Final = {
     State.STARTING: pb.SandboxState.STARTING,
@@ -73,19 +73,11 @@ class Translate:
     ) -> A:
         """Run the call."""
         try:
-            return await call_next(request, ctx)
+            with hiding_internal_errors("call failed", ConnectError, method=ctx.method.name):
+                return await call_next(request, ctx)
         except WrennError as error:
             failure = error
-            if error.code == InternalError.code:
-                _log.exception("call failed", extra={"method": ctx.method.name, **error.context})
-                failure = InternalError(_GENERAL)
-            else:
-                _log.debug("call refused", extra={"method": ctx.method.name, "code": error.code})
-        except ConnectError:
-            raise
-        except Exception:  # noqa: BLE001 - the API boundary: an internal error is logged here and reported without details
-            _log.exception("call failed", extra={"method": ctx.method.name})
-            failure = InternalError(_GENERAL)
+            _log.debug("call refused", extra={"method": ctx.method.name, "code": error.code})
         ctx.response_headers[ERROR_CODE_HEADER] = failure.code
         raise ConnectError(connect_code(failure), failure.message)
 

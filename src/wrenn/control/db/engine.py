@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import QueuePool
 
 from wrenn.base.errors import DatabaseUnavailable, InvalidRequest
+from wrenn.base.on_failure import on_failure_await
 from wrenn.control.db.row_query import RowQuery
 
 T = TypeVar("T")
@@ -114,12 +115,9 @@ class Database:
             async with self._engine.connect() as connection:
                 driver = (await connection.get_raw_connection()).driver_connection
                 if driver is not None:
-                    try:
+                    # The pool does not see what became of it.
+                    async with on_failure_await(connection.invalidate):
                         return await query.run(driver, arguments)
-                    except BaseException:
-                        # The pool does not see what became of it.
-                        await connection.invalidate()
-                        raise
         except (DBAPIError, PoolTimeout, PostgresError, DriverMisused, InternalClientError, OSError):
             pass  # the long way knows what is wrong, and whether another connection helps
         return (await self.execute(query.statement, arguments, repeatable=True)).one_or_none()

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
-from wrenn.sdk._aio import in_thread
+from wrenn.sdk._aio import in_thread, on_failure
 from wrenn.sdk._async import listing, states, templates
 from wrenn.sdk._async.api import AsyncApi, path_of
 from wrenn.sdk._async.commands import AsyncCommands
@@ -109,7 +109,7 @@ class AsyncSandbox:
         api = AsyncApi(
             client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
         )
-        try:
+        async with on_failure(api.close):
             body = await api.call(
                 "POST",
                 path_of(),
@@ -125,9 +125,6 @@ class AsyncSandbox:
             if is_leased:
                 await states.end_lease(api, sandbox_id, on_expiry=on_expiry or "pause")
             return cls(api, sandbox_id, domain=made.optional_text("domain"))
-        except BaseException:
-            await api.close()
-            raise
 
     @classmethod
     async def connect(
@@ -151,11 +148,8 @@ class AsyncSandbox:
         api = AsyncApi(
             client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
         )
-        try:
+        async with on_failure(api.close):
             seen = await (states.resume_if_paused if resume else states.info)(api, sandbox_id)
-        except BaseException:
-            await api.close()
-            raise
         return cls(api, sandbox_id, domain=seen.domain)
 
     @classmethod
@@ -446,12 +440,9 @@ class AsyncSandbox:
         await self._api.close()
 
     async def __aenter__(self) -> Self:
-        try:
+        # After a failure, the block will not run, nor its exit.
+        async with on_failure(self.kill):
             await self._begin_lease()
-        except BaseException:
-            # The block will not run, nor its exit.
-            await self.kill()
-            raise
         return self
 
     async def __aexit__(

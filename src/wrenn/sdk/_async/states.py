@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from wrenn.sdk._aio import sleep
+from wrenn.sdk._aio import on_failure, sleep
 from wrenn.sdk._async.api import AsyncApi, path_of
 from wrenn.sdk._lease import no_lease
 from wrenn.sdk._parse import Fields, json_of
@@ -90,10 +90,11 @@ async def _reaches(status: str, api: AsyncApi, sandbox_id: str) -> bool:
 
 async def end_lease(api: AsyncApi, sandbox_id: str, *, on_expiry: OnExpiry) -> None:
     """Remove the lifetime that it was created with. If that fails or is cancelled, remove the sandbox."""
-    try:
-        await api.call("PATCH", path_of(sandbox_id, "timeout"), json=no_lease(on_expiry), repeatable=True)
-    except BaseException:
+
+    async def remove() -> None:
         # Nobody knows its id, and it may no longer have a lifetime limit.
         with suppress(WrennError):
             await api.call("DELETE", path_of(sandbox_id), repeatable=True, timeout_s=REMOVE_TIMEOUT_S)
-        raise
+
+    async with on_failure(remove):
+        await api.call("PATCH", path_of(sandbox_id, "timeout"), json=no_lease(on_expiry), repeatable=True)

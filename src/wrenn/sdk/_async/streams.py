@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from wrenn.sdk._aio import on_failure
 from wrenn.sdk._async.api import AsyncApi, path_of
 from wrenn.sdk._frames import Exited, Frame, Reader, Started, message_of
 from wrenn.sdk.errors import ConnectionFailedError, InvalidRequestError, NotFoundError
@@ -59,13 +60,10 @@ class AsyncFollowed:
         Raises:
             NotFoundError: no such process.
         """
-        try:
+        async with on_failure(self._socket.close):
             if first_message is not None:
                 await self._socket.send(first_message)
             frame = await self._next(self._api.request_timeout_s)
-        except BaseException:
-            await self._socket.close()
-            raise
         if isinstance(frame, Started):
             self.pid, self.tag = frame.pid, frame.tag
             self.missed, self.replayed = frame.missed, frame.replayed

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
-from wrenn.sdk._io import in_thread
+from wrenn.sdk._io import in_thread, on_failure
 from wrenn.sdk._lease import Lease, lease_limits
 from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk._paths import with_path
@@ -108,7 +108,7 @@ class Sandbox:
         if is_leased:
             options |= lease_limits()
         api = Api(client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s))
-        try:
+        with on_failure(api.close):
             body = api.call(
                 "POST",
                 path_of(),
@@ -124,9 +124,6 @@ class Sandbox:
             if is_leased:
                 states.end_lease(api, sandbox_id, on_expiry=on_expiry or "pause")
             return cls(api, sandbox_id, domain=made.optional_text("domain"))
-        except BaseException:
-            api.close()
-            raise
 
     @classmethod
     def connect(
@@ -148,11 +145,8 @@ class Sandbox:
             CapacityError: it is paused and its host has no capacity.
         """
         api = Api(client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s))
-        try:
+        with on_failure(api.close):
             seen = (states.resume_if_paused if resume else states.info)(api, sandbox_id)
-        except BaseException:
-            api.close()
-            raise
         return cls(api, sandbox_id, domain=seen.domain)
 
     @classmethod
@@ -437,12 +431,9 @@ class Sandbox:
         self._api.close()
 
     def __enter__(self) -> Self:
-        try:
+        # After a failure, the block will not run, nor its exit.
+        with on_failure(self.kill):
             self._begin_lease()
-        except BaseException:
-            # The block will not run, nor its exit.
-            self.kill()
-            raise
         return self
 
     def __exit__(

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from wrenn.sdk._io import sleep
+from wrenn.sdk._io import on_failure, sleep
 from wrenn.sdk._lease import no_lease
 from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk._retry import jittered
@@ -91,10 +91,11 @@ def _reaches(status: str, api: Api, sandbox_id: str) -> bool:
 
 def end_lease(api: Api, sandbox_id: str, *, on_expiry: OnExpiry) -> None:
     """Remove the lifetime that it was created with. If that fails or is cancelled, remove the sandbox."""
-    try:
-        api.call("PATCH", path_of(sandbox_id, "timeout"), json=no_lease(on_expiry), repeatable=True)
-    except BaseException:
+
+    def remove() -> None:
         # Nobody knows its id, and it may no longer have a lifetime limit.
         with suppress(WrennError):
             api.call("DELETE", path_of(sandbox_id), repeatable=True, timeout_s=REMOVE_TIMEOUT_S)
-        raise
+
+    with on_failure(remove):
+        api.call("PATCH", path_of(sandbox_id, "timeout"), json=no_lease(on_expiry), repeatable=True)

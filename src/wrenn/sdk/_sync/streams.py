@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from wrenn.sdk._frames import Exited, Frame, Reader, Started, message_of
+from wrenn.sdk._io import on_failure
 from wrenn.sdk._sync.api import Api, path_of
 from wrenn.sdk.errors import ConnectionFailedError, InvalidRequestError, NotFoundError
 from wrenn.sdk.types import Output, Signal
@@ -60,13 +61,10 @@ class Followed:
         Raises:
             NotFoundError: no such process.
         """
-        try:
+        with on_failure(self._socket.close):
             if first_message is not None:
                 self._socket.send(first_message)
             frame = self._next(self._api.request_timeout_s)
-        except BaseException:
-            self._socket.close()
-            raise
         if isinstance(frame, Started):
             self.pid, self.tag = frame.pid, frame.tag
             self.missed, self.replayed = frame.missed, frame.replayed

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
+from wrenn.sdk._io import on_failure
 from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk._sse import Frames
 from wrenn.sdk._sync.api import Api
@@ -78,11 +79,8 @@ def open_watch(api: Api, url: str, message: Mapping[str, str], *, recursive: boo
     """Start watching."""
     params = {**message, "recursive": "true" if recursive else "false"}
     watch = Watch(api.open("GET", url, params=params, silence_s=_SILENCE_S))
-    try:
+    with on_failure(watch.close):
         watch.start()
-    except BaseException:
-        watch.close()
-        raise
     return watch
 
 
