@@ -12,7 +12,7 @@ from tests.repo.source import modules
 # What is guarded -> where it may be imported. Patterns are relative to src/wrenn/; `*` also crosses folders.
 _ONLY_IN = {
     # The control plane may not reach `linux`; the PostgreSQL that it brings along is the one program it runs.
-    "subprocess": ["linux/*", "cli/up/*", "control/db/embedded.py"],
+    "subprocess": ["linux/*", "cli/up/*", "control/db/embedded.py", "testing/fork_server.py"],
     "ctypes": ["linux/*"],
     "pyroute2": ["linux/*"],
     "sqlalchemy": ["control/db/*", "control/*/*store.py", "control/*/tables.py"],

@@ -243,7 +243,7 @@ def _next_request(channel: socket.socket) -> _Request | None:
                     os.close(key.fd)
                     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
                     with status:
-                        _tell(status, code)
+                        _report(status, code)
                     continue
                 message, descriptors, _, _ = socket.recv_fds(channel, _MAX_REQUEST, 4)
                 if not message:
@@ -264,10 +264,10 @@ def _next_request(channel: socket.socket) -> _Request | None:
                 exited = os.pidfd_open(pid)
                 running[exited] = (pid, status)
                 ready.register(exited, selectors.EVENT_READ)
-                _tell(status, pid)
+                _report(status, pid)
 
 
-def _tell(status: socket.socket, number: int) -> None:
+def _report(status: socket.socket, number: int) -> None:
     """Report to the test, which may have ended."""
     with suppress(BrokenPipeError, ConnectionResetError):
         status.send(str(number).encode())
