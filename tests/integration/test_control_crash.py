@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 from wrenn.base.secrets import Secret
+from wrenn.testing.fork_server import ForkedProgram
 from wrenn.testing.simulated_host import SimulatedHost
 
 from .conftest import DEADLINE_S, client, control_process, environment_of, make_team
@@ -30,9 +31,7 @@ class Crashing:
     key: Secret
 
     @asynccontextmanager
-    async def started(
-        self, faults: str = ""
-    ) -> AsyncGenerator[tuple[httpx2.AsyncClient, asyncio.subprocess.Process]]:
+    async def started(self, faults: str = "") -> AsyncGenerator[tuple[httpx2.AsyncClient, ForkedProgram]]:
         environment = self.environment | {"WRENN_FAULTS": faults}
         async with (
             control_process(environment, self.port) as process,
@@ -47,7 +46,7 @@ async def crashing(data_dir: Path, database_url: str, host: SimulatedHost, unuse
     return Crashing(environment, unused_tcp_port, await make_team(database_url, "ada"))
 
 
-async def died(process: asyncio.subprocess.Process) -> None:
+async def died(process: ForkedProgram) -> None:
     async with asyncio.timeout(DEADLINE_S):
         assert await process.wait_ended() == -signal.SIGKILL
 
