@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from sdk_clients import Platform
 
 from wrenn import AsyncSandbox
 from wrenn.testing.fork_server import run_program
 
-pytestmark = pytest.mark.usefixtures("platform")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("platform")]
 
 UNKNOWN = "cl-" + "0" * 25
 
@@ -38,7 +39,7 @@ async def wrenn(*arguments: str, cwd: Path | None = None) -> Ended:
     return Ended(code, out, err.decode())
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def box() -> AsyncIterator[str]:
     # Not by the command, which takes ten times as long.
     sandbox = await AsyncSandbox.create()
@@ -165,19 +166,19 @@ async def test_a_folder_is_copied_in_and_out(box: str, tmp_path: Path) -> None:
     (tmp_path / "top/inner").mkdir(parents=True)
     (tmp_path / "top/inner/file").write_text("content")
     (tmp_path / "top/link").symlink_to("inner/file")
-    assert await wrenn("cp", str(tmp_path / "top"), f"{box}:/new") == Ended(0, b"", "")
+    assert await wrenn("cp", str(tmp_path / "top"), f"{box}:/root/new") == Ended(0, b"", "")
     assert (await wrenn("exec", box, "cat new/link")).out == b"content"
     # What is there already takes the copy in, under its own name.
-    assert (await wrenn("cp", "top/", f"{box}:/new", cwd=tmp_path)).code == 0
-    assert (await wrenn("cp", "top/.", f"{box}:/new/inner", cwd=tmp_path)).code == 0
+    assert (await wrenn("cp", "top/", f"{box}:/root/new", cwd=tmp_path)).code == 0
+    assert (await wrenn("cp", "top/.", f"{box}:/root/new/inner", cwd=tmp_path)).code == 0
     listed = (await wrenn("exec", box, "find new -type f | sort")).out.decode().split()
     assert listed == ["new/inner/file", "new/inner/inner/file", "new/top/inner/file"]
-    copied = await wrenn("cp", f"{box}:/new/top", str(tmp_path / "back"), "--json")
+    copied = await wrenn("cp", f"{box}:/root/new/top", str(tmp_path / "back"), "--json")
     assert json.loads(copied.out)["bytes"] > 1024
     assert (tmp_path / "back/link").readlink() == Path("inner/file")
-    assert (await wrenn("cp", f"{box}:/new/top", str(tmp_path / "back"))).code == 0
+    assert (await wrenn("cp", f"{box}:/root/new/top", str(tmp_path / "back"))).code == 0
     assert (tmp_path / "back/top/inner/file").read_text() == "content"
-    assert (await wrenn("cp", f"{box}:/new/top", str(tmp_path / "back"), "--atomic")).code == 2
+    assert (await wrenn("cp", f"{box}:/root/new/top", str(tmp_path / "back"), "--atomic")).code == 2
 
 
 async def test_top_is_printed_once_where_there_is_no_terminal(box: str) -> None:

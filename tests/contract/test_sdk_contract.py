@@ -6,6 +6,7 @@ import io
 from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 from sdk_clients import CLIENTS, Box, Client
 
 from wrenn import (
@@ -17,7 +18,7 @@ from wrenn import (
     NotFoundError,
 )
 
-pytestmark = pytest.mark.usefixtures("platform")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("platform")]
 
 
 @pytest.fixture(params=CLIENTS, ids=["async", "sync"])
@@ -25,7 +26,7 @@ def client(request: pytest.FixtureRequest) -> Client:
     return request.param()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def box(client: Client) -> AsyncIterator[Box]:
     box = await client.create()
     yield box

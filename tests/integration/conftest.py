@@ -1,4 +1,4 @@
-"""A real PostgreSQL, a simulated host behind real mutual TLS, and the control plane over loopback."""
+"""A real PostgreSQL, a real agent over the simulated driver behind real mutual TLS, and the control plane over loopback."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ import pytest_asyncio
 import uvicorn
 from sqlalchemy.engine import make_url
 
+from wrenn.agent.inventory import measure
+from wrenn.base.faults import arm_faults
 from wrenn.base.secrets import Secret
 from wrenn.control.db import Database, Transaction
 from wrenn.control.db.embedded import ensure_running, stop
@@ -32,8 +34,9 @@ from wrenn.control.settings import Settings
 from wrenn.control.wiring import Control, running_control
 from wrenn.relay import SERVER_OPTIONS
 from wrenn.testing.fork_server import ForkedProgram, start_program
+from wrenn.testing.agent_host import AgentHost, RpcFaults, running_agent_host
 from wrenn.testing.server import served
-from wrenn.testing.simulated_host import SimulatedHost, Switches, running_host
+from wrenn.vm.simulated import SimulatedDriver
 
 if TYPE_CHECKING:
     from .people import People
@@ -41,6 +44,22 @@ if TYPE_CHECKING:
 DEADLINE_S = 15.0
 _driver: Any = asyncpg  # has no types
 _numbers = itertools.count()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what the simulated driver cannot do."""
+    skip_without_capability(items, Path(__file__).parent)
+
+
+def skip_without_capability(items: list[pytest.Item], folder: Path) -> None:
+    """Skip the tests below this folder that need a capability which the simulated driver lacks."""
+    for item in items:
+        needed = [name for marker in item.iter_markers("needs") for name in marker.args]
+        for name in needed:
+            if item.path.is_relative_to(folder) and not getattr(SimulatedDriver.capabilities, name):
+                item.add_marker(
+                    pytest.mark.skip(reason=f"capability {name} of drivers: simulated has it not")
+                )
 
 
 @pytest.fixture(scope="session")
@@ -110,13 +129,13 @@ def pki(data_dir: Path) -> Path:
 
 
 @pytest.fixture
-async def host(tmp_path: Path, pki: Path) -> AsyncIterator[SimulatedHost]:
-    async with running_host(tmp_path / "boxes", pki) as host:
+async def host(tmp_path: Path, pki: Path) -> AsyncIterator[AgentHost]:
+    async with running_agent_host(tmp_path / "agent", pki) as host:
         yield host
 
 
 @pytest.fixture
-def settings(data_dir: Path, pki: Path, database_url: str, host: SimulatedHost) -> Settings:
+def settings(data_dir: Path, pki: Path, database_url: str, host: AgentHost) -> Settings:
     return Settings.from_environment(environment_of(data_dir, database_url, host.url))
 
 
@@ -182,9 +201,14 @@ class ControlPlane:
 
 @dataclass
 class Platform(ControlPlane):
-    """A control plane with a simulated host."""
+    """A control plane with its host."""
 
-    host: SimulatedHost
+    host: AgentHost
+
+
+def with_memory(settings: Settings, memory_b: int) -> Settings:
+    """So much may be promised, on whatever machine this is."""
+    return replace(settings, memory_overcommit=memory_b / measure(settings.data_dir).memory_b)
 
 
 def client(url: str, key: Secret | None) -> httpx2.AsyncClient:
@@ -214,14 +238,14 @@ async def running_control_plane(settings: Settings, key: Secret) -> AsyncGenerat
 
 
 @asynccontextmanager
-async def running_platform(settings: Settings, host: SimulatedHost, key: Secret) -> AsyncGenerator[Platform]:
+async def running_platform(settings: Settings, host: AgentHost, key: Secret) -> AsyncGenerator[Platform]:
     """The same with a host."""
     async with running_control_plane(settings, key) as control:
         yield Platform(**vars(control), host=host)
 
 
 @pytest.fixture
-async def own_platform(settings: Settings, host: SimulatedHost, database_url: str) -> AsyncIterator[Platform]:
+async def own_platform(settings: Settings, host: AgentHost, database_url: str) -> AsyncIterator[Platform]:
     """A platform of the test's own."""
     key = await make_team(database_url, "ada")
     async with running_platform(settings, host, key) as platform:
@@ -236,12 +260,12 @@ def platform(own_platform: Platform) -> Platform:
 
 @asynccontextmanager
 async def platform_on_a_database_of_its_own(
-    data_dir: Path, pki: Path, template_url: str, boxes: Path
+    data_dir: Path, pki: Path, template_url: str, agent_dir: Path
 ) -> AsyncGenerator[Platform]:
     """For fixtures of a whole module."""
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(own_database(template_url))
-        host = await stack.enter_async_context(running_host(boxes, pki))
+        host = await stack.enter_async_context(running_agent_host(agent_dir, pki))
         settings = Settings.from_environment(environment_of(data_dir, url, host.url))
         key = await make_team(url, "ada")
         yield await stack.enter_async_context(running_platform(settings, host, key))
@@ -251,8 +275,8 @@ async def platform_on_a_database_of_its_own(
 async def platform_of_module(
     data_dir: Path, pki: Path, template_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Platform]:
-    boxes = tmp_path_factory.mktemp("host") / "boxes"
-    async with platform_on_a_database_of_its_own(data_dir, pki, template_url, boxes) as platform:
+    agent_dir = tmp_path_factory.mktemp("host") / "agent"
+    async with platform_on_a_database_of_its_own(data_dir, pki, template_url, agent_dir) as platform:
         yield platform
 
 
@@ -263,7 +287,7 @@ async def team_platform(platform_of_module: Platform) -> AsyncIterator[Platform]
     For tests that change nothing which others have too (settings, hosts, other teams), and look at nothing of others.
     """
     shared = platform_of_module
-    shared.host.switches = Switches()
+    shared.host.switches = RpcFaults()
     shared.host.calls.clear()
     key = await make_team(str(shared.settings.database_url), f"team{next(_numbers)}")
     async with client(shared.url, key) as api:
@@ -279,6 +303,13 @@ async def second_platform(platform: Platform) -> AsyncIterator[Platform]:
     """A second replica on the same database."""
     async with running_platform(replace(platform.settings), platform.host, platform.key) as second:
         yield second
+
+
+@pytest.fixture
+def disarmed() -> Iterator[None]:
+    """No fault outlives its test."""
+    yield
+    arm_faults("")
 
 
 @asynccontextmanager
@@ -321,8 +352,8 @@ async def people(
     """A platform of a whole module, whose tests make users of their own, and a second replica of it."""
     from .people import People
 
-    boxes = tmp_path_factory.mktemp("host") / "boxes"
-    async with platform_on_a_database_of_its_own(data_dir, pki, template_url, boxes) as first:
+    agent_dir = tmp_path_factory.mktemp("host") / "agent"
+    async with platform_on_a_database_of_its_own(data_dir, pki, template_url, agent_dir) as first:
         async with running_platform(first.settings, first.host, first.key) as second:
             yield People(first, second, str(first.settings.database_url))
 

@@ -23,7 +23,7 @@ from wrenn.control.mail.smtp import MailFailed
 from wrenn.control.settings import Settings
 from wrenn.control.throttle import Throttle
 from wrenn.control.throttle.throttle import Policy, Subject
-from wrenn.testing.simulated_host import running_host
+from wrenn.testing.agent_host import running_agent_host
 
 from .conftest import (
     DEADLINE_S,
@@ -114,7 +114,9 @@ async def place(
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(running_mail_server())
         url = await stack.enter_async_context(own_database(template_url))
-        host = await stack.enter_async_context(running_host(tmp_path_factory.mktemp("host") / "boxes", pki))
+        host = await stack.enter_async_context(
+            running_agent_host(tmp_path_factory.mktemp("host") / "agent", pki)
+        )
         settings = Settings.from_environment(
             {
                 **environment_of(data_dir, url, host.url),

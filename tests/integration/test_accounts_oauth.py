@@ -19,8 +19,8 @@ from sqlalchemy import func, select
 from wrenn.control.db import Database
 from wrenn.control.identity import users
 from wrenn.control.settings import Settings
+from wrenn.testing.agent_host import running_agent_host
 from wrenn.testing.server import free_port
-from wrenn.testing.simulated_host import running_host
 
 from .conftest import (
     DEADLINE_S,
@@ -154,8 +154,8 @@ async def place(
                     await asyncio.sleep(0.05)
         async with AsyncExitStack() as stack:
             url = await stack.enter_async_context(own_database(template_url))
-            boxes = tmp_path_factory.mktemp("host") / "boxes"
-            host = await stack.enter_async_context(running_host(boxes, pki))
+            boxes = tmp_path_factory.mktemp("host") / "agent"
+            host = await stack.enter_async_context(running_agent_host(boxes, pki))
             environment = environment_of(data_dir, url, host.url) | {
                 "WRENN_PUBLIC_URL": PUBLIC,
                 "OAUTH_REDIRECT_URL": DASHBOARD,

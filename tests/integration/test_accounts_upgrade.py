@@ -20,7 +20,7 @@ from wrenn.control.db.engine import engine_url
 from wrenn.control.db.migrate import migrate
 from wrenn.control.db.upgrade import alembic_config
 from wrenn.control.settings import Settings
-from wrenn.testing.simulated_host import SimulatedHost
+from wrenn.testing.agent_host import AgentHost
 
 from .conftest import client, environment_of, run_sql, running_platform
 from .people import PASSWORD, log_in
@@ -68,7 +68,7 @@ async def old_url(template_url: str) -> AsyncIterator[str]:
 
 
 async def test_users_teams_and_keys_go_on_after_an_upgrade(
-    old_url: str, data_dir: Path, pki: Path, host: SimulatedHost
+    old_url: str, data_dir: Path, pki: Path, host: AgentHost
 ):
     await migrate(old_url)
     connection = await _driver.connect(old_url)

@@ -150,7 +150,7 @@ async def test_a_command_past_its_share_is_killed(platform: Platform):
 
 async def test_a_host_of_before_runs_commands_all_the_same(platform: Platform):
     path = await platform.create()
-    platform.host.switches.is_old = True
+    platform.host.switches.lacks_streamed_exec = True
     result = (await platform.api.post(f"{path}/exec", json={"cmd": "echo", "args": ["x"]})).json()
     assert (result["stdout"], result["exit_code"]) == ("x\n", 0)
 

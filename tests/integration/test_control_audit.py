@@ -87,7 +87,7 @@ async def test_what_nobody_asked_for_is_logged_as_the_systems(platform: Platform
     platform.host.age(id_of(path), 60)
     await platform.wait_status(path, "paused")
     lost = await platform.create()
-    platform.host.lose(id_of(lost))
+    platform.host.kill_guest(id_of(lost))
     await platform.wait_status(lost, "error")
     mortal = await platform.create(lifetime_sec=1, on_expiry="kill")
     await platform.wait_status(mortal, "stopped")

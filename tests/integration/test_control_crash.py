@@ -15,7 +15,7 @@ import pytest
 
 from wrenn.base.secrets import Secret
 from wrenn.testing.fork_server import ForkedProgram
-from wrenn.testing.simulated_host import SimulatedHost
+from wrenn.testing.agent_host import AgentHost
 
 from .conftest import DEADLINE_S, client, control_process, environment_of, make_team
 
@@ -41,7 +41,7 @@ class Crashing:
 
 
 @pytest.fixture
-async def crashing(data_dir: Path, database_url: str, host: SimulatedHost, unused_tcp_port: int) -> Crashing:
+async def crashing(data_dir: Path, database_url: str, host: AgentHost, unused_tcp_port: int) -> Crashing:
     environment = environment_of(data_dir, database_url, host.url)
     return Crashing(environment, unused_tcp_port, await make_team(database_url, "ada"))
 
@@ -52,7 +52,7 @@ async def died(process: ForkedProgram) -> None:
 
 
 @pytest.mark.parametrize("point", ["after_insert", "after_rpc", "after_apply"])
-async def test_a_create_goes_on_after_a_kill(crashing: Crashing, host: SimulatedHost, point: str):
+async def test_a_create_goes_on_after_a_kill(crashing: Crashing, host: AgentHost, point: str):
     async with crashing.started(f"control.create.{point}=kill") as (api, process):
         with contextlib.suppress(httpx2.TransportError):
             await api.post("/v1/sandboxes", json={}, headers=KEY)
@@ -66,7 +66,7 @@ async def test_a_create_goes_on_after_a_kill(crashing: Crashing, host: Simulated
 
 
 @pytest.mark.parametrize("point", ["after_desired", "after_rpc", "after_apply"])
-async def test_a_delete_goes_on_after_a_kill(crashing: Crashing, host: SimulatedHost, point: str):
+async def test_a_delete_goes_on_after_a_kill(crashing: Crashing, host: AgentHost, point: str):
     async with crashing.started(f"control.delete.{point}=kill") as (api, process):
         path = f"/v1/sandboxes/{(await api.post('/v1/sandboxes', json={})).json()['id']}"
         with contextlib.suppress(httpx2.TransportError):
@@ -79,7 +79,7 @@ async def test_a_delete_goes_on_after_a_kill(crashing: Crashing, host: Simulated
         assert not host.sandbox_ids
 
 
-async def test_a_kill_before_an_exec_leaves_the_sandbox_as_it_was(crashing: Crashing, host: SimulatedHost):
+async def test_a_kill_before_an_exec_leaves_the_sandbox_as_it_was(crashing: Crashing, host: AgentHost):
     async with crashing.started("control.exec.before_rpc=kill") as (api, process):
         path = f"/v1/sandboxes/{(await api.post('/v1/sandboxes', json={})).json()['id']}"
         with contextlib.suppress(httpx2.TransportError):
@@ -90,7 +90,7 @@ async def test_a_kill_before_an_exec_leaves_the_sandbox_as_it_was(crashing: Cras
         assert (answer.status_code, answer.json()["stdout"]) == (200, "")
 
 
-async def test_a_stop_ends_the_program_and_leaves_the_sandboxes(crashing: Crashing, host: SimulatedHost):
+async def test_a_stop_ends_the_program_and_leaves_the_sandboxes(crashing: Crashing, host: AgentHost):
     async with crashing.started() as (api, process):
         await api.post("/v1/sandboxes", json={})
         process.terminate()

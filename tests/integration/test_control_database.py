@@ -29,7 +29,7 @@ from wrenn.control.db.upgrade import alembic_config
 from wrenn.control.identity import teams, users
 from wrenn.control.identity.bootstrap import bootstrap
 from wrenn.control.settings import Settings
-from wrenn.testing.simulated_host import SimulatedHost
+from wrenn.testing.agent_host import AgentHost
 
 from .conftest import DEADLINE_S, environment_of, make_team, refused, run_sql, running_platform
 
@@ -150,7 +150,7 @@ async def test_a_data_folder_with_a_long_name_works(own_dir: Path):
 
 
 async def test_requests_fail_with_an_error_while_postgresql_is_down_and_then_work_again(
-    own_dir: Path, own_url: str, pki: Path, data_dir: Path, host: SimulatedHost
+    own_dir: Path, own_url: str, pki: Path, data_dir: Path, host: AgentHost
 ):
     await migrate(own_url)
     key = await make_team(own_url, "ada")
@@ -178,7 +178,7 @@ async def test_requests_fail_with_an_error_while_postgresql_is_down_and_then_wor
 
 
 async def test_what_is_under_way_when_postgresql_dies_goes_on_when_it_is_back(
-    own_dir: Path, own_url: str, pki: Path, data_dir: Path, host: SimulatedHost
+    own_dir: Path, own_url: str, pki: Path, data_dir: Path, host: AgentHost
 ):
     await migrate(own_url)
     key = await make_team(own_url, "ada")
@@ -247,7 +247,7 @@ FORMER = (
 
 
 async def test_a_database_that_the_former_version_filled_is_taken_over(
-    template_url: str, data_dir: Path, host: SimulatedHost
+    template_url: str, data_dir: Path, host: AgentHost
 ):
     """What was there is there, and goes on; nothing of before is told as if it had happened now."""
     key = Secret("wrn_" + "0" * 32)

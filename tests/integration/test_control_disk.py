@@ -24,7 +24,8 @@ async def shared(people: People) -> AsyncIterator[Platform]:
 
 def disk_on_host(platform: Platform, path: str) -> int:
     """The size of the sandbox's disk on its host, in MB."""
-    return platform.host.spec(path.rsplit("/", 1)[1]).disk_size_mb
+    record = platform.host.record(path.rsplit("/", 1)[1])
+    return record.disk_mb or record.spec.disk_mb
 
 
 async def test_a_disk_has_the_size_of_the_request_and_copies_have_it_too(shared: Platform):

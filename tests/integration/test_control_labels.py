@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
+from importlib.metadata import version
 
 import pytest
 import pytest_asyncio
@@ -43,7 +44,7 @@ async def test_a_sandbox_has_the_name_labels_and_maker_of_its_request(shared: Pl
     found = (await shared.api.get(path)).json()
     assert found["name"] == "builder"
     assert labels.items() <= found["metadata"].items()
-    assert found["metadata"]["agent_version"] == "simulated"
+    assert found["metadata"]["agent_version"] == version("wrenn")
     assert found["disk_size_mb"] == 5120
     assert found["created_by"]["type"] == "api_key"
     assert found["created_by"]["name"] == "test"
@@ -71,7 +72,7 @@ async def test_lists_are_searched_by_name_labels_and_state(shared: Platform):
         "?metadata=team%3Dblue": ["50%_\\", "web-1"],
         "?metadata=team%3Dblue&metadata=tier%3Dweb": ["web-1"],
         "?metadata=team%3D": [],
-        "?metadata=agent_version%3Dsimulated": [],
+        f"?metadata=agent_version%3D{version('wrenn')}": [],
         "?state=paused": ["50%_\\"],
         "?state=running,paused&name=web-*": ["web-10", "web-1"],
         "?state=missing": [],

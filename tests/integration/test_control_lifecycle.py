@@ -11,16 +11,16 @@ import httpx2
 import pytest
 from sqlalchemy import update
 
+from wrenn.agent.sandboxes import State
 from wrenn.base.errors import AgentFailure, InternalError, StorageFull, Unavailable
 from wrenn.base.ids import SandboxId
 from wrenn.base.units import MIB
 from wrenn.control.db import Database
 from wrenn.control.sandboxes.tables import sandboxes
 from wrenn.control.settings import Settings
-from wrenn.protocol.host import host_pb as pb
-from wrenn.testing.simulated_host import SimulatedHost, served_host
+from wrenn.testing.agent_host import AgentHost, running_agent_host
 
-from .conftest import DEADLINE_S, Platform, make_team, refused, running_platform
+from .conftest import DEADLINE_S, Platform, make_team, refused, running_platform, with_memory
 
 KEY = {"Idempotency-Key": "one request"}
 
@@ -70,11 +70,10 @@ async def test_the_hosts_reason_decides_the_answer(platform: Platform):
 
 
 async def test_creates_at_once_never_exceed_the_memory(
-    settings: Settings, host: SimulatedHost, database_url: str
+    settings: Settings, host: AgentHost, database_url: str
 ):
-    host.switches.memory_b = 4 * 512 * MIB
     key = await make_team(database_url, "ada")
-    async with running_platform(replace(settings, memory_overcommit=1.0), host, key) as platform:
+    async with running_platform(with_memory(settings, 4 * 512 * MIB), host, key) as platform:
         answers = await asyncio.gather(*(platform.api.post("/v1/sandboxes", json={}) for _ in range(10)))
         assert sorted(answer.status_code for answer in answers) == [201] * 4 + [503] * 6
         full = [answer for answer in answers if answer.status_code == 503]
@@ -85,7 +84,8 @@ async def test_creates_at_once_never_exceed_the_memory(
 
 
 async def test_slots_that_are_full_are_named(platform: Platform):
-    platform.host.switches.sandbox_limit = 1
+    platform.host.sandbox_limit = 1
+    await platform.host.restart()
     await platform.control.monitor.look_once()
     await platform.create()
     answer = await platform.api.post("/v1/sandboxes", json={})
@@ -151,13 +151,13 @@ async def test_a_command_whose_client_disconnects_is_cancelled_on_the_host(platf
     await platform.host.wait_call("exec")
     call.cancel()
     await asyncio.wait({call})
-    await platform.host.wait_broken_off("Exec")
+    await platform.host.wait_broken_off("exec")
 
 
 async def test_a_sandbox_that_ended_by_itself_becomes_an_error(platform: Platform):
     lost, forgotten, kept = [await platform.create() for _ in range(3)]
-    platform.host.lose(lost.rpartition("/")[2])
-    platform.host.forget(forgotten.rpartition("/")[2])
+    platform.host.kill_guest(lost.rpartition("/")[2])
+    await platform.host.remove(forgotten.rpartition("/")[2])
     for path in (lost, forgotten):
         found = await platform.wait_status(path, "error")
         assert "virtual machine" in str(found["metadata"])
@@ -170,7 +170,7 @@ async def test_a_sandbox_that_ended_by_itself_becomes_an_error(platform: Platfor
 async def test_what_nobody_knows_is_removed_after_a_grace(platform: Platform):
     kept = await platform.create()
     planted = str(SandboxId.new())
-    platform.host.plant(planted)
+    await platform.host.plant(planted)
     await platform.control.comparison.compare_once()
     assert planted in platform.host.sandbox_ids
     await until(lambda: planted not in platform.host.sandbox_ids)
@@ -178,7 +178,7 @@ async def test_what_nobody_knows_is_removed_after_a_grace(platform: Platform):
 
 
 async def test_a_silent_host_makes_its_sandboxes_missing_until_it_is_back(
-    platform: Platform, host: SimulatedHost
+    platform: Platform, host: AgentHost
 ):
     path = await platform.create()
     silence = Unavailable("silent")
@@ -195,7 +195,7 @@ async def test_a_silent_host_makes_its_sandboxes_missing_until_it_is_back(
     assert answer.json()["exit_code"] == 0
 
 
-async def test_deleting_on_a_silent_host_is_done_when_it_is_back(platform: Platform, host: SimulatedHost):
+async def test_deleting_on_a_silent_host_is_done_when_it_is_back(platform: Platform, host: AgentHost):
     path = await platform.create()
     host.switches.fail["remove_sandbox"] = Unavailable("silent")
     with pytest.raises(httpx2.ReadTimeout):
@@ -224,7 +224,9 @@ async def test_both_replicas_reconciling_and_comparing_at_once_change_nothing_tw
     platform: Platform, second_platform: Platform
 ):
     paths = [await platform.create() for _ in range(4)]
-    platform.host.lose(paths[0].rpartition("/")[2])
+    lost = paths[0].rpartition("/")[2]
+    platform.host.kill_guest(lost)
+    await until(lambda: platform.host.state(lost) == State.LOST)
     for _ in range(3):
         await asyncio.gather(
             *(p.control.comparison.compare_once() for p in (platform, second_platform)),
@@ -252,8 +254,7 @@ async def test_a_host_keeps_its_identity_when_its_address_changes(
     settings: Settings, database_url: str, platform: Platform, tmp_path: Path
 ):
     path = await platform.create()
-    other = SimulatedHost(tmp_path / "other")
-    async with served_host(other, settings.data_dir / "pki"):
+    async with running_agent_host(tmp_path / "other", settings.data_dir / "pki") as other:
         key = await make_team(database_url, "eve")
         async with running_platform(replace(settings, agent_url=other.url), other, key) as moved:
             answer = await moved.api.post("/v1/sandboxes", json={})
@@ -272,7 +273,7 @@ async def test_the_owner_of_a_suspended_sandbox_gets_the_reason(platform: Platfo
     path = await platform.create()
     sandbox_id = path.rpartition("/")[2]
     for reason in ("The disk of its host is full.", ""):
-        platform.host.change(sandbox_id, pb.SandboxState.RUNNING, reason)
+        platform.host.set_suspended(sandbox_id, reason)
         await platform.control.comparison.compare_once()
         sandbox = (await platform.api.get(path)).json()
         assert (sandbox["status"], sandbox["metadata"].get("reason", "")) == ("running", reason)

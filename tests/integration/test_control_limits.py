@@ -15,8 +15,8 @@ from wrenn.control.http.buckets import Rate
 from wrenn.control.http.rate_limits import RateSettings
 from wrenn.control.settings import Settings
 from wrenn.relay import HEADER_LIMIT, BoundedHttp
+from wrenn.testing.agent_host import AgentHost
 from wrenn.testing.server import served
-from wrenn.testing.simulated_host import SimulatedHost
 
 from .conftest import DEADLINE_S, Platform, client, make_team, refused, running_platform
 from .guest_programs import OK, answering, program
@@ -26,7 +26,7 @@ WRONG = "wrn_" + "0" * 31
 
 
 @pytest.fixture
-async def slow(settings: Settings, host: SimulatedHost, database_url: str) -> AsyncIterator[Platform]:
+async def slow(settings: Settings, host: AgentHost, database_url: str) -> AsyncIterator[Platform]:
     """Ten requests with a key, five without; then one more in a hundred seconds."""
     key = await make_team(database_url, "ada")
     rates = RateSettings(Rate(0.01, 10), Rate(0.01, 5))
@@ -56,7 +56,7 @@ async def test_a_key_has_its_own_rate_and_one_address_another(slow: Platform):
 
 
 @pytest.fixture
-async def guarded(settings: Settings, host: SimulatedHost, database_url: str) -> AsyncIterator[Platform]:
+async def guarded(settings: Settings, host: AgentHost, database_url: str) -> AsyncIterator[Platform]:
     """Five wrong credentials of an address; then one more in a hundred seconds."""
     key = await make_team(database_url, "ada")
     rates = replace(settings.rates, failures_per_address=Rate(0.01, 5))

@@ -11,11 +11,13 @@ import pytest
 import pytest_asyncio
 
 from wrenn import AsyncSandbox, InvalidRequestError, NetworkPolicy
+from wrenn.agent.sandboxes import NetworkSettings
 from wrenn.base.errors import Unavailable
-from wrenn.base.networks import NETWORKS_LIMIT
+from wrenn.base.ids import SandboxId
+from wrenn.base.networks import NETWORKS_LIMIT, network_text
 from wrenn.control.settings import Settings
-from wrenn.protocol.host import host_pb as pb
-from wrenn.testing.simulated_host import SimulatedHost
+from wrenn.network.policy import EgressPolicy
+from wrenn.testing.agent_host import AgentHost
 
 from .conftest import DEADLINE_S, Platform, make_team, refused, running_platform
 from .people import People
@@ -41,8 +43,11 @@ async def shared(people: People) -> AsyncIterator[Platform]:
 
 def on_host(platform: Platform, path: str) -> dict[str, object]:
     """The policy that the host has."""
-    policy = platform.host.network(path.rpartition("/")[2])
-    return {"allow_internet": policy.allow_internet, "allow": list(policy.allow), "deny": list(policy.deny)}
+    policy = platform.host.record(path.rpartition("/")[2]).network.policy
+    allow, deny = [
+        [network_text(network) for network in networks] for networks in (policy.allow, policy.deny)
+    ]
+    return {"allow_internet": policy.allow_internet, "allow": allow, "deny": deny}
 
 
 async def test_a_sandbox_reaches_the_internet_unless_its_request_says_otherwise(shared: Platform):
@@ -122,9 +127,8 @@ async def test_a_policy_that_cannot_be_is_refused_and_changes_nothing(
 async def test_an_older_change_that_arrives_late_is_not_put_in_force(shared: Platform):
     path = await shared.create()
     await shared.api.patch(f"{path}/network", json=CLOSED)
-    late = pb.NetworkPolicy(allow_internet=True, revision=1)
-    sandbox_id = path.rpartition("/")[2]
-    await shared.host.set_network(pb.SetNetworkRequest(sandbox_id=sandbox_id, network=late), None)
+    late = NetworkSettings(EgressPolicy(allow_internet=True), revision=1)
+    await shared.host.agent.sandboxes.set_network(SandboxId.parse(path.rpartition("/")[2]), late)
     assert on_host(shared, path) == CLOSED
 
 
@@ -155,7 +159,7 @@ async def test_the_client_sets_and_shows_policies(shared: Platform):
 
 @pytest.mark.asyncio(loop_scope="function")
 async def test_a_host_that_missed_a_change_gets_it_when_it_answers(
-    settings: Settings, host: SimulatedHost, database_url: str
+    settings: Settings, host: AgentHost, database_url: str
 ):
     key = await make_team(database_url, "ada")
     opened = replace(settings, private_networks=(IPv4Network("10.0.0.0/8"),))

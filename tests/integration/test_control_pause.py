@@ -18,9 +18,7 @@ from wrenn.control.sandboxes import pause_all
 from wrenn.control.settings import Settings
 from wrenn.testing.agent_host import AgentHost
 
-from . import agent_platform
-from .agent_platform import AgentPlatform, running_agent_platform, with_memory
-from .conftest import DEADLINE_S, client, make_team, refused
+from .conftest import DEADLINE_S, Platform, client, make_team, refused, running_platform, with_memory
 
 LIMITS = ("timeout_sec", "on_expiry", "auto_resume", "template", "vcpus", "memory_mb", "created_at")
 
@@ -35,29 +33,23 @@ async def until(done: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-host = agent_platform.host
-platform = agent_platform.platform
-second_platform = agent_platform.second_platform
-disarmed = agent_platform.disarmed
-
-
 @pytest.fixture
-async def quiet(settings: Settings, host: AgentHost, database_url: str) -> AsyncIterator[AgentPlatform]:
+async def quiet(settings: Settings, host: AgentHost, database_url: str) -> AsyncIterator[Platform]:
     """A platform that compares only when a test says so."""
     key = await make_team(database_url, "ada")
-    async with running_agent_platform(replace(settings, host_interval_s=600.0), host, key) as platform:
+    async with running_platform(replace(settings, host_interval_s=600.0), host, key) as platform:
         yield platform
 
 
 @pytest.fixture
-async def paused(platform: AgentPlatform) -> str:
+async def paused(platform: Platform) -> str:
     path = await platform.create()
     assert (await platform.api.post(f"{path}/pause")).status_code == 200
     return path
 
 
 @pytest.mark.parametrize("prefix", ["sandboxes", "capsules"])
-async def test_a_paused_sandbox_comes_back_with_its_files(platform: AgentPlatform, prefix: str):
+async def test_a_paused_sandbox_comes_back_with_its_files(platform: Platform, prefix: str):
     path = (await platform.create(envs={"A": "1"}, timeout_sec=900)).replace("sandboxes", prefix)
     before = (await platform.api.get(path)).json()
     await platform.api.post(f"{path}/exec", json={"cmd": "touch", "args": ["/root/kept", "kept"]})
@@ -77,7 +69,7 @@ async def test_a_paused_sandbox_comes_back_with_its_files(platform: AgentPlatfor
     assert (await platform.api.post(f"{path}/exec", json=body)).json()["stdout"] == "kept\n1\n"
 
 
-async def test_what_is_paused_says_so_to_every_call(platform: AgentPlatform, paused: str):
+async def test_what_is_paused_says_so_to_every_call(platform: Platform, paused: str):
     said = [
         refused(await platform.api.post(f"{paused}/exec", json={"cmd": "true"}), 409, "invalid_state"),
         refused(await platform.api.post(f"{paused}/ping"), 409, "invalid_state"),
@@ -89,7 +81,7 @@ async def test_what_is_paused_says_so_to_every_call(platform: AgentPlatform, pau
     assert platform.host.calls["pause_sandbox"] == 1
 
 
-async def test_what_is_being_paused_or_resumed_says_so(platform: AgentPlatform):
+async def test_what_is_being_paused_or_resumed_says_so(platform: Platform):
     path = await platform.create()
     for verb, call in (("pause", "pause_sandbox"), ("resume", "resume_sandbox")):
         platform.host.switches.hold[call] = held = asyncio.Event()
@@ -107,7 +99,7 @@ async def test_what_is_being_paused_or_resumed_says_so(platform: AgentPlatform):
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume"])
-async def test_of_many_at_once_one_wins(platform: AgentPlatform, second_platform: AgentPlatform, verb: str):
+async def test_of_many_at_once_one_wins(platform: Platform, second_platform: Platform, verb: str):
     path = await platform.create()
     if verb == "resume":
         await platform.api.post(f"{path}/pause")
@@ -121,7 +113,7 @@ async def test_of_many_at_once_one_wins(platform: AgentPlatform, second_platform
 
 
 async def test_pausing_and_resuming_at_once_ends_in_one_of_both(
-    platform: AgentPlatform, second_platform: AgentPlatform
+    platform: Platform, second_platform: Platform
 ):
     path = await platform.create()
     for _ in range(5):
@@ -137,7 +129,7 @@ async def test_pausing_and_resuming_at_once_ends_in_one_of_both(
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume"])
-async def test_a_delete_wins_over_all(platform: AgentPlatform, verb: str):
+async def test_a_delete_wins_over_all(platform: Platform, verb: str):
     path = await platform.create()
     if verb == "resume":
         await platform.api.post(f"{path}/pause")
@@ -152,7 +144,7 @@ async def test_a_delete_wins_over_all(platform: AgentPlatform, verb: str):
 
 
 async def test_deletes_pauses_and_resumes_at_once_leave_nothing(
-    platform: AgentPlatform, second_platform: AgentPlatform
+    platform: Platform, second_platform: Platform
 ):
     paths = [await platform.create() for _ in range(4)]
     calls = [
@@ -170,7 +162,7 @@ async def test_deletes_pauses_and_resumes_at_once_leave_nothing(
         assert (await platform.api.get(path)).json()["status"] == "stopped"
 
 
-async def test_a_paused_sandbox_can_be_deleted(platform: AgentPlatform, paused: str):
+async def test_a_paused_sandbox_can_be_deleted(platform: Platform, paused: str):
     assert (await platform.api.delete(paused)).status_code == 204
     assert not platform.host.sandbox_ids
     assert "stopped" in refused(await platform.api.post(f"{paused}/resume"), 409, "invalid_state")
@@ -183,7 +175,7 @@ REFUSALS = [
 ]
 
 
-async def test_a_refused_pause_leaves_it_running_and_a_refused_resume_paused(platform: AgentPlatform):
+async def test_a_refused_pause_leaves_it_running_and_a_refused_resume_paused(platform: Platform):
     path = await platform.create()
     for verb, status in (("pause", "running"), ("resume", "paused")):
         for failure, code, name in REFUSALS:
@@ -198,7 +190,7 @@ async def test_a_refused_pause_leaves_it_running_and_a_refused_resume_paused(pla
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume"])
-async def test_a_lost_answer_changes_no_outcome(platform: AgentPlatform, verb: str):
+async def test_a_lost_answer_changes_no_outcome(platform: Platform, verb: str):
     path = await platform.create()
     if verb == "resume":
         await platform.api.post(f"{path}/pause")
@@ -218,7 +210,7 @@ async def test_answers_that_stay_lost_leave_a_row_that_is_true(
     settings: Settings, host: AgentHost, database_url: str, verb: str
 ):
     key = await make_team(database_url, "ada")
-    async with running_agent_platform(replace(settings, start_retry_s=0.2), host, key) as platform:
+    async with running_platform(replace(settings, start_retry_s=0.2), host, key) as platform:
         path = await platform.create()
         if verb == "resume":
             await platform.api.post(f"{path}/pause")
@@ -231,7 +223,7 @@ async def test_answers_that_stay_lost_leave_a_row_that_is_true(
         assert (await platform.api.post(f"{path}/resume")).status_code == 200
 
 
-async def test_a_silent_host_changes_nothing_of_what_is_paused(platform: AgentPlatform, paused: str):
+async def test_a_silent_host_changes_nothing_of_what_is_paused(platform: Platform, paused: str):
     running = await platform.create()
     for call in ("get_host", "list_sandboxes", "resume_sandbox", "pause_sandbox"):
         platform.host.switches.fail[call] = Unavailable("silent")
@@ -246,7 +238,7 @@ async def test_a_silent_host_changes_nothing_of_what_is_paused(platform: AgentPl
     assert (await platform.api.post(f"{paused}/resume")).status_code == 200
 
 
-async def test_a_pause_that_a_silent_host_did_shows_when_it_is_back(platform: AgentPlatform):
+async def test_a_pause_that_a_silent_host_did_shows_when_it_is_back(platform: Platform):
     path = await platform.create()
     for call in ("get_host", "list_sandboxes"):
         platform.host.switches.fail[call] = Unavailable("silent")
@@ -257,7 +249,7 @@ async def test_a_pause_that_a_silent_host_did_shows_when_it_is_back(platform: Ag
     assert (await platform.api.post(f"{path}/resume")).status_code == 200
 
 
-async def test_what_fell_back_to_its_last_pause_says_so_until_it_is_resumed(platform: AgentPlatform):
+async def test_what_fell_back_to_its_last_pause_says_so_until_it_is_resumed(platform: Platform):
     path = await platform.create()
     for verb in ("pause", "resume"):
         assert (await platform.api.post(f"{path}/{verb}")).status_code == 200
@@ -269,7 +261,7 @@ async def test_what_fell_back_to_its_last_pause_says_so_until_it_is_resumed(plat
     assert "reason" not in resumed.json()["metadata"]
 
 
-async def test_what_changes_while_a_host_is_compared_is_not_undone(quiet: AgentPlatform):
+async def test_what_changes_while_a_host_is_compared_is_not_undone(quiet: Platform):
     paused, resumed = await quiet.create(), await quiet.create()
     await quiet.api.post(f"{resumed}/pause")
     quiet.host.switches.hold["list_sandboxes"] = held = asyncio.Event()
@@ -287,7 +279,7 @@ async def test_what_changes_while_a_host_is_compared_is_not_undone(quiet: AgentP
 
 
 @pytest.mark.usefixtures("disarmed")
-async def test_a_host_in_the_middle_of_it_is_left_alone(platform: AgentPlatform, paused: str):
+async def test_a_host_in_the_middle_of_it_is_left_alone(platform: Platform, paused: str):
     running = await platform.create()
     # Both stand still on their way, and fail there in the end.
     arm_faults(
@@ -313,7 +305,7 @@ async def test_a_host_in_the_middle_of_it_is_left_alone(platform: AgentPlatform,
 
 
 async def test_a_paused_sandbox_whose_files_are_gone_is_an_error_with_the_reason(
-    platform: AgentPlatform, paused: str
+    platform: Platform, paused: str
 ):
     forgotten = await platform.create()
     await platform.api.post(f"{forgotten}/pause")
@@ -333,7 +325,7 @@ async def test_a_host_that_does_not_name_a_paused_sandbox_for_a_moment_does_not_
     settings: Settings, host: AgentHost, database_url: str
 ):
     key = await make_team(database_url, "ada")
-    async with running_agent_platform(replace(settings, unknown_grace_s=60.0), host, key) as platform:
+    async with running_platform(replace(settings, unknown_grace_s=60.0), host, key) as platform:
         path = await platform.create()
         await platform.api.post(f"{path}/pause")
         # An agent that cannot read a journal does not know the sandbox, and removes nothing.
@@ -351,7 +343,7 @@ async def test_a_host_that_does_not_name_a_paused_sandbox_for_a_moment_does_not_
 
 
 async def test_a_resume_of_what_the_host_has_lost_is_refused_and_becomes_an_error(
-    platform: AgentPlatform, paused: str
+    platform: Platform, paused: str
 ):
     await platform.host.remove(id_of(paused))
     refused(await platform.api.post(f"{paused}/resume"), 404, "not_found")
@@ -364,7 +356,7 @@ async def test_a_paused_sandbox_takes_no_memory_and_no_slot_until_it_is_resumed(
     host.sandbox_limit = 2
     await host.restart()
     key = await make_team(database_url, "ada")
-    async with running_agent_platform(with_memory(settings, 2 * 512 * MIB), host, key) as platform:
+    async with running_platform(with_memory(settings, 2 * 512 * MIB), host, key) as platform:
         first = await platform.create()
         await platform.create()
         assert (await platform.api.post(f"{first}/pause")).status_code == 200
@@ -381,7 +373,7 @@ async def test_resumes_at_once_never_exceed_the_memory(
     settings: Settings, host: AgentHost, database_url: str
 ):
     key = await make_team(database_url, "ada")
-    async with running_agent_platform(with_memory(settings, 2 * 512 * MIB), host, key) as platform:
+    async with running_platform(with_memory(settings, 2 * 512 * MIB), host, key) as platform:
         paths: list[str] = []
         for _ in range(4):
             paths.append(await platform.create())
@@ -391,13 +383,13 @@ async def test_resumes_at_once_never_exceed_the_memory(
 
 
 @pytest.fixture
-async def stranger(platform: AgentPlatform, database_url: str) -> AsyncIterator[httpx2.AsyncClient]:
+async def stranger(platform: Platform, database_url: str) -> AsyncIterator[httpx2.AsyncClient]:
     async with client(platform.url, await make_team(database_url, "eve")) as api:
         yield api
 
 
 async def test_another_teams_sandbox_cannot_be_changed(
-    platform: AgentPlatform, paused: str, stranger: httpx2.AsyncClient
+    platform: Platform, paused: str, stranger: httpx2.AsyncClient
 ):
     running = await platform.create(auto_resume=True)
     for method, path, body in (
@@ -410,7 +402,7 @@ async def test_another_teams_sandbox_cannot_be_changed(
 
 
 async def test_pause_all_pauses_running_and_starting_sandboxes_of_all_teams(
-    platform: AgentPlatform, database_url: str, stranger: httpx2.AsyncClient
+    platform: Platform, database_url: str, stranger: httpx2.AsyncClient
 ):
     mine, theirs = await platform.create(), (await stranger.post("/v1/sandboxes", json={})).json()["id"]
     paused_before = await platform.create()
@@ -428,7 +420,7 @@ async def test_pause_all_pauses_running_and_starting_sandboxes_of_all_teams(
     assert (await platform.api.post(f"{mine}/resume")).status_code == 200
 
 
-async def test_pause_all_says_what_it_could_not_do(platform: AgentPlatform, database_url: str):
+async def test_pause_all_says_what_it_could_not_do(platform: Platform, database_url: str):
     await platform.create()
     platform.host.switches.fail["pause_sandbox"] = StorageFull("The disk of the host is full.")
     with pytest.raises(WrennError, match=r"1 of 1 sandboxes were not paused.*disk of the host is full"):

@@ -22,7 +22,7 @@ from wrenn.control.identity import store as teams
 from wrenn.control.quotas import Limits, QuotaExceeded, QuotaStatus, Usage
 from wrenn.control.quotas import store as quotas
 from wrenn.control.settings import Settings
-from wrenn.testing.simulated_host import SimulatedHost
+from wrenn.testing.agent_host import AgentHost
 
 from .conftest import Platform, client, make_team, refused, running_platform
 from .people import make_admin, sign_up
@@ -31,7 +31,7 @@ ADMIN = Actor(ActorKind.USER, "usr-x", "Admin")
 
 
 @pytest.fixture
-async def tight(settings: Settings, host: SimulatedHost, database_url: str) -> AsyncIterator[Platform]:
+async def tight(settings: Settings, host: AgentHost, database_url: str) -> AsyncIterator[Platform]:
     """A team may have five running sandboxes, and seven in all."""
     key = await make_team(database_url, "ada")
     limits = replace(settings.quotas, running_sandboxes=5, total_sandboxes=7)
@@ -126,7 +126,7 @@ async def test_vcpus_memory_and_the_rate_of_creates_are_limited(platform: Platfo
 async def test_snapshots_take_no_more_than_they_may(platform: Platform):
     path = await platform.create()
     body: dict[str, object] = {"sandbox_id": path.rpartition("/")[2]}
-    platform.host.switches.snapshot_b = 3 * MIB + 1
+    (platform.host.root_of(path.rpartition("/")[2]) / "root/large").write_bytes(b"x" * (3 * MIB + 1))
     assert (await platform.api.post("/v1/snapshots", json=body | {"name": "first"})).status_code == 201
     await set_limits(platform, Limits(snapshot_mb=8))
     answers = await asyncio.gather(
@@ -269,9 +269,7 @@ async def test_members_of_another_owners_team_do_not_share_its_quota(tight: Plat
                 assert (await api.post("/v1/sandboxes", json={})).status_code == 201
 
 
-async def test_a_user_owns_so_many_teams_and_no_more(
-    settings: Settings, host: SimulatedHost, database_url: str
-):
+async def test_a_user_owns_so_many_teams_and_no_more(settings: Settings, host: AgentHost, database_url: str):
     key = await make_team(database_url, "ada")
     accounts = replace(settings.accounts, teams_per_user=3)
     async with running_platform(replace(settings, accounts=accounts), host, key) as platform:

@@ -10,18 +10,18 @@ import httpx2
 import pytest
 from sqlalchemy import select
 
+from wrenn.agent.sandboxes import State
 from wrenn.control.db import Database
 from wrenn.control.sandboxes.tables import sandboxes
 from wrenn.control.snapshots.tables import templates
-from wrenn.protocol.host import host_pb as pb
-from wrenn.testing.simulated_host import SimulatedHost
+from wrenn.testing.agent_host import AgentHost
 
 from .conftest import DEADLINE_S, environment_of, make_team
 from .test_control_crash import Crashing, died
 
 
 @pytest.fixture
-async def crashing(data_dir: Path, database_url: str, host: SimulatedHost, unused_tcp_port: int) -> Crashing:
+async def crashing(data_dir: Path, database_url: str, host: AgentHost, unused_tcp_port: int) -> Crashing:
     environment = environment_of(data_dir, database_url, host.url)
     return Crashing(environment, unused_tcp_port, await make_team(database_url, "ada"))
 
@@ -47,19 +47,19 @@ async def works(api: httpx2.AsyncClient, path: str) -> None:
 
 
 @pytest.mark.parametrize("point", ["after_desired", "after_rpc", "after_apply"])
-async def test_a_pause_goes_on_after_a_kill(crashing: Crashing, host: SimulatedHost, point: str):
+async def test_a_pause_goes_on_after_a_kill(crashing: Crashing, host: AgentHost, point: str):
     path = await killed(crashing, f"control.pause.{point}", "pause")
     async with crashing.started() as (api, _):
         async with asyncio.timeout(DEADLINE_S):
             while (await api.get(path)).json()["status"] != "paused":
                 await asyncio.sleep(0.05)
-        assert host.state(path.rpartition("/")[2]) == pb.SandboxState.PAUSED
+        assert host.state(path.rpartition("/")[2]) == State.PAUSED
         assert (await api.post(f"{path}/resume")).status_code == 200
         await works(api, path)
 
 
 @pytest.mark.parametrize("point", ["after_desired", "after_rpc", "after_apply"])
-async def test_a_resume_goes_on_after_a_kill(crashing: Crashing, host: SimulatedHost, point: str):
+async def test_a_resume_goes_on_after_a_kill(crashing: Crashing, host: AgentHost, point: str):
     path = await killed(crashing, f"control.resume.{point}", "resume")
     async with crashing.started() as (api, _):
         async with asyncio.timeout(DEADLINE_S):
@@ -70,7 +70,7 @@ async def test_a_resume_goes_on_after_a_kill(crashing: Crashing, host: Simulated
 
 @pytest.mark.parametrize("point", ["after_insert", "after_rpc", "after_apply"])
 async def test_a_snapshot_is_whole_or_not_there_after_a_kill(
-    crashing: Crashing, host: SimulatedHost, database: Database, point: str
+    crashing: Crashing, host: AgentHost, database: Database, point: str
 ):
     path = await killed(crashing, f"control.snapshot.{point}", "snapshot")
     done = point == "after_apply"
@@ -88,7 +88,7 @@ async def test_a_snapshot_is_whole_or_not_there_after_a_kill(
 
 @pytest.mark.parametrize("point", ["after_snapshot", "after_insert", "after_apply"])
 async def test_a_fork_is_complete_or_absent_after_a_kill(
-    crashing: Crashing, host: SimulatedHost, database: Database, point: str
+    crashing: Crashing, host: AgentHost, database: Database, point: str
 ):
     path = await killed(crashing, f"control.fork.{point}", "fork", {"count": 3})
     async with crashing.started() as (api, _):
@@ -103,7 +103,7 @@ async def test_a_fork_is_complete_or_absent_after_a_kill(
         assert (await api.post(f"{path}/fork", json={})).status_code == 201
 
 
-async def settled(database: Database, host: SimulatedHost, *, snapshots: int) -> None:
+async def settled(database: Database, host: AgentHost, *, snapshots: int) -> None:
     """Return when there are so many snapshots, on the host and as rows, and no sandbox has something to be done."""
     busy = select(sandboxes.c.id).where(
         sandboxes.c.status.not_in(["stopped", "error"]), sandboxes.c.status != sandboxes.c.desired

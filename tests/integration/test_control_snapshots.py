@@ -18,17 +18,9 @@ from wrenn.control.settings import Settings
 from wrenn.control.snapshots.tables import templates
 from wrenn.testing.agent_host import AgentHost
 
-from . import agent_platform
-from .agent_platform import AgentPlatform, running_agent_platform, with_memory
-from .conftest import DEADLINE_S, client, make_team, refused
+from .conftest import DEADLINE_S, Platform, client, make_team, refused, running_platform, with_memory
 
 UNKNOWN = "cl-" + "0" * 25
-
-
-host = agent_platform.host
-platform = agent_platform.platform
-second_platform = agent_platform.second_platform
-disarmed = agent_platform.disarmed
 
 
 def id_of(path: str) -> str:
@@ -41,21 +33,19 @@ async def until(done: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def snapshot(
-    platform: AgentPlatform, path: str, name: str | None = None, **query: str
-) -> httpx2.Response:
+async def snapshot(platform: Platform, path: str, name: str | None = None, **query: str) -> httpx2.Response:
     body = {"sandbox_id": id_of(path)} | ({"name": name} if name is not None else {})
     return await platform.api.post("/v1/snapshots", json=body, params=query)
 
 
-async def write(platform: AgentPlatform, path: str, text: str) -> None:
+async def write(platform: Platform, path: str, text: str) -> None:
     answer = await platform.api.post(
         f"{path}/exec", json={"cmd": "sh", "args": ["-c", f"echo {text} > content"]}
     )
     assert answer.json()["exit_code"] == 0
 
 
-async def read(platform: AgentPlatform, path: str) -> str:
+async def read(platform: Platform, path: str) -> str:
     return (
         (await platform.api.post(f"{path}/exec", json={"cmd": "cat", "args": ["content"]}))
         .json()["stdout"]
@@ -68,15 +58,13 @@ async def rows(database: Database) -> int:
 
 
 @pytest.fixture
-async def stranger(platform: AgentPlatform, database_url: str) -> AsyncIterator[httpx2.AsyncClient]:
+async def stranger(platform: Platform, database_url: str) -> AsyncIterator[httpx2.AsyncClient]:
     async with client(platform.url, await make_team(database_url, "eve")) as api:
         yield api
 
 
 @pytest.mark.parametrize("paused", [False, True])
-async def test_a_snapshot_is_a_template_and_its_sandbox_stays_what_it_is(
-    platform: AgentPlatform, paused: bool
-):
+async def test_a_snapshot_is_a_template_and_its_sandbox_stays_what_it_is(platform: Platform, paused: bool):
     path = await platform.create(vcpus=2, memory_mb=256)
     await write(platform, path, "kept")
     if paused:
@@ -105,16 +93,14 @@ async def test_a_snapshot_is_a_template_and_its_sandbox_stays_what_it_is(
     assert (again.template, again.shape.vcpus) == ("minimal", 2)
 
 
-async def test_without_a_name_one_is_given(platform: AgentPlatform):
+async def test_without_a_name_one_is_given(platform: Platform):
     path = await platform.create()
     names = [(await snapshot(platform, path)).json()["name"] for _ in range(2)]
     assert all(re.fullmatch(r"template-[0-9a-f]{8}", name) for name in names)
     assert len(set(names)) == 2
 
 
-async def test_the_list_has_the_teams_own_and_the_platforms(
-    platform: AgentPlatform, stranger: httpx2.AsyncClient
-):
+async def test_the_list_has_the_teams_own_and_the_platforms(platform: Platform, stranger: httpx2.AsyncClient):
     path = await platform.create()
     for name in ("first", "second"):
         await snapshot(platform, path, name)
@@ -133,7 +119,7 @@ async def test_the_list_has_the_teams_own_and_the_platforms(
 
 
 async def test_another_teams_template_and_sandbox_are_not_there(
-    platform: AgentPlatform, stranger: httpx2.AsyncClient
+    platform: Platform, stranger: httpx2.AsyncClient
 ):
     path = await platform.create()
     await snapshot(platform, path, "own")
@@ -147,7 +133,7 @@ async def test_another_teams_template_and_sandbox_are_not_there(
     assert [t["name"] for t in (await platform.api.get("/v1/snapshots")).json()] == ["own", "minimal"]
 
 
-async def test_names_that_cannot_be_are_refused(platform: AgentPlatform, subtests: pytest.Subtests):
+async def test_names_that_cannot_be_are_refused(platform: Platform, subtests: pytest.Subtests):
     path = await platform.create()
     for name in ("", "../etc", ".hidden", "a" * 65, "a/b", "name\n"):
         with subtests.test(repr(name)):
@@ -165,9 +151,7 @@ async def test_names_that_cannot_be_are_refused(platform: AgentPlatform, subtest
     assert not platform.host.snapshot_ids
 
 
-async def test_a_name_is_taken_until_it_is_overwritten_or_removed(
-    platform: AgentPlatform, database: Database
-):
+async def test_a_name_is_taken_until_it_is_overwritten_or_removed(platform: Platform, database: Database):
     path = await platform.create()
     await write(platform, path, "old")
     await snapshot(platform, path, "own")
@@ -184,7 +168,7 @@ async def test_a_name_is_taken_until_it_is_overwritten_or_removed(
     assert (await snapshot(platform, path, "own")).status_code == 201
 
 
-async def test_an_overwrite_that_fails_leaves_the_old_one(platform: AgentPlatform, database: Database):
+async def test_an_overwrite_that_fails_leaves_the_old_one(platform: Platform, database: Database):
     path = await platform.create()
     await write(platform, path, "old")
     await snapshot(platform, path, "own")
@@ -196,7 +180,7 @@ async def test_an_overwrite_that_fails_leaves_the_old_one(platform: AgentPlatfor
 
 
 async def test_of_many_with_one_name_one_is_made(
-    platform: AgentPlatform, second_platform: AgentPlatform, database: Database
+    platform: Platform, second_platform: Platform, database: Database
 ):
     path = await platform.create()
     both = (platform, second_platform)
@@ -208,7 +192,7 @@ async def test_of_many_with_one_name_one_is_made(
     assert await rows(database) == len(platform.host.snapshot_ids) == 1
 
 
-async def test_a_refused_snapshot_leaves_nothing(platform: AgentPlatform, database: Database):
+async def test_a_refused_snapshot_leaves_nothing(platform: Platform, database: Database):
     path = await platform.create()
     for failure, status, code in (
         (AgentFailure("The guest did not freeze."), 502, "agent_error"),
@@ -221,7 +205,7 @@ async def test_a_refused_snapshot_leaves_nothing(platform: AgentPlatform, databa
     assert (await snapshot(platform, path, "own")).status_code == 201
 
 
-async def test_a_lost_answer_of_a_snapshot_is_asked_again(platform: AgentPlatform):
+async def test_a_lost_answer_of_a_snapshot_is_asked_again(platform: Platform):
     path = await platform.create()
     platform.host.switches.lose_answer = {"ensure_snapshot"}
     making = asyncio.create_task(snapshot(platform, path, "own"))
@@ -231,9 +215,7 @@ async def test_a_lost_answer_of_a_snapshot_is_asked_again(platform: AgentPlatfor
     assert len(platform.host.snapshot_ids) == 1
 
 
-async def test_a_snapshot_and_a_delete_at_once_end_in_one_of_both(
-    platform: AgentPlatform, database: Database
-):
+async def test_a_snapshot_and_a_delete_at_once_end_in_one_of_both(platform: Platform, database: Database):
     path = await platform.create()
     platform.host.switches.hold["ensure_snapshot"] = held = asyncio.Event()
     making = asyncio.create_task(snapshot(platform, path, "own"))
@@ -252,7 +234,7 @@ async def test_a_snapshot_and_a_delete_at_once_end_in_one_of_both(
 
 
 async def test_a_template_whose_host_is_silent_goes_from_there_when_it_is_back(
-    platform: AgentPlatform, database: Database
+    platform: Platform, database: Database
 ):
     path = await platform.create()
     await snapshot(platform, path, "own")
@@ -267,7 +249,7 @@ async def test_a_template_whose_host_is_silent_goes_from_there_when_it_is_back(
             await asyncio.sleep(0.02)
 
 
-async def test_what_was_made_from_a_template_outlives_it(platform: AgentPlatform):
+async def test_what_was_made_from_a_template_outlives_it(platform: Platform):
     path = await platform.create()
     await write(platform, path, "kept")
     await snapshot(platform, path, "own")
@@ -279,7 +261,7 @@ async def test_what_was_made_from_a_template_outlives_it(platform: AgentPlatform
     assert (await platform.api.get(made)).json()["template"] == "own"
 
 
-async def test_a_teams_name_that_the_platform_takes_later_stays_the_teams(platform: AgentPlatform):
+async def test_a_teams_name_that_the_platform_takes_later_stays_the_teams(platform: Platform):
     path = await platform.create()
     await write(platform, path, "mine")
     await snapshot(platform, path, "own")
@@ -294,7 +276,7 @@ async def test_a_teams_name_that_the_platform_takes_later_stays_the_teams(platfo
     refused(await platform.api.delete("/v1/snapshots/own"), 403, "forbidden")
 
 
-async def test_a_snapshot_without_a_row_is_removed_after_a_grace(platform: AgentPlatform):
+async def test_a_snapshot_without_a_row_is_removed_after_a_grace(platform: Platform):
     path = await platform.create()
     await snapshot(platform, path, "own")
     (kept,) = platform.host.snapshot_ids
@@ -308,7 +290,7 @@ async def test_a_create_from_a_template_needs_capacity_on_its_host(
     settings: Settings, host: AgentHost, database_url: str
 ):
     key = await make_team(database_url, "ada")
-    async with running_agent_platform(with_memory(settings, 2 * 512 * MIB), host, key) as platform:
+    async with running_platform(with_memory(settings, 2 * 512 * MIB), host, key) as platform:
         path = await platform.create()
         await snapshot(platform, path, "own")
         await platform.create(template="own")
@@ -317,7 +299,7 @@ async def test_a_create_from_a_template_needs_capacity_on_its_host(
 
 
 async def test_a_create_whose_snapshot_is_gone_from_the_host_says_so_and_leaves_nothing(
-    platform: AgentPlatform,
+    platform: Platform,
 ):
     path = await platform.create()
     await snapshot(platform, path, "own")
@@ -332,7 +314,7 @@ async def test_a_create_whose_snapshot_is_gone_from_the_host_says_so_and_leaves_
 
 @pytest.mark.parametrize("prefix", ["sandboxes", "capsules"])
 async def test_a_fork_makes_copies_that_go_their_own_ways(
-    platform: AgentPlatform, database: Database, prefix: str
+    platform: Platform, database: Database, prefix: str
 ):
     path = await platform.create(
         vcpus=2, memory_mb=256, envs={"A": "secret"}, timeout_sec=900, auto_resume=True
@@ -366,7 +348,7 @@ async def test_a_fork_makes_copies_that_go_their_own_ways(
     assert (await platform.api.post(f"/v1/sandboxes/{copies[1]['id']}/pause")).status_code == 200
 
 
-async def test_what_does_not_run_cannot_be_forked(platform: AgentPlatform, subtests: pytest.Subtests):
+async def test_what_does_not_run_cannot_be_forked(platform: Platform, subtests: pytest.Subtests):
     path = await platform.create()
     for body in ({"count": 0}, {"count": 33}, {"count": "2"}, {"count": 1.5}):
         with subtests.test(repr(body)):
@@ -381,7 +363,7 @@ async def test_a_fork_that_does_not_fit_is_refused_before_its_sandbox_is_stopped
     settings: Settings, host: AgentHost, database_url: str
 ):
     key = await make_team(database_url, "ada")
-    async with running_agent_platform(with_memory(settings, 4 * 512 * MIB), host, key) as platform:
+    async with running_platform(with_memory(settings, 4 * 512 * MIB), host, key) as platform:
         path = await platform.create()
         answer = await platform.api.post(f"{path}/fork", json={"count": 4})
         assert "memory" in refused(answer, 503, "no_hosts_available")
@@ -391,7 +373,7 @@ async def test_a_fork_that_does_not_fit_is_refused_before_its_sandbox_is_stopped
 
 async def test_forks_at_once_never_exceed_the_memory(settings: Settings, host: AgentHost, database_url: str):
     key = await make_team(database_url, "ada")
-    async with running_agent_platform(with_memory(settings, 4 * 512 * MIB), host, key) as platform:
+    async with running_platform(with_memory(settings, 4 * 512 * MIB), host, key) as platform:
         path = await platform.create()
         answers = await asyncio.gather(
             *(platform.api.post(f"{path}/fork", json={"count": 2}) for _ in range(3))
@@ -401,7 +383,7 @@ async def test_forks_at_once_never_exceed_the_memory(settings: Settings, host: A
         await until(lambda: not host.snapshot_ids)
 
 
-async def alone(platform: AgentPlatform, path: str, database: Database) -> None:
+async def alone(platform: Platform, path: str, database: Database) -> None:
     """Nothing is left but this sandbox, which runs."""
     await until(lambda: platform.host.sandbox_ids == {id_of(path)} and not platform.host.snapshot_ids)
     async with asyncio.timeout(DEADLINE_S):
@@ -411,7 +393,7 @@ async def alone(platform: AgentPlatform, path: str, database: Database) -> None:
 
 
 @pytest.mark.usefixtures("disarmed")
-async def test_a_fork_is_all_or_nothing(platform: AgentPlatform, database: Database):
+async def test_a_fork_is_all_or_nothing(platform: Platform, database: Database):
     path = await platform.create()
     arm_faults("agent.create.after_ready#3=error")
     answer = await platform.api.post(f"{path}/fork", json={"count": 4})
@@ -422,7 +404,7 @@ async def test_a_fork_is_all_or_nothing(platform: AgentPlatform, database: Datab
     await alone(platform, path, database)
 
 
-async def test_a_fork_whose_client_disconnects_is_undone(platform: AgentPlatform, database: Database):
+async def test_a_fork_whose_client_disconnects_is_undone(platform: Platform, database: Database):
     path = await platform.create()
     platform.host.switches.hold["ensure_sandbox"] = held = asyncio.Event()
     forking = asyncio.create_task(platform.api.post(f"{path}/fork", json={"count": 2}))
@@ -434,7 +416,7 @@ async def test_a_fork_whose_client_disconnects_is_undone(platform: AgentPlatform
 
 
 async def test_a_fork_whose_sandbox_is_deleted_meanwhile_makes_nothing(
-    platform: AgentPlatform, database: Database
+    platform: Platform, database: Database
 ):
     path = await platform.create()
     platform.host.switches.hold["ensure_snapshot"] = held = asyncio.Event()
@@ -448,7 +430,7 @@ async def test_a_fork_whose_sandbox_is_deleted_meanwhile_makes_nothing(
 
 
 async def test_a_replica_that_sleeps_through_its_lease_has_its_fork_taken_back(
-    settings: Settings, platform: AgentPlatform, second_platform: AgentPlatform, database: Database
+    settings: Settings, platform: Platform, second_platform: Platform, database: Database
 ):
     path = await platform.create()
     platform.host.switches.hold["ensure_sandbox"] = held = asyncio.Event()
@@ -464,7 +446,7 @@ async def test_a_replica_that_sleeps_through_its_lease_has_its_fork_taken_back(
 
 
 async def test_what_the_sweep_does_twice_and_on_two_replicas_is_done_once(
-    platform: AgentPlatform, second_platform: AgentPlatform, database: Database
+    platform: Platform, second_platform: Platform, database: Database
 ):
     path = await platform.create()
     await snapshot(platform, path, "own")

@@ -11,16 +11,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import func, update
 
+from wrenn.agent.sandboxes import State
 from wrenn.base.errors import StorageFull, Unavailable
 from wrenn.base.ids import SandboxId
 from wrenn.base.units import MIB
 from wrenn.control.db import Database
 from wrenn.control.sandboxes.tables import sandboxes
 from wrenn.control.settings import Settings
-from wrenn.protocol.host import host_pb as pb
-from wrenn.testing.simulated_host import SimulatedHost
+from wrenn.testing.agent_host import AgentHost
 
-from .conftest import DEADLINE_S, Platform, make_team, refused, running_platform
+from .conftest import DEADLINE_S, Platform, make_team, refused, running_platform, with_memory
 
 HOUR_S = 3600
 
@@ -40,7 +40,7 @@ async def until(done: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-async def quiet(settings: Settings, host: SimulatedHost, database_url: str) -> AsyncIterator[Platform]:
+async def quiet(settings: Settings, host: AgentHost, database_url: str) -> AsyncIterator[Platform]:
     """A platform that asks its host for nothing by itself, so that only time-outs act."""
     key = await make_team(database_url, "ada")
     async with running_platform(replace(settings, host_interval_s=600.0), host, key) as platform:
@@ -60,7 +60,7 @@ async def test_an_idle_sandbox_is_paused_on_time_and_the_row_says_so_at_once(qui
     path = await quiet.create(timeout_sec=1)
     begun = time.monotonic()
     await quiet.api.post(f"{path}/exec", json={"cmd": "true"})
-    await until(lambda: quiet.host.state(id_of(path)) == pb.SandboxState.PAUSED)
+    await until(lambda: quiet.host.state(id_of(path)) == State.PAUSED)
     on_host = time.monotonic()
     found = await quiet.wait_status(path, "paused")
     assert time.monotonic() - on_host < 1.0
@@ -85,7 +85,7 @@ async def test_a_sandbox_that_was_used_meanwhile_goes_on_and_the_row_learns_of_i
     used_at = quiet.host.age(id_of(path), -30)
     await make_due(quiet, path)
     await quiet.host.wait_call("pause_sandbox")
-    await until(lambda: quiet.host.state(id_of(path)) == pb.SandboxState.RUNNING)
+    await until(lambda: quiet.host.state(id_of(path)) == State.RUNNING)
     async with asyncio.timeout(DEADLINE_S):
         while moment((found := (await quiet.api.get(path)).json())["last_active_at"]).timestamp() < int(
             used_at
@@ -142,7 +142,7 @@ async def test_a_ping_and_a_call_through_another_replica_put_the_pause_off(quiet
     async with asyncio.timeout(DEADLINE_S):
         while (await quiet.api.post(f"{path}/exec", json={"cmd": "true"})).status_code != 200:
             await asyncio.sleep(0.02)
-    assert quiet.host.state(id_of(path)) == pb.SandboxState.RUNNING
+    assert quiet.host.state(id_of(path)) == State.RUNNING
 
 
 async def test_two_replicas_pause_it_once(platform: Platform, second_platform: Platform):
@@ -183,7 +183,7 @@ async def test_an_unreachable_or_failing_host_loses_no_sandbox_and_is_asked_agai
 async def test_a_lost_answer_to_a_time_out_loses_no_sandbox(platform: Platform):
     path = await platform.create(timeout_sec=1)
     platform.host.switches.lose_answer = {"pause_sandbox"}
-    await until(lambda: platform.host.state(id_of(path)) == pb.SandboxState.PAUSED)
+    await until(lambda: platform.host.state(id_of(path)) == State.PAUSED)
     found = await platform.wait_status(path, "paused")
     assert found["timeout_sec"] == 1
     assert (await platform.api.post(f"{path}/resume")).status_code == 200
@@ -302,7 +302,7 @@ async def test_a_call_wakes_what_was_made_to_be_woken_and_many_calls_wake_it_onc
     await platform.api.post(f"{path}/pause")
     await platform.api.get(path)
     await platform.api.get("/v1/sandboxes")
-    assert platform.host.state(id_of(path)) == pb.SandboxState.PAUSED
+    assert platform.host.state(id_of(path)) == State.PAUSED
     assert (await platform.api.post(f"{path}/files/list", json={"path": "/"})).status_code == 200
 
 
@@ -322,12 +322,9 @@ async def test_a_call_joins_the_change_under_way(platform: Platform, verb: str):
     assert platform.host.calls["resume_sandbox"] == 1
 
 
-async def test_a_call_that_cannot_wake_it_says_why(
-    settings: Settings, host: SimulatedHost, database_url: str
-):
-    host.switches.memory_b = 512 * MIB
+async def test_a_call_that_cannot_wake_it_says_why(settings: Settings, host: AgentHost, database_url: str):
     key = await make_team(database_url, "ada")
-    async with running_platform(replace(settings, memory_overcommit=1.0), host, key) as platform:
+    async with running_platform(with_memory(settings, 512 * MIB), host, key) as platform:
         path = await platform.create(auto_resume=True)
         await platform.api.post(f"{path}/pause")
         other = await platform.create()

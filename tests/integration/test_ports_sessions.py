@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from wrenn.control.settings import Settings
-from wrenn.testing.simulated_host import SimulatedHost
+from wrenn.testing.agent_host import AgentHost
 
 from .conftest import (
     DEADLINE_S,
@@ -32,9 +32,7 @@ HERE = {"Host": DOMAIN}
 
 
 @pytest.fixture
-async def platform(
-    data_dir: Path, pki: Path, database_url: str, host: SimulatedHost
-) -> AsyncIterator[Platform]:
+async def platform(data_dir: Path, pki: Path, database_url: str, host: AgentHost) -> AsyncIterator[Platform]:
     """As behind a proxy with TLS, with the API at the domain below which the ports are."""
     told = {"WRENN_PUBLIC_URL": f"https://{DOMAIN}", "WRENN_DOMAIN": DOMAIN}
     settings = Settings.from_environment(environment_of(data_dir, database_url, host.url) | told)

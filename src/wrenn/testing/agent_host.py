@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,12 +19,16 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wrenn.agent.main import server_config
-from wrenn.agent.sandboxes import Record, State
+from wrenn.agent.rpc.execs import EXEC
+from wrenn.agent.rpc.files import PREFIX
+from wrenn.agent.rpc.ports import PortStreams
+from wrenn.agent.sandboxes import Record, SandboxSpec, State
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
-from wrenn.base.errors import WrennError
+from wrenn.base.errors import NotFound, WrennError
 from wrenn.base.ids import SandboxId
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, connect_code
+from wrenn.protocol.host.streams import MESSAGE_HEAD, failure_message
 from wrenn.testing.server import free_port, served
 from wrenn.testing.simulated_agent import (
     SANDBOX_LIMIT,
@@ -32,6 +37,7 @@ from wrenn.testing.simulated_agent import (
     remove_everything,
     share_pki,
 )
+from wrenn.vm.driver import Shape
 
 _SERVICE: Final = "/wrenn.host.v1.HostAgent/"
 _WAIT_S: Final = 10.0
@@ -40,17 +46,33 @@ _GRACE_S: Final = 1
 
 @dataclass(slots=True)
 class RpcFaults:
-    """Failures of calls to an agent, by the name of a call, e.g. `ensure_sandbox`.
+    """Failures of calls to an agent, by the name of a call.
+
+    It is that of the RPC, e.g. `ensure_sandbox`, or `exec`, `files`, `stream` (a followed process) or `visit` (a port).
 
     Attributes:
         fail: the error that is returned instead of making the call.
+        fail_after: the same, from the call on that comes after so many.
         lose_answer: calls that are carried out and whose response is then lost.
         hold: calls that wait until the event is set before they are carried out.
+        plant: bytes that follow the first part of the body of a response.
+        lacks_streamed_exec: whether the agent answers commands only by RPC, as agents of former versions.
     """
 
     fail: dict[str, WrennError] = field(default_factory=dict[str, WrennError])
+    fail_after: dict[str, tuple[int, WrennError]] = field(default_factory=dict[str, tuple[int, WrennError]])
     lose_answer: set[str] = field(default_factory=set[str])
     hold: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
+    plant: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    lacks_streamed_exec: bool = False
+
+    def failure_of(self, name: str) -> WrennError | None:
+        """Return the error of this call if it is to fail, and count it."""
+        if (left := self.fail_after.get(name)) is not None:
+            if left[0] == 0:
+                return left[1]
+            self.fail_after[name] = (left[0] - 1, left[1])
+        return self.fail.get(name)
 
 
 class _FaultInjector:
@@ -61,23 +83,65 @@ class _FaultInjector:
         self._host = host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = str(scope.get("path", ""))
-        if not path.startswith(_SERVICE):
+        name = _name_of(scope)
+        if name is None:
             await self._app(scope, receive, send)
             return
-        name = _snake(path.removeprefix(_SERVICE))
-        await self._host.note(name)
         faults = self._host.switches
+        if name == "exec" and faults.lacks_streamed_exec and not scope["path"].startswith(_SERVICE):
+            await _refuse(NotFound("There is no such path."), send, status=404)
+            return
+        await self._host.note(name)
         if (held := faults.hold.get(name)) is not None:
             await held.wait()
-        if (failure := faults.fail.get(name)) is not None:
-            await _refuse(failure, send)
+        if (failure := faults.failure_of(name)) is not None:
+            await (_refuse_exec if name == "exec" and scope["path"].startswith(PREFIX) else _refuse)(
+                failure, send
+            )
         elif name in faults.lose_answer:
             await self._app(scope, receive, _nowhere)
             # A response that begins and never ends: the server closes the connection.
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
         else:
-            await self._app(scope, receive, send)
+            await self._forward(name, scope, receive, send)
+
+    async def _forward(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
+        is_answered = False
+        planted = self._host.switches.plant.get(name)
+
+        async def receive_noting_the_end() -> Message:
+            message = await receive()
+            if message["type"] == "http.disconnect" and not is_answered:
+                await self._host.note_broken_off(name)
+            return message
+
+        async def send_noting_the_end(message: Message) -> None:
+            nonlocal is_answered, planted
+            is_answered = message["type"] == "http.response.body" and not message.get("more_body")
+            await send(message)
+            if planted is not None and message["type"] == "http.response.body":
+                await send({"type": "http.response.body", "body": planted, "more_body": True})
+                planted = None
+
+        self._host.open_calls[name] += 1
+        try:
+            await self._app(scope, receive_noting_the_end, send_noting_the_end)
+        finally:
+            self._host.open_calls[name] -= 1
+
+
+def _name_of(scope: Scope) -> str | None:
+    """The name by which a call is counted and made to fail; None for what is no call."""
+    if PortStreams.serves(scope):
+        return "visit"
+    if scope["type"] == "websocket":
+        return "stream"
+    path = str(scope.get("path", ""))
+    if path.startswith(_SERVICE):
+        return _snake(path.removeprefix(_SERVICE))
+    if path.startswith(PREFIX):
+        return "exec" if path.endswith(EXEC) else "files"
+    return None
 
 
 def _snake(name: str) -> str:
@@ -88,15 +152,22 @@ async def _nowhere(message: Message) -> None:
     del message
 
 
-async def _refuse(failure: WrennError, send: Send) -> None:
+async def _refuse(failure: WrennError, send: Send, *, status: int = 500) -> None:
     body = json.dumps({"code": connect_code(failure).value, "message": failure.message}).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         (ERROR_CODE_HEADER.encode(), failure.code.encode()),
     ]
-    await send({"type": "http.response.start", "status": 500, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def _refuse_exec(failure: WrennError, send: Send) -> None:
+    """Answer a command as an agent does whose guest failed: its answer is a stream of messages."""
+    message = failure_message(failure)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": MESSAGE_HEAD.pack(len(message)) + message})
 
 
 class AgentHost:
@@ -105,6 +176,8 @@ class AgentHost:
     Attributes:
         switches: the failures to inject.
         calls: how often each call has arrived.
+        broken_off: how often the caller of each call has left before its end.
+        open_calls: how many of each call are being served now.
         agent: the current agent.
         sandbox_limit, templates: the limit and the templates reported by agents that are started from now on.
     """
@@ -119,6 +192,8 @@ class AgentHost:
         self._arrived = asyncio.Condition()
         self.switches = RpcFaults()
         self.calls: Counter[str] = Counter()
+        self.broken_off: Counter[str] = Counter()
+        self.open_calls: Counter[str] = Counter()
         self.sandbox_limit = SANDBOX_LIMIT
         self.templates: tuple[str, ...] = ("minimal",)
         self.agent: Agent
@@ -157,6 +232,17 @@ class AgentHost:
         async with self._arrived, asyncio.timeout(_WAIT_S):
             await self._arrived.wait_for(lambda: self.calls[name] >= count)
 
+    async def note_broken_off(self, name: str) -> None:
+        """Count a call whose caller has left before its end."""
+        async with self._arrived:
+            self.broken_off[name] += 1
+            self._arrived.notify_all()
+
+    async def wait_broken_off(self, name: str) -> None:
+        """Return when the caller of such a call has left before its end."""
+        async with self._arrived, asyncio.timeout(_WAIT_S):
+            await self._arrived.wait_for(lambda: self.broken_off[name] > 0)
+
     @property
     def sandbox_ids(self) -> set[str]:
         """The sandboxes of the agent."""
@@ -174,6 +260,25 @@ class AgentHost:
     def state(self, sandbox_id: str) -> State:
         """Return the current state of a sandbox."""
         return self.record(sandbox_id).state
+
+    def root_of(self, sandbox_id: str) -> Path:
+        """Return the folder that is the root of the sandbox's guest."""
+        return self.agent.layout.layers / self.record(sandbox_id).layers[0]
+
+    def age(self, sandbox_id: str, seconds: float) -> float:
+        """Date the last use of a running sandbox back by so many seconds; return the new time of it."""
+        running = self.agent.sandboxes.get(SandboxId.parse(sandbox_id))
+        running.last_active_at = time.time() - seconds
+        return running.last_active_at
+
+    async def plant(self, sandbox_id: str) -> None:
+        """Start a sandbox that no control plane asked for."""
+        spec = SandboxSpec(SandboxId.parse(sandbox_id), "", "minimal", Shape(vcpus=1, memory_mb=128))
+        await self.agent.sandboxes.ensure(spec)
+
+    def set_suspended(self, sandbox_id: str, reason: str) -> None:
+        """Have the agent report that a sandbox is suspended for this reason; empty: that it is not."""
+        self.agent.sandboxes.get(SandboxId.parse(sandbox_id)).suspend_reason = reason
 
     def kill_guest(self, sandbox_id: str) -> None:
         """Kill the sandbox's machine, as a fault of the VMM would."""

@@ -171,9 +171,9 @@ class RunningSandbox:
         return any(stream is None or stream.is_finite for stream in self._users.values())
 
     def idle_s(self, clock: Clock) -> float:
-        """Return how long the sandbox has been idle, in seconds."""
+        """Return how long the sandbox has been idle, in seconds; 0 also after the host's clock was set back."""
         in_use = any(stream is None or stream.counts_as_active for stream in self._users.values())
-        return 0.0 if in_use else clock.now().timestamp() - self.last_active_at
+        return 0.0 if in_use else max(0.0, clock.now().timestamp() - self.last_active_at)
 
     async def drain(self, reason: str, *, grace_s: float) -> None:
         """Refuse new calls with `reason`, and wait up to `grace_s` for those under way."""
