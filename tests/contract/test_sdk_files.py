@@ -83,7 +83,7 @@ async def test_names_of_any_bytes_go_all_ways(box: Box) -> None:
 
 
 async def test_file_types_and_broken_links_are_reported(box: Box) -> None:
-    await box.run("mkfifo pipe; ln -s nowhere broken; ln -s pipe link; mkdir folder")
+    await box.run("mkfifo pipe; ln -s nowhere broken; mkdir folder; ln -s folder link")
     entries = {entry.name: entry for entry in await box.ls("/root")}
     kinds = {name: (entry.type, entry.kind, entry.broken) for name, entry in entries.items()}
     assert kinds == {
