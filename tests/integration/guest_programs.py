@@ -1,4 +1,4 @@
-"""Programs that stand for those in a guest: small servers on loopback, which the simulated host takes for the guest's ports."""
+"""Small servers on loopback, which guests of the simulated driver share: they stand for programs in the guest."""
 
 from __future__ import annotations
 

@@ -126,7 +126,8 @@ async def test_vcpus_memory_and_the_rate_of_creates_are_limited(platform: Platfo
 async def test_snapshots_take_no_more_than_they_may(platform: Platform):
     path = await platform.create()
     body: dict[str, object] = {"sandbox_id": path.rpartition("/")[2]}
-    (platform.host.root_of(path.rpartition("/")[2]) / "root/large").write_bytes(b"x" * (3 * MIB + 1))
+    platform.host.snapshot_b = 3 * MIB + 1
+    await platform.host.restart()
     assert (await platform.api.post("/v1/snapshots", json=body | {"name": "first"})).status_code == 201
     await set_limits(platform, Limits(snapshot_mb=8))
     answers = await asyncio.gather(

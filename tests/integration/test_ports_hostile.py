@@ -261,8 +261,8 @@ async def test_lengths_and_chunks_together_are_read_as_chunks(platform: Platform
         assert "content-length" not in got.headers or got.status_code == 502
 
 
-IN_FLIGHT_B = 24 * MIB
-"""The kernel's buffers of three connections, and what the relays read ahead."""
+IN_FLIGHT_B = 32 * MIB
+"""The kernel's buffers of four connections, and what the relays read ahead."""
 
 
 async def moved(written: list[int]) -> int:

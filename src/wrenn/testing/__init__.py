@@ -1,1 +1,1 @@
-"""Test utilities, for our tests and users': simulated hosts and servers inside the test's event loop."""
+"""Test utilities, for our tests and users': agents over the simulated driver, and servers inside the test's event loop."""

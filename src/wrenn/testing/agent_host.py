@@ -29,13 +29,12 @@ from wrenn.base.errors import NotFound, WrennError
 from wrenn.base.ids import SandboxId
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, connect_code
 from wrenn.protocol.host.streams import MESSAGE_HEAD, failure_message
-from wrenn.testing.server import free_port, served
+from wrenn.testing.server import served
 from wrenn.testing.simulated_agent import (
     SANDBOX_LIMIT,
+    Installation,
     ProcessHost,
-    agent_environment,
     remove_everything,
-    share_pki,
 )
 from wrenn.vm.driver import Shape
 
@@ -170,7 +169,7 @@ async def _refuse_exec(failure: WrennError, send: Send) -> None:
     await send({"type": "http.response.body", "body": MESSAGE_HEAD.pack(len(message)) + message})
 
 
-class AgentHost:
+class AgentHost(Installation):
     """An agent with injectable failures, made by `running_agent_host`.
 
     Attributes:
@@ -179,15 +178,13 @@ class AgentHost:
         broken_off: how often the caller of each call has left before its end.
         open_calls: how many of each call are being served now.
         agent: the current agent.
-        sandbox_limit, templates: the limit and the templates reported by agents that are started from now on.
+        sandbox_limit, templates, snapshot_b: the limit and the templates reported by agents that are started
+            from now on, and the least size of their snapshots.
     """
 
     def __init__(self, data_dir: Path, pki: Path, settings: dict[str, str]) -> None:
-        share_pki(pki, data_dir)
-        self._port = free_port()
-        self._settings = Settings.from_environment(
-            {**agent_environment(data_dir, port=self._port), **settings}
-        )
+        super().__init__(data_dir, pki)
+        self._settings = Settings.from_environment({**self.environment(), **settings})
         self._stack = AsyncExitStack()
         self._arrived = asyncio.Condition()
         self.switches = RpcFaults()
@@ -196,16 +193,14 @@ class AgentHost:
         self.open_calls: Counter[str] = Counter()
         self.sandbox_limit = SANDBOX_LIMIT
         self.templates: tuple[str, ...] = ("minimal",)
+        self.snapshot_b = 0
         self.agent: Agent
-
-    @property
-    def url(self) -> str:
-        """The URL of the host API."""
-        return f"https://127.0.0.1:{self._port}"
 
     async def start(self) -> None:
         """Start an agent, and serve."""
-        machine = ProcessHost(sandbox_limit=self.sandbox_limit, templates=self.templates)
+        machine = ProcessHost(
+            sandbox_limit=self.sandbox_limit, templates=self.templates, snapshot_b=self.snapshot_b
+        )
         self.agent = await self._stack.enter_async_context(running_agent(self._settings, machine))
         app: Any = _FaultInjector(self.agent.app, self)  # type: ignore[arg-type] - the agent has ASGI types of its own
         config = server_config(app, self.agent.layout.pki, self._settings)

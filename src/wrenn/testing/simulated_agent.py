@@ -39,10 +39,15 @@ class ProcessHost:
     """This machine, with processes instead of virtual machines (`wrenn.agent.parts.Host`)."""
 
     def __init__(
-        self, *, sandbox_limit: int = SANDBOX_LIMIT, templates: Sequence[str] = ("minimal",)
+        self,
+        *,
+        sandbox_limit: int = SANDBOX_LIMIT,
+        templates: Sequence[str] = ("minimal",),
+        snapshot_b: int = 0,
     ) -> None:
         self._sandbox_limit = sandbox_limit
         self._templates = templates
+        self._snapshot_b = snapshot_b
 
     def layout(self, settings: Settings) -> Layout:
         """Return the layout; no names on the machine are claimed."""
@@ -53,7 +58,9 @@ class ProcessHost:
     async def parts(self, settings: Settings, layout: Layout, tokens: Tokens) -> AsyncGenerator[Parts]:
         """Build the simulated parts."""
         del tokens
-        driver = SimulatedDriver(folders=layout.folders, envd=find_envd(), port=ENVD_PORT)
+        driver = SimulatedDriver(
+            folders=layout.folders, envd=find_envd(), port=ENVD_PORT, state_b=self._snapshot_b
+        )
         try:
             yield Parts(
                 driver=driver,
@@ -92,31 +99,40 @@ async def remove_everything(data_dir: Path) -> None:
         shutil.rmtree(data_dir)
 
 
-def share_pki(pki: Path, data_dir: Path) -> None:
-    """Make the installation in `data_dir` use these certificates."""
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not (data_dir / "pki").exists():
-        (data_dir / "pki").symlink_to(pki)
+class Installation:
+    """A data folder with these certificates and a free port, on which one agent after the other can be started.
 
-
-class AgentProcess:
-    """An agent as a separate process, on a data folder that outlives it."""
+    `AgentProcess` starts them as processes, `wrenn.testing.agent_host.AgentHost` in the test's event loop.
+    """
 
     def __init__(self, data_dir: Path, pki: Path) -> None:
-        share_pki(pki, data_dir)
-        self._data_dir = data_dir
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not (data_dir / "pki").exists():
+            (data_dir / "pki").symlink_to(pki)
+        self.data_dir = data_dir
         self._port = free_port()
-        self._process: ForkedProgram | None = None
 
     @property
     def url(self) -> str:
         """The URL of the host API."""
         return f"https://127.0.0.1:{self._port}"
 
+    def environment(self, *, faults: str = "") -> dict[str, str]:
+        """Return the settings of an agent."""
+        return agent_environment(self.data_dir, port=self._port, faults=faults)
+
+
+class AgentProcess(Installation):
+    """An agent as a separate process, on a data folder that outlives it."""
+
+    def __init__(self, data_dir: Path, pki: Path) -> None:
+        super().__init__(data_dir, pki)
+        self._process: ForkedProgram | None = None
+
     @property
     def log(self) -> Path:
         """The log of all agents on this folder."""
-        return self._data_dir / "agent.log"
+        return self.data_dir / "agent.log"
 
     async def start(self, *, faults: str = "") -> None:
         """Start the agent with these fault points armed; returns when it serves."""
@@ -124,10 +140,7 @@ class AgentProcess:
         with self.log.open("ab") as log:
             self._process = start_program(
                 "wrenn.testing.simulated_agent:run",
-                environment={
-                    "PATH": os.environ["PATH"],
-                    **agent_environment(self._data_dir, port=self._port, faults=faults),
-                },
+                environment={"PATH": os.environ["PATH"], **self.environment(faults=faults)},
                 stdout=log,
                 stderr=log,
             )
@@ -138,8 +151,8 @@ class AgentProcess:
                 await asyncio.sleep(_POLL_S)
 
     async def _serves(self) -> bool:
-        context = ssl.create_default_context(cafile=str(self._data_dir / "pki/ca.pem"))
-        pki = self._data_dir / "pki"
+        context = ssl.create_default_context(cafile=str(self.data_dir / "pki/ca.pem"))
+        pki = self.data_dir / "pki"
         context.load_cert_chain(pki / "control.pem", pki / "control.key")
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", self._port, ssl=context)

@@ -31,12 +31,13 @@ class SimulatedDriver:
     machine = "processes"
     capabilities = Capabilities(keeps_memory=False, merges_layers=False, sized_disks=False)
 
-    def __init__(self, *, folders: Folders, envd: Path, port: int) -> None:
+    def __init__(self, *, folders: Folders, envd: Path, port: int, state_b: int = 0) -> None:
+        # `state_b` is the least size of the state file of a snapshot, which is the size that users see.
         self._envd = envd
         self._port = port
         self._bases = FolderBases(folders.bases)
         self._disks = FolderDisks(folders.layers, self._bases)
-        self._memory = NoMemory(self._bases)
+        self._memory = NoMemory(self._bases, state_b=state_b)
 
     @property
     def disks(self) -> FolderDisks:

@@ -21,8 +21,9 @@ _STATE: Final = "state"
 class NoMemory:
     """Memory images without memory. Implements `wrenn.vm.memory.MemoryImages`."""
 
-    def __init__(self, bases: FolderBases) -> None:
+    def __init__(self, bases: FolderBases, *, state_b: int = 0) -> None:
         self._bases = bases
+        self._state_b = state_b
 
     async def load(self, image: ImageRef) -> None:
         """Check that the base exists."""
@@ -38,7 +39,7 @@ class NoMemory:
         machine.check_alive()
         await on_part_saved("memory")
         machine.check_alive()
-        state = json.dumps({"layer": await machine.written_layer()}).encode()
+        state = json.dumps({"layer": await machine.written_layer()}).encode().ljust(self._state_b)
         (directory / _STATE).write_bytes(state)
         await on_part_saved("state")
         seal = MemorySeal(state_size_b=len(state), state_digest=xxhash.xxh3_128_hexdigest(state))
