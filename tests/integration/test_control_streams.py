@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import pytest_asyncio
 from websockets.asyncio.client import ClientConnection, connect
@@ -82,11 +83,11 @@ def said(found: list[Any], kind: str) -> str:
     return "".join(f["data"] for f in found if f["type"] == kind)
 
 
-async def wait_gone(platform: Platform, path: str, pid: int) -> None:
+async def wait_gone(api: httpx2.AsyncClient, path: str, pid: int) -> None:
     """Wait until the sandbox has no such process."""
     script = f"while kill -0 {pid} 2>/dev/null; do sleep 0.02; done"
     body = {"cmd": "sh", "args": ["-c", script], "timeout_sec": int(DEADLINE_S)}
-    assert (await platform.api.post(f"{path}/exec", json=body)).json()["exit_code"] == 0
+    assert (await api.post(f"{path}/exec", json=body)).json()["exit_code"] == 0
 
 
 async def test_a_program_is_followed_from_its_start_to_its_exit(platform: Platform, path: str):
@@ -213,7 +214,7 @@ async def test_a_program_that_does_not_exist_ends_as_in_a_shell(platform: Platfo
 async def test_a_program_that_takes_too_long_is_killed_with_an_error(platform: Platform, path: str):
     found = await run(platform, path, cmd="sleep", args=["60"], timeout_sec=1)
     assert (found[-1]["type"], found[-1]["code"]) == ("error", "deadline_exceeded")
-    await wait_gone(platform, path, found[0]["pid"])
+    await wait_gone(platform.api, path, found[0]["pid"])
 
 
 @pytest.mark.parametrize("policy", ["kill", "keep"])
@@ -233,7 +234,7 @@ async def leave(platform: Platform, path: str, leaves_by: str, policy: str) -> N
             await send(opened, type="stop")
             assert await frames(opened) == []
     if policy == "kill":
-        await wait_gone(platform, path, started["pid"])
+        await wait_gone(platform.api, path, started["pid"])
         return
     listed = (await platform.api.get(f"{path}/processes")).json()["processes"]
     assert [(p["pid"], p["tag"]) for p in listed] == [(started["pid"], "sleeper")]
@@ -354,7 +355,7 @@ async def test_a_terminal_can_end_with_its_viewer(platform: Platform, path: str)
         await send(opened, type="start", cmd="/bin/sh", on_disconnect="kill")
         started = await frame(opened)
         assert isinstance(started, dict)
-    await wait_gone(platform, path, started["pid"])
+    await wait_gone(platform.api, path, started["pid"])
 
 
 async def test_a_terminal_can_be_binary(platform: Platform, path: str):
@@ -458,7 +459,7 @@ async def test_a_wrong_message_later_ends_the_stream(
                 await opened.send(message)
                 (only,) = await frames(opened)
             assert (only["type"], only["code"]) == ("error", "invalid_request")
-            await wait_gone(platform, path, started["pid"])
+            await wait_gone(platform.api, path, started["pid"])
 
 
 async def test_a_message_above_the_limit_closes_the_connection(platform: Platform, path: str):
@@ -572,7 +573,7 @@ async def test_signals_by_name_reach_background_processes(platform: Platform, pa
         async with asyncio.timeout(DEADLINE_S):
             answer = await platform.api.delete(f"{path}/processes/job", params={"signal": "SIGUSR1"})
             assert answer.status_code == 204
-    await wait_gone(pid)
+    await wait_gone(platform.api, path, pid)
     refused = await platform.api.delete(f"{path}/processes/job", params={"signal": "SIGX"})
     assert refused.status_code == 400
     assert "SIGUSR1" in refused.json()["error"]["message"]

@@ -361,8 +361,9 @@ async def test_a_client_that_does_not_read_is_no_reason_to_go_on(people: People)
         pid = json.loads(await flood.recv())["pid"]
         flood.transport.pause_reading()
         assert (await ada.delete(f"/v1/api-keys/{key['id']}")).status_code == 204
-        async with asyncio.timeout(NOTICED_WITHIN_S):
-            await wait_gone(pid)
+        async with asyncio.timeout(NOTICED_WITHIN_S), client(people.url, None) as api:
+            api.headers.update(token_headers(ada))
+            await wait_gone(api, path, pid)
         flood.transport.abort()
 
 

@@ -28,11 +28,6 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
 
 # Released names of the API, and names of RFC 6455.
 _EXCEPTIONS = {"StandingView", "GOING_AWAY"}
-# Imitations of an agent that the simulated driver replaces; they go with their last user.
-_REPLACED = tuple(
-    f"src/wrenn/testing/{name}.py"
-    for name in ("local_processes", "simulated_box", "simulated_files", "simulated_host")
-)
 
 
 def _avoided_words() -> set[str]:
@@ -54,7 +49,7 @@ def test_names_use_the_words_of_the_glossary(below: str) -> None:
     found = {
         f"{module.path}: {name}"
         for module in modules(below)
-        if "/versions/" not in module.path and module.path not in _REPLACED
+        if "/versions/" not in module.path
         for name in _named_by(module.tree, with_variables=below != "tests")
         if any(f"_{word}_" in _words(name) for word in avoided) and name not in _EXCEPTIONS
     }
