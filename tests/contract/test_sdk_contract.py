@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
-from sdk_clients import CLIENTS, Box, Client
+from sdk_clients import Box, Client
 
 from wrenn import (
     AuthenticationError,
@@ -19,18 +17,6 @@ from wrenn import (
 )
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("platform")]
-
-
-@pytest.fixture(params=CLIENTS, ids=["async", "sync"])
-def client(request: pytest.FixtureRequest) -> Client:
-    return request.param()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def box(client: Client) -> AsyncIterator[Box]:
-    box = await client.create()
-    yield box
-    await box.kill()
 
 
 async def test_a_created_sandbox_runs_and_is_listed_until_it_is_killed(client: Client) -> None:
@@ -46,9 +32,9 @@ async def test_a_created_sandbox_runs_and_is_listed_until_it_is_killed(client: C
     await box.kill()
 
 
-async def test_connecting_finds_the_same_sandbox(client: Client, box: Box) -> None:
-    await box.write("/tmp/note", "hello")
-    again = await client.connect(box.id)
+async def test_connecting_finds_the_same_sandbox(client: Client, shared_box: Box) -> None:
+    await shared_box.write("/tmp/note", "hello")
+    again = await client.connect(shared_box.id)
     assert await again.read("/tmp/note") == "hello"
     await again.close()
 
@@ -89,50 +75,50 @@ async def test_the_context_manager_removes_the_sandbox_after_an_error(client: Cl
     await box.close()
 
 
-async def test_text_runs_through_a_shell_and_a_list_does_not(box: Box) -> None:
-    result = await box.run("echo out; echo err >&2; exit 3")
+async def test_text_runs_through_a_shell_and_a_list_does_not(shared_box: Box) -> None:
+    result = await shared_box.run("echo out; echo err >&2; exit 3")
     assert (result.stdout, result.stderr, result.exit_code) == ("out\n", "err\n", 3)
-    result = await box.run(["echo", "$HOME; exit 3"])
+    result = await shared_box.run(["echo", "$HOME; exit 3"])
     assert (result.stdout, result.exit_code) == ("$HOME; exit 3\n", 0)
 
 
-async def test_a_command_gets_its_environment_and_folder(box: Box) -> None:
-    result = await box.run('echo "$A$B"; pwd', envs={"A": "1", "B": "ü"}, cwd="/tmp")
+async def test_a_command_gets_its_environment_and_folder(shared_box: Box) -> None:
+    result = await shared_box.run('echo "$A$B"; pwd', envs={"A": "1", "B": "ü"}, cwd="/tmp")
     assert result.stdout == "1ü\n/tmp\n"
 
 
-async def test_output_that_is_no_text_arrives_byte_for_byte(box: Box) -> None:
-    result = await box.run(["printf", r"\377\000\376"])
+async def test_output_that_is_no_text_arrives_byte_for_byte(shared_box: Box) -> None:
+    result = await shared_box.run(["printf", r"\377\000\376"])
     assert result.stdout_bytes == b"\xff\x00\xfe"
     assert result.stdout == "\ufffd\x00\ufffd"
 
 
-async def test_a_missing_command_has_an_exit_code(box: Box) -> None:
-    result = await box.run(["no-such-command"])
+async def test_a_missing_command_has_an_exit_code(shared_box: Box) -> None:
+    result = await shared_box.run(["no-such-command"])
     assert result.exit_code == 127
 
 
-async def test_check_raises_with_the_result(box: Box) -> None:
+async def test_check_raises_with_the_result(shared_box: Box) -> None:
     with pytest.raises(CommandExitError, match="exit code 4: broken") as failed:
-        await box.run("echo broken >&2; exit 4", check=True)
+        await shared_box.run("echo broken >&2; exit 4", check=True)
     assert failed.value.result.exit_code == 4
 
 
-async def test_a_command_over_its_limit_is_a_deadline_error(box: Box) -> None:
+async def test_a_command_over_its_limit_is_a_deadline_error(shared_box: Box) -> None:
     with pytest.raises(DeadlineExceededError):
-        await box.run("sleep 60", timeout_s=1)
+        await shared_box.run("sleep 60", timeout_s=1)
 
 
-async def test_an_empty_command_is_refused_here(box: Box) -> None:
+async def test_an_empty_command_is_refused_here(shared_box: Box) -> None:
     with pytest.raises(InvalidRequestError):
-        await box.run([])
+        await shared_box.run([])
 
 
-async def test_a_background_process_is_listed_by_its_tag_until_it_is_killed(box: Box) -> None:
-    process = await box.start(["sleep", "60"], tag="sleeper")
+async def test_a_background_process_is_listed_by_its_tag_until_it_is_killed(shared_box: Box) -> None:
+    process = await shared_box.start(["sleep", "60"], tag="sleeper")
     assert process.tag == "sleeper"
     assert await process.is_running()
-    listed = await box.processes()
+    listed = await shared_box.processes()
     assert [(one.pid, one.tag, one.args) for one in listed] == [(process.pid, "sleeper", ("60",))]
     assert await process.kill()
     assert not await process.is_running()
@@ -140,47 +126,47 @@ async def test_a_background_process_is_listed_by_its_tag_until_it_is_killed(box:
 
 
 @pytest.mark.parametrize("content", ["", "text ü\n", b"\x00\xff" * 1000], ids=["empty", "text", "bytes"])
-async def test_what_was_written_is_read(box: Box, content: str | bytes) -> None:
-    await box.write("/tmp/a folder/ü", content)
+async def test_what_was_written_is_read(shared_box: Box, content: str | bytes) -> None:
+    await shared_box.write("/tmp/a folder/ü", content)
     data = content if isinstance(content, bytes) else content.encode()
-    assert await box.read_bytes("/tmp/a folder/ü") == data
-    assert b"".join(await box.read_stream("/tmp/a folder/ü")) == data
+    assert await shared_box.read_bytes("/tmp/a folder/ü") == data
+    assert b"".join(await shared_box.read_stream("/tmp/a folder/ü")) == data
 
 
-async def test_files_and_iterators_are_streamed(box: Box) -> None:
+async def test_files_and_iterators_are_streamed(shared_box: Box) -> None:
     data = bytes(range(256)) * 40_000
-    await box.write("/tmp/big", data)
-    assert await box.read_bytes("/tmp/big") == data
-    await box.write("/tmp/big", io.BytesIO(data))
-    assert (await box.stat("/tmp/big")).size == len(data)
-    await box.write("/tmp/big", iter([b"one", b"two"]))
-    assert await box.read("/tmp/big") == "onetwo"
+    await shared_box.write("/tmp/big", data)
+    assert await shared_box.read_bytes("/tmp/big") == data
+    await shared_box.write("/tmp/big", io.BytesIO(data))
+    assert (await shared_box.stat("/tmp/big")).size == len(data)
+    await shared_box.write("/tmp/big", iter([b"one", b"two"]))
+    assert await shared_box.read("/tmp/big") == "onetwo"
 
 
-async def test_a_file_that_is_no_text_says_so(box: Box) -> None:
-    await box.write("/tmp/a", b"\xff")
+async def test_a_file_that_is_no_text_says_so(shared_box: Box) -> None:
+    await shared_box.write("/tmp/a", b"\xff")
     with pytest.raises(InvalidRequestError, match="bytes"):
-        await box.read("/tmp/a")
+        await shared_box.read("/tmp/a")
 
 
-async def test_a_missing_file_is_not_found(box: Box) -> None:
-    for call in (box.read, box.stat, box.read_stream):
+async def test_a_missing_file_is_not_found(shared_box: Box) -> None:
+    for call in (shared_box.read, shared_box.stat, shared_box.read_stream):
         with pytest.raises(NotFoundError):
             await call("/tmp/missing")
-    assert not await box.exists("/tmp/missing")
-    await box.remove("/tmp/missing")
+    assert not await shared_box.exists("/tmp/missing")
+    await shared_box.remove("/tmp/missing")
 
 
-async def test_directories_are_made_listed_moved_and_removed(box: Box) -> None:
-    assert await box.make_dir("/tmp/top/inner")
-    assert not await box.make_dir("/tmp/top/inner")
-    await box.write("/tmp/top/inner/file", "x")
-    assert [(entry.name, entry.type) for entry in await box.ls("/tmp/top")] == [("inner", "directory")]
-    assert {entry.path for entry in await box.ls("/tmp/top", depth=2)} == {
+async def test_directories_are_made_listed_moved_and_removed(shared_box: Box) -> None:
+    assert await shared_box.make_dir("/tmp/top/inner")
+    assert not await shared_box.make_dir("/tmp/top/inner")
+    await shared_box.write("/tmp/top/inner/file", "x")
+    assert [(entry.name, entry.type) for entry in await shared_box.ls("/tmp/top")] == [("inner", "directory")]
+    assert {entry.path for entry in await shared_box.ls("/tmp/top", depth=2)} == {
         "/tmp/top/inner",
         "/tmp/top/inner/file",
     }
-    moved = await box.move("/tmp/top/inner/file", "/tmp/top/moved")
+    moved = await shared_box.move("/tmp/top/inner/file", "/tmp/top/moved")
     assert (moved.path, moved.size) == ("/tmp/top/moved", 1)
-    await box.remove("/tmp/top")
-    assert not await box.exists("/tmp/top")
+    await shared_box.remove("/tmp/top")
+    assert not await shared_box.exists("/tmp/top")

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from sdk_clients import CLIENTS, Client
+from sdk_clients import Client
 
 from wrenn import (
     CapacityError,
@@ -45,11 +45,6 @@ Serving = Callable[["Script"], AbstractAsyncContextManager["Script"]]
 
 RESET = b""
 """No answer: the connection is cut once the request was read."""
-
-
-@pytest.fixture(params=CLIENTS, ids=["async", "sync"])
-def client(request: pytest.FixtureRequest) -> Client:
-    return request.param()
 
 
 class Script:

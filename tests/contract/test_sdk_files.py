@@ -7,12 +7,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
-from sdk_clients import CLIENTS, Box, Client, Platform
+from sdk_clients import Box, Platform
 
 from wrenn import (
     AsyncSandbox,
@@ -32,59 +30,49 @@ USER = "user" if os.geteuid() == 0 else "root"
 """Name of the owner of a file of `user`: without root both names are the caller's."""
 
 
-@pytest.fixture(params=CLIENTS, ids=["async", "sync"])
-def client(request: pytest.FixtureRequest) -> Client:
-    return request.param()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def box(client: Client) -> AsyncIterator[Box]:
-    box = await client.create()
-    yield box
-    await box.kill()
-
-
-async def test_a_part_of_a_file_is_read(box: Box) -> None:
-    await box.write("/f", "0123456789")
-    assert await box.read("/f", offset=2, length=3) == "234"
-    assert await box.read("/f", offset=7) == "789"
-    assert await box.read("/f", length=4) == "0123"
-    assert await box.read("/f", offset=8, length=100) == "89"
-    assert await box.read("/f", offset=10) == ""
+async def test_a_part_of_a_file_is_read(shared_box: Box) -> None:
+    await shared_box.write("/f", "0123456789")
+    assert await shared_box.read("/f", offset=2, length=3) == "234"
+    assert await shared_box.read("/f", offset=7) == "789"
+    assert await shared_box.read("/f", length=4) == "0123"
+    assert await shared_box.read("/f", offset=8, length=100) == "89"
+    assert await shared_box.read("/f", offset=10) == ""
     with pytest.raises(InvalidRequestError):
-        await box.read("/f", offset=-1)
+        await shared_box.read("/f", offset=-1)
     with pytest.raises(NotFoundError):
-        await box.read("/missing", offset=1)
+        await shared_box.read("/missing", offset=1)
 
 
-async def test_options_of_a_write_are_sent(box: Box) -> None:
+async def test_options_of_a_write_are_sent(shared_box: Box) -> None:
     for data in ("small", iter([b"streamed"])):
-        await box.run("cd /tmp; rm -f f former; echo before > f; ln f former", check=True)
-        await box.write("/tmp/f", data, mode=0o750, owner="user:user", atomic=True)
-        shown = await box.run("cd /tmp; stat -c '%a %U:%G' f; cat former", check=True)
+        await shared_box.run("cd /tmp; rm -f f former; echo before > f; ln f former", check=True)
+        await shared_box.write("/tmp/f", data, mode=0o750, owner="user:user", atomic=True)
+        shown = await shared_box.run("cd /tmp; stat -c '%a %U:%G' f; cat former", check=True)
         assert shown.stdout == f"750 {USER}:{USER}\nbefore\n"
-        await box.write("/home/user/note", data, user="user")
-        assert (await box.stat("/home/user/note")).owner == USER
+        await shared_box.write("/home/user/note", data, user="user")
+        assert (await shared_box.stat("/home/user/note")).owner == USER
 
 
-async def test_names_of_any_bytes_go_all_ways(box: Box) -> None:
+async def test_names_of_any_bytes_go_all_ways(shared_box: Box) -> None:
     name = b"new\nline \xff\xe2\x82 \xc3\xbc"
     for path in (b"/odd/" + name, os.fsdecode(b"/odd/" + name)):
-        await box.write(path, "odd")
-        (entry,) = await box.ls("/odd")
+        await shared_box.write(path, "odd")
+        (entry,) = await shared_box.ls("/odd")
         assert (entry.name_bytes, entry.path_bytes) == (name, b"/odd/" + name)
         assert json.loads(json.dumps(entry.path)) == entry.path
         for known in (path, entry.path, entry.path_bytes):
-            assert await box.read(known) == "odd"
-        await box.move(path, "/plain")
-        await box.remove("/plain")
+            assert await shared_box.read(known) == "odd"
+        await shared_box.move(path, "/plain")
+        await shared_box.remove("/plain")
     with pytest.raises(InvalidRequestError):
-        await box.read("/\ud800")
+        await shared_box.read("/\ud800")
 
 
-async def test_file_types_and_broken_links_are_reported(box: Box) -> None:
-    await box.run("mkfifo pipe; ln -s nowhere broken; mkdir folder; ln -s folder link")
-    entries = {entry.name: entry for entry in await box.ls("/root")}
+async def test_file_types_and_broken_links_are_reported(shared_box: Box) -> None:
+    await shared_box.run(
+        "mkdir /kinds; cd /kinds; mkfifo pipe; ln -s nowhere broken; mkdir folder; ln -s folder link"
+    )
+    entries = {entry.name: entry for entry in await shared_box.ls("/kinds")}
     kinds = {name: (entry.type, entry.kind, entry.broken) for name, entry in entries.items()}
     assert kinds == {
         "pipe": ("file", "fifo", False),
@@ -92,10 +80,10 @@ async def test_file_types_and_broken_links_are_reported(box: Box) -> None:
         "link": ("symlink", "symlink", False),
         "folder": ("directory", "directory", False),
     }
-    assert await box.exists("/root/broken")
+    assert await shared_box.exists("/kinds/broken")
 
 
-async def test_a_file_is_copied_both_ways(box: Box, tmp_path: Path) -> None:
+async def test_a_file_is_copied_both_ways(shared_box: Box, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(os.urandom(600_000))
     source.chmod(0o700)
@@ -104,16 +92,16 @@ async def test_a_file_is_copied_both_ways(box: Box, tmp_path: Path) -> None:
     def on_progress(passed: int, total: int | None) -> None:
         told.append((passed, total))
 
-    await box.upload(source, "/x/copy", on_progress=on_progress)
+    await shared_box.upload(source, "/x/copy", on_progress=on_progress)
     assert told[-1] == (600_000, 600_000)
     told.clear()
-    await box.download("/x/copy", tmp_path / "back", on_progress=on_progress)
+    await shared_box.download("/x/copy", tmp_path / "back", on_progress=on_progress)
     assert told[-1] == (600_000, 600_000)
     assert (tmp_path / "back").read_bytes() == source.read_bytes()
     assert (tmp_path / "back").stat().st_mode & 0o777 == 0o700
 
 
-async def test_a_directory_is_copied_both_ways(box: Box, tmp_path: Path) -> None:
+async def test_a_directory_is_copied_both_ways(shared_box: Box, tmp_path: Path) -> None:
     top = tmp_path / "top"
     (top / "a/empty").mkdir(parents=True)
     (top / "a/file").write_bytes(os.urandom(700_000))
@@ -124,34 +112,34 @@ async def test_a_directory_is_copied_both_ways(box: Box, tmp_path: Path) -> None
         assert total is None
         told.append(passed)
 
-    await box.upload(str(top), "/srv/app", on_progress=on_progress)
+    await shared_box.upload(str(top), "/srv/app", on_progress=on_progress)
     assert told == sorted(told)
     assert told[-1] > 700_000
-    assert await box.read("/srv/app/link", format="bytes") == (top / "a/file").read_bytes()
-    await box.download("/srv/app", tmp_path / "copy")
+    assert await shared_box.read("/srv/app/link", format="bytes") == (top / "a/file").read_bytes()
+    await shared_box.download("/srv/app", tmp_path / "copy")
     assert (tmp_path / "copy/link").readlink() == Path("a/file")
     assert (tmp_path / "copy/a/file").read_bytes() == (top / "a/file").read_bytes()
     (tmp_path / "copy/own").write_text("stays")
-    await box.write("/srv/app/new", "new")
-    await box.download("/srv/app", tmp_path / "copy")
+    await shared_box.write("/srv/app/new", "new")
+    await shared_box.download("/srv/app", tmp_path / "copy")
     names = {path.name for path in (tmp_path / "copy").iterdir()}
     assert names == {"a", "link", "own", "new"}
 
 
-async def test_a_copy_that_fails_is_reported_and_leaves_nothing(box: Box, tmp_path: Path) -> None:
+async def test_a_copy_that_fails_is_reported_and_leaves_nothing(shared_box: Box, tmp_path: Path) -> None:
     for source in (tmp_path / "missing", tmp_path / "missing/below"):
         with pytest.raises(InvalidRequestError, match="missing"):
-            await box.upload(source, "/x")
+            await shared_box.upload(source, "/x")
     with pytest.raises(InvalidRequestError, match="atomic"):
-        await box.upload(tmp_path, "/x", atomic=True)
+        await shared_box.upload(tmp_path, "/x", atomic=True)
     (tmp_path / "into").mkdir()
     with pytest.raises(NotFoundError):
-        await box.download("/missing", tmp_path / "into/x")
-    await box.write("/f", "x")
+        await shared_box.download("/missing", tmp_path / "into/x")
+    await shared_box.write("/f", "x")
     with pytest.raises(InvalidRequestError, match="cannot be written"):
-        await box.download("/f", tmp_path / "into/no/x")
+        await shared_box.download("/f", tmp_path / "into/no/x")
     with pytest.raises(InvalidRequestError, match="cannot be written"):
-        await box.download("/f", tmp_path / "into")
+        await shared_box.download("/f", tmp_path / "into")
     assert list((tmp_path / "into").iterdir()) == []
 
 
@@ -177,9 +165,9 @@ async def test_changes_are_heard_from_the_moment_it_returns(box: Box) -> None:
         assert await watch.next() is None
 
 
-async def test_a_watch_that_is_impossible_is_refused(box: Box) -> None:
+async def test_a_watch_that_is_impossible_is_refused(shared_box: Box) -> None:
     with pytest.raises(NotFoundError):
-        await box.watch("/missing")
+        await shared_box.watch("/missing")
 
 
 async def test_a_watch_is_closed_by_its_block() -> None:
@@ -192,10 +180,10 @@ async def test_a_watch_is_closed_by_its_block() -> None:
         assert [event async for event in watch] == []
 
 
-async def test_git_makes_and_moves_commits(box: Box, tmp_path: Path) -> None:
-    git = box.git
+async def test_git_makes_and_moves_commits(shared_box: Box, tmp_path: Path) -> None:
+    git = shared_box.git
     await git.init("repo")
-    await box.run("echo one > repo/file; echo x > 'repo/odd name'")
+    await shared_box.run("echo one > repo/file; echo x > 'repo/odd name'")
     status = await git.status("repo")
     assert (status.branch, status.changes, status.is_clean) == ("main", ("?? file", "?? odd name"), False)
     await git.add("repo", ["file"])
@@ -206,7 +194,7 @@ async def test_git_makes_and_moves_commits(box: Box, tmp_path: Path) -> None:
     assert (await git.status("repo")).is_clean
     await git.clone("repo", "copy")
     await git.create_branch("copy", "feature")
-    await box.run("cd copy; git mv file renamed")
+    await shared_box.run("cd copy; git mv file renamed")
     assert (await git.status("copy")).changes == ("R  renamed <- file",)
     await git.commit("copy", "second", **author)
     await git.push("copy")

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import pytest_asyncio
-from sdk_clients import CLIENTS, Box, Client
+from sdk_clients import Box, Client
 
 from wrenn import (
     ForbiddenError,
@@ -21,18 +21,6 @@ from wrenn import (
 )
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("platform")]
-
-
-@pytest.fixture(params=CLIENTS, ids=["async", "sync"])
-def client(request: pytest.FixtureRequest) -> Client:
-    return request.param()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def box(client: Client) -> AsyncIterator[Box]:
-    box = await client.create()
-    yield box
-    await box.kill()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
