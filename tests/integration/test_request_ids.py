@@ -10,11 +10,8 @@ import websockets
 from wrenn.base.ids import SandboxId
 from wrenn.base.request_ids import REQUEST_ID_HEADER, RequestIdFilter, accept_request_id, request_id
 
-from . import agent_platform
-from .agent_platform import AgentPlatform
+from .conftest import Platform
 
-host = agent_platform.host
-platform = agent_platform.platform
 GUEST_LINE = "envd: request {}: /filesystem.Filesystem/Stat failed: not_found"
 
 
@@ -25,7 +22,7 @@ def _programs(caplog: pytest.LogCaptureFixture, name: str) -> set[str]:
     }
 
 
-async def test_all_logs_name_the_request(platform: AgentPlatform, caplog: pytest.LogCaptureFixture):
+async def test_all_logs_name_the_request(platform: Platform, caplog: pytest.LogCaptureFixture):
     caplog.handler.addFilter(RequestIdFilter())
     caplog.set_level(logging.DEBUG, "wrenn")
     path = await platform.create()
@@ -47,7 +44,7 @@ async def test_all_logs_name_the_request(platform: AgentPlatform, caplog: pytest
     assert _programs(caplog, "mine") == set()
 
 
-async def test_a_stream_has_the_id_of_its_handshake(platform: AgentPlatform):
+async def test_a_stream_has_the_id_of_its_handshake(platform: Platform):
     path = await platform.create()
     guest = platform.host.agent.sandboxes.get(SandboxId.parse(path.rpartition("/")[2]))
     url = f"{platform.url.replace('http', 'ws')}{path}/exec/stream"
