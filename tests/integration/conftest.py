@@ -33,8 +33,8 @@ from wrenn.control.identity import store as teams
 from wrenn.control.settings import Settings
 from wrenn.control.wiring import Control, running_control
 from wrenn.relay import SERVER_OPTIONS
-from wrenn.testing.fork_server import ForkedProgram, start_program
 from wrenn.testing.agent_host import AgentHost, RpcFaults, running_agent_host
+from wrenn.testing.fork_server import ForkedProgram, start_program
 from wrenn.testing.server import served
 from wrenn.vm.simulated import SimulatedDriver
 

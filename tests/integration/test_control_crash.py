@@ -14,8 +14,8 @@ import httpx2
 import pytest
 
 from wrenn.base.secrets import Secret
-from wrenn.testing.fork_server import ForkedProgram
 from wrenn.testing.agent_host import AgentHost
+from wrenn.testing.fork_server import ForkedProgram
 
 from .conftest import DEADLINE_S, client, control_process, environment_of, make_team
 
