@@ -70,7 +70,7 @@ async def test_names_of_any_bytes_go_all_ways(shared_box: Box) -> None:
 
 async def test_file_types_and_broken_links_are_reported(shared_box: Box) -> None:
     await shared_box.run(
-        "mkdir /kinds; cd /kinds; mkfifo pipe; ln -s nowhere broken; mkdir folder; ln -s folder link"
+        "mkdir /kinds; cd /kinds; mkfifo pipe; ln -s nowhere broken; ln -s pipe link; mkdir folder"
     )
     entries = {entry.name: entry for entry in await shared_box.ls("/kinds")}
     kinds = {name: (entry.type, entry.kind, entry.broken) for name, entry in entries.items()}

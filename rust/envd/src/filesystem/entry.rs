@@ -64,9 +64,10 @@ pub fn entry(agent: &Agent, path: &Path) -> Result<EntryInfo, Fault> {
 /// As [`entry`], for a file whose metadata was already read.
 pub fn describe(agent: &Agent, path: &Path, about: &Metadata) -> EntryInfo {
     let is_symlink = about.is_symlink();
-    let (mut kind, mut mode, mut symlink_target) = (file_type(about), about.mode(), None);
+    let (mut kind, mut mode, mut symlink_target, mut is_broken) = (file_type(about), about.mode(), None, false);
     if is_symlink {
         let target = fs::metadata(path).ok();
+        is_broken = target.is_none();
         kind = target.as_ref().map_or(FileType::Unspecified, file_type);
         mode = target.map_or(mode, |t| t.mode());
         let resolved = fs::canonicalize(path).or_else(|_| fs::read_link(path));
@@ -86,5 +87,6 @@ pub fn describe(agent: &Agent, path: &Path, about: &Metadata) -> EntryInfo {
         symlink_target,
         metadata: if may_have_metadata { metadata(path) } else { BTreeMap::new() },
         is_symlink,
+        is_broken,
     }
 }

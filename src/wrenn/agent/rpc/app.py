@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Any, Final
 
 from wrenn.agent.host_facts import HostFacts
@@ -14,6 +15,7 @@ from wrenn.agent.rpc.process_streams import ProcessStreams
 from wrenn.agent.rpc.service import HostAgentService, Translate
 from wrenn.agent.sandboxes import Sandboxes
 from wrenn.base.request_ids import REQUEST_ID_HEADER, accept_request_id
+from wrenn.base.tasks import EndedFirst, run_unless
 from wrenn.protocol.host.host_connect import HostAgent, HostAgentASGIApplication
 from wrenn.protocol.host.streams import STREAM_PATH
 from wrenn.relay import header_value
@@ -89,13 +91,5 @@ async def _while_connected(application: Any, scope: Scope, receive: Receive, sen
         await asked.wait()
         await receive()  # after the body there is only one message to come: that the connection has ended
 
-    serving = asyncio.ensure_future(application(scope, receive_noting_the_end, send))
-    gone = asyncio.ensure_future(wait_gone())
-    try:
-        await asyncio.wait({serving, gone}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in (serving, gone):
-            task.cancel()
-        await asyncio.wait({serving, gone})
-    if not serving.cancelled():
-        serving.result()
+    with suppress(EndedFirst):
+        await run_unless(wait_gone(), application(scope, receive_noting_the_end, send))

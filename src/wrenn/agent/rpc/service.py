@@ -318,7 +318,7 @@ def _entry(entry: guest_pb.EntryInfo | None) -> pb.FileEntry:
         modified_at_unix=entry.modified_time.seconds if entry.modified_time else 0,
         symlink_target=entry.symlink_target or None,
         kind=_kind(entry.permissions),
-        is_broken=entry.is_symlink and entry.type not in _FILE_TYPES,
+        is_broken=entry.is_broken,
     )
 
 
