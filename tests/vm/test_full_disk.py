@@ -178,6 +178,10 @@ async def test_a_pause_or_snapshot_without_space_fails_cleanly_and_the_sandbox_k
             filler.unlink()
             record, running = agent.sandboxes.inspect(spec.sandbox_id)
             assert (record.state, running) == (State.RUNNING, sandbox)
+            # The disk watch may have suspended it meanwhile, so that its programs could not be thawed at once.
+            async with asyncio.timeout(30):
+                while sandbox.suspend_reason or sandbox.guest_frozen:
+                    await asyncio.sleep(0.05)
             assert await output(sandbox, "md5sum < /dev/shm/kept") == seen
             assert list(agent.layout.snapshots.iterdir()) == []
         await agent.sandboxes.pause(spec.sandbox_id)

@@ -8,12 +8,14 @@ from typing import Any, Final
 
 from wrenn.agent.rpc.websocket import WebSocket
 from wrenn.base.errors import InvalidRequest, WrennError
-from wrenn.base.units import MIB
+from wrenn.base.units import KIB, MIB
 from wrenn.guest import FollowedProcess
 from wrenn.protocol.host.streams import Kind, parse_json
 
 _WAITING_B: Final = 1 * MIB
 """Input that may wait for the process to read it; with more, nothing is read from the control plane any more."""
+_WRITE_B: Final = 512 * KIB
+"""The most that is written at a time: the HTTP client warns of bodies above 1 MiB, because they occupy the event loop."""
 
 
 class InputForwarder:
@@ -40,13 +42,21 @@ class InputForwarder:
 
     async def run(self) -> None:
         """Forward messages until the client disconnects; then raise PeerDisconnected."""
-        writing = asyncio.create_task(self._write())
+        reading, writing = asyncio.create_task(self._read()), asyncio.create_task(self._write())
         try:
-            while True:
-                await self._take(await self._socket.receive())
+            # Writing ends with the input, but an error of it must end the stream, or the client would wait forever.
+            await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            writing.cancel()
-            await asyncio.wait({writing})
+            for task in (reading, writing):
+                task.cancel()
+            await asyncio.wait({reading, writing})
+        for task in (writing, reading):
+            if not task.cancelled():
+                task.result()
+
+    async def _read(self) -> None:
+        while True:
+            await self._take(await self._socket.receive())
 
     async def _take(self, message: bytes) -> None:
         match message[0]:
@@ -77,12 +87,11 @@ class InputForwarder:
             while True:
                 await self._more.wait()
                 self._more.clear()
-                data, closes = bytes(self._waiting), self._ended
-                self._waiting.clear()
-                self._has_space.set()
-                if data:
+                while data := bytes(self._waiting[:_WRITE_B]):
+                    del self._waiting[:_WRITE_B]
+                    self._has_space.set()
                     await self._process.write(data)
-                if closes:
+                if self._ended:
                     await self._process.close_input()
                     return
         except WrennError:

@@ -34,6 +34,10 @@ class Maintenance:
         """Maintain each VM every few seconds, until cancelled."""
         await self._loop.run(self._maintain_all, every_s=_INTERVAL_S)
 
+    def wake(self) -> None:
+        """Maintain all VMs now: a guest that could not be thawed while its VM was suspended need not wait."""
+        self._loop.wake()
+
     async def _maintain_all(self) -> None:
         has_space = free_b(self._data_dir) >= self._reserve_b // 2
         entries = list(self._entries())

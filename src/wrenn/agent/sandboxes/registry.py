@@ -72,11 +72,15 @@ class Sandboxes:
             driver=verbs.driver,
             records=lambda: [entry.record for entry in self._entries.values()],
         )
-        self._suspension = DiskSuspension(
-            layout=verbs.layout, disks=verbs.driver.disks, limits=disk, entries=self._entries.values
-        )
         self._maintenance = Maintenance(
             data_dir=verbs.layout.data_dir, reserve_b=disk.reserve_b, entries=self._entries.values
+        )
+        self._suspension = DiskSuspension(
+            layout=verbs.layout,
+            disks=verbs.driver.disks,
+            limits=disk,
+            entries=self._entries.values,
+            on_unsuspended=self._maintenance.wake,
         )
 
     async def start(self, *, collect: bool) -> None:

@@ -34,12 +34,19 @@ class DiskSuspension:
     """Suspends VMs by the disk space that they use, and unsuspends them when there is space."""
 
     def __init__(
-        self, *, layout: Layout, disks: DiskChain, limits: DiskLimits, entries: Callable[[], Iterable[Entry]]
+        self,
+        *,
+        layout: Layout,
+        disks: DiskChain,
+        limits: DiskLimits,
+        entries: Callable[[], Iterable[Entry]],
+        on_unsuspended: Callable[[], None],
     ) -> None:
         self._data_dir = layout.data_dir
         self._usage = DiskUsage(layout, disks)
         self._limits = limits
         self._entries = entries
+        self._on_unsuspended = on_unsuspended
         self._sizes_b: dict[SandboxId, int] = {}
         """What sandboxes used when the disk was last above its reserve."""
         self._lock = asyncio.Lock()
@@ -77,28 +84,29 @@ class DiskSuspension:
                 suspended=bool(running.suspend_reason),
             )
             if bool(reason) != bool(running.suspend_reason):
-                changes.append(_set_suspended(entry, running, reason))
+                changes.append(self._set_suspended(entry, running, reason))
             else:
                 running.suspend_reason = reason  # its numbers may have changed
         await asyncio.gather(*changes, return_exceptions=True)
 
-
-async def _set_suspended(entry: Entry, running: RunningSandbox, reason: str) -> None:
-    """Suspend the VM for this reason; with an empty reason, unsuspend it."""
-    fields = {"sandbox_id": str(entry.sandbox_id), "reason": reason}
-    if not reason and entry.lock.locked():
-        return  # the operation may need it suspended; the next check comes soon
-    before, running.suspend_reason = running.suspend_reason, reason
-    try:
-        async with asyncio.timeout(_SUSPEND_TIMEOUT_S):
-            if reason:
-                # Without the lock: its holder may let the guest write for seconds. Suspending twice is harmless.
-                await running.vm.suspend()
-            else:
-                async with entry.locked():
-                    await running.vm.unsuspend()
-    except (WrennError, TimeoutError) as error:
-        running.suspend_reason = before  # the next check tries again
-        _log.warning("sandbox is not suspended", extra={**fields, "cause": str(error)})
-        return
-    _log.warning("sandbox suspended" if reason else "sandbox unsuspended", extra=fields)
+    async def _set_suspended(self, entry: Entry, running: RunningSandbox, reason: str) -> None:
+        """Suspend the VM for this reason; with an empty reason, unsuspend it."""
+        fields = {"sandbox_id": str(entry.sandbox_id), "reason": reason}
+        if not reason and entry.lock.locked():
+            return  # the operation may need it suspended; the next check comes soon
+        before, running.suspend_reason = running.suspend_reason, reason
+        try:
+            async with asyncio.timeout(_SUSPEND_TIMEOUT_S):
+                if reason:
+                    # Without the lock: its holder may let the guest write for seconds. Suspending twice is harmless.
+                    await running.vm.suspend()
+                else:
+                    async with entry.locked():
+                        await running.vm.unsuspend()
+        except (WrennError, TimeoutError) as error:
+            running.suspend_reason = before  # the next check tries again
+            _log.warning("sandbox is not suspended", extra={**fields, "cause": str(error)})
+            return
+        _log.warning("sandbox suspended" if reason else "sandbox unsuspended", extra=fields)
+        if not reason:
+            self._on_unsuspended()
