@@ -21,6 +21,7 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"\banext\(", "next("),
     (r"\b_async\b", "_sync"),
     (r"\b_aio\b", "_io"),
+    (r"\bon_failure_await\b", "on_failure"),
     (r"\basynchronous\b", "synchronous"),
 )
 

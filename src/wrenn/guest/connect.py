@@ -31,7 +31,7 @@ from wrenn.guest.values import (
     json_object_or_empty,
 )
 from wrenn.linux.threads import run_to_end
-from wrenn.relay import IgnoredCookies, Pace, PacedConnector
+from wrenn.relay import IgnoredCookies, Pace, PacedConnector, read_bounded
 
 ENVD_PORT: Final = 49983
 _MESSAGE_LIMIT_B: Final = 4 * MIB
@@ -135,10 +135,12 @@ class GuestConnection:
                 ) as response:
                     if response.status != 200:
                         raise _error_of(
-                            json_object_or_empty(await read_bounded(response, _ERROR_LIMIT_B)),
+                            json_object_or_empty(
+                                await read_bounded(response, _ERROR_LIMIT_B, sender="sandbox")
+                            ),
                             response.status,
                         )
-                    body = await read_bounded(response, _MESSAGE_LIMIT_B)
+                    body = await read_bounded(response, _MESSAGE_LIMIT_B, sender="sandbox")
                 decode = partial(decode_message, answer, body, field_limit=field_limit)
                 if len(body) <= _DECODED_AT_ONCE_B:
                     return decode()
@@ -213,7 +215,8 @@ class GuestConnection:
             ) as response:
                 if response.status != 200:
                     raise _error_of(
-                        json_object_or_empty(await read_bounded(response, _ERROR_LIMIT_B)), response.status
+                        json_object_or_empty(await read_bounded(response, _ERROR_LIMIT_B, sender="sandbox")),
+                        response.status,
                     )
                 yield response
         except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
@@ -287,17 +290,6 @@ def _is_end(flags: int, body: bytes) -> bool:
     if flags:
         raise e.AgentFailure("The sandbox sent a message with unknown flags.", context={"flags": flags})
     return False
-
-
-async def read_bounded(response: aiohttp.ClientResponse, limit_b: int) -> bytes:
-    """Return the whole body, or raise an error if it is longer than `limit_b`."""
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > limit_b:
-            response.close()
-            raise e.AgentFailure("The sandbox sent an over-long answer.", context={"limit_b": limit_b})
-    return bytes(body)
 
 
 def _error_of(said: object, status: int) -> e.WrennError:

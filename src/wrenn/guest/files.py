@@ -12,9 +12,10 @@ import aiohttp
 from yarl import URL
 
 from wrenn.base import errors as e
-from wrenn.guest.connect import GuestConnection, read_bounded, unreachable
+from wrenn.guest.connect import GuestConnection, unreachable
 from wrenn.guest.values import DEFAULT_FIELD_LIMIT, guest_text, json_object_or_empty
 from wrenn.protocol.guest import filesystem_pb as pb
+from wrenn.relay import read_bounded
 
 _CALL_TIMEOUT_S: Final = 30.0
 _IDLE_TIMEOUT_S: Final = 60.0
@@ -183,7 +184,7 @@ class Files:
             ) as response:
                 if response.status not in (200, 204):
                     raise await _error_of(response)
-                await read_bounded(response, _ERROR_LIMIT_B)
+                await read_bounded(response, _ERROR_LIMIT_B, sender="sandbox")
         except (aiohttp.ClientError, TimeoutError) as error:
             raise unreachable(error) from error
 
@@ -249,7 +250,7 @@ def _transfer_timeout() -> aiohttp.ClientTimeout:
 
 
 async def _error_of(response: aiohttp.ClientResponse) -> e.WrennError:
-    body = await read_bounded(response, _ERROR_LIMIT_B)
+    body = await read_bounded(response, _ERROR_LIMIT_B, sender="sandbox")
     text = guest_text(json_object_or_empty(body).get("message"))
     text = text or f"The sandbox answered with status {response.status}."
     return _STATUS.get(response.status, e.AgentFailure)(text)

@@ -160,6 +160,21 @@ def _unsound(why: str) -> AgentFailure:
     return AgentFailure(f"The program in the sandbox sent no valid HTTP answer: {why}.")
 
 
+async def read_bounded(response: aiohttp.ClientResponse, limit_b: int, *, sender: str) -> bytes:
+    """Return the whole body of a response to ourselves.
+
+    Raises:
+        AgentFailure: it is longer than `limit_b`; the message names the `sender`. The connection is closed.
+    """
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > limit_b:
+            response.close()
+            raise AgentFailure(f"The {sender} sent an over-long answer.", context={"limit_b": limit_b})
+    return bytes(body)
+
+
 async def send_response(response: aiohttp.ClientResponse, head: Head, send: Send, traffic: Traffic) -> None:
     """Stream the response to the client.
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from inspect import isawaitable
 from typing import ParamSpec, TypeVar, cast
 
@@ -36,15 +35,6 @@ async def invoke(callback: Callback, text: str) -> None:
     outcome = callback(text)
     if isawaitable(outcome):
         await outcome
-
-
-@asynccontextmanager
-async def on_failure(step: Callable[[], Awaitable[object]]) -> AsyncGenerator[None]:
-    """Await what `step` returns if the block raises anything, cancellation included."""
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(step)
-        yield
-        stack.pop_all()
 
 
 async def sleep(seconds: float) -> None:

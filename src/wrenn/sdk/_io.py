@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from typing import ParamSpec, TypeVar, cast
 
 from wrenn.sdk._source import CHUNK_B, Readable, as_bytes, pieces
@@ -24,15 +23,6 @@ Callback = Callable[[str], object]
 def invoke(callback: Callback, text: str) -> None:
     """Call it."""
     callback(text)
-
-
-@contextmanager
-def on_failure(step: Callable[[], object]) -> Generator[None]:
-    """Call `step` if the block raises anything."""
-    with ExitStack() as stack:
-        stack.callback(step)
-        yield
-        stack.pop_all()
 
 
 def sleep(seconds: float) -> None:

@@ -19,8 +19,8 @@ from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.frames import CloseCode
 
+from wrenn.base.on_failure import on_failure
 from wrenn.sdk._error_response import raise_for_status
-from wrenn.sdk._io import on_failure
 from wrenn.sdk.errors import ConnectionFailedError, DeadlineExceededError
 from wrenn.sdk.settings import ClientSettings
 

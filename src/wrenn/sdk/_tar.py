@@ -15,7 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
-from wrenn.sdk._io import on_failure
+from wrenn.base.on_failure import on_failure
 from wrenn.sdk._source import CHUNK_B
 from wrenn.sdk.errors import ConflictError, UnexpectedAnswerError
 

@@ -102,7 +102,6 @@ class GarbageCollector:
         self._bases = bases
         self._driver = driver
         self._records = records
-        self._wake_up = asyncio.Event()
         self._loop = Loop("collect garbage")
         self._disabled = False
 
@@ -112,13 +111,12 @@ class GarbageCollector:
 
     def wake(self) -> None:
         """Ask for a collection, because a reference may have gone."""
-        self._wake_up.set()
+        self._loop.wake()
 
     async def run(self) -> None:
         """Collect whenever woken, until cancelled."""
         while True:
-            await self._wake_up.wait()
-            self._wake_up.clear()
+            await self._loop.wait(None)
             await self.collect()
             await asyncio.sleep(_REST_S)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Coroutine, Generator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -34,6 +34,7 @@ from wrenn.base.errors import (
     WrennError,
 )
 from wrenn.base.ids import SandboxId, SnapshotId
+from wrenn.base.on_failure import on_failure
 from wrenn.base.tasks import OwnedTasks
 from wrenn.base.units import MIB
 from wrenn.linux.disk_space import free_b, total_b
@@ -193,16 +194,17 @@ class Sandboxes:
 
     async def _bring_up(self, entry: Entry) -> None:
         sandbox_id = entry.sandbox_id
-        with ExitStack() as on_failure, entry.logging_failure("sandbox did not start"):
-            on_failure.callback(self._garbage.wake)
-            on_failure.callback(self._entries.pop, sandbox_id, None)
+        with (
+            on_failure(self._garbage.wake),
+            on_failure(partial(self._entries.pop, sandbox_id, None)),
+            entry.logging_failure("sandbox did not start"),
+        ):
             try:
                 entry.record, entry.running = await self._verbs.bring_up.run(
                     entry.record.spec, entry.record.network, partial(self._save, entry)
                 )
             finally:
                 entry.starting = None
-            on_failure.pop_all()
         self._watch(entry)
 
     async def pause(self, sandbox_id: SandboxId, *, idle_s: float = 0.0) -> Record:
@@ -248,8 +250,7 @@ class Sandboxes:
         return await self._started(entry)
 
     async def _resume(self, entry: Entry) -> None:
-        with ExitStack() as on_failure, entry.logging_failure("sandbox not resumed"):
-            on_failure.callback(self._garbage.wake)
+        with on_failure(self._garbage.wake), entry.logging_failure("sandbox not resumed"):
             try:
                 async with entry.locked():
                     if entry.record.state is State.RUNNING:
@@ -260,7 +261,6 @@ class Sandboxes:
                     entry.record, entry.running = await self._verbs.resume.run(entry.record, save)
             finally:
                 entry.starting = None
-            on_failure.pop_all()
         self._watch(entry)
 
     async def set_network(self, sandbox_id: SandboxId, network: NetworkSettings) -> Record:
@@ -280,10 +280,11 @@ class Sandboxes:
             if self._entries.get(entry.sandbox_id) is not entry:
                 raise NotFound(f"Sandbox {entry.sandbox_id} is not on this host.")
             before = entry.record
-            with ExitStack() as on_failure, entry.logging_failure("network settings not changed"):
-                on_failure.callback(setattr, entry, "record", before)
+            with (
+                on_failure(partial(setattr, entry, "record", before)),
+                entry.logging_failure("network settings not changed"),
+            ):
                 entry.record = await self._verbs.set_network.run(before, network, partial(self._save, entry))
-                on_failure.pop_all()
             if entry.record.state is State.PAUSED:  # a paused sandbox must survive a power cut
                 directory = self._layout.sandbox(entry.sandbox_id)
                 await asyncio.to_thread(journal.flush, directory)
@@ -340,21 +341,18 @@ class Sandboxes:
         async with entry.locked():
             if (found := self._find_and_pin(entry.sandbox_id, snapshot_id)) is not None:
                 return found  # another call was quicker
-            with (
-                entry.logging_failure("snapshot not taken"),
-                self._explaining_full_disk(),
-                ExitStack() as afterwards,
-            ):
-                # A layer that a former agent began to put over the others is garbage by now.
-                afterwards.callback(self._garbage.wake)
-                if entry.record.state is State.PAUSED:
-                    await self._verbs.snapshot.of_paused(entry.record, snapshot_id)
-                else:
-                    running = entry.require_running()
-                    await self._stop_merge(entry)
-                    save = partial(self._save, entry)
-                    await self._verbs.snapshot.of_running(entry.record, running, snapshot_id, save)
-                    self._merge_if_deep(entry)
+            try:
+                with entry.logging_failure("snapshot not taken"), self._explaining_full_disk():
+                    if entry.record.state is State.PAUSED:
+                        await self._verbs.snapshot.of_paused(entry.record, snapshot_id)
+                    else:
+                        running = entry.require_running()
+                        await self._stop_merge(entry)
+                        save = partial(self._save, entry)
+                        await self._verbs.snapshot.of_running(entry.record, running, snapshot_id, save)
+                        self._merge_if_deep(entry)
+            finally:
+                self._garbage.wake()  # a layer that a former agent began to put over the others
         found = snapshots.find(self._layout.snapshots, snapshot_id)
         self._tasks.start(f"flush {snapshot_id}", self._flush(found))
         return found
@@ -467,8 +465,11 @@ class Sandboxes:
         removing.result()
 
     async def _remove(self, entry: Entry) -> None:
-        with ExitStack() as on_failure, entry.logging_failure("sandbox not removed"):
-            on_failure.callback(setattr, entry, "removing", None)  # the next call tries again
+        # After a failure, the next call tries again.
+        with (
+            on_failure(partial(setattr, entry, "removing", None)),
+            entry.logging_failure("sandbox not removed"),
+        ):
             if (task := entry.starting) is not None:
                 task.cancel()
                 await asyncio.wait({task})
@@ -482,7 +483,6 @@ class Sandboxes:
             async with entry.lock:
                 if self._entries.get(entry.sandbox_id) is entry:
                     await self._tear_down(entry)
-            on_failure.pop_all()
         self._garbage.wake()
 
     async def _tear_down(self, entry: Entry) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from collections.abc import Callable
+from typing import Final, Literal, TypeVar
 
 from protobuf import Oneof
 
@@ -21,6 +22,8 @@ from wrenn.control.hosts.types import (
     RunningProcess,
 )
 from wrenn.protocol.host import host_pb as pb
+
+T = TypeVar("T")
 
 SIGNALS: Final = {signal.name: int(signal) for signal in pb.Signal if signal}
 """Number of each signal that the guest agent sends, by name."""
@@ -90,12 +93,8 @@ def network_message(policy: HostNetworkPolicy) -> pb.NetworkPolicy:
 
 def sandbox_of(sandbox: pb.Sandbox) -> HostSandbox:
     """Convert a sandbox that a host reports. Raises AgentFailure if its id cannot be read."""
-    try:
-        sandbox_id = SandboxId.parse(sandbox.sandbox_id)
-    except InvalidRequest as error:
-        raise AgentFailure(f"The host names a sandbox {sandbox.sandbox_id!r}.") from error
     return HostSandbox(
-        sandbox_id=sandbox_id,
+        sandbox_id=_reported_id(SandboxId.parse, sandbox.sandbox_id, "sandbox"),
         state=_STATES.get(sandbox.state, HostSandboxState.UNKNOWN),
         reason=sandbox.reason,
         host_ip=sandbox.host_ip,
@@ -107,11 +106,15 @@ def sandbox_of(sandbox: pb.Sandbox) -> HostSandbox:
 
 def snapshot_of(snapshot: pb.Snapshot) -> HostSnapshot:
     """Convert a snapshot that a host reports. Raises AgentFailure if its id cannot be read."""
-    try:
-        snapshot_id = SnapshotId.parse(snapshot.snapshot_id)
-    except InvalidRequest as error:
-        raise AgentFailure(f"The host names a snapshot {snapshot.snapshot_id!r}.") from error
+    snapshot_id = _reported_id(SnapshotId.parse, snapshot.snapshot_id, "snapshot")
     return HostSnapshot(snapshot_id, snapshot.vcpus, snapshot.memory_mb, snapshot.size_b)
+
+
+def _reported_id(parse: Callable[[str], T], text: str, kind: str) -> T:
+    try:
+        return parse(text)
+    except InvalidRequest as error:
+        raise AgentFailure(f"The host names a {kind} {text!r}.") from error
 
 
 def command_message(command: Command) -> pb.Command:

@@ -16,6 +16,7 @@ from wrenn.base.units import KIB, MIB
 from wrenn.control.hosts.transport import HostTransport, not_answering
 from wrenn.protocol.api import OUTPUT_LIMIT_B
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, error_of
+from wrenn.relay import read_bounded
 
 _log = logging.getLogger(__name__)
 
@@ -71,10 +72,10 @@ class HostRpc:
         )
         try:
             if response.status != 200:
-                error = _error_of(response, await read_bounded(response, _ERROR_LIMIT_B))
+                error = _error_of(response, await read_bounded(response, _ERROR_LIMIT_B, sender="host"))
                 _log.debug("host refused a call", extra={"method": method, "code": error.code})
                 raise error
-            return answer.from_binary(await read_bounded(response, _ANSWER_LIMIT_B))
+            return answer.from_binary(await read_bounded(response, _ANSWER_LIMIT_B, sender="host"))
         finally:
             # A connection whose response was read to its end is back in the pool already.
             response.close()
@@ -89,13 +90,3 @@ def _error_of(response: aiohttp.ClientResponse, body: bytes) -> WrennError:
         return AgentFailure(
             "The host refused the call without a reason.", context={"status": response.status}
         )
-
-
-async def read_bounded(response: aiohttp.ClientResponse, limit_b: int) -> bytes:
-    """Return the whole body. Raises AgentFailure if it is longer than `limit_b`."""
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > limit_b:
-            raise AgentFailure("The host sent an over-long answer.", context={"limit_b": limit_b})
-    return bytes(body)

@@ -16,8 +16,8 @@ from yarl import URL
 from wrenn.base.errors import AgentFailure, DeadlineExceeded, Unavailable, WrennError, error_class
 from wrenn.base.ids import SandboxId
 from wrenn.base.units import KIB
-from wrenn.control.hosts.rpc import read_bounded
 from wrenn.control.hosts.transport import HostTransport, not_answering
+from wrenn.relay import read_bounded
 
 IDLE_TIMEOUT_S: Final = 60.0
 """Longest silence within a transfer, and of a host whose sandbox is watched."""
@@ -182,7 +182,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> WrennError:
     """Read the error from the body of a refused transfer."""
     try:
         async with asyncio.timeout(IDLE_TIMEOUT_S):
-            body = await read_bounded(response, _ERROR_LIMIT_B)
+            body = await read_bounded(response, _ERROR_LIMIT_B, sender="host")
         error = cast("dict[str, Any]", json.loads(body))
         return error_class(str(error["code"]))(str(error["message"]))
     except (ValueError, KeyError, TypeError, AgentFailure, aiohttp.ClientError, OSError):

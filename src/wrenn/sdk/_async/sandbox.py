@@ -9,7 +9,8 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
-from wrenn.sdk._aio import in_thread, on_failure
+from wrenn.base.on_failure import on_failure_await
+from wrenn.sdk._aio import in_thread
 from wrenn.sdk._async import listing, states, templates
 from wrenn.sdk._async.api import AsyncApi, path_of
 from wrenn.sdk._async.commands import AsyncCommands
@@ -109,7 +110,7 @@ class AsyncSandbox:
         api = AsyncApi(
             client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
         )
-        async with on_failure(api.close):
+        async with on_failure_await(api.close):
             body = await api.call(
                 "POST",
                 path_of(),
@@ -148,7 +149,7 @@ class AsyncSandbox:
         api = AsyncApi(
             client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
         )
-        async with on_failure(api.close):
+        async with on_failure_await(api.close):
             seen = await (states.resume_if_paused if resume else states.info)(api, sandbox_id)
         return cls(api, sandbox_id, domain=seen.domain)
 
@@ -441,7 +442,7 @@ class AsyncSandbox:
 
     async def __aenter__(self) -> Self:
         # After a failure, the block will not run, nor its exit.
-        async with on_failure(self.kill):
+        async with on_failure_await(self.kill):
             await self._begin_lease()
         return self
 

@@ -6,7 +6,8 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from wrenn.sdk._aio import on_failure, sleep
+from wrenn.base.on_failure import on_failure_await
+from wrenn.sdk._aio import sleep
 from wrenn.sdk._async.api import AsyncApi, path_of
 from wrenn.sdk._lease import no_lease
 from wrenn.sdk._parse import Fields, json_of
@@ -96,5 +97,5 @@ async def end_lease(api: AsyncApi, sandbox_id: str, *, on_expiry: OnExpiry) -> N
         with suppress(WrennError):
             await api.call("DELETE", path_of(sandbox_id), repeatable=True, timeout_s=REMOVE_TIMEOUT_S)
 
-    async with on_failure(remove):
+    async with on_failure_await(remove):
         await api.call("PATCH", path_of(sandbox_id, "timeout"), json=no_lease(on_expiry), repeatable=True)

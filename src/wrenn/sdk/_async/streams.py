@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from wrenn.sdk._aio import on_failure
+from wrenn.base.on_failure import on_failure_await
 from wrenn.sdk._async.api import AsyncApi, path_of
 from wrenn.sdk._frames import Exited, Frame, Reader, Started, message_of
 from wrenn.sdk.errors import ConnectionFailedError, InvalidRequestError, NotFoundError
@@ -60,7 +60,7 @@ class AsyncFollowed:
         Raises:
             NotFoundError: no such process.
         """
-        async with on_failure(self._socket.close):
+        async with on_failure_await(self._socket.close):
             if first_message is not None:
                 await self._socket.send(first_message)
             frame = await self._next(self._api.request_timeout_s)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from wrenn.sdk._aio import on_failure
+from wrenn.base.on_failure import on_failure_await
 from wrenn.sdk._async.api import AsyncApi
 from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk._sse import Frames
@@ -78,7 +78,7 @@ async def open_watch(api: AsyncApi, url: str, message: Mapping[str, str], *, rec
     """Start watching."""
     params = {**message, "recursive": "true" if recursive else "false"}
     watch = AsyncWatch(await api.open("GET", url, params=params, silence_s=_SILENCE_S))
-    async with on_failure(watch.close):
+    async with on_failure_await(watch.close):
         await watch.start()
     return watch
 

@@ -10,7 +10,8 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
-from wrenn.sdk._io import in_thread, on_failure
+from wrenn.base.on_failure import on_failure
+from wrenn.sdk._io import in_thread
 from wrenn.sdk._lease import Lease, lease_limits
 from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk._paths import with_path

@@ -7,7 +7,8 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from wrenn.sdk._io import on_failure, sleep
+from wrenn.base.on_failure import on_failure
+from wrenn.sdk._io import sleep
 from wrenn.sdk._lease import no_lease
 from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk._retry import jittered

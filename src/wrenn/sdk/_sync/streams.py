@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from wrenn.base.on_failure import on_failure
 from wrenn.sdk._frames import Exited, Frame, Reader, Started, message_of
-from wrenn.sdk._io import on_failure
 from wrenn.sdk._sync.api import Api, path_of
 from wrenn.sdk.errors import ConnectionFailedError, InvalidRequestError, NotFoundError
 from wrenn.sdk.types import Output, Signal

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from wrenn.sdk._io import on_failure
+from wrenn.base.on_failure import on_failure
 from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk._sse import Frames
 from wrenn.sdk._sync.api import Api

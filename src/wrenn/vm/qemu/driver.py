@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from wrenn.base.errors import AgentFailure
-from wrenn.base.on_failure import on_failure
+from wrenn.base.on_failure import on_failure, on_failure_await
 from wrenn.base.units import MIB
 from wrenn.linux import threads
 from wrenn.linux.files import link_or_copy
@@ -177,12 +177,12 @@ class QemuDriver:
                 machine = await self._start_restore(request, memory, opened, state)
             filling = threads.start(_fill, machine, saved, content, feed)
             try:
-                async with contextlib.AsyncExitStack() as stack:
-                    stack.push_async_callback(threads.wait_ended, filling)
-                    stack.push_async_callback(machine.kill)  # whatever the thread waits for ends with it
-                    async with asyncio.timeout(_FILL_TIMEOUT_S):
-                        await asyncio.shield(filling)
-                    stack.pop_all()
+                async with (
+                    on_failure_await(partial(threads.wait_ended, filling)),
+                    on_failure_await(machine.kill),  # whatever the thread waits for ends with it
+                    asyncio.timeout(_FILL_TIMEOUT_S),
+                ):
+                    await asyncio.shield(filling)
             except TimeoutError as error:
                 raise AgentFailure(
                     "The virtual machine was not filled in time.", context={"log": machine.log_tail()}
