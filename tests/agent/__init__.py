@@ -1,1 +1,1 @@
-"""The real agent over the simulated driver: registry, journal, verbs, garbage, recovery, without root or hypervisor."""
+"""The real agent over the simulated driver: registry, journal, operations, garbage, recovery, without root or hypervisor."""

@@ -18,7 +18,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from wrenn.base.file_names import name_to_text
+from wrenn.base.file_name_encoding import name_to_text
 from wrenn.base.units import MIB
 from wrenn.linux.container import users
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from wrenn.control.sandboxes.operations.time_limits import new_expiry
+from wrenn.control.sandboxes.operations.change_time_limits import new_expiry
 from wrenn.control.sandboxes.records import Spec, TimeLimits
 from wrenn.control.sandboxes.types import SetTimeout
 

@@ -10,9 +10,9 @@ import pytest
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.ids import SandboxId
 from wrenn.control.http.domain import domain_of
-from wrenn.control.proxy.heads import PortTarget, own_path, port_target_of, response_headers, visit_of
 from wrenn.control.proxy.links import LinkSigner
-from wrenn.control.proxy.recent import RecentLookups
+from wrenn.control.proxy.lookup_cache import LookupCache
+from wrenn.control.proxy.request_head import PortTarget, own_path, port_target_of, response_headers, visit_of
 from wrenn.relay import end_to_end
 
 ID = "cl-" + "0" * 24 + "1"
@@ -177,7 +177,7 @@ async def test_a_lookup_is_cached_for_a_moment_and_dropped_on_a_notification() -
         await go_on.wait()
         return value
 
-    recent = RecentLookups[str, int](look, clock)
+    recent = LookupCache[str, int](look, clock)
     both = [asyncio.create_task(recent.get("a")) for _ in range(2)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -207,7 +207,7 @@ async def test_errors_and_uncacheable_results_are_not_cached() -> None:
             raise InvalidRequest("no")
         return -1
 
-    recent = RecentLookups[str, int](look, Clock(), keep=lambda value: value > 0)
+    recent = LookupCache[str, int](look, Clock(), keep=lambda value: value > 0)
     for _ in range(2):
         with pytest.raises(InvalidRequest):
             await recent.get("bad")

@@ -16,9 +16,9 @@ from wrenn.agent.layout import Layout
 from wrenn.agent.parts import Host, Parts, QemuHost
 from wrenn.agent.recovery import Recovery
 from wrenn.agent.rpc.app import App
-from wrenn.agent.sandboxes import Sandboxes, Verbs
+from wrenn.agent.sandboxes import Operations, Sandboxes
 from wrenn.agent.sandboxes.bring_up import BringUp
-from wrenn.agent.sandboxes.disk_watch import DiskLimits
+from wrenn.agent.sandboxes.disk_rules import DiskLimits
 from wrenn.agent.sandboxes.launch import Launch
 from wrenn.agent.sandboxes.pause import Pause
 from wrenn.agent.sandboxes.resume import Resume
@@ -85,9 +85,9 @@ async def _built(settings: Settings, layout: Layout, tokens: Tokens, parts: Part
         maker=parts.bases,
         metadata={"agent_version": agent_version, "vmm_version": parts.driver.vmm},
     )
-    verbs = _verbs(settings, layout, tokens, parts, bases)
+    operations = _operations(settings, layout, tokens, parts, bases)
     sandboxes = Sandboxes(
-        verbs=verbs,
+        operations=operations,
         disk=DiskLimits(settings.disk_reserve_b, settings.sandbox_disk_b, settings.disk_overcommit),
     )
     warm_up = WarmUp(bases, settings.warm_template)
@@ -102,7 +102,7 @@ async def _built(settings: Settings, layout: Layout, tokens: Tokens, parts: Part
         owned_slots=lambda: sorted(parts.slots.held),
         warm_up=warm_up,
     )
-    recovery = Recovery(layout, parts.driver, parts.slots, parts.confiner, tokens, sandboxes, verbs)
+    recovery = Recovery(layout, parts.driver, parts.slots, parts.confiner, tokens, sandboxes, operations)
     try:
         complete = await recovery.run()
         await sandboxes.start(collect=complete)
@@ -113,14 +113,14 @@ async def _built(settings: Settings, layout: Layout, tokens: Tokens, parts: Part
         await parts.slots.close()
 
 
-def _verbs(settings: Settings, layout: Layout, tokens: Tokens, parts: Parts, bases: Bases) -> Verbs:
+def _operations(settings: Settings, layout: Layout, tokens: Tokens, parts: Parts, bases: Bases) -> Operations:
     driver, slots, confiner = parts.driver, parts.slots, parts.confiner
     clock: Clock = SystemClock()
     launch = Launch(
         layout, driver, slots, confiner, tokens, settings.sandbox_io_b_per_s, settings.sandbox_disk_b
     )
     saver = Saver(layout, driver, clock)
-    return Verbs(
+    return Operations(
         layout=layout,
         bases=bases,
         driver=driver,

@@ -12,12 +12,12 @@ from wrenn.control.guests import Commands, Files, Streams
 from wrenn.control.http import Browsers, PortDomain
 from wrenn.control.keys import Keys
 from wrenn.control.oauth import SignIn
+from wrenn.control.password_reset import PasswordReset
 from wrenn.control.profile import Profiles
 from wrenn.control.proxy import Links
 from wrenn.control.quotas.service import Quotas
-from wrenn.control.recovery import Recovery
 from wrenn.control.sandboxes import (
-    Creation,
+    Creations,
     Deletions,
     Disks,
     Forks,
@@ -25,7 +25,7 @@ from wrenn.control.sandboxes import (
     Networks,
     Pauses,
     Resumes,
-    Targets,
+    RunningSandboxes,
     TimeLimitChanges,
 )
 from wrenn.control.sessions import PasswordLogin, Sessions
@@ -45,13 +45,13 @@ class Services:
     sessions: Sessions
     sign_in: SignIn
     profiles: Profiles
-    recovery: Recovery
+    password_reset: PasswordReset
     teams: Teams
     invitations: Invitations
     keys: Keys
     administration: Administration
     lookup: Lookup
-    creation: Creation
+    creations: Creations
     pauses: Pauses
     resumes: Resumes
     deletions: Deletions
@@ -59,7 +59,7 @@ class Services:
     forks: Forks
     disks: Disks
     networks: Networks
-    targets: Targets
+    running_sandboxes: RunningSandboxes
     commands: Commands
     files: Files
     streams: Streams

@@ -13,7 +13,7 @@ from wrenn.base.loops import Loop
 from wrenn.base.output_buffer import OutputBudget, OutputLimits
 from wrenn.base.secrets import Secret
 from wrenn.base.tasks import OwnedTasks
-from wrenn.control import administration, audit_log, keys, oauth, profile, recovery, sessions, teams
+from wrenn.control import administration, audit_log, keys, oauth, password_reset, profile, sessions, teams
 from wrenn.control.account_mail import AccountMails
 from wrenn.control.administration import Administration
 from wrenn.control.audit_log import AuditLog
@@ -39,6 +39,7 @@ from wrenn.control.loop_report import LoopReport
 from wrenn.control.mail import CHANNEL as MAIL
 from wrenn.control.mail import MailSender, SmtpServer
 from wrenn.control.oauth import ProviderClient, SignIn, Tickets, providers_of
+from wrenn.control.password_reset import PasswordReset
 from wrenn.control.placement import Overcommit
 from wrenn.control.platform_metrics import PlatformMetrics
 from wrenn.control.profile import Profiles
@@ -54,13 +55,12 @@ from wrenn.control.proxy import (
 from wrenn.control.proxy import routers as port_routers
 from wrenn.control.quotas import routes as quota_routes
 from wrenn.control.quotas.service import Quotas
-from wrenn.control.recovery import Recovery
 from wrenn.control.sandboxes import (
     Capacity,
     ChangeNotifier,
     Comparison,
     ComparisonSettings,
-    Creation,
+    Creations,
     Deletions,
     Disks,
     Forks,
@@ -71,8 +71,8 @@ from wrenn.control.sandboxes import (
     Reconciler,
     ReconcilerSettings,
     Resumes,
+    RunningSandboxes,
     SandboxSizeLimits,
-    Targets,
     TimeLimitChanges,
     WaitLimits,
 )
@@ -101,7 +101,7 @@ LOCAL_HOST: Final = "local"
 ROUTERS: Final = {
     SANDBOXES_PREFIX: (*sandbox_routers, *guest_routers, *port_routers),
     SNAPSHOTS_PREFIX: snapshot_routers,
-    "/v1/auth": (sessions.router, recovery.router),
+    "/v1/auth": (sessions.router, password_reset.router),
     "/v1/me": (profile.router,),
     **teams.ROUTERS,
     "/v1/api-keys": (keys.router,),
@@ -221,13 +221,13 @@ def _build(
         sessions=accounts.sessions,
         sign_in=accounts.sign_in,
         profiles=accounts.profiles,
-        recovery=accounts.recovery,
+        password_reset=accounts.password_reset,
         teams=accounts.teams,
         invitations=accounts.invitations,
         keys=Keys(database=database, clock=base.clock),
         administration=accounts.administration,
         lookup=sandboxes.lookup,
-        creation=sandboxes.creation,
+        creations=sandboxes.creations,
         pauses=sandboxes.pauses,
         resumes=sandboxes.resumes,
         deletions=sandboxes.deletions,
@@ -235,10 +235,10 @@ def _build(
         forks=sandboxes.forks,
         disks=sandboxes.disks,
         networks=sandboxes.networks,
-        targets=sandboxes.targets,
-        commands=Commands(sandboxes.targets, OutputBudget(OutputLimits())),
-        files=Files(sandboxes.targets),
-        streams=Streams(sandboxes.targets),
+        running_sandboxes=sandboxes.running_sandboxes,
+        commands=Commands(sandboxes.running_sandboxes, OutputBudget(OutputLimits())),
+        files=Files(sandboxes.running_sandboxes),
+        streams=Streams(sandboxes.running_sandboxes),
         snapshots=sandboxes.snapshots,
         links=ports.links,
         quotas=Quotas(database=database, find_quota_status=sandboxes.capacity.quota_status),
@@ -263,7 +263,7 @@ def _build(
         Cleanup(database),
     ]
     if mail_sender is not None:
-        loops += [mail_sender, accounts.recovery]
+        loops += [mail_sender, accounts.password_reset]
     base.metrics.watch_loops([each.loop for each in loops])
     rates = Rates(settings.rates, base.clock)
     proxy = PortProxy(
@@ -281,7 +281,7 @@ def _build(
         auth.open_calls,
         metrics,
     )
-    return control, (sandboxes.creation.close, sandboxes.forks.close), loops
+    return control, (sandboxes.creations.close, sandboxes.forks.close), loops
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +313,7 @@ class _Sandboxes:
     comparison: Comparison
     capacity: Capacity
     lookup: Lookup
-    creation: Creation
+    creations: Creations
     pauses: Pauses
     resumes: Resumes
     deletions: Deletions
@@ -321,7 +321,7 @@ class _Sandboxes:
     forks: Forks
     disks: Disks
     networks: Networks
-    targets: Targets
+    running_sandboxes: RunningSandboxes
     snapshots: Snapshots
     snapshot_leases: HeldLeases
     sweep: SnapshotSweep
@@ -403,7 +403,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
         ),
         capacity=capacity,
         lookup=lookup,
-        creation=Creation(
+        creations=Creations(
             database=database,
             hints=hints,
             changes=changes,
@@ -438,7 +438,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
         networks=Networks(
             database=database, hints=hints, clients=clients, lookup=lookup, rules=network_rules
         ),
-        targets=Targets(
+        running_sandboxes=RunningSandboxes(
             database=database,
             clients=clients,
             lookup=lookup,
@@ -469,7 +469,10 @@ class _Ports:
 def _build_ports(base: _Base, auth: _Auth, sandboxes: _Sandboxes, link_key: bytes) -> _Ports:
     signer = LinkSigner(link_key, base.clock)
     locations = SandboxLocations(
-        database=base.database, clients=base.clients, targets=sandboxes.targets, clock=base.clock
+        database=base.database,
+        clients=base.clients,
+        running_sandboxes=sandboxes.running_sandboxes,
+        clock=base.clock,
     )
     access = PortAccess(
         authenticator=auth.authenticator,
@@ -492,7 +495,7 @@ class _Accounts:
     password_login: PasswordLogin
     sign_in: SignIn
     profiles: Profiles
-    recovery: Recovery
+    password_reset: PasswordReset
     teams: Teams
     invitations: Invitations
     administration: Administration
@@ -537,7 +540,7 @@ def _build_accounts(
             mails=mails,
             team_deletion=team_deletion,
         ),
-        recovery=Recovery(database=database, passwords=passwords, throttle=throttle, mails=mails),
+        password_reset=PasswordReset(database=database, passwords=passwords, throttle=throttle, mails=mails),
         teams=Teams(
             database=database,
             throttle=throttle,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from wrenn.base.file_names import path_to_text
+from wrenn.base.file_name_encoding import path_to_text
 from wrenn.sdk.errors import InvalidRequestError
 
 RemotePath = str | bytes

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-from wrenn.base.file_names import text_to_name
+from wrenn.base.file_name_encoding import text_to_name
 from wrenn.sdk._parse import Fields
 from wrenn.sdk.errors import UnexpectedAnswerError
 

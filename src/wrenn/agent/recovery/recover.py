@@ -14,7 +14,7 @@ from typing import Final
 from wrenn.agent.confinement import Confiner
 from wrenn.agent.guest_tokens import Tokens
 from wrenn.agent.layout import Layout
-from wrenn.agent.sandboxes import Record, RunningSandbox, Sandboxes, State, Verbs, journal
+from wrenn.agent.sandboxes import Operations, Record, RunningSandbox, Sandboxes, State, journal
 from wrenn.agent.sandboxes.check_snapshot import check_intact
 from wrenn.agent.sandboxes.launch import Save
 from wrenn.base.errors import InternalError, NotFound, StorageFull
@@ -53,7 +53,7 @@ class Recovery:
     confiner: Confiner
     tokens: Tokens
     sandboxes: Sandboxes
-    verbs: Verbs
+    operations: Operations
 
     async def run(self) -> bool:
         """Recover all sandboxes; afterwards every resource of this network block has an owner.
@@ -70,7 +70,7 @@ class Recovery:
                     await self.confiner.release(name)
         await self.slots.start({r.slot: str(r.spec.sandbox_id) for r in records if r.slot is not None})
         await fault_point("agent.recover.after_slots")
-        self.verbs.bases.sweep()
+        self.operations.bases.sweep()
         for draft in snapshots.drafts(self.layout.snapshots):
             remove_tree(draft)
         for name in found.empty:
@@ -78,7 +78,7 @@ class Recovery:
                 remove_tree(self.layout.sandboxes / name)
         for record in found.unfinished:
             with _log_and_continue("sandbox is not taken down", str(record.spec.sandbox_id)):
-                await self.verbs.tear_down.run(record, None)
+                await self.operations.tear_down.run(record, None)
                 continue
             # Registered as REMOVING: the control plane's next call retries the removal.
             self.sandboxes.adopt(replace(record, state=State.REMOVING), None)
@@ -107,13 +107,13 @@ class Recovery:
         save = partial(journal.save, self.layout.sandbox(record.spec.sandbox_id))
         if record.state is State.PAUSING:
             if self._exists(record.snapshot):
-                return await self.verbs.pause.finish(record, None, save), None
+                return await self.operations.pause.finish(record, None, save), None
             former = record.former_snapshot
             record = replace(record.with_state(State.RUNNING), snapshot=former, former_snapshot="")
         if record.state is State.RESUMING:
             if record.process is not None:
                 await kill_and_wait(record.process, timeout_s=_KILL_TIMEOUT_S)
-            return await self.verbs.pause.release(record.with_state(State.PAUSED), save), None
+            return await self.operations.pause.release(record.with_state(State.PAUSED), save), None
         if record.state is State.PAUSED:
             return await asyncio.to_thread(self._check_paused, record, save), None
         if record.state is State.RUNNING:
@@ -157,7 +157,7 @@ class Recovery:
         if record.process is not None:
             vm = await self.driver.adopt(MachineHandle(record.process, directory))
         if vm is None:
-            return await self.verbs.record_vm_exit(record, None, save, reason=LOST_REASON), None
+            return await self.operations.record_vm_exit(record, None, save, reason=LOST_REASON), None
         assert record.slot is not None, "a running sandbox has a slot"
         # The operator's settings may be others than the former agent's, and that one may have died within a change.
         slot, renewed = record.slot, False
@@ -169,7 +169,7 @@ class Recovery:
             record = replace(record, network=replace(record.network, revision=0))
         address = self.slots.address(slot)
         token = self.tokens.of(str(record.spec.sandbox_id))
-        now = self.verbs.clock.now().timestamp()
+        now = self.operations.clock.now().timestamp()
         running = RunningSandbox(
             vm, address, token, GuestConnection(address, token), now, self.slots.reset_connections
         )

@@ -1,149 +1,112 @@
-"""Keeps each sandbox within its share of the host's disk, and all of them out of the disk's reserve.
-
-A sandbox that has used up its share, or that continues to write while free space is below the reserve, is suspended: its VM stops, calls
-fail with 507, and it continues when there is space again. The reserve is for PostgreSQL, journals and pauses.
-
-The less space is left, the shorter the time to the next check (`next_check_s`), so that the fastest disk cannot write half
-of the reserve between two checks. `docs/design/snapshots.md` has the calculation.
-"""
+"""Suspends the sandboxes that use too much of the host's disk; the rules are in `disk_rules.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from typing import Any, Final
 
 from wrenn.agent.layout import Layout
-from wrenn.agent.sandboxes.journal import Record, SandboxSpec
-from wrenn.base.errors import NoCapacity
+from wrenn.agent.sandboxes.disk_rules import (
+    MAX_CHECK_INTERVAL_S,
+    DiskLimits,
+    next_check_s,
+    reason_to_suspend,
+)
+from wrenn.agent.sandboxes.disk_usage import DiskUsage
+from wrenn.agent.sandboxes.entry import Entry
+from wrenn.agent.sandboxes.running import RunningSandbox
+from wrenn.base.errors import WrennError
 from wrenn.base.ids import SandboxId
-from wrenn.base.units import GIB, MIB
-from wrenn.protocol.disk_share import committed_b, disk_share_b
-from wrenn.storage import snapshots
+from wrenn.base.loops import Loop
+from wrenn.linux.disk_space import free_b
+from wrenn.linux.threads import run_to_end
 from wrenn.vm import DiskChain
 
-FASTEST_B_PER_S: Final = 4 * GIB
-"""What all sandboxes of a host together may be able to write: a fast NVMe drive, or the page cache in front of a slow one."""
-MAX_CHECK_INTERVAL_S: Final = 0.5
-MIN_CHECK_INTERVAL_S: Final = 0.02
-_SMALL_WRITES_B: Final = 4 * MIB
-"""Bytes that each sandbox may write while free space is below the reserve, so that mostly idle ones are not suspended."""
-_BLOCK_B: Final = 512
+_log = logging.getLogger(__name__)
+
+_SUSPEND_TIMEOUT_S: Final = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class DiskLimits:
-    """Limits on the disk space that sandboxes may use.
+class DiskWatch:
+    """Suspends VMs by the disk space that they use, and unsuspends them when there is space."""
 
-    Attributes:
-        reserve_b: of the host's disk, for PostgreSQL, journals and pauses.
-        sandbox_b: share of a sandbox whose disk has the default size; 0: no limit.
-        overcommit: how often the disk may be promised; 0: without limit.
-    """
+    def __init__(
+        self,
+        *,
+        layout: Layout,
+        disks: DiskChain,
+        limits: DiskLimits,
+        entries: Callable[[], Iterable[Entry]],
+        on_unsuspended: Callable[[], None],
+    ) -> None:
+        self._data_dir = layout.data_dir
+        self._usage = DiskUsage(layout, disks)
+        self._limits = limits
+        self._entries = entries
+        self._on_unsuspended = on_unsuspended
+        self._sizes_b: dict[SandboxId, int] = {}
+        """What sandboxes used when the disk was last above its reserve."""
+        self._lock = asyncio.Lock()
+        self._loop = Loop("suspend sandboxes by their disk use")
 
-    reserve_b: int
-    sandbox_b: int
-    overcommit: float = 0.0
+    async def run(self) -> None:
+        """Check again and again, until cancelled."""
+        await self._loop.run(self.check, every_s=MAX_CHECK_INTERVAL_S)
 
-    def share_b(self, record: Record) -> int:
-        """Return the bytes that this sandbox may use; 0 means no limit."""
-        return disk_share_b(_disk_mb(record), self.sandbox_b)
+    async def check(self) -> float:
+        """Check all sandboxes once; returns the seconds until the next check is due."""
+        free = free_b(self._data_dir)
+        async with self._lock:
+            await self._suspend_by_use(free)
+        return next_check_s(free, self._limits.reserve_b)
 
-    def admit(self, spec: SandboxSpec, records: Sequence[Record], disk_b: int) -> None:
-        """Check that the share of a new sandbox fits beside the shares of the others, as the control plane counts.
-
-        Raises:
-            NoCapacity: it does not.
-        """
-        wanted_b = committed_b(spec.disk_mb, self.sandbox_b)
-        promised = sum(committed_b(_disk_mb(record), self.sandbox_b) for record in records)
-        if self.overcommit and promised + wanted_b > disk_b * self.overcommit:
-            raise NoCapacity(
-                "The host has no room for this sandbox: its disk is promised to others (WRENN_DISK_OVERCOMMIT)."
+    async def _suspend_by_use(self, free: int) -> None:
+        entries = [entry for entry in self._entries() if entry.running is not None and entry.removing is None]
+        # In a thread: on a busy disk, each file takes time.
+        sizes = await run_to_end(partial(self._usage.measure, [entry.record for entry in entries]))
+        if free >= self._limits.reserve_b:
+            self._sizes_b = sizes
+        changes: list[Coroutine[Any, Any, None]] = []
+        for entry in entries:
+            running = entry.running
+            if running is None or entry.removing is not None:
+                continue
+            used = sizes[entry.sandbox_id]
+            reason = reason_to_suspend(
+                free_b=free,
+                used_b=used,
+                share_b=self._limits.share_b(entry.record),
+                grown_b=used - self._sizes_b.setdefault(entry.sandbox_id, used),
+                limits=self._limits,
+                suspended=bool(running.suspend_reason),
             )
+            if bool(reason) != bool(running.suspend_reason):
+                changes.append(self._set_suspended(entry, running, reason))
+            else:
+                running.suspend_reason = reason  # its numbers may have changed
+        await asyncio.gather(*changes, return_exceptions=True)
 
-
-def _disk_mb(record: Record) -> int:
-    return record.disk_mb or record.spec.disk_mb
-
-
-def next_check_s(free_b: int, reserve_b: int) -> float:
-    """Return the time until the next check, in which at most half the space above half the reserve can be written."""
-    headroom_b = free_b - reserve_b // 2
-    return min(MAX_CHECK_INTERVAL_S, max(MIN_CHECK_INTERVAL_S, headroom_b / 2 / FASTEST_B_PER_S))
-
-
-def suspend_reason(
-    *, free_b: int, used_b: int, share_b: int, grown_b: int, limits: DiskLimits, suspended: bool
-) -> str:
-    """Return why a sandbox must be suspended; empty if it may run.
-
-    `used_b` is what its files take on the host, of which `share_b` is allowed (0: all of it), and `grown_b` what they grew by since the
-    disk was last above its reserve. A `suspended` one continues only when there is an eighth more space than the reserve.
-    """
-    if share_b and used_b > share_b:
-        return (
-            f"It has used up the {share_b // MIB} MB that a sandbox may take of its host's disk, and is suspended: "
-            "make its disk larger (PATCH …/disk), which lets it take as much more, or delete it."
-        )
-    reserve_b = limits.reserve_b
-    if free_b >= reserve_b + (reserve_b // 8 if suspended else 0):
-        return ""
-    allowed_b = _SMALL_WRITES_B if free_b >= reserve_b // 4 else 0
-    if grown_b > allowed_b or suspended:
-        return "The disk of its host is full, and it is suspended until space is freed there."
-    return ""
-
-
-class DiskUsage:
-    """Measures the disk space of sandboxes, in bytes. Frozen layers do not change and are measured once."""
-
-    def __init__(self, layout: Layout, disks: DiskChain) -> None:
-        self._layout = layout
-        self._disks = disks
-        self._frozen: dict[str, int] = {}
-
-    def measure(self, records: Sequence[Record]) -> dict[SandboxId, int]:
-        """Return the disk use of each of these running sandboxes. Blocks on the disk; must not run concurrently."""
-        self._forget_all_but(records)
-        return {record.spec.sandbox_id: self._of(record) for record in records}
-
-    def _of(self, record: Record) -> int:
-        """Return the bytes in the layers that it wrote, its memory at its last pause, its journal and logs."""
-        written, *frozen = record.layers
-        own = [layer for layer in frozen if layer not in record.origin_layers]
-        return (
-            self._disks.allocated_b(written)
-            + sum(self._of_frozen(layer) for layer in own)
-            + sum(self._of_snapshot(name) for name in (record.snapshot, record.former_snapshot) if name)
-            + _allocated_in_b(self._layout.sandbox(record.spec.sandbox_id))
-        )
-
-    def _forget_all_but(self, records: Sequence[Record]) -> None:
-        named = {name for r in records for name in (*r.layers, r.snapshot, r.former_snapshot)}
-        self._frozen = {name: size_b for name, size_b in self._frozen.items() if name in named}
-
-    def _of_frozen(self, layer: str) -> int:
-        if layer not in self._frozen:
-            self._frozen[layer] = self._disks.allocated_b(layer)
-        return self._frozen[layer]
-
-    def _of_snapshot(self, name: str) -> int:
-        if name not in self._frozen:
-            self._frozen[name] = snapshots.allocated_b(self._layout.snapshots / name)
-        return self._frozen[name]
-
-
-def _allocated_in_b(folder: Path) -> int:
-    try:
-        return sum(map(_allocated_b, folder.iterdir()))
-    except FileNotFoundError:  # it is being removed
-        return 0
-
-
-def _allocated_b(path: Path) -> int:
-    try:
-        return path.stat().st_blocks * _BLOCK_B
-    except FileNotFoundError:
-        return 0
+    async def _set_suspended(self, entry: Entry, running: RunningSandbox, reason: str) -> None:
+        """Suspend the VM for this reason; with an empty reason, unsuspend it."""
+        fields = {"sandbox_id": str(entry.sandbox_id), "reason": reason}
+        if not reason and entry.lock.locked():
+            return  # the operation may need it suspended; the next check comes soon
+        before, running.suspend_reason = running.suspend_reason, reason
+        try:
+            async with asyncio.timeout(_SUSPEND_TIMEOUT_S):
+                if reason:
+                    # Without the lock: its holder may let the guest write for seconds. Suspending twice is harmless.
+                    await running.vm.suspend()
+                else:
+                    async with entry.locked():
+                        await running.vm.unsuspend()
+        except (WrennError, TimeoutError) as error:
+            running.suspend_reason = before  # the next check tries again
+            _log.warning("sandbox is not suspended", extra={**fields, "cause": str(error)})
+            return
+        _log.warning("sandbox suspended" if reason else "sandbox unsuspended", extra=fields)
+        if not reason:
+            self._on_unsuspended()

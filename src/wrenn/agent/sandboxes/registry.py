@@ -16,14 +16,14 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from wrenn.agent.sandboxes import journal
-from wrenn.agent.sandboxes.disk_watch import DiskLimits
+from wrenn.agent.sandboxes.disk_rules import DiskLimits
+from wrenn.agent.sandboxes.disk_watch import DiskWatch
 from wrenn.agent.sandboxes.entry import Entry
 from wrenn.agent.sandboxes.garbage_collector import GarbageCollector
 from wrenn.agent.sandboxes.journal import NetworkSettings, Record, SandboxSpec, State
-from wrenn.agent.sandboxes.maintenance import Maintenance
+from wrenn.agent.sandboxes.operations import Operations
 from wrenn.agent.sandboxes.running import GuestStream, RunningSandbox
-from wrenn.agent.sandboxes.suspension import DiskSuspension
-from wrenn.agent.sandboxes.verbs import Verbs
+from wrenn.agent.sandboxes.vm_maintenance import VmMaintenance
 from wrenn.base.errors import (
     AgentFailure,
     Conflict,
@@ -58,27 +58,27 @@ T = TypeVar("T")
 class Sandboxes:
     """The sandboxes of this host, and the operations on them."""
 
-    def __init__(self, *, verbs: Verbs, disk: DiskLimits) -> None:
-        self._verbs = verbs
-        self._layout = verbs.layout
+    def __init__(self, *, operations: Operations, disk: DiskLimits) -> None:
+        self._operations = operations
+        self._layout = operations.layout
         self._disk = disk
-        self._driver = verbs.driver
+        self._driver = operations.driver
         self._entries: dict[SandboxId, Entry] = {}
         self._tasks = OwnedTasks()
         self._work: set[asyncio.Task[Any]] = set()
         self._started_loops = False
         self._garbage = GarbageCollector(
-            layout=verbs.layout,
-            bases=verbs.bases,
-            driver=verbs.driver,
+            layout=operations.layout,
+            bases=operations.bases,
+            driver=operations.driver,
             records=lambda: [entry.record for entry in self._entries.values()],
         )
-        self._maintenance = Maintenance(
-            data_dir=verbs.layout.data_dir, reserve_b=disk.reserve_b, entries=self._entries.values
+        self._maintenance = VmMaintenance(
+            data_dir=operations.layout.data_dir, reserve_b=disk.reserve_b, entries=self._entries.values
         )
-        self._suspension = DiskSuspension(
-            layout=verbs.layout,
-            disks=verbs.driver.disks,
+        self._disk_watch = DiskWatch(
+            layout=operations.layout,
+            disks=operations.driver.disks,
             limits=disk,
             entries=self._entries.values,
             on_unsuspended=self._maintenance.wake,
@@ -91,7 +91,7 @@ class Sandboxes:
         """
         self._started_loops = True
         self._tasks.start("maintain VMs", self._maintenance.run())
-        self._tasks.start("watch the disk", self._suspension.run())
+        self._tasks.start("watch the disk", self._disk_watch.run())
         if collect:
             await self._garbage.collect()
             self._tasks.start("collect garbage", self._garbage.run())
@@ -200,7 +200,7 @@ class Sandboxes:
             entry.logging_failure("sandbox did not start"),
         ):
             try:
-                entry.record, entry.running = await self._verbs.bring_up.run(
+                entry.record, entry.running = await self._operations.bring_up.run(
                     entry.record.spec, entry.record.network, partial(self._save, entry)
                 )
             finally:
@@ -224,15 +224,15 @@ class Sandboxes:
                 return entry.record
             save = partial(self._save, entry)
             if entry.record.state is State.PAUSING:  # it is saved, and the rest went wrong
-                entry.record = await self._verbs.pause.finish(entry.record, entry.running, save)
+                entry.record = await self._operations.pause.finish(entry.record, entry.running, save)
             elif entry.record.state is not State.RUNNING or entry.running is None:
                 raise entry.not_running()
-            elif entry.running.idle_s(self._verbs.clock) < idle_s:
+            elif entry.running.idle_s(self._operations.clock) < idle_s:
                 return entry.record
             else:
                 await self._stop_merge(entry)
                 with entry.logging_failure("sandbox not paused"), self._explaining_full_disk():
-                    entry.record = await self._verbs.pause.run(entry.record, entry.running, save)
+                    entry.record = await self._operations.pause.run(entry.record, entry.running, save)
             entry.running = None
         self._make_durable(entry, entry.record.snapshot)
         return entry.record
@@ -258,7 +258,7 @@ class Sandboxes:
                     if entry.record.state is not State.PAUSED:
                         raise entry.not_running()
                     save = partial(self._save, entry)
-                    entry.record, entry.running = await self._verbs.resume.run(entry.record, save)
+                    entry.record, entry.running = await self._operations.resume.run(entry.record, save)
             finally:
                 entry.starting = None
         self._watch(entry)
@@ -284,7 +284,9 @@ class Sandboxes:
                 on_failure(partial(setattr, entry, "record", before)),
                 entry.logging_failure("network settings not changed"),
             ):
-                entry.record = await self._verbs.set_network.run(before, network, partial(self._save, entry))
+                entry.record = await self._operations.set_network.run(
+                    before, network, partial(self._save, entry)
+                )
             if entry.record.state is State.PAUSED:  # a paused sandbox must survive a power cut
                 directory = self._layout.sandbox(entry.sandbox_id)
                 await asyncio.to_thread(journal.flush, directory)
@@ -308,19 +310,21 @@ class Sandboxes:
         wanted = replace(entry.record.spec, disk_mb=disk_mb)
         self._disk.admit(wanted, others, total_b(self._layout.data_dir))
         async with entry.locked():
-            entry.record = self._verbs.set_disk.record_size(entry.record, disk_mb, partial(self._save, entry))
+            entry.record = self._operations.set_disk.record_size(
+                entry.record, disk_mb, partial(self._save, entry)
+            )
             if entry.record.state is State.PAUSED:  # a paused sandbox must survive a power cut
                 directory = self._layout.sandbox(entry.sandbox_id)
                 await asyncio.to_thread(journal.flush, directory)
                 return entry.record
         if entry.running is not None and entry.running.suspend_reason:
-            await self._suspension.check()
+            await self._disk_watch.check()
         async with entry.locked():
             running = entry.require_running()
             if running.suspend_reason:
                 raise StorageFull(running.suspend_reason)
             with entry.logging_failure("disk not made larger"):
-                await self._verbs.set_disk.apply(entry.record, running)
+                await self._operations.set_disk.apply(entry.record, running)
             return entry.record
 
     async def ensure_snapshot(self, sandbox_id: SandboxId, snapshot_id: SnapshotId) -> Snapshot:
@@ -344,12 +348,12 @@ class Sandboxes:
             try:
                 with entry.logging_failure("snapshot not taken"), self._explaining_full_disk():
                     if entry.record.state is State.PAUSED:
-                        await self._verbs.snapshot.of_paused(entry.record, snapshot_id)
+                        await self._operations.snapshot.of_paused(entry.record, snapshot_id)
                     else:
                         running = entry.require_running()
                         await self._stop_merge(entry)
                         save = partial(self._save, entry)
-                        await self._verbs.snapshot.of_running(entry.record, running, snapshot_id, save)
+                        await self._operations.snapshot.of_running(entry.record, running, snapshot_id, save)
                         self._merge_if_deep(entry)
             finally:
                 self._garbage.wake()  # a layer that a former agent began to put over the others
@@ -448,7 +452,9 @@ class Sandboxes:
             fields = {"sandbox_id": str(entry.sandbox_id)}
             _log.warning("sandbox lost", extra={**fields, "vmm_log": running.vm.log_tail()})
             entry.running = None  # whatever fails from here on, it does not run
-            await self._verbs.record_vm_exit(entry.record, running, partial(self._save, entry), reason=_ENDED)
+            await self._operations.record_vm_exit(
+                entry.record, running, partial(self._save, entry), reason=_ENDED
+            )
         self._garbage.wake()
 
     async def remove(self, sandbox_id: SandboxId) -> None:
@@ -490,7 +496,7 @@ class Sandboxes:
             merging.cancel()  # it ends with the VMM
         if entry.record.state is not State.REMOVING:
             entry.record = entry.record.with_state(State.REMOVING)
-        await self._verbs.tear_down.run(entry.record, entry.running)
+        await self._operations.tear_down.run(entry.record, entry.running)
         if merging is not None:
             await asyncio.wait({merging})
         entry.running = None
@@ -520,7 +526,7 @@ class Sandboxes:
         Raises:
             NotFound: unknown. InvalidState: not running, or the call was cut off by a pause.
         """
-        async with self.get(sandbox_id).use(self._verbs.clock) as running:
+        async with self.get(sandbox_id).use(self._operations.clock) as running:
             yield running
 
     @asynccontextmanager
@@ -530,7 +536,7 @@ class Sandboxes:
         Raises:
             as `use`.
         """
-        async with self.get(sandbox_id).open_stream(self._verbs.clock) as stream:
+        async with self.get(sandbox_id).open_stream(self._operations.clock) as stream:
             yield stream
 
     def inspect(self, sandbox_id: SandboxId) -> tuple[Record, RunningSandbox | None]:

@@ -25,7 +25,7 @@ from wrenn.control.hosts import (
     RunningProcess,
     StartProcess,
 )
-from wrenn.control.sandboxes import Target, Targets
+from wrenn.control.sandboxes import RunningSandbox, RunningSandboxes
 from wrenn.protocol.api import EXEC_TIMEOUT_LIMIT_S
 
 _CALL_TIMEOUT_S: Final = 20.0
@@ -54,8 +54,8 @@ class Outcome:
 class Commands:
     """Runs, lists and signals programs in sandboxes."""
 
-    def __init__(self, targets: Targets, budget: OutputBudget) -> None:
-        self._targets = targets
+    def __init__(self, running_sandboxes: RunningSandboxes, budget: OutputBudget) -> None:
+        self._running = running_sandboxes
         self._budget = budget
 
     @asynccontextmanager
@@ -73,20 +73,20 @@ class Commands:
         """
         # An answer that nobody waits for any more ends the command, so a day bounds only what is waited for.
         limit_s = body.timeout_sec or EXEC_TIMEOUT_LIMIT_S
-        async with self._targets.opened(credential, text_id) as target:
+        async with self._running.opened(credential, text_id) as running:
             await fault_point("control.exec.before_rpc")
             begun = time.monotonic()
-            team, sandbox = str(target.team_id), str(target.sandbox_id)
+            team, sandbox = str(running.team_id), str(running.sandbox_id)
             with OutputBuffer.of(self._budget, sandbox=sandbox, team=team) as output:
                 late, end = "", ProcessEnd(SIGNAL_EXIT_BASE + _SIGKILL, _SIGKILL)
                 try:
-                    end = await while_wanted(_run(target, body, limit_s, output))
+                    end = await while_wanted(_run(running, body, limit_s, output))
                 except HostNotResponding:
                     raise
                 except DeadlineExceeded as error:
                     late = error.message
                 duration_ms = round((time.monotonic() - begun) * 1000)
-                yield Outcome(target.sandbox_id, end, output, duration_ms, late)
+                yield Outcome(running.sandbox_id, end, output, duration_ms, late)
 
     async def start(self, credential: Credential, text_id: str, body: Exec) -> StartedProcess:
         """Start a command in the background.
@@ -94,19 +94,19 @@ class Commands:
         Raises:
             NotFound: no such program.
         """
-        target = await self._targets.target(credential, text_id)
+        running = await self._running.find_or_resume(credential, text_id)
         tag = body.tag or f"proc-{random_hex(4)}"
         await fault_point("control.exec.before_rpc")
         command = Command(body.cmd, body.args, body.envs, body.cwd or "", body.user)
-        pid, tag = await target.host.start_process(
-            target.sandbox_id, command, tag=tag, timeout_s=_CALL_TIMEOUT_S
+        pid, tag = await running.host.start_process(
+            running.sandbox_id, command, tag=tag, timeout_s=_CALL_TIMEOUT_S
         )
-        return StartedProcess(target.sandbox_id, body.cmd, pid, tag)
+        return StartedProcess(running.sandbox_id, body.cmd, pid, tag)
 
     async def list(self, credential: Credential, text_id: str) -> list[RunningProcess]:
         """Return the living processes that were started through the API."""
-        target = await self._targets.target(credential, text_id)
-        return await target.host.list_processes(target.sandbox_id, timeout_s=_CALL_TIMEOUT_S)
+        running = await self._running.find_or_resume(credential, text_id)
+        return await running.host.list_processes(running.sandbox_id, timeout_s=_CALL_TIMEOUT_S)
 
     async def signal(self, credential: Credential, text_id: str, selector: str, signal: str) -> None:
         """Send a signal to the process with this pid (digits) or tag.
@@ -115,9 +115,9 @@ class Commands:
             NotFound: no such living process. InvalidRequest: a signal that is not one of `SIGNALS`.
         """
         number = signal_number(signal)
-        target = await self._targets.target(credential, text_id)
-        await target.host.signal_process(
-            target.sandbox_id, selector_of(selector), number, timeout_s=_CALL_TIMEOUT_S
+        running = await self._running.find_or_resume(credential, text_id)
+        await running.host.signal_process(
+            running.sandbox_id, selector_of(selector), number, timeout_s=_CALL_TIMEOUT_S
         )
 
 
@@ -141,7 +141,7 @@ def _stream_of(kind: Kind) -> OutputName:
     return "stderr" if kind is Kind.STDERR else "stdout"
 
 
-async def _run(target: Target, body: Exec, limit_s: int, output: OutputBuffer) -> ProcessEnd:
+async def _run(running: RunningSandbox, body: Exec, limit_s: int, output: OutputBuffer) -> ProcessEnd:
     start = StartProcess(
         cmd=body.cmd,
         args=body.args,
@@ -150,6 +150,6 @@ async def _run(target: Target, body: Exec, limit_s: int, output: OutputBuffer) -
         user=body.user,
         timeout_ms=limit_s * 1000,
     )
-    return await target.host.exec(
-        target.sandbox_id, start, lambda kind, data: output.add(_stream_of(kind), data)
+    return await running.host.exec(
+        running.sandbox_id, start, lambda kind, data: output.add(_stream_of(kind), data)
     )

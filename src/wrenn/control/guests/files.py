@@ -26,7 +26,7 @@ from wrenn.control.guests.types import (
 from wrenn.control.guests.upload_form import UploadForm
 from wrenn.control.hosts import Change, Download, FileInfo
 from wrenn.control.http import unknown_name
-from wrenn.control.sandboxes import Targets
+from wrenn.control.sandboxes import RunningSandboxes
 from wrenn.protocol.api import UPLOAD_FORM_LIMIT_B
 
 _CALL_TIMEOUT_S: Final = 60.0
@@ -47,8 +47,8 @@ _PART_HEADERS: Final = {
 class Files:
     """Reads, writes, watches and changes files in sandboxes."""
 
-    def __init__(self, targets: Targets) -> None:
-        self._targets = targets
+    def __init__(self, running_sandboxes: RunningSandboxes) -> None:
+        self._running = running_sandboxes
 
     @asynccontextmanager
     async def open(
@@ -67,8 +67,8 @@ class Files:
         part = part if "Range" in part else {}
         query = {"path": body.path, "user": body.user}
         async with (
-            self._targets.opened(credential, text_id) as target,
-            target.host.transfers.read(target.sandbox_id, "files", query, part) as download,
+            self._running.opened(credential, text_id) as running,
+            running.host.transfers.read(running.sandbox_id, "files", query, part) as download,
         ):
             yield download
 
@@ -77,8 +77,8 @@ class Files:
         """Open a directory for reading, as a tar archive."""
         query = {"path": body.path, "user": body.user}
         async with (
-            self._targets.opened(credential, text_id) as target,
-            target.host.transfers.read(target.sandbox_id, "files/tar", query) as download,
+            self._running.opened(credential, text_id) as running,
+            running.host.transfers.read(running.sandbox_id, "files/tar", query) as download,
         ):
             yield download
 
@@ -87,8 +87,8 @@ class Files:
     ) -> None:
         """Unpack a tar archive below a directory."""
         query = {"path": where.path, "user": where.user, "owner": where.owner or ""}
-        async with self._targets.opened(credential, text_id) as target:
-            await target.host.transfers.write(target.sandbox_id, "files/tar", query, content)
+        async with self._running.opened(credential, text_id) as running:
+            await running.host.transfers.write(running.sandbox_id, "files/tar", query, content)
 
     @asynccontextmanager
     async def watch(
@@ -102,8 +102,8 @@ class Files:
         recursive = "true" if what.recursive else ""
         query = {"path": what.path, "user": what.user, "recursive": recursive}
         async with (
-            self._targets.opened(credential, text_id) as target,
-            target.host.transfers.watch(target.sandbox_id, query) as changes,
+            self._running.opened(credential, text_id) as running,
+            running.host.transfers.watch(running.sandbox_id, query) as changes,
         ):
             yield (_event(what.path, change) async for change in changes)
 
@@ -126,20 +126,20 @@ class Files:
         """
         if limit_b is not None and announced_b > limit_b + UPLOAD_FORM_LIMIT_B:
             raise too_large(limit_b)
-        async with self._targets.opened(credential, text_id) as target:
+        async with self._running.opened(credential, text_id) as running:
             form = UploadForm(content_type, content)
             fields = await form.fields()
             if "path" not in fields:
                 raise InvalidRequest("The part 'path' must stand before the part 'file'.")
             query = {name: _field(name, value) for name, value in fields.items()}
             file = _limited(form.file(), limit_b)
-            await target.host.transfers.write(target.sandbox_id, "files", query, file)
+            await running.host.transfers.write(running.sandbox_id, "files", query, file)
 
     async def list(self, credential: Credential, text_id: str, body: ListFiles) -> list[FileInfo]:
         """List a directory."""
-        target = await self._targets.target(credential, text_id)
-        return await target.host.list_dir(
-            target.sandbox_id,
+        running = await self._running.find_or_resume(credential, text_id)
+        return await running.host.list_dir(
+            running.sandbox_id,
             body.path,
             depth=body.depth or 1,
             user=body.user,
@@ -148,8 +148,10 @@ class Files:
 
     async def stat(self, credential: Credential, text_id: str, body: PathOf) -> FileInfo:
         """Return what is known about a path."""
-        target = await self._targets.target(credential, text_id)
-        return await target.host.stat(target.sandbox_id, body.path, user=body.user, timeout_s=_CALL_TIMEOUT_S)
+        running = await self._running.find_or_resume(credential, text_id)
+        return await running.host.stat(
+            running.sandbox_id, body.path, user=body.user, timeout_s=_CALL_TIMEOUT_S
+        )
 
     async def make_dir(self, credential: Credential, text_id: str, body: PathOf) -> FileInfo:
         """Create a directory and its parents.
@@ -157,21 +159,23 @@ class Files:
         Raises:
             Conflict: there is something at this path.
         """
-        target = await self._targets.target(credential, text_id)
-        return await target.host.make_dir(
-            target.sandbox_id, body.path, user=body.user, timeout_s=_CALL_TIMEOUT_S
+        running = await self._running.find_or_resume(credential, text_id)
+        return await running.host.make_dir(
+            running.sandbox_id, body.path, user=body.user, timeout_s=_CALL_TIMEOUT_S
         )
 
     async def remove(self, credential: Credential, text_id: str, body: PathOf) -> None:
         """Remove a file, or a directory with everything in it; does nothing if there is none."""
-        target = await self._targets.target(credential, text_id)
-        await target.host.remove_path(target.sandbox_id, body.path, user=body.user, timeout_s=_CALL_TIMEOUT_S)
+        running = await self._running.find_or_resume(credential, text_id)
+        await running.host.remove_path(
+            running.sandbox_id, body.path, user=body.user, timeout_s=_CALL_TIMEOUT_S
+        )
 
     async def move(self, credential: Credential, text_id: str, body: Move) -> FileInfo:
         """Rename a file or directory."""
-        target = await self._targets.target(credential, text_id)
-        return await target.host.move(
-            target.sandbox_id,
+        running = await self._running.find_or_resume(credential, text_id)
+        return await running.host.move(
+            running.sandbox_id,
             source=body.source,
             destination=body.destination,
             user=body.user,

@@ -47,7 +47,7 @@ from wrenn.control.hosts import (
     parse_json,
 )
 from wrenn.control.http import ClientSocket, public_error
-from wrenn.control.sandboxes import Target, Targets
+from wrenn.control.sandboxes import RunningSandbox, RunningSandboxes
 
 _AUTH_TIMEOUT_S: Final = 5.0
 _START_TIMEOUT_S: Final = 30.0
@@ -59,8 +59,8 @@ Opening = tuple[Frames, StartProcess | AttachProcess]
 class Streams:
     """Follows processes of a sandbox over WebSockets. Each call serves one WebSocket to its end, and tells its client what went wrong."""
 
-    def __init__(self, targets: Targets) -> None:
-        self._targets = targets
+    def __init__(self, running_sandboxes: RunningSandboxes) -> None:
+        self._running = running_sandboxes
 
     async def exec(self, client: ClientSocket, text_id: str) -> None:
         """Serve a WebSocket that starts a program and follows it."""
@@ -77,9 +77,9 @@ class Streams:
         async with _reporting_failures(client, failed_exec), AsyncExitStack() as stack:
             asked = checked(Attach, options)
             process = AttachProcess(selector_of(selector), replay=asked.replay)
-            target = await stack.enter_async_context(self._admitted(client, text_id))
-            host = await stack.enter_async_context(target.host.stream())
-            await host.open(target.sandbox_id, process)
+            running = await stack.enter_async_context(self._admitted(client, text_id))
+            host = await stack.enter_async_context(running.host.stream())
+            await host.open(running.sandbox_id, process)
             # That there is no such process is an answer to the handshake, as long as that is open.
             first = await host.receive()
             await client.accept()
@@ -93,26 +93,26 @@ class Streams:
         failed: Callable[[WrennError], str],
     ) -> None:
         async with _reporting_failures(client, failed), AsyncExitStack() as stack:
-            target = await stack.enter_async_context(self._admitted(client, text_id))
+            running = await stack.enter_async_context(self._admitted(client, text_id))
             await client.accept()
             # Before the client's first message, which is on its way: the connection takes some milliseconds.
-            host = await stack.enter_async_context(target.host.stream())
+            host = await stack.enter_async_context(running.host.stream())
             message = await _within(
                 client.receive(), _START_TIMEOUT_S, "The first message did not come in time."
             )
             frames, process = opening_of(json_object(message))
-            await host.open(target.sandbox_id, process)
+            await host.open(running.sandbox_id, process)
             await _relay(client, host, frames, await host.receive())
 
     @asynccontextmanager
-    async def _admitted(self, client: ClientSocket, text_id: str) -> AsyncGenerator[Target]:
+    async def _admitted(self, client: ClientSocket, text_id: str) -> AsyncGenerator[RunningSandbox]:
         """Authenticate by the handshake or the first message, and yield the sandbox while the caller may use it."""
         credential = credential_of_socket(client.handshake)
         if credential is None:
             await client.accept()
             credential = await _credential_in_message(client)
-        async with self._targets.opened(credential, text_id) as target:
-            yield target
+        async with self._running.opened(credential, text_id) as running:
+            yield running
 
 
 @asynccontextmanager

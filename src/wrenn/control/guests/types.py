@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, StrictBool, StrictInt, model_validator
 
-from wrenn.base.file_names import text_to_name
+from wrenn.base.file_name_encoding import text_to_name
 from wrenn.control.http import RequestBody, nul_free_text
 from wrenn.control.sandboxes import Envs, GuestText
 from wrenn.protocol.api import (

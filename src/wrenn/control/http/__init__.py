@@ -6,11 +6,11 @@ from wrenn.control.http.connection import DownloadResponse, Pieces, PiecesRespon
 from wrenn.control.http.domain import DomainOf, PortDomain
 from wrenn.control.http.errors import ErrorBody, public_error
 from wrenn.control.http.event_stream import EventsResponse, EventStreamResponse
-from wrenn.control.http.messages import RequestBody, nul_free_text, plain_text, wire_time, without_none
 from wrenn.control.http.nearest import unknown_name
 from wrenn.control.http.rate_limits import Rates, digest_of
 from wrenn.control.http.services import service, service_of
 from wrenn.control.http.sockets import ClientSocket
+from wrenn.control.http.validation import RequestBody, nul_free_text, plain_text, wire_time, without_none
 
 __all__ = [
     "VISIT_COOKIE",

@@ -1,6 +1,6 @@
 """The ports of sandboxes to the outside: `{port}-{sandbox}.{domain}`, or any host with the headers that name both.
 
-`app.py` tells visits from calls of the API; `visits.py` serves a visit: `heads.py` reads the head of the request, `access.py` decides who
+`app.py` tells visits from calls of the API; `visits.py` serves a visit: `request_head.py` reads the head of the request, `access.py` decides who
 may, `locations.py` finds the host. `links.py` signs links. Rules in docs/design/ports.md.
 """
 
@@ -9,7 +9,7 @@ from wrenn.control.proxy.access import PortAccess
 from wrenn.control.proxy.app import PortProxy
 from wrenn.control.proxy.links import Links, LinkSigner
 from wrenn.control.proxy.locations import SandboxLocations
-from wrenn.control.proxy.recent import RecentLookups
+from wrenn.control.proxy.lookup_cache import LookupCache
 from wrenn.control.proxy.store import link_secret
 from wrenn.control.proxy.visits import Visits
 
@@ -18,9 +18,9 @@ routers = (routes.router,)
 __all__ = [
     "LinkSigner",
     "Links",
+    "LookupCache",
     "PortAccess",
     "PortProxy",
-    "RecentLookups",
     "SandboxLocations",
     "Visits",
     "link_secret",

@@ -12,10 +12,10 @@ from wrenn.base.clock import Clock
 from wrenn.base.errors import Forbidden, NotFound, Unauthorized
 from wrenn.control.auth import SYSTEM, Actor, ApiKey, Authenticator, Caller, Credential, Operation, Tokens
 from wrenn.control.http import digest_of
-from wrenn.control.proxy.heads import PortTarget, Visit
 from wrenn.control.proxy.links import LinkSigner
 from wrenn.control.proxy.locations import SandboxLocation, SandboxLocations
-from wrenn.control.proxy.recent import RecentLookups
+from wrenn.control.proxy.lookup_cache import LookupCache
+from wrenn.control.proxy.request_head import PortTarget, Visit
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class PortAccess:
         self._locations = locations
         self._signer = signer
         self._tokens = tokens
-        self._callers = RecentLookups[Credential, Caller](authenticator.identify, clock)
+        self._callers = LookupCache[Credential, Caller](authenticator.identify, clock)
 
     async def admit(self, visit: Visit, target: PortTarget) -> Admission:
         """Check the visitor's credential, link or cookie against the port.

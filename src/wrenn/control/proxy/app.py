@@ -17,8 +17,8 @@ from wrenn.base.errors import (
 )
 from wrenn.base.ids import random_hex
 from wrenn.base.request_ids import request_id
-from wrenn.control.proxy.heads import port_target_of
 from wrenn.control.proxy.pages import error_response
+from wrenn.control.proxy.request_head import port_target_of
 from wrenn.control.proxy.visits import Visits
 from wrenn.relay import Receive, Refusal, Scope, Send, header_value, serve_exchange
 from wrenn.telemetry import PORT, ROUTE

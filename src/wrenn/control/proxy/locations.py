@@ -9,8 +9,8 @@ from wrenn.base.ids import SandboxId
 from wrenn.control.auth import Actor
 from wrenn.control.db import Database
 from wrenn.control.hosts import HostClient, HostClients
-from wrenn.control.proxy.recent import RecentLookups
-from wrenn.control.sandboxes import Sandbox, Targets, find_location
+from wrenn.control.proxy.lookup_cache import LookupCache
+from wrenn.control.sandboxes import RunningSandboxes, Sandbox, find_location
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,13 @@ class SandboxLocation:
 class SandboxLocations:
     """Finds sandboxes and their hosts for visitors, and remembers them for a moment. Only sandboxes that run are remembered: what becomes of the others is looked up each time."""
 
-    def __init__(self, *, database: Database, clients: HostClients, targets: Targets, clock: Clock) -> None:
+    def __init__(
+        self, *, database: Database, clients: HostClients, running_sandboxes: RunningSandboxes, clock: Clock
+    ) -> None:
         self._database = database
         self._clients = clients
-        self._targets = targets
-        self._lookups = RecentLookups[SandboxId, SandboxLocation | None](
+        self._running = running_sandboxes
+        self._lookups = LookupCache[SandboxId, SandboxLocation | None](
             self._look, clock, keep=lambda location: location is not None and location.sandbox.is_usable
         )
 
@@ -40,14 +42,14 @@ class SandboxLocations:
         found = await find_location(self._database, sandbox_id)
         return None if found is None else SandboxLocation(found[0], self._clients.at(found[1]))
 
-    async def ready(self, location: SandboxLocation, *, by: Actor) -> HostClient:
+    async def resume_if_needed(self, location: SandboxLocation, *, by: Actor) -> HostClient:
         """Return the client for the host once the sandbox is running; with `auto_resume` it is resumed. The caller has checked access.
 
         Raises:
-            as `Targets.ready`.
+            as `RunningSandboxes.resume_if_needed`.
         """
         if not location.sandbox.is_usable:
-            await self._targets.ready(location.sandbox, by=by)
+            await self._running.resume_if_needed(location.sandbox, by=by)
         return location.host
 
     def forget(self, sandbox_id: SandboxId) -> None:

@@ -1,6 +1,6 @@
 """A visit to a port of a sandbox, from the head of the request to the end of the response.
 
-`heads.py` reads the head, `access.py` decides, `locations.py` finds the host, and `relay` forwards to it.
+`request_head.py` reads the head, `access.py` decides, `locations.py` finds the host, and `relay` forwards to it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from wrenn.control.auth import OpenCalls
 from wrenn.control.hosts import ERROR_CODE_HEADER, ERROR_TEXT_HEADER, HostClient, PortPlace
 from wrenn.control.http import Rates
 from wrenn.control.proxy.access import Admission, PortAccess
-from wrenn.control.proxy.heads import (
+from wrenn.control.proxy.locations import SandboxLocations
+from wrenn.control.proxy.request_head import (
     PortTarget,
     Visit,
     cookie_name,
@@ -28,7 +29,6 @@ from wrenn.control.proxy.heads import (
     response_headers,
     visit_of,
 )
-from wrenn.control.proxy.locations import SandboxLocations
 from wrenn.relay import (
     UNPACED,
     Head,
@@ -124,7 +124,7 @@ class Visits:
         else:
             await receive()  # websocket.connect
         for attempt in range(1, _ATTEMPTS + 1):
-            host = await self._locations.ready(admission.location, by=admission.visitor)
+            host = await self._locations.resume_if_needed(admission.location, by=admission.visitor)
             route = _Route(self._locations, host, target, visit, scope, is_public=admission.is_public)
             try:
                 if scope["type"] == "websocket":

@@ -5,7 +5,8 @@ from wrenn.control.sandboxes.changes import ChangeNotifier
 from wrenn.control.sandboxes.lookup import Lookup
 from wrenn.control.sandboxes.network_policy import NetworkRules
 from wrenn.control.sandboxes.operations.capacity import Capacity
-from wrenn.control.sandboxes.operations.create import Creation, SandboxSizeLimits
+from wrenn.control.sandboxes.operations.change_time_limits import TimeLimitChanges
+from wrenn.control.sandboxes.operations.create import Creations, SandboxSizeLimits
 from wrenn.control.sandboxes.operations.delete import Deletions
 from wrenn.control.sandboxes.operations.disk import Disks
 from wrenn.control.sandboxes.operations.fork import Forks
@@ -13,8 +14,7 @@ from wrenn.control.sandboxes.operations.network import Networks
 from wrenn.control.sandboxes.operations.pause import Pauses
 from wrenn.control.sandboxes.operations.pause_all import pause_all
 from wrenn.control.sandboxes.operations.resume import Resumes
-from wrenn.control.sandboxes.operations.targets import Target, Targets
-from wrenn.control.sandboxes.operations.time_limits import TimeLimitChanges
+from wrenn.control.sandboxes.operations.running_sandbox import RunningSandbox, RunningSandboxes
 from wrenn.control.sandboxes.operations.waiting import WaitLimits
 from wrenn.control.sandboxes.reconcile.comparison import Comparison, ComparisonSettings
 from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
@@ -31,7 +31,7 @@ __all__ = [
     "ChangeNotifier",
     "Comparison",
     "ComparisonSettings",
-    "Creation",
+    "Creations",
     "Deletions",
     "Disks",
     "Envs",
@@ -44,11 +44,11 @@ __all__ = [
     "Reconciler",
     "ReconcilerSettings",
     "Resumes",
+    "RunningSandbox",
+    "RunningSandboxes",
     "Sandbox",
     "SandboxSizeLimits",
     "State",
-    "Target",
-    "Targets",
     "TimeLimitChanges",
     "WaitLimits",
     "count_by_status",

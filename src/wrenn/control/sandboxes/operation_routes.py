@@ -12,13 +12,13 @@ from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import CredentialOf
 from wrenn.control.http import DomainOf, refusals, service, while_connected
+from wrenn.control.sandboxes.operations.change_time_limits import TimeLimitChanges
 from wrenn.control.sandboxes.operations.delete import Deletions
 from wrenn.control.sandboxes.operations.disk import Disks
 from wrenn.control.sandboxes.operations.fork import Forks
 from wrenn.control.sandboxes.operations.network import Networks
 from wrenn.control.sandboxes.operations.pause import Pauses
 from wrenn.control.sandboxes.operations.resume import Resumes
-from wrenn.control.sandboxes.operations.time_limits import TimeLimitChanges
 from wrenn.control.sandboxes.types import (
     Fork,
     SandboxList,

@@ -10,8 +10,8 @@ from fastapi.responses import JSONResponse, Response
 from wrenn.control.auth import CallerOf, CredentialOf
 from wrenn.control.http import DomainOf, refusals, service, while_connected
 from wrenn.control.sandboxes.lookup import Lookup
-from wrenn.control.sandboxes.operations.create import Creation
-from wrenn.control.sandboxes.operations.targets import Targets
+from wrenn.control.sandboxes.operations.create import Creations
+from wrenn.control.sandboxes.operations.running_sandbox import RunningSandboxes
 from wrenn.control.sandboxes.selection import SandboxFilter
 from wrenn.control.sandboxes.types import (
     LABELS_LIMIT,
@@ -54,7 +54,7 @@ async def create_sandbox(
     body: CreateSandbox,
     *,
     caller: CallerOf,
-    creation: Annotated[Creation, service(Creation)],
+    creations: Annotated[Creations, service(Creations)],
     domain: DomainOf,
     idempotency_key: Annotated[
         str | None,
@@ -65,7 +65,7 @@ async def create_sandbox(
 
     When the client goes away before that, the sandbox is removed, unless the request has an idempotency key.
     """
-    sandbox = await while_connected(request, creation.create(caller, body, idempotency_key))
+    sandbox = await while_connected(request, creations.create(caller, body, idempotency_key))
     return JSONResponse(sandbox_json(sandbox, domain), 201)
 
 
@@ -95,8 +95,10 @@ async def get_sandbox(
 
 @router.post("/{sandbox_id}/ping", status_code=204, responses=refusals(404, 409, 502, 503))
 async def ping_sandbox(
-    sandbox_id: str, credential: CredentialOf, targets: Annotated[Targets, service(Targets)]
+    sandbox_id: str,
+    credential: CredentialOf,
+    running_sandboxes: Annotated[RunningSandboxes, service(RunningSandboxes)],
 ) -> Response:
     """Reset the inactivity timer."""
-    await targets.ping(credential, sandbox_id)
+    await running_sandboxes.ping(credential, sandbox_id)
     return Response(status_code=204)

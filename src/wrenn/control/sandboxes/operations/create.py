@@ -65,7 +65,7 @@ class Size:
                 )
 
 
-class Creation:
+class Creations:
     """Creates sandboxes: checks the request, places the sandbox on a host, and waits until it runs.
 
     `observe` gets the seconds that each phase took: `place` until the row is written, `start` until the sandbox runs.

@@ -8,7 +8,7 @@ from wrenn.control.db import Database, Hints
 from wrenn.control.sandboxes import desired_state_store
 from wrenn.control.sandboxes.changes import ChangeNotifier
 from wrenn.control.sandboxes.lookup import Lookup
-from wrenn.control.sandboxes.operations.refusals import refuse_change
+from wrenn.control.sandboxes.operations.invalid_state import raise_invalid_state
 from wrenn.control.sandboxes.operations.waiting import (
     WaitLimits,
     wait_paused,
@@ -49,7 +49,7 @@ class Pauses:
             if not await desired_state_store.set_desired_paused(
                 self._database, self._hints, sandbox.sandbox_id, by=by
             ):
-                await refuse_change(self._database, sandbox, "only one that runs can be paused")
+                await raise_invalid_state(self._database, sandbox, "only one that runs can be paused")
             await fault_point("control.pause.after_desired")
             self._reconciler.wake()
             return await wait_paused(change, self._wait_limits)

@@ -11,7 +11,7 @@ from wrenn.control.sandboxes import desired_state_store
 from wrenn.control.sandboxes.changes import ChangeNotifier
 from wrenn.control.sandboxes.lookup import Lookup
 from wrenn.control.sandboxes.operations.capacity import Capacity, added_usage
-from wrenn.control.sandboxes.operations.refusals import refuse_change
+from wrenn.control.sandboxes.operations.invalid_state import raise_invalid_state
 from wrenn.control.sandboxes.operations.waiting import (
     WaitLimits,
     wait_resumed,
@@ -55,7 +55,7 @@ class Resumes:
         sandbox = found.sandbox
         with self._changes.watch(sandbox.sandbox_id) as change:
             if not await self._set_desired_running(sandbox, found.caller.actor):
-                await refuse_change(self._database, sandbox, "only a paused one can be resumed")
+                await raise_invalid_state(self._database, sandbox, "only a paused one can be resumed")
             await fault_point("control.resume.after_desired")
             self._reconciler.wake()
             return await wait_resumed(change, self._wait_limits)

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from wrenn.agent.sandboxes.disk_watch import (
+from wrenn.agent.sandboxes.disk_rules import (
     FASTEST_B_PER_S,
     MIN_CHECK_INTERVAL_S,
     DiskLimits,
     next_check_s,
-    suspend_reason,
+    reason_to_suspend,
 )
 from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
 from wrenn.base.errors import NoCapacity
@@ -22,8 +22,8 @@ from wrenn.vm import Shape
 LIMITS = DiskLimits(reserve_b=1 * GIB, sandbox_b=8 * GIB)
 
 
-def held(*, free_b: int, used_b: int = 0, grown_b: int = 0, before: bool = False) -> str:
-    return suspend_reason(
+def reason(*, free_b: int, used_b: int = 0, grown_b: int = 0, before: bool = False) -> str:
+    return reason_to_suspend(
         free_b=free_b, used_b=used_b, share_b=8 * GIB, grown_b=grown_b, limits=LIMITS, suspended=before
     )
 
@@ -38,23 +38,23 @@ def test_the_fastest_disk_cannot_write_the_reserve_between_two_looks(free_b: int
 
 
 def test_a_sandbox_that_writes_below_the_reserve_is_suspended_and_one_that_hardly_writes_is_not() -> None:
-    assert not held(free_b=2 * GIB, grown_b=GIB)
-    assert not held(free_b=900 * MIB, grown_b=1 * MIB)
-    assert "host is full" in held(free_b=900 * MIB, grown_b=5 * MIB)
-    assert "host is full" in held(free_b=200 * MIB, grown_b=1)
+    assert not reason(free_b=2 * GIB, grown_b=GIB)
+    assert not reason(free_b=900 * MIB, grown_b=1 * MIB)
+    assert "host is full" in reason(free_b=900 * MIB, grown_b=5 * MIB)
+    assert "host is full" in reason(free_b=200 * MIB, grown_b=1)
 
 
 def test_a_suspended_sandbox_continues_only_when_there_is_clearly_space() -> None:
-    assert held(free_b=1 * GIB, before=True)
-    assert not held(free_b=1 * GIB + 129 * MIB, before=True)
+    assert reason(free_b=1 * GIB, before=True)
+    assert not reason(free_b=1 * GIB + 129 * MIB, before=True)
 
 
 def test_a_share_that_is_used_up_holds_however_much_is_free() -> None:
-    assert "8192 MB" in held(free_b=500 * GIB, used_b=8 * GIB + 1)
-    assert not held(free_b=500 * GIB, used_b=8 * GIB)
+    assert "8192 MB" in reason(free_b=500 * GIB, used_b=8 * GIB + 1)
+    assert not reason(free_b=500 * GIB, used_b=8 * GIB)
     unlimited = DiskLimits(reserve_b=GIB, sandbox_b=0)
     share_b = unlimited.share_b(record(5120))
-    assert not suspend_reason(
+    assert not reason_to_suspend(
         free_b=5 * GIB, used_b=900 * GIB, share_b=share_b, grown_b=0, limits=unlimited, suspended=False
     )
 

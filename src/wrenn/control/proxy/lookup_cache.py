@@ -17,7 +17,7 @@ _LIMIT: Final = 10_000
 """Entries; with more, all are looked up anew."""
 
 
-class RecentLookups(Generic[K, V]):
+class LookupCache(Generic[K, V]):
     """Caches the results of `look` by key for a moment. `keep` says which results to cache; errors are not cached."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Finds the running sandbox that a request is about, and resumes it first if it should be."""
+"""Finds the running sandbox that a request is about, and resumes it first if it is paused and has `auto_resume`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PING_TIMEOUT_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RunningSandbox:
     """A running sandbox, its team, and the client for its host."""
 
     sandbox_id: SandboxId
@@ -30,7 +30,7 @@ class Target:
     host: HostClient
 
 
-class Targets:
+class RunningSandboxes:
     """Finds the running sandbox that a request is about, and resumes it first if it has `auto_resume`."""
 
     def __init__(
@@ -48,36 +48,35 @@ class Targets:
         self._resumes = resumes
         self._open_calls = open_calls
 
-    async def target(self, credential: Credential, text_id: str) -> Target:
-        """Return the running sandbox that a request is about; one query.
+    async def find_or_resume(self, credential: Credential, text_id: str) -> RunningSandbox:
+        """Return the running sandbox that a request is about, resumed first if it has `auto_resume`; one query if it runs already.
 
         Raises:
-            as `ready`.
+            As `resume_if_needed`.
         """
         found = await self._lookup.locate(credential, text_id)
-        sandbox = await self.ready(found.sandbox, by=found.caller.actor)
-        return Target(sandbox.sandbox_id, sandbox.team_id, self._clients.at(found.address))
+        sandbox = await self.resume_if_needed(found.sandbox, by=found.caller.actor)
+        return RunningSandbox(sandbox.sandbox_id, sandbox.team_id, self._clients.at(found.address))
 
     @asynccontextmanager
-    async def opened(self, credential: Credential, text_id: str) -> AsyncGenerator[Target]:
-        """Like `target`, for a call that may last long: the body is cancelled once the credential no longer allows it.
+    async def opened(self, credential: Credential, text_id: str) -> AsyncGenerator[RunningSandbox]:
+        """Like `find_or_resume`, for a call that may last long: the body is cancelled once the credential no longer allows it.
 
         Raises:
-            as `ready`. AccessLost: the body was cancelled.
+            As `resume_if_needed`. AccessLost: the body was cancelled.
         """
         found = await self._lookup.locate(credential, text_id)
-        sandbox = await self.ready(found.sandbox, by=found.caller.actor)
+        sandbox = await self.resume_if_needed(found.sandbox, by=found.caller.actor)
         async with self._open_calls.while_allowed(credential, found.caller):
-            yield Target(sandbox.sandbox_id, sandbox.team_id, self._clients.at(found.address))
+            yield RunningSandbox(sandbox.sandbox_id, sandbox.team_id, self._clients.at(found.address))
 
-    async def ready(self, sandbox: Sandbox, *, by: Actor) -> Sandbox:
+    async def resume_if_needed(self, sandbox: Sandbox, *, by: Actor) -> Sandbox:
         """Return the sandbox once it is running, and resume it first if it has `auto_resume`. The caller has checked access.
 
-        One with `auto_resume` is resumed first. While a time-out asks the host whether the sandbox is idle, the answer is
-        waited for: a sandbox in use is not refused.
+        If the host is checking whether the sandbox is idle, this waits for the result, so that a sandbox in use is not refused.
 
         Raises:
-            InvalidState: it does not run. Unavailable: its host is silent. Else why it could not be resumed.
+            InvalidState: it does not run. Unavailable: its host does not answer. Else the reason why it was not resumed.
         """
         if not sandbox.is_usable and _may_run_soon(sandbox):
             sandbox = await self._resumes.wake_up(sandbox, by)
@@ -90,15 +89,15 @@ class Targets:
         return sandbox
 
     async def ping(self, credential: Credential, text_id: str) -> None:
-        """Reset the idle timer."""
-        target = await self.target(credential, text_id)
-        await target.host.ping_sandbox(target.sandbox_id, timeout_s=_PING_TIMEOUT_S)
-        await comparison_store.record_ping(self._database, target.sandbox_id)
+        """Reset the idle timer; resumes the sandbox first if it has `auto_resume`."""
+        running = await self.find_or_resume(credential, text_id)
+        await running.host.ping_sandbox(running.sandbox_id, timeout_s=_PING_TIMEOUT_S)
+        await comparison_store.record_ping(self._database, running.sandbox_id)
 
 
 def _may_run_soon(sandbox: Sandbox) -> bool:
     """Whether it is paused or being paused and has `auto_resume`, or is only being checked for idleness."""
     if sandbox.desired is Desired.STOPPED:
         return False
-    asked_whether_idle = sandbox.status is State.RUNNING and sandbox.idle_ms > 0
-    return asked_whether_idle or (sandbox.auto_resume and sandbox.status in (State.RUNNING, State.PAUSED))
+    idle_check_pending = sandbox.status is State.RUNNING and sandbox.idle_ms > 0
+    return idle_check_pending or (sandbox.auto_resume and sandbox.status in (State.RUNNING, State.PAUSED))

@@ -8,7 +8,7 @@ from wrenn.control.sandboxes import store
 from wrenn.control.sandboxes.records import Sandbox
 
 
-async def refuse_change(database: Database, sandbox: Sandbox, rule: str) -> None:
+async def raise_invalid_state(database: Database, sandbox: Sandbox, rule: str) -> None:
     """Raise that the sandbox, whose desired state could not be set, is in a state that `rule` does not allow.
 
     Raises:

@@ -34,7 +34,7 @@ _EVERY_S: Final = 2.0
 _BATCH: Final = 20
 
 
-class Recovery:
+class PasswordReset:
     """Verifies e-mail addresses and resets passwords with tokens that were sent by mail."""
 
     def __init__(

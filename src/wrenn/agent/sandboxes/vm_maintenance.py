@@ -21,7 +21,7 @@ _CONCURRENCY: Final = 16
 """VMs that are maintained at a time."""
 
 
-class Maintenance:
+class VmMaintenance:
     """Maintains the VMs of all sandboxes that run and are not being changed."""
 
     def __init__(self, *, data_dir: Path, reserve_b: int, entries: Callable[[], Iterable[Entry]]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wrenn.base.file_names import name_to_text, path_to_text, text_to_name
+from wrenn.base.file_name_encoding import name_to_text, path_to_text, text_to_name
 
 
 @given(st.binary())

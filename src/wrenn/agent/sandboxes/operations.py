@@ -23,7 +23,7 @@ from wrenn.vm import Driver
 
 
 @dataclass(frozen=True, slots=True)
-class Verbs:
+class Operations:
     """All operations on a sandbox, and the objects that they share."""
 
     layout: Layout

@@ -1,0 +1,6 @@
+"""E-mail verification and password reset, which need no login."""
+
+from wrenn.control.password_reset.routes import router
+from wrenn.control.password_reset.service import PasswordReset
+
+__all__ = ["PasswordReset", "router"]
