@@ -22,7 +22,7 @@ from wrenn.control.mail.message import compose
 from wrenn.control.mail.smtp import MailFailed
 from wrenn.control.settings import Settings
 from wrenn.control.throttle import Throttle
-from wrenn.control.throttle.throttle import Policy, Subject
+from wrenn.control.throttle.throttle import Subject, ThrottlePolicy
 from wrenn.testing.agent_host import running_agent_host
 
 from .conftest import (
@@ -581,13 +581,13 @@ async def test_without_a_mail_server_nothing_is_asked_for(people: People):
 
 async def test_good_tries_at_once_make_nobody_wait(place: Place):
     throttle = Throttle(place.database)
-    many = Subject("address:many", Policy(free=40, first_wait_s=60, longest_wait_s=60, forget_s=900))
-    await asyncio.gather(*(throttle.begin(many) for _ in range(40)))
-    source = Subject("address:test", Policy(free=3, first_wait_s=60, longest_wait_s=60, forget_s=900))
-    await asyncio.gather(*(throttle.begin(source) for _ in range(4)))
+    many = Subject("address:many", ThrottlePolicy(free=40, first_wait_s=60, longest_wait_s=60, forget_s=900))
+    await asyncio.gather(*(throttle.count_attempt(many) for _ in range(40)))
+    source = Subject("address:test", ThrottlePolicy(free=3, first_wait_s=60, longest_wait_s=60, forget_s=900))
+    await asyncio.gather(*(throttle.count_attempt(source) for _ in range(4)))
     # The fourth counts as a bad one while it is under way, so that guesses at once are no more than the free ones.
     with pytest.raises(Exception, match="Too many attempts"):
-        await throttle.begin(source)
+        await throttle.count_attempt(source)
     for _ in range(4):
-        await place.database.transaction(lambda tx: throttle.take_back(tx, source))
-    await throttle.begin(source)
+        await place.database.transaction(lambda tx: throttle.uncount(tx, source))
+    await throttle.count_attempt(source)

@@ -194,15 +194,15 @@ async def test_a_change_of_limits_is_in_the_platforms_log(platform: Platform):
 
 def test_what_fits_fits_exactly():
     standing = QuotaStatus(Limits(vcpus=4, creates_per_second=2), Usage(vcpus=3, creates_per_second=1))
-    standing.admit(Usage(vcpus=1, running_sandboxes=1000, creates_per_second=1))
+    standing.require_within_quota(Usage(vcpus=1, running_sandboxes=1000, creates_per_second=1))
     with pytest.raises(QuotaExceeded, match=r"4 vCPUs; it has 3, and 2 more would be 1 too many"):
-        standing.admit(Usage(vcpus=2))
+        standing.require_within_quota(Usage(vcpus=2))
     with pytest.raises(RateLimited):
-        standing.admit(Usage(creates_per_second=2))
+        standing.require_within_quota(Usage(creates_per_second=2))
     with pytest.raises(QuotaExceeded):
-        standing.admit(Usage(creates_per_second=3))
+        standing.require_within_quota(Usage(creates_per_second=3))
     # Who is over a limit that was lowered may still do what needs nothing of it.
-    QuotaStatus(Limits(vcpus=1), Usage(vcpus=3)).admit(Usage(total_sandboxes=1))
+    QuotaStatus(Limits(vcpus=1), Usage(vcpus=3)).require_within_quota(Usage(total_sandboxes=1))
     assert Limits(vcpus=0).over(Limits(vcpus=9, memory_mb=5)) == Limits(vcpus=0, memory_mb=5)
 
 

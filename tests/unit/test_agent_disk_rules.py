@@ -75,13 +75,13 @@ def test_a_sandbox_is_admitted_while_all_shares_fit_the_disk_as_often_as_it_may_
     twice = DiskLimits(reserve_b=GIB, sandbox_b=8 * GIB, overcommit=2.0)
     new = record(5120).spec
     others = [record(5120), record(5120), record(10 * 1024)]  # 8 + 8 + 13 GiB
-    twice.admit(new, others, disk_b=19 * GIB)
+    twice.require_capacity(new, others, disk_b=19 * GIB)
     with pytest.raises(NoCapacity, match="disk is promised"):
-        twice.admit(new, others, disk_b=18 * GIB)
+        twice.require_capacity(new, others, disk_b=18 * GIB)
     with pytest.raises(NoCapacity):
-        twice.admit(record(8 * 1024).spec, others, disk_b=19 * GIB)
-    LIMITS.admit(new, others, disk_b=1)  # no limit
+        twice.require_capacity(record(8 * 1024).spec, others, disk_b=19 * GIB)
+    LIMITS.require_capacity(new, others, disk_b=1)  # no limit
     without_shares = DiskLimits(reserve_b=GIB, sandbox_b=0, overcommit=1.0)
-    without_shares.admit(new, others, disk_b=25 * GIB)  # 5 + 5 + 10 + 5 GiB
+    without_shares.require_capacity(new, others, disk_b=25 * GIB)  # 5 + 5 + 10 + 5 GiB
     with pytest.raises(NoCapacity):
-        without_shares.admit(new, others, disk_b=24 * GIB)
+        without_shares.require_capacity(new, others, disk_b=24 * GIB)

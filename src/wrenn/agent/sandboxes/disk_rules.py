@@ -45,7 +45,7 @@ class DiskLimits:
         """Return the bytes that this sandbox may use; 0 means no limit."""
         return disk_share_b(_disk_mb(record), self.sandbox_b)
 
-    def admit(self, spec: SandboxSpec, records: Sequence[Record], disk_b: int) -> None:
+    def require_capacity(self, spec: SandboxSpec, records: Sequence[Record], disk_b: int) -> None:
         """Check that the share of a new sandbox fits beside the shares of the others, as the control plane counts.
 
         Raises:

@@ -168,7 +168,7 @@ class Sandboxes:
         if entry is None:
             self._require_free_disk()
             records = [known.record for known in self._entries.values()]
-            self._disk.admit(spec, records, total_b(self._layout.data_dir))
+            self._disk.require_capacity(spec, records, total_b(self._layout.data_dir))
             entry = Entry(Record(spec, State.STARTING, network=network))
             self._entries[spec.sandbox_id] = entry
             entry.starting = self._start_work(f"bring up {spec.sandbox_id}", self._bring_up(entry))
@@ -308,7 +308,7 @@ class Sandboxes:
     async def _set_disk(self, entry: Entry, disk_mb: int) -> Record:
         others = [other.record for other in self._entries.values() if other is not entry]
         wanted = replace(entry.record.spec, disk_mb=disk_mb)
-        self._disk.admit(wanted, others, total_b(self._layout.data_dir))
+        self._disk.require_capacity(wanted, others, total_b(self._layout.data_dir))
         async with entry.locked():
             entry.record = self._operations.set_disk.record_size(
                 entry.record, disk_mb, partial(self._save, entry)

@@ -62,7 +62,7 @@ class AccountMails:
         if self._public_url is None or not mail.is_mailable(email):
             return False
         limits = Subject.team_mails(team_id), Subject.invitation_mail(email)
-        if not await self._throttle.allows(tx, *limits):
+        if not await self._throttle.count_if_allowed(tx, *limits):
             return False
         await mail.put(
             tx,

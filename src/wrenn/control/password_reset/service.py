@@ -54,7 +54,7 @@ class PasswordReset:
         """
         if not self._mails.is_configured:
             raise MailNotConfigured("This platform sends no mail: ask an admin of the platform.")
-        await self._throttle.begin(Subject.mail_client(address), Subject.mail_request(email))
+        await self._throttle.count_attempt(Subject.mail_client(address), Subject.mail_request(email))
         await token_store.request(self._database, purpose, email)
         self.loop.wake()
 
@@ -65,7 +65,7 @@ class PasswordReset:
             NotFound: not a valid token. RateLimited: too many tries from this client.
         """
         source = Subject.address(address)
-        await self._throttle.begin(source)
+        await self._throttle.count_attempt(source)
         token_hash = _hash_of(Purpose.VERIFY, token)
         sent = await self._find(Purpose.VERIFY, token_hash)
 
@@ -78,7 +78,7 @@ class PasswordReset:
                 audit_actions.EMAIL_VERIFIED,
                 user.user_id,
             )
-            await self._throttle.take_back(tx, source)
+            await self._throttle.uncount(tx, source)
 
         await self._database.transaction(verify)
 
@@ -93,7 +93,7 @@ class PasswordReset:
         """
         source = Subject.address(address)
         async with self._passwords.turn():
-            await self._throttle.begin(source)
+            await self._throttle.count_attempt(source)
             token_hash = _hash_of(Purpose.RESET, token)
             # A hash is dear: none is made for a token that is not valid.
             sent = await self._find(Purpose.RESET, token_hash)

@@ -83,7 +83,7 @@ class Profiles:
                 if body.confirm_password != body.new_password:
                     raise InvalidRequest("confirm_password: must be the same as new_password.")
             else:
-                await self._throttle.begin(tries)
+                await self._throttle.count_attempt(tries)
                 current = Secret(body.current_password or "")
                 if not await self._passwords.verify(current, user.password_hash):
                     raise WrongPassword("current_password: is not the password of this account.")

@@ -1,9 +1,10 @@
-"""Quotas: what a team may have at once. Features count their resources and call `QuotaStatus.admit` under a lock.
+"""Quotas: how much a team may have at once. Features count their resources and call `QuotaStatus.require_within_quota` under a lock.
 
-The endpoints are `routes`, over `service`; both know callers, what is here does not.
+`limits.py` and `quota_status.py` are values without callers; `routes.py` and `service.py` are the endpoints.
 """
 
-from wrenn.control.quotas.limits import NO_LIMIT, Limits, QuotaExceeded, QuotaStatus, Usage
+from wrenn.control.quotas.limits import NO_LIMIT, Limits
+from wrenn.control.quotas.quota_status import QuotaExceeded, QuotaStatus, Usage
 from wrenn.control.quotas.store import (
     LIMIT_COLUMNS,
     limits_of,

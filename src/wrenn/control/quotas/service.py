@@ -9,14 +9,15 @@ from wrenn.base.ids import TeamId
 from wrenn.control.auth import Account, Caller
 from wrenn.control.db import Database
 from wrenn.control.quotas import store
-from wrenn.control.quotas.limits import Limits, QuotaStatus
+from wrenn.control.quotas.limits import Limits
+from wrenn.control.quotas.quota_status import QuotaStatus
 
 FindQuotaStatus = Callable[[TeamId], Awaitable[QuotaStatus]]
-"""A team's limits with what it uses of them."""
+"""Reads a team's limits and usage."""
 
 
 class Quotas:
-    """Reads and sets the limits of teams. `find_quota_status` counts what other features keep."""
+    """Reads and sets the limits of teams. `find_quota_status` reads limits and usage together, since other features count the resources."""
 
     def __init__(self, *, database: Database, find_quota_status: FindQuotaStatus) -> None:
         self._database = database

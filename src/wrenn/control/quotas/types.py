@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import BaseModel, Field, StrictInt
 
 from wrenn.control.http import RequestBody
-from wrenn.control.quotas.limits import Limits, QuotaStatus
+from wrenn.control.quotas.limits import Limits
+from wrenn.control.quotas.quota_status import QuotaStatus
 
 _Count = Annotated[StrictInt | None, Field(ge=0, le=2**31 - 1)]
 

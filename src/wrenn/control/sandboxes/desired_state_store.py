@@ -1,8 +1,8 @@
 """Statements that write the desired state of sandboxes and their time limits.
 
 Writing a desired state revokes the lease on the row: the result of the former worker will not be written, and new work may begin at
-once. Of several concurrent callers one succeeds. The row names who made the request. A removal, which is never taken back, is recorded in
-the audit log with the request; a pause or resume, which a host may refuse, with its result.
+once. Of several concurrent callers one succeeds. The row names who made the request. A removal cannot fail, so
+it is recorded in the audit log together with the request; a pause or resume, which a host may refuse, is recorded with its result.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def is_usable() -> ColumnElement[bool]:
 
 def _can_pause() -> ColumnElement[bool]:
     """SQL condition: the sandbox can be paused, also while an idle check of its host is in progress."""
-    asked = and_(_c.status == State.RUNNING, _c.desired == Desired.PAUSED, _c.idle_ms > 0)
-    return or_(is_usable(), asked)
+    idle_check_pending = and_(_c.status == State.RUNNING, _c.desired == Desired.PAUSED, _c.idle_ms > 0)
+    return or_(is_usable(), idle_check_pending)
 
 
 def destroy_entries(wanted: CTE, by: Actor, facts: Facts, where: ColumnElement[bool] | None = None) -> CTE:
@@ -109,7 +109,7 @@ async def set_desired_stopped(
 ) -> None:
     """Set the desired state of these sandboxes to `stopped`, whatever it was; those that have ended stay as they are.
 
-    `cause`: why, where the system does it.
+    `cause`: the reason, if the system requests it.
     """
     among = _c.id.in_([sandbox_id.value for sandbox_id in ids])
     await database.execute(_stop_statement(hints, among, by, {"cause": cause} if cause else {}))
@@ -148,7 +148,7 @@ async def set_desired_paused_for_all(database: Database, hints: Hints) -> set[Sa
 async def set_desired_running(tx: Transaction, hints: Hints, sandbox_id: SandboxId, *, by: Actor) -> bool:
     """Set the desired state of a paused sandbox to `running`; False: it is not paused, or is being changed already.
 
-    A life whose end was to be paused, and that has ended, goes on without an end: it was paused.
+    If its lifetime has ended with a pause (`on_expiry` "pause"), it continues without a lifetime.
     """
     is_paused = _c.status == State.PAUSED, _c.desired == Desired.PAUSED
     ahead = or_(_c.on_expiry == "kill", _c.expires_at > func.now())
@@ -178,13 +178,13 @@ async def lock_to_change(tx: Transaction, sandbox_id: SandboxId, *, only: str) -
     """Lock a sandbox that is running or paused, so that its configuration can be changed.
 
     Raises:
-        InvalidState: it does not; `only` says what could be done otherwise.
+        InvalidState: it is neither; `only` ends the message: "only the disk of …".
     """
     locked = await lock(tx, sandbox_id)
     assert locked is not None, "rows are kept"
     now, _ = locked
     if now.status not in (State.RUNNING, State.PAUSED) or now.desired is Desired.STOPPED:
-        raise InvalidState(f"Sandbox {sandbox_id} is {now.now_is}: only {only}.")
+        raise InvalidState(f"Sandbox {sandbox_id} is {now.state_text}: only {only}.")
     return now
 
 

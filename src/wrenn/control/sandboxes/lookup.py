@@ -85,7 +85,7 @@ class Lookup:
         is_paused = sandbox.status is State.PAUSED and sandbox.desired is Desired.PAUSED
         if not sandbox.is_usable and not is_paused:
             raise InvalidState(
-                f"Sandbox {sandbox.sandbox_id} is {sandbox.now_is}: a snapshot is taken of one that runs or is paused."
+                f"Sandbox {sandbox.sandbox_id} is {sandbox.state_text}: a snapshot is taken of one that runs or is paused."
             )
         return found.caller, snapshot_source_of(sandbox, found.address)
 

@@ -159,7 +159,7 @@ class Sandbox:
     last_updated: datetime
 
     @property
-    def now_is(self) -> str:
+    def state_text(self) -> str:
         """Describe the current state for an error message: "paused", "being removed"."""
         return in_words(self.status, self.desired)
 

@@ -35,6 +35,11 @@ def is_live() -> Any:
     return sandboxes.c.status.not_in(sorted(ENDED))
 
 
+def takes_memory() -> ColumnElement[bool]:
+    """SQL condition on a live sandbox: it takes memory of its host, because it is not paused or is being resumed."""
+    return or_(sandboxes.c.status != State.PAUSED, sandboxes.c.desired == Desired.RUNNING)
+
+
 def sandbox_of(row: Row[Any]) -> Sandbox:
     """Convert a row of `select_sandboxes` to a value."""
     return Sandbox(

@@ -46,7 +46,7 @@ class PasswordLogin:
             raise SignupClosed("Sign-up is closed: ask an admin of the platform for an account.")
         source = Subject.address(address)
         async with self._passwords.turn():
-            await self._throttle.begin(source)
+            await self._throttle.count_attempt(source)
             password_hash = await self._passwords.hash(Secret(body.password))
 
             async def insert(tx: Transaction) -> SignedIn:
@@ -66,7 +66,7 @@ class PasswordLogin:
         """
         account, source = Subject.account(body.email), Subject.address(address)
         async with self._passwords.turn():
-            await self._throttle.begin(account, source)
+            await self._throttle.count_attempt(account, source)
             password = Secret(body.password)
             user = await user_store.find_by_email(self._database, body.email)
             stored = user.password_hash if user is not None else None

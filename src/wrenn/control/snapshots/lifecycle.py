@@ -88,7 +88,7 @@ class SnapshotLifecycle:
                 if not there:
                     # How much it takes is known only when it is there; with nothing left it need not be begun.
                     team = await store.quota_status(tx, source.team_id, self._settings.limits)
-                    team.admit(Usage(snapshot_mb=1))
+                    team.require_within_quota(Usage(snapshot_mb=1))
             await store.insert_pending(
                 tx, snapshot_id, source, name=name, owner=self.leases.owner, lease_s=self.leases.lease_s
             )

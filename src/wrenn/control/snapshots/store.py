@@ -228,7 +228,9 @@ async def publish(
         .returning(_c.id)
     )
     old = [SnapshotId(row.id) for row in replaced]
-    (await quota_status(tx, team_id, defaults)).admit(Usage(snapshot_mb=-(-taken.size_b // MIB)))
+    (await quota_status(tx, team_id, defaults)).require_within_quota(
+        Usage(snapshot_mb=-(-taken.size_b // MIB))
+    )
     written = await tx.execute(
         update(templates)
         .where(_c.id == snapshot_id.value)

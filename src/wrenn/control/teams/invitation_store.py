@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import and_, delete, func, select
-from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.dialects.postgresql import insert
 
 from wrenn.base.ids import InvitationId, TeamId, UserId
 from wrenn.control.db import Database, Transaction, in_s, span_s
@@ -58,7 +58,7 @@ def _invitation(row: Any) -> Invitation:
     )
 
 
-async def put(
+async def upsert(
     tx: Transaction, team_id: TeamId, *, email: str, token_hash: str, invited_by: UserId, life_s: float
 ) -> Invitation:
     """Insert an invitation of this address, in place of an earlier one."""
@@ -69,7 +69,7 @@ async def put(
         "created_at": func.now(),
         "expires_at": in_s(life_s),
     }
-    wanted = upsert(invitations).values(team_id=team_id.value, email=email, **values)
+    wanted = insert(invitations).values(team_id=team_id.value, email=email, **values)
     await tx.execute(wanted.on_conflict_do_update(index_elements=["team_id", "email"], set_=values))
     return _invitation((await tx.execute(_select_valid().where(_c.token_hash == token_hash))).one())
 

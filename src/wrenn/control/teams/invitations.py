@@ -26,10 +26,10 @@ from wrenn.control.teams.team_store import Team
 from wrenn.control.throttle import Subject, Throttle
 from wrenn.control.users import user_store
 
-LIFE_S: Final = 7 * 86_400
+INVITATION_LIFETIME_S: Final = 7 * 86_400
 INVITATIONS_LIMIT: Final = 100
 """Of one team: more is a program that invites a list of addresses."""
-_FORM: Final = re.compile(r"wri_[0-9a-f]{64}")
+_TOKEN_PATTERN: Final = re.compile(r"wri_[0-9a-f]{64}")
 _GONE: Final = (
     "This invitation cannot be accepted: it was used, revoked or replaced by a newer one, or has expired."
 )
@@ -60,7 +60,7 @@ class Invitations:
             RateLimited: too many from this user.
         """
         team_id = own_team(member, text_id)
-        await self._throttle.begin(Subject.invitations(member.user_id))
+        await self._throttle.count_attempt(Subject.invitations(member.user_id))
         token = Secret(f"wri_{random_hex(32)}")
 
         async def invite(tx: Transaction) -> Invited:
@@ -70,13 +70,13 @@ class Invitations:
                 raise InvalidRequest("email: is a member of this team already.")
             if await invitation_store.count_others(tx, team_id, email) >= INVITATIONS_LIMIT:
                 raise Conflict(f"The team has {INVITATIONS_LIMIT} invitations: revoke some first.")
-            made = await invitation_store.put(
+            made = await invitation_store.upsert(
                 tx,
                 team_id,
                 email=email,
                 token_hash=token.sha256_hex(),
                 invited_by=member.user_id,
-                life_s=LIFE_S,
+                life_s=INVITATION_LIFETIME_S,
             )
             await record(
                 tx, team_id, member.actor, audit_actions.member_invited(email), str(made.invitation_id)
@@ -122,7 +122,7 @@ class Invitations:
         Raises:
             NotFound: no invitation that can be accepted. Forbidden: it is for another address.
         """
-        if _FORM.fullmatch(token) is None:
+        if _TOKEN_PATTERN.fullmatch(token) is None:
             raise NotFound(_GONE)
         token_hash = Secret(token).sha256_hex()
 

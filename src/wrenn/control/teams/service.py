@@ -198,7 +198,7 @@ class Teams:
         wanted = text.strip().lower()
         if len(wanted) < SEARCH_MIN_CHARACTERS:
             raise InvalidRequest(f"email: must have at least {SEARCH_MIN_CHARACTERS} characters.")
-        await self._throttle.begin(Subject.search(account.user_id))
+        await self._throttle.count_attempt(Subject.search(account.user_id))
         return await user_store.search(self._database, account.user_id, wanted, limit=_SEARCH_LIMIT)
 
     async def _require_capacity(self, tx: Transaction, user_id: UserId) -> None:

@@ -11,21 +11,20 @@ from wrenn.control.db import Database, Transaction, in_s, span_s
 from wrenn.control.throttle.tables import attempts
 
 if TYPE_CHECKING:
-    from wrenn.control.throttle.throttle import Policy
+    from wrenn.control.throttle.throttle import ThrottlePolicy
 
 _c = attempts.c
-# Not the time of the try: a transaction that began before it, and waited for its row, would find itself too early.
+# Not the time of the attempt: a transaction that began earlier and waited for the row would then be refused as too early.
 _NOT_BLOCKED = func.to_timestamp(0)
 
 
-async def count(tx: Transaction, subject: str, policy: Policy) -> float | None:
+async def count(tx: Transaction, subject: str, policy: ThrottlePolicy) -> float | None:
     """Count an attempt; returns None if it was counted, or how many seconds to wait if it comes too soon.
 
-    A try counts as a bad one until `clear` or `take_back` says otherwise: of guesses made at once no more than the free ones get
-    through.
+    Each attempt counts as failed until `clear` or `uncount` is called, so that concurrent guesses cannot exceed the free ones.
     """
     number = case((_c.last_at < func.now() - span_s(policy.forget_s), 1), else_=_c.count + 1)
-    # Bounded, as the power of a long series is no number any more.
+    # Bounded, because the power of a long series would overflow.
     beyond = func.least(number - policy.free - 1, 30)
     wait = func.least(
         cast(literal(policy.first_wait_s), Float) * func.power(2.0, beyond), policy.longest_wait_s
@@ -57,7 +56,7 @@ async def clear(tx: Transaction, subject: str) -> None:
     await tx.execute(delete(attempts).where(_c.subject == subject))
 
 
-async def take_back(tx: Transaction, subject: str, policy: Policy) -> None:
+async def uncount(tx: Transaction, subject: str, policy: ThrottlePolicy) -> None:
     """Uncount one attempt."""
     left = _c.count - 1
     await tx.execute(

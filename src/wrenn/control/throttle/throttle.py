@@ -13,13 +13,13 @@ from wrenn.control.throttle import attempt_store
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """How many attempts are free, and how long the waits after them are: each is twice as long as the one before.
+class ThrottlePolicy:
+    """How many attempts are free, and how long a client waits after each further one: twice as long as after the one before.
 
     Attributes:
-        free: tries without a wait.
-        first_wait_s, longest_wait_s: the wait after the first try that is not free, and the limit of its doubling.
-        forget_s: after so long without a try all is forgotten.
+        free: attempts without a wait.
+        first_wait_s, longest_wait_s: the wait after the first attempt that is not free, and the limit of its doubling.
+        forget_s: after so long without an attempt the count begins again.
     """
 
     free: int
@@ -28,23 +28,23 @@ class Policy:
     forget_s: float
 
 
-ACCOUNT: Final = Policy(free=10, first_wait_s=1, longest_wait_s=60, forget_s=900)
-"""Of passwords for one account. A minute at the longest: a stranger must not be able to lock the owner out."""
-ADDRESS: Final = Policy(free=50, first_wait_s=1, longest_wait_s=300, forget_s=900)
-"""Of passwords and sign-ups from one address, which an office may share."""
-SEARCH: Final = Policy(free=30, first_wait_s=1, longest_wait_s=30, forget_s=60)
-"""Of searches for users."""
+ACCOUNT: Final = ThrottlePolicy(free=10, first_wait_s=1, longest_wait_s=60, forget_s=900)
+"""Attempts to guess the password of one account. The longest wait is a minute, so that a stranger cannot lock the owner out."""
+ADDRESS: Final = ThrottlePolicy(free=50, first_wait_s=1, longest_wait_s=300, forget_s=900)
+"""Logins and sign-ups from one client address, which an office may share."""
+SEARCH: Final = ThrottlePolicy(free=30, first_wait_s=1, longest_wait_s=30, forget_s=60)
+"""Searches for users."""
 
-MAIL_REQUESTS: Final = Policy(free=5, first_wait_s=300, longest_wait_s=3600, forget_s=3600)
-"""Of mails that are asked for without a login, to one address: at most nine within an hour."""
-MAIL_CLIENTS: Final = Policy(free=20, first_wait_s=30, longest_wait_s=600, forget_s=3600)
-"""Of the same from one client's address."""
-INVITATION_MAILS: Final = Policy(free=5, first_wait_s=300, longest_wait_s=3600, forget_s=3600)
-"""Of invitations by mail to one address, by whomever."""
-TEAM_MAILS: Final = Policy(free=50, first_wait_s=60, longest_wait_s=3600, forget_s=3600)
-"""Of invitations by mail of one team."""
-INVITATIONS: Final = Policy(free=50, first_wait_s=2, longest_wait_s=300, forget_s=3600)
-"""Of invitations by one user."""
+MAIL_REQUESTS: Final = ThrottlePolicy(free=5, first_wait_s=300, longest_wait_s=3600, forget_s=3600)
+"""Mails to one address that are requested without a login: at most nine within an hour."""
+MAIL_CLIENTS: Final = ThrottlePolicy(free=20, first_wait_s=30, longest_wait_s=600, forget_s=3600)
+"""Mails that one client address requests without a login."""
+INVITATION_MAILS: Final = ThrottlePolicy(free=5, first_wait_s=300, longest_wait_s=3600, forget_s=3600)
+"""Invitation mails to one address, whoever invites."""
+TEAM_MAILS: Final = ThrottlePolicy(free=50, first_wait_s=60, longest_wait_s=3600, forget_s=3600)
+"""Invitation mails of one team."""
+INVITATIONS: Final = ThrottlePolicy(free=50, first_wait_s=2, longest_wait_s=300, forget_s=3600)
+"""Invitations by one user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Subject:
     """What attempts are counted for."""
 
     name: str
-    policy: Policy
+    policy: ThrottlePolicy
 
     @classmethod
     def account(cls, email: str) -> Subject:
@@ -105,8 +105,10 @@ class Throttle:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def begin(self, *subjects: Subject) -> None:
-        """Count an attempt for each subject before it is made, so that concurrent attempts cannot exceed the limit.
+    async def count_attempt(self, *subjects: Subject) -> None:
+        """Count a failed attempt for each subject before it is made, so that concurrent attempts cannot exceed the limit.
+
+        After a success call `succeeded` or `uncount`.
 
         Raises:
             RateLimited: too many; nothing was counted.
@@ -121,7 +123,7 @@ class Throttle:
 
         await self._database.transaction(count)
 
-    async def allows(self, tx: Transaction, *subjects: Subject) -> bool:
+    async def count_if_allowed(self, tx: Transaction, *subjects: Subject) -> bool:
         """Count one attempt for each subject in this transaction; False: one comes too soon, and it must not be made."""
         for subject in subjects:
             if await attempt_store.count(tx, subject.name, subject.policy) is not None:
@@ -131,14 +133,14 @@ class Throttle:
     async def succeeded(self, tx: Transaction, account: Subject, *others: Subject) -> None:
         """Report a successful attempt: clear the account's count, and uncount it for the others."""
         await self.clear(tx, account)
-        await self.take_back(tx, *others)
+        await self.uncount(tx, *others)
 
     @staticmethod
     async def clear(tx: Transaction, subject: Subject) -> None:
-        """Forget the failed attempts that were counted for this subject."""
+        """Delete the count of failed attempts of this subject."""
         await attempt_store.clear(tx, subject.name)
 
-    async def take_back(self, tx: Transaction, *subjects: Subject) -> None:
+    async def uncount(self, tx: Transaction, *subjects: Subject) -> None:
         """Uncount a successful attempt."""
         for subject in subjects:
-            await attempt_store.take_back(tx, subject.name, subject.policy)
+            await attempt_store.uncount(tx, subject.name, subject.policy)

@@ -1,6 +1,7 @@
-"""Checks capacity for sandboxes, on hosts and within the team's quota, in the caller's transaction under the placement lock.
+"""Reads the free capacity of hosts and the team's quota, in the caller's transaction under the placement lock.
 
-Two requests never count the same capacity twice.
+Two requests never count the same capacity twice. The checks themselves are `placement.choose_host` and
+`quotas.QuotaStatus.require_within_quota`.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts import Host, Monitor, all_hosts_in
 from wrenn.control.placement import Load, Overcommit, Wanted, check_larger_disk, choose_host
 from wrenn.control.quotas import Limits, QuotaStatus, Usage
-from wrenn.control.sandboxes.operations import placement_store
+from wrenn.control.sandboxes.operations import placement_store, quota_status_store
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class CapacitySnapshot:
-    """Hosts, what is promised on each, and the team's quota; valid until the transaction ends."""
+    """Hosts, the capacity that is allocated on each, and the team's quota; valid until the transaction ends."""
 
     hosts: Sequence[Host]
     loads: Mapping[HostId, Load]
@@ -48,19 +49,19 @@ class CapacitySnapshot:
         check_larger_disk(host, self.loads.get(host_id, Load()), more_mb, self.overcommit)
 
 
-def added_usage(vcpus: int, memory_mb: int, *, count: int = 1, made: int = 0) -> Usage:
-    """Compute what `count` running sandboxes of this size add to a team's usage; `made` of them are new."""
+def added_usage(vcpus: int, memory_mb: int, *, count: int = 1, new: int = 0) -> Usage:
+    """Compute what `count` running sandboxes of this size add to a team's usage; `new` of them are created now, the others resumed."""
     return Usage(
         running_sandboxes=count,
-        total_sandboxes=made,
+        total_sandboxes=new,
         vcpus=count * vcpus,
         memory_mb=count * memory_mb,
-        creates_per_second=made,
+        creates_per_second=new,
     )
 
 
 class Capacity:
-    """Checks under the placement lock whether hosts and the team's quota have room for more sandboxes. `defaults`: what a team may have that has no limits of its own."""
+    """Reads the capacity of hosts and the quota of a team under the placement lock. `defaults`: the limits of a team that has none of its own."""
 
     def __init__(
         self, database: Database, monitor: Monitor, overcommit: Overcommit, defaults: Limits
@@ -69,7 +70,7 @@ class Capacity:
         self._monitor = monitor
         self._overcommit = overcommit
         self._defaults = defaults
-        # The placement lock lets one go on at a time anyway; who waits here holds no connection meanwhile.
+        # The placement lock admits one transaction at a time anyway; waiting here needs no connection.
         self._one_at_a_time = asyncio.Lock()
 
     async def transaction(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
@@ -80,7 +81,7 @@ class Capacity:
     async def transaction_asking_hosts(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """Like `transaction`; if there is no host for the request, ask all hosts for their state and run it once more.
 
-        What is known of the hosts may be some seconds old: one may be back, or a template new.
+        The stored state of the hosts may be some seconds old: a host may be back, or have a new template.
         """
         try:
             return await self.transaction(work)
@@ -93,14 +94,14 @@ class Capacity:
         await placement_store.lock_placement(tx)
         hosts = await all_hosts_in(tx)
         loads = await placement_store.loads(tx)
-        found = (await tx.execute(placement_store.QUOTA_STATUS, {"team_id": team_id.value})).one()
+        found = (await tx.execute(quota_status_store.QUOTA_STATUS, {"team_id": team_id.value})).one()
         return CapacitySnapshot(
-            hosts, loads, self._overcommit, placement_store.quota_status_of(found, self._defaults)
+            hosts, loads, self._overcommit, quota_status_store.quota_status_of(found, self._defaults)
         )
 
     async def quota_status(self, team_id: TeamId) -> QuotaStatus:
         """Read a team's limits and usage without a lock, for display."""
         found = await self._database.execute(
-            placement_store.QUOTA_STATUS, {"team_id": team_id.value}, repeatable=True
+            quota_status_store.QUOTA_STATUS, {"team_id": team_id.value}, repeatable=True
         )
-        return placement_store.quota_status_of(found.one(), self._defaults)
+        return quota_status_store.quota_status_of(found.one(), self._defaults)

@@ -45,7 +45,7 @@ class TimeLimitChanges:
             assert locked is not None, "rows are kept"
             now, at = locked
             if now.status in ENDED or now.desired is Desired.STOPPED:
-                raise InvalidState(f"Sandbox {sandbox.sandbox_id} is {now.now_is}.")
+                raise InvalidState(f"Sandbox {sandbox.sandbox_id} is {now.state_text}.")
             if body.is_renewal and not now.lift_on_pause:
                 return now
             lifts = body.lift_on_pause and body.lifetime_sec != 0

@@ -199,7 +199,7 @@ class Creations:
                 )
                 origin = Origin(template.image, template.snapshot_id)
                 wanted = replace(_wanted(placed), host_id=template.host_id)
-            available.team.admit(added_usage(placed.vcpus, placed.memory_mb, made=1))
+            available.team.require_within_quota(added_usage(placed.vcpus, placed.memory_mb, new=1))
             host = available.choose(wanted)
             await placement_store.insert_sandboxes(
                 tx,

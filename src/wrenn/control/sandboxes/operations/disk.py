@@ -42,7 +42,7 @@ class Disks:
         Raises:
             InvalidRequest: smaller than it is, or larger than the installation allows; nothing was changed.
             InvalidState: it neither runs nor is paused. NoCapacity: its host has no room; nothing was changed.
-            StorageFull: it is held, and this is not enough for it to go on. Unavailable: its host does not answer: repeat it.
+            StorageFull: it is suspended, and this is not enough for it to continue. Unavailable: its host does not answer: repeat it.
         """
         found = await self._lookup.locate(credential, text_id)
         by, sandbox_id = found.caller.actor, found.sandbox.sandbox_id

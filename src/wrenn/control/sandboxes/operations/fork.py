@@ -70,7 +70,7 @@ class Forks:
         sandbox = found.sandbox
         if not sandbox.is_usable:
             raise InvalidState(
-                f"Sandbox {sandbox.sandbox_id} is {sandbox.now_is}: only one that runs can be forked."
+                f"Sandbox {sandbox.sandbox_id} is {sandbox.state_text}: only one that runs can be forked."
             )
         await self._require_capacity(sandbox, count)
         source = snapshot_source_of(sandbox, found.address)
@@ -105,7 +105,9 @@ class Forks:
     async def _check_capacity(self, tx: Transaction, sandbox: Sandbox, count: int) -> None:
         wanted = Wanted(sandbox.image, sandbox.memory_mb, sandbox.disk_size_mb, sandbox.host_id, count)
         available = await self._capacity.lock_and_read(tx, sandbox.team_id)
-        available.team.admit(added_usage(sandbox.vcpus, sandbox.memory_mb, count=count, made=count))
+        available.team.require_within_quota(
+            added_usage(sandbox.vcpus, sandbox.memory_mb, count=count, new=count)
+        )
         available.choose(wanted)
 
     async def _start(

@@ -15,4 +15,4 @@ async def raise_invalid_state(database: Database, sandbox: Sandbox, rule: str) -
         InvalidState: always; the message has the present state.
     """
     now = await store.load(database, sandbox.sandbox_id) or sandbox
-    raise InvalidState(f"Sandbox {sandbox.sandbox_id} is {now.now_is}: {rule}.")
+    raise InvalidState(f"Sandbox {sandbox.sandbox_id} is {now.state_text}: {rule}.")

@@ -38,7 +38,7 @@ async def pause_all(database_url: str, *, timeout_s: float) -> int:
                 asked |= await desired_state_store.set_desired_paused_for_all(database, hints)
                 ask_at = now() + _ASK_AGAIN_S
             live = await store.live(database)
-            up = [sandbox for sandbox in live if sandbox.now_is != State.PAUSED]
+            up = [sandbox for sandbox in live if sandbox.state_text != State.PAUSED]
             if not up:
                 return sum(sandbox.sandbox_id in asked for sandbox in live)
             refusal = next((sandbox.reason for sandbox in up if sandbox.reason), refusal)

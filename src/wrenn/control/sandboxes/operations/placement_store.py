@@ -1,25 +1,20 @@
-"""Statements that read what is promised on hosts and insert sandboxes, in a transaction that the service opened."""
+"""Statements that read the capacity allocated on hosts and insert sandboxes, in a transaction that the service opened."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any, Final
 
 from sqlalchemy import (
     CTE,
-    ColumnElement,
-    Row,
     Select,
     Uuid,
-    bindparam,
     case,
     column,
     func,
     insert,
     literal,
     null,
-    or_,
     select,
     true,
     values,
@@ -30,25 +25,13 @@ from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 from wrenn.control.audit import Actor, AuditAction, Facts, Resource, actor_json, record, record_cte, wire_id
 from wrenn.control.db import Hints, Transaction, in_s
 from wrenn.control.placement import Load
-from wrenn.control.quotas import (
-    LIMIT_COLUMNS,
-    Limits,
-    QuotaStatus,
-    Usage,
-    limits_of,
-    most_of,
-    owned_together,
-    owner_limits_of,
-    team_limits,
-)
 from wrenn.control.sandboxes.records import Idempotency, Origin, Sandbox, Spec
 from wrenn.control.sandboxes.state import Desired, State
-from wrenn.control.sandboxes.store import is_live, sandbox_of, select_sandboxes
+from wrenn.control.sandboxes.store import is_live, sandbox_of, select_sandboxes, takes_memory
 from wrenn.control.sandboxes.tables import sandboxes
-from wrenn.control.snapshots import snapshot_mb, snapshot_mb_of
 
 _LOCK: Final = 0x706C616365
-"""Advisory lock of all placements of one database: "place". Two requests never count the same capacity twice."""
+"""Advisory lock that all placements in one database take ("place" in ASCII), so that no two requests count the same capacity twice."""
 
 _c = sandboxes.c
 
@@ -74,67 +57,8 @@ async def find_repeated(tx: Transaction, team_id: TeamId, key: str) -> tuple[San
     return None if row is None else (sandbox_of(row), row.request_digest)
 
 
-def _takes_memory() -> ColumnElement[bool]:
-    return or_(_c.status != State.PAUSED, _c.desired == Desired.RUNNING)
-
-
-def _quota_status() -> Select[*tuple[Any, ...]]:
-    team_id = bindparam("team_id", type_=Uuid)
-    in_memory = _takes_memory()
-    owned = owned_together(team_id)
-    of_owner = _c.team_id.in_(select(owned.c.team_id))
-
-    def counts(prefix: str, whose: ColumnElement[bool]) -> list[ColumnElement[Any]]:
-        return [
-            func.count().filter(whose, in_memory).label(f"{prefix}running_sandboxes"),
-            func.count().filter(whose).label(f"{prefix}total_sandboxes"),
-            *(
-                func.coalesce(func.sum(_c[name]).filter(whose, in_memory), 0).label(prefix + name)
-                for name in ("vcpus", "memory_mb")
-            ),
-        ]
-
-    is_teams = _c.team_id == team_id
-    has = select(*counts("", is_teams), *counts(_OF_OWNER, true())).where(of_owner, is_live()).subquery("has")
-    recent = (
-        select(
-            func.count().filter(is_teams).label("creates_per_second"),
-            func.count().label(f"{_OF_OWNER}creates_per_second"),
-        )
-        .where(of_owner, _c.created_at > in_s(-1))
-        .subquery("recent")
-    )
-    most = most_of(owned).subquery("most")
-    return select(
-        has,
-        recent,
-        most,
-        snapshot_mb(team_id).label("snapshot_mb"),
-        snapshot_mb_of(owned).label(f"{_OF_OWNER}snapshot_mb"),
-        *LIMIT_COLUMNS,
-    ).select_from(
-        has.join(recent, true()).join(most, true()).outerjoin(team_limits, team_limits.c.team_id == team_id)
-    )
-
-
-_OF_OWNER: Final = "owner_"
-"""Begin of the names of columns that count all teams of the team's owner."""
-QUOTA_STATUS: Final = _quota_status()
-"""What the team `team_id` has, and its owner over all own teams, with their limits; `quota_status_of` reads it."""
-
-
-def quota_status_of(row: Row[Any], defaults: Limits) -> QuotaStatus:
-    """Convert the row of `QUOTA_STATUS` to a value."""
-    usage, of_owner = (
-        Usage(**{field.name: int(getattr(row, prefix + field.name)) for field in fields(Usage)})
-        for prefix in ("", _OF_OWNER)
-    )
-    owner = QuotaStatus(owner_limits_of(row, defaults), of_owner)
-    return QuotaStatus(limits_of(row).over(defaults), usage, owner)
-
-
 def _loads() -> Select[*tuple[Any, ...]]:
-    in_memory = _takes_memory()
+    in_memory = takes_memory()
     return (
         select(
             _c.host_id,
@@ -152,9 +76,9 @@ _LOADS: Final = _loads()
 
 
 async def loads(tx: Transaction) -> dict[HostId, Load]:
-    """Sum up what is promised to sandboxes on each host.
+    """Sum up the capacity that is allocated to sandboxes on each host.
 
-    A sandbox counts until nothing of it is left there; a paused one that nobody resumes takes only its share of the disk.
+    A sandbox counts until nothing of it is left there; one that stays paused counts only with its share of the disk.
     """
     found = await tx.execute(_LOADS)
     return {
@@ -225,8 +149,8 @@ async def insert_copies(
 ) -> bool:
     """Insert copies of `source` that are restored from a snapshot of it; False: `source` has ended.
 
-    They have its limits, `envs`, name, labels and network policy; what its request and its host say of it is not theirs. Nor is a lifetime that its client
-    renews: nobody would renew theirs.
+    They get its limits, `envs`, name, labels and network policy, but not its idempotency key and not what its host reported. They
+    do not get a lifetime that its client renews, because nobody would renew theirs.
     """
     copies = values(column("id", Uuid), name="copies").data([(sandbox_id.value,) for sandbox_id in ids])
     same = [

@@ -95,7 +95,7 @@ class Resumes:
             available = await self._capacity.lock_and_read(tx, sandbox.team_id)
             if not await desired_state_store.set_desired_running(tx, self._hints, sandbox.sandbox_id, by=by):
                 return False
-            available.team.admit(added_usage(sandbox.vcpus, sandbox.memory_mb))
+            available.team.require_within_quota(added_usage(sandbox.vcpus, sandbox.memory_mb))
             available.choose(wanted)
             return True
 

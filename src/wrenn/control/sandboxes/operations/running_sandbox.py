@@ -82,10 +82,10 @@ class RunningSandboxes:
             sandbox = await self._resumes.wake_up(sandbox, by)
         if sandbox.status is State.MISSING:
             raise Unavailable(f"The host of sandbox {sandbox.sandbox_id} does not answer now.")
-        if sandbox.now_is == State.PAUSED:
+        if sandbox.state_text == State.PAUSED:
             raise InvalidState(f"Sandbox {sandbox.sandbox_id} is paused: resume it first.")
         if not sandbox.is_usable:
-            raise InvalidState(f"Sandbox {sandbox.sandbox_id} is {sandbox.now_is}, not running.")
+            raise InvalidState(f"Sandbox {sandbox.sandbox_id} is {sandbox.state_text}, not running.")
         return sandbox
 
     async def ping(self, credential: Credential, text_id: str) -> None:

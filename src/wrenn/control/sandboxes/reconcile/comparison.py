@@ -129,7 +129,7 @@ class Comparison:
             if row.status is State.MISSING:
                 await self._set_state(row, State.RUNNING)
             elif not row.failure and row.reason != seen.reason:
-                await comparison_store.record_held(self._database, self._hints, row, seen.reason)
+                await comparison_store.record_suspended(self._database, self._hints, row, seen.reason)
                 self._changes.notify(row.sandbox_id)
             last = row.last_active_at.timestamp() if row.last_active_at else 0.0
             if seen.last_active_at_unix > last + _ACTIVITY_STEP_S:

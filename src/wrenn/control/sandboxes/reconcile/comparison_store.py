@@ -65,8 +65,11 @@ async def record_state(database: Database, hints: Hints, sandbox: Sandbox, state
     return await write_result(database, hints, _unchanged(sandbox), values, log)
 
 
-async def record_held(database: Database, hints: Hints, sandbox: Sandbox, reason: str) -> bool:
-    """Record why the host holds the sandbox (its disk is full, for instance); without a reason, that it continues."""
+async def record_suspended(database: Database, hints: Hints, sandbox: Sandbox, reason: str) -> bool:
+    """Record why the host suspended the sandbox, for instance because its disk is full; without a reason, that it continues.
+
+    The audit log and the event stream call this `held` and `released`.
+    """
     log = (
         by_system("held", Status.WARNING, {"reason": reason})
         if reason

@@ -17,14 +17,14 @@ _c = sandboxes.c
 async def set_desired_for_expired(database: Database, hints: Hints) -> int:
     """Set every sandbox whose idle time or lifetime is over to be paused or stopped; returns how many.
 
-    The last use in the row may be older than the true one, so a pause for idleness holds only if the host agrees.
+    The last activity in the row may be outdated, so the host checks again before it pauses an idle sandbox (`idle_ms`).
     """
     expired = _c.expires_at <= func.now()
-    # A pause that somebody asked for is under way, and will take the end of this life away.
-    being_lifted = and_(
+    # A caller requested a pause, which will remove the lifetime of a sandbox with `lift_on_pause`.
+    manual_pause_pending = and_(
         _c.lift_on_pause, _c.desired == Desired.PAUSED, _c.status == State.RUNNING, _c.idle_ms == 0
     )
-    killed = and_(_c.on_expiry == "kill", expired, not_(being_lifted))
+    killed = and_(_c.on_expiry == "kill", expired, not_(manual_pause_pending))
     due = (
         update_desired(
             case((killed, literal(Desired.STOPPED.value)), else_=literal(Desired.PAUSED.value)),
@@ -43,11 +43,11 @@ async def set_desired_for_expired(database: Database, hints: Hints) -> int:
 
 
 async def next_due_s(database: Database) -> float | None:
-    """Return in how many seconds the next sandbox expires, at most 0 for one that just did; None: none does."""
-    mortal = and_(_c.status == State.PAUSED, _c.desired != Desired.STOPPED, _c.on_expiry == "kill")
+    """Return in how many seconds the next sandbox expires, 0 or less if one has expired already; None: none will."""
+    removed_when_due = and_(_c.status == State.PAUSED, _c.desired != Desired.STOPPED, _c.on_expiry == "kill")
     found = await database.execute(
         select(func.extract("epoch", func.min(_c.due_at) - func.now())).where(
-            _c.due_at.is_not(None), is_live(), or_(is_usable(), mortal)
+            _c.due_at.is_not(None), is_live(), or_(is_usable(), removed_when_due)
         ),
         repeatable=True,
     )
