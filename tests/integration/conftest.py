@@ -19,6 +19,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 import uvicorn
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from wrenn.agent.inventory import measure
@@ -260,13 +261,15 @@ def platform(own_platform: Platform) -> Platform:
 
 @asynccontextmanager
 async def platform_on_a_database_of_its_own(
-    data_dir: Path, pki: Path, template_url: str, agent_dir: Path
+    data_dir: Path, pki: Path, template_url: str, agent_dir: Path, *, host_interval_s: float | None = None
 ) -> AsyncGenerator[Platform]:
     """For fixtures of a whole module."""
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(own_database(template_url))
         host = await stack.enter_async_context(running_agent_host(agent_dir, pki))
         settings = Settings.from_environment(environment_of(data_dir, url, host.url))
+        if host_interval_s is not None:
+            settings = replace(settings, host_interval_s=host_interval_s)
         key = await make_team(url, "ada")
         yield await stack.enter_async_context(running_platform(settings, host, key))
 
@@ -280,22 +283,77 @@ async def platform_of_module(
         yield platform
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def team_platform(platform_of_module: Platform) -> AsyncIterator[Platform]:
-    """The module's platform with the key of a team that only this test has.
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def database_of_module(platform_of_module: Platform) -> AsyncIterator[Database]:
+    """Connections to the database of the module's platform."""
+    database = Database(str(platform_of_module.settings.database_url))
+    yield database
+    await database.close()
+
+
+@asynccontextmanager
+async def platform_for_a_team(shared: Platform) -> AsyncGenerator[Platform]:
+    """A platform that tests share, with the key of a team that only one has. It is emptied at the end.
 
     For tests that change nothing which others have too (settings, hosts, other teams), and look at nothing of others.
     """
-    shared = platform_of_module
-    shared.host.switches = RpcFaults()
     shared.host.calls.clear()
+    shared.host.broken_off.clear()
     key = await make_team(str(shared.settings.database_url), f"team{next(_numbers)}")
-    async with client(shared.url, key) as api:
-        yield replace(shared, api=api, key=key)
-        listed = await api.get("/v1/sandboxes")
-        # Not for a key that the test has removed.
-        for sandbox in listed.json() if listed.status_code == 200 else ():
-            await api.delete(f"/v1/sandboxes/{sandbox['id']}")
+    try:
+        async with client(shared.url, key) as api:
+            yield replace(shared, api=api, key=key)
+    finally:
+        await empty(shared)
+
+
+async def empty(platform: Platform) -> None:
+    """Remove all sandboxes and snapshots, of whatever team, and what makes calls fail."""
+    for held in platform.host.switches.hold.values():
+        held.set()
+    platform.host.switches = RpcFaults()
+    live = "status NOT IN ('stopped', 'error')"
+    await run_sql(
+        str(platform.settings.database_url),
+        "UPDATE sandboxes SET desired = 'stopped', version = version + 1, lease_owner = NULL, lease_until = NULL,"
+        f" next_attempt_at = now() WHERE {live}",
+        "UPDATE templates SET status = 'removing'",
+    )
+    platform.control.reconciler.wake()
+    # It may have been silent.
+    await platform.control.monitor.look_once()
+    left = text(f"SELECT (SELECT count(*) FROM sandboxes WHERE {live}) + (SELECT count(*) FROM templates)")
+    async with asyncio.timeout(DEADLINE_S):
+        while (
+            (await platform.control.database.execute(left)).scalar_one()
+            or platform.host.sandbox_ids
+            or platform.host.snapshot_ids
+        ):
+            await platform.control.sweep.sweep_once()
+            await platform.control.comparison.compare_once()
+            await asyncio.sleep(0.02)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def team_platform(platform_of_module: Platform) -> AsyncIterator[Platform]:
+    """The module's platform for a test with a team of its own."""
+    async with platform_for_a_team(platform_of_module) as platform:
+        yield platform
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def replica_of_module(platform_of_module: Platform) -> AsyncIterator[Platform]:
+    """A second replica of the module's platform."""
+    shared = platform_of_module
+    async with running_platform(replace(shared.settings), shared.host, shared.key) as second:
+        yield second
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def team_replica(replica_of_module: Platform, team_platform: Platform) -> AsyncIterator[Platform]:
+    """The second replica, with the key of the test's team."""
+    async with client(replica_of_module.url, team_platform.key) as api:
+        yield replace(replica_of_module, api=api, key=team_platform.key)
 
 
 @pytest.fixture

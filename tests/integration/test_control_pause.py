@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import httpx2
 import pytest
+import pytest_asyncio
 
 from wrenn.agent.sandboxes import State
 from wrenn.base.errors import AgentFailure, InternalError, StorageFull, Unavailable, WrennError
@@ -19,6 +20,8 @@ from wrenn.control.settings import Settings
 from wrenn.testing.agent_host import AgentHost
 
 from .conftest import DEADLINE_S, Platform, client, make_team, refused, running_platform, with_memory
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LIMITS = ("timeout_sec", "on_expiry", "auto_resume", "template", "vcpus", "memory_mb", "created_at")
 
@@ -34,6 +37,17 @@ async def until(done: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
+def platform(team_platform: Platform) -> Platform:
+    """The module's: a test has a team of its own."""
+    return team_platform
+
+
+@pytest.fixture
+def second_platform(team_replica: Platform) -> Platform:
+    return team_replica
+
+
+@pytest.fixture
 async def quiet(settings: Settings, host: AgentHost, database_url: str) -> AsyncIterator[Platform]:
     """A platform that compares only when a test says so."""
     key = await make_team(database_url, "ada")
@@ -41,7 +55,7 @@ async def quiet(settings: Settings, host: AgentHost, database_url: str) -> Async
         yield platform
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def paused(platform: Platform) -> str:
     path = await platform.create()
     assert (await platform.api.post(f"{path}/pause")).status_code == 200
@@ -205,6 +219,7 @@ async def test_a_lost_answer_changes_no_outcome(platform: Platform, verb: str):
     )
 
 
+@pytest.mark.asyncio(loop_scope="function")
 @pytest.mark.parametrize("verb", ["pause", "resume"])
 async def test_answers_that_stay_lost_leave_a_row_that_is_true(
     settings: Settings, host: AgentHost, database_url: str, verb: str
@@ -261,6 +276,7 @@ async def test_what_fell_back_to_its_last_pause_says_so_until_it_is_resumed(plat
     assert "reason" not in resumed.json()["metadata"]
 
 
+@pytest.mark.asyncio(loop_scope="function")
 async def test_what_changes_while_a_host_is_compared_is_not_undone(quiet: Platform):
     paused, resumed = await quiet.create(), await quiet.create()
     await quiet.api.post(f"{resumed}/pause")
@@ -321,6 +337,7 @@ async def test_a_paused_sandbox_whose_files_are_gone_is_an_error_with_the_reason
     refused(await platform.api.post(f"{paused}/resume"), 409, "invalid_state")
 
 
+@pytest.mark.asyncio(loop_scope="function")
 async def test_a_host_that_does_not_name_a_paused_sandbox_for_a_moment_does_not_cost_it(
     settings: Settings, host: AgentHost, database_url: str
 ):
@@ -350,6 +367,7 @@ async def test_a_resume_of_what_the_host_has_lost_is_refused_and_becomes_an_erro
     await platform.wait_status(paused, "error")
 
 
+@pytest.mark.asyncio(loop_scope="function")
 async def test_a_paused_sandbox_takes_no_memory_and_no_slot_until_it_is_resumed(
     settings: Settings, host: AgentHost, database_url: str
 ):
@@ -369,6 +387,7 @@ async def test_a_paused_sandbox_takes_no_memory_and_no_slot_until_it_is_resumed(
         assert (await platform.api.post(f"{first}/resume")).status_code == 200
 
 
+@pytest.mark.asyncio(loop_scope="function")
 async def test_resumes_at_once_never_exceed_the_memory(
     settings: Settings, host: AgentHost, database_url: str
 ):
@@ -382,9 +401,9 @@ async def test_resumes_at_once_never_exceed_the_memory(
         assert sorted(answer.status_code for answer in answers) == [200, 200, 503, 503]
 
 
-@pytest.fixture
-async def stranger(platform: Platform, database_url: str) -> AsyncIterator[httpx2.AsyncClient]:
-    async with client(platform.url, await make_team(database_url, "eve")) as api:
+@pytest_asyncio.fixture(loop_scope="module")
+async def stranger(platform: Platform) -> AsyncIterator[httpx2.AsyncClient]:
+    async with client(platform.url, await platform.other_team()) as api:
         yield api
 
 
@@ -402,8 +421,9 @@ async def test_another_teams_sandbox_cannot_be_changed(
 
 
 async def test_pause_all_pauses_running_and_starting_sandboxes_of_all_teams(
-    platform: Platform, database_url: str, stranger: httpx2.AsyncClient
+    platform: Platform, stranger: httpx2.AsyncClient
 ):
+    database_url = str(platform.settings.database_url)
     mine, theirs = await platform.create(), (await stranger.post("/v1/sandboxes", json={})).json()["id"]
     paused_before = await platform.create()
     await platform.api.post(f"{paused_before}/pause")
@@ -420,7 +440,8 @@ async def test_pause_all_pauses_running_and_starting_sandboxes_of_all_teams(
     assert (await platform.api.post(f"{mine}/resume")).status_code == 200
 
 
-async def test_pause_all_says_what_it_could_not_do(platform: Platform, database_url: str):
+async def test_pause_all_says_what_it_could_not_do(platform: Platform):
+    database_url = str(platform.settings.database_url)
     await platform.create()
     platform.host.switches.fail["pause_sandbox"] = StorageFull("The disk of the host is full.")
     with pytest.raises(WrennError, match=r"1 of 1 sandboxes were not paused.*disk of the host is full"):

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 import httpx2
 import pytest
+import pytest_asyncio
 
 from wrenn.base.errors import AgentFailure, InternalError, StorageFull, Unavailable
 from wrenn.base.faults import arm_faults
@@ -19,6 +20,8 @@ from wrenn.control.snapshots.tables import templates
 from wrenn.testing.agent_host import AgentHost
 
 from .conftest import DEADLINE_S, Platform, client, make_team, refused, running_platform, with_memory
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 UNKNOWN = "cl-" + "0" * 25
 
@@ -58,8 +61,24 @@ async def rows(database: Database) -> int:
 
 
 @pytest.fixture
-async def stranger(platform: Platform, database_url: str) -> AsyncIterator[httpx2.AsyncClient]:
-    async with client(platform.url, await make_team(database_url, "eve")) as api:
+def platform(team_platform: Platform) -> Platform:
+    """The module's: a test has a team of its own."""
+    return team_platform
+
+
+@pytest.fixture
+def second_platform(team_replica: Platform) -> Platform:
+    return team_replica
+
+
+@pytest.fixture
+def database(database_of_module: Database) -> Database:
+    return database_of_module
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def stranger(platform: Platform) -> AsyncIterator[httpx2.AsyncClient]:
+    async with client(platform.url, await platform.other_team()) as api:
         yield api
 
 
@@ -261,7 +280,9 @@ async def test_what_was_made_from_a_template_outlives_it(platform: Platform):
     assert (await platform.api.get(made)).json()["template"] == "own"
 
 
-async def test_a_teams_name_that_the_platform_takes_later_stays_the_teams(platform: Platform):
+@pytest.mark.asyncio(loop_scope="function")
+async def test_a_teams_name_that_the_platform_takes_later_stays_the_teams(own_platform: Platform):
+    platform = own_platform
     path = await platform.create()
     await write(platform, path, "mine")
     await snapshot(platform, path, "own")
@@ -286,6 +307,7 @@ async def test_a_snapshot_without_a_row_is_removed_after_a_grace(platform: Platf
     await until(lambda: platform.host.snapshot_ids == {kept})
 
 
+@pytest.mark.asyncio(loop_scope="function")
 async def test_a_create_from_a_template_needs_capacity_on_its_host(
     settings: Settings, host: AgentHost, database_url: str
 ):
@@ -359,6 +381,7 @@ async def test_what_does_not_run_cannot_be_forked(platform: Platform, subtests: 
     assert platform.host.calls["ensure_snapshot"] == 0
 
 
+@pytest.mark.asyncio(loop_scope="function")
 async def test_a_fork_that_does_not_fit_is_refused_before_its_sandbox_is_stopped(
     settings: Settings, host: AgentHost, database_url: str
 ):
@@ -371,6 +394,7 @@ async def test_a_fork_that_does_not_fit_is_refused_before_its_sandbox_is_stopped
         assert (await platform.api.post(f"{path}/fork", json={"count": 3})).status_code == 201
 
 
+@pytest.mark.asyncio(loop_scope="function")
 async def test_forks_at_once_never_exceed_the_memory(settings: Settings, host: AgentHost, database_url: str):
     key = await make_team(database_url, "ada")
     async with running_platform(with_memory(settings, 4 * 512 * MIB), host, key) as platform:
@@ -430,7 +454,7 @@ async def test_a_fork_whose_sandbox_is_deleted_meanwhile_makes_nothing(
 
 
 async def test_a_replica_that_sleeps_through_its_lease_has_its_fork_taken_back(
-    settings: Settings, platform: Platform, second_platform: Platform, database: Database
+    platform: Platform, second_platform: Platform, database: Database
 ):
     path = await platform.create()
     platform.host.switches.hold["ensure_sandbox"] = held = asyncio.Event()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from sqlalchemy import func, update
 
 from wrenn.agent.sandboxes import State
@@ -20,7 +21,18 @@ from wrenn.control.sandboxes.tables import sandboxes
 from wrenn.control.settings import Settings
 from wrenn.testing.agent_host import AgentHost
 
-from .conftest import DEADLINE_S, Platform, make_team, refused, running_platform, with_memory
+from .conftest import (
+    DEADLINE_S,
+    Platform,
+    make_team,
+    platform_for_a_team,
+    platform_on_a_database_of_its_own,
+    refused,
+    running_platform,
+    with_memory,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 HOUR_S = 3600
 
@@ -40,10 +52,36 @@ async def until(done: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-async def quiet(settings: Settings, host: AgentHost, database_url: str) -> AsyncIterator[Platform]:
+def platform(team_platform: Platform) -> Platform:
+    """The module's: a test has a team of its own."""
+    return team_platform
+
+
+@pytest.fixture
+def database(database_of_module: Database) -> Database:
+    return database_of_module
+
+
+@pytest.fixture
+def second_platform(team_replica: Platform) -> Platform:
+    return team_replica
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def quiet_of_module(
+    data_dir: Path, pki: Path, template_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Platform]:
+    agent_dir = tmp_path_factory.mktemp("quiet") / "agent"
+    async with platform_on_a_database_of_its_own(
+        data_dir, pki, template_url, agent_dir, host_interval_s=600.0
+    ) as platform:
+        yield platform
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def quiet(quiet_of_module: Platform) -> AsyncIterator[Platform]:
     """A platform that asks its host for nothing by itself, so that only time-outs act."""
-    key = await make_team(database_url, "ada")
-    async with running_platform(replace(settings, host_interval_s=600.0), host, key) as platform:
+    async with platform_for_a_team(quiet_of_module) as platform:
         yield platform
 
 
@@ -322,6 +360,7 @@ async def test_a_call_joins_the_change_under_way(platform: Platform, verb: str):
     assert platform.host.calls["resume_sandbox"] == 1
 
 
+@pytest.mark.asyncio(loop_scope="function")
 async def test_a_call_that_cannot_wake_it_says_why(settings: Settings, host: AgentHost, database_url: str):
     key = await make_team(database_url, "ada")
     async with running_platform(with_memory(settings, 512 * MIB), host, key) as platform:

@@ -15,11 +15,12 @@ class Expiry:
 
     def __init__(self, database: Database, hints: Hints) -> None:
         self._database = database
-        self._hints = hints
+        # Built once: it is executed with every pass of the reconciler.
+        self._set_desired = expiry_store.expired_statement(hints)
 
     async def apply_once(self) -> float | None:
         """Set the desired state of what has expired. Returns in how many seconds something expires next, 0: call again at once; None: nothing does."""
-        if await expiry_store.set_desired_for_expired(self._database, self._hints):
+        if await expiry_store.set_desired_for_expired(self._database, self._set_desired):
             return 0.0
         next_s = await expiry_store.next_due_s(self._database)
         return None if next_s is None else max(0.0, next_s)

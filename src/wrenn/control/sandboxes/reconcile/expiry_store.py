@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, and_, case, cast, func, literal, not_, or_, select
+from typing import Any, Final
+
+from sqlalchemy import BigInteger, Select, and_, case, cast, func, literal, not_, or_, select
 
 from wrenn.control.audit import SYSTEM
 from wrenn.control.db import Database, Hints
@@ -14,8 +16,8 @@ from wrenn.control.sandboxes.tables import sandboxes
 _c = sandboxes.c
 
 
-async def set_desired_for_expired(database: Database, hints: Hints) -> int:
-    """Set every sandbox whose idle time or lifetime is over to be paused or stopped; returns how many.
+def expired_statement(hints: Hints) -> Select[Any]:
+    """Build the statement of `set_desired_for_expired`; it may be executed any number of times.
 
     The last activity in the row may be outdated, so the host checks again before it pauses an idle sandbox (`idle_ms`).
     """
@@ -38,18 +40,25 @@ async def set_desired_for_expired(database: Database, hints: Hints) -> int:
         .cte("due")
     )
     ended = destroy_entries(due, SYSTEM, {"cause": "expired"}, where=due.c.desired == Desired.STOPPED)
-    found = await database.execute(select(due.c.id, hints.notify()).select_from(due).add_cte(ended))
-    return len(found.all())
+    return select(due.c.id, hints.notify()).select_from(due).add_cte(ended)
+
+
+async def set_desired_for_expired(database: Database, statement: Select[Any]) -> int:
+    """Set every sandbox whose idle time or lifetime is over to be paused or stopped; returns how many."""
+    return len((await database.execute(statement)).all())
+
+
+def _next_due() -> Select[Any]:
+    removed_when_due = and_(_c.status == State.PAUSED, _c.desired != Desired.STOPPED, _c.on_expiry == "kill")
+    return select(func.extract("epoch", func.min(_c.due_at) - func.now())).where(
+        _c.due_at.is_not(None), is_live(), or_(is_usable(), removed_when_due)
+    )
+
+
+_NEXT_DUE: Final = _next_due()
 
 
 async def next_due_s(database: Database) -> float | None:
     """Return in how many seconds the next sandbox expires, 0 or less if one has expired already; None: none will."""
-    removed_when_due = and_(_c.status == State.PAUSED, _c.desired != Desired.STOPPED, _c.on_expiry == "kill")
-    found = await database.execute(
-        select(func.extract("epoch", func.min(_c.due_at) - func.now())).where(
-            _c.due_at.is_not(None), is_live(), or_(is_usable(), removed_when_due)
-        ),
-        repeatable=True,
-    )
-    seconds = found.scalar_one()
+    seconds = (await database.execute(_NEXT_DUE, repeatable=True)).scalar_one()
     return None if seconds is None else float(seconds)
