@@ -313,19 +313,21 @@ async def empty(platform: Platform) -> None:
         held.set()
     platform.host.switches = RpcFaults()
     live = "status NOT IN ('stopped', 'error')"
-    await run_sql(
-        str(platform.settings.database_url),
-        "UPDATE sandboxes SET desired = 'stopped', version = version + 1, lease_owner = NULL, lease_until = NULL,"
-        f" next_attempt_at = now() WHERE {live}",
-        "UPDATE templates SET status = 'removing'",
+    database = platform.control.database
+    await database.execute(
+        text(
+            "UPDATE sandboxes SET desired = 'stopped', version = version + 1, lease_owner = NULL, lease_until = NULL,"
+            f" next_attempt_at = now() WHERE {live}"
+        )
     )
+    await database.execute(text("UPDATE templates SET status = 'removing'"))
     platform.control.reconciler.wake()
     # It may have been silent.
     await platform.control.monitor.look_once()
     left = text(f"SELECT (SELECT count(*) FROM sandboxes WHERE {live}) + (SELECT count(*) FROM templates)")
     async with asyncio.timeout(DEADLINE_S):
         while (
-            (await platform.control.database.execute(left)).scalar_one()
+            (await database.execute(left)).scalar_one()
             or platform.host.sandbox_ids
             or platform.host.snapshot_ids
         ):

@@ -35,7 +35,9 @@ def id_of(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-async def test_the_lifecycle_of_a_sandbox_is_streamed_as_it_happens(platform: Platform):
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_lifecycle_of_a_sandbox_is_streamed_as_it_happens(team_platform: Platform):
+    platform = team_platform
     async with reading(platform.api, types="sandbox") as reader:
         path = await platform.create()
         for verb in ("pause", "resume"):
@@ -55,7 +57,9 @@ async def test_the_lifecycle_of_a_sandbox_is_streamed_as_it_happens(platform: Pl
     assert found[4][1]["data"]["timeout_sec"] == 99
 
 
-async def test_events_of_templates_and_the_audit_log_are_streamed_too(platform: Platform):
+@pytest.mark.asyncio(loop_scope="module")
+async def test_events_of_templates_and_the_audit_log_are_streamed_too(team_platform: Platform):
+    platform = team_platform
     async with reading(platform.api, types="template,audit") as reader:
         path = await platform.create()
         await platform.api.post("/v1/snapshots", json={"sandbox_id": id_of(path), "name": "one"})
@@ -217,7 +221,9 @@ async def test_an_open_transaction_holds_back_what_came_after_it(database: Datab
 
 
 @pytest.mark.parametrize("after", ["x", "1", "1-", "-1-1", "9" * 19 + "-1", "1-2-3", "1_0-1"])
-async def test_an_id_that_is_none_is_refused(platform: Platform, after: str):
+@pytest.mark.asyncio(loop_scope="module")
+async def test_an_id_that_is_none_is_refused(team_platform: Platform, after: str):
+    platform = team_platform
     refused(await platform.api.get(EVENTS, headers={"Last-Event-ID": after}), 400, "invalid_request")
     refused(await platform.api.get(EVENTS, params={"after": after}), 400, "invalid_request")
     refused(await platform.api.get(EVENTS, params={"types": "sandbox;x"}), 400, "invalid_request")

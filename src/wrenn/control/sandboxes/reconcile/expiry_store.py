@@ -16,7 +16,7 @@ from wrenn.control.sandboxes.tables import sandboxes
 _c = sandboxes.c
 
 
-def expired_statement(hints: Hints) -> Select[Any]:
+def expired_statement(hints: Hints) -> Select[Any, None]:
     """Build the statement of `set_desired_for_expired`; it may be executed any number of times.
 
     The last activity in the row may be outdated, so the host checks again before it pauses an idle sandbox (`idle_ms`).
@@ -43,7 +43,7 @@ def expired_statement(hints: Hints) -> Select[Any]:
     return select(due.c.id, hints.notify()).select_from(due).add_cte(ended)
 
 
-async def set_desired_for_expired(database: Database, statement: Select[Any]) -> int:
+async def set_desired_for_expired(database: Database, statement: Select[Any, None]) -> int:
     """Set every sandbox whose idle time or lifetime is over to be paused or stopped; returns how many."""
     return len((await database.execute(statement)).all())
 
