@@ -16,7 +16,7 @@ from wrenn.base.faults import arm_faults
 from wrenn.base.ids import SnapshotId
 from wrenn.network import EgressPolicy
 from wrenn.network.simulated import LoopbackSlots
-from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.errors import DamagedSnapshot
 from wrenn.testing.simulated_agent import ProcessHost
 
 

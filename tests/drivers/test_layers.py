@@ -8,7 +8,7 @@ import pytest
 
 from tests.drivers.adapter import DriverAdapter
 from wrenn.base.units import GIB
-from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.layers import new_layer_id
 from wrenn.vm import DiskRef, ImageRef
 

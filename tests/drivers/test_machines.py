@@ -9,7 +9,7 @@ import pytest
 from tests.drivers.adapter import DriverAdapter
 from wrenn.base.errors import AgentFailure
 from wrenn.base.units import GIB, KIB, MIB
-from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.layers import new_layer_id
 from wrenn.vm import DiskRef, ImageRef
 

@@ -380,7 +380,7 @@ async def test_links_and_public_ports_outlive_the_key_that_made_them(people: Peo
         host = {"X-Wrenn-Sandbox": sandbox_id, "X-Wrenn-Port": str(port)}
         visit = await stack.enter_async_context(websockets.connect(url, additional_headers=host, proxy=None))
         assert (await ada.delete(f"/v1/api-keys/{key['id']}")).status_code == 204
-        await people.second.control.open_calls.look_once()
+        await people.second.control.open_calls.check_once()
         await visit.send("still")
         assert await visit.recv() == "still"
 
@@ -399,5 +399,5 @@ async def test_thousands_of_open_calls_cost_two_statements_a_look(people: People
     with ExitStack() as stack:
         for credential in [*unknown, *nobody, *[key] * 2000]:
             stack.enter_context(calls.watched(credential, lambda _: True, ended.append))
-        await calls.look_once()
+        await calls.check_once()
     assert len(ended) == 3000

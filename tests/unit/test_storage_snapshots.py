@@ -24,7 +24,7 @@ from wrenn.base.units import PAGE_B
 from wrenn.linux.process_memory import PageRuns, ProcessMemory
 from wrenn.network import Block
 from wrenn.storage import snapshots
-from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.snapshots import Manifest, MemorySeal, Snapshot
 from wrenn.vm import SavedMemory, Shape
 from wrenn.vm.qemu import QemuDriver

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wrenn.base.units import MIB, PAGE_B
-from wrenn.storage.damage import DamagedBase
+from wrenn.storage.errors import DamagedBase
 from wrenn.vm.bases import base_key
 from wrenn.vm.qemu import base_files as bases
 from wrenn.vm.qemu.page_digest import PageDigest

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.errors import DamagedSnapshot
 from wrenn.vm.disks import DiskRef
 from wrenn.vm.qemu.base_files import QemuBases
 from wrenn.vm.qemu.disks import Qcow2Disks

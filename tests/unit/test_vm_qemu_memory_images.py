@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wrenn.base.units import PAGE_B
-from wrenn.storage.damage import DamagedBase
+from wrenn.storage.errors import DamagedBase
 from wrenn.storage.folders import Folders
 from wrenn.vm import ImageRef
 from wrenn.vm.qemu import base_files

@@ -20,7 +20,7 @@ from wrenn.base.errors import Unavailable, WrennError
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
 from wrenn.linux.files import remove_tree, translated
-from wrenn.storage.damage import DamagedBase
+from wrenn.storage.errors import DamagedBase
 from wrenn.vm import Driver, Facts, ImageRef, Shape
 from wrenn.vm.bases import base_key
 

@@ -15,7 +15,7 @@ from wrenn.agent.settings import Settings
 from wrenn.base.errors import NotFound, WrennError
 from wrenn.network import find_block
 from wrenn.storage import snapshots
-from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.errors import DamagedSnapshot
 from wrenn.vm.qemu import Qcow2Disks, QemuBases
 
 _IMAGE: Final = "rootfs.ext4"

@@ -1,6 +1,6 @@
 """Layers of root disks. One VM writes a layer; a frozen layer never changes and may be shared.
 
-What a layer is on the disk only its driver knows (`wrenn.vm.disks`). Rules: docs/design/snapshots.md.
+The format of a layer is its driver's (`wrenn.vm.disks`). Rules: docs/design/snapshots.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LAYER_PREFIX: Final = "layer-"
 
 @dataclass(frozen=True, slots=True)
 class LayerSeal:
-    """Identifies a frozen layer's content: id, size, and a digest, which is empty for large layers."""
+    """Id, size and digest of a frozen layer, by which a damaged layer is recognised. The digest of a large layer is empty."""
 
     layer_id: str
     size_b: int

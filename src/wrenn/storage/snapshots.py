@@ -1,6 +1,7 @@
 """Snapshots: saved states of VMs. A folder with the driver's files and `manifest.json`, which is written last.
 
-A folder without a manifest is not a snapshot. It never changes afterwards, except for the file `kept`, which pins it. Formats: docs/design/snapshots.md.
+A folder without a manifest is not a snapshot. A snapshot never changes, except for the file `kept`, which pins it.
+Formats: docs/design/snapshots.md.
 """
 
 from __future__ import annotations
@@ -16,19 +17,20 @@ import xxhash
 
 from wrenn.base.errors import NotFound
 from wrenn.linux.files import fsync_path, link_or_copy, translated, write_json
-from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.layers import LayerSeal
 
 FORMAT: Final = 1
 _MANIFEST: Final = "manifest.json"
-_PIN: Final = "kept"
+_PIN_FILE: Final = "kept"
+"""Empty file in the folder of a pinned snapshot: the garbage collector does not remove it."""
 _DRAFT_PREFIX: Final = ".draft-"
 _BLOCK_B: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
 class MemorySeal:
-    """Sizes and digests of a VM's saved memory and device state."""
+    """Sizes and digests of a VM's saved memory and device state, by which damaged files are recognised."""
 
     memory_size_b: int = 0
     memory_digest: str = ""
@@ -95,17 +97,17 @@ class Snapshot:
 
 def pin(directory: Path) -> None:
     """Protect a snapshot, or the draft of one, from garbage collection until `unpin`."""
-    (directory / _PIN).touch(mode=0o600)
+    (directory / _PIN_FILE).touch(mode=0o600)
 
 
 def is_pinned(root: Path, snapshot_id: str) -> bool:
     """Whether the snapshot is protected from garbage collection."""
-    return (root / snapshot_id / _PIN).exists()
+    return (root / snapshot_id / _PIN_FILE).exists()
 
 
 def unpin(root: Path, snapshot_id: str) -> None:
     """Let the garbage collector remove the snapshot once nothing references it. Idempotent; an unknown id is ignored."""
-    (root / snapshot_id / _PIN).unlink(missing_ok=True)
+    (root / snapshot_id / _PIN_FILE).unlink(missing_ok=True)
 
 
 def allocated_b(directory: Path) -> int:
@@ -125,7 +127,7 @@ def link_files(source: Path, destination: Path) -> None:
 
 def _vm_files(directory: Path) -> list[Path]:
     try:
-        return [p for p in directory.iterdir() if p.name not in (_MANIFEST, _PIN) and p.name[0] != "."]
+        return [p for p in directory.iterdir() if p.name not in (_MANIFEST, _PIN_FILE) and p.name[0] != "."]
     except (FileNotFoundError, NotADirectoryError):
         return []
 
@@ -142,7 +144,7 @@ def publish(draft: Path, root: Path, manifest: Manifest) -> Snapshot:
         StorageFull: no room; the draft is still there.
     """
     fields = {"format": FORMAT, **asdict(manifest)}
-    write_json(draft / _MANIFEST, {**fields, "digest": _seal(fields)}, durable=False)
+    write_json(draft / _MANIFEST, {**fields, "digest": _digest_of(fields)}, durable=False)
     final = root / manifest.snapshot_id
     try:
         draft.rename(final)
@@ -167,8 +169,8 @@ def find(root: Path, snapshot_id: str) -> Snapshot:
     directory = root / snapshot_id
     try:
         fields = cast("dict[str, Any]", json.loads((directory / _MANIFEST).read_text()))
-        seal = fields.pop("digest")
-        if _seal(fields) != seal:
+        digest = fields.pop("digest")
+        if _digest_of(fields) != digest:
             raise DamagedSnapshot(f"The manifest of {snapshot_id} is not what was written.")
         if fields.pop("format") != FORMAT:
             raise DamagedSnapshot(
@@ -205,5 +207,5 @@ def drafts(root: Path) -> list[Path]:
     return sorted(root.glob(f"{_DRAFT_PREFIX}*"))
 
 
-def _seal(fields: dict[str, Any]) -> str:
+def _digest_of(fields: dict[str, Any]) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(fields, sort_keys=True).encode())

@@ -45,14 +45,14 @@ class DiskChain(Protocol):
         ...
 
     def seal(self, layer_id: str) -> LayerSeal:
-        """Return the seal of a frozen layer and make its file read-only for everybody who does not have it open."""
+        """Return the seal (size and digest) of a frozen layer and make its file read-only for everybody who does not have it open."""
         ...
 
     def check(self, expected: LayerSeal) -> None:
         """Compare a layer with its seal.
 
         Raises:
-            DamagedSnapshot: missing, or not what was sealed.
+            DamagedSnapshot: the layer is missing or differs from its seal.
         """
         ...
 

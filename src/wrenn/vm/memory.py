@@ -28,7 +28,7 @@ class SavedMemory:
 
     Attributes:
         parent: snapshot whose image the saved memory lies on; empty: the base's.
-        seal: what was written, to be kept in the snapshot's manifest.
+        seal: sizes and digests of the files, for the snapshot's manifest.
         figures: for the log.
     """
 

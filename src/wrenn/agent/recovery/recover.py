@@ -1,4 +1,4 @@
-"""Reconciles journals and machine once, before the agent starts to serve."""
+"""Restores the sandboxes of a former agent from its journals, once, before the agent starts to serve."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from wrenn.linux.files import remove_tree
 from wrenn.linux.process import kill_and_wait
 from wrenn.network import SlotPool
 from wrenn.storage import snapshots
-from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.errors import DamagedSnapshot
 from wrenn.vm import Driver, MachineHandle
 
 _log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Recovery:
         Returns whether every journal could be read: otherwise it is unknown which snapshots and layers are referenced.
         """
         found = _read_journals(self.layout)
-        records = (*found.live, *found.unfinished)
+        records = (*found.to_recover, *found.to_remove)
         # A VMM without a journal cannot be adopted; it must end before its network is removed.
         names = {str(record.spec.sandbox_id) for record in records}
         for name in self.confiner.names():
@@ -76,19 +76,19 @@ class Recovery:
         for name in found.empty:
             with _log_and_continue("folder is not removed", name):
                 remove_tree(self.layout.sandboxes / name)
-        for record in found.unfinished:
+        for record in found.to_remove:
             with _log_and_continue("sandbox is not taken down", str(record.spec.sandbox_id)):
                 await self.operations.tear_down.run(record, None)
                 continue
             # Registered as REMOVING: the control plane's next call retries the removal.
             self.sandboxes.adopt(replace(record, state=State.REMOVING), None)
         turns = asyncio.Semaphore(_CONCURRENCY)
-        await asyncio.gather(*(self._adopt(record, turns) for record in found.live))
+        await asyncio.gather(*(self._adopt(record, turns) for record in found.to_recover))
         _log.info(
             "recovered",
             extra={
-                "adopted": len(found.live),
-                "removed": len(found.unfinished) + len(found.empty),
+                "recovered": len(found.to_recover),
+                "removed": len(found.to_remove) + len(found.empty),
                 "unreadable": found.unreadable,
             },
         )
@@ -132,7 +132,7 @@ class Recovery:
         former = record.former_snapshot
         try:
             snapshot = check_intact(self.layout, self.driver, record.snapshot)
-            if former:  # it was not known to be on the disk
+            if former:  # the last snapshot may not have been flushed to disk
                 self.driver.memory.verify_memory(snapshot)
         except (NotFound, DamagedSnapshot) as error:
             try:
@@ -159,13 +159,13 @@ class Recovery:
         if vm is None:
             return await self.operations.record_vm_exit(record, None, save, reason=LOST_REASON), None
         assert record.slot is not None, "a running sandbox has a slot"
-        # The operator's settings may be others than the former agent's, and that one may have died within a change.
+        # The settings may have changed since the former agent started, or it may have died while it changed the policy.
         slot, renewed = record.slot, False
         with _log_and_continue("egress policy is not renewed", str(record.spec.sandbox_id)):
             await self.slots.set_egress(slot, record.network.policy)
             renewed = True
         if not renewed:
-            # The control plane sees an older revision then, and sends the policy again.
+            # The control plane then sees an older revision and sends the policy again.
             record = replace(record, network=replace(record.network, revision=0))
         address = self.slots.address(slot)
         token = self.tokens.of(str(record.spec.sandbox_id))
@@ -183,8 +183,17 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    live: list[Record]
-    unfinished: list[Record]
+    """The journals of a former agent.
+
+    Attributes:
+        to_recover: sandboxes that are registered again: running, paused, being paused or resumed, or lost.
+        to_remove: sandboxes whose start or removal had not ended.
+        empty: names of folders without a journal.
+        unreadable: names of folders whose journal cannot be read.
+    """
+
+    to_recover: list[Record]
+    to_remove: list[Record]
     empty: list[str]
     unreadable: list[str]
 
@@ -195,7 +204,7 @@ def _read_journals(layout: Layout) -> _Found:
         try:
             record = journal.load(directory)
         except InternalError as error:
-            # Its cgroup and slot are found and freed without it; only a rebuilt agent of another version writes such.
+            # Its cgroup and slot are found and freed without the journal. Only an agent of another version writes journals that cannot be read.
             _log.exception(
                 "journal cannot be read: nothing is collected until it is repaired or its folder removed",
                 extra={"sandbox_id": directory.name, "reason": error.message},
@@ -205,7 +214,7 @@ def _read_journals(layout: Layout) -> _Found:
         if record is None:
             found.empty.append(directory.name)
         elif record.state in (State.STARTING, State.REMOVING):
-            found.unfinished.append(record)
+            found.to_remove.append(record)
         else:
-            found.live.append(record)
+            found.to_recover.append(record)
     return found

@@ -56,7 +56,7 @@ class FileStreams:
         else:
             return
         if started:
-            # After the status line, an error can only be signalled by a missing last chunk.
+            # After the status line, an error can only be signalled by leaving out the last chunk.
             raise ConnectionResetError("transfer aborted") from failure
         await _send_error(send, failure)
 
@@ -101,7 +101,7 @@ class FileStreams:
                 self._sandboxes.open_stream(sandbox_id) as stream,
                 aclosing(_events(stream, query)) as events,
             ):
-                # To look on is no activity, and has no end of its own.
+                # A watch does not count as activity, and it does not end by itself.
                 stream.mark_open(is_finite=False)
                 async for event in events:
                     if not started:
@@ -144,7 +144,7 @@ def _header(scope: Scope, name: bytes) -> str:
 
 
 async def _download(opening: AbstractAsyncContextManager[Download], receive: Receive, send: Send) -> None:
-    await receive()  # the empty body: behind it comes only that the caller went away
+    await receive()  # the empty body; the next message is the disconnect of the caller
     async with cancel_on_disconnect(receive, after=_now()), opening as download:
         headers = [(b"content-type", b"application/octet-stream")]
         if download.size_b is not None:
@@ -169,7 +169,7 @@ async def _body(receive: Receive) -> AsyncIterator[bytes]:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Cancelled("The control plane broke the transfer off.")
+            raise Cancelled("The control plane ended the transfer early.")
         if chunk := message.get("body"):
             yield chunk
         if not message.get("more_body"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from wrenn.agent.layout import Layout
 from wrenn.base.errors import InvalidState
 from wrenn.storage import snapshots
-from wrenn.storage.damage import DamagedBase, DamagedSnapshot
+from wrenn.storage.errors import DamagedBase, DamagedSnapshot
 from wrenn.storage.snapshots import Snapshot
 from wrenn.vm import Driver
 

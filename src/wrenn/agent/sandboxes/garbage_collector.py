@@ -22,7 +22,7 @@ from wrenn.base.loops import Loop
 from wrenn.linux.files import remove_tree
 from wrenn.linux.threads import run_to_end
 from wrenn.storage import snapshots
-from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.errors import DamagedSnapshot
 from wrenn.vm import Driver, ImageRef
 
 _log = logging.getLogger(__name__)

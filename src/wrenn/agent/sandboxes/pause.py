@@ -28,7 +28,7 @@ from wrenn.linux.files import remove_tree
 from wrenn.linux.process import kill_and_wait
 from wrenn.network import SlotPool
 from wrenn.storage import snapshots
-from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.errors import DamagedSnapshot
 from wrenn.vm import Driver
 
 _log = logging.getLogger(__name__)

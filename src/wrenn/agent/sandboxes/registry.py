@@ -44,13 +44,13 @@ from wrenn.storage.snapshots import Snapshot
 _log = logging.getLogger(__name__)
 
 _DISK_FULL_B: Final = 4 * MIB
-"""With less than this free, a VMM that fails while it is saved failed for want of room: it says no more than that it failed."""
+"""If a VMM cannot be saved while less than this is free, the full disk is reported as the reason: the VMM does not report one."""
 _ENDED: Final = "The virtual machine ended by itself or was killed."
 
 _FLUSH_DELAY_S: Final = 1.0
-"""The database's commit of "paused" waits for the same disk; it goes first."""
+"""The flush of a new snapshot begins this late, so that it does not delay the commit of "paused" on the same disk."""
 _MERGE_DEPTH: Final = 8
-"""Layers of a disk up to which a read costs no more than one; beyond, they are merged in the background."""
+"""Disks with more layers are merged in the background. Up to this many, reads are as fast as from one layer."""
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class Sandboxes:
     async def start(self, *, collect: bool) -> None:
         """Start the background loops, and with `collect` also garbage collection.
 
-        Only when every sandbox of a former agent was adopted: what an unknown one needs must not be collected.
+        Collect garbage only if every sandbox of a former agent was adopted: the files of an unknown one must not be removed.
         """
         self._started_loops = True
         self._tasks.start("maintain VMs", self._maintenance.run())
@@ -122,7 +122,7 @@ class Sandboxes:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._work.discard(task)
         if not task.cancelled():
-            task.exception()  # all callers may be gone; it is in the log (`Entry.logging_failure`)
+            task.exception()  # all callers may have disconnected; the error is in the log (`Entry.logging_failure`)
 
     def _save(self, entry: Entry, record: Record) -> None:
         """Write a record, in memory first; the undo steps of an operation restore both."""
@@ -153,7 +153,7 @@ class Sandboxes:
                 raise entry.being_removed()
             raise Unavailable("The agent of this host is stopping. Try again in some seconds.")
         if entry.removing is not None and (error := work.exception()) is not None:
-            raise entry.being_removed() from error  # it met what the removal had ended already
+            raise entry.being_removed() from error  # a consequence of the removal
         return work.result()
 
     async def ensure(self, spec: SandboxSpec, network: NetworkSettings | None = None) -> Record:
@@ -161,7 +161,7 @@ class Sandboxes:
 
         Raises:
             Conflict: it exists with another spec. InvalidState: it is not running and not starting.
-            StorageFull: the disk is below its reserve. NoCapacity: it is promised to others. As `BringUp.run` besides.
+            StorageFull: the disk is below its reserve. NoCapacity: the disk is allocated to other sandboxes. Otherwise as `BringUp.run`.
         """
         network = network or NetworkSettings()
         entry = self._entries.get(spec.sandbox_id)
@@ -181,7 +181,7 @@ class Sandboxes:
 
     async def _started(self, entry: Entry) -> Record:
         if (work := entry.starting) is not None:
-            # Others wait for it too; its cancellation is not ours.
+            # Other callers wait for the same task, so it is not cancelled with this caller.
             await asyncio.wait({work})
             if work.cancelled():
                 raise InvalidState(f"Sandbox {entry.sandbox_id} was removed while it started.")
@@ -211,7 +211,7 @@ class Sandboxes:
         """Save the sandbox's memory and stop its VM. With `idle_s`, only if it has been idle for that long.
 
         Raises:
-            NotFound: unknown. InvalidState: neither running nor paused. As `Pause.run` besides.
+            NotFound: unknown. InvalidState: neither running nor paused. Otherwise as `Pause.run`.
         """
         entry = self._known(sandbox_id)
         return await self._wait_outcome(
@@ -223,7 +223,7 @@ class Sandboxes:
             if entry.record.state is State.PAUSED:
                 return entry.record
             save = partial(self._save, entry)
-            if entry.record.state is State.PAUSING:  # it is saved, and the rest went wrong
+            if entry.record.state is State.PAUSING:  # an earlier pause failed after the snapshot was saved
                 entry.record = await self._operations.pause.finish(entry.record, entry.running, save)
             elif entry.record.state is not State.RUNNING or entry.running is None:
                 raise entry.not_running()
@@ -241,7 +241,7 @@ class Sandboxes:
         """Restore a paused sandbox; returns when it runs.
 
         Raises:
-            NotFound: unknown. InvalidState: neither paused nor running. As `Resume.run` besides.
+            NotFound: unknown. InvalidState: neither paused nor running. Otherwise as `Resume.run`.
         """
         entry = self._known(sandbox_id)
         if entry.starting is None and entry.record.state is not State.RUNNING:
@@ -267,7 +267,7 @@ class Sandboxes:
         """Apply newer network settings, which persist across pause and resume. Not undone when the caller is cancelled.
 
         Raises:
-            NotFound: unknown. InvalidState: it has ended. As `SetNetwork.run` besides.
+            NotFound: unknown. InvalidState: it has ended. Otherwise as `SetNetwork.run`.
         """
         entry = self._known(sandbox_id)
         change = self._start_work(f"set network of {sandbox_id}", self._set_network(entry, network))
@@ -298,8 +298,8 @@ class Sandboxes:
         A sandbox that was suspended for using up its share continues if the larger share has space. Not undone when cancelled.
 
         Raises:
-            NotFound: unknown. StorageFull: it is still suspended. NoCapacity: the host's disk is promised to others.
-            As `SetDisk` besides.
+            NotFound: unknown. StorageFull: it is still suspended. NoCapacity: the host's disk is allocated to other sandboxes.
+            Otherwise as `SetDisk`.
         """
         entry = self._known(sandbox_id)
         change = self._start_work(f"set disk of {sandbox_id}", self._set_disk(entry, disk_mb))
@@ -331,13 +331,13 @@ class Sandboxes:
         """Take and pin a snapshot of a running or paused sandbox, whose state does not change. Idempotent.
 
         Raises:
-            NotFound: unknown. InvalidState: neither running nor paused. As `TakeSnapshot` besides.
+            NotFound: unknown. InvalidState: neither running nor paused. Otherwise as `TakeSnapshot`.
         """
         if (found := self._find_and_pin(sandbox_id, str(snapshot_id))) is not None:
             return found
         entry = self._known(sandbox_id)
         return await self._wait_outcome(
-            entry, self._start_work(f"keep {sandbox_id}", self._take_snapshot(entry, str(snapshot_id)))
+            entry, self._start_work(f"snapshot {sandbox_id}", self._take_snapshot(entry, str(snapshot_id)))
         )
 
     async def _take_snapshot(self, entry: Entry, snapshot_id: str) -> Snapshot:
@@ -356,7 +356,7 @@ class Sandboxes:
                         await self._operations.snapshot.of_running(entry.record, running, snapshot_id, save)
                         self._merge_if_deep(entry)
             finally:
-                self._garbage.wake()  # a layer that a former agent began to put over the others
+                self._garbage.wake()  # removes an unused layer that an interrupted snapshot left
         found = snapshots.find(self._layout.snapshots, snapshot_id)
         self._tasks.start(f"flush {snapshot_id}", self._flush(found))
         return found
@@ -386,7 +386,7 @@ class Sandboxes:
             await asyncio.sleep(_FLUSH_DELAY_S)
             if await self._flush(snapshots.find(self._layout.snapshots, snapshot_id)):
                 await asyncio.to_thread(journal.flush, self._layout.sandbox(entry.sandbox_id))
-                async with entry.lock:  # a verb has a record of its own under way
+                async with entry.lock:  # an operation may be changing the record
                     if entry.record.snapshot == snapshot_id and entry.record.former_snapshot:
                         self._save(entry, replace(entry.record, former_snapshot=""))
             self._garbage.wake()
@@ -396,7 +396,7 @@ class Sandboxes:
     async def _flush(self, snapshot: Snapshot) -> bool:
         """Flush a snapshot and its layers to disk. Return False if it was removed meanwhile."""
         try:
-            # The snapshot last: what it names must survive too.
+            # The snapshot last, because it refers to the layers.
             await asyncio.to_thread(self._driver.disks.flush, snapshot.manifest.layer_ids)
             await asyncio.to_thread(snapshots.flush, snapshot)
         except FileNotFoundError:
@@ -432,7 +432,9 @@ class Sandboxes:
             _log.warning("layers are not merged", extra=fields)
             return
         if entry.running is running and entry.record.state is State.RUNNING:
-            with suppress(StorageFull):  # more layers than it needs are named then, which is no harm
+            with suppress(
+                StorageFull
+            ):  # the record then refers to more layers than needed, which is harmless
                 self._save(entry, replace(entry.record, layers=entry.record.layers[:1]))
             self._garbage.wake()
 
@@ -445,13 +447,13 @@ class Sandboxes:
     async def _wait_end(self, entry: Entry, running: RunningSandbox) -> None:
         await running.vm.wait_exit()
         async with entry.lock:
-            # A pause or removal ended it, and it may run again by now.
+            # A pause or removal may have ended it, and it may be running again.
             ended_on_purpose = entry.removing is not None or entry.record.state is not State.RUNNING
             if ended_on_purpose or entry.running is not running:
                 return
             fields = {"sandbox_id": str(entry.sandbox_id)}
             _log.warning("sandbox lost", extra={**fields, "vmm_log": running.vm.log_tail()})
-            entry.running = None  # whatever fails from here on, it does not run
+            entry.running = None  # it does not run, whatever fails below
             await self._operations.record_vm_exit(
                 entry.record, running, partial(self._save, entry), reason=_ENDED
             )
@@ -482,7 +484,7 @@ class Sandboxes:
             if entry.running is not None:
                 entry.running.being_removed = True
             if entry.lock_holder is not None:
-                # First its VMM: an operation that waits for the guest, or for the VMM, then waits no longer.
+                # The VMM first: an operation that waits for the guest or the VMM then ends.
                 if entry.running is not None:
                     await entry.running.vm.kill()
                 entry.cancel_operation()

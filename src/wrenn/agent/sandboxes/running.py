@@ -71,12 +71,12 @@ class RunningSandbox:
 
     Attributes:
         address: slot address, reachable from this host only.
-        last_active_at: wall time of the last use, seconds.
+        last_active_at: wall time of the last activity, seconds.
         reset_connections: resets this host's connections to an address; blocking.
         closed: why new calls are refused; empty if they are not.
         guest_frozen: the processes of the guest may be frozen.
         suspend_reason: why the disk watch has suspended its VM; empty if it has not.
-        being_removed: whether it is being removed: the guest and its VM are not asked for anything any more.
+        being_removed: whether its removal has begun; no more calls are made to the guest or the VM then.
         ports: client for the guest's ports.
     """
 

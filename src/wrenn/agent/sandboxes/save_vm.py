@@ -15,7 +15,7 @@ from wrenn.base.faults import fault_point
 from wrenn.linux.files import translated
 from wrenn.linux.threads import run_to_end
 from wrenn.storage import snapshots
-from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.layers import LayerSeal
 from wrenn.storage.snapshots import Manifest, Snapshot
 from wrenn.vm import DiskChain, Driver, ImageRef, Machine, SavedMemory
@@ -50,7 +50,7 @@ class Saver:
         """Write memory and device state of the suspended VM to `draft`; `step` prefixes the names of the fault points.
 
         Raises:
-            StorageFull: no room. AgentFailure: the VM ended.
+            StorageFull: no space. AgentFailure: the VM ended.
         """
 
         async def on_part_saved(part: str) -> None:
@@ -62,10 +62,10 @@ class Saver:
     async def publish(
         self, saved: SavedVm, record: Record, snapshot_id: str, layer_ids: tuple[str, ...]
     ) -> Snapshot:
-        """Publish the draft as the snapshot of this id with these frozen layers. After a cancellation there is none.
+        """Publish the draft as the snapshot of this id with these frozen layers. After a cancellation the snapshot does not exist.
 
         Raises:
-            StorageFull: no room. DamagedBase, DamagedSnapshot: what it lies on is not what it ran on.
+            StorageFull: no space. DamagedBase, DamagedSnapshot: the base or an earlier snapshot is not the one that the VM runs on.
         """
         base_digest = self.driver.bases.content_digest(record.base)
         former = self._former(record)
@@ -73,10 +73,10 @@ class Saver:
             raise DamagedSnapshot(
                 f"The base of {record.spec.sandbox_id} was made again since it was started."
             )
-        # What was sealed once is not read again, and a damage since is not taken for what was written.
-        sealed = {seal.layer_id: seal for manifest in former for seal in manifest.layers}
-        sealed.pop(layer_ids[0], None)  # written until now
-        seals = await run_to_end(partial(_seal, self.driver.disks, layer_ids, sealed))
+        # A frozen layer keeps its first seal: it need not be read again, and later damage does not change the seal.
+        known_seals = {seal.layer_id: seal for manifest in former for seal in manifest.layers}
+        known_seals.pop(layer_ids[0], None)  # written until now, so its content changed
+        seals = await run_to_end(partial(_layer_seals, self.driver.disks, layer_ids, known_seals))
         manifest = Manifest(
             snapshot_id=snapshot_id,
             sandbox_id=str(record.spec.sandbox_id),
@@ -109,7 +109,7 @@ class Saver:
         return list(found.values())
 
 
-def _seal(
-    disks: DiskChain, layer_ids: tuple[str, ...], sealed: dict[str, LayerSeal]
+def _layer_seals(
+    disks: DiskChain, layer_ids: tuple[str, ...], known_seals: dict[str, LayerSeal]
 ) -> tuple[LayerSeal, ...]:
-    return tuple(sealed.get(layer) or disks.seal(layer) for layer in layer_ids)
+    return tuple(known_seals.get(layer) or disks.seal(layer) for layer in layer_ids)

@@ -1,8 +1,9 @@
 """Registry of long-lasting calls, each with the credential that it was opened with.
 
-A request is allowed by the query that finds its target. A terminal, a transfer or an event stream lasts longer than that answer
-is true: this registry looks the credentials up again, all in one query, when the database says that some changed and by a timer,
-and ends the calls whose credential no longer allows them. Links and public ports need no credential and are not in it.
+A request is authorised once, by the query that finds its sandbox. A terminal, a transfer or an event stream may outlast the
+authorisation. So this registry checks the credentials of open calls again, all in one query, when a trigger of the database notifies
+that some changed, and by a timer. It ends the calls whose credential no longer allows them. Links and public ports need no credential
+and are not registered.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from wrenn.control.db import Database
 _log = logging.getLogger(__name__)
 
 CHANNEL: Final = "wrenn_access"
-"""Notified by triggers when a key, session, user, membership or team changes such that somebody may lose access."""
+"""Channel that triggers notify when a key, session, user, membership or team changes so that somebody may lose access."""
 _EVERY_S: Final = 2.0
-"""A lost notification and an expiry are noticed so late."""
+"""Seconds between two checks by the timer: how late an expiry or a lost notification is noticed."""
 _COALESCE_S: Final = 0.5
-"""Between two looks, however many notifications come."""
+"""The least time between two checks, however many notifications arrive."""
 _BATCH: Final = 1000
 """Credentials in one statement."""
 
@@ -107,19 +108,19 @@ class OpenCalls:
         while True:
             await self._some.wait()
             await self.loop.wait(_EVERY_S)
-            await self.loop.attempt(self.look_once, otherwise=None)
+            await self.loop.attempt(self.check_once, otherwise=None)
             await asyncio.sleep(_COALESCE_S)
 
-    async def look_once(self) -> None:
+    async def check_once(self) -> None:
         """Check all credentials now, and end the calls that are no longer allowed."""
-        everybody = list(self._calls)
-        for begin in range(0, len(everybody), _BATCH):
-            credentials = everybody[begin : begin + _BATCH]
+        all_credentials = list(self._calls)
+        for begin in range(0, len(all_credentials), _BATCH):
+            credentials = all_credentials[begin : begin + _BATCH]
             found = await find_callers(self._database, credentials)
             for credential in credentials:
-                self._judge(credential, found.get(credential))
+                self._end_disallowed(credential, found.get(credential))
 
-    def _judge(self, credential: Credential, row: object) -> None:
+    def _end_disallowed(self, credential: Credential, row: object) -> None:
         calls = list(self._calls.get(credential, ()))
         try:
             caller = caller_of(credential, row)

@@ -18,7 +18,7 @@ from wrenn.control.keys.types import CreateKey
 from wrenn.control.teams import team_store
 
 KEYS_LIMIT: Final = 500
-"""Of one team: more is a program that makes one for each call and never revokes."""
+"""Keys of one team. Only a program that creates a key for each call and never revokes one needs more."""
 
 
 class Keys:
@@ -29,17 +29,17 @@ class Keys:
         self._clock = clock
 
     async def create(self, member: Member, body: CreateKey) -> tuple[Key, Secret]:
-        """A new key; its text is shown this once.
+        """Create a key and return it with its text, which is not stored and cannot be read again.
 
         Raises:
-            InvalidRequest: it would have expired already. Conflict: the team has too many.
+            InvalidRequest: the expiry is not in the future. Conflict: the team has too many keys.
         """
         if body.expires_at is not None and body.expires_at <= self._clock.now():
             raise InvalidRequest("expires_at: must be in the future.")
 
         async def create(tx: Transaction) -> tuple[Key, Secret]:
             await team_store.lock(tx, member.team_id)
-            # Under the lock: a member who is removed in this moment must not leave with a key.
+            # Under the lock, so that a member who is being removed cannot create a key.
             await team_store.expect_member(tx, member.team_id, member.user_id)
             if await key_store.count(tx, member.team_id) >= KEYS_LIMIT:
                 raise Conflict(f"The team has {KEYS_LIMIT} API keys: revoke some first.")
@@ -59,11 +59,14 @@ class Keys:
         return await self._database.transaction(create)
 
     async def list(self, member: Member) -> list[Key]:
-        """The team's keys, newest first."""
+        """Return the team's keys, newest first."""
         return await key_store.of_team(self._database, member.team_id)
 
     async def revoke(self, member: Member, text_id: str) -> None:
-        """Have a key of the team not work any more. One that is not there is fine."""
+        """Revoke a key of the team. Does nothing if there is no such key.
+
+        Open calls with this key end too: a trigger of the database notifies `auth/open_calls.py`.
+        """
         key_id = KeyId.parse(text_id)
 
         async def revoke(tx: Transaction) -> None:

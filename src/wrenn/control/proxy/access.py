@@ -1,7 +1,7 @@
 """Decides who may visit a port: API keys of the sandbox's team, links, sessions of members; everybody, if it is public.
 
-Of a sandbox that is not theirs, visitors learn nothing: with a key of another team it does not exist, and without any credential
-it is the same whether it exists.
+Visitors learn nothing about sandboxes of others: with the key of another team the response is "not found", and without a credential
+the response does not depend on whether the sandbox exists.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Admission:
     """The visitor may visit the port.
 
     Attributes:
-        visitor: whom the audit log names, if the visit resumes the sandbox.
-        cookie_s: the visitor came by a link that is good for so long; 0: by something else.
+        visitor: the actor in the audit log, if the visit resumes the sandbox.
+        cookie_s: seconds for which the link of the visit is still valid; 0: the visit was not by a link.
         is_public: everybody may visit.
-        right: the credential that lets the visitor in, and whose it is; None: a link or a public port does.
+        grant: the credential that admits the visitor, and its caller; None: a link, a cookie of a link or a public port does.
     """
 
     location: SandboxLocation
@@ -58,7 +58,7 @@ class PortAccess:
         """Check the visitor's credential, link or cookie against the port.
 
         Raises:
-            Unauthorized: no credential, or none that is good. NotFound: no sandbox of the caller's team.
+            Unauthorized: no valid credential. NotFound: no sandbox of the caller's team.
         """
         if visit.key is not None:
             key = ApiKey.parse(visit.key, Operation.WRITE_SANDBOXES)
@@ -87,7 +87,7 @@ class PortAccess:
         )
 
     def unverified_credential(self, visit: Visit, target: PortTarget) -> bytes | None:
-        """Return a digest of the credential that must be looked up for this visit; None: there is none, or it is signed by us."""
+        """Return a digest of the credential that must be looked up for this visit; None: there is none, or it is a valid link, which needs no lookup."""
         if visit.key is not None:
             return digest_of(visit.key.encode("latin-1"))
         if self._signer.seconds_left(visit.link or visit.cookie, target.sandbox_id, target.port):
@@ -95,7 +95,7 @@ class PortAccess:
         if visit.link:
             return digest_of(visit.link, kind=b"link")
         if visit.is_foreign:
-            # Its cookies are not looked at: a hostile page must not use up the guesses of its reader.
+            # Its cookies are ignored: a hostile page must not use up the failed attempts that its reader is allowed.
             return None
         shown = visit.session or visit.cookie
         return digest_of(shown, kind=b"cookie") if shown else None
@@ -109,5 +109,5 @@ class PortAccess:
             return None
 
     def forget_all(self) -> None:
-        """Forget the remembered callers: an API key may have been revoked."""
+        """Drop all cached callers: an API key may have been revoked."""
         self._callers.forget_all()

@@ -22,7 +22,7 @@ class SandboxLocation:
 
 
 class SandboxLocations:
-    """Finds sandboxes and their hosts for visitors, and remembers them for a moment. Only sandboxes that run are remembered: what becomes of the others is looked up each time."""
+    """Finds sandboxes and their hosts for visitors. Only running sandboxes are cached; the others are looked up each time."""
 
     def __init__(
         self, *, database: Database, clients: HostClients, running_sandboxes: RunningSandboxes, clock: Clock
@@ -43,19 +43,19 @@ class SandboxLocations:
         return None if found is None else SandboxLocation(found[0], self._clients.at(found[1]))
 
     async def resume_if_needed(self, location: SandboxLocation, *, by: Actor) -> HostClient:
-        """Return the client for the host once the sandbox is running; with `auto_resume` it is resumed. The caller has checked access.
+        """Return the client for the host once the sandbox is running; one with `auto_resume` is resumed first. The caller has checked access.
 
         Raises:
-            as `RunningSandboxes.resume_if_needed`.
+            As `RunningSandboxes.resume_if_needed`.
         """
         if not location.sandbox.is_usable:
             await self._running.resume_if_needed(location.sandbox, by=by)
         return location.host
 
     def forget(self, sandbox_id: SandboxId) -> None:
-        """Forget this sandbox, since its host said that our information is outdated."""
+        """Drop this sandbox from the cache, because its host reported that the entry is outdated."""
         self._lookups.forget(sandbox_id)
 
     def forget_all(self) -> None:
-        """Forget all sandboxes, since something changed."""
+        """Drop all sandboxes from the cache, because something changed."""
         self._lookups.forget_all()

@@ -1,4 +1,4 @@
-"""A cache for a moment: one lookup for concurrent callers, dropped when something may have changed."""
+"""A cache of lookups for 2 seconds. Concurrent callers share one lookup; entries are dropped when something may have changed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 KEEP_S: Final = 2.0
-"""The longest that a change goes unnoticed when its hint is lost."""
+"""How long an entry is used. If the notification of a change is lost, the change is noticed this late."""
 _LIMIT: Final = 10_000
-"""Entries; with more, all are looked up anew."""
+"""Entries; when the limit is reached, all are dropped."""
 
 
 class LookupCache(Generic[K, V]):
-    """Caches the results of `look` by key for a moment. `keep` says which results to cache; errors are not cached."""
+    """Caches the results of `look` by key for `keep_s`. `keep` says which results to cache; errors are not cached."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class LookupCache(Generic[K, V]):
         if task is None:
             task = self._looking[key] = asyncio.create_task(self._find(key))
             task.add_done_callback(_seen)
-        # Others wait for it too; its end is not ours.
+        # Other callers wait for the same task, so it is not cancelled with this caller.
         return await asyncio.shield(task)
 
     async def _find(self, key: K) -> V:
@@ -52,7 +52,7 @@ class LookupCache(Generic[K, V]):
         at = self._clock.monotonic()
         try:
             value = await self._look(key)
-            # Forgotten while it was looked for: what was found may be older than the change.
+            # If the key was forgotten during the lookup, the result may be older than the change.
             if self._looking.get(key) is task and self._keep(value):
                 if len(self._known) >= _LIMIT:
                     self._known.clear()
@@ -75,4 +75,4 @@ class LookupCache(Generic[K, V]):
 
 def _seen(task: asyncio.Task[V]) -> None:
     if not task.cancelled():
-        task.exception()  # all who asked may be gone
+        task.exception()  # all callers may have been cancelled

@@ -1,7 +1,7 @@
 """The head of a visitor's request as values: the port it is for, its credentials, and what is forwarded of it. Pure functions.
 
-What is ours never reaches a sandbox: the API key, our cookies, the token of a link. What a sandbox answers cannot reach beyond its
-own host name.
+The platform's own credentials never reach a sandbox: the API key, our cookies, the token of a link. The response of a sandbox cannot affect
+other host names than its own.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ _KEY: Final = API_KEY_HEADER.lower().encode()
 _SANDBOX: Final = SANDBOX_HEADER.lower().encode()
 _PORT: Final = PORT_HEADER.lower().encode()
 _OURS: Final = frozenset({_KEY, b"expect", b"forwarded"})
-"""Of a request. `Expect` was answered by our server; the others are said anew or are nobody's business."""
+"""Request headers that are not forwarded: our server handles `Expect`, and `Forwarded` and the API key are not for the program."""
 _OUR_FAMILIES: Final = (b"x-wrenn-", b"wrenn-", b"x-forwarded-")
 _FRAMES: Final = frozenset({b"iframe", b"frame", b"embed", b"object", b"fencedframe"})
-"""What a page shows within itself (`Sec-Fetch-Dest`)."""
+"""Values of `Sec-Fetch-Dest` for content that another page embeds."""
 _NOT_ANSWERED: Final = frozenset({b"alt-svc", b"clear-site-data", b"date"})
-"""Of an answer: they would hold for more than the one host name, or are said by our server."""
+"""Response headers that are not forwarded: they would affect other host names, or our server sets them."""
 _NOT_UNDER_OTHER_NAMES: Final = frozenset(
     {b"cache-control", b"expires", b"pragma", b"age", b"service-worker-allowed"}
 )
 _GUEST_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0", "169.254.0.21"})  # noqa: S104
-"""How a program may call the host that it serves on."""
+"""Host names that a program may use for itself in URLs."""
 
 
 @dataclass(frozen=True, slots=True)
 class PortTarget:
-    """The port that a request is for.
+    """The port that a visitor's request is for.
 
     Attributes:
-        is_tunnel: the bytes of the port, not what it says in HTTP.
-        by_headers: named by headers, so that the host name is not the port's own.
+        is_tunnel: a tunnel of the port's raw bytes, not HTTP.
+        by_headers: given by headers, so the host name is not that of the port.
     """
 
     sandbox_id: SandboxId
@@ -60,7 +60,7 @@ def port_target_of(scope: Scope) -> PortTarget | None:
     """Return the port that a request is for; None: it is for the API.
 
     Raises:
-        InvalidRequest: it is for a port, but for none that can be.
+        InvalidRequest: it is for a port that cannot exist, or names only one of sandbox and port.
     """
     headers: Headers = scope["headers"]
     if (host := header_value(headers, b"host")) and (match := _HOST.fullmatch(host)):
@@ -69,7 +69,7 @@ def port_target_of(scope: Scope) -> PortTarget | None:
     if sandbox is not None and port is not None:
         return _port_target(sandbox, port, by_headers=True)
     if sandbox is not None or port is not None:
-        raise InvalidRequest(f"The headers {SANDBOX_HEADER} and {PORT_HEADER} are only good together.")
+        raise InvalidRequest(f"The headers {SANDBOX_HEADER} and {PORT_HEADER} are only valid together.")
     if scope["type"] == "websocket" and (match := _TUNNEL.fullmatch(scope["path"])):
         return _port_target(match[1].encode(), match[2].encode(), is_tunnel=True)
     return None
@@ -91,13 +91,13 @@ class Visit:
     """The credentials that a visitor's request carries.
 
     Attributes:
-        link: the token of a link, empty where there is none.
-        cookie: the token of a link in a cookie, empty where there is none.
-        session: in a cookie, the token of a signed-in person, empty where there is none. Of two cookies of one name neither
-            counts: a neighbour's page can set one, and it cannot be told which one that is.
-        query: what the program is asked, without the link's token.
-        is_foreign: a page of another host asks in the browser's name; then a cookie says nothing.
-        wants_page: a browser that shows what it gets.
+        link: the token of a link in the query; may be empty.
+        cookie: the token of a link in a cookie; may be empty.
+        session: the token of a signed-in user in a cookie; may be empty. If there are two cookies of one name, neither counts: a page
+            of another sandbox can set one, and they cannot be told apart.
+        query: the query string without the link's token, as it is forwarded.
+        is_foreign: the request was caused by a page of another host; cookies then prove nothing.
+        wants_page: the client is a browser that displays the response.
     """
 
     key: str | None
@@ -155,7 +155,7 @@ def _only(cookies: Sequence[tuple[bytes, bytes]], name: bytes) -> bytes:
 
 
 def cookie_name(scope: Scope) -> bytes:
-    """Return the name of the cookie that holds a link's token. Under https no other host name can set one of this name."""
+    """Return the name of the cookie with a link's token. With https no other host name can set a cookie of this name."""
     return b"__Host-" + _COOKIE if scope["scheme"] in ("https", "wss") else _COOKIE
 
 
@@ -195,8 +195,8 @@ def request_headers(scope: Scope) -> Headers:
 def response_headers(headers: Headers, scope: Scope, target: PortTarget, *, is_public: bool) -> Headers:
     """Return the headers that are forwarded to the client.
 
-    Only pages of its own host name may frame a port that is not public. An answer under a host name that is not the port's own, perhaps that of
-    the API's own pages, is not kept by any cache and is no page of that host.
+    Only pages of the same host name may frame a port that is not public. If the port was given by headers, the host name may be that of the API:
+    then the response is not cached, and its page is sandboxed (CSP), so that it has no rights of that host name.
     """
     forwarded: Headers = []
     if not is_public:

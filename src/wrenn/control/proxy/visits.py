@@ -47,7 +47,7 @@ from wrenn.relay import (
 _log = logging.getLogger(__name__)
 
 _ATTEMPTS: Final = 2
-"""What we remember may be a moment old: after a host's word that it is not so, it is looked up once more."""
+"""The cached location may be outdated: if the host says so, it is looked up once more."""
 _CODE: Final = ERROR_CODE_HEADER.encode()
 _TEXT: Final = ERROR_TEXT_HEADER.encode()
 _TEXT_LIMIT: Final = 2 * KIB
@@ -117,7 +117,7 @@ class Visits:
         receive: Receive,
         send: Send,
     ) -> None:
-        """Forward to the host of the sandbox; once more if the host says that it has moved on since it was looked up."""
+        """Forward to the host of the sandbox; look it up and try once more if the host says that the sandbox is not running there."""
         request = Request(scope, receive)
         if scope["type"] == "http":
             await request.read_small_body()
@@ -137,7 +137,8 @@ class Visits:
                 if attempt == _ATTEMPTS or not request.is_replayable:
                     raise
                 _log.debug(
-                    "visit looks again", extra={"sandbox_id": str(target.sandbox_id), "cause": error.message}
+                    "visit is tried again",
+                    extra={"sandbox_id": str(target.sandbox_id), "cause": error.message},
                 )
                 admission = await self._access.admit(visit, target)
 

@@ -1,6 +1,6 @@
-"""Endpoints for operations on one sandbox. Each parses, makes one call, answers.
+"""Endpoints for operations on one sandbox. Each parses the request, makes one call and responds.
 
-Operations continue when the client goes away, except a fork.
+Operations continue when the client disconnects, except a fork.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TimeLimitChangesOf = Annotated[TimeLimitChanges, service(TimeLimitChanges)]
 
 @router.delete("", status_code=204, responses=refusals(404, 503))
 async def delete_sandbox(sandbox_id: str, credential: CredentialOf, deletions: DeletionsOf) -> Response:
-    """Remove a sandbox; answers when nothing of it is left. Again is fine."""
+    """Remove a sandbox; responds when nothing of it is left. May be repeated."""
     await deletions.delete(credential, sandbox_id)
     return Response(status_code=204)
 
@@ -49,9 +49,9 @@ async def delete_sandbox(sandbox_id: str, credential: CredentialOf, deletions: D
 async def pause_sandbox(
     sandbox_id: str, credential: CredentialOf, pauses: PausesOf, domain: DomainOf
 ) -> Response:
-    """Put a running sandbox away with its memory, processes and files; answers when it is paused.
+    """Pause a running sandbox, with its memory, processes and files; responds when it is paused.
 
-    Calls to it that are under way get two seconds to end. If it cannot be paused, it runs on.
+    Calls in progress get two seconds to end. If the sandbox cannot be paused, it continues to run.
     """
     return JSONResponse(sandbox_json(await pauses.pause(credential, sandbox_id), domain))
 
@@ -60,7 +60,7 @@ async def pause_sandbox(
 async def resume_sandbox(
     sandbox_id: str, credential: CredentialOf, resumes: ResumesOf, domain: DomainOf
 ) -> Response:
-    """Bring a paused sandbox back; answers when it runs. If it cannot be resumed, it stays paused."""
+    """Resume a paused sandbox; responds when it runs. If it cannot be resumed, it stays paused."""
     return JSONResponse(sandbox_json(await resumes.resume(credential, sandbox_id), domain))
 
 
@@ -68,7 +68,7 @@ async def resume_sandbox(
 async def set_timeout(
     sandbox_id: str, body: SetTimeout, credential: CredentialOf, changes: TimeLimitChangesOf, domain: DomainOf
 ) -> Response:
-    """Change when a sandbox is put away by itself. Not an activity: the idle time goes on."""
+    """Change when a sandbox is paused or removed automatically. Does not count as activity: the idle time continues."""
     return JSONResponse(sandbox_json(await changes.set_timeout(credential, sandbox_id, body), domain))
 
 
@@ -80,9 +80,9 @@ async def set_network(
     networks: Annotated[Networks, service(Networks)],
     domain: DomainOf,
 ) -> Response:
-    """Change what a running or paused sandbox may reach; answers when it is in force, also for open connections.
+    """Change the network policy of a running or paused sandbox; responds when it is in force, also for open connections.
 
-    Not an activity. With 503 its host does not answer: the change is stored and comes into force when the host does.
+    Does not count as activity. With 503 the host does not respond: the change is stored and applied when the host responds again.
     """
     return JSONResponse(sandbox_json(await networks.set_network(credential, sandbox_id, body), domain))
 
@@ -95,10 +95,10 @@ async def set_disk(
     disks: Annotated[Disks, service(Disks)],
     domain: DomainOf,
 ) -> Response:
-    """Make the disk of a sandbox larger, with the share of its host's disk that it may take; answers when a running one has it.
+    """Enlarge the disk of a sandbox, and the share of its host's disk that it may use; responds when a running sandbox has it.
 
-    Does not count as activity. A sandbox that is suspended for using up its share continues if that is enough; otherwise 507. A paused one has it when
-    it is resumed. With 502 to 504 repeat the request.
+    Does not count as activity. A sandbox that is suspended for using up its share continues if that is enough; otherwise 507. A paused
+    sandbox has the larger disk when it is resumed. After 502 to 504 repeat the request.
     """
     return JSONResponse(sandbox_json(await disks.set_disk(credential, sandbox_id, body.disk_size_mb), domain))
 
@@ -115,10 +115,10 @@ async def fork_sandbox(
     forks: Annotated[Forks, service(Forks)],
     domain: DomainOf,
 ) -> Response:
-    """Make copies of a running sandbox, with its memory, processes and files; answers when all run.
+    """Make copies of a running sandbox, with its memory, processes and files; responds when all run.
 
-    It goes on itself after one short stop. All copies or none: when one does not start, or the client goes away, those
-    that did are removed.
+    The sandbox itself continues after one short stop. All copies are made or none: if one does not start, or the client disconnects,
+    those that started are removed.
     """
     copies = await while_connected(request, forks.fork(credential, sandbox_id, body.count))
     return JSONResponse({"sandboxes": [sandbox_json(copy, domain) for copy in copies]}, 201)

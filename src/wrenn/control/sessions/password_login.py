@@ -1,4 +1,4 @@
-"""Sign-up and login with e-mail and password. Neither text nor duration of a refusal reveals whether an account exists."""
+"""Sign-up and login with e-mail and password. Neither the text nor the duration of a refused login reveals whether an account exists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ WRONG = "The e-mail address or the password is wrong."
 
 
 class PasswordLogin:
-    """Signs users up and logs them in with an e-mail address and a password. A sign-up has to tell that an address is taken; what it tells is slowed down like a login."""
+    """Signs users up and logs them in with an e-mail address and a password.
+
+    A sign-up reveals that an address is taken, so attempts are limited like those of a login.
+    """
 
     def __init__(
         self,
@@ -37,10 +40,10 @@ class PasswordLogin:
     async def sign_up(self, body: SignUp, address: str) -> SignedIn:
         """Create an account with a team of its own, and a session. Of concurrent sign-ups with one address one succeeds.
 
-        Where mail is set up the address's owner is asked to verify it.
+        If mail is configured, a mail asks the owner of the address to verify it.
 
         Raises:
-            SignupClosed, EmailTaken. RateLimited: too many tries from this address.
+            SignupClosed, EmailTaken. RateLimited: too many attempts from this address.
         """
         if not self._signup_open:
             raise SignupClosed("Sign-up is closed: ask an admin of the platform for an account.")
@@ -61,8 +64,8 @@ class PasswordLogin:
         """Check the password and open a session.
 
         Raises:
-            Unauthorized: unknown address, no password, wrong password. RateLimited: too many tries.
-            AccountDisabled, NoTeam: only to who knows the password.
+            Unauthorized: unknown address, no password, wrong password. RateLimited: too many attempts.
+            AccountDisabled, NoTeam: only if the password is right.
         """
         account, source = Subject.account(body.email), Subject.address(address)
         async with self._passwords.turn():
@@ -78,7 +81,7 @@ class PasswordLogin:
             async def enter(tx: Transaction) -> SignedIn:
                 now = await user_store.lock(tx, user.user_id)
                 if now is None or now.password_hash != stored:
-                    raise Unauthorized(WRONG)  # changed in this moment
+                    raise Unauthorized(WRONG)  # changed since it was read
                 if now.status != "active":
                     raise AccountDisabled("Your account was deactivated by an admin of the platform.")
                 if renewed is not None:

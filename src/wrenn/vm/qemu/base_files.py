@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from wrenn.linux.files import fsync_path, remove_tree, write_json
 from wrenn.linux.memfd import sealed_copy
-from wrenn.storage.damage import DamagedBase
+from wrenn.storage.errors import DamagedBase
 from wrenn.vm.bases import BASE_FORMAT, Facts
 from wrenn.vm.qemu.page_digest import PageDigest
 
@@ -80,7 +80,7 @@ def publish(draft: Path, root: Path, *, key: str, facts: Facts) -> Base:
         "format": BASE_FORMAT,
         "key": key,
         "facts": dict(facts),
-        "files": {p.name: _seal_of(p) for p in base.files} | {base.image.name: _size_of(base.image)},
+        "files": {p.name: _digest_of(p) for p in base.files} | {base.image.name: _size_of(base.image)},
     }
     write_json(draft / _MANIFEST, manifest, durable=True)
     final = root / key
@@ -98,7 +98,7 @@ def find(root: Path, key: str) -> Base | None:
     """
     base = Base(key, root / key)
     try:
-        files = _seals(base)
+        files = _digests(base)
     except FileNotFoundError:
         return None
     for path in (*base.files, base.image):
@@ -115,7 +115,7 @@ def content_digest(base: Base) -> str:
         DamagedBase: it is missing, or not as it was made.
     """
     try:
-        files = _seals(base)
+        files = _digests(base)
     except FileNotFoundError as error:
         raise DamagedBase(f"There is no base {base.key}.") from error
     for path in (base.disk, base.image):
@@ -139,7 +139,7 @@ def load_memory(base: Base) -> int:
     """
     digest = PageDigest()
     try:
-        expected = _seals(base).get(base.memory.name, {}).get("pages_sha256")
+        expected = _digests(base).get(base.memory.name, {}).get("pages_sha256")
         memory = sealed_copy(base.memory, name=f"wrenn-base-{base.key}", on_data=digest.update)
     except FileNotFoundError as error:
         raise DamagedBase(f"A file of base {base.key} is missing.") from error
@@ -149,13 +149,13 @@ def load_memory(base: Base) -> int:
     return memory
 
 
-def _seals(base: Base) -> dict[str, dict[str, Any]]:
+def _digests(base: Base) -> dict[str, dict[str, Any]]:
     """Return sizes and digests of the base's files by name. Raises FileNotFoundError without a manifest, DamagedBase."""
     try:
         manifest = json.loads((base.directory / _MANIFEST).read_text())
         if manifest["format"] != BASE_FORMAT or manifest["key"] != base.key:
             raise DamagedBase(f"The manifest of base {base.key} belongs to another base or version.")
-        return {str(name): dict(seal) for name, seal in manifest["files"].items()}
+        return {str(name): dict(entry) for name, entry in manifest["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedBase(f"The manifest of base {base.key} cannot be read.") from error
 
@@ -169,7 +169,7 @@ def _check_size(base: Base, path: Path, files: dict[str, dict[str, Any]]) -> Non
         raise DamagedBase(f"{path.name} of base {base.key} is missing or has another size.")
 
 
-def _seal_of(path: Path) -> dict[str, str | int]:
+def _digest_of(path: Path) -> dict[str, str | int]:
     size_b = path.stat().st_size
     if path.name == "memory":
         digest = PageDigest()

@@ -15,7 +15,7 @@ import xxhash
 from wrenn.base.units import MIB
 from wrenn.linux.command import run
 from wrenn.linux.files import copy_file, fsync_path, remove_file
-from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.layers import LAYER_PREFIX, LayerSeal
 from wrenn.vm.disks import DiskRef
 from wrenn.vm.qemu.base_files import Base, QemuBases

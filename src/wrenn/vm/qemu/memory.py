@@ -18,7 +18,7 @@ from wrenn.linux.files import translated
 from wrenn.linux.process_memory import ProcessMemory
 from wrenn.linux.threads import run_to_end
 from wrenn.storage import snapshots
-from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.folders import Folders
 from wrenn.storage.snapshots import MemorySeal, Snapshot
 from wrenn.vm.machine import Machine

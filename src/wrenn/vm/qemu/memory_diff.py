@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from wrenn.base.units import PAGE_B
 from wrenn.linux.files import data_extents, translated
 from wrenn.linux.process_memory import PageRuns, ProcessMemory, pages_of, runs_of
-from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.errors import DamagedSnapshot
 
 _MAGIC: Final = b"WRNNMEM1"
 _HEADER: Final = struct.Struct("<8s6Q")
@@ -228,15 +228,15 @@ def _tables(fd: int, name: str, digest: str) -> _Tables:
     """Read the tables of a diff and check that every number is in bounds and every page has a digest."""
     size_b = os.fstat(fd).st_size
     head = os.pread(fd, _HEADER.size, 0)
-    seal = os.pread(fd, _DIGEST_B, _HEADER.size)
-    if len(seal) < _DIGEST_B or not head.startswith(_MAGIC):
+    stored_digest = os.pread(fd, _DIGEST_B, _HEADER.size)
+    if len(stored_digest) < _DIGEST_B or not head.startswith(_MAGIC):
         raise DamagedSnapshot(f"{name} is not a memory diff of this version.")
     _, page_b, pages, data_pages, runs, chunks, offset = _HEADER.unpack(head)
     length = runs * _RUN.itemsize + chunks * _CHUNK.itemsize
     if page_b != PAGE_B or offset != (data_pages + 1) * PAGE_B or offset + length != size_b:
         raise DamagedSnapshot(f"{name} is torn: its size is not what its header says.")
     raw = os.pread(fd, length, offset)
-    if seal.hex() != digest or xxhash.xxh3_128_digest(head + raw) != seal:
+    if stored_digest.hex() != digest or xxhash.xxh3_128_digest(head + raw) != stored_digest:
         raise DamagedSnapshot(f"{name} is damaged: its page map is not what was written.")
     tables = _Tables(
         pages,

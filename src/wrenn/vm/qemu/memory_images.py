@@ -18,7 +18,7 @@ from wrenn.base.units import PAGE_B
 from wrenn.linux import memfd
 from wrenn.linux.threads import run_to_end
 from wrenn.storage import snapshots
-from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.folders import Folders
 from wrenn.vm.memory import ImageRef
 from wrenn.vm.qemu.base_files import Base, load_memory

@@ -13,7 +13,7 @@ from wrenn.base.ids import random_hex
 from wrenn.base.undo import Undo
 from wrenn.linux.container import make_root
 from wrenn.linux.files import remove_tree, write_json
-from wrenn.storage.damage import DamagedBase
+from wrenn.storage.errors import DamagedBase
 from wrenn.vm.bases import BASE_FORMAT, Facts
 from wrenn.vm.driver import Shape
 

@@ -10,7 +10,7 @@ from wrenn.base.units import GIB
 from wrenn.linux.files import remove_tree
 from wrenn.linux.threads import run_to_end
 from wrenn.linux.trees import allocated_b, copy_tree, digest_tree
-from wrenn.storage.damage import DamagedSnapshot
+from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.layers import LAYER_PREFIX, LayerSeal
 from wrenn.vm.disks import DiskRef
 from wrenn.vm.simulated.bases import FolderBases

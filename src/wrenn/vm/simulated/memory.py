@@ -8,7 +8,7 @@ from typing import Final
 
 import xxhash
 
-from wrenn.storage.damage import DamagedBase, DamagedSnapshot
+from wrenn.storage.errors import DamagedBase, DamagedSnapshot
 from wrenn.storage.snapshots import MemorySeal, Snapshot
 from wrenn.vm.machine import Machine
 from wrenn.vm.memory import ImageRef, OnPartSaved, SavedMemory

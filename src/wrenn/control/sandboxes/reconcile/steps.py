@@ -167,8 +167,8 @@ class Steps:
     async def _handle_failed_change(self, work: Work, error: WrennError, verb: str) -> float | None:
         """Retry while the host does not answer, for a limited time; otherwise restore the former desired state.
 
-        Whether it is that, the comparison finds out: the host may have done it and its answer was lost. A time-out does not
-        insist, since it comes back by itself.
+        The host may have made the change although its response was lost; then the comparison with the host corrects the row. An idle
+        pause is not retried, because the expiry loop requests it again.
         """
         silent = isinstance(error, Unavailable | DeadlineExceeded)
         if silent and work.age_s < self._settings.start_retry_s and not work.idle_ms:
@@ -185,7 +185,7 @@ class Steps:
     async def _postpone(self, work: Work, error: WrennError) -> float:
         pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(work.attempts - 1, 10))
         _log.warning(
-            "host did not do it, tried again later",
+            "host did not do it, will be tried again",
             extra={"sandbox_id": str(work.sandbox_id), "cause": error.message, "pause_s": pause_s},
         )
         await work_store.postpone(self._database, self._hints, work, owner=self._owner, pause_s=pause_s)
