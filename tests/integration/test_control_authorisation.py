@@ -16,6 +16,7 @@ import pytest_asyncio
 from wrenn.base.ids import InvitationId
 
 from .conftest import client, run_sql
+from .host_agents import registered, unwatched
 from .people import People, Person, make_admin
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -34,6 +35,7 @@ class Who(Enum):
     TEAM_ADMIN = "an admin or the owner of the team"
     OWNER = "the owner of the team"
     ROOT = "an admin of the platform"
+    HOST = "the agent of a host"
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,19 @@ TABLE: Final[dict[str, Row]] = {
     "DELETE /v1/admin/teams/{team_id}": Row(Who.ROOT),
     "GET /v1/admin/teams/{team_id}/limits": Row(Who.ROOT),
     "PUT /v1/admin/teams/{team_id}/limits": Row(Who.ROOT, {}),
+    "POST /v1/hosts": Row(Who.ROOT, {"type": "regular"}),
+    "GET /v1/hosts": Row(Who.MEMBER),
+    "GET /v1/hosts/{host_id}": Row(Who.MEMBER, foreign=404),
+    "GET /v1/hosts/{host_id}/delete-preview": Row(Who.MEMBER, foreign=404),
+    "DELETE /v1/hosts/{host_id}": Row(Who.TEAM_ADMIN, foreign=404),
+    "POST /v1/hosts/{host_id}/token": Row(Who.TEAM_ADMIN, {}, foreign=404),
+    "GET /v1/hosts/{host_id}/tags": Row(Who.MEMBER, foreign=404),
+    "POST /v1/hosts/{host_id}/tags": Row(Who.MEMBER, {"tag": "x"}, foreign=404),
+    "DELETE /v1/hosts/{host_id}/tags/{tag}": Row(Who.MEMBER, foreign=404),
+    # Their tokens are in the body.
+    "POST /v1/hosts/register": Row(Who.ANYBODY, {"token": "x"}),
+    "POST /v1/hosts/auth/refresh": Row(Who.ANYBODY, {"refresh_token": "x"}),
+    "POST /v1/hosts/{host_id}/heartbeat": Row(Who.HOST, {}),
     "GET /v1/limits": Row(Who.TEAM, sees=True, outside=True),
     "GET /v1/events": Row(Who.TEAM, sees=True, outside=True),
     "GET /v1/audit-logs": Row(Who.TEAM, sees=True, outside=True),
@@ -185,6 +200,10 @@ async def world(people: People) -> World:
     revoked = await ada.make_key()
     foreign = await eve.make_key()
     await make_admin(people.database_url, root)
+    # After the sandbox was made, as new ones of such a team run on its own hosts only.
+    assert (await root.put(f"/v1/admin/teams/{ada.team_id}/byoc", {"enabled": True})).status_code == 204
+    agent = await registered(ada, type="byoc", team_id=ada.team_id)
+    await unwatched(people.database_url, agent)
     await run_sql(
         people.database_url,
         f"UPDATE team_api_keys SET expires_at = {LONG_AGO} WHERE key_prefix = '{old['key_prefix']}'",
@@ -220,6 +239,8 @@ async def world(people: People) -> World:
             "selector": "1",
             "port": "8080",
             "provider": "github",
+            "host_id": agent.host_id,
+            "tag": "x",
         },
         operations=operations,
         callers={
@@ -241,6 +262,10 @@ async def world(people: People) -> World:
             "removed member": bearer(gone_here),
             "foreign user": bearer(eve),
             "member": bearer(member_here),
+            "host token": {"X-Host-Token": agent.token},
+            "host token as bearer": {"Authorization": f"Bearer {agent.token}"},
+            "host token as key": {"X-API-Key": agent.token},
+            "user token as host token": {"X-Host-Token": ada.token},
         },
     )
 
@@ -274,6 +299,8 @@ def expected(operation: str, row: Row, caller: str) -> int | None:
         if operation.endswith("/logout") and caller in ("member", "foreign user", "removed member"):
             return None
         return 403 if operation.endswith("/logout") and caller == "deactivated user" else 401
+    if row.who is Who.HOST:
+        return None if caller == "host token" else 401
     if row.who is Who.TEAM:
         return expected_of_team(row, caller)
     # From here on: for users only.
@@ -311,6 +338,7 @@ CALLERS: Final = (
     "none", "malformed key", "wrong key", "wrong key beside a good token", "expired key", "revoked key",
     "foreign key", "full key", "sandboxes key", "read key", "malformed token", "no bearer", "altered token",
     "ended session", "deactivated user", "removed member", "foreign user", "member",
+    "host token", "host token as bearer", "host token as key", "user token as host token",
 )  # fmt: skip
 
 
@@ -348,3 +376,8 @@ async def test_who_may_look_sees(world: World, operation: str):
         if expected(operation, row, caller) is None:
             answer = await call(world, operation, row, caller)
             assert answer.status_code == row.found, f"{caller}: {answer.text}"
+
+
+async def test_a_host_sends_heartbeats_with_its_token(world: World):
+    operation = "POST /v1/hosts/{host_id}/heartbeat"
+    assert (await call(world, operation, TABLE[operation], "host token")).status_code == 204

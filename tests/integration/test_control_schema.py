@@ -24,6 +24,7 @@ from wrenn.control.auth import Claims, Tokens, ensure_secret
 from wrenn.control.identity import Role
 
 from .conftest import client
+from .host_agents import create_host
 from .people import People, make_admin
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -72,6 +73,8 @@ async def test_no_answer_is_outside_of_the_description(people: People, data_dir:
         "team_id": root.team_id,
         "user_id": other.user_id,
         "key_id": (await root.make_key())["id"],
+        "host_id": (await create_host(root))[0]["id"],
+        "tag": "gpu",
         "selector": "1",
         "name": "minimal",
     }

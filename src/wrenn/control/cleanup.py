@@ -1,4 +1,4 @@
-"""Deletes ended sessions, old attempts, expired invitations and tokens, and mails that are too old to be sent."""
+"""Deletes ended sessions, old attempts, expired invitations and tokens of users and hosts, and mails that are too old to be sent."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from wrenn.base.loops import Loop
 from wrenn.control import mail
 from wrenn.control.account_mail import token_store
 from wrenn.control.db import Database
+from wrenn.control.hosts import credential_store
 from wrenn.control.sessions import session_store
 from wrenn.control.teams import invitation_store
 from wrenn.control.throttle import attempt_store
@@ -38,6 +39,7 @@ class Cleanup:
         await attempt_store.forget_old(database, older_s=_ATTEMPTS_OLD_S)
         await session_store.forget_old(database, older_s=_SESSIONS_OLD_S)
         await invitation_store.forget_old(database, older_s=_INVITATIONS_OLD_S)
+        await credential_store.delete_expired(database)
         await token_store.forget_old(database, requests_older_s=_REQUESTS_OLD_S)
         if given_up := await mail.drop_expired(database):
             _log.warning("mails were given up", extra={"by_kind": dict(given_up)})

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from wrenn.control.administration import Administration
 from wrenn.control.audit_log import AuditLog
 from wrenn.control.auth import Authenticator, Tokens
+from wrenn.control.enrolment import Enrolment
 from wrenn.control.events import Events
+from wrenn.control.fleet import Fleet
 from wrenn.control.guests import Commands, Files, Streams
 from wrenn.control.http import Browsers, PortDomain
 from wrenn.control.keys import Keys
@@ -68,3 +70,5 @@ class Services:
     quotas: Quotas
     audit_log: AuditLog
     events: Events
+    fleet: Fleet
+    enrolment: Enrolment

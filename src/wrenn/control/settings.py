@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from wrenn.base.addresses import MetricsAddress, host_and_port
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.networks import parse_networks
+from wrenn.control.hosts import Authority
 from wrenn.control.http.buckets import Rate
 from wrenn.control.http.rate_limits import RateSettings
 from wrenn.control.mail import MailSettings
@@ -41,6 +42,7 @@ class Settings:
         data_dir: the installation's folder; its `pki/` has the certificates.
         listen_host, listen_port: where the API is served.
         agent_url: the local host's agent.
+        authority: the CA that signs the certificates of agents and control plane; None: the one in the data folder.
         max_vcpus, min_memory_mb, max_memory_mb, max_disk_mb: limits of one sandbox.
         private_networks: parts of private networks that the hosts let sandboxes reach; the agents have the same setting.
         memory_overcommit, disk_overcommit: how often a host's memory and disk may be promised.
@@ -69,6 +71,7 @@ class Settings:
     listen_host: str
     listen_port: int
     agent_url: str
+    authority: Authority | None
     max_vcpus: int
     min_memory_mb: int
     max_memory_mb: int
@@ -108,6 +111,9 @@ class Settings:
             listen_host=listen_host,
             listen_port=listen_port,
             agent_url=_agent_url(environment),
+            authority=Authority.from_settings(
+                environment.get("WRENN_CA_CERT", ""), environment.get("WRENN_CA_KEY", "")
+            ),
             max_vcpus=_number(environment, "WRENN_MAX_VCPUS", 8, int),
             min_memory_mb=_number(environment, "WRENN_MIN_MEMORY_MB", 128, int),
             max_memory_mb=_number(environment, "WRENN_MAX_MEMORY_MB", 8192, int),

@@ -13,7 +13,18 @@ from wrenn.base.loops import Loop
 from wrenn.base.output_buffer import OutputBudget, OutputLimits
 from wrenn.base.secrets import Secret
 from wrenn.base.tasks import OwnedTasks
-from wrenn.control import administration, audit_log, keys, oauth, password_reset, profile, sessions, teams
+from wrenn.control import (
+    administration,
+    audit_log,
+    enrolment,
+    fleet,
+    keys,
+    oauth,
+    password_reset,
+    profile,
+    sessions,
+    teams,
+)
 from wrenn.control.account_mail import AccountMails
 from wrenn.control.administration import Administration
 from wrenn.control.audit_log import AuditLog
@@ -25,13 +36,15 @@ from wrenn.control.db import CHANNEL as HINTS
 from wrenn.control.db import Database, Heard, HeldLeases, Hints, Listener
 from wrenn.control.db.embedded import ensure_running
 from wrenn.control.db.migrate import migrate
+from wrenn.control.enrolment import Enrolment
 from wrenn.control.events import CHANNEL as EVENTS
 from wrenn.control.events import Events, Feed
 from wrenn.control.events import Retention as EventRetention
 from wrenn.control.events import routers as event_routers
+from wrenn.control.fleet import Fleet
 from wrenn.control.guests import Commands, Files, Streams
 from wrenn.control.guests import routers as guest_routers
-from wrenn.control.hosts import HostClients, Monitor, ensure_pki, register
+from wrenn.control.hosts import Authority, CertificateRenewal, HostClients, Monitor, ensure_pki, register
 from wrenn.control.http import BehindProxies, Browsers, PortDomain, Rates
 from wrenn.control.http.app import api_router, build_app, route_of
 from wrenn.control.keys import Keys
@@ -90,6 +103,7 @@ from wrenn.protocol.api import (
     ADMIN_TEAMS_PREFIX,
     AUDIT_PREFIX,
     EVENTS_PREFIX,
+    HOSTS_PREFIX,
     LIMITS_PREFIX,
     SANDBOXES_PREFIX,
     SNAPSHOTS_PREFIX,
@@ -112,6 +126,7 @@ ROUTERS: Final = {
     EVENTS_PREFIX: event_routers,
     LIMITS_PREFIX: (quota_routes.own_router,),
     ADMIN_TEAMS_PREFIX: (quota_routes.admin_router,),
+    HOSTS_PREFIX: (enrolment.router, fleet.router),
 }
 API: Final = api_router(ROUTERS)
 
@@ -129,6 +144,7 @@ class Control:
     feed: Feed
     open_calls: OpenCalls
     metrics: Metrics
+    renewal: CertificateRenewal
 
     def begin_shutdown(self) -> None:
         """End event streams, which would never end by themselves. Call it before the server waits for open requests."""
@@ -145,7 +161,7 @@ async def running_control(settings: Settings) -> AsyncGenerator[Control]:
     url = settings.database_url or await ensure_running(settings.data_dir)
     await migrate(url)
     pki = settings.data_dir / "pki"
-    ensure_pki(pki)
+    authority = ensure_pki(pki, settings.authority)
     async with AsyncExitStack() as stack:
         database = Database(url)
         stack.push_async_callback(database.close)
@@ -157,7 +173,7 @@ async def running_control(settings: Settings) -> AsyncGenerator[Control]:
         metrics = Metrics()
         platform_metrics = PlatformMetrics(metrics, database)
         control, closing, loops = _build(
-            _Base(settings, database, clients, SystemClock(), random_hex(8), platform_metrics),
+            _Base(settings, database, clients, SystemClock(), random_hex(8), platform_metrics, authority),
             metrics,
             passwords=passwords,
             provider_client=provider_client,
@@ -198,6 +214,7 @@ class _Base:
     clock: Clock
     owner: str
     metrics: PlatformMetrics
+    authority: Authority
 
 
 def _build(
@@ -209,7 +226,23 @@ def _build(
     sandboxes = _build_sandboxes(base, auth, hosts)
     ports = _build_ports(base, auth, sandboxes, link_key)
     mail_sender = _build_mail_sender(base)
-    accounts = _build_accounts(base, auth, sandboxes, passwords=passwords, provider_client=provider_client)
+    throttle = Throttle(database)
+    team_hosts = Fleet(
+        database=database,
+        capacity=sandboxes.capacity,
+        deletions=sandboxes.deletions,
+        snapshots=sandboxes.snapshots,
+    )
+    accounts = _build_accounts(
+        base,
+        auth,
+        sandboxes,
+        team_hosts,
+        throttle=throttle,
+        passwords=passwords,
+        provider_client=provider_client,
+    )
+    renewal = CertificateRenewal(settings.data_dir / "pki", settings.authority, base.clients)
     feed = Feed(database)
     browsers = Browsers(settings.accounts.public_url, settings.accounts.trusted_proxies)
     services = Services(
@@ -246,6 +279,10 @@ def _build(
         events=Events(
             database=database, authenticator=auth.authenticator, feed=feed, open_calls=auth.open_calls
         ),
+        fleet=team_hosts,
+        enrolment=Enrolment(
+            database=database, authority=base.authority, tokens=auth.tokens, throttle=throttle
+        ),
     )
     loops: list[_Looping] = [
         hosts,
@@ -261,6 +298,7 @@ def _build(
         EventRetention(database, keep_s=settings.event_retention_h * 3600),
         AuditRetention(database, days=settings.audit_retention_days),
         Cleanup(database),
+        renewal,
     ]
     if mail_sender is not None:
         loops += [mail_sender, accounts.password_reset]
@@ -280,6 +318,7 @@ def _build(
         feed,
         auth.open_calls,
         metrics,
+        renewal,
     )
     return control, (sandboxes.creations.close, sandboxes.forks.close), loops
 
@@ -502,16 +541,26 @@ class _Accounts:
 
 
 def _build_accounts(
-    base: _Base, auth: _Auth, sandboxes: _Sandboxes, *, passwords: Passwords, provider_client: ProviderClient
+    base: _Base,
+    auth: _Auth,
+    sandboxes: _Sandboxes,
+    team_hosts: Fleet,
+    *,
+    throttle: Throttle,
+    passwords: Passwords,
+    provider_client: ProviderClient,
 ) -> _Accounts:
     settings, database = base.settings, base.database
-    throttle = Throttle(database)
     mails = AccountMails(throttle, None if settings.mail is None else settings.mail.public_url)
     sessions = Sessions(database=database, tokens=auth.tokens, life_s=settings.accounts.session_life_s)
     # What a team has belongs to features that `teams` does not know.
     team_deletion = TeamDeletion(
-        removals=(sandboxes.deletions.remove_all, sandboxes.snapshots.remove_all),
-        wake=sandboxes.reconciler.wake,
+        removals=(
+            team_hosts.remove_all,
+            sandboxes.deletions.remove_all,
+            sandboxes.snapshots.remove_all,
+        ),
+        wake=sandboxes.deletions.wake,
     )
     return _Accounts(
         sessions=sessions,

@@ -24,6 +24,7 @@ from wrenn.control.auth.tokens import (
     TOKEN_LIFE_S,
     VISIT_LIFE_S,
     Claims,
+    HostToken,
     Tokens,
     ensure_secret,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "Claims",
     "Credential",
     "CredentialOf",
+    "HostToken",
     "LastUsed",
     "Member",
     "MemberOf",

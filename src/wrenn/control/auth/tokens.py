@@ -1,9 +1,10 @@
-"""Users' tokens: JWT (platform reference §3.4), signed with one secret that all replicas share."""
+"""Tokens of users and hosts: JWT (platform reference §3.4), signed with one secret that all replicas share."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from joserfc.jwk import OctKey
 
 from wrenn.base.clock import Clock
 from wrenn.base.errors import InvalidRequest, Unauthorized, WrennError
-from wrenn.base.ids import SessionId, TeamId, UserId, random_hex
+from wrenn.base.ids import HostId, SessionId, TeamId, UserId, random_hex
 from wrenn.base.secrets import Secret
 from wrenn.control.auth.credential import UserToken
 from wrenn.control.identity import Role
@@ -23,11 +24,15 @@ from wrenn.control.identity import Role
 TOKEN_LIFE_S: Final = 15 * 60
 VISIT_LIFE_S: Final = 12 * 3600
 """Of a visitor's token, at most: it ends with its session."""
+HOST_LIFE_S: Final = 7 * 86_400
 SECRET_MIN_CHARACTERS: Final = 32
 _ALGORITHM: Final = "HS256"
 _REFUSED: Final = "The token is not valid or has expired: refresh it, or log in."
 _CLAIMS: Final = ("sub", "team_id", "sid")
+_HOST_REFUSED: Final = "The host token is not valid or has expired: refresh it."
+_HOST_CLAIMS: Final = ("sub", "rt")
 _VISIT: Final = "visit"
+_HOST: Final = "host"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +48,20 @@ class Claims:
     is_admin: bool
 
 
+@dataclass(frozen=True, slots=True)
+class HostToken:
+    """A host's token whose signature and expiry were checked.
+
+    Attributes:
+        refresh_id: of the refresh token that came with it.
+    """
+
+    host_id: HostId
+    refresh_id: uuid.UUID
+
+
 class Tokens:
-    """Issues and verifies users' tokens."""
+    """Issues and verifies the tokens of users and hosts. A token of one kind is refused where another is read."""
 
     def __init__(self, secret: Secret, clock: Clock) -> None:
         self._key = OctKey.import_key(secret.reveal())
@@ -61,17 +78,24 @@ class Tokens:
         """Issue a token that opens ports of the team's sandboxes and nothing else, while the session lasts."""
         return self._sign(claims, {"typ": _VISIT}, VISIT_LIFE_S)
 
+    def issue_host(self, host_id: HostId, refresh_id: uuid.UUID) -> str:
+        """Issue a token for the agent of a host, together with this refresh token; valid for `HOST_LIFE_S`."""
+        said = {"sub": str(host_id), "host_id": str(host_id), "typ": _HOST, "rt": str(refresh_id)}
+        return self._encode(said, HOST_LIFE_S)
+
     def _sign(self, claims: Claims, more: Mapping[str, object], life_s: int) -> str:
-        now = int(self._clock.now().timestamp())
         said = {
             "sub": str(claims.user_id),
             "team_id": str(claims.team_id),
             "sid": str(claims.session_id),
             **more,
-            "iat": now,
-            "exp": now + life_s,
         }
-        return jwt.encode({"alg": _ALGORITHM}, said, self._key, algorithms=[_ALGORITHM])
+        return self._encode(said, life_s)
+
+    def _encode(self, said: Mapping[str, object], life_s: int) -> str:
+        now = int(self._clock.now().timestamp())
+        claims = {**said, "iat": now, "exp": now + life_s}
+        return jwt.encode({"alg": _ALGORITHM}, claims, self._key, algorithms=[_ALGORITHM])
 
     def read(self, text: str) -> UserToken:
         """Verify a token of `issue` and return its ids.
@@ -85,24 +109,36 @@ class Tokens:
         """Verify a token of `issue_visit` and return its ids. Raises as `read`."""
         return self._read(text, _VISIT)
 
-    def _read(self, text: str, kind: str | None) -> UserToken:
+    def read_host(self, text: str) -> HostToken:
+        """Verify a token of `issue_host`. Raises as `read`."""
+        said = self._verified(text, _HOST, _HOST_CLAIMS, _HOST_REFUSED)
         try:
-            # The library has several ways to fail on bytes that are no token at all.
-            said: Any = jwt.decode(text, self._key, algorithms=[_ALGORITHM]).claims
-        except (JoseError, ValueError, TypeError) as error:
-            raise Unauthorized(_REFUSED) from error
-        expires = said.get("exp")
-        if not isinstance(expires, int) or expires <= self._clock.now().timestamp():
-            raise Unauthorized(_REFUSED)
-        # A user's token has no type; every other kind has.
-        if said.get("typ") != kind or not all(isinstance(said.get(name), str) for name in _CLAIMS):
-            raise Unauthorized(_REFUSED)
+            return HostToken(HostId.parse(said["sub"]), uuid.UUID(said["rt"]))
+        except (WrennError, ValueError) as error:
+            raise Unauthorized(_HOST_REFUSED) from error
+
+    def _read(self, text: str, kind: str | None) -> UserToken:
+        said = self._verified(text, kind, _CLAIMS, _REFUSED)
         try:
             return UserToken(
                 UserId.parse(said["sub"]), TeamId.parse(said["team_id"]), SessionId.parse(said["sid"])
             )
         except WrennError as error:
             raise Unauthorized(_REFUSED) from error
+
+    def _verified(self, text: str, kind: str | None, names: Sequence[str], refused: str) -> Mapping[str, str]:
+        try:
+            # The library has several ways to fail on bytes that are no token at all.
+            said: Any = jwt.decode(text, self._key, algorithms=[_ALGORITHM]).claims
+        except (JoseError, ValueError, TypeError) as error:
+            raise Unauthorized(refused) from error
+        expires = said.get("exp")
+        if not isinstance(expires, int) or expires <= self._clock.now().timestamp():
+            raise Unauthorized(refused)
+        # A user's token has no type; every other kind has.
+        if said.get("typ") != kind or not all(isinstance(said.get(name), str) for name in names):
+            raise Unauthorized(refused)
+        return said
 
 
 def ensure_secret(folder: Path) -> Secret:

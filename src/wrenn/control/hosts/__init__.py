@@ -3,12 +3,16 @@
 Only this package uses the agents' protocol; other features use the values and calls below.
 """
 
+from wrenn.control.hosts.addresses import ADDRESS_LIMIT, HostAddress, address_of
+from wrenn.control.hosts.authority import CSR_LIMIT_B, Authority, public_key_of
 from wrenn.control.hosts.client import HostClient, HostClients, PortPlace
 from wrenn.control.hosts.execs import HostNotResponding
 from wrenn.control.hosts.messages import SIGNALS
 from wrenn.control.hosts.monitor import Monitor
 from wrenn.control.hosts.pki import ensure_pki
-from wrenn.control.hosts.store import all_hosts, all_hosts_in, register
+from wrenn.control.hosts.records import HostDeleted, HostRecord, Machine, NewHost, RefreshToken, host_action
+from wrenn.control.hosts.renewal import CertificateRenewal
+from wrenn.control.hosts.store import all_hosts, hosts_of_team_in, register
 from wrenn.control.hosts.streams import HostStream
 from wrenn.control.hosts.tables import hosts
 from wrenn.control.hosts.transfers import Change, Download
@@ -23,8 +27,10 @@ from wrenn.control.hosts.types import (
     HostSandboxState,
     HostSnapshot,
     HostStatus,
+    HostType,
     RunningProcess,
 )
+from wrenn.control.hosts.views import HostView, host_json
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, ERROR_TEXT_HEADER
 from wrenn.protocol.host.streams import (
     OUTPUTS,
@@ -38,20 +44,27 @@ from wrenn.protocol.host.streams import (
 )
 
 __all__ = [
+    "ADDRESS_LIMIT",
+    "CSR_LIMIT_B",
     "ERROR_CODE_HEADER",
     "ERROR_TEXT_HEADER",
     "OUTPUTS",
     "SIGNALS",
     "AttachProcess",
+    "Authority",
+    "CertificateRenewal",
     "Change",
     "Command",
     "Download",
     "FileInfo",
     "Host",
+    "HostAddress",
     "HostClient",
     "HostClients",
+    "HostDeleted",
     "HostNetworkPolicy",
     "HostNotResponding",
+    "HostRecord",
     "HostReport",
     "HostSandbox",
     "HostSandboxSpec",
@@ -59,18 +72,27 @@ __all__ = [
     "HostSnapshot",
     "HostStatus",
     "HostStream",
+    "HostType",
+    "HostView",
     "Kind",
+    "Machine",
     "Monitor",
+    "NewHost",
     "PortPlace",
     "ProcessEnd",
+    "RefreshToken",
     "RunningProcess",
     "Size",
     "StartProcess",
+    "address_of",
     "all_hosts",
-    "all_hosts_in",
     "ensure_pki",
+    "host_action",
+    "host_json",
     "hosts",
+    "hosts_of_team_in",
     "parse_end",
     "parse_json",
+    "public_key_of",
     "register",
 ]

@@ -40,7 +40,7 @@ class Monitor:
         try:
             seen = await client.report(timeout_s=_LOOK_TIMEOUT_S)
         except WrennError as error:
-            if host.status is not HostStatus.UNREACHABLE:
+            if host.status is HostStatus.ONLINE:
                 _log.warning(
                     "host is silent",
                     extra={"host_id": str(host.host_id), "reason": error.message, **error.context},

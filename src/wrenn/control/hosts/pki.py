@@ -1,6 +1,6 @@
-"""The internal CA and the two certificates it signs: the agent's, which serves, and the control plane's, which calls.
+"""The files of the internal CA and of the two certificates beside it: the agent's, which serves, and the control plane's, which calls.
 
-ECDSA P-256. Keys never leave their folder (mode 700, files 600).
+Keys never leave their folder (mode 700, files 600).
 """
 
 from __future__ import annotations
@@ -8,149 +8,116 @@ from __future__ import annotations
 import fcntl
 import ipaddress
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from wrenn.control.hosts.authority import (
+    Authority,
+    SignedCertificate,
+    certificate_builder,
+    common_name,
+    key_usage,
+)
 
 _CA_LIFE: Final = timedelta(days=3650)
-_LEAF_LIFE: Final = timedelta(days=365)
-_RENEW_BEFORE: Final = timedelta(days=30)
-_CLOCK_SKEW: Final = timedelta(minutes=5)
+_AGENT_LIFE: Final = timedelta(days=365)
+_RENEW_CA_BEFORE: Final = timedelta(days=30)
 _AGENT_NAMES: Final = (
     x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
     x509.IPAddress(ipaddress.ip_address("::1")),
     x509.DNSName("localhost"),
 )
 
-
-@dataclass(frozen=True, slots=True)
-class _Authority:
-    certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
+Sign = Callable[[ec.EllipticCurvePublicKey], SignedCertificate]
 
 
-def ensure_pki(folder: Path) -> None:
-    """Create `ca`, `agent` and `control` (`.pem`, `.key`) where they are missing, not signed by the CA, or about to expire.
+def ensure_pki(folder: Path, given: Authority | None = None) -> Authority:
+    """Create the certificates `agent` and `control` (`.pem`, `.key`) and return the CA that signs.
 
-    Safe to call again and from several programs at once. Programs that run keep what they loaded.
+    They are renewed where they are missing, not signed by the CA, or a third of their life is left. Without `given` the CA
+    is `ca` in the folder, made if it is missing; `ca.pem` holds all certificates that are trusted. Safe to call again and
+    from several programs at once. Programs that run keep what they loaded.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        ca = _ensure_ca(folder)
-        _ensure_leaf(folder, "agent", ca, ExtendedKeyUsageOID.SERVER_AUTH, _AGENT_NAMES)
-        _ensure_leaf(folder, "control", ca, ExtendedKeyUsageOID.CLIENT_AUTH, (x509.DNSName("control"),))
+        if given is None:
+            authority = _ensure_ca(folder)
+        else:
+            authority = given
+            _ensure_content(folder / "ca.pem", given.trusted_pem.encode())
+        _ensure_leaf(
+            folder,
+            "agent",
+            authority,
+            lambda key: authority.sign_server(key, "wrenn agent", _AGENT_LIFE, _AGENT_NAMES),
+        )
+        _ensure_leaf(folder, "control", authority, authority.sign_control)
+        return authority
     finally:
         os.close(descriptor)
 
 
-def _load(folder: Path, name: str) -> _Authority | None:
-    """Load a certificate with its key; None: missing, not a pair, or about to expire."""
+def _ensure_ca(folder: Path) -> Authority:
     try:
-        certificate = x509.load_pem_x509_certificate((folder / f"{name}.pem").read_bytes())
-        key = serialization.load_pem_private_key((folder / f"{name}.key").read_bytes(), password=None)
+        certificates = x509.load_pem_x509_certificates((folder / "ca.pem").read_bytes())
+        known = Authority(certificates, _load_key(folder / "ca.key"))
+        if known.certificate.not_valid_after_utc - datetime.now(UTC) > _RENEW_CA_BEFORE:
+            return known
     except (OSError, ValueError):
-        return None
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-        return None
-    if certificate.not_valid_after_utc - datetime.now(UTC) < _RENEW_BEFORE:
-        return None
-    return _Authority(certificate, key)
-
-
-def _ensure_ca(folder: Path) -> _Authority:
-    known = _load(folder, "ca")
-    if known is not None:
-        return known
+        pass  # missing, or not a pair
     key = ec.generate_private_key(ec.SECP256R1())
-    name = _name("wrenn internal CA")
+    name = common_name("wrenn internal CA")
     certificate = (
-        _builder(name, name, key, _CA_LIFE)
+        certificate_builder(name, name, key.public_key(), _CA_LIFE)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(key_usage(signs_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
     )
-    _save(folder, "ca", certificate, key)
-    return _Authority(certificate, key)
+    _save(folder, "ca", certificate.public_bytes(serialization.Encoding.PEM), key)
+    return Authority([certificate], key)
 
 
-def _ensure_leaf(
-    folder: Path,
-    name: str,
-    ca: _Authority,
-    purpose: x509.ObjectIdentifier,
-    names: tuple[x509.GeneralName, ...],
-) -> None:
-    known = _load(folder, name)
-    if known is not None and _signed_by(known.certificate, ca):
-        return
-    key = ec.generate_private_key(ec.SECP256R1())
-    certificate = (
-        _builder(_name(f"wrenn {name}"), ca.certificate.subject, key, _LEAF_LIFE)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs_certificates=False), critical=True)
-        # The agent's certificate cannot call and the control plane's cannot serve.
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key()), critical=False
-        )
-        .sign(ca.key, hashes.SHA256())
-    )
-    _save(folder, name, certificate, key)
+def _ensure_leaf(folder: Path, name: str, authority: Authority, sign: Sign) -> None:
+    if not _is_good(folder, name, authority):
+        key = ec.generate_private_key(ec.SECP256R1())
+        _save(folder, name, sign(key.public_key()).pem.encode(), key)
 
 
-def _signed_by(certificate: x509.Certificate, ca: _Authority) -> bool:
+def _is_good(folder: Path, name: str, authority: Authority) -> bool:
     try:
-        certificate.verify_directly_issued_by(ca.certificate)
-    except (ValueError, TypeError, InvalidSignature):
+        certificate = x509.load_pem_x509_certificate((folder / f"{name}.pem").read_bytes())
+        key = _load_key(folder / f"{name}.key")
+    except (OSError, ValueError):
         return False
-    return True
-
-
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, life: timedelta
-) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
     return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _CLOCK_SKEW)
-        .not_valid_after(now + life)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        key.public_key() == certificate.public_key()
+        and authority.has_signed(certificate)
+        and datetime.now(UTC) < renewal_time(certificate)
     )
 
 
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+def renewal_time(certificate: x509.Certificate) -> datetime:
+    """Return when a third of a certificate's life is left."""
+    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    return certificate.not_valid_after_utc - life / 3
 
 
-def _save(folder: Path, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError("another kind of key")
+    return key
+
+
+def _save(folder: Path, name: str, certificate_pem: bytes, key: ec.EllipticCurvePrivateKey) -> None:
     """Write the key before the certificate: a certificate without its key would be found incomplete and made anew."""
     _write(
         folder / f"{name}.key",
@@ -160,7 +127,16 @@ def _save(folder: Path, name: str, certificate: x509.Certificate, key: ec.Ellipt
             serialization.NoEncryption(),
         ),
     )
-    _write(folder / f"{name}.pem", certificate.public_bytes(serialization.Encoding.PEM))
+    _write(folder / f"{name}.pem", certificate_pem)
+
+
+def _ensure_content(path: Path, content: bytes) -> None:
+    try:
+        if path.read_bytes() == content:
+            return
+    except OSError:
+        pass  # missing
+    _write(path, content)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,13 +1,27 @@
-"""Statements on hosts."""
+"""Statements on hosts as the loops and placement know them."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import CTE, Row, Select, Uuid, func, literal, select, update
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Row,
+    Select,
+    Uuid,
+    and_,
+    bindparam,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from wrenn.base.ids import HostId
+from wrenn.base.ids import HostId, TeamId
 from wrenn.control.audit import (
     PLATFORM_TEAM,
     SYSTEM,
@@ -21,14 +35,17 @@ from wrenn.control.audit import (
 from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts.tables import hosts
 from wrenn.control.hosts.types import Host, HostReport, HostStatus
+from wrenn.control.identity import teams
 
 
 async def register(database: Database, *, name: str, address: str) -> HostId:
-    """Register the host of this name, or update its address. Returns its id, which never changes."""
+    """Register the regular host of this name, or update its address. Returns its id, which never changes."""
     row = upsert(hosts).values(id=HostId.new().value, name=name, address=address)
     found = await database.execute(
         row.on_conflict_do_update(
-            index_elements=["name"], set_={"address": row.excluded.address, "updated_at": func.now()}
+            index_elements=["name"],
+            index_where=and_(hosts.c.team_id.is_(None), hosts.c.deleted_at.is_(None)),
+            set_={"address": row.excluded.address, "updated_at": func.now()},
         ).returning(hosts.c.id)
     )
     return HostId(found.scalar_one())
@@ -36,10 +53,21 @@ async def register(database: Database, *, name: str, address: str) -> HostId:
 
 def _select() -> Select[Any]:
     silent = func.extract("epoch", func.now() - func.coalesce(hosts.c.last_seen_at, hosts.c.created_at))
-    return select(hosts, silent.label("silent_s")).order_by(hosts.c.id)
+    return (
+        select(hosts, silent.label("silent_s"))
+        .where(hosts.c.deleted_at.is_(None), hosts.c.address != "")
+        .order_by(hosts.c.id)
+    )
 
 
 _ALL: Final = _select()
+_team_id: Final = bindparam("team_id", type_=Uuid)
+_OF_TEAM: Final = (
+    _select()
+    .add_columns(teams.c.is_byoc)
+    .join(teams, teams.c.id == _team_id)
+    .where(or_(hosts.c.team_id.is_(None), hosts.c.team_id == _team_id))
+)
 
 
 def _host(row: Row[Any]) -> Host:
@@ -55,36 +83,59 @@ def _host(row: Row[Any]) -> Host:
         sandbox_limit=row.sandbox_limit,
         templates=frozenset(row.templates),
         silent_s=float(row.silent_s),
+        team_id=None if row.team_id is None else TeamId(row.team_id),
     )
 
 
 async def all_hosts(database: Database) -> list[Host]:
-    """Return every host."""
+    """Return every host that has registered and is not deleted."""
     return [_host(row) for row in await database.execute(_ALL, repeatable=True)]
 
 
-async def all_hosts_in(tx: Transaction) -> list[Host]:
-    """Return every host, inside a transaction."""
-    return [_host(row) for row in await tx.execute(_ALL)]
+async def hosts_of_team_in(tx: Transaction, team_id: TeamId) -> tuple[list[Host], bool]:
+    """Return the regular hosts and the team's own, and whether new sandboxes of the team run on its own hosts only."""
+    rows = (await tx.execute(_OF_TEAM, {"team_id": team_id.value})).all()
+    return [_host(row) for row in rows], any(row.is_byoc for row in rows)
 
 
-def _marked(changed: CTE, action: str, status: Status) -> CTE:
-    audit_action = AuditAction(Resource.HOST, action, status, Scope.ADMIN)
-    return record_cte(changed, SYSTEM, audit_action, resource_id=wire_id(HostId.PREFIX, changed.c.id))
+def marked(changed: CTE, action: str, status: Status) -> list[CTE]:
+    """Entries in the log of the team whose host it is, for all its members; of a regular host in the platform's."""
+    host_id = wire_id(HostId.PREFIX, changed.c.id)
+    is_platforms = changed.c.team_id == PLATFORM_TEAM.value
+    return [
+        record_cte(
+            changed,
+            SYSTEM,
+            AuditAction(Resource.HOST, action, status, scope),
+            resource_id=host_id,
+            where=where,
+            name=name,
+        )
+        for scope, where, name in (
+            (Scope.ADMIN, is_platforms, "recorded_for_platform"),
+            (Scope.TEAM, not_(is_platforms), "recorded_for_team"),
+        )
+    ]
 
 
-_team: Final = literal(PLATFORM_TEAM.value, Uuid).label("team_id")
-"""In whose audit log hosts stand: they are the platform's."""
+def log_team(team_id: ColumnElement[Any]) -> ColumnElement[Any]:
+    """SQL expression: the team in whose log a host stands."""
+    return func.coalesce(team_id, literal(PLATFORM_TEAM.value, Uuid)).label("team_id")
 
 
 async def record_seen(database: Database, host_id: HostId, seen: HostReport) -> None:
     """Store what the host's agent reported just now."""
-    was = select(hosts.c.id, hosts.c.status).where(hosts.c.id == host_id.value).with_for_update().cte("was")
-    back = select(was.c.id, _team).where(was.c.status == HostStatus.UNREACHABLE).cte("back")
+    was = (
+        select(hosts.c.id, hosts.c.status, log_team(hosts.c.team_id))
+        .where(hosts.c.id == host_id.value, hosts.c.deleted_at.is_(None))
+        .with_for_update(key_share=True)
+        .cte("was")
+    )
+    back = select(was.c.id, was.c.team_id).where(was.c.status == HostStatus.UNREACHABLE).cte("back")
     await database.execute(
         update(hosts)
         .where(hosts.c.id == was.c.id)
-        .add_cte(_marked(back, "marked_up", Status.SUCCESS))
+        .add_cte(*marked(back, "marked_up", Status.SUCCESS))
         .values(
             status=HostStatus.ONLINE,
             agent_version=seen.agent_version,
@@ -108,9 +159,9 @@ async def record_silent(database: Database, host_id: HostId) -> None:
     """Store that the host did not answer."""
     silent = (
         update(hosts)
-        .where(hosts.c.id == host_id.value, hosts.c.status == HostStatus.ONLINE)
+        .where(hosts.c.id == host_id.value, hosts.c.status == HostStatus.ONLINE, hosts.c.deleted_at.is_(None))
         .values(status=HostStatus.UNREACHABLE, updated_at=func.now())
-        .returning(hosts.c.id, _team)
+        .returning(hosts.c.id, log_team(hosts.c.team_id))
         .cte("silent")
     )
-    await database.execute(select(silent.c.id).add_cte(_marked(silent, "marked_down", Status.ERROR)))
+    await database.execute(select(silent.c.id).add_cte(*marked(silent, "marked_down", Status.ERROR)))

@@ -1,8 +1,21 @@
-"""Table of hosts (platform reference §3.2, with what the monitor measures)."""
+"""Tables of hosts, their credentials and tags (platform reference §3.2, with what the monitor measures)."""
 
 from __future__ import annotations
 
-from sqlalchemy import TIMESTAMP, BigInteger, CheckConstraint, Column, Integer, Table, Text, Uuid, func, text
+from sqlalchemy import (
+    TIMESTAMP,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from wrenn.control.db import metadata
@@ -11,8 +24,9 @@ hosts = Table(
     "hosts",
     metadata,
     Column("id", Uuid, primary_key=True),
-    Column("name", Text, nullable=False, unique=True),
-    Column("address", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    # `https://HOST:PORT`; empty: its agent has not registered.
+    Column("address", Text, nullable=False, server_default=""),
     Column("status", Text, nullable=False, server_default="pending"),
     Column("agent_version", Text, nullable=False, server_default=""),
     Column("vmm", Text, nullable=False, server_default=""),
@@ -28,5 +42,66 @@ hosts = Table(
     Column("last_seen_at", TIMESTAMP(timezone=True)),
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     Column("updated_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+    Column("type", Text, nullable=False, server_default="regular"),
+    # Whose it is and whose sandboxes alone it runs; NULL: the platform's.
+    Column("team_id", Uuid, ForeignKey("teams.id")),
+    Column("provider", Text, nullable=False, server_default=""),
+    Column("availability_zone", Text, nullable=False, server_default=""),
+    Column("arch", Text, nullable=False, server_default=""),
+    # NULL: the operator, on the server.
+    Column("created_by", Uuid, ForeignKey("users.id")),
+    Column("cert_fingerprint", Text, nullable=False, server_default=""),
+    Column("cert_expires_at", TIMESTAMP(timezone=True)),
+    Column("last_heartbeat_at", TIMESTAMP(timezone=True)),
+    # The row stays, as ended sandboxes refer to it.
+    Column("deleted_at", TIMESTAMP(timezone=True)),
+    CheckConstraint("type IN ('regular', 'byoc')", name="type"),
+    CheckConstraint("(type = 'byoc') = (team_id IS NOT NULL)", name="team"),
     CheckConstraint("status IN ('pending', 'online', 'unreachable')", name="status"),
+)
+
+# Each team has names of its own, so that none learns or takes those of others.
+Index(
+    "uq_hosts_regular_name",
+    hosts.c.name,
+    unique=True,
+    postgresql_where=text("team_id IS NULL AND deleted_at IS NULL"),
+)
+Index(
+    "uq_hosts_team_name",
+    hosts.c.team_id,
+    hosts.c.name,
+    unique=True,
+    postgresql_where=text("team_id IS NOT NULL AND deleted_at IS NULL"),
+)
+
+# A token that is used is deleted.
+host_registration_tokens = Table(
+    "host_registration_tokens",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("host_id", Uuid, ForeignKey("hosts.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("token_hash", Text, nullable=False, unique=True),
+    Column("created_by", Uuid, ForeignKey("users.id")),
+    Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+    Column("expires_at", TIMESTAMP(timezone=True), nullable=False),
+)
+
+host_refresh_tokens = Table(
+    "host_refresh_tokens",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("host_id", Uuid, ForeignKey("hosts.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("token_hash", Text, nullable=False, unique=True),
+    Column("expires_at", TIMESTAMP(timezone=True), nullable=False),
+    # In the order in which they were issued: written under the lock of the host.
+    Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+    Column("revoked_at", TIMESTAMP(timezone=True)),
+)
+
+host_tags = Table(
+    "host_tags",
+    metadata,
+    Column("host_id", Uuid, ForeignKey("hosts.id", ondelete="CASCADE"), primary_key=True),
+    Column("tag", Text, primary_key=True),
 )

@@ -12,11 +12,20 @@ from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 FileKind = Literal["file", "directory", "symlink", "socket", "fifo", "char_device", "block_device"]
 
 
+class HostType(enum.StrEnum):
+    """Whose a host is."""
+
+    REGULAR = "regular"
+    """The platform's: it runs the sandboxes of all teams."""
+    BYOC = "byoc"
+    """A team's ("bring your own cloud"): it runs the sandboxes of that team."""
+
+
 class HostStatus(enum.StrEnum):
-    """The status of a host, as the monitor knows it."""
+    """The status of a host, as its heartbeats and the monitor know it."""
 
     PENDING = "pending"
-    """Registered, never seen."""
+    """Never seen."""
     ONLINE = "online"
     UNREACHABLE = "unreachable"
     """Did not answer at the last look."""
@@ -38,7 +47,9 @@ class Host:
     sandbox_limit: int
     templates: frozenset[str]
     silent_s: float
-    """Seconds since it answered last, or since it was registered."""
+    """Seconds since it answered last, or since it was created."""
+    team_id: TeamId | None = None
+    """Whose sandboxes alone it runs; None: those of all teams."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ _MEANING: Final = {
     401: "`unauthorized`: no credentials, or not valid ones; `access_lost`: they stopped being valid meanwhile",
     403: "`forbidden`: the role or the scope of the key does not allow it, or the thing is the platform's; "
     "`account_deactivated`; `no_team`",
-    404: "`not_found`: no such thing of this team",
+    404: "`not_found`: no such thing of this team; `host_deleted`: to the agent of a host",
     409: "`conflict`: it exists already, or the idempotency key is another request's; `invalid_state`: it is not in a "
-    "state for this, the message says in which it is; `name_reserved`, `template_name_taken`: of a template",
+    "state for this, the message says in which it is; `name_reserved`, `template_name_taken`: of a template; "
+    "`has_active_sandboxes`: of a host",
     416: "`invalid_request`: the file has no such part; `Content-Range` says how long it is",
     413: "`too_large`: body, file or output above its limit",
     429: "`rate_limited`: `Retry-After` says when to come again",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from wrenn.base.errors import RateLimited
 from wrenn.control.http.browsers import address_in, site_of
 from wrenn.control.http.buckets import Buckets, Rate
 from wrenn.control.http.errors import error_response
-from wrenn.protocol.api import API_KEY_HEADER
+from wrenn.protocol.api import API_KEY_HEADER, HOST_CREDENTIAL_HEADER
 
 _KEY: Final = API_KEY_HEADER.lower().encode()
 _CREDENTIALS: Final = (_KEY, b"authorization")
@@ -31,8 +32,11 @@ _BUCKETS: Final = 20_000
 _UNCOUNTED: Final = "/health"
 """Asks nobody, and a load balancer asks it all the time."""
 _PROVING: Final = "/v1/"
-_NOT_PROVING: Final = "/v1/auth/"
+_NOT_PROVING: Final = ("/v1/auth/", "/v1/hosts/register", "/v1/hosts/auth/")
 """Of the paths that are not answered without a credential, these may be."""
+_HOST_TOKEN: Final = (HOST_CREDENTIAL_HEADER.lower().encode(),)
+_OF_HOSTS: Final = re.compile(r"/v1/hosts/[^/]+/heartbeat")
+"""Where a host's token is the credential. Elsewhere it is none, or whoever sends a new one each time would have a new bucket."""
 _REFUSED_SOCKET: Final = 1008
 """How a WebSocket ends whose first message, which may be its credential, was refused."""
 
@@ -185,8 +189,9 @@ _UNLIMITED: Final = Rate(math.inf, math.inf)
 
 
 def _credential_of(scope: Scope) -> bytes | None:
+    names = _HOST_TOKEN if _OF_HOSTS.fullmatch(scope["path"]) else _CREDENTIALS
     for name, value in scope["headers"]:
-        if name in _CREDENTIALS:
+        if name in names:
             return digest_of(value, kind=name)
     return None
 

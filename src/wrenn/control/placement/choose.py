@@ -29,6 +29,7 @@ class Wanted:
         template: image that the host must have; not asked for where `host_id` is given.
         disk_mb: size of its disk; 0 for what has its disk already, whose share is promised from its create to its end.
         host_id: the one host on which it can be, as its snapshot lies there.
+        on_own_hosts: on hosts of its team (BYOC) and on no other; False: on regular ones. What has its host stays there.
     """
 
     template: str
@@ -36,6 +37,7 @@ class Wanted:
     disk_mb: int
     host_id: HostId | None = None
     count: int = 1
+    on_own_hosts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Overcommit:
 def choose_host(
     hosts: Sequence[Host], loads: Mapping[HostId, Load], wanted: Wanted, overcommit: Overcommit
 ) -> Host:
-    """Choose the host for this sandbox.
+    """Choose the host for this sandbox, among the regular ones and those of its team.
 
     Raises:
         NoCapacity: no host answers, or none has room; the message says what is full.
@@ -108,8 +110,10 @@ def _possible(hosts: Sequence[Host], wanted: Wanted) -> list[Host]:
         if not its:
             raise Unavailable("The only host that has its files does not answer now.")
         return its
+    online = [host for host in online if (host.team_id is not None) is wanted.on_own_hosts]
     if not online:
-        raise NoCapacity("No host is online now. Try again in some seconds.")
+        which = "No host of the team" if wanted.on_own_hosts else "No host"
+        raise NoCapacity(f"{which} is online now. Try again in some seconds.")
     having = [host for host in online if wanted.template in host.templates]
     if not having:
         raise NotFound(f"There is no template named {wanted.template}.")

@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 
 from wrenn.base.errors import InvalidState
-from wrenn.base.ids import SandboxId, SnapshotId, TeamId
+from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 from wrenn.control.audit import (
     SYSTEM,
     Actor,
@@ -119,6 +119,30 @@ async def set_desired_stopped_for_team(tx: Transaction, hints: Hints, team_id: T
     """Set the desired state of all sandboxes of a team to `stopped`, as the team is deleted."""
     theirs = _c.team_id == team_id.value
     await tx.execute(_stop_statement(hints, theirs, by, {"cause": "team_deleted"}))
+
+
+async def active_on_host(tx: Transaction, host_id: HostId) -> list[SandboxId]:
+    """Return the sandboxes of a host that have not ended, paused ones too, oldest first."""
+    found = await tx.execute(
+        select(_c.id).where(is_live(), _c.host_id == host_id.value).order_by(_c.created_at, _c.id)
+    )
+    return [SandboxId(row.id) for row in found]
+
+
+async def end_on_hosts(tx: Transaction, hints: Hints, host_ids: Collection[HostId], *, by: Actor) -> None:
+    """Record that the sandboxes of these hosts have ended, whatever they were: the hosts are deleted and not called again.
+
+    Whoever holds a lease on one loses it. The idempotency key becomes free, so a repetition is a new attempt.
+    """
+    on_hosts = _c.host_id.in_([host_id.value for host_id in host_ids])
+    ended = (
+        update_desired(Desired.STOPPED, on_hosts, by=by)
+        .values(status=State.STOPPED, envs={}, host_ip="", idempotency_key=None)
+        .returning(_c.id, _c.team_id)
+        .cte("ended")
+    )
+    facts: Facts = {"cause": "host_deleted"}
+    await tx.execute(select(hints.notify()).select_from(ended).add_cte(destroy_entries(ended, by, facts)))
 
 
 async def set_desired_stopped_for_copies(tx: Transaction, hints: Hints, snapshot_id: SnapshotId) -> None:

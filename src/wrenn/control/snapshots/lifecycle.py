@@ -76,7 +76,7 @@ class SnapshotLifecycle:
             await lock_active_team(tx, source.team_id)
             if name is not None:
                 await store.lock_names(tx)
-                if name == DEFAULT_TEMPLATE or await store.is_image(tx, name):
+                if name == DEFAULT_TEMPLATE or await store.is_image(tx, source.team_id, name):
                     raise NameReserved(f"{name} is a template of the platform.")
                 there = await store.statuses(tx, source.team_id, name)
                 if TemplateStatus.PENDING in there:

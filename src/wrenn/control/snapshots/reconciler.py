@@ -69,6 +69,7 @@ class SnapshotSweep:
         for snapshot_id, is_forks in abandoned:
             if is_forks:
                 await self._remove_copies(tx, snapshot_id)
+        await store.delete_on_deleted_hosts(tx)
         return [snapshot_id for snapshot_id, _ in abandoned]
 
     async def _sweep(self, host: Host) -> None:

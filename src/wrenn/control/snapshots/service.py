@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final, Literal
 
 from wrenn.base.errors import Forbidden, InvalidRequest, NotFound, WrennError
 from wrenn.base.faults import fault_point
-from wrenn.base.ids import TeamId, random_hex
+from wrenn.base.ids import HostId, TeamId, random_hex
 from wrenn.control.audit import Actor
 from wrenn.control.auth import Caller, Credential
 from wrenn.control.db import Database, Transaction
@@ -69,7 +69,7 @@ class Snapshots:
     ) -> Sequence[Template | PlatformTemplate]:
         """Return the team's templates, newest first, and the platform's."""
         own = await store.of_team(self._database, caller.team_id) if kind != "base" else []
-        images = await store.images(self._database) if kind != "snapshot" else []
+        images = await store.images(self._database, caller.team_id) if kind != "snapshot" else []
         return [*own, *images]
 
     async def delete(self, caller: Caller, name: str) -> None:
@@ -84,14 +84,19 @@ class Snapshots:
         snapshot_id = await store.retire_by_name(self._database, caller.team_id, name, by=caller.actor)
         if snapshot_id is not None:
             await self._lifecycle.drop(snapshot_id)
-        elif name == DEFAULT_TEMPLATE or any(i.name == name for i in await store.images(self._database)):
+            return
+        images = await store.images(self._database, caller.team_id)
+        if name == DEFAULT_TEMPLATE or any(image.name == name for image in images):
             raise Forbidden(f"{name} is a template of the platform.")
-        else:
-            raise NotFound(f"There is no template named {name}.")
+        raise NotFound(f"There is no template named {name}.")
 
     async def remove_all(self, tx: Transaction, team_id: TeamId, by: Actor) -> None:
         """Mark all snapshots of a team for removal that is deleted in this transaction; the sweep removes them."""
         await store.retire_all(tx, team_id, by=by)
+
+    async def remove_all_on_hosts(self, tx: Transaction, host_ids: Collection[HostId], by: Actor) -> None:
+        """Mark all snapshots of hosts for removal that are deleted in this transaction."""
+        await store.retire_on_hosts(tx, host_ids, by=by)
 
 
 def _check_name(name: str) -> None:

@@ -6,7 +6,7 @@ but what was made too late. Time is the database's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -23,10 +23,12 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    or_,
     select,
     update,
 )
 
+from wrenn.base.errors import Unavailable
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 from wrenn.base.units import MIB
 from wrenn.control.audit import Actor, AuditAction, Resource, Status, record, record_cte
@@ -135,10 +137,17 @@ async def of_team(database: Database, team_id: TeamId) -> list[Template]:
     return [_template(row) for row in found]
 
 
-async def images(database: Database) -> list[PlatformTemplate]:
-    """Return the platform's templates: the images that hosts report, by name."""
+def _is_for(team_id: TeamId) -> ColumnElement[bool]:
+    """SQL condition: the team's sandboxes may run on the host."""
+    return and_(
+        hosts.c.deleted_at.is_(None), or_(hosts.c.team_id.is_(None), hosts.c.team_id == team_id.value)
+    )
+
+
+async def images(database: Database, team_id: TeamId) -> list[PlatformTemplate]:
+    """Return the platform's templates for a team: the images that regular hosts and its own report, by name."""
     name = func.unnest(hosts.c.templates).label("name")
-    reported = select(name, hosts.c.created_at).subquery()
+    reported = select(name, hosts.c.created_at).where(_is_for(team_id)).subquery()
     found = await database.execute(
         select(reported.c.name, func.min(reported.c.created_at).label("created_at"))
         .group_by(reported.c.name)
@@ -153,9 +162,11 @@ async def lock_names(tx: Transaction) -> None:
     await tx.execute(select(func.pg_advisory_xact_lock(_NAMES_LOCK)))
 
 
-async def is_image(tx: Transaction, name: str) -> bool:
-    """Whether a host reports an image of this name."""
-    found = await tx.execute(select(func.count()).where(literal(name) == any_(hosts.c.templates)))
+async def is_image(tx: Transaction, team_id: TeamId, name: str) -> bool:
+    """Whether a host for this team's sandboxes reports an image of this name."""
+    found = await tx.execute(
+        select(func.count()).where(_is_for(team_id), literal(name) == any_(hosts.c.templates))
+    )
     return found.scalar_one() > 0
 
 
@@ -178,7 +189,19 @@ async def insert_pending(
     owner: str,
     lease_s: float,
 ) -> None:
-    """Insert a snapshot that is about to be taken."""
+    """Insert a snapshot that is about to be taken.
+
+    Raises:
+        Unavailable: its host was deleted.
+    """
+    # The host cannot be deleted until this transaction ends, and a later deletion finds the row.
+    host = await tx.execute(
+        select(hosts.c.id)
+        .where(hosts.c.id == source.host_id.value, hosts.c.deleted_at.is_(None))
+        .with_for_update(read=True, key_share=True)
+    )
+    if host.one_or_none() is None:
+        raise Unavailable("The host of this sandbox was removed.")
     await tx.execute(
         insert(templates).values(
             id=snapshot_id.value,
@@ -301,6 +324,32 @@ async def retire_all(tx: Transaction, team_id: TeamId, *, by: Actor) -> None:
             .where(_c.team_id == team_id.value, _c.status == status)
             .values(status=move(status, TemplateStatus.REMOVING))
         )
+
+
+async def retire_on_hosts(tx: Transaction, host_ids: Collection[HostId], *, by: Actor) -> None:
+    """Mark all snapshots of hosts that are deleted for removal; `delete_on_deleted_hosts` removes their rows."""
+    on_hosts = _c.host_id.in_([host_id.value for host_id in host_ids])
+    retired = (
+        update(templates)
+        .where(on_hosts, _c.status == TemplateStatus.READY, _c.name.is_not(None))
+        .values(status=move(TemplateStatus.READY, TemplateStatus.REMOVING))
+        .returning(_c.team_id, _c.name)
+        .cte("retired")
+    )
+    entry = record_cte(retired, by, _DELETED, resource_id=retired.c.name)
+    await tx.execute(select(func.count()).select_from(retired).add_cte(entry))
+    # And what has no name or is not ready, which nobody knows of: its maker loses the lease.
+    await tx.execute(
+        update(templates)
+        .where(on_hosts, _c.status.in_([TemplateStatus.PENDING, TemplateStatus.READY]))
+        .values(status=TemplateStatus.REMOVING)
+    )
+
+
+async def delete_on_deleted_hosts(tx: Transaction) -> None:
+    """Delete the rows of snapshots that are being removed and whose host was deleted: nobody can be asked to remove them."""
+    gone = select(hosts.c.id).where(hosts.c.deleted_at.is_not(None))
+    await tx.execute(delete(templates).where(_c.status == TemplateStatus.REMOVING, _c.host_id.in_(gone)))
 
 
 async def retire_abandoned(tx: Transaction) -> list[tuple[SnapshotId, bool]]:

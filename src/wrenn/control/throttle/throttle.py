@@ -45,6 +45,8 @@ TEAM_MAILS: Final = ThrottlePolicy(free=50, first_wait_s=60, longest_wait_s=3600
 """Invitation mails of one team."""
 INVITATIONS: Final = ThrottlePolicy(free=50, first_wait_s=2, longest_wait_s=300, forget_s=3600)
 """Invitations by one user."""
+ENROLMENT: Final = ThrottlePolicy(free=50, first_wait_s=1, longest_wait_s=60, forget_s=900)
+"""Wrong registration and refresh tokens of hosts from one address, which a whole site may share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,11 @@ class Subject:
     def address(cls, address: str) -> Subject:
         """Attempts from a client's address."""
         return cls(f"address:{address}", ADDRESS)
+
+    @classmethod
+    def enrolment(cls, address: str) -> Subject:
+        """Registrations and refreshes of hosts from a client's address."""
+        return cls(f"enrolment:{address}", ENROLMENT)
 
     @classmethod
     def search(cls, user_id: object) -> Subject:

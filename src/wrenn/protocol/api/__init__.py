@@ -8,6 +8,7 @@ from typing import Final
 from wrenn.base.units import MIB
 
 API_KEY_HEADER: Final = "X-API-Key"
+HOST_CREDENTIAL_HEADER: Final = "X-Host-Token"
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 IDEMPOTENCY_KEY_HEADER: Final = "Idempotency-Key"
 
@@ -22,6 +23,7 @@ SNAPSHOTS_PREFIX: Final = "/v1/snapshots"
 AUDIT_PREFIX: Final = "/v1/audit-logs"
 EVENTS_PREFIX: Final = "/v1/events"
 LIMITS_PREFIX: Final = "/v1/limits"
+HOSTS_PREFIX: Final = "/v1/hosts"
 ADMIN_AUDIT_PREFIX: Final = "/v1/admin/audit-logs"
 ADMIN_TEAMS_PREFIX: Final = "/v1/admin/teams"
 

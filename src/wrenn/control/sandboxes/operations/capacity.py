@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from wrenn.base.errors import NoCapacity, NotFound, Unavailable
 from wrenn.base.ids import HostId, TeamId
 from wrenn.control.db import Database, Transaction
-from wrenn.control.hosts import Host, Monitor, all_hosts_in
+from wrenn.control.hosts import Host, Monitor, hosts_of_team_in
 from wrenn.control.placement import Load, Overcommit, Wanted, check_larger_disk, choose_host
 from wrenn.control.quotas import Limits, QuotaStatus, Usage
 from wrenn.control.sandboxes.operations import placement_store, quota_status_store
@@ -24,9 +24,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class CapacitySnapshot:
-    """Hosts, the capacity that is allocated on each, and the team's quota; valid until the transaction ends."""
+    """Hosts on which the team's sandboxes may be, the capacity that is allocated on each, and the team's quota; valid until the transaction ends.
+
+    Attributes:
+        on_own_hosts: the team brings its own hosts (BYOC): new sandboxes run on no other.
+    """
 
     hosts: Sequence[Host]
+    on_own_hosts: bool
     loads: Mapping[HostId, Load]
     overcommit: Overcommit
     team: QuotaStatus
@@ -37,6 +42,7 @@ class CapacitySnapshot:
         Raises:
             NoCapacity, NotFound, Unavailable: as `choose_host`.
         """
+        wanted = replace(wanted, on_own_hosts=self.on_own_hosts)
         return choose_host(self.hosts, self.loads, wanted, self.overcommit)
 
     def require_larger_disk(self, host_id: HostId, *, more_mb: int) -> None:
@@ -74,7 +80,7 @@ class Capacity:
         self._one_at_a_time = asyncio.Lock()
 
     async def transaction(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        """Run a transaction that calls `lock_and_read`; this replica runs one at a time."""
+        """Run a transaction that calls `lock_and_read` or `lock`; this replica runs one at a time."""
         async with self._one_at_a_time:
             return await self._database.transaction(work)
 
@@ -89,14 +95,23 @@ class Capacity:
             await self._monitor.look_once()
             return await self.transaction(work)
 
+    @staticmethod
+    async def lock(tx: Transaction) -> None:
+        """Take the placement lock: nothing is placed on any host until this transaction ends. Before any other lock."""
+        await placement_store.lock_placement(tx)
+
     async def lock_and_read(self, tx: Transaction, team_id: TeamId) -> CapacitySnapshot:
         """Take the placement lock and read what is available; nobody else can until the transaction ends."""
         await placement_store.lock_placement(tx)
-        hosts = await all_hosts_in(tx)
+        hosts, on_own_hosts = await hosts_of_team_in(tx, team_id)
         loads = await placement_store.loads(tx)
         found = (await tx.execute(quota_status_store.QUOTA_STATUS, {"team_id": team_id.value})).one()
         return CapacitySnapshot(
-            hosts, loads, self._overcommit, quota_status_store.quota_status_of(found, self._defaults)
+            hosts,
+            on_own_hosts,
+            loads,
+            self._overcommit,
+            quota_status_store.quota_status_of(found, self._defaults),
         )
 
     async def quota_status(self, team_id: TeamId) -> QuotaStatus:

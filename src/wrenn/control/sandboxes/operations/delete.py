@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from wrenn.base.faults import fault_point
-from wrenn.base.ids import TeamId
+from wrenn.base.ids import HostId, SandboxId, TeamId
 from wrenn.control.audit import Actor
 from wrenn.control.auth import Credential
 from wrenn.control.db import Database, Hints, Transaction
@@ -18,7 +20,7 @@ from wrenn.control.sandboxes.state import ENDED
 
 
 class Deletions:
-    """Removes single sandboxes, and all of a team that is deleted."""
+    """Removes single sandboxes, and all of a team or host that is deleted."""
 
     def __init__(
         self,
@@ -56,3 +58,17 @@ class Deletions:
     async def remove_all(self, tx: Transaction, team_id: TeamId, by: Actor) -> None:
         """Stop all sandboxes of a team that is deleted in this transaction. Wake the reconciler after the commit."""
         await desired_state_store.set_desired_stopped_for_team(tx, self._hints, team_id, by=by)
+
+    @staticmethod
+    async def active_on_host(tx: Transaction, host_id: HostId) -> list[SandboxId]:
+        """Return the sandboxes of a host that have not ended, paused ones too."""
+        return await desired_state_store.active_on_host(tx, host_id)
+
+    async def end_all_on_hosts(self, tx: Transaction, host_ids: Collection[HostId], by: Actor) -> None:
+        """Record that all sandboxes of these hosts have ended, which are deleted in this transaction. Call `wake` after the commit."""
+        await desired_state_store.end_on_hosts(tx, self._hints, host_ids, by=by)
+
+    def wake(self) -> None:
+        """Wake the reconciler, and whoever in this process waits for a sandbox."""
+        self._reconciler.wake()
+        self._changes.notify_all()

@@ -116,9 +116,10 @@ class Forks:
         """Insert the copies and return them when all run."""
 
         async def insert(tx: Transaction) -> None:
+            # The order of locks is that of creates and of the removal of a host: placement first.
+            await self._check_capacity(tx, sandbox, len(ids))
             await self._snapshots.lock_lease(tx, snapshot_id)
             await lock_active_team(tx, sandbox.team_id)
-            await self._check_capacity(tx, sandbox, len(ids))
             if not await placement_store.insert_copies(
                 tx, self._hints, by=by, ids=ids, source=sandbox, snapshot_id=snapshot_id
             ):

@@ -1,0 +1,96 @@
+"""Endpoints for the agents of hosts. Each parses, makes one call, answers."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+from fastapi import APIRouter, Request, Security
+from fastapi.responses import JSONResponse, Response
+from fastapi.security import APIKeyHeader
+
+from wrenn.base.errors import InvalidRequest, TooLarge
+from wrenn.control.enrolment.service import Credentials, Enrolment
+from wrenn.control.enrolment.types import (
+    HEARTBEAT_BODY,
+    HEARTBEAT_LIMIT_B,
+    HostCredentials,
+    RefreshHost,
+    RegisterHost,
+)
+from wrenn.control.hosts import host_json
+from wrenn.control.http import Browsers, refusals, service
+from wrenn.protocol.api import HOST_CREDENTIAL_HEADER
+
+router = APIRouter(tags=["hosts"])
+
+EnrolmentOf = Annotated[Enrolment, service(Enrolment)]
+BrowsersOf = Annotated[Browsers, service(Browsers)]
+_host_token = APIKeyHeader(
+    name=HOST_CREDENTIAL_HEADER,
+    scheme_name="HostToken",
+    auto_error=False,
+    description="The `token` of `POST /v1/hosts/register` or `/v1/hosts/auth/refresh`",
+)
+
+
+@router.post("/register", status_code=201, response_model=HostCredentials, responses=refusals(429))
+async def register_host(
+    request: Request, body: RegisterHost, enrolment: EnrolmentOf, browsers: BrowsersOf
+) -> Response:
+    """Register the agent of a host with its one-time token; returns its credentials.
+
+    A host that had registered before keeps its id and its sandboxes; its former credentials stop working.
+    """
+    return _answer(await enrolment.register(body, browsers.address_of(request)), 201)
+
+
+@router.post("/auth/refresh", response_model=HostCredentials, responses=refusals(404, 429))
+async def refresh_host(
+    request: Request, body: RefreshHost, enrolment: EnrolmentOf, browsers: BrowsersOf
+) -> Response:
+    """New credentials for the agent of a host. 404 with the code `host_deleted`: the host was deleted."""
+    return _answer(await enrolment.refresh(body, browsers.address_of(request)), 200)
+
+
+@router.post(
+    "/{host_id}/heartbeat", status_code=204, responses=refusals(403, 404, 413), openapi_extra=HEARTBEAT_BODY
+)
+async def host_heartbeat(
+    host_id: str,
+    request: Request,
+    enrolment: EnrolmentOf,
+    token: Annotated[str | None, Security(_host_token)],
+) -> Response:
+    """That the agent of a host is alive. 404 with the code `host_deleted`: the host was deleted, and the agent gives up."""
+    await _check_body(request)
+    await enrolment.heartbeat(token, host_id)
+    return Response(status_code=204)
+
+
+async def _check_body(request: Request) -> None:
+    """Read the body of a heartbeat: empty or a JSON object, of which nothing is needed yet."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > HEARTBEAT_LIMIT_B:
+            raise TooLarge(f"The body has more than {HEARTBEAT_LIMIT_B // 1024} KiB.")
+    if not body:
+        return
+    try:
+        is_object = isinstance(json.loads(body), dict)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest("The body is not valid JSON.") from error
+    if not is_object:
+        raise InvalidRequest("The body must be empty or a JSON object.")
+
+
+def _answer(credentials: Credentials, status: int) -> Response:
+    content = {
+        "host": host_json(credentials.host),
+        "token": credentials.token.reveal(),
+        "refresh_token": credentials.refresh_token.reveal(),
+        "cert_pem": credentials.cert_pem,
+        "ca_cert_pem": credentials.trusted_pem,
+    }
+    return JSONResponse(content, status, {"Cache-Control": "no-store"})

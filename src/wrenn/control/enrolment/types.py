@@ -1,0 +1,72 @@
+"""Messages between agents and the control plane (platform reference §1.9)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, Field, StringConstraints
+
+from wrenn.control.hosts import ADDRESS_LIMIT, CSR_LIMIT_B, HostView
+from wrenn.control.http import RequestBody
+
+HEARTBEAT_LIMIT_B: Final = 64 * 1024
+_TOKEN_LIMIT: Final = 256
+
+Token = Annotated[str, Field(min_length=1, max_length=_TOKEN_LIMIT)]
+Address = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=ADDRESS_LIMIT,
+        description="Where the control plane reaches the agent: `IP:PORT` or `NAME:PORT`, an IPv6 address in brackets",
+    ),
+]
+Csr = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=CSR_LIMIT_B,
+        description="Certificate signing request in PEM for an ECDSA P-256 key, of which only the public key is taken",
+    ),
+]
+Arch = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{0,32}$")]
+
+
+class RegisterHost(RequestBody):
+    """What an agent registers with."""
+
+    token: Token = Field(description="The registration token")
+    address: Address
+    csr_pem: Csr
+    arch: Arch = ""
+    cpu_cores: int = Field(0, ge=0, le=65_536)
+    memory_mb: int = Field(0, ge=0, le=2**30)
+    disk_gb: int = Field(0, ge=0, le=2**22)
+
+
+class RefreshHost(RequestBody):
+    """What an agent refreshes its credentials with."""
+
+    refresh_token: Token
+    csr_pem: Csr
+    address: Address | None = Field(None, description="Absent: the one that it has")
+
+
+class HostCredentials(BaseModel):
+    """A host and what its agent identifies itself with. The private key never leaves the agent."""
+
+    host: HostView
+    token: str = Field(description="The host token, for the header `X-Host-Token`; valid for 7 days")
+    refresh_token: str = Field(
+        description="Valid for 60 days. The former one is valid until this one or `token` is used"
+    )
+    cert_pem: str = Field(description="The agent's server certificate, valid for 7 days")
+    ca_cert_pem: str = Field(description="The certificates of all CAs that are trusted")
+
+
+HEARTBEAT_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "description": "Nothing, or a JSON object of at most 64 KiB; fields that are not known are ignored",
+        "content": {"application/json": {"schema": {"type": "object", "additionalProperties": True}}},
+    }
+}

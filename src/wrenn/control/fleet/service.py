@@ -1,0 +1,270 @@
+"""Hosts as users deal with them: what each may see and do, and deletion with everything that lies on a host.
+
+Admins of the platform may see and do everything; members of a team see its own (BYOC) hosts and edit their tags; its owner
+and admins create and delete them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Final, TypeVar
+
+from wrenn.base.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from wrenn.base.faults import fault_point
+from wrenn.base.ids import HostId, SandboxId, TeamId, UserId, random_hex
+from wrenn.base.secrets import Secret
+from wrenn.control.audit import Actor, AuditAction, Scope, Status, record
+from wrenn.control.auth import Member
+from wrenn.control.db import Database, Transaction
+from wrenn.control.fleet.types import TAG, TAGS_LIMIT, CreateHost
+from wrenn.control.hosts import HostRecord, HostStatus, NewHost, credential_store, host_action, record_store
+from wrenn.control.sandboxes import Capacity, Deletions
+from wrenn.control.snapshots import Snapshots
+from wrenn.control.teams import team_store
+
+T = TypeVar("T")
+
+_HOSTS_PER_TEAM: Final = 1000
+
+TOKEN_ISSUED: Final = host_action("token", Status.INFO)
+
+
+class HostHasSandboxes(Conflict):
+    """The host has sandboxes that have not ended; only a forced deletion ends them."""
+
+    code = "has_active_sandboxes"
+
+
+def created(host: HostRecord) -> AuditAction:
+    """The host was created."""
+    return host_action("create", facts={"name": host.name, "type": host.type.value})
+
+
+class Fleet:
+    """Creates, lists, tags and deletes hosts, and issues their registration tokens."""
+
+    def __init__(
+        self, *, database: Database, capacity: Capacity, deletions: Deletions, snapshots: Snapshots
+    ) -> None:
+        self._database = database
+        self._capacity = capacity
+        self._deletions = deletions
+        self._snapshots = snapshots
+
+    async def create(self, member: Member, body: CreateHost) -> tuple[HostRecord, Secret]:
+        """Create a host and a token with which its agent registers.
+
+        Raises:
+            Forbidden: not an admin of the platform, or of the team; the team may not bring hosts.
+            InvalidRequest, NotFound: of the team. Conflict: the name is taken, or the team has too many hosts.
+        """
+        team_id = _team_of(member, body)
+        name = body.name or f"host-{random_hex(4)}"
+
+        async def create(tx: Transaction) -> tuple[HostRecord, Secret]:
+            if team_id is not None:
+                team = await team_store.lock(tx, team_id)
+                if not team.is_byoc:
+                    raise Forbidden("The team may not bring its own hosts: ask an admin of the platform.")
+                if await record_store.count_of_team(tx, team_id) >= _HOSTS_PER_TEAM:
+                    raise Conflict(f"A team may have {_HOSTS_PER_TEAM} hosts.")
+            new = NewHost(name, team_id, body.provider, body.availability_zone)
+            host = await record_store.insert_host(tx, new, by=member.user_id)
+            if host is None:
+                raise Conflict(f"There is a host named {name}.")
+            await record(tx, host.log_team, member.actor, created(host), str(host.host_id))
+            token = await credential_store.issue_registration_token(tx, host.host_id, by=member.user_id)
+            return host, token
+
+        return await self._database.transaction(create)
+
+    async def list(self, member: Member) -> Sequence[HostRecord]:
+        """Return the hosts that the user may see, oldest first."""
+        return await record_store.visible(self._database, _sees(member))
+
+    async def get(self, member: Member, text_id: str) -> HostRecord:
+        """Return a host.
+
+        Raises:
+            NotFound: there is no such host, or the user may not see it.
+        """
+        host_id = HostId.parse(text_id)
+        host = await record_store.find(self._database, host_id, _sees(member))
+        if host is None:
+            raise _not_found(host_id)
+        return host
+
+    async def preview_deletion(self, member: Member, text_id: str) -> tuple[HostRecord, Sequence[SandboxId]]:
+        """Return a host and its sandboxes that have not ended. Raises as `get`."""
+        host = await self.get(member, text_id)
+        active = await self._database.transaction(lambda tx: self._deletions.active_on_host(tx, host.host_id))
+        return host, active
+
+    async def delete(self, member: Member, text_id: str, *, force: bool) -> None:
+        """Delete a host: its credentials stop working at once. Forced, its sandboxes end and its snapshots are gone.
+
+        The agent learns it with its next heartbeat and removes what it has.
+
+        Raises:
+            NotFound, Forbidden. HostHasSandboxes: not forced, and it has sandboxes.
+        """
+        host = await self.get(member, text_id)
+        _expect_admin(member, host)
+
+        async def delete(tx: Transaction) -> None:
+            # First, as for creates: what is placed on the host is committed before, and found; afterwards nothing is.
+            await self._capacity.lock(tx)
+            now = await self._lock(tx, host.host_id)
+            active = await self._deletions.active_on_host(tx, now.host_id)
+            if active and not force:
+                raise HostHasSandboxes(
+                    f"Host {now.host_id} has {len(active)} sandboxes that have not ended: remove them, or use force=true.",
+                    details={"sandbox_ids": [str(sandbox_id) for sandbox_id in active]},
+                )
+            await self._delete(tx, [now], member.actor)
+            await fault_point("control.host_delete.before_commit")
+
+        await self._capacity.transaction(delete)
+        await fault_point("control.host_delete.after_commit")
+        self._deletions.wake()
+
+    async def remove_all(self, tx: Transaction, team_id: TeamId, by: Actor) -> None:
+        """Delete the hosts of a team that is deleted in this transaction, whose lock keeps its sandboxes from being placed."""
+        hosts = await record_store.lock_of_team(tx, team_id)
+        await self._delete(tx, hosts, by)
+
+    async def issue_token(self, member: Member, text_id: str) -> tuple[HostRecord, Secret]:
+        """Issue another registration token; the one before stops working.
+
+        Raises:
+            NotFound, Forbidden. InvalidRequest: the host is online.
+        """
+        host = await self.get(member, text_id)
+        _expect_admin(member, host)
+
+        async def issue(tx: Transaction) -> tuple[HostRecord, Secret]:
+            now = await self._lock(tx, host.host_id)
+            if now.status is HostStatus.ONLINE:
+                raise InvalidRequest(
+                    f"Host {now.host_id} is online: only one that is pending or unreachable can register again."
+                )
+            return now, await issue_registration_token(tx, now, member.actor, by=member.user_id)
+
+        return await self._database.transaction(issue)
+
+    async def tags(self, member: Member, text_id: str) -> Sequence[str]:
+        """Return the tags of a host. Raises as `get`."""
+        return (await self.get(member, text_id)).tags
+
+    async def add_tag(self, member: Member, text_id: str, tag: str) -> None:
+        """Give a host a tag; does nothing if it has it.
+
+        Raises:
+            NotFound. Conflict: it has as many as one may have.
+        """
+
+        async def add(tx: Transaction, host: HostRecord) -> None:
+            if tag in host.tags:
+                return
+            if len(host.tags) >= TAGS_LIMIT:
+                raise Conflict(f"A host may have {TAGS_LIMIT} tags.")
+            await record_store.insert_tag(tx, host.host_id, tag)
+            await _record_tag(tx, host, member.actor, "add_tag", tag)
+
+        await self._change(member, text_id, add)
+
+    async def remove_tag(self, member: Member, text_id: str, tag: str) -> None:
+        """Take a tag from a host; does nothing if it does not have it.
+
+        Raises:
+            NotFound: of the host. InvalidRequest: no tag can be so.
+        """
+        if TAG.fullmatch(tag) is None:
+            raise InvalidRequest("tag: must be 1 to 64 of a-z, 0-9, '.', '_' and '-'.")
+
+        async def remove(tx: Transaction, host: HostRecord) -> None:
+            if tag in host.tags:
+                await record_store.delete_tag(tx, host.host_id, tag)
+                await _record_tag(tx, host, member.actor, "remove_tag", tag)
+
+        await self._change(member, text_id, remove)
+
+    async def _change(
+        self, member: Member, text_id: str, change: Callable[[Transaction, HostRecord], Awaitable[T]]
+    ) -> T:
+        """Run `change` under the lock of a host that the user may see."""
+        host = await self.get(member, text_id)
+
+        async def work(tx: Transaction) -> T:
+            return await change(tx, await self._lock(tx, host.host_id))
+
+        return await self._database.transaction(work)
+
+    @staticmethod
+    async def _lock(tx: Transaction, host_id: HostId) -> HostRecord:
+        host = await record_store.lock(tx, host_id)
+        if host is None:
+            raise _not_found(host_id)
+        return host
+
+    async def _delete(self, tx: Transaction, hosts: Collection[HostRecord], by: Actor) -> None:
+        """Delete locked hosts with everything that lies on them."""
+        if not hosts:
+            return
+        ids = [host.host_id for host in hosts]
+        await record_store.mark_deleted(tx, ids)
+        await credential_store.revoke_all(tx, ids)
+        await self._deletions.end_all_on_hosts(tx, ids, by)
+        await self._snapshots.remove_all_on_hosts(tx, ids, by)
+        for host in hosts:
+            action = host_action("delete", Status.WARNING, facts={"name": host.name})
+            await record(tx, host.log_team, by, action, str(host.host_id))
+
+
+async def issue_registration_token(
+    tx: Transaction, host: HostRecord, actor: Actor, *, by: UserId | None
+) -> Secret:
+    """Issue a registration token for a locked host, with an entry in the audit log. `by`: a user, who is the actor then."""
+    await record(tx, host.log_team, actor, TOKEN_ISSUED, str(host.host_id))
+    return await credential_store.issue_registration_token(tx, host.host_id, by=by)
+
+
+async def _record_tag(tx: Transaction, host: HostRecord, by: Actor, action: str, tag: str) -> None:
+    scope = Scope.ADMIN if host.team_id is None else Scope.TEAM
+    entry = host_action(action, Status.INFO, scope, facts={"tag": tag})
+    await record(tx, host.log_team, by, entry, str(host.host_id))
+
+
+def _sees(member: Member) -> TeamId | None:
+    """Return whose hosts the user may see; None: all."""
+    return None if member.account.is_admin else member.team_id
+
+
+def _expect_admin(member: Member, host: HostRecord) -> None:
+    """Return if the user may create and delete the host, which is one that the user may see."""
+    if not member.account.is_admin and (host.team_id != member.team_id or not member.role.may_administer):
+        raise Forbidden("This needs an admin or the owner of the host's team.")
+
+
+def _team_of(member: Member, body: CreateHost) -> TeamId | None:
+    """Return whose the new host is; None: the platform's."""
+    if body.type == "regular":
+        if body.team_id is not None:
+            raise InvalidRequest("team_id: is for hosts of the type byoc.")
+        if not member.account.is_admin:
+            raise Forbidden("A regular host needs an admin of the platform.")
+        return None
+    if body.team_id is None:
+        raise InvalidRequest("team_id: is needed for a host of the type byoc.")
+    team_id = TeamId.parse(body.team_id)
+    if member.account.is_admin:
+        return team_id
+    if team_id != member.team_id:
+        raise Forbidden("The token is for another team: use switch-team first.")
+    if not member.role.may_administer:
+        raise Forbidden("This needs an admin or the owner of the team.")
+    return team_id
+
+
+def _not_found(host_id: HostId) -> NotFound:
+    return NotFound(f"There is no host {host_id}.")

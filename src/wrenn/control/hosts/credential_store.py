@@ -1,0 +1,250 @@
+"""Statements on the credentials of hosts: registration tokens, refresh tokens, heartbeats. Times are the database's.
+
+A change holds the lock of its host. A refresh token is revoked when a later one is first used, so that an answer which is
+lost costs no host its credentials.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection
+from typing import Any, Final
+
+from sqlalchemy import Select, Uuid, bindparam, delete, exists, func, insert, literal, select, update
+
+from wrenn.base.errors import NotFound, Unauthorized
+from wrenn.base.ids import HostId, UserId, random_hex
+from wrenn.base.secrets import Secret
+from wrenn.base.units import GIB, MIB
+from wrenn.control.audit import Status
+from wrenn.control.db import Database, Transaction, in_s
+from wrenn.control.hosts.authority import SignedCertificate
+from wrenn.control.hosts.records import (
+    REFRESH_LIFE_S,
+    REGISTRATION_LIFE_S,
+    TOKEN_PATTERN,
+    HostDeleted,
+    Machine,
+    RefreshToken,
+)
+from wrenn.control.hosts.store import log_team, marked
+from wrenn.control.hosts.tables import host_refresh_tokens, host_registration_tokens, hosts
+from wrenn.control.hosts.types import HostStatus
+
+_registration = host_registration_tokens.c
+_refresh = host_refresh_tokens.c
+_TOKEN_B: Final = 32
+_UNUSED_LIMIT: Final = 8
+"""Refresh tokens of a host that were issued and never used, as answers were lost."""
+_NOT_VALID: Final = "The host token is not valid or has expired: refresh it."
+
+
+async def issue_registration_token(tx: Transaction, host_id: HostId, *, by: UserId | None) -> Secret:
+    """Create a token for one registration of a locked host. Earlier ones stop working."""
+    await _delete_registration_tokens(tx, [host_id])
+    token = Secret(random_hex(_TOKEN_B))
+    await tx.execute(
+        insert(host_registration_tokens).values(
+            id=uuid.uuid4(),
+            host_id=host_id.value,
+            token_hash=token.sha256_hex(),
+            created_by=None if by is None else by.value,
+            expires_at=in_s(REGISTRATION_LIFE_S),
+        )
+    )
+    return token
+
+
+async def host_of_registration_token(tx: Transaction, token: str) -> HostId | None:
+    """Return the host that a token may register; None: the token is not valid. It is not used up by this."""
+    if TOKEN_PATTERN.fullmatch(token) is None:
+        return None
+    found = await tx.execute(select(_registration.host_id).where(*_usable(token)))
+    row = found.one_or_none()
+    return None if row is None else HostId(row.host_id)
+
+
+async def consume_registration_token(tx: Transaction, token: str) -> bool:
+    """Use up a token of a locked host; False: another registration was first."""
+    used = await tx.execute(
+        delete(host_registration_tokens).where(*_usable(token)).returning(_registration.id)
+    )
+    return used.one_or_none() is not None
+
+
+def _usable(token: str) -> tuple[Any, ...]:
+    return _registration.token_hash == Secret(token).sha256_hex(), _registration.expires_at > func.now()
+
+
+async def record_registration(
+    tx: Transaction, host_id: HostId, url: str, machine: Machine, certificate: SignedCertificate
+) -> RefreshToken:
+    """Store what registered a locked host, in place of what had registered it before. Returns its refresh token."""
+    await tx.execute(
+        update(hosts)
+        .where(hosts.c.id == host_id.value)
+        .values(
+            address=url,
+            arch=machine.arch,
+            cpu_cores=machine.cpu_cores,
+            memory_b=machine.memory_mb * MIB,
+            disk_b=machine.disk_gb * GIB,
+            **_certificate(certificate),
+        )
+    )
+    await _revoke_refresh_tokens(tx, [host_id])
+    return await _issue_refresh_token(tx, host_id)
+
+
+async def host_of_refresh_token(tx: Transaction, token: str) -> HostId | None:
+    """Return the host that a refresh token was issued for, valid or not; None: it is not known."""
+    if TOKEN_PATTERN.fullmatch(token) is None:
+        return None
+    found = await tx.execute(
+        select(_refresh.host_id).where(_refresh.token_hash == Secret(token).sha256_hex())
+    )
+    row = found.one_or_none()
+    return None if row is None else HostId(row.host_id)
+
+
+async def rotate_refresh_token(tx: Transaction, host_id: HostId, token: str) -> RefreshToken | None:
+    """Issue another refresh token of a locked host beside this one, and revoke those before it; None: it is not valid."""
+    found = await tx.execute(
+        select(_refresh.created_at).where(
+            _refresh.token_hash == Secret(token).sha256_hex(),
+            _refresh.revoked_at.is_(None),
+            _refresh.expires_at > func.now(),
+        )
+    )
+    row = found.one_or_none()
+    if row is None:
+        return None
+    of_host = _refresh.host_id == host_id.value
+    await tx.execute(
+        update(host_refresh_tokens)
+        .where(of_host, _refresh.revoked_at.is_(None), _refresh.created_at < row.created_at)
+        .values(revoked_at=func.now())
+    )
+    unused = (
+        select(_refresh.id)
+        .where(of_host, _refresh.created_at > row.created_at)
+        .order_by(_refresh.created_at.desc())
+        .offset(_UNUSED_LIMIT - 1)
+    )
+    await tx.execute(delete(host_refresh_tokens).where(_refresh.id.in_(unused)))
+    return await _issue_refresh_token(tx, host_id)
+
+
+async def record_certificate(
+    tx: Transaction, host_id: HostId, certificate: SignedCertificate, *, url: str | None
+) -> None:
+    """Store the certificate of a locked host, and its address unless that is None."""
+    values = _certificate(certificate) | ({} if url is None else {"address": url})
+    await tx.execute(update(hosts).where(hosts.c.id == host_id.value).values(values))
+
+
+async def revoke_all(tx: Transaction, host_ids: Collection[HostId]) -> None:
+    """Revoke all credentials of locked hosts."""
+    await _delete_registration_tokens(tx, host_ids)
+    await _revoke_refresh_tokens(tx, host_ids)
+
+
+def _certificate(certificate: SignedCertificate) -> dict[str, Any]:
+    return {
+        "cert_fingerprint": certificate.fingerprint,
+        "cert_expires_at": certificate.expires_at,
+        "updated_at": func.now(),
+    }
+
+
+async def _issue_refresh_token(tx: Transaction, host_id: HostId) -> RefreshToken:
+    token_id, token = uuid.uuid4(), Secret(random_hex(_TOKEN_B))
+    await tx.execute(
+        insert(host_refresh_tokens).values(
+            id=token_id,
+            host_id=host_id.value,
+            token_hash=token.sha256_hex(),
+            expires_at=in_s(REFRESH_LIFE_S),
+            # Not that of the transaction, which may have waited for the lock of the host.
+            created_at=func.clock_timestamp(),
+        )
+    )
+    return RefreshToken(token_id, token)
+
+
+async def _delete_registration_tokens(tx: Transaction, host_ids: Collection[HostId]) -> None:
+    among = _registration.host_id.in_([host_id.value for host_id in host_ids])
+    await tx.execute(delete(host_registration_tokens).where(among))
+
+
+async def _revoke_refresh_tokens(tx: Transaction, host_ids: Collection[HostId]) -> None:
+    among = _refresh.host_id.in_([host_id.value for host_id in host_ids])
+    await tx.execute(
+        update(host_refresh_tokens).where(among, _refresh.revoked_at.is_(None)).values(revoked_at=func.now())
+    )
+
+
+def _heartbeat() -> Select[*tuple[Any, ...]]:
+    host_id, token_id = bindparam("of_host", type_=Uuid), bindparam("of_token", type_=Uuid)
+    was = (
+        select(hosts.c.id, hosts.c.status, hosts.c.deleted_at, log_team(hosts.c.team_id))
+        .where(hosts.c.id == host_id)
+        .with_for_update(key_share=True)
+        .cte("was")
+    )
+    token = (
+        select(_refresh.id, _refresh.created_at)
+        .where(_refresh.id == token_id, _refresh.host_id == host_id, _refresh.revoked_at.is_(None))
+        .cte("token")
+    )
+    seen = (
+        update(hosts)
+        .where(hosts.c.id == was.c.id, was.c.deleted_at.is_(None), exists(select(token.c.id)))
+        .values(status=HostStatus.ONLINE, last_heartbeat_at=func.now(), updated_at=func.now())
+        .returning(hosts.c.id)
+        .cte("seen")
+    )
+    is_seen = exists(select(seen.c.id))
+    revoked = (
+        update(host_refresh_tokens)
+        .where(
+            _refresh.host_id == host_id,
+            _refresh.revoked_at.is_(None),
+            _refresh.created_at < select(token.c.created_at).scalar_subquery(),
+            is_seen,
+        )
+        .values(revoked_at=func.now())
+        .returning(literal(1).label("one"))
+        .cte("revoked")
+    )
+    back = select(was.c.id, was.c.team_id).where(was.c.status == HostStatus.UNREACHABLE, is_seen).cte("back")
+    return select(was.c.deleted_at.is_not(None).label("is_deleted"), is_seen.label("is_seen")).add_cte(
+        revoked, *marked(back, "marked_up", Status.SUCCESS)
+    )
+
+
+_HEARTBEAT: Final = _heartbeat()
+
+
+async def record_heartbeat(database: Database, host_id: HostId, token_id: uuid.UUID) -> None:
+    """Store that the agent of a host is alive, which shows a host token that came with this refresh token; one statement.
+
+    Refresh tokens before that one are revoked: the agent has the answer that it came in.
+
+    Raises:
+        HostDeleted. NotFound: there was never such a host. Unauthorized: the refresh token was revoked.
+    """
+    values = {"of_host": host_id.value, "of_token": token_id}
+    row = (await database.execute(_HEARTBEAT, values)).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no host {host_id}.")
+    if row.is_deleted:
+        raise HostDeleted(f"Host {host_id} was deleted.")
+    if not row.is_seen:
+        raise Unauthorized(_NOT_VALID)
+
+
+async def delete_expired(database: Database) -> None:
+    """Delete registration and refresh tokens that have expired."""
+    for tokens in (host_registration_tokens, host_refresh_tokens):
+        await database.execute(delete(tokens).where(tokens.c.expires_at < func.now()))

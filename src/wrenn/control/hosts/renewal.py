@@ -1,0 +1,52 @@
+"""Renews the control plane's client certificate while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Final
+
+from wrenn.base.loops import Loop
+from wrenn.control.hosts.authority import Authority
+from wrenn.control.hosts.client import HostClients
+from wrenn.control.hosts.pki import ensure_pki
+
+_log = logging.getLogger(__name__)
+
+_EVERY_S: Final = 600.0
+"""Often enough for a certificate of a day, of which a third is left when it is renewed."""
+_FILES: Final = ("ca.pem", "control.pem")
+
+
+class CertificateRenewal:
+    """Renews the control plane's certificate when a third of its life is left, and has new connections use it.
+
+    It also notices when another program that shares the folder has renewed it. `given`: the CA of the settings, if there is one.
+    """
+
+    def __init__(self, folder: Path, given: Authority | None, clients: HostClients) -> None:
+        self._folder = folder
+        self._given = given
+        self._clients = clients
+        self._loaded = self._read()
+        self.loop = Loop("renew certificates")
+
+    async def run(self) -> None:
+        """Look at the certificate at an interval, until cancelled."""
+        await self.loop.run(self.renew_once, every_s=_EVERY_S)
+
+    async def renew_once(self) -> None:
+        """Renew the certificate if it is due, and load it if it is another than the one in use."""
+        found = await asyncio.to_thread(self._ensure)
+        if found != self._loaded:
+            self._clients.reload_tls()
+            self._loaded = found
+            _log.info("certificate of the control plane renewed")
+
+    def _ensure(self) -> list[bytes]:
+        ensure_pki(self._folder, self._given)
+        return self._read()
+
+    def _read(self) -> list[bytes]:
+        return [(self._folder / name).read_bytes() for name in _FILES]

@@ -1,0 +1,463 @@
+"""Agents and the control plane: registration, refresh with rotation, heartbeats (docs/design/hosts.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import ssl
+import uuid
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from sqlalchemy import text
+
+from wrenn.base.clock import SystemClock
+from wrenn.base.ids import HostId
+from wrenn.control.auth import Tokens, ensure_secret
+from wrenn.control.db import Database
+
+from .conftest import client, refused, run_sql
+from .host_agents import (
+    AgentPlayer,
+    create_host,
+    csr_of,
+    forget_hosts,
+    in_about,
+    new_key,
+    registered,
+    unwatched,
+)
+from .people import People, Person, make_admin
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+DAY_S = 86_400
+_PEM: Any = (
+    serialization.Encoding.PEM,
+    serialization.PrivateFormat.PKCS8,
+    serialization.NoEncryption(),
+)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def root(people: People) -> Person:
+    """An admin of the platform."""
+    person = await people.sign_up(name="Root")
+    await make_admin(people.database_url, person)
+    return person
+
+
+@pytest_asyncio.fixture(autouse=True, loop_scope="module")
+async def few_hosts(people: People) -> AsyncIterator[None]:
+    """Every host is called some times a second: none outlives its test."""
+    yield
+    await forget_hosts(people.database_url)
+
+
+class Later:
+    """A clock that is so many seconds ahead."""
+
+    def __init__(self, seconds: float) -> None:
+        self._ahead = timedelta(seconds=seconds)
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self._ahead
+
+    def monotonic(self) -> float:
+        raise AssertionError("not asked")
+
+
+async def status_of(person: Person, player: AgentPlayer) -> dict[str, Any]:
+    answer = await person.get(f"/v1/hosts/{player.host_id}")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_an_agent_registers_with_its_own_key(people: People, root: Person):
+    host, token = await create_host(root, name="a-host", provider="acme", availability_zone="z1")
+    assert host == {
+        "id": host["id"], "name": "a-host", "type": "regular", "provider": "acme", "availability_zone": "z1",
+        "status": "pending", "created_by": root.user_id, "created_at": host["created_at"],
+        "updated_at": host["updated_at"], "tags": [],
+    }  # fmt: skip
+    player = AgentPlayer(people.second.url)
+    answer = await player.register(token)
+    assert answer.status_code == 201, answer.text
+    assert answer.headers["cache-control"] == "no-store"
+    assert set(answer.json()) == {"host", "token", "refresh_token", "cert_pem", "ca_cert_pem"}
+    shown = answer.json()["host"]
+    assert (shown["id"], shown["address"], shown["arch"]) == (host["id"], player.address, "x86_64")
+    assert (shown["cpu_cores"], shown["memory_mb"], shown["disk_gb"]) == (4, 8192, 100)
+    assert shown["status"] == "pending", "it has not said that it serves"
+    certificate = player.certificate
+    assert certificate.public_key() == player.key.public_key()
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(player.ca_cert_pem.encode()))
+    assert certificate.subject.rfc4514_string() == f"CN={host['id']}"
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert list(names) == [x509.DNSName(host["id"]), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(purposes) == [ExtendedKeyUsageOID.SERVER_AUTH]
+    assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert in_about(7 * DAY_S, certificate.not_valid_after_utc)
+    assert shown["cert_expires_at"] == certificate.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ")
+    await unwatched(people.database_url, player)
+    assert (await player.heartbeat()).status_code == 204
+    now = await status_of(root, player)
+    assert now["status"] == "online"
+    assert now["last_heartbeat_at"]
+
+
+async def test_what_is_stored_is_no_secret(people_database: Database, root: Person):
+    _, token = await create_host(root)
+    player = await registered(root)
+    for table in ("host_registration_tokens", "host_refresh_tokens", "hosts", "audit_logs", "events"):
+        for row in await people_database.execute(text(f"SELECT * FROM {table}")):
+            assert not any(secret in str(row) for secret in (token, player.refresh_token, player.token))
+    found = await people_database.execute(
+        text("SELECT cert_fingerprint FROM hosts WHERE id = :id"), {"id": HostId.parse(player.host_id).value}
+    )
+    assert found.scalar_one() == player.certificate.fingerprint(hashes.SHA256()).hex()
+
+
+async def test_of_two_machines_with_one_token_one_registers(people: People, root: Person):
+    host, token = await create_host(root)
+    players = [AgentPlayer(url) for url in (people.url, people.second.url) * 3]
+    answers = await asyncio.gather(*(player.register(token) for player in players))
+    won = [p for p, a in zip(players, answers, strict=True) if a.status_code == 201]
+    assert sorted(answer.status_code for answer in answers) == [201] + [401] * 5
+    assert (await status_of(root, won[0]))["address"] == won[0].address
+    assert (await won[0].heartbeat()).status_code == 204
+    refused(await AgentPlayer(people.url).register(token), 401, "unauthorized")
+    assert host["id"] == won[0].host_id
+
+
+async def test_a_token_is_good_for_an_hour(people: People, root: Person):
+    host, token = await create_host(root)
+    row = f"host_id = '{HostId.parse(host['id']).value}'"
+    await run_sql(
+        people.database_url,
+        f"UPDATE host_registration_tokens SET expires_at = expires_at - interval '59 minutes' WHERE {row}",
+    )
+    player = AgentPlayer(people.url)
+    refused(await player.register(token, csr_pem="none"), 400, "invalid_request")
+    await run_sql(
+        people.database_url,
+        f"UPDATE host_registration_tokens SET expires_at = expires_at - interval '1 minute' WHERE {row}",
+    )
+    refused(await player.register(token), 401, "unauthorized")
+    again = await root.post(f"/v1/hosts/{host['id']}/token")
+    assert (await player.register(again.json()["registration_token"])).status_code == 201
+
+
+@pytest.mark.parametrize("token", ["", "x" * 300, 1])
+async def test_what_cannot_be_a_token_is_bad_input(people: People, token: Any):
+    refused(await AgentPlayer(people.url).register(token), 400, "invalid_request")
+    refused(await AgentPlayer(people.url).refresh(refresh_token=token), 400, "invalid_request")
+
+
+@pytest.mark.parametrize("token", ["0" * 64, "A" * 64, "none", "\x00", "ä"])
+async def test_a_wrong_token_is_refused(people: People, token: str):
+    refused(await AgentPlayer(people.url).register(token), 401, "unauthorized")
+    refused(await AgentPlayer(people.url).refresh(refresh_token=token), 401, "unauthorized")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "10.0.0.1", ":8010", "10.0.0.1:0", "10.0.0.1:65536", "10.0.0.1:08", "10.0.0.1:8010/x", "0.0.0.0:8010",
+        "[::]:8010", "::1:8010", "[::ffff:0.0.0.0]:8010", "[fe80::1%eth0]:8010", "224.0.0.1:8010", "a b:1", "a\n:1",
+        "user@a:1", "1.2.3:80", "-a.example:1", f"{'a' * 64}.example:1", "a..b:1", "x" * 300 + ":1", "ä.example:1",
+    ],
+)  # fmt: skip
+async def test_an_address_that_cannot_be_called_is_refused(people: People, root: Person, address: str):
+    refused(await AgentPlayer(people.url, address=address).register("0" * 64), 400, "invalid_request")
+
+
+async def test_an_address_may_be_a_name_or_ipv6(root: Person):
+    for address, shown, name in (
+        ("Host-1.Example:8010", "host-1.example:8010", x509.DNSName("host-1.example")),
+        ("[2001:DB8::1]:8010", "[2001:db8::1]:8010", x509.IPAddress(ipaddress.ip_address("2001:db8::1"))),
+    ):
+        host, token = await create_host(root)
+        player = AgentPlayer(root.url, address=address)
+        answer = await player.register(token)
+        assert answer.status_code == 201, answer.text
+        assert answer.json()["host"]["address"] == shown
+        names = player.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert list(names) == [x509.DNSName(host["id"]), name]
+        # Nobody serves there.
+        assert (await root.delete(f"/v1/hosts/{host['id']}")).status_code == 204
+
+
+def bad_requests() -> dict[str, str]:
+    altered = csr_of(new_key()).splitlines()
+    altered[3] = altered[3][:-4] + "AAAA"
+    return {
+        "no PEM": "none",
+        "another PEM": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        "RSA": csr_of(rsa.generate_private_key(65537, 2048)),
+        "another curve": csr_of(ec.generate_private_key(ec.SECP384R1())),
+        "altered": "\n".join(altered),
+        "too large": csr_of(new_key()) + " " * 16 * 1024,
+        "not ASCII": csr_of(new_key()) + "ä",
+    }
+
+
+async def test_a_request_with_another_key_or_a_wrong_signature_uses_no_token_up(people: People, root: Person):
+    _, token = await create_host(root)
+    player = AgentPlayer(people.url)
+    for what, csr_pem in bad_requests().items():
+        answer = await player.register(token, csr_pem=csr_pem)
+        assert answer.status_code == 400, what
+        assert "csr_pem" in answer.json()["error"]["message"], what
+    assert (await player.register(token)).status_code == 201
+
+
+async def test_a_refresh_leaves_the_former_token_until_the_new_one_is_used(root: Person):
+    player = await registered(root)
+    first = player.refresh_token
+    former = player.certificate
+    player.key = new_key()
+    # Two answers are lost.
+    for _ in range(2):
+        assert (await player.refresh(keep=False)).status_code == 200
+    assert (await player.refresh()).status_code == 200
+    assert player.certificate.serial_number != former.serial_number
+    assert player.certificate.public_key() == player.key.public_key()
+    assert (await player.refresh(keep=False, refresh_token=first)).status_code == 200, "still valid"
+    assert (await player.heartbeat()).status_code == 204
+    refused(await player.refresh(refresh_token=first), 401, "unauthorized")
+    second = player.refresh_token
+    assert (await player.refresh()).status_code == 200
+    third = player.refresh_token
+    assert (await player.refresh()).status_code == 200, "the first use of the third revokes the second"
+    refused(await player.refresh(refresh_token=second), 401, "unauthorized")
+    assert (await player.refresh(keep=False, refresh_token=third)).status_code == 200
+
+
+async def test_a_token_of_before_a_refresh_works_until_the_new_one_is_used(root: Person):
+    player = await registered(root)
+    old = player.token
+    assert (await player.refresh()).status_code == 200
+    assert (await player.heartbeat(token=old)).status_code == 204
+    assert (await player.heartbeat()).status_code == 204
+    refused(await player.heartbeat(token=old), 401, "unauthorized")
+
+
+async def test_answers_that_are_lost_again_and_again_leave_few_tokens(
+    root: Person, people_database: Database
+):
+    player = await registered(root)
+    for _ in range(12):
+        assert (await player.refresh(keep=False)).status_code == 200
+    assert (await player.refresh()).status_code == 200
+    count = "SELECT count(*) FROM host_refresh_tokens WHERE host_id = :id"
+    found = await people_database.execute(text(count), {"id": HostId.parse(player.host_id).value})
+    assert found.scalar_one() <= 9
+    assert (await player.heartbeat()).status_code == 204
+
+
+async def test_a_refresh_may_name_another_address(people: People, root: Person):
+    player = await registered(root)
+    assert (await player.refresh(address="host-2.example:9")).json()["host"]["address"] == "host-2.example:9"
+    names = player.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert list(names) == [x509.DNSName(player.host_id), x509.DNSName("host-2.example")]
+    refused(await player.refresh(address="0.0.0.0:9"), 400, "invalid_request")
+    assert (await root.delete(f"/v1/hosts/{player.host_id}")).status_code == 204
+
+
+async def test_a_refresh_token_expires(people: People, root: Person):
+    player = await registered(root)
+    row = f"host_id = '{HostId.parse(player.host_id).value}'"
+    move = "UPDATE host_refresh_tokens SET expires_at = expires_at - interval '{}' WHERE {}"
+    await run_sql(people.database_url, move.format("59 days 23 hours", row))
+    assert (await player.refresh(keep=False)).status_code == 200
+    await run_sql(people.database_url, move.format("61 minutes", row))
+    refused(await player.refresh(), 401, "unauthorized")
+
+
+async def test_a_host_that_registers_again_keeps_its_id_and_takes_the_credentials_of_the_former(
+    people: People, root: Person
+):
+    former = await registered(root)
+    await unwatched(people.database_url, former)
+    assert (await former.heartbeat()).status_code == 204
+    refused(await root.post(f"/v1/hosts/{former.host_id}/token"), 400, "invalid_request")
+    await run_sql(
+        people.database_url,
+        f"UPDATE hosts SET status = 'unreachable' WHERE id = '{HostId.parse(former.host_id).value}'",
+    )
+    answer = await root.post(f"/v1/hosts/{former.host_id}/token")
+    assert answer.status_code == 201, answer.text
+    again = AgentPlayer(root.url)
+    assert (await again.register(answer.json()["registration_token"])).status_code == 201
+    assert again.host_id == former.host_id
+    await unwatched(people.database_url, again)
+    refused(await former.heartbeat(), 401, "unauthorized")
+    refused(await former.refresh(), 401, "unauthorized")
+    assert (await again.heartbeat()).status_code == 204
+    assert (await status_of(root, again))["status"] == "online"
+
+
+async def test_a_heartbeat_marks_a_host_up(people: People, root: Person, people_database: Database):
+    player = await registered(root)
+    host_id = HostId.parse(player.host_id)
+    await run_sql(
+        people.database_url, f"UPDATE hosts SET status = 'unreachable' WHERE id = '{host_id.value}'"
+    )
+    for _ in range(2):
+        assert (await player.heartbeat()).status_code == 204
+    entries = await people_database.execute(
+        text("SELECT action, scope FROM audit_logs WHERE resource_id = :id ORDER BY created_at"),
+        {"id": player.host_id},
+    )
+    # That nobody answers at its address is seen too.
+    seen = [(row.action, row.scope) for row in entries if row.action != "marked_down"]
+    assert seen[:3] == [("create", "admin"), ("register", "admin"), ("marked_up", "admin")]
+
+
+async def test_who_may_not_send_a_heartbeat(people: People, root: Person, data_dir: Path):
+    player, other = await registered(root), await registered(root)
+    refused(await player.heartbeat(host_id=other.host_id), 403, "forbidden")
+    refused(await player.heartbeat(host_id="host-x"), 403, "forbidden")
+    for token in ("", "none", root.token, player.refresh_token, player.token[:-4] + "AAAA", "ä"):
+        encoded: Any = token.encode()
+        refused(await player.heartbeat(token=encoded), 401, "unauthorized")
+    refused(
+        await player.heartbeat(token="", headers={"Authorization": f"Bearer {root.token}"}),
+        401,
+        "unauthorized",
+    )
+    secret = ensure_secret(data_dir)
+    of_long_ago = Tokens(secret, Later(-8 * DAY_S))
+    wrong_key = Tokens(type(secret)("x" * 32), SystemClock())
+    parsed = HostId.parse(player.host_id)
+    for tokens in (of_long_ago, wrong_key, Tokens(secret, SystemClock())):
+        made_up = tokens.issue_host(parsed, uuid.uuid4())
+        refused(await player.heartbeat(token=made_up), 401, "unauthorized")
+    assert (await player.heartbeat()).status_code == 204
+
+
+async def test_a_host_token_opens_nothing_else(people: People, root: Person):
+    player = await registered(root)
+    async with client(people.url, None) as api:
+        for path in ("/v1/hosts", f"/v1/hosts/{player.host_id}", "/v1/me", "/v1/sandboxes"):
+            for headers in (
+                {"Authorization": f"Bearer {player.token}"},
+                {"X-Host-Token": player.token},
+                {"X-API-Key": player.token},
+            ):
+                refused(await api.get(path, headers=headers), 401, "unauthorized")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b' {"a": [1], "b": {"c": null}}', b'{"a": "' + b"x" * 65_000 + b'"}']
+)
+async def test_a_heartbeat_may_say_more_than_is_known(root: Person, body: bytes):
+    player = await registered(root)
+    assert (await player.heartbeat(content=body)).status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"x", 400), (b"[]", 400), (b"null", 400), (b"\xff", 400), (b"[" * 60_000, 400),
+        (b'{"a": "' + b"x" * 65_536 + b'"}', 413),
+    ],
+    ids=["text", "list", "null", "bytes", "nested", "large"],
+)  # fmt: skip
+async def test_a_heartbeat_with_another_body_is_refused(root: Person, body: bytes, status: int):
+    player = await registered(root)
+    assert (await player.heartbeat(content=body)).status_code == status
+
+
+async def test_a_deleted_host_gets_a_code_of_its_own(people: People, root: Person):
+    player = await registered(root)
+    pending, token = await create_host(root)
+    for host_id in (player.host_id, pending["id"]):
+        assert (await root.delete(f"/v1/hosts/{host_id}")).status_code == 204
+    refused(await player.heartbeat(), 404, "host_deleted")
+    refused(await player.refresh(), 404, "host_deleted")
+    refused(await AgentPlayer(people.url).register(token), 401, "unauthorized")
+
+
+async def test_wrong_tokens_are_slowed_down(people: People, root: Person, forget_attempts: None):
+    _, token = await create_host(root)
+    player = AgentPlayer(people.url)
+    answers = [(await player.register("0" * 64)).status_code for _ in range(52)]
+    assert answers[:50] == [401] * 50
+    refused(await player.register(token), 429, "rate_limited")
+    await run_sql(
+        people.database_url,
+        "UPDATE attempts SET count = 45, blocked_until = now() WHERE subject LIKE 'enrol%'",
+    )
+    assert (await player.register(token)).status_code == 201
+    for _ in range(20):
+        assert (await player.refresh()).status_code == 200, "what succeeds does not count"
+
+
+async def test_the_certificate_serves_and_the_control_planes_calls(
+    people: People, root: Person, pki: Path, tmp_path: Path
+):
+    """The one that was issued for this host, demanded by its id, whatever address it is reached at."""
+    player, other = await registered(root), await registered(root)
+    for each in (player, other):
+        (tmp_path / f"{each.host_id}.pem").write_text(each.cert_pem)
+        key = each.key.private_bytes(*_PEM)
+        (tmp_path / f"{each.host_id}.key").write_bytes(key)
+    (tmp_path / "ca.pem").write_text(player.ca_cert_pem)
+
+    def serving(host_id: str) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tmp_path / "ca.pem")
+        context.load_cert_chain(tmp_path / f"{host_id}.pem", tmp_path / f"{host_id}.key")
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        return context
+
+    def calling(certificate: Path, key: Path) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=tmp_path / "ca.pem")
+        context.load_cert_chain(certificate, key)
+        return context
+
+    control = calling(pki / "control.pem", pki / "control.key")
+    agents = calling(tmp_path / f"{other.host_id}.pem", tmp_path / f"{other.host_id}.key")
+    assert await greeted(serving(player.host_id), control, player.host_id)
+    assert await greeted(serving(player.host_id), control, "127.0.0.1")
+    assert not await greeted(serving(other.host_id), control, player.host_id), "another host"
+    assert not await greeted(serving(player.host_id), agents, player.host_id), "an agent may not call"
+
+
+async def greeted(server: ssl.SSLContext, calling: ssl.SSLContext, name: str) -> bool:
+    """Whether both ends accept each other."""
+
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            writer.write(b"hello")
+            writer.close()
+            await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        try:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", port, ssl=calling, server_hostname=name
+            )
+        except ssl.SSLError:
+            return False
+        try:
+            return await reader.read() == b"hello"
+        except OSError:
+            return False
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
