@@ -33,7 +33,7 @@ from wrenn.control.auth import CHANNEL as ACCESS
 from wrenn.control.auth import Authenticator, LastUsed, OpenCalls, Tokens, ensure_secret
 from wrenn.control.cleanup import Cleanup
 from wrenn.control.db import CHANNEL as HINTS
-from wrenn.control.db import Database, Heard, HeldLeases, Hints, Listener
+from wrenn.control.db import Database, HeldLeases, Hints, Listener, NotificationHandler
 from wrenn.control.db.embedded import ensure_running
 from wrenn.control.db.migrate import migrate
 from wrenn.control.enrolment import Enrolment
@@ -605,8 +605,8 @@ def _build_accounts(
 
 def _listeners(
     auth: _Auth, sandboxes: _Sandboxes, ports: _Ports, feed: Feed, mail_sender: MailSender | None
-) -> Mapping[str, Heard]:
-    """What is called for notifications on each channel of the database."""
+) -> Mapping[str, NotificationHandler]:
+    """Return the handlers of notifications by channel of the database."""
 
     def on_hint() -> None:
         sandboxes.reconciler.wake()
@@ -621,7 +621,7 @@ def _listeners(
         auth.open_calls.wake()
 
     return {
-        HINTS: sandboxes.hints.heard(on_hint, on_any=on_any_hint),
+        HINTS: sandboxes.hints.handler(on_hint, on_any=on_any_hint),
         EVENTS: feed.wake,
         ACCESS: on_access_change,
         **({} if mail_sender is None else {MAIL: mail_sender.wake}),

@@ -5,7 +5,7 @@ from wrenn.control.db.engine import Database, Transaction
 from wrenn.control.db.leases import RELEASED, HeldLeases, Leases
 from wrenn.control.db.metadata import metadata
 from wrenn.control.db.moments import in_s, span_s
-from wrenn.control.db.notifications import CHANNEL, Heard, Hints, Listener
+from wrenn.control.db.notifications import CHANNEL, Hints, Listener, NotificationHandler
 from wrenn.control.db.row_query import RowQuery
 from wrenn.control.db.settled import settled_moment
 
@@ -13,11 +13,11 @@ __all__ = [
     "CHANNEL",
     "RELEASED",
     "Database",
-    "Heard",
     "HeldLeases",
     "Hints",
     "Leases",
     "Listener",
+    "NotificationHandler",
     "RowQuery",
     "Transaction",
     "in_batches",

@@ -1,6 +1,6 @@
-"""Wake-ups between replicas by LISTEN/NOTIFY: hints that something changed, without data.
+"""Notifications between replicas by LISTEN/NOTIFY: hints that something changed, without data.
 
-A hint may be lost or come twice; whoever waits looks at the database again, and also by a timer.
+A hint may be lost or arrive twice. Whoever waits for a change reads the database again, after a hint and by a timer.
 """
 
 from __future__ import annotations
@@ -21,40 +21,42 @@ _log = logging.getLogger(__name__)
 CHANNEL: Final = "wrenn_sandboxes"
 _RECONNECT_PAUSE_S: Final = 1.0
 _PROBE_S: Final = 15.0
-"""How often the listening connection is tried; a dead one is silent."""
+"""How often the listening connection is checked; a broken one would otherwise not be noticed."""
 
-Heard = Callable[[str], object]
-"""Takes what came with a notification."""
+NotificationHandler = Callable[[str], object]
+"""Is called with the payload of a notification."""
 
 
 class Hints:
-    """Sends hints, and tells which are this replica's own. `sender` names it, so that it does not wake itself."""
+    """Sends hints and recognises those of this replica by `sender`, so that a replica does not wake itself."""
 
     def __init__(self, *, sender: str) -> None:
         self._sender = sender
 
     def notify(self) -> ColumnElement[None]:
-        """The expression that sends a hint when its statement is committed."""
+        """Return the SQL expression that sends a hint when its statement is committed."""
         return func.pg_notify(CHANNEL, self._sender)
 
-    def heard(self, on_hint: Callable[[], object], *, on_any: Callable[[], object] = lambda: None) -> Heard:
-        """What `listen` is given for `CHANNEL`: calls `on_hint` for the hints of others, and `on_any` before it for all."""
+    def handler(
+        self, on_hint: Callable[[], object], *, on_any: Callable[[], object] = lambda: None
+    ) -> NotificationHandler:
+        """Return the handler for `CHANNEL`: it calls `on_any` for every hint, and then `on_hint` for those of other replicas."""
 
-        def heard(payload: str) -> None:
+        def handler(payload: str) -> None:
             on_any()
             if payload != self._sender:
                 on_hint()
 
-        return heard
+        return handler
 
 
 class Listener:
     """Receives the notifications of channels on one connection, and connects again when it breaks.
 
-    Notifications are an optimisation: without them the timers go on.
+    Notifications only save time: without them the timers find the changes.
     """
 
-    def __init__(self, database: Database, channels: Mapping[str, Heard]) -> None:
+    def __init__(self, database: Database, channels: Mapping[str, NotificationHandler]) -> None:
         self._database = database
         self._channels = channels
         self.loop = Loop("listen for notifications")
@@ -77,8 +79,8 @@ class Listener:
             for channel in channels:
                 await driver.add_listener(channel, received)
             try:
-                for heard in channels.values():
-                    heard("")
+                for handler in channels.values():
+                    handler("")
                 self.loop.succeeded()
                 while True:
                     await asyncio.sleep(_PROBE_S)

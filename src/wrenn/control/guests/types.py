@@ -1,4 +1,4 @@
-"""Messages of the endpoints for programs and files in a sandbox (platform reference §1.7)."""
+"""Bodies and responses of the endpoints for programs and files in a sandbox, and the checks of their paths (`GuestPath`)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from wrenn.protocol.api import (
 
 
 def check_path(value: str) -> str:
-    """An absolute path that a Linux guest can have.
+    """Check that a text is an absolute path that can exist on Linux, and return it.
 
     Raises:
         ValueError: it is not; the text says why.
     """
-    # A byte that is no UTF-8 is longer as text than as a name.
+    # The limits apply to the bytes of the name: a byte that is not UTF-8 is longer as text.
     raw = text_to_name(nul_free_text(value))
     if not raw.startswith(b"/"):
         raise ValueError("must be an absolute path")

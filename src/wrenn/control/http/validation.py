@@ -1,4 +1,4 @@
-"""What the messages of all features have in common."""
+"""Validation of request bodies: the base class and checks of texts. Formats of values in responses."""
 
 from __future__ import annotations
 

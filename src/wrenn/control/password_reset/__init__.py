@@ -1,4 +1,4 @@
-"""E-mail verification and password reset, which need no login."""
+"""Password reset and e-mail verification, which need no login."""
 
 from wrenn.control.password_reset.routes import router
 from wrenn.control.password_reset.service import PasswordReset

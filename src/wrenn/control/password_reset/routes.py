@@ -1,4 +1,4 @@
-"""Endpoints for the owner of an e-mail address, who need not be logged in. Each parses, makes one call, answers."""
+"""Endpoints for the owner of an e-mail address, who need not be logged in. Each parses the request, makes one call and responds."""
 
 from __future__ import annotations
 

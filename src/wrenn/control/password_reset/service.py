@@ -1,7 +1,7 @@
-"""E-mail verification and password reset: what the owner of an address may do without a login.
+"""Password reset and e-mail verification, by a token that is mailed to the owner of an address; no login is needed.
 
-Whoever asks for a mail is answered at once, alike for each address: a row is written, and a loop looks afterwards whether the
-address has an account. So neither the answer nor its duration tells, and no mail server is waited for.
+A request for a mail only writes a row, and a loop then checks whether the address has an account. So neither the response nor its
+duration reveals whether there is one, and no request waits for a mail server.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from wrenn.control.users import MailNotConfigured, Passwords, User, user_store
 
 _log = logging.getLogger(__name__)
 
-_FORMS: Final = {
+_TOKEN_PATTERNS: Final = {
     Purpose.VERIFY: re.compile(r"wrv_[0-9a-f]{64}"),
     Purpose.RESET: re.compile(r"wrp_[0-9a-f]{64}"),
 }
 _GONE: Final = "This link cannot be used: it was used before, replaced by a newer one, or has expired."
 _EVERY_S: Final = 2.0
-"""How often requests are looked for that another replica wrote and did not answer."""
+"""How often the loop checks for requests that another replica wrote and did not process."""
 _BATCH: Final = 20
 
 
@@ -47,7 +47,7 @@ class PasswordReset:
         self.loop = Loop("write requested mails")
 
     async def request(self, purpose: Purpose, email: str, address: str) -> None:
-        """Have a mail sent to this address, if it belongs to an account that needs one.
+        """Request a mail to this address, which is sent if the address belongs to an account that needs one.
 
         Raises:
             MailNotConfigured. RateLimited: too many for this e-mail address, or from this client's.
@@ -62,7 +62,7 @@ class PasswordReset:
         """Verify the e-mail address that this token was sent to.
 
         Raises:
-            NotFound: not a valid token. RateLimited: too many tries from this client.
+            NotFound: not a valid token. RateLimited: too many attempts from this client.
         """
         source = Subject.address(address)
         await self._throttle.count_attempt(source)
@@ -85,17 +85,17 @@ class PasswordReset:
     async def reset_password(self, token: str, new_password: Secret, address: str) -> None:
         """Set another password for the account that this token was sent to. Its sessions end; no new one begins.
 
-        Where nobody had verified the address, whoever made the account may be somebody else: then the API keys that it made and
-        its sign-in providers end too.
+        If the address was not verified before, somebody else may have created the account. Then the API keys that it created and its
+        links to sign-in providers are removed too.
 
         Raises:
-            NotFound: not a valid token. RateLimited: too many tries from this client, or too many people at once.
+            NotFound: not a valid token. RateLimited: too many attempts from this client, or too many hashes at once.
         """
         source = Subject.address(address)
         async with self._passwords.turn():
             await self._throttle.count_attempt(source)
             token_hash = _hash_of(Purpose.RESET, token)
-            # A hash is dear: none is made for a token that is not valid.
+            # A password hash is expensive, so the token is checked first.
             sent = await self._find(Purpose.RESET, token_hash)
             password_hash = await self._passwords.hash(new_password)
 
@@ -124,7 +124,7 @@ class PasswordReset:
             pass
 
     async def write_requested(self) -> bool:
-        """Answer a batch of requests; whether there may be more."""
+        """Write the mails of a batch of requests; return whether there may be more."""
 
         async def write(tx: Transaction) -> bool:
             asked = await token_store.take_requests(tx, most=_BATCH)
@@ -161,6 +161,6 @@ async def _use(tx: Transaction, purpose: Purpose, token_hash: str, sent: MailedT
 
 
 def _hash_of(purpose: Purpose, token: str) -> str:
-    if _FORMS[purpose].fullmatch(token) is None:
+    if _TOKEN_PATTERNS[purpose].fullmatch(token) is None:
         raise NotFound(_GONE)
     return Secret(token).sha256_hex()

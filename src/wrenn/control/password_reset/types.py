@@ -9,19 +9,19 @@ from wrenn.control.users import PASSWORD_MAX_B, PASSWORD_MIN_B, Email, NewPasswo
 
 
 class RequestMail(RequestBody):
-    """Whom to send a mail to."""
+    """The address to send a mail to."""
 
     email: Email
 
 
 class VerifyEmail(RequestBody):
-    """What the mail brought."""
+    """The token from the mail."""
 
     token: str = Field(max_length=200)
 
 
 class ResetPassword(RequestBody):
-    """What the mail brought, and what to log in with from now on."""
+    """The token from the mail, and the new password."""
 
     token: str = Field(max_length=200)
     new_password: NewPassword = Field(description=f"{PASSWORD_MIN_B} to {PASSWORD_MAX_B} bytes")

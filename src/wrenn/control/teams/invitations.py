@@ -1,8 +1,8 @@
 """Invitations: the only way into a team that somebody else owns.
 
-An address that nobody verified must give no right, so an admin cannot make a user a member: the admin makes an invitation, whose
-token only the invited person should get, and the user of the invited address accepts it with that token. Whether the address has
-an account makes no difference to the answer.
+An admin cannot make a user a member directly, because the user's address may not be verified. The admin creates an invitation, whose
+token only the invited person should get; the user with the invited address accepts it with that token. The response does not reveal
+whether the address has an account.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from wrenn.control.users import user_store
 
 INVITATION_LIFETIME_S: Final = 7 * 86_400
 INVITATIONS_LIMIT: Final = 100
-"""Of one team: more is a program that invites a list of addresses."""
+"""Invitations of one team. Only a program that invites a list of addresses needs more."""
 _TOKEN_PATTERN: Final = re.compile(r"wri_[0-9a-f]{64}")
 _GONE: Final = (
     "This invitation cannot be accepted: it was used, revoked or replaced by a newer one, or has expired."
@@ -134,7 +134,7 @@ class Invitations:
             if user.email != shown.email:
                 raise Forbidden("This invitation is for another e-mail address: log in with that one.")
             team = await team_store.lock(tx, shown.team_id)
-            # Again under the lock: it may have been used or revoked, and the inviter removed, in this moment.
+            # Again under the lock: it may have been used or revoked, or the inviter removed, since the first query.
             if await invitation_store.find(tx, token_hash) is None:
                 raise NotFound(_GONE)
             await invitation_store.remove(tx, team.team_id, shown.invitation_id)

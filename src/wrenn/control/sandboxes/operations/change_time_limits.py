@@ -1,4 +1,4 @@
-"""Changes the time limits of a sandbox."""
+"""Changes the time limits of a sandbox at the request of a caller. What happens when they end is in `reconcile/expiry.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wrenn.control.sandboxes.types import SetTimeout
 
 
 class TimeLimitChanges:
-    """Changes when sandboxes are paused or removed automatically."""
+    """Changes when a sandbox is paused or removed automatically."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class TimeLimitChanges:
                 expires_at=new_expiry(now.expires_at, at, body, is_usable=now.is_usable),
                 on_expiry=body.on_expiry or now.on_expiry,
                 lift_on_pause=lifts,
-                # One each minute that a client lives would bury what people did.
+                # A client renews a lifetime each minute; entries for that would hide the actions of people.
                 by=None if body.is_renewal else found.caller.actor,
             )
 
@@ -80,6 +80,6 @@ def new_expiry(
     if not body.extend_only:
         return new
     if expires_at is None:
-        # Removed by a pause, it begins anew once the sandbox runs again and its client still lives.
+        # A pause removed the lifetime. It begins again when the client renews it while the sandbox is running.
         return new if body.is_renewal and is_usable else None
     return max(expires_at, new)

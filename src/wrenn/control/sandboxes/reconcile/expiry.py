@@ -1,7 +1,7 @@
 """Pauses or removes sandboxes that were idle for `timeout_sec`, or whose `expires_at` has passed.
 
-It reads the rows and writes desired states; the reconciler carries them out, and the host decides whether a sandbox is idle. Any number
-of replicas may do it.
+It only writes desired states (`expiry_store.py`); the reconciler carries them out, and the host decides whether a sandbox is idle. Any
+number of replicas may run it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Expiry:
         self._set_desired = expiry_store.expired_statement(hints)
 
     async def apply_once(self) -> float | None:
-        """Set the desired state of what has expired. Returns in how many seconds something expires next, 0: call again at once; None: nothing does."""
+        """Set the desired state of expired sandboxes. Returns the seconds until the next one expires, 0 to be called again at once; None: none will."""
         if await expiry_store.set_desired_for_expired(self._database, self._set_desired):
             return 0.0
         next_s = await expiry_store.next_due_s(self._database)
