@@ -62,16 +62,15 @@ class Commands:
     async def run(
         self, credential: Credential, text_id: str, body: Exec, *, while_wanted: RunWhileWanted
     ) -> AsyncGenerator[Outcome]:
-        """Run a command to its end. Its output is held, and counted against the limits, until the context is left.
+        """Run a command to its end. Its output is buffered, and counted against the limits, until the context is left.
 
-        `while_wanted` runs the call to the host and cancels it when nobody waits for the answer any more; the command is
-        killed then.
+        `while_wanted` runs the call to the host and cancels it when the caller disconnects; the command is then killed.
 
         Raises:
-            TooLarge, RateLimited: a share of the output that may be held is used up, and the command was killed.
+            TooLarge, RateLimited: the output exceeded the limit of a buffer or of all buffers, and the command was killed.
             DeadlineExceeded: the host did not answer.
         """
-        # An answer that nobody waits for any more ends the command, so a day bounds only what is waited for.
+        # A disconnect ends the command, so this limit of a day applies only while the caller waits.
         limit_s = body.timeout_sec or EXEC_TIMEOUT_LIMIT_S
         async with self._running.opened(credential, text_id) as running:
             await fault_point("control.exec.before_rpc")

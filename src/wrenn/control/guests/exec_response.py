@@ -30,7 +30,7 @@ _TWO_FOLD: Final = b'\b\t\n\f\r"\\'
 
 @asynccontextmanager
 async def exec_answer(running: AbstractAsyncContextManager[Outcome], cmd: str) -> AsyncGenerator[Pieces]:
-    """Run a command and return the JSON of its result in pieces. The output is held until the context is left.
+    """Run a command and return the JSON of its result in pieces. The output is buffered until the context is left.
 
     Raises:
         WrennError: as `running`.

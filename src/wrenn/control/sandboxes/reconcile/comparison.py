@@ -102,7 +102,7 @@ class Comparison:
                     extra={"host_id": str(host.host_id), "cause": error.message},
                 )
             if host.silent_s >= self._settings.missing_after_s:
-                # What is being paused is the reconciler's, which gives up by itself; what is paused needs no host.
+                # A pause in progress is left to the reconciler, which ends it; a paused sandbox needs no host.
                 for row in rows.values():
                     if row.status is State.RUNNING and row.desired is not Desired.PAUSED:
                         await self._set_state(row, State.MISSING)
@@ -114,7 +114,7 @@ class Comparison:
             elif row.desired is Desired.PAUSED and row.status is State.PAUSED:
                 await self._correct_paused(client, row, seen.get(row.sandbox_id))
         await self._remove_unwanted(client, seen, rows)
-        # Last, and several at once: a host may take its time.
+        # Last, and several at once, because each call may take long.
         at_once = asyncio.Semaphore(_NETWORKS_AT_ONCE)
 
         async def resend_network(row: Sandbox) -> None:

@@ -1,7 +1,7 @@
 """The steps for one leased sandbox: one call to its host, then the result.
 
-Each step may be done twice: the host's calls say what should be. A result is written only by who still holds the lease; the
-host is called outside any transaction.
+Each step may run twice, because the calls to the host are idempotent. A result is written only by the replica that still holds the lease;
+the host is called outside of any transaction.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class ReconcilerSettings:
     """Timeouts of the reconciler.
 
     Attributes:
-        lease_s: how long a replica's claim outlives the replica; renewed three times within it.
-        start_timeout_s: longest for a sandbox to run, to be paused or resumed; the first one of a template boots it.
-        start_retry_s: how long a host that does not answer is asked again to do one of these.
+        lease_s: how long a lease lasts after the replica that holds it has died; it is renewed three times within that time.
+        start_timeout_s: the longest time for a start, pause or resume; it must allow for the first start of a template, which boots it.
+        start_retry_s: how long such a call is repeated while the host does not respond.
     """
 
     lease_s: float
@@ -60,7 +60,7 @@ class Steps:
         self._settings = settings
 
     async def do(self, work: Work) -> float | None:
-        """Carry out the desired state. Returns in how many seconds to try again, if the host could not do it."""
+        """Carry out the desired state. Returns the seconds until the next attempt if the host could not do it, else None."""
         match work.status, work.desired:
             case _, Desired.STOPPED:
                 return await self._remove(work)
