@@ -11,6 +11,7 @@ import uvicorn
 import websockets
 from starlette.types import Receive, Scope, Send
 
+from wrenn.control.fleet import issue_local_token
 from wrenn.control.http.buckets import Rate
 from wrenn.control.http.rate_limits import RateSettings
 from wrenn.control.settings import Settings
@@ -20,6 +21,7 @@ from wrenn.testing.server import served
 
 from .conftest import DEADLINE_S, Platform, client, make_team, refused, running_platform
 from .guest_programs import OK, answering, program
+from .host_agents import AgentPlayer
 
 ALL = "/v1/sandboxes"
 WRONG = "wrn_" + "0" * 31
@@ -93,6 +95,16 @@ async def test_invalid_credentials_are_counted_before_the_lookup_for_each_kind_o
         # Who is known is not held up by others of the same address, nor is who shows nothing.
         assert [await visit(**good) for _ in range(20)] == [200] * 20
         assert await visit() == 401
+
+
+async def test_wrong_host_tokens_are_counted_like_other_credentials(guarded: Platform):
+    _, token = await issue_local_token(str(guarded.settings.database_url), name="here")
+    player = AgentPlayer(guarded.url)
+    assert (await player.register(token.reveal())).status_code == 201
+    assert (await player.heartbeat()).status_code == 204
+    statuses = [(await player.heartbeat(token=f"wrong{number}")).status_code for number in range(7)]
+    assert statuses == [401] * 5 + [429] * 2
+    assert (await player.heartbeat()).status_code == 204, "one that is known is not held up"
 
 
 async def raw(url: str, *parts: bytes) -> bytes:

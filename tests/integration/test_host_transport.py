@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from wrenn.control.hosts import ensure_pki
+from wrenn.control.hosts import CertificateRenewal, HostClients, ensure_pki
 from wrenn.control.hosts.transport import HostTransport
 
 
@@ -101,3 +101,31 @@ async def test_certificates_that_do_not_fit_leave_the_former_in_use(
     with pytest.raises(OSError, match="KEY_VALUES_MISMATCH"):
         transport.reload_tls()
     assert await _certificate(transport, server) == first
+
+
+async def test_the_control_plane_renews_its_certificate_and_drops_no_call(
+    certificates: Path, server: TlsServer
+) -> None:
+    clients = HostClients(certificates)
+    renewal = CertificateRenewal(certificates, None, clients)
+    transport: HostTransport = clients._transport  # pyright: ignore[reportPrivateUsage]
+    try:
+        first = await _certificate(transport, server)
+        open_stream: Any = await transport.request("GET", server.url / "stream")
+        assert (await open_stream.content.readany()).decode() == first
+        await renewal.renew_once()
+        assert await _certificate(transport, server) == first, "it is not due"
+        # What is not signed by the CA is renewed at once, as what is about to expire is.
+        (certificates / "control.pem").unlink()
+        await renewal.renew_once()
+        second = await _certificate(transport, server)
+        assert second != first
+        server.again.set()
+        assert (await open_stream.content.readany()).decode() == first, "the open stream goes on"
+        # Another program that shares the folder renews it.
+        (certificates / "control.pem").unlink()
+        ensure_pki(certificates)
+        await renewal.renew_once()
+        assert await _certificate(transport, server) not in (first, second)
+    finally:
+        await clients.close()

@@ -299,8 +299,10 @@ async def test_a_create_under_way_does_not_survive_on_a_deleted_host(people: Peo
 async def test_byoc_hosts_are_for_their_team_and_its_team_for_no_other(people: People, cast: Cast):
     async with local_host_of(people, cast.team):
         assert (await cast.owner.post("/v1/sandboxes")).status_code == 201
+        assert [t["name"] for t in (await cast.owner.get("/v1/snapshots")).json()] == ["minimal"]
         for person in (cast.stranger, cast.root):
             refused(await person.post("/v1/sandboxes"), 503, "no_hosts_available")
+            assert (await person.get("/v1/snapshots")).json() == []
     refused(await cast.owner.post("/v1/sandboxes"), 503, "no_hosts_available")
     assert (await cast.root.post("/v1/sandboxes")).status_code == 201
 

@@ -1,15 +1,21 @@
-"""The internal CA: made once, renewed in time, readable by root alone."""
+"""The internal CA: made once or given by settings, certificates renewed in time, keys readable by root alone."""
 
 from __future__ import annotations
 
 import ssl
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from wrenn.control.hosts.pki import ensure_pki
+from wrenn.base.errors import InvalidRequest
+from wrenn.control.hosts import Authority, authority
+from wrenn.control.hosts.pki import ensure_pki, renewal_time
+from wrenn.control.settings import Settings
 
 
 def test_keys_are_private_and_a_second_call_changes_nothing(tmp_path: Path):
@@ -45,3 +51,97 @@ def test_a_new_ca_signs_all_anew(tmp_path: Path):
         leaf = x509.load_pem_x509_certificate((tmp_path / f"{name}.pem").read_bytes())
         leaf.verify_directly_issued_by(ca)
         assert list(leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [purpose]
+
+
+def _in(seconds: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+def _loaded(path: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(path.read_bytes())
+
+
+def _ca(tmp_path: Path, name: str) -> tuple[str, str]:
+    """The certificate and the key of another CA, in PEM."""
+    ensure_pki(tmp_path / name)
+    return (tmp_path / name / "ca.pem").read_text(), (tmp_path / name / "ca.key").read_text()
+
+
+def test_the_control_planes_certificate_is_for_a_day_and_renewed_when_a_third_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ensure_pki(tmp_path)
+    first = _loaded(tmp_path / "control.pem")
+    assert abs((first.not_valid_after_utc - _in(86_400)).total_seconds()) < 60
+    assert first.subject.rfc4514_string() == "CN=wrenn control"
+    assert abs((renewal_time(first) - _in(16 * 3600)).total_seconds()) < 300
+    ensure_pki(tmp_path)
+    assert _loaded(tmp_path / "control.pem") == first
+    # One that was signed long ago.
+    monkeypatch.setattr(authority, "CONTROL_LIFE", timedelta(seconds=60))
+    (tmp_path / "control.pem").unlink()
+    ensure_pki(tmp_path)
+    short = _loaded(tmp_path / "control.pem")
+    monkeypatch.undo()
+    ensure_pki(tmp_path)
+    renewed = _loaded(tmp_path / "control.pem")
+    assert renewal_time(short) < _in(0) < renewal_time(renewed)
+
+
+def test_a_given_ca_signs_and_all_given_are_trusted(tmp_path: Path):
+    old, new = _ca(tmp_path, "old"), _ca(tmp_path, "new")
+    both = old[0] + new[0]
+    (tmp_path / "both.pem").write_text(both)
+    (tmp_path / "new.key").write_text(new[1])
+    for certificates, key in ((both, new[1]), (str(tmp_path / "both.pem"), str(tmp_path / "new.key"))):
+        given = Authority.from_settings(certificates, key)
+        assert given is not None
+        assert given.trusted_pem == both
+        ensure_pki(tmp_path / "pki", given)
+        assert (tmp_path / "pki" / "ca.pem").read_text() == both
+        _loaded(tmp_path / "pki" / "control.pem").verify_directly_issued_by(
+            _loaded(tmp_path / "new" / "ca.pem")
+        )
+    assert Authority.from_settings("", "") is None
+
+
+@pytest.mark.parametrize(
+    ("certificates", "key", "says"),
+    [
+        ("{old}", "", "WRENN_CA_KEY is missing"),
+        ("", "{old_key}", "WRENN_CA_CERT is missing"),
+        ("{old}", "{new_key}", "WRENN_CA_KEY does not belong"),
+        ("/nowhere/ca.pem", "{old_key}", "WRENN_CA_CERT must be PEM text, or the path"),
+        (
+            "{old}",
+            "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----",
+            "WRENN_CA_KEY must be",
+        ),
+        ("{old}", "{rsa_key}", "WRENN_CA_KEY must be an ECDSA key"),
+        ("{leaf}", "{old_key}", "is not that of a CA"),
+        (
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----",
+            "{old_key}",
+            "WRENN_CA_CERT must hold",
+        ),
+    ],
+)
+def test_a_ca_that_cannot_be_used_is_refused_by_the_name_of_its_setting(
+    tmp_path: Path, certificates: str, key: str, says: str
+):
+    old, new = _ca(tmp_path, "old"), _ca(tmp_path, "new")
+    rsa_key = rsa.generate_private_key(65537, 2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    texts = {
+        "old": old[0],
+        "old_key": old[1],
+        "new_key": new[1],
+        "rsa_key": rsa_key.decode(),
+        "leaf": (tmp_path / "old" / "control.pem").read_text(),
+    }
+    with pytest.raises(InvalidRequest, match=says) as refusal:
+        Settings.from_environment(
+            {"WRENN_CA_CERT": certificates.format(**texts), "WRENN_CA_KEY": key.format(**texts)}
+        )
+    assert "BEGIN" not in refusal.value.message

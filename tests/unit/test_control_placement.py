@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from wrenn.base.errors import NoCapacity, NotFound, Unavailable
-from wrenn.base.ids import HostId
+from wrenn.base.ids import HostId, TeamId
 from wrenn.base.units import GIB, MIB
 from wrenn.control.hosts import Host, HostStatus
 from wrenn.control.placement import Load, Overcommit, Wanted, choose_host
@@ -25,6 +25,7 @@ def host(
     status: HostStatus = HostStatus.ONLINE,
     templates: frozenset[str] = frozenset({"minimal"}),
     silent_s: float = 0,
+    team_id: TeamId | None = None,
 ) -> Host:
     return Host(
         host_id=HostId.new(),
@@ -38,6 +39,7 @@ def host(
         sandbox_limit=slots,
         templates=templates,
         silent_s=silent_s,
+        team_id=team_id,
     )
 
 
@@ -134,3 +136,14 @@ def test_shares_are_promised_rather_than_disks():
     assert choose_host([unlimited], {one.host_id: load}, replace(four, count=8), twice) is unlimited
     with pytest.raises(NoCapacity, match="disk full"):
         choose_host([unlimited], {one.host_id: load}, replace(four, count=9), twice)
+
+
+def test_a_team_that_brings_its_hosts_gets_no_other_and_others_get_none_of_them():
+    regular, own = host(memory_gib=8), host(memory_gib=2, team_id=TeamId.new())
+    on_own = replace(WANTED, on_own_hosts=True)
+    assert choose_host([regular, own], {}, on_own, ONCE) is own
+    assert choose_host([regular, own], {}, WANTED, ONCE) is regular
+    with pytest.raises(NoCapacity, match="No host of the team is online"):
+        choose_host([regular], {}, on_own, ONCE)
+    # What has its host stays there.
+    assert choose_host([regular, own], {}, replace(on_own, host_id=regular.host_id), ONCE) is regular
