@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, Text, delete, func, insert, select, true, update
+from sqlalchemy import ColumnElement, Select, Text, delete, func, insert, select, text, true, update
 from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 from sqlalchemy.dialects.postgresql import insert as upsert
 
@@ -17,6 +17,8 @@ from wrenn.control.hosts.types import HostStatus, HostType
 from wrenn.control.identity import teams
 
 _c = hosts.c
+_DELETION_LIMIT_S: Final = 60
+"""To end ten thousand sandboxes, each with an event and an entry in the audit log, takes some seconds."""
 
 
 def _select() -> Select[Any]:
@@ -125,7 +127,8 @@ async def insert_host(tx: Transaction, host: NewHost, *, by: UserId | None) -> H
 
 
 async def mark_deleted(tx: Transaction, host_ids: Collection[HostId]) -> None:
-    """Mark locked hosts as deleted."""
+    """Mark locked hosts as deleted. What lies on them, which this transaction ends, may be ten thousand sandboxes and more."""
+    await tx.execute(text(f"SET LOCAL statement_timeout = '{_DELETION_LIMIT_S}s'"))
     await tx.execute(
         update(hosts)
         .where(_c.id.in_([host_id.value for host_id in host_ids]))
