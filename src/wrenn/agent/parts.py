@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from wrenn.agent.base_boot import BootedBases
@@ -15,6 +15,7 @@ from wrenn.agent.guest_tokens import Tokens
 from wrenn.agent.inventory import measure
 from wrenn.agent.layout import Layout
 from wrenn.agent.settings import Settings
+from wrenn.base.clock import Clock, SystemClock
 from wrenn.base.errors import InvalidRequest, InvalidState
 from wrenn.linux.cgroups import missing_controllers
 from wrenn.network import (
@@ -38,13 +39,14 @@ _PATH_LIMIT: Final = 59
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The machine-dependent parts of an agent: driver, network slots, confinement and base maker."""
+    """The machine-dependent parts of an agent: driver, network slots, confinement, base maker and clock."""
 
     driver: Driver
     slots: SlotPool
     confiner: Confiner
     bases: BaseMaker
     sandbox_limit: int
+    clock: Clock = field(default_factory=SystemClock)
 
 
 class Host(Protocol):

@@ -29,7 +29,6 @@ from wrenn.agent.sandboxes.snapshot import TakeSnapshot
 from wrenn.agent.sandboxes.tear_down import TearDown
 from wrenn.agent.settings import Settings
 from wrenn.agent.warm_up import WarmUp
-from wrenn.base.clock import Clock, SystemClock
 from wrenn.base.errors import Conflict
 
 
@@ -115,9 +114,9 @@ async def _built(settings: Settings, layout: Layout, tokens: Tokens, parts: Part
 
 def _operations(settings: Settings, layout: Layout, tokens: Tokens, parts: Parts, bases: Bases) -> Operations:
     driver, slots, confiner = parts.driver, parts.slots, parts.confiner
-    clock: Clock = SystemClock()
+    clock = parts.clock
     launch = Launch(
-        layout, driver, slots, confiner, tokens, settings.sandbox_io_b_per_s, settings.sandbox_disk_b
+        layout, driver, slots, confiner, tokens, clock, settings.sandbox_io_b_per_s, settings.sandbox_disk_b
     )
     saver = Saver(layout, driver, clock)
     return Operations(

@@ -6,15 +6,15 @@ import asyncio
 import base64
 import os
 import socket
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from wrenn.base.clock import Clock, SystemClock
 from wrenn.base.errors import AgentFailure, Unavailable
 from wrenn.base.secrets import Secret
 from wrenn.guest.connect import ENVD_PORT, GuestConnection, unreachable
@@ -34,6 +34,7 @@ _CLOCK_LAG_S: Final = 0.4
 _CORRECTIONS: Final = 3
 """The guest's clock is set to the time at which `/init` was sent. If the response took long, `/init` is sent
 again, up to this many times."""
+_SYSTEM_CLOCK: Final = SystemClock()
 _ENTROPY_B: Final = 64
 _DONE: Final = 204
 _PARTLY: Final = 200
@@ -56,7 +57,9 @@ class Identity:
     lifecycle_id: str
 
 
-async def initialise(address: str, identity: Identity, *, timeout_s: float) -> None:
+async def initialise(
+    address: str, identity: Identity, *, timeout_s: float, clock: Clock = _SYSTEM_CLOCK
+) -> None:
     """Send `/init` until the guest accepts it: clock, entropy, hostname, machine id, environment variables, token.
 
     Raises:
@@ -88,14 +91,14 @@ async def initialise(address: str, identity: Identity, *, timeout_s: float) -> N
             corrections = _CORRECTIONS
             while True:
                 token = tokens[0]
-                sent_at = time.monotonic()
+                sent_at = clock.monotonic()
                 headers = {"X-Access-Token": token.reveal()} if token else {}
                 try:
                     async with session.post(
-                        url, json=_body(identity), headers=headers, allow_redirects=False
+                        url, json=_body(identity, clock.now()), headers=headers, allow_redirects=False
                     ) as response:
                         if response.status in (200, 204):
-                            if time.monotonic() - sent_at <= _CLOCK_LAG_S or corrections == 0:
+                            if clock.monotonic() - sent_at <= _CLOCK_LAG_S or corrections == 0:
                                 return
                             corrections -= 1
                             tokens = [identity.token]
@@ -199,13 +202,13 @@ async def _call(guest: GuestConnection, path: str, body: object, *, timeout_s: f
         raise unreachable(error) from error
 
 
-def _body(identity: Identity) -> dict[str, object]:
+def _body(identity: Identity, now: datetime) -> dict[str, object]:
     return {
         "hostname": identity.hostname,
         "machineId": identity.machine_id,
         "envVars": dict(identity.envs),
         "accessToken": identity.token.reveal(),
-        "timestamp": datetime.now(UTC).isoformat(),
+        "timestamp": now.isoformat(),
         "entropy": base64.b64encode(os.urandom(_ENTROPY_B)).decode(),
         "lifecycleID": identity.lifecycle_id,
     }

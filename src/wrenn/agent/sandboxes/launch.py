@@ -17,6 +17,7 @@ from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes.journal import Record
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.agent.vm_exit import fail_if_vm_exits
+from wrenn.base.clock import Clock
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
@@ -61,6 +62,7 @@ class Launch:
     slots: SlotPool
     confiner: Confiner
     tokens: Tokens
+    clock: Clock
     io_b_per_s: int = 0
     """What each VM may read from the disk, and write to it, in a second; 0: no limit."""
     usual_share_b: int = 0
@@ -105,7 +107,8 @@ class Launch:
         save(record)
 
         identity = self._identity(record, origin)
-        await fail_if_vm_exits(vm, initialise(slot.address, identity, timeout_s=READY_TIMEOUT_S))
+        ready = initialise(slot.address, identity, timeout_s=READY_TIMEOUT_S, clock=self.clock)
+        await fail_if_vm_exits(vm, ready)
         await fault_point(f"{step}.after_ready")
         token = self.tokens.of(name)
         guest = GuestConnection(slot.address, token)
