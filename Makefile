@@ -9,7 +9,7 @@ CHECKS := check-tests check-types check-style check-rust
 # `make test` runs two halves side by side, each with its suites in order of speed: what needs no machine of its own, and
 # what makes networks and virtual machines.
 HALVES := programs machines
-programs := unit repo contract envd agent integration
+programs := unit repo simulation contract envd agent integration
 machines := host drivers vm attacks
 
 export WRENN_IMAGES_DIR ?= $(DATA_DIR)
@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # For `pipefail`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup test-tools images up down test test-faults test-attacks test-packages check $(CHECKS) fmt host-test vm-test schema-test bench protos openapi lock clean
+.PHONY: help setup test-tools images up down test test-faults test-attacks test-packages simulate check $(CHECKS) fmt host-test vm-test schema-test bench protos openapi lock clean
 
 help: ## list the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -58,6 +58,9 @@ test-attacks: images ## run hostile guests and tenants against a platform; `make
 
 test-packages: images ## run tests that install Debian packages in a sandbox (containers); takes minutes under emulation
 	$(BIN)/pytest -m packages tests/vm
+
+simulate: setup ## run SEEDS random lives of a host with faults, from FIRST_SEED on; `make test` runs 20
+	WRENN_SEEDS=$(or $(SEEDS),1000) WRENN_FIRST_SEED=$(or $(FIRST_SEED),1) $(BIN)/pytest tests/simulation/test_agent_simulation.py
 
 check: setup ## before every commit: format, lint, types, layering, fast tests, side by side
 	@$(MAKE) --no-print-directory --jobs=$(shell nproc) --output-sync=target $(CHECKS)

@@ -30,7 +30,7 @@ ENVD_PORT: Final = 49983
 _FRAME: Final = struct.Struct(">BI")
 _END: Final = 0x02
 _HOMES: Final = {"root": "/root", "user": "/home/user"}
-_TOKEN: Final = "X-Access-Token"
+_TOKEN_HEADER: Final = "X-Access-Token"
 
 
 @dataclass(slots=True)
@@ -151,7 +151,10 @@ class Guest:
         return web.Response(status=418 if kind == 1 else 203, body=body)
 
     def _check_token(self, request: web.BaseRequest) -> None:
-        if request.path != "/health" and self.memory.token not in ("", request.headers.get(_TOKEN, "")):
+        if request.path != "/health" and self.memory.token not in (
+            "",
+            request.headers.get(_TOKEN_HEADER, ""),
+        ):
             raise GuestError("unauthenticated", "unauthorized access, please provide a valid access token")
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -159,7 +162,7 @@ class Guest:
         if service == "process.Process" and method in ("Start", "Connect"):
             return await self._stream(request, method)
         if service == "process.Process":
-            return web.Response(body=self._process_call(method, await request.read(), request))
+            return web.Response(body=self._process_call(method, await request.read()))
         if service == "filesystem.Filesystem":
             return web.Response(body=self._file_call(method, await request.read(), _user_of(request)))
         match request.method, request.path:
@@ -248,7 +251,7 @@ class Guest:
             case _:
                 raise GuestError("unimplemented", f'there is no method "{method}"')
 
-    def _process_call(self, method: str, body: bytes, request: web.BaseRequest) -> bytes:
+    def _process_call(self, method: str, body: bytes) -> bytes:
         pb, processes = process_pb, self.processes
         match method:
             case "List":
@@ -268,14 +271,12 @@ class Guest:
             case "SendInput":
                 given = pb.SendInputRequest.from_binary(body)
                 process = processes.find(_selector(given.process))
-                match given.input.input if given.input is not None else None:
-                    case Oneof(field="stdin", value=data):
-                        processes.give_input(process, data)
-                    case None:
-                        pass
-                    case _:
-                        text = f"process {process.pid} has no terminal: send stdin"
-                        raise GuestError("failed_precondition", text)
+                data = given.input.input if given.input is not None else None
+                if data is not None and data.field == "pty":
+                    text = f"process {process.pid} has no terminal: send stdin"
+                    raise GuestError("failed_precondition", text)
+                if data is not None:
+                    processes.give_input(process, data.value)
                 return pb.SendInputResponse().to_binary()
             case "CloseStdin":
                 processes.close_input(
@@ -351,8 +352,9 @@ class Guest:
         while True:
             await self._runs.wait()
             for stream, data in process.output[seen:]:
-                output = pb.DataEvent(output=Oneof(stream, base64.b64decode(data)))
-                await response.write(_event(Oneof("data", output)))
+                written = base64.b64decode(data)
+                output = Oneof("stdout", written) if stream == "stdout" else Oneof("stderr", written)
+                await response.write(_event(Oneof("data", pb.DataEvent(output=output))))
                 seen += 1
             if process.ended is not None and seen == len(process.output):
                 break

@@ -198,7 +198,9 @@ class MemoryTransport(asyncio.Transport):
     def abort(self) -> None:
         """End both ends; what is under way is lost."""
         if not self._is_lost and not self._has_sent_end:
-            self._send(lambda: self.peer._lose(ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))))
+            self._send(
+                lambda: self.peer._lose(ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
+            )
         self._has_sent_end = self._is_closing = True
         self._loop.call_soon(self._lose, None)
 

@@ -15,7 +15,7 @@ from wrenn.testing.simulation.guest_error import GuestError
 
 DIRECTORY_MODE: Final = 0o755
 FILE_MODE: Final = 0o644
-_BASE: Final = ("/bin", "/etc", "/home", "/home/user", "/root", "/tmp", "/usr", "/var")
+_BASE: Final = ("/bin", "/etc", "/home", "/home/user", "/root", "/usr", "/var")
 
 
 @dataclass(frozen=True, slots=True)
