@@ -35,6 +35,7 @@ _ONLY_IN = {
         "control/hosts/transfers.py",
         "control/hosts/transport.py",
         "control/proxy/*",
+        "testing/simulation/guest.py",
     ],
     "pyqwest": ["agent/doctor/owners.py"],
     "typer": ["cli/*"],

@@ -192,18 +192,20 @@ class Commands:
 
     async def _kill_quietly(self, process: int | str) -> None:
         """Kill a process that we started and no longer need. Errors are ignored: the guest may not answer any more."""
-        with contextlib.suppress(e.WrennError, TimeoutError):
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_KILL_TIMEOUT_S):
                 await asyncio.shield(self._kill(process))
 
     async def _kill(self, process: int | str) -> None:
         """Kill a process by pid, or the process that has this tag or is about to start with it."""
-        try:
-            await self.signal(process, 9, descendants=True)
-        except e.NotFound:
-            if isinstance(process, str):
-                await asyncio.sleep(_START_MARGIN_S)
+        # Here, because nobody sees an error that comes after the caller's deadline.
+        with contextlib.suppress(e.WrennError):
+            try:
                 await self.signal(process, 9, descendants=True)
+            except e.NotFound:
+                if isinstance(process, str):
+                    await asyncio.sleep(_START_MARGIN_S)
+                    await self.signal(process, 9, descendants=True)
 
 
 async def _events(answers: AsyncIterator[pb.StartResponse]) -> AsyncIterator[pb.ProcessEvent]:

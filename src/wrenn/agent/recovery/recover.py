@@ -115,10 +115,9 @@ class Recovery:
                 await kill_and_wait(record.process, timeout_s=_KILL_TIMEOUT_S)
             return await self.operations.pause.release(record.with_state(State.PAUSED), save), None
         if record.state is State.PAUSED:
-            if (
-                record.slot is not None
-            ):  # its VM ended by itself, and the former agent while it released the rest
-                record = await self.verbs.pause.release(record, save)
+            if record.slot is not None:
+                # Its VM ended by itself, and the former agent before it had released what the VM needed.
+                record = await self.operations.pause.release(record, save)
             return await asyncio.to_thread(self._check_paused, record, save), None
         if record.state is State.RUNNING:
             return await self._adopt_running(record, save)

@@ -20,7 +20,7 @@ from wrenn.base.undo import Undo
 from wrenn.base.units import GIB, KIB, MIB
 from wrenn.linux.process import ProcessRef
 from wrenn.linux.spawn import Confinement
-from wrenn.storage.damage import DamagedBase, DamagedSnapshot
+from wrenn.storage.errors import DamagedBase, DamagedSnapshot
 from wrenn.storage.folders import Folders
 from wrenn.storage.layers import LayerSeal
 from wrenn.storage.snapshots import MemorySeal, Snapshot

@@ -30,7 +30,6 @@ ENVD_PORT: Final = 49983
 _FRAME: Final = struct.Struct(">BI")
 _END: Final = 0x02
 _HOMES: Final = {"root": "/root", "user": "/home/user"}
-_TOKEN_HEADER: Final = "X-Access-Token"
 
 
 @dataclass(slots=True)
@@ -153,7 +152,7 @@ class Guest:
     def _check_token(self, request: web.BaseRequest) -> None:
         if request.path != "/health" and self.memory.token not in (
             "",
-            request.headers.get(_TOKEN_HEADER, ""),
+            request.headers.get("X-Access-Token", ""),
         ):
             raise GuestError("unauthenticated", "unauthorized access, please provide a valid access token")
 
@@ -353,8 +352,11 @@ class Guest:
             await self._runs.wait()
             for stream, data in process.output[seen:]:
                 written = base64.b64decode(data)
-                output = Oneof("stdout", written) if stream == "stdout" else Oneof("stderr", written)
-                await response.write(_event(Oneof("data", pb.DataEvent(output=output))))
+                if stream == "stdout":
+                    event = pb.DataEvent(output=Oneof("stdout", written))
+                else:
+                    event = pb.DataEvent(output=Oneof("stderr", written))
+                await response.write(_event(Oneof("data", event)))
                 seen += 1
             if process.ended is not None and seen == len(process.output):
                 break

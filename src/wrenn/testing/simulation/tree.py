@@ -91,8 +91,9 @@ class Tree:
         if former is not None and former.is_directory:
             raise GuestError("invalid_argument", f"path '{path}' is a directory")
         self._make_all(posixpath.dirname(path), owner=owner, now=now)
-        kept = FILE_MODE if former is None else former.mode
-        self._nodes[path] = Node(content, kept if mode is None else mode, owner, now)
+        if mode is None:
+            mode = FILE_MODE if former is None else former.mode
+        self._nodes[path] = Node(content, mode, owner, now)
 
     def make_directory(self, path: str, *, owner: str, now: float) -> None:
         """Make a directory and its parents. Raises GuestError."""
