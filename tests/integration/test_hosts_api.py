@@ -296,6 +296,39 @@ async def test_a_create_under_way_does_not_survive_on_a_deleted_host(people: Peo
     await people.platform.control.comparison.compare_once()
 
 
+@pytest.mark.parametrize("what", ["snapshot", "fork"])
+async def test_a_snapshot_or_fork_under_way_leaves_nothing_on_a_deleted_host(
+    people: People, cast: Cast, what: str
+):
+    host: AgentHost = people.platform.host
+    host.calls.clear()
+    database = people.platform.control.database
+    async with local_host_of(people, cast.team) as host_id:
+        sandbox = (await cast.owner.post("/v1/sandboxes")).json()["id"]
+        held = host.switches.hold["ensure_snapshot"] = asyncio.Event()
+        if what == "snapshot":
+            call = cast.owner.post("/v1/snapshots", {"sandbox_id": sandbox, "name": "late"})
+        else:
+            call = cast.owner.post(f"/v1/sandboxes/{sandbox}/fork", {})
+        making = asyncio.create_task(call)
+        await host.wait_call("ensure_snapshot")
+        deletion = await cast.owner.delete(f"/v1/hosts/{host_id}", params={"force": "true"})
+        assert deletion.status_code == 204, deletion.text
+        held.set()
+        del host.switches.hold["ensure_snapshot"]
+        answer = await making
+        assert answer.status_code in (409, 503), answer.text
+        await people.platform.control.sweep.sweep_once()
+        values = {"id": HostId.parse(host_id).value}
+        left = await database.execute(text("SELECT 1 FROM templates WHERE host_id = :id"), values)
+        assert left.all() == []
+        live = await database.execute(
+            text("SELECT 1 FROM sandboxes WHERE host_id = :id AND status NOT IN ('stopped', 'error')"), values
+        )
+        assert live.all() == []
+    await people.platform.control.comparison.compare_once()
+
+
 async def test_byoc_hosts_are_for_their_team_and_its_team_for_no_other(people: People, cast: Cast):
     async with local_host_of(people, cast.team):
         assert (await cast.owner.post("/v1/sandboxes")).status_code == 201

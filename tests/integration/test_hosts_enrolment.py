@@ -257,7 +257,7 @@ async def test_answers_that_are_lost_again_and_again_leave_few_tokens(
     root: Person, people_database: Database
 ):
     player = await registered(root)
-    for _ in range(12):
+    for _ in range(10):
         assert (await player.refresh(keep=False)).status_code == 200
     assert (await player.refresh()).status_code == 200
     count = "SELECT count(*) FROM host_refresh_tokens WHERE host_id = :id"
@@ -359,25 +359,14 @@ async def test_a_host_token_opens_nothing_else(people: People, root: Person):
                 refused(await api.get(path, headers=headers), 401, "unauthorized")
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{}", b' {"a": [1], "b": {"c": null}}', b'{"a": "' + b"x" * 65_000 + b'"}']
-)
-async def test_a_heartbeat_may_say_more_than_is_known(root: Person, body: bytes):
+async def test_a_heartbeat_may_say_more_than_is_known_within_limits(root: Person):
     player = await registered(root)
-    assert (await player.heartbeat(content=body)).status_code == 204
-
-
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        (b"x", 400), (b"[]", 400), (b"null", 400), (b"\xff", 400), (b"[" * 60_000, 400),
-        (b'{"a": "' + b"x" * 65_536 + b'"}', 413),
-    ],
-    ids=["text", "list", "null", "bytes", "nested", "large"],
-)  # fmt: skip
-async def test_a_heartbeat_with_another_body_is_refused(root: Person, body: bytes, status: int):
-    player = await registered(root)
-    assert (await player.heartbeat(content=body)).status_code == status
+    large = b'{"a": "' + b"x" * 65_000 + b'"}'
+    for body in (b"", b"{}", b' {"a": [1], "b": {"c": null}}', large):
+        assert (await player.heartbeat(content=body)).status_code == 204, body[:20]
+    for body in (b"x", b"[]", b"null", b"\xff", b"[" * 60_000):
+        refused(await player.heartbeat(content=body), 400, "invalid_request")
+    refused(await player.heartbeat(content=large + b" " * 1000), 413, "too_large")
 
 
 async def test_a_deleted_host_gets_a_code_of_its_own(people: People, root: Person):
@@ -393,15 +382,17 @@ async def test_a_deleted_host_gets_a_code_of_its_own(people: People, root: Perso
 async def test_wrong_tokens_are_slowed_down(people: People, root: Person, forget_attempts: None):
     _, token = await create_host(root)
     player = AgentPlayer(people.url)
-    answers = [(await player.register("0" * 64)).status_code for _ in range(52)]
-    assert answers[:50] == [401] * 50
+    refused(await player.register("0" * 64), 401, "unauthorized")
+    await run_sql(people.database_url, "UPDATE attempts SET count = 48 WHERE subject LIKE 'enrol%'")
+    answers = [(await player.register("0" * 64)).status_code for _ in range(4)]
+    assert answers == [401, 401, 401, 429]
     refused(await player.register(token), 429, "rate_limited")
     await run_sql(
         people.database_url,
         "UPDATE attempts SET count = 45, blocked_until = now() WHERE subject LIKE 'enrol%'",
     )
     assert (await player.register(token)).status_code == 201
-    for _ in range(20):
+    for _ in range(8):
         assert (await player.refresh()).status_code == 200, "what succeeds does not count"
 
 

@@ -227,7 +227,7 @@ def _build(
     ports = _build_ports(base, auth, sandboxes, link_key)
     mail_sender = _build_mail_sender(base)
     throttle = Throttle(database)
-    team_hosts = Fleet(
+    fleet_service = Fleet(
         database=database,
         capacity=sandboxes.capacity,
         deletions=sandboxes.deletions,
@@ -237,7 +237,7 @@ def _build(
         base,
         auth,
         sandboxes,
-        team_hosts,
+        fleet_service,
         throttle=throttle,
         passwords=passwords,
         provider_client=provider_client,
@@ -279,7 +279,7 @@ def _build(
         events=Events(
             database=database, authenticator=auth.authenticator, feed=feed, open_calls=auth.open_calls
         ),
-        fleet=team_hosts,
+        fleet=fleet_service,
         enrolment=Enrolment(
             database=database, authority=base.authority, tokens=auth.tokens, throttle=throttle
         ),
@@ -544,7 +544,7 @@ def _build_accounts(
     base: _Base,
     auth: _Auth,
     sandboxes: _Sandboxes,
-    team_hosts: Fleet,
+    fleet_service: Fleet,
     *,
     throttle: Throttle,
     passwords: Passwords,
@@ -556,7 +556,7 @@ def _build_accounts(
     # What a team has belongs to features that `teams` does not know.
     team_deletion = TeamDeletion(
         removals=(
-            team_hosts.remove_all,
+            fleet_service.remove_all,
             sandboxes.deletions.remove_all,
             sandboxes.snapshots.remove_all,
         ),
