@@ -337,7 +337,7 @@ class Guest:
 
     def _attach(self, body: bytes) -> tuple[Process, int, Any]:
         asked = process_pb.ConnectRequest.from_binary(body)
-        process = self.processes.find(_selector(asked.process))
+        process = self.processes.find_result(_selector(asked.process))
         if not asked.replay:
             return process, len(process.output), process_pb.ProcessEvent.StartEvent(pid=process.pid)
         replayed = sum(len(base64.b64decode(data)) for _, data in process.output)
@@ -370,6 +370,7 @@ class Guest:
         end = pb.EndEvent(exit_code=code, exited=not signal, signal=signal)
         await response.write(_event(Oneof("end", end)))
         await response.write(_frame(b"{}", flags=_END))
+        self.processes.mark_read(process)
 
 
 def _frame(body: bytes, *, flags: int = 0) -> bytes:

@@ -21,6 +21,7 @@ from wrenn.testing.virtual_time import VirtualTimeLoop
 
 _HIGH_WATER_B: Final = 64 * KIB
 """A sender is paused while more than this is under way or unread."""
+_APART_S: Final = 1e-7
 
 _P = TypeVar("_P", bound=asyncio.BaseProtocol)
 
@@ -137,7 +138,9 @@ class MemoryTransport(asyncio.Transport):
         """Have the other end do something after the latency, in the order of the calls."""
         if self._is_cut:
             return
-        self._arrives_at = max(self._arrives_at, self._loop.time() + self._network.latency_s())
+        # Never at the same time as what was sent before: a loop does not keep the order of such timers.
+        earliest = self._arrives_at + _APART_S
+        self._arrives_at = max(earliest, self._loop.time() + self._network.latency_s())
         self._loop.call_at(self._arrives_at, self.peer._arrive, act)
 
     def _arrive(self, act: Callable[[], None]) -> None:

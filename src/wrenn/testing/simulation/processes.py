@@ -21,6 +21,9 @@ _SIGSTOP: Final = 19
 _ENDING_SIGNALS: Final = frozenset({1, 2, 3, _SIGKILL, 10, 12, 15})
 _FIRST_PID: Final = 300
 _ROUNDING_S: Final = 1e-6
+_UNREAD_RESULT_S: Final = 3600.0
+_READ_RESULT_S: Final = 30.0
+"""How long the result of a process is stored, as by envd."""
 
 Draw = Callable[[], float]
 """Draws a duration in seconds."""
@@ -38,6 +41,7 @@ class Process:
         is_stopped: by SIGSTOP.
         ended: exit code and signal, once it has ended.
         is_overdue: killed at its time limit.
+        forgotten_in_s: time that is left until its result is dropped, once it has ended.
     """
 
     pid: int
@@ -52,6 +56,7 @@ class Process:
     is_stopped: bool = False
     ended: tuple[int, int] | None = None
     is_overdue: bool = False
+    forgotten_in_s: float = _UNREAD_RESULT_S
 
     def write(self, stream: str, data: bytes) -> None:
         """Write output."""
@@ -68,36 +73,50 @@ class Processes:
         self._tree = tree
         self._draw_s = draw_s
         self._next_pid: int = saved.get("next_pid", _FIRST_PID)
-        self._live: dict[int, Process] = {}
-        for fields in saved.get("live", ()):
+        self._all: dict[int, Process] = {}
+        for fields in saved.get("all", ()):
             process = Process(**fields)
-            self._live[process.pid] = process
+            self._all[process.pid] = process
         self._timers: dict[int, tuple[float, asyncio.TimerHandle]] = {}
         self._changed = asyncio.Event()
         self._is_running = False
 
     def saved(self) -> dict[str, Any]:
         """Return the state of all processes, which do not run now."""
-        return {"next_pid": self._next_pid, "live": [asdict(process) for process in self._live.values()]}
+        return {"next_pid": self._next_pid, "all": [asdict(process) for process in self._all.values()]}
 
     def run(self, *, running: bool) -> None:
         """Let all processes run, or stop them. Idempotent."""
         if running == self._is_running:
             return
         self._is_running = running
-        for process in list(self._live.values()):
+        for process in list(self._all.values()):
             self._wind(process) if running else self._unwind(process)
 
     def live(self) -> list[Process]:
         """Return the processes that have not ended."""
-        return list(self._live.values())
+        return [process for process in self._all.values() if process.ended is None]
 
     def find(self, selector: int | str) -> Process:
         """Return a live process by pid or tag. Raises GuestError."""
-        for process in self._live.values():
+        for process in self.live():
             if selector in (process.pid, process.tag):
                 return process
         raise GuestError("not_found", f"process {selector} not found")
+
+    def find_result(self, selector: int | str) -> Process:
+        """Return a live process, or the latest ended one whose result is stored. Raises GuestError."""
+        for process in (*self.live(), *reversed(self._all.values())):
+            if selector in (process.pid, process.tag):
+                return process
+        raise GuestError("not_found", f"process {selector} not found")
+
+    def mark_read(self, process: Process) -> None:
+        """Note that the result of an ended process was read."""
+        self._unwind(process)
+        process.forgotten_in_s = min(process.forgotten_in_s, _READ_RESULT_S)
+        if self._is_running:
+            self._wind(process)
 
     async def wait_changed(self, timeout_s: float | None) -> bool:
         """Return whether a process has changed before this time has passed."""
@@ -132,7 +151,7 @@ class Processes:
         self._next_pid += 1
         process.ends_in_s = self._draw_s()
         begin(process, args, envs, cwd, self._tree)
-        self._live[process.pid] = process
+        self._all[process.pid] = process
         if self._is_running:
             self._wind(process)
         return process
@@ -169,7 +188,12 @@ class Processes:
     def _wind(self, process: Process) -> None:
         """Set the timer of what happens to a process next."""
         ends, limit = process.ends_in_s, process.killed_in_s
-        due_s = min((s for s in (None if process.is_stopped else ends, limit) if s is not None), default=None)
+        if process.ended is not None:
+            due_s = process.forgotten_in_s
+        else:
+            due_s = min(
+                (s for s in (None if process.is_stopped else ends, limit) if s is not None), default=None
+            )
         if due_s is not None:
             loop = asyncio.get_running_loop()
             self._timers[process.pid] = (loop.time(), loop.call_later(due_s, self._ring, process))
@@ -180,6 +204,9 @@ class Processes:
             began_at, handle = timer
             handle.cancel()
             ran_s = asyncio.get_running_loop().time() - began_at
+            if process.ended is not None:
+                process.forgotten_in_s = max(0.0, process.forgotten_in_s - ran_s)
+                return
             if process.ends_in_s is not None and not process.is_stopped:
                 process.ends_in_s = max(0.0, process.ends_in_s - ran_s)
             if process.killed_in_s is not None:
@@ -187,7 +214,9 @@ class Processes:
 
     def _ring(self, process: Process) -> None:
         self._unwind(process)
-        if process.killed_in_s is not None and process.killed_in_s <= _ROUNDING_S:
+        if process.ended is not None:
+            self._all.pop(process.pid, None)
+        elif process.killed_in_s is not None and process.killed_in_s <= _ROUNDING_S:
             process.is_overdue = True
             self._end(process, (-1, _SIGKILL))
         else:
@@ -196,7 +225,8 @@ class Processes:
     def _end(self, process: Process, how: tuple[int, int]) -> None:
         self._unwind(process)
         process.ended = how
-        self._live.pop(process.pid, None)
+        if self._is_running:
+            self._wind(process)
         self._note_change()
 
 
