@@ -29,6 +29,10 @@ OPERATIONS: Final = 12
 FAULTS: Final = 7
 SANDBOXES: Final = 2
 """Of each client."""
+REFUSALS: Final = 3
+"""After which a client gives a sandbox up."""
+KILLED_CALLS: Final = 0.06
+"""Calls in which the agent is killed."""
 FILE: Final = "/root/file"
 SHAPE: Final = Shape(vcpus=1, memory_mb=128)
 POINTS: Final = (
@@ -60,6 +64,8 @@ class Sandbox:
     values: set[str]
     paused: set[str] = field(default_factory=set[str])
     is_removed: bool = False
+    refusals: int = 0
+    """Calls in a row that its state did not allow."""
 
     @property
     def sandbox_id(self) -> SandboxId:
@@ -81,10 +87,13 @@ class Scenario:
     async def run(self) -> None:
         """Clients and faults side by side, then order."""
         await self.start_agent()
+        restarting = asyncio.create_task(self.restart_agent())
         async with asyncio.TaskGroup() as group:
             for client in range(CLIENTS):
                 group.create_task(self.client(client))
             group.create_task(self.faults())
+        restarting.cancel()
+        await asyncio.wait({restarting})
         self.repair()
         async with asyncio.timeout(DEADLINE_S):
             await self.end_in_order()
@@ -105,6 +114,20 @@ class Scenario:
             self.world.note("agent started")
             return
 
+    async def restart_agent(self) -> None:
+        """Start another agent whenever one was killed."""
+        while True:
+            await asyncio.sleep(0.1)
+            if not self.agent.is_running:
+                self.world.note("agent killed")
+                await self.start_agent()
+
+    def kill_agent(self, *, within: int) -> None:
+        """Kill the agent between two of the next turns of the loop."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, virtual_time.VirtualTimeLoop)
+        self.agent.kill_at_step(loop, loop.steps + self.random.randrange(1, within))
+
     async def client(self, number: int) -> None:
         """Use some sandboxes."""
         own: list[Sandbox] = []
@@ -119,9 +142,9 @@ class Scenario:
             operation = self.random.choice(
                 [self.execute, self.write, self.write, self.check, self.pause, self.resume, self.snapshot, self.remove]
             )  # fmt: skip
-            await operation(number, sandbox)
+            await (self.remove if sandbox.refusals >= REFUSALS else operation)(number, sandbox)
 
-    async def attempt(self, number: int, what: str, step: Step) -> bool:
+    async def attempt(self, number: int, what: str, step: Step, sandbox: Sandbox | None = None) -> bool:
         """Make a call, and note how it went. Returns whether it succeeded."""
         while not self.agent.is_ready:
             await asyncio.sleep(0.1)
@@ -129,12 +152,18 @@ class Scenario:
         async def call(agent: Agent) -> object:
             return await step(agent)
 
+        if self.random.random() < KILLED_CALLS:
+            self.kill_agent(within=100)
         try:
             await self.agent.call(call)
         except (WrennError, AgentKilled, FaultInjected, OSError) as error:
             self.world.note(f"client {number}: {what}: {type(error).__name__}")
+            if sandbox is not None and isinstance(error, InvalidState):
+                sandbox.refusals += 1
             return False
         self.world.note(f"client {number}: {what}: done")
+        if sandbox is not None:
+            sandbox.refusals = 0
         return True
 
     async def create(self, number: int) -> Sandbox | None:
@@ -172,7 +201,7 @@ class Scenario:
             if command.cmd == "printenv" and not rubbish:
                 assert result.stdout == sandbox.spec.envs["WHO"].encode() + b"\n", result
 
-        await self.attempt(number, f"{command.cmd} in {sandbox.sandbox_id}", step)
+        await self.attempt(number, f"{command.cmd} in {sandbox.sandbox_id}", step, sandbox)
 
     async def write(self, number: int, sandbox: Sandbox) -> None:
         """Write the file."""
@@ -186,7 +215,7 @@ class Scenario:
             async with agent.sandboxes.use(sandbox.sandbox_id) as running:
                 await running.files.write(FILE, chunks(), user="root")
 
-        if await self.attempt(number, f"write {sandbox.sandbox_id}", step):
+        if await self.attempt(number, f"write {sandbox.sandbox_id}", step, sandbox):
             sandbox.values = {value}
 
     async def check(self, number: int, sandbox: Sandbox) -> None:
@@ -197,7 +226,7 @@ class Scenario:
                 await self.compare(agent, sandbox)
                 del running
 
-        await self.attempt(number, f"check {sandbox.sandbox_id}", step)
+        await self.attempt(number, f"check {sandbox.sandbox_id}", step, sandbox)
 
     async def compare(self, agent: Agent, sandbox: Sandbox) -> None:
         """Read the file; it contains what it may."""
@@ -218,6 +247,7 @@ class Scenario:
             number,
             f"pause {sandbox.sandbox_id}",
             lambda agent: agent.sandboxes.pause(sandbox.sandbox_id),
+            sandbox,
         )
 
     async def resume(self, number: int, sandbox: Sandbox) -> None:
@@ -226,6 +256,7 @@ class Scenario:
             number,
             f"resume {sandbox.sandbox_id}",
             lambda agent: agent.sandboxes.resume(sandbox.sandbox_id),
+            sandbox,
         )
 
     async def snapshot(self, number: int, sandbox: Sandbox) -> None:
@@ -252,22 +283,14 @@ class Scenario:
 
     async def faults(self) -> None:
         """One fault after the other, each for a while."""
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, virtual_time.VirtualTimeLoop)
         for _ in range(FAULTS):
             await asyncio.sleep(self.random.expovariate(0.5))
-            kind = self.random.choice(["kill", "kill", "step", "dies", "late", "silent", "rubbish", "calm"])
+            kind = self.random.choice(["kill", "step", "dies", "late", "silent", "rubbish", "calm"])
             name = self.random.choice(sorted(self.world.groups) or ["nobody"])
             self.world.note(f"fault: {kind} {name}")
             match kind:
                 case "kill":
-                    self.agent.kill_at_step(loop, loop.steps + self.random.randrange(1, 400))
-                    while self.agent.is_running:
-                        await asyncio.sleep(0.05)
-                    self.world.note("agent killed")
-                    if self.random.random() < 0.3:  # the next one is killed while it recovers
-                        self.agent.kill_at_step(loop, loop.steps + self.random.randrange(1, 60))
-                    await self.start_agent()
+                    self.kill_agent(within=400)
                 case "step":
                     action = self.random.choice(["error", "enospc", "sleep:2"])
                     arm_faults(f"{self.random.choice(POINTS)}#{self.random.randrange(1, 3)}={action}")

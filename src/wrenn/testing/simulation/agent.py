@@ -164,8 +164,14 @@ class SimulatedAgent:
         self._life = None
 
     def kill_at_step(self, loop: VirtualTimeLoop, step: int) -> None:
-        """Kill the agent between two turns of the loop."""
-        loop.call_at_step(step, self.kill)
+        """Kill the current run of the agent between two turns of the loop, unless it has ended by then."""
+        run = self._run
+
+        def kill() -> None:
+            if self._run is run:
+                self.kill()
+
+        loop.call_at_step(step, kill)
 
     async def close(self) -> None:
         """Stop the agent and wait for the ends of killed ones."""

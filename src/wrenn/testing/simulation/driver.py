@@ -72,6 +72,7 @@ class MemoryDisks:
         else:
             tree = self._layer(below.layers[0]).tree if below.layers else Tree.of_base()
         self._layers[layer_id] = Layer(tree.copy(), size_b)
+        await self._world.answer()
 
     def seal(self, layer_id: str) -> LayerSeal:
         """Return the seal of a frozen layer."""
@@ -110,6 +111,7 @@ class MemoryDisks:
         """Remove a layer."""
         await self._world.act(0.0002, 0.01)
         self._layers.pop(layer_id, None)
+        await self._world.answer()
 
     def move_out(self, layer_id: str, folder: Path) -> None:
         """Remove a layer; a file with its name in `folder` stands for it."""
@@ -208,6 +210,8 @@ class InProcessMachine:
         await self._world.act(0.0005, 0.02)
         self.running().is_suspended = True
         self._machine.guest.run(running=False)
+        await self._world.answer()
+        self.running()
 
     async def unsuspend(self) -> None:
         """Let the virtual CPUs continue."""
@@ -215,6 +219,8 @@ class InProcessMachine:
         await self._world.act(0.0005, 0.02)
         self.running().is_suspended = False
         self._machine.guest.run(running=self._machine.guest.faults.boots)
+        await self._world.answer()
+        self.running()
 
     async def switch_layer(self, layer_id: str) -> None:
         """Write to another layer from now on; the former one keeps a copy of what it is now."""
@@ -226,6 +232,8 @@ class InProcessMachine:
         former = layers[machine.layer_id]
         layers[layer_id].tree, former.tree = former.tree, former.tree.copy()
         machine.layer_id = layer_id
+        await self._world.answer()
+        self.running()
 
     async def written_layer(self) -> str:
         """Return the layer that the machine writes to."""
@@ -273,6 +281,7 @@ class InProcessMachine:
         """End the machine."""
         await self._world.act(0.0005, 0.02)
         self._world.kill(self._handle.process)
+        await self._world.answer()
 
     async def wait_exit(self) -> None:
         """Return when the machine has ended."""
@@ -360,6 +369,7 @@ class MemoryConfiner:
         await self._world.act(0.0005, 0.02)
         if (process := self._world.groups.pop(name, None)) is not None:
             self._world.kill(process)
+        await self._world.answer()
 
     def names(self) -> list[str]:
         """Return the names that have a machine, or had one."""

@@ -128,6 +128,10 @@ class World:
         await asyncio.sleep(self.random.uniform(low_s, high_s))
         self.require_alive()
 
+    async def answer(self) -> None:
+        """Let the time pass in which something has taken effect and the agent does not know yet."""
+        await self.act(0.0001, 0.002)
+
     def start(self, request: RestoreRequest, memory: GuestMemory) -> VirtualMachine:
         """Start a machine, whose guest boots from now on."""
         name = request.confinement.cgroup_procs[0].name
