@@ -31,7 +31,7 @@ SANDBOXES: Final = 2
 """Of each client."""
 REFUSALS: Final = 3
 """After which a client gives a sandbox up."""
-KILLED_CALLS: Final = 0.06
+KILLED_CALLS: Final = 0.1
 """Calls in which the agent is killed."""
 FILE: Final = "/root/file"
 SHAPE: Final = Shape(vcpus=1, memory_mb=128)
@@ -153,7 +153,10 @@ class Scenario:
             return await step(agent)
 
         if self.random.random() < KILLED_CALLS:
-            self.kill_agent(within=100)
+            if self.random.random() < 0.5:
+                self.agent.kill_at_answer(self.random.randrange(1, 6))
+            else:
+                self.kill_agent(within=100)
         try:
             await self.agent.call(call)
         except (WrennError, AgentKilled, FaultInjected, OSError) as error:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -149,7 +150,7 @@ class SimulatedAgent:
             await life
 
     def kill(self) -> None:
-        """Kill the agent at once, as `kill -9` does. To be called between two turns of the loop, see `kill_at_step`."""
+        """Kill the agent at once, as `kill -9` does."""
         if self._life is None:
             return
         self._run.is_dead = True
@@ -165,13 +166,15 @@ class SimulatedAgent:
 
     def kill_at_step(self, loop: VirtualTimeLoop, step: int) -> None:
         """Kill the current run of the agent between two turns of the loop, unless it has ended by then."""
-        run = self._run
+        loop.call_at_step(step, partial(self._kill_run, self._run))
 
-        def kill() -> None:
-            if self._run is run:
-                self.kill()
+    def kill_at_answer(self, count: int) -> None:
+        """Kill the current run when the machine has done something for it for the `count`-th time and it does not know that yet."""
+        self._world.call_at_answer(count, partial(self._kill_run, self._run))
 
-        loop.call_at_step(step, kill)
+    def _kill_run(self, run: AgentRun) -> None:
+        if self._run is run:
+            self.kill()
 
     async def close(self) -> None:
         """Stop the agent and wait for the ends of killed ones."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random as random_module
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -93,6 +93,8 @@ class World:
         self.faults: dict[str, GuestFaults] = {}
         self.log: list[str] = []
         self._next_pid = _FIRST_PID
+        self._answers_left = 0
+        self._on_answer: Callable[[], object] = lambda: None
         self._tasks = OwnedTasks()
 
     def new_loop(self) -> NetworkLoop:
@@ -130,7 +132,18 @@ class World:
 
     async def answer(self) -> None:
         """Let the time pass in which something has taken effect and the agent does not know yet."""
+        if self._answers_left > 0:
+            self._answers_left -= 1
+            if self._answers_left == 0:
+                self._on_answer()
         await self.act(0.0001, 0.002)
+
+    def call_at_answer(self, count: int, callback: Callable[[], object]) -> None:
+        """Call `callback` at the `count`-th next moment at which something has taken effect and the agent does not know yet.
+
+        Only one is remembered.
+        """
+        self._answers_left, self._on_answer = count, callback
 
     def start(self, request: RestoreRequest, memory: GuestMemory) -> VirtualMachine:
         """Start a machine, whose guest boots from now on."""
