@@ -25,8 +25,8 @@ from wrenn.testing.simulation import AgentKilled, GuestFaults, SimulatedAgent, W
 from wrenn.vm import Shape
 
 CLIENTS: Final = 3
-OPERATIONS: Final = 12
-FAULTS: Final = 7
+OPERATIONS: Final = 10
+FAULTS: Final = 6
 SANDBOXES: Final = 2
 """Of each client."""
 REFUSALS: Final = 3
@@ -315,6 +315,14 @@ class Scenario:
         arm_faults("")
         self.world.faults.clear()
 
+    async def use_again(self, agent: Agent, sandbox: Sandbox) -> None:
+        """It can be resumed, paused and resumed, and its file is what it may be each time."""
+        await agent.sandboxes.resume(sandbox.sandbox_id)
+        await self.compare(agent, sandbox)
+        await agent.sandboxes.pause(sandbox.sandbox_id)
+        await agent.sandboxes.resume(sandbox.sandbox_id)
+        await self.compare(agent, sandbox)
+
     async def end_in_order(self) -> None:
         """Without faults every sandbox has a true state and its file, and what is removed leaves nothing."""
         if not self.agent.is_running:
@@ -322,7 +330,7 @@ class Scenario:
         # Another agent, so that also what this one has in memory is on the disk.
         await self.agent.stop()
         await self.start_agent()
-        await asyncio.sleep(30)
+        await asyncio.sleep(15)
         known = {sandbox.sandbox_id: sandbox for sandbox in self.sandboxes}
         agent = self.agent.agent()
         for record, _ in agent.sandboxes.list():
@@ -334,8 +342,7 @@ class Scenario:
                 assert sandbox.sandbox_id in self.dead, f"{sandbox.sandbox_id} is lost: {record.reason}"
                 continue
             assert record.state in (State.RUNNING, State.PAUSED), f"{sandbox.sandbox_id} is {record.state}"
-            await self.agent.call(lambda agent, spec=sandbox.spec: agent.sandboxes.resume(spec.sandbox_id))
-            await self.agent.call(lambda agent, sandbox=sandbox: self.compare(agent, sandbox))
+            await self.agent.call(lambda agent, sandbox=sandbox: self.use_again(agent, sandbox))
         listed = {record.spec.sandbox_id for record, _ in agent.sandboxes.list()}
         for sandbox in self.sandboxes:
             assert sandbox.is_removed or sandbox.sandbox_id in listed, f"{sandbox.sandbox_id} is gone"
