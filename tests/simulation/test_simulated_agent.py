@@ -106,7 +106,7 @@ def test_a_create_with_a_bad_guest_fails_and_leaves_nothing(
         )
 
         async def die() -> None:
-            while fault == "dies" and NAME not in world.groups:
+            while fault == "dies" and world.groups.get(NAME) is None:
                 await asyncio.sleep(0.001)
             world.kill_later(NAME, 0.01)
 
