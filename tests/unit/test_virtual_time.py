@@ -167,10 +167,10 @@ def test_connections_are_refused_reset_and_lost() -> None:
             await asyncio.open_connection("10.0.0.1", 8)
         with pytest.raises(OSError, match="No route"):
             await asyncio.open_connection("10.0.0.2", 7)
-        first, _ = await asyncio.open_connection("10.0.0.1", 7)
+        first, first_writer = await asyncio.open_connection("10.0.0.1", 7)
         network.reset("10.0.0.1")
         assert await first.read() == b""
-        second, writer = await asyncio.open_connection("10.0.0.1", 7)
+        second, second_writer = await asyncio.open_connection("10.0.0.1", 7)
         server.transports[1].abort()
         with pytest.raises(ConnectionResetError):
             await second.read()
@@ -180,5 +180,7 @@ def test_connections_are_refused_reset_and_lost() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1000):
                 await third.read()
+        for each in (first_writer, second_writer, writer):
+            each.close()
 
     connected(scene)

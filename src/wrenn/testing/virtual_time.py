@@ -69,6 +69,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             self._now += wait_s
             self._moved_at = self.steps
         elif self.steps - self._moved_at > _TURNS_AT_ONCE:
+            self._moved_at = self.steps  # so that the tasks can be cancelled
             raise TimeStandsStill(f"No time passes at {self._now:.6f} s.")
 
     def run_in_executor(self, executor: object, func: Callable[..., _T], *args: Any) -> asyncio.Future[_T]:
