@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from wrenn.base.gc_tuning import collect_rarely
 from wrenn.cli import (
     account,
     admin,
@@ -120,6 +121,8 @@ def wrenn(
 
 def main() -> None:
     """Run the command line. Expected errors are printed without a stack trace."""
+    # Before what the commands import.
+    collect_rarely()
     from wrenn.base.errors import WrennError as PlatformError
     from wrenn.sdk.errors import WrennError
 

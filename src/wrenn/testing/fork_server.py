@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import gc
 import json
 import os
 import select
@@ -26,6 +25,8 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Final
+
+from wrenn.base.gc_tuning import collect_rarely, freeze_gc
 
 _PRELOADED: Final = (
     "wrenn.control.main",
@@ -291,11 +292,11 @@ def _become(request: _Request, streams: Sequence[int]) -> None:
 
 def _main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
+    collect_rarely()
     for module in _PRELOADED:
         import_module(module)
     # A collection in a forked process would copy all pages.
-    gc.collect()
-    gc.freeze()
+    freeze_gc()
     request = _next_request(channel)
     if request is not None:
         module, _, function = request.program.partition(":")
