@@ -21,7 +21,7 @@ from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 from wrenn.base.gc_tuning import collect_rarely, freeze_gc
 
-# Collections cost a fifth of the CPU time of a run otherwise: what is imported is kept, and so are pytest's own objects.
+# Collections cost up to a fifth of the CPU time of a run otherwise: what is imported is kept, and so are pytest's own objects.
 collect_rarely()
 
 # Programs that tests start keep their bytecode: one that compiles all that it imports takes some seconds.

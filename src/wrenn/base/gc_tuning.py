@@ -13,7 +13,7 @@ one request allocates."""
 def collect_rarely() -> None:
     """Make collections rare. Call this before the imports of a large program, whose objects are all kept.
 
-    With Python's default, about every fifth second of CPU time of such an import goes into collections.
+    With the default thresholds a tenth of the CPU time of such an import goes into collections.
     """
     gc.set_threshold(_YOUNG, 10, 10)
 
