@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,17 +19,19 @@ class Module:
     """One Python file, parsed.
 
     Attributes:
+        nodes: all nodes of the tree.
         imported: all modules that it imports anywhere, by full name; `from a import b` counts as `a` and `a.b`.
     """
 
     path: str
     tree: ast.Module
+    nodes: tuple[ast.AST, ...]
     imported: frozenset[str]
 
 
-def _imported(tree: ast.Module) -> frozenset[str]:
+def _imported(nodes: Iterable[ast.AST]) -> frozenset[str]:
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         match node:
             case ast.Import():
                 names |= {alias.name for alias in node.names}
@@ -65,4 +68,5 @@ def modules(below: str) -> list[Module]:
 @cache
 def _module(path: Path) -> Module:
     tree = ast.parse(path.read_bytes())
-    return Module(str(path.relative_to(ROOT)), tree, _imported(tree))
+    nodes = tuple(ast.walk(tree))
+    return Module(str(path.relative_to(ROOT)), tree, nodes, _imported(nodes))

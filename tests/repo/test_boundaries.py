@@ -65,9 +65,7 @@ def _uses(node: ast.AST, owner: str, names: set[str]) -> bool:
 
 
 def _users(owner: str, names: set[str]) -> set[str]:
-    return {
-        m.path for m in modules("src/wrenn") if any(_uses(node, owner, names) for node in ast.walk(m.tree))
-    }
+    return {m.path for m in modules("src/wrenn") if any(_uses(node, owner, names) for node in m.nodes)}
 
 
 def test_the_environment_is_read_only_in_settings() -> None:
@@ -98,7 +96,7 @@ def test_tasks_have_owners() -> None:
     """`create_task` is for those who keep and await what they start (style rule 9); a bare call loses its task."""
     offenders: set[str] = set()
     for module in modules("src/wrenn"):
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             match node:
                 case ast.Expr(
                     value=ast.Call(

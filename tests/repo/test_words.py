@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -50,16 +51,16 @@ def test_names_use_the_words_of_the_glossary(below: str) -> None:
         f"{module.path}: {name}"
         for module in modules(below)
         if "/versions/" not in module.path
-        for name in _named_by(module.tree, with_variables=below != "tests")
+        for name in _named_by(module.nodes, with_variables=below != "tests")
         if any(f"_{word}_" in _words(name) for word in avoided) and name not in _EXCEPTIONS
     }
     assert found == set()
 
 
-def _named_by(tree: ast.Module, *, with_variables: bool) -> set[str]:
+def _named_by(nodes: Iterable[ast.AST], *, with_variables: bool) -> set[str]:
     """The names that a module gives to functions, classes and parameters, and with variables also to those and attributes."""
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 names.add(name)
@@ -96,7 +97,7 @@ def test_every_setting_of_the_programs_is_documented() -> None:
         node.value
         for module in modules("src")
         if module.path.endswith("/settings.py")
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
         if re.fullmatch(r"WRENN_[A-Z0-9_]*[A-Z0-9]", node.value)
     }
@@ -168,7 +169,7 @@ def test_every_fault_point_is_used_by_a_test() -> None:
     points = {
         name
         for module in modules("src")
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "fault_point"
         for name in [node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None]
         if isinstance(name, str)
