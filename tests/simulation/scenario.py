@@ -25,7 +25,7 @@ from wrenn.testing.simulation import AgentKilled, GuestFaults, SimulatedAgent, W
 from wrenn.vm import Shape
 
 CLIENTS: Final = 3
-OPERATIONS: Final = 10
+OPERATIONS: Final = 9
 FAULTS: Final = 6
 SANDBOXES: Final = 2
 """Of each client."""
@@ -177,7 +177,7 @@ class Scenario:
             origin = str(snapshot_id)
         spec = SandboxSpec(sandbox_id, "team", "minimal", SHAPE, {"WHO": str(number)}, origin)
         sandbox = Sandbox(spec, set(values))
-        if self.random.random() < 0.04:
+        if self.random.random() < 0.02:
             self.world.faults[str(sandbox_id)] = GuestFaults(boots=False)
         for _ in range(2):
             if await self.attempt(
