@@ -10,7 +10,7 @@ CHECKS := check-tests check-types check-style check-rust
 # what makes networks and virtual machines.
 HALVES := programs machines
 programs := unit repo simulation contract envd agent integration
-machines := host drivers vm attacks
+machines := host drivers fleet vm attacks
 
 export WRENN_IMAGES_DIR ?= $(DATA_DIR)
 export PYTHONUNBUFFERED := 1
@@ -28,7 +28,7 @@ help: ## list the recipes
 setup: ## install what is missing: Debian packages, Python, Rust
 	@$(PYTHON) tools/setup.py
 
-test-tools: ## install what only tests need: a browser
+test-tools: ## install what only tests need: a browser, HAProxy
 	@$(PYTHON) tools/setup.py --tests
 
 images: setup ## build guest kernel, initramfs and template if they are missing or out of date

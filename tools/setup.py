@@ -28,7 +28,7 @@ PACKAGES: Final[tuple[str, ...]] = (
     "qemu-system-x86", "qemu-utils", "util-linux", "zstd",
 )  # fmt: skip
 # What only tests call, with `--tests`: 400 MB that a user of the platform does not need.
-TEST_PACKAGES: Final[tuple[str, ...]] = ("chromium",)
+TEST_PACKAGES: Final[tuple[str, ...]] = ("chromium", "haproxy")
 OLDEST_PYTHON: Final = (3, 11)
 NEWS_INTERVAL_S: Final = 10.0
 """How often a step says that it still runs: people give up on silence."""

@@ -20,6 +20,7 @@ from wrenn.base.faults import FaultInjected, arm_faults
 from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.host.host_connect import HostAgentClient
+from wrenn.testing.enrolment import issue_credentials
 from wrenn.testing.simulated_agent import AgentProcess, ProcessHost
 
 POINTS = [
@@ -106,7 +107,8 @@ async def call_over_rpc(host: HostAgentClient, verb: str, spec: SandboxSpec) -> 
 
 @pytest.fixture
 async def process(data_dir: Path, pki: Path) -> AsyncIterator[AgentProcess]:
-    process = AgentProcess(data_dir, pki)
+    process = AgentProcess(data_dir)
+    issue_credentials(data_dir, pki, process.address)
     yield process
     await process.kill()
 

@@ -34,7 +34,7 @@ from wrenn.control.identity import store as teams
 from wrenn.control.settings import Settings
 from wrenn.control.wiring import Control, running_control
 from wrenn.relay import SERVER_OPTIONS
-from wrenn.testing.agent_host import AgentHost, RpcFaults, running_agent_host
+from wrenn.testing.agent_host import AgentHost, RpcFaults, agent_host
 from wrenn.testing.fork_server import ForkedProgram, start_program
 from wrenn.testing.server import served
 from wrenn.vm.simulated import SimulatedDriver
@@ -130,22 +130,22 @@ def pki(data_dir: Path) -> Path:
 
 
 @pytest.fixture
-async def host(tmp_path: Path, pki: Path) -> AsyncIterator[AgentHost]:
-    async with running_agent_host(tmp_path / "agent", pki) as host:
+async def host(tmp_path: Path) -> AsyncIterator[AgentHost]:
+    """The host of the test's platform, which it joins when that runs."""
+    async with agent_host(tmp_path / "agent") as host:
         yield host
 
 
 @pytest.fixture
-def settings(data_dir: Path, pki: Path, database_url: str, host: AgentHost) -> Settings:
-    return Settings.from_environment(environment_of(data_dir, database_url, host.url))
+def settings(data_dir: Path, pki: Path, database_url: str) -> Settings:
+    return Settings.from_environment(environment_of(data_dir, database_url))
 
 
-def environment_of(data_dir: Path, database_url: str, agent_url: str) -> dict[str, str]:
+def environment_of(data_dir: Path, database_url: str) -> dict[str, str]:
     """Settings with short times, so that tests need not wait for loops."""
     return {
         "DATABASE_URL": database_url,
         "WRENN_DATA_DIR": str(data_dir),
-        "WRENN_AGENT_URL": agent_url,
         "WRENN_HOST_INTERVAL_S": "0.2",
         "WRENN_LEASE_S": "1.6",
         "WRENN_UNKNOWN_GRACE_S": "0.5",
@@ -234,7 +234,6 @@ async def running_control_plane(settings: Settings, key: Secret) -> AsyncGenerat
         port = await stack.enter_async_context(served(config, control.begin_shutdown))
         url = f"http://127.0.0.1:{port}"
         api = await stack.enter_async_context(client(url, key))
-        await control.monitor.look_once()
         yield ControlPlane(api, url, key, control, settings)
 
 
@@ -242,6 +241,8 @@ async def running_control_plane(settings: Settings, key: Secret) -> AsyncGenerat
 async def running_platform(settings: Settings, host: AgentHost, key: Secret) -> AsyncGenerator[Platform]:
     """The same with a host."""
     async with running_control_plane(settings, key) as control:
+        await host.join(control.url, str(settings.database_url))
+        await control.control.monitor.look_once()
         yield Platform(**vars(control), host=host)
 
 
@@ -266,8 +267,8 @@ async def platform_on_a_database_of_its_own(
     """For fixtures of a whole module."""
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(own_database(template_url))
-        host = await stack.enter_async_context(running_agent_host(agent_dir, pki))
-        settings = Settings.from_environment(environment_of(data_dir, url, host.url))
+        host = await stack.enter_async_context(agent_host(agent_dir))
+        settings = Settings.from_environment(environment_of(data_dir, url))
         if host_interval_s is not None:
             settings = replace(settings, host_interval_s=host_interval_s)
         key = await make_team(url, "ada")
@@ -373,8 +374,10 @@ def disarmed() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def control_process(environment: dict[str, str], port: int) -> AsyncGenerator[ForkedProgram]:
-    """`wrenn control` as a separate process; killed at the end if it still runs."""
+async def control_process(
+    environment: dict[str, str], port: int, host: AgentHost | None = None
+) -> AsyncGenerator[ForkedProgram]:
+    """`wrenn control` as a separate process, which the host has joined; killed at the end if it still runs."""
     process = start_program(
         "wrenn.control.main:main",
         environment={**os.environ, **environment, "WRENN_LISTEN": f"127.0.0.1:{port}"},
@@ -388,6 +391,8 @@ async def control_process(environment: dict[str, str], port: int) -> AsyncGenera
                 except httpx2.TransportError:
                     assert process.poll() is None, "the control plane did not start"
                     await asyncio.sleep(0.05)
+        if host is not None:
+            await host.join(f"http://127.0.0.1:{port}", environment["DATABASE_URL"])
         yield process
     finally:
         process.kill()

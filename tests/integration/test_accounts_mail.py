@@ -23,7 +23,7 @@ from wrenn.control.mail.smtp import MailFailed
 from wrenn.control.settings import Settings
 from wrenn.control.throttle import Throttle
 from wrenn.control.throttle.throttle import Subject, ThrottlePolicy
-from wrenn.testing.agent_host import running_agent_host
+from wrenn.testing.agent_host import agent_host
 
 from .conftest import (
     DEADLINE_S,
@@ -114,12 +114,10 @@ async def place(
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(running_mail_server())
         url = await stack.enter_async_context(own_database(template_url))
-        host = await stack.enter_async_context(
-            running_agent_host(tmp_path_factory.mktemp("host") / "agent", pki)
-        )
+        host = await stack.enter_async_context(agent_host(tmp_path_factory.mktemp("host") / "agent"))
         settings = Settings.from_environment(
             {
-                **environment_of(data_dir, url, host.url),
+                **environment_of(data_dir, url),
                 "WRENN_PUBLIC_URL": PUBLIC,
                 "WRENN_SMTP_HOST": "127.0.0.1",
                 "WRENN_SMTP_PORT": str(server.port),

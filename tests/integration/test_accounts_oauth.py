@@ -19,7 +19,7 @@ from sqlalchemy import func, select
 from wrenn.control.db import Database
 from wrenn.control.identity import users
 from wrenn.control.settings import Settings
-from wrenn.testing.agent_host import running_agent_host
+from wrenn.testing.agent_host import agent_host
 from wrenn.testing.server import free_port
 
 from .conftest import (
@@ -155,8 +155,8 @@ async def place(
         async with AsyncExitStack() as stack:
             url = await stack.enter_async_context(own_database(template_url))
             boxes = tmp_path_factory.mktemp("host") / "agent"
-            host = await stack.enter_async_context(running_agent_host(boxes, pki))
-            environment = environment_of(data_dir, url, host.url) | {
+            host = await stack.enter_async_context(agent_host(boxes))
+            environment = environment_of(data_dir, url) | {
                 "WRENN_PUBLIC_URL": PUBLIC,
                 "OAUTH_REDIRECT_URL": DASHBOARD,
                 "WRENN_OIDC_CORP_DISCOVERY_URL": f"{provider}/.well-known/openid-configuration",

@@ -83,7 +83,7 @@ async def test_users_teams_and_keys_go_on_after_an_upgrade(
         ("upper@example.com", "owner"),
         ("upper@example.com", "owner"),
     ]
-    settings = Settings.from_environment(environment_of(data_dir, old_url, host.url))
+    settings = Settings.from_environment(environment_of(data_dir, old_url))
     async with running_platform(settings, host, KEY) as platform:
         path = await platform.create()
         assert (await platform.api.get(path)).status_code == 200

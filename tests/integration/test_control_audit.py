@@ -19,8 +19,9 @@ from wrenn.control.audit.entries import Scope
 from wrenn.control.audit_log.retention import Retention
 from wrenn.control.audit_log.store import Filter, read
 from wrenn.control.db import Database, Transaction, settled_moment
+from wrenn.control.fleet import issue_local_token
 from wrenn.control.hosts import HostReport
-from wrenn.control.hosts.store import record_seen, record_silent, register
+from wrenn.control.hosts.store import record_seen, record_silent
 
 from .conftest import DEADLINE_S, Platform, client, make_team, refused
 
@@ -115,17 +116,17 @@ async def test_a_silent_host_is_in_the_log_of_its_sandboxes(platform: Platform):
     assert actions == ["create", "marked_missing", "marked_running"]
 
 
-async def test_hosts_stand_in_the_platforms_log_once_a_change(database: Database):
-    host_id = await register(database, name="one", address="https://127.0.0.1:1")
+async def test_hosts_stand_in_the_platforms_log_once_a_change(database: Database, database_url: str):
+    host_id, _ = await issue_local_token(database_url, name="one")
     for _ in range(2):
         await record_seen(database, host_id, HostReport())
     for _ in range(2):
-        await asyncio.gather(*(record_silent(database, host_id) for _ in range(3)))
+        await asyncio.gather(*(record_silent(database, host_id, heartbeat_s=90) for _ in range(3)))
         await asyncio.gather(*(record_seen(database, host_id, HostReport()) for _ in range(3)))
     until = await settled_moment(database)
     items = await read(database, TeamId(uuid.UUID(int=0)), list(Scope), Filter(), until=until, limit=50)
     assert [(i.action, i.resource_id) for i in items][::-1] == [
-        (action, str(host_id)) for action in ("marked_down", "marked_up") * 2
+        (action, str(host_id)) for action in ("create", "token", *("marked_down", "marked_up") * 2)
     ]
 
 

@@ -29,12 +29,13 @@ class Crashing:
     environment: dict[str, str]
     port: int
     key: Secret
+    host: AgentHost
 
     @asynccontextmanager
     async def started(self, faults: str = "") -> AsyncGenerator[tuple[httpx2.AsyncClient, ForkedProgram]]:
         environment = self.environment | {"WRENN_FAULTS": faults}
         async with (
-            control_process(environment, self.port) as process,
+            control_process(environment, self.port, self.host) as process,
             client(f"http://127.0.0.1:{self.port}", self.key) as api,
         ):
             yield api, process
@@ -42,8 +43,8 @@ class Crashing:
 
 @pytest.fixture
 async def crashing(data_dir: Path, database_url: str, host: AgentHost, unused_tcp_port: int) -> Crashing:
-    environment = environment_of(data_dir, database_url, host.url)
-    return Crashing(environment, unused_tcp_port, await make_team(database_url, "ada"))
+    environment = environment_of(data_dir, database_url)
+    return Crashing(environment, unused_tcp_port, await make_team(database_url, "ada"), host)
 
 
 async def died(process: ForkedProgram) -> None:

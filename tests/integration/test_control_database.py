@@ -154,7 +154,7 @@ async def test_requests_fail_with_an_error_while_postgresql_is_down_and_then_wor
 ):
     await migrate(own_url)
     key = await make_team(own_url, "ada")
-    settings = Settings.from_environment(environment_of(data_dir, own_url, host.url))
+    settings = Settings.from_environment(environment_of(data_dir, own_url))
     async with running_platform(settings, host, key) as platform:
         path = await platform.create()
         await kill(own_dir)
@@ -182,7 +182,7 @@ async def test_what_is_under_way_when_postgresql_dies_goes_on_when_it_is_back(
 ):
     await migrate(own_url)
     key = await make_team(own_url, "ada")
-    settings = Settings.from_environment(environment_of(data_dir, own_url, host.url))
+    settings = Settings.from_environment(environment_of(data_dir, own_url))
     async with running_platform(settings, host, key) as platform:
         path = await platform.create()
         sandbox_id = path.rpartition("/")[2]
@@ -266,7 +266,7 @@ async def test_a_database_that_the_former_version_filled_is_taken_over(
         assert sorted(applied, key=len)[:2] == [[], []], "one of them does it"
         assert max(applied, key=len)[-1] == "0011"
         # The simulated host has nothing of what the rows say; nothing is concluded from that here.
-        environment = environment_of(data_dir, url, host.url) | {"WRENN_UNKNOWN_GRACE_S": "600"}
+        environment = environment_of(data_dir, url) | {"WRENN_UNKNOWN_GRACE_S": "600"}
         settings = Settings.from_environment(environment)
         async with running_platform(settings, host, key) as platform:
             assert (await platform.api.get("/v1/audit-logs")).json() == {"items": []}

@@ -167,9 +167,9 @@ async def test_100_mb_pass_both_ways_in_bounded_memory(
     data_dir: Path, database_url: str, host: AgentHost, unused_tcp_port: int
 ):
     key = await make_team(database_url, "ada")
-    environment = environment_of(data_dir, database_url, host.url)
+    environment = environment_of(data_dir, database_url)
     async with (
-        control_process(environment, unused_tcp_port) as process,
+        control_process(environment, unused_tcp_port, host) as process,
         client(f"http://127.0.0.1:{unused_tcp_port}", key) as api,
     ):
         path = f"/v1/sandboxes/{(await api.post('/v1/sandboxes', json={})).json()['id']}/files"

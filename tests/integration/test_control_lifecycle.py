@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -18,7 +17,7 @@ from wrenn.base.units import MIB
 from wrenn.control.db import Database
 from wrenn.control.sandboxes.tables import sandboxes
 from wrenn.control.settings import Settings
-from wrenn.testing.agent_host import AgentHost, running_agent_host
+from wrenn.testing.agent_host import AgentHost, agent_host
 
 from .conftest import DEADLINE_S, Platform, make_team, refused, running_platform, with_memory
 
@@ -274,17 +273,18 @@ async def test_a_late_result_touches_no_row(platform: Platform, database: Databa
 
 @pytest.mark.asyncio(loop_scope="function")
 async def test_a_host_keeps_its_identity_when_its_address_changes(
-    settings: Settings, database_url: str, own_platform: Platform, tmp_path: Path
+    database_url: str, own_platform: Platform, tmp_path: Path
 ):
     platform = own_platform
     path = await platform.create()
-    async with running_agent_host(tmp_path / "other", settings.data_dir / "pki") as other:
-        key = await make_team(database_url, "eve")
-        async with running_platform(replace(settings, agent_url=other.url), other, key) as moved:
-            answer = await moved.api.post("/v1/sandboxes", json={})
-            assert answer.status_code == 201
-            assert other.sandbox_ids == {answer.json()["id"]}
-            await platform.wait_status(path, "error")
+    async with agent_host(tmp_path / "other") as other:
+        # Registered with a token of the same host, at another address.
+        await other.join(platform.url, database_url)
+        await platform.control.monitor.look_once()
+        answer = await platform.api.post("/v1/sandboxes", json={})
+        assert answer.status_code == 201
+        assert other.sandbox_ids == {answer.json()["id"]}
+        await platform.wait_status(path, "error")
 
 
 async def until(done: Callable[[], bool]) -> None:

@@ -22,8 +22,8 @@ from .test_control_crash import Crashing, died
 
 @pytest.fixture
 async def crashing(data_dir: Path, database_url: str, host: AgentHost, unused_tcp_port: int) -> Crashing:
-    environment = environment_of(data_dir, database_url, host.url)
-    return Crashing(environment, unused_tcp_port, await make_team(database_url, "ada"))
+    environment = environment_of(data_dir, database_url)
+    return Crashing(environment, unused_tcp_port, await make_team(database_url, "ada"), host)
 
 
 async def killed(crashing: Crashing, fault: str, verb: str, body: dict[str, object] | None = None) -> str:

@@ -1,26 +1,28 @@
-"""The connections to agents: certificates are replaced while requests go on (`control/hosts/transport.py`)."""
+"""The connections to agents (`control/hosts/transport.py`): only the host that is meant is called, and certificates are replaced while requests go on."""
 
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from yarl import URL
 
-from wrenn.control.hosts import CertificateRenewal, HostClients, ensure_pki
-from wrenn.control.hosts.transport import HostTransport
+from wrenn.agent.enrolment import CredentialsFile, ServerTls
+from wrenn.base.errors import Unavailable
+from wrenn.base.ids import HostId
+from wrenn.control.hosts import CertificateRenewal, HostClients, HostEndpoint, ensure_pki
+from wrenn.control.hosts.transport import HostConnection, HostTransport
+from wrenn.testing.enrolment import issue_credentials
 
 
 @dataclass
 class TlsServer:
     """Answers each request with the serial number of its client's certificate; a stream says it again when told to."""
 
-    url: URL = field(default_factory=URL)
+    endpoint: HostEndpoint
     again: asyncio.Event = field(default_factory=asyncio.Event)
     connections: int = 0
 
@@ -50,13 +52,17 @@ def certificates(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def server(certificates: Path) -> AsyncIterator[TlsServer]:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificates / "ca.pem")
-    context.load_cert_chain(certificates / "agent.pem", certificates / "agent.key")
-    context.verify_mode = ssl.CERT_REQUIRED
-    server = TlsServer()
+async def server(certificates: Path, tmp_path: Path) -> AsyncIterator[TlsServer]:
+    """A server with the certificate of a host."""
+    server = TlsServer(HostEndpoint(HostId.new(), ""))
+    (tmp_path / "host").mkdir()
+    endpoint = issue_credentials(tmp_path / "host", certificates, "127.0.0.1:1")
+    credentials = CredentialsFile(tmp_path / "host").load()
+    assert credentials is not None
+    context = ServerTls(credentials).context
     async with await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=context) as listening:
-        server.url = URL(f"https://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+        port = listening.sockets[0].getsockname()[1]
+        server.endpoint = HostEndpoint(endpoint.host_id, f"https://127.0.0.1:{port}")
         yield server
 
 
@@ -67,40 +73,72 @@ async def transport(certificates: Path) -> AsyncIterator[HostTransport]:
     await transport.close()
 
 
-async def _certificate(transport: HostTransport, server: TlsServer) -> str:
-    response: Any = await transport.request("GET", server.url)
+@pytest.fixture
+def connection(server: TlsServer, transport: HostTransport) -> HostConnection:
+    return transport.connection_to(server.endpoint)
+
+
+async def _certificate(connection: HostConnection) -> str:
+    response: Any = await connection.request("GET", connection.url("/"))
     return (await response.read()).decode()
 
 
-async def test_a_new_certificate_is_used_at_once_and_open_streams_go_on(
-    certificates: Path, server: TlsServer, transport: HostTransport
+async def test_a_server_with_the_certificate_of_another_host_is_not_called(
+    certificates: Path, server: TlsServer
 ) -> None:
-    first = await _certificate(transport, server)
-    assert await _certificate(transport, server) == first
+    clients = HostClients(certificates)
+    try:
+        other = clients.at(HostEndpoint(HostId.new(), server.endpoint.address))
+        with pytest.raises(Unavailable) as refused:
+            await other.report(timeout_s=5)
+        assert "certificate" in str(refused.value.context).lower()
+        assert server.endpoint.address not in refused.value.message
+    finally:
+        await clients.close()
+
+
+async def test_a_host_that_moves_gets_another_client_and_one_that_stays_the_same(
+    certificates: Path, server: TlsServer
+) -> None:
+    clients = HostClients(certificates)
+    try:
+        first = clients.at(server.endpoint)
+        assert clients.at(HostEndpoint(server.endpoint.host_id, server.endpoint.address)) is first
+        moved = HostEndpoint(server.endpoint.host_id, "https://127.0.0.1:2")
+        assert clients.at(moved).endpoint == moved
+    finally:
+        await clients.close()
+
+
+async def test_a_new_certificate_is_used_at_once_and_open_streams_go_on(
+    certificates: Path, server: TlsServer, transport: HostTransport, connection: HostConnection
+) -> None:
+    first = await _certificate(connection)
+    assert await _certificate(connection) == first
     assert server.connections == 1, "an idle connection is used again"
-    stream = await transport.request("GET", server.url / "stream")
+    stream = await connection.request("GET", connection.url("/stream"))
     assert (await stream.content.readany()).decode() == first
 
     (certificates / "control.pem").unlink()
     ensure_pki(certificates)
-    assert await _certificate(transport, server) == first, "nothing changes by itself"
+    assert await _certificate(connection) == first, "nothing changes by itself"
     transport.reload_tls()
 
-    second = await _certificate(transport, server)
+    second = await _certificate(connection)
     assert second != first
-    assert await _certificate(transport, server) == second
+    assert await _certificate(connection) == second
     server.again.set()
     assert (await stream.read()).decode() == first, "the stream of before lives on"
 
 
 async def test_certificates_that_do_not_fit_leave_the_former_in_use(
-    certificates: Path, server: TlsServer, transport: HostTransport
+    certificates: Path, transport: HostTransport, connection: HostConnection
 ) -> None:
-    first = await _certificate(transport, server)
-    (certificates / "control.key").write_bytes((certificates / "agent.key").read_bytes())
+    first = await _certificate(connection)
+    (certificates / "control.key").write_bytes((certificates / "ca.key").read_bytes())
     with pytest.raises(OSError, match="KEY_VALUES_MISMATCH"):
         transport.reload_tls()
-    assert await _certificate(transport, server) == first
+    assert await _certificate(connection) == first
 
 
 async def test_the_control_plane_renews_its_certificate_and_drops_no_call(
@@ -108,17 +146,17 @@ async def test_the_control_plane_renews_its_certificate_and_drops_no_call(
 ) -> None:
     clients = HostClients(certificates)
     renewal = CertificateRenewal(certificates, None, clients)
-    transport: HostTransport = clients._transport  # pyright: ignore[reportPrivateUsage]
+    connection = clients._transport.connection_to(server.endpoint)  # pyright: ignore[reportPrivateUsage]
     try:
-        first = await _certificate(transport, server)
-        open_stream: Any = await transport.request("GET", server.url / "stream")
+        first = await _certificate(connection)
+        open_stream: Any = await connection.request("GET", connection.url("/stream"))
         assert (await open_stream.content.readany()).decode() == first
         await renewal.renew_once()
-        assert await _certificate(transport, server) == first, "it is not due"
+        assert await _certificate(connection) == first, "it is not due"
         # What is not signed by the CA is renewed at once, as what is about to expire is.
         (certificates / "control.pem").unlink()
         await renewal.renew_once()
-        second = await _certificate(transport, server)
+        second = await _certificate(connection)
         assert second != first
         server.again.set()
         assert (await open_stream.content.readany()).decode() == first, "the open stream goes on"
@@ -126,6 +164,6 @@ async def test_the_control_plane_renews_its_certificate_and_drops_no_call(
         (certificates / "control.pem").unlink()
         ensure_pki(certificates)
         await renewal.renew_once()
-        assert await _certificate(transport, server) not in (first, second)
+        assert await _certificate(connection) not in (first, second)
     finally:
         await clients.close()

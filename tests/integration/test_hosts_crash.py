@@ -43,8 +43,8 @@ class Crashing:
 
 
 @pytest.fixture
-async def crashing(data_dir: Path, database_url: str, host: AgentHost, unused_tcp_port: int) -> Crashing:
-    return Crashing(environment_of(data_dir, database_url, host.url), database_url, unused_tcp_port)
+async def crashing(data_dir: Path, database_url: str, unused_tcp_port: int) -> Crashing:
+    return Crashing(environment_of(data_dir, database_url), database_url, unused_tcp_port)
 
 
 @pytest.fixture
@@ -99,8 +99,9 @@ async def test_kills_during_registration_and_refresh(crashing: Crashing, faults:
         assert (await player.heartbeat()).status_code == 204
 
 
-async def test_kills_during_deletion(crashing: Crashing, faults: Path):
+async def test_kills_during_deletion(crashing: Crashing, faults: Path, host: AgentHost):
     async with crashing.started(faults) as process:
+        await host.join(crashing.url, crashing.database_url)
         root = await sign_up(crashing.url)
         await make_admin(crashing.database_url, root)
         player = AgentPlayer(crashing.url)

@@ -35,7 +35,7 @@ HERE = {"Host": DOMAIN}
 async def platform(data_dir: Path, pki: Path, database_url: str, host: AgentHost) -> AsyncIterator[Platform]:
     """As behind a proxy with TLS, with the API at the domain below which the ports are."""
     told = {"WRENN_PUBLIC_URL": f"https://{DOMAIN}", "WRENN_DOMAIN": DOMAIN}
-    settings = Settings.from_environment(environment_of(data_dir, database_url, host.url) | told)
+    settings = Settings.from_environment(environment_of(data_dir, database_url) | told)
     key = await make_team(database_url, "ada")
     async with running_platform(settings, host, key) as platform:
         yield platform

@@ -25,6 +25,8 @@ _ONLY_IN = {
     "websockets": ["sdk/*"],
     "aiosmtplib": ["control/mail/smtp.py"],
     "aiohttp": [
+        "agent/enrolment/control_client.py",
+        "agent/local_client.py",
         "guest/*",
         "relay/*",
         "agent/rpc/ports.py",
@@ -37,7 +39,7 @@ _ONLY_IN = {
         "control/proxy/*",
         "testing/simulation/guest.py",
     ],
-    "pyqwest": ["agent/doctor/owners.py"],
+    "pyqwest": [],
     "typer": ["cli/*"],
     "rich": ["cli/*"],
 }

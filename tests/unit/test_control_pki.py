@@ -21,7 +21,7 @@ from wrenn.control.settings import Settings
 def test_keys_are_private_and_a_second_call_changes_nothing(tmp_path: Path):
     folder = tmp_path / "pki"
     ensure_pki(folder)
-    names = {f"{name}.{kind}" for name in ("ca", "agent", "control") for kind in ("pem", "key")}
+    names = {f"{name}.{kind}" for name in ("ca", "control") for kind in ("pem", "key")}
     before = {name: (folder / name).read_bytes() for name in names}
     assert folder.stat().st_mode & 0o777 == 0o700
     assert all((folder / name).stat().st_mode & 0o777 == 0o600 for name in names)
@@ -29,28 +29,42 @@ def test_keys_are_private_and_a_second_call_changes_nothing(tmp_path: Path):
     assert before == {name: (folder / name).read_bytes() for name in names}
 
 
-@pytest.mark.parametrize("torn", ["agent.key", "agent.pem"])
+@pytest.mark.parametrize("torn", ["control.key", "control.pem"])
 def test_a_torn_pair_is_made_anew_under_the_same_ca(tmp_path: Path, torn: str):
     ensure_pki(tmp_path)
     ca = (tmp_path / "ca.pem").read_bytes()
     (tmp_path / torn).write_text("torn")
     ensure_pki(tmp_path)
     assert (tmp_path / "ca.pem").read_bytes() == ca
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "agent.pem", tmp_path / "agent.key")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_cert_chain(tmp_path / "control.pem", tmp_path / "control.key")
 
 
-def test_a_new_ca_signs_all_anew(tmp_path: Path):
+def test_a_new_ca_signs_anew(tmp_path: Path):
     ensure_pki(tmp_path)
-    (tmp_path / "ca.key").unlink()
+    (tmp_path / "ca.pem").unlink()
     ensure_pki(tmp_path)
     ca = x509.load_pem_x509_certificate((tmp_path / "ca.pem").read_bytes())
-    for name, purpose in (
-        ("agent", ExtendedKeyUsageOID.SERVER_AUTH), ("control", ExtendedKeyUsageOID.CLIENT_AUTH),
-    ):  # fmt: skip
-        leaf = x509.load_pem_x509_certificate((tmp_path / f"{name}.pem").read_bytes())
-        leaf.verify_directly_issued_by(ca)
-        assert list(leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [purpose]
+    leaf = x509.load_pem_x509_certificate((tmp_path / "control.pem").read_bytes())
+    leaf.verify_directly_issued_by(ca)
+    usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+
+
+@pytest.mark.parametrize("damage", ["missing", "another", "torn"])
+def test_a_ca_without_its_key_is_not_replaced_by_one_that_no_host_trusts(tmp_path: Path, damage: str):
+    ensure_pki(tmp_path)
+    before = (tmp_path / "ca.pem").read_bytes()
+    match damage:
+        case "missing":
+            (tmp_path / "ca.key").unlink()
+        case "another":
+            (tmp_path / "ca.key").write_bytes((tmp_path / "control.key").read_bytes())
+        case _:
+            (tmp_path / "ca.key").write_text("torn")
+    with pytest.raises(InvalidRequest, match="restore them"):
+        ensure_pki(tmp_path)
+    assert (tmp_path / "ca.pem").read_bytes() == before
 
 
 def _in(seconds: float) -> datetime:
@@ -98,7 +112,7 @@ def test_a_given_ca_signs_and_all_given_are_trusted(tmp_path: Path):
         assert given is not None
         assert given.trusted_pem == both
         ensure_pki(tmp_path / "pki", given)
-        assert (tmp_path / "pki" / "ca.pem").read_text() == both
+        assert (tmp_path / "pki" / "trusted.pem").read_text() == both
         _loaded(tmp_path / "pki" / "control.pem").verify_directly_issued_by(
             _loaded(tmp_path / "new" / "ca.pem")
         )

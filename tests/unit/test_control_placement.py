@@ -39,6 +39,7 @@ def host(
         sandbox_limit=slots,
         templates=templates,
         silent_s=silent_s,
+        is_reachable=status is HostStatus.ONLINE,
         team_id=team_id,
     )
 

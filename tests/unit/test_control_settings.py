@@ -12,7 +12,6 @@ def test_defaults_are_one_machine():
     settings = Settings.from_environment({})
     assert settings.database_url is None
     assert (settings.listen_host, settings.listen_port) == ("127.0.0.1", 8000)
-    assert settings.agent_url == "https://127.0.0.1:8010"
 
 
 @pytest.mark.parametrize(
@@ -21,7 +20,6 @@ def test_defaults_are_one_machine():
         ("WRENN_LISTEN", "8000"),
         ("WRENN_LISTEN", "host:port"),
         ("WRENN_LISTEN", "host:99999"),
-        ("WRENN_AGENT_URL", "http://127.0.0.1:8010"),
         ("WRENN_MAX_VCPUS", "many"),
         ("WRENN_MEMORY_OVERCOMMIT", "0"),
         ("WRENN_LEASE_S", "nan"),
@@ -96,5 +94,3 @@ def test_mail_has_the_usual_port_of_its_encryption():
 
 def test_an_ipv6_address_is_bracketed():
     assert Settings.from_environment({"WRENN_LISTEN": "[::1]:80"}).listen_host == "::1"
-    url = Settings.from_environment({"WRENN_AGENT_ADDRESS": "[::1]:9"}).agent_url
-    assert url == "https://[::1]:9"

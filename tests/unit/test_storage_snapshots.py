@@ -16,7 +16,6 @@ from wrenn.agent.sandboxes import journal
 from wrenn.agent.sandboxes.check_snapshot import check_intact
 from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
 from wrenn.agent.sandboxes.save_vm import SavedVm, Saver
-from wrenn.agent.settings import Settings
 from wrenn.base.clock import SystemClock
 from wrenn.base.errors import NotFound
 from wrenn.base.ids import SandboxId
@@ -184,11 +183,11 @@ async def test_doctor_names_the_files_that_paused_sandboxes_miss(layout: Layout)
     directory = layout.sandbox(record.spec.sandbox_id)
     directory.mkdir(parents=True)
     journal.save(directory, record)
-    owners = await find_owners(Settings.from_environment({"WRENN_DATA_DIR": str(layout.data_dir)}), layout)
+    owners = await find_owners(layout)
     assert owners.stored.missing == {"snap-1/memory", "layer-9"}
 
 
 async def test_doctor_looks_at_an_installation_that_never_ran(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "none", Block(0))
-    owners = await find_owners(Settings.from_environment({"WRENN_DATA_DIR": str(layout.data_dir)}), layout)
+    owners = await find_owners(layout)
     assert owners.stored.missing == set()

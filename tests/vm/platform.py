@@ -20,13 +20,13 @@ from wrenn.agent.doctor import Leftover, Report, examine
 from wrenn.agent.doctor.leftovers import find_leftovers
 from wrenn.agent.doctor.owners import find_owners
 from wrenn.agent.layout import Layout
+from wrenn.agent.local_client import agent_answers
 from wrenn.agent.settings import Settings
 from wrenn.base.stack_dumps import SIGNAL as STACK_DUMP_SIGNAL
-from wrenn.cli.up.host import agent_answers
 from wrenn.cli.up.options import Address
+from wrenn.cli.up.registration import ensure_registration
 from wrenn.control.db import embedded
 from wrenn.control.db.migrate import migrate
-from wrenn.control.hosts.pki import ensure_pki
 from wrenn.control.identity.bootstrap import bootstrap
 from wrenn.network import find_block
 from wrenn.testing.fork_server import ForkedProgram, start_program
@@ -78,7 +78,7 @@ class Platform:
             "WRENN_IMAGES_DIR": str(self.images_dir),
             "WRENN_LISTEN": f"127.0.0.1:{self.api_port}",
             "WRENN_AGENT_LISTEN": f"127.0.0.1:{self.agent_port}",
-            "WRENN_AGENT_URL": f"https://127.0.0.1:{self.agent_port}",
+            "WRENN_CP_URL": self.base_url,
             "WRENN_READY_SLOTS": "2",
             # The tests boot what they need.
             "WRENN_WARM_TEMPLATE": "",
@@ -91,10 +91,10 @@ class Platform:
         }
 
     async def prepare(self) -> None:
-        """Database, certificates, first key."""
+        """Database, registration of the host, first key."""
         await self.start_database()
         await migrate(self.database_url)
-        ensure_pki(self.data_dir / "pki")
+        await ensure_registration(self.data_dir, self.database_url, Address("127.0.0.1", self.api_port))
         self.key = (await bootstrap(self.database_url)).reveal()
 
     async def start_database(self) -> None:
@@ -162,14 +162,13 @@ class Platform:
 
     async def wait_ready(self) -> None:
         """Until both parts serve."""
-        address = Address("127.0.0.1", self.agent_port)
         async with asyncio.timeout(START_TIMEOUT_S), self.client() as api:
             while True:
                 for name, process in self.processes.items():
                     assert process.poll() is None, f"{name} ended:\n{self.log(name)}"
                 try:
                     if (await api.get("/health")).status_code == 200 and await agent_answers(
-                        self.data_dir / "pki", address, timeout_s=START_TIMEOUT_S
+                        self.data_dir, timeout_s=START_TIMEOUT_S
                     ):
                         return
                 except httpx2.TransportError:
@@ -217,7 +216,7 @@ class Platform:
         block = find_block(self.data_dir)
         assert block is not None, "an agent has started here"
         layout = Layout(self.data_dir, block)
-        found, _ = await find_leftovers(layout, partial(find_owners, self.settings, layout))
+        found, _ = await find_leftovers(layout, partial(find_owners, layout))
         return found
 
     async def restore(self) -> None:

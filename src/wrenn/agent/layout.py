@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from wrenn.agent.local_client import SOCKET
 from wrenn.base.ids import SandboxId
 from wrenn.network import Block
 from wrenn.storage.folders import Folders
@@ -58,9 +59,9 @@ class Layout:
         return self.data_dir / "agent.lock"
 
     @property
-    def pki(self) -> Path:
-        """Folder of the certificates."""
-        return self.data_dir / "pki"
+    def socket(self) -> Path:
+        """Socket of the host API for programs on this machine."""
+        return self.data_dir / SOCKET
 
     def sandbox(self, sandbox_id: SandboxId) -> Path:
         """Return the folder of one sandbox."""

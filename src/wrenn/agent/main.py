@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import sys
-from pathlib import Path
+from contextlib import AbstractAsyncContextManager
 
 import uvicorn
 import uvloop
 
+from wrenn.agent.enrolment import ControlLink, CredentialsFile, ServerTls, enrolled
 from wrenn.agent.host_metrics import HostMetrics
+from wrenn.agent.local_api import serving_locally
 from wrenn.agent.parts import Host
 from wrenn.agent.rpc.app import App
+from wrenn.agent.sandboxes.remove_everything import remove_everything
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import running_agent
+from wrenn.base.clock import SystemClock
 from wrenn.base.descriptors import raise_descriptor_limit
 from wrenn.base.errors import WrennError
 from wrenn.base.faults import arm_faults
@@ -31,16 +36,12 @@ _END_LIMIT_S = 30
 """How long the clean-up may take after that."""
 
 
-def server_config(app: App | RequestMetrics, pki: Path, settings: Settings) -> uvicorn.Config:
-    """Return the server configuration: mutual TLS with the internal CA in `pki`."""
+def server_config(app: App | RequestMetrics, tls: ssl.SSLContext, settings: Settings) -> uvicorn.Config:
+    """Return the server configuration, with mutual TLS."""
     config = uvicorn.Config(
         app,
         host=settings.listen_host,
         port=settings.listen_port,
-        ssl_certfile=pki / "agent.pem",
-        ssl_keyfile=pki / "agent.key",
-        ssl_ca_certs=str(pki / "ca.pem"),
-        ssl_cert_reqs=ssl.CERT_REQUIRED,
         # What a guest answers has its own date.
         date_header=False,
         timeout_keep_alive=75,
@@ -48,29 +49,65 @@ def server_config(app: App | RequestMetrics, pki: Path, settings: Settings) -> u
         **SERVER_OPTIONS,
     )
     config.load()
-    assert config.ssl is not None, "TLS was asked for"
-    config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
+    config.ssl = tls
     return config
 
 
 async def serve(settings: Settings, host: Host | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; sandboxes keep running afterwards. Tests may pass another `host` than this machine."""
+    """Serve until SIGTERM or SIGINT; sandboxes keep running afterwards. Tests may pass another `host` than this machine.
+
+    When the control plane says that this host was deleted, everything that runs here is removed first.
+    """
     dump_stacks_on_signal()
+    credentials = await enrolled(settings)
     metrics = Metrics()
     async with running_agent(settings, host) as agent, serving_metrics(metrics, settings.metrics):
         HostMetrics(metrics, data_dir=settings.data_dir, sandboxes=agent.sandboxes)
         app = RequestMetrics(agent.app, metrics, "wrenn_agent", agent.app.route_of)
-        config = server_config(app, agent.layout.pki, settings)
+        tls = ServerTls(credentials)
+        link = ControlLink(settings, credentials, tls, SystemClock())
+        local = serving_locally(agent.app, agent.layout.socket)
+        server = _Server(server_config(app, tls.context, settings), local, link)
         # Its clean-up gives the free network slots back.
         leave_signals_to_uvicorn()
         freeze_gc()
         tasks = OwnedTasks()
         tasks.start("warm up", agent.warm_up.run())
         try:
-            await uvicorn.Server(config).serve()
+            await server.serve()
         finally:
             limit_end(_END_LIMIT_S)
             await tasks.close()
+        if link.deleted.is_set():
+            await remove_everything(agent.sandboxes)
+            CredentialsFile(settings.data_dir).remove()
+
+
+class _Server(uvicorn.Server):
+    """While it serves it also serves locally and sends heartbeats. It ends when the host was deleted."""
+
+    def __init__(
+        self, config: uvicorn.Config, local: AbstractAsyncContextManager[None], link: ControlLink
+    ) -> None:
+        super().__init__(config)
+        self._local = local
+        self._link = link
+        self._tasks = OwnedTasks()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen. Only then the local socket answers, and the control plane is told that the host is online."""
+        await super().startup(sockets)
+        self._tasks.start("local API and heartbeats", self._accompany())
+
+    async def _accompany(self) -> None:
+        async with self._local:
+            await self._link.run()
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop the local API and the heartbeats, then serving."""
+        await self._tasks.close()
+        await super().shutdown(sockets)
 
 
 def main(host: Host | None = None) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from wrenn.base.addresses import MetricsAddress
+from wrenn.base.addresses import MetricsAddress, host_and_port
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.units import MIB
 from wrenn.protocol.api import DEFAULT_MEMORY_MB, DEFAULT_TEMPLATE, DEFAULT_VCPUS
@@ -16,6 +16,7 @@ from wrenn.protocol.disk_share import DISK_OVERCOMMIT
 from wrenn.vm import Shape
 
 DEFAULT_DATA_DIR: Final = Path("/var/lib/wrenn")
+_WILDCARDS: Final = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 _METRICS_PORT: Final = 8011
 _WARM_TEMPLATE: Final = f"{DEFAULT_TEMPLATE}:{DEFAULT_VCPUS}:{DEFAULT_MEMORY_MB}"
 
@@ -35,7 +36,11 @@ class Settings:
     Attributes:
         data_dir: the installation's folder.
         images_dir: folder with `kernels/`, `initramfs/`, `templates/`; the data folder unless set.
-        listen_host, listen_port: where the control plane reaches it.
+        listen_host, listen_port: where the host API is served.
+        address: `HOST:PORT` by which the control plane reaches it; empty: `advertised_address` says what follows from the others.
+        control_url: base URL of the control plane's API; empty: that of the registration.
+        control_ca: CA certificates for that URL; None: those of the system.
+        heartbeat_s: time between two heartbeats.
         ready_slots: network slots prepared ahead of need.
         disk_reserve_b: below this much free disk no sandbox is created or resumed, and those that go on writing are held: it is left
             to PostgreSQL, journals and pauses.
@@ -55,6 +60,10 @@ class Settings:
     images_dir: Path
     listen_host: str
     listen_port: int
+    address: str
+    control_url: str
+    control_ca: Path | None
+    heartbeat_s: float
     ready_slots: int
     disk_reserve_b: int
     sandbox_disk_b: int
@@ -69,6 +78,22 @@ class Settings:
     faults: str
 
     @property
+    def advertised_address(self) -> str:
+        """The address that is registered: `address`, or else where the host API is served.
+
+        Raises:
+            InvalidRequest: it is served on all addresses, and none is set.
+        """
+        if self.address:
+            return self.address
+        if self.listen_host in _WILDCARDS:
+            raise InvalidRequest(
+                "WRENN_AGENT_ADDRESS must be set: HOST:PORT by which the control plane reaches this host."
+            )
+        host = f"[{self.listen_host}]" if ":" in self.listen_host else self.listen_host
+        return f"{host}:{self.listen_port}"
+
+    @property
     def accelerator_choice(self) -> Path:
         """File that caches the result of the KVM probe."""
         return self.data_dir / "accelerator.json"
@@ -77,12 +102,19 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """Read the `WRENN_*` environment variables; docs/reference/settings.md lists them."""
         data_dir = Path(environment.get("WRENN_DATA_DIR", str(DEFAULT_DATA_DIR)))
-        host, _, port = environment.get("WRENN_AGENT_LISTEN", "127.0.0.1:8010").rpartition(":")
+        listen_host, listen_port = _address(environment, "WRENN_AGENT_LISTEN", "127.0.0.1:8010")
+        address = environment.get("WRENN_AGENT_ADDRESS", "")
+        if address:
+            _address(environment, "WRENN_AGENT_ADDRESS", "")
         return cls(
             data_dir=data_dir,
             images_dir=Path(environment.get("WRENN_IMAGES_DIR", str(data_dir))),
-            listen_host=host,
-            listen_port=int(port),
+            listen_host=listen_host,
+            listen_port=listen_port,
+            address=address,
+            control_url=environment.get("WRENN_CP_URL", ""),
+            control_ca=Path(ca_file) if (ca_file := environment.get("WRENN_CP_CA_FILE")) else None,
+            heartbeat_s=float(environment.get("WRENN_HEARTBEAT_S", "30")),
             ready_slots=int(environment.get("WRENN_READY_SLOTS", "4")),
             disk_reserve_b=int(environment.get("WRENN_DISK_RESERVE_MB", "1024")) * MIB,
             sandbox_disk_b=int(environment.get("WRENN_SANDBOX_DISK_MB", "16384")) * MIB,
@@ -100,6 +132,13 @@ class Settings:
             warm_template=_warm_template(environment.get("WRENN_WARM_TEMPLATE", _WARM_TEMPLATE)),
             faults=environment.get("WRENN_FAULTS", ""),
         )
+
+
+def _address(environment: Mapping[str, str], name: str, default: str) -> tuple[str, int]:
+    text = environment.get(name) or default
+    if (found := host_and_port(text)) is None:
+        raise InvalidRequest(f"{name} must be HOST:PORT, not {text!r}.")
+    return found
 
 
 def _warm_template(text: str) -> WarmTemplate | None:

@@ -17,6 +17,7 @@ from wrenn.cli import (
     completion,
     cp,
     doctor,
+    hosts,
     images,
     inspect_sandbox,
     keys,
@@ -37,6 +38,7 @@ from wrenn.cli import (
 )
 from wrenn.cli.exec import CommandLine, FileLine, exec_
 from wrenn.cli.exits import Exit, exit_code, print_error
+from wrenn.cli.join import command as join_command
 from wrenn.cli.settings import use_profile
 from wrenn.cli.up import commands as up
 
@@ -87,9 +89,10 @@ app.command("whoami")(login.whoami)
 app.add_typer(account.app, name="account")
 app.add_typer(keys.app, name="keys")
 app.add_typer(teams.app, name="teams")
+app.add_typer(hosts.app, name="hosts")
 app.add_typer(admin.app, name="admin")
 app.add_typer(programs.control_app, name="control")
-app.command("agent")(programs.agent)
+app.add_typer(join_command.app, name="agent")
 app.command("supervise", hidden=True)(programs.supervise)
 
 

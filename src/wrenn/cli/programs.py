@@ -1,4 +1,4 @@
-"""`wrenn control`, `wrenn agent` and `wrenn supervise`: the server programs, in the foreground."""
+"""`wrenn control` and `wrenn supervise`: the server programs, in the foreground."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 
 import typer
 
+from wrenn.cli.env_file import EnvFileOption, load_env_file
 from wrenn.cli.images import DataDirOption
 from wrenn.cli.settings import data_dir
 from wrenn.cli.up.options import ListenOption
@@ -14,11 +15,12 @@ control_app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
 
 @control_app.callback()
-def control(context: typer.Context) -> None:
+def control(context: typer.Context, env_file: EnvFileOption = None) -> None:
     """Run the control plane in the foreground.
 
     Its settings come from the environment.
     """
+    load_env_file(env_file)
     if context.invoked_subcommand is None:
         from wrenn.control.main import main
 
@@ -38,16 +40,6 @@ def migrate() -> None:
     for revision in migrate_only():
         typer.echo(f"applied {revision}")
     typer.echo("The database is up to date.")
-
-
-def agent() -> None:
-    """Run the host agent in the foreground; needs root.
-
-    Its settings come from the environment.
-    """
-    from wrenn.agent.main import main
-
-    main()
 
 
 def supervise(data_dir_: DataDirOption = None, listen: ListenOption = None) -> None:

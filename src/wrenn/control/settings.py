@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final, Self, TypeVar
-from urllib.parse import urlsplit
 
 from wrenn.base.addresses import MetricsAddress, host_and_port
 from wrenn.base.errors import InvalidRequest
@@ -41,7 +40,6 @@ class Settings:
         database_url: PostgreSQL; None: start the embedded one in the data folder.
         data_dir: the installation's folder; its `pki/` has the certificates.
         listen_host, listen_port: where the API is served.
-        agent_url: the local host's agent.
         authority: the CA that signs the certificates of agents and control plane; None: the one in the data folder.
         max_vcpus, min_memory_mb, max_memory_mb, max_disk_mb: limits of one sandbox.
         private_networks: parts of private networks that the hosts let sandboxes reach; the agents have the same setting.
@@ -70,7 +68,6 @@ class Settings:
     data_dir: Path
     listen_host: str
     listen_port: int
-    agent_url: str
     authority: Authority | None
     max_vcpus: int
     min_memory_mb: int
@@ -110,7 +107,6 @@ class Settings:
             data_dir=Path(environment.get("WRENN_DATA_DIR") or DEFAULT_DATA_DIR).absolute(),
             listen_host=listen_host,
             listen_port=listen_port,
-            agent_url=_agent_url(environment),
             authority=Authority.from_settings(
                 environment.get("WRENN_CA_CERT", ""), environment.get("WRENN_CA_KEY", "")
             ),
@@ -214,14 +210,3 @@ def _domain(environment: Mapping[str, str]) -> str:
             f"WRENN_DOMAIN must be a name like sandboxes.example.com, perhaps with :PORT, not {text!r}."
         )
     return text
-
-
-def _agent_url(environment: Mapping[str, str]) -> str:
-    text = environment.get("WRENN_AGENT_URL", "")
-    if not text:
-        host, port = _address(environment, "WRENN_AGENT_ADDRESS", "127.0.0.1:8010")
-        return f"https://{f'[{host}]' if ':' in host else host}:{port}"
-    parts = urlsplit(text)
-    if parts.scheme != "https" or not parts.hostname:
-        raise InvalidRequest("WRENN_AGENT_URL must be https://HOST:PORT.")
-    return f"https://{parts.netloc}"

@@ -44,7 +44,7 @@ from wrenn.control.events import routers as event_routers
 from wrenn.control.fleet import Fleet
 from wrenn.control.guests import Commands, Files, Streams
 from wrenn.control.guests import routers as guest_routers
-from wrenn.control.hosts import Authority, CertificateRenewal, HostClients, Monitor, ensure_pki, register
+from wrenn.control.hosts import Authority, CertificateRenewal, HostClients, Monitor, ensure_pki
 from wrenn.control.http import BehindProxies, Browsers, PortDomain, Rates
 from wrenn.control.http.app import api_router, build_app, route_of
 from wrenn.control.keys import Keys
@@ -110,8 +110,6 @@ from wrenn.protocol.api import (
 )
 from wrenn.telemetry import Metrics, RequestMetrics
 
-LOCAL_HOST: Final = "local"
-"""Name of the one host that comes from the settings."""
 ROUTERS: Final = {
     SANDBOXES_PREFIX: (*sandbox_routers, *guest_routers, *port_routers),
     SNAPSHOTS_PREFIX: snapshot_routers,
@@ -181,7 +179,6 @@ async def running_control(settings: Settings) -> AsyncGenerator[Control]:
         )
         for close in closing:
             stack.push_async_callback(close)
-        await register(database, name=LOCAL_HOST, address=settings.agent_url)
         tasks = OwnedTasks()
         stack.push_async_callback(tasks.close)
         for looping in loops:
@@ -222,7 +219,12 @@ def _build(
 ) -> tuple[Control, Closing, Sequence[_Looping]]:
     settings, database = base.settings, base.database
     auth = _build_auth(base)
-    hosts = Monitor(database, base.clients, interval_s=settings.host_interval_s)
+    hosts = Monitor(
+        database,
+        base.clients,
+        interval_s=settings.host_interval_s,
+        silent_after_s=settings.missing_after_s,
+    )
     sandboxes = _build_sandboxes(base, auth, hosts)
     ports = _build_ports(base, auth, sandboxes, link_key)
     mail_sender = _build_mail_sender(base)

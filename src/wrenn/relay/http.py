@@ -100,9 +100,17 @@ class Request:
 
     @asynccontextmanager
     async def asked(
-        self, session: aiohttp.ClientSession, url: URL, headers: Headers, *, tls: ssl.SSLContext | bool = True
+        self,
+        session: aiohttp.ClientSession,
+        url: URL,
+        headers: Headers,
+        *,
+        tls: ssl.SSLContext | bool = True,
+        server_name: str | None = None,
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
         """Send this request to `url` and yield the response, whose body is not read yet. Leaving the block ends the exchange.
+
+        `server_name`: the name that the server's certificate must have; None: that of the URL.
 
         Raises:
             CallerDisconnected: the client disconnected, possibly while the block runs.
@@ -121,6 +129,7 @@ class Request:
                         headers=for_client(headers),
                         allow_redirects=False,
                         ssl=tls,
+                        server_hostname=server_name,
                     )
                 except aiohttp.ClientError:
                     if gone:

@@ -58,8 +58,11 @@ async def connect_websocket(
     headers: Headers,
     *,
     tls: ssl.SSLContext | bool = True,
+    server_name: str | None = None,
 ) -> aiohttp.ClientWebSocketResponse:
     """Open the WebSocket of `scope` at `url`, with its subprotocols. Extensions are negotiated for each connection separately.
+
+    `server_name`: as `Request.asked`.
 
     Raises:
         WebSocketRefused: the peer declined the handshake.
@@ -76,6 +79,7 @@ async def connect_websocket(
                 max_msg_size=MESSAGE_LIMIT_B,
                 autoclose=False,  # aiohttp would close with 1000, whatever the code
                 ssl=tls,
+                server_hostname=server_name,
                 autoping=False,  # aiohttp would answer any number of pings without yielding to other tasks
             )
             if (connection := _connection_of(other)) is not None:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from wrenn.agent.enrolment import ServerTls, enrolled, register
 from wrenn.agent.main import server_config
 from wrenn.agent.rpc.execs import EXEC
 from wrenn.agent.rpc.files import PREFIX
@@ -27,6 +28,8 @@ from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
 from wrenn.base.errors import NotFound, WrennError
 from wrenn.base.ids import SandboxId
+from wrenn.cli.up.registration import LOCAL_HOST
+from wrenn.control.fleet import issue_local_token
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, connect_code
 from wrenn.protocol.host.streams import MESSAGE_HEAD, failure_message
 from wrenn.testing.server import served
@@ -170,7 +173,7 @@ async def _refuse_exec(failure: WrennError, send: Send) -> None:
 
 
 class AgentHost(Installation):
-    """An agent with injectable failures, made by `running_agent_host`.
+    """An agent with injectable failures, made by `agent_host`.
 
     Attributes:
         switches: the failures to inject.
@@ -182,8 +185,9 @@ class AgentHost(Installation):
             from now on, and the least size of their snapshots.
     """
 
-    def __init__(self, data_dir: Path, pki: Path, settings: dict[str, str]) -> None:
-        super().__init__(data_dir, pki)
+    def __init__(self, data_dir: Path, settings: dict[str, str]) -> None:
+        super().__init__(data_dir)
+        self._joined: set[str] = set()
         self._settings = Settings.from_environment({**self.environment(), **settings})
         self._stack = AsyncExitStack()
         self._arrived = asyncio.Condition()
@@ -196,14 +200,27 @@ class AgentHost(Installation):
         self.snapshot_b = 0
         self.agent: Agent
 
+    async def join(self, control_url: str, database_url: str) -> None:
+        """Register at this control plane as the host that `wrenn up` would make, and start, unless this was done before.
+
+        Replicas on one database are one control plane.
+        """
+        if database_url in self._joined:
+            return
+        self._joined.add(database_url)
+        _, token = await issue_local_token(database_url, name=LOCAL_HOST)
+        await register(control_url, token.reveal(), self._settings)
+        await self.start()
+
     async def start(self) -> None:
-        """Start an agent, and serve."""
+        """Start an agent, and serve. It must be registered."""
         machine = ProcessHost(
             sandbox_limit=self.sandbox_limit, templates=self.templates, snapshot_b=self.snapshot_b
         )
         self.agent = await self._stack.enter_async_context(running_agent(self._settings, machine))
         app: Any = _FaultInjector(self.agent.app, self)  # type: ignore[arg-type] - the agent has ASGI types of its own
-        config = server_config(app, self.agent.layout.pki, self._settings)
+        tls = ServerTls(await enrolled(self._settings))
+        config = server_config(app, tls.context, self._settings)
         config.timeout_graceful_shutdown = _GRACE_S
         await self._stack.enter_async_context(served(config))
 
@@ -285,11 +302,10 @@ class AgentHost(Installation):
 
 
 @asynccontextmanager
-async def running_agent_host(data_dir: Path, pki: Path, **settings: str) -> AsyncGenerator[AgentHost]:
-    """Run an agent on `data_dir` with the certificates in `pki`; afterwards everything is removed."""
-    host = AgentHost(data_dir, pki, settings)
+async def agent_host(data_dir: Path, **settings: str) -> AsyncGenerator[AgentHost]:
+    """Yield an agent that can join a control plane; afterwards everything of it is removed."""
+    host = AgentHost(data_dir, settings)
     try:
-        await host.start()
         yield host
     finally:
         await host.stop()

@@ -10,7 +10,6 @@ import asyncio
 import os
 import shutil
 import signal
-import ssl
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Final
 
 from wrenn.agent.guest_tokens import Tokens
 from wrenn.agent.layout import Layout
+from wrenn.agent.local_client import agent_answers
 from wrenn.agent.main import main
 from wrenn.agent.parts import Parts
 from wrenn.agent.settings import Settings
@@ -86,6 +86,7 @@ def agent_environment(data_dir: Path, *, port: int = 0, faults: str = "") -> dic
         "WRENN_AGENT_METRICS_LISTEN": "off",
         "WRENN_WARM_TEMPLATE": "",
         "WRENN_DISK_RESERVE_MB": "1",
+        "WRENN_HEARTBEAT_S": "0.3",
         "WRENN_FAULTS": faults,
     }
 
@@ -100,22 +101,25 @@ async def remove_everything(data_dir: Path) -> None:
 
 
 class Installation:
-    """A data folder with these certificates and a free port, on which one agent after the other can be started.
+    """A data folder and a free port, on which one agent after the other can be started. It must be registered first.
 
     `AgentProcess` starts them as processes, `wrenn.testing.agent_host.AgentHost` in the test's event loop.
     """
 
-    def __init__(self, data_dir: Path, pki: Path) -> None:
+    def __init__(self, data_dir: Path) -> None:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not (data_dir / "pki").exists():
-            (data_dir / "pki").symlink_to(pki)
         self.data_dir = data_dir
         self._port = free_port()
 
     @property
+    def address(self) -> str:
+        """`HOST:PORT` of the host API."""
+        return f"127.0.0.1:{self._port}"
+
+    @property
     def url(self) -> str:
         """The URL of the host API."""
-        return f"https://127.0.0.1:{self._port}"
+        return f"https://{self.address}"
 
     def environment(self, *, faults: str = "") -> dict[str, str]:
         """Return the settings of an agent."""
@@ -125,8 +129,8 @@ class Installation:
 class AgentProcess(Installation):
     """An agent as a separate process, on a data folder that outlives it."""
 
-    def __init__(self, data_dir: Path, pki: Path) -> None:
-        super().__init__(data_dir, pki)
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir)
         self._process: ForkedProgram | None = None
 
     @property
@@ -136,6 +140,16 @@ class AgentProcess(Installation):
 
     async def start(self, *, faults: str = "") -> None:
         """Start the agent with these fault points armed; returns when it serves."""
+        self.begin(faults=faults)
+        assert self._process is not None, "it was started"
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            while not await agent_answers(self.data_dir, timeout_s=_START_TIMEOUT_S):
+                if self._process.poll() is not None:
+                    raise AssertionError(f"the agent ended: {self.log.read_text()[-4000:]}")
+                await asyncio.sleep(_POLL_S)
+
+    def begin(self, *, faults: str = "") -> None:
+        """Start the agent with these fault points armed, without waiting for anything."""
         assert self._process is None, "it runs already"
         with self.log.open("ab") as log:
             self._process = start_program(
@@ -144,22 +158,6 @@ class AgentProcess(Installation):
                 stdout=log,
                 stderr=log,
             )
-        async with asyncio.timeout(_START_TIMEOUT_S):
-            while not await self._serves():
-                if self._process.poll() is not None:
-                    raise AssertionError(f"the agent ended: {self.log.read_text()[-4000:]}")
-                await asyncio.sleep(_POLL_S)
-
-    async def _serves(self) -> bool:
-        context = ssl.create_default_context(cafile=str(self.data_dir / "pki/ca.pem"))
-        pki = self.data_dir / "pki"
-        context.load_cert_chain(pki / "control.pem", pki / "control.key")
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", self._port, ssl=context)
-        except OSError:
-            return False
-        writer.close()
-        return True
 
     async def stop(self) -> None:
         """Stop it by SIGTERM, as a service manager does. Idempotent."""
@@ -175,11 +173,16 @@ class AgentProcess(Installation):
             process.send_signal(number)
             await process.wait_ended()
 
-    async def wait_killed(self) -> None:
-        """Wait until a fault point has killed it."""
+    async def wait_ended(self) -> int:
+        """Wait until it ends by itself; return its exit code."""
         process, self._process = self._process, None
         assert process is not None, "it was started"
-        code = await process.wait_ended()
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            return await process.wait_ended()
+
+    async def wait_killed(self) -> None:
+        """Wait until a fault point has killed it."""
+        code = await self.wait_ended()
         assert code == -signal.SIGKILL, f"it ended with {code} instead of at its fault point"
 
 

@@ -50,7 +50,7 @@ async def examine(settings: Settings) -> Report:
         # Never started since the machine's boot: there is nothing of its own that could be left over.
         return Report(checks, [], vanished)
     layout = Layout(settings.data_dir, block)
-    leftovers, owners = await find_leftovers(layout, partial(find_owners, settings, layout))
+    leftovers, owners = await find_leftovers(layout, partial(find_owners, layout))
     return Report([*checks, check_stored_files(owners.stored), owners.check], leftovers, vanished)
 
 
@@ -58,6 +58,6 @@ async def fix(settings: Settings) -> Report:
     """Remove leftovers of this and of vanished installations, then examine the machine again."""
     if (block := find_block(settings.data_dir)) is not None:
         layout = Layout(settings.data_dir, block)
-        await remove_leftovers(layout, partial(find_owners, settings, layout))
+        await remove_leftovers(layout, partial(find_owners, layout))
     await remove_vanished()
     return await examine(settings)

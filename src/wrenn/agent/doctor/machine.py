@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
+import time
 from pathlib import Path
 from typing import Final
 
 from wrenn.agent.doctor.advisories import check_advisories
 from wrenn.agent.doctor.check_result import Check
+from wrenn.agent.enrolment import CredentialsFile
 from wrenn.agent.inventory import measure
 from wrenn.agent.settings import Settings
 from wrenn.base.errors import WrennError
@@ -32,7 +33,7 @@ async def check_machine(settings: Settings) -> list[Check]:
         Check("tun", ok=Path("/dev/net/tun").exists(), detail="/dev/net/tun", hint="Load it: modprobe tun"),
         _check_cgroups(),
         *_check_sizes(settings),
-        _check_port(settings),
+        _check_registration(settings),
         *await check_advisories(),
     ]
 
@@ -96,10 +97,17 @@ def _check_sizes(settings: Settings) -> list[Check]:
     ]
 
 
-def _check_port(settings: Settings) -> Check:
-    """Check that the agent's port is free or that an agent answers on it; `owners.py` identifies which agent."""
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        taken = probe.connect_ex((settings.listen_host, settings.listen_port)) == 0
-    where = f"{settings.listen_host}:{settings.listen_port}"
-    return Check("agent port", ok=True, detail=f"{where} is {'in use' if taken else 'free'}")
+def _check_registration(settings: Settings) -> Check:
+    """Check that this host is registered with a control plane and that its certificate is valid."""
+    name, hint = "registration", "Register it again: `wrenn agent join` with a new token, or `wrenn up`."
+    try:
+        credentials = CredentialsFile(settings.data_dir).load()
+    except WrennError as error:
+        return Check(name, ok=False, detail=error.message, hint=hint)
+    if credentials is None:
+        return Check(name, ok=True, detail="not registered with a control plane yet")
+    left_s = credentials.expires_at_unix - time.time()
+    where = f"{credentials.host_id} at {credentials.control_url}"
+    if left_s <= 0:
+        return Check(name, ok=False, detail=f"{where}: the certificate has expired", hint=hint)
+    return Check(name, ok=True, detail=f"{where}, certificate valid for {left_s / 86400:.1f} days")

@@ -7,20 +7,16 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-import pyqwest
-from connectrpc.errors import ConnectError
-
 from wrenn.agent.doctor.check_result import Check
 from wrenn.agent.doctor.stored_files import find_stored_files
 from wrenn.agent.layout import Layout
+from wrenn.agent.local_client import call
 from wrenn.agent.sandboxes import Record, journal
 from wrenn.agent.sandboxes.garbage_collector import Referenced
-from wrenn.agent.settings import Settings
-from wrenn.base.errors import InternalError
+from wrenn.base.errors import AgentFailure, DeadlineExceeded, InternalError, Unavailable
 from wrenn.protocol.host import host_pb as pb
-from wrenn.protocol.host.host_connect import HostAgentClient
 
-_CALL_TIMEOUT_MS: Final = 5000
+_CALL_TIMEOUT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +37,13 @@ class Owners:
     check: Check
 
 
-async def find_owners(settings: Settings, layout: Layout) -> Owners:
+async def find_owners(layout: Layout) -> Owners:
     """Ask the running agent which resources it owns; if none runs, read the journals."""
     runs = _agent_runs(layout)
     try:
-        return await _from_agent(settings, layout) if runs else _from_journals(layout)
-    except (ConnectError, OSError) as error:
-        detail, hint = f"runs and does not answer: {error}", "Look at its log; restart it."
+        return await _from_agent(layout) if runs else _from_journals(layout)
+    except (Unavailable, DeadlineExceeded, AgentFailure) as error:
+        detail, hint = f"runs and does not answer: {error.message}", "Look at its log; restart it."
     except InternalError as error:
         detail, hint = error.message, "Repair the file, or remove its folder and with it the sandbox."
     check = Check("agent", ok=False, detail=detail, hint=hint)
@@ -69,21 +65,15 @@ def _agent_runs(layout: Layout) -> bool:
         os.close(lock)
 
 
-async def _from_agent(settings: Settings, layout: Layout) -> Owners:
-    transport = pyqwest.HTTPTransport(
-        tls_ca_cert=(layout.pki / "ca.pem").read_bytes(),
-        tls_cert=(layout.pki / "control.pem").read_bytes(),
-        tls_key=(layout.pki / "control.key").read_bytes(),
+async def _from_agent(layout: Layout) -> Owners:
+    host = await call(layout.socket, "GetHost", pb.GetHostRequest(), pb.Host, timeout_s=_CALL_TIMEOUT_S)
+    listed = await call(
+        layout.socket,
+        "ListSandboxes",
+        pb.ListSandboxesRequest(),
+        pb.ListSandboxesResponse,
+        timeout_s=_CALL_TIMEOUT_S,
     )
-    client = HostAgentClient(
-        f"https://{settings.listen_host}:{settings.listen_port}",
-        http_client=pyqwest.Client(transport),
-        accept_compression=[],
-        send_compression=None,
-        timeout_ms=_CALL_TIMEOUT_MS,
-    )
-    host = await client.get_host(pb.GetHostRequest())
-    listed = await client.list_sandboxes(pb.ListSandboxesRequest())
     return Owners(
         sandboxes=frozenset(sandbox.sandbox_id for sandbox in listed.sandboxes),
         slots=frozenset(host.owned_slots),

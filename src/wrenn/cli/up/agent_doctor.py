@@ -5,11 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
-
-from wrenn.cli.settings import read_env
-from wrenn.cli.up.options import Address
-from wrenn.cli.up.services import agent_address
 
 if TYPE_CHECKING:
     from wrenn.agent.doctor import Report
@@ -41,8 +36,4 @@ def disk_use(data_dir: Path) -> StorageReport:
 def _settings(data_dir: Path) -> Settings:
     from wrenn.agent.settings import Settings
 
-    place = {"WRENN_DATA_DIR": str(data_dir)}
-    url = urlsplit(read_env(data_dir / "env").get("WRENN_BASE_URL", ""))
-    if url.hostname and url.port:
-        place["WRENN_AGENT_LISTEN"] = str(agent_address(Address(url.hostname, url.port)))
-    return Settings.from_environment({**os.environ, **place})
+    return Settings.from_environment({**os.environ, "WRENN_DATA_DIR": str(data_dir)})

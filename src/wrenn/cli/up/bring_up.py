@@ -17,12 +17,12 @@ from wrenn.cli.settings import images_dir, read_env
 from wrenn.cli.up import database
 from wrenn.cli.up.daemons import end_of_log, running
 from wrenn.cli.up.envd import find_envd
-from wrenn.cli.up.host import agent_answers, wait_warm
 from wrenn.cli.up.layout import Layout, write_private
 from wrenn.cli.up.options import Address
 from wrenn.cli.up.ports import check_ports
 from wrenn.cli.up.progress import Progress
-from wrenn.cli.up.services import AGENT, CONTROL, SUPERVISOR, agent_address, supervisor
+from wrenn.cli.up.registration import ensure_registration
+from wrenn.cli.up.services import AGENT, CONTROL, SUPERVISOR, supervisor
 from wrenn.cli.up.take_down import stop_programs
 from wrenn.sdk import AuthenticationError, WrennError
 from wrenn.sdk.health import platform_version
@@ -70,11 +70,11 @@ async def bring_up(layout: Layout, listen: Address, progress: Progress) -> Platf
             if known not in (None, listen.url):
                 raise Conflict(f"The platform runs already on {known}: `wrenn down` first to move it.")
             if known is not None and await _answers(layout, listen):
-                await _warm_up(layout, listen, progress)
+                await _warm_up(layout, progress)
                 return Platform(listen.url, was_running=True)
         else:
             check_ports(layout, listen)
-        await _prepare(layout, progress)
+        await _prepare(layout, listen, progress)
         async with Undo() as undo:
             with progress.step("Control plane and agent"):
                 if running(layout, SUPERVISOR) is None:
@@ -83,7 +83,7 @@ async def bring_up(layout: Layout, listen: Address, progress: Progress) -> Platf
                 await _wait_ready(layout, listen)
             with progress.step("First user, team and API key"):
                 await _ensure_key(layout, listen)
-            await _warm_up(layout, listen, progress)
+            await _warm_up(layout, progress)
             undo.keep()
     return Platform(listen.url, was_running=False)
 
@@ -91,16 +91,19 @@ async def bring_up(layout: Layout, listen: Address, progress: Progress) -> Platf
 def _check_machine() -> None:
     if os.geteuid() != 0:
         raise Forbidden("`wrenn up` makes networks and virtual machines: run it as root (sudo wrenn up).")
-    missing = sorted({package for program, package in _PROGRAMS.items() if shutil.which(program) is None})
-    if missing:
+    if missing := missing_packages():
         raise NotFound(
             f"Programs are missing; run: apt-get install --no-install-recommends {' '.join(missing)}"
         )
 
 
-async def _prepare(layout: Layout, progress: Progress) -> None:
+def missing_packages() -> list[str]:
+    """Return the Debian packages of the programs that a host needs and that are not installed."""
+    return sorted({package for program, package in _PROGRAMS.items() if shutil.which(program) is None})
+
+
+async def _prepare(layout: Layout, listen: Address, progress: Progress) -> None:
     from wrenn.control.db.migrate import migrate
-    from wrenn.control.hosts import ensure_pki
     from wrenn.storage.images import ensure_images
 
     with progress.step("Guest kernel and template"):
@@ -108,8 +111,7 @@ async def _prepare(layout: Layout, progress: Progress) -> None:
     with progress.step("PostgreSQL"):
         url = await database.ensure(layout.data_dir)
         await migrate(url)
-    with progress.step("Certificates"):
-        ensure_pki(layout.data_dir / "pki")
+    await ensure_registration(layout.data_dir, url, listen)
 
 
 async def _wait_ready(layout: Layout, listen: Address) -> None:
@@ -126,15 +128,17 @@ async def _wait_ready(layout: Layout, listen: Address) -> None:
         await asyncio.sleep(0.1)
 
 
-async def _warm_up(layout: Layout, listen: Address, progress: Progress) -> None:
+async def _warm_up(layout: Layout, progress: Progress) -> None:
     """Wait until the agent has booted the default template, so that the first create is as fast as later ones.
 
     A template that cannot be booted does not prevent anything else from running, so it is only reported.
     """
+    from wrenn.agent.local_client import wait_warm
+
     with progress.step("Default template"):
         try:
             async with asyncio.timeout(WARM_UP_TIMEOUT_S):
-                failure = await wait_warm(layout.data_dir / "pki", agent_address(listen))
+                failure = await wait_warm(layout.data_dir)
         except (PlatformError, TimeoutError) as error:
             failure = str(error) or f"It is not booted after {WARM_UP_TIMEOUT_S:.0f} s."
         if failure:
@@ -142,9 +146,9 @@ async def _warm_up(layout: Layout, listen: Address, progress: Progress) -> None:
 
 
 async def _answers(layout: Layout, listen: Address) -> bool:
-    return await _control_answers(listen) and await agent_answers(
-        layout.data_dir / "pki", agent_address(listen), timeout_s=PROBE_TIMEOUT_S
-    )
+    from wrenn.agent.local_client import agent_answers
+
+    return await _control_answers(listen) and await agent_answers(layout.data_dir, timeout_s=PROBE_TIMEOUT_S)
 
 
 async def _control_answers(listen: Address) -> bool:

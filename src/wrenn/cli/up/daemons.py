@@ -88,6 +88,8 @@ def _by_command_line(layout: Layout, program: str) -> ProcessRef | None:
         except OSError:  # it ended meanwhile, or belongs to another user
             continue
         name, *options = arguments[len(_MODULE) :] or [""]
+        if name == "agent" and options[:1] == ["join"]:  # not the agent
+            continue
         if name == "supervise" and options[:1] == ["--data-dir"] and len(options) > 1:
             found, folder = "supervisor", options[1]
         else:

@@ -27,16 +27,11 @@ def services(data_dir: Path, listen: Address, database_url: str) -> tuple[Daemon
     place = {"WRENN_DATA_DIR": str(data_dir)}
     agent = str(agent_address(listen))
     return (
-        Daemon(AGENT, ("agent",), {**place, "WRENN_AGENT_LISTEN": agent}),
+        Daemon(AGENT, ("agent",), {**place, "WRENN_AGENT_LISTEN": agent, "WRENN_CP_URL": listen.url}),
         Daemon(
             CONTROL,
             ("control",),
-            {
-                **place,
-                "WRENN_LISTEN": str(listen),
-                "WRENN_AGENT_ADDRESS": agent,
-                "DATABASE_URL": database_url,
-            },
+            {**place, "WRENN_LISTEN": str(listen), "DATABASE_URL": database_url},
         ),
     )
 

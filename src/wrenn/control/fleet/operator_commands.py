@@ -11,6 +11,16 @@ from wrenn.control.fleet.service import created, issue_registration_token
 from wrenn.control.hosts import NewHost, record_store
 
 
+async def is_registered(database_url: str, host_id: HostId) -> bool:
+    """Whether there is a host with this id that has registered and was not deleted."""
+    database = Database(database_url)
+    try:
+        host = await record_store.find(database, host_id, None)
+    finally:
+        await database.close()
+    return host is not None and host.address != ""
+
+
 async def issue_local_token(database_url: str, *, name: str) -> tuple[HostId, Secret]:
     """Issue a registration token for the regular host of this name, whatever its state; it is created if there is none.
 

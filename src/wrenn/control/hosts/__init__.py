@@ -12,7 +12,7 @@ from wrenn.control.hosts.monitor import Monitor
 from wrenn.control.hosts.pki import ensure_pki
 from wrenn.control.hosts.records import HostDeleted, HostRecord, Machine, NewHost, RefreshToken, host_action
 from wrenn.control.hosts.renewal import CertificateRenewal
-from wrenn.control.hosts.store import all_hosts, hosts_of_team_in, register
+from wrenn.control.hosts.store import all_hosts, hosts_of_team_in
 from wrenn.control.hosts.streams import HostStream
 from wrenn.control.hosts.tables import hosts
 from wrenn.control.hosts.transfers import Change, Download
@@ -20,6 +20,7 @@ from wrenn.control.hosts.types import (
     Command,
     FileInfo,
     Host,
+    HostEndpoint,
     HostNetworkPolicy,
     HostReport,
     HostSandbox,
@@ -62,6 +63,7 @@ __all__ = [
     "HostClient",
     "HostClients",
     "HostDeleted",
+    "HostEndpoint",
     "HostNetworkPolicy",
     "HostNotResponding",
     "HostRecord",
@@ -94,5 +96,4 @@ __all__ = [
     "parse_end",
     "parse_json",
     "public_key_of",
-    "register",
 ]

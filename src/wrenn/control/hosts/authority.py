@@ -108,16 +108,6 @@ class Authority:
         names = [x509.DNSName("control")]
         return self._sign(public_key, CONTROL_NAME, CONTROL_LIFE, ExtendedKeyUsageOID.CLIENT_AUTH, names)
 
-    def sign_server(
-        self,
-        public_key: ec.EllipticCurvePublicKey,
-        name: str,
-        life: timedelta,
-        names: Sequence[x509.GeneralName],
-    ) -> SignedCertificate:
-        """Sign a server certificate."""
-        return self._sign(public_key, name, life, ExtendedKeyUsageOID.SERVER_AUTH, names)
-
     def has_signed(self, certificate: x509.Certificate) -> bool:
         """Whether a certificate was signed with this CA's key."""
         try:

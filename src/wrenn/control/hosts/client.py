@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 from yarl import URL
 
-from wrenn.base.ids import SandboxId, SnapshotId
+from wrenn.base.ids import HostId, SandboxId, SnapshotId
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.hosts.execs import EXEC_MARGIN_S, ExecNotSupported, Execs
 from wrenn.control.hosts.messages import (
@@ -27,10 +27,11 @@ from wrenn.control.hosts.messages import (
 from wrenn.control.hosts.rpc import HostRpc
 from wrenn.control.hosts.streams import HostStream, StreamConnections
 from wrenn.control.hosts.transfers import Transfers
-from wrenn.control.hosts.transport import HostTransport
+from wrenn.control.hosts.transport import HostConnection, HostTransport
 from wrenn.control.hosts.types import (
     Command,
     FileInfo,
+    HostEndpoint,
     HostNetworkPolicy,
     HostReport,
     HostSandbox,
@@ -64,13 +65,17 @@ class HostClient:
     Every call raises a `WrennError` with what the agent said, `Unavailable` if it did not answer, or `DeadlineExceeded`.
     """
 
-    def __init__(self, address: str, transport: HostTransport, tasks: OwnedTasks) -> None:
-        self._address = address
-        self._transport = transport
-        self._rpc = HostRpc(address, transport)
-        self._execs = Execs(address, transport)
-        self.transfers = Transfers(address, transport)
-        self.streams = StreamConnections(address, transport, tasks)
+    def __init__(self, connection: HostConnection, tasks: OwnedTasks) -> None:
+        self._connection = connection
+        self._rpc = HostRpc(connection)
+        self._execs = Execs(connection)
+        self.transfers = Transfers(connection)
+        self.streams = StreamConnections(connection, tasks)
+
+    @property
+    def endpoint(self) -> HostEndpoint:
+        """Where the host is reached."""
+        return self._connection.endpoint
 
     async def report(self, *, timeout_s: float) -> HostReport:
         """Return what the agent reports about its machine."""
@@ -238,19 +243,19 @@ class HostClient:
         self, request: Request, place: PortPlace, headers: Headers
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """Forward a client's request to a port of a sandbox; as `Request.asked`."""
-        return self._transport.forward(request, self._port_url(place), headers)
+        return self._connection.forward(request, self._port_url(place), headers)
 
     async def forward_websocket(
         self, scope: Scope, place: PortPlace, headers: Headers
     ) -> aiohttp.ClientWebSocketResponse:
         """Open the WebSocket that a client asks for at a port of a sandbox; as `connect_websocket`."""
-        return await self._transport.forward_websocket(scope, self._port_url(place), headers)
+        return await self._connection.forward_websocket(scope, self._port_url(place), headers)
 
     def _port_url(self, place: PortPlace) -> URL:
         if place.is_tunnel:
-            return URL(f"{self._address}/sandboxes/{place.sandbox_id}/streams/{place.port}")
-        return URL(
-            f"{self._address}/sandboxes/{place.sandbox_id}/ports/{place.port}{place.target}", encoded=True
+            return self._connection.url(f"/sandboxes/{place.sandbox_id}/streams/{place.port}")
+        return self._connection.url(
+            f"/sandboxes/{place.sandbox_id}/ports/{place.port}{place.target}", encoded=True
         )
 
 
@@ -260,13 +265,16 @@ class HostClients:
     def __init__(self, pki: Path) -> None:
         self._transport = HostTransport(pki)
         self._tasks = OwnedTasks()
-        self._clients: dict[str, HostClient] = {}
+        self._clients: dict[HostId, HostClient] = {}
 
-    def at(self, address: str) -> HostClient:
-        """Return the client for the agent at this URL. Opens no connection yet."""
-        client = self._clients.get(address)
-        if client is None:
-            client = self._clients[address] = HostClient(address, self._transport, self._tasks)
+    def at(self, endpoint: HostEndpoint) -> HostClient:
+        """Return the client for this host. Opens no connection yet."""
+        client = self._clients.get(endpoint.host_id)
+        if client is None or client.endpoint != endpoint:
+            if client is not None:
+                self._tasks.start("close spare connection", client.streams.close())
+            client = HostClient(self._transport.connection_to(endpoint), self._tasks)
+            self._clients[endpoint.host_id] = client
         return client
 
     def reload_tls(self) -> None:

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Final
 
 import aiohttp
-from yarl import URL
 
 from wrenn.base.errors import AgentFailure, DeadlineExceeded, Unavailable
 from wrenn.base.ids import SandboxId
-from wrenn.control.hosts.transport import HostTransport, not_answering
+from wrenn.control.hosts.transport import HostConnection, not_answering
 from wrenn.protocol.host.streams import (
     MESSAGE_HEAD,
     MESSAGE_LIMIT_B,
@@ -40,9 +39,8 @@ class HostNotResponding(DeadlineExceeded):
 class Execs:
     """Runs commands in the sandboxes of one host."""
 
-    def __init__(self, address: str, transport: HostTransport) -> None:
-        self._address = address
-        self._transport = transport
+    def __init__(self, connection: HostConnection) -> None:
+        self._connection = connection
 
     async def run(
         self, sandbox_id: SandboxId, start: StartProcess, take: Callable[[Kind, bytes], None]
@@ -71,9 +69,9 @@ class Execs:
     async def _run(
         self, sandbox_id: SandboxId, start: StartProcess, take: Callable[[Kind, bytes], None]
     ) -> ProcessEnd:
-        response = await self._transport.request(
+        response = await self._connection.request(
             "POST",
-            URL(f"{self._address}/sandboxes/{sandbox_id}/exec"),
+            self._connection.url(f"/sandboxes/{sandbox_id}/exec"),
             data=open_message(str(sandbox_id), start)[1:],
             headers={"Content-Type": "application/octet-stream"},
         )

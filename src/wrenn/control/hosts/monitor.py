@@ -10,7 +10,7 @@ from wrenn.base.loops import Loop
 from wrenn.control.db import Database
 from wrenn.control.hosts import store
 from wrenn.control.hosts.client import HostClients
-from wrenn.control.hosts.types import Host, HostStatus
+from wrenn.control.hosts.types import Host
 
 _log = logging.getLogger(__name__)
 
@@ -18,12 +18,18 @@ _LOOK_TIMEOUT_S = 5.0
 
 
 class Monitor:
-    """Asks every host for its state at an interval and stores the answers. Several replicas may look at the same host: the last look wins."""
+    """Asks every host for its state at an interval and stores the answers. Several replicas may look at the same host: the last look wins.
 
-    def __init__(self, database: Database, clients: HostClients, *, interval_s: float) -> None:
+    A host that does not answer is unreachable, unless a heartbeat came within `silent_after_s`.
+    """
+
+    def __init__(
+        self, database: Database, clients: HostClients, *, interval_s: float, silent_after_s: float
+    ) -> None:
         self._database = database
         self._clients = clients
         self._interval_s = interval_s
+        self._silent_after_s = silent_after_s
         self.loop = Loop("look at hosts")
 
     async def run(self) -> None:
@@ -36,17 +42,17 @@ class Monitor:
         await asyncio.gather(*(self._look(host) for host in hosts))
 
     async def _look(self, host: Host) -> None:
-        client = self._clients.at(host.address)
+        client = self._clients.at(host.endpoint)
         try:
             seen = await client.report(timeout_s=_LOOK_TIMEOUT_S)
         except WrennError as error:
-            if host.status is HostStatus.ONLINE:
+            if host.is_reachable:
                 _log.warning(
                     "host is silent",
                     extra={"host_id": str(host.host_id), "reason": error.message, **error.context},
                 )
-            await store.record_silent(self._database, host.host_id)
+            await store.record_silent(self._database, host.host_id, heartbeat_s=self._silent_after_s)
             return
-        if host.status is not HostStatus.ONLINE:
-            _log.info("host is online", extra={"host_id": str(host.host_id)})
+        if not host.is_reachable:
+            _log.info("host answers", extra={"host_id": str(host.host_id)})
         await store.record_seen(self._database, host.host_id, seen)

@@ -1,4 +1,4 @@
-"""The files of the internal CA and of the two certificates beside it: the agent's, which serves, and the control plane's, which calls.
+"""The files of the internal CA, and of the client certificate with which this control plane calls agents.
 
 Keys never leave their folder (mode 700, files 600).
 """
@@ -6,9 +6,7 @@ Keys never leave their folder (mode 700, files 600).
 from __future__ import annotations
 
 import fcntl
-import ipaddress
 import os
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -17,62 +15,52 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from wrenn.base.errors import InvalidRequest
 from wrenn.control.hosts.authority import (
     Authority,
-    SignedCertificate,
     certificate_builder,
     common_name,
     key_usage,
 )
 
 _CA_LIFE: Final = timedelta(days=3650)
-_AGENT_LIFE: Final = timedelta(days=365)
-_RENEW_CA_BEFORE: Final = timedelta(days=30)
-_AGENT_NAMES: Final = (
-    x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-    x509.IPAddress(ipaddress.ip_address("::1")),
-    x509.DNSName("localhost"),
-)
-
-Sign = Callable[[ec.EllipticCurvePublicKey], SignedCertificate]
 
 
 def ensure_pki(folder: Path, given: Authority | None = None) -> Authority:
-    """Create the certificates `agent` and `control` (`.pem`, `.key`) and return the CA that signs.
+    """Create the certificate `control` (`.pem`, `.key`) and return the CA that signs.
 
-    They are renewed where they are missing, not signed by the CA, or a third of their life is left. Without `given` the CA
-    is `ca` in the folder, made if it is missing; `ca.pem` holds all certificates that are trusted. Safe to call again and
+    It is renewed where it is missing, not signed by the CA, or a third of its life is left. Without `given` the CA
+    is `ca` in the folder, made if it is missing. `trusted.pem` holds all certificates that are trusted. Safe to call again and
     from several programs at once. Programs that run keep what they loaded.
+
+    Raises:
+        InvalidRequest: the folder has a CA that cannot be used.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if given is None:
-            authority = _ensure_ca(folder)
-        else:
-            authority = given
-            _ensure_content(folder / "ca.pem", given.trusted_pem.encode())
-        _ensure_leaf(
-            folder,
-            "agent",
-            authority,
-            lambda key: authority.sign_server(key, "wrenn agent", _AGENT_LIFE, _AGENT_NAMES),
-        )
-        _ensure_leaf(folder, "control", authority, authority.sign_control)
+        authority = _ensure_ca(folder) if given is None else given
+        _ensure_content(folder / "trusted.pem", authority.trusted_pem.encode())
+        if not _is_good(folder, authority):
+            key = ec.generate_private_key(ec.SECP256R1())
+            _save(folder, "control", authority.sign_control(key.public_key()).pem.encode(), key)
         return authority
     finally:
         os.close(descriptor)
 
 
 def _ensure_ca(folder: Path) -> Authority:
-    try:
-        certificates = x509.load_pem_x509_certificates((folder / "ca.pem").read_bytes())
-        known = Authority(certificates, _load_key(folder / "ca.key"))
-        if known.certificate.not_valid_after_utc - datetime.now(UTC) > _RENEW_CA_BEFORE:
-            return known
-    except (OSError, ValueError):
-        pass  # missing, or not a pair
+    if (folder / "ca.pem").exists():
+        try:
+            certificates = x509.load_pem_x509_certificates((folder / "ca.pem").read_bytes())
+            return Authority(certificates, _load_key(folder / "ca.key"))
+        except (OSError, ValueError) as error:
+            # A new CA would be trusted by no host.
+            raise InvalidRequest(
+                f"{folder}/ca.pem and ca.key are not a CA's certificate and its key ({error}): restore them. Without"
+                " both files a new CA is made, and every host must be registered again."
+            ) from error
     key = ec.generate_private_key(ec.SECP256R1())
     name = common_name("wrenn internal CA")
     certificate = (
@@ -85,16 +73,10 @@ def _ensure_ca(folder: Path) -> Authority:
     return Authority([certificate], key)
 
 
-def _ensure_leaf(folder: Path, name: str, authority: Authority, sign: Sign) -> None:
-    if not _is_good(folder, name, authority):
-        key = ec.generate_private_key(ec.SECP256R1())
-        _save(folder, name, sign(key.public_key()).pem.encode(), key)
-
-
-def _is_good(folder: Path, name: str, authority: Authority) -> bool:
+def _is_good(folder: Path, authority: Authority) -> bool:
     try:
-        certificate = x509.load_pem_x509_certificate((folder / f"{name}.pem").read_bytes())
-        key = _load_key(folder / f"{name}.key")
+        certificate = x509.load_pem_x509_certificate((folder / "control.pem").read_bytes())
+        key = _load_key(folder / "control.key")
     except (OSError, ValueError):
         return False
     return (

@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 _EVERY_S: Final = 600.0
 """Often enough for a certificate of a day, of which a third is left when it is renewed."""
-_FILES: Final = ("ca.pem", "control.pem")
+_FILES: Final = ("trusted.pem", "control.pem")
 
 
 class CertificateRenewal:

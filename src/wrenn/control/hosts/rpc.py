@@ -9,11 +9,10 @@ from typing import Any, Final, TypeVar, cast
 
 import aiohttp
 from protobuf import Message
-from yarl import URL
 
 from wrenn.base.errors import AgentFailure, DeadlineExceeded, WrennError
 from wrenn.base.units import KIB, MIB
-from wrenn.control.hosts.transport import HostTransport, not_answering
+from wrenn.control.hosts.transport import HostConnection, not_answering
 from wrenn.protocol.api import OUTPUT_LIMIT_B
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, error_of
 from wrenn.relay import read_bounded
@@ -30,9 +29,8 @@ Answer = TypeVar("Answer", bound=Message[Any])
 class HostRpc:
     """The RPC interface of one agent."""
 
-    def __init__(self, address: str, transport: HostTransport) -> None:
-        self._address = address
-        self._transport = transport
+    def __init__(self, connection: HostConnection) -> None:
+        self._connection = connection
 
     async def call(
         self, method: str, request: Message[Any], answer: type[Answer], *, timeout_s: float
@@ -46,13 +44,14 @@ class HostRpc:
             async with asyncio.timeout(timeout_s):
                 return await self._call(method, request, answer, timeout_s)
         except WrennError as error:
-            error.context.setdefault("host", self._address)
+            error.context.setdefault("host", self._connection.endpoint.address)
             raise
         except (aiohttp.ClientError, ConnectionError) as error:
             raise not_answering(error) from error
         except TimeoutError as error:
             raise DeadlineExceeded(
-                f"The host did not answer within {timeout_s:.0f} s.", context={"host": self._address}
+                f"The host did not answer within {timeout_s:.0f} s.",
+                context={"host": self._connection.endpoint.address},
             ) from error
         except OSError as error:
             raise not_answering(error) from error
@@ -60,9 +59,9 @@ class HostRpc:
     async def _call(
         self, method: str, request: Message[Any], answer: type[Answer], timeout_s: float
     ) -> Answer:
-        response = await self._transport.request(
+        response = await self._connection.request(
             "POST",
-            URL(f"{self._address}/{_SERVICE}/{method}"),
+            self._connection.url(f"/{_SERVICE}/{method}"),
             data=request.to_binary(),
             headers={
                 "Content-Type": "application/proto",

@@ -12,6 +12,8 @@ from sqlalchemy import (
     Uuid,
     and_,
     bindparam,
+    case,
+    false,
     func,
     literal,
     not_,
@@ -19,7 +21,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert as upsert
 
 from wrenn.base.ids import HostId, TeamId
 from wrenn.control.audit import (
@@ -32,23 +33,10 @@ from wrenn.control.audit import (
     record_cte,
     wire_id,
 )
-from wrenn.control.db import Database, Transaction
+from wrenn.control.db import Database, Transaction, in_s
 from wrenn.control.hosts.tables import hosts
 from wrenn.control.hosts.types import Host, HostReport, HostStatus
 from wrenn.control.identity import teams
-
-
-async def register(database: Database, *, name: str, address: str) -> HostId:
-    """Register the regular host of this name, or update its address. Returns its id, which never changes."""
-    row = upsert(hosts).values(id=HostId.new().value, name=name, address=address)
-    found = await database.execute(
-        row.on_conflict_do_update(
-            index_elements=["name"],
-            index_where=and_(hosts.c.team_id.is_(None), hosts.c.deleted_at.is_(None)),
-            set_={"address": row.excluded.address, "updated_at": func.now()},
-        ).returning(hosts.c.id)
-    )
-    return HostId(found.scalar_one())
 
 
 def _select() -> Select[Any]:
@@ -83,6 +71,7 @@ def _host(row: Row[Any]) -> Host:
         sandbox_limit=row.sandbox_limit,
         templates=frozenset(row.templates),
         silent_s=float(row.silent_s),
+        is_reachable=row.is_reachable,
         team_id=None if row.team_id is None else TeamId(row.team_id),
     )
 
@@ -138,6 +127,7 @@ async def record_seen(database: Database, host_id: HostId, seen: HostReport) -> 
         .add_cte(*marked(back, "marked_up", Status.SUCCESS))
         .values(
             status=HostStatus.ONLINE,
+            is_reachable=True,
             agent_version=seen.agent_version,
             vmm=seen.vmm,
             accelerator=seen.accelerator,
@@ -155,13 +145,24 @@ async def record_seen(database: Database, host_id: HostId, seen: HostReport) -> 
     )
 
 
-async def record_silent(database: Database, host_id: HostId) -> None:
-    """Store that the host did not answer."""
-    silent = (
-        update(hosts)
-        .where(hosts.c.id == host_id.value, hosts.c.status == HostStatus.ONLINE, hosts.c.deleted_at.is_(None))
-        .values(status=HostStatus.UNREACHABLE, updated_at=func.now())
-        .returning(hosts.c.id, log_team(hosts.c.team_id))
-        .cte("silent")
+async def record_silent(database: Database, host_id: HostId, *, heartbeat_s: float) -> None:
+    """Store that the host did not answer. It is unreachable if no heartbeat came for `heartbeat_s` either."""
+    was = (
+        select(hosts.c.id, hosts.c.status, hosts.c.last_heartbeat_at, log_team(hosts.c.team_id))
+        .where(hosts.c.id == host_id.value, hosts.c.deleted_at.is_(None))
+        .with_for_update(key_share=True)
+        .cte("was")
     )
-    await database.execute(select(silent.c.id).add_cte(*marked(silent, "marked_down", Status.ERROR)))
+    is_heard = func.coalesce(was.c.last_heartbeat_at > in_s(-heartbeat_s), false())
+    is_down = and_(was.c.status == HostStatus.ONLINE, not_(is_heard))
+    down = select(was.c.id, was.c.team_id).where(is_down).cte("down")
+    await database.execute(
+        update(hosts)
+        .where(hosts.c.id == was.c.id)
+        .add_cte(*marked(down, "marked_down", Status.ERROR))
+        .values(
+            is_reachable=False,
+            status=case((is_down, HostStatus.UNREACHABLE), else_=was.c.status),
+            updated_at=func.now(),
+        )
+    )

@@ -12,13 +12,12 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import aiohttp
-from yarl import URL
 
 from wrenn.base.errors import AgentFailure, Unavailable
 from wrenn.base.ids import SandboxId
 from wrenn.base.request_ids import request_id
 from wrenn.base.tasks import OwnedTasks
-from wrenn.control.hosts.transport import HostTransport, not_answering
+from wrenn.control.hosts.transport import HostConnection, not_answering
 from wrenn.protocol.api import STREAM_MESSAGE_LIMIT_B
 from wrenn.protocol.host.streams import (
     MESSAGE_LIMIT_B,
@@ -125,9 +124,8 @@ class HostStream:
 class StreamConnections:
     """WebSocket connections to one agent, each for one stream."""
 
-    def __init__(self, address: str, transport: HostTransport, tasks: OwnedTasks) -> None:
-        self._url = URL(address + STREAM_PATH)
-        self._transport = transport
+    def __init__(self, connection: HostConnection, tasks: OwnedTasks) -> None:
+        self._connection = connection
         self._tasks = tasks
         self._spare: HostStream | None = None
         self._closed = False
@@ -171,7 +169,7 @@ class StreamConnections:
 
     async def _connected(self) -> HostStream:
         try:
-            socket = await self._transport.connect_stream(self._url)
+            socket = await self._connection.connect_stream(self._connection.url(STREAM_PATH))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise not_answering(error) from error
         return HostStream(socket)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import (
     TIMESTAMP,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -39,7 +40,9 @@ hosts = Table(
     Column("sandbox_disk_b", BigInteger, nullable=False, server_default=text("0")),
     Column("sandbox_limit", Integer, nullable=False, server_default=text("0")),
     Column("templates", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    # When it answered a call of the monitor last, and whether it answered the last one.
     Column("last_seen_at", TIMESTAMP(timezone=True)),
+    Column("is_reachable", Boolean, nullable=False, server_default=text("false")),
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     Column("updated_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     Column("type", Text, nullable=False, server_default="regular"),

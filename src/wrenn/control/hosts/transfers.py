@@ -16,7 +16,7 @@ from yarl import URL
 from wrenn.base.errors import AgentFailure, DeadlineExceeded, Unavailable, WrennError, error_class
 from wrenn.base.ids import SandboxId
 from wrenn.base.units import KIB
-from wrenn.control.hosts.transport import HostTransport, not_answering
+from wrenn.control.hosts.transport import HostConnection, not_answering
 from wrenn.relay import read_bounded
 
 IDLE_TIMEOUT_S: Final = 60.0
@@ -56,9 +56,8 @@ class Change:
 class Transfers:
     """Files of the sandboxes of one host. `kind` is `files`, `files/tar` or `files/watch`: see docs/design/host-api.md."""
 
-    def __init__(self, address: str, transport: HostTransport) -> None:
-        self._address = address
-        self._transport = transport
+    def __init__(self, connection: HostConnection) -> None:
+        self._connection = connection
 
     @asynccontextmanager
     async def read(
@@ -97,7 +96,7 @@ class Transfers:
         url = self._url(sandbox_id, kind, query)
         headers = {"Accept-Encoding": "identity", **headers}
         try:
-            response = await self._transport.request("GET", url, headers=headers, silence_s=IDLE_TIMEOUT_S)
+            response = await self._connection.request("GET", url, headers=headers, silence_s=IDLE_TIMEOUT_S)
         except TimeoutError as error:
             raise DeadlineExceeded(f"The host did not answer within {IDLE_TIMEOUT_S:.0f} s.") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -130,7 +129,7 @@ class Transfers:
                 raise
 
         try:
-            response = await self._transport.request(
+            response = await self._connection.request(
                 "PUT",
                 self._url(sandbox_id, kind, query),
                 data=noting(),
@@ -147,7 +146,7 @@ class Transfers:
             response.close()
 
     def _url(self, sandbox_id: SandboxId, kind: str, query: Query) -> URL:
-        return URL(f"{self._address}/sandboxes/{sandbox_id}/{kind}").with_query(query)
+        return self._connection.url(f"/sandboxes/{sandbox_id}/{kind}").with_query(query)
 
 
 async def _content(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
@@ -13,6 +13,7 @@ from yarl import URL
 
 from wrenn.base.errors import Unavailable
 from wrenn.base.request_ids import request_id_headers
+from wrenn.control.hosts.types import HostEndpoint
 from wrenn.protocol.host.streams import MESSAGE_LIMIT_B
 from wrenn.relay import (
     CONNECT_TIMEOUT_S,
@@ -60,6 +61,36 @@ class HostTransport:
         # Connections are pooled by their context, so idle ones of the former context find no request any more.
         self._tls = _tls_context(self._pki)
 
+    def connection_to(self, endpoint: HostEndpoint) -> HostConnection:
+        """Return what is needed to call this host. Opens no connection yet."""
+        return HostConnection(endpoint, self._session, lambda: self._tls)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+
+class HostConnection:
+    """The only way to reach the agent of one host: requests, WebSockets and forwarded traffic, over pooled connections.
+
+    Every connection demands the certificate of this very host, whoever listens at its address.
+    """
+
+    def __init__(
+        self,
+        endpoint: HostEndpoint,
+        session: aiohttp.ClientSession,
+        current_tls: Callable[[], ssl.SSLContext],
+    ) -> None:
+        self.endpoint = endpoint
+        self._session = session
+        self._current_tls = current_tls
+        self._server_name = str(endpoint.host_id)
+
+    def url(self, target: str, *, encoded: bool = False) -> URL:
+        """Return the URL of a path at the agent. `encoded`: use it exactly as it is."""
+        return URL(self.endpoint.address + target, encoded=encoded)
+
     async def request(
         self,
         method: str,
@@ -84,7 +115,8 @@ class HostTransport:
             headers={**(headers or {}), **request_id_headers()},
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=silence_s),
-            ssl=self._tls,
+            ssl=self._current_tls(),
+            server_hostname=self._server_name,
         )
 
     async def connect_stream(self, url: URL) -> aiohttp.ClientWebSocketResponse:
@@ -97,24 +129,34 @@ class HostTransport:
             url,
             max_msg_size=MESSAGE_LIMIT_B,
             timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT_S),  # pyright: ignore[reportCallIssue] - attrs
-            ssl=self._tls,
+            ssl=self._current_tls(),
+            server_hostname=self._server_name,
         )
 
     def forward(
         self, request: Request, url: URL, headers: Headers
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """Forward a client's request; as `Request.asked`."""
-        return request.asked(self._session, url, _with_request_id(headers), tls=self._tls)
+        return request.asked(
+            self._session,
+            url,
+            _with_request_id(headers),
+            tls=self._current_tls(),
+            server_name=self._server_name,
+        )
 
     async def forward_websocket(
         self, scope: Scope, url: URL, headers: Headers
     ) -> aiohttp.ClientWebSocketResponse:
         """Open the WebSocket that a client asks for; as `connect_websocket`."""
-        return await connect_websocket(self._session, scope, url, _with_request_id(headers), tls=self._tls)
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._session.close()
+        return await connect_websocket(
+            self._session,
+            scope,
+            url,
+            _with_request_id(headers),
+            tls=self._current_tls(),
+            server_name=self._server_name,
+        )
 
 
 def _with_request_id(headers: Headers) -> Headers:
@@ -122,7 +164,7 @@ def _with_request_id(headers: Headers) -> Headers:
 
 
 def _tls_context(pki: Path) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=pki / "ca.pem")
+    context = ssl.create_default_context(cafile=pki / "trusted.pem")
     context.load_cert_chain(pki / "control.pem", pki / "control.key")
     return context
 

@@ -28,7 +28,15 @@ class HostStatus(enum.StrEnum):
     """Never seen."""
     ONLINE = "online"
     UNREACHABLE = "unreachable"
-    """Did not answer at the last look."""
+    """Did not answer at the last look, and sends no heartbeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostEndpoint:
+    """Where a host is reached, and whose certificate it must show there. `address`: `https://HOST:PORT`."""
+
+    host_id: HostId
+    address: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +55,16 @@ class Host:
     sandbox_limit: int
     templates: frozenset[str]
     silent_s: float
-    """Seconds since it answered last, or since it was created."""
+    """Seconds since it answered a call last, or since it was created."""
+    is_reachable: bool
+    """Whether it answered the last call of the monitor. A host may send heartbeats and yet not be reached."""
     team_id: TeamId | None = None
     """Whose sandboxes alone it runs; None: those of all teams."""
+
+    @property
+    def endpoint(self) -> HostEndpoint:
+        """Where it is reached."""
+        return HostEndpoint(self.host_id, self.address)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ def choose_host(
         lacking = [what for what, left in fractions.items() if left < 0]
         full.update(lacking)
         # One that answers goes before one that may be restarting, however much room that has.
-        score = (host.status is HostStatus.ONLINE, min(fractions.values()))
+        score = (host.is_reachable, min(fractions.values()))
         if not lacking and (best is None or score > best[0]):
             best = (score, host)
     if best is None:
@@ -121,9 +121,9 @@ def _possible(hosts: Sequence[Host], wanted: Wanted) -> list[Host]:
 
 
 def _answers(host: Host) -> bool:
-    """Whether the host is online, or silent so briefly that its agent may be restarting."""
-    briefly = host.status is HostStatus.UNREACHABLE and host.silent_s < BRIEF_SILENCE_S
-    return host.status is HostStatus.ONLINE or briefly
+    """Whether the host answers, or is silent so briefly that its agent may be restarting."""
+    briefly = host.status is not HostStatus.PENDING and host.silent_s < BRIEF_SILENCE_S
+    return host.is_reachable or briefly
 
 
 def _fractions_left(host: Host, load: Load, wanted: Wanted, overcommit: Overcommit) -> dict[str, float]:

@@ -9,6 +9,7 @@ from wrenn.base.errors import InvalidRequest, InvalidState, NotFound
 from wrenn.base.ids import SandboxId, TeamId
 from wrenn.control.auth import Authenticator, Caller, Credential
 from wrenn.control.db import Database
+from wrenn.control.hosts import HostEndpoint
 from wrenn.control.sandboxes import store
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.selection import SandboxFilter, cursor_after
@@ -18,11 +19,11 @@ from wrenn.control.snapshots import SnapshotSource
 
 @dataclass(frozen=True, slots=True)
 class LocatedSandbox:
-    """A sandbox of the caller, in any state, and the address of its host."""
+    """A sandbox of the caller, in any state, and its host."""
 
     caller: Caller
     sandbox: Sandbox
-    address: str
+    host: HostEndpoint
 
 
 class Lookup:
@@ -57,7 +58,7 @@ class Lookup:
         return (await self.locate(credential, text_id)).sandbox
 
     async def locate(self, credential: Credential, text_id: str) -> LocatedSandbox:
-        """Return one sandbox of the caller, in any state, with the address of its host; one query.
+        """Return one sandbox of the caller, in any state, with its host; one query.
 
         Raises:
             Unauthorized, Forbidden, InvalidRequest, NotFound.
@@ -68,11 +69,11 @@ class Lookup:
             # A stranger is told about the key first.
             await self._authenticator.identify(credential)
             raise
-        caller, sandbox, address = await store.locate(self._database, credential, sandbox_id)
+        caller, located = await store.locate(self._database, credential, sandbox_id)
         self._authenticator.accept(caller)
-        if sandbox is None:
+        if located is None:
             raise NotFound(f"There is no sandbox {sandbox_id}.")
-        return LocatedSandbox(caller, sandbox, address)
+        return LocatedSandbox(caller, *located)
 
     async def source(self, credential: Credential, text_id: str) -> tuple[Caller, SnapshotSource]:
         """Return the caller and a running or paused sandbox as the source of a snapshot.
@@ -87,16 +88,15 @@ class Lookup:
             raise InvalidState(
                 f"Sandbox {sandbox.sandbox_id} is {sandbox.state_text}: a snapshot is taken of one that runs or is paused."
             )
-        return found.caller, snapshot_source_of(sandbox, found.address)
+        return found.caller, snapshot_source_of(sandbox, found.host)
 
 
-def snapshot_source_of(sandbox: Sandbox, address: str) -> SnapshotSource:
+def snapshot_source_of(sandbox: Sandbox, host: HostEndpoint) -> SnapshotSource:
     """Convert a sandbox to the source of a snapshot."""
     return SnapshotSource(
         team_id=sandbox.team_id,
         sandbox_id=sandbox.sandbox_id,
-        host_id=sandbox.host_id,
-        host_address=address,
+        host=host,
         image=sandbox.image,
         vcpus=sandbox.vcpus,
         memory_mb=sandbox.memory_mb,

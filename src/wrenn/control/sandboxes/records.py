@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Literal, Self
 
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
+from wrenn.control.hosts import HostEndpoint
 from wrenn.control.sandboxes.state import Desired, State, in_words
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
 
@@ -181,7 +182,7 @@ class Work:
 
     sandbox_id: SandboxId
     team_id: TeamId
-    host_address: str
+    host: HostEndpoint
     status: State
     desired: Desired
     spec: Spec

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, case, func, 
 from wrenn.base.ids import HostId, SandboxId, TeamId
 from wrenn.control.auth import CALLERS, Caller, CallerQuery, Credential, arguments_of, caller_of
 from wrenn.control.db import Database, RowQuery, span_s
-from wrenn.control.hosts import hosts
+from wrenn.control.hosts import HostEndpoint, hosts
 from wrenn.control.sandboxes.records import NetworkPolicy, Sandbox
 from wrenn.control.sandboxes.selection import SandboxFilter
 from wrenn.control.sandboxes.state import ENDED, Desired, State
@@ -119,8 +119,8 @@ _LOCATIONS: Final = {kind: _location(caller) for kind, caller in CALLERS.items()
 
 async def locate(
     database: Database, credential: Credential, sandbox_id: SandboxId
-) -> tuple[Caller, Sandbox | None, str]:
-    """Return the caller, the sandbox if it is of the caller's team, and its host's address; the one query of most requests.
+) -> tuple[Caller, tuple[Sandbox, HostEndpoint] | None]:
+    """Return the caller, and the sandbox with its host if it is of the caller's team; the one query of most requests.
 
     Raises:
         Unauthorized, Forbidden: as `auth.caller_of`.
@@ -129,7 +129,12 @@ async def locate(
         _LOCATIONS[type(credential)], sandbox_id=sandbox_id.value, **arguments_of(credential)
     )
     caller = caller_of(credential, row)
-    return caller, sandbox_of(row) if row.id is not None else None, row.address or ""
+    return caller, None if row.id is None else _located(row)
+
+
+def _located(row: Any) -> tuple[Sandbox, HostEndpoint]:
+    sandbox = sandbox_of(row)
+    return sandbox, HostEndpoint(sandbox.host_id, row.address)
 
 
 _PLACE: Final = RowQuery(
@@ -139,10 +144,10 @@ _PLACE: Final = RowQuery(
 )
 
 
-async def find_location(database: Database, sandbox_id: SandboxId) -> tuple[Sandbox, str] | None:
-    """Return a sandbox of any team and its host's address. The caller of this function checks access."""
+async def find_location(database: Database, sandbox_id: SandboxId) -> tuple[Sandbox, HostEndpoint] | None:
+    """Return a sandbox of any team and its host. The caller of this function checks access."""
     row = await database.find(_PLACE, sandbox_id=sandbox_id.value)
-    return None if row is None else (sandbox_of(row), row.address)
+    return None if row is None else _located(row)
 
 
 _ONE: Final = RowQuery(select_sandboxes().where(sandboxes.c.id == bindparam("sandbox_id")))

@@ -15,7 +15,7 @@ from wrenn.base.errors import DeadlineExceeded, InternalError, Unavailable, Wren
 from wrenn.base.ids import SnapshotId
 from wrenn.control.audit import Actor
 from wrenn.control.db import Database, HeldLeases, Transaction
-from wrenn.control.hosts import HostClients, HostSnapshot
+from wrenn.control.hosts import HostClients, HostEndpoint, HostSnapshot
 from wrenn.control.identity import lock_active_team
 from wrenn.control.quotas import Limits, Usage
 from wrenn.control.snapshots import store
@@ -109,7 +109,7 @@ class SnapshotLifecycle:
         Raises:
             WrennError: what the host said. Unavailable, DeadlineExceeded: it did not answer.
         """
-        client = self._clients.at(source.host_address)
+        client = self._clients.at(source.host)
         end = asyncio.get_running_loop().time() + self._settings.retry_s
         while True:
             try:
@@ -167,14 +167,14 @@ class SnapshotLifecycle:
 
     async def remove(self, stored: StoredSnapshot) -> bool:
         """Remove the snapshot from its host, then delete its row; False: the host could not."""
-        if not await self.remove_from_host(stored.host_address, stored.snapshot_id):
+        if not await self.remove_from_host(stored.host, stored.snapshot_id):
             return False
         await store.delete_row(self._database, stored.snapshot_id)
         return True
 
-    async def remove_from_host(self, address: str, snapshot_id: SnapshotId) -> bool:
+    async def remove_from_host(self, host: HostEndpoint, snapshot_id: SnapshotId) -> bool:
         """Remove a snapshot from a host; False: the host could not."""
-        client = self._clients.at(address)
+        client = self._clients.at(host)
         try:
             await client.remove_snapshot(snapshot_id, timeout_s=_REMOVE_TIMEOUT_S)
         except WrennError as error:

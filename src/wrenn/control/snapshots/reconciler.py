@@ -74,7 +74,7 @@ class SnapshotSweep:
 
     async def _sweep(self, host: Host) -> None:
         rows = {stored.snapshot_id: stored for stored in await store.on_host(self._database, host.host_id)}
-        client = self._clients.at(host.address)
+        client = self._clients.at(host.endpoint)
         try:
             reported = await client.list_snapshots(timeout_s=_LIST_TIMEOUT_S)
         except WrennError as error:
@@ -93,6 +93,6 @@ class SnapshotSweep:
             first_met = self._unknown.setdefault(snapshot_id, now)
             if now - first_met < self._unknown_grace_s:
                 continue
-            if await self._lifecycle.remove_from_host(host.address, snapshot_id):
+            if await self._lifecycle.remove_from_host(host.endpoint, snapshot_id):
                 _log.warning("unknown snapshot removed from host", extra={"snapshot_id": str(snapshot_id)})
                 self._unknown.pop(snapshot_id, None)

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
+from wrenn.control.hosts import HostEndpoint
 
 DEFAULT_TEMPLATE: Final = "minimal"
 """The platform's, whether or not a host has reported it."""
@@ -44,8 +45,7 @@ class SnapshotSource:
 
     team_id: TeamId
     sandbox_id: SandboxId
-    host_id: HostId
-    host_address: str
+    host: HostEndpoint
     image: str
     vcpus: int
     memory_mb: int
@@ -86,6 +86,5 @@ class StoredSnapshot:
     """A snapshot with the host that stores it."""
 
     snapshot_id: SnapshotId
-    host_id: HostId
-    host_address: str
+    host: HostEndpoint
     status: TemplateStatus

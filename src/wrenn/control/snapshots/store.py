@@ -33,7 +33,7 @@ from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 from wrenn.base.units import MIB
 from wrenn.control.audit import Actor, AuditAction, Resource, Status, record, record_cte
 from wrenn.control.db import RELEASED, Database, Leases, Transaction
-from wrenn.control.hosts import HostSnapshot, hosts
+from wrenn.control.hosts import HostEndpoint, HostSnapshot, hosts
 from wrenn.control.quotas import (
     LIMIT_COLUMNS,
     Limits,
@@ -197,7 +197,7 @@ async def insert_pending(
     # The host cannot be deleted until this transaction ends, and a later deletion finds the row.
     host = await tx.execute(
         select(hosts.c.id)
-        .where(hosts.c.id == source.host_id.value, hosts.c.deleted_at.is_(None))
+        .where(hosts.c.id == source.host.host_id.value, hosts.c.deleted_at.is_(None))
         .with_for_update(read=True, key_share=True)
     )
     if host.one_or_none() is None:
@@ -206,7 +206,7 @@ async def insert_pending(
         insert(templates).values(
             id=snapshot_id.value,
             team_id=source.team_id.value,
-            host_id=source.host_id.value,
+            host_id=source.host.host_id.value,
             name=name,
             image=source.image,
             vcpus=source.vcpus,
@@ -382,7 +382,9 @@ async def _stored(database: Database, *conditions: Any) -> list[StoredSnapshot]:
         repeatable=True,
     )
     return [
-        StoredSnapshot(SnapshotId(row.id), HostId(row.host_id), row.address, TemplateStatus(row.status))
+        StoredSnapshot(
+            SnapshotId(row.id), HostEndpoint(HostId(row.host_id), row.address), TemplateStatus(row.status)
+        )
         for row in found
     ]
 

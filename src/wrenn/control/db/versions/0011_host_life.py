@@ -57,6 +57,7 @@ def upgrade() -> None:
         sa.Column("availability_zone", sa.Text(), server_default="", nullable=False),
         sa.Column("arch", sa.Text(), server_default="", nullable=False),
         sa.Column("created_by", sa.Uuid(), nullable=True),
+        sa.Column("is_reachable", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("cert_fingerprint", sa.Text(), server_default="", nullable=False),
         _moment("cert_expires_at", nullable=True),
         _moment("last_heartbeat_at", nullable=True),

@@ -49,7 +49,7 @@ class Disks:
         changed = await self._capacity.transaction(
             lambda tx: self._write(tx, found.sandbox, disk_size_mb, by)
         )
-        client = self._clients.at(found.address)
+        client = self._clients.at(found.host)
         await client.set_disk(sandbox_id, disk_size_mb=disk_size_mb, timeout_s=_SET_TIMEOUT_S)
         return changed
 

@@ -73,7 +73,7 @@ class Forks:
                 f"Sandbox {sandbox.sandbox_id} is {sandbox.state_text}: only one that runs can be forked."
             )
         await self._require_capacity(sandbox, count)
-        source = snapshot_source_of(sandbox, found.address)
+        source = snapshot_source_of(sandbox, found.host)
         snapshot_id = await self._snapshots.begin(source)
         with self._snapshots.renewing_lease(snapshot_id):
             ids = [SandboxId.new() for _ in range(count)]

@@ -7,7 +7,7 @@ from wrenn.base.ids import SandboxId
 from wrenn.control.audit import Actor
 from wrenn.control.auth import Credential
 from wrenn.control.db import Database, Hints, Transaction
-from wrenn.control.hosts import HostClients
+from wrenn.control.hosts import HostClients, HostEndpoint
 from wrenn.control.sandboxes import desired_state_store
 from wrenn.control.sandboxes.lookup import Lookup
 from wrenn.control.sandboxes.network_policy import SET_TIMEOUT_S, NetworkRules, host_policy
@@ -43,7 +43,7 @@ class Networks:
         found = await self._lookup.locate(credential, text_id)
         by, sandbox_id = found.caller.actor, found.sandbox.sandbox_id
         changed = await self._database.transaction(lambda tx: self._write(tx, sandbox_id, body, by))
-        await self._send_to_host(changed, found.address)
+        await self._send_to_host(changed, found.host)
         return changed
 
     async def _write(self, tx: Transaction, sandbox_id: SandboxId, body: SetNetwork, by: Actor) -> Sandbox:
@@ -61,8 +61,8 @@ class Networks:
             return now
         return await network_store.write_network(tx, self._hints, sandbox_id, policy, by=by)
 
-    async def _send_to_host(self, sandbox: Sandbox, address: str) -> None:
-        client = self._clients.at(address)
+    async def _send_to_host(self, sandbox: Sandbox, host: HostEndpoint) -> None:
+        client = self._clients.at(host)
         policy = host_policy(sandbox.network, sandbox.network_revision)
         try:
             await client.set_network(sandbox.sandbox_id, policy, timeout_s=SET_TIMEOUT_S)

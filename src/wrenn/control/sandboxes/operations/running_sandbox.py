@@ -56,7 +56,7 @@ class RunningSandboxes:
         """
         found = await self._lookup.locate(credential, text_id)
         sandbox = await self.resume_if_needed(found.sandbox, by=found.caller.actor)
-        return RunningSandbox(sandbox.sandbox_id, sandbox.team_id, self._clients.at(found.address))
+        return RunningSandbox(sandbox.sandbox_id, sandbox.team_id, self._clients.at(found.host))
 
     @asynccontextmanager
     async def opened(self, credential: Credential, text_id: str) -> AsyncGenerator[RunningSandbox]:
@@ -68,7 +68,7 @@ class RunningSandboxes:
         found = await self._lookup.locate(credential, text_id)
         sandbox = await self.resume_if_needed(found.sandbox, by=found.caller.actor)
         async with self._open_calls.while_allowed(credential, found.caller):
-            yield RunningSandbox(sandbox.sandbox_id, sandbox.team_id, self._clients.at(found.address))
+            yield RunningSandbox(sandbox.sandbox_id, sandbox.team_id, self._clients.at(found.host))
 
     async def resume_if_needed(self, sandbox: Sandbox, *, by: Actor) -> Sandbox:
         """Return the sandbox once it is running, and resume it first if it has `auto_resume`. The caller has checked access.

@@ -92,7 +92,7 @@ class Comparison:
         rows = {
             row.sandbox_id: row for row in await comparison_store.live_on_host(self._database, host.host_id)
         }
-        client = self._clients.at(host.address)
+        client = self._clients.at(host.endpoint)
         try:
             reported = await client.list_sandboxes(timeout_s=_LIST_TIMEOUT_S)
         except WrennError as error:

@@ -74,7 +74,7 @@ class Steps:
                 raise AssertionError(f"nothing is to be done for {work.status}, {work.desired}")
 
     async def _start(self, work: Work) -> float | None:
-        client = self._clients.at(work.host_address)
+        client = self._clients.at(work.host)
         left_s = self._settings.start_timeout_s - work.age_s
         try:
             if left_s <= 0:
@@ -98,7 +98,7 @@ class Steps:
 
     async def _give_up(self, work: Work, error: WrennError) -> None:
         """Remove what the host may have started, then record the error."""
-        client = self._clients.at(work.host_address)
+        client = self._clients.at(work.host)
         try:
             await client.remove_sandbox(work.sandbox_id, timeout_s=_REMOVE_TIMEOUT_S)
         except WrennError as left:
@@ -115,7 +115,7 @@ class Steps:
         await work_store.finish_error(self._database, self._hints, work, public, owner=self._owner)
 
     async def _remove(self, work: Work) -> float | None:
-        client = self._clients.at(work.host_address)
+        client = self._clients.at(work.host)
         try:
             await client.remove_sandbox(work.sandbox_id, timeout_s=_REMOVE_TIMEOUT_S)
             await fault_point("control.delete.after_rpc")
@@ -127,7 +127,7 @@ class Steps:
         return None
 
     async def _pause(self, work: Work) -> float | None:
-        client = self._clients.at(work.host_address)
+        client = self._clients.at(work.host)
         try:
             seen = await client.pause_sandbox(
                 work.sandbox_id, idle_ms=work.idle_ms, timeout_s=self._settings.start_timeout_s
@@ -153,7 +153,7 @@ class Steps:
         return None
 
     async def _resume(self, work: Work) -> float | None:
-        client = self._clients.at(work.host_address)
+        client = self._clients.at(work.host)
         try:
             seen = await client.resume_sandbox(work.sandbox_id, timeout_s=self._settings.start_timeout_s)
             await fault_point("control.resume.after_rpc")

@@ -26,10 +26,10 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from wrenn.base.errors import WrennError
-from wrenn.base.ids import SandboxId, SnapshotId, TeamId
+from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 from wrenn.control.audit import SYSTEM, AuditAction, Facts, Resource, Status, record_cte, wire_id
 from wrenn.control.db import RELEASED, Database, Hints, Leases, in_s
-from wrenn.control.hosts import HostSandbox, hosts
+from wrenn.control.hosts import HostEndpoint, HostSandbox, hosts
 from wrenn.control.sandboxes.records import NetworkPolicy, Origin, Spec, Work
 from wrenn.control.sandboxes.state import Desired, State, move
 from wrenn.control.sandboxes.store import due_when_paused, due_when_running
@@ -88,6 +88,7 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
                     "envs", "network", "network_revision", "disk_size_mb", "idle_ms", "attempts", "version",
                 )
             ),
+            _c.host_id,
             hosts.c.address,
             func.extract("epoch", func.now() - func.coalesce(_c.desired_at, _c.created_at)).label("age_s"),
         )
@@ -111,7 +112,7 @@ async def take_due(database: Database, *, owner: str, lease_s: float, slots: Wor
         Work(
             sandbox_id=SandboxId(row.id),
             team_id=TeamId(row.team_id),
-            host_address=row.address,
+            host=HostEndpoint(HostId(row.host_id), row.address),
             status=State(row.status),
             desired=Desired(row.desired),
             spec=Spec(

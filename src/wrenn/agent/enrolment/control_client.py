@@ -1,0 +1,136 @@
+"""Calls of the control plane's API for hosts."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, cast
+
+import aiohttp
+
+from wrenn.base.errors import (
+    AgentFailure,
+    DeadlineExceeded,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    RateLimited,
+    Unauthorized,
+    Unavailable,
+    WrennError,
+)
+from wrenn.base.units import KIB
+from wrenn.relay import CONNECT_TIMEOUT_S, read_bounded
+
+_TIMEOUT_S: Final = 10.0
+_ANSWER_LIMIT_B: Final = 256 * KIB
+_HOST_HEADER: Final = "X-Host-Token"
+HOST_DELETED: Final = "host_deleted"
+
+
+class HostDeleted(NotFound):
+    """The host was deleted: it must give up its sandboxes and its credentials."""
+
+    code = HOST_DELETED
+
+
+class ControlClient:
+    """Calls the control plane at one base URL. Use it as a context. `ca_file`: what its certificate is checked with, if not the system's CAs.
+
+    Every call raises `Unavailable` or `DeadlineExceeded` if the control plane does not answer, and a `WrennError`
+    with what it said otherwise.
+    """
+
+    def __init__(self, base_url: str, ca_file: Path | None) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._tls = True if ca_file is None else _context(ca_file)
+        # `trust_env`: a machine may reach the control plane only through the proxy of its network.
+        self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def register(self, body: Mapping[str, object]) -> Mapping[str, Any]:
+        """Register this host. Raises Unauthorized if the one-time token is wrong, used or expired."""
+        return await self._post("/v1/hosts/register", body)
+
+    async def refresh(self, body: Mapping[str, object]) -> Mapping[str, Any]:
+        """Exchange a refresh token for new credentials. Raises Unauthorized if it is not valid any more."""
+        return await self._post("/v1/hosts/auth/refresh", body)
+
+    async def heartbeat(self, host_id: str, token: str, body: Mapping[str, object]) -> None:
+        """Say that this host is alive.
+
+        Raises:
+            HostDeleted: the host was deleted. Unauthorized, Forbidden: the token is not valid any more.
+        """
+        await self._post(f"/v1/hosts/{host_id}/heartbeat", body, {_HOST_HEADER: token})
+
+    async def _post(
+        self, path: str, body: Mapping[str, object], headers: Mapping[str, str] | None = None
+    ) -> Mapping[str, Any]:
+        try:
+            async with self._session.post(
+                self._base_url + path,
+                data=json.dumps(body).encode(),
+                headers={"Content-Type": "application/json", **(headers or {})},
+                allow_redirects=False,
+                ssl=self._tls,
+                timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S),
+            ) as response:
+                content = await read_bounded(response, _ANSWER_LIMIT_B, sender="control plane")
+                if not 200 <= response.status < 300:
+                    raise _error_of(response.status, content)
+                return _object(content)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"The control plane at {self._base_url} did not answer within {_TIMEOUT_S:.0f} s."
+            ) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unavailable(f"The control plane at {self._base_url} cannot be reached: {error}.") from error
+
+
+def _context(ca_file: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise InvalidRequest(f"WRENN_CP_CA_FILE: {ca_file} cannot be read as CA certificates.") from error
+
+
+def _object(content: bytes) -> Mapping[str, Any]:
+    if not content:
+        return {}
+    try:
+        found = json.loads(content)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise AgentFailure("The control plane sent an answer that cannot be read.")
+    return cast("dict[str, Any]", found)
+
+
+def _error_of(status: int, content: bytes) -> WrennError:
+    try:
+        said = json.loads(content)["error"]
+        code, message = str(said["code"]), str(said["message"])
+    except (ValueError, KeyError, TypeError):
+        code, message = "", f"The control plane answered with the status {status}."
+    # A 404 without the code is a wrong URL or a proxy's, and must cost nothing.
+    if status == 404 and code == HOST_DELETED:
+        return HostDeleted(message)
+    kinds: dict[int, type[WrennError]] = {
+        400: InvalidRequest,
+        401: Unauthorized,
+        403: Forbidden,
+        404: NotFound,
+        429: RateLimited,
+    }
+    return kinds.get(status, Unavailable)(message)

@@ -1,0 +1,107 @@
+"""Keeps the control plane informed that this host lives, and the host's credentials fresh."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from wrenn.agent.enrolment.control_client import ControlClient, HostDeleted
+from wrenn.agent.enrolment.credentials import Credentials, CredentialsFile
+from wrenn.agent.enrolment.register import refresh
+from wrenn.agent.enrolment.server_tls import ServerTls
+from wrenn.agent.settings import Settings
+from wrenn.base.clock import Clock
+from wrenn.base.errors import Forbidden, Unauthorized, WrennError
+from wrenn.base.loops import Loop
+
+_log = logging.getLogger(__name__)
+
+
+async def heartbeat_once(credentials: Credentials, settings: Settings) -> None:
+    """Send one heartbeat, which shows the control plane that the host is online. Raises as `ControlClient.heartbeat`."""
+    async with ControlClient(credentials.control_url, settings.control_ca) as client:
+        await client.heartbeat(credentials.host_id, credentials.token, {})
+
+
+class ControlLink:
+    """Sends heartbeats, and renews token and certificate before they expire.
+
+    No failure ends it, and none costs a sandbox, except that the host was deleted.
+
+    Attributes:
+        deleted: set when the control plane says that this host was deleted.
+    """
+
+    def __init__(self, settings: Settings, credentials: Credentials, tls: ServerTls, clock: Clock) -> None:
+        self._settings = settings
+        self._file = CredentialsFile(settings.data_dir)
+        self._credentials = credentials
+        self._tls = tls
+        self._clock = clock
+        self.loop = Loop("heartbeat")
+        self.deleted = asyncio.Event()
+
+    async def run(self) -> None:
+        """Send a heartbeat at once and then at an interval, until cancelled or the host is deleted."""
+        beats = asyncio.create_task(self.loop.run(self.beat_once, every_s=self._settings.heartbeat_s))
+        try:
+            await self.deleted.wait()
+        finally:
+            beats.cancel()
+
+    async def beat_once(self) -> None:
+        """Renew the credentials if that is due, and send a heartbeat.
+
+        Raises:
+            WrennError: the heartbeat was not accepted.
+        """
+        self._take_changed_credentials()
+        url = self._settings.control_url or self._credentials.control_url
+        async with ControlClient(url, self._settings.control_ca) as client:
+            if self._is_renewal_due():
+                try:
+                    await self._renew(client)
+                except WrennError as error:
+                    # Those that it has may still be valid.
+                    _log.warning("credentials not renewed yet", extra={"cause": error.message})
+            try:
+                try:
+                    await self._beat(client)
+                except (Unauthorized, Forbidden):
+                    await self._renew(client)
+                    await self._beat(client)
+            except HostDeleted:
+                _log.warning("this host was deleted", extra={"host_id": self._credentials.host_id})
+                self.deleted.set()
+
+    def _take_changed_credentials(self) -> None:
+        """Use the credentials of a registration that was repeated while this agent runs."""
+        changed = self._file.load_changed()
+        if changed is not None:
+            self._use(changed)
+
+    def _is_renewal_due(self) -> bool:
+        moved = self._credentials.address != self._settings.advertised_address
+        return moved or self._credentials.is_renewal_due(self._clock.now().timestamp())
+
+    async def _beat(self, client: ControlClient) -> None:
+        await client.heartbeat(self._credentials.host_id, self._credentials.token, {})
+
+    async def _renew(self, client: ControlClient) -> None:
+        try:
+            renewed = await refresh(
+                client, self._credentials, self._file, address=self._settings.advertised_address
+            )
+        except Unauthorized:
+            _log.error(
+                "the control plane does not accept this host's credentials any more: register it again with"
+                " `wrenn agent join` and a new token; its sandboxes run on",
+                extra={"host_id": self._credentials.host_id},
+            )
+            raise
+        self._use(renewed)
+        _log.info("credentials renewed", extra={"expires_at_unix": renewed.expires_at_unix})
+
+    def _use(self, credentials: Credentials) -> None:
+        self._tls.use(credentials)
+        self._credentials = credentials

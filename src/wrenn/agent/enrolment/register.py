@@ -1,0 +1,158 @@
+"""Obtains credentials: with a one-time token, or with the refresh token of those that the host has."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import platform
+from collections.abc import Mapping
+from typing import Any, Final
+
+from wrenn.agent.enrolment.control_client import ControlClient
+from wrenn.agent.enrolment.credentials import Credentials, CredentialsFile
+from wrenn.agent.enrolment.key_pair import KeyPair, new_key_pair, validity_of
+from wrenn.agent.enrolment.pending import PendingRegistration
+from wrenn.agent.inventory import measure
+from wrenn.agent.settings import Settings
+from wrenn.base.errors import (
+    AgentFailure,
+    DatabaseUnavailable,
+    DeadlineExceeded,
+    InvalidState,
+    RateLimited,
+    Unavailable,
+    WrennError,
+)
+from wrenn.base.faults import fault_point
+from wrenn.base.ids import HostId
+from wrenn.base.units import GIB, MIB
+
+_log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 5.0
+_TRY_AGAIN: Final = (Unavailable, DeadlineExceeded, DatabaseUnavailable, RateLimited)
+
+
+async def enrolled(settings: Settings) -> Credentials:
+    """Return the host's credentials. A registration that is pending is made first, as soon as the control plane answers.
+
+    Raises:
+        InvalidState: this host is not registered.
+        WrennError: the control plane refused the registration.
+    """
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = CredentialsFile(settings.data_dir)
+    pending = PendingRegistration.load(settings.data_dir)
+    if pending is not None:
+        await _make_pending(pending, settings)
+    credentials = file.load()
+    if credentials is None:
+        raise InvalidState(
+            "This host is not registered: `wrenn agent join URL` does it, with a token from `wrenn hosts create`."
+        )
+    return credentials
+
+
+async def _make_pending(pending: PendingRegistration, settings: Settings) -> None:
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            await register(pending.control_url, pending.token, settings)
+        except _TRY_AGAIN as error:
+            if pause_s >= 1:
+                _log.warning("not registered yet", extra={"cause": error.message})
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+        except WrennError:
+            # A token that was refused will be refused again.
+            PendingRegistration.remove(settings.data_dir)
+            raise
+        else:
+            PendingRegistration.remove(settings.data_dir)
+            return
+
+
+async def register(control_url: str, token: str, settings: Settings) -> Credentials:
+    """Register this host with a one-time token, and store the credentials.
+
+    Raises:
+        Unauthorized: the token is wrong, used or expired. Unavailable, DeadlineExceeded: the control plane does not
+        answer. StorageFull: the credentials cannot be stored; a new token is needed.
+    """
+    machine = measure(settings.data_dir)
+    key_pair = new_key_pair()
+    async with ControlClient(control_url, settings.control_ca) as client:
+        answer = await client.register(
+            {
+                "token": token,
+                "address": settings.advertised_address,
+                "csr_pem": key_pair.csr_pem,
+                "arch": platform.machine(),
+                "cpu_cores": machine.cpu_cores,
+                "memory_mb": machine.memory_b // MIB,
+                "disk_gb": machine.disk_b // GIB,
+            }
+        )
+    await fault_point("agent.register.after_answer")
+    credentials = _credentials(answer, key_pair, control_url, settings.advertised_address)
+    file = CredentialsFile(settings.data_dir)
+    _require_same_host(file.load(), credentials, settings)
+    file.save(credentials)
+    _log.info("host registered", extra={"host_id": credentials.host_id})
+    return credentials
+
+
+def _require_same_host(former: Credentials | None, new: Credentials, settings: Settings) -> None:
+    """The control plane removes sandboxes that it does not know: those of one host must not come under another's name."""
+    if former is None or former.host_id == new.host_id:
+        return
+    folder = settings.data_dir / "sandboxes"
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InvalidState(
+            f"{settings.data_dir} has sandboxes of {former.host_id}, and the token is for {new.host_id}: use a token"
+            " for the former host, another --data-dir, or remove the sandboxes first."
+        )
+
+
+async def refresh(
+    client: ControlClient, credentials: Credentials, file: CredentialsFile, *, address: str
+) -> Credentials:
+    """Exchange the credentials for new ones with a new key, and store them.
+
+    The former ones stay valid until the new ones are used, so that it may fail at any point and be repeated.
+
+    Raises:
+        Unauthorized: the refresh token is not valid any more: this host must be registered again.
+        Unavailable, DeadlineExceeded: the control plane does not answer. StorageFull: they cannot be stored.
+    """
+    key_pair = new_key_pair()
+    answer = await client.refresh(
+        {"refresh_token": credentials.refresh_token, "csr_pem": key_pair.csr_pem, "address": address}
+    )
+    await fault_point("agent.refresh.after_answer")
+    renewed = _credentials(answer, key_pair, credentials.control_url, address)
+    file.save(renewed)
+    await fault_point("agent.refresh.after_save")
+    return renewed
+
+
+def _credentials(answer: Mapping[str, Any], key_pair: KeyPair, control_url: str, address: str) -> Credentials:
+    try:
+        host_id = str(HostId.parse(answer["host"]["id"]))
+        cert_pem = str(answer["cert_pem"])
+        issued_at_unix, expires_at_unix = validity_of(cert_pem)
+        return Credentials(
+            control_url=control_url,
+            host_id=host_id,
+            address=address,
+            token=str(answer["token"]),
+            refresh_token=str(answer["refresh_token"]),
+            key_pem=key_pair.key_pem,
+            cert_pem=cert_pem,
+            ca_cert_pem=str(answer["ca_cert_pem"]),
+            issued_at_unix=issued_at_unix,
+            expires_at_unix=expires_at_unix,
+        )
+    except (KeyError, TypeError, ValueError, WrennError) as error:
+        raise AgentFailure("The control plane's credentials cannot be read: is its URL right?") from error

@@ -1,0 +1,223 @@
+"""`wrenn hosts`: the machines that run sandboxes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
+
+import typer
+
+from wrenn.cli.output import JsonOption, age, print_json, print_table, until
+
+if TYPE_CHECKING:
+    from wrenn.sdk._parse import Fields
+    from wrenn.sdk.account import Account
+
+app = typer.Typer(help="Hosts: the machines that run sandboxes.", no_args_is_help=True, rich_markup_mode=None)
+
+_PATH = "/v1/hosts"
+HostArgument = Annotated[str, typer.Argument(metavar="HOST", help="Id or name of the host.")]
+TagsArgument = Annotated[list[str], typer.Argument(metavar="TAG...", help="Tags of a-z, 0-9, `.`, `_`, `-`.")]
+
+
+@contextmanager
+def _at(host: str) -> Generator[tuple[Account, str]]:
+    """Yield the session, and the API path of the host with this id or name."""
+    from wrenn.cli import credentials
+    from wrenn.sdk._parse import objects
+    from wrenn.sdk.errors import NotFoundError
+
+    with credentials.account() as account:
+        found = [
+            fields.text("id")
+            for fields in objects("host", account.call("GET", _PATH))
+            if host in (fields.text("id"), fields.text("name"))
+        ]
+        if not found:
+            raise NotFoundError(f"There is no host {host}.", status=404)
+        yield account, f"{_PATH}/{found[0]}"
+
+
+@app.command("create")
+def create(
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Its name. [default: its id]")
+    ] = None,
+    *,
+    team: Annotated[
+        str | None,
+        typer.Option(
+            "--team", metavar="ID", help="A host of this team only (BYOC). [default: a host of the platform]"
+        ),
+    ] = None,
+    provider: Annotated[
+        str | None, typer.Option("--provider", help="Where the machine is, for people.")
+    ] = None,
+    zone: Annotated[str | None, typer.Option("--zone", help="Its availability zone, for people.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Create a host, and print the one-time token with which its agent registers within an hour.
+
+    On the machine: `wrenn agent join URL --token TOKEN`. A host of the platform needs an admin of the platform; a
+    team's own host needs an admin of that team, for which an admin of the platform has enabled BYOC.
+    """
+    from wrenn.cli import credentials
+
+    body: dict[str, object] = {"type": "regular" if team is None else "byoc"}
+    given = {"name": name, "team_id": team, "provider": provider, "availability_zone": zone}
+    body.update({field: value for field, value in given.items() if value is not None})
+    with credentials.account() as account:
+        made = account.call("POST", _PATH, body)
+    _print_token(made, json=json)
+
+
+@app.command("token")
+def token(host: HostArgument, *, json: JsonOption = False) -> None:
+    """Print a new one-time token for a host that has not registered yet, or that is unreachable.
+
+    The agent that registers with it takes the host over; earlier tokens of the host stop working.
+    """
+    with _at(host) as (account, path):
+        made = account.call("POST", f"{path}/token")
+    _print_token(made, json=json)
+
+
+def _print_token(made: object, *, json: bool) -> None:
+    from wrenn.sdk._parse import Fields
+
+    if json:
+        print_json(made)
+        return
+    fields = Fields("host", made)
+    host = fields.object("host")
+    sys.stderr.write(f"{host.text('id')} waits for its agent. The token is valid for an hour, once:\n")
+    sys.stdout.write(fields.text("registration_token") + "\n")
+
+
+@app.command("list")
+def list_(*, json: JsonOption = False) -> None:
+    """List the hosts: all of them for an admin of the platform, otherwise your team's own."""
+    from wrenn.cli import credentials
+    from wrenn.sdk._parse import objects
+
+    with credentials.account() as account:
+        found = account.call("GET", _PATH)
+    if json:
+        print_json(found)
+        return
+    rows = [
+        (
+            host.text("id"),
+            host.text("name"),
+            host.text("type"),
+            host.text("status"),
+            host.optional_text("address") or "-",
+            _sizes(host),
+            age(seen) if (seen := host.optional_time("last_heartbeat_at")) else "never",
+            ", ".join(host.texts("tags")) or "-",
+        )
+        for host in objects("host", found)
+    ]
+    print_table(("ID", "NAME", "TYPE", "STATUS", "ADDRESS", "SIZE", "HEARD", "TAGS"), rows)
+
+
+def _sizes(host: Fields) -> str:
+    """Format cores, memory and disk of a host."""
+    cores, memory_mb, disk_gb = (
+        host.optional_integer(name) for name in ("cpu_cores", "memory_mb", "disk_gb")
+    )
+    if not cores:
+        return "-"
+    return f"{cores} CPU, {(memory_mb or 0) / 1024:.0f} GB, {disk_gb or 0} GB disk"
+
+
+@app.command("show")
+def show(host: HostArgument, *, json: JsonOption = False) -> None:
+    """Show one host."""
+    from wrenn.sdk._parse import Fields
+
+    with _at(host) as (account, path):
+        found = account.call("GET", path)
+    if json:
+        print_json(found)
+        return
+    fields = Fields("host", found)
+    rows = [
+        ("id", fields.text("id")),
+        ("name", fields.text("name")),
+        ("type", fields.text("type")),
+        ("team", fields.optional_text("team_id")),
+        ("status", fields.text("status")),
+        ("address", fields.optional_text("address")),
+        ("size", _sizes(fields)),
+        ("architecture", fields.optional_text("arch")),
+        ("accelerator", fields.optional_text("accelerator")),
+        ("agent", fields.optional_text("agent_version")),
+        ("provider", fields.optional_text("provider")),
+        ("zone", fields.optional_text("availability_zone")),
+        ("tags", ", ".join(fields.texts("tags"))),
+        ("heard", f"{age(seen)} ago" if (seen := fields.optional_time("last_heartbeat_at")) else "never"),
+        ("certificate", until(end) if (end := fields.optional_time("cert_expires_at")) else None),
+        ("created", f"{age(fields.time('created_at'))} ago"),
+    ]
+    print_table(("FIELD", "VALUE"), [(name, value) for name, value in rows if value])
+
+
+@app.command("delete")
+def delete(
+    host: HostArgument,
+    *,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also end its sandboxes, with all their data.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+) -> None:
+    """Delete a host. Its agent removes what is left there, and exits.
+
+    A host that has sandboxes, running or paused, is only deleted with --force.
+    """
+    from wrenn.sdk._parse import Fields
+
+    with _at(host) as (account, path):
+        ids = Fields("preview", account.call("GET", f"{path}/delete-preview")).texts("sandbox_ids")
+        if force and ids and not yes:
+            typer.confirm(f"End {len(ids)} sandboxes on {host}, with all their data?", abort=True)
+        account.call("DELETE", path, params={"force": "true"} if force else None)
+    sys.stderr.write(f"{host} is deleted.\n")
+
+
+tags_app = typer.Typer(help="Tags of a host.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(tags_app, name="tags")
+
+
+@tags_app.command("list")
+def list_tags(host: HostArgument, *, json: JsonOption = False) -> None:
+    """List the tags of a host."""
+    from wrenn.sdk._parse import Fields
+
+    with _at(host) as (account, path):
+        found = account.call("GET", f"{path}/tags")
+    if json:
+        print_json(found)
+        return
+    for tag in Fields("host", {"tags": found}).texts("tags"):
+        sys.stdout.write(f"{tag}\n")
+
+
+@tags_app.command("add")
+def add_tags(host: HostArgument, tags: TagsArgument) -> None:
+    """Add tags to a host. Idempotent."""
+    with _at(host) as (account, path):
+        for tag in tags:
+            account.call("POST", f"{path}/tags", {"tag": tag})
+
+
+@tags_app.command("remove")
+def remove_tags(host: HostArgument, tags: TagsArgument) -> None:
+    """Remove tags from a host. Idempotent."""
+    with _at(host) as (account, path):
+        for tag in tags:
+            account.call("DELETE", f"{path}/tags/{quote(tag, safe='')}")

@@ -1,0 +1,1 @@
+"""Several hosts and replicas of the control plane on one machine."""

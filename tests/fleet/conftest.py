@@ -1,0 +1,54 @@
+"""One fleet for all tests of the folder. Needs root and HAProxy; costs about 25 s."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.fleet.kit import Fleet, running_fleet
+from wrenn.control.db.embedded import ensure_running, stop
+from wrenn.control.db.migrate import migrate
+from wrenn.control.hosts.pki import ensure_pki
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    """A folder that PostgreSQL's user can reach."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: network namespaces")
+    folder = Path(tempfile.mkdtemp(prefix="wrenn-fleet-"))
+    folder.chmod(0o711)
+    yield folder
+    asyncio.run(stop(folder))
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def database_url(folder: Path) -> str:
+    async def prepare() -> str:
+        url = await ensure_running(folder)
+        await migrate(url)
+        return url
+
+    return asyncio.run(prepare())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def fleet(folder: Path, database_url: str) -> AsyncIterator[Fleet]:
+    ensure_pki(folder / "pki")
+    ca_pem, ca_key_pem = ((folder / "pki" / name).read_text() for name in ("ca.pem", "ca.key"))
+    async with running_fleet(folder, database_url, ca_pem, ca_key_pem) as fleet:
+        for host in fleet.hosts:
+            await fleet.join(host)
+        for host in fleet.hosts:
+            await fleet.wait_status(host, "online")
+        yield fleet
+        await fleet.remove_sandboxes()
+        await fleet.assert_equal_truth()

@@ -1,0 +1,181 @@
+"""Three hosts and two replicas behind HAProxy: placement, broken links, crashes, renewal, deletion (docs/design/hosts.md).
+
+The tests share the fleet; each leaves it as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+
+import pytest
+
+from tests.fleet.kit import Fleet, Host, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def _one_on_each_host(fleet: Fleet) -> dict[int, str]:
+    """A sandbox on every host, by the host's number."""
+    found: dict[int, str] = {}
+    for _ in range(4 * len(fleet.hosts)):
+        sandbox_id = await fleet.create()
+        found.setdefault(fleet.host_of(sandbox_id).number, sandbox_id)
+        if len(found) == len(fleet.hosts):
+            return found
+    raise AssertionError(found)
+
+
+async def test_sandboxes_are_spread_and_every_replica_reaches_every_host(fleet: Fleet) -> None:
+    created = [await fleet.create() for _ in range(6)]
+    spread = Counter(fleet.host_of(sandbox_id).number for sandbox_id in created)
+    assert set(spread) == {1, 2, 3}, spread
+    # Balanced over both replicas.
+    for sandbox_id in created:
+        assert [await fleet.exec(sandbox_id) for _ in range(4)] == [200] * 4
+    await fleet.remove_sandboxes()
+    await fleet.assert_equal_truth()
+
+
+async def test_a_replica_that_is_killed_takes_no_sandbox_and_no_host_with_it(fleet: Fleet) -> None:
+    sandboxes = await _one_on_each_host(fleet)
+    fleet.replicas["replica-1"].kill()
+    await fleet.replicas["replica-1"].wait_ended()
+    for sandbox_id in sandboxes.values():
+        assert await fleet.exec(sandbox_id) == 200
+    for host in fleet.hosts:
+        assert await fleet.status_of(host) == "online"
+    await fleet.start_replica("replica-1")
+    assert set((await fleet.sandboxes()).values()) == {"running"}
+    await fleet.remove_sandboxes()
+
+
+async def test_a_link_that_is_cut_makes_sandboxes_missing_and_they_run_again_when_it_works_again(
+    fleet: Fleet,
+) -> None:
+    sandboxes = await _one_on_each_host(fleet)
+    victim = fleet.hosts[1]
+    lost = sandboxes[victim.number]
+    await victim.cut()
+    try:
+        await fleet.wait_status(victim, "unreachable")
+
+        async def missing() -> object:
+            return (await fleet.sandboxes())[lost] == "missing"
+
+        await until(missing)
+        others = {fleet.host_of(await fleet.create()).number for _ in range(3)}
+        assert victim.number not in others
+    finally:
+        await victim.reconnect()
+
+    async def running() -> object:
+        return set((await fleet.sandboxes()).values()) == {"running"}
+
+    await until(running)
+    await fleet.wait_status(victim, "online")
+    assert await fleet.exec(lost) == 200
+    assert victim.sandbox_ids() >= {lost}, "nothing was removed or stopped"
+    await fleet.remove_sandboxes()
+
+
+async def test_an_agent_that_is_killed_finds_its_sandboxes_and_its_credentials_again(fleet: Fleet) -> None:
+    sandboxes = await _one_on_each_host(fleet)
+    victim = fleet.hosts[2]
+    before = (victim.data_dir / "credentials.json").read_bytes()
+    await victim.end(kill=True)
+    victim.start()
+
+    async def answers() -> object:
+        return await fleet.exec(sandboxes[victim.number]) == 200
+
+    await until(answers)
+    assert (victim.data_dir / "credentials.json").read_bytes() == before
+    await fleet.remove_sandboxes()
+
+
+async def test_a_certificate_is_renewed_while_commands_run_and_none_fails(fleet: Fleet) -> None:
+    sandboxes = await _one_on_each_host(fleet)
+    victim = fleet.hosts[0]
+    sandbox_id = sandboxes[victim.number]
+    file = victim.data_dir / "credentials.json"
+    former = json.loads(file.read_text())
+    statuses: list[int] = []
+    renewed = asyncio.Event()
+
+    async def keep_calling() -> None:
+        while not renewed.is_set():
+            statuses.append(await fleet.exec(sandbox_id))
+
+    calling = asyncio.create_task(keep_calling())
+    # As if two thirds of its life had passed: the agent takes the changed file at its next heartbeat.
+    scratch = file.with_suffix(".test")
+    scratch.write_text(json.dumps(former | {"expires_at_unix": former["issued_at_unix"] + 1}))
+    scratch.rename(file)
+
+    async def changed() -> object:
+        return json.loads(file.read_text())["cert_pem"] != former["cert_pem"]
+
+    await until(changed)
+    await asyncio.sleep(1)
+    renewed.set()
+    await calling
+    assert set(statuses) == {200}, Counter(statuses)
+    assert len(statuses) > 10
+    now = json.loads(file.read_text())
+    assert now["key_pem"] != former["key_pem"]
+    assert now["host_id"] == former["host_id"]
+    await fleet.remove_sandboxes()
+
+
+async def test_an_agent_at_the_address_of_another_host_is_not_taken_for_it(fleet: Fleet) -> None:
+    """A host whose agent registers the address of another one gets no sandbox, and the other loses none."""
+    await _one_on_each_host(fleet)
+    victim = fleet.hosts[0]
+    liar = Host(9, fleet.folder / "liar", environment=dict(fleet.hosts[1].environment))
+    made = await fleet.call("POST", "/v1/hosts", {"type": "regular", "name": "liar"})
+    liar.host_id = made["host"]["id"]
+    fleet.leave_token(
+        liar, made["registration_token"], url=f"https://{fleet.hosts[1].control_address}:{fleet.port}"
+    )
+    liar.environment |= {
+        "WRENN_DATA_DIR": str(liar.data_dir),
+        "WRENN_AGENT_LISTEN": f"{fleet.hosts[1].address}:8020",
+        "WRENN_AGENT_ADDRESS": f"{victim.address}:8010",
+    }
+    liar.start()
+    try:
+        await fleet.wait_status(liar, "online")
+        for _ in range(3):
+            sandbox_id = await fleet.create()
+            assert sandbox_id not in liar.sandbox_ids()
+        assert set((await fleet.sandboxes()).values()) == {"running"}
+    finally:
+        await liar.end()
+    await fleet.call("DELETE", f"/v1/hosts/{liar.host_id}?force=true")
+    await fleet.remove_sandboxes()
+
+
+async def test_a_deleted_host_removes_what_it_has_and_its_agent_ends(fleet: Fleet) -> None:
+    await _one_on_each_host(fleet)
+    extra = fleet.hosts[1]
+    assert extra.process is not None
+    preview = await fleet.call("GET", f"/v1/hosts/{extra.host_id}/delete-preview")
+    assert set(preview["sandbox_ids"]) == extra.sandbox_ids()
+    async with fleet.api(key=False) as api:
+        refused = await api.delete(f"/v1/hosts/{extra.host_id}")
+        assert refused.status_code == 409
+        assert set(refused.json()["error"]["sandbox_ids"]) == extra.sandbox_ids()
+        assert (await api.delete(f"/v1/hosts/{extra.host_id}?force=true")).status_code == 204
+    assert await asyncio.wait_for(extra.process.wait_ended(), 20) == 0
+    assert not extra.sandbox_ids()
+    assert not (extra.data_dir / "credentials.json").exists()
+    assert "running" in set((await fleet.sandboxes()).values())
+    # Started again, it says what to do.
+    extra.start()
+    assert await asyncio.wait_for(extra.process.wait_ended(), 20) == 1
+    assert "wrenn agent join" in extra.log.read_text()
+    await fleet.join(extra)
+    await fleet.wait_status(extra, "online")
+    await fleet.remove_sandboxes()
