@@ -88,8 +88,11 @@ async def request_without_certificate(port: int, context: ssl.SSLContext, server
     reader, writer = await asyncio.open_connection(
         "127.0.0.1", port, ssl=context, server_hostname=server_name
     )
-    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    await reader.readuntil(b"\r\n")
+    try:
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n")
+    finally:
+        writer.transport.abort()
 
 
 async def test_a_first_start_registers_and_the_key_stays_on_the_host(enrolled: Enrolled) -> None:
