@@ -14,11 +14,14 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from wrenn.base.addresses import host_and_port
-from wrenn.base.errors import Forbidden, InternalError, InvalidRequest, NotFound
+from wrenn.base.errors import Conflict, Forbidden, InternalError, InvalidRequest, NotFound
 from wrenn.cli.join.service import AgentService
 from wrenn.cli.settings import images_dir
+from wrenn.cli.up.daemons import running
 from wrenn.cli.up.envd import find_envd
+from wrenn.cli.up.layout import Layout
 from wrenn.cli.up.progress import Progress
+from wrenn.cli.up.services import SUPERVISOR
 from wrenn.linux.command import run
 
 DEFAULT_PORT: Final = 8010
@@ -69,7 +72,7 @@ class Joining:
         """Set up what is missing, register, start the agent, and wait until the control plane has heard from it.
 
         Raises:
-            Forbidden: not root. Unauthorized: the token is wrong, used or expired.
+            Forbidden: not root. Conflict: the data folder is that of a platform that runs. Unauthorized: the token is wrong, used or expired.
             WrennError: a step failed; the message says which and what to do.
         """
         from wrenn.agent.enrolment import heartbeat_once, register
@@ -77,6 +80,11 @@ class Joining:
 
         if os.geteuid() != 0:
             raise Forbidden("`wrenn agent join` makes networks and virtual machines: run it as root.")
+        if running(Layout(self._data_dir), SUPERVISOR) is not None:
+            raise Conflict(
+                f"A platform that `wrenn up` started runs in {self._data_dir} and has this host already: `wrenn down`"
+                " it first, or choose another --data-dir."
+            )
         settings = Settings.from_environment({**os.environ, **self._service.environment})
         await self._install_packages(progress)
         await self._ensure_images(progress)
