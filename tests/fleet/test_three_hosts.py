@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections import Counter
 
 import pytest
@@ -174,7 +175,7 @@ async def test_a_deleted_host_removes_what_it_has_and_its_agent_ends(fleet: Flee
     assert "running" in set((await fleet.sandboxes()).values())
     # Started again, it says what to do.
     extra.start()
-    assert await asyncio.wait_for(extra.process.wait_ended(), 20) == 1
+    assert await asyncio.wait_for(extra.process.wait_ended(), 20) == os.EX_CONFIG
     assert "wrenn agent join" in extra.log.read_text()
     await fleet.join(extra)
     await fleet.wait_status(extra, "online")

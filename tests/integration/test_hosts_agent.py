@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -118,7 +119,7 @@ async def test_a_first_start_registers_and_the_key_stays_on_the_host(enrolled: E
 
 async def test_without_a_registration_it_says_what_to_do(enrolled: Enrolled) -> None:
     enrolled.process.begin()
-    assert await enrolled.process.wait_ended() == 1
+    assert await enrolled.process.wait_ended() == os.EX_CONFIG
     assert "wrenn agent join" in enrolled.process.log.read_text()
 
 

@@ -40,7 +40,12 @@ def test_settings_are_read_and_the_environment_takes_precedence(
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [("SECRET VALUE", "line 1 is not NAME=VALUE"), ("\n1A=x", "line 2"), ("A='x\ny", "are not closed")],
+    [
+        ("SECRET VALUE", "line 1 is not NAME=VALUE"),
+        ("\n1A=x", "line 2"),
+        ("A='x\ny", "are not closed"),
+        ('A="x" # note\nB="y"', "after its closing quote"),
+    ],
 )
 def test_a_line_that_is_no_setting_is_named_without_its_text(tmp_path: Path, text: str, what: str) -> None:
     with pytest.raises(typer.BadParameter, match=what) as refused:

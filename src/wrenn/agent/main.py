@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import sys
@@ -10,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 import uvicorn
 import uvloop
 
-from wrenn.agent.enrolment import ControlLink, CredentialsFile, ServerTls, enrolled
+from wrenn.agent.enrolment import ControlLink, CredentialsFile, NotRegistered, ServerTls, enrolled
 from wrenn.agent.host_metrics import HostMetrics
 from wrenn.agent.local_api import serving_locally
 from wrenn.agent.parts import Host
@@ -111,12 +112,19 @@ class _Server(uvicorn.Server):
 
 
 def main(host: Host | None = None) -> None:
-    """Entry point; exits with 1 and a one-sentence message if the agent cannot start."""
+    """Entry point; exits with a one-sentence message if the agent cannot start.
+
+    The code is 78 (`EX_CONFIG` of sysexits.h) if the host is not registered, so that a service manager does not try again,
+    otherwise 1.
+    """
     configure_logging()
     raise_descriptor_limit()
     settings = Settings.from_environment()
     arm_faults(settings.faults)
     try:
         uvloop.run(serve(settings, host))
+    except NotRegistered as error:
+        sys.stderr.write(f"wrenn agent: {error.message}\n")
+        sys.exit(os.EX_CONFIG)
     except WrennError as error:
         sys.exit(f"wrenn agent: {error.message}")

@@ -53,13 +53,17 @@ def _settings(text: str, path: Path) -> list[tuple[str, str]]:
         quote = value[:1]
         if quote in ('"', "'"):
             value = value[1:]
-            while not value.endswith(quote):
+            while quote not in value:
                 _, more = next(lines, (0, None))
                 if more is None:
                     raise typer.BadParameter(
                         f"--env-file {path}: the quotes of line {number} are not closed."
                     )
                 value += f"\n{more.rstrip()}"
+            if value.index(quote) != len(value) - 1:
+                raise typer.BadParameter(
+                    f"--env-file {path}: line {number} has text after its closing quote."
+                )
             value = value[:-1]
         found.append((name, value))
     return found

@@ -25,26 +25,30 @@ TagsArgument = Annotated[list[str], typer.Argument(metavar="TAG...", help="Tags 
 
 @contextmanager
 def _at(host: str) -> Generator[tuple[Account, str]]:
-    """Yield the session, and the API path of the host with this id or name."""
+    """Yield the session, and the API path of the host with this id, or else this name.
+
+    Raises:
+        NotFoundError: there is no such host. typer.BadParameter: several have this name, as teams name theirs themselves.
+    """
     from wrenn.cli import credentials
     from wrenn.sdk._parse import objects
     from wrenn.sdk.errors import NotFoundError
 
     with credentials.account() as account:
-        found = [
-            fields.text("id")
-            for fields in objects("host", account.call("GET", _PATH))
-            if host in (fields.text("id"), fields.text("name"))
-        ]
-        if not found:
+        hosts = objects("host", account.call("GET", _PATH))
+        ids = [fields.text("id") for fields in hosts if fields.text("id") == host]
+        ids = ids or [fields.text("id") for fields in hosts if fields.text("name") == host]
+        if not ids:
             raise NotFoundError(f"There is no host {host}.", status=404)
-        yield account, f"{_PATH}/{found[0]}"
+        if len(ids) > 1:
+            raise typer.BadParameter(f"Several hosts are named {host}; give the id: {', '.join(ids)}.")
+        yield account, f"{_PATH}/{ids[0]}"
 
 
 @app.command("create")
 def create(
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Its name. [default: its id]")
+        str | None, typer.Option("--name", metavar="NAME", help="Its name. [default: one that is made up]")
     ] = None,
     *,
     team: Annotated[
@@ -75,13 +79,22 @@ def create(
 
 
 @app.command("token")
-def token(host: HostArgument, *, json: JsonOption = False) -> None:
-    """Print a new one-time token for a host that has not registered yet, or that is unreachable.
+def token(
+    host: HostArgument,
+    *,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Also for a host that is online: its credentials stop working at once."),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Print a new one-time token for a host that has not registered yet, or that is not heard of.
 
-    The agent that registers with it takes the host over; earlier tokens of the host stop working.
+    The agent that registers with it takes the host over, with its sandboxes; earlier tokens of the host stop
+    working.
     """
     with _at(host) as (account, path):
-        made = account.call("POST", f"{path}/token")
+        made = account.call("POST", f"{path}/token", params={"force": "true"} if force else None)
     _print_token(made, json=json)
 
 
@@ -171,20 +184,25 @@ def delete(
     host: HostArgument,
     *,
     force: Annotated[
-        bool, typer.Option("--force", help="Also end its sandboxes, with all their data.")
+        bool,
+        typer.Option("--force", help="Also end its sandboxes and delete its templates, with all their data."),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Delete a host. Its agent removes what is left there, and exits.
 
-    A host that has sandboxes, running or paused, is only deleted with --force.
+    A host that has sandboxes, running or paused, or templates made from snapshots is only deleted with --force.
     """
     from wrenn.sdk._parse import Fields
 
     with _at(host) as (account, path):
-        ids = Fields("preview", account.call("GET", f"{path}/delete-preview")).texts("sandbox_ids")
-        if force and ids and not yes:
-            typer.confirm(f"End {len(ids)} sandboxes on {host}, with all their data?", abort=True)
+        preview = Fields("preview", account.call("GET", f"{path}/delete-preview"))
+        sandboxes, templates = len(preview.texts("sandbox_ids")), len(preview.texts("template_names"))
+        if force and (sandboxes or templates) and not yes:
+            typer.confirm(
+                f"Delete {host} with {sandboxes} sandboxes and {templates} templates, and all their data?",
+                abort=True,
+            )
         account.call("DELETE", path, params={"force": "true"} if force else None)
     sys.stderr.write(f"{host} is deleted.\n")
 

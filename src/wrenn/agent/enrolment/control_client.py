@@ -47,8 +47,10 @@ class ControlClient:
     def __init__(self, base_url: str, ca_file: Path | None) -> None:
         self._base_url = base_url.rstrip("/")
         self._tls = True if ca_file is None else _context(ca_file)
-        # `trust_env`: a machine may reach the control plane only through the proxy of its network.
-        self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=True)
+        # A machine may reach the control plane only through the proxy of its network. Without TLS the proxy would see the
+        # secrets; only a control plane on this machine is called so.
+        has_tls = base_url.startswith("https://")
+        self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=has_tls)
 
     async def __aenter__(self) -> Self:
         return self
@@ -122,7 +124,8 @@ def _error_of(status: int, content: bytes) -> WrennError:
         said = json.loads(content)["error"]
         code, message = str(said["code"]), str(said["message"])
     except (ValueError, KeyError, TypeError):
-        code, message = "", f"The control plane answered with the status {status}."
+        hint = ": its URL redirects; use the one it redirects to" if 300 <= status < 400 else ""
+        code, message = "", f"The control plane answered with the status {status}{hint}."
     # A 404 without the code is a wrong URL or a proxy's, and must cost nothing.
     if status == 404 and code == HOST_DELETED:
         return HostDeleted(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Final
 
 from wrenn.agent.enrolment.control_client import ControlClient, HostDeleted
 from wrenn.agent.enrolment.credentials import Credentials, CredentialsFile
@@ -15,6 +16,8 @@ from wrenn.base.errors import Forbidden, Unauthorized, WrennError
 from wrenn.base.loops import Loop
 
 _log = logging.getLogger(__name__)
+
+_AFTER_REFUSAL_S: Final = 900.0
 
 
 async def heartbeat_once(credentials: Credentials, settings: Settings) -> None:
@@ -38,6 +41,7 @@ class ControlLink:
         self._credentials = credentials
         self._tls = tls
         self._clock = clock
+        self._refused_at_unix = 0.0
         self.loop = Loop("heartbeat")
         self.deleted = asyncio.Event()
 
@@ -68,6 +72,8 @@ class ControlLink:
                 try:
                     await self._beat(client)
                 except (Unauthorized, Forbidden):
+                    if self._was_refused_lately():
+                        raise
                     await self._renew(client)
                     await self._beat(client)
             except HostDeleted:
@@ -82,7 +88,12 @@ class ControlLink:
 
     def _is_renewal_due(self) -> bool:
         moved = self._credentials.address != self._settings.advertised_address
-        return moved or self._credentials.is_renewal_due(self._clock.now().timestamp())
+        is_due = moved or self._credentials.is_renewal_due(self._clock.now().timestamp())
+        return is_due and not self._was_refused_lately()
+
+    def _was_refused_lately(self) -> bool:
+        """Whether the refresh token was refused, and it is too early to try again: wrong tokens are counted against the address."""
+        return abs(self._clock.now().timestamp() - self._refused_at_unix) < _AFTER_REFUSAL_S
 
     async def _beat(self, client: ControlClient) -> None:
         await client.heartbeat(self._credentials.host_id, self._credentials.token, {})
@@ -93,6 +104,7 @@ class ControlLink:
                 client, self._credentials, self._file, address=self._settings.advertised_address
             )
         except Unauthorized:
+            self._refused_at_unix = self._clock.now().timestamp()
             _log.error(
                 "the control plane does not accept this host's credentials any more: register it again with"
                 " `wrenn agent join` and a new token; its sandboxes run on",
@@ -105,3 +117,4 @@ class ControlLink:
     def _use(self, credentials: Credentials) -> None:
         self._tls.use(credentials)
         self._credentials = credentials
+        self._refused_at_unix = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
@@ -59,7 +60,8 @@ class CredentialsFile:
         """
         try:
             with self.path.open("rb") as file:
-                self._read_version = self._version()
+                found = os.fstat(file.fileno())
+                self._read_version = found.st_ino, found.st_mtime_ns
                 content = json.loads(file.read())
             credentials = Credentials(**content)
             HostId.parse(credentials.host_id)
@@ -67,7 +69,8 @@ class CredentialsFile:
             return None
         except (ValueError, TypeError, InvalidRequest) as error:
             raise InternalError(
-                f"{self.path} cannot be read as the credentials of a host: register this host again."
+                f"{self.path} cannot be read as the credentials of a host: move the file away, and register this host"
+                " again with `wrenn agent join` and a new token."
             ) from error
         return credentials
 

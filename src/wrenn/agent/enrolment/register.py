@@ -6,12 +6,14 @@ import asyncio
 import logging
 import platform
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from wrenn.agent.enrolment.control_client import ControlClient
 from wrenn.agent.enrolment.credentials import Credentials, CredentialsFile
 from wrenn.agent.enrolment.key_pair import KeyPair, new_key_pair, validity_of
 from wrenn.agent.enrolment.pending import PendingRegistration
+from wrenn.agent.enrolment.server_tls import require_usable
 from wrenn.agent.inventory import measure
 from wrenn.agent.settings import Settings
 from wrenn.base.errors import (
@@ -34,11 +36,15 @@ _LONGEST_PAUSE_S: Final = 5.0
 _TRY_AGAIN: Final = (Unavailable, DeadlineExceeded, DatabaseUnavailable, RateLimited)
 
 
+class NotRegistered(InvalidState):
+    """The host has no credentials; starting the agent again does not help."""
+
+
 async def enrolled(settings: Settings) -> Credentials:
     """Return the host's credentials. A registration that is pending is made first, as soon as the control plane answers.
 
     Raises:
-        InvalidState: this host is not registered.
+        NotRegistered: it has none.
         WrennError: the control plane refused the registration.
     """
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -48,7 +54,7 @@ async def enrolled(settings: Settings) -> Credentials:
         await _make_pending(pending, settings)
     credentials = file.load()
     if credentials is None:
-        raise InvalidState(
+        raise NotRegistered(
             "This host is not registered: `wrenn agent join URL` does it, with a token from `wrenn hosts create`."
         )
     return credentials
@@ -80,39 +86,41 @@ async def register(control_url: str, token: str, settings: Settings) -> Credenti
         Unauthorized: the token is wrong, used or expired. Unavailable, DeadlineExceeded: the control plane does not
         answer. StorageFull: the credentials cannot be stored; a new token is needed.
     """
+    file = CredentialsFile(settings.data_dir)
+    former = file.load()
     machine = measure(settings.data_dir)
     key_pair = new_key_pair()
+    body: dict[str, object] = {
+        "token": token,
+        "address": settings.advertised_address,
+        "csr_pem": key_pair.csr_pem,
+        "arch": platform.machine(),
+        "cpu_cores": machine.cpu_cores,
+        "memory_mb": machine.memory_b // MIB,
+        "disk_gb": machine.disk_b // GIB,
+    }
+    if former is not None and _has_content(settings.data_dir):
+        # The control plane refuses a token of another host, before it is used up: what that host has not placed here
+        # would be removed.
+        body["former_host_id"] = former.host_id
     async with ControlClient(control_url, settings.control_ca) as client:
-        answer = await client.register(
-            {
-                "token": token,
-                "address": settings.advertised_address,
-                "csr_pem": key_pair.csr_pem,
-                "arch": platform.machine(),
-                "cpu_cores": machine.cpu_cores,
-                "memory_mb": machine.memory_b // MIB,
-                "disk_gb": machine.disk_b // GIB,
-            }
-        )
+        answer = await client.register(body)
     await fault_point("agent.register.after_answer")
     credentials = _credentials(answer, key_pair, control_url, settings.advertised_address)
-    file = CredentialsFile(settings.data_dir)
-    _require_same_host(file.load(), credentials, settings)
+    if "former_host_id" in body and former is not None and former.host_id != credentials.host_id:
+        raise InvalidState(
+            f"{settings.data_dir} has sandboxes or templates of {former.host_id}, and the token is for"
+            f" {credentials.host_id}: use a token for the former host, or another --data-dir."
+        )
     file.save(credentials)
     _log.info("host registered", extra={"host_id": credentials.host_id})
     return credentials
 
 
-def _require_same_host(former: Credentials | None, new: Credentials, settings: Settings) -> None:
-    """The control plane removes sandboxes that it does not know: those of one host must not come under another's name."""
-    if former is None or former.host_id == new.host_id:
-        return
-    folder = settings.data_dir / "sandboxes"
-    if folder.is_dir() and any(folder.iterdir()):
-        raise InvalidState(
-            f"{settings.data_dir} has sandboxes of {former.host_id}, and the token is for {new.host_id}: use a token"
-            " for the former host, another --data-dir, or remove the sandboxes first."
-        )
+def _has_content(data_dir: Path) -> bool:
+    """Whether there are sandboxes or snapshots in the data folder."""
+    folders = (data_dir / "sandboxes", data_dir / "snapshots")
+    return any(folder.is_dir() and any(folder.iterdir()) for folder in folders)
 
 
 async def refresh(
@@ -132,6 +140,9 @@ async def refresh(
     )
     await fault_point("agent.refresh.after_answer")
     renewed = _credentials(answer, key_pair, credentials.control_url, address)
+    if (registered := file.load_changed()) is not None:
+        # The host was registered again meanwhile, which revoked what this answer brought.
+        return registered
     file.save(renewed)
     await fault_point("agent.refresh.after_save")
     return renewed
@@ -142,7 +153,7 @@ def _credentials(answer: Mapping[str, Any], key_pair: KeyPair, control_url: str,
         host_id = str(HostId.parse(answer["host"]["id"]))
         cert_pem = str(answer["cert_pem"])
         issued_at_unix, expires_at_unix = validity_of(cert_pem)
-        return Credentials(
+        credentials = Credentials(
             control_url=control_url,
             host_id=host_id,
             address=address,
@@ -156,3 +167,5 @@ def _credentials(answer: Mapping[str, Any], key_pair: KeyPair, control_url: str,
         )
     except (KeyError, TypeError, ValueError, WrennError) as error:
         raise AgentFailure("The control plane's credentials cannot be read: is its URL right?") from error
+    require_usable(credentials)
+    return credentials

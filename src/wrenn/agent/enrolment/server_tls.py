@@ -10,6 +10,7 @@ import ssl
 from typing import Any
 
 from wrenn.agent.enrolment.credentials import Credentials
+from wrenn.base.errors import AgentFailure
 
 
 class ServerTls:
@@ -21,7 +22,11 @@ class ServerTls:
         self.context.sni_callback = self._use_newest
 
     def use(self, credentials: Credentials) -> None:
-        """Use other credentials for new connections. Connections that are open go on unchanged."""
+        """Use other credentials for new connections. Connections that are open go on unchanged.
+
+        Raises:
+            AgentFailure: they do not fit together; the former ones stay in use.
+        """
         self._newest = _context(credentials)
 
     def _use_newest(self, connection: Any, _server_name: str | None, _context: ssl.SSLContext) -> None:
@@ -29,7 +34,26 @@ class ServerTls:
         connection.context = self._newest
 
 
+def require_usable(credentials: Credentials) -> None:
+    """Return if the agent can serve with these credentials.
+
+    Raises:
+        AgentFailure: key, certificate and CA do not fit together.
+    """
+    _context(credentials)
+
+
 def _context(credentials: Credentials) -> ssl.SSLContext:
+    try:
+        return _new_context(credentials)
+    except (OSError, ValueError) as error:
+        raise AgentFailure(
+            "The certificates of the control plane's answer do not fit together: is its URL right?",
+            context={"cause": repr(error)},
+        ) from error
+
+
+def _new_context(credentials: Credentials) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=credentials.ca_cert_pem)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     # Only certificates for client authentication are accepted here: those of other agents are not.

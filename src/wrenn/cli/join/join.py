@@ -53,7 +53,7 @@ class Joining:
         self._data_dir = data_dir
         self._url = _checked_url(url)
         self._address = address or _detected_address(self._url)
-        self._listen = listen or self._address
+        self._listen = listen or _default_listen(self._address)
         for name, text in (("--address", self._address), ("--listen", self._listen)):
             if host_and_port(text) is None:
                 raise InvalidRequest(f"{name} must be HOST:PORT, not {text!r}.")
@@ -64,6 +64,7 @@ class Joining:
                 "WRENN_IMAGES_DIR": str(images_dir(data_dir)),
                 "WRENN_AGENT_LISTEN": self._listen,
                 "WRENN_AGENT_ADDRESS": self._address,
+                **_proxy_settings(),
                 **({} if ca_file is None else {"WRENN_CP_CA_FILE": str(ca_file.absolute())}),
             },
         )
@@ -127,7 +128,8 @@ class Joining:
         while not await agent_answers(self._data_dir, timeout_s=_PROBE_TIMEOUT_S):
             if time.monotonic() > deadline:
                 raise InternalError(
-                    f"The agent did not start within {_START_TIMEOUT_S:.0f} s. Its log: {self._service.log}"
+                    f"The agent did not start within {_START_TIMEOUT_S:.0f} s; its log: {self._service.log}\n"
+                    f"{self._service.end_of_log()}".rstrip()
                 )
             await asyncio.sleep(0.2)
 
@@ -145,14 +147,40 @@ class Joining:
 
 
 def _checked_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidRequest(f"URL must be like https://api.example.com, not {text!r}.")
+    try:
+        parts = urlsplit(text)
+        is_plain = not (parts.username or parts.password or parts.query or parts.fragment)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and is_plain and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url or not parts.hostname:
+        raise InvalidRequest("URL must be like https://api.example.com, perhaps with a port and a path.")
     if parts.scheme == "http" and not _is_loopback(parts.hostname):
         raise InvalidRequest(
             "URL must begin with https://: without TLS anybody on the way could take this host's credentials."
         )
     return text.rstrip("/")
+
+
+def _default_listen(address: str) -> str:
+    """Return where to listen: at the address itself if it is one of this machine, otherwise (a name, NAT) everywhere."""
+    place = host_and_port(address)
+    if place is None:
+        return address
+    host, port = place
+    try:
+        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.bind((host, 0))
+    except (ValueError, OSError):
+        return f"0.0.0.0:{port}"
+    return address
+
+
+def _proxy_settings() -> dict[str, str]:
+    """Return the settings of the proxy through which this machine reaches others, for the agent too."""
+    names = ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY")
+    return {name: value for name in names if (value := os.environ.get(name))}
 
 
 def _is_loopback(name: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from wrenn.cli.up.daemons import Daemon, running, stop
+from wrenn.cli.up.daemons import Daemon, end_of_log, running, stop
 from wrenn.cli.up.layout import Layout, write_private
 from wrenn.cli.up.services import AGENT
 from wrenn.linux.command import run
@@ -36,6 +36,10 @@ class AgentService:
     def log(self) -> str:
         """How to read its log."""
         return f"journalctl -u {_UNIT}" if self._has_systemd else str(self._layout.log(AGENT))
+
+    def end_of_log(self) -> str:
+        """Return the last lines of the log of a background process; empty for a systemd service."""
+        return "" if self._has_systemd else end_of_log(self._layout.log(AGENT))
 
     async def start(self) -> None:
         """Start the agent, or restart it with these settings. VMs keep running. It is started again after a reboot by systemd only."""
@@ -80,7 +84,9 @@ Wants=network-online.target
 
 [Service]
 ExecStart={python} -m wrenn.cli.main agent --env-file {environment}
-Restart=always
+# It ends with 0 when its host was deleted, and with 78 when it is not registered.
+Restart=on-failure
+RestartPreventExitStatus=78
 RestartSec=2
 KillMode=process
 TimeoutStopSec=60

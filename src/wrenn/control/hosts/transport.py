@@ -165,6 +165,7 @@ def _with_request_id(headers: Headers) -> Headers:
 
 def _tls_context(pki: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=pki / "trusted.pem")
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(pki / "control.pem", pki / "control.key")
     return context
 
