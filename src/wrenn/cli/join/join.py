@@ -102,15 +102,19 @@ class Joining:
 
     async def _install_packages(self, progress: Progress) -> None:
         from wrenn.cli.up.bring_up import missing_packages
+        from wrenn.storage.images import missing_build_packages
 
-        missing = missing_packages()
+        missing = sorted({*missing_packages(), *missing_build_packages()})
         if not missing:
             return
         command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
         if shutil.which("apt-get") is None:
             raise NotFound(f"Programs are missing that Debian has in these packages: {' '.join(missing)}")
         with progress.step(f"Packages {' '.join(missing)}"):
-            environment = {"DEBIAN_FRONTEND": "noninteractive"}
+            names = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+            environment = {"DEBIAN_FRONTEND": "noninteractive"} | {
+                name: os.environ[name] for name in names if name in os.environ
+            }
             await run(["apt-get", "--quiet", "update"], timeout_s=_INSTALL_TIMEOUT_S, env=environment)
             await run(command, timeout_s=_INSTALL_TIMEOUT_S, env=environment)
 
@@ -149,13 +153,14 @@ class Joining:
 def _checked_url(text: str) -> str:
     try:
         parts = urlsplit(text)
-        is_plain = not (parts.username or parts.password or parts.query or parts.fragment)
-        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and is_plain and parts.port != 0
-    except ValueError:
-        is_url = False
-    if not is_url or not parts.hostname:
+        name, port = parts.hostname, parts.port
+    except ValueError:  # no port, or brackets that are not closed
+        name, port = None, None
+        parts = urlsplit("")
+    is_plain = not (parts.username or parts.password or parts.query or parts.fragment)
+    if parts.scheme not in ("http", "https") or not name or port == 0 or not is_plain:
         raise InvalidRequest("URL must be like https://api.example.com, perhaps with a port and a path.")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not _is_loopback(name):
         raise InvalidRequest(
             "URL must begin with https://: without TLS anybody on the way could take this host's credentials."
         )

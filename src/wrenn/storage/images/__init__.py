@@ -8,6 +8,7 @@ from wrenn.storage.images.build import (
     abandoned_scratch,
     ensure_images,
     lock_packages,
+    missing_build_packages,
     remove_abandoned_scratch,
 )
 from wrenn.storage.images.images import Images, load_images
@@ -18,5 +19,6 @@ __all__ = [
     "ensure_images",
     "load_images",
     "lock_packages",
+    "missing_build_packages",
     "remove_abandoned_scratch",
 ]

@@ -166,13 +166,17 @@ def _is_current_template(data_dir: Path, name: str, source_digest: str) -> bool:
         return False
 
 
+def missing_build_packages() -> list[str]:
+    """Return the Debian packages of the programs that build images and that are not installed."""
+    return sorted(
+        {package for tool, package in _TOOLS.items() if shutil.which(tool, path=_TOOL_PATH) is None}
+    )
+
+
 def _require_root_and_tools() -> None:
     if os.geteuid() != 0:
         raise Forbidden("Building the images needs root (file owners, chroot); run: sudo wrenn images build")
-    missing = sorted(
-        {package for tool, package in _TOOLS.items() if shutil.which(tool, path=_TOOL_PATH) is None}
-    )
-    if missing:
+    if missing := missing_build_packages():
         raise NotFound(
             f"Programs that build the images are missing; run: sudo apt-get install -y {' '.join(missing)}"
         )
