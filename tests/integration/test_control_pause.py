@@ -372,7 +372,6 @@ async def test_a_paused_sandbox_takes_no_memory_and_no_slot_until_it_is_resumed(
     settings: Settings, host: AgentHost, database_url: str
 ):
     host.sandbox_limit = 2
-    await host.restart()
     key = await make_team(database_url, "ada")
     async with running_platform(with_memory(settings, 2 * 512 * MIB), host, key) as platform:
         first = await platform.create()

@@ -185,7 +185,10 @@ async def test_a_change_of_limits_is_in_the_platforms_log(platform: Platform):
     await set_limits(platform, Limits(vcpus=3))
     await set_limits(platform, Limits())
     found = await platform.control.database.execute(
-        text("SELECT action, scope, actor_id, resource_id, metadata FROM audit_logs ORDER BY created_at")
+        text(
+            "SELECT action, scope, actor_id, resource_id, metadata FROM audit_logs"
+            " WHERE resource_type = 'team' ORDER BY created_at"
+        )
     )
     own = str(await team_id(platform))
     rows = [tuple(row) for row in found]

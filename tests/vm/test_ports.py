@@ -85,6 +85,7 @@ class Guest:
 async def guest(platform: Platform) -> AsyncIterator[Guest]:
     async with platform.client() as api:
         made = await api.post("/v1/sandboxes", json={"memory_mb": 256})
+        assert made.status_code == 201, made.text
         guest = Guest(api, platform.base_url, platform.key, made.json()["id"])
         files = {"path": (None, "/root/server.py"), "file": ("f", SERVER.encode())}
         assert (await api.post(f"/v1/sandboxes/{guest.id}/files/write", files=files)).status_code == 204
