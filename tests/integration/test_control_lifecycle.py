@@ -197,6 +197,18 @@ async def test_what_nobody_knows_is_removed_after_a_grace(platform: Platform):
     assert platform.host.sandbox_ids == {kept.rpartition("/")[2]}
 
 
+async def test_requests_that_find_no_host_share_a_look_at_the_hosts(platform: Platform):
+    monitor = platform.control.monitor
+    looks = platform.host.calls["get_host"]
+    given_up, *others = (asyncio.create_task(monitor.look_recently()) for _ in range(50))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.gather(*others)
+    await asyncio.gather(*(monitor.look_recently() for _ in range(50)))
+    # The monitor itself looks at an interval.
+    assert platform.host.calls["get_host"] - looks < 10
+
+
 async def test_a_silent_host_makes_its_sandboxes_missing_until_it_is_back(platform: Platform):
     host = platform.host
     path = await platform.create()

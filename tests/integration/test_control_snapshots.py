@@ -12,9 +12,10 @@ import pytest_asyncio
 
 from wrenn.base.errors import AgentFailure, InternalError, StorageFull, Unavailable
 from wrenn.base.faults import arm_faults
-from wrenn.base.ids import SandboxId, SnapshotId
+from wrenn.base.ids import HostId, SandboxId, SnapshotId
 from wrenn.base.units import MIB
 from wrenn.control.db import Database
+from wrenn.control.hosts import hosts
 from wrenn.control.settings import Settings
 from wrenn.control.snapshots.tables import templates
 from wrenn.testing.agent_host import AgentHost
@@ -305,6 +306,27 @@ async def test_a_snapshot_without_a_row_is_removed_after_a_grace(platform: Platf
     await platform.control.sweep.sweep_once()
     assert len(platform.host.snapshot_ids) == 2
     await until(lambda: platform.host.snapshot_ids == {kept})
+
+
+async def test_a_host_that_registered_again_keeps_the_templates_of_its_former_row(
+    platform: Platform, database: Database
+):
+    path = await platform.create()
+    await snapshot(platform, path, "own")
+    (kept,) = platform.host.snapshot_ids
+    others = (SnapshotId.new(), SnapshotId.new())
+    former = HostId.new()
+    await database.execute(hosts.insert().values(id=former.value, name=f"former-{former}"))
+    row = templates.c.id == SnapshotId.parse(kept).value
+    (stored,) = (await database.execute(templates.select().where(row))).all()
+    await database.execute(templates.update().where(row).values(host_id=former.value))
+    for other in others:
+        await platform.host.agent.sandboxes.ensure_snapshot(SandboxId.parse(id_of(path)), other)
+    await until(lambda: platform.host.snapshot_ids == {kept})
+    await platform.control.sweep.sweep_once()
+    assert platform.host.snapshot_ids == {kept}
+    await database.execute(templates.update().where(row).values(host_id=stored.host_id))
+    await database.execute(hosts.delete().where(hosts.c.id == former.value))
 
 
 @pytest.mark.asyncio(loop_scope="function")

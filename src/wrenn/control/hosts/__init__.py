@@ -12,6 +12,7 @@ from wrenn.control.hosts.monitor import Monitor
 from wrenn.control.hosts.pki import ensure_pki
 from wrenn.control.hosts.records import HostDeleted, HostRecord, Machine, NewHost, RefreshToken, host_action
 from wrenn.control.hosts.renewal import CertificateRenewal
+from wrenn.control.hosts.rounds import REMOVALS_A_ROUND, FirstMet, HostRounds
 from wrenn.control.hosts.store import all_hosts, hosts_of_team_in
 from wrenn.control.hosts.streams import HostStream
 from wrenn.control.hosts.tables import hosts
@@ -50,6 +51,7 @@ __all__ = [
     "ERROR_CODE_HEADER",
     "ERROR_TEXT_HEADER",
     "OUTPUTS",
+    "REMOVALS_A_ROUND",
     "SIGNALS",
     "AttachProcess",
     "Authority",
@@ -58,6 +60,7 @@ __all__ = [
     "Command",
     "Download",
     "FileInfo",
+    "FirstMet",
     "Host",
     "HostAddress",
     "HostClient",
@@ -68,6 +71,7 @@ __all__ = [
     "HostNotResponding",
     "HostRecord",
     "HostReport",
+    "HostRounds",
     "HostSandbox",
     "HostSandboxSpec",
     "HostSandboxState",

@@ -20,8 +20,10 @@ from wrenn.control.hosts.messages import (
     process_of,
     report_of,
     sandbox_of,
+    sandboxes_of,
     selector_message,
     snapshot_of,
+    snapshots_of,
     spec_message,
 )
 from wrenn.control.hosts.rpc import HostRpc
@@ -96,7 +98,7 @@ class HostClient:
         answer = await self._rpc.call(
             "ListSandboxes", pb.ListSandboxesRequest(), pb.ListSandboxesResponse, timeout_s=timeout_s
         )
-        return [sandbox_of(sandbox) for sandbox in answer.sandboxes]
+        return sandboxes_of(answer)
 
     async def pause_sandbox(self, sandbox_id: SandboxId, *, idle_ms: int, timeout_s: float) -> HostSandbox:
         """Pause the sandbox; with `idle_ms` only if it was not in use for so long, otherwise it stays running."""
@@ -142,7 +144,7 @@ class HostClient:
         answer = await self._rpc.call(
             "ListSnapshots", pb.ListSnapshotsRequest(), pb.ListSnapshotsResponse, timeout_s=timeout_s
         )
-        return [snapshot_of(snapshot) for snapshot in answer.snapshots]
+        return snapshots_of(answer)
 
     async def exec(
         self, sandbox_id: SandboxId, start: StartProcess, take: Callable[[Kind, bytes], None]

@@ -1,11 +1,17 @@
-"""Converts values to the protobuf messages of the agents' API and back. No I/O."""
+"""Converts values to the protobuf messages of the agents' API and back. No I/O.
+
+What agents report about their hosts is checked here and nowhere else: numbers fit the columns that they are stored in, counts
+and lengths are bounded, and texts have no control characters. An answer that breaks a rule raises AgentFailure; texts that
+people read are cut and cleaned instead.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, Literal, TypeVar
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal, TypeVar
 
-from protobuf import Oneof
+from protobuf import Message, Oneof
 
 from wrenn.base.errors import AgentFailure, InvalidRequest
 from wrenn.base.ids import SandboxId, SnapshotId
@@ -24,6 +30,7 @@ from wrenn.control.hosts.types import (
 from wrenn.protocol.host import host_pb as pb
 
 T = TypeVar("T")
+Answer = TypeVar("Answer", bound=Message[Any])
 
 SIGNALS: Final = {signal.name: int(signal) for signal in pb.Signal if signal}
 """Number of each signal that the guest agent sends, by name."""
@@ -45,24 +52,88 @@ _KINDS: Final[dict[pb.FileKind, FileKind]] = {
     pb.FileKind.BLOCK_DEVICE: "block_device",
 }
 
+_LIST_LIMIT: Final = 20_000
+"""Sandboxes, or snapshots, of one host. A statement has at most 32,767 parameters."""
+_TEMPLATES_LIMIT: Final = 1_000
+_METADATA_LIMIT: Final = 100
+"""Entries of what a host reports with a sandbox: versions and the like."""
+_TEXT_LIMIT: Final = 1_000
+_NAME_LIMIT: Final = 256
+_ADDRESS_LIMIT: Final = 64
+_QUOTE_LIMIT: Final = 64
+_INTEGER_MAX: Final = 2**31 - 1
+"""Of an INTEGER column."""
+_BIGINT_MAX: Final = 2**63 - 1
+"""Of a BIGINT column."""
+_TIME_MAX: Final = 253_402_300_799.0
+"""The end of the year 9999, in Unix time: the last that `datetime` can express."""
+_UNSTORABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, and surrogates, which have no UTF-8 form."""
+
+
+def clean_text(text: str, limit: int) -> str:
+    """Cut a text that an agent sent to `limit` characters, and replace its control characters by spaces."""
+    return _UNSTORABLE.sub(" ", text[:limit])
+
+
+def decoded(answer: type[Answer], body: bytes) -> Answer:
+    """Decode an answer of an agent. Raises AgentFailure if it cannot be read."""
+    try:
+        return answer.from_binary(body)
+    except Exception as error:
+        # The library has no class of its own for input that it cannot decode.
+        raise AgentFailure(
+            "The host sent an answer that cannot be read.",
+            context={"cause": type(error).__name__, "message": answer.__name__},
+        ) from error
+
 
 def report_of(host: pb.Host) -> HostReport:
-    """Convert what an agent reports about its machine."""
+    """Convert what an agent reports about its machine. Raises AgentFailure if it cannot be stored."""
+    _check_count(host.templates, _TEMPLATES_LIMIT, "templates")
     return HostReport(
-        agent_version=host.agent_version,
-        vmm=host.vmm,
-        accelerator=host.accelerator,
-        cpu_cores=host.cpu_cores,
-        memory_b=host.memory_b,
-        memory_available_b=host.memory_available_b,
-        disk_b=host.disk_b,
-        disk_available_b=host.disk_available_b,
-        sandbox_disk_b=host.sandbox_disk_b,
-        sandbox_limit=host.sandbox_limit,
-        templates=tuple(host.templates),
+        agent_version=clean_text(host.agent_version, _NAME_LIMIT),
+        vmm=clean_text(host.vmm, _NAME_LIMIT),
+        accelerator=clean_text(host.accelerator, _NAME_LIMIT),
+        cpu_cores=_number(host.cpu_cores, _INTEGER_MAX, "cpu_cores"),
+        memory_b=_number(host.memory_b, _BIGINT_MAX, "memory_b"),
+        memory_available_b=_number(host.memory_available_b, _BIGINT_MAX, "memory_available_b"),
+        disk_b=_number(host.disk_b, _BIGINT_MAX, "disk_b"),
+        disk_available_b=_number(host.disk_available_b, _BIGINT_MAX, "disk_available_b"),
+        sandbox_disk_b=_number(host.sandbox_disk_b, _BIGINT_MAX, "sandbox_disk_b"),
+        sandbox_limit=_number(host.sandbox_limit, _INTEGER_MAX, "sandbox_limit"),
+        templates=tuple(map(_template_name, host.templates)),
         is_warming_up=host.warming_up,
-        warm_up_failure=host.warm_up_failure,
+        warm_up_failure=clean_text(host.warm_up_failure, _TEXT_LIMIT),
     )
+
+
+def _check_count(items: Sequence[object] | Mapping[str, str], limit: int, kind: str) -> None:
+    if len(items) > limit:
+        raise AgentFailure(f"The host reports {len(items)} {kind}; at most {limit} are possible.")
+
+
+def _number(value: int, largest: int, kind: str) -> int:
+    if not 0 <= value <= largest:
+        raise AgentFailure(f"The host reports {value} as {kind}; at most {largest} is possible.")
+    return value
+
+
+def _time(value: float, kind: str) -> float:
+    # Written so that "not a number" is out of range too.
+    if not 0.0 <= value <= _TIME_MAX:
+        raise AgentFailure(f"The host reports the time {value} as {kind}.")
+    return value
+
+
+def _template_name(name: str) -> str:
+    if not name or len(name) > _NAME_LIMIT or _UNSTORABLE.search(name):
+        raise AgentFailure(f"The host names a template {_quoted(name)}.")
+    return name
+
+
+def _quoted(text: str) -> str:
+    return repr(text[:_QUOTE_LIMIT]) + ("…" if len(text) > _QUOTE_LIMIT else "")
 
 
 def spec_message(spec: HostSandboxSpec) -> pb.SandboxSpec:
@@ -92,29 +163,49 @@ def network_message(policy: HostNetworkPolicy) -> pb.NetworkPolicy:
 
 
 def sandbox_of(sandbox: pb.Sandbox) -> HostSandbox:
-    """Convert a sandbox that a host reports. Raises AgentFailure if its id cannot be read."""
+    """Convert a sandbox that a host reports. Raises AgentFailure if its id cannot be read, or a number cannot be stored."""
+    _check_count(sandbox.metadata, _METADATA_LIMIT, "metadata entries of a sandbox")
     return HostSandbox(
         sandbox_id=_reported_id(SandboxId.parse, sandbox.sandbox_id, "sandbox"),
         state=_STATES.get(sandbox.state, HostSandboxState.UNKNOWN),
-        reason=sandbox.reason,
-        host_ip=sandbox.host_ip,
-        last_active_at_unix=sandbox.last_active_at_unix,
-        metadata=dict(sandbox.metadata),
-        network_revision=sandbox.network_revision,
+        reason=clean_text(sandbox.reason, _TEXT_LIMIT),
+        host_ip=clean_text(sandbox.host_ip, _ADDRESS_LIMIT),
+        last_active_at_unix=_time(sandbox.last_active_at_unix, "last_active_at_unix"),
+        metadata={
+            clean_text(key, _NAME_LIMIT): clean_text(value, _TEXT_LIMIT)
+            for key, value in sandbox.metadata.items()
+        },
+        network_revision=_number(sandbox.network_revision, _BIGINT_MAX, "network_revision"),
     )
 
 
+def sandboxes_of(answer: pb.ListSandboxesResponse) -> list[HostSandbox]:
+    """Convert all sandboxes of a host. Raises AgentFailure as `sandbox_of`, or if there are too many."""
+    _check_count(answer.sandboxes, _LIST_LIMIT, "sandboxes")
+    return [sandbox_of(sandbox) for sandbox in answer.sandboxes]
+
+
 def snapshot_of(snapshot: pb.Snapshot) -> HostSnapshot:
-    """Convert a snapshot that a host reports. Raises AgentFailure if its id cannot be read."""
-    snapshot_id = _reported_id(SnapshotId.parse, snapshot.snapshot_id, "snapshot")
-    return HostSnapshot(snapshot_id, snapshot.vcpus, snapshot.memory_mb, snapshot.size_b)
+    """Convert a snapshot that a host reports. Raises AgentFailure if its id cannot be read, or a number cannot be stored."""
+    return HostSnapshot(
+        snapshot_id=_reported_id(SnapshotId.parse, snapshot.snapshot_id, "snapshot"),
+        vcpus=_number(snapshot.vcpus, _INTEGER_MAX, "vcpus"),
+        memory_mb=_number(snapshot.memory_mb, _INTEGER_MAX, "memory_mb"),
+        size_b=_number(snapshot.size_b, _BIGINT_MAX, "size_b"),
+    )
+
+
+def snapshots_of(answer: pb.ListSnapshotsResponse) -> list[HostSnapshot]:
+    """Convert all snapshots of a host. Raises AgentFailure as `snapshot_of`, or if there are too many."""
+    _check_count(answer.snapshots, _LIST_LIMIT, "snapshots")
+    return [snapshot_of(snapshot) for snapshot in answer.snapshots]
 
 
 def _reported_id(parse: Callable[[str], T], text: str, kind: str) -> T:
     try:
         return parse(text)
     except InvalidRequest as error:
-        raise AgentFailure(f"The host names a {kind} {text!r}.") from error
+        raise AgentFailure(f"The host names a {kind} {_quoted(text)}.") from error
 
 
 def command_message(command: Command) -> pb.Command:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from typing import Final
 
 from wrenn.base.errors import WrennError
 from wrenn.base.loops import Loop
 from wrenn.control.db import Database
 from wrenn.control.hosts import store
 from wrenn.control.hosts.client import HostClients
+from wrenn.control.hosts.rounds import HostRounds
 from wrenn.control.hosts.types import Host
 
 _log = logging.getLogger(__name__)
 
-_LOOK_TIMEOUT_S = 5.0
+_LOOK_TIMEOUT_S: Final = 5.0
+_LOOK_DEADLINE_S: Final = 15.0
+"""Longest for a look at one host, with the statement that stores the answer."""
+_RECENT_S: Final = 1.0
+"""Requests that find no host have all hosts looked at no more often than this."""
 
 
 class Monitor:
@@ -31,15 +38,29 @@ class Monitor:
         self._interval_s = interval_s
         self._silent_after_s = silent_after_s
         self.loop = Loop("look at hosts")
+        self._rounds = HostRounds("look at hosts", deadline_s=_LOOK_DEADLINE_S)
+        self._recent: asyncio.Task[None] | None = None
+        self._recent_at = -math.inf
 
     async def run(self) -> None:
         """Look at all hosts at an interval, until cancelled."""
-        await self.loop.run(self.look_once, every_s=self._interval_s)
+        try:
+            await self.loop.run(self.look_once, every_s=self._interval_s)
+        finally:
+            await self._rounds.close()
 
     async def look_once(self) -> None:
-        """Look at all hosts now."""
-        hosts = await store.all_hosts(self._database)
-        await asyncio.gather(*(self._look(host) for host in hosts))
+        """Look at all hosts now; as `HostRounds.run`."""
+        await self._rounds.run(await store.all_hosts(self._database), self._look)
+
+    async def look_recently(self) -> None:
+        """Like `look_once`, for any number of callers: they share a look that is under way or began less than a second ago."""
+        now = asyncio.get_running_loop().time()
+        if self._recent is None or (self._recent.done() and now - self._recent_at >= _RECENT_S):
+            self._recent = asyncio.create_task(self.look_once(), name="look at hosts for requests")
+            self._recent_at = now
+        # The look goes on for the others when one caller is cancelled.
+        await asyncio.shield(self._recent)
 
     async def _look(self, host: Host) -> None:
         client = self._clients.at(host.endpoint)

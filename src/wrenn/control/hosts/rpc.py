@@ -12,6 +12,7 @@ from protobuf import Message
 
 from wrenn.base.errors import AgentFailure, DeadlineExceeded, WrennError
 from wrenn.base.units import KIB, MIB
+from wrenn.control.hosts.messages import clean_text, decoded
 from wrenn.control.hosts.transport import HostConnection, not_answering
 from wrenn.protocol.api import OUTPUT_LIMIT_B
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, error_of
@@ -22,6 +23,8 @@ _log = logging.getLogger(__name__)
 _SERVICE: Final = "wrenn.host.v1.HostAgent"
 _ANSWER_LIMIT_B: Final = 2 * OUTPUT_LIMIT_B + 4 * MIB
 _ERROR_LIMIT_B: Final = 64 * KIB
+_ERROR_TEXT_LIMIT: Final = 4_000
+"""Characters of an error's text; the rest is cut. It may quote a path, which is at most 4,096 bytes."""
 
 Answer = TypeVar("Answer", bound=Message[Any])
 
@@ -39,6 +42,7 @@ class HostRpc:
 
         Raises:
             WrennError: what the agent said. Unavailable, DeadlineExceeded: it did not answer.
+            AgentFailure: its answer cannot be read.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -74,7 +78,7 @@ class HostRpc:
                 error = _error_of(response, await read_bounded(response, _ERROR_LIMIT_B, sender="host"))
                 _log.debug("host refused a call", extra={"method": method, "code": error.code})
                 raise error
-            return answer.from_binary(await read_bounded(response, _ANSWER_LIMIT_B, sender="host"))
+            return decoded(answer, await read_bounded(response, _ANSWER_LIMIT_B, sender="host"))
         finally:
             # A connection whose response was read to its end is back in the pool already.
             response.close()
@@ -84,8 +88,9 @@ def _error_of(response: aiohttp.ClientResponse, body: bytes) -> WrennError:
     wrenn_code = response.headers.get(ERROR_CODE_HEADER, "")
     try:
         error = cast("dict[str, Any]", json.loads(body))
-        return error_of(str(error["code"]), str(error.get("message", "")), wrenn_code=wrenn_code)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        text = clean_text(str(error.get("message", "")), _ERROR_TEXT_LIMIT)
+        return error_of(str(error["code"]), text, wrenn_code=wrenn_code)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return AgentFailure(
             "The host refused the call without a reason.", context={"status": response.status}
         )

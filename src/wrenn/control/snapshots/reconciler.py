@@ -5,7 +5,6 @@ The rows are read first, then the host is asked. May run on any number of replic
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -15,7 +14,7 @@ from wrenn.base.errors import DeadlineExceeded, Unavailable, WrennError
 from wrenn.base.ids import SnapshotId
 from wrenn.base.loops import Loop
 from wrenn.control.db import Database, Transaction
-from wrenn.control.hosts import Host, HostClients, all_hosts
+from wrenn.control.hosts import REMOVALS_A_ROUND, FirstMet, Host, HostClients, HostRounds, all_hosts
 from wrenn.control.snapshots import store
 from wrenn.control.snapshots.lifecycle import SnapshotLifecycle
 from wrenn.control.snapshots.records import TemplateStatus
@@ -50,19 +49,24 @@ class SnapshotSweep:
         self._interval_s = interval_s
         self._unknown_grace_s = unknown_grace_s
         self.loop = Loop("sweep snapshots")
-        # Snapshots without a row, with the time at which each was first met.
-        self._unknown: dict[SnapshotId, float] = {}
+        self._rounds = HostRounds("sweep snapshots")
+        # Snapshots that are to be removed, and those without a row on any host.
+        self._unwanted: FirstMet[SnapshotId] = FirstMet()
 
     async def run(self) -> None:
         """Sweep at an interval, until cancelled."""
-        await self.loop.run(self.sweep_once, every_s=self._interval_s)
+        try:
+            await self.loop.run(self.sweep_once, every_s=self._interval_s)
+        finally:
+            await self._rounds.close()
 
     async def sweep_once(self) -> None:
-        """Sweep all hosts now."""
+        """Sweep all hosts now; as `HostRounds.run`."""
         for snapshot_id in await self._database.transaction(self._retire_abandoned):
             _log.warning("abandoned snapshot taken back", extra={"snapshot_id": str(snapshot_id)})
         hosts = await all_hosts(self._database)
-        await asyncio.gather(*(self._sweep(host) for host in hosts))
+        self._unwanted.keep_hosts(hosts)
+        await self._rounds.run(hosts, self._sweep)
 
     async def _retire_abandoned(self, tx: Transaction) -> list[SnapshotId]:
         abandoned = await store.retire_abandoned(tx)
@@ -84,15 +88,23 @@ class SnapshotSweep:
                     extra={"host_id": str(host.host_id), "cause": error.message},
                 )
             return
-        for stored in rows.values():
-            if stored.status is TemplateStatus.REMOVING:
-                await self._lifecycle.remove(stored)
+        # The row may name another host: the former one of an agent that registered again, which has the files all the same.
+        without_row = {snapshot.snapshot_id for snapshot in reported} - rows.keys()
+        without_row -= await store.existing_among(self._database, without_row)
+        removing = [
+            stored.snapshot_id for stored in rows.values() if stored.status is TemplateStatus.REMOVING
+        ]
         now = self._clock.monotonic()
-        unknown = {snapshot.snapshot_id for snapshot in reported} - rows.keys()
-        for snapshot_id in unknown:
-            first_met = self._unknown.setdefault(snapshot_id, now)
-            if now - first_met < self._unknown_grace_s:
-                continue
-            if await self._lifecycle.remove_from_host(host.endpoint, snapshot_id):
+        first_met = self._unwanted.update(host.host_id, [*removing, *without_row], now=now)
+        due = [
+            snapshot_id
+            for snapshot_id, first in first_met.items()
+            if snapshot_id in rows or now - first >= self._unknown_grace_s
+        ]
+        for snapshot_id in due[:REMOVALS_A_ROUND]:
+            self._unwanted.postpone(host.host_id, snapshot_id)
+            if snapshot_id in rows:
+                await self._lifecycle.remove(rows[snapshot_id])
+            elif await self._lifecycle.remove_from_host(host.endpoint, snapshot_id):
                 _log.warning("unknown snapshot removed from host", extra={"snapshot_id": str(snapshot_id)})
-                self._unknown.pop(snapshot_id, None)
+                self._unwanted.forget(host.host_id, snapshot_id)

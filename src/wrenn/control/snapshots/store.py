@@ -368,6 +368,16 @@ async def on_host(database: Database, host_id: HostId) -> list[StoredSnapshot]:
     return await _stored(database, _c.host_id == host_id.value)
 
 
+async def existing_among(database: Database, ids: Collection[SnapshotId]) -> set[SnapshotId]:
+    """Return those ids that have a row, on whichever host."""
+    if not ids:
+        return set()
+    found = await database.execute(
+        select(_c.id).where(_c.id.in_([snapshot_id.value for snapshot_id in ids])), repeatable=True
+    )
+    return {SnapshotId(row.id) for row in found}
+
+
 async def load(database: Database, snapshot_id: SnapshotId) -> StoredSnapshot | None:
     """Return one snapshot; None: there is none."""
     found = await _stored(database, _c.id == snapshot_id.value)

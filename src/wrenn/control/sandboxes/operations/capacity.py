@@ -87,12 +87,13 @@ class Capacity:
     async def transaction_asking_hosts(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """Like `transaction`; if there is no host for the request, ask all hosts for their state and run it once more.
 
-        The stored state of the hosts may be some seconds old: a host may be back, or have a new template.
+        The stored state of the hosts may be some seconds old: a host may be back, or have a new template. Requests share
+        that look at the hosts (`Monitor.look_recently`).
         """
         try:
             return await self.transaction(work)
         except (NoCapacity, NotFound, Unavailable):
-            await self._monitor.look_once()
+            await self._monitor.look_recently()
             return await self.transaction(work)
 
     @staticmethod

@@ -17,7 +17,17 @@ from wrenn.base.errors import DeadlineExceeded, Unavailable, WrennError
 from wrenn.base.ids import SandboxId
 from wrenn.base.loops import Loop
 from wrenn.control.db import Database, Hints
-from wrenn.control.hosts import Host, HostClient, HostClients, HostSandbox, HostSandboxState, all_hosts
+from wrenn.control.hosts import (
+    REMOVALS_A_ROUND,
+    FirstMet,
+    Host,
+    HostClient,
+    HostClients,
+    HostRounds,
+    HostSandbox,
+    HostSandboxState,
+    all_hosts,
+)
 from wrenn.control.sandboxes.changes import ChangeNotifier
 from wrenn.control.sandboxes.network_policy import SET_TIMEOUT_S, host_policy
 from wrenn.control.sandboxes.reconcile import comparison_store
@@ -75,18 +85,24 @@ class Comparison:
         self._clock = clock
         self._settings = settings
         self.loop = Loop("compare with hosts")
-        # Sandboxes without a row, and paused ones that their host does not name, each with the time when that was noticed.
-        self._unknown: dict[SandboxId, float] = {}
-        self._absent: dict[SandboxId, float] = {}
+        self._rounds = HostRounds("compare with hosts")
+        # Lost, ended and unknown sandboxes of hosts, and paused ones that their host does not name.
+        self._unwanted: FirstMet[SandboxId] = FirstMet()
+        self._absent: FirstMet[SandboxId] = FirstMet()
 
     async def run(self) -> None:
         """Compare all hosts at an interval, until cancelled."""
-        await self.loop.run(self.compare_once, every_s=self._settings.interval_s)
+        try:
+            await self.loop.run(self.compare_once, every_s=self._settings.interval_s)
+        finally:
+            await self._rounds.close()
 
     async def compare_once(self) -> None:
-        """Compare all hosts now."""
+        """Compare all hosts now; as `HostRounds.run`."""
         hosts = await all_hosts(self._database)
-        await asyncio.gather(*(self._compare(host) for host in hosts))
+        self._unwanted.keep_hosts(hosts)
+        self._absent.keep_hosts(hosts)
+        await self._rounds.run(hosts, self._compare)
 
     async def _compare(self, host: Host) -> None:
         rows = {
@@ -108,23 +124,29 @@ class Comparison:
                         await self._set_state(row, State.MISSING)
             return
         seen = {sandbox.sandbox_id: sandbox for sandbox in reported}
+        absent = self._absent.update(
+            host.host_id,
+            [row.sandbox_id for row in rows.values() if _is_paused(row) and row.sandbox_id not in seen],
+            now=self._clock.monotonic(),
+        )
+        lost: dict[SandboxId, Sandbox] = {}
         for row in rows.values():
-            if row.desired is Desired.RUNNING and row.status in (State.RUNNING, State.MISSING):
-                await self._correct(client, row, seen.get(row.sandbox_id))
-            elif row.desired is Desired.PAUSED and row.status is State.PAUSED:
-                await self._correct_paused(client, row, seen.get(row.sandbox_id))
-        await self._remove_unwanted(client, seen, rows)
-        # Last, and several at once, because each call may take long.
-        at_once = asyncio.Semaphore(_NETWORKS_AT_ONCE)
+            on_host = seen.get(row.sandbox_id)
+            if not _is_running(row) and not _is_paused(row):
+                continue
+            if on_host is not None and on_host.state is HostSandboxState.LOST:
+                lost[row.sandbox_id] = row
+            elif _is_running(row):
+                await self._correct(row, on_host)
+            else:
+                await self._correct_paused(row, on_host, absent.get(row.sandbox_id))
+        # Last, and side by side, because these calls may take long.
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._remove_unwanted(host, seen, rows, lost))
+            tasks.create_task(self._resend_networks(client, rows, seen))
 
-        async def resend_network(row: Sandbox) -> None:
-            async with at_once:
-                await self._resend_network(client, row, seen.get(row.sandbox_id))
-
-        await asyncio.gather(*map(resend_network, rows.values()))
-
-    async def _correct(self, client: HostClient, row: Sandbox, seen: HostSandbox | None) -> None:
-        """Correct the row of a sandbox that should be running."""
+    async def _correct(self, row: Sandbox, seen: HostSandbox | None) -> None:
+        """Correct the row of a sandbox that should be running, and that its host does not call lost."""
         if seen is not None and seen.state is HostSandboxState.RUNNING:
             if row.status is State.MISSING:
                 await self._set_state(row, State.RUNNING)
@@ -134,8 +156,8 @@ class Comparison:
             last = row.last_active_at.timestamp() if row.last_active_at else 0.0
             if seen.last_active_at_unix > last + _ACTIVITY_STEP_S:
                 await comparison_store.record_active_at(self._database, row, seen.last_active_at_unix)
-        elif seen is None or seen.state is HostSandboxState.LOST:
-            await self._record_lost(client, row, seen, LOST)
+        elif seen is None:
+            await self._record_lost(row, LOST)
         elif seen.state is HostSandboxState.PAUSED and await comparison_store.record_paused(
             self._database, self._hints, row, seen.reason
         ):
@@ -144,6 +166,17 @@ class Comparison:
                 extra={"sandbox_id": str(row.sandbox_id), "cause": seen.reason},
             )
             self._changes.notify(row.sandbox_id)
+
+    async def _resend_networks(
+        self, client: HostClient, rows: Mapping[SandboxId, Sandbox], seen: Mapping[SandboxId, HostSandbox]
+    ) -> None:
+        at_once = asyncio.Semaphore(_NETWORKS_AT_ONCE)
+
+        async def resend_network(row: Sandbox) -> None:
+            async with at_once:
+                await self._resend_network(client, row, seen.get(row.sandbox_id))
+
+        await asyncio.gather(*map(resend_network, rows.values()))
 
     async def _resend_network(self, client: HostClient, row: Sandbox, seen: HostSandbox | None) -> None:
         """Send the network policy to a host that has an older one, since it did not answer when the policy changed."""
@@ -159,16 +192,15 @@ class Comparison:
         else:
             _log.warning("host had an older network policy", extra=fields)
 
-    async def _correct_paused(self, client: HostClient, row: Sandbox, seen: HostSandbox | None) -> None:
-        """Correct the row of a sandbox that should be paused."""
+    async def _correct_paused(
+        self, row: Sandbox, seen: HostSandbox | None, absent_since: float | None
+    ) -> None:
+        """Correct the row of a sandbox that should be paused, and that its host does not call lost."""
         if seen is None:
             # What it holds cannot be made anew: a host that has not read all its journals yet must not cost it.
             now = self._clock.monotonic()
-            if now - self._absent.setdefault(row.sandbox_id, now) < self._settings.grace_s:
-                return
-        self._absent.pop(row.sandbox_id, None)
-        if seen is None or seen.state is HostSandboxState.LOST:
-            await self._record_lost(client, row, seen, FILES_LOST)
+            if absent_since is not None and now - absent_since >= self._settings.grace_s:
+                await self._record_lost(row, FILES_LOST)
         elif seen.state is HostSandboxState.RUNNING and await comparison_store.record_running_unwanted(
             self._database, self._hints, row
         ):
@@ -176,37 +208,42 @@ class Comparison:
             self._changes.notify(row.sandbox_id)
             self._reconciler.wake()
 
-    async def _record_lost(
-        self, client: HostClient, row: Sandbox, seen: HostSandbox | None, reason: str
-    ) -> None:
-        """Remove what its host still has of a lost sandbox, then record that it is lost."""
-        if seen is not None:
-            reason = seen.reason or reason
-            if not await self._remove(client, row.sandbox_id):
-                return
+    async def _record_lost(self, row: Sandbox, reason: str) -> None:
+        """Record that a sandbox is lost of which its host has nothing."""
         if await comparison_store.record_lost(self._database, self._hints, row, reason):
             _log.warning("sandbox lost", extra={"sandbox_id": str(row.sandbox_id), "cause": reason})
             self._changes.notify(row.sandbox_id)
 
     async def _remove_unwanted(
-        self, client: HostClient, seen: Mapping[SandboxId, HostSandbox], rows: Mapping[SandboxId, Sandbox]
+        self,
+        host: Host,
+        seen: Mapping[SandboxId, HostSandbox],
+        rows: Mapping[SandboxId, Sandbox],
+        lost: Mapping[SandboxId, Sandbox],
     ) -> None:
-        """Remove sandboxes from the host that have ended, and after a grace period those without a row."""
+        """Remove sandboxes from the host that are lost or have ended, and after a grace period those without a row."""
         unknown = [sandbox_id for sandbox_id in seen if sandbox_id not in rows]
-        if not unknown:
-            return
-        ended = await comparison_store.ended_among(self._database, unknown)
+        ended = await comparison_store.ended_among(self._database, unknown) if unknown else {}
+        candidates = [*lost, *(sandbox_id for sandbox_id in unknown if ended.get(sandbox_id, True))]
         now = self._clock.monotonic()
-        for sandbox_id in unknown:
-            if sandbox_id in ended:
-                self._unknown.pop(sandbox_id, None)
-                unwanted = ended[sandbox_id]
-            else:
-                first_met = self._unknown.setdefault(sandbox_id, now)
-                unwanted = now - first_met >= self._settings.grace_s
-            if unwanted and await self._remove(client, sandbox_id):
-                self._unknown.pop(sandbox_id, None)
+        first_met = self._unwanted.update(host.host_id, candidates, now=now)
+        unwanted = [
+            sandbox_id
+            for sandbox_id, first in first_met.items()
+            if sandbox_id in lost or sandbox_id in ended or now - first >= self._settings.grace_s
+        ]
+        client = self._clients.at(host.endpoint)
+        for sandbox_id in unwanted[:REMOVALS_A_ROUND]:
+            self._unwanted.postpone(host.host_id, sandbox_id)
+            if not await self._remove(client, sandbox_id):
+                continue
+            self._unwanted.forget(host.host_id, sandbox_id)
+            row = lost.get(sandbox_id)
+            if row is None:
                 _log.warning("unwanted sandbox removed from host", extra={"sandbox_id": str(sandbox_id)})
+            else:
+                otherwise = FILES_LOST if row.status is State.PAUSED else LOST
+                await self._record_lost(row, seen[sandbox_id].reason or otherwise)
 
     async def _remove(self, client: HostClient, sandbox_id: SandboxId) -> bool:
         try:
@@ -220,3 +257,11 @@ class Comparison:
         if await comparison_store.record_state(self._database, self._hints, row, state):
             _log.warning("sandbox is %s", state, extra={"sandbox_id": str(row.sandbox_id)})
             self._changes.notify(row.sandbox_id)
+
+
+def _is_running(row: Sandbox) -> bool:
+    return row.desired is Desired.RUNNING and row.status in (State.RUNNING, State.MISSING)
+
+
+def _is_paused(row: Sandbox) -> bool:
+    return row.desired is Desired.PAUSED and row.status is State.PAUSED
