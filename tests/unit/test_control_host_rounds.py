@@ -49,7 +49,7 @@ class Visits:
 
 @pytest.fixture
 async def rounds() -> AsyncIterator[HostRounds]:
-    made = HostRounds("visit", patience_s=0.05)
+    made = HostRounds("visit", round_wait_s=0.05)
     yield made
     await made.close()
 

@@ -18,7 +18,7 @@ REMOVALS_A_ROUND: Final = 100
 """Sandboxes or snapshots that one host is asked to remove in one round."""
 _DEADLINE_S: Final = 60.0
 """Longest for the work of one round with one host."""
-_PATIENCE_S: Final = 5.0
+_ROUND_WAIT_S: Final = 5.0
 """Longest that a round waits for its hosts. The work with a slower one goes on, and rounds leave the host out until it has ended."""
 
 
@@ -29,22 +29,22 @@ class HostRounds:
     """
 
     def __init__(
-        self, name: str, *, deadline_s: float = _DEADLINE_S, patience_s: float = _PATIENCE_S
+        self, name: str, *, deadline_s: float = _DEADLINE_S, round_wait_s: float = _ROUND_WAIT_S
     ) -> None:
         self._name = name
         self._deadline_s = deadline_s
-        self._patience_s = patience_s
+        self._round_wait_s = round_wait_s
         self._tasks: dict[HostId, asyncio.Task[None]] = {}
         self._late: set[HostId] = set()
 
     async def run(self, hosts: Sequence[Host], work: Callable[[Host], Awaitable[None]]) -> None:
-        """Do the work for all hosts; returns when it is done, or after the patience, while it goes on for the slow hosts.
+        """Do the work for all hosts; returns when it is done, or after `round_wait_s`, while it goes on for the slow hosts.
 
         It begins after this call. Hosts that an earlier round did not wait for any longer are left out until their work has
         ended. A cancellation ends the wait, not the work: that is for `close`.
         """
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._patience_s
+        end = loop.time() + self._round_wait_s
         host_ids = [host.host_id for host in hosts]
         await self._wait(host_ids, end)
         for host in hosts:
