@@ -19,7 +19,7 @@ from wrenn.control.fleet import issue_local_token
 from wrenn.testing.agent_host import AgentHost
 
 from .conftest import DEADLINE_S, refused, run_sql
-from .host_agents import AgentPlayer, create_host, forget_hosts, registered, unwatched
+from .host_agents import AgentPlayer, create_host, elsewhere, forget_hosts, registered, unwatched
 from .people import People, Person, make_admin
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -153,7 +153,8 @@ async def test_what_is_not_seen_is_not_there(cast: Cast):
     refused(await cast.member.delete(path), 403, "forbidden")
     refused(await cast.member.post(f"{path}/token"), 403, "forbidden")
     assert (await cast.member.get(path)).json() == own
-    assert (await cast.member.get(f"{path}/delete-preview")).json() == {"host": own, "sandbox_ids": []}
+    preview: dict[str, Any] = {"host": own, "sandbox_ids": [], "template_count": 0, "template_names": []}
+    assert (await cast.member.get(f"{path}/delete-preview")).json() == preview
     refused(await cast.root.get(f"/v1/hosts/{HostId.new()}"), 404, "not_found")
     refused(await cast.root.get("/v1/hosts/host-x"), 400, "invalid_request")
 
@@ -164,12 +165,49 @@ async def test_a_new_token_ends_the_one_before(people: People, cast: Cast):
     assert answer.status_code == 201, answer.text
     assert answer.json()["host"] == own
     refused(await AgentPlayer(cast.root.url).register(first), 401, "unauthorized")
-    player = AgentPlayer(cast.root.url)
+    player = AgentPlayer(cast.root.url, address=elsewhere())
     assert (await player.register(answer.json()["registration_token"])).status_code == 201
     assert (await cast.owner.post(f"/v1/hosts/{own['id']}/token")).status_code == 201, "not seen yet"
     await unwatched(people.database_url, player)
     assert (await player.heartbeat()).status_code == 204
-    refused(await cast.owner.post(f"/v1/hosts/{own['id']}/token"), 400, "invalid_request")
+    answer = await cast.owner.post(f"/v1/hosts/{own['id']}/token")
+    message = refused(answer, 400, "invalid_request")
+    assert "wait 90 s" in message
+    assert "force" in message
+
+
+@pytest.mark.parametrize("heard", ["NULL", "now() - interval '91 seconds'"])
+async def test_a_host_that_is_reached_and_not_heard_gets_a_token(people: People, cast: Cast, heard: str):
+    """Its credentials may be refused, as after a restore of the database."""
+    player = await registered(cast.root)
+    await unwatched(people.database_url, player)
+    row = f"id = '{HostId.parse(player.host_id).value}'"
+    await run_sql(
+        people.database_url, f"UPDATE hosts SET status = 'online', last_heartbeat_at = {heard} WHERE {row}"
+    )
+    assert (await cast.root.post(f"/v1/hosts/{player.host_id}/token")).status_code == 201
+    assert (await player.heartbeat()).status_code == 204, "nothing was revoked"
+    refused(await cast.root.post(f"/v1/hosts/{player.host_id}/token"), 400, "invalid_request")
+
+
+async def test_a_forced_token_revokes_the_credentials_of_a_host_that_is_online(people: People, cast: Cast):
+    player = await registered(cast.owner, **byoc(cast.team))
+    await unwatched(people.database_url, player)
+    assert (await player.heartbeat()).status_code == 204
+    path = f"/v1/hosts/{player.host_id}/token"
+    refused(await cast.member.post(f"{path}?force=true"), 403, "forbidden")
+    assert (await player.heartbeat()).status_code == 204
+    answer = await cast.owner.post(f"{path}?force=true")
+    assert answer.status_code == 201, answer.text
+    assert set(answer.json()) == {"host", "registration_token"}
+    refused(await player.heartbeat(), 401, "unauthorized")
+    refused(await player.refresh(), 401, "unauthorized")
+    again = AgentPlayer(people.url, address=elsewhere())
+    assert (await again.register(answer.json()["registration_token"])).status_code == 201
+    assert again.host_id == player.host_id
+    log = await cast.owner.get("/v1/audit-logs", params={"resource_type": "host"})
+    facts = [entry for entry in log.json()["items"] if entry["resource_id"] == player.host_id]
+    assert "revokes_credentials" in str(facts)
 
 
 async def test_tags(cast: Cast):
@@ -247,11 +285,13 @@ async def test_a_host_with_sandboxes_is_deleted_only_by_force(people: People, ca
         ids = await sandboxes_on(people, cast.owner, 2)
         kept = await cast.owner.post("/v1/snapshots", {"sandbox_id": ids[1], "name": "kept"})
         assert kept.status_code == 201, kept.text
-        preview = await cast.member.get(f"/v1/hosts/{host_id}/delete-preview")
-        assert set(preview.json()["sandbox_ids"]) == set(ids)
+        preview = (await cast.member.get(f"/v1/hosts/{host_id}/delete-preview")).json()
+        assert set(preview["sandbox_ids"]) == set(ids)
+        assert (preview["template_count"], preview["template_names"]) == (1, ["kept"])
         answer = await cast.owner.delete(f"/v1/hosts/{host_id}")
         refused(answer, 409, "has_active_sandboxes")
         assert set(answer.json()["error"]["sandbox_ids"]) == set(ids)
+        assert answer.json()["error"]["template_names"] == ["kept"]
         assert (await cast.owner.get(f"/v1/sandboxes/{ids[1]}")).json()["status"] == "running"
         answer = await cast.owner.delete(f"/v1/hosts/{host_id}", params={"force": "true"})
         assert answer.status_code == 204, answer.text
@@ -269,6 +309,22 @@ async def test_a_host_with_sandboxes_is_deleted_only_by_force(people: People, ca
             text("SELECT 1 FROM templates WHERE host_id = :id"), {"id": HostId.parse(host_id).value}
         )
         assert rows.all() == []
+
+
+async def test_a_host_with_only_templates_is_deleted_only_by_force(people: People, cast: Cast):
+    async with local_host_of(people, cast.team) as host_id:
+        sandbox = (await cast.owner.post("/v1/sandboxes")).json()["id"]
+        made = await cast.owner.post("/v1/snapshots", {"sandbox_id": sandbox, "name": "alone"})
+        assert made.status_code == 201, made.text
+        assert (await cast.owner.delete(f"/v1/sandboxes/{sandbox}")).status_code == 204
+        answer = await cast.owner.delete(f"/v1/hosts/{host_id}")
+        refused(answer, 409, "has_active_sandboxes")
+        error = answer.json()["error"]
+        assert (error["sandbox_ids"], error["template_names"]) == ([], ["alone"])
+        assert (await cast.owner.delete("/v1/snapshots/alone")).status_code == 204
+        preview = (await cast.owner.get(f"/v1/hosts/{host_id}/delete-preview")).json()
+        assert (preview["template_count"], preview["template_names"]) == (0, [])
+        assert (await cast.owner.delete(f"/v1/hosts/{host_id}")).status_code == 204
 
 
 async def test_a_create_under_way_does_not_survive_on_a_deleted_host(people: People, cast: Cast):

@@ -21,15 +21,18 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from sqlalchemy import text
 
 from wrenn.base.clock import SystemClock
+from wrenn.base.errors import InvalidRequest
 from wrenn.base.ids import HostId
 from wrenn.control.auth import Tokens, ensure_secret
 from wrenn.control.db import Database
+from wrenn.control.hosts import Authority
 
 from .conftest import client, refused, run_sql
 from .host_agents import (
     AgentPlayer,
     create_host,
     csr_of,
+    elsewhere,
     forget_hosts,
     in_about,
     new_key,
@@ -175,7 +178,7 @@ async def test_a_wrong_token_is_refused(people: People, token: str):
     [
         "10.0.0.1", ":8010", "10.0.0.1:0", "10.0.0.1:65536", "10.0.0.1:08", "10.0.0.1:8010/x", "0.0.0.0:8010",
         "[::]:8010", "::1:8010", "[::ffff:0.0.0.0]:8010", "[fe80::1%eth0]:8010", "224.0.0.1:8010", "a b:1", "a\n:1",
-        "user@a:1", "1.2.3:80", "-a.example:1", f"{'a' * 64}.example:1", "a..b:1", "x" * 300 + ":1", "ä.example:1",
+        "user@a:1", "1.2.3:80", f"host-{'0' * 25}:8010", f"HOST-{'Z' * 25}:8010", "host-x.example:1", "-a.example:1", f"{'a' * 64}.example:1", "a..b:1", "x" * 300 + ":1", "ä.example:1",
     ],
 )  # fmt: skip
 async def test_an_address_that_cannot_be_called_is_refused(people: People, root: Person, address: str):
@@ -184,7 +187,7 @@ async def test_an_address_that_cannot_be_called_is_refused(people: People, root:
 
 async def test_an_address_may_be_a_name_or_ipv6(root: Person):
     for address, shown, name in (
-        ("Host-1.Example:8010", "host-1.example:8010", x509.DNSName("host-1.example")),
+        ("Rack-1.Example:8010", "rack-1.example:8010", x509.DNSName("rack-1.example")),
         ("[2001:DB8::1]:8010", "[2001:db8::1]:8010", x509.IPAddress(ipaddress.ip_address("2001:db8::1"))),
     ):
         host, token = await create_host(root)
@@ -196,6 +199,59 @@ async def test_an_address_may_be_a_name_or_ipv6(root: Person):
         assert list(names) == [x509.DNSName(host["id"]), name]
         # Nobody serves there.
         assert (await root.delete(f"/v1/hosts/{host['id']}")).status_code == 204
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1:8010", "127.9.9.9:8010", "[::1]:8010", "[::ffff:127.0.0.1]:8010", "169.254.169.254:80",
+        "[fe80::1]:8010", "[::ffff:169.254.169.254]:80", "localhost:8010", "a.LocalHost:8010",
+    ],
+)  # fmt: skip
+async def test_a_host_of_a_team_is_not_at_an_address_of_the_control_plane(
+    people: People, root: Person, address: str
+):
+    answer = await root.put(f"/v1/admin/teams/{root.team_id}/byoc", {"enabled": True})
+    assert answer.status_code == 204, answer.text
+    host, token = await create_host(root, type="byoc", team_id=root.team_id)
+    player = AgentPlayer(people.url, address=address)
+    message = refused(await player.register(token), 400, "invalid_request")
+    assert message.startswith("address:")
+    assert (await player.register(token, address=elsewhere())).status_code == 201, "the token is still good"
+    refused(await player.refresh(address=address), 400, "invalid_request")
+    assert (await player.heartbeat()).status_code == 204
+    assert (await player.refresh()).status_code == 200
+    assert player.host_id == host["id"]
+
+
+async def test_the_id_of_another_host_is_not_signed(pki: Path):
+    authority = Authority.from_settings(str(pki / "ca.pem"), str(pki / "ca.key"))
+    assert authority is not None
+    for name in (str(HostId.new()), "HOST-x.example"):
+        with pytest.raises(InvalidRequest):
+            authority.sign_agent(csr_of(new_key()), HostId.new(), name)
+
+
+async def test_files_of_another_host_are_not_taken_over(people: People, root: Person):
+    former = await registered(root)
+    host, token = await create_host(root)
+    player = AgentPlayer(people.url)
+    answer = await player.register(token, former_host_id=former.host_id)
+    message = refused(answer, 409, "conflict")
+    assert host["id"] in message
+    assert former.host_id in message
+    assert (await former.heartbeat()).status_code == 204, "nothing was revoked"
+    refused(await player.register(token, former_host_id="host-x"), 400, "invalid_request")
+    refused(await player.register("0" * 64, former_host_id=former.host_id), 401, "unauthorized")
+    assert (await player.register(token, former_host_id=str(HostId.new()))).status_code == 201, "not used up"
+    assert player.host_id == host["id"]
+    # Its own host's, and those of one that was deleted.
+    again = await root.post(f"/v1/hosts/{host['id']}/token?force=true")
+    own = await player.register(again.json()["registration_token"], former_host_id=host["id"])
+    assert own.status_code == 201, own.text
+    assert (await root.delete(f"/v1/hosts/{host['id']}")).status_code == 204
+    _, other = await create_host(root)
+    assert (await player.register(other, former_host_id=host["id"])).status_code == 201
 
 
 def bad_requests() -> dict[str, str]:
@@ -266,12 +322,26 @@ async def test_answers_that_are_lost_again_and_again_leave_few_tokens(
     assert (await player.heartbeat()).status_code == 204
 
 
+async def test_old_revoked_tokens_are_deleted(root: Person, people_database: Database):
+    player = await registered(root)
+    first = player.refresh_token
+    for _ in range(18):
+        assert (await player.refresh()).status_code == 200
+    count = "SELECT count(*) FROM host_refresh_tokens WHERE host_id = :id"
+    found = await people_database.execute(text(count), {"id": HostId.parse(player.host_id).value})
+    assert found.scalar_one() == 16
+    refused(await player.refresh(refresh_token=first), 401, "unauthorized")
+    assert (await player.heartbeat()).status_code == 204
+    assert (await player.refresh()).status_code == 200
+
+
 async def test_a_refresh_may_name_another_address(people: People, root: Person):
     player = await registered(root)
-    assert (await player.refresh(address="host-2.example:9")).json()["host"]["address"] == "host-2.example:9"
+    assert (await player.refresh(address="rack-2.example:9")).json()["host"]["address"] == "rack-2.example:9"
     names = player.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert list(names) == [x509.DNSName(player.host_id), x509.DNSName("host-2.example")]
-    refused(await player.refresh(address="0.0.0.0:9"), 400, "invalid_request")
+    assert list(names) == [x509.DNSName(player.host_id), x509.DNSName("rack-2.example")]
+    for address in ("0.0.0.0:9", f"{HostId.new()}:9"):
+        refused(await player.refresh(address=address), 400, "invalid_request")
     assert (await root.delete(f"/v1/hosts/{player.host_id}")).status_code == 204
 
 
@@ -380,20 +450,30 @@ async def test_a_deleted_host_gets_a_code_of_its_own(people: People, root: Perso
 
 
 async def test_wrong_tokens_are_slowed_down(people: People, root: Person, forget_attempts: None):
+    """And none of them holds up a valid one from the same address."""
+    gone = await registered(root)
+    assert (await root.delete(f"/v1/hosts/{gone.host_id}")).status_code == 204
     _, token = await create_host(root)
     player = AgentPlayer(people.url)
     refused(await player.register("0" * 64), 401, "unauthorized")
     await run_sql(people.database_url, "UPDATE attempts SET count = 48 WHERE subject LIKE 'enrol%'")
+    for _ in range(4):
+        refused(await gone.refresh(), 404, "host_deleted")
     answers = [(await player.register("0" * 64)).status_code for _ in range(4)]
     assert answers == [401, 401, 401, 429]
-    refused(await player.register(token), 429, "rate_limited")
+    refused(await player.refresh(refresh_token="0" * 64), 429, "rate_limited")
     await run_sql(
         people.database_url,
-        "UPDATE attempts SET count = 45, blocked_until = now() WHERE subject LIKE 'enrol%'",
+        "UPDATE attempts SET blocked_until = now() + interval '1 hour' WHERE subject LIKE 'enrol%'",
     )
     assert (await player.register(token)).status_code == 201
-    for _ in range(8):
-        assert (await player.refresh()).status_code == 200, "what succeeds does not count"
+    revoked = player.refresh_token
+    assert (await player.refresh()).status_code == 200
+    assert (await player.heartbeat()).status_code == 204
+    assert (await player.refresh()).status_code == 200
+    refused(await player.refresh(refresh_token=revoked), 429, "rate_limited")
+    refused(await player.register(token), 429, "rate_limited")
+    refused(await gone.refresh(), 404, "host_deleted")
 
 
 async def test_the_certificate_serves_and_the_control_planes_calls(

@@ -34,7 +34,7 @@ _host_token = APIKeyHeader(
 )
 
 
-@router.post("/register", status_code=201, response_model=HostCredentials, responses=refusals(429))
+@router.post("/register", status_code=201, response_model=HostCredentials, responses=refusals(409, 429))
 async def register_host(
     request: Request, body: RegisterHost, enrolment: EnrolmentOf, browsers: BrowsersOf
 ) -> Response:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wrenn.base.errors import Forbidden, Unauthorized
+from wrenn.base.errors import Conflict, Forbidden, Unauthorized
 from wrenn.base.faults import fault_point
+from wrenn.base.ids import HostId
 from wrenn.base.secrets import Secret
 from wrenn.control.audit import SYSTEM, Status, record
 from wrenn.control.auth import Tokens
@@ -16,6 +17,7 @@ from wrenn.control.hosts import (
     HostAddress,
     HostDeleted,
     HostRecord,
+    HostType,
     Machine,
     RefreshToken,
     address_of,
@@ -27,7 +29,8 @@ from wrenn.control.hosts import (
 from wrenn.control.throttle import Subject, Throttle
 
 _WRONG_REGISTRATION = (
-    "The registration token is not valid, was used or has expired: have another one issued for the host."
+    "The registration token is not valid, was used or has expired: "
+    "have another one issued for the host (`wrenn hosts token HOST`)."
 )
 _WRONG_REFRESH = (
     "The refresh token is not valid, was revoked or has expired: register again with a registration token."
@@ -64,32 +67,37 @@ class Enrolment:
         """Use up a registration token and return the credentials of its host. What had registered it before loses its own.
 
         Raises:
-            InvalidRequest: of address or request. Unauthorized: of the token; nothing changed. RateLimited: too many
-                wrong tokens from this client.
+            InvalidRequest: of address or request. Unauthorized: of the token. RateLimited: the token is wrong, and there
+                were too many wrong ones from this client. Conflict: the machine has the files of another host. Nothing
+                changed.
         """
         address = HostAddress.parse(body.address)
         public_key_of(body.csr_pem)
         machine = Machine(body.arch, body.cpu_cores, body.memory_mb, body.disk_gb)
-        source = Subject.enrolment(client)
-        await self._throttle.count_attempt(source)
+        former_id = None if body.former_host_id is None else HostId.parse(body.former_host_id)
 
-        async def register(tx: Transaction) -> Credentials:
+        async def register(tx: Transaction) -> Credentials | None:
             host_id = await credential_store.host_of_registration_token(tx, body.token)
             # The lock of the host comes before that of its tokens, everywhere.
             host = None if host_id is None else await record_store.lock(tx, host_id)
-            if host is None or not await credential_store.consume_registration_token(tx, body.token):
-                raise Unauthorized(_WRONG_REGISTRATION)
+            if host is None:
+                return None
+            _check_address(host, address)
+            await _check_files(tx, host, former_id)
+            if not await credential_store.consume_registration_token(tx, body.token):
+                return None
             certificate = self._authority.sign_agent(body.csr_pem, host.host_id, address.host)
             refresh = await credential_store.record_registration(
                 tx, host.host_id, address.url, machine, certificate
             )
             action = host_action("register", facts={"address": str(address)})
             await record(tx, host.log_team, SYSTEM, action, str(host.host_id))
-            await self._throttle.uncount(tx, source)
             await fault_point("control.register.before_commit")
             return await self._credentials(tx, host, refresh, certificate.pem)
 
         credentials = await self._database.transaction(register)
+        if credentials is None:
+            raise await self._wrong_token(client, _WRONG_REGISTRATION)
         await fault_point("control.register.after_commit")
         return credentials
 
@@ -98,37 +106,36 @@ class Enrolment:
 
         Raises:
             InvalidRequest: of address or request. Unauthorized: of the token; nothing changed. HostDeleted.
-            RateLimited: too many wrong tokens from this client.
+            RateLimited: the token is wrong, and there were too many wrong ones from this client.
         """
         address = None if body.address is None else HostAddress.parse(body.address)
         public_key_of(body.csr_pem)
-        source = Subject.enrolment(client)
-        await self._throttle.count_attempt(source)
 
-        async def refresh(tx: Transaction) -> Credentials:
+        async def refresh(tx: Transaction) -> Credentials | None:
             host_id = await credential_store.host_of_refresh_token(tx, body.refresh_token)
             if host_id is None:
-                raise Unauthorized(_WRONG_REFRESH)
+                return None
             host = await record_store.lock(tx, host_id)
             if host is None:
                 raise HostDeleted(f"Host {host_id} was deleted.")
             rotated = await credential_store.rotate_refresh_token(tx, host_id, body.refresh_token)
             if rotated is None:
-                raise Unauthorized(_WRONG_REFRESH)
-            url = host.address if address is None else address.url
-            certificate = self._authority.sign_agent(
-                body.csr_pem, host_id, HostAddress.parse(address_of(url)).host
-            )
+                return None
+            where = HostAddress.parse(address_of(host.address)) if address is None else address
+            _check_address(host, where)
+            url = where.url
+            certificate = self._authority.sign_agent(body.csr_pem, host_id, where.host)
             await credential_store.record_certificate(tx, host_id, certificate, url=url)
             if url != host.address:
                 facts = {"address": address_of(url), "previous_address": address_of(host.address)}
                 action = host_action("update_address", Status.INFO, facts=facts)
                 await record(tx, host.log_team, SYSTEM, action, str(host_id))
-            await self._throttle.uncount(tx, source)
             await fault_point("control.refresh.before_commit")
             return await self._credentials(tx, host, rotated, certificate.pem)
 
         credentials = await self._database.transaction(refresh)
+        if credentials is None:
+            raise await self._wrong_token(client, _WRONG_REFRESH)
         await fault_point("control.refresh.after_commit")
         return credentials
 
@@ -140,8 +147,20 @@ class Enrolment:
         """
         token = self._tokens.read_host(host_token or "")
         if str(token.host_id) != text_id:
-            raise Forbidden("The host token is another host's.")
+            raise Forbidden("This token belongs to another host.")
         await credential_store.record_heartbeat(self._database, token.host_id, token.refresh_id)
+
+    async def _wrong_token(self, client: str, message: str) -> Unauthorized:
+        """Count a wrong token and return the refusal of it.
+
+        Counted after the look-up, so that wrong tokens from an address (of a NAT, a proxy) never hold up a valid one: its
+        256 bits are what guesses fail at.
+
+        Raises:
+            RateLimited: there were too many wrong ones from this client.
+        """
+        await self._throttle.count_attempt(Subject.enrolment(client))
+        return Unauthorized(message)
 
     async def _credentials(
         self, tx: Transaction, former: HostRecord, refresh: RefreshToken, cert_pem: str
@@ -150,3 +169,27 @@ class Enrolment:
         assert host is not None, "locked by this transaction"
         token = Secret(self._tokens.issue_host(host.host_id, refresh.token_id))
         return Credentials(host, token, refresh.secret, cert_pem, self._authority.trusted_pem)
+
+
+def _check_address(host: HostRecord, address: HostAddress) -> None:
+    """Return if the control plane may call this host at this address: it must not be led to itself by a team's host.
+
+    Raises:
+        InvalidRequest.
+    """
+    if host.type is HostType.BYOC:
+        address.check_remote()
+
+
+async def _check_files(tx: Transaction, host: HostRecord, former_id: HostId | None) -> None:
+    """Return if a machine with the files of the host `former_id`, or with none, may register as this locked host.
+
+    Raises:
+        Conflict: it has the files of another host that was not deleted.
+    """
+    if former_id is None or former_id == host.host_id or not await record_store.exists(tx, former_id):
+        return
+    raise Conflict(
+        f"The token is for host {host.host_id}, but this machine has the files of host {former_id}: "
+        f"register it with a token for that host (`wrenn hosts token {former_id}`)."
+    )

@@ -11,6 +11,7 @@ from wrenn.control.http import RequestBody
 
 HEARTBEAT_LIMIT_B: Final = 64 * 1024
 _TOKEN_LIMIT: Final = 256
+_ID_LIMIT: Final = 64
 
 Token = Annotated[str, Field(min_length=1, max_length=_TOKEN_LIMIT)]
 Address = Annotated[
@@ -42,6 +43,12 @@ class RegisterHost(RequestBody):
     cpu_cores: int = Field(0, ge=0, le=65_536)
     memory_mb: int = Field(0, ge=0, le=2**30)
     disk_gb: int = Field(0, ge=0, le=2**22)
+    former_host_id: str | None = Field(
+        None,
+        max_length=_ID_LIMIT,
+        description="Id of the host whose sandboxes or snapshots the machine has. 409 if there is that host and the token "
+        "is for another one: nothing changes, and the token can still be used",
+    )
 
 
 class RefreshHost(RequestBody):

@@ -45,11 +45,10 @@ async def get_host(host_id: str, member: MemberOf, fleet: FleetOf) -> Response:
 
 @router.get("/{host_id}/delete-preview", response_model=DeletePreview, responses=refusals(403, 404))
 async def preview_host_deletion(host_id: str, member: MemberOf, fleet: FleetOf) -> Response:
-    """What a forced deletion would end."""
-    host, sandbox_ids = await fleet.preview_deletion(member, host_id)
-    return JSONResponse(
-        {"host": host_json(host), "sandbox_ids": [str(sandbox_id) for sandbox_id in sandbox_ids]}
-    )
+    """What a forced deletion would end and delete."""
+    host, contents = await fleet.preview_deletion(member, host_id)
+    lost = {**contents.details, "template_count": len(contents.template_names)}
+    return JSONResponse({"host": host_json(host), **lost})
 
 
 @router.delete("/{host_id}", status_code=204, responses=refusals(403, 404, 409))
@@ -60,18 +59,31 @@ async def delete_host(
     *,
     force: Annotated[
         bool,
-        Query(description="Also with sandboxes that have not ended: they end, and its snapshots are gone"),
+        Query(
+            description="Also with sandboxes that have not ended, which end, and templates, which are lost"
+        ),
     ] = False,
 ) -> Response:
-    """Delete a host. With sandboxes that have not ended: 409 `has_active_sandboxes`, with `sandbox_ids` in `error`."""
+    """Delete a host. With templates or with sandboxes that have not ended: 409 `has_active_sandboxes`.
+
+    Its `error` has `sandbox_ids` and `template_names`.
+    """
     await fleet.delete(member, host_id, force=force)
     return Response(status_code=204)
 
 
 @router.post("/{host_id}/token", status_code=201, response_model=HostWithToken, responses=refusals(403, 404))
-async def issue_host_token(host_id: str, member: MemberOf, fleet: FleetOf) -> Response:
-    """Another registration token, for a host that is pending or unreachable; the one before stops working."""
-    host, token = await fleet.issue_token(member, host_id)
+async def issue_host_token(
+    host_id: str,
+    member: MemberOf,
+    fleet: FleetOf,
+    *,
+    force: Annotated[
+        bool, Query(description="Also for a host that is online, whose credentials stop working at once")
+    ] = False,
+) -> Response:
+    """Another registration token, for a host whose agent sends no heartbeats; the one before stops working."""
+    host, token = await fleet.issue_token(member, host_id, force=force)
     answer = {"host": host_json(host), "registration_token": token.reveal()}
     return JSONResponse(answer, 201, _NO_STORE)
 

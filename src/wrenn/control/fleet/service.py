@@ -7,6 +7,7 @@ and admins create and delete them.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from wrenn.base.errors import Conflict, Forbidden, InvalidRequest, NotFound
@@ -25,14 +26,30 @@ from wrenn.control.teams import team_store
 T = TypeVar("T")
 
 _HOSTS_PER_TEAM: Final = 1000
-
-TOKEN_ISSUED: Final = host_action("token", Status.INFO)
+_SILENT_AFTER_S: Final = 90.0
+"""Three heartbeats: an agent that sent none for so long has no credentials that are accepted, or is gone."""
 
 
 class HostHasSandboxes(Conflict):
-    """The host has sandboxes that have not ended; only a forced deletion ends them."""
+    """The host has sandboxes that have not ended, or templates; only a forced deletion ends and deletes them."""
 
     code = "has_active_sandboxes"
+
+
+@dataclass(frozen=True, slots=True)
+class HostContents:
+    """What is lost when a host is deleted: sandboxes that have not ended, and templates."""
+
+    sandbox_ids: Sequence[SandboxId]
+    template_names: Sequence[str]
+
+    @property
+    def details(self) -> dict[str, object]:
+        """The fields of the API for it."""
+        return {
+            "sandbox_ids": [str(sandbox_id) for sandbox_id in self.sandbox_ids],
+            "template_names": list(self.template_names),
+        }
 
 
 def created(host: HostRecord) -> AuditAction:
@@ -67,11 +84,16 @@ class Fleet:
                 if not team.is_byoc:
                     raise Forbidden("The team may not bring its own hosts: ask an admin of the platform.")
                 if await record_store.count_of_team(tx, team_id) >= _HOSTS_PER_TEAM:
-                    raise Conflict(f"A team may have {_HOSTS_PER_TEAM} hosts.")
+                    raise Conflict(
+                        f"A team may have at most {_HOSTS_PER_TEAM} hosts: delete one that is not needed any more."
+                    )
             new = NewHost(name, team_id, body.provider, body.availability_zone)
             host = await record_store.insert_host(tx, new, by=member.user_id)
             if host is None:
-                raise Conflict(f"There is a host named {name}.")
+                raise Conflict(
+                    f"There is already a host named {name}: choose another name, or issue a new token for that host "
+                    f"(`wrenn hosts token {name}`)."
+                )
             await record(tx, host.log_team, member.actor, created(host), str(host.host_id))
             token = await credential_store.issue_registration_token(tx, host.host_id, by=member.user_id)
             return host, token
@@ -94,11 +116,10 @@ class Fleet:
             raise _not_found(host_id)
         return host
 
-    async def preview_deletion(self, member: Member, text_id: str) -> tuple[HostRecord, Sequence[SandboxId]]:
-        """Return a host and its sandboxes that have not ended. Raises as `get`."""
+    async def preview_deletion(self, member: Member, text_id: str) -> tuple[HostRecord, HostContents]:
+        """Return a host and what would be lost with it. Raises as `get`."""
         host = await self.get(member, text_id)
-        active = await self._database.transaction(lambda tx: self._deletions.active_on_host(tx, host.host_id))
-        return host, active
+        return host, await self._database.transaction(lambda tx: self._contents(tx, host.host_id))
 
     async def delete(self, member: Member, text_id: str, *, force: bool) -> None:
         """Delete a host: its credentials stop working at once. Forced, its sandboxes end and its snapshots are gone.
@@ -106,7 +127,7 @@ class Fleet:
         The agent learns it with its next heartbeat and removes what it has.
 
         Raises:
-            NotFound, Forbidden. HostHasSandboxes: not forced, and it has sandboxes.
+            NotFound, Forbidden. HostHasSandboxes: not forced, and it has sandboxes or templates.
         """
         host = await self.get(member, text_id)
         _expect_admin(member, host)
@@ -115,11 +136,12 @@ class Fleet:
             # First, as for creates: what is placed on the host is committed before, and found; afterwards nothing is.
             await self._capacity.lock(tx)
             now = await self._lock(tx, host.host_id)
-            active = await self._deletions.active_on_host(tx, now.host_id)
-            if active and not force:
+            contents = await self._contents(tx, now.host_id)
+            if (contents.sandbox_ids or contents.template_names) and not force:
                 raise HostHasSandboxes(
-                    f"Host {now.host_id} has {len(active)} sandboxes that have not ended: remove them, or use force=true.",
-                    details={"sandbox_ids": [str(sandbox_id) for sandbox_id in active]},
+                    f"Host {now.host_id} has {len(contents.sandbox_ids)} sandboxes that have not ended and "
+                    f"{len(contents.template_names)} templates, which would be lost: remove them, or use force=true.",
+                    details=contents.details,
                 )
             await self._delete(tx, [now], member.actor)
             await fault_point("control.host_delete.before_commit")
@@ -133,22 +155,33 @@ class Fleet:
         hosts = await record_store.lock_of_team(tx, team_id)
         await self._delete(tx, hosts, by)
 
-    async def issue_token(self, member: Member, text_id: str) -> tuple[HostRecord, Secret]:
+    async def issue_token(self, member: Member, text_id: str, *, force: bool) -> tuple[HostRecord, Secret]:
         """Issue another registration token; the one before stops working.
 
+        Forced, also for a host that is online, all of whose credentials stop working. A host that is reached and sends no
+        heartbeats needs no force: they may be refused, as after a restore of the database.
+
         Raises:
-            NotFound, Forbidden. InvalidRequest: the host is online.
+            NotFound, Forbidden. InvalidRequest: the host is online, and it is not forced.
         """
         host = await self.get(member, text_id)
         _expect_admin(member, host)
 
         async def issue(tx: Transaction) -> tuple[HostRecord, Secret]:
             now = await self._lock(tx, host.host_id)
-            if now.status is HostStatus.ONLINE:
+            if force:
+                await credential_store.revoke_all(tx, [now.host_id])
+            elif now.status is HostStatus.ONLINE and await record_store.is_heard(
+                tx, now.host_id, within_s=_SILENT_AFTER_S
+            ):
                 raise InvalidRequest(
-                    f"Host {now.host_id} is online: only one that is pending or unreachable can register again."
+                    f"Host {now.host_id} is online: stop its agent and wait {_SILENT_AFTER_S:.0f} s, or use "
+                    "force=true, which revokes its credentials at once."
                 )
-            return now, await issue_registration_token(tx, now, member.actor, by=member.user_id)
+            token = await issue_registration_token(
+                tx, now, member.actor, by=member.user_id, revokes_credentials=force
+            )
+            return now, token
 
         return await self._database.transaction(issue)
 
@@ -200,6 +233,10 @@ class Fleet:
 
         return await self._database.transaction(work)
 
+    async def _contents(self, tx: Transaction, host_id: HostId) -> HostContents:
+        active = await self._deletions.active_on_host(tx, host_id)
+        return HostContents(active, await self._snapshots.names_on_host(tx, host_id))
+
     @staticmethod
     async def _lock(tx: Transaction, host_id: HostId) -> HostRecord:
         host = await record_store.lock(tx, host_id)
@@ -222,10 +259,15 @@ class Fleet:
 
 
 async def issue_registration_token(
-    tx: Transaction, host: HostRecord, actor: Actor, *, by: UserId | None
+    tx: Transaction, host: HostRecord, actor: Actor, *, by: UserId | None, revokes_credentials: bool = False
 ) -> Secret:
-    """Issue a registration token for a locked host, with an entry in the audit log. `by`: a user, who is the actor then."""
-    await record(tx, host.log_team, actor, TOKEN_ISSUED, str(host.host_id))
+    """Issue a registration token for a locked host, with an entry in the audit log.
+
+    `by`: a user, who is the actor then. `revokes_credentials`: the caller does, in this transaction.
+    """
+    facts = {"revokes_credentials": True} if revokes_credentials else None
+    issued = host_action("token", Status.INFO, facts=facts)
+    await record(tx, host.log_team, actor, issued, str(host.host_id))
     return await credential_store.issue_registration_token(tx, host.host_id, by=by)
 
 

@@ -61,7 +61,9 @@ class HostWithToken(BaseModel):
 
 
 class DeletePreview(BaseModel):
-    """What a forced deletion of the host ends."""
+    """What is lost with a forced deletion of the host."""
 
     host: HostView
     sandbox_ids: list[str] = Field(description="Its sandboxes that have not ended, paused ones too")
+    template_count: int = Field(description="How many templates (snapshots) lie on it, and only there")
+    template_names: list[str] = Field(description="Their names")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from wrenn.base.errors import InvalidRequest
+from wrenn.base.ids import HostId
 
 ADDRESS_LIMIT: Final = 260
 _SCHEME: Final = "https://"
@@ -44,6 +45,17 @@ class HostAddress:
         """The form in which the database stores it."""
         return f"{_SCHEME}{self}"
 
+    def check_remote(self) -> None:
+        """Return if this can be the address of a machine of somebody else, whom the control plane must not help to call itself.
+
+        Raises:
+            InvalidRequest: it is a loopback, link-local or unspecified address.
+        """
+        if _is_local_name(self.host) or any(
+            each.is_loopback or each.is_link_local or each.is_unspecified for each in _forms_of(self.host)
+        ):
+            raise InvalidRequest("address: must not be a loopback, link-local or unspecified address.")
+
 
 def address_of(url: str) -> str:
     """Return `HOST:PORT` of a stored address; empty: there is none."""
@@ -59,14 +71,40 @@ def _ip_of(text: str) -> str | None:
     is_v6 = isinstance(ip, ipaddress.IPv6Address)
     if is_v6 != (bare != text) or "%" in bare:
         raise InvalidRequest(_WRONG)
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    if any(each.is_unspecified or each.is_multicast for each in (ip, mapped) if each is not None):
+    if any(each.is_unspecified or each.is_multicast for each in _forms_of(bare)):
         raise InvalidRequest("address: must be the address of one machine, not of any or of several.")
     return str(ip)
 
 
+def _forms_of(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """Return an IP address and the IPv4 address that is mapped into it; empty: it is a name."""
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return []
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return [ip] if mapped is None else [ip, mapped]
+
+
+def _is_local_name(name: str) -> bool:
+    return name == "localhost" or name.endswith(".localhost")
+
+
+def check_no_host_id(name: str) -> None:
+    """Return if a DNS name may be in a certificate beside the id of its host.
+
+    Raises:
+        InvalidRequest: it begins as the ids of hosts do, by which the control plane identifies agents.
+    """
+    if name.lower().startswith(HostId.PREFIX):
+        raise InvalidRequest(
+            f"address: must not be a name that begins with {HostId.PREFIX}, as ids of hosts do."
+        )
+
+
 def _name_of(text: str) -> str:
     name = text.lower()
+    check_no_host_id(name)
     labels = name.split(".")
     # A last label of digits would be read as an IP address by some.
     is_numeric = labels[-1].isdigit() or labels[-1].startswith("0x")

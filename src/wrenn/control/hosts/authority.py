@@ -21,6 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.ids import HostId
+from wrenn.control.hosts.addresses import check_no_host_id
 
 CSR_LIMIT_B: Final = 16 * 1024
 AGENT_LIFE: Final = timedelta(days=7)
@@ -92,12 +93,14 @@ class Authority:
         """Sign the server certificate of a host's agent, for the key of its request, its id and its IP address or name.
 
         Raises:
-            InvalidRequest: no request in PEM with a valid signature by an ECDSA P-256 key, or a larger one than `CSR_LIMIT_B`.
+            InvalidRequest: no request in PEM with a valid signature by an ECDSA P-256 key, or a larger one than `CSR_LIMIT_B`; the
+                name could be another host's id.
         """
         names: list[x509.GeneralName] = [x509.DNSName(str(host_id))]
         try:
             names.append(x509.IPAddress(ipaddress.ip_address(address)))
         except ValueError:
+            check_no_host_id(address)
             names.append(x509.DNSName(address))
         return self._sign(
             public_key_of(csr_pem), str(host_id), AGENT_LIFE, ExtendedKeyUsageOID.SERVER_AUTH, names

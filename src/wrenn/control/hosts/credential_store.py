@@ -36,6 +36,8 @@ _refresh = host_refresh_tokens.c
 _TOKEN_B: Final = 32
 _UNUSED_LIMIT: Final = 8
 """Refresh tokens of a host that were issued and never used, as answers were lost."""
+_TOKENS_LIMIT: Final = 16
+"""Refresh tokens of a host in all, of which those that are revoked only tell a former agent what became of its host."""
 _NOT_VALID: Final = "The host token is not valid or has expired: refresh it."
 
 
@@ -158,6 +160,7 @@ def _certificate(certificate: SignedCertificate) -> dict[str, Any]:
 
 
 async def _issue_refresh_token(tx: Transaction, host_id: HostId) -> RefreshToken:
+    """Create a refresh token of a locked host, and delete revoked ones that are older than the newest `_TOKENS_LIMIT`."""
     token_id, token = uuid.uuid4(), Secret(random_hex(_TOKEN_B))
     await tx.execute(
         insert(host_refresh_tokens).values(
@@ -167,6 +170,13 @@ async def _issue_refresh_token(tx: Transaction, host_id: HostId) -> RefreshToken
             expires_at=in_s(REFRESH_LIFE_S),
             # Not that of the transaction, which may have waited for the lock of the host.
             created_at=func.clock_timestamp(),
+        )
+    )
+    of_host = _refresh.host_id == host_id.value
+    newest = select(_refresh.id).where(of_host).order_by(_refresh.created_at.desc()).limit(_TOKENS_LIMIT)
+    await tx.execute(
+        delete(host_refresh_tokens).where(
+            of_host, _refresh.revoked_at.is_not(None), _refresh.id.not_in(newest)
         )
     )
     return RefreshToken(token_id, token)

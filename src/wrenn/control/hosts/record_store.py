@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from wrenn.base.ids import HostId, TeamId, UserId
-from wrenn.control.db import Database, Transaction
+from wrenn.control.db import Database, Transaction, in_s
 from wrenn.control.hosts.records import HostRecord, NewHost
 from wrenn.control.hosts.tables import host_tags, hosts
 from wrenn.control.hosts.types import HostStatus, HostType
@@ -86,6 +86,18 @@ async def lock(tx: Transaction, host_id: HostId) -> HostRecord | None:
     await tx.execute(select(_c.id).where(_c.id == host_id.value).with_for_update())
     row = (await tx.execute(_select().where(_c.id == host_id.value))).one_or_none()
     return None if row is None else _record(row)
+
+
+async def exists(tx: Transaction, host_id: HostId) -> bool:
+    """Whether there is a host with this id that was not deleted."""
+    found = await tx.execute(select(_c.id).where(_c.id == host_id.value, _c.deleted_at.is_(None)))
+    return found.one_or_none() is not None
+
+
+async def is_heard(tx: Transaction, host_id: HostId, *, within_s: float) -> bool:
+    """Whether a heartbeat of this host was accepted within the last `within_s`."""
+    heard = select(_c.id).where(_c.id == host_id.value, _c.last_heartbeat_at > in_s(-within_s))
+    return (await tx.execute(heard)).one_or_none() is not None
 
 
 async def lock_of_team(tx: Transaction, team_id: TeamId) -> list[HostRecord]:

@@ -113,7 +113,7 @@ def _possible(hosts: Sequence[Host], wanted: Wanted) -> list[Host]:
     online = [host for host in online if (host.team_id is not None) is wanted.on_own_hosts]
     if not online:
         which = "No host of the team" if wanted.on_own_hosts else "No host"
-        raise NoCapacity(f"{which} is online now. Try again in some seconds.")
+        raise NoCapacity(f"{which} can be reached now. Try again in some seconds.")
     having = [host for host in online if wanted.template in host.templates]
     if not having:
         raise NotFound(f"There is no template named {wanted.template}.")

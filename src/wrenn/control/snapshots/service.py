@@ -94,6 +94,10 @@ class Snapshots:
         """Mark all snapshots of a team for removal that is deleted in this transaction; the sweep removes them."""
         await store.retire_all(tx, team_id, by=by)
 
+    async def names_on_host(self, tx: Transaction, host_id: HostId) -> Sequence[str]:
+        """Return the names of the templates that lie on a host, of all teams."""
+        return await store.names_on_host(tx, host_id)
+
     async def remove_all_on_hosts(self, tx: Transaction, host_ids: Collection[HostId], by: Actor) -> None:
         """Mark all snapshots of hosts for removal that are deleted in this transaction."""
         await store.retire_on_hosts(tx, host_ids, by=by)

@@ -346,6 +346,14 @@ async def retire_on_hosts(tx: Transaction, host_ids: Collection[HostId], *, by: 
     )
 
 
+async def names_on_host(tx: Transaction, host_id: HostId) -> list[str]:
+    """Return the names of all templates that lie on a host, of whatever team, in order."""
+    found = await tx.execute(
+        select(_c.name).where(_ready_of(_c.host_id == host_id.value)).order_by(_c.name, _c.id)
+    )
+    return [row.name for row in found]
+
+
 async def delete_on_deleted_hosts(tx: Transaction) -> None:
     """Delete the rows of snapshots that are being removed and whose host was deleted: nobody can be asked to remove them."""
     gone = select(hosts.c.id).where(hosts.c.deleted_at.is_not(None))
