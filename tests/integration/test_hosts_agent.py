@@ -193,6 +193,23 @@ async def test_credentials_that_are_not_accepted_cost_no_sandbox(enrolled: Enrol
     enrolled.file.path.write_text(json.dumps(content))
 
 
+async def test_a_token_of_another_host_ends_it_and_stays_valid(enrolled: Enrolled) -> None:
+    """Its sandboxes would be unknown under that host, and removed."""
+    await enrolled.leave_token()
+    await enrolled.process.start()
+    await enrolled.wait_heard()
+    assert (await enrolled.control.api.post("/v1/sandboxes", json={})).status_code == 201
+    await enrolled.process.stop()
+    before = enrolled.content
+    _, token = await issue_local_token(str(enrolled.control.settings.database_url), name="two")
+    PendingRegistration(enrolled.control.url, token.reveal()).save(enrolled.process.data_dir)
+    enrolled.process.begin()
+    assert await enrolled.process.wait_ended() == 1
+    assert PendingRegistration.load(enrolled.process.data_dir) is None
+    assert enrolled.content == before
+    assert before["host_id"] in enrolled.process.log.read_text().splitlines()[-1]
+
+
 async def test_a_second_agent_on_the_data_folder_ends(enrolled: Enrolled) -> None:
     await enrolled.leave_token()
     await enrolled.process.start()

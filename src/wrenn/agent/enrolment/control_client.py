@@ -15,12 +15,14 @@ from wrenn.base.errors import (
     AgentFailure,
     DeadlineExceeded,
     Forbidden,
+    InternalError,
     InvalidRequest,
     NotFound,
     RateLimited,
     Unauthorized,
     Unavailable,
     WrennError,
+    error_class,
 )
 from wrenn.base.units import KIB
 from wrenn.relay import CONNECT_TIMEOUT_S, read_bounded
@@ -136,4 +138,8 @@ def _error_of(status: int, content: bytes) -> WrennError:
         404: NotFound,
         429: RateLimited,
     }
-    return kinds.get(status, Unavailable)(message)
+    kind = error_class(code)
+    if kind is InternalError or code == HOST_DELETED:
+        # A proxy answered, or the control plane failed.
+        kind = kinds.get(status, Unavailable)
+    return kind(message)

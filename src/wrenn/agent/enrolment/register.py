@@ -18,7 +18,6 @@ from wrenn.agent.inventory import measure
 from wrenn.agent.settings import Settings
 from wrenn.base.errors import (
     AgentFailure,
-    DatabaseUnavailable,
     DeadlineExceeded,
     InvalidState,
     RateLimited,
@@ -33,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
-_TRY_AGAIN: Final = (Unavailable, DeadlineExceeded, DatabaseUnavailable, RateLimited)
+_TRY_AGAIN: Final = (Unavailable, DeadlineExceeded, RateLimited)
 
 
 class NotRegistered(InvalidState):
