@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ START_TIMEOUT_S = 60.0
 SETTLE_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 45.0
 POLL_S = 0.05
+STACK_DUMP_S = 1.0
 
 
 PARTS = ("agent", "control")
@@ -155,10 +157,17 @@ class Platform:
                 await asyncio.to_thread(process.wait, STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired as error:
                 process.send_signal(STACK_DUMP_SIGNAL)
-                await asyncio.sleep(1)
+                await asyncio.sleep(STACK_DUMP_S)
                 process.kill()
                 process.wait()
                 raise AssertionError(f"{name} did not end at SIGTERM:\n{self.log(name)}") from error
+
+    def tell(self) -> dict[str, str]:
+        """What each part that runs is doing, as stacks, at the end of what it logged."""
+        for process in self.processes.values():
+            process.send_signal(STACK_DUMP_SIGNAL)
+        time.sleep(STACK_DUMP_S)
+        return {name: self.log(name, 40_000) for name in self.processes}
 
     async def wait_ready(self) -> None:
         """Until both parts serve."""
@@ -175,8 +184,8 @@ class Platform:
                     pass
                 await asyncio.sleep(POLL_S)
 
-    def log(self, name: str) -> str:
-        return (self.data_dir / f"{name}.log").read_text(errors="replace")[-8000:]
+    def log(self, name: str, characters: int = 8000) -> str:
+        return (self.data_dir / f"{name}.log").read_text(errors="replace")[-characters:]
 
     def client(self, *, key: str | None = None, timeout_s: float = 90) -> httpx2.AsyncClient:
         return httpx2.AsyncClient(
