@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -39,3 +41,36 @@ async def test_the_result_and_the_error_of_the_work_are_its_callers() -> None:
     assert await threads.run_to_end(lambda: 3) == 3
     with pytest.raises(ValueError, match="no"):
         await threads.run_to_end(fail)
+
+
+PROGRAM = """
+import asyncio, threading, uvloop
+from wrenn.linux import syscalls
+from wrenn.linux.threads import start_in_own_thread
+
+ended = False
+
+def copy_and_close():
+    syscalls.copy_descriptors()
+    syscalls.close_all_but({0, 1, 2})
+
+def copy_descriptors_on_and_on():
+    while not ended:
+        start_in_own_thread(copy_and_close).result()
+
+async def start_processes():
+    global ended
+    copying = threading.Thread(target=copy_descriptors_on_and_on)
+    copying.start()
+    for _ in range(100):
+        process = await asyncio.create_subprocess_exec("/bin/true")
+        await process.wait()
+    ended = True
+
+uvloop.run(start_processes())
+"""
+
+
+def test_threads_with_descriptors_of_their_own_do_not_hold_up_the_start_of_a_process() -> None:
+    """uvloop waits for the end of a pipe with the interpreter's lock held; about 1 s, and for ever if a thread has a copy of it."""
+    subprocess.run([sys.executable, "-c", PROGRAM], timeout=60, check=True)

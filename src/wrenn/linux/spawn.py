@@ -47,7 +47,6 @@ _DESCRIPTORS_MOUNT: Final = (
 )
 _NAMESPACES: Final = (
     syscalls.CLONE_FS  # otherwise the thread could not change its mount namespace
-    | syscalls.CLONE_FILES  # so that only the intended descriptors are inherited
     | syscalls.CLONE_NEWNET
     | syscalls.CLONE_NEWIPC
     | syscalls.CLONE_NEWUTS
@@ -156,9 +155,11 @@ class _ConfinedStart:
 
     def run(self) -> int:
         """Start the process and return its pid. It waits for a line on its standard input."""
-        syscalls.unshare(_NAMESPACES)
+        # So that only the intended descriptors are inherited.
+        syscalls.copy_descriptors()
         needed = {0, 1, 2, self.gate, self.log, self.root.namespace, *self.pass_fds}
         syscalls.close_all_but(needed)
+        syscalls.unshare(_NAMESPACES)
         for descriptor in self.pass_fds:
             os.set_inheritable(descriptor, True)  # noqa: FBT003 - the standard library's signature
         syscalls.set_host_name(_HOST_NAME)

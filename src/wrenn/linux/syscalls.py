@@ -58,6 +58,18 @@ _CAPABILITY_VERSION_3: Final = 0x20080522
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_libc_with_gil: Final = ctypes.PyDLL(None, use_errno=True)
+"""The same functions, called without releasing the global interpreter lock: for calls that take microseconds."""
+
+
+def copy_descriptors() -> None:
+    """Give the calling thread a descriptor table of its own, with copies of all descriptors.
+
+    uvloop starts a process with the interpreter's lock held, and waits until everybody has closed the write end of a pipe.
+    A copy of that end in a thread that itself waits for the lock would stop the whole program for ever, so the table is
+    copied with the lock held: then there is no such pipe.
+    """
+    _check(_libc_with_gil.unshare(CLONE_FILES))
 
 
 def unshare(flags: int) -> None:
@@ -115,7 +127,7 @@ def set_host_name(name: bytes) -> None:
 
 
 def close_all_but(exceptions: Iterable[int]) -> None:
-    """Close every descriptor of the calling thread except `exceptions`. The thread must have its own descriptor table (CLONE_FILES)."""
+    """Close every descriptor of the calling thread except `exceptions`. The thread must have its own descriptor table (`copy_descriptors`)."""
     first = 0
     for descriptor in (*sorted(exceptions), _LAST_DESCRIPTOR):
         if descriptor > first:
