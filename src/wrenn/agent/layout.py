@@ -59,6 +59,11 @@ class Layout:
         return self.data_dir / "agent.lock"
 
     @property
+    def outage(self) -> Path:
+        """Record of an outage of the control plane, while there is one."""
+        return self.data_dir / "control-outage.json"
+
+    @property
     def socket(self) -> Path:
         """Socket of the host API for programs on this machine."""
         return self.data_dir / SOCKET

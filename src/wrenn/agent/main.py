@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 import uvicorn
 import uvloop
 
+from wrenn.agent.control_loss import ControlLoss
 from wrenn.agent.enrolment import ControlLink, CredentialsFile, NotRegistered, ServerTls, enrolled
 from wrenn.agent.host_metrics import HostMetrics
 from wrenn.agent.local_api import serving_locally
@@ -66,7 +67,14 @@ async def serve(settings: Settings, host: Host | None = None) -> None:
         HostMetrics(metrics, data_dir=settings.data_dir, sandboxes=agent.sandboxes)
         app = RequestMetrics(agent.app, metrics, "wrenn_agent", agent.app.route_of)
         tls = ServerTls(credentials)
-        link = ControlLink(settings, credentials, tls, SystemClock())
+        loss = ControlLoss(
+            path=agent.layout.outage,
+            sandboxes=agent.sandboxes,
+            clock=SystemClock(),
+            heartbeat_s=settings.heartbeat_s,
+            lost_after_s=settings.control_lost_after_s,
+        )
+        link = ControlLink(settings, credentials, tls, SystemClock(), loss)
         local = serving_locally(agent.app, agent.layout.socket)
         server = _Server(server_config(app, tls.context, settings), local, link)
         # Its clean-up gives the free network slots back.
@@ -74,6 +82,7 @@ async def serve(settings: Settings, host: Host | None = None) -> None:
         freeze_gc()
         tasks = OwnedTasks()
         tasks.start("warm up", agent.warm_up.run())
+        tasks.start("pause without control plane", loss.run())
         try:
             await server.serve()
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Final, Self
 
@@ -41,6 +42,7 @@ class Settings:
         control_url: base URL of the control plane's API; empty: that of the registration.
         control_ca: CA certificates for that URL; None: those of the system.
         heartbeat_s: time between two heartbeats.
+        control_lost_after_s: when no heartbeat was accepted for so long, all running sandboxes are paused; 0: never.
         ready_slots: network slots prepared ahead of need.
         disk_reserve_b: below this much free disk no sandbox is created or resumed, and those that go on writing are held: it is left
             to PostgreSQL, journals and pauses.
@@ -64,6 +66,7 @@ class Settings:
     control_url: str
     control_ca: Path | None
     heartbeat_s: float
+    control_lost_after_s: float
     ready_slots: int
     disk_reserve_b: int
     sandbox_disk_b: int
@@ -115,6 +118,7 @@ class Settings:
             control_url=environment.get("WRENN_CP_URL", ""),
             control_ca=Path(ca_file) if (ca_file := environment.get("WRENN_CP_CA_FILE")) else None,
             heartbeat_s=float(environment.get("WRENN_HEARTBEAT_S", "30")),
+            control_lost_after_s=_seconds(environment, "WRENN_CP_LOST_AFTER_S", "3600"),
             ready_slots=int(environment.get("WRENN_READY_SLOTS", "4")),
             disk_reserve_b=int(environment.get("WRENN_DISK_RESERVE_MB", "1024")) * MIB,
             sandbox_disk_b=int(environment.get("WRENN_SANDBOX_DISK_MB", "16384")) * MIB,
@@ -139,6 +143,17 @@ def _address(environment: Mapping[str, str], name: str, default: str) -> tuple[s
     if (found := host_and_port(text)) is None:
         raise InvalidRequest(f"{name} must be HOST:PORT, not {text!r}.")
     return found
+
+
+def _seconds(environment: Mapping[str, str], name: str, default: str) -> float:
+    text = environment.get(name) or default
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 <= seconds < inf:
+        raise InvalidRequest(f"{name} must be a number of seconds, 0 or more, not {text!r}.")
+    return seconds
 
 
 def _warm_template(text: str) -> WarmTemplate | None:

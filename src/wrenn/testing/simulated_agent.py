@@ -127,10 +127,11 @@ class Installation:
 
 
 class AgentProcess(Installation):
-    """An agent as a separate process, on a data folder that outlives it."""
+    """An agent as a separate process, on a data folder that outlives it. `settings` are further ones of its environment."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, **settings: str) -> None:
         super().__init__(data_dir)
+        self._settings = settings
         self._process: ForkedProgram | None = None
 
     @property
@@ -154,7 +155,7 @@ class AgentProcess(Installation):
         with self.log.open("ab") as log:
             self._process = start_program(
                 "wrenn.testing.simulated_agent:run",
-                environment={"PATH": os.environ["PATH"], **self.environment(faults=faults)},
+                environment={"PATH": os.environ["PATH"], **self.environment(faults=faults), **self._settings},
                 stdout=log,
                 stderr=log,
             )

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Final
 
+from wrenn.agent.control_loss import ControlLoss
 from wrenn.agent.enrolment.control_client import ControlClient, HostDeleted
 from wrenn.agent.enrolment.credentials import Credentials, CredentialsFile
 from wrenn.agent.enrolment.register import refresh
@@ -31,27 +32,46 @@ class ControlLink:
 
     No failure ends it, and none costs a sandbox, except that the host was deleted.
 
+    `loss` is told whether each heartbeat was accepted.
+
     Attributes:
         deleted: set when the control plane says that this host was deleted.
     """
 
-    def __init__(self, settings: Settings, credentials: Credentials, tls: ServerTls, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        credentials: Credentials,
+        tls: ServerTls,
+        clock: Clock,
+        loss: ControlLoss,
+    ) -> None:
         self._settings = settings
         self._file = CredentialsFile(settings.data_dir)
         self._credentials = credentials
         self._tls = tls
         self._clock = clock
+        self._loss = loss
         self._refused_at_unix = 0.0
         self.loop = Loop("heartbeat")
         self.deleted = asyncio.Event()
 
     async def run(self) -> None:
         """Send a heartbeat at once and then at an interval, until cancelled or the host is deleted."""
-        beats = asyncio.create_task(self.loop.run(self.beat_once, every_s=self._settings.heartbeat_s))
+        beats = asyncio.create_task(self.loop.run(self._beat_and_note, every_s=self._settings.heartbeat_s))
         try:
             await self.deleted.wait()
         finally:
             beats.cancel()
+
+    async def _beat_and_note(self) -> None:
+        try:
+            await self.beat_once()
+        except Exception:
+            self._loss.no_contact()
+            raise
+        if not self.deleted.is_set():
+            self._loss.contact()
 
     async def beat_once(self) -> None:
         """Renew the credentials if that is due, and send a heartbeat.

@@ -286,6 +286,7 @@ def _sandbox(record: Record, running: RunningSandbox | None) -> pb.Sandbox:
         last_active_at_unix=running.last_active_at if running else record.started_at,
         metadata=dict(record.metadata),
         network_revision=record.network.revision,
+        cause=record.cause,
     )
 
 

@@ -95,7 +95,8 @@ class Record:
         network: its network settings, which outlive its slots.
         slot: index of its network slot, once it has one.
         process: its VMM, once started.
-        reason: why it is LOST, or PAUSED without a pause.
+        reason: why it is LOST, or PAUSED without having been asked for; already while PAUSING.
+        cause: code of that reason, if there is one (`wrenn.protocol.host.causes`).
         metadata: versions it runs with, for people.
         base, parent: the memory image it runs on: a base, and the snapshot over it if any.
         layers: its disk, newest first; while it runs the first one is written.
@@ -122,13 +123,14 @@ class Record:
     former_snapshot: str = ""
     held: bool = True
     disk_mb: int = 0
+    cause: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     network: NetworkSettings = field(default_factory=NetworkSettings)
 
-    def with_state(self, state: State, *, reason: str = "") -> Self:
+    def with_state(self, state: State, *, reason: str = "", cause: str = "") -> Self:
         """Return a copy in another state. The transition must be in `NEXT`."""
         assert state in NEXT[self.state], f"no way from {self.state} to {state}"
-        return replace(self, state=state, reason=reason)
+        return replace(self, state=state, reason=reason, cause=cause)
 
 
 def save(directory: Path, record: Record) -> None:
@@ -179,6 +181,7 @@ def load(directory: Path) -> Record | None:
             layers=tuple(fields["layers"]),
             network=_network_settings(fields.get("network")),
             disk_mb=fields.get("disk_mb", 0),
+            cause=fields.get("cause", ""),
             origin_layers=tuple(fields.get("origin_layers", ())),  # journals of former versions lack it
             **{name: fields[name] for name in _PLAIN},
         )

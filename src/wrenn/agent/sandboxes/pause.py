@@ -86,8 +86,10 @@ class Pause:
     confiner: Confiner
     saver: Saver
 
-    async def run(self, record: Record, running: RunningSandbox, save: Save) -> Record:
-        """Pause a running sandbox. After a failure or cancellation it keeps running.
+    async def run(
+        self, record: Record, running: RunningSandbox, save: Save, *, reason: str = "", cause: str = ""
+    ) -> Record:
+        """Pause a running sandbox. After a failure or cancellation it keeps running. `reason`, `cause`: as in `Record`.
 
         Raises:
             StorageFull: no room for its memory. AgentFailure: its VM ended.
@@ -100,7 +102,7 @@ class Pause:
             await running.drain(_pausing(sandbox_id), grace_s=GRACE_S)
             snapshot_id = str(SnapshotId.new())
             record = replace(record, snapshot=snapshot_id, former_snapshot=record.snapshot)
-            record = record.with_state(State.PAUSING)
+            record = record.with_state(State.PAUSING, reason=reason, cause=cause)
 
             async def restore_journal() -> None:
                 with suppress(StorageFull):  # the journal then says PAUSING, and recovery finds no manifest
@@ -151,7 +153,8 @@ class Pause:
         elif record.process is not None:
             await kill_and_wait(record.process, timeout_s=_KILL_TIMEOUT_S)
         await fault_point("agent.pause.after_kill")
-        return await self.release(record.with_state(State.PAUSED), save)
+        paused = record.with_state(State.PAUSED, reason=record.reason, cause=record.cause)
+        return await self.release(paused, save)
 
     async def release(self, record: Record, save: Save) -> Record:
         """Release the resources that only a running VM needs, and save `record` as PAUSED. Idempotent."""

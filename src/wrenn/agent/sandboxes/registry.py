@@ -207,18 +207,22 @@ class Sandboxes:
                 entry.starting = None
         self._watch(entry)
 
-    async def pause(self, sandbox_id: SandboxId, *, idle_s: float = 0.0) -> Record:
+    async def pause(
+        self, sandbox_id: SandboxId, *, idle_s: float = 0.0, reason: str = "", cause: str = ""
+    ) -> Record:
         """Save the sandbox's memory and stop its VM. With `idle_s`, only if it has been idle for that long.
+
+        `reason` and `cause` are recorded if the control plane did not ask for it.
 
         Raises:
             NotFound: unknown. InvalidState: neither running nor paused. Otherwise as `Pause.run`.
         """
         entry = self._known(sandbox_id)
         return await self._wait_outcome(
-            entry, self._start_work(f"pause {sandbox_id}", self._pause(entry, idle_s))
+            entry, self._start_work(f"pause {sandbox_id}", self._pause(entry, idle_s, reason, cause))
         )
 
-    async def _pause(self, entry: Entry, idle_s: float) -> Record:
+    async def _pause(self, entry: Entry, idle_s: float, reason: str, cause: str) -> Record:
         async with entry.locked():
             if entry.record.state is State.PAUSED:
                 return entry.record
@@ -232,7 +236,9 @@ class Sandboxes:
             else:
                 await self._stop_merge(entry)
                 with entry.logging_failure("sandbox not paused"), self._explaining_full_disk():
-                    entry.record = await self._operations.pause.run(entry.record, entry.running, save)
+                    entry.record = await self._operations.pause.run(
+                        entry.record, entry.running, save, reason=reason, cause=cause
+                    )
             entry.running = None
         self._make_durable(entry, entry.record.snapshot)
         return entry.record

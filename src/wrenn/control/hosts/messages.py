@@ -28,6 +28,7 @@ from wrenn.control.hosts.types import (
     RunningProcess,
 )
 from wrenn.protocol.host import host_pb as pb
+from wrenn.protocol.host.causes import CONTROL_PLANE_LOST
 
 T = TypeVar("T")
 Answer = TypeVar("Answer", bound=Message[Any])
@@ -176,6 +177,7 @@ def sandbox_of(sandbox: pb.Sandbox) -> HostSandbox:
             for key, value in sandbox.metadata.items()
         },
         network_revision=_number(sandbox.network_revision, _BIGINT_MAX, "network_revision"),
+        was_control_plane_lost=sandbox.cause == CONTROL_PLANE_LOST,
     )
 
 

@@ -149,6 +149,7 @@ class HostSandbox:
 
     Attributes:
         reason: why it is lost, was paused, or cannot go on; empty: nothing is wrong.
+        was_control_plane_lost: it was paused because its host had no contact with the control plane.
         host_ip: its address on the host.
         network_revision: of the network policy that it has.
     """
@@ -160,6 +161,7 @@ class HostSandbox:
     last_active_at_unix: float
     metadata: Mapping[str, str]
     network_revision: int
+    was_control_plane_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)

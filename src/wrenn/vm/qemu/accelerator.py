@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from wrenn.base.errors import StorageFull
+from wrenn.linux.boot import boot_id
 from wrenn.linux.command import CommandError, run
 from wrenn.linux.files import write_json
 from wrenn.vm.qemu.command_line import BINARY, CPU_MODEL
@@ -70,7 +71,7 @@ async def choose_accelerator(*, kernel: Path, memory_of_choice: Path) -> str:
             write_json(memory_of_choice, {"facts": None, "accelerator": "tcg"}, durable=False)
         return "tcg"
     facts = {
-        "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        "boot_id": boot_id(),
         "qemu": await qemu_version(),
         "group": kvm_group(),
     }

@@ -159,7 +159,7 @@ class Comparison:
         elif seen is None:
             await self._record_lost(row, LOST)
         elif seen.state is HostSandboxState.PAUSED and await comparison_store.record_paused(
-            self._database, self._hints, row, seen.reason
+            self._database, self._hints, row, seen
         ):
             _log.warning(
                 "sandbox was paused on its host",

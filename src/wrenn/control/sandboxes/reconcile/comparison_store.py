@@ -10,6 +10,7 @@ from sqlalchemy import and_, case, func, null, select, update
 from wrenn.base.ids import HostId, SandboxId
 from wrenn.control.audit import Status
 from wrenn.control.db import Database, Hints
+from wrenn.control.hosts import HostSandbox
 from wrenn.control.sandboxes.reconcile.work_store import by_system, write_result
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.state import ENDED, Desired, State, move
@@ -78,23 +79,30 @@ async def record_suspended(database: Database, hints: Hints, sandbox: Sandbox, r
     return await write_result(database, hints, _unchanged(sandbox), {"reason": reason}, log)
 
 
-async def record_paused(database: Database, hints: Hints, sandbox: Sandbox, reason: str) -> bool:
+async def record_paused(database: Database, hints: Hints, sandbox: Sandbox, seen: HostSandbox) -> bool:
     """Record that the host has the sandbox paused, though nobody waits for that pause any more.
 
-    With a reason: its virtual machine ended, and it is again what it was at its last pause.
+    It stays paused until somebody resumes it, as after an idle time-out. Unless the host had lost the control plane, a reason
+    means that its virtual machine ended, and it is again what it was at its last pause.
     """
+    if seen.was_control_plane_lost:
+        failure, cause = "", "control_plane_lost"
+    elif seen.reason:
+        failure, cause = "agent_error", "vm_ended"
+    else:
+        failure, cause = "", "answer_lost"
     asked_for = and_(_c.lift_on_pause, _c.desired == Desired.PAUSED, _c.desired_by.is_not(None))
     expires_at = case((asked_for, null()), else_=_c.expires_at)
     values: dict[str, Any] = {
-        "failure": "agent_error" if reason else "",
-        "reason": reason,
+        "failure": failure,
+        "reason": seen.reason,
         "status": move(sandbox.status, State.PAUSED),
         "desired": Desired.PAUSED,
         "host_ip": "",
         "expires_at": expires_at,
         "due_at": due_when_paused(expires_at=expires_at),
     }
-    log = by_system("pause", Status.INFO, {"cause": "vm_ended" if reason else "answer_lost"})
+    log = by_system("pause", Status.INFO, {"cause": cause})
     return await write_result(database, hints, _unchanged(sandbox), values, log)
 
 
