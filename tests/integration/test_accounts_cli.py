@@ -16,7 +16,7 @@ import pytest
 from wrenn.testing.fork_server import run_program
 
 from .conftest import client, run_sql
-from .people import PASSWORD, People, Person, log_in, new_email
+from .people import PASSWORD, People, Person, log_in, make_admin, new_email
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("forget_attempts")]
 
@@ -194,6 +194,21 @@ async def test_the_operator_makes_an_admin_on_the_server(people: People, cli: Cl
     async with client(people.url, None) as api:
         old = await api.get("/v1/me", headers={"Authorization": f"Bearer {said['token']}"})
         assert old.status_code == 401
+
+
+async def test_an_admin_sees_where_a_sandbox_would_be_placed(people: People, cli: Cli):
+    root = await people.sign_up()
+    await cli.log_in(root)
+    assert "admin" in await cli("hosts", "explain", code=4)
+    await make_admin(people.database_url, root)
+    await cli.log_in(root)
+    shown = await cli("hosts", "explain", "--memory", "256")
+    assert "local" in shown
+    assert "REMOVED BY" in shown
+    assert "without the tags" in await cli("create", "--host-tag", "gpu", code=5)
+    found = json.loads(await cli("hosts", "explain", "--host-tag", "gpu", "--json"))
+    assert "without the tags" in found["refusal"]
+    assert {host["removed_by"] for host in found["hosts"]} == {"tags"}
 
 
 async def test_migrating_a_database_that_is_up_to_date_does_nothing(cli: Cli):

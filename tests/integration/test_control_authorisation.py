@@ -120,6 +120,7 @@ TABLE: Final[dict[str, Row]] = {
     "PUT /v1/admin/teams/{team_id}/limits": Row(Who.ROOT, {}),
     "POST /v1/hosts": Row(Who.ROOT, {"type": "regular"}),
     "GET /v1/hosts": Row(Who.MEMBER),
+    "GET /v1/hosts/explain": Row(Who.ROOT),
     "GET /v1/hosts/{host_id}": Row(Who.MEMBER, foreign=404),
     "GET /v1/hosts/{host_id}/delete-preview": Row(Who.MEMBER, foreign=404),
     "DELETE /v1/hosts/{host_id}": Row(Who.TEAM_ADMIN, foreign=404),

@@ -396,6 +396,50 @@ async def test_byoc_hosts_are_for_their_team_and_its_team_for_no_other(people: P
     assert (await cast.root.post("/v1/sandboxes")).status_code == 201
 
 
+async def test_a_sandbox_is_placed_by_the_tags_of_hosts_and_a_refusal_is_explained(
+    people: People, cast: Cast
+):
+    async with local_host_of(people, cast.team) as host_id:
+        # A host that has the tag, and does not answer.
+        silent = await registered(cast.owner, **byoc(cast.team))
+        gone = "status = 'unreachable', last_seen_at = now() - interval '1 hour'"
+        row = f"id = '{HostId.parse(silent.host_id).value}'"
+        await run_sql(people.database_url, f"UPDATE hosts SET {gone} WHERE {row}")
+        assert (await cast.owner.post(f"/v1/hosts/{silent.host_id}/tags", {"tag": "nvme"})).status_code == 204
+        tagged = {"host_tags": ["nvme", "nvme"]}
+        answer = await cast.owner.post("/v1/sandboxes", tagged)
+        refusal = refused(answer, 503, "no_hosts_available")
+        assert "not reachable (1 host), without the tags (1 host)" in refusal
+        for bad in ("", "A", "x" * 65):
+            refused(await cast.owner.post("/v1/sandboxes", {"host_tags": [bad]}), 400, "invalid_request")
+        asked = {"team_id": cast.team, "host_tags": "nvme", "vcpus": "1"}
+        explained = (await cast.root.get("/v1/hosts/explain", params=asked)).json()
+        assert explained["refusal"] == refusal
+        assert {host["id"]: host["removed_by"] for host in explained["hosts"]} == {
+            host_id: "tags",
+            silent.host_id: "reachable",
+        }
+        assert sum(explained["removed"].values()) == 2
+        assert (await cast.owner.post(f"/v1/hosts/{host_id}/tags", {"tag": "nvme"})).status_code == 204
+        try:
+            sandbox = await cast.owner.post("/v1/sandboxes", tagged)
+            assert sandbox.status_code == 201, sandbox.text
+            explained = (await cast.root.get("/v1/hosts/explain", params=asked)).json()
+            assert "refusal" not in explained
+            best = explained["hosts"][0]
+            assert explained["host_id"] == best["id"] == host_id
+            assert (best["is_ready"], best["creates"], 0 < best["score"] < 1.1) == (True, 0, True)
+            assert best["sandboxes"] >= 1
+        finally:
+            assert (await cast.owner.delete(f"/v1/hosts/{host_id}/tags/nvme")).status_code == 204
+        # For a team without hosts of its own, and for one that does not exist.
+        explained = (await cast.root.get("/v1/hosts/explain")).json()
+        assert explained["removed"]["team"] == len(explained["hosts"])
+        unknown = {"team_id": str(TeamId.new())}
+        refused(await cast.root.get("/v1/hosts/explain", params=unknown), 404, "not_found")
+        refused(await cast.root.get("/v1/hosts/explain", params={"vcpus": "0"}), 400, "invalid_request")
+
+
 async def test_what_a_team_has_on_a_regular_host_stays_there(people: People, cast: Cast):
     person = await people.sign_up()
     sandbox = (await person.post("/v1/sandboxes")).json()["id"]

@@ -18,6 +18,7 @@ def host(name: str) -> Host:
         name=name,
         address="https://127.0.0.1:1",
         status=HostStatus.ONLINE,
+        cpu_cores=0,
         memory_b=0,
         disk_b=0,
         disk_available_b=0,

@@ -10,10 +10,10 @@ from wrenn.base.errors import NoCapacity, NotFound, Unavailable
 from wrenn.base.ids import HostId, TeamId
 from wrenn.base.units import GIB, MIB
 from wrenn.control.hosts import Host, HostStatus
-from wrenn.control.placement import Load, Overcommit, Wanted, choose_host
+from wrenn.control.placement import FilterName, Load, Overcommit, Wanted, choose_host, judge, ranked, refusal
 
-WANTED = Wanted("minimal", memory_mb=512, disk_mb=5120)
-ONCE = Overcommit(memory=1.0, disk=1.0)
+WANTED = Wanted("minimal", vcpus=1, memory_mb=512, disk_mb=5120)
+ONCE = Overcommit(memory=1.0, disk=1.0, vcpus=100.0)
 
 
 def host(
@@ -26,12 +26,15 @@ def host(
     templates: frozenset[str] = frozenset({"minimal"}),
     silent_s: float = 0,
     team_id: TeamId | None = None,
+    cores: int = 2,
+    tags: frozenset[str] = frozenset(),
 ) -> Host:
     return Host(
         host_id=HostId.new(),
         name="h",
         address="https://h",
         status=status,
+        cpu_cores=cores,
         memory_b=memory_gib * GIB,
         disk_b=disk_gib * GIB,
         disk_available_b=disk_gib * GIB,
@@ -41,6 +44,7 @@ def host(
         silent_s=silent_s,
         is_reachable=status is HostStatus.ONLINE,
         team_id=team_id,
+        tags=tags,
     )
 
 
@@ -63,21 +67,22 @@ def test_a_host_takes_exactly_what_it_has_and_no_more():
     [
         (Load(10, 0, 0), "sandbox slots"),
         (Load(1, 4096, 0), "memory"),
+        (Load(1, vcpus=200), "vCPUs"),
         (Load(1, 0, 100 * 1024), "disk"),
-        (Load(10, 4096, 100 * 1024), "disk, memory, sandbox slots"),
+        (Load(10, 4096, 100 * 1024, vcpus=200), "sandbox slots"),
     ],
 )
 def test_what_is_full_is_named(load: Load, full: str):
     one = host()
     with pytest.raises(NoCapacity) as refusal:
         choose_host([one], {one.host_id: load}, WANTED, ONCE)
-    assert f": {full} full." in refusal.value.message
+    assert f": {full} full (1 host)." in refusal.value.message
 
 
 def test_memory_and_disk_may_be_promised_more_than_once():
     one = host(memory_gib=1, disk_gib=10)
     load = {one.host_id: Load(4, 2048, 20480)}
-    assert choose_host([one], load, WANTED, Overcommit(memory=4, disk=4)) is one
+    assert choose_host([one], load, WANTED, Overcommit(memory=4, disk=4, vcpus=100)) is one
 
 
 def test_silent_hosts_and_hosts_without_the_template_are_skipped():
@@ -99,7 +104,7 @@ def test_a_host_that_may_be_restarting_is_taken_when_no_other_answers():
 
 def test_what_lies_on_one_host_goes_there_or_nowhere():
     its, larger = host(memory_gib=1), host(memory_gib=64)
-    pinned = Wanted("own", memory_mb=512, disk_mb=5120, host_id=its.host_id)
+    pinned = Wanted("own", vcpus=1, memory_mb=512, disk_mb=5120, host_id=its.host_id)
     assert choose_host([its, larger], {}, pinned, ONCE) is its
     with pytest.raises(NoCapacity, match=r"only one that has its files.*memory full"):
         choose_host([its, larger], {its.host_id: Load(2, 1024, 0)}, pinned, ONCE)
@@ -109,7 +114,7 @@ def test_what_lies_on_one_host_goes_there_or_nowhere():
 
 def test_a_batch_needs_capacity_for_all():
     one = host(memory_gib=2)
-    four = Wanted("minimal", memory_mb=512, disk_mb=5120, host_id=one.host_id, count=4)
+    four = Wanted("minimal", vcpus=1, memory_mb=512, disk_mb=5120, host_id=one.host_id, count=4)
     assert choose_host([one], {}, four, ONCE) is one
     with pytest.raises(NoCapacity, match="4 sandboxes: memory full"):
         choose_host([one], {one.host_id: Load(1, 1, 0)}, four, ONCE)
@@ -117,7 +122,7 @@ def test_a_batch_needs_capacity_for_all():
 
 def test_what_has_its_disk_already_needs_none():
     full = host(disk_gib=1)
-    resumed = Wanted("minimal", memory_mb=512, disk_mb=0, host_id=full.host_id)
+    resumed = Wanted("minimal", vcpus=1, memory_mb=512, disk_mb=0, host_id=full.host_id)
     assert choose_host([full], {full.host_id: Load(0, 0, 5120)}, resumed, ONCE) is full
 
 
@@ -126,8 +131,8 @@ def test_shares_are_promised_rather_than_disks():
     one = host(disk_gib=31, share_mb=8 * 1024)
     # Two of the default size and one of 10 GiB have 8 + 8 + 13 GiB of 2 × 31.
     load = Load(disk_mb=2 * 5120 + 10 * 1024, disks=3)
-    twice = Overcommit(memory=1, disk=2.0)
-    four = Wanted("minimal", memory_mb=1, disk_mb=5120, count=4)
+    twice = Overcommit(memory=1, disk=2.0, vcpus=100)
+    four = Wanted("minimal", vcpus=1, memory_mb=1, disk_mb=5120, count=4)
     assert choose_host([one], {one.host_id: load}, four, twice) is one
     with pytest.raises(NoCapacity, match="disk full"):
         choose_host([one], {one.host_id: load}, replace(four, count=5), twice)
@@ -141,10 +146,73 @@ def test_shares_are_promised_rather_than_disks():
 
 def test_a_team_that_brings_its_hosts_gets_no_other_and_others_get_none_of_them():
     regular, own = host(memory_gib=8), host(memory_gib=2, team_id=TeamId.new())
-    on_own = replace(WANTED, on_own_hosts=True)
+    on_own = replace(WANTED, team_id=own.team_id, on_own_hosts=True)
     assert choose_host([regular, own], {}, on_own, ONCE) is own
     assert choose_host([regular, own], {}, WANTED, ONCE) is regular
-    with pytest.raises(NoCapacity, match="No host of the team can be reached"):
-        choose_host([regular], {}, on_own, ONCE)
+    with pytest.raises(NoCapacity, match=r"No host of the team can be reached now\. "):
+        choose_host([regular, host(team_id=TeamId.new())], {}, on_own, ONCE)
     # What has its host stays there.
     assert choose_host([regular, own], {}, replace(on_own, host_id=regular.host_id), ONCE) is regular
+
+
+def test_all_tags_asked_for_must_be_on_the_host():
+    plain, one, both = (
+        host(memory_gib=64),
+        host(tags=frozenset({"gpu"})),
+        host(tags=frozenset({"gpu", "nvme"})),
+    )
+    tagged = replace(WANTED, host_tags=frozenset({"gpu", "nvme"}))
+    assert choose_host([plain, one, both], {}, tagged, ONCE) is both
+    with pytest.raises(NoCapacity, match=r"without the tags \(2 hosts\)"):
+        choose_host([plain, one], {}, tagged, ONCE)
+    # Also where its files are: what was asked for is never left out silently.
+    with pytest.raises(NoCapacity, match="without the tags"):
+        choose_host([plain], {}, replace(tagged, host_id=plain.host_id), ONCE)
+
+
+def test_each_filter_counts_the_hosts_that_it_is_the_first_to_remove():
+    team = TeamId.new()
+    hosts = {
+        FilterName.TEAM: host(team_id=team),
+        FilterName.REACHABLE: host(status=HostStatus.UNREACHABLE, silent_s=60, templates=frozenset()),
+        FilterName.TAGS: host(templates=frozenset()),
+        FilterName.TEMPLATE: host(tags=frozenset({"a"}), templates=frozenset(), slots=0),
+        FilterName.SANDBOX_SLOTS: host(tags=frozenset({"a"}), slots=0, memory_gib=0),
+        FilterName.MEMORY: host(tags=frozenset({"a"}), memory_gib=0, cores=0),
+        FilterName.VCPUS: host(tags=frozenset({"a"}), cores=0, disk_gib=0),
+        FilterName.DISK: host(tags=frozenset({"a"}), disk_gib=0),
+    }
+    wanted = replace(WANTED, host_tags=frozenset({"a"}))
+    verdicts = judge(hosts.values(), {}, wanted, ONCE)
+    assert [verdict.removed_by for verdict in verdicts] == list(hosts)
+    error = refusal(verdicts, wanted)
+    assert isinstance(error, NoCapacity)
+    # Another team's host is not counted.
+    assert error.message == (
+        "No host has room for this sandbox: not reachable (1 host), without the tags (1 host), without the template "
+        "(1 host), sandbox slots full (1 host), memory full (1 host), vCPUs full (1 host), disk full (1 host)."
+    )
+
+
+def test_a_template_that_only_hosts_without_the_tags_have_is_not_unknown():
+    with pytest.raises(NoCapacity, match="tags"):
+        choose_host([host()], {}, replace(WANTED, host_tags=frozenset({"a"})), ONCE)
+
+
+def test_of_hosts_loaded_alike_one_where_the_template_was_started_is_chosen_unless_it_is_busy_creating():
+    hosts = [host(memory_gib=64, disk_gib=10_000, slots=1000) for _ in range(3)]
+    warm = {hosts[1].host_id: Load(1, 512, 5120, 1, 1, has_template=True)}
+    assert choose_host(hosts, warm, WANTED, ONCE) is hosts[1]
+    busy = {hosts[1].host_id: Load(4, 2048, 20480, 4, 4, creates=4, has_template=True)}
+    assert choose_host(hosts, busy, WANTED, ONCE) is hosts[0]
+    creating = {hosts[0].host_id: Load(creates=1)}
+    assert choose_host(hosts, creating, WANTED, ONCE) is hosts[1]
+
+
+def test_hosts_that_refused_lately_are_the_last_choice():
+    refused, small = host(memory_gib=64), host(memory_gib=1)
+    backed_off = {refused.host_id}
+    assert choose_host([refused, small], {}, WANTED, ONCE, backed_off=backed_off) is small
+    assert choose_host([refused], {}, WANTED, ONCE, backed_off=backed_off) is refused
+    verdicts = judge([refused, small], {}, WANTED, ONCE, backed_off=backed_off)
+    assert ranked(verdicts) == [small, refused]

@@ -179,6 +179,65 @@ def show(host: HostArgument, *, json: JsonOption = False) -> None:
     print_table(("FIELD", "VALUE"), [(name, value) for name, value in rows if value])
 
 
+@app.command("explain")
+def explain(
+    *,
+    template: Annotated[str, typer.Option(help="Template to start from.")] = "minimal",
+    vcpus: Annotated[int | None, typer.Option(min=1, help="Virtual CPUs.")] = None,
+    memory: Annotated[int | None, typer.Option(min=1, metavar="MB", help="Memory in MB.")] = None,
+    disk: Annotated[int | None, typer.Option(min=1, metavar="MB", help="Disk size in MB.")] = None,
+    team: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Whose sandbox. [default: a team without hosts of its own]"),
+    ] = None,
+    host_tag: Annotated[
+        list[str] | None, typer.Option(metavar="TAG", help="Only hosts with this tag. Repeatable.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show where a sandbox would be placed now, and what keeps it from each other host. For admins of the platform.
+
+    REMOVED BY is the first filter that the host does not pass. Otherwise SCORE is the fraction of its scarcest
+    resource that would be left; the host with the highest score is chosen.
+    """
+    from urllib.parse import urlencode
+
+    from wrenn.cli import credentials
+    from wrenn.sdk._parse import Fields
+
+    asked = {"template": template, "vcpus": vcpus, "memory_mb": memory, "disk_size_mb": disk, "team_id": team}
+    query = [(name, str(value)) for name, value in asked.items() if value is not None]
+    query += [("host_tags", tag) for tag in host_tag or ()]
+    with credentials.account() as account:
+        found = account.call("GET", f"{_PATH}/explain?{urlencode(query)}")
+    if json:
+        print_json(found)
+        return
+    placement = Fields("placement", found)
+    rows = [
+        (
+            host.text("id"),
+            host.text("name"),
+            host.optional_text("removed_by") or "-",
+            _score(host),
+            str(host.integer("sandboxes")),
+            str(host.integer("creates")),
+        )
+        for host in placement.objects("hosts", "host")
+    ]
+    print_table(("ID", "NAME", "REMOVED BY", "SCORE", "SANDBOXES", "CREATES"), rows)
+    refusal = placement.optional_text("refusal")
+    sys.stderr.write(f"{refusal or 'Chosen: ' + placement.text('host_id')}\n")
+
+
+def _score(host: Fields) -> str:
+    """Format the score of a host; one that is not ready comes last, whatever its score."""
+    score = host.optional_number("score")
+    if score is None:
+        return "-"
+    return f"{score:.2f}" if host.flag("is_ready") else f"{score:.2f} (last)"
+
+
 @app.command("delete")
 def delete(
     host: HostArgument,

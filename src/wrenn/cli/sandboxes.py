@@ -64,6 +64,10 @@ def create(
     deny: DenyOption = None,
     name: Annotated[str | None, typer.Option(help="Display name; need not be unique.")] = None,
     label: LabelOption = None,
+    host_tag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TAG", help="Only on a host with this tag. Repeatable: with all of them."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Create a sandbox and print its id."""
@@ -84,6 +88,7 @@ def create(
         network=policy_of(internet=not no_internet, allow=allow, deny=deny),
         name=name,
         metadata=variables(label, option="--label"),
+        host_tags=host_tag,
     )
     if json:
         print_json(sandbox.info())

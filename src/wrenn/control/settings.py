@@ -43,7 +43,7 @@ class Settings:
         authority: the CA that signs the certificates of agents and control plane; None: the one in the data folder.
         max_vcpus, min_memory_mb, max_memory_mb, max_disk_mb: limits of one sandbox.
         private_networks: parts of private networks that the hosts let sandboxes reach; the agents have the same setting.
-        memory_overcommit, disk_overcommit: how often a host's memory and disk may be promised.
+        memory_overcommit, disk_overcommit, vcpu_overcommit: how often a host's memory, disk and cores may be promised.
         start_timeout_s: longest for a sandbox to run (the first of a template boots it), to be paused or resumed, and for a
             snapshot to be taken.
         start_retry_s: how long a host that does not answer is asked again to do one of these.
@@ -76,6 +76,7 @@ class Settings:
     private_networks: tuple[IPv4Network, ...]
     memory_overcommit: float
     disk_overcommit: float
+    vcpu_overcommit: float
     start_timeout_s: float
     start_retry_s: float
     lease_s: float
@@ -117,6 +118,7 @@ class Settings:
             private_networks=_networks(environment, "WRENN_GUEST_PRIVATE_NETWORKS"),
             memory_overcommit=_number(environment, "WRENN_MEMORY_OVERCOMMIT", 4.0, float),
             disk_overcommit=_number(environment, "WRENN_DISK_OVERCOMMIT", DISK_OVERCOMMIT, float),
+            vcpu_overcommit=_number(environment, "WRENN_VCPU_OVERCOMMIT", 100.0, float),
             start_timeout_s=_number(environment, "WRENN_START_TIMEOUT_S", 120.0, float),
             start_retry_s=_number(environment, "WRENN_START_RETRY_S", 20.0, float),
             lease_s=_number(environment, "WRENN_LEASE_S", 15.0, float),

@@ -399,7 +399,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
     capacity = Capacity(
         database,
         monitor,
-        Overcommit(settings.memory_overcommit, settings.disk_overcommit),
+        Overcommit(settings.memory_overcommit, settings.disk_overcommit, settings.vcpu_overcommit),
         settings.quotas,
     )
     wait_limits = WaitLimits(

@@ -45,6 +45,15 @@ class Fields:
         """An integer, or None if absent."""
         return None if self._values.get(name) is None else self.integer(name)
 
+    def optional_number(self, name: str) -> float | None:
+        """A number that may be absent."""
+        value = self._values.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self._bad(name, "a number")
+        return float(value)
+
     def flag(self, name: str) -> bool:
         """A boolean; False if absent."""
         value = self._values.get(name, False)

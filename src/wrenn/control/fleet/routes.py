@@ -7,9 +7,17 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse, Response
 
-from wrenn.control.auth import MemberOf
+from wrenn.control.auth import AdminOf, MemberOf
 from wrenn.control.fleet.service import Fleet
-from wrenn.control.fleet.types import AddTag, CreateHost, DeletePreview, HostWithToken
+from wrenn.control.fleet.types import (
+    AddTag,
+    CreateHost,
+    DeletePreview,
+    ExplainPlacement,
+    HostWithToken,
+    PlacementView,
+    placement_json,
+)
 from wrenn.control.hosts import HostView, host_json
 from wrenn.control.http import refusals, service
 
@@ -35,6 +43,17 @@ async def list_hosts(member: MemberOf, fleet: FleetOf) -> Response:
     """The team's own hosts, oldest first; for admins of the platform all hosts."""
     is_admin = member.account.is_admin
     return JSONResponse([host_json(host, with_team_name=is_admin) for host in await fleet.list(member)])
+
+
+@router.get("/explain", response_model=PlacementView, responses=refusals(403, 404))
+async def explain_placement(
+    query: Annotated[ExplainPlacement, Query()], _admin: AdminOf, fleet: FleetOf
+) -> Response:
+    """Where a sandbox would be placed now, and which filter keeps it from each other host; nothing is created.
+
+    For admins of the platform.
+    """
+    return JSONResponse(placement_json(*await fleet.explain_placement(query)))
 
 
 @router.get("/{host_id}", response_model=HostView, responses=refusals(403, 404))

@@ -17,8 +17,18 @@ from wrenn.base.secrets import Secret
 from wrenn.control.audit import Actor, AuditAction, Scope, Status, record
 from wrenn.control.auth import Member
 from wrenn.control.db import Database, Transaction
-from wrenn.control.fleet.types import TAG, TAGS_LIMIT, CreateHost
-from wrenn.control.hosts import HostRecord, HostStatus, NewHost, credential_store, host_action, record_store
+from wrenn.control.fleet.types import CreateHost, ExplainPlacement
+from wrenn.control.hosts import (
+    TAG,
+    TAGS_LIMIT,
+    HostRecord,
+    HostStatus,
+    NewHost,
+    credential_store,
+    host_action,
+    record_store,
+)
+from wrenn.control.placement import Verdict, Wanted
 from wrenn.control.sandboxes import Capacity, Deletions
 from wrenn.control.snapshots import Snapshots
 from wrenn.control.teams import team_store
@@ -115,6 +125,28 @@ class Fleet:
         if host is None:
             raise _not_found(host_id)
         return host
+
+    async def explain_placement(self, query: ExplainPlacement) -> tuple[Wanted, Sequence[Verdict]]:
+        """Say for each host why a sandbox would not be placed there, or how well it suits. For admins of the platform.
+
+        Raises:
+            NotFound: there is no such team.
+        """
+        wanted = Wanted(
+            query.template,
+            query.vcpus,
+            query.memory_mb,
+            query.disk_size_mb,
+            host_tags=frozenset(query.host_tags),
+            team_id=None if query.team_id is None else TeamId.parse(query.team_id),
+        )
+
+        async def explain(tx: Transaction) -> tuple[Wanted, Sequence[Verdict]]:
+            if wanted.team_id is not None and not await team_store.exists(tx, wanted.team_id):
+                raise NotFound(f"There is no team {wanted.team_id}.")
+            return await self._capacity.explain(tx, wanted)
+
+        return await self._database.transaction(explain)
 
     async def preview_deletion(self, member: Member, text_id: str) -> tuple[HostRecord, HostContents]:
         """Return a host and what would be lost with it. Raises as `get`."""

@@ -13,9 +13,10 @@ from wrenn.control.hosts.pki import ensure_pki
 from wrenn.control.hosts.records import HostDeleted, HostRecord, Machine, NewHost, RefreshToken, host_action
 from wrenn.control.hosts.renewal import CertificateRenewal
 from wrenn.control.hosts.rounds import REMOVALS_A_ROUND, FirstMet, HostRounds
-from wrenn.control.hosts.store import all_hosts, hosts_of_team_in
+from wrenn.control.hosts.store import all_hosts, host_of, select_hosts
 from wrenn.control.hosts.streams import HostStream
 from wrenn.control.hosts.tables import hosts
+from wrenn.control.hosts.tags import TAG, TAGS_LIMIT, HostTag
 from wrenn.control.hosts.transfers import Change, Download
 from wrenn.control.hosts.types import (
     Command,
@@ -53,6 +54,8 @@ __all__ = [
     "OUTPUTS",
     "REMOVALS_A_ROUND",
     "SIGNALS",
+    "TAG",
+    "TAGS_LIMIT",
     "AttachProcess",
     "Authority",
     "CertificateRenewal",
@@ -78,6 +81,7 @@ __all__ = [
     "HostSnapshot",
     "HostStatus",
     "HostStream",
+    "HostTag",
     "HostType",
     "HostView",
     "Kind",
@@ -95,9 +99,10 @@ __all__ = [
     "ensure_pki",
     "host_action",
     "host_json",
+    "host_of",
     "hosts",
-    "hosts_of_team_in",
     "parse_end",
     "parse_json",
     "public_key_of",
+    "select_hosts",
 ]

@@ -9,18 +9,18 @@ from sqlalchemy import (
     ColumnElement,
     Row,
     Select,
+    Text,
     Uuid,
     and_,
-    bindparam,
     case,
     false,
     func,
     literal,
     not_,
-    or_,
     select,
     update,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from wrenn.base.ids import HostId, TeamId
 from wrenn.control.audit import (
@@ -33,37 +33,45 @@ from wrenn.control.audit import (
     record_cte,
     wire_id,
 )
-from wrenn.control.db import Database, Transaction, in_s
-from wrenn.control.hosts.tables import hosts
+from wrenn.control.db import Database, in_s
+from wrenn.control.hosts.tables import host_tags, hosts
 from wrenn.control.hosts.types import Host, HostReport, HostStatus
-from wrenn.control.identity import teams
+
+_COLUMNS: Final = [
+    hosts.c[name]
+    for name in (
+        "id", "name", "address", "status", "cpu_cores", "memory_b", "disk_b", "disk_available_b", "sandbox_disk_b",
+        "sandbox_limit", "templates", "is_reachable", "team_id",
+    )
+]  # fmt: skip
 
 
-def _select() -> Select[Any]:
+def select_hosts() -> Select[Any]:
+    """Select the columns that `host_of` reads, of every host that has registered and is not deleted."""
     silent = func.extract("epoch", func.now() - func.coalesce(hosts.c.last_seen_at, hosts.c.created_at))
+    tags = (
+        select(func.array_agg(host_tags.c.tag, type_=ARRAY(Text)))
+        .where(host_tags.c.host_id == hosts.c.id)
+        .scalar_subquery()
+    )
     return (
-        select(hosts, silent.label("silent_s"))
+        select(*_COLUMNS, silent.label("silent_s"), tags.label("tags"))
         .where(hosts.c.deleted_at.is_(None), hosts.c.address != "")
         .order_by(hosts.c.id)
     )
 
 
-_ALL: Final = _select()
-_team_id: Final = bindparam("team_id", type_=Uuid)
-_OF_TEAM: Final = (
-    _select()
-    .add_columns(teams.c.is_byoc)
-    .join(teams, teams.c.id == _team_id)
-    .where(or_(hosts.c.team_id.is_(None), hosts.c.team_id == _team_id))
-)
+_ALL: Final = select_hosts()
 
 
-def _host(row: Row[Any]) -> Host:
+def host_of(row: Row[Any]) -> Host:
+    """Convert a row of `select_hosts` to a value."""
     return Host(
         host_id=HostId(row.id),
         name=row.name,
         address=row.address,
         status=HostStatus(row.status),
+        cpu_cores=row.cpu_cores,
         memory_b=row.memory_b,
         disk_b=row.disk_b,
         disk_available_b=row.disk_available_b,
@@ -73,18 +81,13 @@ def _host(row: Row[Any]) -> Host:
         silent_s=float(row.silent_s),
         is_reachable=row.is_reachable,
         team_id=None if row.team_id is None else TeamId(row.team_id),
+        tags=frozenset(row.tags or ()),
     )
 
 
 async def all_hosts(database: Database) -> list[Host]:
     """Return every host that has registered and is not deleted."""
-    return [_host(row) for row in await database.execute(_ALL, repeatable=True)]
-
-
-async def hosts_of_team_in(tx: Transaction, team_id: TeamId) -> tuple[list[Host], bool]:
-    """Return the regular hosts and the team's own, and whether new sandboxes of the team run on its own hosts only."""
-    rows = (await tx.execute(_OF_TEAM, {"team_id": team_id.value})).all()
-    return [_host(row) for row in rows], any(row.is_byoc for row in rows)
+    return [host_of(row) for row in await database.execute(_ALL, repeatable=True)]
 
 
 def marked(changed: CTE, action: str, status: Status) -> list[CTE]:

@@ -47,6 +47,7 @@ class Host:
     name: str
     address: str
     status: HostStatus
+    cpu_cores: int
     memory_b: int
     disk_b: int
     disk_available_b: int
@@ -60,6 +61,7 @@ class Host:
     """Whether it answered the last call of the monitor. A host may send heartbeats and yet not be reached."""
     team_id: TeamId | None = None
     """Whose sandboxes alone it runs; None: those of all teams."""
+    tags: frozenset[str] = frozenset()
 
     @property
     def endpoint(self) -> HostEndpoint:

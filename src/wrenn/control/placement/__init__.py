@@ -1,5 +1,29 @@
 """Chooses the host for a new sandbox: pure functions on values."""
 
-from wrenn.control.placement.choose import Load, Overcommit, Wanted, check_larger_disk, choose_host
+from wrenn.control.placement.choose import (
+    NO_LOAD,
+    Score,
+    Verdict,
+    check_larger_disk,
+    choose_host,
+    judge,
+    ranked,
+    refusal,
+)
+from wrenn.control.placement.filters import FILTERS, FilterName, Load, Overcommit, Wanted
 
-__all__ = ["Load", "Overcommit", "Wanted", "check_larger_disk", "choose_host"]
+__all__ = [
+    "FILTERS",
+    "NO_LOAD",
+    "FilterName",
+    "Load",
+    "Overcommit",
+    "Score",
+    "Verdict",
+    "Wanted",
+    "check_larger_disk",
+    "choose_host",
+    "judge",
+    "ranked",
+    "refusal",
+]

@@ -1,95 +1,139 @@
-"""Chooses the host with the most free capacity among those that have the template, are online and fit the request.
-
-Admission counts what was promised, not what is used now: memory and shares of the disk (`protocol.disk_share`) of all
-sandboxes against the machine's size times an overcommit factor (an idle sandbox uses a tenth of its memory, and little of
-its share), and network slots exactly.
-"""
+"""Chooses the host for a new sandbox: filters, then the best score; and explains each host's result."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from wrenn.base.errors import NoCapacity, NotFound, Unavailable
+from wrenn.base.errors import NoCapacity, NotFound, Unavailable, WrennError
 from wrenn.base.ids import HostId
-from wrenn.base.units import MIB
-from wrenn.control.hosts import Host, HostStatus
+from wrenn.control.hosts import Host
+from wrenn.control.placement.filters import (
+    FILTERS,
+    OTHERS,
+    FilterName,
+    Load,
+    Overcommit,
+    Wanted,
+    answers,
+    disk_left,
+    has_template,
+    memory_left,
+    slots_left,
+    vcpus_left,
+)
 from wrenn.protocol.disk_share import committed_b
 
-BRIEF_SILENCE_S: Final = 10.0
-"""An agent is back within some seconds of a restart; a create asks a silent host again for longer than that."""
+_TEMPLATE_BONUS: Final = 0.02
+"""In fractions of a host: small, so that it decides between hosts that are loaded alike, and sandboxes of one template do
+not all end up on one host."""
+_CREATE_PENALTY: Final = 0.01
+"""For each create under way: a boot takes a core for a second."""
+
+NO_LOAD: Final = Load()
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """The sandboxes to be placed: `count` of this size.
-
-    Attributes:
-        template: image that the host must have; not asked for where `host_id` is given.
-        disk_mb: size of its disk; 0 for what has its disk already, whose share is promised from its create to its end.
-        host_id: the one host on which it can be, as its snapshot lies there.
-        on_own_hosts: on hosts of its team (BYOC) and on no other; False: on regular ones. What has its host stays there.
-    """
-
-    template: str
-    memory_mb: int
-    disk_mb: int
-    host_id: HostId | None = None
-    count: int = 1
-    on_own_hosts: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What is promised to the sandboxes of one host.
+@dataclass(frozen=True, slots=True, order=True)
+class Score:
+    """How well a host suits; the greatest is chosen.
 
     Attributes:
-        sandboxes, memory_mb: of those that are in memory.
-        disks, disk_mb: how many have a disk, also paused ones, and the size of all disks.
+        is_ready: it answers, and refused nothing lately. One that is ready goes before any that is not.
+        value: the fraction of the scarcest resource that would be left, with small corrections for a template that was
+            started there and for creates under way.
     """
 
-    sandboxes: int = 0
-    memory_mb: int = 0
-    disk_mb: int = 0
-    disks: int = 0
+    is_ready: bool
+    value: float
 
 
 @dataclass(frozen=True, slots=True)
-class Overcommit:
-    """How much may be promised, as a multiple of the machine's size."""
+class Verdict:
+    """What placement finds about one host: the filter that removed it, or its score."""
 
-    memory: float
-    disk: float
+    host: Host
+    load: Load
+    removed_by: FilterName | None
+    score: Score | None
+
+
+def judge(
+    hosts: Iterable[Host],
+    loads: Mapping[HostId, Load],
+    wanted: Wanted,
+    overcommit: Overcommit,
+    *,
+    backed_off: Collection[HostId] = (),
+) -> list[Verdict]:
+    """Apply the filters to each host, and score those that remain. `backed_off`: hosts that refused a sandbox lately."""
+    verdicts: list[Verdict] = []
+    for host in hosts:
+        load = loads.get(host.host_id, NO_LOAD)
+        removed_by = next(
+            (each.name for each in FILTERS if not each.admits(host, load, wanted, overcommit)), None
+        )
+        score = (
+            None
+            if removed_by is not None
+            else _score(host, load, wanted, overcommit, is_backed_off=host.host_id in backed_off)
+        )
+        verdicts.append(Verdict(host, load, removed_by, score))
+    return verdicts
+
+
+def ranked(verdicts: Iterable[Verdict]) -> list[Host]:
+    """Return the hosts that no filter removed, best first; of equal ones in the order given."""
+    possible = [(verdict.score, verdict.host) for verdict in verdicts if verdict.score is not None]
+    possible.sort(key=lambda each: each[0], reverse=True)
+    return [host for _, host in possible]
 
 
 def choose_host(
-    hosts: Sequence[Host], loads: Mapping[HostId, Load], wanted: Wanted, overcommit: Overcommit
+    hosts: Sequence[Host],
+    loads: Mapping[HostId, Load],
+    wanted: Wanted,
+    overcommit: Overcommit,
+    *,
+    backed_off: Collection[HostId] = (),
 ) -> Host:
-    """Choose the host for this sandbox, among the regular ones and those of its team.
+    """Choose the host for this sandbox.
 
     Raises:
-        NoCapacity: no host answers, or none has room; the message says what is full.
-        NotFound: no host that answers has the template.
-        Unavailable: the one host on which it can be does not answer.
+        NoCapacity, NotFound, Unavailable: as `refusal` says.
     """
-    having = _possible(hosts, wanted)
-    full: set[str] = set()
-    best: tuple[tuple[bool, float], Host] | None = None
-    for host in having:
-        fractions = _fractions_left(host, loads.get(host.host_id, Load()), wanted, overcommit)
-        lacking = [what for what, left in fractions.items() if left < 0]
-        full.update(lacking)
-        # One that answers goes before one that may be restarting, however much room that has.
-        score = (host.is_reachable, min(fractions.values()))
-        if not lacking and (best is None or score > best[0]):
-            best = (score, host)
-    if best is None:
-        what = "this sandbox" if wanted.count <= 1 else f"{wanted.count} sandboxes"
-        where = "No host" if wanted.host_id is None else "Its host, the only one that has its files,"
-        lacks = "has room" if wanted.host_id is None else "has no room"
-        raise NoCapacity(f"{where} {lacks} for {what}: {', '.join(sorted(full))} full.")
-    return best[1]
+    verdicts = judge(hosts, loads, wanted, overcommit, backed_off=backed_off)
+    best = ranked(verdicts)
+    if not best:
+        raise refusal(verdicts, wanted)
+    return best[0]
+
+
+def refusal(verdicts: Sequence[Verdict], wanted: Wanted) -> WrennError:
+    """Return the error for a sandbox that no host can take, for the sandbox's owner: it names no host.
+
+    NoCapacity says which filter removed how many of the hosts that the sandbox may use. NotFound: no host that answers has
+    the template. Unavailable: the one host on which it can be does not answer.
+    """
+    usable = [verdict for verdict in verdicts if verdict.removed_by not in OTHERS]
+    removed = Counter(verdict.removed_by for verdict in usable)
+    counts = [(each, removed[each.name]) for each in FILTERS if removed[each.name]]
+    if wanted.host_id is not None:
+        if not usable or FilterName.REACHABLE in removed:
+            return Unavailable("The only host that has its files does not answer now.")
+        reasons = ", ".join(each.removed for each, _ in counts)
+        return NoCapacity(
+            f"Its host, the only one that has its files, has no room for {_what(wanted)}: {reasons}."
+        )
+    reasons = ", ".join(f"{each.removed} ({_hosts(count)})" for each, count in counts)
+    if removed[FilterName.REACHABLE] == len(usable):
+        which = "No host of the team" if wanted.on_own_hosts else "No host"
+        said = f": {reasons}" if reasons else ""
+        return NoCapacity(f"{which} can be reached now{said}. Try again in some seconds.")
+    if not any(has_template(verdict.host, wanted) for verdict in usable if answers(verdict.host)):
+        return NotFound(f"There is no template named {wanted.template}.")
+    return NoCapacity(f"No host has room for {_what(wanted)}: {reasons}.")
 
 
 def check_larger_disk(host: Host, load: Load, more_mb: int, overcommit: Overcommit) -> None:
@@ -103,43 +147,20 @@ def check_larger_disk(host: Host, load: Load, more_mb: int, overcommit: Overcomm
         raise NoCapacity("Its host has no room for a larger disk: disk full.")
 
 
-def _possible(hosts: Sequence[Host], wanted: Wanted) -> list[Host]:
-    online = [host for host in hosts if _answers(host)]
-    if wanted.host_id is not None:
-        its = [host for host in online if host.host_id == wanted.host_id]
-        if not its:
-            raise Unavailable("The only host that has its files does not answer now.")
-        return its
-    online = [host for host in online if (host.team_id is not None) is wanted.on_own_hosts]
-    if not online:
-        which = "No host of the team" if wanted.on_own_hosts else "No host"
-        raise NoCapacity(f"{which} can be reached now. Try again in some seconds.")
-    having = [host for host in online if wanted.template in host.templates]
-    if not having:
-        raise NotFound(f"There is no template named {wanted.template}.")
-    return having
+def _score(host: Host, load: Load, wanted: Wanted, overcommit: Overcommit, *, is_backed_off: bool) -> Score:
+    left = min(
+        slots_left(host, load, wanted),
+        memory_left(host, load, wanted, overcommit),
+        vcpus_left(host, load, wanted, overcommit),
+        disk_left(host, load, wanted, overcommit),
+    )
+    value = left + _TEMPLATE_BONUS * load.has_template - _CREATE_PENALTY * load.creates
+    return Score(host.is_reachable and not is_backed_off, value)
 
 
-def _answers(host: Host) -> bool:
-    """Whether the host answers, or is silent so briefly that its agent may be restarting."""
-    briefly = host.status is not HostStatus.PENDING and host.silent_s < BRIEF_SILENCE_S
-    return host.is_reachable or briefly
+def _what(wanted: Wanted) -> str:
+    return "this sandbox" if wanted.count <= 1 else f"{wanted.count} sandboxes"
 
 
-def _fractions_left(host: Host, load: Load, wanted: Wanted, overcommit: Overcommit) -> dict[str, float]:
-    """Compute the fraction of each resource that would be left; negative: the sandbox does not fit."""
-    limits: dict[str, tuple[float, float]] = {
-        "sandbox slots": (load.sandboxes + wanted.count, host.sandbox_limit),
-        "memory": (
-            (load.memory_mb + wanted.count * wanted.memory_mb) * MIB,
-            host.memory_b * overcommit.memory,
-        ),
-    }
-    if wanted.disk_mb:
-        promised = committed_b(
-            load.disk_mb + wanted.count * wanted.disk_mb,
-            host.sandbox_disk_b,
-            count=load.disks + wanted.count,
-        )
-        limits["disk"] = (promised, host.disk_b * overcommit.disk)
-    return {what: 1 - taken / limit if limit else -1.0 for what, (taken, limit) in limits.items()}
+def _hosts(count: int) -> str:
+    return f"{count} host" if count == 1 else f"{count} hosts"

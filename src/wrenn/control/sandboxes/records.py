@@ -74,6 +74,7 @@ class Spec:
     name: str = ""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     disk_size_mb: int = DEFAULT_DISK_SIZE_MB
+    host_tags: tuple[str, ...] = ()
 
     def digest(self) -> bytes:
         """Hash the request, so that a repetition under the same idempotency key can be told from a different request.
@@ -87,6 +88,7 @@ class Spec:
         name = {"name": self.name} if self.name else {}
         labels = {"labels": dict(self.labels)} if self.labels else {}
         disk = {"disk_size_mb": self.disk_size_mb} if self.disk_size_mb != DEFAULT_DISK_SIZE_MB else {}
+        tags = {"host_tags": self.host_tags} if self.host_tags else {}
         said = {
             "template": self.template,
             "vcpus": self.vcpus,
@@ -95,7 +97,7 @@ class Spec:
             "envs": dict(self.envs),
         }
         return hashlib.sha256(
-            json.dumps(said | limits | ports | network | name | labels | disk, sort_keys=True).encode()
+            json.dumps(said | limits | ports | network | name | labels | disk | tags, sort_keys=True).encode()
         ).digest()
 
 

@@ -48,6 +48,8 @@ sandboxes = Table(
     # older one is told.
     Column("network", JSONB, nullable=False, server_default=text("'{}'")),
     Column("network_revision", Integer, nullable=False, server_default=text("0")),
+    # Which its host must have when it is placed.
+    Column("host_tags", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     # What its owner calls it. Names need not be unique.
     Column("name", Text, nullable=False, server_default=""),
     Column("labels", JSONB, nullable=False, server_default=text("'{}'")),

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BaseModel, Field, StrictBool, StrictInt
 
 from wrenn.base.networks import NETWORKS_LIMIT
+from wrenn.control.hosts import TAGS_LIMIT, HostTag
 from wrenn.control.http import RequestBody, nul_free_text, plain_text, wire_time
 from wrenn.control.sandboxes.records import OnExpiry, Sandbox, TimeLimits
 from wrenn.control.sandboxes.state import State
@@ -125,6 +126,11 @@ class CreateSandbox(RequestBody):
     metadata: Labels = Field(
         default_factory=dict[str, str],
         description="Any texts of its owner, by which lists can be searched. Not for secrets",
+    )
+    host_tags: list[HostTag] = Field(
+        default_factory=list[str],
+        max_length=TAGS_LIMIT,
+        description="Tags that its host must have, all of them",
     )
 
     @property

@@ -65,6 +65,7 @@ class AsyncSandbox:
         network: NetworkPolicy | None = None,
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        host_tags: Iterable[str] | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
@@ -77,7 +78,8 @@ class AsyncSandbox:
         the paused sandbox resumes it. `envs` is the environment of all its commands. `public_ports` can be
         visited without credentials. `network` is its egress policy, which applies before its first program
         runs. `list()` can filter by `name`, which need not be unique, and by `metadata`. `disk_size_mb` is
-        the size of its root file system, at least that of the template. A `template` of type `snapshot`
+        the size of its root file system, at least that of the template. It is placed on a host that has all
+        `host_tags`. A `template` of type `snapshot`
         determines `vcpus`, `memory_mb` and `disk_size_mb`. The call is retried safely if the platform is
         briefly unavailable: it creates only one sandbox.
 
@@ -103,6 +105,7 @@ class AsyncSandbox:
             "network": asdict(network) if network else None,
             "name": name or None,
             "metadata": dict(metadata) if metadata else None,
+            "host_tags": list(host_tags) if host_tags else None,
         }
         is_leased = lifetime_sec is None and lift_on_pause is None
         if is_leased:

@@ -7,52 +7,50 @@ Two requests never count the same capacity twice. The checks themselves are `pla
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from wrenn.base.errors import NoCapacity, NotFound, Unavailable
 from wrenn.base.ids import HostId, TeamId
 from wrenn.control.db import Database, Transaction
-from wrenn.control.hosts import Host, Monitor, hosts_of_team_in
-from wrenn.control.placement import Load, Overcommit, Wanted, check_larger_disk, choose_host
+from wrenn.control.hosts import Host, Monitor
+from wrenn.control.placement import Overcommit, Verdict, Wanted, check_larger_disk, choose_host, judge
 from wrenn.control.quotas import Limits, QuotaStatus, Usage
 from wrenn.control.sandboxes.operations import placement_store, quota_status_store
+from wrenn.control.snapshots import find_template
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class CapacitySnapshot:
-    """Hosts on which the team's sandboxes may be, the capacity that is allocated on each, and the team's quota; valid until the transaction ends.
+class Admission:
+    """Decides, under the placement lock, whether and where a team's sandbox may be; valid until the transaction ends."""
 
-    Attributes:
-        on_own_hosts: the team brings its own hosts (BYOC): new sandboxes run on no other.
-    """
-
-    hosts: Sequence[Host]
-    on_own_hosts: bool
-    loads: Mapping[HostId, Load]
-    overcommit: Overcommit
+    tx: Transaction
+    team_id: TeamId
     team: QuotaStatus
+    overcommit: Overcommit
 
-    def choose(self, wanted: Wanted) -> Host:
+    async def choose(self, wanted: Wanted) -> Host:
         """Choose a host with enough free capacity.
 
         Raises:
-            NoCapacity, NotFound, Unavailable: as `choose_host`.
+            NoCapacity, NotFound, Unavailable: as `placement.refusal`.
         """
-        wanted = replace(wanted, on_own_hosts=self.on_own_hosts)
-        return choose_host(self.hosts, self.loads, wanted, self.overcommit)
+        found = await placement_store.host_loads(self.tx, team_id=self.team_id, template=wanted.template)
+        wanted = replace(wanted, team_id=self.team_id, on_own_hosts=found.on_own_hosts)
+        return choose_host(found.hosts, found.loads, wanted, self.overcommit)
 
-    def require_larger_disk(self, host_id: HostId, *, more_mb: int) -> None:
+    async def require_larger_disk(self, host_id: HostId, *, more_mb: int) -> None:
         """Return if a disk on this host may grow by `more_mb`.
 
         Raises:
             NoCapacity: it may not.
         """
-        host = next(host for host in self.hosts if host.host_id == host_id)
-        check_larger_disk(host, self.loads.get(host_id, Load()), more_mb, self.overcommit)
+        found = await placement_store.host_loads(self.tx, team_id=self.team_id, template="")
+        host = next(host for host in found.hosts if host.host_id == host_id)
+        check_larger_disk(host, found.loads[host_id], more_mb, self.overcommit)
 
 
 def added_usage(vcpus: int, memory_mb: int, *, count: int = 1, new: int = 0) -> Usage:
@@ -101,19 +99,33 @@ class Capacity:
         """Take the placement lock: nothing is placed on any host until this transaction ends. Before any other lock."""
         await placement_store.lock_placement(tx)
 
-    async def lock_and_read(self, tx: Transaction, team_id: TeamId) -> CapacitySnapshot:
-        """Take the placement lock and read what is available; nobody else can until the transaction ends."""
+    async def lock_and_read(self, tx: Transaction, team_id: TeamId) -> Admission:
+        """Take the placement lock and read the team's quota; nobody else is admitted until the transaction ends."""
         await placement_store.lock_placement(tx)
-        hosts, on_own_hosts = await hosts_of_team_in(tx, team_id)
-        loads = await placement_store.loads(tx)
         found = (await tx.execute(quota_status_store.QUOTA_STATUS, {"team_id": team_id.value})).one()
-        return CapacitySnapshot(
-            hosts,
-            on_own_hosts,
-            loads,
-            self._overcommit,
-            quota_status_store.quota_status_of(found, self._defaults),
+        return Admission(
+            tx, team_id, quota_status_store.quota_status_of(found, self._defaults), self._overcommit
         )
+
+    async def explain(self, tx: Transaction, wanted: Wanted) -> tuple[Wanted, list[Verdict]]:
+        """Say for each host which filter keeps this sandbox from it, or how well it suits; nothing is reserved.
+
+        With what was asked for, as it would be placed: a sandbox from a snapshot has the snapshot's size, and its host.
+        """
+        template = (
+            None if wanted.team_id is None else await find_template(tx, wanted.team_id, wanted.template)
+        )
+        if template is not None:
+            wanted = replace(
+                wanted,
+                vcpus=template.vcpus,
+                memory_mb=template.memory_mb,
+                disk_mb=template.disk_size_mb,
+                host_id=template.host_id,
+            )
+        found = await placement_store.host_loads(tx, team_id=wanted.team_id, template=wanted.template)
+        wanted = replace(wanted, on_own_hosts=found.on_own_hosts)
+        return wanted, judge(found.hosts, found.loads, wanted, self._overcommit)
 
     async def quota_status(self, team_id: TeamId) -> QuotaStatus:
         """Read a team's limits and usage without a lock, for display."""

@@ -167,6 +167,7 @@ class Creations:
             body.name,
             body.metadata,
             body.disk_size_mb,
+            tuple(sorted(set(body.host_tags))),
         )
 
     async def _insert(
@@ -200,7 +201,7 @@ class Creations:
                 origin = Origin(template.image, template.snapshot_id)
                 wanted = replace(_wanted(placed), host_id=template.host_id)
             available.team.require_within_quota(added_usage(placed.vcpus, placed.memory_mb, new=1))
-            host = available.choose(wanted)
+            host = await available.choose(wanted)
             await placement_store.insert_sandboxes(
                 tx,
                 self._hints,
@@ -228,7 +229,9 @@ class Creations:
 
 
 def _wanted(spec: Spec) -> Wanted:
-    return Wanted(spec.template, spec.memory_mb, spec.disk_size_mb)
+    return Wanted(
+        spec.template, spec.vcpus, spec.memory_mb, spec.disk_size_mb, host_tags=frozenset(spec.host_tags)
+    )
 
 
 def _idempotency(key: str | None, spec: Spec) -> Idempotency | None:

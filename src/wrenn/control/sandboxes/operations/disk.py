@@ -66,5 +66,5 @@ class Disks:
             )
         if disk_size_mb == now.disk_size_mb:
             return now
-        available.require_larger_disk(now.host_id, more_mb=disk_size_mb - now.disk_size_mb)
+        await available.require_larger_disk(now.host_id, more_mb=disk_size_mb - now.disk_size_mb)
         return await disk_store.write_disk_size(tx, self._hints, sandbox_id, disk_size_mb, by=by)

@@ -103,12 +103,14 @@ class Forks:
         await self._capacity.transaction_asking_hosts(lambda tx: self._check_capacity(tx, sandbox, count))
 
     async def _check_capacity(self, tx: Transaction, sandbox: Sandbox, count: int) -> None:
-        wanted = Wanted(sandbox.image, sandbox.memory_mb, sandbox.disk_size_mb, sandbox.host_id, count)
+        wanted = Wanted(
+            sandbox.image, sandbox.vcpus, sandbox.memory_mb, sandbox.disk_size_mb, sandbox.host_id, count
+        )
         available = await self._capacity.lock_and_read(tx, sandbox.team_id)
         available.team.require_within_quota(
             added_usage(sandbox.vcpus, sandbox.memory_mb, count=count, new=count)
         )
-        available.choose(wanted)
+        await available.choose(wanted)
 
     async def _start(
         self, sandbox: Sandbox, by: Actor, snapshot_id: SnapshotId, ids: list[SandboxId]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import (
     CTE,
+    Row,
     Select,
+    Text,
     Uuid,
+    and_,
+    bindparam,
     case,
     column,
+    false,
     func,
     insert,
     literal,
+    not_,
     null,
     select,
     true,
@@ -24,6 +31,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 from wrenn.control.audit import Actor, AuditAction, Facts, Resource, actor_json, record, record_cte, wire_id
 from wrenn.control.db import Hints, Transaction, in_s
+from wrenn.control.hosts import Host, host_of, hosts, select_hosts
+from wrenn.control.identity import teams
 from wrenn.control.placement import Load
 from wrenn.control.sandboxes.records import Idempotency, Origin, Sandbox, Spec
 from wrenn.control.sandboxes.state import Desired, State
@@ -57,34 +66,74 @@ async def find_repeated(tx: Transaction, team_id: TeamId, key: str) -> tuple[San
     return None if row is None else (sandbox_of(row), row.request_digest)
 
 
-def _loads() -> Select[*tuple[Any, ...]]:
+@dataclass(frozen=True, slots=True)
+class HostLoads:
+    """Hosts, and what is promised on each.
+
+    Attributes:
+        on_own_hosts: the team brings its own hosts (BYOC): new sandboxes run on no other.
+    """
+
+    hosts: Sequence[Host]
+    loads: Mapping[HostId, Load]
+    on_own_hosts: bool
+
+
+def _host_loads() -> Select[Any]:
     in_memory = takes_memory()
-    return (
+    is_new = _c.status.in_([State.PENDING, State.STARTING])
+    load = (
         select(
-            _c.host_id,
-            func.count().filter(in_memory),
-            func.coalesce(func.sum(_c.memory_mb).filter(in_memory), 0),
-            func.sum(_c.disk_size_mb),
-            func.count(),
+            func.count().filter(in_memory).label("sandboxes"),
+            func.coalesce(func.sum(_c.memory_mb).filter(in_memory), 0).label("sandbox_memory_mb"),
+            func.coalesce(func.sum(_c.disk_size_mb), 0).label("disk_mb"),
+            func.count().label("disks"),
+            func.coalesce(func.sum(_c.vcpus).filter(in_memory), 0).label("vcpus"),
+            func.count().filter(is_new).label("creates"),
+            func.coalesce(
+                func.bool_or(and_(_c.template == bindparam("template", type_=Text), not_(is_new))), false()
+            ).label("has_template"),
         )
-        .where(is_live())
-        .group_by(_c.host_id)
+        .where(_c.host_id == hosts.c.id, is_live())
+        .correlate(hosts)
+        .lateral("load")
+    )
+    return (
+        select_hosts()
+        .add_columns(load, func.coalesce(teams.c.is_byoc, false()).label("on_own_hosts"))
+        .select_from(
+            hosts.join(load, true()).outerjoin(teams, teams.c.id == bindparam("team_id", type_=Uuid))
+        )
     )
 
 
-_LOADS: Final = _loads()
+_HOST_LOADS: Final = _host_loads()
 
 
-async def loads(tx: Transaction) -> dict[HostId, Load]:
-    """Sum up the capacity that is allocated to sandboxes on each host.
+async def host_loads(tx: Transaction, *, team_id: TeamId | None, template: str) -> HostLoads:
+    """Read all hosts, and sum up what is promised to sandboxes on each; `team_id` and `template`: for whom and what.
 
     A sandbox counts until nothing of it is left there; one that stays paused counts only with its share of the disk.
     """
-    found = await tx.execute(_LOADS)
-    return {
-        HostId(host_id): Load(count, int(memory), int(disk), disks)
-        for host_id, count, memory, disk, disks in found
-    }
+    values = {"team_id": None if team_id is None else team_id.value, "template": template}
+    rows = (await tx.execute(_HOST_LOADS, values)).all()
+    return HostLoads(
+        hosts=[host_of(row) for row in rows],
+        loads={HostId(row.id): _load(row) for row in rows},
+        on_own_hosts=any(row.on_own_hosts for row in rows),
+    )
+
+
+def _load(row: Row[Any]) -> Load:
+    return Load(
+        sandboxes=row.sandboxes,
+        memory_mb=row.sandbox_memory_mb,
+        disk_mb=row.disk_mb,
+        disks=row.disks,
+        vcpus=row.vcpus,
+        creates=row.creates,
+        has_template=row.has_template,
+    )
 
 
 def _created(inserted: CTE, by: Actor, facts: Facts) -> CTE:
@@ -117,6 +166,7 @@ async def insert_sandboxes(
         "vcpus": spec.vcpus,
         "memory_mb": spec.memory_mb,
         "disk_size_mb": spec.disk_size_mb,
+        "host_tags": list(spec.host_tags),
         "timeout_sec": limits.timeout_sec,
         "expires_at": in_s(limits.lifetime_sec) if limits.lifetime_sec else None,
         "on_expiry": limits.on_expiry,
@@ -157,7 +207,7 @@ async def insert_copies(
         _c[name]
         for name in (
             "team_id", "host_id", "template", "vcpus", "memory_mb", "disk_size_mb", "timeout_sec", "on_expiry",
-            "auto_resume", "public_ports", "network", "network_revision", "name", "labels", "envs",
+            "auto_resume", "public_ports", "network", "network_revision", "name", "labels", "envs", "host_tags",
         )
     ]  # fmt: skip
     expires_at = case((_c.lift_on_pause, null()), else_=_c.expires_at)

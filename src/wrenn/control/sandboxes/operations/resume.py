@@ -89,14 +89,14 @@ class Resumes:
         Raises:
             QuotaExceeded, NoCapacity, Unavailable.
         """
-        wanted = Wanted(sandbox.image, sandbox.memory_mb, 0, host_id=sandbox.host_id)
+        wanted = Wanted(sandbox.image, sandbox.vcpus, sandbox.memory_mb, 0, host_id=sandbox.host_id)
 
         async def want(tx: Transaction) -> bool:
             available = await self._capacity.lock_and_read(tx, sandbox.team_id)
             if not await desired_state_store.set_desired_running(tx, self._hints, sandbox.sandbox_id, by=by):
                 return False
             available.team.require_within_quota(added_usage(sandbox.vcpus, sandbox.memory_mb))
-            available.choose(wanted)
+            await available.choose(wanted)
             return True
 
         return await self._capacity.transaction_asking_hosts(want)
