@@ -201,10 +201,14 @@ def test_a_template_that_only_hosts_without_the_tags_have_is_not_unknown():
 
 def test_of_hosts_loaded_alike_one_where_the_template_was_started_is_chosen_unless_it_is_busy_creating():
     hosts = [host(memory_gib=64, disk_gib=10_000, slots=1000) for _ in range(3)]
-    warm = {hosts[1].host_id: Load(1, 512, 5120, 1, 1, has_template=True)}
+    loads = {each.host_id: Load(1, 512, 5120, 1, 1) for each in hosts}
+    warm = loads | {hosts[1].host_id: Load(1, 512, 5120, 1, 1, has_template=True)}
     assert choose_host(hosts, warm, WANTED, ONCE) is hosts[1]
-    busy = {hosts[1].host_id: Load(4, 2048, 20480, 4, 4, creates=4, has_template=True)}
+    busy = loads | {hosts[1].host_id: Load(1, 512, 5120, 1, 1, creates=1, has_template=True)}
     assert choose_host(hosts, busy, WANTED, ONCE) is hosts[0]
+    # Spread goes before.
+    fuller = loads | {hosts[1].host_id: Load(2, 1024, 10240, 2, 2, has_template=True)}
+    assert choose_host(hosts, fuller, WANTED, ONCE) is hosts[0]
     creating = {hosts[0].host_id: Load(creates=1)}
     assert choose_host(hosts, creating, WANTED, ONCE) is hosts[1]
 

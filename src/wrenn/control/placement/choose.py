@@ -26,9 +26,9 @@ from wrenn.control.placement.filters import (
 )
 from wrenn.protocol.disk_share import committed_b
 
-_TEMPLATE_BONUS: Final = 0.02
-"""In fractions of a host: small, so that it decides between hosts that are loaded alike, and sandboxes of one template do
-not all end up on one host."""
+_TEMPLATE_BONUS: Final = 0.002
+"""In fractions of a host: less than a usual sandbox takes, so that it decides between hosts that are loaded alike, and
+sandboxes of one template are spread too."""
 _CREATE_PENALTY: Final = 0.01
 """For each create under way: a boot takes a core for a second."""
 
