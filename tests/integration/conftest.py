@@ -39,6 +39,8 @@ from wrenn.testing.fork_server import ForkedProgram, start_program
 from wrenn.testing.server import served
 from wrenn.vm.simulated import SimulatedDriver
 
+from .postgres_servers import postgres_folder
+
 if TYPE_CHECKING:
     from .people import People
 
@@ -121,6 +123,20 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     database = Database(database_url)
     yield database
     await database.close()
+
+
+@pytest.fixture
+def own_dir() -> Iterator[Path]:
+    """A folder for a PostgreSQL of the test's own."""
+    with postgres_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+async def own_url(own_dir: Path) -> AsyncIterator[str]:
+    """The URL of a PostgreSQL of the test's own, which may be stopped and killed."""
+    yield await ensure_running(own_dir)
+    await stop(own_dir)
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,11 @@ import pytest
 from alembic import command
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from wrenn.base.secrets import Secret
 from wrenn.control.administration import create_admin
-from wrenn.control.db.engine import engine_url
+from wrenn.control.db.connect import create_engine
 from wrenn.control.db.migrate import migrate
 from wrenn.control.db.upgrade import alembic_config
 from wrenn.control.settings import Settings
@@ -57,7 +56,7 @@ async def old_url(template_url: str) -> AsyncIterator[str]:
     def upgrade(connection: Connection) -> None:
         command.upgrade(alembic_config(connection), "0002")
 
-    engine = create_async_engine(engine_url(url), poolclass=NullPool)
+    engine = create_engine(url, poolclass=NullPool)
     async with engine.connect() as connection:
         await connection.run_sync(upgrade)
         await connection.commit()

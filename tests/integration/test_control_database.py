@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
-import tempfile
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,14 +13,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from wrenn.base.errors import DatabaseUnavailable
 from wrenn.base.secrets import Secret
 from wrenn.control.db import Database, Transaction, metadata
+from wrenn.control.db.connect import create_engine
 from wrenn.control.db.embedded import ensure_running, stop
-from wrenn.control.db.engine import engine_url
 from wrenn.control.db.migrate import migrate
 from wrenn.control.db.upgrade import alembic_config
 from wrenn.control.identity import teams, users
@@ -32,13 +28,15 @@ from wrenn.control.settings import Settings
 from wrenn.testing.agent_host import AgentHost
 
 from .conftest import DEADLINE_S, environment_of, make_team, refused, run_sql, running_platform
+from .event_reader import reading
+from .postgres_servers import end, postmaster
 
 
 async def test_the_migrations_make_what_the_tables_say(database_url: str):
     def difference(connection: Connection) -> object:
         return compare_metadata(MigrationContext.configure(connection), metadata)
 
-    engine = create_async_engine(engine_url(database_url), poolclass=NullPool)
+    engine = create_engine(database_url, poolclass=NullPool)
     async with engine.connect() as connection:
         assert await connection.run_sync(difference) == []
 
@@ -73,32 +71,6 @@ async def test_a_cancelled_transaction_leaves_no_connection_and_no_lock(database
         await database.transaction(hold)
 
 
-@pytest.fixture
-def own_dir() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="wrenn-test-"))
-    folder.chmod(0o711)
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-async def own_url(own_dir: Path) -> AsyncIterator[str]:
-    yield await ensure_running(own_dir)
-    await stop(own_dir)
-
-
-def postmaster(folder: Path) -> int:
-    return int((folder / "postgres/postmaster.pid").read_text().split()[0])
-
-
-async def kill(folder: Path) -> None:
-    pid = postmaster(folder)
-    os.kill(pid, signal.SIGKILL)
-    async with asyncio.timeout(DEADLINE_S):
-        while Path(f"/proc/{pid}/cwd").exists():
-            await asyncio.sleep(0.01)
-
-
 async def test_the_embedded_server_is_made_once_and_closed_to_others(own_dir: Path, own_url: str):
     pid = postmaster(own_dir)
     assert await asyncio.gather(*(ensure_running(own_dir) for _ in range(4))) == [own_url] * 4
@@ -111,7 +83,7 @@ async def test_the_embedded_server_survives_a_kill_with_its_data(own_dir: Path, 
     database = Database(own_url)
     await database.execute(text("CREATE TABLE kept (n int)"))
     await database.execute(text("INSERT INTO kept VALUES (7)"))
-    await kill(own_dir)
+    await end(own_dir, signal.SIGKILL)
     assert await ensure_running(own_dir) == own_url
     assert (await database.execute(text("SELECT n FROM kept"), repeatable=True)).scalar_one() == 7
     await database.close()
@@ -157,7 +129,7 @@ async def test_requests_fail_with_an_error_while_postgresql_is_down_and_then_wor
     settings = Settings.from_environment(environment_of(data_dir, own_url))
     async with running_platform(settings, host, key) as platform:
         path = await platform.create()
-        await kill(own_dir)
+        await end(own_dir, signal.SIGKILL)
         for answer in (
             await platform.api.get(path),
             await platform.api.post("/v1/sandboxes", json={}),
@@ -177,35 +149,61 @@ async def test_requests_fail_with_an_error_while_postgresql_is_down_and_then_wor
         assert (await platform.api.delete(path)).status_code == 204
 
 
-async def test_what_is_under_way_when_postgresql_dies_goes_on_when_it_is_back(
+async def test_what_is_under_way_when_postgresql_is_restarted_ends_as_if_nothing_had_happened(
     own_dir: Path, own_url: str, pki: Path, data_dir: Path, host: AgentHost
 ):
     await migrate(own_url)
     key = await make_team(own_url, "ada")
     settings = Settings.from_environment(environment_of(data_dir, own_url))
-    async with running_platform(settings, host, key) as platform:
-        path = await platform.create()
-        sandbox_id = path.rpartition("/")[2]
-        calls = {
-            "pause_sandbox": platform.api.post(f"{path}/pause"),
-            "resume_sandbox": platform.api.post(f"{path}/resume"),
-            "ensure_snapshot": platform.api.post("/v1/snapshots", json={"sandbox_id": sandbox_id}),
-        }
-        for call, request in calls.items():
-            host.switches.hold[call] = held = asyncio.Event()
-            answer = asyncio.create_task(request)
-            await host.wait_call(call)
-            await kill(own_dir)
-            held.set()
-            refused(await answer, 503, "database_unavailable")
+    async with (
+        running_platform(settings, host, key) as platform,
+        reading(platform.api, types="sandbox") as events,
+    ):
+        path = ""
+        # SIGINT is the server's fast shutdown, SIGQUIT the immediate one.
+        for how in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+            path = await platform.create()
+            host.calls.clear()
+            held = [
+                host.switches.hold.setdefault(call, asyncio.Event())
+                for call in ("ensure_sandbox", "pause_sandbox")
+            ]
+            requests = [platform.api.post("/v1/sandboxes", json={}) for _ in range(3)]
+            requests.append(platform.api.post(f"{path}/pause"))
+            answers = [asyncio.create_task(request) for request in requests]
+            await host.wait_call("ensure_sandbox", count=3)
+            await host.wait_call("pause_sandbox")
+            await end(own_dir, how)
+            # What the host does now cannot be written down, and the callers' waits find no database.
+            for event in held:
+                event.set()
+            host.switches.hold.clear()
             await ensure_running(own_dir)
-            await platform.wait_status(path, "paused" if call == "pause_sandbox" else "running")
-        answer = await platform.api.post(f"{path}/exec", json={"cmd": "true"})
-        assert answer.json()["exit_code"] == 0
-        # The snapshot's caller was told that it failed.
+            assert [(await answer).status_code for answer in answers] == [201, 201, 201, 200]
+            # The stream did not end, and tells everything once.
+            kinds = [kind for kind, _ in await events.take(9)]
+            assert [kinds.count(f"sandbox.{what}") for what in ("created", "running", "paused")] == [4, 4, 1]
+        assert len(host.sandbox_ids) == 12
+        # A snapshot is no row that its caller waits for: the caller is told that it failed, and nothing of it is left.
+        host.switches.hold["ensure_snapshot"] = blocked = asyncio.Event()
+        body = {"sandbox_id": path.rpartition("/")[2]}
+        answer = asyncio.create_task(platform.api.post("/v1/snapshots", json=body))
+        await host.wait_call("ensure_snapshot")
+        await end(own_dir, signal.SIGKILL)
+        blocked.set()
+        refused(await answer, 503, "database_unavailable")
+        await ensure_running(own_dir)
         async with asyncio.timeout(DEADLINE_S):
             while host.snapshot_ids:
                 await asyncio.sleep(0.05)
+
+
+async def test_a_server_that_accepts_no_writes_any_more_is_left_for_another(database: Database):
+    """As behind an address that moved to a new primary, with connections to the former one still open."""
+    await database.execute(text("CREATE TABLE kept (n int)"))
+    await database.execute(text("SET default_transaction_read_only = on"))
+    await database.execute(text("INSERT INTO kept VALUES (1)"), repeatable=True)
+    assert (await database.execute(text("SELECT n FROM kept"))).scalar_one() == 1
 
 
 async def test_a_request_that_waits_too_long_for_a_lock_must_be_retried(database: Database):
@@ -288,7 +286,7 @@ async def upgraded_to(url: str, revision: str) -> None:
     def upgrade(connection: Connection) -> None:
         command.upgrade(alembic_config(connection), revision)
 
-    engine = create_async_engine(engine_url(url), poolclass=NullPool)
+    engine = create_engine(url, poolclass=NullPool)
     async with engine.connect() as connection:
         await connection.run_sync(upgrade)
         await connection.commit()

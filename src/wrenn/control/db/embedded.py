@@ -29,11 +29,10 @@ from typing import Final
 from urllib.parse import quote
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from wrenn.base.errors import Forbidden, InternalError
-from wrenn.control.db.engine import engine_url
+from wrenn.control.db.connect import create_engine
 
 SYSTEM_USER: Final = "wrenn-postgres"
 DATABASE: Final = "wrenn"
@@ -335,9 +334,7 @@ async def _wait_empty(server: _Server, *, timeout_s: float) -> None:
 
 
 async def _ensure_database(server: _Server) -> None:
-    engine = create_async_engine(
-        engine_url(server.url_of("postgres")), poolclass=NullPool, isolation_level="AUTOCOMMIT"
-    )
+    engine = create_engine(server.url_of("postgres"), poolclass=NullPool, isolation_level="AUTOCOMMIT")
     async with engine.connect() as connection:
         exists = text("SELECT true FROM pg_database WHERE datname = :name")
         if (await connection.execute(exists, {"name": DATABASE})).scalar_one_or_none() is None:

@@ -2,7 +2,8 @@
 
 A caller's cancellation never reaches a connection: the work runs in a task of its own and is waited for behind a shield,
 so that a commit, a rollback or the return of a connection cannot be cut in two (SQLAlchemy #12099). The server's own time
-limits bound that work. What PostgreSQL's absence looks like in the driver is translated here to `DatabaseUnavailable`.
+limits bound that work, and one of ours in case the server falls silent. What PostgreSQL's absence looks like in the driver is
+translated here to `DatabaseUnavailable`.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from typing import Any, Final, TypeVar, cast
 
 from asyncpg import InterfaceError as DriverMisused
 from asyncpg import InternalClientError, PostgresError
-from sqlalchemy import CursorResult, Executable
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy import CursorResult, Executable, event
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
 
-from wrenn.base.errors import DatabaseUnavailable, InvalidRequest
+from wrenn.base.errors import DatabaseUnavailable
 from wrenn.base.on_failure import on_failure_await
+from wrenn.control.db.connect import create_engine
 from wrenn.control.db.row_query import RowQuery
 
 T = TypeVar("T")
@@ -32,7 +34,8 @@ Transaction = AsyncConnection
 _POOL_SIZE: Final = 10
 _POOL_OVERFLOW: Final = 20
 _POOL_TIMEOUT_S: Final = 5.0
-_CONNECT_TIMEOUT_S: Final = 5.0
+_ANSWER_TIMEOUT_S: Final = 12.0
+"""Longer than the server's own limits: it has an effect when the server, or the machine below it, stopped without a word."""
 _CLOSE_TIMEOUT_S: Final = 10.0
 _SERVER_SETTINGS: Final = {
     "application_name": "wrenn-control",
@@ -44,38 +47,34 @@ _SERVER_SETTINGS: Final = {
     # Compiling a plan costs more than any of our queries.
     "jit": "off",
 }
+_READ_ONLY: Final = "25006"
+"""The server has become a standby."""
 # SQLSTATE classes: 08 connection, 57P server shutting down or starting, 53 too many connections or no memory.
-_GONE_STATES: Final = ("08", "57P", "53")
+_GONE_STATES: Final = ("08", "57P", "53", _READ_ONLY)
 # Waited too long for a lock, ran too long, or was chosen to end a deadlock.
 _BUSY_STATES: Final = ("55P03", "57014", "40P01")
 
 
-def engine_url(database_url: str) -> URL:
-    """`postgresql://…` with the asynchronous driver in it.
-
-    Raises:
-        InvalidRequest: another kind of database.
-    """
-    url = make_url(database_url)
-    if url.get_backend_name() not in ("postgresql", "postgres"):
-        raise InvalidRequest("DATABASE_URL must begin with postgresql://.")
-    return url.set(drivername="postgresql+asyncpg")
+class _ServerSilent(ConnectionError):
+    """A statement got no answer in time. Nothing is known about what became of it."""
 
 
 class Database:
     """One program's connections to PostgreSQL."""
 
-    def __init__(self, database_url: str) -> None:
-        self._engine: AsyncEngine = create_async_engine(
-            engine_url(database_url),
+    def __init__(self, database_url: str, *, answer_timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
+        self._engine: AsyncEngine = create_engine(
+            database_url,
+            server_settings=_SERVER_SETTINGS,
+            answer_timeout_s=answer_timeout_s,
             pool_size=_POOL_SIZE,
             max_overflow=_POOL_OVERFLOW,
             pool_timeout=_POOL_TIMEOUT_S,
             pool_use_lifo=True,
             # Errors go to the log; what they are about may be a secret.
             hide_parameters=True,
-            connect_args={"timeout": _CONNECT_TIMEOUT_S, "server_settings": _SERVER_SETTINGS},
         )
+        event.listen(self._engine.sync_engine, "handle_error", _give_up_connections)
         # One round trip a statement, where a transaction would take three.
         self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._running: set[asyncio.Task[Any]] = set()
@@ -188,7 +187,7 @@ async def _translated(
                 raise
             # Only a connection that was open once can be stale; one that cannot be opened will not open now.
             # asyncpg's internal error is a connection that died in the middle of its former statement.
-            stale = isinstance(error, InternalClientError) or (
+            stale = isinstance(error, InternalClientError | _ServerSilent) or (
                 isinstance(error, DBAPIError) and error.connection_invalidated
             )
             if attempts == 0 or not stale or not may_repeat():
@@ -196,6 +195,16 @@ async def _translated(
                     "The database does not answer; sandboxes that run are not disturbed. Try again.",
                     context={"cause": repr(error)},
                 ) from error
+
+
+def _give_up_connections(context: ExceptionContext) -> None:
+    """Let the pool drop all connections that it has, where only new ones can be of use."""
+    original = context.original_exception
+    if isinstance(original, TimeoutError):
+        context.is_disconnect = context.invalidate_pool_on_disconnect = True
+        raise _ServerSilent("the database server did not answer in time")
+    if getattr(original, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
 
 
 def _state_of(error: BaseException) -> str:

@@ -9,11 +9,11 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import NullPool
 
 from wrenn.base.errors import DatabaseUnavailable
-from wrenn.control.db.engine import engine_url
+from wrenn.control.db.connect import create_engine
 
 _LOCK: Final = 0x7772656E6E
 """Advisory lock of all migrations of one database: "wrenn"."""
@@ -32,7 +32,7 @@ async def migrate(database_url: str) -> list[str]:
     Raises:
         DatabaseUnavailable: PostgreSQL does not answer, or others hold locks for too long.
     """
-    engine = create_async_engine(engine_url(database_url), poolclass=NullPool, connect_args={"timeout": 10})
+    engine = create_engine(database_url, poolclass=NullPool)
     try:
         deadline = time.monotonic() + _TRY_FOR_S
         while (applied := await _tried(engine)) is None:

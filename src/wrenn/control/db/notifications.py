@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, func
 
 from wrenn.base.errors import DatabaseUnavailable
 from wrenn.base.loops import Loop
+from wrenn.base.on_failure import on_failure_await
 from wrenn.control.db.engine import Database
 
 _log = logging.getLogger(__name__)
@@ -21,7 +23,7 @@ _log = logging.getLogger(__name__)
 CHANNEL: Final = "wrenn_sandboxes"
 _RECONNECT_PAUSE_S: Final = 1.0
 _PROBE_S: Final = 15.0
-"""How often the listening connection is checked; a broken one would otherwise not be noticed."""
+"""How often the listening connection is checked: one whose server fell silent would otherwise not be noticed."""
 
 NotificationHandler = Callable[[str], object]
 """Is called with the payload of a notification."""
@@ -68,24 +70,26 @@ class Listener:
     async def _listen(self) -> None:
         """Listen until the connection breaks."""
         channels = self._channels
+        broken = asyncio.Event()
+
+        def ended(_connection: Any) -> None:
+            broken.set()
 
         def received(_connection: Any, _pid: int, channel: str, payload: object) -> None:
             channels[channel](str(payload))
 
-        async with self._database.session() as session:
+        async with self._database.session() as session, on_failure_await(session.invalidate):
             driver = (await session.get_raw_connection()).driver_connection
             if driver is None:
                 raise DatabaseUnavailable("The listening connection is closed.")
+            driver.add_termination_listener(ended)
             for channel in channels:
                 await driver.add_listener(channel, received)
-            try:
-                for handler in channels.values():
-                    handler("")
-                self.loop.succeeded()
-                while True:
-                    await asyncio.sleep(_PROBE_S)
-                    await session.exec_driver_sql("SELECT 1")
-            finally:
-                if not driver.is_closed():
-                    for channel in channels:
-                        await asyncio.shield(driver.remove_listener(channel, received))
+            for handler in channels.values():
+                handler("")
+            self.loop.succeeded()
+            while not broken.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_PROBE_S):
+                        await broken.wait()
+                await session.exec_driver_sql("SELECT 1")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+from wrenn.base.errors import DatabaseUnavailable
 from wrenn.base.ids import SandboxId
 from wrenn.control.db import Database
 from wrenn.control.sandboxes import store
@@ -14,6 +15,8 @@ from wrenn.control.sandboxes.records import Sandbox
 
 _LOOK_AGAIN_S: Final = 2.0
 """When no hint comes: the way between replicas may be broken."""
+_OUTAGE_S: Final = 15.0
+"""A waiter outlasts a database that is away for so long, which is enough for a restart or a failover."""
 
 
 class ChangeWaiter:
@@ -33,14 +36,25 @@ class ChangeWaiter:
 
         Raises:
             TimeoutError: not within `timeout_s`.
+            DatabaseUnavailable: the database is away for longer than a restart takes.
         """
+        unavailable_since: float | None = None
         async with asyncio.timeout(timeout_s):
             while True:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_AGAIN_S):
                         await self._woken.wait()
                 self._woken.clear()
-                sandbox = await store.load(self._database, self._sandbox_id)
+                try:
+                    sandbox = await store.load(self._database, self._sandbox_id)
+                except DatabaseUnavailable:
+                    # What was asked for is committed, and will be done.
+                    now = asyncio.get_running_loop().time()
+                    unavailable_since = now if unavailable_since is None else unavailable_since
+                    if now - unavailable_since > _OUTAGE_S:
+                        raise
+                    continue
+                unavailable_since = None
                 if sandbox is None or done(sandbox):
                     return sandbox
 
