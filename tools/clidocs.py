@@ -21,6 +21,7 @@ MEANINGS = {
     Exit.NOT_ALLOWED: "no API key, a wrong key, or not allowed",
     Exit.UNAVAILABLE: "the platform cannot be reached or has no capacity",
     Exit.TIMEOUT: "a time limit was exceeded",
+    Exit.INTERRUPTED: "ended by Ctrl-C",
 }
 
 

@@ -1,4 +1,4 @@
-"""kill -9 of the control plane at each step of a registration, a refresh and a deletion: nothing is half done."""
+"""kill -9 of the control plane at each step of a registration, a refresh, a drain and a deletion: nothing is half done."""
 
 from __future__ import annotations
 
@@ -132,3 +132,43 @@ async def test_kills_during_deletion(crashing: Crashing, faults: Path, host: Age
         assert (await root.get(sandbox)).json()["status"] == "stopped"
         answer = await player.heartbeat()
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "host_deleted")
+
+
+async def test_kills_during_a_drain(crashing: Crashing, faults: Path, host: AgentHost):
+    async with crashing.started(faults) as process:
+        await host.join(crashing.url, crashing.database_url)
+        root = await sign_up(crashing.url)
+        await make_admin(crashing.database_url, root)
+        made = [await root.post("/v1/sandboxes") for _ in range(3)]
+        paths = [f"/v1/sandboxes/{answer.json()['id']}" for answer in made]
+        (row,) = (await root.get("/v1/hosts")).json()
+        path = f"/v1/hosts/{row['id']}"
+        faults.write_text("control.host_drain.before_commit=kill")
+        with contextlib.suppress(httpx2.TransportError):
+            await root.post(f"{path}/drain", {"policy": "pause"})
+        await died(process)
+    faults.write_text("")
+    async with crashing.started(faults) as process:
+        assert "drain" not in (await root.get(path)).json()
+        assert (await root.get(paths[0])).json()["status"] == "running"
+        faults.write_text("control.host_drain.after_commit=kill")
+        with contextlib.suppress(httpx2.TransportError):
+            await root.post(f"{path}/drain", {"policy": "pause"})
+        await died(process)
+    # Killed again after a pause, whose answer is lost with it; and the agent is replaced meanwhile.
+    faults.write_text("control.pause.after_rpc=kill")
+    async with crashing.started(faults) as process:
+        await died(process)
+    await host.restart()
+    faults.write_text("")
+    async with crashing.started(faults):
+        async with asyncio.timeout(DEADLINE_S):
+            while (await root.get(path)).json()["drain"]["state"] != "drained":
+                await asyncio.sleep(0.05)
+        for sandbox in paths:
+            assert (await root.get(sandbox)).json()["status"] == "paused"
+            answer = await root.post(f"{sandbox}/resume")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "host_draining")
+        assert (await root.post(f"{path}/uncordon")).status_code == 200
+        for sandbox in paths:
+            assert (await root.post(f"{sandbox}/resume")).status_code == 200

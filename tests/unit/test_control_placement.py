@@ -9,7 +9,7 @@ import pytest
 from wrenn.base.errors import NoCapacity, NotFound, Unavailable
 from wrenn.base.ids import HostId, TeamId
 from wrenn.base.units import GIB, MIB
-from wrenn.control.hosts import Host, HostStatus
+from wrenn.control.hosts import Host, HostDraining, HostStatus
 from wrenn.control.placement import FilterName, Load, Overcommit, Wanted, choose_host, judge, ranked, refusal
 
 WANTED = Wanted("minimal", vcpus=1, memory_mb=512, disk_mb=5120)
@@ -28,6 +28,7 @@ def host(
     team_id: TeamId | None = None,
     cores: int = 2,
     tags: frozenset[str] = frozenset(),
+    is_draining: bool = False,
 ) -> Host:
     return Host(
         host_id=HostId.new(),
@@ -45,6 +46,7 @@ def host(
         is_reachable=status is HostStatus.ONLINE,
         team_id=team_id,
         tags=tags,
+        is_draining=is_draining,
     )
 
 
@@ -175,6 +177,7 @@ def test_each_filter_counts_the_hosts_that_it_is_the_first_to_remove():
     hosts = {
         FilterName.TEAM: host(team_id=team),
         FilterName.REACHABLE: host(status=HostStatus.UNREACHABLE, silent_s=60, templates=frozenset()),
+        FilterName.DRAINING: host(is_draining=True, templates=frozenset()),
         FilterName.TAGS: host(templates=frozenset()),
         FilterName.TEMPLATE: host(tags=frozenset({"a"}), templates=frozenset(), slots=0),
         FilterName.SANDBOX_SLOTS: host(tags=frozenset({"a"}), slots=0, memory_gib=0),
@@ -189,8 +192,8 @@ def test_each_filter_counts_the_hosts_that_it_is_the_first_to_remove():
     assert isinstance(error, NoCapacity)
     # Another team's host is not counted.
     assert error.message == (
-        "No host has room for this sandbox: not reachable (1 host), without the tags (1 host), without the template "
-        "(1 host), sandbox slots full (1 host), memory full (1 host), vCPUs full (1 host), disk full (1 host)."
+        "No host has room for this sandbox: not reachable (1 host), being drained (1 host), without the tags (1 host), "
+        "without the template (1 host), sandbox slots full (1 host), memory full (1 host), vCPUs full (1 host), disk full (1 host)."
     )
 
 
@@ -220,3 +223,13 @@ def test_hosts_that_refused_lately_are_the_last_choice():
     assert choose_host([refused], {}, WANTED, ONCE, backed_off=backed_off) is refused
     verdicts = judge([refused, small], {}, WANTED, ONCE, backed_off=backed_off)
     assert ranked(verdicts) == [small, refused]
+
+
+def test_nothing_is_placed_on_a_draining_host():
+    draining, other = host(memory_gib=8, is_draining=True), host(memory_gib=2)
+    assert choose_host([draining, other], {}, WANTED, ONCE) is other
+    with pytest.raises(NoCapacity, match="being drained"):
+        choose_host([draining], {}, WANTED, ONCE)
+    # Also what can be nowhere else.
+    with pytest.raises(HostDraining):
+        choose_host([draining, other], {}, replace(WANTED, host_id=draining.host_id), ONCE)

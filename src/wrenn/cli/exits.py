@@ -19,6 +19,7 @@ class Exit(IntEnum):
     NOT_ALLOWED = 4
     UNAVAILABLE = 5
     TIMEOUT = 124
+    INTERRUPTED = 130
 
 
 _BY_ERROR: tuple[tuple[tuple[type[Exception], ...], Exit], ...] = (

@@ -126,7 +126,7 @@ def list_(*, json: JsonOption = False) -> None:
             host.text("id"),
             host.text("name"),
             host.text("type"),
-            host.text("status"),
+            _status(host),
             host.optional_text("address") or "-",
             _sizes(host),
             age(seen) if (seen := host.optional_time("last_heartbeat_at")) else "never",
@@ -135,6 +135,12 @@ def list_(*, json: JsonOption = False) -> None:
         for host in objects("host", found)
     ]
     print_table(("ID", "NAME", "TYPE", "STATUS", "ADDRESS", "SIZE", "HEARD", "TAGS"), rows)
+
+
+def _status(host: Fields) -> str:
+    """Format the status of a host, and whether it is drained."""
+    drain = host.optional_object("drain")
+    return host.text("status") if drain is None else f"{host.text('status')}, {drain.text('state')}"
 
 
 def _sizes(host: Fields) -> str:
@@ -149,7 +155,8 @@ def _sizes(host: Fields) -> str:
 
 @app.command("show")
 def show(host: HostArgument, *, json: JsonOption = False) -> None:
-    """Show one host."""
+    """Show one host, and while it is drained how far that is."""
+    from wrenn.cli.drain import summary
     from wrenn.sdk._parse import Fields
 
     with _at(host) as (account, path):
@@ -163,7 +170,8 @@ def show(host: HostArgument, *, json: JsonOption = False) -> None:
         ("name", fields.text("name")),
         ("type", fields.text("type")),
         ("team", fields.optional_text("team_id")),
-        ("status", fields.text("status")),
+        ("status", _status(fields)),
+        ("sandboxes", summary(drain) if (drain := fields.optional_object("drain")) else None),
         ("address", fields.optional_text("address")),
         ("size", _sizes(fields)),
         ("architecture", fields.optional_text("arch")),
@@ -236,6 +244,63 @@ def _score(host: Fields) -> str:
     if score is None:
         return "-"
     return f"{score:.2f}" if host.flag("is_ready") else f"{score:.2f} (last)"
+
+
+@app.command("drain")
+def drain(
+    host: HostArgument,
+    *,
+    pause: Annotated[
+        bool,
+        typer.Option(
+            "--pause/--wait",
+            help="Pause the sandboxes that run there, or wait until they end or are paused by others.",
+        ),
+    ] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", metavar="SECONDS", min=1, help="How long to wait. [default: no limit]"),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Begin the drain, and do not wait until it is done.")
+    ] = False,
+) -> None:
+    """Start nothing on a host any more, and wait until no sandbox is in its memory.
+
+    Sandboxes whose files lie there are not resumed or forked meanwhile. Nothing is forced: a sandbox that cannot be
+    paused runs on, is named, and is tried again. After a timeout and after Ctrl-C the drain stays in force, until
+    `wrenn hosts uncordon`. May be repeated, also to change between --wait and --pause.
+    """
+    from wrenn.cli.drain import follow
+    from wrenn.cli.exits import Exit
+    from wrenn.cli.up.progress import Progress
+    from wrenn.sdk.errors import DeadlineExceededError
+
+    with _at(host) as (account, path):
+        account.call("POST", f"{path}/drain", {"policy": "pause" if pause else "wait"})
+    in_force = f"The drain stays in force: `wrenn hosts uncordon {host}` takes it back.\n"
+    if detach:
+        sys.stderr.write(in_force)
+        return
+    progress = Progress()
+    try:
+        with progress.step(f"drain {host}"):
+            follow(path, progress, timeout_s=timeout)
+    except KeyboardInterrupt:
+        sys.stderr.write(in_force)
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    except DeadlineExceededError:
+        sys.stderr.write(in_force)
+        raise
+    sys.stderr.write(f"{host} is drained. `wrenn hosts uncordon {host}` puts it back into use.\n")
+
+
+@app.command("uncordon")
+def uncordon(host: HostArgument) -> None:
+    """Use a host again that was drained, or is. What was paused there stays paused until somebody resumes it."""
+    with _at(host) as (account, path):
+        account.call("POST", f"{path}/uncordon")
+    sys.stderr.write(f"{host} is used again.\n")
 
 
 @app.command("delete")

@@ -9,7 +9,7 @@ from wrenn.control.audit_log import AuditLog
 from wrenn.control.auth import Authenticator, Tokens
 from wrenn.control.enrolment import Enrolment
 from wrenn.control.events import Events
-from wrenn.control.fleet import Fleet
+from wrenn.control.fleet import Drains, Fleet
 from wrenn.control.guests import Commands, Files, Streams
 from wrenn.control.http import Browsers, PortDomain
 from wrenn.control.keys import Keys
@@ -71,4 +71,5 @@ class Services:
     audit_log: AuditLog
     events: Events
     fleet: Fleet
+    drains: Drains
     enrolment: Enrolment

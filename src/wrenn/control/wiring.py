@@ -41,7 +41,7 @@ from wrenn.control.events import CHANNEL as EVENTS
 from wrenn.control.events import Events, Feed
 from wrenn.control.events import Retention as EventRetention
 from wrenn.control.events import routers as event_routers
-from wrenn.control.fleet import Fleet
+from wrenn.control.fleet import Drains, Fleet
 from wrenn.control.guests import Commands, Files, Streams
 from wrenn.control.guests import routers as guest_routers
 from wrenn.control.hosts import Authority, CertificateRenewal, HostClients, Monitor, ensure_pki
@@ -77,6 +77,7 @@ from wrenn.control.sandboxes import (
     Deletions,
     Disks,
     Forks,
+    HostDrains,
     Lookup,
     NetworkRules,
     Networks,
@@ -139,6 +140,7 @@ class Control:
     comparison: Comparison
     reconciler: Reconciler
     sweep: SnapshotSweep
+    drains: Drains
     feed: Feed
     open_calls: OpenCalls
     metrics: Metrics
@@ -235,6 +237,9 @@ def _build(
         deletions=sandboxes.deletions,
         snapshots=sandboxes.snapshots,
     )
+    drains = Drains(
+        database=database, fleet=fleet_service, capacity=sandboxes.capacity, sandboxes=sandboxes.host_drains
+    )
     accounts = _build_accounts(
         base,
         auth,
@@ -282,6 +287,7 @@ def _build(
             database=database, authenticator=auth.authenticator, feed=feed, open_calls=auth.open_calls
         ),
         fleet=fleet_service,
+        drains=drains,
         enrolment=Enrolment(
             database=database, authority=base.authority, tokens=auth.tokens, throttle=throttle
         ),
@@ -293,6 +299,7 @@ def _build(
         sandboxes.snapshot_leases,
         sandboxes.comparison,
         sandboxes.sweep,
+        drains,
         Listener(database, _listeners(auth, sandboxes, ports, feed, mail_sender)),
         feed,
         auth.open_calls,
@@ -317,6 +324,7 @@ def _build(
         sandboxes.comparison,
         sandboxes.reconciler,
         sandboxes.sweep,
+        drains,
         feed,
         auth.open_calls,
         metrics,
@@ -358,6 +366,7 @@ class _Sandboxes:
     pauses: Pauses
     resumes: Resumes
     deletions: Deletions
+    host_drains: HostDrains
     time_limit_changes: TimeLimitChanges
     forks: Forks
     disks: Disks
@@ -466,6 +475,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
             wait_limits=wait_limits,
         ),
         resumes=resumes,
+        host_drains=HostDrains(database=database, hints=hints, reconciler=reconciler),
         deletions=Deletions(
             database=database, hints=hints, lookup=lookup, changes=changes, reconciler=reconciler
         ),

@@ -138,9 +138,9 @@ class CapacityError(WrennError):
 
 
 class UnavailableError(WrennError):
-    """A host or the database does not respond at the moment: retry later."""
+    """A host or the database does not respond at the moment, or the sandbox's host is being drained: retry later."""
 
-    CODES = ("host_unavailable",)
+    CODES = ("host_unavailable", "host_draining")
 
 
 class DeadlineExceededError(WrennError):

@@ -8,22 +8,26 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import AdminOf, MemberOf
+from wrenn.control.fleet.drains import Drains
 from wrenn.control.fleet.service import Fleet
 from wrenn.control.fleet.types import (
     AddTag,
     CreateHost,
     DeletePreview,
+    DrainHost,
     ExplainPlacement,
     HostWithToken,
     PlacementView,
     placement_json,
 )
-from wrenn.control.hosts import HostView, host_json
+from wrenn.control.hosts import DrainPolicy, HostRecord, HostView, host_json
 from wrenn.control.http import refusals, service
+from wrenn.control.sandboxes import DrainProgress
 
 router = APIRouter(tags=["hosts"])
 
 FleetOf = Annotated[Fleet, service(Fleet)]
+DrainsOf = Annotated[Drains, service(Drains)]
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -57,9 +61,29 @@ async def explain_placement(
 
 
 @router.get("/{host_id}", response_model=HostView, responses=refusals(403, 404))
-async def get_host(host_id: str, member: MemberOf, fleet: FleetOf) -> Response:
-    """One host."""
-    return JSONResponse(host_json(await fleet.get(member, host_id)))
+async def get_host(host_id: str, member: MemberOf, drains: DrainsOf) -> Response:
+    """One host. While it is drained: how far that is, and which sandboxes cannot be paused."""
+    return _answer(*await drains.get(member, host_id))
+
+
+@router.post("/{host_id}/drain", response_model=HostView, responses=refusals(403, 404))
+async def drain_host(
+    host_id: str, member: MemberOf, drains: DrainsOf, body: DrainHost | None = None
+) -> Response:
+    """Start nothing on a host any more, and wait for its sandboxes or pause them. It goes on until `uncordon`.
+
+    A sandbox whose files lie there is not resumed or forked meanwhile: 503 `host_draining`. May be repeated, and with
+    the other policy.
+    """
+    await drains.drain(member, host_id, DrainPolicy((body or DrainHost()).policy))
+    return _answer(*await drains.get(member, host_id))
+
+
+@router.post("/{host_id}/uncordon", response_model=HostView, responses=refusals(403, 404))
+async def uncordon_host(host_id: str, member: MemberOf, drains: DrainsOf) -> Response:
+    """Use a host again that was or is drained. What was paused stays paused. May be repeated."""
+    await drains.uncordon(member, host_id)
+    return _answer(*await drains.get(member, host_id))
 
 
 @router.get("/{host_id}/delete-preview", response_model=DeletePreview, responses=refusals(403, 404))
@@ -125,3 +149,21 @@ async def remove_host_tag(host_id: str, tag: str, member: MemberOf, fleet: Fleet
     """Take a tag from a host. One that it does not have is fine."""
     await fleet.remove_tag(member, host_id, tag)
     return Response(status_code=204)
+
+
+def _answer(host: HostRecord, progress: DrainProgress | None) -> Response:
+    answer = host_json(host)
+    if isinstance(drain := answer.get("drain"), dict) and progress is not None:
+        drain["sandboxes"] = {
+            "starting": progress.starting,
+            "running": progress.running,
+            "pausing": progress.pausing,
+            "stopping": progress.stopping,
+            "missing": progress.missing,
+            "paused": progress.paused,
+        }
+        drain["failures"] = [
+            {"sandbox_id": str(failed.sandbox_id), "code": failed.code, "reason": failed.reason}
+            for failed in progress.failures
+        ]
+    return JSONResponse(answer)

@@ -1,7 +1,7 @@
 """Hosts as users deal with them: what each may see and do, and deletion with everything that lies on a host.
 
 Admins of the platform may see and do everything; members of a team see its own (BYOC) hosts and edit their tags; its owner
-and admins create and delete them.
+and admins create, drain and delete them.
 """
 
 from __future__ import annotations
@@ -162,12 +162,12 @@ class Fleet:
             NotFound, Forbidden. HostHasSandboxes: not forced, and it has sandboxes or templates.
         """
         host = await self.get(member, text_id)
-        _expect_admin(member, host)
+        expect_admin(member, host)
 
         async def delete(tx: Transaction) -> None:
             # First, as for creates: what is placed on the host is committed before, and found; afterwards nothing is.
             await self._capacity.lock(tx)
-            now = await self._lock(tx, host.host_id)
+            now = await lock_host(tx, host.host_id)
             contents = await self._contents(tx, now.host_id)
             if (contents.sandbox_ids or contents.template_names) and not force:
                 raise HostHasSandboxes(
@@ -197,10 +197,10 @@ class Fleet:
             NotFound, Forbidden. InvalidRequest: the host is online, and it is not forced.
         """
         host = await self.get(member, text_id)
-        _expect_admin(member, host)
+        expect_admin(member, host)
 
         async def issue(tx: Transaction) -> tuple[HostRecord, Secret]:
-            now = await self._lock(tx, host.host_id)
+            now = await lock_host(tx, host.host_id)
             if force:
                 await credential_store.revoke_all(tx, [now.host_id])
             elif now.status is HostStatus.ONLINE and await record_store.is_heard(
@@ -261,20 +261,13 @@ class Fleet:
         host = await self.get(member, text_id)
 
         async def work(tx: Transaction) -> T:
-            return await change(tx, await self._lock(tx, host.host_id))
+            return await change(tx, await lock_host(tx, host.host_id))
 
         return await self._database.transaction(work)
 
     async def _contents(self, tx: Transaction, host_id: HostId) -> HostContents:
         active = await self._deletions.active_on_host(tx, host_id)
         return HostContents(active, await self._snapshots.names_on_host(tx, host_id))
-
-    @staticmethod
-    async def _lock(tx: Transaction, host_id: HostId) -> HostRecord:
-        host = await record_store.lock(tx, host_id)
-        if host is None:
-            raise _not_found(host_id)
-        return host
 
     async def _delete(self, tx: Transaction, hosts: Collection[HostRecord], by: Actor) -> None:
         """Delete locked hosts with everything that lies on them."""
@@ -288,6 +281,18 @@ class Fleet:
         for host in hosts:
             action = host_action("delete", Status.WARNING, facts={"name": host.name})
             await record(tx, host.log_team, by, action, str(host.host_id))
+
+
+async def lock_host(tx: Transaction, host_id: HostId) -> HostRecord:
+    """Return a host, locked until this transaction ends.
+
+    Raises:
+        NotFound: there is no such host.
+    """
+    host = await record_store.lock(tx, host_id)
+    if host is None:
+        raise _not_found(host_id)
+    return host
 
 
 async def issue_registration_token(
@@ -314,8 +319,12 @@ def _sees(member: Member) -> TeamId | None:
     return None if member.account.is_admin else member.team_id
 
 
-def _expect_admin(member: Member, host: HostRecord) -> None:
-    """Return if the user may create and delete the host, which is one that the user may see."""
+def expect_admin(member: Member, host: HostRecord) -> None:
+    """Return if the user may create, drain and delete the host, which is one that the user may see.
+
+    Raises:
+        Forbidden: the user may not.
+    """
     if not member.account.is_admin and (host.team_id != member.team_id or not member.role.may_administer):
         raise Forbidden("This needs an admin or the owner of the host's team.")
 

@@ -49,6 +49,17 @@ class AddTag(RequestBody):
     tag: HostTag = Field(description="1 to 64 of a-z, 0-9, `.`, `_` and `-`")
 
 
+class DrainHost(RequestBody):
+    """How the host is to be drained."""
+
+    policy: Annotated[
+        Literal["wait", "pause"],
+        Field(
+            description="`wait`: until its sandboxes have ended or are paused by others; `pause`: they are paused"
+        ),
+    ] = "wait"
+
+
 class HostWithToken(BaseModel):
     """A host and the token with which its agent registers."""
 

@@ -10,7 +10,16 @@ from wrenn.control.hosts.execs import HostNotResponding
 from wrenn.control.hosts.messages import SIGNALS
 from wrenn.control.hosts.monitor import Monitor
 from wrenn.control.hosts.pki import ensure_pki
-from wrenn.control.hosts.records import HostDeleted, HostRecord, Machine, NewHost, RefreshToken, host_action
+from wrenn.control.hosts.records import (
+    Drain,
+    HostDeleted,
+    HostDraining,
+    HostRecord,
+    Machine,
+    NewHost,
+    RefreshToken,
+    host_action,
+)
 from wrenn.control.hosts.renewal import CertificateRenewal
 from wrenn.control.hosts.rounds import REMOVALS_A_ROUND, FirstMet, HostRounds
 from wrenn.control.hosts.store import all_hosts, host_of, select_hosts
@@ -20,6 +29,7 @@ from wrenn.control.hosts.tags import TAG, TAGS_LIMIT, HostTag
 from wrenn.control.hosts.transfers import Change, Download
 from wrenn.control.hosts.types import (
     Command,
+    DrainPolicy,
     FileInfo,
     Host,
     HostEndpoint,
@@ -62,6 +72,8 @@ __all__ = [
     "Change",
     "Command",
     "Download",
+    "Drain",
+    "DrainPolicy",
     "FileInfo",
     "FirstMet",
     "Host",
@@ -69,6 +81,7 @@ __all__ = [
     "HostClient",
     "HostClients",
     "HostDeleted",
+    "HostDraining",
     "HostEndpoint",
     "HostNetworkPolicy",
     "HostNotResponding",

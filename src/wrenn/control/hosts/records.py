@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from wrenn.base.errors import NotFound
+from wrenn.base.errors import NotFound, WrennError
 from wrenn.base.ids import HostId, TeamId, UserId
 from wrenn.base.secrets import Secret
 from wrenn.control.audit import PLATFORM_TEAM, AuditAction, Facts, Resource, Scope, Status
-from wrenn.control.hosts.types import HostStatus, HostType
+from wrenn.control.hosts.types import DrainPolicy, HostStatus, HostType
 
 REGISTRATION_LIFE_S: Final = 3600.0
 REFRESH_LIFE_S: Final = 60 * 86_400.0
@@ -25,6 +25,27 @@ class HostDeleted(NotFound):
     """The host was deleted. Its agent removes its sandboxes when it is told this, and only then."""
 
     code = "host_deleted"
+
+
+class HostDraining(WrennError):
+    """The sandbox can be on this host only, and the host is drained: nothing is started there until that is taken back."""
+
+    code = "host_draining"
+    http_status = 503
+    retryable = True
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """The drain of a host.
+
+    Attributes:
+        drained_at: since when no sandbox is in its memory; None: some are.
+    """
+
+    policy: DrainPolicy
+    began_at: datetime
+    drained_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +66,7 @@ class HostRecord:
         team_id, team_name: whose it is; None: the platform's.
         address: `https://HOST:PORT`; empty: it has not registered.
         created_by: None: the operator.
+        drain: None: it is not drained.
     """
 
     host_id: HostId
@@ -68,6 +90,7 @@ class HostRecord:
     created_at: datetime
     updated_at: datetime
     tags: Sequence[str]
+    drain: Drain | None = None
 
     @property
     def log_team(self) -> TeamId:

@@ -82,6 +82,7 @@ def host_of(row: Row[Any]) -> Host:
         is_reachable=row.is_reachable,
         team_id=None if row.team_id is None else TeamId(row.team_id),
         tags=frozenset(row.tags or ()),
+        is_draining=row.drain_policy is not None,
     )
 
 

@@ -56,11 +56,17 @@ hosts = Table(
     Column("cert_fingerprint", Text, nullable=False, server_default=""),
     Column("cert_expires_at", TIMESTAMP(timezone=True)),
     Column("last_heartbeat_at", TIMESTAMP(timezone=True)),
+    # What a drain does with the sandboxes, NULL: it is not drained; when it began, and when no sandbox was in memory any more.
+    Column("drain_policy", Text),
+    Column("drain_began_at", TIMESTAMP(timezone=True)),
+    Column("drained_at", TIMESTAMP(timezone=True)),
     # The row stays, as ended sandboxes refer to it.
     Column("deleted_at", TIMESTAMP(timezone=True)),
     CheckConstraint("type IN ('regular', 'byoc')", name="type"),
     CheckConstraint("(type = 'byoc') = (team_id IS NOT NULL)", name="team"),
     CheckConstraint("status IN ('pending', 'online', 'unreachable')", name="status"),
+    CheckConstraint("drain_policy IN ('wait', 'pause')", name="drain_policy"),
+    CheckConstraint("(drain_policy IS NULL) = (drain_began_at IS NULL)", name="drain_began_at"),
 )
 
 # Each team has names of its own, so that none learns or takes those of others.

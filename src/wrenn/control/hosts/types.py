@@ -21,6 +21,15 @@ class HostType(enum.StrEnum):
     """A team's ("bring your own cloud"): it runs the sandboxes of that team."""
 
 
+class DrainPolicy(enum.StrEnum):
+    """What the drain of a host does with the sandboxes that run there."""
+
+    WAIT = "wait"
+    """It waits until they end or are paused."""
+    PAUSE = "pause"
+    """It pauses them."""
+
+
 class HostStatus(enum.StrEnum):
     """The status of a host, as its heartbeats and the monitor know it."""
 
@@ -62,6 +71,8 @@ class Host:
     team_id: TeamId | None = None
     """Whose sandboxes alone it runs; None: those of all teams."""
     tags: frozenset[str] = frozenset()
+    is_draining: bool = False
+    """Whether nothing may be started there, as it is being drained or was."""
 
     @property
     def endpoint(self) -> HostEndpoint:

@@ -9,8 +9,40 @@ from pydantic import BaseModel, Field
 
 from wrenn.base.units import GIB, MIB
 from wrenn.control.hosts.addresses import address_of
-from wrenn.control.hosts.records import HostRecord
+from wrenn.control.hosts.records import Drain, HostRecord
 from wrenn.control.http import wire_time, without_none
+
+
+class DrainedSandboxes(BaseModel):
+    """The sandboxes of a host that is drained, by what becomes of them. The host is drained when all of them are paused."""
+
+    starting: int = Field(description="Being started or resumed since before the drain began")
+    running: int
+    pausing: int
+    stopping: int = Field(description="Being removed")
+    missing: int = Field(description="The host does not answer, so it is not known whether they run")
+    paused: int = Field(description="They stay on the disk of the host")
+
+
+class DrainFailure(BaseModel):
+    """A sandbox that could not be paused; it runs on, and is tried again."""
+
+    sandbox_id: str
+    code: str
+    reason: str
+
+
+class DrainView(BaseModel):
+    """The drain of a host: nothing is started there until it is taken back."""
+
+    policy: Literal["wait", "pause"]
+    state: Literal["draining", "drained"] = Field(description="`drained`: no sandbox is in the host's memory")
+    began_at: datetime
+    drained_at: datetime | None = None
+    sandboxes: DrainedSandboxes | None = Field(None, description="In the answer for one host")
+    failures: list[DrainFailure] | None = Field(
+        None, description="In the answer for one host: which could not be paused; 100 at most"
+    )
 
 
 class HostView(BaseModel):
@@ -37,6 +69,7 @@ class HostView(BaseModel):
     agent_version: str | None = None
     accelerator: str | None = None
     cert_expires_at: datetime | None = Field(None, description="End of its agent's certificate")
+    drain: DrainView | None = Field(None, description="Absent: it is not drained")
 
 
 def host_json(record: HostRecord, *, with_team_name: bool = False) -> dict[str, object]:
@@ -64,5 +97,17 @@ def host_json(record: HostRecord, *, with_team_name: bool = False) -> dict[str, 
             "agent_version": record.agent_version or None,
             "accelerator": record.accelerator or None,
             "cert_expires_at": wire_time(record.cert_expires_at),
+            "drain": None if record.drain is None else _drain_json(record.drain),
+        }
+    )
+
+
+def _drain_json(drain: Drain) -> dict[str, object]:
+    return without_none(
+        {
+            "policy": drain.policy.value,
+            "state": "draining" if drain.drained_at is None else "drained",
+            "began_at": wire_time(drain.began_at),
+            "drained_at": wire_time(drain.drained_at),
         }
     )

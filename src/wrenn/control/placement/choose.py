@@ -9,7 +9,7 @@ from typing import Final
 
 from wrenn.base.errors import NoCapacity, NotFound, Unavailable, WrennError
 from wrenn.base.ids import HostId
-from wrenn.control.hosts import Host
+from wrenn.control.hosts import Host, HostDraining
 from wrenn.control.placement.filters import (
     FILTERS,
     OTHERS,
@@ -114,7 +114,7 @@ def refusal(verdicts: Sequence[Verdict], wanted: Wanted) -> WrennError:
     """Return the error for a sandbox that no host can take, for the sandbox's owner: it names no host.
 
     NoCapacity says which filter removed how many of the hosts that the sandbox may use. NotFound: no host that answers has
-    the template. Unavailable: the one host on which it can be does not answer.
+    the template. Unavailable: the one host on which it can be does not answer. HostDraining: that one is drained.
     """
     usable = [verdict for verdict in verdicts if verdict.removed_by not in OTHERS]
     removed = Counter(verdict.removed_by for verdict in usable)
@@ -122,6 +122,11 @@ def refusal(verdicts: Sequence[Verdict], wanted: Wanted) -> WrennError:
     if wanted.host_id is not None:
         if not usable or FilterName.REACHABLE in removed:
             return Unavailable("The only host that has its files does not answer now.")
+        if FilterName.DRAINING in removed:
+            return HostDraining(
+                "The only host that has its files is being drained: nothing is started there until its operator puts it "
+                "back into use."
+            )
         reasons = ", ".join(each.removed for each, _ in counts)
         return NoCapacity(
             f"Its host, the only one that has its files, has no room for {_what(wanted)}: {reasons}."

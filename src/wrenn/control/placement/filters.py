@@ -83,6 +83,8 @@ class FilterName(enum.StrEnum):
     """What the sandbox is made from lies on another host."""
     REACHABLE = "reachable"
     """It does not answer."""
+    DRAINING = "draining"
+    """It is drained."""
     TAGS = "tags"
     """It lacks a tag that was asked for."""
     TEMPLATE = "template"
@@ -159,6 +161,11 @@ FILTERS: Final = (
         FilterName.REACHABLE,
         lambda host, _load, _wanted, _overcommit: answers(host),
         "not reachable",
+    ),
+    Filter(
+        FilterName.DRAINING,
+        lambda host, _load, _wanted, _overcommit: not host.is_draining,
+        "being drained",
     ),
     Filter(
         FilterName.TAGS,

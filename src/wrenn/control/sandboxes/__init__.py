@@ -9,6 +9,7 @@ from wrenn.control.sandboxes.operations.change_time_limits import TimeLimitChang
 from wrenn.control.sandboxes.operations.create import Creations, SandboxSizeLimits
 from wrenn.control.sandboxes.operations.delete import Deletions
 from wrenn.control.sandboxes.operations.disk import Disks
+from wrenn.control.sandboxes.operations.drain_host import DrainProgress, HostDrains
 from wrenn.control.sandboxes.operations.fork import Forks
 from wrenn.control.sandboxes.operations.network import Networks
 from wrenn.control.sandboxes.operations.pause import Pauses
@@ -34,9 +35,11 @@ __all__ = [
     "Creations",
     "Deletions",
     "Disks",
+    "DrainProgress",
     "Envs",
     "Forks",
     "GuestText",
+    "HostDrains",
     "Lookup",
     "NetworkRules",
     "Networks",

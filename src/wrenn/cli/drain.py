@@ -1,0 +1,87 @@
+"""Follows the drain of a host until it is done, for `wrenn hosts drain`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from wrenn.cli.up.progress import Progress
+    from wrenn.sdk._parse import Fields
+    from wrenn.sdk.account import Account
+
+_LOOK_AGAIN_S: Final = 0.5
+_SILENT_FOR_S: Final = 60.0
+"""How long the platform may not answer, as when it is restarted, before that is an error."""
+_PHASES: Final = ("starting", "running", "pausing", "stopping", "missing", "paused")
+_FAILURES_SHOWN: Final = 5
+
+
+def follow(path: str, progress: Progress, *, timeout_s: float | None) -> None:
+    """Show how far the drain is, until no sandbox is in the host's memory. Ending this does not end the drain.
+
+    Raises:
+        DeadlineExceededError: not within `timeout_s`; the message says what is left. ConflictError: the drain was taken back.
+        NotFoundError: the host was deleted. ConnectionFailedError, UnavailableError: the platform did not answer for a minute.
+    """
+    from wrenn.cli import credentials
+    from wrenn.sdk.errors import AuthenticationError
+
+    end = None if timeout_s is None else time.monotonic() + timeout_s
+    shown = ""
+    while True:
+        # The token of a session is valid for minutes, a drain may take days.
+        with credentials.account() as account:
+            try:
+                _follow(account, path, progress, end, shown)
+            except AuthenticationError:
+                time.sleep(_LOOK_AGAIN_S)
+            else:
+                return
+
+
+def _follow(account: Account, path: str, progress: Progress, end: float | None, shown: str) -> None:
+    from wrenn.sdk.errors import ConflictError, DeadlineExceededError
+
+    while True:
+        drain = _look(account, path)
+        if drain is None:
+            raise ConflictError("The drain was taken back by somebody else.", status=409)
+        if drain.text("state") == "drained":
+            return
+        text = summary(drain)
+        if text != shown:
+            progress.note(text)
+            shown = text
+        if end is not None and time.monotonic() >= end:
+            raise DeadlineExceededError(f"The host is not drained yet: {text}.")
+        time.sleep(_LOOK_AGAIN_S)
+
+
+def _look(account: Account, path: str) -> Fields | None:
+    from wrenn.sdk._parse import Fields
+    from wrenn.sdk.errors import ConnectionFailedError, UnavailableError
+
+    give_up = time.monotonic() + _SILENT_FOR_S
+    while True:
+        try:
+            return Fields("host", account.call("GET", path)).optional_object("drain")
+        except (ConnectionFailedError, UnavailableError):
+            if time.monotonic() >= give_up:
+                raise
+            time.sleep(_LOOK_AGAIN_S)
+
+
+def summary(drain: Fields) -> str:
+    """Describe in one line how far a drain is, and which sandboxes cannot be paused."""
+    counts = drain.optional_object("sandboxes")
+    phases = [
+        f"{count} {phase}" for phase in _PHASES if counts is not None and (count := counts.integer(phase))
+    ]
+    text = ", ".join(phases) or "no sandboxes"
+    failures = drain.objects("failures", "failure") if drain.values("sandboxes") else []
+    for failure in failures[:_FAILURES_SHOWN]:
+        text += f"; {failure.text('sandbox_id')} cannot be paused: {failure.text('reason').rstrip('.')}"
+    if (more := len(failures) - _FAILURES_SHOWN) > 0:
+        text += f"; and {more} more"
+    return text
