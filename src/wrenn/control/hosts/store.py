@@ -41,7 +41,7 @@ _COLUMNS: Final = [
     hosts.c[name]
     for name in (
         "id", "name", "address", "status", "cpu_cores", "memory_b", "disk_b", "disk_available_b", "sandbox_disk_b",
-        "sandbox_limit", "templates", "is_reachable", "team_id",
+        "sandbox_limit", "templates", "is_reachable", "team_id", "drain_policy",
     )
 ]  # fmt: skip
 
