@@ -21,7 +21,7 @@ from wrenn.base.faults import FaultInjected, arm_faults
 from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.guest import CommandLine
 from wrenn.testing import virtual_time
-from wrenn.testing.simulation import AgentKilled, GuestFaults, SimulatedAgent, World, seeded_randomness
+from wrenn.testing.simulation import GuestFaults, ProgramKilled, SimulatedAgent, World, seeded_randomness
 from wrenn.vm import Shape
 
 CLIENTS: Final = 3
@@ -106,7 +106,7 @@ class Scenario:
         while True:
             try:
                 await self.agent.start()
-            except AgentKilled:
+            except ProgramKilled:
                 continue
             except FaultInjected:
                 self.world.note("agent did not start")
@@ -159,7 +159,7 @@ class Scenario:
                 self.kill_agent(within=100)
         try:
             await self.agent.call(call)
-        except (WrennError, AgentKilled, FaultInjected, OSError) as error:
+        except (WrennError, ProgramKilled, FaultInjected, OSError) as error:
             self.world.note(f"client {number}: {what}: {type(error).__name__}")
             if sandbox is not None and isinstance(error, InvalidState):
                 sandbox.refusals += 1

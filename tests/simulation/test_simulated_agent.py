@@ -16,7 +16,7 @@ from wrenn.base.faults import arm_faults
 from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.guest import CommandLine
 from wrenn.testing import virtual_time
-from wrenn.testing.simulation import AgentKilled, GuestFaults, SimulatedAgent, World
+from wrenn.testing.simulation import GuestFaults, ProgramKilled, SimulatedAgent, World
 from wrenn.vm import Shape
 
 SPEC = SandboxSpec(SandboxId.new(), "team", "minimal", Shape(vcpus=1, memory_mb=128))
@@ -174,7 +174,7 @@ def test_an_agent_that_is_killed_leaves_its_sandboxes_to_the_next_one(play: Call
         sleeping = asyncio.create_task(agent.call(lambda agent: run(agent, "sleep", "5")))
         await asyncio.sleep(1)
         agent.kill()
-        with pytest.raises(AgentKilled):
+        with pytest.raises(ProgramKilled):
             await sleeping
         await agent.start()
         assert state(agent.agent()) is State.RUNNING

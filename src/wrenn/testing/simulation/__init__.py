@@ -4,19 +4,21 @@
 `World.kill_later` for guests, `SimulatedAgent.kill` for agents, `wrenn.base.faults` for steps of an operation.
 """
 
-from wrenn.testing.simulation.agent import AgentKilled, SimulatedAgent, WorldHost
+from wrenn.testing.simulation.agent import SimulatedAgent, WorldHost
 from wrenn.testing.simulation.guest import Guest, GuestFaults, GuestMemory
 from wrenn.testing.simulation.network import Network, NetworkLoop
+from wrenn.testing.simulation.program import Program, ProgramKilled
 from wrenn.testing.simulation.tree import Tree
 from wrenn.testing.simulation.world import World, seeded_randomness
 
 __all__ = [
-    "AgentKilled",
     "Guest",
     "GuestFaults",
     "GuestMemory",
     "Network",
     "NetworkLoop",
+    "Program",
+    "ProgramKilled",
     "SimulatedAgent",
     "Tree",
     "World",

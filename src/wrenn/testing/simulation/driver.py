@@ -25,6 +25,7 @@ from wrenn.storage.folders import Folders
 from wrenn.storage.layers import LayerSeal
 from wrenn.storage.snapshots import MemorySeal, Snapshot
 from wrenn.testing.simulation.guest import GuestMemory
+from wrenn.testing.simulation.runs import require_alive
 from wrenn.testing.simulation.tree import Tree
 from wrenn.testing.simulation.world import Layer, VirtualMachine, World
 from wrenn.vm.disks import DiskRef
@@ -49,7 +50,7 @@ class MemoryDisks:
 
     @property
     def _layers(self) -> dict[str, Layer]:
-        self._world.require_alive()
+        require_alive()
         return self._world.layers
 
     def _layer(self, layer_id: str) -> Layer:
@@ -157,7 +158,7 @@ class MemoryFiles:
         state = json.dumps(asdict(machine.running().guest.save())).encode()
         await on_part_saved("memory")
         machine.running()
-        self._world.require_alive()
+        require_alive()
         (directory / _STATE).write_bytes(state)
         await on_part_saved("state")
         return SavedMemory(
@@ -360,7 +361,7 @@ class MemoryConfiner:
     ) -> Confinement:
         """Remember the name."""
         del slot_index, shape, io_b_per_s
-        self._world.require_alive()
+        require_alive()
         self._world.groups.setdefault(name, None)
         return Confinement(uid=0, cgroup_procs=(Path(name),), file_size_b=file_size_b)
 

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from wrenn.base.units import KIB
+from wrenn.testing.simulation.runs import Run, current_run
 from wrenn.testing.virtual_time import VirtualTimeLoop
 
 _HIGH_WATER_B: Final = 64 * KIB
@@ -48,7 +49,7 @@ class Network:
         self.latency_s = latency_s
         self._listeners: dict[str, Listener] = {}
         # Dictionaries instead of sets, for their order.
-        self._connections: dict[MemoryTransport, str] = {}
+        self._connections: dict[MemoryTransport, tuple[str, Run | None]] = {}
 
     def listen(self, address: str, listener: Listener) -> None:
         """Let `listener` answer at an address."""
@@ -78,9 +79,11 @@ class Network:
         self, address: str, client: asyncio.BaseProtocol, listener: Listener, server: asyncio.BaseProtocol
     ) -> MemoryTransport:
         """Connect two protocols and return the client's transport."""
-        near, far = MemoryTransport(self, client, address), MemoryTransport(self, server, address)
+        run = current_run()
+        near = MemoryTransport(self, client, address)
+        far = MemoryTransport(self, server, address if run is None else run.address)
         near.peer, far.peer = far, near
-        self._connections[near] = address
+        self._connections[near] = address, run
         near.on_lost = self._forget
         listener.accepted(far)
         server.connection_made(far)
@@ -90,10 +93,13 @@ class Network:
     def _forget(self, transport: MemoryTransport) -> None:
         self._connections.pop(transport, None)
 
-    def reset(self, address: str | None = None) -> None:
-        """Abort all connections to an address, or without one all that there are, at the end of those who opened them."""
-        for transport, other in list(self._connections.items()):
-            if address in (None, other):
+    def reset(self, address: str | None = None, *, opened_by: Run | None = None) -> None:
+        """Abort all connections to an address, all that a run has opened, or without either all that there are.
+
+        The abort is at the end of those who opened them.
+        """
+        for transport, (other, run) in list(self._connections.items()):
+            if address in (None, other) and opened_by in (None, run):
                 transport.abort()
 
 
@@ -252,13 +258,19 @@ class MemoryTransport(asyncio.Transport):
 
 
 class NetworkLoop(VirtualTimeLoop):
-    """A virtual-time loop whose connections all go through `network`. `may_connect` raises if the caller may not."""
+    """A virtual-time loop whose connections all go through the network that `network_of` gives for their address.
+
+    `may_connect` raises if the caller may not. TLS is left out: the contexts that clients give are not used.
+    """
 
     def __init__(
-        self, network: Network, may_connect: Callable[[], object], thread_s: Callable[[], float]
+        self,
+        network_of: Callable[[str], Network],
+        may_connect: Callable[[], object],
+        thread_s: Callable[[], float],
     ) -> None:
         super().__init__(thread_s)
-        self._network = network
+        self._network_of = network_of
         self._may_connect = may_connect
         self._reached: WeakKeyDictionary[socket.socket, tuple[str, Listener, asyncio.Protocol]] = (
             WeakKeyDictionary()
@@ -268,7 +280,7 @@ class NetworkLoop(VirtualTimeLoop):
         """Connect in memory; `create_connection` with the same socket then has the connection."""
         self._may_connect()
         host, port = address[:2]
-        self._reached[sock] = (host, *await self._network.reach(host, port))
+        self._reached[sock] = (host, *await self._network_of(host).reach(host, port))
 
     async def create_connection(  # type: ignore[override] - of the many parameters only those that are used here
         self,
@@ -277,17 +289,16 @@ class NetworkLoop(VirtualTimeLoop):
         port: int | None = None,
         *,
         sock: socket.socket | None = None,
-        **options: Any,
+        **_options: Any,
     ) -> tuple[asyncio.Transport, _P]:
         """Connect in memory to an address, or take the connection of a socket."""
-        assert not options.get("ssl"), "connections in memory are not encrypted"
+        self._may_connect()
         if sock is not None:
             host, listener, server = self._reached.pop(sock)
             sock.close()
         else:
-            self._may_connect()
             assert host is not None, "an address or a socket is given"
             assert port is not None, "an address or a socket is given"
-            listener, server = await self._network.reach(host, port)
+            listener, server = await self._network_of(host).reach(host, port)
         client = protocol_factory()
-        return self._network.join(host, client, listener, server), client
+        return self._network_of(host).join(host, client, listener, server), client

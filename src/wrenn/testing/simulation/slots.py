@@ -8,6 +8,7 @@ from typing import Final
 from wrenn.base.errors import Conflict, NoCapacity, NotFound
 from wrenn.base.faults import fault_point
 from wrenn.network.policy import EgressPolicy
+from wrenn.testing.simulation.runs import require_alive
 from wrenn.testing.simulation.world import World
 
 SLOTS: Final = 254
@@ -82,7 +83,7 @@ class MemorySlots:
 
     def reset_connections(self, address: str) -> None:
         """Abort this host's connections to the address."""
-        self._world.require_alive()
+        require_alive()
         self._world.network.reset(address)
 
     async def close(self) -> None:

@@ -1,6 +1,6 @@
 """A machine in memory on which agents run one after the other: guests, disks and a network that outlive each agent.
 
-A `World` belongs to one `NetworkLoop`. Everything that is random in it comes from its seed.
+A `World` belongs to one `NetworkLoop`. Everything that is random in it comes from its seed, or from a source that several share.
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ import os
 import random as random_module
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Final
 from unittest.mock import patch
 
-from wrenn.base.errors import AgentFailure
 from wrenn.base.tasks import OwnedTasks
 from wrenn.linux.process import ProcessRef
 from wrenn.testing.simulation.guest import Guest, GuestFaults, GuestMemory
 from wrenn.testing.simulation.network import Network, NetworkLoop
+from wrenn.testing.simulation.runs import require_alive
 from wrenn.testing.simulation.tree import Tree
 from wrenn.testing.virtual_time import VirtualClock
 from wrenn.vm.driver import RestoreRequest
@@ -59,16 +58,6 @@ class VirtualMachine:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-@dataclass(slots=True, eq=False)
-class AgentRun:
-    """One run of an agent, which may be killed."""
-
-    is_dead: bool = False
-
-
-_current_run: ContextVar[AgentRun | None] = ContextVar("_current_run", default=None)
-
-
 class World:
     """The machine.
 
@@ -83,9 +72,9 @@ class World:
         log: what happened, in order.
     """
 
-    def __init__(self, seed: int) -> None:
-        self.random = Random(seed)  # noqa: S311 - it is to be predictable
-        self.clock = VirtualClock()
+    def __init__(self, seed: int | Random, clock: VirtualClock | None = None) -> None:
+        self.random = seed if isinstance(seed, Random) else Random(seed)  # noqa: S311 - it is to be predictable
+        self.clock = clock or VirtualClock()
         self.network = Network(lambda: self.random.uniform(0.00005, 0.002))
         self.layers: dict[str, Layer] = {}
         self.machines: dict[ProcessRef, VirtualMachine] = {}
@@ -99,7 +88,7 @@ class World:
 
     def new_loop(self) -> NetworkLoop:
         """Return the loop in which this world exists."""
-        return NetworkLoop(self.network, self.require_alive, lambda: self.random.uniform(0.0001, 0.02))
+        return NetworkLoop(lambda _address: self.network, require_alive, lambda: self.random.uniform(0.0001, 0.02))
 
     def note(self, event: str) -> None:
         """Add a line with the time to the log."""
@@ -109,26 +98,11 @@ class World:
         """Return what is wrong with a guest, to be changed at any time."""
         return self.faults.setdefault(name, GuestFaults())
 
-    @contextmanager
-    def running(self, run: AgentRun) -> Generator[None]:
-        """Have this run of an agent do what follows, with all tasks that are started in it."""
-        token = _current_run.set(run)
-        try:
-            yield
-        finally:
-            _current_run.reset(token)
-
-    def require_alive(self) -> None:
-        """Raise an error in code of an agent that was killed and is only taking itself apart."""
-        run = _current_run.get()
-        if run is not None and run.is_dead:
-            raise AgentFailure("This agent was killed.")
-
     async def act(self, low_s: float, high_s: float) -> None:
         """Let the time pass that something takes on the machine. Raises AgentFailure in an agent that was killed."""
-        self.require_alive()
+        require_alive()
         await asyncio.sleep(self.random.uniform(low_s, high_s))
-        self.require_alive()
+        require_alive()
 
     async def answer(self) -> None:
         """Let the time pass in which something has taken effect and the agent does not know yet."""
