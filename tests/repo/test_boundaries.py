@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 from fnmatch import fnmatch
 
 import pytest
 
-from tests.repo.source import modules
+from tests.repo.source import ROOT, modules
 
 # What is guarded -> where it may be imported. Patterns are relative to src/wrenn/; `*` also crosses folders.
 _ONLY_IN = {
@@ -118,3 +119,13 @@ def test_programs_are_built_only_by_their_main() -> None:
         for path in importers
         if not path.endswith(("/main.py", "/wiring.py")) and "/cli/" not in path and "/testing/" not in path
     } == set()
+
+
+def test_sql_reads_the_time_from_two_functions_only() -> None:
+    """`now()` and `clock_timestamp()` are what the simulation replaces (docs/design/drivers.md, "PostgreSQL in virtual time")."""
+    others = re.compile(
+        r"\b(current_timestamp|localtimestamp|statement_timestamp|transaction_timestamp|timeofday|current_date"
+        r"|localtime|current_time|pg_catalog\.now)\b",
+        re.IGNORECASE,
+    )
+    assert {m.path for m in modules("src/wrenn/control") if others.search((ROOT / m.path).read_text())} == set()

@@ -132,9 +132,10 @@ API: Final = api_router(ROUTERS)
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A running control plane: its application, and the loops that a test may step by hand."""
+    """A running control plane: its application, and the services and loops that a test may use without it."""
 
     app: BehindProxies
+    services: Services
     database: Database
     monitor: Monitor
     comparison: Comparison
@@ -152,8 +153,10 @@ class Control:
 
 
 @asynccontextmanager
-async def running_control(settings: Settings) -> AsyncGenerator[Control]:
+async def running_control(settings: Settings, clock: Clock | None = None) -> AsyncGenerator[Control]:
     """Build the control plane and run its background loops; stop them and close connections at the end. Sandboxes run on.
+
+    Tests may give it another `clock` than the machine's.
 
     Raises:
         DatabaseUnavailable: PostgreSQL does not answer.
@@ -173,7 +176,7 @@ async def running_control(settings: Settings) -> AsyncGenerator[Control]:
         metrics = Metrics()
         platform_metrics = PlatformMetrics(metrics, database)
         control, closing, loops = _build(
-            _Base(settings, database, clients, SystemClock(), random_hex(8), platform_metrics, authority),
+            _Base(settings, database, clients, clock or SystemClock(), random_hex(8), platform_metrics, authority),
             metrics,
             passwords=passwords,
             provider_client=provider_client,
@@ -319,6 +322,7 @@ def _build(
     )
     control = Control(
         BehindProxies(RequestMetrics(proxy, metrics, "wrenn_http", route_of), browsers),
+        services,
         database,
         hosts,
         sandboxes.comparison,

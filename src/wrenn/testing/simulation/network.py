@@ -43,10 +43,14 @@ class Network:
     """Addresses, and the connections to them.
 
     `latency_s` draws the time that a piece of data takes.
+
+    Attributes:
+        resolve: returns the address to connect to for the one that is asked for: a load balancer.
     """
 
     def __init__(self, latency_s: Callable[[], float]) -> None:
         self.latency_s = latency_s
+        self.resolve: Callable[[str], str] = lambda address: address
         self._listeners: dict[str, Listener] = {}
         # Dictionaries instead of sets, for their order.
         self._connections: dict[MemoryTransport, tuple[str, Run | None]] = {}
@@ -279,8 +283,9 @@ class NetworkLoop(VirtualTimeLoop):
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """Connect in memory; `create_connection` with the same socket then has the connection."""
         self._may_connect()
-        host, port = address[:2]
-        self._reached[sock] = (host, *await self._network_of(host).reach(host, port))
+        network, port = self._network_of(address[0]), address[1]
+        host = network.resolve(address[0])
+        self._reached[sock] = (host, *await network.reach(host, port))
 
     async def create_connection(  # type: ignore[override] - of the many parameters only those that are used here
         self,
@@ -299,6 +304,8 @@ class NetworkLoop(VirtualTimeLoop):
         else:
             assert host is not None, "an address or a socket is given"
             assert port is not None, "an address or a socket is given"
-            listener, server = await self._network_of(host).reach(host, port)
+            network = self._network_of(host)
+            host = network.resolve(host)
+            listener, server = await network.reach(host, port)
         client = protocol_factory()
         return self._network_of(host).join(host, client, listener, server), client

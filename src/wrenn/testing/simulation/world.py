@@ -88,7 +88,9 @@ class World:
 
     def new_loop(self) -> NetworkLoop:
         """Return the loop in which this world exists."""
-        return NetworkLoop(lambda _address: self.network, require_alive, lambda: self.random.uniform(0.0001, 0.02))
+        return NetworkLoop(
+            lambda _address: self.network, require_alive, lambda: self.random.uniform(0.0001, 0.02)
+        )
 
     def note(self, event: str) -> None:
         """Add a line with the time to the log."""

@@ -1,0 +1,480 @@
+"""Connections of simulated programs to a real PostgreSQL, in virtual time.
+
+What a driver sends reaches the server after a virtual latency. Then the event loop stands still until the server has answered, so
+that no virtual time passes while a statement runs, and statements run one after the other. Only one that waits for another
+session's lock is left waiting, and is looked after again whenever another statement has ended; transactions overlap as they do in
+production.
+
+The server's time is the virtual time: `SQL` makes functions in the schema `public`, and the search path of these sessions has them
+found before the functions of the same name that all our statements, defaults and triggers call; its random ids are not random either.
+Notifications are delivered by this
+module, which may lose them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import struct
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+
+from wrenn.testing.simulation.runs import Run, current_run, require_alive
+from wrenn.testing.virtual_time import EPOCH
+
+_P = TypeVar("_P", bound=asyncio.BaseProtocol)
+
+_NOTICE: Final = "wrenn-notify "
+SQL: Final = f"""
+CREATE OR REPLACE FUNCTION public.now() RETURNS timestamptz STABLE LANGUAGE sql AS
+    $$ SELECT COALESCE(NULLIF(current_setting('wrenn.now', true), '')::timestamptz, pg_catalog.now()) $$;
+CREATE SEQUENCE IF NOT EXISTS public.simulated_instants;
+CREATE OR REPLACE FUNCTION public.clock_timestamp() RETURNS timestamptz VOLATILE LANGUAGE sql AS
+    $$ SELECT public.now() + pg_catalog.make_interval(0, 0, 0, 0, 0, 0, nextval('public.simulated_instants') / 1000000.0) $$;
+CREATE OR REPLACE FUNCTION public.gen_random_uuid() RETURNS uuid VOLATILE LANGUAGE sql AS
+    $$ SELECT md5(nextval('public.simulated_instants')::text)::uuid $$;
+CREATE OR REPLACE FUNCTION public.pg_notify(channel text, payload text) RETURNS void VOLATILE LANGUAGE plpgsql AS
+    $$ BEGIN RAISE NOTICE '{_NOTICE}% %', channel, payload; END $$;
+"""
+"""Makes the functions by which the server's time is set and notifications are seen."""
+SEARCH_PATH: Final = "public, pg_catalog"
+
+_SETTINGS: Final = {
+    "search_path": SEARCH_PATH,
+    # Limits in real time mean nothing here.
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "deadlock_timeout": "1ms",
+    "client_min_messages": "notice",
+}
+_LOCK_TIMEOUT_S: Final = 5.0
+"""Virtual seconds that a statement waits for a lock, as `control/db/engine.py` sets it."""
+_ANSWER_S: Final = 0.02
+"""Real seconds after which it is asked whether a statement waits for a lock."""
+_HEAD: Final = struct.Struct(">cI")
+_INT: Final = struct.Struct(">I")
+_PROTOCOL: Final = 196608
+_ENDS: Final = frozenset(b"QSHp")
+"""Messages of a driver after which the server answers."""
+
+
+def _parameters(values: dict[str, str]) -> bytes:
+    return b"".join(f"{name}\0{value}\0".encode() for name, value in values.items())
+
+
+def _query(sql: str) -> bytes:
+    body = sql.encode() + b"\0"
+    return _HEAD.pack(b"Q", len(body) + 4) + body
+
+
+def _messages(data: bytes) -> list[tuple[bytes, bytes]]:
+    """The complete messages at the begin of `data`: kind and whole message."""
+    found: list[tuple[bytes, bytes]] = []
+    at = 0
+    while len(data) - at >= _HEAD.size:
+        kind, length = _HEAD.unpack_from(data, at)
+        if len(data) - at < 1 + length:
+            break
+        found.append((kind, data[at : at + 1 + length]))
+        at += 1 + length
+    return found
+
+
+class _Session:
+    """One connection to the server, used by blocking calls.
+
+    Attributes:
+        is_idle: no transaction is open, and no statement is between its parts.
+        pid: of the server's process.
+    """
+
+    def __init__(self, path: str, startup: bytes) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.connect(path)
+        self._received = bytearray()
+        self._is_preparing = False
+        self._has_own = False
+        self._ready_left = 0
+        self._parts: list[tuple[bytes, bytes]] = []
+        self.is_idle = False
+        self.pid = 0
+        self._socket.sendall(startup)
+        self._ready_left = 1
+        while not self.poll(None):
+            pass
+
+    def send(self, group: bytes, *, last: int, before: bytes = b"") -> None:
+        """Send messages, of which the last one has the kind `last`, and a statement of our own before them."""
+        self._is_preparing = last == ord("H")
+        self._ready_left += 0 if self._is_preparing else 1
+        self._has_own = bool(before)
+        self._socket.sendall(before + group)
+
+    def _read(self, timeout_s: float | None) -> bool:
+        if timeout_s is not None and not select.select([self._socket], [], [], timeout_s)[0]:
+            return False
+        data = self._socket.recv(1 << 20)
+        if not data:
+            raise ConnectionResetError("PostgreSQL has closed the connection.")
+        self._received += data
+        return True
+
+    def poll(self, timeout_s: float | None) -> bool:
+        """Read what the server has sent; whether the answer is complete now."""
+        if not self._read(timeout_s):
+            return False
+        messages = _messages(bytes(self._received))
+        del self._received[: sum(len(message) for _, message in messages)]
+        self._parts += messages
+        if self._has_own:
+            # The answer to our own statement is left out.
+            kinds = [kind for kind, _ in self._parts]
+            if b"Z" not in kinds:
+                return False
+            del self._parts[: kinds.index(b"Z") + 1]
+            self._has_own = False
+        return self._is_complete()
+
+    def _is_complete(self) -> bool:
+        ready = [message for kind, message in self._parts if kind == b"Z"]
+        if self._is_preparing:
+            return bool(self._parts) and self._parts[-1][0] in (b"T", b"n", b"E")
+        if len(ready) < self._ready_left:
+            return False
+        self._ready_left = 0
+        self.is_idle = ready[-1][5:6] == b"I"
+        for kind, message in self._parts:
+            if kind == b"K":
+                self.pid = _INT.unpack_from(message, 5)[0]
+        return True
+
+    def take(self) -> list[tuple[bytes, bytes]]:
+        """Take the messages of a complete answer."""
+        parts, self._parts = self._parts, []
+        return parts
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+
+class SimulatedPostgres:
+    """A PostgreSQL server as simulated programs reach it. `latency_s` draws the time of a message to it, or from it.
+
+    Attributes:
+        is_down: nobody can connect.
+        loses_notification: says for each notification to each listener whether it is lost.
+        statements: how many have been carried out.
+    """
+
+    def __init__(self, path: str, user: str, database: str, latency_s: Callable[[], float]) -> None:
+        self.path = path
+        self.latency_s = latency_s
+        self.is_down = False
+        self.loses_notification: Callable[[], bool] = lambda: False
+        self.statements = 0
+        self._admin = _Session(path, _startup({"user": user, "database": database}))
+        self._transports: dict[PostgresTransport, None] = {}
+
+    def connect(self, factory: Callable[[], _P]) -> tuple[PostgresTransport, _P]:
+        """Connect a driver.
+
+        Raises:
+            ConnectionRefusedError: the server is down.
+        """
+        require_alive()
+        if self.is_down:
+            raise ConnectionRefusedError("PostgreSQL is down.")
+        protocol = factory()
+        transport = PostgresTransport(self, protocol, current_run())
+        self._transports[transport] = None
+        protocol.connection_made(transport)
+        return transport, protocol
+
+    def forget(self, transport: PostgresTransport) -> None:
+        """Take note that a connection has ended. Idempotent."""
+        self._transports.pop(transport, None)
+
+    def ended(self) -> None:
+        """Look after the statements that wait for locks, after any statement or session has ended."""
+        for transport in [each for each in self._transports if each.waits_for_lock]:
+            transport.look_again()
+
+    def is_blocked(self, pid: int) -> bool:
+        """Whether a session waits for another one's lock."""
+        return self._ask(f"SELECT cardinality(pg_blocking_pids({pid})) > 0") == "t"
+
+    def cancel(self, pid: int) -> None:
+        """Have a session's statement fail."""
+        self._ask(f"SELECT pg_cancel_backend({pid})")
+
+    def cut(self, run: Run | None = None) -> None:
+        """End the connections of a run, or all, at once; the server has rolled back what was open when this returns."""
+        transports = [each for each in self._transports if run is None or each.run is run]
+        for transport in transports:
+            transport.cut()
+
+    def terminate(self, pid: int) -> None:
+        """End a session; its transaction is rolled back when this returns."""
+        self._ask(f"SELECT pg_terminate_backend({pid}, 10000)")
+        self.ended()
+
+    def publish(self, channel: bytes, payload: bytes, pid: int) -> None:
+        """Deliver a notification to all that listen."""
+        body = _INT.pack(pid) + channel + b"\0" + payload + b"\0"
+        message = _HEAD.pack(b"A", len(body) + 4) + body
+        for transport in list(self._transports):
+            if channel in transport.channels and not self.loses_notification():
+                transport.deliver(message)
+
+    def _ask(self, sql: str) -> str:
+        self._admin.send(_query(sql), last=ord("Q"))
+        while not self._admin.poll(None):
+            pass
+        for kind, message in self._admin.take():
+            assert kind != b"E", message
+            if kind == b"D":
+                length = _INT.unpack_from(message, 7)[0]
+                return message[11 : 11 + length].decode()
+        return ""
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.cut()
+        self._admin.close()
+
+
+def _startup(parameters: dict[str, str]) -> bytes:
+    body = _INT.pack(_PROTOCOL) + _parameters(parameters) + b"\0"
+    return _INT.pack(len(body) + 4) + body
+
+
+class PostgresTransport(asyncio.Transport):
+    """A driver's end of one connection.
+
+    Attributes:
+        run: the program's run that opened it.
+        channels: what it listens to.
+        waits_for_lock: its statement waits for another session's lock.
+    """
+
+    def __init__(self, server: SimulatedPostgres, protocol: asyncio.BaseProtocol, run: Run | None) -> None:
+        super().__init__({"peername": server.path})
+        self.run = run
+        self.channels: dict[bytes, None] = {}
+        self.waits_for_lock = False
+        self._server = server
+        self._protocol: Any = protocol
+        self._loop = asyncio.get_running_loop()
+        self._session: _Session | None = None
+        self._unsent = bytearray()
+        self._is_synced = True
+        self._arrives_at = 0.0
+        self._notified: dict[tuple[bytes, bytes], None] = {}
+        self._lock_timer: asyncio.TimerHandle | None = None
+        self._is_closing = False
+        self._is_lost = False
+
+    def write(self, data: Any) -> None:
+        """Send bytes to the server."""
+        if not self._is_lost and (self.run is None or not self.run.is_dead):
+            piece = bytes(data)
+            self._later(lambda: self._arrive(piece))
+
+    def writelines(self, list_of_data: Any) -> None:
+        """Send several pieces."""
+        self.write(b"".join(bytes(piece) for piece in list_of_data))
+
+    def _later(self, act: Callable[[], object]) -> None:
+        """Do something after the latency, in the order of the calls."""
+        self._arrives_at = max(self._arrives_at + 1e-7, self._loop.time() + self._server.latency_s())
+        self._loop.call_at(self._arrives_at, act)
+
+    def _arrive(self, piece: bytes) -> None:
+        if self._is_lost:
+            return
+        self._unsent += piece
+        try:
+            self._carry_out()
+        except OSError as error:
+            self._lose(error)
+
+    def _carry_out(self) -> None:
+        while not self.waits_for_lock:
+            if self._session is None:
+                if not self._connect():
+                    return
+                continue
+            group = bytearray()
+            for kind, message in _messages(bytes(self._unsent)):
+                if kind == b"X":
+                    self._lose(None)
+                    return
+                self._note_listening(kind, message)
+                group += message
+                if kind[0] in _ENDS:
+                    break
+            else:
+                return
+            del self._unsent[: len(group)]
+            self._execute(self._session, bytes(group), kind[0])
+
+    def _connect(self) -> bool:
+        data = bytes(self._unsent)
+        if len(data) < 8 or len(data) < _INT.unpack_from(data)[0]:
+            return False
+        length, code = struct.unpack_from(">II", data)
+        if code != _PROTOCOL:
+            # The request to cancel a statement, which nothing here needs: statements take no virtual time.
+            self._lose(None)
+            return False
+        del self._unsent[:length]
+        names = data[8 : length - 2].split(b"\0")
+        given = {name.decode(): value.decode() for name, value in zip(names[::2], names[1::2], strict=True)}
+        self._session = _Session(self._server.path, _startup(given | _SETTINGS))
+        self._answer(self._session)
+        return True
+
+    def _note_listening(self, kind: bytes, message: bytes) -> None:
+        if kind not in (b"P", b"Q"):
+            return
+        for word, listens in ((b'UNLISTEN "', False), (b'LISTEN "', True)):
+            if word in message:
+                channel = message.partition(word)[2].partition(b'"')[0]
+                self.channels.pop(channel, None)
+                if listens:
+                    self.channels[channel] = None
+                return
+
+    def _execute(self, session: _Session, group: bytes, last: int) -> None:
+        before = b""
+        if session.is_idle and self._is_synced:
+            before = _query(f"SET wrenn.now = '{self._now().isoformat()}'")
+        self._is_synced = last != ord("H")
+        self._server.statements += 1
+        session.send(group, last=last, before=before)
+        while not session.poll(_ANSWER_S):
+            if self._server.is_blocked(session.pid) and not session.poll(_ANSWER_S):
+                self.waits_for_lock = True
+                self._lock_timer = self._loop.call_later(_LOCK_TIMEOUT_S, self._end_lock_wait)
+                # Of a deadlock it may be the other one that was chosen to fail.
+                self._server.ended()
+                return
+        self._answer(session)
+        self._server.ended()
+
+    def _now(self) -> datetime:
+        return EPOCH + timedelta(seconds=self._loop.time())
+
+    def _end_lock_wait(self) -> None:
+        if self.waits_for_lock and self._session is not None:
+            self._server.cancel(self._session.pid)
+            while self.waits_for_lock:
+                self.look_again()
+
+    def look_again(self) -> None:
+        """Take the answer of a statement that waited for a lock, if it has got it."""
+        session = self._session
+        assert session is not None, "a statement waits"
+        try:
+            while not session.poll(_ANSWER_S):
+                if self._server.is_blocked(session.pid) and not session.poll(0):
+                    return
+        except OSError as error:
+            self._lose(error)
+            return
+        self._stop_waiting()
+        self._answer(session)
+        self._carry_out()
+
+    def _stop_waiting(self) -> None:
+        self.waits_for_lock = False
+        if self._lock_timer is not None:
+            self._lock_timer.cancel()
+
+    def _answer(self, session: _Session) -> None:
+        """Deliver a complete answer, without the notices of notifications, which are sent if the transaction was committed."""
+        forwarded = bytearray()
+        is_undone = False
+        for kind, message in session.take():
+            text = message.partition(b"M" + _NOTICE.encode())[2] if kind == b"N" else b""
+            if text:
+                channel, _, payload = text.partition(b"\0")[0].partition(b" ")
+                self._notified[channel, payload] = None
+                continue
+            is_undone = is_undone or kind == b"E" or (kind == b"C" and message[5:13] == b"ROLLBACK")
+            forwarded += message
+        answer = bytes(forwarded)
+        self._later(lambda: self._receive(answer))
+        if is_undone:
+            self._notified.clear()
+        elif session.is_idle and self._is_synced:
+            for channel, payload in self._notified:
+                self._server.publish(channel, payload, session.pid)
+            self._notified.clear()
+
+    def deliver(self, message: bytes) -> None:
+        """Send something to the driver after the latency."""
+        self._later(lambda: self._receive(message))
+
+    def _receive(self, data: bytes) -> None:
+        if not self._is_lost:
+            self._protocol.data_received(data)
+
+    def cut(self) -> None:
+        """End the connection without the driver's doing."""
+        self._lose(ConnectionResetError("The connection to PostgreSQL was reset."))
+
+    def close(self) -> None:
+        """End the connection."""
+        if not self._is_closing:
+            self._is_closing = True
+            self._loop.call_soon(self._lose, None)
+
+    def abort(self) -> None:
+        """End the connection."""
+        self.close()
+
+    def _lose(self, error: Exception | None) -> None:
+        if self._is_lost:
+            return
+        self._is_lost = self._is_closing = True
+        self._stop_waiting()
+        self._server.forget(self)
+        if self._session is not None:
+            self._session.close()
+            if not (self._session.is_idle and self._is_synced):
+                self._server.terminate(self._session.pid)
+        self._loop.call_soon(self._protocol.connection_lost, error)
+
+    def is_closing(self) -> bool:
+        """Return whether it is closing or closed."""
+        return self._is_closing
+
+    def get_write_buffer_size(self) -> int:
+        """Return 0: what is sent is under way at once."""
+        return 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Do nothing: there is no limit."""
+
+    def is_reading(self) -> bool:
+        """Return True: answers are small, and always delivered."""
+        return True
+
+    def pause_reading(self) -> None:
+        """Do nothing."""
+
+    def resume_reading(self) -> None:
+        """Do nothing."""
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Let another protocol go on."""
+        self._protocol = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Return the current protocol."""
+        return self._protocol

@@ -1,0 +1,32 @@
+"""The real control plane and real agents on simulated hosts, in virtual time: for each seed another life, see `fleet_scenario.py`.
+
+`make simulate SEEDS=1000` runs more seeds; `make simulate SEEDS=1 FIRST_SEED=42` replays one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.simulation.database import Server, postgres_server
+from tests.simulation.fleet_scenario import play
+
+FIRST_SEED = int(os.environ.get("WRENN_FIRST_SEED", "1"))
+SEEDS = int(os.environ.get("WRENN_SEEDS", "2"))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + SEEDS))
+def test_a_fleet_comes_to_one_truth_after_any_faults_and_each_run_of_a_seed_is_the_same(
+    seed: int, server: Server
+) -> None:
+    first, second = play(seed, server), play(seed, server)
+    assert first == second, f"seed {seed}"
