@@ -90,6 +90,12 @@ class ProcessLimit(Conflict):
     code = "process_limit"
 
 
+class StaleGeneration(Conflict):
+    """The call is for another copy of the sandbox than the host has: the sandbox was started elsewhere in between."""
+
+    code = "stale_generation"
+
+
 class TooLarge(WrennError):
     """A body, file or response exceeds its size limit."""
 

@@ -125,13 +125,14 @@ class HostAgentService(HostAgent):
             snapshot_id=str(SnapshotId.parse(wanted.snapshot_id)) if wanted.snapshot_id else "",
             template_name=wanted.template_name,
             disk_mb=wanted.disk_size_mb or DEFAULT_DISK_SIZE_MB,
+            generation=wanted.generation,
         )
         await self._sandboxes.ensure(spec, _network(wanted.network))
         return self._described(spec.sandbox_id)
 
     async def remove_sandbox(self, request: pb.RemoveSandboxRequest, ctx: Any, /) -> pb.RemoveSandboxResponse:
         """Remove a sandbox."""
-        await self._sandboxes.remove(SandboxId.parse(request.sandbox_id))
+        await self._sandboxes.remove(SandboxId.parse(request.sandbox_id), generation=request.generation)
         return pb.RemoveSandboxResponse()
 
     async def list_sandboxes(self, request: pb.ListSandboxesRequest, ctx: Any, /) -> pb.ListSandboxesResponse:
@@ -141,13 +142,13 @@ class HostAgentService(HostAgent):
     async def pause_sandbox(self, request: pb.PauseSandboxRequest, ctx: Any, /) -> pb.Sandbox:
         """Save a sandbox's memory and stop its VM."""
         sandbox_id = SandboxId.parse(request.sandbox_id)
-        await self._sandboxes.pause(sandbox_id, idle_s=request.idle_ms / 1000)
+        await self._sandboxes.pause(sandbox_id, idle_s=request.idle_ms / 1000, generation=request.generation)
         return self._described(sandbox_id)
 
     async def resume_sandbox(self, request: pb.ResumeSandboxRequest, ctx: Any, /) -> pb.Sandbox:
         """Restore a paused sandbox."""
         sandbox_id = SandboxId.parse(request.sandbox_id)
-        await self._sandboxes.resume(sandbox_id)
+        await self._sandboxes.resume(sandbox_id, generation=request.generation)
         return self._described(sandbox_id)
 
     async def set_network(self, request: pb.SetNetworkRequest, ctx: Any, /) -> pb.Sandbox:
@@ -287,6 +288,7 @@ def _sandbox(record: Record, running: RunningSandbox | None) -> pb.Sandbox:
         metadata=dict(record.metadata),
         network_revision=record.network.revision,
         cause=record.cause,
+        generation=record.spec.generation,
     )
 
 

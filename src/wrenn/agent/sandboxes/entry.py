@@ -11,7 +11,7 @@ from typing import Any
 
 from wrenn.agent.sandboxes.journal import Record, State
 from wrenn.agent.sandboxes.running import RunningSandbox
-from wrenn.base.errors import InvalidState, WrennError
+from wrenn.base.errors import InvalidState, StaleGeneration, WrennError
 from wrenn.base.ids import SandboxId
 
 _log = logging.getLogger(__name__)
@@ -70,6 +70,18 @@ class Entry:
     def being_removed(self) -> InvalidState:
         """Return the error of an operation on a sandbox that is being removed."""
         return InvalidState(f"Sandbox {self.sandbox_id} is being removed.")
+
+    def require_generation(self, generation: int) -> None:
+        """Check that a call is for the copy of the sandbox that this host has. 0, here or there, is not known and accepted.
+
+        Raises:
+            StaleGeneration: it is for another one.
+        """
+        own = self.record.spec.generation
+        if own and generation and generation != own:
+            raise StaleGeneration(
+                f"Sandbox {self.sandbox_id} has generation {own} on this host; the call is for generation {generation}."
+            )
 
     def require_running(self) -> RunningSandbox:
         """Return its VM.

@@ -159,12 +159,17 @@ class Sandboxes:
     async def ensure(self, spec: SandboxSpec, network: NetworkSettings | None = None) -> Record:
         """Start the sandbox with these network settings unless it exists; returns when it runs.
 
+        An older generation of it is removed first: the sandbox was started elsewhere since.
+
         Raises:
-            Conflict: it exists with another spec. InvalidState: it is not running and not starting.
+            StaleGeneration: this host has a newer generation. Conflict: it exists with another spec. InvalidState: it is not running and not starting.
             StorageFull: the disk is below its reserve. NoCapacity: the disk is allocated to other sandboxes. Otherwise as `BringUp.run`.
         """
         network = network or NetworkSettings()
         entry = self._entries.get(spec.sandbox_id)
+        if entry is not None and 0 < entry.record.spec.generation < spec.generation:
+            await self.remove(spec.sandbox_id)
+            entry = self._entries.get(spec.sandbox_id)
         if entry is None:
             self._require_free_disk()
             records = [known.record for known in self._entries.values()]
@@ -172,6 +177,7 @@ class Sandboxes:
             entry = Entry(Record(spec, State.STARTING, network=network))
             self._entries[spec.sandbox_id] = entry
             entry.starting = self._start_work(f"bring up {spec.sandbox_id}", self._bring_up(entry))
+        entry.require_generation(spec.generation)
         if entry.record.spec != spec:
             raise Conflict(f"Sandbox {spec.sandbox_id} exists with other settings.")
         record = await self._started(entry)
@@ -208,16 +214,24 @@ class Sandboxes:
         self._watch(entry)
 
     async def pause(
-        self, sandbox_id: SandboxId, *, idle_s: float = 0.0, reason: str = "", cause: str = ""
+        self,
+        sandbox_id: SandboxId,
+        *,
+        idle_s: float = 0.0,
+        generation: int = 0,
+        reason: str = "",
+        cause: str = "",
     ) -> Record:
         """Save the sandbox's memory and stop its VM. With `idle_s`, only if it has been idle for that long.
 
         `reason` and `cause` are recorded if the control plane did not ask for it.
 
         Raises:
-            NotFound: unknown. InvalidState: neither running nor paused. Otherwise as `Pause.run`.
+            NotFound: unknown. InvalidState: neither running nor paused. StaleGeneration: this host has another generation than
+            `generation`, if that is not 0. Otherwise as `Pause.run`.
         """
         entry = self._known(sandbox_id)
+        entry.require_generation(generation)
         return await self._wait_outcome(
             entry, self._start_work(f"pause {sandbox_id}", self._pause(entry, idle_s, reason, cause))
         )
@@ -243,13 +257,14 @@ class Sandboxes:
         self._make_durable(entry, entry.record.snapshot)
         return entry.record
 
-    async def resume(self, sandbox_id: SandboxId) -> Record:
+    async def resume(self, sandbox_id: SandboxId, *, generation: int = 0) -> Record:
         """Restore a paused sandbox; returns when it runs.
 
         Raises:
-            NotFound: unknown. InvalidState: neither paused nor running. Otherwise as `Resume.run`.
+            NotFound: unknown. InvalidState: neither paused nor running. StaleGeneration: as `pause`. Otherwise as `Resume.run`.
         """
         entry = self._known(sandbox_id)
+        entry.require_generation(generation)
         if entry.starting is None and entry.record.state is not State.RUNNING:
             self._require_free_disk()
             entry.starting = self._start_work(f"resume {sandbox_id}", self._resume(entry))
@@ -465,11 +480,17 @@ class Sandboxes:
             )
         self._garbage.wake()
 
-    async def remove(self, sandbox_id: SandboxId) -> None:
-        """Remove the sandbox and all its resources, and cancel a start that is under way. An unknown id is ignored."""
+    async def remove(self, sandbox_id: SandboxId, *, generation: int = 0) -> None:
+        """Remove the sandbox and all its resources, and cancel a start that is under way. An unknown id is ignored.
+
+        Raises:
+            StaleGeneration: this host has a newer generation than `generation`, if that is not 0.
+        """
         entry = self._entries.get(sandbox_id)
         if entry is None:
             return
+        if generation < entry.record.spec.generation:
+            entry.require_generation(generation)
         if entry.removing is None:
             entry.removing = self._start_work(f"remove {sandbox_id}", self._remove(entry))
         removing = entry.removing

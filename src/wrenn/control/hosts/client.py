@@ -88,9 +88,12 @@ class HostClient:
         request = pb.EnsureSandboxRequest(sandbox=spec_message(spec))
         return sandbox_of(await self._rpc.call("EnsureSandbox", request, pb.Sandbox, timeout_s=timeout_s))
 
-    async def remove_sandbox(self, sandbox_id: SandboxId, *, timeout_s: float) -> None:
-        """Remove the sandbox with everything that belongs to it; does nothing if there is none."""
-        request = pb.RemoveSandboxRequest(sandbox_id=str(sandbox_id))
+    async def remove_sandbox(self, sandbox_id: SandboxId, *, generation: int, timeout_s: float) -> None:
+        """Remove the sandbox with everything that belongs to it; does nothing if there is none.
+
+        `generation`: refused if the host has a newer one; 0: whichever it is.
+        """
+        request = pb.RemoveSandboxRequest(sandbox_id=str(sandbox_id), generation=generation)
         await self._rpc.call("RemoveSandbox", request, pb.RemoveSandboxResponse, timeout_s=timeout_s)
 
     async def list_sandboxes(self, *, timeout_s: float) -> list[HostSandbox]:
@@ -100,14 +103,18 @@ class HostClient:
         )
         return sandboxes_of(answer)
 
-    async def pause_sandbox(self, sandbox_id: SandboxId, *, idle_ms: int, timeout_s: float) -> HostSandbox:
+    async def pause_sandbox(
+        self, sandbox_id: SandboxId, *, generation: int, idle_ms: int, timeout_s: float
+    ) -> HostSandbox:
         """Pause the sandbox; with `idle_ms` only if it was not in use for so long, otherwise it stays running."""
-        request = pb.PauseSandboxRequest(sandbox_id=str(sandbox_id), idle_ms=idle_ms)
+        request = pb.PauseSandboxRequest(sandbox_id=str(sandbox_id), idle_ms=idle_ms, generation=generation)
         return sandbox_of(await self._rpc.call("PauseSandbox", request, pb.Sandbox, timeout_s=timeout_s))
 
-    async def resume_sandbox(self, sandbox_id: SandboxId, *, timeout_s: float) -> HostSandbox:
+    async def resume_sandbox(
+        self, sandbox_id: SandboxId, *, generation: int, timeout_s: float
+    ) -> HostSandbox:
         """Resume the sandbox; returns when its guest agent answers."""
-        request = pb.ResumeSandboxRequest(sandbox_id=str(sandbox_id))
+        request = pb.ResumeSandboxRequest(sandbox_id=str(sandbox_id), generation=generation)
         return sandbox_of(await self._rpc.call("ResumeSandbox", request, pb.Sandbox, timeout_s=timeout_s))
 
     async def set_network(

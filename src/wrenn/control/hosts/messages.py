@@ -150,6 +150,7 @@ def spec_message(spec: HostSandboxSpec) -> pb.SandboxSpec:
         snapshot_id=str(spec.snapshot_id) if spec.snapshot_id else "",
         template_name=spec.template_name,
         network=network_message(spec.network),
+        generation=spec.generation,
     )
 
 
@@ -177,6 +178,7 @@ def sandbox_of(sandbox: pb.Sandbox) -> HostSandbox:
             for key, value in sandbox.metadata.items()
         },
         network_revision=_number(sandbox.network_revision, _BIGINT_MAX, "network_revision"),
+        generation=_number(sandbox.generation, _BIGINT_MAX, "generation"),
         was_control_plane_lost=sandbox.cause == CONTROL_PLANE_LOST,
     )
 

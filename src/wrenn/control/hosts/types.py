@@ -127,6 +127,7 @@ class HostSandboxSpec:
         image: name of an image on the host.
         snapshot_id: the sandbox is restored from this snapshot, in its shape; None: started from the image.
         template_name: the template as its user knows it.
+        generation: of this copy: the host refuses it if it has a newer one, and replaces an older one.
     """
 
     sandbox_id: SandboxId
@@ -139,6 +140,7 @@ class HostSandboxSpec:
     disk_size_mb: int
     envs: Mapping[str, str]
     network: HostNetworkPolicy
+    generation: int
 
 
 class HostSandboxState(enum.StrEnum):
@@ -162,6 +164,7 @@ class HostSandbox:
 
     Attributes:
         reason: why it is lost, was paused, or cannot go on; empty: nothing is wrong.
+        generation: which copy of the sandbox it is; 0: not known.
         was_control_plane_lost: it was paused because its host had no contact with the control plane.
         host_ip: its address on the host.
         network_revision: of the network policy that it has.
@@ -175,6 +178,7 @@ class HostSandbox:
     metadata: Mapping[str, str]
     network_revision: int
     was_control_plane_lost: bool = False
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)

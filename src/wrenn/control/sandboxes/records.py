@@ -126,6 +126,7 @@ class Idempotency:
 class Sandbox:
     """A sandbox as its row in the database describes it, without the columns that only the reconciler needs.
 
+    `generation` is raised whenever it is started on another host: a copy with a lower one is outdated.
     `name` and `labels` are its owner's, `metadata` its host's. `failure` and `reason` say why it is in `error`, or why the last pause or resume was not done.
     """
 
@@ -137,6 +138,7 @@ class Sandbox:
     failure: str
     reason: str
     version: int
+    generation: int
     template: str
     image: str
     vcpus: int
@@ -179,6 +181,7 @@ class Work:
     Attributes:
         network_revision: of the network policy in `spec`.
         idle_ms: a pause is to be done only if the sandbox was not in use for so long; 0: in any case.
+        generation: which of the sandbox's copies is meant, as in its row.
         age_s: since the request that this work is for.
     """
 
@@ -193,4 +196,5 @@ class Work:
     idle_ms: int
     attempts: int
     version: int
+    generation: int
     age_s: float

@@ -22,7 +22,7 @@ from wrenn.control.sandboxes.tables import sandboxes
 _COLUMNS: Final = [
     sandboxes.c[name]
     for name in (
-        "id", "team_id", "host_id", "status", "desired", "failure", "reason", "version", "template", "image", "vcpus",
+        "id", "team_id", "host_id", "status", "desired", "failure", "reason", "version", "generation", "template", "image", "vcpus",
         "memory_mb", "timeout_sec", "expires_at", "on_expiry", "lift_on_pause", "auto_resume", "public_ports",
         "network", "network_revision", "name", "labels", "created_by", "disk_size_mb", "idle_ms", "host_ip", "metadata",
         "created_at", "started_at", "last_active_at", "last_updated",
@@ -51,6 +51,7 @@ def sandbox_of(row: Row[Any]) -> Sandbox:
         failure=row.failure,
         reason=row.reason,
         version=row.version,
+        generation=row.generation,
         template=row.template,
         image=row.image or row.template,
         vcpus=row.vcpus,

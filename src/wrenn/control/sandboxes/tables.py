@@ -75,6 +75,8 @@ sandboxes = Table(
     Column("reason", Text, nullable=False, server_default=""),
     # Counts the writes of status, desired and lease: what was decided on an older version is not written.
     Column("version", Integer, nullable=False, server_default=text("1")),
+    # Raised whenever the sandbox is started on another host, which gets it with the sandbox: of two copies the lower one is outdated.
+    Column("generation", BigInteger, nullable=False, server_default=text("1")),
     Column("lease_owner", Text),
     Column("lease_until", TIMESTAMP(timezone=True)),
     Column("attempts", Integer, nullable=False, server_default=text("0")),

@@ -37,6 +37,7 @@ class HostAgent(Protocol):
     async def ensure_sandbox(self, request: EnsureSandboxRequest, ctx: RequestContext[EnsureSandboxRequest, Sandbox], /) -> Sandbox:
         """
         Starts the sandbox unless it runs; returns when its guest agent answers. Concurrent calls for one id share the work.
+        With a lower generation than the host has, it is refused (`stale_generation`); an older copy on the host is replaced.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -416,6 +417,7 @@ class HostAgentClient(ConnectClient):
     ) -> Sandbox:
         """
         Starts the sandbox unless it runs; returns when its guest agent answers. Concurrent calls for one id share the work.
+        With a lower generation than the host has, it is refused (`stale_generation`); an older copy on the host is replaced.
         """
         return await self.execute_unary(
             request=request,
@@ -865,6 +867,7 @@ class HostAgentSync(Protocol):
     def ensure_sandbox(self, request: EnsureSandboxRequest, ctx: RequestContext[EnsureSandboxRequest, Sandbox], /) -> Sandbox:
         """
         Starts the sandbox unless it runs; returns when its guest agent answers. Concurrent calls for one id share the work.
+        With a lower generation than the host has, it is refused (`stale_generation`); an older copy on the host is replaced.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -1241,6 +1244,7 @@ class HostAgentClientSync(ConnectClientSync):
     ) -> Sandbox:
         """
         Starts the sandbox unless it runs; returns when its guest agent answers. Concurrent calls for one id share the work.
+        With a lower generation than the host has, it is refused (`stale_generation`); an older copy on the host is replaced.
         """
         return self.execute_unary(
             request=request,

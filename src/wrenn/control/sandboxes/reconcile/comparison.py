@@ -31,6 +31,7 @@ from wrenn.control.hosts import (
 from wrenn.control.sandboxes.changes import ChangeNotifier
 from wrenn.control.sandboxes.network_policy import SET_TIMEOUT_S, host_policy
 from wrenn.control.sandboxes.reconcile import comparison_store
+from wrenn.control.sandboxes.reconcile.fencing import Fenced, fence, must_give_way, removable_generation
 from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.state import Desired, State
@@ -105,7 +106,7 @@ class Comparison:
         await self._rounds.run(hosts, self._compare)
 
     async def _compare(self, host: Host) -> None:
-        rows = {
+        rows: Mapping[SandboxId, Sandbox] = {
             row.sandbox_id: row for row in await comparison_store.live_on_host(self._database, host.host_id)
         }
         client = self._clients.at(host.endpoint)
@@ -123,7 +124,8 @@ class Comparison:
                     if row.status is State.RUNNING and row.desired is not Desired.PAUSED:
                         await self._set_state(row, State.MISSING)
             return
-        seen = {sandbox.sandbox_id: sandbox for sandbox in reported}
+        fenced = fence(rows, {sandbox.sandbox_id: sandbox for sandbox in reported})
+        rows, seen = fenced.rows, fenced.seen
         absent = self._absent.update(
             host.host_id,
             [row.sandbox_id for row in rows.values() if _is_paused(row) and row.sandbox_id not in seen],
@@ -142,7 +144,7 @@ class Comparison:
                 await self._correct_paused(row, on_host, absent.get(row.sandbox_id))
         # Last, and side by side, because these calls may take long.
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._remove_unwanted(host, seen, rows, lost))
+            tasks.create_task(self._remove_unwanted(host, fenced, lost))
             tasks.create_task(self._resend_networks(client, rows, seen))
 
     async def _correct(self, row: Sandbox, seen: HostSandbox | None) -> None:
@@ -214,28 +216,29 @@ class Comparison:
             _log.warning("sandbox lost", extra={"sandbox_id": str(row.sandbox_id), "cause": reason})
             self._changes.notify(row.sandbox_id)
 
-    async def _remove_unwanted(
-        self,
-        host: Host,
-        seen: Mapping[SandboxId, HostSandbox],
-        rows: Mapping[SandboxId, Sandbox],
-        lost: Mapping[SandboxId, Sandbox],
-    ) -> None:
-        """Remove sandboxes from the host that are lost or have ended, and after a grace period those without a row."""
-        unknown = [sandbox_id for sandbox_id in seen if sandbox_id not in rows]
-        ended = await comparison_store.ended_among(self._database, unknown) if unknown else {}
-        candidates = [*lost, *(sandbox_id for sandbox_id in unknown if ended.get(sandbox_id, True))]
+    async def _remove_unwanted(self, host: Host, fenced: Fenced, lost: Mapping[SandboxId, Sandbox]) -> None:
+        """Remove sandboxes that are lost, outdated or have ended; after a grace period those without a row, or of another host."""
+        seen = fenced.seen
+        unknown = [sandbox_id for sandbox_id in seen if sandbox_id not in fenced.rows]
+        others = await comparison_store.other_rows(self._database, host.host_id, unknown) if unknown else {}
+        generations = {sandbox_id: seen[sandbox_id].generation for sandbox_id in lost}
+        generations |= {sandbox_id: copy.generation for sandbox_id, copy in fenced.outdated.items()}
+        at_once = {*generations, *(sandbox_id for sandbox_id, row in others.items() if row.has_ended)}
+        for sandbox_id in unknown:
+            row = others.get(sandbox_id)
+            if must_give_way(seen[sandbox_id], row):
+                generations[sandbox_id] = removable_generation(seen[sandbox_id], row)
         now = self._clock.monotonic()
-        first_met = self._unwanted.update(host.host_id, candidates, now=now)
+        first_met = self._unwanted.update(host.host_id, list(generations), now=now)
         unwanted = [
             sandbox_id
             for sandbox_id, first in first_met.items()
-            if sandbox_id in lost or sandbox_id in ended or now - first >= self._settings.grace_s
+            if sandbox_id in at_once or now - first >= self._settings.grace_s
         ]
         client = self._clients.at(host.endpoint)
         for sandbox_id in unwanted[:REMOVALS_A_ROUND]:
             self._unwanted.postpone(host.host_id, sandbox_id)
-            if not await self._remove(client, sandbox_id):
+            if not await self._remove(client, sandbox_id, generations[sandbox_id]):
                 continue
             self._unwanted.forget(host.host_id, sandbox_id)
             row = lost.get(sandbox_id)
@@ -245,9 +248,9 @@ class Comparison:
                 otherwise = FILES_LOST if row.status is State.PAUSED else LOST
                 await self._record_lost(row, seen[sandbox_id].reason or otherwise)
 
-    async def _remove(self, client: HostClient, sandbox_id: SandboxId) -> bool:
+    async def _remove(self, client: HostClient, sandbox_id: SandboxId, generation: int) -> bool:
         try:
-            await client.remove_sandbox(sandbox_id, timeout_s=_REMOVE_TIMEOUT_S)
+            await client.remove_sandbox(sandbox_id, generation=generation, timeout_s=_REMOVE_TIMEOUT_S)
         except WrennError as error:
             _log.warning("not removed", extra={"sandbox_id": str(sandbox_id), "cause": error.message})
             return False

@@ -11,6 +11,7 @@ from wrenn.base.ids import HostId, SandboxId
 from wrenn.control.audit import Status
 from wrenn.control.db import Database, Hints
 from wrenn.control.hosts import HostSandbox
+from wrenn.control.sandboxes.reconcile.fencing import OtherRow
 from wrenn.control.sandboxes.reconcile.work_store import by_system, write_result
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.state import ENDED, Desired, State, move
@@ -34,13 +35,20 @@ async def live_on_host(database: Database, host_id: HostId) -> list[Sandbox]:
     return [sandbox_of(row) for row in found]
 
 
-async def ended_among(database: Database, ids: Collection[SandboxId]) -> dict[SandboxId, bool]:
-    """For those ids that have a row: whether that sandbox has ended."""
+async def other_rows(
+    database: Database, host_id: HostId, ids: Collection[SandboxId]
+) -> dict[SandboxId, OtherRow]:
+    """Return the rows of those of these ids that have one, as this host sees them."""
     found = await database.execute(
-        select(_c.id, _c.status.in_(sorted(ENDED)).label("ended")).where(_c.id.in_([i.value for i in ids])),
+        select(_c.id, _c.host_id, _c.generation, _c.status.in_(sorted(ENDED)).label("has_ended")).where(
+            _c.id.in_([sandbox_id.value for sandbox_id in ids])
+        ),
         repeatable=True,
     )
-    return {SandboxId(row.id): row.ended for row in found}
+    return {
+        SandboxId(row.id): OtherRow(row.has_ended, row.host_id == host_id.value, row.generation)
+        for row in found
+    }
 
 
 def _unchanged(sandbox: Sandbox) -> Sequence[Any]:

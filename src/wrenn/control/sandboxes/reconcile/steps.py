@@ -100,7 +100,9 @@ class Steps:
         """Remove what the host may have started, then record the error."""
         client = self._clients.at(work.host)
         try:
-            await client.remove_sandbox(work.sandbox_id, timeout_s=_REMOVE_TIMEOUT_S)
+            await client.remove_sandbox(
+                work.sandbox_id, generation=work.generation, timeout_s=_REMOVE_TIMEOUT_S
+            )
         except WrennError as left:
             # The comparison with the host removes it when the host answers again.
             _log.warning(
@@ -117,7 +119,8 @@ class Steps:
     async def _remove(self, work: Work) -> float | None:
         client = self._clients.at(work.host)
         try:
-            await client.remove_sandbox(work.sandbox_id, timeout_s=_REMOVE_TIMEOUT_S)
+            # Of whatever generation: a removal is never taken back.
+            await client.remove_sandbox(work.sandbox_id, generation=0, timeout_s=_REMOVE_TIMEOUT_S)
             await fault_point("control.delete.after_rpc")
         except WrennError as error:
             return await self._postpone(work, error)
@@ -130,7 +133,10 @@ class Steps:
         client = self._clients.at(work.host)
         try:
             seen = await client.pause_sandbox(
-                work.sandbox_id, idle_ms=work.idle_ms, timeout_s=self._settings.start_timeout_s
+                work.sandbox_id,
+                generation=work.generation,
+                idle_ms=work.idle_ms,
+                timeout_s=self._settings.start_timeout_s,
             )
             in_use = work.idle_ms > 0 and seen.state is HostSandboxState.RUNNING
             if seen.state is not HostSandboxState.PAUSED and not in_use:
@@ -155,7 +161,9 @@ class Steps:
     async def _resume(self, work: Work) -> float | None:
         client = self._clients.at(work.host)
         try:
-            seen = await client.resume_sandbox(work.sandbox_id, timeout_s=self._settings.start_timeout_s)
+            seen = await client.resume_sandbox(
+                work.sandbox_id, generation=work.generation, timeout_s=self._settings.start_timeout_s
+            )
             await fault_point("control.resume.after_rpc")
         except WrennError as error:
             return await self._handle_failed_change(work, error, "resume")
@@ -211,4 +219,5 @@ def _spec(work: Work) -> HostSandboxSpec:
         disk_size_mb=work.spec.disk_size_mb,
         envs=work.spec.envs,
         network=host_policy(work.spec.network, work.network_revision),
+        generation=work.generation,
     )

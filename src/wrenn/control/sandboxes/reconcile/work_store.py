@@ -85,7 +85,7 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
                 _c[name]
                 for name in (
                     "id", "team_id", "status", "desired", "template", "image", "snapshot_id", "vcpus", "memory_mb",
-                    "envs", "network", "network_revision", "disk_size_mb", "idle_ms", "attempts", "version",
+                    "envs", "network", "network_revision", "disk_size_mb", "idle_ms", "attempts", "version", "generation",
                 )
             ),
             _c.host_id,
@@ -130,6 +130,7 @@ async def take_due(database: Database, *, owner: str, lease_s: float, slots: Wor
             idle_ms=row.idle_ms,
             attempts=row.attempts,
             version=row.version,
+            generation=row.generation,
             age_s=float(row.age_s),
         )
         for row in found
