@@ -14,7 +14,7 @@ _MEANING: Final = {
     404: "`not_found`: no such thing of this team; `host_deleted`: to the agent of a host",
     409: "`conflict`: it exists already, or the idempotency key is another request's; `invalid_state`: it is not in a "
     "state for this, the message says in which it is; `name_reserved`, `template_name_taken`: of a template; "
-    "`has_active_sandboxes`: of a host",
+    "`has_active_sandboxes`: of a host; `stale_generation`: the sandbox was started on another host meanwhile",
     416: "`invalid_request`: the file has no such part; `Content-Range` says how long it is",
     413: "`too_large`: body, file or output above its limit",
     429: "`rate_limited`: `Retry-After` says when to come again",
