@@ -20,6 +20,7 @@ from tests.performance.forks import forks
 from tests.performance.idle import idle
 from tests.performance.paused_disk import paused_disk
 from tests.performance.pauses import pauses
+from tests.performance.placement import placement
 from tests.performance.ports import ports
 from tests.performance.resumes import resumes
 from tests.performance.setup_again import setup_again
@@ -50,7 +51,7 @@ BENCHES = {
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--only", nargs="+", choices=[*BENCHES, "setup_again"], metavar="BENCH")
+    parser.add_argument("--only", nargs="+", choices=[*BENCHES, "placement", "setup_again"], metavar="BENCH")
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     options = parser.parse_args()
     images = Path(os.environ.get("WRENN_IMAGES_DIR", "/var/lib/wrenn"))
@@ -65,6 +66,10 @@ async def main() -> None:
                     for figure in await bench(platform, options.rounds):
                         print(figure.row(), flush=True)
                         figures.append(figure)
+        if not options.only or "placement" in options.only:
+            for figure in await placement(options.rounds):
+                print(figure.row(), flush=True)
+                figures.append(figure)
         if not options.only or "setup_again" in options.only:
             figure = await setup_again(images)
             print(figure.row(), flush=True)

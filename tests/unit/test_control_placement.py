@@ -186,7 +186,7 @@ def test_each_filter_counts_the_hosts_that_it_is_the_first_to_remove():
         FilterName.DISK: host(tags=frozenset({"a"}), disk_gib=0),
     }
     wanted = replace(WANTED, host_tags=frozenset({"a"}))
-    verdicts = judge(hosts.values(), {}, wanted, ONCE)
+    verdicts = list(judge(hosts.values(), {}, wanted, ONCE))
     assert [verdict.removed_by for verdict in verdicts] == list(hosts)
     error = refusal(verdicts, wanted)
     assert isinstance(error, NoCapacity)

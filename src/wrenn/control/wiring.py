@@ -334,7 +334,8 @@ def _build(
         metrics,
         renewal,
     )
-    return control, (sandboxes.creations.close, sandboxes.forks.close), loops
+    closing = (sandboxes.creations.close, sandboxes.forks.close, sandboxes.capacity.close)
+    return control, closing, loops
 
 
 @dataclass(frozen=True, slots=True)

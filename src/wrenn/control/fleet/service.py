@@ -132,21 +132,21 @@ class Fleet:
         Raises:
             NotFound: there is no such team.
         """
-        wanted = Wanted(
-            query.template,
-            query.vcpus,
-            query.memory_mb,
-            query.disk_size_mb,
-            host_tags=frozenset(query.host_tags),
-            team_id=None if query.team_id is None else TeamId.parse(query.team_id),
+        team_id = None if query.team_id is None else TeamId.parse(query.team_id)
+        team = None if team_id is None else await team_store.load(self._database, team_id)
+        if team_id is not None and team is None:
+            raise NotFound(f"There is no team {team_id}.")
+        return await self._capacity.explain(
+            Wanted(
+                query.template,
+                query.vcpus,
+                query.memory_mb,
+                query.disk_size_mb,
+                host_tags=frozenset(query.host_tags),
+                team_id=team_id,
+                on_own_hosts=team is not None and team.is_byoc,
+            )
         )
-
-        async def explain(tx: Transaction) -> tuple[Wanted, Sequence[Verdict]]:
-            if wanted.team_id is not None and not await team_store.exists(tx, wanted.team_id):
-                raise NotFound(f"There is no team {wanted.team_id}.")
-            return await self._capacity.explain(tx, wanted)
-
-        return await self._database.transaction(explain)
 
     async def preview_deletion(self, member: Member, text_id: str) -> tuple[HostRecord, HostContents]:
         """Return a host and what would be lost with it. Raises as `get`."""

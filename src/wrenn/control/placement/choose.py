@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,9 +66,8 @@ def judge(
     overcommit: Overcommit,
     *,
     backed_off: Collection[HostId] = (),
-) -> list[Verdict]:
-    """Apply the filters to each host, and score those that remain. `backed_off`: hosts that refused a sandbox lately."""
-    verdicts: list[Verdict] = []
+) -> Iterator[Verdict]:
+    """Apply the filters to each host in turn, and score those that remain. `backed_off`: hosts that refused a sandbox lately."""
     for host in hosts:
         load = loads.get(host.host_id, NO_LOAD)
         removed_by = next(
@@ -79,8 +78,7 @@ def judge(
             if removed_by is not None
             else _score(host, load, wanted, overcommit, is_backed_off=host.host_id in backed_off)
         )
-        verdicts.append(Verdict(host, load, removed_by, score))
-    return verdicts
+        yield Verdict(host, load, removed_by, score)
 
 
 def ranked(verdicts: Iterable[Verdict]) -> list[Host]:
@@ -103,7 +101,7 @@ def choose_host(
     Raises:
         NoCapacity, NotFound, Unavailable: as `refusal` says.
     """
-    verdicts = judge(hosts, loads, wanted, overcommit, backed_off=backed_off)
+    verdicts = list(judge(hosts, loads, wanted, overcommit, backed_off=backed_off))
     best = ranked(verdicts)
     if not best:
         raise refusal(verdicts, wanted)

@@ -7,30 +7,51 @@ Two requests never count the same capacity twice. The checks themselves are `pla
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from wrenn.base.errors import NoCapacity, NotFound, Unavailable
 from wrenn.base.ids import HostId, TeamId
 from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts import Host, Monitor
-from wrenn.control.placement import Overcommit, Verdict, Wanted, check_larger_disk, choose_host, judge
+from wrenn.control.placement import (
+    Overcommit,
+    Verdict,
+    Wanted,
+    check_larger_disk,
+    choose_host,
+    judge,
+    ranked,
+    refusal,
+)
 from wrenn.control.quotas import Limits, QuotaStatus, Usage
 from wrenn.control.sandboxes.operations import placement_store, quota_status_store
+from wrenn.control.sandboxes.operations.candidates import Candidates
+from wrenn.control.sandboxes.operations.placement_store import HostLoads
 from wrenn.control.snapshots import find_template
 
 T = TypeVar("T")
 
 
+_PROPOSALS: Final = 4
+"""How often other hosts are proposed under the lock, when those before turned out to be full."""
+
+
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Decides, under the placement lock, whether and where a team's sandbox may be; valid until the transaction ends."""
+    """Decides, under the placement lock, whether and where a team's sandbox may be; valid until the transaction ends.
+
+    Attributes:
+        on_own_hosts: the team brings its own hosts (BYOC): new sandboxes run on no other.
+    """
 
     tx: Transaction
     team_id: TeamId
+    on_own_hosts: bool
     team: QuotaStatus
     overcommit: Overcommit
+    candidates: Candidates
 
     async def choose(self, wanted: Wanted) -> Host:
         """Choose a host with enough free capacity.
@@ -38,9 +59,28 @@ class Admission:
         Raises:
             NoCapacity, NotFound, Unavailable: as `placement.refusal`.
         """
-        found = await placement_store.host_loads(self.tx, team_id=self.team_id, template=wanted.template)
-        wanted = replace(wanted, team_id=self.team_id, on_own_hosts=found.on_own_hosts)
-        return choose_host(found.hosts, found.loads, wanted, self.overcommit)
+        wanted = replace(wanted, team_id=self.team_id, on_own_hosts=self.on_own_hosts)
+        if wanted.host_id is not None:
+            found = await self._read(wanted, [wanted.host_id])
+            return choose_host(list(found.hosts.values()), found.loads, wanted, self.overcommit)
+        if self.candidates.are_few:
+            found = await self._read(wanted, None)
+            self.candidates.replace(found)
+            return choose_host(list(found.hosts.values()), found.loads, wanted, self.overcommit)
+        for _ in range(_PROPOSALS):
+            proposed, verdicts = self.candidates.propose(wanted)
+            if not proposed:
+                raise refusal(verdicts, wanted)
+            found = await self._read(wanted, proposed)
+            self.candidates.correct(proposed, found)
+            best = ranked(judge(found.hosts.values(), found.loads, wanted, self.overcommit))
+            if best:
+                self.candidates.add(best[0].host_id, wanted)
+                return best[0]
+        raise NoCapacity("The hosts are filling up at this moment. Try again in some seconds.")
+
+    async def _read(self, wanted: Wanted, host_ids: Sequence[HostId] | None) -> HostLoads:
+        return await placement_store.host_loads(self.tx, template=wanted.template, host_ids=host_ids)
 
     async def require_larger_disk(self, host_id: HostId, *, more_mb: int) -> None:
         """Return if a disk on this host may grow by `more_mb`.
@@ -48,9 +88,8 @@ class Admission:
         Raises:
             NoCapacity: it may not.
         """
-        found = await placement_store.host_loads(self.tx, team_id=self.team_id, template="")
-        host = next(host for host in found.hosts if host.host_id == host_id)
-        check_larger_disk(host, found.loads[host_id], more_mb, self.overcommit)
+        found = await placement_store.host_loads(self.tx, template="", host_ids=[host_id])
+        check_larger_disk(found.hosts[host_id], found.loads[host_id], more_mb, self.overcommit)
 
 
 def added_usage(vcpus: int, memory_mb: int, *, count: int = 1, new: int = 0) -> Usage:
@@ -73,9 +112,14 @@ class Capacity:
         self._database = database
         self._monitor = monitor
         self._overcommit = overcommit
+        self._candidates = Candidates(database, overcommit)
         self._defaults = defaults
         # The placement lock admits one transaction at a time anyway; waiting here needs no connection.
         self._one_at_a_time = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Stop the background tasks."""
+        await self._candidates.close()
 
     async def transaction(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run a transaction that calls `lock_and_read` or `lock`; this replica runs one at a time."""
@@ -92,6 +136,8 @@ class Capacity:
             return await self.transaction(work)
         except (NoCapacity, NotFound, Unavailable):
             await self._monitor.look_recently()
+            if not self._candidates.are_few:
+                await self._candidates.refresh()
             return await self.transaction(work)
 
     @staticmethod
@@ -104,28 +150,36 @@ class Capacity:
         await placement_store.lock_placement(tx)
         found = (await tx.execute(quota_status_store.QUOTA_STATUS, {"team_id": team_id.value})).one()
         return Admission(
-            tx, team_id, quota_status_store.quota_status_of(found, self._defaults), self._overcommit
+            tx,
+            team_id,
+            on_own_hosts=bool(found.is_byoc),
+            team=quota_status_store.quota_status_of(found, self._defaults),
+            overcommit=self._overcommit,
+            candidates=self._candidates,
         )
 
-    async def explain(self, tx: Transaction, wanted: Wanted) -> tuple[Wanted, list[Verdict]]:
+    async def explain(self, wanted: Wanted) -> tuple[Wanted, list[Verdict]]:
         """Say for each host which filter keeps this sandbox from it, or how well it suits; nothing is reserved.
 
         With what was asked for, as it would be placed: a sandbox from a snapshot has the snapshot's size, and its host.
         """
-        template = (
-            None if wanted.team_id is None else await find_template(tx, wanted.team_id, wanted.template)
-        )
-        if template is not None:
-            wanted = replace(
-                wanted,
-                vcpus=template.vcpus,
-                memory_mb=template.memory_mb,
-                disk_mb=template.disk_size_mb,
-                host_id=template.host_id,
-            )
-        found = await placement_store.host_loads(tx, team_id=wanted.team_id, template=wanted.template)
-        wanted = replace(wanted, on_own_hosts=found.on_own_hosts)
-        return wanted, judge(found.hosts, found.loads, wanted, self._overcommit)
+
+        async def judge_all(tx: Transaction) -> tuple[Wanted, list[Verdict]]:
+            asked = wanted
+            if asked.team_id is not None:
+                template = await find_template(tx, asked.team_id, asked.template)
+                if template is not None:
+                    asked = replace(
+                        asked,
+                        vcpus=template.vcpus,
+                        memory_mb=template.memory_mb,
+                        disk_mb=template.disk_size_mb,
+                        host_id=template.host_id,
+                    )
+            found = await placement_store.host_loads(tx, template=asked.template)
+            return asked, list(judge(found.hosts.values(), found.loads, asked, self._overcommit))
+
+        return await self._database.transaction(judge_all)
 
     async def quota_status(self, team_id: TeamId) -> QuotaStatus:
         """Read a team's limits and usage without a lock, for display."""

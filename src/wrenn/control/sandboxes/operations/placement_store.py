@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,23 +16,22 @@ from sqlalchemy import (
     bindparam,
     case,
     column,
-    false,
     func,
     insert,
     literal,
     not_,
     null,
     select,
+    text,
     true,
     values,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 from wrenn.control.audit import Actor, AuditAction, Facts, Resource, actor_json, record, record_cte, wire_id
 from wrenn.control.db import Hints, Transaction, in_s
 from wrenn.control.hosts import Host, host_of, hosts, select_hosts
-from wrenn.control.identity import teams
 from wrenn.control.placement import Load
 from wrenn.control.sandboxes.records import Idempotency, Origin, Sandbox, Spec
 from wrenn.control.sandboxes.state import Desired, State
@@ -68,71 +67,77 @@ async def find_repeated(tx: Transaction, team_id: TeamId, key: str) -> tuple[San
 
 @dataclass(frozen=True, slots=True)
 class HostLoads:
-    """Hosts, and what is promised on each.
+    """Hosts, and what is promised on each."""
 
-    Attributes:
-        on_own_hosts: the team brings its own hosts (BYOC): new sandboxes run on no other.
-    """
-
-    hosts: Sequence[Host]
-    loads: Mapping[HostId, Load]
-    on_own_hosts: bool
+    hosts: dict[HostId, Host]
+    loads: dict[HostId, Load]
 
 
-def _host_loads() -> Select[Any]:
+# As in the predicate of the index, and not as parameters: PostgreSQL would not use the index in a plan for any parameters.
+_LIVE: Final = text("sandboxes.status NOT IN ('stopped', 'error')")
+_host_ids: Final = bindparam("host_ids", type_=ARRAY(Uuid))
+
+
+def _host_loads(*, some: bool) -> Select[Any]:
     in_memory = takes_memory()
     is_new = _c.status.in_([State.PENDING, State.STARTING])
     load = (
         select(
+            _c.host_id,
             func.count().filter(in_memory).label("sandboxes"),
-            func.coalesce(func.sum(_c.memory_mb).filter(in_memory), 0).label("sandbox_memory_mb"),
-            func.coalesce(func.sum(_c.disk_size_mb), 0).label("disk_mb"),
+            func.sum(_c.memory_mb).filter(in_memory).label("sandbox_memory_mb"),
+            func.sum(_c.disk_size_mb).label("disk_mb"),
             func.count().label("disks"),
-            func.coalesce(func.sum(_c.vcpus).filter(in_memory), 0).label("vcpus"),
+            func.sum(_c.vcpus).filter(in_memory).label("vcpus"),
             func.count().filter(is_new).label("creates"),
-            func.coalesce(
-                func.bool_or(and_(_c.template == bindparam("template", type_=Text), not_(is_new))), false()
-            ).label("has_template"),
+            func.bool_or(and_(_c.template == bindparam("template", type_=Text), not_(is_new))).label(
+                "has_template"
+            ),
         )
-        .where(_c.host_id == hosts.c.id, is_live())
-        .correlate(hosts)
-        .lateral("load")
+        .where(_LIVE, _c.host_id == func.any(_host_ids) if some else true())
+        .group_by(_c.host_id)
+        .subquery("load")
     )
+    columns = [column for column in load.c if column.name != _c.host_id.name]
     return (
         select_hosts()
-        .add_columns(load, func.coalesce(teams.c.is_byoc, false()).label("on_own_hosts"))
-        .select_from(
-            hosts.join(load, true()).outerjoin(teams, teams.c.id == bindparam("team_id", type_=Uuid))
-        )
+        .add_columns(*columns)
+        .select_from(hosts.outerjoin(load, load.c.host_id == hosts.c.id))
+        .where(hosts.c.id == func.any(_host_ids) if some else true())
     )
 
 
-_HOST_LOADS: Final = _host_loads()
+_ALL_HOSTS: Final = _host_loads(some=False)
+_SOME_HOSTS: Final = _host_loads(some=True)
 
 
-async def host_loads(tx: Transaction, *, team_id: TeamId | None, template: str) -> HostLoads:
-    """Read all hosts, and sum up what is promised to sandboxes on each; `team_id` and `template`: for whom and what.
+async def host_loads(
+    tx: Transaction, *, template: str, host_ids: Collection[HostId] | None = None
+) -> HostLoads:
+    """Read these hosts, or all, and sum up what is promised to sandboxes on each; `template`: of the sandbox to be placed.
 
     A sandbox counts until nothing of it is left there; one that stays paused counts only with its share of the disk.
     """
-    values = {"team_id": None if team_id is None else team_id.value, "template": template}
-    rows = (await tx.execute(_HOST_LOADS, values)).all()
+    if host_ids is None:
+        found = await tx.execute(_ALL_HOSTS, {"template": template})
+    else:
+        ids = [host_id.value for host_id in host_ids]
+        found = await tx.execute(_SOME_HOSTS, {"template": template, "host_ids": ids})
+    rows = found.all()
     return HostLoads(
-        hosts=[host_of(row) for row in rows],
-        loads={HostId(row.id): _load(row) for row in rows},
-        on_own_hosts=any(row.on_own_hosts for row in rows),
+        {HostId(row.id): host_of(row) for row in rows}, {HostId(row.id): _load(row) for row in rows}
     )
 
 
 def _load(row: Row[Any]) -> Load:
     return Load(
-        sandboxes=row.sandboxes,
-        memory_mb=row.sandbox_memory_mb,
-        disk_mb=row.disk_mb,
-        disks=row.disks,
-        vcpus=row.vcpus,
-        creates=row.creates,
-        has_template=row.has_template,
+        sandboxes=row.sandboxes or 0,
+        memory_mb=row.sandbox_memory_mb or 0,
+        disk_mb=row.disk_mb or 0,
+        disks=row.disks or 0,
+        vcpus=row.vcpus or 0,
+        creates=row.creates or 0,
+        has_template=row.has_template or False,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Row, Select, Uuid, bindparam, func, select, true
 
 from wrenn.control.db import in_s
+from wrenn.control.identity import teams
 from wrenn.control.quotas import (
     LIMIT_COLUMNS,
     Limits,
@@ -60,6 +61,7 @@ def _quota_status() -> Select[*tuple[Any, ...]]:
         snapshot_mb(team_id).label("snapshot_mb"),
         snapshot_mb_of(owned).label(f"{_OF_OWNER}snapshot_mb"),
         *LIMIT_COLUMNS,
+        select(teams.c.is_byoc).where(teams.c.id == team_id).scalar_subquery().label("is_byoc"),
     ).select_from(
         has.join(recent, true()).join(most, true()).outerjoin(team_limits, team_limits.c.team_id == team_id)
     )
@@ -68,7 +70,10 @@ def _quota_status() -> Select[*tuple[Any, ...]]:
 _OF_OWNER: Final = "owner_"
 """Begin of the names of columns that count all teams of the team's owner."""
 QUOTA_STATUS: Final = _quota_status()
-"""What the team `team_id` has, and its owner over all own teams, with their limits; `quota_status_of` reads it."""
+"""What the team `team_id` has, and its owner over all own teams, with their limits; `quota_status_of` reads it.
+
+With `is_byoc`, whether the team brings its own hosts: a create needs both, and each statement is a round trip.
+"""
 
 
 def quota_status_of(row: Row[Any], defaults: Limits) -> QuotaStatus:

@@ -1,0 +1,139 @@
+"""What placement takes of a create, with one host, and with 1,000 hosts and 100,000 sandboxes, in a PostgreSQL of its own.
+
+`python -m tests.performance.placement` runs this alone. Nothing is started: hosts and sandboxes are rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from sqlalchemy import text
+
+from tests.performance.figures import Figure, median
+from wrenn.base.ids import TeamId
+from wrenn.control.db import Database, Transaction
+from wrenn.control.db.embedded import ensure_running, stop
+from wrenn.control.db.migrate import migrate
+from wrenn.control.hosts import HostClients, Monitor, ensure_pki
+from wrenn.control.placement import Overcommit, Wanted
+from wrenn.control.quotas import Limits
+from wrenn.control.sandboxes import Capacity
+
+SANDBOXES_PER_HOST = 100
+SANDBOXES_PER_TEAM = 1000
+WARM_UP = 8
+"""PostgreSQL chooses a plan for good after some executions."""
+UNLIMITED = Limits(
+    running_sandboxes=None,
+    total_sandboxes=None,
+    vcpus=None,
+    memory_mb=None,
+    snapshot_mb=None,
+    creates_per_second=None,
+)
+
+
+async def placement(rounds: int) -> list[Figure]:
+    """The time of the choice of a host, beside that of the whole transaction with the lock and the quota."""
+    figures: list[Figure] = []
+    for hosts, limit_ms in ((1, 1.0), (1000, 10.0)):
+        async with _filled_database(hosts) as (capacity, team_id):
+            total, chosen = await _measure(capacity, team_id, rounds)
+        figures.append(
+            Figure(
+                f"choice of a host for a create, hosts with {SANDBOXES_PER_HOST} sandboxes: {hosts}",
+                "–",
+                f"{median(chosen):.1f} ms (least {min(chosen):.1f})",
+                f"of {median(total):.1f} ms (least {min(total):.1f})",
+                f"≤ {limit_ms:g} ms",
+                median(chosen) <= limit_ms,
+            )
+        )
+    return figures
+
+
+async def _measure(capacity: Capacity, team_id: TeamId, rounds: int) -> tuple[list[float], list[float]]:
+    """Milliseconds of whole transactions with the lock, the quota and the choice, and of the choice alone."""
+    wanted = Wanted("minimal", vcpus=1, memory_mb=512, disk_mb=5120)
+    total: list[float] = []
+    chosen: list[float] = []
+
+    async def place(tx: Transaction) -> None:
+        admission = await capacity.lock_and_read(tx, team_id)
+        begun = time.perf_counter()
+        await admission.choose(wanted)
+        chosen.append((time.perf_counter() - begun) * 1000)
+
+    for _ in range(rounds + WARM_UP):
+        begun = time.perf_counter()
+        await capacity.transaction(place)
+        total.append((time.perf_counter() - begun) * 1000)
+    return total[WARM_UP:], chosen[WARM_UP:]
+
+
+@asynccontextmanager
+async def _filled_database(hosts: int) -> AsyncGenerator[tuple[Capacity, TeamId]]:
+    folder = Path(tempfile.mkdtemp(prefix="wrenn-placement-"))
+    folder.chmod(0o711)
+    try:
+        url = await ensure_running(folder)
+        await migrate(url)
+        database = Database(url)
+        ensure_pki(folder / "pki")
+        clients = HostClients(folder / "pki")
+        try:
+            await _fill(database, hosts)
+            found = await database.execute(text("SELECT id FROM teams WHERE name = 'team 1'"))
+            monitor = Monitor(database, clients, interval_s=60, silent_after_s=90)
+            yield Capacity(database, monitor, Overcommit(4, 60, 100), UNLIMITED), TeamId(found.scalar_one())
+        finally:
+            await clients.close()
+            await database.close()
+    finally:
+        await stop(folder)
+        shutil.rmtree(folder)
+
+
+async def _fill(database: Database, hosts: int) -> None:
+    """Insert hosts of 64 GiB that all answer, teams, and sandboxes on the hosts, all running but a tenth that are paused."""
+    sandboxes = hosts * SANDBOXES_PER_HOST
+    teams = max(1, sandboxes // SANDBOXES_PER_TEAM)
+    values = {"hosts": hosts, "teams": teams, "sandboxes": sandboxes}
+    for statement in (
+        "INSERT INTO teams (id, name, slug) SELECT gen_random_uuid(), 'team ' || n, 'team-' || n"
+        " FROM generate_series(1, CAST(:teams AS integer)) n",
+        "INSERT INTO hosts (id, name, address, status, is_reachable, last_seen_at, cpu_cores, memory_b, disk_b, sandbox_limit,"
+        " templates) SELECT gen_random_uuid(), 'host' || n, 'https://127.0.0.1:1', 'online', true, now() + interval '1 day', 16,"
+        " 64::bigint << 30, 1000::bigint << 30, 4000, ARRAY['minimal', 'python', 'node']"
+        " FROM generate_series(1, CAST(:hosts AS integer)) n",
+        "INSERT INTO sandboxes (id, team_id, host_id, vcpus, memory_mb, disk_size_mb, status, desired, created_at, last_active_at)"
+        " SELECT gen_random_uuid(), t.ids[1 + n % :teams], h.ids[1 + n % :hosts], 1, 512, 5120,"
+        " CASE WHEN n / :hosts % 10 = 0 THEN 'paused' ELSE 'running' END,"
+        " CASE WHEN n / :hosts % 10 = 0 THEN 'paused' ELSE 'running' END, now() - interval '1 hour', now()"
+        " FROM generate_series(0, CAST(:sandboxes AS integer) - 1) n,"
+        " (SELECT array_agg(id) AS ids FROM teams WHERE name LIKE 'team %') t, (SELECT array_agg(id) AS ids FROM hosts) h",
+    ):
+
+        async def run(tx: Transaction, statement: str = statement) -> None:
+            await tx.execute(text("SET LOCAL statement_timeout = '300s'"))
+            used = {name: value for name, value in values.items() if f":{name}" in statement}
+            await tx.execute(text(statement), used)
+
+        await database.transaction(run)
+    await database.execute(text("ANALYZE"))
+
+
+async def main() -> None:
+    for figure in await placement(int(os.environ.get("ROUNDS", "30"))):
+        print(figure.row(), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
