@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -180,7 +180,7 @@ async def test_what_is_promised_on_hosts_is_what_their_sandboxes_take(database: 
         assert expected[hosts[0]] == NO_LOAD
 
 
-def _sum(rows: list[Any], host_id: HostId) -> Load:
+def _sum(rows: Sequence[Any], host_id: HostId) -> Load:
     here = [row for row in rows if row.host_id == host_id.value and row.status not in ("stopped", "error")]
     in_memory = [row for row in here if row.status != "paused" or row.desired == "running"]
     new = [row for row in here if row.status in ("pending", "starting")]
