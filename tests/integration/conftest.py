@@ -391,12 +391,16 @@ def disarmed() -> Iterator[None]:
 
 @asynccontextmanager
 async def control_process(
-    environment: dict[str, str], port: int, host: AgentHost | None = None
+    environment: dict[str, str], port: int, host: AgentHost | None = None, *, source: Path | None = None
 ) -> AsyncGenerator[ForkedProgram]:
-    """`wrenn control` as a separate process, which the host has joined; killed at the end if it still runs."""
+    """`wrenn control` as a separate process, which the host has joined; killed at the end if it still runs.
+
+    `source`: as of `start_program`.
+    """
     process = start_program(
         "wrenn.control.main:main",
         environment={**os.environ, **environment, "WRENN_LISTEN": f"127.0.0.1:{port}"},
+        source=source,
     )
     try:
         async with asyncio.timeout(DEADLINE_S), client(f"http://127.0.0.1:{port}", None) as probe:

@@ -20,7 +20,7 @@ from wrenn.base.secrets import Secret
 from wrenn.control.db import Database, Transaction, metadata
 from wrenn.control.db.connect import create_engine
 from wrenn.control.db.embedded import ensure_running, stop
-from wrenn.control.db.migrate import migrate
+from wrenn.control.db.migrate import NewerSchema, migrate
 from wrenn.control.db.upgrade import alembic_config
 from wrenn.control.identity import teams, users
 from wrenn.control.identity.bootstrap import bootstrap
@@ -43,6 +43,12 @@ async def test_the_migrations_make_what_the_tables_say(database_url: str):
 
 async def test_migrating_again_and_from_many_programs_at_once_is_fine(database_url: str):
     await asyncio.gather(*(migrate(database_url) for _ in range(4)))
+
+
+async def test_a_database_of_a_later_release_is_refused(database_url: str):
+    await run_sql(database_url, "UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(NewerSchema, match="later release"):
+        await migrate(database_url)
 
 
 async def test_bootstrap_makes_one_user_and_one_team_whoever_calls(database: Database, database_url: str):

@@ -130,6 +130,7 @@ def start_program(
     stdin: int | IO[bytes] | None = None,
     stdout: int | IO[bytes] | None = None,
     stderr: int | IO[bytes] | None = None,
+    source: Path | None = None,
 ) -> ForkedProgram:
     """Run a program of the project in a process of its own.
 
@@ -141,6 +142,7 @@ def start_program(
         stdin: a file or its descriptor; None: the null device.
         stdout: likewise.
         stderr: likewise.
+        source: a `src` folder with another release, whose program it is; None: this one's.
     """
     request = _Request(program, list(arguments), dict(environment), str(folder or Path.cwd()))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -150,7 +152,7 @@ def start_program(
             null if one is None else one if isinstance(one, int) else one.fileno()
             for one in (stdin, stdout, stderr)
         ]
-        socket.send_fds(_server(), [json.dumps(asdict(request)).encode()], [theirs.fileno(), *streams])
+        socket.send_fds(_server(source), [json.dumps(asdict(request)).encode()], [theirs.fileno(), *streams])
     finally:
         theirs.close()
         os.close(null)
@@ -209,8 +211,8 @@ async def run_program(
 
 
 @cache
-def _server() -> socket.socket:
-    """Start the server of this test run; it ends with the run."""
+def _server(source: Path | None = None) -> socket.socket:
+    """Start the server of this test run, for this release or the one in `source`; it ends with the run."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MAX_REQUEST)
     with theirs:
@@ -220,7 +222,7 @@ def _server() -> socket.socket:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             # Threads of a library would not survive a fork.
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"} | ({"PYTHONPATH": str(source)} if source else {}),
         )
 
     def end() -> None:

@@ -139,9 +139,9 @@ class AgentProcess(Installation):
         """The log of all agents on this folder."""
         return self.data_dir / "agent.log"
 
-    async def start(self, *, faults: str = "") -> None:
-        """Start the agent with these fault points armed; returns when it serves."""
-        self.begin(faults=faults)
+    async def start(self, *, faults: str = "", source: Path | None = None) -> None:
+        """Start the agent with these fault points armed; returns when it serves. `source`: as of `start_program`."""
+        self.begin(faults=faults, source=source)
         assert self._process is not None, "it was started"
         async with asyncio.timeout(_START_TIMEOUT_S):
             while not await agent_answers(self.data_dir, timeout_s=_START_TIMEOUT_S):
@@ -149,13 +149,20 @@ class AgentProcess(Installation):
                     raise AssertionError(f"the agent ended: {self.log.read_text()[-4000:]}")
                 await asyncio.sleep(_POLL_S)
 
-    def begin(self, *, faults: str = "") -> None:
+    def begin(self, *, faults: str = "", source: Path | None = None) -> None:
         """Start the agent with these fault points armed, without waiting for anything."""
         assert self._process is None, "it runs already"
         with self.log.open("ab") as log:
             self._process = start_program(
                 "wrenn.testing.simulated_agent:run",
-                environment={"PATH": os.environ["PATH"], **self.environment(faults=faults), **self._settings},
+                environment={
+                    "PATH": os.environ["PATH"],
+                    # Another release has no build of its own.
+                    **({"WRENN_ENVD": str(find_envd())} if source is not None else {}),
+                    **self.environment(faults=faults),
+                    **self._settings,
+                },
+                source=source,
                 stdout=log,
                 stderr=log,
             )

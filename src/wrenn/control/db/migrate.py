@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import NullPool
 
-from wrenn.base.errors import DatabaseUnavailable
+from wrenn.base.errors import DatabaseUnavailable, WrennError
 from wrenn.control.db.connect import create_engine
 
 _LOCK: Final = 0x7772656E6E
@@ -24,13 +24,20 @@ _TRY_AGAIN_S: Final = 1.0
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 
 
+class NewerSchema(WrennError):
+    """A later release has migrated the database. Migrations are forward only, so this release cannot start on it."""
+
+    code = "newer_schema"
+    http_status = 500
+
+
 async def migrate(database_url: str) -> list[str]:
     """Apply the migrations that are missing, all or none of them, and return which those were.
 
     Safe from several programs at once.
 
     Raises:
-        DatabaseUnavailable: PostgreSQL does not answer, or others hold locks for too long.
+        DatabaseUnavailable: PostgreSQL does not answer, or others hold locks for too long. NewerSchema.
     """
     engine = create_engine(database_url, poolclass=NullPool)
     try:
@@ -67,19 +74,25 @@ def _upgrade(connection: Connection) -> list[str]:
     connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
     # Held until the commit, so a second program finds the work done.
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-    if _is_newest(connection):
+    found, newest = _revision(connection), newest_revision()
+    if found == newest:
         return []
+    if found is not None and found > newest:
+        raise NewerSchema(
+            f"A later release has migrated the database (to {found}; this one knows {newest}). Start that release, or restore "
+            "a backup from before the upgrade."
+        )
     # Most starts find the schema as it is; to import the tool costs as much as all else that they do here.
     from wrenn.control.db.upgrade import upgrade  # noqa: PLC0415
 
     return upgrade(connection)
 
 
-def _is_newest(connection: Connection) -> bool:
+def _revision(connection: Connection) -> str | None:
+    """The last migration that was applied; None: none was."""
     if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar_one() is None:
-        return False
-    found = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
-    return found == [newest_revision()]
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
 
 def newest_revision() -> str:
