@@ -128,4 +128,6 @@ def test_sql_reads_the_time_from_two_functions_only() -> None:
         r"|localtime|current_time|pg_catalog\.now)\b",
         re.IGNORECASE,
     )
-    assert {m.path for m in modules("src/wrenn/control") if others.search((ROOT / m.path).read_text())} == set()
+    assert {
+        m.path for m in modules("src/wrenn/control") if others.search((ROOT / m.path).read_text())
+    } == set()

@@ -176,7 +176,15 @@ async def running_control(settings: Settings, clock: Clock | None = None) -> Asy
         metrics = Metrics()
         platform_metrics = PlatformMetrics(metrics, database)
         control, closing, loops = _build(
-            _Base(settings, database, clients, clock or SystemClock(), random_hex(8), platform_metrics, authority),
+            _Base(
+                settings,
+                database,
+                clients,
+                clock or SystemClock(),
+                random_hex(8),
+                platform_metrics,
+                authority,
+            ),
             metrics,
             passwords=passwords,
             provider_client=provider_client,
