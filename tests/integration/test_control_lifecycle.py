@@ -8,10 +8,10 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from wrenn.agent.sandboxes import State
-from wrenn.base.errors import AgentFailure, InternalError, StorageFull, Unavailable
+from wrenn.base.errors import AgentFailure, InternalError, NoCapacity, StorageFull, Unavailable
 from wrenn.base.ids import SandboxId
 from wrenn.base.units import MIB
 from wrenn.control.db import Database
@@ -297,6 +297,31 @@ async def test_a_host_keeps_its_identity_when_its_address_changes(
         assert answer.status_code == 201
         assert other.sandbox_ids == {answer.json()["id"]}
         await platform.wait_status(path, "error")
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_a_sandbox_that_its_host_refuses_is_started_on_another(
+    database_url: str, own_platform: Platform, tmp_path: Path
+):
+    platform = own_platform
+    full = NoCapacity("All network slots of this host are in use.")
+    async with agent_host(tmp_path / "other") as other:
+        await other.join(platform.url, database_url, name="other")
+        await platform.control.monitor.look_once()
+        platform.host.switches.fail["ensure_sandbox"] = full
+        created = [(await platform.create()).rpartition("/")[2] for _ in range(3)]
+        assert (other.sandbox_ids, platform.host.sandbox_ids) == (set(created), set())
+        # Refused once, it comes last for some time.
+        assert platform.host.calls["ensure_sandbox"] == 1
+        generations = await platform.control.database.execute(text("SELECT generation FROM sandboxes"))
+        assert sorted(generations.scalars()) == [1, 1, 2]
+        other.switches.fail["ensure_sandbox"] = full
+        answer = await platform.api.post("/v1/sandboxes", json={})
+        assert refused(answer, 503, "no_hosts_available") == full.message
+        assert len((await platform.api.get("/v1/sandboxes")).json()) == 3
+        platform.host.switches.fail.clear()
+        other.switches.fail.clear()
+        await platform.create()
 
 
 async def until(done: Callable[[], bool]) -> None:

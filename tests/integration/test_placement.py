@@ -19,7 +19,7 @@ from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts import HostClients, Monitor
 from wrenn.control.placement import NO_LOAD, Load, Overcommit, Wanted
 from wrenn.control.quotas import Limits
-from wrenn.control.sandboxes import Capacity
+from wrenn.control.sandboxes import BackOff, Capacity
 from wrenn.control.sandboxes.operations.candidates import FEW_HOSTS
 from wrenn.control.sandboxes.operations.placement_store import host_loads
 
@@ -57,7 +57,7 @@ async def replica(url: str, pki: Path) -> AsyncGenerator[Capacity]:
     """The part of a control plane that places sandboxes."""
     database, clients = Database(url), HostClients(pki)
     monitor = Monitor(database, clients, interval_s=60, silent_after_s=90)
-    capacity = Capacity(database, monitor, Overcommit(4, 60, 100), UNLIMITED)
+    capacity = Capacity(database, monitor, Overcommit(4, 60, 100), UNLIMITED, BackOff())
     try:
         yield capacity
     finally:

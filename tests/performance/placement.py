@@ -24,7 +24,7 @@ from wrenn.control.db.migrate import migrate
 from wrenn.control.hosts import HostClients, Monitor, ensure_pki
 from wrenn.control.placement import Overcommit, Wanted
 from wrenn.control.quotas import Limits
-from wrenn.control.sandboxes import Capacity
+from wrenn.control.sandboxes import BackOff, Capacity
 
 SANDBOXES_PER_HOST = 100
 SANDBOXES_PER_TEAM = 1000
@@ -92,7 +92,10 @@ async def _filled_database(hosts: int) -> AsyncGenerator[tuple[Capacity, TeamId]
             await _fill(database, hosts)
             found = await database.execute(text("SELECT id FROM teams WHERE name = 'team 1'"))
             monitor = Monitor(database, clients, interval_s=60, silent_after_s=90)
-            yield Capacity(database, monitor, Overcommit(4, 60, 100), UNLIMITED), TeamId(found.scalar_one())
+            yield (
+                Capacity(database, monitor, Overcommit(4, 60, 100), UNLIMITED, BackOff()),
+                TeamId(found.scalar_one()),
+            )
         finally:
             await clients.close()
             await database.close()

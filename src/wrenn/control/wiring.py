@@ -69,6 +69,7 @@ from wrenn.control.proxy import routers as port_routers
 from wrenn.control.quotas import routes as quota_routes
 from wrenn.control.quotas.service import Quotas
 from wrenn.control.sandboxes import (
+    BackOff,
     Capacity,
     ChangeNotifier,
     Comparison,
@@ -82,6 +83,7 @@ from wrenn.control.sandboxes import (
     NetworkRules,
     Networks,
     Pauses,
+    PlacingAgain,
     Reconciler,
     ReconcilerSettings,
     Resumes,
@@ -394,6 +396,14 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
     settings, database, clients = base.settings, base.database, base.clients
     hints = Hints(sender=base.owner)
     changes = ChangeNotifier(database)
+    back_off = BackOff()
+    capacity = Capacity(
+        database,
+        monitor,
+        Overcommit(settings.memory_overcommit, settings.disk_overcommit, settings.vcpu_overcommit),
+        settings.quotas,
+        back_off,
+    )
     reconciler = Reconciler(
         database=database,
         hints=hints,
@@ -405,6 +415,10 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
             start_timeout_s=settings.start_timeout_s,
             start_retry_s=settings.start_retry_s,
         ),
+        back_off=back_off,
+        place_again=PlacingAgain(
+            capacity=capacity, hints=hints, back_off=back_off, owner=base.owner
+        ).place_again,
     )
     snapshot_lifecycle = SnapshotLifecycle(
         database=database,
@@ -418,12 +432,6 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
         ),
     )
     lookup = Lookup(database, auth.authenticator)
-    capacity = Capacity(
-        database,
-        monitor,
-        Overcommit(settings.memory_overcommit, settings.disk_overcommit, settings.vcpu_overcommit),
-        settings.quotas,
-    )
     wait_limits = WaitLimits(
         start_s=settings.start_timeout_s, change_s=settings.start_retry_s + settings.start_timeout_s
     )

@@ -200,15 +200,15 @@ class AgentHost(Installation):
         self.snapshot_b = 0
         self.agent: Agent
 
-    async def join(self, control_url: str, database_url: str) -> None:
-        """Register at this control plane as the host that `wrenn up` would make, and start, unless this was done before.
+    async def join(self, control_url: str, database_url: str, *, name: str = LOCAL_HOST) -> None:
+        """Register at this control plane as the host that `wrenn up` would make, or one of another name, and start, unless this was done before.
 
         Replicas on one database are one control plane.
         """
         if database_url in self._joined:
             return
         self._joined.add(database_url)
-        _, token = await issue_local_token(database_url, name=LOCAL_HOST)
+        _, token = await issue_local_token(database_url, name=name)
         await register(control_url, token.reveal(), self._settings)
         await self.start()
 

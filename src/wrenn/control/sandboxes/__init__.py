@@ -14,9 +14,11 @@ from wrenn.control.sandboxes.operations.fork import Forks
 from wrenn.control.sandboxes.operations.network import Networks
 from wrenn.control.sandboxes.operations.pause import Pauses
 from wrenn.control.sandboxes.operations.pause_all import pause_all
+from wrenn.control.sandboxes.operations.place_again import PlacingAgain
 from wrenn.control.sandboxes.operations.resume import Resumes
 from wrenn.control.sandboxes.operations.running_sandbox import RunningSandbox, RunningSandboxes
 from wrenn.control.sandboxes.operations.waiting import WaitLimits
+from wrenn.control.sandboxes.reconcile.back_off import BackOff
 from wrenn.control.sandboxes.reconcile.comparison import Comparison, ComparisonSettings
 from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
 from wrenn.control.sandboxes.reconcile.steps import ReconcilerSettings
@@ -28,6 +30,7 @@ from wrenn.control.sandboxes.types import Envs, GuestText
 routers = (routes.router, operation_routes.router)
 
 __all__ = [
+    "BackOff",
     "Capacity",
     "ChangeNotifier",
     "Comparison",
@@ -44,6 +47,7 @@ __all__ = [
     "NetworkRules",
     "Networks",
     "Pauses",
+    "PlacingAgain",
     "Reconciler",
     "ReconcilerSettings",
     "Resumes",

@@ -17,6 +17,7 @@ from wrenn.control.db import Database
 from wrenn.control.placement import Load, Overcommit, Verdict, Wanted, judge, ranked
 from wrenn.control.sandboxes.operations import placement_store
 from wrenn.control.sandboxes.operations.placement_store import HostLoads
+from wrenn.control.sandboxes.reconcile.back_off import BackOff
 
 FEW_HOSTS: Final = 16
 """So many are read for each create, which costs no more than to read those proposed from a view."""
@@ -32,9 +33,10 @@ _VIEW_SHARE: Final = 0.05
 class Candidates:
     """The view of all hosts that one replica has, and proposals from it."""
 
-    def __init__(self, database: Database, overcommit: Overcommit) -> None:
+    def __init__(self, database: Database, overcommit: Overcommit, back_off: BackOff) -> None:
         self._database = database
         self._overcommit = overcommit
+        self._back_off = back_off
         self._view: HostLoads | None = None
         self._due_s = 0.0
         self._reads = 0
@@ -63,7 +65,9 @@ class Candidates:
         in_turn = itertools.chain(hosts[first:], hosts[:first])
         verdicts: list[Verdict] = []
         possible: list[Verdict] = []
-        for verdict in judge(in_turn, self._view.loads, wanted, self._overcommit):
+        for verdict in judge(
+            in_turn, self._view.loads, wanted, self._overcommit, backed_off=self._back_off.hosts()
+        ):
             verdicts.append(verdict)
             if verdict.removed_by is None:
                 possible.append(verdict)

@@ -29,6 +29,7 @@ from wrenn.control.quotas import Limits, QuotaStatus, Usage
 from wrenn.control.sandboxes.operations import placement_store, quota_status_store
 from wrenn.control.sandboxes.operations.candidates import Candidates
 from wrenn.control.sandboxes.operations.placement_store import HostLoads
+from wrenn.control.sandboxes.reconcile.back_off import BackOff
 from wrenn.control.snapshots import find_template
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class Admission:
     team: QuotaStatus
     overcommit: Overcommit
     candidates: Candidates
+    back_off: BackOff
 
     async def choose(self, wanted: Wanted) -> Host:
         """Choose a host with enough free capacity.
@@ -62,18 +64,38 @@ class Admission:
         wanted = replace(wanted, team_id=self.team_id, on_own_hosts=self.on_own_hosts)
         if wanted.host_id is not None:
             found = await self._read(wanted, [wanted.host_id])
-            return choose_host(list(found.hosts.values()), found.loads, wanted, self.overcommit)
+            return choose_host(
+                list(found.hosts.values()),
+                found.loads,
+                wanted,
+                self.overcommit,
+                backed_off=self.back_off.hosts(),
+            )
         if self.candidates.are_few:
             found = await self._read(wanted, None)
             self.candidates.replace(found)
-            return choose_host(list(found.hosts.values()), found.loads, wanted, self.overcommit)
+            return choose_host(
+                list(found.hosts.values()),
+                found.loads,
+                wanted,
+                self.overcommit,
+                backed_off=self.back_off.hosts(),
+            )
         for _ in range(_PROPOSALS):
             proposed, verdicts = self.candidates.propose(wanted)
             if not proposed:
                 raise refusal(verdicts, wanted)
             found = await self._read(wanted, proposed)
             self.candidates.correct(proposed, found)
-            best = ranked(judge(found.hosts.values(), found.loads, wanted, self.overcommit))
+            best = ranked(
+                judge(
+                    found.hosts.values(),
+                    found.loads,
+                    wanted,
+                    self.overcommit,
+                    backed_off=self.back_off.hosts(),
+                )
+            )
             if best:
                 self.candidates.add(best[0].host_id, wanted)
                 return best[0]
@@ -107,12 +129,18 @@ class Capacity:
     """Reads the capacity of hosts and the quota of a team under the placement lock. `defaults`: the limits of a team that has none of its own."""
 
     def __init__(
-        self, database: Database, monitor: Monitor, overcommit: Overcommit, defaults: Limits
+        self,
+        database: Database,
+        monitor: Monitor,
+        overcommit: Overcommit,
+        defaults: Limits,
+        back_off: BackOff,
     ) -> None:
         self._database = database
         self._monitor = monitor
         self._overcommit = overcommit
-        self._candidates = Candidates(database, overcommit)
+        self._back_off = back_off
+        self._candidates = Candidates(database, overcommit, back_off)
         self._defaults = defaults
         # The placement lock admits one transaction at a time anyway; waiting here needs no connection.
         self._one_at_a_time = asyncio.Lock()
@@ -156,6 +184,7 @@ class Capacity:
             team=quota_status_store.quota_status_of(found, self._defaults),
             overcommit=self._overcommit,
             candidates=self._candidates,
+            back_off=self._back_off,
         )
 
     async def explain(self, wanted: Wanted) -> tuple[Wanted, list[Verdict]]:
@@ -177,7 +206,15 @@ class Capacity:
                         host_id=template.host_id,
                     )
             found = await placement_store.host_loads(tx, template=asked.template)
-            return asked, list(judge(found.hosts.values(), found.loads, asked, self._overcommit))
+            return asked, list(
+                judge(
+                    found.hosts.values(),
+                    found.loads,
+                    asked,
+                    self._overcommit,
+                    backed_off=self._back_off.hosts(),
+                )
+            )
 
         return await self._database.transaction(judge_all)
 

@@ -15,8 +15,9 @@ from wrenn.control.db import Database, HeldLeases, Hints
 from wrenn.control.hosts import HostClients
 from wrenn.control.sandboxes.changes import ChangeNotifier
 from wrenn.control.sandboxes.reconcile import work_store
+from wrenn.control.sandboxes.reconcile.back_off import BackOff
 from wrenn.control.sandboxes.reconcile.expiry import Expiry
-from wrenn.control.sandboxes.reconcile.steps import ReconcilerSettings, Steps
+from wrenn.control.sandboxes.reconcile.steps import PlaceAgain, ReconcilerSettings, Steps
 from wrenn.control.sandboxes.reconcile.work_store import WorkSlots
 from wrenn.control.sandboxes.records import Work
 from wrenn.control.sandboxes.state import Desired
@@ -52,11 +53,21 @@ class Reconciler:
         changes: ChangeNotifier,
         owner: str,
         settings: ReconcilerSettings,
+        back_off: BackOff,
+        place_again: PlaceAgain,
     ) -> None:
         self._database = database
         self._changes = changes
         self.leases = HeldLeases(database, work_store.LEASES, owner=owner, lease_s=settings.lease_s)
-        self._steps = Steps(database=database, hints=hints, clients=clients, owner=owner, settings=settings)
+        self._steps = Steps(
+            database=database,
+            hints=hints,
+            clients=clients,
+            owner=owner,
+            settings=settings,
+            back_off=back_off,
+            place_again=place_again,
+        )
         self._expiry = Expiry(database, hints)
         self.loop = Loop("reconcile sandboxes")
         self._working: dict[asyncio.Task[object], Work] = {}

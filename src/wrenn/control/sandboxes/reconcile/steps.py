@@ -7,19 +7,31 @@ the host is called outside of any transaction.
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from wrenn.base.errors import AgentFailure, DeadlineExceeded, InternalError, Unavailable, WrennError
+from wrenn.base.errors import (
+    AgentFailure,
+    DeadlineExceeded,
+    InternalError,
+    NoCapacity,
+    Unavailable,
+    WrennError,
+)
 from wrenn.base.faults import fault_point
 from wrenn.control.db import Database, Hints
 from wrenn.control.hosts import HostClients, HostSandboxSpec, HostSandboxState
 from wrenn.control.sandboxes.network_policy import host_policy
 from wrenn.control.sandboxes.reconcile import work_store
+from wrenn.control.sandboxes.reconcile.back_off import BackOff
 from wrenn.control.sandboxes.records import Work
 from wrenn.control.sandboxes.state import Desired, State
 
 _log = logging.getLogger(__name__)
+
+PlaceAgain = Callable[[Work], Awaitable[bool]]
+"""Places a leased sandbox on another host, and gives the lease up; False: there is no other host."""
 
 _REMOVE_TIMEOUT_S: Final = 30.0
 _FIRST_PAUSE_S: Final = 0.25
@@ -52,12 +64,16 @@ class Steps:
         clients: HostClients,
         owner: str,
         settings: ReconcilerSettings,
+        back_off: BackOff,
+        place_again: PlaceAgain,
     ) -> None:
         self._database = database
         self._hints = hints
         self._clients = clients
         self._owner = owner
         self._settings = settings
+        self._back_off = back_off
+        self._place_again = place_again
 
     async def do(self, work: Work) -> float | None:
         """Carry out the desired state. Returns the seconds until the next attempt if the host could not do it, else None."""
@@ -84,8 +100,12 @@ class Steps:
         except WrennError as error:
             if isinstance(error, Unavailable) and work.age_s < self._settings.start_retry_s:
                 return await self._postpone(work, error)
-            await self._give_up(work, error)
+            if isinstance(error, NoCapacity | AgentFailure | InternalError):
+                self._back_off.refused(work.host.host_id)
+            if not (isinstance(error, NoCapacity) and await self._start_elsewhere(work)):
+                await self._give_up(work, error)
             return None
+        self._back_off.started(work.host.host_id)
         was_written = await work_store.finish_running(
             self._database, self._hints, work, seen, owner=self._owner
         )
@@ -95,6 +115,26 @@ class Steps:
             extra={"sandbox_id": str(work.sandbox_id), "attempts": work.attempts},
         )
         return None
+
+    async def _start_elsewhere(self, work: Work) -> bool:
+        """Have a sandbox that its host refused be placed on another one, if there is one and nothing of it can be left here.
+
+        Only after the first call for it to this host, whose answer this is: of an earlier one whose answer was lost it is not known
+        what the host makes of it.
+        """
+        is_first = work.attempts == 1 and work.age_s < self._settings.start_retry_s
+        if not is_first or work.origin.snapshot_id is not None:
+            return False
+        try:
+            await self._clients.at(work.host).remove_sandbox(
+                work.sandbox_id, generation=work.generation, timeout_s=_REMOVE_TIMEOUT_S
+            )
+        except WrennError:
+            return False
+        is_placed = await self._place_again(work)
+        if is_placed:
+            _log.info("sandbox is placed on another host", extra={"sandbox_id": str(work.sandbox_id)})
+        return is_placed
 
     async def _give_up(self, work: Work, error: WrennError) -> None:
         """Remove what the host may have started, then record the error."""

@@ -28,7 +28,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from wrenn.base.errors import WrennError
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 from wrenn.control.audit import SYSTEM, AuditAction, Facts, Resource, Status, record_cte, wire_id
-from wrenn.control.db import RELEASED, Database, Hints, Leases, in_s
+from wrenn.control.db import RELEASED, Database, Hints, Leases, Transaction, in_s
 from wrenn.control.hosts import HostEndpoint, HostSandbox, hosts
 from wrenn.control.sandboxes.records import NetworkPolicy, Origin, Spec, Work
 from wrenn.control.sandboxes.state import Desired, State, move
@@ -86,6 +86,7 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
                 for name in (
                     "id", "team_id", "status", "desired", "template", "image", "snapshot_id", "vcpus", "memory_mb",
                     "envs", "network", "network_revision", "disk_size_mb", "idle_ms", "attempts", "version", "generation",
+                    "host_tags",
                 )
             ),
             _c.host_id,
@@ -122,6 +123,7 @@ async def take_due(database: Database, *, owner: str, lease_s: float, slots: Wor
                 row.envs,
                 network=NetworkPolicy.from_json(row.network),
                 disk_size_mb=row.disk_size_mb,
+                host_tags=tuple(row.host_tags),
             ),
             origin=Origin(
                 row.image or row.template, SnapshotId(row.snapshot_id) if row.snapshot_id else None
@@ -178,7 +180,11 @@ def by_requester(action: str, *, cause: str = "") -> Log:
 
 
 async def write_result(
-    database: Database, hints: Hints, where: Sequence[Any], values: dict[str, Any], log: Log = _nothing
+    database: Database | Transaction,
+    hints: Hints,
+    where: Sequence[Any],
+    values: dict[str, Any],
+    log: Log = _nothing,
 ) -> bool:
     """Write a result with the next version and notify the other replicas; False: the row changed meanwhile.
 
@@ -298,6 +304,20 @@ async def finish_error(
     }
     log = by_system("marked_error", Status.ERROR, {"code": error.code, "reason": error.message})
     return await write_result(database, hints, _held(work, owner), values | RELEASED, log)
+
+
+async def move_to_host(tx: Transaction, hints: Hints, work: Work, host_id: HostId, *, owner: str) -> bool:
+    """Have a sandbox that is being started be started on another host, at once; False: the lease is lost.
+
+    The generation grows, so that a copy on the former host would give way.
+    """
+    values: dict[str, Any] = {
+        "host_id": host_id.value,
+        "generation": _c.generation + 1,
+        "attempts": 0,
+        "next_attempt_at": func.now(),
+    }
+    return await write_result(tx, hints, _held(work, owner), values | RELEASED)
 
 
 async def postpone(database: Database, hints: Hints, work: Work, *, owner: str, pause_s: float) -> bool:
