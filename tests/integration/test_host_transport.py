@@ -145,7 +145,7 @@ async def test_the_control_plane_renews_its_certificate_and_drops_no_call(
     certificates: Path, server: TlsServer
 ) -> None:
     clients = HostClients(certificates)
-    renewal = CertificateRenewal(certificates, None, clients)
+    renewal = CertificateRenewal(certificates, None, clients, ensure_pki(certificates))
     connection = clients._transport.connection_to(server.endpoint)  # pyright: ignore[reportPrivateUsage]
     try:
         first = await _certificate(connection)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from wrenn.base.errors import InvalidRequest
-from wrenn.control.hosts import Authority, authority
+from wrenn.control.hosts import Authority, authority, pki
 from wrenn.control.hosts.pki import ensure_pki, renewal_time
 from wrenn.control.settings import Settings
 
@@ -159,3 +159,18 @@ def test_a_ca_that_cannot_be_used_is_refused_by_the_name_of_its_setting(
             {"WRENN_CA_CERT": certificates.format(**texts), "WRENN_CA_KEY": key.format(**texts)}
         )
     assert "BEGIN" not in refusal.value.message
+
+
+def test_an_expired_ca_beside_the_one_that_signs_is_not_trusted_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    own = _ca(tmp_path, "own")
+    monkeypatch.setattr(pki, "_CA_LIFE", timedelta(minutes=-1))
+    old = _ca(tmp_path, "old")
+    monkeypatch.undo()
+    given = Authority.from_settings(own[0] + old[0], own[1])
+    assert given is not None
+    assert given.trusted_pem == own[0]
+    assert len(given.expired) == 1
+    with pytest.raises(InvalidRequest, match="has expired"):
+        Authority.from_settings(own[0] + old[0], old[1])

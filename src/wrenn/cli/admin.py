@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from wrenn.cli.env_file import EnvFileOption, load_env_file
 from wrenn.cli.images import DataDirOption
 from wrenn.cli.login import read_password
+from wrenn.cli.rotate_ca import rotate_ca
 from wrenn.cli.settings import data_dir
 
 app = typer.Typer(help="For the operator, on the server.", no_args_is_help=True, rich_markup_mode=None)
@@ -68,3 +70,32 @@ def set_password(
 
     asyncio.run(change())
     sys.stderr.write(f"{email} has a new password, and all sessions under the old one have ended.\n")
+
+
+app.command("rotate-ca")(rotate_ca)
+
+
+@app.command("accept-secrets")
+def accept_secrets(*, data_dir_: DataDirOption = None, env_file: EnvFileOption = None) -> None:
+    """Let the next replica that starts have another CA or another secret for tokens than those before it.
+
+    For a CA or secret that is lost. Stop all replicas first. Users must then log in again, and hosts join again with new
+    tokens. To change a CA that is not lost, use `wrenn admin rotate-ca`.
+    """
+    load_env_file(env_file)
+    from wrenn.cli.up import database
+    from wrenn.control.db import Database
+    from wrenn.control.db.migrate import migrate
+    from wrenn.control.hosts import ca_store
+
+    async def forget() -> None:
+        url = await database.ensure(data_dir(data_dir_))
+        await migrate(url)
+        opened = Database(url)
+        try:
+            await ca_store.forget(opened)
+        finally:
+            await opened.close()
+
+    asyncio.run(forget())
+    sys.stderr.write("The next replica that starts decides which CA and which secret are the platform's.\n")

@@ -44,7 +44,14 @@ from wrenn.control.events import routers as event_routers
 from wrenn.control.fleet import Drains, Fleet
 from wrenn.control.guests import Commands, Files, Streams
 from wrenn.control.guests import routers as guest_routers
-from wrenn.control.hosts import Authority, CertificateRenewal, HostClients, Monitor, ensure_pki
+from wrenn.control.hosts import (
+    Authority,
+    CertificateRenewal,
+    HostClients,
+    Monitor,
+    Replica,
+    ensure_pki,
+)
 from wrenn.control.http import BehindProxies, Browsers, PortDomain, Rates
 from wrenn.control.http.app import api_router, build_app, route_of
 from wrenn.control.keys import Keys
@@ -148,6 +155,7 @@ class Control:
     open_calls: OpenCalls
     metrics: Metrics
     renewal: CertificateRenewal
+    replica: Replica
 
     def begin_shutdown(self) -> None:
         """End event streams, which would never end by themselves. Call it before the server waits for open requests."""
@@ -162,6 +170,7 @@ async def running_control(settings: Settings, clock: Clock | None = None) -> Asy
 
     Raises:
         DatabaseUnavailable: PostgreSQL does not answer.
+        Conflict: this replica has another CA or another secret for tokens than the platform.
     """
     url = settings.database_url or await ensure_running(settings.data_dir)
     await migrate(url)
@@ -194,6 +203,8 @@ async def running_control(settings: Settings, clock: Clock | None = None) -> Asy
         )
         for close in closing:
             stack.push_async_callback(close)
+        await control.replica.enter()
+        stack.push_async_callback(control.replica.leave)
         tasks = OwnedTasks()
         stack.push_async_callback(tasks.close)
         for looping in loops:
@@ -262,7 +273,8 @@ def _build(
         passwords=passwords,
         provider_client=provider_client,
     )
-    renewal = CertificateRenewal(settings.data_dir / "pki", settings.authority, base.clients)
+    renewal = CertificateRenewal(settings.data_dir / "pki", settings.authority, base.clients, base.authority)
+    replica = Replica(database, base.owner, renewal, auth.secret)
     feed = Feed(database)
     browsers = Browsers(settings.accounts.public_url, settings.accounts.trusted_proxies)
     services = Services(
@@ -302,7 +314,7 @@ def _build(
         fleet=fleet_service,
         drains=drains,
         enrolment=Enrolment(
-            database=database, authority=base.authority, tokens=auth.tokens, throttle=throttle
+            database=database, authority=lambda: renewal.authority, tokens=auth.tokens, throttle=throttle
         ),
     )
     loops: list[_Looping] = [
@@ -321,6 +333,7 @@ def _build(
         AuditRetention(database, days=settings.audit_retention_days),
         Cleanup(database),
         renewal,
+        replica,
     ]
     if mail_sender is not None:
         loops += [mail_sender, accounts.password_reset]
@@ -343,6 +356,7 @@ def _build(
         auth.open_calls,
         metrics,
         renewal,
+        replica,
     )
     closing = (sandboxes.creations.close, sandboxes.forks.close, sandboxes.capacity.close)
     return control, closing, loops

@@ -25,6 +25,7 @@ from wrenn.base.errors import (
     error_class,
 )
 from wrenn.base.units import KIB
+from wrenn.protocol.api import HOST_RENEWAL_HEADER
 from wrenn.relay import CONNECT_TIMEOUT_S, read_bounded
 
 _TIMEOUT_S: Final = 10.0
@@ -70,22 +71,27 @@ class ControlClient:
         """Exchange a refresh token for new credentials. Raises Unauthorized if it is not valid any more."""
         return await self._post("/v1/hosts/auth/refresh", body)
 
-    async def heartbeat(self, host_id: str, token: str, body: Mapping[str, object]) -> None:
-        """Say that this host is alive.
+    async def heartbeat(self, host_id: str, token: str, body: Mapping[str, object]) -> bool:
+        """Say that this host is alive. Returns whether the control plane asks it to refresh its credentials now.
 
         Raises:
             HostDeleted: the host was deleted. Unauthorized, Forbidden: the token is not valid any more.
         """
-        await self._post(f"/v1/hosts/{host_id}/heartbeat", body, {_HOST_HEADER: token})
+        _, headers = await self._send(f"/v1/hosts/{host_id}/heartbeat", body, {_HOST_HEADER: token})
+        return HOST_RENEWAL_HEADER in headers
 
-    async def _post(
-        self, path: str, body: Mapping[str, object], headers: Mapping[str, str] | None = None
-    ) -> Mapping[str, Any]:
+    async def _post(self, path: str, body: Mapping[str, object]) -> Mapping[str, Any]:
+        content, _ = await self._send(path, body, {})
+        return _object(content)
+
+    async def _send(
+        self, path: str, body: Mapping[str, object], headers: Mapping[str, str]
+    ) -> tuple[bytes, Mapping[str, str]]:
         try:
             async with self._session.post(
                 self._base_url + path,
                 data=json.dumps(body).encode(),
-                headers={"Content-Type": "application/json", **(headers or {})},
+                headers={"Content-Type": "application/json", **headers},
                 allow_redirects=False,
                 ssl=self._tls,
                 timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S),
@@ -93,7 +99,7 @@ class ControlClient:
                 content = await read_bounded(response, _ANSWER_LIMIT_B, sender="control plane")
                 if not 200 <= response.status < 300:
                     raise _error_of(response.status, content)
-                return _object(content)
+                return content, response.headers
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"The control plane at {self._base_url} did not answer within {_TIMEOUT_S:.0f} s."

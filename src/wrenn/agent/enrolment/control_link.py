@@ -90,11 +90,14 @@ class ControlLink:
                     _log.warning("credentials not renewed yet", extra={"cause": error.message})
             try:
                 try:
-                    await self._beat(client)
+                    is_asked_to_renew = await self._beat(client)
                 except (Unauthorized, Forbidden):
                     if self._was_refused_lately():
                         raise
+                    is_asked_to_renew = True
+                if is_asked_to_renew:
                     await self._renew(client)
+                    # It shows that what was issued has arrived.
                     await self._beat(client)
             except HostDeleted:
                 _log.warning("this host was deleted", extra={"host_id": self._credentials.host_id})
@@ -115,8 +118,8 @@ class ControlLink:
         """Whether the refresh token was refused, and it is too early to try again: wrong tokens are counted against the address."""
         return abs(self._clock.now().timestamp() - self._refused_at_unix) < _AFTER_REFUSAL_S
 
-    async def _beat(self, client: ControlClient) -> None:
-        await client.heartbeat(self._credentials.host_id, self._credentials.token, {})
+    async def _beat(self, client: ControlClient) -> bool:
+        return await client.heartbeat(self._credentials.host_id, self._credentials.token, {})
 
     async def _renew(self, client: ControlClient) -> None:
         try:

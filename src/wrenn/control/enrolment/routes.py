@@ -12,6 +12,7 @@ from fastapi.security import APIKeyHeader
 from wrenn.base.errors import InvalidRequest, TooLarge
 from wrenn.control.enrolment.service import Credentials, Enrolment
 from wrenn.control.enrolment.types import (
+    HEARTBEAT_ANSWER,
     HEARTBEAT_BODY,
     HEARTBEAT_LIMIT_B,
     HostCredentials,
@@ -20,7 +21,7 @@ from wrenn.control.enrolment.types import (
 )
 from wrenn.control.hosts import host_json
 from wrenn.control.http import Browsers, refusals, service
-from wrenn.protocol.api import HOST_CREDENTIAL_HEADER
+from wrenn.protocol.api import HOST_CREDENTIAL_HEADER, HOST_RENEWAL_HEADER
 
 router = APIRouter(tags=["hosts"])
 
@@ -54,7 +55,10 @@ async def refresh_host(
 
 
 @router.post(
-    "/{host_id}/heartbeat", status_code=204, responses=refusals(403, 404, 413), openapi_extra=HEARTBEAT_BODY
+    "/{host_id}/heartbeat",
+    status_code=204,
+    responses={**refusals(403, 404, 413), **HEARTBEAT_ANSWER},
+    openapi_extra=HEARTBEAT_BODY,
 )
 async def host_heartbeat(
     host_id: str,
@@ -64,8 +68,8 @@ async def host_heartbeat(
 ) -> Response:
     """That the agent of a host is alive. 404 with the code `host_deleted`: the host was deleted, and the agent gives up."""
     await _check_body(request)
-    await enrolment.heartbeat(token, host_id)
-    return Response(status_code=204)
+    is_renewal_due = await enrolment.heartbeat(token, host_id)
+    return Response(status_code=204, headers={HOST_RENEWAL_HEADER: "1"} if is_renewal_due else None)
 
 
 async def _check_body(request: Request) -> None:

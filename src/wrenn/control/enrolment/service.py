@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from wrenn.base.errors import Conflict, Forbidden, Unauthorized
@@ -56,7 +57,7 @@ class Enrolment:
     """Gives agents their credentials and takes their heartbeats."""
 
     def __init__(
-        self, *, database: Database, authority: Authority, tokens: Tokens, throttle: Throttle
+        self, *, database: Database, authority: Callable[[], Authority], tokens: Tokens, throttle: Throttle
     ) -> None:
         self._database = database
         self._authority = authority
@@ -74,6 +75,7 @@ class Enrolment:
         address = HostAddress.parse(body.address)
         public_key_of(body.csr_pem)
         machine = Machine(body.arch, body.cpu_cores, body.memory_mb, body.disk_gb)
+        authority = self._authority()
         former_id = None if body.former_host_id is None else HostId.parse(body.former_host_id)
 
         async def register(tx: Transaction) -> Credentials | None:
@@ -86,14 +88,14 @@ class Enrolment:
             await _check_files(tx, host, former_id)
             if not await credential_store.consume_registration_token(tx, body.token):
                 return None
-            certificate = self._authority.sign_agent(body.csr_pem, host.host_id, address.host)
+            certificate = authority.sign_agent(body.csr_pem, host.host_id, address.host)
             refresh = await credential_store.record_registration(
-                tx, host.host_id, address.url, machine, certificate
+                tx, host.host_id, address.url, machine, certificate, cas=authority.identity
             )
             action = host_action("register", facts={"address": str(address)})
             await record(tx, host.log_team, SYSTEM, action, str(host.host_id))
             await fault_point("control.register.before_commit")
-            return await self._credentials(tx, host, refresh, certificate.pem)
+            return await self._credentials(tx, host, refresh, certificate.pem, authority.trusted_pem)
 
         credentials = await self._database.transaction(register)
         if credentials is None:
@@ -110,6 +112,7 @@ class Enrolment:
         """
         address = None if body.address is None else HostAddress.parse(body.address)
         public_key_of(body.csr_pem)
+        authority = self._authority()
 
         async def refresh(tx: Transaction) -> Credentials | None:
             host_id = await credential_store.host_of_refresh_token(tx, body.refresh_token)
@@ -118,20 +121,22 @@ class Enrolment:
             host = await record_store.lock(tx, host_id)
             if host is None:
                 raise HostDeleted(f"Host {host_id} was deleted.")
-            rotated = await credential_store.rotate_refresh_token(tx, host_id, body.refresh_token)
+            rotated = await credential_store.rotate_refresh_token(
+                tx, host_id, body.refresh_token, authority.identity
+            )
             if rotated is None:
                 return None
             where = HostAddress.parse(address_of(host.address)) if address is None else address
             _check_address(host, where)
             url = where.url
-            certificate = self._authority.sign_agent(body.csr_pem, host_id, where.host)
+            certificate = authority.sign_agent(body.csr_pem, host_id, where.host)
             await credential_store.record_certificate(tx, host_id, certificate, url=url)
             if url != host.address:
                 facts = {"address": address_of(url), "previous_address": address_of(host.address)}
                 action = host_action("update_address", Status.INFO, facts=facts)
                 await record(tx, host.log_team, SYSTEM, action, str(host_id))
             await fault_point("control.refresh.before_commit")
-            return await self._credentials(tx, host, rotated, certificate.pem)
+            return await self._credentials(tx, host, rotated, certificate.pem, authority.trusted_pem)
 
         credentials = await self._database.transaction(refresh)
         if credentials is None:
@@ -139,8 +144,8 @@ class Enrolment:
         await fault_point("control.refresh.after_commit")
         return credentials
 
-    async def heartbeat(self, host_token: str | None, text_id: str) -> None:
-        """Store that the agent of this host is alive.
+    async def heartbeat(self, host_token: str | None, text_id: str) -> bool:
+        """Store that the agent of this host is alive. Returns whether it must refresh its credentials, as the CA was changed.
 
         Raises:
             Unauthorized: no valid host token. Forbidden: it is another host's. HostDeleted, NotFound.
@@ -148,7 +153,8 @@ class Enrolment:
         token = self._tokens.read_host(host_token or "")
         if str(token.host_id) != text_id:
             raise Forbidden("This token belongs to another host.")
-        await credential_store.record_heartbeat(self._database, token.host_id, token.refresh_id)
+        held = await credential_store.record_heartbeat(self._database, token.host_id, token.refresh_id)
+        return held != self._authority().identity
 
     async def _wrong_token(self, client: str, message: str) -> Unauthorized:
         """Count a wrong token and return the refusal of it.
@@ -163,12 +169,12 @@ class Enrolment:
         return Unauthorized(message)
 
     async def _credentials(
-        self, tx: Transaction, former: HostRecord, refresh: RefreshToken, cert_pem: str
+        self, tx: Transaction, former: HostRecord, refresh: RefreshToken, cert_pem: str, trusted_pem: str
     ) -> Credentials:
         host = await record_store.lock(tx, former.host_id)
         assert host is not None, "locked by this transaction"
         token = Secret(self._tokens.issue_host(host.host_id, refresh.token_id))
-        return Credentials(host, token, refresh.secret, cert_pem, self._authority.trusted_pem)
+        return Credentials(host, token, refresh.secret, cert_pem, trusted_pem)
 
 
 def _check_address(host: HostRecord, address: HostAddress) -> None:

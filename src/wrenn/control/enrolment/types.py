@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from wrenn.control.hosts import ADDRESS_LIMIT, CSR_LIMIT_B, HostView
 from wrenn.control.http import RequestBody
+from wrenn.protocol.api import HOST_RENEWAL_HEADER
 
 HEARTBEAT_LIMIT_B: Final = 64 * 1024
 _TOKEN_LIMIT: Final = 256
@@ -75,5 +76,17 @@ HEARTBEAT_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "description": "Nothing, or a JSON object of at most 64 KiB; fields that are not known are ignored",
         "content": {"application/json": {"schema": {"type": "object", "additionalProperties": True}}},
+    }
+}
+
+HEARTBEAT_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
+    204: {
+        "description": "The heartbeat was stored",
+        "headers": {
+            HOST_RENEWAL_HEADER: {
+                "description": "Present when the agent must refresh its credentials now: the internal CA is being changed",
+                "schema": {"type": "string"},
+            }
+        },
     }
 }

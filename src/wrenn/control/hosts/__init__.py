@@ -4,7 +4,7 @@ Only this package uses the agents' protocol; other features use the values and c
 """
 
 from wrenn.control.hosts.addresses import ADDRESS_LIMIT, HostAddress, address_of
-from wrenn.control.hosts.authority import CSR_LIMIT_B, Authority, public_key_of
+from wrenn.control.hosts.authority import CSR_LIMIT_B, Authority, CaIdentity, public_key_of
 from wrenn.control.hosts.client import HostClient, HostClients, PortPlace
 from wrenn.control.hosts.execs import HostNotResponding
 from wrenn.control.hosts.messages import SIGNALS
@@ -21,6 +21,8 @@ from wrenn.control.hosts.records import (
     host_action,
 )
 from wrenn.control.hosts.renewal import CertificateRenewal
+from wrenn.control.hosts.replica import Replica
+from wrenn.control.hosts.rotation import CaRotation, Step
 from wrenn.control.hosts.rounds import REMOVALS_A_ROUND, FirstMet, HostRounds
 from wrenn.control.hosts.store import all_hosts, host_of, select_hosts
 from wrenn.control.hosts.streams import HostStream
@@ -68,6 +70,8 @@ __all__ = [
     "TAGS_LIMIT",
     "AttachProcess",
     "Authority",
+    "CaIdentity",
+    "CaRotation",
     "CertificateRenewal",
     "Change",
     "Command",
@@ -104,9 +108,11 @@ __all__ = [
     "PortPlace",
     "ProcessEnd",
     "RefreshToken",
+    "Replica",
     "RunningProcess",
     "Size",
     "StartProcess",
+    "Step",
     "address_of",
     "all_hosts",
     "ensure_pki",

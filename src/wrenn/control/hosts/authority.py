@@ -47,8 +47,27 @@ class SignedCertificate:
     expires_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class CaIdentity:
+    """Which CA signs, and which are trusted: fingerprints, nothing secret."""
+
+    signer: str
+    trusted: frozenset[str]
+
+    def agrees_with(self, other: CaIdentity) -> bool:
+        """Whether what one of both signs is trusted by the other, as during each step of a rotation."""
+        return self.signer in other.trusted and other.signer in self.trusted
+
+
 class Authority:
-    """Signs the certificates of agents and of the control plane with one CA; others may be trusted beside it."""
+    """Signs the certificates of agents and of the control plane with one CA; others may be trusted beside it.
+
+    Attributes:
+        certificate: of the CA that signs.
+        others: those of other CAs that are trusted.
+        expired: those of other CAs that have expired, and so are not trusted.
+        trusted_pem: all that are trusted.
+    """
 
     def __init__(self, certificates: Sequence[x509.Certificate], key: ec.EllipticCurvePrivateKey) -> None:
         """Take the CA whose certificate among `certificates` belongs to `key`; all of them are trusted.
@@ -62,7 +81,14 @@ class Authority:
         # Of several with one key, the one that is valid for the longest time.
         self.certificate = max(own, key=lambda each: each.not_valid_after_utc)
         self._key = key
-        self.trusted_pem = "".join(_pem(each) for each in certificates)
+        now = datetime.now(UTC)
+        self.others = [each for each in certificates if each not in own and each.not_valid_after_utc > now]
+        self.expired = [each for each in certificates if each not in own and each.not_valid_after_utc <= now]
+        trusted = [each for each in certificates if each not in self.expired]
+        self.trusted_pem = "".join(certificate_pem(each) for each in trusted)
+        self.identity = CaIdentity(
+            fingerprint(self.certificate), frozenset(fingerprint(each) for each in trusted)
+        )
 
     @classmethod
     def from_settings(cls, certificates: str, key: str) -> Authority | None:
@@ -83,11 +109,15 @@ class Authority:
         loaded = _certificates(_text_of(_CERT_SETTING, certificates))
         private = _private_key(_text_of(_KEY_SETTING, key))
         try:
-            return cls(loaded, private)
+            authority = cls(loaded, private)
         except ValueError as error:
             raise InvalidRequest(
                 f"{_KEY_SETTING} does not belong to any certificate in {_CERT_SETTING}."
             ) from error
+        if authority.certificate.not_valid_after_utc <= datetime.now(UTC):
+            subject = _subject(authority.certificate)
+            raise InvalidRequest(f"{_CERT_SETTING}: the certificate {subject}, whose key signs, has expired.")
+        return authority
 
     def sign_agent(self, csr_pem: str, host_id: HostId, address: str) -> SignedCertificate:
         """Sign the server certificate of a host's agent, for the key of its request, its id and its IP address or name.
@@ -110,6 +140,11 @@ class Authority:
         """Sign a client certificate of the control plane for this key."""
         names = [x509.DNSName("control")]
         return self._sign(public_key, CONTROL_NAME, CONTROL_LIFE, ExtendedKeyUsageOID.CLIENT_AUTH, names)
+
+    @property
+    def public_key(self) -> ec.EllipticCurvePublicKey:
+        """The key that belongs to the CA which signs."""
+        return self._key.public_key()
 
     def has_signed(self, certificate: x509.Certificate) -> bool:
         """Whether a certificate was signed with this CA's key."""
@@ -140,7 +175,7 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
         return SignedCertificate(
-            _pem(certificate), certificate.fingerprint(hashes.SHA256()).hex(), certificate.not_valid_after_utc
+            certificate_pem(certificate), fingerprint(certificate), certificate.not_valid_after_utc
         )
 
 
@@ -202,7 +237,13 @@ def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _pem(certificate: x509.Certificate) -> str:
+def fingerprint(certificate: x509.Certificate) -> str:
+    """Return the SHA-256 of a certificate's DER form, in hex."""
+    return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def certificate_pem(certificate: x509.Certificate) -> str:
+    """Return a certificate in PEM."""
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
@@ -225,12 +266,9 @@ def _certificates(text: str) -> list[x509.Certificate]:
         loaded = x509.load_pem_x509_certificates(text.encode())
     except ValueError as error:
         raise InvalidRequest(f"{_CERT_SETTING} must hold certificates in PEM.") from error
-    now = datetime.now(UTC)
     for each in loaded:
         if not _is_ca(each):
             raise InvalidRequest(f"{_CERT_SETTING}: the certificate {_subject(each)} is not that of a CA.")
-        if each.not_valid_after_utc <= now:
-            raise InvalidRequest(f"{_CERT_SETTING}: the certificate {_subject(each)} has expired.")
     return loaded
 
 

@@ -18,7 +18,8 @@ from wrenn.base.secrets import Secret
 from wrenn.base.units import GIB, MIB
 from wrenn.control.audit import Status
 from wrenn.control.db import Database, Transaction, in_s
-from wrenn.control.hosts.authority import SignedCertificate
+from wrenn.control.hosts.authority import CaIdentity, SignedCertificate
+from wrenn.control.hosts.ca_store import identity_of, trusted_text
 from wrenn.control.hosts.records import (
     REFRESH_LIFE_S,
     REGISTRATION_LIFE_S,
@@ -79,9 +80,18 @@ def _usable(token: str) -> tuple[Any, ...]:
 
 
 async def record_registration(
-    tx: Transaction, host_id: HostId, url: str, machine: Machine, certificate: SignedCertificate
+    tx: Transaction,
+    host_id: HostId,
+    url: str,
+    machine: Machine,
+    certificate: SignedCertificate,
+    *,
+    cas: CaIdentity,
 ) -> RefreshToken:
-    """Store what registered a locked host, in place of what had registered it before. Returns its refresh token."""
+    """Store what registered a locked host, in place of what had registered it before. Returns its refresh token.
+
+    `cas`: which CA signed, and which the agent is told to trust.
+    """
     await tx.execute(
         update(hosts)
         .where(hosts.c.id == host_id.value)
@@ -95,7 +105,7 @@ async def record_registration(
         )
     )
     await _revoke_refresh_tokens(tx, [host_id])
-    return await _issue_refresh_token(tx, host_id)
+    return await _issue_refresh_token(tx, host_id, cas)
 
 
 async def host_of_refresh_token(tx: Transaction, token: str) -> HostId | None:
@@ -109,7 +119,9 @@ async def host_of_refresh_token(tx: Transaction, token: str) -> HostId | None:
     return None if row is None else HostId(row.host_id)
 
 
-async def rotate_refresh_token(tx: Transaction, host_id: HostId, token: str) -> RefreshToken | None:
+async def rotate_refresh_token(
+    tx: Transaction, host_id: HostId, token: str, cas: CaIdentity
+) -> RefreshToken | None:
     """Issue another refresh token of a locked host beside this one, and revoke those before it; None: it is not valid."""
     found = await tx.execute(
         select(_refresh.created_at).where(
@@ -134,7 +146,7 @@ async def rotate_refresh_token(tx: Transaction, host_id: HostId, token: str) -> 
         .offset(_UNUSED_LIMIT - 1)
     )
     await tx.execute(delete(host_refresh_tokens).where(_refresh.id.in_(unused)))
-    return await _issue_refresh_token(tx, host_id)
+    return await _issue_refresh_token(tx, host_id, cas)
 
 
 async def record_certificate(
@@ -159,7 +171,7 @@ def _certificate(certificate: SignedCertificate) -> dict[str, Any]:
     }
 
 
-async def _issue_refresh_token(tx: Transaction, host_id: HostId) -> RefreshToken:
+async def _issue_refresh_token(tx: Transaction, host_id: HostId, cas: CaIdentity) -> RefreshToken:
     """Create a refresh token of a locked host, and delete revoked ones that are older than the newest `_TOKENS_LIMIT`."""
     token_id, token = uuid.uuid4(), Secret(random_hex(_TOKEN_B))
     await tx.execute(
@@ -170,6 +182,8 @@ async def _issue_refresh_token(tx: Transaction, host_id: HostId) -> RefreshToken
             expires_at=in_s(REFRESH_LIFE_S),
             # Not that of the transaction, which may have waited for the lock of the host.
             created_at=func.clock_timestamp(),
+            ca_signer=cas.signer,
+            ca_trusted=trusted_text(cas),
         )
     )
     of_host = _refresh.host_id == host_id.value
@@ -203,7 +217,7 @@ def _heartbeat() -> Select[*tuple[Any, ...]]:
         .cte("was")
     )
     token = (
-        select(_refresh.id, _refresh.created_at)
+        select(_refresh.id, _refresh.created_at, _refresh.ca_signer, _refresh.ca_trusted)
         .where(_refresh.id == token_id, _refresh.host_id == host_id, _refresh.revoked_at.is_(None))
         .cte("token")
     )
@@ -228,18 +242,22 @@ def _heartbeat() -> Select[*tuple[Any, ...]]:
         .cte("revoked")
     )
     back = select(was.c.id, was.c.team_id).where(was.c.status == HostStatus.UNREACHABLE, is_seen).cte("back")
-    return select(was.c.deleted_at.is_not(None).label("is_deleted"), is_seen.label("is_seen")).add_cte(
-        revoked, *marked(back, "marked_up", Status.SUCCESS)
-    )
+    return select(
+        was.c.deleted_at.is_not(None).label("is_deleted"),
+        is_seen.label("is_seen"),
+        select(token.c.ca_signer).scalar_subquery().label("ca_signer"),
+        select(token.c.ca_trusted).scalar_subquery().label("ca_trusted"),
+    ).add_cte(revoked, *marked(back, "marked_up", Status.SUCCESS))
 
 
 _HEARTBEAT: Final = _heartbeat()
 
 
-async def record_heartbeat(database: Database, host_id: HostId, token_id: uuid.UUID) -> None:
+async def record_heartbeat(database: Database, host_id: HostId, token_id: uuid.UUID) -> CaIdentity | None:
     """Store that the agent of a host is alive, which shows a host token that came with this refresh token; one statement.
 
-    Refresh tokens before that one are revoked: the agent has the answer that it came in.
+    Refresh tokens before that one are revoked: the agent has the answer that it came in. Returns which CAs that answer named;
+    None: it is from before a version that stored them.
 
     Raises:
         HostDeleted. NotFound: there was never such a host. Unauthorized: the refresh token was revoked.
@@ -252,6 +270,7 @@ async def record_heartbeat(database: Database, host_id: HostId, token_id: uuid.U
         raise HostDeleted(f"Host {host_id} was deleted.")
     if not row.is_seen:
         raise Unauthorized(_NOT_VALID)
+    return identity_of(row.ca_signer, row.ca_trusted)
 
 
 async def delete_expired(database: Database) -> None:

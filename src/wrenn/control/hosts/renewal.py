@@ -1,4 +1,4 @@
-"""Renews the control plane's client certificate while it runs."""
+"""Renews the control plane's client certificate while it runs, and takes a CA that was changed by a rotation."""
 
 from __future__ import annotations
 
@@ -14,18 +14,25 @@ from wrenn.control.hosts.pki import ensure_pki
 
 _log = logging.getLogger(__name__)
 
-_EVERY_S: Final = 600.0
-"""Often enough for a certificate of a day, of which a third is left when it is renewed."""
+_EVERY_S: Final = 10.0
+"""How long a step of a CA rotation takes at most to be noticed; for the certificate alone it could be hours."""
 _FILES: Final = ("trusted.pem", "control.pem")
 
 
 class CertificateRenewal:
     """Renews the control plane's certificate when a third of its life is left, and has new connections use it.
 
-    It also notices when another program that shares the folder has renewed it. `given`: the CA of the settings, if there is one.
+    It also notices when another program that shares the folder has renewed it or has changed the CA. `given`: the CA of the
+    settings, if there is one, which stays as it is while the program runs.
+
+    Attributes:
+        authority: the CA that signs, and those that are trusted.
     """
 
-    def __init__(self, folder: Path, given: Authority | None, clients: HostClients) -> None:
+    def __init__(
+        self, folder: Path, given: Authority | None, clients: HostClients, authority: Authority
+    ) -> None:
+        self.authority = authority
         self._folder = folder
         self._given = given
         self._clients = clients
@@ -45,7 +52,7 @@ class CertificateRenewal:
             _log.info("certificate of the control plane renewed")
 
     def _ensure(self) -> list[bytes]:
-        ensure_pki(self._folder, self._given)
+        self.authority = ensure_pki(self._folder, self._given)
         return self._read()
 
     def _read(self) -> list[bytes]:

@@ -106,6 +106,22 @@ host_refresh_tokens = Table(
     # In the order in which they were issued: written under the lock of the host.
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     Column("revoked_at", TIMESTAMP(timezone=True)),
+    # Fingerprints of the CA that signed what came with it, and of those that came as trusted, separated by commas.
+    Column("ca_signer", Text, nullable=False, server_default=""),
+    Column("ca_trusted", Text, nullable=False, server_default=""),
+)
+
+# What replicas must have in common. The last one stays when it has ended, so that the next is compared with it.
+control_replicas = Table(
+    "control_replicas",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("ca_signer", Text, nullable=False),
+    Column("ca_trusted", Text, nullable=False),
+    # Of the secret for tokens, keyed with itself.
+    Column("secret_digest", Text, nullable=False),
+    Column("is_running", Boolean, nullable=False),
+    Column("seen_at", TIMESTAMP(timezone=True), nullable=False),
 )
 
 host_tags = Table(

@@ -9,6 +9,7 @@ from wrenn.base.units import MIB
 
 API_KEY_HEADER: Final = "X-API-Key"
 HOST_CREDENTIAL_HEADER: Final = "X-Host-Token"
+HOST_RENEWAL_HEADER: Final = "X-Host-Renew"
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 IDEMPOTENCY_KEY_HEADER: Final = "Idempotency-Key"
 
