@@ -1,4 +1,4 @@
-"""Three hosts and two replicas behind HAProxy: placement, broken links, crashes, renewal, deletion (docs/design/hosts.md).
+"""Three hosts and two replicas behind HAProxy: placement, broken links, crashes, renewal, drain, deletion (docs/design/hosts.md).
 
 The tests share the fleet; each leaves it as it was.
 """
@@ -127,6 +127,37 @@ async def test_a_certificate_is_renewed_while_commands_run_and_none_fails(fleet:
     now = json.loads(file.read_text())
     assert now["key_pem"] != former["key_pem"]
     assert now["host_id"] == former["host_id"]
+    await fleet.remove_sandboxes()
+
+
+async def test_a_drained_host_gets_no_sandbox_and_its_own_are_paused(fleet: Fleet) -> None:
+    await _one_on_each_host(fleet)
+    victim = fleet.hosts[2]
+    path = f"/v1/hosts/{victim.host_id}"
+    await fleet.call("POST", f"{path}/drain", {"policy": "pause"})
+    # Neither end of the agent nor of a replica ends the drain.
+    await victim.end(kill=True)
+    victim.start()
+    fleet.replicas["replica-2"].kill()
+    await fleet.replicas["replica-2"].wait_ended()
+
+    async def drained() -> object:
+        return (await fleet.call("GET", path))["drain"]["state"] == "drained"
+
+    await until(drained)
+    await fleet.start_replica("replica-2")
+    on_victim = victim.sandbox_ids()
+    statuses = await fleet.sandboxes()
+    assert {status for each, status in statuses.items() if each in on_victim} == {"paused"}
+    assert {status for each, status in statuses.items() if each not in on_victim} == {"running"}
+    for _ in range(4):
+        assert fleet.host_of(await fleet.create()) is not victim
+    paused = f"/v1/sandboxes/{next(iter(on_victim))}"
+    async with fleet.api() as api:
+        refused = await api.post(f"{paused}/resume")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "host_draining")
+        await fleet.call("POST", f"{path}/uncordon")
+        assert (await api.post(f"{paused}/resume")).status_code == 200
     await fleet.remove_sandboxes()
 
 

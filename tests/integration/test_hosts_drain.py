@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from wrenn.base.errors import StorageFull
 from wrenn.base.ids import SandboxId
 from wrenn.control.db import Database
 from wrenn.testing.agent_host import AgentHost
+from wrenn.testing.fork_server import start_program
 
 from .conftest import DEADLINE_S, empty, refused, run_sql
 from .people import People, Person, make_admin
@@ -246,7 +249,9 @@ def cli(people: People, tmp_path: Path) -> Cli:
 
 
 @pytest.mark.usefixtures("forget_attempts")
-async def test_the_command_waits_until_the_host_is_drained(people: People, host: Drained, cli: Cli):
+async def test_the_command_waits_until_the_host_is_drained(
+    people: People, host: Drained, cli: Cli, tmp_path: Path
+):
     await cli.log_in(host.root)
     ada = await people.sign_up()
     (path,) = await create(ada)
@@ -255,6 +260,25 @@ async def test_the_command_waits_until_the_host_is_drained(people: People, host:
     assert "1 running" in errors
     assert "stays in force: `wrenn hosts uncordon local`" in errors
     assert "1 running" in await cli("hosts", "show", "local")
+    await host.uncordon()
+    # So it is after Ctrl-C.
+    told = tmp_path / "told"
+    with told.open("wb") as errors_of_it:
+        waiting = start_program(
+            "wrenn.cli.main:main",
+            ["hosts", "drain", "local"],
+            environment={"PATH": os.environ["PATH"], "XDG_CONFIG_HOME": str(cli.config)},
+            stderr=errors_of_it,
+        )
+
+    async def says_what_is_left() -> object:
+        return "1 running" in told.read_text()
+
+    await until(says_what_is_left)
+    waiting.send_signal(signal.SIGINT)
+    assert await waiting.wait_ended() == 130
+    assert "stays in force" in told.read_text()
+    assert not await host.is_drained()
     await cli("hosts", "drain", "local", "--pause", "--timeout", "30")
     assert await statuses(ada, [path]) == ["paused"]
     assert "online, drained" in await cli("hosts", "list")
