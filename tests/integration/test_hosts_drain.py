@@ -1,4 +1,4 @@
-"""Draining a host: nothing is started there, and what runs is waited for or paused. Takes about 10 s."""
+"""Draining a host: nothing is started there, and what runs is waited for or paused. Takes about 15 s."""
 
 from __future__ import annotations
 
