@@ -22,13 +22,14 @@ from tests.agent.kit import leftovers
 from tests.simulation.database import MEMORY, Server
 from wrenn.agent.sandboxes import State
 from wrenn.base.errors import DatabaseUnavailable, WrennError
-from wrenn.base.ids import HostId, SandboxId, SessionId, TeamId
+from wrenn.base.ids import HostId, SandboxId, SessionId, SnapshotId, TeamId
 from wrenn.control.auth import Account, ApiKey, Caller, Member, Scope
 from wrenn.control.db import Transaction
 from wrenn.control.fleet.types import CreateHost
 from wrenn.control.identity import Role, insert_key
 from wrenn.control.identity import store as teams
-from wrenn.control.sandboxes.types import CreateSandbox
+from wrenn.control.sandboxes.types import CreateSandbox, SetTimeout
+from wrenn.control.snapshots.types import CreateSnapshot
 from wrenn.control.wiring import Control
 from wrenn.testing import virtual_time
 from wrenn.testing.simulation import ProgramKilled, seeded_randomness
@@ -75,22 +76,25 @@ class Reader:
 class FleetScenario:
     """One run."""
 
-    def __init__(self, seed: int, folder: Path, database_url: str) -> None:
+    def __init__(
+        self, seed: int, folder: Path, database_url: str, *, replicas: int = REPLICAS, interval_s: float = 10
+    ) -> None:
+        """Make the scenario. `interval_s`: between two rounds of the loops that look at hosts; each look costs real time."""
         self.fleet = Fleet(seed)
         self.random = self.fleet.random
         self.folder = folder
         environment = {
             "DATABASE_URL": database_url,
             "WRENN_DATA_DIR": str(folder / "control"),
-            # Each look at a host costs real time.
-            "WRENN_HOST_INTERVAL_S": "10",
+            "WRENN_HOST_INTERVAL_S": str(interval_s),
             "WRENN_LEASE_S": str(LEASE_S),
         }
-        self.replicas = [Replica(self.fleet, number, environment) for number in range(REPLICAS)]
+        self.replicas = [Replica(self.fleet, number, environment) for number in range(replicas)]
         self.hosts: list[SimulatedHost] = []
         self.deleted: set[str] = set()
         """Wire ids of hosts whose deletion was asked for."""
         self.sandboxes: list[Sandbox] = []
+        self.templates: list[str] = []
         self.dead: set[str] = set()
         """Sandboxes whose machines were ended by a fault."""
         self.reader = Reader()
@@ -103,13 +107,7 @@ class FleetScenario:
 
     async def run(self) -> None:
         """Clients and faults side by side, then peace."""
-        self.fleet.fate_of = self.fate
-        (self.folder / "control").mkdir()
-        await asyncio.gather(*(self.keep_running(replica.start, replica.name) for replica in self.replicas))
-        await self.make_team()
-        for _ in range(HOSTS):
-            await self.add_host()
-        await asyncio.sleep(5)
+        await self.start(HOSTS)
         watch = [asyncio.create_task(self.read_events()), asyncio.create_task(self.watch_safety())]
         async with asyncio.TaskGroup() as group:
             for client in range(CLIENTS):
@@ -123,6 +121,20 @@ class FleetScenario:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        await self.close()
+
+    async def start(self, hosts: int) -> None:
+        """Start replicas and hosts."""
+        self.fleet.fate_of = self.fate
+        (self.folder / "control").mkdir()
+        await asyncio.gather(*(self.keep_running(replica.start, replica.name) for replica in self.replicas))
+        await self.make_team()
+        for _ in range(hosts):
+            await self.add_host()
+        await asyncio.sleep(5)
+
+    async def close(self) -> None:
+        """Stop everything."""
         for program in (*self.hosts, *self.replicas):
             await program.close()
 
@@ -215,11 +227,17 @@ class FleetScenario:
                     own.append(made)
                 continue
             sandbox = self.random.choice(own)
-            operation = self.random.choice([self.pause, self.pause, self.resume, self.resume, self.remove])
+            operation = self.random.choice(
+                [
+                    self.pause, self.pause, self.resume, self.resume, self.snapshot, self.fork, self.set_timeout,
+                    self.remove_snapshot, self.remove,
+                ]
+            )  # fmt: skip
             await operation(number, sandbox)
 
     async def create(self, number: int) -> Sandbox | None:
-        key = f"key-{self.random.randrange(10**9)}"
+        key = f"key-{self.random.randrange(10**9)}" if self.random.random() < 0.7 else None
+        template = self.random.choice(["minimal", *self.templates[-2:]])
         for _ in range(2):
             made = await self.attempt(
                 f"client {number}: create",
@@ -253,6 +271,44 @@ class FleetScenario:
             lambda control: control.services.deletions.delete(self.key, sandbox.sandbox_id),
         )
         sandbox.is_removal_accepted = result is not FAILED
+
+    async def snapshot(self, number: int, sandbox: Sandbox) -> None:
+        name = f"template-{self.random.randrange(10**6)}"
+        body = CreateSnapshot(sandbox_id=sandbox.sandbox_id, name=name)
+        made = await self.attempt(
+            f"client {number}: snapshot {sandbox.sandbox_id}",
+            lambda control: control.services.snapshots.create(self.key, body, overwrite=False),
+        )
+        if made is not FAILED:
+            self.templates.append(name)
+
+    async def remove_snapshot(self, number: int, sandbox: Sandbox) -> None:
+        """Remove the oldest template, whoever made it."""
+        del sandbox
+        if self.templates:
+            name = self.templates.pop(0)
+            await self.attempt(
+                f"client {number}: remove {name}",
+                lambda control: control.services.snapshots.delete(self.caller, name),
+            )
+
+    async def fork(self, number: int, sandbox: Sandbox) -> None:
+        copies = await self.attempt(
+            f"client {number}: fork {sandbox.sandbox_id}",
+            lambda control: control.services.forks.fork(self.key, sandbox.sandbox_id, 2),
+        )
+        if copies is not FAILED:
+            self.sandboxes += [Sandbox(str(copy.sandbox_id)) for copy in copies]
+
+    async def set_timeout(self, number: int, sandbox: Sandbox) -> None:
+        """It is paused when it has not been used for a while."""
+        body = SetTimeout.model_validate({"timeout_sec": self.random.randrange(1, 20)})
+        await self.attempt(
+            f"client {number}: idle time of {sandbox.sandbox_id}",
+            lambda control: control.services.time_limit_changes.set_timeout(
+                self.key, sandbox.sandbox_id, body
+            ),
+        )
 
     # Faults.
 
@@ -465,6 +521,8 @@ class FleetScenario:
                     found.append(f"{name} is {other}")
             if name in accepted and row.status not in ("stopped", "error"):
                 found.append(f"{name} is {row.status}, and its removal was asked for (desired {row.desired})")
+        templates = await self.ask("SELECT id, host_id, name, status FROM templates ORDER BY id")
+        found += [f"template {row.name} is {row.status}" for row in templates if row.status != "ready"]
         for host in self.hosts:
             if not host.is_ready:
                 found += [] if host.was_deleted else [f"{host.name} does not run"]
@@ -472,6 +530,14 @@ class FleetScenario:
             has = {str(record.spec.sandbox_id): record.state for record, _ in host.agent().sandboxes.list()}
             if has != expected[host.host_id]:
                 found.append(f"{host.name} has {has}, expected {expected[host.host_id]}")
+            pinned = sorted(
+                snapshot.manifest.snapshot_id for snapshot in host.agent().sandboxes.list_snapshots()
+            )
+            named = sorted(
+                str(SnapshotId(row.id)) for row in templates if str(HostId(row.host_id)) == host.host_id
+            )
+            if pinned != named:
+                found.append(f"{host.name} has the snapshots {pinned}, expected {named}")
             if left := leftovers(host.agent()):
                 found.append(f"{host.name} has left {left}")
         return found
@@ -483,6 +549,11 @@ class FleetScenario:
             name = str(SandboxId(row.id))
             known = [sandbox for sandbox in self.sandboxes if sandbox.sandbox_id == name]
             await self.remove(-1, known[0] if known else Sandbox(name))
+        for row in await self.ask("SELECT name FROM templates ORDER BY id"):
+            await self.attempt(
+                f"remove {row.name}",
+                lambda control, name=row.name: control.services.snapshots.delete(self.caller, name),
+            )
         await self.wait_settled()
         loop = asyncio.get_running_loop()
         end = loop.time() + 60
@@ -544,11 +615,16 @@ class FleetScenario:
 
 def play(seed: int, server: Server) -> list[str]:
     """Run the scenario of a seed and return its log."""
+    return play_scenario(lambda folder, url: FleetScenario(seed, folder, url), server)
+
+
+def play_scenario(make: Callable[[Path, str], FleetScenario], server: Server) -> list[str]:
+    """Run a scenario on a database of its own and return its log."""
     with (
         server.copy() as database,
         tempfile.TemporaryDirectory(prefix="wrenn-simulation-", dir=MEMORY) as folder,
     ):
-        scenario = FleetScenario(seed, Path(folder), server.url_of(database))
+        scenario = make(Path(folder), server.url_of(database))
         scenario.fleet.open_postgres(server.socket, server.user, database)
         try:
             with seeded_randomness(scenario.random):

@@ -6,21 +6,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 
-from tests.simulation.database import Server, postgres_server
+from tests.simulation.database import Server
 from tests.simulation.fleet_scenario import play
 
 FIRST_SEED = int(os.environ.get("WRENN_FIRST_SEED", "1"))
 SEEDS = int(os.environ.get("WRENN_SEEDS", "2"))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with postgres_server() as server:
-        yield server
 
 
 @pytest.mark.timeout(400)
