@@ -61,7 +61,7 @@ test-packages: images ## run tests that install Debian packages in a sandbox (co
 
 simulate: setup ## run SEEDS random lives with faults of a host, and of a fleet, from FIRST_SEED on; `make test` runs 20 and 2
 	WRENN_SEEDS=$(or $(SEEDS),1000) WRENN_FIRST_SEED=$(or $(FIRST_SEED),1) $(BIN)/pytest \
-	  tests/simulation/test_agent_simulation.py tests/simulation/test_fleet_simulation.py
+	  tests/simulation/test_agent_simulation.py tests/simulation/test_fleet_simulation.py tests/simulation/test_many_hosts.py
 
 check: setup ## before every commit: format, lint, types, layering, fast tests, side by side
 	@$(MAKE) --no-print-directory --jobs=$(shell nproc) --output-sync=target $(CHECKS)

@@ -40,7 +40,7 @@ HOSTS: Final = 3
 REPLICAS: Final = 2
 CLIENTS: Final = 3
 OPERATIONS: Final = 7
-FAULTS: Final = 8
+FAULTS: Final = 12
 LEASE_S: Final = 15.0
 SETTLED_S: Final = 240.0
 """Virtual time in which the database and all hosts must be of one mind after the last fault: 90 s until a host counts as silent,
@@ -242,7 +242,7 @@ class FleetScenario:
             made = await self.attempt(
                 f"client {number}: create",
                 lambda control: control.services.creations.create(
-                    self.caller, CreateSandbox.model_validate({}), key
+                    self.caller, CreateSandbox.model_validate({"template": template}), key
                 ),
             )
             if made is not FAILED:
@@ -337,7 +337,7 @@ class FleetScenario:
         )  # fmt: skip
         async with asyncio.TaskGroup() as group:
             for _ in range(FAULTS):
-                await asyncio.sleep(self.random.expovariate(0.1))
+                await asyncio.sleep(self.random.expovariate(0.15))
                 fault = self.random.choice(kinds)
                 self.fleet.note(f"fault: {fault.__name__}")
                 group.create_task(fault())

@@ -10,6 +10,7 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
+from wrenn.base.tasks import OwnedTasks
 from wrenn.relay import SERVER_OPTIONS
 from wrenn.testing.simulation.network import MemoryTransport
 
@@ -45,6 +46,7 @@ class Wire:
     def __init__(self, application: Application, fate_of: Callable[[str, str], Fate]) -> None:
         self._application = application
         self._fate_of = fate_of
+        self._copies = OwnedTasks()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -63,9 +65,7 @@ class Wire:
         if fate.delay_s:
             await asyncio.sleep(fate.delay_s)
         if fate.again_s is not None:
-            again = asyncio.create_task(self._repeat(dict(scope), body, fate.again_s), name="doubled message")
-            _copies[again] = None
-            again.add_done_callback(lambda done: _copies.pop(done, None))
+            self._copies.start("doubled message", self._repeat(dict(scope), body, fate.again_s))
         if fate.is_answer_lost:
             await self._application(scope, _replay(body, receive), _nowhere)
             await _wait_gone(receive)
@@ -75,9 +75,6 @@ class Wire:
     async def _repeat(self, scope: Message, body: bytes, after_s: float) -> None:
         await asyncio.sleep(after_s)
         await self._application(scope, _replay(body, _for_ever), _nowhere)
-
-
-_copies: dict[asyncio.Task[None], None] = {}
 
 
 async def _whole_body(receive: Receive) -> bytes | None:
