@@ -20,8 +20,10 @@ def postgres_folder() -> Generator[Path]:
     """A folder that the user of PostgreSQL may pass through."""
     folder = Path(tempfile.mkdtemp(prefix="wrenn-test-"))
     folder.chmod(0o711)
-    yield folder
-    shutil.rmtree(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 def postmaster(folder: Path) -> int:
