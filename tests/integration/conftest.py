@@ -22,7 +22,7 @@ import uvicorn
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from wrenn.agent.inventory import measure
+from wrenn.agent.machine import measure
 from wrenn.base.faults import arm_faults
 from wrenn.base.secrets import Secret
 from wrenn.control.db import Database, Transaction

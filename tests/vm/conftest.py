@@ -43,8 +43,8 @@ def pytest_runtest_makereport(
     report = yield
     platform = getattr(item, "funcargs", {}).get("platform")
     if report.failed and isinstance(platform, Platform):
-        for name, told in platform.tell().items():
-            report.sections.append((f"{name} at {call.when}", told))
+        for name, text in platform.describe().items():
+            report.sections.append((f"{name} at {call.when}", text))
     return report
 
 

@@ -162,7 +162,7 @@ class Platform:
                 process.wait()
                 raise AssertionError(f"{name} did not end at SIGTERM:\n{self.log(name)}") from error
 
-    def tell(self) -> dict[str, str]:
+    def describe(self) -> dict[str, str]:
         """What each part that runs is doing, as stacks, at the end of what it logged."""
         for process in self.processes.values():
             process.send_signal(STACK_DUMP_SIGNAL)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prometheus_client import Gauge
 
-from wrenn.agent.inventory import measure
+from wrenn.agent.machine import measure
 from wrenn.agent.sandboxes import Sandboxes, State
 from wrenn.base.units import MIB
 from wrenn.telemetry import Metrics

@@ -74,7 +74,9 @@ async def serve(settings: Settings, host: Host | None = None) -> None:
             heartbeat_s=settings.heartbeat_s,
             lost_after_s=settings.control_lost_after_s,
         )
-        link = ControlLink(settings, credentials, tls, SystemClock(), loss)
+        link = ControlLink(
+            settings, credentials, tls, inventory=agent.inventory, clock=SystemClock(), loss=loss
+        )
         local = serving_locally(agent.app, agent.layout.socket)
         server = _Server(server_config(app, tls.context, settings), local, link)
         # Its clean-up gives the free network slots back.

@@ -12,8 +12,8 @@ from wrenn.agent.base_boot import BootedBases
 from wrenn.agent.bases import BaseMaker
 from wrenn.agent.confinement import CgroupConfiner, Confiner
 from wrenn.agent.guest_tokens import Tokens
-from wrenn.agent.inventory import measure
 from wrenn.agent.layout import Layout
+from wrenn.agent.machine import measure
 from wrenn.agent.settings import Settings
 from wrenn.base.clock import Clock, SystemClock
 from wrenn.base.errors import InvalidRequest, InvalidState

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from wrenn.agent.bases import Bases
 from wrenn.agent.guest_tokens import Tokens
 from wrenn.agent.host_facts import HostFacts
+from wrenn.agent.inventory import Inventory
 from wrenn.agent.layout import Layout
 from wrenn.agent.parts import Host, Parts, QemuHost
 from wrenn.agent.recovery import Recovery
@@ -42,6 +43,7 @@ class Agent:
     layout: Layout
     parts: Parts
     warm_up: WarmUp
+    inventory: Inventory
 
 
 @asynccontextmanager
@@ -105,7 +107,15 @@ async def _built(settings: Settings, layout: Layout, tokens: Tokens, parts: Part
     try:
         complete = await recovery.run()
         await sandboxes.start(collect=complete)
-        yield Agent(App(sandboxes=sandboxes, facts=facts), sandboxes, bases, layout, parts, warm_up)
+        yield Agent(
+            app=App(sandboxes=sandboxes, facts=facts),
+            sandboxes=sandboxes,
+            bases=bases,
+            layout=layout,
+            parts=parts,
+            warm_up=warm_up,
+            inventory=Inventory(sandboxes, facts),
+        )
     finally:
         await bases.close()
         await sandboxes.close()

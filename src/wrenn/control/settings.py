@@ -49,7 +49,8 @@ class Settings:
         start_retry_s: how long a host that does not answer is asked again to do one of these.
         lease_s: after this time another replica goes on with the work of one that died.
         host_interval_s: how often hosts are looked at and compared with the database.
-        missing_after_s: sandboxes of a host that is silent for so long are `missing`.
+        missing_after_s: a host that does not answer and sends no heartbeats for so long is unreachable, and its running sandboxes are
+            `missing`.
         unknown_grace_s: a sandbox or snapshot on a host that the database does not know is removed after this time; a paused
             sandbox that its host does not know is an error after it.
         accounts: of sign-up, sessions and the way to the platform.

@@ -252,6 +252,7 @@ def _build(
         silent_after_s=settings.missing_after_s,
     )
     sandboxes = _build_sandboxes(base, auth, hosts)
+    hosts.on_unreachable = sandboxes.comparison.loop.wake
     ports = _build_ports(base, auth, sandboxes, link_key)
     mail_sender = _build_mail_sender(base)
     throttle = Throttle(database)
@@ -314,7 +315,11 @@ def _build(
         fleet=fleet_service,
         drains=drains,
         enrolment=Enrolment(
-            database=database, authority=lambda: renewal.authority, tokens=auth.tokens, throttle=throttle
+            database=database,
+            authority=lambda: renewal.authority,
+            tokens=auth.tokens,
+            throttle=throttle,
+            record_activity=sandboxes.comparison.record_activity,
         ),
     )
     loops: list[_Looping] = [
@@ -482,7 +487,6 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
             clock=base.clock,
             settings=ComparisonSettings(
                 interval_s=settings.host_interval_s,
-                missing_after_s=settings.missing_after_s,
                 grace_s=settings.unknown_grace_s,
             ),
         ),

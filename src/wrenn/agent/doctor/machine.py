@@ -11,7 +11,7 @@ from typing import Final
 from wrenn.agent.doctor.advisories import check_advisories
 from wrenn.agent.doctor.check_result import Check
 from wrenn.agent.enrolment import CredentialsFile
-from wrenn.agent.inventory import measure
+from wrenn.agent.machine import measure
 from wrenn.agent.settings import Settings
 from wrenn.base.errors import WrennError
 from wrenn.base.units import GIB, MIB

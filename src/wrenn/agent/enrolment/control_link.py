@@ -11,6 +11,7 @@ from wrenn.agent.enrolment.control_client import ControlClient, HostDeleted
 from wrenn.agent.enrolment.credentials import Credentials, CredentialsFile
 from wrenn.agent.enrolment.register import refresh
 from wrenn.agent.enrolment.server_tls import ServerTls
+from wrenn.agent.inventory import Inventory
 from wrenn.agent.settings import Settings
 from wrenn.base.clock import Clock
 from wrenn.base.errors import Forbidden, Unauthorized, WrennError
@@ -19,6 +20,8 @@ from wrenn.base.loops import Loop
 _log = logging.getLogger(__name__)
 
 _AFTER_REFUSAL_S: Final = 900.0
+_CHANGE_POLL_S: Final = 1.0
+"""How often it is checked whether the inventory has changed, which is reported at once: at most one heartbeat in that time."""
 
 
 async def heartbeat_once(credentials: Credentials, settings: Settings) -> None:
@@ -43,10 +46,14 @@ class ControlLink:
         settings: Settings,
         credentials: Credentials,
         tls: ServerTls,
+        *,
+        inventory: Inventory,
         clock: Clock,
         loss: ControlLoss,
     ) -> None:
         self._settings = settings
+        self._inventory = inventory
+        self._sent_digest = ""
         self._file = CredentialsFile(settings.data_dir)
         self._credentials = credentials
         self._tls = tls
@@ -57,12 +64,24 @@ class ControlLink:
         self.deleted = asyncio.Event()
 
     async def run(self) -> None:
-        """Send a heartbeat at once and then at an interval, until cancelled or the host is deleted."""
+        """Send a heartbeat at once and then at an interval, until cancelled or the host is deleted.
+
+        When the inventory changes, the next one is sent within a second or two.
+        """
         beats = asyncio.create_task(self.loop.run(self._beat_and_note, every_s=self._settings.heartbeat_s))
+        poll_s = min(_CHANGE_POLL_S, self._settings.heartbeat_s)
+        watch = asyncio.create_task(Loop("watch inventory").run(self._send_changes, every_s=poll_s))
         try:
             await self.deleted.wait()
         finally:
             beats.cancel()
+            watch.cancel()
+
+    async def _send_changes(self) -> None:
+        # One that was sent in vain is repeated at the usual interval, so that hosts do not overrun a control plane that is
+        # in trouble.
+        if self._inventory.digest() != self._sent_digest:
+            self.loop.wake()
 
     async def _beat_and_note(self) -> None:
         try:
@@ -119,7 +138,13 @@ class ControlLink:
         return abs(self._clock.now().timestamp() - self._refused_at_unix) < _AFTER_REFUSAL_S
 
     async def _beat(self, client: ControlClient) -> bool:
-        return await client.heartbeat(self._credentials.host_id, self._credentials.token, {})
+        heartbeat = self._inventory.heartbeat()
+        self._sent_digest = heartbeat.inventory
+        is_renewal_asked = await client.heartbeat(
+            self._credentials.host_id, self._credentials.token, heartbeat.body()
+        )
+        self._inventory.delivered(heartbeat)
+        return is_renewal_asked
 
     async def _renew(self, client: ControlClient) -> None:
         try:

@@ -14,7 +14,7 @@ from wrenn.agent.enrolment.credentials import Credentials, CredentialsFile
 from wrenn.agent.enrolment.key_pair import KeyPair, new_key_pair, validity_of
 from wrenn.agent.enrolment.pending import PendingRegistration
 from wrenn.agent.enrolment.server_tls import require_usable
-from wrenn.agent.inventory import measure
+from wrenn.agent.machine import measure
 from wrenn.agent.settings import Settings
 from wrenn.base.errors import (
     AgentFailure,

@@ -11,7 +11,8 @@ from connectrpc.errors import ConnectError
 from connectrpc.request import RequestContext
 
 from wrenn.agent.host_facts import HostFacts
-from wrenn.agent.inventory import measure
+from wrenn.agent.host_report import host_message
+from wrenn.agent.inventory import reason_of
 from wrenn.agent.rpc.internal_errors import hiding_internal_errors
 from wrenn.agent.sandboxes import NetworkSettings, Record, RunningSandbox, Sandboxes, SandboxSpec, State
 from wrenn.base.errors import AgentFailure, InvalidRequest, WrennError
@@ -92,24 +93,7 @@ class HostAgentService(HostAgent):
 
     async def get_host(self, request: pb.GetHostRequest, ctx: Any, /) -> pb.Host:
         """Return facts about this host and the use of its resources."""
-        machine = measure(self._facts.data_dir)
-        return pb.Host(
-            agent_version=self._facts.agent_version,
-            vmm=self._facts.vmm,
-            accelerator=self._facts.accelerator,
-            cpu_cores=machine.cpu_cores,
-            memory_b=machine.memory_b,
-            memory_available_b=machine.memory_available_b,
-            disk_b=machine.disk_b,
-            disk_available_b=machine.disk_available_b,
-            sandbox_disk_b=self._facts.sandbox_disk_b,
-            sandbox_limit=self._facts.sandbox_limit,
-            sandbox_count=len(self._sandboxes.list()),
-            templates=self._facts.templates(),
-            owned_slots=self._facts.owned_slots(),
-            warming_up=self._facts.warm_up.is_running,
-            warm_up_failure=self._facts.warm_up.failure,
-        )
+        return host_message(self._facts, sandbox_count=len(self._sandboxes.list()))
 
     async def ensure_sandbox(self, request: pb.EnsureSandboxRequest, ctx: Any, /) -> pb.Sandbox:
         """Start a sandbox unless it runs."""
@@ -278,7 +262,7 @@ def _sandbox(record: Record, running: RunningSandbox | None) -> pb.Sandbox:
     return pb.Sandbox(
         sandbox_id=str(record.spec.sandbox_id),
         state=_STATES[record.state],
-        reason=record.reason or (running.suspend_reason if running else ""),
+        reason=reason_of(record, running),
         host_ip=running.address if running else "",
         template=record.spec.template,
         vcpus=record.spec.shape.vcpus,

@@ -402,6 +402,11 @@ class Sandboxes:
         """Return the pinned snapshots, without those whose manifest is damaged."""
         return list(snapshots.pinned_snapshots(self._layout.snapshots))
 
+    def list_snapshot_ids(self) -> list[str]:
+        """Return the ids of the pinned snapshots, also of damaged ones; their manifests are not read."""
+        root = self._layout.snapshots
+        return [name for name in snapshots.snapshot_ids(root) if snapshots.is_pinned(root, name)]
+
     def _make_durable(self, entry: Entry, snapshot_id: str) -> None:
         async def flush() -> None:
             await asyncio.sleep(_FLUSH_DELAY_S)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Request, Security
 from fastapi.responses import JSONResponse, Response
@@ -66,27 +66,27 @@ async def host_heartbeat(
     enrolment: EnrolmentOf,
     token: Annotated[str | None, Security(_host_token)],
 ) -> Response:
-    """That the agent of a host is alive. 404 with the code `host_deleted`: the host was deleted, and the agent gives up."""
-    await _check_body(request)
-    is_renewal_due = await enrolment.heartbeat(token, host_id)
+    """That the agent of a host is alive, and what it says of the host. 404 with the code `host_deleted`: it was deleted."""
+    is_renewal_due = await enrolment.heartbeat(token, host_id, await _read_body(request))
     return Response(status_code=204, headers={HOST_RENEWAL_HEADER: "1"} if is_renewal_due else None)
 
 
-async def _check_body(request: Request) -> None:
-    """Read the body of a heartbeat: empty or a JSON object, of which nothing is needed yet."""
+async def _read_body(request: Request) -> dict[str, Any]:
+    """Read the body of a heartbeat: empty or a JSON object."""
     body = bytearray()
     async for piece in request.stream():
         body += piece
         if len(body) > HEARTBEAT_LIMIT_B:
             raise TooLarge(f"The body has more than {HEARTBEAT_LIMIT_B // 1024} KiB.")
     if not body:
-        return
+        return {}
     try:
-        is_object = isinstance(json.loads(body), dict)
+        found = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("The body is not valid JSON.") from error
-    if not is_object:
+    if not isinstance(found, dict):
         raise InvalidRequest("The body must be empty or a JSON object.")
+    return cast("dict[str, Any]", found)
 
 
 def _answer(credentials: Credentials, status: int) -> Response:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from wrenn.base.errors import Conflict, Forbidden, Unauthorized
+from wrenn.base.errors import AgentFailure, Conflict, Forbidden, InvalidRequest, Unauthorized
 from wrenn.base.faults import fault_point
-from wrenn.base.ids import HostId
+from wrenn.base.ids import HostId, SandboxId
 from wrenn.base.secrets import Secret
 from wrenn.control.audit import SYSTEM, Status, record
 from wrenn.control.auth import Tokens
@@ -23,6 +24,7 @@ from wrenn.control.hosts import (
     RefreshToken,
     address_of,
     credential_store,
+    heartbeat_of,
     host_action,
     public_key_of,
     record_store,
@@ -36,6 +38,10 @@ _WRONG_REGISTRATION = (
 _WRONG_REFRESH = (
     "The refresh token is not valid, was revoked or has expired: register again with a registration token."
 )
+
+
+RecordActivity = Callable[[HostId, Mapping[SandboxId, float]], Awaitable[None]]
+"""Store when sandboxes on this host were used last (Unix time, seconds)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +63,19 @@ class Enrolment:
     """Gives agents their credentials and takes their heartbeats."""
 
     def __init__(
-        self, *, database: Database, authority: Callable[[], Authority], tokens: Tokens, throttle: Throttle
+        self,
+        *,
+        database: Database,
+        authority: Callable[[], Authority],
+        tokens: Tokens,
+        throttle: Throttle,
+        record_activity: RecordActivity,
     ) -> None:
         self._database = database
         self._authority = authority
         self._tokens = tokens
         self._throttle = throttle
+        self._record_activity = record_activity
 
     async def register(self, body: RegisterHost, client: str) -> Credentials:
         """Use up a registration token and return the credentials of its host. What had registered it before loses its own.
@@ -144,16 +157,27 @@ class Enrolment:
         await fault_point("control.refresh.after_commit")
         return credentials
 
-    async def heartbeat(self, host_token: str | None, text_id: str) -> bool:
-        """Store that the agent of this host is alive. Returns whether it must refresh its credentials, as the CA was changed.
+    async def heartbeat(self, host_token: str | None, text_id: str, body: Mapping[str, Any]) -> bool:
+        """Store that the agent of this host is alive, and what it says of the host.
+
+        Returns whether it must refresh its credentials, as the CA was changed.
 
         Raises:
-            Unauthorized: no valid host token. Forbidden: it is another host's. HostDeleted, NotFound.
+            Unauthorized: no valid host token. Forbidden: it is another host's. InvalidRequest: the body cannot be read;
+            nothing was stored. HostDeleted, NotFound.
         """
         token = self._tokens.read_host(host_token or "")
         if str(token.host_id) != text_id:
             raise Forbidden("This token belongs to another host.")
-        held = await credential_store.record_heartbeat(self._database, token.host_id, token.refresh_id)
+        try:
+            heartbeat = heartbeat_of(body)
+        except AgentFailure as error:
+            raise InvalidRequest(error.message) from error
+        held = await credential_store.record_heartbeat(
+            self._database, token.host_id, token.refresh_id, heartbeat
+        )
+        if heartbeat.active:
+            await self._record_activity(token.host_id, heartbeat.active)
         return held != self._authority().identity
 
     async def _wrong_token(self, client: str, message: str) -> Unauthorized:

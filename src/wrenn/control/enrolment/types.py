@@ -10,7 +10,7 @@ from wrenn.control.hosts import ADDRESS_LIMIT, CSR_LIMIT_B, HostView
 from wrenn.control.http import RequestBody
 from wrenn.protocol.api import HOST_RENEWAL_HEADER
 
-HEARTBEAT_LIMIT_B: Final = 64 * 1024
+HEARTBEAT_LIMIT_B: Final = 256 * 1024
 _TOKEN_LIMIT: Final = 256
 _ID_LIMIT: Final = 64
 
@@ -74,8 +74,32 @@ class HostCredentials(BaseModel):
 
 HEARTBEAT_BODY: Final[dict[str, Any]] = {
     "requestBody": {
-        "description": "Nothing, or a JSON object of at most 64 KiB; fields that are not known are ignored",
-        "content": {"application/json": {"schema": {"type": "object", "additionalProperties": True}}},
+        "description": "Nothing, or a JSON object of at most 256 KiB; fields that are not known are ignored",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "additionalProperties": True,
+                    "properties": {
+                        "host": {
+                            "type": "object",
+                            "description": "The message `Host` of host.proto in ProtoJSON",
+                        },
+                        "inventory": {
+                            "type": "string",
+                            "pattern": "^[0-9a-f]{0,64}$",
+                            "description": "Digest of the host's sandboxes and snapshots: it is asked for them when the digest "
+                            "changes. Empty: it is asked every few seconds",
+                        },
+                        "active": {
+                            "type": "object",
+                            "additionalProperties": {"type": "number"},
+                            "description": "Unix time of the last use of sandboxes, by id",
+                        },
+                    },
+                }
+            }
+        },
     }
 }
 

@@ -7,7 +7,7 @@ from wrenn.control.hosts.addresses import ADDRESS_LIMIT, HostAddress, address_of
 from wrenn.control.hosts.authority import CSR_LIMIT_B, Authority, CaIdentity, public_key_of
 from wrenn.control.hosts.client import HostClient, HostClients, PortPlace
 from wrenn.control.hosts.execs import HostNotResponding
-from wrenn.control.hosts.messages import SIGNALS
+from wrenn.control.hosts.messages import SIGNALS, heartbeat_of
 from wrenn.control.hosts.monitor import Monitor
 from wrenn.control.hosts.pki import ensure_pki
 from wrenn.control.hosts.records import (
@@ -35,6 +35,7 @@ from wrenn.control.hosts.types import (
     FileInfo,
     Host,
     HostEndpoint,
+    HostHeartbeat,
     HostNetworkPolicy,
     HostReport,
     HostSandbox,
@@ -46,6 +47,7 @@ from wrenn.control.hosts.types import (
     RunningProcess,
 )
 from wrenn.control.hosts.views import HostView, host_json
+from wrenn.control.hosts.visits import Visits
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, ERROR_TEXT_HEADER
 from wrenn.protocol.host.streams import (
     OUTPUTS,
@@ -87,6 +89,7 @@ __all__ = [
     "HostDeleted",
     "HostDraining",
     "HostEndpoint",
+    "HostHeartbeat",
     "HostNetworkPolicy",
     "HostNotResponding",
     "HostRecord",
@@ -113,9 +116,11 @@ __all__ = [
     "Size",
     "StartProcess",
     "Step",
+    "Visits",
     "address_of",
     "all_hosts",
     "ensure_pki",
+    "heartbeat_of",
     "host_action",
     "host_json",
     "host_of",

@@ -79,6 +79,11 @@ class HostClient:
         """Where the host is reached."""
         return self._connection.endpoint
 
+    @property
+    def failures(self) -> int:
+        """How many calls the agent did not answer until now: a change is a reason to look at the host."""
+        return self._connection.failures
+
     async def report(self, *, timeout_s: float) -> HostReport:
         """Return what the agent reports about its machine."""
         return report_of(await self._rpc.call("GetHost", pb.GetHostRequest(), pb.Host, timeout_s=timeout_s))

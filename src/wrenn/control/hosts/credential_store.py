@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Collection
 from typing import Any, Final
 
-from sqlalchemy import Select, Uuid, bindparam, delete, exists, func, insert, literal, select, update
+from sqlalchemy import Select, Text, Uuid, bindparam, delete, exists, func, insert, literal, select, update
 
 from wrenn.base.errors import NotFound, Unauthorized
 from wrenn.base.ids import HostId, UserId, random_hex
@@ -28,9 +28,9 @@ from wrenn.control.hosts.records import (
     Machine,
     RefreshToken,
 )
-from wrenn.control.hosts.store import log_team, marked
+from wrenn.control.hosts.store import log_team, marked, report_columns, report_values
 from wrenn.control.hosts.tables import host_refresh_tokens, host_registration_tokens, hosts
-from wrenn.control.hosts.types import HostStatus
+from wrenn.control.hosts.types import HostHeartbeat, HostStatus
 
 _registration = host_registration_tokens.c
 _refresh = host_refresh_tokens.c
@@ -224,7 +224,13 @@ def _heartbeat() -> Select[*tuple[Any, ...]]:
     seen = (
         update(hosts)
         .where(hosts.c.id == was.c.id, was.c.deleted_at.is_(None), exists(select(token.c.id)))
-        .values(status=HostStatus.ONLINE, last_heartbeat_at=func.now(), updated_at=func.now())
+        .values(
+            status=HostStatus.ONLINE,
+            last_heartbeat_at=func.now(),
+            inventory=bindparam("of_inventory", type_=Text),
+            updated_at=func.now(),
+            **report_columns(),
+        )
         .returning(hosts.c.id)
         .cte("seen")
     )
@@ -253,8 +259,10 @@ def _heartbeat() -> Select[*tuple[Any, ...]]:
 _HEARTBEAT: Final = _heartbeat()
 
 
-async def record_heartbeat(database: Database, host_id: HostId, token_id: uuid.UUID) -> CaIdentity | None:
-    """Store that the agent of a host is alive, which shows a host token that came with this refresh token; one statement.
+async def record_heartbeat(
+    database: Database, host_id: HostId, token_id: uuid.UUID, heartbeat: HostHeartbeat
+) -> CaIdentity | None:
+    """Store a heartbeat of a host, which was sent with a host token that came with this refresh token; one statement.
 
     Refresh tokens before that one are revoked: the agent has the answer that it came in. Returns which CAs that answer named;
     None: it is from before a version that stored them.
@@ -262,7 +270,12 @@ async def record_heartbeat(database: Database, host_id: HostId, token_id: uuid.U
     Raises:
         HostDeleted. NotFound: there was never such a host. Unauthorized: the refresh token was revoked.
     """
-    values = {"of_host": host_id.value, "of_token": token_id}
+    values = {
+        "of_host": host_id.value,
+        "of_token": token_id,
+        "of_inventory": heartbeat.inventory,
+        **report_values(heartbeat.report),
+    }
     row = (await database.execute(_HEARTBEAT, values)).one_or_none()
     if row is None:
         raise NotFound(f"There is no host {host_id}.")

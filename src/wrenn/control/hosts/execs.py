@@ -10,7 +10,7 @@ import aiohttp
 
 from wrenn.base.errors import AgentFailure, DeadlineExceeded, Unavailable
 from wrenn.base.ids import SandboxId
-from wrenn.control.hosts.transport import HostConnection, not_answering
+from wrenn.control.hosts.transport import HostConnection
 from wrenn.protocol.host.streams import (
     MESSAGE_HEAD,
     MESSAGE_LIMIT_B,
@@ -58,13 +58,13 @@ class Execs:
             async with asyncio.timeout(timeout_s):
                 return await self._run(sandbox_id, start, take)
         except aiohttp.ServerTimeoutError as error:
-            raise not_answering(error) from error
+            raise self._connection.not_answering(error) from error
         except TimeoutError as error:
             raise HostNotResponding(f"The host did not answer within {timeout_s:.0f} s.") from error
         except asyncio.IncompleteReadError as error:
             raise Unavailable("The host of this sandbox broke the call off.") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise not_answering(error) from error
+            raise self._connection.not_answering(error) from error
 
     async def _run(
         self, sandbox_id: SandboxId, start: StartProcess, take: Callable[[Kind, bytes], None]

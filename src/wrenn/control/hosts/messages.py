@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, cast
 
-from protobuf import Message, Oneof
+from protobuf import Message, Oneof, message_from_json_value
 
 from wrenn.base.errors import AgentFailure, InvalidRequest
 from wrenn.base.ids import SandboxId, SnapshotId
@@ -19,6 +19,7 @@ from wrenn.control.hosts.types import (
     Command,
     FileInfo,
     FileKind,
+    HostHeartbeat,
     HostNetworkPolicy,
     HostReport,
     HostSandbox,
@@ -68,6 +69,7 @@ _BIGINT_MAX: Final = 2**63 - 1
 """Of a BIGINT column."""
 _TIME_MAX: Final = 253_402_300_799.0
 """The end of the year 9999, in Unix time: the last that `datetime` can express."""
+_DIGEST: Final = re.compile(r"[0-9a-f]{0,64}")
 _UNSTORABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, and surrogates, which have no UTF-8 form."""
 
@@ -109,7 +111,34 @@ def report_of(host: pb.Host) -> HostReport:
     )
 
 
-def _check_count(items: Sequence[object] | Mapping[str, str], limit: int, kind: str) -> None:
+def heartbeat_of(body: Mapping[str, Any]) -> HostHeartbeat:
+    """Convert the body of a heartbeat; fields that are not known are ignored. Raises AgentFailure if it cannot be read."""
+    host, inventory, active = body.get("host"), body.get("inventory", ""), body.get("active", {})
+    if not isinstance(inventory, str) or not _DIGEST.fullmatch(inventory):
+        raise AgentFailure("The heartbeat has no digest of the inventory, in up to 64 hexadecimal digits.")
+    if not isinstance(active, dict):
+        raise AgentFailure("What the heartbeat says of active sandboxes is not an object.")
+    used = cast("dict[str, object]", active)
+    _check_count(used, _LIST_LIMIT, "active sandboxes")
+    return HostHeartbeat(
+        report=None if host is None else report_of(_host_of(host)),
+        inventory=inventory,
+        active={
+            _reported_id(SandboxId.parse, sandbox_id, "sandbox"): _time(at, "time of last use")
+            for sandbox_id, at in used.items()
+        },
+    )
+
+
+def _host_of(host: Any) -> pb.Host:
+    try:
+        return message_from_json_value(pb.Host, host, ignore_unknown_fields=True)
+    except Exception as error:
+        # The library has no class of its own for input that it cannot decode.
+        raise AgentFailure("What the heartbeat says of the host cannot be read.") from error
+
+
+def _check_count(items: Sequence[object] | Mapping[str, object], limit: int, kind: str) -> None:
     if len(items) > limit:
         raise AgentFailure(f"The host reports {len(items)} {kind}; at most {limit} are possible.")
 
@@ -120,9 +149,9 @@ def _number(value: int, largest: int, kind: str) -> int:
     return value
 
 
-def _time(value: float, kind: str) -> float:
+def _time(value: object, kind: str) -> float:
     # Written so that "not a number" is out of range too.
-    if not 0.0 <= value <= _TIME_MAX:
+    if not isinstance(value, int | float) or not 0.0 <= value <= _TIME_MAX:
         raise AgentFailure(f"The host reports the time {value} as {kind}.")
     return value
 

@@ -13,7 +13,7 @@ from protobuf import Message
 from wrenn.base.errors import AgentFailure, DeadlineExceeded, WrennError
 from wrenn.base.units import KIB, MIB
 from wrenn.control.hosts.messages import clean_text, decoded
-from wrenn.control.hosts.transport import HostConnection, not_answering
+from wrenn.control.hosts.transport import HostConnection
 from wrenn.protocol.api import OUTPUT_LIMIT_B
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, error_of
 from wrenn.relay import read_bounded
@@ -51,14 +51,15 @@ class HostRpc:
             error.context.setdefault("host", self._connection.endpoint.address)
             raise
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise not_answering(error) from error
+            raise self._connection.not_answering(error) from error
         except TimeoutError as error:
+            self._connection.failures += 1
             raise DeadlineExceeded(
                 f"The host did not answer within {timeout_s:.0f} s.",
                 context={"host": self._connection.endpoint.address},
             ) from error
         except OSError as error:
-            raise not_answering(error) from error
+            raise self._connection.not_answering(error) from error
 
     async def _call(
         self, method: str, request: Message[Any], answer: type[Answer], timeout_s: float

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 from sqlalchemy import (
     CTE,
     ColumnElement,
+    Float,
     Row,
     Select,
     Text,
+    Update,
     Uuid,
     and_,
+    bindparam,
     case,
     false,
     func,
@@ -41,26 +45,43 @@ _COLUMNS: Final = [
     hosts.c[name]
     for name in (
         "id", "name", "address", "status", "cpu_cores", "memory_b", "disk_b", "disk_available_b", "sandbox_disk_b",
-        "sandbox_limit", "templates", "is_reachable", "team_id", "drain_policy",
+        "sandbox_limit", "templates", "is_reachable", "team_id", "drain_policy", "inventory", "last_heartbeat_at",
     )
 ]  # fmt: skip
 
 
 def select_hosts() -> Select[Any]:
     """Select the columns that `host_of` reads, of every host that has registered and is not deleted."""
-    silent = func.extract("epoch", func.now() - func.coalesce(hosts.c.last_seen_at, hosts.c.created_at))
+    silent, unheard = (
+        func.extract("epoch", func.now() - moment)
+        for moment in (hosts.c.silent_since, hosts.c.last_heartbeat_at)
+    )
     tags = (
         select(func.array_agg(host_tags.c.tag, type_=ARRAY(Text)))
         .where(host_tags.c.host_id == hosts.c.id)
         .scalar_subquery()
     )
     return (
-        select(*_COLUMNS, silent.label("silent_s"), tags.label("tags"))
+        select(*_COLUMNS, silent.label("silent_s"), unheard.label("unheard_s"), tags.label("tags"))
         .where(hosts.c.deleted_at.is_(None), hosts.c.address != "")
         .order_by(hosts.c.id)
     )
 
 
+_REPORT_COLUMNS: Final = (
+    "agent_version",
+    "vmm",
+    "accelerator",
+    "cpu_cores",
+    "memory_b",
+    "memory_available_b",
+    "disk_b",
+    "disk_available_b",
+    "sandbox_disk_b",
+    "sandbox_limit",
+)
+"""Columns that hold what a host reports, and fields of `HostReport`."""
+_of_host: Final = bindparam("of_host", type_=Uuid)
 _ALL: Final = select_hosts()
 
 
@@ -78,8 +99,11 @@ def host_of(row: Row[Any]) -> Host:
         sandbox_disk_b=row.sandbox_disk_b,
         sandbox_limit=row.sandbox_limit,
         templates=frozenset(row.templates),
-        silent_s=float(row.silent_s),
+        silent_s=0.0 if row.silent_s is None else float(row.silent_s),
         is_reachable=row.is_reachable,
+        inventory=row.inventory,
+        last_heartbeat_at=row.last_heartbeat_at,
+        unheard_s=math.inf if row.unheard_s is None else float(row.unheard_s),
         team_id=None if row.team_id is None else TeamId(row.team_id),
         tags=frozenset(row.tags or ()),
         is_draining=row.drain_policy is not None,
@@ -116,57 +140,81 @@ def log_team(team_id: ColumnElement[Any]) -> ColumnElement[Any]:
     return func.coalesce(team_id, literal(PLATFORM_TEAM.value, Uuid)).label("team_id")
 
 
-async def record_seen(database: Database, host_id: HostId, seen: HostReport) -> None:
-    """Store what the host's agent reported just now."""
+def report_values(report: HostReport | None) -> dict[str, Any]:
+    """Values for the parameters of `report_columns`; None: no report, and the columns keep theirs."""
+    return {
+        f"report_{name}": None if report is None else getattr(report, name) for name in _REPORT_COLUMNS
+    } | {"report_templates": None if report is None else list(report.templates)}
+
+
+def report_columns() -> dict[str, Any]:
+    """SQL expressions for the columns that hold what a host reports, with parameters from `report_values`."""
+    return {
+        name: func.coalesce(bindparam(f"report_{name}", type_=hosts.c[name].type), hosts.c[name])
+        for name in (*_REPORT_COLUMNS, "templates")
+    }
+
+
+def _seen() -> Update:
     was = (
         select(hosts.c.id, hosts.c.status, log_team(hosts.c.team_id))
-        .where(hosts.c.id == host_id.value, hosts.c.deleted_at.is_(None))
+        .where(hosts.c.id == _of_host, hosts.c.deleted_at.is_(None))
         .with_for_update(key_share=True)
         .cte("was")
     )
     back = select(was.c.id, was.c.team_id).where(was.c.status == HostStatus.UNREACHABLE).cte("back")
-    await database.execute(
+    return (
         update(hosts)
         .where(hosts.c.id == was.c.id)
         .add_cte(*marked(back, "marked_up", Status.SUCCESS))
         .values(
             status=HostStatus.ONLINE,
             is_reachable=True,
-            agent_version=seen.agent_version,
-            vmm=seen.vmm,
-            accelerator=seen.accelerator,
-            cpu_cores=seen.cpu_cores,
-            memory_b=seen.memory_b,
-            memory_available_b=seen.memory_available_b,
-            disk_b=seen.disk_b,
-            disk_available_b=seen.disk_available_b,
-            sandbox_disk_b=seen.sandbox_disk_b,
-            sandbox_limit=seen.sandbox_limit,
-            templates=list(seen.templates),
+            silent_since=None,
             last_seen_at=func.now(),
             updated_at=func.now(),
+            **report_columns(),
         )
     )
 
 
-async def record_silent(database: Database, host_id: HostId, *, heartbeat_s: float) -> None:
-    """Store that the host did not answer. It is unreachable if no heartbeat came for `heartbeat_s` either."""
+_SEEN: Final = _seen()
+
+
+async def record_seen(database: Database, host_id: HostId, seen: HostReport) -> None:
+    """Store what the host's agent answered just now."""
+    await database.execute(_SEEN, {"of_host": host_id.value, **report_values(seen)})
+
+
+def _silent() -> Update:
     was = (
         select(hosts.c.id, hosts.c.status, hosts.c.last_heartbeat_at, log_team(hosts.c.team_id))
-        .where(hosts.c.id == host_id.value, hosts.c.deleted_at.is_(None))
+        .where(hosts.c.id == _of_host, hosts.c.deleted_at.is_(None))
         .with_for_update(key_share=True)
         .cte("was")
     )
-    is_heard = func.coalesce(was.c.last_heartbeat_at > in_s(-heartbeat_s), false())
+    heartbeat_life = bindparam("heartbeat_s", type_=Float)
+    is_heard = func.coalesce(was.c.last_heartbeat_at > in_s(-heartbeat_life), false())
     is_down = and_(was.c.status == HostStatus.ONLINE, not_(is_heard))
     down = select(was.c.id, was.c.team_id).where(is_down).cte("down")
-    await database.execute(
+    return (
         update(hosts)
         .where(hosts.c.id == was.c.id)
         .add_cte(*marked(down, "marked_down", Status.ERROR))
         .values(
             is_reachable=False,
+            silent_since=func.coalesce(hosts.c.silent_since, func.now()),
             status=case((is_down, HostStatus.UNREACHABLE), else_=was.c.status),
             updated_at=func.now(),
         )
+        .returning(is_down)
     )
+
+
+_SILENT: Final = _silent()
+
+
+async def record_silent(database: Database, host_id: HostId, *, heartbeat_s: float) -> bool:
+    """Store that the host did not answer. It becomes unreachable if no heartbeat came for `heartbeat_s` either: returns that."""
+    found = await database.execute(_SILENT, {"of_host": host_id.value, "heartbeat_s": heartbeat_s})
+    return bool(found.scalar_one_or_none())

@@ -17,7 +17,7 @@ from wrenn.base.errors import AgentFailure, Unavailable
 from wrenn.base.ids import SandboxId
 from wrenn.base.request_ids import request_id
 from wrenn.base.tasks import OwnedTasks
-from wrenn.control.hosts.transport import HostConnection, not_answering
+from wrenn.control.hosts.transport import HostConnection
 from wrenn.protocol.api import STREAM_MESSAGE_LIMIT_B
 from wrenn.protocol.host.streams import (
     MESSAGE_LIMIT_B,
@@ -171,5 +171,5 @@ class StreamConnections:
         try:
             socket = await self._connection.connect_stream(self._connection.url(STREAM_PATH))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise not_answering(error) from error
+            raise self._connection.not_answering(error) from error
         return HostStream(socket)

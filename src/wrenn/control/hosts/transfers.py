@@ -16,7 +16,7 @@ from yarl import URL
 from wrenn.base.errors import AgentFailure, DeadlineExceeded, Unavailable, WrennError, error_class
 from wrenn.base.ids import SandboxId
 from wrenn.base.units import KIB
-from wrenn.control.hosts.transport import HostConnection, not_answering
+from wrenn.control.hosts.transport import HostConnection
 from wrenn.relay import read_bounded
 
 IDLE_TIMEOUT_S: Final = 60.0
@@ -100,7 +100,7 @@ class Transfers:
         except TimeoutError as error:
             raise DeadlineExceeded(f"The host did not answer within {IDLE_TIMEOUT_S:.0f} s.") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise not_answering(error) from error
+            raise self._connection.not_answering(error) from error
         try:
             if response.status not in ((200, 206, 416) if "Range" in headers else (200,)):
                 raise await _refusal(response)
@@ -138,7 +138,7 @@ class Transfers:
         except (aiohttp.ClientError, OSError) as error:
             if failure:
                 raise failure[0] from None
-            raise not_answering(error) from error
+            raise self._connection.not_answering(error) from error
         try:
             if response.status >= 300:
                 raise await _refusal(response)

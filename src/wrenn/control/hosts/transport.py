@@ -83,9 +83,16 @@ class HostConnection:
         current_tls: Callable[[], ssl.SSLContext],
     ) -> None:
         self.endpoint = endpoint
+        self.failures = 0
+        """Calls that the agent did not answer, until now: a change is a reason to look at the host."""
         self._session = session
         self._current_tls = current_tls
         self._server_name = str(endpoint.host_id)
+
+    def not_answering(self, cause: BaseException) -> Unavailable:
+        """Count a call that failed, and build its error. The cause is for the log only, since it names addresses."""
+        self.failures += 1
+        return Unavailable("The host of this sandbox does not answer now.", context={"cause": repr(cause)})
 
     def url(self, target: str, *, encoded: bool = False) -> URL:
         """Return the URL of a path at the agent. `encoded`: use it exactly as it is."""
@@ -168,8 +175,3 @@ def _tls_context(pki: Path) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(pki / "control.pem", pki / "control.key")
     return context
-
-
-def not_answering(cause: BaseException) -> Unavailable:
-    """Build the error for a failed connection. The cause is for the log only, since it names addresses."""
-    return Unavailable("The host of this sandbox does not answer now.", context={"cause": repr(cause)})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
@@ -65,9 +67,14 @@ class Host:
     sandbox_limit: int
     templates: frozenset[str]
     silent_s: float
-    """Seconds since it answered a call last, or since it was created."""
+    """Seconds since it was found not to answer; 0: it answered the monitor's last call, or was never called."""
     is_reachable: bool
     """Whether it answered the last call of the monitor. A host may send heartbeats and yet not be reached."""
+    inventory: str = ""
+    """Digest of what it has, from its last heartbeat; empty: its heartbeats have none (agents of before)."""
+    last_heartbeat_at: datetime | None = None
+    unheard_s: float = math.inf
+    """Seconds since its last heartbeat."""
     team_id: TeamId | None = None
     """Whose sandboxes alone it runs; None: those of all teams."""
     tags: frozenset[str] = frozenset()
@@ -107,6 +114,21 @@ class HostReport:
     templates: Sequence[str] = ()
     is_warming_up: bool = False
     warm_up_failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostHeartbeat:
+    """What an agent says with a heartbeat.
+
+    Attributes:
+        report: None: an agent of before, which is asked for it.
+        inventory: digest of what the host has; empty likewise.
+        active: when sandboxes were used last, in Unix time, for those that were used since the last heartbeats.
+    """
+
+    report: HostReport | None = None
+    inventory: str = ""
+    active: Mapping[SandboxId, float] = field(default_factory=dict["SandboxId", float])
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from wrenn.base.errors import DeadlineExceeded, Unavailable, WrennError
 from wrenn.base.ids import SnapshotId
 from wrenn.base.loops import Loop
 from wrenn.control.db import Database, Transaction
-from wrenn.control.hosts import REMOVALS_A_ROUND, FirstMet, Host, HostClients, HostRounds, all_hosts
+from wrenn.control.hosts import REMOVALS_A_ROUND, FirstMet, Host, HostClients, HostRounds, Visits, all_hosts
 from wrenn.control.snapshots import store
 from wrenn.control.snapshots.lifecycle import SnapshotLifecycle
 from wrenn.control.snapshots.records import TemplateStatus
@@ -52,21 +52,36 @@ class SnapshotSweep:
         self._rounds = HostRounds("sweep snapshots")
         # Snapshots that are to be removed, and those without a row on any host.
         self._unwanted: FirstMet[SnapshotId] = FirstMet()
+        self._visits = Visits(clock, self._version)
 
     async def run(self) -> None:
-        """Sweep at an interval, until cancelled."""
+        """Sweep those hosts at an interval where there may be something to do, until cancelled."""
         try:
-            await self.loop.run(self.sweep_once, every_s=self._interval_s)
+            await self.loop.run(self._sweep_due, every_s=self._interval_s)
         finally:
             await self._rounds.close()
 
     async def sweep_once(self) -> None:
         """Sweep all hosts now; as `HostRounds.run`."""
-        for snapshot_id in await self._database.transaction(self._retire_abandoned):
-            _log.warning("abandoned snapshot taken back", extra={"snapshot_id": str(snapshot_id)})
+        await self._take_back_abandoned()
         hosts = await all_hosts(self._database)
         self._unwanted.keep_hosts(hosts)
         await self._rounds.run(hosts, self._sweep)
+
+    async def _sweep_due(self) -> None:
+        await self._take_back_abandoned()
+        for host_id in await store.hosts_with_removals(self._database):
+            self._visits.unsettle(host_id)
+        hosts = await all_hosts(self._database)
+        self._unwanted.keep_hosts(hosts)
+        await self._rounds.run(self._visits.due([host for host in hosts if host.is_reachable]), self._sweep)
+
+    def _version(self, host: Host) -> object:
+        return host.inventory, self._clients.at(host.endpoint).failures
+
+    async def _take_back_abandoned(self) -> None:
+        for snapshot_id in await self._database.transaction(self._retire_abandoned):
+            _log.warning("abandoned snapshot taken back", extra={"snapshot_id": str(snapshot_id)})
 
     async def _retire_abandoned(self, tx: Transaction) -> list[SnapshotId]:
         abandoned = await store.retire_abandoned(tx)
@@ -77,6 +92,8 @@ class SnapshotSweep:
         return [snapshot_id for snapshot_id, _ in abandoned]
 
     async def _sweep(self, host: Host) -> None:
+        version = self._visits.version_of(host)
+        self._visits.unsettle(host.host_id)
         rows = {stored.snapshot_id: stored for stored in await store.on_host(self._database, host.host_id)}
         client = self._clients.at(host.endpoint)
         try:
@@ -108,3 +125,5 @@ class SnapshotSweep:
             elif await self._lifecycle.remove_from_host(host.endpoint, snapshot_id):
                 _log.warning("unknown snapshot removed from host", extra={"snapshot_id": str(snapshot_id)})
                 self._unwanted.forget(host.host_id, snapshot_id)
+        if not first_met:
+            self._visits.settle(host, version)

@@ -376,6 +376,14 @@ async def on_host(database: Database, host_id: HostId) -> list[StoredSnapshot]:
     return await _stored(database, _c.host_id == host_id.value)
 
 
+async def hosts_with_removals(database: Database) -> set[HostId]:
+    """Return the hosts that have snapshots to be removed."""
+    found = await database.execute(
+        select(_c.host_id).where(_c.status == TemplateStatus.REMOVING).distinct(), repeatable=True
+    )
+    return {HostId(row.host_id) for row in found}
+
+
 async def existing_among(database: Database, ids: Collection[SnapshotId]) -> set[SnapshotId]:
     """Return those ids that have a row, on whichever host."""
     if not ids:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from wrenn.base.clock import Clock
 from wrenn.base.errors import DeadlineExceeded, Unavailable, WrennError
-from wrenn.base.ids import SandboxId
+from wrenn.base.ids import HostId, SandboxId
 from wrenn.base.loops import Loop
 from wrenn.control.db import Database, Hints
 from wrenn.control.hosts import (
@@ -26,6 +26,8 @@ from wrenn.control.hosts import (
     HostRounds,
     HostSandbox,
     HostSandboxState,
+    HostStatus,
+    Visits,
     all_hosts,
 )
 from wrenn.control.sandboxes.changes import ChangeNotifier
@@ -54,13 +56,11 @@ class ComparisonSettings:
 
     Attributes:
         interval_s: between two looks.
-        missing_after_s: sandboxes of a host that is silent for so long are `missing`.
         grace_s: for so long nothing is concluded from a sandbox without a row, or from a paused one that its host does not
             name.
     """
 
     interval_s: float
-    missing_after_s: float
     grace_s: float
 
 
@@ -90,25 +90,53 @@ class Comparison:
         # Lost, ended and unknown sandboxes of hosts, and paused ones that their host does not name.
         self._unwanted: FirstMet[SandboxId] = FirstMet()
         self._absent: FirstMet[SandboxId] = FirstMet()
+        self._visits = Visits(clock, self._version)
 
     async def run(self) -> None:
-        """Compare all hosts at an interval, until cancelled."""
+        """Compare those hosts at an interval where something may have changed, until cancelled."""
         try:
-            await self.loop.run(self.compare_once, every_s=self._settings.interval_s)
+            await self.loop.run(self._compare_due, every_s=self._settings.interval_s)
         finally:
             await self._rounds.close()
 
     async def compare_once(self) -> None:
         """Compare all hosts now; as `HostRounds.run`."""
         hosts = await all_hosts(self._database)
-        self._unwanted.keep_hosts(hosts)
-        self._absent.keep_hosts(hosts)
+        self._keep(hosts)
         await self._rounds.run(hosts, self._compare)
 
+    async def record_activity(self, host_id: HostId, active: Mapping[SandboxId, float]) -> None:
+        """Store when sandboxes were used last (Unix time, seconds), as their host says with a heartbeat."""
+        await comparison_store.record_activity(self._database, host_id, active)
+
+    async def _compare_due(self) -> None:
+        hosts = await all_hosts(self._database)
+        self._keep(hosts)
+        # One that does not answer is compared when it does, unless it is unreachable, which its sandboxes then are too.
+        comparable = [host for host in hosts if host.is_reachable or host.status is HostStatus.UNREACHABLE]
+        await self._rounds.run(self._visits.due(comparable), self._compare)
+
+    def _keep(self, hosts: Sequence[Host]) -> None:
+        self._unwanted.keep_hosts(hosts)
+        self._absent.keep_hosts(hosts)
+
+    def _version(self, host: Host) -> object:
+        """What calls for a comparison when it changes: also a call that failed, since the host may have missed what it asked for."""
+        return host.inventory, host.status, self._clients.at(host.endpoint).failures
+
     async def _compare(self, host: Host) -> None:
+        version = self._visits.version_of(host)
+        self._visits.unsettle(host.host_id)
+        if await self._compare_with_rows(host):
+            self._visits.settle(host, version)
+
+    async def _compare_with_rows(self, host: Host) -> bool:
+        """Compare one host; returns whether it agrees with the database in everything."""
         rows: Mapping[SandboxId, Sandbox] = {
             row.sandbox_id: row for row in await comparison_store.live_on_host(self._database, host.host_id)
         }
+        if host.status is HostStatus.UNREACHABLE:
+            return not await self._mark_missing(rows.values())
         client = self._clients.at(host.endpoint)
         try:
             reported = await client.list_sandboxes(timeout_s=_LIST_TIMEOUT_S)
@@ -118,14 +146,11 @@ class Comparison:
                     "host did not list its sandboxes",
                     extra={"host_id": str(host.host_id), "cause": error.message},
                 )
-            if host.silent_s >= self._settings.missing_after_s:
-                # A pause in progress is left to the reconciler, which ends it; a paused sandbox needs no host.
-                for row in rows.values():
-                    if row.status is State.RUNNING and row.desired is not Desired.PAUSED:
-                        await self._set_state(row, State.MISSING)
-            return
-        fenced = fence(rows, {sandbox.sandbox_id: sandbox for sandbox in reported})
+            return False
+        listed = {sandbox.sandbox_id: sandbox for sandbox in reported}
+        fenced = fence(rows, listed)
         rows, seen = fenced.rows, fenced.seen
+        await self._record_activity(host, rows, seen)
         absent = self._absent.update(
             host.host_id,
             [row.sandbox_id for row in rows.values() if _is_paused(row) and row.sandbox_id not in seen],
@@ -146,6 +171,32 @@ class Comparison:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._remove_unwanted(host, fenced, lost))
             tasks.create_task(self._resend_networks(client, rows, seen))
+        return listed.keys() <= rows.keys() and all(
+            _agree(row, seen.get(row.sandbox_id)) for row in rows.values()
+        )
+
+    async def _record_activity(
+        self, host: Host, rows: Mapping[SandboxId, Sandbox], seen: Mapping[SandboxId, HostSandbox]
+    ) -> None:
+        """Store the activity that the host's heartbeats have not reported yet."""
+        active: dict[SandboxId, float] = {}
+        for sandbox_id, row in rows.items():
+            at = seen[sandbox_id].last_active_at_unix if sandbox_id in seen else 0.0
+            last = row.last_active_at.timestamp() if row.last_active_at else 0.0
+            if _is_running(row) and at > last + _ACTIVITY_STEP_S:
+                active[sandbox_id] = at
+        if active:
+            await comparison_store.record_activity(self._database, host.host_id, active)
+
+    async def _mark_missing(self, rows: Collection[Sandbox]) -> bool:
+        """Mark the running sandboxes of an unreachable host; returns whether there were any.
+
+        A pause in progress is left to the reconciler, which ends it; a paused sandbox needs no host.
+        """
+        running = [row for row in rows if row.status is State.RUNNING and row.desired is not Desired.PAUSED]
+        for row in running:
+            await self._set_state(row, State.MISSING)
+        return bool(running)
 
     async def _correct(self, row: Sandbox, seen: HostSandbox | None) -> None:
         """Correct the row of a sandbox that should be running, and that its host does not call lost."""
@@ -155,9 +206,6 @@ class Comparison:
             elif not row.failure and row.reason != seen.reason:
                 await comparison_store.record_suspended(self._database, self._hints, row, seen.reason)
                 self._changes.notify(row.sandbox_id)
-            last = row.last_active_at.timestamp() if row.last_active_at else 0.0
-            if seen.last_active_at_unix > last + _ACTIVITY_STEP_S:
-                await comparison_store.record_active_at(self._database, row, seen.last_active_at_unix)
         elif seen is None:
             await self._record_lost(row, LOST)
         elif seen.state is HostSandboxState.PAUSED and await comparison_store.record_paused(
@@ -268,3 +316,17 @@ def _is_running(row: Sandbox) -> bool:
 
 def _is_paused(row: Sandbox) -> bool:
     return row.desired is Desired.PAUSED and row.status is State.PAUSED
+
+
+def _agree(row: Sandbox, seen: HostSandbox | None) -> bool:
+    """Whether nothing is under way with a sandbox, and its host has it as the row says."""
+    if seen is None or seen.network_revision < row.network_revision:
+        return False
+    if _is_paused(row):
+        return seen.state is HostSandboxState.PAUSED
+    is_running = _is_running(row) and row.status is State.RUNNING
+    return (
+        is_running
+        and seen.state is HostSandboxState.RUNNING
+        and (row.reason == seen.reason or bool(row.failure))
+    )

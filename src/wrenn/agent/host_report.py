@@ -1,0 +1,29 @@
+"""Builds what this host reports about itself, for `GetHost` and for heartbeats."""
+
+from __future__ import annotations
+
+from wrenn.agent.host_facts import HostFacts
+from wrenn.agent.machine import measure
+from wrenn.protocol.host import host_pb as pb
+
+
+def host_message(facts: HostFacts, *, sandbox_count: int) -> pb.Host:
+    """Build the report, with the use of the machine's resources now."""
+    machine = measure(facts.data_dir)
+    return pb.Host(
+        agent_version=facts.agent_version,
+        vmm=facts.vmm,
+        accelerator=facts.accelerator,
+        cpu_cores=machine.cpu_cores,
+        memory_b=machine.memory_b,
+        memory_available_b=machine.memory_available_b,
+        disk_b=machine.disk_b,
+        disk_available_b=machine.disk_available_b,
+        sandbox_disk_b=facts.sandbox_disk_b,
+        sandbox_limit=facts.sandbox_limit,
+        sandbox_count=sandbox_count,
+        templates=facts.templates(),
+        owned_slots=facts.owned_slots(),
+        warming_up=facts.warm_up.is_running,
+        warm_up_failure=facts.warm_up.failure,
+    )
