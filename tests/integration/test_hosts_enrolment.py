@@ -22,7 +22,7 @@ from sqlalchemy import text
 
 from wrenn.base.clock import SystemClock
 from wrenn.base.errors import InvalidRequest
-from wrenn.base.ids import HostId
+from wrenn.base.ids import HostId, SandboxId
 from wrenn.control.auth import Tokens, ensure_secret
 from wrenn.control.db import Database
 from wrenn.control.hosts import Authority
@@ -431,12 +431,23 @@ async def test_a_host_token_opens_nothing_else(people: People, root: Person):
 
 async def test_a_heartbeat_may_say_more_than_is_known_within_limits(root: Person):
     player = await registered(root)
-    large = b'{"a": "' + b"x" * 65_000 + b'"}'
+    large = b'{"a": "' + b"x" * 260_000 + b'"}'
     for body in (b"", b"{}", b' {"a": [1], "b": {"c": null}}', large):
         assert (await player.heartbeat(content=body)).status_code == 204, body[:20]
-    for body in (b"x", b"[]", b"null", b"\xff", b"[" * 60_000):
+    wrong = (
+        b'{"inventory": 1}',
+        b'{"inventory": "no digest"}',
+        b'{"active": []}',
+        b'{"active": {"cl-1": 1}}',
+        b'{"active": {"%s": 1e300}}' % str(SandboxId.new()).encode(),
+        b'{"active": {"%s": "now"}}' % str(SandboxId.new()).encode(),
+        b'{"host": 1}',
+        b'{"host": {"cpuCores": "many"}}',
+        b'{"host": {"diskB": "-1"}}',
+    )
+    for body in (b"x", b"[]", b"null", b"\xff", b"[" * 60_000, *wrong):
         refused(await player.heartbeat(content=body), 400, "invalid_request")
-    refused(await player.heartbeat(content=large + b" " * 1000), 413, "too_large")
+    refused(await player.heartbeat(content=large + b" " * 5000), 413, "too_large")
 
 
 async def test_a_deleted_host_gets_a_code_of_its_own(people: People, root: Person):

@@ -99,7 +99,7 @@ def host_of(row: Row[Any]) -> Host:
         sandbox_disk_b=row.sandbox_disk_b,
         sandbox_limit=row.sandbox_limit,
         templates=frozenset(row.templates),
-        silent_s=0.0 if row.silent_s is None else float(row.silent_s),
+        silent_s=_silent_s(row),
         is_reachable=row.is_reachable,
         inventory=row.inventory,
         last_heartbeat_at=row.last_heartbeat_at,
@@ -108,6 +108,12 @@ def host_of(row: Row[Any]) -> Host:
         tags=frozenset(row.tags or ()),
         is_draining=row.drain_policy is not None,
     )
+
+
+def _silent_s(row: Row[Any]) -> float:
+    if row.is_reachable:
+        return 0.0
+    return math.inf if row.silent_s is None else float(row.silent_s)
 
 
 async def all_hosts(database: Database) -> list[Host]:
@@ -203,7 +209,7 @@ def _silent() -> Update:
         .add_cte(*marked(down, "marked_down", Status.ERROR))
         .values(
             is_reachable=False,
-            silent_since=func.coalesce(hosts.c.silent_since, func.now()),
+            silent_since=case((hosts.c.is_reachable, func.now()), else_=hosts.c.silent_since),
             status=case((is_down, HostStatus.UNREACHABLE), else_=was.c.status),
             updated_at=func.now(),
         )

@@ -43,7 +43,7 @@ hosts = Table(
     # When it answered a call of the monitor last, and whether it answered the last one.
     Column("last_seen_at", TIMESTAMP(timezone=True)),
     Column("is_reachable", Boolean, nullable=False, server_default=text("false")),
-    # Since when it does not answer; NULL: it answered the last call, or was never called.
+    # Since when it does not answer; NULL: it answered the last call, or never answered one.
     Column("silent_since", TIMESTAMP(timezone=True)),
     # Digest of what it has, from its last heartbeat; empty: it sends none.
     Column("inventory", Text, nullable=False, server_default=""),

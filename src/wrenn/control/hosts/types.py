@@ -67,7 +67,7 @@ class Host:
     sandbox_limit: int
     templates: frozenset[str]
     silent_s: float
-    """Seconds since it was found not to answer; 0: it answered the monitor's last call, or was never called."""
+    """Seconds since it was found not to answer; 0: it answered the last call of the monitor; infinite: it never answered one."""
     is_reachable: bool
     """Whether it answered the last call of the monitor. A host may send heartbeats and yet not be reached."""
     inventory: str = ""
