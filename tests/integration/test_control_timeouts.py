@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import func, update
+from sqlalchemy import func, text, update
 
 from wrenn.agent.sandboxes import State
 from wrenn.base.errors import StorageFull, Unavailable
@@ -192,10 +192,18 @@ async def test_two_replicas_pause_it_once(platform: Platform, second_platform: P
 
 async def test_the_comparison_brings_the_last_use_so_that_a_busy_sandbox_is_not_asked_for(platform: Platform):
     path = await platform.create(timeout_sec=HOUR_S)
-    used_at = platform.host.age(id_of(path), -30)
+    await platform.control.database.execute(
+        text("UPDATE sandboxes SET last_active_at = now() - interval '1 hour' WHERE id = :id"),
+        {"id": SandboxId.parse(id_of(path)).value},
+    )
+    used_at = platform.host.age(id_of(path), 30)
     await platform.control.comparison.compare_once()
     found = (await platform.api.get(path)).json()
     assert moment(found["last_active_at"]).timestamp() == int(used_at)
+    platform.host.age(id_of(path), -HOUR_S)
+    await platform.control.comparison.compare_once()
+    found = (await platform.api.get(path)).json()
+    assert moment(found["last_active_at"]).timestamp() < time.time() + 1, "the host's clock is fast"
     assert platform.host.calls["pause_sandbox"] == 0
 
 
