@@ -233,7 +233,14 @@ class SimulatedHost(SimulatedAgent):
             heartbeat_s=settings.heartbeat_s,
             lost_after_s=settings.control_lost_after_s,
         )
-        link = ControlLink(settings, credentials, ServerTls(credentials), self.clock, loss)
+        link = ControlLink(
+            settings,
+            credentials,
+            ServerTls(credentials),
+            inventory=agent.inventory,
+            clock=self.clock,
+            loss=loss,
+        )
 
         async def beat() -> None:
             await link.run()
