@@ -379,7 +379,6 @@ async def test_a_paused_sandbox_takes_no_memory_and_no_slot_until_it_is_resumed(
         assert (await platform.api.post(f"{first}/pause")).status_code == 200
         third = await platform.create()
         full = refused(await platform.api.post(f"{first}/resume"), 503, "no_hosts_available")
-        assert "memory" in full
         assert "sandbox slots" in full
         assert (await platform.api.get(first)).json()["status"] == "paused"
         await platform.api.delete(third)

@@ -29,6 +29,7 @@ class Wanted:
         template: image that the host must have; not asked for where `host_id` is given.
         disk_mb: size of its disk; 0 for what has its disk already, whose share is promised from its create to its end.
         host_id: the one host on which it can be, as its snapshot lies there.
+        count: how many; 0: one that is counted in the host's load already.
         host_tags: which the host must have, all of them.
         team_id: whose sandboxes; None: of any team without hosts of its own.
         on_own_hosts: on hosts of its team (BYOC) and on no other; False: on regular ones. What has its host stays there.
