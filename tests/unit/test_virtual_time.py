@@ -133,7 +133,7 @@ def connected(scene: Callable[[Network, Server], Awaitable[None]]) -> None:
     async def body() -> None:
         await scene(network, server)
 
-    virtual_time.run(body, lambda: NetworkLoop(network, lambda: None, lambda: 0.0))
+    virtual_time.run(body, lambda: NetworkLoop(lambda _address: network, lambda: None, lambda: 0.0))
 
 
 def test_bytes_arrive_in_order_and_a_slow_reader_holds_up_the_sender() -> None:

@@ -183,7 +183,7 @@ async def _translated(
                 raise DatabaseUnavailable(
                     "The database is too busy now. Try again.", context={"cause": repr(error)}
                 ) from error
-            if not _is_gone(error):
+            if not is_gone(error):
                 raise
             # Only a connection that was open once can be stale; one that cannot be opened will not open now.
             # asyncpg's internal error is a connection that died in the middle of its former statement.
@@ -213,7 +213,7 @@ def _state_of(error: BaseException) -> str:
     return state if isinstance(state, str) else ""
 
 
-def _is_gone(error: BaseException) -> bool:
+def is_gone(error: BaseException) -> bool:
     """True when the server or the way to it is at fault, not the statement."""
     if not isinstance(error, DBAPIError):
         return True

@@ -14,6 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from wrenn.base.errors import DatabaseUnavailable, WrennError
 from wrenn.control.db.connect import create_engine
+from wrenn.control.db.engine import is_gone
 
 _LOCK: Final = 0x7772656E6E
 """Advisory lock of all migrations of one database: "wrenn"."""
@@ -58,16 +59,21 @@ async def migrate(database_url: str) -> list[str]:
 
 
 async def _tried(engine: AsyncEngine) -> list[str] | None:
-    """What was applied; None: a lock was not to be had, and nothing was changed."""
+    """What was applied; None: a lock was not to be had, and nothing was changed. Raises DatabaseUnavailable."""
     try:
         async with engine.connect() as connection:
             applied = await connection.run_sync(_upgrade)
             await connection.commit()
             return applied
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+        if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+            return None
+        if not is_gone(error):
             raise
-        return None
+        raise DatabaseUnavailable(
+            "The database ended the connection while its schema was looked at. Try again.",
+            context={"cause": repr(error)},
+        ) from error
 
 
 def _upgrade(connection: Connection) -> list[str]:
