@@ -24,6 +24,7 @@ from tests.performance.placement import placement
 from tests.performance.ports import ports
 from tests.performance.resumes import resumes
 from tests.performance.setup_again import setup_again
+from tests.performance.steady_load import steady_load
 from tests.performance.stops import stops
 from tests.performance.streams import streams
 from tests.performance.transfers import transfers
@@ -51,7 +52,9 @@ BENCHES = {
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--only", nargs="+", choices=[*BENCHES, "placement", "setup_again"], metavar="BENCH")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*BENCHES, "placement", "steady_load", "setup_again"], metavar="BENCH"
+    )
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     options = parser.parse_args()
     images = Path(os.environ.get("WRENN_IMAGES_DIR", "/var/lib/wrenn"))
@@ -68,6 +71,10 @@ async def main() -> None:
                         figures.append(figure)
         if not options.only or "placement" in options.only:
             for figure in await placement(options.rounds):
+                print(figure.row(), flush=True)
+                figures.append(figure)
+        if not options.only or "steady_load" in options.only:
+            for figure in await steady_load():
                 print(figure.row(), flush=True)
                 figures.append(figure)
         if not options.only or "setup_again" in options.only:

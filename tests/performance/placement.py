@@ -89,7 +89,7 @@ async def _filled_database(hosts: int) -> AsyncGenerator[tuple[Capacity, TeamId]
         ensure_pki(folder / "pki")
         clients = HostClients(folder / "pki")
         try:
-            await _fill(database, hosts)
+            await fill(database, hosts)
             found = await database.execute(text("SELECT id FROM teams WHERE name = 'team 1'"))
             monitor = Monitor(database, clients, interval_s=60, silent_after_s=90)
             yield (
@@ -104,7 +104,7 @@ async def _filled_database(hosts: int) -> AsyncGenerator[tuple[Capacity, TeamId]
         shutil.rmtree(folder)
 
 
-async def _fill(database: Database, hosts: int) -> None:
+async def fill(database: Database, hosts: int) -> None:
     """Insert hosts of 64 GiB that all answer, teams, and sandboxes on the hosts, all running but a tenth that are paused."""
     sandboxes = hosts * SANDBOXES_PER_HOST
     teams = max(1, sandboxes // SANDBOXES_PER_TEAM)

@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from wrenn.agent.enrolment import ServerTls, enrolled, register
+from wrenn.agent.control_loss import ControlLoss
+from wrenn.agent.enrolment import ControlLink, ServerTls, enrolled, register
 from wrenn.agent.main import server_config
 from wrenn.agent.rpc.execs import EXEC
 from wrenn.agent.rpc.files import PREFIX
@@ -26,8 +27,10 @@ from wrenn.agent.rpc.ports import PortStreams
 from wrenn.agent.sandboxes import Record, SandboxSpec, State
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
+from wrenn.base.clock import SystemClock
 from wrenn.base.errors import NotFound, WrennError
 from wrenn.base.ids import SandboxId
+from wrenn.base.tasks import OwnedTasks
 from wrenn.cli.up.registration import LOCAL_HOST
 from wrenn.control.fleet import issue_local_token
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, connect_code
@@ -183,6 +186,8 @@ class AgentHost(Installation):
         agent: the current agent.
         sandbox_limit, templates, snapshot_b: the limit and the templates reported by agents that are started
             from now on, and the least size of their snapshots.
+        sends_heartbeats: whether agents that are started from now on send heartbeats, as all do in production; without, the
+            control plane asks them in every round.
     """
 
     def __init__(self, data_dir: Path, settings: dict[str, str]) -> None:
@@ -198,6 +203,7 @@ class AgentHost(Installation):
         self.sandbox_limit = SANDBOX_LIMIT
         self.templates: tuple[str, ...] = ("minimal",)
         self.snapshot_b = 0
+        self.sends_heartbeats = False
         self.agent: Agent
 
     async def join(self, control_url: str, database_url: str, *, name: str = LOCAL_HOST) -> None:
@@ -219,10 +225,26 @@ class AgentHost(Installation):
         )
         self.agent = await self._stack.enter_async_context(running_agent(self._settings, machine))
         app: Any = _FaultInjector(self.agent.app, self)  # type: ignore[arg-type] - the agent has ASGI types of its own
-        tls = ServerTls(await enrolled(self._settings))
+        credentials = await enrolled(self._settings)
+        tls = ServerTls(credentials)
         config = server_config(app, tls.context, self._settings)
         config.timeout_graceful_shutdown = _GRACE_S
         await self._stack.enter_async_context(served(config))
+        if self.sends_heartbeats:
+            clock, settings = SystemClock(), self._settings
+            loss = ControlLoss(
+                path=self.agent.layout.outage,
+                sandboxes=self.agent.sandboxes,
+                clock=clock,
+                heartbeat_s=settings.heartbeat_s,
+                lost_after_s=settings.control_lost_after_s,
+            )
+            link = ControlLink(
+                settings, credentials, tls, inventory=self.agent.inventory, clock=clock, loss=loss
+            )
+            tasks = OwnedTasks()
+            self._stack.push_async_callback(tasks.close)
+            tasks.start("heartbeats", link.run())
 
     async def stop(self) -> None:
         """Stop the agent; its sandboxes keep running."""

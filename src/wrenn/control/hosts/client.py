@@ -81,7 +81,7 @@ class HostClient:
 
     @property
     def failures(self) -> int:
-        """How many calls the agent did not answer until now: a change is a reason to look at the host."""
+        """How many calls until now the agent did not answer, or could not carry out: a change is a reason to look at the host."""
         return self._connection.failures
 
     async def report(self, *, timeout_s: float) -> HostReport:

@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 _SERVICE: Final = "wrenn.host.v1.HostAgent"
 _ANSWER_LIMIT_B: Final = 2 * OUTPUT_LIMIT_B + 4 * MIB
 _ERROR_LIMIT_B: Final = 64 * KIB
+_SERVER_ERROR: Final = 500
 _ERROR_TEXT_LIMIT: Final = 4_000
 """Characters of an error's text; the rest is cut. It may quote a path, which is at most 4,096 bytes."""
 
@@ -49,6 +50,9 @@ class HostRpc:
                 return await self._call(method, request, answer, timeout_s)
         except WrennError as error:
             error.context.setdefault("host", self._connection.endpoint.address)
+            if error.http_status >= _SERVER_ERROR:
+                # An agent that is stopping says so; what it was asked for is not done.
+                self._connection.failures += 1
             raise
         except (aiohttp.ClientError, ConnectionError) as error:
             raise self._connection.not_answering(error) from error

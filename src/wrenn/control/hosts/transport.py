@@ -84,7 +84,7 @@ class HostConnection:
     ) -> None:
         self.endpoint = endpoint
         self.failures = 0
-        """Calls that the agent did not answer, until now: a change is a reason to look at the host."""
+        """Calls until now that the agent did not answer, or could not carry out: a change is a reason to look at the host."""
         self._session = session
         self._current_tls = current_tls
         self._server_name = str(endpoint.host_id)
