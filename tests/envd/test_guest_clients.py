@@ -86,7 +86,10 @@ def _play_in_memory(scene: Scene) -> None:
         await _scene(scene, "/var/place", freezes=True)
         guest.end()
 
-    virtual_time.run(main, lambda: NetworkLoop(network, lambda: None, lambda: random.uniform(0.0001, 0.001)))
+    virtual_time.run(
+        main,
+        lambda: NetworkLoop(lambda _address: network, lambda: None, lambda: random.uniform(0.0001, 0.001)),
+    )
 
 
 @pytest.fixture(params=["envd", "in memory"])
