@@ -28,7 +28,7 @@ help: ## list the recipes
 setup: ## install what is missing: Debian packages, Python, Rust
 	@$(PYTHON) tools/setup.py
 
-test-tools: ## install what only tests need: a browser, HAProxy
+test-tools: ## install what only tests need: a browser, HAProxy, Caddy
 	@$(PYTHON) tools/setup.py --tests
 
 images: setup ## build guest kernel, initramfs and template if they are missing or out of date

@@ -252,7 +252,7 @@ class Fleet:
 
 
 def write_certificate(folder: Path, addresses: list[str]) -> tuple[Path, Path]:
-    """A certificate for these addresses, signed by a CA of its own: HAProxy's file, and the CA's."""
+    """A certificate for these addresses and names, signed by a CA of its own: the proxy's file, with its key, and the CA's."""
     now = datetime.now(UTC)
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
 
@@ -272,7 +272,7 @@ def write_certificate(folder: Path, addresses: list[str]) -> tuple[Path, Path]:
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(ca_key, hashes.SHA256())
     )
-    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(each)) for each in addresses])
+    names = x509.SubjectAlternativeName([_general_name(each) for each in addresses])
     leaf = (
         builder("wrenn test", key.public_key())
         .add_extension(names, critical=False)
@@ -280,9 +280,16 @@ def write_certificate(folder: Path, addresses: list[str]) -> tuple[Path, Path]:
     )
     pem = serialization.Encoding.PEM
     private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "haproxy.pem").write_bytes(leaf.public_bytes(pem) + private)
+    (folder / "proxy.pem").write_bytes(leaf.public_bytes(pem) + private)
     (folder / "ca.pem").write_bytes(ca.public_bytes(pem))
-    return folder / "haproxy.pem", folder / "ca.pem"
+    return folder / "proxy.pem", folder / "ca.pem"
+
+
+def _general_name(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
 
 
 @asynccontextmanager
