@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from wrenn.agent.enrolment import CredentialsFile, ServerTls
-from wrenn.base.errors import Unavailable
+from wrenn.base.errors import InvalidRequest, Unavailable
 from wrenn.base.ids import HostId
 from wrenn.control.hosts import CertificateRenewal, HostClients, HostEndpoint, ensure_pki
 from wrenn.control.hosts.transport import HostConnection, HostTransport
@@ -165,5 +166,29 @@ async def test_the_control_plane_renews_its_certificate_and_drops_no_call(
         ensure_pki(certificates)
         await renewal.renew_once()
         assert await _certificate(connection) not in (first, second)
+    finally:
+        await clients.close()
+
+
+@pytest.mark.parametrize("lost", ["ca.pem", "ca.key"])
+async def test_a_ca_that_is_missing_for_a_moment_is_not_replaced_while_the_control_plane_runs(
+    certificates: Path, lost: str
+) -> None:
+    clients = HostClients(certificates)
+    authority = ensure_pki(certificates)
+    renewal = CertificateRenewal(certificates, None, clients, authority)
+    content = (certificates / lost).read_bytes()
+    (certificates / lost).unlink()
+    (certificates / "control.pem").unlink()
+    try:
+        with pytest.raises(InvalidRequest, match="restore them"):
+            await renewal.renew_once()
+        assert not (certificates / lost).exists()
+        assert renewal.authority is authority
+        leaf = x509.load_pem_x509_certificate((certificates / "control.pem").read_bytes())
+        assert authority.has_signed(leaf), "the certificate is renewed all the same"
+        (certificates / lost).write_bytes(content)
+        await renewal.renew_once()
+        assert renewal.authority.identity == authority.identity
     finally:
         await clients.close()

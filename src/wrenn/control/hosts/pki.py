@@ -41,11 +41,17 @@ def ensure_pki(folder: Path, given: Authority | None = None) -> Authority:
     """
     with locked(folder):
         authority = _ensure_ca(folder) if given is None else given
+    ensure_certificate(folder, authority)
+    return authority
+
+
+def ensure_certificate(folder: Path, authority: Authority) -> None:
+    """Create or renew the certificate `control` and `trusted.pem` as `ensure_pki` does, and touch no CA."""
+    with locked(folder):
         _ensure_content(folder / "trusted.pem", authority.trusted_pem.encode())
         if not _is_good(folder, authority):
             key = ec.generate_private_key(ec.SECP256R1())
             _save(folder, "control", authority.sign_control(key.public_key()).pem.encode(), key)
-        return authority
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Final
 from wrenn.base.loops import Loop
 from wrenn.control.hosts.authority import Authority
 from wrenn.control.hosts.client import HostClients
-from wrenn.control.hosts.pki import ensure_pki
+from wrenn.control.hosts.pki import ensure_certificate, locked, read_ca
 
 _log = logging.getLogger(__name__)
 
@@ -44,15 +44,32 @@ class CertificateRenewal:
         await self.loop.run(self.renew_once, every_s=_EVERY_S)
 
     async def renew_once(self) -> None:
-        """Renew the certificate if it is due, and load it if it is another than the one in use."""
+        """Renew the certificate if it is due, and load it if it is another than the one in use.
+
+        Raises:
+            InvalidRequest: the folder's CA cannot be read. The former one is used further on: a CA that is made anew is trusted by no
+                host, so that is done at a start only.
+        """
+        try:
+            self.authority = await asyncio.to_thread(self._read_authority)
+        finally:
+            await self._renew_certificate()
+
+    async def _renew_certificate(self) -> None:
         found = await asyncio.to_thread(self._ensure)
         if found != self._loaded:
             self._clients.reload_tls()
             self._loaded = found
             _log.info("certificate of the control plane renewed")
 
+    def _read_authority(self) -> Authority:
+        if self._given is not None:
+            return self._given
+        with locked(self._folder):
+            return read_ca(self._folder)
+
     def _ensure(self) -> list[bytes]:
-        self.authority = ensure_pki(self._folder, self._given)
+        ensure_certificate(self._folder, self.authority)
         return self._read()
 
     def _read(self) -> list[bytes]:
