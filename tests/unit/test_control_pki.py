@@ -12,9 +12,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from wrenn.base.errors import InvalidRequest
+from wrenn.base.errors import InvalidRequest, InvalidState
 from wrenn.control.hosts import Authority, authority, pki
 from wrenn.control.hosts.pki import ensure_pki, renewal_time
+from wrenn.control.hosts.rotation import CaRotation
 from wrenn.control.settings import Settings
 
 
@@ -174,3 +175,28 @@ def test_an_expired_ca_beside_the_one_that_signs_is_not_trusted_and_stops_nothin
     assert len(given.expired) == 1
     with pytest.raises(InvalidRequest, match="has expired"):
         Authority.from_settings(own[0] + old[0], old[1])
+
+
+async def test_the_end_of_a_rotation_deletes_no_file_that_a_setting_names(tmp_path: Path):
+    certificate, key = _ca(tmp_path, "former")
+    folder = tmp_path / "pki/rotation"
+
+    def rotation() -> CaRotation:
+        given = Authority.from_settings(certificate, key)
+        return CaRotation(tmp_path / "pki", given, settings=(certificate, key))
+
+    await rotation().begin()
+    certificate = str(folder / "ca.pem")
+    await rotation().switch()
+    # A path that leads there in another way.
+    (tmp_path / "link").symlink_to(tmp_path / "pki")
+    key = str(tmp_path / "link/rotation/ca.key")
+    await rotation().finish()
+    certificate = (folder / "ca.pem").read_text()
+    before = sorted(folder.iterdir())
+    with pytest.raises(InvalidState, match="copy them elsewhere first"):
+        rotation().forget()
+    assert sorted(folder.iterdir()) == before
+    key = (folder / "ca.key").read_text()
+    rotation().forget()
+    assert not folder.exists()

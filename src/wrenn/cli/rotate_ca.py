@@ -62,12 +62,13 @@ async def _run(*, only_status: bool, again: bool, wait_s: float, data_dir_: Data
     from wrenn.control.hosts.rotation import CaRotation
 
     folder = data_dir(data_dir_)
-    given = Authority.from_settings(os.environ.get("WRENN_CA_CERT", ""), os.environ.get("WRENN_CA_KEY", ""))
+    settings = (os.environ.get("WRENN_CA_CERT", ""), os.environ.get("WRENN_CA_KEY", ""))
+    given = Authority.from_settings(*settings)
     url = await database.ensure(folder)
     await migrate(url)
     opened = Database(url)
     try:
-        rotation = CaRotation(folder / "pki", given)
+        rotation = CaRotation(folder / "pki", given, settings=settings)
         rollout = CaRollout(opened, rotation)
         if only_status:
             _show(await rollout.status())
@@ -134,7 +135,8 @@ def _instructions(change: Change, rotation: CaRotation) -> str:
     }[change]
     return (
         f"Next step: {what}.\n"
-        f"1. Set {name} to the content of {rotation.folder / file} on all replicas; leave the other settings as they are.\n"
+        f"1. Set {name} to the content of {rotation.folder / file} on all replicas; leave the other settings as they are."
+        " Where it is the path of a file, copy the file out of this folder, which is deleted at the end.\n"
         "2. Restart the replicas one after the other.\n"
         "3. Run this command again, with the new settings."
     )

@@ -12,6 +12,7 @@ at any point leaves the former step or the next one, and it can be repeated.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -39,11 +40,18 @@ class Step(StrEnum):
 
 
 class CaRotation:
-    """The rotation of one CA. `given`: that of the settings, if there is one; then files are written for the operator to set."""
+    """The rotation of one CA.
 
-    def __init__(self, pki: Path, given: Authority | None) -> None:
+    Args:
+        pki: the folder of the CA in files.
+        given: the CA of the settings, if there is one; then files are written for the operator to set.
+        settings: the values from which `given` was loaded, which may be paths of files.
+    """
+
+    def __init__(self, pki: Path, given: Authority | None, *, settings: Sequence[str] = ()) -> None:
         self._pki = pki
         self._given = given
+        self._settings = settings
         self.folder = pki if given is None else pki / "rotation"
 
     @property
@@ -108,7 +116,16 @@ class CaRotation:
                 self.forget()
 
     def forget(self) -> None:
-        """Remove the files of a rotation that has ended. The key that signs is elsewhere by now."""
+        """Remove the files of a rotation that has ended. The key that signs is elsewhere by now.
+
+        Raises:
+            InvalidState: it is not: a setting is the path of one of these files. Nothing was removed.
+        """
+        if self._given is not None and any(self._is_inside(value) for value in self._settings):
+            raise InvalidState(
+                f"The rotation has ended, but the settings name files in {self.folder}, which is to be deleted: copy them elsewhere"
+                " first, set WRENN_CA_CERT and WRENN_CA_KEY to the copies, restart the replicas, and run this command again."
+            )
         for name in (f"{_NEXT}.key", f"{_NEXT}.pem"):
             (self.folder / name).unlink(missing_ok=True)
         if self._given is not None and self.folder.is_dir():
@@ -120,6 +137,10 @@ class CaRotation:
         """Whether the new CA, which signs by now, is still in the folder."""
         key = self._next_key()
         return key is not None and key.public_key() == self.authority().public_key
+
+    def _is_inside(self, setting: str) -> bool:
+        # Otherwise it is PEM text.
+        return "-----BEGIN" not in setting and Path(setting).resolve().is_relative_to(self.folder.resolve())
 
     def _write_trusted(self, certificates: list[x509.Certificate]) -> None:
         write_private(
