@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import ssl
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -445,9 +446,20 @@ async def test_a_heartbeat_may_say_more_than_is_known_within_limits(root: Person
         b'{"host": {"cpuCores": "many"}}',
         b'{"host": {"diskB": "-1"}}',
     )
-    for body in (b"x", b"[]", b"null", b"\xff", b"[" * 60_000, *wrong):
+    for body in wrong:
+        assert (await player.heartbeat(content=body)).status_code == 204, "what it says is left out"
+    for body in (b"x", b"[]", b"null", b"\xff", b"[" * 60_000):
         refused(await player.heartbeat(content=body), 400, "invalid_request")
     refused(await player.heartbeat(content=large + b" " * 5000), 413, "too_large")
+
+
+async def test_a_host_that_sends_too_many_heartbeats_is_refused_and_no_other(root: Person):
+    greedy, other = await registered(root), await registered(root)
+    answers = await asyncio.gather(*(greedy.heartbeat() for _ in range(60)))
+    codes = Counter(answer.status_code for answer in answers)
+    assert codes[204] >= 30
+    assert codes[429] > 0
+    assert (await other.heartbeat()).status_code == 204
 
 
 async def test_a_deleted_host_gets_a_code_of_its_own(people: People, root: Person):

@@ -18,8 +18,6 @@ from wrenn.agent.sandboxes import Record, RunningSandbox, Sandboxes
 
 _ACTIVE_LIMIT: Final = 500
 """Sandboxes whose activity one heartbeat reports: about 25 KiB. The others follow in the next ones."""
-_ACTIVITY_STEP_S: Final = 1.0
-"""Times of last use nearer than this are taken as equal."""
 _DIGEST_B: Final = 16
 
 
@@ -45,7 +43,9 @@ class Heartbeat:
 class Inventory:
     """Describes what this host has. Call `delivered` with each heartbeat that was accepted."""
 
-    def __init__(self, sandboxes: Sandboxes, facts: HostFacts) -> None:
+    def __init__(self, sandboxes: Sandboxes, facts: HostFacts, *, activity_step_s: float) -> None:
+        """`activity_step_s`: a use is reported when it is so much later than the last one that was."""
+        self._activity_step_s = activity_step_s
         self._sandboxes = sandboxes
         self._facts = facts
         self._reported: dict[str, float] = {}
@@ -71,8 +71,10 @@ class Inventory:
         news = [
             (sandbox_id, at)
             for sandbox_id, at in used.items()
-            if at > self._reported.get(sandbox_id, 0.0) + _ACTIVITY_STEP_S
+            if at > self._reported.get(sandbox_id, 0.0) + self._activity_step_s
         ]
+        # First those that were not reported for longest.
+        news.sort(key=lambda item: self._reported.get(item[0], 0.0))
         host = message_to_json_value(host_message(self._facts, sandbox_count=len(entries)))
         assert isinstance(host, dict), "a message is an object"
         return Heartbeat(host, self.digest(), dict(news[:_ACTIVE_LIMIT]))

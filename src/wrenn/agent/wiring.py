@@ -114,7 +114,7 @@ async def _built(settings: Settings, layout: Layout, tokens: Tokens, parts: Part
             layout=layout,
             parts=parts,
             warm_up=warm_up,
-            inventory=Inventory(sandboxes, facts),
+            inventory=Inventory(sandboxes, facts, activity_step_s=settings.heartbeat_s / 2),
         )
     finally:
         await bases.close()

@@ -320,6 +320,7 @@ def _build(
             tokens=auth.tokens,
             throttle=throttle,
             record_activity=sandboxes.comparison.record_activity,
+            clock=base.clock,
         ),
     )
     loops: list[_Looping] = [

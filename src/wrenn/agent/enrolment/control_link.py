@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import Final
 
 from wrenn.agent.control_loss import ControlLoss
@@ -11,7 +12,7 @@ from wrenn.agent.enrolment.control_client import ControlClient, HostDeleted
 from wrenn.agent.enrolment.credentials import Credentials, CredentialsFile
 from wrenn.agent.enrolment.register import refresh
 from wrenn.agent.enrolment.server_tls import ServerTls
-from wrenn.agent.inventory import Inventory
+from wrenn.agent.inventory import Heartbeat, Inventory
 from wrenn.agent.settings import Settings
 from wrenn.base.clock import Clock
 from wrenn.base.errors import Forbidden, Unauthorized, WrennError
@@ -20,6 +21,8 @@ from wrenn.base.loops import Loop
 _log = logging.getLogger(__name__)
 
 _AFTER_REFUSAL_S: Final = 900.0
+_AFTER_RENEWAL_S: Final = 60.0
+"""How long a request of the control plane to renew is not followed again, for instance by replicas that do not trust the same CAs."""
 _CHANGE_POLL_S: Final = 1.0
 """How often it is checked whether the inventory has changed, which is reported at once: at most one heartbeat in that time."""
 
@@ -54,6 +57,8 @@ class ControlLink:
         self._settings = settings
         self._inventory = inventory
         self._sent_digest = ""
+        self._is_accepted = False
+        self._tried_renewal_at = -math.inf
         self._file = CredentialsFile(settings.data_dir)
         self._credentials = credentials
         self._tls = tls
@@ -78,19 +83,20 @@ class ControlLink:
             watch.cancel()
 
     async def _send_changes(self) -> None:
-        # One that was sent in vain is repeated at the usual interval, so that hosts do not overrun a control plane that is
-        # in trouble.
-        if self._inventory.digest() != self._sent_digest:
+        # After a failure the next one is sent at the usual time, so that hosts do not overrun a control plane that is in
+        # trouble.
+        if self._is_accepted and self._inventory.digest() != self._sent_digest:
             self.loop.wake()
 
     async def _beat_and_note(self) -> None:
+        self._is_accepted = False
         try:
             await self.beat_once()
         except Exception:
-            self._loss.no_contact()
+            # What follows an accepted heartbeat may fail, and there is contact all the same.
+            if not self._is_accepted:
+                self._loss.no_contact()
             raise
-        if not self.deleted.is_set():
-            self._loss.contact()
 
     async def beat_once(self) -> None:
         """Renew the credentials if that is due, and send a heartbeat.
@@ -102,25 +108,39 @@ class ControlLink:
         url = self._settings.control_url or self._credentials.control_url
         async with ControlClient(url, self._settings.control_ca) as client:
             if self._is_renewal_due():
-                try:
-                    await self._renew(client)
-                except WrennError as error:
-                    # Those that it has may still be valid.
-                    _log.warning("credentials not renewed yet", extra={"cause": error.message})
+                await self._try_renewal(client)
             try:
                 try:
                     is_asked_to_renew = await self._beat(client)
                 except (Unauthorized, Forbidden):
                     if self._was_refused_lately():
                         raise
-                    is_asked_to_renew = True
-                if is_asked_to_renew:
                     await self._renew(client)
+                    is_asked_to_renew = await self._beat(client)
+                if is_asked_to_renew and self._may_renew_again() and await self._try_renewal(client):
                     # It shows that what was issued has arrived.
                     await self._beat(client)
             except HostDeleted:
                 _log.warning("this host was deleted", extra={"host_id": self._credentials.host_id})
                 self.deleted.set()
+
+    async def _try_renewal(self, client: ControlClient) -> bool:
+        """Renew the credentials; those that it has may still be valid if that fails, which is logged. Returns whether it did."""
+        self._tried_renewal_at = self._clock.monotonic()
+        try:
+            await self._renew(client)
+        except HostDeleted:
+            raise
+        except WrennError as error:
+            _log.warning("credentials not renewed yet", extra={"cause": error.message})
+            return False
+        return True
+
+    def _may_renew_again(self) -> bool:
+        waited_s = self._clock.monotonic() - self._tried_renewal_at
+        return not self._was_refused_lately() and waited_s >= min(
+            _AFTER_RENEWAL_S, 2 * self._settings.heartbeat_s
+        )
 
     def _take_changed_credentials(self) -> None:
         """Use the credentials of a registration that was repeated while this agent runs."""
@@ -138,13 +158,25 @@ class ControlLink:
         return abs(self._clock.now().timestamp() - self._refused_at_unix) < _AFTER_REFUSAL_S
 
     async def _beat(self, client: ControlClient) -> bool:
-        heartbeat = self._inventory.heartbeat()
-        self._sent_digest = heartbeat.inventory
+        heartbeat = self._described()
+        self._sent_digest = "" if heartbeat is None else heartbeat.inventory
         is_renewal_asked = await client.heartbeat(
-            self._credentials.host_id, self._credentials.token, heartbeat.body()
+            self._credentials.host_id, self._credentials.token, {} if heartbeat is None else heartbeat.body()
         )
-        self._inventory.delivered(heartbeat)
+        self._is_accepted = True
+        self._loss.contact()
+        if heartbeat is not None:
+            self._inventory.delivered(heartbeat)
         return is_renewal_asked
+
+    def _described(self) -> Heartbeat | None:
+        """What this host has; None: that cannot be found out now. The host lives all the same, and is then asked for its lists."""
+        try:
+            return self._inventory.heartbeat()
+        except (OSError, ValueError):
+            # A disk that fails, a name that no text can hold.
+            _log.exception("heartbeat without content")
+            return None
 
     async def _renew(self, client: ControlClient) -> None:
         try:

@@ -57,7 +57,7 @@ async def refresh_host(
 @router.post(
     "/{host_id}/heartbeat",
     status_code=204,
-    responses={**refusals(403, 404, 413), **HEARTBEAT_ANSWER},
+    responses={**refusals(403, 404, 413, 429), **HEARTBEAT_ANSWER},
     openapi_extra=HEARTBEAT_BODY,
 )
 async def host_heartbeat(
@@ -67,7 +67,8 @@ async def host_heartbeat(
     token: Annotated[str | None, Security(_host_token)],
 ) -> Response:
     """That the agent of a host is alive, and what it says of the host. 404 with the code `host_deleted`: it was deleted."""
-    is_renewal_due = await enrolment.heartbeat(token, host_id, await _read_body(request))
+    sender = enrolment.sender_of(token, host_id)
+    is_renewal_due = await enrolment.heartbeat(sender, await _read_body(request))
     return Response(status_code=204, headers={HOST_RENEWAL_HEADER: "1"} if is_renewal_due else None)
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from wrenn.base.errors import AgentFailure, Conflict, Forbidden, InvalidRequest, Unauthorized
+from wrenn.base.clock import Clock
+from wrenn.base.errors import AgentFailure, Conflict, Forbidden, RateLimited, Unauthorized, WrennError
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import HostId, SandboxId
 from wrenn.base.secrets import Secret
 from wrenn.control.audit import SYSTEM, Status, record
-from wrenn.control.auth import Tokens
+from wrenn.control.auth import HostToken, Tokens
 from wrenn.control.db import Database, Transaction
 from wrenn.control.enrolment.types import RefreshHost, RegisterHost
 from wrenn.control.hosts import (
     Authority,
     HostAddress,
     HostDeleted,
+    HostHeartbeat,
     HostRecord,
     HostType,
     Machine,
@@ -29,6 +33,7 @@ from wrenn.control.hosts import (
     public_key_of,
     record_store,
 )
+from wrenn.control.http.buckets import Buckets, Rate
 from wrenn.control.throttle import Subject, Throttle
 
 _WRONG_REGISTRATION = (
@@ -39,6 +44,11 @@ _WRONG_REFRESH = (
     "The refresh token is not valid, was revoked or has expired: register again with a registration token."
 )
 
+
+_BEATS: Final = Rate(per_s=5, burst=30)
+"""Heartbeats of one host: every 30 s, and one a second while something changes there."""
+_BUCKETS: Final = 20_000
+_log = logging.getLogger(__name__)
 
 RecordActivity = Callable[[HostId, Mapping[SandboxId, float]], Awaitable[None]]
 """Store when sandboxes on this host were used last (Unix time, seconds)."""
@@ -70,12 +80,14 @@ class Enrolment:
         tokens: Tokens,
         throttle: Throttle,
         record_activity: RecordActivity,
+        clock: Clock,
     ) -> None:
         self._database = database
         self._authority = authority
         self._tokens = tokens
         self._throttle = throttle
         self._record_activity = record_activity
+        self._beats = Buckets(_BEATS, clock, most=_BUCKETS)
 
     async def register(self, body: RegisterHost, client: str) -> Credentials:
         """Use up a registration token and return the credentials of its host. What had registered it before loses its own.
@@ -157,27 +169,41 @@ class Enrolment:
         await fault_point("control.refresh.after_commit")
         return credentials
 
-    async def heartbeat(self, host_token: str | None, text_id: str, body: Mapping[str, Any]) -> bool:
-        """Store that the agent of this host is alive, and what it says of the host.
-
-        Returns whether it must refresh its credentials, as the CA was changed.
+    def sender_of(self, host_token: str | None, text_id: str) -> HostToken:
+        """Return what a host token says, of a host that sends a heartbeat; to be called before the heartbeat is read.
 
         Raises:
-            Unauthorized: no valid host token. Forbidden: it is another host's. InvalidRequest: the body cannot be read;
-            nothing was stored. HostDeleted, NotFound.
+            Unauthorized: no valid host token. Forbidden: it is another host's. RateLimited: this host sends too many.
         """
         token = self._tokens.read_host(host_token or "")
         if str(token.host_id) != text_id:
             raise Forbidden("This token belongs to another host.")
+        wait_s = self._beats.take(token.host_id.value.bytes)
+        if wait_s:
+            raise RateLimited("This host sends too many heartbeats.", retry_after_s=math.ceil(wait_s))
+        return token
+
+    async def heartbeat(self, sender: HostToken, body: Mapping[str, Any]) -> bool:
+        """Store that the agent of this host is alive, and what it says of the host, if that can be read.
+
+        Returns whether it must refresh its credentials, as the CA was changed.
+
+        Raises:
+            HostDeleted, NotFound. Unauthorized: the token was revoked.
+        """
+        host_id = sender.host_id
         try:
             heartbeat = heartbeat_of(body)
         except AgentFailure as error:
-            raise InvalidRequest(error.message) from error
-        held = await credential_store.record_heartbeat(
-            self._database, token.host_id, token.refresh_id, heartbeat
-        )
+            # The host lives. It is asked for its lists as one that says nothing of itself.
+            _log.warning("heartbeat not read", extra={"host_id": str(host_id), "cause": error.message})
+            heartbeat = HostHeartbeat()
+        held = await credential_store.record_heartbeat(self._database, host_id, sender.refresh_id, heartbeat)
         if heartbeat.active:
-            await self._record_activity(token.host_id, heartbeat.active)
+            try:
+                await self._record_activity(host_id, heartbeat.active)
+            except WrennError as error:
+                _log.warning("activity not stored", extra={"host_id": str(host_id), "cause": error.message})
         return held != self._authority().identity
 
     async def _wrong_token(self, client: str, message: str) -> Unauthorized:

@@ -56,7 +56,11 @@ _KINDS: Final[dict[pb.FileKind, FileKind]] = {
 
 _LIST_LIMIT: Final = 20_000
 """Sandboxes, or snapshots, of one host. A statement has at most 32,767 parameters."""
+_ACTIVE_LIMIT: Final = 1_000
+"""Sandboxes whose last use one heartbeat reports."""
 _TEMPLATES_LIMIT: Final = 1_000
+_TEMPLATES_LIMIT_B: Final = 32_000
+"""Characters of the names of all templates of a host, which are read with the host."""
 _METADATA_LIMIT: Final = 100
 """Entries of what a host reports with a sandbox: versions and the like."""
 _TEXT_LIMIT: Final = 1_000
@@ -94,6 +98,8 @@ def decoded(answer: type[Answer], body: bytes) -> Answer:
 def report_of(host: pb.Host) -> HostReport:
     """Convert what an agent reports about its machine. Raises AgentFailure if it cannot be stored."""
     _check_count(host.templates, _TEMPLATES_LIMIT, "templates")
+    if sum(map(len, host.templates)) > _TEMPLATES_LIMIT_B:
+        raise AgentFailure("The host reports templates with names that are too long together.")
     return HostReport(
         agent_version=clean_text(host.agent_version, _NAME_LIMIT),
         vmm=clean_text(host.vmm, _NAME_LIMIT),
@@ -119,7 +125,7 @@ def heartbeat_of(body: Mapping[str, Any]) -> HostHeartbeat:
     if not isinstance(active, dict):
         raise AgentFailure("What the heartbeat says of active sandboxes is not an object.")
     used = cast("dict[str, object]", active)
-    _check_count(used, _LIST_LIMIT, "active sandboxes")
+    _check_count(used, _ACTIVE_LIMIT, "active sandboxes")
     return HostHeartbeat(
         report=None if host is None else report_of(_host_of(host)),
         inventory=inventory,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -75,8 +74,8 @@ class Monitor:
         self.on_unreachable: Callable[[], None] = lambda: None
         self._rounds = HostRounds("look at hosts", deadline_s=_LOOK_DEADLINE_S)
         self._looks: dict[HostId, _Look] = {}
-        self._recent: asyncio.Task[None] | None = None
-        self._recent_at = -math.inf
+        # Looks for requests, and when they began: at all hosts, and at the silent ones.
+        self._recent: dict[bool, tuple[asyncio.Task[None], float]] = {}
 
     async def run(self) -> None:
         """Look at hosts at an interval, until cancelled."""
@@ -89,14 +88,19 @@ class Monitor:
         """Look at all hosts now; as `HostRounds.run`."""
         await self._rounds.run(await store.all_hosts(self._database), self._look)
 
-    async def look_recently(self) -> None:
-        """Look at the hosts that do not answer, for any number of callers: they share a look that is under way or began less than a second ago."""
+    async def look_recently(self, *, everywhere: bool = True) -> None:
+        """Look at all hosts, or at those that do not answer, for any number of callers.
+
+        They share a look of the same kind that is under way or began less than a second ago.
+        """
         now = asyncio.get_running_loop().time()
-        if self._recent is None or (self._recent.done() and now - self._recent_at >= _RECENT_S):
-            self._recent = asyncio.create_task(self._look_at_silent(), name="look at hosts for requests")
-            self._recent_at = now
+        recent = self._recent.get(everywhere)
+        if recent is None or (recent[0].done() and now - recent[1] >= _RECENT_S):
+            look = self.look_once() if everywhere else self._look_at_silent()
+            recent = (asyncio.create_task(look, name="look at hosts for requests"), now)
+            self._recent[everywhere] = recent
         # The look goes on for the others when one caller is cancelled.
-        await asyncio.shield(self._recent)
+        await asyncio.shield(recent[0])
 
     async def _look_at_silent(self) -> None:
         hosts = await store.all_hosts(self._database)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 from yarl import URL
@@ -30,6 +31,8 @@ from wrenn.relay import (
 _POOL_IDLE_S: Final = 60.0
 """Below the agent's keep-alive of 75 s, so that no request is sent on a connection that the agent is closing."""
 _CLOSE_TIMEOUT_S: Final = 5.0
+_UNACKNOWLEDGED_S: Final = 15.0
+"""A machine that lost power answers nothing: so long a call waits for it, rather than for the call's whole time."""
 
 
 class HostTransport:
@@ -46,7 +49,7 @@ class HostTransport:
             limit=0,
             keepalive_timeout=_POOL_IDLE_S,
             use_dns_cache=False,
-            socket_factory=keepalive_socket,
+            socket_factory=_socket,
         )
         self._session = new_session(connector)
 
@@ -164,6 +167,13 @@ class HostConnection:
             tls=self._current_tls(),
             server_name=self._server_name,
         )
+
+
+def _socket(address: tuple[Any, ...]) -> socket.socket:
+    """Return a socket whose connection breaks when the host does not acknowledge what was sent; a slow agent's machine does."""
+    made = keepalive_socket(address)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_UNACKNOWLEDGED_S * 1000))
+    return made
 
 
 def _with_request_id(headers: Headers) -> Headers:

@@ -111,7 +111,10 @@ class Admission:
             NoCapacity: it may not.
         """
         found = await placement_store.host_loads(self.tx, template="", host_ids=[host_id])
-        check_larger_disk(found.hosts[host_id], found.loads[host_id], more_mb, self.overcommit)
+        host = found.hosts.get(host_id)
+        if host is None:
+            raise Unavailable("Its host is not there any more.")
+        check_larger_disk(host, found.loads[host_id], more_mb, self.overcommit)
 
 
 def added_usage(vcpus: int, memory_mb: int, *, count: int = 1, new: int = 0) -> Usage:
@@ -155,15 +158,15 @@ class Capacity:
             return await self._database.transaction(work)
 
     async def transaction_asking_hosts(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        """Like `transaction`; if there is no host for the request, ask all hosts for their state and run it once more.
+        """Like `transaction`; if there is no host for the request, look at hosts and run it once more.
 
         The stored state of the hosts may be some seconds old: a host may be back, or have a new template. Requests share
-        that look at the hosts (`Monitor.look_recently`).
+        that look at the hosts (`Monitor.look_recently`). Of many hosts only those are looked at that do not answer.
         """
         try:
             return await self.transaction(work)
         except (NoCapacity, NotFound, Unavailable):
-            await self._monitor.look_recently()
+            await self._monitor.look_recently(everywhere=self._candidates.are_few)
             if not self._candidates.are_few:
                 await self._candidates.refresh()
             return await self.transaction(work)

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from wrenn.base.ids import HostId, SandboxId
 from wrenn.control.audit import Status
-from wrenn.control.db import Database, Hints
+from wrenn.control.db import Database, Hints, span_s
 from wrenn.control.hosts import HostSandbox
 from wrenn.control.sandboxes.reconcile.fencing import OtherRow
 from wrenn.control.sandboxes.reconcile.work_store import by_system, write_result
@@ -26,6 +26,8 @@ from wrenn.control.sandboxes.store import (
 from wrenn.control.sandboxes.tables import sandboxes
 
 _c = sandboxes.c
+_ACTIVITY_STEP_S: Final = 1.0
+"""Times of last use nearer than this are taken as equal."""
 
 
 async def live_on_host(database: Database, host_id: HostId) -> list[Sandbox]:
@@ -137,16 +139,23 @@ def _activity() -> Update:
         func.to_timestamp(func.unnest(bindparam("times", type_=ARRAY(Float)))).label("at"),
     ).subquery("used")
     # The clock of a host may be fast.
-    last = func.greatest(_c.last_active_at, func.least(used.c.at, func.now()))
-    return (
-        update(sandboxes)
+    at = func.least(used.c.at, func.now())
+    # Rows that somebody else changes now are left out: the next heartbeats bring later times.
+    free = (
+        select(_c.id, at.label("at"))
+        .join(used, used.c.id == _c.id)
         .where(
-            _c.id == used.c.id,
             _c.host_id == bindparam("of_host", type_=Uuid),
             _c.status == State.RUNNING,
-            func.coalesce(_c.last_active_at < used.c.at, true()),
+            func.coalesce(_c.last_active_at < at - span_s(_ACTIVITY_STEP_S), true()),
         )
-        .values(last_active_at=last, due_at=due_when_running(last))
+        .with_for_update(of=sandboxes, skip_locked=True, key_share=True)
+        .cte("free")
+    )
+    return (
+        update(sandboxes)
+        .where(_c.id == free.c.id)
+        .values(last_active_at=free.c.at, due_at=due_when_running(free.c.at))
     )
 
 
@@ -155,8 +164,7 @@ _ACTIVITY: Final = _activity()
 
 async def record_activity(database: Database, host_id: HostId, active: Mapping[SandboxId, float]) -> None:
     """Store when sandboxes were used last, as their host reports it in Unix time; no state changes. One statement."""
-    # In the order of ids, so that two of these never wait for each other's rows.
-    ids = sorted(active, key=lambda sandbox_id: sandbox_id.value)
+    ids = list(active)
     await database.execute(
         _ACTIVITY,
         {
