@@ -1,6 +1,6 @@
 """Two replicas behind Caddy, configured as in `deploy/caddy`: TLS, the API, WebSockets, ports by wildcard names.
 
-Needs Debian's Caddy. Costs about 6 s.
+Needs Debian's Caddy. Costs about 10 s.
 """
 
 from __future__ import annotations
