@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
+from urllib.parse import unquote, urlsplit
+
 import pytest
 
 from wrenn.base.errors import InvalidRequest
-from wrenn.control.db.connect import create_engine, servers_of
+from wrenn.control.db.connect import create_engine, libpq_url, servers_of
 
 
 @pytest.mark.parametrize(
@@ -25,7 +28,33 @@ from wrenn.control.db.connect import create_engine, servers_of
     ],
 )
 def test_the_servers_of_a_url_are_found_as_libpq_does(url: str, servers: list[tuple[str, int]]):
-    assert servers_of(url) == servers
+    assert servers_of(libpq_url(url)) == servers
+
+
+@pytest.mark.parametrize(
+    "password", ["p/w", "p?w", "p#w", "p[w", "p@w", "12/w", "p/?#w:x", "/w", "p%", "p%2Fw", "p w+ü"]
+)
+def test_a_password_need_not_be_escaped(password: str):
+    url = libpq_url(f"postgresql+asyncpg://ada:{password}@db.example:6000/wrenn?application_name=a@b")
+    parts = urlsplit(url)
+    assert (parts.username, unquote(parts.password or "")) == ("ada", unquote(password))
+    assert (parts.netloc.count("@"), parts.path, parts.query) == (1, "/wrenn", "application_name=a%40b")
+    assert servers_of(url) == [("db.example", 6000)]
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("postgresql+asyncpg://a:p@b/c?ssl=require", "postgresql://a:p@b/c?sslmode=require"),
+        ("postgresql://b/c?ssl=disable&sslmode=require", "postgresql://b/c?sslmode=require"),
+        ("postgresql://b/c?prepared_statement_cache_size=0", "postgresql://b/c"),
+        ("postgresql://b:1/c?user=d@e", "postgresql://b:1/c?user=d%40e"),
+        ("postgresql://b:1,f/c?user=d@e", "postgresql://b:1,f/c?user=d%40e"),
+        ("postgresql:///c#d", "postgresql:///c%23d"),
+    ],
+)
+def test_what_only_sqlalchemy_knows_is_translated(given: str, read: str):
+    assert libpq_url(given) == read
 
 
 @pytest.mark.parametrize(
@@ -36,11 +65,14 @@ def test_the_servers_of_a_url_are_found_as_libpq_does(url: str, servers: list[tu
         "postgresql://a:x/b",
         "postgresql://a:70000/b",
         "postgresql:///b?host=x,y&port=1,2,3",
+        "postgresql://ada:secret@[::1/b",
+        "postgresql://ada:secret@x/b?secret",
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused_by_the_name_of_its_setting(url: str):
-    with pytest.raises(InvalidRequest, match="DATABASE_URL"):
+    with pytest.raises(InvalidRequest, match="DATABASE_URL") as refusal:
         create_engine(url)
+    assert "secret" not in "".join(traceback.format_exception(refusal.value))
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from itertools import zip_longest
 from typing import Any, Final
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, parse_qsl, quote, unquote, urlencode, urlsplit
 
 import asyncpg
 from asyncpg.exceptions import ClientConfigurationError, TargetServerAttributeNotMatched
@@ -21,6 +21,8 @@ from wrenn.base.errors import InvalidRequest
 
 _driver: Any = asyncpg  # has no types
 _SCHEME: Final = re.compile(r"postgres(?:ql)?(?:\+[a-z0-9]+)?://")
+_NOT_LIBPQ: Final = frozenset({"prepared_statement_cache_size", "async_fallback"})
+"""Query parameters of SQLAlchemy, which took them out of the URL. The driver would send them to the server as settings."""
 _DEFAULT_PORT: Final = 5432
 _ALONE_S: Final = 5.0
 _EACH_S: Final = 3.0
@@ -57,15 +59,13 @@ class _Connector:
     def __init__(
         self, database_url: str, server_settings: Mapping[str, str], answer_timeout_s: float | None
     ) -> None:
-        scheme = _SCHEME.match(database_url)
-        if scheme is None:
-            raise InvalidRequest("DATABASE_URL must begin with postgresql://.")
-        self._url = "postgresql://" + database_url[scheme.end() :]
+        self._url = libpq_url(database_url)
         self._servers = servers_of(self._url)
         self._server_settings = dict(server_settings)
         self._answer_timeout_s = answer_timeout_s
         # Without this a standby would be connected to as well, and refuse all that is written.
-        self._wanted = None if "target_session_attrs=" in self._url else _ACCEPTS_WRITES
+        says_which = "target_session_attrs" in parse_qs(_split_url(self._url).query)
+        self._wanted = None if says_which else _ACCEPTS_WRITES
 
     async def connect(self) -> Any:
         """Connect to the first server that can be used: of several, the one that was used last is tried first.
@@ -102,6 +102,54 @@ class _Connector:
         return connection
 
 
+def libpq_url(database_url: str) -> str:
+    """Return a URL as libpq and the driver read it, of one that SQLAlchemy may read in another way.
+
+    In user name and password, characters need not be escaped; `ssl` stands for `sslmode`.
+
+    Raises:
+        InvalidRequest: no URL of a PostgreSQL database. The message holds no part of it, which could be one of the password.
+    """
+    scheme = _SCHEME.match(database_url)
+    if scheme is None:
+        raise InvalidRequest("DATABASE_URL must begin with postgresql://.")
+    user, at, place = _split_user(database_url[scheme.end() :])
+    # libpq knows no fragments.
+    parts = _split_url(f"postgresql://{quote(user, safe='%:')}{at}{place.replace('#', '%23')}")
+    try:
+        found = parse_qsl(parts.query, strict_parsing=True) if parts.query else []
+    except ValueError:
+        raise InvalidRequest("DATABASE_URL: what follows `?` must be NAME=VALUE, separated by `&`.") from None
+    query = {name: value for name, value in found if name not in _NOT_LIBPQ}
+    if (ssl := query.pop("ssl", None)) is not None:
+        query.setdefault("sslmode", ssl)
+    return f"postgresql://{parts.netloc}{parts.path}" + (f"?{urlencode(query)}" if query else "")
+
+
+def _split_user(rest: str) -> tuple[str, str, str]:
+    """User name and password, `@` if there are any, and all that follows."""
+    authority = re.split(r"[/?]", rest, maxsplit=1)[0]
+    if "@" in authority:
+        user, at, _ = authority.rpartition("@")
+        return user, at, rest[len(user) + 1 :]
+    # `USER:a/b@HOST` has a password that is not escaped; `HOST:1/b?user=c@d` has none.
+    if ":" in authority and not authority.startswith("["):
+        user, at, place = rest.partition("@")
+        is_in_query = "?" in user and all(
+            not port or port.isdecimal() for _, port in map(_split, authority.split(","))
+        )
+        if at and not is_in_query:
+            return user, at, place
+    return "", "", rest
+
+
+def _split_url(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:  # its text has parts of the URL
+        raise InvalidRequest("DATABASE_URL cannot be read: is each `[` of an address closed?") from None
+
+
 def servers_of(database_url: str) -> list[Server]:
     """Return the servers that a URL names, as libpq reads it; empty: it names none, and the driver's default is used.
 
@@ -110,7 +158,7 @@ def servers_of(database_url: str) -> list[Server]:
     Raises:
         InvalidRequest: a port is no number, or there is another number of ports than of hosts.
     """
-    parts = urlsplit(database_url)
+    parts = _split_url(database_url)
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     named = unquote(parts.netloc.rpartition("@")[2]) or query.get("host", "")
     if not named:
