@@ -18,6 +18,7 @@ from sqlalchemy.pool import NullPool
 from wrenn.base.errors import DatabaseUnavailable
 from wrenn.base.secrets import Secret
 from wrenn.control.db import Database, Transaction, metadata
+from wrenn.control.db import migrate as migrations
 from wrenn.control.db.connect import create_engine
 from wrenn.control.db.embedded import ensure_running, stop
 from wrenn.control.db.migrate import NewerSchema, migrate, newest_revision
@@ -43,6 +44,40 @@ async def test_the_migrations_make_what_the_tables_say(database_url: str):
 
 async def test_migrating_again_and_from_many_programs_at_once_is_fine(database_url: str):
     await asyncio.gather(*(migrate(database_url) for _ in range(4)))
+
+
+async def test_a_migration_does_not_wait_for_ever_for_a_server_that_fell_silent(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(migrations, "_ANSWER_TIMEOUT_S", 0.5)
+    url = make_url(database_url)
+
+    ended = asyncio.Event()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, until: bytes) -> None:
+        is_silent = False
+        while chunk := await reader.read(65_536):
+            is_silent = is_silent or until in chunk
+            if not is_silent:
+                writer.write(chunk)
+        writer.close()
+        await writer.wait_closed()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_server, to_server = await asyncio.open_unix_connection(
+            f"{url.query['host']}/.s.PGSQL.{url.port or url.query.get('port', 5432)}"
+        )
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(relay(reader, to_server, b"pg_advisory_xact_lock"))
+            tasks.create_task(relay(from_server, writer, b"never said"))
+        ended.set()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, asyncio.timeout(DEADLINE_S):
+        host, port = server.sockets[0].getsockname()
+        through = url.set(host=host, port=port, query={}).render_as_string(hide_password=False)
+        with pytest.raises(DatabaseUnavailable, match="does not answer"):
+            await migrate(through)
+        await ended.wait()
 
 
 async def test_a_database_of_a_later_release_is_refused(database_url: str):

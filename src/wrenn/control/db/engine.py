@@ -74,7 +74,7 @@ class Database:
             # Errors go to the log; what they are about may be a secret.
             hide_parameters=True,
         )
-        event.listen(self._engine.sync_engine, "handle_error", _give_up_connections)
+        event.listen(self._engine.sync_engine, "handle_error", give_up_connections)
         # One round trip a statement, where a transaction would take three.
         self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._running: set[asyncio.Task[Any]] = set()
@@ -197,7 +197,7 @@ async def _translated(
                 ) from error
 
 
-def _give_up_connections(context: ExceptionContext) -> None:
+def give_up_connections(context: ExceptionContext) -> None:
     """Let the pool drop all connections that it has, where only new ones can be of use."""
     original = context.original_exception
     if isinstance(original, TimeoutError):

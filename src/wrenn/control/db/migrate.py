@@ -7,14 +7,14 @@ import time
 from importlib.resources import files
 from typing import Final
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import NullPool
 
 from wrenn.base.errors import DatabaseUnavailable, WrennError
 from wrenn.control.db.connect import create_engine
-from wrenn.control.db.engine import is_gone
+from wrenn.control.db.engine import give_up_connections, is_gone
 
 _LOCK: Final = 0x7772656E6E
 """Advisory lock of all migrations of one database: "wrenn"."""
@@ -22,7 +22,10 @@ _LOCK_TIMEOUT: Final = "3s"
 """Who waits for a lock on a table holds up all that come after: statements of a former release that still runs."""
 _TRY_FOR_S: Final = 60.0
 _TRY_AGAIN_S: Final = 1.0
-_LOCK_NOT_AVAILABLE: Final = "55P03"
+_ANSWER_TIMEOUT_S: Final = 60.0
+"""A change of a large table may take long, and is silent meanwhile; beyond this the server, or the machine below it, has stopped."""
+# A lock was not to be had in time, or the server chose this transaction to end a deadlock.
+_LOCK_STATES: Final = ("55P03", "40P01")
 
 
 class NewerSchema(WrennError):
@@ -40,7 +43,8 @@ async def migrate(database_url: str) -> list[str]:
     Raises:
         DatabaseUnavailable: PostgreSQL does not answer, or others hold locks for too long. NewerSchema.
     """
-    engine = create_engine(database_url, poolclass=NullPool)
+    engine = create_engine(database_url, poolclass=NullPool, answer_timeout_s=_ANSWER_TIMEOUT_S)
+    event.listen(engine.sync_engine, "handle_error", give_up_connections)
     try:
         deadline = time.monotonic() + _TRY_FOR_S
         while (applied := await _tried(engine)) is None:
@@ -66,7 +70,7 @@ async def _tried(engine: AsyncEngine) -> list[str] | None:
             await connection.commit()
             return applied
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+        if getattr(error.orig, "sqlstate", None) in _LOCK_STATES:
             return None
         if not is_gone(error):
             raise
