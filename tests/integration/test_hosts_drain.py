@@ -176,8 +176,11 @@ async def test_a_drain_pauses_what_runs_and_names_what_cannot_be_paused(people: 
     stuck = f"id = '{SandboxId.parse(failure['sandbox_id']).value}'"
     await run_sql(
         people.database_url,
-        f"UPDATE sandboxes SET last_updated = now() - interval '11 seconds' WHERE {stuck}",
+        f"UPDATE sandboxes SET desired_at = now() - interval '11 seconds' WHERE {stuck}",
     )
+    # Its user changes it all the time, which does not delay that.
+    path = f"/v1/sandboxes/{failure['sandbox_id']}"
+    assert (await ada.patch(f"{path}/timeout", {"timeout_sec": 0})).status_code == 200
     await until(host.is_drained)
     assert (await host.now())["failures"] == []
     shown = (await ada.get(paths[0])).json()

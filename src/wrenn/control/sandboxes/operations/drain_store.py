@@ -69,7 +69,9 @@ async def set_desired_paused_on_host(tx: Transaction, hints: Hints, host_id: Hos
         .where(_c.host_id == host_id.value, is_live(), _PHASE == "pausing")
         .scalar_subquery()
     )
-    may_try = or_(_c.failure == "", _c.last_updated <= in_s(-_TRY_AGAIN_S))
+    # Not `last_updated`, which users move on with each change of time limits, network or disk.
+    failed_at = func.coalesce(_c.desired_at, _c.created_at)
+    may_try = or_(_c.failure == "", failed_at <= in_s(-_TRY_AGAIN_S))
     # What somebody else changes just now is met the next time; so this waits for no lock, and no other for two of its.
     # A CTE is evaluated once; of a subquery with locks the planner may take the first rows again for each row.
     next_ones = (

@@ -276,6 +276,7 @@ async def finish_refused(
     due_at = _not_before(_c.due_at, _TRY_AGAIN_S) if work.status is State.RUNNING else _c.due_at
     values: dict[str, Any] = {
         "desired": Desired(work.status),
+        "desired_at": func.now(),
         "failure": error.code,
         "reason": error.message,
         "due_at": due_at,
