@@ -437,7 +437,8 @@ async def test_a_sandbox_is_placed_by_the_tags_of_hosts_and_a_refusal_is_explain
         assert explained["removed"]["team"] == len(explained["hosts"])
         unknown = {"team_id": str(TeamId.new())}
         refused(await cast.root.get("/v1/hosts/explain", params=unknown), 404, "not_found")
-        refused(await cast.root.get("/v1/hosts/explain", params={"vcpus": "0"}), 400, "invalid_request")
+        for bad in ({"vcpus": "0"}, {"template": "\0"}):
+            refused(await cast.root.get("/v1/hosts/explain", params=bad), 400, "invalid_request")
 
 
 async def test_what_a_team_has_on_a_regular_host_stays_there(people: People, cast: Cast):

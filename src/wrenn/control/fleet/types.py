@@ -11,7 +11,14 @@ from pydantic import AfterValidator, BaseModel, Field
 from wrenn.control.hosts import TAGS_LIMIT, HostTag, HostView
 from wrenn.control.http import RequestBody, plain_text, without_none
 from wrenn.control.placement import FILTERS, FilterName, Verdict, Wanted, ranked, refusal
-from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB, DEFAULT_MEMORY_MB, DEFAULT_TEMPLATE, DEFAULT_VCPUS
+from wrenn.control.snapshots import BAD_NAME
+from wrenn.protocol.api import (
+    DEFAULT_DISK_SIZE_MB,
+    DEFAULT_MEMORY_MB,
+    DEFAULT_TEMPLATE,
+    DEFAULT_VCPUS,
+    TEMPLATE_NAME_PATTERN,
+)
 
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
 _LABEL_LIMIT: Final = 64
@@ -22,6 +29,12 @@ def _name(value: str) -> str:
         raise ValueError(
             "must be 1 to 64 of a-z, 0-9, '.', '_' and '-', and begin and end with a letter or digit"
         )
+    return value
+
+
+def _template(value: str) -> str:
+    if TEMPLATE_NAME_PATTERN.fullmatch(value) is None:
+        raise ValueError(BAD_NAME.rstrip("."))
     return value
 
 
@@ -79,7 +92,7 @@ class DeletePreview(BaseModel):
 class ExplainPlacement(RequestBody):
     """The sandbox that would be placed, as in `POST /v1/sandboxes`."""
 
-    template: str = Field(DEFAULT_TEMPLATE, max_length=_LABEL_LIMIT)
+    template: Annotated[str, AfterValidator(_template)] = Field(DEFAULT_TEMPLATE, max_length=_LABEL_LIMIT)
     vcpus: Size = DEFAULT_VCPUS
     memory_mb: Size = DEFAULT_MEMORY_MB
     disk_size_mb: Size = DEFAULT_DISK_SIZE_MB
