@@ -79,8 +79,8 @@ app.command("rotate-ca")(rotate_ca)
 def accept_secrets(*, data_dir_: DataDirOption = None, env_file: EnvFileOption = None) -> None:
     """Let the next replica that starts have another CA or another secret for tokens than those before it.
 
-    For a CA or secret that is lost. Stop all replicas first. Users must then log in again, and hosts join again with new
-    tokens. To change a CA that is not lost, use `wrenn admin rotate-ca`.
+    For a CA or secret that is lost. Stop all replicas first. Users must then log in again. Hosts need not join again: with their
+    next heartbeat they take what is new, and until then calls to them may fail. To change a CA that is not lost, use `wrenn admin rotate-ca`.
     """
     load_env_file(env_file)
     from wrenn.cli.up import database

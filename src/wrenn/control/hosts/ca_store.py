@@ -73,7 +73,7 @@ def _check(former: Any, identity: CaIdentity, secret_digest: str) -> None:
     if not hmac.compare_digest(former.secret_digest, secret_digest):
         raise Conflict(
             "This replica's secret for tokens is not the one that the platform uses: set the same WRENN_JWT_SECRET (or the same"
-            f" jwt.secret in the data folder) as the other replicas.{way_out}: users must log in, and hosts register, again."
+            f" jwt.secret in the data folder) as the other replicas.{way_out}: users must log in again; hosts get new tokens by themselves."
         )
     known = identity_of(former.ca_signer, former.ca_trusted)
     if known is not None and not identity.agrees_with(known):
@@ -81,7 +81,7 @@ def _check(former: Any, identity: CaIdentity, secret_digest: str) -> None:
             f"This replica's internal CA ({identity.signer[:16]}) and the platform's ({known.signer[:16]}) do not trust each"
             " other: set the same WRENN_CA_CERT and WRENN_CA_KEY (or the same pki/ca.pem and pki/ca.key in the data folder) as the"
             " other replicas; to change the CA use `wrenn admin rotate-ca`."
-            f"{way_out}: hosts must register again."
+            f"{way_out}: calls to a host then fail until its next heartbeat, with which it takes the new CA."
         )
 
 

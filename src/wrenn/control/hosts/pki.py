@@ -79,8 +79,8 @@ def read_ca(folder: Path) -> Authority:
     except (OSError, ValueError) as error:
         # A new CA would be trusted by no host.
         raise InvalidRequest(
-            f"{folder}/ca.pem and ca.key are not a CA's certificate and its key ({error}): restore them. Without"
-            " both files a new CA is made, and every host must be registered again."
+            f"{folder}/ca.pem and ca.key are not a CA's certificate and its key ({error}): restore them. If they"
+            " are lost, remove both and run `wrenn admin accept-secrets`; then a new CA is made at the next start."
         ) from error
 
 
