@@ -18,6 +18,7 @@ from wrenn.agent.enrolment import CredentialsFile, PendingRegistration
 from wrenn.base.errors import Conflict, InvalidState
 from wrenn.base.faults import FaultInjected, arm_faults
 from wrenn.control.db import Database
+from wrenn.control.db.migrate import newest_revision
 from wrenn.control.fleet import issue_local_token
 from wrenn.control.hosts import ca_store
 from wrenn.control.hosts.ca_rollout import CaRollout, Change
@@ -28,7 +29,7 @@ from wrenn.control.wiring import running_control
 from wrenn.testing.fork_server import run_program
 from wrenn.testing.simulated_agent import AgentProcess, remove_everything
 
-from .conftest import DEADLINE_S, ControlPlane, environment_of, make_team, running_control_plane
+from .conftest import DEADLINE_S, ControlPlane, environment_of, make_team, run_sql, running_control_plane
 
 
 @pytest.fixture
@@ -170,6 +171,10 @@ async def test_with_a_ca_in_the_settings_the_command_says_what_to_set_and_shows_
         return err.decode()
 
     written = tmp_path / "data/pki/rotation"
+    # The question does not migrate the database of a former release.
+    await run_sql(database_url, "UPDATE alembic_version SET version_num = '0001'")
+    assert "start a replica" in await rotate("--status", code=1)
+    await run_sql(database_url, f"UPDATE alembic_version SET version_num = '{newest_revision()}'")
     # Its CA is new, so that it must be told that this is no repetition of a rotation that has ended.
     steps = (("WRENN_CA_CERT", "ca.pem"), ("WRENN_CA_KEY", "ca.key"), ("WRENN_CA_CERT", "ca.pem"))
     for name, file in steps:

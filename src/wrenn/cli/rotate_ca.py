@@ -54,9 +54,10 @@ def rotate_ca(
 
 
 async def _run(*, only_status: bool, again: bool, wait_s: float, data_dir_: DataDirOption) -> bool:
+    from wrenn.base.errors import InvalidState
     from wrenn.cli.up import database
     from wrenn.control.db import Database
-    from wrenn.control.db.migrate import migrate
+    from wrenn.control.db.migrate import is_migrated, migrate
     from wrenn.control.hosts.authority import Authority
     from wrenn.control.hosts.ca_rollout import CaRollout
     from wrenn.control.hosts.rotation import CaRotation
@@ -65,12 +66,17 @@ async def _run(*, only_status: bool, again: bool, wait_s: float, data_dir_: Data
     settings = (os.environ.get("WRENN_CA_CERT", ""), os.environ.get("WRENN_CA_KEY", ""))
     given = Authority.from_settings(*settings)
     url = await database.ensure(folder)
-    await migrate(url)
+    if not only_status:
+        await migrate(url)
     opened = Database(url)
     try:
         rotation = CaRotation(folder / "pki", given, settings=settings)
         rollout = CaRollout(opened, rotation)
         if only_status:
+            if not await is_migrated(opened):
+                raise InvalidState(
+                    "The database has the schema of a former release, which knows no rotation: start a replica of this release first."
+                )
             _show(await rollout.status())
             return True
         return await _rotate(rollout, rotation, again=again, wait_s=wait_s)

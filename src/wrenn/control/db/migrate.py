@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from wrenn.base.errors import DatabaseUnavailable, WrennError
 from wrenn.control.db.connect import create_engine
-from wrenn.control.db.engine import give_up_connections, is_gone
+from wrenn.control.db.engine import Database, give_up_connections, is_gone
 
 _LOCK: Final = 0x7772656E6E
 """Advisory lock of all migrations of one database: "wrenn"."""
@@ -60,6 +60,16 @@ async def migrate(database_url: str) -> list[str]:
         ) from error
     finally:
         await engine.dispose()
+
+
+async def is_migrated(database: Database) -> bool:
+    """Return whether all migrations of this release were applied. Changes nothing.
+
+    Raises:
+        DatabaseUnavailable: PostgreSQL does not answer.
+    """
+    found = await database.transaction(lambda tx: tx.run_sync(_revision))
+    return found is not None and found >= newest_revision()
 
 
 async def _tried(engine: AsyncEngine) -> list[str] | None:
