@@ -163,14 +163,14 @@ async def test_with_a_ca_in_the_settings_the_command_says_what_to_set_and_shows_
     }  # fmt: skip
 
     async def rotate(*options: str, code: int) -> str:
-        arguments = ("admin", "rotate-ca", "--wait", "0", *options)
+        arguments = ("admin", "rotate-ca", "--wait", "0", "--folder", str(tmp_path / "stays"), *options)
         async with asyncio.timeout(60):
             ended, out, err = await run_program("wrenn.cli.main:main", arguments, environment=environment)
         assert ended == code, err.decode()
         assert b"PRIVATE" not in out + err
         return err.decode()
 
-    written = tmp_path / "data/pki/rotation"
+    written = tmp_path / "stays/rotation"
     # The question does not migrate the database of a former release.
     await run_sql(database_url, "UPDATE alembic_version SET version_num = '0001'")
     assert "start a replica" in await rotate("--status", code=1)

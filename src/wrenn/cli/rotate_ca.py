@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,6 +35,15 @@ def rotate_ca(
             "--wait", metavar="SECONDS", min=0, help="How long to wait for replicas and hosts in each step."
         ),
     ] = 300.0,
+    keep_in: Annotated[
+        Path | None,
+        typer.Option(
+            "--folder",
+            metavar="DIR",
+            file_okay=False,
+            help="With WRENN_CA_CERT and WRENN_CA_KEY: where the files are written, in DIR/rotation. Without: in `pki` of the data folder.",
+        ),
+    ] = None,
     env_file: EnvFileOption = None,
     data_dir_: DataDirOption = None,
 ) -> None:
@@ -44,17 +54,22 @@ def rotate_ca(
     interrupted at any point: run it again, and it goes on. Run it where a replica runs, with the replica's settings.
 
     With the CA in files (`pki` in the data folder) it does everything. With WRENN_CA_CERT and WRENN_CA_KEY it writes
-    what to set into files of mode 600 and says what to do. Hosts that are offline meanwhile take the new CA when they
+    what to set into files of mode 600 and says what to do. These hold the new key, so their folder must outlive the
+    restarts of the replicas: in a container give --folder with a volume that stays, the same one each time. Hosts that are offline meanwhile take the new CA when they
     come back.
     """
     load_env_file(env_file)
-    done = asyncio.run(_run(only_status=status, again=again, wait_s=wait_s, data_dir_=data_dir_))
+    done = asyncio.run(
+        _run(only_status=status, again=again, wait_s=wait_s, keep_in=keep_in, data_dir_=data_dir_)
+    )
     if not done:
         raise typer.Exit(Exit.UNAVAILABLE)
 
 
-async def _run(*, only_status: bool, again: bool, wait_s: float, data_dir_: DataDirOption) -> bool:
-    from wrenn.base.errors import InvalidState
+async def _run(
+    *, only_status: bool, again: bool, wait_s: float, keep_in: Path | None, data_dir_: DataDirOption
+) -> bool:
+    from wrenn.base.errors import InvalidRequest, InvalidState
     from wrenn.cli.up import database
     from wrenn.control.db import Database
     from wrenn.control.db.migrate import is_migrated, migrate
@@ -65,12 +80,14 @@ async def _run(*, only_status: bool, again: bool, wait_s: float, data_dir_: Data
     folder = data_dir(data_dir_)
     settings = (os.environ.get("WRENN_CA_CERT", ""), os.environ.get("WRENN_CA_KEY", ""))
     given = Authority.from_settings(*settings)
+    if keep_in is not None and given is None:
+        raise InvalidRequest("--folder is for a CA in WRENN_CA_CERT and WRENN_CA_KEY, which are not set.")
     url = await database.ensure(folder)
     if not only_status:
         await migrate(url)
     opened = Database(url)
     try:
-        rotation = CaRotation(folder / "pki", given, settings=settings)
+        rotation = CaRotation(folder / "pki", given, settings=settings, keep_in=keep_in)
         rollout = CaRollout(opened, rotation)
         if only_status:
             if not await is_migrated(opened):
@@ -143,8 +160,9 @@ def _instructions(change: Change, rotation: CaRotation) -> str:
         f"Next step: {what}.\n"
         f"1. Set {name} to the content of {rotation.folder / file} on all replicas; leave the other settings as they are."
         " Where it is the path of a file, copy the file out of this folder, which is deleted at the end.\n"
-        "2. Restart the replicas one after the other.\n"
-        "3. Run this command again, with the new settings."
+        f"2. Restart the replicas one after the other. {rotation.folder} holds the new key and must outlive that: in a container it"
+        " must be on a volume that stays (--folder).\n"
+        "3. Run this command again, with the new settings and the same folder."
     )
 
 

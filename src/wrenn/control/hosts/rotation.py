@@ -46,13 +46,21 @@ class CaRotation:
         pki: the folder of the CA in files.
         given: the CA of the settings, if there is one; then files are written for the operator to set.
         settings: the values from which `given` was loaded, which may be paths of files.
+        keep_in: where the folder for those files is made; None: in `pki`.
     """
 
-    def __init__(self, pki: Path, given: Authority | None, *, settings: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        pki: Path,
+        given: Authority | None,
+        *,
+        settings: Sequence[str] = (),
+        keep_in: Path | None = None,
+    ) -> None:
         self._pki = pki
         self._given = given
         self._settings = settings
-        self.folder = pki if given is None else pki / "rotation"
+        self.folder = pki if given is None else (keep_in or pki) / "rotation"
 
     @property
     def changes_settings(self) -> bool:
