@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from wrenn.cli.up.progress import Progress
     from wrenn.sdk._parse import Fields
     from wrenn.sdk.account import Account
+
+T = TypeVar("T")
 
 _LOOK_AGAIN_S: Final = 0.5
 _SILENT_FOR_S: Final = 60.0
@@ -21,7 +25,7 @@ def follow(path: str, progress: Progress, *, timeout_s: float | None) -> None:
     """Show how far the drain is, until no sandbox is in the host's memory. Ending this does not end the drain.
 
     Raises:
-        DeadlineExceededError: not within `timeout_s`; the message says what is left. ConflictError: the drain was taken back.
+        DeadlineExceededError: not within `timeout_s`; the message says what is left, if that is known. ConflictError: the drain was taken back.
         NotFoundError: the host was deleted. ConnectionFailedError, UnavailableError: the platform did not answer for a minute.
     """
     from wrenn.cli import credentials
@@ -31,7 +35,8 @@ def follow(path: str, progress: Progress, *, timeout_s: float | None) -> None:
     shown = ""
     while True:
         # The token of a session is valid for minutes, a drain may take days.
-        with credentials.account() as account:
+        with ExitStack() as stack:
+            account = _answered(lambda: stack.enter_context(credentials.account()), end)
             try:
                 _follow(account, path, progress, end, shown)
             except AuthenticationError:
@@ -41,10 +46,12 @@ def follow(path: str, progress: Progress, *, timeout_s: float | None) -> None:
 
 
 def _follow(account: Account, path: str, progress: Progress, end: float | None, shown: str) -> None:
+    from wrenn.sdk._parse import Fields
     from wrenn.sdk.errors import ConflictError, DeadlineExceededError
 
     while True:
-        drain = _look(account, path)
+        found = _answered(lambda: account.call("GET", path), end)
+        drain = Fields("host", found).optional_object("drain")
         if drain is None:
             raise ConflictError("The drain was taken back by somebody else.", status=409)
         if drain.text("state") == "drained":
@@ -58,15 +65,19 @@ def _follow(account: Account, path: str, progress: Progress, end: float | None, 
         time.sleep(_LOOK_AGAIN_S)
 
 
-def _look(account: Account, path: str) -> Fields | None:
-    from wrenn.sdk._parse import Fields
-    from wrenn.sdk.errors import ConnectionFailedError, UnavailableError
+def _answered(call: Callable[[], T], end: float | None) -> T:
+    """Make a call, again and again while the platform does not answer: for a minute, and not beyond `end`."""
+    from wrenn.sdk.errors import ConnectionFailedError, DeadlineExceededError, UnavailableError
 
     give_up = time.monotonic() + _SILENT_FOR_S
     while True:
         try:
-            return Fields("host", account.call("GET", path)).optional_object("drain")
-        except (ConnectionFailedError, UnavailableError):
+            return call()
+        except (ConnectionFailedError, UnavailableError) as error:
+            if end is not None and time.monotonic() >= end:
+                raise DeadlineExceededError(
+                    f"It is not known whether the host is drained: the platform does not answer. {error}"
+                ) from error
             if time.monotonic() >= give_up:
                 raise
             time.sleep(_LOOK_AGAIN_S)
