@@ -77,7 +77,10 @@ async def test_what_changes_all_the_time_is_no_event(platform: Platform):
     path = await platform.create()
     async with reading(platform.api) as reader:
         before = await count(platform)
-        for seconds in (-60, -120, -180):
+        await platform.control.database.execute(
+            text("UPDATE sandboxes SET last_active_at = now() - interval '1 hour'")
+        )
+        for seconds in (180, 120, 60):
             at = platform.host.age(id_of(path), seconds)
             async with asyncio.timeout(DEADLINE_S):
                 while not await used_since(platform, at - 1):
