@@ -305,7 +305,10 @@ async def test_a_database_that_the_former_version_filled_is_taken_over(
         assert sorted(applied, key=len)[:2] == [[], []], "one of them does it"
         assert max(applied, key=len)[-1] == newest_revision()
         # The simulated host has nothing of what the rows say; nothing is concluded from that here.
-        environment = environment_of(data_dir, url) | {"WRENN_UNKNOWN_GRACE_S": "600"}
+        environment = environment_of(data_dir, url) | {
+            "WRENN_UNKNOWN_GRACE_S": "600",
+            "WRENN_START_RETRY_S": "15",
+        }
         settings = Settings.from_environment(environment)
         async with running_platform(settings, host, key) as platform:
             assert (await platform.api.get("/v1/audit-logs")).json() == {"items": []}
