@@ -21,6 +21,8 @@ from wrenn.base.loops import Loop
 _log = logging.getLogger(__name__)
 
 _AFTER_REFUSAL_S: Final = 900.0
+_FIRST_RETRY_S: Final = 0.5
+"""Until the first heartbeat is accepted it is repeated after so long, then after twice as long, and so on."""
 _AFTER_RENEWAL_S: Final = 60.0
 """How long a request of the control plane to renew is not followed again, for instance by replicas that do not trust the same CAs."""
 _CHANGE_POLL_S: Final = 1.0
@@ -57,7 +59,9 @@ class ControlLink:
         self._settings = settings
         self._inventory = inventory
         self._sent_digest = ""
-        self._is_accepted = False
+        # Whether the last heartbeat was accepted, and whether any was since this agent started.
+        self._is_accepted = self._was_ever_accepted = False
+        self._first_retry_s = _FIRST_RETRY_S
         self._tried_renewal_at = -math.inf
         self._file = CredentialsFile(settings.data_dir)
         self._credentials = credentials
@@ -96,6 +100,10 @@ class ControlLink:
             # What follows an accepted heartbeat may fail, and there is contact all the same.
             if not self._is_accepted:
                 self._loss.no_contact()
+            if not self._was_ever_accepted:
+                # Both may be starting, and the control plane may not know this agent's address yet.
+                asyncio.get_running_loop().call_later(self._first_retry_s, self.loop.wake)
+                self._first_retry_s = min(2 * self._first_retry_s, self._settings.heartbeat_s)
             raise
 
     async def beat_once(self) -> None:
@@ -163,7 +171,7 @@ class ControlLink:
         is_renewal_asked = await client.heartbeat(
             self._credentials.host_id, self._credentials.token, {} if heartbeat is None else heartbeat.body()
         )
-        self._is_accepted = True
+        self._is_accepted = self._was_ever_accepted = True
         self._loss.contact()
         if heartbeat is not None:
             self._inventory.delivered(heartbeat)
