@@ -11,7 +11,6 @@ from contextlib import AbstractAsyncContextManager
 import uvicorn
 import uvloop
 
-from wrenn.agent.control_loss import ControlLoss
 from wrenn.agent.enrolment import ControlLink, CredentialsFile, NotRegistered, ServerTls, enrolled
 from wrenn.agent.host_metrics import HostMetrics
 from wrenn.agent.local_api import serving_locally
@@ -19,7 +18,7 @@ from wrenn.agent.parts import Host
 from wrenn.agent.rpc.app import App
 from wrenn.agent.sandboxes.remove_everything import remove_everything
 from wrenn.agent.settings import Settings
-from wrenn.agent.wiring import running_agent
+from wrenn.agent.wiring import control_link, running_agent
 from wrenn.base.clock import SystemClock
 from wrenn.base.descriptors import raise_descriptor_limit
 from wrenn.base.errors import WrennError
@@ -67,16 +66,7 @@ async def serve(settings: Settings, host: Host | None = None) -> None:
         HostMetrics(metrics, data_dir=settings.data_dir, sandboxes=agent.sandboxes)
         app = RequestMetrics(agent.app, metrics, "wrenn_agent", agent.app.route_of)
         tls = ServerTls(credentials)
-        loss = ControlLoss(
-            path=agent.layout.outage,
-            sandboxes=agent.sandboxes,
-            clock=SystemClock(),
-            heartbeat_s=settings.heartbeat_s,
-            lost_after_s=settings.control_lost_after_s,
-        )
-        link = ControlLink(
-            settings, credentials, tls, inventory=agent.inventory, clock=SystemClock(), loss=loss
-        )
+        link, loss = control_link(agent, settings, credentials, tls, SystemClock())
         local = serving_locally(agent.app, agent.layout.socket)
         server = _Server(server_config(app, tls.context, settings), local, link)
         # Its clean-up gives the free network slots back.

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from wrenn.agent.bases import Bases
+from wrenn.agent.control_loss import ControlLoss
+from wrenn.agent.enrolment import ControlLink, Credentials, ServerTls
 from wrenn.agent.guest_tokens import Tokens
 from wrenn.agent.host_facts import HostFacts
 from wrenn.agent.inventory import Inventory
@@ -30,6 +32,7 @@ from wrenn.agent.sandboxes.snapshot import TakeSnapshot
 from wrenn.agent.sandboxes.tear_down import TearDown
 from wrenn.agent.settings import Settings
 from wrenn.agent.warm_up import WarmUp
+from wrenn.base.clock import Clock
 from wrenn.base.errors import Conflict
 
 
@@ -73,6 +76,20 @@ async def running_agent(settings: Settings, host: Host | None = None) -> AsyncGe
             yield agent
     finally:
         os.close(lock)
+
+
+def control_link(
+    agent: Agent, settings: Settings, credentials: Credentials, tls: ServerTls, clock: Clock
+) -> tuple[ControlLink, ControlLoss]:
+    """Build what keeps contact with the control plane, and what acts when there was none for long. The caller runs both."""
+    loss = ControlLoss(
+        path=agent.layout.outage,
+        sandboxes=agent.sandboxes,
+        clock=clock,
+        heartbeat_s=settings.heartbeat_s,
+        lost_after_s=settings.control_lost_after_s,
+    )
+    return ControlLink(settings, credentials, tls, inventory=agent.inventory, clock=clock, loss=loss), loss
 
 
 @asynccontextmanager

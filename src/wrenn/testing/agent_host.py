@@ -18,15 +18,14 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from wrenn.agent.control_loss import ControlLoss
-from wrenn.agent.enrolment import ControlLink, ServerTls, enrolled, register
+from wrenn.agent.enrolment import ServerTls, enrolled, register
 from wrenn.agent.main import server_config
 from wrenn.agent.rpc.execs import EXEC
 from wrenn.agent.rpc.files import PREFIX
 from wrenn.agent.rpc.ports import PortStreams
 from wrenn.agent.sandboxes import Record, SandboxSpec, State
 from wrenn.agent.settings import Settings
-from wrenn.agent.wiring import Agent, running_agent
+from wrenn.agent.wiring import Agent, control_link, running_agent
 from wrenn.base.clock import SystemClock
 from wrenn.base.errors import NotFound, WrennError
 from wrenn.base.ids import SandboxId
@@ -231,17 +230,7 @@ class AgentHost(Installation):
         config.timeout_graceful_shutdown = _GRACE_S
         await self._stack.enter_async_context(served(config))
         if self.sends_heartbeats:
-            clock, settings = SystemClock(), self._settings
-            loss = ControlLoss(
-                path=self.agent.layout.outage,
-                sandboxes=self.agent.sandboxes,
-                clock=clock,
-                heartbeat_s=settings.heartbeat_s,
-                lost_after_s=settings.control_lost_after_s,
-            )
-            link = ControlLink(
-                settings, credentials, tls, inventory=self.agent.inventory, clock=clock, loss=loss
-            )
+            link, _ = control_link(self.agent, self._settings, credentials, tls, SystemClock())
             tasks = OwnedTasks()
             self._stack.push_async_callback(tasks.close)
             tasks.start("heartbeats", link.run())

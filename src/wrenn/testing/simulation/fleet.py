@@ -15,10 +15,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final, TypeVar
 
-from wrenn.agent.control_loss import ControlLoss
-from wrenn.agent.enrolment import ControlLink, CredentialsFile, ServerTls, register
+from wrenn.agent.enrolment import CredentialsFile, ServerTls, register
 from wrenn.agent.sandboxes.remove_everything import remove_everything
-from wrenn.agent.wiring import Agent
+from wrenn.agent.wiring import Agent, control_link
 from wrenn.base.secrets import Secret
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.settings import Settings
@@ -226,21 +225,7 @@ class SimulatedHost(SimulatedAgent):
         file = CredentialsFile(settings.data_dir)
         credentials = file.load()
         assert credentials is not None, "it is registered"
-        loss = ControlLoss(
-            path=agent.layout.outage,
-            sandboxes=agent.sandboxes,
-            clock=self.clock,
-            heartbeat_s=settings.heartbeat_s,
-            lost_after_s=settings.control_lost_after_s,
-        )
-        link = ControlLink(
-            settings,
-            credentials,
-            ServerTls(credentials),
-            inventory=agent.inventory,
-            clock=self.clock,
-            loss=loss,
-        )
+        link, loss = control_link(agent, settings, credentials, ServerTls(credentials), self.clock)
 
         async def beat() -> None:
             await link.run()

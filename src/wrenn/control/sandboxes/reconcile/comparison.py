@@ -44,8 +44,6 @@ _LIST_TIMEOUT_S: Final = 10.0
 _REMOVE_TIMEOUT_S: Final = 30.0
 _NETWORKS_AT_ONCE: Final = 16
 """Policies that one host is told at once."""
-_ACTIVITY_STEP_S: Final = 1.0
-"""Times of last use nearer than this are taken as equal."""
 LOST: Final = "The virtual machine is not on its host any more."
 FILES_LOST: Final = "The files of the paused sandbox are not on its host any more."
 
@@ -183,7 +181,7 @@ class Comparison:
         for sandbox_id, row in rows.items():
             at = seen[sandbox_id].last_active_at_unix if sandbox_id in seen else 0.0
             last = row.last_active_at.timestamp() if row.last_active_at else 0.0
-            if _is_running(row) and at > last + _ACTIVITY_STEP_S:
+            if _is_running(row) and at > last + comparison_store.ACTIVITY_STEP_S:
                 active[sandbox_id] = at
         if active:
             await comparison_store.record_activity(self._database, host.host_id, active)

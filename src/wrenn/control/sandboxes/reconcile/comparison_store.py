@@ -26,7 +26,7 @@ from wrenn.control.sandboxes.store import (
 from wrenn.control.sandboxes.tables import sandboxes
 
 _c = sandboxes.c
-_ACTIVITY_STEP_S: Final = 1.0
+ACTIVITY_STEP_S: Final = 1.0
 """Times of last use nearer than this are taken as equal."""
 
 
@@ -147,7 +147,7 @@ def _activity() -> Update:
         .where(
             _c.host_id == bindparam("of_host", type_=Uuid),
             _c.status == State.RUNNING,
-            func.coalesce(_c.last_active_at < at - span_s(_ACTIVITY_STEP_S), true()),
+            func.coalesce(_c.last_active_at < at - span_s(ACTIVITY_STEP_S), true()),
         )
         .with_for_update(of=sandboxes, skip_locked=True, key_share=True)
         .cte("free")
