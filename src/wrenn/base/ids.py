@@ -71,6 +71,20 @@ class SnapshotId(Id):
     KIND = "snapshot"
 
 
+class ImageId(Id):
+    """An image: the root file system of a template."""
+
+    PREFIX = "img-"
+    KIND = "image"
+
+
+class BuildId(Id):
+    """A build of a template."""
+
+    PREFIX = "bld-"
+    KIND = "build"
+
+
 class UserId(Id):
     """A user account."""
 

@@ -18,6 +18,7 @@ from sqlalchemy import (
 )
 
 from wrenn.control.db import metadata
+from wrenn.control.images import images
 
 templates = Table(
     "templates",
@@ -31,6 +32,8 @@ templates = Table(
     Column("type", Text, nullable=False, server_default="snapshot"),
     # The image that the first of its ancestors was started from.
     Column("image", Text, nullable=False),
+    # That image, if it is in the store; NULL: one that hosts built themselves.
+    Column("image_id", Uuid, ForeignKey(images.c.id)),
     Column("vcpus", Integer, nullable=False),
     Column("memory_mb", Integer, nullable=False),
     Column("disk_size_mb", Integer, nullable=False, server_default=text("5120")),
@@ -56,3 +59,4 @@ Index(
     postgresql_where=text("name IS NOT NULL AND status <> 'removing'"),
 )
 Index("ix_templates_host_id", templates.c.host_id)
+Index("ix_templates_image_id", templates.c.image_id)

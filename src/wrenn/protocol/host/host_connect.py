@@ -16,7 +16,7 @@ from connectrpc.server import ConnectASGIApplication, ConnectWSGIApplication, DE
 from protobuf import DescService
 
 from . import host_pb
-from .host_pb import EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, Host, ListDirRequest, ListDirResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SetDiskRequest, SetNetworkRequest, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse
+from .host_pb import EnsureImageRequest, EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, Host, Image, ListDirRequest, ListDirResponse, ListImagesRequest, ListImagesResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemoveImageRequest, RemoveImageResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SetDiskRequest, SetNetworkRequest, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -101,6 +101,26 @@ class HostAgent(Protocol):
     async def list_snapshots(self, request: ListSnapshotsRequest, ctx: RequestContext[ListSnapshotsRequest, ListSnapshotsResponse], /) -> ListSnapshotsResponse:
         """
         Returns the snapshots that `EnsureSnapshot` made and `RemoveSnapshot` did not remove.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def ensure_image(self, request: EnsureImageRequest, ctx: RequestContext[EnsureImageRequest, Image], /) -> Image:
+        """
+        Prepares an image on this host, or joins the preparation in progress, and returns its state after at most `wait_ms`. A
+        ready image is a success. A failure is returned once; the next call begins again.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def remove_image(self, request: RemoveImageRequest, ctx: RequestContext[RemoveImageRequest, RemoveImageResponse], /) -> RemoveImageResponse:
+        """
+        Removes an image, also one that is being prepared. Sandboxes and bases that were made from it continue to have their
+        files. An unknown id is a success.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def list_images(self, request: ListImagesRequest, ctx: RequestContext[ListImagesRequest, ListImagesResponse], /) -> ListImagesResponse:
+        """
+        Returns the images of this host, with those that are being prepared.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -280,6 +300,36 @@ class HostAgentASGIApplication(ConnectASGIApplication[HostAgent]):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=svc.list_snapshots,
+                ),
+                "/wrenn.host.v1.HostAgent/EnsureImage": Endpoint.unary(
+                    method=MethodInfo(
+                        name="EnsureImage",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=EnsureImageRequest,
+                        output=Image,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=svc.ensure_image,
+                ),
+                "/wrenn.host.v1.HostAgent/RemoveImage": Endpoint.unary(
+                    method=MethodInfo(
+                        name="RemoveImage",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=RemoveImageRequest,
+                        output=RemoveImageResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=svc.remove_image,
+                ),
+                "/wrenn.host.v1.HostAgent/ListImages": Endpoint.unary(
+                    method=MethodInfo(
+                        name="ListImages",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=ListImagesRequest,
+                        output=ListImagesResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=svc.list_images,
                 ),
                 "/wrenn.host.v1.HostAgent/Exec": Endpoint.unary(
                     method=MethodInfo(
@@ -665,6 +715,77 @@ class HostAgentClient(ConnectClient):
             timeout_ms=timeout_ms,
         )
 
+    async def ensure_image(
+        self,
+        request: EnsureImageRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Image:
+        """
+        Prepares an image on this host, or joins the preparation in progress, and returns its state after at most `wait_ms`. A
+        ready image is a success. A failure is returned once; the next call begins again.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="EnsureImage",
+                service_name="wrenn.host.v1.HostAgent",
+                input=EnsureImageRequest,
+                output=Image,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+
+    async def remove_image(
+        self,
+        request: RemoveImageRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> RemoveImageResponse:
+        """
+        Removes an image, also one that is being prepared. Sandboxes and bases that were made from it continue to have their
+        files. An unknown id is a success.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="RemoveImage",
+                service_name="wrenn.host.v1.HostAgent",
+                input=RemoveImageRequest,
+                output=RemoveImageResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+
+    async def list_images(
+        self,
+        request: ListImagesRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> ListImagesResponse:
+        """
+        Returns the images of this host, with those that are being prepared.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="ListImages",
+                service_name="wrenn.host.v1.HostAgent",
+                input=ListImagesRequest,
+                output=ListImagesResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+
     async def exec(
         self,
         request: ExecRequest,
@@ -934,6 +1055,26 @@ class HostAgentSync(Protocol):
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
+    def ensure_image(self, request: EnsureImageRequest, ctx: RequestContext[EnsureImageRequest, Image], /) -> Image:
+        """
+        Prepares an image on this host, or joins the preparation in progress, and returns its state after at most `wait_ms`. A
+        ready image is a success. A failure is returned once; the next call begins again.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    def remove_image(self, request: RemoveImageRequest, ctx: RequestContext[RemoveImageRequest, RemoveImageResponse], /) -> RemoveImageResponse:
+        """
+        Removes an image, also one that is being prepared. Sandboxes and bases that were made from it continue to have their
+        files. An unknown id is a success.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    def list_images(self, request: ListImagesRequest, ctx: RequestContext[ListImagesRequest, ListImagesResponse], /) -> ListImagesResponse:
+        """
+        Returns the images of this host, with those that are being prepared.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
     def exec(self, request: ExecRequest, ctx: RequestContext[ExecRequest, ExecResponse], /) -> ExecResponse:
         """
         Runs a command to its end and returns its output. For control planes older than `POST /sandboxes/{id}/exec`.
@@ -1108,6 +1249,36 @@ class HostAgentWSGIApplication(ConnectWSGIApplication):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=service.list_snapshots,
+                ),
+                "/wrenn.host.v1.HostAgent/EnsureImage": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="EnsureImage",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=EnsureImageRequest,
+                        output=Image,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=service.ensure_image,
+                ),
+                "/wrenn.host.v1.HostAgent/RemoveImage": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="RemoveImage",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=RemoveImageRequest,
+                        output=RemoveImageResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=service.remove_image,
+                ),
+                "/wrenn.host.v1.HostAgent/ListImages": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="ListImages",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=ListImagesRequest,
+                        output=ListImagesResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=service.list_images,
                 ),
                 "/wrenn.host.v1.HostAgent/Exec": EndpointSync.unary(
                     method=MethodInfo(
@@ -1476,6 +1647,74 @@ class HostAgentClientSync(ConnectClientSync):
                 service_name="wrenn.host.v1.HostAgent",
                 input=ListSnapshotsRequest,
                 output=ListSnapshotsResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def ensure_image(
+        self,
+        request: EnsureImageRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Image:
+        """
+        Prepares an image on this host, or joins the preparation in progress, and returns its state after at most `wait_ms`. A
+        ready image is a success. A failure is returned once; the next call begins again.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="EnsureImage",
+                service_name="wrenn.host.v1.HostAgent",
+                input=EnsureImageRequest,
+                output=Image,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def remove_image(
+        self,
+        request: RemoveImageRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> RemoveImageResponse:
+        """
+        Removes an image, also one that is being prepared. Sandboxes and bases that were made from it continue to have their
+        files. An unknown id is a success.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="RemoveImage",
+                service_name="wrenn.host.v1.HostAgent",
+                input=RemoveImageRequest,
+                output=RemoveImageResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def list_images(
+        self,
+        request: ListImagesRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> ListImagesResponse:
+        """
+        Returns the images of this host, with those that are being prepared.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="ListImages",
+                service_name="wrenn.host.v1.HostAgent",
+                input=ListImagesRequest,
+                output=ListImagesResponse,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
             ),
             headers=headers,

@@ -1,0 +1,51 @@
+"""Table of images."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    TIMESTAMP,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from wrenn.control.db import metadata
+
+images = Table(
+    "images",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    # NULL: the platform's.
+    Column("team_id", Uuid, ForeignKey("teams.id")),
+    Column("status", Text, nullable=False, server_default="pending"),
+    # The host that prepares it and may upload it, while it is pending.
+    Column("host_id", Uuid, ForeignKey("hosts.id")),
+    # The container image that it was made from, with its digest; NULL: the disk of a sandbox.
+    Column("reference", Text),
+    # Of the file system, as a guest sees it.
+    Column("disk_size_mb", Integer, nullable=False, server_default=text("0")),
+    # In the store, with what it shares with other images of its owner.
+    Column("stored_bytes", BigInteger, nullable=False, server_default=text("0")),
+    # What a container image says: user, environment, working directory, entry point.
+    Column("config", JSONB, nullable=False, server_default=text("'{}'")),
+    # SHA-256 of its manifest in the store, once it is there.
+    Column("manifest_digest", Text),
+    # Of a pending one: who has it made. When the time is over, it is removed.
+    Column("lease_owner", Text),
+    Column("lease_until", TIMESTAMP(timezone=True)),
+    Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("status IN ('pending', 'ready', 'removing')", name="status"),
+    CheckConstraint("status <> 'ready' OR manifest_digest IS NOT NULL", name="manifest"),
+)
+
+Index("ix_images_team_id", images.c.team_id)
+Index("ix_images_pending", images.c.lease_until, postgresql_where=text("status <> 'ready'"))
