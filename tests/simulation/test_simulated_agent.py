@@ -207,3 +207,23 @@ def test_a_slot_is_free_again_if_the_agent_ends_while_it_notices_that_a_machine_
         assert leftovers(agent.agent()) == []
 
     play(scene)
+
+
+def test_that_a_snapshot_is_removed_before_it_is_on_disk_is_no_failure(
+    play: Callable[[Scene], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene(world: World, agent: SimulatedAgent) -> None:
+        async def step(agent: Agent) -> None:
+            await ensure(agent)
+            snapshot_id = SnapshotId.new()
+            await agent.sandboxes.ensure_snapshot(SPEC.sandbox_id, snapshot_id)
+            agent.sandboxes.remove_snapshot(snapshot_id)
+            await agent.sandboxes.pause(SPEC.sandbox_id)
+            await agent.sandboxes.remove(SPEC.sandbox_id)
+            await asyncio.sleep(10)
+
+        await agent.call(step)
+        assert leftovers(agent.agent()) == []
+
+    play(scene)
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []

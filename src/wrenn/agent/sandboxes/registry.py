@@ -379,7 +379,7 @@ class Sandboxes:
             finally:
                 self._garbage.wake()  # removes an unused layer that an interrupted snapshot left
         found = snapshots.find(self._layout.snapshots, snapshot_id)
-        self._tasks.start(f"flush {snapshot_id}", self._flush(found))
+        self._tasks.start(f"flush {snapshot_id}", self._flush(snapshot_id))
         return found
 
     def _find_and_pin(self, sandbox_id: SandboxId, snapshot_id: str) -> Snapshot | None:
@@ -410,22 +410,24 @@ class Sandboxes:
     def _make_durable(self, entry: Entry, snapshot_id: str) -> None:
         async def flush() -> None:
             await asyncio.sleep(_FLUSH_DELAY_S)
-            if await self._flush(snapshots.find(self._layout.snapshots, snapshot_id)):
+            if await self._flush(snapshot_id):
                 await asyncio.to_thread(journal.flush, self._layout.sandbox(entry.sandbox_id))
                 async with entry.lock:  # an operation may be changing the record
-                    if entry.record.snapshot == snapshot_id and entry.record.former_snapshot:
+                    is_newest = entry.removing is None and entry.record.snapshot == snapshot_id
+                    if is_newest and entry.record.former_snapshot:
                         self._save(entry, replace(entry.record, former_snapshot=""))
             self._garbage.wake()
 
         self._tasks.start(f"flush {snapshot_id}", flush())
 
-    async def _flush(self, snapshot: Snapshot) -> bool:
-        """Flush a snapshot and its layers to disk. Return False if it was removed meanwhile."""
+    async def _flush(self, snapshot_id: str) -> bool:
+        """Flush a snapshot and its layers to disk. Return False if it was removed meanwhile, as one is that nobody needs."""
         try:
+            snapshot = snapshots.find(self._layout.snapshots, snapshot_id)
             # The snapshot last, because it refers to the layers.
             await asyncio.to_thread(self._driver.disks.flush, snapshot.manifest.layer_ids)
             await asyncio.to_thread(snapshots.flush, snapshot)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotFound):
             return False
         return True
 
