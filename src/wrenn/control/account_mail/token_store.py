@@ -74,15 +74,20 @@ async def request(database: Database, purpose: Purpose, email: str) -> None:
 
 async def take_requests(tx: Transaction, *, most: int) -> list[tuple[Purpose, str]]:
     """Delete and return requests that this transaction answers."""
+    # A CTE is evaluated once; a subquery may be evaluated again for each row, and then returns others each time.
     oldest = (
         select(requests.c.purpose, requests.c.email)
         .order_by(requests.c.created_at)
         .limit(most)
         .with_for_update(skip_locked=True)
+        .cte("oldest")
+        .prefix_with("MATERIALIZED")
     )
     key = tuple_(requests.c.purpose, requests.c.email)
     taken = await tx.execute(
-        delete(requests).where(key.in_(oldest)).returning(requests.c.purpose, requests.c.email)
+        delete(requests)
+        .where(key.in_(select(oldest.c.purpose, oldest.c.email)))
+        .returning(requests.c.purpose, requests.c.email)
     )
     return [(Purpose(row.purpose), row.email) for row in taken]
 

@@ -104,14 +104,17 @@ async def has_all_behind(database: Database, position: Position) -> bool:
 
 async def prune(database: Database, *, older_than_s: float, most: int) -> int:
     """Delete up to `most` events that are older than this; returns how many."""
+    # A CTE is evaluated once; a subquery may be evaluated again for each row, and then returns others each time.
     old = (
         select(_c.id)
         .where(_c.created_at < in_s(-older_than_s))
         .order_by(_c.created_at)
         .limit(most)
         .with_for_update(skip_locked=True)
+        .cte("old")
+        .prefix_with("MATERIALIZED")
     )
-    gone = delete(events).where(_c.id.in_(old)).returning(_c.txid, _c.id).cte("gone")
+    gone = delete(events).where(_c.id.in_(select(old.c.id))).returning(_c.txid, _c.id).cte("gone")
     last = select(true(), gone.c.txid, gone.c.id).order_by(gone.c.txid.desc(), gone.c.id.desc()).limit(1)
     row = upsert(events_pruned).from_select(["one_row", "txid", "id"], last)
     marked = row.on_conflict_do_update(

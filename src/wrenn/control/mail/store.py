@@ -75,17 +75,20 @@ async def cancel(tx: Transaction, *topics: str) -> None:
 
 async def take_due(database: Database, *, most: int, lease_s: float) -> list[TakenMail]:
     """Lease due mails, oldest first."""
+    # A CTE is evaluated once; a subquery may be evaluated again for each row, and then returns others each time.
     due = (
         select(_c.id)
         .where(_c.due_at <= func.now(), _c.expires_at > func.now())
         .order_by(_c.due_at)
         .limit(most)
         .with_for_update(skip_locked=True)
+        .cte("due")
+        .prefix_with("MATERIALIZED")
     )
     lease = uuid4()
     taken = await database.execute(
         update(mails)
-        .where(_c.id.in_(due.scalar_subquery()))
+        .where(_c.id.in_(select(due.c.id)))
         .values(due_at=in_s(lease_s), lease=lease, attempts=_c.attempts + 1)
         .returning(mails)
     )

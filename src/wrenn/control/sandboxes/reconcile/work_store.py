@@ -53,6 +53,8 @@ class WorkSlots:
 
 
 def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
+    # A CTE is evaluated once. A subquery may be evaluated for each row of the table, and then returns other rows each time,
+    # as it leaves out those that this statement has changed: more would be leased than asked for.
     due = (
         select(_c.id)
         .where(
@@ -69,11 +71,13 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
         .order_by(_c.desired != Desired.STOPPED, _c.next_attempt_at)
         .limit(bindparam("most"))
         .with_for_update(skip_locked=True)
+        .cte("due")
+        .prefix_with("MATERIALIZED")
     )
     starts = and_(_c.status == State.PENDING, _c.desired == Desired.RUNNING)
     return (
         update(sandboxes)
-        .where(_c.id.in_(due.scalar_subquery()), hosts.c.id == _c.host_id)
+        .where(_c.id.in_(select(due.c.id)), hosts.c.id == _c.host_id)
         .values(
             status=case((starts, move(State.PENDING, State.STARTING)), else_=_c.status),
             **LEASES.grant(bindparam("owner"), bindparam("lease_s", type_=Float)),

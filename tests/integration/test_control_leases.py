@@ -1,0 +1,60 @@
+"""Due work is leased once, and no more of it than asked for. Rows in PostgreSQL, no agents. About 1 s."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+
+from wrenn.control.db import Database
+from wrenn.control.sandboxes.reconcile.work_store import WorkSlots, take_due
+
+from .conftest import run_sql
+
+SANDBOXES = 60
+LIMIT = 7
+TAKERS = 4
+
+
+async def insert_due(database: Database) -> None:
+    for statement in (
+        "INSERT INTO teams (id, name, slug) VALUES (gen_random_uuid(), 'team', 'team')",
+        "INSERT INTO hosts (id, name, address) VALUES (gen_random_uuid(), 'host', 'https://127.0.0.1:1')",
+        "INSERT INTO sandboxes (id, team_id, host_id, vcpus, memory_mb, disk_size_mb, status, desired)"
+        " SELECT gen_random_uuid(), teams.id, hosts.id, 1, 128, 5120, 'pending', 'running'"
+        f" FROM teams, hosts, generate_series(1, {SANDBOXES})",
+    ):
+        await database.execute(text(statement))
+
+
+async def test_concurrent_takers_lease_each_sandbox_once_and_no_more_than_they_ask_for(database_url: str):
+    # With these the planner evaluates a subquery for each row of the outer table, as it may at any time.
+    name = make_url(database_url).database
+    await run_sql(
+        database_url,
+        *(f"ALTER DATABASE {name} SET {way} = off" for way in ("enable_hashjoin", "enable_mergejoin")),
+        *(
+            f"ALTER DATABASE {name} SET {way} = off"
+            for way in ("enable_hashagg", "enable_material", "enable_sort")
+        ),
+    )
+    database = Database(database_url)
+    try:
+        await insert_due(database)
+        slots = WorkSlots(LIMIT, removals=True, others=True)
+
+        async def take_all(owner: str) -> list[object]:
+            taken: list[object] = []
+            # Those that others hold locked are left out, so that a taker may find none while there are some.
+            for _ in range(SANDBOXES):
+                batch = await take_due(database, owner=owner, lease_s=600, slots=slots)
+                assert len(batch) <= LIMIT
+                taken += [work.sandbox_id for work in batch]
+            return taken
+
+        taken = await asyncio.gather(*(take_all(f"taker {number}") for number in range(TAKERS)))
+        ids = [sandbox_id for each in taken for sandbox_id in each]
+        assert len(ids) == len(set(ids)) == SANDBOXES
+    finally:
+        await database.close()
