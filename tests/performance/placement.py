@@ -30,6 +30,8 @@ SANDBOXES_PER_HOST = 100
 SANDBOXES_PER_TEAM = 1000
 WARM_UP = 8
 """PostgreSQL chooses a plan for good after some executions."""
+FILL_TIMEOUT_S = 300.0
+"""The rows of 100,000 sandboxes take longer than any statement of the control plane may."""
 UNLIMITED = Limits(
     running_sandboxes=None,
     total_sandboxes=None,
@@ -85,7 +87,7 @@ async def _filled_database(hosts: int) -> AsyncGenerator[tuple[Capacity, TeamId]
     try:
         url = await ensure_running(folder)
         await migrate(url)
-        database = Database(url)
+        database = Database(url, answer_timeout_s=FILL_TIMEOUT_S)
         ensure_pki(folder / "pki")
         clients = HostClients(folder / "pki")
         try:
@@ -125,7 +127,7 @@ async def fill(database: Database, hosts: int) -> None:
     ):
 
         async def run(tx: Transaction, statement: str = statement) -> None:
-            await tx.execute(text("SET LOCAL statement_timeout = '300s'"))
+            await tx.execute(text(f"SET LOCAL statement_timeout = '{FILL_TIMEOUT_S:.0f}s'"))
             used = {name: value for name, value in values.items() if f":{name}" in statement}
             await tx.execute(text(statement), used)
 

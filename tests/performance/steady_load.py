@@ -28,7 +28,7 @@ from protobuf import message_to_json_value
 from sqlalchemy import text
 
 from tests.performance.figures import Figure
-from tests.performance.placement import SANDBOXES_PER_HOST, fill
+from tests.performance.placement import FILL_TIMEOUT_S, SANDBOXES_PER_HOST, fill
 from wrenn.agent.enrolment.key_pair import new_key_pair
 from wrenn.base.clock import SystemClock
 from wrenn.base.ids import HostId, SandboxId
@@ -171,7 +171,7 @@ async def _measured(folder: Path, url: str) -> list[Figure]:
     control_port, agent_port = free_port(), free_port()
     control_url = f"http://127.0.0.1:{control_port}"
     authority = ensure_pki(folder / "pki")
-    database = Database(url)
+    database = Database(url, answer_timeout_s=FILL_TIMEOUT_S)
     await fill(database, HOSTS)
     hosts = await _hosts(database, folder, agent_port)
     context = multiprocessing.get_context("spawn")
@@ -218,7 +218,8 @@ async def _measured(folder: Path, url: str) -> list[Figure]:
             f"steady load of {HOSTS} hosts with {SANDBOXES_PER_HOST} sandboxes each, of one core",
             "–",
             f"{total:.0%} (control plane {used['control']:.0%}, PostgreSQL {used['postgres']:.0%})",
-            f"calls/s: {rates}; statements/s {stats['commits']:.0f}, rows/s {stats['rows']:.0f}",
+            f"calls/s: {rates}; statements/s {stats['commits']:.0f}, rows/s {stats['rows']:.0f};"
+            f" load {os.getloadavg()[0]:.1f}",
             f"≤ {LIMIT:.0%}",
             total <= LIMIT,
         )

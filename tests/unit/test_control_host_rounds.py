@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -106,6 +107,80 @@ async def test_the_work_with_a_host_has_a_deadline(caplog: pytest.LogCaptureFixt
         await rounds.run([SLOW, FAST], visits.work)
     assert (visits.begun.count("slow"), visits.ended) == (2, ["fast", "fast"])
     assert "not finished within" in vars(caplog.records[0])["cause"]
+
+
+class Counted:
+    """Work with many hosts, of which some are dead: it lasts for ever there, and 2 ms elsewhere."""
+
+    def __init__(self, dead: Sequence[Host] = ()) -> None:
+        self._dead = {host.host_id for host in dead}
+        self._begun_at = asyncio.get_running_loop().time()
+        self.at_once = 0
+        self.most_at_once = 0
+        self.ended_after_s: dict[HostId, float] = {}
+
+    async def work(self, at: Host) -> None:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await asyncio.sleep(60 if at.host_id in self._dead else 0.002)
+        finally:
+            self.at_once -= 1
+        self.ended_after_s[at.host_id] = asyncio.get_running_loop().time() - self._begun_at
+
+
+async def test_a_thousand_hosts_are_worked_on_a_few_at_a_time() -> None:
+    rounds, counted = HostRounds("visit", places=8), Counted()
+    hosts = [host(f"host {number}") for number in range(1000)]
+    await rounds.run(hosts, counted.work)
+    assert len(counted.ended_after_s) == 1000
+    assert counted.most_at_once == 8
+    await rounds.close()
+
+
+async def test_dead_hosts_hold_up_the_others_for_a_moment_once_and_then_not_at_all() -> None:
+    place_s = 0.1
+    rounds = HostRounds("visit", deadline_s=0.5, round_wait_s=0.05, places=4, slow_places=4, place_s=place_s)
+    dead = [host(f"dead {number}") for number in range(12)]
+    living = [host(f"living {number}") for number in range(50)]
+    counted = Counted(dead)
+    await rounds.run([*dead, *living], counted.work)
+    await rounds.run(living, counted.work)
+    while len(counted.ended_after_s) < len(living):
+        await asyncio.sleep(0.01)
+    latest_s = max(counted.ended_after_s.values())
+    assert len(dead) / 4 * place_s <= latest_s < 1.0, "and not until deadlines are over"
+    # The work with a dead host goes on without a place: three turns of four begin within its deadline.
+    assert counted.most_at_once <= len(dead) + 4
+    await asyncio.sleep(0.5)  # until the deadline of the last one is over
+    counted = Counted(dead)
+    await rounds.run([*dead, *living], counted.work)
+    await rounds.run(living, counted.work)
+    assert len(counted.ended_after_s) == len(living)
+    assert max(counted.ended_after_s.values()) < len(dead) / 4 * place_s, (
+        "dead hosts have places of their own"
+    )
+    assert counted.most_at_once <= 8, "and those are few"
+    await rounds.close()
+
+
+async def test_a_host_that_waits_for_a_place_is_worked_on_as_it_is_then() -> None:
+    rounds = HostRounds("visit", places=1, round_wait_s=0.02)
+    visits, seen = Visits(), list[str]()
+
+    async def work(at: Host) -> None:
+        seen.append(at.address)
+        await visits.work(at)
+
+    await rounds.run([SLOW, FAST], work)
+    await rounds.run([SLOW, replace(FAST, address="https://127.0.0.1:2")], work)
+    assert visits.begun == ["slow"]
+    visits.released.set()
+    await rounds.run([], work)
+    await asyncio.sleep(0.01)
+    assert visits.ended == ["slow", "fast"]
+    assert seen[-1] == "https://127.0.0.1:2"
+    await rounds.close()
 
 
 async def test_closing_ends_the_work(rounds: HostRounds) -> None:

@@ -54,6 +54,8 @@ def test_every_host_is_visited_now_and_then_and_not_all_at_once() -> None:
     hosts = [replace(PLAIN, host_id=HostId.new()) for _ in range(200)]
     for each in hosts:
         visits.settle(each, each.inventory)
+    for _ in range(4):
+        visits.due(hosts)
     clock.seconds += 79
     assert visits.due(hosts) == []
     clock.seconds += 11
@@ -70,3 +72,15 @@ def test_a_host_that_sends_no_digest_is_always_due_and_one_that_is_gone_is_forgo
     visits.settle(PLAIN, "ab")
     assert visits.due([]) == []
     assert visits.due([PLAIN]) == [PLAIN]
+
+
+def test_the_first_visits_after_a_start_are_spread_over_rounds() -> None:
+    visits = visits_of(SetClock())
+    hosts = [replace(PLAIN, host_id=HostId.new()) for _ in range(150)]
+    assert visits.due(hosts) == hosts[:64]
+    for each in hosts[:10]:
+        visits.settle(each, each.inventory)
+    assert visits.due(hosts) == hosts[10:128], "those whose visit goes on do not hold up the next ones"
+    assert visits.due(hosts) == hosts[10:]
+    new = replace(PLAIN, host_id=HostId.new())
+    assert visits.due([*hosts[:10], new]) == [new]

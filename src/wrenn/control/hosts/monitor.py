@@ -17,6 +17,7 @@ from wrenn.control.hosts import store
 from wrenn.control.hosts.client import HostClients
 from wrenn.control.hosts.rounds import HostRounds
 from wrenn.control.hosts.types import Host, HostStatus
+from wrenn.control.hosts.visits import FirstVisits
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Monitor:
         self.on_unreachable: Callable[[], None] = lambda: None
         self._rounds = HostRounds("look at hosts", deadline_s=_LOOK_DEADLINE_S)
         self._looks: dict[HostId, _Look] = {}
+        self._first = FirstVisits()
         # Looks for requests, and when they began: at all hosts, and at the silent ones.
         self._recent: dict[bool, tuple[asyncio.Task[None], float]] = {}
 
@@ -110,11 +112,12 @@ class Monitor:
         hosts = await store.all_hosts(self._database)
         present = {host.host_id for host in hosts}
         self._looks = {host_id: look for host_id, look in self._looks.items() if host_id in present}
+        self._rounds.keep_hosts(hosts)
         now = asyncio.get_running_loop().time()
         await self._rounds.run(self._due(hosts, now), self._look)
 
     def _due(self, hosts: Sequence[Host], now: float) -> list[Host]:
-        return [host for host in hosts if self._is_due(host, now)]
+        return [host for host in self._first.begin(hosts) if self._is_due(host, now)]
 
     def _is_due(self, host: Host, now: float) -> bool:
         look = self._looks.get(host.host_id)

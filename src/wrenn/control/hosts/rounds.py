@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from wrenn.base.ids import HostId
@@ -20,66 +21,133 @@ _DEADLINE_S: Final = 60.0
 """Longest for the work of one round with one host."""
 _ROUND_WAIT_S: Final = 5.0
 """Longest that a round waits for its hosts. The work with a slower one goes on, and rounds leave the host out until it has ended."""
+_PLACES: Final = 16
+"""Hosts that are worked on at once while they answer quickly. A thousand at once, as after a start, would keep the event loop busy for
+so long that requests and heartbeats fail."""
+_SLOW_PLACES: Final = 32
+"""The same for hosts that were slow the last time, which mostly cost waiting."""
+_PLACE_S: Final = 1.0
+"""Longest that the work with one host holds a place: it goes on without, and the next host begins."""
+
+
+@dataclass(slots=True)
+class _Visit:
+    """Work for one host, which waits for a place or has begun.
+
+    Attributes:
+        host, work: as in the newest round that it has not begun before.
+        is_late: a round did not wait for it any longer after it had begun.
+    """
+
+    host: Host
+    work: Callable[[Host], Awaitable[None]]
+    task: asyncio.Task[None] | None = None
+    has_begun: bool = False
+    is_late: bool = False
 
 
 class HostRounds:
     """Does some work for every host, in rounds. Errors are logged with the host; they fail neither the round nor the other hosts.
 
-    The work for one host never runs twice at once.
+    The work for one host never runs twice at once. Hosts are begun in the order of the rounds, each with a place, which it
+    holds until its work has ended, for at most `place_s`. Those that took longer than that the last time have places of
+    their own. So of N hosts that nobody knows to be dead yet, each delays the others by at most `place_s / places`, and one that
+    is known to be dead delays no living one.
     """
 
     def __init__(
-        self, name: str, *, deadline_s: float = _DEADLINE_S, round_wait_s: float = _ROUND_WAIT_S
+        self,
+        name: str,
+        *,
+        deadline_s: float = _DEADLINE_S,
+        round_wait_s: float = _ROUND_WAIT_S,
+        places: int = _PLACES,
+        slow_places: int = _SLOW_PLACES,
+        place_s: float = _PLACE_S,
     ) -> None:
         self._name = name
         self._deadline_s = deadline_s
         self._round_wait_s = round_wait_s
-        self._tasks: dict[HostId, asyncio.Task[None]] = {}
-        self._late: set[HostId] = set()
+        self._place_s = place_s
+        self._places = asyncio.Semaphore(places)
+        self._slow_places = asyncio.Semaphore(slow_places)
+        self._visits: dict[HostId, _Visit] = {}
+        self._slow: set[HostId] = set()
 
     async def run(self, hosts: Sequence[Host], work: Callable[[Host], Awaitable[None]]) -> None:
         """Do the work for all hosts; returns when it is done, or after `round_wait_s`, while it goes on for the slow hosts.
 
         It begins after this call. Hosts that an earlier round did not wait for any longer are left out until their work has
-        ended. A cancellation ends the wait, not the work: that is for `close`.
+        ended; those that still wait for a place keep theirs in the queue. A cancellation ends the wait, not the work: that is
+        for `close`.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + self._round_wait_s
-        host_ids = [host.host_id for host in hosts]
-        await self._wait(host_ids, end)
+        await self._wait([visit for visit in self._of(hosts) if visit.has_begun], end)
         for host in hosts:
-            if host.host_id not in self._tasks:
+            visit = self._visits.get(host.host_id)
+            if visit is None:
                 self._start(host, work)
-        await self._wait(host_ids, end)
+            elif not visit.has_begun:
+                visit.host, visit.work = host, work
+        await self._wait(self._of(hosts), end)
+
+    def keep_hosts(self, hosts: Collection[Host]) -> None:
+        """Forget which other hosts than these were slow."""
+        self._slow &= {host.host_id for host in hosts}
 
     async def close(self) -> None:
         """Cancel all work and wait for its end."""
-        tasks = list(self._tasks.values())
+        tasks = [visit.task for visit in self._visits.values() if visit.task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _wait(self, host_ids: Sequence[HostId], end: float) -> None:
-        """Wait until `end` for the present work with those hosts that are not late; those that it goes on for are late then."""
-        tasks = {
-            host_id: self._tasks[host_id]
-            for host_id in host_ids
-            if host_id in self._tasks and host_id not in self._late
-        }
+    def _of(self, hosts: Sequence[Host]) -> list[_Visit]:
+        found = (self._visits.get(host.host_id) for host in hosts)
+        return [visit for visit in found if visit is not None]
+
+    async def _wait(self, visits: Sequence[_Visit], end: float) -> None:
+        """Wait until `end` for those visits that are not late; those that have begun and go on are late then."""
+        waited = [visit for visit in visits if not visit.is_late]
+        tasks = [visit.task for visit in waited if visit.task is not None]
         if not tasks:
             return
-        await asyncio.wait(tasks.values(), timeout=max(0.0, end - asyncio.get_running_loop().time()))
-        self._late.update(host_id for host_id, task in tasks.items() if not task.done())
+        await asyncio.wait(tasks, timeout=max(0.0, end - asyncio.get_running_loop().time()))
+        for visit in waited:
+            visit.is_late = visit.has_begun
 
     def _start(self, host: Host, work: Callable[[Host], Awaitable[None]]) -> None:
-        def forget(_: asyncio.Task[None]) -> None:
-            del self._tasks[host.host_id]
-            self._late.discard(host.host_id)
+        visit = self._visits[host.host_id] = _Visit(host, work)
+        visit.task = asyncio.create_task(self._in_turn(visit), name=f"{self._name} {host.host_id}")
+        visit.task.add_done_callback(lambda _: self._visits.pop(host.host_id, None))
 
-        task = asyncio.create_task(self._work(host, work), name=f"{self._name} {host.host_id}")
-        self._tasks[host.host_id] = task
-        task.add_done_callback(forget)
+    async def _in_turn(self, visit: _Visit) -> None:
+        """Wait for a place, and do the work; the place is given back when the work has ended, or after `place_s`."""
+        host_id = visit.host.host_id
+        places = self._slow_places if host_id in self._slow else self._places
+        await places.acquire()
+        loop = asyncio.get_running_loop()
+        holds_place = True
+
+        def give_back() -> None:
+            nonlocal holds_place
+            if holds_place:
+                holds_place = False
+                places.release()
+
+        timer = loop.call_later(self._place_s, give_back)
+        visit.has_begun = True
+        try:
+            await self._work(visit.host, visit.work)
+        finally:
+            timer.cancel()
+            if holds_place:
+                self._slow.discard(host_id)
+            else:
+                self._slow.add(host_id)
+            give_back()
 
     async def _work(self, host: Host, work: Callable[[Host], Awaitable[None]]) -> None:
         deadline = asyncio.timeout(self._deadline_s)

@@ -66,6 +66,7 @@ class SnapshotSweep:
         await self._take_back_abandoned()
         hosts = await all_hosts(self._database)
         self._unwanted.keep_hosts(hosts)
+        self._rounds.keep_hosts(hosts)
         await self._rounds.run(hosts, self._sweep)
 
     async def _sweep_due(self) -> None:
@@ -74,6 +75,7 @@ class SnapshotSweep:
             self._visits.unsettle(host_id)
         hosts = await all_hosts(self._database)
         self._unwanted.keep_hosts(hosts)
+        self._rounds.keep_hosts(hosts)
         await self._rounds.run(self._visits.due([host for host in hosts if host.is_reachable]), self._sweep)
 
     def _version(self, host: Host) -> object:

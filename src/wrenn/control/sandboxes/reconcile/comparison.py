@@ -117,6 +117,7 @@ class Comparison:
     def _keep(self, hosts: Sequence[Host]) -> None:
         self._unwanted.keep_hosts(hosts)
         self._absent.keep_hosts(hosts)
+        self._rounds.keep_hosts(hosts)
 
     def _version(self, host: Host) -> object:
         """What calls for a comparison when it changes: also a call that failed, since the host may have missed what it asked for."""
