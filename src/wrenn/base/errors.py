@@ -170,6 +170,12 @@ class DatabaseUnavailable(Unavailable):
     code = "database_unavailable"
 
 
+class StoreUnavailable(Unavailable):
+    """The object store does not respond or refuses a call. Running sandboxes are not affected."""
+
+    code = "store_unavailable"
+
+
 class DeadlineExceeded(WrennError):
     """The operation did not finish within its time limit."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, cast
@@ -24,13 +24,18 @@ from wrenn.base.errors import (
     WrennError,
     error_class,
 )
-from wrenn.base.units import KIB
-from wrenn.protocol.api import HOST_RENEWAL_HEADER
+from wrenn.base.units import KIB, MIB
+from wrenn.protocol.api import HOST_CREDENTIAL_HEADER, HOST_RENEWAL_HEADER, HOSTS_PREFIX
 from wrenn.relay import CONNECT_TIMEOUT_S, read_bounded
 
 _TIMEOUT_S: Final = 10.0
+_URLS_TIMEOUT_S: Final = 60.0
+"""Longest for the control plane to look for a batch of chunks."""
+_MANIFEST_TIMEOUT_S: Final = 120.0
+"""Longest for the control plane to look for all chunks of an image."""
 _ANSWER_LIMIT_B: Final = 256 * KIB
-_HOST_HEADER: Final = "X-Host-Token"
+_URLS_LIMIT_B: Final = 2 * MIB
+"""Size of an answer with signed URLs: a URL that contains temporary credentials has more than 2 KiB."""
 HOST_DELETED: Final = "host_deleted"
 
 
@@ -45,11 +50,15 @@ class ControlClient:
 
     Every call raises `Unavailable` or `DeadlineExceeded` if the control plane does not answer, and a `WrennError`
     with what it said otherwise.
+
+    Attributes:
+        base_url: of the API, without a slash at its end.
+        tls: how its certificate is checked.
     """
 
     def __init__(self, base_url: str, ca_file: Path | None) -> None:
-        self._base_url = base_url.rstrip("/")
-        self._tls = True if ca_file is None else _context(ca_file)
+        self.base_url = base_url.rstrip("/")
+        self.tls: ssl.SSLContext | bool = True if ca_file is None else _context(ca_file)
         # A machine may reach the control plane only through the proxy of its network. Without TLS the proxy would see the
         # secrets; only a control plane on this machine is called so.
         has_tls = base_url.startswith("https://")
@@ -77,35 +86,91 @@ class ControlClient:
         Raises:
             HostDeleted: the host was deleted. Unauthorized, Forbidden: the token is not valid any more.
         """
-        _, headers = await self._send(f"/v1/hosts/{host_id}/heartbeat", body, {_HOST_HEADER: token})
-        return HOST_RENEWAL_HEADER in headers
+        headers = {HOST_CREDENTIAL_HEADER: token}
+        _, answered = await self._send(
+            "POST", f"{HOSTS_PREFIX}/{host_id}/heartbeat", json.dumps(body).encode(), headers
+        )
+        return HOST_RENEWAL_HEADER in answered
+
+    async def image(self, host_id: str, token: str, image_id: str) -> Mapping[str, Any]:
+        """Return where the manifest of an image is. Raises NotFound if there is none that this host may have."""
+        headers = {HOST_CREDENTIAL_HEADER: token}
+        content, _ = await self._send("GET", _image_path(host_id, image_id), None, headers)
+        return _object(content)
+
+    async def chunk_urls(
+        self, host_id: str, token: str, image_id: str, digests: Sequence[str]
+    ) -> Mapping[str, Any]:
+        """Return signed URLs to read chunks of an image, by digest."""
+        return await self._urls(host_id, token, image_id, "chunk-urls", digests)
+
+    async def upload_urls(
+        self, host_id: str, token: str, image_id: str, digests: Sequence[str]
+    ) -> Mapping[str, Any]:
+        """Return signed URLs to write those of these chunks of an image that the store lacks, by digest."""
+        return await self._urls(host_id, token, image_id, "upload-urls", digests)
+
+    async def put_manifest(self, host_id: str, token: str, image_id: str, manifest: bytes) -> None:
+        """Send the manifest of an image whose chunks are in the store. Raises Conflict if one is not."""
+        await self._send(
+            "PUT",
+            f"{_image_path(host_id, image_id)}/manifest",
+            manifest,
+            {HOST_CREDENTIAL_HEADER: token},
+            timeout_s=_MANIFEST_TIMEOUT_S,
+        )
+
+    async def _urls(
+        self, host_id: str, token: str, image_id: str, kind: str, digests: Sequence[str]
+    ) -> Mapping[str, Any]:
+        content, _ = await self._send(
+            "POST",
+            f"{_image_path(host_id, image_id)}/{kind}",
+            json.dumps({"digests": list(digests)}).encode(),
+            {HOST_CREDENTIAL_HEADER: token},
+            timeout_s=_URLS_TIMEOUT_S,
+            limit_b=_URLS_LIMIT_B,
+        )
+        return _object(content)
 
     async def _post(self, path: str, body: Mapping[str, object]) -> Mapping[str, Any]:
-        content, _ = await self._send(path, body, {})
+        content, _ = await self._send("POST", path, json.dumps(body).encode(), {})
         return _object(content)
 
     async def _send(
-        self, path: str, body: Mapping[str, object], headers: Mapping[str, str]
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        *,
+        timeout_s: float = _TIMEOUT_S,
+        limit_b: int = _ANSWER_LIMIT_B,
     ) -> tuple[bytes, Mapping[str, str]]:
         try:
-            async with self._session.post(
-                self._base_url + path,
-                data=json.dumps(body).encode(),
+            async with self._session.request(
+                method,
+                self.base_url + path,
+                data=body,
                 headers={"Content-Type": "application/json", **headers},
                 allow_redirects=False,
-                ssl=self._tls,
-                timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S),
+                ssl=self.tls,
+                timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S),
             ) as response:
-                content = await read_bounded(response, _ANSWER_LIMIT_B, sender="control plane")
+                content = await read_bounded(response, limit_b, sender="control plane")
                 if not 200 <= response.status < 300:
                     raise _error_of(response.status, content)
                 return content, response.headers
         except TimeoutError as error:
             raise DeadlineExceeded(
-                f"The control plane at {self._base_url} did not answer within {_TIMEOUT_S:.0f} s."
+                f"The control plane at {self.base_url} did not answer within {timeout_s:.0f} s."
             ) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"The control plane at {self._base_url} cannot be reached: {error}.") from error
+            raise Unavailable(f"The control plane at {self.base_url} cannot be reached: {error}.") from error
+
+
+def _image_path(host_id: str, image_id: str) -> str:
+    return f"{HOSTS_PREFIX}/{host_id}/images/{image_id}"
 
 
 def _context(ca_file: Path) -> ssl.SSLContext:

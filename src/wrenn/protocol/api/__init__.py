@@ -25,6 +25,7 @@ AUDIT_PREFIX: Final = "/v1/audit-logs"
 EVENTS_PREFIX: Final = "/v1/events"
 LIMITS_PREFIX: Final = "/v1/limits"
 HOSTS_PREFIX: Final = "/v1/hosts"
+STORE_PREFIX: Final = "/v1/store"
 ADMIN_AUDIT_PREFIX: Final = "/v1/admin/audit-logs"
 ADMIN_TEAMS_PREFIX: Final = "/v1/admin/teams"
 

@@ -1,0 +1,261 @@
+"""The object store: S3, Google Cloud Storage, Azure Blob Storage, or a folder, all through `obstore`.
+
+Credentials come from the environment variables of each (`AWS_*`, `GOOGLE_*`, `AZURE_*`). What goes wrong is told without
+them: neither URLs with signatures nor answers of the store are in a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final, Literal, Self, cast
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import AzureStore, GCSStore, LocalStore, S3Store, from_url
+
+from wrenn.base.errors import InvalidRequest, NotFound, StorageFull, StoreUnavailable, TooLarge
+from wrenn.control.objects.signing import UrlSigner
+
+_log = logging.getLogger(__name__)
+
+_CONNECT_TIMEOUT_S: Final = 5.0
+_CALL_TIMEOUT_S: Final = 20.0
+_TIMEOUT_S: Final = 30.0
+"""Longest for one call, with its repetitions."""
+_RETRIES: Final = 2
+_AT_ONCE: Final = 32
+"""Calls for several objects that are made at the same time."""
+_PAGE: Final = 1000
+_CAUSE_LIMIT: Final = 500
+_QUERY: Final = re.compile(r"\?[^\s\"')]*")
+_SCHEMES: Final = ("s3", "gs", "az", "file")
+
+_library: Final = cast("Any", obstore)
+"""The types of its functions that list are known whole only where Arrow is installed."""
+
+Method = Literal["GET", "PUT"]
+_Remote = S3Store | GCSStore | AzureStore
+
+
+class ObjectMissing(NotFound):
+    """There is no object with this key."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """Where objects are stored.
+
+    Attributes:
+        url: `s3://BUCKET/PREFIX`, `gs://…`, `az://…` or `file:///FOLDER`.
+        allow_http: a store that is reached without TLS is permitted.
+    """
+
+    url: str
+    allow_http: bool = False
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str], data_dir: Path) -> Self:
+        """Read `WRENN_STORE`; the default is the folder `store` of the data folder.
+
+        Raises:
+            InvalidRequest: it cannot be used.
+        """
+        url = environment.get("WRENN_STORE") or (data_dir / "store").as_uri()
+        parts = urlsplit(url)
+        if parts.scheme not in _SCHEMES:
+            raise InvalidRequest("WRENN_STORE must begin with s3://, gs://, az:// or file:///.")
+        if parts.query or parts.fragment or "@" in parts.netloc:
+            raise InvalidRequest("WRENN_STORE must not contain credentials or options.")
+        if parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/")):
+            raise InvalidRequest("WRENN_STORE must name a folder as file:///FOLDER.")
+        if parts.scheme != "file" and not parts.netloc:
+            raise InvalidRequest("WRENN_STORE must name a bucket.")
+        return cls(url, environment.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object as the store lists it."""
+
+    key: str
+    size_b: int
+
+
+class ObjectStore:
+    """The objects of this installation, by key. No call takes longer than `timeout_s`.
+
+    Every call raises `StoreUnavailable` if the store does not answer or refuses it, and `StorageFull` if it has no space.
+    """
+
+    def __init__(self, settings: StoreSettings, signer: UrlSigner, *, timeout_s: float = _TIMEOUT_S) -> None:
+        """Connects to nothing yet.
+
+        Raises:
+            InvalidRequest: the settings cannot be used.
+        """
+        self._signer = signer
+        self._timeout_s = timeout_s
+        self._at_once = asyncio.Semaphore(_AT_ONCE)
+        self._remote: _Remote | None = None
+        try:
+            if urlsplit(settings.url).scheme == "file":
+                folder = Path(unquote(urlsplit(settings.url).path))
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._store: _Remote | LocalStore = LocalStore(folder)
+            else:
+                self._store = self._remote = cast(
+                    "_Remote",
+                    from_url(
+                        settings.url,
+                        client_options={
+                            "allow_http": settings.allow_http,
+                            "connect_timeout": timedelta(seconds=_CONNECT_TIMEOUT_S),
+                            "timeout": timedelta(seconds=min(_CALL_TIMEOUT_S, timeout_s)),
+                        },
+                        retry_config={
+                            "max_retries": _RETRIES,
+                            "retry_timeout": timedelta(seconds=timeout_s),
+                        },
+                    ),
+                )
+        except (BaseError, OSError, ValueError) as error:
+            raise InvalidRequest(f"WRENN_STORE cannot be used: {_cause(error)}") from error
+
+    async def get(self, key: str, *, limit_b: int) -> bytes:
+        """Return the content of an object.
+
+        Raises:
+            ObjectMissing. TooLarge: it has more than `limit_b` bytes.
+        """
+        async with self._call("read an object"):
+            found = await self._store.get_async(key)
+            if found.meta["size"] > limit_b:
+                raise TooLarge("The object in the store is larger than it can be.")
+            return bytes(await found.bytes_async())
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Write an object, whole or not at all."""
+        async with self._call("write an object"):
+            await self._store.put_async(key, data, use_multipart=False)
+
+    async def size_of(self, key: str) -> int | None:
+        """Return the size of an object in bytes; None: there is none."""
+        try:
+            async with self._call("look for an object"):
+                return (await self._store.head_async(key))["size"]
+        except ObjectMissing:
+            return None
+
+    async def sizes_of(self, keys: Iterable[str]) -> dict[str, int]:
+        """Return the sizes of those objects that exist."""
+        sizes: dict[str, int] = {}
+
+        async def look(key: str) -> None:
+            async with self._at_once:
+                size_b = await self.size_of(key)
+            if size_b is not None:
+                sizes[key] = size_b
+
+        pending = list(dict.fromkeys(keys))
+        try:
+            # In groups, as a large image has hundreds of thousands.
+            for start in range(0, len(pending), _PAGE):
+                async with asyncio.TaskGroup() as group:
+                    for key in pending[start : start + _PAGE]:
+                        group.create_task(look(key))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
+        return sizes
+
+    async def pages(self, prefix: str) -> AsyncIterator[Sequence[StoredObject]]:
+        """Yield the objects whose keys begin with the folder `prefix`, in pages."""
+        pages: AsyncIterator[Sequence[Any]] = aiter(_library.list(self._store, prefix, chunk_size=_PAGE))
+        while True:
+            page: Sequence[Any] | None = None
+            async with self._call("list objects"):
+                page = await anext(pages, None)
+            if page is None:
+                return
+            yield [StoredObject(str(item["path"]), int(item["size"])) for item in page]
+
+    async def folders(self, prefix: str | None = None) -> list[str]:
+        """Return the names of the folders directly below `prefix`, or of the first level."""
+        async with self._call("list objects"):
+            found = await _library.list_with_delimiter_async(self._store, prefix)
+            return [str(folder).rstrip("/").rsplit("/", 1)[-1] for folder in found["common_prefixes"]]
+
+    async def delete(self, keys: Collection[str]) -> None:
+        """Delete objects; one that does not exist is a success."""
+        if not keys:
+            return
+        try:
+            async with self._call("delete objects"):
+                await self._store.delete_async(list(keys))
+        except ObjectMissing:
+            # A folder tells of the first one that does not exist, and leaves the others.
+            for key in keys:
+                await self._delete_one(key)
+
+    async def _delete_one(self, key: str) -> None:
+        try:
+            async with self._call("delete objects"):
+                await self._store.delete_async(key)
+        except ObjectMissing:
+            pass
+
+    async def sign(self, method: Method, keys: Sequence[str], *, expires_s: float) -> list[str]:
+        """Return a URL for each object by which it can be read or written for so long without any credential.
+
+        URLs of a folder are paths of the control plane (`/v1/store/…`).
+        """
+        if not keys:
+            return []
+        if self._remote is None:
+            return [self._signer.sign(method, key, expires_s) for key in keys]
+        async with self._call("sign URLs"):
+            return list(
+                await obstore.sign_async(self._remote, method, list(keys), timedelta(seconds=expires_s))
+            )
+
+    @property
+    def signs(self) -> bool:
+        """Whether the store itself serves signed URLs."""
+        return self._remote is not None
+
+    @asynccontextmanager
+    async def _call(self, what: str) -> AsyncGenerator[None]:
+        """Bound a call of the store, and translate its errors."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                yield
+        except TimeoutError as error:
+            raise StoreUnavailable(
+                f"The store could not {what}: it did not answer within {self._timeout_s:.0f} s."
+            ) from error
+        except FileNotFoundError as error:
+            raise ObjectMissing("There is no such object in the store.") from error
+        except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
+            raise StoreUnavailable(
+                f"The store could not {what}: it refuses the control plane's credentials.",
+                context={"cause": _cause(error)},
+            ) from error
+        except (BaseError, OSError) as error:
+            cause = _cause(error)
+            if "No space left" in cause or "Disk quota exceeded" in cause:
+                raise StorageFull("The store is full.", context={"cause": cause}) from error
+            raise StoreUnavailable(
+                f"The store could not {what}: it cannot be reached, or it failed.", context={"cause": cause}
+            ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """Return an error's text for the log, on one line and without the queries of URLs, which may contain signatures."""
+    return _QUERY.sub("?…", " ".join(str(error).split()))[:_CAUSE_LIMIT]
