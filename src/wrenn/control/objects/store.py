@@ -7,14 +7,14 @@ them: neither URLs with signatures nor answers of the store are in a message.
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, Literal, Self, cast
+from typing import Any, Final, Literal, Self, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -24,7 +24,7 @@ from obstore.store import AzureStore, GCSStore, LocalStore, S3Store, from_url
 from wrenn.base.errors import InvalidRequest, NotFound, StorageFull, StoreUnavailable, TooLarge
 from wrenn.control.objects.signing import UrlSigner
 
-_log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _CONNECT_TIMEOUT_S: Final = 5.0
 _CALL_TIMEOUT_S: Final = 20.0
@@ -32,10 +32,11 @@ _TIMEOUT_S: Final = 30.0
 """Longest for one call, with its repetitions."""
 _RETRIES: Final = 2
 _AT_ONCE: Final = 32
-"""Calls for several objects that are made at the same time."""
+"""Calls that are made at the same time."""
 _PAGE: Final = 1000
 _CAUSE_LIMIT: Final = 500
 _QUERY: Final = re.compile(r"\?[^\s\"')]*")
+_BODY: Final = re.compile(r" Debug source:|<")
 _SCHEMES: Final = ("s3", "gs", "az", "file")
 
 _library: Final = cast("Any", obstore)
@@ -103,7 +104,7 @@ class ObjectStore:
         """
         self._signer = signer
         self._timeout_s = timeout_s
-        self._at_once = asyncio.Semaphore(_AT_ONCE)
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="wrenn-store")
         self._remote: _Remote | None = None
         try:
             if urlsplit(settings.url).scheme == "file":
@@ -135,81 +136,77 @@ class ObjectStore:
         Raises:
             ObjectMissing. TooLarge: it has more than `limit_b` bytes.
         """
-        async with self._call("read an object"):
-            found = await self._store.get_async(key)
+
+        def get() -> bytes:
+            found = self._store.get(key)
             if found.meta["size"] > limit_b:
                 raise TooLarge("The object in the store is larger than it can be.")
-            return bytes(await found.bytes_async())
+            return bytes(found.bytes())
+
+        return await self._call("read an object", get)
 
     async def put(self, key: str, data: bytes) -> None:
         """Write an object, whole or not at all."""
-        async with self._call("write an object"):
-            await self._store.put_async(key, data, use_multipart=False)
+        await self._call("write an object", lambda: self._store.put(key, data, use_multipart=False))
 
     async def size_of(self, key: str) -> int | None:
         """Return the size of an object in bytes; None: there is none."""
         try:
-            async with self._call("look for an object"):
-                return (await self._store.head_async(key))["size"]
+            return await self._call("look for an object", lambda: self._store.head(key)["size"])
         except ObjectMissing:
             return None
 
     async def sizes_of(self, keys: Iterable[str]) -> dict[str, int]:
         """Return the sizes of those objects that exist."""
         sizes: dict[str, int] = {}
+        pending = iter(dict.fromkeys(keys))
 
-        async def look(key: str) -> None:
-            async with self._at_once:
+        async def look() -> None:
+            for key in pending:
                 size_b = await self.size_of(key)
-            if size_b is not None:
-                sizes[key] = size_b
+                if size_b is not None:
+                    sizes[key] = size_b
 
-        pending = list(dict.fromkeys(keys))
         try:
-            # In groups, as a large image has hundreds of thousands.
-            for start in range(0, len(pending), _PAGE):
-                async with asyncio.TaskGroup() as group:
-                    for key in pending[start : start + _PAGE]:
-                        group.create_task(look(key))
+            async with asyncio.TaskGroup() as group:
+                for _ in range(_AT_ONCE):
+                    group.create_task(look())
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         return sizes
 
     async def pages(self, prefix: str) -> AsyncIterator[Sequence[StoredObject]]:
         """Yield the objects whose keys begin with the folder `prefix`, in pages."""
-        pages: AsyncIterator[Sequence[Any]] = aiter(_library.list(self._store, prefix, chunk_size=_PAGE))
+        pages = await self._call(
+            "list objects", lambda: iter(_library.list(self._store, prefix, chunk_size=_PAGE))
+        )
         while True:
-            page: Sequence[Any] | None = None
-            async with self._call("list objects"):
-                page = await anext(pages, None)
+            page = await self._call("list objects", lambda: next(pages, None))
             if page is None:
                 return
             yield [StoredObject(str(item["path"]), int(item["size"])) for item in page]
 
     async def folders(self, prefix: str | None = None) -> list[str]:
         """Return the names of the folders directly below `prefix`, or of the first level."""
-        async with self._call("list objects"):
-            found = await _library.list_with_delimiter_async(self._store, prefix)
-            return [str(folder).rstrip("/").rsplit("/", 1)[-1] for folder in found["common_prefixes"]]
+        found = await self._call(
+            "list objects", lambda: _library.list_with_delimiter(self._store, prefix)["common_prefixes"]
+        )
+        return [str(folder).rstrip("/").rsplit("/", 1)[-1] for folder in found]
 
     async def delete(self, keys: Collection[str]) -> None:
         """Delete objects; one that does not exist is a success."""
         if not keys:
             return
         try:
-            async with self._call("delete objects"):
-                await self._store.delete_async(list(keys))
+            await self._call("delete objects", lambda: self._store.delete(list(keys)))
         except ObjectMissing:
             # A folder tells of the first one that does not exist, and leaves the others.
             for key in keys:
                 await self._delete_one(key)
 
     async def _delete_one(self, key: str) -> None:
-        try:
-            async with self._call("delete objects"):
-                await self._store.delete_async(key)
-        except ObjectMissing:
-            pass
+        with contextlib.suppress(ObjectMissing):
+            await self._call("delete objects", lambda: self._store.delete(key))
 
     async def sign(self, method: Method, keys: Sequence[str], *, expires_s: float) -> list[str]:
         """Return a URL for each object by which it can be read or written for so long without any credential.
@@ -218,24 +215,33 @@ class ObjectStore:
         """
         if not keys:
             return []
-        if self._remote is None:
+        remote = self._remote
+        if remote is None:
             return [self._signer.sign(method, key, expires_s) for key in keys]
-        async with self._call("sign URLs"):
-            return list(
-                await obstore.sign_async(self._remote, method, list(keys), timedelta(seconds=expires_s))
-            )
+        expires_in = timedelta(seconds=expires_s)
+        return await self._call(
+            "sign URLs", lambda: list(obstore.sign(remote, method, list(keys), expires_in))
+        )
 
     @property
     def signs(self) -> bool:
         """Whether the store itself serves signed URLs."""
         return self._remote is not None
 
-    @asynccontextmanager
-    async def _call(self, what: str) -> AsyncGenerator[None]:
-        """Bound a call of the store, and translate its errors."""
+    async def close(self) -> None:
+        """Wait for the calls that are still under way."""
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+
+    async def _call(self, what: str, work: Callable[[], T]) -> T:
+        """Call the library in a thread, bound the wait, and translate its errors.
+
+        Its asynchronous functions are not used: they drop Python objects in threads of their own, which aborts a program
+        that ends at that moment. A thread outlives the wait by the library's own deadlines at most.
+        """
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
         try:
             async with asyncio.timeout(self._timeout_s):
-                yield
+                return await future
         except TimeoutError as error:
             raise StoreUnavailable(
                 f"The store could not {what}: it did not answer within {self._timeout_s:.0f} s."
@@ -257,5 +263,6 @@ class ObjectStore:
 
 
 def _cause(error: BaseException) -> str:
-    """Return an error's text for the log, on one line and without the queries of URLs, which may contain signatures."""
-    return _QUERY.sub("?…", " ".join(str(error).split()))[:_CAUSE_LIMIT]
+    """Return an error's text for the log: on one line, without the body that the store sent and the queries of URLs."""
+    text = _BODY.split(" ".join(str(error).split()))[0]
+    return _QUERY.sub("?…", text)[:_CAUSE_LIMIT]
