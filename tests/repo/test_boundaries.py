@@ -27,6 +27,7 @@ _ONLY_IN = {
     "aiosmtplib": ["control/mail/smtp.py"],
     "aiohttp": [
         "agent/enrolment/control_client.py",
+        "agent/images/transfer.py",
         "agent/local_client.py",
         "guest/*",
         "relay/*",
@@ -40,6 +41,8 @@ _ONLY_IN = {
         "control/proxy/*",
         "testing/simulation/guest.py",
     ],
+    "obstore": ["control/objects/store.py"],
+    "zstandard": ["storage/objects/chunks.py"],
     "pyqwest": [],
     "typer": ["cli/*"],
     "rich": ["cli/*"],
