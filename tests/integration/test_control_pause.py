@@ -9,9 +9,10 @@ from dataclasses import replace
 import httpx2
 import pytest
 import pytest_asyncio
+from sqlalchemy import text
 
 from wrenn.agent.sandboxes import State
-from wrenn.base.errors import AgentFailure, InternalError, StorageFull, Unavailable, WrennError
+from wrenn.base.errors import AgentFailure, InternalError, StorageFull, WrennError
 from wrenn.base.faults import FaultInjected, arm_faults
 from wrenn.base.ids import SandboxId
 from wrenn.base.units import MIB
@@ -240,28 +241,56 @@ async def test_answers_that_stay_lost_leave_a_row_that_is_true(
 
 async def test_a_silent_host_changes_nothing_of_what_is_paused(platform: Platform, paused: str):
     running = await platform.create()
-    for call in ("get_host", "list_sandboxes", "resume_sandbox", "pause_sandbox"):
-        platform.host.switches.fail[call] = Unavailable("silent")
+    platform.host.silence("resume_sandbox", "pause_sandbox")
     # Longer than it takes to call a sandbox missing: the running one shows it.
     await platform.wait_status(running, "missing")
     assert (await platform.api.get(paused)).json()["status"] == "paused"
     refused(await platform.api.post(f"{paused}/resume"), 503, "host_unavailable")
     assert "missing" in refused(await platform.api.post(f"{running}/pause"), 409, "invalid_state")
     assert (await platform.api.get(paused)).json()["status"] == "paused"
-    platform.host.switches.fail.clear()
+    platform.host.answer_again()
     await platform.wait_status(running, "running")
     assert (await platform.api.post(f"{paused}/resume")).status_code == 200
 
 
 async def test_a_pause_that_a_silent_host_did_shows_when_it_is_back(platform: Platform):
     path = await platform.create()
-    for call in ("get_host", "list_sandboxes"):
-        platform.host.switches.fail[call] = Unavailable("silent")
+    platform.host.silence()
     await platform.wait_status(path, "missing")
     await platform.host.agent.sandboxes.pause(SandboxId.parse(id_of(path)))
-    platform.host.switches.fail.clear()
+    platform.host.answer_again()
     await platform.wait_status(path, "paused")
     assert (await platform.api.post(f"{path}/resume")).status_code == 200
+
+
+async def test_what_was_saved_under_another_vmm_is_not_started_and_says_so(platform: Platform, paused: str):
+    running = await platform.create()
+    body = {"sandbox_id": id_of(running), "name": "saved"}
+    assert (await platform.api.post("/v1/snapshots", json=body)).status_code == 201
+    host = platform.host
+    former, host.vmm = host.vmm, "simulated 2"
+    await host.restart()
+    await platform.control.monitor.look_once()
+    calls = host.calls["resume_sandbox"] + host.calls["ensure_sandbox"]
+    for path, body in ((f"{paused}/resume", {}), ("/v1/sandboxes", {"template": "saved"})):
+        said = refused(await platform.api.post(path, json=body), 503, "no_hosts_available")
+        assert "cannot restore it now: with another VMM or accelerator than the snapshot." in said
+    assert host.calls["resume_sandbox"] + host.calls["ensure_sandbox"] == calls, "the host is not asked"
+    assert (await platform.api.get(paused)).json()["status"] == "paused"
+    host.vmm = former
+    await host.restart()
+    await platform.control.monitor.look_once()
+    assert (await platform.api.post(f"{paused}/resume")).status_code == 200
+    assert (await platform.api.post("/v1/sandboxes", json={"template": "saved"})).status_code == 201
+
+
+async def test_what_a_paused_sandbox_needs_is_learned_from_its_host(platform: Platform, paused: str):
+    """A replica of a former version does not store it."""
+    database = platform.control.database
+    await database.execute(text("UPDATE sandboxes SET platform = '{}'"))
+    await platform.control.comparison.compare_once()
+    found = await database.execute(text("SELECT platform FROM sandboxes"))
+    assert found.scalar_one()["vmm"] == platform.host.vmm
 
 
 async def test_what_fell_back_to_its_last_pause_says_so_until_it_is_resumed(platform: Platform):

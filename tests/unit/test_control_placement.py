@@ -11,8 +11,12 @@ from wrenn.base.ids import HostId, TeamId
 from wrenn.base.units import GIB, MIB
 from wrenn.control.hosts import Host, HostDraining, HostStatus
 from wrenn.control.placement import FilterName, Load, Overcommit, Wanted, choose_host, judge, ranked, refusal
+from wrenn.protocol.vm_platform import VmPlatform
 
 WANTED = Wanted("minimal", vcpus=1, memory_mb=512, disk_mb=5120)
+SAVED_ON = VmPlatform(
+    arch="x86_64", vmm="qemu 7", accelerator="kvm", devices="12ab", cpu="AuthenticAMD/25/1/1"
+)
 ONCE = Overcommit(memory=1.0, disk=1.0, vcpus=100.0)
 
 
@@ -29,6 +33,7 @@ def host(
     cores: int = 2,
     tags: frozenset[str] = frozenset(),
     is_draining: bool = False,
+    platform: VmPlatform | None = None,
 ) -> Host:
     return Host(
         host_id=HostId.new(),
@@ -47,6 +52,7 @@ def host(
         team_id=team_id,
         tags=tags,
         is_draining=is_draining,
+        platform=platform or VmPlatform(),
     )
 
 
@@ -112,6 +118,32 @@ def test_what_lies_on_one_host_goes_there_or_nowhere():
         choose_host([its, larger], {its.host_id: Load(2, 1024, 0)}, pinned, ONCE)
     with pytest.raises(Unavailable):
         choose_host([larger], {}, pinned, ONCE)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"arch": "aarch64"}, "architecture"),
+        ({"vmm": "qemu 8"}, "VMM or accelerator"),
+        ({"accelerator": "tcg"}, "VMM or accelerator"),
+        ({"devices": "34cd"}, "VMM or accelerator"),
+        ({"cpu": "GenuineIntel/6/85/7"}, "processor"),
+    ],
+)
+def test_a_snapshot_is_restored_where_all_that_it_was_saved_on_is_the_same(
+    changed: dict[str, str], said: str
+):
+    other, same = host(memory_gib=64, platform=replace(SAVED_ON, **changed)), host(platform=SAVED_ON)
+    from_snapshot = replace(WANTED, platform=SAVED_ON)
+    assert choose_host([other, same], {}, from_snapshot, ONCE) is same
+    assert choose_host([other, same], {}, WANTED, ONCE) is other
+    with pytest.raises(NoCapacity, match=f"{said}.* than the snapshot"):
+        choose_host([other], {}, from_snapshot, ONCE)
+    with pytest.raises(NoCapacity, match=f"cannot restore it now: .*{said} than the snapshot"):
+        choose_host([other], {}, replace(from_snapshot, host_id=other.host_id), ONCE)
+    # What an agent of before does not say keeps nothing from its host.
+    unknown = host(memory_gib=64, platform=replace(SAVED_ON, **dict.fromkeys(changed, "")))
+    assert choose_host([unknown, same], {}, from_snapshot, ONCE) is unknown
 
 
 def test_a_batch_needs_capacity_for_all():
@@ -180,12 +212,17 @@ def test_each_filter_counts_the_hosts_that_it_is_the_first_to_remove():
         FilterName.DRAINING: host(is_draining=True, templates=frozenset()),
         FilterName.TAGS: host(templates=frozenset()),
         FilterName.TEMPLATE: host(tags=frozenset({"a"}), templates=frozenset(), slots=0),
+        FilterName.ARCHITECTURE: host(
+            tags=frozenset({"a"}), platform=replace(SAVED_ON, arch="aarch64", vmm="x")
+        ),
+        FilterName.VMM: host(tags=frozenset({"a"}), platform=replace(SAVED_ON, vmm="qemu 8", cpu="other")),
+        FilterName.CPU: host(tags=frozenset({"a"}), platform=replace(SAVED_ON, cpu="other"), slots=0),
         FilterName.SANDBOX_SLOTS: host(tags=frozenset({"a"}), slots=0, memory_gib=0),
         FilterName.MEMORY: host(tags=frozenset({"a"}), memory_gib=0, cores=0),
         FilterName.VCPUS: host(tags=frozenset({"a"}), cores=0, disk_gib=0),
         FilterName.DISK: host(tags=frozenset({"a"}), disk_gib=0),
     }
-    wanted = replace(WANTED, host_tags=frozenset({"a"}))
+    wanted = replace(WANTED, host_tags=frozenset({"a"}), platform=SAVED_ON)
     verdicts = list(judge(hosts.values(), {}, wanted, ONCE))
     assert [verdict.removed_by for verdict in verdicts] == list(hosts)
     error = refusal(verdicts, wanted)
@@ -193,7 +230,8 @@ def test_each_filter_counts_the_hosts_that_it_is_the_first_to_remove():
     # Another team's host is not counted.
     assert error.message == (
         "No host has room for this sandbox: not reachable (1 host), being drained (1 host), without the tags (1 host), "
-        "without the template (1 host), sandbox slots full (1 host), memory full (1 host), vCPUs full (1 host), disk full (1 host)."
+        "without the template (1 host), of another architecture than the snapshot (1 host), with another VMM or accelerator "
+        "than the snapshot (1 host), with another processor than the snapshot (1 host), sandbox slots full (1 host), memory full (1 host), vCPUs full (1 host), disk full (1 host)."
     )
 
 

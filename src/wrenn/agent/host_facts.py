@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wrenn.agent.warm_up import WarmUp
+from wrenn.protocol.vm_platform import VmPlatform
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +16,7 @@ class HostFacts:
 
     data_dir: Path
     agent_version: str
-    vmm: str
-    accelerator: str
+    platform: VmPlatform
     sandbox_disk_b: int
     sandbox_limit: int
     templates: Callable[[], list[str]]

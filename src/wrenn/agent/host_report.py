@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from wrenn.agent.host_facts import HostFacts
 from wrenn.agent.machine import measure
 from wrenn.protocol.host import host_pb as pb
+from wrenn.protocol.vm_platform import VmPlatform
 
 
 def host_message(facts: HostFacts, *, sandbox_count: int) -> pb.Host:
@@ -12,8 +15,8 @@ def host_message(facts: HostFacts, *, sandbox_count: int) -> pb.Host:
     machine = measure(facts.data_dir)
     return pb.Host(
         agent_version=facts.agent_version,
-        vmm=facts.vmm,
-        accelerator=facts.accelerator,
+        vmm=facts.platform.vmm,
+        accelerator=facts.platform.accelerator,
         cpu_cores=machine.cpu_cores,
         memory_b=machine.memory_b,
         memory_available_b=machine.memory_available_b,
@@ -26,4 +29,10 @@ def host_message(facts: HostFacts, *, sandbox_count: int) -> pb.Host:
         owned_slots=facts.owned_slots(),
         warming_up=facts.warm_up.is_running,
         warm_up_failure=facts.warm_up.failure,
+        platform=platform_message(facts.platform),
     )
+
+
+def platform_message(platform: VmPlatform) -> pb.VmPlatform:
+    """Convert what saved virtual machines need."""
+    return pb.VmPlatform(**asdict(platform))

@@ -31,6 +31,7 @@ from wrenn.agent.sandboxes.set_network import SetNetwork
 from wrenn.agent.sandboxes.snapshot import TakeSnapshot
 from wrenn.agent.sandboxes.tear_down import TearDown
 from wrenn.agent.settings import Settings
+from wrenn.agent.vm_platform import platform_of
 from wrenn.agent.warm_up import WarmUp
 from wrenn.base.clock import Clock
 from wrenn.base.errors import Conflict
@@ -112,8 +113,7 @@ async def _built(settings: Settings, layout: Layout, tokens: Tokens, parts: Part
     facts = HostFacts(
         data_dir=settings.data_dir,
         agent_version=agent_version,
-        vmm=parts.driver.vmm,
-        accelerator=parts.driver.accelerator,
+        platform=platform_of(parts.driver),
         sandbox_disk_b=settings.sandbox_disk_b,
         sandbox_limit=parts.sandbox_limit,
         templates=parts.bases.templates,

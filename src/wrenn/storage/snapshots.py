@@ -17,10 +17,14 @@ import xxhash
 
 from wrenn.base.errors import NotFound
 from wrenn.linux.files import fsync_path, link_or_copy, translated, write_json
+from wrenn.protocol.vm_platform import VmPlatform, devices_digest
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.layers import LayerSeal
 
 FORMAT: Final = 1
+ARCH: Final = "arch"
+CPU: Final = "cpu"
+"""Keys of a manifest's metadata."""
 _MANIFEST: Final = "manifest.json"
 _PIN_FILE: Final = "kept"
 """Empty file in the folder of a pinned snapshot: the garbage collector does not remove it."""
@@ -44,6 +48,7 @@ class Manifest:
 
     Attributes:
         sandbox_id: whose access token the guest expects.
+        metadata: versions that it ran with, and in `ARCH` and `CPU` what it was saved on: former versions read no other fields.
         base: key of the base under it all.
         base_digest: what that base held, see `BaseStore.content_digest`: one made again under the same key is another one.
         parent: snapshot whose memory image its memory lies on; empty: the base's.
@@ -71,6 +76,22 @@ class Manifest:
     state_size_b: int = 0
     state_digest: str = ""
     disk_mb: int = 0
+
+    @property
+    def platform(self) -> VmPlatform:
+        """What it needs to be restored."""
+        return VmPlatform(
+            arch=self.metadata.get(ARCH, ""),
+            vmm=self.vmm,
+            accelerator=self.accelerator,
+            devices=devices_digest(self.machine),
+            cpu=self.metadata.get(CPU, ""),
+        )
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The versions that it ran with, for people."""
+        return {name: value for name, value in self.metadata.items() if name not in (ARCH, CPU)}
 
     @property
     def layer_ids(self) -> tuple[str, ...]:

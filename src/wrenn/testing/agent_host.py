@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from wrenn.agent.enrolment import ServerTls, enrolled, register
+from wrenn.agent.enrolment import ControlLink, ServerTls, enrolled, register
 from wrenn.agent.main import server_config
 from wrenn.agent.rpc.execs import EXEC
 from wrenn.agent.rpc.files import PREFIX
@@ -27,7 +27,7 @@ from wrenn.agent.sandboxes import Record, SandboxSpec, State
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, control_link, running_agent
 from wrenn.base.clock import SystemClock
-from wrenn.base.errors import NotFound, WrennError
+from wrenn.base.errors import NotFound, Unavailable, WrennError
 from wrenn.base.ids import SandboxId
 from wrenn.base.tasks import OwnedTasks
 from wrenn.cli.up.registration import LOCAL_HOST
@@ -183,10 +183,8 @@ class AgentHost(Installation):
         broken_off: how often the caller of each call has left before its end.
         open_calls: how many of each call are being served now.
         agent: the current agent.
-        sandbox_limit, templates, snapshot_b: the limit and the templates reported by agents that are started
-            from now on, and the least size of their snapshots.
-        sends_heartbeats: whether agents that are started from now on send heartbeats, as all do in production; without, the
-            control plane asks them in every round.
+        sandbox_limit, templates, snapshot_b, vmm: the limit and the templates reported by agents that are started
+            from now on, the least size of their snapshots, and their VMM.
     """
 
     def __init__(self, data_dir: Path, settings: dict[str, str]) -> None:
@@ -202,8 +200,11 @@ class AgentHost(Installation):
         self.sandbox_limit = SANDBOX_LIMIT
         self.templates: tuple[str, ...] = ("minimal",)
         self.snapshot_b = 0
-        self.sends_heartbeats = False
+        self.vmm = "simulated 1"
         self.agent: Agent
+        self._link: ControlLink
+        self._tasks: OwnedTasks
+        self._heartbeats: asyncio.Task[object]
 
     async def join(self, control_url: str, database_url: str, *, name: str = LOCAL_HOST) -> None:
         """Register at this control plane as the host that `wrenn up` would make, or one of another name, and start, unless this was done before.
@@ -220,7 +221,10 @@ class AgentHost(Installation):
     async def start(self) -> None:
         """Start an agent, and serve. It must be registered."""
         machine = ProcessHost(
-            sandbox_limit=self.sandbox_limit, templates=self.templates, snapshot_b=self.snapshot_b
+            sandbox_limit=self.sandbox_limit,
+            templates=self.templates,
+            snapshot_b=self.snapshot_b,
+            vmm=self.vmm,
         )
         self.agent = await self._stack.enter_async_context(running_agent(self._settings, machine))
         app: Any = _FaultInjector(self.agent.app, self)  # type: ignore[arg-type] - the agent has ASGI types of its own
@@ -229,11 +233,28 @@ class AgentHost(Installation):
         config = server_config(app, tls.context, self._settings)
         config.timeout_graceful_shutdown = _GRACE_S
         await self._stack.enter_async_context(served(config))
-        if self.sends_heartbeats:
-            link, _ = control_link(self.agent, self._settings, credentials, tls, SystemClock())
-            tasks = OwnedTasks()
-            self._stack.push_async_callback(tasks.close)
-            tasks.start("heartbeats", link.run())
+        self._link, _ = control_link(self.agent, self._settings, credentials, tls, SystemClock())
+        self._tasks = OwnedTasks()
+        self._stack.push_async_callback(self._tasks.close)
+        self._send_heartbeats()
+
+    def _send_heartbeats(self) -> None:
+        self._heartbeats = self._tasks.start("heartbeats", self._link.run())
+
+    def silence(self, *calls: str) -> None:
+        """Have the host send no heartbeats, and answer neither looks nor these calls, until `answer_again`.
+
+        A host that sends heartbeats and fails calls is not unreachable.
+        """
+        self._heartbeats.cancel()
+        for call in ("get_host", "list_sandboxes", *calls):
+            self.switches.fail[call] = Unavailable("silent")
+
+    def answer_again(self) -> None:
+        """Have the host answer all calls, and send heartbeats."""
+        self.switches.fail.clear()
+        if self._heartbeats.done() or self._heartbeats.cancelling():
+            self._send_heartbeats()
 
     async def stop(self) -> None:
         """Stop the agent; its sandboxes keep running."""

@@ -44,10 +44,12 @@ class ProcessHost:
         sandbox_limit: int = SANDBOX_LIMIT,
         templates: Sequence[str] = ("minimal",),
         snapshot_b: int = 0,
+        vmm: str = "simulated 1",
     ) -> None:
         self._sandbox_limit = sandbox_limit
         self._templates = templates
         self._snapshot_b = snapshot_b
+        self._vmm = vmm
 
     def layout(self, settings: Settings) -> Layout:
         """Return the layout; no names on the machine are claimed."""
@@ -59,7 +61,11 @@ class ProcessHost:
         """Build the simulated parts."""
         del tokens
         driver = SimulatedDriver(
-            folders=layout.folders, envd=find_envd(), port=ENVD_PORT, state_b=self._snapshot_b
+            folders=layout.folders,
+            envd=find_envd(),
+            port=ENVD_PORT,
+            state_b=self._snapshot_b,
+            vmm=self._vmm,
         )
         try:
             yield Parts(

@@ -11,7 +11,7 @@ from connectrpc.errors import ConnectError
 from connectrpc.request import RequestContext
 
 from wrenn.agent.host_facts import HostFacts
-from wrenn.agent.host_report import host_message
+from wrenn.agent.host_report import host_message, platform_message
 from wrenn.agent.inventory import reason_of
 from wrenn.agent.rpc.internal_errors import hiding_internal_errors
 from wrenn.agent.sandboxes import NetworkSettings, Record, RunningSandbox, Sandboxes, SandboxSpec, State
@@ -259,6 +259,7 @@ def _command(command: pb.Command | None) -> CommandLine:
 
 
 def _sandbox(record: Record, running: RunningSandbox | None) -> pb.Sandbox:
+    is_paused = record.state is State.PAUSED
     return pb.Sandbox(
         sandbox_id=str(record.spec.sandbox_id),
         state=_STATES[record.state],
@@ -273,6 +274,7 @@ def _sandbox(record: Record, running: RunningSandbox | None) -> pb.Sandbox:
         network_revision=record.network.revision,
         cause=record.cause,
         generation=record.spec.generation,
+        platform=platform_message(record.platform) if is_paused and record.platform else None,
     )
 
 
@@ -286,6 +288,7 @@ def _snapshot(snapshot: Snapshot) -> pb.Snapshot:
         memory_mb=manifest.memory_mb,
         size_b=snapshot.size_b,
         created_at_unix=manifest.created_at,
+        platform=platform_message(manifest.platform),
     )
 
 

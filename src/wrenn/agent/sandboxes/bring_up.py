@@ -90,7 +90,7 @@ class BringUp:
             parent=manifest.snapshot_id,
             layers=(*new.layers, *manifest.layer_ids),
             origin_layers=manifest.layer_ids,
-            metadata=manifest.metadata,
+            metadata=manifest.versions,
             disk_mb=manifest.disk_mb,
         )
         disk_mb = manifest.disk_mb or self.driver.disks.image_size_b(manifest.base) // MIB

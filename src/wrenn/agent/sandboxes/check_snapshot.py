@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wrenn.agent.layout import Layout
+from wrenn.agent.vm_platform import platform_of
 from wrenn.base.errors import InvalidState
 from wrenn.storage import snapshots
 from wrenn.storage.errors import DamagedBase, DamagedSnapshot
@@ -32,10 +33,10 @@ def check_intact(layout: Layout, driver: Driver, snapshot_id: str) -> Snapshot:
 
 
 def check_restorable(layout: Layout, driver: Driver, snapshot_id: str) -> Snapshot:
-    """Return the snapshot after `check_intact` and after comparing its VMM and machine type with this host's.
+    """Return the snapshot after `check_intact` and after comparing what it was saved on with this host.
 
     Raises:
-        as `check_intact`. InvalidState: it needs another VMM; the message says which.
+        as `check_intact`. InvalidState: it needs another VMM, architecture or processor; the message says which.
     """
     snapshot = check_intact(layout, driver, snapshot_id)
     manifest = snapshot.manifest
@@ -44,6 +45,12 @@ def check_restorable(layout: Layout, driver: Driver, snapshot_id: str) -> Snapsh
         raise InvalidState(
             f"{manifest.snapshot_id} was saved under {needed} and cannot be restored under "
             f"{driver.vmm} with {driver.accelerator}: install what it was saved under."
+        )
+    host = platform_of(driver)
+    if not manifest.platform.has_same_arch(host) or not manifest.platform.has_same_cpu(host):
+        raise InvalidState(
+            f"{manifest.snapshot_id} was saved on another processor ({manifest.platform.arch} {manifest.platform.cpu}) than"
+            f" this host has ({host.arch} {host.cpu})."
         )
     if manifest.machine != driver.machine:
         raise InvalidState(

@@ -28,6 +28,7 @@ from wrenn.linux.files import fsync_path, write_json
 from wrenn.linux.process import ProcessRef
 from wrenn.network import EgressPolicy
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
+from wrenn.protocol.vm_platform import VmPlatform
 from wrenn.vm import Shape
 
 FORMAT: Final = 2
@@ -100,6 +101,7 @@ class Record:
         reason: why it is LOST, or PAUSED without having been asked for; already while PAUSING.
         cause: code of that reason, if there is one (`wrenn.protocol.host.causes`).
         metadata: versions it runs with, for people.
+        platform: what its last pause needs to be restored; None: not known.
         base, parent: the memory image it runs on: a base, and the snapshot over it if any.
         layers: its disk, newest first; while it runs the first one is written.
         origin_layers: those of them that it was restored from: they are the snapshot's and not counted as its own.
@@ -128,6 +130,7 @@ class Record:
     cause: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     network: NetworkSettings = field(default_factory=NetworkSettings)
+    platform: VmPlatform | None = None
 
     def with_state(self, state: State, *, reason: str = "", cause: str = "") -> Self:
         """Return a copy in another state. The transition must be in `NEXT`."""
@@ -185,6 +188,7 @@ def load(directory: Path) -> Record | None:
             network=_network_settings(fields.get("network")),
             disk_mb=fields.get("disk_mb", 0),
             cause=fields.get("cause", ""),
+            platform=VmPlatform.from_json(fields["platform"]) if fields.get("platform") else None,
             origin_layers=tuple(fields.get("origin_layers", ())),  # journals of former versions lack it
             **{name: fields[name] for name in _PLAIN},
         )

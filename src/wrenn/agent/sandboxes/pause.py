@@ -101,7 +101,7 @@ class Pause:
             undo.push("take calls again", running.unless_being_removed(running.reopen))
             await running.drain(_pausing(sandbox_id), grace_s=GRACE_S)
             snapshot_id = str(SnapshotId.new())
-            record = replace(record, snapshot=snapshot_id, former_snapshot=record.snapshot)
+            record = replace(record, snapshot=snapshot_id, former_snapshot=record.snapshot, platform=None)
             record = record.with_state(State.PAUSING, reason=reason, cause=cause)
 
             async def restore_journal() -> None:
@@ -128,6 +128,7 @@ class Pause:
             undo.push("remove draft", lambda: asyncio.to_thread(remove_tree, draft))
             saved = await self.saver.save(running.vm, record, draft, step="agent.pause")
             snapshot = await self.saver.publish(saved, record, snapshot_id, record.layers)
+            record = replace(record, platform=snapshot.manifest.platform)
             undo.keep()
         await fault_point("agent.pause.after_manifest")
         _log.info(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes.journal import Record
+from wrenn.agent.vm_platform import platform_of
 from wrenn.base.clock import Clock
 from wrenn.base.errors import NotFound
 from wrenn.base.faults import fault_point
@@ -77,21 +78,22 @@ class Saver:
         known_seals = {seal.layer_id: seal for manifest in former for seal in manifest.layers}
         known_seals.pop(layer_ids[0], None)  # written until now, so its content changed
         seals = await run_to_end(partial(_layer_seals, self.driver.disks, layer_ids, known_seals))
+        platform = platform_of(self.driver)
         manifest = Manifest(
             snapshot_id=snapshot_id,
             sandbox_id=str(record.spec.sandbox_id),
             template=record.spec.template,
             vcpus=record.spec.shape.vcpus,
             memory_mb=record.spec.shape.memory_mb,
-            vmm=self.driver.vmm,
-            accelerator=self.driver.accelerator,
+            vmm=platform.vmm,
+            accelerator=platform.accelerator,
             machine=self.driver.machine,
             base=record.base,
             base_digest=base_digest,
             parent=saved.memory.parent,
             layers=seals,
             created_at=self.clock.now().timestamp(),
-            metadata=dict(record.metadata),
+            metadata={**record.metadata, snapshots.ARCH: platform.arch, snapshots.CPU: platform.cpu},
             disk_mb=record.disk_mb,
             **asdict(saved.memory.seal),
         )

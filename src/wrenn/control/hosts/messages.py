@@ -30,6 +30,7 @@ from wrenn.control.hosts.types import (
 )
 from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.host.causes import CONTROL_PLANE_LOST
+from wrenn.protocol.vm_platform import VmPlatform
 
 T = TypeVar("T")
 Answer = TypeVar("Answer", bound=Message[Any])
@@ -114,6 +115,20 @@ def report_of(host: pb.Host) -> HostReport:
         templates=tuple(map(_template_name, host.templates)),
         is_warming_up=host.warming_up,
         warm_up_failure=clean_text(host.warm_up_failure, _TEXT_LIMIT),
+        # An agent of before says this much.
+        platform=_platform(host.platform or pb.VmPlatform(vmm=host.vmm, accelerator=host.accelerator)),
+    )
+
+
+def _platform(platform: pb.VmPlatform | None) -> VmPlatform:
+    if platform is None:
+        return VmPlatform()
+    return VmPlatform(
+        arch=clean_text(platform.arch, _NAME_LIMIT),
+        vmm=clean_text(platform.vmm, _NAME_LIMIT),
+        accelerator=clean_text(platform.accelerator, _NAME_LIMIT),
+        devices=clean_text(platform.devices, _NAME_LIMIT),
+        cpu=clean_text(platform.cpu, _NAME_LIMIT),
     )
 
 
@@ -215,6 +230,7 @@ def sandbox_of(sandbox: pb.Sandbox) -> HostSandbox:
         network_revision=_number(sandbox.network_revision, _BIGINT_MAX, "network_revision"),
         generation=_number(sandbox.generation, _BIGINT_MAX, "generation"),
         was_control_plane_lost=sandbox.cause == CONTROL_PLANE_LOST,
+        platform=_platform(sandbox.platform),
     )
 
 
@@ -231,6 +247,7 @@ def snapshot_of(snapshot: pb.Snapshot) -> HostSnapshot:
         vcpus=_number(snapshot.vcpus, _INTEGER_MAX, "vcpus"),
         memory_mb=_number(snapshot.memory_mb, _INTEGER_MAX, "memory_mb"),
         size_b=_number(snapshot.size_b, _BIGINT_MAX, "size_b"),
+        platform=_platform(snapshot.platform),
     )
 
 

@@ -40,12 +40,13 @@ from wrenn.control.audit import (
 from wrenn.control.db import Database, in_s
 from wrenn.control.hosts.tables import host_tags, hosts
 from wrenn.control.hosts.types import Host, HostReport, HostStatus
+from wrenn.protocol.vm_platform import VmPlatform
 
 _COLUMNS: Final = [
     hosts.c[name]
     for name in (
         "id", "name", "address", "status", "cpu_cores", "memory_b", "disk_b", "disk_available_b", "sandbox_disk_b",
-        "sandbox_limit", "templates", "is_reachable", "team_id", "drain_policy", "inventory", "last_heartbeat_at",
+        "sandbox_limit", "templates", "is_reachable", "team_id", "drain_policy", "inventory", "last_heartbeat_at", "platform",
     )
 ]  # fmt: skip
 
@@ -107,6 +108,7 @@ def host_of(row: Row[Any]) -> Host:
         team_id=None if row.team_id is None else TeamId(row.team_id),
         tags=frozenset(row.tags or ()),
         is_draining=row.drain_policy is not None,
+        platform=VmPlatform.from_json(row.platform),
     )
 
 
@@ -150,14 +152,17 @@ def report_values(report: HostReport | None) -> dict[str, Any]:
     """Values for the parameters of `report_columns`; None: no report, and the columns keep theirs."""
     return {
         f"report_{name}": None if report is None else getattr(report, name) for name in _REPORT_COLUMNS
-    } | {"report_templates": None if report is None else list(report.templates)}
+    } | {
+        "report_templates": None if report is None else list(report.templates),
+        "report_platform": None if report is None else report.platform.to_json(),
+    }
 
 
 def report_columns() -> dict[str, Any]:
     """SQL expressions for the columns that hold what a host reports, with parameters from `report_values`."""
     return {
         name: func.coalesce(bindparam(f"report_{name}", type_=hosts.c[name].type), hosts.c[name])
-        for name in (*_REPORT_COLUMNS, "templates")
+        for name in (*_REPORT_COLUMNS, "templates", "platform")
     }
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from wrenn.control.db import metadata
 
@@ -40,6 +40,8 @@ hosts = Table(
     Column("sandbox_disk_b", BigInteger, nullable=False, server_default=text("0")),
     Column("sandbox_limit", Integer, nullable=False, server_default=text("0")),
     Column("templates", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    # `VmPlatform` as JSON: which saved virtual machines it can restore. Empty: not known.
+    Column("platform", JSONB(none_as_null=True), nullable=False, server_default=text("'{}'")),
     # When it answered a call of the monitor last, and whether it answered the last one.
     Column("last_seen_at", TIMESTAMP(timezone=True)),
     Column("is_reachable", Boolean, nullable=False, server_default=text("false")),

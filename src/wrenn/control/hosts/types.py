@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Literal
 
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
+from wrenn.protocol.vm_platform import UNKNOWN_PLATFORM, VmPlatform
 
 FileKind = Literal["file", "directory", "symlink", "socket", "fifo", "char_device", "block_device"]
 
@@ -80,6 +81,8 @@ class Host:
     tags: frozenset[str] = frozenset()
     is_draining: bool = False
     """Whether nothing may be started there, as it is being drained or was."""
+    platform: VmPlatform = UNKNOWN_PLATFORM
+    """Which saved virtual machines it can restore, as far as it says so."""
 
     @property
     def endpoint(self) -> HostEndpoint:
@@ -99,6 +102,7 @@ class HostReport:
         sandbox_limit: number of network slots.
         is_warming_up: the default template is being booted.
         warm_up_failure: why it could not be booted; empty: it was.
+        platform: which saved virtual machines it can restore.
     """
 
     agent_version: str = ""
@@ -114,6 +118,7 @@ class HostReport:
     templates: Sequence[str] = ()
     is_warming_up: bool = False
     warm_up_failure: str = ""
+    platform: VmPlatform = UNKNOWN_PLATFORM
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +195,7 @@ class HostSandbox:
         was_control_plane_lost: it was paused because its host had no contact with the control plane.
         host_ip: its address on the host.
         network_revision: of the network policy that it has.
+        platform: what a paused one needs to be resumed, as far as its host says so.
     """
 
     sandbox_id: SandboxId
@@ -201,16 +207,18 @@ class HostSandbox:
     network_revision: int
     was_control_plane_lost: bool = False
     generation: int = 0
+    platform: VmPlatform = UNKNOWN_PLATFORM
 
 
 @dataclass(frozen=True, slots=True)
 class HostSnapshot:
-    """A snapshot as its host reports it. `size_b`: of its own files on the disk."""
+    """A snapshot as its host reports it. `size_b`: of its own files on the disk; `platform`: what it needs to be restored."""
 
     snapshot_id: SnapshotId
     vcpus: int
     memory_mb: int
     size_b: int
+    platform: VmPlatform = UNKNOWN_PLATFORM
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from wrenn.base.ids import HostId
 from wrenn.control.hosts import Host, HostDraining
 from wrenn.control.placement.filters import (
     FILTERS,
+    INCOMPATIBLE,
     OTHERS,
     FilterName,
     Load,
@@ -126,6 +127,8 @@ def refusal(verdicts: Sequence[Verdict], wanted: Wanted) -> WrennError:
                 "back into use."
             )
         reasons = ", ".join(each.removed for each, _ in counts)
+        if not INCOMPATIBLE.isdisjoint(removed):
+            return NoCapacity(f"Its host, the only one that has its files, cannot restore it now: {reasons}.")
         return NoCapacity(
             f"Its host, the only one that has its files, has no room for {_what(wanted)}: {reasons}."
         )

@@ -16,6 +16,7 @@ from wrenn.base.ids import HostId, TeamId
 from wrenn.base.units import MIB
 from wrenn.control.hosts import Host, HostStatus
 from wrenn.protocol.disk_share import committed_b
+from wrenn.protocol.vm_platform import UNKNOWN_PLATFORM, VmPlatform
 
 BRIEF_SILENCE_S: Final = 10.0
 """An agent is back within some seconds of a restart; a create asks a silent host again for longer than that."""
@@ -33,6 +34,7 @@ class Wanted:
         host_tags: which the host must have, all of them.
         team_id: whose sandboxes; None: of any team without hosts of its own.
         on_own_hosts: on hosts of its team (BYOC) and on no other; False: on regular ones. What has its host stays there.
+        platform: what its snapshot needs to be restored, as far as that is known.
     """
 
     template: str
@@ -44,6 +46,7 @@ class Wanted:
     host_tags: frozenset[str] = frozenset()
     team_id: TeamId | None = None
     on_own_hosts: bool = False
+    platform: VmPlatform = UNKNOWN_PLATFORM
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,12 @@ class FilterName(enum.StrEnum):
     """It lacks a tag that was asked for."""
     TEMPLATE = "template"
     """It does not have the template."""
+    ARCHITECTURE = "architecture"
+    """It is of another architecture than the snapshot was saved on."""
+    VMM = "vmm"
+    """It has another VMM, accelerator or virtual devices than the snapshot was saved with."""
+    CPU = "cpu"
+    """It has another processor, which guests see, than the snapshot was saved on."""
     SANDBOX_SLOTS = "sandbox_slots"
     MEMORY = "memory"
     VCPUS = "vcpus"
@@ -179,6 +188,21 @@ FILTERS: Final = (
         "without the template",
     ),
     Filter(
+        FilterName.ARCHITECTURE,
+        lambda host, _load, wanted, _overcommit: host.platform.has_same_arch(wanted.platform),
+        "of another architecture than the snapshot",
+    ),
+    Filter(
+        FilterName.VMM,
+        lambda host, _load, wanted, _overcommit: host.platform.has_same_vmm(wanted.platform),
+        "with another VMM or accelerator than the snapshot",
+    ),
+    Filter(
+        FilterName.CPU,
+        lambda host, _load, wanted, _overcommit: host.platform.has_same_cpu(wanted.platform),
+        "with another processor than the snapshot",
+    ),
+    Filter(
         FilterName.SANDBOX_SLOTS,
         lambda host, load, wanted, _overcommit: slots_left(host, load, wanted) >= 0,
         "sandbox slots full",
@@ -203,5 +227,7 @@ assert [each.name for each in FILTERS] == list(FilterName), (
     "every filter is applied, in the order of its name"
 )
 
+INCOMPATIBLE: Final = frozenset({FilterName.ARCHITECTURE, FilterName.VMM, FilterName.CPU})
+"""What these remove cannot restore the snapshot."""
 OTHERS: Final = frozenset({FilterName.TEAM, FilterName.FILES})
 """What these remove is no host that the sandbox may use at all: its owner is not told how many there are."""

@@ -13,6 +13,7 @@ from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 from wrenn.control.hosts import HostEndpoint
 from wrenn.control.sandboxes.state import Desired, State, in_words
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
+from wrenn.protocol.vm_platform import UNKNOWN_PLATFORM, VmPlatform
 
 OnExpiry = Literal["pause", "kill"]
 
@@ -127,6 +128,7 @@ class Sandbox:
     """A sandbox as its row in the database describes it, without the columns that only the reconciler needs.
 
     `generation` is raised whenever it is started on another host: a copy with a lower one is outdated.
+    `platform` is what its last pause needs to be resumed, as far as that is known.
     `name` and `labels` are its owner's, `metadata` its host's. `failure` and `reason` say why it is in `error`, or why the last pause or resume was not done.
     """
 
@@ -162,6 +164,7 @@ class Sandbox:
     started_at: datetime | None
     last_active_at: datetime | None
     last_updated: datetime
+    platform: VmPlatform = UNKNOWN_PLATFORM
 
     @property
     def state_text(self) -> str:

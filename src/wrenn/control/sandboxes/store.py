@@ -18,6 +18,7 @@ from wrenn.control.sandboxes.records import NetworkPolicy, Sandbox
 from wrenn.control.sandboxes.selection import SandboxFilter
 from wrenn.control.sandboxes.state import ENDED, Desired, State
 from wrenn.control.sandboxes.tables import sandboxes
+from wrenn.protocol.vm_platform import VmPlatform
 
 _COLUMNS: Final = [
     sandboxes.c[name]
@@ -25,7 +26,7 @@ _COLUMNS: Final = [
         "id", "team_id", "host_id", "status", "desired", "failure", "reason", "version", "generation", "template", "image", "vcpus",
         "memory_mb", "timeout_sec", "expires_at", "on_expiry", "lift_on_pause", "auto_resume", "public_ports",
         "network", "network_revision", "name", "labels", "created_by", "disk_size_mb", "idle_ms", "host_ip", "metadata",
-        "created_at", "started_at", "last_active_at", "last_updated",
+        "created_at", "started_at", "last_active_at", "last_updated", "platform",
     )
 ]  # fmt: skip
 
@@ -76,6 +77,7 @@ def sandbox_of(row: Row[Any]) -> Sandbox:
         started_at=row.started_at,
         last_active_at=row.last_active_at,
         last_updated=row.last_updated,
+        platform=VmPlatform.from_json(row.platform),
     )
 
 

@@ -61,6 +61,8 @@ sandboxes = Table(
     # May hold secrets of the user: emptied when the sandbox ends, never in an answer or a log.
     Column("envs", JSONB, nullable=False, server_default=text("'{}'")),
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
+    # `VmPlatform` as JSON: what its last pause needs to be resumed. Empty: not known.
+    Column("platform", JSONB, nullable=False, server_default=text("'{}'")),
     Column("host_ip", Text, nullable=False, server_default=""),
     Column("status", Text, nullable=False, server_default="pending"),
     Column("desired", Text, nullable=False, server_default="running"),

@@ -9,6 +9,7 @@ from typing import Final
 
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 from wrenn.control.hosts import HostEndpoint
+from wrenn.protocol.vm_platform import UNKNOWN_PLATFORM, VmPlatform
 
 DEFAULT_TEMPLATE: Final = "minimal"
 """The platform's, whether or not a host has reported it."""
@@ -60,6 +61,7 @@ class Template:
         host_id: the one host on which it lies.
         image: what its first ancestor was started from.
         vcpus, memory_mb, disk_size_mb: the one size that its sandboxes can have.
+        platform: what a host needs to restore it, as far as that is known.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Template:
     disk_size_mb: int
     size_bytes: int
     created_at: datetime
+    platform: VmPlatform = UNKNOWN_PLATFORM
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ from wrenn.control.snapshots.records import (
     move,
 )
 from wrenn.control.snapshots.tables import templates
+from wrenn.protocol.vm_platform import VmPlatform
 
 _NAMES_LOCK: Final = 0x6E616D6573
 """Advisory lock of whoever claims a name: "names"."""
@@ -74,6 +75,7 @@ def _template(row: Row[Any]) -> Template:
         disk_size_mb=row.disk_size_mb,
         size_bytes=row.size_bytes,
         created_at=row.created_at,
+        platform=VmPlatform.from_json(row.platform),
     )
 
 
@@ -262,6 +264,7 @@ async def publish(
             size_bytes=taken.size_b,
             vcpus=taken.vcpus or _c.vcpus,
             memory_mb=taken.memory_mb or _c.memory_mb,
+            platform=taken.platform.to_json(),
             **RELEASED,
             created_at=func.now(),
         )

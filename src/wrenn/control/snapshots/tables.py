@@ -16,6 +16,7 @@ from sqlalchemy import (
     func,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from wrenn.control.db import metadata
 from wrenn.control.images import images
@@ -38,6 +39,8 @@ templates = Table(
     Column("memory_mb", Integer, nullable=False),
     Column("disk_size_mb", Integer, nullable=False, server_default=text("5120")),
     Column("size_bytes", BigInteger, nullable=False, server_default=text("0")),
+    # `VmPlatform` as JSON: what it needs to be restored. Empty: not known.
+    Column("platform", JSONB, nullable=False, server_default=text("'{}'")),
     # What it was taken of.
     Column("sandbox_id", Uuid, nullable=False),
     Column("status", Text, nullable=False, server_default="pending"),

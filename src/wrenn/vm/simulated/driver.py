@@ -26,13 +26,15 @@ _NO_BOOT: Final = "a base of the simulated driver is never booted"
 class SimulatedDriver:
     """Runs guest agents as processes. Implements `wrenn.vm.driver.Driver`."""
 
-    vmm = "simulated 1"
     accelerator = "none"
     machine = "processes"
     capabilities = Capabilities(keeps_memory=False, merges_layers=False, sized_disks=False)
 
-    def __init__(self, *, folders: Folders, envd: Path, port: int, state_b: int = 0) -> None:
+    def __init__(
+        self, *, folders: Folders, envd: Path, port: int, state_b: int = 0, vmm: str = "simulated 1"
+    ) -> None:
         # `state_b` is the least size of the state file of a snapshot, which is the size that users see.
+        self.vmm = vmm
         self._envd = envd
         self._port = port
         self._bases = FolderBases(folders.bases)

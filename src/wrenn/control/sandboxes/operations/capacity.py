@@ -207,6 +207,7 @@ class Capacity:
                         memory_mb=template.memory_mb,
                         disk_mb=template.disk_size_mb,
                         host_id=template.host_id,
+                        platform=template.platform,
                     )
             found = await placement_store.host_loads(tx, template=asked.template)
             return asked, list(

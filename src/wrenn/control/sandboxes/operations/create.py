@@ -199,7 +199,7 @@ class Creations:
                     disk_size_mb=template.disk_size_mb,
                 )
                 origin = Origin(template.image, template.snapshot_id)
-                wanted = replace(_wanted(placed), host_id=template.host_id)
+                wanted = replace(_wanted(placed), host_id=template.host_id, platform=template.platform)
             available.team.require_within_quota(added_usage(placed.vcpus, placed.memory_mb, new=1))
             host = await available.choose(wanted)
             await placement_store.insert_sandboxes(

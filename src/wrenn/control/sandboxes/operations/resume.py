@@ -90,7 +90,15 @@ class Resumes:
             QuotaExceeded, NoCapacity, Unavailable.
         """
         # The row counts as running by the time the host is looked at.
-        wanted = Wanted(sandbox.image, sandbox.vcpus, sandbox.memory_mb, 0, host_id=sandbox.host_id, count=0)
+        wanted = Wanted(
+            sandbox.image,
+            sandbox.vcpus,
+            sandbox.memory_mb,
+            0,
+            host_id=sandbox.host_id,
+            count=0,
+            platform=sandbox.platform,
+        )
 
         async def want(tx: Transaction) -> bool:
             available = await self._capacity.lock_and_read(tx, sandbox.team_id)

@@ -256,6 +256,8 @@ class Comparison:
             _log.warning("paused sandbox runs: paused again", extra={"sandbox_id": str(row.sandbox_id)})
             self._changes.notify(row.sandbox_id)
             self._reconciler.wake()
+        elif seen.state is HostSandboxState.PAUSED and seen.platform != row.platform:
+            await comparison_store.record_platform(self._database, self._hints, row, seen)
 
     async def _record_lost(self, row: Sandbox, reason: str) -> None:
         """Record that a sandbox is lost of which its host has nothing."""
@@ -322,7 +324,7 @@ def _agree(row: Sandbox, seen: HostSandbox | None) -> bool:
     if seen is None or seen.network_revision < row.network_revision:
         return False
     if _is_paused(row):
-        return seen.state is HostSandboxState.PAUSED
+        return seen.state is HostSandboxState.PAUSED and seen.platform == row.platform
     is_running = _is_running(row) and row.status is State.RUNNING
     return (
         is_running

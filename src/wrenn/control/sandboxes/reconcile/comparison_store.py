@@ -112,9 +112,15 @@ async def record_paused(database: Database, hints: Hints, sandbox: Sandbox, seen
         "host_ip": "",
         "expires_at": expires_at,
         "due_at": due_when_paused(expires_at=expires_at),
+        "platform": seen.platform.to_json(),
     }
     log = by_system("pause", Status.INFO, {"cause": cause})
     return await write_result(database, hints, _unchanged(sandbox), values, log)
+
+
+async def record_platform(database: Database, hints: Hints, sandbox: Sandbox, seen: HostSandbox) -> bool:
+    """Record what the last pause of a paused sandbox needs to be resumed, which a replica of a former version did not."""
+    return await write_result(database, hints, _unchanged(sandbox), {"platform": seen.platform.to_json()})
 
 
 async def record_running_unwanted(database: Database, hints: Hints, sandbox: Sandbox) -> bool:

@@ -193,7 +193,7 @@ class Steps:
                 owner=self._owner,
             )
             return None
-        await work_store.finish_paused(self._database, self._hints, work, owner=self._owner)
+        await work_store.finish_paused(self._database, self._hints, work, seen, owner=self._owner)
         await fault_point("control.pause.after_apply")
         _log.info("sandbox paused", extra={"sandbox_id": str(work.sandbox_id), "idle_ms": work.idle_ms})
         return None

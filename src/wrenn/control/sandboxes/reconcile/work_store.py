@@ -233,7 +233,9 @@ async def finish_running(
     return await write_result(database, hints, _held(work, owner), values | RELEASED, log)
 
 
-async def finish_paused(database: Database, hints: Hints, work: Work, *, owner: str) -> bool:
+async def finish_paused(
+    database: Database, hints: Hints, work: Work, seen: HostSandbox, *, owner: str
+) -> bool:
     """Record that the sandbox is paused. After a requested pause, a lifetime that a client renews is removed."""
     asked_for = and_(_c.lift_on_pause, _c.desired_by.is_not(None))
     expires_at = case((asked_for, null()), else_=_c.expires_at)
@@ -242,6 +244,7 @@ async def finish_paused(database: Database, hints: Hints, work: Work, *, owner: 
         "host_ip": "",
         "expires_at": expires_at,
         "due_at": due_when_paused(expires_at=expires_at),
+        "platform": seen.platform.to_json(),
         "idle_ms": 0,
         "attempts": 0,
     }
