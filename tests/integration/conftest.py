@@ -329,6 +329,7 @@ async def empty(platform: Platform) -> None:
     for held in platform.host.switches.hold.values():
         held.set()
     platform.host.switches = RpcFaults()
+    platform.host.answer_again()
     live = "status NOT IN ('stopped', 'error')"
     database = platform.control.database
     await database.execute(

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from wrenn.base.errors import InternalError, Unavailable
+from wrenn.base.errors import InternalError
 from wrenn.base.ids import HostId, SandboxId, TeamId
 from wrenn.control.audit import SYSTEM, Actor, ActorKind, AuditAction, Resource, Status, record
 from wrenn.control.audit.entries import Scope
@@ -107,10 +107,9 @@ async def test_what_nobody_asked_for_is_logged_as_the_systems(platform: Platform
 
 async def test_a_silent_host_is_in_the_log_of_its_sandboxes(platform: Platform):
     path = await platform.create()
-    silent = {name: Unavailable("silent") for name in ("get_host", "list_sandboxes")}
-    platform.host.switches.fail |= silent
+    platform.host.silence()
     await platform.wait_status(path, "missing")
-    platform.host.switches.fail.clear()
+    platform.host.answer_again()
     await platform.wait_status(path, "running")
     actions = [item["action"] for item in (await logged(platform))[::-1]]
     assert actions == ["create", "marked_missing", "marked_running"]

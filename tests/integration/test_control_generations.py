@@ -26,6 +26,8 @@ def name_of(path: str) -> str:
 
 
 async def wait_gone(platform: Platform, path: str) -> None:
+    # What the host has is as before, so that nothing else calls for a comparison.
+    await platform.control.comparison.compare_once()
     async with asyncio.timeout(DEADLINE_S):
         while name_of(path) in platform.host.sandbox_ids:
             await asyncio.sleep(0.05)

@@ -29,9 +29,9 @@ WRONG = "wrn_" + "0" * 31
 
 @pytest.fixture
 async def slow(settings: Settings, host: AgentHost, database_url: str) -> AsyncIterator[Platform]:
-    """Ten requests with a key, five without; then one more in a hundred seconds. The host has registered, which was one more."""
+    """Ten requests with a key, five without; then one more in a hundred seconds. The host registers and sends a heartbeat, which is two more."""
     key = await make_team(database_url, "ada")
-    rates = RateSettings(Rate(0.01, 10), Rate(0.01, 6))
+    rates = RateSettings(Rate(0.01, 10), Rate(0.01, 7))
     async with running_platform(replace(settings, rates=rates), host, key) as platform:
         yield platform
 

@@ -262,12 +262,11 @@ async def test_a_life_ends_in_a_removal(quiet: Platform, paused: bool):
 
 async def test_a_removal_on_a_silent_host_is_done_when_it_is_back(platform: Platform):
     path = await platform.create(lifetime_sec=HOUR_S, on_expiry="kill")
-    for call in ("list_sandboxes", "get_host", "remove_sandbox"):
-        platform.host.switches.fail[call] = Unavailable("silent")
+    platform.host.silence("remove_sandbox")
     await platform.wait_status(path, "missing")
     await make_due(platform, path, expires_at=func.now())
     await platform.host.wait_call("remove_sandbox")
-    platform.host.switches.fail.clear()
+    platform.host.answer_again()
     await platform.wait_status(path, "stopped")
 
 

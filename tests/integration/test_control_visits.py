@@ -22,7 +22,6 @@ QUIET_S = 1.2
 
 @pytest.fixture
 async def platform(settings: Settings, host: AgentHost, database_url: str) -> AsyncIterator[Platform]:
-    host.sends_heartbeats = True
     key = await make_team(database_url, "ada")
     async with running_platform(settings, host, key) as platform:
         yield platform
