@@ -15,7 +15,7 @@ from typing import Protocol
 
 from wrenn.agent.bases import Bases
 from wrenn.agent.guest_tokens import Tokens
-from wrenn.agent.layout import Layout
+from wrenn.agent.layout import IMAGE_JOB_SLOTS, Layout
 from wrenn.agent.parts import Host, Parts
 from wrenn.agent.settings import Settings
 from wrenn.agent.vm_exit import fail_if_vm_exits
@@ -25,7 +25,16 @@ from wrenn.linux.files import remove_tree
 from wrenn.storage import snapshots
 from wrenn.storage.layers import LayerSeal
 from wrenn.storage.snapshots import Manifest
-from wrenn.vm import Capabilities, DiskRef, ImageRef, Machine, MachineHandle, RestoreRequest, Shape
+from wrenn.vm import (
+    Capabilities,
+    DiskRef,
+    FlattenRequest,
+    ImageRef,
+    Machine,
+    MachineHandle,
+    RestoreRequest,
+    Shape,
+)
 
 SHAPE = Shape(vcpus=1, memory_mb=256)
 READY_TIMEOUT_S = 30.0
@@ -55,6 +64,7 @@ class DriverAdapter(Protocol):
     async def remove_layer(self, layer: str) -> None: ...
     async def move_layer_out(self, layer: str) -> None: ...
     async def damage_layer(self, layer: str) -> None: ...
+    async def flatten(self, disk: DiskRef) -> tuple[int, int, int]: ...
 
     async def restore(self, machine: str, disk: DiskRef, image: ImageRef, saved: str = "") -> None: ...
     async def start(self, machine: str, disk: DiskRef, image: ImageRef, saved: str = "") -> None: ...
@@ -160,6 +170,27 @@ class LocalAdapter:
         _damage(
             next(p for p in path.rglob("*") if p.is_file() and not p.is_symlink()) if path.is_dir() else path
         )
+
+    async def flatten(self, disk: DiskRef) -> tuple[int, int, int]:
+        """Flatten a disk; return the size of the image, the bytes that it takes, and those of the last report."""
+        image = self.layout.data_dir / "flattened"
+        size_b = self._disks.size_b(disk.layers[0])
+        confinement = self.parts.confiner.confine(
+            "flatten", IMAGE_JOB_SLOTS[0], SHAPE, file_size_b=size_b + GIB
+        )
+        reported: list[tuple[int, int]] = []
+        try:
+            await self.parts.driver.flatten(
+                FlattenRequest(
+                    disk, size_b, image, confinement, lambda done, total: reported.append((done, total))
+                )
+            )
+            status = image.stat()
+            assert reported[-1][0] == reported[-1][1]
+            return status.st_size, status.st_blocks * 512, reported[-1][1]
+        finally:
+            image.unlink(missing_ok=True)
+            await self.parts.confiner.release("flatten")
 
     async def start(self, machine: str, disk: DiskRef, image: ImageRef, saved: str = "") -> None:
         """As far as the driver goes."""

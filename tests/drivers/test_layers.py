@@ -119,3 +119,13 @@ async def test_layers_are_listed_measured_and_removed(driver: DriverAdapter) -> 
     assert await driver.layer_b(layers[0]) == 0
     await driver.move_layer_out(layers[1])
     assert await driver.layer_ids() == layers[2:]
+
+
+async def test_a_flattened_disk_is_one_sparse_file_of_its_size(driver: DriverAdapter) -> None:
+    """That sandboxes can be made of it is tested in tests/agent and tests/vm."""
+    first = await written(driver, "one")
+    second = await written(driver, "two", first)
+    size_b, allocated_b, reported_b = await driver.flatten(DiskRef(second.layers, driver.base))
+    assert size_b == reported_b >= GIB
+    assert 0 < allocated_b < size_b // 2
+    assert "flatten" not in await driver.confined()

@@ -22,7 +22,7 @@ from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
 from wrenn.guest import CommandLine, Commands, GuestConnection, Identity, initialise
 from wrenn.network import SlotPool
-from wrenn.storage.images import load_images
+from wrenn.storage.images import ImageFolder, Images, load_images
 from wrenn.vm import BootRequest, Driver, Facts, Machine, Shape
 
 _BOOT_TIMEOUT_S: Final = 30.0
@@ -41,9 +41,10 @@ _WARM_UP: Final = (
 
 @dataclass(frozen=True, slots=True)
 class BootedBases:
-    """Makes bases by booting the templates in `images_dir`. Implements `wrenn.agent.bases.BaseMaker`."""
+    """Makes bases by booting the templates in `images_dir`, and `images`. Implements `wrenn.agent.bases.BaseMaker`."""
 
     images_dir: Path
+    images: ImageFolder
     driver: Driver
     slots: SlotPool
     confiner: Confiner
@@ -51,12 +52,12 @@ class BootedBases:
     guest_dns: str
 
     def templates(self) -> list[str]:
-        """Return the names of the templates that are built, sorted."""
+        """Return the names of the templates that were built on this host, sorted; without `images`."""
         return sorted(p.parent.name for p in (self.images_dir / "templates").glob("*/manifest.json"))
 
     def facts(self, template: str, shape: Shape) -> Facts:
         """Return everything that determines the content of a base made now: image, kernel, VMM, shape and so on."""
-        images = load_images(self.images_dir, template=template)
+        images = self._load(template)
         return {
             "template": template,
             "image": images.template_digest,
@@ -74,12 +75,12 @@ class BootedBases:
 
     def metadata(self, template: str) -> Mapping[str, str]:
         """Return the versions of the kernel and the guest agent."""
-        images = load_images(self.images_dir, template=template)
+        images = self._load(template)
         return {"kernel_version": images.kernel_version, "envd_version": images.envd_digest[:12]}
 
     async def make(self, undo: Undo, draft: Path, key: str, template: str, shape: Shape) -> None:
         """Boot the template in `draft`, run the warm-up commands in it, and save memory and device state."""
-        images = load_images(self.images_dir, template=template)
+        images = self._load(template)
         name = f"base-{key}"
         slot = await self.slots.acquire(name)
         undo.push("release slot", partial(self.slots.release, slot.index, name))
@@ -101,6 +102,9 @@ class BootedBases:
         await self._warm_up(vm, slot.address, key)
         await self.driver.save_boot(vm, request)
         await vm.kill()
+
+    def _load(self, template: str) -> Images:
+        return load_images(self.images_dir, template, images=self.images)
 
     async def _warm_up(self, vm: Machine, address: str, key: str) -> None:
         token = self.tokens.of(key)

@@ -1,4 +1,4 @@
-"""What this host has, in the form of its heartbeats: a report, a digest of its sandboxes and snapshots, and their activity.
+"""What this host has, in the form of its heartbeats: a report, a digest of its sandboxes, snapshots and images, and their activity.
 
 The control plane asks for the lists only when the digest has changed.
 """
@@ -14,6 +14,7 @@ from protobuf import message_to_json_value
 
 from wrenn.agent.host_facts import HostFacts
 from wrenn.agent.host_report import host_message
+from wrenn.agent.images import Images
 from wrenn.agent.sandboxes import Record, RunningSandbox, Sandboxes
 
 _ACTIVE_LIMIT: Final = 500
@@ -43,17 +44,21 @@ class Heartbeat:
 class Inventory:
     """Describes what this host has. Call `delivered` with each heartbeat that was accepted."""
 
-    def __init__(self, sandboxes: Sandboxes, facts: HostFacts, *, activity_step_s: float) -> None:
+    def __init__(
+        self, sandboxes: Sandboxes, images: Images, facts: HostFacts, *, activity_step_s: float
+    ) -> None:
         """`activity_step_s`: a use is reported when it is so much later than the last one that was."""
         self._activity_step_s = activity_step_s
         self._sandboxes = sandboxes
+        self._images = images
         self._facts = facts
         self._reported: dict[str, float] = {}
 
     def digest(self) -> str:
-        """Compute the digest; about 10 µs for each sandbox, and one look into the folder of snapshots."""
+        """Compute the digest; about 10 µs for each sandbox, and one look each into the folders of snapshots and images."""
         lines = [_line(*entry) for entry in self._sandboxes.list()]
         lines += self._sandboxes.list_snapshot_ids()
+        lines += self._images.ids()
         lines += (f"template {name}" for name in self._facts.templates())
         return hashlib.blake2b("\n".join(sorted(lines)).encode(), digest_size=_DIGEST_B).hexdigest()
 

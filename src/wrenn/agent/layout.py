@@ -14,6 +14,8 @@ from wrenn.storage.folders import Folders
 _FIRST_VMM_UID: Final = 1_900_000_000
 """Far above accounts, containers' subordinate ids and systemd's dynamic users."""
 _SLOTS_PER_BLOCK: Final = 4096
+IMAGE_JOB_SLOTS: Final = (0, _SLOTS_PER_BLOCK - 1)
+"""Slot numbers without a network, for the user ids of programs that prepare images: one for each job at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,11 @@ class Layout:
     def layers(self) -> Path:
         """Folder of the root disks' layers."""
         return self.folders.layers
+
+    @property
+    def images(self) -> Path:
+        """Parent of the folders of images that builds and imports made."""
+        return self.data_dir / "images"
 
     @property
     def secret(self) -> Path:
@@ -83,4 +90,5 @@ class Layout:
 
     def vmm_uid(self, slot_index: int) -> int:
         """Return the user id for the VMM in this slot, unique among all VMMs on the machine."""
+        assert 0 <= slot_index < _SLOTS_PER_BLOCK, "user ids of a block do not overlap with the next one's"
         return _FIRST_VMM_UID + self.block.index * _SLOTS_PER_BLOCK + slot_index

@@ -27,7 +27,7 @@ from wrenn.network import (
     ensure_flow_table,
     plan_flow_table,
 )
-from wrenn.storage.images import load_images
+from wrenn.storage.images import ImageFolder, load_images
 from wrenn.vm import Driver
 from wrenn.vm.qemu import QemuDriver, choose_accelerator, qemu_version
 
@@ -112,7 +112,15 @@ class QemuHost:
                 driver=driver,
                 slots=slots,
                 confiner=confiner,
-                bases=BootedBases(settings.images_dir, driver, slots, confiner, tokens, settings.guest_dns),
+                bases=BootedBases(
+                    settings.images_dir,
+                    ImageFolder(layout.images),
+                    driver,
+                    slots,
+                    confiner,
+                    tokens,
+                    settings.guest_dns,
+                ),
                 sandbox_limit=table.slots,
             )
         finally:

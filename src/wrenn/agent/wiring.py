@@ -14,6 +14,7 @@ from wrenn.agent.control_loss import ControlLoss
 from wrenn.agent.enrolment import ControlLink, Credentials, ServerTls
 from wrenn.agent.guest_tokens import Tokens
 from wrenn.agent.host_facts import HostFacts
+from wrenn.agent.images import FlattenDisk, Images, Preparation
 from wrenn.agent.inventory import Inventory
 from wrenn.agent.layout import Layout
 from wrenn.agent.parts import Host, Parts, QemuHost
@@ -35,6 +36,7 @@ from wrenn.agent.vm_platform import platform_of
 from wrenn.agent.warm_up import WarmUp
 from wrenn.base.clock import Clock
 from wrenn.base.errors import Conflict
+from wrenn.storage.images import ImageFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Agent:
 
     app: App
     sandboxes: Sandboxes
+    images: Images
+    preparation: Preparation
     bases: Bases
     layout: Layout
     parts: Parts
@@ -109,6 +113,14 @@ async def _built(settings: Settings, layout: Layout, tokens: Tokens, parts: Part
         operations=operations,
         disk=DiskLimits(settings.disk_reserve_b, settings.sandbox_disk_b, settings.disk_overcommit),
     )
+    preparation = Preparation(FlattenDisk(sandboxes, parts.driver, parts.confiner))
+    images = Images(
+        folder=ImageFolder(layout.images),
+        data_dir=settings.data_dir,
+        reserve_b=settings.disk_reserve_b,
+        prepare=preparation.prepare,
+        upload=preparation.upload,
+    )
     warm_up = WarmUp(bases, settings.warm_template)
     facts = HostFacts(
         data_dir=settings.data_dir,
@@ -122,18 +134,22 @@ async def _built(settings: Settings, layout: Layout, tokens: Tokens, parts: Part
     )
     recovery = Recovery(layout, parts.driver, parts.slots, parts.confiner, tokens, sandboxes, operations)
     try:
+        images.sweep()
         complete = await recovery.run()
         await sandboxes.start(collect=complete)
         yield Agent(
-            app=App(sandboxes=sandboxes, facts=facts),
+            app=App(sandboxes=sandboxes, images=images, facts=facts),
             sandboxes=sandboxes,
+            images=images,
+            preparation=preparation,
             bases=bases,
             layout=layout,
             parts=parts,
             warm_up=warm_up,
-            inventory=Inventory(sandboxes, facts, activity_step_s=settings.heartbeat_s / 2),
+            inventory=Inventory(sandboxes, images, facts, activity_step_s=settings.heartbeat_s / 2),
         )
     finally:
+        await images.close()
         await bases.close()
         await sandboxes.close()
         await parts.slots.close()

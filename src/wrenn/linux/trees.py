@@ -38,6 +38,56 @@ async def copy_tree(source: Path, destination: Path) -> None:
         raise
 
 
+async def pack_tree(source: Path, archive: Path, *, size_b: int) -> None:
+    """Pack a folder into a new tar file, which is then made `size_b` bytes long, sparsely.
+
+    Raises:
+        CommandError: packing failed; nothing of the archive remains.
+    """
+    try:
+        # The format of POSIX keeps times and long names exactly.
+        await run(
+            [
+                "tar",
+                "--create",
+                "--format=posix",
+                "--numeric-owner",
+                f"--file={archive}",
+                f"--directory={source}",
+                ".",
+            ],
+            timeout_s=_COPY_TIMEOUT_S,
+        )
+    except CommandError:
+        archive.unlink(missing_ok=True)
+        raise
+    os.truncate(archive, size_b)
+
+
+async def unpack_tree(archive: Path, destination: Path) -> None:
+    """Unpack what `pack_tree` made into a new folder.
+
+    Raises:
+        CommandError: unpacking failed; nothing of the folder remains.
+    """
+    destination.mkdir(mode=0o755)
+    try:
+        await run(
+            [
+                "tar",
+                "--extract",
+                "--preserve-permissions",
+                "--numeric-owner",
+                f"--file={archive}",
+                f"--directory={destination}",
+            ],
+            timeout_s=_COPY_TIMEOUT_S,
+        )
+    except CommandError:
+        remove_tree(destination)
+        raise
+
+
 def exchange(first: Path, second: Path) -> None:
     """Exchange the names of two folders of one file system atomically.
 

@@ -25,6 +25,7 @@ from wrenn.cli.up.envd import find_envd
 from wrenn.guest.connect import ENVD_PORT
 from wrenn.network import Block
 from wrenn.network.simulated import LoopbackSlots
+from wrenn.storage.images import ImageFolder
 from wrenn.testing.fork_server import ForkedProgram, start_program
 from wrenn.testing.server import free_port
 from wrenn.vm.simulated import FolderBaseMaker, ProcessGroups, SimulatedDriver
@@ -72,7 +73,7 @@ class ProcessHost:
                 driver=driver,
                 slots=LoopbackSlots(settings.data_dir, port=ENVD_PORT),
                 confiner=groups_of(settings.data_dir),
-                bases=FolderBaseMaker(self._templates),
+                bases=FolderBaseMaker(ImageFolder(layout.images), self._templates),
                 sandbox_limit=self._sandbox_limit,
             )
         finally:

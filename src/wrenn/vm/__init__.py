@@ -2,7 +2,16 @@
 
 from wrenn.vm.bases import BaseStore, Facts
 from wrenn.vm.disks import DiskChain, DiskRef
-from wrenn.vm.driver import BootRequest, Capabilities, Confinement, Driver, Link, RestoreRequest, Shape
+from wrenn.vm.driver import (
+    BootRequest,
+    Capabilities,
+    Confinement,
+    Driver,
+    FlattenRequest,
+    Link,
+    RestoreRequest,
+    Shape,
+)
 from wrenn.vm.machine import Machine, MachineHandle
 from wrenn.vm.memory import ImageRef, MemoryImages, OnPartSaved, SavedMemory
 
@@ -15,6 +24,7 @@ __all__ = [
     "DiskRef",
     "Driver",
     "Facts",
+    "FlattenRequest",
     "ImageRef",
     "Link",
     "Machine",

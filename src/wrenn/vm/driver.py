@@ -8,6 +8,7 @@ docs/design/drivers.md says who owns which file, and what holds after each failu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -89,6 +90,25 @@ class RestoreRequest:
     saved: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class FlattenRequest:
+    """Parameters of making an image of a disk.
+
+    Attributes:
+        disk: it is not written: its machine is paused, and all its layers are frozen.
+        size_b: of the disk.
+        image: file to create. Other files that are needed meanwhile are made in its folder.
+        confinement: of the program that reads the layers, which a compromised VMM may have written.
+        on_progress: called from time to time with the bytes that were done, and how many there are in all.
+    """
+
+    disk: DiskRef
+    size_b: int
+    image: Path
+    confinement: Confinement
+    on_progress: Callable[[int, int], None]
+
+
 class Driver(Protocol):
     """Starts VMs with one kind of VMM, and stores the disks, memory and bases that they are restored from."""
 
@@ -145,6 +165,16 @@ class Driver(Protocol):
 
     async def adopt(self, handle: MachineHandle) -> Machine | None:
         """Return the VM that a former agent started, or None if it no longer runs."""
+        ...
+
+    async def flatten(self, request: FlattenRequest) -> None:
+        """Write the whole content of a disk into a sparse file from which `boot` can start, or whatever makes this driver's bases.
+
+        There is no deadline. If it fails or is cancelled, none of its processes is left; files may be.
+
+        Raises:
+            DamagedSnapshot: the disk cannot be read. StorageFull: no room.
+        """
         ...
 
     async def close(self) -> None:

@@ -14,17 +14,18 @@ from typing import Final
 from wrenn import network
 from wrenn.agent.confinement import CgroupConfiner
 from wrenn.agent.doctor.owners import Owners
-from wrenn.agent.layout import Layout
+from wrenn.agent.images import IMAGE_PREFIX
+from wrenn.agent.layout import IMAGE_JOB_SLOTS, Layout
 from wrenn.linux import cgroups
 from wrenn.linux.files import remove_tree
 from wrenn.storage import snapshots
-from wrenn.storage.images import abandoned_scratch, remove_abandoned_scratch
+from wrenn.storage.images import ImageFolder, abandoned_scratch, remove_abandoned_scratch
 from wrenn.vm.qemu import Qcow2Disks, QemuBases
 
 _DRAFTS: Final = ".draft-*"
 _DRAFT: Final = "draft"
 _IMAGE_BUILD: Final = "image build"
-_BY_AGENT: Final = ("base-", _DRAFT)
+_BY_AGENT: Final = ("base-", IMAGE_PREFIX, _DRAFT)
 _COLLECTION_S: Final = 1.0
 """Longer than the agent's collector waits."""
 
@@ -130,7 +131,7 @@ def _processes(layout: Layout, groups: list[str]) -> list[Leftover]:
     """Return VMM processes, recognised by user ids that nothing else on the machine has."""
     group_of = {pid: name for name in groups for pid in cgroups.members(layout.cgroup(name))}
     first = layout.vmm_uid(0)
-    uids = range(first, first + network.SLOT_LIMIT + 1)
+    uids = range(first, layout.vmm_uid(max(IMAGE_JOB_SLOTS)) + 1)
     found: list[Leftover] = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError):  # it ended meanwhile
@@ -141,7 +142,11 @@ def _processes(layout: Layout, groups: list[str]) -> list[Leftover]:
 
 def _folders(layout: Layout) -> list[Leftover]:
     sandboxes = sorted(layout.sandboxes.iterdir()) if layout.sandboxes.is_dir() else []
-    drafts = [*layout.bases.glob(_DRAFTS), *layout.snapshots.glob(_DRAFTS)]
+    drafts = [
+        *layout.bases.glob(_DRAFTS),
+        *layout.snapshots.glob(_DRAFTS),
+        *ImageFolder(layout.images).drafts(),
+    ]
     all_ids = snapshots.snapshot_ids(layout.snapshots) if layout.snapshots.is_dir() else ()
     disks = Qcow2Disks(layout.layers, QemuBases(layout.bases))
     return [

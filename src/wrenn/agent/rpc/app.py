@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from wrenn.agent.host_facts import HostFacts
+from wrenn.agent.images import Images
 from wrenn.agent.rpc.execs import Execs
 from wrenn.agent.rpc.files import PREFIX, FileStreams, Receive, Scope, Send
 from wrenn.agent.rpc.ports import PortStreams
@@ -34,9 +35,11 @@ _METHODS: Final = frozenset(
 class App:
     """Routes requests by path to process streams, ports, file streams or RPCs."""
 
-    def __init__(self, *, sandboxes: Sandboxes, facts: HostFacts) -> None:
+    def __init__(self, *, sandboxes: Sandboxes, images: Images, facts: HostFacts) -> None:
         self._rpc = HostAgentASGIApplication(
-            HostAgentService(sandboxes=sandboxes, facts=facts), interceptors=[Translate()], compressions=[]
+            HostAgentService(sandboxes=sandboxes, images=images, facts=facts),
+            interceptors=[Translate()],
+            compressions=[],
         )
         self._execs = Execs(sandboxes)
         self._files = FileStreams(sandboxes)

@@ -12,14 +12,16 @@ from connectrpc.request import RequestContext
 
 from wrenn.agent.host_facts import HostFacts
 from wrenn.agent.host_report import host_message, platform_message
+from wrenn.agent.images import Images
 from wrenn.agent.inventory import reason_of
+from wrenn.agent.rpc.image_messages import WAIT_LIMIT_MS, image_message, source_of
 from wrenn.agent.rpc.internal_errors import hiding_internal_errors
+from wrenn.agent.rpc.network_messages import policy_of
 from wrenn.agent.sandboxes import NetworkSettings, Record, RunningSandbox, Sandboxes, SandboxSpec, State
 from wrenn.base.errors import AgentFailure, InvalidRequest, WrennError
-from wrenn.base.ids import SandboxId, SnapshotId
+from wrenn.base.ids import ImageId, SandboxId, SnapshotId
 from wrenn.base.output_buffer import OutputBudget, OutputBuffer, OutputLimits
 from wrenn.guest import CommandLine
-from wrenn.network import EgressPolicy
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
 from wrenn.protocol.guest import filesystem_pb as guest_pb
 from wrenn.protocol.host import host_pb as pb
@@ -86,8 +88,9 @@ class Translate:
 class HostAgentService(HostAgent):
     """The RPC service; `host.proto` documents each call."""
 
-    def __init__(self, *, sandboxes: Sandboxes, facts: HostFacts) -> None:
+    def __init__(self, *, sandboxes: Sandboxes, images: Images, facts: HostFacts) -> None:
         self._sandboxes = sandboxes
+        self._images = images
         self._facts = facts
         self._budget = OutputBudget(OutputLimits())
 
@@ -167,6 +170,25 @@ class HostAgentService(HostAgent):
             snapshots=[_snapshot(snapshot) for snapshot in self._sandboxes.list_snapshots()]
         )
 
+    async def ensure_image(self, request: pb.EnsureImageRequest, ctx: Any, /) -> pb.Image:
+        """Prepare an image, or join its preparation."""
+        if request.wait_ms > WAIT_LIMIT_MS:
+            raise InvalidRequest(f"wait_ms: at most {WAIT_LIMIT_MS}.")
+        image_id = ImageId.parse(request.image_id)
+        status = await self._images.ensure(
+            image_id, source_of(request), upload=request.upload, wait_s=request.wait_ms / 1000
+        )
+        return image_message(status)
+
+    async def remove_image(self, request: pb.RemoveImageRequest, ctx: Any, /) -> pb.RemoveImageResponse:
+        """Remove an image; a preparation ends."""
+        await self._images.remove(ImageId.parse(request.image_id))
+        return pb.RemoveImageResponse()
+
+    async def list_images(self, request: pb.ListImagesRequest, ctx: Any, /) -> pb.ListImagesResponse:
+        """Return all images of this host."""
+        return pb.ListImagesResponse(images=[image_message(status) for status in self._images.list()])
+
     async def ping_sandbox(self, request: pb.PingSandboxRequest, ctx: Any, /) -> pb.PingSandboxResponse:
         """Reset a sandbox's idle timer."""
         async with self._use(request.sandbox_id):
@@ -244,8 +266,7 @@ class HostAgentService(HostAgent):
 def _network(policy: pb.NetworkPolicy | None) -> NetworkSettings:
     if policy is None:
         return NetworkSettings()
-    parsed = EgressPolicy.parse(allow_internet=policy.allow_internet, allow=policy.allow, deny=policy.deny)
-    return NetworkSettings(parsed, policy.revision)
+    return NetworkSettings(policy_of(policy), policy.revision)
 
 
 def _user(user: str) -> str:

@@ -38,8 +38,11 @@ from wrenn.base.on_failure import on_failure
 from wrenn.base.tasks import OwnedTasks
 from wrenn.base.units import MIB
 from wrenn.linux.disk_space import free_b, total_b
+from wrenn.linux.threads import run_to_end
 from wrenn.storage import snapshots
+from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.snapshots import Snapshot
+from wrenn.vm import DiskRef
 
 _log = logging.getLogger(__name__)
 
@@ -392,6 +395,30 @@ class Sandboxes:
             raise Conflict(f"{snapshot_id} is a snapshot of another sandbox.")
         found.pin()
         return found
+
+    @asynccontextmanager
+    async def paused_disk(self, sandbox_id: SandboxId) -> AsyncGenerator[tuple[DiskRef, int]]:
+        """Provide the disk of a paused sandbox and its size in bytes. Until the end it is not resumed and its layers stay.
+
+        A removal of the sandbox cancels the calling task.
+
+        Raises:
+            NotFound: unknown. InvalidState: not paused. DamagedSnapshot: its manifest or disk is not what was saved.
+        """
+        entry = self._known(sandbox_id)
+        async with entry.locked():
+            if entry.record.state is not State.PAUSED:
+                raise InvalidState(f"Sandbox {sandbox_id} is {entry.record.state}, not paused.")
+            manifest = snapshots.find(self._layout.snapshots, entry.record.snapshot).manifest
+            disks = self._driver.disks
+            for seal in manifest.layers:
+                await run_to_end(partial(disks.check, seal))
+            promised_b = manifest.disk_mb * MIB or disks.image_size_b(manifest.base)
+            size_b = disks.size_b(manifest.layer_ids[0])
+            # The size is a field that the VMM wrote.
+            if not 0 < size_b <= promised_b:
+                raise DamagedSnapshot(f"The disk of sandbox {sandbox_id} is damaged.")
+            yield DiskRef(manifest.layer_ids, manifest.base), size_b
 
     def remove_snapshot(self, snapshot_id: SnapshotId) -> None:
         """Unpin a snapshot; its files are removed when nothing references them. An unknown id is ignored."""

@@ -2,6 +2,8 @@
 
 `build.ensure_images` decides what is missing; `kernel`, `initramfs` and `template` each build one part; `manifest` has
 the rules of how a part comes into place; `images.load_images` reads what is there.
+
+Root file systems that builds and imports made are in a folder of their own: `image_folder`.
 """
 
 from wrenn.storage.images.build import (
@@ -11,12 +13,20 @@ from wrenn.storage.images.build import (
     missing_build_packages,
     remove_abandoned_scratch,
 )
+from wrenn.storage.images.container_config import ContainerConfig
+from wrenn.storage.images.image_folder import ROOTFS, ImageFacts, ImageFolder, LocalImage, image_id_of
 from wrenn.storage.images.images import Images, load_images
 
 __all__ = [
+    "ROOTFS",
+    "ContainerConfig",
+    "ImageFacts",
+    "ImageFolder",
     "Images",
+    "LocalImage",
     "abandoned_scratch",
     "ensure_images",
+    "image_id_of",
     "load_images",
     "lock_packages",
     "missing_build_packages",

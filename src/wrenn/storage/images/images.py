@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from wrenn.storage.images.image_folder import ImageFolder, image_id_of
 from wrenn.storage.images.initramfs import load_initramfs
 from wrenn.storage.images.kernel import load_kernel
-from wrenn.storage.images.template import load_template
+from wrenn.storage.images.template import Template, load_template
 
 KERNELS: Final = "kernels"
 INITRAMFS: Final = "initramfs"
@@ -24,8 +25,8 @@ class Images:
         kernel: unpacked ELF kernel.
         initramfs: archive with envd and the modules of this very kernel.
         rootfs: sparse ext4 image; never written after it was built.
-        template_digest: of the content of `rootfs`.
-        recipe_digest: of the recipe and lock that the template was made from.
+        template_digest: of the content of `rootfs`; of an image that was built or imported, what identifies its content.
+        recipe_digest: of the recipe and lock that the template was made from; empty for such an image.
     """
 
     kernel: Path
@@ -40,8 +41,8 @@ class Images:
     recipe_digest: str
 
 
-def load_images(data_dir: Path, template: str = "minimal") -> Images:
-    """Return the images in `data_dir` after checking the size of each file.
+def load_images(data_dir: Path, template: str = "minimal", *, images: ImageFolder | None = None) -> Images:
+    """Return the images in `data_dir` after checking the size of each file. If `template` is an image's id, it is one of `images`.
 
     Raises:
         NotFound: something is not built; the message says how to build it.
@@ -49,7 +50,13 @@ def load_images(data_dir: Path, template: str = "minimal") -> Images:
     """
     initramfs = load_initramfs(data_dir / INITRAMFS)
     kernel = load_kernel(data_dir / KERNELS, initramfs.kernel_version)
-    built = load_template(data_dir / TEMPLATES, template)
+    image_id = image_id_of(template)
+    if images is not None and image_id is not None:
+        image = images.find(image_id)
+        # Never made of a recipe of this host, so it has no recipe's digest.
+        built = Template(template, image.rootfs, image.facts.content, "")
+    else:
+        built = load_template(data_dir / TEMPLATES, template)
     return Images(
         kernel=kernel.vmlinux,
         kernel_version=kernel.version,

@@ -14,6 +14,7 @@ from wrenn.agent.parts import Parts
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
 from wrenn.network import Block
+from wrenn.storage.images import ImageFolder
 from wrenn.testing.simulation.driver import InProcessDriver, MemoryBaseMaker, MemoryConfiner
 from wrenn.testing.simulation.program import Program
 from wrenn.testing.simulation.runs import Run
@@ -40,7 +41,7 @@ class WorldHost:
             driver=InProcessDriver(self._world, layout.folders),
             slots=MemorySlots(self._world),
             confiner=MemoryConfiner(self._world),
-            bases=MemoryBaseMaker(),
+            bases=MemoryBaseMaker(ImageFolder(layout.images)),
             sandbox_limit=SLOTS,
             clock=self._world.clock,
         )

@@ -29,7 +29,7 @@ from wrenn.testing.simulation.runs import require_alive
 from wrenn.testing.simulation.tree import Tree
 from wrenn.testing.simulation.world import Layer, VirtualMachine, World
 from wrenn.vm.disks import DiskRef
-from wrenn.vm.driver import BootRequest, Capabilities, RestoreRequest, Shape
+from wrenn.vm.driver import BootRequest, Capabilities, FlattenRequest, RestoreRequest, Shape
 from wrenn.vm.machine import Machine, MachineHandle
 from wrenn.vm.memory import ImageRef, OnPartSaved, SavedMemory
 from wrenn.vm.simulated import FolderBaseMaker, FolderBases
@@ -345,6 +345,14 @@ class InProcessDriver:
         await self._world.act(0.0005, 0.01)
         machine = self._world.machines.get(handle.process)
         return None if machine is None else InProcessMachine(self._world, handle, machine)
+
+    async def flatten(self, request: FlattenRequest) -> None:
+        """Write an empty image: bases are no more than a manifest, so it would not be read."""
+        await self._world.act(0.01, 0.5)
+        require_alive()
+        with request.image.open("xb") as image:
+            image.truncate(request.size_b)
+        await self._world.answer()
 
     async def close(self) -> None:
         """Do nothing: the driver has no resources."""

@@ -105,6 +105,29 @@ def build(*, accelerator: str, shape: Shape, fds: Descriptors, kernel_args: str 
     return argv
 
 
+FLATTENED: Final = "disk"
+IMAGE: Final = "image"
+"""Block nodes of a QEMU that flattens a disk: what it reads, and what it writes."""
+
+
+def build_flattening(*, qmp: int, layers: tuple[int, ...], image: int) -> list[str]:
+    """Return the command line of a QEMU without a machine that has the layers, all read-only, and the raw image. `qmp` is a connected socket."""
+    number = len(layers)
+    return [
+        BINARY, "-nodefaults", "-no-user-config", "-display", "none", "-S",
+        "-name", "wrenn", "-machine", "none", "-accel", _ACCELERATOR["tcg"],
+        "-chardev", f"socket,id=qmp,fd={qmp}",
+        "-mon", "chardev=qmp,mode=control",
+        *_block_devices(layers, FLATTENED, writable=False),
+        "-add-fd", f"fd={image},set={number}",
+        "-blockdev",
+        f"driver=file,node-name=file{number},filename=/dev/fdset/{number},locking=off,{_WRITABLE}",
+        # Blocks of zeros, which the guest's trim leaves, become holes.
+        "-blockdev", f"driver=raw,node-name={IMAGE},file=file{number},detect-zeroes=unmap,{_WRITABLE}",
+        "-sandbox", _SANDBOX,
+    ]  # fmt: skip
+
+
 def overlay_nodes(fdset: int, name: str) -> tuple[dict[str, object], dict[str, object]]:
     """Return the `blockdev-add` arguments for an overlay on top of the present one: its file, and the overlay itself."""
     writable: dict[str, object] = {"discard": "unmap", "cache": {"no-flush": True}}
@@ -130,7 +153,7 @@ def _console(fd: int | None) -> list[str]:
     ]
 
 
-def _block_devices(layers: tuple[int, ...], overlay_name: str) -> list[str]:
+def _block_devices(layers: tuple[int, ...], overlay_name: str, *, writable: bool = True) -> list[str]:
     """Return block nodes from the raw image (last layer), `below0`, to the overlay. A restored VM's base is `below1`."""
     argv: list[str] = []
     for number, fd in enumerate(layers):
@@ -138,7 +161,7 @@ def _block_devices(layers: tuple[int, ...], overlay_name: str) -> list[str]:
     below = ""
     for number in reversed(range(len(layers))):
         overlay, image = number == 0, number == len(layers) - 1
-        access = _WRITABLE if overlay else "read-only=on"
+        access = _WRITABLE if overlay and writable else "read-only=on"
         name = overlay_name if overlay else f"below{len(layers) - 1 - number}"
         argv += [
             "-blockdev",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import time
 from dataclasses import replace
 from functools import partial
@@ -13,18 +12,17 @@ from pathlib import Path
 from typing import Final
 
 from wrenn.base.errors import AgentFailure
-from wrenn.base.on_failure import on_failure, on_failure_await
+from wrenn.base.on_failure import on_failure_await
 from wrenn.base.units import MIB
 from wrenn.linux import threads
 from wrenn.linux.files import link_or_copy
-from wrenn.linux.memfd import sealed_copy
 from wrenn.linux.private_root import PrivateRoot
 from wrenn.linux.process import ProcessRef
 from wrenn.linux.spawn import Confinement, spawn_confined
 from wrenn.storage import snapshots
 from wrenn.storage.folders import Folders
 from wrenn.storage.snapshots import Snapshot
-from wrenn.vm.driver import BootRequest, Capabilities, RestoreRequest, Shape
+from wrenn.vm.driver import BootRequest, Capabilities, FlattenRequest, RestoreRequest, Shape
 from wrenn.vm.machine import Machine, MachineHandle
 from wrenn.vm.memory import ImageRef
 from wrenn.vm.qemu import command_line
@@ -32,11 +30,13 @@ from wrenn.vm.qemu.accelerator import kvm_group
 from wrenn.vm.qemu.base_files import Base, QemuBases
 from wrenn.vm.qemu.command_line import Descriptors
 from wrenn.vm.qemu.disks import Qcow2Disks, create_empty_overlay
+from wrenn.vm.qemu.flatten import flatten
 from wrenn.vm.qemu.installation import build_root
 from wrenn.vm.qemu.machine import CONSOLE_NAME, LOG_NAME, SOCKET_NAME, QemuMachine, find_memory
 from wrenn.vm.qemu.memory import QemuMemory
 from wrenn.vm.qemu.memory_diff import apply_diff
 from wrenn.vm.qemu.memory_files import memory_path, state_path
+from wrenn.vm.qemu.opened import Opened
 
 _MAPPING_TIMEOUT_S: Final = 10.0
 _FILL_TIMEOUT_S: Final = 30.0
@@ -124,7 +124,7 @@ class QemuDriver:
         # QEMU opens the memory file anew through /proc/self/fd, as its own user.
         os.chown(base.memory, request.confinement.uid, request.confinement.uid)
         await self.prepare()
-        with _Opened() as opened:
+        with Opened() as opened:
             return await self._start(
                 request.directory,
                 request.shape,
@@ -161,7 +161,7 @@ class QemuDriver:
             state = (
                 state_path(self._snapshots / image.snapshot) if image.snapshot else self._base_state(image)
             )
-            with _Opened() as opened:
+            with Opened() as opened:
                 return await self._start_restore(request, memory, opened, opened.open(state, os.O_RDONLY))
 
     def _base_state(self, image: ImageRef) -> Path:
@@ -171,7 +171,7 @@ class QemuDriver:
         saved = snapshots.find(self._snapshots, request.saved)
         content = state_path(saved.directory).read_bytes()
         with contextlib.ExitStack() as until_filled:
-            with _Opened() as opened:
+            with Opened() as opened:
                 state, feed = opened.pipe()
                 until_filled.callback(os.close, feed)
                 machine = await self._start_restore(request, memory, opened, state)
@@ -190,7 +190,7 @@ class QemuDriver:
         return machine
 
     async def _start_restore(
-        self, request: RestoreRequest, memory: int, opened: _Opened, state: int
+        self, request: RestoreRequest, memory: int, opened: Opened, state: int
     ) -> QemuMachine:
         return await self._start(
             request.directory,
@@ -213,7 +213,7 @@ class QemuDriver:
         shape: Shape,
         confinement: Confinement,
         fds: Descriptors,
-        opened: _Opened,
+        opened: Opened,
         *,
         kernel_args: str = "",
     ) -> QemuMachine:
@@ -232,6 +232,12 @@ class QemuDriver:
         )
         process = await threads.run_to_end(spawning, drop=_discard)
         return QemuMachine(MachineHandle(process, directory), self._disks)
+
+    async def flatten(self, request: FlattenRequest) -> None:
+        """Write the content of a disk into a raw image, by a confined QEMU without a machine."""
+        await self.prepare()
+        assert self._root is not None, "prepared in the line before"
+        await flatten(self._disks, request, self._root)
 
     async def adopt(self, handle: MachineHandle) -> QemuMachine | None:
         """Return the VM that a former agent started, or None if it has ended."""
@@ -261,51 +267,3 @@ def _fill(machine: QemuMachine, saved: Snapshot, state: bytes, feed: int) -> Non
         raise AgentFailure(
             "The virtual machine did not start.", context={"log": machine.log_tail()}
         ) from error
-
-
-class _Opened:
-    """Descriptors that are open only until the VMM has inherited them."""
-
-    def __init__(self) -> None:
-        self._stack = contextlib.ExitStack()
-        self.fds: list[int] = []
-
-    def __enter__(self) -> _Opened:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def take(self, fd: int) -> int:
-        """Close this descriptor with the others."""
-        self._stack.callback(os.close, fd)
-        self.fds.append(fd)
-        return fd
-
-    def open(self, path: Path, flags: int) -> int:
-        return self.take(os.open(path, flags | os.O_CLOEXEC, 0o600))
-
-    def pipe(self) -> tuple[int, int]:
-        """A pipe: the end that the VMM inherits, and ours, which the caller closes."""
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        return self.take(reader), writer
-
-    def copy(self, path: Path) -> int:
-        """A copy in memory of a file that only root may read: QEMU opens it by name, as its own user."""
-        return self.take(sealed_copy(path, name=path.name, on_data=lambda _offset, _data: None))
-
-    def open_layers(self, files: tuple[Path, ...]) -> tuple[int, ...]:
-        """The first one to be written, the others only to be read."""
-        overlay, *below = files
-        below_fds = [self.open(path, os.O_RDONLY) for path in below]
-        return (self.open(overlay, os.O_RDWR), *below_fds)
-
-    def listen(self, path: Path) -> int:
-        """A listening socket made by us: root alone may connect, whoever the VMM is."""
-        path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with on_failure(listener.close):
-            listener.bind(str(path))
-            path.chmod(0o600)
-            listener.listen(4)
-        return self.take(listener.detach())

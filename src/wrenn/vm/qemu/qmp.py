@@ -20,6 +20,7 @@ from wrenn.base.on_failure import on_failure
 _LINE_LIMIT_B: Final = 1024 * 1024
 _READ_B: Final = 64 * 1024
 COMMAND_TIMEOUT_S: Final = 10.0
+_SILENT: Final = "The VMM does not answer on its control socket."
 
 
 class QmpError(AgentFailure):
@@ -43,17 +44,29 @@ class Qmp:
         """
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         connection.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        qmp = cls(connection)
         with on_failure(connection.close):
             try:
                 async with asyncio.timeout(timeout_s):
                     await asyncio.get_running_loop().sock_connect(connection, str(path))
+            except (OSError, TimeoutError) as error:
+                raise QmpError(_SILENT, context={"path": str(path)}) from error
+        return await cls.negotiated(connection, timeout_s=timeout_s)
+
+    @classmethod
+    async def negotiated(cls, connection: socket.socket, *, timeout_s: float = COMMAND_TIMEOUT_S) -> Qmp:
+        """Negotiate capabilities over a connected, non-blocking socket, which is closed on failure.
+
+        Raises:
+            QmpError: the VMM does not answer.
+        """
+        qmp = cls(connection)
+        with on_failure(connection.close):
+            try:
+                async with asyncio.timeout(timeout_s):
                     await qmp._read_line()
                     await qmp.execute("qmp_capabilities", timeout_s=timeout_s)
             except (OSError, TimeoutError) as error:
-                raise QmpError(
-                    "The VMM does not answer on its control socket.", context={"path": str(path)}
-                ) from error
+                raise QmpError(_SILENT) from error
         return qmp
 
     async def execute(

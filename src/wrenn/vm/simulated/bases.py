@@ -13,7 +13,9 @@ from wrenn.base.ids import random_hex
 from wrenn.base.undo import Undo
 from wrenn.linux.container import make_root
 from wrenn.linux.files import remove_tree, write_json
+from wrenn.linux.trees import unpack_tree
 from wrenn.storage.errors import DamagedBase
+from wrenn.storage.images import ImageFolder, image_id_of
 from wrenn.vm.bases import BASE_FORMAT, Facts
 from wrenn.vm.driver import Shape
 
@@ -66,7 +68,8 @@ class FolderBases:
 class FolderBaseMaker:
     """Makes bases in some milliseconds. Implements `wrenn.agent.bases.BaseMaker`."""
 
-    def __init__(self, templates: Sequence[str] = ("minimal",)) -> None:
+    def __init__(self, images: ImageFolder, templates: Sequence[str] = ("minimal",)) -> None:
+        self._images = images
         self._templates = templates
 
     def templates(self) -> list[str]:
@@ -74,10 +77,13 @@ class FolderBaseMaker:
         return sorted(self._templates)
 
     def facts(self, template: str, shape: Shape) -> Facts:
-        """Return template and shape."""
+        """Return template, image and shape."""
+        shape_facts = {"template": template, "vcpus": shape.vcpus, "memory_mb": shape.memory_mb}
+        if (image_id := image_id_of(template)) is not None:
+            return {**shape_facts, "image": self._images.find(image_id).facts.content}
         if template not in self._templates:
             raise NotFound(f"There is no template {template!r}.")
-        return {"template": template, "vcpus": shape.vcpus, "memory_mb": shape.memory_mb}
+        return shape_facts
 
     def metadata(self, template: str) -> Mapping[str, str]:
         """Return versions that say that there is no kernel."""
@@ -85,6 +91,9 @@ class FolderBaseMaker:
         return {"kernel_version": "none", "envd_version": "simulated"}
 
     async def make(self, undo: Undo, draft: Path, key: str, template: str, shape: Shape) -> None:
-        """Make an almost empty folder."""
-        del undo, key, template, shape
-        await make_root(draft / _ROOT)
+        """Unpack the image, or make an almost empty folder."""
+        del undo, key, shape
+        if (image_id := image_id_of(template)) is not None:
+            await unpack_tree(self._images.find(image_id).rootfs, draft / _ROOT)
+        else:
+            await make_root(draft / _ROOT)

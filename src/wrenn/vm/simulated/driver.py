@@ -11,8 +11,9 @@ from wrenn.base.errors import AgentFailure
 from wrenn.linux.command import CommandError
 from wrenn.linux.container import start_container
 from wrenn.linux.process import ProcessRef
+from wrenn.linux.trees import pack_tree
 from wrenn.storage.folders import Folders
-from wrenn.vm.driver import BootRequest, Capabilities, RestoreRequest
+from wrenn.vm.driver import BootRequest, Capabilities, FlattenRequest, RestoreRequest
 from wrenn.vm.machine import Machine, MachineHandle
 from wrenn.vm.simulated.bases import FolderBases
 from wrenn.vm.simulated.disks import FolderDisks
@@ -84,6 +85,12 @@ class SimulatedDriver:
     async def adopt(self, handle: MachineHandle) -> SimulatedMachine | None:
         """Return the guest that a former agent started, or None if it has ended."""
         return SimulatedMachine(handle, self._disks) if handle.process.is_alive() else None
+
+    async def flatten(self, request: FlattenRequest) -> None:
+        """Pack the folder of the topmost layer. The archive ends long before the file, which is as large as the disk."""
+        top = request.disk.layers[0]
+        await pack_tree(self._disks.path(top), request.image, size_b=request.size_b)
+        request.on_progress(request.size_b, request.size_b)
 
     async def close(self) -> None:
         """Do nothing: the driver has no resources."""

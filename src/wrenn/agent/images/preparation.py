@@ -1,0 +1,72 @@
+"""Prepares an image from whichever source a call names, and exchanges images with the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from wrenn.agent.images.disk_of import FlattenDisk
+from wrenn.agent.images.job import ContainerSource, DiskSource, Phase, Progress, Source, StoredSource
+from wrenn.base.errors import InvalidRequest, Unavailable
+from wrenn.base.ids import ImageId
+from wrenn.storage.images import ROOTFS, ImageFacts, LocalImage
+
+Report = Callable[[int, int], None]
+"""Is told how many bytes of how many are done."""
+
+
+class Transfer(Protocol):
+    """Exchanges images with the store."""
+
+    async def upload(self, image_id: ImageId, rootfs: Path, progress: Report) -> int:
+        """Bring the file into the store as the image; return how many bytes were sent."""
+        ...
+
+    async def fetch(self, image_id: ImageId, rootfs: Path, progress: Report) -> None:
+        """Write the image from the store to the new file."""
+        ...
+
+
+class Preparation:
+    """Prepares images, by one part for each source."""
+
+    def __init__(self, disks: FlattenDisk) -> None:
+        self._disks = disks
+        self._transfer: Transfer | None = None
+
+    def connect(self, transfer: Transfer | None) -> None:
+        """Use this for the store from now on; None: the host is not connected."""
+        self._transfer = transfer
+
+    async def prepare(
+        self, source: Source, image_id: ImageId, draft: Path, progress: Progress, *, job_slot: int
+    ) -> ImageFacts:
+        """Write the image into the draft, and return what is known of it. Implements `registry.Prepare`.
+
+        Raises:
+            WrennError: as the source says.
+        """
+        match source:
+            case DiskSource():
+                return await self._disks.run(source, image_id, draft, progress, job_slot=job_slot)
+            case StoredSource():
+                progress.begin(Phase.FETCH)
+                await self._connected().fetch(image_id, draft / ROOTFS, progress.report)
+                # Its content is that of the id: the control plane accepts one manifest for each image.
+                return ImageFacts(f"store {image_id}", uploaded=True)
+            case ContainerSource():
+                raise InvalidRequest("This host cannot import container images.")
+
+    async def upload(self, image: LocalImage, progress: Progress) -> int:
+        """Upload an image. Implements `registry.Upload`.
+
+        Raises:
+            Unavailable: the host is not connected. Otherwise as the transfer says.
+        """
+        return await self._connected().upload(image.image_id, image.rootfs, progress.report)
+
+    def _connected(self) -> Transfer:
+        if self._transfer is None:
+            raise Unavailable("This host is not connected to a control plane that has a store.")
+        return self._transfer

@@ -1,0 +1,217 @@
+"""The images of this host: at most one job prepares, fetches or uploads each of them, and few jobs run at a time.
+
+A job is a task of its own: a caller that disconnects does not stop it, a removal does. A job that has failed stays listed
+until its failure was returned once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final, Protocol
+
+from wrenn.agent.images.job import Failure, ImageStatus, Phase, Progress, Source
+from wrenn.agent.layout import IMAGE_JOB_SLOTS
+from wrenn.base.errors import InternalError, InvalidState, NoCapacity, NotFound, StorageFull, WrennError
+from wrenn.base.faults import fault_point
+from wrenn.base.ids import ImageId
+from wrenn.base.undo import Undo
+from wrenn.linux.disk_space import free_b
+from wrenn.linux.files import remove_tree
+from wrenn.linux.threads import run_to_end
+from wrenn.storage.images import ImageFacts, ImageFolder, LocalImage
+
+_log = logging.getLogger(__name__)
+
+_JOB_LIMIT: Final = 64
+"""Jobs that run, wait, or have failed and were not asked for since."""
+_STOPPED: Final = "The preparation of the image was cut off: the sandbox was removed, or the agent stopped."
+
+
+class Prepare(Protocol):
+    """Writes an image into its draft."""
+
+    def __call__(
+        self, source: Source, image_id: ImageId, draft: Path, progress: Progress, *, job_slot: int
+    ) -> Awaitable[ImageFacts]:
+        """Do it, and return what is known of the image."""
+        ...
+
+
+Upload = Callable[[LocalImage, Progress], Awaitable[int]]
+"""Uploads an image to the store, and returns how many bytes it sent."""
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    source: Source
+    upload: bool
+    progress: Progress = field(default_factory=Progress)
+    failure: Failure | None = None
+    removing: bool = False
+    task: asyncio.Task[None] | None = None
+
+
+class Images:
+    """The images of this host, ready or in preparation."""
+
+    def __init__(
+        self, *, folder: ImageFolder, data_dir: Path, reserve_b: int, prepare: Prepare, upload: Upload
+    ) -> None:
+        self._folder = folder
+        self._data_dir = data_dir
+        self._reserve_b = reserve_b
+        self._prepare = prepare
+        self._upload = upload
+        self._jobs: dict[ImageId, _Job] = {}
+        self._slots: asyncio.Queue[int] = asyncio.Queue()
+        for slot in IMAGE_JOB_SLOTS:
+            self._slots.put_nowait(slot)
+
+    def sweep(self) -> None:
+        """Remove what a killed agent left. Call it before the first job."""
+        self._folder.sweep()
+
+    def ids(self) -> list[str]:
+        """Return the ids of the ready images, sorted."""
+        return [str(image_id) for image_id in self._folder.ids()]
+
+    def list(self) -> list[ImageStatus]:
+        """Return all images: ready, in preparation, and failed ones whose failure was not returned yet. Blocking."""
+        jobs = [_status(image_id, job) for image_id, job in self._jobs.items()]
+        ready: list[ImageStatus] = []
+        for image_id in self._folder.ids():
+            if image_id not in self._jobs:
+                with suppress(NotFound, InvalidState):
+                    ready.append(ImageStatus(image_id, ready=self._folder.find(image_id)))
+        return [*ready, *jobs]
+
+    async def ensure(
+        self, image_id: ImageId, source: Source, *, upload: bool = False, wait_s: float = 0.0
+    ) -> ImageStatus:
+        """Begin to prepare an image, or join the preparation, and return its state after at most `wait_s`.
+
+        A failure is returned once; the next call begins again. With `upload` it is ready when the store has it too.
+
+        Raises:
+            NoCapacity: too many images are being prepared. StorageFull: the disk is below its reserve.
+        """
+        job = self._jobs.get(image_id)
+        if job is None:
+            ready = self._find(image_id)
+            if ready is not None and (ready.facts.uploaded or not upload):
+                return ImageStatus(image_id, ready=ready)
+            job = self._begin(image_id, source, upload=upload)
+        elif upload:
+            job.upload = True
+        assert job.task is not None, "a job has its task from the start"
+        await asyncio.wait({job.task}, timeout=wait_s)
+        if job.removing:
+            raise InvalidState(f"Image {image_id} was removed while it was prepared.")
+        if job.failure is not None:
+            if self._jobs.get(image_id) is job:
+                del self._jobs[image_id]
+            return _status(image_id, job)
+        if not job.task.done():
+            return _status(image_id, job)
+        return ImageStatus(image_id, ready=self._folder.find(image_id))
+
+    async def remove(self, image_id: ImageId) -> None:
+        """Remove an image, also one that is being prepared. A missing one is ignored.
+
+        Bases and sandboxes that were made from it continue to have their copy.
+        """
+        while (job := self._jobs.get(image_id)) is not None:
+            job.removing = True
+            await self._cancel({image_id: job})
+        await self._folder.remove(image_id)
+
+    async def close(self) -> None:
+        """Cancel all jobs and wait for their end."""
+        await self._cancel(dict(self._jobs))
+
+    async def _cancel(self, jobs: dict[ImageId, _Job]) -> None:
+        tasks = {job.task for job in jobs.values() if job.task is not None}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for image_id, job in jobs.items():
+            if self._jobs.get(image_id) is job:
+                del self._jobs[image_id]
+
+    def _find(self, image_id: ImageId) -> LocalImage | None:
+        try:
+            return self._folder.find(image_id)
+        except NotFound:
+            return None
+        except InvalidState as error:
+            _log.warning("image is damaged and prepared again", extra=error.context)
+            return None
+
+    def _begin(self, image_id: ImageId, source: Source, *, upload: bool) -> _Job:
+        if len(self._jobs) >= _JOB_LIMIT:
+            failed = next((known for known, job in self._jobs.items() if job.failure is not None), None)
+            if failed is None:
+                raise NoCapacity("Too many images are being prepared on this host. Try again later.")
+            del self._jobs[failed]
+        self._require_free_disk()
+        job = self._jobs[image_id] = _Job(source, upload)
+        job.task = asyncio.create_task(self._run(image_id, job), name=f"prepare {image_id}")
+        return job
+
+    def _require_free_disk(self) -> None:
+        if free_b(self._data_dir) < self._reserve_b:
+            raise StorageFull("The disk of the host is full: no image can be prepared until space is freed.")
+
+    async def _run(self, image_id: ImageId, job: _Job) -> None:
+        """Run a job. It always ends normally, with its failure if there is one."""
+        try:
+            await self._work(image_id, job)
+        except asyncio.CancelledError:
+            # By a removal or the agent's end, or because the sandbox whose disk was read has been removed.
+            job.failure = Failure(InvalidState.code, _STOPPED)
+        except WrennError as error:
+            job.failure = Failure(error.code, error.message)
+            _log.warning(
+                "image not prepared",
+                extra={"image_id": str(image_id), "reason": error.message, **error.context},
+            )
+        except Exception:  # noqa: BLE001 - the caller gets an error without details
+            job.failure = Failure(InternalError.code, "The image could not be prepared.")
+            _log.exception("image not prepared", extra={"image_id": str(image_id)})
+        else:
+            del self._jobs[image_id]
+
+    async def _work(self, image_id: ImageId, job: _Job) -> None:
+        slot = await self._slots.get()
+        try:
+            self._require_free_disk()
+            image = self._find(image_id) or await self._make(image_id, job, slot)
+            if job.upload and not image.facts.uploaded:
+                job.progress.begin(Phase.UPLOAD)
+                await fault_point("agent.image.before_upload")
+                sent_b = await self._upload(image, job.progress)
+                await fault_point("agent.image.after_upload")
+                self._folder.set_uploaded(image, uploaded_b=sent_b)
+        finally:
+            self._slots.put_nowait(slot)
+
+    async def _make(self, image_id: ImageId, job: _Job, slot: int) -> LocalImage:
+        async with Undo() as undo:
+            draft = self._folder.new_draft(image_id)
+            undo.push("remove draft", partial(run_to_end, lambda: remove_tree(draft)))
+            await fault_point("agent.image.after_draft")
+            facts = await self._prepare(job.source, image_id, draft, job.progress, job_slot=slot)
+            await fault_point("agent.image.after_prepare")
+            # The undo step runs on success too: the draft has been renamed by then.
+            return await self._folder.publish(draft, image_id, facts)
+
+
+def _status(image_id: ImageId, job: _Job) -> ImageStatus:
+    return ImageStatus(image_id, failure=job.failure, progress=job.progress)
