@@ -15,7 +15,7 @@ from wrenn.agent.images import DiskSource, ImageStatus, StoredSource
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
 from wrenn.base.errors import InvalidState, NotFound
-from wrenn.base.faults import arm_faults
+from wrenn.base.faults import FaultInjected, arm_faults
 from wrenn.base.ids import ImageId, SandboxId
 from wrenn.protocol.host import host_pb as pb
 from wrenn.storage.images import ImageFolder
@@ -113,6 +113,20 @@ async def test_a_preparation_ends_with_its_image_or_its_sandbox(agent: Agent) ->
     assert status.failure is not None
     assert "removed" in status.failure.message
     await assert_no_image_left(agent)
+
+
+async def test_a_removal_that_was_interrupted_is_completed_by_the_next_agent(settings: Settings) -> None:
+    async with running_agent(settings, ProcessHost()) as agent:
+        sandbox_id, image_id = await paused(agent), ImageId.new()
+        await ensured(agent, image_id, sandbox_id)
+        arm_faults("images.image.removal=error")
+        with pytest.raises(FaultInjected):
+            await agent.images.remove(image_id)
+        arm_faults("")
+        assert agent.images.list() == []
+        await agent.sandboxes.remove(sandbox_id)
+    async with running_agent(settings, ProcessHost()) as agent:
+        await assert_no_image_left(agent)
 
 
 async def test_few_images_are_prepared_at_a_time(agent: Agent) -> None:

@@ -18,7 +18,6 @@ from typing import Final, Protocol
 from wrenn.agent.images.job import Failure, ImageStatus, Phase, Progress, Source
 from wrenn.agent.layout import IMAGE_JOB_SLOTS
 from wrenn.base.errors import InternalError, InvalidState, NoCapacity, NotFound, StorageFull, WrennError
-from wrenn.base.faults import fault_point
 from wrenn.base.ids import ImageId
 from wrenn.base.undo import Undo
 from wrenn.linux.disk_space import free_b
@@ -195,9 +194,7 @@ class Images:
             image = self._find(image_id) or await self._make(image_id, job, slot)
             if job.upload and not image.facts.uploaded:
                 job.progress.begin(Phase.UPLOAD)
-                await fault_point("agent.image.before_upload")
                 sent_b = await self._upload(image, job.progress)
-                await fault_point("agent.image.after_upload")
                 self._folder.set_uploaded(image, uploaded_b=sent_b)
         finally:
             self._slots.put_nowait(slot)
@@ -206,9 +203,7 @@ class Images:
         async with Undo() as undo:
             draft = self._folder.new_draft(image_id)
             undo.push("remove draft", partial(run_to_end, lambda: remove_tree(draft)))
-            await fault_point("agent.image.after_draft")
             facts = await self._prepare(job.source, image_id, draft, job.progress, job_slot=slot)
-            await fault_point("agent.image.after_prepare")
             # The undo step runs on success too: the draft has been renamed by then.
             return await self._folder.publish(draft, image_id, facts)
 
