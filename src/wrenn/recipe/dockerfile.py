@@ -244,7 +244,7 @@ class _Parser:
         self._statements.append(UserStatement(line=line.number, text=line.text, name=name, create=False))
 
     def _add_or_copy(self, line: LogicalLine) -> None:
-        flags = self._flags(line, "chown", "chmod", "exclude", "link")
+        flags = self._flags(line, "chown", "chmod", "link")
         link = flags.one("link")  # a hint for Docker's store of layers, without meaning here
         if link not in (None, "", "true", "false"):
             raise refused(line.number, "--link is true or false")
@@ -273,7 +273,6 @@ class _Parser:
                 owner=None if owner is None else parse_word(owner, self._escape),
                 mode=None if mode is None else parse_word(mode, self._escape),
                 extract=line.keyword == "ADD",
-                exclude=tuple(parse_word(word, self._escape) for word in flags.values.get("exclude", [])),
             )
         )
 

@@ -128,7 +128,7 @@ class Copy(Instruction):
     """Writes files of the build context, or files that are written in the recipe.
 
     Attributes:
-        sources: patterns below the context's root, without leading slash; `.` is the root. `archive.select` finds the files.
+        sources: patterns below the context's root, without leading slash; `.` is the root. `archive.ContextArchive.select` finds the files.
         inline: files that come after the sources.
         destination: absolute path.
         into_directory: the destination is a directory, whatever is there: it was written with a slash at its end, or
@@ -136,7 +136,6 @@ class Copy(Instruction):
         owner: `user` or `user:group` by name or number; None for root.
         mode: permissions of everything that is written; None keeps those of the context.
         extract: local tar archives among the sources are unpacked into the destination (ADD).
-        exclude: patterns of what is left out, relative to the context.
     """
 
     sources: tuple[str, ...]
@@ -146,7 +145,6 @@ class Copy(Instruction):
     owner: str | None
     mode: int | None = None
     extract: bool = False
-    exclude: tuple[str, ...] = ()
 
 
 Step = Run | Start | Env | Workdir | User | Copy

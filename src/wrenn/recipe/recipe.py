@@ -33,6 +33,7 @@ from wrenn.recipe.limits import (
     refused,
     shown,
 )
+from wrenn.recipe.patterns import PatternError, check_pattern
 from wrenn.recipe.statements import (
     AnyStatement,
     ArgStatement,
@@ -327,9 +328,6 @@ class _Planner:
             owner=owner if owner is not None or not statement.owned_by_user else self._user,
             mode=None if mode is None else int(mode, 8),
             extract=statement.extract,
-            exclude=tuple(
-                self._source(statement, self._evaluate(statement, word)) for word in statement.exclude
-            ),
         )
 
     def _source(self, statement: Statement, source: str) -> str:
@@ -340,6 +338,10 @@ class _Planner:
         path = posixpath.normpath(source.lstrip("/") or ".")
         if path == ".." or path.startswith("../"):
             raise refused(statement.line, f"{shown(source)} is outside of the build context")
+        try:
+            check_pattern(path)
+        except PatternError as error:
+            raise refused(statement.line, str(error)) from error
         return path
 
     def _expose(self, statement: ExposeStatement) -> None:

@@ -93,7 +93,6 @@ class CopyStatement(Statement):
     owned_by_user: bool = False
     mode: Word | None = None
     extract: bool = False
-    exclude: tuple[Word, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
