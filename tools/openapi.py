@@ -41,7 +41,7 @@ def description() -> dict[str, Any]:
 def reference(document: dict[str, Any]) -> str:
     """The document as a page."""
     lines = [HEAD]
-    for path, methods in document["paths"].items():
+    for path, methods in sorted(document["paths"].items()):
         for method in METHODS:
             if method not in methods:
                 continue

@@ -23,6 +23,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from wrenn.agent.machine import measure
+from wrenn.base.clock import Clock
 from wrenn.base.faults import arm_faults
 from wrenn.base.secrets import Secret
 from wrenn.control.db import Database, Transaction
@@ -236,10 +237,12 @@ def client(url: str, key: Secret | None) -> httpx2.AsyncClient:
 
 
 @asynccontextmanager
-async def running_control_plane(settings: Settings, key: Secret) -> AsyncGenerator[ControlPlane]:
+async def running_control_plane(
+    settings: Settings, key: Secret, *, clock: Clock | None = None
+) -> AsyncGenerator[ControlPlane]:
     """The control plane in this process, served on loopback."""
     async with AsyncExitStack() as stack:
-        control = await stack.enter_async_context(running_control(settings))
+        control = await stack.enter_async_context(running_control(settings, clock=clock))
         config = uvicorn.Config(
             control.app,
             host="127.0.0.1",
@@ -254,9 +257,11 @@ async def running_control_plane(settings: Settings, key: Secret) -> AsyncGenerat
 
 
 @asynccontextmanager
-async def running_platform(settings: Settings, host: AgentHost, key: Secret) -> AsyncGenerator[Platform]:
+async def running_platform(
+    settings: Settings, host: AgentHost, key: Secret, *, clock: Clock | None = None
+) -> AsyncGenerator[Platform]:
     """The same with a host."""
-    async with running_control_plane(settings, key) as control:
+    async with running_control_plane(settings, key, clock=clock) as control:
         await host.join(control.url, str(settings.database_url))
         await control.control.monitor.look_once()
         yield Platform(**vars(control), host=host)

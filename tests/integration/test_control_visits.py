@@ -8,22 +8,40 @@ from datetime import datetime
 
 import pytest
 
+from wrenn.base.clock import SystemClock
 from wrenn.base.errors import Unavailable
 from wrenn.base.ids import SandboxId
 from wrenn.control.settings import Settings
 from wrenn.testing.agent_host import AgentHost
 
-from .conftest import DEADLINE_S, Platform, make_team, running_platform
+from .conftest import DEADLINE_S, Platform, make_team, run_sql, running_platform
 
 CALLS = ("list_sandboxes", "list_snapshots")
 QUIET_S = 1.2
 """Six intervals of the control plane's loops."""
 
 
+class AdvancedClock(SystemClock):
+    """A clock that a test can set forward."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead_s
+
+
 @pytest.fixture
-async def platform(settings: Settings, host: AgentHost, database_url: str) -> AsyncIterator[Platform]:
+def clock() -> AdvancedClock:
+    return AdvancedClock()
+
+
+@pytest.fixture
+async def platform(
+    settings: Settings, host: AgentHost, database_url: str, clock: AdvancedClock
+) -> AsyncIterator[Platform]:
     key = await make_team(database_url, "ada")
-    async with running_platform(settings, host, key) as platform:
+    async with running_platform(settings, host, key, clock=clock) as platform:
         yield platform
 
 
@@ -55,6 +73,28 @@ async def test_a_host_is_asked_only_when_something_has_changed(platform: Platfor
     platform.host.kill_guest(id_of(path))
     await platform.wait_status(path, "error")
     assert id_of(path) not in platform.host.sandbox_ids
+
+
+async def test_every_five_minutes_only_rows_are_looked_at_unless_they_have_changed(
+    platform: Platform, clock: AdvancedClock, database_url: str
+):
+    path = await platform.create()
+    quiet = await wait_quiet(platform)
+    clock.ahead_s += 300
+    assert (await wait_quiet(platform))["list_sandboxes"] == quiet["list_sandboxes"]
+    # As by a replica that was killed before it sent the policy to the host.
+    await run_sql(
+        database_url,
+        "UPDATE sandboxes SET network = network || '{\"allow_internet\": false}', network_revision = network_revision + 1",
+    )
+    assert (await wait_quiet(platform))["list_sandboxes"] == quiet["list_sandboxes"]
+    clock.ahead_s += 300
+    async with asyncio.timeout(DEADLINE_S):
+        while platform.host.record(id_of(path)).network.policy.allow_internet:
+            await asyncio.sleep(0.05)
+    again = await wait_quiet(platform)
+    clock.ahead_s += 3600
+    assert (await wait_quiet(platform))["list_sandboxes"] > again["list_sandboxes"], "every hour in any case"
 
 
 async def test_activity_comes_with_the_heartbeats(platform: Platform):

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from wrenn.base.errors import NoCapacity
 from wrenn.base.ids import HostId, SandboxId, TeamId
 from wrenn.control.db import Database, Transaction
-from wrenn.control.hosts import HostClients, Monitor
+from wrenn.control.hosts import HostClients, Monitor, RecentHosts
 from wrenn.control.placement import NO_LOAD, Load, Overcommit, Wanted
 from wrenn.control.quotas import Limits
 from wrenn.control.sandboxes import BackOff, Capacity
@@ -56,7 +56,9 @@ async def fill(database: Database, *, hosts: int, slots: int) -> TeamId:
 async def replica(url: str, pki: Path) -> AsyncGenerator[Capacity]:
     """The part of a control plane that places sandboxes."""
     database, clients = Database(url), HostClients(pki)
-    monitor = Monitor(database, clients, interval_s=60, silent_after_s=90)
+    monitor = Monitor(
+        database, RecentHosts(database, interval_s=60), clients, interval_s=60, silent_after_s=90
+    )
     capacity = Capacity(database, monitor, Overcommit(4, 60, 100), UNLIMITED, BackOff())
     try:
         yield capacity

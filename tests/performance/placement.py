@@ -21,7 +21,7 @@ from wrenn.base.ids import TeamId
 from wrenn.control.db import Database, Transaction
 from wrenn.control.db.embedded import ensure_running, stop
 from wrenn.control.db.migrate import migrate
-from wrenn.control.hosts import HostClients, Monitor, ensure_pki
+from wrenn.control.hosts import HostClients, Monitor, RecentHosts, ensure_pki
 from wrenn.control.placement import Overcommit, Wanted
 from wrenn.control.quotas import Limits
 from wrenn.control.sandboxes import BackOff, Capacity
@@ -93,7 +93,9 @@ async def _filled_database(hosts: int) -> AsyncGenerator[tuple[Capacity, TeamId]
         try:
             await fill(database, hosts)
             found = await database.execute(text("SELECT id FROM teams WHERE name = 'team 1'"))
-            monitor = Monitor(database, clients, interval_s=60, silent_after_s=90)
+            monitor = Monitor(
+                database, RecentHosts(database, interval_s=60), clients, interval_s=60, silent_after_s=90
+            )
             yield (
                 Capacity(database, monitor, Overcommit(4, 60, 100), UNLIMITED, BackOff()),
                 TeamId(found.scalar_one()),

@@ -47,8 +47,10 @@ from wrenn.control.guests import routers as guest_routers
 from wrenn.control.hosts import (
     Authority,
     CertificateRenewal,
+    Heartbeats,
     HostClients,
     Monitor,
+    RecentHosts,
     Replica,
     ensure_pki,
 )
@@ -120,7 +122,9 @@ from wrenn.protocol.api import (
 )
 from wrenn.telemetry import Metrics, RequestMetrics
 
+# Requests are compared with the endpoints in this order. Heartbeats are the requests that never cease.
 ROUTERS: Final = {
+    HOSTS_PREFIX: (enrolment.router, fleet.router),
     SANDBOXES_PREFIX: (*sandbox_routers, *guest_routers, *port_routers),
     SNAPSHOTS_PREFIX: snapshot_routers,
     "/v1/auth": (sessions.router, password_reset.router),
@@ -134,7 +138,6 @@ ROUTERS: Final = {
     EVENTS_PREFIX: event_routers,
     LIMITS_PREFIX: (quota_routes.own_router,),
     ADMIN_TEAMS_PREFIX: (quota_routes.admin_router,),
-    HOSTS_PREFIX: (enrolment.router, fleet.router),
 }
 API: Final = api_router(ROUTERS)
 
@@ -190,6 +193,7 @@ async def running_control(settings: Settings, clock: Clock | None = None) -> Asy
             _Base(
                 settings,
                 database,
+                RecentHosts(database, interval_s=settings.host_interval_s),
                 clients,
                 clock or SystemClock(),
                 random_hex(8),
@@ -233,6 +237,7 @@ class _Base:
 
     settings: Settings
     database: Database
+    hosts: RecentHosts
     clients: HostClients
     clock: Clock
     owner: str
@@ -247,6 +252,7 @@ def _build(
     auth = _build_auth(base)
     hosts = Monitor(
         database,
+        base.hosts,
         base.clients,
         interval_s=settings.host_interval_s,
         silent_after_s=settings.missing_after_s,
@@ -277,6 +283,7 @@ def _build(
     renewal = CertificateRenewal(settings.data_dir / "pki", settings.authority, base.clients, base.authority)
     replica = Replica(database, base.owner, renewal, auth.secret)
     feed = Feed(database)
+    heartbeats = Heartbeats(database)
     browsers = Browsers(settings.accounts.public_url, settings.accounts.trusted_proxies)
     services = Services(
         authenticator=auth.authenticator,
@@ -316,6 +323,7 @@ def _build(
         drains=drains,
         enrolment=Enrolment(
             database=database,
+            heartbeats=heartbeats,
             authority=lambda: renewal.authority,
             tokens=auth.tokens,
             throttle=throttle,
@@ -364,7 +372,12 @@ def _build(
         renewal,
         replica,
     )
-    closing = (sandboxes.creations.close, sandboxes.forks.close, sandboxes.capacity.close)
+    closing = (
+        sandboxes.creations.close,
+        sandboxes.forks.close,
+        sandboxes.capacity.close,
+        heartbeats.close,
+    )
     return control, closing, loops
 
 
@@ -481,6 +494,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
         reconciler=reconciler,
         comparison=Comparison(
             database=database,
+            hosts=base.hosts,
             hints=hints,
             clients=clients,
             changes=changes,
@@ -540,6 +554,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
         snapshot_leases=snapshot_lifecycle.leases,
         sweep=SnapshotSweep(
             database=database,
+            hosts=base.hosts,
             clients=clients,
             lifecycle=snapshot_lifecycle,
             clock=base.clock,

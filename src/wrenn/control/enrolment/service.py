@@ -19,12 +19,14 @@ from wrenn.control.db import Database, Transaction
 from wrenn.control.enrolment.types import RefreshHost, RegisterHost
 from wrenn.control.hosts import (
     Authority,
+    Heartbeats,
     HostAddress,
     HostDeleted,
     HostHeartbeat,
     HostRecord,
     HostType,
     Machine,
+    ReceivedHeartbeat,
     RefreshToken,
     address_of,
     credential_store,
@@ -76,6 +78,7 @@ class Enrolment:
         self,
         *,
         database: Database,
+        heartbeats: Heartbeats,
         authority: Callable[[], Authority],
         tokens: Tokens,
         throttle: Throttle,
@@ -83,6 +86,7 @@ class Enrolment:
         clock: Clock,
     ) -> None:
         self._database = database
+        self._heartbeats = heartbeats
         self._authority = authority
         self._tokens = tokens
         self._throttle = throttle
@@ -198,7 +202,7 @@ class Enrolment:
             # The host lives. It is asked for its lists as one that says nothing of itself.
             _log.warning("heartbeat not read", extra={"host_id": str(host_id), "cause": error.message})
             heartbeat = HostHeartbeat()
-        held = await credential_store.record_heartbeat(self._database, host_id, sender.refresh_id, heartbeat)
+        held = await self._heartbeats.record(ReceivedHeartbeat(host_id, sender.refresh_id, heartbeat))
         if heartbeat.active:
             try:
                 await self._record_activity(host_id, heartbeat.active)

@@ -7,9 +7,12 @@ from wrenn.control.hosts.addresses import ADDRESS_LIMIT, HostAddress, address_of
 from wrenn.control.hosts.authority import CSR_LIMIT_B, Authority, CaIdentity, public_key_of
 from wrenn.control.hosts.client import HostClient, HostClients, PortPlace
 from wrenn.control.hosts.execs import HostNotResponding
+from wrenn.control.hosts.heartbeat_store import ReceivedHeartbeat
+from wrenn.control.hosts.heartbeats import Heartbeats
 from wrenn.control.hosts.messages import SIGNALS, heartbeat_of
 from wrenn.control.hosts.monitor import Monitor
 from wrenn.control.hosts.pki import ensure_pki
+from wrenn.control.hosts.recent import RecentHosts
 from wrenn.control.hosts.records import (
     Drain,
     HostDeleted,
@@ -82,6 +85,7 @@ __all__ = [
     "DrainPolicy",
     "FileInfo",
     "FirstMet",
+    "Heartbeats",
     "Host",
     "HostAddress",
     "HostClient",
@@ -110,6 +114,8 @@ __all__ = [
     "NewHost",
     "PortPlace",
     "ProcessEnd",
+    "ReceivedHeartbeat",
+    "RecentHosts",
     "RefreshToken",
     "Replica",
     "RunningProcess",

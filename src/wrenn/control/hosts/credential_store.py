@@ -1,4 +1,4 @@
-"""Statements on the credentials of hosts: registration tokens, refresh tokens, heartbeats. Times are the database's.
+"""Statements on the credentials of hosts: registration tokens and refresh tokens. Times are the database's.
 
 A change holds the lock of its host. A refresh token is revoked when a later one is first used, so that an answer which is
 lost costs no host its credentials.
@@ -10,27 +10,22 @@ import uuid
 from collections.abc import Collection
 from typing import Any, Final
 
-from sqlalchemy import Select, Text, Uuid, bindparam, delete, exists, func, insert, literal, select, update
+from sqlalchemy import delete, func, insert, select, update
 
-from wrenn.base.errors import NotFound, Unauthorized
 from wrenn.base.ids import HostId, UserId, random_hex
 from wrenn.base.secrets import Secret
 from wrenn.base.units import GIB, MIB
-from wrenn.control.audit import Status
 from wrenn.control.db import Database, Transaction, in_s
 from wrenn.control.hosts.authority import CaIdentity, SignedCertificate
-from wrenn.control.hosts.ca_store import identity_of, trusted_text
+from wrenn.control.hosts.ca_store import trusted_text
 from wrenn.control.hosts.records import (
     REFRESH_LIFE_S,
     REGISTRATION_LIFE_S,
     TOKEN_PATTERN,
-    HostDeleted,
     Machine,
     RefreshToken,
 )
-from wrenn.control.hosts.store import log_team, marked, report_columns, report_values
 from wrenn.control.hosts.tables import host_refresh_tokens, host_registration_tokens, hosts
-from wrenn.control.hosts.types import HostHeartbeat, HostStatus
 
 _registration = host_registration_tokens.c
 _refresh = host_refresh_tokens.c
@@ -39,7 +34,6 @@ _UNUSED_LIMIT: Final = 8
 """Refresh tokens of a host that were issued and never used, as answers were lost."""
 _TOKENS_LIMIT: Final = 16
 """Refresh tokens of a host in all, of which those that are revoked only tell a former agent what became of its host."""
-_NOT_VALID: Final = "The host token is not valid or has expired: refresh it."
 
 
 async def issue_registration_token(tx: Transaction, host_id: HostId, *, by: UserId | None) -> Secret:
@@ -206,84 +200,6 @@ async def _revoke_refresh_tokens(tx: Transaction, host_ids: Collection[HostId]) 
     await tx.execute(
         update(host_refresh_tokens).where(among, _refresh.revoked_at.is_(None)).values(revoked_at=func.now())
     )
-
-
-def _heartbeat() -> Select[*tuple[Any, ...]]:
-    host_id, token_id = bindparam("of_host", type_=Uuid), bindparam("of_token", type_=Uuid)
-    was = (
-        select(hosts.c.id, hosts.c.status, hosts.c.deleted_at, log_team(hosts.c.team_id))
-        .where(hosts.c.id == host_id)
-        .with_for_update(key_share=True)
-        .cte("was")
-    )
-    token = (
-        select(_refresh.id, _refresh.created_at, _refresh.ca_signer, _refresh.ca_trusted)
-        .where(_refresh.id == token_id, _refresh.host_id == host_id, _refresh.revoked_at.is_(None))
-        .cte("token")
-    )
-    seen = (
-        update(hosts)
-        .where(hosts.c.id == was.c.id, was.c.deleted_at.is_(None), exists(select(token.c.id)))
-        .values(
-            status=HostStatus.ONLINE,
-            last_heartbeat_at=func.now(),
-            inventory=bindparam("of_inventory", type_=Text),
-            updated_at=func.now(),
-            **report_columns(),
-        )
-        .returning(hosts.c.id)
-        .cte("seen")
-    )
-    is_seen = exists(select(seen.c.id))
-    revoked = (
-        update(host_refresh_tokens)
-        .where(
-            _refresh.host_id == host_id,
-            _refresh.revoked_at.is_(None),
-            _refresh.created_at < select(token.c.created_at).scalar_subquery(),
-            is_seen,
-        )
-        .values(revoked_at=func.now())
-        .returning(literal(1).label("one"))
-        .cte("revoked")
-    )
-    back = select(was.c.id, was.c.team_id).where(was.c.status == HostStatus.UNREACHABLE, is_seen).cte("back")
-    return select(
-        was.c.deleted_at.is_not(None).label("is_deleted"),
-        is_seen.label("is_seen"),
-        select(token.c.ca_signer).scalar_subquery().label("ca_signer"),
-        select(token.c.ca_trusted).scalar_subquery().label("ca_trusted"),
-    ).add_cte(revoked, *marked(back, "marked_up", Status.SUCCESS))
-
-
-_HEARTBEAT: Final = _heartbeat()
-
-
-async def record_heartbeat(
-    database: Database, host_id: HostId, token_id: uuid.UUID, heartbeat: HostHeartbeat
-) -> CaIdentity | None:
-    """Store a heartbeat of a host, which was sent with a host token that came with this refresh token; one statement.
-
-    Refresh tokens before that one are revoked: the agent has the answer that it came in. Returns which CAs that answer named;
-    None: it is from before a version that stored them.
-
-    Raises:
-        HostDeleted. NotFound: there was never such a host. Unauthorized: the refresh token was revoked.
-    """
-    values = {
-        "of_host": host_id.value,
-        "of_token": token_id,
-        "of_inventory": heartbeat.inventory,
-        **report_values(heartbeat.report),
-    }
-    row = (await database.execute(_HEARTBEAT, values)).one_or_none()
-    if row is None:
-        raise NotFound(f"There is no host {host_id}.")
-    if row.is_deleted:
-        raise HostDeleted(f"Host {host_id} was deleted.")
-    if not row.is_seen:
-        raise Unauthorized(_NOT_VALID)
-    return identity_of(row.ca_signer, row.ca_trusted)
 
 
 async def delete_expired(database: Database) -> None:

@@ -15,6 +15,7 @@ from wrenn.base.loops import Loop
 from wrenn.control.db import Database
 from wrenn.control.hosts import store
 from wrenn.control.hosts.client import HostClients
+from wrenn.control.hosts.recent import RecentHosts
 from wrenn.control.hosts.rounds import HostRounds
 from wrenn.control.hosts.types import Host, HostStatus
 from wrenn.control.hosts.visits import FirstVisits
@@ -58,16 +59,23 @@ class Monitor:
 
     A host that does not answer is unreachable, unless a heartbeat came within `silent_after_s`. A host is looked at in every
     round if it sends no report with its heartbeats, or once a call to it has failed; and else when its heartbeat is overdue,
-    when one comes although it did not answer, and every minute.
+    when one comes although it did not answer, and every minute. An answer is stored where it changes something.
 
     Attributes:
         on_unreachable: called after a host has become unreachable.
     """
 
     def __init__(
-        self, database: Database, clients: HostClients, *, interval_s: float, silent_after_s: float
+        self,
+        database: Database,
+        hosts: RecentHosts,
+        clients: HostClients,
+        *,
+        interval_s: float,
+        silent_after_s: float,
     ) -> None:
         self._database = database
+        self._hosts = hosts
         self._clients = clients
         self._interval_s = interval_s
         self._silent_after_s = silent_after_s
@@ -109,7 +117,7 @@ class Monitor:
         await self._rounds.run([h for h in hosts if not h.is_reachable or not h.inventory], self._look)
 
     async def _look_at_due(self) -> None:
-        hosts = await store.all_hosts(self._database)
+        hosts = await self._hosts.read()
         present = {host.host_id for host in hosts}
         self._looks = {host_id: look for host_id, look in self._looks.items() if host_id in present}
         self._rounds.keep_hosts(hosts)
@@ -151,12 +159,16 @@ class Monitor:
                 )
             if await store.record_silent(self._database, host.host_id, heartbeat_s=self._silent_after_s):
                 _log.warning("host is unreachable", extra={"host_id": str(host.host_id)})
+                self._hosts.forget()
                 self.on_unreachable()
             return
         self._remember(host, 0)
+        if host.is_reachable and host.status is HostStatus.ONLINE and host.inventory:
+            return  # as its row says, and what it reports comes with its heartbeats
+        await store.record_seen(self._database, host.host_id, seen)
         if not host.is_reachable:
             _log.info("host answers", extra={"host_id": str(host.host_id)})
-        await store.record_seen(self._database, host.host_id, seen)
+            self._hosts.forget()
 
     def _remember(self, host: Host, silent_looks: int) -> None:
         self._looks[host.host_id] = _Look(

@@ -69,7 +69,7 @@ def select_hosts() -> Select[Any]:
     )
 
 
-_REPORT_COLUMNS: Final = (
+REPORT_COLUMNS: Final = (
     "agent_version",
     "vmm",
     "accelerator",
@@ -80,6 +80,8 @@ _REPORT_COLUMNS: Final = (
     "disk_available_b",
     "sandbox_disk_b",
     "sandbox_limit",
+    "templates",
+    "platform",
 )
 """Columns that hold what a host reports, and fields of `HostReport`."""
 _of_host: Final = bindparam("of_host", type_=Uuid)
@@ -150,11 +152,15 @@ def log_team(team_id: ColumnElement[Any]) -> ColumnElement[Any]:
 
 def report_values(report: HostReport | None) -> dict[str, Any]:
     """Values for the parameters of `report_columns`; None: no report, and the columns keep theirs."""
-    return {
-        f"report_{name}": None if report is None else getattr(report, name) for name in _REPORT_COLUMNS
-    } | {
-        "report_templates": None if report is None else list(report.templates),
-        "report_platform": None if report is None else report.platform.to_json(),
+    values = dict.fromkeys(REPORT_COLUMNS) if report is None else reported_columns(report)
+    return {f"report_{name}": value for name, value in values.items()}
+
+
+def reported_columns(report: HostReport) -> dict[str, Any]:
+    """Return the values of `REPORT_COLUMNS`, which can all be written as JSON."""
+    return {name: getattr(report, name) for name in REPORT_COLUMNS} | {
+        "templates": list(report.templates),
+        "platform": report.platform.to_json(),
     }
 
 
@@ -162,7 +168,7 @@ def report_columns() -> dict[str, Any]:
     """SQL expressions for the columns that hold what a host reports, with parameters from `report_values`."""
     return {
         name: func.coalesce(bindparam(f"report_{name}", type_=hosts.c[name].type), hosts.c[name])
-        for name in (*_REPORT_COLUMNS, "templates", "platform")
+        for name in REPORT_COLUMNS
     }
 
 

@@ -42,7 +42,7 @@ hosts = Table(
     Column("templates", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     # `VmPlatform` as JSON: which saved virtual machines it can restore. Empty: not known.
     Column("platform", JSONB(none_as_null=True), nullable=False, server_default=text("'{}'")),
-    # When it answered a call of the monitor last, and whether it answered the last one.
+    # When an answer to a call of the monitor was stored last, and whether it answered the last call.
     Column("last_seen_at", TIMESTAMP(timezone=True)),
     Column("is_reachable", Boolean, nullable=False, server_default=text("false")),
     # Since when it does not answer; NULL: it answered the last call, or never answered one.

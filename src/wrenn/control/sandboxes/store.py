@@ -8,7 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, case, func, null, or_, select
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+)
 
 from wrenn.base.ids import HostId, SandboxId, TeamId
 from wrenn.control.auth import CALLERS, Caller, CallerQuery, Credential, arguments_of, caller_of
@@ -31,9 +44,19 @@ _COLUMNS: Final = [
 ]  # fmt: skip
 
 
-def is_live() -> Any:
-    """SQL condition: the sandbox has not ended."""
-    return sandboxes.c.status.not_in(sorted(ENDED))
+_LIVE: Final[ColumnElement[bool]] = literal_column(
+    f"sandboxes.status NOT IN ({', '.join(repr(str(state)) for state in sorted(ENDED, reverse=True))})",
+    Boolean,
+)
+
+
+def is_live() -> ColumnElement[bool]:
+    """SQL condition: the sandbox has not ended.
+
+    As in the predicates of the indexes, and not with parameters: PostgreSQL would not use these indexes in a plan for any
+    parameters, and would plan each statement anew.
+    """
+    return _LIVE
 
 
 def takes_memory() -> ColumnElement[bool]:

@@ -14,7 +14,16 @@ from wrenn.base.errors import DeadlineExceeded, Unavailable, WrennError
 from wrenn.base.ids import SnapshotId
 from wrenn.base.loops import Loop
 from wrenn.control.db import Database, Transaction
-from wrenn.control.hosts import REMOVALS_A_ROUND, FirstMet, Host, HostClients, HostRounds, Visits, all_hosts
+from wrenn.control.hosts import (
+    REMOVALS_A_ROUND,
+    FirstMet,
+    Host,
+    HostClients,
+    HostRounds,
+    RecentHosts,
+    Visits,
+    all_hosts,
+)
 from wrenn.control.snapshots import store
 from wrenn.control.snapshots.lifecycle import SnapshotLifecycle
 from wrenn.control.snapshots.records import TemplateStatus
@@ -22,6 +31,8 @@ from wrenn.control.snapshots.records import TemplateStatus
 _log = logging.getLogger(__name__)
 
 _LIST_TIMEOUT_S: Final = 10.0
+_LONGEST_S: Final = 3600.0
+"""A host is swept at least so often. Its digest covers its snapshots, and snapshots that are to be removed make it due."""
 
 RemoveCopies = Callable[[Transaction, SnapshotId], Awaitable[None]]
 """Have the copies of an abandoned fork removed, in the transaction that gives up its snapshot."""
@@ -34,6 +45,7 @@ class SnapshotSweep:
         self,
         *,
         database: Database,
+        hosts: RecentHosts,
         clients: HostClients,
         lifecycle: SnapshotLifecycle,
         clock: Clock,
@@ -42,6 +54,7 @@ class SnapshotSweep:
         unknown_grace_s: float,
     ) -> None:
         self._database = database
+        self._hosts = hosts
         self._clients = clients
         self._lifecycle = lifecycle
         self._clock = clock
@@ -52,7 +65,7 @@ class SnapshotSweep:
         self._rounds = HostRounds("sweep snapshots")
         # Snapshots that are to be removed, and those without a row on any host.
         self._unwanted: FirstMet[SnapshotId] = FirstMet()
-        self._visits = Visits(clock, self._version)
+        self._visits = Visits(clock, self._version, longest_s=_LONGEST_S)
 
     async def run(self) -> None:
         """Sweep those hosts at an interval where there may be something to do, until cancelled."""
@@ -73,7 +86,7 @@ class SnapshotSweep:
         await self._take_back_abandoned()
         for host_id in await store.hosts_with_removals(self._database):
             self._visits.unsettle(host_id)
-        hosts = await all_hosts(self._database)
+        hosts = await self._hosts.read()
         self._unwanted.keep_hosts(hosts)
         self._rounds.keep_hosts(hosts)
         await self._rounds.run(self._visits.due([host for host in hosts if host.is_reachable]), self._sweep)

@@ -22,7 +22,6 @@ from sqlalchemy import (
     not_,
     null,
     select,
-    text,
     true,
     values,
 )
@@ -73,8 +72,6 @@ class HostLoads:
     loads: dict[HostId, Load]
 
 
-# As in the predicate of the index, and not as parameters: PostgreSQL would not use the index in a plan for any parameters.
-_LIVE: Final = text("sandboxes.status NOT IN ('stopped', 'error')")
 _host_ids: Final = bindparam("host_ids", type_=ARRAY(Uuid))
 
 
@@ -94,7 +91,7 @@ def _host_loads(*, some: bool) -> Select[Any]:
                 "has_template"
             ),
         )
-        .where(_LIVE, _c.host_id == func.any(_host_ids) if some else true())
+        .where(is_live(), _c.host_id == func.any(_host_ids) if some else true())
         .group_by(_c.host_id)
         .subquery("load")
     )

@@ -27,6 +27,7 @@ from wrenn.control.hosts import (
     HostSandbox,
     HostSandboxState,
     HostStatus,
+    RecentHosts,
     Visits,
     all_hosts,
 )
@@ -44,6 +45,8 @@ _LIST_TIMEOUT_S: Final = 10.0
 _REMOVE_TIMEOUT_S: Final = 30.0
 _NETWORKS_AT_ONCE: Final = 16
 """Policies that one host is told at once."""
+_AGREEMENT_LIFE_S: Final = 3600.0
+"""A host is asked for its list at least so often, although neither its digest nor its rows have changed."""
 LOST: Final = "The virtual machine is not on its host any more."
 FILES_LOST: Final = "The files of the paused sandbox are not on its host any more."
 
@@ -62,6 +65,15 @@ class ComparisonSettings:
     grace_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Agreement:
+    """A host had this version and its rows this digest when they agreed in everything, at this time."""
+
+    version: object
+    rows_digest: str
+    at: float
+
+
 class Comparison:
     """Compares the database with what each host reports, and corrects what differs. Safe to run twice and on two replicas."""
 
@@ -69,6 +81,7 @@ class Comparison:
         self,
         *,
         database: Database,
+        hosts: RecentHosts,
         hints: Hints,
         clients: HostClients,
         changes: ChangeNotifier,
@@ -77,6 +90,7 @@ class Comparison:
         settings: ComparisonSettings,
     ) -> None:
         self._database = database
+        self._hosts = hosts
         self._hints = hints
         self._clients = clients
         self._changes = changes
@@ -89,6 +103,7 @@ class Comparison:
         self._unwanted: FirstMet[SandboxId] = FirstMet()
         self._absent: FirstMet[SandboxId] = FirstMet()
         self._visits = Visits(clock, self._version)
+        self._agreements: dict[HostId, _Agreement] = {}
 
     async def run(self) -> None:
         """Compare those hosts at an interval where something may have changed, until cancelled."""
@@ -108,26 +123,48 @@ class Comparison:
         await comparison_store.record_activity(self._database, host_id, active)
 
     async def _compare_due(self) -> None:
-        hosts = await all_hosts(self._database)
+        hosts = await self._hosts.read()
         self._keep(hosts)
         # One that does not answer is compared when it does, unless it is unreachable, which its sandboxes then are too.
         comparable = [host for host in hosts if host.is_reachable or host.status is HostStatus.UNREACHABLE]
-        await self._rounds.run(self._visits.due(comparable), self._compare)
+        await self._rounds.run(self._visits.due(comparable), self._compare_unless_unchanged)
 
     def _keep(self, hosts: Sequence[Host]) -> None:
         self._unwanted.keep_hosts(hosts)
         self._absent.keep_hosts(hosts)
+        present = {host.host_id for host in hosts}
+        self._agreements = {
+            host_id: agreement for host_id, agreement in self._agreements.items() if host_id in present
+        }
         self._rounds.keep_hosts(hosts)
 
     def _version(self, host: Host) -> object:
         """What calls for a comparison when it changes: also a call that failed, since the host may have missed what it asked for."""
         return host.inventory, host.status, self._clients.at(host.endpoint).failures
 
+    async def _compare_unless_unchanged(self, host: Host) -> None:
+        """Compare a host, unless it and its rows are as they were when they agreed: then its list would say the same."""
+        version = self._visits.version_of(host)
+        agreement = self._agreements.get(host.host_id)
+        if (
+            agreement is not None
+            and agreement.version == version
+            and self._clock.monotonic() - agreement.at < _AGREEMENT_LIFE_S
+            and agreement.rows_digest == await comparison_store.rows_digest(self._database, host.host_id)
+        ):
+            self._visits.settle(host, version)
+        else:
+            await self._compare(host)
+
     async def _compare(self, host: Host) -> None:
         version = self._visits.version_of(host)
         self._visits.unsettle(host.host_id)
+        self._agreements.pop(host.host_id, None)
+        rows_digest = await comparison_store.rows_digest(self._database, host.host_id)
         if await self._compare_with_rows(host):
             self._visits.settle(host, version)
+            if host.inventory:
+                self._agreements[host.host_id] = _Agreement(version, rows_digest, self._clock.monotonic())
 
     async def _compare_with_rows(self, host: Host) -> bool:
         """Compare one host; returns whether it agrees with the database in everything."""
@@ -223,15 +260,13 @@ class Comparison:
 
         async def resend_network(row: Sandbox) -> None:
             async with at_once:
-                await self._resend_network(client, row, seen.get(row.sandbox_id))
+                await self._resend_network(client, row)
 
-        await asyncio.gather(*map(resend_network, rows.values()))
+        older = [row for row in rows.values() if _has_older_network(row, seen.get(row.sandbox_id))]
+        await asyncio.gather(*map(resend_network, older))
 
-    async def _resend_network(self, client: HostClient, row: Sandbox, seen: HostSandbox | None) -> None:
+    async def _resend_network(self, client: HostClient, row: Sandbox) -> None:
         """Send the network policy to a host that has an older one, since it did not answer when the policy changed."""
-        has_one = seen is not None and seen.state in (HostSandboxState.RUNNING, HostSandboxState.PAUSED)
-        if seen is None or not has_one or seen.network_revision >= row.network_revision:
-            return
         fields = {"sandbox_id": str(row.sandbox_id), "revision": row.network_revision}
         policy = host_policy(row.network, row.network_revision)
         try:
@@ -317,6 +352,14 @@ def _is_running(row: Sandbox) -> bool:
 
 def _is_paused(row: Sandbox) -> bool:
     return row.desired is Desired.PAUSED and row.status is State.PAUSED
+
+
+def _has_older_network(row: Sandbox, seen: HostSandbox | None) -> bool:
+    return (
+        seen is not None
+        and seen.state in (HostSandboxState.RUNNING, HostSandboxState.PAUSED)
+        and seen.network_revision < row.network_revision
+    )
 
 
 def _agree(row: Sandbox, seen: HostSandbox | None) -> bool:

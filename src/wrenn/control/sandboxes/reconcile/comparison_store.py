@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Float, Update, Uuid, and_, bindparam, case, func, null, select, true, update
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import (
+    Float,
+    Text,
+    Update,
+    Uuid,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    null,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 
 from wrenn.base.ids import HostId, SandboxId
 from wrenn.control.audit import Status
-from wrenn.control.db import Database, Hints, span_s
+from wrenn.control.db import Database, Hints, RowQuery, span_s
 from wrenn.control.hosts import HostSandbox
 from wrenn.control.sandboxes.reconcile.fencing import OtherRow
 from wrenn.control.sandboxes.reconcile.work_store import by_system, write_result
@@ -36,6 +50,26 @@ async def live_on_host(database: Database, host_id: HostId) -> list[Sandbox]:
         select_sandboxes().where(_c.host_id == host_id.value, is_live()), repeatable=True
     )
     return [sandbox_of(row) for row in found]
+
+
+def _rows_digest() -> RowQuery:
+    names = ("id", "version", "generation", "status", "desired", "failure", "reason", "network_revision")
+    row = func.concat_ws(literal_column("'/'", Text), *(_c[name] for name in names))
+    rows = func.string_agg(row, aggregate_order_by(literal_column("','", Text()), _c.id))
+    return RowQuery(
+        select(func.md5(rows).label("digest")).where(
+            _c.host_id == bindparam("of_host", type_=Uuid), is_live()
+        )
+    )
+
+
+_ROWS_DIGEST: Final = _rows_digest()
+
+
+async def rows_digest(database: Database, host_id: HostId) -> str:
+    """Return a digest of what the comparison reads of the host's live rows, but for the times of last use."""
+    row = await database.find(_ROWS_DIGEST, of_host=host_id.value)
+    return row.digest or ""
 
 
 async def other_rows(

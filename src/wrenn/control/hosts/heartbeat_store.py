@@ -1,0 +1,207 @@
+"""Statements that store heartbeats: one for those that change nothing but the host's columns, and one for all others.
+
+Times are the database's.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import (
+    Executable,
+    Select,
+    Text,
+    Uuid,
+    and_,
+    bindparam,
+    column,
+    exists,
+    func,
+    literal,
+    not_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from wrenn.base.errors import NotFound, Unauthorized
+from wrenn.base.ids import HostId
+from wrenn.control.audit import Status
+from wrenn.control.db import Database
+from wrenn.control.hosts.authority import CaIdentity
+from wrenn.control.hosts.ca_store import identity_of
+from wrenn.control.hosts.records import HostDeleted
+from wrenn.control.hosts.store import (
+    REPORT_COLUMNS,
+    log_team,
+    marked,
+    report_columns,
+    report_values,
+    reported_columns,
+)
+from wrenn.control.hosts.tables import host_refresh_tokens, hosts
+from wrenn.control.hosts.types import HostHeartbeat, HostStatus
+
+_refresh = host_refresh_tokens.c
+_NOT_VALID: Final = "The host token is not valid or has expired: refresh it."
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedHeartbeat:
+    """A heartbeat of a host, which was sent with a host token that came with the refresh token `token_id`."""
+
+    host_id: HostId
+    token_id: uuid.UUID
+    heartbeat: HostHeartbeat
+
+
+def _heartbeat() -> Select[*tuple[Any, ...]]:
+    host_id, token_id = bindparam("of_host", type_=Uuid), bindparam("of_token", type_=Uuid)
+    was = (
+        select(hosts.c.id, hosts.c.status, hosts.c.deleted_at, log_team(hosts.c.team_id))
+        .where(hosts.c.id == host_id)
+        .with_for_update(key_share=True)
+        .cte("was")
+    )
+    token = (
+        select(_refresh.id, _refresh.created_at, _refresh.ca_signer, _refresh.ca_trusted)
+        .where(_refresh.id == token_id, _refresh.host_id == host_id, _refresh.revoked_at.is_(None))
+        .cte("token")
+    )
+    seen = (
+        update(hosts)
+        .where(hosts.c.id == was.c.id, was.c.deleted_at.is_(None), exists(select(token.c.id)))
+        .values(
+            status=HostStatus.ONLINE,
+            last_heartbeat_at=func.now(),
+            inventory=bindparam("of_inventory", type_=Text),
+            updated_at=func.now(),
+            **report_columns(),
+        )
+        .returning(hosts.c.id)
+        .cte("seen")
+    )
+    is_seen = exists(select(seen.c.id))
+    revoked = (
+        update(host_refresh_tokens)
+        .where(
+            _refresh.host_id == host_id,
+            _refresh.revoked_at.is_(None),
+            _refresh.created_at < select(token.c.created_at).scalar_subquery(),
+            is_seen,
+        )
+        .values(revoked_at=func.now())
+        .returning(literal(1).label("one"))
+        .cte("revoked")
+    )
+    back = select(was.c.id, was.c.team_id).where(was.c.status == HostStatus.UNREACHABLE, is_seen).cte("back")
+    return select(
+        was.c.deleted_at.is_not(None).label("is_deleted"),
+        is_seen.label("is_seen"),
+        select(token.c.ca_signer).scalar_subquery().label("ca_signer"),
+        select(token.c.ca_trusted).scalar_subquery().label("ca_trusted"),
+    ).add_cte(revoked, *marked(back, "marked_up", Status.SUCCESS))
+
+
+_HEARTBEAT: Final = _heartbeat()
+
+
+async def record_heartbeat(database: Database, received: ReceivedHeartbeat) -> CaIdentity | None:
+    """Store a heartbeat of a host, in one statement.
+
+    Refresh tokens before the one that its token came with are revoked: the agent has the answer that it came in. Returns which CAs that answer named;
+    None: it is from before a version that stored them.
+
+    Raises:
+        HostDeleted. NotFound: there was never such a host. Unauthorized: the refresh token was revoked.
+    """
+    values = {
+        "of_host": received.host_id.value,
+        "of_token": received.token_id,
+        "of_inventory": received.heartbeat.inventory,
+        **report_values(received.heartbeat.report),
+    }
+    row = (await database.execute(_HEARTBEAT, values)).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no host {received.host_id}.")
+    if row.is_deleted:
+        raise HostDeleted(f"Host {received.host_id} was deleted.")
+    if not row.is_seen:
+        raise Unauthorized(_NOT_VALID)
+    return identity_of(row.ca_signer, row.ca_trusted)
+
+
+_GIVEN_TYPES: Final = {"id": Uuid(), "token_id": Uuid(), "inventory": Text()}
+_REPORT_TYPES: Final = {name: hosts.c[name].type for name in REPORT_COLUMNS}
+
+
+def _usual_heartbeats() -> Executable:
+    columns = [column(name, type_) for name, type_ in (_GIVEN_TYPES | _REPORT_TYPES).items()]
+    given: Any = (
+        func.jsonb_to_recordset(bindparam("heartbeats", type_=JSONB))
+        .table_valued(*columns, name="given")
+        .render_derived(with_types=True)
+    )
+    earlier = host_refresh_tokens.alias("earlier")
+    has_earlier_token = exists(
+        select(earlier.c.id).where(
+            earlier.c.host_id == hosts.c.id,
+            earlier.c.revoked_at.is_(None),
+            earlier.c.created_at < _refresh.created_at,
+        )
+    )
+    usual = (
+        select(*given.c, _refresh.ca_signer, _refresh.ca_trusted)
+        .select_from(
+            given.join(hosts, hosts.c.id == given.c.id).join(
+                host_refresh_tokens, and_(_refresh.id == given.c.token_id, _refresh.host_id == hosts.c.id)
+            )
+        )
+        .where(
+            hosts.c.status == HostStatus.ONLINE,
+            hosts.c.deleted_at.is_(None),
+            _refresh.revoked_at.is_(None),
+            not_(has_earlier_token),
+        )
+        .with_for_update(key_share=True, of=hosts, skip_locked=True)
+        .cte("usual")
+    )
+    return (
+        update(hosts)
+        .where(hosts.c.id == usual.c.id)
+        .values(
+            last_heartbeat_at=func.now(),
+            inventory=usual.c.inventory,
+            updated_at=func.now(),
+            **{name: func.coalesce(usual.c[name], hosts.c[name]) for name in REPORT_COLUMNS},
+        )
+        .returning(hosts.c.id, usual.c.ca_signer, usual.c.ca_trusted)
+    )
+
+
+_USUAL_HEARTBEATS: Final = _usual_heartbeats()
+
+
+async def record_usual_heartbeats(
+    database: Database, received: Collection[ReceivedHeartbeat]
+) -> Mapping[HostId, CaIdentity | None]:
+    """Store those of the heartbeats that only renew what is known of their host, at most one of each host; one statement.
+
+    Returns as `record_heartbeat` for each that was stored. Not stored, and left to that function, are those of hosts that are not
+    online, of tokens that are not valid, of tokens that replace others, and of hosts that another transaction has locked:
+    no host holds up the others.
+    """
+    found = await database.execute(_USUAL_HEARTBEATS, {"heartbeats": [_given(each) for each in received]})
+    return {HostId(row.id): identity_of(row.ca_signer, row.ca_trusted) for row in found}
+
+
+def _given(received: ReceivedHeartbeat) -> dict[str, Any]:
+    report = received.heartbeat.report
+    return {
+        "id": str(received.host_id.value),
+        "token_id": str(received.token_id),
+        "inventory": received.heartbeat.inventory,
+    } | ({} if report is None else reported_columns(report))
