@@ -68,7 +68,7 @@ def written(selection: Selection, *, is_directory: bool = False) -> dict[str, st
 
 # Docker's reference, ".dockerignore file", and moby/patternmatcher.
 @pytest.mark.parametrize(
-    ("rules", "ignored", "kept"),
+    ("rules", "ignored", "included"),
     [
         ("*/temp*", ["a/temp", "a/temporary.txt", "a/temp/b"], ["temp", "a/b/temp"]),
         ("*/*/temp*", ["a/b/tempx"], ["a/temp"]),
@@ -93,10 +93,10 @@ def written(selection: Selection, *, is_directory: bool = False) -> dict[str, st
         ("a.b", ["a.b"], ["axb"]),
     ],
 )
-def test_ignore_rules_are_those_of_docker(rules: str, ignored: list[str], kept: list[str]) -> None:
+def test_ignore_rules_are_those_of_docker(rules: str, ignored: list[str], included: list[str]) -> None:
     parsed = IgnoreRules.parse(rules)
     assert [path for path in ignored if not parsed.ignores(path)] == []
-    assert [path for path in kept if parsed.ignores(path)] == []
+    assert [path for path in included if parsed.ignores(path)] == []
 
 
 def test_the_ignore_file_of_a_dockerfile_is_used_instead_of_the_common_one(tmp_path: Path) -> None:

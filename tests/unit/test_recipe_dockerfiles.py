@@ -33,7 +33,9 @@ def test_all_are_known() -> None:
     assert len(folders) == 10
     readme = (FOLDERS / "README.md").read_text()
     assert [name for name in folders if f"| `{name}` |" not in readme] == []
-    assert [name for name, message in REFUSED.items() if f"**refused**, {message.split(':')[0]}" not in readme] == []
+    assert [
+        name for name, message in REFUSED.items() if f"**refused**, {message.split(':')[0]}" not in readme
+    ] == []
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
@@ -43,7 +45,9 @@ def test_what_is_refused_is_refused_with_its_line(name: str) -> None:
     assert refusal.value.message == REFUSED[name]
 
 
-@pytest.mark.parametrize("name", sorted({path.parent.name for path in FOLDERS.glob("*/Dockerfile")} - REFUSED.keys()))
+@pytest.mark.parametrize(
+    "name", sorted({path.parent.name for path in FOLDERS.glob("*/Dockerfile")} - REFUSED.keys())
+)
 def test_the_others_are_parsed_and_find_their_files(name: str, tmp_path: Path) -> None:
     folder = FOLDERS / name
     starts = [step for step in plan(name).steps if isinstance(step, Start)]
@@ -66,7 +70,9 @@ def test_some_details() -> None:
     postgresql = plan("postgresql")
     assert postgresql.environment["PATH"].endswith("/bin:/usr/lib/postgresql/15/bin")
     (script,) = [step for step in postgresql.steps if isinstance(step, Copy)]
-    assert script.inline[0].content.startswith('#!/bin/sh\nset -e\nif [ ! -s "$PGDATA/PG_VERSION" ]; then\n    initdb')
+    assert script.inline[0].content.startswith(
+        '#!/bin/sh\nset -e\nif [ ! -s "$PGDATA/PG_VERSION" ]; then\n    initdb'
+    )
     (server,) = [step for step in postgresql.steps if isinstance(step, Start)]
     assert server.argv == ("docker-entrypoint.sh", "postgres", "-c", "listen_addresses=*")
 
@@ -79,7 +85,7 @@ def test_some_details() -> None:
     notebook = plan("notebook")
     assert notebook.environment["OMP_NUM_THREADS"] == "1"
     assert notebook.environment["JUPYTER_OPTS"] == "--ip=0.0.0.0 --no-browser "
-    assert notebook.workdir == "/home/jovyan/work"
+    assert notebook.workdir == "/home/user/work"
 
     assert plan("java").labels["maintainer"] == "Somebody <somebody@example.org>"
     alpine = parse_dockerfile(text("alpine")).base

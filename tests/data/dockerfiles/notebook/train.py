@@ -1,3 +1,5 @@
+"""Trains a model, in an image that a build is tested with."""
+
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 

@@ -1,3 +1,5 @@
+"""A web application that a build is tested with."""
+
 import bottle
 
 
