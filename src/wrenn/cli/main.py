@@ -14,6 +14,7 @@ from wrenn.cli import (
     account,
     admin,
     audit,
+    build,
     completion,
     cp,
     doctor,
@@ -79,6 +80,8 @@ app.command("disk")(lifecycle.disk)
 app.command("network")(network.network)
 app.command("snapshot")(templates.snapshot)
 app.add_typer(templates.app, name="templates")
+app.command("build")(build.build)
+app.add_typer(build.app, name="builds")
 app.command("audit")(audit.audit)
 app.command("rm")(sandboxes.rm)
 app.add_typer(images.app, name="images")

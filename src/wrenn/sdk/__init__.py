@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from wrenn.sdk._async.audit import audit_log as async_audit_log
+from wrenn.sdk._async.builds import AsyncTemplate
 from wrenn.sdk._async.commands import AsyncProcessHandle
 from wrenn.sdk._async.events import events as async_events
 from wrenn.sdk._async.sandbox import AsyncSandbox
 from wrenn.sdk._async.streams import AsyncProcessStream, AsyncTerminal
 from wrenn.sdk._async.watching import AsyncWatch
 from wrenn.sdk._sync.audit import audit_log
+from wrenn.sdk._sync.builds import Template
 from wrenn.sdk._sync.commands import ProcessHandle
 from wrenn.sdk._sync.events import events
 from wrenn.sdk._sync.sandbox import Sandbox
@@ -20,6 +22,7 @@ from wrenn.sdk._sync.watching import Watch
 from wrenn.sdk.errors import (
     AgentError,
     AuthenticationError,
+    BuildFailedError,
     CapacityError,
     CommandExitError,
     CommandTimeoutError,
@@ -46,6 +49,9 @@ from wrenn.sdk.errors import (
 )
 from wrenn.sdk.types import (
     AuditEntry,
+    Build,
+    BuildEvent,
+    BuildStep,
     CommandResult,
     Creator,
     Event,
@@ -56,7 +62,7 @@ from wrenn.sdk.types import (
     Output,
     ProcessInfo,
     SandboxInfo,
-    Template,
+    TemplateInfo,
 )
 
 __all__ = [
@@ -64,10 +70,15 @@ __all__ = [
     "AsyncProcessHandle",
     "AsyncProcessStream",
     "AsyncSandbox",
+    "AsyncTemplate",
     "AsyncTerminal",
     "AsyncWatch",
     "AuditEntry",
     "AuthenticationError",
+    "Build",
+    "BuildEvent",
+    "BuildFailedError",
+    "BuildStep",
     "CapacityError",
     "CommandExitError",
     "CommandResult",
@@ -101,6 +112,7 @@ __all__ = [
     "Sandbox",
     "SandboxInfo",
     "Template",
+    "TemplateInfo",
     "Terminal",
     "TooLargeError",
     "UnavailableError",

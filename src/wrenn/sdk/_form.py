@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 
 class UploadForm:
-    """The parts before and after the file's bytes. `fields`: the other form fields, by name."""
+    """The parts before and after the file's bytes. `fields`: the other form fields, by name; `file`: the name of the file's field."""
 
-    def __init__(self, fields: Mapping[str, str]) -> None:
+    def __init__(self, fields: Mapping[str, str], *, file: str = "file") -> None:
         boundary = secrets.token_hex(16)
         self.content_type = f"multipart/form-data; boundary={boundary}"
         parts = [
@@ -19,7 +19,7 @@ class UploadForm:
         self.head = "".join(
             [
                 *parts,
-                f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="file"\r\n'
+                f'--{boundary}\r\nContent-Disposition: form-data; name="{file}"; filename="{file}"\r\n'
                 "Content-Type: application/octet-stream\r\n\r\n",
             ]
         ).encode()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from wrenn.sdk.types import CommandResult
+    from wrenn.sdk.types import Build, CommandResult
 
 
 class WrennError(Exception):
@@ -191,6 +191,22 @@ def ending_of(result: CommandResult) -> str:
     if result.signal:
         return f"was ended by {result.signal_name or f'signal {result.signal}'} ({code})"
     return f"ended with {code}"
+
+
+class BuildFailedError(WrennError):
+    """A build of a template failed or was cancelled.
+
+    Attributes:
+        build: its final state.
+    """
+
+    CODES = ("build_failed",)
+
+    def __init__(self, build: Build) -> None:
+        super().__init__(
+            f"The build {build.id} of {build.template} {build.status}: {build.error or 'no reason is known'}"
+        )
+        self.build = build
 
 
 class CommandExitError(WrennError):

@@ -133,7 +133,7 @@ class SandboxInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
+class TemplateInfo:
     """A template, from which sandboxes are created.
 
     `type` is `base` or `snapshot`. A sandbox created from a snapshot has its `vcpus`, `memory_mb` and
@@ -151,7 +151,7 @@ class Template:
     platform: bool
 
     @classmethod
-    def parse(cls, fields: Fields) -> Template:
+    def parse(cls, fields: Fields) -> TemplateInfo:
         """Parse the platform's template object."""
         return cls(
             name=fields.text("name"),
@@ -162,6 +162,135 @@ class Template:
             size_bytes=fields.integer("size_bytes"),
             created_at=fields.time("created_at"),
             platform=fields.flag("platform"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BuildStep:
+    """A step of a build that was carried out.
+
+    `phase` is `pre-build`, `recipe` or `post-build`. `exit_code` is None for a step that runs no program. `cached` says that
+    the result of an earlier build was used.
+    """
+
+    step: int
+    phase: str
+    command: str
+    stdout: str
+    stderr: str
+    exit_code: int | None
+    ok: bool
+    elapsed_ms: int
+    cached: bool
+
+    @classmethod
+    def parse(cls, fields: Fields) -> BuildStep:
+        """Parse an entry of a build's log."""
+        return cls(
+            step=fields.integer("step"),
+            phase=fields.text("phase"),
+            command=fields.text("cmd"),
+            stdout=fields.optional_text("stdout") or "",
+            stderr=fields.optional_text("stderr") or "",
+            exit_code=fields.optional_integer("exit"),
+            ok=fields.flag("ok"),
+            elapsed_ms=fields.optional_integer("elapsed_ms") or 0,
+            cached=fields.flag("cached"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A build of a template.
+
+    `status` is `pending`, `running`, `success`, `failed` or `cancelled`; the last three are final and have `completed_at`.
+    `error` says why it failed.
+    """
+
+    id: str
+    name: str
+    tag: str | None
+    status: str
+    current_step: int
+    total_steps: int
+    error: str | None
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+
+    @property
+    def template(self) -> str:
+        """What `Sandbox.create` takes when the build has succeeded: `NAME` or `NAME:TAG`."""
+        return f"{self.name}:{self.tag}" if self.tag else self.name
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the status is final."""
+        return self.status in ("success", "failed", "cancelled")
+
+    @classmethod
+    def parse(cls, fields: Fields) -> Build:
+        """Parse the platform's build object."""
+        return cls(
+            id=fields.text("id"),
+            name=fields.text("name"),
+            tag=fields.optional_text("tag"),
+            status=fields.text("status"),
+            current_step=fields.optional_integer("current_step") or 0,
+            total_steps=fields.optional_integer("total_steps") or 0,
+            error=fields.optional_text("error"),
+            created_at=fields.time("created_at"),
+            started_at=fields.optional_time("started_at"),
+            completed_at=fields.optional_time("completed_at"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BuildEvent:
+    """Something that happened in a build.
+
+    Attributes:
+        type: `step` (a step begins), `output`, `done` (a step has ended), `note`, or `end`, which is the last one. A newer
+            platform may send others.
+        step: number of the step, from 1; 0 for a note or the end.
+        total: number of steps; with `step`.
+        phase, command: with `step`, as in `BuildStep`.
+        stream, text: with `output`: `stdout` or `stderr`, and what was written. `text` is the message of a `note`.
+        exit_code, ok, elapsed_ms, cached: with `done`, as in `BuildStep`.
+        status, error: with `end`, as in `Build`.
+    """
+
+    type: str
+    step: int = 0
+    total: int = 0
+    phase: str = ""
+    command: str = ""
+    stream: str = ""
+    text: str = ""
+    exit_code: int | None = None
+    ok: bool = False
+    elapsed_ms: int = 0
+    cached: bool = False
+    status: str = ""
+    error: str | None = None
+
+    @classmethod
+    def parse(cls, kind: str, fields: Fields) -> BuildEvent:
+        """Parse an event of a build's log."""
+        return cls(
+            type=kind,
+            step=fields.optional_integer("step") or 0,
+            total=fields.optional_integer("total") or 0,
+            phase=fields.optional_text("phase") or "",
+            command=fields.optional_text("cmd") or "",
+            stream=fields.optional_text("stream") or "",
+            text=fields.optional_text("text") or fields.optional_text("message") or "",
+            exit_code=fields.optional_integer("exit"),
+            ok=fields.flag("ok"),
+            elapsed_ms=fields.optional_integer("elapsed_ms") or 0,
+            cached=fields.flag("cached"),
+            status=fields.optional_text("status") or "",
+            error=fields.optional_text("error"),
         )
 
 

@@ -22,7 +22,7 @@ from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk._paths import with_path
 from wrenn.sdk.errors import InvalidRequestError, NotFoundError
 from wrenn.sdk.settings import DEFAULT_REQUEST_TIMEOUT_S, client_settings
-from wrenn.sdk.types import NetworkPolicy, OnExpiry, SandboxInfo, Template, TemplateType, networks
+from wrenn.sdk.types import NetworkPolicy, OnExpiry, SandboxInfo, TemplateInfo, TemplateType, networks
 
 
 class AsyncSandbox:
@@ -50,7 +50,7 @@ class AsyncSandbox:
     @classmethod
     async def create(
         cls,
-        template: str | Template = "minimal",
+        template: str | TemplateInfo = "minimal",
         *,
         vcpus: int | None = None,
         memory_mb: int | None = None,
@@ -118,7 +118,7 @@ class AsyncSandbox:
                 "POST",
                 path_of(),
                 json={
-                    "template": template.name if isinstance(template, Template) else template,
+                    "template": template.name if isinstance(template, TemplateInfo) else template,
                     **{name: value for name, value in options.items() if value is not None},
                 },
                 headers={"Idempotency-Key": uuid.uuid4().hex},
@@ -217,7 +217,7 @@ class AsyncSandbox:
         api_key: str | None = None,
         base_url: str | None = None,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
-    ) -> builtins.list[Template]:
+    ) -> builtins.list[TemplateInfo]:
         """List the templates that `create` can use: those of the team and of the platform, of all types or one."""
         api = AsyncApi(
             client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
@@ -312,7 +312,7 @@ class AsyncSandbox:
             for fields in made
         ]
 
-    async def snapshot(self, name: str | None = None, *, overwrite: bool = False) -> Template:
+    async def snapshot(self, name: str | None = None, *, overwrite: bool = False) -> TemplateInfo:
         """Create a template from the current state of the sandbox, with its processes. The sandbox keeps running, or stays paused.
 
         `Sandbox.create(template)` can be called any number of times. Without a name the platform generates

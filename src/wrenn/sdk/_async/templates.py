@@ -5,10 +5,10 @@ from __future__ import annotations
 from wrenn.sdk._async.api import AsyncApi, template_path_of
 from wrenn.sdk._parse import Fields, json_of, objects
 from wrenn.sdk.errors import NotFoundError
-from wrenn.sdk.types import Template, TemplateType
+from wrenn.sdk.types import TemplateInfo, TemplateType
 
 
-async def snapshot(api: AsyncApi, sandbox_id: str, name: str | None, *, overwrite: bool) -> Template:
+async def snapshot(api: AsyncApi, sandbox_id: str, name: str | None, *, overwrite: bool) -> TemplateInfo:
     """Create a template from a sandbox.
 
     Retried only with `overwrite`: otherwise a retry after a lost response would create a second template, or
@@ -21,14 +21,14 @@ async def snapshot(api: AsyncApi, sandbox_id: str, name: str | None, *, overwrit
         json={"sandbox_id": sandbox_id} if name is None else {"sandbox_id": sandbox_id, "name": name},
         repeatable=overwrite and name is not None,
     )
-    return Template.parse(Fields("template", json_of(body)))
+    return TemplateInfo.parse(Fields("template", json_of(body)))
 
 
-async def find(api: AsyncApi, kind: TemplateType | None) -> list[Template]:
+async def find(api: AsyncApi, kind: TemplateType | None) -> list[TemplateInfo]:
     """List the templates that the team can use, of all types or one."""
     params = None if kind is None else {"type": kind}
     body = await api.call("GET", template_path_of(), params=params, repeatable=True)
-    return [Template.parse(fields) for fields in objects("template", json_of(body))]
+    return [TemplateInfo.parse(fields) for fields in objects("template", json_of(body))]
 
 
 async def delete(api: AsyncApi, name: str) -> None:

@@ -79,12 +79,15 @@ class Api:
         *,
         content_type: str,
         params: Mapping[str, str] | None = None,
-    ) -> None:
-        """Stream a body to the platform. Only pauses are limited in time, not the total."""
+    ) -> bytes:
+        """Stream a body to the platform, and return the body of the response. Only pauses are limited in time, not the total."""
         headers = {"Content-Type": content_type}
         request = Request("POST", path, params=params, headers=headers, content=content)
         stream = self._opened(request)
-        stream.close()
+        try:
+            return b"".join(list(stream.chunks()))
+        finally:
+            stream.close()
 
     def open(
         self,
@@ -168,6 +171,17 @@ def path_of(*parts: str) -> str:
 def template_path_of(*parts: str) -> str:
     """Return the URL path `/v1/snapshots/…` with each part escaped."""
     return _joined("/v1/snapshots", parts)
+
+
+def build_path_of(*parts: str) -> str:
+    """Return the URL path `/v1/builds/…` with each part escaped.
+
+    Raises:
+        InvalidRequestError: the id is empty, or would change the path.
+    """
+    if any(part.strip() in ("", ".", "..") for part in parts):
+        raise InvalidRequestError("The build id is empty or not valid.")
+    return _joined("/v1/builds", parts)
 
 
 def _joined(prefix: str, parts: tuple[str, ...]) -> str:

@@ -23,7 +23,7 @@ from wrenn.sdk._sync.git import Git
 from wrenn.sdk._sync.pty import Pty
 from wrenn.sdk.errors import InvalidRequestError, NotFoundError
 from wrenn.sdk.settings import DEFAULT_REQUEST_TIMEOUT_S, client_settings
-from wrenn.sdk.types import NetworkPolicy, OnExpiry, SandboxInfo, Template, TemplateType, networks
+from wrenn.sdk.types import NetworkPolicy, OnExpiry, SandboxInfo, TemplateInfo, TemplateType, networks
 
 
 class Sandbox:
@@ -51,7 +51,7 @@ class Sandbox:
     @classmethod
     def create(
         cls,
-        template: str | Template = "minimal",
+        template: str | TemplateInfo = "minimal",
         *,
         vcpus: int | None = None,
         memory_mb: int | None = None,
@@ -117,7 +117,7 @@ class Sandbox:
                 "POST",
                 path_of(),
                 json={
-                    "template": template.name if isinstance(template, Template) else template,
+                    "template": template.name if isinstance(template, TemplateInfo) else template,
                     **{name: value for name, value in options.items() if value is not None},
                 },
                 headers={"Idempotency-Key": uuid.uuid4().hex},
@@ -212,7 +212,7 @@ class Sandbox:
         api_key: str | None = None,
         base_url: str | None = None,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
-    ) -> builtins.list[Template]:
+    ) -> builtins.list[TemplateInfo]:
         """List the templates that `create` can use: those of the team and of the platform, of all types or one."""
         api = Api(client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s))
         try:
@@ -303,7 +303,7 @@ class Sandbox:
             for fields in made
         ]
 
-    def snapshot(self, name: str | None = None, *, overwrite: bool = False) -> Template:
+    def snapshot(self, name: str | None = None, *, overwrite: bool = False) -> TemplateInfo:
         """Create a template from the current state of the sandbox, with its processes. The sandbox keeps running, or stays paused.
 
         `Sandbox.create(template)` can be called any number of times. Without a name the platform generates

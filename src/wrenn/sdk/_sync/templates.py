@@ -6,10 +6,10 @@ from __future__ import annotations
 from wrenn.sdk._parse import Fields, json_of, objects
 from wrenn.sdk._sync.api import Api, template_path_of
 from wrenn.sdk.errors import NotFoundError
-from wrenn.sdk.types import Template, TemplateType
+from wrenn.sdk.types import TemplateInfo, TemplateType
 
 
-def snapshot(api: Api, sandbox_id: str, name: str | None, *, overwrite: bool) -> Template:
+def snapshot(api: Api, sandbox_id: str, name: str | None, *, overwrite: bool) -> TemplateInfo:
     """Create a template from a sandbox.
 
     Retried only with `overwrite`: otherwise a retry after a lost response would create a second template, or
@@ -22,14 +22,14 @@ def snapshot(api: Api, sandbox_id: str, name: str | None, *, overwrite: bool) ->
         json={"sandbox_id": sandbox_id} if name is None else {"sandbox_id": sandbox_id, "name": name},
         repeatable=overwrite and name is not None,
     )
-    return Template.parse(Fields("template", json_of(body)))
+    return TemplateInfo.parse(Fields("template", json_of(body)))
 
 
-def find(api: Api, kind: TemplateType | None) -> list[Template]:
+def find(api: Api, kind: TemplateType | None) -> list[TemplateInfo]:
     """List the templates that the team can use, of all types or one."""
     params = None if kind is None else {"type": kind}
     body = api.call("GET", template_path_of(), params=params, repeatable=True)
-    return [Template.parse(fields) for fields in objects("template", json_of(body))]
+    return [TemplateInfo.parse(fields) for fields in objects("template", json_of(body))]
 
 
 def delete(api: Api, name: str) -> None:
