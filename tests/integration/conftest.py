@@ -343,11 +343,13 @@ async def empty(platform: Platform) -> None:
             f" next_attempt_at = now() WHERE {live}"
         )
     )
-    await database.execute(text("UPDATE templates SET status = 'removing'"))
+    await database.execute(text("UPDATE templates SET status = 'removing' WHERE type = 'snapshot'"))
     platform.control.reconciler.wake()
     # It may have been silent.
     await platform.control.monitor.look_once()
-    left = text(f"SELECT (SELECT count(*) FROM sandboxes WHERE {live}) + (SELECT count(*) FROM templates)")
+    left = text(
+        f"SELECT (SELECT count(*) FROM sandboxes WHERE {live}) + (SELECT count(*) FROM templates WHERE type = 'snapshot')"
+    )
     async with asyncio.timeout(DEADLINE_S):
         while (
             (await database.execute(left)).scalar_one()

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from wrenn.agent.sandboxes import State
 from wrenn.control.db import Database
 from wrenn.control.sandboxes.tables import sandboxes
-from wrenn.control.snapshots.tables import templates
+from wrenn.control.templates import templates
 from wrenn.testing.agent_host import AgentHost
 
 from .conftest import DEADLINE_S, environment_of, make_team
@@ -111,7 +111,8 @@ async def settled(database: Database, host: AgentHost, *, snapshots: int) -> Non
     async with asyncio.timeout(DEADLINE_S):
         while (
             (await database.execute(busy)).all()
-            or len((await database.execute(templates.select())).all()) != snapshots
+            or len((await database.execute(templates.select().where(templates.c.type == "snapshot"))).all())
+            != snapshots
             or len(host.snapshot_ids) != snapshots
         ):
             await asyncio.sleep(0.05)

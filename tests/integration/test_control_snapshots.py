@@ -17,7 +17,7 @@ from wrenn.base.units import MIB
 from wrenn.control.db import Database
 from wrenn.control.hosts import hosts
 from wrenn.control.settings import Settings
-from wrenn.control.snapshots.tables import templates
+from wrenn.control.templates import templates
 from wrenn.testing.agent_host import AgentHost
 
 from .conftest import DEADLINE_S, Platform, client, make_team, refused, running_platform, with_memory
@@ -58,7 +58,7 @@ async def read(platform: Platform, path: str) -> str:
 
 
 async def rows(database: Database) -> int:
-    return len((await database.execute(templates.select())).all())
+    return len((await database.execute(templates.select().where(templates.c.type == "snapshot"))).all())
 
 
 @pytest.fixture
@@ -94,8 +94,9 @@ async def test_a_snapshot_is_a_template_and_its_sandbox_stays_what_it_is(platfor
     template = answer.json()
     assert template.pop("created_at").endswith("Z")
     assert 0 < template.pop("size_bytes") < MIB
+    template_id = template.pop("id")
     assert template == {
-        "name": "own.base-1", "type": "snapshot", "vcpus": 2, "memory_mb": 256, "disk_size_mb": 5120,
+        "name": "own.base-1", "tags": ["latest"], "type": "snapshot", "vcpus": 2, "memory_mb": 256, "disk_size_mb": 5120,
         "platform": False,
     }  # fmt: skip
     assert (await platform.api.get(path)).json()["status"] == ("paused" if paused else "running")
@@ -107,6 +108,7 @@ async def test_a_snapshot_is_a_template_and_its_sandbox_stays_what_it_is(platfor
     spec = platform.host.record(id_of(made)).spec
     assert (spec.template, spec.snapshot_id) == ("minimal", next(iter(platform.host.snapshot_ids)))
     assert spec.template_name == "own.base-1", "the variable WRENN_TEMPLATE has the name that the user knows"
+    assert spec.template_id == template_id, "and WRENN_TEMPLATE_ID its version"
     # A snapshot of that one still knows the image that all began with.
     assert (await snapshot(platform, made, "second")).status_code == 201
     again = platform.host.record(id_of(await platform.create(template="second"))).spec

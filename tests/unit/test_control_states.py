@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from wrenn.control.sandboxes.state import ENDED, NEXT, Desired, IllegalTransition, State, in_words, move
-from wrenn.control.snapshots.records import TemplateStatus
-from wrenn.control.snapshots.records import move as move_snapshot
+from wrenn.control.templates import TemplateStatus
+from wrenn.control.templates import move as move_snapshot
 
 LEGAL = {
     ("pending", "starting"), ("pending", "stopped"), ("pending", "error"),

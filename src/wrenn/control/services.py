@@ -33,6 +33,7 @@ from wrenn.control.sandboxes import (
 from wrenn.control.sessions import PasswordLogin, Sessions
 from wrenn.control.snapshots import Snapshots
 from wrenn.control.teams import Invitations, Teams
+from wrenn.control.templates import Templates
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class Services:
     files: Files
     streams: Streams
     snapshots: Snapshots
+    templates: Templates
     links: Links
     quotas: Quotas
     audit_log: AuditLog

@@ -108,17 +108,22 @@ from wrenn.control.settings import Settings
 from wrenn.control.snapshots import SnapshotLifecycle, SnapshotLifecycleSettings, Snapshots, SnapshotSweep
 from wrenn.control.snapshots import routers as snapshot_routers
 from wrenn.control.teams import Invitations, TeamDeletion, Teams
+from wrenn.control.templates import Templates
+from wrenn.control.templates import admin_routers as template_admin_routers
+from wrenn.control.templates import routers as template_routers
 from wrenn.control.throttle import Throttle
 from wrenn.control.users import Passwords
 from wrenn.protocol.api import (
     ADMIN_AUDIT_PREFIX,
     ADMIN_TEAMS_PREFIX,
+    ADMIN_TEMPLATES_PREFIX,
     AUDIT_PREFIX,
     EVENTS_PREFIX,
     HOSTS_PREFIX,
     LIMITS_PREFIX,
     SANDBOXES_PREFIX,
     SNAPSHOTS_PREFIX,
+    TEMPLATES_PREFIX,
 )
 from wrenn.telemetry import Metrics, RequestMetrics
 
@@ -127,6 +132,8 @@ ROUTERS: Final = {
     HOSTS_PREFIX: (enrolment.router, fleet.router),
     SANDBOXES_PREFIX: (*sandbox_routers, *guest_routers, *port_routers),
     SNAPSHOTS_PREFIX: snapshot_routers,
+    TEMPLATES_PREFIX: template_routers,
+    ADMIN_TEMPLATES_PREFIX: template_admin_routers,
     "/v1/auth": (sessions.router, password_reset.router),
     "/v1/me": (profile.router,),
     **teams.ROUTERS,
@@ -313,6 +320,7 @@ def _build(
         files=Files(sandboxes.running_sandboxes),
         streams=Streams(sandboxes.running_sandboxes),
         snapshots=sandboxes.snapshots,
+        templates=sandboxes.templates,
         links=ports.links,
         quotas=Quotas(database=database, find_quota_status=sandboxes.capacity.quota_status),
         audit_log=AuditLog(database),
@@ -421,6 +429,7 @@ class _Sandboxes:
     networks: Networks
     running_sandboxes: RunningSandboxes
     snapshots: Snapshots
+    templates: Templates
     snapshot_leases: HeldLeases
     sweep: SnapshotSweep
 
@@ -550,6 +559,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
             resumes=resumes,
             open_calls=auth.open_calls,
         ),
+        templates=Templates(database=database, drop_snapshot=snapshot_lifecycle.drop),
         snapshots=Snapshots(database=database, lifecycle=snapshot_lifecycle, find_source=lookup.source),
         snapshot_leases=snapshot_lifecycle.leases,
         sweep=SnapshotSweep(

@@ -111,6 +111,7 @@ class HostAgentService(HostAgent):
             envs=dict(wanted.envs),
             snapshot_id=str(SnapshotId.parse(wanted.snapshot_id)) if wanted.snapshot_id else "",
             template_name=wanted.template_name,
+            template_id=wanted.template_id,
             disk_mb=wanted.disk_size_mb or DEFAULT_DISK_SIZE_MB,
             generation=wanted.generation,
         )

@@ -78,6 +78,8 @@ class SandboxSpec:
     """The template as the user knows it, when that is not the name of the image. Older callers do not send it."""
     disk_mb: int = field(default=DEFAULT_DISK_SIZE_MB, compare=False)
     """Size of its disk when it was made; what it is now, its record says."""
+    template_id: str = field(default="", compare=False)
+    """The version of the template, for the guest. Older callers do not send it."""
     generation: int = field(default=0, compare=False)
     """Raised by the control plane when it starts the sandbox on another host; 0: not known. Older callers do not send it."""
 
@@ -180,6 +182,7 @@ def load(directory: Path) -> Record | None:
                 snapshot_id=spec["snapshot_id"],
                 disk_mb=spec.get("disk_mb", DEFAULT_DISK_SIZE_MB),  # journals of former versions lack it
                 template_name=spec.get("template_name", ""),
+                template_id=spec.get("template_id", ""),
                 generation=spec.get("generation", 0),
             ),
             state=State(fields["state"]),

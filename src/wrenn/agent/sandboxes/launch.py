@@ -151,6 +151,7 @@ class Launch:
                 "WRENN_SANDBOX": "true",
                 "WRENN_SANDBOX_ID": name,
                 "WRENN_TEMPLATE": record.spec.template_name or record.spec.template,
+                **({"WRENN_TEMPLATE_ID": record.spec.template_id} if record.spec.template_id else {}),
             },
             token=self.tokens.of(name),
             former_token=self.tokens.of(origin.token_of),

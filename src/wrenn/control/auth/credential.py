@@ -20,6 +20,7 @@ from wrenn.protocol.api import (
     CAPSULES_PREFIX,
     SANDBOXES_PREFIX,
     SNAPSHOTS_PREFIX,
+    TEMPLATES_PREFIX,
 )
 
 UNKNOWN_KEY: Final = (
@@ -60,7 +61,7 @@ def operation_of(*, is_http: bool, method: str, path: str) -> Operation:
     A WebSocket begins with GET and may do anything, so it changes.
     """
     sees = is_http and method in ("GET", "HEAD")
-    if path.startswith((SANDBOXES_PREFIX, CAPSULES_PREFIX, SNAPSHOTS_PREFIX)):
+    if path.startswith((SANDBOXES_PREFIX, CAPSULES_PREFIX, SNAPSHOTS_PREFIX, TEMPLATES_PREFIX)):
         return Operation.READ_SANDBOXES if sees else Operation.WRITE_SANDBOXES
     return Operation.READ if sees else Operation.WRITE
 

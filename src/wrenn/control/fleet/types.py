@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from wrenn.control.hosts import TAGS_LIMIT, HostTag, HostView
 from wrenn.control.http import RequestBody, plain_text, without_none
 from wrenn.control.placement import FILTERS, FilterName, Verdict, Wanted, ranked, refusal
-from wrenn.control.snapshots import BAD_NAME
+from wrenn.control.templates import BAD_NAME
 from wrenn.protocol.api import (
     DEFAULT_DISK_SIZE_MB,
     DEFAULT_MEMORY_MB,

@@ -199,6 +199,7 @@ def spec_message(spec: HostSandboxSpec) -> pb.SandboxSpec:
         envs=dict(spec.envs),
         snapshot_id=str(spec.snapshot_id) if spec.snapshot_id else "",
         template_name=spec.template_name,
+        template_id=str(spec.template_id) if spec.template_id else "",
         network=network_message(spec.network),
         generation=spec.generation,
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
+from uuid import UUID
 
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 from wrenn.protocol.vm_platform import UNKNOWN_PLATFORM, VmPlatform
@@ -154,6 +155,7 @@ class HostSandboxSpec:
         image: name of an image on the host.
         snapshot_id: the sandbox is restored from this snapshot, in its shape; None: started from the image.
         template_name: the template as its user knows it.
+        template_id: its version, for the guest; None: not known.
         generation: of this copy: the host refuses it if it has a newer one, and replaces an older one.
     """
 
@@ -162,6 +164,7 @@ class HostSandboxSpec:
     image: str
     template_name: str
     snapshot_id: SnapshotId | None
+    template_id: UUID | None
     vcpus: int
     memory_mb: int
     disk_size_mb: int

@@ -28,6 +28,7 @@ class Wanted:
 
     Attributes:
         template: image that the host must have; not asked for where `host_id` is given.
+        is_obtainable: every host can get that image from the store.
         disk_mb: size of its disk; 0 for what has its disk already, whose share is promised from its create to its end.
         host_id: the one host on which it can be, as its snapshot lies there.
         count: how many; 0: one that is counted in the host's load already.
@@ -47,6 +48,7 @@ class Wanted:
     team_id: TeamId | None = None
     on_own_hosts: bool = False
     platform: VmPlatform = UNKNOWN_PLATFORM
+    is_obtainable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +122,8 @@ def answers(host: Host) -> bool:
 
 
 def has_template(host: Host, wanted: Wanted) -> bool:
-    """Whether the host has what the sandbox is made from."""
-    return wanted.host_id is not None or wanted.template in host.templates
+    """Whether the host has what the sandbox is made from, or can get it."""
+    return wanted.host_id is not None or wanted.is_obtainable or wanted.template in host.templates
 
 
 def _is_for_team(host: Host, _load: Load, wanted: Wanted, _overcommit: Overcommit) -> bool:

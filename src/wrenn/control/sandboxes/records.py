@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Self
+from uuid import UUID
 
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 from wrenn.control.hosts import HostEndpoint
@@ -109,10 +110,12 @@ class Origin:
     Attributes:
         image: name of an image on the host.
         snapshot_id: restored from this snapshot, which lies on one host only; None: started from the image.
+        template_id: the version of the template; None: hosts built it themselves.
     """
 
     image: str
     snapshot_id: SnapshotId | None = None
+    template_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)

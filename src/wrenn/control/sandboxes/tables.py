@@ -33,6 +33,8 @@ sandboxes = Table(
     # What the host starts it from: an image (empty: the one named like the template), and perhaps a snapshot.
     Column("image", Text, nullable=False, server_default=""),
     Column("snapshot_id", Uuid),
+    # The version of the template that it was created from, which may be gone; NULL: hosts built that themselves.
+    Column("template_id", Uuid),
     Column("vcpus", Integer, nullable=False),
     Column("memory_mb", Integer, nullable=False),
     Column("disk_size_mb", Integer, nullable=False),

@@ -19,13 +19,17 @@ from wrenn.control.hosts import HostClients, HostEndpoint, HostSnapshot
 from wrenn.control.identity import lock_active_team
 from wrenn.control.quotas import Limits, Usage
 from wrenn.control.snapshots import store
-from wrenn.control.snapshots.errors import NameReserved, TemplateNameTaken
-from wrenn.control.snapshots.records import (
+from wrenn.control.snapshots.records import SnapshotSource, StoredSnapshot
+from wrenn.control.templates import (
     DEFAULT_TEMPLATE,
-    SnapshotSource,
-    StoredSnapshot,
+    NameReserved,
     Template,
+    TemplateNameTaken,
     TemplateStatus,
+    is_reserved_name,
+    lock_names,
+    quota_status,
+    statuses,
 )
 
 _log = logging.getLogger(__name__)
@@ -75,10 +79,10 @@ class SnapshotLifecycle:
         async def insert(tx: Transaction) -> None:
             await lock_active_team(tx, source.team_id)
             if name is not None:
-                await store.lock_names(tx)
-                if name == DEFAULT_TEMPLATE or await store.is_image(tx, source.team_id, name):
+                await lock_names(tx)
+                if name == DEFAULT_TEMPLATE or await is_reserved_name(tx, source.team_id, name):
                     raise NameReserved(f"{name} is a template of the platform.")
-                there = await store.statuses(tx, source.team_id, name)
+                there = await statuses(tx, source.team_id, name)
                 if TemplateStatus.PENDING in there:
                     raise TemplateNameTaken(f"A template named {name} is being made just now.")
                 if there and not may_replace:
@@ -87,7 +91,7 @@ class SnapshotLifecycle:
                     )
                 if not there:
                     # How much it takes is known only when it is there; with nothing left it need not be begun.
-                    team = await store.quota_status(tx, source.team_id, self._settings.limits)
+                    team = await quota_status(tx, source.team_id, self._settings.limits)
                     team.require_within_quota(Usage(snapshot_mb=1))
             await store.insert_pending(
                 tx, snapshot_id, source, name=name, owner=self.leases.owner, lease_s=self.leases.lease_s
@@ -141,7 +145,8 @@ class SnapshotLifecycle:
         )
         if published is None:
             raise lease_lost()
-        return published
+        template, replaced = published
+        return template, [SnapshotId(value) for value in replaced]
 
     async def lock_lease(self, tx: Transaction, snapshot_id: SnapshotId) -> None:
         """Lock the lease until this transaction ends, so that nobody takes it over.

@@ -26,7 +26,7 @@ from wrenn.control.hosts import (
 )
 from wrenn.control.snapshots import store
 from wrenn.control.snapshots.lifecycle import SnapshotLifecycle
-from wrenn.control.snapshots.records import TemplateStatus
+from wrenn.control.templates import TemplateStatus
 
 _log = logging.getLogger(__name__)
 

@@ -1,11 +1,10 @@
-"""Templates of a team: snapshots of sandboxes under a name; and the templates of the platform."""
+"""Takes snapshots of sandboxes as templates of their team."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Final, Literal
 
-from wrenn.base.errors import Forbidden, InvalidRequest, NotFound, WrennError
+from wrenn.base.errors import InvalidRequest, WrennError
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import HostId, TeamId, random_hex
 from wrenn.control.audit import Actor
@@ -13,8 +12,9 @@ from wrenn.control.auth import Caller, Credential
 from wrenn.control.db import Database, Transaction
 from wrenn.control.snapshots import store
 from wrenn.control.snapshots.lifecycle import SnapshotLifecycle
-from wrenn.control.snapshots.records import DEFAULT_TEMPLATE, PlatformTemplate, SnapshotSource, Template
+from wrenn.control.snapshots.records import SnapshotSource
 from wrenn.control.snapshots.types import CreateSnapshot
+from wrenn.control.templates import BAD_NAME, Template, remove_all_bases
 from wrenn.protocol.api import TEMPLATE_NAME_PATTERN
 
 FindSnapshotSource = Callable[[Credential, str], Awaitable[tuple[Caller, SnapshotSource]]]
@@ -23,11 +23,9 @@ FindSnapshotSource = Callable[[Credential, str], Awaitable[tuple[Caller, Snapsho
 Raises: Unauthorized, InvalidRequest, NotFound; InvalidState: it neither runs nor is paused.
 """
 
-BAD_NAME: Final = "must be 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit."
-
 
 class Snapshots:
-    """Creates, lists and deletes the templates of a team."""
+    """Takes snapshots as templates, and removes those of teams and hosts that are deleted."""
 
     def __init__(
         self, *, database: Database, lifecycle: SnapshotLifecycle, find_source: FindSnapshotSource
@@ -64,35 +62,10 @@ class Snapshots:
             await self._lifecycle.drop(old)
         return template
 
-    async def list(
-        self, caller: Caller, kind: Literal["base", "snapshot"] | None
-    ) -> Sequence[Template | PlatformTemplate]:
-        """Return the team's templates, newest first, and the platform's."""
-        own = await store.of_team(self._database, caller.team_id) if kind != "base" else []
-        images = await store.images(self._database, caller.team_id) if kind != "snapshot" else []
-        return [*own, *images]
-
-    async def delete(self, caller: Caller, name: str) -> None:
-        """Delete the team's template of this name.
-
-        Sandboxes made from it go on; its files go with the last of them.
-
-        Raises:
-            Forbidden: it is the platform's. NotFound.
-        """
-        _check_name(name)
-        snapshot_id = await store.retire_by_name(self._database, caller.team_id, name, by=caller.actor)
-        if snapshot_id is not None:
-            await self._lifecycle.drop(snapshot_id)
-            return
-        images = await store.images(self._database, caller.team_id)
-        if name == DEFAULT_TEMPLATE or any(image.name == name for image in images):
-            raise Forbidden(f"{name} is a template of the platform.")
-        raise NotFound(f"There is no template named {name}.")
-
     async def remove_all(self, tx: Transaction, team_id: TeamId, by: Actor) -> None:
-        """Mark all snapshots of a team for removal that is deleted in this transaction; the sweep removes them."""
+        """Remove all templates of a team that is deleted in this transaction; sweeps remove their files."""
         await store.retire_all(tx, team_id, by=by)
+        await remove_all_bases(tx, team_id)
 
     async def names_on_host(self, tx: Transaction, host_id: HostId) -> Sequence[str]:
         """Return the names of the templates that lie on a host, of all teams."""

@@ -1,4 +1,4 @@
-"""Statements on snapshots and templates.
+"""Statements on snapshots, named or hidden; templates as their users see them are `wrenn.control.templates`.
 
 A snapshot's row is there before its host is asked and goes after its host was told, so nothing on a host is without a row
 but what was made too late. Time is the database's.
@@ -8,178 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import Any, Final
+from uuid import UUID
 
-from sqlalchemy import (
-    CTE,
-    BigInteger,
-    ColumnElement,
-    Row,
-    ScalarSelect,
-    Uuid,
-    and_,
-    any_,
-    cast,
-    delete,
-    func,
-    insert,
-    literal,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, and_, delete, func, insert, select, update
 
 from wrenn.base.errors import Unavailable
-from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
-from wrenn.base.units import MIB
-from wrenn.control.audit import Actor, AuditAction, Resource, Status, record, record_cte
+from wrenn.base.ids import HostId, ImageId, SandboxId, SnapshotId, TeamId
+from wrenn.control.audit import Actor, AuditAction, Resource, actor_json, record, record_cte
 from wrenn.control.db import RELEASED, Database, Leases, Transaction
 from wrenn.control.hosts import HostEndpoint, HostSnapshot, hosts
-from wrenn.control.quotas import (
-    LIMIT_COLUMNS,
-    Limits,
-    QuotaStatus,
-    Usage,
-    limits_of,
-    lock_owner,
-    most_of,
-    owned_together,
-    owner_limits_of,
-    team_limits,
-)
-from wrenn.control.snapshots.records import (
-    PlatformTemplate,
-    SnapshotSource,
-    StoredSnapshot,
+from wrenn.control.quotas import Limits
+from wrenn.control.snapshots.records import SnapshotSource, StoredSnapshot
+from wrenn.control.templates import (
+    DELETED,
+    LATEST,
     Template,
     TemplateStatus,
+    TemplateType,
+    get_template,
+    lock_names,
     move,
+    require_space,
+    set_tags,
+    template_tags,
+    templates,
 )
-from wrenn.control.snapshots.tables import templates
-from wrenn.protocol.vm_platform import VmPlatform
-
-_NAMES_LOCK: Final = 0x6E616D6573
-"""Advisory lock of whoever claims a name: "names"."""
 
 _c = templates.c
 LEASES: Final = Leases(templates)
 
 
-def _template(row: Row[Any]) -> Template:
-    return Template(
-        name=row.name,
-        snapshot_id=SnapshotId(row.id),
-        host_id=HostId(row.host_id),
-        image=row.image,
-        vcpus=row.vcpus,
-        memory_mb=row.memory_mb,
-        disk_size_mb=row.disk_size_mb,
-        size_bytes=row.size_bytes,
-        created_at=row.created_at,
-        platform=VmPlatform.from_json(row.platform),
-    )
-
-
-def _of_team(team_id: TeamId) -> ColumnElement[bool]:
-    return _ready(literal(team_id.value, Uuid))
-
-
-def _ready(team_id: ColumnElement[Any]) -> ColumnElement[bool]:
-    return _ready_of(_c.team_id == team_id)
-
-
 def _ready_of(whose: ColumnElement[bool]) -> ColumnElement[bool]:
     return and_(whose, _c.status == TemplateStatus.READY, _c.name.is_not(None))
-
-
-async def find(tx: Transaction, team_id: TeamId, name: str) -> Template | None:
-    """Return the team's template of this name; None: there is none."""
-    row = (await tx.execute(select(templates).where(_of_team(team_id), _c.name == name))).one_or_none()
-    return None if row is None else _template(row)
-
-
-def snapshot_mb(team_id: ColumnElement[Any]) -> ScalarSelect[int]:
-    """SQL expression: the size of the team's templates, in MB."""
-    return _taken_mb(_ready(team_id))
-
-
-def snapshot_mb_of(owned: CTE) -> ScalarSelect[int]:
-    """SQL expression: the size of the templates of all these teams, in MB."""
-    return _taken_mb(_ready_of(_c.team_id.in_(select(owned.c.team_id))))
-
-
-def _taken_mb(which: ColumnElement[bool]) -> ScalarSelect[int]:
-    taken = func.coalesce(func.sum(_c.size_bytes), 0)
-    return select(cast(func.ceil(taken / float(MIB)), BigInteger)).where(which).scalar_subquery()
-
-
-async def quota_status(tx: Transaction, team_id: TeamId, defaults: Limits) -> QuotaStatus:
-    """Read the team's limit and usage of template storage, under a lock until the transaction ends."""
-    await lock_owner(tx, team_id)
-    whose = literal(team_id.value, Uuid)
-    owned = owned_together(whose)
-    most = most_of(owned).subquery("most")
-    found = await tx.execute(
-        select(
-            snapshot_mb(whose).label("taken"),
-            snapshot_mb_of(owned).label("owner_taken"),
-            most,
-            *LIMIT_COLUMNS,
-        ).select_from(most.outerjoin(team_limits, team_limits.c.team_id == team_id.value))
-    )
-    row = found.one()
-    owner = QuotaStatus(owner_limits_of(row, defaults), Usage(snapshot_mb=row.owner_taken))
-    return QuotaStatus(limits_of(row).over(defaults), Usage(snapshot_mb=row.taken), owner)
-
-
-async def of_team(database: Database, team_id: TeamId) -> list[Template]:
-    """Return the team's templates, newest first."""
-    found = await database.execute(
-        select(templates).where(_of_team(team_id)).order_by(_c.created_at.desc(), _c.name), repeatable=True
-    )
-    return [_template(row) for row in found]
-
-
-def _is_for(team_id: TeamId) -> ColumnElement[bool]:
-    """SQL condition: the team's sandboxes may run on the host."""
-    return and_(
-        hosts.c.deleted_at.is_(None), or_(hosts.c.team_id.is_(None), hosts.c.team_id == team_id.value)
-    )
-
-
-async def images(database: Database, team_id: TeamId) -> list[PlatformTemplate]:
-    """Return the platform's templates for a team: the images that regular hosts and its own report, by name."""
-    name = func.unnest(hosts.c.templates).label("name")
-    reported = select(name, hosts.c.created_at).where(_is_for(team_id)).subquery()
-    found = await database.execute(
-        select(reported.c.name, func.min(reported.c.created_at).label("created_at"))
-        .group_by(reported.c.name)
-        .order_by(reported.c.name),
-        repeatable=True,
-    )
-    return [PlatformTemplate(row.name, row.created_at) for row in found]
-
-
-async def lock_names(tx: Transaction) -> None:
-    """Let nobody else claim a template name until this transaction ends."""
-    await tx.execute(select(func.pg_advisory_xact_lock(_NAMES_LOCK)))
-
-
-async def is_image(tx: Transaction, team_id: TeamId, name: str) -> bool:
-    """Whether a host for this team's sandboxes reports an image of this name."""
-    found = await tx.execute(
-        select(func.count()).where(_is_for(team_id), literal(name) == any_(hosts.c.templates))
-    )
-    return found.scalar_one() > 0
-
-
-async def statuses(tx: Transaction, team_id: TeamId, name: str) -> set[TemplateStatus]:
-    """Return the statuses of the team's snapshots of this name that are not being removed."""
-    found = await tx.execute(
-        select(_c.status).where(
-            _c.team_id == team_id.value, _c.name == name, _c.status != TemplateStatus.REMOVING
-        )
-    )
-    return {TemplateStatus(row.status) for row in found}
 
 
 async def insert_pending(
@@ -211,6 +71,7 @@ async def insert_pending(
             host_id=source.host.host_id.value,
             name=name,
             image=source.image,
+            image_id=_image_id(source.image),
             vcpus=source.vcpus,
             memory_mb=source.memory_mb,
             disk_size_mb=source.disk_size_mb,
@@ -219,6 +80,11 @@ async def insert_pending(
             **LEASES.grant(owner, lease_s),
         )
     )
+
+
+def _image_id(image: str) -> UUID | None:
+    """Return the id of an image in the store; None: hosts built it themselves."""
+    return ImageId.parse(image).value if image.startswith(ImageId.PREFIX) else None
 
 
 def _leased(snapshot_id: SnapshotId, owner: str) -> Sequence[Any]:
@@ -234,28 +100,18 @@ async def lock_lease(tx: Transaction, snapshot_id: SnapshotId, *, owner: str) ->
 
 async def publish(
     tx: Transaction, snapshot_id: SnapshotId, taken: HostSnapshot, *, owner: str, by: Actor, defaults: Limits
-) -> tuple[Template, list[SnapshotId]] | None:
-    """Make the snapshot a template, in place of the one that had its name; None: the lease was lost.
+) -> tuple[Template, list[UUID]] | None:
+    """Make the snapshot the latest version of its template; None: the lease was lost.
 
-    Returns it, and what it replaced, which is now to be removed.
+    Returns it, and the snapshots that it replaced, which are now to be removed.
 
     Raises:
         QuotaExceeded: it takes more than the team has left.
     """
+    await lock_names(tx)
     team_id = await lock_lease(tx, snapshot_id, owner=owner)
     if team_id is None:
         return None
-    mine = select(_c.team_id, _c.name).where(_c.id == snapshot_id.value).subquery()
-    replaced = await tx.execute(
-        update(templates)
-        .where(_c.team_id == mine.c.team_id, _c.name == mine.c.name, _c.status == TemplateStatus.READY)
-        .values(status=move(TemplateStatus.READY, TemplateStatus.REMOVING))
-        .returning(_c.id)
-    )
-    old = [SnapshotId(row.id) for row in replaced]
-    (await quota_status(tx, team_id, defaults)).require_within_quota(
-        Usage(snapshot_mb=-(-taken.size_b // MIB))
-    )
     written = await tx.execute(
         update(templates)
         .where(_c.id == snapshot_id.value)
@@ -265,19 +121,24 @@ async def publish(
             vcpus=taken.vcpus or _c.vcpus,
             memory_mb=taken.memory_mb or _c.memory_mb,
             platform=taken.platform.to_json(),
+            created_by=actor_json(by),
             **RELEASED,
             created_at=func.now(),
         )
-        .returning(*templates.c)
+        .returning(_c.name, _c.sandbox_id)
     )
     row = written.one()
+    old = await set_tags(tx, team_id, row.name, [LATEST], snapshot_id.value)
+    await require_space(tx, team_id, taken.size_b, defaults)
     action = AuditAction(
         Resource.SNAPSHOT,
         "create",
         facts={"sandbox_id": str(SandboxId(row.sandbox_id)), "replaced": bool(old)},
     )
     await record(tx, team_id, by, action, row.name)
-    return _template(row), old
+    template = await get_template(tx, snapshot_id.value)
+    assert template is not None, "it was written in this transaction"
+    return template, old
 
 
 async def retire(database: Database, snapshot_id: SnapshotId, *, owner: str) -> bool:
@@ -291,42 +152,25 @@ async def retire(database: Database, snapshot_id: SnapshotId, *, owner: str) -> 
     return found.one_or_none() is not None
 
 
-_DELETED: Final = AuditAction(Resource.SNAPSHOT, "delete", Status.WARNING)
-
-
-async def retire_by_name(database: Database, team_id: TeamId, name: str, *, by: Actor) -> SnapshotId | None:
-    """Mark the team's template of this name for removal and return it; None: there is none."""
-    retired = (
-        update(templates)
-        .where(_of_team(team_id), _c.name == name)
-        .values(status=move(TemplateStatus.READY, TemplateStatus.REMOVING))
-        .returning(_c.id, _c.team_id, _c.name)
-        .cte("retired")
-    )
-    entry = record_cte(retired, by, _DELETED, resource_id=retired.c.name)
-    found = await database.execute(select(retired.c.id).add_cte(entry))
-    row = found.one_or_none()
-    return None if row is None else SnapshotId(row.id)
-
-
 async def retire_all(tx: Transaction, team_id: TeamId, *, by: Actor) -> None:
-    """Mark all snapshots of a team for removal, as the team is deleted."""
+    """Mark all snapshots of a team for removal, as the team is deleted, and delete its tags."""
     retired = (
         update(templates)
-        .where(_of_team(team_id))
+        .where(_ready_of(_c.team_id == team_id.value), _c.type == TemplateType.SNAPSHOT)
         .values(status=move(TemplateStatus.READY, TemplateStatus.REMOVING))
         .returning(_c.team_id, _c.name)
         .cte("retired")
     )
-    entry = record_cte(retired, by, _DELETED, resource_id=retired.c.name)
+    entry = record_cte(retired, by, DELETED, resource_id=retired.c.name)
     await tx.execute(select(func.count()).select_from(retired).add_cte(entry))
     # And what has no name or is not ready, which nobody knows of.
     for status in (TemplateStatus.PENDING, TemplateStatus.READY):
         await tx.execute(
             update(templates)
-            .where(_c.team_id == team_id.value, _c.status == status)
+            .where(_c.team_id == team_id.value, _c.status == status, _c.type == TemplateType.SNAPSHOT)
             .values(status=move(status, TemplateStatus.REMOVING))
         )
+    await tx.execute(delete(template_tags).where(template_tags.c.team_id == team_id.value))
 
 
 async def retire_on_hosts(tx: Transaction, host_ids: Collection[HostId], *, by: Actor) -> None:
@@ -339,7 +183,7 @@ async def retire_on_hosts(tx: Transaction, host_ids: Collection[HostId], *, by: 
         .returning(_c.team_id, _c.name)
         .cte("retired")
     )
-    entry = record_cte(retired, by, _DELETED, resource_id=retired.c.name)
+    entry = record_cte(retired, by, DELETED, resource_id=retired.c.name)
     await tx.execute(select(func.count()).select_from(retired).add_cte(entry))
     # And what has no name or is not ready, which nobody knows of: its maker loses the lease.
     await tx.execute(
@@ -347,6 +191,8 @@ async def retire_on_hosts(tx: Transaction, host_ids: Collection[HostId], *, by: 
         .where(on_hosts, _c.status.in_([TemplateStatus.PENDING, TemplateStatus.READY]))
         .values(status=TemplateStatus.REMOVING)
     )
+    lost = select(_c.id).where(on_hosts)
+    await tx.execute(delete(template_tags).where(template_tags.c.template_id.in_(lost)))
 
 
 async def names_on_host(tx: Transaction, host_id: HostId) -> list[str]:

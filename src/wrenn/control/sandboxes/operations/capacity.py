@@ -30,7 +30,7 @@ from wrenn.control.sandboxes.operations import placement_store, quota_status_sto
 from wrenn.control.sandboxes.operations.candidates import Candidates
 from wrenn.control.sandboxes.operations.placement_store import HostLoads
 from wrenn.control.sandboxes.reconcile.back_off import BackOff
-from wrenn.control.snapshots import find_template
+from wrenn.control.templates import Reference, Template, TemplateType, find_template
 
 T = TypeVar("T")
 
@@ -117,6 +117,21 @@ class Admission:
         check_larger_disk(host, found.loads[host_id], more_mb, self.overcommit)
 
 
+def wanted_of(template: Template, wanted: Wanted) -> Wanted:
+    """Return what is to be placed for a sandbox from this template: a snapshot has one size, and lies on one host."""
+    wanted = replace(wanted, template=template.image, is_obtainable=template.image_id is not None)
+    if template.type is TemplateType.BASE:
+        return wanted
+    return replace(
+        wanted,
+        vcpus=template.vcpus,
+        memory_mb=template.memory_mb,
+        disk_mb=template.disk_size_mb,
+        host_id=template.host_id,
+        platform=template.vm_platform,
+    )
+
+
 def added_usage(vcpus: int, memory_mb: int, *, count: int = 1, new: int = 0) -> Usage:
     """Compute what `count` running sandboxes of this size add to a team's usage; `new` of them are created now, the others resumed."""
     return Usage(
@@ -199,16 +214,10 @@ class Capacity:
         async def judge_all(tx: Transaction) -> tuple[Wanted, list[Verdict]]:
             asked = wanted
             if asked.team_id is not None:
-                template = await find_template(tx, asked.team_id, asked.template)
+                reference = Reference.parse(asked.template, field="template")
+                template = await find_template(tx, asked.team_id, reference)
                 if template is not None:
-                    asked = replace(
-                        asked,
-                        vcpus=template.vcpus,
-                        memory_mb=template.memory_mb,
-                        disk_mb=template.disk_size_mb,
-                        host_id=template.host_id,
-                        platform=template.platform,
-                    )
+                    asked = wanted_of(template, asked)
             found = await placement_store.host_loads(tx, template=asked.template)
             return asked, list(
                 judge(

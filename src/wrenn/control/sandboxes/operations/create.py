@@ -20,17 +20,16 @@ from wrenn.control.sandboxes import desired_state_store
 from wrenn.control.sandboxes.changes import ChangeNotifier
 from wrenn.control.sandboxes.network_policy import NetworkRules
 from wrenn.control.sandboxes.operations import placement_store
-from wrenn.control.sandboxes.operations.capacity import Capacity, added_usage
+from wrenn.control.sandboxes.operations.capacity import Capacity, added_usage, wanted_of
 from wrenn.control.sandboxes.operations.waiting import WaitLimits, wait_started
 from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
 from wrenn.control.sandboxes.records import Idempotency, Origin, Sandbox, Spec
 from wrenn.control.sandboxes.types import CreateSandbox
-from wrenn.control.snapshots import BAD_NAME, Template, find_template
+from wrenn.control.templates import Reference, Template, TemplateType, find_template
 from wrenn.protocol.api import (
     DEFAULT_DISK_SIZE_MB,
     IDEMPOTENCY_KEY_HEADER,
     IDEMPOTENCY_KEY_LIMIT,
-    TEMPLATE_NAME_PATTERN,
 )
 
 
@@ -52,8 +51,32 @@ class Size:
     memory_mb: int | None
     disk_size_mb: int | None
 
-    def check(self, template: Template) -> None:
-        """Refuse a size that differs from the snapshot's. Raises InvalidRequest."""
+    def of(self, template: Template, spec: Spec) -> Spec:
+        """Return the spec with the size of a sandbox from this template.
+
+        Raises:
+            InvalidRequest: it differs from a snapshot's, or the disk is smaller than a base's.
+        """
+        if template.type is TemplateType.SNAPSHOT:
+            self._check_snapshot(template)
+            return replace(
+                spec,
+                vcpus=template.vcpus,
+                memory_mb=template.memory_mb,
+                disk_size_mb=template.disk_size_mb,
+            )
+        if self.disk_size_mb is not None and self.disk_size_mb < template.disk_size_mb:
+            raise InvalidRequest(
+                f"disk_size_mb: the disk of {template.name} has {template.disk_size_mb} MB and can only be made larger."
+            )
+        return replace(
+            spec,
+            vcpus=self.vcpus or template.vcpus,
+            memory_mb=self.memory_mb or template.memory_mb,
+            disk_size_mb=self.disk_size_mb or max(template.disk_size_mb, spec.disk_size_mb),
+        )
+
+    def _check_snapshot(self, template: Template) -> None:
         for field, asked, has in (
             ("vcpus", self.vcpus, template.vcpus),
             ("memory_mb", self.memory_mb, template.memory_mb),
@@ -63,6 +86,16 @@ class Size:
                 raise InvalidRequest(
                     f"{field}: a sandbox from the snapshot {template.name} has {has}, not {asked}; leave it out."
                 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A checked request. `template`: what it is made from; None: the one that `spec` names."""
+
+    spec: Spec
+    size: Size
+    idempotency: Idempotency | None
+    template: Template | None
 
 
 class Creations:
@@ -99,8 +132,18 @@ class Creations:
         """Stop the background tasks of requests."""
         await self._tasks.close()
 
-    async def create(self, caller: Caller, body: CreateSandbox, idempotency_key: str | None) -> Sandbox:
-        """Create a sandbox and return it when it runs.
+    async def create(
+        self,
+        caller: Caller,
+        body: CreateSandbox,
+        idempotency_key: str | None,
+        *,
+        sandbox_id: SandboxId | None = None,
+        template: Template | None = None,
+    ) -> Sandbox:
+        """Create a sandbox and return it when it runs, under this id if one is given.
+
+        `template`: what it is made from; None: the one that `body` names.
 
         With an idempotency key the same request returns the same sandbox, until that one fails to start. A cancellation
         (the client went away) leaves a request with a key to go on; without one nobody would know the sandbox, so it is
@@ -117,9 +160,10 @@ class Creations:
             disk_size_mb=body.disk_size_mb if "disk_size_mb" in body.model_fields_set else None,
         )
         idempotency = _idempotency(idempotency_key, spec)
-        sandbox_id = SandboxId.new()
+        sandbox_id = sandbox_id or SandboxId.new()
+        request = _Request(spec, asked, idempotency, template)
         with self._changes.watch(sandbox_id) as change:
-            insertion = asyncio.ensure_future(self._insert(caller, sandbox_id, spec, asked, idempotency))
+            insertion = asyncio.ensure_future(self._insert(caller, sandbox_id, request))
             try:
                 begun_s = time.perf_counter()
                 repeated = await asyncio.shield(insertion)
@@ -141,8 +185,7 @@ class Creations:
 
     def _check(self, body: CreateSandbox) -> Spec:
         limits = self._limits
-        if TEMPLATE_NAME_PATTERN.fullmatch(body.template) is None:
-            raise InvalidRequest(f"template: {BAD_NAME}")
+        Reference.parse(body.template, field="template")
         if not 1 <= body.vcpus <= limits.vcpus:
             raise InvalidRequest(f"vcpus: must be between 1 and {limits.vcpus}.")
         if not limits.memory_min_mb <= body.memory_mb <= limits.memory_max_mb:
@@ -170,15 +213,9 @@ class Creations:
             tuple(sorted(set(body.host_tags))),
         )
 
-    async def _insert(
-        self,
-        caller: Caller,
-        sandbox_id: SandboxId,
-        spec: Spec,
-        asked: Size,
-        idempotency: Idempotency | None,
-    ) -> Sandbox | None:
+    async def _insert(self, caller: Caller, sandbox_id: SandboxId, request: _Request) -> Sandbox | None:
         """Place the sandbox and insert its row; returns the earlier sandbox if the request is a repetition."""
+        spec, idempotency = request.spec, request.idempotency
 
         async def insert(tx: Transaction) -> Sandbox | None:
             available = await self._capacity.lock_and_read(tx, caller.team_id)
@@ -188,18 +225,17 @@ class Creations:
                 if earlier is not None:
                     return _same_request(*earlier, idempotency)
             placed, origin, wanted = spec, Origin(spec.template), _wanted(spec)
-            template = await find_template(tx, caller.team_id, spec.template)
+            reference = Reference.parse(spec.template, field="template")
+            template = request.template or await find_template(tx, caller.team_id, reference)
             if template is not None:
-                # A snapshot has the one shape in which it was taken, and lies on one host.
-                asked.check(template)
+                named = spec.template if reference.template_id is None else template.name
                 placed = replace(
-                    spec,
-                    vcpus=template.vcpus,
-                    memory_mb=template.memory_mb,
-                    disk_size_mb=template.disk_size_mb,
+                    request.size.of(template, spec),
+                    template=named,
+                    envs={**template.defaults.env, **spec.envs},
                 )
-                origin = Origin(template.image, template.snapshot_id)
-                wanted = replace(_wanted(placed), host_id=template.host_id, platform=template.platform)
+                origin = Origin(template.image, template.snapshot_id, template.template_id)
+                wanted = wanted_of(template, _wanted(placed))
             available.team.require_within_quota(added_usage(placed.vcpus, placed.memory_mb, new=1))
             host = await available.choose(wanted)
             await placement_store.insert_sandboxes(

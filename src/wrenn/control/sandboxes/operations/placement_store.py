@@ -165,6 +165,7 @@ async def insert_sandboxes(
         "template": spec.template,
         "image": origin.image,
         "snapshot_id": origin.snapshot_id.value if origin.snapshot_id else None,
+        "template_id": origin.template_id,
         "vcpus": spec.vcpus,
         "memory_mb": spec.memory_mb,
         "disk_size_mb": spec.disk_size_mb,
@@ -208,7 +209,7 @@ async def insert_copies(
     same = [
         _c[name]
         for name in (
-            "team_id", "host_id", "template", "vcpus", "memory_mb", "disk_size_mb", "timeout_sec", "on_expiry",
+            "team_id", "host_id", "template", "template_id", "vcpus", "memory_mb", "disk_size_mb", "timeout_sec", "on_expiry",
             "auto_resume", "public_ports", "network", "network_revision", "name", "labels", "envs", "host_tags",
         )
     ]  # fmt: skip

@@ -22,7 +22,7 @@ from wrenn.control.quotas import (
 )
 from wrenn.control.sandboxes.store import is_live, takes_memory
 from wrenn.control.sandboxes.tables import sandboxes
-from wrenn.control.snapshots import snapshot_mb, snapshot_mb_of
+from wrenn.control.templates import snapshot_mb, snapshot_mb_of
 
 _c = sandboxes.c
 

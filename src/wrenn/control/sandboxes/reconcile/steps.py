@@ -254,6 +254,7 @@ def _spec(work: Work) -> HostSandboxSpec:
         image=work.origin.image,
         template_name=work.spec.template,
         snapshot_id=work.origin.snapshot_id,
+        template_id=work.origin.template_id,
         vcpus=work.spec.vcpus,
         memory_mb=work.spec.memory_mb,
         disk_size_mb=work.spec.disk_size_mb,

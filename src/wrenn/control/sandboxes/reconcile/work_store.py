@@ -90,7 +90,7 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
                 for name in (
                     "id", "team_id", "status", "desired", "template", "image", "snapshot_id", "vcpus", "memory_mb",
                     "envs", "network", "network_revision", "disk_size_mb", "idle_ms", "attempts", "version", "generation",
-                    "host_tags",
+                    "host_tags", "template_id",
                 )
             ),
             _c.host_id,
@@ -130,7 +130,9 @@ async def take_due(database: Database, *, owner: str, lease_s: float, slots: Wor
                 host_tags=tuple(row.host_tags),
             ),
             origin=Origin(
-                row.image or row.template, SnapshotId(row.snapshot_id) if row.snapshot_id else None
+                row.image or row.template,
+                SnapshotId(row.snapshot_id) if row.snapshot_id else None,
+                row.template_id,
             ),
             network_revision=row.network_revision,
             idle_ms=row.idle_ms,

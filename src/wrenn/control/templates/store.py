@@ -1,0 +1,401 @@
+"""Statements on templates and their tags. Time is the database's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    Row,
+    ScalarSelect,
+    Uuid,
+    and_,
+    any_,
+    cast,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
+
+from wrenn.base.ids import BuildId, HostId, ImageId, TeamId
+from wrenn.base.units import MIB
+from wrenn.control.audit import PLATFORM_TEAM, Actor, AuditAction, Resource, Status, actor_json, record
+from wrenn.control.db import Database, Transaction
+from wrenn.control.hosts import hosts
+from wrenn.control.images import images
+from wrenn.control.quotas import (
+    LIMIT_COLUMNS,
+    Limits,
+    QuotaStatus,
+    Usage,
+    limits_of,
+    lock_owner,
+    most_of,
+    owned_together,
+    owner_limits_of,
+    team_limits,
+)
+from wrenn.control.templates.records import (
+    LATEST,
+    Defaults,
+    HostBuiltTemplate,
+    Reference,
+    Template,
+    TemplateStatus,
+    TemplateType,
+    move,
+)
+from wrenn.control.templates.tables import template_tags, templates
+from wrenn.protocol.vm_platform import VmPlatform
+
+_NAMES_LOCK: Final = 0x6E616D6573
+"""Advisory lock of whoever claims a template's name or changes tags: "names"."""
+
+_c = templates.c
+_t = template_tags.c
+
+
+def is_owned_by(column: ColumnElement[Any], team_id: TeamId | None) -> ColumnElement[bool]:
+    """SQL condition: the column names this team, or nobody for the platform."""
+    return column.is_(None) if team_id is None else column == team_id.value
+
+
+def is_ready(team_id: TeamId | None) -> ColumnElement[bool]:
+    """SQL condition: a template of this owner that sandboxes can be made from."""
+    return and_(is_owned_by(_c.team_id, team_id), _is_named_and_ready())
+
+
+def _is_named_and_ready() -> ColumnElement[bool]:
+    return and_(_c.status == TemplateStatus.READY, _c.name.is_not(None))
+
+
+_TAGS: Final = func.array(
+    select(_t.tag).where(_t.template_id == _c.id).order_by(_t.tag).scalar_subquery()
+).label("tags")
+
+
+def template_of(row: Row[Any]) -> Template:
+    """Convert a row with all columns of `templates` and `tags`."""
+    return Template(
+        template_id=row.id,
+        team_id=TeamId(row.team_id) if row.team_id else None,
+        name=row.name,
+        type=TemplateType(row.type),
+        tags=tuple(row.tags or ()),
+        image=row.image,
+        image_id=ImageId(row.image_id) if row.image_id else None,
+        host_id=HostId(row.host_id) if row.host_id else None,
+        vcpus=row.vcpus,
+        memory_mb=row.memory_mb,
+        disk_size_mb=row.disk_size_mb,
+        vm_platform=VmPlatform.from_json(row.platform),
+        size_bytes=row.size_bytes,
+        defaults=Defaults(row.default_user, row.working_dir, row.default_env),
+        labels=row.labels,
+        build_id=BuildId(row.build_id) if row.build_id else None,
+        created_by=row.created_by,
+        created_at=row.created_at,
+    )
+
+
+async def find(tx: Transaction, team_id: TeamId, reference: Reference) -> Template | None:
+    """Return the version that a team means by a reference, its own before the platform's; None: there is none."""
+    visible = or_(_c.team_id == team_id.value, _c.team_id.is_(None))
+    return await _one(tx, visible, reference)
+
+
+async def find_owned(
+    tx: Transaction, team_id: TeamId | None, reference: Reference, *, lock: bool = False
+) -> Template | None:
+    """Return the version of this owner that a reference means; None: there is none."""
+    if lock:
+        await lock_names(tx)
+    return await _one(tx, is_owned_by(_c.team_id, team_id), reference)
+
+
+async def _one(tx: Transaction, whose: ColumnElement[bool], reference: Reference) -> Template | None:
+    if reference.template_id is not None:
+        which = _c.id == reference.template_id
+    else:
+        which = _c.id.in_(
+            select(_t.template_id).where(_t.name == reference.name, _t.tag == (reference.tag or LATEST))
+        )
+    found = await tx.execute(
+        select(*templates.c, _TAGS)
+        .where(whose, _is_named_and_ready(), which)
+        .order_by(_c.team_id.nulls_last())
+        .limit(1)
+    )
+    row = found.one_or_none()
+    return None if row is None else template_of(row)
+
+
+async def get(tx: Transaction, template_id: UUID) -> Template | None:
+    """Return one template of any owner; None: there is no ready one with this id."""
+    found = await tx.execute(select(*templates.c, _TAGS).where(_c.id == template_id, _is_named_and_ready()))
+    row = found.one_or_none()
+    return None if row is None else template_of(row)
+
+
+async def owned(database: Database, team_id: TeamId | None, *, name: str | None = None) -> list[Template]:
+    """Return the templates of this owner, newest first, or those with this name."""
+    statement = select(*templates.c, _TAGS).where(is_ready(team_id))
+    if name is not None:
+        statement = statement.where(_c.name == name)
+    found = await database.execute(statement.order_by(_c.created_at.desc(), _c.name, _c.id), repeatable=True)
+    return [template_of(row) for row in found]
+
+
+async def of_all_owners(database: Database, *, limit: int) -> list[Template]:
+    """Return the templates of all teams and the platform, newest first."""
+    found = await database.execute(
+        select(*templates.c, _TAGS)
+        .where(_is_named_and_ready())
+        .order_by(_c.created_at.desc(), _c.name, _c.id)
+        .limit(limit),
+        repeatable=True,
+    )
+    return [template_of(row) for row in found]
+
+
+def snapshot_mb(team_id: ColumnElement[Any]) -> ScalarSelect[int]:
+    """SQL expression: the size of the team's templates, in MB."""
+    return _taken_mb(and_(_c.team_id == team_id, _is_named_and_ready()))
+
+
+def snapshot_mb_of(owned_teams: CTE) -> ScalarSelect[int]:
+    """SQL expression: the size of the templates of all these teams, in MB."""
+    return _taken_mb(and_(_c.team_id.in_(select(owned_teams.c.team_id)), _is_named_and_ready()))
+
+
+def _taken_mb(which: ColumnElement[bool]) -> ScalarSelect[int]:
+    taken = func.coalesce(func.sum(_c.size_bytes), 0)
+    return select(cast(func.ceil(taken / float(MIB)), BigInteger)).where(which).scalar_subquery()
+
+
+async def quota_status(tx: Transaction, team_id: TeamId, defaults: Limits) -> QuotaStatus:
+    """Read the team's limit and usage of template storage, under a lock until the transaction ends."""
+    await lock_owner(tx, team_id)
+    whose = literal(team_id.value, Uuid)
+    together = owned_together(whose)
+    most = most_of(together).subquery("most")
+    found = await tx.execute(
+        select(
+            snapshot_mb(whose).label("taken"),
+            snapshot_mb_of(together).label("owner_taken"),
+            most,
+            *LIMIT_COLUMNS,
+        ).select_from(most.outerjoin(team_limits, team_limits.c.team_id == team_id.value))
+    )
+    row = found.one()
+    owner = QuotaStatus(owner_limits_of(row, defaults), Usage(snapshot_mb=row.owner_taken))
+    return QuotaStatus(limits_of(row).over(defaults), Usage(snapshot_mb=row.taken), owner)
+
+
+async def require_space(tx: Transaction, team_id: TeamId, size_b: int, defaults: Limits) -> None:
+    """Check that the team had room for a template of this size, which was inserted in this transaction.
+
+    Raises:
+        QuotaExceeded: it takes more than the team had left.
+    """
+    added = Usage(snapshot_mb=-(-size_b // MIB))
+    status = await quota_status(tx, team_id, defaults)
+    _without(status, added).require_within_quota(added)
+
+
+def _without(status: QuotaStatus, added: Usage) -> QuotaStatus:
+    before = replace(status.usage, snapshot_mb=status.usage.snapshot_mb - added.snapshot_mb)
+    owner = None if status.owner is None else _without(status.owner, added)
+    return QuotaStatus(status.limits, before, owner)
+
+
+def _is_for(team_id: TeamId) -> ColumnElement[bool]:
+    """SQL condition: the team's sandboxes may run on the host."""
+    return and_(
+        hosts.c.deleted_at.is_(None), or_(hosts.c.team_id.is_(None), hosts.c.team_id == team_id.value)
+    )
+
+
+async def host_built(database: Database, team_id: TeamId) -> list[HostBuiltTemplate]:
+    """Return the templates that regular hosts and the team's own report and that have no row, by name."""
+    name = func.unnest(hosts.c.templates).label("name")
+    reported = select(name, hosts.c.created_at).where(_is_for(team_id)).subquery()
+    has_row = exists().where(_c.team_id.is_(None), _c.name == reported.c.name, _is_named_and_ready())
+    found = await database.execute(
+        select(reported.c.name, func.min(reported.c.created_at).label("created_at"))
+        .where(~has_row)
+        .group_by(reported.c.name)
+        .order_by(reported.c.name),
+        repeatable=True,
+    )
+    return [HostBuiltTemplate(row.name, row.created_at) for row in found]
+
+
+async def lock_names(tx: Transaction) -> None:
+    """Let nobody else claim a template's name or change tags until this transaction ends."""
+    await tx.execute(select(func.pg_advisory_xact_lock(_NAMES_LOCK)))
+
+
+async def is_reserved(tx: Transaction, team_id: TeamId, name: str) -> bool:
+    """Whether the platform has a template of this name, or a host for this team's sandboxes reports one."""
+    row_there = exists().where(_c.team_id.is_(None), _c.name == name, _is_named_and_ready())
+    reported = exists().where(_is_for(team_id), literal(name) == any_(hosts.c.templates))
+    return (await tx.execute(select(or_(row_there, reported)))).scalar_one()
+
+
+async def statuses(tx: Transaction, team_id: TeamId, name: str) -> set[TemplateStatus]:
+    """Return the statuses of the team's templates of this name that are not being removed."""
+    found = await tx.execute(
+        select(_c.status).where(
+            _c.team_id == team_id.value, _c.name == name, _c.status != TemplateStatus.REMOVING
+        )
+    )
+    return {TemplateStatus(row.status) for row in found}
+
+
+@dataclass(frozen=True, slots=True)
+class NewBase:
+    """A template of type `base` that is to be inserted."""
+
+    template_id: UUID
+    team_id: TeamId | None
+    name: str
+    image_id: ImageId
+    vcpus: int
+    memory_mb: int
+    disk_size_mb: int
+    size_bytes: int
+    defaults: Defaults
+    labels: dict[str, str]
+    build_id: BuildId | None
+
+
+async def insert_base(
+    tx: Transaction, new: NewBase, *, tags: Sequence[str], by: Actor, defaults: Limits
+) -> list[UUID]:
+    """Insert a ready template with its tags; returns the snapshots that lost their last tag and are to be dropped.
+
+    Raises:
+        QuotaExceeded: it takes more than the team has left.
+    """
+    await lock_names(tx)
+    await tx.execute(
+        insert(templates).values(
+            id=new.template_id,
+            team_id=None if new.team_id is None else new.team_id.value,
+            name=new.name,
+            type=TemplateType.BASE,
+            image=str(new.image_id),
+            image_id=new.image_id.value,
+            vcpus=new.vcpus,
+            memory_mb=new.memory_mb,
+            disk_size_mb=new.disk_size_mb,
+            size_bytes=new.size_bytes,
+            default_user=new.defaults.user,
+            default_env=dict(new.defaults.env),
+            working_dir=new.defaults.working_dir,
+            labels=new.labels,
+            build_id=None if new.build_id is None else new.build_id.value,
+            created_by=actor_json(by),
+            status=TemplateStatus.READY,
+        )
+    )
+    dropped = await set_tags(tx, new.team_id, new.name, tags, new.template_id)
+    if new.team_id is not None:
+        await require_space(tx, new.team_id, new.size_bytes, defaults)
+    action = AuditAction(Resource.TEMPLATE, "create", facts={"type": TemplateType.BASE.value})
+    await record(tx, new.team_id or PLATFORM_TEAM, by, action, new.name)
+    return dropped
+
+
+async def set_tags(
+    tx: Transaction, team_id: TeamId | None, name: str, tags: Sequence[str], template_id: UUID
+) -> list[UUID]:
+    """Let these tags of a name refer to a template, under `lock_names`; retires versions that no tag refers to any more.
+
+    Returns the snapshots among those, which are to be dropped on their hosts.
+    """
+    await tx.execute(
+        delete(template_tags).where(is_owned_by(_t.team_id, team_id), _t.name == name, _t.tag.in_(tags))
+    )
+    owner = None if team_id is None else team_id.value
+    await tx.execute(
+        insert(template_tags).values(
+            [{"template_id": template_id, "team_id": owner, "name": name, "tag": tag} for tag in tags]
+        )
+    )
+    return await retire_untagged(tx, team_id, name)
+
+
+async def remove_tags(tx: Transaction, team_id: TeamId | None, name: str, tags: Sequence[str]) -> list[UUID]:
+    """Remove these tags of a name, under `lock_names`. Returns as `set_tags`."""
+    await tx.execute(
+        delete(template_tags).where(is_owned_by(_t.team_id, team_id), _t.name == name, _t.tag.in_(tags))
+    )
+    return await retire_untagged(tx, team_id, name)
+
+
+async def remove_all_tags(tx: Transaction, team_id: TeamId | None, name: str) -> list[UUID] | None:
+    """Remove all versions of a name, under `lock_names`; None: there is none. Else as `set_tags`."""
+    await tx.execute(delete(template_tags).where(is_owned_by(_t.team_id, team_id), _t.name == name))
+    found = await tx.execute(select(_c.id).where(is_ready(team_id), _c.name == name).limit(1))
+    return None if found.first() is None else await retire_untagged(tx, team_id, name)
+
+
+async def retire_untagged(tx: Transaction, team_id: TeamId | None, name: str) -> list[UUID]:
+    """Retire the ready versions of a name that no tag refers to.
+
+    A base's row is deleted at once, and its image retired unless another template has it; snapshots are marked for
+    removal and returned.
+    """
+    untagged = and_(
+        is_ready(team_id), _c.name == name, ~exists().where(_t.template_id == _c.id).correlate(templates)
+    )
+    bases = await tx.execute(
+        delete(templates).where(untagged, _c.type == TemplateType.BASE).returning(_c.image_id)
+    )
+    await retire_unused_images(tx, [row.image_id for row in bases if row.image_id is not None])
+    marked = await tx.execute(
+        update(templates)
+        .where(untagged, _c.type == TemplateType.SNAPSHOT)
+        .values(status=move(TemplateStatus.READY, TemplateStatus.REMOVING))
+        .returning(_c.id)
+    )
+    return [row.id for row in marked]
+
+
+async def remove_all_bases(tx: Transaction, team_id: TeamId) -> None:
+    """Remove all templates of type `base` of a team, as the team is deleted, and retire all its images."""
+    await tx.execute(delete(templates).where(_c.team_id == team_id.value, _c.type == TemplateType.BASE))
+    await tx.execute(
+        update(images)
+        .where(images.c.team_id == team_id.value, images.c.status != "removing")
+        .values(status="removing")
+    )
+
+
+async def retire_unused_images(tx: Transaction, image_ids: Sequence[UUID]) -> None:
+    """Mark those of these images for removal that no template has; sandboxes may use their files still."""
+    if image_ids:
+        await tx.execute(
+            update(images)
+            .where(
+                images.c.id.in_(image_ids),
+                images.c.status == "ready",
+                ~exists().where(_c.image_id == images.c.id, _c.status != TemplateStatus.REMOVING),
+            )
+            .values(status="removing")
+        )
+
+
+DELETED: Final = AuditAction(Resource.SNAPSHOT, "delete", Status.WARNING)

@@ -1,0 +1,107 @@
+"""Tables of templates and their tags. A fork keeps a hidden snapshot here while its copies start."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    TIMESTAMP,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from wrenn.control.db import metadata
+from wrenn.control.images import images
+
+templates = Table(
+    "templates",
+    metadata,
+    # Of a `snapshot`: that of the snapshot on its host.
+    Column("id", Uuid, primary_key=True),
+    # NULL: the platform's.
+    Column("team_id", Uuid, ForeignKey("teams.id")),
+    # Where the snapshot lies; NULL: a `base`, which any host can get.
+    Column("host_id", Uuid, ForeignKey("hosts.id")),
+    # NULL: hidden, a fork's.
+    Column("name", Text),
+    Column("type", Text, nullable=False, server_default="snapshot"),
+    # The image that it, or the first of its ancestors, was started from: as hosts name it.
+    Column("image", Text, nullable=False),
+    # That image, if it is in the store; NULL: one that hosts built themselves.
+    Column("image_id", Uuid, ForeignKey(images.c.id)),
+    # Of a `snapshot` the only ones that its sandboxes can have; of a `base` the default ones.
+    Column("vcpus", Integer, nullable=False),
+    Column("memory_mb", Integer, nullable=False),
+    Column("disk_size_mb", Integer, nullable=False, server_default=text("5120")),
+    Column("size_bytes", BigInteger, nullable=False, server_default=text("0")),
+    # `VmPlatform` as JSON: what a snapshot needs to be restored. Empty: not known.
+    Column("platform", JSONB, nullable=False, server_default=text("'{}'")),
+    # Of commands for which the request says nothing; empty: the guest's.
+    Column("default_user", Text, nullable=False, server_default=""),
+    Column("default_env", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("working_dir", Text, nullable=False, server_default=""),
+    Column("labels", JSONB, nullable=False, server_default=text("'{}'")),
+    # The sandbox that it was taken of; NULL: a `base` that no sandbox was needed for.
+    Column("sandbox_id", Uuid),
+    Column("build_id", Uuid),
+    # The actor that created it; NULL: nobody did, or it is older than this column.
+    Column("created_by", JSONB),
+    Column("status", Text, nullable=False, server_default="pending"),
+    # Of a pending one: who makes it. When the time is over, it is removed.
+    Column("lease_owner", Text),
+    Column("lease_until", TIMESTAMP(timezone=True)),
+    Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("type IN ('base', 'snapshot')", name="type"),
+    CheckConstraint("(type = 'snapshot') = (host_id IS NOT NULL)", name="host_id"),
+    CheckConstraint("team_id IS NOT NULL OR name IS NOT NULL", name="team_id"),
+    CheckConstraint("status IN ('pending', 'ready', 'removing')", name="status"),
+)
+
+# One snapshot of a name is taken at a time.
+Index(
+    "uq_templates_pending_name",
+    templates.c.team_id,
+    templates.c.name,
+    unique=True,
+    postgresql_where=text("name IS NOT NULL AND status = 'pending'"),
+)
+Index("ix_templates_team_id_name", templates.c.team_id, templates.c.name)
+Index("ix_templates_host_id", templates.c.host_id)
+Index("ix_templates_image_id", templates.c.image_id)
+
+# A ready template has at least one tag; without any it is removed.
+template_tags = Table(
+    "template_tags",
+    metadata,
+    Column("template_id", Uuid, ForeignKey("templates.id", ondelete="CASCADE"), nullable=False),
+    # NULL: the platform's; as the template's.
+    Column("team_id", Uuid, ForeignKey("teams.id")),
+    Column("name", Text, nullable=False),
+    Column("tag", Text, nullable=False),
+    Column("set_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+)
+
+Index(
+    "uq_template_tags_team",
+    template_tags.c.team_id,
+    template_tags.c.name,
+    template_tags.c.tag,
+    unique=True,
+    postgresql_where=text("team_id IS NOT NULL"),
+)
+Index(
+    "uq_template_tags_platform",
+    template_tags.c.name,
+    template_tags.c.tag,
+    unique=True,
+    postgresql_where=text("team_id IS NULL"),
+)
+Index("ix_template_tags_template_id", template_tags.c.template_id)
