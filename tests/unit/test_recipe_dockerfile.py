@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -25,6 +27,8 @@ from wrenn.recipe import (
     parse_dockerfile,
 )
 from wrenn.recipe.instructions import Step
+from wrenn.recipe.logical_lines import Lines
+from wrenn.recipe.words import split_words
 
 SH = ("/bin/sh", "-c")
 
@@ -290,6 +294,10 @@ def test_copies(text: str, expected: dict[str, object]) -> None:
     assert {name: getattr(result, name) for name in expected} == expected
 
 
+def test_a_heredoc_may_be_longer_than_a_variable() -> None:
+    assert len(copy(f"COPY <<E /a\n{'x' * 60_000}\nE").inline[0].content) == 60_001
+
+
 def test_properties_of_the_template() -> None:
     result = plan(
         'LABEL a=b "c d"="e f" multi="x\\\ny"\nLABEL old style\nMAINTAINER A <a@b.example>\n'
@@ -377,6 +385,7 @@ def test_what_has_no_effect_is_noted() -> None:
         ("FROM a\nENV b=${c##d}", "line 2: ${c#…} is not supported"),
         ('FROM a\nENV b="${c:?is needed}"', "line 2: c: is needed"),
         ("FROM a\nENV b=${c?}", "line 2: c: is not allowed to be unset"),
+        (f"FROM a\nENV b={'x' * 33_000}", "line 2: the value of b is longer than 32768 characters"),
         ("FROM a\nARG b-c=d", "line 2: 'b-c' is not a name of an argument"),
         ("FROM a\nEXPOSE 0", "line 2: '0' is not a port"),
         ("FROM a\nEXPOSE 90-80", "line 2: '90-80' is not a port"),
@@ -517,3 +526,21 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
         else:
             message = ""
         assert len(message) < 500
+
+
+def test_lines_heredocs_and_words_are_those_of_buildkit() -> None:
+    # Random texts and what BuildKit's parser says of them, recorded with the package `dockerfile` 3.4.0, which is that
+    # parser: keyword, first line, heredocs, and for ENV and LABEL the words.
+    recorded = json.loads((Path(__file__).parent.parent / "data" / "dockerfile_vectors.json").read_text())
+    assert len(recorded) == 400
+    for text, expected in recorded:
+        lines = Lines(text)
+        found = list(lines)
+        heads = [
+            [line.keyword, line.number, [[doc.name, doc.content] for doc in line.heredocs]] for line in found
+        ]
+        assert heads == [item[:3] for item in expected], text
+        for line, (*_, words) in zip(found, expected, strict=True):
+            split = split_words(line.rest, lines.escape)
+            if words is not None and split and "=" in split[0]:
+                assert [part for word in split for part in word.partition("=")[::2]] == words, text

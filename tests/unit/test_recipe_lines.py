@@ -20,7 +20,7 @@ from wrenn.recipe import (
     parse_lines,
     parse_ready_check,
 )
-from wrenn.recipe.cache_key import base_key, step_key
+from wrenn.recipe.cache_key import base_key, cacheable_steps, step_key
 from wrenn.recipe.dockerfile import parse_dockerfile
 from wrenn.recipe.durations import parse_duration
 
@@ -219,3 +219,10 @@ def test_a_key_depends_on_what_a_step_does_and_on_nothing_else() -> None:
         assert keys(text.replace("COPY ", "COPY " + change))[1] != first[1]
     assert keys(text.replace("COPY", "ADD"))[1] != first[1]
     assert keys("COPY <<E /a\n1\nE") != keys("COPY <<E /a\n2\nE")
+
+
+def test_steps_after_a_start_find_it_running_and_are_not_taken_from_the_cache() -> None:
+    steps = parse_lines(["RUN a", "START server", "RUN client"]).plan(BaseConfig()).steps
+    assert [type(step) for step in steps] == [Run, Start, Run]
+    assert cacheable_steps(steps) == 1
+    assert cacheable_steps(steps[:1]) == 1

@@ -323,13 +323,14 @@ class ContextArchive:
             raise refused(copy.line, "the recipe looks at too many files: copy fewer, or more specific ones")
 
     def _below(self, directory: str) -> Iterator[_Item]:
+        skipped = len(directory) + 1 if directory else 0
         pending = [directory]
         while pending:
             current = pending.pop()
             names = sorted(self._children.get(current, []))
             for name in names:
                 path = posixpath.join(current, name)
-                yield _Item(posixpath.relpath(path, directory or "."), self._entries[path], self._contents)
+                yield _Item(path[skipped:], self._entries[path], self._contents)
             pending += [
                 path
                 for path in (posixpath.join(current, name) for name in reversed(names))

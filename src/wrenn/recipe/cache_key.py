@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from wrenn.recipe.instructions import Copy, Env, From, Run, Start, Step, User, Workdir
 
@@ -51,6 +51,11 @@ def step_key(parent: str, step: Step, *, files_digest: str | None = None) -> str
                 "extract": step.extract,
             }
     return _digest(fields)
+
+
+def cacheable_steps(steps: Sequence[Step]) -> int:
+    """Return how many of the first steps may be taken from the cache: not those after a START, which may need its program."""
+    return next((index for index, step in enumerate(steps) if isinstance(step, Start)), len(steps))
 
 
 def changes_disk(step: Step) -> bool:

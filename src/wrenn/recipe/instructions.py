@@ -82,7 +82,7 @@ class Run(Instruction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start(Instruction):
-    """Starts a program in the background, which is still running when the template is taken."""
+    """Starts a program in the background: later steps find it running, and so does the template."""
 
     argv: tuple[str, ...]
 
@@ -155,7 +155,7 @@ class Plan:
     """A recipe on a base whose environment is known.
 
     Attributes:
-        steps: what is carried out, in order. `Start` steps come last.
+        steps: what is carried out, in order. The start command of a Dockerfile comes last.
         environment: default variables of the template.
         user: default user of the template, None if neither the recipe nor the base sets one.
         workdir: default working directory of the template.

@@ -15,7 +15,9 @@ MAX_INSTRUCTIONS: Final = 500
 MAX_VARIABLES: Final = 500
 """Variables of the environment and arguments together."""
 MAX_VALUE_B: Final = 32 * KIB
-"""Size of a text after its variables were replaced."""
+"""Size of the value of a variable."""
+MAX_EXPANDED_WORD_B: Final = 128 * KIB
+"""Size of one text after its variables were replaced, for example a heredoc of COPY."""
 MAX_EXPANDED_B: Final = 4 * MIB
 """Size of all texts of a recipe after their variables were replaced."""
 MAX_ENVIRONMENT_B: Final = 128 * KIB

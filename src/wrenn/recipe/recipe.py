@@ -29,6 +29,7 @@ from wrenn.recipe.limits import (
     MAX_LABELS,
     MAX_PATH_B,
     MAX_PORTS,
+    MAX_VALUE_B,
     MAX_VARIABLES,
     refused,
     shown,
@@ -136,14 +137,13 @@ class _Planner:
         self._cmd_statement: CmdStatement | None = None
         self._ready_check: ReadyCheck | None = None
         self._steps: list[Step] = []
-        self._starts: list[StartStatement] = []
         self._state: State | None = None
         self._expanded = 0
 
     def plan(self) -> Plan:
         for statement in self._recipe.statements:
             self._add(statement)
-        self._add_starts()
+        self._add_start_command()
         return Plan(
             steps=tuple(self._steps),
             environment=self._environment,
@@ -187,7 +187,7 @@ class _Planner:
             case ExposeStatement():
                 self._expose(statement)
             case StartStatement():
-                self._starts.append(statement)
+                self._steps.append(Start(line=line, text=text, state=self._now(), argv=statement.argv))
             case EntrypointStatement():
                 self._entrypoint, self._takes_arguments = statement.argv, statement.exec_form
                 self._entrypoint_statement = statement
@@ -196,12 +196,7 @@ class _Planner:
             case HealthcheckStatement():
                 self._ready_check = statement.check
 
-    def _add_starts(self) -> None:
-        # Programs start when everything is in place, with what applies at the end of the recipe.
-        for statement in self._starts:
-            self._steps.append(
-                Start(line=statement.line, text=statement.text, state=self._now(), argv=statement.argv)
-            )
+    def _add_start_command(self) -> None:
         # The last of ENTRYPOINT and CMD count, wherever they are. What only the base has is not started.
         cmd, source = self._cmd_statement, self._entrypoint_statement or self._cmd_statement
         argv = self._entrypoint
@@ -209,6 +204,7 @@ class _Planner:
             argv = (*argv, *cmd.argv)
         if source is not None and argv:
             state = replace(self._now(), environment=dict(self._environment))
+            # When everything is in place, with what applies at the end of the Dockerfile.
             self._steps.append(Start(line=source.line, text=source.text, state=state, argv=argv))
 
     def _now(self) -> State:
@@ -267,6 +263,9 @@ class _Planner:
     def _variables_changed(self, statement: Statement) -> None:
         self._state = None
         variables = {**self._arguments, **self._environment}
+        for name, value in variables.items():
+            if len(value) > MAX_VALUE_B:
+                raise refused(statement.line, f"the value of {name} is longer than {MAX_VALUE_B} characters")
         if len(variables) > MAX_VARIABLES:
             raise refused(statement.line, f"there are more than {MAX_VARIABLES} variables")
         if sum(len(name) + len(value) for name, value in variables.items()) > MAX_ENVIRONMENT_B:

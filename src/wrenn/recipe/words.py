@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from wrenn.recipe.limits import MAX_NESTING, MAX_VALUE_B
+from wrenn.recipe.limits import MAX_EXPANDED_WORD_B, MAX_NESTING
 
 SPACE: Final = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 """White space as Go's `unicode.IsSpace` defines it."""
@@ -51,16 +51,16 @@ class Word:
         """Return the text of the word. `lookup` returns the value of a variable, or None if it is not set.
 
         Raises:
-            WordError: the text would be longer than `MAX_VALUE_B`, or `${NAME:?message}` applies.
+            WordError: the text would be longer than `MAX_EXPANDED_WORD_B`, or `${NAME:?message}` applies.
         """
         texts: list[str] = []
         size = 0
         for part in self.parts:
             text = part if isinstance(part, str) else _value(part, lookup)
             size += len(text)
-            if size > MAX_VALUE_B:
+            if size > MAX_EXPANDED_WORD_B:
                 raise WordError(
-                    f"the text is longer than {MAX_VALUE_B} characters after its variables were replaced"
+                    f"the text is longer than {MAX_EXPANDED_WORD_B} characters after its variables were replaced"
                 )
             texts.append(text)
         return "".join(texts)
