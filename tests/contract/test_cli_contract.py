@@ -100,6 +100,11 @@ async def test_a_template_is_made_used_listed_and_removed(box: str) -> None:
     bases = json.loads((await wrenn("templates", "list", "--type", "base", "--json")).out)
     assert "minimal" in [one["name"] for one in bases]
     assert name not in [one["name"] for one in bases]
+    assert (await wrenn("templates", "tag", name, "stable")).out.decode() == f"{name}:stable\n"
+    shown = json.loads((await wrenn("templates", "show", f"{name}:stable", "--json")).out)
+    assert (shown["id"], sorted(shown["tags"])) == (replaced["id"], ["latest", "stable"])
+    assert "tags       latest, stable" in (await wrenn("templates", "show", shown["id"])).out.decode()
+    assert (await wrenn("templates", "tag", "minimal", "stable")).code == 4
     removed = await wrenn("templates", "rm", "minimal", name, "--json")
     assert (removed.code, json.loads(removed.out)) == (4, {"minimal": "forbidden", name: "removed"})
 
@@ -240,6 +245,8 @@ def drain(controller: int) -> bytes:
         (("snapshot", UNKNOWN), 3),
         (("timeout", UNKNOWN, "--timeout", "5"), 3),
         (("templates", "rm", "no-such"), 3),
+        (("templates", "show", "no-such"), 3),
+        (("templates", "tag", "no-such", "x"), 3),
         (("create", "--on-expiry", "explode"), 2),
         (("create", "--timeout", "soon"), 2),
         (("create", "--template", "no-such"), 3),

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from wrenn.cli.build_display import printable
 from wrenn.cli.each import do_each
 from wrenn.cli.lifecycle import IdArgument
 from wrenn.cli.output import JsonOption, age, print_json, print_table, size
@@ -15,6 +16,11 @@ from wrenn.cli.settings import use_credentials
 app = typer.Typer(
     help="Templates, from which sandboxes are created.", no_args_is_help=True, rich_markup_mode=None
 )
+
+ReferenceArgument = Annotated[
+    str,
+    typer.Argument(metavar="TEMPLATE", help="NAME (its latest version), NAME:TAG, or the id of a version."),
+]
 
 
 def snapshot(
@@ -68,10 +74,65 @@ def list_(
             size(template.size_bytes) if template.size_bytes else "-",
             age(template.created_at),
             "platform" if template.platform else "team",
+            ",".join(template.tags),
         )
         for template in found
     ]
-    print_table(("NAME", "TYPE", "VCPUS", "MEMORY", "SIZE", "AGE", "OWNER"), rows)
+    print_table(("NAME", "TYPE", "VCPUS", "MEMORY", "SIZE", "AGE", "OWNER", "TAGS"), rows)
+
+
+@app.command("show")
+def show(reference: ReferenceArgument, *, json: JsonOption = False) -> None:
+    """Show one version of a template."""
+    from wrenn.sdk import Template
+
+    use_credentials()
+    found = Template.get(reference)
+    if json:
+        print_json(found)
+        return
+    facts = {
+        "id": found.id,
+        "name": found.name,
+        "tags": ", ".join(found.tags),
+        "type": found.type,
+        "vcpus": found.vcpus,
+        "memory": f"{found.memory_mb} MB" if found.memory_mb else None,
+        "disk": f"{found.disk_size_mb} MB" if found.disk_size_mb else None,
+        "size": size(found.size_bytes) if found.size_bytes else None,
+        "user": found.default_user,
+        "directory": found.working_dir,
+        "build": found.build_id,
+        "created": found.created_at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+        "owner": "platform" if found.platform else "team",
+    }
+    pairs = [(label, str(value)) for label, value in facts.items() if value]
+    pairs += [("env", f"{name}={value}") for name, value in found.default_env.items()]
+    pairs += [("label", f"{name}={value}") for name, value in found.labels.items()]
+    for label, value in pairs:
+        sys.stdout.write(f"{label:<10} {printable(value)}\n")
+
+
+@app.command("tag")
+def tag(
+    reference: ReferenceArgument,
+    new_tag: Annotated[str, typer.Argument(metavar="TAG", help="The tag, for example latest.")],
+    *,
+    json: JsonOption = False,
+) -> None:
+    """Let a tag refer to a version of a template.
+
+    NAME alone is NAME:latest, so `wrenn templates tag app:1 latest` rolls back to version 1. A version that loses its last
+    tag is removed.
+    """
+    from wrenn.sdk import Template
+
+    use_credentials()
+    tagged = Template.set_tag(reference, new_tag)
+    if json:
+        print_json(tagged)
+    else:
+        sys.stdout.write(f"{tagged.name}:{new_tag}\n")
 
 
 @app.command("rm")
@@ -80,7 +141,9 @@ def rm(
     *,
     json: JsonOption = False,
 ) -> None:
-    """Remove templates; sandboxes created from them are not affected.
+    """Remove templates: NAME with all its versions, a tag NAME:TAG, or one version by its id.
+
+    Sandboxes created from them are not affected.
 
     Continues after a failure; the exit code is that of the last failure.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Literal
 
@@ -137,8 +137,12 @@ class TemplateInfo:
     """A template, from which sandboxes are created.
 
     `type` is `base` or `snapshot`. A sandbox created from a snapshot has its `vcpus`, `memory_mb` and
-    `disk_size_mb`; for a base they can be chosen (None). `size_bytes` is the size of its own files, 0:
+    `disk_size_mb`; for a base they are defaults (None: the platform's). `size_bytes` is the size of its own files, 0:
     unknown. `platform` templates belong to the installation and cannot be deleted.
+
+    A template is one version of its name. `id` identifies it (None: hosts built it themselves), and `NAME:TAG` with one of
+    its `tags` refers to it. `default_user`, `working_dir` and `default_env` apply to commands that do not say otherwise.
+    `build_id` is the build that made it.
     """
 
     name: str
@@ -149,6 +153,13 @@ class TemplateInfo:
     size_bytes: int
     created_at: datetime
     platform: bool
+    id: str | None = None
+    tags: tuple[str, ...] = ()
+    default_user: str | None = None
+    working_dir: str | None = None
+    default_env: dict[str, str] = field(default_factory=dict[str, str])
+    labels: dict[str, str] = field(default_factory=dict[str, str])
+    build_id: str | None = None
 
     @classmethod
     def parse(cls, fields: Fields) -> TemplateInfo:
@@ -162,6 +173,13 @@ class TemplateInfo:
             size_bytes=fields.integer("size_bytes"),
             created_at=fields.time("created_at"),
             platform=fields.flag("platform"),
+            id=fields.optional_text("id"),
+            tags=fields.texts("tags"),
+            default_user=fields.optional_text("default_user"),
+            working_dir=fields.optional_text("working_dir"),
+            default_env=fields.text_map("default_env"),
+            labels=fields.text_map("labels"),
+            build_id=fields.optional_text("build_id"),
         )
 
 

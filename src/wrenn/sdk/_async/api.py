@@ -170,9 +170,20 @@ def path_of(*parts: str) -> str:
     return _joined("/v1/sandboxes", parts)
 
 
-def template_path_of(*parts: str) -> str:
+def snapshot_path_of(*parts: str) -> str:
     """Return the URL path `/v1/snapshots/…` with each part escaped."""
     return _joined("/v1/snapshots", parts)
+
+
+def template_path_of(*parts: str) -> str:
+    """Return the URL path `/v1/templates/…` with each part escaped.
+
+    Raises:
+        InvalidRequestError: a part is empty, or would change the path.
+    """
+    if any(part.strip() in ("", ".", "..") for part in parts):
+        raise InvalidRequestError("A template's name or tag is empty or not valid.")
+    return _joined("/v1/templates", parts)
 
 
 def build_path_of(*parts: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import BinaryIO
 
 from wrenn.sdk._aio import chunks_of, in_thread, sleep
+from wrenn.sdk._async import templates
 from wrenn.sdk._async.api import AsyncApi, build_path_of
 from wrenn.sdk._form import UploadForm
 from wrenn.sdk._parse import Fields, json_of, objects
@@ -23,7 +24,7 @@ from wrenn.sdk.errors import (
     WrennError,
 )
 from wrenn.sdk.settings import DEFAULT_REQUEST_TIMEOUT_S, client_settings
-from wrenn.sdk.types import Build, BuildEvent, BuildStep
+from wrenn.sdk.types import Build, BuildEvent, BuildStep, TemplateInfo
 
 _PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 10.0
@@ -33,7 +34,7 @@ _PASSING = (ConnectionFailedError, DeadlineExceededError, RateLimitError, Unavai
 class AsyncTemplate(RecipeBuilder):
     """A template to build: `AsyncTemplate().from_image("debian:12").run("…")`, then `build(name)`.
 
-    The class methods are about builds that exist.
+    The class methods are about templates and builds that exist.
     """
 
     async def build(
@@ -110,6 +111,39 @@ class AsyncTemplate(RecipeBuilder):
         )
         try:
             return await start(api, request)
+        finally:
+            await api.close()
+
+    @classmethod
+    async def get(
+        cls, reference: str, *, api_key: str | None = None, base_url: str | None = None
+    ) -> TemplateInfo:
+        """Return the version of a template that `NAME` (its latest), `NAME:TAG` or an id refers to.
+
+        Raises:
+            NotFoundError: no such template.
+        """
+        api = AsyncApi(client_settings(api_key=api_key, base_url=base_url))
+        try:
+            return await templates.get(api, reference)
+        finally:
+            await api.close()
+
+    @classmethod
+    async def set_tag(
+        cls, reference: str, tag: str, *, api_key: str | None = None, base_url: str | None = None
+    ) -> TemplateInfo:
+        """Let a tag refer to a version. `latest` is the one that the name alone refers to, so this also rolls back.
+
+        The version that had the tag is removed if no other tag refers to it.
+
+        Raises:
+            NotFoundError: no such template.
+            ForbiddenError: it belongs to the platform.
+        """
+        api = AsyncApi(client_settings(api_key=api_key, base_url=base_url))
+        try:
+            return await templates.set_tag(api, reference, tag)
         finally:
             await api.close()
 

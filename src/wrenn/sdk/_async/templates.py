@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wrenn.sdk._async.api import AsyncApi, template_path_of
+from wrenn.sdk._async.api import AsyncApi, snapshot_path_of, template_path_of
 from wrenn.sdk._parse import Fields, json_of, objects
 from wrenn.sdk.errors import NotFoundError
 from wrenn.sdk.types import TemplateInfo, TemplateType
@@ -16,7 +16,7 @@ async def snapshot(api: AsyncApi, sandbox_id: str, name: str | None, *, overwrit
     """
     body = await api.call(
         "POST",
-        template_path_of(),
+        snapshot_path_of(),
         params={"overwrite": "true"} if overwrite else None,
         json={"sandbox_id": sandbox_id} if name is None else {"sandbox_id": sandbox_id, "name": name},
         repeatable=overwrite and name is not None,
@@ -27,14 +27,26 @@ async def snapshot(api: AsyncApi, sandbox_id: str, name: str | None, *, overwrit
 async def find(api: AsyncApi, kind: TemplateType | None) -> list[TemplateInfo]:
     """List the templates that the team can use, of all types or one."""
     params = None if kind is None else {"type": kind}
-    body = await api.call("GET", template_path_of(), params=params, repeatable=True)
+    body = await api.call("GET", snapshot_path_of(), params=params, repeatable=True)
     return [TemplateInfo.parse(fields) for fields in objects("template", json_of(body))]
 
 
 async def delete(api: AsyncApi, name: str) -> None:
     """Delete a template. If a retry finds none, that is a success: the attempt whose response was lost did it."""
     try:
-        await api.call("DELETE", template_path_of(name), repeatable=True)
+        await api.call("DELETE", snapshot_path_of(name), repeatable=True)
     except NotFoundError as error:
         if not error.earlier_attempt_sent:
             raise
+
+
+async def get(api: AsyncApi, reference: str) -> TemplateInfo:
+    """Return the version that `NAME`, `NAME:TAG` or an id refers to."""
+    body = await api.call("GET", template_path_of(reference), repeatable=True)
+    return TemplateInfo.parse(Fields("template", json_of(body)))
+
+
+async def set_tag(api: AsyncApi, reference: str, tag: str) -> TemplateInfo:
+    """Let a tag refer to a version."""
+    body = await api.call("PUT", template_path_of(reference, "tags", tag), repeatable=True)
+    return TemplateInfo.parse(Fields("template", json_of(body)))

@@ -14,6 +14,7 @@ from wrenn.sdk._parse import Fields, json_of, objects
 from wrenn.sdk._recipe import BuildRequest, RecipeBuilder
 from wrenn.sdk._retry import jittered
 from wrenn.sdk._sse import Frames
+from wrenn.sdk._sync import templates
 from wrenn.sdk._sync.api import Api, build_path_of
 from wrenn.sdk.errors import (
     BuildFailedError,
@@ -24,7 +25,7 @@ from wrenn.sdk.errors import (
     WrennError,
 )
 from wrenn.sdk.settings import DEFAULT_REQUEST_TIMEOUT_S, client_settings
-from wrenn.sdk.types import Build, BuildEvent, BuildStep
+from wrenn.sdk.types import Build, BuildEvent, BuildStep, TemplateInfo
 
 _PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 10.0
@@ -34,7 +35,7 @@ _PASSING = (ConnectionFailedError, DeadlineExceededError, RateLimitError, Unavai
 class Template(RecipeBuilder):
     """A template to build: `Template().from_image("debian:12").run("…")`, then `build(name)`.
 
-    The class methods are about builds that exist.
+    The class methods are about templates and builds that exist.
     """
 
     def build(
@@ -107,6 +108,37 @@ class Template(RecipeBuilder):
         api = Api(client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s))
         try:
             return start(api, request)
+        finally:
+            api.close()
+
+    @classmethod
+    def get(cls, reference: str, *, api_key: str | None = None, base_url: str | None = None) -> TemplateInfo:
+        """Return the version of a template that `NAME` (its latest), `NAME:TAG` or an id refers to.
+
+        Raises:
+            NotFoundError: no such template.
+        """
+        api = Api(client_settings(api_key=api_key, base_url=base_url))
+        try:
+            return templates.get(api, reference)
+        finally:
+            api.close()
+
+    @classmethod
+    def set_tag(
+        cls, reference: str, tag: str, *, api_key: str | None = None, base_url: str | None = None
+    ) -> TemplateInfo:
+        """Let a tag refer to a version. `latest` is the one that the name alone refers to, so this also rolls back.
+
+        The version that had the tag is removed if no other tag refers to it.
+
+        Raises:
+            NotFoundError: no such template.
+            ForbiddenError: it belongs to the platform.
+        """
+        api = Api(client_settings(api_key=api_key, base_url=base_url))
+        try:
+            return templates.set_tag(api, reference, tag)
         finally:
             api.close()
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from wrenn.sdk._parse import Fields, json_of, objects
-from wrenn.sdk._sync.api import Api, template_path_of
+from wrenn.sdk._sync.api import Api, snapshot_path_of, template_path_of
 from wrenn.sdk.errors import NotFoundError
 from wrenn.sdk.types import TemplateInfo, TemplateType
 
@@ -17,7 +17,7 @@ def snapshot(api: Api, sandbox_id: str, name: str | None, *, overwrite: bool) ->
     """
     body = api.call(
         "POST",
-        template_path_of(),
+        snapshot_path_of(),
         params={"overwrite": "true"} if overwrite else None,
         json={"sandbox_id": sandbox_id} if name is None else {"sandbox_id": sandbox_id, "name": name},
         repeatable=overwrite and name is not None,
@@ -28,14 +28,26 @@ def snapshot(api: Api, sandbox_id: str, name: str | None, *, overwrite: bool) ->
 def find(api: Api, kind: TemplateType | None) -> list[TemplateInfo]:
     """List the templates that the team can use, of all types or one."""
     params = None if kind is None else {"type": kind}
-    body = api.call("GET", template_path_of(), params=params, repeatable=True)
+    body = api.call("GET", snapshot_path_of(), params=params, repeatable=True)
     return [TemplateInfo.parse(fields) for fields in objects("template", json_of(body))]
 
 
 def delete(api: Api, name: str) -> None:
     """Delete a template. If a retry finds none, that is a success: the attempt whose response was lost did it."""
     try:
-        api.call("DELETE", template_path_of(name), repeatable=True)
+        api.call("DELETE", snapshot_path_of(name), repeatable=True)
     except NotFoundError as error:
         if not error.earlier_attempt_sent:
             raise
+
+
+def get(api: Api, reference: str) -> TemplateInfo:
+    """Return the version that `NAME`, `NAME:TAG` or an id refers to."""
+    body = api.call("GET", template_path_of(reference), repeatable=True)
+    return TemplateInfo.parse(Fields("template", json_of(body)))
+
+
+def set_tag(api: Api, reference: str, tag: str) -> TemplateInfo:
+    """Let a tag refer to a version."""
+    body = api.call("PUT", template_path_of(reference, "tags", tag), repeatable=True)
+    return TemplateInfo.parse(Fields("template", json_of(body)))
