@@ -193,6 +193,7 @@ def test_a_builder_makes_a_recipe_that_the_parser_reads(platform: Platform, tmp_
         "name": "app",
         "tag": "1",
         "vcpus": 2,
+        "skip_pre_post": True,
     }
     lines = platform.config["recipe"]
     plan = parse_lines(cast("list[str]", lines)).plan(BaseConfig(environment={"HOME": "/root"}))

@@ -46,6 +46,7 @@ class AsyncTemplate(RecipeBuilder):
         memory_mb: int | None = None,
         disk_size_mb: int | None = None,
         no_cache: bool = False,
+        skip_pre_post: bool = True,
         on_event: Callable[[BuildEvent], object] | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
@@ -55,7 +56,8 @@ class AsyncTemplate(RecipeBuilder):
 
         The recipe is checked before anything is sent. `on_event` is called with what happens meanwhile. A build of a name
         that exists makes another version, which the name then refers to. If this call is interrupted the build
-        goes on: `cancel` ends it.
+        goes on: `cancel_build` ends it. Without `skip_pre_post` the platform runs `apt-get update` before the recipe and
+        cleans up after it, for bases that are Debian; never for a Dockerfile.
 
         Raises:
             BuildFailedError: the build failed, or was cancelled.
@@ -68,6 +70,7 @@ class AsyncTemplate(RecipeBuilder):
             memory_mb=memory_mb,
             disk_size_mb=disk_size_mb,
             no_cache=no_cache or None,
+            skip_pre_post=skip_pre_post,
         )
         api = AsyncApi(
             client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
@@ -93,6 +96,7 @@ class AsyncTemplate(RecipeBuilder):
         memory_mb: int | None = None,
         disk_size_mb: int | None = None,
         no_cache: bool = False,
+        skip_pre_post: bool = True,
         api_key: str | None = None,
         base_url: str | None = None,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
@@ -105,6 +109,7 @@ class AsyncTemplate(RecipeBuilder):
             memory_mb=memory_mb,
             disk_size_mb=disk_size_mb,
             no_cache=no_cache or None,
+            skip_pre_post=skip_pre_post,
         )
         api = AsyncApi(
             client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
