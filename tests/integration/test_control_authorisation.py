@@ -13,7 +13,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from wrenn.base.ids import InvitationId
+from wrenn.base.ids import ImageId, InvitationId
 
 from .conftest import client, run_sql
 from .host_agents import registered, unwatched
@@ -134,6 +134,13 @@ TABLE: Final[dict[str, Row]] = {
     "POST /v1/hosts/register": Row(Who.ANYBODY, {"token": "x"}),
     "POST /v1/hosts/auth/refresh": Row(Who.ANYBODY, {"refresh_token": "x"}),
     "POST /v1/hosts/{host_id}/heartbeat": Row(Who.HOST, {}),
+    "GET /v1/hosts/{host_id}/images/{image_id}": Row(Who.HOST, found=404),
+    "POST /v1/hosts/{host_id}/images/{image_id}/chunk-urls": Row(Who.HOST, {"digests": ["ab" * 32]}),
+    "POST /v1/hosts/{host_id}/images/{image_id}/upload-urls": Row(Who.HOST, {"digests": ["ab" * 32]}),
+    "PUT /v1/hosts/{host_id}/images/{image_id}/manifest": Row(Who.HOST, {}),
+    # Their signature is the credential: what each lets in, tests/integration/test_images_store.py shows.
+    "GET /v1/store/{key}": Row(Who.ANYBODY),
+    "PUT /v1/store/{key}": Row(Who.ANYBODY, {}),
     "GET /v1/limits": Row(Who.TEAM, sees=True, outside=True),
     "GET /v1/events": Row(Who.TEAM, sees=True, outside=True),
     "GET /v1/audit-logs": Row(Who.TEAM, sees=True, outside=True),
@@ -243,6 +250,8 @@ async def world(people: People) -> World:
             "port": "8080",
             "provider": "github",
             "host_id": agent.host_id,
+            "image_id": str(ImageId.new()),
+            "key": "platform/chunks/ab/x",
             "tag": "x",
         },
         operations=operations,

@@ -18,6 +18,7 @@ from wrenn.control.http.buckets import Rate
 from wrenn.control.http.rate_limits import RateSettings
 from wrenn.control.mail import MailSettings
 from wrenn.control.oauth import OAuthSettings
+from wrenn.control.objects import StoreSettings
 from wrenn.control.quotas import NO_LIMIT, Limits
 from wrenn.control.users import AccountSettings
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
@@ -61,6 +62,7 @@ class Settings:
         event_retention_h: for so many hours a stream of events can be resumed.
         quotas: what a team may have that has no limits of its own.
         rates: how many requests are answered in a second.
+        store: where images are stored.
         metrics: where `/metrics` is served.
         faults: fault points to arm (tests only).
     """
@@ -92,6 +94,7 @@ class Settings:
     event_retention_h: float
     quotas: Limits
     rates: RateSettings
+    store: StoreSettings
     metrics: MetricsAddress
     faults: str
 
@@ -104,9 +107,10 @@ class Settings:
         """
         accounts = AccountSettings.from_environment(environment)
         listen_host, listen_port = _address(environment, "WRENN_LISTEN", "127.0.0.1:8000")
+        data_dir = Path(environment.get("WRENN_DATA_DIR") or DEFAULT_DATA_DIR).absolute()
         return cls(
             database_url=environment.get("DATABASE_URL") or None,
-            data_dir=Path(environment.get("WRENN_DATA_DIR") or DEFAULT_DATA_DIR).absolute(),
+            data_dir=data_dir,
             listen_host=listen_host,
             listen_port=listen_port,
             authority=Authority.from_settings(
@@ -139,6 +143,7 @@ class Settings:
                 _rate(environment, "WRENN_RATE_VISITS_PER_ADDRESS", 1000.0),
                 _rate(environment, "WRENN_RATE_FAILURES_PER_ADDRESS", 10.0),
             ),
+            store=StoreSettings.from_environment(environment, data_dir),
             metrics=MetricsAddress.parse(
                 "WRENN_METRICS_LISTEN",
                 environment.get("WRENN_METRICS_LISTEN", ""),

@@ -56,11 +56,14 @@ from wrenn.control.hosts import (
 )
 from wrenn.control.http import BehindProxies, Browsers, PortDomain, Rates
 from wrenn.control.http.app import api_router, build_app, route_of
+from wrenn.control.images import HostImages, Images, ImageSweep, store_router
+from wrenn.control.images import router as image_router
 from wrenn.control.keys import Keys
 from wrenn.control.loop_report import LoopReport
 from wrenn.control.mail import CHANNEL as MAIL
 from wrenn.control.mail import MailSender, SmtpServer
 from wrenn.control.oauth import ProviderClient, SignIn, Tickets, providers_of
+from wrenn.control.objects import ObjectStore, UrlSigner
 from wrenn.control.password_reset import PasswordReset
 from wrenn.control.placement import Overcommit
 from wrenn.control.platform_metrics import PlatformMetrics
@@ -101,6 +104,7 @@ from wrenn.control.sandboxes import (
     TimeLimitChanges,
     WaitLimits,
 )
+from wrenn.control.sandboxes import images_in_use as sandboxes_of_images
 from wrenn.control.sandboxes import routers as sandbox_routers
 from wrenn.control.services import Services
 from wrenn.control.sessions import PasswordLogin, Sessions
@@ -110,6 +114,7 @@ from wrenn.control.snapshots import routers as snapshot_routers
 from wrenn.control.teams import Invitations, TeamDeletion, Teams
 from wrenn.control.templates import Templates
 from wrenn.control.templates import admin_routers as template_admin_routers
+from wrenn.control.templates import images_in_use as templates_of_images
 from wrenn.control.templates import routers as template_routers
 from wrenn.control.throttle import Throttle
 from wrenn.control.users import Passwords
@@ -123,13 +128,14 @@ from wrenn.protocol.api import (
     LIMITS_PREFIX,
     SANDBOXES_PREFIX,
     SNAPSHOTS_PREFIX,
+    STORE_PREFIX,
     TEMPLATES_PREFIX,
 )
 from wrenn.telemetry import Metrics, RequestMetrics
 
 # Requests are compared with the endpoints in this order. Heartbeats are the requests that never cease.
 ROUTERS: Final = {
-    HOSTS_PREFIX: (enrolment.router, fleet.router),
+    HOSTS_PREFIX: (enrolment.router, fleet.router, image_router),
     SANDBOXES_PREFIX: (*sandbox_routers, *guest_routers, *port_routers),
     SNAPSHOTS_PREFIX: snapshot_routers,
     TEMPLATES_PREFIX: template_routers,
@@ -145,6 +151,7 @@ ROUTERS: Final = {
     EVENTS_PREFIX: event_routers,
     LIMITS_PREFIX: (quota_routes.own_router,),
     ADMIN_TEAMS_PREFIX: (quota_routes.admin_router,),
+    STORE_PREFIX: (store_router,),
 }
 API: Final = api_router(ROUTERS)
 
@@ -160,6 +167,9 @@ class Control:
     comparison: Comparison
     reconciler: Reconciler
     sweep: SnapshotSweep
+    images: Images
+    image_sweep: ImageSweep
+    objects: ObjectStore
     drains: Drains
     feed: Feed
     open_calls: OpenCalls
@@ -267,6 +277,7 @@ def _build(
     sandboxes = _build_sandboxes(base, auth, hosts)
     hosts.on_unreachable = sandboxes.comparison.loop.wake
     ports = _build_ports(base, auth, sandboxes, link_key)
+    images = _build_images(base, auth)
     mail_sender = _build_mail_sender(base)
     throttle = Throttle(database)
     fleet_service = Fleet(
@@ -283,6 +294,7 @@ def _build(
         auth,
         sandboxes,
         fleet_service,
+        images=images.images,
         throttle=throttle,
         passwords=passwords,
         provider_client=provider_client,
@@ -338,6 +350,9 @@ def _build(
             record_activity=sandboxes.comparison.record_activity,
             clock=base.clock,
         ),
+        objects=images.objects,
+        url_signer=images.url_signer,
+        host_images=images.host_images,
     )
     loops: list[_Looping] = [
         hosts,
@@ -346,6 +361,8 @@ def _build(
         sandboxes.snapshot_leases,
         sandboxes.comparison,
         sandboxes.sweep,
+        images.images.leases,
+        images.sweep,
         drains,
         Listener(database, _listeners(auth, sandboxes, ports, feed, mail_sender)),
         feed,
@@ -373,6 +390,9 @@ def _build(
         sandboxes.comparison,
         sandboxes.reconciler,
         sandboxes.sweep,
+        images.images,
+        images.sweep,
+        images.objects,
         drains,
         feed,
         auth.open_calls,
@@ -381,6 +401,7 @@ def _build(
         replica,
     )
     closing = (
+        images.objects.close,
         sandboxes.creations.close,
         sandboxes.forks.close,
         sandboxes.capacity.close,
@@ -576,6 +597,36 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
 
 
 @dataclass(frozen=True, slots=True)
+class _Images:
+    objects: ObjectStore
+    url_signer: UrlSigner
+    images: Images
+    host_images: HostImages
+    sweep: ImageSweep
+
+
+def _build_images(base: _Base, auth: _Auth) -> _Images:
+    settings, database = base.settings, base.database
+    url_signer = UrlSigner(auth.secret, base.clock)
+    objects = ObjectStore(settings.store, url_signer)
+    return _Images(
+        objects=objects,
+        url_signer=url_signer,
+        images=Images(database=database, owner=base.owner, lease_s=settings.lease_s),
+        host_images=HostImages(database=database, objects=objects, tokens=auth.tokens, clock=base.clock),
+        sweep=ImageSweep(
+            database=database,
+            clients=base.clients,
+            objects=objects,
+            clock=base.clock,
+            find_users=(templates_of_images, sandboxes_of_images),
+            interval_s=settings.host_interval_s,
+            unknown_grace_s=settings.unknown_grace_s,
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class _Ports:
     locations: SandboxLocations
     access: PortAccess
@@ -623,6 +674,7 @@ def _build_accounts(
     sandboxes: _Sandboxes,
     fleet_service: Fleet,
     *,
+    images: Images,
     throttle: Throttle,
     passwords: Passwords,
     provider_client: ProviderClient,
@@ -636,6 +688,7 @@ def _build_accounts(
             fleet_service.remove_all,
             sandboxes.deletions.remove_all,
             sandboxes.snapshots.remove_all,
+            images.remove_all,
         ),
         wake=sandboxes.deletions.wake,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import ssl
 from collections.abc import Mapping, Sequence
@@ -151,7 +152,7 @@ class ControlClient:
             async with self._session.request(
                 method,
                 self.base_url + path,
-                data=body,
+                data=None if body is None else io.BytesIO(body),
                 headers={"Content-Type": "application/json", **headers},
                 allow_redirects=False,
                 ssl=self.tls,

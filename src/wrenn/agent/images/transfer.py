@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import io
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -84,12 +85,17 @@ class TransferSettings:
 
 
 class ImageTransfer:
-    """Transfers images between this host and the store. `credentials` returns those that the host has now."""
+    """Transfers images between this host and the store. `credentials` returns those that the host has now.
+
+    Attributes:
+        first_pause_s: before a request is repeated; twice as long before each further attempt.
+    """
 
     def __init__(self, settings: TransferSettings, credentials: Callable[[], Credentials]) -> None:
         self._settings = settings
         self._credentials = credentials
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="wrenn-image")
+        self.first_pause_s = _FIRST_PAUSE_S
 
     def close(self) -> None:
         """Let no more transfers begin. Those that run must have been cancelled."""
@@ -225,7 +231,7 @@ class ImageTransfer:
             # The store may be reached only through the proxy of the network, as the control plane.
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=True) as session,
         ):
-            yield _Connection(control, session, self._credentials)
+            yield _Connection(control, session, self._credentials, self.first_pause_s)
 
 
 _InThread = Callable[..., Awaitable[Any]]
@@ -239,7 +245,9 @@ class _Connection:
         control: ControlClient,
         session: aiohttp.ClientSession,
         credentials: Callable[[], Credentials],
+        first_pause_s: float,
     ) -> None:
+        self._first_pause_s = first_pause_s
         self.control = control
         self._session = session
         self._credentials = credentials
@@ -260,7 +268,7 @@ class _Connection:
 
     async def patiently(self, work: Callable[[], Awaitable[_T]]) -> _T:
         """Call `work` until it succeeds; after `_ATTEMPTS` that fail because somebody does not answer, raise what the last one raised."""
-        pause_s = _FIRST_PAUSE_S
+        pause_s = self._first_pause_s
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return await work()
@@ -278,7 +286,7 @@ class _Connection:
             async with self._session.request(
                 method,
                 self.control.base_url + url if is_ours else url,
-                data=data,
+                data=None if data is None else io.BytesIO(data),
                 headers={"Content-Type": "application/octet-stream"} if data is not None else None,
                 # A redirect would lead an agent wherever the store, or somebody in between, wants.
                 allow_redirects=False,

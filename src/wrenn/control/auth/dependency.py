@@ -21,11 +21,19 @@ from wrenn.control.auth.credential import (
 )
 from wrenn.control.auth.tokens import Tokens
 from wrenn.control.http import service_of
-from wrenn.protocol.api import API_KEY_HEADER, API_KEY_START
+from wrenn.protocol.api import API_KEY_HEADER, API_KEY_START, HOST_CREDENTIAL_HEADER
 
 _key_header = APIKeyHeader(
     name=API_KEY_HEADER, scheme_name="ApiKey", auto_error=False, description="`wrn_` + 32 hex digits"
 )
+_host_token = APIKeyHeader(
+    name=HOST_CREDENTIAL_HEADER,
+    scheme_name="HostToken",
+    auto_error=False,
+    description="The `token` of `POST /v1/hosts/register` or `/v1/hosts/auth/refresh`",
+)
+HostTokenOf = Annotated[str | None, Security(_host_token)]
+"""The token that the agent of a host sent, not verified yet."""
 _bearer = HTTPBearer(
     scheme_name="UserToken",
     bearerFormat="JWT",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, Request, Security
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from fastapi.security import APIKeyHeader
 
 from wrenn.base.errors import InvalidRequest, TooLarge
+from wrenn.control.auth import HostTokenOf
 from wrenn.control.enrolment.service import Credentials, Enrolment
 from wrenn.control.enrolment.types import (
     HEARTBEAT_ANSWER,
@@ -21,18 +21,12 @@ from wrenn.control.enrolment.types import (
 )
 from wrenn.control.hosts import host_json
 from wrenn.control.http import Browsers, refusals, service
-from wrenn.protocol.api import HOST_CREDENTIAL_HEADER, HOST_RENEWAL_HEADER
+from wrenn.protocol.api import HOST_RENEWAL_HEADER
 
 router = APIRouter(tags=["hosts"])
 
 EnrolmentOf = Annotated[Enrolment, service(Enrolment)]
 BrowsersOf = Annotated[Browsers, service(Browsers)]
-_host_token = APIKeyHeader(
-    name=HOST_CREDENTIAL_HEADER,
-    scheme_name="HostToken",
-    auto_error=False,
-    description="The `token` of `POST /v1/hosts/register` or `/v1/hosts/auth/refresh`",
-)
 
 
 @router.post("/register", status_code=201, response_model=HostCredentials, responses=refusals(409, 429))
@@ -64,7 +58,7 @@ async def host_heartbeat(
     host_id: str,
     request: Request,
     enrolment: EnrolmentOf,
-    token: Annotated[str | None, Security(_host_token)],
+    token: HostTokenOf,
 ) -> Response:
     """That the agent of a host is alive, and what it says of the host. 404 with the code `host_deleted`: it was deleted."""
     sender = enrolment.sender_of(token, host_id)

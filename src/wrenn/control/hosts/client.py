@@ -6,16 +6,20 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import aiohttp
 from yarl import URL
 
-from wrenn.base.ids import HostId, SandboxId, SnapshotId
+from wrenn.base.ids import HostId, ImageId, SandboxId, SnapshotId
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.hosts.execs import EXEC_MARGIN_S, ExecNotSupported, Execs
 from wrenn.control.hosts.messages import (
     command_message,
     file_of,
+    image_of,
+    image_request,
+    images_of,
     network_message,
     process_of,
     report_of,
@@ -34,16 +38,22 @@ from wrenn.control.hosts.types import (
     Command,
     FileInfo,
     HostEndpoint,
+    HostImage,
     HostNetworkPolicy,
     HostReport,
     HostSandbox,
     HostSandboxSpec,
     HostSnapshot,
+    ImageSource,
     RunningProcess,
 )
 from wrenn.protocol.host import host_pb as pb
+from wrenn.protocol.host.errors import MethodUnknown
 from wrenn.protocol.host.streams import Kind, ProcessEnd, StartProcess
 from wrenn.relay import Headers, Request, Scope
+
+_IMAGE_MARGIN_S: Final = 10.0
+"""What an answer about an image may take beyond the wait that was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +167,32 @@ class HostClient:
             "ListSnapshots", pb.ListSnapshotsRequest(), pb.ListSnapshotsResponse, timeout_s=timeout_s
         )
         return snapshots_of(answer)
+
+    async def ensure_image(
+        self, image_id: ImageId, source: ImageSource, *, wait_s: float, upload: bool = False
+    ) -> HostImage:
+        """Prepare an image on the host, or join its preparation; returns its state after at most `wait_s` (60 at most).
+
+        `upload`: it is ready only when it is in the store too.
+        """
+        request = image_request(image_id, source, wait_ms=int(wait_s * 1000), upload=upload)
+        timeout_s = wait_s + _IMAGE_MARGIN_S
+        return image_of(await self._rpc.call("EnsureImage", request, pb.Image, timeout_s=timeout_s))
+
+    async def remove_image(self, image_id: ImageId, *, timeout_s: float) -> None:
+        """Remove the image, also one that is being prepared; does nothing if there is none."""
+        request = pb.RemoveImageRequest(image_id=str(image_id))
+        await self._rpc.call("RemoveImage", request, pb.RemoveImageResponse, timeout_s=timeout_s)
+
+    async def list_images(self, *, timeout_s: float) -> list[HostImage]:
+        """Return the images of the host, with those that are being prepared; none of an agent that knows no images."""
+        try:
+            answer = await self._rpc.call(
+                "ListImages", pb.ListImagesRequest(), pb.ListImagesResponse, timeout_s=timeout_s
+            )
+        except MethodUnknown:
+            return []
+        return images_of(answer)
 
     async def exec(
         self, sandbox_id: SandboxId, start: StartProcess, take: Callable[[Kind, bytes], None]

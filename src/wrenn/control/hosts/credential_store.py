@@ -10,18 +10,21 @@ import uuid
 from collections.abc import Collection
 from typing import Any, Final
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, exists, func, insert, select, update
 
-from wrenn.base.ids import HostId, UserId, random_hex
+from wrenn.base.errors import NotFound, Unauthorized
+from wrenn.base.ids import HostId, TeamId, UserId, random_hex
 from wrenn.base.secrets import Secret
 from wrenn.base.units import GIB, MIB
 from wrenn.control.db import Database, Transaction, in_s
 from wrenn.control.hosts.authority import CaIdentity, SignedCertificate
 from wrenn.control.hosts.ca_store import trusted_text
 from wrenn.control.hosts.records import (
+    HOST_TOKEN_NOT_VALID,
     REFRESH_LIFE_S,
     REGISTRATION_LIFE_S,
     TOKEN_PATTERN,
+    HostDeleted,
     Machine,
     RefreshToken,
 )
@@ -200,6 +203,33 @@ async def _revoke_refresh_tokens(tx: Transaction, host_ids: Collection[HostId]) 
     await tx.execute(
         update(host_refresh_tokens).where(among, _refresh.revoked_at.is_(None)).values(revoked_at=func.now())
     )
+
+
+async def owner_of_caller(database: Database, host_id: HostId, token_id: uuid.UUID) -> TeamId | None:
+    """Return whose host it is that sent a host token which came with this refresh token; None: the platform's.
+
+    Raises:
+        HostDeleted. NotFound: there was never such a host. Unauthorized: the refresh token was revoked.
+    """
+    is_valid = exists(
+        select(_refresh.id).where(
+            _refresh.id == token_id, _refresh.host_id == host_id.value, _refresh.revoked_at.is_(None)
+        )
+    )
+    found = await database.execute(
+        select(hosts.c.team_id, hosts.c.deleted_at, is_valid.label("is_valid")).where(
+            hosts.c.id == host_id.value
+        ),
+        repeatable=True,
+    )
+    row = found.one_or_none()
+    if row is None:
+        raise NotFound(f"There is no host {host_id}.")
+    if row.deleted_at is not None:
+        raise HostDeleted(f"Host {host_id} was deleted.")
+    if not row.is_valid:
+        raise Unauthorized(HOST_TOKEN_NOT_VALID)
+    return None if row.team_id is None else TeamId(row.team_id)
 
 
 async def delete_expired(database: Database) -> None:

@@ -33,7 +33,7 @@ from wrenn.control.audit import Status
 from wrenn.control.db import Database
 from wrenn.control.hosts.authority import CaIdentity
 from wrenn.control.hosts.ca_store import identity_of
-from wrenn.control.hosts.records import HostDeleted
+from wrenn.control.hosts.records import HOST_TOKEN_NOT_VALID, HostDeleted
 from wrenn.control.hosts.store import (
     REPORT_COLUMNS,
     log_team,
@@ -46,7 +46,6 @@ from wrenn.control.hosts.tables import host_refresh_tokens, hosts
 from wrenn.control.hosts.types import HostHeartbeat, HostStatus
 
 _refresh = host_refresh_tokens.c
-_NOT_VALID: Final = "The host token is not valid or has expired: refresh it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +129,7 @@ async def record_heartbeat(database: Database, received: ReceivedHeartbeat) -> C
     if row.is_deleted:
         raise HostDeleted(f"Host {received.host_id} was deleted.")
     if not row.is_seen:
-        raise Unauthorized(_NOT_VALID)
+        raise Unauthorized(HOST_TOKEN_NOT_VALID)
     return identity_of(row.ca_signer, row.ca_trusted)
 
 

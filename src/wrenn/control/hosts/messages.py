@@ -14,18 +14,23 @@ from typing import Any, Final, Literal, TypeVar, cast
 from protobuf import Message, Oneof, message_from_json_value
 
 from wrenn.base.errors import AgentFailure, InvalidRequest
-from wrenn.base.ids import SandboxId, SnapshotId
+from wrenn.base.ids import ImageId, SandboxId, SnapshotId
 from wrenn.control.hosts.types import (
     Command,
+    ContainerSource,
     FileInfo,
     FileKind,
+    HostContainerConfig,
     HostHeartbeat,
+    HostImage,
+    HostImageState,
     HostNetworkPolicy,
     HostReport,
     HostSandbox,
     HostSandboxSpec,
     HostSandboxState,
     HostSnapshot,
+    ImageSource,
     RunningProcess,
 )
 from wrenn.protocol.host import host_pb as pb
@@ -46,6 +51,11 @@ _STATES: Final = {
     pb.SandboxState.PAUSING: HostSandboxState.PAUSING,
     pb.SandboxState.RESUMING: HostSandboxState.RESUMING,
 }
+_IMAGE_STATES: Final = {
+    pb.ImageState.PREPARING: HostImageState.PREPARING,
+    pb.ImageState.READY: HostImageState.READY,
+    pb.ImageState.FAILED: HostImageState.FAILED,
+}
 _KINDS: Final[dict[pb.FileKind, FileKind]] = {
     pb.FileKind.DIRECTORY: "directory",
     pb.FileKind.SYMLINK: "symlink",
@@ -64,6 +74,11 @@ _TEMPLATES_LIMIT_B: Final = 32_000
 """Characters of the names of all templates of a host, which are read with the host."""
 _METADATA_LIMIT: Final = 100
 """Entries of what a host reports with a sandbox: versions and the like."""
+_CONFIG_LIMIT: Final = 1_000
+"""Entries of each list in what a container image says."""
+_CONFIG_TEXT_LIMIT: Final = 32_768
+"""Characters of one of them; the kernel permits 128 KiB for a variable."""
+_CONFIG_TOTAL_LIMIT: Final = 256 * 1024
 _TEXT_LIMIT: Final = 1_000
 _NAME_LIMIT: Final = 256
 _ADDRESS_LIMIT: Final = 64
@@ -256,6 +271,84 @@ def snapshots_of(answer: pb.ListSnapshotsResponse) -> list[HostSnapshot]:
     """Convert all snapshots of a host. Raises AgentFailure as `snapshot_of`, or if there are too many."""
     _check_count(answer.snapshots, _LIST_LIMIT, "snapshots")
     return [snapshot_of(snapshot) for snapshot in answer.snapshots]
+
+
+def image_request(
+    image_id: ImageId, source: ImageSource, *, wait_ms: int, upload: bool
+) -> pb.EnsureImageRequest:
+    """Convert which image a host must prepare, and of what."""
+    return pb.EnsureImageRequest(
+        image_id=str(image_id), wait_ms=wait_ms, upload=upload, source=_image_source(source)
+    )
+
+
+def _image_source(
+    source: ImageSource,
+) -> (
+    Oneof[Literal["stored"], pb.StoredImage]
+    | Oneof[Literal["disk_of"], pb.SandboxDisk]
+    | Oneof[Literal["container"], pb.ContainerImage]
+):
+    match source:
+        case None:
+            return Oneof("stored", pb.StoredImage())
+        case ContainerSource():
+            container = pb.ContainerImage(
+                reference=source.reference,
+                username=source.username,
+                password=source.password,
+                disk_size_mb=source.disk_size_mb,
+                network=network_message(source.network),
+                insecure_registry=source.is_insecure,
+            )
+            return Oneof("container", container)
+        case _:
+            return Oneof("disk_of", pb.SandboxDisk(sandbox_id=str(source)))
+
+
+def image_of(image: pb.Image) -> HostImage:
+    """Convert an image that a host reports. Raises AgentFailure if its id cannot be read, or a number cannot be stored."""
+    return HostImage(
+        image_id=_reported_id(ImageId.parse, image.image_id, "image"),
+        state=_IMAGE_STATES.get(image.state, HostImageState.UNKNOWN),
+        phase=clean_text(image.phase, _NAME_LIMIT),
+        done_b=_number(image.done_b, _BIGINT_MAX, "done_b"),
+        total_b=_number(image.total_b, _BIGINT_MAX, "total_b"),
+        error_code=clean_text(image.error_code, _NAME_LIMIT),
+        error=clean_text(image.error, _TEXT_LIMIT),
+        disk_size_mb=_number(image.disk_size_mb, _INTEGER_MAX, "disk_size_mb"),
+        size_b=_number(image.size_b, _BIGINT_MAX, "size_b"),
+        uploaded_b=_number(image.uploaded_b, _BIGINT_MAX, "uploaded_b"),
+        config=None if image.config is None else _config_of(image.config),
+        reference=clean_text(image.reference, _TEXT_LIMIT),
+    )
+
+
+def _config_of(config: pb.ContainerConfig) -> HostContainerConfig:
+    lists = (config.environment, config.entrypoint, config.command, config.exposed_ports)
+    for entries in (*lists, config.labels):
+        _check_count(entries, _CONFIG_LIMIT, "entries of a container image's configuration")
+    texts = [text for entries in lists for text in entries]
+    texts += [*config.labels.keys(), *config.labels.values(), config.user, config.working_dir]
+    if any(len(text) > _CONFIG_TEXT_LIMIT or "\0" in text for text in texts):
+        raise AgentFailure("The host reports a container image with a configuration that cannot be used.")
+    if sum(map(len, texts)) > _CONFIG_TOTAL_LIMIT:
+        raise AgentFailure("The host reports a container image whose configuration is too long.")
+    return HostContainerConfig(
+        user=config.user,
+        environment=tuple(config.environment),
+        working_dir=config.working_dir,
+        entrypoint=tuple(config.entrypoint),
+        command=tuple(config.command),
+        exposed_ports=tuple(config.exposed_ports),
+        labels=dict(config.labels),
+    )
+
+
+def images_of(answer: pb.ListImagesResponse) -> list[HostImage]:
+    """Convert all images of a host. Raises AgentFailure as `image_of`, or if there are too many."""
+    _check_count(answer.images, _LIST_LIMIT, "images")
+    return [image_of(image) for image in answer.images]
 
 
 def _reported_id(parse: Callable[[str], T], text: str, kind: str) -> T:

@@ -15,7 +15,7 @@ from wrenn.base.units import KIB, MIB
 from wrenn.control.hosts.messages import clean_text, decoded
 from wrenn.control.hosts.transport import HostConnection
 from wrenn.protocol.api import OUTPUT_LIMIT_B
-from wrenn.protocol.host.errors import ERROR_CODE_HEADER, error_of
+from wrenn.protocol.host.errors import ERROR_CODE_HEADER, MethodUnknown, error_of
 from wrenn.relay import read_bounded
 
 _log = logging.getLogger(__name__)
@@ -24,6 +24,7 @@ _SERVICE: Final = "wrenn.host.v1.HostAgent"
 _ANSWER_LIMIT_B: Final = 2 * OUTPUT_LIMIT_B + 4 * MIB
 _ERROR_LIMIT_B: Final = 64 * KIB
 _SERVER_ERROR: Final = 500
+_NOT_FOUND: Final = 404
 _ERROR_TEXT_LIMIT: Final = 4_000
 """Characters of an error's text; the rest is cut. It may quote a path, which is at most 4,096 bytes."""
 
@@ -96,6 +97,8 @@ def _error_of(response: aiohttp.ClientResponse, body: bytes) -> WrennError:
         text = clean_text(str(error.get("message", "")), _ERROR_TEXT_LIMIT)
         return error_of(str(error["code"]), text, wrenn_code=wrenn_code)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        if response.status == _NOT_FOUND:
+            return MethodUnknown("The host's agent does not know this call.")
         return AgentFailure(
             "The host refused the call without a reason.", context={"status": response.status}
         )

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
+from wrenn.base.ids import HostId, ImageId, SandboxId, SnapshotId, TeamId
 from wrenn.protocol.vm_platform import UNKNOWN_PLATFORM, VmPlatform
 
 FileKind = Literal["file", "directory", "symlink", "socket", "fifo", "char_device", "block_device"]
@@ -211,6 +211,82 @@ class HostSandbox:
     was_control_plane_lost: bool = False
     generation: int = 0
     platform: VmPlatform = UNKNOWN_PLATFORM
+
+
+class HostImageState(enum.StrEnum):
+    """The state of an image on a host."""
+
+    UNKNOWN = "unknown"
+    """The agent reports a state that this version does not know."""
+    PREPARING = "preparing"
+    READY = "ready"
+    FAILED = "failed"
+    """It is reported once; the next attempt begins again."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostContainerConfig:
+    """What a container image says about the program in it. `environment`: `KEY=value` each."""
+
+    user: str = ""
+    environment: Sequence[str] = ()
+    working_dir: str = ""
+    entrypoint: Sequence[str] = ()
+    command: Sequence[str] = ()
+    exposed_ports: Sequence[str] = ()
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class HostImage:
+    """An image that a host reports.
+
+    Attributes:
+        phase: what is being done: pull, unpack, pack, flatten, upload, fetch.
+        done_b, total_b: of this phase; 0: not known.
+        error_code, error: why it failed.
+        disk_size_mb: of its file system.
+        size_b: of its files on the host.
+        uploaded_b: sent to the store; chunks that were there are not counted.
+        config: of an image that was made from a container image.
+        reference: of that container image, with the digest that was pulled.
+    """
+
+    image_id: ImageId
+    state: HostImageState
+    phase: str = ""
+    done_b: int = 0
+    total_b: int = 0
+    error_code: str = ""
+    error: str = ""
+    disk_size_mb: int = 0
+    size_b: int = 0
+    uploaded_b: int = 0
+    config: HostContainerConfig | None = None
+    reference: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSource:
+    """The container image that an image is made from.
+
+    Attributes:
+        reference: `registry/name:tag` or `registry/name@sha256:…`.
+        disk_size_mb: of the file system that is made.
+        network: for the download.
+        is_insecure: the registry speaks plain HTTP, or its certificate cannot be verified.
+    """
+
+    reference: str
+    disk_size_mb: int
+    network: HostNetworkPolicy
+    username: str = ""
+    password: str = field(default="", repr=False)
+    is_insecure: bool = False
+
+
+ImageSource = ContainerSource | SandboxId | None
+"""What a host makes an image of: a container image, the disk of a paused sandbox, or (None) the image in the store."""
 
 
 @dataclass(frozen=True, slots=True)

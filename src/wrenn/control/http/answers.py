@@ -19,10 +19,10 @@ _MEANING: Final = {
     413: "`too_large`: body, file or output above its limit",
     429: "`rate_limited`: `Retry-After` says when to come again",
     502: "`agent_error`: the host or the guest could not do it",
-    503: "`no_hosts_available`: the message says what is full; `host_unavailable`, `database_unavailable`: try again; "
+    503: "`no_hosts_available`: the message says what is full; `host_unavailable`, `database_unavailable`, `store_unavailable`: try again; "
     "`host_draining`: the host with its files takes no sandboxes now",
     504: "`deadline_exceeded`: it did not end in time",
-    507: "`storage_full`: the disk of the host or of the guest is full",
+    507: "`storage_full`: the disk of the host or of the guest, or the store, is full",
 }
 
 

@@ -23,19 +23,20 @@ from wrenn.base.errors import RateLimited
 from wrenn.control.http.browsers import address_in, site_of
 from wrenn.control.http.buckets import Buckets, Rate
 from wrenn.control.http.errors import error_response
-from wrenn.protocol.api import API_KEY_HEADER, HOST_CREDENTIAL_HEADER
+from wrenn.protocol.api import API_KEY_HEADER, HOST_CREDENTIAL_HEADER, STORE_PREFIX
 
 _KEY: Final = API_KEY_HEADER.lower().encode()
 _CREDENTIALS: Final = (_KEY, b"authorization")
 _BUCKETS: Final = 20_000
 """Of each kind: some 3 MB when all are in use."""
-_UNCOUNTED: Final = "/health"
-"""Asks nobody, and a load balancer asks it all the time."""
+_UNCOUNTED: Final = re.compile(rf"/health|{STORE_PREFIX}/.*")
+"""The first asks nobody, and a load balancer asks it all the time. The others have a signature, which is verified before anything
+else is done; an agent reads an image by many of them."""
 _PROVING: Final = "/v1/"
 _NOT_PROVING: Final = ("/v1/auth/", "/v1/hosts/register", "/v1/hosts/auth/")
 """Of the paths that are not answered without a credential, these may be."""
 _HOST_TOKEN: Final = (HOST_CREDENTIAL_HEADER.lower().encode(),)
-_OF_HOSTS: Final = re.compile(r"/v1/hosts/[^/]+/heartbeat")
+_OF_HOSTS: Final = re.compile(r"/v1/hosts/[^/]+/(heartbeat|images/.*)")
 """Where a host's token is the credential. Elsewhere it is none, or whoever sends a new one each time would have a new bucket."""
 _REFUSED_SOCKET: Final = 1008
 """How a WebSocket ends whose first message, which may be its credential, was refused."""
@@ -153,7 +154,7 @@ class RateLimits:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or WebSocket, or refuse it."""
-        if scope["type"] not in ("http", "websocket") or scope["path"] == _UNCOUNTED:
+        if scope["type"] not in ("http", "websocket") or _UNCOUNTED.fullmatch(scope["path"]):
             await self._app(scope, receive, send)
             return
         credential = _credential_of(scope)

@@ -1,5 +1,18 @@
 """Images: the root file systems that templates are made of, in the store and on hosts."""
 
+from wrenn.control.images.host_access import HostImages
+from wrenn.control.images.records import ImageStatus
+from wrenn.control.images.routes import router, store_router
+from wrenn.control.images.service import Images
+from wrenn.control.images.sweep import ImageSweep
 from wrenn.control.images.tables import images
 
-__all__ = ["images"]
+__all__ = [
+    "HostImages",
+    "ImageStatus",
+    "ImageSweep",
+    "Images",
+    "images",
+    "router",
+    "store_router",
+]

@@ -2,10 +2,11 @@
 
 from wrenn.control.objects.signing import UrlSigner
 from wrenn.control.objects.store import (
+    Method,
     ObjectMissing,
     ObjectStore,
     StoredObject,
     StoreSettings,
 )
 
-__all__ = ["ObjectMissing", "ObjectStore", "StoreSettings", "StoredObject", "UrlSigner"]
+__all__ = ["Method", "ObjectMissing", "ObjectStore", "StoreSettings", "StoredObject", "UrlSigner"]

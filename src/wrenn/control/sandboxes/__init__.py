@@ -24,7 +24,7 @@ from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
 from wrenn.control.sandboxes.reconcile.steps import ReconcilerSettings
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.state import State
-from wrenn.control.sandboxes.store import count_by_status, find_location
+from wrenn.control.sandboxes.store import count_by_status, find_location, images_in_use
 from wrenn.control.sandboxes.types import Envs, GuestText
 
 routers = (routes.router, operation_routes.router)
@@ -60,6 +60,7 @@ __all__ = [
     "WaitLimits",
     "count_by_status",
     "find_location",
+    "images_in_use",
     "pause_all",
     "routers",
 ]

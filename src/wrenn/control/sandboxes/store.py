@@ -5,7 +5,7 @@ A state is written only where the row still has the version on which the decisio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -23,7 +23,7 @@ from sqlalchemy import (
     select,
 )
 
-from wrenn.base.ids import HostId, SandboxId, TeamId
+from wrenn.base.ids import HostId, ImageId, SandboxId, TeamId
 from wrenn.control.auth import CALLERS, Caller, CallerQuery, Credential, arguments_of, caller_of
 from wrenn.control.db import Database, RowQuery, span_s
 from wrenn.control.hosts import HostEndpoint, hosts
@@ -57,6 +57,16 @@ def is_live() -> ColumnElement[bool]:
     parameters, and would plan each statement anew.
     """
     return _LIVE
+
+
+async def images_in_use(database: Database, ids: Collection[ImageId]) -> set[ImageId]:
+    """Return those of these images that sandboxes are made of which have not ended."""
+    by_name = {str(image_id): image_id for image_id in ids}
+    found = await database.execute(
+        select(sandboxes.c.image).where(sandboxes.c.image.in_(list(by_name)), is_live()).distinct(),
+        repeatable=True,
+    )
+    return {by_name[row.image] for row in found}
 
 
 def takes_memory() -> ColumnElement[bool]:

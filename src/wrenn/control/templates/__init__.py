@@ -17,6 +17,7 @@ from wrenn.control.templates.service import Templates
 from wrenn.control.templates.store import (
     DELETED,
     NewBase,
+    images_in_use,
     lock_names,
     quota_status,
     remove_all_bases,
@@ -52,6 +53,7 @@ __all__ = [
     "admin_routers",
     "find_template",
     "get_template",
+    "images_in_use",
     "insert_base_template",
     "is_reserved_name",
     "lock_names",

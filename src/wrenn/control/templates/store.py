@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
@@ -382,6 +382,16 @@ async def remove_all_bases(tx: Transaction, team_id: TeamId) -> None:
         .where(images.c.team_id == team_id.value, images.c.status != "removing")
         .values(status="removing")
     )
+
+
+async def images_in_use(database: Database, ids: Collection[ImageId]) -> set[ImageId]:
+    """Return those of these images that templates are made of which are not being removed."""
+    by_name = {str(image_id): image_id for image_id in ids}
+    found = await database.execute(
+        select(_c.image).where(_c.image.in_(list(by_name)), _c.status != TemplateStatus.REMOVING).distinct(),
+        repeatable=True,
+    )
+    return {by_name[row.image] for row in found}
 
 
 async def retire_unused_images(tx: Transaction, image_ids: Sequence[UUID]) -> None:

@@ -12,6 +12,11 @@ ERROR_CODE_HEADER: Final = "wrenn-error-code"
 ERROR_TEXT_HEADER: Final = "wrenn-error-text"
 """The message, percent-encoded: for rejected port requests, whose body the client may not see."""
 
+
+class MethodUnknown(e.AgentFailure):
+    """The agent is of a version that does not have this call."""
+
+
 _CODES: Final[list[tuple[type[e.WrennError], Code]]] = [
     (e.InvalidState, Code.FAILED_PRECONDITION),
     (e.Conflict, Code.ALREADY_EXISTS),
@@ -35,6 +40,7 @@ _CLASSES: Final[dict[str, type[e.WrennError]]] = {
     Code.UNAVAILABLE.value: e.Unavailable,
     Code.DEADLINE_EXCEEDED.value: e.DeadlineExceeded,
     Code.CANCELED.value: e.Cancelled,
+    Code.UNIMPLEMENTED.value: MethodUnknown,
 }
 
 

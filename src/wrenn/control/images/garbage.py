@@ -1,0 +1,140 @@
+"""Deletes the chunks and manifests of an owner that none of its images names.
+
+An upload relies on the chunks that it found in the store. So an owner is collected only while none of its images is pending, and
+each batch is deleted under a lock that the insertion of a pending image takes too: an image that is begun meanwhile ends
+the collection before its first chunk is looked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from wrenn.base.errors import InvalidRequest, WrennError
+from wrenn.base.ids import TeamId
+from wrenn.control.db import Database, Transaction
+from wrenn.control.images import store
+from wrenn.control.images.records import (
+    PLATFORM,
+    ImageStatus,
+    chunks_prefix,
+    manifest_key,
+    manifests_prefix,
+)
+from wrenn.control.objects import ObjectMissing, ObjectStore
+from wrenn.protocol.image_manifest import MANIFEST_LIMIT_B, Manifest, digest_of
+
+_log = logging.getLogger(__name__)
+
+_BATCH: Final = 500
+"""Objects that are deleted under one lock, for which the begin of an image waits."""
+_ALIVE_S: Final = 5.0
+"""How often the transaction that holds the lock is used while the store deletes: PostgreSQL ends one that is idle."""
+
+
+class GarbageCollection:
+    """Collects one owner at a time. Safe to run on any number of replicas at once."""
+
+    def __init__(self, database: Database, objects: ObjectStore) -> None:
+        self._database = database
+        self._objects = objects
+
+    async def owners(self) -> list[str]:
+        """Return all owners that have something in the store."""
+        return await self._objects.folders()
+
+    async def collect(self, owner: str) -> bool:
+        """Delete what no image of this owner names; returns whether it came to its end, which a pending image prevents.
+
+        Raises:
+            StoreUnavailable: nothing that is needed was deleted. InvalidRequest: it is no owner.
+        """
+        team_id = None if owner == PLATFORM else TeamId.parse(owner)
+        start = await self._database.transaction(lambda tx: store.begin_collection(tx, owner, team_id))
+        if start is None:
+            return False
+        keys: set[str] = set()
+        chunks: set[bytes] = set()
+        for image in start.images:
+            if image.manifest_digest is not None:
+                key = manifest_key(owner, image.image_id, image.manifest_digest)
+                keys.add(key)
+                try:
+                    chunks |= await self._chunks_of(key, image.manifest_digest)
+                except ObjectMissing:
+                    # It was removed from the store, and waits for hosts that do not answer.
+                    if image.status is not ImageStatus.REMOVING:
+                        raise
+        unnamed = [
+            found.key
+            async for page in self._objects.pages(chunks_prefix(owner))
+            for found in page
+            if not _is_named(found.key, chunks)
+        ]
+        unnamed += [
+            found.key
+            async for page in self._objects.pages(manifests_prefix(owner))
+            for found in page
+            if found.key not in keys
+        ]
+        for begin in range(0, len(unnamed), _BATCH):
+            if not await self._delete(owner, team_id, unnamed[begin : begin + _BATCH], since=start.at):
+                return False
+        if unnamed:
+            _log.info(
+                "unused objects deleted from the store", extra={"owner": owner, "objects": len(unnamed)}
+            )
+        return True
+
+    async def _chunks_of(self, key: str, digest: str) -> set[bytes]:
+        """Read the digests of an image's chunks. Raises WrennError if they cannot be known: then nothing may be deleted."""
+        data = await self._objects.get(key, limit_b=MANIFEST_LIMIT_B)
+
+        def parse() -> set[bytes]:
+            if digest_of(data) != digest:
+                raise InvalidRequest("A manifest in the store was altered.")
+            return {bytes.fromhex(chunk) for chunk in Manifest.decode(data).digests}
+
+        return await asyncio.to_thread(parse)
+
+    async def _delete(
+        self, owner: str, team_id: TeamId | None, keys: Sequence[str], *, since: datetime
+    ) -> bool:
+        """Delete objects unless an image was begun since; returns whether they were."""
+
+        async def delete(tx: Transaction) -> bool:
+            if not await store.is_unchanged(tx, owner, team_id, since=since):
+                return False
+            deletion = asyncio.create_task(self._objects.delete(keys))
+            # The lock must outlast the deletion.
+            while not (await asyncio.wait({deletion}, timeout=_ALIVE_S))[0]:
+                await store.keep_alive(tx)
+            await deletion
+            return True
+
+        return await self._database.transaction(delete)
+
+
+def _is_named(key: str, chunks: set[bytes]) -> bool:
+    try:
+        return bytes.fromhex(key.rsplit("/", 1)[-1]) in chunks
+    except ValueError:
+        return False
+
+
+async def collect_all(collection: GarbageCollection, owners: Sequence[str]) -> set[str]:
+    """Collect these owners; returns those that must be tried again. Failures are logged and hold up no other owner."""
+    again: set[str] = set()
+    for owner in owners:
+        try:
+            if not await collection.collect(owner):
+                again.add(owner)
+        except InvalidRequest as error:
+            _log.warning("owner in the store not collected", extra={"owner": owner, "cause": error.message})
+        except WrennError as error:
+            again.add(owner)
+            _log.warning("store not collected yet", extra={"owner": owner, "cause": error.message})
+    return again

@@ -1,0 +1,145 @@
+"""What hosts do with images in the store: find them, and get signed URLs of their chunks.
+
+A host of the platform may read the images of all owners, a team's own host those of its team and of the platform. Only the
+host that a pending image names may upload it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from wrenn.base.clock import Clock
+from wrenn.base.errors import Conflict, Forbidden, InvalidRequest, NotFound, RateLimited
+from wrenn.base.faults import fault_point
+from wrenn.base.ids import HostId, ImageId, TeamId
+from wrenn.control.auth import Tokens
+from wrenn.control.db import Database
+from wrenn.control.hosts import credential_store
+from wrenn.control.http.buckets import Buckets, Rate
+from wrenn.control.images import store
+from wrenn.control.images.records import ImageStatus, StoredImage, chunk_key, manifest_key
+from wrenn.control.objects import Method, ObjectStore
+from wrenn.protocol.image_manifest import CHUNK_STORED_LIMIT_B, Manifest, digest_of
+
+URL_LIFE_S: Final = 900.0
+_CALLS: Final = Rate(per_s=20, burst=100)
+"""Calls of one host about images: each is for up to 256 MiB."""
+_BUCKETS: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class CallingHost:
+    """A host that has shown its token. `team_id`: whose it is; None: the platform's."""
+
+    host_id: HostId
+    team_id: TeamId | None
+
+
+class HostImages:
+    """Serves the hosts' calls about images."""
+
+    def __init__(self, *, database: Database, objects: ObjectStore, tokens: Tokens, clock: Clock) -> None:
+        self._database = database
+        self._objects = objects
+        self._tokens = tokens
+        self._calls = Buckets(_CALLS, clock, most=_BUCKETS)
+
+    async def caller(self, host_token: str | None, text_id: str) -> CallingHost:
+        """Return which host calls; to be asked before its body is read.
+
+        Raises:
+            Unauthorized: no valid host token. Forbidden: it is another host's. HostDeleted. RateLimited: it calls too often.
+        """
+        token = self._tokens.read_host(host_token or "")
+        if str(token.host_id) != text_id:
+            raise Forbidden("This token belongs to another host.")
+        wait_s = self._calls.take(token.host_id.value.bytes)
+        if wait_s:
+            raise RateLimited("This host calls too often.", retry_after_s=math.ceil(wait_s))
+        team_id = await credential_store.owner_of_caller(self._database, token.host_id, token.refresh_id)
+        return CallingHost(token.host_id, team_id)
+
+    async def manifest_url(self, host: CallingHost, text_id: str) -> tuple[str, str]:
+        """Return a URL of an image's manifest, and the digest that it must have.
+
+        Raises:
+            NotFound: there is no image that the host may read.
+        """
+        image = await self._readable(host, text_id)
+        assert image.manifest_digest is not None, "looked at"
+        key = manifest_key(image.owner, image.image_id, image.manifest_digest)
+        (url,) = await self._objects.sign("GET", [key], expires_s=URL_LIFE_S)
+        return url, image.manifest_digest
+
+    async def chunk_urls(self, host: CallingHost, text_id: str, digests: Sequence[str]) -> dict[str, str]:
+        """Return URLs to read chunks of the image's owner.
+
+        Raises:
+            NotFound: there is no image that the host may read.
+        """
+        image = await self._readable(host, text_id)
+        return await self._signed("GET", image.owner, digests)
+
+    async def upload_urls(self, host: CallingHost, text_id: str, digests: Sequence[str]) -> dict[str, str]:
+        """Return URLs to write those of these chunks that the store lacks.
+
+        Raises:
+            NotFound: the image is not pending on this host.
+        """
+        image = await self._uploadable(host, text_id)
+        there = await self._objects.sizes_of(chunk_key(image.owner, digest) for digest in digests)
+        missing = [digest for digest in digests if chunk_key(image.owner, digest) not in there]
+        return await self._signed("PUT", image.owner, missing)
+
+    async def put_manifest(self, host: CallingHost, text_id: str, data: bytes) -> int:
+        """Write the manifest of an image whose chunks are all in the store; returns their size there. May be repeated.
+
+        The image stays pending: whoever began it makes it ready.
+
+        Raises:
+            InvalidRequest: of the manifest. NotFound: the image is not pending on this host. Conflict: chunks are missing.
+        """
+        image = await self._uploadable(host, text_id)
+        manifest, digest = await asyncio.to_thread(lambda: (Manifest.decode(data), digest_of(data)))
+        if manifest.image_id != image.image_id:
+            raise InvalidRequest("The manifest is that of another image.")
+        sizes = await self._objects.sizes_of(chunk_key(image.owner, chunk) for chunk in manifest.digests)
+        missing = len(manifest.digests) - len(sizes)
+        if missing:
+            raise Conflict(f"The store lacks {missing} chunks of this image: upload them first.")
+        if any(size_b > CHUNK_STORED_LIMIT_B for size_b in sizes.values()):
+            raise Conflict("A chunk of this image in the store is larger than one can be.")
+        await self._objects.put(manifest_key(image.owner, image.image_id, digest), data)
+        await fault_point("control.image.after_manifest")
+        stored_b = sum(sizes.values())
+        if not await store.record_manifest(
+            self._database, image.image_id, host.host_id, digest=digest, stored_b=stored_b
+        ):
+            raise _not_found(text_id)
+        return stored_b
+
+    async def _signed(self, method: Method, owner: str, digests: Sequence[str]) -> dict[str, str]:
+        keys = [chunk_key(owner, digest) for digest in digests]
+        urls = await self._objects.sign(method, keys, expires_s=URL_LIFE_S)
+        return dict(zip(digests, urls, strict=True))
+
+    async def _readable(self, host: CallingHost, text_id: str) -> StoredImage:
+        image = await store.find_visible(self._database, ImageId.parse(text_id), team_id=host.team_id)
+        # One that is being removed may still be used by a sandbox that its host starts again.
+        if image is None or image.status is ImageStatus.PENDING or image.manifest_digest is None:
+            raise _not_found(text_id)
+        return image
+
+    async def _uploadable(self, host: CallingHost, text_id: str) -> StoredImage:
+        image = await store.find_visible(self._database, ImageId.parse(text_id), team_id=host.team_id)
+        if image is None or image.status is not ImageStatus.PENDING or image.host_id != host.host_id:
+            raise _not_found(text_id)
+        return image
+
+
+def _not_found(text_id: str) -> NotFound:
+    return NotFound(f"There is no image {text_id[:64]} for this host.")

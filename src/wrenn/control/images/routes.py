@@ -1,0 +1,114 @@
+"""Endpoints for the agents of hosts about images, and the objects of a store that cannot sign URLs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response
+
+from wrenn.base.errors import TooLarge
+from wrenn.base.units import MIB
+from wrenn.control.auth import HostTokenOf
+from wrenn.control.http import body_of, refusals, service
+from wrenn.control.images.host_access import HostImages
+from wrenn.control.images.types import Chunks, ChunkUrls, ImageManifest, SignedUrl, UploadedImage
+from wrenn.control.objects import ObjectStore, UrlSigner
+from wrenn.protocol.image_manifest import MANIFEST_LIMIT_B
+
+router = APIRouter(prefix="/{host_id}/images", tags=["hosts"])
+store_router = APIRouter(tags=["store"])
+
+HostImagesOf = Annotated[HostImages, service(HostImages)]
+ObjectsOf = Annotated[ObjectStore, service(ObjectStore)]
+SignerOf = Annotated[UrlSigner, service(UrlSigner)]
+_OBJECT_LIMIT_B: Final = 2 * MIB
+"""Largest object that can be written by a signed URL of ours: a chunk has at most 1.01 MiB."""
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+_BINARY: Final = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_OBJECT: Final[dict[int | str, dict[str, Any]]] = {200: {"description": "The object", "content": _BINARY}}
+_OBJECT_IN: Final[dict[str, Any]] = {"requestBody": {"required": True, "content": _BINARY}}
+_MANIFEST_IN: Final[dict[str, Any]] = {
+    "requestBody": {
+        "description": "The manifest (docs/design/store.md), at most 20 MiB",
+        "required": True,
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    }
+}
+SignedUrlOf = Annotated[SignedUrl, Query()]
+
+
+@router.get("/{image_id}", response_model=ImageManifest, responses=refusals(403, 404))
+async def host_get_image(host_id: str, image_id: str, images: HostImagesOf, token: HostTokenOf) -> Response:
+    """Where the agent of a host finds the manifest of an image: of any team, or for a team's own host of that team and the platform."""
+    host = await images.caller(token, host_id)
+    url, digest = await images.manifest_url(host, image_id)
+    return JSONResponse({"id": image_id, "manifest_url": url, "manifest_digest": digest}, 200, _NO_STORE)
+
+
+@router.post("/{image_id}/chunk-urls", response_model=ChunkUrls, responses=refusals(403, 404))
+async def host_chunk_urls(
+    host_id: str, image_id: str, body: Chunks, images: HostImagesOf, token: HostTokenOf
+) -> Response:
+    """URLs by which the agent of a host reads chunks of an image for 15 minutes."""
+    host = await images.caller(token, host_id)
+    return JSONResponse({"urls": await images.chunk_urls(host, image_id, body.digests)}, 200, _NO_STORE)
+
+
+@router.post("/{image_id}/upload-urls", response_model=ChunkUrls, responses=refusals(403, 404))
+async def host_upload_urls(
+    host_id: str, image_id: str, body: Chunks, images: HostImagesOf, token: HostTokenOf
+) -> Response:
+    """URLs by which the agent of a host writes those of these chunks that the store lacks, for 15 minutes.
+
+    Only for the host that makes the image.
+    """
+    host = await images.caller(token, host_id)
+    return JSONResponse({"urls": await images.upload_urls(host, image_id, body.digests)}, 200, _NO_STORE)
+
+
+@router.put(
+    "/{image_id}/manifest",
+    response_model=UploadedImage,
+    responses=refusals(403, 404, 409, 413),
+    openapi_extra=_MANIFEST_IN,
+)
+async def host_put_manifest(
+    host_id: str, image_id: str, request: Request, images: HostImagesOf, token: HostTokenOf
+) -> Response:
+    """The manifest of an image whose chunks are all in the store. 409: some are not. Only for the host that makes the image."""
+    host = await images.caller(token, host_id)
+    stored_b = await images.put_manifest(host, image_id, await _read_body(request, MANIFEST_LIMIT_B))
+    return JSONResponse({"id": image_id, "stored_bytes": stored_b})
+
+
+@store_router.get("/{key:path}", response_class=Response, responses={**refusals(403, 404), **_OBJECT})
+async def get_object(key: str, url: SignedUrlOf, objects: ObjectsOf, signer: SignerOf) -> Response:
+    """An object of the store, by a signed URL that an agent got. Only where the store is a folder of the control plane."""
+    signer.verify("GET", key, url.expires, url.signature)
+    data = await objects.get(key, limit_b=MANIFEST_LIMIT_B)
+    return Response(data, 200, _NO_STORE, "application/octet-stream")
+
+
+@store_router.put(
+    "/{key:path}",
+    status_code=204,
+    responses=refusals(403, 413, 507),
+    openapi_extra=_OBJECT_IN,
+)
+async def put_object(
+    key: str, request: Request, url: SignedUrlOf, objects: ObjectsOf, signer: SignerOf
+) -> Response:
+    """Write an object of the store, of at most 2 MiB, by a signed URL that an agent got."""
+    signer.verify("PUT", key, url.expires, url.signature)
+    await objects.put(key, await _read_body(request, _OBJECT_LIMIT_B))
+    return Response(status_code=204)
+
+
+async def _read_body(request: Request, limit_b: int) -> bytes:
+    body = bytearray()
+    async for piece in body_of(request):
+        body += piece
+        if len(body) > limit_b:
+            raise TooLarge(f"The body has more than {limit_b // MIB} MiB.")
+    return bytes(body)

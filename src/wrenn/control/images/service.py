@@ -1,0 +1,96 @@
+"""Images: begun under a lease by whoever has them made on a host, published when they are in the store, and retired.
+
+The replica that begins one holds its lease until it is published or given up. When that replica dies, the sweep removes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from wrenn.base.errors import Unavailable
+from wrenn.base.ids import HostId, ImageId, TeamId
+from wrenn.control.audit import Actor
+from wrenn.control.db import Database, HeldLeases, Transaction
+from wrenn.control.images import store
+
+
+class Images:
+    """Begins, publishes and retires images. `owner` names the replica's leases."""
+
+    def __init__(self, *, database: Database, owner: str, lease_s: float) -> None:
+        self._database = database
+        self.leases = HeldLeases(database, store.LEASES, owner=owner, lease_s=lease_s)
+
+    async def begin(self, tx: Transaction, team_id: TeamId | None, host_id: HostId) -> ImageId:
+        """Insert the row of a new image of a team, or (None) of the platform, which this host is about to make and upload.
+
+        No host is called. From the commit on the lease must be renewed (`renewing_lease`), or the image is removed.
+
+        Raises:
+            Unavailable: the host was deleted.
+        """
+        image_id = ImageId.new()
+        await store.insert_pending(
+            tx,
+            image_id,
+            team_id=team_id,
+            host_id=host_id,
+            owner=self.leases.owner,
+            lease_s=self.leases.lease_s,
+        )
+        return image_id
+
+    def renewing_lease(self, image_id: ImageId) -> AbstractContextManager[None]:
+        """Renew the lease on an image that was begun while the body runs.
+
+        Where that fails the lease may be lost, which `publish` and `give_up` notice.
+        """
+        return self.leases.renewed(image_id.value)
+
+    async def publish(
+        self,
+        tx: Transaction,
+        image_id: ImageId,
+        *,
+        disk_size_mb: int,
+        reference: str | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Make an image ready that its host has made and uploaded; returns its size in the store.
+
+        In the transaction that inserts its template, so that no image is without one.
+
+        Raises:
+            Unavailable: the lease is over, and the image with it; or its host has not uploaded it.
+        """
+        stored_b = await store.publish(
+            tx,
+            image_id,
+            owner=self.leases.owner,
+            disk_size_mb=disk_size_mb,
+            reference=reference,
+            config=config or {},
+        )
+        if stored_b is None:
+            raise Unavailable(
+                "The image took too long and was taken back, or it is not in the store. Try again."
+            )
+        return stored_b
+
+    async def give_up(self, image_id: ImageId) -> None:
+        """Mark an image for removal that was begun and is not published; the sweep removes it. May be repeated."""
+        await self._database.transaction(lambda tx: store.give_up(tx, image_id, owner=self.leases.owner))
+
+    async def retire(self, tx: Transaction, image_ids: Collection[ImageId]) -> None:
+        """Mark images for removal, as their last templates are removed in this transaction; does nothing to others.
+
+        The files stay while a sandbox or snapshot uses them.
+        """
+        if image_ids:
+            await store.retire(tx, image_ids)
+
+    async def remove_all(self, tx: Transaction, team_id: TeamId, by: Actor) -> None:  # noqa: ARG002 - templates are audited
+        """Mark all images of a team for removal that is deleted in this transaction."""
+        await store.retire_all(tx, team_id)

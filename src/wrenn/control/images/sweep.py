@@ -1,0 +1,191 @@
+"""Removes images that nothing uses any more from hosts and store, images of makers that died, and images without a row on hosts.
+
+The rows are read first, then hosts and store are asked. May run on any number of replicas at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Final
+
+from wrenn.base.clock import Clock
+from wrenn.base.errors import DeadlineExceeded, Unavailable, WrennError
+from wrenn.base.ids import HostId, ImageId
+from wrenn.base.loops import Loop
+from wrenn.control.db import Database
+from wrenn.control.hosts import REMOVALS_A_ROUND, FirstMet, Host, HostClients, HostRounds, all_hosts
+from wrenn.control.images import store
+from wrenn.control.images.garbage import GarbageCollection, collect_all
+from wrenn.control.images.records import StoredImage, manifests_prefix
+from wrenn.control.objects import ObjectStore
+
+_log = logging.getLogger(__name__)
+
+_LIST_TIMEOUT_S: Final = 10.0
+_REMOVE_TIMEOUT_S: Final = 30.0
+_ALL_HOSTS_S: Final = 600.0
+"""How often hosts are asked for images that have no row, though none is to be removed."""
+_COLLECTION_S: Final = 6 * 3600.0
+"""How often all owners are collected; one whose image was removed, at once."""
+
+_AGAIN_S: Final = 30.0
+"""Until owners are collected again that could not be, for instance as one of their images is being made."""
+
+FindUsers = Callable[[Database, Collection[ImageId]], Awaitable[set[ImageId]]]
+"""Returns those of these images that something of one kind is made of."""
+
+
+class ImageSweep:
+    """Removes images, and the garbage that they leave in the store."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        clients: HostClients,
+        objects: ObjectStore,
+        clock: Clock,
+        find_users: Sequence[FindUsers],
+        interval_s: float,
+        unknown_grace_s: float,
+    ) -> None:
+        self._database = database
+        self._clients = clients
+        self._objects = objects
+        self._clock = clock
+        self._find_users = find_users
+        self._interval_s = interval_s
+        self._unknown_grace_s = unknown_grace_s
+        self._collection = GarbageCollection(database, objects)
+        self.loop = Loop("sweep images")
+        self._rounds = HostRounds("sweep images")
+        self._unknown: FirstMet[ImageId] = FirstMet()
+        # Of each image that is to be removed: the hosts that do not have it (any more).
+        self._absent: dict[ImageId, set[HostId]] = {}
+        self._out_of_store: set[ImageId] = set()
+        self._uncollected: set[str] = set()
+        self._uncollected_at = self._all_hosts_at = -math.inf
+        # The first collection comes a while after the start: a restart is no reason to read all manifests.
+        self._collection_at = clock.monotonic()
+
+    async def run(self) -> None:
+        """Sweep at an interval, until cancelled."""
+        try:
+            await self.loop.run(self._sweep_due, every_s=self._interval_s)
+        finally:
+            await self._rounds.close()
+
+    async def sweep_once(self) -> None:
+        """Sweep all hosts and collect all owners now."""
+        self._all_hosts_at = -math.inf
+        await self._sweep_due()
+        self._uncollected = await collect_all(self._collection, await self._collection.owners())
+
+    async def _sweep_due(self) -> None:
+        for image_id in await store.retire_abandoned(self._database):
+            _log.warning("abandoned image taken back", extra={"image_id": str(image_id)})
+        unused = await self._unused()
+        await self._visit_hosts(unused)
+        for image in unused.values():
+            await self._remove(image)
+        await self._collect()
+
+    async def _unused(self) -> dict[ImageId, StoredImage]:
+        """Return the images that are to be removed and that nothing uses."""
+        found = {image.image_id: image for image in await store.removing(self._database)}
+        self._absent = {image_id: self._absent.get(image_id, set()) for image_id in found}
+        self._out_of_store &= found.keys()
+        if found:
+            for find_users in self._find_users:
+                for used in await find_users(self._database, list(found)):
+                    found.pop(used, None)
+        return found
+
+    async def _visit_hosts(self, unused: dict[ImageId, StoredImage]) -> None:
+        now = self._clock.monotonic()
+        is_all_due = now - self._all_hosts_at >= _ALL_HOSTS_S
+        if not unused and not is_all_due:
+            return
+        hosts = await all_hosts(self._database)
+        self._unknown.keep_hosts(hosts)
+        present = {host.host_id for host in hosts}
+        for image_id in unused:
+            self._absent[image_id] &= present
+        due = [
+            host
+            for host in hosts
+            if host.is_reachable
+            and (is_all_due or any(host.host_id not in self._absent[image_id] for image_id in unused))
+        ]
+        if is_all_due:
+            self._all_hosts_at = now
+        await self._rounds.run(due, lambda host: self._visit(host, unused))
+
+    async def _visit(self, host: Host, unused: dict[ImageId, StoredImage]) -> None:
+        client = self._clients.at(host.endpoint)
+        try:
+            reported = {image.image_id for image in await client.list_images(timeout_s=_LIST_TIMEOUT_S)}
+        except WrennError as error:
+            if not isinstance(error, Unavailable | DeadlineExceeded):
+                _log.warning(
+                    "host did not list its images",
+                    extra={"host_id": str(host.host_id), "cause": error.message},
+                )
+            return
+        for image_id in unused.keys() - reported:
+            self._absent.setdefault(image_id, set()).add(host.host_id)
+        unknown = reported - await store.existing_among(self._database, reported)
+        now = self._clock.monotonic()
+        first_met = self._unknown.update(host.host_id, list(unknown), now=now)
+        due = [image_id for image_id in unused if image_id in reported]
+        due += [image_id for image_id, first in first_met.items() if now - first >= self._unknown_grace_s]
+        for image_id in due[:REMOVALS_A_ROUND]:
+            self._unknown.postpone(host.host_id, image_id)
+            try:
+                await client.remove_image(image_id, timeout_s=_REMOVE_TIMEOUT_S)
+            except WrennError as error:
+                _log.warning(
+                    "image not removed from host yet",
+                    extra={"image_id": str(image_id), "host_id": str(host.host_id), "cause": error.message},
+                )
+                continue
+            self._unknown.forget(host.host_id, image_id)
+            if image_id in unused:
+                self._absent.setdefault(image_id, set()).add(host.host_id)
+        if unknown:
+            # They are looked at again when their grace is over.
+            self._all_hosts_at = -math.inf
+
+    async def _remove(self, image: StoredImage) -> None:
+        """Remove an image from the store; then, when no host has it, its row."""
+        image_id = image.image_id
+        try:
+            if image_id not in self._out_of_store:
+                async for page in self._objects.pages(manifests_prefix(image.owner, image_id)):
+                    await self._objects.delete([found.key for found in page])
+                self._out_of_store.add(image_id)
+        except WrennError as error:
+            _log.warning(
+                "image not removed from the store yet",
+                extra={"image_id": str(image_id), "cause": error.message},
+            )
+            return
+        hosts = {host.host_id for host in await all_hosts(self._database)}
+        is_nowhere = hosts <= self._absent.get(image_id, set())
+        if is_nowhere and await store.delete_row(self._database, image_id):
+            self._uncollected.add(image.owner)
+
+    async def _collect(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._collection_at >= _COLLECTION_S:
+            self._collection_at = now
+            try:
+                self._uncollected |= set(await self._collection.owners())
+            except WrennError as error:
+                _log.warning("store not listed", extra={"cause": error.message})
+        if self._uncollected and now >= self._uncollected_at:
+            self._uncollected_at = now + _AGAIN_S
+            due, self._uncollected = sorted(self._uncollected), set()
+            self._uncollected |= await collect_all(self._collection, due)
