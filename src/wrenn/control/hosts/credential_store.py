@@ -20,8 +20,8 @@ from wrenn.control.db import Database, Transaction, in_s
 from wrenn.control.hosts.authority import CaIdentity, SignedCertificate
 from wrenn.control.hosts.ca_store import trusted_text
 from wrenn.control.hosts.records import (
-    HOST_TOKEN_NOT_VALID,
     REFRESH_LIFE_S,
+    REFUSED_HOST,
     REGISTRATION_LIFE_S,
     TOKEN_PATTERN,
     HostDeleted,
@@ -228,7 +228,7 @@ async def owner_of_caller(database: Database, host_id: HostId, token_id: uuid.UU
     if row.deleted_at is not None:
         raise HostDeleted(f"Host {host_id} was deleted.")
     if not row.is_valid:
-        raise Unauthorized(HOST_TOKEN_NOT_VALID)
+        raise Unauthorized(REFUSED_HOST)
     return None if row.team_id is None else TeamId(row.team_id)
 
 

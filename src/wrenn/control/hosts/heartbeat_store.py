@@ -33,7 +33,7 @@ from wrenn.control.audit import Status
 from wrenn.control.db import Database
 from wrenn.control.hosts.authority import CaIdentity
 from wrenn.control.hosts.ca_store import identity_of
-from wrenn.control.hosts.records import HOST_TOKEN_NOT_VALID, HostDeleted
+from wrenn.control.hosts.records import REFUSED_HOST, HostDeleted
 from wrenn.control.hosts.store import (
     REPORT_COLUMNS,
     log_team,
@@ -129,7 +129,7 @@ async def record_heartbeat(database: Database, received: ReceivedHeartbeat) -> C
     if row.is_deleted:
         raise HostDeleted(f"Host {received.host_id} was deleted.")
     if not row.is_seen:
-        raise Unauthorized(HOST_TOKEN_NOT_VALID)
+        raise Unauthorized(REFUSED_HOST)
     return identity_of(row.ca_signer, row.ca_trusted)
 
 

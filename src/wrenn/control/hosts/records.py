@@ -16,7 +16,7 @@ from wrenn.control.audit import PLATFORM_TEAM, AuditAction, Facts, Resource, Sco
 from wrenn.control.hosts.types import DrainPolicy, HostStatus, HostType
 
 REGISTRATION_LIFE_S: Final = 3600.0
-HOST_TOKEN_NOT_VALID: Final = "The host token is not valid or has expired: refresh it."
+REFUSED_HOST: Final = "The host token is not valid or has expired: refresh it."
 REFRESH_LIFE_S: Final = 60 * 86_400.0
 TOKEN_PATTERN: Final = re.compile(r"[0-9a-f]{64}")
 """Of registration and refresh tokens."""
