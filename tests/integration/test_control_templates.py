@@ -76,8 +76,9 @@ async def make_base(
 
 
 async def image_status(database: Database, new: NewBase) -> str:
+    """Whether the image is `ready` or `removing`; the sweep deletes the row of one that nothing uses."""
     found = await database.execute(select(images.c.status).where(images.c.id == new.image_id.value))
-    return found.scalar_one()
+    return found.scalar_one_or_none() or "removing"
 
 
 async def names(api: httpx2.AsyncClient) -> list[tuple[str, list[str]]]:

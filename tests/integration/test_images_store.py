@@ -31,6 +31,7 @@ from wrenn.base.faults import arm_faults
 from wrenn.base.ids import HostId, ImageId, TeamId
 from wrenn.base.secrets import Secret
 from wrenn.base.units import MIB
+from wrenn.control.images import retire_images
 from wrenn.control.images.records import chunk_key
 from wrenn.control.objects import StoreSettings
 from wrenn.control.settings import Settings
@@ -108,8 +109,7 @@ class World:
         )
 
     async def retire(self, *image_ids: ImageId) -> None:
-        images = self.plane.control.images
-        await self.plane.control.database.transaction(lambda tx: images.retire(tx, image_ids))
+        await self.plane.control.database.transaction(lambda tx: retire_images(tx, image_ids))
 
     async def uploaded(
         self, rootfs: Path, player: AgentPlayer | None = None, team_id: TeamId | None = PLATFORM

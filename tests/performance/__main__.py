@@ -18,6 +18,7 @@ from tests.performance.execs import execs
 from tests.performance.figures import HEAD, Figure
 from tests.performance.forks import forks
 from tests.performance.idle import idle
+from tests.performance.image_versions import image_versions
 from tests.performance.paused_disk import paused_disk
 from tests.performance.pauses import pauses
 from tests.performance.placement import placement
@@ -44,6 +45,7 @@ BENCHES = {
     "stops": stops,
     "forks": forks,
     "paused_disk": paused_disk,
+    "image_versions": image_versions,
     "ports": ports,
     "attacks": attacks,
 }

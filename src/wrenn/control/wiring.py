@@ -294,7 +294,6 @@ def _build(
         auth,
         sandboxes,
         fleet_service,
-        images=images.images,
         throttle=throttle,
         passwords=passwords,
         provider_client=provider_client,
@@ -674,7 +673,6 @@ def _build_accounts(
     sandboxes: _Sandboxes,
     fleet_service: Fleet,
     *,
-    images: Images,
     throttle: Throttle,
     passwords: Passwords,
     provider_client: ProviderClient,
@@ -688,7 +686,6 @@ def _build_accounts(
             fleet_service.remove_all,
             sandboxes.deletions.remove_all,
             sandboxes.snapshots.remove_all,
-            images.remove_all,
         ),
         wake=sandboxes.deletions.wake,
     )

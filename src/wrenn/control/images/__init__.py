@@ -4,6 +4,8 @@ from wrenn.control.images.host_access import HostImages
 from wrenn.control.images.records import ImageStatus
 from wrenn.control.images.routes import router, store_router
 from wrenn.control.images.service import Images
+from wrenn.control.images.store import retire as retire_images
+from wrenn.control.images.store import retire_all as retire_images_of_team
 from wrenn.control.images.sweep import ImageSweep
 from wrenn.control.images.tables import images
 
@@ -13,6 +15,8 @@ __all__ = [
     "ImageSweep",
     "Images",
     "images",
+    "retire_images",
+    "retire_images_of_team",
     "router",
     "store_router",
 ]

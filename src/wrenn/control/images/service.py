@@ -1,23 +1,22 @@
-"""Images: begun under a lease by whoever has them made on a host, published when they are in the store, and retired.
+"""Images: begun under a lease by whoever has them made on a host, and published when they are in the store.
 
 The replica that begins one holds its lease until it is published or given up. When that replica dies, the sweep removes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
 from wrenn.base.errors import Unavailable
 from wrenn.base.ids import HostId, ImageId, TeamId
-from wrenn.control.audit import Actor
 from wrenn.control.db import Database, HeldLeases, Transaction
 from wrenn.control.images import store
 
 
 class Images:
-    """Begins, publishes and retires images. `owner` names the replica's leases."""
+    """Begins and publishes images. `owner` names the replica's leases."""
 
     def __init__(self, *, database: Database, owner: str, lease_s: float) -> None:
         self._database = database
@@ -82,15 +81,3 @@ class Images:
     async def give_up(self, image_id: ImageId) -> None:
         """Mark an image for removal that was begun and is not published; the sweep removes it. May be repeated."""
         await self._database.transaction(lambda tx: store.give_up(tx, image_id, owner=self.leases.owner))
-
-    async def retire(self, tx: Transaction, image_ids: Collection[ImageId]) -> None:
-        """Mark images for removal, as their last templates are removed in this transaction; does nothing to others.
-
-        The files stay while a sandbox or snapshot uses them.
-        """
-        if image_ids:
-            await store.retire(tx, image_ids)
-
-    async def remove_all(self, tx: Transaction, team_id: TeamId, by: Actor) -> None:  # noqa: ARG002 - templates are audited
-        """Mark all images of a team for removal that is deleted in this transaction."""
-        await store.retire_all(tx, team_id)

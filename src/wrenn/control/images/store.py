@@ -159,7 +159,10 @@ async def give_up(tx: Transaction, image_id: ImageId, *, owner: str) -> bool:
 
 
 async def retire(tx: Transaction, image_ids: Collection[ImageId]) -> None:
-    """Mark images that are ready for removal; does nothing to others."""
+    """Mark images that are ready for removal, as no template is made of them any more; does nothing to others.
+
+    Their files stay while a sandbox or snapshot uses them.
+    """
     await tx.execute(_retired(ImageStatus.READY, _c.id.in_([image_id.value for image_id in image_ids])))
 
 

@@ -32,7 +32,7 @@ from wrenn.base.units import MIB
 from wrenn.control.audit import PLATFORM_TEAM, Actor, AuditAction, Resource, Status, actor_json, record
 from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts import hosts
-from wrenn.control.images import images
+from wrenn.control.images import retire_images, retire_images_of_team
 from wrenn.control.quotas import (
     LIMIT_COLUMNS,
     Limits,
@@ -377,11 +377,7 @@ async def retire_untagged(tx: Transaction, team_id: TeamId | None, name: str) ->
 async def remove_all_bases(tx: Transaction, team_id: TeamId) -> None:
     """Remove all templates of type `base` of a team, as the team is deleted, and retire all its images."""
     await tx.execute(delete(templates).where(_c.team_id == team_id.value, _c.type == TemplateType.BASE))
-    await tx.execute(
-        update(images)
-        .where(images.c.team_id == team_id.value, images.c.status != "removing")
-        .values(status="removing")
-    )
+    await retire_images_of_team(tx, team_id)
 
 
 async def images_in_use(database: Database, ids: Collection[ImageId]) -> set[ImageId]:
@@ -397,15 +393,11 @@ async def images_in_use(database: Database, ids: Collection[ImageId]) -> set[Ima
 async def retire_unused_images(tx: Transaction, image_ids: Sequence[UUID]) -> None:
     """Mark those of these images for removal that no template has; sandboxes may use their files still."""
     if image_ids:
-        await tx.execute(
-            update(images)
-            .where(
-                images.c.id.in_(image_ids),
-                images.c.status == "ready",
-                ~exists().where(_c.image_id == images.c.id, _c.status != TemplateStatus.REMOVING),
-            )
-            .values(status="removing")
+        used = await tx.execute(
+            select(_c.image_id).where(_c.image_id.in_(image_ids), _c.status != TemplateStatus.REMOVING)
         )
+        unused = set(image_ids) - {row.image_id for row in used}
+        await retire_images(tx, [ImageId(image_id) for image_id in unused])
 
 
 DELETED: Final = AuditAction(Resource.SNAPSHOT, "delete", Status.WARNING)
