@@ -14,7 +14,7 @@ from tests.agent.kit import assert_nothing_left, client_of, created, output, unt
 from wrenn.agent.images import DiskSource, ImageStatus, StoredSource
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
-from wrenn.base.errors import InvalidState, NotFound
+from wrenn.base.errors import InvalidState, Unavailable
 from wrenn.base.faults import FaultInjected, arm_faults
 from wrenn.base.ids import ImageId, SandboxId
 from wrenn.protocol.host import host_pb as pb
@@ -61,7 +61,7 @@ async def test_a_sandbox_of_an_image_has_the_files_of_the_disk_that_it_was_made_
     await agent.sandboxes.pause(spec.sandbox_id)
     await agent.sandboxes.resume(spec.sandbox_id)
     assert await output(agent.sandboxes.get(spec.sandbox_id), "cat /root/file") == "built\n"
-    with pytest.raises(NotFound):
+    with pytest.raises(Unavailable, match="not connected"):  # it would be fetched
         await created(agent.sandboxes, template=str(image_id))
     await agent.sandboxes.remove(spec.sandbox_id)
     await assert_no_image_left(agent)

@@ -15,13 +15,14 @@ from wrenn.agent.enrolment import ControlLink, Credentials, ServerTls
 from wrenn.agent.guest_tokens import Tokens
 from wrenn.agent.host_facts import HostFacts
 from wrenn.agent.images import FlattenDisk, Images, Preparation
+from wrenn.agent.images.transfer import ImageTransfer, TransferSettings
 from wrenn.agent.inventory import Inventory
 from wrenn.agent.layout import Layout
 from wrenn.agent.parts import Host, Parts, QemuHost
 from wrenn.agent.recovery import Recovery
 from wrenn.agent.rpc.app import App
 from wrenn.agent.sandboxes import Operations, Sandboxes
-from wrenn.agent.sandboxes.bring_up import BringUp
+from wrenn.agent.sandboxes.bring_up import BringUp, FetchImage
 from wrenn.agent.sandboxes.disk_rules import DiskLimits
 from wrenn.agent.sandboxes.launch import Launch
 from wrenn.agent.sandboxes.pause import Pause
@@ -36,6 +37,7 @@ from wrenn.agent.vm_platform import platform_of
 from wrenn.agent.warm_up import WarmUp
 from wrenn.base.clock import Clock
 from wrenn.base.errors import Conflict
+from wrenn.base.ids import ImageId
 from wrenn.storage.images import ImageFolder
 
 
@@ -86,7 +88,10 @@ async def running_agent(settings: Settings, host: Host | None = None) -> AsyncGe
 def control_link(
     agent: Agent, settings: Settings, credentials: Credentials, tls: ServerTls, clock: Clock
 ) -> tuple[ControlLink, ControlLoss]:
-    """Build what keeps contact with the control plane, and what acts when there was none for long. The caller runs both."""
+    """Build what keeps contact with the control plane, and what acts when there was none for long. The caller runs both.
+
+    From now on the agent exchanges images with the store.
+    """
     loss = ControlLoss(
         path=agent.layout.outage,
         sandboxes=agent.sandboxes,
@@ -94,7 +99,10 @@ def control_link(
         heartbeat_s=settings.heartbeat_s,
         lost_after_s=settings.control_lost_after_s,
     )
-    return ControlLink(settings, credentials, tls, inventory=agent.inventory, clock=clock, loss=loss), loss
+    link = ControlLink(settings, credentials, tls, inventory=agent.inventory, clock=clock, loss=loss)
+    transfer = TransferSettings("", settings.control_ca, settings.disk_reserve_b)
+    agent.preparation.connect(ImageTransfer(transfer, lambda: link.credentials))
+    return link, loss
 
 
 @asynccontextmanager
@@ -108,7 +116,11 @@ async def _built(settings: Settings, layout: Layout, tokens: Tokens, parts: Part
         maker=parts.bases,
         metadata={"agent_version": agent_version, "vmm_version": parts.driver.vmm},
     )
-    operations = _operations(settings, layout, tokens, parts, bases)
+
+    async def fetch_image(image_id: ImageId) -> None:
+        await images.require(image_id)
+
+    operations = _operations(settings, layout, tokens, parts, bases=bases, fetch_image=fetch_image)
     sandboxes = Sandboxes(
         operations=operations,
         disk=DiskLimits(settings.disk_reserve_b, settings.sandbox_disk_b, settings.disk_overcommit),
@@ -150,12 +162,21 @@ async def _built(settings: Settings, layout: Layout, tokens: Tokens, parts: Part
         )
     finally:
         await images.close()
+        preparation.close()
         await bases.close()
         await sandboxes.close()
         await parts.slots.close()
 
 
-def _operations(settings: Settings, layout: Layout, tokens: Tokens, parts: Parts, bases: Bases) -> Operations:
+def _operations(
+    settings: Settings,
+    layout: Layout,
+    tokens: Tokens,
+    parts: Parts,
+    *,
+    bases: Bases,
+    fetch_image: FetchImage,
+) -> Operations:
     driver, slots, confiner = parts.driver, parts.slots, parts.confiner
     clock = parts.clock
     launch = Launch(
@@ -167,7 +188,7 @@ def _operations(settings: Settings, layout: Layout, tokens: Tokens, parts: Parts
         bases=bases,
         driver=driver,
         clock=clock,
-        bring_up=BringUp(layout, driver, bases, launch, clock),
+        bring_up=BringUp(layout, driver, bases, fetch_image, launch, clock),
         pause=Pause(layout, slots, confiner, saver),
         resume=Resume(layout, driver, launch, clock),
         snapshot=TakeSnapshot(layout, driver, saver, clock),

@@ -72,6 +72,11 @@ class ControlLink:
         self.loop = Loop("heartbeat")
         self.deleted = asyncio.Event()
 
+    @property
+    def credentials(self) -> Credentials:
+        """The present credentials; they change when they are renewed."""
+        return self._credentials
+
     async def run(self) -> None:
         """Send a heartbeat at once and then at an interval, until cancelled or the host is deleted.
 

@@ -27,6 +27,10 @@ class Transfer(Protocol):
         """Write the image from the store to the new file."""
         ...
 
+    def close(self) -> None:
+        """Release its resources."""
+        ...
+
 
 class Preparation:
     """Prepares images, by one part for each source."""
@@ -35,9 +39,16 @@ class Preparation:
         self._disks = disks
         self._transfer: Transfer | None = None
 
-    def connect(self, transfer: Transfer | None) -> None:
-        """Use this for the store from now on; None: the host is not connected."""
+    def connect(self, transfer: Transfer) -> None:
+        """Exchange images with the store by `transfer` from now on. It is closed with this object, or by the next one."""
+        self.close()
         self._transfer = transfer
+
+    def close(self) -> None:
+        """Close the connection to the store. No image may be in preparation."""
+        if self._transfer is not None:
+            self._transfer.close()
+            self._transfer = None
 
     async def prepare(
         self, source: Source, image_id: ImageId, draft: Path, progress: Progress, *, job_slot: int

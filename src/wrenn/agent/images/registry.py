@@ -15,9 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
-from wrenn.agent.images.job import Failure, ImageStatus, Phase, Progress, Source
+from wrenn.agent.images.job import Failure, ImageStatus, Phase, Progress, Source, StoredSource
 from wrenn.agent.layout import IMAGE_JOB_SLOTS
-from wrenn.base.errors import InternalError, InvalidState, NoCapacity, NotFound, StorageFull, WrennError
+from wrenn.base.errors import (
+    InternalError,
+    InvalidState,
+    NoCapacity,
+    NotFound,
+    StorageFull,
+    WrennError,
+    error_class,
+)
 from wrenn.base.ids import ImageId
 from wrenn.base.undo import Undo
 from wrenn.linux.disk_space import free_b
@@ -91,9 +99,9 @@ class Images:
         return [*ready, *jobs]
 
     async def ensure(
-        self, image_id: ImageId, source: Source, *, upload: bool = False, wait_s: float = 0.0
+        self, image_id: ImageId, source: Source, *, upload: bool = False, wait_s: float | None = 0.0
     ) -> ImageStatus:
-        """Begin to prepare an image, or join the preparation, and return its state after at most `wait_s`.
+        """Begin to prepare an image, or join the preparation, and return its state after at most `wait_s` (None: at its end).
 
         A failure is returned once; the next call begins again. With `upload` it is ready when the store has it too.
 
@@ -119,6 +127,16 @@ class Images:
         if not job.task.done():
             return _status(image_id, job)
         return ImageStatus(image_id, ready=self._folder.find(image_id))
+
+    async def require(self, image_id: ImageId) -> None:
+        """Return when the image is on this host; fetch it from the store if it is not. A job for it that runs is joined.
+
+        Raises:
+            WrennError: it could not be prepared or fetched.
+        """
+        status = await self.ensure(image_id, StoredSource(), wait_s=None)
+        if status.failure is not None:
+            raise error_class(status.failure.code)(status.failure.message)
 
     async def remove(self, image_id: ImageId) -> None:
         """Remove an image, also one that is being prepared. A missing one is ignored.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from wrenn.agent.bases import Bases
@@ -14,12 +15,17 @@ from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.base.clock import Clock
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.faults import fault_point
+from wrenn.base.ids import ImageId
 from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
 from wrenn.linux.files import remove_tree, translated
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
+from wrenn.storage.images import image_id_of
 from wrenn.storage.layers import new_layer_id
 from wrenn.vm import Driver, Shape
+
+FetchImage = Callable[[ImageId], Awaitable[None]]
+"""Brings an image to this host, unless it is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,7 @@ class BringUp:
     layout: Layout
     driver: Driver
     bases: Bases
+    fetch_image: FetchImage
     launch: Launch
     clock: Clock
 
@@ -38,7 +45,7 @@ class BringUp:
         """Start the sandbox. After a failure or cancellation nothing of it remains.
 
         Raises:
-            NotFound: no such template or snapshot. InvalidRequest: not in this size. NoCapacity, StorageFull: no room.
+            NotFound: no such template, image or snapshot. InvalidRequest: not in this size. NoCapacity, StorageFull: no room.
             AgentFailure, Unavailable: it did not start.
         """
         # No await between checking the snapshot and writing the journal that references it: it could be collected in between.
@@ -64,6 +71,8 @@ class BringUp:
         return Record(spec, State.STARTING, started_at=self.clock.now().timestamp(), layers=(new_layer_id(),))
 
     async def _from_template(self, spec: SandboxSpec) -> tuple[Record, Origin]:
+        if (image_id := image_id_of(spec.template)) is not None:
+            await self.fetch_image(image_id)
         base = await self.bases.get(spec.template, spec.shape)
         image_mb = self.driver.disks.image_size_b(base.key) // MIB
         asked_mb = spec.disk_mb
