@@ -25,11 +25,11 @@ LOCK: Final = ROOT / "requirements.lock"
 # What the platform and its build call, by Debian package.
 PACKAGES: Final[tuple[str, ...]] = (
     "ca-certificates", "e2fsprogs", "gcc", "iproute2", "kmod", "libc6-dev", "lz4", "mmdebstrap", "nftables", "procps",
-    "qemu-system-x86", "qemu-utils", "util-linux", "zstd",
+    "qemu-system-x86", "qemu-utils", "skopeo", "umoci", "util-linux", "zstd",
 )  # fmt: skip
 # What only tests call, with `--tests`: 440 MB that a user of the platform does not need. Where systemd runs, Debian starts Caddy as
 # a service that shows a page at port 80, which no test needs: `systemctl disable --now caddy`.
-TEST_PACKAGES: Final[tuple[str, ...]] = ("caddy", "chromium", "haproxy")
+TEST_PACKAGES: Final[tuple[str, ...]] = ("busybox-static", "caddy", "chromium", "docker-registry", "haproxy")
 OLDEST_PYTHON: Final = (3, 11)
 NEWS_INTERVAL_S: Final = 10.0
 """How often a step says that it still runs: people give up on silence."""

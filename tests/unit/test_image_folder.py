@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> ImageFolder:
 
 async def made(folder: ImageFolder, facts: ImageFacts | None = None, content: bytes = b"data") -> ImageId:
     image_id = ImageId.new()
-    draft = folder.new_draft(image_id)
+    draft = await folder.new_draft(image_id)
     (draft / ROOTFS).write_bytes(content)
     (draft / "log").write_text("of a program")
     (draft / "layers").mkdir()
@@ -58,7 +58,7 @@ async def test_an_image_that_was_not_published_to_the_end_is_none(folder: ImageF
         arm_faults("")
     assert folder.ids() == []
     assert len(folder.drafts()) == 1
-    folder.sweep()
+    await folder.sweep()
     assert folder.drafts() == []
 
 

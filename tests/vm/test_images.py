@@ -68,7 +68,7 @@ async def test_a_layer_that_names_files_of_the_host_gets_none_of_them(agent: Age
         layer, image_id = new_layer_id(), ImageId.new()
         path = layers / f"{layer}.qcow2"
         await run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, str(path), "64M"], timeout_s=20)
-        draft = folder.new_draft(image_id)
+        draft = await folder.new_draft(image_id)
         confinement = confiner.confine("image-test", IMAGE_JOB_SLOTS[0], DEFAULT_SHAPE, file_size_b=GIB)
         request = FlattenRequest(
             DiskRef((layer,), base), 64 * MIB, draft / "rootfs.ext4", confinement, lambda _done, _total: None
@@ -83,5 +83,5 @@ async def test_a_layer_that_names_files_of_the_host_gets_none_of_them(agent: Age
         finally:
             assert members(agent.layout.cgroup("image-test")) == []
             await confiner.release("image-test")
-            folder.sweep()
+            await folder.sweep()
             path.unlink()

@@ -8,12 +8,15 @@ from typing import Final
 
 from wrenn.agent.local_client import SOCKET
 from wrenn.base.ids import SandboxId
+from wrenn.linux.jail import ID_COUNT
 from wrenn.network import Block
 from wrenn.storage.folders import Folders
 
 _FIRST_VMM_UID: Final = 1_900_000_000
 """Far above accounts, containers' subordinate ids and systemd's dynamic users."""
 _SLOTS_PER_BLOCK: Final = 4096
+_FIRST_IMAGE_ID: Final = 2_000_000_000
+"""Above the ids of all VMMs."""
 IMAGE_JOB_SLOTS: Final = (0, _SLOTS_PER_BLOCK - 1)
 """Slot numbers without a network, for the user ids of programs that prepare images: one for each job at a time."""
 
@@ -92,3 +95,8 @@ class Layout:
         """Return the user id for the VMM in this slot, unique among all VMMs on the machine."""
         assert 0 <= slot_index < _SLOTS_PER_BLOCK, "user ids of a block do not overlap with the next one's"
         return _FIRST_VMM_UID + self.block.index * _SLOTS_PER_BLOCK + slot_index
+
+    def image_ids(self, job_slot: int) -> int:
+        """Return the first of the user and group ids that a container image is unpacked with, for one of `IMAGE_JOB_SLOTS`."""
+        number = self.block.index * len(IMAGE_JOB_SLOTS) + IMAGE_JOB_SLOTS.index(job_slot)
+        return _FIRST_IMAGE_ID + number * ID_COUNT

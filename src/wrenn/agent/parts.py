@@ -12,6 +12,8 @@ from wrenn.agent.base_boot import BootedBases
 from wrenn.agent.bases import BaseMaker
 from wrenn.agent.confinement import CgroupConfiner, Confiner
 from wrenn.agent.guest_tokens import Tokens
+from wrenn.agent.images.container import ImportContainer
+from wrenn.agent.images.preparation import ContainerImages
 from wrenn.agent.layout import Layout
 from wrenn.agent.machine import measure
 from wrenn.agent.settings import Settings
@@ -39,13 +41,14 @@ _PATH_LIMIT: Final = 59
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The machine-dependent parts of an agent: driver, network slots, confinement, base maker and clock."""
+    """The machine-dependent parts of an agent: driver, network slots, confinement, base maker, import of container images, clock."""
 
     driver: Driver
     slots: SlotPool
     confiner: Confiner
     bases: BaseMaker
     sandbox_limit: int
+    containers: ContainerImages | None = None
     clock: Clock = field(default_factory=SystemClock)
 
 
@@ -122,6 +125,9 @@ class QemuHost:
                     settings.guest_dns,
                 ),
                 sandbox_limit=table.slots,
+                containers=ImportContainer(
+                    layout, slots, confiner, settings.guest_dns, settings.disk_reserve_b
+                ),
             )
         finally:
             await driver.close()

@@ -125,7 +125,7 @@ async def _built(settings: Settings, layout: Layout, tokens: Tokens, parts: Part
         operations=operations,
         disk=DiskLimits(settings.disk_reserve_b, settings.sandbox_disk_b, settings.disk_overcommit),
     )
-    preparation = Preparation(FlattenDisk(sandboxes, parts.driver, parts.confiner))
+    preparation = Preparation(FlattenDisk(sandboxes, parts.driver, parts.confiner), parts.containers)
     images = Images(
         folder=ImageFolder(layout.images),
         data_dir=settings.data_dir,
@@ -146,7 +146,7 @@ async def _built(settings: Settings, layout: Layout, tokens: Tokens, parts: Part
     )
     recovery = Recovery(layout, parts.driver, parts.slots, parts.confiner, tokens, sandboxes, operations)
     try:
-        images.sweep()
+        await images.sweep()
         complete = await recovery.run()
         await sandboxes.start(collect=complete)
         yield Agent(

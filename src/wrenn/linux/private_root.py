@@ -41,7 +41,7 @@ _BIND: Final = syscalls.MS_REMOUNT | syscalls.MS_BIND
 
 @dataclass(frozen=True, slots=True)
 class RootFile:
-    """A file in the root.
+    """A file in the root, or a folder with all that is in it.
 
     Attributes:
         path: path on the host and in the root.
@@ -69,8 +69,10 @@ class PrivateRoot:
         self._close()
 
 
-async def build_private_root(programs: Sequence[Path], *, files: Iterable[RootFile] = ()) -> PrivateRoot:
-    """Create a root with the programs (or loadable modules), their shared libraries, and `files`.
+async def build_private_root(
+    programs: Sequence[Path], *, files: Iterable[RootFile] = (), folders: Iterable[Path] = ()
+) -> PrivateRoot:
+    """Create a root with the programs (or loadable modules), their shared libraries, `files`, and the empty `folders`.
 
     Raises:
         CommandError: the dynamic loader does not list the libraries of a program, or the kernel refuses a
@@ -79,16 +81,17 @@ async def build_private_root(programs: Sequence[Path], *, files: Iterable[RootFi
     loaded = (SHELL, *programs)
     lists = await asyncio.gather(*(_libraries(program) for program in loaded))
     libraries = {LOADER, *(library for found in lists for library in found)}
-    folders = sorted({str(_canonical(library).parent) for library in libraries})
-    contents = [*(RootFile(path) for path in (*loaded, *sorted(libraries))), *files]
+    library_folders = sorted({str(_canonical(library).parent) for library in libraries})
+    # Folders first: a file that is in one of them is there then.
+    contents = [*files, *(RootFile(path) for path in (*loaded, *sorted(libraries)))]
     try:
-        namespace = start_in_own_thread(lambda: _assemble(contents)).result()
+        namespace = start_in_own_thread(lambda: _assemble(contents, [*folders])).result()
     except OSError as error:
         raise CommandError(
             "The root file system of virtual machine monitors could not be made.",
             context={"error": str(error)},
         ) from error
-    return PrivateRoot(namespace, ":".join(folders), _canonical(SHELL))
+    return PrivateRoot(namespace, ":".join(library_folders), _canonical(SHELL))
 
 
 async def _libraries(program: Path) -> list[Path]:
@@ -101,7 +104,7 @@ def _canonical(path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
-def _assemble(contents: Sequence[RootFile]) -> int:
+def _assemble(contents: Sequence[RootFile], folders: Sequence[Path]) -> int:
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount(b"none", "/", syscalls.MS_REC | syscalls.MS_PRIVATE)
     with contextlib.ExitStack() as on_error:
@@ -114,7 +117,8 @@ def _assemble(contents: Sequence[RootFile]) -> int:
         _add_links(contents)
         for file in contents:
             _add(file)
-        _inside(Path(OWN_DESCRIPTORS)).mkdir(parents=True)
+        for folder in (Path(OWN_DESCRIPTORS), *folders):
+            _inside(folder).mkdir(parents=True, exist_ok=True)
         flags = _PER_FILE | syscalls.MS_NODEV | syscalls.MS_NOEXEC
         syscalls.mount(b"none", _STAGING, syscalls.MS_REMOUNT | flags)
         syscalls.change_root(_STAGING)
@@ -139,8 +143,11 @@ def _add(file: RootFile) -> None:
     if target.exists():
         return
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    target.touch(mode=0o000)
     source = (file.source or file.path).resolve()
+    if source.is_dir():
+        target.mkdir()
+    else:
+        target.touch(mode=0o000)
     syscalls.mount(bytes(source), target, syscalls.MS_BIND)
     flags = syscalls.MS_NOSUID | syscalls.MS_NOEXEC if file.device else _PER_FILE | syscalls.MS_NODEV
     syscalls.mount(b"none", target, _BIND | flags)

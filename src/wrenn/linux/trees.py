@@ -16,6 +16,8 @@ from wrenn.linux.command import CommandError, run
 from wrenn.linux.files import remove_tree, translated
 
 _COPY_TIMEOUT_S: Final = 60.0
+_REMOVE_TIMEOUT_S: Final = 600.0
+"""A million files on a slow disk."""
 _BLOCK_B: Final = 512
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
@@ -36,6 +38,15 @@ async def copy_tree(source: Path, destination: Path) -> None:
     except CommandError:
         remove_tree(destination)
         raise
+
+
+async def remove_any_tree(path: Path) -> None:
+    """Remove a folder that hostile programs have filled, as deep as it may be. No mount below it is followed, and a missing one is ignored.
+
+    Raises:
+        CommandError: something is left.
+    """
+    await run(["rm", "-rf", "--one-file-system", "--", str(path)], timeout_s=_REMOVE_TIMEOUT_S)
 
 
 async def pack_tree(source: Path, archive: Path, *, size_b: int) -> None:

@@ -71,6 +71,11 @@ def slot_table(
         table.rule("forward", from_guest, to_uplink, original, {"goto": {"target": "egress"}}),
         table.rule("forward", from_uplink, to_guest, reply, _ACCEPT),
         table.rule("forward", from_uplink, to_guest, _ip("saddr", "==", HOST_GATEWAY), _ACCEPT),
+        # Programs of the host in the namespace, which download container images, are held to the same policy.
+        table.base_chain("output", "filter", "output", 0),
+        table.rule("output", to_uplink, reply, _ACCEPT),
+        table.rule("output", to_uplink, _ct_state("related"), _ACCEPT),
+        table.rule("output", to_uplink, {"goto": {"target": "egress"}}),
         *_egress_rules(policy, reach),
     ]
 

@@ -17,7 +17,8 @@ from wrenn.agent.doctor.owners import Owners
 from wrenn.agent.images import IMAGE_PREFIX
 from wrenn.agent.layout import IMAGE_JOB_SLOTS, Layout
 from wrenn.linux import cgroups
-from wrenn.linux.files import remove_tree
+from wrenn.linux.jail import ID_COUNT
+from wrenn.linux.trees import remove_any_tree
 from wrenn.storage import snapshots
 from wrenn.storage.images import ImageFolder, abandoned_scratch, remove_abandoned_scratch
 from wrenn.vm.qemu import Qcow2Disks, QemuBases
@@ -94,7 +95,7 @@ async def remove_leftover(layout: Layout, leftover: Leftover) -> None:
     elif leftover.kind == _IMAGE_BUILD:
         await remove_abandoned_scratch(layout.data_dir)
     elif leftover.kind in ("files", "snapshot"):
-        remove_tree(Path(leftover.name))
+        await remove_any_tree(Path(leftover.name))
     elif leftover.kind == "layer":
         Path(leftover.name).unlink(missing_ok=True)
 
@@ -132,10 +133,11 @@ def _processes(layout: Layout, groups: list[str]) -> list[Leftover]:
     group_of = {pid: name for name in groups for pid in cgroups.members(layout.cgroup(name))}
     first = layout.vmm_uid(0)
     uids = range(first, layout.vmm_uid(max(IMAGE_JOB_SLOTS)) + 1)
+    image_uids = range(layout.image_ids(IMAGE_JOB_SLOTS[0]), layout.image_ids(IMAGE_JOB_SLOTS[-1]) + ID_COUNT)
     found: list[Leftover] = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError):  # it ended meanwhile
-            if entry.name.isdigit() and entry.stat().st_uid in uids:
+            if entry.name.isdigit() and ((uid := entry.stat().st_uid) in uids or uid in image_uids):
                 found.append(Leftover("process", entry.name, group_of.get(int(entry.name), "")))
     return found
 

@@ -11,6 +11,7 @@ from typing import Final
 from wrenn.agent.doctor.advisories import check_advisories
 from wrenn.agent.doctor.check_result import Check
 from wrenn.agent.enrolment import CredentialsFile
+from wrenn.agent.images.container import missing_packages
 from wrenn.agent.machine import measure
 from wrenn.agent.settings import Settings
 from wrenn.base.errors import WrennError
@@ -28,6 +29,7 @@ async def check_machine(settings: Settings) -> list[Check]:
     return [
         Check("root", ok=os.geteuid() == 0, detail=f"uid {os.geteuid()}", hint="Run it as root."),
         _check_commands(),
+        _check_container_images(),
         await _check_qemu(),
         await _check_images(settings),
         Check("tun", ok=Path("/dev/net/tun").exists(), detail="/dev/net/tun", hint="Load it: modprobe tun"),
@@ -46,6 +48,17 @@ def _check_commands() -> Check:
         detail=f"missing: {', '.join(missing)}" if missing else "all there",
         hint="Run: make setup",
     )
+
+
+def _check_container_images() -> Check:
+    """Say whether container images can be imported. A host that cannot do that is a good host otherwise."""
+    missing = missing_packages()
+    detail = (
+        f"cannot be imported, as these packages are missing: {', '.join(missing)}"
+        if missing
+        else "can be imported"
+    )
+    return Check("container images", ok=True, detail=detail)
 
 
 async def _check_qemu() -> Check:

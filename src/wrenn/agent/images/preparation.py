@@ -8,7 +8,7 @@ from typing import Protocol
 
 from wrenn.agent.images.disk_of import FlattenDisk
 from wrenn.agent.images.job import ContainerSource, DiskSource, Phase, Progress, Source, StoredSource
-from wrenn.base.errors import InvalidRequest, Unavailable
+from wrenn.base.errors import Unavailable
 from wrenn.base.ids import ImageId
 from wrenn.storage.images import ROOTFS, ImageFacts, LocalImage
 
@@ -32,11 +32,22 @@ class Transfer(Protocol):
         ...
 
 
+class ContainerImages(Protocol):
+    """Makes images of container images."""
+
+    async def run(
+        self, source: ContainerSource, image_id: ImageId, draft: Path, progress: Progress, *, job_slot: int
+    ) -> ImageFacts:
+        """Write the image into the draft."""
+        ...
+
+
 class Preparation:
     """Prepares images, by one part for each source."""
 
-    def __init__(self, disks: FlattenDisk) -> None:
+    def __init__(self, disks: FlattenDisk, containers: ContainerImages | None) -> None:
         self._disks = disks
+        self._containers = containers
         self._transfer: Transfer | None = None
 
     def connect(self, transfer: Transfer) -> None:
@@ -67,7 +78,9 @@ class Preparation:
                 # Its content is that of the id: the control plane accepts one manifest for each image.
                 return ImageFacts(f"store {image_id}", uploaded=True)
             case ContainerSource():
-                raise InvalidRequest("This host cannot import container images.")
+                if self._containers is None:
+                    raise Unavailable("This host cannot import container images.")
+                return await self._containers.run(source, image_id, draft, progress, job_slot=job_slot)
 
     async def upload(self, image: LocalImage, progress: Progress) -> int:
         """Upload an image. Implements `registry.Upload`.

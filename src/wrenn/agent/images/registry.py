@@ -29,8 +29,7 @@ from wrenn.base.errors import (
 from wrenn.base.ids import ImageId
 from wrenn.base.undo import Undo
 from wrenn.linux.disk_space import free_b
-from wrenn.linux.files import remove_tree
-from wrenn.linux.threads import run_to_end
+from wrenn.linux.trees import remove_any_tree
 from wrenn.storage.images import ImageFacts, ImageFolder, LocalImage
 
 _log = logging.getLogger(__name__)
@@ -80,9 +79,9 @@ class Images:
         for slot in IMAGE_JOB_SLOTS:
             self._slots.put_nowait(slot)
 
-    def sweep(self) -> None:
+    async def sweep(self) -> None:
         """Remove what a killed agent left. Call it before the first job."""
-        self._folder.sweep()
+        await self._folder.sweep()
 
     def ids(self) -> list[str]:
         """Return the ids of the ready images, sorted."""
@@ -219,8 +218,8 @@ class Images:
 
     async def _make(self, image_id: ImageId, job: _Job, slot: int) -> LocalImage:
         async with Undo() as undo:
-            draft = self._folder.new_draft(image_id)
-            undo.push("remove draft", partial(run_to_end, lambda: remove_tree(draft)))
+            draft = await self._folder.new_draft(image_id)
+            undo.push("remove draft", partial(remove_any_tree, draft))
             facts = await self._prepare(job.source, image_id, draft, job.progress, job_slot=slot)
             # The undo step runs on success too: the draft has been renamed by then.
             return await self._folder.publish(draft, image_id, facts)

@@ -101,10 +101,11 @@ class Joining:
         return Joined(credentials.host_id, self._address, self._service.runs_as, self._service.log)
 
     async def _install_packages(self, progress: Progress) -> None:
+        from wrenn.agent.images.container import missing_packages as missing_for_containers
         from wrenn.cli.up.bring_up import missing_packages
         from wrenn.storage.images import missing_build_packages
 
-        missing = sorted({*missing_packages(), *missing_build_packages()})
+        missing = sorted({*missing_packages(), *missing_build_packages(), *missing_for_containers()})
         if not missing:
             return
         command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]

@@ -18,6 +18,7 @@ from wrenn.base.faults import fault_point
 from wrenn.base.ids import ImageId, random_hex
 from wrenn.linux.files import fsync_path, remove_tree, translated, write_json
 from wrenn.linux.threads import run_to_end
+from wrenn.linux.trees import remove_any_tree
 from wrenn.storage.images.container_config import ContainerConfig
 
 _FORMAT: Final = 1
@@ -112,14 +113,14 @@ class ImageFolder:
             raise damaged
         return LocalImage(image_id, folder / ROOTFS, size_b, status.st_blocks * _BLOCK_B, facts)
 
-    def new_draft(self, image_id: ImageId) -> Path:
+    async def new_draft(self, image_id: ImageId) -> Path:
         """Create and return the empty folder in which an image is prepared. One that was left there is removed.
 
         Raises:
             StorageFull: no room.
         """
         draft = self._draft(image_id)
-        remove_tree(draft)
+        await remove_any_tree(draft)
         try:
             self._root.mkdir(mode=0o700, exist_ok=True)
             draft.mkdir(mode=0o700)
@@ -175,10 +176,10 @@ class ImageFolder:
         """Return the folders of images that are being prepared or removed."""
         return sorted(self._root.glob(f"{DRAFT_PREFIX}*"))
 
-    def sweep(self) -> None:
+    async def sweep(self) -> None:
         """Remove what a killed agent left. No image may be in preparation."""
         for draft in self.drafts():
-            remove_tree(draft)
+            await remove_any_tree(draft)
 
     def _draft(self, image_id: ImageId) -> Path:
         return self._root / f"{DRAFT_PREFIX}{image_id}"

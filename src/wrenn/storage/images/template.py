@@ -155,13 +155,15 @@ async def _pack(root: Path, image: Path, *, size_b: int) -> None:
     with image.open("xb") as file:
         file.truncate(size_b)
     image.chmod(0o600)
-    # The file is one hole, so inode tables and journal are zero already: without the flag, every guest's kernel would
-    # zero them in the background and so fill its copy-on-write layer.
-    await run(
-        [
-            "mkfs.ext4", "-q", "-F", "-L", "wrenn-root", "-m", "0", "-U", _FILESYSTEM_UUID,
-            "-E", f"hash_seed={_HASH_SEED},assume_storage_prezeroed=1,root_owner=0:0",
-            "-d", str(root), str(image),
-        ],
-        timeout_s=_PACK_TIMEOUT_S,
-    )  # fmt: skip
+    await run(["mkfs.ext4", *mkfs_arguments(root, image)], timeout_s=_PACK_TIMEOUT_S)
+
+
+def mkfs_arguments(root: Path, image: Path) -> list[str]:
+    """Return the arguments of `mkfs.ext4` that pack `root` into the file `image`, which is one hole of the size to be."""
+    # Inode tables and journal are zero already: without the flag, every guest's kernel would zero them in the background and
+    # so fill its copy-on-write layer.
+    return [
+        "-q", "-F", "-L", "wrenn-root", "-m", "0", "-U", _FILESYSTEM_UUID,
+        "-E", f"hash_seed={_HASH_SEED},assume_storage_prezeroed=1,root_owner=0:0",
+        "-d", str(root), str(image),
+    ]  # fmt: skip
