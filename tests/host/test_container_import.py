@@ -1,28 +1,33 @@
-"""Container images on a host: pulled from a real registry, unpacked and packed by confined programs. Costs about 35 s."""
+"""Container images on a host: pulled from a real registry, unpacked and packed by confined programs. Costs about 40 s."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import sys
 import tarfile
 import threading
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from container_images import REGISTRY_PORT, Layer, push, registry
 from network_kit import internet, private_host
 
+from tests.container_images import REGISTRY_PORT, Layer, push, registry
 from wrenn.agent.confinement import CgroupConfiner
+from wrenn.agent.doctor.leftovers import list_everything
 from wrenn.agent.images import ContainerSource, Images, ImageStatus, Phase
 from wrenn.agent.images.container import ImportContainer, Reference, missing_packages
-from wrenn.agent.layout import Layout
+from wrenn.agent.layout import IMAGE_JOB_SLOTS, Layout
 from wrenn.base.faults import arm_faults
 from wrenn.base.ids import ImageId
 from wrenn.base.secrets import Secret
 from wrenn.linux import cgroups, threads
 from wrenn.linux.command import run
+from wrenn.linux.jail import ID_COUNT
 from wrenn.network import (
     EgressPolicy,
     ReachableNetworks,
@@ -70,9 +75,18 @@ class Host:
     async def assert_nothing_left(self) -> None:
         assert ImageFolder(self.layout.images).drafts() == []
         assert cgroups.children(self.layout.cgroup_root) == []
-        ids = range(self.layout.image_ids(0), self.layout.image_ids(0) + 4 * 65_536)
-        processes = [p for p in Path("/proc").glob("[0-9]*") if p.exists() and p.stat().st_uid in ids]
-        assert processes == []
+        assert confined_processes(self.layout) == []
+
+
+def confined_processes(layout: Layout) -> list[str]:
+    """Processes of the ids that images of this installation are unpacked with."""
+    ids = range(layout.image_ids(IMAGE_JOB_SLOTS[0]), layout.image_ids(IMAGE_JOB_SLOTS[-1]) + ID_COUNT)
+    found: list[str] = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile
+            if entry.stat().st_uid in ids:
+                found.append(entry.name)
+    return found
 
 
 async def listing(rootfs: Path, path: str) -> str:
@@ -245,7 +259,7 @@ async def test_what_cannot_be_imported_is_refused_with_the_reason_and_leaves_not
 
 async def test_a_download_reaches_only_what_a_sandbox_of_the_team_may(host: Host) -> None:
     await push(host.namespace, host.scratch, "app:1", [base().done()])
-    for address in (PRIVATE, METADATA, "127.0.0.1"):
+    for address in (PRIVATE, METADATA):
         source = ContainerSource(f"{address}:{REGISTRY_PORT}/app:1", 64, insecure_registry=True)
         status = await host.images.ensure(ImageId.new(), source, wait_s=100)
         assert status.failure is not None
@@ -283,19 +297,51 @@ async def test_credentials_are_used_and_left_nowhere(host: Host) -> None:
     assert list(host.layout.data_dir.rglob("auth.json")) == []
 
 
-@pytest.mark.parametrize("phase", [Phase.PULL, Phase.UNPACK])
-async def test_a_removal_ends_an_import(host: Host, phase: Phase) -> None:
+@pytest.mark.parametrize("point", ["agent.image.after_pull", "agent.image.after_unpack"])
+async def test_a_removal_ends_an_import(host: Host, point: str) -> None:
     await push(host.namespace, host.scratch, "app:1", [base().done()])
-    arm_faults(f"agent.image.after_{phase}=sleep:60")
+    arm_faults(f"{point}=sleep:60")
     image_id = ImageId.new()
     source = ContainerSource(f"{ALLOWED}:{REGISTRY_PORT}/app:1", 64, insecure_registry=True)
     await host.images.ensure(image_id, source)
     async with asyncio.timeout(30):
-        while [one.progress.phase for one in host.images.list()] != [phase]:
+        while [one.progress.phase for one in host.images.list()] != [point.rpartition("_")[2]]:
             await asyncio.sleep(0.05)
         await host.images.remove(image_id)
     assert host.images.list() == []
     await host.assert_nothing_left()
+
+
+@pytest.mark.parametrize("point", ["while it pulls", "agent.image.after_unpack"])
+async def test_what_a_killed_agent_left_is_removed_by_the_next_one(host: Host, point: str) -> None:
+    await push(host.namespace, host.scratch, "app:1", [base().done()])
+    data_dir = host.scratch / "killed"
+    data_dir.mkdir()
+    layout = Layout(data_dir, claim_block(data_dir))
+    try:
+        program = await asyncio.create_subprocess_exec(
+            sys.executable, str(Path(__file__).with_name("import_program.py")),
+            str(data_dir), f"{ALLOWED}:{REGISTRY_PORT}/app:1", f"{point}=kill" if "." in point else "",
+        )  # fmt: skip
+        async with asyncio.timeout(60):
+            while "." not in point and not confined_processes(layout):
+                await asyncio.sleep(0.001)
+            if "." not in point:
+                program.kill()
+            assert await program.wait() == -signal.SIGKILL
+        # What `agent/recovery` and the start of an agent do.
+        confiner = CgroupConfiner(layout)
+        assert len(confiner.names()) == 1
+        for name in confiner.names():
+            await confiner.release(name)
+        await ImageFolder(layout.images).sweep()
+        await remove_everything(layout.block)
+        async with asyncio.timeout(10):
+            while await list_everything(layout):  # a killed process is seen until it is reaped
+                await asyncio.sleep(0.05)
+    finally:
+        await cgroups.remove(layout.cgroup_root, timeout_s=10)
+        release_block(data_dir)
 
 
 def test_references_are_completed_as_people_expect() -> None:

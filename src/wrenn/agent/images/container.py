@@ -201,7 +201,6 @@ class ImportContainer:
             await fault_point("agent.image.after_unpack")
             progress.begin(Phase.PACK)
             await run.pack(draft / ROOTFS)
-            await fault_point("agent.image.after_pack")
         return ImageFacts.new(reference=str(pulled), config=config)
 
     async def _pull(
