@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from wrenn.control.administration import Administration
 from wrenn.control.audit_log import AuditLog
 from wrenn.control.auth import Authenticator, Tokens
+from wrenn.control.builds import Builds
 from wrenn.control.enrolment import Enrolment
 from wrenn.control.events import Events
 from wrenn.control.fleet import Drains, Fleet
@@ -70,6 +71,7 @@ class Services:
     streams: Streams
     snapshots: Snapshots
     templates: Templates
+    builds: Builds
     links: Links
     quotas: Quotas
     audit_log: AuditLog

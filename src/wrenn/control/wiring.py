@@ -31,9 +31,11 @@ from wrenn.control.audit_log import AuditLog
 from wrenn.control.audit_log import Retention as AuditRetention
 from wrenn.control.auth import CHANNEL as ACCESS
 from wrenn.control.auth import Authenticator, LastUsed, OpenCalls, Tokens, ensure_secret
+from wrenn.control.builds import BuildResults, BuildRunner, Builds, BuildWorker
+from wrenn.control.builds import routers as build_routers
 from wrenn.control.cleanup import Cleanup
 from wrenn.control.db import CHANNEL as HINTS
-from wrenn.control.db import Database, HeldLeases, Hints, Listener, NotificationHandler
+from wrenn.control.db import Database, Hints, Listener, NotificationHandler
 from wrenn.control.db.embedded import ensure_running
 from wrenn.control.db.migrate import migrate
 from wrenn.control.enrolment import Enrolment
@@ -91,6 +93,7 @@ from wrenn.control.sandboxes import (
     Disks,
     Forks,
     HostDrains,
+    InternalSandboxes,
     Lookup,
     NetworkRules,
     Networks,
@@ -123,6 +126,7 @@ from wrenn.protocol.api import (
     ADMIN_TEAMS_PREFIX,
     ADMIN_TEMPLATES_PREFIX,
     AUDIT_PREFIX,
+    BUILDS_PREFIX,
     EVENTS_PREFIX,
     HOSTS_PREFIX,
     LIMITS_PREFIX,
@@ -139,6 +143,7 @@ ROUTERS: Final = {
     SANDBOXES_PREFIX: (*sandbox_routers, *guest_routers, *port_routers),
     SNAPSHOTS_PREFIX: snapshot_routers,
     TEMPLATES_PREFIX: template_routers,
+    BUILDS_PREFIX: build_routers,
     ADMIN_TEMPLATES_PREFIX: template_admin_routers,
     "/v1/auth": (sessions.router, password_reset.router),
     "/v1/me": (profile.router,),
@@ -180,6 +185,7 @@ class Control:
     def begin_shutdown(self) -> None:
         """End event streams, which would never end by themselves. Call it before the server waits for open requests."""
         self.feed.close()
+        self.services.builds.close()
 
 
 @asynccontextmanager
@@ -278,6 +284,7 @@ def _build(
     hosts.on_unreachable = sandboxes.comparison.loop.wake
     ports = _build_ports(base, auth, sandboxes, link_key)
     images = _build_images(base, auth)
+    builds, build_worker = _build_builds(base, sandboxes, images)
     mail_sender = _build_mail_sender(base)
     throttle = Throttle(database)
     fleet_service = Fleet(
@@ -332,6 +339,7 @@ def _build(
         streams=Streams(sandboxes.running_sandboxes),
         snapshots=sandboxes.snapshots,
         templates=sandboxes.templates,
+        builds=builds,
         links=ports.links,
         quotas=Quotas(database=database, find_quota_status=sandboxes.capacity.quota_status),
         audit_log=AuditLog(database),
@@ -357,11 +365,13 @@ def _build(
         hosts,
         sandboxes.reconciler,
         sandboxes.reconciler.leases,
-        sandboxes.snapshot_leases,
+        sandboxes.snapshot_lifecycle.leases,
         sandboxes.comparison,
         sandboxes.sweep,
         images.images.leases,
         images.sweep,
+        build_worker,
+        build_worker.leases,
         drains,
         Listener(database, _listeners(auth, sandboxes, ports, feed, mail_sender)),
         feed,
@@ -450,7 +460,8 @@ class _Sandboxes:
     running_sandboxes: RunningSandboxes
     snapshots: Snapshots
     templates: Templates
-    snapshot_leases: HeldLeases
+    snapshot_lifecycle: SnapshotLifecycle
+    internal: InternalSandboxes
     sweep: SnapshotSweep
 
 
@@ -517,6 +528,17 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
         capacity=capacity,
         wait_limits=wait_limits,
     )
+    creations = Creations(
+        database=database,
+        hints=hints,
+        changes=changes,
+        reconciler=reconciler,
+        capacity=capacity,
+        limits=_size_limits(settings),
+        network_rules=network_rules,
+        wait_limits=wait_limits,
+        observe=base.metrics.observe_create,
+    )
     return _Sandboxes(
         hints=hints,
         changes=changes,
@@ -536,19 +558,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
         ),
         capacity=capacity,
         lookup=lookup,
-        creations=Creations(
-            database=database,
-            hints=hints,
-            changes=changes,
-            reconciler=reconciler,
-            capacity=capacity,
-            limits=SandboxSizeLimits(
-                settings.max_vcpus, settings.min_memory_mb, settings.max_memory_mb, settings.max_disk_mb
-            ),
-            network_rules=network_rules,
-            wait_limits=wait_limits,
-            observe=base.metrics.observe_create,
-        ),
+        creations=creations,
         pauses=Pauses(
             database=database,
             hints=hints,
@@ -581,7 +591,16 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
         ),
         templates=Templates(database=database, drop_snapshot=snapshot_lifecycle.drop),
         snapshots=Snapshots(database=database, lifecycle=snapshot_lifecycle, find_source=lookup.source),
-        snapshot_leases=snapshot_lifecycle.leases,
+        snapshot_lifecycle=snapshot_lifecycle,
+        internal=InternalSandboxes(
+            database=database,
+            hints=hints,
+            changes=changes,
+            reconciler=reconciler,
+            clients=clients,
+            creations=creations,
+            wait_limits=wait_limits,
+        ),
         sweep=SnapshotSweep(
             database=database,
             hosts=base.hosts,
@@ -622,6 +641,35 @@ def _build_images(base: _Base, auth: _Auth) -> _Images:
             interval_s=settings.host_interval_s,
             unknown_grace_s=settings.unknown_grace_s,
         ),
+    )
+
+
+def _build_builds(base: _Base, sandboxes: _Sandboxes, images: _Images) -> tuple[Builds, BuildWorker]:
+    settings, database = base.settings, base.database
+    results = BuildResults(
+        database=database,
+        sandboxes=sandboxes.internal,
+        snapshots=sandboxes.snapshot_lifecycle,
+        images=images.images,
+        owner=base.owner,
+        limits=settings.quotas,
+    )
+    runner = BuildRunner(
+        database=database,
+        objects=images.objects,
+        sandboxes=sandboxes.internal,
+        results=results,
+        owner=base.owner,
+    )
+    builds = Builds(database=database, objects=images.objects, limits=_size_limits(settings))
+    return builds, BuildWorker(
+        database=database, objects=images.objects, runner=runner, lease_s=settings.lease_s
+    )
+
+
+def _size_limits(settings: Settings) -> SandboxSizeLimits:
+    return SandboxSizeLimits(
+        settings.max_vcpus, settings.min_memory_mb, settings.max_memory_mb, settings.max_disk_mb
     )
 
 

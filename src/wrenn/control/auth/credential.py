@@ -17,6 +17,7 @@ from wrenn.base.secrets import Secret
 from wrenn.protocol.api import (
     API_KEY_HEADER,
     API_KEY_PATTERN,
+    BUILDS_PREFIX,
     CAPSULES_PREFIX,
     SANDBOXES_PREFIX,
     SNAPSHOTS_PREFIX,
@@ -61,7 +62,9 @@ def operation_of(*, is_http: bool, method: str, path: str) -> Operation:
     A WebSocket begins with GET and may do anything, so it changes.
     """
     sees = is_http and method in ("GET", "HEAD")
-    if path.startswith((SANDBOXES_PREFIX, CAPSULES_PREFIX, SNAPSHOTS_PREFIX, TEMPLATES_PREFIX)):
+    if path.startswith(
+        (SANDBOXES_PREFIX, CAPSULES_PREFIX, SNAPSHOTS_PREFIX, TEMPLATES_PREFIX, BUILDS_PREFIX)
+    ):
         return Operation.READ_SANDBOXES if sees else Operation.WRITE_SANDBOXES
     return Operation.READ if sees else Operation.WRITE
 

@@ -4,7 +4,8 @@ from wrenn.control.guests import command_routes, file_routes, stream_routes
 from wrenn.control.guests.commands import Commands
 from wrenn.control.guests.files import Files
 from wrenn.control.guests.streams import Streams
+from wrenn.control.guests.upload_form import UploadForm
 
 routers = (command_routes.router, file_routes.router, stream_routes.router)
 
-__all__ = ["Commands", "Files", "Streams", "routers"]
+__all__ = ["Commands", "Files", "Streams", "UploadForm", "routers"]

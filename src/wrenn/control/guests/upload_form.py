@@ -33,11 +33,20 @@ class _Event:
 class UploadForm:
     """Reads one multipart upload. Call `fields()` first, then `file()`."""
 
-    def __init__(self, content_type: str, body: AsyncIterator[bytes]) -> None:
+    def __init__(
+        self,
+        content_type: str,
+        body: AsyncIterator[bytes],
+        *,
+        file_part: str = "file",
+        field_limit_b: int = _FIELD_LIMIT_B,
+    ) -> None:
+        self._file_part = file_part
+        self._field_limit_b = field_limit_b
         kind, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
-            raise InvalidRequest("The body must be multipart/form-data with the parts 'path' and 'file'.")
+            raise InvalidRequest(f"The body must be multipart/form-data with the part {file_part!r}.")
         self._body = body
         self._parts = _Parts()
         try:
@@ -48,16 +57,16 @@ class UploadForm:
         self._events: list[_Event] = []
 
     async def fields(self) -> dict[str, str]:
-        """Return the text fields before the part `file`, which is then at its beginning.
+        """Return the text fields before the part with the file, which is then at its beginning.
 
         Raises:
-            InvalidRequest: no form; no part `file`; a field that is not UTF-8. TooLarge: too much before the file.
+            InvalidRequest: no form; no part with the file; a field that is not UTF-8. TooLarge: too much before the file.
         """
         fields: dict[str, bytearray] = {}
         current = ""
         while (event := await self._next()) is not None:
             if event.kind == "head":
-                if event.name == "file":
+                if event.name == self._file_part:
                     return {name: _utf8(name, value) for name, value in fields.items()}
                 current = event.name
                 fields[current] = bytearray()
@@ -65,12 +74,12 @@ class UploadForm:
                     raise InvalidRequest("The form has too many parts.")
             elif event.kind == "data":
                 fields[current] += event.data
-                if len(fields[current]) > _FIELD_LIMIT_B:
-                    raise TooLarge(f"The part {current[:64]!r} has more than {_FIELD_LIMIT_B} bytes.")
-        raise InvalidRequest("The form has no part 'file'.")
+                if len(fields[current]) > self._field_limit_b:
+                    raise TooLarge(f"The part {current[:64]!r} has more than {self._field_limit_b} bytes.")
+        raise InvalidRequest(f"The form has no part {self._file_part!r}.")
 
     async def file(self) -> AsyncIterator[bytes]:
-        """Yield the content of the part `file`. Later parts are not read.
+        """Yield the content of the file. Later parts are not read.
 
         Raises:
             InvalidRequest: the form breaks off.
@@ -79,7 +88,7 @@ class UploadForm:
             if event.kind == "end":
                 return
             yield event.data
-        raise InvalidRequest("The form breaks off within the part 'file'.")
+        raise InvalidRequest(f"The form breaks off within the part {self._file_part!r}.")
 
     async def _next(self) -> _Event | None:
         while not self._events:

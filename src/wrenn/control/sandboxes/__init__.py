@@ -2,7 +2,7 @@
 
 from wrenn.control.sandboxes import operation_routes, routes
 from wrenn.control.sandboxes.changes import ChangeNotifier
-from wrenn.control.sandboxes.lookup import Lookup
+from wrenn.control.sandboxes.lookup import Lookup, snapshot_source_of
 from wrenn.control.sandboxes.network_policy import NetworkRules
 from wrenn.control.sandboxes.operations.capacity import Capacity
 from wrenn.control.sandboxes.operations.change_time_limits import TimeLimitChanges
@@ -11,6 +11,7 @@ from wrenn.control.sandboxes.operations.delete import Deletions
 from wrenn.control.sandboxes.operations.disk import Disks
 from wrenn.control.sandboxes.operations.drain_host import DrainProgress, HostDrains
 from wrenn.control.sandboxes.operations.fork import Forks
+from wrenn.control.sandboxes.operations.internal import InternalSandboxes
 from wrenn.control.sandboxes.operations.network import Networks
 from wrenn.control.sandboxes.operations.pause import Pauses
 from wrenn.control.sandboxes.operations.pause_all import pause_all
@@ -25,7 +26,7 @@ from wrenn.control.sandboxes.reconcile.steps import ReconcilerSettings
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.state import State
 from wrenn.control.sandboxes.store import count_by_status, find_location, images_in_use
-from wrenn.control.sandboxes.types import Envs, GuestText
+from wrenn.control.sandboxes.types import CreateSandbox, Envs, GuestText
 
 routers = (routes.router, operation_routes.router)
 
@@ -35,6 +36,7 @@ __all__ = [
     "ChangeNotifier",
     "Comparison",
     "ComparisonSettings",
+    "CreateSandbox",
     "Creations",
     "Deletions",
     "Disks",
@@ -43,6 +45,7 @@ __all__ = [
     "Forks",
     "GuestText",
     "HostDrains",
+    "InternalSandboxes",
     "Lookup",
     "NetworkRules",
     "Networks",
@@ -63,4 +66,5 @@ __all__ = [
     "images_in_use",
     "pause_all",
     "routers",
+    "snapshot_source_of",
 ]

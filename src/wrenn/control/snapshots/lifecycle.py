@@ -19,7 +19,7 @@ from wrenn.control.hosts import HostClients, HostEndpoint, HostSnapshot
 from wrenn.control.identity import lock_active_team
 from wrenn.control.quotas import Limits, Usage
 from wrenn.control.snapshots import store
-from wrenn.control.snapshots.records import SnapshotSource, StoredSnapshot
+from wrenn.control.snapshots.records import NewVersion, SnapshotSource, StoredSnapshot
 from wrenn.control.templates import (
     DEFAULT_TEMPLATE,
     NameReserved,
@@ -147,6 +147,32 @@ class SnapshotLifecycle:
             raise lease_lost()
         template, replaced = published
         return template, [SnapshotId(value) for value in replaced]
+
+    async def publish_as(
+        self,
+        tx: Transaction,
+        snapshot_id: SnapshotId,
+        taken: HostSnapshot,
+        version: NewVersion,
+        *,
+        by: Actor,
+    ) -> list[SnapshotId]:
+        """Make a hidden snapshot a version of a template, in this transaction.
+
+        Returns the snapshots that lost their last tag, which are to be dropped after the commit. Raises as `publish`.
+        """
+        published = await store.publish(
+            tx,
+            snapshot_id,
+            taken,
+            owner=self.leases.owner,
+            by=by,
+            defaults=self._settings.limits,
+            version=version,
+        )
+        if published is None:
+            raise lease_lost()
+        return [SnapshotId(value) for value in published[1]]
 
     async def lock_lease(self, tx: Transaction, snapshot_id: SnapshotId) -> None:
         """Lock the lease until this transaction ends, so that nobody takes it over.

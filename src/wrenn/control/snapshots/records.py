@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from wrenn.base.ids import SandboxId, SnapshotId, TeamId
+from wrenn.base.ids import BuildId, SandboxId, SnapshotId, TeamId
 from wrenn.control.hosts import HostEndpoint
-from wrenn.control.templates import TemplateStatus
+from wrenn.control.templates import Defaults, TemplateStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,17 @@ class SnapshotSource:
     vcpus: int
     memory_mb: int
     disk_size_mb: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """The version of a template that a hidden snapshot becomes."""
+
+    name: str
+    tags: Sequence[str]
+    defaults: Defaults
+    labels: Mapping[str, str]
+    build_id: BuildId
 
 
 @dataclass(frozen=True, slots=True)

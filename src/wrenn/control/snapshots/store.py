@@ -18,7 +18,7 @@ from wrenn.control.audit import Actor, AuditAction, Resource, actor_json, record
 from wrenn.control.db import RELEASED, Database, Leases, Transaction
 from wrenn.control.hosts import HostEndpoint, HostSnapshot, hosts
 from wrenn.control.quotas import Limits
-from wrenn.control.snapshots.records import SnapshotSource, StoredSnapshot
+from wrenn.control.snapshots.records import NewVersion, SnapshotSource, StoredSnapshot
 from wrenn.control.templates import (
     DELETED,
     LATEST,
@@ -99,9 +99,18 @@ async def lock_lease(tx: Transaction, snapshot_id: SnapshotId, *, owner: str) ->
 
 
 async def publish(
-    tx: Transaction, snapshot_id: SnapshotId, taken: HostSnapshot, *, owner: str, by: Actor, defaults: Limits
+    tx: Transaction,
+    snapshot_id: SnapshotId,
+    taken: HostSnapshot,
+    *,
+    owner: str,
+    by: Actor,
+    defaults: Limits,
+    version: NewVersion | None = None,
 ) -> tuple[Template, list[UUID]] | None:
     """Make the snapshot the latest version of its template; None: the lease was lost.
+
+    `version`: which one it becomes, of a hidden snapshot.
 
     Returns it, and the snapshots that it replaced, which are now to be removed.
 
@@ -122,13 +131,15 @@ async def publish(
             memory_mb=taken.memory_mb or _c.memory_mb,
             platform=taken.platform.to_json(),
             created_by=actor_json(by),
+            **({} if version is None else _version_values(version)),
             **RELEASED,
             created_at=func.now(),
         )
         .returning(_c.name, _c.sandbox_id)
     )
     row = written.one()
-    old = await set_tags(tx, team_id, row.name, [LATEST], snapshot_id.value)
+    tags = [LATEST] if version is None else version.tags
+    old = await set_tags(tx, team_id, row.name, tags, snapshot_id.value)
     await require_space(tx, team_id, taken.size_b, defaults)
     action = AuditAction(
         Resource.SNAPSHOT,
@@ -139,6 +150,17 @@ async def publish(
     template = await get_template(tx, snapshot_id.value)
     assert template is not None, "it was written in this transaction"
     return template, old
+
+
+def _version_values(version: NewVersion) -> dict[str, Any]:
+    return {
+        "name": version.name,
+        "default_user": version.defaults.user,
+        "default_env": dict(version.defaults.env),
+        "working_dir": version.defaults.working_dir,
+        "labels": dict(version.labels),
+        "build_id": version.build_id.value,
+    }
 
 
 async def retire(database: Database, snapshot_id: SnapshotId, *, owner: str) -> bool:

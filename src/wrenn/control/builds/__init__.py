@@ -1,0 +1,11 @@
+"""Builds: templates made from recipes and Dockerfiles."""
+
+from wrenn.control.builds import routes
+from wrenn.control.builds.results import BuildResults
+from wrenn.control.builds.runner import BuildRunner
+from wrenn.control.builds.service import Builds
+from wrenn.control.builds.worker import BuildWorker
+
+routers = (routes.router,)
+
+__all__ = ["BuildResults", "BuildRunner", "BuildWorker", "Builds", "routers"]

@@ -1,0 +1,94 @@
+"""What the recipe of a build comes to: its parts, and the steps before and after it (platform reference §7.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from wrenn.control.builds.records import BuildRequest, Phase
+from wrenn.recipe import (
+    BaseConfig,
+    BaseKind,
+    From,
+    Plan,
+    ReadyCheck,
+    Recipe,
+    Start,
+    Step,
+    parse_dockerfile,
+    parse_lines,
+    parse_ready_check,
+)
+
+_PRE: Final = ("RUN --timeout=10m apt-get update",)
+_POST: Final = (
+    "RUN --timeout=10m apt-get clean",
+    "RUN --timeout=10m apt-get autoremove -y",
+    "RUN --timeout=10m rm -rf /var/lib/apt/lists/*",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildPlan:
+    """All steps of a build with their phases, and what the template gets."""
+
+    steps: tuple[tuple[Phase, Step], ...]
+    recipe: Plan
+    ready_check: ReadyCheck | None
+
+    @property
+    def keeps_memory(self) -> bool:
+        """Whether the template has memory and processes: something was started, or has to be ready."""
+        return self.ready_check is not None or any(isinstance(step, Start) for _, step in self.steps)
+
+
+def parse(request: BuildRequest) -> Recipe:
+    """Parse the recipe or Dockerfile of a request. Raises InvalidRequest with the line."""
+    if request.dockerfile:
+        return parse_dockerfile(request.dockerfile, build_args=request.build_args)
+    return parse_lines(list(request.recipe))
+
+
+def base_of(request: BuildRequest, recipe: Recipe) -> From:
+    """Return the base: what FROM says, otherwise the request's template."""
+    if recipe.base is not None:
+        return recipe.base
+    return From(kind=BaseKind.TEMPLATE, reference=request.base_template, line=0, text="")
+
+
+def check_recipe(request: BuildRequest) -> tuple[int, bool]:
+    """Check everything about a request's recipe that does not depend on its base.
+
+    Returns how many steps it has, with those before and after it, and whether it copies files of a context.
+
+    Raises:
+        InvalidRequest: with the line.
+    """
+    recipe = parse(request)
+    return len(plan(request, recipe, {}).steps), recipe.needs_context
+
+
+def plan(
+    request: BuildRequest, recipe: Recipe, environment: Mapping[str, str], base: BaseConfig | None = None
+) -> BuildPlan:
+    """Return what is carried out on a base whose programs have this environment.
+
+    Raises:
+        InvalidRequest: a value is not valid once its variables are replaced, with the line.
+    """
+    config = base or BaseConfig(environment=environment)
+    planned = recipe.plan(config)
+    if request.healthcheck:
+        ready = parse_ready_check(request.healthcheck)
+    else:
+        ready = planned.ready_check
+    steps = tuple((Phase.RECIPE, step) for step in planned.steps if not isinstance(step, Start))
+    if not request.skip_pre_post:
+        as_root = BaseConfig(environment=environment)
+        before = tuple((Phase.PRE_BUILD, step) for step in parse_lines(list(_PRE)).plan(as_root).steps)
+        after = tuple((Phase.POST_BUILD, step) for step in parse_lines(list(_POST)).plan(as_root).steps)
+        steps = (*before, *steps, *after)
+    # What is started is in the template's memory: nothing is changed under it any more.
+    starts = tuple((Phase.RECIPE, step) for step in planned.steps if isinstance(step, Start))
+    return BuildPlan((*steps, *starts), planned, ready)

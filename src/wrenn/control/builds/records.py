@@ -1,0 +1,138 @@
+"""Values for builds."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from wrenn.base.ids import BuildId, SandboxId, TeamId
+
+
+class BuildStatus(enum.StrEnum):
+    """The status of a build."""
+
+    PENDING = "pending"
+    """No worker has it yet."""
+    RUNNING = "running"
+    SUCCESS = "success"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+NEXT: Final[dict[BuildStatus, frozenset[BuildStatus]]] = {
+    BuildStatus.PENDING: frozenset({BuildStatus.RUNNING, BuildStatus.FAILED, BuildStatus.CANCELLED}),
+    BuildStatus.RUNNING: frozenset({BuildStatus.SUCCESS, BuildStatus.FAILED, BuildStatus.CANCELLED}),
+    BuildStatus.SUCCESS: frozenset(),
+    BuildStatus.FAILED: frozenset(),
+    BuildStatus.CANCELLED: frozenset(),
+}
+assert NEXT.keys() == set(BuildStatus), "every status says what may follow it"
+
+ENDED: Final = frozenset({BuildStatus.SUCCESS, BuildStatus.FAILED, BuildStatus.CANCELLED})
+
+
+class Phase(enum.StrEnum):
+    """The part of a build that a step belongs to (platform reference §7.2)."""
+
+    PRE_BUILD = "pre-build"
+    RECIPE = "recipe"
+    POST_BUILD = "post-build"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """What a build was asked to do. It was checked before it was stored.
+
+    Attributes:
+        recipe: lines of platform reference §7.3; empty if there is a Dockerfile.
+        dockerfile: its text; empty if there is a recipe.
+        base_template: what a recipe without FROM starts from.
+        healthcheck: of platform reference §7.4; empty: none.
+        skip_pre_post: without the steps before and after the recipe.
+        use_cache: steps whose result is kept are not run again.
+    """
+
+    recipe: tuple[str, ...]
+    dockerfile: str
+    build_args: Mapping[str, str]
+    base_template: str
+    healthcheck: str
+    skip_pre_post: bool
+    use_cache: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form in which the row has it."""
+        return {
+            "recipe": list(self.recipe),
+            "dockerfile": self.dockerfile,
+            "build_args": dict(self.build_args),
+            "base_template": self.base_template,
+            "healthcheck": self.healthcheck,
+            "skip_pre_post": self.skip_pre_post,
+            "use_cache": self.use_cache,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> BuildRequest:
+        """Read what `to_json` returned."""
+        fields: dict[str, Any] = {**value, "recipe": tuple(value["recipe"])}
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A build as its row describes it."""
+
+    build_id: BuildId
+    team_id: TeamId
+    name: str
+    tags: tuple[str, ...]
+    request: BuildRequest
+    archive_key: str | None
+    vcpus: int
+    memory_mb: int
+    disk_size_mb: int
+    status: BuildStatus
+    is_cancel_requested: bool
+    current_step: int
+    total_steps: int
+    error_code: str
+    error: str
+    attempts: int
+    sandbox_id: SandboxId | None
+    template_id: UUID | None
+    created_by: Mapping[str, str] | None
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+
+
+class LogKind(enum.StrEnum):
+    """What an entry of a build's log is."""
+
+    STEP = "step"
+    """A step begins: `phase`, `cmd`."""
+    STDOUT = "stdout"
+    """Output: `text`."""
+    STDERR = "stderr"
+    """Output: `text`."""
+    END = "end"
+    """The step ended: `ok`, `exit`, `elapsed_ms`, `cached`."""
+    NOTE = "note"
+    """The worker says something: `text`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One entry of a build's log; `entry_id` grows."""
+
+    entry_id: int
+    attempt: int
+    step: int
+    kind: LogKind
+    data: Mapping[str, Any]
+    at: datetime

@@ -1,0 +1,175 @@
+"""Keeps what a build has made, as a version of its template: with memory, or as an image."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID, uuid4
+
+from wrenn.base.errors import DeadlineExceeded, InternalError, Unavailable, error_class
+from wrenn.base.faults import fault_point
+from wrenn.base.ids import ImageId, SnapshotId
+from wrenn.control.audit import Actor
+from wrenn.control.builds import store
+from wrenn.control.builds.recipes import BuildPlan
+from wrenn.control.builds.records import Build, BuildStatus
+from wrenn.control.builds.steps import BuildSandbox
+from wrenn.control.db import Database, Transaction
+from wrenn.control.hosts import HostClient, HostImage, HostImageState
+from wrenn.control.images import Images
+from wrenn.control.quotas import Limits
+from wrenn.control.sandboxes import InternalSandboxes, snapshot_source_of
+from wrenn.control.snapshots import NewVersion, SnapshotLifecycle
+from wrenn.control.templates import Defaults, NewBase, insert_base_template
+from wrenn.recipe import State
+
+_IMAGE_WAIT_S: Final = 20.0
+_IMAGE_LIMIT_S: Final = 1800.0
+_RETRY_S: Final = 1.0
+_RETRIES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResults:
+    """Keeps results. A build is recorded as a success in the transaction that makes its template. `owner` names the replica's leases."""
+
+    database: Database
+    sandboxes: InternalSandboxes
+    snapshots: SnapshotLifecycle
+    images: Images
+    owner: str
+    limits: Limits
+
+    async def keep_snapshot(self, build: Build, plan: BuildPlan, sandbox: BuildSandbox, by: Actor) -> None:
+        """Wait until the sandbox is ready, and keep it with memory and processes.
+
+        Raises:
+            StepFailed: it did not become ready. WrennError: nothing was kept.
+        """
+        if plan.ready_check is not None:
+            recipe = plan.recipe
+            state = State(environment=recipe.environment, user=recipe.user or "root", workdir=recipe.workdir)
+            await sandbox.wait_ready(plan.ready_check, state)
+        row, host = await self.sandboxes.get(sandbox.sandbox_id)
+        source = snapshot_source_of(row, host.endpoint)
+        version = NewVersion(
+            build.name, build.tags, _defaults(plan), dict(plan.recipe.labels), build.build_id
+        )
+        # Hidden until it is whole: two builds of one name may come to this at once.
+        snapshot_id = await self.snapshots.begin(source)
+        with self.snapshots.renewing_lease(snapshot_id):
+            try:
+                taken = await self.snapshots.take(source, snapshot_id)
+                await fault_point("control.build.after_take")
+
+                async def publish(tx: Transaction) -> list[SnapshotId]:
+                    replaced = await self.snapshots.publish_as(tx, snapshot_id, taken, version, by=by)
+                    await self._finish(tx, build, snapshot_id.value, by)
+                    return replaced
+
+                replaced = await self.database.transaction(publish)
+            except BaseException:
+                await asyncio.shield(self._take_back(snapshot_id))
+                raise
+        for old in replaced:
+            await self.snapshots.drop(old)
+
+    async def _take_back(self, snapshot_id: SnapshotId) -> None:
+        await self.snapshots.retire(snapshot_id)
+        await self.snapshots.drop(snapshot_id)
+
+    async def keep_image(self, build: Build, plan: BuildPlan, sandbox: BuildSandbox, by: Actor) -> None:
+        """Keep the disk of the sandbox as an image in the store; the sandbox is paused after this.
+
+        Raises:
+            WrennError: nothing was kept.
+        """
+        await sandbox.settle()
+        row, host = await self.sandboxes.get(sandbox.sandbox_id)
+        await self.sandboxes.pause(sandbox.sandbox_id, by)
+        await fault_point("control.build.after_pause")
+        image_id = await self.database.transaction(
+            lambda tx: self.images.begin(tx, build.team_id, row.host_id)
+        )
+        with self.images.renewing_lease(image_id):
+            try:
+                made = await _make_image(host, image_id, sandbox)
+                await fault_point("control.build.after_upload")
+
+                async def publish(tx: Transaction) -> list[UUID]:
+                    size_b = await self.images.publish(tx, image_id, disk_size_mb=made.disk_size_mb)
+                    new = NewBase(
+                        template_id=uuid4(),
+                        team_id=build.team_id,
+                        name=build.name,
+                        image_id=image_id,
+                        vcpus=build.vcpus,
+                        memory_mb=build.memory_mb,
+                        disk_size_mb=made.disk_size_mb,
+                        size_bytes=size_b,
+                        defaults=_defaults(plan),
+                        labels=dict(plan.recipe.labels),
+                        build_id=build.build_id,
+                    )
+                    replaced = await insert_base_template(
+                        tx, new, tags=build.tags, by=by, defaults=self.limits
+                    )
+                    await self._finish(tx, build, new.template_id, by)
+                    return replaced
+
+                replaced = await self.database.transaction(publish)
+            except BaseException:
+                await asyncio.shield(self.images.give_up(image_id))
+                raise
+        for old in replaced:
+            await self.snapshots.drop(SnapshotId(old))
+
+    async def _finish(self, tx: Transaction, build: Build, template_id: UUID, by: Actor) -> None:
+        if not await store.finish(
+            tx, build.build_id, BuildStatus.SUCCESS, owner=self.owner, by=by, template_id=template_id
+        ):
+            raise lease_lost()
+
+
+async def _make_image(host: HostClient, image_id: ImageId, sandbox: BuildSandbox) -> HostImage:
+    """Have the host make an image of the paused sandbox and upload it.
+
+    Raises:
+        WrennError: why it could not. DeadlineExceeded: it takes too long.
+    """
+    failures = 0
+    try:
+        async with asyncio.timeout(_IMAGE_LIMIT_S):
+            while True:
+                try:
+                    image = await host.ensure_image(
+                        image_id, sandbox.sandbox_id, wait_s=_IMAGE_WAIT_S, upload=True
+                    )
+                except (Unavailable, DeadlineExceeded):
+                    failures += 1
+                    if failures > _RETRIES:
+                        raise
+                    await asyncio.sleep(_RETRY_S)
+                    continue
+                failures = 0
+                if image.state is HostImageState.READY:
+                    return image
+                if image.state is HostImageState.FAILED:
+                    error = error_class(image.error_code)(image.error)
+                    if isinstance(error, InternalError):
+                        raise InternalError("The host could not make the image; its log has the reason.")
+                    raise error
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"The image was not made within {_IMAGE_LIMIT_S:.0f} s.") from error
+
+
+def _defaults(plan: BuildPlan) -> Defaults:
+    recipe = plan.recipe
+    workdir = "" if recipe.workdir == "/" else recipe.workdir
+    return Defaults((recipe.user or "").partition(":")[0], workdir, recipe.environment)
+
+
+def lease_lost() -> Unavailable:
+    """Build the error for a build that another worker has taken over."""
+    return Unavailable("The build was taken over by another worker.")

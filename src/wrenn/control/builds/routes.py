@@ -1,0 +1,96 @@
+"""Endpoints on builds. Each parses, makes one call, answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
+
+from wrenn.base.errors import InvalidRequest
+from wrenn.base.units import MIB
+from wrenn.control.auth import CallerOf
+from wrenn.control.builds.service import Builds
+from wrenn.control.builds.types import BuildStepView, BuildView, CreateBuild, build_json, steps_json
+from wrenn.control.guests import UploadForm
+from wrenn.control.http import EventStreamResponse, refusals, service
+
+router = APIRouter(tags=["builds"])
+
+Service = Annotated[Builds, service(Builds)]
+
+_CONFIG_LIMIT_B: Final = 1 * MIB
+
+
+@router.post("", status_code=201, response_model=BuildView, responses=refusals(409, 413))
+async def create_build(request: Request, caller: CallerOf, builds: Service) -> Response:
+    """Build a template: JSON, or `multipart/form-data` with that JSON as `config` and the files as `archive`.
+
+    The archive is a tar file, perhaps compressed, of at most 100 MiB. Everything about the recipe that can be checked is checked
+    before this answers.
+    """
+    content_type = request.headers.get("content-type", "")
+    if content_type.startswith("multipart/form-data"):
+        form = UploadForm(content_type, request.stream(), file_part="archive", field_limit_b=_CONFIG_LIMIT_B)
+        fields = await form.fields()
+        body = _config(fields.get("config", ""))
+        build = await builds.create(caller, body, form.file())
+    else:
+        body = _config(await _bounded(request))
+        build = await builds.create(caller, body)
+    return JSONResponse(build_json(build), 201)
+
+
+async def _bounded(request: Request) -> bytes:
+    content = bytearray()
+    async for piece in request.stream():
+        content += piece
+        if len(content) > _CONFIG_LIMIT_B:
+            raise InvalidRequest(f"The body has more than {_CONFIG_LIMIT_B} bytes.")
+    return bytes(content)
+
+
+def _config(text: str | bytes) -> CreateBuild:
+    try:
+        return CreateBuild.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "body"
+        raise InvalidRequest(f"{where}: {first['msg']}.") from error
+
+
+@router.get("", response_model=list[BuildView], responses=refusals())
+async def list_builds(caller: CallerOf, builds: Service) -> Response:
+    """The team's newest builds, at most 100."""
+    return JSONResponse([build_json(build) for build in await builds.list(caller)])
+
+
+@router.get("/{build_id}", response_model=BuildView, responses=refusals(404))
+async def get_build(build_id: str, caller: CallerOf, builds: Service) -> Response:
+    """One build."""
+    return JSONResponse(build_json(await builds.get(caller, build_id)))
+
+
+@router.get("/{build_id}/logs", response_model=list[BuildStepView], responses=refusals(404))
+async def get_build_logs(
+    build_id: str,
+    caller: CallerOf,
+    builds: Service,
+    accept: Annotated[str, Header()] = "",
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Response:
+    """The steps that have begun, with what they wrote.
+
+    With `Accept: text/event-stream` a stream of events from the beginning, or behind `Last-Event-ID`, to the end of the build.
+    """
+    if "text/event-stream" in accept:
+        return await EventStreamResponse.opened(builds.follow(caller, build_id, last_event_id))
+    return JSONResponse(steps_json(await builds.log(caller, build_id)))
+
+
+@router.post("/{build_id}/cancel", status_code=204, responses=refusals(404, 409))
+async def cancel_build(build_id: str, caller: CallerOf, builds: Service) -> Response:
+    """End a build; its status is `cancelled` within some seconds."""
+    await builds.cancel(caller, build_id)
+    return Response(status_code=204)

@@ -1,0 +1,242 @@
+"""Builds as their users see them: begun, listed, followed, cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from wrenn.base.errors import Conflict, InvalidRequest, NotFound, TooLarge
+from wrenn.base.ids import BuildId
+from wrenn.base.units import MIB
+from wrenn.control.auth import Caller
+from wrenn.control.builds import store
+from wrenn.control.builds.recipes import check_recipe
+from wrenn.control.builds.records import ENDED, Build, BuildRequest, BuildStatus, LogEntry, LogKind
+from wrenn.control.builds.types import CreateBuild
+from wrenn.control.db import Database, Transaction
+from wrenn.control.identity import lock_active_team
+from wrenn.control.objects import ObjectStore
+from wrenn.control.sandboxes import SandboxSizeLimits
+from wrenn.control.templates import LATEST, Reference
+
+ARCHIVE_LIMIT_B: Final = 100 * MIB
+_LIST_LIMIT: Final = 100
+_UNFINISHED_LIMIT: Final = 20
+"""Builds of a team that have not ended."""
+_UPLOADS_AT_ONCE: Final = 2
+"""Archives that this replica holds in memory."""
+_LOG_PAGE: Final = 500
+_POLL_S: Final = 0.5
+_SILENCE_S: Final = 15.0
+_STREAMS_LIMIT: Final = 200
+
+
+class TooManyBuilds(Conflict):
+    """The team has too many builds that have not ended."""
+
+    code = "too_many_builds"
+
+
+class BuildEnded(Conflict):
+    """The build has ended already."""
+
+    code = "build_ended"
+
+
+@dataclass
+class LogStream:
+    """The frames of a build's log, for `EventStreamResponse`."""
+
+    frames: AsyncIterator[bytes]
+    subscription: LogSubscription
+
+
+class LogSubscription:
+    """Tells a stream when to stop."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+
+
+class Builds:
+    """Begins builds, lists them, follows their logs, cancels them."""
+
+    def __init__(self, *, database: Database, objects: ObjectStore, limits: SandboxSizeLimits) -> None:
+        self._database = database
+        self._objects = objects
+        self._limits = limits
+        self._uploads = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+        self._streams: set[LogSubscription] = set()
+
+    def close(self) -> None:
+        """End all streams, which would go on as long as their builds."""
+        for stream in self._streams:
+            stream.over.set()
+
+    async def create(
+        self, caller: Caller, body: CreateBuild, archive: AsyncIterator[bytes] | None = None
+    ) -> Build:
+        """Check the recipe and queue the build.
+
+        Raises:
+            InvalidRequest: of a recipe with the line. TooLarge: the archive. TooManyBuilds.
+        """
+        request = self._checked(body)
+        steps, needs_context = check_recipe(request)
+        if needs_context and archive is None:
+            raise InvalidRequest("archive: the recipe copies files, so it needs the archive of its context.")
+        build_id = BuildId.new()
+        key = None
+        if archive is not None:
+            key = f"{caller.team_id.value}/uploads/{build_id.value.hex}"
+            async with self._uploads:
+                await self._objects.put(key, await _read(archive))
+        tags = list(dict.fromkeys([LATEST, *([body.tag] if body.tag else [])]))
+        values = {
+            "team_id": caller.team_id.value,
+            "name": body.name,
+            "tags": tags,
+            "request": request.to_json(),
+            "archive_key": key,
+            "vcpus": body.vcpus,
+            "memory_mb": body.memory_mb,
+            "disk_size_mb": body.disk_size_mb,
+            "total_steps": steps,
+        }
+
+        async def insert(tx: Transaction) -> Build:
+            await lock_active_team(tx, caller.team_id)
+            if await store.count_unfinished(tx, caller.team_id) >= _UNFINISHED_LIMIT:
+                raise TooManyBuilds(f"The team has {_UNFINISHED_LIMIT} builds that have not ended.")
+            return await store.insert_pending(tx, build_id, values, by=caller.actor)
+
+        try:
+            return await self._database.transaction(insert)
+        except BaseException:
+            if key is not None:
+                await self._objects.delete([key])
+            raise
+
+    async def list(self, caller: Caller) -> list[Build]:
+        """Return the team's newest builds, at most 100."""
+        return await store.of_team(self._database, caller.team_id, limit=_LIST_LIMIT)
+
+    async def get(self, caller: Caller, text_id: str) -> Build:
+        """Return one build of the team. Raises NotFound, InvalidRequest."""
+        build_id = BuildId.parse(text_id)
+        found = await store.get(self._database, caller.team_id, build_id)
+        if found is None:
+            raise NotFound(f"There is no build {build_id}.")
+        return found
+
+    async def cancel(self, caller: Caller, text_id: str) -> None:
+        """Ask for the end of a build; one that runs ends within some seconds. Does nothing if that was asked before.
+
+        Raises:
+            NotFound. BuildEnded.
+        """
+        build_id = BuildId.parse(text_id)
+        status = await store.cancel(self._database, caller.team_id, build_id, by=caller.actor)
+        if status is None:
+            raise NotFound(f"There is no build {build_id}.")
+        if status in ENDED and status is not BuildStatus.CANCELLED:
+            raise BuildEnded(f"The build has ended: {status}.")
+
+    async def log(self, caller: Caller, text_id: str) -> list[LogEntry]:
+        """Return the whole log of the last attempt."""
+        build = await self.get(caller, text_id)
+        entries: list[LogEntry] = []
+        while True:
+            after = entries[-1].entry_id if entries else 0
+            page, _ = await store.read_log(self._database, build.build_id, after=after, limit=_LOG_PAGE)
+            entries += page
+            if len(page) < _LOG_PAGE:
+                return entries
+
+    @asynccontextmanager
+    async def follow(
+        self, caller: Caller, text_id: str, last_event_id: str | None
+    ) -> AsyncGenerator[LogStream]:
+        """Open the stream of a build's log behind the event `last_event_id`, until the build has ended."""
+        build = await self.get(caller, text_id)
+        if last_event_id is not None and not (last_event_id.isascii() and last_event_id.isdigit()):
+            raise InvalidRequest("Last-Event-ID: must be the id of an event of this log.")
+        if len(self._streams) >= _STREAMS_LIMIT:
+            raise Conflict("Too many logs are followed here at this moment. Try again.")
+        subscription = LogSubscription()
+        self._streams.add(subscription)
+        try:
+            yield LogStream(self._frames(build, int(last_event_id or 0)), subscription)
+        finally:
+            self._streams.discard(subscription)
+
+    async def _frames(self, build: Build, after: int) -> AsyncIterator[bytes]:
+        silent_s = 0.0
+        while True:
+            page, status = await store.read_log(self._database, build.build_id, after=after, limit=_LOG_PAGE)
+            for entry in page:
+                after = entry.entry_id
+                yield _frame(*_event(entry, build.total_steps), entry_id=after)
+            if not page and status in ENDED:
+                ended = await store.get(self._database, build.team_id, build.build_id)
+                error = None if ended is None or not ended.error else ended.error
+                yield _frame("end", {"status": status.value, "error": error}, entry_id=after)
+                return
+            if len(page) < _LOG_PAGE:
+                silent_s = 0.0 if page else silent_s + _POLL_S
+                if silent_s >= _SILENCE_S:
+                    silent_s = 0.0
+                    yield b": silence\n\n"
+                await asyncio.sleep(_POLL_S)
+
+    def _checked(self, body: CreateBuild) -> BuildRequest:
+        if (body.recipe is None) == (body.dockerfile is None):
+            raise InvalidRequest("Give either recipe or dockerfile.")
+        limits = self._limits
+        for field, value, least, most in (
+            ("vcpus", body.vcpus, 1, limits.vcpus),
+            ("memory_mb", body.memory_mb, limits.memory_min_mb, limits.memory_max_mb),
+            ("disk_size_mb", body.disk_size_mb, 1, limits.disk_max_mb),
+        ):
+            if not least <= value <= most:
+                raise InvalidRequest(f"{field}: must be between {least} and {most}.")
+        Reference.parse(body.base_template, field="base_template")
+        return BuildRequest(
+            recipe=tuple(body.recipe or ()),
+            dockerfile=body.dockerfile or "",
+            build_args=body.build_args,
+            base_template=body.base_template,
+            healthcheck=body.healthcheck or "",
+            skip_pre_post=body.skip_pre_post or body.dockerfile is not None,
+            use_cache=not body.no_cache,
+        )
+
+
+async def _read(archive: AsyncIterator[bytes]) -> bytes:
+    content = bytearray()
+    async for piece in archive:
+        content += piece
+        if len(content) > ARCHIVE_LIMIT_B:
+            raise TooLarge(f"The archive has more than {ARCHIVE_LIMIT_B // MIB} MiB.")
+    return bytes(content)
+
+
+def _event(entry: LogEntry, total: int) -> tuple[str, dict[str, Any]]:
+    data = dict(entry.data)
+    match entry.kind:
+        case LogKind.STEP:
+            return "step", {"step": entry.step, "total": total, **data}
+        case LogKind.STDOUT | LogKind.STDERR:
+            return "output", {"step": entry.step, "stream": entry.kind.value, "text": data["text"]}
+        case LogKind.END:
+            return "done", {"step": entry.step, **data}
+        case LogKind.NOTE:
+            return "note", {"message": data["text"]}
+
+
+def _frame(kind: str, data: dict[str, Any], *, entry_id: int) -> bytes:
+    return f"id: {entry_id}\nevent: {kind}\ndata: {json.dumps(data)}\n\n".encode()

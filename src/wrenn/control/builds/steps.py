@@ -1,0 +1,188 @@
+"""Carries out the steps of a build in its sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from wrenn.base.errors import DeadlineExceeded, InvalidRequest, NotFound, WrennError
+from wrenn.base.ids import SandboxId
+from wrenn.control.builds.log_writer import LogWriter
+from wrenn.control.hosts import HostClient, HostNotResponding, Kind, StartProcess
+from wrenn.recipe import Copy, Env, ReadyCheck, Run, Start, State, Step, User, Workdir
+from wrenn.recipe.archive import ContextArchive
+
+_SHELL: Final = "/bin/sh"
+_DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SHORT_TIMEOUT_S: Final = 60.0
+_READY_LIMIT_S: Final = 1800.0
+"""Of a check without a limit of its own."""
+
+
+class StepFailed(InvalidRequest):
+    """A step ended with another exit code than 0, or could not be carried out."""
+
+    code = "build_failed"
+
+    def __init__(self, message: str, *, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSandbox:
+    """The running sandbox of a build, and what writes its log."""
+
+    sandbox_id: SandboxId
+    host: HostClient
+    context: ContextArchive
+    log: LogWriter
+
+    async def environment(self) -> dict[str, str]:
+        """Return the variables that programs have in the sandbox, without those of the session."""
+        lines: list[bytes] = []
+        try:
+            await self.host.exec(
+                self.sandbox_id,
+                StartProcess(cmd="env", args=["-0"], timeout_ms=round(_SHORT_TIMEOUT_S * 1000)),
+                lambda kind, data: lines.append(data) if kind is Kind.STDOUT else None,
+            )
+        except WrennError:
+            return {"PATH": _DEFAULT_PATH}
+        text = b"".join(lines)[: 128 * 1024].decode(errors="replace")
+        found = dict(pair.split("=", 1) for pair in text.split("\0") if "=" in pair)
+        return {name: found[name] for name in ("PATH", "LANG") if name in found} or {"PATH": _DEFAULT_PATH}
+
+    async def carry_out(self, step: Step) -> int | None:
+        """Carry out one step; returns the exit code of its program, if it runs one.
+
+        Raises:
+            StepFailed: it failed for a reason of the recipe. WrennError: the sandbox or its host failed.
+        """
+        match step:
+            case Run():
+                return await self._run(step)
+            case Env():
+                return None
+            case Workdir():
+                await self._as_root(f"mkdir -p -- {shlex.quote(step.path)}", f"create {step.path}")
+                return None
+            case User():
+                await self._user(step)
+                return None
+            case Copy():
+                await self._copy(step)
+                return None
+            case Start():
+                return await self._start(step)
+
+    async def _run(self, step: Run) -> int:
+        try:
+            return await self._exec(step.argv, step.state, step.timeout_s)
+        except HostNotResponding:
+            raise
+        except DeadlineExceeded as error:
+            raise StepFailed(f"It took longer than {step.timeout_s:g} s and was killed.") from error
+
+    async def _exec(self, argv: tuple[str, ...], state: State, timeout_s: float) -> int:
+        start = StartProcess(
+            cmd=argv[0],
+            args=argv[1:],
+            envs=state.environment,
+            cwd=state.workdir,
+            user=state.user.partition(":")[0],
+            timeout_ms=round(timeout_s * 1000),
+        )
+        try:
+            end = await self.host.exec(self.sandbox_id, start, self.log.output)
+        except NotFound as error:
+            raise StepFailed(error.message) from error
+        if end.exit_code != 0:
+            raise StepFailed(f"It ended with exit code {end.exit_code}.", exit_code=end.exit_code)
+        return end.exit_code
+
+    async def _as_root(self, command: str, what: str) -> None:
+        try:
+            await self._exec((_SHELL, "-c", command), State(), _SHORT_TIMEOUT_S)
+        except StepFailed as error:
+            raise StepFailed(f"It could not {what}. {error.message}") from error
+
+    async def _user(self, step: User) -> None:
+        name = shlex.quote(step.name.partition(":")[0])
+        if not step.create:
+            await self._as_root(f"id -- {name} >/dev/null", f"find the user {step.name}")
+            return
+        await self._as_root(
+            f"id -- {name} >/dev/null 2>&1 || {{ useradd --create-home --shell /bin/bash -- {name} && "
+            f"mkdir -p /etc/sudoers.d && echo {name} 'ALL=(ALL) NOPASSWD:ALL' > /etc/sudoers.d/{name} && "
+            f"chmod 0440 /etc/sudoers.d/{name}; }}",
+            f"create the user {step.name}",
+        )
+
+    async def _copy(self, step: Copy) -> None:
+        selection = await asyncio.to_thread(self.context.select, step)
+        is_directory = step.into_directory or await self._is_directory(step.destination)
+        query = {
+            "path": selection.directory(destination_is_directory=is_directory),
+            "user": "root",
+            **({"owner": step.owner} if step.owner else {}),
+        }
+        pieces = selection.chunks(destination_is_directory=is_directory)
+        await self.host.transfers.write(self.sandbox_id, "files/tar", query, _in_thread(pieces))
+
+    async def _is_directory(self, path: str) -> bool:
+        try:
+            found = await self.host.stat(self.sandbox_id, path, user="root", timeout_s=_SHORT_TIMEOUT_S)
+        except NotFound:
+            return False
+        return found.type == "directory"
+
+    async def _start(self, step: Start) -> int | None:
+        # Its output has no reader once the build has ended. What ends within a moment failed, unless it says otherwise.
+        script = 'nohup "$@" </dev/null >/dev/null 2>&1 & sleep 0.2; kill -0 $! 2>/dev/null || wait $!'
+        return await self._exec((_SHELL, "-c", script, _SHELL, *step.argv), step.state, _SHORT_TIMEOUT_S)
+
+    async def settle(self) -> None:
+        """Write everything to the disk and return free blocks, which then take nothing in the image."""
+        # A guest without a shell has nothing else to write with: its disk is as it was after a power cut.
+        with suppress(StepFailed):
+            await self._as_root("sync; fstrim / 2>/dev/null; sync", "write its disk")
+
+    async def wait_ready(self, check: ReadyCheck, state: State) -> None:
+        """Run the check at its interval until it succeeds.
+
+        Raises:
+            StepFailed: it failed as often as is allowed, or for too long.
+        """
+        begun = time.monotonic()
+        limit_s = min(check.limit_s or _READY_LIMIT_S, _READY_LIMIT_S)
+        failures = 0
+        while True:
+            await asyncio.sleep(check.interval_s)
+            try:
+                await self._exec(check.argv, state, check.timeout_s)
+            except HostNotResponding:
+                raise
+            except (StepFailed, DeadlineExceeded):
+                waited_s = time.monotonic() - begun
+                failures += waited_s > check.start_period_s
+                if (check.retries and failures >= check.retries) or waited_s >= limit_s:
+                    raise StepFailed(
+                        f"It was not ready after {waited_s:.0f} s and {failures} attempts."
+                    ) from None
+                continue
+            return
+
+
+async def _in_thread(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Read pieces that come from a file without holding up the event loop."""
+    while True:
+        piece = await asyncio.to_thread(next, pieces, None)
+        if piece is None:
+            return
+        yield piece

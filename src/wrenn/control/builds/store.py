@@ -1,0 +1,286 @@
+"""Statements on builds. Time is the database's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Row, and_, func, insert, null, select, update
+
+from wrenn.base.ids import BuildId, SandboxId, TeamId
+from wrenn.control.audit import Actor, AuditAction, Resource, Status, actor_json, record
+from wrenn.control.builds.records import Build, BuildRequest, BuildStatus, LogEntry, LogKind
+from wrenn.control.builds.tables import build_logs, builds
+from wrenn.control.db import RELEASED, Database, Leases, Transaction
+
+_QUEUE_LOCK: Final = 0x6275696C6473
+"""Advisory lock of whoever takes builds from the queue: "builds"."""
+
+_c = builds.c
+_l = build_logs.c
+LEASES: Final = Leases(builds)
+
+
+def _build(row: Row[Any]) -> Build:
+    return Build(
+        build_id=BuildId(row.id),
+        team_id=TeamId(row.team_id),
+        name=row.name,
+        tags=tuple(row.tags),
+        request=BuildRequest.from_json(row.request),
+        archive_key=row.archive_key,
+        vcpus=row.vcpus,
+        memory_mb=row.memory_mb,
+        disk_size_mb=row.disk_size_mb,
+        status=BuildStatus(row.status),
+        is_cancel_requested=row.is_cancel_requested,
+        current_step=row.current_step,
+        total_steps=row.total_steps,
+        error_code=row.error_code,
+        error=row.error,
+        attempts=row.attempts,
+        sandbox_id=SandboxId(row.sandbox_id) if row.sandbox_id else None,
+        template_id=row.template_id,
+        created_by=row.created_by,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        completed_at=row.completed_at,
+    )
+
+
+async def insert_pending(tx: Transaction, build: BuildId, values: Mapping[str, Any], *, by: Actor) -> Build:
+    """Insert a new build, with its entry in the audit log."""
+    written = await tx.execute(
+        insert(builds)
+        .values(id=build.value, created_by=actor_json(by) or null(), **values)
+        .returning(*builds.c)
+    )
+    made = _build(written.one())
+    await record(
+        tx, made.team_id, by, AuditAction(Resource.BUILD, "create", facts={"name": made.name}), str(build)
+    )
+    return made
+
+
+async def count_unfinished(tx: Transaction, team_id: TeamId) -> int:
+    """Count the team's builds that have not ended."""
+    found = await tx.execute(
+        select(func.count()).where(
+            _c.team_id == team_id.value, _c.status.in_([BuildStatus.PENDING, BuildStatus.RUNNING])
+        )
+    )
+    return found.scalar_one()
+
+
+async def of_team(database: Database, team_id: TeamId, *, limit: int) -> list[Build]:
+    """Return the team's builds, newest first."""
+    found = await database.execute(
+        select(builds).where(_c.team_id == team_id.value).order_by(_c.created_at.desc(), _c.id).limit(limit),
+        repeatable=True,
+    )
+    return [_build(row) for row in found]
+
+
+async def get(database: Database, team_id: TeamId, build_id: BuildId) -> Build | None:
+    """Return one build of the team; None: there is none."""
+    found = await database.execute(
+        select(builds).where(_c.id == build_id.value, _c.team_id == team_id.value), repeatable=True
+    )
+    row = found.one_or_none()
+    return None if row is None else _build(row)
+
+
+async def take(
+    database: Database, *, owner: str, lease_s: float, most: int, most_of_team: int
+) -> list[Build]:
+    """Lease builds that nobody works on, oldest first; not more of a team at once than `most_of_team`."""
+
+    async def lease(tx: Transaction) -> list[Build]:
+        await tx.execute(select(func.pg_advisory_xact_lock(_QUEUE_LOCK)))
+        unfinished = _c.status.in_([BuildStatus.PENDING, BuildStatus.RUNNING])
+        is_free = LEASES.is_free()
+        of_team = builds.alias("of_team")
+        running = (
+            select(func.count())
+            .where(of_team.c.team_id == _c.team_id, of_team.c.lease_until >= func.now())
+            .scalar_subquery()
+        )
+        waiting = (
+            select(
+                _c.id,
+                (
+                    running + func.row_number().over(partition_by=_c.team_id, order_by=(_c.created_at, _c.id))
+                ).label("place"),
+                _c.created_at,
+            )
+            .where(unfinished, is_free)
+            .cte("waiting")
+        )
+        due = (
+            select(waiting.c.id)
+            .where(waiting.c.place <= most_of_team)
+            .order_by(waiting.c.created_at, waiting.c.id)
+            .limit(most)
+        )
+        ids = list((await tx.execute(due)).scalars())
+        if not ids:
+            return []
+        taken = await tx.execute(
+            update(builds)
+            .where(_c.id.in_(ids))
+            .values(
+                status=BuildStatus.RUNNING,
+                attempts=_c.attempts + 1,
+                current_step=0,
+                started_at=func.coalesce(_c.started_at, func.now()),
+                **LEASES.grant(owner, lease_s),
+            )
+            .returning(*builds.c)
+        )
+        return [_build(row) for row in taken]
+
+    return await database.transaction(lease)
+
+
+async def cancel(database: Database, team_id: TeamId, build_id: BuildId, *, by: Actor) -> BuildStatus | None:
+    """Ask for the end of a build; one that no worker has ends at once. Returns its status before; None: there is none."""
+
+    async def change(tx: Transaction) -> BuildStatus | None:
+        found = await tx.execute(
+            select(_c.status, _c.is_cancel_requested)
+            .where(_c.id == build_id.value, _c.team_id == team_id.value)
+            .with_for_update()
+        )
+        row = found.one_or_none()
+        if row is None:
+            return None
+        status = BuildStatus(row.status)
+        if status in (BuildStatus.PENDING, BuildStatus.RUNNING) and not row.is_cancel_requested:
+            is_pending = status is BuildStatus.PENDING
+            await tx.execute(
+                update(builds)
+                .where(_c.id == build_id.value)
+                .values(
+                    is_cancel_requested=True,
+                    status=BuildStatus.CANCELLED if is_pending else status,
+                    completed_at=func.now() if is_pending else _c.completed_at,
+                )
+            )
+            await record(
+                tx, team_id, by, AuditAction(Resource.BUILD, "cancel", Status.WARNING), str(build_id)
+            )
+        return status
+
+    return await database.transaction(change)
+
+
+async def watch(database: Database, build_id: BuildId, *, owner: str) -> bool | None:
+    """Return whether the build is to be cancelled; None: this owner has lost the lease."""
+    found = await database.execute(
+        select(_c.is_cancel_requested).where(LEASES.is_held(build_id.value, owner)), repeatable=True
+    )
+    row = found.one_or_none()
+    return None if row is None else row.is_cancel_requested
+
+
+async def set_sandbox(database: Database, build_id: BuildId, sandbox_id: SandboxId, *, owner: str) -> bool:
+    """Record the sandbox of the present attempt, before it is created; False: the lease was lost."""
+    return await _update(database, build_id, owner, sandbox_id=sandbox_id.value)
+
+
+async def set_step(database: Database, build_id: BuildId, step: int, *, owner: str) -> bool:
+    """Record which step runs; False: the lease was lost."""
+    return await _update(database, build_id, owner, current_step=step)
+
+
+async def _update(database: Database, build_id: BuildId, owner: str, **values: Any) -> bool:
+    written = await database.execute(
+        update(builds).where(LEASES.is_held(build_id.value, owner)).values(**values).returning(_c.id)
+    )
+    return written.one_or_none() is not None
+
+
+async def finish(
+    tx: Transaction,
+    build_id: BuildId,
+    status: BuildStatus,
+    *,
+    owner: str,
+    by: Actor,
+    error_code: str = "",
+    error: str = "",
+    template_id: UUID | None = None,
+) -> bool:
+    """Record the end of a build and give its lease back; False: the lease was lost before."""
+    written = await tx.execute(
+        update(builds)
+        .where(LEASES.is_held(build_id.value, owner), _c.status == BuildStatus.RUNNING)
+        .values(
+            status=status,
+            error_code=error_code,
+            error=error,
+            template_id=template_id,
+            completed_at=func.now(),
+            **RELEASED,
+        )
+        .returning(_c.team_id, _c.name)
+    )
+    row = written.one_or_none()
+    if row is None:
+        return False
+    severity = {BuildStatus.FAILED: Status.ERROR, BuildStatus.CANCELLED: Status.WARNING}
+    action = AuditAction(
+        Resource.BUILD,
+        "finish",
+        severity.get(status, Status.SUCCESS),
+        facts={"name": row.name, "status": status.value},
+    )
+    await record(tx, TeamId(row.team_id), by, action, str(build_id))
+    return True
+
+
+async def append_log(
+    database: Database,
+    build_id: BuildId,
+    attempt: int,
+    entries: Sequence[tuple[int, LogKind, Mapping[str, Any]]],
+) -> None:
+    """Append entries (step, kind, data) to the log of an attempt; does nothing if a later one has begun."""
+    rows = [
+        {"build_id": build_id.value, "attempt": attempt, "step": step, "kind": kind.value, "data": dict(data)}
+        for step, kind, data in entries
+    ]
+
+    async def write(tx: Transaction) -> None:
+        is_current = select(_c.id).where(_c.id == build_id.value, _c.attempts == attempt)
+        if (
+            await tx.execute(is_current.with_for_update(read=True, key_share=True))
+        ).one_or_none() is not None:
+            await tx.execute(insert(build_logs), rows)
+
+    if rows:
+        await database.transaction(write)
+
+
+async def read_log(
+    database: Database, build_id: BuildId, *, after: int, limit: int
+) -> tuple[list[LogEntry], BuildStatus]:
+    """Return entries of the last attempt behind `after`, oldest first, and the build's status when they were read."""
+    found = await database.execute(
+        select(build_logs, _c.status.label("build_status"))
+        .select_from(
+            builds.outerjoin(build_logs, and_(_l.build_id == _c.id, _l.attempt == _c.attempts, _l.id > after))
+        )
+        .where(_c.id == build_id.value)
+        .order_by(_l.id)
+        .limit(limit),
+        repeatable=True,
+    )
+    rows = found.all()
+    entries = [
+        LogEntry(row.id, row.attempt, row.step, LogKind(row.kind), row.data, row.at)
+        for row in rows
+        if row.id is not None
+    ]
+    return entries, BuildStatus(rows[0].build_status)

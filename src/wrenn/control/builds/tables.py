@@ -1,0 +1,86 @@
+"""Tables of builds and of what their steps wrote."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    TIMESTAMP,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from wrenn.control.db import metadata
+
+builds = Table(
+    "builds",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("team_id", Uuid, ForeignKey("teams.id"), nullable=False),
+    # The template's name and the tags that it gets at the end.
+    Column("name", Text, nullable=False),
+    Column("tags", ARRAY(Text), nullable=False),
+    # The request, which was checked: the recipe's lines or a Dockerfile, and what else it said.
+    Column("request", JSONB, nullable=False),
+    # In the store: the files that the recipe copies; NULL: there are none.
+    Column("archive_key", Text),
+    Column("vcpus", Integer, nullable=False),
+    Column("memory_mb", Integer, nullable=False),
+    Column("disk_size_mb", Integer, nullable=False),
+    Column("status", Text, nullable=False, server_default="pending"),
+    Column("is_cancel_requested", Boolean, nullable=False, server_default=text("false")),
+    Column("current_step", Integer, nullable=False, server_default=text("0")),
+    Column("total_steps", Integer, nullable=False),
+    # Why it failed: a code and a message.
+    Column("error_code", Text, nullable=False, server_default=""),
+    Column("error", Text, nullable=False, server_default=""),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    # The sandbox of the present attempt.
+    Column("sandbox_id", Uuid),
+    Column("template_id", Uuid),
+    Column("created_by", JSONB),
+    Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+    Column("started_at", TIMESTAMP(timezone=True)),
+    Column("completed_at", TIMESTAMP(timezone=True)),
+    # Of the worker that runs it.
+    Column("lease_owner", Text),
+    Column("lease_until", TIMESTAMP(timezone=True)),
+    CheckConstraint("status IN ('pending', 'running', 'success', 'failed', 'cancelled')", name="status"),
+    CheckConstraint(
+        "(status IN ('success', 'failed', 'cancelled')) = (completed_at IS NOT NULL)", name="completed_at"
+    ),
+)
+
+Index("ix_builds_team_id_created_at", builds.c.team_id, builds.c.created_at.desc())
+Index(
+    "ix_builds_unfinished",
+    builds.c.created_at,
+    postgresql_where=text("status IN ('pending', 'running')"),
+)
+
+# What the steps of the last attempt wrote, in order.
+build_logs = Table(
+    "build_logs",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("build_id", Uuid, ForeignKey("builds.id", ondelete="CASCADE"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("step", Integer, nullable=False),
+    # `step` (a step begins: its phase and command), `stdout`, `stderr`, `end` (of a step), `note`.
+    Column("kind", Text, nullable=False),
+    Column("data", JSONB, nullable=False),
+    Column("at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+    CheckConstraint("kind IN ('step', 'stdout', 'stderr', 'end', 'note')", name="kind"),
+)
+
+Index("ix_build_logs_build_id_id", build_logs.c.build_id, build_logs.c.id)

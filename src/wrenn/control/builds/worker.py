@@ -1,0 +1,148 @@
+"""Takes builds from the queue and runs them, a few at a time. Every replica has one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from wrenn.base.errors import Conflict, InternalError, InvalidRequest, NotFound, WrennError
+from wrenn.base.faults import fault_point
+from wrenn.base.loops import Loop
+from wrenn.base.tasks import OwnedTasks
+from wrenn.control.audit import SYSTEM
+from wrenn.control.builds import store
+from wrenn.control.builds.log_writer import LogWriter
+from wrenn.control.builds.records import Build, BuildStatus
+from wrenn.control.builds.runner import BuildRunner
+from wrenn.control.db import Database, HeldLeases
+from wrenn.control.objects import ObjectStore
+
+_log = logging.getLogger(__name__)
+
+_POLL_S: Final = 1.0
+_WATCH_S: Final = 1.0
+_ATTEMPTS: Final = 3
+_AT_ONCE: Final = 4
+"""Builds that this replica runs at once."""
+_FINAL: Final = (InvalidRequest, NotFound, Conflict)
+"""Errors that another attempt would meet again."""
+_OF_TEAM: Final = 2
+"""Builds of a team that run at once, on all replicas."""
+
+
+class BuildWorker:
+    """Runs the builds of the queue until cancelled; one that it leaves is taken over when its lease has run out."""
+
+    def __init__(
+        self, *, database: Database, objects: ObjectStore, runner: BuildRunner, lease_s: float
+    ) -> None:
+        self._database = database
+        self._objects = objects
+        self._runner = runner
+        self.leases = HeldLeases(database, store.LEASES, owner=runner.owner, lease_s=lease_s)
+        self.loop = Loop("run builds")
+        self._tasks = OwnedTasks()
+        self._running = 0
+
+    async def run(self) -> None:
+        """Look for builds at an interval, until cancelled."""
+        try:
+            await self.loop.run(self._take, every_s=_POLL_S)
+        finally:
+            await self._tasks.close()
+
+    async def _take(self) -> None:
+        free = _AT_ONCE - self._running
+        if free <= 0:
+            return
+        taken = await store.take(
+            self._database,
+            owner=self.leases.owner,
+            lease_s=self.leases.lease_s,
+            most=free,
+            most_of_team=_OF_TEAM,
+        )
+        for build in taken:
+            self._running += 1
+            self._tasks.start("run build", self._run(build))
+
+    async def _run(self, build: Build) -> None:
+        try:
+            with self.leases.renewed(build.build_id.value):
+                await fault_point("control.build.after_lease")
+                await self._run_leased(build)
+        except WrennError as error:
+            # The lease runs out, and another attempt begins.
+            _log.warning(
+                "build left to another attempt",
+                extra={"build_id": str(build.build_id), "cause": error.message},
+            )
+        finally:
+            self._running -= 1
+            self.loop.wake()
+
+    async def _run_leased(self, build: Build) -> None:
+        if build.attempts > _ATTEMPTS:
+            gave_up = InternalError(f"The build was tried {_ATTEMPTS} times.")
+            await self._finish(build, BuildStatus.FAILED, gave_up)
+            return
+        log = LogWriter(self._database, build.build_id, build.attempts)
+        writing = asyncio.create_task(log.run())
+        running = asyncio.create_task(self._runner.run(build, log))
+        try:
+            status, error = await self._ended(build, running)
+        finally:
+            for task in (running, writing):
+                task.cancel()
+            await asyncio.wait({running, writing})
+            await log.flush()
+        if status is None:
+            return
+        await self._finish(build, status, error)
+
+    async def _finish(self, build: Build, status: BuildStatus, error: WrennError | None) -> None:
+        code, message = ("", "") if error is None else (error.code, _public(error))
+        await self._database.transaction(
+            lambda tx: store.finish(
+                tx,
+                build.build_id,
+                status,
+                owner=self.leases.owner,
+                by=SYSTEM,
+                error_code=code,
+                error=message,
+            )
+        )
+        await self._delete_archive(build)
+
+    async def _delete_archive(self, build: Build) -> None:
+        if build.archive_key is not None:
+            await self._objects.delete([build.archive_key])
+
+    async def _ended(
+        self, build: Build, running: asyncio.Task[None]
+    ) -> tuple[BuildStatus | None, WrennError | None]:
+        """Wait for the end of the build; returns its status and error. None: it is recorded already, or not this worker's any more."""
+        while not running.done():
+            await asyncio.wait({running}, timeout=_WATCH_S)
+            is_cancelled = await store.watch(self._database, build.build_id, owner=self.leases.owner)
+            if is_cancelled is None and not running.done():
+                return None, None
+            if is_cancelled and not running.done():
+                return BuildStatus.CANCELLED, None
+        try:
+            running.result()
+        except WrennError as error:
+            if build.attempts < _ATTEMPTS and not isinstance(error, _FINAL):
+                raise
+            return BuildStatus.FAILED, error
+        # Recorded with its template.
+        await self._delete_archive(build)
+        return None, None
+
+
+def _public(error: WrennError) -> str:
+    if isinstance(error, InternalError):
+        return "The platform or a host failed; their logs have the reason."
+    return error.message

@@ -1,0 +1,173 @@
+"""Builds over the real control plane, the real agent and the simulated driver. Costs about 15 s."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import tarfile
+
+import pytest
+
+from .conftest import DEADLINE_S, Platform, refused
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def platform(team_platform: Platform) -> Platform:
+    return team_platform
+
+
+async def build(platform: Platform, **body: object) -> dict[str, object]:
+    """Begin a build and return it when it has ended."""
+    answer = await platform.api.post("/v1/builds", json={"skip_pre_post": True, **body})
+    assert answer.status_code == 201, answer.text
+    return await ended(platform, answer.json()["id"])
+
+
+async def ended(platform: Platform, build_id: str) -> dict[str, object]:
+    async with asyncio.timeout(2 * DEADLINE_S):
+        while True:
+            found = (await platform.api.get(f"/v1/builds/{build_id}")).json()
+            if found["status"] in ("success", "failed", "cancelled"):
+                assert found["completed_at"]
+                return found
+            await asyncio.sleep(0.1)
+
+
+async def run(platform: Platform, path: str, command: str) -> dict[str, object]:
+    answer = await platform.api.post(f"{path}/exec", json={"cmd": "sh", "args": ["-c", command]})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_a_recipe_with_a_started_program_becomes_a_snapshot(platform: Platform):
+    made = await build(
+        platform,
+        name="served",
+        recipe=["ENV A=one", "WORKDIR srv/app", "RUN echo $A > built && pwd", "START sleep 1000"],
+        healthcheck="--interval=1s test -e built",
+    )
+    assert (made["status"], made["current_step"], made["total_steps"]) == ("success", 4, 4), made
+    template = (await platform.api.get("/v1/templates/served")).json()
+    assert (template["id"], template["type"], template["build_id"]) == (
+        made["template_id"], "snapshot", made["id"],
+    )  # fmt: skip
+    assert template["default_env"]["A"] == "one"
+    steps = (await platform.api.get(f"/v1/builds/{made['id']}/logs")).json()
+    assert [(step["step"], step["ok"], step["ended"]) for step in steps] == [
+        (number, True, True) for number in (1, 2, 3, 4)
+    ]
+    assert steps[2]["stdout"].strip().endswith("/app")
+    assert steps[2]["cmd"].startswith("RUN echo")
+    listed = (await platform.api.get("/v1/sandboxes")).json()
+    assert [each["id"] for each in listed if each["id"] == made["sandbox_id"]] == []
+
+
+async def test_a_step_that_fails_ends_the_build_with_its_line(platform: Platform):
+    made = await build(platform, name="broken", recipe=["RUN true", "RUN echo why >&2; exit 7", "RUN true"])
+    assert (made["status"], made["current_step"]) == ("failed", 2)
+    assert made["error"] == "line 2: recipe step 2 failed: It ended with exit code 7."
+    steps = (await platform.api.get(f"/v1/builds/{made['id']}/logs")).json()
+    assert [(step["exit"], step["stderr"]) for step in steps] == [(0, ""), (7, "why\n")]
+    refused(await platform.api.get("/v1/templates/broken"), 404, "not_found")
+    refused(await platform.api.post(f"/v1/builds/{made['id']}/cancel"), 409, "build_ended")
+
+
+async def test_a_running_step_is_cancelled(platform: Platform):
+    answer = await platform.api.post(
+        "/v1/builds", json={"name": "long", "recipe": ["RUN --timeout=1h sleep 3000"], "skip_pre_post": True}
+    )
+    build_id = answer.json()["id"]
+    async with asyncio.timeout(DEADLINE_S):
+        while (await platform.api.get(f"/v1/builds/{build_id}")).json()["current_step"] != 1:
+            await asyncio.sleep(0.1)
+    assert (await platform.api.post(f"/v1/builds/{build_id}/cancel")).status_code == 204
+    made = await ended(platform, build_id)
+    assert (made["status"], "error" in made) == ("cancelled", False)
+
+
+async def test_the_log_is_streamed_to_its_end_and_from_where_it_broke_off(platform: Platform):
+    answer = await platform.api.post(
+        "/v1/builds", json={"name": "streamed", "recipe": ["RUN echo out; exit 1"], "skip_pre_post": True}
+    )
+    path = f"/v1/builds/{answer.json()['id']}/logs"
+
+    async def events(**headers: str) -> list[tuple[str, str, dict[str, object]]]:
+        found: list[tuple[str, str, dict[str, object]]] = []
+        async with platform.api.stream(
+            "GET", path, headers={"Accept": "text/event-stream", **headers}
+        ) as reply:
+            assert reply.status_code == 200
+            text = (await reply.aread()).decode()
+        for frame in text.split("\n\n"):
+            fields = dict(line.split(": ", 1) for line in frame.splitlines() if ": " in line)
+            if "event" in fields:
+                found.append((fields["id"], fields["event"], json.loads(fields["data"])))
+        return found
+
+    async with asyncio.timeout(DEADLINE_S):
+        whole = await events()
+    assert [kind for _, kind, _ in whole] == ["step", "output", "done", "end"]
+    assert whole[0][2] == {"step": 1, "total": 1, "phase": "recipe", "cmd": "RUN echo out; exit 1"}
+    assert (whole[1][2]["stream"], whole[1][2]["text"]) == ("stdout", "out\n")
+    assert whole[-1][2]["status"] == "failed"
+    assert await events(**{"Last-Event-ID": whole[1][0]}) == whole[2:]
+    refused(
+        await platform.api.get(path, headers={"Accept": "text/event-stream", "Last-Event-ID": "x"}),
+        400,
+        "invalid_request",
+    )
+
+
+async def test_files_of_the_context_are_copied(platform: Platform):
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        for name, text in (("app/main.txt", "hello"), ("app/other.txt", "there")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text)
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    config = {
+        "name": "copied",
+        "recipe": ["COPY app/main.txt /tmp/copied-", "RUN cat /tmp/copied-"],
+        "skip_pre_post": True,
+    }
+    refused(await platform.api.post("/v1/builds", json=config), 400, "invalid_request")
+    answer = await platform.api.post(
+        "/v1/builds", data={"config": json.dumps(config)}, files={"archive": ("c.tar.gz", archive.getvalue())}
+    )
+    assert answer.status_code == 201, answer.text
+    made = await ended(platform, answer.json()["id"])
+    steps = (await platform.api.get(f"/v1/builds/{made['id']}/logs")).json()
+    assert [step["stdout"] for step in steps] == ["", "hello"], made
+
+
+async def test_what_cannot_be_built_is_refused_before_anything_starts(
+    platform: Platform, subtests: pytest.Subtests
+):
+    cases: list[tuple[dict[str, object], str]] = [
+        ({"name": "x"}, "recipe or dockerfile"),
+        ({"name": "x", "recipe": ["RUN true"], "dockerfile": "FROM a"}, "recipe or dockerfile"),
+        ({"name": "-x", "recipe": ["RUN true"]}, "name"),
+        ({"name": "x", "recipe": ["RUN true", "NOTHING here"]}, "line 2"),
+        ({"name": "x", "dockerfile": "FROM template://minimal\nRUN true\nVOLUMES /x\n"}, "line 3"),
+        ({"name": "x", "recipe": ["RUN true"], "vcpus": 0}, "vcpus"),
+        ({"name": "x", "recipe": ["RUN true"], "unknown": 1}, "unknown"),
+    ]
+    for body, said in cases:
+        with subtests.test(str(body)):
+            answer = await platform.api.post("/v1/builds", json=body)
+            refused(answer, 400, "invalid_request")
+            assert said in answer.json()["error"]["message"]
+    assert [b for b in (await platform.api.get("/v1/builds")).json() if b["name"] in ("x", "-x")] == []
+
+
+async def test_another_teams_build_is_not_there(platform: Platform):
+    from .conftest import client
+
+    made = await build(platform, name="mine", recipe=["RUN exit 1"])
+    async with client(platform.url, await platform.other_team("builds-eve")) as stranger:
+        for method, path in (("GET", ""), ("GET", "/logs"), ("POST", "/cancel")):
+            refused(await stranger.request(method, f"/v1/builds/{made['id']}{path}"), 404, "not_found")
+        assert (await stranger.get("/v1/builds")).json() == []
