@@ -131,6 +131,7 @@ async def test_files_of_the_context_are_copied(platform: Platform):
     config = {
         "name": "copied",
         "recipe": ["COPY app/main.txt /tmp/copied-", "RUN cat /tmp/copied-"],
+        "healthcheck": "--interval=1s true",
         "skip_pre_post": True,
     }
     refused(await platform.api.post("/v1/builds", json=config), 400, "invalid_request")
@@ -141,6 +142,27 @@ async def test_files_of_the_context_are_copied(platform: Platform):
     made = await ended(platform, answer.json()["id"])
     steps = (await platform.api.get(f"/v1/builds/{made['id']}/logs")).json()
     assert [step["stdout"] for step in steps] == ["", "hello"], made
+
+
+async def test_without_a_started_program_the_disk_becomes_an_image(platform: Platform):
+    made = await build(
+        platform,
+        name="image",
+        tag="v1",
+        recipe=["ENV A=two", "RUN echo kept > /srv-kept || echo kept > kept"],
+    )
+    assert made["status"] == "success", made
+    template = (await platform.api.get("/v1/templates/image:v1")).json()
+    assert (template["type"], template["tags"], template["default_env"]["A"]) == (
+        "base",
+        ["latest", "v1"],
+        "two",
+    )
+    assert template["size_bytes"] > 0
+    path = await platform.create(template="image")
+    found = await run(platform, path, "echo $A; cat /srv-kept kept 2>/dev/null")
+    assert str(found["stdout"]).split() == ["two", "kept"]
+    assert platform.host.record(path.rpartition("/")[2]).spec.template.startswith("img-")
 
 
 async def test_what_cannot_be_built_is_refused_before_anything_starts(
