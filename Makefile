@@ -28,8 +28,9 @@ help: ## list the recipes
 setup: ## install what is missing: Debian packages, Python, Rust
 	@$(PYTHON) tools/setup.py
 
-test-tools: ## install what only tests need: a browser, HAProxy, Caddy
+test-tools: ## install what only tests need: a browser, HAProxy, Caddy, an S3 server
 	@$(PYTHON) tools/setup.py --tests
+	@$(BIN)/python -m tests.s3_server
 
 images: setup ## build guest kernel, initramfs and template if they are missing or out of date
 	@$(BIN)/wrenn images build --data-dir $(WRENN_IMAGES_DIR)

@@ -21,21 +21,26 @@ _MODULE: Final = f"github.com/versity/versitygw/cmd/versitygw@{_VERSION}"
 _PROGRAM: Final = Path(__file__).parent.parent / "build" / f"versitygw-{_VERSION}" / "versitygw"
 _BUILD_TIMEOUT_S: Final = 600.0
 _START_TIMEOUT_S: Final = 10.0
+_MISSING: Final = (
+    "No test runs against S3: Go (>= 1.21) is missing, with which the S3 server versitygw is built."
+)
 BUCKET: Final = "images"
 
 
 def program() -> Path:
     """The server; built if this checkout has none. Without Go the test is skipped, except in CI."""
-    if _PROGRAM.exists():
-        return _PROGRAM
-    if shutil.which("go") is None:
-        message = (
-            "No test runs against S3: Go (>= 1.21) is missing, with which the S3 server versitygw is built."
-        )
+    if not _PROGRAM.exists() and not build():
         if os.environ.get("CI"):
-            pytest.fail(message)
-        warnings.warn(pytest.PytestWarning(message), stacklevel=2)
-        pytest.skip(message)
+            pytest.fail(_MISSING)
+        warnings.warn(pytest.PytestWarning(_MISSING), stacklevel=2)
+        pytest.skip(_MISSING)
+    return _PROGRAM
+
+
+def build() -> bool:
+    """Build the server; False: there is no Go."""
+    if shutil.which("go") is None:
+        return False
     _PROGRAM.parent.mkdir(parents=True, exist_ok=True)
     built = subprocess.run(
         ["go", "install", _MODULE],
@@ -47,7 +52,7 @@ def program() -> Path:
         check=False,
     )
     assert built.returncode == 0, f"{_MODULE} cannot be built:\n{built.stderr[-2000:]}"
-    return _PROGRAM
+    return True
 
 
 @dataclass
@@ -119,3 +124,9 @@ def s3_server(folder: Path) -> Generator[S3Server]:
         yield server
     finally:
         server.stop()
+
+
+if __name__ == "__main__":
+    # `make test-tools`: the first build takes a minute or two, which no test should wait for.
+    if not _PROGRAM.exists() and not build():
+        print(_MISSING)

@@ -66,9 +66,11 @@ class ImageSweep:
         self._absent: dict[ImageId, set[HostId]] = {}
         self._out_of_store: set[ImageId] = set()
         self._uncollected: set[str] = set()
-        self._uncollected_at = self._all_hosts_at = -math.inf
-        # The first collection comes a while after the start: a restart is no reason to read all manifests.
-        self._collection_at = clock.monotonic()
+        # Hosts that had images without a row.
+        self._unsettled: set[HostId] = set()
+        self._uncollected_at = -math.inf
+        # A restart is no reason to ask all hosts and to read all manifests.
+        self._collection_at = self._all_hosts_at = clock.monotonic()
 
     async def run(self) -> None:
         """Sweep at an interval, until cancelled."""
@@ -106,18 +108,23 @@ class ImageSweep:
     async def _visit_hosts(self, unused: dict[ImageId, StoredImage]) -> None:
         now = self._clock.monotonic()
         is_all_due = now - self._all_hosts_at >= _ALL_HOSTS_S
-        if not unused and not is_all_due:
+        if not unused and not is_all_due and not self._unsettled:
             return
         hosts = await all_hosts(self._database)
         self._unknown.keep_hosts(hosts)
         present = {host.host_id for host in hosts}
+        self._unsettled &= present
         for image_id in unused:
             self._absent[image_id] &= present
         due = [
             host
             for host in hosts
             if host.is_reachable
-            and (is_all_due or any(host.host_id not in self._absent[image_id] for image_id in unused))
+            and (
+                is_all_due
+                or host.host_id in self._unsettled
+                or any(host.host_id not in self._absent[image_id] for image_id in unused)
+            )
         ]
         if is_all_due:
             self._all_hosts_at = now
@@ -137,6 +144,8 @@ class ImageSweep:
         for image_id in unused.keys() - reported:
             self._absent.setdefault(image_id, set()).add(host.host_id)
         unknown = reported - await store.existing_among(self._database, reported)
+        # They are looked at again, when their grace is over.
+        (self._unsettled.add if unknown else self._unsettled.discard)(host.host_id)
         now = self._clock.monotonic()
         first_met = self._unknown.update(host.host_id, list(unknown), now=now)
         due = [image_id for image_id in unused if image_id in reported]
@@ -154,9 +163,6 @@ class ImageSweep:
             self._unknown.forget(host.host_id, image_id)
             if image_id in unused:
                 self._absent.setdefault(image_id, set()).add(host.host_id)
-        if unknown:
-            # They are looked at again when their grace is over.
-            self._all_hosts_at = -math.inf
 
     async def _remove(self, image: StoredImage) -> None:
         """Remove an image from the store; then, when no host has it, its row."""
