@@ -42,6 +42,9 @@ EVENTS: list[tuple[str, dict[str, object]]] = [
 ]
 
 
+END: tuple[str, dict[str, object]] = ("end", {"status": "success", "error": None})
+
+
 class Platform(ThreadingHTTPServer):
     """Answers calls about one build, whose log is `EVENTS`; after each `cut_after` events it cuts the connection."""
 
@@ -367,6 +370,15 @@ def test_a_terminal_shows_one_line_for_each_step(monkeypatch: pytest.MonkeyPatch
     ]
     assert max(map(len, lines)) < 60
     assert "\x1b[2J" not in out.getvalue()
+
+
+def test_a_build_that_begins_again_counts_its_steps_anew() -> None:
+    out = io.StringIO()
+    with BuildDisplay(out, live=False) as display:
+        for kind, data in (*EVENTS, *EVENTS, END):
+            display(event(kind, data))
+    assert "note: the build was interrupted and begins again" in out.getvalue()
+    assert out.getvalue().endswith("(2 steps, 1 cached)\n")
 
 
 def event(kind: str, data: dict[str, object]) -> BuildEvent:

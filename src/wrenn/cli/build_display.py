@@ -78,6 +78,10 @@ class BuildDisplay:
             self._out.flush()
 
     def _begin(self, event: BuildEvent) -> None:
+        if event.step <= self._steps:
+            # Another worker has taken over.
+            self._write("note: the build was interrupted and begins again")
+            self._steps = self._cached = 0
         first = event.command.strip().partition("\n")
         command = printable(first[0]) + (" …" if first[1] else "")
         phase = "" if event.phase in ("", "recipe") else f" {event.phase}:"
