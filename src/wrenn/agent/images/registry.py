@@ -26,6 +26,7 @@ from wrenn.base.errors import (
     WrennError,
     error_class,
 )
+from wrenn.base.faults import fault_point
 from wrenn.base.ids import ImageId
 from wrenn.base.undo import Undo
 from wrenn.linux.disk_space import free_b
@@ -211,7 +212,9 @@ class Images:
             image = self._find(image_id) or await self._make(image_id, job, slot)
             if job.upload and not image.facts.uploaded:
                 job.progress.begin(Phase.UPLOAD)
+                await fault_point("agent.image.before_upload")
                 sent_b = await self._upload(image, job.progress)
+                await fault_point("agent.image.after_upload")
                 self._folder.set_uploaded(image, uploaded_b=sent_b)
         finally:
             self._slots.put_nowait(slot)
