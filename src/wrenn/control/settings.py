@@ -32,6 +32,8 @@ _BURST_S: Final = 5.0
 """What a caller who was quiet may have at once, in seconds of the rate."""
 DEFAULT_DATA_DIR: Final = Path("/var/lib/wrenn")
 
+_REGISTRY: Final = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?")
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -60,6 +62,7 @@ class Settings:
         oauth: of sign-in providers.
         mail: of the mail server; None: no mail is sent.
         event_retention_h: for so many hours a stream of events can be resumed.
+        insecure_registries: `HOST` or `HOST:PORT` of container registries that are reached by plain HTTP.
         quotas: what a team may have that has no limits of its own.
         rates: how many requests are answered in a second.
         store: where images are stored.
@@ -93,6 +96,7 @@ class Settings:
     mail: MailSettings | None
     event_retention_h: float
     quotas: Limits
+    insecure_registries: frozenset[str]
     rates: RateSettings
     store: StoreSettings
     metrics: MetricsAddress
@@ -137,6 +141,7 @@ class Settings:
             mail=MailSettings.from_environment(environment, accounts.public_url),
             event_retention_h=_number(environment, "WRENN_EVENT_RETENTION_H", 24.0, float),
             quotas=_quotas(environment),
+            insecure_registries=_registries(environment),
             rates=RateSettings(
                 _rate(environment, "WRENN_RATE_PER_KEY", 2000.0),
                 _rate(environment, "WRENN_RATE_PER_ADDRESS", 200.0),
@@ -182,6 +187,14 @@ def _networks(environment: Mapping[str, str], name: str) -> tuple[IPv4Network, .
         return parse_networks(entry for entry in entries if entry)
     except InvalidRequest as error:
         raise InvalidRequest(f"{name}: {error.message}") from error
+
+
+def _registries(environment: Mapping[str, str]) -> frozenset[str]:
+    names = [part.strip() for part in environment.get("WRENN_INSECURE_REGISTRIES", "").split(",")]
+    for name in filter(None, names):
+        if _REGISTRY.fullmatch(name) is None:
+            raise InvalidRequest("WRENN_INSECURE_REGISTRIES: must be HOST or HOST:PORT, separated by commas.")
+    return frozenset(filter(None, names))
 
 
 def _quotas(environment: Mapping[str, str]) -> Limits:

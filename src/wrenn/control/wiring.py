@@ -31,7 +31,7 @@ from wrenn.control.audit_log import AuditLog
 from wrenn.control.audit_log import Retention as AuditRetention
 from wrenn.control.auth import CHANNEL as ACCESS
 from wrenn.control.auth import Authenticator, LastUsed, OpenCalls, Tokens, ensure_secret
-from wrenn.control.builds import BuildResults, BuildRunner, Builds, BuildWorker
+from wrenn.control.builds import BuildBases, BuildResults, BuildRunner, Builds, BuildWorker
 from wrenn.control.builds import routers as build_routers
 from wrenn.control.cleanup import Cleanup
 from wrenn.control.db import CHANNEL as HINTS
@@ -599,6 +599,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
             reconciler=reconciler,
             clients=clients,
             creations=creations,
+            capacity=capacity,
             wait_limits=wait_limits,
         ),
         sweep=SnapshotSweep(
@@ -658,6 +659,12 @@ def _build_builds(base: _Base, sandboxes: _Sandboxes, images: _Images) -> tuple[
         database=database,
         objects=images.objects,
         sandboxes=sandboxes.internal,
+        bases=BuildBases(
+            database=database,
+            sandboxes=sandboxes.internal,
+            images=images.images,
+            insecure_registries=settings.insecure_registries,
+        ),
         results=results,
         owner=base.owner,
     )

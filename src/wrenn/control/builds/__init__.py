@@ -1,6 +1,7 @@
 """Builds: templates made from recipes and Dockerfiles."""
 
 from wrenn.control.builds import routes
+from wrenn.control.builds.bases import BuildBases
 from wrenn.control.builds.results import BuildResults
 from wrenn.control.builds.runner import BuildRunner
 from wrenn.control.builds.service import Builds
@@ -8,4 +9,4 @@ from wrenn.control.builds.worker import BuildWorker
 
 routers = (routes.router,)
 
-__all__ = ["BuildResults", "BuildRunner", "BuildWorker", "Builds", "routers"]
+__all__ = ["BuildBases", "BuildResults", "BuildRunner", "BuildWorker", "Builds", "routers"]

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Final
 from uuid import UUID, uuid4
 
-from wrenn.base.errors import DeadlineExceeded, InternalError, Unavailable, error_class
+from wrenn.base.errors import Unavailable
 from wrenn.base.faults import fault_point
-from wrenn.base.ids import ImageId, SnapshotId
+from wrenn.base.ids import SnapshotId
 from wrenn.control.audit import Actor
 from wrenn.control.builds import store
+from wrenn.control.builds.make_image import make_image
 from wrenn.control.builds.recipes import BuildPlan
 from wrenn.control.builds.records import Build, BuildStatus
 from wrenn.control.builds.steps import BuildSandbox
 from wrenn.control.db import Database, Transaction
-from wrenn.control.hosts import HostClient, HostImage, HostImageState
 from wrenn.control.images import Images
 from wrenn.control.quotas import Limits
 from wrenn.control.sandboxes import InternalSandboxes, snapshot_source_of
 from wrenn.control.snapshots import NewVersion, SnapshotLifecycle
 from wrenn.control.templates import Defaults, NewBase, insert_base_template
 from wrenn.recipe import State
-
-_IMAGE_WAIT_S: Final = 20.0
-_IMAGE_LIMIT_S: Final = 1800.0
-_RETRY_S: Final = 1.0
-_RETRIES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +88,7 @@ class BuildResults:
         )
         with self.images.renewing_lease(image_id):
             try:
-                made = await _make_image(host, image_id, sandbox)
+                made = await make_image(host, image_id, sandbox.sandbox_id, upload=True)
                 await fault_point("control.build.after_upload")
 
                 async def publish(tx: Transaction) -> list[UUID]:
@@ -130,38 +124,6 @@ class BuildResults:
             tx, build.build_id, BuildStatus.SUCCESS, owner=self.owner, by=by, template_id=template_id
         ):
             raise lease_lost()
-
-
-async def _make_image(host: HostClient, image_id: ImageId, sandbox: BuildSandbox) -> HostImage:
-    """Have the host make an image of the paused sandbox and upload it.
-
-    Raises:
-        WrennError: why it could not. DeadlineExceeded: it takes too long.
-    """
-    failures = 0
-    try:
-        async with asyncio.timeout(_IMAGE_LIMIT_S):
-            while True:
-                try:
-                    image = await host.ensure_image(
-                        image_id, sandbox.sandbox_id, wait_s=_IMAGE_WAIT_S, upload=True
-                    )
-                except (Unavailable, DeadlineExceeded):
-                    failures += 1
-                    if failures > _RETRIES:
-                        raise
-                    await asyncio.sleep(_RETRY_S)
-                    continue
-                failures = 0
-                if image.state is HostImageState.READY:
-                    return image
-                if image.state is HostImageState.FAILED:
-                    error = error_class(image.error_code)(image.error)
-                    if isinstance(error, InternalError):
-                        raise InternalError("The host could not make the image; its log has the reason.")
-                    raise error
-    except TimeoutError as error:
-        raise DeadlineExceeded(f"The image was not made within {_IMAGE_LIMIT_S:.0f} s.") from error
 
 
 def _defaults(plan: BuildPlan) -> Defaults:

@@ -6,15 +6,15 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any, Final
 
-from wrenn.base.errors import InvalidRequest, NotFound
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import SandboxId
 from wrenn.control.audit import SYSTEM, Actor, ActorKind
 from wrenn.control.builds import recipes, store
+from wrenn.control.builds.bases import BuildBases
 from wrenn.control.builds.log_writer import LogWriter
 from wrenn.control.builds.recipes import BuildPlan
 from wrenn.control.builds.records import Build, Phase
@@ -24,8 +24,7 @@ from wrenn.control.builds.steps import BuildSandbox, StepFailed
 from wrenn.control.db import Database
 from wrenn.control.objects import ObjectStore
 from wrenn.control.sandboxes import CreateSandbox, InternalSandboxes
-from wrenn.control.templates import Reference, Template, find_template
-from wrenn.recipe import BaseConfig, BaseKind, From
+from wrenn.control.templates import Template
 from wrenn.recipe.archive import ContextArchive
 
 _LIFETIME_S: Final = 6 * 3600
@@ -40,6 +39,7 @@ class BuildRunner:
     database: Database
     objects: ObjectStore
     sandboxes: InternalSandboxes
+    bases: BuildBases
     results: BuildResults
     owner: str
 
@@ -54,17 +54,15 @@ class BuildRunner:
             # That of an attempt whose replica died.
             await self.sandboxes.begin_removal(build.sandbox_id, by, cause=_CAUSE)
         recipe = recipes.parse(build.request)
-        base = await self._base(build, recipes.base_of(build.request, recipe))
-        async with self._sandbox(build, base, by) as sandbox_id, self._context(build) as context:
+        async with (
+            self.bases.opened(build, recipes.base_of(build.request, recipe)) as base,
+            self._sandbox(build, base.template, by) as sandbox_id,
+            self._context(build) as context,
+        ):
             _, host = await self.sandboxes.get(sandbox_id)
             sandbox = BuildSandbox(sandbox_id, host, context, log)
-            environment = {**await sandbox.environment(), **base.defaults.env}
-            config = BaseConfig(
-                environment=environment,
-                user=base.defaults.user or None,
-                workdir=base.defaults.working_dir or None,
-                labels=base.labels,
-            )
+            environment = {**await sandbox.environment(), **base.config.environment}
+            config = replace(base.config, environment=environment)
             plan = recipes.plan(build.request, recipe, environment, config)
             for note in recipe.notes:
                 log.note(str(note))
@@ -74,17 +72,6 @@ class BuildRunner:
                 await self.results.keep_snapshot(build, plan, sandbox, by)
             else:
                 await self.results.keep_image(build, plan, sandbox, by)
-
-    async def _base(self, build: Build, base: From) -> Template:
-        if base.kind is BaseKind.IMAGE:
-            raise InvalidRequest(
-                f"line {base.line}: container images cannot be a base here yet; use FROM template://NAME."
-            )
-        reference = Reference.parse(base.reference, field=f"line {base.line}: FROM")
-        found = await self.database.transaction(lambda tx: find_template(tx, build.team_id, reference))
-        if found is None:
-            raise NotFound(f"line {base.line}: there is no template named {reference}.")
-        return found
 
     @asynccontextmanager
     async def _sandbox(self, build: Build, base: Template, by: Actor) -> AsyncGenerator[SandboxId]:

@@ -110,7 +110,7 @@ class Template:
         tags: in order; those that refer to it now.
         image: what it, or its first ancestor, was started from, as hosts name it.
         image_id: that image in the store; None: hosts build it themselves.
-        host_id: of a snapshot: the one host on which it lies.
+        host_id: of a snapshot, or of an image that is not in the store yet: the one host on which it lies.
         vcpus, memory_mb, disk_size_mb: of a snapshot the one size that its sandboxes can have; of a base the default
             size, and the least disk.
         vm_platform: of a snapshot: what a host needs to restore it, as far as that is known.

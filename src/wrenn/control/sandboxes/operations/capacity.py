@@ -121,7 +121,7 @@ def wanted_of(template: Template, wanted: Wanted) -> Wanted:
     """Return what is to be placed for a sandbox from this template: a snapshot has one size, and lies on one host."""
     wanted = replace(wanted, template=template.image, is_obtainable=template.image_id is not None)
     if template.type is TemplateType.BASE:
-        return wanted
+        return replace(wanted, host_id=template.host_id)
     return replace(
         wanted,
         vcpus=template.vcpus,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from wrenn.base.errors import NotFound
-from wrenn.base.ids import SandboxId, TeamId
+from wrenn.base.ids import HostId, SandboxId, TeamId
 from wrenn.control.audit import Actor
 from wrenn.control.auth import Caller, Scope
-from wrenn.control.db import Database, Hints
-from wrenn.control.hosts import HostClient, HostClients
+from wrenn.control.db import Database, Hints, Transaction
+from wrenn.control.hosts import Host, HostClient, HostClients
 from wrenn.control.identity import Role
+from wrenn.control.placement import Wanted
 from wrenn.control.sandboxes import desired_state_store, store
 from wrenn.control.sandboxes.changes import ChangeNotifier
+from wrenn.control.sandboxes.operations.capacity import Capacity
 from wrenn.control.sandboxes.operations.create import Creations
 from wrenn.control.sandboxes.operations.invalid_state import raise_invalid_state
 from wrenn.control.sandboxes.operations.waiting import WaitLimits, wait_ended, wait_paused
@@ -33,6 +35,7 @@ class InternalSandboxes:
         reconciler: Reconciler,
         clients: HostClients,
         creations: Creations,
+        capacity: Capacity,
         wait_limits: WaitLimits,
     ) -> None:
         self._database = database
@@ -41,7 +44,24 @@ class InternalSandboxes:
         self._reconciler = reconciler
         self._clients = clients
         self._creations = creations
+        self._capacity = capacity
         self._wait_limits = wait_limits
+
+    async def choose_host(
+        self, team_id: TeamId, *, vcpus: int, memory_mb: int, disk_size_mb: int
+    ) -> tuple[HostId, HostClient]:
+        """Choose a host for a sandbox of this size that is created there soon; nothing is reserved.
+
+        Raises:
+            NoCapacity, Unavailable.
+        """
+        wanted = Wanted("", vcpus, memory_mb, disk_size_mb, is_obtainable=True)
+
+        async def choose(tx: Transaction) -> Host:
+            return await (await self._capacity.lock_and_read(tx, team_id)).choose(wanted)
+
+        host = await self._capacity.transaction_asking_hosts(choose)
+        return host.host_id, self._clients.at(host.endpoint)
 
     async def create(
         self,

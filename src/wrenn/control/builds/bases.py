@@ -1,0 +1,125 @@
+"""The base of a build: a template, or an image that a host makes of a container image."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from wrenn.base.errors import NotFound
+from wrenn.base.ids import HostId, ImageId
+from wrenn.control.builds.make_image import make_image
+from wrenn.control.builds.records import Build
+from wrenn.control.db import Database
+from wrenn.control.hosts import ContainerSource, HostContainerConfig, HostImage, HostNetworkPolicy
+from wrenn.control.images import Images
+from wrenn.control.sandboxes import InternalSandboxes
+from wrenn.control.templates import Defaults, Reference, Template, TemplateType, find_template
+from wrenn.protocol.vm_platform import UNKNOWN_PLATFORM
+from wrenn.recipe import BaseConfig, BaseKind, From
+
+_EVERYWHERE = HostNetworkPolicy(allow_internet=True, allow=(), deny=(), revision=1)
+"""As far as hosts permit it: neither private networks nor the host itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What a build begins with."""
+
+    template: Template
+    config: BaseConfig
+
+
+@dataclass(frozen=True, slots=True)
+class BuildBases:
+    """Finds or makes the bases of builds.
+
+    `insecure_registries`: `HOST` or `HOST:PORT` of those that are reached by plain HTTP.
+    """
+
+    database: Database
+    sandboxes: InternalSandboxes
+    images: Images
+    insecure_registries: frozenset[str]
+
+    @asynccontextmanager
+    async def opened(self, build: Build, base: From) -> AsyncGenerator[Base]:
+        """Provide the base for as long as the context lasts.
+
+        Raises:
+            NotFound: no such template, or no such container image. InvalidRequest.
+        """
+        if base.kind is BaseKind.TEMPLATE:
+            yield await self._template(build, base)
+            return
+        host_id, host = await self.sandboxes.choose_host(
+            build.team_id, vcpus=build.vcpus, memory_mb=build.memory_mb, disk_size_mb=build.disk_size_mb
+        )
+        image_id = await self.database.transaction(lambda tx: self.images.begin(tx, build.team_id, host_id))
+        with self.images.renewing_lease(image_id):
+            try:
+                source = ContainerSource(
+                    base.reference,
+                    build.disk_size_mb,
+                    _EVERYWHERE,
+                    is_insecure=base.reference.partition("/")[0] in self.insecure_registries,
+                )
+                made = await make_image(host, image_id, source, upload=False)
+                yield Base(_unnamed(build, image_id, host_id, made), _config(made))
+            finally:
+                # The result of the build is an image of its own.
+                await asyncio.shield(self.images.give_up(image_id))
+
+    async def _template(self, build: Build, base: From) -> Base:
+        where = f"line {base.line}: " if base.line else ""
+        reference = Reference.parse(base.reference, field=f"{where}base")
+        template = await self.database.transaction(lambda tx: find_template(tx, build.team_id, reference))
+        if template is None:
+            raise NotFound(f"{where}there is no template named {reference}.")
+        defaults = template.defaults
+        config = BaseConfig(
+            environment=dict(defaults.env),
+            user=defaults.user or None,
+            workdir=defaults.working_dir or None,
+            labels=dict(template.labels),
+        )
+        return Base(template, config)
+
+
+def _unnamed(build: Build, image_id: ImageId, host_id: HostId, made: HostImage) -> Template:
+    """Return a template without a name for an image that only this host has."""
+    return Template(
+        template_id=image_id.value,
+        team_id=build.team_id,
+        name=build.name,
+        type=TemplateType.BASE,
+        tags=(),
+        image=str(image_id),
+        image_id=image_id,
+        host_id=host_id,
+        vcpus=build.vcpus,
+        memory_mb=build.memory_mb,
+        disk_size_mb=made.disk_size_mb,
+        vm_platform=UNKNOWN_PLATFORM,
+        size_bytes=made.size_b,
+        defaults=Defaults(),
+        labels={},
+        build_id=build.build_id,
+        created_by=None,
+        created_at=datetime.now(UTC),
+    )
+
+
+def _config(made: HostImage) -> BaseConfig:
+    said = made.config or HostContainerConfig()
+    pairs = (variable.partition("=") for variable in said.environment)
+    return BaseConfig(
+        environment={name: value for name, _, value in pairs if name},
+        user=said.user or None,
+        workdir=said.working_dir or None,
+        entrypoint=tuple(said.entrypoint),
+        labels=dict(said.labels),
+        exposed_ports=tuple(said.exposed_ports),
+    )
