@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import text
 
 from tests.s3_server import S3Server, s3_server
 from wrenn.agent.enrolment import Credentials
 from wrenn.agent.images.transfer import ImageTransfer, TransferSettings
+from wrenn.base.clock import SystemClock
 from wrenn.base.errors import (
     AgentFailure,
     DeadlineExceeded,
@@ -33,8 +35,9 @@ from wrenn.base.secrets import Secret
 from wrenn.base.units import MIB
 from wrenn.control.images import retire_images
 from wrenn.control.images.records import chunk_key
-from wrenn.control.objects import StoreSettings
+from wrenn.control.objects import ObjectStore, StoreSettings, UrlSigner
 from wrenn.control.settings import Settings
+from wrenn.linux.command import run
 from wrenn.protocol.image_manifest import Manifest, digest_of
 from wrenn.storage.objects import DamagedChunk, compress
 
@@ -129,8 +132,6 @@ class World:
         return self.folder / key if self.s3 is None else self.s3.object_path(key)
 
     async def row(self, image_id: ImageId) -> Any:
-        from sqlalchemy import text
-
         found = await self.plane.control.database.execute(
             text("SELECT * FROM images WHERE id = :id"), {"id": image_id.value}
         )
@@ -604,9 +605,6 @@ async def test_a_store_with_wrong_credentials_says_so_without_them(
 ):
     if world.s3 is None:
         pytest.skip("a folder has no credentials")
-    from wrenn.base.clock import SystemClock
-    from wrenn.control.objects import ObjectStore, UrlSigner
-
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another-secret")
     objects = ObjectStore(
         StoreSettings(world.plane.settings.store.url, allow_http=True),
@@ -622,8 +620,6 @@ async def test_a_store_that_is_slow_is_given_up_in_time(world: World):
     """A server that accepts and never answers."""
     if world.s3 is None:
         pytest.skip("a folder always answers")
-    from wrenn.base.clock import SystemClock
-    from wrenn.control.objects import ObjectStore, UrlSigner
 
     async def hold(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.CancelledError):
@@ -645,3 +641,22 @@ async def test_a_store_that_is_slow_is_given_up_in_time(world: World):
     assert time.monotonic() - started < 2.0
     await objects.close()
     server.close()
+
+
+async def test_a_store_that_is_full_says_so_and_keeps_nothing_of_the_object(tmp_path: Path):
+    """A folder on a file system of 1 MiB."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    await run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], timeout_s=10)
+    objects = ObjectStore(StoreSettings(folder.as_uri()), UrlSigner(Secret("x" * 32), SystemClock()))
+    try:
+        with pytest.raises(StorageFull):
+            await objects.put("platform/chunks/aa/x", os.urandom(2 * MIB))
+        assert await objects.size_of("platform/chunks/aa/x") is None
+        await objects.put("platform/chunks/aa/y", b"1")
+        assert [found.key async for page in objects.pages("platform") for found in page] == [
+            "platform/chunks/aa/y"
+        ]
+    finally:
+        await objects.close()
+        await run(["umount", str(folder)], timeout_s=10)
