@@ -100,7 +100,7 @@ def control_link(
         lost_after_s=settings.control_lost_after_s,
     )
     link = ControlLink(settings, credentials, tls, inventory=agent.inventory, clock=clock, loss=loss)
-    transfer = TransferSettings("", settings.control_ca, settings.disk_reserve_b)
+    transfer = TransferSettings(settings.control_url, settings.control_ca, settings.disk_reserve_b)
     agent.preparation.connect(ImageTransfer(transfer, lambda: link.credentials))
     return link, loss
 
