@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +46,20 @@ SETTLED_S: Final = 240.0
 """Virtual time in which the database and all hosts must be of one mind after the last fault: 90 s until a host counts as silent,
 leases, attempts to start, and what was begun before."""
 LOOK_S: Final = 5.0
+MEMORY_OVERCOMMIT: Final = 4
 FAILED: Final = object()
+_WRONG_ROWS: Final = f"""
+SELECT string_agg(what, ', ') FROM (
+  SELECT 'lease of ' || id || ' until ' || lease_until AS what FROM (
+    SELECT id, lease_until FROM sandboxes UNION ALL SELECT id, lease_until FROM templates
+  ) AS leased WHERE lease_until > :now + interval '{LEASE_S + 1} seconds'
+  UNION ALL
+  SELECT 'host ' || hosts.name || ' has ' || count(*) || ' sandboxes' FROM sandboxes JOIN hosts ON hosts.id = host_id
+  WHERE sandboxes.status NOT IN ('stopped', 'error') AND (sandboxes.status <> 'paused' OR desired = 'running')
+  GROUP BY hosts.id HAVING count(*) > hosts.sandbox_limit
+    OR sum(sandboxes.memory_mb) * 1048576.0 > hosts.memory_b * {MEMORY_OVERCOMMIT}
+) AS wrong
+"""
 
 Operation = Callable[[Control], Awaitable[Any]]
 
@@ -88,6 +101,7 @@ class FleetScenario:
             "WRENN_DATA_DIR": str(folder / "control"),
             "WRENN_HOST_INTERVAL_S": str(interval_s),
             "WRENN_LEASE_S": str(LEASE_S),
+            "WRENN_MEMORY_OVERCOMMIT": str(MEMORY_OVERCOMMIT),
         }
         self.replicas = [Replica(self.fleet, number, environment) for number in range(replicas)]
         self.hosts: list[SimulatedHost] = []
@@ -332,7 +346,7 @@ class FleetScenario:
         """Faults, each for a while; several may overlap."""
         kinds = (
             self.kill_agent, self.kill_agent, self.reboot, self.kill_replica, self.kill_replica, self.cut, self.cut_one,
-            self.lose_messages, self.delay_messages, self.slow_database, self.restart_database,
+            self.lose_messages, self.delay_messages, self.slow_database, self.restart_database, self.cut_database,
             self.lose_notifications, self.skew, self.guest_dies, self.come, self.go,
         )  # fmt: skip
         async with asyncio.TaskGroup() as group:
@@ -413,6 +427,13 @@ class FleetScenario:
         await asyncio.sleep(self.random.uniform(1, 15))
         self.fleet.postgres.is_down = False
 
+    async def cut_database(self) -> None:
+        """The database and one replica do not reach each other."""
+        replica = self.random.choice(self.replicas)
+        self.fleet.postgres.cut_off(replica.address)
+        await asyncio.sleep(self.random.choice([5, 20, 60]))
+        self.fleet.postgres.reach_again(replica.address)
+
     async def lose_notifications(self) -> None:
         self.fleet.postgres.loses_notification = lambda: self.random.random() < 0.7
         await asyncio.sleep(self.random.uniform(5, 40))
@@ -448,6 +469,8 @@ class FleetScenario:
         self.fleet.note("faults end")
         self.loss = self.late = 0.0
         self.fleet.cut_links.clear()
+        for replica in self.replicas:
+            self.fleet.postgres.reach_again(replica.address)
         for program in (*self.hosts, *self.replicas):
             was_deleted = isinstance(program, SimulatedHost) and program.was_deleted
             if not program.is_running and not was_deleted:
@@ -467,12 +490,46 @@ class FleetScenario:
             await asyncio.sleep(0.5)
 
     async def watch_safety(self) -> None:
-        """At any time: no sandbox runs on two hosts, no lease lasts longer than it may."""
-        while True:
-            await asyncio.sleep(1)
-            running = Counter(machine.name for host in self.hosts for machine in host.world.machines.values())
-            twice = [name for name, count in running.items() if count > 1]
-            assert not twice, f"on two hosts, or twice on one: {twice}"
+        """At any time: no sandbox runs on two hosts, no lease lasts longer than it may, no host has more than it has room for.
+
+        Machines are looked at after each step of the loop, the database every second: to ask it takes no virtual time.
+        """
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, virtual_time.VirtualTimeLoop)
+        is_over = False
+        wrong: list[str] = []
+
+        def look() -> None:
+            if not wrong:
+                wrong.extend(self.doubled_machines())
+            if not is_over:
+                loop.call_at_step(loop.steps + 1, look)
+
+        look()
+        try:
+            while True:
+                await asyncio.sleep(1)
+                wrong += self.wrong_rows()
+                assert not wrong, wrong
+        finally:
+            is_over = True
+
+    def doubled_machines(self) -> list[str]:
+        """What is wrong with the machines of all hosts."""
+        seen: set[str] = set()
+        twice = [
+            machine.name
+            for host in self.hosts
+            for machine in host.world.machines.values()
+            if machine.name in seen or seen.add(machine.name)
+        ]
+        return [f"on two hosts, or twice on one: {twice}"] if twice else []
+
+    def wrong_rows(self) -> list[str]:
+        """Which rows break a promise that holds at any time."""
+        now = (virtual_time.EPOCH + timedelta(seconds=asyncio.get_running_loop().time())).isoformat()
+        found = self.fleet.postgres.ask_aside(_WRONG_ROWS.replace(":now", f"'{now}'::timestamptz"))
+        return [found] if found else []
 
     async def wait_settled(self) -> None:
         """Wait until nothing is wrong any more."""

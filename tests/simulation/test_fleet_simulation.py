@@ -1,6 +1,7 @@
 """The real control plane and real agents on simulated hosts, in virtual time: for each seed another life, see `fleet_scenario.py`.
 
-`make simulate SEEDS=1000` runs more seeds; `make simulate SEEDS=1 FIRST_SEED=42` replays one.
+`make simulate SEEDS=1000` runs more seeds, each of them twice; `make simulate SEEDS=1 FIRST_SEED=42` replays one. Without
+a number there are five, and only the first is run twice: a run takes about 8 s of CPU time.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from tests.simulation.database import Server
 from tests.simulation.fleet_scenario import play
 
 FIRST_SEED = int(os.environ.get("WRENN_FIRST_SEED", "1"))
-SEEDS = int(os.environ.get("WRENN_SEEDS", "2"))
+SEEDS = int(os.environ.get("WRENN_SEEDS", "5"))
+ALL_TWICE = "WRENN_SEEDS" in os.environ
 
 
 @pytest.mark.timeout(400)
@@ -21,5 +23,6 @@ SEEDS = int(os.environ.get("WRENN_SEEDS", "2"))
 def test_a_fleet_comes_to_one_truth_after_any_faults_and_each_run_of_a_seed_is_the_same(
     seed: int, server: Server
 ) -> None:
-    first, second = play(seed, server), play(seed, server)
-    assert first == second, f"seed {seed}"
+    log = play(seed, server)
+    if ALL_TWICE or seed == FIRST_SEED:
+        assert play(seed, server) == log, f"seed {seed}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
 import selectors
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
@@ -49,6 +50,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._moved_at = 0
         self._thread_s = thread_s
         self._at_steps: list[tuple[int, int, Callable[[], object]]] = []
+        # What is due at the same step is called in the order in which it was asked for.
+        self._order = itertools.count()
         super().__init__(_Selector(self._before_turn))
 
     def time(self) -> float:
@@ -57,7 +60,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def call_at_step(self, step: int, callback: Callable[[], object]) -> None:
         """Call `callback` between two turns of the loop, when `steps` reaches `step` or at once if it has."""
-        heapq.heappush(self._at_steps, (step, len(self._at_steps), callback))
+        heapq.heappush(self._at_steps, (step, next(self._order), callback))
 
     def _before_turn(self, wait_s: float | None, *, is_idle: bool) -> None:
         self.steps += 1

@@ -35,6 +35,7 @@ _P = TypeVar("_P", bound=asyncio.BaseProtocol)
 
 _CERTIFICATE_LIFE_S: Final = 7 * 86400.0
 _CONTROL_PORT: Final = 8000
+_SYN_RETRY_S: Final = 1.0
 _REPLICAS: Final = "10.2.0."
 _BALANCER: Final = "10.3.0.1"
 CONTROL_URL: Final = f"https://{_BALANCER}:{_CONTROL_PORT}"
@@ -71,6 +72,8 @@ class FleetLoop(NetworkLoop):
         """Connect to PostgreSQL."""
         del path
         await asyncio.sleep(self._postgres().latency_s())
+        while self._postgres().is_cut_off(current_run()):  # noqa: ASYNC110 - as TCP does it
+            await asyncio.sleep(_SYN_RETRY_S)
         return self._postgres().connect(protocol_factory)
 
 

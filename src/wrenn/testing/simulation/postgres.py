@@ -50,6 +50,8 @@ _SETTINGS: Final = {
     "deadlock_timeout": "1ms",
     "client_min_messages": "notice",
 }
+_IDLE_IN_TRANSACTION_S: Final = 15.0
+"""As the control plane asks for."""
 _LOCK_TIMEOUT_S: Final = 5.0
 """Virtual seconds that a statement waits for a lock, as `control/db/engine.py` sets it."""
 _ANSWER_S: Final = 0.02
@@ -168,6 +170,7 @@ class SimulatedPostgres:
         is_down: nobody can connect.
         loses_notification: says for each notification to each listener whether it is lost.
         statements: how many have been carried out.
+        unreachable: addresses of machines that do not reach it, as `cut_off` says.
     """
 
     def __init__(self, path: str, user: str, database: str, latency_s: Callable[[], float]) -> None:
@@ -176,6 +179,7 @@ class SimulatedPostgres:
         self.is_down = False
         self.loses_notification: Callable[[], bool] = lambda: False
         self.statements = 0
+        self.unreachable: set[str] = set()
         self._admin = _Session(path, _startup({"user": user, "database": database}))
         self._transports: dict[PostgresTransport, None] = {}
 
@@ -193,6 +197,32 @@ class SimulatedPostgres:
         self._transports[transport] = None
         protocol.connection_made(transport)
         return transport, protocol
+
+    def is_cut_off(self, run: Run | None) -> bool:
+        """Whether a run is on a machine that does not reach the server."""
+        return run is not None and run.address in self.unreachable
+
+    def cut_off(self, address: str) -> None:
+        """Cut the link to a machine: what either end sends arrives when it is restored, as with TCP, and neither end notices.
+
+        The server ends sessions that are idle in a transaction, as it is told to; a program gives up by its own time-outs.
+        """
+        self.unreachable.add(address)
+        for transport in self._of(address):
+            transport.watch_idle_transaction()
+
+    def reach_again(self, address: str) -> None:
+        """Restore the link to a machine; what was sent meanwhile arrives."""
+        self.unreachable.discard(address)
+        for transport in self._of(address):
+            transport.reach_again()
+
+    def _of(self, address: str) -> list[PostgresTransport]:
+        return [each for each in self._transports if each.run is not None and each.run.address == address]
+
+    def ask_aside(self, sql: str) -> str:
+        """Ask the server outside of virtual time, and return the first value of the first row; empty: there is no row."""
+        return self._ask(sql)
 
     def forget(self, transport: PostgresTransport) -> None:
         """Take note that a connection has ended. Idempotent."""
@@ -243,6 +273,7 @@ class SimulatedPostgres:
 
     def close(self) -> None:
         """Close all connections."""
+        self.unreachable.clear()
         self.cut()
         self._admin.close()
 
@@ -277,6 +308,9 @@ class PostgresTransport(asyncio.Transport):
         self._lock_timer: asyncio.TimerHandle | None = None
         self._is_closing = False
         self._is_lost = False
+        # What arrives when the link is restored.
+        self._held: list[Callable[[], object]] = []
+        self._was_ended = False
 
     def write(self, data: Any) -> None:
         """Send bytes to the server."""
@@ -291,7 +325,36 @@ class PostgresTransport(asyncio.Transport):
     def _later(self, act: Callable[[], object]) -> None:
         """Do something after the latency, in the order of the calls."""
         self._arrives_at = max(self._arrives_at + 1e-7, self._loop.time() + self._server.latency_s())
-        self._loop.call_at(self._arrives_at, act)
+        self._loop.call_at(self._arrives_at, self._pass, act)
+
+    def _pass(self, act: Callable[[], object]) -> None:
+        if self._server.is_cut_off(self.run):
+            self._held.append(act)
+        else:
+            act()
+
+    def reach_again(self) -> None:
+        """Deliver what was sent while the link was cut."""
+        held, self._held = self._held, []
+        if self._is_lost:
+            self._end_session()
+        elif self._was_ended:
+            self.cut()
+        else:
+            for act in held:
+                self._later(act)
+
+    def watch_idle_transaction(self) -> None:
+        """Have the server end the session if it is in a transaction and hears nothing for as long as it may."""
+        session = self._session
+        if session is not None and not (session.is_idle and self._is_synced) and not self.waits_for_lock:
+            self._loop.call_later(_IDLE_IN_TRANSACTION_S, self._end_if_cut_off)
+
+    def _end_if_cut_off(self) -> None:
+        session = self._session
+        if session is not None and self._server.is_cut_off(self.run) and not session.is_idle:
+            self._was_ended = True
+            self._end_session()
 
     def _arrive(self, piece: bytes) -> None:
         if self._is_lost:
@@ -415,6 +478,8 @@ class PostgresTransport(asyncio.Transport):
             for channel, payload in self._notified:
                 self._server.publish(channel, payload, session.pid)
             self._notified.clear()
+        if self._server.is_cut_off(self.run):
+            self.watch_idle_transaction()
 
     def deliver(self, message: bytes) -> None:
         """Send something to the driver after the latency."""
@@ -442,13 +507,23 @@ class PostgresTransport(asyncio.Transport):
         if self._is_lost:
             return
         self._is_lost = self._is_closing = True
-        self._stop_waiting()
-        self._server.forget(self)
-        if self._session is not None:
-            self._session.close()
-            if not (self._session.is_idle and self._is_synced):
-                self._server.terminate(self._session.pid)
         self._loop.call_soon(self._protocol.connection_lost, error)
+        if self._server.is_cut_off(self.run):
+            # The server does not learn of it, and keeps the session with its locks for as long as it may.
+            self._loop.call_later(_IDLE_IN_TRANSACTION_S, self._end_session)
+        else:
+            self._end_session()
+
+    def _end_session(self) -> None:
+        """End the server's end. Idempotent."""
+        self._stop_waiting()
+        if self._is_lost:
+            self._server.forget(self)
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+            if not (session.is_idle and self._is_synced):
+                self._server.terminate(session.pid)
 
     def is_closing(self) -> bool:
         """Return whether it is closing or closed."""
