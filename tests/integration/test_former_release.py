@@ -1,4 +1,4 @@
-"""The former release and this one work together: an upgrade step by step, with sandboxes that live through it. Takes about 20 s.
+"""The former release and this one work together: an upgrade step by step, with sandboxes that live through it. Takes about 30 s.
 
 The former release is the commit in `former_release.txt`, taken out of the repository by `git archive`. It runs as processes of
 their own with this release's dependencies; the guests are simulated, all else is real.
@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -104,6 +104,14 @@ class Upgrade:
             yield
 
     @asynccontextmanager
+    async def replica_of_this_release(self, port: int) -> AsyncGenerator[Upgrade]:
+        """The same platform by a replica of this release, beside the one of the former release."""
+        beside = replace(self, port=port)
+        beside.root = replace(self.admin, url=beside.url)
+        async with control_process(self.environment, port):
+            yield beside
+
+    @asynccontextmanager
     async def running_agent(self, source: Path | None = None) -> AsyncGenerator[None]:
         """An agent of this release, or of the one in `source`; it is stopped as by a service manager."""
         await self.agent.start(source=source)
@@ -152,6 +160,20 @@ class Upgrade:
             return answer.status_code == 200 and answer.json()["stdout"] == "said\n"
 
         await until(ran)
+
+    async def goes_on_at(self, other: Upgrade) -> None:
+        """Each step of a sandbox's life by another replica than the one before."""
+        sandbox = await self.create(memory_mb=128)
+        await other.exec(sandbox)
+        await other.call("POST", f"{sandbox}/pause", {})
+        await self.call("POST", f"{sandbox}/resume", {})
+        await other.exec(sandbox)
+        name = f"kept-{uuid.uuid4().hex[:8]}"
+        await other.call("POST", "/v1/snapshots", {"sandbox_id": sandbox.rpartition("/")[2], "name": name})
+        copy = await self.create(template=name)
+        await other.exec(copy)
+        for path in (sandbox, copy, f"/v1/snapshots/{name}"):
+            await other.call("DELETE", path)
 
     async def exercise(self) -> None:
         """Everything that control plane and agent say to each other."""
@@ -217,7 +239,9 @@ async def upgrade(
 
 
 @pytest.mark.timeout(300)
-async def test_an_upgrade_and_the_way_back_of_the_agent(upgrade: Upgrade, former: Path) -> None:
+async def test_an_upgrade_and_the_way_back_of_the_agent(
+    upgrade: Upgrade, former: Path, unused_tcp_port_factory: Callable[[], int]
+) -> None:
     async with upgrade.control(former):
         await upgrade.begin()
         async with upgrade.running_agent(former):
@@ -231,6 +255,11 @@ async def test_an_upgrade_and_the_way_back_of_the_agent(upgrade: Upgrade, former
             # `wrenn control migrate` of this release: the replica of the former one that runs goes on.
             await migrate(upgrade.database_url)
             await upgrade.exec(await upgrade.create())
+            # Replicas of both releases on one database, as while one after the other is restarted.
+            async with upgrade.replica_of_this_release(unused_tcp_port_factory()) as new:
+                await new.exec(lives)
+                await new.goes_on_at(upgrade)
+                await upgrade.goes_on_at(new)
     # The control plane of this release, and the agent of the former one: not upgraded yet, or again.
     async with upgrade.control():
         async with upgrade.running_agent(former):

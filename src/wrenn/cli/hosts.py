@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Hosts: the machines that run sandboxes.", no_args_is_help=True, rich_markup_mode=None)
 
 _PATH = "/v1/hosts"
+_NAMED = 20
+"""Sandboxes and templates that are listed when a host is to be deleted."""
 HostArgument = Annotated[str, typer.Argument(metavar="HOST", help="Id or name of the host.")]
 TagsArgument = Annotated[list[str], typer.Argument(metavar="TAG...", help="Tags of a-z, 0-9, `.`, `_`, `-`.")]
 
@@ -315,13 +317,17 @@ def delete(
 ) -> None:
     """Delete a host. Its agent removes what is left there, and exits.
 
-    A host that has sandboxes, running or paused, or templates made from snapshots is only deleted with --force.
+    A host that has sandboxes, running or paused, or templates made from snapshots is only deleted with --force. They are listed.
     """
     from wrenn.sdk._parse import Fields
 
     with _at(host) as (account, path):
         preview = Fields("preview", account.call("GET", f"{path}/delete-preview"))
+        lost = [*preview.texts("sandbox_ids"), *preview.texts("template_names")]
         sandboxes, templates = len(preview.texts("sandbox_ids")), len(preview.texts("template_names"))
+        sys.stderr.write("".join(f"  {name}\n" for name in lost[:_NAMED]))
+        if len(lost) > _NAMED:
+            sys.stderr.write(f"  and {len(lost) - _NAMED} more\n")
         if force and (sandboxes or templates) and not yes:
             typer.confirm(
                 f"Delete {host} with {sandboxes} sandboxes and {templates} templates, and all their data?",
