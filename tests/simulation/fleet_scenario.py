@@ -578,7 +578,9 @@ class FleetScenario:
                     found.append(f"{name} is {other}")
             if name in accepted and row.status not in ("stopped", "error"):
                 found.append(f"{name} is {row.status}, and its removal was asked for (desired {row.desired})")
-        templates = await self.ask("SELECT id, host_id, name, status FROM templates ORDER BY id")
+        templates = await self.ask(
+            "SELECT id, host_id, name, status FROM templates WHERE type = 'snapshot' ORDER BY id"
+        )
         found += [f"template {row.name} is {row.status}" for row in templates if row.status != "ready"]
         for host in self.hosts:
             if not host.is_ready:
@@ -606,7 +608,7 @@ class FleetScenario:
             name = str(SandboxId(row.id))
             known = [sandbox for sandbox in self.sandboxes if sandbox.sandbox_id == name]
             await self.remove(-1, known[0] if known else Sandbox(name))
-        for row in await self.ask("SELECT name FROM templates ORDER BY id"):
+        for row in await self.ask("SELECT name FROM templates WHERE type = 'snapshot' ORDER BY id"):
             await self.attempt(
                 f"remove {row.name}",
                 lambda control, name=row.name: control.services.snapshots.delete(self.caller, name),
