@@ -303,7 +303,7 @@ class FleetScenario:
             name = self.templates.pop(0)
             await self.attempt(
                 f"client {number}: remove {name}",
-                lambda control: control.services.snapshots.delete(self.caller, name),
+                lambda control: control.services.templates.delete(self.caller, name),
             )
 
     async def fork(self, number: int, sandbox: Sandbox) -> None:
@@ -611,7 +611,7 @@ class FleetScenario:
         for row in await self.ask("SELECT name FROM templates WHERE type = 'snapshot' ORDER BY id"):
             await self.attempt(
                 f"remove {row.name}",
-                lambda control, name=row.name: control.services.snapshots.delete(self.caller, name),
+                lambda control, name=row.name: control.services.templates.delete(self.caller, name),
             )
         await self.wait_settled()
         loop = asyncio.get_running_loop()
