@@ -52,7 +52,7 @@ def test_a_teardown_that_hangs_is_reported_and_cut_off(tmp_path: Path, program: 
     assert "test_it.py" in ended.stderr or "threading.py" in ended.stderr
 
 
-def test_a_run_that_is_told_to_end_takes_down_what_it_set_up(tmp_path: Path) -> None:
+def test_fixtures_are_closed_after_sigterm(tmp_path: Path) -> None:
     ended = run(tmp_path, TOLD_TO_END, end_limit_s=50)
     assert ended.returncode == pytest.ExitCode.INTERRUPTED, ended.stdout
     assert (tmp_path / "stopped").exists()
