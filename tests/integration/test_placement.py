@@ -56,10 +56,11 @@ async def fill(database: Database, *, hosts: int, slots: int) -> TeamId:
 async def replica(url: str, pki: Path) -> AsyncGenerator[Capacity]:
     """The part of a control plane that places sandboxes."""
     database, clients = Database(url), HostClients(pki)
-    monitor = Monitor(
-        database, RecentHosts(database, interval_s=60), clients, interval_s=60, silent_after_s=90
+    hosts = RecentHosts(database, interval_s=60)
+    monitor = Monitor(database, hosts, clients, interval_s=60, silent_after_s=90)
+    capacity = Capacity(
+        database, hosts, monitor, overcommit=Overcommit(4, 60, 100), defaults=UNLIMITED, back_off=BackOff()
     )
-    capacity = Capacity(database, monitor, Overcommit(4, 60, 100), UNLIMITED, BackOff())
     try:
         yield capacity
     finally:

@@ -472,10 +472,11 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
     back_off = BackOff()
     capacity = Capacity(
         database,
+        base.hosts,
         monitor,
-        Overcommit(settings.memory_overcommit, settings.disk_overcommit, settings.vcpu_overcommit),
-        settings.quotas,
-        back_off,
+        overcommit=Overcommit(settings.memory_overcommit, settings.disk_overcommit, settings.vcpu_overcommit),
+        defaults=settings.quotas,
+        back_off=back_off,
     )
     reconciler = Reconciler(
         database=database,

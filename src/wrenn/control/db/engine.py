@@ -9,7 +9,7 @@ translated here to `DatabaseUnavailable`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar, cast
 
@@ -142,6 +142,17 @@ class Database:
 
         return await self._apart(_translated(run, attempts=2, may_repeat=lambda: not committing))
 
+    @staticmethod
+    async def find_all(tx: Transaction, query: RowQuery, **arguments: object) -> Sequence[Any]:
+        """The rows of `query`, their columns as attributes, in a transaction. A failure costs the transaction its connection."""
+        driver = (await tx.get_raw_connection()).driver_connection
+        if driver is None or not driver.is_in_transaction():
+            # The first statement begins the transaction, and is repeated when the pooled connection was dead.
+            return (await tx.execute(query.statement, arguments)).all()
+        # The pool does not see what became of it.
+        async with on_failure_await(tx.invalidate):
+            return await query.run_all(driver, arguments)
+
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncConnection]:
         """A connection of the pool for as long as the caller wants it: for LISTEN. Each statement commits by itself."""
@@ -178,7 +189,9 @@ async def _translated(
         attempts -= 1
         try:
             return await run()
-        except (DBAPIError, PoolTimeout, InternalClientError, OSError, TimeoutError) as error:
+        except (
+            DBAPIError, PostgresError, DriverMisused, PoolTimeout, InternalClientError, OSError, TimeoutError
+        ) as error:  # fmt: skip
             if _state_of(error).startswith(_BUSY_STATES):
                 raise DatabaseUnavailable(
                     "The database is too busy now. Try again.", context={"cause": repr(error)}
@@ -209,14 +222,14 @@ def give_up_connections(context: ExceptionContext) -> None:
 
 def _state_of(error: BaseException) -> str:
     """The SQLSTATE that the server gave; empty: it gave none."""
-    state = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
+    state = getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None)
     return state if isinstance(state, str) else ""
 
 
 def is_gone(error: BaseException) -> bool:
     """True when the server or the way to it is at fault, not the statement."""
-    if not isinstance(error, DBAPIError):
-        return True
     if state := _state_of(error):
         return state.startswith(_GONE_STATES)
+    if not isinstance(error, DBAPIError):
+        return True
     return error.connection_invalidated or isinstance(error, InterfaceError | OperationalError)

@@ -207,8 +207,9 @@ async def live_of_team(database: Database, team_id: TeamId, selected: SandboxFil
         conditions.append(c.status.in_(sorted(selected.states)))
     if selected.after is not None:
         created_at, sandbox_id = selected.after
-        older = c.created_at < created_at
-        conditions.append(or_(older, and_(c.created_at == created_at, c.id > sandbox_id.value)))
+        # The first condition is where the index begins; without it a page would read all pages before it.
+        conditions.append(c.created_at <= created_at)
+        conditions.append(or_(c.created_at < created_at, c.id > sandbox_id.value))
     statement = select_sandboxes().where(*conditions).order_by(c.created_at.desc(), c.id)
     found = await database.execute(
         statement if selected.limit is None else statement.limit(selected.limit), repeatable=True

@@ -14,6 +14,7 @@ from typing import Final
 from wrenn.base.ids import HostId
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.db import Database
+from wrenn.control.hosts import RecentHosts
 from wrenn.control.placement import Load, Overcommit, Verdict, Wanted, judge, ranked
 from wrenn.control.sandboxes.operations import placement_store
 from wrenn.control.sandboxes.operations.placement_store import HostLoads
@@ -25,6 +26,8 @@ _PROPOSED: Final = 4
 _COMPARED: Final = 32
 """Hosts that could take the sandbox, in turn; the best of them are proposed. To compare a thousand would take 10 ms, and all
 creates of a moment would be proposed the same few."""
+_READ_AT_ONCE: Final = 64
+"""Hosts whose sandboxes are summed up by one read of the view: a thousand take sixteen reads, each of a few milliseconds."""
 _VIEW_LIFE_S: Final = 1.0
 _VIEW_SHARE: Final = 0.05
 """The greatest share of the time that is spent on reading the view."""
@@ -33,16 +36,20 @@ _VIEW_SHARE: Final = 0.05
 class Candidates:
     """The view of all hosts that one replica has, and proposals from it."""
 
-    def __init__(self, database: Database, overcommit: Overcommit, back_off: BackOff) -> None:
+    def __init__(
+        self, database: Database, hosts: RecentHosts, overcommit: Overcommit, back_off: BackOff
+    ) -> None:
         self._database = database
+        self._hosts = hosts
         self._overcommit = overcommit
         self._back_off = back_off
         self._view: HostLoads | None = None
         self._due_s = 0.0
         self._reads = 0
         self._one_read = asyncio.Lock()
-        # Where the next proposal begins to look.
+        # Where the next proposal begins to look, and where the next read.
         self._first = 0
+        self._next_read = 0
         self._tasks = OwnedTasks()
 
     async def close(self) -> None:
@@ -59,7 +66,7 @@ class Candidates:
         if self._view is None:
             return (), ()
         if asyncio.get_running_loop().time() >= self._due_s and not self._one_read.locked():
-            self._tasks.start("read hosts for placement", self.refresh())
+            self._tasks.start("read hosts for placement", self._refresh_some())
         hosts = list(self._view.hosts.values())
         first = self._first % max(1, len(hosts))
         in_turn = itertools.chain(hosts[first:], hosts[:first])
@@ -115,13 +122,33 @@ class Candidates:
             if self._reads >= mine:
                 return
             self._reads += 1
+            self.replace(await self._read(None))
+
+    async def _refresh_some(self) -> None:
+        """Read which hosts there are, and of some of them, in turn, what is promised there."""
+        async with self._one_read:
             time_s = asyncio.get_running_loop().time
             begun_s = time_s()
             try:
-                # Where the template was started is read of those that are proposed.
-                self.replace(
-                    await self._database.transaction(lambda tx: placement_store.host_loads(tx, template=""))
-                )
+                hosts = {host.host_id: host for host in await self._hosts.read()}
+                if self._view is None or not hosts:
+                    return
+                order = list(hosts)
+                first = self._next_read % len(order)
+                self._next_read = first + _READ_AT_ONCE
+                new = (host_id for host_id in order if host_id not in self._view.loads)
+                in_turn = itertools.chain(new, order[first:], order[:first])
+                some = list(dict.fromkeys(itertools.islice(in_turn, _READ_AT_ONCE)))
+                found = await self._read(some)
+                loads = {host_id: load for host_id, load in self._view.loads.items() if host_id in hosts}
+                self.replace(HostLoads({host_id: hosts[host_id] for host_id in loads}, loads))
+                self.correct(some, found)
             finally:
                 now_s = time_s()
                 self._due_s = now_s + max(_VIEW_LIFE_S, (now_s - begun_s) / _VIEW_SHARE)
+
+    async def _read(self, host_ids: Collection[HostId] | None) -> HostLoads:
+        # Where the template was started is read of those that are proposed.
+        return await self._database.transaction(
+            lambda tx: placement_store.host_loads(tx, template="", host_ids=host_ids)
+        )

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from wrenn.base.errors import NoCapacity, NotFound, Unavailable
 from wrenn.base.ids import HostId, TeamId
 from wrenn.control.db import Database, Transaction
-from wrenn.control.hosts import Host, Monitor
+from wrenn.control.hosts import Host, Monitor, RecentHosts
 from wrenn.control.placement import (
     Overcommit,
     Verdict,
@@ -149,7 +149,9 @@ class Capacity:
     def __init__(
         self,
         database: Database,
+        hosts: RecentHosts,
         monitor: Monitor,
+        *,
         overcommit: Overcommit,
         defaults: Limits,
         back_off: BackOff,
@@ -158,7 +160,7 @@ class Capacity:
         self._monitor = monitor
         self._overcommit = overcommit
         self._back_off = back_off
-        self._candidates = Candidates(database, overcommit, back_off)
+        self._candidates = Candidates(database, hosts, overcommit, back_off)
         self._defaults = defaults
         # The placement lock admits one transaction at a time anyway; waiting here needs no connection.
         self._one_at_a_time = asyncio.Lock()

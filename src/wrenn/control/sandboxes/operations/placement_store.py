@@ -8,8 +8,6 @@ from typing import Any, Final
 
 from sqlalchemy import (
     CTE,
-    Row,
-    Select,
     Text,
     Uuid,
     and_,
@@ -21,6 +19,7 @@ from sqlalchemy import (
     literal,
     not_,
     null,
+    or_,
     select,
     true,
     values,
@@ -29,7 +28,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
 from wrenn.control.audit import Actor, AuditAction, Facts, Resource, actor_json, record, record_cte, wire_id
-from wrenn.control.db import Hints, Transaction, in_s
+from wrenn.control.db import Database, Hints, RowQuery, Transaction, in_s
 from wrenn.control.hosts import Host, host_of, hosts, select_hosts
 from wrenn.control.placement import Load
 from wrenn.control.sandboxes.records import Idempotency, Origin, Sandbox, Spec
@@ -75,9 +74,9 @@ class HostLoads:
 _host_ids: Final = bindparam("host_ids", type_=ARRAY(Uuid))
 
 
-def _host_loads(*, some: bool) -> Select[Any]:
+def _host_loads(*, some: bool) -> RowQuery:
     in_memory = takes_memory()
-    is_new = _c.status.in_([State.PENDING, State.STARTING])
+    is_new = or_(_c.status == State.PENDING, _c.status == State.STARTING)
     load = (
         select(
             _c.host_id,
@@ -96,7 +95,7 @@ def _host_loads(*, some: bool) -> Select[Any]:
         .subquery("load")
     )
     columns = [column for column in load.c if column.name != _c.host_id.name]
-    return (
+    return RowQuery(
         select_hosts()
         .add_columns(*columns)
         .select_from(hosts.outerjoin(load, load.c.host_id == hosts.c.id))
@@ -116,17 +115,16 @@ async def host_loads(
     A sandbox counts until nothing of it is left there; one that stays paused counts only with its share of the disk.
     """
     if host_ids is None:
-        found = await tx.execute(_ALL_HOSTS, {"template": template})
+        rows = await Database.find_all(tx, _ALL_HOSTS, template=template)
     else:
         ids = [host_id.value for host_id in host_ids]
-        found = await tx.execute(_SOME_HOSTS, {"template": template, "host_ids": ids})
-    rows = found.all()
+        rows = await Database.find_all(tx, _SOME_HOSTS, template=template, host_ids=ids)
     return HostLoads(
         {HostId(row.id): host_of(row) for row in rows}, {HostId(row.id): _load(row) for row in rows}
     )
 
 
-def _load(row: Row[Any]) -> Load:
+def _load(row: Any) -> Load:
     return Load(
         sandboxes=row.sandboxes or 0,
         memory_mb=row.sandbox_memory_mb or 0,
