@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import Uuid, bindparam, func, literal, literal_column, select
+from sqlalchemy import Uuid, bindparam, func, literal, literal_column, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from wrenn.base.errors import DatabaseUnavailable
-from wrenn.control.db import Database, RowQuery
+from wrenn.control.db import Database, RowQuery, Transaction
 from wrenn.control.identity import team_api_keys as keys
 
 from .conftest import DEADLINE_S, make_team, run_sql
@@ -68,3 +68,20 @@ async def test_a_missing_server_is_reported_as_such():
     with pytest.raises(DatabaseUnavailable):
         await nowhere.find(SLEEP, seconds=0)
     await nowhere.close()
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_rows_in_a_transaction_fail_as_those_of_any_statement(
+    database: Database, database_url: str, is_lost: bool
+):
+    async def wait(tx: Transaction) -> None:
+        assert [row.slept for row in await Database.find_all(tx, SLEEP, seconds=0.0)] == [None]
+        await tx.execute(text("SET LOCAL statement_timeout = '50ms'"))
+        if is_lost:
+            pid = (await tx.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+            await run_sql(database_url, f"SELECT pg_terminate_backend({pid})")
+        await Database.find_all(tx, SLEEP, seconds=5.0)
+
+    with pytest.raises(DatabaseUnavailable):
+        await database.transaction(wait)
+    assert await database.find(SLEEP, seconds=0.0) is not None

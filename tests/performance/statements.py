@@ -164,8 +164,10 @@ class Reads:
 
 
 async def reads(database: Database) -> Reads:
-    """Read the counters of the connection that the pool gives out next, which is the one that was used last."""
-    await database.execute(text("SELECT pg_stat_force_next_flush()"))
+    """Read PostgreSQL's counters, after each of the pool's connections has added its own."""
+    # Each waits, so that the next takes another connection.
+    flush = text("SELECT pg_stat_force_next_flush(), pg_sleep(0.05)")
+    await asyncio.gather(*(database.execute(flush) for _ in range(sum(database.connections()))))
     found = await database.execute(
         text(
             "SELECT sum(seq_scan) AS scans, sum(seq_tup_read + idx_tup_fetch) AS rows FROM pg_stat_user_tables"

@@ -202,10 +202,12 @@ async def _measured(folder: Path, url: str) -> list[Figure]:
         stdout=log,
         stderr=log,
     )
+    started = time.monotonic()
     try:
         async with asyncio.timeout(_FIRST_VISITS_S):
             while min(calls.get(name, 0) for name in ("GetHost", "ListSandboxes", "ListSnapshots")) < HOSTS:
                 await asyncio.sleep(1)
+        print(f"every host was visited after {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
         await asyncio.sleep(WARM_UP_S)
         cpu, statements = _cpu(control.pid, folder), await _statements(database)
         calls_before, begun = Counter(dict(calls)), time.monotonic()

@@ -44,11 +44,15 @@ _c = sandboxes.c
 
 # Statements that every create waits for are built once: to build one takes as long as to run it.
 
-_LOCK_PLACEMENT: Final = select(func.pg_advisory_xact_lock(_LOCK))
+_LOCK_PLACEMENT: Final = select(
+    # To plan for the given hosts and team takes PostgreSQL as long as to read them, and gives the same plan.
+    func.set_config("plan_cache_mode", "force_generic_plan", true()),
+    func.pg_advisory_xact_lock(_LOCK),
+)
 
 
 async def lock_placement(tx: Transaction) -> None:
-    """Take the placement lock until this transaction ends."""
+    """Take the placement lock until this transaction ends. Its statements are planned for any arguments."""
     await tx.execute(_LOCK_PLACEMENT)
 
 
