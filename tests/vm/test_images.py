@@ -17,6 +17,7 @@ from wrenn.agent.doctor.leftovers import list_everything
 from wrenn.agent.images import ContainerSource, DiskSource
 from wrenn.agent.layout import IMAGE_JOB_SLOTS
 from wrenn.agent.settings import Settings
+from wrenn.agent.storage_report import measure_storage
 from wrenn.agent.wiring import Agent, running_agent
 from wrenn.base.ids import ImageId
 from wrenn.base.units import GIB, MIB
@@ -32,7 +33,9 @@ from wrenn.vm import DiskRef, FlattenRequest
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(240)]
 
 
-async def test_a_sandbox_of_a_flattened_disk_has_its_files_and_real_free_space(agent: Agent) -> None:
+async def test_a_sandbox_of_a_flattened_disk_has_its_files_and_real_free_space(
+    agent: Agent, settings: Settings
+) -> None:
     spec, sandbox = await created(agent.sandboxes, disk_mb=6 * 1024)
     await output(sandbox, "dd if=/dev/urandom of=/root/gone bs=1M count=64 status=none; sync")
     await output(sandbox, "echo built >/root/file; chown 1234:5678 /root/file; rm /root/gone; rm /etc/motd")
@@ -45,6 +48,8 @@ async def test_a_sandbox_of_a_flattened_disk_has_its_files_and_real_free_space(a
     assert status.ready.size_b == 6 * GIB
     assert status.ready.allocated_b < 500 * MIB, "what was deleted and trimmed is a hole"
     assert not [one for one in await list_everything(agent.layout) if str(image_id) in one.name]
+    (use,) = [use for use in measure_storage(settings).usages if use.kind == "image"]
+    assert (use.name, use.own_b) == (str(image_id), status.ready.allocated_b)
     await agent.sandboxes.remove(spec.sandbox_id)
 
     spec, sandbox = await created(agent.sandboxes, template=str(image_id))

@@ -16,6 +16,7 @@ from wrenn.base.errors import NotFound, WrennError
 from wrenn.network import find_block
 from wrenn.storage import snapshots
 from wrenn.storage.errors import DamagedSnapshot
+from wrenn.storage.images import ImageFolder
 from wrenn.vm.qemu import Qcow2Disks, QemuBases
 
 _IMAGE: Final = "rootfs.ext4"
@@ -23,10 +24,10 @@ _IMAGE: Final = "rootfs.ext4"
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The disk use of one sandbox, snapshot or base.
+    """The disk use of one sandbox, snapshot, base or image.
 
     Attributes:
-        kind: `sandbox`, `snapshot` (one that is kept: a template) or `base`.
+        kind: `sandbox`, `snapshot` (one that is kept: a template), `base`, or `image` (made by a build or import).
         own_b: bytes that would be freed with it.
         shared_b: bytes that it needs and others too.
     """
@@ -63,6 +64,11 @@ def measure_storage(settings: Settings) -> StorageReport:
     for directory in sorted(layout.bases.iterdir()):
         if not directory.name.startswith("."):
             needs["base", directory.name, ""] = {directory}
+    images = ImageFolder(layout.images)
+    for image_id in images.ids():
+        with suppress(WrennError):
+            image = images.find(image_id)
+            needs["image", str(image_id), image.facts.reference] = {image.rootfs}
     for snapshot in snapshots.pinned_snapshots(layout.snapshots):
         name = snapshot.manifest.snapshot_id
         needs["snapshot", name, f"of {snapshot.manifest.sandbox_id}"] = _needs_of(layout, name)
@@ -113,12 +119,12 @@ def _needs_of(layout: Layout, name: str) -> set[Path]:
 
 
 def _files(paths: Iterable[Path]) -> dict[int, int]:
-    """Return allocated bytes by inode, so that hard links count once. Images of templates are not included."""
+    """Return allocated bytes by inode, so that hard links count once. Of a folder, a base, the image is not included: it is another's."""
     sizes: dict[int, int] = {}
     for path in paths:
         for file in path.iterdir() if path.is_dir() else (path,):
             with suppress(FileNotFoundError):
                 stat = file.stat()
-                if file.name != _IMAGE:
+                if file == path or file.name != _IMAGE:
                     sizes[stat.st_ino] = stat.st_blocks * 512
     return sizes
