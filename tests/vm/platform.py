@@ -59,6 +59,7 @@ class Platform:
     database_url: str = ""
     key: str = ""
     private_networks: str = ""
+    insecure_registries: str = ""
     measured: bool = False
     armable: bool = False
     processes: dict[str, subprocess.Popen[bytes] | ForkedProgram] = field(
@@ -88,6 +89,7 @@ class Platform:
             "WRENN_LEASE_S": "5",
             "WRENN_UNKNOWN_GRACE_S": "4",
             "WRENN_GUEST_PRIVATE_NETWORKS": self.private_networks,
+            "WRENN_INSECURE_REGISTRIES": self.insecure_registries,
             "DATABASE_URL": self.database_url,
             "WRENN_FAULTS": f"@{self._armed(name)}" if self.armable else "",
         }
@@ -262,12 +264,18 @@ async def running_platform(
     images_dir: Path,
     *,
     private_networks: str = "",
+    insecure_registries: str = "",
     measured: bool = False,
     armable: bool = False,
 ) -> AsyncGenerator[Platform]:
     """A platform that serves; at the end its sandboxes are removed and all of it is stopped."""
     platform = Platform(
-        data_dir, images_dir, private_networks=private_networks, measured=measured, armable=armable
+        data_dir,
+        images_dir,
+        private_networks=private_networks,
+        insecure_registries=insecure_registries,
+        measured=measured,
+        armable=armable,
     )
     await platform.prepare()
     for name in PARTS:

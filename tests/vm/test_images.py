@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tarfile
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.container_images import REGISTRY_PORT, Layer, push, registry
+from tests.container_images import REGISTRY_PORT
 from tests.vm.kit import DEFAULT_SHAPE, created, output
 from wrenn.agent.confinement import CgroupConfiner
 from wrenn.agent.doctor.leftovers import list_everything
@@ -23,8 +20,6 @@ from wrenn.base.ids import ImageId
 from wrenn.base.units import GIB, MIB
 from wrenn.linux.cgroups import members
 from wrenn.linux.command import run
-from wrenn.linux.namespaces import create_namespace, remove_namespace
-from wrenn.linux.netlink import AddAddress, AddDefaultRoute, AddVeth, BringUp, send_all
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.images import ImageFolder
 from wrenn.storage.layers import new_layer_id
@@ -66,41 +61,6 @@ async def test_a_sandbox_of_a_flattened_disk_has_its_files_and_real_free_space(
         "echo more >>/root/file; sync; echo 3 >/proc/sys/vm/drop_caches; md5sum /usr/bin/* >/dev/null",
     )
     await agent.sandboxes.remove(spec.sandbox_id)
-
-
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[str]:
-    """The address of a registry in a namespace beside the host, with one image: busybox and nothing else."""
-    namespace, host_link, address = (
-        f"wrenn-test-reg-{os.getpid()}",
-        f"wtreg{os.getpid() % 10**6}",
-        "10.211.77.2",
-    )
-    await remove_namespace(namespace)
-    await create_namespace(namespace)
-    try:
-        await send_all([AddVeth(host_link, "02:fd:00:00:01:02", "eth0", "02:fd:00:00:01:01", namespace)])
-        await send_all(
-            [
-                BringUp("lo"),
-                BringUp("eth0"),
-                AddAddress("eth0", address, 30),
-                AddDefaultRoute("eth0", "10.211.77.1", address),
-            ],
-            namespace=namespace,
-        )
-        await run(["ip", "address", "add", "10.211.77.1/30", "dev", host_link], timeout_s=5)
-        await send_all([BringUp(host_link)])
-        async with registry(namespace, tmp_path / "registry"):
-            files = (
-                Layer().folder("bin").add("bin/busybox", Path("/usr/bin/busybox").read_bytes(), mode=0o755)
-            )
-            for name in ("sh", "cat", "id"):
-                files.add(f"bin/{name}", kind=tarfile.SYMTYPE, target="busybox")
-            await push(namespace, tmp_path, "tiny:1", [files.done()], {"Cmd": ["/bin/sh"]})
-            yield address
-    finally:
-        await remove_namespace(namespace)
 
 
 async def test_a_container_image_without_init_system_boots(settings: Settings, served: str) -> None:

@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from wrenn.base.errors import DeadlineExceeded, InvalidRequest, NotFound, WrennError
-from wrenn.base.ids import SandboxId
+from wrenn.base.ids import SandboxId, random_hex
 from wrenn.control.builds.log_writer import LogWriter
-from wrenn.control.hosts import HostClient, HostNotResponding, Kind, StartProcess
+from wrenn.control.hosts import Command, HostClient, HostNotResponding, Kind, StartProcess
 from wrenn.recipe import Copy, Env, ReadyCheck, Run, Start, State, Step, User, Workdir
 from wrenn.recipe.archive import ContextArchive
 
 _SHELL: Final = "/bin/sh"
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SHORT_TIMEOUT_S: Final = 60.0
+_START_S: Final = 0.5
+"""After so long a program that was started is expected to run."""
 _READY_LIMIT_S: Final = 1800.0
 """Of a check without a limit of its own."""
 
@@ -79,7 +81,8 @@ class BuildSandbox:
                 await self._copy(step)
                 return None
             case Start():
-                return await self._start(step)
+                await self._start(step)
+                return None
 
     async def _run(self, step: Run) -> int:
         try:
@@ -142,10 +145,22 @@ class BuildSandbox:
             return False
         return found.type == "directory"
 
-    async def _start(self, step: Start) -> int | None:
-        # Its output has no reader once the build has ended. What ends within a moment failed, unless it says otherwise.
-        script = 'nohup "$@" </dev/null >/dev/null 2>&1 & sleep 0.2; kill -0 $! 2>/dev/null || wait $!'
-        return await self._exec((_SHELL, "-c", script, _SHELL, *step.argv), step.state, _SHORT_TIMEOUT_S)
+    async def _start(self, step: Start) -> None:
+        # Not through a shell, which the image need not have.
+        state = step.state
+        command = Command(
+            step.argv[0], step.argv[1:], state.environment, state.workdir, state.user.partition(":")[0]
+        )
+        try:
+            pid, _ = await self.host.start_process(
+                self.sandbox_id, command, tag=f"start-{random_hex(4)}", timeout_s=_SHORT_TIMEOUT_S
+            )
+        except NotFound as error:
+            raise StepFailed(error.message) from error
+        await asyncio.sleep(_START_S)
+        running = await self.host.list_processes(self.sandbox_id, timeout_s=_SHORT_TIMEOUT_S)
+        if pid not in {process.pid for process in running}:
+            self.log.note("The program that was started has ended already. What it started itself may go on.")
 
     async def settle(self) -> None:
         """Write everything to the disk and return free blocks, which then take nothing in the image."""

@@ -1,0 +1,72 @@
+"""Builds of real VMs: from `minimal` and from a container image of a real registry. Costs four cold boots, about 60 s."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.container_images import REGISTRY_PORT
+from tests.vm.platform import running_platform
+
+pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(400)]
+
+_DEADLINE_S = 150.0
+
+
+async def build(api: httpx2.AsyncClient, name: str, dockerfile: str) -> dict[str, Any]:
+    answer = await api.post("/v1/builds", json={"name": name, "dockerfile": dockerfile, "memory_mb": 256})
+    assert answer.status_code == 201, answer.text
+    path = f"/v1/builds/{answer.json()['id']}"
+    async with asyncio.timeout(_DEADLINE_S):
+        while (found := (await api.get(path)).json())["status"] in ("pending", "running"):
+            await asyncio.sleep(0.3)
+    steps = (await api.get(f"{path}/logs")).json()
+    assert found["status"] == "success", (found, steps)
+    return found
+
+
+async def output(api: httpx2.AsyncClient, template: str, script: str) -> str:
+    """Create a sandbox, run a script in it, and remove it."""
+    made = await api.post("/v1/sandboxes", json={"template": template})
+    assert made.status_code == 201, made.text
+    path = f"/v1/sandboxes/{made.json()['id']}"
+    try:
+        ran = await api.post(f"{path}/exec", json={"cmd": "/bin/sh", "args": ["-c", script]})
+        assert ran.status_code == 200, ran.text
+        return ran.json()["stdout"]
+    finally:
+        assert (await api.delete(path)).status_code == 204
+
+
+async def test_dockerfiles_become_templates(data_dir: Path, images_dir: Path, served: str) -> None:
+    registry = f"{served}:{REGISTRY_PORT}"
+    async with (
+        running_platform(
+            data_dir, images_dir, private_networks=f"{served}/32", insecure_registries=registry
+        ) as platform,
+        platform.client() as api,
+    ):
+        await build(
+            api,
+            "image",
+            "FROM template://minimal\nENV GREETING=hello\nRUN echo $GREETING > /etc/greeting && rm /etc/motd\n",
+        )
+        assert (await output(api, "image", "cat /etc/greeting; echo $GREETING $WRENN_TEMPLATE")).split() == [
+            "hello", "hello", "image",
+        ]  # fmt: skip
+        # A container image without init system, users or Python; what it starts is in the template's memory.
+        await build(
+            api,
+            "tiny",
+            f"FROM {registry}/tiny:1\nRUN echo built > /file\nCMD while true; do date > /beat; sleep 1; done\n",
+        )
+        assert (await api.get("/v1/templates/tiny")).json()["type"] == "snapshot"
+        assert (await output(api, "tiny", "cat /file; rm -f /beat; sleep 3; cat /beat | wc -l")).split() == [
+            "built", "1",
+        ]  # fmt: skip
+        listed = (await api.get("/v1/sandboxes")).json()
+        assert [each["name"] for each in listed] == []
