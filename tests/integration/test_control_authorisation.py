@@ -175,6 +175,17 @@ TABLE: Final[dict[str, Row]] = {
     "POST /v1/snapshots": Row(Who.TEAM, {"sandbox_id": "{sandbox}"}, foreign=404),
     "GET /v1/snapshots": Row(Who.TEAM, sees=True),
     "DELETE /v1/snapshots/{name}": Row(Who.TEAM, foreign=404),
+    "GET /v1/templates": Row(Who.TEAM, sees=True),
+    "GET /v1/templates/{template}": Row(Who.TEAM, foreign=404, sees=True),
+    "DELETE /v1/templates/{template}": Row(Who.TEAM, foreign=404),
+    "PUT /v1/templates/{template}/tags/{tag}": Row(Who.TEAM, foreign=404),
+    "POST /v1/builds": Row(Who.TEAM, {"name": "built", "recipe": ["RUN true"], "skip_pre_post": True}),
+    "GET /v1/builds": Row(Who.TEAM, sees=True),
+    "GET /v1/builds/{build_id}": Row(Who.TEAM, foreign=404, sees=True),
+    "GET /v1/builds/{build_id}/logs": Row(Who.TEAM, foreign=404, sees=True),
+    "POST /v1/builds/{build_id}/cancel": Row(Who.TEAM, foreign=404),
+    "GET /v1/admin/templates": Row(Who.ROOT),
+    "DELETE /v1/admin/templates/{template}": Row(Who.ROOT),
 }
 
 
@@ -205,6 +216,8 @@ async def world(people: People) -> World:
     sandbox = (await ada.post("/v1/sandboxes")).json()["id"]
     kept = await ada.post("/v1/snapshots", {"sandbox_id": sandbox, "name": "ours"})
     assert kept.status_code == 201, kept.text
+    build = await ada.post("/v1/builds", {"name": "built", "recipe": ["RUN true"], "skip_pre_post": True})
+    assert build.status_code == 201, build.text
     keys = {scope: await ada.make_key(scope=scope) for scope in ("full", "sandboxes", "read")}
     old = await ada.make_key(expires_at="2999-01-01T00:00:00Z")
     revoked = await ada.make_key()
@@ -246,6 +259,8 @@ async def world(people: People) -> World:
             "key_id": keys["full"]["id"],
             "invitation_id": str(InvitationId.new()),
             "name": "ours",
+            "template": "ours",
+            "build_id": build.json()["id"],
             "selector": "1",
             "port": "8080",
             "provider": "github",

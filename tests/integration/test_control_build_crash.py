@@ -1,0 +1,77 @@
+"""kill -9 of the control plane at each step of a build: another attempt finishes it, and nothing is left of the first.
+
+Two points run in `make test`, about 25 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import httpx2
+import pytest
+from sqlalchemy import select
+
+from wrenn.control.db import Database
+from wrenn.control.images import images
+from wrenn.control.templates import templates
+from wrenn.testing.agent_host import AgentHost
+
+from .conftest import environment_of, make_team
+from .test_control_crash import Crashing, died
+
+_DEADLINE_S = 40.0
+_TO_IMAGE = ["RUN echo built > /built"]
+_TO_SNAPSHOT = [*_TO_IMAGE, "START sleep 1000"]
+_MANY = pytest.mark.all_faults
+
+
+@pytest.fixture
+async def crashing(data_dir: Path, database_url: str, host: AgentHost, unused_tcp_port: int) -> Crashing:
+    environment = environment_of(data_dir, database_url)
+    return Crashing(environment, unused_tcp_port, await make_team(database_url, "ada"), host)
+
+
+@pytest.mark.parametrize(
+    ("fault", "recipe"),
+    [
+        pytest.param("control.build.after_lease", _TO_IMAGE, marks=_MANY),
+        pytest.param("control.build.after_create", _TO_IMAGE, marks=_MANY),
+        pytest.param("control.build.after_steps", _TO_IMAGE, marks=_MANY),
+        pytest.param("control.build.after_pause", _TO_IMAGE, marks=_MANY),
+        ("control.build.after_upload", _TO_IMAGE),
+        ("control.build.after_take", _TO_SNAPSHOT),
+    ],
+)
+async def test_a_build_is_finished_by_another_attempt_after_a_kill(
+    crashing: Crashing, host: AgentHost, database: Database, fault: str, recipe: list[str]
+):
+    body = {"name": "own", "recipe": recipe, "skip_pre_post": True}
+    async with crashing.started(f"{fault}=kill") as (api, process):
+        with contextlib.suppress(httpx2.TransportError):
+            build_id = (await api.post("/v1/builds", json=body)).json()["id"]
+        await died(process)
+    async with crashing.started() as (api, _):
+        async with asyncio.timeout(_DEADLINE_S):
+            while (found := (await api.get(f"/v1/builds/{build_id}")).json())["status"] in (
+                "pending",
+                "running",
+            ):
+                await asyncio.sleep(0.1)
+        assert found["status"] == "success", found
+        made = await api.post("/v1/sandboxes", json={"template": "own"})
+        assert made.status_code == 201, made.text
+        path = f"/v1/sandboxes/{made.json()['id']}"
+        ran = await api.post(f"{path}/exec", json={"cmd": "cat", "args": ["/built"]})
+        assert ran.json()["stdout"] == "built\n"
+        assert (await api.delete(path)).status_code == 204
+        is_image = recipe is _TO_IMAGE
+        async with asyncio.timeout(_DEADLINE_S):
+            while (
+                host.sandbox_ids
+                or len(host.snapshot_ids) != (not is_image)
+                or len((await database.execute(select(images.c.id))).all()) != is_image
+                or len((await database.execute(select(templates.c.id))).all()) != 2
+            ):
+                await asyncio.sleep(0.1)
