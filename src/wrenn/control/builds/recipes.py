@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,29 +65,24 @@ def check_recipe(request: BuildRequest) -> tuple[int, bool]:
         InvalidRequest: with the line.
     """
     recipe = parse(request)
-    return len(plan(request, recipe, {}).steps), recipe.needs_context
+    return len(plan(request, recipe, BaseConfig()).steps), recipe.needs_context
 
 
-def plan(
-    request: BuildRequest, recipe: Recipe, environment: Mapping[str, str], base: BaseConfig | None = None
-) -> BuildPlan:
-    """Return what is carried out on a base whose programs have this environment.
+def plan(request: BuildRequest, recipe: Recipe, base: BaseConfig) -> BuildPlan:
+    """Return what is carried out on this base.
 
     Raises:
         InvalidRequest: a value is not valid once its variables are replaced, with the line.
     """
-    config = base or BaseConfig(environment=environment)
-    planned = recipe.plan(config)
+    planned = recipe.plan(base)
     if request.healthcheck:
         ready = parse_ready_check(request.healthcheck)
     else:
         ready = planned.ready_check
-    steps = tuple((Phase.RECIPE, step) for step in planned.steps if not isinstance(step, Start))
+    steps = tuple((Phase.RECIPE, step) for step in planned.steps)
     if not request.skip_pre_post:
-        as_root = BaseConfig(environment=environment)
+        as_root = BaseConfig(environment=base.environment)
         before = tuple((Phase.PRE_BUILD, step) for step in parse_lines(list(_PRE)).plan(as_root).steps)
         after = tuple((Phase.POST_BUILD, step) for step in parse_lines(list(_POST)).plan(as_root).steps)
         steps = (*before, *steps, *after)
-    # What is started is in the template's memory: nothing is changed under it any more.
-    starts = tuple((Phase.RECIPE, step) for step in planned.steps if isinstance(step, Start))
-    return BuildPlan((*steps, *starts), planned, ready)
+    return BuildPlan(steps, planned, ready)

@@ -62,8 +62,7 @@ class BuildRunner:
             _, host = await self.sandboxes.get(sandbox_id)
             sandbox = BuildSandbox(sandbox_id, host, context, log)
             environment = {**await sandbox.environment(), **base.config.environment}
-            config = replace(base.config, environment=environment)
-            plan = recipes.plan(build.request, recipe, environment, config)
+            plan = recipes.plan(build.request, recipe, replace(base.config, environment=environment))
             for note in recipe.notes:
                 log.note(str(note))
             await self._carry_out(build, plan, sandbox, log)

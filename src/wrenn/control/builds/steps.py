@@ -116,7 +116,11 @@ class BuildSandbox:
             raise StepFailed(f"It could not {what}. {error.message}") from error
 
     async def _user(self, step: User) -> None:
-        name = shlex.quote(step.name.partition(":")[0])
+        user = step.name.partition(":")[0]
+        name = shlex.quote(user)
+        if user.isdecimal():
+            # Needs no entry in /etc/passwd.
+            return
         if not step.create:
             await self._as_root(f"id -- {name} >/dev/null", f"find the user {step.name}")
             return
