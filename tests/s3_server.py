@@ -19,7 +19,7 @@ import pytest
 _VERSION: Final = "v1.8.0"
 _MODULE: Final = f"github.com/versity/versitygw/cmd/versitygw@{_VERSION}"
 _PROGRAM: Final = Path(__file__).parent.parent / "build" / f"versitygw-{_VERSION}" / "versitygw"
-_BUILD_TIMEOUT_S: Final = 600.0
+_BUILD_TIMEOUT_S: Final = 1800.0
 _START_TIMEOUT_S: Final = 10.0
 _MISSING: Final = (
     "No test runs against S3: Go (>= 1.21) is missing, with which the S3 server versitygw is built."
