@@ -149,7 +149,7 @@ async def test_without_a_started_program_the_disk_becomes_an_image(platform: Pla
         platform,
         name="image",
         tag="v1",
-        recipe=["ENV A=two", "RUN echo kept > /srv-kept"],
+        recipe=["ENV A=two", "RUN echo kept > /srv-kept", "WORKDIR /data"],
     )
     assert made["status"] == "success", made
     template = (await platform.api.get("/v1/templates/image:v1")).json()
@@ -162,6 +162,9 @@ async def test_without_a_started_program_the_disk_becomes_an_image(platform: Pla
     path = await platform.create(template="image")
     found = await run(platform, path, "echo $A; cat /srv-kept")
     assert str(found["stdout"]).split() == ["two", "kept"]
+    # And so has every copy of it.
+    (copy,) = (await platform.api.post(f"{path}/fork", json={})).json()["sandboxes"]
+    assert str((await run(platform, f"/v1/sandboxes/{copy['id']}", "pwd"))["stdout"]) == "/data\n"
     assert platform.host.record(path.rpartition("/")[2]).spec.template.startswith("img-")
 
 

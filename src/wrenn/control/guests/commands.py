@@ -96,7 +96,13 @@ class Commands:
         running = await self._running.find_or_resume(credential, text_id)
         tag = body.tag or f"proc-{random_hex(4)}"
         await fault_point("control.exec.before_rpc")
-        command = Command(body.cmd, body.args, body.envs, body.cwd or "", body.user)
+        command = Command(
+            body.cmd,
+            body.args,
+            body.envs,
+            body.cwd or running.defaults.working_dir,
+            body.user or running.defaults.user,
+        )
         pid, tag = await running.host.start_process(
             running.sandbox_id, command, tag=tag, timeout_s=_CALL_TIMEOUT_S
         )
@@ -145,8 +151,8 @@ async def _run(running: RunningSandbox, body: Exec, limit_s: int, output: Output
         cmd=body.cmd,
         args=body.args,
         envs=body.envs,
-        cwd=body.cwd or "",
-        user=body.user,
+        cwd=body.cwd or running.defaults.working_dir,
+        user=body.user or running.defaults.user,
         timeout_ms=limit_s * 1000,
     )
     return await running.host.exec(

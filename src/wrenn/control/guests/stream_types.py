@@ -28,7 +28,7 @@ class _Program(RequestBody):
     args: list[GuestText] = Field(default_factory=list)
     envs: Envs = Field(default_factory=dict)
     cwd: GuestPath | None = None
-    user: GuestUser = "root"
+    user: GuestUser | None = None
     tag: Tag | None = None
 
     @model_validator(mode="after")

@@ -47,7 +47,7 @@ from wrenn.control.hosts import (
     parse_json,
 )
 from wrenn.control.http import ClientSocket, public_error
-from wrenn.control.sandboxes import RunningSandbox, RunningSandboxes
+from wrenn.control.sandboxes import CommandDefaults, RunningSandbox, RunningSandboxes
 
 _AUTH_TIMEOUT_S: Final = 5.0
 _START_TIMEOUT_S: Final = 30.0
@@ -89,7 +89,7 @@ class Streams:
         self,
         client: ClientSocket,
         text_id: str,
-        opening_of: Callable[[dict[str, Any]], Opening],
+        opening_of: Callable[[dict[str, Any], CommandDefaults], Opening],
         failed: Callable[[WrennError], str],
     ) -> None:
         async with _reporting_failures(client, failed), AsyncExitStack() as stack:
@@ -100,7 +100,7 @@ class Streams:
             message = await _within(
                 client.receive(), _START_TIMEOUT_S, "The first message did not come in time."
             )
-            frames, process = opening_of(json_object(message))
+            frames, process = opening_of(json_object(message), running.defaults)
             await host.open(running.sandbox_id, process)
             await _relay(client, host, frames, await host.receive())
 
@@ -151,7 +151,7 @@ async def _within(work: Coroutine[Any, Any, str | bytes], timeout_s: float, late
         raise InvalidRequest(late) from error
 
 
-def _exec_opening(value: dict[str, Any]) -> Opening:
+def _exec_opening(value: dict[str, Any], defaults: CommandDefaults) -> Opening:
     if value.get("type") != "start":
         raise InvalidRequest("The first message must be a start.")
     start = checked(StartExec, value)
@@ -159,8 +159,8 @@ def _exec_opening(value: dict[str, Any]) -> Opening:
         cmd=start.cmd,
         args=start.args,
         envs=start.envs,
-        cwd=start.cwd or "",
-        user=start.user,
+        cwd=start.cwd or defaults.working_dir,
+        user=start.user or defaults.user,
         tag=start.tag or "",
         stdin=start.stdin,
         timeout_ms=(start.timeout_sec or 0) * 1000,
@@ -169,7 +169,7 @@ def _exec_opening(value: dict[str, Any]) -> Opening:
     return ExecFrames(start.encoding), process
 
 
-def _terminal_opening(value: dict[str, Any]) -> Opening:
+def _terminal_opening(value: dict[str, Any], defaults: CommandDefaults) -> Opening:
     match value.get("type"):
         case "start":
             start = checked(StartTerminal, value)
@@ -178,8 +178,8 @@ def _terminal_opening(value: dict[str, Any]) -> Opening:
                 cmd=start.cmd,
                 args=start.args,
                 envs={"TERM": TERM, **start.envs},
-                cwd=start.cwd or "",
-                user=start.user,
+                cwd=start.cwd or defaults.working_dir,
+                user=start.user or defaults.user,
                 tag=tag,
                 terminal=Size(start.cols, start.rows),
                 kill_when_left=start.on_disconnect == "kill",

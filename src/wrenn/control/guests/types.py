@@ -62,8 +62,10 @@ class Exec(RequestBody):
         description="Foreground only; then it is killed. 0: no limit but that of this field, a day",
     )
     envs: Envs = Field(default_factory=dict)
-    cwd: GuestPath | None = Field(None, description="Default: the user's home")
-    user: GuestUser = "root"
+    cwd: GuestPath | None = Field(
+        None, description="Default: the template's working directory, otherwise the user's home"
+    )
+    user: GuestUser | None = Field(None, description="Default: the template's, otherwise root")
     background: StrictBool = False
     tag: Annotated[GuestText, Field(min_length=1, max_length=128)] | None = Field(
         None, description="Background only; default `proc-` + 8 hex digits"

@@ -23,7 +23,7 @@ from wrenn.control.sandboxes.reconcile.back_off import BackOff
 from wrenn.control.sandboxes.reconcile.comparison import Comparison, ComparisonSettings
 from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
 from wrenn.control.sandboxes.reconcile.steps import ReconcilerSettings
-from wrenn.control.sandboxes.records import Sandbox
+from wrenn.control.sandboxes.records import CommandDefaults, Sandbox
 from wrenn.control.sandboxes.state import State
 from wrenn.control.sandboxes.store import count_by_status, find_location, images_in_use
 from wrenn.control.sandboxes.types import CreateSandbox, Envs, GuestText
@@ -34,6 +34,7 @@ __all__ = [
     "BackOff",
     "Capacity",
     "ChangeNotifier",
+    "CommandDefaults",
     "Comparison",
     "ComparisonSettings",
     "CreateSandbox",

@@ -104,6 +104,18 @@ class Spec:
 
 
 @dataclass(frozen=True, slots=True)
+class CommandDefaults:
+    """What applies to commands in a sandbox that say nothing about it.
+
+    Attributes:
+        working_dir: empty: the user's home.
+    """
+
+    user: str = "root"
+    working_dir: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Origin:
     """What a sandbox starts from.
 
@@ -111,11 +123,13 @@ class Origin:
         image: name of an image on the host.
         snapshot_id: restored from this snapshot, which lies on one host only; None: started from the image.
         template_id: the version of the template; None: hosts built it themselves.
+        command_defaults: the template's.
     """
 
     image: str
     snapshot_id: SnapshotId | None = None
     template_id: UUID | None = None
+    command_defaults: CommandDefaults = CommandDefaults()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +174,7 @@ class Sandbox:
     labels: Mapping[str, str]
     created_by: Mapping[str, str] | None
     disk_size_mb: int
+    command_defaults: CommandDefaults
     idle_ms: int
     host_ip: str
     metadata: Mapping[str, str]

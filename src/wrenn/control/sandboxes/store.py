@@ -27,7 +27,7 @@ from wrenn.base.ids import HostId, ImageId, SandboxId, TeamId
 from wrenn.control.auth import CALLERS, Caller, CallerQuery, Credential, arguments_of, caller_of
 from wrenn.control.db import Database, RowQuery, span_s
 from wrenn.control.hosts import HostEndpoint, hosts
-from wrenn.control.sandboxes.records import NetworkPolicy, Sandbox
+from wrenn.control.sandboxes.records import CommandDefaults, NetworkPolicy, Sandbox
 from wrenn.control.sandboxes.selection import SandboxFilter
 from wrenn.control.sandboxes.state import ENDED, Desired, State
 from wrenn.control.sandboxes.tables import sandboxes
@@ -38,7 +38,7 @@ _COLUMNS: Final = [
     for name in (
         "id", "team_id", "host_id", "status", "desired", "failure", "reason", "version", "generation", "template", "image", "vcpus",
         "memory_mb", "timeout_sec", "expires_at", "on_expiry", "lift_on_pause", "auto_resume", "public_ports",
-        "network", "network_revision", "name", "labels", "created_by", "disk_size_mb", "idle_ms", "host_ip", "metadata",
+        "network", "network_revision", "name", "labels", "created_by", "disk_size_mb", "default_user", "working_dir", "idle_ms", "host_ip", "metadata",
         "created_at", "started_at", "last_active_at", "last_updated", "platform",
     )
 ]  # fmt: skip
@@ -102,6 +102,7 @@ def sandbox_of(row: Row[Any]) -> Sandbox:
         labels=row.labels,
         created_by=row.created_by,
         disk_size_mb=row.disk_size_mb,
+        command_defaults=CommandDefaults(row.default_user, row.working_dir),
         idle_ms=row.idle_ms,
         host_ip=row.host_ip,
         # SQLAlchemy's rows call their own columns `_mapping`; `metadata` is free.

@@ -35,6 +35,9 @@ sandboxes = Table(
     Column("snapshot_id", Uuid),
     # The version of the template that it was created from, which may be gone; NULL: hosts built that themselves.
     Column("template_id", Uuid),
+    # Of commands that say nothing about it.
+    Column("default_user", Text, nullable=False, server_default="root"),
+    Column("working_dir", Text, nullable=False, server_default=""),
     Column("vcpus", Integer, nullable=False),
     Column("memory_mb", Integer, nullable=False),
     Column("disk_size_mb", Integer, nullable=False),

@@ -23,7 +23,7 @@ from wrenn.control.sandboxes.operations import placement_store
 from wrenn.control.sandboxes.operations.capacity import Capacity, added_usage, wanted_of
 from wrenn.control.sandboxes.operations.waiting import WaitLimits, wait_started
 from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
-from wrenn.control.sandboxes.records import Idempotency, Origin, Sandbox, Spec
+from wrenn.control.sandboxes.records import CommandDefaults, Idempotency, Origin, Sandbox, Spec
 from wrenn.control.sandboxes.types import CreateSandbox
 from wrenn.control.templates import Reference, Template, TemplateType, find_template
 from wrenn.protocol.api import (
@@ -234,7 +234,12 @@ class Creations:
                     template=named,
                     envs={**template.defaults.env, **spec.envs},
                 )
-                origin = Origin(template.image, template.snapshot_id, template.template_id)
+                origin = Origin(
+                    template.image,
+                    template.snapshot_id,
+                    template.template_id,
+                    CommandDefaults(template.defaults.user or "root", template.defaults.working_dir),
+                )
                 wanted = wanted_of(template, _wanted(placed))
             available.team.require_within_quota(added_usage(placed.vcpus, placed.memory_mb, new=1))
             host = await available.choose(wanted)

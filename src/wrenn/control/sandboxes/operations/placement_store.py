@@ -168,6 +168,8 @@ async def insert_sandboxes(
         "image": origin.image,
         "snapshot_id": origin.snapshot_id.value if origin.snapshot_id else None,
         "template_id": origin.template_id,
+        "default_user": origin.command_defaults.user,
+        "working_dir": origin.command_defaults.working_dir,
         "vcpus": spec.vcpus,
         "memory_mb": spec.memory_mb,
         "disk_size_mb": spec.disk_size_mb,
@@ -211,7 +213,7 @@ async def insert_copies(
     same = [
         _c[name]
         for name in (
-            "team_id", "host_id", "template", "template_id", "vcpus", "memory_mb", "disk_size_mb", "timeout_sec", "on_expiry",
+            "team_id", "host_id", "template", "template_id", "default_user", "working_dir", "vcpus", "memory_mb", "disk_size_mb", "timeout_sec", "on_expiry",
             "auto_resume", "public_ports", "network", "network_revision", "name", "labels", "envs", "host_tags",
         )
     ]  # fmt: skip

@@ -11,11 +11,11 @@ from wrenn.base.errors import InvalidState, Unavailable
 from wrenn.base.ids import SandboxId, TeamId
 from wrenn.control.auth import Actor, Credential, OpenCalls
 from wrenn.control.db import Database
-from wrenn.control.hosts import HostClient, HostClients
+from wrenn.control.hosts import HostClient, HostClients, HostEndpoint
 from wrenn.control.sandboxes.lookup import Lookup
 from wrenn.control.sandboxes.operations.resume import Resumes
 from wrenn.control.sandboxes.reconcile import comparison_store
-from wrenn.control.sandboxes.records import Sandbox
+from wrenn.control.sandboxes.records import CommandDefaults, Sandbox
 from wrenn.control.sandboxes.state import Desired, State
 
 _PING_TIMEOUT_S: Final = 10.0
@@ -23,11 +23,12 @@ _PING_TIMEOUT_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class RunningSandbox:
-    """A running sandbox, its team, and the client for its host."""
+    """A running sandbox, its team, the client for its host, and what applies to commands that say nothing about it."""
 
     sandbox_id: SandboxId
     team_id: TeamId
     host: HostClient
+    defaults: CommandDefaults
 
 
 class RunningSandboxes:
@@ -56,7 +57,7 @@ class RunningSandboxes:
         """
         found = await self._lookup.locate(credential, text_id)
         sandbox = await self.resume_if_needed(found.sandbox, by=found.caller.actor)
-        return RunningSandbox(sandbox.sandbox_id, sandbox.team_id, self._clients.at(found.host))
+        return self._running(sandbox, found.host)
 
     @asynccontextmanager
     async def opened(self, credential: Credential, text_id: str) -> AsyncGenerator[RunningSandbox]:
@@ -68,7 +69,12 @@ class RunningSandboxes:
         found = await self._lookup.locate(credential, text_id)
         sandbox = await self.resume_if_needed(found.sandbox, by=found.caller.actor)
         async with self._open_calls.while_allowed(credential, found.caller):
-            yield RunningSandbox(sandbox.sandbox_id, sandbox.team_id, self._clients.at(found.host))
+            yield self._running(sandbox, found.host)
+
+    def _running(self, sandbox: Sandbox, host: HostEndpoint) -> RunningSandbox:
+        return RunningSandbox(
+            sandbox.sandbox_id, sandbox.team_id, self._clients.at(host), sandbox.command_defaults
+        )
 
     async def resume_if_needed(self, sandbox: Sandbox, *, by: Actor) -> Sandbox:
         """Return the sandbox once it is running, and resume it first if it has `auto_resume`. The caller has checked access.
