@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import httpx2
 import pytest
 
 from tests.container_images import REGISTRY_PORT
-from tests.vm.platform import running_platform
+from tests.vm.platform import Platform, running_platform
 
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(400)]
 
@@ -42,6 +44,26 @@ async def output(api: httpx2.AsyncClient, template: str, script: str) -> str:
         assert (await api.delete(path)).status_code == 204
 
 
+async def wrenn(platform: Platform, *arguments: str) -> str:
+    """Run the command and return its standard output."""
+    process = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).with_name("wrenn")),
+        *arguments,
+        env={
+            "PATH": os.environ["PATH"],
+            "WRENN_BASE_URL": platform.base_url,
+            "WRENN_API_KEY": platform.key,
+            "TERM": "dumb",
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(_DEADLINE_S):
+        out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    return out.decode()
+
+
 async def test_dockerfiles_become_templates(data_dir: Path, images_dir: Path, served: str) -> None:
     registry = f"{served}:{REGISTRY_PORT}"
     async with (
@@ -68,5 +90,9 @@ async def test_dockerfiles_become_templates(data_dir: Path, images_dir: Path, se
         assert (await output(api, "tiny", "cat /file; rm -f /beat; sleep 3; cat /beat | wc -l")).split() == [
             "built", "1",
         ]  # fmt: skip
+        arguments = ("templates", "import", f"{registry}/tiny:1", "-t", "plain:1", "--disk-size-mb", "512")
+        imported = await wrenn(platform, *arguments)
+        assert imported == "plain:1\n"
+        assert await output(api, "plain:1", "ls /bin") == "busybox\ncat\nid\nsh\n"
         listed = (await api.get("/v1/sandboxes")).json()
         assert [each["name"] for each in listed] == []

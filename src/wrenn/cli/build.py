@@ -101,6 +101,32 @@ def build(
     _report(ended, json=json)
 
 
+def import_image(
+    image: Annotated[
+        str,
+        typer.Argument(
+            metavar="IMAGE", help="Of a registry: NAME:TAG, NAME@sha256:…, or with docker:// before."
+        ),
+    ],
+    *,
+    name: Annotated[str, typer.Option("--tag", "-t", metavar="NAME[:TAG]", help="Name of the template.")],
+    disk_size_mb: Annotated[int | None, typer.Option(min=1, help="Size of the disk in MB.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Make a template of a container image.
+
+    The image's environment, user and working directory are those of the template; its program is not started. The
+    registry must be reachable from the host. Progress goes to standard error; the template's name is printed at the end.
+    """
+    from wrenn.sdk import Template
+
+    use_credentials()
+    template_name, tag = _parse_name(name)
+    builder = Template().from_image(image.removeprefix("docker://"))
+    started = builder.start_build(template_name, tag=tag, disk_size_mb=disk_size_mb)
+    _report(_follow(started.id, notes=builder.notes()), json=json)
+
+
 @app.command("list")
 def list_(*, json: JsonOption = False) -> None:
     """List the builds, newest first."""
@@ -249,6 +275,12 @@ def _name_and_tag(given: str | None, path: Path) -> tuple[str, str | None]:
                 f"The folder's name {folder.name!r} is not one of a template: pass --tag NAME."
             )
         return folder.name, None
+    return _parse_name(given)
+
+
+def _parse_name(given: str) -> tuple[str, str | None]:
+    from wrenn.sdk import InvalidRequestError
+
     name, colon, tag = given.partition(":")
     if not _NAME.fullmatch(name) or (colon and not _NAME.fullmatch(tag)):
         raise InvalidRequestError(

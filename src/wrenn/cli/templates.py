@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from wrenn.cli.build import import_image
 from wrenn.cli.build_display import printable
 from wrenn.cli.each import do_each
 from wrenn.cli.lifecycle import IdArgument
@@ -133,6 +134,9 @@ def tag(
         print_json(tagged)
     else:
         sys.stdout.write(f"{tagged.name}:{new_tag}\n")
+
+
+app.command("import")(import_image)
 
 
 @app.command("rm")

@@ -60,7 +60,7 @@ def parse_lines(lines: Sequence[str]) -> Recipe:
             base = parse_base(rest, default=BaseKind.TEMPLATE, line=number, text=text.strip())
         else:
             raise refused(number, "FROM must be the first instruction")
-    if not statements:
+    if not statements and (base is None or base.kind is BaseKind.TEMPLATE):
         raise InvalidRequest("The recipe has no instruction after FROM.")
     return Recipe(base=base, statements=tuple(statements))
 
