@@ -24,6 +24,7 @@ from wrenn.base.descriptors import raise_descriptor_limit
 from wrenn.base.errors import WrennError
 from wrenn.base.faults import arm_faults
 from wrenn.base.gc_tuning import freeze_gc
+from wrenn.base.ids import ImageId
 from wrenn.base.logging import configure_logging
 from wrenn.base.signals import leave_signals_to_uvicorn
 from wrenn.base.stack_dumps import dump_stacks_on_signal, limit_end
@@ -82,6 +83,8 @@ async def serve(settings: Settings, host: Host | None = None) -> None:
             await tasks.close()
         if link.deleted.is_set():
             await remove_everything(agent.sandboxes)
+            for image_id in agent.images.ids():
+                await agent.images.remove(ImageId.parse(image_id))
             CredentialsFile(settings.data_dir).remove()
 
 

@@ -125,7 +125,9 @@ async def _built(settings: Settings, layout: Layout, tokens: Tokens, parts: Part
         operations=operations,
         disk=DiskLimits(settings.disk_reserve_b, settings.sandbox_disk_b, settings.disk_overcommit),
     )
-    preparation = Preparation(FlattenDisk(sandboxes, parts.driver, parts.confiner), parts.containers)
+    preparation = Preparation(
+        FlattenDisk(sandboxes, parts.driver, parts.confiner, settings.disk_reserve_b), parts.containers
+    )
     images = Images(
         folder=ImageFolder(layout.images),
         data_dir=settings.data_dir,
@@ -146,9 +148,10 @@ async def _built(settings: Settings, layout: Layout, tokens: Tokens, parts: Part
     )
     recovery = Recovery(layout, parts.driver, parts.slots, parts.confiner, tokens, sandboxes, operations)
     try:
-        await images.sweep()
         complete = await recovery.run()
         await sandboxes.start(collect=complete)
+        # Recovery has killed the programs that wrote into drafts.
+        await images.sweep()
         yield Agent(
             app=App(sandboxes=sandboxes, images=images, facts=facts),
             sandboxes=sandboxes,

@@ -23,11 +23,13 @@ class Undo:
     """A stack of undo steps. Used as `async with Undo() as undo:`."""
 
     def __init__(self) -> None:
-        self._steps: list[tuple[str, Callable[[], Awaitable[object]]]] = []
+        self._steps: list[tuple[str, Callable[[], Awaitable[object]], float]] = []
 
-    def push(self, name: str, step: Callable[[], Awaitable[object]]) -> None:
+    def push(
+        self, name: str, step: Callable[[], Awaitable[object]], *, timeout_s: float = STEP_TIMEOUT_S
+    ) -> None:
         """Add `step`, a function that returns an awaitable; `name` describes what it undoes and appears in logs."""
-        self._steps.append((name, step))
+        self._steps.append((name, step, timeout_s))
 
     def keep(self) -> None:
         """Discard the steps: the operation succeeded."""
@@ -40,8 +42,8 @@ class Undo:
         """
         cancelled = False
         while self._steps:
-            name, step = self._steps.pop()
-            cancelled |= await _shielded(name, step)
+            name, step, timeout_s = self._steps.pop()
+            cancelled |= await _shielded(name, step, timeout_s)
         if cancelled:
             raise asyncio.CancelledError
 
@@ -54,12 +56,12 @@ class Undo:
         await self.run()
 
 
-async def _shielded(name: str, step: Callable[[], Awaitable[object]]) -> bool:
+async def _shielded(name: str, step: Callable[[], Awaitable[object]], timeout_s: float) -> bool:
     """Run one step to its end; return whether a cancellation arrived meanwhile."""
 
     async def bounded() -> None:
         try:
-            async with asyncio.timeout(STEP_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 await step()
         except Exception:  # noqa: BLE001 - the remaining steps must run; what is left is cleaned up at the next start
             _log.exception("undo step failed", extra={"step": name})

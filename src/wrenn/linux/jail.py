@@ -2,7 +2,8 @@
 
 Its user ids 0 to 65,535 are a range of ids that nothing else on the machine has. It sees a root file system of its own
 (`private_root`) and one writable folder, `/work`; it has its own process, IPC and host name namespaces, and a network
-namespace that the caller names, or an empty one. It cannot mount anything, as its mount namespace belongs to the machine's root.
+namespace that the caller names, or an empty one. It cannot mount anything there, as its mount namespace belongs to the machine's root;
+it can create further user namespaces, as there is no filter of system calls.
 It ends with its deadline or the caller's cancellation.
 """
 
@@ -84,7 +85,9 @@ class Jail:
             CommandError: it could not be started, failed, or did not end in time; its context has the end of standard error.
         """
         name = Path(argv[0]).name
-        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        # Beside the work folder: they count for the limits of its disk.
+        beside = self.work.parent
+        with tempfile.TemporaryFile(dir=beside) as stdout, tempfile.TemporaryFile(dir=beside) as stderr:
             async with Undo() as undo:
                 start = _Start(self, argv, network, stdout, stderr)
                 process = await threads.run_to_end(start.run, drop=ProcessRef.kill)

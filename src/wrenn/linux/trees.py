@@ -16,8 +16,8 @@ from wrenn.linux.command import CommandError, run
 from wrenn.linux.files import remove_tree, translated
 
 _COPY_TIMEOUT_S: Final = 60.0
-_REMOVE_TIMEOUT_S: Final = 600.0
-"""A million files on a slow disk."""
+REMOVE_TIMEOUT_S: Final = 600.0
+"""Longest time for the removal of a tree: a million files on a slow disk."""
 _BLOCK_B: Final = 512
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
@@ -46,7 +46,7 @@ async def remove_any_tree(path: Path) -> None:
     Raises:
         CommandError: something is left.
     """
-    await run(["rm", "-rf", "--one-file-system", "--", str(path)], timeout_s=_REMOVE_TIMEOUT_S)
+    await run(["rm", "-rf", "--one-file-system", "--", str(path)], timeout_s=REMOVE_TIMEOUT_S)
 
 
 async def pack_tree(source: Path, archive: Path, *, size_b: int) -> None:

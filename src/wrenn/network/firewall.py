@@ -75,6 +75,7 @@ def slot_table(
         table.base_chain("output", "filter", "output", 0),
         table.rule("output", to_uplink, reply, _ACCEPT),
         table.rule("output", to_uplink, _ct_state("related"), _ACCEPT),
+        table.rule("output", to_uplink, _ct_state("new"), _more_than(flows), _COUNTER, _DROP),
         table.rule("output", to_uplink, {"goto": {"target": "egress"}}),
         *_egress_rules(policy, reach),
     ]

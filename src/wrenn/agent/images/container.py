@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
@@ -44,7 +45,7 @@ from wrenn.linux.command import CommandError
 from wrenn.linux.disk_space import free_b
 from wrenn.linux.jail import PROGRAMS, WORK, Jail
 from wrenn.linux.private_root import PrivateRoot, RootFile, build_private_root
-from wrenn.linux.trees import remove_any_tree
+from wrenn.linux.trees import REMOVE_TIMEOUT_S, remove_any_tree
 from wrenn.network import Slots
 from wrenn.storage.images import ROOTFS, ContainerConfig, ImageFacts, check_layers
 from wrenn.storage.images.template import mkfs_arguments
@@ -65,6 +66,7 @@ _PACK_TIMEOUT_S: Final = 600.0
 _MANIFEST_B: Final = 4 * MIB
 _LAYERS_FACTOR: Final = 4
 """How much larger the sum of all layers may be than the disk: later layers replace and remove files of earlier ones."""
+_PULLED_FILES_LIMIT: Final = 2_000
 _ENTRIES_LIMIT: Final = 1_000_000
 _BYTES_PER_INODE: Final = 16 * 1024
 """Of `mkfs.ext4`: the number of files for which a disk has room."""
@@ -174,7 +176,7 @@ class ImportContainer:
         work, first_id = draft / "work", self.layout.image_ids(job_slot)
         async with Undo() as undo:
             work.mkdir(mode=0o700)
-            undo.push("remove files", partial(remove_any_tree, work))
+            undo.push("remove files", partial(remove_any_tree, work), timeout_s=REMOVE_TIMEOUT_S)
             os.chown(work, first_id, first_id)
             root = await self._root(draft)
             undo.push("close root", partial(asyncio.to_thread, root.close))
@@ -307,9 +309,10 @@ class _Import:
 
     def _check_pulled(self) -> None:
         done_b = 0
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             for folder in ("layout", "layout/blobs/sha256"):
-                for entry in os.scandir(self.jail.work / folder):
+                # An image has some hundred layers; whoever writes more files is stopped by the limit of the disk.
+                for entry in islice(os.scandir(self.jail.work / folder), _PULLED_FILES_LIMIT):
                     with suppress(FileNotFoundError):
                         status = entry.stat(follow_symlinks=False)
                         done_b += status.st_size if stat.S_ISREG(status.st_mode) else 0
@@ -353,6 +356,10 @@ class _Import:
                 "The layers of the image cannot be unpacked.", context=error.context
             ) from error
         rootfs = self.jail.work / "bundle/rootfs"
+        # Root follows no link that a program of the image's may have left.
+        for folder in (rootfs.parent, rootfs):
+            if not stat.S_ISDIR(folder.lstat().st_mode):
+                raise InvalidRequest("The layers of the image cannot be unpacked.")
         for name in _MOUNT_POINTS:
             if not os.path.lexists(rootfs / name):
                 (rootfs / name).mkdir(mode=0o1777 if name == "tmp" else 0o755)

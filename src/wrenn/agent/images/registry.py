@@ -30,13 +30,15 @@ from wrenn.base.faults import fault_point
 from wrenn.base.ids import ImageId
 from wrenn.base.undo import Undo
 from wrenn.linux.disk_space import free_b
-from wrenn.linux.trees import remove_any_tree
+from wrenn.linux.trees import REMOVE_TIMEOUT_S, remove_any_tree
 from wrenn.storage.images import ImageFacts, ImageFolder, LocalImage
 
 _log = logging.getLogger(__name__)
 
 _JOB_LIMIT: Final = 64
-"""Jobs that run, wait, or have failed and were not asked for since."""
+"""Jobs that run, wait, or have failed and were not asked for since: fetches, and all others."""
+_FETCHES: Final = 4
+"""Images that are fetched from the store at the same time."""
 _STOPPED: Final = "The preparation of the image was cut off: the sandbox was removed, or the agent stopped."
 
 
@@ -76,6 +78,8 @@ class Images:
         self._prepare = prepare
         self._upload = upload
         self._jobs: dict[ImageId, _Job] = {}
+        # Fetches wait for no other work, so that what one team prepares does not hold up the creates of others.
+        self._fetches = asyncio.Semaphore(_FETCHES)
         self._slots: asyncio.Queue[int] = asyncio.Queue()
         for slot in IMAGE_JOB_SLOTS:
             self._slots.put_nowait(slot)
@@ -134,6 +138,10 @@ class Images:
         Raises:
             WrennError: it could not be prepared or fetched.
         """
+        known = self._jobs.get(image_id)
+        if known is not None and known.failure is not None:
+            # Of a caller that did not wait for it; what it says may be long over.
+            del self._jobs[image_id]
         status = await self.ensure(image_id, StoredSource(), wait_s=None)
         if status.failure is not None:
             raise error_class(status.failure.code)(status.failure.message)
@@ -172,7 +180,9 @@ class Images:
             return None
 
     def _begin(self, image_id: ImageId, source: Source, *, upload: bool) -> _Job:
-        if len(self._jobs) >= _JOB_LIMIT:
+        is_fetch = isinstance(source, StoredSource)
+        same_kind = sum(isinstance(job.source, StoredSource) is is_fetch for job in self._jobs.values())
+        if same_kind >= _JOB_LIMIT:
             failed = next((known for known, job in self._jobs.items() if job.failure is not None), None)
             if failed is None:
                 raise NoCapacity("Too many images are being prepared on this host. Try again later.")
@@ -206,10 +216,13 @@ class Images:
             del self._jobs[image_id]
 
     async def _work(self, image_id: ImageId, job: _Job) -> None:
+        if isinstance(job.source, StoredSource):
+            async with self._fetches:
+                await self._find_or_make(image_id, job, IMAGE_JOB_SLOTS[0])
+            return
         slot = await self._slots.get()
         try:
-            self._require_free_disk()
-            image = self._find(image_id) or await self._make(image_id, job, slot)
+            image = await self._find_or_make(image_id, job, slot)
             if job.upload and not image.facts.uploaded:
                 job.progress.begin(Phase.UPLOAD)
                 await fault_point("agent.image.before_upload")
@@ -219,10 +232,14 @@ class Images:
         finally:
             self._slots.put_nowait(slot)
 
+    async def _find_or_make(self, image_id: ImageId, job: _Job, slot: int) -> LocalImage:
+        self._require_free_disk()
+        return self._find(image_id) or await self._make(image_id, job, slot)
+
     async def _make(self, image_id: ImageId, job: _Job, slot: int) -> LocalImage:
         async with Undo() as undo:
             draft = await self._folder.new_draft(image_id)
-            undo.push("remove draft", partial(remove_any_tree, draft))
+            undo.push("remove draft", partial(remove_any_tree, draft), timeout_s=REMOVE_TIMEOUT_S)
             facts = await self._prepare(job.source, image_id, draft, job.progress, job_slot=slot)
             # The undo step runs on success too: the draft has been renamed by then.
             return await self._folder.publish(draft, image_id, facts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -56,6 +57,10 @@ class Heartbeats:
             stored = await asyncio.shield(batch.stored)
             if received.host_id in stored:
                 return stored[received.host_id]
+        else:
+            # An earlier one of this host waits in the batch, and must not overwrite this one.
+            with suppress(DatabaseUnavailable):
+                await asyncio.shield(batch.stored)
         return await heartbeat_store.record_heartbeat(self._database, received)
 
     async def close(self) -> None:

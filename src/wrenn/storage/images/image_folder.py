@@ -7,6 +7,7 @@ folder without manifest is no image. Bases have hard links to its file, so its r
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from typing import Final, cast
 from wrenn.base.errors import InvalidRequest, InvalidState, NotFound
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import ImageId, random_hex
+from wrenn.linux.command import CommandError
 from wrenn.linux.files import fsync_path, remove_tree, translated, write_json
 from wrenn.linux.threads import run_to_end
 from wrenn.linux.trees import remove_any_tree
@@ -26,6 +28,8 @@ _MANIFEST: Final = "manifest.json"
 ROOTFS: Final = "rootfs.ext4"
 DRAFT_PREFIX: Final = ".draft-"
 _BLOCK_B: Final = 512
+
+_log = logging.getLogger(__name__)
 
 
 def image_id_of(template: str) -> ImageId | None:
@@ -137,6 +141,9 @@ class ImageFolder:
             StorageFull: no room.
         """
         rootfs = draft / ROOTFS
+        for entry in draft.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                await remove_any_tree(entry)
         await run_to_end(lambda: _finish(draft))
         await fault_point("images.image.before_manifest")
         try:
@@ -179,7 +186,13 @@ class ImageFolder:
     async def sweep(self) -> None:
         """Remove what a killed agent left. No image may be in preparation."""
         for draft in self.drafts():
-            await remove_any_tree(draft)
+            try:
+                await remove_any_tree(draft)
+            except CommandError as error:
+                # `wrenn doctor` names it, and the next start tries again.
+                _log.warning(
+                    "draft of an image not removed", extra={"draft": draft.name, "cause": error.message}
+                )
 
     def _draft(self, image_id: ImageId) -> Path:
         return self._root / f"{DRAFT_PREFIX}{image_id}"
@@ -189,7 +202,7 @@ def _finish(draft: Path) -> None:
     """Remove everything but the image's file, make it root's and read-only, and flush it."""
     for entry in draft.iterdir():
         if entry.name != ROOTFS:
-            remove_tree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            entry.unlink()
     rootfs = draft / ROOTFS
     os.chown(rootfs, os.geteuid(), os.getegid())
     rootfs.chmod(0o400)

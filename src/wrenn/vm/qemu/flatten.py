@@ -50,6 +50,11 @@ async def flatten(disks: Qcow2Disks, request: FlattenRequest, root: PrivateRoot)
         except QmpError as error:
             context = {**error.context, "log": _tail(log)}
             raise DamagedSnapshot("The disk cannot be read: it is damaged.", context=context) from error
+    # The program has ended: nobody changes the file any more.
+    if request.image.stat().st_size != request.size_b:
+        raise DamagedSnapshot(
+            "The disk cannot be read: it is damaged.", context={"reason": "size of the image"}
+        )
 
 
 async def _start(
@@ -115,6 +120,8 @@ def _bytes(value: object) -> int:
 
 def _tail(log: Path) -> str:
     try:
-        return log.read_bytes()[-_LOG_TAIL_B:].decode(errors="replace")
+        with log.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_TAIL_B))
+            return file.read(_LOG_TAIL_B).decode(errors="replace")
     except OSError:
         return ""
