@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import tarfile
 
 import pytest
+
+from wrenn.base.units import MIB
 
 from .conftest import DEADLINE_S, Platform, refused
 
@@ -124,10 +127,12 @@ async def test_the_log_is_streamed_to_its_end_and_from_where_it_broke_off(platfo
 async def test_files_of_the_context_are_copied(platform: Platform):
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        for name, text in (("app/main.txt", "hello"), ("app/other.txt", "there")):
+        # More than other bodies may have.
+        files = {"app/main.txt": b"hello", "app/other.txt": os.urandom(2 * MIB)}
+        for name, content in files.items():
             entry = tarfile.TarInfo(name)
-            entry.size = len(text)
-            tar.addfile(entry, io.BytesIO(text.encode()))
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
     config = {
         "name": "copied",
         "recipe": ["COPY app/main.txt /tmp/copied-", "RUN cat /tmp/copied-"],
@@ -142,6 +147,16 @@ async def test_files_of_the_context_are_copied(platform: Platform):
     made = await ended(platform, answer.json()["id"])
     steps = (await platform.api.get(f"/v1/builds/{made['id']}/logs")).json()
     assert [step["stdout"] for step in steps] == ["", "hello"], made
+    listed = (await platform.api.get("/v1/builds")).json()
+    assert [each["recipe"] for each in listed if each["id"] == made["id"]] == [[]], (
+        "texts are only in the build itself"
+    )
+    # The archive goes with the build.
+    async with asyncio.timeout(DEADLINE_S):
+        while [
+            page async for page in platform.control.objects.pages("") if any("uploads" in o.key for o in page)
+        ]:
+            await asyncio.sleep(0.1)
 
 
 async def test_without_a_started_program_the_disk_becomes_an_image(platform: Platform):

@@ -1,4 +1,4 @@
-"""Deletes ended sessions, old attempts, expired invitations and tokens of users and hosts, and mails that are too old to be sent."""
+"""Deletes ended sessions, old attempts, expired invitations and tokens of users and hosts, builds, and mails that are too old to be sent."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 from wrenn.base.loops import Loop
 from wrenn.control import mail
 from wrenn.control.account_mail import token_store
+from wrenn.control.builds import store as build_store
 from wrenn.control.db import Database
 from wrenn.control.hosts import credential_store
 from wrenn.control.sessions import session_store
@@ -21,6 +22,9 @@ _ATTEMPTS_OLD_S: Final = 86_400.0
 _SESSIONS_OLD_S: Final = 7 * 86_400.0
 _INVITATIONS_OLD_S: Final = 0.0
 _REQUESTS_OLD_S: Final = 3600.0
+_BUILDS_OLD_S: Final = 30 * 86_400.0
+_BUILDS_OF_TEAM: Final = 100
+"""Ended builds of a team that are kept: those that its list shows."""
 
 
 class Cleanup:
@@ -41,5 +45,6 @@ class Cleanup:
         await invitation_store.forget_old(database, older_s=_INVITATIONS_OLD_S)
         await credential_store.delete_expired(database)
         await token_store.forget_old(database, requests_older_s=_REQUESTS_OLD_S)
+        await build_store.delete_old(database, older_s=_BUILDS_OLD_S, most_of_team=_BUILDS_OF_TEAM)
         if given_up := await mail.drop_expired(database):
             _log.warning("mails were given up", extra={"by_kind": dict(given_up)})

@@ -301,6 +301,7 @@ def _build(
         auth,
         sandboxes,
         fleet_service,
+        builds,
         throttle=throttle,
         passwords=passwords,
         provider_client=provider_client,
@@ -728,6 +729,7 @@ def _build_accounts(
     auth: _Auth,
     sandboxes: _Sandboxes,
     fleet_service: Fleet,
+    builds: Builds,
     *,
     throttle: Throttle,
     passwords: Passwords,
@@ -742,6 +744,7 @@ def _build_accounts(
             fleet_service.remove_all,
             sandboxes.deletions.remove_all,
             sandboxes.snapshots.remove_all,
+            builds.remove_all,
         ),
         wake=sandboxes.deletions.wake,
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from wrenn.base.errors import NotFound
 from wrenn.base.ids import HostId, ImageId
@@ -30,6 +31,8 @@ class Base:
 
     template: Template
     config: BaseConfig
+    release: Callable[[], Awaitable[None]]
+    """Call it once a sandbox of the template runs. May be repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,8 @@ class BuildBases:
                     is_insecure=base.reference.partition("/")[0] in self.insecure_registries,
                 )
                 made = await make_image(host, image_id, source, upload=False)
-                yield Base(_unnamed(build, image_id, host_id, made), _config(made))
+                release = partial(self.images.give_up, image_id)
+                yield Base(_unnamed(build, image_id, host_id, made), _config(made), release)
             finally:
                 # The result of the build is an image of its own.
                 await asyncio.shield(self.images.give_up(image_id))
@@ -85,7 +89,11 @@ class BuildBases:
             workdir=defaults.working_dir or None,
             labels=dict(template.labels),
         )
-        return Base(template, config)
+        return Base(template, config, _nothing)
+
+
+async def _nothing() -> None:
+    """Release a template, which stays."""
 
 
 def _unnamed(build: Build, image_id: ImageId, host_id: HostId, made: HostImage) -> Template:

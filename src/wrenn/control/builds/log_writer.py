@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 
 _STEP_LIMIT_B: Final = 1 * MIB
 _BUILD_LIMIT_B: Final = 16 * MIB
+_ENTRY_B: Final = 200
+"""What an entry counts beside its text."""
 _PIECE_B: Final = 64 * KIB
 _FLUSH_S: Final = 0.3
 
@@ -78,6 +80,9 @@ class LogWriter:
         self._add(LogKind.END, {"ok": ok, "exit": exit_code, "elapsed_ms": elapsed_ms, "cached": cached})
 
     def _add(self, kind: LogKind, data: Mapping[str, Any]) -> None:
+        # Each entry is a row, however short.
+        self._left_of_step_b -= _ENTRY_B
+        self._left_of_build_b -= _ENTRY_B
         self._waiting.append((self._step, kind, data))
 
     async def flush(self) -> None:

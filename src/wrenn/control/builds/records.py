@@ -78,8 +78,9 @@ class BuildRequest:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> BuildRequest:
-        """Read what `to_json` returned."""
-        fields: dict[str, Any] = {**value, "recipe": tuple(value["recipe"])}
+        """Read what `to_json` returned, perhaps without its texts."""
+        fields: dict[str, Any] = {"dockerfile": "", "build_args": {}, **value}
+        fields["recipe"] = tuple(value.get("recipe", ()))
         return cls(**fields)
 
 

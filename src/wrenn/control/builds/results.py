@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Final
 from uuid import UUID, uuid4
 
 from wrenn.base.errors import Unavailable
 from wrenn.base.faults import fault_point
-from wrenn.base.ids import SnapshotId
+from wrenn.base.ids import HostId, ImageId, SnapshotId
 from wrenn.control.audit import Actor
 from wrenn.control.builds import store
 from wrenn.control.builds.make_image import make_image
@@ -22,6 +23,8 @@ from wrenn.control.sandboxes import InternalSandboxes, snapshot_source_of
 from wrenn.control.snapshots import NewVersion, SnapshotLifecycle
 from wrenn.control.templates import Defaults, NewBase, insert_base_template
 from wrenn.recipe import State
+
+_BEGIN_ATTEMPTS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +86,7 @@ class BuildResults:
         row, host = await self.sandboxes.get(sandbox.sandbox_id)
         await self.sandboxes.pause(sandbox.sandbox_id, by)
         await fault_point("control.build.after_pause")
-        image_id = await self.database.transaction(
-            lambda tx: self.images.begin(tx, build.team_id, row.host_id)
-        )
+        image_id = await self._begin_image(build, row.host_id)
         with self.images.renewing_lease(image_id):
             try:
                 made = await make_image(host, image_id, sandbox.sandbox_id, upload=True)
@@ -119,9 +120,22 @@ class BuildResults:
         for old in replaced:
             await self.snapshots.drop(SnapshotId(old))
 
+    async def _begin_image(self, build: Build, host_id: HostId) -> ImageId:
+        for left in reversed(range(_BEGIN_ATTEMPTS)):
+            try:
+                return await self.database.transaction(
+                    lambda tx: self.images.begin(tx, build.team_id, host_id)
+                )
+            except Unavailable:
+                # The store's garbage collection may have the lock for up to half a minute.
+                if not left:
+                    raise
+                await asyncio.sleep(1)
+        raise AssertionError("the last attempt returns or raises")
+
     async def _finish(self, tx: Transaction, build: Build, template_id: UUID, by: Actor) -> None:
         if not await store.finish(
-            tx, build.build_id, BuildStatus.SUCCESS, owner=self.owner, by=by, template_id=template_id
+            tx, build, BuildStatus.SUCCESS, owner=self.owner, by=by, template_id=template_id
         ):
             raise lease_lost()
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any, Final
 
+from wrenn.base.errors import StorageFull
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import SandboxId
 from wrenn.control.audit import SYSTEM, Actor, ActorKind
@@ -27,7 +28,7 @@ from wrenn.control.sandboxes import CreateSandbox, InternalSandboxes
 from wrenn.control.templates import Template
 from wrenn.recipe.archive import ContextArchive
 
-_LIFETIME_S: Final = 6 * 3600
+LIFETIME_S: Final = 6 * 3600
 """Of the sandbox of a build, and so of the build: it ends by itself if nobody removes it."""
 _CAUSE: Final = "build_ended"
 
@@ -59,6 +60,8 @@ class BuildRunner:
             self._sandbox(build, base.template, by) as sandbox_id,
             self._context(build) as context,
         ):
+            # Its sandbox keeps the files of the base.
+            await base.release()
             _, host = await self.sandboxes.get(sandbox_id)
             sandbox = BuildSandbox(sandbox_id, host, context, log)
             environment = {**await sandbox.environment(), **base.config.environment}
@@ -76,7 +79,7 @@ class BuildRunner:
     async def _sandbox(self, build: Build, base: Template, by: Actor) -> AsyncGenerator[SandboxId]:
         sandbox_id = SandboxId.new()
         # Recorded first, so that the next attempt removes it, whenever this replica dies.
-        if not await store.set_sandbox(self.database, build.build_id, sandbox_id, owner=self.owner):
+        if not await store.set_sandbox(self.database, build, sandbox_id, owner=self.owner):
             raise lease_lost()
         # A snapshot has the one size in which it was taken.
         size: dict[str, Any] = {}
@@ -85,7 +88,7 @@ class BuildRunner:
             size = {"vcpus": build.vcpus, "memory_mb": build.memory_mb, "disk_size_mb": disk_size_mb}
         body = CreateSandbox(
             template=base.name,
-            lifetime_sec=_LIFETIME_S,
+            lifetime_sec=LIFETIME_S,
             on_expiry="kill",
             name=f"build of {build.name}",
             **size,
@@ -102,16 +105,22 @@ class BuildRunner:
         if build.archive_key is None:
             context = ContextArchive.empty()
         else:
-            data = await self.objects.get(build.archive_key, limit_b=ARCHIVE_LIMIT_B)
-            context = await asyncio.to_thread(ContextArchive.open, BytesIO(data))
+            context = await self._opened(build.archive_key)
         try:
             yield context
         finally:
             context.close()
 
+    async def _opened(self, archive_key: str) -> ContextArchive:
+        data = await self.objects.get(archive_key, limit_b=ARCHIVE_LIMIT_B)
+        try:
+            return await asyncio.to_thread(ContextArchive.open, BytesIO(data))
+        except OSError as error:
+            raise StorageFull("The control plane has no room to unpack the archive.") from error
+
     async def _carry_out(self, build: Build, plan: BuildPlan, sandbox: BuildSandbox, log: LogWriter) -> None:
         for number, (phase, step) in enumerate(plan.steps, start=1):
-            if not await store.set_step(self.database, build.build_id, number, owner=self.owner):
+            if not await store.set_step(self.database, build, number, owner=self.owner):
                 raise lease_lost()
             log.begin(number, phase=phase, command=step.text)
             begun = time.monotonic()

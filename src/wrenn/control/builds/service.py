@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from wrenn.base.errors import Conflict, InvalidRequest, NotFound, TooLarge
-from wrenn.base.ids import BuildId
+from wrenn.base.errors import Conflict, DeadlineExceeded, InvalidRequest, NotFound, RateLimited, TooLarge
+from wrenn.base.ids import BuildId, TeamId
 from wrenn.base.units import MIB
+from wrenn.control.audit import Actor
 from wrenn.control.auth import Caller
 from wrenn.control.builds import store
 from wrenn.control.builds.recipes import check_recipe
@@ -19,6 +20,7 @@ from wrenn.control.builds.records import ENDED, Build, BuildRequest, BuildStatus
 from wrenn.control.builds.types import CreateBuild
 from wrenn.control.db import Database, Transaction
 from wrenn.control.identity import lock_active_team
+from wrenn.control.images import owner_name
 from wrenn.control.objects import ObjectStore
 from wrenn.control.sandboxes import SandboxSizeLimits
 from wrenn.control.templates import LATEST, Reference
@@ -33,6 +35,8 @@ _LOG_PAGE: Final = 500
 _POLL_S: Final = 0.5
 _SILENCE_S: Final = 15.0
 _STREAMS_LIMIT: Final = 200
+_STREAMS_OF_TEAM: Final = 20
+_UPLOAD_TIMEOUT_S: Final = 600.0
 
 
 class TooManyBuilds(Conflict):
@@ -70,7 +74,8 @@ class Builds:
         self._objects = objects
         self._limits = limits
         self._uploads = asyncio.Semaphore(_UPLOADS_AT_ONCE)
-        self._streams: set[LogSubscription] = set()
+        self._streams: dict[LogSubscription, TeamId] = {}
+        self._uploading: set[TeamId] = set()
 
     def close(self) -> None:
         """End all streams, which would go on as long as their builds."""
@@ -92,9 +97,8 @@ class Builds:
         build_id = BuildId.new()
         key = None
         if archive is not None:
-            key = f"{caller.team_id.value}/uploads/{build_id.value.hex}"
-            async with self._uploads:
-                await self._objects.put(key, await _read(archive))
+            key = f"{owner_name(caller.team_id)}/uploads/{build_id}"
+            await self._upload(caller.team_id, key, archive)
         tags = list(dict.fromkeys([LATEST, *([body.tag] if body.tag else [])]))
         values = {
             "team_id": caller.team_id.value,
@@ -110,8 +114,7 @@ class Builds:
 
         async def insert(tx: Transaction) -> Build:
             await lock_active_team(tx, caller.team_id)
-            if await store.count_unfinished(tx, caller.team_id) >= _UNFINISHED_LIMIT:
-                raise TooManyBuilds(f"The team has {_UNFINISHED_LIMIT} builds that have not ended.")
+            await _require_few(tx, caller.team_id)
             return await store.insert_pending(tx, build_id, values, by=caller.actor)
 
         try:
@@ -120,6 +123,21 @@ class Builds:
             if key is not None:
                 await self._objects.delete([key])
             raise
+
+    async def _upload(self, team_id: TeamId, key: str, archive: AsyncIterator[bytes]) -> None:
+        await self._database.transaction(lambda tx: _require_few(tx, team_id))
+        if team_id in self._uploading:
+            raise RateLimited("The team uploads another archive at this moment. Try again.")
+        self._uploading.add(team_id)
+        try:
+            async with self._uploads, asyncio.timeout(_UPLOAD_TIMEOUT_S):
+                await self._objects.put(key, await _read(archive))
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"The archive was not received within {_UPLOAD_TIMEOUT_S:.0f} s."
+            ) from error
+        finally:
+            self._uploading.discard(team_id)
 
     async def list(self, caller: Caller) -> list[Build]:
         """Return the team's newest builds, at most 100."""
@@ -146,6 +164,10 @@ class Builds:
         if status in ENDED and status is not BuildStatus.CANCELLED:
             raise BuildEnded(f"The build has ended: {status}.")
 
+    async def remove_all(self, tx: Transaction, team_id: TeamId, _by: Actor) -> None:
+        """Ask for the end of all builds of a team that is deleted in this transaction."""
+        await store.cancel_all(tx, team_id)
+
     async def log(self, caller: Caller, text_id: str) -> list[LogEntry]:
         """Return the whole log of the last attempt."""
         build = await self.get(caller, text_id)
@@ -165,14 +187,15 @@ class Builds:
         build = await self.get(caller, text_id)
         if last_event_id is not None and not (last_event_id.isascii() and last_event_id.isdigit()):
             raise InvalidRequest("Last-Event-ID: must be the id of an event of this log.")
-        if len(self._streams) >= _STREAMS_LIMIT:
-            raise Conflict("Too many logs are followed here at this moment. Try again.")
+        own = sum(team_id == caller.team_id for team_id in self._streams.values())
+        if own >= _STREAMS_OF_TEAM or len(self._streams) >= _STREAMS_LIMIT:
+            raise RateLimited("Too many logs are followed at this moment. Try again.")
         subscription = LogSubscription()
-        self._streams.add(subscription)
+        self._streams[subscription] = caller.team_id
         try:
             yield LogStream(self._frames(build, int(last_event_id or 0)), subscription)
         finally:
-            self._streams.discard(subscription)
+            del self._streams[subscription]
 
     async def _frames(self, build: Build, after: int) -> AsyncIterator[bytes]:
         silent_s = 0.0
@@ -214,6 +237,11 @@ class Builds:
             skip_pre_post=body.skip_pre_post or body.dockerfile is not None,
             use_cache=not body.no_cache,
         )
+
+
+async def _require_few(tx: Transaction, team_id: TeamId) -> None:
+    if await store.count_unfinished(tx, team_id) >= _UNFINISHED_LIMIT:
+        raise TooManyBuilds(f"The team has {_UNFINISHED_LIMIT} builds that have not ended.")
 
 
 async def _read(archive: AsyncIterator[bytes]) -> bytes:

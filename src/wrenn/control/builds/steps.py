@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from wrenn.base.errors import DeadlineExceeded, InvalidRequest, NotFound, WrennError
+from wrenn.base.errors import DeadlineExceeded, InvalidRequest, NotFound, TooLarge, WrennError
 from wrenn.base.ids import SandboxId, random_hex
+from wrenn.base.units import KIB
 from wrenn.control.builds.log_writer import LogWriter
 from wrenn.control.hosts import Command, HostClient, HostNotResponding, Kind, StartProcess
 from wrenn.recipe import Copy, Env, ReadyCheck, Run, Start, State, Step, User, Workdir
@@ -20,6 +21,7 @@ from wrenn.recipe.archive import ContextArchive
 _SHELL: Final = "/bin/sh"
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SHORT_TIMEOUT_S: Final = 60.0
+_ENVIRONMENT_LIMIT_B: Final = 128 * KIB
 _START_S: Final = 0.5
 """After so long a program that was started is expected to run."""
 _READY_LIMIT_S: Final = 1800.0
@@ -47,18 +49,27 @@ class BuildSandbox:
 
     async def environment(self) -> dict[str, str]:
         """Return the variables that programs have in the sandbox, without those of the session."""
-        lines: list[bytes] = []
+        found = bytearray()
+
+        def take(kind: Kind, data: bytes) -> None:
+            if kind is Kind.STDOUT:
+                found.extend(data)
+            if len(found) > _ENVIRONMENT_LIMIT_B:
+                # The program is killed. It is the base's, and may be any.
+                raise TooLarge("The environment of the base is too large.")
+
         try:
             await self.host.exec(
                 self.sandbox_id,
                 StartProcess(cmd="env", args=["-0"], timeout_ms=round(_SHORT_TIMEOUT_S * 1000)),
-                lambda kind, data: lines.append(data) if kind is Kind.STDOUT else None,
+                take,
             )
         except WrennError:
             return {"PATH": _DEFAULT_PATH}
-        text = b"".join(lines)[: 128 * 1024].decode(errors="replace")
-        found = dict(pair.split("=", 1) for pair in text.split("\0") if "=" in pair)
-        return {name: found[name] for name in ("PATH", "LANG") if name in found} or {"PATH": _DEFAULT_PATH}
+        pairs = found.decode(errors="replace").split("\0")
+        variables = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+        kept = {name: variables[name] for name in ("PATH", "LANG") if name in variables}
+        return kept or {"PATH": _DEFAULT_PATH}
 
     async def carry_out(self, step: Step) -> int | None:
         """Carry out one step; returns the exit code of its program, if it runs one.

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, and_, func, insert, null, select, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Row,
+    Text,
+    and_,
+    cast,
+    delete,
+    func,
+    insert,
+    not_,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import array
 
 from wrenn.base.ids import BuildId, SandboxId, TeamId
 from wrenn.control.audit import Actor, AuditAction, Resource, Status, actor_json, record
 from wrenn.control.builds.records import Build, BuildRequest, BuildStatus, LogEntry, LogKind
 from wrenn.control.builds.tables import build_logs, builds
-from wrenn.control.db import RELEASED, Database, Leases, Transaction
+from wrenn.control.db import RELEASED, Database, Leases, Transaction, span_s
 
 _QUEUE_LOCK: Final = 0x6275696C6473
 """Advisory lock of whoever takes builds from the queue: "builds"."""
@@ -74,9 +91,16 @@ async def count_unfinished(tx: Transaction, team_id: TeamId) -> int:
 
 
 async def of_team(database: Database, team_id: TeamId, *, limit: int) -> list[Build]:
-    """Return the team's builds, newest first."""
+    """Return the team's builds, newest first, without what their recipes say."""
+    # Without the texts of the recipes, which are large.
+    texts = cast(array(["recipe", "dockerfile", "build_args"]), ARRAY(Text))
+    request = _c.request.op("-", return_type=_c.request.type)(texts).label("request")
+    columns = [request if column is _c.request else column for column in builds.c]
     found = await database.execute(
-        select(builds).where(_c.team_id == team_id.value).order_by(_c.created_at.desc(), _c.id).limit(limit),
+        select(*columns)
+        .where(_c.team_id == team_id.value)
+        .order_by(_c.created_at.desc(), _c.id)
+        .limit(limit),
         repeatable=True,
     )
     return [_build(row) for row in found]
@@ -92,14 +116,24 @@ async def get(database: Database, team_id: TeamId, build_id: BuildId) -> Build |
 
 
 async def take(
-    database: Database, *, owner: str, lease_s: float, most: int, most_of_team: int
+    database: Database,
+    *,
+    owner: str,
+    lease_s: float,
+    most: int,
+    most_of_team: int,
+    running_here: Collection[BuildId],
 ) -> list[Build]:
-    """Lease builds that nobody works on, oldest first; not more of a team at once than `most_of_team`."""
+    """Lease builds that nobody works on; not more of a team at once than `most_of_team`.
+
+    Teams with fewer running ones come first, then older builds. `running_here`: those that this owner still runs, whatever
+    the clock says of their leases.
+    """
 
     async def lease(tx: Transaction) -> list[Build]:
         await tx.execute(select(func.pg_advisory_xact_lock(_QUEUE_LOCK)))
         unfinished = _c.status.in_([BuildStatus.PENDING, BuildStatus.RUNNING])
-        is_free = LEASES.is_free()
+        is_free = and_(LEASES.is_free(), _c.id.not_in([build.value for build in running_here]))
         of_team = builds.alias("of_team")
         running = (
             select(func.count())
@@ -120,7 +154,7 @@ async def take(
         due = (
             select(waiting.c.id)
             .where(waiting.c.place <= most_of_team)
-            .order_by(waiting.c.created_at, waiting.c.id)
+            .order_by(waiting.c.place, waiting.c.created_at, waiting.c.id)
             .limit(most)
         )
         ids = list((await tx.execute(due)).scalars())
@@ -175,35 +209,40 @@ async def cancel(database: Database, team_id: TeamId, build_id: BuildId, *, by: 
     return await database.transaction(change)
 
 
-async def watch(database: Database, build_id: BuildId, *, owner: str) -> bool | None:
-    """Return whether the build is to be cancelled; None: this owner has lost the lease."""
+def _is_held(build: Build, owner: str) -> ColumnElement[bool]:
+    """SQL condition: this attempt still has its lease."""
+    return and_(LEASES.is_held(build.build_id.value, owner), _c.attempts == build.attempts)
+
+
+async def watch(database: Database, build: Build, *, owner: str) -> bool | None:
+    """Return whether the build is to be cancelled; None: this attempt has lost the lease."""
     found = await database.execute(
-        select(_c.is_cancel_requested).where(LEASES.is_held(build_id.value, owner)), repeatable=True
+        select(_c.is_cancel_requested).where(_is_held(build, owner)), repeatable=True
     )
     row = found.one_or_none()
     return None if row is None else row.is_cancel_requested
 
 
-async def set_sandbox(database: Database, build_id: BuildId, sandbox_id: SandboxId, *, owner: str) -> bool:
+async def set_sandbox(database: Database, build: Build, sandbox_id: SandboxId, *, owner: str) -> bool:
     """Record the sandbox of the present attempt, before it is created; False: the lease was lost."""
-    return await _update(database, build_id, owner, sandbox_id=sandbox_id.value)
+    return await _update(database, build, owner, sandbox_id=sandbox_id.value)
 
 
-async def set_step(database: Database, build_id: BuildId, step: int, *, owner: str) -> bool:
+async def set_step(database: Database, build: Build, step: int, *, owner: str) -> bool:
     """Record which step runs; False: the lease was lost."""
-    return await _update(database, build_id, owner, current_step=step)
+    return await _update(database, build, owner, current_step=step)
 
 
-async def _update(database: Database, build_id: BuildId, owner: str, **values: Any) -> bool:
+async def _update(database: Database, build: Build, owner: str, **values: Any) -> bool:
     written = await database.execute(
-        update(builds).where(LEASES.is_held(build_id.value, owner)).values(**values).returning(_c.id)
+        update(builds).where(_is_held(build, owner)).values(**values).returning(_c.id)
     )
     return written.one_or_none() is not None
 
 
 async def finish(
     tx: Transaction,
-    build_id: BuildId,
+    build: Build,
     status: BuildStatus,
     *,
     owner: str,
@@ -212,10 +251,14 @@ async def finish(
     error: str = "",
     template_id: UUID | None = None,
 ) -> bool:
-    """Record the end of a build and give its lease back; False: the lease was lost before."""
+    """Record the end of a build and give its lease back.
+
+    False: this attempt has lost its lease, or it would be a success and was asked to be cancelled before.
+    """
+    may_succeed = not_(_c.is_cancel_requested) if status is BuildStatus.SUCCESS else true()
     written = await tx.execute(
         update(builds)
-        .where(LEASES.is_held(build_id.value, owner), _c.status == BuildStatus.RUNNING)
+        .where(_is_held(build, owner), _c.status == BuildStatus.RUNNING, may_succeed)
         .values(
             status=status,
             error_code=error_code,
@@ -236,8 +279,56 @@ async def finish(
         severity.get(status, Status.SUCCESS),
         facts={"name": row.name, "status": status.value},
     )
-    await record(tx, TeamId(row.team_id), by, action, str(build_id))
+    await record(tx, TeamId(row.team_id), by, action, str(build.build_id))
     return True
+
+
+async def cancel_all(tx: Transaction, team_id: TeamId) -> None:
+    """Ask for the end of all builds of a team, as the team is deleted."""
+    await tx.execute(
+        update(builds)
+        .where(_c.team_id == team_id.value, _c.status == BuildStatus.RUNNING)
+        .values(is_cancel_requested=True)
+    )
+    await tx.execute(
+        update(builds)
+        .where(_c.team_id == team_id.value, _c.status == BuildStatus.PENDING)
+        .values(status=BuildStatus.CANCELLED, is_cancel_requested=True, completed_at=func.now())
+    )
+
+
+async def archives_of_ended(database: Database, *, limit: int) -> list[tuple[BuildId, str]]:
+    """Return archives in the store that no build needs any more."""
+    found = await database.execute(
+        select(_c.id, _c.archive_key)
+        .where(_c.archive_key.is_not(None), _c.completed_at.is_not(None))
+        .limit(limit),
+        repeatable=True,
+    )
+    return [(BuildId(row.id), row.archive_key) for row in found]
+
+
+async def forget_archive(database: Database, build_id: BuildId) -> None:
+    """Record that the store does not have the build's archive any more."""
+    await database.execute(update(builds).where(_c.id == build_id.value).values(archive_key=None))
+
+
+async def delete_old(database: Database, *, older_s: float, most_of_team: int) -> None:
+    """Delete ended builds with their logs: old ones, and of each team those beyond its newest."""
+    place = func.row_number().over(partition_by=_c.team_id, order_by=(_c.created_at.desc(), _c.id))
+    ended = select(_c.id, _c.completed_at, place.label("place")).where(
+        _c.completed_at.is_not(None), _c.archive_key.is_(None)
+    )
+    those = ended.cte("ended")
+    await database.execute(
+        delete(builds).where(
+            _c.id.in_(
+                select(those.c.id).where(
+                    or_(those.c.completed_at < func.now() - span_s(older_s), those.c.place > most_of_team)
+                )
+            )
+        )
+    )
 
 
 async def append_log(

@@ -68,6 +68,8 @@ Index(
     postgresql_where=text("status IN ('pending', 'running')"),
 )
 
+Index("ix_builds_archive_key", builds.c.archive_key, postgresql_where=text("archive_key IS NOT NULL"))
+
 # What the steps of the last attempt wrote, in order.
 build_logs = Table(
     "build_logs",

@@ -6,15 +6,26 @@ import asyncio
 import logging
 from typing import Final
 
-from wrenn.base.errors import Conflict, InternalError, InvalidRequest, NotFound, WrennError
+from wrenn.base.errors import (
+    Conflict,
+    Forbidden,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+    WrennError,
+)
 from wrenn.base.faults import fault_point
+from wrenn.base.ids import BuildId
 from wrenn.base.loops import Loop
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.audit import SYSTEM
 from wrenn.control.builds import store
 from wrenn.control.builds.log_writer import LogWriter
 from wrenn.control.builds.records import Build, BuildStatus
-from wrenn.control.builds.runner import BuildRunner
+from wrenn.control.builds.runner import LIFETIME_S, BuildRunner
+from wrenn.control.builds.steps import StepFailed
 from wrenn.control.db import Database, HeldLeases
 from wrenn.control.objects import ObjectStore
 
@@ -25,8 +36,10 @@ _WATCH_S: Final = 1.0
 _ATTEMPTS: Final = 3
 _AT_ONCE: Final = 4
 """Builds that this replica runs at once."""
-_FINAL: Final = (InvalidRequest, NotFound, Conflict)
+_FINAL: Final = (InvalidRequest, NotFound, Conflict, Unauthorized, Forbidden)
 """Errors that another attempt would meet again."""
+_ARCHIVES: Final = 20
+"""Archives that are deleted in one round."""
 _OF_TEAM: Final = 2
 """Builds of a team that run at once, on all replicas."""
 
@@ -43,17 +56,21 @@ class BuildWorker:
         self.leases = HeldLeases(database, store.LEASES, owner=runner.owner, lease_s=lease_s)
         self.loop = Loop("run builds")
         self._tasks = OwnedTasks()
-        self._running = 0
+        self._running: set[BuildId] = set()
 
     async def run(self) -> None:
         """Look for builds at an interval, until cancelled."""
         try:
-            await self.loop.run(self._take, every_s=_POLL_S)
+            await self.loop.run(self._round, every_s=_POLL_S)
         finally:
             await self._tasks.close()
 
+    async def _round(self) -> None:
+        await self._take()
+        await self._delete_archives()
+
     async def _take(self) -> None:
-        free = _AT_ONCE - self._running
+        free = _AT_ONCE - len(self._running)
         if free <= 0:
             return
         taken = await store.take(
@@ -62,9 +79,10 @@ class BuildWorker:
             lease_s=self.leases.lease_s,
             most=free,
             most_of_team=_OF_TEAM,
+            running_here=self._running,
         )
         for build in taken:
-            self._running += 1
+            self._running.add(build.build_id)
             self._tasks.start("run build", self._run(build))
 
     async def _run(self, build: Build) -> None:
@@ -79,7 +97,7 @@ class BuildWorker:
                 extra={"build_id": str(build.build_id), "cause": error.message},
             )
         finally:
-            self._running -= 1
+            self._running.discard(build.build_id)
             self.loop.wake()
 
     async def _run_leased(self, build: Build) -> None:
@@ -89,7 +107,7 @@ class BuildWorker:
             return
         log = LogWriter(self._database, build.build_id, build.attempts)
         writing = asyncio.create_task(log.run())
-        running = asyncio.create_task(self._runner.run(build, log))
+        running = asyncio.create_task(self._bounded(build, log))
         try:
             status, error = await self._ended(build, running)
         finally:
@@ -101,12 +119,19 @@ class BuildWorker:
             return
         await self._finish(build, status, error)
 
+    async def _bounded(self, build: Build, log: LogWriter) -> None:
+        try:
+            async with asyncio.timeout(LIFETIME_S):
+                await self._runner.run(build, log)
+        except TimeoutError as error:
+            raise StepFailed(f"The build took longer than {LIFETIME_S / 3600:g} h.") from error
+
     async def _finish(self, build: Build, status: BuildStatus, error: WrennError | None) -> None:
         code, message = ("", "") if error is None else (error.code, _public(error))
         await self._database.transaction(
             lambda tx: store.finish(
                 tx,
-                build.build_id,
+                build,
                 status,
                 owner=self.leases.owner,
                 by=SYSTEM,
@@ -114,11 +139,12 @@ class BuildWorker:
                 error=message,
             )
         )
-        await self._delete_archive(build)
 
-    async def _delete_archive(self, build: Build) -> None:
-        if build.archive_key is not None:
-            await self._objects.delete([build.archive_key])
+    async def _delete_archives(self) -> None:
+        """Delete the archives of builds that have ended, however they did."""
+        for build_id, key in await store.archives_of_ended(self._database, limit=_ARCHIVES):
+            await self._objects.delete([key])
+            await store.forget_archive(self._database, build_id)
 
     async def _ended(
         self, build: Build, running: asyncio.Task[None]
@@ -126,10 +152,14 @@ class BuildWorker:
         """Wait for the end of the build; returns its status and error. None: it is recorded already, or not this worker's any more."""
         while not running.done():
             await asyncio.wait({running}, timeout=_WATCH_S)
-            is_cancelled = await store.watch(self._database, build.build_id, owner=self.leases.owner)
+            try:
+                is_cancelled = await store.watch(self._database, build, owner=self.leases.owner)
+            except Unavailable:
+                # Whatever the build writes is guarded by its lease.
+                continue
             if is_cancelled is None and not running.done():
                 return None, None
-            if is_cancelled and not running.done():
+            if is_cancelled and (not running.done() or running.exception() is not None):
                 return BuildStatus.CANCELLED, None
         try:
             running.result()
@@ -138,7 +168,6 @@ class BuildWorker:
                 raise
             return BuildStatus.FAILED, error
         # Recorded with its template.
-        await self._delete_archive(build)
         return None, None
 
 

@@ -18,7 +18,13 @@ from wrenn.control.http.middleware import BodyLimit, RequestIds
 from wrenn.control.http.queries import refuse_unknown_query
 from wrenn.control.http.rate_limits import RateLimits, Rates
 from wrenn.control.http.services import install as install_services
-from wrenn.protocol.api import CAPSULES_PREFIX, JSON_BODY_LIMIT_B, SANDBOXES_PREFIX, STORE_PREFIX
+from wrenn.protocol.api import (
+    BUILDS_PREFIX,
+    CAPSULES_PREFIX,
+    JSON_BODY_LIMIT_B,
+    SANDBOXES_PREFIX,
+    STORE_PREFIX,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -110,9 +116,11 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def _is_upload(path: str) -> bool:
-    return path.endswith(
-        ("/files/write", "/files/stream/write", "/files/tar/write", "/manifest")
-    ) or path.startswith(f"{STORE_PREFIX}/")
+    return (
+        path.endswith(("/files/write", "/files/stream/write", "/files/tar/write", "/manifest"))
+        or path == BUILDS_PREFIX
+        or path.startswith(f"{STORE_PREFIX}/")
+    )
 
 
 def route_of(scope: Scope) -> str:

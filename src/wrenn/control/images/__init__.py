@@ -1,7 +1,7 @@
 """Images: the root file systems that templates are made of, in the store and on hosts."""
 
 from wrenn.control.images.host_access import HostImages
-from wrenn.control.images.records import ImageStatus
+from wrenn.control.images.records import ImageStatus, owner_name
 from wrenn.control.images.routes import router, store_router
 from wrenn.control.images.service import Images
 from wrenn.control.images.store import retire as retire_images
@@ -15,6 +15,7 @@ __all__ = [
     "ImageSweep",
     "Images",
     "images",
+    "owner_name",
     "retire_images",
     "retire_images_of_team",
     "router",

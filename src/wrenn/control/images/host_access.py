@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from wrenn.base.clock import Clock
-from wrenn.base.errors import Conflict, Forbidden, InvalidRequest, NotFound, RateLimited
+from wrenn.base.errors import Conflict, DeadlineExceeded, Forbidden, InvalidRequest, NotFound, RateLimited
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import HostId, ImageId, TeamId
 from wrenn.control.auth import Tokens
@@ -28,6 +29,10 @@ from wrenn.protocol.image_manifest import CHUNK_STORED_LIMIT_B, Manifest, digest
 URL_LIFE_S: Final = 900.0
 _CALLS: Final = Rate(per_s=20, burst=100)
 """Calls of one host about images: each is for up to 256 MiB."""
+_MANIFESTS: Final = 8
+"""Manifests that this replica receives and checks at once, each of up to 20 MiB."""
+_MANIFESTS_OF_HOST: Final = 2
+_MANIFEST_TIMEOUT_S: Final = 120.0
 _BUCKETS: Final = 20_000
 
 
@@ -46,6 +51,8 @@ class HostImages:
         self._database = database
         self._objects = objects
         self._tokens = tokens
+        self._putting: Counter[HostId] = Counter()
+        self._manifests = asyncio.Semaphore(_MANIFESTS)
         self._calls = Buckets(_CALLS, clock, most=_BUCKETS)
 
     async def caller(self, host_token: str | None, text_id: str) -> CallingHost:
@@ -95,7 +102,9 @@ class HostImages:
         missing = [digest for digest in digests if chunk_key(image.owner, digest) not in there]
         return await self._signed("PUT", image.owner, missing)
 
-    async def put_manifest(self, host: CallingHost, text_id: str, data: bytes) -> int:
+    async def put_manifest(
+        self, host: CallingHost, text_id: str, read: Callable[[], Awaitable[bytes]]
+    ) -> int:
         """Write the manifest of an image whose chunks are all in the store; returns their size there. May be repeated.
 
         The image stays pending: whoever began it makes it ready.
@@ -104,6 +113,20 @@ class HostImages:
             InvalidRequest: of the manifest. NotFound: the image is not pending on this host. Conflict: chunks are missing.
         """
         image = await self._uploadable(host, text_id)
+        if self._putting[host.host_id] >= _MANIFESTS_OF_HOST:
+            raise RateLimited("The host sends other manifests at this moment. Try again.")
+        self._putting[host.host_id] += 1
+        try:
+            async with self._manifests, asyncio.timeout(_MANIFEST_TIMEOUT_S):
+                return await self._put_manifest(host, image, await read())
+        except TimeoutError as error:
+            raise DeadlineExceeded("The manifest was not received and checked in time.") from error
+        finally:
+            self._putting[host.host_id] -= 1
+            if not self._putting[host.host_id]:
+                del self._putting[host.host_id]
+
+    async def _put_manifest(self, host: CallingHost, image: StoredImage, data: bytes) -> int:
         manifest, digest = await asyncio.to_thread(lambda: (Manifest.decode(data), digest_of(data)))
         if manifest.image_id != image.image_id:
             raise InvalidRequest("The manifest is that of another image.")
@@ -119,7 +142,7 @@ class HostImages:
         if not await store.record_manifest(
             self._database, image.image_id, host.host_id, digest=digest, stored_b=stored_b
         ):
-            raise _not_found(text_id)
+            raise _not_found(str(image.image_id))
         return stored_b
 
     async def _signed(self, method: Method, owner: str, digests: Sequence[str]) -> dict[str, str]:

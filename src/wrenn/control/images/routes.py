@@ -78,7 +78,7 @@ async def host_put_manifest(
 ) -> Response:
     """The manifest of an image whose chunks are all in the store. 409: some are not. Only for the host that makes the image."""
     host = await images.caller(token, host_id)
-    stored_b = await images.put_manifest(host, image_id, await _read_body(request, MANIFEST_LIMIT_B))
+    stored_b = await images.put_manifest(host, image_id, lambda: _read_body(request, MANIFEST_LIMIT_B))
     return JSONResponse({"id": image_id, "stored_bytes": stored_b})
 
 

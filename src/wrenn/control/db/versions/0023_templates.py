@@ -35,7 +35,21 @@ BEGIN
 END
 $$
 """
+# Replicas of the release before know no tags: what they publish during an upgrade gets its own here. A later release may
+# drop this trigger.
+_UNTAGGED = """
+CREATE FUNCTION wrenn_template_tag() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO template_tags (template_id, team_id, name, tag) VALUES (NEW.id, NEW.team_id, NEW.name, 'latest')
+    ON CONFLICT (team_id, name, tag) WHERE team_id IS NOT NULL DO UPDATE SET template_id = EXCLUDED.template_id;
+    RETURN NULL;
+END
+$$
+"""
 _TRIGGERS = (
+    "template_published AFTER UPDATE OF status ON templates FOR EACH ROW"
+    " WHEN (NEW.status = 'ready' AND OLD.status = 'pending' AND NEW.name IS NOT NULL AND NEW.team_id IS NOT NULL)"
+    " EXECUTE FUNCTION wrenn_template_tag()",
     "template_base_created AFTER INSERT ON templates FOR EACH ROW"
     " WHEN (NEW.type = 'base' AND NEW.status = 'ready') EXECUTE FUNCTION wrenn_template_event()",
     "template_base_deleted AFTER DELETE ON templates FOR EACH ROW"
@@ -106,6 +120,7 @@ def upgrade() -> None:
         " SELECT id, team_id, name, 'latest' FROM templates WHERE status = 'ready' AND name IS NOT NULL"
     )
     op.execute(_TEMPLATE_EVENT)
+    op.execute(_UNTAGGED)
     for trigger in _TRIGGERS:
         op.execute(f"CREATE TRIGGER {trigger}")
     op.add_column("sandboxes", sa.Column("template_id", sa.Uuid(), nullable=True))

@@ -79,6 +79,12 @@ def upgrade() -> None:
         ["created_at"],
         postgresql_where=sa.text("status IN ('pending', 'running')"),
     )
+    op.create_index(
+        "ix_builds_archive_key",
+        "builds",
+        ["archive_key"],
+        postgresql_where=sa.text("archive_key IS NOT NULL"),
+    )
     op.create_table(
         "build_logs",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),

@@ -8,11 +8,11 @@ from wrenn.control.audit import Actor
 from wrenn.control.auth import Caller, Scope
 from wrenn.control.db import Database, Hints, Transaction
 from wrenn.control.hosts import Host, HostClient, HostClients
-from wrenn.control.identity import Role
+from wrenn.control.identity import Role, lock_active_team
 from wrenn.control.placement import Wanted
 from wrenn.control.sandboxes import desired_state_store, store
 from wrenn.control.sandboxes.changes import ChangeNotifier
-from wrenn.control.sandboxes.operations.capacity import Capacity
+from wrenn.control.sandboxes.operations.capacity import Capacity, added_usage
 from wrenn.control.sandboxes.operations.create import Creations
 from wrenn.control.sandboxes.operations.invalid_state import raise_invalid_state
 from wrenn.control.sandboxes.operations.waiting import WaitLimits, wait_ended, wait_paused
@@ -53,12 +53,15 @@ class InternalSandboxes:
         """Choose a host for a sandbox of this size that is created there soon; nothing is reserved.
 
         Raises:
-            NoCapacity, Unavailable.
+            NoCapacity, Unavailable. QuotaExceeded: the team may have no further sandbox.
         """
         wanted = Wanted("", vcpus, memory_mb, disk_size_mb, is_obtainable=True)
 
         async def choose(tx: Transaction) -> Host:
-            return await (await self._capacity.lock_and_read(tx, team_id)).choose(wanted)
+            available = await self._capacity.lock_and_read(tx, team_id)
+            await lock_active_team(tx, team_id)
+            available.team.require_within_quota(added_usage(vcpus, memory_mb, new=1))
+            return await available.choose(wanted)
 
         host = await self._capacity.transaction_asking_hosts(choose)
         return host.host_id, self._clients.at(host.endpoint)
