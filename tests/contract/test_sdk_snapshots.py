@@ -190,7 +190,7 @@ async def test_the_platforms_templates_are_protected(client: Client, box: Box) -
     with pytest.raises(InvalidRequestError):
         await box.snapshot("../minimal")
     (minimal,) = [one for one in await client.templates("base") if one.name == "minimal"]
-    assert (minimal.platform, minimal.vcpus, minimal.memory_mb) == (True, None, None)
+    assert (minimal.platform, minimal.vcpus, minimal.memory_mb) == (True, 1, 512)
 
 
 async def test_time_limits_are_those_that_were_asked_for(client: Client) -> None:
