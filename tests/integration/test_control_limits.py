@@ -208,7 +208,9 @@ async def test_every_body_has_a_limit(platform: Platform):
     """Of all endpoints; uploads have larger ones of their own."""
     big = b" " * (1024 * 1024 + 1)
     for path, methods in (await platform.api.get("/openapi.json")).json()["paths"].items():
-        if path.endswith(("/files/write", "/files/stream/write", "/files/tar/write")):
+        if path.endswith(("/files/write", "/files/stream/write", "/files/tar/write", "/manifest")):
+            continue
+        if path == "/v1/builds" or path.startswith("/v1/store/"):
             continue
         for method in methods:
             answer = await platform.api.request(method, path.replace("{", "").replace("}", ""), content=big)
