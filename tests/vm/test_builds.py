@@ -90,9 +90,15 @@ async def test_dockerfiles_become_templates(data_dir: Path, images_dir: Path, se
         assert (await output(api, "tiny", "cat /file; rm -f /beat; sleep 3; cat /beat | wc -l")).split() == [
             "built", "1",
         ]  # fmt: skip
-        arguments = ("templates", "import", f"{registry}/tiny:1", "-t", "plain:1", "--disk-size-mb", "512")
+        arguments = ("templates", "import", f"{registry}/tiny:1", "-t", "plain:1")
         imported = await wrenn(platform, *arguments)
         assert imported == "plain:1\n"
         assert await output(api, "plain:1", "ls /bin") == "busybox\ncat\nid\nsh\n"
         listed = (await api.get("/v1/sandboxes")).json()
         assert [each["name"] for each in listed] == []
+        for name in ("image", "tiny", "plain"):
+            assert (await api.delete(f"/v1/templates/{name}")).status_code == 204
+        # Their files go with them, on the host too.
+        async with asyncio.timeout(_DEADLINE_S):
+            while list((data_dir / "images").iterdir()) or list((data_dir / "snapshots").iterdir()):
+                await asyncio.sleep(0.3)

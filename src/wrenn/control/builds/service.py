@@ -24,6 +24,7 @@ from wrenn.control.images import owner_name
 from wrenn.control.objects import ObjectStore
 from wrenn.control.sandboxes import SandboxSizeLimits
 from wrenn.control.templates import LATEST, Reference
+from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
 
 ARCHIVE_LIMIT_B: Final = 100 * MIB
 _LIST_LIMIT: Final = 100
@@ -223,7 +224,7 @@ class Builds:
         for field, value, least, most in (
             ("vcpus", body.vcpus, 1, limits.vcpus),
             ("memory_mb", body.memory_mb, limits.memory_min_mb, limits.memory_max_mb),
-            ("disk_size_mb", body.disk_size_mb, 1, limits.disk_max_mb),
+            ("disk_size_mb", body.disk_size_mb, DEFAULT_DISK_SIZE_MB, limits.disk_max_mb),
         ):
             if not least <= value <= most:
                 raise InvalidRequest(f"{field}: must be between {least} and {most}.")
