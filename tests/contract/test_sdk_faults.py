@@ -97,6 +97,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Serving:
         async with server:
             yield script
             await script.wait_ended()
+        # One that was accepted at the last moment.
+        await asyncio.sleep(0)
+        await script.wait_ended()
 
     return serving
 

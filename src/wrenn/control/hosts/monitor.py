@@ -163,8 +163,9 @@ class Monitor:
                 self.on_unreachable()
             return
         self._remember(host, 0)
-        if host.is_reachable and host.status is HostStatus.ONLINE and host.inventory:
-            return  # as its row says, and what it reports comes with its heartbeats
+        is_known = host.platform == seen.platform and host.templates == frozenset(seen.templates)
+        if host.is_reachable and host.status is HostStatus.ONLINE and host.inventory and is_known:
+            return  # as its row says, and how much of it is in use comes with its heartbeats
         await store.record_seen(self._database, host.host_id, seen)
         if not host.is_reachable:
             _log.info("host answers", extra={"host_id": str(host.host_id)})
