@@ -26,10 +26,13 @@ class Undo:
         self._steps: list[tuple[str, Callable[[], Awaitable[object]], float]] = []
 
     def push(
-        self, name: str, step: Callable[[], Awaitable[object]], *, timeout_s: float = STEP_TIMEOUT_S
+        self, name: str, step: Callable[[], Awaitable[object]], *, timeout_s: float | None = None
     ) -> None:
-        """Add `step`, a function that returns an awaitable; `name` describes what it undoes and appears in logs."""
-        self._steps.append((name, step, timeout_s))
+        """Add `step`, a function that returns an awaitable; `name` describes what it undoes and appears in logs.
+
+        `timeout_s`: of a step that may take longer than the usual ones.
+        """
+        self._steps.append((name, step, STEP_TIMEOUT_S if timeout_s is None else timeout_s))
 
     def keep(self) -> None:
         """Discard the steps: the operation succeeded."""

@@ -68,8 +68,8 @@ class BuildSandbox:
             return {"PATH": _DEFAULT_PATH}
         pairs = found.decode(errors="replace").split("\0")
         variables = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
-        passed_on = {name: variables[name] for name in ("PATH", "LANG") if name in variables}
-        return passed_on or {"PATH": _DEFAULT_PATH}
+        found_here = {name: variables[name] for name in ("PATH", "LANG") if name in variables}
+        return found_here or {"PATH": _DEFAULT_PATH}
 
     async def carry_out(self, step: Step) -> int | None:
         """Carry out one step; returns the exit code of its program, if it runs one.
