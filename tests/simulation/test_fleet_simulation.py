@@ -14,7 +14,7 @@ from tests.simulation.database import Server
 from tests.simulation.fleet_scenario import play
 
 FIRST_SEED = int(os.environ.get("WRENN_FIRST_SEED", "1"))
-SEEDS = int(os.environ.get("WRENN_SEEDS", "5"))
+SEEDS = int(os.environ.get("WRENN_SEEDS", "3"))
 ALL_TWICE = "WRENN_SEEDS" in os.environ
 
 
