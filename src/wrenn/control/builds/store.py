@@ -14,6 +14,7 @@ from sqlalchemy import (
     and_,
     cast,
     delete,
+    exists,
     func,
     insert,
     not_,
@@ -113,6 +114,13 @@ async def get(database: Database, team_id: TeamId, build_id: BuildId) -> Build |
     )
     row = found.one_or_none()
     return None if row is None else _build(row)
+
+
+async def is_anything_due(database: Database) -> bool:
+    """Whether a build waits for a worker, or an archive is to be deleted; one cheap statement without a lock."""
+    waits = exists().where(_c.status.in_([BuildStatus.PENDING, BuildStatus.RUNNING]), LEASES.is_free())
+    is_left = exists().where(_c.archive_key.is_not(None), _c.completed_at.is_not(None))
+    return (await database.execute(select(or_(waits, is_left)), repeatable=True)).scalar_one()
 
 
 async def take(

@@ -66,8 +66,9 @@ class BuildWorker:
             await self._tasks.close()
 
     async def _round(self) -> None:
-        await self._take()
-        await self._delete_archives()
+        if await store.is_anything_due(self._database):
+            await self._take()
+            await self._delete_archives()
 
     async def _take(self) -> None:
         free = _AT_ONCE - len(self._running)
