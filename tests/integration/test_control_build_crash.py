@@ -47,6 +47,7 @@ async def crashing(data_dir: Path, database_url: str, host: AgentHost, unused_tc
 async def test_a_build_is_finished_by_another_attempt_after_a_kill(
     crashing: Crashing, host: AgentHost, database: Database, fault: str, recipe: list[str]
 ):
+    build_id = ""
     body = {"name": "own", "recipe": recipe, "skip_pre_post": True}
     async with crashing.started(f"{fault}=kill") as (api, process):
         with contextlib.suppress(httpx2.TransportError):

@@ -10,7 +10,7 @@ from sqlalchemy import insert, select
 
 from wrenn.base.ids import ImageId, SandboxId, TeamId
 from wrenn.control.audit import SYSTEM
-from wrenn.control.db import Database
+from wrenn.control.db import Database, Transaction
 from wrenn.control.images import images
 from wrenn.control.quotas import Limits
 from wrenn.control.sandboxes.tables import sandboxes
@@ -60,7 +60,7 @@ async def make_base(
         build_id=None,
     )
 
-    async def write(tx):
+    async def write(tx: Transaction) -> None:
         await tx.execute(
             insert(images).values(
                 id=image_id.value,
