@@ -60,7 +60,7 @@ class LogWriter:
         text = self._decoders[stream].decode(data[:left_b]).replace("\0", "�")
         if text:
             self._append(stream, text)
-        if len(data) >= left_b:
+        if min(self._left_of_step_b, self._left_of_build_b) <= 0:
             self.note("The step wrote more than is kept of it; the rest of its output is left out.")
 
     def _append(self, stream: LogKind, text: str) -> None:

@@ -23,15 +23,6 @@ class BuildStatus(enum.StrEnum):
     CANCELLED = "cancelled"
 
 
-NEXT: Final[dict[BuildStatus, frozenset[BuildStatus]]] = {
-    BuildStatus.PENDING: frozenset({BuildStatus.RUNNING, BuildStatus.FAILED, BuildStatus.CANCELLED}),
-    BuildStatus.RUNNING: frozenset({BuildStatus.SUCCESS, BuildStatus.FAILED, BuildStatus.CANCELLED}),
-    BuildStatus.SUCCESS: frozenset(),
-    BuildStatus.FAILED: frozenset(),
-    BuildStatus.CANCELLED: frozenset(),
-}
-assert NEXT.keys() == set(BuildStatus), "every status says what may follow it"
-
 ENDED: Final = frozenset({BuildStatus.SUCCESS, BuildStatus.FAILED, BuildStatus.CANCELLED})
 
 

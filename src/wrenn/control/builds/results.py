@@ -65,6 +65,8 @@ class BuildResults:
                     await self._finish(tx, build, snapshot_id.value, by)
                     return replaced
 
+                # Readers stop at the build's end, which is recorded now.
+                await sandbox.log.flush()
                 replaced = await self.database.transaction(publish)
             except BaseException:
                 await asyncio.shield(self._take_back(snapshot_id))
@@ -113,6 +115,8 @@ class BuildResults:
                     await self._finish(tx, build, new.template_id, by)
                     return replaced
 
+                # Readers stop at the build's end, which is recorded now.
+                await sandbox.log.flush()
                 replaced = await self.database.transaction(publish)
             except BaseException:
                 await asyncio.shield(self.images.give_up(image_id))

@@ -14,7 +14,7 @@ from wrenn.control.auth import CallerOf
 from wrenn.control.builds.service import Builds
 from wrenn.control.builds.types import BuildStepView, BuildView, CreateBuild, build_json, steps_json
 from wrenn.control.guests import UploadForm
-from wrenn.control.http import EventStreamResponse, refusals, service
+from wrenn.control.http import EventStreamResponse, body_of, read_at_most, refusals, service
 
 router = APIRouter(tags=["builds"])
 
@@ -32,23 +32,14 @@ async def create_build(request: Request, caller: CallerOf, builds: Service) -> R
     """
     content_type = request.headers.get("content-type", "")
     if content_type.startswith("multipart/form-data"):
-        form = UploadForm(content_type, request.stream(), file_part="archive", field_limit_b=_CONFIG_LIMIT_B)
+        form = UploadForm(content_type, body_of(request), file_part="archive", field_limit_b=_CONFIG_LIMIT_B)
         fields = await form.fields()
         body = _config(fields.get("config", ""))
         build = await builds.create(caller, body, form.file())
     else:
-        body = _config(await _bounded(request))
+        body = _config(await read_at_most(body_of(request), _CONFIG_LIMIT_B))
         build = await builds.create(caller, body)
     return JSONResponse(build_json(build), 201)
-
-
-async def _bounded(request: Request) -> bytes:
-    content = bytearray()
-    async for piece in request.stream():
-        content += piece
-        if len(content) > _CONFIG_LIMIT_B:
-            raise InvalidRequest(f"The body has more than {_CONFIG_LIMIT_B} bytes.")
-    return bytes(content)
 
 
 def _config(text: str | bytes) -> CreateBuild:

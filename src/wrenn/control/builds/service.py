@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from wrenn.base.errors import Conflict, DeadlineExceeded, InvalidRequest, NotFound, RateLimited, TooLarge
+from wrenn.base.errors import Conflict, DeadlineExceeded, InvalidRequest, NotFound, RateLimited
 from wrenn.base.ids import BuildId, TeamId
 from wrenn.base.units import MIB
 from wrenn.control.audit import Actor
@@ -19,6 +19,7 @@ from wrenn.control.builds.recipes import check_recipe
 from wrenn.control.builds.records import ENDED, Build, BuildRequest, BuildStatus, LogEntry, LogKind
 from wrenn.control.builds.types import CreateBuild
 from wrenn.control.db import Database, Transaction
+from wrenn.control.http import read_at_most
 from wrenn.control.identity import lock_active_team
 from wrenn.control.images import owner_name
 from wrenn.control.objects import ObjectStore
@@ -132,7 +133,8 @@ class Builds:
         self._uploading.add(team_id)
         try:
             async with self._uploads, asyncio.timeout(_UPLOAD_TIMEOUT_S):
-                await self._objects.put(key, await _read(archive))
+                content = await read_at_most(archive, ARCHIVE_LIMIT_B, what="The archive")
+                await self._objects.put(key, content)
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"The archive was not received within {_UPLOAD_TIMEOUT_S:.0f} s."
@@ -243,15 +245,6 @@ class Builds:
 async def _require_few(tx: Transaction, team_id: TeamId) -> None:
     if await store.count_unfinished(tx, team_id) >= _UNFINISHED_LIMIT:
         raise TooManyBuilds(f"The team has {_UNFINISHED_LIMIT} builds that have not ended.")
-
-
-async def _read(archive: AsyncIterator[bytes]) -> bytes:
-    content = bytearray()
-    async for piece in archive:
-        content += piece
-        if len(content) > ARCHIVE_LIMIT_B:
-            raise TooLarge(f"The archive has more than {ARCHIVE_LIMIT_B // MIB} MiB.")
-    return bytes(content)
 
 
 def _event(entry: LogEntry, total: int) -> tuple[str, dict[str, Any]]:

@@ -2,7 +2,14 @@
 
 from wrenn.control.http.answers import refusals
 from wrenn.control.http.browsers import VISIT_COOKIE, BehindProxies, Browsers
-from wrenn.control.http.connection import DownloadResponse, Pieces, PiecesResponse, body_of, while_connected
+from wrenn.control.http.connection import (
+    DownloadResponse,
+    Pieces,
+    PiecesResponse,
+    body_of,
+    read_at_most,
+    while_connected,
+)
 from wrenn.control.http.domain import DomainOf, PortDomain
 from wrenn.control.http.errors import ErrorBody, public_error
 from wrenn.control.http.event_stream import EventsResponse, EventStreamResponse
@@ -32,6 +39,7 @@ __all__ = [
     "nul_free_text",
     "plain_text",
     "public_error",
+    "read_at_most",
     "refusals",
     "service",
     "service_of",

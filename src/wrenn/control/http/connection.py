@@ -13,8 +13,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from wrenn.base.errors import AccessLost, Cancelled, InvalidRequest
+from wrenn.base.errors import AccessLost, Cancelled, InvalidRequest, TooLarge
 from wrenn.base.tasks import EndedFirst, run_unless
+from wrenn.base.units import MIB
 from wrenn.control.http.errors import error_response
 
 T = TypeVar("T")
@@ -66,6 +67,20 @@ async def body_of(request: Request) -> AsyncIterator[bytes]:
                 yield chunk
     except ClientDisconnect as error:
         raise Cancelled("The client went away.") from error
+
+
+async def read_at_most(pieces: AsyncIterator[bytes], limit_b: int, *, what: str = "The body") -> bytes:
+    """Return all of a stream. `limit_b`: whole MiB.
+
+    Raises:
+        TooLarge: `what` has more bytes than that.
+    """
+    content = bytearray()
+    async for piece in pieces:
+        content += piece
+        if len(content) > limit_b:
+            raise TooLarge(f"{what} has more than {limit_b // MIB} MiB.")
+    return bytes(content)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,9 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from wrenn.base.errors import TooLarge
 from wrenn.base.units import MIB
 from wrenn.control.auth import HostTokenOf
-from wrenn.control.http import body_of, refusals, service
+from wrenn.control.http import body_of, read_at_most, refusals, service
 from wrenn.control.images.host_access import HostImages
 from wrenn.control.images.types import Chunks, ChunkUrls, ImageManifest, SignedUrl, UploadedImage
 from wrenn.control.objects import ObjectStore, UrlSigner
@@ -78,7 +77,9 @@ async def host_put_manifest(
 ) -> Response:
     """The manifest of an image whose chunks are all in the store. 409: some are not. Only for the host that makes the image."""
     host = await images.caller(token, host_id)
-    stored_b = await images.put_manifest(host, image_id, lambda: _read_body(request, MANIFEST_LIMIT_B))
+    stored_b = await images.put_manifest(
+        host, image_id, lambda: read_at_most(body_of(request), MANIFEST_LIMIT_B)
+    )
     return JSONResponse({"id": image_id, "stored_bytes": stored_b})
 
 
@@ -101,14 +102,5 @@ async def put_object(
 ) -> Response:
     """Write an object of the store, of at most 2 MiB, by a signed URL that an agent got."""
     signer.verify("PUT", key, url.expires, url.signature)
-    await objects.put(key, await _read_body(request, _OBJECT_LIMIT_B))
+    await objects.put(key, await read_at_most(body_of(request), _OBJECT_LIMIT_B))
     return Response(status_code=204)
-
-
-async def _read_body(request: Request, limit_b: int) -> bytes:
-    body = bytearray()
-    async for piece in body_of(request):
-        body += piece
-        if len(body) > limit_b:
-            raise TooLarge(f"The body has more than {limit_b // MIB} MiB.")
-    return bytes(body)
