@@ -322,6 +322,23 @@ async def test_a_sandbox_that_its_host_refuses_is_started_on_another(
         await platform.create()
 
 
+@pytest.mark.asyncio(loop_scope="function")
+async def test_a_sandbox_whose_host_cannot_be_connected_to_is_started_on_another(
+    database_url: str, own_platform: Platform, tmp_path: Path
+):
+    platform = own_platform
+    await platform.create()
+    async with agent_host(tmp_path / "other") as other:
+        await other.join(platform.url, database_url, name="other")
+        await platform.control.monitor.look_once()
+        await other.stop()
+        # The stopped one is the emptier one, and counts as online still.
+        created = (await platform.create()).rpartition("/")[2]
+        assert created in platform.host.sandbox_ids
+        generations = await platform.control.database.execute(text("SELECT generation FROM sandboxes"))
+        assert sorted(generations.scalars()) == [1, 2]
+
+
 async def until(done: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not done():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from wrenn.base.errors import NotFound, WrennError
+from wrenn.base.errors import NotFound, Unavailable, WrennError
 from wrenn.base.ids import HostId, TeamId, UserId
 from wrenn.base.secrets import Secret
 from wrenn.control.audit import PLATFORM_TEAM, AuditAction, Facts, Resource, Scope, Status
@@ -34,6 +34,10 @@ class HostDraining(WrennError):
     code = "host_draining"
     http_status = 503
     retryable = True
+
+
+class HostNotConnected(Unavailable):
+    """No connection to the host's agent came about, so the agent has not received the request."""
 
 
 @dataclass(frozen=True, slots=True)

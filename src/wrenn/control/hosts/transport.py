@@ -14,6 +14,7 @@ from yarl import URL
 
 from wrenn.base.errors import Unavailable
 from wrenn.base.request_ids import request_id_headers
+from wrenn.control.hosts.records import HostNotConnected
 from wrenn.control.hosts.types import HostEndpoint
 from wrenn.protocol.host.streams import MESSAGE_LIMIT_B
 from wrenn.relay import (
@@ -95,7 +96,9 @@ class HostConnection:
     def not_answering(self, cause: BaseException) -> Unavailable:
         """Count a call that failed, and build its error. The cause is for the log only, since it names addresses."""
         self.failures += 1
-        return Unavailable("The host of this sandbox does not answer now.", context={"cause": repr(cause)})
+        is_unsent = isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+        kind = HostNotConnected if is_unsent else Unavailable
+        return kind("The host of this sandbox does not answer now.", context={"cause": repr(cause)})
 
     def url(self, target: str, *, encoded: bool = False) -> URL:
         """Return the URL of a path at the agent. `encoded`: use it exactly as it is."""

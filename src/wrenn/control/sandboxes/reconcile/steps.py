@@ -21,7 +21,7 @@ from wrenn.base.errors import (
 )
 from wrenn.base.faults import fault_point
 from wrenn.control.db import Database, Hints
-from wrenn.control.hosts import HostClients, HostSandboxSpec, HostSandboxState
+from wrenn.control.hosts import HostClients, HostNotConnected, HostSandboxSpec, HostSandboxState
 from wrenn.control.sandboxes.network_policy import host_policy
 from wrenn.control.sandboxes.reconcile import work_store
 from wrenn.control.sandboxes.reconcile.back_off import BackOff
@@ -98,11 +98,15 @@ class Steps:
             seen = await client.ensure_sandbox(_spec(work), timeout_s=left_s)
             await fault_point("control.create.after_rpc")
         except WrennError as error:
+            if isinstance(error, HostNotConnected):
+                self._back_off.refused(work.host.host_id)
+                if await self._start_elsewhere(work, is_known=False):
+                    return None
             if isinstance(error, Unavailable) and work.age_s < self._settings.start_retry_s:
                 return await self._postpone(work, error)
             if isinstance(error, NoCapacity | AgentFailure | InternalError):
                 self._back_off.refused(work.host.host_id)
-            if not (isinstance(error, NoCapacity) and await self._start_elsewhere(work)):
+            if not (isinstance(error, NoCapacity) and await self._start_elsewhere(work, is_known=True)):
                 await self._give_up(work, error)
             return None
         self._back_off.started(work.host.host_id)
@@ -116,21 +120,22 @@ class Steps:
         )
         return None
 
-    async def _start_elsewhere(self, work: Work) -> bool:
-        """Have a sandbox that its host refused be placed on another one, if there is one and nothing of it can be left here.
+    async def _start_elsewhere(self, work: Work, *, is_known: bool) -> bool:
+        """Have a sandbox that its host did not take be placed on another one, if there is one and nothing of it can be left here.
 
-        Only after the first call for it to this host, whose answer this is: of an earlier one whose answer was lost it is not known
-        what the host makes of it.
+        Only after the first call for it to this host, whose result this is: of an earlier one whose answer was lost it is not known
+        what the host makes of it. `is_known`: the host has received the call.
         """
         is_first = work.attempts == 1 and work.age_s < self._settings.start_retry_s
         if not is_first or work.origin.snapshot_id is not None:
             return False
-        try:
-            await self._clients.at(work.host).remove_sandbox(
-                work.sandbox_id, generation=work.generation, timeout_s=_REMOVE_TIMEOUT_S
-            )
-        except WrennError:
-            return False
+        if is_known:
+            try:
+                await self._clients.at(work.host).remove_sandbox(
+                    work.sandbox_id, generation=work.generation, timeout_s=_REMOVE_TIMEOUT_S
+                )
+            except WrennError:
+                return False
         is_placed = await self._place_again(work)
         if is_placed:
             _log.info("sandbox is placed on another host", extra={"sandbox_id": str(work.sandbox_id)})
