@@ -1,6 +1,6 @@
 """kill -9 of the control plane at each step of a build: another attempt finishes it, and nothing is left of the first.
 
-Two points run in `make test`, about 25 s.
+Three points run in `make test`, about 40 s.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ async def crashing(data_dir: Path, database_url: str, host: AgentHost, unused_tc
     [
         pytest.param("control.build.after_lease", _TO_IMAGE, marks=_MANY),
         pytest.param("control.build.after_create", _TO_IMAGE, marks=_MANY),
+        pytest.param("control.build.layer_begun", _TO_IMAGE, marks=_MANY),
+        ("control.build.layer_taken", _TO_IMAGE),
+        pytest.param("control.build.layer_kept", _TO_SNAPSHOT, marks=_MANY),
         pytest.param("control.build.after_steps", _TO_IMAGE, marks=_MANY),
         pytest.param("control.build.after_pause", _TO_IMAGE, marks=_MANY),
         ("control.build.after_upload", _TO_IMAGE),
@@ -71,8 +74,9 @@ async def test_a_build_is_finished_by_another_attempt_after_a_kill(
         async with asyncio.timeout(_DEADLINE_S):
             while (
                 host.sandbox_ids
-                or len(host.snapshot_ids) != (not is_image)
+                # And the layer after the last step.
+                or len(host.snapshot_ids) != 1 + (not is_image)
                 or len((await database.execute(select(images.c.id))).all()) != is_image
-                or len((await database.execute(select(templates.c.id))).all()) != 2
+                or len((await database.execute(select(templates.c.id))).all()) != 3
             ):
                 await asyncio.sleep(0.1)

@@ -58,6 +58,7 @@ async def make_base(
         defaults=Defaults("ada", "/srv", {"A": "1"}),
         labels={"maintainer": "ada"},
         build_id=None,
+        build_key=None,
     )
 
     async def write(tx: Transaction) -> None:

@@ -80,6 +80,16 @@ async def test_dockerfiles_become_templates(data_dir: Path, images_dir: Path, se
         assert (await output(api, "image", "cat /etc/greeting; echo $GREETING $WRENN_TEMPLATE")).split() == [
             "hello", "hello", "image",
         ]  # fmt: skip
+        # A step more: the others are taken from the cache, with the machine in which they ran.
+        longer = await build(
+            api,
+            "longer",
+            "FROM template://minimal\nENV GREETING=hello\nRUN echo $GREETING > /etc/greeting && rm /etc/motd\n"
+            "RUN cat /etc/greeting > /etc/again\n",
+        )
+        steps = (await api.get(f"/v1/builds/{longer['id']}/logs")).json()
+        assert [step["cached"] for step in steps] == [True, True, False]
+        assert await output(api, "longer", "cat /etc/again; test ! -e /etc/motd") == "hello\n"
         # A container image without init system, users or Python; what it starts is in the template's memory.
         await build(
             api,
@@ -96,9 +106,12 @@ async def test_dockerfiles_become_templates(data_dir: Path, images_dir: Path, se
         assert await output(api, "plain:1", "ls /bin") == "busybox\ncat\nid\nsh\n"
         listed = (await api.get("/v1/sandboxes")).json()
         assert [each["name"] for each in listed] == []
-        for name in ("image", "tiny", "plain"):
+        for name in ("image", "longer", "tiny", "plain"):
             assert (await api.delete(f"/v1/templates/{name}")).status_code == 204
-        # Their files go with them, on the host too.
+        # Their files go with them, on the host too, but for the layers of the three builds and the image that one of them lies on.
         async with asyncio.timeout(_DEADLINE_S):
-            while list((data_dir / "images").iterdir()) or list((data_dir / "snapshots").iterdir()):
+            while (
+                len(list((data_dir / "images").iterdir())) != 1
+                or len(list((data_dir / "snapshots").iterdir())) != 3
+            ):
                 await asyncio.sleep(0.3)

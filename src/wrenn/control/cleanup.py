@@ -8,6 +8,7 @@ from typing import Final
 from wrenn.base.loops import Loop
 from wrenn.control import mail
 from wrenn.control.account_mail import token_store
+from wrenn.control.builds import layer_store as build_layer_store
 from wrenn.control.builds import store as build_store
 from wrenn.control.db import Database
 from wrenn.control.hosts import credential_store
@@ -46,5 +47,6 @@ class Cleanup:
         await credential_store.delete_expired(database)
         await token_store.forget_old(database, requests_older_s=_REQUESTS_OLD_S)
         await build_store.delete_old(database, older_s=_BUILDS_OLD_S, most_of_team=_BUILDS_OF_TEAM)
+        await build_layer_store.remove_old(database)
         if given_up := await mail.drop_expired(database):
             _log.warning("mails were given up", extra={"by_kind": dict(given_up)})

@@ -63,6 +63,7 @@ class Settings:
         mail: of the mail server; None: no mail is sent.
         event_retention_h: for so many hours a stream of events can be resumed.
         insecure_registries: `HOST` or `HOST:PORT` of container registries that are reached by plain HTTP.
+        build_cache_mb: what the layers of a team's builds may take together; 0: builds keep none.
         quotas: what a team may have that has no limits of its own.
         rates: how many requests are answered in a second.
         store: where images are stored.
@@ -95,6 +96,7 @@ class Settings:
     oauth: OAuthSettings
     mail: MailSettings | None
     event_retention_h: float
+    build_cache_mb: int
     quotas: Limits
     insecure_registries: frozenset[str]
     rates: RateSettings
@@ -141,6 +143,7 @@ class Settings:
             mail=MailSettings.from_environment(environment, accounts.public_url),
             event_retention_h=_number(environment, "WRENN_EVENT_RETENTION_H", 24.0, float),
             quotas=_quotas(environment),
+            build_cache_mb=_number(environment, "WRENN_BUILD_CACHE_MB", 10_240, int, least=0),
             insecure_registries=_registries(environment),
             rates=RateSettings(
                 _rate(environment, "WRENN_RATE_PER_KEY", 2000.0),

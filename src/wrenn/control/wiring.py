@@ -13,6 +13,7 @@ from wrenn.base.loops import Loop
 from wrenn.base.output_buffer import OutputBudget, OutputLimits
 from wrenn.base.secrets import Secret
 from wrenn.base.tasks import OwnedTasks
+from wrenn.base.units import MIB
 from wrenn.control import (
     administration,
     audit_log,
@@ -31,7 +32,7 @@ from wrenn.control.audit_log import AuditLog
 from wrenn.control.audit_log import Retention as AuditRetention
 from wrenn.control.auth import CHANNEL as ACCESS
 from wrenn.control.auth import Authenticator, LastUsed, OpenCalls, Tokens, ensure_secret
-from wrenn.control.builds import BuildBases, BuildResults, BuildRunner, Builds, BuildWorker
+from wrenn.control.builds import BuildBases, BuildResults, BuildRunner, Builds, BuildWorker, LayerCache
 from wrenn.control.builds import routers as build_routers
 from wrenn.control.cleanup import Cleanup
 from wrenn.control.db import CHANNEL as HINTS
@@ -668,6 +669,12 @@ def _build_builds(base: _Base, sandboxes: _Sandboxes, images: _Images) -> tuple[
             insecure_registries=settings.insecure_registries,
         ),
         results=results,
+        layers=LayerCache(
+            database=database,
+            sandboxes=sandboxes.internal,
+            snapshots=sandboxes.snapshot_lifecycle,
+            limit_b=settings.build_cache_mb * MIB,
+        ),
         owner=base.owner,
     )
     builds = Builds(database=database, objects=images.objects, limits=_size_limits(settings))

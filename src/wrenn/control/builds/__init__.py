@@ -2,6 +2,7 @@
 
 from wrenn.control.builds import routes
 from wrenn.control.builds.bases import BuildBases
+from wrenn.control.builds.layers import LayerCache
 from wrenn.control.builds.results import BuildResults
 from wrenn.control.builds.runner import BuildRunner
 from wrenn.control.builds.service import Builds
@@ -9,4 +10,4 @@ from wrenn.control.builds.worker import BuildWorker
 
 routers = (routes.router,)
 
-__all__ = ["BuildBases", "BuildResults", "BuildRunner", "BuildWorker", "Builds", "routers"]
+__all__ = ["BuildBases", "BuildResults", "BuildRunner", "BuildWorker", "Builds", "LayerCache", "routers"]

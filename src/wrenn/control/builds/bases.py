@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 
 from wrenn.base.errors import NotFound
 from wrenn.base.ids import HostId, ImageId
+from wrenn.control.builds.keys import Shape
+from wrenn.control.builds.layer_store import Layer
 from wrenn.control.builds.make_image import make_image
 from wrenn.control.builds.records import Build
 from wrenn.control.db import Database
@@ -20,19 +23,37 @@ from wrenn.control.sandboxes import InternalSandboxes
 from wrenn.control.templates import Defaults, Reference, Template, TemplateType, find_template
 from wrenn.protocol.vm_platform import UNKNOWN_PLATFORM
 from wrenn.recipe import BaseConfig, BaseKind, From
+from wrenn.recipe.cache_key import base_key
 
+_VERSION = version("wrenn")
 _EVERYWHERE = HostNetworkPolicy(allow_internet=True, allow=(), deny=(), revision=1)
 """As far as hosts permit it: neither private networks nor the host itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What a build begins with."""
+    """What a build begins with. `key`: identifies its disk, for the layer cache."""
 
+    key: str
     template: Template
     config: BaseConfig
     release: Callable[[], Awaitable[None]]
     """Call it once a sandbox of the template runs. May be repeated."""
+
+    def of_layer(self, layer: Layer, shape: Shape) -> Template:
+        """Return the base as sandboxes are made from it that have some steps behind them already."""
+        return replace(
+            self.template,
+            template_id=layer.snapshot_id.value,
+            type=TemplateType.SNAPSHOT,
+            image=layer.image,
+            image_id=ImageId.parse(layer.image) if layer.image.startswith(ImageId.PREFIX) else None,
+            host_id=layer.host_id,
+            vcpus=shape.vcpus,
+            memory_mb=shape.memory_mb,
+            disk_size_mb=shape.disk_size_mb,
+            vm_platform=layer.vm_platform,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +92,9 @@ class BuildBases:
                 )
                 made = await make_image(host, image_id, source, upload=False)
                 release = partial(self.images.give_up, image_id)
-                yield Base(_unnamed(build, image_id, host_id, made), _config(made), release)
+                # Without a digest nothing says that the next one is the same.
+                key = base_key(base, made.reference.partition("@")[2] or str(image_id))
+                yield Base(key, _unnamed(build, image_id, host_id, made), _config(made), release)
             finally:
                 # The result of the build is an image of its own.
                 await asyncio.shield(self.images.give_up(image_id))
@@ -89,7 +112,9 @@ class BuildBases:
             workdir=defaults.working_dir or None,
             labels=dict(template.labels),
         )
-        return Base(template, config, _nothing)
+        # Hosts build `minimal` anew for each release of the product, under the same id.
+        identity = str(template.template_id) if template.image_id else f"{template.template_id} {_VERSION}"
+        return Base(base_key(base, identity), template, config, _nothing)
 
 
 async def _nothing() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -12,6 +12,7 @@ from wrenn.base.faults import fault_point
 from wrenn.base.ids import HostId, ImageId, SnapshotId
 from wrenn.control.audit import Actor
 from wrenn.control.builds import store
+from wrenn.control.builds.log_writer import LogWriter
 from wrenn.control.builds.make_image import make_image
 from wrenn.control.builds.recipes import BuildPlan
 from wrenn.control.builds.records import Build, BuildStatus
@@ -21,7 +22,15 @@ from wrenn.control.images import Images
 from wrenn.control.quotas import Limits
 from wrenn.control.sandboxes import InternalSandboxes, snapshot_source_of
 from wrenn.control.snapshots import NewVersion, SnapshotLifecycle
-from wrenn.control.templates import Defaults, NewBase, insert_base_template
+from wrenn.control.templates import (
+    Defaults,
+    NewBase,
+    Template,
+    find_built_template,
+    insert_base_template,
+    lock_names,
+    set_tags,
+)
 from wrenn.recipe import State
 
 _BEGIN_ATTEMPTS: Final = 8
@@ -38,8 +47,49 @@ class BuildResults:
     owner: str
     limits: Limits
 
-    async def keep_snapshot(self, build: Build, plan: BuildPlan, sandbox: BuildSandbox, by: Actor) -> None:
-        """Wait until the sandbox is ready, and keep it with memory and processes.
+    async def has(self, build: Build, plan: BuildPlan, build_key: str) -> bool:
+        """Whether an earlier build of the team made what this one would come to."""
+        found = await self.database.transaction(lambda tx: _find(tx, build, plan, build_key))
+        return found is not None
+
+    async def reuse(self, build: Build, plan: BuildPlan, build_key: str, log: LogWriter, by: Actor) -> None:
+        """Let the build end with what an earlier one made, after `has`.
+
+        With memory that is a version of the same name, which gets the tags; otherwise a new version has the same image.
+
+        Raises:
+            Unavailable: it was removed since. QuotaExceeded.
+        """
+
+        async def publish(tx: Transaction) -> list[UUID]:
+            await lock_names(tx)
+            earlier = await _find(tx, build, plan, build_key)
+            if earlier is None:
+                raise Unavailable("The template with the same content was removed since.")
+            if plan.keeps_memory:
+                template_id = earlier.template_id
+                dropped = await set_tags(tx, build.team_id, build.name, build.tags, template_id)
+            else:
+                assert earlier.image_id is not None, "builds keep images in the store"
+                new = replace(
+                    _new_base(build, plan, earlier.image_id, build_key),
+                    disk_size_mb=earlier.disk_size_mb,
+                    size_bytes=earlier.size_bytes,
+                )
+                template_id = new.template_id
+                dropped = await insert_base_template(tx, new, tags=build.tags, by=by, defaults=self.limits)
+            await self._finish(tx, build, template_id, by)
+            return dropped
+
+        # Readers stop at the build's end, which is recorded now.
+        await log.flush()
+        for old in await self.database.transaction(publish):
+            await self.snapshots.drop(SnapshotId(old))
+
+    async def keep_snapshot(
+        self, build: Build, plan: BuildPlan, build_key: str | None, sandbox: BuildSandbox, by: Actor
+    ) -> None:
+        """Wait until the sandbox is ready, and keep it with memory and processes. `build_key`: for `reuse`.
 
         Raises:
             StepFailed: it did not become ready. WrennError: nothing was kept.
@@ -51,7 +101,7 @@ class BuildResults:
         row, host = await self.sandboxes.get(sandbox.sandbox_id)
         source = snapshot_source_of(row, host.endpoint)
         version = NewVersion(
-            build.name, build.tags, _defaults(plan), dict(plan.recipe.labels), build.build_id
+            build.name, build.tags, _defaults(plan), dict(plan.recipe.labels), build.build_id, build_key
         )
         # Hidden until it is whole: two builds of one name may come to this at once.
         snapshot_id = await self.snapshots.begin(source)
@@ -69,17 +119,15 @@ class BuildResults:
                 await sandbox.log.flush()
                 replaced = await self.database.transaction(publish)
             except BaseException:
-                await asyncio.shield(self._take_back(snapshot_id))
+                await asyncio.shield(self.snapshots.take_back(snapshot_id))
                 raise
         for old in replaced:
             await self.snapshots.drop(old)
 
-    async def _take_back(self, snapshot_id: SnapshotId) -> None:
-        await self.snapshots.retire(snapshot_id)
-        await self.snapshots.drop(snapshot_id)
-
-    async def keep_image(self, build: Build, plan: BuildPlan, sandbox: BuildSandbox, by: Actor) -> None:
-        """Keep the disk of the sandbox as an image in the store; the sandbox is paused after this.
+    async def keep_image(
+        self, build: Build, plan: BuildPlan, build_key: str | None, sandbox: BuildSandbox, by: Actor
+    ) -> None:
+        """Keep the disk of the sandbox as an image in the store; the sandbox is paused after this. `build_key`: for `reuse`.
 
         Raises:
             WrennError: nothing was kept.
@@ -96,18 +144,10 @@ class BuildResults:
 
                 async def publish(tx: Transaction) -> list[UUID]:
                     size_b = await self.images.publish(tx, image_id, disk_size_mb=made.disk_size_mb)
-                    new = NewBase(
-                        template_id=uuid4(),
-                        team_id=build.team_id,
-                        name=build.name,
-                        image_id=image_id,
-                        vcpus=build.vcpus,
-                        memory_mb=build.memory_mb,
+                    new = replace(
+                        _new_base(build, plan, image_id, build_key),
                         disk_size_mb=made.disk_size_mb,
                         size_bytes=size_b,
-                        defaults=_defaults(plan),
-                        labels=dict(plan.recipe.labels),
-                        build_id=build.build_id,
                     )
                     replaced = await insert_base_template(
                         tx, new, tags=build.tags, by=by, defaults=self.limits
@@ -142,6 +182,29 @@ class BuildResults:
             tx, build, BuildStatus.SUCCESS, owner=self.owner, by=by, template_id=template_id
         ):
             raise lease_lost()
+
+
+async def _find(tx: Transaction, build: Build, plan: BuildPlan, build_key: str) -> Template | None:
+    name = build.name if plan.keeps_memory else None
+    return await find_built_template(tx, build.team_id, build_key, name=name)
+
+
+def _new_base(build: Build, plan: BuildPlan, image_id: ImageId, build_key: str | None) -> NewBase:
+    """Return the template of an image whose size is still to be said."""
+    return NewBase(
+        template_id=uuid4(),
+        team_id=build.team_id,
+        name=build.name,
+        image_id=image_id,
+        vcpus=build.vcpus,
+        memory_mb=build.memory_mb,
+        disk_size_mb=build.disk_size_mb,
+        size_bytes=0,
+        defaults=_defaults(plan),
+        labels=dict(plan.recipe.labels),
+        build_id=build.build_id,
+        build_key=build_key,
+    )
 
 
 def _defaults(plan: BuildPlan) -> Defaults:

@@ -14,7 +14,7 @@ from wrenn.base.ids import BuildId, TeamId
 from wrenn.base.units import MIB
 from wrenn.control.audit import Actor
 from wrenn.control.auth import Caller
-from wrenn.control.builds import store
+from wrenn.control.builds import layer_store, store
 from wrenn.control.builds.recipes import check_recipe
 from wrenn.control.builds.records import ENDED, Build, BuildRequest, BuildStatus, LogEntry, LogKind
 from wrenn.control.builds.types import CreateBuild
@@ -168,8 +168,9 @@ class Builds:
             raise BuildEnded(f"The build has ended: {status}.")
 
     async def remove_all(self, tx: Transaction, team_id: TeamId, _by: Actor) -> None:
-        """Ask for the end of all builds of a team that is deleted in this transaction."""
+        """Ask for the end of all builds of a team that is deleted in this transaction, and forget what its cache knows of bases."""
         await store.cancel_all(tx, team_id)
+        await layer_store.forget_bases(tx, team_id)
 
     async def log(self, caller: Caller, text_id: str) -> list[LogEntry]:
         """Return the whole log of the last attempt."""

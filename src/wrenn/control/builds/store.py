@@ -217,7 +217,7 @@ async def cancel(database: Database, team_id: TeamId, build_id: BuildId, *, by: 
     return await database.transaction(change)
 
 
-def _is_held(build: Build, owner: str) -> ColumnElement[bool]:
+def is_held_by(build: Build, owner: str) -> ColumnElement[bool]:
     """SQL condition: this attempt still has its lease."""
     return and_(LEASES.is_held(build.build_id.value, owner), _c.attempts == build.attempts)
 
@@ -225,7 +225,7 @@ def _is_held(build: Build, owner: str) -> ColumnElement[bool]:
 async def watch(database: Database, build: Build, *, owner: str) -> bool | None:
     """Return whether the build is to be cancelled; None: this attempt has lost the lease."""
     found = await database.execute(
-        select(_c.is_cancel_requested).where(_is_held(build, owner)), repeatable=True
+        select(_c.is_cancel_requested).where(is_held_by(build, owner)), repeatable=True
     )
     row = found.one_or_none()
     return None if row is None else row.is_cancel_requested
@@ -233,7 +233,7 @@ async def watch(database: Database, build: Build, *, owner: str) -> bool | None:
 
 async def set_sandbox(database: Database, build: Build, sandbox_id: SandboxId, *, owner: str) -> bool:
     """Record the sandbox of the present attempt, before it is created; False: the lease was lost."""
-    return await _update(database, build, owner, sandbox_id=sandbox_id.value)
+    return await _update(database, build, owner, sandbox_id=sandbox_id.value, layer_id=None)
 
 
 async def set_step(database: Database, build: Build, step: int, *, owner: str) -> bool:
@@ -243,7 +243,7 @@ async def set_step(database: Database, build: Build, step: int, *, owner: str) -
 
 async def _update(database: Database, build: Build, owner: str, **values: Any) -> bool:
     written = await database.execute(
-        update(builds).where(_is_held(build, owner)).values(**values).returning(_c.id)
+        update(builds).where(is_held_by(build, owner)).values(**values).returning(_c.id)
     )
     return written.one_or_none() is not None
 
@@ -266,7 +266,7 @@ async def finish(
     may_succeed = not_(_c.is_cancel_requested) if status is BuildStatus.SUCCESS else true()
     written = await tx.execute(
         update(builds)
-        .where(_is_held(build, owner), _c.status == BuildStatus.RUNNING, may_succeed)
+        .where(is_held_by(build, owner), _c.status == BuildStatus.RUNNING, may_succeed)
         .values(
             status=status,
             error_code=error_code,

@@ -1,4 +1,4 @@
-"""Tables of builds and of what their steps wrote."""
+"""Tables of builds, of what their steps wrote, and of the layer cache."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from wrenn.control.db import metadata
+from wrenn.control.templates import templates
 
 builds = Table(
     "builds",
@@ -48,6 +49,8 @@ builds = Table(
     # The sandbox of the present attempt.
     Column("sandbox_id", Uuid),
     Column("template_id", Uuid),
+    # The layer that the sandbox of the present attempt was made from. It is not removed while the build runs.
+    Column("layer_id", Uuid),
     Column("created_by", JSONB),
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     Column("started_at", TIMESTAMP(timezone=True)),
@@ -69,6 +72,43 @@ Index(
 )
 
 Index("ix_builds_archive_key", builds.c.archive_key, postgresql_where=text("archive_key IS NOT NULL"))
+
+# States of the sandboxes of builds after some steps, as hidden snapshots, by what led to them (`recipe/cache_key.py`).
+build_layers = Table(
+    "build_layers",
+    metadata,
+    Column("snapshot_id", Uuid, ForeignKey(templates.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("team_id", Uuid, ForeignKey("teams.id"), nullable=False),
+    Column("key", Text, nullable=False),
+    # The size of the sandboxes that can be made from it.
+    Column("vcpus", Integer, nullable=False),
+    Column("memory_mb", Integer, nullable=False),
+    Column("disk_size_mb", Integer, nullable=False),
+    # How many layers its sandbox was made from, one after the other.
+    Column("depth", Integer, nullable=False),
+    Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+    Column("last_used_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+)
+
+Index(
+    "uq_build_layers_key",
+    build_layers.c.team_id,
+    build_layers.c.key,
+    build_layers.c.vcpus,
+    build_layers.c.memory_mb,
+    build_layers.c.disk_size_mb,
+    unique=True,
+)
+
+# The variables that programs have in sandboxes of a base: keys of steps contain them, and no sandbox need be started for them.
+build_bases = Table(
+    "build_bases",
+    metadata,
+    Column("team_id", Uuid, ForeignKey("teams.id"), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("environment", JSONB, nullable=False),
+    Column("last_used_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+)
 
 # What the steps of the last attempt wrote, in order.
 build_logs = Table(

@@ -174,6 +174,15 @@ class SnapshotLifecycle:
             raise lease_lost()
         return [SnapshotId(value) for value in published[1]]
 
+    async def keep_hidden(self, tx: Transaction, snapshot_id: SnapshotId, taken: HostSnapshot) -> None:
+        """Keep a hidden snapshot without a name, in this transaction. Whoever does so marks it for removal some day.
+
+        Raises:
+            Unavailable: the lease is over, and the snapshot with it.
+        """
+        if not await store.keep_hidden(tx, snapshot_id, taken, owner=self.leases.owner):
+            raise lease_lost()
+
     async def lock_lease(self, tx: Transaction, snapshot_id: SnapshotId) -> None:
         """Lock the lease until this transaction ends, so that nobody takes it over.
 
@@ -186,6 +195,11 @@ class SnapshotLifecycle:
     async def retire(self, snapshot_id: SnapshotId) -> bool:
         """Mark a snapshot that was begun for removal; False: the lease was lost."""
         return await store.retire(self._database, snapshot_id, owner=self.leases.owner)
+
+    async def take_back(self, snapshot_id: SnapshotId) -> None:
+        """Remove a snapshot that was begun and not published."""
+        await self.retire(snapshot_id)
+        await self.drop(snapshot_id)
 
     async def drop(self, snapshot_id: SnapshotId) -> None:
         """Remove a snapshot that is marked for removal from its host, then delete its row.

@@ -25,13 +25,14 @@ class SnapshotSource:
 
 @dataclass(frozen=True, slots=True)
 class NewVersion:
-    """The version of a template that a hidden snapshot becomes."""
+    """The version of a template that a hidden snapshot becomes. `build_key`: what led to it; None: it is not known."""
 
     name: str
     tags: Sequence[str]
     defaults: Defaults
     labels: Mapping[str, str]
     build_id: BuildId
+    build_key: str | None
 
 
 @dataclass(frozen=True, slots=True)

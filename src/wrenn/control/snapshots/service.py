@@ -54,8 +54,7 @@ class Snapshots:
                 await fault_point("control.snapshot.after_rpc")
                 template, replaced = await self._lifecycle.publish(snapshot_id, taken, by=caller.actor)
             except WrennError:
-                await self._lifecycle.retire(snapshot_id)
-                await self._lifecycle.drop(snapshot_id)
+                await self._lifecycle.take_back(snapshot_id)
                 raise
         await fault_point("control.snapshot.after_apply")
         for old in replaced:

@@ -126,10 +126,7 @@ async def publish(
         .where(_c.id == snapshot_id.value)
         .values(
             status=move(TemplateStatus.PENDING, TemplateStatus.READY),
-            size_bytes=taken.size_b,
-            vcpus=taken.vcpus or _c.vcpus,
-            memory_mb=taken.memory_mb or _c.memory_mb,
-            platform=taken.platform.to_json(),
+            **_taken_values(taken),
             created_by=actor_json(by),
             **({} if version is None else _version_values(version)),
             **RELEASED,
@@ -152,6 +149,30 @@ async def publish(
     return template, old
 
 
+async def keep_hidden(tx: Transaction, snapshot_id: SnapshotId, taken: HostSnapshot, *, owner: str) -> bool:
+    """Make a hidden snapshot ready, without a name; False: the lease was lost."""
+    written = await tx.execute(
+        update(templates)
+        .where(*_leased(snapshot_id, owner), _c.name.is_(None))
+        .values(
+            status=move(TemplateStatus.PENDING, TemplateStatus.READY),
+            **_taken_values(taken),
+            **RELEASED,
+        )
+        .returning(_c.id)
+    )
+    return written.one_or_none() is not None
+
+
+def _taken_values(taken: HostSnapshot) -> dict[str, Any]:
+    return {
+        "size_bytes": taken.size_b,
+        "vcpus": taken.vcpus or _c.vcpus,
+        "memory_mb": taken.memory_mb or _c.memory_mb,
+        "platform": taken.platform.to_json(),
+    }
+
+
 def _version_values(version: NewVersion) -> dict[str, Any]:
     return {
         "name": version.name,
@@ -160,6 +181,7 @@ def _version_values(version: NewVersion) -> dict[str, Any]:
         "working_dir": version.defaults.working_dir,
         "labels": dict(version.labels),
         "build_id": version.build_id.value,
+        "build_key": version.build_key,
     }
 
 

@@ -28,6 +28,7 @@ from wrenn.control.templates.store import (
     statuses,
 )
 from wrenn.control.templates.store import find as find_template
+from wrenn.control.templates.store import find_built as find_built_template
 from wrenn.control.templates.store import get as get_template
 from wrenn.control.templates.store import insert_base as insert_base_template
 from wrenn.control.templates.store import is_reserved as is_reserved_name
@@ -51,6 +52,7 @@ __all__ = [
     "TemplateType",
     "Templates",
     "admin_routers",
+    "find_built_template",
     "find_template",
     "get_template",
     "images_in_use",

@@ -147,6 +147,24 @@ async def get(tx: Transaction, template_id: UUID) -> Template | None:
     return None if row is None else template_of(row)
 
 
+async def find_built(
+    tx: Transaction, team_id: TeamId, build_key: str, *, name: str | None = None
+) -> Template | None:
+    """Return the newest template of the team that a build with this key made; None: there is none.
+
+    With a name a version of that name, whose host, if it is a snapshot, can be reached; without one an image.
+    """
+    statement = select(*templates.c, _TAGS).where(is_ready(team_id), _c.build_key == build_key)
+    if name is None:
+        statement = statement.where(_c.type == TemplateType.BASE)
+    else:
+        is_there = exists().where(hosts.c.id == _c.host_id, hosts.c.is_reachable)
+        statement = statement.where(_c.name == name, or_(_c.host_id.is_(None), is_there))
+    found = await tx.execute(statement.order_by(_c.created_at.desc(), _c.id).limit(1))
+    row = found.one_or_none()
+    return None if row is None else template_of(row)
+
+
 async def owned(database: Database, team_id: TeamId | None, *, name: str | None = None) -> list[Template]:
     """Return the templates of this owner, newest first, or those with this name."""
     statement = select(*templates.c, _TAGS).where(is_ready(team_id))
@@ -278,6 +296,7 @@ class NewBase:
     defaults: Defaults
     labels: dict[str, str]
     build_id: BuildId | None
+    build_key: str | None
 
 
 async def insert_base(
@@ -306,6 +325,7 @@ async def insert_base(
             working_dir=new.defaults.working_dir,
             labels=new.labels,
             build_id=None if new.build_id is None else new.build_id.value,
+            build_key=new.build_key,
             created_by=actor_json(by),
             status=TemplateStatus.READY,
         )
@@ -393,8 +413,13 @@ async def images_in_use(database: Database, ids: Collection[ImageId]) -> set[Ima
 async def retire_unused_images(tx: Transaction, image_ids: Sequence[UUID]) -> None:
     """Mark those of these images for removal that no template has; sandboxes may use their files still."""
     if image_ids:
+        # Snapshots of their sandboxes need their files only, which stay while there are any.
         used = await tx.execute(
-            select(_c.image_id).where(_c.image_id.in_(image_ids), _c.status != TemplateStatus.REMOVING)
+            select(_c.image_id).where(
+                _c.image_id.in_(image_ids),
+                _c.type == TemplateType.BASE,
+                _c.status != TemplateStatus.REMOVING,
+            )
         )
         unused = set(image_ids) - {row.image_id for row in used}
         await retire_images(tx, [ImageId(image_id) for image_id in unused])

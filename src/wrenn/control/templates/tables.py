@@ -1,4 +1,4 @@
-"""Tables of templates and their tags. A fork keeps a hidden snapshot here while its copies start."""
+"""Tables of templates and their tags. Hidden snapshots are here too: a fork's while its copies start, and layers of builds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ templates = Table(
     Column("team_id", Uuid, ForeignKey("teams.id")),
     # Where the snapshot lies; NULL: a `base`, which any host can get.
     Column("host_id", Uuid, ForeignKey("hosts.id")),
-    # NULL: hidden, a fork's.
+    # NULL: hidden. A fork's is never ready; a ready one is a layer of builds.
     Column("name", Text),
     Column("type", Text, nullable=False, server_default="snapshot"),
     # The image that it, or the first of its ancestors, was started from: as hosts name it.
@@ -52,6 +52,8 @@ templates = Table(
     # The sandbox that it was taken of; NULL: a `base` that no sandbox was needed for.
     Column("sandbox_id", Uuid),
     Column("build_id", Uuid),
+    # What led to it, if a build made it: another build that would come to the same takes it instead.
+    Column("build_key", Text),
     # The actor that created it; NULL: nobody did, or it is older than this column.
     Column("created_by", JSONB),
     Column("status", Text, nullable=False, server_default="pending"),
@@ -76,6 +78,13 @@ Index(
 Index("ix_templates_team_id_name", templates.c.team_id, templates.c.name)
 Index("ix_templates_host_id", templates.c.host_id)
 Index("ix_templates_image_id", templates.c.image_id)
+
+Index(
+    "ix_templates_build_key",
+    templates.c.team_id,
+    templates.c.build_key,
+    postgresql_where=templates.c.build_key.is_not(None),
+)
 
 # A ready template has at least one tag; without any it is removed.
 template_tags = Table(

@@ -1,0 +1,87 @@
+"""Keys of a build: of the disk after each step, and of the template at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from dataclasses import dataclass
+
+from wrenn.base.errors import InvalidRequest
+from wrenn.control.builds.recipes import BuildPlan
+from wrenn.recipe import Copy, Start, Step
+from wrenn.recipe.archive import ContextArchive
+from wrenn.recipe.cache_key import cacheable_steps, changes_disk, step_key
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The size of a build's sandbox."""
+
+    vcpus: int
+    memory_mb: int
+    disk_size_mb: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuildKeys:
+    """Keys of a build.
+
+    Attributes:
+        layers: of the disk after each of the first steps, as far as they may be taken from the cache.
+        template: of the template; None: a step copies files that the context does not have, so there will be none.
+    """
+
+    layers: tuple[str, ...]
+    template: str | None
+
+
+async def keys_of(base_key: str, shape: Shape, plan: BuildPlan, context: ContextArchive) -> BuildKeys:
+    """Compute the keys of a build on the base with this key."""
+    steps = [step for _, step in plan.steps]
+    keys: list[str] = []
+    key = base_key
+    for step in steps:
+        try:
+            digest = await _files_digest(step, context)
+        except InvalidRequest:
+            # The step itself says so when it is its turn.
+            return BuildKeys(tuple(keys[: cacheable_steps(steps)]), None)
+        key = step_key(key, step, files_digest=digest)
+        keys.append(key)
+    return BuildKeys(tuple(keys[: cacheable_steps(steps)]), _template_key(key, shape, plan))
+
+
+async def _files_digest(step: Step, context: ContextArchive) -> str | None:
+    if not isinstance(step, Copy) or not step.sources:
+        return None
+    return (await asyncio.to_thread(context.select, step)).digest
+
+
+def _template_key(disk_key: str, shape: Shape, plan: BuildPlan) -> str:
+    """Return what identifies the template. Of an image it is the disk; the other properties are the template's own."""
+    fields: dict[str, object] = {"disk": disk_key, "disk_size_mb": shape.disk_size_mb}
+    if plan.keeps_memory:
+        recipe, check = plan.recipe, plan.ready_check
+        started = [
+            # How many steps that change the disk come before it.
+            [sum(changes_disk(earlier) for _, earlier in plan.steps[:index]), step.argv, *_state(step)]
+            for index, (_, step) in enumerate(plan.steps)
+            if isinstance(step, Start)
+        ]
+        fields |= {
+            "started": started,
+            "ready": None if check is None else [check.argv, check.start_period_s, check.interval_s],
+            "vcpus": shape.vcpus,
+            "memory_mb": shape.memory_mb,
+            "environment": dict(recipe.environment),
+            "user": recipe.user,
+            "workdir": recipe.workdir,
+            "labels": dict(recipe.labels),
+        }
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _state(step: Step) -> list[object]:
+    return [dict(step.state.environment), step.state.user, step.state.workdir]

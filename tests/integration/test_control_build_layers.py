@@ -1,0 +1,275 @@
+"""The layer cache of builds, over the real control plane, the real agent and the simulated driver. Costs about 25 s."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from wrenn.base.ids import SnapshotId, TeamId
+from wrenn.control.builds import layer_store
+from wrenn.control.builds.tables import build_layers, builds
+from wrenn.control.templates import templates
+
+from .conftest import DEADLINE_S, Platform
+from .test_control_builds import ended
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+# Each tells one run of itself from another.
+_ONCE = "RUN cat /proc/sys/kernel/random/uuid > {}"
+
+
+@pytest.fixture
+def platform(team_platform: Platform) -> Platform:
+    return team_platform
+
+
+async def begin(platform: Platform, recipe: Sequence[str], **body: object) -> str:
+    fields = {"name": "own", "skip_pre_post": True, "recipe": list(recipe), **body}
+    answer = await platform.api.post("/v1/builds", json=fields)
+    assert answer.status_code == 201, answer.text
+    return answer.json()["id"]
+
+
+async def build(platform: Platform, recipe: Sequence[str], **body: object) -> dict[str, Any]:
+    made = await ended(platform, await begin(platform, recipe, **body))
+    assert made["status"] == "success", made
+    return made
+
+
+async def cached(platform: Platform, made: dict[str, Any]) -> list[bool]:
+    """Return of each step whether it was taken from the cache."""
+    steps = (await platform.api.get(f"/v1/builds/{made['id']}/logs")).json()
+    assert all(step["ok"] and step["ended"] for step in steps)
+    return [step["cached"] for step in steps]
+
+
+async def output(platform: Platform, command: str, template: str = "own") -> str:
+    path = await platform.create(template=template)
+    try:
+        answer = await platform.api.post(f"{path}/exec", json={"cmd": "sh", "args": ["-c", command]})
+        assert answer.status_code == 200, answer.text
+        return answer.json()["stdout"]
+    finally:
+        assert (await platform.api.delete(path)).status_code == 204
+
+
+async def team_of(platform: Platform, made: dict[str, Any]) -> TeamId:
+    found = await platform.control.database.execute(
+        select(builds.c.team_id).where(builds.c.template_id == made["template_id"]).limit(1)
+    )
+    return TeamId(found.scalar_one())
+
+
+async def layers_of(platform: Platform, team_id: TeamId) -> list[SnapshotId]:
+    found = await platform.control.database.execute(
+        select(build_layers.c.snapshot_id).where(build_layers.c.team_id == team_id.value)
+    )
+    return [SnapshotId(value) for value in found.scalars()]
+
+
+async def test_a_build_begins_after_the_steps_that_are_cached(platform: Platform):
+    first = [_ONCE.format("/srv-one"), "ENV A=one", _ONCE.format("/srv-two")]
+    await build(platform, first)
+    was = await output(platform, "cat /srv-one /srv-two")
+    # Nothing differs: a new version has the same image, and no sandbox was started.
+    same = await build(platform, first, tag="again")
+    assert await cached(platform, same) == [True, True, True]
+    assert "sandbox_id" not in same
+    assert await output(platform, "cat /srv-one /srv-two", "own:again") == was
+    # A step at the end: those before it are not run again.
+    longer = await build(platform, [*first, _ONCE.format("/srv-three")])
+    assert await cached(platform, longer) == [True, True, True, False]
+    assert (await output(platform, "cat /srv-one /srv-two; echo $A")) == was + "one\n"
+    # Variables alone change no disk.
+    other = await build(platform, [*first, "ENV B=two"], name="other")
+    assert await cached(platform, other) == [True] * 4
+    assert await output(platform, "echo $B", "other") == "two\n"
+
+
+async def test_no_cache_runs_every_step_and_replaces_what_is_kept(platform: Platform):
+    recipe = [_ONCE.format("/srv-one")]
+    made = await build(platform, recipe)
+    was = await output(platform, "cat /srv-one")
+    fresh = await build(platform, recipe, no_cache=True)
+    assert await cached(platform, fresh) == [False]
+    new = await output(platform, "cat /srv-one")
+    assert new != was
+    assert await cached(platform, await build(platform, recipe)) == [True]
+    assert await output(platform, "cat /srv-one") == new
+    assert len(await layers_of(platform, await team_of(platform, made))) == 1
+
+
+async def test_another_version_of_the_base_is_another_base(platform: Platform):
+    step = _ONCE.format("/srv-own")
+    await build(platform, ["RUN echo one > /srv-base"], name="base")
+    assert await cached(platform, await build(platform, ["FROM base", step])) == [False]
+    was = await output(platform, "cat /srv-own /srv-base")
+    assert await cached(platform, await build(platform, ["FROM base", step])) == [True]
+    await build(platform, ["RUN echo two > /srv-base"], name="base")
+    assert await cached(platform, await build(platform, ["FROM base", step])) == [False]
+    now = await output(platform, "cat /srv-own /srv-base")
+    assert now != was and now.endswith("two\n")
+
+
+async def test_arguments_and_sizes_are_part_of_the_key(platform: Platform):
+    text = "FROM template://minimal\nARG A=1\nRUN echo $A > /srv-a\n"
+
+    async def with_(**body: object) -> list[bool]:
+        answer = await platform.api.post("/v1/builds", json={"name": "own", "dockerfile": text, **body})
+        made = await ended(platform, answer.json()["id"])
+        assert made["status"] == "success", made
+        return await cached(platform, made)
+
+    assert await with_() == [False]
+    assert await with_(build_args={"A": "1"}) == [True]
+    assert await with_(build_args={"A": "2"}) == [False]
+    assert await output(platform, "cat /srv-a") == "2\n"
+    # An image has no memory: only its disk has to be the same.
+    assert await with_(memory_mb=256, build_args={"A": "2"}) == [True]
+    assert await with_(disk_size_mb=6000) == [False]
+
+
+async def test_files_that_changed_are_copied_again(platform: Platform):
+    async def copied(content: bytes) -> list[bool]:
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            entry = tarfile.TarInfo("file")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+        config = {"name": "own", "recipe": ["RUN true", "COPY file /srv-file"], "skip_pre_post": True}
+        answer = await platform.api.post(
+            "/v1/builds",
+            data={"config": json.dumps(config)},
+            files={"archive": ("c.tar", archive.getvalue())},
+        )
+        made = await ended(platform, answer.json()["id"])
+        assert made["status"] == "success", made
+        assert await output(platform, "cat /srv-file") == content.decode()
+        return await cached(platform, made)
+
+    assert await copied(b"one") == [False, False]
+    assert await copied(b"one") == [True, True]
+    assert await copied(b"two") == [False, False]
+
+
+async def test_a_started_program_is_started_anew_or_the_same_template_is_taken(platform: Platform):
+    recipe = [_ONCE.format("/srv-one"), "START sleep 1000"]
+    check = "--interval=0.1s true"
+    first = await build(platform, recipe, healthcheck=check)
+    was = await output(platform, "cat /srv-one")
+    same = await build(platform, recipe, healthcheck=check, tag="v2")
+    assert same["template_id"] == first["template_id"]
+    assert await cached(platform, same) == [True, True]
+    assert (await platform.api.get("/v1/templates/own:v2")).json()["tags"] == ["latest", "v2"]
+    # Another name needs memory of its own.
+    other = await build(platform, recipe, healthcheck=check, name="other")
+    assert await cached(platform, other) == [True, False]
+    assert await output(platform, "cat /srv-one", "other") == was
+    # And so does another program.
+    changed = await build(platform, [recipe[0], "START sleep 2000"], healthcheck=check)
+    assert await cached(platform, changed) == [True, False]
+    assert changed["template_id"] != first["template_id"]
+
+
+async def test_teams_share_no_layers(platform: Platform, platform_of_module: Platform):
+    recipe = [_ONCE.format("/srv-one")]
+    await build(platform, recipe)
+    assert await cached(platform_of_module, await build(platform_of_module, recipe)) == [False]
+
+
+async def test_layers_are_hidden_and_count_for_no_quota(platform: Platform):
+    made = await build(platform, ["RUN echo kept > /srv-kept", "ENV A=1"], healthcheck="--interval=0.1s true")
+    (layer,) = await layers_of(platform, await team_of(platform, made))
+    listed = (await platform.api.get("/v1/templates")).json()
+    assert [each["id"] for each in listed if not each["platform"]] == [made["template_id"]], listed
+    assert (await platform.api.get(f"/v1/templates/{layer.value}")).status_code == 404
+    answer = await platform.api.post("/v1/sandboxes", json={"template": str(layer.value)})
+    assert answer.status_code == 404
+    assert (await platform.api.delete(f"/v1/snapshots/{layer.value}")).status_code == 404
+    assert str(layer) in platform.host.snapshot_ids
+
+
+async def test_a_layer_that_cannot_be_restored_is_dropped_and_the_step_runs_again(
+    platform: Platform,
+):
+    recipe = [_ONCE.format("/srv-one")]
+    made = await build(platform, recipe)
+    (layer,) = await layers_of(platform, await team_of(platform, made))
+    (platform.host.agent.layout.snapshots / str(layer) / "state").write_text("damaged")
+    longer = await build(platform, [*recipe, "RUN true"])
+    assert await cached(platform, longer) == [False, False]
+    assert layer not in await layers_of(platform, await team_of(platform, made))
+    async with asyncio.timeout(DEADLINE_S):
+        while str(layer) in platform.host.snapshot_ids:
+            await asyncio.sleep(0.1)
+
+
+async def test_the_least_recently_used_layers_go_first_but_none_that_a_build_uses(
+    platform: Platform,
+):
+    made = await build(
+        platform, ["RUN sleep 1.1; echo a > /srv-a", "RUN sleep 1.1; echo b > /srv-b", "RUN echo c > /srv-c"]
+    )
+    team_id = await team_of(platform, made)
+    assert len(await layers_of(platform, team_id)) == 3
+    oldest = (
+        await platform.control.database.execute(
+            select(build_layers.c.snapshot_id)
+            .where(build_layers.c.team_id == team_id.value)
+            .order_by(build_layers.c.last_used_at)
+            .limit(1)
+        )
+    ).scalar_one()
+    await platform.control.database.execute(
+        update(builds)
+        .where(builds.c.template_id == made["template_id"])
+        .values(layer_id=oldest, completed_at=None, status="running", is_cancel_requested=False)
+    )
+    await platform.control.database.transaction(lambda tx: layer_store.remove_excess(tx, team_id, most_b=0))
+    assert await layers_of(platform, team_id) == [SnapshotId(oldest)]
+    await platform.control.database.execute(
+        update(builds)
+        .where(builds.c.template_id == made["template_id"])
+        .values(completed_at=func.now(), status="success")
+    )
+    await platform.control.database.transaction(lambda tx: layer_store.remove_excess(tx, team_id, most_b=0))
+    assert await layers_of(platform, team_id) == []
+    async with asyncio.timeout(DEADLINE_S):
+        while (
+            await platform.control.database.execute(
+                select(templates.c.id).where(templates.c.team_id == team_id.value, templates.c.name.is_(None))
+            )
+        ).first() is not None:
+            await asyncio.sleep(0.1)
+
+
+async def test_two_builds_of_one_recipe_at_once_keep_one_layer(platform: Platform):
+    recipe = ["RUN sleep 0.5; echo a > /srv-a"]
+    one, two = [await begin(platform, recipe, name=name) for name in ("one", "two")]
+    made = await ended(platform, one)
+    assert made["status"] == (await ended(platform, two))["status"] == "success"
+    assert len(await layers_of(platform, await team_of(platform, made))) == 1
+
+
+async def test_a_base_that_is_deleted_takes_no_layer_away_from_a_running_build(
+    platform: Platform,
+):
+    await build(platform, ["RUN echo base > /srv-base"], name="base")
+    recipe = ["FROM base", "RUN sleep 1.1; echo a > /srv-a"]
+    await build(platform, recipe)
+    running = await begin(platform, [*recipe, "RUN sleep 1; cat /srv-base /srv-a > /srv-all"])
+    async with asyncio.timeout(DEADLINE_S):
+        while (await platform.api.get(f"/v1/builds/{running}")).json()["current_step"] != 2:
+            await asyncio.sleep(0.05)
+    assert (await platform.api.delete("/v1/templates/base")).status_code == 204
+    made = await ended(platform, running)
+    assert made["status"] == "success", made
+    assert await output(platform, "cat /srv-all") == "base\na\n"
