@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.installations import remove_installation
 from tests.performance.accounts import accounts
 from tests.performance.attacks import attacks
+from tests.performance.cached_builds import cached_builds
 from tests.performance.creates import creates
 from tests.performance.execs import execs
 from tests.performance.figures import HEAD, Figure
@@ -46,6 +47,7 @@ BENCHES = {
     "forks": forks,
     "paused_disk": paused_disk,
     "image_versions": image_versions,
+    "cached_builds": cached_builds,
     "ports": ports,
     "attacks": attacks,
 }

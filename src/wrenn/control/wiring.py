@@ -677,10 +677,11 @@ def _build_builds(base: _Base, sandboxes: _Sandboxes, images: _Images) -> tuple[
         ),
         owner=base.owner,
     )
-    builds = Builds(database=database, objects=images.objects, limits=_size_limits(settings))
-    return builds, BuildWorker(
-        database=database, objects=images.objects, runner=runner, lease_s=settings.lease_s
+    worker = BuildWorker(database=database, objects=images.objects, runner=runner, lease_s=settings.lease_s)
+    builds = Builds(
+        database=database, objects=images.objects, limits=_size_limits(settings), wake=worker.loop.wake
     )
+    return builds, worker
 
 
 def _size_limits(settings: Settings) -> SandboxSizeLimits:

@@ -143,9 +143,9 @@ async def insert_layer(
         )
         .on_conflict_do_nothing(index_elements=[_c.team_id, _c.key, _c.vcpus, _c.memory_mb, _c.disk_size_mb])
     )
-    kept = exists().where(_c.snapshot_id == snapshot_id.value)
+    has_row = exists().where(_c.snapshot_id == snapshot_id.value)
     await tx.execute(
-        update(templates).where(_t.id == snapshot_id.value, ~kept).values(status=TemplateStatus.REMOVING)
+        update(templates).where(_t.id == snapshot_id.value, ~has_row).values(status=TemplateStatus.REMOVING)
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -69,9 +69,17 @@ class LogSubscription:
 
 
 class Builds:
-    """Begins builds, lists them, follows their logs, cancels them."""
+    """Begins builds, lists them, follows their logs, cancels them. `wake`: has this replica's worker look for builds."""
 
-    def __init__(self, *, database: Database, objects: ObjectStore, limits: SandboxSizeLimits) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        objects: ObjectStore,
+        limits: SandboxSizeLimits,
+        wake: Callable[[], None],
+    ) -> None:
+        self._wake = wake
         self._database = database
         self._objects = objects
         self._limits = limits
@@ -120,11 +128,13 @@ class Builds:
             return await store.insert_pending(tx, build_id, values, by=caller.actor)
 
         try:
-            return await self._database.transaction(insert)
+            build = await self._database.transaction(insert)
         except BaseException:
             if key is not None:
                 await self._objects.delete([key])
             raise
+        self._wake()
+        return build
 
     async def _upload(self, team_id: TeamId, key: str, archive: AsyncIterator[bytes]) -> None:
         await self._database.transaction(lambda tx: _require_few(tx, team_id))
