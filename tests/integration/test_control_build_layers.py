@@ -1,4 +1,4 @@
-"""The layer cache of builds, over the real control plane, the real agent and the simulated driver. Costs about 25 s."""
+"""The layer cache of builds, over the real control plane, the real agent and the simulated driver. Costs about 45 s."""
 
 from __future__ import annotations
 
