@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -106,7 +107,11 @@ async def test_slots_that_are_full_are_named(own_platform: Platform):
     platform = own_platform
     platform.host.sandbox_limit = 1
     await platform.host.restart()
-    await platform.control.monitor.look_once()
+    # Known from the first heartbeat of the new agent.
+    async with asyncio.timeout(DEADLINE_S):
+        database = platform.control.database
+        while (await database.execute(text("SELECT sandbox_limit FROM hosts"))).scalar_one() != 1:
+            await asyncio.sleep(0.05)
     await platform.create()
     answer = await platform.api.post("/v1/sandboxes", json={})
     assert "sandbox slots" in refused(answer, 503, "no_hosts_available")
@@ -324,11 +329,15 @@ async def test_a_sandbox_that_its_host_refuses_is_started_on_another(
 
 @pytest.mark.asyncio(loop_scope="function")
 async def test_a_sandbox_whose_host_cannot_be_connected_to_is_started_on_another(
-    database_url: str, own_platform: Platform, tmp_path: Path
+    settings: Settings, host: AgentHost, database_url: str, tmp_path: Path
 ):
-    platform = own_platform
-    await platform.create()
-    async with agent_host(tmp_path / "other") as other:
+    key = await make_team(database_url, "ada")
+    async with (
+        agent_host(tmp_path / "other") as other,
+        # Which does not notice by itself that a host does not answer.
+        running_platform(replace(settings, host_interval_s=600.0), host, key) as platform,
+    ):
+        await platform.create()
         await other.join(platform.url, database_url, name="other")
         await platform.control.monitor.look_once()
         await other.stop()

@@ -29,21 +29,35 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - closed below
         """Let the requests in progress end. uvicorn's own method polls in steps of 0.1 s, at least once."""
         self._before_shutdown()
+        # asyncio of Python 3.11 leaks a connection that is accepted in the same turn in which the server is closed.
+        loop = asyncio.get_running_loop()
+        for listener in (each for server in self.servers for each in server.sockets):
+            loop.remove_reader(listener.fileno())
+        await asyncio.sleep(_POLL_S)
         for server in self.servers:
             server.close()
         state = self.server_state
-        for connection in list(state.connections):
-            connection.shutdown()
         try:
             async with asyncio.timeout(self.config.timeout_graceful_shutdown):
-                while state.connections or state.tasks:  # noqa: ASYNC110 - uvicorn sends no notification
+                while True:
+                    for connection in list(state.connections):
+                        connection.shutdown()
+                    # uvicorn sends no notification.
                     await asyncio.sleep(_POLL_S)
+                    if not state.connections and not state.tasks and not self._has_clients():
+                        break
                 for server in self.servers:
                     await server.wait_closed()
         except TimeoutError:
             for task in state.tasks:
                 task.cancel()
+            for connection in list(state.connections):
+                connection.transport.abort()
         await self.lifespan.shutdown()
+
+    def _has_clients(self) -> bool:
+        """Whether a client is connected; uvicorn knows of it only when TLS is established."""
+        return any(getattr(server, "_active_count", 0) for server in self.servers)
 
     @contextlib.contextmanager
     def capture_signals(self):
