@@ -9,8 +9,11 @@ import os
 import tarfile
 
 import pytest
+from sqlalchemy import update
 
+from wrenn.base.ids import BuildId, SandboxId
 from wrenn.base.units import MIB
+from wrenn.control.sandboxes.tables import sandboxes
 
 from .conftest import DEADLINE_S, Platform, refused
 
@@ -91,6 +94,59 @@ async def test_a_running_step_is_cancelled(platform: Platform):
     assert (await platform.api.post(f"/v1/builds/{build_id}/cancel")).status_code == 204
     made = await ended(platform, build_id)
     assert (made["status"], "error" in made) == ("cancelled", False)
+
+
+async def test_nobody_else_uses_or_changes_the_sandbox_of_a_build(
+    platform: Platform, subtests: pytest.Subtests
+):
+    answer = await platform.api.post(
+        "/v1/builds", json={"name": "own", "recipe": ["RUN sleep 3000"], "skip_pre_post": True}
+    )
+    build_id = answer.json()["id"]
+    async with asyncio.timeout(DEADLINE_S):
+        while (found := (await platform.api.get(f"/v1/builds/{build_id}")).json())["current_step"] != 1:
+            await asyncio.sleep(0.1)
+    sandbox_id = found["sandbox_id"]
+    path = f"/v1/sandboxes/{sandbox_id}"
+    listed = (await platform.api.get("/v1/sandboxes")).json()
+    assert [each["build_id"] for each in listed if each["id"] == sandbox_id] == [build_id]
+    assert (await platform.api.get(path)).json()["build_id"] == build_id
+    for method, what, body in (
+        ("DELETE", "", None),
+        ("POST", "/pause", None),
+        ("POST", "/resume", None),
+        ("POST", "/fork", {}),
+        ("POST", "/ping", None),
+        ("POST", "/exec", {"cmd": "true"}),
+        ("PATCH", "/timeout", {"lifetime_sec": 1}),
+        ("PATCH", "/disk", {"disk_size_mb": 6000}),
+        ("PATCH", "/network", {"allow_internet": False}),
+        ("POST", "/files/list", {"path": "/"}),
+    ):
+        with subtests.test(f"{method} {what}"):
+            refused(await platform.api.request(method, path + what, json=body), 409, "sandbox_of_build")
+    answer = await platform.api.post("/v1/snapshots", json={"sandbox_id": sandbox_id, "name": "taken"})
+    refused(answer, 409, "sandbox_of_build")
+    assert build_id in answer.json()["error"]["message"]
+    assert (await platform.api.get(path)).json()["status"] == "running"
+    assert (await platform.api.post(f"/v1/builds/{build_id}/cancel")).status_code == 204
+    assert (await ended(platform, build_id))["status"] == "cancelled"
+    # From now on it is as any other, while it is there.
+    assert (await platform.api.delete(path)).status_code == 204
+
+
+async def test_sandboxes_that_builds_left_are_removed(platform: Platform):
+    path = await platform.create()
+    sandbox_id = SandboxId.parse(path.rpartition("/")[2])
+    made = await build(platform, name="broken", recipe=["RUN exit 1"])
+    await platform.control.database.execute(
+        update(sandboxes)
+        .where(sandboxes.c.id == sandbox_id.value)
+        .values(build_id=BuildId.parse(str(made["id"])).value)
+    )
+    async with asyncio.timeout(2 * DEADLINE_S):
+        while (await platform.api.get(path)).json()["status"] != "stopped":
+            await asyncio.sleep(0.1)
 
 
 async def test_the_log_is_streamed_to_its_end_and_from_where_it_broke_off(platform: Platform):

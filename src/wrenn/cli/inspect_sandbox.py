@@ -54,6 +54,7 @@ def _lines(found: SandboxInfo) -> list[tuple[str, str]]:
         ("lifetime", end),
         ("resume", "by the next call" if found.auto_resume else "by `wrenn resume`"),
         *([("made by", found.created_by.name)] if found.created_by else []),
+        *([("build", found.build_id)] if found.build_id else []),
         *([("network", summary(found.network))] if found.network else []),
         ("ports", ", ".join(str(port) for port in found.public_ports) or "none public"),
         *(

@@ -33,6 +33,7 @@ from wrenn.control.audit_log import Retention as AuditRetention
 from wrenn.control.auth import CHANNEL as ACCESS
 from wrenn.control.auth import Authenticator, LastUsed, OpenCalls, Tokens, ensure_secret
 from wrenn.control.builds import BuildBases, BuildResults, BuildRunner, Builds, BuildWorker, LayerCache
+from wrenn.control.builds import is_running as is_build_running
 from wrenn.control.builds import routers as build_routers
 from wrenn.control.cleanup import Cleanup
 from wrenn.control.db import CHANNEL as HINTS
@@ -507,7 +508,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
             limits=settings.quotas,
         ),
     )
-    lookup = Lookup(database, auth.authenticator)
+    lookup = Lookup(database, auth.authenticator, is_build_running)
     wait_limits = WaitLimits(
         start_s=settings.start_timeout_s, change_s=settings.start_retry_s + settings.start_timeout_s
     )
@@ -677,7 +678,13 @@ def _build_builds(base: _Base, sandboxes: _Sandboxes, images: _Images) -> tuple[
         ),
         owner=base.owner,
     )
-    worker = BuildWorker(database=database, objects=images.objects, runner=runner, lease_s=settings.lease_s)
+    worker = BuildWorker(
+        database=database,
+        objects=images.objects,
+        sandboxes=sandboxes.internal,
+        runner=runner,
+        lease_s=settings.lease_s,
+    )
     builds = Builds(
         database=database, objects=images.objects, limits=_size_limits(settings), wake=worker.loop.wake
     )

@@ -76,7 +76,8 @@ class SandboxInfo:
     its lifetime, None: no limit; `on_expiry` is what happens then, `pause` or `kill`. With `auto_resume` a
     call to the paused sandbox resumes it. `public_ports` can be visited without credentials; all its ports
     are at `{port}-{id}.{domain}`. `network` is its egress policy, None: not reported by the platform.
-    `metadata` has the entries given at `create`, and versions that the platform adds.
+    `metadata` has the entries given at `create`, and versions that the platform adds. `build_id` is the build whose steps
+    run in it: nothing else may use or change it while that runs.
     """
 
     id: str
@@ -99,6 +100,7 @@ class SandboxInfo:
     name: str | None = None
     disk_size_mb: int | None = None
     created_by: Creator | None = None
+    build_id: str | None = None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -129,6 +131,7 @@ class SandboxInfo:
             name=fields.optional_text("name"),
             disk_size_mb=fields.optional_integer("disk_size_mb"),
             created_by=Creator.parse(maker) if (maker := fields.optional_object("created_by")) else None,
+            build_id=fields.optional_text("build_id"),
         )
 
 

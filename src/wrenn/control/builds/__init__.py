@@ -6,8 +6,18 @@ from wrenn.control.builds.layers import LayerCache
 from wrenn.control.builds.results import BuildResults
 from wrenn.control.builds.runner import BuildRunner
 from wrenn.control.builds.service import Builds
+from wrenn.control.builds.store import is_running
 from wrenn.control.builds.worker import BuildWorker
 
 routers = (routes.router,)
 
-__all__ = ["BuildBases", "BuildResults", "BuildRunner", "BuildWorker", "Builds", "LayerCache", "routers"]
+__all__ = [
+    "BuildBases",
+    "BuildResults",
+    "BuildRunner",
+    "BuildWorker",
+    "Builds",
+    "LayerCache",
+    "is_running",
+    "routers",
+]

@@ -35,7 +35,8 @@ from wrenn.recipe.cache_key import changes_disk
 
 LIFETIME_S: Final = 6 * 3600
 """Of the sandbox of a build, and so of the build: it ends by itself if nobody removes it."""
-_CAUSE: Final = "build_ended"
+CAUSE: Final = "build_ended"
+"""Why the sandbox of a build is removed."""
 _WORTH_S: Final = 1.0
 """A layer is kept when the steps since the last one took so long together, and after the last step that may be cached."""
 _LAYERS_OF_BUILD: Final = 16
@@ -63,7 +64,7 @@ class BuildRunner:
         by = _actor_of(build)
         if build.sandbox_id is not None:
             # That of an attempt whose replica died.
-            await self.sandboxes.begin_removal(build.sandbox_id, by, cause=_CAUSE)
+            await self.sandboxes.begin_removal(build.sandbox_id, by, cause=CAUSE)
         recipe = recipes.parse(build.request)
         for note in recipe.notes:
             log.note(str(note))
@@ -146,11 +147,13 @@ class BuildRunner:
             **size,
         )
         try:
-            await self.sandboxes.create(build.team_id, by, body, sandbox_id=sandbox_id, template=template)
+            await self.sandboxes.create(
+                build.team_id, by, body, sandbox_id=sandbox_id, template=template, build_id=build.build_id
+            )
             await fault_point("control.build.after_create")
             yield sandbox_id
         finally:
-            await asyncio.shield(self.sandboxes.begin_removal(sandbox_id, by, cause=_CAUSE))
+            await asyncio.shield(self.sandboxes.begin_removal(sandbox_id, by, cause=CAUSE))
 
     async def _record(self, build: Build, sandbox_id: SandboxId, layer: Layer | None) -> None:
         if layer is None:

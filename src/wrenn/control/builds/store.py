@@ -116,6 +116,20 @@ async def get(database: Database, team_id: TeamId, build_id: BuildId) -> Build |
     return None if row is None else _build(row)
 
 
+async def is_running(database: Database, build_id: BuildId) -> bool:
+    """Whether there is such a build, of any team, and it has not ended."""
+    return bool(await running_among(database, [build_id]))
+
+
+async def running_among(database: Database, ids: Collection[BuildId]) -> set[BuildId]:
+    """Return those of these builds that have not ended."""
+    found = await database.execute(
+        select(_c.id).where(_c.id.in_([build.value for build in ids]), _c.completed_at.is_(None)),
+        repeatable=True,
+    )
+    return {BuildId(row.id) for row in found}
+
+
 async def is_anything_due(database: Database) -> bool:
     """Whether a build waits for a worker, or an archive is to be deleted; one cheap statement without a lock."""
     waits = exists().where(_c.status.in_([BuildStatus.PENDING, BuildStatus.RUNNING]), LEASES.is_free())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import Final
 
 from wrenn.base.errors import (
@@ -24,15 +25,17 @@ from wrenn.control.audit import SYSTEM
 from wrenn.control.builds import store
 from wrenn.control.builds.log_writer import LogWriter
 from wrenn.control.builds.records import Build, BuildStatus
-from wrenn.control.builds.runner import LIFETIME_S, BuildRunner
+from wrenn.control.builds.runner import CAUSE, LIFETIME_S, BuildRunner
 from wrenn.control.builds.steps import StepFailed
 from wrenn.control.db import Database, HeldLeases
 from wrenn.control.objects import ObjectStore
+from wrenn.control.sandboxes import InternalSandboxes
 
 _log = logging.getLogger(__name__)
 
 _POLL_S: Final = 1.0
 _WATCH_S: Final = 1.0
+_REMOVALS_S: Final = 10.0
 _ATTEMPTS: Final = 3
 _AT_ONCE: Final = 4
 """Builds that this replica runs at once."""
@@ -48,10 +51,18 @@ class BuildWorker:
     """Runs the builds of the queue until cancelled; one that it leaves is taken over when its lease has run out."""
 
     def __init__(
-        self, *, database: Database, objects: ObjectStore, runner: BuildRunner, lease_s: float
+        self,
+        *,
+        database: Database,
+        objects: ObjectStore,
+        sandboxes: InternalSandboxes,
+        runner: BuildRunner,
+        lease_s: float,
     ) -> None:
         self._database = database
         self._objects = objects
+        self._sandboxes = sandboxes
+        self._removed_at = -math.inf
         self._runner = runner
         self.leases = HeldLeases(database, store.LEASES, owner=runner.owner, lease_s=lease_s)
         self.loop = Loop("run builds")
@@ -69,6 +80,18 @@ class BuildWorker:
         if await store.is_anything_due(self._database):
             await self._take()
             await self._delete_archives()
+        now = asyncio.get_running_loop().time()
+        if now - self._removed_at >= _REMOVALS_S:
+            self._removed_at = now
+            await self._remove_sandboxes()
+
+    async def _remove_sandboxes(self) -> None:
+        """Remove sandboxes of builds that have ended, whose replica died before it did so."""
+        found = await self._sandboxes.of_builds()
+        running = await store.running_among(self._database, [build_id for _, build_id in found])
+        for sandbox_id, build_id in found:
+            if build_id not in running:
+                await self._sandboxes.begin_removal(sandbox_id, SYSTEM, cause=CAUSE)
 
     async def _take(self) -> None:
         free = _AT_ONCE - len(self._running)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from wrenn.base.errors import InvalidRequest, InvalidState, NotFound
-from wrenn.base.ids import SandboxId, TeamId
+from wrenn.base.errors import Conflict, InvalidRequest, InvalidState, NotFound
+from wrenn.base.ids import BuildId, SandboxId, TeamId
 from wrenn.control.auth import Authenticator, Caller, Credential
 from wrenn.control.db import Database
 from wrenn.control.hosts import HostEndpoint
 from wrenn.control.sandboxes import store
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.selection import SandboxFilter, cursor_after
-from wrenn.control.sandboxes.state import Desired, State
+from wrenn.control.sandboxes.state import ENDED, Desired, State
 from wrenn.control.snapshots import SnapshotSource
+
+IsBuildRunning = Callable[[Database, BuildId], Awaitable[bool]]
+"""Whether there is such a build and it has not ended."""
+
+
+class SandboxOfBuild(Conflict):
+    """The sandbox belongs to a build that runs: nobody else may use or change it."""
+
+    code = "sandbox_of_build"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +38,10 @@ class LocatedSandbox:
 class Lookup:
     """Finds sandboxes for a caller: checks the credential and that the sandbox belongs to the caller's team."""
 
-    def __init__(self, database: Database, authenticator: Authenticator) -> None:
+    def __init__(
+        self, database: Database, authenticator: Authenticator, is_build_running: IsBuildRunning
+    ) -> None:
+        self._is_build_running = is_build_running
         self._database = database
         self._authenticator = authenticator
 
@@ -55,14 +67,27 @@ class Lookup:
         Raises:
             Unauthorized, Forbidden, InvalidRequest, NotFound.
         """
-        return (await self.locate(credential, text_id)).sandbox
+        return (await self._find(credential, text_id)).sandbox
 
     async def locate(self, credential: Credential, text_id: str) -> LocatedSandbox:
-        """Return one sandbox of the caller, in any state, with its host; one query.
+        """Return one sandbox of the caller that the caller may use and change, in any state, with its host; one query.
 
         Raises:
-            Unauthorized, Forbidden, InvalidRequest, NotFound.
+            Unauthorized, Forbidden, InvalidRequest, NotFound. SandboxOfBuild: only its build may.
         """
+        found = await self._find(credential, text_id)
+        sandbox = found.sandbox
+        if sandbox.build_id is not None and sandbox.status not in ENDED:
+            await self._require_build_ended(sandbox.sandbox_id, sandbox.build_id)
+        return found
+
+    async def _require_build_ended(self, sandbox_id: SandboxId, build_id: BuildId) -> None:
+        if await self._is_build_running(self._database, build_id):
+            raise SandboxOfBuild(
+                f"Sandbox {sandbox_id} belongs to the build {build_id} while that runs. To end both, cancel the build."
+            )
+
+    async def _find(self, credential: Credential, text_id: str) -> LocatedSandbox:
         try:
             sandbox_id = SandboxId.parse(text_id)
         except InvalidRequest:
@@ -79,7 +104,7 @@ class Lookup:
         """Return the caller and a running or paused sandbox as the source of a snapshot.
 
         Raises:
-            Unauthorized, Forbidden, InvalidRequest, NotFound. InvalidState: it neither runs nor is paused.
+            As `locate`. InvalidState: it neither runs nor is paused.
         """
         found = await self.locate(credential, text_id)
         sandbox = found.sandbox

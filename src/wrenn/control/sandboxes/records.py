@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Literal, Self
 from uuid import UUID
 
-from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
+from wrenn.base.ids import BuildId, HostId, SandboxId, SnapshotId, TeamId
 from wrenn.control.hosts import HostEndpoint
 from wrenn.control.sandboxes.state import Desired, State, in_words
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
@@ -124,12 +124,14 @@ class Origin:
         snapshot_id: restored from this snapshot, which lies on one host only; None: started from the image.
         template_id: the version of the template; None: hosts built it themselves.
         command_defaults: the template's.
+        build_id: the build that the sandbox is for.
     """
 
     image: str
     snapshot_id: SnapshotId | None = None
     template_id: UUID | None = None
     command_defaults: CommandDefaults = CommandDefaults()
+    build_id: BuildId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ class Sandbox:
     """A sandbox as its row in the database describes it, without the columns that only the reconciler needs.
 
     `generation` is raised whenever it is started on another host: a copy with a lower one is outdated.
+    `build_id` is the build whose steps run in it; None: it is nobody's but its team's.
     `platform` is what its last pause needs to be resumed, as far as that is known.
     `name` and `labels` are its owner's, `metadata` its host's. `failure` and `reason` say why it is in `error`, or why the last pause or resume was not done.
     """
@@ -175,6 +178,7 @@ class Sandbox:
     created_by: Mapping[str, str] | None
     disk_size_mb: int
     command_defaults: CommandDefaults
+    build_id: BuildId | None
     idle_ms: int
     host_ip: str
     metadata: Mapping[str, str]

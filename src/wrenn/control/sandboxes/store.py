@@ -23,7 +23,7 @@ from sqlalchemy import (
     select,
 )
 
-from wrenn.base.ids import HostId, ImageId, SandboxId, TeamId
+from wrenn.base.ids import BuildId, HostId, ImageId, SandboxId, TeamId
 from wrenn.control.auth import CALLERS, Caller, CallerQuery, Credential, arguments_of, caller_of
 from wrenn.control.db import Database, RowQuery, span_s
 from wrenn.control.hosts import HostEndpoint, hosts
@@ -38,7 +38,7 @@ _COLUMNS: Final = [
     for name in (
         "id", "team_id", "host_id", "status", "desired", "failure", "reason", "version", "generation", "template", "image", "vcpus",
         "memory_mb", "timeout_sec", "expires_at", "on_expiry", "lift_on_pause", "auto_resume", "public_ports",
-        "network", "network_revision", "name", "labels", "created_by", "disk_size_mb", "default_user", "working_dir", "idle_ms", "host_ip", "metadata",
+        "network", "network_revision", "name", "labels", "created_by", "disk_size_mb", "default_user", "working_dir", "build_id", "idle_ms", "host_ip", "metadata",
         "created_at", "started_at", "last_active_at", "last_updated", "platform",
     )
 ]  # fmt: skip
@@ -67,6 +67,17 @@ async def images_in_use(database: Database, ids: Collection[ImageId]) -> set[Ima
         repeatable=True,
     )
     return {by_name[row.image] for row in found}
+
+
+async def of_builds(database: Database) -> list[tuple[SandboxId, BuildId]]:
+    """Return the sandboxes of builds that have not ended and are not being removed."""
+    found = await database.execute(
+        select(sandboxes.c.id, sandboxes.c.build_id).where(
+            sandboxes.c.build_id.is_not(None), is_live(), sandboxes.c.desired != Desired.STOPPED
+        ),
+        repeatable=True,
+    )
+    return [(SandboxId(row.id), BuildId(row.build_id)) for row in found]
 
 
 def takes_memory() -> ColumnElement[bool]:
@@ -103,6 +114,7 @@ def sandbox_of(row: Row[Any]) -> Sandbox:
         created_by=row.created_by,
         disk_size_mb=row.disk_size_mb,
         command_defaults=CommandDefaults(row.default_user, row.working_dir),
+        build_id=BuildId(row.build_id) if row.build_id else None,
         idle_ms=row.idle_ms,
         host_ip=row.host_ip,
         # SQLAlchemy's rows call their own columns `_mapping`; `metadata` is free.

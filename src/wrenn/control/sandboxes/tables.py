@@ -35,6 +35,8 @@ sandboxes = Table(
     Column("snapshot_id", Uuid),
     # The version of the template that it was created from, which may be gone; NULL: hosts built that themselves.
     Column("template_id", Uuid),
+    # The build whose steps run in it: nothing else changes it while the build runs. NULL: none.
+    Column("build_id", Uuid),
     # Of commands that say nothing about it.
     Column("default_user", Text, nullable=False, server_default="root"),
     Column("working_dir", Text, nullable=False, server_default=""),
@@ -115,6 +117,11 @@ Index(
         "status IN ('pending', 'starting') OR (status IN ('running', 'paused') AND desired <> status)"
         " OR (status = 'missing' AND desired = 'stopped')"
     ),
+)
+Index(
+    "ix_sandboxes_build_live",
+    sandboxes.c.build_id,
+    postgresql_where=text("build_id IS NOT NULL AND status NOT IN ('stopped', 'error')"),
 )
 Index(
     "ix_sandboxes_due_at",

@@ -197,6 +197,9 @@ class SandboxView(BaseModel):
     disk_size_mb: int
     timeout_sec: int
     created_by: Creator | None = None
+    build_id: str | None = Field(
+        None, description="The build whose steps run in it; nothing else may use or change it while that runs"
+    )
     expires_at: datetime | None = Field(None, description="When `on_expiry` is done to it")
     on_expiry: OnExpiry
     lift_on_pause: bool = Field(description="`POST …/pause` removes the end of its lifetime")
@@ -230,6 +233,7 @@ def sandbox_json(sandbox: Sandbox, domain: str) -> dict[str, object]:
         "memory_mb": sandbox.memory_mb,
         "disk_size_mb": sandbox.disk_size_mb,
         "created_by": sandbox.created_by,
+        "build_id": str(sandbox.build_id) if sandbox.build_id else None,
         "timeout_sec": sandbox.timeout_sec,
         "expires_at": wire_time(sandbox.expires_at),
         "on_expiry": sandbox.on_expiry,

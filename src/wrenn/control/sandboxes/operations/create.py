@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from wrenn.base.errors import Conflict, DeadlineExceeded, InvalidRequest
 from wrenn.base.faults import fault_point
-from wrenn.base.ids import SandboxId
+from wrenn.base.ids import BuildId, SandboxId
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.audit import SYSTEM
 from wrenn.control.auth import Caller
@@ -90,12 +90,13 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """A checked request. `template`: what it is made from; None: the one that `spec` names."""
+    """A checked request. `template`: what it is made from; None: the one that `spec` names. `build_id`: the build that it is for."""
 
     spec: Spec
     size: Size
     idempotency: Idempotency | None
     template: Template | None
+    build_id: BuildId | None
 
 
 class Creations:
@@ -140,10 +141,11 @@ class Creations:
         *,
         sandbox_id: SandboxId | None = None,
         template: Template | None = None,
+        build_id: BuildId | None = None,
     ) -> Sandbox:
         """Create a sandbox and return it when it runs, under this id if one is given.
 
-        `template`: what it is made from; None: the one that `body` names.
+        `template`: what it is made from; None: the one that `body` names. `build_id`: the build that it is for.
 
         With an idempotency key the same request returns the same sandbox, until that one fails to start. A cancellation
         (the client went away) leaves a request with a key to go on; without one nobody would know the sandbox, so it is
@@ -161,7 +163,7 @@ class Creations:
         )
         idempotency = _idempotency(idempotency_key, spec)
         sandbox_id = sandbox_id or SandboxId.new()
-        request = _Request(spec, asked, idempotency, template)
+        request = _Request(spec, asked, idempotency, template, build_id)
         with self._changes.watch(sandbox_id) as change:
             insertion = asyncio.ensure_future(self._insert(caller, sandbox_id, request))
             try:
@@ -239,6 +241,7 @@ class Creations:
                     template.snapshot_id,
                     template.template_id,
                     CommandDefaults(template.defaults.user or "root", template.defaults.working_dir),
+                    request.build_id,
                 )
                 wanted = wanted_of(template, _wanted(placed))
             available.team.require_within_quota(added_usage(placed.vcpus, placed.memory_mb, new=1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wrenn.base.errors import NotFound
-from wrenn.base.ids import HostId, SandboxId, TeamId
+from wrenn.base.ids import BuildId, HostId, SandboxId, TeamId
 from wrenn.control.audit import Actor
 from wrenn.control.auth import Caller, Scope
 from wrenn.control.db import Database, Hints, Transaction
@@ -73,14 +73,21 @@ class InternalSandboxes:
         body: CreateSandbox,
         *,
         sandbox_id: SandboxId,
-        template: Template | None = None,
+        template: Template,
+        build_id: BuildId,
     ) -> Sandbox:
-        """Create the sandbox under this id and return it when it runs. Raises as `Creations.create`.
+        """Create the sandbox of a build under this id and return it when it runs. Raises as `Creations.create`.
 
-        `template`: what it is made from, which need not have a name; None: the one that `body` names.
+        `template`: what it is made from, which need not have a name.
         """
         caller = Caller(by, team_id, Role.MEMBER, Scope.FULL)
-        return await self._creations.create(caller, body, None, sandbox_id=sandbox_id, template=template)
+        return await self._creations.create(
+            caller, body, None, sandbox_id=sandbox_id, template=template, build_id=build_id
+        )
+
+    async def of_builds(self) -> list[tuple[SandboxId, BuildId]]:
+        """Return the sandboxes of builds that have not ended and are not being removed."""
+        return await store.of_builds(self._database)
 
     async def get(self, sandbox_id: SandboxId) -> tuple[Sandbox, HostClient]:
         """Return the sandbox, in any state, and the client for its host. Raises NotFound."""

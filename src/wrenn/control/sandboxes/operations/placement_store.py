@@ -168,6 +168,7 @@ async def insert_sandboxes(
         "image": origin.image,
         "snapshot_id": origin.snapshot_id.value if origin.snapshot_id else None,
         "template_id": origin.template_id,
+        "build_id": origin.build_id.value if origin.build_id else None,
         "default_user": origin.command_defaults.user,
         "working_dir": origin.command_defaults.working_dir,
         "vcpus": spec.vcpus,
