@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -245,6 +246,30 @@ async def test_a_server_that_accepts_no_writes_any_more_is_left_for_another(data
     await database.execute(text("SET default_transaction_read_only = on"))
     await database.execute(text("INSERT INTO kept VALUES (1)"), repeatable=True)
     assert (await database.execute(text("SELECT n FROM kept"))).scalar_one() == 1
+
+
+async def test_loops_that_wait_for_the_database_leave_requests_their_connections(
+    settings: Settings, host: AgentHost, database_url: str
+):
+    key = await make_team(database_url, "ada")
+    async with running_platform(replace(settings, host_interval_s=600.0), host, key) as platform:
+        loops_database = platform.control.loops_database
+        is_over = asyncio.Event()
+        begun = asyncio.Semaphore(0)
+
+        async def hold(tx: Transaction) -> None:
+            begun.release()
+            await is_over.wait()
+
+        holding = [asyncio.create_task(loops_database.transaction(hold)) for _ in range(8)]
+        for _ in holding:
+            await begun.acquire()
+        with pytest.raises(DatabaseUnavailable):
+            await platform.control.monitor.look_once()
+        await platform.create()
+        is_over.set()
+        await asyncio.gather(*holding)
+        await platform.control.monitor.look_once()
 
 
 async def test_a_request_that_waits_too_long_for_a_lock_must_be_retried(database: Database):

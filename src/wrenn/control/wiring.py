@@ -161,6 +161,7 @@ ROUTERS: Final = {
     STORE_PREFIX: (store_router,),
 }
 API: Final = api_router(ROUTERS)
+_LOOPS_CONNECTIONS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,7 @@ class Control:
     app: BehindProxies
     services: Services
     database: Database
+    loops_database: Database
     monitor: Monitor
     comparison: Comparison
     reconciler: Reconciler
@@ -207,6 +209,8 @@ async def running_control(settings: Settings, clock: Clock | None = None) -> Asy
     async with AsyncExitStack() as stack:
         database = Database(url)
         stack.push_async_callback(database.close)
+        loops_database = Database(url, limit=_LOOPS_CONNECTIONS)
+        stack.push_async_callback(loops_database.close)
         clients = HostClients(pki)
         stack.push_async_callback(clients.close)
         passwords = Passwords()
@@ -218,7 +222,8 @@ async def running_control(settings: Settings, clock: Clock | None = None) -> Asy
             _Base(
                 settings,
                 database,
-                RecentHosts(database, interval_s=settings.host_interval_s),
+                loops_database,
+                RecentHosts(loops_database, interval_s=settings.host_interval_s),
                 clients,
                 clock or SystemClock(),
                 random_hex(8),
@@ -258,10 +263,14 @@ Closing = Sequence[Callable[[], Awaitable[None]]]
 
 @dataclass(frozen=True, slots=True)
 class _Base:
-    """What every feature needs. `owner` names this replica, in leases and hints."""
+    """What every feature needs. `owner` names this replica, in leases and hints.
+
+    `loops_database`: for loops that work on all hosts or rows, so that they never take the connections that requests need.
+    """
 
     settings: Settings
     database: Database
+    loops_database: Database
     hosts: RecentHosts
     clients: HostClients
     clock: Clock
@@ -276,7 +285,7 @@ def _build(
     settings, database = base.settings, base.database
     auth = _build_auth(base)
     hosts = Monitor(
-        database,
+        base.loops_database,
         base.hosts,
         base.clients,
         interval_s=settings.host_interval_s,
@@ -380,9 +389,9 @@ def _build(
         feed,
         auth.open_calls,
         auth.last_used,
-        EventRetention(database, keep_s=settings.event_retention_h * 3600),
-        AuditRetention(database, days=settings.audit_retention_days),
-        Cleanup(database),
+        EventRetention(base.loops_database, keep_s=settings.event_retention_h * 3600),
+        AuditRetention(base.loops_database, days=settings.audit_retention_days),
+        Cleanup(base.loops_database),
         renewal,
         replica,
     ]
@@ -398,6 +407,7 @@ def _build(
         BehindProxies(RequestMetrics(proxy, metrics, "wrenn_http", route_of), browsers),
         services,
         database,
+        base.loops_database,
         hosts,
         sandboxes.comparison,
         sandboxes.reconciler,
@@ -548,7 +558,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
         changes=changes,
         reconciler=reconciler,
         comparison=Comparison(
-            database=database,
+            database=base.loops_database,
             hosts=base.hosts,
             hints=hints,
             clients=clients,
@@ -607,7 +617,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
             wait_limits=wait_limits,
         ),
         sweep=SnapshotSweep(
-            database=database,
+            database=base.loops_database,
             hosts=base.hosts,
             clients=clients,
             lifecycle=snapshot_lifecycle,
@@ -638,7 +648,7 @@ def _build_images(base: _Base, auth: _Auth) -> _Images:
         images=Images(database=database, owner=base.owner, lease_s=settings.lease_s),
         host_images=HostImages(database=database, objects=objects, tokens=auth.tokens, clock=base.clock),
         sweep=ImageSweep(
-            database=database,
+            database=base.loops_database,
             clients=base.clients,
             objects=objects,
             clock=base.clock,

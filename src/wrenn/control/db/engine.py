@@ -31,8 +31,9 @@ T = TypeVar("T")
 Transaction = AsyncConnection
 """What a store needs to take part in a transaction that a service opened."""
 
-_POOL_SIZE: Final = 10
-_POOL_OVERFLOW: Final = 20
+_POOL_LIMIT: Final = 30
+_POOL_IDLE: Final = 10
+"""So many connections stay open when nobody uses them."""
 _POOL_TIMEOUT_S: Final = 5.0
 _ANSWER_TIMEOUT_S: Final = 12.0
 """Longer than the server's own limits: it has an effect when the server, or the machine below it, stopped without a word."""
@@ -60,15 +61,21 @@ class _ServerSilent(ConnectionError):
 
 
 class Database:
-    """One program's connections to PostgreSQL."""
+    """A pool of at most `limit` connections to PostgreSQL.
 
-    def __init__(self, database_url: str, *, answer_timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
+    Whoever needs a connection when all are in use waits for five seconds, and gets `DatabaseUnavailable`.
+    """
+
+    def __init__(
+        self, database_url: str, *, answer_timeout_s: float = _ANSWER_TIMEOUT_S, limit: int = _POOL_LIMIT
+    ) -> None:
+        idle = min(limit, _POOL_IDLE)
         self._engine: AsyncEngine = create_engine(
             database_url,
             server_settings=_SERVER_SETTINGS,
             answer_timeout_s=answer_timeout_s,
-            pool_size=_POOL_SIZE,
-            max_overflow=_POOL_OVERFLOW,
+            pool_size=idle,
+            max_overflow=limit - idle,
             pool_timeout=_POOL_TIMEOUT_S,
             pool_use_lifo=True,
             # Errors go to the log; what they are about may be a secret.
