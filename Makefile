@@ -57,7 +57,7 @@ test-faults: images ## kill every process at every fault point; `make test` runs
 test-attacks: images ## run hostile guests and tenants against a platform; `make test` runs a sample
 	$(BIN)/pytest tests/attacks
 
-test-packages: images ## run tests that install Debian packages in a sandbox (containers); takes minutes under emulation
+test-packages: images ## run tests that install Debian packages in a sandbox (containers), and build Dockerfiles; takes minutes under emulation
 	$(BIN)/pytest -m packages tests/vm
 
 simulate: setup ## run SEEDS random lives with faults of a host, and of a fleet, from FIRST_SEED on; `make test` runs 20 and 5

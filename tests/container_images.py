@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +16,11 @@ from pathlib import Path
 from wrenn.linux.command import run
 
 REGISTRY_PORT = 5000
+REGISTRY_ADDRESS = "10.211.77.2"
+REGISTRY_NAMESPACE = f"wrenn-test-reg-{os.getpid()}"
+"""Where the registry of the VM tests runs."""
 _DEADLINE_S = 20.0
+_PUSH_DEADLINE_S = 300.0
 
 
 class Layer:
@@ -50,8 +55,8 @@ class Layer:
         return self._file.getvalue()
 
 
-def write_layout(folder: Path, layers: Sequence[bytes], config: Mapping[str, object] | None = None) -> None:
-    """Write an OCI layout with one image, named `image`."""
+def write_layout(folder: Path, layers: Sequence[bytes], config: Mapping[str, object] | None = None) -> str:
+    """Write an OCI layout with one image, named `image`. Returns its digest."""
     blobs = folder / "blobs" / "sha256"
     blobs.mkdir(parents=True)
 
@@ -82,6 +87,7 @@ def write_layout(folder: Path, layers: Sequence[bytes], config: Mapping[str, obj
     top["annotations"] = {"org.opencontainers.image.ref.name": "image"}
     (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
+    return str(top["digest"])
 
 
 async def push(
@@ -90,17 +96,18 @@ async def push(
     name: str,
     layers: Sequence[bytes],
     config: Mapping[str, object] | None = None,
-) -> None:
-    """Push an image to the registry in the namespace."""
+) -> str:
+    """Push an image to the registry in the namespace. Returns its digest."""
     layout = scratch / name.replace("/", "-").replace(":", "-")
-    write_layout(layout, layers, config)
+    digest = write_layout(layout, layers, config)
     await run(
         [
             "ip", "netns", "exec", namespace, "skopeo", "--insecure-policy", "copy", "--quiet",
             "--dest-tls-verify=false", f"oci:{layout}:image", f"docker://127.0.0.1:{REGISTRY_PORT}/{name}",
         ],
-        timeout_s=_DEADLINE_S,
+        timeout_s=_PUSH_DEADLINE_S,
     )  # fmt: skip
+    return digest
 
 
 @asynccontextmanager

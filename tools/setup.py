@@ -29,7 +29,9 @@ PACKAGES: Final[tuple[str, ...]] = (
 )  # fmt: skip
 # What only tests call, with `--tests`: 440 MB that a user of the platform does not need. Where systemd runs, Debian starts Caddy as
 # a service that shows a page at port 80, which no test needs: `systemctl disable --now caddy`.
-TEST_PACKAGES: Final[tuple[str, ...]] = ("busybox-static", "caddy", "chromium", "docker-registry", "haproxy")
+TEST_PACKAGES: Final[tuple[str, ...]] = (
+    "busybox-static", "caddy", "chromium", "docker-registry", "haproxy", "musl-tools",
+)  # fmt: skip
 OLDEST_PYTHON: Final = (3, 11)
 NEWS_INTERVAL_S: Final = 10.0
 """How often a step says that it still runs: people give up on silence."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.container_images import Layer, push, registry
+from tests.container_images import REGISTRY_ADDRESS, REGISTRY_NAMESPACE, Layer, push, registry
 from tests.installations import remove_installation
 from tests.vm.kit import DEFAULT_SHAPE
 from tests.vm.platform import Platform, running_platform
@@ -114,11 +114,7 @@ async def agent(settings: Settings) -> AsyncIterator[Agent]:
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[str]:
     """The address of a registry in a namespace beside the host, with one image: busybox and nothing else."""
-    namespace, host_link, address = (
-        f"wrenn-test-reg-{os.getpid()}",
-        f"wtreg{os.getpid() % 10**6}",
-        "10.211.77.2",
-    )
+    namespace, host_link, address = REGISTRY_NAMESPACE, f"wtreg{os.getpid() % 10**6}", REGISTRY_ADDRESS
     await remove_namespace(namespace)
     await create_namespace(namespace)
     try:

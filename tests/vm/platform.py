@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,6 +50,7 @@ class Platform:
     Attributes:
         measured: its programs are executed, as in production; else they are forked, which is faster.
         armable: `arm` works on a part that runs. Each fault point then reads a file, so not where times are measured.
+        control_environment: more settings of the control plane.
     """
 
     data_dir: Path
@@ -62,6 +63,7 @@ class Platform:
     insecure_registries: str = ""
     measured: bool = False
     armable: bool = False
+    control_environment: dict[str, str] = field(default_factory=dict[str, str])
     processes: dict[str, subprocess.Popen[bytes] | ForkedProgram] = field(
         default_factory=dict[str, "subprocess.Popen[bytes] | ForkedProgram"]
     )
@@ -92,6 +94,7 @@ class Platform:
             "WRENN_INSECURE_REGISTRIES": self.insecure_registries,
             "DATABASE_URL": self.database_url,
             "WRENN_FAULTS": f"@{self._armed(name)}" if self.armable else "",
+            **(self.control_environment if name == "control" else {}),
         }
 
     async def prepare(self) -> None:
@@ -267,6 +270,7 @@ async def running_platform(
     insecure_registries: str = "",
     measured: bool = False,
     armable: bool = False,
+    control_environment: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[Platform]:
     """A platform that serves; at the end its sandboxes are removed and all of it is stopped."""
     platform = Platform(
@@ -276,6 +280,7 @@ async def running_platform(
         insecure_registries=insecure_registries,
         measured=measured,
         armable=armable,
+        control_environment=dict(control_environment or {}),
     )
     await platform.prepare()
     for name in PARTS:

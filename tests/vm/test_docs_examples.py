@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ TIMEOUT_S = 100
 NEEDS_UP = {"docs/howto/operate.md"}
 # Minutes long under emulation: `test_docs_packages.py`.
 NEEDS_PACKAGES = {"docs/howto/docker.md"}
-USUAL = [e for e in examples() if e.page not in NEEDS_UP | NEEDS_PACKAGES]
+# A registry and an S3 server: `test_docs_images.py`.
+NEEDS_REGISTRY = {"docs/howto/import-a-container-image.md", "docs/howto/use-object-storage.md"}
+USUAL = [e for e in examples() if e.page not in NEEDS_UP | NEEDS_PACKAGES | NEEDS_REGISTRY]
 
 
 @pytest.mark.parametrize("example", USUAL, ids=lambda e: e.name)
@@ -26,12 +29,21 @@ async def test_an_example_runs_as_written(platform: Platform, example: Example, 
     await run(platform, example, tmp_path, TIMEOUT_S)
 
 
-async def run(platform: Platform, example: Example, tmp_path: Path, timeout_s: float) -> None:
+async def run(
+    platform: Platform,
+    example: Example,
+    tmp_path: Path,
+    timeout_s: float,
+    replaced: Mapping[str, str] | None = None,
+) -> None:
+    """Run an example; `replaced`: names that stand for something else here."""
     env_file = platform.data_dir / "env"
     lines = [f"WRENN_BASE_URL={platform.base_url}", f"WRENN_API_KEY={platform.key}"]
     env_file.write_text("\n".join([*lines, "export WRENN_BASE_URL WRENN_API_KEY"]) + "\n")
     env_file.chmod(0o600)
-    program = example.program.replace(DOCUMENTED_ENV, str(env_file))
+    program = example.program
+    for documented, here in {DOCUMENTED_ENV: str(env_file), **(replaced or {})}.items():
+        program = program.replace(documented, here)
     interpreter = ["bash", "-euo", "pipefail"] if example.language == "sh" else [sys.executable]
     script = tmp_path / "example"
     script.write_text(program)

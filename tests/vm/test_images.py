@@ -18,6 +18,7 @@ from wrenn.agent.storage_report import measure_storage
 from wrenn.agent.wiring import Agent, running_agent
 from wrenn.base.ids import ImageId
 from wrenn.base.units import GIB, MIB
+from wrenn.guest import settle_disk
 from wrenn.linux.cgroups import members
 from wrenn.linux.command import run
 from wrenn.storage.errors import DamagedSnapshot
@@ -35,7 +36,7 @@ async def test_a_sandbox_of_a_flattened_disk_has_its_files_and_real_free_space(
     await output(sandbox, "dd if=/dev/urandom of=/root/gone bs=1M count=64 status=none; sync")
     await output(sandbox, "echo built >/root/file; chown 1234:5678 /root/file; rm /root/gone; rm /etc/motd")
     free = int((await output(sandbox, "stat -f -c %f /")).strip())
-    await output(sandbox, "sync; fstrim /")
+    await settle_disk(sandbox.guest, timeout_s=60)
     await agent.sandboxes.pause(spec.sandbox_id)
     image_id = ImageId.new()
     status = await agent.images.ensure(image_id, DiskSource(spec.sandbox_id), wait_s=60)
@@ -43,8 +44,8 @@ async def test_a_sandbox_of_a_flattened_disk_has_its_files_and_real_free_space(
     assert status.ready.size_b == 6 * GIB
     assert status.ready.allocated_b < 500 * MIB, "what was deleted and trimmed is a hole"
     assert not [one for one in await list_everything(agent.layout) if str(image_id) in one.name]
-    (use,) = [use for use in measure_storage(settings).usages if use.kind == "image"]
-    assert (use.name, use.own_b) == (str(image_id), status.ready.allocated_b)
+    (use,) = [use for use in measure_storage(settings).usages if use.name == str(image_id)]
+    assert (use.kind, use.own_b) == ("image", status.ready.allocated_b)
     await agent.sandboxes.remove(spec.sandbox_id)
 
     spec, sandbox = await created(agent.sandboxes, template=str(image_id))

@@ -1,6 +1,7 @@
-//! `POST /disk/grow`: grows the root file system after the host has enlarged its disk.
+//! `POST /disk/grow`: grows the root file system after the host has enlarged its disk. The kernel is informed of
+//! the new size by an interrupt, which may arrive after this request.
 //!
-//! The kernel is informed of the new size by an interrupt, which may arrive after this request.
+//! `POST /disk/settle`: writes everything to the disk, before the host reads it without the memory.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,6 +12,7 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use sys::rustix;
+use sys::rustix::io::Errno;
 
 use crate::body::{Body, read_whole};
 use crate::rpc::MAX_MESSAGE_BYTES;
@@ -46,6 +48,26 @@ pub async fn grow(request: Request<Incoming>) -> Response<Body> {
         Err(error) => {
             reply::error(StatusCode::INTERNAL_SERVER_ERROR, &format!("cannot grow the root file system: {error}"))
         }
+    }
+}
+
+/// Writes all file systems to their disks and returns the free blocks of the root's. Responds 204. Idempotent.
+pub async fn settle() -> Response<Body> {
+    let done = tokio::task::spawn_blocking(|| {
+        rustix::fs::sync();
+        let root = File::open("/")?;
+        match sys::ext4::trim(&root) {
+            // A disk that takes no such hints; the image is only larger.
+            Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {}
+            other => other?,
+        }
+        // The trimmed blocks are recorded in the journal.
+        rustix::fs::syncfs(&root).map_err(io::Error::from)
+    })
+    .await;
+    match done.unwrap_or_else(|_| Err(io::Error::other("the worker died"))) {
+        Ok(()) => reply::empty(StatusCode::NO_CONTENT),
+        Err(error) => reply::error(StatusCode::INTERNAL_SERVER_ERROR, &format!("cannot write the disk: {error}")),
     }
 }
 

@@ -73,8 +73,8 @@ impl From<BodyError> for ConnectError {
     }
 }
 
-/// Returns the user name of `Authorization: Basic`; the password is ignored, since the access token
-/// authenticates.
+/// Returns the user of `Authorization: Basic`, perhaps with a group (`user:group:`); a password is ignored, since
+/// the access token authenticates.
 pub fn basic_user(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, encoded) = value.split_once(' ')?;
@@ -83,7 +83,7 @@ pub fn basic_user(headers: &HeaderMap) -> Option<String> {
     }
     let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
     let decoded = String::from_utf8(decoded).ok()?;
-    let name = decoded.split_once(':').map_or(decoded.as_str(), |(name, _)| name);
+    let name = decoded.strip_suffix(':').or_else(|| Some(decoded.split_once(':')?.0)).unwrap_or(&decoded);
     (!name.is_empty()).then(|| name.to_owned())
 }
 
@@ -236,6 +236,10 @@ mod tests {
         assert_eq!(basic_user(&headers), None);
         headers.insert(header::AUTHORIZATION, "Basic cm9vdDo=".parse().expect("a header"));
         assert_eq!(basic_user(&headers).as_deref(), Some("root"));
+        headers.insert(header::AUTHORIZATION, "Basic cm9vdDpwYXNzd29yZA==".parse().expect("a header"));
+        assert_eq!(basic_user(&headers).as_deref(), Some("root"), "a password is ignored");
+        headers.insert(header::AUTHORIZATION, "Basic cm9vdDp3d3c6".parse().expect("a header"));
+        assert_eq!(basic_user(&headers).as_deref(), Some("root:www"), "with a group");
         headers.insert(header::AUTHORIZATION, "Bearer cm9vdDo=".parse().expect("a header"));
         assert_eq!(basic_user(&headers), None);
     }

@@ -137,6 +137,11 @@ impl<T> Table<T> {
     }
 }
 
+/// Parses a number as an id; the largest number is not one, since the kernel treats it as "unchanged".
+fn id(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|n| *n != u32::MAX && text.bytes().all(|b| b.is_ascii_digit()))
+}
+
 fn parse_account(line: &str) -> Option<Account> {
     let mut fields = line.split(':');
     let name = fields.next().filter(|n| !n.is_empty() && !n.starts_with('#'))?.to_owned();
@@ -164,20 +169,48 @@ impl Users {
         lock(&self.groups).read("/etc/group", parse_group)
     }
 
-    /// Returns the user with this name. `root` exists in every image, listed or not.
+    /// Returns the user of `user` or `user:group`, each a name or a number, as container images name them.
+    ///
+    /// `root` exists in every image, listed or not, and so does every number: one that is not listed is in the group
+    /// 0 and has the home `/`. A group that is named is the user's only one.
     pub fn find(&self, name: &str) -> Result<User, UserError> {
+        let (user, group) = name.split_once(':').map_or((name, None), |(user, group)| (user, Some(group)));
+        let account = self.account(user)?;
+        let (gid, groups) = match group {
+            Some(group) => {
+                let gid = self.group_id(group)?.ok_or_else(|| UserError::Unknown { name: name.to_owned() })?;
+                (gid, vec![gid])
+            }
+            None => (account.gid, self.groups_of(&account)?),
+        };
+        let ids = Ids { uid: account.uid, gid, groups };
+        Ok(User { name: account.name, home: account.home, shell: account.shell, ids })
+    }
+
+    fn account(&self, user: &str) -> Result<Account, UserError> {
         let accounts = self.accounts()?;
-        let root = Account { name: "root".into(), uid: 0, gid: 0, home: "/root".into(), shell: String::new() };
-        let account = accounts.iter().find(|a| a.name == name).or((name == "root").then_some(&root));
-        let account = account.ok_or_else(|| UserError::Unknown { name: name.to_owned() })?;
+        let uid = id(user);
+        let listed = accounts.iter().find(|a| a.name == user).or_else(|| accounts.iter().find(|a| Some(a.uid) == uid));
+        if let Some(account) = listed {
+            return Ok(account.clone());
+        }
+        let unlisted =
+            |uid, home: &str| Account { name: user.into(), uid, gid: 0, home: home.into(), shell: String::new() };
+        match uid {
+            _ if user == "root" => Ok(unlisted(0, "/root")),
+            Some(uid) => Ok(unlisted(uid, "/")),
+            None => Err(UserError::Unknown { name: user.to_owned() }),
+        }
+    }
+
+    fn groups_of(&self, account: &Account) -> Result<Vec<u32>, UserError> {
         let mut groups = vec![account.gid];
         for group in self.groups()?.iter() {
-            if group.gid != account.gid && group.members.iter().any(|m| m == name) {
+            if group.gid != account.gid && group.members.contains(&account.name) {
                 groups.push(group.gid);
             }
         }
-        let ids = Ids { uid: account.uid, gid: account.gid, groups };
-        Ok(User { name: account.name.clone(), home: account.home.clone(), shell: account.shell.clone(), ids })
+        Ok(groups)
     }
 
     /// Returns the user and group in whose home this directory is; `None` outside of all homes.
@@ -193,9 +226,14 @@ impl Users {
         Some((home.uid, home.gid))
     }
 
-    /// Returns the id of this group.
+    /// Whether there is an account with this id.
+    pub fn is_listed(&self, uid: u32) -> bool {
+        self.accounts().is_ok_and(|accounts| accounts.iter().any(|a| a.uid == uid))
+    }
+
+    /// Returns the id of this group, which may also be a number.
     pub fn group_id(&self, name: &str) -> Result<Option<u32>, UserError> {
-        Ok(self.groups()?.iter().find(|g| g.name == name).map(|g| g.gid))
+        Ok(self.groups()?.iter().find(|g| g.name == name).map(|g| g.gid).or_else(|| id(name)))
     }
 
     /// Returns the name of a user id, or the number if it has none.
@@ -243,5 +281,18 @@ mod tests {
     #[test]
     fn root_is_always_there() {
         assert_eq!(Users::default().find("root").expect("root").ids.uid, 0);
+    }
+
+    #[test]
+    fn a_number_needs_no_account() {
+        let user = Users::default().find("64321").expect("a number");
+        assert_eq!((user.ids.uid, user.ids.gid, user.home.as_str()), (64_321, 0, "/"));
+    }
+
+    #[test]
+    fn a_group_may_be_named_by_name_or_number() {
+        let user = Users::default().find("64321:64322").expect("numbers");
+        assert_eq!((user.ids.uid, user.ids.gid, user.ids.groups), (64_321, 64_322, vec![64_322]));
+        assert!(Users::default().find("root:no-such-group").is_err());
     }
 }

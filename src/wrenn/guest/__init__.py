@@ -11,7 +11,7 @@ from wrenn.guest.exit_events import Exited
 from wrenn.guest.files import Download, Files, Part, WriteOptions
 from wrenn.guest.ports import GuestPorts, dial_error
 from wrenn.guest.processes import Event, FollowedProcess, Output, Processes, Started
-from wrenn.guest.ready import Identity, freeze_processes, grow_root, initialise, thaw_processes
+from wrenn.guest.ready import Identity, freeze_processes, grow_root, initialise, settle_disk, thaw_processes
 from wrenn.guest.watch import FileEvent, watch
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "freeze_processes",
     "grow_root",
     "initialise",
+    "settle_disk",
     "thaw_processes",
     "watch",
 ]

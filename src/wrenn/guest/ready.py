@@ -174,6 +174,17 @@ async def grow_root(guest: GuestConnection, size_b: int, *, timeout_s: float) ->
         raise AgentFailure("The file system of the sandbox was not made larger.", context={"status": status})
 
 
+async def settle_disk(guest: GuestConnection, *, timeout_s: float) -> None:
+    """Write everything to the guest's disk and return its free blocks, so that the disk is whole without the memory. Idempotent.
+
+    Raises:
+        Unavailable, AgentFailure: the guest did not respond, or with an error, as an agent of an earlier version does.
+    """
+    status = await _call(guest, "disk/settle", None, timeout_s=timeout_s)
+    if status != _DONE:
+        raise AgentFailure("The sandbox did not write its disk.", context={"status": status})
+
+
 async def _snapshot_call(guest: GuestConnection, step: str, *, timeout_s: float) -> int:
     status = await _call(guest, f"snapshot/{step}", None, timeout_s=timeout_s)
     if status not in (_PARTLY, _DONE):

@@ -49,23 +49,16 @@ impl Owner {
     }
 }
 
-/// Parses a number as an id; the largest number is not one, since the kernel treats it as "unchanged".
-fn id(text: &str) -> Option<u32> {
-    text.parse().ok().filter(|n| *n != u32::MAX && text.bytes().all(|b| b.is_ascii_digit()))
-}
-
-/// Parses `user`, `user:group`, or numbers instead of the names. The default group is the user's own.
+/// Parses `user`, `user:group`, or numbers instead of the names. The default group is the user's own, and of a number
+/// that is not listed the same number.
 pub fn parse(agent: &Agent, text: &str) -> Result<Owner, FilesError> {
     let unknown = |what: &str, name: &str| FilesError::Invalid(format!("owner: there is no {what} '{name}'"));
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
-    let (uid, own) = match (agent.users.find(user), id(user)) {
-        (Ok(found), _) => (found.ids.uid, Some(found.ids.gid)),
-        (Err(_), Some(uid)) => (uid, agent.users.find(&agent.users.user_name(uid)).ok().map(|u| u.ids.gid)),
-        (Err(_), None) => return Err(unknown("user", user)),
-    };
+    let Ids { uid, gid, .. } = agent.users.find(user).map_err(|_| unknown("user", user))?.ids;
     let gid = match group {
-        None => own.unwrap_or(uid),
-        Some(group) => agent.users.group_id(group)?.or_else(|| id(group)).ok_or_else(|| unknown("group", group))?,
+        None if agent.users.is_listed(uid) => gid,
+        None => uid,
+        Some(group) => agent.users.group_id(group)?.ok_or_else(|| unknown("group", group))?,
     };
     Ok(Owner { uid, gid })
 }

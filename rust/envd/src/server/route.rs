@@ -56,12 +56,13 @@ async fn dispatch(
         (&Method::GET, "/files/tar") => files::tar::read(&agent, &request).await,
         (&Method::POST, "/files/tar") => files::tar::write(&agent, request).await,
         (&Method::POST, "/disk/grow") => disk::grow(request).await,
+        (&Method::POST, "/disk/settle") => disk::settle().await,
         (&Method::POST, "/snapshot/prepare") => snapshot::prepare(&agent).await,
         (&Method::POST, "/snapshot/finish") => snapshot::finish(&agent),
         (
             _,
             "/health" | "/init" | "/metrics" | "/envs" | "/files" | "/files/tar" | "/connect" | "/snapshot/prepare"
-            | "/snapshot/finish" | "/disk/grow",
+            | "/snapshot/finish" | "/disk/grow" | "/disk/settle",
         ) => reply::error(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method"),
         _ => reply::error(StatusCode::NOT_FOUND, "there is nothing at this path"),
     }

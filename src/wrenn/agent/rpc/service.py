@@ -21,7 +21,7 @@ from wrenn.agent.sandboxes import NetworkSettings, Record, RunningSandbox, Sandb
 from wrenn.base.errors import AgentFailure, InvalidRequest, WrennError
 from wrenn.base.ids import ImageId, SandboxId, SnapshotId
 from wrenn.base.output_buffer import OutputBudget, OutputBuffer, OutputLimits
-from wrenn.guest import CommandLine
+from wrenn.guest import CommandLine, settle_disk
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
 from wrenn.protocol.guest import filesystem_pb as guest_pb
 from wrenn.protocol.host import host_pb as pb
@@ -33,6 +33,7 @@ from wrenn.vm import Shape
 _log = logging.getLogger(__name__)
 
 _EXEC_TIMEOUT_MS: Final = 24 * 3600 * 1000
+_SETTLE_TIMEOUT_S: Final = 300.0
 _STATES: Final = {
     State.STARTING: pb.SandboxState.STARTING,
     State.RUNNING: pb.SandboxState.RUNNING,
@@ -152,6 +153,12 @@ class HostAgentService(HostAgent):
         sandbox_id = SandboxId.parse(request.sandbox_id)
         await self._sandboxes.set_disk(sandbox_id, request.disk_size_mb)
         return self._described(sandbox_id)
+
+    async def settle_disk(self, request: pb.SettleDiskRequest, ctx: Any, /) -> pb.SettleDiskResponse:
+        """Have the guest write everything to its disk."""
+        async with self._use(request.sandbox_id) as sandbox:
+            await settle_disk(sandbox.guest, timeout_s=_SETTLE_TIMEOUT_S)
+        return pb.SettleDiskResponse()
 
     async def ensure_snapshot(self, request: pb.EnsureSnapshotRequest, ctx: Any, /) -> pb.Snapshot:
         """Take a snapshot of a sandbox unless it exists."""

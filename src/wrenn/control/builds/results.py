@@ -210,7 +210,7 @@ def _new_base(build: Build, plan: BuildPlan, image_id: ImageId, build_key: str |
 def _defaults(plan: BuildPlan) -> Defaults:
     recipe = plan.recipe
     workdir = "" if recipe.workdir == "/" else recipe.workdir
-    return Defaults((recipe.user or "").partition(":")[0], workdir, recipe.environment)
+    return Defaults(recipe.user or "", workdir, recipe.environment)
 
 
 def lease_lost() -> Unavailable:

@@ -6,11 +6,18 @@ import asyncio
 import shlex
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from wrenn.base.errors import DeadlineExceeded, InvalidRequest, NotFound, TooLarge, WrennError
+from wrenn.base.errors import (
+    AgentFailure,
+    Conflict,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    TooLarge,
+    WrennError,
+)
 from wrenn.base.ids import SandboxId, random_hex
 from wrenn.base.units import KIB
 from wrenn.control.builds.log_writer import LogWriter
@@ -21,6 +28,7 @@ from wrenn.recipe.archive import ContextArchive
 _SHELL: Final = "/bin/sh"
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SHORT_TIMEOUT_S: Final = 60.0
+_SETTLE_TIMEOUT_S: Final = 330.0
 _ENVIRONMENT_LIMIT_B: Final = 128 * KIB
 _START_S: Final = 0.5
 """After so long a program that was started is expected to run."""
@@ -83,7 +91,7 @@ class BuildSandbox:
             case Env():
                 return None
             case Workdir():
-                await self._as_root(f"mkdir -p -- {shlex.quote(step.path)}", f"create {step.path}")
+                await self._make_directory(step.path)
                 return None
             case User():
                 await self._user(step)
@@ -109,7 +117,7 @@ class BuildSandbox:
             args=argv[1:],
             envs=state.environment,
             cwd=state.workdir,
-            user=state.user.partition(":")[0],
+            user=state.user,
             timeout_ms=round(timeout_s * 1000),
         )
         try:
@@ -126,15 +134,27 @@ class BuildSandbox:
         except StepFailed as error:
             raise StepFailed(f"It could not {what}. {error.message}") from error
 
+    async def _make_directory(self, path: str) -> None:
+        # Not with a program, which the image need not have.
+        try:
+            await self.host.make_dir(self.sandbox_id, path, user="root", timeout_s=_SHORT_TIMEOUT_S)
+        except Conflict:
+            if not await self._is_directory(path):
+                raise StepFailed(
+                    f"It could not create {path}: there is something else at this path."
+                ) from None
+        except InvalidRequest as error:
+            raise StepFailed(f"It could not create {path}. {error.message}") from error
+
     async def _user(self, step: User) -> None:
-        user = step.name.partition(":")[0]
-        name = shlex.quote(user)
-        if user.isdecimal():
-            # Needs no entry in /etc/passwd.
-            return
         if not step.create:
-            await self._as_root(f"id -- {name} >/dev/null", f"find the user {step.name}")
+            try:
+                # As this user: the guest finds it, without a program that the image need not have.
+                await self.host.stat(self.sandbox_id, "/", user=step.name, timeout_s=_SHORT_TIMEOUT_S)
+            except InvalidRequest as error:
+                raise StepFailed(f"It could not find the user {step.name}. {error.message}") from error
             return
+        name = shlex.quote(step.name.partition(":")[0])
         await self._as_root(
             f"id -- {name} >/dev/null 2>&1 || {{ useradd --create-home --shell /bin/bash -- {name} && "
             f"mkdir -p /etc/sudoers.d && echo {name} 'ALL=(ALL) NOPASSWD:ALL' > /etc/sudoers.d/{name} && "
@@ -163,9 +183,7 @@ class BuildSandbox:
     async def _start(self, step: Start) -> None:
         # Not through a shell, which the image need not have.
         state = step.state
-        command = Command(
-            step.argv[0], step.argv[1:], state.environment, state.workdir, state.user.partition(":")[0]
-        )
+        command = Command(step.argv[0], step.argv[1:], state.environment, state.workdir, state.user)
         try:
             pid, _ = await self.host.start_process(
                 self.sandbox_id, command, tag=f"start-{random_hex(4)}", timeout_s=_SHORT_TIMEOUT_S
@@ -178,9 +196,15 @@ class BuildSandbox:
             self.log.note("The program that was started has ended already. What it started itself may go on.")
 
     async def settle(self) -> None:
-        """Write everything to the disk and return free blocks, which then take nothing in the image."""
-        # A guest without a shell has nothing else to write with: its disk is as it was after a power cut.
-        with suppress(StepFailed):
+        """Write everything to the disk and return free blocks, which then take nothing in the image.
+
+        Raises:
+            StepFailed: the guest could not.
+        """
+        try:
+            await self.host.settle_disk(self.sandbox_id, timeout_s=_SETTLE_TIMEOUT_S)
+        except AgentFailure:
+            # The host, or the guest agent in a base with memory, is of a version that cannot.
             await self._as_root("sync; fstrim / 2>/dev/null; sync", "write its disk")
 
     async def wait_ready(self, check: ReadyCheck, state: State) -> None:

@@ -144,6 +144,15 @@ class HostClient:
         request = pb.SetDiskRequest(sandbox_id=str(sandbox_id), disk_size_mb=disk_size_mb)
         await self._rpc.call("SetDisk", request, pb.Sandbox, timeout_s=timeout_s)
 
+    async def settle_disk(self, sandbox_id: SandboxId, *, timeout_s: float) -> None:
+        """Have the guest write everything to its disk and return free blocks.
+
+        Raises:
+            MethodUnknown: the host is of an earlier version. AgentFailure: the guest did not do it.
+        """
+        request = pb.SettleDiskRequest(sandbox_id=str(sandbox_id))
+        await self._rpc.call("SettleDisk", request, pb.SettleDiskResponse, timeout_s=timeout_s)
+
     async def ping_sandbox(self, sandbox_id: SandboxId, *, timeout_s: float) -> None:
         """Reset the sandbox's idle timer."""
         request = pb.PingSandboxRequest(sandbox_id=str(sandbox_id))

@@ -16,7 +16,7 @@ from connectrpc.server import ConnectASGIApplication, ConnectWSGIApplication, DE
 from protobuf import DescService
 
 from . import host_pb
-from .host_pb import EnsureImageRequest, EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, Host, Image, ListDirRequest, ListDirResponse, ListImagesRequest, ListImagesResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemoveImageRequest, RemoveImageResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SetDiskRequest, SetNetworkRequest, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse
+from .host_pb import EnsureImageRequest, EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, Host, Image, ListDirRequest, ListDirResponse, ListImagesRequest, ListImagesResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemoveImageRequest, RemoveImageResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SetDiskRequest, SetNetworkRequest, SettleDiskRequest, SettleDiskResponse, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -77,6 +77,12 @@ class HostAgent(Protocol):
         """
         Enlarges a disk, and the file system of a running guest on it; a paused one follows when it is resumed. The present
         size is a success. A sandbox that is suspended for using up its share continues if the larger share has space.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def settle_disk(self, request: SettleDiskRequest, ctx: RequestContext[SettleDiskRequest, SettleDiskResponse], /) -> SettleDiskResponse:
+        """
+        Has the guest write everything to its disk and return free blocks, before an image is made of the disk.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -260,6 +266,16 @@ class HostAgentASGIApplication(ConnectASGIApplication[HostAgent]):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=svc.set_disk,
+                ),
+                "/wrenn.host.v1.HostAgent/SettleDisk": Endpoint.unary(
+                    method=MethodInfo(
+                        name="SettleDisk",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=SettleDiskRequest,
+                        output=SettleDiskResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=svc.settle_disk,
                 ),
                 "/wrenn.host.v1.HostAgent/PingSandbox": Endpoint.unary(
                     method=MethodInfo(
@@ -617,6 +633,29 @@ class HostAgentClient(ConnectClient):
                 service_name="wrenn.host.v1.HostAgent",
                 input=SetDiskRequest,
                 output=Sandbox,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+
+    async def settle_disk(
+        self,
+        request: SettleDiskRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> SettleDiskResponse:
+        """
+        Has the guest write everything to its disk and return free blocks, before an image is made of the disk.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="SettleDisk",
+                service_name="wrenn.host.v1.HostAgent",
+                input=SettleDiskRequest,
+                output=SettleDiskResponse,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
             ),
             headers=headers,
@@ -1031,6 +1070,12 @@ class HostAgentSync(Protocol):
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
+    def settle_disk(self, request: SettleDiskRequest, ctx: RequestContext[SettleDiskRequest, SettleDiskResponse], /) -> SettleDiskResponse:
+        """
+        Has the guest write everything to its disk and return free blocks, before an image is made of the disk.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
     def ping_sandbox(self, request: PingSandboxRequest, ctx: RequestContext[PingSandboxRequest, PingSandboxResponse], /) -> PingSandboxResponse:
         """
         Resets the inactivity timer.
@@ -1209,6 +1254,16 @@ class HostAgentWSGIApplication(ConnectWSGIApplication):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=service.set_disk,
+                ),
+                "/wrenn.host.v1.HostAgent/SettleDisk": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="SettleDisk",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=SettleDiskRequest,
+                        output=SettleDiskResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=service.settle_disk,
                 ),
                 "/wrenn.host.v1.HostAgent/PingSandbox": EndpointSync.unary(
                     method=MethodInfo(
@@ -1559,6 +1614,28 @@ class HostAgentClientSync(ConnectClientSync):
                 service_name="wrenn.host.v1.HostAgent",
                 input=SetDiskRequest,
                 output=Sandbox,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def settle_disk(
+        self,
+        request: SettleDiskRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> SettleDiskResponse:
+        """
+        Has the guest write everything to its disk and return free blocks, before an image is made of the disk.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="SettleDisk",
+                service_name="wrenn.host.v1.HostAgent",
+                input=SettleDiskRequest,
+                output=SettleDiskResponse,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
             ),
             headers=headers,

@@ -175,6 +175,8 @@ class Guest:
                 return self._freeze(frozen=False)
             case "POST", "/disk/grow":
                 return self._grow(await request.json())
+            case "POST", "/disk/settle":
+                return web.Response(status=204)
             case "GET", "/files":
                 return self._read_file(request)
             case "POST", "/files":

@@ -1,0 +1,67 @@
+"""The guides on container images and object storage, as written: with a registry and an S3 server. Costs about 70 s."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.container_bases import alpine_layer
+from tests.container_images import REGISTRY_NAMESPACE, REGISTRY_PORT, push
+from tests.docs_examples import ROOT, examples
+from tests.s3_server import BUCKET, s3_server
+from tests.vm.platform import running_platform
+from tests.vm.test_docs_examples import NEEDS_REGISTRY, run
+from wrenn.testing.server import free_port
+
+STORAGE_PAGE = "docs/howto/use-object-storage.md"
+TIMEOUT_S = 150
+
+
+@pytest.mark.timeout(400)
+async def test_images_are_imported_and_stored_in_object_storage_as_written(
+    data_dir: Path, images_dir: Path, served: str, tmp_path: Path
+) -> None:
+    registry, metrics = f"{served}:{REGISTRY_PORT}", f"127.0.0.1:{free_port()}"
+    await push(REGISTRY_NAMESPACE, tmp_path, "alpine:3.20", [await alpine_layer(tmp_path)])
+    (tmp_path / "s3").mkdir()
+    with s3_server(tmp_path / "s3") as server:
+        documented = re.findall(r"\b(?:WRENN|AWS)_[A-Z_]+", (ROOT / STORAGE_PAGE).read_text())
+        assert set(server.environment) <= set(documented)
+        async with running_platform(
+            data_dir,
+            images_dir,
+            private_networks=f"{served}/32",
+            insecure_registries=registry,
+            control_environment={**server.environment, "WRENN_METRICS_LISTEN": metrics},
+        ) as platform:
+            replaced = {
+                "registry.example.com": registry,
+                "localhost:8001": metrics,
+            }
+            for example in (e for e in examples() if e.page in NEEDS_REGISTRY):
+                folder = tmp_path / Path(example.page).stem
+                folder.mkdir()
+                await run(platform, example, folder, TIMEOUT_S, replaced)
+            objects = tmp_path / "s3" / "data" / BUCKET / "wrenn"
+            assert list(objects.glob("*/images/*/*.json"))
+            assert not (data_dir / "store").exists()
+
+            # Another store with the same objects under the same keys.
+            new_store = tmp_path / "store"
+            shutil.copytree(objects, new_store)
+            await platform.stop("control")
+            platform.control_environment = {"WRENN_STORE": f"file://{new_store}"}
+            platform.start("control")
+            await platform.wait_ready()
+            async with platform.client() as api:
+                # In another size than before, so that it is made from the image, which this host lacks now.
+                for image in (data_dir / "images").glob("img-*"):
+                    shutil.rmtree(image)
+                made = await api.post("/v1/sandboxes", json={"template": "alpine", "memory_mb": 320})
+                assert made.status_code == 201, made.text
+                await platform.remove_sandboxes()
+                for name in ("alpine", "site"):
+                    assert (await api.delete(f"/v1/templates/{name}")).status_code == 204
