@@ -60,7 +60,7 @@ test-attacks: images ## run hostile guests and tenants against a platform; `make
 test-packages: images ## run tests that install Debian packages in a sandbox (containers), and build Dockerfiles; takes minutes under emulation
 	$(BIN)/pytest -m packages tests/vm
 
-simulate: setup ## run SEEDS random lives with faults of a host, and of a fleet, from FIRST_SEED on; `make test` runs 20 and 5
+simulate: setup ## run SEEDS random lives with faults of a host, and of a fleet, from FIRST_SEED on; `make test` runs 20 of each
 	WRENN_SEEDS=$(or $(SEEDS),1000) WRENN_FIRST_SEED=$(or $(FIRST_SEED),1) $(BIN)/pytest \
 	  tests/simulation/test_agent_simulation.py tests/simulation/test_fleet_simulation.py tests/simulation/test_many_hosts.py
 
