@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,5 +173,45 @@ async def test_an_agent_killed_while_it_prepares_an_image_leaves_nothing(
         await assert_no_image_left(agent)
         assert (await ensured(agent, image_id, sandbox_id)).ready is not None
         await agent.images.remove(image_id)
+        await agent.sandboxes.remove(sandbox_id)
+        await assert_no_image_left(agent)
+
+
+async def test_images_that_were_not_used_for_longest_leave_when_all_take_more_than_the_limit(
+    settings: Settings,
+) -> None:
+    async with running_agent(replace(settings, image_cache_b=1), ProcessHost()) as agent:
+        sandbox_id = await paused(agent)
+        folder = ImageFolder(agent.layout.images)
+
+        async def made(*, uploaded: bool = True) -> ImageId:
+            image_id = ImageId.new()
+            image = (await ensured(agent, image_id, sandbox_id)).ready
+            assert image is not None
+            if uploaded:
+                folder.set_uploaded(image, uploaded_b=1)
+            return image_id
+
+        def used_long_ago(image_id: ImageId) -> None:
+            os.utime(agent.layout.images / str(image_id), (1, 1))
+
+        running, unused, not_uploaded, recent = (
+            await made(),
+            await made(),
+            await made(uploaded=False),
+            await made(),
+        )
+        spec, _ = await created(agent.sandboxes, template=str(running))
+        for image_id in (running, unused, not_uploaded):
+            used_long_ago(image_id)
+        newest = await made()
+        assert set(folder.ids()) == {running, not_uploaded, recent, newest}
+
+        await agent.sandboxes.remove(spec.sandbox_id)
+        used_long_ago(recent)
+        last = await made()
+        assert set(folder.ids()) == {not_uploaded, newest, last}
+        for image_id in folder.ids():
+            await agent.images.remove(image_id)
         await agent.sandboxes.remove(sandbox_id)
         await assert_no_image_left(agent)

@@ -19,7 +19,7 @@ from network_kit import internet, private_host
 from tests.container_images import REGISTRY_PORT, Layer, push, registry
 from wrenn.agent.confinement import CgroupConfiner
 from wrenn.agent.doctor.leftovers import list_everything
-from wrenn.agent.images import ContainerSource, Images, ImageStatus, Phase
+from wrenn.agent.images import Cache, ContainerSource, Images, ImageStatus, Phase
 from wrenn.agent.images.container import ImportContainer, Reference, missing_packages
 from wrenn.agent.layout import IMAGE_JOB_SLOTS, Layout
 from wrenn.base.faults import arm_faults
@@ -137,6 +137,7 @@ async def host(tmp_path: Path) -> AsyncGenerator[Host]:
                     reserve_b=1,
                     prepare=containers.run,  # type: ignore[arg-type] - only container images are asked for
                     upload=no_upload,
+                    cache=Cache(0, set[str], lambda: None),
                 )
                 yield Host(images, layout, namespace, tmp_path)
                 await images.close()

@@ -43,9 +43,13 @@ def test_the_disk_is_shown_by_kind_and_what_frees_most_comes_first(
                 Usage("base", "0123abcd", "", own_b=0, shared_b=2048),
             ],
             total_b=7168,
+            templates=[Usage("template", "minimal", "", own_b=2048, shared_b=0)],
         )
     )
     assert capsys.readouterr().out.splitlines() == [
+        "NAME     KIND      OWN     SHARED  DETAIL",
+        "minimal  template  2.0 KB  0 B",
+        "",
         "NAME      KIND     OWN     SHARED  DETAIL",
         "0123abcd  base     0 B     2.0 KB",
         "cl-large  sandbox  4.0 KB  2.0 KB  running",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -77,6 +77,7 @@ class Bases:
         self._ready: dict[str, ReadyBase] = {}
         self._last_use: dict[str, float] = {}
         self._making: dict[str, asyncio.Task[ReadyBase]] = {}
+        self._making_of: dict[str, str] = {}
 
     def sweep(self) -> None:
         """Remove drafts that a killed agent left behind."""
@@ -99,6 +100,11 @@ class Bases:
         outdated = [key for key in free if key not in current]
         surplus = current[: max(0, len(current) - _UNUSED_LIMIT)]
         return [key for key in (*outdated, *surplus) if self._last_use.get(key, -_IN_USE_S) < recent]
+
+    def templates_of(self, keys: Iterable[str]) -> set[str]:
+        """Return the templates of these bases and of those that are being made."""
+        made = {str(self._driver.bases.facts_of(key).get("template", "")) for key in keys}
+        return made | set(self._making_of.values())
 
     def remove(self, key: str) -> None:
         """Remove a base. VMs that were restored from it keep running: their files stay open."""
@@ -133,6 +139,7 @@ class Bases:
         if task is None:
             task = asyncio.create_task(self._find_or_make(key, facts, template, shape), name=f"base {key}")
             self._making[key] = task
+            self._making_of[key] = template
             task.add_done_callback(partial(self._made, key))
         return await asyncio.shield(task)
 
@@ -146,6 +153,7 @@ class Bases:
 
     def _made(self, key: str, task: asyncio.Task[ReadyBase]) -> None:
         del self._making[key]
+        del self._making_of[key]
         if not task.cancelled() and task.exception() is None:
             self._ready[key] = task.result()
 

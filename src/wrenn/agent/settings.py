@@ -46,6 +46,7 @@ class Settings:
         ready_slots: network slots prepared ahead of need.
         disk_reserve_b: below this much free disk no sandbox is created or resumed, and those that go on writing are held: it is left
             to PostgreSQL, journals and pauses.
+        image_cache_b: what images that can be fetched again may take of the host's disk; 0: no limit.
         sandbox_disk_b: what one sandbox may take of the host's disk; 0: no limit but the size of its own disk.
         disk_overcommit: how often the host's disk may be promised; the control plane has the same setting.
         sandbox_flows: connections that one guest may have begun, at once.
@@ -69,6 +70,7 @@ class Settings:
     control_lost_after_s: float
     ready_slots: int
     disk_reserve_b: int
+    image_cache_b: int
     sandbox_disk_b: int
     disk_overcommit: float
     sandbox_flows: int
@@ -121,6 +123,7 @@ class Settings:
             control_lost_after_s=_seconds(environment, "WRENN_CP_LOST_AFTER_S", "3600"),
             ready_slots=int(environment.get("WRENN_READY_SLOTS", "4")),
             disk_reserve_b=int(environment.get("WRENN_DISK_RESERVE_MB", "1024")) * MIB,
+            image_cache_b=int(environment.get("WRENN_IMAGE_CACHE_MB", "51200")) * MIB,
             sandbox_disk_b=int(environment.get("WRENN_SANDBOX_DISK_MB", "16384")) * MIB,
             disk_overcommit=float(environment.get("WRENN_DISK_OVERCOMMIT", DISK_OVERCOMMIT)),
             sandbox_flows=int(environment.get("WRENN_SANDBOX_FLOWS", "1000")),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -41,10 +41,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class StorageReport:
-    """Disk use by user, and in total."""
+    """Disk use by user, by template, and in total.
+
+    Attributes:
+        templates: of each template its image, bases and snapshot together. Its sandboxes have use of their own.
+    """
 
     usages: list[Usage]
     total_b: int
+    templates: list[Usage] = field(default_factory=list[Usage])
 
 
 def measure_storage(settings: Settings) -> StorageReport:
@@ -77,8 +82,13 @@ def measure_storage(settings: Settings) -> StorageReport:
             if (record := journal.load(directory)) is not None:
                 needs["sandbox", directory.name, record.state.value] = _of_sandbox(layout, record, directory)
     files = {user: _files(paths) for user, paths in needs.items()}
+    every = {inode: size for sizes in files.values() for inode, size in sizes.items()}
+    return StorageReport(_usages(files), sum(every.values()), _usages(_of_templates(layout, files)))
+
+
+def _usages(files: Mapping[tuple[str, str, str], Mapping[int, int]]) -> list[Usage]:
     users = Counter(inode for sizes in files.values() for inode in sizes)
-    usages = [
+    return [
         Usage(
             kind,
             name,
@@ -88,8 +98,20 @@ def measure_storage(settings: Settings) -> StorageReport:
         )
         for (kind, name, detail), sizes in files.items()
     ]
-    every = {inode: size for sizes in files.values() for inode, size in sizes.items()}
-    return StorageReport(usages, sum(every.values()))
+
+
+def _of_templates(
+    layout: Layout, files: Mapping[tuple[str, str, str], Mapping[int, int]]
+) -> dict[tuple[str, str, str], dict[int, int]]:
+    """Return the files of images, bases and snapshots by template."""
+    bases = QemuBases(layout.bases)
+    references = {name: detail for kind, name, detail in files if kind == "image"}
+    found: dict[str, dict[int, int]] = {}
+    for (kind, name, _), sizes in files.items():
+        template = str(bases.facts_of(name).get("template", "")) if kind == "base" else name
+        if kind != "sandbox" and template:
+            found.setdefault(template, {}).update(sizes)
+    return {("template", name, references.get(name, "")): sizes for name, sizes in found.items()}
 
 
 def _of_sandbox(layout: Layout, record: Record, directory: Path) -> set[Path]:

@@ -14,7 +14,7 @@ from wrenn.agent.control_loss import ControlLoss
 from wrenn.agent.enrolment import ControlLink, Credentials, ServerTls
 from wrenn.agent.guest_tokens import Tokens
 from wrenn.agent.host_facts import HostFacts
-from wrenn.agent.images import FlattenDisk, Images, Preparation
+from wrenn.agent.images import Cache, FlattenDisk, Images, Preparation
 from wrenn.agent.images.transfer import ImageTransfer, TransferSettings
 from wrenn.agent.inventory import Inventory
 from wrenn.agent.layout import Layout
@@ -134,6 +134,7 @@ async def _built(settings: Settings, layout: Layout, tokens: Tokens, parts: Part
         reserve_b=settings.disk_reserve_b,
         prepare=preparation.prepare,
         upload=preparation.upload,
+        cache=Cache(settings.image_cache_b, sandboxes.templates_in_use, sandboxes.collect_garbage),
     )
     warm_up = WarmUp(bases, settings.warm_template)
     facts = HostFacts(

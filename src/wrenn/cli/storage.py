@@ -11,12 +11,13 @@ from wrenn.cli.output import JsonOption, print_json, print_table, size
 from wrenn.cli.settings import data_dir
 
 if TYPE_CHECKING:
-    from wrenn.agent.storage_report import StorageReport
+    from wrenn.agent.storage_report import StorageReport, Usage
 
 
 def storage(data_dir_: DataDirOption = None, *, json: JsonOption = False) -> None:
     """Show the disk usage of this host; needs root.
 
+    The first table has the templates: image, bases and snapshot of each. The second has everything by itself, sandboxes too.
     OWN is the space that removing it would free; SHARED is space that it uses together with others. The total
     counts shared space once.
     """
@@ -30,10 +31,15 @@ def storage(data_dir_: DataDirOption = None, *, json: JsonOption = False) -> Non
 
 
 def show(report: StorageReport) -> None:
-    """Print the table, sorted by the space that removal would free, and the total."""
-    usages = sorted(report.usages, key=lambda usage: (usage.kind, -usage.own_b, usage.name))
+    """Print the tables, sorted by the space that removal would free, and the total."""
+    for usages in (report.templates, report.usages):
+        _show_table(usages)
+    typer.echo(f"{size(report.total_b)} in all.")
+
+
+def _show_table(usages: list[Usage]) -> None:
+    usages = sorted(usages, key=lambda usage: (usage.kind, -usage.own_b, usage.name))
     rows = [(use.name, use.kind, size(use.own_b), size(use.shared_b), use.detail) for use in usages]
     if rows:
         print_table(("NAME", "KIND", "OWN", "SHARED", "DETAIL"), rows)
         typer.echo()
-    typer.echo(f"{size(report.total_b)} in all.")

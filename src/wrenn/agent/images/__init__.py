@@ -12,10 +12,11 @@ from wrenn.agent.images.job import (
     StoredSource,
 )
 from wrenn.agent.images.preparation import Preparation, Transfer
-from wrenn.agent.images.registry import Images
+from wrenn.agent.images.registry import Cache, Images
 
 __all__ = [
     "IMAGE_PREFIX",
+    "Cache",
     "ContainerSource",
     "DiskSource",
     "Failure",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
+from wrenn.agent.images.cache_limit import CachedImage, images_beyond
 from wrenn.agent.images.job import Failure, ImageStatus, Phase, Progress, Source, StoredSource
 from wrenn.agent.layout import IMAGE_JOB_SLOTS
 from wrenn.base.errors import (
@@ -39,6 +41,8 @@ _JOB_LIMIT: Final = 64
 """Jobs that run, wait, or have failed and were not asked for since: fetches, and all others."""
 _FETCHES: Final = 4
 """Images that are fetched from the store at the same time."""
+_IN_USE_S: Final = 60.0
+"""An image that was used just now stays: the create that needs it may not have begun with it."""
 _STOPPED: Final = "The preparation of the image was cut off: the sandbox was removed, or the agent stopped."
 
 
@@ -56,6 +60,21 @@ Upload = Callable[[LocalImage, Progress], Awaitable[int]]
 """Uploads an image to the store, and returns how many bytes it sent."""
 
 
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """How much room images may take on this host.
+
+    Attributes:
+        limit_b: 0: no limit.
+        templates_in_use: names of templates whose images must stay; None: it is not known.
+        on_removed: called after images were removed, because bases that were made from them are not needed any more.
+    """
+
+    limit_b: int
+    templates_in_use: Callable[[], set[str] | None]
+    on_removed: Callable[[], None]
+
+
 @dataclass(slots=True, eq=False)
 class _Job:
     source: Source
@@ -70,9 +89,17 @@ class Images:
     """The images of this host, ready or in preparation."""
 
     def __init__(
-        self, *, folder: ImageFolder, data_dir: Path, reserve_b: int, prepare: Prepare, upload: Upload
+        self,
+        *,
+        folder: ImageFolder,
+        data_dir: Path,
+        reserve_b: int,
+        prepare: Prepare,
+        upload: Upload,
+        cache: Cache,
     ) -> None:
         self._folder = folder
+        self._cache = cache
         self._data_dir = data_dir
         self._reserve_b = reserve_b
         self._prepare = prepare
@@ -95,11 +122,11 @@ class Images:
     def list(self) -> list[ImageStatus]:
         """Return all images: ready, in preparation, and failed ones whose failure was not returned yet. Blocking."""
         jobs = [_status(image_id, job) for image_id, job in self._jobs.items()]
-        ready: list[ImageStatus] = []
-        for image_id in self._folder.ids():
-            if image_id not in self._jobs:
-                with suppress(NotFound, InvalidState):
-                    ready.append(ImageStatus(image_id, ready=self._folder.find(image_id)))
+        ready = [
+            ImageStatus(image.image_id, ready=image)
+            for image in self._ready()
+            if image.image_id not in self._jobs
+        ]
         return [*ready, *jobs]
 
     async def ensure(
@@ -142,6 +169,7 @@ class Images:
         if known is not None and known.failure is not None:
             # Of a caller that did not wait for it; what it says may be long over.
             del self._jobs[image_id]
+        self._folder.mark_used(image_id)
         status = await self.ensure(image_id, StoredSource(), wait_s=None)
         if status.failure is not None:
             raise error_class(status.failure.code)(status.failure.message)
@@ -214,6 +242,46 @@ class Images:
             _log.exception("image not prepared", extra={"image_id": str(image_id)})
         else:
             del self._jobs[image_id]
+            await self._keep_limit()
+
+    async def _keep_limit(self) -> None:
+        """Remove images that were not used for longest, if all take more than the limit. They are fetched again when needed."""
+        if not self._cache.limit_b:
+            return
+        try:
+            cached = await asyncio.to_thread(self._ready)
+            in_use = self._cache.templates_in_use()
+            if in_use is None:
+                return
+            newest = time.time() - _IN_USE_S
+            for image_id in images_beyond(
+                [
+                    CachedImage(
+                        image.image_id,
+                        image.allocated_b,
+                        image.used_at,
+                        may_leave=image.facts.uploaded
+                        and image.image_id not in self._jobs
+                        and str(image.image_id) not in in_use
+                        and image.used_at < newest,
+                    )
+                    for image in cached
+                ],
+                self._cache.limit_b,
+            ):
+                await self._folder.remove(image_id)
+                _log.info("image removed: the limit of images is reached", extra={"image_id": str(image_id)})
+                self._cache.on_removed()
+        except (OSError, WrennError) as error:
+            _log.warning("limit of images not kept", extra={"cause": str(error)})
+
+    def _ready(self) -> list[LocalImage]:
+        """Return the ready images. Blocking."""
+        ready: list[LocalImage] = []
+        for image_id in self._folder.ids():
+            with suppress(NotFound, InvalidState):
+                ready.append(self._folder.find(image_id))
+        return ready
 
     async def _work(self, image_id: ImageId, job: _Job) -> None:
         if isinstance(job.source, StoredSource):

@@ -113,6 +113,14 @@ class GarbageCollector:
         """Ask for a collection, because a reference may have gone."""
         self._loop.wake()
 
+    def templates_in_use(self) -> set[str] | None:
+        """Return the templates of which a sandbox, a snapshot, or a base in preparation is. None: not all references are known."""
+        records = list(self._records())
+        found = find_referenced(self._layout, self._driver.disks.list_ids(), records)
+        if self._disabled or found.unknown:
+            return None
+        return {record.spec.template for record in records} | self._bases.templates_of(found.bases)
+
     async def run(self) -> None:
         """Collect whenever woken, until cancelled."""
         while True:

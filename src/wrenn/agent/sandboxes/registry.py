@@ -420,6 +420,14 @@ class Sandboxes:
                 raise DamagedSnapshot(f"The disk of sandbox {sandbox_id} is damaged.")
             yield DiskRef(manifest.layer_ids, manifest.base), size_b
 
+    def templates_in_use(self) -> set[str] | None:
+        """Return the templates of which a sandbox, a snapshot, or a base in preparation is. None: not all references are known."""
+        return self._garbage.templates_in_use()
+
+    def collect_garbage(self) -> None:
+        """Have files removed that are not referenced any more, soon."""
+        self._garbage.wake()
+
     def remove_snapshot(self, snapshot_id: SnapshotId) -> None:
         """Unpin a snapshot; its files are removed when nothing references them. An unknown id is ignored."""
         snapshots.unpin(self._layout.snapshots, str(snapshot_id))

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, cast
@@ -71,6 +72,7 @@ class LocalImage:
     Attributes:
         size_b: of its file system; the file is sparse.
         allocated_b: that it takes on the host's disk.
+        used_at: when it was made or last marked as used; Unix time.
     """
 
     image_id: ImageId
@@ -78,6 +80,7 @@ class LocalImage:
     size_b: int
     allocated_b: int
     facts: ImageFacts
+    used_at: float
 
 
 class ImageFolder:
@@ -104,6 +107,7 @@ class ImageFolder:
         damaged = InvalidState(f"Image {image_id} is damaged on this host.", context={"folder": str(folder)})
         try:
             content = json.loads((folder / _MANIFEST).read_bytes())
+            used_at = folder.stat().st_mtime
         except FileNotFoundError as error:
             raise NotFound(f"Image {image_id} is not on this host.") from error
         except ValueError as error:
@@ -115,7 +119,7 @@ class ImageFolder:
             raise damaged from error
         if status.st_size != size_b:
             raise damaged
-        return LocalImage(image_id, folder / ROOTFS, size_b, status.st_blocks * _BLOCK_B, facts)
+        return LocalImage(image_id, folder / ROOTFS, size_b, status.st_blocks * _BLOCK_B, facts, used_at)
 
     async def new_draft(self, image_id: ImageId) -> Path:
         """Create and return the empty folder in which an image is prepared. One that was left there is removed.
@@ -155,6 +159,11 @@ class ImageFolder:
         draft.rename(self._root / str(image_id))
         fsync_path(self._root)
         return self.find(image_id)
+
+    def mark_used(self, image_id: ImageId) -> None:
+        """Record that the image is used now. Does nothing if it is not on this host."""
+        with suppress(FileNotFoundError):
+            os.utime(self._root / str(image_id))
 
     def set_uploaded(self, image: LocalImage, *, uploaded_b: int) -> LocalImage:
         """Record that the store has the image. Does nothing if it was removed meanwhile."""
