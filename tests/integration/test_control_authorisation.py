@@ -184,6 +184,11 @@ TABLE: Final[dict[str, Row]] = {
     "GET /v1/builds/{build_id}": Row(Who.TEAM, foreign=404, sees=True),
     "GET /v1/builds/{build_id}/logs": Row(Who.TEAM, foreign=404, sees=True),
     "POST /v1/builds/{build_id}/cancel": Row(Who.TEAM, foreign=404),
+    "POST /v1/admin/builds": Row(Who.ROOT, {"name": "built", "recipe": ["RUN true"], "skip_pre_post": True}),
+    "GET /v1/admin/builds": Row(Who.ROOT),
+    "GET /v1/admin/builds/{build_id}": Row(Who.ROOT),
+    "GET /v1/admin/builds/{build_id}/logs": Row(Who.ROOT),
+    "POST /v1/admin/builds/{build_id}/cancel": Row(Who.ROOT),
     "GET /v1/admin/templates": Row(Who.ROOT),
     "DELETE /v1/admin/templates/{template}": Row(Who.ROOT),
 }

@@ -210,7 +210,7 @@ async def test_every_body_has_a_limit(platform: Platform):
     for path, methods in (await platform.api.get("/openapi.json")).json()["paths"].items():
         if path.endswith(("/files/write", "/files/stream/write", "/files/tar/write", "/manifest")):
             continue
-        if path == "/v1/builds" or path.startswith("/v1/store/"):
+        if path in ("/v1/builds", "/v1/admin/builds") or path.startswith("/v1/store/"):
             continue
         for method in methods:
             answer = await platform.api.request(method, path.replace("{", "").replace("}", ""), content=big)

@@ -33,6 +33,7 @@ from wrenn.control.audit_log import Retention as AuditRetention
 from wrenn.control.auth import CHANNEL as ACCESS
 from wrenn.control.auth import Authenticator, LastUsed, OpenCalls, Tokens, ensure_secret
 from wrenn.control.builds import BuildBases, BuildResults, BuildRunner, Builds, BuildWorker, LayerCache
+from wrenn.control.builds import admin_routers as build_admin_routers
 from wrenn.control.builds import is_running as is_build_running
 from wrenn.control.builds import routers as build_routers
 from wrenn.control.cleanup import Cleanup
@@ -125,6 +126,7 @@ from wrenn.control.throttle import Throttle
 from wrenn.control.users import Passwords
 from wrenn.protocol.api import (
     ADMIN_AUDIT_PREFIX,
+    ADMIN_BUILDS_PREFIX,
     ADMIN_TEAMS_PREFIX,
     ADMIN_TEMPLATES_PREFIX,
     AUDIT_PREFIX,
@@ -147,6 +149,7 @@ ROUTERS: Final = {
     TEMPLATES_PREFIX: template_routers,
     BUILDS_PREFIX: build_routers,
     ADMIN_TEMPLATES_PREFIX: template_admin_routers,
+    ADMIN_BUILDS_PREFIX: build_admin_routers,
     "/v1/auth": (sessions.router, password_reset.router),
     "/v1/me": (profile.router,),
     **teams.ROUTERS,

@@ -9,6 +9,7 @@ from typing import Final
 from sqlalchemy import and_, func, select
 
 from wrenn.base.ids import TeamId, UserId
+from wrenn.control.audit import PLATFORM_TEAM
 from wrenn.control.db import Database
 from wrenn.control.identity import Role, teams, users, users_teams
 
@@ -95,6 +96,7 @@ async def teams_page(database: Database, page: int) -> tuple[list[TeamRecord], i
         .subquery()
     )
     owner = users_teams.alias("owner")
+    is_somebodys = teams.c.id != PLATFORM_TEAM.value
     found = await database.execute(
         select(
             teams,
@@ -105,12 +107,15 @@ async def teams_page(database: Database, page: int) -> tuple[list[TeamRecord], i
         .outerjoin(counted, counted.c.team_id == teams.c.id)
         .outerjoin(owner, and_(owner.c.team_id == teams.c.id, owner.c.role == Role.OWNER))
         .outerjoin(users, users.c.id == owner.c.user_id)
+        .where(is_somebodys)
         .order_by(teams.c.created_at.desc(), teams.c.id)
         .limit(PAGE_SIZE)
         .offset((page - 1) * PAGE_SIZE),
         repeatable=True,
     )
-    total = await database.execute(select(func.count()).select_from(teams), repeatable=True)
+    total = await database.execute(
+        select(func.count()).select_from(teams).where(is_somebodys), repeatable=True
+    )
     return [
         TeamRecord(
             TeamId(row.id),

@@ -10,6 +10,7 @@ from wrenn.control.builds.store import is_running
 from wrenn.control.builds.worker import BuildWorker
 
 routers = (routes.router,)
+admin_routers = (routes.admin_router,)
 
 __all__ = [
     "BuildBases",
@@ -18,6 +19,7 @@ __all__ = [
     "BuildWorker",
     "Builds",
     "LayerCache",
+    "admin_routers",
     "is_running",
     "routers",
 ]

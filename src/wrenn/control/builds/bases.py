@@ -81,7 +81,7 @@ class BuildBases:
         host_id, host = await self.sandboxes.choose_host(
             build.team_id, vcpus=build.vcpus, memory_mb=build.memory_mb, disk_size_mb=build.disk_size_mb
         )
-        image_id = await self.database.transaction(lambda tx: self.images.begin(tx, build.team_id, host_id))
+        image_id = await self.database.transaction(lambda tx: self.images.begin(tx, build.owner, host_id))
         with self.images.renewing_lease(image_id):
             try:
                 source = ContainerSource(

@@ -10,6 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from wrenn.base.ids import BuildId, SandboxId, TeamId
+from wrenn.control.audit import PLATFORM_TEAM
 
 
 class BuildStatus(enum.StrEnum):
@@ -101,6 +102,16 @@ class Build:
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
+
+    @property
+    def owner(self) -> TeamId | None:
+        """The owner of what it makes: its team; None: the platform, whose team builds for all."""
+        return owner_of(self.team_id)
+
+
+def owner_of(team_id: TeamId) -> TeamId | None:
+    """Return the owner of what builds of a team make; None: the platform."""
+    return None if team_id == PLATFORM_TEAM else team_id
 
 
 class LogKind(enum.StrEnum):

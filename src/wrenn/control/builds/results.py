@@ -68,7 +68,7 @@ class BuildResults:
                 raise Unavailable("The template with the same content was removed since.")
             if plan.keeps_memory:
                 template_id = earlier.template_id
-                dropped = await set_tags(tx, build.team_id, build.name, build.tags, template_id)
+                dropped = await set_tags(tx, build.owner, build.name, build.tags, template_id)
             else:
                 assert earlier.image_id is not None, "builds keep images in the store"
                 new = replace(
@@ -101,7 +101,13 @@ class BuildResults:
         row, host = await self.sandboxes.get(sandbox.sandbox_id)
         source = snapshot_source_of(row, host.endpoint)
         version = NewVersion(
-            build.name, build.tags, _defaults(plan), dict(plan.recipe.labels), build.build_id, build_key
+            build.owner,
+            build.name,
+            build.tags,
+            _defaults(plan),
+            dict(plan.recipe.labels),
+            build.build_id,
+            build_key,
         )
         # Hidden until it is whole: two builds of one name may come to this at once.
         snapshot_id = await self.snapshots.begin(source)
@@ -167,9 +173,7 @@ class BuildResults:
     async def _begin_image(self, build: Build, host_id: HostId) -> ImageId:
         for left in reversed(range(_BEGIN_ATTEMPTS)):
             try:
-                return await self.database.transaction(
-                    lambda tx: self.images.begin(tx, build.team_id, host_id)
-                )
+                return await self.database.transaction(lambda tx: self.images.begin(tx, build.owner, host_id))
             except Unavailable:
                 # The store's garbage collection may have the lock for up to half a minute.
                 if not left:
@@ -186,14 +190,14 @@ class BuildResults:
 
 async def _find(tx: Transaction, build: Build, plan: BuildPlan, build_key: str) -> Template | None:
     name = build.name if plan.keeps_memory else None
-    return await find_built_template(tx, build.team_id, build_key, name=name)
+    return await find_built_template(tx, build.owner, build_key, name=name)
 
 
 def _new_base(build: Build, plan: BuildPlan, image_id: ImageId, build_key: str | None) -> NewBase:
     """Return the template of an image whose size is still to be said."""
     return NewBase(
         template_id=uuid4(),
-        team_id=build.team_id,
+        team_id=build.owner,
         name=build.name,
         image_id=image_id,
         vcpus=build.vcpus,

@@ -10,13 +10,15 @@ from pydantic import ValidationError
 
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.units import MIB
-from wrenn.control.auth import CallerOf
+from wrenn.control.auth import AdminOf, Caller, CallerOf
+from wrenn.control.builds.records import Build
 from wrenn.control.builds.service import Builds
 from wrenn.control.builds.types import BuildStepView, BuildView, CreateBuild, build_json, steps_json
 from wrenn.control.guests import UploadForm
 from wrenn.control.http import EventStreamResponse, body_of, read_at_most, refusals, service
 
 router = APIRouter(tags=["builds"])
+admin_router = APIRouter(tags=["administration"])
 
 Service = Annotated[Builds, service(Builds)]
 
@@ -30,16 +32,16 @@ async def create_build(request: Request, caller: CallerOf, builds: Service) -> R
     The archive is a tar file, perhaps compressed, of at most 100 MiB. Everything about the recipe that can be checked is checked
     before this answers.
     """
+    return JSONResponse(build_json(await _begun(request, caller, builds)), 201)
+
+
+async def _begun(request: Request, caller: Caller, builds: Builds) -> Build:
     content_type = request.headers.get("content-type", "")
     if content_type.startswith("multipart/form-data"):
         form = UploadForm(content_type, body_of(request), file_part="archive", field_limit_b=_CONFIG_LIMIT_B)
         fields = await form.fields()
-        body = _config(fields.get("config", ""))
-        build = await builds.create(caller, body, form.file())
-    else:
-        body = _config(await read_at_most(body_of(request), _CONFIG_LIMIT_B))
-        build = await builds.create(caller, body)
-    return JSONResponse(build_json(build), 201)
+        return await builds.create(caller, _config(fields.get("config", "")), form.file())
+    return await builds.create(caller, _config(await read_at_most(body_of(request), _CONFIG_LIMIT_B)))
 
 
 def _config(text: str | bytes) -> CreateBuild:
@@ -75,6 +77,12 @@ async def get_build_logs(
 
     With `Accept: text/event-stream` a stream of events from the beginning, or behind `Last-Event-ID`, to the end of the build.
     """
+    return await _logs(build_id, caller, builds, accept, last_event_id)
+
+
+async def _logs(
+    build_id: str, caller: Caller, builds: Builds, accept: str, last_event_id: str | None
+) -> Response:
     if "text/event-stream" in accept:
         return await EventStreamResponse.opened(builds.follow(caller, build_id, last_event_id))
     return JSONResponse(steps_json(await builds.log(caller, build_id)))
@@ -84,4 +92,41 @@ async def get_build_logs(
 async def cancel_build(build_id: str, caller: CallerOf, builds: Service) -> Response:
     """End a build; its status is `cancelled` within some seconds."""
     await builds.cancel(caller, build_id)
+    return Response(status_code=204)
+
+
+@admin_router.post("", status_code=201, response_model=BuildView, responses=refusals(403, 409, 413))
+async def create_platform_build(request: Request, admin: AdminOf, builds: Service) -> Response:
+    """Build a template of the platform, which all teams see; as `POST /v1/builds`. Its base is the platform's or a container image."""
+    return JSONResponse(build_json(await _begun(request, builds.for_platform(admin), builds)), 201)
+
+
+@admin_router.get("", response_model=list[BuildView], responses=refusals(403))
+async def list_platform_builds(admin: AdminOf, builds: Service) -> Response:
+    """The platform's newest builds, at most 100."""
+    return JSONResponse([build_json(build) for build in await builds.list(builds.for_platform(admin))])
+
+
+@admin_router.get("/{build_id}", response_model=BuildView, responses=refusals(403, 404))
+async def get_platform_build(build_id: str, admin: AdminOf, builds: Service) -> Response:
+    """One build of the platform."""
+    return JSONResponse(build_json(await builds.get(builds.for_platform(admin), build_id)))
+
+
+@admin_router.get("/{build_id}/logs", response_model=list[BuildStepView], responses=refusals(403, 404))
+async def get_platform_build_logs(
+    build_id: str,
+    admin: AdminOf,
+    builds: Service,
+    accept: Annotated[str, Header()] = "",
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Response:
+    """The steps that have begun, or their stream, as of a team's build."""
+    return await _logs(build_id, builds.for_platform(admin), builds, accept, last_event_id)
+
+
+@admin_router.post("/{build_id}/cancel", status_code=204, responses=refusals(403, 404, 409))
+async def cancel_platform_build(build_id: str, admin: AdminOf, builds: Service) -> Response:
+    """End a build of the platform; its status is `cancelled` within some seconds."""
+    await builds.cancel(builds.for_platform(admin), build_id)
     return Response(status_code=204)

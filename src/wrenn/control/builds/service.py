@@ -12,19 +12,19 @@ from typing import Any, Final
 from wrenn.base.errors import Conflict, DeadlineExceeded, InvalidRequest, NotFound, RateLimited
 from wrenn.base.ids import BuildId, TeamId
 from wrenn.base.units import MIB
-from wrenn.control.audit import Actor
-from wrenn.control.auth import Caller
+from wrenn.control.audit import PLATFORM_TEAM, Actor
+from wrenn.control.auth import Account, Caller, Scope
 from wrenn.control.builds import layer_store, store
 from wrenn.control.builds.recipes import check_recipe
-from wrenn.control.builds.records import ENDED, Build, BuildRequest, BuildStatus, LogEntry, LogKind
+from wrenn.control.builds.records import ENDED, Build, BuildRequest, BuildStatus, LogEntry, LogKind, owner_of
 from wrenn.control.builds.types import CreateBuild
 from wrenn.control.db import Database, Transaction
 from wrenn.control.http import read_at_most
-from wrenn.control.identity import lock_active_team
+from wrenn.control.identity import Role, ensure_platform_team, lock_active_team
 from wrenn.control.images import owner_name
 from wrenn.control.objects import ObjectStore
 from wrenn.control.sandboxes import SandboxSizeLimits
-from wrenn.control.templates import LATEST, Reference
+from wrenn.control.templates import DEFAULT_TEMPLATE, LATEST, NameReserved, Reference
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
 
 ARCHIVE_LIMIT_B: Final = 100 * MIB
@@ -99,7 +99,10 @@ class Builds:
 
         Raises:
             InvalidRequest: of a recipe with the line. TooLarge: the archive. TooManyBuilds.
+            NameReserved: `minimal`, of the platform.
         """
+        if caller.team_id == PLATFORM_TEAM and body.name == DEFAULT_TEMPLATE:
+            raise NameReserved(f"{DEFAULT_TEMPLATE} is built by hosts, and by no recipe.")
         request = self._checked(body)
         steps, needs_context = check_recipe(request)
         if needs_context and archive is None:
@@ -107,7 +110,7 @@ class Builds:
         build_id = BuildId.new()
         key = None
         if archive is not None:
-            key = f"{owner_name(caller.team_id)}/uploads/{build_id}"
+            key = f"{owner_name(owner_of(caller.team_id))}/uploads/{build_id}"
             await self._upload(caller.team_id, key, archive)
         tags = list(dict.fromkeys([LATEST, *([body.tag] if body.tag else [])]))
         values = {
@@ -123,6 +126,8 @@ class Builds:
         }
 
         async def insert(tx: Transaction) -> Build:
+            if caller.team_id == PLATFORM_TEAM:
+                await ensure_platform_team(tx)
             await lock_active_team(tx, caller.team_id)
             await _require_few(tx, caller.team_id)
             return await store.insert_pending(tx, build_id, values, by=caller.actor)
@@ -135,6 +140,11 @@ class Builds:
             raise
         self._wake()
         return build
+
+    @staticmethod
+    def for_platform(admin: Account) -> Caller:
+        """Return the admin as a caller for the platform's own team: what its builds make is for all teams."""
+        return Caller(admin.actor, PLATFORM_TEAM, Role.ADMIN, Scope.FULL)
 
     async def _upload(self, team_id: TeamId, key: str, archive: AsyncIterator[bytes]) -> None:
         await self._database.transaction(lambda tx: _require_few(tx, team_id))

@@ -19,6 +19,7 @@ from wrenn.control.http.queries import refuse_unknown_query
 from wrenn.control.http.rate_limits import RateLimits, Rates
 from wrenn.control.http.services import install as install_services
 from wrenn.protocol.api import (
+    ADMIN_BUILDS_PREFIX,
     BUILDS_PREFIX,
     CAPSULES_PREFIX,
     JSON_BODY_LIMIT_B,
@@ -118,7 +119,7 @@ def _operation_id(route: APIRoute) -> str:
 def _is_upload(path: str) -> bool:
     return (
         path.endswith(("/files/write", "/files/stream/write", "/files/tar/write", "/manifest"))
-        or path == BUILDS_PREFIX
+        or path in (BUILDS_PREFIX, ADMIN_BUILDS_PREFIX)
         or path.startswith(f"{STORE_PREFIX}/")
     )
 

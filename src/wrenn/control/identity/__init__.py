@@ -4,11 +4,18 @@ Authentication reads them; the features `users`, `teams`, `keys` and `sessions` 
 """
 
 from wrenn.control.identity.roles import Role
-from wrenn.control.identity.store import insert_key, insert_team, lock_active_team, replace_key
+from wrenn.control.identity.store import (
+    ensure_platform_team,
+    insert_key,
+    insert_team,
+    lock_active_team,
+    replace_key,
+)
 from wrenn.control.identity.tables import sessions, team_api_keys, teams, users, users_teams
 
 __all__ = [
     "Role",
+    "ensure_platform_team",
     "insert_key",
     "insert_team",
     "lock_active_team",

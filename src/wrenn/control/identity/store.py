@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from wrenn.base.errors import Unauthorized
 from wrenn.base.ids import KeyId, TeamId, UserId, random_hex
 from wrenn.base.secrets import Secret
+from wrenn.control.audit import PLATFORM_TEAM
 from wrenn.control.db import Transaction
 from wrenn.control.identity.tables import team_api_keys as keys
 from wrenn.control.identity.tables import teams, users, users_teams
@@ -52,6 +53,15 @@ async def insert_team(tx: Transaction, owner_id: UserId, *, name: str, is_defaul
         )
     )
     return team_id
+
+
+async def ensure_platform_team(tx: Transaction) -> None:
+    """Insert the platform's own team if it is not there. It has no members, is in no list of teams, and cannot be changed."""
+    await tx.execute(
+        upsert(teams)
+        .values(id=PLATFORM_TEAM.value, name="platform", slug="platform")
+        .on_conflict_do_nothing(index_elements=[teams.c.id])
+    )
 
 
 async def lock_active_team(tx: Transaction, team_id: TeamId) -> None:

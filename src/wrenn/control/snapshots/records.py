@@ -25,8 +25,14 @@ class SnapshotSource:
 
 @dataclass(frozen=True, slots=True)
 class NewVersion:
-    """The version of a template that a hidden snapshot becomes. `build_key`: what led to it; None: it is not known."""
+    """The version of a template that a hidden snapshot becomes.
 
+    Attributes:
+        owner: of the template; None: the platform.
+        build_key: what led to it; None: it is not known.
+    """
+
+    owner: TeamId | None
     name: str
     tags: Sequence[str]
     defaults: Defaults

@@ -10,11 +10,11 @@ from collections.abc import Collection, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Uuid, and_, delete, func, insert, literal, select, update
 
 from wrenn.base.errors import Unavailable
 from wrenn.base.ids import HostId, ImageId, SandboxId, SnapshotId, TeamId
-from wrenn.control.audit import Actor, AuditAction, Resource, actor_json, record, record_cte
+from wrenn.control.audit import PLATFORM_TEAM, Actor, AuditAction, Resource, actor_json, record, record_cte
 from wrenn.control.db import RELEASED, Database, Leases, Transaction
 from wrenn.control.hosts import HostEndpoint, HostSnapshot, hosts
 from wrenn.control.quotas import Limits
@@ -136,8 +136,10 @@ async def publish(
     )
     row = written.one()
     tags = [LATEST] if version is None else version.tags
-    old = await set_tags(tx, team_id, row.name, tags, snapshot_id.value)
-    await require_space(tx, team_id, taken.size_b, defaults)
+    owner_id = team_id if version is None else version.owner
+    old = await set_tags(tx, owner_id, row.name, tags, snapshot_id.value)
+    if owner_id is not None:
+        await require_space(tx, owner_id, taken.size_b, defaults)
     action = AuditAction(
         Resource.SNAPSHOT,
         "create",
@@ -175,6 +177,7 @@ def _taken_values(taken: HostSnapshot) -> dict[str, Any]:
 
 def _version_values(version: NewVersion) -> dict[str, Any]:
     return {
+        "team_id": None if version.owner is None else version.owner.value,
         "name": version.name,
         "default_user": version.defaults.user,
         "default_env": dict(version.defaults.env),
@@ -224,7 +227,7 @@ async def retire_on_hosts(tx: Transaction, host_ids: Collection[HostId], *, by: 
         update(templates)
         .where(on_hosts, _c.status == TemplateStatus.READY, _c.name.is_not(None))
         .values(status=move(TemplateStatus.READY, TemplateStatus.REMOVING))
-        .returning(_c.team_id, _c.name)
+        .returning(func.coalesce(_c.team_id, literal(PLATFORM_TEAM.value, Uuid)).label("team_id"), _c.name)
         .cte("retired")
     )
     entry = record_cte(retired, by, DELETED, resource_id=retired.c.name)

@@ -10,6 +10,7 @@ from sqlalchemy import and_, delete, func, select, update
 
 from wrenn.base.errors import Forbidden, NotFound
 from wrenn.base.ids import KeyId, TeamId, UserId
+from wrenn.control.audit import PLATFORM_TEAM
 from wrenn.control.db import Database, Transaction
 from wrenn.control.identity import Role, team_api_keys, teams, users, users_teams
 
@@ -46,7 +47,7 @@ def team_of(row: Any) -> Team:
 
 
 def _is(team_id: TeamId) -> Any:
-    return and_(_t.id == team_id.value, _t.deleted_at.is_(None))
+    return and_(_t.id == team_id.value, _t.id != PLATFORM_TEAM.value, _t.deleted_at.is_(None))
 
 
 async def exists(tx: Transaction, team_id: TeamId) -> bool:

@@ -148,9 +148,9 @@ async def get(tx: Transaction, template_id: UUID) -> Template | None:
 
 
 async def find_built(
-    tx: Transaction, team_id: TeamId, build_key: str, *, name: str | None = None
+    tx: Transaction, team_id: TeamId | None, build_key: str, *, name: str | None = None
 ) -> Template | None:
-    """Return the newest template of the team that a build with this key made; None: there is none.
+    """Return the newest template of this owner that a build with this key made; None: there is none.
 
     With a name a version of that name, whose host, if it is a snapshot, can be reached; without one an image.
     """

@@ -1,0 +1,105 @@
+"""Builds of the platform's templates by its admins. Costs about 15 s."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+import httpx2
+import pytest
+
+from .conftest import DEADLINE_S, Platform, refused
+from .people import make_admin, sign_up
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def platform(team_platform: Platform) -> Platform:
+    return team_platform
+
+
+async def admin_of(platform: Platform) -> Any:
+    admin = await sign_up(platform.url)
+    await make_admin(str(platform.settings.database_url), admin)
+    return admin
+
+
+async def built(admin: Any, body: dict[str, object]) -> dict[str, Any]:
+    answer: httpx2.Response = await admin.post("/v1/admin/builds", {"skip_pre_post": True, **body})
+    assert answer.status_code == 201, answer.text
+    path = f"/v1/admin/builds/{answer.json()['id']}"
+    async with asyncio.timeout(2 * DEADLINE_S):
+        while (found := (await admin.get(path)).json())["status"] in ("pending", "running"):
+            await asyncio.sleep(0.1)
+    assert found["status"] == "success", found
+    return found
+
+
+@pytest.mark.parametrize("healthcheck", [None, "--interval=0.1s true"])
+async def test_what_the_platform_builds_is_for_all_teams(platform: Platform, healthcheck: str | None):
+    admin = await admin_of(platform)
+    name = f"common-{uuid.uuid4().hex[:8]}"
+    body: dict[str, object] = {"name": name, "recipe": ["RUN echo for all > /srv-common"]}
+    body |= {"healthcheck": healthcheck} if healthcheck else {}
+    made = await built(admin, body)
+    template = (await platform.api.get(f"/v1/templates/{name}")).json()
+    assert (template["id"], template["platform"]) == (made["template_id"], True)
+    assert template["type"] == ("snapshot" if healthcheck else "base")
+    path = await platform.create(template=name)
+    ran = await platform.api.post(f"{path}/exec", json={"cmd": "cat", "args": ["/srv-common"]})
+    assert ran.json()["stdout"] == "for all\n"
+    # A team sees the template, and nothing of how it was made.
+    refused(await platform.api.get(f"/v1/builds/{made['id']}"), 404, "not_found")
+    refused(await platform.api.post(f"/v1/builds/{made['id']}/cancel"), 404, "not_found")
+    refused(await platform.api.delete(f"/v1/templates/{name}"), 403, "forbidden")
+    assert made["id"] in [each["id"] for each in (await admin.get("/v1/admin/builds")).json()]
+    steps = (await admin.get(f"/v1/admin/builds/{made['id']}/logs")).json()
+    assert [step["ok"] for step in steps] == [True]
+    # Its layers are the platform's.
+    again = await built(admin, body)
+    steps = (await admin.get(f"/v1/admin/builds/{again['id']}/logs")).json()
+    assert [step["cached"] for step in steps] == [True]
+    assert (await platform.api.delete(path)).status_code == 204
+    assert (await admin.delete(f"/v1/admin/templates/{name}")).status_code == 204
+    refused(await platform.api.get(f"/v1/templates/{name}"), 404, "not_found")
+
+
+async def test_the_audit_log_of_the_platform_has_its_builds(platform: Platform):
+    admin = await admin_of(platform)
+    name = f"audited-{uuid.uuid4().hex[:8]}"
+    made = await built(admin, {"name": name, "recipe": ["RUN true"]})
+    entries = (await admin.get("/v1/admin/audit-logs")).json()["items"]
+    found = {
+        (each["resource_type"], each["action"])
+        for each in entries
+        if each["resource_id"] in (made["id"], name)
+    }
+    assert found >= {("build", "create"), ("build", "finish"), ("template", "create")}
+    assert (await admin.delete(f"/v1/admin/templates/{name}")).status_code == 204
+
+
+async def test_the_platforms_own_team_is_nobodys(platform: Platform):
+    admin = await admin_of(platform)
+    answer = await admin.post(
+        "/v1/admin/builds", {"name": "cancelled", "recipe": ["RUN sleep 3000"], "skip_pre_post": True}
+    )
+    build_id = answer.json()["id"]
+    listed = (await admin.get("/v1/admin/teams")).json()
+    assert "platform" not in [team["slug"] for team in listed["teams"]]
+    team = f"team-{'0' * 25}"
+    for method, path in (("GET", f"/v1/teams/{team}"), ("DELETE", f"/v1/admin/teams/{team}")):
+        assert (await admin.call(method, path)).status_code in (400, 403, 404)
+    assert (await admin.post(f"/v1/admin/builds/{build_id}/cancel")).status_code == 204
+    async with asyncio.timeout(DEADLINE_S):
+        while (await admin.get(f"/v1/admin/builds/{build_id}")).json()["status"] != "cancelled":
+            await asyncio.sleep(0.1)
+    refused(
+        await admin.post("/v1/admin/builds", {"name": "minimal", "recipe": ["RUN true"]}),
+        409,
+        "name_reserved",
+    )
+    refused(
+        await admin.post("/v1/admin/builds", {"name": "x", "recipe": ["NOTHING"]}), 400, "invalid_request"
+    )
