@@ -151,6 +151,7 @@ TABLE: Final[dict[str, Row]] = {
     "DELETE " + SANDBOX: in_sandbox(),
     "POST " + SANDBOX + "/ping": in_sandbox(),
     "POST " + SANDBOX + "/pause": in_sandbox(),
+    "POST " + SANDBOX + "/move": in_sandbox({"pause": False}),
     "POST " + SANDBOX + "/resume": in_sandbox(),
     "POST " + SANDBOX + "/fork": in_sandbox({}),
     "PATCH " + SANDBOX + "/network": in_sandbox({}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,8 +22,10 @@ from wrenn.agent.parts import Host, Parts, QemuHost
 from wrenn.agent.recovery import Recovery
 from wrenn.agent.rpc.app import App
 from wrenn.agent.sandboxes import Operations, Sandboxes
+from wrenn.agent.sandboxes.adopt_state import AdoptState
 from wrenn.agent.sandboxes.bring_up import BringUp, FetchImage
 from wrenn.agent.sandboxes.disk_rules import DiskLimits
+from wrenn.agent.sandboxes.export_state import ExportState
 from wrenn.agent.sandboxes.launch import Launch
 from wrenn.agent.sandboxes.pause import Pause
 from wrenn.agent.sandboxes.resume import Resume
@@ -32,6 +34,7 @@ from wrenn.agent.sandboxes.set_disk import SetDisk
 from wrenn.agent.sandboxes.set_network import SetNetwork
 from wrenn.agent.sandboxes.snapshot import TakeSnapshot
 from wrenn.agent.sandboxes.tear_down import TearDown
+from wrenn.agent.sandboxes.transfers import StateStore
 from wrenn.agent.settings import Settings
 from wrenn.agent.vm_platform import platform_of
 from wrenn.agent.warm_up import WarmUp
@@ -120,7 +123,15 @@ async def _built(settings: Settings, layout: Layout, tokens: Tokens, parts: Part
     async def fetch_image(image_id: ImageId) -> None:
         await images.require(image_id)
 
-    operations = _operations(settings, layout, tokens, parts, bases=bases, fetch_image=fetch_image)
+    operations = _operations(
+        settings,
+        layout,
+        tokens,
+        parts,
+        bases=bases,
+        fetch_image=fetch_image,
+        store=lambda: preparation.connected(),  # noqa: PLW0108 - it is made below
+    )
     sandboxes = Sandboxes(
         operations=operations,
         disk=DiskLimits(settings.disk_reserve_b, settings.sandbox_disk_b, settings.disk_overcommit),
@@ -180,6 +191,7 @@ def _operations(
     *,
     bases: Bases,
     fetch_image: FetchImage,
+    store: Callable[[], StateStore],
 ) -> Operations:
     driver, slots, confiner = parts.driver, parts.slots, parts.confiner
     clock = parts.clock
@@ -199,4 +211,6 @@ def _operations(
         set_disk=SetDisk(driver, confiner, settings.sandbox_disk_b),
         set_network=SetNetwork(slots),
         tear_down=TearDown(layout, slots, confiner),
+        export_state=ExportState(layout, driver, launch, store),
+        adopt_state=AdoptState(layout, driver, store, clock),
     )

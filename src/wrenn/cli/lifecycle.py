@@ -1,4 +1,4 @@
-"""`wrenn pause`, `wrenn resume`, `wrenn fork`, `wrenn timeout`."""
+"""`wrenn pause`, `wrenn resume`, `wrenn move`, `wrenn fork`, `wrenn timeout`."""
 
 from __future__ import annotations
 
@@ -67,6 +67,35 @@ def resume(
 
     use_credentials()
     do_each(ids, act, done="running", json=json)
+
+
+def move(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Sandboxes to move.")],
+    *,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="HOST_ID", help="The host; only admins may choose one."),
+    ] = None,
+    pause: Annotated[
+        bool, typer.Option("--pause", help="Pause a running sandbox, move it, and resume it there.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Move paused sandboxes to another host, with their memory, processes and files.
+
+    They stay paused. A sandbox that cannot be moved stays where it is. Continues after a failure; the exit code is that of the last
+    failure.
+    """
+    from wrenn.sdk import Sandbox
+
+    def act(sandbox_id: str) -> None:
+        with closing(Sandbox.connect(sandbox_id, resume=False)) as sandbox:
+            if pause and sandbox.is_running():
+                sys.stderr.write(f"{sandbox_id}: paused while it is moved\n")
+            sandbox.move(host_id=to, pause=pause)
+
+    use_credentials()
+    do_each(ids, act, done="moved", json=json)
 
 
 def fork(

@@ -27,6 +27,7 @@ from wrenn.control.sandboxes import (
     Disks,
     Forks,
     Lookup,
+    Moves,
     Networks,
     Pauses,
     Resumes,
@@ -60,6 +61,7 @@ class Services:
     creations: Creations
     pauses: Pauses
     resumes: Resumes
+    moves: Moves
     deletions: Deletions
     time_limit_changes: TimeLimitChanges
     forks: Forks

@@ -89,6 +89,7 @@ from wrenn.control.sandboxes import (
     BackOff,
     Capacity,
     ChangeNotifier,
+    CommittingMoves,
     Comparison,
     ComparisonSettings,
     Creations,
@@ -98,6 +99,8 @@ from wrenn.control.sandboxes import (
     HostDrains,
     InternalSandboxes,
     Lookup,
+    Moves,
+    MoveStep,
     NetworkRules,
     Networks,
     Pauses,
@@ -294,10 +297,10 @@ def _build(
         interval_s=settings.host_interval_s,
         silent_after_s=settings.missing_after_s,
     )
-    sandboxes = _build_sandboxes(base, auth, hosts)
+    images = _build_images(base, auth)
+    sandboxes = _build_sandboxes(base, auth, hosts, images.images)
     hosts.on_unreachable = sandboxes.comparison.loop.wake
     ports = _build_ports(base, auth, sandboxes, link_key)
-    images = _build_images(base, auth)
     builds, build_worker = _build_builds(base, sandboxes, images)
     mail_sender = _build_mail_sender(base)
     throttle = Throttle(database)
@@ -343,6 +346,7 @@ def _build(
         creations=sandboxes.creations,
         pauses=sandboxes.pauses,
         resumes=sandboxes.resumes,
+        moves=sandboxes.moves,
         deletions=sandboxes.deletions,
         time_limit_changes=sandboxes.time_limit_changes,
         forks=sandboxes.forks,
@@ -467,6 +471,7 @@ class _Sandboxes:
     creations: Creations
     pauses: Pauses
     resumes: Resumes
+    moves: Moves
     deletions: Deletions
     host_drains: HostDrains
     time_limit_changes: TimeLimitChanges
@@ -481,7 +486,7 @@ class _Sandboxes:
     sweep: SnapshotSweep
 
 
-def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
+def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor, images: Images) -> _Sandboxes:
     settings, database, clients = base.settings, base.database, base.clients
     hints = Hints(sender=base.owner)
     changes = ChangeNotifier(database)
@@ -509,6 +514,15 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
         place_again=PlacingAgain(
             capacity=capacity, hints=hints, back_off=back_off, owner=base.owner
         ).place_again,
+        move=MoveStep(
+            database=database,
+            hints=hints,
+            clients=clients,
+            images=images,
+            commit=CommittingMoves(capacity=capacity, hints=hints, owner=base.owner).commit_move,
+            owner=base.owner,
+            retry_s=settings.start_retry_s,
+        ),
     )
     snapshot_lifecycle = SnapshotLifecycle(
         database=database,
@@ -585,6 +599,15 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor) -> _Sandboxes:
             wait_limits=wait_limits,
         ),
         resumes=resumes,
+        moves=Moves(
+            database=database,
+            hints=hints,
+            lookup=lookup,
+            changes=changes,
+            reconciler=reconciler,
+            capacity=capacity,
+            wait_limits=wait_limits,
+        ),
         host_drains=HostDrains(database=database, hints=hints, reconciler=reconciler),
         deletions=Deletions(
             database=database, hints=hints, lookup=lookup, changes=changes, reconciler=reconciler

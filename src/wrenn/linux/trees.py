@@ -49,8 +49,8 @@ async def remove_any_tree(path: Path) -> None:
     await run(["rm", "-rf", "--one-file-system", "--", str(path)], timeout_s=REMOVE_TIMEOUT_S)
 
 
-async def pack_tree(source: Path, archive: Path, *, size_b: int) -> None:
-    """Pack a folder into a new tar file, which is then made `size_b` bytes long, sparsely.
+async def pack_tree(source: Path, archive: Path, *, size_b: int | None = None) -> None:
+    """Pack a folder into a new tar file, which is then made `size_b` bytes long, sparsely, if that is given.
 
     Raises:
         CommandError: packing failed; nothing of the archive remains.
@@ -72,7 +72,8 @@ async def pack_tree(source: Path, archive: Path, *, size_b: int) -> None:
     except CommandError:
         archive.unlink(missing_ok=True)
         raise
-    os.truncate(archive, size_b)
+    if size_b is not None:
+        os.truncate(archive, size_b)
 
 
 async def unpack_tree(archive: Path, destination: Path) -> None:

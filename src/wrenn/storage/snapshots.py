@@ -1,12 +1,14 @@
 """Snapshots: saved states of VMs. A folder with the driver's files and `manifest.json`, which is written last.
 
-A folder without a manifest is not a snapshot. A snapshot never changes, except for the file `kept`, which pins it.
+A folder without a manifest is not a snapshot. A snapshot never changes, except for the file `kept`, which pins it. One that came from another
+host has the access token that its guest expects in the file `token`; all others expect one that this host derives.
 Formats: docs/design/snapshots.md.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -16,6 +18,7 @@ from typing import Any, Final, cast
 import xxhash
 
 from wrenn.base.errors import NotFound
+from wrenn.base.secrets import Secret
 from wrenn.linux.files import fsync_path, link_or_copy, translated, write_json
 from wrenn.protocol.vm_platform import VmPlatform, devices_digest
 from wrenn.storage.errors import DamagedSnapshot
@@ -28,6 +31,7 @@ CPU: Final = "cpu"
 _MANIFEST: Final = "manifest.json"
 _PIN_FILE: Final = "kept"
 """Empty file in the folder of a pinned snapshot: the garbage collector does not remove it."""
+_GUEST_FILE: Final = "token"
 _DRAFT_PREFIX: Final = ".draft-"
 _BLOCK_B: Final = 512
 
@@ -146,6 +150,43 @@ def link_files(source: Path, destination: Path) -> None:
         link_or_copy(path, destination / path.name)
 
 
+def files_to_store(directory: Path) -> list[Path]:
+    """Return the VM's saved files, sorted by name, without the guest's token."""
+    return sorted(path for path in _vm_files(directory) if path.name != _GUEST_FILE)
+
+
+def write_guest_token(draft: Path, token: Secret) -> None:
+    """Store the access token that the guest of a snapshot from another host expects in its folder."""
+    fd = os.open(draft / _GUEST_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w") as file:
+        file.write(token.reveal())
+
+
+def guest_token(directory: Path) -> Secret | None:
+    """Return the access token that the guest of a snapshot from another host expects; None: the snapshot was saved on this one."""
+    try:
+        return Secret((directory / _GUEST_FILE).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def manifest_fields(manifest: Manifest) -> dict[str, Any]:
+    """Return a manifest as JSON."""
+    return {"format": FORMAT, **asdict(manifest)}
+
+
+def manifest_of(fields: dict[str, Any]) -> Manifest:
+    """Read what `manifest_fields` returns.
+
+    Raises:
+        DamagedSnapshot: of a format that is not known. ValueError, KeyError, TypeError, AttributeError: it is no manifest.
+    """
+    if fields.pop("format") != FORMAT:
+        raise DamagedSnapshot("It was saved in a format that this version of wrenn does not know.")
+    fields["layers"] = tuple(LayerSeal(**layer) for layer in fields["layers"])
+    return Manifest(**fields)
+
+
 def _vm_files(directory: Path) -> list[Path]:
     try:
         return [p for p in directory.iterdir() if p.name not in (_MANIFEST, _PIN_FILE) and p.name[0] != "."]
@@ -164,7 +205,7 @@ def publish(draft: Path, root: Path, manifest: Manifest) -> Snapshot:
     Raises:
         StorageFull: no room; the draft is still there.
     """
-    fields = {"format": FORMAT, **asdict(manifest)}
+    fields = manifest_fields(manifest)
     write_json(draft / _MANIFEST, {**fields, "digest": _digest_of(fields)}, durable=False)
     final = root / manifest.snapshot_id
     try:
@@ -193,12 +234,7 @@ def find(root: Path, snapshot_id: str) -> Snapshot:
         digest = fields.pop("digest")
         if _digest_of(fields) != digest:
             raise DamagedSnapshot(f"The manifest of {snapshot_id} is not what was written.")
-        if fields.pop("format") != FORMAT:
-            raise DamagedSnapshot(
-                f"{snapshot_id} was saved in a format that this version of wrenn does not know."
-            )
-        fields["layers"] = tuple(LayerSeal(**layer) for layer in fields["layers"])
-        manifest = Manifest(**fields)
+        manifest = manifest_of(fields)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(f"There is no snapshot {snapshot_id} on this host.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

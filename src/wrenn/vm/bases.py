@@ -52,3 +52,21 @@ class BaseStore(Protocol):
     def facts_of(self, key: str) -> dict[str, str | int]:
         """Return the facts that a base was made from; empty if it is missing or damaged."""
         ...
+
+    async def export(self, key: str, scratch: Path) -> dict[str, Path]:
+        """Return files, by name, from which `restore` makes the same base on another host. They may be made in `scratch`.
+
+        Raises:
+            DamagedBase: it is missing.
+        """
+        ...
+
+    async def restore(self, files: Path, *, key: str, facts: Facts) -> None:
+        """Make the base `key` from the folder with the files that `export` returned elsewhere; the folder is used up.
+
+        Its content digest is that of the exported one, if the files are.
+
+        Raises:
+            DamagedBase: a file is missing. StorageFull: no room.
+        """
+        ...

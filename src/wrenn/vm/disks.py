@@ -76,6 +76,18 @@ class DiskChain(Protocol):
         """Return the default size of disks on this base."""
         ...
 
+    async def export(self, layer_id: str, scratch: Path) -> Path:
+        """Return a file from which `restore` makes the same frozen layer on another host. It may be made in `scratch`.
+
+        Raises:
+            DamagedSnapshot: the layer is missing.
+        """
+        ...
+
+    async def restore(self, layer_id: str, file: Path) -> None:
+        """Make a frozen layer of the file that `export` returned elsewhere; the file is used up. The caller compares it with its seal."""
+        ...
+
     async def remove(self, layer_id: str) -> None:
         """Remove a layer. A missing one is ignored."""
         ...

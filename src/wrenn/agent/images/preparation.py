@@ -8,6 +8,7 @@ from typing import Protocol
 
 from wrenn.agent.images.disk_of import FlattenDisk
 from wrenn.agent.images.job import ContainerSource, DiskSource, Phase, Progress, Source, StoredSource
+from wrenn.agent.sandboxes.transfers import StateStore
 from wrenn.base.errors import Unavailable
 from wrenn.base.ids import ImageId
 from wrenn.storage.images import ROOTFS, ImageFacts, LocalImage
@@ -16,8 +17,8 @@ Report = Callable[[int, int], None]
 """Is told how many bytes of how many are done."""
 
 
-class Transfer(Protocol):
-    """Exchanges images with the store."""
+class Transfer(StateStore, Protocol):
+    """Exchanges images and saved states with the store."""
 
     async def upload(self, image_id: ImageId, rootfs: Path, progress: Report) -> int:
         """Bring the file into the store as the image; return how many bytes were sent."""
@@ -74,7 +75,7 @@ class Preparation:
                 return await self._disks.run(source, image_id, draft, progress, job_slot=job_slot)
             case StoredSource():
                 progress.begin(Phase.FETCH)
-                await self._connected().fetch(image_id, draft / ROOTFS, progress.report)
+                await self.connected().fetch(image_id, draft / ROOTFS, progress.report)
                 # Its content is that of the id: the control plane accepts one manifest for each image.
                 return ImageFacts(f"store {image_id}", uploaded=True)
             case ContainerSource():
@@ -88,9 +89,10 @@ class Preparation:
         Raises:
             Unavailable: the host is not connected. Otherwise as the transfer says.
         """
-        return await self._connected().upload(image.image_id, image.rootfs, progress.report)
+        return await self.connected().upload(image.image_id, image.rootfs, progress.report)
 
-    def _connected(self) -> Transfer:
+    def connected(self) -> Transfer:
+        """Return the connection to the store. Raises Unavailable: there is none."""
         if self._transfer is None:
             raise Unavailable("This host is not connected to a control plane that has a store.")
         return self._transfer

@@ -1,4 +1,4 @@
-"""Sends images to the store and fetches them, in chunks (docs/design/store.md).
+"""Sends images and saved states to the store and fetches them, in chunks (docs/design/store.md).
 
 The control plane is asked for signed URLs; the bytes go to and from the store. A URL that expired, a connection that broke and
 a store that failed cost a repetition of that chunk with a new URL.
@@ -11,12 +11,12 @@ import contextlib
 import errno
 import io
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
 
 import aiohttp
 
@@ -84,6 +84,36 @@ class TransferSettings:
     disk_reserve_b: int
 
 
+class ChunkReader(Protocol):
+    """What an image is read from in chunks; it must not change. See `storage.objects.SparseReader`."""
+
+    @property
+    def size_b(self) -> int:
+        """The size of all chunks."""
+        ...
+
+    @property
+    def chunk_count(self) -> int:
+        """The number of chunks."""
+        ...
+
+    def data_chunks(self) -> Iterator[int]:
+        """Yield the indexes of the chunks that are not holes, in order."""
+        ...
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of a chunk; empty: it is all zeros. Called from several threads at once."""
+        ...
+
+
+class ChunkWriter(Protocol):
+    """What the chunks of an image are written to."""
+
+    def write(self, index: int, data: bytes) -> None:
+        """Write a chunk. Called from several threads at once."""
+        ...
+
+
 class ImageTransfer:
     """Transfers images between this host and the store. `credentials` returns those that the host has now.
 
@@ -102,39 +132,43 @@ class ImageTransfer:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     async def upload(self, image_id: ImageId, rootfs: Path, progress: Progress) -> int:
-        """Bring the file `rootfs` into the store as the image. Returns how many bytes were sent; chunks that were there cost none.
+        """Bring the file `rootfs` into the store as the image; as `upload_chunks`."""
+        with SparseReader(rootfs) as reader:
+            return await self.upload_chunks(image_id, reader, progress)
+
+    async def upload_chunks(self, image_id: ImageId, reader: ChunkReader, progress: Progress) -> int:
+        """Bring all chunks into the store as the image. Returns how many bytes were sent; chunks that were there cost none.
 
         The image's row must be pending and name this host. May be repeated, also after a crash; a cancellation leaves chunks
-        in the store, which the next attempt uses. The file must not change meanwhile.
+        in the store, which the next attempt uses.
 
         Raises:
             NotFound: the control plane does not expect this image (any more) from this host.
             StorageFull: the store is full. Unavailable, DeadlineExceeded: store or control plane did not answer for a while.
         """
         async with self._connected() as connection:
-            with SparseReader(rootfs) as reader:
-                manifest = await self._manifest_of(image_id, reader)
-                upload = _Upload(
-                    connection,
-                    image_id=image_id,
-                    reader=reader,
-                    manifest=manifest,
-                    progress=progress,
-                    in_thread=self._in_thread,
-                )
-                for attempt in range(1, _UPLOAD_ROUNDS + 1):
-                    await upload.send_missing()
-                    try:
-                        await connection.patiently(
-                            lambda: connection.control.put_manifest(
-                                *connection.identity, str(image_id), manifest.encode()
-                            )
+            manifest = await self._manifest_of(image_id, reader)
+            upload = _Upload(
+                connection,
+                image_id=image_id,
+                reader=reader,
+                manifest=manifest,
+                progress=progress,
+                in_thread=self._in_thread,
+            )
+            for attempt in range(1, _UPLOAD_ROUNDS + 1):
+                await upload.send_missing()
+                try:
+                    await connection.patiently(
+                        lambda: connection.control.put_manifest(
+                            *connection.identity, str(image_id), manifest.encode()
                         )
-                        break
-                    except Conflict:
-                        if attempt == _UPLOAD_ROUNDS:
-                            raise
-                return upload.sent_b
+                    )
+                    break
+                except Conflict:
+                    if attempt == _UPLOAD_ROUNDS:
+                        raise
+            return upload.sent_b
 
     async def fetch(self, image_id: ImageId, rootfs: Path, progress: Progress) -> None:
         """Write the image from the store to the new file `rootfs`, sparsely; it is on the disk when this returns.
@@ -152,21 +186,31 @@ class ImageTransfer:
             manifest = await self._fetch_manifest(connection, image_id)
             try:
                 with SparseWriter(rootfs, manifest.size_b) as writer:
-                    fetch = _Fetch(
+                    stored = StoredChunks(
                         connection,
-                        manifest=manifest,
-                        writer=writer,
-                        progress=progress,
+                        manifest,
                         in_thread=self._in_thread,
-                        check_space=self._check_space(rootfs),
+                        reserve_b=self._settings.disk_reserve_b,
                     )
-                    await fetch.run()
+                    await stored.write(range(len(manifest.chunks)), writer, rootfs.parent, progress)
                     await self._in_thread(writer.sync)
-            except BaseException as error:
+            except BaseException:
                 rootfs.unlink(missing_ok=True)
-                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise StorageFull("The host's disk has no space for the image.") from error
                 raise
+
+    @contextlib.asynccontextmanager
+    async def open(self, image_id: ImageId) -> AsyncGenerator[StoredChunks]:
+        """Open an image in the store, to fetch some of its chunks.
+
+        Raises:
+            NotFound: there is no such image that this host may have. DamagedChunk: its manifest is not what it was.
+            Unavailable, DeadlineExceeded: store or control plane did not answer for a while.
+        """
+        async with self._connected() as connection:
+            manifest = await self._fetch_manifest(connection, image_id)
+            yield StoredChunks(
+                connection, manifest, in_thread=self._in_thread, reserve_b=self._settings.disk_reserve_b
+            )
 
     async def _fetch_manifest(self, connection: _Connection, image_id: ImageId) -> Manifest:
         data = await self._manifest_bytes(connection, image_id) or await self._manifest_bytes(
@@ -193,7 +237,7 @@ class ImageTransfer:
         data = await connection.patiently(partial(connection.get, url, MANIFEST_LIMIT_B))
         return data if digest_of(data) == found.get("manifest_digest") else None
 
-    async def _manifest_of(self, image_id: ImageId, reader: SparseReader) -> Manifest:
+    async def _manifest_of(self, image_id: ImageId, reader: ChunkReader) -> Manifest:
         """Compute the digests of all chunks."""
         chunks: list[str | None] = [None] * reader.chunk_count
 
@@ -206,13 +250,6 @@ class ImageTransfer:
             lambda index: self._in_thread(hash_chunk, index),
         )
         return Manifest(image_id, reader.size_b, tuple(chunks))
-
-    def _check_space(self, rootfs: Path) -> Callable[[int], None]:
-        def check(needed_b: int) -> None:
-            if free_b(rootfs.parent) - needed_b < self._settings.disk_reserve_b:
-                raise StorageFull("The host's disk has no space for the image.")
-
-        return check
 
     async def _in_thread(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run `work` in a thread; a cancellation is raised after its end, as it uses a file that is closed then."""
@@ -321,7 +358,7 @@ class _Upload:
         connection: _Connection,
         *,
         image_id: ImageId,
-        reader: SparseReader,
+        reader: ChunkReader,
         manifest: Manifest,
         progress: Progress,
         in_thread: _InThread,
@@ -389,15 +426,90 @@ class _Upload:
             self._progress(self._done_b, self._total_b)
 
 
+class StoredChunks:
+    """An image in the store, of which chunks are fetched.
+
+    Attributes:
+        size_b: of all its chunks.
+    """
+
+    def __init__(
+        self, connection: _Connection, manifest: Manifest, *, in_thread: _InThread, reserve_b: int
+    ) -> None:
+        self._connection = connection
+        self._manifest = manifest
+        self._in_thread = in_thread
+        self._reserve_b = reserve_b
+        self.size_b = manifest.size_b
+
+    async def first(self) -> bytes:
+        """Return the first chunk. Raises as `write`."""
+        chunk = _OneChunk()
+        await self._run([0], chunk, lambda _needed_b: None, lambda _done_b, _total_b: None)
+        return chunk.data
+
+    async def write(
+        self, indexes: Sequence[int], writer: ChunkWriter, folder: Path, progress: Progress
+    ) -> None:
+        """Write these chunks; those that are all zeros are left out.
+
+        Raises:
+            StorageFull: less than the disk's reserve would be free below `folder`.
+            DamagedChunk: an object in the store is not what the image needs, also when it was fetched again.
+            Unavailable, DeadlineExceeded: store or control plane did not answer for a while.
+        """
+
+        def check_space(needed_b: int) -> None:
+            if free_b(folder) - needed_b < self._reserve_b:
+                raise StorageFull("The host's disk has no space for the image.")
+
+        try:
+            await self._run(indexes, writer, check_space, progress)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull("The host's disk has no space for the image.") from error
+            raise
+
+    async def _run(
+        self,
+        indexes: Sequence[int],
+        writer: ChunkWriter,
+        check_space: Callable[[int], None],
+        progress: Progress,
+    ) -> None:
+        fetch = _Fetch(
+            self._connection,
+            manifest=self._manifest,
+            indexes=indexes,
+            writer=writer,
+            progress=progress,
+            in_thread=self._in_thread,
+            check_space=check_space,
+        )
+        await fetch.run()
+
+
+class _OneChunk:
+    """Keeps a chunk. Implements `ChunkWriter`."""
+
+    data = b""
+
+    def write(self, index: int, data: bytes) -> None:
+        """Keep it."""
+        del index
+        self.data = data
+
+
 class _Fetch:
-    """The chunks of one image on their way to this host."""
+    """Chunks of one image on their way to this host."""
 
     def __init__(
         self,
         connection: _Connection,
         *,
         manifest: Manifest,
-        writer: SparseWriter,
+        indexes: Sequence[int],
+        writer: ChunkWriter,
         progress: Progress,
         in_thread: _InThread,
         check_space: Callable[[int], None],
@@ -409,7 +521,8 @@ class _Fetch:
         self._in_thread = in_thread
         self._check_space = check_space
         self._places: dict[str, list[int]] = {}
-        for index, digest in enumerate(manifest.chunks):
+        for index in indexes:
+            digest = manifest.chunks[index]
             if digest is not None:
                 self._places.setdefault(digest, []).append(index)
         self._total_b = sum(

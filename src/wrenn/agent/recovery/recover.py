@@ -17,6 +17,7 @@ from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes import Operations, Record, RunningSandbox, Sandboxes, State, journal
 from wrenn.agent.sandboxes.check_snapshot import check_intact
 from wrenn.agent.sandboxes.launch import Save
+from wrenn.agent.sandboxes.transfers import SCRATCH
 from wrenn.base.errors import InternalError, NotFound, StorageFull
 from wrenn.base.faults import fault_point
 from wrenn.guest import GuestConnection
@@ -115,6 +116,9 @@ class Recovery:
                 await kill_and_wait(record.process, timeout_s=_KILL_TIMEOUT_S)
             return await self.operations.pause.release(record.with_state(State.PAUSED), save), None
         if record.state is State.PAUSED:
+            # The former agent may have been uploading it, or had just adopted it.
+            for scratch in SCRATCH:
+                remove_tree(self.layout.sandbox(record.spec.sandbox_id) / scratch)
             if record.slot is not None:
                 # Its VM ended by itself, and the former agent before it had released what the VM needed.
                 record = await self.operations.pause.release(record, save)

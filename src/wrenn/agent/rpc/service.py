@@ -18,6 +18,7 @@ from wrenn.agent.rpc.image_messages import WAIT_LIMIT_MS, image_message, source_
 from wrenn.agent.rpc.internal_errors import hiding_internal_errors
 from wrenn.agent.rpc.network_messages import policy_of
 from wrenn.agent.sandboxes import NetworkSettings, Record, RunningSandbox, Sandboxes, SandboxSpec, State
+from wrenn.agent.sandboxes.transfers import Transfer
 from wrenn.base.errors import AgentFailure, InvalidRequest, WrennError
 from wrenn.base.ids import ImageId, SandboxId, SnapshotId
 from wrenn.base.output_buffer import OutputBudget, OutputBuffer, OutputLimits
@@ -101,22 +102,8 @@ class HostAgentService(HostAgent):
 
     async def ensure_sandbox(self, request: pb.EnsureSandboxRequest, ctx: Any, /) -> pb.Sandbox:
         """Start a sandbox unless it runs."""
-        wanted = request.sandbox
-        if wanted is None or not wanted.vcpus or not wanted.memory_mb:
-            raise InvalidRequest("A sandbox needs at least one vCPU and some memory.")
-        spec = SandboxSpec(
-            sandbox_id=SandboxId.parse(wanted.sandbox_id),
-            team_id=wanted.team_id,
-            template=wanted.template,
-            shape=Shape(wanted.vcpus, wanted.memory_mb),
-            envs=dict(wanted.envs),
-            snapshot_id=str(SnapshotId.parse(wanted.snapshot_id)) if wanted.snapshot_id else "",
-            template_name=wanted.template_name,
-            template_id=wanted.template_id,
-            disk_mb=wanted.disk_size_mb or DEFAULT_DISK_SIZE_MB,
-            generation=wanted.generation,
-        )
-        await self._sandboxes.ensure(spec, _network(wanted.network))
+        spec, network = _spec(request.sandbox)
+        await self._sandboxes.ensure(spec, network)
         return self._described(spec.sandbox_id)
 
     async def remove_sandbox(self, request: pb.RemoveSandboxRequest, ctx: Any, /) -> pb.RemoveSandboxResponse:
@@ -139,6 +126,24 @@ class HostAgentService(HostAgent):
         sandbox_id = SandboxId.parse(request.sandbox_id)
         await self._sandboxes.resume(sandbox_id, generation=request.generation)
         return self._described(sandbox_id)
+
+    async def store_sandbox(self, request: pb.StoreSandboxRequest, ctx: Any, /) -> pb.Transfer:
+        """Upload a paused sandbox, or join its upload."""
+        transfer = await self._sandboxes.store(
+            SandboxId.parse(request.sandbox_id),
+            ImageId.parse(request.image_id),
+            generation=request.generation,
+            wait_s=_wait_s(request.wait_ms),
+        )
+        return _transfer(transfer)
+
+    async def adopt_sandbox(self, request: pb.AdoptSandboxRequest, ctx: Any, /) -> pb.Transfer:
+        """Fetch and adopt a sandbox of another host, or join that."""
+        spec, network = _spec(request.sandbox)
+        transfer = await self._sandboxes.adopt_stored(
+            spec, ImageId.parse(request.image_id), network, wait_s=_wait_s(request.wait_ms)
+        )
+        return _transfer(transfer)
 
     async def set_network(self, request: pb.SetNetworkRequest, ctx: Any, /) -> pb.Sandbox:
         """Apply a network policy to a sandbox."""
@@ -180,12 +185,9 @@ class HostAgentService(HostAgent):
 
     async def ensure_image(self, request: pb.EnsureImageRequest, ctx: Any, /) -> pb.Image:
         """Prepare an image, or join its preparation."""
-        if request.wait_ms > WAIT_LIMIT_MS:
-            raise InvalidRequest(f"wait_ms: at most {WAIT_LIMIT_MS}.")
+        wait_s = _wait_s(request.wait_ms)
         image_id = ImageId.parse(request.image_id)
-        status = await self._images.ensure(
-            image_id, source_of(request), upload=request.upload, wait_s=request.wait_ms / 1000
-        )
+        status = await self._images.ensure(image_id, source_of(request), upload=request.upload, wait_s=wait_s)
         return image_message(status)
 
     async def remove_image(self, request: pb.RemoveImageRequest, ctx: Any, /) -> pb.RemoveImageResponse:
@@ -269,6 +271,46 @@ class HostAgentService(HostAgent):
 
     def _described(self, sandbox_id: SandboxId) -> pb.Sandbox:
         return _sandbox(*self._sandboxes.inspect(sandbox_id))
+
+
+def _spec(wanted: pb.SandboxSpec | None) -> tuple[SandboxSpec, NetworkSettings]:
+    if wanted is None or not wanted.vcpus or not wanted.memory_mb:
+        raise InvalidRequest("A sandbox needs at least one vCPU and some memory.")
+    spec = SandboxSpec(
+        sandbox_id=SandboxId.parse(wanted.sandbox_id),
+        team_id=wanted.team_id,
+        template=wanted.template,
+        shape=Shape(wanted.vcpus, wanted.memory_mb),
+        envs=dict(wanted.envs),
+        snapshot_id=str(SnapshotId.parse(wanted.snapshot_id)) if wanted.snapshot_id else "",
+        template_name=wanted.template_name,
+        template_id=wanted.template_id,
+        disk_mb=wanted.disk_size_mb or DEFAULT_DISK_SIZE_MB,
+        generation=wanted.generation,
+    )
+    return spec, _network(wanted.network)
+
+
+def _wait_s(wait_ms: int) -> float:
+    if wait_ms > WAIT_LIMIT_MS:
+        raise InvalidRequest(f"wait_ms: at most {WAIT_LIMIT_MS}.")
+    return wait_ms / 1000
+
+
+def _transfer(transfer: Transfer) -> pb.Transfer:
+    failure = transfer.failure
+    if failure is not None:
+        state = pb.TransferState.FAILED
+    else:
+        state = pb.TransferState.DONE if transfer.is_done else pb.TransferState.RUNNING
+    return pb.Transfer(
+        state=state,
+        done_b=transfer.done_b,
+        total_b=transfer.total_b,
+        sent_b=transfer.sent_b,
+        error_code=failure.code if failure is not None else "",
+        error=failure.message if failure is not None else "",
+    )
 
 
 def _network(policy: pb.NetworkPolicy | None) -> NetworkSettings:

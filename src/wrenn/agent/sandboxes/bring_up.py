@@ -83,7 +83,7 @@ class BringUp:
         # With the default size the disk has the size of the template's image.
         disk_mb = asked_mb if asked_mb > image_mb and asked_mb != DEFAULT_DISK_SIZE_MB else 0
         record = replace(self._new(spec), base=base.key, metadata=base.metadata, disk_mb=disk_mb)
-        return record, Origin(token_of=base.key, disk_mb=image_mb)
+        return record, Origin(token=self.launch.tokens.of(base.key), disk_mb=image_mb)
 
     def _from_snapshot(self, spec: SandboxSpec) -> tuple[Record, Origin]:
         snapshot = check_restorable(self.layout, self.driver, spec.snapshot_id)
@@ -103,4 +103,4 @@ class BringUp:
             disk_mb=manifest.disk_mb,
         )
         disk_mb = manifest.disk_mb or self.driver.disks.image_size_b(manifest.base) // MIB
-        return record, Origin(token_of=manifest.sandbox_id, disk_mb=disk_mb)
+        return record, Origin(token=self.launch.token_of(snapshot), disk_mb=disk_mb)

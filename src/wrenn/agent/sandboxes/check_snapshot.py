@@ -7,7 +7,7 @@ from wrenn.agent.vm_platform import platform_of
 from wrenn.base.errors import InvalidState
 from wrenn.storage import snapshots
 from wrenn.storage.errors import DamagedBase, DamagedSnapshot
-from wrenn.storage.snapshots import Snapshot
+from wrenn.storage.snapshots import Manifest, Snapshot
 from wrenn.vm import Driver
 
 
@@ -39,7 +39,16 @@ def check_restorable(layout: Layout, driver: Driver, snapshot_id: str) -> Snapsh
         as `check_intact`. InvalidState: it needs another VMM, architecture or processor; the message says which.
     """
     snapshot = check_intact(layout, driver, snapshot_id)
-    manifest = snapshot.manifest
+    require_same_platform(snapshot.manifest, driver)
+    return snapshot
+
+
+def require_same_platform(manifest: Manifest, driver: Driver) -> None:
+    """Return if what was saved with this manifest can be restored by the driver on this machine.
+
+    Raises:
+        InvalidState: it needs another VMM, architecture or processor; the message says which.
+    """
     needed = f"{manifest.vmm} with {manifest.accelerator}"
     if (manifest.vmm, manifest.accelerator) != (driver.vmm, driver.accelerator):
         raise InvalidState(
@@ -56,4 +65,3 @@ def check_restorable(layout: Layout, driver: Driver, snapshot_id: str) -> Snapsh
         raise InvalidState(
             f"{manifest.snapshot_id} was saved on a virtual machine with other devices, by another version of wrenn."
         )
-    return snapshot

@@ -11,6 +11,7 @@ from typing import Any
 
 from wrenn.agent.sandboxes.journal import Record, State
 from wrenn.agent.sandboxes.running import RunningSandbox
+from wrenn.agent.sandboxes.transfers import Transfer
 from wrenn.base.errors import InvalidState, StaleGeneration, WrennError
 from wrenn.base.ids import SandboxId
 
@@ -23,6 +24,7 @@ class Entry:
 
     Attributes:
         starting: its bring-up or resume, while it is under way.
+        transfer: its upload, or the fetch that it is adopted with, while that is under way.
         merging: the merge of its disk's layers, while it is under way.
         removing: its removal, while it is under way.
         lock: held by the operation that changes it.
@@ -32,6 +34,7 @@ class Entry:
     record: Record
     running: RunningSandbox | None = None
     starting: asyncio.Task[None] | None = None
+    transfer: Transfer | None = None
     merging: asyncio.Task[object] | None = None
     removing: asyncio.Task[None] | None = None
     lock_holder: asyncio.Task[Any] | None = None

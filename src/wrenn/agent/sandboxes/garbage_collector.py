@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -64,11 +65,15 @@ def find_referenced(layout: Layout, layer_ids: Iterable[str], records: Iterable[
             in_journals.add(record.snapshot)
         found.bases.add(record.base)
         found.layers.update(record.layers)
-        todo += [record.parent, record.former_snapshot]
+        todo.append(record.former_snapshot)
         if record.next_layer:
             found.layers.add(record.next_layer)
-        if record.state is not State.PAUSING or (layout.snapshots / record.snapshot).exists():
+        # What is being saved or fetched is named before it exists.
+        is_whole = record.state not in (State.PAUSING, State.STARTING)
+        if is_whole or (layout.snapshots / record.snapshot).exists():
             todo.append(record.snapshot)
+        if record.state is not State.STARTING or (layout.snapshots / record.parent).exists():
+            todo.append(record.parent)
     while todo:
         name = todo.pop()
         if not name or name in found.snapshots:
@@ -104,10 +109,21 @@ class GarbageCollector:
         self._records = records
         self._loop = Loop("collect garbage")
         self._disabled = False
+        self._held = 0
 
     def disable(self) -> None:
         """Stop collecting, because not all references are known."""
         self._disabled = True
+
+    @contextmanager
+    def held(self) -> Generator[None]:
+        """Collect nothing while the body runs."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+            self.wake()
 
     def wake(self) -> None:
         """Ask for a collection, because a reference may have gone."""
@@ -142,7 +158,7 @@ class GarbageCollector:
     def _collect(self) -> Path:
         """Move everything unreferenced into one folder and return it; the caller removes the folder."""
         gone = snapshots.draft_path(self._layout.snapshots, f"gone-{random_hex(8)}")
-        if self._disabled:
+        if self._disabled or self._held:
             return gone
         gone.mkdir(mode=0o700)
         layer_ids = self._driver.disks.list_ids()

@@ -8,7 +8,7 @@ with the snapshot.
                   ▼
                  LOST                (all) ──► REMOVING ──► (file gone)
 
-A sandbox whose VM ended by itself is LOST, or PAUSED again when it has a snapshot to go back to.
+One that comes from another host is STARTING until all of it is here, and PAUSED then. A sandbox whose VM ended by itself is LOST, or PAUSED again when it has a snapshot to go back to.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class State(enum.StrEnum):
 
 
 NEXT: Final[dict[State, frozenset[State]]] = {
-    State.STARTING: frozenset({State.RUNNING, State.REMOVING}),
+    State.STARTING: frozenset({State.RUNNING, State.PAUSED, State.REMOVING}),
     State.RUNNING: frozenset({State.PAUSING, State.PAUSED, State.LOST, State.REMOVING}),
     State.PAUSING: frozenset({State.RUNNING, State.PAUSED, State.LOST, State.REMOVING}),
     State.PAUSED: frozenset({State.RESUMING, State.LOST, State.REMOVING}),

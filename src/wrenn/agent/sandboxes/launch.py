@@ -19,11 +19,14 @@ from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.agent.vm_exit import fail_if_vm_exits
 from wrenn.base.clock import Clock
 from wrenn.base.faults import fault_point
+from wrenn.base.secrets import Secret
 from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
 from wrenn.guest import GuestConnection, Identity, grow_root, initialise
 from wrenn.network import EgressPolicy, LeasedSlot, SlotPool
 from wrenn.protocol.disk_share import disk_share_b
+from wrenn.storage import snapshots
+from wrenn.storage.snapshots import Snapshot
 from wrenn.vm import DiskRef, Driver, ImageRef, Machine, RestoreRequest
 
 READY_TIMEOUT_S: Final = 30.0
@@ -41,13 +44,13 @@ class Origin:
     """What a VM is started from.
 
     Attributes:
-        token_of: name of the sandbox or base whose token the guest expects.
+        token: access token that the guest expects.
         disk_mb: size of the disk as the guest knows it.
         copy_of: frozen layer that the new layer starts as a copy of; empty for an empty layer.
         saved: snapshot whose memory the VM continues with; empty for the memory of its image.
     """
 
-    token_of: str
+    token: Secret
     disk_mb: int
     copy_of: str = ""
     saved: str = ""
@@ -67,6 +70,10 @@ class Launch:
     """What each VM may read from the disk, and write to it, in a second; 0: no limit."""
     usual_share_b: int = 0
     """What a sandbox with a disk of the default size may take of the host's disk; 0: no limit."""
+
+    def token_of(self, snapshot: Snapshot) -> Secret:
+        """Return the access token that the guest of a snapshot expects."""
+        return snapshots.guest_token(snapshot.directory) or self.tokens.of(snapshot.manifest.sandbox_id)
 
     async def run(
         self, undo: Undo, record: Record, origin: Origin, save: Save, *, step: str
@@ -154,7 +161,7 @@ class Launch:
                 **({"WRENN_TEMPLATE_ID": record.spec.template_id} if record.spec.template_id else {}),
             },
             token=self.tokens.of(name),
-            former_token=self.tokens.of(origin.token_of),
+            former_token=origin.token,
             lifecycle_id=secrets.token_hex(8),
         )
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from wrenn.agent.bases import Bases
 from wrenn.agent.layout import Layout
+from wrenn.agent.sandboxes.adopt_state import AdoptState
 from wrenn.agent.sandboxes.bring_up import BringUp
+from wrenn.agent.sandboxes.export_state import ExportState
 from wrenn.agent.sandboxes.journal import Record, State
 from wrenn.agent.sandboxes.launch import Save
 from wrenn.agent.sandboxes.pause import Pause
@@ -37,6 +39,8 @@ class Operations:
     set_disk: SetDisk
     set_network: SetNetwork
     tear_down: TearDown
+    export_state: ExportState
+    adopt_state: AdoptState
 
     async def record_vm_exit(
         self, record: Record, running: RunningSandbox | None, save: Save, *, reason: str

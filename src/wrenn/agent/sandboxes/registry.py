@@ -23,6 +23,7 @@ from wrenn.agent.sandboxes.garbage_collector import GarbageCollector
 from wrenn.agent.sandboxes.journal import NetworkSettings, Record, SandboxSpec, State
 from wrenn.agent.sandboxes.operations import Operations
 from wrenn.agent.sandboxes.running import GuestStream, RunningSandbox
+from wrenn.agent.sandboxes.transfers import Transfer
 from wrenn.agent.sandboxes.vm_maintenance import VmMaintenance
 from wrenn.base.errors import (
     AgentFailure,
@@ -33,7 +34,7 @@ from wrenn.base.errors import (
     Unavailable,
     WrennError,
 )
-from wrenn.base.ids import SandboxId, SnapshotId
+from wrenn.base.ids import ImageId, SandboxId, SnapshotId
 from wrenn.base.on_failure import on_failure
 from wrenn.base.tasks import OwnedTasks
 from wrenn.base.units import MIB
@@ -55,6 +56,9 @@ _FLUSH_DELAY_S: Final = 1.0
 _MERGE_DEPTH: Final = 8
 """Disks with more layers are merged in the background. Up to this many, reads are as fast as from one layer."""
 
+_TRANSFERS: Final = 4
+"""Sandboxes that are uploaded at the same time, and as many that are fetched. Others wait."""
+
 T = TypeVar("T")
 
 
@@ -70,6 +74,8 @@ class Sandboxes:
         self._tasks = OwnedTasks()
         self._work: set[asyncio.Task[Any]] = set()
         self._started_loops = False
+        self._uploads = asyncio.Semaphore(_TRANSFERS)
+        self._fetches = asyncio.Semaphore(_TRANSFERS)
         self._garbage = GarbageCollector(
             layout=operations.layout,
             bases=operations.bases,
@@ -270,6 +276,9 @@ class Sandboxes:
         entry.require_generation(generation)
         if entry.starting is None and entry.record.state is not State.RUNNING:
             self._require_free_disk()
+            # An upload must not hold up a resume, and nothing is lost: the next one sends what is lacking.
+            await self._stop_transfer(entry)
+        if entry.starting is None and entry.record.state is not State.RUNNING:
             entry.starting = self._start_work(f"resume {sandbox_id}", self._resume(entry))
         return await self._started(entry)
 
@@ -286,6 +295,105 @@ class Sandboxes:
             finally:
                 entry.starting = None
         self._watch(entry)
+
+    async def store(
+        self, sandbox_id: SandboxId, image_id: ImageId, *, generation: int = 0, wait_s: float = 0.0
+    ) -> Transfer:
+        """Begin to upload a paused sandbox as this image, or join the upload, and return its state after at most `wait_s`.
+
+        Its end is returned once; the next call begins again. A resume and a removal cancel it, and so does a call with another image.
+
+        Raises:
+            NotFound: unknown. StaleGeneration: as `pause`.
+        """
+        entry = self._known(sandbox_id)
+        entry.require_generation(generation)
+        while (transfer := entry.transfer) is not None and transfer.image_id != image_id:
+            await self._stop_transfer(entry)
+        if transfer is None:
+            transfer = entry.transfer = Transfer(image_id)
+            transfer.task = self._start_work(
+                f"store {sandbox_id}", transfer.run(self._store(entry, transfer))
+            )
+        await transfer.wait(wait_s)
+        if transfer.is_done and entry.transfer is transfer:
+            entry.transfer = None
+        return transfer
+
+    async def _store(self, entry: Entry, transfer: Transfer) -> None:
+        with entry.logging_failure("sandbox not stored"):
+            async with self._uploads, entry.locked():
+                if entry.record.state is not State.PAUSED:
+                    raise entry.not_running()
+                transfer.sent_b = await self._operations.export_state.run(
+                    entry.record, transfer.image_id, transfer.report
+                )
+
+    async def _stop_transfer(self, entry: Entry) -> None:
+        if (transfer := entry.transfer) is not None:
+            await transfer.cancel()
+            if entry.transfer is transfer:
+                entry.transfer = None
+
+    async def adopt_stored(
+        self,
+        spec: SandboxSpec,
+        image_id: ImageId,
+        network: NetworkSettings | None = None,
+        *,
+        wait_s: float = 0.0,
+    ) -> Transfer:
+        """Begin to fetch a sandbox of another host as this image and adopt it, paused, or join that, and return its state after at most `wait_s`.
+
+        One that is here with this generation is a success. An older generation of it is removed first. A failure is returned to those
+        who wait for it; the next call begins again.
+
+        Raises:
+            StaleGeneration: this host has a newer generation. InvalidState: it is neither paused nor running.
+            StorageFull: the disk is below its reserve. NoCapacity: the disk is allocated to other sandboxes.
+        """
+        entry = self._entries.get(spec.sandbox_id)
+        if entry is not None and 0 < entry.record.spec.generation < spec.generation:
+            await self.remove(spec.sandbox_id)
+            entry = self._entries.get(spec.sandbox_id)
+        if entry is None:
+            self._require_free_disk()
+            records = [known.record for known in self._entries.values()]
+            self._disk.require_capacity(spec, records, total_b(self._layout.data_dir))
+            entry = Entry(Record(spec, State.STARTING, network=network or NetworkSettings()))
+            self._entries[spec.sandbox_id] = entry
+            transfer = entry.transfer = Transfer(image_id)
+            name = f"adopt {spec.sandbox_id}"
+            entry.starting = transfer.task = self._start_work(
+                name, transfer.run(self._adopt(entry, transfer))
+            )
+        entry.require_generation(spec.generation)
+        if (transfer := entry.transfer) is not None and entry.starting is not None:
+            await transfer.wait(wait_s)
+            return transfer
+        if entry.record.state not in (State.PAUSED, State.RUNNING):
+            raise entry.not_running()
+        return Transfer(image_id)
+
+    async def _adopt(self, entry: Entry, transfer: Transfer) -> None:
+        sandbox_id = entry.sandbox_id
+        with (
+            on_failure(self._garbage.wake),
+            on_failure(partial(self._entries.pop, sandbox_id, None)),
+            entry.logging_failure("sandbox not adopted"),
+        ):
+            try:
+                async with self._fetches:
+                    entry.record = await self._operations.adopt_state.run(
+                        entry.record.spec,
+                        entry.record.network,
+                        transfer.image_id,
+                        save=partial(self._save, entry),
+                        progress=transfer.report,
+                        hold_garbage=self._garbage.held,
+                    )
+            finally:
+                entry.starting = entry.transfer = None
 
     async def set_network(self, sandbox_id: SandboxId, network: NetworkSettings) -> Record:
         """Apply newer network settings, which persist across pause and resume. Not undone when the caller is cancelled.

@@ -65,7 +65,7 @@ class Resume:
             save(record)
             await fault_point("agent.resume.after_journal")
             origin = Origin(
-                token_of=manifest.sandbox_id,
+                token=self.launch.token_of(snapshot),
                 disk_mb=disk_mb,
                 copy_of=copy_of,
                 saved=manifest.snapshot_id,

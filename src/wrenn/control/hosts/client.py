@@ -29,6 +29,7 @@ from wrenn.control.hosts.messages import (
     snapshot_of,
     snapshots_of,
     spec_message,
+    transfer_of,
 )
 from wrenn.control.hosts.rpc import HostRpc
 from wrenn.control.hosts.streams import HostStream, StreamConnections
@@ -44,6 +45,7 @@ from wrenn.control.hosts.types import (
     HostSandbox,
     HostSandboxSpec,
     HostSnapshot,
+    HostTransfer,
     ImageSource,
     RunningProcess,
 )
@@ -131,6 +133,27 @@ class HostClient:
         """Resume the sandbox; returns when its guest agent answers."""
         request = pb.ResumeSandboxRequest(sandbox_id=str(sandbox_id), generation=generation)
         return sandbox_of(await self._rpc.call("ResumeSandbox", request, pb.Sandbox, timeout_s=timeout_s))
+
+    async def store_sandbox(
+        self, sandbox_id: SandboxId, image_id: ImageId, *, generation: int, wait_s: float
+    ) -> HostTransfer:
+        """Upload the paused sandbox as this image, or join the upload; returns its state after at most `wait_s` (60 at most)."""
+        request = pb.StoreSandboxRequest(
+            sandbox_id=str(sandbox_id),
+            image_id=str(image_id),
+            generation=generation,
+            wait_ms=int(wait_s * 1000),
+        )
+        timeout_s = wait_s + _IMAGE_MARGIN_S
+        return transfer_of(await self._rpc.call("StoreSandbox", request, pb.Transfer, timeout_s=timeout_s))
+
+    async def adopt_sandbox(self, spec: HostSandboxSpec, image_id: ImageId, *, wait_s: float) -> HostTransfer:
+        """Fetch the sandbox that is this image and adopt it, paused, or join that; as `store_sandbox`."""
+        request = pb.AdoptSandboxRequest(
+            sandbox=spec_message(spec), image_id=str(image_id), wait_ms=int(wait_s * 1000)
+        )
+        timeout_s = wait_s + _IMAGE_MARGIN_S
+        return transfer_of(await self._rpc.call("AdoptSandbox", request, pb.Transfer, timeout_s=timeout_s))
 
     async def set_network(
         self, sandbox_id: SandboxId, policy: HostNetworkPolicy, *, timeout_s: float

@@ -30,6 +30,8 @@ from wrenn.control.hosts.types import (
     HostSandboxSpec,
     HostSandboxState,
     HostSnapshot,
+    HostTransfer,
+    HostTransferState,
     ImageSource,
     RunningProcess,
 )
@@ -50,6 +52,11 @@ _STATES: Final = {
     pb.SandboxState.PAUSED: HostSandboxState.PAUSED,
     pb.SandboxState.PAUSING: HostSandboxState.PAUSING,
     pb.SandboxState.RESUMING: HostSandboxState.RESUMING,
+}
+_TRANSFER_STATES: Final = {
+    pb.TransferState.RUNNING: HostTransferState.RUNNING,
+    pb.TransferState.DONE: HostTransferState.DONE,
+    pb.TransferState.FAILED: HostTransferState.FAILED,
 }
 _IMAGE_STATES: Final = {
     pb.ImageState.PREPARING: HostImageState.PREPARING,
@@ -264,6 +271,21 @@ def snapshot_of(snapshot: pb.Snapshot) -> HostSnapshot:
         memory_mb=_number(snapshot.memory_mb, _INTEGER_MAX, "memory_mb"),
         size_b=_number(snapshot.size_b, _BIGINT_MAX, "size_b"),
         platform=_platform(snapshot.platform),
+    )
+
+
+def transfer_of(transfer: pb.Transfer) -> HostTransfer:
+    """Convert a transfer of a saved state."""
+    state = _TRANSFER_STATES.get(transfer.state)
+    if state is None:
+        raise AgentFailure("The host reported a transfer in a state that is not known.")
+    return HostTransfer(
+        state=state,
+        done_b=_number(transfer.done_b, _BIGINT_MAX, "done_b"),
+        total_b=_number(transfer.total_b, _BIGINT_MAX, "total_b"),
+        sent_b=_number(transfer.sent_b, _BIGINT_MAX, "sent_b"),
+        error_code=clean_text(transfer.error_code, _NAME_LIMIT),
+        error=clean_text(transfer.error, _TEXT_LIMIT),
     )
 
 

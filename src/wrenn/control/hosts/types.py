@@ -173,6 +173,32 @@ class HostSandboxSpec:
     generation: int
 
 
+class HostTransferState(enum.StrEnum):
+    """The state of a transfer between a host and the store."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class HostTransfer:
+    """A transfer of a saved state that a host reports.
+
+    Attributes:
+        done_b, total_b: of what is transferred; 0: not known yet.
+        sent_b: sent to the store; chunks that were there are not counted.
+        error_code, error: why it failed.
+    """
+
+    state: HostTransferState
+    done_b: int = 0
+    total_b: int = 0
+    sent_b: int = 0
+    error_code: str = ""
+    error: str = ""
+
+
 class HostSandboxState(enum.StrEnum):
     """The state of a sandbox as its host reports it."""
 

@@ -1,7 +1,7 @@
 """Images: the root file systems that templates are made of, in the store and on hosts."""
 
 from wrenn.control.images.host_access import HostImages
-from wrenn.control.images.records import ImageStatus, owner_name
+from wrenn.control.images.records import ImageKind, ImageStatus, owner_name
 from wrenn.control.images.routes import router, store_router
 from wrenn.control.images.service import Images
 from wrenn.control.images.store import retire as retire_images
@@ -11,6 +11,7 @@ from wrenn.control.images.tables import images
 
 __all__ = [
     "HostImages",
+    "ImageKind",
     "ImageStatus",
     "ImageSweep",
     "Images",

@@ -36,6 +36,15 @@ def move(status: ImageStatus, to: ImageStatus) -> ImageStatus:
     return to
 
 
+class ImageKind(enum.StrEnum):
+    """What an image is."""
+
+    TEMPLATE = "template"
+    """The root file system of a template."""
+    SANDBOX = "sandbox"
+    """The saved state of a paused sandbox."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredImage:
     """An image's row, as the store of images needs it.

@@ -13,6 +13,7 @@ from wrenn.base.errors import Unavailable
 from wrenn.base.ids import HostId, ImageId, TeamId
 from wrenn.control.db import Database, HeldLeases, Transaction
 from wrenn.control.images import store
+from wrenn.control.images.records import ImageKind
 
 
 class Images:
@@ -22,7 +23,13 @@ class Images:
         self._database = database
         self.leases = HeldLeases(database, store.LEASES, owner=owner, lease_s=lease_s)
 
-    async def begin(self, tx: Transaction, team_id: TeamId | None, host_id: HostId) -> ImageId:
+    async def begin(
+        self,
+        tx: Transaction,
+        team_id: TeamId | None,
+        host_id: HostId,
+        kind: ImageKind = ImageKind.TEMPLATE,
+    ) -> ImageId:
         """Insert the row of a new image of a team, or (None) of the platform, which this host is about to make and upload.
 
         No host is called. From the commit on the lease must be renewed (`renewing_lease`), or the image is removed.
@@ -36,6 +43,7 @@ class Images:
             image_id,
             team_id=team_id,
             host_id=host_id,
+            kind=kind,
             owner=self.leases.owner,
             lease_s=self.leases.lease_s,
         )
@@ -53,13 +61,13 @@ class Images:
         tx: Transaction,
         image_id: ImageId,
         *,
-        disk_size_mb: int,
+        disk_size_mb: int = 0,
         reference: str | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> int:
         """Make an image ready that its host has made and uploaded; returns its size in the store.
 
-        In the transaction that inserts its template, so that no image is without one.
+        In the transaction that inserts its template, or stores it with its sandbox, so that no image is without one.
 
         Raises:
             Unavailable: the lease is over, and the image with it; or its host has not uploaded it.

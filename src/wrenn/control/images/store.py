@@ -13,6 +13,7 @@ from typing import Any, Final
 from sqlalchemy import (
     ColumnElement,
     Row,
+    Text,
     Uuid,
     and_,
     column,
@@ -30,7 +31,7 @@ from wrenn.base.errors import Unavailable
 from wrenn.base.ids import HostId, ImageId, TeamId
 from wrenn.control.db import RELEASED, Database, Leases, Transaction
 from wrenn.control.hosts import hosts
-from wrenn.control.images.records import ImageStatus, StoredImage, move, owner_name
+from wrenn.control.images.records import ImageKind, ImageStatus, StoredImage, move, owner_name
 from wrenn.control.images.tables import images
 
 _OWNER_LOCK: Final = 0x696D6773
@@ -38,8 +39,9 @@ _OWNER_LOCK: Final = 0x696D6773
 _REMOVALS: Final = 1000
 """Images that are looked at in one round of the sweep."""
 
-# The other end of a foreign key; its feature is above this one.
+# What names images; these features are above this one.
 _templates = table("templates", column("image_id", Uuid))
+_sandboxes = table("sandboxes", column("stored_image_id", Uuid), column("status", Text))
 _c = images.c
 LEASES: Final = Leases(images)
 _COLUMNS: Final = (_c.id, _c.team_id, _c.status, _c.host_id, _c.manifest_digest)
@@ -70,6 +72,7 @@ async def insert_pending(
     *,
     team_id: TeamId | None,
     host_id: HostId,
+    kind: ImageKind,
     owner: str,
     lease_s: float,
 ) -> None:
@@ -92,6 +95,7 @@ async def insert_pending(
             team_id=None if team_id is None else team_id.value,
             host_id=host_id.value,
             status=ImageStatus.PENDING,
+            kind=kind,
             # Not that of the transaction, which may have waited for the lock: garbage collection compares it with its begin.
             created_at=func.clock_timestamp(),
             **LEASES.grant(owner, lease_s),
@@ -176,6 +180,16 @@ async def retire_abandoned(database: Database) -> list[ImageId]:
     """Mark pending images whose lease expired for removal."""
     found = await database.execute(_retired(ImageStatus.PENDING, _c.lease_until < func.now()))
     return [ImageId(row.id) for row in found]
+
+
+async def retire_saved_states(database: Database) -> None:
+    """Mark saved states for removal that are not those of a live sandbox any more."""
+    named = exists(
+        select(_sandboxes.c.stored_image_id).where(
+            _sandboxes.c.stored_image_id == _c.id, _sandboxes.c.status.not_in(["stopped", "error"])
+        )
+    )
+    await database.execute(_retired(ImageStatus.READY, _c.kind == ImageKind.SANDBOX, ~named))
 
 
 async def removing(database: Database) -> list[StoredImage]:

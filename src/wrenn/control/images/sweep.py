@@ -88,6 +88,7 @@ class ImageSweep:
     async def _sweep_due(self) -> None:
         for image_id in await store.retire_abandoned(self._database):
             _log.warning("abandoned image taken back", extra={"image_id": str(image_id)})
+        await store.retire_saved_states(self._database)
         unused = await self._unused()
         await self._visit_hosts(unused)
         for image in unused.values():

@@ -35,6 +35,7 @@ class Wanted:
         host_tags: which the host must have, all of them.
         team_id: whose sandboxes; None: of any team without hosts of its own.
         on_own_hosts: on hosts of its team (BYOC) and on no other; False: on regular ones. What has its host stays there.
+        not_on: a host on which it must not be, since it is there already.
         platform: what its snapshot needs to be restored, as far as that is known.
     """
 
@@ -49,6 +50,7 @@ class Wanted:
     on_own_hosts: bool = False
     platform: VmPlatform = UNKNOWN_PLATFORM
     is_obtainable: bool = False
+    not_on: HostId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ class FilterName(enum.StrEnum):
     """It is another team's, or the team runs its sandboxes on other hosts."""
     FILES = "files"
     """What the sandbox is made from lies on another host."""
+    PRESENT_HOST = "present_host"
+    """The sandbox is there, and is to be moved elsewhere."""
     REACHABLE = "reachable"
     """It does not answer."""
     DRAINING = "draining"
@@ -168,6 +172,11 @@ FILTERS: Final = (
         FilterName.FILES,
         lambda host, _load, wanted, _overcommit: wanted.host_id in (None, host.host_id),
         "without the files",
+    ),
+    Filter(
+        FilterName.PRESENT_HOST,
+        lambda host, _load, wanted, _overcommit: host.host_id != wanted.not_on,
+        "where it is already",
     ),
     Filter(
         FilterName.REACHABLE,

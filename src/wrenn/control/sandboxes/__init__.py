@@ -6,12 +6,14 @@ from wrenn.control.sandboxes.lookup import Lookup, snapshot_source_of
 from wrenn.control.sandboxes.network_policy import NetworkRules
 from wrenn.control.sandboxes.operations.capacity import Capacity
 from wrenn.control.sandboxes.operations.change_time_limits import TimeLimitChanges
+from wrenn.control.sandboxes.operations.commit_move import CommittingMoves
 from wrenn.control.sandboxes.operations.create import Creations, SandboxSizeLimits
 from wrenn.control.sandboxes.operations.delete import Deletions
 from wrenn.control.sandboxes.operations.disk import Disks
 from wrenn.control.sandboxes.operations.drain_host import DrainProgress, HostDrains
 from wrenn.control.sandboxes.operations.fork import Forks
 from wrenn.control.sandboxes.operations.internal import InternalSandboxes
+from wrenn.control.sandboxes.operations.move import Moves
 from wrenn.control.sandboxes.operations.network import Networks
 from wrenn.control.sandboxes.operations.pause import Pauses
 from wrenn.control.sandboxes.operations.pause_all import pause_all
@@ -21,6 +23,7 @@ from wrenn.control.sandboxes.operations.running_sandbox import RunningSandbox, R
 from wrenn.control.sandboxes.operations.waiting import WaitLimits
 from wrenn.control.sandboxes.reconcile.back_off import BackOff
 from wrenn.control.sandboxes.reconcile.comparison import Comparison, ComparisonSettings
+from wrenn.control.sandboxes.reconcile.move import MoveStep
 from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
 from wrenn.control.sandboxes.reconcile.steps import ReconcilerSettings
 from wrenn.control.sandboxes.records import CommandDefaults, Sandbox
@@ -35,6 +38,7 @@ __all__ = [
     "Capacity",
     "ChangeNotifier",
     "CommandDefaults",
+    "CommittingMoves",
     "Comparison",
     "ComparisonSettings",
     "CreateSandbox",
@@ -48,6 +52,8 @@ __all__ = [
     "HostDrains",
     "InternalSandboxes",
     "Lookup",
+    "MoveStep",
+    "Moves",
     "NetworkRules",
     "Networks",
     "Pauses",

@@ -83,6 +83,11 @@ def is_usable() -> ColumnElement[bool]:
     return and_(_c.status == State.RUNNING, _c.desired == Desired.RUNNING)
 
 
+def _is_paused() -> ColumnElement[bool]:
+    """SQL condition: the sandbox is paused, and is neither being resumed nor moved."""
+    return and_(_c.status == State.PAUSED, _c.desired == Desired.PAUSED, _c.move_host_id.is_(None))
+
+
 def _can_pause() -> ColumnElement[bool]:
     """SQL condition: the sandbox can be paused, also while an idle check of its host is in progress."""
     idle_check_pending = and_(_c.status == State.RUNNING, _c.desired == Desired.PAUSED, _c.idle_ms > 0)
@@ -174,11 +179,36 @@ async def set_desired_running(tx: Transaction, hints: Hints, sandbox_id: Sandbox
 
     If its lifetime has ended with a pause (`on_expiry` "pause"), it continues without a lifetime.
     """
-    is_paused = _c.status == State.PAUSED, _c.desired == Desired.PAUSED
+    is_paused = _is_paused()
     ahead = or_(_c.on_expiry == "kill", _c.expires_at > func.now())
     wanted = (
-        update_desired(Desired.RUNNING, _c.id == sandbox_id.value, *is_paused, by=by)
+        update_desired(Desired.RUNNING, _c.id == sandbox_id.value, is_paused, by=by)
         .values(expires_at=case((ahead, _c.expires_at), else_=null()))
+        .returning(_c.id)
+        .cte("wanted")
+    )
+    found = await tx.execute(select(wanted.c.id, hints.notify()).select_from(wanted))
+    return found.one_or_none() is not None
+
+
+async def set_moving(
+    tx: Transaction,
+    hints: Hints,
+    sandbox_id: SandboxId,
+    host_id: HostId,
+    *,
+    resumes: bool,
+    pauses: bool,
+    by: Actor,
+) -> bool:
+    """Have a paused sandbox be moved to a host, and with `pauses` also a running one; `resumes`: it runs afterwards.
+
+    False: it is neither, or is being changed already.
+    """
+    movable = or_(_is_paused(), _can_pause()) if pauses else _is_paused()
+    wanted = (
+        update_desired(Desired.PAUSED, _c.id == sandbox_id.value, movable, by=by)
+        .values(move_host_id=host_id.value, move_resumes=resumes)
         .returning(_c.id)
         .cte("wanted")
     )

@@ -108,7 +108,9 @@ class Lookup:
         """
         found = await self.locate(credential, text_id)
         sandbox = found.sandbox
-        is_paused = sandbox.status is State.PAUSED and sandbox.desired is Desired.PAUSED
+        is_paused = (
+            sandbox.status is State.PAUSED and sandbox.desired is Desired.PAUSED and not sandbox.is_moving
+        )
         if not sandbox.is_usable and not is_paused:
             raise InvalidState(
                 f"Sandbox {sandbox.sandbox_id} is {sandbox.state_text}: a snapshot is taken of one that runs or is paused."

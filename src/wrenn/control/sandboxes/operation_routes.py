@@ -16,11 +16,13 @@ from wrenn.control.sandboxes.operations.change_time_limits import TimeLimitChang
 from wrenn.control.sandboxes.operations.delete import Deletions
 from wrenn.control.sandboxes.operations.disk import Disks
 from wrenn.control.sandboxes.operations.fork import Forks
+from wrenn.control.sandboxes.operations.move import Moves
 from wrenn.control.sandboxes.operations.network import Networks
 from wrenn.control.sandboxes.operations.pause import Pauses
 from wrenn.control.sandboxes.operations.resume import Resumes
 from wrenn.control.sandboxes.types import (
     Fork,
+    Move,
     SandboxList,
     SandboxView,
     SetDisk,
@@ -62,6 +64,23 @@ async def resume_sandbox(
 ) -> Response:
     """Resume a paused sandbox; responds when it runs. If it cannot be resumed, it stays paused."""
     return JSONResponse(sandbox_json(await resumes.resume(credential, sandbox_id), domain))
+
+
+@router.post("/move", response_model=SandboxView, responses=refusals(403, 404, 409, 502, 503, 504, 507))
+async def move_sandbox(
+    sandbox_id: str,
+    body: Move,
+    credential: CredentialOf,
+    moves: Annotated[Moves, service(Moves)],
+    domain: DomainOf,
+) -> Response:
+    """Move a paused sandbox to another host; responds when it is there.
+
+    If it cannot be moved, it stays where it is. With `pause` a running one is paused, moved and resumed; its network connections
+    end. After 504 the move goes on.
+    """
+    done = await moves.move(credential, sandbox_id, host_id=body.host_id, pause=body.pause)
+    return JSONResponse(sandbox_json(done, domain))
 
 
 @router.patch("/timeout", response_model=SandboxView, responses=refusals(404, 409))

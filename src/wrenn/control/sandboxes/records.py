@@ -148,6 +148,8 @@ class Sandbox:
 
     `generation` is raised whenever it is started on another host: a copy with a lower one is outdated.
     `build_id` is the build whose steps run in it; None: it is nobody's but its team's.
+    `host_tags`: which a host must have that it is placed on.
+    `move_host_id`: where it is being moved to.
     `platform` is what its last pause needs to be resumed, as far as that is known.
     `name` and `labels` are its owner's, `metadata` its host's. `failure` and `reason` say why it is in `error`, or why the last pause or resume was not done.
     """
@@ -187,11 +189,18 @@ class Sandbox:
     last_active_at: datetime | None
     last_updated: datetime
     platform: VmPlatform = UNKNOWN_PLATFORM
+    move_host_id: HostId | None = None
+    host_tags: tuple[str, ...] = ()
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether it is being moved to another host."""
+        return self.move_host_id is not None
 
     @property
     def state_text(self) -> str:
         """Describe the current state for an error message: "paused", "being removed"."""
-        return in_words(self.status, self.desired)
+        return in_words(self.status, self.desired, is_moving=self.is_moving)
 
     @property
     def is_usable(self) -> bool:
@@ -208,6 +217,8 @@ class Work:
         idle_ms: a pause is to be done only if the sandbox was not in use for so long; 0: in any case.
         generation: which of the sandbox's copies is meant, as in its row.
         age_s: since the request that this work is for.
+        move_to: the host that it is to be moved to, while it is paused.
+        move_resumes: it is resumed after the move.
     """
 
     sandbox_id: SandboxId
@@ -223,3 +234,5 @@ class Work:
     version: int
     generation: int
     age_s: float
+    move_to: HostEndpoint | None = None
+    move_resumes: bool = False

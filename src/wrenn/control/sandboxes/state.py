@@ -79,10 +79,12 @@ def move(state: State, to: State) -> State:
     return to
 
 
-def in_words(state: State, desired: Desired) -> str:
+def in_words(state: State, desired: Desired, *, is_moving: bool = False) -> str:
     """Describe the current state for an error message: "paused", "being removed"."""
     if state in ENDED:
         return state.value
+    if is_moving and desired is not Desired.STOPPED:
+        return "being moved to another host"
     match state, desired:
         case _, Desired.STOPPED:
             return "being removed"

@@ -86,6 +86,14 @@ sandboxes = Table(
     Column("version", Integer, nullable=False, server_default=text("1")),
     # Raised whenever the sandbox is started on another host, which gets it with the sandbox: of two copies the lower one is outdated.
     Column("generation", BigInteger, nullable=False, server_default=text("1")),
+    # Where it is being moved to; NULL: nowhere. See docs/design/moves.md.
+    Column("move_host_id", Uuid, ForeignKey("hosts.id")),
+    # It is resumed when the move is over, done or not.
+    Column("move_resumes", Boolean, nullable=False, server_default=text("false")),
+    # The highest generation that was given to the target of a move.
+    Column("move_generation", BigInteger, nullable=False, server_default=text("0")),
+    # The image that is its saved state in the store, as it was stored last; may be gone once it has ended.
+    Column("stored_image_id", Uuid),
     Column("lease_owner", Text),
     Column("lease_until", TIMESTAMP(timezone=True)),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
@@ -116,7 +124,14 @@ Index(
     postgresql_where=text(
         "status IN ('pending', 'starting') OR (status IN ('running', 'paused') AND desired <> status)"
         " OR (status = 'missing' AND desired = 'stopped')"
+        " OR (status = 'paused' AND move_host_id IS NOT NULL)"
     ),
+)
+# Whether the saved state in an image is still wanted.
+Index(
+    "ix_sandboxes_stored_image_id",
+    sandboxes.c.stored_image_id,
+    postgresql_where=text("stored_image_id IS NOT NULL"),
 )
 Index(
     "ix_sandboxes_build_live",

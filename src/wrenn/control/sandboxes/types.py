@@ -252,6 +252,20 @@ def sandbox_json(sandbox: Sandbox, domain: str) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
+class Move(RequestBody):
+    """Where a sandbox is moved to."""
+
+    host_id: str | None = Field(
+        default=None,
+        max_length=64,
+        description="A host. Only admins of the platform, or of the team that the host belongs to, may name one; otherwise one is chosen",
+    )
+    pause: bool = Field(
+        default=False,
+        description="A running sandbox is paused, moved and resumed. Without this only a paused one is moved, and stays paused",
+    )
+
+
 class SandboxList(BaseModel):
     """Sandboxes."""
 

@@ -16,7 +16,7 @@ from connectrpc.server import ConnectASGIApplication, ConnectWSGIApplication, DE
 from protobuf import DescService
 
 from . import host_pb
-from .host_pb import EnsureImageRequest, EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, Host, Image, ListDirRequest, ListDirResponse, ListImagesRequest, ListImagesResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemoveImageRequest, RemoveImageResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SetDiskRequest, SetNetworkRequest, SettleDiskRequest, SettleDiskResponse, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse
+from .host_pb import AdoptSandboxRequest, EnsureImageRequest, EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, Host, Image, ListDirRequest, ListDirResponse, ListImagesRequest, ListImagesResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemoveImageRequest, RemoveImageResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SetDiskRequest, SetNetworkRequest, SettleDiskRequest, SettleDiskResponse, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse, StoreSandboxRequest, Transfer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -89,6 +89,20 @@ class HostAgent(Protocol):
     async def ping_sandbox(self, request: PingSandboxRequest, ctx: RequestContext[PingSandboxRequest, PingSandboxResponse], /) -> PingSandboxResponse:
         """
         Resets the inactivity timer.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def store_sandbox(self, request: StoreSandboxRequest, ctx: RequestContext[StoreSandboxRequest, Transfer], /) -> Transfer:
+        """
+        Uploads a paused sandbox to the store as an image, or joins the upload, and returns its progress after at most `wait_ms`.
+        Its end is returned once; the next call begins again, and sends only what the store lacks.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def adopt_sandbox(self, request: AdoptSandboxRequest, ctx: RequestContext[AdoptSandboxRequest, Transfer], /) -> Transfer:
+        """
+        Fetches a sandbox that another host uploaded and adopts it, paused, or joins that, and returns the progress after at most
+        `wait_ms`. One that is here with this generation is a success; an older copy is replaced.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -286,6 +300,26 @@ class HostAgentASGIApplication(ConnectASGIApplication[HostAgent]):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=svc.ping_sandbox,
+                ),
+                "/wrenn.host.v1.HostAgent/StoreSandbox": Endpoint.unary(
+                    method=MethodInfo(
+                        name="StoreSandbox",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=StoreSandboxRequest,
+                        output=Transfer,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=svc.store_sandbox,
+                ),
+                "/wrenn.host.v1.HostAgent/AdoptSandbox": Endpoint.unary(
+                    method=MethodInfo(
+                        name="AdoptSandbox",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=AdoptSandboxRequest,
+                        output=Transfer,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=svc.adopt_sandbox,
                 ),
                 "/wrenn.host.v1.HostAgent/EnsureSnapshot": Endpoint.unary(
                     method=MethodInfo(
@@ -679,6 +713,54 @@ class HostAgentClient(ConnectClient):
                 service_name="wrenn.host.v1.HostAgent",
                 input=PingSandboxRequest,
                 output=PingSandboxResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+
+    async def store_sandbox(
+        self,
+        request: StoreSandboxRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Transfer:
+        """
+        Uploads a paused sandbox to the store as an image, or joins the upload, and returns its progress after at most `wait_ms`.
+        Its end is returned once; the next call begins again, and sends only what the store lacks.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="StoreSandbox",
+                service_name="wrenn.host.v1.HostAgent",
+                input=StoreSandboxRequest,
+                output=Transfer,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+
+    async def adopt_sandbox(
+        self,
+        request: AdoptSandboxRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Transfer:
+        """
+        Fetches a sandbox that another host uploaded and adopts it, paused, or joins that, and returns the progress after at most
+        `wait_ms`. One that is here with this generation is a success; an older copy is replaced.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="AdoptSandbox",
+                service_name="wrenn.host.v1.HostAgent",
+                input=AdoptSandboxRequest,
+                output=Transfer,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
             ),
             headers=headers,
@@ -1082,6 +1164,20 @@ class HostAgentSync(Protocol):
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
+    def store_sandbox(self, request: StoreSandboxRequest, ctx: RequestContext[StoreSandboxRequest, Transfer], /) -> Transfer:
+        """
+        Uploads a paused sandbox to the store as an image, or joins the upload, and returns its progress after at most `wait_ms`.
+        Its end is returned once; the next call begins again, and sends only what the store lacks.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    def adopt_sandbox(self, request: AdoptSandboxRequest, ctx: RequestContext[AdoptSandboxRequest, Transfer], /) -> Transfer:
+        """
+        Fetches a sandbox that another host uploaded and adopts it, paused, or joins that, and returns the progress after at most
+        `wait_ms`. One that is here with this generation is a success; an older copy is replaced.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
     def ensure_snapshot(self, request: EnsureSnapshotRequest, ctx: RequestContext[EnsureSnapshotRequest, Snapshot], /) -> Snapshot:
         """
         Takes a snapshot of a running or paused sandbox, whose state does not change. An existing snapshot is a success.
@@ -1274,6 +1370,26 @@ class HostAgentWSGIApplication(ConnectWSGIApplication):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=service.ping_sandbox,
+                ),
+                "/wrenn.host.v1.HostAgent/StoreSandbox": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="StoreSandbox",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=StoreSandboxRequest,
+                        output=Transfer,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=service.store_sandbox,
+                ),
+                "/wrenn.host.v1.HostAgent/AdoptSandbox": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="AdoptSandbox",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=AdoptSandboxRequest,
+                        output=Transfer,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=service.adopt_sandbox,
                 ),
                 "/wrenn.host.v1.HostAgent/EnsureSnapshot": EndpointSync.unary(
                     method=MethodInfo(
@@ -1658,6 +1774,52 @@ class HostAgentClientSync(ConnectClientSync):
                 service_name="wrenn.host.v1.HostAgent",
                 input=PingSandboxRequest,
                 output=PingSandboxResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def store_sandbox(
+        self,
+        request: StoreSandboxRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Transfer:
+        """
+        Uploads a paused sandbox to the store as an image, or joins the upload, and returns its progress after at most `wait_ms`.
+        Its end is returned once; the next call begins again, and sends only what the store lacks.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="StoreSandbox",
+                service_name="wrenn.host.v1.HostAgent",
+                input=StoreSandboxRequest,
+                output=Transfer,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def adopt_sandbox(
+        self,
+        request: AdoptSandboxRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Transfer:
+        """
+        Fetches a sandbox that another host uploaded and adopts it, paused, or joins that, and returns the progress after at most
+        `wait_ms`. One that is here with this generation is a success; an older copy is replaced.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="AdoptSandbox",
+                service_name="wrenn.host.v1.HostAgent",
+                input=AdoptSandboxRequest,
+                output=Transfer,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
             ),
             headers=headers,

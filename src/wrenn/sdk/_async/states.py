@@ -21,6 +21,8 @@ TRANSITION_TIMEOUT_S: Final = 10.0
 Until then the platform reports the former status and refuses a second request.
 """
 POLL_S: Final = 0.2
+MOVE_TIMEOUT_S: Final = 660.0
+"""Longer than the platform waits for a move before it answers that it goes on."""
 REMOVE_TIMEOUT_S: Final = 10.0
 """Longest time for removing a sandbox whose create failed; after that its lifetime of ten minutes ends it."""
 
@@ -47,6 +49,14 @@ async def resume(api: AsyncApi, sandbox_id: str) -> None:
         InvalidStateError: it was not paused.
     """
     await _ensure_state("running", api, sandbox_id, "resume")
+
+
+async def move(api: AsyncApi, sandbox_id: str, *, host_id: str | None, pause: bool) -> None:
+    """Move it to another host, and return when it is there."""
+    body: dict[str, object] = {"pause": pause}
+    if host_id is not None:
+        body["host_id"] = host_id
+    await api.call("POST", path_of(sandbox_id, "move"), json=body, timeout_s=MOVE_TIMEOUT_S)
 
 
 async def resume_if_paused(api: AsyncApi, sandbox_id: str) -> SandboxInfo:

@@ -1,5 +1,29 @@
-"""Images as chunks: what is put into the object store and made of it again."""
+"""Images and saved states as chunks: what is put into the object store and made of it again."""
 
 from wrenn.storage.objects.chunks import DamagedChunk, SparseReader, SparseWriter, compress, decompress
+from wrenn.storage.objects.saved_state import (
+    BASE,
+    LAYERS,
+    SNAPSHOTS,
+    StateReader,
+    StateTable,
+    StateWriter,
+    StoredBase,
+    StoredFile,
+)
 
-__all__ = ["DamagedChunk", "SparseReader", "SparseWriter", "compress", "decompress"]
+__all__ = [
+    "BASE",
+    "LAYERS",
+    "SNAPSHOTS",
+    "DamagedChunk",
+    "SparseReader",
+    "SparseWriter",
+    "StateReader",
+    "StateTable",
+    "StateWriter",
+    "StoredBase",
+    "StoredFile",
+    "compress",
+    "decompress",
+]

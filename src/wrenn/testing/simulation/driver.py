@@ -108,6 +108,24 @@ class MemoryDisks:
         del base
         return _IMAGE_B
 
+    async def export(self, layer_id: str, scratch: Path) -> Path:
+        """Write the layer to a file."""
+        await self._world.act(0.001, 0.02)
+        if (layer := self._layers.get(layer_id)) is None:
+            raise DamagedSnapshot(f"A part of the disk, {layer_id}, is missing.")
+        file = scratch / layer_id
+        file.write_text(json.dumps({"size_b": layer.size_b, "tree": layer.tree.to_json()}))
+        await self._world.answer()
+        return file
+
+    async def restore(self, layer_id: str, file: Path) -> None:
+        """Read the layer from a file."""
+        await self._world.act(0.001, 0.02)
+        fields = json.loads(file.read_text())
+        self._layers[layer_id] = Layer(Tree.from_json(fields["tree"]), fields["size_b"])
+        file.unlink()
+        await self._world.answer()
+
     async def remove(self, layer_id: str) -> None:
         """Remove a layer."""
         await self._world.act(0.0002, 0.01)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import xxhash
 from protobuf.wkt.google.protobuf.timestamp_pb import Timestamp
@@ -47,6 +47,29 @@ class Tree:
     def copy(self) -> Tree:
         """Return an independent copy."""
         return Tree(dict(self._nodes))
+
+    def to_json(self) -> list[list[object]]:
+        """Return all nodes in a form that `from_json` reads."""
+        return [
+            [
+                path,
+                None if node.content is None else node.content.hex(),
+                node.mode,
+                node.owner,
+                node.modified_at,
+            ]
+            for path, node in sorted(self._nodes.items())
+        ]
+
+    @classmethod
+    def from_json(cls, nodes: list[list[Any]]) -> Tree:
+        """Return a tree that `to_json` described."""
+        return cls(
+            {
+                path: Node(None if content is None else bytes.fromhex(content), mode, owner, modified_at)
+                for path, content, mode, owner, modified_at in nodes
+            }
+        )
 
     @property
     def size_b(self) -> int:

@@ -12,11 +12,13 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from wrenn.linux.files import fsync_path, remove_tree, write_json
 from wrenn.linux.memfd import sealed_copy
+from wrenn.linux.threads import run_to_end
 from wrenn.storage.errors import DamagedBase
 from wrenn.vm.bases import BASE_FORMAT, Facts
 from wrenn.vm.qemu.page_digest import PageDigest
@@ -212,3 +214,19 @@ class QemuBases:
     def facts_of(self, key: str) -> dict[str, str | int]:
         """Return the facts that a base was made from."""
         return facts_of(self._root / key)
+
+    async def export(self, key: str, scratch: Path) -> dict[str, Path]:
+        """Return the base's own files."""
+        del scratch
+        base = self.of(key)
+        files = {path.name: path for path in (*base.files, base.image)}
+        if missing := [name for name, path in files.items() if not path.exists()]:
+            raise DamagedBase(f"{missing[0]} of base {key} is missing.")
+        return files
+
+    async def restore(self, files: Path, *, key: str, facts: Facts) -> None:
+        """Make the folder the base of this key; the digests in its manifest are computed from the files."""
+        try:
+            await run_to_end(partial(publish, files, self._root, key=key, facts=facts))
+        except FileNotFoundError as error:
+            raise DamagedBase("A file of the base is missing.") from error

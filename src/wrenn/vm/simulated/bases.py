@@ -6,14 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from wrenn.base.errors import NotFound
 from wrenn.base.ids import random_hex
 from wrenn.base.undo import Undo
 from wrenn.linux.container import make_root
 from wrenn.linux.files import remove_tree, write_json
-from wrenn.linux.trees import unpack_tree
+from wrenn.linux.trees import pack_tree, unpack_tree
 from wrenn.storage.errors import DamagedBase
 from wrenn.storage.images import ImageFolder, image_id_of
 from wrenn.vm.bases import BASE_FORMAT, Facts
@@ -21,6 +21,8 @@ from wrenn.vm.driver import Shape
 
 _MANIFEST: Final = "manifest.json"
 _ROOT: Final = "root"
+_DIGEST: Final = "digest"
+_ARCHIVE: Final = "root.tar"
 
 
 class FolderBases:
@@ -35,10 +37,13 @@ class FolderBases:
 
     def publish(self, draft: Path, *, key: str, facts: Facts) -> None:
         """Make the finished folder `draft` the base of this key."""
-        manifest = {"format": BASE_FORMAT, "key": key, "facts": dict(facts), "made": random_hex(8)}
+        self._publish(draft, {"format": BASE_FORMAT, "key": key, "facts": dict(facts), "made": random_hex(8)})
+
+    def _publish(self, draft: Path, manifest: dict[str, Any]) -> None:
+        folder = self._root / manifest["key"]
         write_json(draft / _MANIFEST, manifest, durable=False)
-        remove_tree(self._root / key)
-        draft.rename(self._root / key)
+        remove_tree(folder)
+        draft.rename(folder)
 
     def find(self, key: str) -> bool:
         """Return whether the base exists."""
@@ -49,13 +54,16 @@ class FolderBases:
         return True
 
     def content_digest(self, key: str) -> str:
-        """Return a digest of the manifest, which differs each time that a base is made."""
+        """Return a digest of the manifest, which differs each time that a base is made; of one that was restored the original's."""
         if not self.root_of(key).is_dir():
             raise DamagedBase(f"There is no base {key}.")
         try:
-            return hashlib.sha256((self._root / key / _MANIFEST).read_bytes()).hexdigest()
+            manifest = (self._root / key / _MANIFEST).read_bytes()
+            return json.loads(manifest).get("restored") or hashlib.sha256(manifest).hexdigest()
         except FileNotFoundError as error:
             raise DamagedBase(f"There is no base {key}.") from error
+        except (ValueError, AttributeError) as error:
+            raise DamagedBase(f"The manifest of base {key} cannot be read.") from error
 
     def facts_of(self, key: str) -> dict[str, str | int]:
         """Return the facts that a base was made from."""
@@ -63,6 +71,29 @@ class FolderBases:
             return dict(json.loads((self._root / key / _MANIFEST).read_text())["facts"])
         except (OSError, ValueError, KeyError, TypeError):
             return {}
+
+    async def export(self, key: str, scratch: Path) -> dict[str, Path]:
+        """Pack the base's folder into a file, and write its digest into another."""
+        digest = scratch / _DIGEST
+        digest.write_text(self.content_digest(key))
+        return {_DIGEST: digest, _ARCHIVE: await export_tree(self.root_of(key), scratch / _ARCHIVE)}
+
+    async def restore(self, files: Path, *, key: str, facts: Facts) -> None:
+        """Unpack the files and make the folder the base of this key."""
+        try:
+            digest = (files / _DIGEST).read_text()
+            await unpack_tree(files / _ARCHIVE, files / _ROOT)
+        except FileNotFoundError as error:
+            raise DamagedBase("A file of the base is missing.") from error
+        for name in (_DIGEST, _ARCHIVE):
+            (files / name).unlink()
+        self._publish(files, {"format": BASE_FORMAT, "key": key, "facts": dict(facts), "restored": digest})
+
+
+async def export_tree(folder: Path, archive: Path) -> Path:
+    """Pack a folder into a new file; returns its path."""
+    await pack_tree(folder, archive)
+    return archive
 
 
 class FolderBaseMaker:

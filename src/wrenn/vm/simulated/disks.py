@@ -9,11 +9,11 @@ from typing import Final
 from wrenn.base.units import GIB
 from wrenn.linux.files import remove_tree
 from wrenn.linux.threads import run_to_end
-from wrenn.linux.trees import allocated_b, copy_tree, digest_tree
+from wrenn.linux.trees import allocated_b, copy_tree, digest_tree, unpack_tree
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.layers import LAYER_PREFIX, LayerSeal
 from wrenn.vm.disks import DiskRef
-from wrenn.vm.simulated.bases import FolderBases
+from wrenn.vm.simulated.bases import FolderBases, export_tree
 
 _IMAGE_B: Final = 5 * GIB
 """Size that disks are said to have, as the image of a real template. Nothing keeps them to it."""
@@ -76,6 +76,19 @@ class FolderDisks:
         """Return the size that all disks of this driver have."""
         del base
         return _IMAGE_B
+
+    async def export(self, layer_id: str, scratch: Path) -> Path:
+        """Pack the layer's folder into a file."""
+        if not self.path(layer_id).is_dir():
+            raise DamagedSnapshot(f"A part of the disk, {layer_id}, is missing.")
+        return await export_tree(self.path(layer_id), scratch / f"{layer_id}.tar")
+
+    async def restore(self, layer_id: str, file: Path) -> None:
+        """Unpack the file into the layer's folder."""
+        draft = file.with_name(f"{file.name}.tree")
+        await unpack_tree(file, draft)
+        draft.rename(self.path(layer_id))
+        file.unlink()
 
     async def remove(self, layer_id: str) -> None:
         """Remove a layer."""

@@ -63,14 +63,7 @@ class Admission:
         """
         wanted = replace(wanted, team_id=self.team_id, on_own_hosts=self.on_own_hosts)
         if wanted.host_id is not None:
-            found = await self._read(wanted, [wanted.host_id])
-            return choose_host(
-                list(found.hosts.values()),
-                found.loads,
-                wanted,
-                self.overcommit,
-                backed_off=self.back_off.hosts(),
-            )
+            return await self.choose_among(wanted, [wanted.host_id])
         if self.candidates.are_few:
             found = await self._read(wanted, None)
             self.candidates.replace(found)
@@ -100,6 +93,22 @@ class Admission:
                 self.candidates.add(best[0].host_id, wanted)
                 return best[0]
         raise NoCapacity("The hosts are filling up at this moment. Try again in some seconds.")
+
+    async def choose_among(self, wanted: Wanted, host_ids: Sequence[HostId]) -> Host:
+        """Choose one of these hosts. Raises as `choose`."""
+        wanted = replace(wanted, team_id=self.team_id, on_own_hosts=self.on_own_hosts)
+        found = await self._read(wanted, host_ids)
+        return choose_host(
+            list(found.hosts.values()),
+            found.loads,
+            wanted,
+            self.overcommit,
+            backed_off=self.back_off.hosts(),
+        )
+
+    async def find_host(self, host_id: HostId) -> Host | None:
+        """Return a host; None: there is none."""
+        return (await placement_store.host_loads(self.tx, template="", host_ids=[host_id])).hosts.get(host_id)
 
     async def _read(self, wanted: Wanted, host_ids: Sequence[HostId] | None) -> HostLoads:
         return await placement_store.host_loads(self.tx, template=wanted.template, host_ids=host_ids)

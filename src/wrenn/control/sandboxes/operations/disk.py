@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from wrenn.base.errors import InvalidRequest
+from wrenn.base.errors import InvalidRequest, InvalidState
 from wrenn.control.audit import Actor
 from wrenn.control.auth import Credential
 from wrenn.control.db import Hints, Transaction
@@ -60,6 +60,10 @@ class Disks:
         now = await desired_state_store.lock_to_change(
             tx, sandbox_id, only="the disk of one that runs or is paused can be made larger"
         )
+        if now.is_moving:
+            raise InvalidState(
+                f"Sandbox {sandbox_id} is {now.state_text}: its disk can be made larger afterwards."
+            )
         if not now.disk_size_mb <= disk_size_mb <= self._disk_max_mb:
             raise InvalidRequest(
                 f"disk_size_mb: must be between {now.disk_size_mb}, which it has, and {self._disk_max_mb}."

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from wrenn.base.errors import DeadlineExceeded, InvalidState, NotFound, Unavailable, error_class
-from wrenn.base.ids import SandboxId
+from wrenn.base.ids import HostId, SandboxId
 from wrenn.control.sandboxes.changes import ChangeWaiter
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.state import ENDED, Desired, State
@@ -24,10 +24,12 @@ class WaitLimits:
     Attributes:
         start_s: for a sandbox to start.
         change_s: for one to be paused or resumed.
+        move_s: for one to be moved to another host.
     """
 
     start_s: float
     change_s: float
+    move_s: float = 600.0
 
 
 async def wait_started(change: ChangeWaiter, wait_limits: WaitLimits) -> Sandbox:
@@ -86,6 +88,21 @@ async def wait_resumed(change: ChangeWaiter, wait_limits: WaitLimits) -> Sandbox
     return sandbox
 
 
+async def wait_moved(change: ChangeWaiter, host_id: HostId, wait_limits: WaitLimits) -> Sandbox:
+    """Wait until the move of the sandbox to this host is over, and return it.
+
+    Raises:
+        DeadlineExceeded: not in time; the move goes on. InvalidState: it was removed. Else the reason why it was not moved.
+    """
+    sandbox = await _wait(
+        change, lambda s: not s.is_moving or s.desired is Desired.STOPPED, wait_limits.move_s, "move"
+    )
+    _raise_if_over(sandbox)
+    if sandbox.host_id != host_id and sandbox.failure:
+        raise error_class(sandbox.failure)(sandbox.reason)
+    return sandbox
+
+
 async def wait_ended(change: ChangeWaiter, sandbox_id: SandboxId) -> None:
     """Wait until nothing of the sandbox is left.
 
@@ -127,4 +144,6 @@ def _is_decided(sandbox: Sandbox) -> bool:
 def _is_settled(sandbox: Sandbox) -> bool:
     if sandbox.desired is Desired.STOPPED:
         return True
+    if sandbox.is_moving:
+        return False
     return sandbox.status not in (State.RUNNING, State.PAUSED) or sandbox.desired == sandbox.status.value

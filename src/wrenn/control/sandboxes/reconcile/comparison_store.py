@@ -77,13 +77,24 @@ async def other_rows(
 ) -> dict[SandboxId, OtherRow]:
     """Return the rows of those of these ids that have one, as this host sees them."""
     found = await database.execute(
-        select(_c.id, _c.host_id, _c.generation, _c.status.in_(sorted(ENDED)).label("has_ended")).where(
-            _c.id.in_([sandbox_id.value for sandbox_id in ids])
-        ),
+        select(
+            _c.id,
+            _c.host_id,
+            _c.generation,
+            _c.status.in_(sorted(ENDED)).label("has_ended"),
+            _c.move_host_id,
+            _c.move_generation,
+        ).where(_c.id.in_([sandbox_id.value for sandbox_id in ids])),
         repeatable=True,
     )
     return {
-        SandboxId(row.id): OtherRow(row.has_ended, row.host_id == host_id.value, row.generation)
+        SandboxId(row.id): OtherRow(
+            row.has_ended,
+            row.host_id == host_id.value,
+            row.generation,
+            row.move_host_id == host_id.value,
+            row.move_generation,
+        )
         for row in found
     }
 

@@ -36,11 +36,15 @@ class OtherRow:
 
     Attributes:
         is_here: it names that host now.
+        is_moving_here: it names that host as the target of a move.
+        move_generation: the highest generation that was given to the target of a move.
     """
 
     has_ended: bool
     is_here: bool
     generation: int
+    is_moving_here: bool = False
+    move_generation: int = 0
 
 
 def fence(rows: Mapping[SandboxId, Sandbox], listed: Mapping[SandboxId, HostSandbox]) -> Fenced:
@@ -69,11 +73,13 @@ def fence(rows: Mapping[SandboxId, Sandbox], listed: Mapping[SandboxId, HostSand
 def must_give_way(seen: HostSandbox, row: OtherRow | None) -> bool:
     """Whether a sandbox that is in none of its host's rows is unwanted there: unknown, ended, or another host's by now.
 
-    `row` was read after the host listed it. If it is older than what the host has, it is left alone.
+    `row` was read after the host listed it. If it is older than what the host has, it is left alone: the target of a move has the
+    sandbox before the row says so.
     """
     if row is None or row.has_ended:
         return True
-    return not row.is_here and seen.generation <= row.generation
+    known = max(row.generation, row.move_generation)
+    return not row.is_here and not row.is_moving_here and seen.generation <= known
 
 
 def removable_generation(seen: HostSandbox, row: OtherRow | None) -> int:

@@ -17,6 +17,7 @@ from wrenn.control.sandboxes.changes import ChangeNotifier
 from wrenn.control.sandboxes.reconcile import work_store
 from wrenn.control.sandboxes.reconcile.back_off import BackOff
 from wrenn.control.sandboxes.reconcile.expiry import Expiry
+from wrenn.control.sandboxes.reconcile.move import MoveStep
 from wrenn.control.sandboxes.reconcile.steps import PlaceAgain, ReconcilerSettings, Steps
 from wrenn.control.sandboxes.reconcile.work_store import WorkSlots
 from wrenn.control.sandboxes.records import Work
@@ -55,6 +56,7 @@ class Reconciler:
         settings: ReconcilerSettings,
         back_off: BackOff,
         place_again: PlaceAgain,
+        move: MoveStep,
     ) -> None:
         self._database = database
         self._changes = changes
@@ -67,6 +69,7 @@ class Reconciler:
             settings=settings,
             back_off=back_off,
             place_again=place_again,
+            move=move,
         )
         self._expiry = Expiry(database, hints)
         self.loop = Loop("reconcile sandboxes")

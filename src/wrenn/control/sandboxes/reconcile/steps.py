@@ -21,10 +21,11 @@ from wrenn.base.errors import (
 )
 from wrenn.base.faults import fault_point
 from wrenn.control.db import Database, Hints
-from wrenn.control.hosts import HostClients, HostNotConnected, HostSandboxSpec, HostSandboxState
-from wrenn.control.sandboxes.network_policy import host_policy
+from wrenn.control.hosts import HostClients, HostNotConnected, HostSandboxState
 from wrenn.control.sandboxes.reconcile import work_store
 from wrenn.control.sandboxes.reconcile.back_off import BackOff
+from wrenn.control.sandboxes.reconcile.host_call import host_spec, public_error
+from wrenn.control.sandboxes.reconcile.move import MoveStep
 from wrenn.control.sandboxes.records import Work
 from wrenn.control.sandboxes.state import Desired, State
 
@@ -66,6 +67,7 @@ class Steps:
         settings: ReconcilerSettings,
         back_off: BackOff,
         place_again: PlaceAgain,
+        move: MoveStep,
     ) -> None:
         self._database = database
         self._hints = hints
@@ -74,6 +76,7 @@ class Steps:
         self._settings = settings
         self._back_off = back_off
         self._place_again = place_again
+        self._move = move
 
     async def do(self, work: Work) -> float | None:
         """Carry out the desired state. Returns the seconds until the next attempt if the host could not do it, else None."""
@@ -84,6 +87,8 @@ class Steps:
                 return await self._pause(work)
             case State.PAUSED, Desired.RUNNING:
                 return await self._resume(work)
+            case State.PAUSED, Desired.PAUSED:
+                return await self._move.do(work)
             case State.STARTING, Desired.RUNNING:
                 return await self._start(work)
             case _:
@@ -95,7 +100,7 @@ class Steps:
         try:
             if left_s <= 0:
                 raise DeadlineExceeded("The sandbox did not start in time.")
-            seen = await client.ensure_sandbox(_spec(work), timeout_s=left_s)
+            seen = await client.ensure_sandbox(host_spec(work, work.generation), timeout_s=left_s)
             await fault_point("control.create.after_rpc")
         except WrennError as error:
             if isinstance(error, HostNotConnected):
@@ -158,7 +163,7 @@ class Steps:
             "sandbox did not start",
             extra={"sandbox_id": str(work.sandbox_id), "cause": error.message, **error.context},
         )
-        public = _public(error, "start")
+        public = public_error(error, "start")
         await work_store.finish_error(self._database, self._hints, work, public, owner=self._owner)
 
     async def _remove(self, work: Work) -> float | None:
@@ -169,6 +174,8 @@ class Steps:
             await fault_point("control.delete.after_rpc")
         except WrennError as error:
             return await self._postpone(work, error)
+        if work.move_to is not None:
+            await self._move.remove_at_target(work)
         await work_store.finish_stopped(self._database, self._hints, work, owner=self._owner)
         await fault_point("control.delete.after_apply")
         _log.info("sandbox stopped", extra={"sandbox_id": str(work.sandbox_id)})
@@ -231,7 +238,7 @@ class Steps:
             verb,
             extra={"sandbox_id": str(work.sandbox_id), "cause": error.message, **error.context},
         )
-        public = _public(error, verb)
+        public = public_error(error, verb)
         await work_store.finish_refused(self._database, self._hints, work, public, owner=self._owner)
         return None
 
@@ -243,27 +250,3 @@ class Steps:
         )
         await work_store.postpone(self._database, self._hints, work, owner=self._owner, pause_s=pause_s)
         return pause_s
-
-
-def _public(error: WrennError, verb: str) -> WrennError:
-    """Return the error in the form that callers may see."""
-    if isinstance(error, InternalError):
-        return InternalError(f"The host could not {verb} the sandbox; its log has the reason.")
-    return error
-
-
-def _spec(work: Work) -> HostSandboxSpec:
-    return HostSandboxSpec(
-        sandbox_id=work.sandbox_id,
-        team_id=work.team_id,
-        image=work.origin.image,
-        template_name=work.spec.template,
-        snapshot_id=work.origin.snapshot_id,
-        template_id=work.origin.template_id,
-        vcpus=work.spec.vcpus,
-        memory_mb=work.spec.memory_mb,
-        disk_size_mb=work.spec.disk_size_mb,
-        envs=work.spec.envs,
-        network=host_policy(work.spec.network, work.network_revision),
-        generation=work.generation,
-    )

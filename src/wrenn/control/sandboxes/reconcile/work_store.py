@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from wrenn.base.errors import WrennError
-from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
+from wrenn.base.ids import HostId, ImageId, SandboxId, SnapshotId, TeamId
 from wrenn.control.audit import SYSTEM, AuditAction, Facts, Resource, Status, record_cte, wire_id
 from wrenn.control.db import RELEASED, Database, Hints, Leases, Transaction, in_s
 from wrenn.control.hosts import HostEndpoint, HostSandbox, hosts
@@ -41,6 +41,9 @@ _CLOCKS_DIFFER_S: Final = 2.0
 _TRY_AGAIN_S: Final = 10.0
 """After a host could not pause an idle sandbox."""
 LEASES: Final = Leases(sandboxes)
+
+
+_NOT_MOVING: Final[dict[str, Any]] = {"move_host_id": None, "move_resumes": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
                 _c.status.in_([State.PENDING, State.STARTING]),
                 and_(_c.status.in_([State.RUNNING, State.PAUSED]), _c.desired != _c.status),
                 and_(_c.status == State.MISSING, _c.desired == Desired.STOPPED),
+                and_(_c.status == State.PAUSED, _c.move_host_id.is_not(None)),
             ),
             or_(bindparam("removals", type_=Boolean), _c.desired != Desired.STOPPED),
             or_(bindparam("others", type_=Boolean), _c.desired == Desired.STOPPED),
@@ -74,6 +78,8 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
         .cte("due")
         .prefix_with("MATERIALIZED")
     )
+    target = hosts.alias("target")
+    target_address = select(target.c.address).where(target.c.id == _c.move_host_id).scalar_subquery()
     starts = and_(_c.status == State.PENDING, _c.desired == Desired.RUNNING)
     return (
         update(sandboxes)
@@ -90,11 +96,12 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
                 for name in (
                     "id", "team_id", "status", "desired", "template", "image", "snapshot_id", "vcpus", "memory_mb",
                     "envs", "network", "network_revision", "disk_size_mb", "idle_ms", "attempts", "version", "generation",
-                    "host_tags", "template_id",
+                    "host_tags", "template_id", "move_host_id", "move_resumes",
                 )
             ),
             _c.host_id,
             hosts.c.address,
+            target_address.label("target_address"),
             func.extract("epoch", func.now() - func.coalesce(_c.desired_at, _c.created_at)).label("age_s"),
         )
     )  # fmt: skip
@@ -140,6 +147,12 @@ async def take_due(database: Database, *, owner: str, lease_s: float, slots: Wor
             version=row.version,
             generation=row.generation,
             age_s=float(row.age_s),
+            move_to=(
+                None
+                if row.move_host_id is None
+                else HostEndpoint(HostId(row.move_host_id), row.target_address)
+            ),
+            move_resumes=row.move_resumes,
         )
         for row in found
     ]
@@ -223,6 +236,7 @@ async def finish_running(
     """Record that the sandbox is running: it was started or resumed."""
     values: dict[str, Any] = {
         "status": move(work.status, State.RUNNING),
+        **_NOT_MOVING,
         "host_ip": seen.host_ip,
         "metadata": dict(seen.metadata) or _c.metadata,
         "started_at": func.now(),
@@ -285,6 +299,7 @@ async def finish_refused(
     due_at = _not_before(_c.due_at, _TRY_AGAIN_S) if work.status is State.RUNNING else _c.due_at
     values: dict[str, Any] = {
         "desired": Desired(work.status),
+        **_NOT_MOVING,
         "desired_at": func.now(),
         "failure": error.code,
         "reason": error.message,
@@ -328,6 +343,61 @@ async def move_to_host(tx: Transaction, hints: Hints, work: Work, host_id: HostI
         "next_attempt_at": func.now(),
     }
     return await write_result(tx, hints, _held(work, owner), values | RELEASED)
+
+
+async def set_stored(tx: Transaction, work: Work, image_id: ImageId, *, owner: str) -> int | None:
+    """Store which image is the saved state of a sandbox that is being moved, and return a generation for the target that no host has.
+
+    None: the lease is lost.
+    """
+    found = await tx.execute(
+        update(sandboxes)
+        .where(*_held(work, owner))
+        .values(
+            stored_image_id=image_id.value,
+            move_generation=func.greatest(_c.move_generation, _c.generation) + 1,
+        )
+        .returning(_c.move_generation)
+    )
+    row = found.one_or_none()
+    return None if row is None else row.move_generation
+
+
+async def finish_moved(tx: Transaction, hints: Hints, work: Work, generation: int, *, owner: str) -> bool:
+    """Record that the target of a move has the sandbox, which is resumed there if that was asked for.
+
+    False: the lease is lost, or its disk was made larger since.
+    """
+    assert work.move_to is not None, "it is being moved"
+    values: dict[str, Any] = {
+        "host_id": work.move_to.host_id.value,
+        "generation": generation,
+        "desired": Desired.RUNNING if work.move_resumes else Desired.PAUSED,
+        "desired_at": func.now(),
+        **_NOT_MOVING,
+        "failure": "",
+        "reason": "",
+        "attempts": 0,
+        "next_attempt_at": func.now(),
+    }
+    where = (*_held(work, owner), _c.disk_size_mb == work.spec.disk_size_mb)
+    return await write_result(tx, hints, where, values | RELEASED, by_requester("move"))
+
+
+async def finish_not_moved(
+    database: Database, hints: Hints, work: Work, error: WrennError, *, owner: str
+) -> bool:
+    """Record that a sandbox was not moved, and why; it is resumed where it is if it was to be resumed."""
+    values: dict[str, Any] = {
+        "desired": Desired.RUNNING if work.move_resumes else Desired.PAUSED,
+        "desired_at": func.now(),
+        **_NOT_MOVING,
+        "failure": error.code,
+        "reason": error.message,
+        "attempts": 0,
+        "next_attempt_at": func.now(),
+    }
+    return await write_result(database, hints, _held(work, owner), values | RELEASED)
 
 
 async def postpone(database: Database, hints: Hints, work: Work, *, owner: str, pause_s: float) -> bool:

@@ -1,0 +1,271 @@
+"""A paused sandbox is stored by one agent and adopted by another. Takes about 20 s."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.agent.kit import assert_nothing_left, created, output
+from tests.agent.memory_store import MemoryStore
+from wrenn.agent.sandboxes import SandboxSpec, State
+from wrenn.agent.sandboxes.transfers import SCRATCH, Transfer
+from wrenn.agent.settings import Settings
+from wrenn.agent.wiring import Agent, running_agent
+from wrenn.base.errors import InvalidState, StaleGeneration, StoreUnavailable, Unavailable
+from wrenn.base.faults import arm_faults
+from wrenn.base.ids import ImageId, SnapshotId
+from wrenn.storage import snapshots
+from wrenn.testing.simulated_agent import ProcessHost, agent_environment, remove_everything
+
+POINTS = ["after_journal", "after_table", "after_fetch", "after_base", "after_layers", "after_files", "after_paused"]  # fmt: skip
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def other_settings(tmp_path: Path) -> Iterator[Settings]:
+    folder = tmp_path / "other"
+    yield Settings.from_environment(agent_environment(folder))
+    asyncio.run(remove_everything(folder))
+
+
+@asynccontextmanager
+async def connected(settings: Settings, store: MemoryStore) -> AsyncGenerator[Agent]:
+    async with running_agent(settings, ProcessHost()) as agent:
+        agent.preparation.connect(store)
+        yield agent
+
+
+@pytest.fixture
+async def source(settings: Settings, store: MemoryStore) -> AsyncIterator[Agent]:
+    async with connected(settings, store) as agent:
+        yield agent
+
+
+@pytest.fixture
+async def target(other_settings: Settings, store: MemoryStore) -> AsyncIterator[Agent]:
+    async with connected(other_settings, store) as agent:
+        yield agent
+
+
+async def paused(agent: Agent) -> SandboxSpec:
+    spec, sandbox = await created(agent.sandboxes)
+    await output(sandbox, "echo held >/root/held; ln -s held /root/link; chmod 600 /root/held")
+    await agent.sandboxes.pause(spec.sandbox_id)
+    return spec
+
+
+async def stored(agent: Agent, spec: SandboxSpec) -> ImageId:
+    image_id = ImageId.new()
+    transfer = await agent.sandboxes.store(spec.sandbox_id, image_id, wait_s=30)
+    assert_done(transfer)
+    assert transfer.sent_b
+    return image_id
+
+
+def assert_done(transfer: Transfer) -> None:
+    assert transfer.is_done
+    assert transfer.failure is None, transfer.failure
+
+
+async def assert_resumes(agent: Agent, spec: SandboxSpec) -> None:
+    await agent.sandboxes.resume(spec.sandbox_id)
+    sandbox = agent.sandboxes.get(spec.sandbox_id)
+    assert await output(sandbox, "cat /root/link; stat -c %a /root/held") == "held\n600\n"
+
+
+async def test_a_sandbox_goes_there_and_back_again(source: Agent, target: Agent) -> None:
+    spec = replace(await paused(source), generation=2)
+    image_id = await stored(source, spec)
+    assert_done(await target.sandboxes.adopt_stored(spec, image_id, wait_s=30))
+    record, running = target.sandboxes.inspect(spec.sandbox_id)
+    assert (record.state, record.spec.generation, running) == (State.PAUSED, 2, None)
+    # Asked again it is there, and not fetched again.
+    assert_done(await target.sandboxes.adopt_stored(spec, ImageId.new(), wait_s=30))
+    directory = target.layout.snapshots / record.snapshot
+    assert (directory / "token").stat().st_mode & 0o777 == 0o600
+    await source.sandboxes.remove(spec.sandbox_id)
+    await assert_nothing_left(source)
+    await assert_resumes(target, spec)
+    await output(target.sandboxes.get(spec.sandbox_id), "echo there >>/root/held")
+    await target.sandboxes.pause(spec.sandbox_id)
+    record, _ = target.sandboxes.inspect(spec.sandbox_id)
+    assert not (target.layout.snapshots / record.snapshot / "token").exists(), "it has this host's token now"
+
+    # Back to where its base is already.
+    image_id = await stored(target, spec)
+    back = replace(spec, generation=3)
+    assert_done(await source.sandboxes.adopt_stored(back, image_id, wait_s=30))
+    await source.sandboxes.resume(spec.sandbox_id)
+    assert await output(source.sandboxes.get(spec.sandbox_id), "cat /root/held") == "held\nthere\n"
+    await target.sandboxes.remove(spec.sandbox_id)
+    await assert_nothing_left(target)
+    await assert_nothing_left(source)
+
+
+async def test_copies_of_one_snapshot_share_what_the_target_has(source: Agent, target: Agent) -> None:
+    first, _ = await created(source.sandboxes)
+    snapshot_id = SnapshotId.new()
+    await source.sandboxes.ensure_snapshot(first.sandbox_id, snapshot_id)
+    copies = [await created(source.sandboxes, snapshot_id=str(snapshot_id)) for _ in range(2)]
+    for spec, sandbox in copies:
+        await output(sandbox, f"echo {spec.sandbox_id} >/root/name")
+        await source.sandboxes.pause(spec.sandbox_id)
+    images = [await stored(source, spec) for spec, _ in copies]
+    transfers = await asyncio.gather(
+        *(
+            target.sandboxes.adopt_stored(spec, image_id, wait_s=30)
+            for (spec, _), image_id in zip(copies, images, strict=True)
+        )
+    )
+    for transfer in transfers:
+        assert_done(transfer)
+    for spec, _ in copies:
+        await target.sandboxes.resume(spec.sandbox_id)
+        assert await output(target.sandboxes.get(spec.sandbox_id), "cat /root/name") == f"{spec.sandbox_id}\n"
+    for spec, _ in copies:
+        await target.sandboxes.remove(spec.sandbox_id)
+    await assert_nothing_left(target)
+
+
+async def test_an_adopted_sandbox_that_was_not_resumed_can_be_saved_and_stored_again(
+    source: Agent, target: Agent
+) -> None:
+    spec = await paused(source)
+    image_id = await stored(source, spec)
+    assert_done(await target.sandboxes.adopt_stored(spec, image_id, wait_s=30))
+    snapshot_id = SnapshotId.new()
+    await target.sandboxes.ensure_snapshot(spec.sandbox_id, snapshot_id)
+    copy, sandbox = await created(target.sandboxes, snapshot_id=str(snapshot_id))
+    assert await output(sandbox, "cat /root/held") == "held\n"
+    again = await stored(target, spec)
+    await source.sandboxes.remove(spec.sandbox_id)
+    assert_done(await source.sandboxes.adopt_stored(spec, again, wait_s=30))
+    await assert_resumes(source, spec)
+    await target.sandboxes.remove(copy.sandbox_id)
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_an_adoption_that_fails_leaves_nothing(source: Agent, target: Agent, point: str) -> None:
+    spec = await paused(source)
+    image_id = await stored(source, spec)
+    arm_faults(f"agent.adopt.{point}=error")
+    transfer = await target.sandboxes.adopt_stored(spec, image_id, wait_s=30)
+    arm_faults("")
+    assert transfer.failure is not None
+    assert target.sandboxes.list() == []
+    await assert_nothing_left(target)
+    assert_done(await target.sandboxes.adopt_stored(spec, image_id, wait_s=30))
+    await assert_resumes(target, spec)
+    await assert_nothing_left(target)
+
+
+@pytest.mark.parametrize("point", ["after_table", "after_upload"])
+async def test_an_upload_that_fails_changes_nothing(
+    source: Agent, target: Agent, store: MemoryStore, point: str
+) -> None:
+    spec = await paused(source)
+    arm_faults(f"agent.store_state.{point}=error")
+    transfer = await source.sandboxes.store(spec.sandbox_id, ImageId.new(), wait_s=30)
+    arm_faults("")
+    assert transfer.failure is not None
+    store.is_down = True
+    transfer = await source.sandboxes.store(spec.sandbox_id, ImageId.new(), wait_s=30)
+    assert transfer.failure is not None
+    assert transfer.failure.code == StoreUnavailable.code
+    store.is_down = False
+    image_id = await stored(source, spec)
+    names = {path.name for path in source.layout.sandbox(spec.sandbox_id).iterdir()}
+    assert names.isdisjoint(SCRATCH)
+    assert_done(await target.sandboxes.adopt_stored(spec, image_id, wait_s=30))
+    await assert_resumes(source, spec)
+
+
+async def test_a_resume_and_a_removal_do_not_wait_for_an_upload(source: Agent, store: MemoryStore) -> None:
+    spec = await paused(source)
+    store.stalls = True
+    transfer = await source.sandboxes.store(spec.sandbox_id, ImageId.new(), wait_s=0.2)
+    assert not transfer.is_done
+    # With another image the first upload ends.
+    other = await source.sandboxes.store(spec.sandbox_id, ImageId.new(), wait_s=0.1)
+    assert transfer.is_done
+    await asyncio.wait_for(source.sandboxes.resume(spec.sandbox_id), 10)
+    assert other.failure is not None
+    assert other.failure.code == Unavailable.code
+    running = await source.sandboxes.store(spec.sandbox_id, ImageId.new(), wait_s=5)
+    assert running.failure is not None
+    assert running.failure.code == InvalidState.code
+    await source.sandboxes.pause(spec.sandbox_id)
+    await source.sandboxes.store(spec.sandbox_id, ImageId.new(), wait_s=0.1)
+    await asyncio.wait_for(source.sandboxes.remove(spec.sandbox_id), 10)
+    await assert_nothing_left(source)
+
+
+async def test_an_older_copy_gives_way_and_a_newer_one_does_not(source: Agent, target: Agent) -> None:
+    spec = replace(await paused(source), generation=2)
+    image_id = await stored(source, spec)
+    assert_done(await target.sandboxes.adopt_stored(spec, image_id, wait_s=30))
+    newer = replace(spec, generation=4)
+    assert_done(await target.sandboxes.adopt_stored(newer, image_id, wait_s=30))
+    with pytest.raises(StaleGeneration):
+        await target.sandboxes.adopt_stored(replace(spec, generation=3), image_id, wait_s=30)
+    assert target.sandboxes.inspect(spec.sandbox_id)[0].spec.generation == 4
+    await assert_nothing_left(target)
+
+
+async def test_what_is_altered_in_the_store_is_refused(
+    source: Agent, target: Agent, store: MemoryStore
+) -> None:
+    spec = await paused(source)
+    image_id = await stored(source, spec)
+    whole = dict(store.images[image_id].chunks)
+    for index in (0, max(whole)):
+        store.images[image_id].chunks = {**whole, index: bytes(len(whole[index]))}
+        transfer = await target.sandboxes.adopt_stored(spec, image_id, wait_s=30)
+        assert transfer.failure is not None
+        assert target.sandboxes.list() == []
+        await assert_nothing_left(target)
+    # The state of another sandbox.
+    store.images[image_id].chunks = whole
+    other = replace(spec, sandbox_id=type(spec.sandbox_id).new())
+    transfer = await target.sandboxes.adopt_stored(other, image_id, wait_s=30)
+    assert transfer.failure is not None
+    assert "another sandbox" in transfer.failure.message
+    assert_done(await target.sandboxes.adopt_stored(spec, image_id, wait_s=30))
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_an_agent_that_ends_during_an_adoption_forgets_or_has_it(
+    settings: Settings, other_settings: Settings, store: MemoryStore, point: str
+) -> None:
+    """As after kill -9: the next agent gets the folder as it was at that moment."""
+    async with connected(settings, store) as source:
+        spec = await paused(source)
+        image_id = await stored(source, spec)
+    data_dir = other_settings.data_dir
+    async with connected(other_settings, store) as target:
+        arm_faults(f"agent.adopt.{point}=sleep:60")
+        await target.sandboxes.adopt_stored(spec, image_id, wait_s=1)
+        copied = await asyncio.create_subprocess_exec(
+            "cp", "-a", "--", str(data_dir), str(data_dir.with_name("killed"))
+        )
+        assert await copied.wait() == 0
+        arm_faults("")
+    removed = await asyncio.create_subprocess_exec("rm", "-rf", "--", str(data_dir))
+    assert await removed.wait() == 0
+    data_dir.with_name("killed").rename(data_dir)
+    async with connected(other_settings, store) as target:
+        states = [record.state for record, _ in target.sandboxes.list()]
+        assert states == ([State.PAUSED] if point == "after_paused" else [])
+        await assert_nothing_left(target)
+        assert_done(await target.sandboxes.adopt_stored(spec, image_id, wait_s=30))
+        await assert_resumes(target, spec)
+        assert snapshots.drafts(target.layout.snapshots) == []

@@ -1,0 +1,327 @@
+"""Sandboxes are moved between two hosts; whatever fails, each is on one of them. Costs about 60 s."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import pytest
+from sqlalchemy import select
+
+from tests.agent.kit import assert_nothing_left
+from wrenn.agent.sandboxes import State
+from wrenn.base.errors import InternalError, NoCapacity, Unavailable, WrennError
+from wrenn.base.faults import arm_faults
+from wrenn.control.db import Database
+from wrenn.control.hosts import all_hosts
+from wrenn.control.sandboxes.tables import sandboxes
+from wrenn.control.settings import Settings
+from wrenn.testing.agent_host import AgentHost, agent_host
+
+from .conftest import (
+    ControlPlane,
+    client,
+    control_process,
+    environment_of,
+    make_team,
+    refused,
+    running_control_plane,
+)
+from .test_control_crash import died
+
+_c = sandboxes.c
+DEADLINE_S = 30.0
+PAUSE = {"pause": True}
+
+
+@dataclass
+class Fleet:
+    plane: ControlPlane
+    hosts: tuple[AgentHost, AgentHost]
+    tmp_path: Path
+
+    async def created(self) -> str:
+        """The id of a new sandbox with a file."""
+        path = await self.plane.create()
+        answer = await self.plane.api.post(
+            f"{path}/exec", json={"cmd": "sh", "args": ["-c", "echo held >/root/held"]}
+        )
+        assert answer.status_code == 200, answer.text
+        return path.rsplit("/", 1)[-1]
+
+    async def paused(self) -> str:
+        sandbox_id = await self.created()
+        answer = await self.post(sandbox_id, "pause")
+        assert answer.status_code == 200, answer.text
+        return sandbox_id
+
+    async def post(self, sandbox_id: str, action: str, **body: object):
+        return await self.plane.api.post(f"/v1/sandboxes/{sandbox_id}/{action}", json=body or None)
+
+    async def move(self, sandbox_id: str, **body: object):
+        return await self.plane.api.post(f"/v1/sandboxes/{sandbox_id}/move", json=body)
+
+    def place_of(self, sandbox_id: str) -> AgentHost:
+        """The one host that has it."""
+        (host,) = [host for host in self.hosts if sandbox_id in host.sandbox_ids]
+        return host
+
+    def other_than(self, host: AgentHost) -> AgentHost:
+        return next(each for each in self.hosts if each is not host)
+
+    async def settled(self, sandbox_id: str) -> AgentHost:
+        """The one host that has it, once no copy is left elsewhere."""
+        async with asyncio.timeout(DEADLINE_S):
+            while sum(sandbox_id in host.sandbox_ids for host in self.hosts) != 1:
+                await asyncio.sleep(0.05)
+        return self.place_of(sandbox_id)
+
+    async def assert_usable(self, sandbox_id: str) -> None:
+        """It is on one host, runs there once it is asked to, and has its file."""
+        await self.settled(sandbox_id)
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                found = (await self.plane.api.get(f"/v1/sandboxes/{sandbox_id}")).json()
+                if found["status"] == "running":
+                    break
+                answer = await self.post(sandbox_id, "resume")
+                assert answer.status_code in (200, 409), answer.text
+                await asyncio.sleep(0.1)
+        answer = await self.post(sandbox_id, "exec", cmd="cat", args=["/root/held"])
+        assert answer.json().get("stdout") == "held\n", answer.text
+
+    async def assert_removed(self, sandbox_id: str) -> None:
+        """After its removal neither host has anything of it."""
+        answer = await self.plane.api.delete(f"/v1/sandboxes/{sandbox_id}")
+        assert answer.status_code == 204, answer.text
+        async with asyncio.timeout(DEADLINE_S):
+            while any(sandbox_id in host.sandbox_ids for host in self.hosts):
+                await asyncio.sleep(0.05)
+        for host in self.hosts:
+            await assert_nothing_left(host.agent)
+
+
+@pytest.fixture
+async def fleet(data_dir: Path, pki: Path, database_url: str, tmp_path: Path) -> AsyncIterator[Fleet]:
+    environment = {
+        **environment_of(data_dir, database_url),
+        "WRENN_STORE": (tmp_path / "store").as_uri(),
+        "WRENN_LEASE_S": "5",
+    }
+    key = await make_team(database_url, "ada")
+    async with (
+        agent_host(tmp_path / "a") as first,
+        agent_host(tmp_path / "b") as second,
+        running_control_plane(Settings.from_environment(environment), key) as plane,
+    ):
+        await first.join(plane.url, database_url)
+        await second.join(plane.url, database_url, name="second")
+        await plane.control.monitor.look_once()
+        yield Fleet(plane, (first, second), tmp_path)
+        arm_faults("")
+
+
+async def test_a_paused_sandbox_goes_there_and_back_again(fleet: Fleet):
+    sandbox_id = await fleet.paused()
+    source = fleet.place_of(sandbox_id)
+    before = source.record(sandbox_id)
+    answer = await fleet.move(sandbox_id)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["status"] == "paused"
+    target = await fleet.settled(sandbox_id)
+    assert target is fleet.other_than(source)
+    record = target.record(sandbox_id)
+    assert record.state is State.PAUSED
+    assert record.spec.generation == before.spec.generation + 1
+    assert record.snapshot == before.snapshot
+    await assert_nothing_left(source.agent)
+    await fleet.assert_usable(sandbox_id)
+    answer = await fleet.move(sandbox_id, **PAUSE)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["status"] == "running"
+    assert await fleet.settled(sandbox_id) is source
+    await fleet.assert_usable(sandbox_id)
+    await fleet.assert_removed(sandbox_id)
+    # With the last sandbox its state goes from the store.
+    objects = fleet.plane.control.objects
+
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            await fleet.plane.control.image_sweep.sweep_once()
+            left = [
+                found.key
+                for owner in await objects.folders()
+                async for page in objects.pages(owner)
+                for found in page
+            ]
+            if not left:
+                break
+            await asyncio.sleep(0.1)
+
+
+async def test_what_cannot_be_moved_is_refused_before_anything_is_sent(fleet: Fleet):
+    sandbox_id = await fleet.created()
+    source = fleet.place_of(sandbox_id)
+    assert "only a paused one" in refused(await fleet.move(sandbox_id), 409, "invalid_state")
+    refused(await fleet.move(sandbox_id, host_id="x"), 400, "invalid_request")
+    refused(await fleet.move(sandbox_id, unknown=1), 400, "invalid_request")
+    missing = "host-" + "0" * 25
+    refused(await fleet.move(sandbox_id, host_id=missing, **PAUSE), 403, "forbidden")
+    # A host of the platform is not for its users to choose.
+    for host in await all_hosts(fleet.plane.control.database):
+        answer = await fleet.move(sandbox_id, host_id=str(host.host_id), **PAUSE)
+        refused(answer, 403, "forbidden")
+    stranger = await fleet.plane.other_team()
+    async with client(fleet.plane.url, stranger) as other:
+        refused(await other.post(f"/v1/sandboxes/{sandbox_id}/move", json={}), 404, "not_found")
+    target = fleet.other_than(source)
+    target.vmm = "simulated 2"
+    await target.restart()
+    await fleet.post(sandbox_id, "pause")
+    await fleet.plane.control.monitor.look_once()
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            said = refused(await fleet.move(sandbox_id), 503, "no_hosts_available")
+            if "VMM" in said:
+                break
+            await asyncio.sleep(0.1)
+    assert "where it is already (1 host)" in said
+    assert source.calls["store_sandbox"] == 0
+    await fleet.assert_usable(sandbox_id)
+
+
+@pytest.mark.parametrize("call", ["store_sandbox", "adopt_sandbox"])
+@pytest.mark.parametrize("error", [NoCapacity("full"), InternalError("secret"), Unavailable("silent")])
+async def test_a_move_that_a_host_refuses_is_taken_back(fleet: Fleet, call: str, error: WrennError):
+    sandbox_id = await fleet.created()
+    source = fleet.place_of(sandbox_id)
+    for host in fleet.hosts:
+        host.switches.fail[call] = error
+    answer = await fleet.move(sandbox_id, **PAUSE)
+    assert answer.status_code in (500, 503), answer.text
+    assert "secret" not in answer.text
+    # It runs again where it was.
+    await fleet.plane.wait_status(f"/v1/sandboxes/{sandbox_id}", "running")
+    assert await fleet.settled(sandbox_id) is source
+    for host in fleet.hosts:
+        host.switches.fail.clear()
+    await fleet.assert_usable(sandbox_id)
+    answer = await fleet.move(sandbox_id, **PAUSE)
+    assert answer.status_code == 200, answer.text
+    assert await fleet.settled(sandbox_id) is not source
+    await fleet.assert_removed(sandbox_id)
+
+
+async def test_a_target_that_fails_after_it_got_the_sandbox_gives_it_up(fleet: Fleet):
+    sandbox_id = await fleet.paused()
+    source = fleet.place_of(sandbox_id)
+    target = fleet.other_than(source)
+    # It adopts the sandbox, is silent from then on, and is back when the move was taken back long ago.
+    target.switches.lose_answer.add("adopt_sandbox")
+    target.switches.fail["remove_sandbox"] = Unavailable("silent")
+    answer = await fleet.move(sandbox_id)
+    assert answer.status_code in (503, 504), answer.text
+    assert sandbox_id in target.sandbox_ids
+    answer = await fleet.post(sandbox_id, "resume")
+    assert answer.status_code == 200, answer.text
+    target.switches.lose_answer.clear()
+    target.switches.fail.clear()
+    assert await fleet.settled(sandbox_id) is source
+    await fleet.assert_usable(sandbox_id)
+    await assert_nothing_left(target.agent)
+
+
+@pytest.mark.parametrize("call", ["store_sandbox", "adopt_sandbox"])
+async def test_a_sandbox_that_is_being_moved_can_be_deleted_and_nothing_else(fleet: Fleet, call: str):
+    sandbox_id = await fleet.paused()
+    gates = {host: asyncio.Event() for host in fleet.hosts}
+    for host, gate in gates.items():
+        host.switches.hold[call] = gate
+    moving = asyncio.create_task(fleet.move(sandbox_id))
+    source = fleet.place_of(sandbox_id)
+    await (source if call == "store_sandbox" else fleet.other_than(source)).wait_call(call)
+    for action, body in (("resume", {}), ("pause", {}), ("move", {}), ("fork", {"count": 1})):
+        answer = await fleet.plane.api.post(f"/v1/sandboxes/{sandbox_id}/{action}", json=body)
+        assert "being moved" in refused(answer, 409, "invalid_state"), action
+    answer = await fleet.plane.api.patch(f"/v1/sandboxes/{sandbox_id}/disk", json={"disk_size_mb": 6000})
+    refused(answer, 409, "invalid_state")
+    answer = await fleet.plane.api.post("/v1/snapshots", json={"sandbox_id": sandbox_id, "name": "x"})
+    refused(answer, 409, "invalid_state")
+    deleting = asyncio.create_task(fleet.plane.api.delete(f"/v1/sandboxes/{sandbox_id}"))
+    await asyncio.sleep(0.3)
+    for gate in gates.values():
+        gate.set()
+    for host in fleet.hosts:
+        host.switches.hold.clear()
+    assert (await deleting).status_code == 204
+    refused(await moving, 409, "invalid_state")
+    await fleet.assert_removed(sandbox_id)
+
+
+@pytest.mark.parametrize("call", ["store_sandbox", "adopt_sandbox"])
+async def test_an_agent_that_is_replaced_during_a_transfer_goes_on(fleet: Fleet, call: str):
+    sandbox_id = await fleet.paused()
+    source = fleet.place_of(sandbox_id)
+    target = fleet.other_than(source)
+    host = source if call == "store_sandbox" else target
+    point = "agent.store_state.after_table" if call == "store_sandbox" else "agent.adopt.after_table"
+    arm_faults(f"{point}=sleep:60")
+    moving = asyncio.create_task(fleet.move(sandbox_id))
+    await host.wait_call(call)
+    await asyncio.sleep(0.5)
+    arm_faults("")
+    await host.restart()
+    answer = await moving
+    assert answer.status_code == 200, answer.text
+    assert await fleet.settled(sandbox_id) is target
+    await fleet.assert_usable(sandbox_id)
+    await fleet.assert_removed(sandbox_id)
+
+
+POINTS = ["after_desired", "after_begin", "after_upload", "after_publish", "after_adopt", "before_commit", "after_commit"]  # fmt: skip
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_control_plane_killed_at_any_step_loses_nothing(
+    data_dir: Path,
+    pki: Path,
+    database_url: str,
+    database: Database,
+    tmp_path: Path,
+    unused_tcp_port: int,
+    point: str,
+):
+    environment = {
+        **environment_of(data_dir, database_url),
+        "WRENN_STORE": (tmp_path / "store").as_uri(),
+    }
+    key = await make_team(database_url, "ada")
+    port = unused_tcp_port
+    async with agent_host(tmp_path / "a") as first, agent_host(tmp_path / "b") as second:
+        faults = {"WRENN_FAULTS": f"control.move.{point}=kill"}
+        async with control_process({**environment, **faults}, port, first) as process:
+            await second.join(f"http://127.0.0.1:{port}", database_url, name="second")
+            async with client(f"http://127.0.0.1:{port}", key) as api:
+                plane = ControlPlane(api, "", key, None, None)  # type: ignore[arg-type] - the process is elsewhere
+                fleet = Fleet(plane, (first, second), tmp_path)
+                sandbox_id = await fleet.paused()
+                source = fleet.place_of(sandbox_id)
+                with contextlib.suppress(httpx2.TransportError):
+                    await fleet.move(sandbox_id)
+                await died(process)
+        async with (
+            control_process(environment, port),
+            client(f"http://127.0.0.1:{port}", key) as api,
+        ):
+            fleet = Fleet(ControlPlane(api, "", key, None, None), (first, second), tmp_path)  # type: ignore[arg-type]
+            async with asyncio.timeout(DEADLINE_S):
+                while (await database.execute(select(_c.id).where(_c.move_host_id.is_not(None)))).all():
+                    await asyncio.sleep(0.1)
+            place = await fleet.settled(sandbox_id)
+            assert place is not source, "the next control plane goes on with the move"
+            await fleet.assert_usable(sandbox_id)
+            await fleet.assert_removed(sandbox_id)

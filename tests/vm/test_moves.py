@@ -1,0 +1,105 @@
+"""A sandbox with a counting process goes from one agent to another and back, and goes on counting. Takes about 60 s, most of it two boots."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.agent.kit import until
+from tests.agent.memory_store import MemoryStore
+from tests.installations import remove_installation
+from tests.vm.kit import DEFAULT_SHAPE, created, output, sh
+from wrenn.agent.sandboxes import SandboxSpec, State
+from wrenn.agent.settings import Settings
+from wrenn.agent.wiring import Agent, running_agent
+from wrenn.base.ids import ImageId, SnapshotId
+from wrenn.storage import snapshots
+from wrenn.testing.server import free_port
+
+
+@pytest.fixture
+async def other(images_dir: Path) -> AsyncIterator[Agent]:
+    """An agent with a data folder of its own, and so with a base of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="wrenn-test-"))
+    settings = Settings.from_environment(
+        {
+            "WRENN_DATA_DIR": str(folder),
+            "WRENN_IMAGES_DIR": str(images_dir),
+            "WRENN_AGENT_LISTEN": f"127.0.0.1:{free_port()}",
+            "WRENN_READY_SLOTS": "2",
+        }
+    )
+    try:
+        async with running_agent(settings) as agent:
+            await agent.bases.get("minimal", DEFAULT_SHAPE)
+            yield agent
+    finally:
+        await remove_installation(folder)
+        shutil.rmtree(folder)
+
+
+async def moved(source: Agent, target: Agent, spec: SandboxSpec, generation: int) -> tuple[int, float]:
+    """Move a paused sandbox. Returns how many bytes were sent, and the seconds that the transfer took."""
+    image_id = ImageId.new()
+    began = time.monotonic()
+    stored = await source.sandboxes.store(spec.sandbox_id, image_id, wait_s=60)
+    assert stored.is_done
+    assert stored.failure is None, stored.failure
+    adopted = await target.sandboxes.adopt_stored(replace(spec, generation=generation), image_id, wait_s=60)
+    assert adopted.is_done
+    assert adopted.failure is None, adopted.failure
+    took_s = time.monotonic() - began
+    await source.sandboxes.remove(spec.sandbox_id)
+    return stored.sent_b, took_s
+
+
+async def test_a_counting_sandbox_goes_to_another_host_and_back(agent: Agent, other: Agent) -> None:
+    store = MemoryStore()
+    for each in (agent, other):
+        each.preparation.connect(store)
+    origin, sandbox = await created(agent.sandboxes)
+    await output(sandbox, "echo template >/root/origin")
+    snapshot_id = SnapshotId.new()
+    await agent.sandboxes.ensure_snapshot(origin.sandbox_id, snapshot_id)
+    # One that was made from a template with memory: it lies on that, which lies on a base.
+    for made_from in ("", str(snapshot_id)):
+        spec, sandbox = await created(agent.sandboxes, snapshot_id=made_from)
+        await output(
+            sandbox,
+            "head -c 8000000 /dev/urandom >/root/data; sync;"
+            " (n=0; while :; do n=$((n+1)); echo $n >/tmp/count; sleep 0.05; done) >/dev/null 2>&1 & sleep 0.5",
+        )
+        digest = await output(sandbox, "sha256sum /root/data; cat /root/origin 2>/dev/null || true")
+        await agent.sandboxes.pause(spec.sandbox_id)
+        base = agent.sandboxes.inspect(spec.sandbox_id)[0].base
+        source, target = agent, other
+        count = 0
+        for generation in (2, 3):
+            await moved(source, target, spec, generation)
+            record, _ = target.sandboxes.inspect(spec.sandbox_id)
+            assert record.state is State.PAUSED
+            await target.sandboxes.resume(spec.sandbox_id)
+            sandbox = target.sandboxes.get(spec.sandbox_id)
+            assert (
+                await output(sandbox, "sha256sum /root/data; cat /root/origin 2>/dev/null || true") == digest
+            )
+            before, count = count, int(await output(sandbox, "cat /tmp/count"))
+            assert count > before
+            await asyncio.sleep(0.5)
+            assert int(await output(sandbox, "cat /tmp/count")) > count, "it goes on counting"
+            assert (await sh(sandbox, "dmesg | grep -c 'Oops\\|Kernel panic\\|BUG:'")).exit_code == 1
+            await target.sandboxes.pause(spec.sandbox_id)
+            source, target = target, source
+        assert agent.sandboxes.inspect(spec.sandbox_id)[0].base == base, "it is on its first base again"
+        await agent.sandboxes.remove(spec.sandbox_id)
+        # Also not after the collector was there.
+        await until(lambda: not other.parts.driver.disks.list_ids())
+        await until(lambda: not list(snapshots.snapshot_ids(other.layout.snapshots)))
+    await agent.sandboxes.remove(origin.sandbox_id)
