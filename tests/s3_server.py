@@ -60,6 +60,7 @@ class S3Server:
     """A server that may be stopped and started again; its objects stay."""
 
     folder: Path
+    address: str
     port: int
     process: subprocess.Popen[bytes] | None = None
     secret: str = field(default="secret-of-the-tests", repr=False)
@@ -69,7 +70,7 @@ class S3Server:
         """What a client finds it by."""
         return {
             "WRENN_STORE": f"s3://{BUCKET}/wrenn",
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_ENDPOINT_URL": f"http://{self.address}:{self.port}",
             "AWS_ALLOW_HTTP": "true",
             "AWS_REGION": "us-east-1",
             "AWS_ACCESS_KEY_ID": "tests",
@@ -82,7 +83,7 @@ class S3Server:
         environment = {"ROOT_ACCESS_KEY": "tests", "ROOT_SECRET_KEY": self.secret, "PATH": os.environ["PATH"]}
         self.process = subprocess.Popen(
             [
-                str(program()), "--port", f"127.0.0.1:{self.port}", "--quiet",
+                str(program()), "--port", f"{self.address}:{self.port}", "--quiet",
                 "posix", "--sidecar", str(self.folder / "meta"), str(self.folder / "data"),
             ],
             env=environment,
@@ -92,7 +93,7 @@ class S3Server:
         end = time.monotonic() + _START_TIMEOUT_S
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                socket.create_connection((self.address, self.port), timeout=1).close()
                 return
             except OSError:
                 assert time.monotonic() < end, "the S3 server does not start"
@@ -111,14 +112,14 @@ class S3Server:
 
 
 @contextmanager
-def s3_server(folder: Path) -> Generator[S3Server]:
-    """An S3 server with one empty bucket, on a free port."""
+def s3_server(folder: Path, address: str = "127.0.0.1") -> Generator[S3Server]:
+    """An S3 server with one empty bucket, on a free port of this address."""
     (folder / "data" / BUCKET).mkdir(parents=True)
     (folder / "meta").mkdir()
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         port = probe.getsockname()[1]
-    server = S3Server(folder, port)
+    server = S3Server(folder, address, port)
     server.start()
     try:
         yield server

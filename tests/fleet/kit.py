@@ -11,7 +11,7 @@ import os
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -91,6 +91,8 @@ class Host:
             f"ip -n {self.namespace} address add {self.address}/30 dev eth0",
             f"ip -n {self.namespace} link set eth0 up",
             f"ip -n {self.namespace} link set lo up",
+            # Whatever the control plane's machine serves, as a store of images.
+            f"ip -n {self.namespace} route add 10.77.0.0/16 via {self.control_address}",
         ):
             await run(command.split(), timeout_s=10)
 
@@ -194,9 +196,9 @@ class Fleet:
 
         await until(reached)
 
-    async def create(self) -> str:
+    async def create(self, **wanted: object) -> str:
         async with self.api() as api:
-            answer = await api.post("/v1/sandboxes", json={"memory_mb": 128})
+            answer = await api.post("/v1/sandboxes", json={"memory_mb": 128, **wanted})
             assert answer.status_code == 201, answer.text
             return answer.json()["id"]
 
@@ -315,9 +317,15 @@ async def running_haproxy(
 
 @asynccontextmanager
 async def running_fleet(
-    folder: Path, database_url: str, ca_pem: str, ca_key_pem: str, count: int = 3
+    folder: Path,
+    database_url: str,
+    ca_pem: str,
+    ca_key_pem: str,
+    count: int = 3,
+    *,
+    settings: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[Fleet]:
-    """Start everything; at the end all of it is removed."""
+    """Start everything, the replicas with these further settings; at the end all of it is removed."""
     hosts = [Host(number, folder / f"host{number}") for number in range(1, count + 1)]
     ports = {name: free_port() for name in ("replica-1", "replica-2")}
     port = free_port()
@@ -336,6 +344,7 @@ async def running_fleet(
         "WRENN_LEASE_S": "3",
         "WRENN_START_RETRY_S": "5",
         "WRENN_RATE_FAILURES_PER_ADDRESS": "0",
+        **(settings or {}),
     }
     fleet = Fleet(
         folder,

@@ -286,6 +286,25 @@ async def test_a_late_result_touches_no_row(platform: Platform, database: Databa
     assert platform.host.calls["ensure_sandbox"] == 2
 
 
+async def test_a_replica_that_has_lost_its_lease_removes_nothing_from_the_host(
+    platform: Platform, database: Database
+):
+    switches = platform.host.switches
+    switches.hold["ensure_sandbox"] = held = asyncio.Event()
+    switches.fail["ensure_sandbox"] = AgentFailure("It broke.")
+    creation = asyncio.create_task(platform.api.post("/v1/sandboxes", json={}, headers=KEY))
+    await platform.host.wait_call("ensure_sandbox")
+    # As if the database had been out of reach until the lease ran out, and another replica had started the sandbox.
+    await database.execute(update(sandboxes).values(lease_owner="another", version=sandboxes.c.version + 1))
+    switches.hold["ensure_sandbox"] = held_again = asyncio.Event()
+    held.set()
+    await platform.host.wait_call("ensure_sandbox", count=2)
+    assert platform.host.calls["remove_sandbox"] == 0
+    switches.fail.clear()
+    held_again.set()
+    assert (await creation).status_code == 201
+
+
 @pytest.mark.asyncio(loop_scope="function")
 async def test_a_host_keeps_its_identity_when_its_address_changes(
     database_url: str, own_platform: Platform, tmp_path: Path

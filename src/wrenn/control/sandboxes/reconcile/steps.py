@@ -136,9 +136,8 @@ class Steps:
             return False
         if is_known:
             try:
-                await self._clients.at(work.host).remove_sandbox(
-                    work.sandbox_id, generation=work.generation, timeout_s=_REMOVE_TIMEOUT_S
-                )
+                if not await self._take_back(work):
+                    return False
             except WrennError:
                 return False
         is_placed = await self._place_again(work)
@@ -148,11 +147,10 @@ class Steps:
 
     async def _give_up(self, work: Work, error: WrennError) -> None:
         """Remove what the host may have started, then record the error."""
-        client = self._clients.at(work.host)
         try:
-            await client.remove_sandbox(
-                work.sandbox_id, generation=work.generation, timeout_s=_REMOVE_TIMEOUT_S
-            )
+            if not await self._take_back(work):
+                _log.info("another replica starts the sandbox", extra={"sandbox_id": str(work.sandbox_id)})
+                return
         except WrennError as left:
             # The comparison with the host removes it when the host answers again.
             _log.warning(
@@ -165,6 +163,26 @@ class Steps:
         )
         public = public_error(error, "start")
         await work_store.finish_error(self._database, self._hints, work, public, owner=self._owner)
+
+    async def _take_back(self, work: Work) -> bool:
+        """Remove what the host may have started; False: nothing was removed, because the lease is lost.
+
+        Another replica that took the sandbox over when the lease ran out may have started it by the same call.
+
+        Raises:
+            DatabaseUnavailable: whether the lease is lost is not known; nothing was removed.
+            WrennError: what the host said, or that it did not answer.
+        """
+        if not await work_store.renew_lease(
+            self._database, work, owner=self._owner, lease_s=self._settings.lease_s
+        ):
+            return False
+        await self._clients.at(work.host).remove_sandbox(
+            work.sandbox_id,
+            generation=work.generation,
+            timeout_s=min(_REMOVE_TIMEOUT_S, self._settings.lease_s),
+        )
+        return True
 
     async def _remove(self, work: Work) -> float | None:
         client = self._clients.at(work.host)

@@ -230,6 +230,12 @@ def _held(work: Work, owner: str) -> Sequence[Any]:
     return (LEASES.is_held(work.sandbox_id.value, owner, version=work.version),)
 
 
+async def renew_lease(database: Database, work: Work, *, owner: str, lease_s: float) -> bool:
+    """Extend the lease; False: it is lost."""
+    held = update(sandboxes).where(*_held(work, owner)).values(lease_until=in_s(lease_s))
+    return (await database.execute(held)).rowcount == 1
+
+
 async def finish_running(
     database: Database, hints: Hints, work: Work, seen: HostSandbox, *, owner: str
 ) -> bool:

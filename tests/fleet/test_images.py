@@ -1,0 +1,147 @@
+"""Templates on three hosts with an S3 server: build, create, another version, rollback, deletion. Costs about 30 s.
+
+docs/design/{builds,templates,store}.md. The hosts fetch from the S3 server by URLs that the control plane signs.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from obstore.store import S3Store
+
+from tests.fleet.kit import Fleet, Host, running_fleet, until
+from tests.s3_server import BUCKET, S3Server, s3_server
+from wrenn.control.db.embedded import ensure_running, stop
+from wrenn.control.db.migrate import migrate
+from wrenn.control.hosts.pki import ensure_pki
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+STORE_ADDRESS = "10.77.0.1"
+"""Of loopback: each host has a route to it."""
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    del folder  # skips without root
+    address = ["ip", "address", "replace", f"{STORE_ADDRESS}/32", "dev", "lo"]
+    subprocess.run(address, check=True, timeout=10)
+    try:
+        with s3_server(tmp_path_factory.mktemp("s3"), STORE_ADDRESS) as server:
+            yield server
+    finally:
+        subprocess.run(["delete" if each == "replace" else each for each in address], check=True, timeout=10)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def fleet(folder: Path, store: S3Server) -> AsyncIterator[Fleet]:
+    own = folder / "images"
+    own.mkdir()
+    own.chmod(0o711)
+    url = await ensure_running(own)
+    try:
+        await migrate(url)
+        ensure_pki(own / "pki")
+        ca_pem, ca_key_pem = ((own / "pki" / name).read_text() for name in ("ca.pem", "ca.key"))
+        async with running_fleet(own, url, ca_pem, ca_key_pem, settings=store.environment) as fleet:
+            for host in fleet.hosts:
+                await fleet.join(host)
+            for host in fleet.hosts:
+                await fleet.wait_status(host, "online")
+            yield fleet
+    finally:
+        await stop(own)
+
+
+async def built(fleet: Fleet, content: str, *, tag: str) -> None:
+    """Build a version of `app` from a Dockerfile."""
+    body = {
+        "name": "app",
+        "tag": tag,
+        "dockerfile": f"FROM template://minimal\nRUN echo {content} >/root/version\n",
+    }
+    async with fleet.api() as api:
+        answer = await api.post("/v1/builds", json=body)
+        assert answer.status_code == 201, answer.text
+        path = f"/v1/builds/{answer.json()['id']}"
+
+        async def ended() -> object:
+            return (await api.get(path)).json()["status"] not in ("pending", "running")
+
+        await until(ended, deadline_s=90)
+        build = (await api.get(path)).json()
+        assert build["status"] == "success", build["error"]
+
+
+async def content_on_each_host(fleet: Fleet, template: str) -> dict[int, str]:
+    """Create sandboxes until there is one on each host; what the template has, by the host's number. They are removed."""
+    found: dict[int, str] = {}
+    async with fleet.api() as api:
+        for _ in range(4 * len(fleet.hosts)):
+            sandbox_id = await fleet.create(template=template)
+            body = {"cmd": "cat", "args": ["/root/version"]}
+            answer = await api.post(f"/v1/sandboxes/{sandbox_id}/exec", json=body)
+            found[fleet.host_of(sandbox_id).number] = answer.json()["stdout"].strip()
+            if len(found) == len(fleet.hosts):
+                break
+    await fleet.remove_sandboxes()
+    return found
+
+
+def images_of(host: Host) -> set[str]:
+    folder = host.data_dir / "images"
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+def objects_of(store: S3Server) -> list[str]:
+    made = S3Store(
+        BUCKET,
+        endpoint=store.environment["AWS_ENDPOINT_URL"],
+        access_key_id=store.environment["AWS_ACCESS_KEY_ID"],
+        secret_access_key=store.secret,
+        region=store.environment["AWS_REGION"],
+        client_options={"allow_http": True},
+    )
+    return [found["path"] for page in made.list() for found in page]  # pyright: ignore[reportUnknownMemberType] - pyarrow is not there
+
+
+async def test_a_template_is_built_once_used_everywhere_and_removed_everywhere(
+    fleet: Fleet, store: S3Server
+) -> None:
+    await built(fleet, "one", tag="v1")
+    assert await content_on_each_host(fleet, "app") == {1: "one", 2: "one", 3: "one"}
+    assert [len(images_of(host)) for host in fleet.hosts] == [1, 1, 1]
+
+    await built(fleet, "two", tag="v2")
+    assert await content_on_each_host(fleet, "app") == {1: "two", 2: "two", 3: "two"}
+    assert await content_on_each_host(fleet, "app:v1") == {1: "one", 2: "one", 3: "one"}
+
+    # Back to the first version.
+    async with fleet.api() as api:
+        assert (await api.put("/v1/templates/app:v1/tags/latest")).status_code == 200
+    assert await content_on_each_host(fleet, "app") == {1: "one", 2: "one", 3: "one"}
+
+    offline = fleet.hosts[2]
+    await offline.end(kill=True)
+    await fleet.wait_status(offline, "unreachable")
+    async with fleet.api() as api:
+        assert (await api.delete("/v1/templates/app")).status_code == 204
+        assert (await api.get("/v1/templates/app")).status_code == 404
+
+    async def removed_where_possible() -> object:
+        return not any(images_of(host) for host in fleet.hosts[:2])
+
+    await until(removed_where_possible)
+    assert len(images_of(offline)) == 2
+    assert objects_of(store)
+    offline.start()
+
+    async def nothing_left() -> object:
+        return not any(images_of(host) for host in fleet.hosts) and not objects_of(store)
+
+    await until(nothing_left)
+    await fleet.assert_equal_truth()
