@@ -8,6 +8,14 @@ from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import select
+
+from wrenn.base.ids import HostId
+from wrenn.control.audit import PLATFORM_TEAM, SYSTEM
+from wrenn.control.audit.tables import audit_logs
+from wrenn.control.db import Transaction
+from wrenn.control.snapshots import store as snapshot_store
+from wrenn.control.templates import templates
 
 from .conftest import DEADLINE_S, Platform, refused
 from .people import make_admin, sign_up
@@ -103,3 +111,29 @@ async def test_the_platforms_own_team_is_nobodys(platform: Platform):
     refused(
         await admin.post("/v1/admin/builds", {"name": "x", "recipe": ["NOTHING"]}), 400, "invalid_request"
     )
+
+
+async def test_templates_of_the_platform_go_with_their_host(platform: Platform):
+    admin = await admin_of(platform)
+    name = f"hosted-{uuid.uuid4().hex[:8]}"
+    await built(admin, {"name": name, "recipe": ["RUN true"], "healthcheck": "--interval=0.1s true"})
+
+    class RolledBack(Exception):
+        pass
+
+    async def retire(tx: Transaction) -> None:
+        found = await tx.execute(select(templates.c.host_id).where(templates.c.name == name))
+        await snapshot_store.retire_on_hosts(tx, [HostId(found.scalar_one())], by=SYSTEM)
+        status = await tx.execute(select(templates.c.status).where(templates.c.name == name))
+        assert status.scalar_one() == "removing"
+        entries = await tx.execute(
+            select(audit_logs.c.action).where(
+                audit_logs.c.team_id == PLATFORM_TEAM.value, audit_logs.c.resource_id == name
+            )
+        )
+        assert "delete" in entries.scalars().all()
+        raise RolledBack
+
+    with pytest.raises(RolledBack):
+        await platform.control.database.transaction(retire)
+    assert (await admin.delete(f"/v1/admin/templates/{name}")).status_code == 204
