@@ -13,6 +13,9 @@ from sqlalchemy import update
 
 from wrenn.base.ids import BuildId, SandboxId
 from wrenn.base.units import MIB
+from wrenn.control.audit import SYSTEM
+from wrenn.control.db import Hints
+from wrenn.control.sandboxes import desired_state_store
 from wrenn.control.sandboxes.tables import sandboxes
 
 from .conftest import DEADLINE_S, Platform, refused
@@ -133,6 +136,28 @@ async def test_nobody_else_uses_or_changes_the_sandbox_of_a_build(
     assert (await ended(platform, build_id))["status"] == "cancelled"
     # From now on it is as any other, while it is there.
     assert (await platform.api.delete(path)).status_code == 204
+
+
+async def test_a_build_whose_sandbox_is_paused_begins_again(platform: Platform):
+    """As by the drain of its host."""
+    answer = await platform.api.post(
+        "/v1/builds",
+        json={"name": "own", "recipe": ["RUN sleep 3; true"], "skip_pre_post": True},
+    )
+    path = f"/v1/builds/{answer.json()['id']}"
+    async with asyncio.timeout(DEADLINE_S):
+        while (found := (await platform.api.get(path)).json())["current_step"] != 1:
+            await asyncio.sleep(0.1)
+    first = SandboxId.parse(found["sandbox_id"])
+    assert await desired_state_store.set_desired_paused(
+        platform.control.database, Hints(sender="test"), first, by=SYSTEM
+    )
+    made = await ended(platform, answer.json()["id"])
+    assert made["status"] == "success", made["error"]
+    assert made["sandbox_id"] != str(first)
+    async with asyncio.timeout(DEADLINE_S):
+        while (await platform.api.get(f"/v1/sandboxes/{first}")).json()["status"] != "stopped":
+            await asyncio.sleep(0.1)
 
 
 async def test_sandboxes_that_builds_left_are_removed(platform: Platform):

@@ -12,6 +12,7 @@ from wrenn.base.errors import (
     Forbidden,
     InternalError,
     InvalidRequest,
+    InvalidState,
     NotFound,
     Unauthorized,
     Unavailable,
@@ -40,7 +41,6 @@ _ATTEMPTS: Final = 3
 _AT_ONCE: Final = 4
 """Builds that this replica runs at once."""
 _FINAL: Final = (InvalidRequest, NotFound, Conflict, Unauthorized, Forbidden)
-"""Errors that another attempt would meet again."""
 _ARCHIVES: Final = 20
 """Archives that are deleted in one round."""
 _OF_TEAM: Final = 2
@@ -188,11 +188,17 @@ class BuildWorker:
         try:
             running.result()
         except WrennError as error:
-            if build.attempts < _ATTEMPTS and not isinstance(error, _FINAL):
+            if build.attempts < _ATTEMPTS and not _is_final(error):
                 raise
             return BuildStatus.FAILED, error
         # Recorded with its template.
         return None, None
+
+
+def _is_final(error: WrennError) -> bool:
+    """Whether another attempt would meet the error again."""
+    # The sandbox was paused or removed, as by the drain of its host; the next attempt has another one.
+    return isinstance(error, _FINAL) and not isinstance(error, InvalidState)
 
 
 def _public(error: WrennError) -> str:
