@@ -59,7 +59,7 @@ async def test_a_layer_that_the_host_cannot_keep_fails_no_build(platform: Platfo
     await wait_nothing_left(platform)
 
 
-async def test_a_layer_whose_response_is_lost_is_kept_once(platform: Platform):
+async def test_a_layer_whose_response_is_lost_is_there_once(platform: Platform):
     switches = platform.host.switches
     switches.lose_answer.add("ensure_snapshot")
     try:
@@ -104,7 +104,7 @@ async def test_an_agent_that_restarts_while_a_layer_is_taken_is_asked_again(plat
     await wait_nothing_left(platform)
 
 
-async def test_layers_of_a_host_that_is_away_are_not_used_until_it_is_back(platform: Platform):
+async def test_layers_of_an_unreachable_host_are_not_used_until_it_is_back(platform: Platform):
     made = await build(platform, _RECIPE)
     database, team_id = platform.control.database, await team_of(platform, made)
     rows = await database.execute(select(build_layers).where(build_layers.c.team_id == team_id.value))
@@ -126,7 +126,7 @@ async def test_layers_of_a_host_that_is_away_are_not_used_until_it_is_back(platf
     assert list(await layer_store.find(database, team_id, [row.key], shape)) == [row.key]
 
 
-async def test_a_layer_that_goes_while_a_build_begins_costs_only_time(platform: Platform):
+async def test_a_layer_that_is_lost_while_a_build_begins_costs_only_time(platform: Platform):
     made = await build(platform, ["RUN sleep 1.1; echo a > /srv-a"])
     (layer,) = await layers_of(platform, await team_of(platform, made))
     release = asyncio.Event()
