@@ -13,11 +13,14 @@ import pytest
 from sqlalchemy import select
 
 from tests.agent.kit import assert_nothing_left
+from wrenn.agent.enrolment import CredentialsFile
 from wrenn.agent.sandboxes import State
 from wrenn.base.errors import InternalError, NoCapacity, Unavailable, WrennError
 from wrenn.base.faults import arm_faults
+from wrenn.base.ids import HostId
 from wrenn.control.db import Database
-from wrenn.control.hosts import all_hosts
+from wrenn.control.hosts import DrainPolicy, all_hosts, drain_store
+from wrenn.control.sandboxes.operations import drain_store as drained
 from wrenn.control.sandboxes.tables import sandboxes
 from wrenn.control.settings import Settings
 from wrenn.testing.agent_host import AgentHost, agent_host
@@ -29,6 +32,7 @@ from .conftest import (
     environment_of,
     make_team,
     refused,
+    run_sql,
     running_control_plane,
 )
 from .test_control_crash import died
@@ -44,9 +48,9 @@ class Fleet:
     hosts: tuple[AgentHost, AgentHost]
     tmp_path: Path
 
-    async def created(self) -> str:
+    async def created(self, **body: object) -> str:
         """The id of a new sandbox with a file."""
-        path = await self.plane.create()
+        path = await self.plane.create(**body)
         answer = await self.plane.api.post(
             f"{path}/exec", json={"cmd": "sh", "args": ["-c", "echo held >/root/held"]}
         )
@@ -58,6 +62,22 @@ class Fleet:
         answer = await self.post(sandbox_id, "pause")
         assert answer.status_code == 200, answer.text
         return sandbox_id
+
+    async def created_on(self, host: AgentHost, **body: object) -> str:
+        """The id of a new sandbox with a file on this host, which alone has the tag `special`."""
+        host_id = await self.id_of(host)
+        answer = f"INSERT INTO host_tags (host_id, tag) VALUES ('{host_id.value}', 'special') ON CONFLICT DO NOTHING"
+        await run_sql(str(self.plane.settings.database_url), answer)
+        while True:
+            sandbox_id = await self.created(**body)
+            if sandbox_id in host.sandbox_ids:
+                return sandbox_id
+
+    async def id_of(self, host: AgentHost) -> HostId:
+        """The id of a host."""
+        credentials = CredentialsFile(host.agent.layout.data_dir).load()
+        assert credentials is not None
+        return HostId.parse(credentials.host_id)
 
     async def post(self, sandbox_id: str, action: str, **body: object):
         return await self.plane.api.post(f"/v1/sandboxes/{sandbox_id}/{action}", json=body or None)
@@ -280,6 +300,37 @@ async def test_an_agent_that_is_replaced_during_a_transfer_goes_on(fleet: Fleet,
     assert await fleet.settled(sandbox_id) is target
     await fleet.assert_usable(sandbox_id)
     await fleet.assert_removed(sandbox_id)
+
+
+async def test_a_drain_moves_what_it_can_and_names_the_rest(fleet: Fleet):
+    control, source = fleet.plane.control, fleet.hosts[0]
+    target = fleet.other_than(source)
+    running, paused = await fleet.created_on(source), await fleet.created_on(source)
+    await fleet.post(paused, "pause")
+    stays = await fleet.created_on(source, host_tags=["special"])
+    host_id = await fleet.id_of(source)
+    await control.database.transaction(lambda tx: drain_store.begin(tx, host_id, DrainPolicy.MOVE))
+    control.drains.loop.wake()
+    async with asyncio.timeout(DEADLINE_S):
+        while not {running, paused} <= target.sandbox_ids or source.sandbox_ids != {stays}:
+            await asyncio.sleep(0.1)
+    await fleet.plane.wait_status(f"/v1/sandboxes/{running}", "running")
+    assert target.state(paused) is State.PAUSED
+    # One that no other host can take runs on, and is named.
+    async with asyncio.timeout(DEADLINE_S):
+        while not (failed := await drained.failed(control.database, host_id, limit=9, paused=True)):
+            await asyncio.sleep(0.1)
+    ((sandbox_id, code, reason),) = failed
+    assert (str(sandbox_id), code) == (stays, "no_hosts_available")
+    assert "without the tags (1 host)" in reason
+    assert source.state(stays) is State.RUNNING
+    await fleet.post(stays, "pause")
+    async with asyncio.timeout(DEADLINE_S):
+        while not (await drain_store.draining(control.database))[0].is_drained:
+            await asyncio.sleep(0.1)
+    await control.database.transaction(lambda tx: drain_store.end(tx, host_id))
+    await fleet.assert_usable(stays)
+    await fleet.assert_usable(paused)
 
 
 _MANY = ["after_desired", "after_begin", "after_upload", "after_publish", "before_commit"]

@@ -17,7 +17,7 @@ T = TypeVar("T")
 _LOOK_AGAIN_S: Final = 0.5
 _SILENT_FOR_S: Final = 60.0
 """How long the platform may not answer, as when it is restarted, before that is an error."""
-_PHASES: Final = ("starting", "running", "pausing", "stopping", "missing", "paused")
+_PHASES: Final = ("starting", "running", "pausing", "moving", "stopping", "missing", "paused")
 _FAILURES_SHOWN: Final = 5
 
 
@@ -55,6 +55,8 @@ def _follow(account: Account, path: str, progress: Progress, end: float | None, 
         if drain is None:
             raise ConflictError("The drain was taken back by somebody else.", status=409)
         if drain.text("state") == "drained":
+            if drain.text("policy") == "move" and drain.objects("failures", "failure"):
+                progress.note(summary(drain))
             return
         text = summary(drain)
         if text != shown:
@@ -84,15 +86,18 @@ def _answered(call: Callable[[], T], end: float | None) -> T:
 
 
 def summary(drain: Fields) -> str:
-    """Describe in one line how far a drain is, and which sandboxes cannot be paused."""
+    """Describe in one line how far a drain is, and which sandboxes cannot be paused or moved."""
     counts = drain.optional_object("sandboxes")
     phases = [
-        f"{count} {phase}" for phase in _PHASES if counts is not None and (count := counts.integer(phase))
+        f"{count} {phase}"
+        for phase in _PHASES
+        if counts is not None and (count := counts.optional_integer(phase))
     ]
     text = ", ".join(phases) or "no sandboxes"
     failures = drain.objects("failures", "failure") if drain.values("sandboxes") else []
+    done = "moved" if drain.text("policy") == "move" else "paused"
     for failure in failures[:_FAILURES_SHOWN]:
-        text += f"; {failure.text('sandbox_id')} cannot be paused: {failure.text('reason').rstrip('.')}"
+        text += f"; {failure.text('sandbox_id')} cannot be {done}: {failure.text('reason').rstrip('.')}"
     if (more := len(failures) - _FAILURES_SHOWN) > 0:
         text += f"; and {more} more"
     return text

@@ -259,6 +259,13 @@ def drain(
             help="Pause the sandboxes that run there, or wait until they end or are paused by others.",
         ),
     ] = False,
+    move: Annotated[
+        bool,
+        typer.Option(
+            "--move",
+            help="Move the sandboxes to other hosts, paused ones too; those that ran are resumed there.",
+        ),
+    ] = False,
     timeout: Annotated[
         float | None,
         typer.Option("--timeout", metavar="SECONDS", min=1, help="How long to wait. [default: no limit]"),
@@ -270,16 +277,19 @@ def drain(
     """Start nothing on a host any more, and wait until no sandbox is in its memory.
 
     Sandboxes whose files lie there are not resumed or forked meanwhile. Nothing is forced: a sandbox that cannot be
-    paused runs on, is named, and is tried again. After a timeout and after Ctrl-C the drain stays in force, until
-    `wrenn hosts uncordon`. May be repeated, also to change between --wait and --pause.
+    paused or moved stays as it is, is named, and is tried again. After a timeout and after Ctrl-C the drain stays in force, until
+    `wrenn hosts uncordon`. May be repeated, also to change between --wait, --pause and --move.
     """
     from wrenn.cli.drain import follow
     from wrenn.cli.exits import Exit
     from wrenn.cli.up.progress import Progress
     from wrenn.sdk.errors import DeadlineExceededError
 
+    if move and pause:
+        raise typer.BadParameter("--move and --pause exclude each other.")
+    policy = "move" if move else "pause" if pause else "wait"
     with _at(host) as (account, path):
-        account.call("POST", f"{path}/drain", {"policy": "pause" if pause else "wait"})
+        account.call("POST", f"{path}/drain", {"policy": policy})
     in_force = f"The drain stays in force: `wrenn hosts uncordon {host}` takes it back.\n"
     if detach:
         sys.stderr.write(in_force)

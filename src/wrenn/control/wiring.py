@@ -608,7 +608,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor, images: Images)
             capacity=capacity,
             wait_limits=wait_limits,
         ),
-        host_drains=HostDrains(database=database, hints=hints, reconciler=reconciler),
+        host_drains=HostDrains(database=database, hints=hints, reconciler=reconciler, capacity=capacity),
         deletions=Deletions(
             database=database, hints=hints, lookup=lookup, changes=changes, reconciler=reconciler
         ),

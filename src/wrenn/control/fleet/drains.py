@@ -1,4 +1,4 @@
-"""Draining hosts: nothing is started there any more, and by policy the sandboxes are waited for or paused.
+"""Draining hosts: nothing is started there any more, and by policy the sandboxes are waited for, paused or moved.
 
 The row of the host says that it is drained, and every placement reads it. So a drain outlives control planes and agents, and
 any replica may go on with it: one run of the loop looks at all draining hosts again.
@@ -43,11 +43,13 @@ class Drains:
         host = await self._fleet.get(member, text_id)
         if host.drain is None:
             return host, None
-        pauses = host.drain.policy is DrainPolicy.PAUSE
-        return host, await self._sandboxes.progress(host.host_id, with_failures=pauses)
+        policy = host.drain.policy
+        return host, await self._sandboxes.progress(
+            host.host_id, with_failures=policy is not DrainPolicy.WAIT, moves=policy is DrainPolicy.MOVE
+        )
 
     async def drain(self, member: Member, text_id: str, policy: DrainPolicy) -> None:
-        """Start nothing on the host any more, and by `policy` wait for its sandboxes or pause them. Does nothing if it is so.
+        """Start nothing on the host any more, and by `policy` wait for its sandboxes, pause or move them. Does nothing if it is so.
 
         What is placed on the host before is committed when this returns, and is drained too.
 
@@ -95,13 +97,16 @@ class Drains:
         """Go on with all drains; returns the seconds until there may be more to do."""
         is_busy = False
         for host in await drain_store.draining(self._database):
-            progress = await self._sandboxes.progress(host.host_id)
+            moves = host.policy is DrainPolicy.MOVE
+            progress = await self._sandboxes.progress(host.host_id, moves=moves)
             if progress.is_done is not host.is_drained:
                 await drain_store.mark_drained(self._database, host.host_id, is_drained=progress.is_done)
             if host.policy is DrainPolicy.PAUSE and not progress.is_done:
                 is_busy = True
                 if progress.running:
                     await self._sandboxes.pause_next(host.host_id)
+            if moves and (progress.running or progress.paused):
+                is_busy |= await self._sandboxes.move_next(host.host_id) or not progress.is_done
         return _BUSY_S if is_busy else None
 
 

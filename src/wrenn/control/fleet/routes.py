@@ -158,6 +158,7 @@ def _answer(host: HostRecord, progress: DrainProgress | None) -> Response:
             "starting": progress.starting,
             "running": progress.running,
             "pausing": progress.pausing,
+            "moving": progress.moving,
             "stopping": progress.stopping,
             "missing": progress.missing,
             "paused": progress.paused,

@@ -66,9 +66,10 @@ class DrainHost(RequestBody):
     """How the host is to be drained."""
 
     policy: Annotated[
-        Literal["wait", "pause"],
+        Literal["wait", "pause", "move"],
         Field(
-            description="`wait`: until its sandboxes have ended or are paused by others; `pause`: they are paused"
+            description="`wait`: until its sandboxes have ended or are paused by others; `pause`: they are paused; `move`: they are moved "
+            "to other hosts, where those that ran are resumed. One that no other host can take stays as it is"
         ),
     ] = "wait"
 

@@ -27,8 +27,13 @@ class DrainingHost:
     is_drained: bool
 
 
+def drain_policy_of(row: Any) -> DrainPolicy:
+    """Return the policy of a drain from `drain_policy` and `drain_moves`."""
+    return DrainPolicy.MOVE if row.drain_moves else DrainPolicy(row.drain_policy)
+
+
 def _draining() -> Select[*tuple[Any, ...]]:
-    return select(_c.id, _c.drain_policy, _c.drained_at).where(
+    return select(_c.id, _c.drain_policy, _c.drain_moves, _c.drained_at).where(
         _c.drain_policy.is_not(None), _c.deleted_at.is_(None)
     )
 
@@ -39,10 +44,7 @@ _DRAINING: Final = _draining()
 async def draining(database: Database) -> Sequence[DrainingHost]:
     """Return the hosts that are or were drained."""
     found = await database.execute(_DRAINING, repeatable=True)
-    return [
-        DrainingHost(HostId(row.id), DrainPolicy(row.drain_policy), row.drained_at is not None)
-        for row in found
-    ]
+    return [DrainingHost(HostId(row.id), drain_policy_of(row), row.drained_at is not None) for row in found]
 
 
 async def begin(tx: Transaction, host_id: HostId, policy: DrainPolicy) -> None:
@@ -51,7 +53,9 @@ async def begin(tx: Transaction, host_id: HostId, policy: DrainPolicy) -> None:
         update(hosts)
         .where(_c.id == host_id.value)
         .values(
-            drain_policy=policy,
+            # The former version, which may be running too, knows no other.
+            drain_policy=DrainPolicy.PAUSE if policy is DrainPolicy.MOVE else policy,
+            drain_moves=policy is DrainPolicy.MOVE,
             drain_began_at=func.coalesce(_c.drain_began_at, func.now()),
             updated_at=func.now(),
         )
@@ -63,7 +67,13 @@ async def end(tx: Transaction, host_id: HostId) -> None:
     await tx.execute(
         update(hosts)
         .where(_c.id == host_id.value)
-        .values(drain_policy=null(), drain_began_at=null(), drained_at=null(), updated_at=func.now())
+        .values(
+            drain_policy=null(),
+            drain_moves=False,
+            drain_began_at=null(),
+            drained_at=null(),
+            updated_at=func.now(),
+        )
     )
 
 

@@ -11,9 +11,10 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from wrenn.base.ids import HostId, TeamId, UserId
 from wrenn.control.db import Database, Transaction, in_s
+from wrenn.control.hosts.drain_store import drain_policy_of
 from wrenn.control.hosts.records import Drain, HostRecord, NewHost
 from wrenn.control.hosts.tables import host_tags, hosts
-from wrenn.control.hosts.types import DrainPolicy, HostStatus, HostType
+from wrenn.control.hosts.types import HostStatus, HostType
 from wrenn.control.identity import teams
 
 _c = hosts.c
@@ -59,7 +60,7 @@ def _record(row: Any) -> HostRecord:
         tags=row.tags or (),
         drain=None
         if row.drain_policy is None
-        else Drain(DrainPolicy(row.drain_policy), row.drain_began_at, row.drained_at),
+        else Drain(drain_policy_of(row), row.drain_began_at, row.drained_at),
     )
 
 

@@ -64,6 +64,8 @@ hosts = Table(
     Column("last_heartbeat_at", TIMESTAMP(timezone=True)),
     # What a drain does with the sandboxes, NULL: it is not drained; when it began, and when no sandbox was in memory any more.
     Column("drain_policy", Text),
+    # With the policy "pause": they are moved.
+    Column("drain_moves", Boolean, nullable=False, server_default=text("false")),
     Column("drain_began_at", TIMESTAMP(timezone=True)),
     Column("drained_at", TIMESTAMP(timezone=True)),
     # The row stays, as ended sandboxes refer to it.

@@ -32,6 +32,8 @@ class DrainPolicy(enum.StrEnum):
     """It waits until they end or are paused."""
     PAUSE = "pause"
     """It pauses them."""
+    MOVE = "move"
+    """It moves them to other hosts, paused ones too."""
 
 
 class HostStatus(enum.StrEnum):

@@ -19,13 +19,14 @@ class DrainedSandboxes(BaseModel):
     starting: int = Field(description="Being started or resumed since before the drain began")
     running: int
     pausing: int
+    moving: int = Field(description="Being moved to another host")
     stopping: int = Field(description="Being removed")
     missing: int = Field(description="The host does not answer, so it is not known whether they run")
-    paused: int = Field(description="They stay on the disk of the host")
+    paused: int = Field(description="They are on the disk of the host")
 
 
 class DrainFailure(BaseModel):
-    """A sandbox that could not be paused; it runs on, and is tried again."""
+    """A sandbox that could not be paused or moved. It stays as it is, and is tried again."""
 
     sandbox_id: str
     code: str
@@ -35,13 +36,13 @@ class DrainFailure(BaseModel):
 class DrainView(BaseModel):
     """The drain of a host: nothing is started there until it is taken back."""
 
-    policy: Literal["wait", "pause"]
+    policy: Literal["wait", "pause", "move"]
     state: Literal["draining", "drained"] = Field(description="`drained`: no sandbox is in the host's memory")
     began_at: datetime
     drained_at: datetime | None = None
     sandboxes: DrainedSandboxes | None = Field(None, description="In the answer for one host")
     failures: list[DrainFailure] | None = Field(
-        None, description="In the answer for one host: which could not be paused; 100 at most"
+        None, description="In the answer for one host: which could not be paused or moved; 100 at most"
     )
 
 
