@@ -7,6 +7,7 @@ import io
 import json
 import tarfile
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -249,6 +250,22 @@ async def test_the_least_recently_used_layers_go_first_but_none_that_a_build_use
                 select(templates.c.id).where(templates.c.team_id == team_id.value, templates.c.name.is_(None))
             )
         ).first() is not None:
+            await asyncio.sleep(0.1)
+
+
+async def test_old_layers_are_removed(platform: Platform):
+    made = await build(platform, ["RUN sleep 1.1; echo a > /srv-a", "RUN echo b > /srv-b"])
+    team_id = await team_of(platform, made)
+    old, new = await layers_of(platform, team_id)
+    await platform.control.database.execute(
+        update(build_layers)
+        .where(build_layers.c.snapshot_id == old.value)
+        .values(created_at=func.now() - timedelta(seconds=layer_store.LAYER_AGE_S + 1))
+    )
+    await layer_store.remove_old(platform.control.database)
+    assert await layers_of(platform, team_id) == [new]
+    async with asyncio.timeout(DEADLINE_S):
+        while str(old) in platform.host.snapshot_ids:
             await asyncio.sleep(0.1)
 
 

@@ -58,7 +58,7 @@ async def cached_builds(platform: Platform, rounds: int) -> list[Figure]:
             over_ms <= MORE_MS,
         ),
         Figure(
-            f"the same with a program to start, which is kept in memory ({rounds} rounds)",
+            f"build with all steps cached and a program to start, which is kept in memory ({rounds} rounds)",
             f"{median(floors):.0f} ms (create and first exec)",
             f"{median(started):.0f} ms",
             f"{median(started) - median(floors):+.0f} ms",
