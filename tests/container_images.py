@@ -19,6 +19,9 @@ REGISTRY_PORT = 5000
 REGISTRY_ADDRESS = "10.211.77.2"
 REGISTRY_NAMESPACE = f"wrenn-test-reg-{os.getpid()}"
 """Where the registry of the VM tests runs."""
+USERNAME, PASSWORD = "robot", "s3cret-of-the-registry"
+"""Of registries that ask for them."""
+PASSWORD_FILE = f"{USERNAME}:$2b$04$4lBfTY0J2f0.pBoh37DUQ.ko7ldGVQttYmJ9tZfCGpA8P3zqb2Gki\n"
 _DEADLINE_S = 20.0
 _PUSH_DEADLINE_S = 300.0
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from network_kit import internet, private_host
 
-from tests.container_images import REGISTRY_PORT, Layer, push, registry
+from tests.container_images import PASSWORD, PASSWORD_FILE, REGISTRY_PORT, USERNAME, Layer, push, registry
 from wrenn.agent.confinement import CgroupConfiner
 from wrenn.agent.doctor.leftovers import list_everything
 from wrenn.agent.images import Cache, ContainerSource, Images, ImageStatus, Phase
@@ -43,8 +43,6 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
 ALLOWED, PRIVATE, METADATA = "10.20.0.1", "192.168.7.1", "169.254.169.254"
 BUSYBOX = Path("/usr/bin/busybox")
-PASSWORD = "s3cret-of-the-registry"
-PASSWORD_HASH = "$2b$04$4lBfTY0J2f0.pBoh37DUQ.ko7ldGVQttYmJ9tZfCGpA8P3zqb2Gki"
 """Of bcrypt, the only kind that the registry accepts."""
 
 
@@ -273,10 +271,10 @@ async def test_a_download_reaches_only_what_a_sandbox_of_the_team_may(host: Host
 async def test_credentials_are_used_and_left_nowhere(host: Host) -> None:
     await push(host.namespace, host.scratch, "app:1", [base().done()])
     passwords = host.scratch / "htpasswd"
-    passwords.write_text(f"robot:{PASSWORD_HASH}\n")
+    passwords.write_text(PASSWORD_FILE)
     async with registry(host.namespace, host.scratch / "registry", port=5001, password_file=passwords):
         reference = f"{ALLOWED}:5001/app:1"
-        for username, password in (("", None), ("robot", Secret("wrong"))):
+        for username, password in (("", None), (USERNAME, Secret("wrong"))):
             source = ContainerSource(
                 reference, 64, insecure_registry=True, username=username, password=password
             )
@@ -284,7 +282,7 @@ async def test_credentials_are_used_and_left_nowhere(host: Host) -> None:
             assert status.failure is not None
             assert status.failure.code == "forbidden"
         source = ContainerSource(
-            reference, 64, insecure_registry=True, username="robot", password=Secret(PASSWORD)
+            reference, 64, insecure_registry=True, username=USERNAME, password=Secret(PASSWORD)
         )
         arm_faults("agent.image.after_pull=sleep:1")
         status = await host.images.ensure(ImageId.new(), source, wait_s=0.6)

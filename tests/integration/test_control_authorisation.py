@@ -190,6 +190,12 @@ TABLE: Final[dict[str, Row]] = {
     "GET /v1/admin/builds/{build_id}": Row(Who.ROOT),
     "GET /v1/admin/builds/{build_id}/logs": Row(Who.ROOT),
     "POST /v1/admin/builds/{build_id}/cancel": Row(Who.ROOT),
+    "POST /v1/registry-credentials": Row(
+        Who.TEAM, {"registry": "registry.example.com", "username": "x", "password": "x"}, outside=True
+    ),
+    "GET /v1/registry-credentials": Row(Who.TEAM, sees=True, outside=True),
+    # As with keys: what is not there is removed already.
+    "DELETE /v1/registry-credentials/{registry}": Row(Who.TEAM, foreign=204, outside=True),
     "GET /v1/admin/templates": Row(Who.ROOT),
     "DELETE /v1/admin/templates/{template}": Row(Who.ROOT),
 }
@@ -270,6 +276,7 @@ async def world(people: People) -> World:
             "selector": "1",
             "port": "8080",
             "provider": "github",
+            "registry": "registry.example.com",
             "host_id": agent.host_id,
             "image_id": str(ImageId.new()),
             "key": "platform/chunks/ab/x",

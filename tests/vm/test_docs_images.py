@@ -9,10 +9,17 @@ from pathlib import Path
 import pytest
 
 from tests.container_bases import alpine_layer
-from tests.container_images import REGISTRY_NAMESPACE, REGISTRY_PORT, push
+from tests.container_images import (
+    PASSWORD,
+    PASSWORD_FILE,
+    REGISTRY_NAMESPACE,
+    REGISTRY_PORT,
+    push,
+    registry,
+)
 from tests.docs_examples import ROOT, examples
 from tests.s3_server import BUCKET, s3_server
-from tests.vm.platform import running_platform
+from tests.vm.platform import PARTS, running_platform
 from tests.vm.test_docs_examples import NEEDS_REGISTRY, run
 from wrenn.testing.server import free_port
 
@@ -22,29 +29,41 @@ TIMEOUT_S = 150
 
 @pytest.mark.timeout(400)
 async def test_images_are_imported_and_stored_in_object_storage_as_written(
-    data_dir: Path, images_dir: Path, served: str, tmp_path: Path
+    data_dir: Path, images_dir: Path, served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry, metrics = f"{served}:{REGISTRY_PORT}", f"127.0.0.1:{free_port()}"
-    await push(REGISTRY_NAMESPACE, tmp_path, "alpine:3.20", [await alpine_layer(tmp_path)])
+    public, private, metrics = f"{served}:{REGISTRY_PORT}", f"{served}:5001", f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("REGISTRY_PASSWORD", PASSWORD)
+    for name in ("alpine:3.20", "app:1"):
+        await push(REGISTRY_NAMESPACE, tmp_path, name, [await alpine_layer(tmp_path)])
+    passwords = tmp_path / "htpasswd"
+    passwords.write_text(PASSWORD_FILE)
     (tmp_path / "s3").mkdir()
     with s3_server(tmp_path / "s3") as server:
         documented = re.findall(r"\b(?:WRENN|AWS)_[A-Z_]+", (ROOT / STORAGE_PAGE).read_text())
         assert set(server.environment) <= set(documented)
-        async with running_platform(
-            data_dir,
-            images_dir,
-            private_networks=f"{served}/32",
-            insecure_registries=registry,
-            control_environment={**server.environment, "WRENN_METRICS_LISTEN": metrics},
-        ) as platform:
+        async with (
+            registry(REGISTRY_NAMESPACE, tmp_path / "registry", port=5001, password_file=passwords),
+            running_platform(
+                data_dir,
+                images_dir,
+                private_networks=f"{served}/32",
+                insecure_registries=f"{public},{private}",
+                control_environment={**server.environment, "WRENN_METRICS_LISTEN": metrics},
+            ) as platform,
+        ):
             replaced = {
-                "registry.example.com": registry,
+                "private.example.com": private,
+                "registry.example.com": public,
                 "localhost:8001": metrics,
             }
             for example in (e for e in examples() if e.page in NEEDS_REGISTRY):
                 folder = tmp_path / Path(example.page).stem
                 folder.mkdir()
                 await run(platform, example, folder, TIMEOUT_S, replaced)
+            # Neither password nor credentials are in a log or a file of the host.
+            for part in PARTS:
+                assert PASSWORD not in platform.log(part, 10**7)
+            assert list(data_dir.rglob("auth.json")) == []
             objects = tmp_path / "s3" / "data" / BUCKET / "wrenn"
             assert list(objects.glob("*/images/*/*.json"))
             assert not (data_dir / "store").exists()
@@ -63,5 +82,5 @@ async def test_images_are_imported_and_stored_in_object_storage_as_written(
                 made = await api.post("/v1/sandboxes", json={"template": "alpine", "memory_mb": 320})
                 assert made.status_code == 201, made.text
                 await platform.remove_sandboxes()
-                for name in ("alpine", "site"):
+                for name in ("alpine", "app", "site"):
                     assert (await api.delete(f"/v1/templates/{name}")).status_code == 204

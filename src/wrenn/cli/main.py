@@ -28,6 +28,7 @@ from wrenn.cli import (
     network,
     port,
     programs,
+    registries,
     run,
     sandboxes,
     shell,
@@ -92,6 +93,7 @@ app.command("logout")(login.logout)
 app.command("whoami")(login.whoami)
 app.add_typer(account.app, name="account")
 app.add_typer(keys.app, name="keys")
+app.add_typer(registries.app, name="registries")
 app.add_typer(teams.app, name="teams")
 app.add_typer(hosts.app, name="hosts")
 app.add_typer(admin.app, name="admin")

@@ -21,6 +21,7 @@ from wrenn.control.password_reset import PasswordReset
 from wrenn.control.profile import Profiles
 from wrenn.control.proxy import Links
 from wrenn.control.quotas.service import Quotas
+from wrenn.control.registries import RegistryCredentials
 from wrenn.control.sandboxes import (
     Creations,
     Deletions,
@@ -74,6 +75,7 @@ class Services:
     snapshots: Snapshots
     templates: Templates
     builds: Builds
+    registry_credentials: RegistryCredentials
     links: Links
     quotas: Quotas
     audit_log: AuditLog

@@ -23,6 +23,7 @@ from wrenn.control import (
     oauth,
     password_reset,
     profile,
+    registries,
     sessions,
     teams,
 )
@@ -85,6 +86,7 @@ from wrenn.control.proxy import (
 from wrenn.control.proxy import routers as port_routers
 from wrenn.control.quotas import routes as quota_routes
 from wrenn.control.quotas.service import Quotas
+from wrenn.control.registries import RegistryCredentials, Sealing
 from wrenn.control.sandboxes import (
     BackOff,
     Capacity,
@@ -151,6 +153,7 @@ ROUTERS: Final = {
     SNAPSHOTS_PREFIX: snapshot_routers,
     TEMPLATES_PREFIX: template_routers,
     BUILDS_PREFIX: build_routers,
+    "/v1/registry-credentials": (registries.router,),
     ADMIN_TEMPLATES_PREFIX: template_admin_routers,
     ADMIN_BUILDS_PREFIX: build_admin_routers,
     "/v1/auth": (sessions.router, password_reset.router),
@@ -301,7 +304,8 @@ def _build(
     sandboxes = _build_sandboxes(base, auth, hosts, images.images)
     hosts.on_unreachable = sandboxes.comparison.loop.wake
     ports = _build_ports(base, auth, sandboxes, link_key)
-    builds, build_worker = _build_builds(base, sandboxes, images)
+    registry_credentials = RegistryCredentials(database=database, sealing=Sealing(auth.secret))
+    builds, build_worker = _build_builds(base, sandboxes, images, registry_credentials)
     mail_sender = _build_mail_sender(base)
     throttle = Throttle(database)
     fleet_service = Fleet(
@@ -319,6 +323,7 @@ def _build(
         sandboxes,
         fleet_service,
         builds,
+        registry_credentials=registry_credentials,
         throttle=throttle,
         passwords=passwords,
         provider_client=provider_client,
@@ -359,6 +364,7 @@ def _build(
         snapshots=sandboxes.snapshots,
         templates=sandboxes.templates,
         builds=builds,
+        registry_credentials=registry_credentials,
         links=ports.links,
         quotas=Quotas(database=database, find_quota_status=sandboxes.capacity.quota_status),
         audit_log=AuditLog(database),
@@ -685,7 +691,9 @@ def _build_images(base: _Base, auth: _Auth) -> _Images:
     )
 
 
-def _build_builds(base: _Base, sandboxes: _Sandboxes, images: _Images) -> tuple[Builds, BuildWorker]:
+def _build_builds(
+    base: _Base, sandboxes: _Sandboxes, images: _Images, registry_credentials: RegistryCredentials
+) -> tuple[Builds, BuildWorker]:
     settings, database = base.settings, base.database
     results = BuildResults(
         database=database,
@@ -704,6 +712,7 @@ def _build_builds(base: _Base, sandboxes: _Sandboxes, images: _Images) -> tuple[
             sandboxes=sandboxes.internal,
             images=images.images,
             insecure_registries=settings.insecure_registries,
+            credentials=registry_credentials,
         ),
         results=results,
         layers=LayerCache(
@@ -782,6 +791,7 @@ def _build_accounts(
     fleet_service: Fleet,
     builds: Builds,
     *,
+    registry_credentials: RegistryCredentials,
     throttle: Throttle,
     passwords: Passwords,
     provider_client: ProviderClient,
@@ -796,6 +806,7 @@ def _build_accounts(
             sandboxes.deletions.remove_all,
             sandboxes.snapshots.remove_all,
             builds.remove_all,
+            registry_credentials.remove_all,
         ),
         wake=sandboxes.deletions.wake,
     )

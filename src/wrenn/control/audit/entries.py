@@ -53,6 +53,7 @@ class Resource(StrEnum):
     USER = "user"
     TEMPLATE = "template"
     BUILD = "build"
+    REGISTRY = "registry"
     CHANNEL = "channel"
 
 

@@ -19,6 +19,7 @@ from wrenn.control.builds.records import Build
 from wrenn.control.db import Database
 from wrenn.control.hosts import ContainerSource, HostContainerConfig, HostImage, HostNetworkPolicy
 from wrenn.control.images import Images
+from wrenn.control.registries import RegistryCredentials
 from wrenn.control.sandboxes import InternalSandboxes
 from wrenn.control.templates import Defaults, Reference, Template, TemplateType, find_template
 from wrenn.protocol.vm_platform import UNKNOWN_PLATFORM
@@ -67,6 +68,7 @@ class BuildBases:
     sandboxes: InternalSandboxes
     images: Images
     insecure_registries: frozenset[str]
+    credentials: RegistryCredentials
 
     @asynccontextmanager
     async def opened(self, build: Build, base: From) -> AsyncGenerator[Base]:
@@ -84,10 +86,14 @@ class BuildBases:
         image_id = await self.database.transaction(lambda tx: self.images.begin(tx, build.owner, host_id))
         with self.images.renewing_lease(image_id):
             try:
+                login = await self.credentials.for_image(build.team_id, base.reference)
+                username, password = ("", "") if login is None else (login[0], login[1].reveal())
                 source = ContainerSource(
                     base.reference,
                     build.disk_size_mb,
                     _EVERYWHERE,
+                    username,
+                    password,
                     is_insecure=base.reference.partition("/")[0] in self.insecure_registries,
                 )
                 made = await make_image(host, image_id, source, upload=False)

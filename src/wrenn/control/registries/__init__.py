@@ -1,0 +1,7 @@
+"""Credentials of container registries, with which hosts pull the images of a team's builds and imports."""
+
+from wrenn.control.registries.routes import router
+from wrenn.control.registries.sealing import Sealing
+from wrenn.control.registries.service import RegistryCredentials
+
+__all__ = ["RegistryCredentials", "Sealing", "router"]
