@@ -1,6 +1,6 @@
 """kill -9 of the control plane at each step of a build: another attempt finishes it, and nothing is left of the first.
 
-Three points run in `make test`, about 40 s.
+Five tests run in `make test`, about 60 s.
 """
 
 from __future__ import annotations
@@ -33,6 +33,14 @@ async def crashing(data_dir: Path, database_url: str, host: AgentHost, unused_tc
     return Crashing(environment, unused_tcp_port, await make_team(database_url, "ada"), host)
 
 
+async def succeeded(api: httpx2.AsyncClient, build_id: str) -> None:
+    """Wait until the build has ended, with success."""
+    async with asyncio.timeout(_DEADLINE_S):
+        while (found := (await api.get(f"/v1/builds/{build_id}")).json())["status"] in ("pending", "running"):
+            await asyncio.sleep(0.1)
+    assert found["status"] == "success", found
+
+
 @pytest.mark.parametrize(
     ("fault", "recipe"),
     [
@@ -57,13 +65,7 @@ async def test_a_build_is_finished_by_another_attempt_after_a_kill(
             build_id = (await api.post("/v1/builds", json=body)).json()["id"]
         await died(process)
     async with crashing.started() as (api, _):
-        async with asyncio.timeout(_DEADLINE_S):
-            while (found := (await api.get(f"/v1/builds/{build_id}")).json())["status"] in (
-                "pending",
-                "running",
-            ):
-                await asyncio.sleep(0.1)
-        assert found["status"] == "success", found
+        await succeeded(api, build_id)
         made = await api.post("/v1/sandboxes", json={"template": "own"})
         assert made.status_code == 201, made.text
         path = f"/v1/sandboxes/{made.json()['id']}"
@@ -80,3 +82,41 @@ async def test_a_build_is_finished_by_another_attempt_after_a_kill(
                 or len((await database.execute(select(templates.c.id))).all()) != 3
             ):
                 await asyncio.sleep(0.1)
+
+
+async def test_a_build_that_began_from_a_layer_is_finished_by_another_attempt_after_a_kill(
+    crashing: Crashing, host: AgentHost, database: Database
+):
+    async with crashing.started("control.build.layer_claimed=kill") as (api, process):
+        body = {"name": "own", "recipe": _TO_IMAGE, "skip_pre_post": True}
+        await succeeded(api, (await api.post("/v1/builds", json=body)).json()["id"])
+        # The first layer; the second build begins from it.
+        assert len(host.snapshot_ids) == 1
+        body["recipe"] = [*_TO_IMAGE, "RUN cat /built > /again"]
+        build_id = (await api.post("/v1/builds", json=body)).json()["id"]
+        await died(process)
+    async with crashing.started() as (api, _):
+        await succeeded(api, build_id)
+        steps = (await api.get(f"/v1/builds/{build_id}/logs")).json()
+        assert [step["cached"] for step in steps] == [True, False]
+        async with asyncio.timeout(_DEADLINE_S):
+            while (
+                host.sandbox_ids
+                or len(host.snapshot_ids) != 2
+                or len((await database.execute(select(images.c.id))).all()) != 1
+            ):
+                await asyncio.sleep(0.1)
+
+
+async def test_without_room_for_layers_every_step_runs(crashing: Crashing, host: AgentHost):
+    crashing.environment["WRENN_BUILD_CACHE_MB"] = "0"
+    async with crashing.started() as (api, _):
+        body = {"name": "own", "recipe": _TO_SNAPSHOT, "skip_pre_post": True}
+        await succeeded(api, (await api.post("/v1/builds", json=body)).json()["id"])
+        # That of the template.
+        assert len(host.snapshot_ids) == 1
+        body["name"] = "other"
+        build_id = (await api.post("/v1/builds", json=body)).json()["id"]
+        await succeeded(api, build_id)
+        steps = (await api.get(f"/v1/builds/{build_id}/logs")).json()
+        assert [step["cached"] for step in steps] == [False, False]

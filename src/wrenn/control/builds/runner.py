@@ -165,6 +165,7 @@ class BuildRunner:
             raise lease_lost()
         if not claimed:
             raise _LayerGone("The layer was removed.")
+        await fault_point("control.build.layer_claimed")
 
     @asynccontextmanager
     async def _context(self, build: Build) -> AsyncGenerator[ContextArchive]:
