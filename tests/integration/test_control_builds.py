@@ -131,10 +131,17 @@ async def test_nobody_else_uses_or_changes_the_sandbox_of_a_build(
     answer = await platform.api.post("/v1/snapshots", json={"sandbox_id": sandbox_id, "name": "taken"})
     refused(answer, 409, "sandbox_of_build")
     assert build_id in answer.json()["error"]["message"]
+    port = {"X-Wrenn-Sandbox": sandbox_id, "X-Wrenn-Port": "8000"}
+    answer = await platform.api.get("/", headers=port)
+    refused(answer, 409, "sandbox_of_build")
+    answer = await platform.api.post(f"{path}/ports/8000/link", json={})
+    refused(answer, 409, "sandbox_of_build")
     assert (await platform.api.get(path)).json()["status"] == "running"
     assert (await platform.api.post(f"/v1/builds/{build_id}/cancel")).status_code == 204
     assert (await ended(platform, build_id))["status"] == "cancelled"
     # From now on it is as any other, while it is there.
+    answer = await platform.api.get("/", headers=port)
+    assert answer.json()["error"]["code"] != "sandbox_of_build"
     assert (await platform.api.delete(path)).status_code == 204
 
 

@@ -760,6 +760,7 @@ def _build_ports(base: _Base, auth: _Auth, sandboxes: _Sandboxes, link_key: byte
     access = PortAccess(
         authenticator=auth.authenticator,
         locations=locations,
+        lookup=sandboxes.lookup,
         signer=signer,
         clock=base.clock,
         tokens=auth.tokens,

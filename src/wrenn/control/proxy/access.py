@@ -16,6 +16,7 @@ from wrenn.control.proxy.links import LinkSigner
 from wrenn.control.proxy.locations import SandboxLocation, SandboxLocations
 from wrenn.control.proxy.lookup_cache import LookupCache
 from wrenn.control.proxy.request_head import PortTarget, Visit
+from wrenn.control.sandboxes import Lookup
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,14 @@ class PortAccess:
         *,
         authenticator: Authenticator,
         locations: SandboxLocations,
+        lookup: Lookup,
         signer: LinkSigner,
         clock: Clock,
         tokens: Tokens,
     ) -> None:
         self._authenticator = authenticator
         self._locations = locations
+        self._lookup = lookup
         self._signer = signer
         self._tokens = tokens
         self._callers = LookupCache[Credential, Caller](authenticator.identify, clock)
@@ -58,8 +61,13 @@ class PortAccess:
         """Check the visitor's credential, link or cookie against the port.
 
         Raises:
-            Unauthorized: no valid credential. NotFound: no sandbox of the caller's team.
+            Unauthorized: no valid credential. NotFound: no sandbox of the caller's team. SandboxOfBuild: only its build may use it.
         """
+        admission = await self._admitted(visit, target)
+        await self._lookup.require_build_ended(admission.location.sandbox)
+        return admission
+
+    async def _admitted(self, visit: Visit, target: PortTarget) -> Admission:
         if visit.key is not None:
             key = ApiKey.parse(visit.key, Operation.WRITE_SANDBOXES)
             caller = await self._callers.get(key)

@@ -75,9 +75,9 @@ class Links:
         """Create a link to a port of the caller's sandbox, whatever its state.
 
         Raises:
-            Unauthorized, InvalidRequest, NotFound.
+            Unauthorized, InvalidRequest, NotFound. SandboxOfBuild: only its build may use it.
         """
-        sandbox = await self._lookup.get(credential, text_id)
+        sandbox = (await self._lookup.locate(credential, text_id)).sandbox
         if not 1 <= port <= 65535 or port == PLATFORM_PORT:
             raise InvalidRequest(f"port: must be a number from 1 to 65535, but not {PLATFORM_PORT}.")
         expires_at = int(self._clock.now().timestamp()) + expires_in_s

@@ -29,7 +29,7 @@ class LinkView(BaseModel):
     expires_at: datetime
 
 
-@router.post("/link", status_code=201, response_model=LinkView, responses=refusals(404))
+@router.post("/link", status_code=201, response_model=LinkView, responses=refusals(404, 409))
 async def create_port_link(
     request: Request,
     sandbox_id: str,

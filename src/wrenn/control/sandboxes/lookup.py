@@ -76,15 +76,21 @@ class Lookup:
             Unauthorized, Forbidden, InvalidRequest, NotFound. SandboxOfBuild: only its build may.
         """
         found = await self._find(credential, text_id)
-        sandbox = found.sandbox
-        if sandbox.build_id is not None and sandbox.status not in ENDED:
-            await self._require_build_ended(sandbox.sandbox_id, sandbox.build_id)
+        await self.require_build_ended(found.sandbox)
         return found
 
-    async def _require_build_ended(self, sandbox_id: SandboxId, build_id: BuildId) -> None:
-        if await self._is_build_running(self._database, build_id):
+    async def require_build_ended(self, sandbox: Sandbox) -> None:
+        """Check that the sandbox is not that of a running build; one query if it was made for a build.
+
+        Raises:
+            SandboxOfBuild: only its build may use and change it.
+        """
+        if sandbox.build_id is None or sandbox.status in ENDED:
+            return
+        if await self._is_build_running(self._database, sandbox.build_id):
             raise SandboxOfBuild(
-                f"Sandbox {sandbox_id} belongs to the build {build_id} while that runs. To end both, cancel the build."
+                f"Sandbox {sandbox.sandbox_id} belongs to the build {sandbox.build_id} while that runs."
+                " To end both, cancel the build."
             )
 
     async def _find(self, credential: Credential, text_id: str) -> LocatedSandbox:
