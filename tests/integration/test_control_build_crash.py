@@ -108,7 +108,7 @@ async def test_a_build_that_began_from_a_layer_is_finished_by_another_attempt_af
                 await asyncio.sleep(0.1)
 
 
-async def test_without_room_for_layers_every_step_runs(crashing: Crashing, host: AgentHost):
+async def test_with_a_limit_of_zero_every_step_runs(crashing: Crashing, host: AgentHost):
     crashing.environment["WRENN_BUILD_CACHE_MB"] = "0"
     async with crashing.started() as (api, _):
         body = {"name": "own", "recipe": _TO_SNAPSHOT, "skip_pre_post": True}
