@@ -20,6 +20,7 @@ from tests.performance.figures import HEAD, Figure
 from tests.performance.forks import forks
 from tests.performance.idle import idle
 from tests.performance.image_versions import image_versions
+from tests.performance.moves import moves
 from tests.performance.paused_disk import paused_disk
 from tests.performance.pauses import pauses
 from tests.performance.placement import placement
@@ -47,6 +48,7 @@ BENCHES = {
     "forks": forks,
     "paused_disk": paused_disk,
     "image_versions": image_versions,
+    "moves": moves,
     "cached_builds": cached_builds,
     "ports": ports,
     "attacks": attacks,
