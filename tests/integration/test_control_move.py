@@ -35,6 +35,7 @@ from .conftest import (
     run_sql,
     running_control_plane,
 )
+from .people import make_admin, sign_up
 from .test_control_crash import died
 
 _c = sandboxes.c
@@ -300,6 +301,49 @@ async def test_an_agent_that_is_replaced_during_a_transfer_goes_on(fleet: Fleet,
     assert await fleet.settled(sandbox_id) is target
     await fleet.assert_usable(sandbox_id)
     await fleet.assert_removed(sandbox_id)
+
+
+async def test_an_admin_names_the_host(fleet: Fleet):
+    database_url = str(fleet.plane.settings.database_url)
+    person = await sign_up(fleet.plane.url)
+    answer = await person.post("/v1/sandboxes", {})
+    assert answer.status_code == 201, answer.text
+    sandbox_id = answer.json()["id"]
+    path = f"/v1/sandboxes/{sandbox_id}/move"
+    here = fleet.place_of(sandbox_id)
+    there = str(await fleet.id_of(fleet.other_than(here)))
+    # The owner of a team names its own hosts only.
+    refused(await person.post(path, {"host_id": there, "pause": True}), 404, "not_found")
+    await make_admin(database_url, person)
+    refused(await person.post(path, {"host_id": "host-" + "0" * 25, "pause": True}), 404, "not_found")
+    present = {"host_id": str(await fleet.id_of(here)), "pause": True}
+    refused(await person.post(path, present), 409, "conflict")
+    answer = await person.post(path, {"host_id": there, "pause": True})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["status"] == "running"
+    assert await fleet.settled(sandbox_id) is fleet.other_than(here)
+
+
+async def test_what_a_teams_own_host_saved_is_not_restored_on_a_host_of_the_platform(fleet: Fleet):
+    database_url = str(fleet.plane.settings.database_url)
+    sandbox_id = await fleet.paused()
+    here = fleet.place_of(sandbox_id)
+    there = fleet.other_than(here)
+    own, other = await fleet.id_of(here), await fleet.id_of(there)
+    team = "(SELECT team_id FROM sandboxes LIMIT 1)"
+    await run_sql(database_url, f"UPDATE hosts SET type = 'byoc', team_id = {team} WHERE id = '{own.value}'")
+    said = refused(await fleet.move(sandbox_id), 503, "no_hosts_available")
+    assert "a team's own host" in said
+    # The other way it may go, when the team runs its sandboxes on its own hosts.
+    await run_sql(
+        database_url,
+        f"UPDATE hosts SET type = 'regular', team_id = NULL WHERE id = '{own.value}'",
+        f"UPDATE hosts SET type = 'byoc', team_id = {team} WHERE id = '{other.value}'",
+        f"UPDATE teams SET is_byoc = true WHERE id = {team}",
+    )
+    answer = await fleet.move(sandbox_id)
+    assert answer.status_code == 200, answer.text
+    assert await fleet.settled(sandbox_id) is there
 
 
 async def test_a_drain_moves_what_it_can_and_names_the_rest(fleet: Fleet):
