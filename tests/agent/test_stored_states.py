@@ -16,10 +16,18 @@ from wrenn.agent.sandboxes import SandboxSpec, State
 from wrenn.agent.sandboxes.transfers import SCRATCH, Transfer
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
-from wrenn.base.errors import InvalidState, StaleGeneration, StoreUnavailable, Unavailable
+from wrenn.base.errors import (
+    InvalidState,
+    NotFound,
+    StaleGeneration,
+    StoreUnavailable,
+    Unavailable,
+    WrennError,
+)
 from wrenn.base.faults import arm_faults
 from wrenn.base.ids import ImageId, SnapshotId
 from wrenn.storage import snapshots
+from wrenn.storage.errors import DamagedSnapshot
 from wrenn.testing.simulated_agent import ProcessHost, agent_environment, remove_everything
 
 POINTS = ["after_journal", "after_table", "after_fetch", "after_base", "after_layers", "after_files", "after_paused"]  # fmt: skip
@@ -219,6 +227,29 @@ async def test_an_older_copy_gives_way_and_a_newer_one_does_not(source: Agent, t
         await target.sandboxes.adopt_stored(replace(spec, generation=3), image_id, wait_s=30)
     assert target.sandboxes.inspect(spec.sandbox_id)[0].spec.generation == 4
     await assert_nothing_left(target)
+
+
+async def test_an_older_copy_stays_until_the_store_has_what_replaces_it(
+    source: Agent, target: Agent, store: MemoryStore
+) -> None:
+    spec = replace(await paused(source), generation=2)
+    image_id = await stored(source, spec)
+    assert_done(await target.sandboxes.adopt_stored(spec, image_id, wait_s=30))
+    newer = replace(spec, generation=3)
+    with pytest.raises(NotFound):
+        await target.sandboxes.adopt_stored(newer, ImageId.new(), wait_s=30)
+    whole = dict(store.images[image_id].chunks)
+    store.images[image_id].chunks = {**whole, 0: bytes(len(whole[0]))}
+    with pytest.raises(DamagedSnapshot):
+        await target.sandboxes.adopt_stored(newer, image_id, wait_s=30)
+    store.images[image_id].chunks = whole
+    with pytest.raises(WrennError):
+        await target.sandboxes.adopt_stored(
+            replace(newer, shape=replace(spec.shape, vcpus=spec.shape.vcpus + 1)), image_id, wait_s=30
+        )
+    record, _ = target.sandboxes.inspect(spec.sandbox_id)
+    assert (record.state, record.spec.generation) == (State.PAUSED, 2)
+    await assert_resumes(target, spec)
 
 
 async def test_what_is_altered_in_the_store_is_refused(

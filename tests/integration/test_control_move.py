@@ -10,14 +10,14 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from tests.agent.kit import assert_nothing_left
 from wrenn.agent.enrolment import CredentialsFile
 from wrenn.agent.sandboxes import State
 from wrenn.base.errors import InternalError, NoCapacity, Unavailable, WrennError
 from wrenn.base.faults import arm_faults
-from wrenn.base.ids import HostId
+from wrenn.base.ids import HostId, SandboxId
 from wrenn.control.db import Database
 from wrenn.control.hosts import DrainPolicy, all_hosts, drain_store
 from wrenn.control.sandboxes.operations import drain_store as drained
@@ -270,6 +270,10 @@ async def test_a_sandbox_that_is_being_moved_can_be_deleted_and_nothing_else(fle
         assert "being moved" in refused(answer, 409, "invalid_state"), action
     answer = await fleet.plane.api.patch(f"/v1/sandboxes/{sandbox_id}/disk", json={"disk_size_mb": 6000})
     refused(answer, 409, "invalid_state")
+    answer = await fleet.plane.api.patch(
+        f"/v1/sandboxes/{sandbox_id}/network", json={"allow_internet": False}
+    )
+    refused(answer, 409, "invalid_state")
     answer = await fleet.plane.api.post("/v1/snapshots", json={"sandbox_id": sandbox_id, "name": "x"})
     refused(answer, 409, "invalid_state")
     deleting = asyncio.create_task(fleet.plane.api.delete(f"/v1/sandboxes/{sandbox_id}"))
@@ -281,6 +285,62 @@ async def test_a_sandbox_that_is_being_moved_can_be_deleted_and_nothing_else(fle
     assert (await deleting).status_code == 204
     refused(await moving, 409, "invalid_state")
     await fleet.assert_removed(sandbox_id)
+
+
+async def test_a_second_move_that_waited_for_the_first_goes_on_from_its_target(fleet: Fleet):
+    """It found the sandbox at the former host, and gets the placement lock after the first one has ended."""
+    sandbox_id = await fleet.paused()
+    source = fleet.place_of(sandbox_id)
+    target = fleet.other_than(source)
+    # The first one holds the placement lock while the second one begins.
+    arm_faults("control.move.before_commit=sleep:2")
+    first = asyncio.create_task(fleet.move(sandbox_id))
+    await target.wait_call("adopt_sandbox")
+    while sandbox_id not in target.sandbox_ids:
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(0.5)
+    second = asyncio.create_task(fleet.move(sandbox_id))
+    await asyncio.sleep(0.5)
+    arm_faults("")
+    assert not second.done()
+    for moving in (first, second):
+        answer = await moving
+        assert answer.status_code == 200, answer.text
+    assert source.calls["adopt_sandbox"] == 1
+    assert target.calls["adopt_sandbox"] == 1
+    assert await fleet.settled(sandbox_id) is source
+    await fleet.assert_usable(sandbox_id)
+    await fleet.assert_removed(sandbox_id)
+
+
+async def test_a_row_that_names_its_own_host_as_the_target_is_put_right(fleet: Fleet):
+    sandbox_id = await fleet.paused()
+    source = fleet.place_of(sandbox_id)
+    database, row = fleet.plane.control.database, SandboxId.parse(sandbox_id).value
+    await database.execute(update(sandboxes).where(_c.id == row).values(move_host_id=_c.host_id))
+    fleet.plane.control.reconciler.wake()
+    async with asyncio.timeout(DEADLINE_S):
+        while not (await fleet.plane.api.get(f"/v1/sandboxes/{sandbox_id}")).json()["metadata"].get("reason"):
+            await asyncio.sleep(0.1)
+    assert source.calls["store_sandbox"] == source.calls["adopt_sandbox"] == 0
+    await fleet.assert_usable(sandbox_id)
+
+
+async def test_what_a_former_release_left_of_a_move_ends_with_the_next_pause(fleet: Fleet):
+    """It resumes and pauses a sandbox that is being moved, and knows nothing of that."""
+    sandbox_id = await fleet.created()
+    source = fleet.place_of(sandbox_id)
+    row = SandboxId.parse(sandbox_id).value
+    target = await fleet.id_of(fleet.other_than(source))
+    await fleet.plane.control.database.execute(
+        update(sandboxes).where(_c.id == row).values(move_host_id=target.value)
+    )
+    answer = await fleet.post(sandbox_id, "pause")
+    assert answer.status_code == 200, answer.text
+    await asyncio.sleep(0.5)
+    assert source.calls["store_sandbox"] == 0
+    assert await fleet.settled(sandbox_id) is source
+    await fleet.assert_usable(sandbox_id)
 
 
 @pytest.mark.parametrize("call", ["store_sandbox", "adopt_sandbox"])

@@ -18,7 +18,7 @@ from wrenn.agent.sandboxes import journal
 from wrenn.agent.sandboxes.check_snapshot import check_intact, require_same_platform
 from wrenn.agent.sandboxes.journal import NetworkSettings, Record, SandboxSpec, State
 from wrenn.agent.sandboxes.launch import Save
-from wrenn.agent.sandboxes.transfers import INCOMING, Progress, StateStore
+from wrenn.agent.sandboxes.transfers import INCOMING, Progress, StateStore, StoredState
 from wrenn.base.clock import Clock
 from wrenn.base.errors import InvalidRequest, Unavailable
 from wrenn.base.faults import fault_point
@@ -79,11 +79,7 @@ class AdoptState:
             save(record)
             await fault_point("agent.adopt.after_journal")
             async with store.open(image_id) as stored:
-                table = StateTable.decode(await stored.first())
-                if table.size_b != stored.size_b:
-                    raise DamagedSnapshot(
-                        "What the store has of the sandbox has another size than its table says."
-                    )
+                table = await _table(stored)
                 self._require_restorable(table, spec)
                 # No await until the journal references what the host has already: it could be collected.
                 base = self._base_key(table)
@@ -109,6 +105,11 @@ class AdoptState:
             undo.keep()
         await asyncio.to_thread(remove_tree, incoming)
         return record
+
+    async def require_adoptable(self, spec: SandboxSpec, image_id: ImageId) -> None:
+        """Return if the store has the state of this sandbox as the image, and it can be restored here. Raises as `run`."""
+        async with self.store().open(image_id) as stored:
+            self._require_restorable(await _table(stored), spec)
 
     def _require_restorable(self, table: StateTable, spec: SandboxSpec) -> None:
         manifest = table.snapshot
@@ -197,6 +198,13 @@ class AdoptState:
         await run_to_end(partial(driver.disks.flush, sorted(seals)))
         for manifest in table.snapshots:
             await run_to_end(partial(snapshots.flush, snapshots.find(root, manifest.snapshot_id)))
+
+
+async def _table(stored: StoredState) -> StateTable:
+    table = StateTable.decode(await stored.first())
+    if table.size_b != stored.size_b:
+        raise DamagedSnapshot("What the store has of the sandbox has another size than its table says.")
+    return table
 
 
 def _record(record: Record, table: StateTable, base: str) -> Record:

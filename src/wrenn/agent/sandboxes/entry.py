@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from wrenn.agent.sandboxes.journal import Record, State
+from wrenn.agent.sandboxes.journal import Record, SandboxSpec, State
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.agent.sandboxes.transfers import Transfer
 from wrenn.base.errors import InvalidState, StaleGeneration, WrennError
@@ -73,6 +73,10 @@ class Entry:
     def being_removed(self) -> InvalidState:
         """Return the error of an operation on a sandbox that is being removed."""
         return InvalidState(f"Sandbox {self.sandbox_id} is being removed.")
+
+    def is_older_than(self, spec: SandboxSpec) -> bool:
+        """Whether this host has an older generation of the sandbox."""
+        return 0 < self.record.spec.generation < spec.generation
 
     def require_generation(self, generation: int) -> None:
         """Check that a call is for the copy of the sandbox that this host has. 0, here or there, is not known and accepted.

@@ -142,6 +142,12 @@ class Sandboxes:
         if free_b(self._layout.data_dir) < self._disk.reserve_b:
             raise StorageFull("The disk of the host is full: no sandbox can be created until space is freed.")
 
+    def _require_space(self, spec: SandboxSpec) -> None:
+        """Return if the disk has room for this sandbox; one that is here with the same id gives way. Raises StorageFull, NoCapacity."""
+        self._require_free_disk()
+        others = [entry.record for key, entry in self._entries.items() if key != spec.sandbox_id]
+        self._disk.require_capacity(spec, others, total_b(self._layout.data_dir))
+
     @contextmanager
     def _explaining_full_disk(self) -> Generator[None]:
         """Raise StorageFull instead of AgentFailure if the disk is full, which then explains why a VM was not saved."""
@@ -176,13 +182,11 @@ class Sandboxes:
         """
         network = network or NetworkSettings()
         entry = self._entries.get(spec.sandbox_id)
-        if entry is not None and 0 < entry.record.spec.generation < spec.generation:
+        if entry is not None and entry.is_older_than(spec):
             await self.remove(spec.sandbox_id)
             entry = self._entries.get(spec.sandbox_id)
         if entry is None:
-            self._require_free_disk()
-            records = [known.record for known in self._entries.values()]
-            self._disk.require_capacity(spec, records, total_b(self._layout.data_dir))
+            self._require_space(spec)
             entry = Entry(Record(spec, State.STARTING, network=network))
             self._entries[spec.sandbox_id] = entry
             entry.starting = self._start_work(f"bring up {spec.sandbox_id}", self._bring_up(entry))
@@ -345,7 +349,8 @@ class Sandboxes:
     ) -> Transfer:
         """Begin to fetch a sandbox of another host as this image and adopt it, paused, or join that, and return its state after at most `wait_s`.
 
-        One that is here with this generation is a success. An older generation of it is removed first. A failure is returned to those
+        One that is here with this generation is a success. An older generation of it is removed first, once it is known that there is
+        room and that the store has the sandbox. A failure is returned to those
         who wait for it; the next call begins again.
 
         Raises:
@@ -353,13 +358,15 @@ class Sandboxes:
             StorageFull: the disk is below its reserve. NoCapacity: the disk is allocated to other sandboxes.
         """
         entry = self._entries.get(spec.sandbox_id)
-        if entry is not None and 0 < entry.record.spec.generation < spec.generation:
-            await self.remove(spec.sandbox_id)
+        if entry is not None and entry.is_older_than(spec):
+            self._require_space(spec)
+            await self._operations.adopt_state.require_adoptable(spec, image_id)
+            entry = self._entries.get(spec.sandbox_id)
+            if entry is not None and entry.is_older_than(spec):
+                await self.remove(spec.sandbox_id)
             entry = self._entries.get(spec.sandbox_id)
         if entry is None:
-            self._require_free_disk()
-            records = [known.record for known in self._entries.values()]
-            self._disk.require_capacity(spec, records, total_b(self._layout.data_dir))
+            self._require_space(spec)
             entry = Entry(Record(spec, State.STARTING, network=network or NetworkSettings()))
             self._entries[spec.sandbox_id] = entry
             transfer = entry.transfer = Transfer(image_id)

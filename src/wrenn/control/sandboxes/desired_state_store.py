@@ -46,6 +46,7 @@ from wrenn.control.db import RELEASED, Database, Hints, Transaction
 from wrenn.control.sandboxes.records import OnExpiry, Sandbox
 from wrenn.control.sandboxes.state import Desired, State
 from wrenn.control.sandboxes.store import (
+    NOT_MOVING,
     due_when_paused,
     due_when_running,
     is_live,
@@ -58,7 +59,13 @@ _c = sandboxes.c
 
 
 def update_desired(desired: Any, *conditions: Any, by: Actor) -> Update:
-    """Build the UPDATE that sets the desired state of all live sandboxes that meet the conditions."""
+    """Build the UPDATE that sets the desired state of all live sandboxes that meet the conditions.
+
+    It ends a move that a former release left behind. Not where it removes the sandbox: the target of the move removes its copy then.
+    """
+    ends_move: dict[str, Any] = {
+        name: case((desired == Desired.STOPPED, _c[name]), else_=value) for name, value in NOT_MOVING.items()
+    }
     return (
         update(sandboxes)
         .where(is_live(), *conditions)
@@ -70,6 +77,7 @@ def update_desired(desired: Any, *conditions: Any, by: Actor) -> Update:
             failure="",
             reason="",
             version=_c.version + 1,
+            **ends_move,
             **RELEASED,
             attempts=0,
             next_attempt_at=func.now(),
@@ -195,20 +203,28 @@ async def set_moving(
     tx: Transaction,
     hints: Hints,
     sandbox_id: SandboxId,
-    host_id: HostId,
+    source: HostId,
+    target: HostId,
     *,
     resumes: bool,
     pauses: bool,
     by: Actor,
 ) -> bool:
-    """Have a paused sandbox be moved to a host, and with `pauses` also a running one; `resumes`: it runs afterwards.
+    """Have a paused sandbox be moved from one host to another, and with `pauses` also a running one; `resumes`: it runs afterwards.
 
-    False: it is neither, or is being changed already.
+    False: it is neither, is being changed already, or is not on `source`.
     """
     movable = or_(_is_paused(), _can_pause()) if pauses else _is_paused()
     wanted = (
-        update_desired(Desired.PAUSED, _c.id == sandbox_id.value, movable, by=by)
-        .values(move_host_id=host_id.value, move_resumes=resumes)
+        update_desired(
+            Desired.PAUSED,
+            _c.id == sandbox_id.value,
+            _c.host_id == source.value,
+            _c.host_id != target.value,
+            movable,
+            by=by,
+        )
+        .values(move_host_id=target.value, move_resumes=resumes)
         .returning(_c.id)
         .cte("wanted")
     )

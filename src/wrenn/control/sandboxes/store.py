@@ -80,6 +80,10 @@ async def of_builds(database: Database) -> list[tuple[SandboxId, BuildId]]:
     return [(SandboxId(row.id), BuildId(row.build_id)) for row in found]
 
 
+NOT_MOVING: Final[dict[str, Any]] = {"move_host_id": None, "move_resumes": False}
+"""The columns of a sandbox that is not being moved."""
+
+
 def takes_memory() -> ColumnElement[bool]:
     """SQL condition on a live sandbox: it takes memory of its host, because it is not paused or is being resumed."""
     return or_(sandboxes.c.status != State.PAUSED, sandboxes.c.desired == Desired.RUNNING)

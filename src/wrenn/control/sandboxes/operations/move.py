@@ -58,33 +58,42 @@ class Moves:
         sandbox, caller = found.sandbox, found.caller
         target = None if host_id is None else HostId.parse(host_id)
         with self._changes.watch(sandbox.sandbox_id) as change:
-            resumes = pause and sandbox.status is State.RUNNING
-            chosen = await self._capacity.transaction_asking_hosts(
-                lambda tx: self._begin(tx, sandbox, caller, target, resumes=resumes)
+            begun = await self._capacity.transaction_asking_hosts(
+                lambda tx: self._begin(tx, sandbox, caller, target, pause=pause)
             )
-            if chosen is None:
+            if begun is None:
                 rule = "only one that is paused or runs" if pause else "only a paused one"
                 await raise_invalid_state(self._database, sandbox, f"{rule} can be moved")
             await fault_point("control.move.after_desired")
             self._reconciler.wake()
+            chosen, resumes = begun
             done = await wait_moved(change, chosen, self._wait_limits)
             return await wait_resumed(change, self._wait_limits) if resumes else done
 
     async def _begin(
-        self, tx: Transaction, sandbox: Sandbox, caller: Caller, target: HostId | None, *, resumes: bool
-    ) -> HostId | None:
-        admission = await self._capacity.lock_and_read(tx, sandbox.team_id)
+        self, tx: Transaction, found: Sandbox, caller: Caller, target: HostId | None, *, pause: bool
+    ) -> tuple[HostId, bool] | None:
+        """Choose the target and write it down; return it, and whether the sandbox is resumed there. None: it cannot be moved now."""
+        admission = await self._capacity.lock_and_read(tx, found.team_id)
+        # A former move may have ended since it was found: its host is known only under the lock.
+        locked = await desired_state_store.lock(tx, found.sandbox_id)
+        assert locked is not None, "rows are kept"
+        sandbox, _ = locked
+        if sandbox.is_moving:
+            return None
+        resumes = pause and sandbox.status is State.RUNNING
         host = await choose_target(admission, sandbox, target, caller, resumes=resumes)
         was_set = await desired_state_store.set_moving(
             tx,
             self._hints,
             sandbox.sandbox_id,
+            sandbox.host_id,
             host.host_id,
             resumes=resumes,
             pauses=resumes,
             by=caller.actor,
         )
-        return host.host_id if was_set else None
+        return (host.host_id, resumes) if was_set else None
 
 
 async def choose_target(

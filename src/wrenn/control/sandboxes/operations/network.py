@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wrenn.base.errors import DeadlineExceeded, Unavailable
+from wrenn.base.errors import DeadlineExceeded, InvalidState, Unavailable
 from wrenn.base.ids import SandboxId
 from wrenn.control.audit import Actor
 from wrenn.control.auth import Credential
@@ -37,7 +37,7 @@ class Networks:
         Not an activity. A change that changes nothing is told to the host all the same.
 
         Raises:
-            InvalidRequest: a list is wrong; nothing was changed. InvalidState: it neither runs nor is paused.
+            InvalidRequest: a list is wrong; nothing was changed. InvalidState: it neither runs nor is paused, or it is being moved.
             Unavailable: its host does not answer; the change comes into force when it does.
         """
         found = await self._lookup.locate(credential, text_id)
@@ -50,6 +50,10 @@ class Networks:
         now = await desired_state_store.lock_to_change(
             tx, sandbox_id, only="the network of one that runs or is paused can be changed"
         )
+        if now.is_moving:
+            raise InvalidState(
+                f"Sandbox {sandbox_id} is {now.state_text}: its network can be changed afterwards."
+            )
         policy = self._rules.policy(
             allow_internet=(
                 now.network.allow_internet if body.allow_internet is None else body.allow_internet

@@ -12,7 +12,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from wrenn.base.errors import AgentFailure, DeadlineExceeded, Unavailable, WrennError, error_class
+from wrenn.base.errors import AgentFailure, Conflict, DeadlineExceeded, Unavailable, WrennError, error_class
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import ImageId
 from wrenn.control.db import Database, Hints, Transaction
@@ -66,6 +66,9 @@ class MoveStep:
         fields = {"sandbox_id": str(work.sandbox_id), "host_id": str(work.move_to.host_id)}
         generation = 0
         try:
+            if work.move_to.host_id == work.host.host_id:
+                # Adoption would have the host remove its copy, which is the only one.
+                raise Conflict("The sandbox is on the host that it was to be moved to.")
             async with asyncio.timeout(_LIMIT_S):
                 image_id, generation = await self._store(work)
                 await self._adopt(work, image_id, generation)

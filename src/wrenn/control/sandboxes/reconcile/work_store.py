@@ -32,7 +32,7 @@ from wrenn.control.db import RELEASED, Database, Hints, Leases, Transaction, in_
 from wrenn.control.hosts import HostEndpoint, HostSandbox, hosts
 from wrenn.control.sandboxes.records import NetworkPolicy, Origin, Spec, Work
 from wrenn.control.sandboxes.state import Desired, State, move
-from wrenn.control.sandboxes.store import due_when_paused, due_when_running
+from wrenn.control.sandboxes.store import NOT_MOVING, due_when_paused, due_when_running
 from wrenn.control.sandboxes.tables import sandboxes
 
 _c = sandboxes.c
@@ -41,9 +41,6 @@ _CLOCKS_DIFFER_S: Final = 2.0
 _TRY_AGAIN_S: Final = 10.0
 """After a host could not pause an idle sandbox."""
 LEASES: Final = Leases(sandboxes)
-
-
-_NOT_MOVING: Final[dict[str, Any]] = {"move_host_id": None, "move_resumes": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +239,7 @@ async def finish_running(
     """Record that the sandbox is running: it was started or resumed."""
     values: dict[str, Any] = {
         "status": move(work.status, State.RUNNING),
-        **_NOT_MOVING,
+        **NOT_MOVING,
         "host_ip": seen.host_ip,
         "metadata": dict(seen.metadata) or _c.metadata,
         "started_at": func.now(),
@@ -305,7 +302,7 @@ async def finish_refused(
     due_at = _not_before(_c.due_at, _TRY_AGAIN_S) if work.status is State.RUNNING else _c.due_at
     values: dict[str, Any] = {
         "desired": Desired(work.status),
-        **_NOT_MOVING,
+        **NOT_MOVING,
         "desired_at": func.now(),
         "failure": error.code,
         "reason": error.message,
@@ -372,7 +369,7 @@ async def set_stored(tx: Transaction, work: Work, image_id: ImageId, *, owner: s
 async def finish_moved(tx: Transaction, hints: Hints, work: Work, generation: int, *, owner: str) -> bool:
     """Record that the target of a move has the sandbox, which is resumed there if that was asked for.
 
-    False: the lease is lost, or its disk was made larger since.
+    False: the lease is lost, or its disk or network policy was changed since: the target has the former one.
     """
     assert work.move_to is not None, "it is being moved"
     values: dict[str, Any] = {
@@ -380,13 +377,17 @@ async def finish_moved(tx: Transaction, hints: Hints, work: Work, generation: in
         "generation": generation,
         "desired": Desired.RUNNING if work.move_resumes else Desired.PAUSED,
         "desired_at": func.now(),
-        **_NOT_MOVING,
+        **NOT_MOVING,
         "failure": "",
         "reason": "",
         "attempts": 0,
         "next_attempt_at": func.now(),
     }
-    where = (*_held(work, owner), _c.disk_size_mb == work.spec.disk_size_mb)
+    where = (
+        *_held(work, owner),
+        _c.disk_size_mb == work.spec.disk_size_mb,
+        _c.network_revision == work.network_revision,
+    )
     return await write_result(tx, hints, where, values | RELEASED, by_requester("move"))
 
 
@@ -397,7 +398,7 @@ async def finish_not_moved(
     values: dict[str, Any] = {
         "desired": Desired.RUNNING if work.move_resumes else Desired.PAUSED,
         "desired_at": func.now(),
-        **_NOT_MOVING,
+        **NOT_MOVING,
         "failure": error.code,
         "reason": error.message,
         "attempts": 0,
