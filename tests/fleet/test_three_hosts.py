@@ -96,6 +96,42 @@ async def test_an_agent_that_is_killed_finds_its_sandboxes_and_its_credentials_a
     await fleet.remove_sandboxes()
 
 
+async def test_a_host_whose_credentials_were_revoked_gets_nothing_until_it_registers_again(
+    fleet: Fleet,
+) -> None:
+    sandboxes = await _one_on_each_host(fleet)
+    victim = fleet.hosts[1]
+    kept = sandboxes[victim.number]
+    assert victim.process is not None
+    issued = await fleet.call("POST", f"/v1/hosts/{victim.host_id}/token?force=true")
+    assert await fleet.status_of(victim) == "unreachable"
+    assert await fleet.exec(kept) == 503
+
+    async def missing() -> object:
+        return (await fleet.sandboxes())[kept] == "missing"
+
+    await until(missing)
+    # Its agent still serves, with a certificate that is valid.
+    assert victim.process.poll() is None
+    before = victim.sandbox_ids()
+    for _ in range(3):
+        await fleet.create()
+    assert victim.sandbox_ids() == before
+    assert await fleet.status_of(victim) == "unreachable"
+
+    await victim.end()
+    fleet.leave_token(victim, issued["registration_token"])
+    victim.start()
+    await fleet.wait_status(victim, "online")
+
+    async def runs() -> object:
+        return await fleet.exec(kept) == 200
+
+    await until(runs)
+    assert victim.sandbox_ids() == before
+    await fleet.remove_sandboxes()
+
+
 async def test_a_certificate_is_renewed_while_commands_run_and_none_fails(fleet: Fleet) -> None:
     sandboxes = await _one_on_each_host(fleet)
     victim = fleet.hosts[0]

@@ -203,6 +203,7 @@ class Fleet:
             now = await lock_host(tx, host.host_id)
             if force:
                 await credential_store.revoke_all(tx, [now.host_id])
+                await credential_store.withdraw_certificate(tx, now.host_id)
             elif now.status is HostStatus.ONLINE and await record_store.is_heard(
                 tx, now.host_id, within_s=_SILENT_AFTER_S
             ):

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Collection
 from typing import Any, Final
 
-from sqlalchemy import delete, exists, func, insert, select, update
+from sqlalchemy import case, delete, exists, func, insert, select, update
 
 from wrenn.base.errors import NotFound, Unauthorized
 from wrenn.base.ids import HostId, TeamId, UserId, random_hex
@@ -29,6 +29,7 @@ from wrenn.control.hosts.records import (
     RefreshToken,
 )
 from wrenn.control.hosts.tables import host_refresh_tokens, host_registration_tokens, hosts
+from wrenn.control.hosts.types import HostStatus
 
 _registration = host_registration_tokens.c
 _refresh = host_refresh_tokens.c
@@ -158,6 +159,24 @@ async def revoke_all(tx: Transaction, host_ids: Collection[HostId]) -> None:
     """Revoke all credentials of locked hosts."""
     await _delete_registration_tokens(tx, host_ids)
     await _revoke_refresh_tokens(tx, host_ids)
+
+
+async def withdraw_certificate(tx: Transaction, host_id: HostId) -> None:
+    """Have nobody call a locked host until it registers again: its certificate stays valid until it expires, whoever has its key.
+
+    It is forgotten where the host is called, and an online host becomes unreachable at once.
+    """
+    values = {
+        "address": "",
+        "cert_fingerprint": "",
+        "is_reachable": False,
+        "silent_since": case((hosts.c.is_reachable, func.now()), else_=hosts.c.silent_since),
+        "status": case(
+            (hosts.c.status == HostStatus.ONLINE, HostStatus.UNREACHABLE.value), else_=hosts.c.status
+        ),
+        "updated_at": func.now(),
+    }
+    await tx.execute(update(hosts).where(hosts.c.id == host_id.value).values(values))
 
 
 def _certificate(certificate: SignedCertificate) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from sqlalchemy import (
     func,
     literal,
     not_,
+    or_,
     select,
     update,
 )
@@ -64,7 +65,8 @@ def select_hosts() -> Select[Any]:
     )
     return (
         select(*_COLUMNS, silent.label("silent_s"), unheard.label("unheard_s"), tags.label("tags"))
-        .where(hosts.c.deleted_at.is_(None), hosts.c.address != "")
+        # One that has to register again has no address any more, and sandboxes perhaps.
+        .where(hosts.c.deleted_at.is_(None), or_(hosts.c.address != "", hosts.c.status != HostStatus.PENDING))
         .order_by(hosts.c.id)
     )
 

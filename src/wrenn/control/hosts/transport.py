@@ -101,7 +101,13 @@ class HostConnection:
         return kind("The host of this sandbox does not answer now.", context={"cause": repr(cause)})
 
     def url(self, target: str, *, encoded: bool = False) -> URL:
-        """Return the URL of a path at the agent. `encoded`: use it exactly as it is."""
+        """Return the URL of a path at the agent. `encoded`: use it exactly as it is.
+
+        Raises:
+            HostNotConnected: the host has to be registered again before anything is sent to it.
+        """
+        if not self.endpoint.address:
+            raise HostNotConnected("The host of this sandbox is not registered any more.")
         return URL(self.endpoint.address + target, encoded=encoded)
 
     async def request(
