@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import tempfile
@@ -25,7 +26,10 @@ def folder() -> Iterator[Path]:
         pytest.skip("needs root: network namespaces")
     folder = Path(tempfile.mkdtemp(prefix="wrenn-fleet-"))
     folder.chmod(0o711)
-    yield folder
+    # The names of the networks are the machine's: another run would remove those of this one.
+    with (Path(tempfile.gettempdir()) / "wrenn-fleet.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
     asyncio.run(stop(folder))
     shutil.rmtree(folder)
 

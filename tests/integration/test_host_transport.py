@@ -14,9 +14,10 @@ from cryptography import x509
 from wrenn.agent.enrolment import CredentialsFile, ServerTls
 from wrenn.base.errors import InvalidRequest, Unavailable
 from wrenn.base.ids import HostId
-from wrenn.control.hosts import CertificateRenewal, HostClients, HostEndpoint, ensure_pki
+from wrenn.control.hosts import CertificateRenewal, HostClients, HostEndpoint, HostNotConnected, ensure_pki
 from wrenn.control.hosts.transport import HostConnection, HostTransport
 from wrenn.testing.enrolment import issue_credentials
+from wrenn.testing.server import free_port
 
 
 @dataclass
@@ -26,6 +27,7 @@ class TlsServer:
     endpoint: HostEndpoint
     again: asyncio.Event = field(default_factory=asyncio.Event)
     connections: int = 0
+    breaks_off: bool = False
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -33,6 +35,8 @@ class TlsServer:
         chunk = b"%x\r\n%s\r\n" % (len(serial), serial)
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
+                if self.breaks_off:
+                    break
                 writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk)
                 if head.startswith(b"GET /stream"):
                     await writer.drain()
@@ -82,6 +86,23 @@ def connection(server: TlsServer, transport: HostTransport) -> HostConnection:
 async def _certificate(connection: HostConnection) -> str:
     response: Any = await connection.request("GET", connection.url("/"))
     return (await response.read()).decode()
+
+
+async def test_only_a_call_that_cannot_have_arrived_counts_as_not_sent(
+    certificates: Path, server: TlsServer
+) -> None:
+    clients = HostClients(certificates)
+    try:
+        server.breaks_off = True
+        with pytest.raises(Unavailable) as lost:
+            await clients.at(server.endpoint).report(timeout_s=5)
+        assert not isinstance(lost.value, HostNotConnected)
+        assert server.connections
+        for address in (f"https://127.0.0.1:{free_port()}", ""):
+            with pytest.raises(HostNotConnected):
+                await clients.at(HostEndpoint(HostId.new(), address)).report(timeout_s=5)
+    finally:
+        await clients.close()
 
 
 async def test_a_server_with_the_certificate_of_another_host_is_not_called(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wrenn.base.errors import NoCapacity, NotFound
+from wrenn.base.ids import ImageId
 from wrenn.control.db import Hints, Transaction
 from wrenn.control.placement import Wanted
 from wrenn.control.sandboxes.operations.capacity import Capacity
@@ -26,11 +27,12 @@ class PlacingAgain:
         Nothing of it may be on its former host, and it starts from an image, which lies on many hosts.
         """
         wanted = Wanted(
-            work.spec.template,
+            work.origin.image,
             work.spec.vcpus,
             work.spec.memory_mb,
             work.spec.disk_size_mb,
             host_tags=frozenset(work.spec.host_tags),
+            is_obtainable=work.origin.image.startswith(ImageId.PREFIX),
         )
 
         async def move(tx: Transaction) -> bool:
