@@ -125,3 +125,13 @@ def test_lists_are_bounded() -> None:
 def test_an_answer_that_cannot_be_decoded_is_a_failure_of_the_agent(body: bytes) -> None:
     with pytest.raises(AgentFailure):
         decoded(pb.Host, body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"\x0a\x00" * 300_000, b"\x0a\x80\x12" + b"\x52\x00" * 1152 + b"\x0a\x00" * 200_000],
+    ids=["entries", "entries and what is in them"],
+)
+def test_an_answer_with_too_many_entries_is_not_decoded(body: bytes) -> None:
+    with pytest.raises(AgentFailure, match="cannot be read"):
+        decoded(pb.ListSandboxesResponse, body)

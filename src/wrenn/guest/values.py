@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar, cast
 from protobuf import Message
 
 from wrenn.base.errors import AgentFailure
-from wrenn.guest.wire import check_fields
+from wrenn.protocol.wire import check_fields
 
 M = TypeVar("M", bound=Message[Any])
 

@@ -38,6 +38,7 @@ from wrenn.control.hosts.types import (
 from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.host.causes import CONTROL_PLANE_LOST
 from wrenn.protocol.vm_platform import VmPlatform
+from wrenn.protocol.wire import check_fields
 
 T = TypeVar("T")
 Answer = TypeVar("Answer", bound=Message[Any])
@@ -74,6 +75,8 @@ _KINDS: Final[dict[pb.FileKind, FileKind]] = {
 
 _LIST_LIMIT: Final = 20_000
 """Sandboxes, or snapshots, of one host. A statement has at most 32,767 parameters."""
+_FIELDS_LIMIT: Final = 200_000
+"""Of an answer, nested messages included: an empty entry has two bytes on the wire, and hundreds in memory."""
 _ACTIVE_LIMIT: Final = 1_000
 """Sandboxes whose last use one heartbeat reports."""
 _TEMPLATES_LIMIT: Final = 1_000
@@ -107,8 +110,9 @@ def clean_text(text: str, limit: int) -> str:
 
 
 def decoded(answer: type[Answer], body: bytes) -> Answer:
-    """Decode an answer of an agent. Raises AgentFailure if it cannot be read."""
+    """Decode an answer of an agent. Raises AgentFailure if it cannot be read, or has more than `_FIELDS_LIMIT` fields."""
     try:
+        check_fields(answer, body, _FIELDS_LIMIT)
         return answer.from_binary(body)
     except Exception as error:
         # The library has no class of its own for input that it cannot decode.

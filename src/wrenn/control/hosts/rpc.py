@@ -21,7 +21,10 @@ from wrenn.relay import read_bounded
 _log = logging.getLogger(__name__)
 
 _SERVICE: Final = "wrenn.host.v1.HostAgent"
-_ANSWER_LIMIT_B: Final = 2 * OUTPUT_LIMIT_B + 4 * MIB
+_ANSWER_LIMIT_B: Final = 4 * MIB
+_LARGE_ANSWERS_B: Final = {"Exec": 2 * OUTPUT_LIMIT_B + 4 * MIB, "ListDir": 16 * MIB}
+_DECODED_AT_ONCE_B: Final = 64 * KIB
+"""A larger answer is decoded in a thread, so that other requests go on meanwhile."""
 _ERROR_LIMIT_B: Final = 64 * KIB
 _SERVER_ERROR: Final = 500
 _NOT_FOUND: Final = 404
@@ -84,7 +87,11 @@ class HostRpc:
                 error = _error_of(response, await read_bounded(response, _ERROR_LIMIT_B, sender="host"))
                 _log.debug("host refused a call", extra={"method": method, "code": error.code})
                 raise error
-            return decoded(answer, await read_bounded(response, _ANSWER_LIMIT_B, sender="host"))
+            limit_b = _LARGE_ANSWERS_B.get(method, _ANSWER_LIMIT_B)
+            body = await read_bounded(response, limit_b, sender="host")
+            if len(body) <= _DECODED_AT_ONCE_B:
+                return decoded(answer, body)
+            return await asyncio.to_thread(decoded, answer, body)
         finally:
             # A connection whose response was read to its end is back in the pool already.
             response.close()

@@ -8,9 +8,9 @@ import pytest
 
 from wrenn.base.errors import AgentFailure
 from wrenn.guest.values import decode_message
-from wrenn.guest.wire import TooManyFields, check_fields
 from wrenn.protocol.guest import filesystem_pb as fs
 from wrenn.protocol.guest import process_pb as pb
+from wrenn.protocol.wire import TooManyFields, check_fields
 
 FLOODS = {
     "empty elements": b"\n\0" * 2_000_000,
