@@ -14,7 +14,14 @@ from cryptography import x509
 from wrenn.agent.enrolment import CredentialsFile, ServerTls
 from wrenn.base.errors import InvalidRequest, Unavailable
 from wrenn.base.ids import HostId
-from wrenn.control.hosts import CertificateRenewal, HostClients, HostEndpoint, HostNotConnected, ensure_pki
+from wrenn.control.hosts import (
+    CertificateRenewal,
+    HostClients,
+    HostEndpoint,
+    HostNotConnected,
+    authority,
+    ensure_pki,
+)
 from wrenn.control.hosts.transport import HostConnection, HostTransport
 from wrenn.testing.enrolment import issue_credentials
 from wrenn.testing.server import free_port
@@ -101,6 +108,43 @@ async def test_only_a_call_that_cannot_have_arrived_counts_as_not_sent(
         for address in (f"https://127.0.0.1:{free_port()}", ""):
             with pytest.raises(HostNotConnected):
                 await clients.at(HostEndpoint(HostId.new(), address)).report(timeout_s=5)
+    finally:
+        await clients.close()
+
+
+@pytest.mark.parametrize("fault", ["another_ca", "expired"])
+async def test_a_certificate_of_another_ca_or_an_expired_one_is_not_accepted(
+    fault: str, certificates: Path, server: TlsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fault == "expired":
+        monkeypatch.setattr(authority, "AGENT_LIFE", -authority.CLOCK_SKEW / 2)
+    signer = tmp_path / "another_ca" if fault == "another_ca" else certificates
+    (tmp_path / "former").mkdir()
+    endpoint = issue_credentials(tmp_path / "former", signer, "127.0.0.1:1")
+    credentials = CredentialsFile(tmp_path / "former").load()
+    assert credentials is not None
+    context = ServerTls(credentials).context
+    clients = HostClients(certificates)
+    try:
+        async with await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=context) as listening:
+            port = listening.sockets[0].getsockname()[1]
+            at = HostEndpoint(endpoint.host_id, f"https://127.0.0.1:{port}")
+            with pytest.raises(HostNotConnected) as refused:
+                await clients.at(at).report(timeout_s=5)
+        assert "certificate" in str(refused.value.context).lower()
+        assert not server.connections
+    finally:
+        await clients.close()
+
+
+async def test_a_name_of_this_machine_is_not_called(certificates: Path, server: TlsServer) -> None:
+    clients = HostClients(certificates)
+    try:
+        at = HostEndpoint(server.endpoint.host_id, server.endpoint.address.replace("127.0.0.1", "localhost"))
+        with pytest.raises(HostNotConnected) as refused:
+            await clients.at(at).report(timeout_s=5)
+        assert "another machine" in str(refused.value.context)
+        assert not server.connections
     finally:
         await clients.close()
 

@@ -49,6 +49,8 @@ _WRONG_REFRESH = (
 
 _BEATS: Final = Rate(per_s=5, burst=30)
 """Heartbeats of one host: every 30 s, and one a second while something changes there."""
+_REFRESHES: Final = Rate(per_s=1 / 60, burst=20)
+"""Of one host, each of which may write to the audit log: one every two days, and more after failures."""
 _BUCKETS: Final = 20_000
 _log = logging.getLogger(__name__)
 
@@ -92,6 +94,7 @@ class Enrolment:
         self._throttle = throttle
         self._record_activity = record_activity
         self._beats = Buckets(_BEATS, clock, most=_BUCKETS)
+        self._refreshes = Buckets(_REFRESHES, clock, most=_BUCKETS)
 
     async def register(self, body: RegisterHost, client: str) -> Credentials:
         """Use up a registration token and return the credentials of its host. What had registered it before loses its own.
@@ -137,7 +140,7 @@ class Enrolment:
 
         Raises:
             InvalidRequest: of address or request. Unauthorized: of the token; nothing changed. HostDeleted.
-            RateLimited: the token is wrong, and there were too many wrong ones from this client.
+            RateLimited: this host refreshes too often; or the token is wrong, and there were too many wrong ones from this client.
         """
         address = None if body.address is None else HostAddress.parse(body.address)
         public_key_of(body.csr_pem)
@@ -155,6 +158,11 @@ class Enrolment:
             )
             if rotated is None:
                 return None
+            wait_s = self._refreshes.take(host_id.value.bytes)
+            if wait_s:
+                raise RateLimited(
+                    "This host refreshes its credentials too often.", retry_after_s=math.ceil(wait_s)
+                )
             where = HostAddress.parse(address_of(host.address)) if address is None else address
             _check_address(host, where)
             url = where.url

@@ -15,6 +15,7 @@ from yarl import URL
 from wrenn.base.errors import Unavailable
 from wrenn.base.request_ids import request_id_headers
 from wrenn.control.hosts.records import HostNotConnected
+from wrenn.control.hosts.resolver import RemoteResolver
 from wrenn.control.hosts.types import HostEndpoint
 from wrenn.protocol.host.streams import MESSAGE_LIMIT_B
 from wrenn.relay import (
@@ -50,6 +51,7 @@ class HostTransport:
             limit=0,
             keepalive_timeout=_POOL_IDLE_S,
             use_dns_cache=False,
+            resolver=RemoteResolver(),
             socket_factory=_socket,
         )
         self._session = new_session(connector)
