@@ -301,3 +301,22 @@ async def test_another_teams_build_is_not_there(platform: Platform):
         for method, path in (("GET", ""), ("GET", "/logs"), ("POST", "/cancel")):
             refused(await stranger.request(method, f"/v1/builds/{made['id']}{path}"), 404, "not_found")
         assert (await stranger.get("/v1/builds")).json() == []
+
+
+async def test_what_a_step_writes_is_followed_while_it_runs(platform: Platform):
+    recipe = ["RUN --timeout=5m echo begun; while ! test -e /root/go; do sleep 0.1; done; echo ended"]
+    answer = await platform.api.post(
+        "/v1/builds", json={"name": "followed", "recipe": recipe, "skip_pre_post": True}
+    )
+    path = f"/v1/builds/{answer.json()['id']}"
+    async with asyncio.timeout(2 * DEADLINE_S):
+        while "begun" not in (await platform.api.get(f"{path}/logs")).text:
+            await asyncio.sleep(0.1)
+        running = (await platform.api.get(path)).json()
+        assert running["status"] == "running"
+        box = running["sandbox_id"]
+        (platform.host.root_of(box) / "root/go").touch()
+        made = await ended(platform, answer.json()["id"])
+        assert made["status"] == "success", made
+        steps = (await platform.api.get(f"{path}/logs")).json()
+        assert [step["stdout"] for step in steps] == ["begun\nended\n"]

@@ -7,6 +7,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tests.vm.platform import Platform, running_platform
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
 from wrenn.base.ids import SnapshotId
-from wrenn.linux.command import run
+from wrenn.linux.command import CommandError, run
 from wrenn.linux.namespaces import create_namespace, remove_namespace
 from wrenn.linux.netlink import AddAddress, AddDefaultRoute, AddVeth, BringUp, send_all
 from wrenn.storage.images import load_images
@@ -140,3 +141,6 @@ async def served(tmp_path: Path) -> AsyncIterator[str]:
             yield address
     finally:
         await remove_namespace(namespace)
+        # Not before everything in the namespace has ended: the next test makes a link of this name.
+        with suppress(CommandError):
+            await run(["ip", "link", "delete", host_link], timeout_s=5)

@@ -120,7 +120,7 @@ class Builder:
             assert old in text
             text = text.replace(old, new)
         library = rf"\g<1>{REGISTRY}/library/"
-        text = re.sub(r"(?m)^(FROM )(?=[a-z]+:)", library, text)
+        text = re.sub(r"(?m)^(FROM )(?=[a-z-]+:)", library, text)
         dockerfile.write_text(re.sub(r"(?m)^(FROM )(?=gcr\.io/)", rf"\g<1>{REGISTRY}/", text))
         return copy
 

@@ -44,6 +44,8 @@ _GRACE_S: Final = 5.0
 """How much longer than the command's own deadline we wait for the guest to report it."""
 _PIECE_B: Final = 64 * KIB
 """Shorter output waits for more, or for the end: a short command has one answer in one piece."""
+_WAIT_S: Final = 1.0
+"""So long output waits at most: whoever follows a long command sees what it writes."""
 
 
 class Execs:
@@ -65,6 +67,14 @@ class Execs:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one command. What goes wrong is the last message of an answer whose status is always 200."""
         answer = _Answer(send)
+        sending = asyncio.create_task(answer.send_what_waits())
+        try:
+            await self._answer(scope, receive, answer)
+        finally:
+            sending.cancel()
+            await asyncio.wait({sending})
+
+    async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         try:
             with hiding_internal_errors("exec failed", _ClientGone):
                 opening = await _opening(receive)
@@ -75,7 +85,8 @@ class Execs:
             # The server cuts a connection whose answer is not whole.
             return
         except WrennError as error:
-            await answer.add(failure_message(error))
+            with suppress(_ClientGone):
+                await answer.add(failure_message(error))
         with suppress(_ClientGone):
             await answer.finish()
 
@@ -113,6 +124,9 @@ class _Answer:
         self._send = send
         self._waiting = bytearray()
         self._has_begun = False
+        self._sending = asyncio.Lock()
+        self._is_client_gone = False
+        self._is_finished = False
 
     async def add_events(self, events: list[Event]) -> None:
         for event in events:
@@ -123,12 +137,28 @@ class _Answer:
         """Add one message; sends a chunk when enough has accumulated. Raises _ClientGone."""
         self._waiting += MESSAGE_HEAD.pack(len(message)) + message
         if len(self._waiting) >= _PIECE_B:
-            await self._begin([])
-            await self._write(more=True)
+            await self._send_piece()
+
+    async def send_what_waits(self) -> None:
+        """Send output that waits for more, at an interval, until cancelled."""
+        with suppress(_ClientGone):  # the next call of `add` raises it too
+            while True:
+                await asyncio.sleep(_WAIT_S)
+                if self._waiting:
+                    await self._send_piece()
+
+    async def _send_piece(self) -> None:
+        async with self._sending:
+            if not self._is_finished:
+                await self._begin([])
+                await self._write(more=True)
 
     async def finish(self) -> None:
-        await self._begin([(b"content-length", str(len(self._waiting)).encode())])
-        await self._write(more=False)
+        """Send the rest. Raises _ClientGone."""
+        async with self._sending:
+            self._is_finished = True
+            await self._begin([(b"content-length", str(len(self._waiting)).encode())])
+            await self._write(more=False)
 
     async def _begin(self, headers: list[tuple[bytes, bytes]]) -> None:
         if not self._has_begun:
@@ -137,12 +167,15 @@ class _Answer:
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def _write(self, *, more: bool) -> None:
+        if self._is_client_gone:
+            raise _ClientGone("The control plane does not read the answer.")
         body = bytes(self._waiting)
         self._waiting.clear()
         try:
             async with asyncio.timeout(STALL_LIMIT_S):
                 await self._send({"type": "http.response.body", "body": body, "more_body": more})
         except TimeoutError as error:
+            self._is_client_gone = True
             raise _ClientGone("The control plane does not read the answer.") from error
 
 
