@@ -134,8 +134,8 @@ async def test_arguments_and_sizes_are_part_of_the_key(platform: Platform):
     assert await with_(build_args={"A": "1"}) == [True]
     assert await with_(build_args={"A": "2"}) == [False]
     assert await output(platform, "cat /srv-a") == "2\n"
-    # An image has no memory: only its disk has to be the same.
-    assert await with_(memory_mb=256, build_args={"A": "2"}) == [True]
+    # Steps see the size of their sandbox.
+    assert await with_(memory_mb=256, build_args={"A": "2"}) == [False]
     assert await with_(disk_size_mb=6000) == [False]
 
 
@@ -267,6 +267,44 @@ async def test_old_layers_are_removed(platform: Platform):
     async with asyncio.timeout(DEADLINE_S):
         while str(old) in platform.host.snapshot_ids:
             await asyncio.sleep(0.1)
+
+
+async def test_nothing_becomes_newer_by_being_used(platform: Platform):
+    """Of 7 days, contents of 6 days are used; what was made of them is as old."""
+    database = platform.control.database
+    recipe = [_ONCE.format("/srv-one")]
+    team_id = await team_of(platform, await build(platform, recipe))
+
+    async def age(hours: int) -> None:
+        by = timedelta(hours=hours)
+        for column in (build_layers.c.created_at, templates.c.built_at):
+            await database.execute(
+                update(column.table)
+                .where(column.table.c.team_id == team_id.value)
+                .values({column: column - by})
+            )
+
+    await age(6 * 24)
+    # The layer, and a layer on it.
+    longer = [*recipe, _ONCE.format("/srv-two")]
+    assert await cached(platform, await build(platform, longer, name="longer")) == [True, False]
+    # A template, and a template with the same image.
+    assert await cached(platform, await build(platform, recipe, tag="again")) == [True]
+    await age(25)
+    assert await cached(platform, await build(platform, longer, name="longer")) == [False, False]
+    assert await cached(platform, await build(platform, recipe, tag="again")) == [False]
+
+
+async def test_a_template_with_memory_is_not_taken_when_it_is_old(platform: Platform):
+    recipe = ["START sleep 1000"]
+    first = await build(platform, recipe)
+    assert (await build(platform, recipe))["template_id"] == first["template_id"]
+    await platform.control.database.execute(
+        update(templates)
+        .where(templates.c.id == first["template_id"])
+        .values(built_at=func.now() - timedelta(seconds=layer_store.LAYER_AGE_S + 1))
+    )
+    assert (await build(platform, recipe))["template_id"] != first["template_id"]
 
 
 async def test_two_builds_of_one_recipe_at_once_keep_one_layer(platform: Platform):

@@ -8,11 +8,11 @@ import tarfile
 from contextlib import closing
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from wrenn.control.builds.keys import BuildKeys, Shape, keys_of
-from wrenn.control.builds.recipes import parse, plan
+from wrenn.control.builds.keys import BuildKeys, Shape, keys_of, steps_to_keep
+from wrenn.control.builds.recipes import BuildPlan, parse, plan
 from wrenn.control.builds.records import BuildRequest
 from wrenn.recipe import BaseConfig
 from wrenn.recipe.archive import ContextArchive
@@ -37,6 +37,25 @@ def _archive(contents: dict[str, bytes]) -> ContextArchive:
 _CONTENTS = {"one": b"1", "two": b"2"}
 
 
+def _planned(
+    lines: list[str] | tuple[str, ...],
+    *,
+    healthcheck: str = "",
+    environment: dict[str, str] | None = None,
+    skip_pre_post: bool = True,
+) -> BuildPlan:
+    request = BuildRequest(
+        recipe=tuple(lines),
+        dockerfile="",
+        build_args={},
+        base_template="minimal",
+        healthcheck=healthcheck,
+        skip_pre_post=skip_pre_post,
+        use_cache=True,
+    )
+    return plan(request, parse(request), BaseConfig(environment=environment or {"PATH": "/bin"}))
+
+
 def _keys(
     lines: list[str] | tuple[str, ...],
     *,
@@ -46,16 +65,7 @@ def _keys(
     contents: dict[str, bytes] = _CONTENTS,
     environment: dict[str, str] | None = None,
 ) -> BuildKeys:
-    request = BuildRequest(
-        recipe=tuple(lines),
-        dockerfile="",
-        build_args={},
-        base_template="minimal",
-        healthcheck=healthcheck,
-        skip_pre_post=True,
-        use_cache=True,
-    )
-    planned = plan(request, parse(request), BaseConfig(environment=environment or {"PATH": "/bin"}))
+    planned = _planned(lines, healthcheck=healthcheck, environment=environment)
     with closing(_archive(contents)) as context:
         return asyncio.run(keys_of(base_key, shape, planned, context))
 
@@ -63,6 +73,7 @@ def _keys(
 _RECIPES = st.lists(st.sampled_from(_LINES), min_size=1, max_size=6)
 
 
+@settings(max_examples=50, deadline=None)
 @given(_RECIPES, _RECIPES)
 def test_recipes_share_the_keys_of_their_common_beginning_and_no_others(
     one: list[str], two: list[str]
@@ -78,6 +89,7 @@ def test_recipes_share_the_keys_of_their_common_beginning_and_no_others(
     assert not after_one & after_two
 
 
+@settings(max_examples=25, deadline=None)
 @given(_RECIPES)
 def test_another_base_gives_other_keys_to_everything(recipe: list[str]) -> None:
     one, two = _keys(recipe), _keys(recipe, base_key="other")
@@ -124,8 +136,29 @@ def test_everything_is_part_of_the_key_of_a_template_with_memory(
     assert _keys(lines, healthcheck=healthcheck, shape=shape).template != was.template
 
 
-def test_the_key_of_an_image_is_that_of_its_disk() -> None:
+def test_the_key_of_an_image_is_that_of_its_disk_and_size() -> None:
     was = _keys(("RUN a",))
     assert _keys(("RUN a", "ENV A=1")).template == was.template
-    assert _keys(("RUN a",), shape=Shape(4, 1024, 5120)).template == was.template
+    assert _keys(("RUN a",), shape=Shape(2, 512, 5120)).template != was.template
+    assert _keys(("RUN a",), shape=Shape(1, 1024, 5120)).template != was.template
     assert _keys(("RUN a",), shape=Shape(1, 512, 6000)).template != was.template
+
+
+@pytest.mark.parametrize(
+    ("lines", "skip_pre_post", "expected"),
+    [
+        # Step 1 is `apt-get update`; the last three clean up.
+        (("RUN a", "RUN b"), False, [2, 3, 4, 5, 6]),
+        # With ENV the disk is still that after step 1.
+        (("ENV A=1", "RUN a"), False, [3, 4, 5, 6]),
+        (("START serve",), False, []),
+        (("ENV A=1", "RUN a", "START serve"), True, [1, 2]),
+    ],
+)
+def test_steps_before_the_recipe_alone_make_no_layer(
+    lines: tuple[str, ...], skip_pre_post: bool, expected: list[int]
+) -> None:
+    planned = _planned(lines, skip_pre_post=skip_pre_post)
+    with closing(ContextArchive.empty()) as context:
+        keys = asyncio.run(keys_of("base", _SHAPE, planned, context))
+    assert steps_to_keep(planned, keys) == expected

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from wrenn.base.errors import InvalidRequest
 from wrenn.control.builds.recipes import BuildPlan
+from wrenn.control.builds.records import Phase
 from wrenn.recipe import Copy, Start, Step
 from wrenn.recipe.archive import ContextArchive
 from wrenn.recipe.cache_key import cacheable_steps, changes_disk, step_key
@@ -52,6 +53,17 @@ async def keys_of(base_key: str, shape: Shape, plan: BuildPlan, context: Context
     return BuildKeys(tuple(keys[: cacheable_steps(steps)]), _template_key(key, shape, plan))
 
 
+def steps_to_keep(plan: BuildPlan, keys: BuildKeys) -> list[int]:
+    """Return the numbers of the steps after which a layer may be kept, in order.
+
+    None is kept of the steps before the recipe alone, nor before a step of the recipe has changed the disk: they update lists
+    of packages, which would be old in builds that begin from there.
+    """
+    phases = [phase for phase, _ in plan.steps]
+    before = {key for phase, key in zip(phases, keys.layers, strict=False) if phase is Phase.PRE_BUILD}
+    return [number for number, key in enumerate(keys.layers, start=1) if key not in before]
+
+
 async def _files_digest(step: Step, context: ContextArchive) -> str | None:
     if not isinstance(step, Copy) or not step.sources:
         return None
@@ -59,8 +71,8 @@ async def _files_digest(step: Step, context: ContextArchive) -> str | None:
 
 
 def _template_key(disk_key: str, shape: Shape, plan: BuildPlan) -> str:
-    """Return what identifies the template. Of an image it is the disk; the other properties are the template's own."""
-    fields: dict[str, object] = {"disk": disk_key, "disk_size_mb": shape.disk_size_mb}
+    """Return what identifies the template. Of an image it is the disk and the size of the sandbox in which steps made it."""
+    fields: dict[str, object] = {"disk": disk_key, **asdict(shape)}
     if plan.keeps_memory:
         recipe, check = plan.recipe, plan.ready_check
         started = [
@@ -72,8 +84,6 @@ def _template_key(disk_key: str, shape: Shape, plan: BuildPlan) -> str:
         fields |= {
             "started": started,
             "ready": None if check is None else [check.argv, check.start_period_s, check.interval_s],
-            "vcpus": shape.vcpus,
-            "memory_mb": shape.memory_mb,
             "environment": dict(recipe.environment),
             "user": recipe.user,
             "workdir": recipe.workdir,

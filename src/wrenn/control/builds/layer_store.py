@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, update
@@ -36,7 +37,13 @@ _BASES_OF_TEAM: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """The kept state of a build's sandbox after some steps. `image`: as hosts name what the sandbox was started from."""
+    """The kept state of a build's sandbox after some steps.
+
+    Attributes:
+        image: as hosts name what the sandbox was started from.
+        depth: of how many layers it is one after the other, with itself.
+        created_at: when the oldest of these was made.
+    """
 
     snapshot_id: SnapshotId
     key: str
@@ -44,6 +51,7 @@ class Layer:
     image: str
     vm_platform: VmPlatform
     depth: int
+    created_at: datetime
 
 
 def _has_shape(shape: Shape) -> ColumnElement[bool]:
@@ -55,13 +63,14 @@ def _has_shape(shape: Shape) -> ColumnElement[bool]:
 async def find(database: Database, team_id: TeamId, keys: Sequence[str], shape: Shape) -> Mapping[str, Layer]:
     """Return the team's layers with these keys whose hosts can be reached, by key."""
     found = await database.execute(
-        select(_c.snapshot_id, _c.key, _c.depth, _t.host_id, _t.image, _t.platform)
+        select(_c.snapshot_id, _c.key, _c.depth, _c.created_at, _t.host_id, _t.image, _t.platform)
         .join_from(build_layers, templates, _t.id == _c.snapshot_id)
         .join(hosts, hosts.c.id == _t.host_id)
         .where(
             _c.team_id == team_id.value,
             _c.key.in_(keys),
             _has_shape(shape),
+            ~_is_old(),
             _t.status == TemplateStatus.READY,
             hosts.c.is_reachable,
         ),
@@ -75,6 +84,7 @@ async def find(database: Database, team_id: TeamId, keys: Sequence[str], shape: 
             row.image,
             VmPlatform.from_json(row.platform),
             row.depth,
+            row.created_at,
         )
         for row in found
     }
@@ -117,6 +127,7 @@ async def exists_with(database: Database, team_id: TeamId, key: str, shape: Shap
         _c.team_id == team_id.value,
         _c.key == key,
         _has_shape(shape),
+        ~_is_old(),
         _t.status == TemplateStatus.READY,
         _t.host_id == hosts.c.id,
         hosts.c.is_reachable,
@@ -125,9 +136,12 @@ async def exists_with(database: Database, team_id: TeamId, key: str, shape: Shap
 
 
 async def insert_layer(
-    tx: Transaction, snapshot_id: SnapshotId, team_id: TeamId, key: str, shape: Shape, *, depth: int
+    tx: Transaction, snapshot_id: SnapshotId, team_id: TeamId, key: str, shape: Shape, *, origin: Layer | None
 ) -> None:
-    """Insert a layer of a hidden snapshot that is ready. It replaces an earlier one with the same key, or is removed if a build uses that."""
+    """Insert a layer of a hidden snapshot that is ready. It replaces an earlier one with the same key, or is removed if a build uses that.
+
+    `origin`: the layer that its sandbox was made from, whose content it has too and as old; None: the base.
+    """
     same = and_(_c.team_id == team_id.value, _c.key == key, _has_shape(shape))
     await _remove(tx, and_(same, ~_is_used()))
     await tx.execute(
@@ -139,7 +153,8 @@ async def insert_layer(
             vcpus=shape.vcpus,
             memory_mb=shape.memory_mb,
             disk_size_mb=shape.disk_size_mb,
-            depth=depth,
+            depth=1 if origin is None else origin.depth + 1,
+            created_at=func.now() if origin is None else origin.created_at,
         )
         .on_conflict_do_nothing(index_elements=[_c.team_id, _c.key, _c.vcpus, _c.memory_mb, _c.disk_size_mb])
     )
@@ -181,13 +196,16 @@ def _is_used() -> ColumnElement[bool]:
     return exists().where(builds.c.layer_id == _c.snapshot_id, builds.c.completed_at.is_(None))
 
 
+def _is_old() -> ColumnElement[bool]:
+    return _c.created_at < func.now() - span_s(LAYER_AGE_S)
+
+
 async def remove_old(database: Database) -> None:
     """Remove layers of all teams that are too old, but for those that a running build was made from."""
-    is_old = _c.created_at < func.now() - span_s(LAYER_AGE_S)
 
     async def write(tx: Transaction) -> None:
-        await tx.execute(select(_c.snapshot_id).where(is_old).order_by(_c.snapshot_id).with_for_update())
-        await _remove(tx, and_(is_old, ~_is_used()))
+        await tx.execute(select(_c.snapshot_id).where(_is_old()).order_by(_c.snapshot_id).with_for_update())
+        await _remove(tx, and_(_is_old(), ~_is_used()))
 
     await database.transaction(write)
 

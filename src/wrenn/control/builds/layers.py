@@ -63,25 +63,29 @@ class LayerCache:
         if not isinstance(error, _ANOTHER_TIME):
             await self.database.transaction(lambda tx: layer_store.remove(tx, layer))
 
-    async def keep(self, build: Build, sandbox: BuildSandbox, key: str, shape: Shape, *, depth: int) -> bool:
+    async def keep(
+        self, build: Build, sandbox: BuildSandbox, key: str, shape: Shape, origin: Layer | None
+    ) -> bool:
         """Keep the state of the sandbox as a layer; False: it could not be kept, which fails no build.
 
-        `depth`: from how many layers the sandbox was made, one after the other.
+        `origin`: the layer that the sandbox was made from; None: the base.
         """
-        if not self.limit_b or depth >= _DEEPEST:
+        if not self.limit_b or (origin is not None and origin.depth >= _DEEPEST):
             return False
         if build.request.use_cache and await layer_store.exists_with(
             self.database, build.team_id, key, shape
         ):
             return True
         try:
-            await self._take(build, sandbox, key, shape, depth + 1)
+            await self._take(build, sandbox, key, shape, origin)
         except WrennError as error:
             _log.info("layer not kept", extra={"build_id": str(build.build_id), "cause": error.message})
             return False
         return True
 
-    async def _take(self, build: Build, sandbox: BuildSandbox, key: str, shape: Shape, depth: int) -> None:
+    async def _take(
+        self, build: Build, sandbox: BuildSandbox, key: str, shape: Shape, origin: Layer | None
+    ) -> None:
         row, host = await self.sandboxes.get(sandbox.sandbox_id)
         source = snapshot_source_of(row, host.endpoint)
         snapshot_id = await self.snapshots.begin(source)
@@ -93,7 +97,7 @@ class LayerCache:
 
                 async def publish(tx: Transaction) -> None:
                     await self.snapshots.keep_hidden(tx, snapshot_id, taken)
-                    await layer_store.insert_layer(tx, snapshot_id, build.team_id, key, shape, depth=depth)
+                    await layer_store.insert_layer(tx, snapshot_id, build.team_id, key, shape, origin=origin)
                     await layer_store.remove_excess(tx, build.team_id, most_b=self.limit_b)
 
                 await self.database.transaction(publish)

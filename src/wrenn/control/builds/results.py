@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -12,6 +13,7 @@ from wrenn.base.faults import fault_point
 from wrenn.base.ids import HostId, ImageId, SnapshotId
 from wrenn.control.audit import Actor
 from wrenn.control.builds import store
+from wrenn.control.builds.layer_store import LAYER_AGE_S
 from wrenn.control.builds.log_writer import LogWriter
 from wrenn.control.builds.make_image import make_image
 from wrenn.control.builds.recipes import BuildPlan
@@ -75,6 +77,7 @@ class BuildResults:
                     _new_base(build, plan, earlier.image_id, build_key),
                     disk_size_mb=earlier.disk_size_mb,
                     size_bytes=earlier.size_bytes,
+                    built_at=earlier.built_at,
                 )
                 template_id = new.template_id
                 dropped = await insert_base_template(tx, new, tags=build.tags, by=by, defaults=self.limits)
@@ -87,9 +90,18 @@ class BuildResults:
             await self.snapshots.drop(SnapshotId(old))
 
     async def keep_snapshot(
-        self, build: Build, plan: BuildPlan, build_key: str | None, sandbox: BuildSandbox, by: Actor
+        self,
+        build: Build,
+        plan: BuildPlan,
+        build_key: str | None,
+        sandbox: BuildSandbox,
+        by: Actor,
+        *,
+        built_at: datetime | None,
     ) -> None:
-        """Wait until the sandbox is ready, and keep it with memory and processes. `build_key`: for `reuse`.
+        """Wait until the sandbox is ready, and keep it with memory and processes.
+
+        `build_key` and `built_at` (when the oldest of its content was made; None: now) are for `reuse`.
 
         Raises:
             StepFailed: it did not become ready. WrennError: nothing was kept.
@@ -108,6 +120,7 @@ class BuildResults:
             dict(plan.recipe.labels),
             build.build_id,
             build_key,
+            built_at,
         )
         # Hidden until it is whole: two builds of one name may come to this at once.
         snapshot_id = await self.snapshots.begin(source)
@@ -131,9 +144,18 @@ class BuildResults:
             await self.snapshots.drop(old)
 
     async def keep_image(
-        self, build: Build, plan: BuildPlan, build_key: str | None, sandbox: BuildSandbox, by: Actor
+        self,
+        build: Build,
+        plan: BuildPlan,
+        build_key: str | None,
+        sandbox: BuildSandbox,
+        by: Actor,
+        *,
+        built_at: datetime | None,
     ) -> None:
-        """Keep the disk of the sandbox as an image in the store; the sandbox is paused after this. `build_key`: for `reuse`.
+        """Keep the disk of the sandbox as an image in the store; the sandbox is paused after this.
+
+        `build_key` and `built_at` are as for `keep_snapshot`.
 
         Raises:
             WrennError: nothing was kept.
@@ -154,6 +176,7 @@ class BuildResults:
                         _new_base(build, plan, image_id, build_key),
                         disk_size_mb=made.disk_size_mb,
                         size_bytes=size_b,
+                        built_at=built_at,
                     )
                     replaced = await insert_base_template(
                         tx, new, tags=build.tags, by=by, defaults=self.limits
@@ -190,7 +213,7 @@ class BuildResults:
 
 async def _find(tx: Transaction, build: Build, plan: BuildPlan, build_key: str) -> Template | None:
     name = build.name if plan.keeps_memory else None
-    return await find_built_template(tx, build.owner, build_key, name=name)
+    return await find_built_template(tx, build.owner, build_key, age_s=LAYER_AGE_S, name=name)
 
 
 def _new_base(build: Build, plan: BuildPlan, image_id: ImageId, build_key: str | None) -> NewBase:

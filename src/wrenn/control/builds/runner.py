@@ -16,7 +16,7 @@ from wrenn.base.ids import SandboxId
 from wrenn.control.audit import SYSTEM, Actor, ActorKind
 from wrenn.control.builds import layer_store, recipes, store
 from wrenn.control.builds.bases import Base, BuildBases
-from wrenn.control.builds.keys import BuildKeys, Shape, keys_of
+from wrenn.control.builds.keys import BuildKeys, Shape, keys_of, steps_to_keep
 from wrenn.control.builds.layer_store import Layer
 from wrenn.control.builds.layers import LayerCache
 from wrenn.control.builds.log_writer import LogWriter
@@ -103,10 +103,9 @@ class BuildRunner:
             await self._carry_out(work, known, sandbox, begun)
             await fault_point("control.build.after_steps")
             plan, template_key = known.plan, known.keys.template
-            if plan.keeps_memory:
-                await self.results.keep_snapshot(build, plan, template_key, sandbox, work.by)
-            else:
-                await self.results.keep_image(build, plan, template_key, sandbox, work.by)
+            keep = self.results.keep_snapshot if plan.keeps_memory else self.results.keep_image
+            built_at = None if begun.origin is None else begun.origin.created_at
+            await keep(build, plan, template_key, sandbox, work.by, built_at=built_at)
 
     @asynccontextmanager
     async def _begun(self, work: _Work, known: _Planned | None) -> AsyncGenerator[_Begun]:
@@ -123,9 +122,9 @@ class BuildRunner:
                 except WrennError as error:
                     await self.layers.not_usable(layer, error)
                     continue
-                yield _Begun(sandbox_id, steps, layer.depth)
+                yield _Begun(sandbox_id, steps, layer)
                 return
-            yield _Begun(await stack.enter_async_context(self._sandbox(work, work.base.template)), 0, 0)
+            yield _Begun(await stack.enter_async_context(self._sandbox(work, work.base.template)))
 
     @asynccontextmanager
     async def _sandbox(
@@ -187,13 +186,15 @@ class BuildRunner:
 
     async def _carry_out(self, work: _Work, known: _Planned, sandbox: BuildSandbox, begun: _Begun) -> None:
         steps, layers = known.plan.steps, known.keys.layers
+        numbers = steps_to_keep(known.plan, known.keys)
         saving = _Saving()
         _log_cached(work.log, known.plan, begun.steps)
         for number, (phase, step) in enumerate(steps[begun.steps :], start=begun.steps + 1):
             await self._set_step(work.build, number)
             took_s = await _carry_out_one(number, phase, step, sandbox)
-            if number <= len(layers) and saving.is_due(step, took_s, is_last=number == len(layers)):
-                await self.layers.keep(work.build, sandbox, layers[number - 1], work.shape, depth=begun.depth)
+            saving.add(step, took_s)
+            if number in numbers and saving.is_due(is_last=number == numbers[-1]):
+                await self.layers.keep(work.build, sandbox, layers[number - 1], work.shape, begun.origin)
 
     async def _set_step(self, build: Build, step: int) -> None:
         if not await store.set_step(self.database, build, step, owner=self.owner):
@@ -224,10 +225,13 @@ class _Saving:
     is_changed: bool = False
     layers: int = 0
 
-    def is_due(self, step: Step, took_s: float, *, is_last: bool) -> bool:
-        """Whether a layer is to be kept after this step, which the caller does."""
+    def add(self, step: Step, took_s: float) -> None:
+        """Count a step that was carried out."""
         self.since_s += took_s
         self.is_changed |= changes_disk(step)
+
+    def is_due(self, *, is_last: bool) -> bool:
+        """Whether a layer is to be kept now, which the caller does."""
         most = _LAYERS_OF_BUILD if is_last else _LAYERS_OF_BUILD - 1
         if not self.is_changed or self.layers >= most or not (is_last or self.since_s >= _WORTH_S):
             return False
@@ -265,11 +269,16 @@ class _Work:
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """The sandbox of a build. `steps`: that it contains already; `depth`: of the layer that it was made from."""
+    """The sandbox of a build.
+
+    Attributes:
+        steps: that it contains already.
+        origin: the layer that it was made from; None: the base.
+    """
 
     sandbox_id: SandboxId
-    steps: int
-    depth: int
+    steps: int = 0
+    origin: Layer | None = None
 
 
 class _LayerGone(Conflict):

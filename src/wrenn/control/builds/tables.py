@@ -86,6 +86,7 @@ build_layers = Table(
     Column("disk_size_mb", Integer, nullable=False),
     # How many layers its sandbox was made from, one after the other.
     Column("depth", Integer, nullable=False),
+    # The earliest of these layers was made then.
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     Column("last_used_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
 )

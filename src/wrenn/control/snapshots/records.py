@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from wrenn.base.ids import BuildId, SandboxId, SnapshotId, TeamId
 from wrenn.control.hosts import HostEndpoint
@@ -30,6 +31,7 @@ class NewVersion:
     Attributes:
         owner: of the template; None: the platform.
         build_key: what led to it; None: it is not known.
+        built_at: when the oldest of its content was made; None: now.
     """
 
     owner: TeamId | None
@@ -39,6 +41,7 @@ class NewVersion:
     labels: Mapping[str, str]
     build_id: BuildId
     build_key: str | None
+    built_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

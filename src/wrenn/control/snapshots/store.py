@@ -185,6 +185,7 @@ def _version_values(version: NewVersion) -> dict[str, Any]:
         "labels": dict(version.labels),
         "build_id": version.build_id.value,
         "build_key": version.build_key,
+        "built_at": version.built_at or func.now(),
     }
 
 

@@ -114,6 +114,7 @@ class Template:
         vcpus, memory_mb, disk_size_mb: of a snapshot the one size that its sandboxes can have; of a base the default
             size, and the least disk.
         vm_platform: of a snapshot: what a host needs to restore it, as far as that is known.
+        built_at: when the oldest of its content was made; None: no build made it, or it is not known.
     """
 
     template_id: UUID
@@ -134,6 +135,7 @@ class Template:
     build_id: BuildId | None
     created_by: Mapping[str, str] | None
     created_at: datetime
+    built_at: datetime | None = None
 
     @property
     def is_platform(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -30,7 +31,7 @@ from sqlalchemy import (
 from wrenn.base.ids import BuildId, HostId, ImageId, TeamId
 from wrenn.base.units import MIB
 from wrenn.control.audit import PLATFORM_TEAM, Actor, AuditAction, Resource, Status, actor_json, record
-from wrenn.control.db import Database, Transaction
+from wrenn.control.db import Database, Transaction, span_s
 from wrenn.control.hosts import hosts
 from wrenn.control.images import retire_images, retire_images_of_team
 from wrenn.control.quotas import (
@@ -105,6 +106,7 @@ def template_of(row: Row[Any]) -> Template:
         build_id=BuildId(row.build_id) if row.build_id else None,
         created_by=row.created_by,
         created_at=row.created_at,
+        built_at=row.built_at,
     )
 
 
@@ -148,19 +150,22 @@ async def get(tx: Transaction, template_id: UUID) -> Template | None:
 
 
 async def find_built(
-    tx: Transaction, team_id: TeamId | None, build_key: str, *, name: str | None = None
+    tx: Transaction, team_id: TeamId | None, build_key: str, *, age_s: float, name: str | None = None
 ) -> Template | None:
-    """Return the newest template of this owner that a build with this key made; None: there is none.
+    """Return the template of this owner with the newest content that a build with this key made; None: there is none.
+
+    `age_s`: all of its content was made within so many seconds.
 
     With a name a version of that name, whose host, if it is a snapshot, can be reached; without one an image.
     """
-    statement = select(*templates.c, _TAGS).where(is_ready(team_id), _c.build_key == build_key)
+    is_fresh = _c.built_at > func.now() - span_s(age_s)
+    statement = select(*templates.c, _TAGS).where(is_ready(team_id), _c.build_key == build_key, is_fresh)
     if name is None:
         statement = statement.where(_c.type == TemplateType.BASE)
     else:
         is_there = exists().where(hosts.c.id == _c.host_id, hosts.c.is_reachable)
         statement = statement.where(_c.name == name, or_(_c.host_id.is_(None), is_there))
-    found = await tx.execute(statement.order_by(_c.created_at.desc(), _c.id).limit(1))
+    found = await tx.execute(statement.order_by(_c.built_at.desc(), _c.id).limit(1))
     row = found.one_or_none()
     return None if row is None else template_of(row)
 
@@ -283,7 +288,10 @@ async def statuses(tx: Transaction, team_id: TeamId, name: str) -> set[TemplateS
 
 @dataclass(frozen=True, slots=True)
 class NewBase:
-    """A template of type `base` that is to be inserted."""
+    """A template of type `base` that is to be inserted.
+
+    `built_at`: when the oldest of its content was made; None: now.
+    """
 
     template_id: UUID
     team_id: TeamId | None
@@ -297,6 +305,7 @@ class NewBase:
     labels: dict[str, str]
     build_id: BuildId | None
     build_key: str | None
+    built_at: datetime | None = None
 
 
 async def insert_base(
@@ -326,6 +335,7 @@ async def insert_base(
             labels=new.labels,
             build_id=None if new.build_id is None else new.build_id.value,
             build_key=new.build_key,
+            built_at=new.built_at or func.now(),
             created_by=actor_json(by),
             status=TemplateStatus.READY,
         )

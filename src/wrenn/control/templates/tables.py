@@ -54,6 +54,8 @@ templates = Table(
     Column("build_id", Uuid),
     # What led to it, if a build made it: another build that would come to the same takes it instead.
     Column("build_key", Text),
+    # When the oldest of its content was made: a build that takes what an earlier one made does not make that newer.
+    Column("built_at", TIMESTAMP(timezone=True)),
     # The actor that created it; NULL: nobody did, or it is older than this column.
     Column("created_by", JSONB),
     Column("status", Text, nullable=False, server_default="pending"),
