@@ -211,5 +211,28 @@ async def test_an_admin_sees_where_a_sandbox_would_be_placed(people: People, cli
     assert {host["removed_by"] for host in found["hosts"]} == {"tags"}
 
 
+async def test_an_admin_creates_tags_and_deletes_a_host(people: People, cli: Cli):
+    root = await people.sign_up()
+    await cli.log_in(root)
+    assert "admin" in await cli("hosts", "create", "--name", "rack1", code=4)
+    await make_admin(people.database_url, root)
+    await cli.log_in(root)
+    token = (await cli("hosts", "create", "--name", "rack1", "--zone", "a")).strip()
+    assert len(token) == 64
+    again = json.loads(await cli("hosts", "token", "rack1", "--json"))
+    assert again["registration_token"] not in ("", token)
+    assert again["host"]["status"] == "pending"
+
+    await cli("hosts", "tags", "add", "rack1", "gpu", "ssd")
+    await cli("hosts", "tags", "remove", "rack1", "ssd")
+    assert await cli("hosts", "tags", "list", "rack1") == "gpu\n"
+    assert "tag" in await cli("hosts", "tags", "add", "rack1", "GPU", code=2)
+
+    assert "rack1" in await cli("hosts", "list")
+    await cli("hosts", "delete", again["host"]["id"])
+    assert "rack1" not in await cli("hosts", "list")
+    assert "no host rack1" in await cli("hosts", "tags", "list", "rack1", code=3)
+
+
 async def test_migrating_a_database_that_is_up_to_date_does_nothing(cli: Cli):
     assert await cli("control", "migrate") == "The database is up to date.\n"
