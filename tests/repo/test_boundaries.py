@@ -34,6 +34,7 @@ _ONLY_IN = {
         "agent/rpc/ports.py",
         "control/hosts/client.py",
         "control/hosts/execs.py",
+        "control/hosts/resolver.py",
         "control/hosts/rpc.py",
         "control/hosts/streams.py",
         "control/hosts/transfers.py",
