@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from wrenn.base.ids import SnapshotId, TeamId
+from wrenn.base.errors import Unavailable
+from wrenn.base.ids import SandboxId, SnapshotId, TeamId
 from wrenn.control.builds import layer_store
-from wrenn.control.builds.tables import build_layers, builds
+from wrenn.control.builds.tables import build_bases, build_layers, builds
+from wrenn.control.hosts import HostClient, ProcessEnd, StartProcess
 from wrenn.control.templates import templates
 
 from .conftest import DEADLINE_S, Platform
@@ -305,6 +307,35 @@ async def test_a_template_with_memory_is_not_taken_when_it_is_old(platform: Plat
         .values(built_at=func.now() - timedelta(seconds=layer_store.LAYER_AGE_S + 1))
     )
     assert (await build(platform, recipe))["template_id"] != first["template_id"]
+
+
+async def test_a_host_that_fails_says_nothing_about_the_variables_of_a_base(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+):
+    ask = HostClient.exec
+    failures = 0
+
+    async def fail_once(
+        self: HostClient, sandbox_id: SandboxId, start: StartProcess, take: Any
+    ) -> ProcessEnd:
+        nonlocal failures
+        if start.cmd == "env" and not failures:
+            failures += 1
+            raise Unavailable("The host does not answer.")
+        return await ask(self, sandbox_id, start, take)
+
+    monkeypatch.setattr(HostClient, "exec", fail_once)
+    recipe = ["RUN echo $PATH > /srv-path"]
+    made = await build(platform, recipe)
+    assert failures == 1
+    found = await platform.control.database.execute(
+        select(build_bases.c.environment).where(
+            build_bases.c.team_id == (await team_of(platform, made)).value
+        )
+    )
+    (environment,) = found.scalars()
+    assert environment["PATH"] == (await output(platform, "cat /srv-path")).strip()
+    assert await cached(platform, await build(platform, recipe)) == [True]
 
 
 async def test_two_builds_of_one_recipe_at_once_keep_one_layer(platform: Platform):

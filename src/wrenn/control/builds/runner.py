@@ -24,7 +24,7 @@ from wrenn.control.builds.recipes import BuildPlan
 from wrenn.control.builds.records import Build, Phase
 from wrenn.control.builds.results import BuildResults, lease_lost
 from wrenn.control.builds.service import ARCHIVE_LIMIT_B
-from wrenn.control.builds.steps import BuildSandbox, StepFailed
+from wrenn.control.builds.steps import DEFAULT_ENVIRONMENT, BuildSandbox, StepFailed
 from wrenn.control.db import Database
 from wrenn.control.objects import ObjectStore
 from wrenn.control.sandboxes import CreateSandbox, InternalSandboxes
@@ -98,8 +98,9 @@ class BuildRunner:
             sandbox = BuildSandbox(begun.sandbox_id, host, work.context, log)
             if known is None:
                 environment = await sandbox.environment()
-                known = await work.planned(environment)
-                await self.layers.remember_environment(build.team_id, base.key, environment)
+                known = await work.planned(DEFAULT_ENVIRONMENT if environment is None else environment)
+                if environment is not None:
+                    await self.layers.remember_environment(build.team_id, base.key, environment)
             await self._carry_out(work, known, sandbox, begun)
             await fault_point("control.build.after_steps")
             plan, template_key = known.plan, known.keys.template

@@ -16,7 +16,6 @@ from wrenn.base.errors import (
     InvalidRequest,
     NotFound,
     TooLarge,
-    WrennError,
 )
 from wrenn.base.ids import SandboxId, random_hex
 from wrenn.base.units import KIB
@@ -26,7 +25,10 @@ from wrenn.recipe import Copy, Env, ReadyCheck, Run, Start, State, Step, User, W
 from wrenn.recipe.archive import ContextArchive
 
 _SHELL: Final = "/bin/sh"
-_DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+"""Of programs in a base that does not say what theirs are."""
+_NO_PROGRAM: Final = (126, 127)
+"""Exit codes that agents report for a program that does not exist or may not be executed."""
 _SHORT_TIMEOUT_S: Final = 60.0
 _SETTLE_TIMEOUT_S: Final = 330.0
 _ENVIRONMENT_LIMIT_B: Final = 128 * KIB
@@ -55,8 +57,12 @@ class BuildSandbox:
     context: ContextArchive
     log: LogWriter
 
-    async def environment(self) -> dict[str, str]:
-        """Return the variables that programs have in the sandbox, without those of the session."""
+    async def environment(self) -> dict[str, str] | None:
+        """Return the variables that programs have in the sandbox, without those of the session; None: its `env` did not say.
+
+        Raises:
+            WrennError: the sandbox or its host failed.
+        """
         found = bytearray()
 
         def take(kind: Kind, data: bytes) -> None:
@@ -67,17 +73,21 @@ class BuildSandbox:
                 raise TooLarge("The environment of the base is too large.")
 
         try:
-            await self.host.exec(
+            end = await self.host.exec(
                 self.sandbox_id,
                 StartProcess(cmd="env", args=["-0"], timeout_ms=round(_SHORT_TIMEOUT_S * 1000)),
                 take,
             )
-        except WrennError:
-            return {"PATH": _DEFAULT_PATH}
+        except TooLarge:
+            return None
+        if end.exit_code in _NO_PROGRAM:
+            return dict(DEFAULT_ENVIRONMENT)
+        if end.exit_code != 0:
+            return None
         pairs = found.decode(errors="replace").split("\0")
         variables = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
         found_here = {name: variables[name] for name in ("PATH", "LANG") if name in variables}
-        return found_here or {"PATH": _DEFAULT_PATH}
+        return found_here or dict(DEFAULT_ENVIRONMENT)
 
     async def carry_out(self, step: Step) -> int | None:
         """Carry out one step; returns the exit code of its program, if it runs one.
