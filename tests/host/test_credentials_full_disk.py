@@ -26,9 +26,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True, timeout=10)
 
 
-def test_a_full_disk_costs_no_stored_credentials(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_full_disk_costs_no_stored_credentials(folder: Path, tmp_path: Path) -> None:
     issue_credentials(folder, tmp_path / "pki", "127.0.0.1:1")
     file = CredentialsFile(folder)
     former = file.load()

@@ -238,7 +238,9 @@ async def world(people: People) -> World:
     # After the sandbox was made, as new ones of such a team run on its own hosts only.
     assert (await root.put(f"/v1/admin/teams/{ada.team_id}/byoc", {"enabled": True})).status_code == 204
     agent = await registered(ada, type="byoc", team_id=ada.team_id)
-    await unwatched(people.database_url, agent)
+    other_agent = await registered(ada, type="byoc", team_id=ada.team_id)
+    for each in (agent, other_agent):
+        await unwatched(people.database_url, each)
     await run_sql(
         people.database_url,
         f"UPDATE team_api_keys SET expires_at = {LONG_AGO} WHERE key_prefix = '{old['key_prefix']}'",
@@ -303,6 +305,7 @@ async def world(people: People) -> World:
             "foreign user": bearer(eve),
             "member": bearer(member_here),
             "host token": {"X-Host-Token": agent.token},
+            "another host's token": {"X-Host-Token": other_agent.token},
             "host token as bearer": {"Authorization": f"Bearer {agent.token}"},
             "host token as key": {"X-API-Key": agent.token},
             "user token as host token": {"X-Host-Token": ada.token},
@@ -340,6 +343,8 @@ def expected(operation: str, row: Row, caller: str) -> int | None:
             return None
         return 403 if operation.endswith("/logout") and caller == "deactivated user" else 401
     if row.who is Who.HOST:
+        if caller == "another host's token":
+            return 403
         return None if caller == "host token" else 401
     if row.who is Who.TEAM:
         return expected_of_team(row, caller)
@@ -378,7 +383,7 @@ CALLERS: Final = (
     "none", "malformed key", "wrong key", "wrong key beside a good token", "expired key", "revoked key",
     "foreign key", "full key", "sandboxes key", "read key", "malformed token", "no bearer", "altered token",
     "ended session", "deactivated user", "removed member", "foreign user", "member",
-    "host token", "host token as bearer", "host token as key", "user token as host token",
+    "host token", "another host's token", "host token as bearer", "host token as key", "user token as host token",
 )  # fmt: skip
 
 
