@@ -20,7 +20,9 @@ from wrenn.base.faults import arm_faults
 from wrenn.base.ids import HostId, SandboxId
 from wrenn.control.db import Database
 from wrenn.control.hosts import DrainPolicy, all_hosts, drain_store
+from wrenn.control.quotas import Limits
 from wrenn.control.sandboxes.operations import drain_store as drained
+from wrenn.control.sandboxes.operations.placement_store import host_loads
 from wrenn.control.sandboxes.tables import sandboxes
 from wrenn.control.settings import Settings
 from wrenn.testing.agent_host import AgentHost, agent_host
@@ -37,6 +39,7 @@ from .conftest import (
 )
 from .people import make_admin, sign_up
 from .test_control_crash import died
+from .test_control_quotas import set_limits
 
 _c = sandboxes.c
 DEADLINE_S = 30.0
@@ -340,6 +343,49 @@ async def test_what_a_former_release_left_of_a_move_ends_with_the_next_pause(fle
     await asyncio.sleep(0.5)
     assert source.calls["store_sandbox"] == 0
     assert await fleet.settled(sandbox_id) is source
+    await fleet.assert_usable(sandbox_id)
+
+
+async def test_a_sandbox_that_is_paused_for_a_move_keeps_its_share(fleet: Fleet):
+    sandbox_id = await fleet.created()
+    source = fleet.place_of(sandbox_id)
+    await set_limits(fleet.plane, Limits(running_sandboxes=1))
+    source.switches.hold["store_sandbox"] = gate = asyncio.Event()
+    moving = asyncio.create_task(fleet.move(sandbox_id, **PAUSE))
+    await source.wait_call("store_sandbox")
+    refused(await fleet.plane.api.post("/v1/sandboxes", json={}), 409, "quota_exceeded")
+    explained = await fleet.plane.control.database.transaction(lambda tx: host_loads(tx, template=""))
+    assert explained.loads[await fleet.id_of(source)].sandboxes == 1
+    gate.set()
+    assert (await moving).status_code == 200
+    refused(await fleet.plane.api.post("/v1/sandboxes", json={}), 409, "quota_exceeded")
+    await fleet.assert_usable(sandbox_id)
+    # A paused one has no share, also while it is moved.
+    await fleet.post(sandbox_id, "pause")
+    source.switches.hold["adopt_sandbox"] = gate = asyncio.Event()
+    moving = asyncio.create_task(fleet.move(sandbox_id))
+    await source.wait_call("adopt_sandbox")
+    assert (await fleet.plane.api.post("/v1/sandboxes", json={})).status_code == 201
+    gate.set()
+    assert (await moving).status_code == 200
+
+
+async def test_a_move_that_fails_resumes_nothing_on_a_draining_host(fleet: Fleet):
+    sandbox_id = await fleet.created()
+    source = fleet.place_of(sandbox_id)
+    control, host_id = fleet.plane.control, await fleet.id_of(source)
+    source.switches.hold["store_sandbox"] = gate = asyncio.Event()
+    moving = asyncio.create_task(fleet.move(sandbox_id, **PAUSE))
+    await source.wait_call("store_sandbox")
+    await control.database.transaction(lambda tx: drain_store.begin(tx, host_id, DrainPolicy.WAIT))
+    source.switches.fail["store_sandbox"] = NoCapacity("full")
+    gate.set()
+    refused(await moving, 503, "no_hosts_available")
+    found = (await fleet.plane.api.get(f"/v1/sandboxes/{sandbox_id}")).json()
+    assert found["status"] == "paused"
+    assert found["metadata"]["reason"]
+    await control.database.transaction(lambda tx: drain_store.end(tx, host_id))
+    source.switches.fail.clear()
     await fleet.assert_usable(sandbox_id)
 
 

@@ -24,7 +24,7 @@ from wrenn.control.quotas import store as quotas
 from wrenn.control.settings import Settings
 from wrenn.testing.agent_host import AgentHost
 
-from .conftest import Platform, client, make_team, refused, running_platform
+from .conftest import ControlPlane, Platform, client, make_team, refused, running_platform
 from .people import make_admin, sign_up
 
 ADMIN = Actor(ActorKind.USER, "usr-x", "Admin")
@@ -46,14 +46,14 @@ def exceeded(answer: httpx2.Response, quota: str) -> dict[str, Any]:
     return error
 
 
-async def team_id(platform: Platform, name: str = "ada") -> TeamId:
+async def team_id(platform: Platform | ControlPlane, name: str = "ada") -> TeamId:
     found = await platform.control.database.execute(
         text("SELECT id FROM teams WHERE name = :name"), {"name": name}
     )
     return TeamId(found.scalar_one())
 
 
-async def set_limits(platform: Platform, limits: Limits) -> None:
+async def set_limits(platform: Platform | ControlPlane, limits: Limits) -> None:
     own = await team_id(platform)
     assert await platform.control.database.transaction(lambda tx: quotas.write(tx, own, limits, by=ADMIN))
 

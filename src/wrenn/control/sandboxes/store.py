@@ -85,8 +85,15 @@ NOT_MOVING: Final[dict[str, Any]] = {"move_host_id": None, "move_resumes": False
 
 
 def takes_memory() -> ColumnElement[bool]:
-    """SQL condition on a live sandbox: it takes memory of its host, because it is not paused or is being resumed."""
-    return or_(sandboxes.c.status != State.PAUSED, sandboxes.c.desired == Desired.RUNNING)
+    """SQL condition on a live sandbox: it takes memory of its host, because it is not paused or is being resumed.
+
+    One that is paused for a move keeps its share, as it is resumed after that, on either host, without being admitted again.
+    """
+    return or_(
+        sandboxes.c.status != State.PAUSED,
+        sandboxes.c.desired == Desired.RUNNING,
+        sandboxes.c.move_resumes,
+    )
 
 
 def sandbox_of(row: Row[Any]) -> Sandbox:

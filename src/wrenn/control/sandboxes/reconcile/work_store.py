@@ -394,9 +394,15 @@ async def finish_moved(tx: Transaction, hints: Hints, work: Work, generation: in
 async def finish_not_moved(
     database: Database, hints: Hints, work: Work, error: WrennError, *, owner: str
 ) -> bool:
-    """Record that a sandbox was not moved, and why; it is resumed where it is if it was to be resumed."""
+    """Record that a sandbox was not moved, and why; it is resumed where it is if it was to be resumed and its host is not drained."""
+    is_draining = (
+        select(hosts.c.drain_policy.is_not(None))
+        .where(hosts.c.id == work.host.host_id.value)
+        .scalar_subquery()
+    )
+    resumed = case((is_draining, Desired.PAUSED), else_=Desired.RUNNING)
     values: dict[str, Any] = {
-        "desired": Desired.RUNNING if work.move_resumes else Desired.PAUSED,
+        "desired": resumed if work.move_resumes else Desired.PAUSED,
         "desired_at": func.now(),
         **NOT_MOVING,
         "failure": error.code,
