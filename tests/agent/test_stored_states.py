@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from wrenn.base.faults import arm_faults
 from wrenn.base.ids import ImageId, SnapshotId
 from wrenn.storage import snapshots
 from wrenn.storage.errors import DamagedSnapshot
+from wrenn.storage.objects import StateTable
 from wrenn.testing.simulated_agent import ProcessHost, agent_environment, remove_everything
 
 POINTS = ["after_journal", "after_table", "after_fetch", "after_base", "after_layers", "after_files", "after_paused"]  # fmt: skip
@@ -250,6 +253,65 @@ async def test_an_older_copy_stays_until_the_store_has_what_replaces_it(
     record, _ = target.sandboxes.inspect(spec.sandbox_id)
     assert (record.state, record.spec.generation) == (State.PAUSED, 2)
     await assert_resumes(target, spec)
+
+
+async def test_a_base_that_others_may_use_is_not_replaced(
+    source: Agent, target: Agent, store: MemoryStore
+) -> None:
+    spec = await paused(source)
+    image_id = await stored(source, spec)
+    digest = StateTable.decode(store.images[image_id].chunks[0]).base.digest
+    taken = target.layout.bases / digest[:24]
+    taken.mkdir(parents=True)
+    other = json.dumps({"facts": {"kernel": "x"}, "restored": "other"})
+    (taken / "manifest.json").write_text(other)
+    (taken / "root").mkdir()
+    transfer = await target.sandboxes.adopt_stored(spec, image_id, wait_s=30)
+    assert transfer.failure is not None
+    assert transfer.failure.code == DamagedSnapshot.code
+    assert "another content" in transfer.failure.message
+    await assert_nothing_left(target)
+
+
+async def test_an_adopted_sandbox_is_on_disk_before_it_is_said_to_be_there(
+    settings: Settings, other_settings: Settings, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent that adopted it ended before it flushed the journal."""
+    async with connected(settings, store) as source:
+        spec = await paused(source)
+        image_id = await stored(source, spec)
+    async with connected(other_settings, store) as target:
+        assert_done(await target.sandboxes.adopt_stored(spec, image_id, wait_s=30))
+    flushed: set[str] = set()
+    fsync = os.fsync
+
+    def noting_fsync(fd: int) -> None:
+        flushed.add(str(Path(f"/proc/self/fd/{fd}").readlink()))
+        fsync(fd)
+
+    async with connected(other_settings, store) as target:
+        monkeypatch.setattr(os, "fsync", noting_fsync)
+        assert_done(await target.sandboxes.adopt_stored(spec, image_id, wait_s=30))
+        record, _ = target.sandboxes.inspect(spec.sandbox_id)
+        folder = target.layout.sandbox(spec.sandbox_id)
+        wanted = {folder, folder.parent, target.layout.snapshots / record.snapshot}
+        assert {str(path) for path in wanted} <= flushed
+        assert any(path.startswith(f"{folder}/") for path in flushed)
+
+
+async def test_an_upload_that_waits_for_its_sandbox_holds_up_no_other(source: Agent) -> None:
+    specs = [await paused(source) for _ in range(5)]
+    async with AsyncExitStack() as held:
+        for spec in specs[:4]:
+            await held.enter_async_context(source.sandboxes.paused_disk(spec.sandbox_id))
+        waiting = [
+            await source.sandboxes.store(spec.sandbox_id, ImageId.new(), wait_s=0.1) for spec in specs[:4]
+        ]
+        assert not any(transfer.is_done for transfer in waiting)
+        await stored(source, specs[4])
+    for transfer in waiting:
+        await transfer.wait(30)
+        assert_done(transfer)
 
 
 async def test_what_is_altered_in_the_store_is_refused(

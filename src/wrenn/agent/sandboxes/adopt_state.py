@@ -83,6 +83,7 @@ class AdoptState:
                 self._require_restorable(table, spec)
                 # No await until the journal references what the host has already: it could be collected.
                 base = self._base_key(table)
+                self._require_not_taken(base, table.base.digest)
                 record = _record(record, table, base)
                 save(record)
                 lacking = await run_to_end(partial(self._lacking, table, base))
@@ -143,6 +144,21 @@ class AdoptState:
         except DamagedBase:
             return False
 
+    def _require_not_taken(self, key: str, digest: str) -> None:
+        """Return if this host has no base of this key, or the one with this content.
+
+        Raises:
+            DamagedSnapshot: it has another one. Other sandboxes may be on that, so it is not replaced.
+        """
+        try:
+            found = self.driver.bases.content_digest(key)
+        except DamagedBase:
+            return
+        if found != digest:
+            raise DamagedSnapshot(
+                "This host has a base of another content in place of the one that the sandbox needs."
+            )
+
     def _has_snapshot(self, manifest: Manifest) -> bool:
         return (self.layout.snapshots / manifest.snapshot_id).exists()
 
@@ -167,6 +183,7 @@ class AdoptState:
         """Put what was fetched in its place, check it all, and flush it."""
         driver, root = self.driver, self.layout.snapshots
         if not self._has_base(base, table.base.digest):
+            self._require_not_taken(base, table.base.digest)
             _require_fetched(incoming / BASE)
             driver.memory.forget(ImageRef(base))
             try:

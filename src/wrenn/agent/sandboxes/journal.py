@@ -159,6 +159,7 @@ def flush(directory: Path) -> None:
     with suppress(FileNotFoundError):
         fsync_path(directory / _NAME)
         fsync_path(directory)
+        fsync_path(directory.parent)
 
 
 def load(directory: Path) -> Record | None:

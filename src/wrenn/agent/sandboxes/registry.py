@@ -326,7 +326,8 @@ class Sandboxes:
 
     async def _store(self, entry: Entry, transfer: Transfer) -> None:
         with entry.logging_failure("sandbox not stored"):
-            async with self._uploads, entry.locked():
+            # In this order: one that waits for its sandbox takes no place from others.
+            async with entry.locked(), self._uploads:
                 if entry.record.state is not State.PAUSED:
                     raise entry.not_running()
                 transfer.sent_b = await self._operations.export_state.run(
@@ -349,7 +350,7 @@ class Sandboxes:
     ) -> Transfer:
         """Begin to fetch a sandbox of another host as this image and adopt it, paused, or join that, and return its state after at most `wait_s`.
 
-        One that is here with this generation is a success. An older generation of it is removed first, once it is known that there is
+        One that is here with this generation is a success, once it survives a power cut. An older generation of it is removed first, once it is known that there is
         room and that the store has the sandbox. A failure is returned to those
         who wait for it; the next call begins again.
 
@@ -380,6 +381,10 @@ class Sandboxes:
             return transfer
         if entry.record.state not in (State.PAUSED, State.RUNNING):
             raise entry.not_running()
+        if entry.record.state is State.PAUSED:
+            # A former agent may have ended before it did that, and the source is removed after this answer.
+            await self._flush(entry.record.snapshot)
+            await asyncio.to_thread(journal.flush, self._layout.sandbox(spec.sandbox_id))
         return Transfer(image_id)
 
     async def _adopt(self, entry: Entry, transfer: Transfer) -> None:
