@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shutil
+import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -64,6 +66,8 @@ class DriverAdapter(Protocol):
     async def remove_layer(self, layer: str) -> None: ...
     async def move_layer_out(self, layer: str) -> None: ...
     async def damage_layer(self, layer: str) -> None: ...
+    async def carry_layer(self, layer: str) -> None: ...
+    async def carry_base(self, key: str) -> str: ...
     async def flatten(self, disk: DiskRef) -> tuple[int, int, int]: ...
 
     async def restore(self, machine: str, disk: DiskRef, image: ImageRef, saved: str = "") -> None: ...
@@ -170,6 +174,32 @@ class LocalAdapter:
         _damage(
             next(p for p in path.rglob("*") if p.is_file() and not p.is_symlink()) if path.is_dir() else path
         )
+
+    async def carry_layer(self, layer: str) -> None:
+        """Replace a frozen layer by what another host would make of its exported file."""
+        with tempfile.TemporaryDirectory(dir=self.layout.data_dir) as folder:
+            scratch, carried = Path(folder, "scratch"), Path(folder, "carried")
+            scratch.mkdir()
+            shutil.copyfile(await self._disks.export(layer, scratch), carried)
+            await self.move_layer_out(layer)
+            await self._disks.restore(layer, carried)
+
+    async def carry_base(self, key: str) -> str:
+        """Make the base `key` of the exported files of this one; returns its digest. It is removed again."""
+        bases = self.parts.driver.bases
+        with tempfile.TemporaryDirectory(dir=self.layout.data_dir) as folder:
+            scratch, carried = Path(folder, "scratch"), Path(folder, "carried")
+            for path in (scratch, carried):
+                path.mkdir()
+            for name, file in (await bases.export(self.base, scratch)).items():
+                shutil.copyfile(file, carried / name)
+            await bases.restore(carried, key=key, facts=bases.facts_of(self.base))
+        try:
+            assert bases.find(key)
+            assert bases.facts_of(key) == bases.facts_of(self.base)
+            return bases.content_digest(key)
+        finally:
+            remove_tree(self.layout.bases / key)
 
     async def flatten(self, disk: DiskRef) -> tuple[int, int, int]:
         """Flatten a disk; return the size of the image, the bytes that it takes, and those of the last report."""

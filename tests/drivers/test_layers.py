@@ -64,6 +64,24 @@ async def test_a_layer_shows_what_lies_below_it_and_leaves_it_as_it_is(driver: D
         assert await read(driver, machine) == content
 
 
+async def test_a_layer_that_was_carried_to_another_host_is_the_same(driver: DriverAdapter) -> None:
+    first = await written(driver, "one")
+    second = await written(driver, "two", first)
+    seals = [await driver.seal_layer(layer) for layer in second.layers]
+    for layer in second.layers:
+        await driver.carry_layer(layer)
+    for seal in seals:
+        await driver.check_layer(seal)
+    machine, *_ = await restored(driver, second.layers, second.snapshot)
+    assert await read(driver, machine) == "one\ntwo\n"
+    with pytest.raises(DamagedSnapshot, match="missing"):
+        await driver.carry_layer(new_layer_id())
+
+
+async def test_a_base_that_was_carried_to_another_host_has_the_same_content(driver: DriverAdapter) -> None:
+    assert await driver.carry_base("ab" * 12) == await driver.base_digest()
+
+
 async def test_a_copy_of_a_layer_needs_only_the_layers_below(driver: DriverAdapter) -> None:
     first = await written(driver, "one")
     second = await written(driver, "two", first)

@@ -409,6 +409,25 @@ async def test_an_agent_that_is_replaced_during_a_transfer_goes_on(fleet: Fleet,
     await fleet.assert_removed(sandbox_id)
 
 
+async def test_a_call_to_a_sandbox_that_resumes_by_itself_waits_for_the_end_of_its_move(fleet: Fleet):
+    sandbox_id = await fleet.created(auto_resume=True)
+    await fleet.post(sandbox_id, "pause")
+    source = fleet.place_of(sandbox_id)
+    target = fleet.other_than(source)
+    target.switches.hold["adopt_sandbox"] = gate = asyncio.Event()
+    moving = asyncio.create_task(fleet.move(sandbox_id))
+    await target.wait_call("adopt_sandbox")
+    calling = asyncio.create_task(fleet.post(sandbox_id, "exec", cmd="cat", args=["/root/held"]))
+    await asyncio.sleep(0.3)
+    assert not calling.done()
+    gate.set()
+    answer = await calling
+    assert (answer.status_code, answer.json().get("stdout")) == (200, "held\n"), answer.text
+    assert (await moving).status_code == 200
+    assert await fleet.settled(sandbox_id) is target
+    assert target.state(sandbox_id) is State.RUNNING
+
+
 async def test_an_admin_names_the_host(fleet: Fleet):
     database_url = str(fleet.plane.settings.database_url)
     person = await sign_up(fleet.plane.url)

@@ -60,6 +60,25 @@ def test_what_has_no_row_here_is_seen_and_a_row_without_copy_stays():
         (3, OtherRow(has_ended=False, is_here=False, generation=3), True, 3),
         (0, OtherRow(has_ended=False, is_here=False, generation=3), True, 3),
         (4, OtherRow(has_ended=False, is_here=False, generation=3), False, None),  # the newer one
+        (
+            4,
+            OtherRow(has_ended=False, is_here=False, generation=3, move_generation=4),
+            True,
+            4,
+        ),  # of a move that was taken back
+        (
+            4,
+            OtherRow(has_ended=False, is_here=False, generation=3, is_moving_here=True, move_generation=4),
+            False,
+            None,
+        ),
+        (5, OtherRow(has_ended=False, is_here=False, generation=3, move_generation=4), False, None),
+        (
+            2,
+            OtherRow(has_ended=False, is_here=False, generation=3, move_generation=3),
+            True,
+            2,
+        ),  # where it was before
     ],
 )
 def test_copies_whose_row_is_elsewhere(
