@@ -48,9 +48,10 @@ class SandboxLocations:
         Raises:
             As `RunningSandboxes.resume_if_needed`.
         """
-        if not location.sandbox.is_usable:
-            await self._running.resume_if_needed(location.sandbox, by=by)
-        return location.host
+        if location.sandbox.is_usable:
+            return location.host
+        running = await self._running.resume_if_needed(location.sandbox, location.host.endpoint, by=by)
+        return running.host
 
     def forget(self, sandbox_id: SandboxId) -> None:
         """Drop this sandbox from the cache, because its host reported that the entry is outdated."""

@@ -12,6 +12,7 @@ from wrenn.base.ids import SandboxId, TeamId
 from wrenn.control.auth import Actor, Credential, OpenCalls
 from wrenn.control.db import Database
 from wrenn.control.hosts import HostClient, HostClients, HostEndpoint
+from wrenn.control.sandboxes import store
 from wrenn.control.sandboxes.lookup import Lookup
 from wrenn.control.sandboxes.operations.resume import Resumes
 from wrenn.control.sandboxes.reconcile import comparison_store
@@ -56,8 +57,7 @@ class RunningSandboxes:
             As `resume_if_needed`.
         """
         found = await self._lookup.locate(credential, text_id)
-        sandbox = await self.resume_if_needed(found.sandbox, by=found.caller.actor)
-        return self._running(sandbox, found.host)
+        return await self.resume_if_needed(found.sandbox, found.host, by=found.caller.actor)
 
     @asynccontextmanager
     async def opened(self, credential: Credential, text_id: str) -> AsyncGenerator[RunningSandbox]:
@@ -67,17 +67,12 @@ class RunningSandboxes:
             As `resume_if_needed`. AccessLost: the body was cancelled.
         """
         found = await self._lookup.locate(credential, text_id)
-        sandbox = await self.resume_if_needed(found.sandbox, by=found.caller.actor)
+        running = await self.resume_if_needed(found.sandbox, found.host, by=found.caller.actor)
         async with self._open_calls.while_allowed(credential, found.caller):
-            yield self._running(sandbox, found.host)
+            yield running
 
-    def _running(self, sandbox: Sandbox, host: HostEndpoint) -> RunningSandbox:
-        return RunningSandbox(
-            sandbox.sandbox_id, sandbox.team_id, self._clients.at(host), sandbox.command_defaults
-        )
-
-    async def resume_if_needed(self, sandbox: Sandbox, *, by: Actor) -> Sandbox:
-        """Return the sandbox once it is running, and resume it first if it has `auto_resume`. The caller has checked access.
+    async def resume_if_needed(self, sandbox: Sandbox, host: HostEndpoint, *, by: Actor) -> RunningSandbox:
+        """Return the sandbox, which was on `host`, once it is running, and resume it first if it has `auto_resume`. The caller has checked access.
 
         If the host is checking whether the sandbox is idle, this waits for the result, so that a sandbox in use is not refused.
 
@@ -92,7 +87,14 @@ class RunningSandboxes:
             raise InvalidState(f"Sandbox {sandbox.sandbox_id} is paused: resume it first.")
         if not sandbox.is_usable:
             raise InvalidState(f"Sandbox {sandbox.sandbox_id} is {sandbox.state_text}, not running.")
-        return sandbox
+        if sandbox.host_id != host.host_id:
+            # It was moved meanwhile.
+            located = await store.find_location(self._database, sandbox.sandbox_id)
+            assert located is not None, "rows are kept"
+            sandbox, host = located
+        return RunningSandbox(
+            sandbox.sandbox_id, sandbox.team_id, self._clients.at(host), sandbox.command_defaults
+        )
 
     async def ping(self, credential: Credential, text_id: str) -> None:
         """Reset the idle timer; resumes the sandbox first if it has `auto_resume`."""
