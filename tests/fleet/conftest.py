@@ -56,3 +56,4 @@ async def fleet(folder: Path, database_url: str) -> AsyncIterator[Fleet]:
         yield fleet
         await fleet.remove_sandboxes()
         await fleet.assert_equal_truth()
+        await fleet.assert_nothing_left()

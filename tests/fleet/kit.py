@@ -32,7 +32,7 @@ from wrenn.linux.command import CommandError, run
 from wrenn.linux.namespaces import create_namespace, remove_namespace
 from wrenn.testing.fork_server import ForkedProgram, start_program
 from wrenn.testing.server import free_port
-from wrenn.testing.simulated_agent import agent_environment, remove_everything
+from wrenn.testing.simulated_agent import agent_environment, groups_of, remove_everything
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DEADLINE_S: Final = 30.0
@@ -251,6 +251,29 @@ class Fleet:
             return sorted(on_hosts) == sorted(listed)
 
         await until(equal)
+
+    async def assert_nothing_left(self) -> None:
+        """Without sandboxes, no host has files or processes of any, soon. Layers of builds stay."""
+
+        async def left() -> list[str]:
+            return [
+                f"{host.namespace}: {name}"
+                for host in self.hosts
+                for name in (
+                    *host.sandbox_ids(),
+                    *(each for each in groups_of(host.data_dir).names() if not each.startswith("base-")),
+                    *(path.name for path in (host.data_dir / "snapshots").glob(".*")),
+                )
+            ]
+
+        async def nothing() -> object:
+            return not await left()
+
+        assert not await self.sandboxes()
+        try:
+            await until(nothing)
+        except AssertionError:
+            raise AssertionError(await left()) from None
 
 
 def write_certificate(folder: Path, addresses: list[str]) -> tuple[Path, Path]:

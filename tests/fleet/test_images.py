@@ -145,3 +145,4 @@ async def test_a_template_is_built_once_used_everywhere_and_removed_everywhere(
 
     await until(nothing_left)
     await fleet.assert_equal_truth()
+    await fleet.assert_nothing_left()
