@@ -40,6 +40,7 @@ AGENT_PORT: Final = 8010
 ADMIN: Final = "admin@example.com"
 PASSWORD: Final = "correct horse battery"
 MISSING_AFTER_S: Final = 3.0
+DOMAIN: Final = "sandboxes.test"
 
 
 async def until(done: Callable[[], Awaitable[object]], *, deadline_s: float = DEADLINE_S) -> None:
@@ -352,7 +353,9 @@ async def running_fleet(
     hosts = [Host(number, folder / f"host{number}") for number in range(1, count + 1)]
     ports = {name: free_port() for name in ("replica-1", "replica-2")}
     port = free_port()
-    certificate, ca_file = write_certificate(folder, [host.control_address for host in hosts])
+    certificate, ca_file = write_certificate(
+        folder, [*(host.control_address for host in hosts), f"*.{DOMAIN}"]
+    )
     common = {
         **os.environ,
         "DATABASE_URL": database_url,
@@ -360,6 +363,7 @@ async def running_fleet(
         "WRENN_CA_CERT": ca_pem,
         "WRENN_CA_KEY": ca_key_pem,
         "WRENN_TRUSTED_PROXIES": "127.0.0.1",
+        "WRENN_DOMAIN": DOMAIN,
         "WRENN_METRICS_LISTEN": "off",
         "WRENN_HOST_INTERVAL_S": "0.5",
         "WRENN_MISSING_AFTER_S": str(MISSING_AFTER_S),

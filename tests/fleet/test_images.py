@@ -146,3 +146,32 @@ async def test_a_template_is_built_once_used_everywhere_and_removed_everywhere(
     await until(nothing_left)
     await fleet.assert_equal_truth()
     await fleet.assert_nothing_left()
+
+
+async def test_a_paused_sandbox_is_moved_to_each_other_host(fleet: Fleet) -> None:
+    """With its files; that its memory comes along is shown with virtual machines (tests/vm/test_moves.py)."""
+    sandbox_id = await fleet.create()
+    path = f"/v1/sandboxes/{sandbox_id}"
+    write = {"cmd": "sh", "args": ["-c", "head -c 3000000 /dev/urandom >/root/data; sha256sum /root/data"]}
+    read = {"cmd": "sha256sum", "args": ["/root/data"]}
+    async with fleet.api() as api:
+        digest = (await api.post(f"{path}/exec", json=write)).json()["stdout"]
+        visited = {fleet.host_of(sandbox_id).number}
+        for host in fleet.hosts:
+            if host.number in visited:
+                continue
+            moved = await fleet.call(
+                "POST", f"/v1/sandboxes/{sandbox_id}/move", {"pause": True, "host_id": host.host_id}
+            )
+            assert moved["status"] == "running"
+            await until(lambda host=host: _has_only_copy(fleet, host, sandbox_id))
+            assert (await api.post(f"{path}/exec", json=read)).json()["stdout"] == digest
+            visited.add(host.number)
+        assert visited == {1, 2, 3}
+    await fleet.remove_sandboxes()
+    await fleet.assert_equal_truth()
+    await fleet.assert_nothing_left()
+
+
+async def _has_only_copy(fleet: Fleet, host: Host, sandbox_id: str) -> object:
+    return [each.number for each in fleet.hosts if sandbox_id in each.sandbox_ids()] == [host.number]

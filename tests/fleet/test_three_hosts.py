@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 from collections import Counter
 
+import httpx2
 import pytest
+from websockets.asyncio.client import connect
 
-from tests.fleet.kit import Fleet, Host, until
+from tests.fleet.kit import DOMAIN, Fleet, Host, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -37,6 +40,32 @@ async def test_sandboxes_are_spread_and_every_replica_reaches_every_host(fleet: 
         assert [await fleet.exec(sandbox_id) for _ in range(4)] == [200] * 4
     await fleet.remove_sandboxes()
     await fleet.assert_equal_truth()
+
+
+async def test_streams_and_names_of_ports_pass_haproxy(fleet: Fleet) -> None:
+    """The wildcard certificate and WebSockets of `deploy/haproxy`, from every host."""
+    tls = ssl.create_default_context(cafile=fleet.ca_file)
+    key = {"X-API-Key": fleet.key}
+    for sandbox_id in (await _one_on_each_host(fleet)).values():
+        path = f"/v1/sandboxes/{sandbox_id}"
+        stream = fleet.url.replace("https:", "wss:") + f"{path}/exec/stream"
+        async with connect(stream, ssl=tls, additional_headers=key, proxy=None) as opened:
+            await opened.send(json.dumps({"type": "start", "cmd": "echo", "args": ["streamed"]}))
+            said = [json.loads(message) async for message in opened]
+        assert ("stdout", "streamed\n") in [(each["type"], each.get("data")) for each in said]
+
+        port = fleet.host_of(sandbox_id).number + 18_080
+        async with fleet.api() as api:
+            serve = {"cmd": "python3", "args": ["-m", "http.server", str(port)], "background": True}
+            assert (await api.post(f"{path}/exec", json=serve)).status_code < 300
+            name = f"{port}-{sandbox_id}.{DOMAIN}"
+
+            async def answers(api: httpx2.AsyncClient = api, name: str = name) -> object:
+                found = await api.get("/", headers={"Host": name}, extensions={"sni_hostname": name})
+                return found.status_code == 200 and "Directory listing" in found.text
+
+            await until(answers)
+    await fleet.remove_sandboxes()
 
 
 async def test_a_replica_that_is_killed_takes_no_sandbox_and_no_host_with_it(fleet: Fleet) -> None:
