@@ -107,6 +107,7 @@ class Images:
         self._jobs: dict[ImageId, _Job] = {}
         # Fetches wait for no other work, so that what one team prepares does not hold up the creates of others.
         self._fetches = asyncio.Semaphore(_FETCHES)
+        self._limiting = asyncio.Lock()
         self._slots: asyncio.Queue[int] = asyncio.Queue()
         for slot in IMAGE_JOB_SLOTS:
             self._slots.put_nowait(slot)
@@ -249,31 +250,42 @@ class Images:
         if not self._cache.limit_b:
             return
         try:
-            cached = await asyncio.to_thread(self._ready)
-            in_use = self._cache.templates_in_use()
-            if in_use is None:
-                return
-            newest = time.time() - _IN_USE_S
-            for image_id in images_beyond(
-                [
-                    CachedImage(
-                        image.image_id,
-                        image.allocated_b,
-                        image.used_at,
-                        may_leave=image.facts.uploaded
-                        and image.image_id not in self._jobs
-                        and str(image.image_id) not in in_use
-                        and image.used_at < newest,
-                    )
-                    for image in cached
-                ],
-                self._cache.limit_b,
-            ):
+            # One at a time: two would remove more than is needed.
+            async with self._limiting:
+                await self._remove_beyond_limit()
+        except (OSError, WrennError) as error:
+            _log.warning("limit of images not kept", extra={"cause": str(error)})
+
+    async def _remove_beyond_limit(self) -> None:
+        cached = await asyncio.to_thread(self._ready)
+        if sum(image.allocated_b for image in cached) <= self._cache.limit_b:
+            return
+        in_use = self._cache.templates_in_use()
+        images = [
+            CachedImage(
+                image.image_id,
+                image.allocated_b,
+                image.used_at,
+                may_leave=self._may_leave(image, in_use),
+            )
+            for image in cached
+        ]
+        for image_id in images_beyond(images, self._cache.limit_b):
+            # It may have been used since. From here to the renaming of its folder nothing else runs.
+            image = self._find(image_id)
+            if image is not None and self._may_leave(image, self._cache.templates_in_use()):
                 await self._folder.remove(image_id)
                 _log.info("image removed: the limit of images is reached", extra={"image_id": str(image_id)})
                 self._cache.on_removed()
-        except (OSError, WrennError) as error:
-            _log.warning("limit of images not kept", extra={"cause": str(error)})
+
+    def _may_leave(self, image: LocalImage, in_use: set[str] | None) -> bool:
+        return (
+            in_use is not None
+            and str(image.image_id) not in in_use
+            and image.facts.uploaded
+            and image.image_id not in self._jobs
+            and image.used_at < time.time() - _IN_USE_S
+        )
 
     def _ready(self) -> list[LocalImage]:
         """Return the ready images. Blocking."""
