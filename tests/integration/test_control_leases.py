@@ -8,7 +8,9 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from wrenn.control.db import Database
+from wrenn.control.sandboxes.reconcile.reconciler import free_move_slots
 from wrenn.control.sandboxes.reconcile.work_store import WorkSlots, take_due
+from wrenn.control.sandboxes.records import Work
 
 from .conftest import run_sql
 
@@ -56,5 +58,38 @@ async def test_concurrent_takers_lease_each_sandbox_once_and_no_more_than_they_a
         taken = await asyncio.gather(*(take_all(f"taker {number}") for number in range(TAKERS)))
         ids = [sandbox_id for each in taken for sandbox_id in each]
         assert len(ids) == len(set(ids)) == SANDBOXES
+    finally:
+        await database.close()
+
+
+async def test_moves_take_no_place_of_other_work_and_a_host_is_part_of_only_some(database_url: str):
+    database = Database(database_url)
+    try:
+        await insert_due(database)
+        await database.execute(
+            text(
+                "INSERT INTO hosts (id, name, address)"
+                " SELECT gen_random_uuid(), 'target' || n, 'https://127.0.0.1:2' FROM generate_series(1, 3) AS n"
+            )
+        )
+        await database.execute(
+            text(
+                "UPDATE sandboxes SET status = 'paused', desired = 'paused',"
+                " move_host_id = (SELECT id FROM hosts WHERE name = 'target1')"
+                f" WHERE id IN (SELECT id FROM sandboxes LIMIT {SANDBOXES - 1})"
+            )
+        )
+        others = WorkSlots(64, removals=True, others=True)
+        assert [work.is_move for work in await take_due(database, owner="a", lease_s=600, slots=others)] == [
+            False
+        ]
+        moves: list[Work] = []
+        while (free := free_move_slots(moves)).limit:
+            taken = await take_due(database, owner="a", lease_s=600, slots=free)
+            if not taken:
+                break
+            moves += taken
+        assert len(moves) == 4, "of one source and one target"
+        assert all(work.is_move for work in moves)
     finally:
         await database.close()

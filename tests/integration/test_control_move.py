@@ -288,6 +288,9 @@ async def test_a_sandbox_that_is_being_moved_can_be_deleted_and_nothing_else(fle
     assert (await deleting).status_code == 204
     refused(await moving, 409, "invalid_state")
     await fleet.assert_removed(sandbox_id)
+    # The transfer is not begun again, for which a call would be repeated after a second.
+    await asyncio.sleep(1.5)
+    assert [host.calls[call] for host in fleet.hosts if host.calls[call]] == [1]
 
 
 async def test_a_second_move_that_waited_for_the_first_goes_on_from_its_target(fleet: Fleet):

@@ -129,9 +129,18 @@ def test_an_answer_that_cannot_be_decoded_is_a_failure_of_the_agent(body: bytes)
 
 @pytest.mark.parametrize(
     "body",
-    [b"\x0a\x00" * 300_000, b"\x0a\x80\x12" + b"\x52\x00" * 1152 + b"\x0a\x00" * 200_000],
+    [b"\x0a\x00" * 600_000, b"\x0a\x80\x12" + b"\x52\x00" * 1152 + b"\x0a\x00" * 499_999],
     ids=["entries", "entries and what is in them"],
 )
 def test_an_answer_with_too_many_entries_is_not_decoded(body: bytes) -> None:
     with pytest.raises(AgentFailure, match="cannot be read"):
         decoded(pb.ListSandboxesResponse, body)
+
+
+def test_the_longest_list_of_files_is_decoded() -> None:
+    entry = pb.FileEntry(
+        name="a" * 20, type=pb.FileType.FILE, path="/root/" + "a" * 20, kind=pb.FileKind.SYMLINK, size_b=1, mode=0o644, permissions="-rw-r--r--",
+        owner="root", group="root", modified_at_unix=1, symlink_target="/none", is_broken=True,
+    )  # fmt: skip
+    body = pb.ListDirResponse(entries=[entry] * 20_000).to_binary()
+    assert len(decoded(pb.ListDirResponse, body).entries) == 20_000

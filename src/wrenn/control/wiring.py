@@ -527,6 +527,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor, images: Images)
             images=images,
             commit=CommittingMoves(capacity=capacity, hints=hints, owner=base.owner).commit_move,
             owner=base.owner,
+            lease_s=settings.lease_s,
             retry_s=settings.start_retry_s,
         ),
     )

@@ -75,7 +75,7 @@ _KINDS: Final[dict[pb.FileKind, FileKind]] = {
 
 _LIST_LIMIT: Final = 20_000
 """Sandboxes, or snapshots, of one host. A statement has at most 32,767 parameters."""
-_FIELDS_LIMIT: Final = 200_000
+_FIELDS_LIMIT: Final = 500_000
 """Of an answer, nested messages included: an empty entry has two bytes on the wire, and hundreds in memory."""
 _ACTIVE_LIMIT: Final = 1_000
 """Sandboxes whose last use one heartbeat reports."""

@@ -23,8 +23,8 @@ _log = logging.getLogger(__name__)
 _SERVICE: Final = "wrenn.host.v1.HostAgent"
 _ANSWER_LIMIT_B: Final = 4 * MIB
 _LARGE_ANSWERS_B: Final = {"Exec": 2 * OUTPUT_LIMIT_B + 4 * MIB, "ListDir": 16 * MIB}
-_DECODED_AT_ONCE_B: Final = 64 * KIB
-"""A larger answer is decoded in a thread, so that other requests go on meanwhile."""
+_DECODED_AT_ONCE_B: Final = 4 * KIB
+"""A larger answer is decoded in a thread, so that other requests go on meanwhile: 4 KiB of empty entries take 5 ms."""
 _ERROR_LIMIT_B: Final = 64 * KIB
 _SERVER_ERROR: Final = 500
 _NOT_FOUND: Final = 404

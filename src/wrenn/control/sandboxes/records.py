@@ -236,3 +236,8 @@ class Work:
     age_s: float
     move_to: HostEndpoint | None = None
     move_resumes: bool = False
+
+    @property
+    def is_move(self) -> bool:
+        """Whether the sandbox is to be moved."""
+        return self.move_to is not None and self.desired is not Desired.STOPPED

@@ -39,7 +39,7 @@ class LeaseLost(Exception):
 
 
 class MoveStep:
-    """Moves sandboxes. `owner` names this replica's leases; a host may be silent for `retry_s`."""
+    """Moves sandboxes. `owner` names this replica's leases, which last `lease_s`; a host may be silent for `retry_s`."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class MoveStep:
         images: Images,
         commit: CommitMove,
         owner: str,
+        lease_s: float,
         retry_s: float,
     ) -> None:
         self._database = database
@@ -58,6 +59,7 @@ class MoveStep:
         self._images = images
         self._commit = commit
         self._owner = owner
+        self._lease_s = lease_s
         self._retry_s = retry_s
 
     async def do(self, work: Work) -> None:
@@ -113,9 +115,10 @@ class MoveStep:
             try:
                 source = self._clients.at(work.host)
                 await self._finish(
+                    work,
                     lambda: source.store_sandbox(
                         work.sandbox_id, image_id, generation=work.generation, wait_s=_WAIT_S
-                    )
+                    ),
                 )
                 await fault_point("control.move.after_upload")
 
@@ -149,14 +152,23 @@ class MoveStep:
     async def _adopt(self, work: Work, image_id: ImageId, generation: int) -> None:
         assert work.move_to is not None, "it is being moved"
         target, spec = self._clients.at(work.move_to), host_spec(work, generation)
-        await self._finish(lambda: target.adopt_sandbox(spec, image_id, wait_s=_WAIT_S))
+        await self._finish(work, lambda: target.adopt_sandbox(spec, image_id, wait_s=_WAIT_S))
 
-    async def _finish(self, call: Callable[[], Awaitable[HostTransfer]]) -> None:
-        """Call until the transfer is done. Raises the host's reason if it failed, and what the call raised if the host does not answer for long."""
+    async def _finish(self, work: Work, call: Callable[[], Awaitable[HostTransfer]]) -> None:
+        """Call until the transfer is done.
+
+        Raises:
+            LeaseLost: the sandbox is to be removed, or another replica moves it; a call would begin the transfer again.
+            WrennError: the host's reason if it failed, and what the call raised if the host does not answer for long.
+        """
         now = asyncio.get_running_loop().time
         silent_since = math.inf
         while True:
             try:
+                if not await work_store.renew_lease(
+                    self._database, work, owner=self._owner, lease_s=self._lease_s
+                ):
+                    raise LeaseLost
                 transfer = await call()
                 if transfer.state is HostTransferState.FAILED and transfer.error_code == Unavailable.code:
                     # Its agent stops, or has not found the control plane yet.

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from wrenn.base.loops import Loop
@@ -30,6 +32,9 @@ _AT_ONCE: Final = 64
 _REMOVALS_AT_ONCE: Final = 64
 """The same for removals. Each kind has places of its own: starts that take their time hold up no removal, and removals from a host
 that is silent hold up no start elsewhere."""
+_MOVES_AT_ONCE: Final = 16
+_MOVES_OF_A_HOST: Final = 4
+"""From it or to it: as many as a host carries out at once. A host that never comes to an end holds up only moves of its own."""
 _TIMER_S: Final = 2.0
 _SHORTEST_WAIT_S: Final = 0.005
 _AFTER_FAILURE_S: Final = 0.25
@@ -40,6 +45,13 @@ def free_slots(*, removals: int, others: int) -> WorkSlots:
     for_removals, for_others = max(0, _REMOVALS_AT_ONCE - removals), max(0, _AT_ONCE - others)
     limit = min(for_removals or for_others, for_others or for_removals)
     return WorkSlots(limit, removals=for_removals > 0, others=for_others > 0)
+
+
+def free_move_slots(moves: Sequence[Work]) -> WorkSlots:
+    """Compute how many sandboxes may be taken to be moved beside those that are, one at a time as each may make a host busy."""
+    hosts = Counter(host.host_id for work in moves for host in (work.host, work.move_to) if host is not None)
+    busy = frozenset(host_id for host_id, count in hosts.items() if count >= _MOVES_OF_A_HOST)
+    return WorkSlots(1 if len(moves) < _MOVES_AT_ONCE else 0, moves=True, busy_hosts=busy)
 
 
 class Reconciler:
@@ -95,16 +107,22 @@ class Reconciler:
 
     async def reconcile_once(self) -> None:
         """Lease due work and start on it."""
-        while True:
-            removals = sum(work.desired is Desired.STOPPED for work in self._working.values())
-            free = free_slots(removals=removals, others=len(self._working) - removals)
-            if not free.limit:
-                return
+        await self._take(self._free_slots)
+        await self._take(lambda: free_move_slots(self._moves))
+
+    @property
+    def _moves(self) -> list[Work]:
+        return [work for work in self._working.values() if work.is_move]
+
+    def _free_slots(self) -> WorkSlots:
+        removals = sum(work.desired is Desired.STOPPED for work in self._working.values())
+        return free_slots(removals=removals, others=len(self._working) - removals - len(self._moves))
+
+    async def _take(self, find_free: Callable[[], WorkSlots]) -> None:
+        """Lease due work and start on it, until there is none or no place is free."""
+        while (free := find_free()).limit:
             taken = await work_store.take_due(
-                self._database,
-                owner=self.leases.owner,
-                lease_s=self.leases.lease_s,
-                slots=free,
+                self._database, owner=self.leases.owner, lease_s=self.leases.lease_s, slots=free
             )
             for work in taken:
                 task = self._tasks.start(f"work on {work.sandbox_id}", self._work_on(work))

@@ -14,15 +14,19 @@ from sqlalchemy import (
     Boolean,
     ColumnElement,
     Float,
+    Uuid,
+    all_,
     and_,
     bindparam,
     case,
     func,
+    not_,
     null,
     or_,
     select,
     update,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from wrenn.base.errors import WrennError
@@ -45,16 +49,28 @@ LEASES: Final = Leases(sandboxes)
 
 @dataclass(frozen=True, slots=True)
 class WorkSlots:
-    """How many sandboxes may be leased, and whether removals, other work, or both."""
+    """How many sandboxes may be leased, and for what.
+
+    Attributes:
+        removals, moves, others: whether for that. Moves take as long as their data takes.
+        busy_hosts: hosts that no further sandbox is moved from or to.
+    """
 
     limit: int
-    removals: bool
-    others: bool
+    removals: bool = False
+    others: bool = False
+    moves: bool = False
+    busy_hosts: frozenset[HostId] = frozenset()
+
+
+def _is_move() -> ColumnElement[bool]:
+    return and_(_c.status == State.PAUSED, _c.move_host_id.is_not(None), _c.desired != Desired.STOPPED)
 
 
 def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
     # A CTE is evaluated once. A subquery may be evaluated for each row of the table, and then returns other rows each time,
     # as it leaves out those that this statement has changed: more would be leased than asked for.
+    busy = bindparam("busy_hosts", type_=ARRAY(Uuid))
     due = (
         select(_c.id)
         .where(
@@ -62,10 +78,16 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
                 _c.status.in_([State.PENDING, State.STARTING]),
                 and_(_c.status.in_([State.RUNNING, State.PAUSED]), _c.desired != _c.status),
                 and_(_c.status == State.MISSING, _c.desired == Desired.STOPPED),
-                and_(_c.status == State.PAUSED, _c.move_host_id.is_not(None)),
+                _is_move(),
             ),
             or_(bindparam("removals", type_=Boolean), _c.desired != Desired.STOPPED),
-            or_(bindparam("others", type_=Boolean), _c.desired == Desired.STOPPED),
+            or_(bindparam("others", type_=Boolean), _c.desired == Desired.STOPPED, _is_move()),
+            or_(
+                and_(
+                    bindparam("moves", type_=Boolean), _c.host_id != all_(busy), _c.move_host_id != all_(busy)
+                ),
+                not_(_is_move()),
+            ),
             _c.next_attempt_at <= func.now(),
             LEASES.is_free(),
         )
@@ -115,6 +137,8 @@ async def take_due(database: Database, *, owner: str, lease_s: float, slots: Wor
         "most": slots.limit,
         "removals": slots.removals,
         "others": slots.others,
+        "moves": slots.moves,
+        "busy_hosts": [host_id.value for host_id in slots.busy_hosts],
     }
     found = await database.execute(_TAKE_DUE, values)
     return [
