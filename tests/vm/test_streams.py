@@ -117,7 +117,9 @@ async def test_a_call_ends_with_its_command_and_background_children_keep_running
 ) -> None:
     server = "nohup python3 -m http.server 8000 & sleep 1; echo started"
     result = await sandbox.commands.run(server)
-    assert (result.stdout, result.exit_code) == ("started\n", 0)
+    # On a fast machine the server has said by then that it serves.
+    assert "started\n" in result.stdout
+    assert result.exit_code == 0
     # Its log goes to the output of the call that is over: each line would kill it if nobody read there any more.
     visit = "for n in 1 2 3; do curl -s -o /dev/null -w '%{http_code} ' --retry 9 --retry-connrefused localhost:8000; done"
     assert (await sandbox.commands.run(visit)).stdout == "200 200 200 "
