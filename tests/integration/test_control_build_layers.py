@@ -15,6 +15,7 @@ from sqlalchemy import func, select, update
 
 from wrenn.base.errors import Unavailable
 from wrenn.base.ids import SandboxId, SnapshotId, TeamId
+from wrenn.base.units import MIB
 from wrenn.control.builds import layer_store
 from wrenn.control.builds.tables import build_bases, build_layers, builds
 from wrenn.control.hosts import HostClient, ProcessEnd, StartProcess
@@ -253,6 +254,32 @@ async def test_the_least_recently_used_layers_go_first_but_none_that_a_build_use
             )
         ).first() is not None:
             await asyncio.sleep(0.1)
+
+
+async def test_parts_of_disks_count_once_and_as_long_as_a_layer_has_them(platform: Platform):
+    big_b = 4 * MIB
+    made = await build(
+        platform, [f"RUN sleep 1.1; head -c {big_b} /dev/urandom > /srv-big", "RUN echo b > /srv-b"]
+    )
+    team_id = await team_of(platform, made)
+    database = platform.control.database
+    before, after = await layers_of(platform, team_id)
+
+    async def remove_excess(most_b: int) -> list[SnapshotId]:
+        await database.transaction(lambda tx: layer_store.remove_excess(tx, team_id, most_b=most_b))
+        return await layers_of(platform, team_id)
+
+    async def give(layer: SnapshotId, files_b: int, parts: dict[str, int]) -> None:
+        values = {"size_bytes": files_b, "layers": parts}
+        await database.execute(update(templates).where(templates.c.id == layer.value).values(values))
+
+    found = await database.execute(select(templates.c.layers).where(templates.c.id == before.value))
+    assert sum(found.scalar_one().values()) >= big_b, "the host says what the steps wrote"
+    await give(before, 1, {"lower": 5})
+    await give(after, 1, {"upper": 2, "lower": 5})
+    assert await remove_excess(9) == [before, after]
+    assert await remove_excess(8) == [after]
+    assert await remove_excess(7) == [], "the lower part is still on the disk"
 
 
 async def test_old_layers_are_removed(platform: Platform):

@@ -115,6 +115,24 @@ async def test_a_snapshot_is_a_template_and_its_sandbox_stays_what_it_is(platfor
     assert (again.template, again.shape.vcpus) == ("minimal", 2)
 
 
+async def test_the_size_is_what_no_other_template_has(platform: Platform):
+    path = await platform.create()
+    fill = {"cmd": "sh", "args": ["-c", f"head -c {2 * MIB} /dev/urandom > big"]}
+    assert (await platform.api.post(f"{path}/exec", json=fill)).json()["exit_code"] == 0
+    await platform.api.post(f"{path}/pause")
+    first = (await snapshot(platform, path, "first")).json()
+    assert 2 * MIB <= first["size_bytes"] < 4 * MIB
+    assert (await snapshot(platform, path, "second")).json()["size_bytes"] < MIB, "they share their disk"
+    answer = await platform.api.post(
+        "/v1/snapshots?overwrite=true", json={"sandbox_id": id_of(path), "name": "first"}
+    )
+    assert answer.json()["size_bytes"] < MIB
+    for name in ("first", "second"):
+        assert (await platform.api.delete(f"/v1/snapshots/{name}")).status_code < 300
+    again = (await snapshot(platform, path, "third")).json()
+    assert again["size_bytes"] >= 2 * MIB
+
+
 async def test_without_a_name_one_is_given(platform: Platform):
     path = await platform.create()
     names = [(await snapshot(platform, path)).json()["name"] for _ in range(2)]

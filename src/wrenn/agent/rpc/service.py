@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, TypeVar
 
@@ -168,7 +168,8 @@ class HostAgentService(HostAgent):
     async def ensure_snapshot(self, request: pb.EnsureSnapshotRequest, ctx: Any, /) -> pb.Snapshot:
         """Take a snapshot of a sandbox unless it exists."""
         sandbox_id, snapshot_id = SandboxId.parse(request.sandbox_id), SnapshotId.parse(request.snapshot_id)
-        return _snapshot(await self._sandboxes.ensure_snapshot(sandbox_id, snapshot_id))
+        snapshot = await self._sandboxes.ensure_snapshot(sandbox_id, snapshot_id)
+        return _snapshot(snapshot, await self._sandboxes.layers_of(snapshot))
 
     async def remove_snapshot(
         self, request: pb.RemoveSnapshotRequest, ctx: Any, /
@@ -349,7 +350,7 @@ def _sandbox(record: Record, running: RunningSandbox | None) -> pb.Sandbox:
     )
 
 
-def _snapshot(snapshot: Snapshot) -> pb.Snapshot:
+def _snapshot(snapshot: Snapshot, layers: Mapping[str, int] | None = None) -> pb.Snapshot:
     manifest = snapshot.manifest
     return pb.Snapshot(
         snapshot_id=manifest.snapshot_id,
@@ -360,6 +361,7 @@ def _snapshot(snapshot: Snapshot) -> pb.Snapshot:
         size_b=snapshot.size_b,
         created_at_unix=manifest.created_at,
         platform=platform_message(manifest.platform),
+        layers=[pb.DiskLayer(layer_id=name, size_b=size_b) for name, size_b in (layers or {}).items()],
     )
 
 

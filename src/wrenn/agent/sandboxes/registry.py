@@ -548,6 +548,12 @@ class Sandboxes:
         """Have files removed that are not referenced any more, soon."""
         self._garbage.wake()
 
+    async def layers_of(self, snapshot: Snapshot) -> dict[str, int]:
+        """Return the bytes on disk of each frozen layer of the snapshot's disk, by id."""
+        measure = self._driver.disks.allocated_b
+        ids = snapshot.manifest.layer_ids
+        return await asyncio.to_thread(lambda: {layer_id: measure(layer_id) for layer_id in ids})
+
     def remove_snapshot(self, snapshot_id: SnapshotId) -> None:
         """Unpin a snapshot; its files are removed when nothing references them. An unknown id is ignored."""
         snapshots.unpin(self._layout.snapshots, str(snapshot_id))

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from wrenn.base.ids import HostId, SandboxId, SnapshotId, TeamId
@@ -174,21 +175,23 @@ async def remove_excess(tx: Transaction, team_id: TeamId, *, most_b: int) -> Non
     is_own = _c.team_id == team_id.value
     # In the order in which others lock several.
     await tx.execute(select(_c.snapshot_id).where(is_own).order_by(_c.snapshot_id).with_for_update())
-    order = (_c.last_used_at.desc(), _c.snapshot_id)
-    ranked = (
-        select(
-            _c.snapshot_id,
-            func.row_number().over(order_by=order).label("place"),
-            func.sum(_t.size_bytes).over(order_by=order).label("together_b"),
-        )
+    found = await tx.execute(
+        select(_c.snapshot_id, _t.size_bytes, _t.layers)
         .join_from(build_layers, templates, _t.id == _c.snapshot_id)
         .where(is_own)
-        .cte("ranked")
+        .order_by(_c.last_used_at.desc(), _c.snapshot_id)
     )
-    excess = select(ranked.c.snapshot_id).where(
-        or_(ranked.c.place > _LAYERS_OF_TEAM, ranked.c.together_b > most_b)
-    )
-    await _remove(tx, and_(_c.snapshot_id.in_(excess), ~_is_used()))
+    excess: list[UUID] = []
+    taken_b, counted = 0, set[str]()
+    for place, row in enumerate(found, start=1):
+        # A part of the disk that several have counts once, for the one that is removed last.
+        new: dict[str, int] = {name: size_b for name, size_b in row.layers.items() if name not in counted}
+        taken_b += row.size_bytes + sum(new.values())
+        counted.update(new)
+        if place > _LAYERS_OF_TEAM or taken_b > most_b:
+            excess.append(row.snapshot_id)
+    if excess:
+        await _remove(tx, and_(_c.snapshot_id.in_(excess), ~_is_used()))
 
 
 def _is_used() -> ColumnElement[bool]:

@@ -91,6 +91,8 @@ _CONFIG_TEXT_LIMIT: Final = 32_768
 _CONFIG_TOTAL_LIMIT: Final = 256 * 1024
 _TEXT_LIMIT: Final = 1_000
 _NAME_LIMIT: Final = 256
+_DISK_LAYERS: Final = 256
+"""Of a snapshot; hosts merge them long before."""
 _ADDRESS_LIMIT: Final = 64
 _QUOTE_LIMIT: Final = 64
 _INTEGER_MAX: Final = 2**31 - 1
@@ -275,6 +277,10 @@ def snapshot_of(snapshot: pb.Snapshot) -> HostSnapshot:
         memory_mb=_number(snapshot.memory_mb, _INTEGER_MAX, "memory_mb"),
         size_b=_number(snapshot.size_b, _BIGINT_MAX, "size_b"),
         platform=_platform(snapshot.platform),
+        layers={
+            clean_text(layer.layer_id, _NAME_LIMIT): _number(layer.size_b, _BIGINT_MAX, "size_b of a layer")
+            for layer in snapshot.layers[:_DISK_LAYERS]
+        },
     )
 
 

@@ -319,13 +319,20 @@ ImageSource = ContainerSource | SandboxId | None
 
 @dataclass(frozen=True, slots=True)
 class HostSnapshot:
-    """A snapshot as its host reports it. `size_b`: of its own files on the disk; `platform`: what it needs to be restored."""
+    """A snapshot as its host reports it.
+
+    Attributes:
+        size_b: of its own files on the disk.
+        platform: what it needs to be restored.
+        layers: bytes on the disk of the frozen layers of its disk, which others may have too, by id. Empty: not known.
+    """
 
     snapshot_id: SnapshotId
     vcpus: int
     memory_mb: int
     size_b: int
     platform: VmPlatform = UNKNOWN_PLATFORM
+    layers: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from wrenn.control.templates import (
     get_template,
     lock_names,
     move,
+    own_layers_b,
     require_space,
     set_tags,
     template_tags,
@@ -138,8 +139,11 @@ async def publish(
     tags = [LATEST] if version is None else version.tags
     owner_id = team_id if version is None else version.owner
     old = await set_tags(tx, owner_id, row.name, tags, snapshot_id.value)
+    # After what it replaces has gone: layers that only that had are its own now.
+    size_b = taken.size_b + await own_layers_b(tx, owner_id, snapshot_id.value, taken.layers)
+    await tx.execute(update(templates).where(_c.id == snapshot_id.value).values(size_bytes=size_b))
     if owner_id is not None:
-        await require_space(tx, owner_id, taken.size_b, defaults)
+        await require_space(tx, owner_id, size_b, defaults)
     action = AuditAction(
         Resource.SNAPSHOT,
         "create",
@@ -169,6 +173,7 @@ async def keep_hidden(tx: Transaction, snapshot_id: SnapshotId, taken: HostSnaps
 def _taken_values(taken: HostSnapshot) -> dict[str, Any]:
     return {
         "size_bytes": taken.size_b,
+        "layers": dict(taken.layers),
         "vcpus": taken.vcpus or _c.vcpus,
         "memory_mb": taken.memory_mb or _c.memory_mb,
         "platform": taken.platform.to_json(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -20,6 +20,7 @@ from sqlalchemy import (
     cast,
     delete,
     exists,
+    false,
     func,
     insert,
     literal,
@@ -223,6 +224,19 @@ async def quota_status(tx: Transaction, team_id: TeamId, defaults: Limits) -> Qu
     row = found.one()
     owner = QuotaStatus(owner_limits_of(row, defaults), Usage(snapshot_mb=row.owner_taken))
     return QuotaStatus(limits_of(row).over(defaults), Usage(snapshot_mb=row.taken), owner)
+
+
+async def own_layers_b(
+    tx: Transaction, team_id: TeamId | None, template_id: UUID, layers: Mapping[str, int]
+) -> int:
+    """Return the bytes of those frozen layers that no other template of the team or the platform has."""
+    name = func.jsonb_object_keys(_c.layers).label("name")
+    is_own = _c.team_id == team_id.value if team_id is not None else false()
+    found = await tx.execute(
+        select(name).where(or_(is_own, _c.team_id.is_(None)), _is_named_and_ready(), _c.id != template_id)
+    )
+    others = set(found.scalars())
+    return sum(size_b for layer, size_b in layers.items() if layer not in others)
 
 
 async def require_space(tx: Transaction, team_id: TeamId, size_b: int, defaults: Limits) -> None:

@@ -42,6 +42,8 @@ templates = Table(
     Column("memory_mb", Integer, nullable=False),
     Column("disk_size_mb", Integer, nullable=False, server_default=text("5120")),
     Column("size_bytes", BigInteger, nullable=False, server_default=text("0")),
+    # Of a `snapshot`: the bytes of all frozen layers of its disk, by id. Others may have them too. Empty: not known.
+    Column("layers", JSONB, nullable=False, server_default=text("'{}'")),
     # `VmPlatform` as JSON: what a snapshot needs to be restored. Empty: not known.
     Column("platform", JSONB, nullable=False, server_default=text("'{}'")),
     # Of commands for which the request says nothing; empty: the guest's.
