@@ -66,7 +66,9 @@ def select_hosts() -> Select[Any]:
     return (
         select(*_COLUMNS, silent.label("silent_s"), unheard.label("unheard_s"), tags.label("tags"))
         # One that has to register again has no address any more, and sandboxes perhaps.
-        .where(hosts.c.deleted_at.is_(None), or_(hosts.c.address != "", hosts.c.status != HostStatus.PENDING))
+        .where(
+            hosts.c.deleted_at.is_(None), or_(hosts.c.address != "", hosts.c.status == HostStatus.UNREACHABLE)
+        )
         .order_by(hosts.c.id)
     )
 
