@@ -124,6 +124,21 @@ async def test_another_version_of_the_base_is_another_base(platform: Platform):
     assert now.endswith("two\n")
 
 
+async def test_a_version_of_the_base_with_the_same_image_and_defaults_is_the_same_base(platform: Platform):
+    base = [_ONCE.format("/srv-base")]
+    step = "RUN echo $A > /srv-own"
+    await build(platform, base, name="base")
+    assert await cached(platform, await build(platform, ["FROM base", step])) == [False]
+    assert await cached(platform, await build(platform, base, name="base")) == [True]
+    assert await cached(platform, await build(platform, ["FROM base", step])) == [True]
+    assert await cached(platform, await build(platform, [*base, "ENV A=1"], name="base")) == [True, True]
+    assert await cached(platform, await build(platform, ["FROM base", step])) == [False]
+    assert await output(platform, "cat /srv-own") == "1\n"
+    assert await cached(platform, await build(platform, base, name="base")) == [True]
+    assert await cached(platform, await build(platform, ["FROM base", step])) == [True]
+    assert await output(platform, "cat /srv-own") == "\n", "the variable is not in this version"
+
+
 async def test_arguments_and_sizes_are_part_of_the_key(platform: Platform):
     text = "FROM template://minimal\nARG A=1\nRUN echo $A > /srv-a\n"
 

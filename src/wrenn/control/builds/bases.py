@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -118,9 +119,18 @@ class BuildBases:
             workdir=defaults.working_dir or None,
             labels=dict(template.labels),
         )
+        return Base(base_key(base, _identity(template)), template, config, _nothing)
+
+
+def _identity(template: Template) -> str:
+    """Return what identifies the disk of a template and the variables of programs in its sandboxes."""
+    if template.image_id is None:
         # Hosts build `minimal` anew for each release of the product, under the same id.
-        identity = str(template.template_id) if template.image_id else f"{template.template_id} {_VERSION}"
-        return Base(base_key(base, identity), template, config, _nothing)
+        return f"{template.template_id} {_VERSION}"
+    if template.type is TemplateType.SNAPSHOT:
+        return str(template.template_id)
+    # A build that finds all its steps makes another version of the same image.
+    return f"{template.image_id} {json.dumps(asdict(template.defaults), sort_keys=True)}"
 
 
 async def _nothing() -> None:
