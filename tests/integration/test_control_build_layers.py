@@ -139,6 +139,19 @@ async def test_a_version_of_the_base_with_the_same_image_and_defaults_is_the_sam
     assert await output(platform, "cat /srv-own") == "\n", "the variable is not in this version"
 
 
+async def test_nothing_is_kept_of_the_minimal_of_a_host_of_another_release(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+):
+    recipe = [_ONCE.format("/srv-own")]
+    monkeypatch.setattr("wrenn.control.builds.bases._VERSION", "0.0.0-next")
+    made = await build(platform, recipe)
+    assert await layers_of(platform, await team_of(platform, made)) == []
+    assert await cached(platform, await build(platform, recipe)) == [False]
+    monkeypatch.undo()
+    assert await cached(platform, await build(platform, recipe)) == [False]
+    assert await cached(platform, await build(platform, recipe)) == [True]
+
+
 async def test_arguments_and_sizes_are_part_of_the_key(platform: Platform):
     text = "FROM template://minimal\nARG A=1\nRUN echo $A > /srv-a\n"
 

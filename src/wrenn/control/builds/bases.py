@@ -41,6 +41,8 @@ class Base:
     config: BaseConfig
     release: Callable[[], Awaitable[None]]
     """Call it once a sandbox of the template runs. May be repeated."""
+    host_version: str | None = None
+    """The release of the hosts whose disk the key identifies, if they built it themselves; None: it is the same on all."""
 
     def of_layer(self, layer: Layer, shape: Shape) -> Template:
         """Return the base as sandboxes are made from it that have some steps behind them already."""
@@ -119,7 +121,8 @@ class BuildBases:
             workdir=defaults.working_dir or None,
             labels=dict(template.labels),
         )
-        return Base(base_key(base, _identity(template)), template, config, _nothing)
+        host_version = None if template.image_id else _VERSION
+        return Base(base_key(base, _identity(template)), template, config, _nothing, host_version)
 
 
 def _identity(template: Template) -> str:

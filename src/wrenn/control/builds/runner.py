@@ -94,13 +94,21 @@ class BuildRunner:
         async with self._begun(work, known) as begun:
             # Its sandbox keeps the files of the base.
             await base.release()
-            _, host = await self.sandboxes.get(begun.sandbox_id)
+            row, host = await self.sandboxes.get(begun.sandbox_id)
+            is_known_disk = (
+                begun.origin is not None
+                or base.host_version is None
+                or await layer_store.runs_version(self.database, row.host_id, base.host_version)
+            )
             sandbox = BuildSandbox(begun.sandbox_id, host, work.context, log)
             if known is None:
                 environment = await sandbox.environment()
                 known = await work.planned(DEFAULT_ENVIRONMENT if environment is None else environment)
-                if environment is not None:
+                if environment is not None and is_known_disk:
                     await self.layers.remember_environment(build.team_id, base.key, environment)
+            if not is_known_disk:
+                # During an upgrade of the hosts: what it comes to is not what these keys stand for.
+                known = replace(known, keys=BuildKeys((), None))
             await self._carry_out(work, known, sandbox, begun)
             await fault_point("control.build.after_steps")
             plan, template_key = known.plan, known.keys.template
