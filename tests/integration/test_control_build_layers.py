@@ -139,7 +139,7 @@ async def test_a_version_of_the_base_with_the_same_image_and_defaults_is_the_sam
     assert await output(platform, "cat /srv-own") == "\n", "the variable is not in this version"
 
 
-async def test_nothing_is_kept_of_the_minimal_of_a_host_of_another_release(
+async def test_a_build_on_a_host_with_another_version_has_no_layers(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ):
     recipe = [_ONCE.format("/srv-own")]
