@@ -9,7 +9,7 @@ import os
 import tarfile
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import update
 
 from wrenn.base.ids import BuildId, SandboxId
 from wrenn.base.units import MIB
@@ -84,24 +84,6 @@ async def test_a_step_that_fails_ends_the_build_with_its_line(platform: Platform
     assert [(step["exit"], step["stderr"]) for step in steps] == [(0, ""), (7, "why\n")]
     refused(await platform.api.get("/v1/templates/broken"), 404, "not_found")
     refused(await platform.api.post(f"/v1/builds/{made['id']}/cancel"), 409, "build_ended")
-
-
-async def test_a_build_waits_for_a_host(platform: Platform):
-    database = platform.control.database
-    await database.execute(text("UPDATE hosts SET drain_policy = 'wait', drain_began_at = now()"))
-    answer = await platform.api.post(
-        "/v1/builds", json={"name": "patient", "recipe": ["RUN true"], "skip_pre_post": True}
-    )
-    build_id = answer.json()["id"]
-    events = platform.api.stream(
-        "GET", f"/v1/builds/{build_id}/logs", headers={"Accept": "text/event-stream"}
-    )
-    async with asyncio.timeout(DEADLINE_S), events as stream:
-        async for line in stream.aiter_lines():
-            if "Waiting for a host" in line:
-                break
-    await database.execute(text("UPDATE hosts SET drain_policy = NULL, drain_began_at = NULL"))
-    assert (await ended(platform, build_id))["status"] == "success"
 
 
 async def test_a_running_step_is_cancelled(platform: Platform):

@@ -13,7 +13,6 @@ from wrenn.base.errors import (
     InternalError,
     InvalidRequest,
     InvalidState,
-    NoCapacity,
     NotFound,
     Unauthorized,
     Unavailable,
@@ -42,9 +41,6 @@ _ATTEMPTS: Final = 3
 _AT_ONCE: Final = 4
 """Builds that this replica runs at once."""
 _FINAL: Final = (InvalidRequest, NotFound, Conflict, Unauthorized, Forbidden)
-_CAPACITY_WAIT_S: Final = 300.0
-"""So long a build waits for a host with room, or that can be reached."""
-_CAPACITY_RETRY_S: Final = 2.0
 _ARCHIVES: Final = 20
 """Archives that are deleted in one round."""
 _OF_TEAM: Final = 2
@@ -150,25 +146,9 @@ class BuildWorker:
     async def _bounded(self, build: Build, log: LogWriter) -> None:
         try:
             async with asyncio.timeout(LIFETIME_S):
-                await self._run_with_capacity(build, log)
+                await self._runner.run(build, log)
         except TimeoutError as error:
             raise StepFailed(f"The build took longer than {LIFETIME_S / 3600:g} h.") from error
-
-    async def _run_with_capacity(self, build: Build, log: LogWriter) -> None:
-        now = asyncio.get_running_loop().time
-        begun_s, is_noted = now(), False
-        while True:
-            try:
-                await self._runner.run(build, log)
-            except NoCapacity as error:
-                if now() - begun_s >= _CAPACITY_WAIT_S:
-                    raise
-                if not is_noted:
-                    log.note(f"Waiting for a host. {error.message}")
-                    is_noted = True
-                await asyncio.sleep(_CAPACITY_RETRY_S)
-            else:
-                return
 
     async def _finish(self, build: Build, status: BuildStatus, error: WrennError | None) -> None:
         code, message = ("", "") if error is None else (error.code, _public(error))
