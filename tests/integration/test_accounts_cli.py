@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from wrenn.base.ids import HostId
 from wrenn.testing.fork_server import run_program
 
 from .conftest import client, run_sql
@@ -232,6 +233,17 @@ async def test_an_admin_creates_tags_and_deletes_a_host(people: People, cli: Cli
     await cli("hosts", "delete", again["host"]["id"])
     assert "rack1" not in await cli("hosts", "list")
     assert "no host rack1" in await cli("hosts", "tags", "list", "rack1", code=3)
+
+
+async def test_who_is_logged_in_as_an_admin_may_name_the_host_of_a_move(people: People, cli: Cli):
+    root = await people.sign_up()
+    await make_admin(people.database_url, root)
+    await cli.log_in(root)
+    sandbox_id = (await root.post("/v1/sandboxes")).json()["id"]
+    # Not forbidden, as it is for a key.
+    said = await cli("move", "--to", str(HostId.new()), "--pause", sandbox_id, code=3)
+    assert "no such host" in said
+    assert (await root.delete(f"/v1/sandboxes/{sandbox_id}")).status_code == 204
 
 
 async def test_migrating_a_database_that_is_up_to_date_does_nothing(cli: Cli):

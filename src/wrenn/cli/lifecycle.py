@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import quote
 
 import typer
 
@@ -74,7 +75,11 @@ def move(
     *,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="HOST_ID", help="The host; only admins may choose one."),
+        typer.Option(
+            "--to",
+            metavar="HOST_ID",
+            help="The host. Needs `wrenn login` as an admin of the platform, or of the team whose host it is.",
+        ),
     ] = None,
     pause: Annotated[
         bool, typer.Option("--pause", help="Pause a running sandbox, move it, and resume it there.")
@@ -86,16 +91,25 @@ def move(
     They stay paused. A sandbox that cannot be moved stays where it is. Continues after a failure; the exit code is that of the last
     failure.
     """
+    from wrenn.cli import credentials
     from wrenn.sdk import Sandbox
+    from wrenn.sdk._sync.states import MOVE_TIMEOUT_S
 
     def act(sandbox_id: str) -> None:
         with closing(Sandbox.connect(sandbox_id, resume=False)) as sandbox:
             if pause and sandbox.is_running():
                 sys.stderr.write(f"{sandbox_id}: paused while it is moved\n")
-            sandbox.move(host_id=to, pause=pause)
+            sandbox.move(pause=pause)
 
-    use_credentials()
-    do_each(ids, act, done="moved", json=json)
+    def act_as_admin(sandbox_id: str) -> None:
+        # A key may choose no host.
+        with credentials.account() as account:
+            path = f"/v1/sandboxes/{quote(sandbox_id, safe='')}/move"
+            account.call("POST", path, {"host_id": to, "pause": pause}, timeout_s=MOVE_TIMEOUT_S)
+
+    if to is None:
+        use_credentials()
+    do_each(ids, act if to is None else act_as_admin, done="moved", json=json)
 
 
 def fork(

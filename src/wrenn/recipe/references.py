@@ -37,7 +37,7 @@ def parse_base(reference: str, *, default: BaseKind, line: int, text: str) -> Fr
     elif reference.startswith(_LOCAL):
         raise refused(
             line,
-            f"{shown(reference)} is local: import it with `wrenn templates import`, and build from that template",
+            f"{shown(reference)} is local: push it to a registry, and build from there",
         )
     if kind is BaseKind.TEMPLATE:
         if not _TEMPLATE.fullmatch(reference):

@@ -62,7 +62,13 @@ class Account:
         return cls(settings, _post(settings, path, body, headers))
 
     def call(
-        self, method: str, path: str, json: object = None, params: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        json: object = None,
+        params: Mapping[str, str] | None = None,
+        *,
+        timeout_s: float = _TIMEOUT_S,
     ) -> object:
         """Make one call with the user's token; return the JSON of the response, or None if it has none.
 
@@ -71,7 +77,7 @@ class Account:
         """
         headers = {"Authorization": f"Bearer {self._token.reveal()}"}
         request = Request(method, path, json=json, params=params, headers=headers)
-        answer = self._transport.exchange(request, timeout_s=_TIMEOUT_S)
+        answer = self._transport.exchange(request, timeout_s=timeout_s)
         raise_for_status(answer.status, answer.body, answer.request_id)
         return json_of(answer.body) if answer.body else None
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Uuid,
     and_,
     bindparam,
+    case,
     column,
     exists,
     func,
@@ -74,7 +75,11 @@ def _heartbeat() -> Select[*tuple[Any, ...]]:
         update(hosts)
         .where(hosts.c.id == was.c.id, was.c.deleted_at.is_(None), exists(select(token.c.id)))
         .values(
-            status=HostStatus.ONLINE,
+            # The token may have been revoked while this statement waited for the row; then the address is gone.
+            status=case(
+                (and_(hosts.c.address == "", was.c.status == HostStatus.UNREACHABLE), was.c.status),
+                else_=HostStatus.ONLINE.value,
+            ),
             last_heartbeat_at=func.now(),
             inventory=bindparam("of_inventory", type_=Text),
             updated_at=func.now(),

@@ -99,6 +99,8 @@ _INTEGER_MAX: Final = 2**31 - 1
 """Of an INTEGER column."""
 _BIGINT_MAX: Final = 2**63 - 1
 """Of a BIGINT column."""
+_FILE_MAX_B: Final = 2**50
+"""Of a file on a host: some hundred together are still a BIGINT."""
 _TIME_MAX: Final = 253_402_300_799.0
 """The end of the year 9999, in Unix time: the last that `datetime` can express."""
 _DIGEST: Final = re.compile(r"[0-9a-f]{0,64}")
@@ -275,10 +277,10 @@ def snapshot_of(snapshot: pb.Snapshot) -> HostSnapshot:
         snapshot_id=_reported_id(SnapshotId.parse, snapshot.snapshot_id, "snapshot"),
         vcpus=_number(snapshot.vcpus, _INTEGER_MAX, "vcpus"),
         memory_mb=_number(snapshot.memory_mb, _INTEGER_MAX, "memory_mb"),
-        size_b=_number(snapshot.size_b, _BIGINT_MAX, "size_b"),
+        size_b=_number(snapshot.size_b, _FILE_MAX_B, "size_b"),
         platform=_platform(snapshot.platform),
         layers={
-            clean_text(layer.layer_id, _NAME_LIMIT): _number(layer.size_b, _BIGINT_MAX, "size_b of a layer")
+            clean_text(layer.layer_id, _NAME_LIMIT): _number(layer.size_b, _FILE_MAX_B, "size_b of a layer")
             for layer in snapshot.layers[:_DISK_LAYERS]
         },
     )

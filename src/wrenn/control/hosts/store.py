@@ -179,7 +179,8 @@ def report_columns() -> dict[str, Any]:
 def _seen() -> Update:
     was = (
         select(hosts.c.id, hosts.c.status, log_team(hosts.c.team_id))
-        .where(hosts.c.id == _of_host, hosts.c.deleted_at.is_(None))
+        # Without an address it has to register again, whoever answers for it still.
+        .where(hosts.c.id == _of_host, hosts.c.deleted_at.is_(None), hosts.c.address != "")
         .with_for_update(key_share=True)
         .cte("was")
     )

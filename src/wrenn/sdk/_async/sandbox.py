@@ -293,21 +293,19 @@ class AsyncSandbox:
         if self._lease is not None:
             self._lease.renew_soon()
 
-    async def move(self, *, host_id: str | None = None, pause: bool = False) -> None:
-        """Move the paused sandbox to another host of the platform; it stays paused.
+    async def move(self, *, pause: bool = False) -> None:
+        """Move the paused sandbox to another host, which the platform chooses; it stays paused.
 
         Takes as long as the transfer of its memory and disk. If it fails, the sandbox stays where it is.
 
         Args:
-            host_id: the host, which only admins may choose; otherwise the platform chooses one.
             pause: a running sandbox is paused for the move and resumed afterwards. Its network connections end.
 
         Raises:
             InvalidStateError: it is not paused, or somebody is changing it.
             CapacityError: no other host can take it; the message says why.
-            ForbiddenError: the caller may not choose a host.
         """
-        await states.move(self._api, self.id, host_id=host_id, pause=pause)
+        await states.move(self._api, self.id, pause=pause)
 
     async def fork(self, count: int = 1) -> builtins.list[Self]:
         """Create copies of the running sandbox, with its memory, processes and files. The sandbox is suspended only briefly.

@@ -51,12 +51,9 @@ async def resume(api: AsyncApi, sandbox_id: str) -> None:
     await _ensure_state("running", api, sandbox_id, "resume")
 
 
-async def move(api: AsyncApi, sandbox_id: str, *, host_id: str | None, pause: bool) -> None:
+async def move(api: AsyncApi, sandbox_id: str, *, pause: bool) -> None:
     """Move it to another host, and return when it is there."""
-    body: dict[str, object] = {"pause": pause}
-    if host_id is not None:
-        body["host_id"] = host_id
-    await api.call("POST", path_of(sandbox_id, "move"), json=body, timeout_s=MOVE_TIMEOUT_S)
+    await api.call("POST", path_of(sandbox_id, "move"), json={"pause": pause}, timeout_s=MOVE_TIMEOUT_S)
 
 
 async def resume_if_paused(api: AsyncApi, sandbox_id: str) -> SandboxInfo:

@@ -52,12 +52,9 @@ def resume(api: Api, sandbox_id: str) -> None:
     _ensure_state("running", api, sandbox_id, "resume")
 
 
-def move(api: Api, sandbox_id: str, *, host_id: str | None, pause: bool) -> None:
+def move(api: Api, sandbox_id: str, *, pause: bool) -> None:
     """Move it to another host, and return when it is there."""
-    body: dict[str, object] = {"pause": pause}
-    if host_id is not None:
-        body["host_id"] = host_id
-    api.call("POST", path_of(sandbox_id, "move"), json=body, timeout_s=MOVE_TIMEOUT_S)
+    api.call("POST", path_of(sandbox_id, "move"), json={"pause": pause}, timeout_s=MOVE_TIMEOUT_S)
 
 
 def resume_if_paused(api: Api, sandbox_id: str) -> SandboxInfo:

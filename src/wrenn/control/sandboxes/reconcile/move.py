@@ -164,6 +164,7 @@ class MoveStep:
         now = asyncio.get_running_loop().time
         silent_since = math.inf
         while True:
+            begun = now()
             try:
                 if not await work_store.renew_lease(
                     self._database, work, owner=self._owner, lease_s=self._lease_s
@@ -184,6 +185,9 @@ class MoveStep:
                 return
             if transfer.state is HostTransferState.FAILED:
                 raise error_class(transfer.error_code)(transfer.error)
+            if now() - begun < _RETRY_S:
+                # A host that does not wait, as it was asked to, must not cost a statement and a call for each of its answers.
+                await asyncio.sleep(_RETRY_S)
 
     async def _remove(self, work: Work, *, at_target: bool, generation: int) -> None:
         """Remove the copy at the target or the former host. Where that fails the comparison does it: its generation is outdated."""
