@@ -75,9 +75,9 @@ def _heartbeat() -> Select[*tuple[Any, ...]]:
         update(hosts)
         .where(hosts.c.id == was.c.id, was.c.deleted_at.is_(None), exists(select(token.c.id)))
         .values(
-            # The token may have been revoked while this statement waited for the row; then the address is gone.
+            # The token may have been revoked while this statement waited for the row; then its certificate is withdrawn.
             status=case(
-                (and_(hosts.c.address == "", was.c.status == HostStatus.UNREACHABLE), was.c.status),
+                (and_(hosts.c.cert_fingerprint == "", was.c.status == HostStatus.UNREACHABLE), was.c.status),
                 else_=HostStatus.ONLINE.value,
             ),
             last_heartbeat_at=func.now(),
