@@ -77,7 +77,14 @@ def _heartbeat() -> Select[*tuple[Any, ...]]:
         .values(
             # The token may have been revoked while this statement waited for the row; then its certificate is withdrawn.
             status=case(
-                (and_(hosts.c.cert_fingerprint == "", was.c.status == HostStatus.UNREACHABLE), was.c.status),
+                (
+                    and_(
+                        hosts.c.address == "",
+                        hosts.c.cert_fingerprint == "",
+                        was.c.status == HostStatus.UNREACHABLE,
+                    ),
+                    was.c.status,
+                ),
                 else_=HostStatus.ONLINE.value,
             ),
             last_heartbeat_at=func.now(),
