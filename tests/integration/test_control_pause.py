@@ -396,6 +396,8 @@ async def test_a_resume_of_what_the_host_has_lost_is_refused_and_becomes_an_erro
 ):
     await platform.host.remove(id_of(paused))
     refused(await platform.api.post(f"{paused}/resume"), 404, "not_found")
+    # The heartbeat that tells of the removal may have been compared while the sandbox was to be resumed.
+    await platform.control.comparison.compare_once()
     await platform.wait_status(paused, "error")
 
 
