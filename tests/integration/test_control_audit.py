@@ -117,6 +117,7 @@ async def test_a_silent_host_is_in_the_log_of_its_sandboxes(platform: Platform):
 
 async def test_hosts_stand_in_the_platforms_log_once_a_change(database: Database, database_url: str):
     host_id, _ = await issue_local_token(database_url, name="one")
+    await database.execute(text("UPDATE hosts SET address = 'https://127.0.0.1:1'"))
     for _ in range(2):
         await record_seen(database, host_id, HostReport())
     for _ in range(2):
