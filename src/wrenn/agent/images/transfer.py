@@ -11,12 +11,12 @@ import contextlib
 import errno
 import io
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 import aiohttp
 
@@ -44,7 +44,15 @@ from wrenn.protocol.image_manifest import (
     digest_of,
 )
 from wrenn.relay import CONNECT_TIMEOUT_S, read_bounded
-from wrenn.storage.objects import DamagedChunk, SparseReader, SparseWriter, compress, decompress
+from wrenn.storage.objects import (
+    ChunkReader,
+    ChunkWriter,
+    DamagedChunk,
+    SparseReader,
+    SparseWriter,
+    compress,
+    decompress,
+)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -82,36 +90,6 @@ class TransferSettings:
     control_url: str
     control_ca: Path | None
     disk_reserve_b: int
-
-
-class ChunkReader(Protocol):
-    """What an image is read from in chunks; it must not change. See `storage.objects.SparseReader`."""
-
-    @property
-    def size_b(self) -> int:
-        """The size of all chunks."""
-        ...
-
-    @property
-    def chunk_count(self) -> int:
-        """The number of chunks."""
-        ...
-
-    def data_chunks(self) -> Iterator[int]:
-        """Yield the indexes of the chunks that are not holes, in order."""
-        ...
-
-    def read(self, index: int) -> bytes:
-        """Return the bytes of a chunk; empty: it is all zeros. Called from several threads at once."""
-        ...
-
-
-class ChunkWriter(Protocol):
-    """What the chunks of an image are written to."""
-
-    def write(self, index: int, data: bytes) -> None:
-        """Write a chunk. Called from several threads at once."""
-        ...
 
 
 class ImageTransfer:

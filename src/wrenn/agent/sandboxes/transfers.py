@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 from wrenn.base.errors import InternalError, Unavailable, WrennError
 from wrenn.base.ids import ImageId
+from wrenn.storage.objects import ChunkReader, ChunkWriter
 
 _log = logging.getLogger(__name__)
 
@@ -22,36 +23,6 @@ SCRATCH: Final = (OUTGOING, INCOMING)
 
 Progress = Callable[[int, int], None]
 """Is told how many bytes of how many are done."""
-
-
-class ChunkReader(Protocol):
-    """What a saved state is read from in chunks."""
-
-    @property
-    def size_b(self) -> int:
-        """The size of all chunks."""
-        ...
-
-    @property
-    def chunk_count(self) -> int:
-        """The number of chunks."""
-        ...
-
-    def data_chunks(self) -> Iterator[int]:
-        """Yield the indexes of the chunks that are not holes, in order."""
-        ...
-
-    def read(self, index: int) -> bytes:
-        """Return the bytes of a chunk; empty: it is all zeros."""
-        ...
-
-
-class ChunkWriter(Protocol):
-    """What the chunks of a saved state are written to."""
-
-    def write(self, index: int, data: bytes) -> None:
-        """Write a chunk."""
-        ...
 
 
 class StoredState(Protocol):

@@ -67,14 +67,7 @@ async def find(database: Database, team_id: TeamId, keys: Sequence[str], shape: 
         select(_c.snapshot_id, _c.key, _c.depth, _c.created_at, _t.host_id, _t.image, _t.platform)
         .join_from(build_layers, templates, _t.id == _c.snapshot_id)
         .join(hosts, hosts.c.id == _t.host_id)
-        .where(
-            _c.team_id == team_id.value,
-            _c.key.in_(keys),
-            _has_shape(shape),
-            ~_is_old(),
-            _t.status == TemplateStatus.READY,
-            hosts.c.is_reachable,
-        ),
+        .where(_c.key.in_(keys), _is_usable(team_id, shape)),
         repeatable=True,
     )
     return {
@@ -133,13 +126,9 @@ async def exists_with(database: Database, team_id: TeamId, key: str, shape: Shap
     """Whether the team has a layer with this key, perhaps on a host that cannot be reached now."""
     there = exists().where(
         _c.snapshot_id == _t.id,
-        _c.team_id == team_id.value,
-        _c.key == key,
-        _has_shape(shape),
-        ~_is_old(),
-        _t.status == TemplateStatus.READY,
         _t.host_id == hosts.c.id,
-        hosts.c.is_reachable,
+        _c.key == key,
+        _is_usable(team_id, shape),
     )
     return (await database.execute(select(there), repeatable=True)).scalar_one()
 
@@ -200,6 +189,17 @@ async def remove_excess(tx: Transaction, team_id: TeamId, *, most_b: int) -> Non
             excess.append(row.snapshot_id)
     if excess:
         await _remove(tx, and_(_c.snapshot_id.in_(excess), ~_is_used()))
+
+
+def _is_usable(team_id: TeamId, shape: Shape) -> ColumnElement[bool]:
+    """SQL condition on a layer with its snapshot and host: a build of the team may begin from it now."""
+    return and_(
+        _c.team_id == team_id.value,
+        _has_shape(shape),
+        ~_is_old(),
+        _t.status == TemplateStatus.READY,
+        hosts.c.is_reachable,
+    )
 
 
 def _is_used() -> ColumnElement[bool]:

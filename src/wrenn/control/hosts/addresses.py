@@ -51,10 +51,13 @@ class HostAddress:
         Raises:
             InvalidRequest: it is a loopback, link-local or unspecified address.
         """
-        if _is_local_name(self.host) or any(
-            each.is_loopback or each.is_link_local or each.is_unspecified for each in _forms_of(self.host)
-        ):
+        if _is_local_name(self.host) or is_own_machine(self.host):
             raise InvalidRequest("address: must not be a loopback, link-local or unspecified address.")
+
+
+def is_own_machine(ip: str) -> bool:
+    """Whether an IP address is a loopback, link-local or unspecified one; False: another one, or a name."""
+    return any(each.is_loopback or each.is_link_local or each.is_unspecified for each in _forms_of(ip))
 
 
 def address_of(url: str) -> str:

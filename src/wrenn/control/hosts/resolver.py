@@ -7,12 +7,13 @@ resolves to may change at any time, so it is looked at for each connection.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult
+
+from wrenn.control.hosts.addresses import is_own_machine
 
 _AT_ONCE: Final = 8
 """Names that are looked up at once. A name server that a team chose may never answer: other work has threads of its own."""
@@ -34,7 +35,7 @@ class RemoteResolver(AbstractResolver):
         """
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(self._threads, _addresses, host, port, family)
-        if remote := [each for each in found if not _is_own(each["host"])]:
+        if remote := [each for each in found if not is_own_machine(each["host"].partition("%")[0])]:
             return remote
         raise OSError(None, "The name of the host resolves to no address of another machine.")
 
@@ -56,13 +57,3 @@ def _addresses(host: str, port: int, family: socket.AddressFamily) -> list[Resol
         )
         for kind, _, protocol, _, address in found
     ]
-
-
-def _is_own(address: str) -> bool:
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return any(
-        each.is_loopback or each.is_link_local or each.is_unspecified
-        for each in (ip, mapped)
-        if each is not None
-    )

@@ -1,6 +1,14 @@
 """Images and saved states as chunks: what is put into the object store and made of it again."""
 
-from wrenn.storage.objects.chunks import DamagedChunk, SparseReader, SparseWriter, compress, decompress
+from wrenn.storage.objects.chunks import (
+    ChunkReader,
+    ChunkWriter,
+    DamagedChunk,
+    SparseReader,
+    SparseWriter,
+    compress,
+    decompress,
+)
 from wrenn.storage.objects.saved_state import (
     BASE,
     LAYERS,
@@ -16,6 +24,8 @@ __all__ = [
     "BASE",
     "LAYERS",
     "SNAPSHOTS",
+    "ChunkReader",
+    "ChunkWriter",
     "DamagedChunk",
     "SparseReader",
     "SparseWriter",

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import zstandard
 
@@ -20,6 +20,36 @@ from wrenn.protocol.image_manifest import CHUNK_B, digest_of
 
 _LEVEL: Final = 3
 """Higher levels take several times as long for a few per cent."""
+
+
+class ChunkReader(Protocol):
+    """What an image is read from in chunks; it must not change. `SparseReader` and `StateReader` implement it."""
+
+    @property
+    def size_b(self) -> int:
+        """The size of all chunks."""
+        ...
+
+    @property
+    def chunk_count(self) -> int:
+        """The number of chunks."""
+        ...
+
+    def data_chunks(self) -> Iterator[int]:
+        """Yield the indexes of the chunks that are not holes, in order."""
+        ...
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of a chunk; empty: it is all zeros. Called from several threads at once."""
+        ...
+
+
+class ChunkWriter(Protocol):
+    """What the chunks of an image are written to."""
+
+    def write(self, index: int, data: bytes) -> None:
+        """Write a chunk. Called from several threads at once."""
+        ...
 
 
 class DamagedChunk(AgentFailure):

@@ -67,13 +67,7 @@ class Admission:
         if self.candidates.are_few:
             found = await self._read(wanted, None)
             self.candidates.replace(found)
-            return choose_host(
-                list(found.hosts.values()),
-                found.loads,
-                wanted,
-                self.overcommit,
-                backed_off=self.back_off.hosts(),
-            )
+            return self._best(wanted, found)
         for _ in range(_PROPOSALS):
             proposed, verdicts = self.candidates.propose(wanted)
             if not proposed:
@@ -97,7 +91,9 @@ class Admission:
     async def choose_among(self, wanted: Wanted, host_ids: Sequence[HostId]) -> Host:
         """Choose one of these hosts. Raises as `choose`."""
         wanted = replace(wanted, team_id=self.team_id, on_own_hosts=self.on_own_hosts)
-        found = await self._read(wanted, host_ids)
+        return self._best(wanted, await self._read(wanted, host_ids))
+
+    def _best(self, wanted: Wanted, found: HostLoads) -> Host:
         return choose_host(
             list(found.hosts.values()),
             found.loads,
