@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.fleet.kit import Fleet, running_fleet
+from tests.fleet.kit import Fleet, joined_fleet
 from wrenn.control.db.embedded import ensure_running, stop
 from wrenn.control.db.migrate import migrate
-from wrenn.control.hosts.pki import ensure_pki
 
 
 @pytest.fixture(scope="session")
@@ -46,13 +45,7 @@ def database_url(folder: Path) -> str:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def fleet(folder: Path, database_url: str) -> AsyncIterator[Fleet]:
-    ensure_pki(folder / "pki")
-    ca_pem, ca_key_pem = ((folder / "pki" / name).read_text() for name in ("ca.pem", "ca.key"))
-    async with running_fleet(folder, database_url, ca_pem, ca_key_pem) as fleet:
-        for host in fleet.hosts:
-            await fleet.join(host)
-        for host in fleet.hosts:
-            await fleet.wait_status(host, "online")
+    async with joined_fleet(folder, database_url) as fleet:
         yield fleet
         await fleet.remove_sandboxes()
         await fleet.assert_equal_truth()

@@ -28,6 +28,7 @@ from cryptography.x509.oid import NameOID
 from tests.fleet.programs import NAMESPACE
 from wrenn.base.secrets import Secret
 from wrenn.control.administration import create_admin
+from wrenn.control.hosts.pki import ensure_pki
 from wrenn.linux.command import CommandError, run
 from wrenn.linux.namespaces import create_namespace, remove_namespace
 from wrenn.testing.fork_server import ForkedProgram, start_program
@@ -414,6 +415,21 @@ async def running_fleet(
         await until(lambda: _answers(fleet))
         await fleet.log_in()
         fleet.key = (await fleet.call("POST", "/v1/api-keys", {"name": "test"}))["key"]
+        yield fleet
+
+
+@asynccontextmanager
+async def joined_fleet(
+    folder: Path, database_url: str, *, settings: Mapping[str, str] | None = None
+) -> AsyncGenerator[Fleet]:
+    """`running_fleet` with a CA of its own, all of whose hosts have joined and are online."""
+    ensure_pki(folder / "pki")
+    ca_pem, ca_key_pem = ((folder / "pki" / name).read_text() for name in ("ca.pem", "ca.key"))
+    async with running_fleet(folder, database_url, ca_pem, ca_key_pem, settings=settings) as fleet:
+        for host in fleet.hosts:
+            await fleet.join(host)
+        for host in fleet.hosts:
+            await fleet.wait_status(host, "online")
         yield fleet
 
 

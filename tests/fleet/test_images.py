@@ -13,11 +13,10 @@ import pytest
 import pytest_asyncio
 from obstore.store import S3Store
 
-from tests.fleet.kit import Fleet, Host, running_fleet, until
+from tests.fleet.kit import Fleet, Host, joined_fleet, until
 from tests.s3_server import BUCKET, S3Server, s3_server
 from wrenn.control.db.embedded import ensure_running, stop
 from wrenn.control.db.migrate import migrate
-from wrenn.control.hosts.pki import ensure_pki
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -45,13 +44,7 @@ async def fleet(folder: Path, store: S3Server) -> AsyncIterator[Fleet]:
     url = await ensure_running(own)
     try:
         await migrate(url)
-        ensure_pki(own / "pki")
-        ca_pem, ca_key_pem = ((own / "pki" / name).read_text() for name in ("ca.pem", "ca.key"))
-        async with running_fleet(own, url, ca_pem, ca_key_pem, settings=store.environment) as fleet:
-            for host in fleet.hosts:
-                await fleet.join(host)
-            for host in fleet.hosts:
-                await fleet.wait_status(host, "online")
+        async with joined_fleet(own, url, settings=store.environment) as fleet:
             yield fleet
     finally:
         await stop(own)
