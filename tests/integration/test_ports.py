@@ -116,6 +116,11 @@ async def test_a_port_is_reached_by_headers_where_names_cannot(platform: Platfor
         # The host name may be that of the API's own pages: nothing is kept there, and it is no page of theirs.
         assert answer.headers["cache-control"] == "no-store"
         assert "sandbox" in answer.headers["content-security-policy"]
+        for page in ("/", "/_app/immutable/entry/start.js"):  # of the dashboard
+            answer = await platform.api.get(page, headers={**names, "Accept": "text/html"})
+            assert answer.text == "ok"
+            assert answer.headers["cache-control"] == "no-store"
+            assert "sandbox" in answer.headers["content-security-policy"]
         answer = await platform.api.get("/v1/sandboxes", headers={"X-Wrenn-Port": str(port)})
         refused(answer, 400, "invalid_request")
     assert seen[0][0] == b"GET /v1/sandboxes HTTP/1.1"

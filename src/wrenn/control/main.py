@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from dataclasses import replace
 from typing import Final
@@ -19,11 +20,14 @@ from wrenn.base.signals import leave_signals_to_uvicorn
 from wrenn.base.stack_dumps import dump_stacks_on_signal, limit_end
 from wrenn.control.db.embedded import ensure_running
 from wrenn.control.db.migrate import migrate
+from wrenn.control.http.domain import are_ports_below_pages
 from wrenn.control.http.server import Server
 from wrenn.control.settings import Settings
 from wrenn.control.wiring import running_control
 from wrenn.relay import SERVER_OPTIONS
 from wrenn.telemetry import serving_metrics
+
+_log = logging.getLogger(__name__)
 
 _GRACE_S: Final = 10
 """How long requests in flight may go on at shutdown."""
@@ -36,6 +40,11 @@ _KEEP_ALIVE_S: Final = 75
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Sandboxes run on."""
     dump_stacks_on_signal()
+    if are_ports_below_pages(settings.domain, settings.accounts.public_url):
+        _log.warning(
+            "ports of sandboxes have host names below that of the dashboard: set WRENN_DOMAIN to another site",
+            extra={"public_url": settings.accounts.public_url},
+        )
     async with running_control(settings) as control, serving_metrics(control.metrics, settings.metrics):
         config = uvicorn.Config(
             control.app,

@@ -17,6 +17,7 @@ from wrenn.base.units import MIB
 from wrenn.control import (
     administration,
     audit_log,
+    dashboard,
     enrolment,
     fleet,
     keys,
@@ -412,8 +413,10 @@ def _build(
         loops += [mail_sender, accounts.password_reset]
     base.metrics.watch_loops([each.loop for each in loops])
     rates = Rates(settings.rates, base.clock)
+    app = build_app(API, services, rates)
+    dashboard.install(app, dashboard.BuiltDashboard.load(dashboard.BUILT, settings.accounts.public_url))
     proxy = PortProxy(
-        build_app(API, services, rates),
+        app,
         Visits(access=ports.access, locations=ports.locations, rates=rates, open_calls=auth.open_calls),
     )
     control = Control(

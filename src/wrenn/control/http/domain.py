@@ -36,6 +36,13 @@ def domain_of(setting: str, host: str) -> str:
     return name if port is None else f"{name}:{port}"
 
 
+def are_ports_below_pages(setting: str, public_url: str | None) -> bool:
+    """Whether programs in sandboxes have host names below that of the dashboard, so that their pages can set cookies for it."""
+    pages = urlsplit(public_url or "").hostname or _LOCAL
+    ports = urlsplit(f"//{domain_of(setting, pages)}").hostname or _LOCAL
+    return pages != _LOCAL and (ports == pages or ports.endswith(f".{pages}"))
+
+
 @dataclass(frozen=True, slots=True)
 class PortDomain:
     """The setting for the domain of ports; empty: the name by which the API was called."""
