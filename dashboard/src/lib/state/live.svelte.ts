@@ -1,0 +1,144 @@
+/**
+ * The event stream of the team. One tab of a browser reads it and passes the events on to the others, as a browser
+ * permits six connections to a host over HTTP/1.1. Where tabs cannot agree on one (no Web Locks over plain HTTP), each
+ * visible tab reads a stream of its own.
+ */
+import { readEvents } from '$lib/api/event-stream';
+import { ApiError } from '$lib/api/errors';
+
+export interface LiveEvent {
+	type: string;
+	resource_id: string;
+	at: string;
+	data: Record<string, unknown>;
+}
+
+type Message = { kind: 'event'; event: LiveEvent } | { kind: 'status'; live: boolean } | { kind: 'hello' };
+
+const RETRY_MS = [500, 1_000, 2_000, 5_000, 10_000];
+
+class Live {
+	/** Whether changes arrive. */
+	isLive = $state(false);
+	/** When they stopped arriving; null before the first connection. */
+	lostAt = $state<Date | null>(null);
+	#listeners = new Set<(event: LiveEvent) => void>();
+	#end: AbortController | null = null;
+	#teamId = '';
+
+	/** Call `listener` for each event until the returned function is called. The type `reset` means: load again. */
+	subscribe(listener: (event: LiveEvent) => void): () => void {
+		this.#listeners.add(listener);
+		return () => this.#listeners.delete(listener);
+	}
+
+	/** Follow the team's events, and no other team's. */
+	follow(teamId: string): void {
+		if (teamId === this.#teamId) return;
+		this.stop();
+		this.#teamId = teamId;
+		const end = new AbortController();
+		this.#end = end;
+		if (navigator.locks && typeof BroadcastChannel !== 'undefined') this.#share(teamId, end.signal);
+		else this.#whileVisible(end.signal);
+	}
+
+	stop(): void {
+		this.#end?.abort();
+		this.#end = null;
+		this.#teamId = '';
+		this.isLive = false;
+		this.lostAt = null;
+	}
+
+	#share(teamId: string, signal: AbortSignal): void {
+		const channel = new BroadcastChannel(`wrenn-events-${teamId}`);
+		let leads = false;
+		channel.onmessage = ({ data }: MessageEvent<Message>) => {
+			if (data.kind === 'hello') {
+				if (leads) channel.postMessage({ kind: 'status', live: this.isLive } satisfies Message);
+			} else if (data.kind === 'status') this.#setLive(data.live);
+			else this.#deliver(data.event);
+		};
+		channel.postMessage({ kind: 'hello' } satisfies Message);
+		signal.addEventListener('abort', () => channel.close());
+		navigator.locks
+			.request(`wrenn-events-${teamId}`, { signal }, async () => {
+				leads = true;
+				await this.#read(
+					signal,
+					(event) => channel.postMessage({ kind: 'event', event } satisfies Message),
+					(live) => channel.postMessage({ kind: 'status', live } satisfies Message)
+				);
+			})
+			.catch(() => {}); // aborted: another team is shown
+	}
+
+	#whileVisible(signal: AbortSignal): void {
+		let current: AbortController | null = null;
+		const change = () => {
+			if (document.visibilityState === 'visible' && current === null) {
+				current = new AbortController();
+				void this.#read(AbortSignal.any([signal, current.signal]), () => {}, () => {});
+				this.#deliver(reset()); // what happened meanwhile was not seen
+			} else if (document.visibilityState === 'hidden') {
+				current?.abort();
+				current = null;
+			}
+		};
+		document.addEventListener('visibilitychange', change, { signal });
+		change();
+	}
+
+	async #read(
+		signal: AbortSignal,
+		passOn: (event: LiveEvent) => void,
+		passStatus: (live: boolean) => void
+	): Promise<void> {
+		let lastEventId = '';
+		let failures = 0;
+		while (!signal.aborted) {
+			try {
+				const stream = readEvents('/v1/events', { signal, lastEventId });
+				for await (const { id, type, data } of stream) {
+					failures = 0;
+					const event: LiveEvent =
+						type === 'reset' || (type === 'ready' && lastEventId === '')
+							? reset()
+							: (JSON.parse(data) as LiveEvent);
+					lastEventId = id;
+					if (!this.isLive) {
+						this.#setLive(true);
+						passStatus(true);
+					}
+					if (type === 'ready' && event.type !== 'reset') continue;
+					this.#deliver(event);
+					passOn(event);
+				}
+			} catch (error) {
+				if (signal.aborted) return;
+				// Signed out: the dialog asks to sign in, and the next attempt has a new token.
+				if (!(error instanceof ApiError)) console.debug('event stream', error);
+			}
+			if (signal.aborted) return;
+			this.#setLive(false);
+			passStatus(false);
+			const wait = RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)] ?? 10_000;
+			await new Promise((done) => setTimeout(done, wait * (0.75 + Math.random() / 2)));
+		}
+	}
+
+	#setLive(value: boolean): void {
+		if (this.isLive && !value) this.lostAt = new Date();
+		this.isLive = value;
+		if (value) this.lostAt = null;
+	}
+
+	#deliver(event: LiveEvent): void {
+		for (const listener of [...this.#listeners]) listener(event);
+	}
+}
+
+const reset = (): LiveEvent => ({ type: 'reset', resource_id: '', at: '', data: {} });
+
+export const live = new Live();

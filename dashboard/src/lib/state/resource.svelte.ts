@@ -1,0 +1,35 @@
+/**
+ * Data of a page: loaded, kept while it is loaded again, with the error of the last attempt beside it. A page shows a
+ * skeleton only as long as `value` is undefined, and never replaces what it has by an error.
+ */
+import { ApiError } from '$lib/api/errors';
+
+export class Resource<T> {
+	value = $state.raw<T | undefined>(undefined);
+	error = $state.raw<ApiError | null>(null);
+	isLoading = $state(false);
+	#load: () => Promise<T>;
+	#round = 0;
+
+	constructor(load: () => Promise<T>) {
+		this.#load = load;
+	}
+
+	/** Load again. Of several loads at once the one that began last counts. */
+	reload = async (): Promise<void> => {
+		const round = ++this.#round;
+		this.isLoading = true;
+		try {
+			const value = await this.#load();
+			if (round !== this.#round) return;
+			this.value = value;
+			this.error = null;
+		} catch (error) {
+			if (round !== this.#round) return;
+			if (!(error instanceof ApiError)) throw error;
+			this.error = error;
+		} finally {
+			if (round === this.#round) this.isLoading = false;
+		}
+	};
+}

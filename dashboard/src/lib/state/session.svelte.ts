@@ -1,0 +1,85 @@
+/** Who is signed in, in which team, and what that allows. */
+import { answer, api, type Schemas } from '$lib/api/client';
+import { token } from '$lib/api/token';
+
+export type Team = Schemas['TeamView'];
+
+class Session {
+	/** Null before `restore`, and when nobody is signed in. */
+	user = $state<{ id: string; email: string; name: string; isAdmin: boolean } | null>(null);
+	teams = $state<Team[]>([]);
+	teamId = $state('');
+	/** The session ended while a page was open: the page stays, and a dialog asks to sign in again. */
+	expired = $state(false);
+
+	constructor() {
+		token.onchange = (signedIn) => {
+			if (signedIn === null) {
+				this.expired = this.user !== null;
+				return;
+			}
+			this.user = {
+				id: signedIn.user_id,
+				email: signedIn.email,
+				name: signedIn.name,
+				isAdmin: signedIn.is_admin
+			};
+			this.teamId = signedIn.team_id;
+			this.expired = false;
+		};
+	}
+
+	/** The team whose pages are shown. */
+	get team(): Team | null {
+		return this.teams.find((team) => team.id === this.teamId) ?? null;
+	}
+
+	/** Owner or admin of the team. */
+	get managesTeam(): boolean {
+		return this.team !== null && this.team.role !== 'member';
+	}
+
+	/** Sign in with the refresh cookie, unless that is done. False: nobody is signed in. */
+	async restore(): Promise<boolean> {
+		if (this.user !== null) return true;
+		if ((await token.renew()) === null) return false;
+		await this.loadTeams();
+		return true;
+	}
+
+	async signIn(email: string, password: string): Promise<void> {
+		token.accept(await answer(api.POST('/v1/auth/login', { body: { email, password } })));
+		await this.loadTeams();
+	}
+
+	async signUp(name: string, email: string, password: string): Promise<void> {
+		token.accept(await answer(api.POST('/v1/auth/signup', { body: { name, email, password } })));
+		await this.loadTeams();
+	}
+
+	async signOut(): Promise<void> {
+		await answer(api.POST('/v1/auth/logout', { headers: { 'content-type': 'application/json' }, body: {} as never }));
+		this.user = null;
+		this.teams = [];
+		token.forget();
+	}
+
+	async loadTeams(): Promise<void> {
+		this.teams = await answer(api.GET('/v1/teams'));
+	}
+
+	/** Show another team in this tab; other tabs stay where they are. */
+	async show(teamId: string): Promise<void> {
+		if (teamId === this.teamId) return;
+		const former = token.teamId;
+		token.teamId = teamId;
+		try {
+			await token.renew();
+		} catch (error) {
+			token.teamId = former;
+			throw error;
+		}
+	}
+}
+
+export const session = new Session();
