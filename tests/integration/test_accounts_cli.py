@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from wrenn.base.ids import HostId
+from wrenn.control.dashboard import is_built
+from wrenn.control.identity.bootstrap import FIRST_EMAIL, bootstrap
 from wrenn.testing.fork_server import run_program
 
 from .conftest import client, run_sql
@@ -248,3 +250,21 @@ async def test_who_is_logged_in_as_an_admin_may_name_the_host_of_a_move(people: 
 
 async def test_migrating_a_database_that_is_up_to_date_does_nothing(cli: Cli):
     assert await cli("control", "migrate") == "The database is up to date.\n"
+
+
+async def test_open_makes_a_link_for_the_first_admin(cli: Cli, people: People):
+    await bootstrap(people.database_url)
+    if not is_built():
+        assert "dashboard is not built" in await cli("open", code=3, WRENN_PUBLIC_URL=people.url)
+        return
+    link = (await cli("open", WRENN_PUBLIC_URL=people.url)).strip()
+    address, _, token = link.partition("#")
+    assert address == f"{people.url}/sign-in-link"
+    newer = json.loads(await cli("open", "--json", WRENN_PUBLIC_URL=people.url))["url"].partition("#")[2]
+    async with client(people.url, None) as api:
+        assert (await api.post("/v1/auth/sign-in-link", json={"token": token})).status_code == 404
+        answer = await api.post("/v1/auth/sign-in-link", json={"token": newer})
+    assert (answer.json()["email"], answer.json()["is_admin"]) == (FIRST_EMAIL, True)
+    assert "no account" in await cli(
+        "open", "--email", "nobody@example.com", code=3, WRENN_PUBLIC_URL=people.url
+    )

@@ -72,6 +72,7 @@ TABLE: Final[dict[str, Row]] = {
     "GET /health": Row(Who.ANYBODY),
     "POST /v1/auth/signup": Row(Who.ANYBODY, {"email": "x", "password": "x", "name": "x"}),
     "POST /v1/auth/login": Row(Who.ANYBODY, {"email": "nobody@example.com", "password": "wrong password"}),
+    "POST /v1/auth/sign-in-link": Row(Who.ANYBODY, {"token": "none"}),
     "POST /v1/auth/verify-email": Row(Who.ANYBODY, {"token": "none"}),
     "POST /v1/auth/verify-email/resend": Row(Who.ANYBODY, {"email": "nobody@example.com"}),
     "POST /v1/auth/password-reset": Row(Who.ANYBODY, {"email": "nobody@example.com"}),

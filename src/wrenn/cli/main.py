@@ -26,6 +26,7 @@ from wrenn.cli import (
     login,
     logs,
     network,
+    open_dashboard,
     port,
     programs,
     registries,
@@ -57,6 +58,7 @@ app = typer.Typer(
 
 app.command("up")(up.up)
 app.command("down")(up.down)
+app.command("open")(open_dashboard.open_)
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.command("storage")(storage.storage)

@@ -52,6 +52,11 @@ def read_env(path: Path) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
+def public_url() -> str | None:
+    """Return `WRENN_PUBLIC_URL`, where users reach the platform, if it is not the address on which it listens."""
+    return os.environ.get("WRENN_PUBLIC_URL") or None
+
+
 def external_database_url() -> str | None:
     """Return `DATABASE_URL`, which is set if the operator runs their own PostgreSQL."""
     return os.environ.get("DATABASE_URL") or None

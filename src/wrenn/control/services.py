@@ -35,7 +35,7 @@ from wrenn.control.sandboxes import (
     RunningSandboxes,
     TimeLimitChanges,
 )
-from wrenn.control.sessions import PasswordLogin, Sessions
+from wrenn.control.sessions import LinkLogin, PasswordLogin, Sessions
 from wrenn.control.snapshots import Snapshots
 from wrenn.control.teams import Invitations, Teams
 from wrenn.control.templates import Templates
@@ -50,6 +50,7 @@ class Services:
     browsers: Browsers
     port_domain: PortDomain
     password_login: PasswordLogin
+    link_login: LinkLogin
     sessions: Sessions
     sign_in: SignIn
     profiles: Profiles

@@ -119,7 +119,7 @@ from wrenn.control.sandboxes import (
 from wrenn.control.sandboxes import images_in_use as sandboxes_of_images
 from wrenn.control.sandboxes import routers as sandbox_routers
 from wrenn.control.services import Services
-from wrenn.control.sessions import PasswordLogin, Sessions
+from wrenn.control.sessions import LinkLogin, PasswordLogin, Sessions
 from wrenn.control.settings import Settings
 from wrenn.control.snapshots import SnapshotLifecycle, SnapshotLifecycleSettings, Snapshots, SnapshotSweep
 from wrenn.control.snapshots import routers as snapshot_routers
@@ -340,6 +340,7 @@ def _build(
         browsers=browsers,
         port_domain=PortDomain(settings.domain),
         password_login=accounts.password_login,
+        link_login=accounts.link_login,
         sessions=accounts.sessions,
         sign_in=accounts.sign_in,
         profiles=accounts.profiles,
@@ -781,6 +782,7 @@ def _build_mail_sender(base: _Base) -> MailSender | None:
 class _Accounts:
     sessions: Sessions
     password_login: PasswordLogin
+    link_login: LinkLogin
     sign_in: SignIn
     profiles: Profiles
     password_reset: PasswordReset
@@ -825,6 +827,7 @@ def _build_accounts(
             mails=mails,
             signup_open=settings.accounts.signup_open,
         ),
+        link_login=LinkLogin(database=database, sessions=sessions, throttle=throttle),
         sign_in=SignIn(
             database=database,
             sessions=sessions,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wrenn.base.errors import InternalError
+from wrenn.base.errors import Forbidden, InternalError, NotFound
 from wrenn.cli.exits import Exit
 from wrenn.cli.images import DataDirOption
 from wrenn.cli.output import JsonOption, print_json
@@ -55,12 +55,22 @@ def up(
         sys.stdout.write("Already running.\n" if platform.was_running else "Running.\n")
         if demo:
             demonstrate(layout)
-        print_next_steps(layout, platform.url)
+        print_next_steps(layout, platform.url, asyncio.run(_sign_in_link(layout)))
 
     if foreground:
         asyncio.run(_in_foreground(layout, work, report))
     else:
         report(asyncio.run(work))
+
+
+async def _sign_in_link(layout: Layout) -> str | None:
+    """Return a link to the dashboard. None: it is not built, or the operator has closed the first admin's account."""
+    from wrenn.cli.up.sign_in_link import make_sign_in_link
+
+    try:
+        return await make_sign_in_link(layout)
+    except (NotFound, Forbidden):
+        return None
 
 
 def down(

@@ -41,9 +41,14 @@ def demonstrate(layout: Layout) -> None:
             sandbox.kill()
 
 
-def print_next_steps(layout: Layout, url: str) -> None:
+def print_next_steps(layout: Layout, url: str, sign_in_link: str | None) -> None:
     """Print the locations of files, and three commands to try. The key itself is not printed."""
     _say(f"\nThe platform runs at {url} (API description: {url}/docs).")
+    if sign_in_link is not None:
+        _say(
+            "\nOpen the dashboard with this link. It works once, for ten minutes; `wrenn open` makes another:"
+        )
+        _say(f"  {sign_in_link}\n")
     _say(f"The API key is in {layout.env}, readable by its owner only.")
     command = "wrenn" if shutil.which("wrenn") else sys.argv[0]
     _say("\nTry:")

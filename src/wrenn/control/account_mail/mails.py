@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from wrenn.base.ids import TeamId, UserId, random_hex
+from wrenn.base.ids import TeamId, UserId
 from wrenn.base.secrets import Secret
 from wrenn.control import mail
 from wrenn.control.account_mail import messages, token_store
+from wrenn.control.account_mail.one_time_tokens import put_token
 from wrenn.control.account_mail.token_store import Purpose
 from wrenn.control.db import Transaction
 from wrenn.control.throttle import Subject, Throttle
@@ -28,8 +29,7 @@ class AccountMails:
         """Send a mail that verifies the account's address, unless it is verified; earlier tokens become void."""
         if self._public_url is None or user.is_email_verified or not mail.is_mailable(user.email):
             return
-        token = Secret(f"wrv_{random_hex(32)}")
-        await self._put_token(tx, user, Purpose.VERIFY, token, messages.VERIFY_LIFE_S)
+        token = await put_token(tx, user, Purpose.VERIFY, life_s=messages.VERIFY_LIFE_S)
         await mail.put(
             tx, messages.verification(user.user_id, user.email, base_url=self._public_url, token=token)
         )
@@ -38,8 +38,7 @@ class AccountMails:
         """Send a mail with which the user can set another password; earlier tokens become void. False: no mail can be sent."""
         if self._public_url is None or not mail.is_mailable(user.email):
             return False
-        token = Secret(f"wrp_{random_hex(32)}")
-        await self._put_token(tx, user, Purpose.RESET, token, messages.RESET_LIFE_S)
+        token = await put_token(tx, user, Purpose.RESET, life_s=messages.RESET_LIFE_S)
         await mail.put(
             tx, messages.password_reset(user.user_id, user.email, base_url=self._public_url, token=token)
         )
@@ -87,11 +86,4 @@ class AccountMails:
         """Void the user's tokens of these purposes, and cancel mails with them that were not sent yet."""
         topics = {Purpose.VERIFY: messages.verify_topic, Purpose.RESET: messages.reset_topic}
         await token_store.void(tx, user_id, *purposes)
-        await mail.cancel(tx, *(topics[purpose](user_id) for purpose in purposes))
-
-    async def _put_token(
-        self, tx: Transaction, user: User, purpose: Purpose, token: Secret, life_s: float
-    ) -> None:
-        await token_store.put(
-            tx, user.user_id, purpose, token_hash=token.sha256_hex(), email=user.email, life_s=life_s
-        )
+        await mail.cancel(tx, *(topics[purpose](user_id) for purpose in purposes if purpose in topics))

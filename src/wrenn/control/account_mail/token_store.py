@@ -1,4 +1,4 @@
-"""Statements on tokens that are sent by mail, and on requests for them. Times are the database's."""
+"""Statements on tokens that work once, and on requests for those that are sent by mail. Times are the database's."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from wrenn.control.db import Database, Transaction, in_s, span_s
 
 
 class Purpose(StrEnum):
-    """What a token that is sent by mail may be used for."""
+    """What a token may be used for. That of `SIGN_IN` is not sent by mail, the operator gets it on the server."""
 
     VERIFY = "verify"
     RESET = "reset"
+    SIGN_IN = "sign_in"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the operator does to accounts on the server, past the API: `wrenn admin create` and `wrenn admin set-password`."""
+"""What the operator does to accounts on the server, past the API: `wrenn admin create`, `wrenn admin set-password`, `wrenn open`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from wrenn.base.errors import InvalidRequest, NotFound
+from wrenn.base.errors import Forbidden, InvalidRequest, NotFound
 from wrenn.base.secrets import Secret
-from wrenn.control.account_mail import AccountMails, Purpose
+from wrenn.control.account_mail import AccountMails, Purpose, put_token
 from wrenn.control.audit import SYSTEM
 from wrenn.control.db import Database, Transaction
 from wrenn.control.identity import audit_actions
@@ -65,6 +65,28 @@ async def set_password(database_url: str, *, email: str, password: Secret) -> No
     await _run(database_url, body.password, replace)
 
 
+async def create_sign_in_link(database_url: str, *, email: str, life_s: float) -> Secret:
+    """Return a token that logs this user in once, within `life_s`; an earlier one becomes void.
+
+    Raises:
+        NotFound: there is no such account. Forbidden: it was deactivated.
+    """
+
+    async def make(tx: Transaction) -> Secret:
+        user = await user_store.lock_by_email(tx, email.strip().lower())
+        if user is None:
+            raise NotFound(f"There is no account with the address {email}: `wrenn admin create` makes one.")
+        if user.status != "active":
+            raise Forbidden(f"The account {email} is deactivated: `wrenn admin create` activates it.")
+        return await put_token(tx, user, Purpose.SIGN_IN, life_s=life_s)
+
+    database = Database(database_url)
+    try:
+        return await database.transaction(make)
+    finally:
+        await database.close()
+
+
 def _checked(email: str, name: str, password: Secret) -> SignUp:
     try:
         return SignUp(email=email, name=name, password=password.reveal())
@@ -77,7 +99,7 @@ def _checked(email: str, name: str, password: Secret) -> SignUp:
 async def _replace_password(tx: Transaction, user: User, password_hash: str) -> None:
     await user_store.set_password(tx, user.user_id, password_hash)
     await session_store.end_all(tx, user.user_id)
-    await AccountMails.void(tx, user.user_id, Purpose.RESET)
+    await AccountMails.void(tx, user.user_id, Purpose.RESET, Purpose.SIGN_IN)
     await Throttle.clear(tx, Subject.account(user.email))
 
 

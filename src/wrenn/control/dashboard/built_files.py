@@ -45,6 +45,11 @@ _LEAST_COMPRESSED_B: Final = 860
 """Below it a compressed answer needs as many packets."""
 
 
+def is_built(folder: Path = BUILT) -> bool:
+    """Whether the dashboard was built."""
+    return (folder / _PAGE).is_file()
+
+
 @dataclass(frozen=True)
 class BuiltFile:
     """One file as it is served."""

@@ -29,6 +29,7 @@ ADMIN_REVOKED: Final = AuditAction(Resource.USER, "revoke_admin", Status.WARNING
 ACCOUNT_DELETED: Final = AuditAction(Resource.USER, "delete", Status.WARNING, Scope.ADMIN)
 EMAIL_VERIFIED: Final = AuditAction(Resource.USER, "verify_email", Status.SUCCESS, Scope.ADMIN)
 RESET_MAILED: Final = AuditAction(Resource.USER, "request_password_reset", Status.INFO, Scope.ADMIN)
+SIGNED_IN_BY_LINK: Final = AuditAction(Resource.USER, "sign_in_by_link", Status.WARNING, Scope.ADMIN)
 PASSWORD_RESET: Final = AuditAction(Resource.USER, "reset_password", Status.WARNING, Scope.ADMIN)
 
 

@@ -7,28 +7,21 @@ duration reveals whether there is one, and no request waits for a mail server.
 from __future__ import annotations
 
 import logging
-import re
 from typing import Final
 
-from wrenn.base.errors import NotFound
 from wrenn.base.loops import Loop
 from wrenn.base.secrets import Secret
-from wrenn.control.account_mail import AccountMails, MailedTo, Purpose, token_store
+from wrenn.control.account_mail import AccountMails, Purpose, find_token, token_store
 from wrenn.control.audit import SYSTEM, record
 from wrenn.control.db import Database, Transaction
 from wrenn.control.identity import audit_actions
 from wrenn.control.sessions import session_store
 from wrenn.control.teams import team_store
 from wrenn.control.throttle import Subject, Throttle
-from wrenn.control.users import MailNotConfigured, Passwords, User, user_store
+from wrenn.control.users import MailNotConfigured, Passwords, user_store
 
 _log = logging.getLogger(__name__)
 
-_TOKEN_PATTERNS: Final = {
-    Purpose.VERIFY: re.compile(r"wrv_[0-9a-f]{64}"),
-    Purpose.RESET: re.compile(r"wrp_[0-9a-f]{64}"),
-}
-_GONE: Final = "This link cannot be used: it was used before, replaced by a newer one, or has expired."
 _EVERY_S: Final = 2.0
 """How often the loop checks for requests that another replica wrote and did not process."""
 _BATCH: Final = 20
@@ -66,11 +59,10 @@ class PasswordReset:
         """
         source = Subject.address(address)
         await self._throttle.count_attempt(source)
-        token_hash = _hash_of(Purpose.VERIFY, token)
-        sent = await self._find(Purpose.VERIFY, token_hash)
+        shown = await find_token(self._database, Purpose.VERIFY, token)
 
         async def verify(tx: Transaction) -> None:
-            user = await _use(tx, Purpose.VERIFY, token_hash, sent)
+            user = await shown.use(tx)
             await user_store.set_email_verified(tx, user.user_id)
             await audit_actions.record_for_platform(
                 tx,
@@ -94,13 +86,12 @@ class PasswordReset:
         source = Subject.address(address)
         async with self._passwords.turn():
             await self._throttle.count_attempt(source)
-            token_hash = _hash_of(Purpose.RESET, token)
             # A password hash is expensive, so the token is checked first.
-            sent = await self._find(Purpose.RESET, token_hash)
+            shown = await find_token(self._database, Purpose.RESET, token)
             password_hash = await self._passwords.hash(new_password)
 
             async def reset(tx: Transaction) -> None:
-                user = await _use(tx, Purpose.RESET, token_hash, sent)
+                user = await shown.use(tx)
                 actor = audit_actions.user_actor(user.user_id, user.name)
                 await user_store.set_password(tx, user.user_id, password_hash)
                 await session_store.end_all(tx, user.user_id)
@@ -109,7 +100,7 @@ class PasswordReset:
                     for team_id, key_ids in (await team_store.revoke_all_keys_by(tx, user.user_id)).items():
                         await record(tx, team_id, actor, audit_actions.KEY_REVOKED, *map(str, key_ids))
                     await user_store.set_email_verified(tx, user.user_id)
-                await self._mails.void(tx, user.user_id, Purpose.VERIFY)
+                await self._mails.void(tx, user.user_id, Purpose.VERIFY, Purpose.SIGN_IN)
                 await audit_actions.record_for_platform(tx, actor, audit_actions.PASSWORD_RESET, user.user_id)
                 await self._throttle.succeeded(tx, Subject.account(user.email), source)
 
@@ -142,25 +133,3 @@ class PasswordReset:
             return len(asked) == _BATCH
 
         return await self._database.transaction(write)
-
-    async def _find(self, purpose: Purpose, token_hash: str) -> MailedTo:
-        sent = await token_store.find(self._database, purpose, token_hash)
-        if sent is None:
-            raise NotFound(_GONE)
-        return sent
-
-
-async def _use(tx: Transaction, purpose: Purpose, token_hash: str, sent: MailedTo) -> User:
-    """Use up a token and return its user, locked. The user is locked first, as everywhere else."""
-    user = await user_store.lock(tx, sent.user_id)
-    if user is None or user.status != "active" or user.email != sent.email:
-        raise NotFound(_GONE)
-    if not await token_store.use(tx, purpose, token_hash):
-        raise NotFound(_GONE)
-    return user
-
-
-def _hash_of(purpose: Purpose, token: str) -> str:
-    if _TOKEN_PATTERNS[purpose].fullmatch(token) is None:
-        raise NotFound(_GONE)
-    return Secret(token).sha256_hex()

@@ -95,7 +95,7 @@ class Profiles:
                     raise WrongPassword("The password was changed in this moment: log in again.")
                 await user_store.set_password(tx, account.user_id, new_hash)
                 await session_store.end_all(tx, account.user_id, but=account.session_id)
-                await self._mails.void(tx, account.user_id, Purpose.RESET)
+                await self._mails.void(tx, account.user_id, Purpose.RESET, Purpose.SIGN_IN)
                 await self._throttle.succeeded(tx, tries)
 
             await self._database.transaction(change)

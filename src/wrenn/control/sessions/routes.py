@@ -13,9 +13,10 @@ from fastapi.responses import JSONResponse, Response
 from wrenn.base.errors import Unauthorized
 from wrenn.control.auth import VISIT_LIFE_S, AccountOf, OptionalAccountOf
 from wrenn.control.http import Browsers, DomainOf, refusals, service, service_of
+from wrenn.control.sessions.link_login import LinkLogin
 from wrenn.control.sessions.password_login import PasswordLogin
 from wrenn.control.sessions.service import Sessions, SignedIn
-from wrenn.control.sessions.types import AuthResponse, LogIn, SignUp, SwitchTeam
+from wrenn.control.sessions.types import AuthResponse, LogIn, LogInByLink, RefreshSession, SignUp, SwitchTeam
 from wrenn.control.sessions.views import signed_in_json
 
 REFRESH_COOKIE: Final = "wrenn_refresh"
@@ -48,6 +49,7 @@ class SessionCookies:
         self.browsers.set_visit_cookie(self._request, response, value, domain=self._domain, life_s=life_s)
 
 
+LinkLoginOf = Annotated[LinkLogin, service(LinkLogin)]
 PasswordLoginOf = Annotated[PasswordLogin, service(PasswordLogin)]
 SessionsOf = Annotated[Sessions, service(Sessions)]
 CookiesOf = Annotated[SessionCookies, Depends()]
@@ -71,6 +73,17 @@ async def _refresh_cookie(
 RefreshCookie = Annotated[str | None, Depends(_refresh_cookie)]
 
 
+async def _own_refresh_cookie(request: Request, cookie: RefreshCookie) -> str:
+    # A dependency, as those come before the body is looked at: a form of another site is refused for being one.
+    if cookie is None:
+        raise Unauthorized("No refresh cookie: log in.")
+    service_of(request, Browsers).expect_own_page(request)
+    return cookie
+
+
+OwnRefreshCookie = Annotated[str, Depends(_own_refresh_cookie)]
+
+
 @router.post("/signup", status_code=201, response_model=AuthResponse, responses=refusals(403, 409, 429))
 async def sign_up(
     request: Request, body: SignUp, password_login: PasswordLoginOf, cookies: CookiesOf
@@ -87,18 +100,23 @@ async def log_in(
     return _answer(await password_login.log_in(body, cookies.browsers.address_of(request)), cookies)
 
 
-@router.post("/refresh", response_model=AuthResponse, responses=refusals(403))
+@router.post("/sign-in-link", response_model=AuthResponse, responses=refusals(403, 404, 429))
+async def log_in_by_link(
+    request: Request, body: LogInByLink, link_login: LinkLoginOf, cookies: CookiesOf
+) -> Response:
+    """Begin a session with the token of a link that `wrenn up` or `wrenn open` made. It works once, for ten minutes."""
+    return _answer(await link_login.log_in(body.token, cookies.browsers.address_of(request)), cookies)
+
+
+@router.post("/refresh", response_model=AuthResponse, responses=refusals(403, 404))
 async def refresh_session(
-    request: Request, sessions: SessionsOf, cookies: CookiesOf, cookie: RefreshCookie
+    sessions: SessionsOf, cookies: CookiesOf, cookie: OwnRefreshCookie, body: RefreshSession | None = None
 ) -> Response:
     """A new token, and a new refresh cookie in place of the one shown, which is not valid any more.
 
     Shown again it ends the session, as somebody has a copy. Needs `Content-Type: application/json`.
     """
-    if cookie is None:
-        raise Unauthorized("No refresh cookie: log in.")
-    cookies.browsers.expect_own_page(request)
-    return _answer(await sessions.refresh(cookie), cookies)
+    return _answer(await sessions.refresh(cookie, body and body.team_id), cookies)
 
 
 @router.post("/logout", status_code=204, responses=refusals(403))

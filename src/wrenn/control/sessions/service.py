@@ -13,7 +13,7 @@ from typing import Final
 from uuid import UUID
 
 from wrenn.base.errors import NotFound, Unauthorized
-from wrenn.base.ids import SessionId, TeamId, random_hex
+from wrenn.base.ids import SessionId, TeamId, UserId, random_hex
 from wrenn.base.secrets import Secret
 from wrenn.control.auth import Account, AccountDeactivated, Claims, Tokens
 from wrenn.control.db import Database, Transaction
@@ -99,14 +99,18 @@ class Sessions:
         )
         return self._signed_in(user, current, refresh.session_id, refresh, self._life_s)
 
-    async def refresh(self, cookie: str | None) -> SignedIn:
+    async def refresh(self, cookie: str | None, team_id: str | None = None) -> SignedIn:
         """Return a new token, and a new refresh token in place of the one shown.
+
+        With `team_id` the new token is for that team and the session stays in its own. If that is refused, the refresh token that
+        was shown stays valid.
 
         Raises:
             Unauthorized: not a refresh token of a session that lasts. If it was used before, the session ends.
-            AccountDeactivated, NoTeam.
+            AccountDeactivated, NoTeam. InvalidRequest, NotFound: no such team. Forbidden: the user is not a member.
         """
         shown = RefreshToken.parse(cookie or "")
+        wanted = None if team_id is None else TeamId.parse(team_id)
         following = RefreshToken.new(shown.session_id, shown.family)
 
         async def rotate(tx: Transaction) -> SignedIn | None:
@@ -131,6 +135,9 @@ class Sessions:
                 return None
             if user.status != "active":
                 raise AccountDeactivated("Your account was deactivated by an admin of the platform.")
+            if wanted is not None:
+                chosen = await _role_in(tx, wanted, user.user_id)
+                return self._signed_in(user, chosen, shown.session_id, following, rotated.life_s)
             current = await user_store.current_team_of(tx, user.user_id, rotated.team_id)
             if current is None:
                 raise NoTeam(NO_TEAM)
@@ -153,12 +160,10 @@ class Sessions:
         team_id = TeamId.parse(text_id)
 
         async def switch(tx: Transaction) -> SignedIn:
-            if not await team_store.exists(tx, team_id):
-                raise NotFound(f"There is no team {team_id}.")
-            role = await team_store.expect_member(tx, team_id, account.user_id)
+            chosen = await _role_in(tx, team_id, account.user_id)
             await session_store.set_team(tx, account.session_id, team_id)
             user = await user_store.load(tx, account.user_id)
-            return self._signed_in(user, TeamRole(team_id, role), account.session_id, None, 0)
+            return self._signed_in(user, chosen, account.session_id, None, 0)
 
         return await self._database.transaction(switch)
 
@@ -205,3 +210,9 @@ class Sessions:
             refresh=refresh,
             refresh_life_s=life_s,
         )
+
+
+async def _role_in(tx: Transaction, team_id: TeamId, user_id: UserId) -> TeamRole:
+    if not await team_store.exists(tx, team_id):
+        raise NotFound(f"There is no team {team_id}.")
+    return TeamRole(team_id, await team_store.expect_member(tx, team_id, user_id))

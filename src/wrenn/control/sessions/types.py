@@ -32,6 +32,22 @@ class LogIn(RequestBody):
     password: ShownPassword
 
 
+class LogInByLink(RequestBody):
+    """The token of a sign-in link: what follows `#` in it."""
+
+    token: str = Field(max_length=200)
+
+
+class RefreshSession(RequestBody):
+    """For which team the token shall be."""
+
+    team_id: str | None = Field(
+        None,
+        description="A team of the user. The session stays in its team, so that each tab of a browser can have another. "
+        "Default: the team of the session",
+    )
+
+
 class SwitchTeam(RequestBody):
     """The team to switch to."""
 
