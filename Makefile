@@ -5,11 +5,11 @@ DATA_DIR ?= /var/lib/wrenn
 PYTHON ?= python3
 BIN := .venv/bin
 # The longest first.
-CHECKS := check-tests check-types check-style check-rust
+CHECKS := check-tests check-types check-style check-rust check-dashboard
 # `make test` runs two halves side by side, each with its suites in order of speed: what needs no machine of its own, and
 # what makes networks and virtual machines.
 HALVES := programs machines
-programs := unit repo simulation contract envd agent integration
+programs := unit repo simulation contract envd agent dashboard integration
 machines := host drivers fleet vm attacks
 
 export WRENN_IMAGES_DIR ?= $(DATA_DIR)
@@ -25,7 +25,7 @@ SHELL := /bin/bash
 help: ## list the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
-setup: ## install what is missing: Debian packages, Python, Rust
+setup: ## install what is missing: Debian packages, Python, Rust; build the dashboard
 	@$(PYTHON) tools/setup.py
 
 test-tools: ## install what only tests need: a browser, HAProxy, Caddy, an S3 server
@@ -43,6 +43,7 @@ down: ## stop the platform
 
 test: test-tools images ## run all tests that this machine supports, and list those that it does not
 	cargo test --manifest-path rust/Cargo.toml --locked --quiet
+	@$(MAKE) --no-print-directory check-dashboard
 	@mkdir -p build
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(addprefix test-half-,$(HALVES)); status=$$?; \
 	for half in $(HALVES); do echo; sed -n '/ slowest files of /,$$p' build/test-$$half.log; done; exit $$status
@@ -82,6 +83,10 @@ check-rust: ## a part of it: format and lint of Rust
 	cargo fmt --check --manifest-path rust/Cargo.toml --all
 	cargo clippy --manifest-path rust/Cargo.toml --locked --all-targets --quiet -- -D warnings
 
+check-dashboard: ## a part of it: types and unit tests of the dashboard
+	npm --prefix dashboard run --silent check -- --output machine > build/dashboard-check.log || { cat build/dashboard-check.log; exit 1; }
+	npm --prefix dashboard run --silent test -- --reporter=dot
+
 fmt: ## format all code
 	$(BIN)/ruff check --fix --quiet || true
 	$(BIN)/ruff format
@@ -110,4 +115,4 @@ lock: setup ## rewrite requirements.lock with the newest versions that pyproject
 	$(BIN)/uv export --quiet --all-extras --all-groups --no-emit-project --no-header --format requirements.txt --output-file requirements.lock
 
 clean: ## remove what was built in the checkout (not the data folder)
-	rm -rf .venv build dist rust/target .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv build dist dashboard/node_modules dashboard/.svelte-kit src/wrenn/control/dashboard/built rust/target .pytest_cache .ruff_cache .import_linter_cache

@@ -5,8 +5,12 @@ import { vitePreprocess } from '@sveltejs/vite-plugin-svelte';
 export default {
 	preprocess: vitePreprocess(),
 	kit: {
-		// The control plane serves these files; `tools/dashboard.py` builds them.
-		adapter: adapter({ pages: '../build/dashboard', assets: '../build/dashboard', fallback: 'index.html' }),
+		// The control plane serves these files: `src/wrenn/control/dashboard`.
+		adapter: adapter({
+			pages: '../src/wrenn/control/dashboard/built',
+			assets: '../src/wrenn/control/dashboard/built',
+			fallback: 'index.html'
+		}),
 		paths: {
 			// A sentinel that the control plane replaces by the path of `WRENN_PUBLIC_URL` when it starts.
 			// The fallback page always has absolute paths, so a relative base is no alternative.

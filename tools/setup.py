@@ -1,4 +1,4 @@
-"""Set up a checkout: Debian packages, Python and Rust dependencies, all from lock files. Called by `make setup`.
+"""Set up a checkout: Debian packages, Python, Rust and the dashboard, all from lock files. Called by `make setup`.
 
 Standard library only: it runs before anything is installed. Run again, it looks at stamps and takes a second.
 """
@@ -21,6 +21,9 @@ VENV: Final = ROOT / ".venv"
 STAMP: Final = VENV / ".setup-stamp"
 LOG: Final = ROOT / "build" / "setup.log"
 LOCK: Final = ROOT / "requirements.lock"
+DASHBOARD: Final = ROOT / "dashboard"
+DASHBOARD_STAMP: Final = ROOT / "build" / "dashboard-stamp"
+DASHBOARD_BUILT: Final = ROOT / "src/wrenn/control/dashboard/built/index.html"
 
 # What the platform and its build call, by Debian package.
 PACKAGES: Final[tuple[str, ...]] = (
@@ -33,6 +36,8 @@ TEST_PACKAGES: Final[tuple[str, ...]] = (
     "busybox-static", "caddy", "chromium", "docker-registry", "haproxy", "musl-tools",
 )  # fmt: skip
 OLDEST_PYTHON: Final = (3, 11)
+# Vite needs it: Debian 12 and Ubuntu 24.04 have 18. Without it everything works but the dashboard.
+OLDEST_NODE: Final = (20, 19)
 NEWS_INTERVAL_S: Final = 10.0
 """How often a step says that it still runs: people give up on silence."""
 
@@ -49,6 +54,7 @@ def main() -> int:
     install_debian_packages()
     install_python()
     build_rust()
+    build_dashboard()
     print(f"setup: ready ({time.monotonic() - started:.1f} s)", flush=True)
     return 0
 
@@ -146,6 +152,47 @@ def build_rust() -> None:
     if shutil.which("cargo") is None:
         fail("cargo is missing. Install Rust (https://rustup.rs), then try again.")
     run("building the guest agent", ["cargo", "build", "--release", "--locked"], directory=ROOT / "rust")
+
+
+def build_dashboard() -> None:
+    """Build the pages that the control plane serves, if a file that they are made from has changed."""
+    node = version_of_node()
+    if node is None or node < OLDEST_NODE or shutil.which("npm") is None:
+        oldest = ".".join(map(str, OLDEST_NODE))
+        print(f"setup: the dashboard is not built: it needs Node.js ≥ {oldest} with npm in PATH.", flush=True)
+        return
+    state = hashlib.sha256(repr(node).encode())
+    for path in [*dashboard_sources(), ROOT / "openapi/wrenn.json"]:
+        state.update(f"{path.relative_to(ROOT)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    if (
+        DASHBOARD_BUILT.is_file()
+        and DASHBOARD_STAMP.is_file()
+        and DASHBOARD_STAMP.read_text() == state.hexdigest()
+    ):
+        return
+    npm = ["npm", "--no-audit", "--no-fund"]
+    run("installing the dashboard's packages", [*npm, "ci"], directory=DASHBOARD)
+    run("building the dashboard", [*npm, "run", "build"], directory=DASHBOARD)
+    DASHBOARD_STAMP.write_text(state.hexdigest())
+
+
+def dashboard_sources() -> list[Path]:
+    """All files of `dashboard/` but those that npm and the build write."""
+    written = {"node_modules", ".svelte-kit", "schema.d.ts"}
+    return [
+        path
+        for path in sorted(DASHBOARD.rglob("*"))
+        if path.is_file() and not written.intersection(path.relative_to(DASHBOARD).parts)
+    ]
+
+
+def version_of_node() -> tuple[int, ...] | None:
+    """Major and minor number, or None when there is no Node.js."""
+    if shutil.which("node") is None:
+        return None
+    result = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False)
+    numbers = result.stdout.strip().removeprefix("v").split(".")[:2]
+    return tuple(map(int, numbers)) if all(number.isdigit() for number in numbers) else None
 
 
 def run(
