@@ -1,0 +1,179 @@
+"""The dashboard in a real browser, served by a real control plane with an agent over the simulated driver.
+
+`visitor` is somebody who has signed in. A test fails if its pages reported any error: an exception, a message on the console,
+a violation of the content security policy.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    ViewportSize,
+    async_playwright,
+    expect,
+)
+
+from tests.integration import conftest as integration
+from tests.integration.conftest import Platform, platform_on_a_database_of_its_own
+from tests.integration.people import Person, sign_up
+from wrenn.control.dashboard.built_files import BUILT
+
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+DEADLINE_MS = 15_000
+DESKTOP = ViewportSize(width=1440, height=900)
+PHONE = ViewportSize(width=390, height=844)
+SCREENSHOTS = Path(os.environ.get("WRENN_SCREENSHOTS_DIR", "build/screenshots"))
+
+data_dir = integration.data_dir
+template_url = integration.template_url
+pki = integration.pki
+
+expect.set_options(timeout=DEADLINE_MS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip where there is no browser or no build. The tests share one event loop, in which the platform and the browser live."""
+    reason = ""
+    if not CHROMIUM.exists():
+        reason = "there is no Chromium: apt-get install chromium"
+    elif not (BUILT / "index.html").is_file():
+        reason = "the dashboard is not built: make setup, with Node.js in PATH"
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@dataclass
+class Visitor:
+    """Somebody in a browser. `person` makes calls as the same user, without the browser."""
+
+    person: Person
+    context: BrowserContext
+    page: Page
+    slug: str
+    errors: list[str] = field(default_factory=list[str])
+    """What the pages reported. A test that provokes errors empties it."""
+
+    def url(self, path: str) -> str:
+        """A page of the visitor's team, such as `sandboxes/new`."""
+        return f"{self.person.url}/t/{self.slug}/{path}"
+
+    async def open(self, path: str) -> None:
+        """Show a page of the team."""
+        await self.page.goto(self.url(path))
+
+    async def new_page(self) -> Page:
+        """Another tab of the same browser."""
+        page = await self.context.new_page()
+        watch(page, self.errors)
+        return page
+
+    async def create(self, **fields: object) -> str:
+        """The id of a new sandbox, made without the browser."""
+        answer = await self.person.post("/v1/sandboxes", fields)
+        assert answer.status_code == 201, answer.text
+        return answer.json()["id"]
+
+    async def screenshot(self, name: str) -> None:
+        """Keep a picture of the page in both themes and two widths, for people to look at."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        for width, size in (("1440", DESKTOP), ("390", PHONE)):
+            await self.page.set_viewport_size(size)
+            for theme in ("dark", "light"):
+                await self.page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
+                await self.page.screenshot(path=SCREENSHOTS / f"{name}-{theme}-{width}.png")
+        await self.page.set_viewport_size(DESKTOP)
+
+
+def watch(page: Page, errors: list[str]) -> None:
+    """Collect what a page reports."""
+    page.set_default_timeout(DEADLINE_MS)
+    page.on("pageerror", lambda error: errors.append(f"exception: {error}"))
+
+    def note(message: ConsoleMessage) -> None:
+        # The browser itself reports refused calls; this one finds out whether somebody is signed in.
+        if message.type in ("error", "warning") and not message.location["url"].endswith("/v1/auth/refresh"):
+            errors.append(f"console: {message.text}")
+
+    page.on("console", note)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def platform(
+    data_dir: Path, pki: Path, template_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Platform]:
+    """One platform for all tests of the dashboard; each has a user and a team of its own."""
+    agent_dir = tmp_path_factory.mktemp("host") / "agent"
+    async with platform_on_a_database_of_its_own(data_dir, pki, template_url, agent_dir) as platform:
+        yield platform
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        await browser.close()
+
+
+@asynccontextmanager
+async def visit(browser: Browser, person: Person) -> AsyncGenerator[Visitor]:
+    """A browser in which this user has signed in: it has the cookie of the session."""
+    team = (await person.get(f"/v1/teams/{person.team_id}")).json()["team"]
+    context = await browser.new_context(viewport=DESKTOP, color_scheme="dark")
+    try:
+        await context.add_cookies(
+            [
+                {
+                    "name": "wrenn_refresh",
+                    "value": person.cookie,
+                    "domain": "127.0.0.1",
+                    "path": "/v1/auth",
+                    "httpOnly": True,
+                }
+            ]
+        )
+        errors: list[str] = []
+        page = await context.new_page()
+        watch(page, errors)
+        yield Visitor(person, context, page, team["slug"], errors)
+        assert errors == []
+    finally:
+        await context.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def visitor(browser: Browser, platform: Platform) -> AsyncIterator[Visitor]:
+    """The owner of a new team, signed in."""
+    async with visit(browser, await sign_up(platform.url)) as visitor:
+        yield visitor
+    await integration.empty(platform)
+
+
+def path_of(page: Page) -> str:
+    """The path that the address bar shows."""
+    return urlsplit(page.url).path
+
+
+def at(path: str) -> re.Pattern[str]:
+    """An address that ends with this path."""
+    return re.compile(f"{re.escape(path)}$")

@@ -1,0 +1,110 @@
+"""Sign-in, the list of sandboxes, and the life of one sandbox."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.async_api import Browser, expect
+
+from tests.integration.conftest import Platform
+from tests.integration.people import PASSWORD, sign_up
+
+from .conftest import DESKTOP, Visitor, at, path_of, watch
+
+
+async def test_somebody_who_is_not_signed_in_signs_in_and_comes_back(browser: Browser, platform: Platform):
+    person = await sign_up(platform.url)
+    slug = (await person.get(f"/v1/teams/{person.team_id}")).json()["team"]["slug"]
+    context = await browser.new_context(viewport=DESKTOP)
+    page = await context.new_page()
+    errors: list[str] = []
+    watch(page, errors)
+    await page.goto(f"{platform.url}/t/{slug}/sandboxes/new?template=minimal")
+    await expect(page).to_have_url(re.compile("/login"))
+    assert errors == []
+    await page.get_by_label("E-mail address").fill(person.email)
+    await page.get_by_label("Password").fill("not the password")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("alert")).to_contain_text("unauthorized")
+    await page.get_by_label("Password").fill(PASSWORD)
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", name="Create a sandbox")).to_be_visible()
+    assert path_of(page) == f"/t/{slug}/sandboxes/new"
+    await page.get_by_role("button", name="Sign out").click()
+    await expect(page).to_have_url(at("/login"))
+    await page.goto(f"{platform.url}/t/{slug}/sandboxes")
+    await expect(page).to_have_url(re.compile("/login"))
+    await context.close()
+
+
+async def test_a_sandbox_from_its_creation_to_its_end(visitor: Visitor):
+    page = visitor.page
+    await visitor.open("sandboxes")
+    await expect(page.get_by_role("heading", name="Start your first sandbox")).to_be_visible()
+    await page.get_by_role("link", name="Create sandbox").click()
+    await page.get_by_label("Name", exact=True).fill("builder")
+    await page.get_by_text("Environment and labels").click()
+    await page.get_by_label("Labels").fill("project=blue")
+    await expect(page.locator("pre")).to_contain_text('metadata={"project": "blue"}')
+    await page.get_by_role("button", name="Create", exact=True).click()
+    await expect(page.get_by_role("heading", name="builder")).to_be_visible()
+    await expect(page.get_by_role("main")).to_contain_text("project=blue")
+    sandbox_id = path_of(page).rpartition("/")[2]
+
+    await page.get_by_role("button", name="Pause").click()
+    await expect(page.get_by_role("button", name="Resume")).to_be_enabled()
+    assert (await visitor.person.get(f"/v1/sandboxes/{sandbox_id}")).json()["status"] == "paused"
+    await page.get_by_role("button", name="Resume").click()
+    await expect(page.get_by_role("button", name="Pause")).to_be_enabled()
+
+    await page.get_by_role("button", name="Destroy").click()
+    row = page.get_by_role("row").filter(has_text="builder")
+    await expect(row).to_contain_text("destroying")
+    await page.get_by_role("button", name="Undo: 1 sandbox will be destroyed.").click()
+    await expect(row).to_contain_text("running")
+    await row.get_by_role("checkbox").check()
+    await (
+        page.get_by_role("group", name="Actions on the selection")
+        .get_by_role("button", name="Destroy")
+        .click()
+    )
+    await expect(page.get_by_role("heading", name="Start your first sandbox")).to_be_visible()
+    assert (await visitor.person.get("/v1/sandboxes")).json() == []
+    await visitor.open(f"sandboxes/{sandbox_id}")
+    await expect(page.get_by_role("main")).to_contain_text("does not exist")
+    visitor.errors.clear()  # the browser itself reports the 404
+
+
+async def test_the_list_follows_what_happens_elsewhere(visitor: Visitor):
+    page = visitor.page
+    first = await visitor.create(name="first")
+    await visitor.open("sandboxes")
+    rows = page.get_by_role("row")
+    await expect(rows).to_have_count(2)
+    await page.get_by_role("checkbox", name="Select first").check()
+    second = await visitor.create(name="second", metadata={"colour": "green"})
+    await expect(rows).to_have_count(3)
+    await expect(page.get_by_role("checkbox", name="Select first")).to_be_checked()
+    await visitor.person.post(f"/v1/sandboxes/{first}/pause")
+    await expect(rows.filter(has_text="first")).to_contain_text("paused")
+    await page.get_by_label("Search").fill("green")
+    await expect(rows).to_have_count(2)
+    assert "q=green" in page.url
+    await page.reload()
+    await expect(page.get_by_label("Search")).to_have_value("green")
+    await expect(rows).to_have_count(2)
+    await visitor.person.delete(f"/v1/sandboxes/{second}")
+    await expect(page.get_by_text("No sandbox matches")).to_be_visible()
+
+
+async def test_what_people_chose_is_never_markup(visitor: Visitor):
+    page = visitor.page
+    name = "<img src=x onerror=\"document.title='owned'\">\u202etxt"
+    await visitor.create(name=name, metadata={"a": "<b>bold</b>"})
+    await visitor.open("sandboxes")
+    link = page.get_by_role("link", name="<img")
+    await expect(link).to_have_text("<img src=x onerror=\"document.title='owned'\">⟨U+202E⟩txt")
+    await link.click()
+    await expect(page.get_by_role("main")).to_contain_text("a=<b>bold</b>")
+    assert "owned" not in await page.title() or "<img" in await page.title()
+    assert await page.locator("main img").count() == 0
