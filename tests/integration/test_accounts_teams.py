@@ -17,6 +17,7 @@ from wrenn.control.db import Database
 from wrenn.control.identity import team_api_keys, teams, users_teams
 
 from .conftest import DEADLINE_S, client, refused, run_sql
+from .event_reader import reading
 from .people import (
     People,
     Person,
@@ -54,6 +55,25 @@ async def test_a_team_is_made_renamed_and_deleted(people: People, people_databas
     refused(await there.post("/v1/auth/switch-team", {"team_id": team["id"]}), 404, "not_found")
     slug = select(teams.c.slug).where(teams.c.id == TeamId.parse(team["id"]).value)
     assert (await people_database.execute(slug)).scalar_one() == team["slug"]
+
+
+async def test_a_team_has_events_of_its_name_and_members(people: People):
+    ada, eve = await people.sign_up(), await people.sign_up()
+    async with client(people.second.url, None) as api:
+        api.headers["Authorization"] = f"Bearer {ada.token}"
+        async with reading(api, types="team") as reader:
+            await ada.add(eve, "admin")
+            assert (await ada.patch(f"/v1/teams/{ada.team_id}", {"name": "Other"})).status_code == 204
+            assert (await ada.patch(f"/v1/teams/{ada.team_id}", {"name": "Other"})).status_code == 204
+            path = f"/v1/teams/{ada.team_id}/members/{eve.user_id}"
+            assert (await ada.delete(path)).status_code == 204
+            found = await reader.take(4)
+    assert [(kind, event["resource_id"], event["data"]) for kind, event in found] == [
+        ("team.member.added", eve.user_id, {"role": "member"}),
+        ("team.member.updated", eve.user_id, {"role": "admin"}),
+        ("team.updated", ada.team_id, {"name": "Other", "is_byoc": False}),
+        ("team.member.removed", eve.user_id, {"role": "admin"}),
+    ]
 
 
 async def test_a_deleted_team_loses_keys_at_once_and_its_sandboxes_and_templates_soon(people: People):

@@ -148,6 +148,7 @@ TABLE: Final[dict[str, Row]] = {
     "GET /v1/admin/audit-logs": Row(Who.ROOT),
     "POST /v1/sandboxes": Row(Who.TEAM, {"vcpus": 0}),
     "GET /v1/sandboxes": Row(Who.TEAM, sees=True),
+    f"PATCH {SANDBOX}": in_sandbox({"name": "other"}),
     "GET " + SANDBOX: in_sandbox(sees=True),
     "DELETE " + SANDBOX: in_sandbox(),
     "POST " + SANDBOX + "/ping": in_sandbox(),

@@ -19,6 +19,7 @@ from wrenn.control.sandboxes import desired_state_store
 from wrenn.control.sandboxes.tables import sandboxes
 
 from .conftest import DEADLINE_S, Platform, refused
+from .event_reader import reading
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -179,6 +180,24 @@ async def test_sandboxes_that_builds_left_are_removed(platform: Platform):
     async with asyncio.timeout(2 * DEADLINE_S):
         while (await platform.api.get(path)).json()["status"] != "stopped":
             await asyncio.sleep(0.1)
+
+
+async def test_a_build_has_events_of_its_steps(platform: Platform):
+    async with reading(platform.api, types="build") as reader:
+        made = await build(
+            platform, name="watched", recipe=["RUN true", "RUN true", "RUN exit 1"], skip_pre_post=True
+        )
+        found = await reader.take(6)
+    assert [(kind, event["data"]["current_step"]) for kind, event in found] == [
+        ("build.created", 0),
+        ("build.running", 0),
+        ("build.progress", 1),
+        ("build.progress", 2),
+        ("build.progress", 3),
+        ("build.failed", 3),
+    ]
+    assert {event["resource_id"] for _, event in found} == {made["id"]}
+    assert {event["data"]["total_steps"] for _, event in found} == {3}
 
 
 async def test_the_log_is_streamed_to_its_end_and_from_where_it_broke_off(platform: Platform):

@@ -15,6 +15,7 @@ import pytest_asyncio
 from wrenn import AsyncSandbox, InvalidRequestError, Sandbox
 
 from .conftest import Platform, refused
+from .event_reader import reading
 from .people import People
 from .typed_commands import wrenn
 
@@ -112,6 +113,11 @@ async def test_pages_follow_one_another_and_without_limit_there_are_none(shared:
         ("?metadata=%3Dx", "metadata"),
         ("?metadata=a%3D%00", "NUL"),
         ("?name=%00", "NUL"),
+        ("?q=%00", "NUL"),
+        ("?q=" + "x" * 129, "q"),
+        ("?sort=size", "sort"),
+        ("?sort=", "sort"),
+        ("?sort=--name", "sort"),
         ("?name=" + "x" * 129, "name"),
         ("?metadata=a%3Db" * 1 + "&metadata=a%3Db" * 64, "metadata"),
     ],
@@ -209,3 +215,138 @@ async def test_the_sdk_and_the_command_line_list_page_by_page(shared: Platform):
             await asyncio.to_thread(ids, limit=limit, page_size=page_size)
     code, out, _ = await wrenn(shared, "list", "--name", "paged-*", "--limit", "2", "--json")
     assert (code, [one["name"] for one in json.loads(out)]) == (0, ["paged-4", "paged-3"])
+
+
+async def test_a_text_is_searched_in_all_that_a_list_shows(shared: Platform):
+    web = await shared.create(name="Web-1", metadata={"team": "Blue sky", "tier": "x"})
+    await shared.create(name="50%_\\", metadata={"Blue": ""})
+    unnamed = web.rpartition("/")[2]
+    for query, expected in {
+        "": ["50%_\\", "Web-1"],
+        "   ": ["50%_\\", "Web-1"],
+        "web": ["Web-1"],
+        "EB-1": ["Web-1"],
+        "blue": ["50%_\\", "Web-1"],
+        "blue sky": ["Web-1"],
+        "%": ["50%_\\"],
+        "_": ["50%_\\"],
+        "\\": ["50%_\\"],
+        "MINIM": ["50%_\\", "Web-1"],
+        "agent_version": [],
+        "'; --": [],
+        unnamed: ["Web-1"],
+        unnamed[:12]: ["Web-1"],
+        unnamed[3:15].upper(): ["Web-1"],
+        unnamed[4:16]: [],
+        "zzzzzzzzzzzzzzzzzzzzzzzzz": [],
+    }.items():
+        answer = await shared.api.get("/v1/sandboxes", params={"q": query})
+        assert [each["name"] for each in answer.json()] == expected, query
+
+
+async def test_lists_are_filtered_by_template_and_creator(shared: Platform):
+    path = await shared.create(name="a")
+    made_by = (await shared.api.get(path)).json()["created_by"]["id"]
+    for query, expected in {
+        "?template=minimal": ["a"],
+        "?template=min": [],
+        f"?created_by={made_by}": ["a"],
+        "?created_by=usr-0000000000000000000000000": [],
+        f"?created_by={made_by}&q=b": [],
+    }.items():
+        assert await names(shared, query) == expected, query
+
+
+async def test_lists_have_an_order_and_its_pages_are_the_list(shared: Platform):
+    for name, memory in (("b", 128), ("", 256), ("é", 128), ("B", 256), ("a", 128)):
+        await shared.create(name=name, memory_mb=memory)
+    for sort, expected in {
+        "created_at": [["b"], [""], ["é"], ["B"], ["a"]],
+        "-created_at": [["a"], ["B"], ["é"], [""], ["b"]],
+        # What is the same in this is in the order of random ids.
+        "memory_mb": [["a", "b", "é"], ["", "B"]],
+        "-memory_mb": [["", "B"], ["a", "b", "é"]],
+    }.items():
+        whole = await names(shared, f"?sort={sort}")
+        rest = iter(whole)
+        assert [sorted(next(rest) for _ in group) for group in expected] == expected, sort
+        await paged_as(shared, sort, whole)
+
+
+async def paged_as(shared: Platform, sort: str, whole: list[str]) -> None:
+    """Pages of any size are the whole list, one after the other."""
+    for limit in (1, 2, 4):
+        seen: list[str] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            params = {"sort": sort, "limit": limit, **({"cursor": cursor} if cursor else {})}
+            page = await shared.api.get("/v1/sandboxes", params=params)
+            assert page.status_code == 200, page.text
+            seen += [each.get("name", "") for each in page.json()]
+            cursor = page.headers.get("x-next-cursor")
+        assert seen == whole
+
+
+@pytest.mark.parametrize(
+    "sort", ["name", "-name", "template", "status", "-status", "last_active_at", "-last_active_at"]
+)
+async def test_pages_in_every_order_are_the_list(shared: Platform, sort: str):
+    paused = await shared.create(name="x|y=z")
+    for name in ("", "x", "X", "ä|", "-"):
+        await shared.create(name=name)
+    await shared.api.post(f"{paused}/pause")
+    await paged_as(shared, sort, await names(shared, f"?sort={sort}"))
+
+
+async def test_a_cursor_is_for_its_order_only(shared: Platform):
+    for name in ("a", "b"):
+        await shared.create(name=name)
+    by_name = (await shared.api.get("/v1/sandboxes?sort=name&limit=1")).headers["x-next-cursor"]
+    usual = (await shared.api.get("/v1/sandboxes?limit=1")).headers["x-next-cursor"]
+    for query in (f"cursor={by_name}", f"sort=-name&cursor={by_name}", f"sort=name&cursor={usual}"):
+        answer = await shared.api.get(f"/v1/sandboxes?limit=1&{query}")
+        assert "cursor" in refused(answer, 400, "invalid_request")
+
+
+async def test_name_and_metadata_are_changed_with_an_event(shared: Platform):
+    path = await shared.create(name="old", metadata={"a": "1"}, timeout_sec=60)
+    before = (await shared.api.get(path)).json()
+    async with reading(shared.api, types="sandbox,audit") as reader:
+        changed = await shared.api.patch(path, json={"name": "new"})
+        assert changed.status_code == 200, changed.text
+        assert (changed.json()["name"], changed.json()["metadata"]["a"]) == ("new", "1")
+        # The same again is no change.
+        assert (await shared.api.patch(path, json={"name": "new"})).json() == changed.json()
+        changed = (await shared.api.patch(path, json={"metadata": {"b": "2"}})).json()
+        seen = await reader.take(4)
+    assert changed["name"] == "new"
+    assert (changed["metadata"]["b"], "a" in changed["metadata"]) == ("2", False)
+    assert changed["metadata"]["agent_version"] == before["metadata"]["agent_version"]
+    assert changed["last_active_at"] == before["last_active_at"], "no activity"
+    events = [event for kind, event in seen if kind == "sandbox.updated"]
+    assert [(e["data"]["name"], e["data"]["metadata_changed"]) for e in events] == [
+        ("new", False),
+        ("new", True),
+    ]
+    entries = [event["data"] for kind, event in seen if kind == "audit.recorded"]
+    assert [(e["action"], e["metadata"]) for e in entries] == [("set_description", {"name": "new"})] * 2
+    assert (await shared.api.patch(path, json={"name": ""})).json().get("name") is None
+    assert (await shared.api.get(f"{path.replace('sandboxes', 'capsules')}")).status_code == 200
+
+
+async def test_what_is_no_name_or_metadata_changes_nothing(shared: Platform):
+    path = await shared.create(name="kept", metadata={"a": "1"})
+    for body in (
+        {"name": "x" * 129},
+        {"name": "a\nb"},
+        {"metadata": {"kernel_version": "mine"}},
+        {"metadata": {"a=b": "x"}},
+        {"metadata": {"k": "x" * 513}},
+        {"name": "other", "metadata": {"": "x"}},
+        {"name": "other", "vcpus": 2},
+    ):
+        refused(await shared.api.patch(path, json=body), 400, "invalid_request")
+    now = (await shared.api.get(path)).json()
+    assert (now["name"], now["metadata"]["a"]) == ("kept", "1")
+    await shared.api.delete(path)
+    refused(await shared.api.patch(path, json={"name": "x"}), 409, "invalid_state")

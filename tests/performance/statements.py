@@ -40,7 +40,7 @@ from wrenn.control.sandboxes import store as sandbox_store
 from wrenn.control.sandboxes.operations import drain_store, placement_store
 from wrenn.control.sandboxes.reconcile import comparison_store, expiry_store, work_store
 from wrenn.control.sandboxes.records import Origin, Spec
-from wrenn.control.sandboxes.selection import SandboxFilter
+from wrenn.control.sandboxes.selection import SandboxFilter, Sort, SortKey
 from wrenn.control.snapshots import store as snapshot_store
 
 Operation = Callable[[], Awaitable[object]]
@@ -125,6 +125,10 @@ async def operations(database: Database, capacity: Capacity) -> Mapping[str, Ope
             SandboxFilter(
                 name="a*", labels={"a": "b"}, states=frozenset({sandbox_store.State.RUNNING}), limit=PAGE
             )
+        ),
+        f"list by a text, page of {PAGE}": listing(SandboxFilter(text="nothing like it", limit=PAGE)),
+        f"list by name, page of {PAGE}": listing(
+            SandboxFilter(sort=Sort(SortKey.NAME), limit=PAGE, after=("a", sandboxes[0]))
         ),
         "one sandbox": lambda: sandbox_store.find_location(database, sandboxes[0]),
         "events of a team, page of 100": lambda: event_store.read_for(

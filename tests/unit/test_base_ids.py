@@ -75,3 +75,23 @@ def test_ids_of_two_kinds_are_never_equal() -> None:
 
 def test_random_hex_has_two_digits_a_byte() -> None:
     assert len(bytes.fromhex(random_hex(20))) == 20
+
+
+@given(st.uuids(), st.integers(1, 25), st.booleans())
+def test_the_beginning_of_an_id_is_a_range_with_it(value: uuid.UUID, length: int, has_prefix: bool) -> None:
+    text = str(SandboxId(value))[3:]
+    begun = ("cl-" if has_prefix else "") + text[:length]
+    found = SandboxId.with_prefix(begun.upper() if has_prefix else begun)
+    assert found is not None
+    lowest, highest = found
+    assert lowest <= SandboxId(value) <= highest
+    for edge in (lowest, highest):
+        assert str(edge)[3:].startswith(text[:length])
+    if lowest.value.int:
+        before = str(SandboxId(uuid.UUID(int=lowest.value.int - 1)))
+        assert not before[3:].startswith(text[:length])
+
+
+@pytest.mark.parametrize("text", ["", "cl-", "g" * 25, "z", "a b", "a" * 26, "ä", "team-1"])
+def test_what_no_id_begins_with_is_no_range(text: str) -> None:
+    assert SandboxId.with_prefix(text) is None

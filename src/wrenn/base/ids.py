@@ -16,6 +16,7 @@ from wrenn.base.errors import InvalidRequest
 _DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 _LENGTH: Final = 25
 _BODY: Final = re.compile(r"[0-9a-z]{25}")
+_BODY_PART: Final = re.compile(r"[0-9a-z]{1,25}")
 _LIMIT: Final = 1 << 128
 
 
@@ -47,6 +48,17 @@ class Id:
                 f"Not {article} {cls.KIND} id: expected {cls.PREFIX}<25 characters of 0-9a-z>."
             )
         return cls(uuid.UUID(int=int(body, 36)))
+
+    @classmethod
+    def with_prefix(cls, text: str) -> tuple[Self, Self] | None:
+        """Return the lowest and the highest id whose text form, with or without its prefix, begins with this; None: none does."""
+        body = text.lower().removeprefix(cls.PREFIX)
+        if _BODY_PART.fullmatch(body) is None:
+            return None
+        lowest, highest = (int(body.ljust(_LENGTH, digit), 36) for digit in (_DIGITS[0], _DIGITS[-1]))
+        if lowest >= _LIMIT:
+            return None
+        return cls(uuid.UUID(int=lowest)), cls(uuid.UUID(int=min(highest, _LIMIT - 1)))
 
     def __str__(self) -> str:
         number = self.value.int

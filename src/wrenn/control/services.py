@@ -25,6 +25,7 @@ from wrenn.control.registries import RegistryCredentials
 from wrenn.control.sandboxes import (
     Creations,
     Deletions,
+    DescriptionChanges,
     Disks,
     Forks,
     Lookup,
@@ -66,6 +67,7 @@ class Services:
     moves: Moves
     deletions: Deletions
     time_limit_changes: TimeLimitChanges
+    description_changes: DescriptionChanges
     forks: Forks
     disks: Disks
     networks: Networks

@@ -97,6 +97,7 @@ from wrenn.control.sandboxes import (
     ComparisonSettings,
     Creations,
     Deletions,
+    DescriptionChanges,
     Disks,
     Forks,
     HostDrains,
@@ -356,6 +357,7 @@ def _build(
         moves=sandboxes.moves,
         deletions=sandboxes.deletions,
         time_limit_changes=sandboxes.time_limit_changes,
+        description_changes=sandboxes.description_changes,
         forks=sandboxes.forks,
         disks=sandboxes.disks,
         networks=sandboxes.networks,
@@ -488,6 +490,7 @@ class _Sandboxes:
     forks: Forks
     disks: Disks
     networks: Networks
+    description_changes: DescriptionChanges
     running_sandboxes: RunningSandboxes
     snapshots: Snapshots
     templates: Templates
@@ -630,6 +633,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor, images: Images)
         disks=Disks(
             hints=hints, clients=clients, lookup=lookup, capacity=capacity, disk_max_mb=settings.max_disk_mb
         ),
+        description_changes=DescriptionChanges(database=database, lookup=lookup),
         networks=Networks(
             database=database, hints=hints, clients=clients, lookup=lookup, rules=network_rules
         ),

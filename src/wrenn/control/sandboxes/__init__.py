@@ -5,6 +5,7 @@ from wrenn.control.sandboxes.changes import ChangeNotifier
 from wrenn.control.sandboxes.lookup import Lookup, snapshot_source_of
 from wrenn.control.sandboxes.network_policy import NetworkRules
 from wrenn.control.sandboxes.operations.capacity import Capacity
+from wrenn.control.sandboxes.operations.change_description import DescriptionChanges
 from wrenn.control.sandboxes.operations.change_time_limits import TimeLimitChanges
 from wrenn.control.sandboxes.operations.commit_move import CommittingMoves
 from wrenn.control.sandboxes.operations.create import Creations, SandboxSizeLimits
@@ -44,6 +45,7 @@ __all__ = [
     "CreateSandbox",
     "Creations",
     "Deletions",
+    "DescriptionChanges",
     "Disks",
     "DrainProgress",
     "Envs",

@@ -46,16 +46,17 @@ class Lookup:
         self._authenticator = authenticator
 
     async def list(self, caller: Caller, selected: SandboxFilter) -> tuple[list[Sandbox], str | None]:
-        """Return the caller's live sandboxes that match the filter, newest first, and the cursor of the next page.
+        """Return the caller's live sandboxes that match the filter, in its order, and the cursor of the next page.
 
-        Sandboxes that are made while pages are read are on none of them, those that end are missing; nothing is on two.
+        In the order of creation, sandboxes that are made while pages are read are on none of them, those that end are missing, and
+        nothing is on two. In another order a sandbox whose value changes meanwhile may be on two pages or on none.
         """
         if selected.limit is None:
             return await store.live_of_team(self._database, caller.team_id, selected), None
         one_more = replace(selected, limit=selected.limit + 1)
         found = await store.live_of_team(self._database, caller.team_id, one_more)
         page = found[: selected.limit]
-        return page, cursor_after(page[-1]) if len(found) > len(page) else None
+        return page, cursor_after(page[-1], selected.sort) if len(found) > len(page) else None
 
     async def count(self, team_ids: Sequence[TeamId]) -> Mapping[TeamId, int]:
         """Count the live sandboxes of these teams; teams without any are left out."""

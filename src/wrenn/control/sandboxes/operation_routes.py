@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import CredentialOf
 from wrenn.control.http import DomainOf, refusals, service, while_connected
+from wrenn.control.sandboxes.operations.change_description import DescriptionChanges
 from wrenn.control.sandboxes.operations.change_time_limits import TimeLimitChanges
 from wrenn.control.sandboxes.operations.delete import Deletions
 from wrenn.control.sandboxes.operations.disk import Disks
@@ -21,6 +22,7 @@ from wrenn.control.sandboxes.operations.network import Networks
 from wrenn.control.sandboxes.operations.pause import Pauses
 from wrenn.control.sandboxes.operations.resume import Resumes
 from wrenn.control.sandboxes.types import (
+    ChangeSandbox,
     Fork,
     Move,
     SandboxList,
@@ -38,6 +40,18 @@ PausesOf = Annotated[Pauses, service(Pauses)]
 ResumesOf = Annotated[Resumes, service(Resumes)]
 DeletionsOf = Annotated[Deletions, service(Deletions)]
 TimeLimitChangesOf = Annotated[TimeLimitChanges, service(TimeLimitChanges)]
+
+
+@router.patch("", response_model=SandboxView, responses=refusals(404, 409))
+async def change_sandbox(
+    sandbox_id: str,
+    body: ChangeSandbox,
+    credential: CredentialOf,
+    changes: Annotated[DescriptionChanges, service(DescriptionChanges)],
+    domain: DomainOf,
+) -> Response:
+    """Change name and metadata of a sandbox that has not ended. Does not count as activity."""
+    return JSONResponse(sandbox_json(await changes.change(credential, sandbox_id, body), domain))
 
 
 @router.delete("", status_code=204, responses=refusals(404, 503))

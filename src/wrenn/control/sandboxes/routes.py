@@ -12,7 +12,7 @@ from wrenn.control.http import DomainOf, refusals, service, while_connected
 from wrenn.control.sandboxes.lookup import Lookup
 from wrenn.control.sandboxes.operations.create import Creations
 from wrenn.control.sandboxes.operations.running_sandbox import RunningSandboxes
-from wrenn.control.sandboxes.selection import SandboxFilter
+from wrenn.control.sandboxes.selection import SandboxFilter, SortKey
 from wrenn.control.sandboxes.types import (
     LABELS_LIMIT,
     PAGE_LIMIT,
@@ -28,8 +28,22 @@ router = APIRouter(tags=["sandboxes"])
 
 async def _sandbox_filter(
     *,
+    q: Annotated[
+        str,
+        Query(
+            max_length=SANDBOX_NAME_LIMIT,
+            description="Only with this text in name, template or metadata, in upper or lower case, or with an id that begins with it",
+        ),
+    ] = "",
     name: Annotated[
         str | None, Query(max_length=SANDBOX_NAME_LIMIT, description="Only of this name; `*`: any text")
+    ] = None,
+    template: Annotated[
+        str | None, Query(max_length=SANDBOX_NAME_LIMIT, description="Only of this template")
+    ] = None,
+    created_by: Annotated[
+        str | None,
+        Query(max_length=64, description="Only made by the user or API key with this id"),
     ] = None,
     metadata: Annotated[
         list[str] | None,
@@ -38,13 +52,27 @@ async def _sandbox_filter(
     state: Annotated[
         list[str] | None, Query(description="Only in these states; may be repeated or comma-separated")
     ] = None,
+    sort: Annotated[
+        str | None,
+        Query(
+            description=f"Order: {', '.join(SortKey)}, with `-` before it for the descending one; absent: `-created_at`"
+        ),
+    ] = None,
     limit: Annotated[
         int | None, Query(ge=1, le=PAGE_LIMIT, description="So many at a time; absent: all")
     ] = None,
     cursor: Annotated[str | None, Query(description="`X-Next-Cursor` of the page before")] = None,
 ) -> SandboxFilter:
     return SandboxFilter.parse(
-        name=name, metadata=metadata or (), state=state or (), limit=limit, cursor=cursor
+        text=q,
+        name=name,
+        template=template,
+        created_by=created_by,
+        metadata=metadata or (),
+        state=state or (),
+        sort=sort,
+        limit=limit,
+        cursor=cursor,
     )
 
 
@@ -76,7 +104,7 @@ async def list_sandboxes(
     domain: DomainOf,
     selected: Annotated[SandboxFilter, Depends(_sandbox_filter)],
 ) -> Response:
-    """The team's sandboxes, newest first, without those in `stopped` and `error`.
+    """The team's sandboxes without those in `stopped` and `error`, newest first unless `sort` says otherwise.
 
     With `limit` the answer is a page: its header `X-Next-Cursor`, absent on the last page, is the `cursor` of the next one.
     """

@@ -1,4 +1,4 @@
-"""Filters and pages of a list of sandboxes."""
+"""Filters, order and pages of a list of sandboxes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Final, Self
 
 from wrenn.base.errors import InvalidRequest
@@ -15,34 +16,102 @@ from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.state import ENDED, State
 
 LISTED_STATES: Final = sorted(set(State) - ENDED)
-_CURSOR_LIMIT: Final = 200
+_CURSOR_LIMIT: Final = 1500
+"""A name of 128 characters of four bytes each, and an id."""
+
+
+class SortKey(StrEnum):
+    """What a list is ordered by."""
+
+    CREATED_AT = "created_at"
+    LAST_ACTIVE_AT = "last_active_at"
+    NAME = "name"
+    TEMPLATE = "template"
+    STATUS = "status"
+    MEMORY_MB = "memory_mb"
+
+
+_TIMES: Final = frozenset({SortKey.CREATED_AT, SortKey.LAST_ACTIVE_AT})
+SortValue = str | int | datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Sort:
+    """The order of a list; sandboxes with the same value are ordered by id."""
+
+    key: SortKey = SortKey.CREATED_AT
+    is_descending: bool = True
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse `name`, or `-name` for the descending order.
+
+        Raises:
+            InvalidRequest: there is no such order.
+        """
+        try:
+            return cls(SortKey(text.removeprefix("-")), text.startswith("-"))
+        except ValueError:
+            raise InvalidRequest(
+                f"sort: {text[:40]!r} is none of {', '.join(SortKey)}, perhaps with - before it."
+            ) from None
+
+    def __str__(self) -> str:
+        return f"{'-' if self.is_descending else ''}{self.key}"
+
+    def value_of(self, sandbox: Sandbox) -> SortValue:
+        """Return the value by which a sandbox is ordered."""
+        match self.key:
+            case SortKey.CREATED_AT:
+                return sandbox.created_at
+            case SortKey.LAST_ACTIVE_AT:
+                return sandbox.last_active_at or sandbox.created_at
+            case SortKey.NAME:
+                return sandbox.name
+            case SortKey.TEMPLATE:
+                return sandbox.template
+            case SortKey.STATUS:
+                return sandbox.status.value
+            case SortKey.MEMORY_MB:
+                return sandbox.memory_mb
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxFilter:
-    """Conditions for listing sandboxes, which must all hold. The default selects every sandbox on one page.
+    """Conditions for listing sandboxes, which must all hold, and their order. The default selects every sandbox on one page.
 
     Attributes:
+        text: in the name, the template, or a key or value of the owner's metadata; or the beginning of the id.
         name: the whole name; `*` in it stands for any text.
+        template: the name of the template.
+        created_by: id of the user or API key that created it.
         labels: of the owner's metadata, these entries among others.
         states: one of these; empty: any.
         limit: most in one page; None: all.
-        after: time and id of the last sandbox of the page before.
+        after: value and id of the last sandbox of the page before.
     """
 
+    text: str = ""
     name: str | None = None
+    template: str | None = None
+    created_by: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     states: frozenset[State] = frozenset()
+    sort: Sort = field(default_factory=Sort)
     limit: int | None = None
-    after: tuple[datetime, SandboxId] | None = None
+    after: tuple[SortValue, SandboxId] | None = None
 
     @classmethod
     def parse(
         cls,
         *,
+        text: str = "",
         name: str | None = None,
+        template: str | None = None,
+        created_by: str | None = None,
         metadata: Sequence[str] = (),
         state: Sequence[str] = (),
+        sort: str | None = None,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Self:
@@ -57,42 +126,83 @@ class SandboxFilter:
             if not key or not equals:
                 raise InvalidRequest("metadata: must be key=value; repeat it for several.")
             labels[key] = value
-        if any("\0" in text for text in (name or "", *labels, *labels.values())):
-            raise InvalidRequest("name, metadata: must not hold a NUL character.")
+        texts = (text, name or "", template or "", created_by or "", *labels, *labels.values())
+        if any("\0" in part for part in texts):
+            raise InvalidRequest("q, name, template, created_by, metadata: must not hold a NUL character.")
         words = [word.strip() for part in state for word in part.split(",")]
         if unknown := [word for word in words if word not in LISTED_STATES]:
             raise InvalidRequest(f"state: {unknown[0][:40]!r} is none of {', '.join(LISTED_STATES)}.")
         if cursor is not None and limit is None:
             raise InvalidRequest("cursor: goes with limit only.")
+        order = Sort() if sort is None else Sort.parse(sort)
         return cls(
-            name, labels, frozenset(map(State, words)), limit, None if cursor is None else _read(cursor)
+            text=text.strip(),
+            name=name,
+            template=template,
+            created_by=created_by,
+            labels=labels,
+            states=frozenset(map(State, words)),
+            sort=order,
+            limit=limit,
+            after=None if cursor is None else _read(cursor, order),
         )
+
+    @property
+    def text_pattern(self) -> str:
+        """The searched text as a pattern for SQL's LIKE, with a backslash as escape character."""
+        return f"%{_escaped(self.text)}%"
 
     @property
     def name_pattern(self) -> str:
         """The name as a pattern for SQL's LIKE, with a backslash as escape character."""
-        text = self.name or ""
-        for special in "\\%_":
-            text = text.replace(special, f"\\{special}")
-        return text.replace("*", "%")
+        return _escaped(self.name or "").replace("*", "%")
 
 
-def cursor_after(sandbox: Sandbox) -> str:
+def _escaped(text: str) -> str:
+    for special in "\\%_":
+        text = text.replace(special, f"\\{special}")
+    return text
+
+
+def cursor_after(sandbox: Sandbox, sort: Sort) -> str:
     """Return the cursor of the page that begins after this sandbox."""
-    text = f"{sandbox.created_at.isoformat()}|{sandbox.sandbox_id}"
+    value = sort.value_of(sandbox)
+    shown = value.isoformat() if isinstance(value, datetime) else str(value)
+    # The usual order is not named, as in the release before: its replicas take cursors of this one, and the other way round.
+    named = "" if sort == Sort() else f"{sort}="
+    text = f"{named}{shown}|{sandbox.sandbox_id}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def _read(cursor: str) -> tuple[datetime, SandboxId]:
+def _read(cursor: str, sort: Sort) -> tuple[SortValue, SandboxId]:
     try:
         if len(cursor) > _CURSOR_LIMIT:
             raise ValueError
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
-        moment, _, sandbox_id = text.partition("|")
-        created_at = datetime.fromisoformat(moment)
-        if created_at.tzinfo is None:
+        shown, _, sandbox_id = text.rpartition("|")
+        if sort != Sort():
+            if not shown.startswith(f"{sort}="):
+                raise ValueError
+            shown = shown.removeprefix(f"{sort}=")
+        return _sort_value(shown, sort), SandboxId.parse(sandbox_id)
+    except (ValueError, OverflowError, binascii.Error, InvalidRequest) as error:
+        raise InvalidRequest(
+            "cursor: must be the X-Next-Cursor of the page before, in the same order."
+        ) from error
+
+
+def _sort_value(shown: str, sort: Sort) -> SortValue:
+    if sort.key in _TIMES:
+        moment = datetime.fromisoformat(shown)
+        if moment.tzinfo is None:
             raise ValueError
         # Some moments near the ends of the calendar have none in UTC.
-        return created_at.astimezone(UTC), SandboxId.parse(sandbox_id)
-    except (ValueError, OverflowError, binascii.Error, InvalidRequest) as error:
-        raise InvalidRequest("cursor: must be the X-Next-Cursor of the page before.") from error
+        return moment.astimezone(UTC)
+    if sort.key is SortKey.MEMORY_MB:
+        number = int(shown[:12])
+        if not 0 <= number < 2**31:
+            raise ValueError
+        return number
+    if "\0" in shown:
+        raise ValueError
+    return shown

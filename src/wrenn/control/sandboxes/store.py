@@ -16,6 +16,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    exists,
     func,
     literal_column,
     null,
@@ -28,7 +29,7 @@ from wrenn.control.auth import CALLERS, Caller, CallerQuery, Credential, argumen
 from wrenn.control.db import Database, RowQuery, span_s
 from wrenn.control.hosts import HostEndpoint, hosts
 from wrenn.control.sandboxes.records import CommandDefaults, NetworkPolicy, Sandbox
-from wrenn.control.sandboxes.selection import SandboxFilter
+from wrenn.control.sandboxes.selection import SandboxFilter, Sort, SortKey
 from wrenn.control.sandboxes.state import ENDED, Desired, State
 from wrenn.control.sandboxes.tables import sandboxes
 from wrenn.protocol.vm_platform import VmPlatform
@@ -222,25 +223,54 @@ async def load(database: Database, sandbox_id: SandboxId) -> Sandbox | None:
 
 
 async def live_of_team(database: Database, team_id: TeamId, selected: SandboxFilter) -> list[Sandbox]:
-    """Return the team's live sandboxes that match the filter, newest first."""
+    """Return the team's live sandboxes that match the filter, in its order."""
     c = sandboxes.c
     conditions = [c.team_id == team_id.value, is_live()]
+    if selected.text:
+        conditions.append(_has_text(selected))
+    if selected.template is not None:
+        conditions.append(c.template == selected.template)
+    if selected.created_by is not None:
+        conditions.append(c.created_by["id"].astext == selected.created_by)
     if selected.name is not None:
         conditions.append(c.name.like(selected.name_pattern, escape="\\"))
     if selected.labels:
         conditions.append(c.labels.contains(dict(selected.labels)))
     if selected.states:
         conditions.append(c.status.in_(sorted(selected.states)))
+    column = _sort_column(selected.sort)
     if selected.after is not None:
-        created_at, sandbox_id = selected.after
+        value, sandbox_id = selected.after
+        is_later = column < value if selected.sort.is_descending else column > value
         # The first condition is where the index begins; without it a page would read all pages before it.
-        conditions.append(c.created_at <= created_at)
-        conditions.append(or_(c.created_at < created_at, c.id > sandbox_id.value))
-    statement = select_sandboxes().where(*conditions).order_by(c.created_at.desc(), c.id)
+        conditions.append(column <= value if selected.sort.is_descending else column >= value)
+        conditions.append(or_(is_later, c.id > sandbox_id.value))
+    ordered = column.desc() if selected.sort.is_descending else column
+    statement = select_sandboxes().where(*conditions).order_by(ordered, c.id)
     found = await database.execute(
         statement if selected.limit is None else statement.limit(selected.limit), repeatable=True
     )
     return [sandbox_of(row) for row in found]
+
+
+def _has_text(selected: SandboxFilter) -> ColumnElement[bool]:
+    c, pattern = sandboxes.c, selected.text_pattern
+    label = func.jsonb_each_text(c.labels).table_valued("key", "value", name="label")
+    in_label = or_(*(part.ilike(pattern, escape="\\") for part in (label.c.key, label.c.value)))
+    found = [
+        c.name.ilike(pattern, escape="\\"),
+        c.template.ilike(pattern, escape="\\"),
+        exists(select(1).select_from(label).where(in_label)),
+    ]
+    if (ids := SandboxId.with_prefix(selected.text)) is not None:
+        found.append(c.id.between(ids[0].value, ids[1].value))
+    return or_(*found)
+
+
+def _sort_column(sort: Sort) -> ColumnElement[Any]:
+    if sort.key is SortKey.LAST_ACTIVE_AT:
+        return func.coalesce(sandboxes.c.last_active_at, sandboxes.c.created_at)
+    return sandboxes.c[sort.key.value]
 
 
 async def count_live(database: Database, team_ids: Sequence[TeamId]) -> dict[TeamId, int]:

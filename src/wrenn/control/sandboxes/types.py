@@ -141,6 +141,15 @@ class CreateSandbox(RequestBody):
         )
 
 
+class ChangeSandbox(RequestBody):
+    """What to change; what is absent stays."""
+
+    name: SandboxName | None = Field(None, description="Empty: no name")
+    metadata: Labels | None = Field(
+        None, description="The owner's texts, in place of all that there are; what the platform writes stays"
+    )
+
+
 class SetTimeout(RequestBody):
     """What to change; what is absent stays."""
 

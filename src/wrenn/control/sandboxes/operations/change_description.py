@@ -1,0 +1,46 @@
+"""Changes what the owner calls a sandbox: its name and metadata."""
+
+from __future__ import annotations
+
+from wrenn.base.errors import InvalidState
+from wrenn.control.auth import Credential
+from wrenn.control.db import Database, Transaction
+from wrenn.control.sandboxes import desired_state_store
+from wrenn.control.sandboxes.lookup import Lookup
+from wrenn.control.sandboxes.operations import description_store
+from wrenn.control.sandboxes.records import Sandbox
+from wrenn.control.sandboxes.state import ENDED, Desired
+from wrenn.control.sandboxes.types import ChangeSandbox
+
+
+class DescriptionChanges:
+    """Changes names and metadata of sandboxes. Hosts and guests do not know them."""
+
+    def __init__(self, *, database: Database, lookup: Lookup) -> None:
+        self._database = database
+        self._lookup = lookup
+
+    async def change(self, credential: Credential, text_id: str, body: ChangeSandbox) -> Sandbox:
+        """Change name and metadata; what is absent keeps its value. This does not count as activity.
+
+        Raises:
+            InvalidState: it has ended, or is being removed.
+        """
+        found = await self._lookup.locate(credential, text_id)
+        sandbox_id = found.sandbox.sandbox_id
+
+        async def change(tx: Transaction) -> Sandbox:
+            locked = await desired_state_store.lock(tx, sandbox_id)
+            assert locked is not None, "rows are kept"
+            now, _ = locked
+            if now.status in ENDED or now.desired is Desired.STOPPED:
+                raise InvalidState(f"Sandbox {sandbox_id} is {now.state_text}.")
+            name = now.name if body.name is None else body.name
+            labels = now.labels if body.metadata is None else body.metadata
+            if (name, dict(labels)) == (now.name, dict(now.labels)):
+                return now
+            return await description_store.write_description(
+                tx, sandbox_id, name=name, labels=labels, by=found.caller.actor
+            )
+
+        return await self._database.transaction(change)
