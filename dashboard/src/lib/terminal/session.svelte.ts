@@ -29,6 +29,8 @@ export class TerminalSession {
 	state = $state<TerminalState>('connecting');
 	/** Why it is not open. */
 	reason = $state('');
+	/** Bytes of output that were discarded before they could be shown. */
+	missed = $state(0);
 	#path: string;
 	#screen: Screen;
 	#socket: ProcessSocket | null = null;
@@ -105,6 +107,7 @@ export class TerminalSession {
 	#hear(frame: Frame): void {
 		if (frame.type === 'started') {
 			const lost = this.#position.begin(Number(frame['replayed'] ?? 0), Number(frame['missed'] ?? 0));
+			this.missed += lost;
 			if (lost > 0) this.#screen.note(`${lost.toLocaleString('en')} bytes missed`);
 			this.state = 'open';
 			this.reason = '';

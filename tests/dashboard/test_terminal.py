@@ -1,0 +1,130 @@
+"""Terminals of a sandbox in the browser: typed into, found again after a reload, and safe against what programs write."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qs, urlsplit
+
+from playwright.async_api import Locator, Page, expect
+
+from .conftest import Visitor
+
+_PASTE = """text => {
+  const data = new DataTransfer();
+  data.setData('text/plain', text);
+  const target = document.activeElement;
+  target.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data, bubbles: true, cancelable: true }));
+}"""
+
+
+def shown(page: Page) -> Locator:
+    """The terminal that is shown."""
+    return page.get_by_role("tabpanel").filter(visible=True)
+
+
+async def opened(visitor: Visitor, sandbox_id: str) -> Locator:
+    """The page of the terminals with one that is connected; its text."""
+    await visitor.open(f"sandboxes/{sandbox_id}/terminal")
+    await connected(visitor.page)
+    return shown(visitor.page).locator(".xterm-rows")
+
+
+async def connected(page: Page) -> None:
+    await expect(shown(page)).to_have_attribute("data-state", "open")
+    await expect(shown(page).locator(".xterm-rows")).to_contain_text("#")
+
+
+async def test_a_terminal_is_found_again_after_a_reload(visitor: Visitor):
+    page, sandbox_id = visitor.page, await visitor.create(name="shells")
+    text = await opened(visitor, sandbox_id)
+    await page.keyboard.type("echo sum-$((40 + 2)); colour=green\n")
+    await expect(text).to_contain_text("sum-42")
+    # A query of a program, which the emulator answers by typing: only once, and not when it is drawn again after the reload.
+    await page.keyboard.type("read -rsn 7 -p $'\\e[c' answer; echo got-${#answer}-bytes\n")
+    await expect(text).to_contain_text("got-7-bytes")
+    tag = parse_qs(urlsplit(page.url).query)["tag"][0]
+    await visitor.screenshot("terminal")
+
+    await page.reload()
+    await connected(page)
+    await expect(text).to_contain_text("sum-42")
+    assert parse_qs(urlsplit(page.url).query)["tag"] == [tag]
+    await page.keyboard.type("echo still-$colour\n")
+    await expect(text).to_contain_text("still-green")
+    await expect(text).not_to_contain_text("1;2c")
+
+    await page.get_by_role("button", name="New terminal").click()
+    await connected(page)
+    await page.keyboard.type("echo other-$colour-shell\n")
+    await expect(shown(page).locator(".xterm-rows")).to_contain_text("other--shell")
+    await page.keyboard.press("Control+F6")
+    await expect(page.get_by_role("button", name="New terminal")).to_be_focused()
+
+    await page.get_by_role("button", name="Close Terminal 2").click()
+    await page.get_by_role("button", name="End it").click()
+    await expect(page.get_by_role("tabpanel")).to_have_count(1)
+    left = (await visitor.person.get(f"/v1/sandboxes/{sandbox_id}/processes")).json()["processes"]
+    assert [process["tag"] for process in left] == [tag]
+
+
+async def test_a_terminal_shows_how_much_output_was_discarded(visitor: Visitor):
+    page, sandbox_id = visitor.page, await visitor.create()
+    text = await opened(visitor, sandbox_id)
+    await page.keyboard.type("head -c 3000000 /dev/zero | tr '\\0' y; clear; echo at-the-$((1))-end\n")
+    await expect(text).to_contain_text("at-the-1-end")
+    await page.reload()
+    await connected(page)
+    await expect(text).to_contain_text("at-the-1-end")
+    await expect(shown(page).get_by_role("status")).to_contain_text(re.compile(r"1,\d{3},\d{3} bytes missed"))
+
+
+async def test_output_and_pasted_text_do_nothing_without_a_question(visitor: Visitor):
+    page, sandbox_id = visitor.page, await visitor.create()
+    text = await opened(visitor, sandbox_id)
+    await page.evaluate(_PASTE, "echo one; ")
+    await page.evaluate(_PASTE, "echo two\x1b[201~\necho three\n")
+    dialog = page.get_by_role("dialog", name="Paste 2 lines?")
+    await expect(dialog).to_contain_text("echo two⟨U+001B⟩[201~")
+    await dialog.get_by_role("button", name="Cancel").click()
+    await page.keyboard.type("echo fo''ur\n")
+    await expect(text).to_contain_text("four")
+    await expect(text).not_to_contain_text("three")
+    await page.evaluate(_PASTE, "echo fi''ve\n: \n")
+    await page.get_by_role("button", name="Paste").click()
+    await page.keyboard.press("Enter")
+    await expect(text).to_contain_text("five")
+
+    title = await page.title()
+    osc = r"'\e]0;owned\a\e]52;c;b3duZWQ=\a\e]8;;javascript:alert(1)\a''bad-link\e]8;;\a\n\e]8;;https://example.org/\u202e''x\a''good-link\e]8;;\a\n'"
+    await page.keyboard.type(f"clear; printf {osc}\n")
+    await expect(text).to_contain_text("good-link")
+    assert await page.title() == title
+    for name in ("bad-link", "good-link"):
+        row = text.locator("div").filter(has_text=re.compile(f"^{name}")).last
+        box = await row.bounding_box()
+        assert box is not None
+        await page.mouse.move(box["x"] + 20, box["y"] + box["height"] / 2)
+        await page.mouse.click(box["x"] + 25, box["y"] + box["height"] / 2)
+        question = page.get_by_role("dialog", name="Open this link?")
+        if name == "bad-link":
+            await expect(question).to_have_count(0)
+        else:
+            await expect(question).to_contain_text("leads to example.org")
+            await question.get_by_role("button", name="Cancel").click()
+    assert len(visitor.context.pages) == 1
+
+
+async def test_a_terminal_says_that_its_sandbox_is_paused_and_resumes_it(visitor: Visitor):
+    page, sandbox_id = visitor.page, await visitor.create()
+    text = await opened(visitor, sandbox_id)
+    await page.keyboard.type("echo be''fore\n")
+    await expect(text).to_contain_text("before")
+    await visitor.person.post(f"/v1/sandboxes/{sandbox_id}/pause")
+    await expect(shown(page)).to_have_attribute("data-state", "suspended")
+    await expect(text).to_contain_text("before")
+    await page.keyboard.type("ignored")
+    assert (await visitor.person.get(f"/v1/sandboxes/{sandbox_id}")).json()["status"] == "paused"
+    await page.reload()
+    await page.get_by_role("button", name="Resume and attach").click()
+    # Simulated machines have no memory to keep, so there is no terminal to find, and a new one is opened.
+    await connected(page)
