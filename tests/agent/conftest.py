@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.agent.memory_store import MemoryStore, connected
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
 from wrenn.base.faults import arm_faults
@@ -50,3 +51,28 @@ def disarmed() -> Iterator[None]:
     """No fault outlives its test."""
     yield
     arm_faults("")
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def other_settings(tmp_path: Path) -> Iterator[Settings]:
+    """Settings of a second agent."""
+    folder = tmp_path / "other"
+    yield Settings.from_environment(agent_environment(folder))
+    asyncio.run(remove_everything(folder))
+
+
+@pytest.fixture
+async def source(settings: Settings, store: MemoryStore) -> AsyncIterator[Agent]:
+    async with connected(settings, store) as agent:
+        yield agent
+
+
+@pytest.fixture
+async def target(other_settings: Settings, store: MemoryStore) -> AsyncIterator[Agent]:
+    async with connected(other_settings, store) as agent:
+        yield agent

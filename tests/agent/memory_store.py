@@ -9,8 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wrenn.agent.sandboxes.transfers import Transfer
+from wrenn.agent.settings import Settings
+from wrenn.agent.wiring import Agent, running_agent
 from wrenn.base.errors import NotFound, StoreUnavailable
 from wrenn.base.ids import ImageId
+from wrenn.testing.simulated_agent import ProcessHost
 
 
 @dataclass
@@ -61,3 +65,16 @@ class MemoryStore:
         raise NotImplementedError
 
     def close(self) -> None: ...
+
+
+@asynccontextmanager
+async def connected(settings: Settings, store: MemoryStore) -> AsyncGenerator[Agent]:
+    """An agent that uses this store."""
+    async with running_agent(settings, ProcessHost()) as agent:
+        agent.preparation.connect(store)
+        yield agent
+
+
+def assert_done(transfer: Transfer) -> None:
+    assert transfer.is_done
+    assert transfer.failure is None, transfer.failure

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.agent.kit import assert_nothing_left, created, output
-from tests.agent.memory_store import MemoryStore
+from tests.agent.memory_store import MemoryStore, assert_done, connected
 from wrenn.agent.sandboxes import SandboxSpec, State
-from wrenn.agent.sandboxes.transfers import SCRATCH, Transfer
+from wrenn.agent.sandboxes.transfers import SCRATCH
 from wrenn.agent.settings import Settings
-from wrenn.agent.wiring import Agent, running_agent
+from wrenn.agent.wiring import Agent
 from wrenn.base.errors import (
     InvalidState,
     NotFound,
@@ -31,40 +30,8 @@ from wrenn.base.ids import ImageId, SnapshotId
 from wrenn.storage import snapshots
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.objects import StateTable
-from wrenn.testing.simulated_agent import ProcessHost, agent_environment, remove_everything
 
 POINTS = ["after_journal", "after_table", "after_fetch", "after_base", "after_layers", "after_files", "after_paused"]  # fmt: skip
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
-
-
-@pytest.fixture
-def other_settings(tmp_path: Path) -> Iterator[Settings]:
-    folder = tmp_path / "other"
-    yield Settings.from_environment(agent_environment(folder))
-    asyncio.run(remove_everything(folder))
-
-
-@asynccontextmanager
-async def connected(settings: Settings, store: MemoryStore) -> AsyncGenerator[Agent]:
-    async with running_agent(settings, ProcessHost()) as agent:
-        agent.preparation.connect(store)
-        yield agent
-
-
-@pytest.fixture
-async def source(settings: Settings, store: MemoryStore) -> AsyncIterator[Agent]:
-    async with connected(settings, store) as agent:
-        yield agent
-
-
-@pytest.fixture
-async def target(other_settings: Settings, store: MemoryStore) -> AsyncIterator[Agent]:
-    async with connected(other_settings, store) as agent:
-        yield agent
 
 
 async def paused(agent: Agent) -> SandboxSpec:
@@ -80,11 +47,6 @@ async def stored(agent: Agent, spec: SandboxSpec) -> ImageId:
     assert_done(transfer)
     assert transfer.sent_b
     return image_id
-
-
-def assert_done(transfer: Transfer) -> None:
-    assert transfer.is_done
-    assert transfer.failure is None, transfer.failure
 
 
 async def assert_resumes(agent: Agent, spec: SandboxSpec) -> None:

@@ -26,6 +26,8 @@ from wrenn.agent.sandboxes.adopt_state import AdoptState
 from wrenn.agent.sandboxes.bring_up import BringUp, FetchImage
 from wrenn.agent.sandboxes.disk_rules import DiskLimits
 from wrenn.agent.sandboxes.export_state import ExportState
+from wrenn.agent.sandboxes.fetch_snapshot import FetchSnapshot
+from wrenn.agent.sandboxes.fetch_state import FetchState
 from wrenn.agent.sandboxes.launch import Launch
 from wrenn.agent.sandboxes.pause import Pause
 from wrenn.agent.sandboxes.resume import Resume
@@ -199,6 +201,7 @@ def _operations(
         layout, driver, slots, confiner, tokens, clock, settings.sandbox_io_b_per_s, settings.sandbox_disk_b
     )
     saver = Saver(layout, driver, clock)
+    fetch = FetchState(layout, driver)
     return Operations(
         layout=layout,
         bases=bases,
@@ -212,5 +215,6 @@ def _operations(
         set_network=SetNetwork(slots),
         tear_down=TearDown(layout, slots, confiner),
         export_state=ExportState(layout, driver, launch, store),
-        adopt_state=AdoptState(layout, driver, store, clock),
+        adopt_state=AdoptState(layout, driver, store, clock, fetch),
+        fetch_snapshot=FetchSnapshot(layout, driver, store, fetch),
     )

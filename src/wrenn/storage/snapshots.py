@@ -157,9 +157,32 @@ def files_to_store(directory: Path) -> list[Path]:
 
 def write_guest_token(draft: Path, token: Secret) -> None:
     """Store the access token that the guest of a snapshot from another host expects in its folder."""
-    fd = os.open(draft / _GUEST_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    _write_token(draft / _GUEST_FILE, token)
+
+
+def _write_token(path: Path, token: Secret) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w") as file:
         file.write(token.reveal())
+
+
+def adopt(root: Path, snapshot_id: str, token: Secret) -> None:
+    """Pin a snapshot of another host, whose guest expects this access token. Blocking. May be repeated.
+
+    It may have come without the token, because another snapshot lies on it. Raises StorageFull.
+    """
+    directory = root / snapshot_id
+    try:
+        if not (directory / _GUEST_FILE).exists():
+            part = directory / f".{_GUEST_FILE}"
+            part.unlink(missing_ok=True)
+            _write_token(part, token)
+            part.rename(directory / _GUEST_FILE)
+        fsync_path(directory / _GUEST_FILE)
+        pin(directory)
+        fsync_path(directory)
+    except OSError as error:
+        raise translated(error, doing="keep the snapshot") from error
 
 
 def guest_token(directory: Path) -> Secret | None:

@@ -103,7 +103,10 @@ class HostAgentService(HostAgent):
     async def ensure_sandbox(self, request: pb.EnsureSandboxRequest, ctx: Any, /) -> pb.Sandbox:
         """Start a sandbox unless it runs."""
         spec, network = _spec(request.sandbox)
-        await self._sandboxes.ensure(spec, network)
+        image = request.snapshot_image_id
+        await self._sandboxes.ensure(
+            spec, network, snapshot_image=ImageId.parse(image) if image and spec.snapshot_id else None
+        )
         return self._described(spec.sandbox_id)
 
     async def remove_sandbox(self, request: pb.RemoveSandboxRequest, ctx: Any, /) -> pb.RemoveSandboxResponse:
@@ -170,6 +173,15 @@ class HostAgentService(HostAgent):
         sandbox_id, snapshot_id = SandboxId.parse(request.sandbox_id), SnapshotId.parse(request.snapshot_id)
         snapshot = await self._sandboxes.ensure_snapshot(sandbox_id, snapshot_id)
         return _snapshot(snapshot, await self._sandboxes.layers_of(snapshot))
+
+    async def store_snapshot(self, request: pb.StoreSnapshotRequest, ctx: Any, /) -> pb.Transfer:
+        """Upload a snapshot, or join its upload."""
+        transfer = await self._sandboxes.stored_snapshots.store(
+            SnapshotId.parse(request.snapshot_id),
+            ImageId.parse(request.image_id),
+            wait_s=_wait_s(request.wait_ms),
+        )
+        return _transfer(transfer)
 
     async def remove_snapshot(
         self, request: pb.RemoveSnapshotRequest, ctx: Any, /

@@ -10,6 +10,7 @@ from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes.adopt_state import AdoptState
 from wrenn.agent.sandboxes.bring_up import BringUp
 from wrenn.agent.sandboxes.export_state import ExportState
+from wrenn.agent.sandboxes.fetch_snapshot import FetchSnapshot
 from wrenn.agent.sandboxes.journal import Record, State
 from wrenn.agent.sandboxes.launch import Save
 from wrenn.agent.sandboxes.pause import Pause
@@ -41,6 +42,7 @@ class Operations:
     tear_down: TearDown
     export_state: ExportState
     adopt_state: AdoptState
+    fetch_snapshot: FetchSnapshot
 
     async def record_vm_exit(
         self, record: Record, running: RunningSandbox | None, save: Save, *, reason: str

@@ -19,11 +19,13 @@ from wrenn.agent.sandboxes import journal
 from wrenn.agent.sandboxes.disk_rules import DiskLimits
 from wrenn.agent.sandboxes.disk_watch import DiskWatch
 from wrenn.agent.sandboxes.entry import Entry
+from wrenn.agent.sandboxes.export_state import SavedState
 from wrenn.agent.sandboxes.garbage_collector import GarbageCollector
 from wrenn.agent.sandboxes.journal import NetworkSettings, Record, SandboxSpec, State
 from wrenn.agent.sandboxes.operations import Operations
 from wrenn.agent.sandboxes.running import GuestStream, RunningSandbox
-from wrenn.agent.sandboxes.transfers import Transfer
+from wrenn.agent.sandboxes.stored_snapshots import StoredSnapshots
+from wrenn.agent.sandboxes.transfers import OUTGOING, Transfer
 from wrenn.agent.sandboxes.vm_maintenance import VmMaintenance
 from wrenn.base.errors import (
     AgentFailure,
@@ -76,6 +78,14 @@ class Sandboxes:
         self._started_loops = False
         self._uploads = asyncio.Semaphore(_TRANSFERS)
         self._fetches = asyncio.Semaphore(_TRANSFERS)
+        self.stored_snapshots = StoredSnapshots(
+            operations.export_state,
+            operations.fetch_snapshot,
+            start_work=self._start_work,
+            hold_garbage=lambda: self._garbage.held(),  # noqa: PLW0108 - it is made below
+            uploads=self._uploads,
+            fetches=self._fetches,
+        )
         self._garbage = GarbageCollector(
             layout=operations.layout,
             bases=operations.bases,
@@ -171,8 +181,16 @@ class Sandboxes:
             raise entry.being_removed() from error  # a consequence of the removal
         return work.result()
 
-    async def ensure(self, spec: SandboxSpec, network: NetworkSettings | None = None) -> Record:
+    async def ensure(
+        self,
+        spec: SandboxSpec,
+        network: NetworkSettings | None = None,
+        *,
+        snapshot_image: ImageId | None = None,
+    ) -> Record:
         """Start the sandbox with these network settings unless it exists; returns when it runs.
+
+        `snapshot_image`: what its snapshot is in the store; it is fetched unless this host has it.
 
         An older generation of it is removed first: the sandbox was started elsewhere since.
 
@@ -189,7 +207,9 @@ class Sandboxes:
             self._require_space(spec)
             entry = Entry(Record(spec, State.STARTING, network=network))
             self._entries[spec.sandbox_id] = entry
-            entry.starting = self._start_work(f"bring up {spec.sandbox_id}", self._bring_up(entry))
+            entry.starting = self._start_work(
+                f"bring up {spec.sandbox_id}", self._bring_up(entry, snapshot_image)
+            )
         entry.require_generation(spec.generation)
         if entry.record.spec != spec:
             raise Conflict(f"Sandbox {spec.sandbox_id} exists with other settings.")
@@ -211,7 +231,7 @@ class Sandboxes:
             raise entry.not_running()
         return entry.record
 
-    async def _bring_up(self, entry: Entry) -> None:
+    async def _bring_up(self, entry: Entry, snapshot_image: ImageId | None) -> None:
         sandbox_id = entry.sandbox_id
         with (
             on_failure(self._garbage.wake),
@@ -219,6 +239,9 @@ class Sandboxes:
             entry.logging_failure("sandbox did not start"),
         ):
             try:
+                if snapshot_image is not None:
+                    snapshot_id = SnapshotId.parse(entry.record.spec.snapshot_id)
+                    await self.stored_snapshots.require(snapshot_id, snapshot_image)
                 entry.record, entry.running = await self._operations.bring_up.run(
                     entry.record.spec, entry.record.network, partial(self._save, entry)
                 )
@@ -331,7 +354,10 @@ class Sandboxes:
                 if entry.record.state is not State.PAUSED:
                     raise entry.not_running()
                 transfer.sent_b = await self._operations.export_state.run(
-                    entry.record, transfer.image_id, transfer.report
+                    SavedState.of_paused(entry.record),
+                    transfer.image_id,
+                    self._layout.sandbox(entry.sandbox_id) / OUTGOING,
+                    transfer.report,
                 )
 
     async def _stop_transfer(self, entry: Entry) -> None:

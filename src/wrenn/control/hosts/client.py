@@ -100,9 +100,16 @@ class HostClient:
         """Return what the agent reports about its machine."""
         return report_of(await self._rpc.call("GetHost", pb.GetHostRequest(), pb.Host, timeout_s=timeout_s))
 
-    async def ensure_sandbox(self, spec: HostSandboxSpec, *, timeout_s: float) -> HostSandbox:
-        """Start the sandbox if it does not run; returns when its guest agent answers."""
-        request = pb.EnsureSandboxRequest(sandbox=spec_message(spec))
+    async def ensure_sandbox(
+        self, spec: HostSandboxSpec, *, snapshot_image: ImageId | None, timeout_s: float
+    ) -> HostSandbox:
+        """Start the sandbox if it does not run; returns when its guest agent answers.
+
+        `snapshot_image`: what its snapshot is in the store, from where a host that lacks it fetches it.
+        """
+        request = pb.EnsureSandboxRequest(
+            sandbox=spec_message(spec), snapshot_image_id=str(snapshot_image) if snapshot_image else ""
+        )
         return sandbox_of(await self._rpc.call("EnsureSandbox", request, pb.Sandbox, timeout_s=timeout_s))
 
     async def remove_sandbox(self, sandbox_id: SandboxId, *, generation: int, timeout_s: float) -> None:
@@ -146,6 +153,20 @@ class HostClient:
         )
         timeout_s = wait_s + _IMAGE_MARGIN_S
         return transfer_of(await self._rpc.call("StoreSandbox", request, pb.Transfer, timeout_s=timeout_s))
+
+    async def store_snapshot(
+        self, snapshot_id: SnapshotId, image_id: ImageId, *, wait_s: float
+    ) -> HostTransfer:
+        """Upload the snapshot as this image, or join the upload; as `store_sandbox`.
+
+        Raises:
+            MethodUnknown: the host is of an earlier version.
+        """
+        request = pb.StoreSnapshotRequest(
+            snapshot_id=str(snapshot_id), image_id=str(image_id), wait_ms=int(wait_s * 1000)
+        )
+        timeout_s = wait_s + _IMAGE_MARGIN_S
+        return transfer_of(await self._rpc.call("StoreSnapshot", request, pb.Transfer, timeout_s=timeout_s))
 
     async def adopt_sandbox(self, spec: HostSandboxSpec, image_id: ImageId, *, wait_s: float) -> HostTransfer:
         """Fetch the sandbox that is this image and adopt it, paused, or join that; as `store_sandbox`."""

@@ -16,7 +16,7 @@ from connectrpc.server import ConnectASGIApplication, ConnectWSGIApplication, DE
 from protobuf import DescService
 
 from . import host_pb
-from .host_pb import AdoptSandboxRequest, EnsureImageRequest, EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, Host, Image, ListDirRequest, ListDirResponse, ListImagesRequest, ListImagesResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemoveImageRequest, RemoveImageResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SetDiskRequest, SetNetworkRequest, SettleDiskRequest, SettleDiskResponse, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse, StoreSandboxRequest, Transfer
+from .host_pb import AdoptSandboxRequest, EnsureImageRequest, EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, Host, Image, ListDirRequest, ListDirResponse, ListImagesRequest, ListImagesResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemoveImageRequest, RemoveImageResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SetDiskRequest, SetNetworkRequest, SettleDiskRequest, SettleDiskResponse, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse, StoreSandboxRequest, StoreSnapshotRequest, Transfer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -109,6 +109,12 @@ class HostAgent(Protocol):
     async def ensure_snapshot(self, request: EnsureSnapshotRequest, ctx: RequestContext[EnsureSnapshotRequest, Snapshot], /) -> Snapshot:
         """
         Takes a snapshot of a running or paused sandbox, whose state does not change. An existing snapshot is a success.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def store_snapshot(self, request: StoreSnapshotRequest, ctx: RequestContext[StoreSnapshotRequest, Transfer], /) -> Transfer:
+        """
+        Uploads a snapshot to the store as an image, or joins the upload, and returns its progress as `StoreSandbox` does.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -330,6 +336,16 @@ class HostAgentASGIApplication(ConnectASGIApplication[HostAgent]):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=svc.ensure_snapshot,
+                ),
+                "/wrenn.host.v1.HostAgent/StoreSnapshot": Endpoint.unary(
+                    method=MethodInfo(
+                        name="StoreSnapshot",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=StoreSnapshotRequest,
+                        output=Transfer,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=svc.store_snapshot,
                 ),
                 "/wrenn.host.v1.HostAgent/RemoveSnapshot": Endpoint.unary(
                     method=MethodInfo(
@@ -790,6 +806,29 @@ class HostAgentClient(ConnectClient):
             timeout_ms=timeout_ms,
         )
 
+    async def store_snapshot(
+        self,
+        request: StoreSnapshotRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Transfer:
+        """
+        Uploads a snapshot to the store as an image, or joins the upload, and returns its progress as `StoreSandbox` does.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="StoreSnapshot",
+                service_name="wrenn.host.v1.HostAgent",
+                input=StoreSnapshotRequest,
+                output=Transfer,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+
     async def remove_snapshot(
         self,
         request: RemoveSnapshotRequest,
@@ -1184,6 +1223,12 @@ class HostAgentSync(Protocol):
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
+    def store_snapshot(self, request: StoreSnapshotRequest, ctx: RequestContext[StoreSnapshotRequest, Transfer], /) -> Transfer:
+        """
+        Uploads a snapshot to the store as an image, or joins the upload, and returns its progress as `StoreSandbox` does.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
     def remove_snapshot(self, request: RemoveSnapshotRequest, ctx: RequestContext[RemoveSnapshotRequest, RemoveSnapshotResponse], /) -> RemoveSnapshotResponse:
         """
         Unpins a snapshot: its files are removed when nothing references them. An unknown id is a success.
@@ -1400,6 +1445,16 @@ class HostAgentWSGIApplication(ConnectWSGIApplication):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=service.ensure_snapshot,
+                ),
+                "/wrenn.host.v1.HostAgent/StoreSnapshot": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="StoreSnapshot",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=StoreSnapshotRequest,
+                        output=Transfer,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=service.store_snapshot,
                 ),
                 "/wrenn.host.v1.HostAgent/RemoveSnapshot": EndpointSync.unary(
                     method=MethodInfo(
@@ -1842,6 +1897,28 @@ class HostAgentClientSync(ConnectClientSync):
                 service_name="wrenn.host.v1.HostAgent",
                 input=EnsureSnapshotRequest,
                 output=Snapshot,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def store_snapshot(
+        self,
+        request: StoreSnapshotRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Transfer:
+        """
+        Uploads a snapshot to the store as an image, or joins the upload, and returns its progress as `StoreSandbox` does.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="StoreSnapshot",
+                service_name="wrenn.host.v1.HostAgent",
+                input=StoreSnapshotRequest,
+                output=Transfer,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
             ),
             headers=headers,
