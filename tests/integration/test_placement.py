@@ -59,7 +59,13 @@ async def replica(url: str, pki: Path) -> AsyncGenerator[Capacity]:
     hosts = RecentHosts(database, interval_s=60)
     monitor = Monitor(database, hosts, clients, interval_s=60, silent_after_s=90)
     capacity = Capacity(
-        database, hosts, monitor, overcommit=Overcommit(4, 60, 100), defaults=UNLIMITED, back_off=BackOff()
+        database,
+        hosts,
+        monitor,
+        overcommit=Overcommit(4, 60, 100),
+        defaults=UNLIMITED,
+        back_off=BackOff(),
+        uploads_snapshots=True,
     )
     try:
         yield capacity

@@ -121,6 +121,7 @@ async def _filled_database(count: int) -> AsyncGenerator[tuple[Database, Capacit
             overcommit=Overcommit(4, 60, 100),
             defaults=UNLIMITED,
             back_off=BackOff(),
+            uploads_snapshots=True,
         )
         try:
             yield database, capacity, TeamId(found.scalar_one())

@@ -271,3 +271,11 @@ def test_nothing_is_placed_on_a_draining_host():
     # Also what can be nowhere else.
     with pytest.raises(HostDraining):
         choose_host([draining, other], {}, replace(WANTED, host_id=draining.host_id), ONCE)
+
+
+def test_a_host_that_has_the_snapshot_is_chosen_unless_another_one_is_much_emptier():
+    its, other = (host(memory_gib=64, disk_gib=10_000, slots=100, cores=64) for _ in range(2))
+    stored = replace(WANTED, template="own", is_obtainable=True, files_on=frozenset({its.host_id}))
+    assert choose_host([other, its], {its.host_id: Load(sandboxes=20)}, stored, ONCE) is its
+    assert choose_host([other, its], {its.host_id: Load(sandboxes=30)}, stored, ONCE) is other
+    assert choose_host([other, replace(its, is_draining=True)], {}, stored, ONCE) is other

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -20,11 +21,13 @@ from wrenn.control.mail import MailSettings
 from wrenn.control.oauth import OAuthSettings
 from wrenn.control.objects import StoreSettings
 from wrenn.control.quotas import NO_LIMIT, Limits
+from wrenn.control.snapshots import SnapshotUploads
 from wrenn.control.users import AccountSettings
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
 from wrenn.protocol.disk_share import DISK_OVERCOMMIT
 
 T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
 
 _DOMAIN: Final = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
 _METRICS_PORT: Final = 8001
@@ -67,6 +70,7 @@ class Settings:
         quotas: what a team may have that has no limits of its own.
         rates: how many requests are answered in a second.
         store: where images are stored.
+        snapshot_uploads: when snapshots are uploaded to the store.
         metrics: where `/metrics` is served.
         faults: fault points to arm (tests only).
     """
@@ -101,6 +105,7 @@ class Settings:
     insecure_registries: frozenset[str]
     rates: RateSettings
     store: StoreSettings
+    snapshot_uploads: SnapshotUploads
     metrics: MetricsAddress
     faults: str
 
@@ -152,6 +157,9 @@ class Settings:
                 _rate(environment, "WRENN_RATE_FAILURES_PER_ADDRESS", 10.0),
             ),
             store=StoreSettings.from_environment(environment, data_dir),
+            snapshot_uploads=_choice(
+                environment, "WRENN_UPLOAD_SNAPSHOTS", SnapshotUploads, SnapshotUploads.WHEN_NEEDED
+            ),
             metrics=MetricsAddress.parse(
                 "WRENN_METRICS_LISTEN",
                 environment.get("WRENN_METRICS_LISTEN", ""),
@@ -182,6 +190,16 @@ def _number(
     if least is None and not value > 0:  # type: ignore[operator]
         raise InvalidRequest(f"{name} must be above 0, not {text!r}.")
     return value
+
+
+def _choice(environment: Mapping[str, str], name: str, choices: type[E], default: E) -> E:
+    text = environment.get(name)
+    if not text:
+        return default
+    try:
+        return choices(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{name} must be one of {', '.join(choices)}, not {text!r}.") from error
 
 
 def _networks(environment: Mapping[str, str], name: str) -> tuple[IPv4Network, ...]:

@@ -122,7 +122,15 @@ from wrenn.control.sandboxes import routers as sandbox_routers
 from wrenn.control.services import Services
 from wrenn.control.sessions import LinkLogin, PasswordLogin, Sessions
 from wrenn.control.settings import Settings
-from wrenn.control.snapshots import SnapshotLifecycle, SnapshotLifecycleSettings, Snapshots, SnapshotSweep
+from wrenn.control.snapshots import (
+    BackgroundUploads,
+    SnapshotLifecycle,
+    SnapshotLifecycleSettings,
+    Snapshots,
+    SnapshotStorage,
+    SnapshotSweep,
+    SnapshotUploads,
+)
 from wrenn.control.snapshots import routers as snapshot_routers
 from wrenn.control.teams import Invitations, TeamDeletion, Teams
 from wrenn.control.templates import Templates
@@ -412,6 +420,8 @@ def _build(
         renewal,
         replica,
     ]
+    if settings.snapshot_uploads is SnapshotUploads.ALWAYS:
+        loops.append(sandboxes.uploads)
     if mail_sender is not None:
         loops += [mail_sender, accounts.password_reset]
     base.metrics.watch_loops([each.loop for each in loops])
@@ -497,6 +507,7 @@ class _Sandboxes:
     snapshot_lifecycle: SnapshotLifecycle
     internal: InternalSandboxes
     sweep: SnapshotSweep
+    uploads: BackgroundUploads
 
 
 def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor, images: Images) -> _Sandboxes:
@@ -511,6 +522,25 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor, images: Images)
         overcommit=Overcommit(settings.memory_overcommit, settings.disk_overcommit, settings.vcpu_overcommit),
         defaults=settings.quotas,
         back_off=back_off,
+        uploads_snapshots=settings.snapshot_uploads is not SnapshotUploads.NEVER,
+    )
+    snapshot_lifecycle = SnapshotLifecycle(
+        database=database,
+        clients=clients,
+        owner=base.owner,
+        settings=SnapshotLifecycleSettings(
+            lease_s=settings.lease_s,
+            take_timeout_s=settings.start_timeout_s,
+            retry_s=settings.start_retry_s,
+            limits=settings.quotas,
+        ),
+    )
+    snapshot_storage = SnapshotStorage(
+        database=database,
+        clients=clients,
+        images=images,
+        leases=snapshot_lifecycle.leases,
+        retry_s=settings.start_retry_s,
     )
     reconciler = Reconciler(
         database=database,
@@ -537,17 +567,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor, images: Images)
             lease_s=settings.lease_s,
             retry_s=settings.start_retry_s,
         ),
-    )
-    snapshot_lifecycle = SnapshotLifecycle(
-        database=database,
-        clients=clients,
-        owner=base.owner,
-        settings=SnapshotLifecycleSettings(
-            lease_s=settings.lease_s,
-            take_timeout_s=settings.start_timeout_s,
-            retry_s=settings.start_retry_s,
-            limits=settings.quotas,
-        ),
+        image_for=snapshot_storage.image_for,
     )
     lookup = Lookup(database, auth.authenticator, is_build_running)
     wait_limits = WaitLimits(
@@ -666,6 +686,12 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor, images: Images)
             remove_copies=forks.remove_abandoned_copies,
             interval_s=settings.host_interval_s,
             unknown_grace_s=settings.unknown_grace_s,
+        ),
+        uploads=BackgroundUploads(
+            database=base.loops_database,
+            storage=snapshot_storage,
+            clock=base.clock,
+            interval_s=settings.host_interval_s,
         ),
     )
 

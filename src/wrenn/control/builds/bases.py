@@ -57,6 +57,9 @@ class Base:
             memory_mb=shape.memory_mb,
             disk_size_mb=shape.disk_size_mb,
             vm_platform=layer.vm_platform,
+            stored_image_id=None,
+            copies=frozenset(),
+            is_layer=True,
         )
 
 

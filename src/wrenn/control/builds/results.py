@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 from wrenn.base.errors import Unavailable
 from wrenn.base.faults import fault_point
-from wrenn.base.ids import HostId, ImageId, SnapshotId
+from wrenn.base.ids import ImageId, SnapshotId
 from wrenn.control.audit import Actor
 from wrenn.control.builds import store
 from wrenn.control.builds.layer_store import LAYER_AGE_S
@@ -35,7 +35,8 @@ from wrenn.control.templates import (
 )
 from wrenn.recipe import State
 
-_BEGIN_ATTEMPTS: Final = 8
+_BEGIN_RETRY_S: Final = 8.0
+"""The store's garbage collection may have the lock for up to half a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,7 @@ class BuildResults:
         row, host = await self.sandboxes.get(sandbox.sandbox_id)
         await self.sandboxes.pause(sandbox.sandbox_id, by)
         await fault_point("control.build.after_pause")
-        image_id = await self._begin_image(build, row.host_id)
+        image_id = await self.images.begin_alone(build.owner, row.host_id, retry_s=_BEGIN_RETRY_S)
         with self.images.renewing_lease(image_id):
             try:
                 made = await make_image(host, image_id, sandbox.sandbox_id, upload=True)
@@ -192,17 +193,6 @@ class BuildResults:
                 raise
         for old in replaced:
             await self.snapshots.drop(SnapshotId(old))
-
-    async def _begin_image(self, build: Build, host_id: HostId) -> ImageId:
-        for left in reversed(range(_BEGIN_ATTEMPTS)):
-            try:
-                return await self.database.transaction(lambda tx: self.images.begin(tx, build.owner, host_id))
-            except Unavailable:
-                # The store's garbage collection may have the lock for up to half a minute.
-                if not left:
-                    raise
-                await asyncio.sleep(1)
-        raise AssertionError("the last attempt returns or raises")
 
     async def _finish(self, tx: Transaction, build: Build, template_id: UUID, by: Actor) -> None:
         if not await store.finish(

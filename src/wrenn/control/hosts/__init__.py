@@ -7,6 +7,7 @@ from wrenn.control.hosts.addresses import ADDRESS_LIMIT, HostAddress, address_of
 from wrenn.control.hosts.authority import CSR_LIMIT_B, Authority, CaIdentity, public_key_of
 from wrenn.control.hosts.client import HostClient, HostClients, PortPlace
 from wrenn.control.hosts.execs import HostNotResponding
+from wrenn.control.hosts.finish_transfer import TRANSFER_WAIT_S, finish_transfer
 from wrenn.control.hosts.heartbeat_store import ReceivedHeartbeat
 from wrenn.control.hosts.heartbeats import Heartbeats
 from wrenn.control.hosts.messages import SIGNALS, heartbeat_of
@@ -81,6 +82,7 @@ __all__ = [
     "SIGNALS",
     "TAG",
     "TAGS_LIMIT",
+    "TRANSFER_WAIT_S",
     "AttachProcess",
     "Authority",
     "CaIdentity",
@@ -142,6 +144,7 @@ __all__ = [
     "address_of",
     "all_hosts",
     "ensure_pki",
+    "finish_transfer",
     "heartbeat_of",
     "host_action",
     "host_json",

@@ -43,6 +43,8 @@ class ImageKind(enum.StrEnum):
     """The root file system of a template."""
     SANDBOX = "sandbox"
     """The saved state of a paused sandbox."""
+    SNAPSHOT = "snapshot"
+    """A snapshot that sandboxes are created from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,18 @@ The replica that begins one holds its lease until it is published or given up. W
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Final
 
 from wrenn.base.errors import Unavailable
 from wrenn.base.ids import HostId, ImageId, TeamId
 from wrenn.control.db import Database, HeldLeases, Transaction
 from wrenn.control.images import store
 from wrenn.control.images.records import ImageKind
+
+_RETRY_S: Final = 1.0
 
 
 class Images:
@@ -48,6 +51,23 @@ class Images:
             lease_s=self.leases.lease_s,
         )
         return image_id
+
+    async def begin_alone(
+        self, team_id: TeamId | None, host_id: HostId, kind: ImageKind = ImageKind.TEMPLATE, *, retry_s: float
+    ) -> ImageId:
+        """Do as `begin`, in a transaction of its own, again for `retry_s` while the store's garbage collection has the lock.
+
+        Raises:
+            Unavailable: it has the lock still, or the host was deleted.
+        """
+        until = asyncio.get_running_loop().time() + retry_s
+        while True:
+            try:
+                return await self._database.transaction(lambda tx: self.begin(tx, team_id, host_id, kind))
+            except Unavailable:
+                if asyncio.get_running_loop().time() > until:
+                    raise
+            await asyncio.sleep(_RETRY_S)
 
     def renewing_lease(self, image_id: ImageId) -> AbstractContextManager[None]:
         """Renew the lease on an image that was begun while the body runs.

@@ -40,7 +40,9 @@ _REMOVALS: Final = 1000
 """Images that are looked at in one round of the sweep."""
 
 # What names images; these features are above this one.
-_templates = table("templates", column("image_id", Uuid))
+_templates = table(
+    "templates", column("image_id", Uuid), column("stored_image_id", Uuid), column("status", Text)
+)
 _sandboxes = table("sandboxes", column("stored_image_id", Uuid), column("status", Text))
 _c = images.c
 LEASES: Final = Leases(images)
@@ -183,7 +185,13 @@ async def retire_abandoned(database: Database) -> list[ImageId]:
 
 
 async def retire_saved_states(database: Database) -> None:
-    """Mark saved states for removal that are not those of a live sandbox any more."""
+    """Mark saved states for removal that are not those of a live sandbox or a ready snapshot any more."""
+    snapshot = exists(
+        select(_templates.c.stored_image_id).where(
+            _templates.c.stored_image_id == _c.id, _templates.c.status == "ready"
+        )
+    )
+    await database.execute(_retired(ImageStatus.READY, _c.kind == ImageKind.SNAPSHOT, ~snapshot))
     named = exists(
         select(_sandboxes.c.stored_image_id).where(
             _sandboxes.c.stored_image_id == _c.id, _sandboxes.c.status.not_in(["stopped", "error"])

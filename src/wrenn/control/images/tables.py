@@ -27,7 +27,7 @@ images = Table(
     # NULL: the platform's.
     Column("team_id", Uuid, ForeignKey("teams.id")),
     Column("status", Text, nullable=False, server_default="pending"),
-    # `template`: the root file system of one; `sandbox`: the saved state of a paused sandbox.
+    # `template`: the root file system of one; `sandbox`: the saved state of a paused sandbox; `snapshot`: a snapshot.
     Column("kind", Text, nullable=False, server_default="template"),
     # The host that prepares it and may upload it, while it is pending.
     Column("host_id", Uuid, ForeignKey("hosts.id")),
@@ -46,7 +46,7 @@ images = Table(
     Column("lease_until", TIMESTAMP(timezone=True)),
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint("status IN ('pending', 'ready', 'removing')", name="status"),
-    CheckConstraint("kind IN ('template', 'sandbox')", name="kind"),
+    CheckConstraint("kind IN ('template', 'sandbox', 'snapshot')", name="kind"),
     CheckConstraint("status <> 'ready' OR manifest_digest IS NOT NULL", name="manifest"),
 )
 
@@ -55,5 +55,10 @@ Index(
     "ix_images_saved_states",
     images.c.id,
     postgresql_where=text("kind = 'sandbox' AND status = 'ready'"),
+)
+Index(
+    "ix_images_snapshots",
+    images.c.id,
+    postgresql_where=text("kind = 'snapshot' AND status = 'ready'"),
 )
 Index("ix_images_pending", images.c.lease_until, postgresql_where=text("status <> 'ready'"))

@@ -10,7 +10,7 @@ from wrenn.control.placement.choose import (
     ranked,
     refusal,
 )
-from wrenn.control.placement.filters import FILTERS, FilterName, Load, Overcommit, Wanted
+from wrenn.control.placement.filters import FILTERS, FilterName, Load, Overcommit, Wanted, answers
 
 __all__ = [
     "FILTERS",
@@ -21,6 +21,7 @@ __all__ = [
     "Score",
     "Verdict",
     "Wanted",
+    "answers",
     "check_larger_disk",
     "choose_host",
     "judge",

@@ -28,7 +28,8 @@ class Wanted:
 
     Attributes:
         template: image that the host must have; not asked for where `host_id` is given.
-        is_obtainable: every host can get that image from the store.
+        is_obtainable: every host can get what it is made from, from the store.
+        files_on: hosts that have it already; other things being nearly equal, one of them is chosen.
         disk_mb: size of its disk; 0 for what has its disk already, whose share is promised from its create to its end.
         host_id: the one host on which it can be, as its snapshot lies there.
         count: how many; 0: one that is counted in the host's load already.
@@ -51,6 +52,7 @@ class Wanted:
     platform: VmPlatform = UNKNOWN_PLATFORM
     is_obtainable: bool = False
     not_on: HostId | None = None
+    files_on: frozenset[HostId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,21 @@
 from wrenn.control.snapshots import routes
 from wrenn.control.snapshots.lifecycle import SnapshotLifecycle, SnapshotLifecycleSettings
 from wrenn.control.snapshots.reconciler import SnapshotSweep
-from wrenn.control.snapshots.records import NewVersion, SnapshotSource
+from wrenn.control.snapshots.records import NewVersion, SnapshotSource, SnapshotUploads
 from wrenn.control.snapshots.service import Snapshots
+from wrenn.control.snapshots.storage import BackgroundUploads, SnapshotStorage
 
 routers = (routes.router,)
 
 __all__ = [
+    "BackgroundUploads",
     "NewVersion",
     "SnapshotLifecycle",
     "SnapshotLifecycleSettings",
     "SnapshotSource",
+    "SnapshotStorage",
     "SnapshotSweep",
+    "SnapshotUploads",
     "Snapshots",
     "routers",
 ]

@@ -202,20 +202,31 @@ class SnapshotLifecycle:
         await self.drop(snapshot_id)
 
     async def drop(self, snapshot_id: SnapshotId) -> None:
-        """Remove a snapshot that is marked for removal from its host, then delete its row.
+        """Remove a snapshot that is marked for removal from its hosts, then delete its row.
 
         What the host cannot do now, the sweep does later.
         """
-        stored = await store.load(self._database, snapshot_id)
-        if stored is not None and stored.status is TemplateStatus.REMOVING:
-            await self.remove(stored)
+        for stored in await store.load(self._database, snapshot_id):
+            if stored.status is TemplateStatus.REMOVING:
+                await self.remove(stored)
 
-    async def remove(self, stored: StoredSnapshot) -> bool:
-        """Remove the snapshot from its host, then delete its row; False: the host could not."""
+    async def remove(self, stored: StoredSnapshot) -> None:
+        """Remove a snapshot that is marked for removal from a host, then its row, which stays while another host has the snapshot.
+
+        What the host cannot do now, the sweep does later.
+        """
         if not await self.remove_from_host(stored.host, stored.snapshot_id):
-            return False
-        await store.delete_row(self._database, stored.snapshot_id)
-        return True
+            return
+        if stored.is_copy:
+            await store.delete_copy(self._database, stored.snapshot_id, stored.host.host_id)
+        else:
+            await store.delete_row(self._database, stored.snapshot_id)
+
+    async def remove_unused_copy(self, stored: StoredSnapshot) -> None:
+        """Remove a copy that nobody uses from its host."""
+        # The row first: if a sandbox is created from it meanwhile, the host fetches it again.
+        if await store.delete_copy(self._database, stored.snapshot_id, stored.host.host_id):
+            await self.remove_from_host(stored.host, stored.snapshot_id)
 
     async def remove_from_host(self, host: HostEndpoint, snapshot_id: SnapshotId) -> bool:
         """Remove a snapshot from a host; False: the host could not."""

@@ -124,7 +124,9 @@ class SnapshotSweep:
         without_row = {snapshot.snapshot_id for snapshot in reported} - rows.keys()
         without_row -= await store.existing_among(self._database, without_row)
         removing = [
-            stored.snapshot_id for stored in rows.values() if stored.status is TemplateStatus.REMOVING
+            stored.snapshot_id
+            for stored in rows.values()
+            if stored.status is TemplateStatus.REMOVING or stored.is_unused
         ]
         now = self._clock.monotonic()
         first_met = self._unwanted.update(host.host_id, [*removing, *without_row], now=now)
@@ -135,8 +137,10 @@ class SnapshotSweep:
         ]
         for snapshot_id in due[:REMOVALS_A_ROUND]:
             self._unwanted.postpone(host.host_id, snapshot_id)
-            if snapshot_id in rows:
+            if snapshot_id in rows and rows[snapshot_id].status is TemplateStatus.REMOVING:
                 await self._lifecycle.remove(rows[snapshot_id])
+            elif snapshot_id in rows:
+                await self._lifecycle.remove_unused_copy(rows[snapshot_id])
             elif await self._lifecycle.remove_from_host(host.endpoint, snapshot_id):
                 _log.warning("unknown snapshot removed from host", extra={"snapshot_id": str(snapshot_id)})
                 self._unwanted.forget(host.host_id, snapshot_id)

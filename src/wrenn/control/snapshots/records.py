@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from wrenn.base.ids import BuildId, SandboxId, SnapshotId, TeamId
+from wrenn.base.ids import BuildId, ImageId, SandboxId, SnapshotId, TeamId
 from wrenn.control.hosts import HostEndpoint
 from wrenn.control.templates import Defaults, TemplateStatus
+
+
+class SnapshotUploads(enum.StrEnum):
+    """When snapshots that templates consist of are uploaded to the store, from where other hosts can fetch them."""
+
+    NEVER = "never"
+    """Sandboxes are created from a snapshot on its host alone."""
+    WHEN_NEEDED = "when-needed"
+    """When a sandbox is created from it on another host."""
+    ALWAYS = "always"
+    """In the background, when it is taken: it outlives its host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +58,31 @@ class NewVersion:
 
 @dataclass(frozen=True, slots=True)
 class StoredSnapshot:
-    """A snapshot with the host that stores it."""
+    """A snapshot on a host.
+
+    Attributes:
+        is_copy: the host fetched it, or began to; False: it was taken there.
+        is_unused: of a copy: no sandbox was created from it for long.
+    """
 
     snapshot_id: SnapshotId
     host: HostEndpoint
     status: TemplateStatus
+    is_copy: bool = False
+    is_unused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotFiles:
+    """Where the files of a snapshot are.
+
+    Attributes:
+        owner: of its template; None: the platform.
+        host: where it was taken.
+        image_id: the image that it is in the store; None: it is not there.
+    """
+
+    snapshot_id: SnapshotId
+    owner: TeamId | None
+    host: HostEndpoint
+    image_id: ImageId | None

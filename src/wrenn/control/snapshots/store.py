@@ -10,15 +10,16 @@ from collections.abc import Collection, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Uuid, and_, delete, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Uuid, and_, delete, exists, func, insert, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from wrenn.base.errors import Unavailable
 from wrenn.base.ids import HostId, ImageId, SandboxId, SnapshotId, TeamId
 from wrenn.control.audit import PLATFORM_TEAM, Actor, AuditAction, Resource, actor_json, record, record_cte
-from wrenn.control.db import RELEASED, Database, Leases, Transaction
+from wrenn.control.db import RELEASED, Database, Leases, Transaction, span_s
 from wrenn.control.hosts import HostEndpoint, HostSnapshot, hosts
 from wrenn.control.quotas import Limits
-from wrenn.control.snapshots.records import NewVersion, SnapshotSource, StoredSnapshot
+from wrenn.control.snapshots.records import NewVersion, SnapshotFiles, SnapshotSource, StoredSnapshot
 from wrenn.control.templates import (
     DELETED,
     LATEST,
@@ -31,11 +32,15 @@ from wrenn.control.templates import (
     own_layers_b,
     require_space,
     set_tags,
+    snapshot_copies,
     template_tags,
     templates,
 )
 
 _c = templates.c
+_copies = snapshot_copies.c
+_COPY_LIFE_S: Final = 24 * 3600.0
+"""A copy from which no sandbox was created for so long is removed from its host."""
 LEASES: Final = Leases(templates)
 
 
@@ -227,8 +232,13 @@ async def retire_all(tx: Transaction, team_id: TeamId, *, by: Actor) -> None:
 
 
 async def retire_on_hosts(tx: Transaction, host_ids: Collection[HostId], *, by: Actor) -> None:
-    """Mark all snapshots of hosts that are deleted for removal; `delete_on_deleted_hosts` removes their rows."""
-    on_hosts = _c.host_id.in_([host_id.value for host_id in host_ids])
+    """Mark all snapshots of hosts that are deleted for removal; `delete_on_deleted_hosts` removes their rows.
+
+    Those that are in the store stay, unless they are of a team's own host: they are never restored on a host of the platform.
+    """
+    ids = [host_id.value for host_id in host_ids]
+    await tx.execute(delete(snapshot_copies).where(_copies.host_id.in_(ids)))
+    on_hosts = and_(_c.host_id.in_(ids), _goes_with_its_host())
     retired = (
         update(templates)
         .where(on_hosts, _c.status == TemplateStatus.READY, _c.name.is_not(None))
@@ -249,17 +259,26 @@ async def retire_on_hosts(tx: Transaction, host_ids: Collection[HostId], *, by: 
 
 
 async def names_on_host(tx: Transaction, host_id: HostId) -> list[str]:
-    """Return the names of all templates that lie on a host, of whatever team, in order."""
+    """Return the names of all templates that would be lost with a host, of whatever team, in order."""
     found = await tx.execute(
-        select(_c.name).where(_ready_of(_c.host_id == host_id.value)).order_by(_c.name, _c.id)
+        select(_c.name)
+        .where(_ready_of(_c.host_id == host_id.value), _goes_with_its_host())
+        .order_by(_c.name, _c.id)
     )
     return [row.name for row in found]
+
+
+def _goes_with_its_host() -> ColumnElement[bool]:
+    is_own = exists().where(hosts.c.id == _c.host_id, hosts.c.team_id.is_not(None)).correlate(templates)
+    return or_(_c.stored_image_id.is_(None), is_own)
 
 
 async def delete_on_deleted_hosts(tx: Transaction) -> None:
     """Delete the rows of snapshots that are being removed and whose host was deleted: nobody can be asked to remove them."""
     gone = select(hosts.c.id).where(hosts.c.deleted_at.is_not(None))
-    await tx.execute(delete(templates).where(_c.status == TemplateStatus.REMOVING, _c.host_id.in_(gone)))
+    await tx.execute(
+        delete(templates).where(_c.status == TemplateStatus.REMOVING, _c.host_id.in_(gone), ~_has_copies())
+    )
 
 
 async def retire_abandoned(tx: Transaction) -> list[tuple[SnapshotId, bool]]:
@@ -274,16 +293,51 @@ async def retire_abandoned(tx: Transaction) -> list[tuple[SnapshotId, bool]]:
 
 
 async def on_host(database: Database, host_id: HostId) -> list[StoredSnapshot]:
-    """Return all snapshots of a host."""
-    return await _stored(database, _c.host_id == host_id.value)
+    """Return all snapshots of a host, those included that it fetched."""
+    return [
+        *await _copies_where(database, _copies.host_id == host_id.value),
+        *await _stored(database, _c.host_id == host_id.value),
+    ]
 
 
 async def hosts_with_removals(database: Database) -> set[HostId]:
     """Return the hosts that have snapshots to be removed."""
-    found = await database.execute(
-        select(_c.host_id).where(_c.status == TemplateStatus.REMOVING).distinct(), repeatable=True
+    taken = select(_c.host_id).where(_c.status == TemplateStatus.REMOVING)
+    fetched = (
+        select(_copies.host_id)
+        .join_from(snapshot_copies, templates, _c.id == _copies.snapshot_id)
+        .where(or_(_c.status == TemplateStatus.REMOVING, _is_unused()))
     )
+    found = await database.execute(taken.union(fetched), repeatable=True)
     return {HostId(row.host_id) for row in found}
+
+
+def _is_unused() -> ColumnElement[bool]:
+    return _copies.used_at < func.now() - span_s(_COPY_LIFE_S)
+
+
+def _has_copies() -> ColumnElement[bool]:
+    return exists().where(_copies.snapshot_id == _c.id).correlate(templates)
+
+
+async def _copies_where(database: Database, *conditions: Any) -> list[StoredSnapshot]:
+    found = await database.execute(
+        select(_c.id, _copies.host_id, _c.status, hosts.c.address, _is_unused().label("is_unused"))
+        .join_from(snapshot_copies, templates, _c.id == _copies.snapshot_id)
+        .join(hosts, hosts.c.id == _copies.host_id)
+        .where(*conditions),
+        repeatable=True,
+    )
+    return [
+        StoredSnapshot(
+            SnapshotId(row.id),
+            HostEndpoint(HostId(row.host_id), row.address),
+            TemplateStatus(row.status),
+            is_copy=True,
+            is_unused=row.is_unused,
+        )
+        for row in found
+    ]
 
 
 async def existing_among(database: Database, ids: Collection[SnapshotId]) -> set[SnapshotId]:
@@ -296,10 +350,12 @@ async def existing_among(database: Database, ids: Collection[SnapshotId]) -> set
     return {SnapshotId(row.id) for row in found}
 
 
-async def load(database: Database, snapshot_id: SnapshotId) -> StoredSnapshot | None:
-    """Return one snapshot; None: there is none."""
-    found = await _stored(database, _c.id == snapshot_id.value)
-    return found[0] if found else None
+async def load(database: Database, snapshot_id: SnapshotId) -> list[StoredSnapshot]:
+    """Return one snapshot on each of its hosts, the one where it was taken last; none: it has no row."""
+    return [
+        *await _copies_where(database, _copies.snapshot_id == snapshot_id.value),
+        *await _stored(database, _c.id == snapshot_id.value),
+    ]
 
 
 async def _stored(database: Database, *conditions: Any) -> list[StoredSnapshot]:
@@ -318,7 +374,119 @@ async def _stored(database: Database, *conditions: Any) -> list[StoredSnapshot]:
 
 
 async def delete_row(database: Database, snapshot_id: SnapshotId) -> None:
-    """Delete the row of a snapshot that its host has removed."""
+    """Delete the row of a snapshot that its host has removed, unless other hosts have copies."""
     await database.execute(
-        delete(templates).where(_c.id == snapshot_id.value, _c.status == TemplateStatus.REMOVING)
+        delete(templates).where(
+            _c.id == snapshot_id.value, _c.status == TemplateStatus.REMOVING, ~_has_copies()
+        )
     )
+
+
+async def delete_copy(database: Database, snapshot_id: SnapshotId, host_id: HostId) -> bool:
+    """Delete the row of a copy that is to be removed, or that nobody uses; False: it has been used since."""
+    of_removed = exists().where(_c.id == _copies.snapshot_id, _c.status == TemplateStatus.REMOVING)
+    found = await database.execute(
+        delete(snapshot_copies)
+        .where(
+            _copies.snapshot_id == snapshot_id.value,
+            _copies.host_id == host_id.value,
+            or_(of_removed, _is_unused()),
+        )
+        .returning(_copies.host_id)
+    )
+    return found.one_or_none() is not None
+
+
+async def find_files(database: Database, snapshot_id: SnapshotId) -> SnapshotFiles | None:
+    """Return where the files of a snapshot are that is not being removed; None: there is no such."""
+    found = await _files(database, _c.id == snapshot_id.value, _c.status != TemplateStatus.REMOVING)
+    return found[0] if found else None
+
+
+async def not_stored(database: Database, *, limit: int) -> list[SnapshotFiles]:
+    """Return templates that are not in the store, whose hosts answer, and that nobody uploads; the oldest first."""
+    return await _files(
+        database,
+        _ready_of(_c.type == TemplateType.SNAPSHOT),
+        _c.stored_image_id.is_(None),
+        hosts.c.is_reachable,
+        hosts.c.deleted_at.is_(None),
+        LEASES.is_free(),
+        limit=limit,
+    )
+
+
+async def _files(database: Database, *conditions: Any, limit: int | None = None) -> list[SnapshotFiles]:
+    found = await database.execute(
+        select(_c.id, _c.team_id, _c.host_id, _c.stored_image_id, hosts.c.address)
+        .join_from(templates, hosts, hosts.c.id == _c.host_id)
+        .where(*conditions)
+        .order_by(_c.created_at)
+        .limit(limit),
+        repeatable=True,
+    )
+    return [
+        SnapshotFiles(
+            SnapshotId(row.id),
+            None if row.team_id is None else TeamId(row.team_id),
+            HostEndpoint(HostId(row.host_id), row.address),
+            None if row.stored_image_id is None else ImageId(row.stored_image_id),
+        )
+        for row in found
+    ]
+
+
+async def lease_upload(database: Database, snapshot_id: SnapshotId, *, owner: str, lease_s: float) -> bool:
+    """Take the lease to upload a snapshot; False: somebody has it, or it is in the store, or is being removed."""
+    found = await database.execute(
+        update(templates)
+        .where(_is_to_be_stored(snapshot_id), LEASES.is_free())
+        .values(**LEASES.grant(owner, lease_s))
+        .returning(_c.id)
+    )
+    return found.one_or_none() is not None
+
+
+async def release_upload(database: Database, snapshot_id: SnapshotId, *, owner: str) -> None:
+    """Give the lease to upload a snapshot back."""
+    await database.execute(
+        update(templates)
+        .where(LEASES.is_held(snapshot_id.value, owner), _c.status == TemplateStatus.READY)
+        .values(**RELEASED)
+    )
+
+
+async def set_stored(tx: Transaction, snapshot_id: SnapshotId, image_id: ImageId, *, owner: str) -> bool:
+    """Store which image a snapshot is in the store, and give the lease back; False: it is lost, or the snapshot is being removed."""
+    found = await tx.execute(
+        update(templates)
+        .where(_is_to_be_stored(snapshot_id), _c.lease_owner == owner)
+        .values(stored_image_id=image_id.value, **RELEASED)
+        .returning(_c.id)
+    )
+    return found.one_or_none() is not None
+
+
+def _is_to_be_stored(snapshot_id: SnapshotId) -> ColumnElement[bool]:
+    return and_(
+        _c.id == snapshot_id.value,
+        _c.type == TemplateType.SNAPSHOT,
+        _c.status == TemplateStatus.READY,
+        _c.stored_image_id.is_(None),
+    )
+
+
+async def use_copy(database: Database, snapshot_id: SnapshotId, host_id: HostId) -> bool:
+    """Store that a host has a copy of a snapshot, or is about to fetch one, and uses it now; False: the snapshot is being removed."""
+    ready = select(_c.id, literal(host_id.value, Uuid)).where(
+        _c.id == snapshot_id.value, _c.status == TemplateStatus.READY
+    )
+    found = await database.execute(
+        upsert(snapshot_copies)
+        .from_select(["snapshot_id", "host_id"], ready.with_for_update(read=True, key_share=True))
+        .on_conflict_do_update(
+            index_elements=[_copies.snapshot_id, _copies.host_id], set_={"used_at": func.now()}
+        )
+        .returning(_copies.host_id)
+    )
+    return found.one_or_none() is not None

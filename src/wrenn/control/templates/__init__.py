@@ -33,7 +33,7 @@ from wrenn.control.templates.store import find_built as find_built_template
 from wrenn.control.templates.store import get as get_template
 from wrenn.control.templates.store import insert_base as insert_base_template
 from wrenn.control.templates.store import is_reserved as is_reserved_name
-from wrenn.control.templates.tables import template_tags, templates
+from wrenn.control.templates.tables import snapshot_copies, template_tags, templates
 
 routers = (routes.router,)
 admin_routers = (routes.admin_router,)
@@ -67,6 +67,7 @@ __all__ = [
     "require_space",
     "routers",
     "set_tags",
+    "snapshot_copies",
     "snapshot_mb",
     "snapshot_mb_of",
     "statuses",

@@ -110,7 +110,10 @@ class Template:
         tags: in order; those that refer to it now.
         image: what it, or its first ancestor, was started from, as hosts name it.
         image_id: that image in the store; None: hosts build it themselves.
-        host_id: of a snapshot, or of an image that is not in the store yet: the one host on which it lies.
+        host_id: of a snapshot, or of an image that is not in the store yet: the host on which it was made.
+        stored_image_id: of a snapshot: the image that it is in the store; None: it is not there (yet).
+        copies: other hosts that fetched the snapshot, some of them if they are many.
+        is_layer: it is a layer of a build, which stays on its host.
         vcpus, memory_mb, disk_size_mb: of a snapshot the one size that its sandboxes can have; of a base the default
             size, and the least disk.
         vm_platform: of a snapshot: what a host needs to restore it, as far as that is known.
@@ -136,6 +139,9 @@ class Template:
     created_by: Mapping[str, str] | None
     created_at: datetime
     built_at: datetime | None = None
+    stored_image_id: ImageId | None = None
+    copies: frozenset[HostId] = frozenset()
+    is_layer: bool = False
 
     @property
     def is_platform(self) -> bool:

@@ -57,7 +57,7 @@ from wrenn.control.templates.records import (
     TemplateType,
     move,
 )
-from wrenn.control.templates.tables import template_tags, templates
+from wrenn.control.templates.tables import snapshot_copies, template_tags, templates
 from wrenn.protocol.vm_platform import VmPlatform
 
 _NAMES_LOCK: Final = 0x6E616D6573
@@ -85,9 +85,20 @@ _TAGS: Final = func.array(
     select(_t.tag).where(_t.template_id == _c.id).order_by(_t.tag).scalar_subquery()
 ).label("tags")
 
+_COPIES_LIMIT: Final = 16
+"""Hosts that placement prefers for a template: a sandbox on any other costs a fetch."""
+_COPIES: Final = func.array(
+    select(snapshot_copies.c.host_id)
+    .where(snapshot_copies.c.snapshot_id == _c.id)
+    .order_by(snapshot_copies.c.used_at.desc())
+    .limit(_COPIES_LIMIT)
+    .scalar_subquery()
+).label("copies")
+_COLUMNS: Final = (*templates.c, _TAGS, _COPIES)
+
 
 def template_of(row: Row[Any]) -> Template:
-    """Convert a row with all columns of `templates` and `tags`."""
+    """Convert a row with all columns of `templates`, `tags` and `copies`."""
     return Template(
         template_id=row.id,
         team_id=TeamId(row.team_id) if row.team_id else None,
@@ -108,6 +119,8 @@ def template_of(row: Row[Any]) -> Template:
         created_by=row.created_by,
         created_at=row.created_at,
         built_at=row.built_at,
+        stored_image_id=ImageId(row.stored_image_id) if row.stored_image_id else None,
+        copies=frozenset(map(HostId, row.copies or ())),
     )
 
 
@@ -134,7 +147,7 @@ async def _one(tx: Transaction, whose: ColumnElement[bool], reference: Reference
             select(_t.template_id).where(_t.name == reference.name, _t.tag == (reference.tag or LATEST))
         )
     found = await tx.execute(
-        select(*templates.c, _TAGS)
+        select(*_COLUMNS)
         .where(whose, _is_named_and_ready(), which)
         .order_by(_c.team_id.nulls_last())
         .limit(1)
@@ -145,7 +158,7 @@ async def _one(tx: Transaction, whose: ColumnElement[bool], reference: Reference
 
 async def get(tx: Transaction, template_id: UUID) -> Template | None:
     """Return one template of any owner; None: there is no ready one with this id."""
-    found = await tx.execute(select(*templates.c, _TAGS).where(_c.id == template_id, _is_named_and_ready()))
+    found = await tx.execute(select(*_COLUMNS).where(_c.id == template_id, _is_named_and_ready()))
     row = found.one_or_none()
     return None if row is None else template_of(row)
 
@@ -160,7 +173,7 @@ async def find_built(
     With a name a version of that name, whose host, if it is a snapshot, can be reached; without one an image.
     """
     is_fresh = _c.built_at > func.now() - span_s(age_s)
-    statement = select(*templates.c, _TAGS).where(is_ready(team_id), _c.build_key == build_key, is_fresh)
+    statement = select(*_COLUMNS).where(is_ready(team_id), _c.build_key == build_key, is_fresh)
     if name is None:
         statement = statement.where(_c.type == TemplateType.BASE)
     else:
@@ -173,7 +186,7 @@ async def find_built(
 
 async def owned(database: Database, team_id: TeamId | None, *, name: str | None = None) -> list[Template]:
     """Return the templates of this owner, newest first, or those with this name."""
-    statement = select(*templates.c, _TAGS).where(is_ready(team_id))
+    statement = select(*_COLUMNS).where(is_ready(team_id))
     if name is not None:
         statement = statement.where(_c.name == name)
     found = await database.execute(statement.order_by(_c.created_at.desc(), _c.name, _c.id), repeatable=True)
@@ -183,7 +196,7 @@ async def owned(database: Database, team_id: TeamId | None, *, name: str | None 
 async def of_all_owners(database: Database, *, limit: int) -> list[Template]:
     """Return the templates of all teams and the platform, newest first."""
     found = await database.execute(
-        select(*templates.c, _TAGS)
+        select(*_COLUMNS)
         .where(_is_named_and_ready())
         .order_by(_c.created_at.desc(), _c.name, _c.id)
         .limit(limit),

@@ -51,6 +51,8 @@ templates = Table(
     Column("default_env", JSONB, nullable=False, server_default=text("'{}'")),
     Column("working_dir", Text, nullable=False, server_default=""),
     Column("labels", JSONB, nullable=False, server_default=text("'{}'")),
+    # Of a `snapshot`: the image that it is in the store; NULL: it is not there.
+    Column("stored_image_id", Uuid),
     # The sandbox that it was taken of; NULL: a `base` that no sandbox was needed for.
     Column("sandbox_id", Uuid),
     Column("build_id", Uuid),
@@ -89,6 +91,24 @@ Index(
     templates.c.build_key,
     postgresql_where=templates.c.build_key.is_not(None),
 )
+
+Index(
+    "ix_templates_stored_image_id",
+    templates.c.stored_image_id,
+    postgresql_where=templates.c.stored_image_id.is_not(None),
+)
+
+# Hosts that fetched a snapshot from the store, or began to.
+snapshot_copies = Table(
+    "snapshot_copies",
+    metadata,
+    Column("snapshot_id", Uuid, ForeignKey("templates.id", ondelete="CASCADE"), primary_key=True),
+    Column("host_id", Uuid, ForeignKey("hosts.id"), primary_key=True),
+    # When a sandbox was last created there from it.
+    Column("used_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+)
+
+Index("ix_snapshot_copies_host_id", snapshot_copies.c.host_id)
 
 # A ready template has at least one tag; without any it is removed.
 template_tags = Table(

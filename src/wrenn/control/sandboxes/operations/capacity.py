@@ -19,6 +19,7 @@ from wrenn.control.placement import (
     Overcommit,
     Verdict,
     Wanted,
+    answers,
     check_larger_disk,
     choose_host,
     judge,
@@ -54,6 +55,17 @@ class Admission:
     overcommit: Overcommit
     candidates: Candidates
     back_off: BackOff
+    uploads_snapshots: bool
+
+    async def choose_for(self, template: Template, wanted: Wanted) -> Host:
+        """Choose a host for a sandbox from this template. Raises as `choose`."""
+        source = None
+        if template.type is TemplateType.SNAPSHOT and template.host_id is not None:
+            source = await self.find_host(template.host_id)
+        wanted = replace(wanted, on_own_hosts=self.on_own_hosts)
+        return await self.choose(
+            wanted_of(template, wanted, source=source, uploads_snapshots=self.uploads_snapshots)
+        )
 
     async def choose(self, wanted: Wanted) -> Host:
         """Choose a host with enough free capacity.
@@ -70,6 +82,7 @@ class Admission:
             return self._best(wanted, found)
         for _ in range(_PROPOSALS):
             proposed, verdicts = self.candidates.propose(wanted)
+            proposed = [*dict.fromkeys([*sorted(wanted.files_on, key=str), *proposed])]
             if not proposed:
                 raise refusal(verdicts, wanted)
             found = await self._read(wanted, proposed)
@@ -122,19 +135,34 @@ class Admission:
         check_larger_disk(host, found.loads[host_id], more_mb, self.overcommit)
 
 
-def wanted_of(template: Template, wanted: Wanted) -> Wanted:
-    """Return what is to be placed for a sandbox from this template: a snapshot has one size, and lies on one host."""
-    wanted = replace(wanted, template=template.image, is_obtainable=template.image_id is not None)
+def wanted_of(template: Template, wanted: Wanted, *, source: Host | None, uploads_snapshots: bool) -> Wanted:
+    """Return what is to be placed for a sandbox from this template: a snapshot has one size, and a host where it was taken.
+
+    `source`: that host, if it is not deleted.
+    """
+    wanted = replace(wanted, template=template.image)
     if template.type is TemplateType.BASE:
-        return replace(wanted, host_id=template.host_id)
-    return replace(
+        return replace(wanted, is_obtainable=template.image_id is not None, host_id=template.host_id)
+    wanted = replace(
         wanted,
         vcpus=template.vcpus,
         memory_mb=template.memory_mb,
         disk_mb=template.disk_size_mb,
-        host_id=template.host_id,
         platform=template.vm_platform,
     )
+    if _is_obtainable(template, source, on_own_hosts=wanted.on_own_hosts, uploads=uploads_snapshots):
+        assert template.host_id is not None, "a snapshot has a host"
+        return replace(wanted, is_obtainable=True, files_on=template.copies | {template.host_id})
+    return replace(wanted, host_id=template.host_id)
+
+
+def _is_obtainable(template: Template, source: Host | None, *, on_own_hosts: bool, uploads: bool) -> bool:
+    """Whether other hosts than that where it was taken can get this snapshot."""
+    if source is not None and source.team_id is not None and not on_own_hosts:
+        # What was saved on a team's own host is not restored on a host of the platform.
+        return False
+    can_be_uploaded = uploads and not template.is_layer and source is not None and answers(source)
+    return template.stored_image_id is not None or can_be_uploaded
 
 
 def added_usage(vcpus: int, memory_mb: int, *, count: int = 1, new: int = 0) -> Usage:
@@ -160,6 +188,7 @@ class Capacity:
         overcommit: Overcommit,
         defaults: Limits,
         back_off: BackOff,
+        uploads_snapshots: bool,
     ) -> None:
         self._database = database
         self._monitor = monitor
@@ -167,6 +196,7 @@ class Capacity:
         self._back_off = back_off
         self._candidates = Candidates(database, hosts, overcommit, back_off)
         self._defaults = defaults
+        self._uploads_snapshots = uploads_snapshots
         # The placement lock admits one transaction at a time anyway; waiting here needs no connection.
         self._one_at_a_time = asyncio.Lock()
 
@@ -210,12 +240,13 @@ class Capacity:
             overcommit=self._overcommit,
             candidates=self._candidates,
             back_off=self._back_off,
+            uploads_snapshots=self._uploads_snapshots,
         )
 
     async def explain(self, wanted: Wanted) -> tuple[Wanted, list[Verdict]]:
         """Say for each host which filter keeps this sandbox from it, or how well it suits; nothing is reserved.
 
-        With what was asked for, as it would be placed: a sandbox from a snapshot has the snapshot's size, and its host.
+        With what was asked for, as it would be placed: a sandbox from a snapshot has the snapshot's size.
         """
 
         async def judge_all(tx: Transaction) -> tuple[Wanted, list[Verdict]]:
@@ -224,7 +255,7 @@ class Capacity:
                 reference = Reference.parse(asked.template, field="template")
                 template = await find_template(tx, asked.team_id, reference)
                 if template is not None:
-                    asked = wanted_of(template, asked)
+                    asked = await self._wanted_of(tx, template, asked)
             found = await placement_store.host_loads(tx, template=asked.template)
             return asked, list(
                 judge(
@@ -237,6 +268,13 @@ class Capacity:
             )
 
         return await self._database.transaction(judge_all)
+
+    async def _wanted_of(self, tx: Transaction, template: Template, wanted: Wanted) -> Wanted:
+        source = None
+        if template.host_id is not None:
+            found = await placement_store.host_loads(tx, template="", host_ids=[template.host_id])
+            source = found.hosts.get(template.host_id)
+        return wanted_of(template, wanted, source=source, uploads_snapshots=self._uploads_snapshots)
 
     async def quota_status(self, team_id: TeamId) -> QuotaStatus:
         """Read a team's limits and usage without a lock, for display."""

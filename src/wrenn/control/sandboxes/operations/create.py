@@ -20,7 +20,7 @@ from wrenn.control.sandboxes import desired_state_store
 from wrenn.control.sandboxes.changes import ChangeNotifier
 from wrenn.control.sandboxes.network_policy import NetworkRules
 from wrenn.control.sandboxes.operations import placement_store
-from wrenn.control.sandboxes.operations.capacity import Capacity, added_usage, wanted_of
+from wrenn.control.sandboxes.operations.capacity import Capacity, added_usage
 from wrenn.control.sandboxes.operations.waiting import WaitLimits, wait_started
 from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
 from wrenn.control.sandboxes.records import CommandDefaults, Idempotency, Origin, Sandbox, Spec
@@ -243,9 +243,11 @@ class Creations:
                     CommandDefaults(template.defaults.user or "root", template.defaults.working_dir),
                     request.build_id,
                 )
-                wanted = wanted_of(template, _wanted(placed))
+                wanted = _wanted(placed)
             available.team.require_within_quota(added_usage(placed.vcpus, placed.memory_mb, new=1))
-            host = await available.choose(wanted)
+            host = await (
+                available.choose(wanted) if template is None else available.choose_for(template, wanted)
+            )
             await placement_store.insert_sandboxes(
                 tx,
                 self._hints,

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from wrenn.base.errors import AgentFailure, Conflict, DeadlineExceeded, Unavailable, WrennError, error_class
+from wrenn.base.errors import Conflict, DeadlineExceeded, WrennError
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import ImageId
 from wrenn.control.db import Database, Hints, Transaction
-from wrenn.control.hosts import HostClients, HostTransfer, HostTransferState
+from wrenn.control.hosts import TRANSFER_WAIT_S, HostClients, HostTransfer, finish_transfer
 from wrenn.control.images import ImageKind, Images
 from wrenn.control.sandboxes.reconcile import work_store
 from wrenn.control.sandboxes.reconcile.host_call import host_spec, public_error
@@ -27,10 +26,7 @@ _log = logging.getLogger(__name__)
 CommitMove = Callable[[Work, int], Awaitable[bool]]
 """Writes that the target has the sandbox, with this generation, if it has room; False: the lease is lost. Raises WrennError if it has none."""
 
-_WAIT_S: Final = 20.0
-"""Longest time that one call waits for a transfer."""
 _LIMIT_S: Final = 3600.0
-_RETRY_S: Final = 1.0
 _REMOVE_TIMEOUT_S: Final = 30.0
 
 
@@ -109,7 +105,9 @@ class MoveStep:
 
     async def _store(self, work: Work) -> tuple[ImageId, int]:
         """Have its host upload the sandbox. Returns the image that it is in the store, and a generation for the target."""
-        image_id = await self._begin(work)
+        image_id = await self._images.begin_alone(
+            work.team_id, work.host.host_id, ImageKind.SANDBOX, retry_s=self._retry_s
+        )
         await fault_point("control.move.after_begin")
         with self._images.renewing_lease(image_id):
             try:
@@ -117,7 +115,7 @@ class MoveStep:
                 await self._finish(
                     work,
                     lambda: source.store_sandbox(
-                        work.sandbox_id, image_id, generation=work.generation, wait_s=_WAIT_S
+                        work.sandbox_id, image_id, generation=work.generation, wait_s=TRANSFER_WAIT_S
                     ),
                 )
                 await fault_point("control.move.after_upload")
@@ -136,58 +134,25 @@ class MoveStep:
         await fault_point("control.move.after_publish")
         return image_id, generation
 
-    async def _begin(self, work: Work) -> ImageId:
-        until = asyncio.get_running_loop().time() + self._retry_s
-        while True:
-            try:
-                return await self._database.transaction(
-                    lambda tx: self._images.begin(tx, work.team_id, work.host.host_id, ImageKind.SANDBOX)
-                )
-            except Unavailable:
-                # The garbage collection of the store may have the lock.
-                if asyncio.get_running_loop().time() > until:
-                    raise
-            await asyncio.sleep(_RETRY_S)
-
     async def _adopt(self, work: Work, image_id: ImageId, generation: int) -> None:
         assert work.move_to is not None, "it is being moved"
         target, spec = self._clients.at(work.move_to), host_spec(work, generation)
-        await self._finish(work, lambda: target.adopt_sandbox(spec, image_id, wait_s=_WAIT_S))
+        await self._finish(work, lambda: target.adopt_sandbox(spec, image_id, wait_s=TRANSFER_WAIT_S))
 
     async def _finish(self, work: Work, call: Callable[[], Awaitable[HostTransfer]]) -> None:
         """Call until the transfer is done.
 
         Raises:
-            LeaseLost: the sandbox is to be removed, or another replica moves it; a call would begin the transfer again.
-            WrennError: the host's reason if it failed, and what the call raised if the host does not answer for long.
+            LeaseLost: the sandbox is to be removed, or another replica moves it. Else as `finish_transfer`.
         """
-        now = asyncio.get_running_loop().time
-        silent_since = math.inf
-        while True:
-            begun = now()
-            try:
-                if not await work_store.renew_lease(
-                    self._database, work, owner=self._owner, lease_s=self._lease_s
-                ):
-                    raise LeaseLost
-                transfer = await call()
-                if transfer.state is HostTransferState.FAILED and transfer.error_code == Unavailable.code:
-                    # Its agent stops, or has not found the control plane yet.
-                    raise Unavailable(transfer.error)
-            except (Unavailable, DeadlineExceeded, AgentFailure):
-                silent_since = min(silent_since, now())
-                if now() - silent_since >= self._retry_s:
-                    raise
-                await asyncio.sleep(_RETRY_S)
-                continue
-            silent_since = math.inf
-            if transfer.state is HostTransferState.DONE:
-                return
-            if transfer.state is HostTransferState.FAILED:
-                raise error_class(transfer.error_code)(transfer.error)
-            if now() - begun < _RETRY_S:
-                # A host that does not wait, as it was asked to, must not cost a statement and a call for each of its answers.
-                await asyncio.sleep(_RETRY_S)
+
+        async def renew() -> None:
+            if not await work_store.renew_lease(
+                self._database, work, owner=self._owner, lease_s=self._lease_s
+            ):
+                raise LeaseLost
+
+        await finish_transfer(call, before_call=renew, retry_s=self._retry_s)
 
     async def _remove(self, work: Work, *, at_target: bool, generation: int) -> None:
         """Remove the copy at the target or the former host. Where that fails the comparison does it: its generation is outdated."""

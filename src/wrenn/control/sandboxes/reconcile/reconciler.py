@@ -20,7 +20,7 @@ from wrenn.control.sandboxes.reconcile import work_store
 from wrenn.control.sandboxes.reconcile.back_off import BackOff
 from wrenn.control.sandboxes.reconcile.expiry import Expiry
 from wrenn.control.sandboxes.reconcile.move import MoveStep
-from wrenn.control.sandboxes.reconcile.steps import PlaceAgain, ReconcilerSettings, Steps
+from wrenn.control.sandboxes.reconcile.steps import ImageFor, PlaceAgain, ReconcilerSettings, Steps
 from wrenn.control.sandboxes.reconcile.work_store import WorkSlots
 from wrenn.control.sandboxes.records import Work
 from wrenn.control.sandboxes.state import Desired
@@ -69,6 +69,7 @@ class Reconciler:
         back_off: BackOff,
         place_again: PlaceAgain,
         move: MoveStep,
+        image_for: ImageFor,
     ) -> None:
         self._database = database
         self._changes = changes
@@ -82,6 +83,7 @@ class Reconciler:
             back_off=back_off,
             place_again=place_again,
             move=move,
+            image_for=image_for,
         )
         self._expiry = Expiry(database, hints)
         self.loop = Loop("reconcile sandboxes")

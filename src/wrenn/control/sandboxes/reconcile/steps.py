@@ -20,6 +20,7 @@ from wrenn.base.errors import (
     WrennError,
 )
 from wrenn.base.faults import fault_point
+from wrenn.base.ids import HostId, ImageId, SnapshotId
 from wrenn.control.db import Database, Hints
 from wrenn.control.hosts import HostClients, HostNotConnected, HostSandboxState
 from wrenn.control.sandboxes.reconcile import work_store
@@ -30,6 +31,9 @@ from wrenn.control.sandboxes.records import Work
 from wrenn.control.sandboxes.state import Desired, State
 
 _log = logging.getLogger(__name__)
+
+ImageFor = Callable[[SnapshotId, HostId, float], Awaitable[ImageId | None]]
+"""Returns from which image of the store a host gets a snapshot, within so many seconds; None: it has it. Raises WrennError."""
 
 PlaceAgain = Callable[[Work], Awaitable[bool]]
 """Places a leased sandbox on another host, and gives the lease up; False: there is no other host."""
@@ -68,6 +72,7 @@ class Steps:
         back_off: BackOff,
         place_again: PlaceAgain,
         move: MoveStep,
+        image_for: ImageFor,
     ) -> None:
         self._database = database
         self._hints = hints
@@ -77,6 +82,7 @@ class Steps:
         self._back_off = back_off
         self._place_again = place_again
         self._move = move
+        self._image_for = image_for
 
     async def do(self, work: Work) -> float | None:
         """Carry out the desired state. Returns the seconds until the next attempt if the host could not do it, else None."""
@@ -100,7 +106,12 @@ class Steps:
         try:
             if left_s <= 0:
                 raise DeadlineExceeded("The sandbox did not start in time.")
-            seen = await client.ensure_sandbox(host_spec(work, work.generation), timeout_s=left_s)
+            image = None
+            if work.origin.snapshot_id is not None:
+                image = await self._image_for(work.origin.snapshot_id, work.host.host_id, left_s)
+            seen = await client.ensure_sandbox(
+                host_spec(work, work.generation), snapshot_image=image, timeout_s=left_s
+            )
             await fault_point("control.create.after_rpc")
         except WrennError as error:
             if isinstance(error, HostNotConnected):

@@ -1,0 +1,193 @@
+"""Brings snapshots into the store, so that sandboxes can be created from them on other hosts (docs/design/snapshots.md).
+
+A snapshot is uploaded by the host where it was taken, by one replica at a time: the replica holds the lease of the snapshot's row
+meanwhile. A host that is to start a sandbox from a snapshot that it lacks fetches it before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from wrenn.base.clock import Clock
+from wrenn.base.errors import DeadlineExceeded, NotFound, Unavailable, WrennError
+from wrenn.base.faults import fault_point
+from wrenn.base.ids import HostId, ImageId, SnapshotId
+from wrenn.base.loops import Loop
+from wrenn.base.tasks import OwnedTasks
+from wrenn.control.db import Database, HeldLeases, Transaction
+from wrenn.control.hosts import TRANSFER_WAIT_S, HostClients, finish_transfer
+from wrenn.control.images import ImageKind, Images
+from wrenn.control.snapshots import store
+from wrenn.control.snapshots.records import SnapshotFiles
+
+_log = logging.getLogger(__name__)
+
+_LIMIT_S: Final = 3600.0
+_LOOK_AGAIN_S: Final = 0.5
+_AT_ONCE: Final = 4
+"""Uploads in the background that one replica has under way."""
+_AFTER_FAILURE_S: Final = 60.0
+"""After a failure a snapshot is not uploaded in the background for so long."""
+
+
+class SnapshotStorage:
+    """Uploads snapshots, and says from which image a host can fetch one. `leases`: those of snapshots that this replica has."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        clients: HostClients,
+        images: Images,
+        leases: HeldLeases,
+        retry_s: float,
+    ) -> None:
+        self._database = database
+        self._clients = clients
+        self._images = images
+        self._leases = leases
+        self._retry_s = retry_s
+
+    async def image_for(self, snapshot_id: SnapshotId, host_id: HostId, timeout_s: float) -> ImageId | None:
+        """Return from which image a host gets this snapshot, which is uploaded first if it must; None: the host has it.
+
+        Raises:
+            NotFound: there is no such snapshot any more. Unavailable, DeadlineExceeded: the host that has it did not upload it.
+            Else that host's reason.
+        """
+        files = await self._find(snapshot_id)
+        if files.host.host_id == host_id:
+            return None
+        try:
+            async with asyncio.timeout(timeout_s):
+                image_id = files.image_id or await self.upload(snapshot_id)
+        except TimeoutError as error:
+            raise DeadlineExceeded("The snapshot was not brought to another host in time.") from error
+        if not await store.use_copy(self._database, snapshot_id, host_id):
+            raise _gone()
+        return image_id
+
+    async def upload(self, snapshot_id: SnapshotId) -> ImageId:
+        """Bring a snapshot into the store, or wait until whoever does that has done it; returns the image that it is there.
+
+        Raises:
+            As `image_for`.
+        """
+        while True:
+            files = await self._find(snapshot_id)
+            if files.image_id is not None:
+                return files.image_id
+            if await store.lease_upload(
+                self._database, snapshot_id, owner=self._leases.owner, lease_s=self._leases.lease_s
+            ):
+                try:
+                    with self._leases.renewed(snapshot_id.value):
+                        return await self._upload(files)
+                finally:
+                    release = store.release_upload(self._database, snapshot_id, owner=self._leases.owner)
+                    await asyncio.shield(release)
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def _find(self, snapshot_id: SnapshotId) -> SnapshotFiles:
+        files = await store.find_files(self._database, snapshot_id)
+        if files is None:
+            raise _gone()
+        return files
+
+    async def _upload(self, files: SnapshotFiles) -> ImageId:
+        image_id = await self._images.begin_alone(
+            files.owner, files.host.host_id, ImageKind.SNAPSHOT, retry_s=self._retry_s
+        )
+        await fault_point("control.store_snapshot.after_begin")
+        with self._images.renewing_lease(image_id):
+            try:
+                client = self._clients.at(files.host)
+
+                async def require_wanted() -> None:
+                    await self._find(files.snapshot_id)
+
+                await finish_transfer(
+                    lambda: client.store_snapshot(files.snapshot_id, image_id, wait_s=TRANSFER_WAIT_S),
+                    before_call=require_wanted,
+                    retry_s=self._retry_s,
+                )
+                await fault_point("control.store_snapshot.after_upload")
+
+                async def publish(tx: Transaction) -> None:
+                    await self._images.publish(tx, image_id)
+                    if not await store.set_stored(tx, files.snapshot_id, image_id, owner=self._leases.owner):
+                        raise Unavailable(
+                            "The upload of the snapshot took too long and was taken back. Try again."
+                        )
+
+                await self._database.transaction(publish)
+            except BaseException:
+                await asyncio.shield(self._images.give_up(image_id))
+                raise
+        await fault_point("control.store_snapshot.after_publish")
+        _log.info("snapshot stored", extra={"snapshot_id": str(files.snapshot_id), "image_id": str(image_id)})
+        return image_id
+
+
+class BackgroundUploads:
+    """Uploads the snapshots of all templates, whether or not another host needs them."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        storage: SnapshotStorage,
+        clock: Clock,
+        interval_s: float,
+    ) -> None:
+        self._database = database
+        self._storage = storage
+        self._clock = clock
+        self._interval_s = interval_s
+        self._failed_at: dict[SnapshotId, float] = {}
+        self._uploading: set[SnapshotId] = set()
+        self._tasks = OwnedTasks()
+        self.loop = Loop("upload snapshots")
+
+    async def run(self) -> None:
+        """Look at an interval for what is not stored, until cancelled."""
+        try:
+            await self.loop.run(self.begin_once, every_s=self._interval_s)
+        finally:
+            await self._tasks.close()
+
+    async def begin_once(self) -> None:
+        """Begin to upload what is not stored, as much as may be uploaded at once."""
+        now = self._clock.monotonic()
+        self._failed_at = {
+            snapshot_id: at for snapshot_id, at in self._failed_at.items() if now - at < _AFTER_FAILURE_S
+        }
+        if len(self._uploading) >= _AT_ONCE:
+            return
+        limit = _AT_ONCE + len(self._failed_at) + len(self._uploading)
+        for files in await store.not_stored(self._database, limit=limit):
+            snapshot_id = files.snapshot_id
+            if snapshot_id in self._failed_at or snapshot_id in self._uploading:
+                continue
+            if len(self._uploading) < _AT_ONCE:
+                self._uploading.add(snapshot_id)
+                self._tasks.start(f"upload {snapshot_id}", self._upload(snapshot_id))
+
+    async def _upload(self, snapshot_id: SnapshotId) -> None:
+        try:
+            async with asyncio.timeout(_LIMIT_S):
+                await self._storage.upload(snapshot_id)
+        except (WrennError, TimeoutError) as error:
+            self._failed_at[snapshot_id] = self._clock.monotonic()
+            _log.warning(
+                "snapshot not stored yet", extra={"snapshot_id": str(snapshot_id), "cause": str(error)}
+            )
+        finally:
+            self._uploading.discard(snapshot_id)
+            self.loop.wake()
+
+
+def _gone() -> NotFound:
+    return NotFound("The snapshot that it is made from was removed.")
