@@ -39,6 +39,7 @@ QUIET = [
 DEADLINE_MS = 15_000
 DESKTOP = ViewportSize(width=1440, height=900)
 PHONE = ViewportSize(width=390, height=844)
+AXE = Path(__file__).parents[2] / "dashboard/node_modules/axe-core/axe.min.js"
 SCREENSHOTS = Path(os.environ.get("WRENN_SCREENSHOTS_DIR", "build/screenshots"))
 
 data_dir = integration.data_dir
@@ -93,15 +94,32 @@ class Visitor:
         assert answer.status_code == 201, answer.text
         return answer.json()["id"]
 
-    async def screenshot(self, name: str) -> None:
-        """Keep a picture of the page in both themes and two widths, for people to look at."""
+    async def check_look(self, name: str) -> None:
+        """Keep a picture of the page in both themes and two widths, for people to look at.
+
+        In each of them nothing is wider than the page, and no rule of accessibility is broken.
+        """
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         for width, size in (("1440", DESKTOP), ("390", PHONE)):
             await self.page.set_viewport_size(size)
             for theme in ("dark", "light"):
                 await self.page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
                 await self.page.screenshot(path=SCREENSHOTS / f"{name}-{theme}-{width}.png")
+                await check_accessibility(self.page, f"{name}, {theme}, {width}")
+            overflow = await self.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            assert overflow <= 0, f"{name} is {overflow} px wider than {width} px"
         await self.page.set_viewport_size(DESKTOP)
+
+
+async def check_accessibility(page: Page, what: str) -> None:
+    """Check the page by the rules of axe-core: WCAG 2.1, A and AA."""
+    # By the debugger, to which the content security policy does not apply.
+    await page.evaluate(AXE.read_text())
+    found = await page.evaluate(
+        "async () => (await axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})).violations.map("
+        "rule => `${rule.id} (${rule.impact}): ${rule.nodes.map(node => node.html).join('; ').slice(0, 300)}`)"
+    )
+    assert found == [], what
 
 
 def watch(page: Page, errors: list[str]) -> None:

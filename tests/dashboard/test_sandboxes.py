@@ -97,6 +97,26 @@ async def test_the_list_follows_what_happens_elsewhere(visitor: Visitor):
     await expect(page.get_by_text("No sandbox matches")).to_be_visible()
 
 
+async def test_keys_open_pages_and_sandboxes(visitor: Visitor):
+    page = visitor.page
+    sandbox_id = await visitor.create(name="found by key")
+    await visitor.open("sandboxes/new")
+    await page.get_by_role("heading", name="Create a sandbox").wait_for()
+    await page.keyboard.press("g")
+    await page.keyboard.press("s")
+    await expect(page.get_by_role("row")).to_have_count(2)
+    await page.keyboard.press("/")
+    await expect(page.get_by_label("Search")).to_be_focused()
+    await page.keyboard.type("g s?")
+    await expect(page.get_by_label("Search")).to_have_value("g s?")
+    await page.keyboard.press("Control+k")
+    await page.keyboard.type(sandbox_id)
+    await expect(page.get_by_role("listbox", name="Results").get_by_role("option")).to_have_count(1)
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", name="found by key")).to_be_visible()
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+
+
 async def test_what_people_chose_is_never_markup(visitor: Visitor):
     page = visitor.page
     name = "<img src=x onerror=\"document.title='owned'\">\u202etxt"
