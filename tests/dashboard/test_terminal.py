@@ -43,7 +43,7 @@ async def test_a_terminal_is_found_again_after_a_reload(visitor: Visitor):
     await page.keyboard.type("read -rsn 7 -p $'\\e[c' answer; echo got-${#answer}-bytes\n")
     await expect(text).to_contain_text("got-7-bytes")
     tag = parse_qs(urlsplit(page.url).query)["tag"][0]
-    await visitor.screenshot("terminal")
+    await visitor.check_look("terminal")
 
     await page.reload()
     await connected(page)
